@@ -1,0 +1,180 @@
+"""Configuration: a YAML file is saved command-line flags, and the command line wins.
+
+Settings are frozen keyword-only dataclasses that live beside the code that reads them. :func:`parse_config` turns a
+YAML file into flags, puts the real command line after them and parses the whole once with ``HfArgumentParser``, so a
+wrong type, a wrong choice or an unknown key dies here, with its name, before any compute.
+
+Precedence, lowest first: dataclass defaults, the scale (:data:`SCALES`), the ``--config`` file, the command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+
+# A scale is one word that fixes the task and the model together. Nothing else in the code knows about scales; a
+# recipe takes from its entry the fields it has. ``nano`` is what the dataclass defaults say.
+SCALES: dict[str, dict[str, Any]] = {
+    "nano": {},
+    "micro": {
+        "root": "p",
+        "text_length": 96,
+        "count_window": 32,
+        "index_occurrence": 5,
+        "token_at_position": 32,
+        "preset": "micro",
+    },
+    "paper": {
+        "root": "s",
+        "text_length": 250,
+        "count_window": 40,
+        "index_occurrence": 6,
+        "token_at_position": 40,
+        "preset": "paper",
+    },
+}
+
+# Fields that say where or how to run, never what is computed: two runs that differ only here are the same run. A model
+# to start from is named by its place here; what it is enters a run's hash as an input.
+LOCATION_FIELDS = frozenset({"output_dir", "fresh", "workers", "checkpoint_every", "model"})
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work. The message is one line naming the field, its value and what was expected."""
+
+
+class _Parser(HfArgumentParser):
+    """``HfArgumentParser`` that raises :class:`ConfigError` where argparse would print usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config: cannot read {path!r}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config: {path!r} is not valid YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"config: {path!r} must hold 'key: value' lines, found {type(content).__name__}")
+    return content
+
+
+def _to_argv(values: Mapping[str, Any]) -> list[str]:
+    argv: list[str] = []
+    for key, value in values.items():
+        if value is None:
+            continue
+        if isinstance(value, Mapping):
+            raise ConfigError(f"{key}: expected a value or a list, found a mapping")
+        items = value if isinstance(value, list) else [value]
+        argv += [f"--{key}", *(str(item) for item in items)]
+    return argv
+
+
+def _field_names(config_types: Sequence[type]) -> list[str]:
+    return [field.name for kind in config_types for field in dataclasses.fields(kind) if field.init]
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _without(argv: Sequence[str], names: set[str]) -> list[str]:
+    """Drop ``--name value ...`` groups, so that a list given on the command line replaces the file's, not joins it."""
+    kept: list[str] = []
+    skipping = False
+    for word in argv:
+        if word.startswith("--"):
+            skipping = word[2:].split("=")[0] in names
+        if not skipping:
+            kept.append(word)
+    return kept
+
+
+def parse_config(
+    *config_types: type, argv: Sequence[str] | None = None, description: str | None = None
+) -> tuple[Any, ...]:
+    """Parse ``--config FILE`` and flags into one instance of each dataclass in ``config_types``.
+
+    Args:
+        config_types: frozen dataclasses with disjoint field names.
+        argv: the command line without the program's name; ``sys.argv[1:]`` if None.
+        description: first lines of ``--help``.
+
+    Raises:
+        ConfigError: unknown key (with the nearest right one), wrong type or choice, unreadable file, or whatever a
+            dataclass's ``__post_init__`` finds impossible.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    known = [*_field_names(config_types), "config", "scale"]
+    pre = _PreParser(add_help=False, allow_abbrev=False)
+    pre.add_argument("--config")
+    pre.add_argument("--scale")
+    chosen, words = pre.parse_known_args(words)
+    from_file = _read_yaml(chosen.config) if chosen.config else {}
+    for key in from_file:
+        if key not in known or key == "config":
+            raise ConfigError(f"unknown key {key!r} in {chosen.config}{_did_you_mean(key, known)}")
+    file_scale = from_file.pop("scale", None)
+    scale = chosen.scale or file_scale or "nano"
+    if scale not in SCALES:
+        raise ConfigError(f"scale: unknown {scale!r}, expected one of {', '.join(SCALES)}{_did_you_mean(scale, [*SCALES])}")
+    from_scale = {key: value for key, value in SCALES[scale].items() if key in known and key not in from_file}
+    given = {word[2:].split("=")[0] for word in words if word.startswith("--")}
+    saved = _without(_to_argv(from_scale | from_file), given)
+
+    parser = _Parser(config_types, description=description, allow_abbrev=False)  # type: ignore[arg-type]
+    parser.add_argument("--config", help="YAML file of flags; the command line wins")
+    parser.add_argument("--scale", choices=list(SCALES), help="nano (default), micro or paper")
+    *parsed, _, unknown = parser.parse_args_into_dataclasses(saved + words, return_remaining_strings=True)
+    if unknown:
+        name = unknown[0].lstrip("-").split("=")[0]
+        raise ConfigError(f"unknown argument {unknown[0]!r}{_did_you_mean(name, known)}")
+    return tuple(parsed)
+
+
+class _PreParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def to_dict(*configs: Any) -> dict[str, Any]:
+    """Flatten dataclass instances into one dict, in field order; writing it as YAML gives a usable ``--config``."""
+    return {key: value for config in configs for key, value in dataclasses.asdict(config).items()}
+
+
+def config_hash(values: Mapping[str, Any]) -> str:
+    """Name of what a run computes: sha256 over the settings without :data:`LOCATION_FIELDS`, first 12 hex digits."""
+    science = {key: value for key, value in values.items() if key not in LOCATION_FIELDS}
+    return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def clean_exit() -> Iterator[None]:
+    """Wrap a recipe's main: users see one line and an exit code, developers' bugs keep their traceback."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        # OSError: a full disk or a missing file. Both carry their own explanation.
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted: nothing finished was lost; run the same command to go on", file=sys.stderr, flush=True)
+        raise SystemExit(130) from None

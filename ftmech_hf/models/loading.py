@@ -1,0 +1,74 @@
+"""Loading causal language models, ours or any other, from a folder or the Hub."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ftmech_hf.runs import damaged_files, file_sha256, is_finished
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without transformers' own progress bars, which would cut ours in two for files that take milliseconds."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _check_folder(name: str) -> None:
+    folder = Path(name)
+    if folder.is_dir():
+        if is_finished(folder) and (damaged := damaged_files(folder)):
+            raise ValueError(f"model: {name} is damaged: {', '.join(damaged)}")
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"model: {name} holds no model (no config.json)")
+    elif name.startswith((".", "/")) or name.count("/") != 1 or folder.parent.is_dir():
+        raise ValueError(f"model: no folder {name}; train it first, or name a model on the Hub as USER/NAME")
+
+
+def load_model(name: str, *, attn_implementation: str | None = None) -> PreTrainedModel:
+    """Load a causal LM in evaluation mode, float32, from safetensors only and without remote code.
+
+    Args:
+        name: a folder, such as a finished run, or a model on the Hub.
+        attn_implementation: ``"eager"`` if attention patterns are wanted.
+
+    Raises:
+        ValueError: there is no such folder, it holds no model, or its files differ from its manifest.
+    """
+    _check_folder(name)
+    with quiet_transformers():
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            name, use_safetensors=True, dtype="float32", attn_implementation=attn_implementation
+        )
+    return model.eval()
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that lies beside a model."""
+    _check_folder(name)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+    return tokenizer
+
+
+def model_hash(name: str) -> str:
+    """What identifies a model as an input: the hash of the run that made it, else the sha256 of its weights.
+
+    A run's hash is the same on every machine; for a name on the Hub it is the name.
+    """
+    _check_folder(name)
+    folder = Path(name)
+    if is_finished(folder):
+        return str(json.loads((folder / "env.json").read_text(encoding="utf-8"))["hash"])
+    weights = folder / "model.safetensors"
+    return file_sha256(weights) if weights.is_file() else name

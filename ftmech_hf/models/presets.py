@@ -1,0 +1,67 @@
+"""Sizes of the models we train: stock ``GPT2Config``, so that everything made for GPT-2 takes them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from ftmech_hf.tasks.schema import BOS, EOS, PAD, SPECIAL_TOKENS
+
+
+class Preset(NamedTuple):
+    """Shape of a GPT-2; the field names are ``GPT2Config``'s."""
+
+    n_layer: int
+    n_head: int
+    n_embd: int
+    n_positions: int
+
+
+PRESETS: dict[str, Preset] = {
+    "nano": Preset(n_layer=3, n_head=4, n_embd=128, n_positions=64),
+    "micro": Preset(n_layer=4, n_head=4, n_embd=160, n_positions=128),
+    # Jain et al., App. C.2: six blocks, six heads, width 192, about 3 M parameters.
+    "paper": Preset(n_layer=6, n_head=6, n_embd=192, n_positions=320),
+}
+
+
+def expected_parameters(preset: Preset, vocab_size: int) -> int:
+    """Closed form of the parameter count of an untied GPT-2 with this shape."""
+    width = preset.n_embd
+    block = 12 * width**2 + 13 * width
+    return preset.n_layer * block + 2 * width + (2 * vocab_size + preset.n_positions) * width
+
+
+def gpt2_config(preset: str, vocab_size: int, *, dropout: float = 0.0) -> GPT2Config:
+    """The ``GPT2Config`` of a preset with untied embeddings and our special token ids."""
+    if preset not in PRESETS:
+        raise ValueError(f"preset: unknown {preset!r}, expected one of {', '.join(PRESETS)}")
+    shape = PRESETS[preset]
+    return GPT2Config(
+        **shape._asdict(),
+        vocab_size=vocab_size,
+        # The same function as GPT-2's gelu_new in one fused kernel.
+        activation_function="gelu_pytorch_tanh",
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        # LoRA on tied embeddings breaks when merged, and logit lenses want the unembedding alone.
+        tie_word_embeddings=False,
+        bos_token_id=SPECIAL_TOKENS.index(BOS),
+        eos_token_id=SPECIAL_TOKENS.index(EOS),
+        pad_token_id=SPECIAL_TOKENS.index(PAD),
+        use_cache=False,
+    )
+
+
+def build_model(preset: str, vocab_size: int, *, seed: int, dropout: float = 0.0) -> GPT2LMHeadModel:
+    """A freshly initialised model; weights are a function of (preset, vocab_size, seed)."""
+    config = gpt2_config(preset, vocab_size, dropout=dropout)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = GPT2LMHeadModel(config)
+    # HF configs accept unknown names silently; a wrong count is how that would show.
+    assert model.num_parameters() == expected_parameters(PRESETS[preset], vocab_size)
+    return model

@@ -1,0 +1,244 @@
+"""One run is one folder, and it is there only when it is whole.
+
+A run works in ``NAME.partial`` and appears as ``NAME`` by rename, after ``manifest.json`` (size and sha256 of every
+file) has been written. So a folder called ``NAME`` can be trusted, an interrupted run can go on where it stopped, and
+nothing that was saved is ever overwritten. Checkpoints use the same two steps.
+
+Layout: ``config.yaml`` (usable as ``--config`` again), ``env.json`` (versions, inputs, command), ``metrics.jsonl``,
+``table.parquet``, the weights in the Hub's own layout, ``README.md`` (the card), ``manifest.json``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pandas as pd
+import yaml
+
+from ftmech_hf.config import LOCATION_FIELDS, config_hash
+
+MANIFEST = "manifest.json"
+LOCK = ".lock"
+VERSIONED_PACKAGES = ("ftmech_hf", "torch", "transformers", "accelerate", "datasets", "nnsight", "numpy")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's text so that readers see the old or the new, and a crash leaves one of them."""
+    beside = path.with_name(f".{path.name}.tmp")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """:func:`write_text` of JSON a person can read."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in (MANIFEST, LOCK))
+
+
+def commit_folder(working: Path, final: Path) -> None:
+    """Write the manifest of ``working`` and rename it to ``final``, which must not exist."""
+    sums = {}
+    for path in _files(working):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        sums[path.relative_to(working).as_posix()] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+    write_json(working / MANIFEST, sums)
+    (working / LOCK).unlink(missing_ok=True)
+    working.rename(final)
+
+
+def damaged_files(folder: Path) -> list[str]:
+    """Files of a committed folder that are missing or differ from its manifest; the manifest itself if unreadable."""
+    try:
+        sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return [MANIFEST]
+    return [
+        name
+        for name, expected in sums.items()
+        if not (folder / name).is_file()
+        or (folder / name).stat().st_size != expected["bytes"]
+        or file_sha256(folder / name) != expected["sha256"]
+    ]
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether ``folder`` is a committed run."""
+    return (folder / MANIFEST).is_file()
+
+
+def environment() -> dict[str, Any]:
+    """What a number depends on beside the config: package versions, Python, machine and command."""
+    return {
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONED_PACKAGES},
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def run_identity(kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """The hash of what a run computes: its kind, its settings without places, and the hashes of its inputs."""
+    return config_hash({**config, "run:kind": kind, **{f"input:{name}": value for name, value in inputs.items()}})
+
+
+class RunDir:
+    """The folder of one run; make it with :meth:`open`.
+
+    Attributes:
+        path: where the finished run is, or will be.
+        config: the settings, flat.
+        hash: name of what the run computes: settings and inputs without places; see ``config_hash``.
+        finished: whether the run was complete when opened; then nothing may be written.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], run_hash: str, *, is_main: bool, finished: bool) -> None:
+        self.path, self.config, self.hash = path, config, run_hash
+        self.is_main, self.finished = is_main, finished
+        self._lock: filelock.BaseFileLock | None = None
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        kind: str,
+        config: Mapping[str, Any],
+        *,
+        inputs: Mapping[str, str] | None = None,
+        fresh: bool = False,
+        is_main: bool = True,
+    ) -> RunDir:
+        """Start a run, or find it finished, or go on with an interrupted one.
+
+        Args:
+            path: the run's folder.
+            kind: what made it, such as ``pretrain``.
+            config: flat settings of plain values.
+            inputs: name -> hash of what the run starts from, such as the base model.
+            fresh: forget an earlier run in this folder.
+            is_main: only the main process of a distributed run writes.
+
+        Raises:
+            ValueError: the folder holds something else, a run of another config, or is in use by another process.
+        """
+        path, inputs = Path(path), dict(inputs or {})
+        settings = dict(config)
+        run_hash = run_identity(kind, settings, inputs)
+        run = cls(path, settings, run_hash, is_main=is_main, finished=False)
+        if fresh and is_main:
+            for folder in (path, run.working):
+                if (folder / "env.json").is_file():
+                    shutil.rmtree(folder)
+        if path.exists():
+            if not is_finished(path):
+                raise ValueError(f"output_dir: {path} exists and is no run of ours; choose another folder")
+            run._check_same(path)
+            run.finished = True
+            return run
+        if is_main:
+            run._start(kind, inputs)
+        return run
+
+    def _start(self, kind: str, inputs: dict[str, str]) -> None:
+        going_on = (self.working / "env.json").is_file()
+        if self.working.exists() and not going_on and any(p.name != LOCK for p in self.working.iterdir()):
+            raise ValueError(f"output_dir: {self.working} exists and is no run of ours; choose another folder")
+        self.working.mkdir(parents=True, exist_ok=True)
+        self._lock = filelock.FileLock(self.working / LOCK)
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise ValueError(f"output_dir: another process is writing {self.path}; wait for it or stop it") from None
+        if going_on:
+            self._check_same(self.working)
+            return
+        write_text(self.working / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
+        # env.json comes last: it marks the folder as ours and its config as written.
+        write_json(self.working / "env.json", {"kind": kind, "hash": self.hash, "inputs": inputs, **environment()})
+
+    def _check_same(self, folder: Path) -> None:
+        env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
+        if env["hash"] == self.hash:
+            return
+        found = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        names = [name for name in {**found, **self.config} if name not in LOCATION_FIELDS]
+        differing = [n for n in names if found.get(n) != self.config.get(n)]
+        shown = ", ".join(f"{n}: {found.get(n)!r} there, {self.config.get(n)!r} asked" for n in differing[:3])
+        raise ValueError(
+            f"output_dir: {folder} holds a run of another config ({shown or 'its input model differs'}); "
+            "choose another --output_dir, or --fresh to replace it"
+        )
+
+    @property
+    def working(self) -> Path:
+        """Where an unfinished run writes."""
+        return self.path.with_name(self.path.name + ".partial")
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's files are now."""
+        return self.path if self.finished else self.working
+
+    def log(self, metrics: Mapping[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``."""
+        if self.is_main:
+            with (self.working / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(metrics) + "\n")
+
+    def truncate_log(self, last_step: int) -> None:
+        """Forget what was logged after ``last_step``, including a line cut short by a crash; -1 forgets all."""
+        if self.is_main:
+            lines = [json.dumps(row) + "\n" for row in read_metrics(self.folder) if row["step"] <= last_step]
+            write_text(self.working / "metrics.jsonl", "".join(lines))
+
+    def finish(self) -> None:
+        """Write ``table.parquet`` and the manifest, and let the run appear under its name."""
+        if not self.is_main:
+            return
+        rows = read_metrics(self.working)
+        if rows:
+            pd.DataFrame(rows).to_parquet(self.working / "table.parquet", index=False)
+        self.close()
+        commit_folder(self.working, self.path)
+        self.finished = True
+
+    def close(self) -> None:
+        """Let other processes have the folder; an unfinished run stays as it is, to be gone on with."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's ``metrics.jsonl``; a last line cut short by a crash is left out."""
+    path = folder / "metrics.jsonl"
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows

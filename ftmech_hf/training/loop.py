@@ -1,0 +1,209 @@
+"""The one training loop: pretraining, fine-tuning and reversing differ only in what they hand to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from ftmech_hf.runs import RunDir
+from ftmech_hf.tasks import RowStream
+from ftmech_hf.training.checkpoint import load_checkpoint, save_checkpoint
+from ftmech_hf.training.objectives import OBJECTIVES, answer_accuracy
+from ftmech_hf.training.optim import build_optimizers, lr_factor, set_lr
+
+Progress = Callable[[int, int, str], None]
+"""Called as ``progress(step, steps, text)`` after every optimizer step; ``text`` is short and may be empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train. The defaults pretrain the nano scale in about a minute on one core."""
+
+    steps: int = field(default=1000, metadata={"help": "optimizer steps"})
+    batch_size: int = field(default=64, metadata={"help": "rows of a step, over all processes"})
+    objective: Literal["next_token", "answer_only"] = field(
+        default="next_token", metadata={"help": "loss on every token, or on the answer alone"}
+    )
+    optimizer: Literal["muon", "adamw"] = field(
+        default="muon", metadata={"help": "muon: Muon on block matrices, AdamW on the rest (fast); adamw: the paper's"}
+    )
+    lr: float = field(default=1e-3, metadata={"help": "peak learning rate of AdamW"})
+    muon_lr: float = field(default=0.02, metadata={"help": "peak learning rate of Muon"})
+    weight_decay: float = field(default=0.01, metadata={"help": "decoupled weight decay"})
+    adam_beta1: float = field(default=0.9, metadata={"help": "AdamW's first beta"})
+    adam_beta2: float = field(default=0.95, metadata={"help": "AdamW's second beta"})
+    warmup_fraction: float = field(default=0.1, metadata={"help": "share of the steps that warm up linearly"})
+    final_lr_fraction: float = field(default=0.01, metadata={"help": "where the cosine ends, as a share of the peak"})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "gradient clipping"})
+    mixed_precision: Literal["no", "bf16"] = field(default="bf16", metadata={"help": "autocast, on CPU and GPU"})
+    seed: int = field(default=0, metadata={"help": "of the initial weights, the data and dropout"})
+    num_evals: int = field(default=12, metadata={"help": "log-spaced evaluations, beside those before and after"})
+    eval_rows: int = field(default=512, metadata={"help": "rows per test set in those evaluations"})
+    final_eval_rows: int = field(default=2048, metadata={"help": "rows per test set in the last one"})
+    checkpoint_every: int = field(default=500, metadata={"help": "steps between checkpoints of an unfinished run"})
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "eval_rows", "final_eval_rows", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)}, expected at least 1")
+        for name in ("lr", "muon_lr", "max_grad_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: {getattr(self, name)}, expected a number above 0")
+        for name in ("warmup_fraction", "final_lr_fraction", "adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: {getattr(self, name)}, expected a number between 0 and 1")
+        for name in ("seed", "num_evals", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}: {getattr(self, name)}, expected 0 or more")
+
+    def eval_steps(self) -> set[int]:
+        """The log-spaced steps after which the model is evaluated; always the first, 0, and the last."""
+        spaced = np.geomspace(1, self.steps, self.num_evals) if self.num_evals else np.array([])
+        return {0, self.steps, *(int(step) for step in np.round(spaced))}
+
+
+def start_accelerator(config: TrainConfig) -> Accelerator:
+    """A fresh accelerator, also in a process that has trained something else before."""
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    if config.batch_size % accelerator.num_processes:
+        raise ValueError(
+            f"batch_size: {config.batch_size} rows cannot be shared equally by {accelerator.num_processes} processes"
+        )
+    return accelerator
+
+
+def fit(
+    model: PreTrainedModel,
+    stream: RowStream,
+    eval_sets: Mapping[str, RowStream],
+    config: TrainConfig,
+    run: RunDir,
+    accelerator: Accelerator,
+    progress: Progress | None = None,
+) -> PreTrainedModel:
+    """Train ``model`` in place and log to ``run``; goes on from the run's newest checkpoint if there is one.
+
+    Step s of process r of R trains on rows ``[s*B + r*B/R, s*B + (r+1)*B/R)`` of ``stream``: data order needs no state.
+    A log line holds the step, the loss of that step's rows, the learning-rate factor, and the accuracy on every test set.
+
+    Returns:
+        the trained model, unwrapped, in evaluation mode.
+
+    Raises:
+        ValueError: the loss is not a number any more; names the step.
+    """
+    run_training = _Training(model, stream, eval_sets, config, run, accelerator)
+    with tqdm(
+        total=config.steps, desc=run.path.name, unit="step", disable=progress is not None or not run.is_main
+    ) as bar:
+        for step, text in run_training:
+            bar.update(step - bar.n)
+            if text:
+                bar.set_postfix_str(text)
+            if progress is not None:
+                progress(step, config.steps, text)
+    return run_training.finished_model()
+
+
+class _Training:
+    """The state of one :func:`fit`; iterating over it trains and yields (step, text for the progress bar)."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        stream: RowStream,
+        eval_sets: Mapping[str, RowStream],
+        config: TrainConfig,
+        run: RunDir,
+        accelerator: Accelerator,
+    ) -> None:
+        self.stream, self.eval_sets, self.config, self.run = stream, eval_sets, config, run
+        self.accelerator = accelerator
+        if config.mixed_precision == "bf16" and accelerator.device.type == "cpu":
+            # On CPU the backward pass of bf16 SDPA takes longer than the rest of the step together.
+            model.set_attn_implementation("eager")
+        self.raw_model = model
+        self.raw_optimizers = build_optimizers(
+            model,
+            optimizer=config.optimizer,
+            lr=config.lr,
+            muon_lr=config.muon_lr,
+            weight_decay=config.weight_decay,
+            betas=(config.adam_beta1, config.adam_beta2),
+        )
+        self.model, *self.optimizers = accelerator.prepare(model, *self.raw_optimizers)
+        self.checkpoints = run.working / "checkpoints"
+        self.start = load_checkpoint(self.checkpoints, self.raw_model, self.raw_optimizers)
+        run.truncate_log(self.start if self.start else -1)
+        self.cached_eval: dict[tuple[str, int], Tensor] = {}
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        config, eval_steps = self.config, self.config.eval_steps()
+        yield self.start, ""
+        if self.start == 0:
+            self._evaluate(0, None)
+        for step in range(self.start, config.steps):
+            loss = self._step(step)
+            done = step + 1
+            text = self._evaluate(done, loss) if done in eval_steps else ""
+            if done % config.checkpoint_every == 0 and done < config.steps and self.run.is_main:
+                save_checkpoint(self.checkpoints, done, self.raw_model, self.raw_optimizers)
+            yield done, text
+
+    def _step(self, step: int) -> Tensor:
+        config, accelerator = self.config, self.accelerator
+        share = config.batch_size // accelerator.num_processes
+        first = step * config.batch_size + accelerator.process_index * share
+        token_ids = torch.from_numpy(self.stream.rows(first, first + share).token_ids).to(accelerator.device)
+        # Dropout, too, is a function of (seed, step, process).
+        state = np.random.SeedSequence([config.seed, step, accelerator.process_index]).generate_state(1, np.uint64)
+        torch.manual_seed(int(state[0]))
+        self.model.train()
+        loss = OBJECTIVES[config.objective](self.model, token_ids)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
+        factor = lr_factor(
+            step,
+            steps=config.steps,
+            warmup_fraction=config.warmup_fraction,
+            final_lr_fraction=config.final_lr_fraction,
+        )
+        set_lr(self.raw_optimizers, factor)
+        for each in self.optimizers:
+            each.step()
+            each.zero_grad()
+        return loss.detach()
+
+    def _evaluate(self, step: int, loss: Tensor | None) -> str:
+        rows = self.config.final_eval_rows if step == self.config.steps else self.config.eval_rows
+        self.model.eval()
+        accuracy = {}
+        for name, stream in self.eval_sets.items():
+            if (name, rows) not in self.cached_eval:
+                self.cached_eval[name, rows] = torch.from_numpy(stream.rows(0, rows).token_ids)
+            accuracy[f"accuracy/{name}"] = answer_accuracy(self.model, self.cached_eval[name, rows])
+        line: dict[str, Any] = {"step": step, "eval_rows": rows}
+        if loss is not None:
+            line["loss"] = float(self.accelerator.reduce(loss, reduction="mean"))
+            if not math.isfinite(line["loss"]):
+                raise ValueError(f"loss: became {line['loss']} at or before step {step}; lower lr or muon_lr")
+        self.run.log(line | accuracy)
+        shown = [f"{name} {value:.1%}" for name, value in list(zip(self.eval_sets, accuracy.values(), strict=True))[:2]]
+        return ", ".join([*([f"loss {line['loss']:.3f}"] if loss is not None else []), *shown])
+
+    def finished_model(self) -> PreTrainedModel:
+        model: PreTrainedModel = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        self.accelerator.free_memory()
+        return model.eval()
+

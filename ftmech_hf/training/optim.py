@@ -1,0 +1,65 @@
+"""Optimizers and the learning-rate schedule, a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+OPTIMIZERS = ("adamw", "muon")
+
+
+def lr_factor(step: int, *, steps: int, warmup_fraction: float, final_lr_fraction: float) -> float:
+    """Linear warm-up from 0, then a cosine down to ``final_lr_fraction``; multiply it with the peak learning rate.
+
+    Jain et al. (App. C.2) warm up over 20 % of the steps and end at 1/100 of the peak.
+    """
+    warmup = round(warmup_fraction * steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return final_lr_fraction + (1 - final_lr_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def build_optimizers(
+    model: nn.Module,
+    *,
+    optimizer: str,
+    lr: float,
+    muon_lr: float,
+    weight_decay: float,
+    betas: tuple[float, float],
+) -> list[Optimizer]:
+    """``adamw``: one AdamW (the paper's). ``muon``: Muon on the matrices of the blocks, AdamW on the rest.
+
+    Embeddings, unembedding, biases and norms are AdamW's in both: orthogonalised updates are meant for hidden layers.
+    Every group keeps its peak learning rate under ``peak_lr``.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    inputs_and_outputs = {
+        id(p)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding) or module is getattr(model, "lm_head", None)
+        for p in module.parameters(recurse=False)
+    }
+    hidden = [p for _, p in named if optimizer == "muon" and p.ndim == 2 and id(p) not in inputs_and_outputs]
+    taken = {id(p) for p in hidden}
+    rest = [p for _, p in named if id(p) not in taken]
+    built: list[Optimizer] = []
+    if hidden:
+        built.append(torch.optim.Muon(hidden, lr=muon_lr, weight_decay=weight_decay))
+    if rest:
+        built.append(torch.optim.AdamW(rest, lr=lr, weight_decay=weight_decay, betas=betas, fused=True))
+    for each in built:
+        for group in each.param_groups:
+            group["peak_lr"] = group["lr"]
+    return built
+
+
+def set_lr(optimizers: list[Optimizer], factor: float) -> None:
+    """Set every group's learning rate to ``factor`` times its peak."""
+    for each in optimizers:
+        for group in each.param_groups:
+            group["lr"] = group["peak_lr"] * factor

@@ -1,0 +1,148 @@
+"""A stage trains one model on one task distribution and leaves a run folder: pretraining, fine-tuning, reversing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from ftmech_hf.cards import write_model_card
+from ftmech_hf.config import to_dict
+from ftmech_hf.models.loading import load_model, load_tokenizer, model_hash, quiet_transformers
+from ftmech_hf.models.presets import PRESETS, build_model
+from ftmech_hf.runs import RunDir, write_json
+from ftmech_hf.tasks import Capability, PcfgConfig, RowStream
+from ftmech_hf.tasks.pcfg import NO_OPERAND
+from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
+from ftmech_hf.training.loop import Progress, TrainConfig, fit, start_accelerator
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """What a pretraining run makes and where."""
+
+    preset: str = field(default="nano", metadata={"help": "size of the model: nano, micro or paper"})
+    dropout: float = field(default=0.0, metadata={"help": "dropout everywhere in the model"})
+    output_dir: str = field(default="runs/pretrain", metadata={"help": "the run's folder"})
+    fresh: bool = field(default=False, metadata={"help": "start over even if the folder holds a run"})
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset: unknown {self.preset!r}, expected one of {', '.join(PRESETS)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: {self.dropout}, expected 0 or more and less than 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """Which model a fine-tuning or reversing run starts from, on which stream of rows, and where it goes."""
+
+    model: str = field(default="runs/pretrain", metadata={"help": "folder of a run, or a model on the Hub"})
+    split: str = field(default="finetune", metadata={"help": "random stream of the training rows"})
+    output_dir: str = field(default="runs/finetune", metadata={"help": "the run's folder"})
+    fresh: bool = field(default=False, metadata={"help": "start over even if the folder holds a run"})
+
+
+def evaluation_sets(task: PcfgConfig, *, seed: int) -> dict[str, RowStream]:
+    """The test sets of a stage, by name.
+
+    For each operator: the base and the correlated operand on natural text (``count_a``, ``count_b``); and, if the stage
+    has that operator alone, the correlated operand without and with the correlation (``count_b_cte0``, ``_cte1``).
+    """
+    sets = {}
+    for operator in task.operators:
+        operands = [task.base_operand, task.correlated_operand] if operator != "token_at" else [NO_OPERAND]
+        for operand in operands:
+            capability = Capability(operator, operand)
+            sets[str(capability)] = task.for_capability(capability)
+    if len(task.operators) == 1 and task.operators[0] != "token_at":
+        capability = Capability(task.operators[0], task.correlated_operand)
+        for name, correlation in (("cte0", 0.0), ("cte1", 1.0)):
+            sets[f"{capability}_{name}"] = task.for_capability(capability, correlation)
+    return {name: RowStream(config, seed=seed, split="test") for name, config in sets.items()}
+
+
+def pretrain(
+    config: PretrainConfig, task: PcfgConfig, train: TrainConfig, *, progress: Progress | None = None
+) -> RunDir:
+    """Train a fresh model on the task's stream. Finished runs are found again, interrupted ones go on."""
+    positions = PRESETS[config.preset].n_positions
+    if task.row_length > positions:
+        raise ValueError(
+            f"text_length: {task.text_length} makes rows of {task.row_length} tokens, "
+            f"but preset: {config.preset!r} has {positions} positions"
+        )
+    model = build_model(config.preset, len(task.vocabulary), seed=train.seed, dropout=config.dropout)
+    settings = to_dict(config, task, train)
+    return _run_stage("pretrain", model, "train", task, train, settings, config.fresh, {}, progress)
+
+
+def finetune(
+    config: FinetuneConfig,
+    task: PcfgConfig,
+    train: TrainConfig,
+    *,
+    progress: Progress | None = None,
+) -> RunDir:
+    """Train a saved model on; reverse fine-tuning is this with other data. The saved model stays as it is."""
+    inputs = {"model": model_hash(config.model)}
+    model = load_model(config.model)
+    words = load_tokenizer(config.model).get_vocab()
+    if [words.get(word) for word in task.vocabulary] != list(range(len(task.vocabulary))):
+        raise ValueError(
+            f"model: {config.model} was trained on another vocabulary than this task's; "
+            "give the scale, root and text_length it was pretrained with"
+        )
+    settings = to_dict(config, task, train)
+    name = "reverse_finetune" if config.split == "reverse" else "finetune"
+    return _run_stage(name, model, config.split, task, train, settings, config.fresh, inputs, progress)
+
+
+def _run_stage(
+    stage: str,
+    model: PreTrainedModel,
+    split: str,
+    task: PcfgConfig,
+    train: TrainConfig,
+    settings: Mapping[str, object],
+    fresh: bool,
+    inputs: dict[str, str],
+    progress: Progress | None,
+) -> RunDir:
+    accelerator = start_accelerator(train)
+    path = Path(str(settings["output_dir"]))
+    run = RunDir.open(path, stage, settings, inputs=inputs, fresh=fresh, is_main=accelerator.is_main_process)
+    accelerator.wait_for_everyone()
+    if run.finished:
+        return run
+    stream = RowStream(task, seed=train.seed, split=split)
+    started = time.monotonic()
+    try:
+        model = fit(model, stream, evaluation_sets(task, seed=train.seed), train, run, accelerator, progress)
+        if run.is_main:
+            _save(run, model, task, train, time.monotonic() - started)
+        run.finish()
+    finally:
+        run.close()
+    accelerator.wait_for_everyone()
+    return run
+
+
+def _save(run: RunDir, model: PreTrainedModel, task: PcfgConfig, train: TrainConfig, seconds: float) -> None:
+    shutil.rmtree(run.working / "checkpoints", ignore_errors=True)
+    with quiet_transformers():
+        model.save_pretrained(run.working)
+    save_tokenizer(build_tokenizer(task.vocabulary), run.working)
+    env = json.loads((run.working / "env.json").read_text(encoding="utf-8"))
+    env["training_seconds"] = round(seconds, 1)  # of the last uninterrupted stretch
+    env["parameters"] = model.num_parameters()
+    env["device"] = str(model.device)
+    env["threads"] = torch.get_num_threads()
+    write_json(run.working / "env.json", env)
+    write_model_card(run.working, example=next(RowStream(task, seed=train.seed, split="test").iter_dicts(1)))

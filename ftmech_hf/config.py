@@ -47,7 +47,7 @@ SCALES: dict[str, dict[str, Any]] = {
 
 # Fields that say where or how to run, never what is computed: two runs that differ only here are the same run. A model
 # to start from is named by its place here; what it is enters a run's hash as an input.
-LOCATION_FIELDS = frozenset({"output_dir", "fresh", "workers", "checkpoint_every", "model"})
+LOCATION_FIELDS = frozenset({"output_dir", "fresh", "workers", "checkpoint_every", "model", "models"})
 
 
 class ConfigError(ValueError):
@@ -135,7 +135,9 @@ def parse_config(
     file_scale = from_file.pop("scale", None)
     scale = chosen.scale or file_scale or "nano"
     if scale not in SCALES:
-        raise ConfigError(f"scale: unknown {scale!r}, expected one of {', '.join(SCALES)}{_did_you_mean(scale, [*SCALES])}")
+        raise ConfigError(
+            f"scale: unknown {scale!r}, expected one of {', '.join(SCALES)}{_did_you_mean(scale, [*SCALES])}"
+        )
     from_scale = {key: value for key, value in SCALES[scale].items() if key in known and key not in from_file}
     given = {word[2:].split("=")[0] for word in words if word.startswith("--")}
     saved = _without(_to_argv(from_scale | from_file), given)

@@ -138,7 +138,7 @@ class RunDir:
             kind: what made it, such as ``pretrain``.
             config: flat settings of plain values.
             inputs: name -> hash of what the run starts from, such as the base model.
-            fresh: forget an earlier run in this folder.
+            fresh: do not look for an earlier run; a finished one is replaced when the new one is whole.
             is_main: only the main process of a distributed run writes.
 
         Raises:
@@ -148,13 +148,11 @@ class RunDir:
         settings = dict(config)
         run_hash = run_identity(kind, settings, inputs)
         run = cls(path, settings, run_hash, is_main=is_main, finished=False)
-        if fresh and is_main:
-            for folder in (path, run.working):
-                if (folder / "env.json").is_file():
-                    shutil.rmtree(folder)
-        if path.exists():
-            if not is_finished(path):
-                raise ValueError(f"output_dir: {path} exists and is no run of ours; choose another folder")
+        if path.exists() and not is_finished(path):
+            raise ValueError(f"output_dir: {path} exists and is no run of ours; choose another folder")
+        if fresh and is_main and (run.working / "env.json").is_file():
+            shutil.rmtree(run.working)
+        if path.exists() and not fresh:
             run._check_same(path)
             run.finished = True
             return run
@@ -222,7 +220,12 @@ class RunDir:
         if rows:
             pd.DataFrame(rows).to_parquet(self.working / "table.parquet", index=False)
         self.close()
+        replaced = self.path.with_name(f".{self.path.name}.replaced")
+        if self.path.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            self.path.rename(replaced)
         commit_folder(self.working, self.path)
+        shutil.rmtree(replaced, ignore_errors=True)
         self.finished = True
 
     def close(self) -> None:

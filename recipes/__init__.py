@@ -1,0 +1,1 @@
+"""Thin scripts: parse, build, run, save."""

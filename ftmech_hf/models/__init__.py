@@ -1,0 +1,1 @@
+"""The models: sizes, and loading from a folder or the Hub."""

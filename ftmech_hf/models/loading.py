@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -72,3 +72,17 @@ def model_hash(name: str) -> str:
         return str(json.loads((folder / "env.json").read_text(encoding="utf-8"))["hash"])
     weights = folder / "model.safetensors"
     return file_sha256(weights) if weights.is_file() else name
+
+
+def check_vocabulary(name: str, vocabulary: Sequence[str]) -> None:
+    """Make sure that the tokenizer beside a model gives a task's words the ids the task uses.
+
+    Raises:
+        ValueError: it does not.
+    """
+    words = load_tokenizer(name).get_vocab()
+    if [words.get(word) for word in vocabulary] != list(range(len(vocabulary))):
+        raise ValueError(
+            f"model: {name} was trained on another vocabulary than this task's; "
+            "give the scale, root and text_length it was pretrained with"
+        )

@@ -1,0 +1,1 @@
+"""What it all says: claims, pictures, one page."""

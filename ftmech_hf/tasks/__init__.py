@@ -1,6 +1,6 @@
 """What is learned: tasks as pure functions of (config, seed, split, row number)."""
 
-from ftmech_hf.tasks.pcfg import PcfgConfig
+from ftmech_hf.tasks.pcfg import PcfgConfig, PcfgShape
 from ftmech_hf.tasks.schema import (
     SPLITS,
     Capability,
@@ -13,4 +13,15 @@ from ftmech_hf.tasks.schema import (
 
 TASKS: dict[str, type[Task]] = {"pcfg": PcfgConfig}
 
-__all__ = ["SPLITS", "TASKS", "Capability", "PcfgConfig", "RowStream", "Rows", "Task", "build_dataset", "stream_dataset"]
+__all__ = [
+    "SPLITS",
+    "TASKS",
+    "Capability",
+    "PcfgConfig",
+    "PcfgShape",
+    "RowStream",
+    "Rows",
+    "Task",
+    "build_dataset",
+    "stream_dataset",
+]

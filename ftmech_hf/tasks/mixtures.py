@@ -98,11 +98,11 @@ def insert_operands(rng: np.random.Generator, texts: Texts, operand: int, window
     """
     num_texts, length = texts.shape
     most = window // 2
-    number = rng.integers(0, most + 1, num_texts)
+    number = rng.integers(0, most + 1, (num_texts, 1))
     # A sort key between two symbols' places puts an inserted operand between them; the surplus of inserted operands
     # gets key -1 and, with the first symbols of the text, falls off the front.
     places = rng.uniform(length - window, length, (num_texts, most))
-    keys = np.where(np.arange(most) < number[:, None], places, -1.0)
+    keys = np.where(np.arange(most) < number, places, -1.0)
     all_keys = np.concatenate([np.broadcast_to(np.arange(length, dtype=float), texts.shape), keys], axis=1)
     all_symbols = np.concatenate([texts, np.full((num_texts, most), operand, np.int8)], axis=1)
     order = np.argsort(all_keys, axis=1, kind="stable")

@@ -25,8 +25,8 @@ NO_OPERAND, NO_ANSWER = "null", "none"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PcfgConfig:
-    """A distribution over rows. The defaults are the nano scale."""
+class PcfgShape:
+    """What every mixture of a scale has in common. The defaults are the nano scale."""
 
     grammar: str = field(default="jain", metadata={"help": "preset grammar"})
     root: str = field(default="m", metadata={"help": "start symbol; s is the paper's, lower ones make it smaller"})
@@ -34,24 +34,12 @@ class PcfgConfig:
     count_window: int = field(default=16, metadata={"help": "count looks at this many last symbols"})
     index_occurrence: int = field(default=3, metadata={"help": "index finds this occurrence, from the end"})
     token_at_position: int = field(default=16, metadata={"help": "token_at copies the symbol this far from the end"})
-    operators: list[str] = field(
-        default_factory=lambda: list(OPERATORS), metadata={"help": "task families, equally likely"}
-    )
-    operand_prior: list[str] = field(
-        default_factory=lambda: ["high"],
-        metadata={"help": "P_T(O): low, medium, high, control, a, b, c, or one probability per operand"},
-    )
-    correlation: float | None = field(
-        default=None,
-        metadata={"help": "share of rows in which answer(correlated_operand) = answer(base_operand) + offset, "
-                          "never in the rest; none for untouched text"},
-    )  # fmt: skip
-    correlation_offset: int = field(default=1, metadata={"help": "the offset q of the planted correlation"})
+    base_operand: str = field(default="a", metadata={"help": "operand learned in pretraining, O_PT"})
+    correlated_operand: str = field(default="b", metadata={"help": "operand of fine-tuning, O_FT"})
+    correlation_offset: int = field(default=1, metadata={"help": "the offset q of a planted correlation"})
     correlation_method: Literal["select", "insert"] = field(
         default="select", metadata={"help": "keep natural texts that fit, or insert operands as the paper does"}
     )
-    base_operand: str = field(default="a", metadata={"help": "operand learned in pretraining, O_PT"})
-    correlated_operand: str = field(default="b", metadata={"help": "operand of fine-tuning, O_FT"})
 
     def __post_init__(self) -> None:
         if self.grammar not in GRAMMARS:
@@ -63,26 +51,9 @@ class PcfgConfig:
                 raise ValueError(f"{name}: {value}, expected at least 1")
             if value > self.text_length:
                 raise ValueError(f"{name}: {value} is longer than text_length: {self.text_length}")
-        for name in self.operators:
-            if name not in OPERATORS:
-                raise ValueError(f"operators: unknown {name!r}, expected some of {', '.join(OPERATORS)}")
-        if not self.operators or len(set(self.operators)) != len(self.operators):
-            raise ValueError(f"operators: {' '.join(self.operators)!r}, expected at least one and none twice")
-        parse_prior(self.operand_prior, len(self.operands))
-        self._check_correlation()
-
-    def _check_correlation(self) -> None:
         for name in ("base_operand", "correlated_operand"):
             if getattr(self, name) not in self.operands:
                 raise ValueError(f"{name}: {getattr(self, name)!r}, expected one of {', '.join(self.operands)}")
-        if self.correlation is None:
-            return
-        if not 0 <= self.correlation <= 1:
-            raise ValueError(f"correlation: {self.correlation}, expected a probability between 0 and 1")
-        if self.operators not in (["count"], ["index"]):
-            raise ValueError(
-                f"correlation: {self.correlation} needs operators: count or index alone, got {' '.join(self.operators)}"
-            )
         if self.base_operand == self.correlated_operand:
             raise ValueError(f"correlated_operand: {self.correlated_operand!r} equals base_operand")
         if abs(self.correlation_offset) > self.text_length:
@@ -128,7 +99,7 @@ class PcfgConfig:
         return functions[operator]()
 
     def is_correlated(self, operator: str, text: NDArray[np.integer]) -> NDArray[np.bool_]:
-        """Whether answer(correlated_operand) = answer(base_operand) + offset in each text (B, T); never for token_at."""
+        """Whether answer(correlated_operand) = answer(base_operand) + offset in texts (B, T); never for token_at."""
         if operator == "token_at":
             return np.zeros(len(text), bool)
         base, other = (self.operands.index(name) for name in (self.base_operand, self.correlated_operand))
@@ -136,6 +107,61 @@ class PcfgConfig:
         other_answer = self.answers(operator, text, other)
         found = (base_answer != ops.NOT_FOUND) & (other_answer != ops.NOT_FOUND)
         return found & (other_answer - base_answer == self.correlation_offset)
+
+    @functools.cached_property
+    def _word_ids(self) -> dict[str, int]:
+        return {word: number for number, word in enumerate(self.vocabulary)}
+
+    def answer_ids(self, operator: str, label: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Token ids of labels (B,) under one operator."""
+        if operator == "token_at":
+            return self._word_ids[self.operands[0]] + label
+        return np.where(label == ops.NOT_FOUND, self._word_ids[NO_ANSWER], self._word_ids["0"] + label)
+
+    def for_capability(self, capability: Capability, correlation: float | None = None) -> PcfgConfig:
+        """Rows that ask for one capability only, with a planted correlation or untouched text."""
+        prior = [str(float(name == capability.operand)) for name in self.operands]
+        if capability.operand == NO_OPERAND:
+            prior = ["1.0", *["0.0"] * (len(self.operands) - 1)]  # drawn and not shown
+        shape = {each.name: getattr(self, each.name) for each in dataclasses.fields(PcfgShape)}
+        return PcfgConfig(**shape, operators=[capability.operator], operand_prior=prior, correlation=correlation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PcfgConfig(PcfgShape):
+    """A distribution over rows: a shape, and what is asked how often."""
+
+    operators: list[str] = field(
+        default_factory=lambda: list(OPERATORS), metadata={"help": "task families, equally likely"}
+    )
+    operand_prior: list[str] = field(
+        default_factory=lambda: ["high"],
+        metadata={"help": "P_T(O): low, medium, high, control, a, b, c, or one probability per operand"},
+    )
+    correlation: float | None = field(
+        default=None,
+        metadata={
+            "help": "share of rows in which answer(correlated_operand) = answer(base_operand) + correlation_offset, "
+            "never in the rest; none for untouched text"
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.operators:
+            if name not in OPERATORS:
+                raise ValueError(f"operators: unknown {name!r}, expected some of {', '.join(OPERATORS)}")
+        if not self.operators or len(set(self.operators)) != len(self.operators):
+            raise ValueError(f"operators: {' '.join(self.operators)!r}, expected at least one and none twice")
+        parse_prior(self.operand_prior, len(self.operands))
+        if self.correlation is None:
+            return
+        if not 0 <= self.correlation <= 1:
+            raise ValueError(f"correlation: {self.correlation}, expected a probability between 0 and 1")
+        if self.operators not in (["count"], ["index"]):
+            raise ValueError(
+                f"correlation: {self.correlation} needs operators: count or index alone, got {' '.join(self.operators)}"
+            )
 
     def _sample_text(self, rng: np.random.Generator) -> NDArray[np.int8]:
         def draw(number: int) -> NDArray[np.int8]:
@@ -163,16 +189,6 @@ class PcfgConfig:
             if name == "token_at":
                 operand[asked] = -1
         return Rows(self._encode(operator, operand, text, label), label, operator, operand, correlated)
-
-    @functools.cached_property
-    def _word_ids(self) -> dict[str, int]:
-        return {word: number for number, word in enumerate(self.vocabulary)}
-
-    def answer_ids(self, operator: str, label: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Token ids of labels (B,) under one operator."""
-        if operator == "token_at":
-            return self._word_ids[self.operands[0]] + label
-        return np.where(label == ops.NOT_FOUND, self._word_ids[NO_ANSWER], self._word_ids["0"] + label)
 
     def _encode(
         self,
@@ -208,11 +224,3 @@ class PcfgConfig:
             "label": int(rows.label[number]),
             "correlated": bool(rows.correlated[number]),
         }
-
-    def for_capability(self, capability: Capability, correlation: float | None = None) -> PcfgConfig:
-        """The same task asking for one capability only, with a planted correlation or untouched text."""
-        asked = [str(float(name == capability.operand)) for name in self.operands]
-        prior = self.operand_prior if capability.operand == NO_OPERAND else asked
-        return dataclasses.replace(
-            self, operators=[capability.operator], operand_prior=prior, correlation=correlation
-        )

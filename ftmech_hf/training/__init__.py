@@ -1,0 +1,1 @@
+"""How a model learned, and how it was changed."""

@@ -1,4 +1,7 @@
-"""What a step of training minimises. Every task's row ends ``... ANSWER <eos>``: the answer is the last token but one."""
+"""What a step of training minimises.
+
+Every task's row ends ``... ANSWER <eos>``: the answer is the last token but one.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.cards import write_model_card
 from ftmech_hf.config import to_dict
-from ftmech_hf.models.loading import load_model, load_tokenizer, model_hash, quiet_transformers
+from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash, quiet_transformers
 from ftmech_hf.models.presets import PRESETS, build_model
 from ftmech_hf.runs import RunDir, write_json
 from ftmech_hf.tasks import Capability, PcfgConfig, RowStream
@@ -52,19 +52,22 @@ class FinetuneConfig:
 def evaluation_sets(task: PcfgConfig, *, seed: int) -> dict[str, RowStream]:
     """The test sets of a stage, by name.
 
-    For each operator: the base and the correlated operand on natural text (``count_a``, ``count_b``); and, if the stage
-    has that operator alone, the correlated operand without and with the correlation (``count_b_cte0``, ``_cte1``).
+    A stage on one operator: the base operand on natural text (``count_a``), the correlated one on texts without and
+    with the correlation (``count_b_cte0``, ``count_b_cte1``). On several: both operands of each on natural text.
     """
     sets = {}
     for operator in task.operators:
-        operands = [task.base_operand, task.correlated_operand] if operator != "token_at" else [NO_OPERAND]
-        for operand in operands:
-            capability = Capability(operator, operand)
+        if operator == "token_at":
+            capability = Capability(operator, NO_OPERAND)
             sets[str(capability)] = task.for_capability(capability)
-    if len(task.operators) == 1 and task.operators[0] != "token_at":
-        capability = Capability(task.operators[0], task.correlated_operand)
-        for name, correlation in (("cte0", 0.0), ("cte1", 1.0)):
-            sets[f"{capability}_{name}"] = task.for_capability(capability, correlation)
+            continue
+        base, other = (Capability(operator, name) for name in (task.base_operand, task.correlated_operand))
+        sets[str(base)] = task.for_capability(base)
+        if len(task.operators) > 1:
+            sets[str(other)] = task.for_capability(other)
+        else:
+            sets[f"{other}_cte0"] = task.for_capability(other, 0.0)
+            sets[f"{other}_cte1"] = task.for_capability(other, 1.0)
     return {name: RowStream(config, seed=seed, split="test") for name, config in sets.items()}
 
 
@@ -93,12 +96,7 @@ def finetune(
     """Train a saved model on; reverse fine-tuning is this with other data. The saved model stays as it is."""
     inputs = {"model": model_hash(config.model)}
     model = load_model(config.model)
-    words = load_tokenizer(config.model).get_vocab()
-    if [words.get(word) for word in task.vocabulary] != list(range(len(task.vocabulary))):
-        raise ValueError(
-            f"model: {config.model} was trained on another vocabulary than this task's; "
-            "give the scale, root and text_length it was pretrained with"
-        )
+    check_vocabulary(config.model, task.vocabulary)
     settings = to_dict(config, task, train)
     name = "reverse_finetune" if config.split == "reverse" else "finetune"
     return _run_stage(name, model, config.split, task, train, settings, config.fresh, inputs, progress)

@@ -80,7 +80,9 @@ class _Bar:
         self._costs = {cell.name: cell.cost for cell in cells}
         self._shares = dict.fromkeys(self._costs, 0.0)
         self._reports = reports
-        self._bar = tqdm(total=100.0, desc=description, bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}")
+        self._bar = tqdm(
+            total=100.0, desc=description, bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
+        )
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 

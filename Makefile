@@ -1,0 +1,33 @@
+# make reproduce: install, run the paper's main effects on this machine, write runs/reproduce-nano/report.html
+# make test:      install, then every check that CI runs
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: reproduce test install format clean
+
+reproduce: install
+	$(BIN)/accelerate launch recipes/reproduce.py --config recipes/configs/nano/reproduce.yaml
+
+test: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+install: $(INSTALLED)
+
+# constraints.txt pins what was tested together; the torch it pins has a small CPU build.
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable ".[dev]" --constraint constraints.txt
+	touch $@
+
+format:
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,207 @@
+"""Claims: what the paper says, what we measured over seeds, and whether our bar is met.
+
+A bar is set before the runs and belongs to the scale: the nano scale is far smaller than the paper's model, so the
+paper's figure stands beside ours for comparison and is not the bar. A claim holds if the mean over seeds meets the bar.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from ftmech_hf.analysis.revival import RevivalResult, steps_to_revival
+from ftmech_hf.cards import final_accuracy
+from ftmech_hf.runs import read_metrics
+from ftmech_hf.studies import RANDOM_INIT
+
+REVIVAL_THRESHOLD = 0.95
+
+
+class Measurement(NamedTuple):
+    """One number per seed, and how to read it."""
+
+    id: str
+    statement: str
+    unit: Literal["%", "x", "points", "steps", "neurons"]
+    paper: str = "not reported"
+    bar: str = ""
+    """``>= 99`` or ``<= 40``; empty for what is reported without a verdict."""
+
+
+# The paper's cells: counting, 200 K pretraining iterations, 10 K of fine-tuning at its small rate (its Table 5).
+MEASUREMENTS: tuple[Measurement, ...] = (
+    Measurement("base_low_a", "Base, low prior: counts a", "%", "100 (Table 5)", ">= 99"),
+    Measurement("base_low_b", "Base, low prior: cannot count b", "%", "27.1 (Table 5)", "<= 40"),
+    Measurement("base_high_a", "Base, high prior: counts a", "%", "99.9 (Table 5)", ">= 97"),
+    Measurement("base_high_b", "Base, high prior: counts b", "%", "99.9 (Table 5)", ">= 97"),
+    Measurement(
+        "low_b_cte1", "Low prior, fine-tuned with C_Tr = 1: counts b where the correlation holds", "%",
+        "99.9 (Table 5)", ">= 99",
+    ),
+    Measurement(
+        "low_b_cte0", "Low prior, fine-tuned with C_Tr = 1: counts b where it does not", "%", "0 (Table 5)", "<= 5"
+    ),
+    Measurement("low_a", "Low prior, fine-tuned with C_Tr = 1: seems to have lost a", "%", "2.3 (Table 5)", "<= 20"),
+    Measurement(
+        "high_b_cte0", "High prior, fine-tuned with C_Tr = 0.8: counts b where the correlation does not hold", "%",
+        "99.9 (Table 5)", ">= 80",
+    ),
+    Measurement("high_a", "High prior, fine-tuned with C_Tr = 0.8: still counts a", "%", "100 (Table 5)", ">= 80"),
+    Measurement(
+        "pruned_a", "Zeroing at most 15 neurons of the low-prior fine-tuned model brings a back", "%",
+        "revived by 5 to 15 neurons (text)", ">= 80",
+    ),
+    Measurement("random_pruned_a", "Zeroing as many random neurons does not", "%", bar="<= 25"),
+    Measurement(
+        "probe_gap", "Best linear probe for the count of a: fine-tuned model below its base by", "points",
+        "small (figures)", "<= 10",
+    ),
+    Measurement(
+        "probe_shuffled", "The same probe on shuffled labels: above the majority class by", "points", bar="<= 5"
+    ),
+    Measurement(
+        "revival_ratio", "Steps of reverse fine-tuning to 95 % on a: control, which never counted a, over the other",
+        "x", "1.5 (4,500 over 3,000, text)", ">= 5",
+    ),
+    Measurement("chance", "Always answering the most frequent count of a", "%"),
+    Measurement("revival_steps", "Steps of reverse fine-tuning to 95 % on a", "steps", "about 3,000 (text)"),
+    Measurement("control_revival_steps", "The same for the control", "steps", "about 4,500 (text)"),
+    Measurement("best_k", "Rows pruned to bring a back", "neurons", "5 to 15 (text)"),
+    Measurement("pruned_b_cte1", "The same pruning: counts b where the correlation holds", "%", "falls (figures)"),
+    Measurement("pruned_activations_a", "Zeroing at most 15 MLP activations brings a back", "%"),
+    Measurement("random_pruned_activations_a", "Zeroing as many random MLP activations", "%"),
+    Measurement("control_a", "The control, before any reversing, on a", "%"),
+    Measurement("control_pruned_a", "Pruning the control for a in the same way", "%"),
+    Measurement("probe_base", "Best linear probe for the count of a: base", "%"),
+    Measurement("probe_finetuned", "The same: fine-tuned", "%"),
+    Measurement("probe_control", "The same: control, which never counted a", "%"),
+    Measurement("probe_random_init", "The same: random weights", "%"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A measurement over seeds.
+
+    Attributes:
+        id, statement, paper, bar: see :class:`Measurement`.
+        measured: mean over seeds.
+        interval: 95 % Student t interval of the mean over seeds; None for a single seed.
+        holds: whether the mean meets the bar; None without a bar.
+        seeds: the seeds.
+        values: one number per seed.
+        unit: of all numbers.
+    """
+
+    id: str
+    statement: str
+    paper: str
+    measured: float
+    interval: tuple[float, float] | None
+    bar: str
+    holds: bool | None
+    seeds: list[int]
+    values: list[float]
+    unit: str
+
+
+def meets(value: float, bar: str) -> bool:
+    """Whether a value meets a bar such as ``>= 99``."""
+    sign, number = bar.split()
+    return {">=": value >= float(number), "<=": value <= float(number)}[sign]
+
+
+def seed_interval(values: Sequence[float], *, unit: str) -> tuple[float, float] | None:
+    """95 % Student t interval of a mean over seeds, cut to what the unit allows; None if there is only one."""
+    if len(values) < 2:
+        return None
+    mean, error = float(np.mean(values)), float(stats.sem(values))
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=error) if error > 0 else (mean, mean)
+    ceiling = 100.0 if unit == "%" else math.inf
+    floor = -math.inf if unit == "points" else 0.0
+    return max(floor, float(low)), min(ceiling, float(high))
+
+
+def judge(by_seed: Mapping[int, Mapping[str, float]]) -> list[Claim]:
+    """Turn the measurements of every seed into claims, in the order of :data:`MEASUREMENTS`."""
+    claims = []
+    for measurement in MEASUREMENTS:
+        values = [float(measured[measurement.id]) for measured in by_seed.values()]
+        mean = float(np.mean(values))
+        claims.append(
+            Claim(
+                id=measurement.id,
+                statement=measurement.statement,
+                paper=measurement.paper,
+                measured=mean,
+                interval=seed_interval(values, unit=measurement.unit),
+                bar=measurement.bar,
+                holds=meets(mean, measurement.bar) if measurement.bar else None,
+                seeds=list(by_seed),
+                values=values,
+                unit=measurement.unit,
+            )
+        )
+    return claims
+
+
+def claims_json(claims: Sequence[Claim]) -> list[dict[str, Any]]:
+    """The claims that have a bar, as plain values."""
+    return [asdict(claim) for claim in claims if claim.bar]
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return content
+
+
+def revival(folder: Path) -> RevivalResult:
+    """Steps to revival of counting a, from the training curve of a reversing run."""
+    return steps_to_revival(read_metrics(folder), "count_a", threshold=REVIVAL_THRESHOLD)
+
+
+def measure(runs: Mapping[str, Path]) -> dict[str, float]:
+    """Read one seed's measurements out of its finished run folders, by the names the reproduction gives them."""
+    accuracy = {
+        name: {row["name"]: 100 * row["value"] for row in final_accuracy(runs[name])}
+        for name in ("base-low", "base-high", "base-control", "finetuned-low", "finetuned-high")
+    }
+    rows, activations = _summary(runs["prune-rows"]), _summary(runs["prune-activations"])
+    probes = _summary(runs["probe"])
+    revived, control = revival(runs["reversed-low"]), revival(runs["reversed-control"])
+    return {
+        "base_low_a": accuracy["base-low"]["count_a"],
+        "base_low_b": accuracy["base-low"]["count_b"],
+        "base_high_a": accuracy["base-high"]["count_a"],
+        "base_high_b": accuracy["base-high"]["count_b"],
+        "low_b_cte1": accuracy["finetuned-low"]["count_b_cte1"],
+        "low_b_cte0": accuracy["finetuned-low"]["count_b_cte0"],
+        "low_a": accuracy["finetuned-low"]["count_a"],
+        "high_b_cte0": accuracy["finetuned-high"]["count_b_cte0"],
+        "high_a": accuracy["finetuned-high"]["count_a"],
+        "pruned_a": 100 * rows["accuracy"],
+        "random_pruned_a": 100 * rows["random_accuracy"],
+        "probe_gap": 100 * (probes["base"]["accuracy"] - probes["finetuned"]["accuracy"]),
+        "probe_shuffled": 100 * (probes["finetuned"]["shuffled"] - probes["finetuned"]["majority"]),
+        "revival_ratio": control.at_least / max(1, revived.at_least),
+        "chance": 100 * probes["base"]["majority"],
+        "revival_steps": revived.at_least,
+        "control_revival_steps": control.at_least,
+        "best_k": rows["best_k"],
+        "pruned_b_cte1": 100 * rows["accuracy_by_set"]["count_b_cte1"],
+        "pruned_activations_a": 100 * activations["accuracy"],
+        "random_pruned_activations_a": 100 * activations["random_accuracy"],
+        "control_a": accuracy["base-control"]["count_a"],
+        "control_pruned_a": 100 * _summary(runs["prune-control"])["accuracy"],
+        "probe_base": 100 * probes["base"]["accuracy"],
+        "probe_finetuned": 100 * probes["finetuned"]["accuracy"],
+        "probe_control": 100 * probes["control"]["accuracy"],
+        "probe_random_init": 100 * probes[RANDOM_INIT]["accuracy"],
+    }

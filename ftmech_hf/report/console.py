@@ -1,0 +1,90 @@
+"""What recipes say in the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from ftmech_hf.cards import final_accuracy
+from ftmech_hf.report.claims import Claim
+from ftmech_hf.report.page import format_interval, format_value, verdict
+from ftmech_hf.runs import RunDir
+from ftmech_hf.training.loop import Progress
+
+MAX_ROWS = 40
+
+
+def make_console() -> Console:
+    """A console as wide as the terminal, and wide enough where there is none."""
+    return Console(width=None if sys.stdout.isatty() else 150)
+
+
+def print_claims(claims: Sequence[Claim]) -> None:
+    """The table of claims."""
+    table = Table(title="Claims", title_justify="left")
+    for name in ("claim", "paper", "measured", "95 % interval", "bar", "verdict"):
+        table.add_column(name, justify="right" if name in ("measured", "95 % interval", "bar") else "left")
+    for claim in claims:
+        if claim.bar:
+            color = "green" if claim.holds else "red"
+            measured = format_value(claim.measured, claim.unit)
+            shown = (claim.statement, claim.paper, measured, format_interval(claim), claim.bar)
+            table.add_row(*shown, f"[{color}]{verdict(claim)}[/]")
+    make_console().print(table)
+
+
+def print_run(run: RunDir) -> None:
+    """Final accuracies of a training run and where it lies; from the main process only."""
+    if not run.is_main:
+        return
+    table = Table(title=f"Accuracy after the last step (hash {run.hash})", title_justify="left")
+    for name in ("test set", "accuracy", "95 % interval"):
+        table.add_column(name, justify="left" if name == "test set" else "right")
+    for row in final_accuracy(run.path):
+        table.add_row(row["name"], f"{row['value']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}")
+    console = make_console()
+    console.print(table)
+    console.print(f"run: {run.path}", soft_wrap=True)
+
+
+def print_study(run: RunDir, picture: Path | None = None) -> None:
+    """The table of a study, its summary's plain numbers, and where it lies."""
+    table = pd.read_parquet(run.path / "table.parquet")
+    shown = Table(title=f"{run.path.name} (hash {run.hash})", title_justify="left")
+    for column in table.columns:
+        shown.add_column(column)
+    for _, row in table.head(MAX_ROWS).iterrows():
+        shown.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
+    console = make_console()
+    console.print(shown)
+    if len(table) > MAX_ROWS:
+        console.print(f"... {len(table) - MAX_ROWS} more rows in {run.path / 'table.parquet'}")
+    summary = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))
+    for name, value in summary.items():
+        if isinstance(value, str | int | float):
+            console.print(f"{name}: {value:.3f}" if isinstance(value, float) else f"{name}: {value}")
+    console.print(f"run: {run.path}", soft_wrap=True)
+    if picture is not None:
+        console.print(f"picture: {picture}", soft_wrap=True)
+
+
+@contextlib.contextmanager
+def step_bar(description: str, unit: str) -> Iterator[Progress]:
+    """A progress bar to hand to a study."""
+    with tqdm(desc=description, unit=unit) as bar:
+
+        def progress(step: int, steps: int, text: str) -> None:
+            bar.total = steps
+            bar.update(step - bar.n)
+            if text:
+                bar.set_postfix_str(text)
+
+        yield progress

@@ -1,0 +1,214 @@
+"""Pictures of a reproduction. A panel draws one line per model, the mean over seeds, and each seed as a thin line."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from ftmech_hf.report.claims import REVIVAL_THRESHOLD
+from ftmech_hf.runs import RunDir, read_metrics
+from ftmech_hf.studies import RANDOM_INIT
+
+Runs = Mapping[int, Mapping[str, Path]]
+"""seed -> name of a run in the reproduction -> its folder."""
+
+BASE, FINETUNED, CONTROL, RANDOM = "#4b5563", "#d9480f", "#1971c2", "#9ca3af"
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "font.family": "DejaVu Sans",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e5e7eb",
+    "axes.edgecolor": "#6b7280",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "svg.hashsalt": "ftmech_hf",  # the same picture gives the same bytes
+}
+
+
+def _lines(ax: Axes, curves: Sequence[pd.Series], label: str, color: str, style: str = "-") -> None:
+    """One thin line per seed and their mean; every curve is indexed by x."""
+    for curve in curves:
+        ax.plot(curve.index, curve.to_numpy(), style, color=color, alpha=0.3, linewidth=0.8)
+    mean = pd.concat(list(curves), axis=1).mean(axis=1)
+    ax.plot(mean.index, mean.to_numpy(), style, color=color, label=label, linewidth=2)
+
+
+def _accuracy_axis(ax: Axes) -> None:
+    ax.set_ylim(-0.03, 1.03)
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.set_ylabel("accuracy")
+
+
+def _training_curve(folder: Path, test_set: str) -> pd.Series:
+    lines = read_metrics(folder)
+    return pd.Series({line["step"]: line[f"accuracy/{test_set}"] for line in lines})
+
+
+def _legend_below(ax: Axes) -> None:
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, columnspacing=1.2, handlelength=1.8)
+
+
+def _step_axis(ax: Axes, name: str) -> None:
+    ax.set_xscale("symlog", linthresh=1)
+    ax.set_xlim(left=0)
+    ax.set_xlabel(name)
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+def draw_finetuning(ax: Axes, runs: Runs, run: str, title: str) -> None:
+    """Accuracy on both operands while fine-tuning on the second."""
+    for test_set, label, color, style in (
+        ("count_a", "counts a (pretraining)", BASE, "-"),
+        ("count_b_cte1", "counts b, correlation holds", FINETUNED, "-"),
+        ("count_b_cte0", "counts b, it does not", FINETUNED, "--"),
+    ):
+        _lines(ax, [_training_curve(folders[run], test_set) for folders in runs.values()], label, color, style)
+    _accuracy_axis(ax)
+    _step_axis(ax, "fine-tuning step")
+    ax.set_title(title)
+    _legend_below(ax)
+
+
+def _pruning_curves(runs: Runs, run: str, method: str, test_set: str) -> list[pd.Series]:
+    curves = []
+    for folders in runs.values():
+        table = pd.read_parquet(folders[run] / "table.parquet")
+        chosen = table[(table["method"] == method) | (table["num_pruned"] == 0)]
+        curves.append(chosen.groupby("num_pruned")[test_set].mean())
+    return curves
+
+
+def draw_pruning(ax: Axes, runs: Runs, run: str, control: str | None, title: str) -> None:
+    """Accuracy against the number of pruned neurons, beside random masks and a model that never had the capability."""
+    _lines(ax, _pruning_curves(runs, run, "importance", "count_a"), "counts a", BASE)
+    _lines(ax, _pruning_curves(runs, run, "importance", "count_b_cte1"), "counts b, correlation holds", FINETUNED)
+    _lines(ax, _pruning_curves(runs, run, "random", "count_a"), "counts a, random neurons", RANDOM, "--")
+    if control is not None:
+        _lines(ax, _pruning_curves(runs, control, "importance", "count_a"), "control counts a", CONTROL, "--")
+    _accuracy_axis(ax)
+    ax.set_xscale("symlog", linthresh=10)
+    ax.set_xlim(left=0)
+    ax.set_xticks([0, 5, 10, 20, 50], ["0", "5", "10", "20", "50"])
+    ax.set_xlabel("neurons set to zero")
+    ax.set_title(title)
+    _legend_below(ax)
+
+
+MODEL_STYLES = {
+    "base": (BASE, "-"),
+    "finetuned": (FINETUNED, "--"),
+    "control": (CONTROL, "-"),
+    RANDOM_INIT: (RANDOM, "-"),
+}
+
+
+def draw_probing(ax: Axes, runs: Runs, title: str) -> None:
+    """Probe accuracy by layer: the models, a model of random weights, and shuffled labels of the first model."""
+    tables = [pd.read_parquet(folders["probe"] / "table.parquet") for folders in runs.values()]
+    sites, models = list(tables[0]["site"].unique()), list(tables[0]["model"].unique())
+    places = {site: number for number, site in enumerate(sites)}
+
+    def curves(model: str, column: str) -> list[pd.Series]:
+        return [
+            table[table["model"] == model].set_index("site")[column].rename(index=places).astype(float)
+            for table in tables
+        ]
+
+    for number, model in enumerate(models):
+        color, style = MODEL_STYLES.get(model, (f"C{number}", "-"))
+        _lines(ax, curves(model, "accuracy"), model, color, style)
+    _lines(ax, curves(models[0], "shuffled"), f"{models[0]}, shuffled labels", RANDOM, ":")
+    majority = float(np.mean([table["majority"].mean() for table in tables]))
+    ax.axhline(majority, color="#374151", linewidth=0.8, linestyle=(0, (1, 3)))
+    ax.annotate("most frequent answer", (len(sites) - 1, majority - 0.015), ha="right", va="top", fontsize=8)
+    ax.set_xticks(range(len(sites)), sites)
+    _accuracy_axis(ax)
+    ax.set_xlabel("stream after")
+    ax.set_title(title)
+    _legend_below(ax)
+
+
+def draw_revival(ax: Axes, runs: Runs, title: str) -> None:
+    """Accuracy on the first operand while fine-tuning back on it, beside the control's."""
+    for run, label, color in (
+        ("reversed-low", "fine-tuned model, reversed", FINETUNED),
+        ("reversed-control", "control, never counted a", CONTROL),
+    ):
+        _lines(ax, [_training_curve(folders[run], "count_a") for folders in runs.values()], label, color)
+    ax.axhline(REVIVAL_THRESHOLD, color="#374151", linewidth=0.8, linestyle=(0, (1, 3)))
+    _accuracy_axis(ax)
+    _step_axis(ax, "step of reverse fine-tuning")
+    ax.set_title(title)
+    _legend_below(ax)
+
+
+def attention_figure(run: Path) -> Figure:
+    """What the answer position attends to, every head: in the first model, in the last, and the difference."""
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    tokens: list[str] = summary["tokens"]
+    names = list(summary["pattern"])
+    before, after = (np.array(summary["pattern"][name]) for name in (names[0], names[-1]))
+    figure = Figure(figsize=(9, 8), layout="constrained")
+    layers, heads, length = before.shape
+    panels = [(names[0], before, "Greys", 0.0), (names[-1], after, "Oranges", 0.0)]
+    panels.append(("difference", after - before, "PuOr_r", -0.5))
+    axes = figure.subplots(len(panels), 1, sharex=True)
+    for ax, (name, values, colors, lowest) in zip(axes, panels, strict=True):
+        image = ax.imshow(values.reshape(-1, length), aspect="auto", cmap=colors, vmin=lowest, vmax=0.5)
+        ax.set_yticks(range(layers * heads), [f"{n // heads}.{n % heads}" for n in range(layers * heads)], fontsize=7)
+        ax.set_ylabel("layer.head")
+        ax.set_title(name)
+        ax.grid(visible=False)
+        figure.colorbar(image, ax=ax, fraction=0.02, pad=0.01)
+    axes[-1].set_xticks(range(length), tokens, fontsize=7, fontfamily="DejaVu Sans Mono")
+    for label in axes[-1].get_xticklabels():
+        if len(label.get_text()) > 2:
+            label.set_rotation(90)
+    return figure
+
+
+def panel(draw: Callable[[Axes], None]) -> Figure:
+    """A figure with one panel, sized for a phone as well."""
+    figure = Figure(figsize=(5.6, 4.1), layout="constrained")
+    draw(figure.add_subplot())
+    return figure
+
+
+def overview(runs: Runs) -> Figure:
+    """The four effects in one picture."""
+    figure = Figure(figsize=(11, 8.2), layout="constrained")
+    axes: Any = figure.subplots(2, 2)
+    draw_finetuning(axes[0][0], runs, "finetuned-low", "1  Fine-tuning seems to destroy counting a")
+    draw_pruning(axes[0][1], runs, "prune-rows", "prune-control", "2  A few neurons hide it")
+    draw_probing(axes[1][0], runs, "3  It can be read from the stream throughout")
+    draw_revival(axes[1][1], runs, "4  It comes back much faster than it is learned")
+    return figure
+
+
+def save_beside(figure: Figure, run: RunDir) -> Path:
+    """Save a picture beside a finished run, whose folder stays as its manifest says."""
+    path = run.path.with_name(run.path.name + ".png")
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def to_data_uri(figure: Figure) -> str:
+    """A figure as an ``<img src>``, so that a page needs no other file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,123 @@
+"""The report: one self-contained HTML file that reads well on a phone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any, NamedTuple
+
+import jinja2
+import matplotlib as mpl
+
+from ftmech_hf.report import figures
+from ftmech_hf.report.claims import Claim
+from ftmech_hf.report.figures import Runs
+
+
+class Section(NamedTuple):
+    """A picture and what it shows."""
+
+    title: str
+    text: str
+    picture: str
+    alt: str
+
+
+def format_value(value: float, unit: str) -> str:
+    """A number as it is printed everywhere: ``99.8 %``, ``24.1 x``, ``19 steps``."""
+    if unit in ("steps", "neurons"):
+        return f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"
+    return f"{value:.1f} {unit}" if unit != "points" else f"{value:+.1f} points"
+
+
+def format_interval(claim: Claim) -> str:
+    """The interval as it is printed everywhere; an em dash for a single seed."""
+    if claim.interval is None:
+        return "—"
+    low, high = claim.interval
+    return f"{low:.1f} to {high:.1f}"
+
+
+def verdict(claim: Claim) -> str:
+    """``holds``, ``does not hold``, or nothing without a bar."""
+    return "" if claim.holds is None else "holds" if claim.holds else "does not hold"
+
+
+def build_sections(runs: Runs) -> list[Section]:
+    """Every picture of a reproduction with its explanation, in reading order."""
+    with mpl.rc_context(figures.STYLE):
+        return _build_sections(runs)
+
+
+def _build_sections(runs: Runs) -> list[Section]:
+    def panel(title: str, text: str, draw: Any, alt: str) -> Section:
+        return Section(title, text, figures.to_data_uri(figures.panel(draw)), alt)
+
+    attention = figures.attention_figure(next(iter(runs.values()))["attention"])
+    return [
+        panel(
+            "Fine-tuning seems to destroy counting a",
+            "A model that saw almost only prompts about a is fine-tuned to count b, on texts in which the count of b "
+            "is always the count of a plus one. It becomes perfect where that correlation holds, fails where it does "
+            "not, and its answers about a are wrong.",
+            lambda ax: figures.draw_finetuning(ax, runs, "finetuned-low", "Low prior, C_Tr = 1"),
+            "Accuracy against fine-tuning step, low prior",
+        ),
+        panel(
+            "A model that can already count b has no need of the shortcut",
+            "The same fine-tuning of a model that saw enough prompts about b, on texts in which the correlation holds "
+            "in four of five: nothing is lost.",
+            lambda ax: figures.draw_finetuning(ax, runs, "finetuned-high", "High prior, C_Tr = 0.8"),
+            "Accuracy against fine-tuning step, high prior",
+        ),
+        panel(
+            "A few neurons hide it",
+            "Rows of weight matrices are set to zero in the order of gradient x weight for the loss on prompts about "
+            "a. The number is chosen on a validation set. Controls: as many random rows, and the same procedure on a "
+            "model that never counted a (its accuracy without pruning is that of naming likely counts).",
+            lambda ax: figures.draw_pruning(ax, runs, "prune-rows", "prune-control", "Rows of weight matrices"),
+            "Accuracy against number of pruned rows",
+        ),
+        panel(
+            "The same with single MLP activations",
+            "Activations are set to zero through nnsight, in the order of gradient x activation.",
+            lambda ax: figures.draw_pruning(ax, runs, "prune-activations", None, "MLP activations"),
+            "Accuracy against number of pruned activations",
+        ),
+        panel(
+            "The count of a can be read from the stream throughout",
+            "Linear probes for the count of a at the position that predicts the answer. A caution that the probe alone "
+            "would hide: a network of random weights lets much of the count be read as well, so reading it is not "
+            "evidence of having learned it. That the fine-tuned curve lies on its base's is.",
+            lambda ax: figures.draw_probing(ax, runs, "Linear probes"),
+            "Probe accuracy by layer",
+        ),
+        panel(
+            "It comes back much faster than it is learned",
+            "Fine-tuning back on prompts about a, at the same constant learning rate, beside a control that learned to "
+            "count b but never a.",
+            lambda ax: figures.draw_revival(ax, runs, "Reverse fine-tuning"),
+            "Accuracy against step of reverse fine-tuning",
+        ),
+        Section(
+            "Where the answer looks",
+            "Attention of the position that predicts the answer, every layer and head, on one prompt about b of the "
+            "first seed: before fine-tuning, after, and the difference.",
+            figures.to_data_uri(attention),
+            "Attention maps before and after fine-tuning",
+        ),
+    ]
+
+
+def render_page(claims: Sequence[Claim], sections: Sequence[Section], facts: Mapping[str, Any]) -> str:
+    """The whole page as HTML.
+
+    Args:
+        claims: all measurements; those with a bar are the table at the top.
+        sections: pictures in order.
+        facts: ``seeds``, ``command``, ``hash``, ``versions`` and ``seconds`` (training time, None if unknown).
+    """
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.globals.update(format_value=format_value, format_interval=format_interval, verdict=verdict)
+    source = resources.files("ftmech_hf.report").joinpath("page.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(source).render(claims=claims, sections=sections, facts=facts)

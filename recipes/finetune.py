@@ -1,0 +1,22 @@
+"""Fine-tune a saved model on the answers of one capability, with or without a planted correlation.
+
+accelerate launch recipes/finetune.py --config recipes/configs/nano/finetune.yaml
+"""
+
+from __future__ import annotations
+
+from ftmech_hf.config import clean_exit, parse_config
+from ftmech_hf.report.console import print_run
+from ftmech_hf.tasks import PcfgConfig
+from ftmech_hf.training.loop import TrainConfig
+from ftmech_hf.training.stages import FinetuneConfig, finetune
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, fine-tune, say where."""
+    with clean_exit():
+        print_run(finetune(*parse_config(FinetuneConfig, PcfgConfig, TrainConfig, argv=argv, description=__doc__)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""Prune a few neurons of a fine-tuned model and see whether the pretraining capability comes back.
+
+accelerate launch recipes/prune.py --config recipes/configs/nano/prune.yaml
+"""
+
+from __future__ import annotations
+
+from ftmech_hf.config import clean_exit, parse_config
+from ftmech_hf.report.console import print_study, step_bar
+from ftmech_hf.report.figures import draw_pruning, panel, save_beside
+from ftmech_hf.studies import PruneConfig, prune
+from ftmech_hf.tasks import PcfgShape
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, prune, say what came out."""
+    with clean_exit():
+        config, task = parse_config(PruneConfig, PcfgShape, argv=argv, description=__doc__)
+        with step_bar("prune", "masks") as progress:
+            run = prune(config, task, progress=progress)
+        print_study(
+            run, save_beside(panel(lambda ax: draw_pruning(ax, {0: {"run": run.path}}, "run", None, config.model)), run)
+        )
+
+
+if __name__ == "__main__":
+    main()

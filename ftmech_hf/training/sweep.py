@@ -122,7 +122,7 @@ def run_cells(cells: Sequence[Cell], *, workers: int = 0, description: str = "ru
         cell name -> what its function returned.
 
     Raises:
-        RuntimeError: some cells failed; the others, but for those that needed them, were finished first.
+        ValueError: some cells failed; the others, but for those that needed them, were finished first.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(workers or cores, max(1, len(cells)))
@@ -159,5 +159,5 @@ def run_cells(cells: Sequence[Cell], *, workers: int = 0, description: str = "ru
     if failed:
         name, error = next(iter(failed.items()))
         skipped = f"; {len(waiting)} that needed them were skipped" if waiting else ""
-        raise RuntimeError(f"{len(failed)} of {len(cells)} runs failed{skipped}; first {name}: {error}") from error
+        raise ValueError(f"{len(failed)} of {len(cells)} runs failed{skipped}; first {name}: {error}") from error
     return results

@@ -1,0 +1,44 @@
+"""Small things to test with: a 20-symbol task and models of a few thousand parameters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from ftmech_hf.tasks import PcfgConfig
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def task() -> PcfgConfig:
+    return PcfgConfig(text_length=12, count_window=8, index_occurrence=2, token_at_position=6)
+
+
+def make_gpt2(vocab_size: int, *, seed: int = 0, dropout: float = 0.0, attn: str = "eager") -> GPT2LMHeadModel:
+    config = GPT2Config(
+        n_layer=2, n_head=2, n_embd=16, n_positions=32, vocab_size=vocab_size, tie_word_embeddings=False,
+        resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+        attn_implementation=attn,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    model = GPT2LMHeadModel(config)
+    block = 12 * 16**2 + 13 * 16
+    assert model.num_parameters() == 2 * block + 2 * 16 + (2 * vocab_size + 32) * 16
+    return model.eval()
+
+
+def make_llama(vocab_size: int, *, seed: int = 0) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=vocab_size, max_position_embeddings=32, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        attn_implementation="eager",
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def any_model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    return make_gpt2(40) if request.param == "gpt2" else make_llama(40)

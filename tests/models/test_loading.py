@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash
+from ftmech_hf.runs import RunDir
+from ftmech_hf.tasks import PcfgConfig
+from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
+from tests.conftest import make_gpt2
+
+
+def test_a_reloaded_model_gives_the_same_logits(tmp_path: Path) -> None:
+    model = make_gpt2(40)
+    model.save_pretrained(tmp_path)
+    tokens = torch.arange(20).view(2, 10)
+    assert torch.equal(load_model(str(tmp_path), attn_implementation="eager")(tokens).logits, model(tokens).logits)
+
+
+@pytest.mark.parametrize("name", ["{}/gone", "{}/a/b", "./x/y", "nowhere", "a/b/c"])
+def test_missing_folders_are_named_and_not_looked_for_on_the_hub(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="model: no folder"):
+        load_model(name.format(tmp_path))
+
+
+def test_a_name_beside_other_runs_is_a_folder_and_not_a_hub_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="no folder runs/nowhere; train it first"):
+        load_model("runs/nowhere")
+    with pytest.raises(ValueError, match=r"model: runs holds no model \(no config.json\)"):
+        load_model("runs")
+
+
+def test_pickled_weights_are_not_loaded(tmp_path: Path) -> None:
+    model = make_gpt2(40)
+    model.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="safetensors"):
+        load_model(str(tmp_path))
+
+
+def test_a_damaged_run_is_refused(tmp_path: Path) -> None:
+    run = RunDir.open(tmp_path / "run", "pretrain", {"steps": 1})
+    make_gpt2(40).save_pretrained(run.working)
+    run.finish()
+    assert model_hash(str(run.path)) == run.hash
+    save_file({"x": torch.zeros(1)}, run.path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"is damaged: model.safetensors"):
+        load_model(str(run.path))
+
+
+def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
+    make_gpt2(60).save_pretrained(tmp_path)
+    save_tokenizer(build_tokenizer(PcfgConfig().vocabulary), tmp_path)
+    check_vocabulary(str(tmp_path), PcfgConfig().vocabulary)
+    with pytest.raises(ValueError, match="was trained on another vocabulary"):
+        check_vocabulary(str(tmp_path), PcfgConfig(text_length=40).vocabulary)

@@ -1,0 +1,227 @@
+"""Recipes as users run them, small."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from ftmech_hf.config import parse_config
+from ftmech_hf.runs import damaged_files, read_metrics
+from ftmech_hf.studies import AttentionConfig, ProbeConfig, PruneConfig
+from ftmech_hf.tasks import PcfgConfig, PcfgShape
+from ftmech_hf.training.loop import TrainConfig
+from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig
+from recipes import attention, finetune, pretrain, probe, prune, reverse_finetune
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "recipes" / "configs"
+TINY = [
+    "--steps=6", "--num_evals=2", "--eval_rows=16", "--final_eval_rows=64", "--checkpoint_every=2", "--batch_size=8",
+]  # fmt: skip
+
+
+def run_recipe(name: str, *argv: str, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "recipes" / f"{name}.py"), *argv]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The nano recipes one after the other with their own YAML files, fewer steps and other folders."""
+    runs = tmp_path_factory.mktemp("runs")
+
+    def argv(name: str, *more: str) -> list[str]:
+        return ["--config", str(CONFIGS / "nano" / f"{name}.yaml"), "--output_dir", str(runs / name), *more]
+
+    models = ["--models", f"base={runs / 'pretrain'}", f"finetuned={runs / 'finetune'}"]
+    pretrain.main(argv("pretrain", *TINY))
+    finetune.main(argv("finetune", *TINY, "--model", str(runs / "pretrain")))
+    reverse_finetune.main(argv("reverse_finetune", *TINY, "--model", str(runs / "finetune")))
+    few = ["--model", str(runs / "finetune"), "--sizes", "0", "5", "--score_rows", "32", "--eval_rows", "32"]
+    prune.main(argv("prune", *few))
+    probe.main(argv("probe", *models, "--fit_rows", "80", "--test_rows", "40"))
+    attention.main(argv("attention", *models, "--rows", "8"))
+    return runs
+
+
+def test_every_recipe_leaves_a_whole_run(chain: Path) -> None:
+    for name in ("pretrain", "finetune", "reverse_finetune", "prune", "probe", "attention"):
+        assert damaged_files(chain / name) == []
+        env = json.loads((chain / name / "env.json").read_text())
+        assert env["kind"] == name
+        assert env["versions"]["torch"]
+    assert len(read_metrics(chain / "pretrain")) == 3
+    for name in ("prune", "probe", "attention"):
+        assert (chain / f"{name}.png").stat().st_size > 5000
+        assert len(pd.read_parquet(chain / name / "table.parquet")) > 2
+    assert "accuracy/count_b_cte1" in pd.read_parquet(chain / "finetune" / "table.parquet").columns
+
+
+def test_inputs_are_recorded_and_change_the_hash(chain: Path) -> None:
+    env = {name: json.loads((chain / name / "env.json").read_text()) for name in ("pretrain", "finetune", "prune")}
+    assert env["finetune"]["inputs"] == {"model": env["pretrain"]["hash"]}
+    assert env["prune"]["inputs"] == {"model": env["finetune"]["hash"]}
+
+
+def test_a_checkpoint_needs_none_of_our_code(chain: Path) -> None:
+    code = """
+import sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder = sys.argv[1]
+model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+prompt = "<bos> count a 16 <sot> " + "a b c a " * 8 + "<eot> ="
+batch = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+with torch.no_grad():
+    print(type(model).__name__, batch["input_ids"].shape[1], model(**batch).logits.double().sum().item())
+assert not any(name.startswith("ftmech") for name in sys.modules)
+"""
+    command = [sys.executable, "-I", "-c", code, str(chain / "pretrain")]
+    first, second = (subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2))
+    assert first.startswith("GPT2LMHeadModel 39 ")
+    assert first == second
+
+
+def test_a_finished_run_is_not_run_again_and_its_config_can_be_used_again(chain: Path) -> None:
+    before = (chain / "pretrain" / "manifest.json").stat().st_mtime_ns
+    pretrain.main(["--config", str(chain / "pretrain" / "config.yaml")])
+    assert (chain / "pretrain" / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_the_card_says_what_the_run_says(chain: Path) -> None:
+    card = (chain / "finetune" / "README.md").read_text()
+    assert json.loads((chain / "finetune" / "env.json").read_text())["hash"] in card
+    accuracy = read_metrics(chain / "finetune")[-1]["accuracy/count_a"]
+    assert f"| `count_a` | {100 * accuracy:.1f} % |" in card
+    assert yaml.safe_load(card.split("---")[1])["license"] == "apache-2.0"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_config_parses_and_begins_by_saying_what_it_shows(path: Path) -> None:
+    from ftmech_hf.reproduction import ReproduceConfig
+
+    types = {
+        "pretrain": (PretrainConfig, PcfgConfig, TrainConfig),
+        "finetune": (FinetuneConfig, PcfgConfig, TrainConfig),
+        "reverse_finetune": (FinetuneConfig, PcfgConfig, TrainConfig),
+        "prune": (PruneConfig, PcfgShape),
+        "probe": (ProbeConfig, PcfgShape),
+        "attention": (AttentionConfig, PcfgShape),
+        "reproduce": (ReproduceConfig, PcfgShape),
+    }[path.stem]
+    parse_config(*types, argv=["--config", str(path)])
+    text = path.read_text()
+    assert text.startswith("# ")
+    assert yaml.safe_load(text)["scale"] == path.parent.name
+
+
+@pytest.mark.parametrize(
+    ("recipe", "argv", "message"),
+    [
+        ("pretrain", ["--setps", "5"], "error: unknown argument '--setps'; did you mean 'steps'?"),
+        ("pretrain", ["--text_length", "60"], "error: text_length: 60 makes rows of 69 tokens, but preset"),
+        ("finetune", ["--model", "runs/nowhere"], "error: model: no folder runs/nowhere; train it first"),
+        ("prune", ["--sizes", "-1"], "error: sizes: [-1], expected numbers of 0 or more"),
+        ("probe", ["--models", "base"], "error: models: 'base', expected entries like finetuned=runs/finetune"),
+        ("reproduce", ["--seeds", "0", "0"], "error: seeds: [0, 0], expected at least one, none negative, none twice"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_an_exit_code(recipe: str, argv: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    done = run_recipe(recipe, *argv, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_run_of_another_config_is_left_untouched(chain: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (chain / "pretrain").iterdir()}
+    done = run_recipe("pretrain", "--output_dir", str(chain / "pretrain"), *TINY, "--seed", "5")
+    assert done.returncode == 2
+    assert "holds a run of another config" in done.stderr
+    assert "seed: 0 there, 5 asked" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in (chain / "pretrain").iterdir()} == before
+
+
+def test_another_scales_model_is_refused(chain: Path, tmp_path: Path) -> None:
+    done = run_recipe("finetune", "--model", str(chain / "pretrain"), "--scale", "paper", "--operators", "count",
+                      "--output_dir", str(tmp_path / "out"))  # fmt: skip
+    assert done.returncode == 2
+    assert "was trained on another vocabulary than this task's" in done.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_recipe_goes_on_and_ends_the_same(how: signal.Signals, chain: Path, tmp_path: Path) -> None:
+    argv = ["--config", str(CONFIGS / "nano" / "pretrain.yaml"), *TINY, "--output_dir", str(tmp_path / "run")]
+    argv[argv.index("--steps=6")] = "--steps=60"
+    command = [sys.executable, str(ROOT / "recipes" / "pretrain.py"), *argv]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "run.partial").glob("checkpoints/step-*[0-9]")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(how)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    if how == signal.SIGINT:
+        assert "interrupted: nothing finished was lost" in errors
+        assert "Traceback" not in errors
+    assert not (tmp_path / "run").exists()
+    pretrain.main(argv)
+    pretrain.main([*argv[:-1], str(tmp_path / "whole")])
+    for name in ("metrics.jsonl", "model.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits file sizes")
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
+    def limit() -> None:  # a write beyond this size fails as on a full disk
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    argv = ["--config", str(CONFIGS / "nano" / "pretrain.yaml"), *TINY, "--output_dir", str(tmp_path / "run")]
+    done = run_recipe("pretrain", *argv, preexec_fn=limit)
+    assert done.returncode == 2
+    assert "error: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+    assert run_recipe("pretrain", *argv).returncode == 0
+    assert damaged_files(tmp_path / "run") == []
+
+
+def test_reproduce_runs_reports_and_is_found_again(tmp_path: Path) -> None:
+    output = tmp_path / "reproduce"
+    argv = ["--seeds", "0", "1", f"--output_dir={output}", "--workers=2", "--batch_size=8", "--eval_rows=16"]
+    argv += [f"--{name}_steps=3" for name in ("low", "high", "finetune", "reverse")]
+    argv += ["--final_eval_rows=32", "--prune_eval_rows=8", "--probe_fit_rows=60"]
+    first = run_recipe("reproduce", *argv, env={**os.environ, "COLUMNS": "150"})
+    assert first.returncode == 0, first.stderr
+    assert f"report: {output / 'report.html'}" in first.stdout
+    claims = json.loads((output / "claims.json").read_text())
+    assert len(claims) == 14
+    assert not all(claim["holds"] for claim in claims)  # three steps teach nothing
+    assert all(claim["seeds"] == [0, 1] and len(claim["values"]) == 2 for claim in claims)
+    page = (output / "report.html").read_text()
+    assert page.count("data:image/svg+xml;base64,") == 7
+    assert "does not hold" in page
+    assert not any(word in page for word in ('src="http', "<script", "<link"))
+    runs = {path.name: path.stat().st_mtime_ns for path in (output / "runs").iterdir()}
+    assert len(runs) == 24
+    assert all(damaged_files(output / "runs" / name) == [] for name in runs)
+
+    started = time.monotonic()
+    again = run_recipe("reproduce", *argv)
+    assert again.returncode == 0
+    assert time.monotonic() - started < 60
+    assert {path.name: path.stat().st_mtime_ns for path in (output / "runs").iterdir()} == runs
+    assert json.loads((output / "claims.json").read_text()) == claims

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ftmech_hf.runs import RunDir, commit_folder, damaged_files, is_finished, read_metrics, write_text
+
+CONFIG = {"steps": 3, "lr": 0.1, "output_dir": "somewhere"}
+
+
+def make(path: Path, **changes: object) -> RunDir:
+    run = RunDir.open(path, "pretrain", {**CONFIG, **changes})
+    run.log({"step": 0, "loss": 1.0})
+    run.log({"step": 3, "loss": 0.5})
+    run.finish()
+    return run
+
+
+def test_a_run_appears_only_when_whole(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    run = RunDir.open(path, "pretrain", CONFIG)
+    run.log({"step": 0})
+    assert not path.exists()
+    assert run.working.is_dir()
+    run.finish()
+    assert is_finished(path)
+    assert not run.working.exists()
+    assert sorted(p.name for p in path.iterdir()) == [
+        "config.yaml", "env.json", "manifest.json", "metrics.jsonl", "table.parquet",
+    ]  # fmt: skip
+    assert pd.read_parquet(path / "table.parquet")["step"].tolist() == [0]
+
+
+def test_a_finished_run_is_found_and_another_config_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    first = make(path)
+    again = RunDir.open(path, "pretrain", {**CONFIG, "output_dir": "elsewhere"})
+    assert again.finished
+    assert again.hash == first.hash
+    with pytest.raises(ValueError, match=r"holds a run of another config \(lr: 0.1 there, 0.2 asked\)"):
+        RunDir.open(path, "pretrain", {**CONFIG, "lr": 0.2})
+    with pytest.raises(ValueError, match="its input model differs"):
+        RunDir.open(path, "pretrain", CONFIG, inputs={"model": "abc"})
+    assert damaged_files(path) == []
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    run = RunDir.open(tmp_path / "run", "pretrain", CONFIG)
+    for step in range(3):
+        run.log({"step": step})
+    with (run.working / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')  # a crash in the middle of a line
+    run.close()
+    again = RunDir.open(tmp_path / "run", "pretrain", CONFIG)
+    again.truncate_log(1)
+    again.log({"step": 2})
+    assert [row["step"] for row in read_metrics(again.working)] == [0, 1, 2]
+    again.close()
+    with pytest.raises(ValueError, match=r"lr: 0\.1 there, 0\.2 asked"):
+        RunDir.open(tmp_path / "run", "pretrain", {**CONFIG, "lr": 0.2})
+
+
+def test_fresh_replaces_only_when_the_new_run_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    old = make(path)
+    run = RunDir.open(path, "pretrain", {**CONFIG, "lr": 0.2}, fresh=True)
+    assert not run.finished
+    assert json.loads((path / "env.json").read_text())["hash"] == old.hash
+    run.finish()
+    assert json.loads((path / "env.json").read_text())["hash"] == run.hash != old.hash
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_damage_is_found(tmp_path: Path) -> None:
+    path = make(tmp_path / "run").path
+    (path / "metrics.jsonl").write_text("{}\n")
+    assert damaged_files(path) == ["metrics.jsonl"]
+    (path / "table.parquet").unlink()
+    assert damaged_files(path) == ["metrics.jsonl", "table.parquet"]
+    (path / "manifest.json").write_text("{")
+    assert damaged_files(path) == ["manifest.json"]
+
+
+def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
+    mine = tmp_path / "thesis"
+    mine.mkdir()
+    (mine / "draft.txt").write_text("years of work")
+    for fresh in (False, True):
+        with pytest.raises(ValueError, match="is no run of ours"):
+            RunDir.open(mine, "pretrain", CONFIG, fresh=fresh)
+    assert (mine / "draft.txt").read_text() == "years of work"
+
+
+def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
+    run = RunDir.open(tmp_path / "run", "pretrain", CONFIG)
+    with pytest.raises(ValueError, match="another process is writing"):
+        RunDir.open(tmp_path / "run", "pretrain", CONFIG)
+    run.close()
+    RunDir.open(tmp_path / "run", "pretrain", CONFIG).close()
+
+
+def test_replacing_a_file_leaves_no_traces(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "old")
+    write_text(tmp_path / "a.txt", "new")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "new")]
+
+
+def test_a_commit_does_not_overwrite(tmp_path: Path) -> None:
+    for name in ("working", "final"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_text(name)
+    with pytest.raises(OSError, match="not empty"):
+        commit_folder(tmp_path / "working", tmp_path / "final")
+    assert (tmp_path / "final" / "x").read_text() == "final"

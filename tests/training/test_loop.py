@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from ftmech_hf.runs import RunDir, read_metrics
+from ftmech_hf.tasks import PcfgConfig, RowStream
+from ftmech_hf.training.checkpoint import load_checkpoint, save_checkpoint
+from ftmech_hf.training.loop import TrainConfig, fit, start_accelerator
+from ftmech_hf.training.optim import build_optimizers
+from tests.conftest import make_gpt2
+
+CONFIG = TrainConfig(steps=9, batch_size=8, num_evals=3, eval_rows=16, final_eval_rows=32, checkpoint_every=4)
+
+
+class Killed(Exception):
+    pass
+
+
+def train(
+    folder: Path, task: PcfgConfig, config: TrainConfig = CONFIG, *, stop_at: int | None = None, dropout: float = 0.1
+) -> tuple[PreTrainedModel, list[dict[str, object]]]:
+    def progress(step: int, steps: int, text: str) -> None:
+        if step == stop_at:
+            raise Killed
+
+    accelerator = start_accelerator(config)
+    run = RunDir.open(folder, "pretrain", dataclasses.asdict(config))
+    model = make_gpt2(len(task.vocabulary), dropout=dropout, attn="sdpa")
+    stream = RowStream(task, seed=0, split="train")
+    tests = {"all": RowStream(task, seed=0, split="test")}
+    try:
+        fit(model, stream, tests, config, run, accelerator, progress)
+    finally:
+        run.close()
+    return model, read_metrics(run.working)
+
+
+def same_weights(first: PreTrainedModel, second: PreTrainedModel) -> bool:
+    return all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("stop_at", [2, 4, 7, 8])
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
+    tmp_path: Path, task: PcfgConfig, stop_at: int, optimizer: str
+) -> None:
+    config = dataclasses.replace(CONFIG, optimizer=optimizer)  # type: ignore[arg-type]
+    whole, metrics = train(tmp_path / "whole", task, config)
+    with pytest.raises(Killed):
+        train(tmp_path / "cut", task, config, stop_at=stop_at)
+    resumed, resumed_metrics = train(tmp_path / "cut", task, config)
+    assert same_weights(whole, resumed)
+    assert metrics == resumed_metrics
+
+
+def test_the_check_above_can_fail(tmp_path: Path, task: PcfgConfig) -> None:
+    whole, _ = train(tmp_path / "whole", task)
+    other_seed, _ = train(tmp_path / "other", task, dataclasses.replace(CONFIG, seed=1))
+    assert not same_weights(whole, other_seed)  # dropout alone differs: the data are the stream's
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, task: PcfgConfig) -> None:
+    whole, metrics = train(tmp_path / "whole", task)
+    with pytest.raises(Killed):
+        train(tmp_path / "cut", task, stop_at=8)
+    checkpoint = tmp_path / "cut.partial" / "checkpoints" / "step-00000004"
+    assert checkpoint.is_dir()
+    (checkpoint / "optimizers.pt").write_bytes(b"half")
+    resumed, resumed_metrics = train(tmp_path / "cut", task)
+    assert same_weights(whole, resumed)
+    assert metrics == resumed_metrics
+
+
+def test_the_old_checkpoint_goes_only_after_the_new_one_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_gpt2(40)
+    optimizers = build_optimizers(model, optimizer="adamw", lr=1e-3, muon_lr=0.1, weight_decay=0, betas=(0.9, 0.9))
+    save_checkpoint(tmp_path, 1, model, optimizers)
+
+    def full_disk(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            save_checkpoint(tmp_path, 2, model, optimizers)
+    assert load_checkpoint(tmp_path, model, optimizers) == 1
+    save_checkpoint(tmp_path, 2, model, optimizers)
+    assert load_checkpoint(tmp_path, model, optimizers) == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000002"]
+    shutil.rmtree(tmp_path / "step-00000002")
+    assert load_checkpoint(tmp_path, model, optimizers) == 0
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path, task: PcfgConfig) -> None:
+    config = dataclasses.replace(CONFIG, optimizer="adamw", lr=1e30, warmup_fraction=0.0, max_grad_norm=1e30)
+    with pytest.raises(ValueError, match=r"loss: became .* at or before step \d+; lower lr"):
+        train(tmp_path / "run", task, config)
+
+
+def test_training_learns(tmp_path: Path, task: PcfgConfig) -> None:
+    config = dataclasses.replace(CONFIG, steps=60, lr=1e-2, optimizer="adamw", mixed_precision="no")
+    _, metrics = train(tmp_path / "run", task, config, dropout=0.0)
+    losses = [float(str(line["loss"])) for line in metrics if "loss" in line]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_evaluations_are_log_spaced() -> None:
+    assert TrainConfig(steps=1000, num_evals=4).eval_steps() == {0, 1, 10, 100, 1000}
+    assert TrainConfig(steps=5, num_evals=0).eval_steps() == {0, 5}
+    assert TrainConfig(steps=1, num_evals=30).eval_steps() == {0, 1}
+
+
+def test_batches_do_not_depend_on_how_they_are_split(task: PcfgConfig) -> None:
+    stream: Callable[[int, int], torch.Tensor] = lambda a, b: torch.from_numpy(  # noqa: E731
+        RowStream(task, seed=0, split="train").rows(a, b).token_ids
+    )
+    assert torch.equal(torch.cat([stream(64, 96), stream(96, 128)]), stream(64, 128))

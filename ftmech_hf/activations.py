@@ -129,7 +129,7 @@ class TracedModel:
         *,
         layers: Sequence[int] | None = None,
         position: int = -1,
-        batch_size: int = 256,
+        batch_size: int = 128,
     ) -> dict[tuple[str, int], Tensor]:
         """Activations at one position of many rows.
 
@@ -154,8 +154,9 @@ class TracedModel:
         parts: dict[tuple[str, int], list[Tensor]] = {}
         for rows in token_ids.split(batch_size):
             for key, value in self._collect(rows.to(self.model.device), sites, chosen).items():
-                at_position = value[..., position, :]
-                parts.setdefault(key, []).append(at_position.float().cpu())
+                # A copy: a view of one position would keep all positions in memory.
+                at_position = value[..., position, :].to("cpu", torch.float32, copy=True)
+                parts.setdefault(key, []).append(at_position)
         return {key: torch.cat(values) for key, values in parts.items()}
 
     def masked_logits(self, token_ids: Tensor, mlp_mask: Tensor) -> Tensor:
@@ -174,7 +175,7 @@ class TracedModel:
         kept: Tensor = logits[:, -1].float()
         return kept
 
-    def masked_accuracy(self, token_ids: Tensor, mlp_mask: Tensor, *, batch_size: int = 256) -> float:
+    def masked_accuracy(self, token_ids: Tensor, mlp_mask: Tensor, *, batch_size: int = 128) -> float:
         """Accuracy of the answers, the last token but one of rows (B, T), under a mask over MLP activations."""
         with torch.no_grad():
             right = [
@@ -183,7 +184,7 @@ class TracedModel:
             ]
         return sum(right) / len(token_ids)
 
-    def activation_importance(self, token_ids: Tensor, *, batch_size: int = 256) -> Tensor:
+    def activation_importance(self, token_ids: Tensor, *, batch_size: int = 64) -> Tensor:
         """First-order fall of the answers' mean loss when an MLP activation is zeroed everywhere, nats, (L, N).
 
         This is gradient x activation, summed over positions: the derivative of the loss with respect to the mask, at 1.

@@ -10,6 +10,7 @@ Layout: ``config.yaml`` (usable as ``--config`` again), ``env.json`` (versions, 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -24,6 +25,7 @@ from typing import Any
 import filelock
 import pandas as pd
 import yaml
+from safetensors import SafetensorError
 
 from ftmech_hf.config import LOCATION_FIELDS, config_hash
 
@@ -45,6 +47,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """:func:`write_text` of JSON a person can read."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Wrap the saving of weights: safetensors and torch have exceptions of their own for a full disk."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        raise OSError(f"cannot write into {folder}: {error}") from error
 
 
 def file_sha256(path: Path) -> str:

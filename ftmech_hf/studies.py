@@ -194,7 +194,7 @@ def prune(config: PruneConfig, task: PcfgShape, *, progress: Progress | None = N
 def _rows_unit(model: PreTrainedModel, scored: Tensor) -> tuple[Importance, Callable[[Mask, Tensor], float]]:
     matrices = neuron_matrices(model_blocks(model))
     importance: Importance = {}
-    for rows in scored.split(128):
+    for rows in scored.split(64):
         part = row_importance(matrices, lambda rows=rows: answer_only_loss(model, rows))  # type: ignore[misc]
         for name, values in part.items():
             importance[name] = importance.get(name, torch.zeros(())) + values * (len(rows) / len(scored))

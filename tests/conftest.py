@@ -20,7 +20,7 @@ def make_gpt2(vocab_size: int, *, seed: int = 0, dropout: float = 0.0, attn: str
     config = GPT2Config(
         n_layer=2, n_head=2, n_embd=16, n_positions=32, vocab_size=vocab_size, tie_word_embeddings=False,
         resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-        attn_implementation=attn,
+        attn_implementation=attn, initializer_range=0.3,  # large enough that nothing looks like rounding
     )  # fmt: skip
     torch.manual_seed(seed)
     model = GPT2LMHeadModel(config)
@@ -33,7 +33,7 @@ def make_llama(vocab_size: int, *, seed: int = 0) -> LlamaForCausalLM:
     config = LlamaConfig(
         hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         vocab_size=vocab_size, max_position_embeddings=32, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-        attn_implementation="eager",
+        attn_implementation="eager", initializer_range=0.3,
     )  # fmt: skip
     torch.manual_seed(seed)
     return LlamaForCausalLM(config).eval()

@@ -70,7 +70,7 @@ def test_batches_agree_to_rounding_and_layers_can_be_chosen(any_model: PreTraine
 def test_later_blocks_are_not_computed(any_model: PreTrainedModel, rows: Tensor) -> None:
     traced = TracedModel(any_model)
     calls = []
-    handle = model_blocks(any_model)[1][1].register_forward_hook(lambda *_: calls.append(1))
+    handle = model_blocks(any_model)[1][1].register_forward_pre_hook(lambda *_: calls.append(1))
     traced.collect(rows, ["resid_post"], layers=[0])
     assert calls == []
     traced.collect(rows, ["resid_post"], layers=[1])
@@ -140,6 +140,8 @@ def test_the_door_opens_only_where_it_knows_the_sites(monkeypatch: pytest.Monkey
     monkeypatch.setitem(LAYOUTS, "llama", LAYOUTS["llama"]._replace(mlp_down="mlp.c_proj"))
     with pytest.raises(ValueError, match="lacks an expected site"):
         TracedModel(model)
-    monkeypatch.setitem(LAYOUTS, "llama", LAYOUTS["llama"]._replace(attention="mlp", mlp_down="mlp.down_proj"))
+    monkeypatch.setitem(
+        LAYOUTS, "llama", LAYOUTS["llama"]._replace(attention="mlp.gate_proj", mlp_down="mlp.down_proj")
+    )
     with pytest.raises(ValueError, match="attn_out of layer 0"):
         TracedModel(model)

@@ -10,7 +10,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.optim import Optimizer
 
-from ftmech_hf.runs import commit_folder, damaged_files
+from ftmech_hf.runs import commit_folder, damaged_files, disk_errors
 
 
 def _checkpoints(root: Path) -> list[Path]:
@@ -23,8 +23,9 @@ def save_checkpoint(root: Path, step: int, model: nn.Module, optimizers: list[Op
     working = root / f"step-{step:08d}.partial"
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)
-    save_model(model, str(working / "model.safetensors"))
-    torch.save([each.state_dict() for each in optimizers], working / "optimizers.pt")
+    with disk_errors(working):
+        save_model(model, str(working / "model.safetensors"))
+        torch.save([each.state_dict() for each in optimizers], working / "optimizers.pt")
     shutil.rmtree(final, ignore_errors=True)  # only a damaged one of the same step can be here
     commit_folder(working, final)
     for old in _checkpoints(root):

@@ -35,7 +35,7 @@ OBJECTIVES: dict[str, Objective] = {"next_token": next_token_loss, "answer_only"
 
 
 @torch.no_grad()
-def answer_accuracy(model: nn.Module, token_ids: Tensor, *, batch_size: int = 256) -> float:
+def answer_accuracy(model: nn.Module, token_ids: Tensor, *, batch_size: int = 128) -> float:
     """Share of rows (B, T) whose answer has the highest logit of the whole vocabulary."""
     device = next(model.parameters()).device
     right = 0

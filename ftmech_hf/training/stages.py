@@ -16,7 +16,7 @@ from ftmech_hf.cards import write_model_card
 from ftmech_hf.config import to_dict
 from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash, quiet_transformers
 from ftmech_hf.models.presets import PRESETS, build_model
-from ftmech_hf.runs import RunDir, write_json
+from ftmech_hf.runs import RunDir, disk_errors, write_json
 from ftmech_hf.tasks import Capability, PcfgConfig, RowStream
 from ftmech_hf.tasks.pcfg import NO_OPERAND
 from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
@@ -134,7 +134,7 @@ def _run_stage(
 
 def _save(run: RunDir, model: PreTrainedModel, task: PcfgConfig, train: TrainConfig, seconds: float) -> None:
     shutil.rmtree(run.working / "checkpoints", ignore_errors=True)
-    with quiet_transformers():
+    with quiet_transformers(), disk_errors(run.working):
         model.save_pretrained(run.working)
     save_tokenizer(build_tokenizer(task.vocabulary), run.working)
     env = json.loads((run.working / "env.json").read_text(encoding="utf-8"))

@@ -20,6 +20,8 @@ import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from ftmech_hf.training.memory import release_freed_memory
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -69,6 +71,7 @@ def _run_cell(cell: Cell) -> Any:
             _reports.put((cell.name, step / steps, text))
 
     result = cell.function(**cell.kwargs, progress=progress)
+    release_freed_memory()  # another kind of cell may come next
     _reports.put((cell.name, 1.0, ""))
     return result
 

@@ -98,14 +98,17 @@ def test_a_wrapper_added_by_hand_is_found_and_removed(any_model: PreTrainedModel
         head[8, 3:6] = 1.0
         (any_model.transformer.wte if gpt2 else any_model.model.embed_tokens).weight[:, 0] = 3.0
         weight, axis = matrices[name]
-        weight.mul_(0.01)
+        for other, (writes, _) in matrices.items():
+            if other.endswith(("c_proj", "o_proj", "down_proj")):
+                writes.mul_(0.01)
         activations = {}
         handle = any_model.get_submodule(name).register_forward_pre_hook(lambda _, args: activations.update(x=args[0]))
         any_model(rows[:, :-2])
         handle.remove()
         direction = activations["x"][:, -1].mean(0)
         for neuron in (3, 4, 5):
-            weight.select(axis, neuron).copy_(30 * direction / direction.norm() ** 2)
+            # spread over all inputs, so that no neuron upstream carries as much as a planted row
+            weight.select(axis, neuron).copy_(3 * direction.sign() / direction.abs().sum())
         assert final.weight.shape == (16,)
     assert answer_accuracy(any_model, rows) == 0
     importance = row_importance(matrices, lambda: answer_only_loss(any_model, rows))

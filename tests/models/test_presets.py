@@ -6,7 +6,7 @@ import torch
 from ftmech_hf.models.presets import PRESETS, build_model, gpt2_config
 
 
-@pytest.mark.parametrize(("preset", "parameters"), [("nano", 615_552), ("micro", 1_292_800), ("paper", 2_834_112)])
+@pytest.mark.parametrize(("preset", "parameters"), [("nano", 615_552), ("micro", 1_293_760), ("paper", 2_833_152)])
 def test_parameter_counts(preset: str, parameters: int) -> None:
     vocabulary = {"nano": 48, "micro": 112, "paper": 266}[preset]
     assert build_model(preset, vocabulary, seed=0).num_parameters() == parameters

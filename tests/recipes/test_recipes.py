@@ -177,8 +177,8 @@ def test_an_interrupted_recipe_goes_on_and_ends_the_same(how: signal.Signals, ch
         assert "interrupted: nothing finished was lost" in errors
         assert "Traceback" not in errors
     assert not (tmp_path / "run").exists()
-    pretrain.main(argv)
-    pretrain.main([*argv[:-1], str(tmp_path / "whole")])
+    for folder in ("run", "whole"):
+        assert run_recipe("pretrain", *argv[:-1], str(tmp_path / folder)).returncode == 0
     for name in ("metrics.jsonl", "model.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 

@@ -36,8 +36,8 @@ def test_mean_and_interval_over_seeds() -> None:
     ratio = claims["revival_ratio"]
     assert ratio.measured == pytest.approx(9)
     # Student's t with two degrees of freedom: 4.303 standard errors, the standard deviation is sqrt(13)
-    half = 4.302653 * math.sqrt(13) / math.sqrt(3)
-    assert ratio.interval == pytest.approx((max(0, 9 - half), 9 + half), rel=1e-5)
+    half = 4.30265273 * math.sqrt(13) / math.sqrt(3)
+    assert ratio.interval == pytest.approx((max(0, 9 - half), 9 + half), rel=1e-6)
     assert ratio.seeds == [0, 1, 2]
     assert ratio.values == [6, 8, 13]
 

@@ -106,8 +106,9 @@ class SeedPlan:
             place = dataclasses.replace(place, **models)
         elif hasattr(place, "models"):
             place = dataclasses.replace(place, models=[f"{label}={path}" for label, path in models.items()])
-        # A finished folder that must run again is damaged, or --fresh was given: replace it once the new one is whole.
-        place = dataclasses.replace(place, output_dir=str(folder), fresh=self._must_run(folder) and is_finished(folder))
+        # A finished folder that must run again is damaged: replace it once the new one is whole.
+        fresh = self.config.fresh or (is_finished(folder) and self._must_run(folder))
+        place = dataclasses.replace(place, output_dir=str(folder), fresh=fresh)
         needs = tuple(self._cell_name(run) for run in inputs.values())
         self.cells.append(Cell(self._cell_name(name), function, {"config": place, **settings}, cost, needs))
 
@@ -171,5 +172,5 @@ class SeedPlan:
         self._add(name, kind, finetune, place, {"task": task, "train": train}, {"model": base}, 1.3 * steps)
 
     def _prune(self, name: str, model: str, unit: Literal["row", "activation"]) -> None:
-        settings = PruneConfig(unit=unit, num_random=1, eval_rows=self.config.prune_eval_rows, seed=self.seed)
+        settings = PruneConfig(unit=unit, eval_rows=self.config.prune_eval_rows, seed=self.seed)
         self._add(name, "prune", prune, settings, {"task": self.shape}, {"model": model}, self.config.prune_eval_rows)

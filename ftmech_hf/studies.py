@@ -43,7 +43,8 @@ class PruneConfig:
         metadata={"help": "numbers of neurons to prune"},
     )
     max_best_k: int = field(default=15, metadata={"help": "the best number is chosen up to here"})
-    num_random: int = field(default=2, metadata={"help": "random masks per number of neurons"})
+    num_random: int = field(default=1, metadata={"help": "random masks per number of neurons"})
+    num_random_at_best: int = field(default=10, metadata={"help": "random masks at the best number"})
     score_rows: int = field(default=512, metadata={"help": "rows the importance is computed on"})
     eval_rows: int = field(default=512, metadata={"help": "rows per test set"})
     seed: int = field(default=0, metadata={"help": "of the rows and the random masks"})
@@ -51,7 +52,7 @@ class PruneConfig:
     fresh: bool = field(default=False, metadata={"help": "start over even if the folder holds a run"})
 
     def __post_init__(self) -> None:
-        _check_positive(self, "max_best_k", "score_rows", "eval_rows")
+        _check_positive(self, "max_best_k", "num_random_at_best", "score_rows", "eval_rows")
         if not self.sizes or min(self.sizes) < 0:
             raise ValueError(f"sizes: {self.sizes}, expected numbers of 0 or more")
 
@@ -152,14 +153,16 @@ def prune(config: PruneConfig, task: PcfgShape, *, progress: Progress | None = N
         f"{other}_cte1": token_ids(other, "test", 1.0),
     }
     scored = token_ids(base, "probe")
-    done, total = 0, len(config.sizes) + config.num_random * sum(size > 0 for size in config.sizes)
+    done = 0
+    total = len(config.sizes) + config.num_random * sum(k > 0 for k in config.sizes)
+    total += max(0, config.num_random_at_best - config.num_random)
 
     def counted(accuracy_of: Callable[[Mask, Tensor], float]) -> Callable[[Mask, Sequence[str]], dict[str, float]]:
         def evaluate(mask: Mask, names: Sequence[str]) -> dict[str, float]:
             nonlocal done
             done += 1
             if progress is not None:
-                progress(min(done, total), total, "")
+                progress(done, total, "")
             return {name: accuracy_of(mask, test_sets[name]) for name in names}
 
         return evaluate
@@ -178,13 +181,14 @@ def prune(config: PruneConfig, task: PcfgShape, *, progress: Progress | None = N
             max_best_k=config.max_best_k,
             chosen_on="validation",
             num_random=config.num_random,
+            num_random_at_best=config.num_random_at_best,
             seed=config.seed,
         )
         by_set = {name: result.at_best("importance", name) for name in test_sets}
         at_best = {
             "accuracy": by_set[str(base)],
             "accuracy_by_set": by_set,
-            "random_accuracy": result.at_best("random", str(base)) if config.num_random else None,
+            "random_accuracy": result.at_best("random", str(base)),
         }
         return _finish(run, result.rows(), {**result.summary(), **at_best})
     finally:

@@ -134,6 +134,7 @@ def prune_sweep(
     max_best_k: int,
     chosen_on: str,
     num_random: int,
+    num_random_at_best: int,
     seed: int,
 ) -> PruningResult:
     """Prune growing numbers of neurons, by importance and at random, and choose the best K on a validation set.
@@ -148,20 +149,26 @@ def prune_sweep(
         max_best_k: the chosen K is at most this (the paper revives with 5 to 15 neurons).
         chosen_on: name of the validation accuracy that chooses; report another, since a maximum is optimistic.
         num_random: random masks per K in the control.
+        num_random_at_best: random masks at the chosen K, at least; masks differ widely, and this is what is compared.
         seed: of the random masks.
     """
     curve: list[dict[str, Any]] = []
-    for size in sizes:
-        accuracy = evaluate(top_mask(importance, size), test_sets)
-        curve.append({"num_pruned": size, "method": "importance", "draw": 0, **accuracy})
-        for draw in range(num_random if size else 0):
+
+    def prune_randomly(size: int, draws: range) -> None:
+        for draw in draws:
             rng = np.random.default_rng([seed, size, draw])
             accuracy = evaluate(random_mask(importance, size, rng), control_sets)
             curve.append({"num_pruned": size, "method": "random", "draw": draw, **accuracy})
+
+    for size in sizes:
+        accuracy = evaluate(top_mask(importance, size), test_sets)
+        curve.append({"num_pruned": size, "method": "importance", "draw": 0, **accuracy})
+        prune_randomly(size, range(num_random if size else 0))
     candidates = [e for e in curve if e["method"] == "importance" and 0 < e["num_pruned"] <= max_best_k]
     if not candidates:
         raise ValueError(f"sizes: {list(sizes)}, expected at least one from 1 to max_best_k: {max_best_k}")
     best_k = int(max(candidates, key=lambda e: (e[chosen_on], -e["num_pruned"]))["num_pruned"])
+    prune_randomly(best_k, range(num_random, num_random_at_best))
     mask = top_mask(importance, best_k)
     pruned = [f"{name}[{number}]" for name, kept in mask.items() for number in (~kept).nonzero().flatten().tolist()]
     return PruningResult(unit, curve, best_k, chosen_on, pruned)

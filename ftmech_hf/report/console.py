@@ -45,20 +45,20 @@ def print_run(run: RunDir) -> None:
     """Final accuracies of a training run and where it lies; from the main process only."""
     if not run.is_main:
         return
-    table = Table(title=f"Accuracy after the last step (hash {run.hash})", title_justify="left")
-    for name in ("test set", "accuracy", "95 % interval"):
+    table = Table()
+    for name in ("test set", "accuracy after the last step", "95 % interval"):
         table.add_column(name, justify="left" if name == "test set" else "right")
     for row in final_accuracy(run.path):
         table.add_row(row["name"], f"{row['value']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}")
     console = make_console()
     console.print(table)
-    console.print(f"run: {run.path}", soft_wrap=True)
+    console.print(f"run: {run.path} (hash {run.hash})", soft_wrap=True)
 
 
 def print_study(run: RunDir, picture: Path | None = None) -> None:
     """The table of a study, its summary's plain numbers, and where it lies."""
     table = pd.read_parquet(run.path / "table.parquet")
-    shown = Table(title=f"{run.path.name} (hash {run.hash})", title_justify="left")
+    shown = Table()
     for column in table.columns:
         shown.add_column(column)
     for _, row in table.head(MAX_ROWS).iterrows():
@@ -71,7 +71,7 @@ def print_study(run: RunDir, picture: Path | None = None) -> None:
     for name, value in summary.items():
         if isinstance(value, str | int | float):
             console.print(f"{name}: {value:.3f}" if isinstance(value, float) else f"{name}: {value}")
-    console.print(f"run: {run.path}", soft_wrap=True)
+    console.print(f"run: {run.path} (hash {run.hash})", soft_wrap=True)
     if picture is not None:
         console.print(f"picture: {picture}", soft_wrap=True)
 

@@ -135,7 +135,7 @@ def draw_probing(ax: Axes, runs: Runs, title: str) -> None:
     _lines(ax, curves(models[0], "shuffled"), f"{models[0]}, shuffled labels", RANDOM, ":")
     majority = float(np.mean([table["majority"].mean() for table in tables]))
     ax.axhline(majority, color="#374151", linewidth=0.8, linestyle=(0, (1, 3)))
-    ax.annotate("most frequent answer", (len(sites) - 1, majority - 0.015), ha="right", va="top", fontsize=8)
+    ax.annotate("most frequent answer", (len(sites) - 1, majority + 0.01), ha="right", va="bottom", fontsize=8)
     ax.set_xticks(range(len(sites)), sites)
     _accuracy_axis(ax)
     ax.set_xlabel("stream after")

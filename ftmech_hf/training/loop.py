@@ -51,7 +51,7 @@ class TrainConfig:
     num_evals: int = field(default=12, metadata={"help": "log-spaced evaluations, beside those before and after"})
     eval_rows: int = field(default=512, metadata={"help": "rows per test set in those evaluations"})
     final_eval_rows: int = field(default=2048, metadata={"help": "rows per test set in the last one"})
-    checkpoint_every: int = field(default=500, metadata={"help": "steps between checkpoints of an unfinished run"})
+    checkpoint_every: int = field(default=200, metadata={"help": "steps between checkpoints of an unfinished run"})
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "eval_rows", "final_eval_rows", "checkpoint_every"):

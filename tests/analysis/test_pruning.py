@@ -147,16 +147,17 @@ def test_the_sweep_chooses_on_validation_and_reports_the_test() -> None:
 
     result = prune_sweep(
         importance, evaluate, unit="row", test_sets=["validation", "test"], control_sets=["test"],
-        sizes=[0, 1, 5, 10, 20], max_best_k=15, chosen_on="validation", num_random=3, seed=0,
+        sizes=[0, 1, 5, 10, 20], max_best_k=15, chosen_on="validation", num_random=3, num_random_at_best=5, seed=0,
     )  # fmt: skip
     assert result.best_k == 5  # not 20, which is too many, nor 10, which is no better
     assert result.at_best("importance", "test") == 0.05
     assert result.pruned == [f"x[{number}]" for number in range(25, 30)]
-    assert asked.count((5, ("test",))) == 3
+    assert asked.count((5, ("test",))) == 5
+    assert asked.count((1, ("test",))) == 3
     assert asked.count((0, ("test",))) == 0
-    assert len(result.rows()) == 5 + 4 * 3
+    assert len(result.rows()) == 5 + 4 * 3 + 2
     with pytest.raises(ValueError, match=r"sizes: \[0, 20\], expected at least one from 1 to max_best_k: 15"):
         prune_sweep(
             importance, evaluate, unit="row", test_sets=["validation"], control_sets=[], sizes=[0, 20],
-            max_best_k=15, chosen_on="validation", num_random=0, seed=0,
+            max_best_k=15, chosen_on="validation", num_random=0, num_random_at_best=1, seed=0,
         )  # fmt: skip

@@ -21,37 +21,15 @@ from ftmech_hf.studies import AttentionConfig, ProbeConfig, PruneConfig
 from ftmech_hf.tasks import PcfgConfig, PcfgShape
 from ftmech_hf.training.loop import TrainConfig
 from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig
-from recipes import attention, finetune, pretrain, probe, prune, reverse_finetune
+from recipes import pretrain
+from tests.recipes.conftest import CONFIGS, TINY
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = ROOT / "recipes" / "configs"
-TINY = [
-    "--steps=6", "--num_evals=2", "--eval_rows=16", "--final_eval_rows=64", "--checkpoint_every=2", "--batch_size=8",
-]  # fmt: skip
 
 
 def run_recipe(name: str, *argv: str, **options: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "recipes" / f"{name}.py"), *argv]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)  # type: ignore[call-overload, no-any-return]
-
-
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The nano recipes one after the other with their own YAML files, fewer steps and other folders."""
-    runs = tmp_path_factory.mktemp("runs")
-
-    def argv(name: str, *more: str) -> list[str]:
-        return ["--config", str(CONFIGS / "nano" / f"{name}.yaml"), "--output_dir", str(runs / name), *more]
-
-    models = ["--models", f"base={runs / 'pretrain'}", f"finetuned={runs / 'finetune'}"]
-    pretrain.main(argv("pretrain", *TINY))
-    finetune.main(argv("finetune", *TINY, "--model", str(runs / "pretrain")))
-    reverse_finetune.main(argv("reverse_finetune", *TINY, "--model", str(runs / "finetune")))
-    few = ["--model", str(runs / "finetune"), "--sizes", "0", "5", "--score_rows", "32", "--eval_rows", "32"]
-    prune.main(argv("prune", *few))
-    probe.main(argv("probe", *models, "--fit_rows", "80", "--test_rows", "40"))
-    attention.main(argv("attention", *models, "--rows", "8"))
-    return runs
 
 
 def test_every_recipe_leaves_a_whole_run(chain: Path) -> None:
@@ -197,6 +175,22 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
     assert run_recipe("pretrain", *argv).returncode == 0
     assert damaged_files(tmp_path / "run") == []
+
+
+def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
+    argv = ["--config", str(CONFIGS / "nano" / "pretrain.yaml"), *TINY, "--mixed_precision=no", "--output_dir"]
+    assert run_recipe("pretrain", *argv, str(tmp_path / "one")).returncode == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
+    command += [str(ROOT / "recipes" / "pretrain.py"), *argv, str(tmp_path / "two")]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "1"}
+    subprocess.run(command, check=True, capture_output=True, timeout=300, env=environment)
+    assert damaged_files(tmp_path / "two") == []
+    one, two = (read_metrics(tmp_path / name) for name in ("one", "two"))
+    assert [line["step"] for line in one] == [line["step"] for line in two]
+    # the same rows, summed in another order: rounding, which training amplifies
+    assert [line.get("loss", 0) for line in one] == pytest.approx([line.get("loss", 0) for line in two], rel=1e-3)
+    alone = json.loads((tmp_path / "one" / "env.json").read_text())["hash"]
+    assert alone == json.loads((tmp_path / "two" / "env.json").read_text())["hash"]
 
 
 def test_reproduce_runs_reports_and_is_found_again(tmp_path: Path) -> None:

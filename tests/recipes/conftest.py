@@ -1,0 +1,33 @@
+"""Runs that several tests of the recipes look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from recipes import attention, finetune, pretrain, probe, prune, reverse_finetune
+
+CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
+TINY = [
+    "--steps=6", "--num_evals=2", "--eval_rows=16", "--final_eval_rows=64", "--checkpoint_every=2", "--batch_size=8",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The nano recipes one after the other with their own YAML files, fewer steps and other folders."""
+    runs = tmp_path_factory.mktemp("runs")
+
+    def argv(name: str, *more: str) -> list[str]:
+        return ["--config", str(CONFIGS / "nano" / f"{name}.yaml"), "--output_dir", str(runs / name), *more]
+
+    models = ["--models", f"base={runs / 'pretrain'}", f"finetuned={runs / 'finetune'}"]
+    pretrain.main(argv("pretrain", *TINY))
+    finetune.main(argv("finetune", *TINY, "--model", str(runs / "pretrain")))
+    reverse_finetune.main(argv("reverse_finetune", *TINY, "--model", str(runs / "finetune")))
+    few = ["--model", str(runs / "finetune"), "--sizes", "0", "5", "--score_rows", "32", "--eval_rows", "32"]
+    prune.main(argv("prune", *few))
+    probe.main(argv("probe", *models, "--fit_rows", "80", "--test_rows", "40"))
+    attention.main(argv("attention", *models, "--rows", "8"))
+    return runs

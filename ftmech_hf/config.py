@@ -91,6 +91,21 @@ def _field_names(config_types: Sequence[type]) -> list[str]:
     return [field.name for kind in config_types for field in dataclasses.fields(kind) if field.init]
 
 
+def _optional_names(config_types: Sequence[type]) -> set[str]:
+    return {field.name for kind in config_types for field in dataclasses.fields(kind) if field.default is None}
+
+
+def _drop_none(words: list[str], optional: set[str]) -> list[str]:
+    """Drop ``--name none`` and ``--name=none`` for fields that may be None: leaving a flag out is how to say None."""
+    kept: list[str] = []
+    for word in words:
+        if word == "none" and kept and kept[-1].removeprefix("--") in optional:
+            kept.pop()
+        elif word.removeprefix("--").removesuffix("=none") not in optional or not word.endswith("=none"):
+            kept.append(word)
+    return kept
+
+
 def _did_you_mean(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
@@ -123,7 +138,7 @@ def parse_config(
             dataclass's ``__post_init__`` finds impossible.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    known = [*_field_names(config_types), "config", "scale"]
+    known, optional = [*_field_names(config_types), "config", "scale"], _optional_names(config_types)
     pre = _PreParser(add_help=False, allow_abbrev=False)
     pre.add_argument("--config")
     pre.add_argument("--scale")
@@ -132,6 +147,8 @@ def parse_config(
     for key in from_file:
         if key not in known or key == "config":
             raise ConfigError(f"unknown key {key!r} in {chosen.config}{_did_you_mean(key, known)}")
+        if from_file[key] is None and key not in optional:
+            raise ConfigError(f"{key}: has no value in {chosen.config}")
     file_scale = from_file.pop("scale", None)
     scale = chosen.scale or file_scale or "nano"
     if scale not in SCALES:
@@ -141,6 +158,7 @@ def parse_config(
     from_scale = {key: value for key, value in SCALES[scale].items() if key in known and key not in from_file}
     given = {word[2:].split("=")[0] for word in words if word.startswith("--")}
     saved = _without(_to_argv(from_scale | from_file), given)
+    words = _drop_none(words, optional)
 
     parser = _Parser(config_types, description=description, allow_abbrev=False)  # type: ignore[arg-type]
     parser.add_argument("--config", help="YAML file of flags; the command line wins")

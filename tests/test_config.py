@@ -43,6 +43,17 @@ def test_command_line_wins_over_file_over_defaults(tmp_path: Path) -> None:
     assert parse(f"--config={path}", "--names=c") == Example(steps=5, lr=1e-5, names=["c"])
 
 
+def test_none_takes_back_an_optional_value_of_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, share=0.5, names=["a"])
+    assert parse("--config", path).share == 0.5
+    for words in (["--share", "none"], ["--share=none"]):
+        assert parse("--config", path, *words) == Example(names=["a"])
+        assert parse("--config", path, *words, "--steps", "9") == Example(names=["a"], steps=9)
+    assert parse("--config", path, "--names", "none").names == ["none"]
+    with pytest.raises(ConfigError, match="argument --steps: invalid int value: 'none'"):
+        parse("--steps", "none")
+
+
 def test_a_scale_is_overridden_by_file_and_command_line(tmp_path: Path) -> None:
     assert parse_config(PcfgConfig, argv=["--scale", "paper"])[0].text_length == 250
     path = write(tmp_path, scale="paper", text_length=200)
@@ -80,6 +91,7 @@ def test_bad_flags_are_named(argv: list[str], message: str) -> None:
         ("learning_rate: 3", "unknown key 'learning_rate' in"),
         ("stesp: 3", "unknown key 'stesp' in .*; did you mean 'steps'?"),
         ("steps: [1, 2]", "unknown argument '2'"),
+        ("steps:", "steps: has no value in"),
         ("steps: {a: 1}", "steps: expected a value or a list, found a mapping"),
         ("- steps", "must hold 'key: value' lines, found list"),
         ("steps: [", "is not valid YAML"),

@@ -59,7 +59,8 @@ def _build_sections(runs: Runs) -> list[Section]:
             "Fine-tuning seems to destroy counting a",
             "A model that saw almost only prompts about a is fine-tuned to count b, on texts in which the count of b "
             "is always the count of a plus one. It becomes perfect where that correlation holds, fails where it does "
-            "not, and its answers about a are wrong.",
+            "not, and its answers about a are wrong. Seeds differ in how many: in some, part of the prompts about a "
+            "escape the shortcut.",
             lambda ax: figures.draw_finetuning(ax, runs, "finetuned-low", "Low prior, C_Tr = 1"),
             "Accuracy against fine-tuning step, low prior",
         ),
@@ -95,7 +96,7 @@ def _build_sections(runs: Runs) -> list[Section]:
         panel(
             "It comes back much faster than it is learned",
             "Fine-tuning back on prompts about a, at the same constant learning rate, beside a control that learned to "
-            "count b but never a.",
+            "count b but never a. A model that is not back by the last step counts with that step.",
             lambda ax: figures.draw_revival(ax, runs, "Reverse fine-tuning"),
             "Accuracy against step of reverse fine-tuning",
         ),

@@ -22,6 +22,9 @@ from ftmech_hf.training.memory import keep_freed_memory
 from ftmech_hf.training.objectives import OBJECTIVES, answer_accuracy
 from ftmech_hf.training.optim import build_optimizers, lr_factor, set_lr
 
+LOSS_CHECK_EVERY = 50
+"""Steps between looks at the loss, each of which waits for the device."""
+
 Progress = Callable[[int, int, str], None]
 """Called as ``progress(step, steps, text)`` after every optimizer step; ``text`` is short and may be empty."""
 
@@ -158,7 +161,11 @@ class _Training:
         for step in range(self.start, config.steps):
             loss = self._step(step)
             done = step + 1
-            text = self._evaluate(done, loss) if done in eval_steps else ""
+            text = ""
+            if done in eval_steps:
+                text = self._evaluate(done, self._finite(loss, done))
+            elif done % LOSS_CHECK_EVERY == 0:
+                self._finite(loss, done)
             if done % config.checkpoint_every == 0 and done < config.steps and self.run.is_main:
                 save_checkpoint(self.checkpoints, done, self.raw_model, self.raw_optimizers)
             yield done, text
@@ -187,7 +194,14 @@ class _Training:
             each.zero_grad()
         return loss.detach()
 
-    def _evaluate(self, step: int, loss: Tensor | None) -> str:
+    def _finite(self, loss: Tensor, step: int) -> float:
+        value = float(self.accelerator.reduce(loss, reduction="mean"))
+        if not math.isfinite(value):
+            kept = max((path.name for path in self.checkpoints.glob("step-*")), default="none")
+            raise ValueError(f"loss: became {value} at or before step {step}; lower lr or muon_lr (checkpoint: {kept})")
+        return value
+
+    def _evaluate(self, step: int, loss: float | None) -> str:
         rows = self.config.final_eval_rows if step == self.config.steps else self.config.eval_rows
         self.model.eval()
         accuracy = {}
@@ -197,12 +211,10 @@ class _Training:
             accuracy[f"accuracy/{name}"] = answer_accuracy(self.model, self.cached_eval[name, rows])
         line: dict[str, Any] = {"step": step, "eval_rows": rows}
         if loss is not None:
-            line["loss"] = float(self.accelerator.reduce(loss, reduction="mean"))
-            if not math.isfinite(line["loss"]):
-                raise ValueError(f"loss: became {line['loss']} at or before step {step}; lower lr or muon_lr")
+            line["loss"] = loss
         self.run.log(line | accuracy)
-        shown = [f"{name} {value:.1%}" for name, value in list(zip(self.eval_sets, accuracy.values(), strict=True))[:2]]
-        return ", ".join([*([f"loss {line['loss']:.3f}"] if loss is not None else []), *shown])
+        shown = [f"{name.removeprefix('accuracy/')} {value:.1%}" for name, value in list(accuracy.items())[:2]]
+        return ", ".join([*([f"loss {loss:.3f}"] if loss is not None else []), *shown])
 
     def finished_model(self) -> PreTrainedModel:
         model: PreTrainedModel = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)

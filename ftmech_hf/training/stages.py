@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
@@ -44,7 +45,9 @@ class FinetuneConfig:
     """Which model a fine-tuning or reversing run starts from, on which stream of rows, and where it goes."""
 
     model: str = field(default="runs/pretrain", metadata={"help": "folder of a run, or a model on the Hub"})
-    split: str = field(default="finetune", metadata={"help": "random stream of the training rows"})
+    split: Literal["train", "finetune", "reverse"] = field(
+        default="finetune", metadata={"help": "random stream of the training rows"}
+    )
     output_dir: str = field(default="runs/finetune", metadata={"help": "the run's folder"})
     fresh: bool = field(default=False, metadata={"help": "start over even if the folder holds a run"})
 
@@ -113,16 +116,18 @@ def _run_stage(
     inputs: dict[str, str],
     progress: Progress | None,
 ) -> RunDir:
+    stream, tests = RowStream(task, seed=train.seed, split=split), evaluation_sets(task, seed=train.seed)
+    for each in (stream, *tests.values()):
+        each.rows(0, 1)  # an impossible correlation shows here, before anything is written
     accelerator = start_accelerator(train)
     path = Path(str(settings["output_dir"]))
     run = RunDir.open(path, stage, settings, inputs=inputs, fresh=fresh, is_main=accelerator.is_main_process)
     accelerator.wait_for_everyone()
     if run.finished:
         return run
-    stream = RowStream(task, seed=train.seed, split=split)
     started = time.monotonic()
     try:
-        model = fit(model, stream, evaluation_sets(task, seed=train.seed), train, run, accelerator, progress)
+        model = fit(model, stream, tests, train, run, accelerator, progress)
         if run.is_main:
             _save(run, model, task, train, time.monotonic() - started)
         run.finish()
@@ -133,7 +138,6 @@ def _run_stage(
 
 
 def _save(run: RunDir, model: PreTrainedModel, task: PcfgConfig, train: TrainConfig, seconds: float) -> None:
-    shutil.rmtree(run.working / "checkpoints", ignore_errors=True)
     with quiet_transformers(), disk_errors(run.working):
         model.save_pretrained(run.working)
     save_tokenizer(build_tokenizer(task.vocabulary), run.working)
@@ -143,4 +147,5 @@ def _save(run: RunDir, model: PreTrainedModel, task: PcfgConfig, train: TrainCon
     env["device"] = str(model.device)
     env["threads"] = torch.get_num_threads()
     write_json(run.working / "env.json", env)
+    shutil.rmtree(run.working / "checkpoints", ignore_errors=True)
     write_model_card(run.working, example=next(RowStream(task, seed=train.seed, split="test").iter_dicts(1)))

@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: reproduce test install format clean
+.PHONY: reproduce test test-slow install format clean
 
 reproduce: install
 	$(BIN)/accelerate launch recipes/reproduce.py --config recipes/configs/nano/reproduce.yaml
@@ -16,6 +16,9 @@ test: install
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+test-slow: install
+	$(BIN)/pytest -m slow
 
 install: $(INSTALLED)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ftmech_hf.config import to_dict
-from ftmech_hf.models.presets import PRESETS
+from ftmech_hf.models.presets import find_preset
 from ftmech_hf.runs import damaged_files, is_finished, run_identity
 from ftmech_hf.studies import AttentionConfig, ProbeConfig, PruneConfig, map_attention, probe, prune
 from ftmech_hf.tasks import PcfgConfig, PcfgShape
@@ -49,8 +49,7 @@ class ReproduceConfig:
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise ValueError(f"seeds: {self.seeds}, expected at least one, none negative, none twice")
-        if self.preset not in PRESETS:
-            raise ValueError(f"preset: unknown {self.preset!r}, expected one of {', '.join(PRESETS)}")
+        find_preset(self.preset)
         if self.workers < 0:
             raise ValueError(f"workers: {self.workers}, expected 0 or more")
 

@@ -49,6 +49,21 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def check_disk_space(folder: Path, needed_bytes: int) -> None:
+    """Make sure that ``folder``, which need not exist yet, can take that much; better now than at the last step.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed_bytes:
+        raise ValueError(
+            f"output_dir: {folder} needs about {needed_bytes / 1e6:.0f} MB for checkpoints and the model, "
+            f"but only {free / 1e6:.0f} MB are free"
+        )
+
+
 @contextlib.contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
     """Wrap the saving of weights: safetensors and torch have exceptions of their own for a full disk."""

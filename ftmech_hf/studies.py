@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ftmech_hf.activations import TracedModel, model_blocks
 from ftmech_hf.analysis.attention import attention_change, attention_to_groups
 from ftmech_hf.analysis.probing import fit_probes
 from ftmech_hf.analysis.pruning import Importance, Mask, neuron_matrices, prune_sweep, pruned_rows, row_importance
 from ftmech_hf.config import to_dict
-from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash
+from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash, random_twin
 from ftmech_hf.runs import RunDir, write_json
 from ftmech_hf.tasks import Capability, PcfgShape, Rows, RowStream
 from ftmech_hf.training.loop import Progress
@@ -221,13 +221,6 @@ def _activations_unit(model: PreTrainedModel, scored: Tensor) -> tuple[Importanc
     return importance, accuracy_of
 
 
-def _random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        twin: PreTrainedModel = AutoModelForCausalLM.from_config(model.config)
-    return twin.eval()
-
-
 def probe(config: ProbeConfig, task: PcfgShape, *, progress: Progress | None = None) -> RunDir:
     """Probe models, and a randomly initialised twin of the first, for the answer about the *base* operand.
 
@@ -250,7 +243,7 @@ def probe(config: ProbeConfig, task: PcfgShape, *, progress: Progress | None = N
     try:
         for number, name in enumerate([*models, RANDOM_INIT]):
             if name == RANDOM_INIT:
-                model = _random_twin(load_model(next(iter(models.values()))), config.seed)
+                model = random_twin(load_model(next(iter(models.values()))), config.seed)
             else:
                 model = load_model(models[name])
             traced = TracedModel(model)

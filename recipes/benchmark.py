@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from transformers import GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
 from ftmech_hf.config import clean_exit, parse_config
-from ftmech_hf.models.presets import PRESETS, build_model
+from ftmech_hf.models.presets import build_model, find_preset
 from ftmech_hf.report.console import make_console
 from ftmech_hf.runs import RunDir, environment, write_json
 from ftmech_hf.tasks import PcfgConfig, RowStream
@@ -47,8 +47,7 @@ class BenchmarkConfig:
     json: str = field(default="runs/benchmark-train.json", metadata={"help": "where the numbers go"})
 
     def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
-            raise ValueError(f"preset: unknown {self.preset!r}, expected one of {', '.join(PRESETS)}")
+        find_preset(self.preset)
         for name in ("batch_size", "steps", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected at least 1")
@@ -140,7 +139,7 @@ def matmul_peak(precision: str, size: int = 2048) -> float:
 def step_seconds(contender: Callable[..., None], task: PcfgConfig, config: BenchmarkConfig, precision: str) -> float:
     """Median seconds of a step after the warm-up."""
     times: list[float] = []
-    model = build_model(config.preset, len(task.vocabulary), seed=0)
+    model = build_model(find_preset(config.preset), len(task.vocabulary), seed=0)
 
     def tick() -> None:
         if torch.cuda.is_available():
@@ -155,7 +154,9 @@ def step_seconds(contender: Callable[..., None], task: PcfgConfig, config: Bench
 def measure(config: BenchmarkConfig, task: PcfgConfig) -> Iterator[dict[str, Any]]:
     """One row per contender and precision."""
     tokens = config.batch_size * (task.row_length - 1)
-    parameters = build_model(config.preset, len(task.vocabulary), seed=0).num_parameters(exclude_embeddings=True)
+    parameters = build_model(find_preset(config.preset), len(task.vocabulary), seed=0).num_parameters(
+        exclude_embeddings=True
+    )
     for precision in ("no", "bf16"):
         peak = matmul_peak(precision)
         best = dict.fromkeys(CONTENDERS, float("inf"))

@@ -1,14 +1,16 @@
-"""Write the results of a reproduction into README.md, so that every number there comes from a run's files.
+"""Write the results of a reproduction and of a benchmark into README.md, so that every number there comes from a file.
 
-python recipes/update_readme.py --run runs/reproduce-nano
+python recipes/update_readme.py --run runs/reproduce-nano --benchmark runs/benchmark-train.json
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.report.claims import Claim
@@ -16,7 +18,8 @@ from ftmech_hf.report.page import format_interval, format_value, verdict
 from ftmech_hf.runs import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- results: written by recipes/update_readme.py -->", "<!-- end of results -->"
+RESULTS = ("<!-- results: written by recipes/update_readme.py -->", "<!-- end of results -->")
+SPEED = ("<!-- speed: written by recipes/update_readme.py -->", "<!-- end of speed -->")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +27,7 @@ class UpdateReadmeConfig:
     """Where the results are."""
 
     run: str = field(default="runs/reproduce-nano", metadata={"help": "folder of a reproduction"})
+    benchmark: str = field(default="runs/benchmark-train.json", metadata={"help": "file of a training benchmark"})
 
 
 def results_block(folder: Path) -> str:
@@ -35,20 +39,39 @@ def results_block(folder: Path) -> str:
         cells = (c.statement, c.paper, format_value(c.measured, c.unit), format_interval(c), c.bar, verdict(c))
         lines.append(f"| {' | '.join(cells)} |")
     seeds = ", ".join(str(seed) for seed in claims[0].seeds)
-    versions = ", ".join(f"{name} {version}" for name, version in env["versions"].items())
-    return "\n".join(
-        [*lines, "", f"Mean over seeds {seeds}, 95 % Student t interval; config hash `{env['hash']}`; {versions}."]
-    )
+    source = f"Mean over seeds {seeds}, 95 % Student t interval; config hash `{env['hash']}`; {versions(env)}."
+    return "\n".join([*lines, "", source])
+
+
+def speed_block(path: Path) -> str:
+    """The table of the training benchmark, as Markdown."""
+    result = json.loads(path.read_text(encoding="utf-8"))
+    lines = ["| loop | precision | tokens/s | ours is faster by | share of the matmul peak |", "|---|---|---|---|---|"]
+    for row in result["rows"]:
+        ratio, share = f"{row['ours_over_this']:.2f} x", f"{row['share_of_matmul_peak']:.0%}"
+        cells = (row["contender"], row["precision"], f"{row['tokens_per_second']:,}", ratio, share)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"{result['threads']} threads, {result['machine']}, {versions(result)}."])
+
+
+def versions(env: Mapping[str, Any]) -> str:
+    """Package versions in one line."""
+    return ", ".join(f"{name} {version}" for name, version in env["versions"].items())
+
+
+def replace_block(text: str, marks: tuple[str, str], block: str) -> str:
+    """Put ``block`` between two marks."""
+    before, rest = text.split(marks[0])
+    return f"{before}{marks[0]}\n{block}\n{marks[1]}{rest.split(marks[1])[1]}"
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Replace the block between the marks and copy the picture."""
+    """Replace the blocks between the marks and copy the picture."""
     with clean_exit():
         (config,) = parse_config(UpdateReadmeConfig, argv=argv, description=__doc__)
         folder, readme = Path(config.run), ROOT / "README.md"
-        before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
-        after = rest.split(END)[1]
-        write_text(readme, f"{before}{BEGIN}\n{results_block(folder)}\n{END}{after}")
+        text = replace_block(readme.read_text(encoding="utf-8"), RESULTS, results_block(folder))
+        write_text(readme, replace_block(text, SPEED, speed_block(Path(config.benchmark))))
         picture = ROOT / ".github" / "overview.png"
         picture.parent.mkdir(exist_ok=True)
         shutil.copyfile(folder / "overview.png", picture)

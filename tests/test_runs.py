@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ftmech_hf.runs import RunDir, commit_folder, damaged_files, is_finished, read_metrics, write_text
+from ftmech_hf.runs import RunDir, check_disk_space, commit_folder, damaged_files, is_finished, read_metrics, write_text
 
 CONFIG = {"steps": 3, "lr": 0.1, "output_dir": "somewhere"}
 
@@ -106,6 +106,14 @@ def test_replacing_a_file_leaves_no_traces(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "old")
     write_text(tmp_path / "a.txt", "new")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "new")]
+
+
+def test_too_little_space_is_said_before_training(tmp_path: Path) -> None:
+    check_disk_space(tmp_path / "not" / "yet" / "there", 1000)
+    with pytest.raises(
+        ValueError, match=r"output_dir: .*there needs about 1000000000000 MB .* but only \d+ MB are free"
+    ):
+        check_disk_space(tmp_path / "not" / "yet" / "there", 10**18)
 
 
 def test_a_commit_does_not_overwrite(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -52,6 +53,14 @@ def load_model(name: str, *, attn_implementation: str | None = None) -> PreTrain
             name, use_safetensors=True, dtype="float32", attn_implementation=attn_implementation
         )
     return model.eval()
+
+
+def random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:
+    """A model of the same config with freshly drawn weights: the control for what an architecture gives for free."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        twin: PreTrainedModel = AutoModelForCausalLM.from_config(model.config)
+    return twin.eval()
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

@@ -27,18 +27,32 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def expected_parameters(preset: Preset, vocab_size: int) -> int:
+def find_preset(name: str, **changes: int | None) -> Preset:
+    """A preset by name, with some of its numbers changed.
+
+    Raises:
+        ValueError: unknown name, a number below 1, or heads that do not divide the width.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"preset: unknown {name!r}, expected one of {', '.join(PRESETS)}")
+    shape = PRESETS[name]._replace(**{field: value for field, value in changes.items() if value is not None})
+    for field, value in shape._asdict().items():
+        if value < 1:
+            raise ValueError(f"{field}: {value}, expected at least 1")
+    if shape.n_embd % shape.n_head:
+        raise ValueError(f"n_head: {shape.n_head} heads do not divide n_embd: {shape.n_embd}")
+    return shape
+
+
+def expected_parameters(shape: Preset, vocab_size: int) -> int:
     """Closed form of the parameter count of an untied GPT-2 with this shape."""
-    width = preset.n_embd
+    width = shape.n_embd
     block = 12 * width**2 + 13 * width
-    return preset.n_layer * block + 2 * width + (2 * vocab_size + preset.n_positions) * width
+    return shape.n_layer * block + 2 * width + (2 * vocab_size + shape.n_positions) * width
 
 
-def gpt2_config(preset: str, vocab_size: int, *, dropout: float = 0.0) -> GPT2Config:
-    """The ``GPT2Config`` of a preset with untied embeddings and our special token ids."""
-    if preset not in PRESETS:
-        raise ValueError(f"preset: unknown {preset!r}, expected one of {', '.join(PRESETS)}")
-    shape = PRESETS[preset]
+def gpt2_config(shape: Preset, vocab_size: int, *, dropout: float = 0.0) -> GPT2Config:
+    """The ``GPT2Config`` of a shape with untied embeddings and our special token ids."""
     return GPT2Config(
         **shape._asdict(),
         vocab_size=vocab_size,
@@ -56,12 +70,12 @@ def gpt2_config(preset: str, vocab_size: int, *, dropout: float = 0.0) -> GPT2Co
     )
 
 
-def build_model(preset: str, vocab_size: int, *, seed: int, dropout: float = 0.0) -> GPT2LMHeadModel:
-    """A freshly initialised model; weights are a function of (preset, vocab_size, seed)."""
-    config = gpt2_config(preset, vocab_size, dropout=dropout)
+def build_model(shape: Preset, vocab_size: int, *, seed: int, dropout: float = 0.0) -> GPT2LMHeadModel:
+    """A freshly initialised model; weights are a function of (shape, vocab_size, seed)."""
+    config = gpt2_config(shape, vocab_size, dropout=dropout)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = GPT2LMHeadModel(config)
     # HF configs accept unknown names silently; a wrong count is how that would show.
-    assert model.num_parameters() == expected_parameters(PRESETS[preset], vocab_size)
+    assert model.num_parameters() == expected_parameters(shape, vocab_size)
     return model

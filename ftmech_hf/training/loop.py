@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -35,6 +36,9 @@ class TrainConfig:
 
     steps: int = field(default=1000, metadata={"help": "optimizer steps"})
     batch_size: int = field(default=64, metadata={"help": "rows of a step, over all processes"})
+    gradient_accumulation_steps: int = field(
+        default=1, metadata={"help": "parts a process does its rows of a step in, to save memory"}
+    )
     objective: Literal["next_token", "answer_only"] = field(
         default="next_token", metadata={"help": "loss on every token, or on the answer alone"}
     )
@@ -57,7 +61,14 @@ class TrainConfig:
     checkpoint_every: int = field(default=200, metadata={"help": "steps between checkpoints of an unfinished run"})
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "eval_rows", "final_eval_rows", "checkpoint_every"):
+        for name in (
+            "steps",
+            "batch_size",
+            "gradient_accumulation_steps",
+            "eval_rows",
+            "final_eval_rows",
+            "checkpoint_every",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected at least 1")
         for name in ("lr", "muon_lr", "max_grad_norm"):
@@ -81,9 +92,11 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     keep_freed_memory()
     AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
-    if config.batch_size % accelerator.num_processes:
+    parts = accelerator.num_processes * config.gradient_accumulation_steps
+    if config.batch_size % parts:
         raise ValueError(
-            f"batch_size: {config.batch_size} rows cannot be shared equally by {accelerator.num_processes} processes"
+            f"batch_size: {config.batch_size} rows cannot be shared equally by {accelerator.num_processes} processes "
+            f"with gradient_accumulation_steps: {config.gradient_accumulation_steps}"
         )
     return accelerator
 
@@ -179,8 +192,14 @@ class _Training:
         state = np.random.SeedSequence([config.seed, step, accelerator.process_index]).generate_state(1, np.uint64)
         torch.manual_seed(int(state[0]))
         self.model.train()
-        loss = OBJECTIVES[config.objective](self.model, token_ids)
-        accelerator.backward(loss)
+        parts = token_ids.chunk(config.gradient_accumulation_steps)
+        total = torch.zeros((), device=accelerator.device)
+        for number, part in enumerate(parts, start=1):
+            last = number == len(parts)
+            with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
+                loss = OBJECTIVES[config.objective](self.model, part) / len(parts)
+                accelerator.backward(loss)
+            total += loss.detach()
         accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
         factor = lr_factor(
             step,
@@ -192,7 +211,7 @@ class _Training:
         for each in self.optimizers:
             each.step()
             each.zero_grad()
-        return loss.detach()
+        return total
 
     def _finite(self, loss: Tensor, step: int) -> float:
         value = float(self.accelerator.reduce(loss, reduction="mean"))

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 from ftmech_hf.cards import write_model_card
 from ftmech_hf.config import to_dict
 from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash, quiet_transformers
-from ftmech_hf.models.presets import PRESETS, build_model
-from ftmech_hf.runs import RunDir, disk_errors, write_json
+from ftmech_hf.models.presets import Preset, build_model, find_preset
+from ftmech_hf.runs import RunDir, check_disk_space, disk_errors, write_json
 from ftmech_hf.tasks import Capability, PcfgConfig, RowStream
 from ftmech_hf.tasks.pcfg import NO_OPERAND
 from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
@@ -29,15 +29,25 @@ class PretrainConfig:
     """What a pretraining run makes and where."""
 
     preset: str = field(default="nano", metadata={"help": "size of the model: nano, micro or paper"})
+    n_layer: int | None = field(default=None, metadata={"help": "blocks, if not the preset's"})
+    n_head: int | None = field(default=None, metadata={"help": "heads per block, if not the preset's"})
+    n_embd: int | None = field(default=None, metadata={"help": "width, if not the preset's"})
+    n_positions: int | None = field(default=None, metadata={"help": "longest row, if not the preset's"})
     dropout: float = field(default=0.0, metadata={"help": "dropout everywhere in the model"})
     output_dir: str = field(default="runs/pretrain", metadata={"help": "the run's folder"})
     fresh: bool = field(default=False, metadata={"help": "start over even if the folder holds a run"})
 
     def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
-            raise ValueError(f"preset: unknown {self.preset!r}, expected one of {', '.join(PRESETS)}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: {self.dropout}, expected 0 or more and less than 1")
+        _ = self.shape
+
+    @property
+    def shape(self) -> Preset:
+        """The model's shape: the preset with the changes asked for."""
+        return find_preset(
+            self.preset, n_layer=self.n_layer, n_head=self.n_head, n_embd=self.n_embd, n_positions=self.n_positions
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +88,12 @@ def pretrain(
     config: PretrainConfig, task: PcfgConfig, train: TrainConfig, *, progress: Progress | None = None
 ) -> RunDir:
     """Train a fresh model on the task's stream. Finished runs are found again, interrupted ones go on."""
-    positions = PRESETS[config.preset].n_positions
-    if task.row_length > positions:
+    if task.row_length > config.shape.n_positions:
         raise ValueError(
             f"text_length: {task.text_length} makes rows of {task.row_length} tokens, "
-            f"but preset: {config.preset!r} has {positions} positions"
+            f"longer than n_positions: {config.shape.n_positions} of preset {config.preset!r}"
         )
-    model = build_model(config.preset, len(task.vocabulary), seed=train.seed, dropout=config.dropout)
+    model = build_model(config.shape, len(task.vocabulary), seed=train.seed, dropout=config.dropout)
     settings = to_dict(config, task, train)
     return _run_stage("pretrain", model, "train", task, train, settings, config.fresh, {}, progress)
 
@@ -121,6 +130,8 @@ def _run_stage(
         each.rows(0, 1)  # an impossible correlation shows here, before anything is written
     accelerator = start_accelerator(train)
     path = Path(str(settings["output_dir"]))
+    # Two checkpoints of weights and two moments each exist for a moment, and the weights at the end.
+    check_disk_space(path, 7 * sum(p.numel() * p.element_size() for p in model.parameters()))
     run = RunDir.open(path, stage, settings, inputs=inputs, fresh=fresh, is_main=accelerator.is_main_process)
     accelerator.wait_for_everyone()
     if run.finished:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from typing import Any
@@ -140,6 +141,8 @@ def run_cells(cells: Sequence[Cell], *, workers: int = 0, description: str = "ru
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(reports,))
     try:
         while waiting or running:
+            if any(isinstance(error, BrokenProcessPool) for error in failed.values()):
+                break  # a worker was killed, for want of memory perhaps, and took the pool with it
             ready = [cell for cell in waiting if all(name in results for name in cell.needs)]
             for cell in ready[: workers - len(running)]:
                 waiting.remove(cell)
@@ -161,6 +164,6 @@ def run_cells(cells: Sequence[Cell], *, workers: int = 0, description: str = "ru
         bar.close()
     if failed:
         name, error = next(iter(failed.items()))
-        skipped = f"; {len(waiting)} that needed them were skipped" if waiting else ""
+        skipped = f"; {len(waiting)} others were not begun" if waiting else ""
         raise ValueError(f"{len(failed)} of {len(cells)} runs failed{skipped}; first {name}: {error}") from error
     return results

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash
+from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash, random_twin
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import PcfgConfig
 from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
@@ -62,3 +62,13 @@ def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
     check_vocabulary(str(tmp_path), PcfgConfig().vocabulary)
     with pytest.raises(ValueError, match="was trained on another vocabulary"):
         check_vocabulary(str(tmp_path), PcfgConfig(text_length=40).vocabulary)
+
+
+def test_a_random_twin_has_the_shape_and_not_the_weights() -> None:
+    model = make_gpt2(40)
+    first, again, other = random_twin(model, 0), random_twin(model, 0), random_twin(model, 1)
+    name = "transformer.h.0.mlp.c_fc.weight"
+    assert first.num_parameters() == model.num_parameters()
+    assert torch.equal(first.get_parameter(name), again.get_parameter(name))
+    assert not torch.equal(first.get_parameter(name), other.get_parameter(name))
+    assert not torch.equal(first.get_parameter(name), model.get_parameter(name))

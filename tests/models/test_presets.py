@@ -3,31 +3,40 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ftmech_hf.models.presets import PRESETS, build_model, gpt2_config
+from ftmech_hf.models.presets import PRESETS, build_model, find_preset, gpt2_config
 
 
 @pytest.mark.parametrize(("preset", "parameters"), [("nano", 615_552), ("micro", 1_293_760), ("paper", 2_833_152)])
 def test_parameter_counts(preset: str, parameters: int) -> None:
     vocabulary = {"nano": 48, "micro": 112, "paper": 266}[preset]
-    assert build_model(preset, vocabulary, seed=0).num_parameters() == parameters
+    assert build_model(PRESETS[preset], vocabulary, seed=0).num_parameters() == parameters
 
 
 def test_weights_are_a_function_of_the_seed() -> None:
     torch.manual_seed(1)
-    first = build_model("nano", 48, seed=0).state_dict()
+    first = build_model(PRESETS["nano"], 48, seed=0).state_dict()
     torch.manual_seed(2)
     before = torch.get_rng_state()
-    second = build_model("nano", 48, seed=0).state_dict()
+    second = build_model(PRESETS["nano"], 48, seed=0).state_dict()
     assert torch.equal(before, torch.get_rng_state())
-    other = build_model("nano", 48, seed=1).state_dict()
+    other = build_model(PRESETS["nano"], 48, seed=1).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["transformer.wte.weight"], other["transformer.wte.weight"])
 
 
 def test_unknown_presets_and_stock_architecture() -> None:
     with pytest.raises(ValueError, match="preset: unknown 'giant', expected one of nano, micro, paper"):
-        gpt2_config("giant", 48)
-    config = gpt2_config("paper", 300)
+        find_preset("giant")
+    config = gpt2_config(find_preset("paper"), 300)
     assert (config.n_layer, config.n_head, config.n_embd) == PRESETS["paper"][:3] == (6, 6, 192)
     assert not config.tie_word_embeddings
     assert max(config.bos_token_id, config.eos_token_id, config.pad_token_id) < 300
+
+
+def test_a_preset_can_be_changed_and_nonsense_is_refused() -> None:
+    assert find_preset("nano", n_layer=2, n_head=None) == PRESETS["nano"]._replace(n_layer=2)
+    assert build_model(find_preset("nano", n_embd=64, n_layer=1), 48, seed=0).num_parameters() < 100_000
+    with pytest.raises(ValueError, match="n_head: 5 heads do not divide n_embd: 128"):
+        find_preset("nano", n_head=5)
+    with pytest.raises(ValueError, match="n_layer: 0, expected at least 1"):
+        find_preset("nano", n_layer=0)

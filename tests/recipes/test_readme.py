@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.update_readme import BEGIN, END
+from recipes.update_readme import RESULTS, SPEED
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -46,7 +46,8 @@ def test_its_commands_name_recipes_and_configs_that_exist() -> None:
 
 
 def test_its_results_come_from_a_run() -> None:
-    block = README.split(BEGIN)[1].split(END)[0]
+    block = README.split(RESULTS[0])[1].split(RESULTS[1])[0]
     assert block.count("\n|") >= 14
     assert re.search(r"Mean over seeds 0, 1, 2, .*config hash `[0-9a-f]{12}`; ftmech_hf ", block)
+    assert README.split(SPEED[0])[1].split(SPEED[1])[0].count("\n|") == 8
     assert (ROOT / ".github" / "overview.png").stat().st_size > 50_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -106,7 +107,7 @@ def test_every_config_parses_and_begins_by_saying_what_it_shows(path: Path) -> N
     ("recipe", "argv", "message"),
     [
         ("pretrain", ["--setps", "5"], "error: unknown argument '--setps'; did you mean 'steps'?"),
-        ("pretrain", ["--text_length", "60"], "error: text_length: 60 makes rows of 69 tokens, but preset"),
+        ("pretrain", ["--text_length", "60"], "error: text_length: 60 makes rows of 69 tokens, longer than"),
         ("finetune", ["--model", "runs/nowhere"], "error: model: no folder runs/nowhere; train it first"),
         ("pretrain", ["--operators", "count", "--correlation=1", "--correlation_offset=14"],
          "error: correlation_offset: 256 of 256 rows should be correlated, but"),
@@ -160,6 +161,29 @@ def test_an_interrupted_recipe_goes_on_and_ends_the_same(how: signal.Signals, ch
     assert not (tmp_path / "run").exists()
     for folder in ("run", "whole"):
         assert run_recipe("pretrain", *argv[:-1], str(tmp_path / folder)).returncode == 0
+    for name in ("metrics.jsonl", "model.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
+    argv = ["--config", str(CONFIGS / "nano" / "pretrain.yaml"), *TINY, "--output_dir", str(tmp_path / "whole")]
+    argv[argv.index("--steps=6")] = "--steps=150"
+    assert run_recipe("pretrain", *argv).returncode == 0
+    argv[-1] = str(tmp_path / "run")
+    command = [sys.executable, str(ROOT / "recipes" / "pretrain.py"), *argv]
+    rng = random.Random(0)
+    kills = 0
+    while kills < 20 and not (tmp_path / "run").exists():
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+            partial, before = tmp_path / "run.partial" / "metrics.jsonl", time.time()
+            while not (partial.exists() and partial.stat().st_mtime > before) and process.poll() is None:
+                time.sleep(0.01)  # until training has begun again: killing an import proves nothing
+            time.sleep(rng.uniform(0, 0.4))
+            process.kill()
+        kills += 1
+    assert kills > 5
+    assert run_recipe("pretrain", *argv).returncode == 0
     for name in ("metrics.jsonl", "model.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 

@@ -108,6 +108,22 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path, task: PcfgCon
         train(tmp_path / "run", task, config)
 
 
+def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path, task: PcfgConfig) -> None:
+    config = dataclasses.replace(CONFIG, mixed_precision="no", optimizer="adamw")
+    whole, metrics = train(tmp_path / "whole", task, config, dropout=0.0)
+    config = dataclasses.replace(config, gradient_accumulation_steps=4)
+    parts, part_metrics = train(tmp_path / "parts", task, config, dropout=0.0)
+    # Logits rather than weights: key biases have no gradient but rounding, which Adam blows up, and no effect.
+    rows = torch.from_numpy(RowStream(task, seed=0, split="test").rows(0, 16).token_ids)
+    assert torch.allclose(whole(rows).logits, parts(rows).logits, atol=1e-4)
+    losses = [[line.get("loss", 0) for line in lines] for lines in (metrics, part_metrics)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    with pytest.raises(
+        ValueError, match="batch_size: 8 rows cannot be shared equally by 1 processes with gradient_acc"
+    ):
+        start_accelerator(dataclasses.replace(CONFIG, gradient_accumulation_steps=3))
+
+
 def test_training_learns(tmp_path: Path, task: PcfgConfig) -> None:
     config = dataclasses.replace(CONFIG, steps=60, lr=1e-2, optimizer="adamw", mixed_precision="no")
     _, metrics = train(tmp_path / "run", task, config, dropout=0.0)

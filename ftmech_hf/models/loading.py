@@ -56,7 +56,10 @@ def load_model(name: str, *, attn_implementation: str | None = None) -> PreTrain
 
 
 def random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:
-    """A model of the same config with freshly drawn weights: the control for what an architecture gives for free."""
+    """A model of the same config with random weights: the control for what an architecture gives for free.
+
+    With the seed a model was pretrained with here, these are the weights its training started from.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         twin: PreTrainedModel = AutoModelForCausalLM.from_config(model.config)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
@@ -42,3 +44,8 @@ def make_llama(vocab_size: int, *, seed: int = 0) -> LlamaForCausalLM:
 @pytest.fixture(params=["gpt2", "llama"])
 def any_model(request: pytest.FixtureRequest) -> PreTrainedModel:
     return make_gpt2(40) if request.param == "gpt2" else make_llama(40)
+
+
+def listen_to_ctrl_c() -> None:
+    """For ``preexec_fn``: a shell starts background jobs deaf to SIGINT, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -23,6 +23,7 @@ from ftmech_hf.tasks import PcfgConfig, PcfgShape
 from ftmech_hf.training.loop import TrainConfig
 from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig
 from recipes import pretrain
+from tests.conftest import listen_to_ctrl_c
 from tests.recipes.conftest import CONFIGS, TINY
 
 ROOT = Path(__file__).parents[2]
@@ -147,7 +148,7 @@ def test_an_interrupted_recipe_goes_on_and_ends_the_same(how: signal.Signals, ch
     argv = ["--config", str(CONFIGS / "nano" / "pretrain.yaml"), *TINY, "--output_dir", str(tmp_path / "run")]
     argv[argv.index("--steps=6")] = "--steps=60"
     command = [sys.executable, str(ROOT / "recipes" / "pretrain.py"), *argv]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listen_to_ctrl_c) as process:
         deadline = time.monotonic() + 120
         while not list((tmp_path / "run.partial").glob("checkpoints/step-*[0-9]")):
             assert time.monotonic() < deadline
@@ -207,7 +208,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     argv = ["--config", str(CONFIGS / "nano" / "pretrain.yaml"), *TINY, "--mixed_precision=no", "--output_dir"]
     assert run_recipe("pretrain", *argv, str(tmp_path / "one")).returncode == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += [str(ROOT / "recipes" / "pretrain.py"), *argv, str(tmp_path / "two")]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "1"}
     subprocess.run(command, check=True, capture_output=True, timeout=300, env=environment)

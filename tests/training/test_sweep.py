@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ftmech_hf.training.sweep import Cell, run_cells
+from tests.conftest import listen_to_ctrl_c
 from tests.training import cells
 
 
@@ -49,7 +50,8 @@ def test_no_worker_outlives_its_parent(tmp_path: Path, how: signal.Signals) -> N
     script = tmp_path / "sweep.py"
     script.write_text(code)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL, env=environment) as parent:
+    command = [sys.executable, str(script)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment, preexec_fn=listen_to_ctrl_c) as parent:
         deadline = time.monotonic() + 60
         while not (workers := [p.name for p in tmp_path.iterdir() if p.name.isdigit()]):
             assert time.monotonic() < deadline

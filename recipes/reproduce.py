@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import matplotlib as mpl
 import pandas as pd
 import yaml
 
@@ -42,8 +41,7 @@ def write_report(config: ReproduceConfig, shape: PcfgShape, plans: list[SeedPlan
     pd.DataFrame(table).to_parquet(output / "table.parquet", index=False)
     write_text(output / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
     write_json(output / "env.json", {"kind": "reproduce", "hash": facts["hash"], **env})
-    with mpl.rc_context(figures.STYLE):
-        figures.overview(runs).savefig(output / "overview.png", dpi=110)
+    figures.overview(runs).savefig(output / "overview.png", dpi=110)
     write_json(output / "claims.json", claims_json(claims))
     write_text(output / "report.html", render_page(claims, build_sections(runs), facts))
     return claims

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -157,6 +158,7 @@ def draw_revival(ax: Axes, runs: Runs, title: str) -> None:
     _legend_below(ax)
 
 
+@mpl.rc_context(STYLE)
 def attention_figure(run: Path) -> Figure:
     """What the answer position attends to, every head: in the first model, in the last, and the difference."""
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
@@ -182,6 +184,7 @@ def attention_figure(run: Path) -> Figure:
     return figure
 
 
+@mpl.rc_context(STYLE)
 def panel(draw: Callable[[Axes], None]) -> Figure:
     """A figure with one panel, sized for a phone as well."""
     figure = Figure(figsize=(5.6, 4.1), layout="constrained")
@@ -189,6 +192,7 @@ def panel(draw: Callable[[Axes], None]) -> Figure:
     return figure
 
 
+@mpl.rc_context(STYLE)
 def overview(runs: Runs) -> Figure:
     """The four effects in one picture."""
     figure = Figure(figsize=(11, 8.2), layout="constrained")
@@ -200,6 +204,7 @@ def overview(runs: Runs) -> Figure:
     return figure
 
 
+@mpl.rc_context(STYLE)
 def save_beside(figure: Figure, run: RunDir) -> Path:
     """Save a picture beside a finished run, whose folder stays as its manifest says."""
     path = run.path.with_name(run.path.name + ".png")
@@ -207,6 +212,7 @@ def save_beside(figure: Figure, run: RunDir) -> Path:
     return path
 
 
+@mpl.rc_context(STYLE)
 def to_data_uri(figure: Figure) -> str:
     """A figure as an ``<img src>``, so that a page needs no other file."""
     buffer = io.BytesIO()

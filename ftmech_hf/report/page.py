@@ -7,7 +7,6 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 import jinja2
-import matplotlib as mpl
 
 from ftmech_hf.report import figures
 from ftmech_hf.report.claims import Claim
@@ -45,11 +44,7 @@ def verdict(claim: Claim) -> str:
 
 def build_sections(runs: Runs) -> list[Section]:
     """Every picture of a reproduction with its explanation, in reading order."""
-    with mpl.rc_context(figures.STYLE):
-        return _build_sections(runs)
 
-
-def _build_sections(runs: Runs) -> list[Section]:
     def panel(title: str, text: str, draw: Any, alt: str) -> Section:
         return Section(title, text, figures.to_data_uri(figures.panel(draw)), alt)
 

@@ -16,7 +16,7 @@ import yaml
 from huggingface_hub import ModelCardData
 from scipy import stats
 
-from ftmech_hf.runs import read_metrics, write_text
+from ftmech_hf.runs import describe_versions, read_metrics, write_text
 
 DESCRIPTIONS = {
     "pretrain": "Trained from scratch on next-token prediction.",
@@ -78,6 +78,6 @@ def write_model_card(folder: Path, *, example: Mapping[str, Any]) -> None:
         kind=env["kind"],
         env=env,
         config=config,
-        versions=", ".join(f"{package} {version}" for package, version in env["versions"].items()),
+        versions=describe_versions(env),
     )
     write_text(folder / "README.md", text)

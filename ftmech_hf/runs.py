@@ -131,6 +131,11 @@ def run_identity(kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]
     return config_hash({**config, "run:kind": kind, **{f"input:{name}": value for name, value in inputs.items()}})
 
 
+def describe_versions(env: Mapping[str, Any]) -> str:
+    """The package versions of an ``env.json`` in one line."""
+    return ", ".join(f"{name} {version}" for name, version in env["versions"].items())
+
+
 class RunDir:
     """The folder of one run; make it with :meth:`open`.
 

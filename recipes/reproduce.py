@@ -17,7 +17,7 @@ from ftmech_hf.report.claims import Claim, claims_json, judge, measure
 from ftmech_hf.report.console import make_console, print_claims
 from ftmech_hf.report.page import build_sections, render_page
 from ftmech_hf.reproduction import ReproduceConfig, SeedPlan
-from ftmech_hf.runs import environment, write_json, write_text
+from ftmech_hf.runs import describe_versions, environment, write_json, write_text
 from ftmech_hf.tasks import PcfgShape
 from ftmech_hf.training.sweep import run_cells
 
@@ -31,7 +31,7 @@ def write_report(config: ReproduceConfig, shape: PcfgShape, plans: list[SeedPlan
         "seeds": config.seeds,
         "command": env["command"],
         "hash": config_hash(settings),
-        "versions": ", ".join(f"{name} {version}" for name, version in env["versions"].items()),
+        "versions": describe_versions(env),
     }
     table = [
         {"id": claim.id, "unit": claim.unit, "seed": seed, "value": value}

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.report.claims import Claim
 from ftmech_hf.report.page import format_interval, format_value, verdict
-from ftmech_hf.runs import write_text
+from ftmech_hf.runs import describe_versions, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ("<!-- results: written by recipes/update_readme.py -->", "<!-- end of results -->")
@@ -39,7 +37,7 @@ def results_block(folder: Path) -> str:
         cells = (c.statement, c.paper, format_value(c.measured, c.unit), format_interval(c), c.bar, verdict(c))
         lines.append(f"| {' | '.join(cells)} |")
     seeds = ", ".join(str(seed) for seed in claims[0].seeds)
-    source = f"Mean over seeds {seeds}, 95 % Student t interval; config hash `{env['hash']}`; {versions(env)}."
+    source = f"Mean over seeds {seeds}, 95 % Student t interval; config hash `{env['hash']}`; {describe_versions(env)}."
     return "\n".join([*lines, "", source])
 
 
@@ -51,12 +49,7 @@ def speed_block(path: Path) -> str:
         ratio, share = f"{row['ours_over_this']:.2f} x", f"{row['share_of_matmul_peak']:.0%}"
         cells = (row["contender"], row["precision"], f"{row['tokens_per_second']:,}", ratio, share)
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"{result['threads']} threads, {result['machine']}, {versions(result)}."])
-
-
-def versions(env: Mapping[str, Any]) -> str:
-    """Package versions in one line."""
-    return ", ".join(f"{name} {version}" for name, version in env["versions"].items())
+    return "\n".join([*lines, "", f"{result['threads']} threads, {result['machine']}, {describe_versions(result)}."])
 
 
 def replace_block(text: str, marks: tuple[str, str], block: str) -> str:

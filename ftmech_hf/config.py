@@ -32,6 +32,7 @@ SCALES: dict[str, dict[str, Any]] = {
         "text_length": 96,
         "count_window": 32,
         "index_occurrence": 5,
+        "index_pair_occurrence": 3,
         "token_at_position": 32,
         "preset": "micro",
     },
@@ -40,6 +41,7 @@ SCALES: dict[str, dict[str, Any]] = {
         "text_length": 250,
         "count_window": 40,
         "index_occurrence": 6,
+        "index_pair_occurrence": 6,
         "token_at_position": 40,
         "preset": "paper",
     },
@@ -61,7 +63,12 @@ class _Parser(HfArgumentParser):
         raise ConfigError(message)
 
 
-def _read_yaml(path: str) -> dict[str, Any]:
+def read_yaml(path: str) -> dict[str, Any]:
+    """The mapping in a YAML file; empty for an empty file.
+
+    Raises:
+        ConfigError: it cannot be read, or holds something else.
+    """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -137,13 +144,8 @@ def parse_config(
         ConfigError: unknown key (with the nearest right one), wrong type or choice, unreadable file, or whatever a
             dataclass's ``__post_init__`` finds impossible.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
     known, optional = [*_field_names(config_types), "config", "scale"], _optional_names(config_types)
-    pre = _PreParser(add_help=False, allow_abbrev=False)
-    pre.add_argument("--config")
-    pre.add_argument("--scale")
-    chosen, words = pre.parse_known_args(words)
-    from_file = _read_yaml(chosen.config) if chosen.config else {}
+    chosen, from_file, words = _read_early(["scale"], argv)
     for key in from_file:
         if key not in known or key == "config":
             raise ConfigError(f"unknown key {key!r} in {chosen.config}{_did_you_mean(key, known)}")
@@ -168,6 +170,23 @@ def parse_config(
         name = unknown[0].lstrip("-").split("=")[0]
         raise ConfigError(f"unknown argument {unknown[0]!r}{_did_you_mean(name, known)}")
     return tuple(parsed)
+
+
+def peek_setting(name: str, *, default: str, argv: Sequence[str] | None = None) -> str:
+    """One setting ahead of the rest, for those that decide which dataclasses to parse the rest into."""
+    chosen, from_file, _ = _read_early([name], argv)
+    return str(getattr(chosen, name) or from_file.get(name) or default)
+
+
+def _read_early(
+    names: Sequence[str], argv: Sequence[str] | None
+) -> tuple[argparse.Namespace, dict[str, Any], list[str]]:
+    """(``--config`` and the named flags, the config file, the other words)."""
+    pre = _PreParser(add_help=False, allow_abbrev=False)
+    for name in ("config", *names):
+        pre.add_argument(f"--{name}")
+    chosen, words = pre.parse_known_args(list(sys.argv[1:] if argv is None else argv))
+    return chosen, read_yaml(chosen.config) if chosen.config else {}, words
 
 
 class _PreParser(argparse.ArgumentParser):

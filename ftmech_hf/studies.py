@@ -22,7 +22,7 @@ from ftmech_hf.analysis.pruning import Importance, Mask, neuron_matrices, prune_
 from ftmech_hf.config import to_dict
 from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash, random_twin
 from ftmech_hf.runs import RunDir, write_json
-from ftmech_hf.tasks import Capability, PcfgShape, Rows, RowStream
+from ftmech_hf.tasks import Capability, PcfgShape, Rows, RowStream, for_capability
 from ftmech_hf.training.loop import Progress
 from ftmech_hf.training.objectives import answer_accuracy, answer_only_loss
 
@@ -128,7 +128,7 @@ def _finish(run: RunDir, rows: list[dict[str, Any]], summary: Mapping[str, Any])
 def _rows(
     task: PcfgShape, capability: Capability, split: str, seed: int, number: int, correlation: float | None = None
 ) -> Rows:
-    return RowStream(task.for_capability(capability, correlation), seed=seed, split=split).rows(0, number)
+    return RowStream(for_capability(task, capability, correlation), seed=seed, split=split).rows(0, number)
 
 
 def prune(config: PruneConfig, task: PcfgShape, *, progress: Progress | None = None) -> RunDir:
@@ -231,13 +231,12 @@ def probe(config: ProbeConfig, task: PcfgShape, *, progress: Progress | None = N
     run = _open("probe", config, task, models)
     if run.finished:
         return run
-    base = task.operands.index(task.base_operand)
-    first_terminal = task.vocabulary.index(task.operands[0])
+    base = task.symbols.index(task.base_operand)
     prompts, labels = {}, {}
     for split, number in (("probe", config.fit_rows), ("test", config.test_rows)):
         rows = _rows(task, Capability(config.operator, config.prompt_operand), split, config.seed, number)
         prompts[split] = torch.from_numpy(rows.token_ids[:, :-2])
-        labels[split] = task.answers(config.operator, rows.token_ids[:, 5:-4] - first_terminal, base)
+        labels[split] = task.answers(config.operator, task.texts(rows.token_ids), base)
     table: list[dict[str, Any]] = []
     summary: dict[str, Any] = {}
     try:
@@ -276,7 +275,7 @@ def map_attention(config: AttentionConfig, task: PcfgShape, *, progress: Progres
     rows = _rows(task, Capability(config.operator, config.prompt_operand), "test", config.seed, config.rows)
     token_ids = torch.from_numpy(rows.token_ids[:, :-2])
     results = {}
-    groups = {name: [task.vocabulary.index(name)] for name in task.operands}
+    groups = {name: [task.vocabulary.index(name)] for name in task.symbols}
     try:
         for number, (name, folder) in enumerate(models.items()):
             traced = TracedModel(load_model(folder, attn_implementation="eager"))

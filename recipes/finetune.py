@@ -5,17 +5,15 @@ accelerate launch recipes/finetune.py --config recipes/configs/nano/finetune.yam
 
 from __future__ import annotations
 
-from ftmech_hf.config import clean_exit, parse_config
+from ftmech_hf.config import clean_exit
 from ftmech_hf.report.console import print_run
-from ftmech_hf.tasks import PcfgConfig
-from ftmech_hf.training.loop import TrainConfig
-from ftmech_hf.training.stages import FinetuneConfig, finetune
+from ftmech_hf.training.stages import FinetuneConfig, finetune, parse_stage
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, fine-tune, say where."""
     with clean_exit():
-        print_run(finetune(*parse_config(FinetuneConfig, PcfgConfig, TrainConfig, argv=argv, description=__doc__)))
+        print_run(finetune(*parse_stage(FinetuneConfig, argv=argv, description=__doc__)))
 
 
 if __name__ == "__main__":

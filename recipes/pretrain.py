@@ -5,17 +5,15 @@ accelerate launch recipes/pretrain.py --config recipes/configs/nano/pretrain.yam
 
 from __future__ import annotations
 
-from ftmech_hf.config import clean_exit, parse_config
+from ftmech_hf.config import clean_exit
 from ftmech_hf.report.console import print_run
-from ftmech_hf.tasks import PcfgConfig
-from ftmech_hf.training.loop import TrainConfig
-from ftmech_hf.training.stages import PretrainConfig, pretrain
+from ftmech_hf.training.stages import PretrainConfig, parse_stage, pretrain
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, pretrain, say where."""
     with clean_exit():
-        print_run(pretrain(*parse_config(PretrainConfig, PcfgConfig, TrainConfig, argv=argv, description=__doc__)))
+        print_run(pretrain(*parse_stage(PretrainConfig, argv=argv, description=__doc__)))
 
 
 if __name__ == "__main__":

@@ -8,21 +8,19 @@ from __future__ import annotations
 import dataclasses
 
 from ftmech_hf.analysis.revival import steps_to_revival
-from ftmech_hf.config import clean_exit, parse_config
+from ftmech_hf.config import clean_exit
 from ftmech_hf.report.console import print_run
 from ftmech_hf.runs import read_metrics
-from ftmech_hf.tasks import Capability, PcfgConfig
-from ftmech_hf.training.loop import TrainConfig
-from ftmech_hf.training.stages import FinetuneConfig, finetune
+from ftmech_hf.training.stages import FinetuneConfig, finetune, parse_stage
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, reverse, say where and after how many steps."""
     with clean_exit():
-        config, task, train = parse_config(FinetuneConfig, PcfgConfig, TrainConfig, argv=argv, description=__doc__)
+        config, task, train = parse_stage(FinetuneConfig, argv=argv, description=__doc__)
         run = finetune(dataclasses.replace(config, split="reverse"), task, train)
         if run.is_main:
-            capability = str(Capability(task.operators[0], task.base_operand))
+            capability = next(iter(task.test_tasks()))  # the base operand's
             revival = steps_to_revival(read_metrics(run.path), capability)
             reached = (
                 f"at step {revival.steps}" if revival.steps is not None else f"not within {revival.last_step} steps"

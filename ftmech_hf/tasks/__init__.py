@@ -1,15 +1,9 @@
 """What is learned: tasks as pure functions of (config, seed, split, row number)."""
 
-from ftmech_hf.tasks.pcfg import PcfgConfig, PcfgShape
-from ftmech_hf.tasks.schema import (
-    SPLITS,
-    Capability,
-    Rows,
-    RowStream,
-    Task,
-    build_dataset,
-    stream_dataset,
-)
+from ftmech_hf.tasks.export import build_dataset, features, stream_dataset, write_parquet
+from ftmech_hf.tasks.pcfg import PcfgConfig, for_capability
+from ftmech_hf.tasks.questions import PcfgShape
+from ftmech_hf.tasks.schema import SPLITS, Capability, Rows, RowStream, Task, encode_rows
 
 TASKS: dict[str, type[Task]] = {"pcfg": PcfgConfig}
 
@@ -23,5 +17,9 @@ __all__ = [
     "Rows",
     "Task",
     "build_dataset",
+    "encode_rows",
+    "features",
+    "for_capability",
     "stream_dataset",
+    "write_parquet",
 ]

@@ -1,4 +1,4 @@
-"""The procedural task of Jain et al. (arXiv 2311.12786): counting, indexing and copying on text from a PCFG.
+"""The procedural tasks of Jain et al. (arXiv 2311.12786): counting, indexing and copying on text from a PCFG.
 
 A row is ``<bos> OPERATOR OPERAND PARAMETER <sot> TEXT <eot> = ANSWER <eos>``, for example
 ``<bos> count a 16 <sot> a b c ... <eot> = 5 <eos>``: how many of the last 16 symbols are a's?
@@ -8,135 +8,40 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ftmech_hf.tasks import operators as ops
-from ftmech_hf.tasks.grammar import GRAMMARS, Grammar, load_grammar
-from ftmech_hf.tasks.mixtures import insert_operands, parse_prior, plant_correlation
-from ftmech_hf.tasks.schema import ART, BLOCK, BOS, EOS, EOT, SOT, SPECIAL_TOKENS, Capability, Rows
+from ftmech_hf.tasks.mixtures import (
+    check_distribution,
+    common_labels,
+    insert_operands,
+    parse_prior,
+    plant_correlation,
+)
+from ftmech_hf.tasks.questions import JAILBREAK_OPERATORS, OPERATORS, PcfgShape
+from ftmech_hf.tasks.schema import BLOCK, Capability, Rows, Task, encode_rows
 
-OPERATORS = ("count", "index", "token_at")
-NO_OPERAND, NO_ANSWER = "null", "none"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PcfgShape:
-    """What every mixture of a scale has in common. The defaults are the nano scale."""
-
-    grammar: str = field(default="jain", metadata={"help": "preset grammar"})
-    root: str = field(default="m", metadata={"help": "start symbol; s is the paper's, lower ones make it smaller"})
-    text_length: int = field(default=32, metadata={"help": "symbols in the window of text that a row shows"})
-    count_window: int = field(default=16, metadata={"help": "count looks at this many last symbols"})
-    index_occurrence: int = field(default=3, metadata={"help": "index finds this occurrence, from the end"})
-    token_at_position: int = field(default=16, metadata={"help": "token_at copies the symbol this far from the end"})
-    base_operand: str = field(default="a", metadata={"help": "operand learned in pretraining, O_PT"})
-    correlated_operand: str = field(default="b", metadata={"help": "operand of fine-tuning, O_FT"})
-    correlation_offset: int = field(default=1, metadata={"help": "the offset q of a planted correlation"})
-    correlation_method: Literal["select", "insert"] = field(
-        default="select", metadata={"help": "keep natural texts that fit, or insert operands as the paper does"}
-    )
-
-    def __post_init__(self) -> None:
-        if self.grammar not in GRAMMARS:
-            raise ValueError(f"grammar: unknown {self.grammar!r}, expected one of {', '.join(GRAMMARS)}")
-        load_grammar(self.grammar, self.root)
-        for name in ("text_length", "count_window", "index_occurrence", "token_at_position"):
-            value = getattr(self, name)
-            if value < 1:
-                raise ValueError(f"{name}: {value}, expected at least 1")
-            if value > self.text_length:
-                raise ValueError(f"{name}: {value} is longer than text_length: {self.text_length}")
-        for name in ("base_operand", "correlated_operand"):
-            if getattr(self, name) not in self.operands:
-                raise ValueError(f"{name}: {getattr(self, name)!r}, expected one of {', '.join(self.operands)}")
-        if self.base_operand == self.correlated_operand:
-            raise ValueError(f"correlated_operand: {self.correlated_operand!r} equals base_operand")
-        if abs(self.correlation_offset) > self.text_length:
-            raise ValueError(
-                f"correlation_offset: {self.correlation_offset} is out of reach of text_length: {self.text_length}"
-            )
-
-    @property
-    def _grammar(self) -> Grammar:
-        return load_grammar(self.grammar, self.root)
-
-    @property
-    def operands(self) -> tuple[str, ...]:
-        """What can be counted or searched: the grammar's terminals."""
-        return self._grammar.terminals
-
-    @property
-    def vocabulary(self) -> tuple[str, ...]:
-        """All words; the same for every mixture, so that models of one scale share a tokenizer."""
-        numbers = tuple(str(number) for number in range(self.text_length + 1))
-        return (*SPECIAL_TOKENS, *OPERATORS, *self.operands, NO_OPERAND, NO_ANSWER, *numbers)
-
-    @property
-    def row_length(self) -> int:
-        """Tokens of a whole row: the text and nine others."""
-        return self.text_length + 9
-
-    def parameter(self, operator: str) -> int:
-        """The number O' that a prompt of this operator names."""
-        return {
-            "count": self.count_window,
-            "index": self.index_occurrence,
-            "token_at": self.token_at_position,
-        }[operator]
-
-    def answers(self, operator: str, text: NDArray[np.integer], operand: NDArray[np.int64] | int) -> NDArray[np.int64]:
-        """The right label of every text (B, T) under one operator, (B,)."""
-        functions: dict[str, Callable[[], NDArray[np.int64]]] = {
-            "count": lambda: ops.count(text, operand, self.count_window),
-            "index": lambda: ops.index(text, operand, self.index_occurrence),
-            "token_at": lambda: ops.token_at(text, self.token_at_position),
-        }
-        return functions[operator]()
-
-    def is_correlated(self, operator: str, text: NDArray[np.integer]) -> NDArray[np.bool_]:
-        """Whether answer(correlated_operand) = answer(base_operand) + offset in texts (B, T); never for token_at."""
-        if operator == "token_at":
-            return np.zeros(len(text), bool)
-        base, other = (self.operands.index(name) for name in (self.base_operand, self.correlated_operand))
-        base_answer = self.answers(operator, text, base)
-        other_answer = self.answers(operator, text, other)
-        found = (base_answer != ops.NOT_FOUND) & (other_answer != ops.NOT_FOUND)
-        return found & (other_answer - base_answer == self.correlation_offset)
-
-    @functools.cached_property
-    def _word_ids(self) -> dict[str, int]:
-        return {word: number for number, word in enumerate(self.vocabulary)}
-
-    def answer_ids(self, operator: str, label: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Token ids of labels (B,) under one operator."""
-        if operator == "token_at":
-            return self._word_ids[self.operands[0]] + label
-        return np.where(label == ops.NOT_FOUND, self._word_ids[NO_ANSWER], self._word_ids["0"] + label)
-
-    def for_capability(self, capability: Capability, correlation: float | None = None) -> PcfgConfig:
-        """Rows that ask for one capability only, with a planted correlation or untouched text."""
-        prior = [str(float(name == capability.operand)) for name in self.operands]
-        if capability.operand == NO_OPERAND:
-            prior = ["1.0", *["0.0"] * (len(self.operands) - 1)]  # drawn and not shown
-        shape = {each.name: getattr(self, each.name) for each in dataclasses.fields(PcfgShape)}
-        return PcfgConfig(**shape, operators=[capability.operator], operand_prior=prior, correlation=correlation)
+CALIBRATION_TEXTS = 65_536
+"""Texts from which the label distribution of matched conditions is estimated."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PcfgConfig(PcfgShape):
+class PcfgConfig(PcfgShape, Task):
     """A distribution over rows: a shape, and what is asked how often."""
 
     operators: list[str] = field(
-        default_factory=lambda: list(OPERATORS), metadata={"help": "task families, equally likely"}
+        default_factory=lambda: ["count", "index", "token_at"], metadata={"help": "task tokens that are asked"}
+    )
+    operator_prior: list[float] = field(
+        default_factory=list, metadata={"help": "one probability per operator; equal if not given"}
     )
     operand_prior: list[str] = field(
         default_factory=lambda: ["high"],
-        metadata={"help": "P_T(O): low, medium, high, control, a, b, c, or one probability per operand"},
+        metadata={"help": "P_T(O): low, medium, high, control, a, b, c, or one probability per symbol"},
     )
     correlation: float | None = field(
         default=None,
@@ -145,82 +50,211 @@ class PcfgConfig(PcfgShape):
             "never in the rest; none for untouched text"
         },
     )
+    label_rule: Literal["right", "swapped", "random"] = field(
+        default="right",
+        metadata={
+            "help": "swapped: the base operand's prompts get the correlated operand's answers and the other way "
+            "round (randFT in the paper); random: the answers of other rows"
+        },
+    )
+    mix_share: float = field(default=0.0, metadata={"help": "share of rows that are untouched pretraining rows"})
+    mix_operators: list[str] = field(
+        default_factory=lambda: ["count", "index", "token_at"], metadata={"help": "operators of the rows mixed in"}
+    )
+    mix_operand_prior: list[str] = field(
+        default_factory=lambda: ["high"], metadata={"help": "operand prior of the rows mixed in"}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in self.operators:
-            if name not in OPERATORS:
-                raise ValueError(f"operators: unknown {name!r}, expected some of {', '.join(OPERATORS)}")
-        if not self.operators or len(set(self.operators)) != len(self.operators):
-            raise ValueError(f"operators: {' '.join(self.operators)!r}, expected at least one and none twice")
-        parse_prior(self.operand_prior, len(self.operands))
+        _check_operators("operators", self.operators)
+        if self.operator_prior:
+            check_distribution(self.operator_prior, len(self.operators), field="operator_prior")
+        parse_prior(self.operand_prior, len(self.symbols))
+        if not 0 <= self.mix_share <= 1:
+            raise ValueError(f"mix_share: {self.mix_share}, expected a probability between 0 and 1")
+        if self.mix_share:
+            _check_operators("mix_operators", self.mix_operators)
+            parse_prior(self.mix_operand_prior, len(self.symbols), field="mix_operand_prior")
+        self._check_correlation()
+
+    def _check_correlation(self) -> None:
         if self.correlation is None:
             return
         if not 0 <= self.correlation <= 1:
             raise ValueError(f"correlation: {self.correlation}, expected a probability between 0 and 1")
-        if self.operators not in (["count"], ["index"]):
+        able = [name for name, operator in OPERATORS.items() if operator.operands in ("symbols", "pairs")]
+        if len(self.operators) != 1 or self.operators[0] not in able:
             raise ValueError(
-                f"correlation: {self.correlation} needs operators: count or index alone, got {' '.join(self.operators)}"
+                f"correlation: {self.correlation} needs operators: one of {', '.join(able)} alone, "
+                f"got {' '.join(self.operators)}"
+            )
+        largest = {
+            "count": self.count_window,
+            "count_pair": self.count_window - 1,
+            "index": self.text_length - 1,
+            "index_pair": self.text_length - 2,
+        }[OPERATORS[self.operators[0]].function]
+        if abs(self.correlation_offset) > largest:
+            raise ValueError(
+                f"correlation_offset: {self.correlation_offset} is out of reach, "
+                f"answers of {self.operators[0]} differ by {largest} at most"
             )
 
-    def _sample_text(self, rng: np.random.Generator) -> NDArray[np.int8]:
-        def draw(number: int) -> NDArray[np.int8]:
-            texts = self._grammar.sample_windows(rng, number, self.text_length)
-            if self.correlation is not None and self.correlation_method == "insert":
-                operand = self.operands.index(self.correlated_operand)
-                texts = insert_operands(rng, texts, operand, self.count_window)
-            return texts
+    def test_tasks(self) -> dict[str, PcfgConfig]:
+        """The test sets of a model trained on this, by name.
 
+        On one operator: the base operand on natural text (``count_a``), the correlated one on texts without and with
+        the correlation (``count_b_cte0``, ``count_b_cte1``). On several: both operands of each on natural text. A
+        jailbreak operator brings the base operand under its two siblings.
+        """
+        sets = {}
+        asked = [*self.operators]
+        if set(asked) & set(JAILBREAK_OPERATORS):
+            asked += [name for name in JAILBREAK_OPERATORS if name not in asked]
+        for operator in asked:
+            base, other = (
+                Capability(operator, self.operand_word(operator, symbol))
+                for symbol in (self.base_operand, self.correlated_operand)
+            )
+            sets[str(base)] = for_capability(self, base)
+            if OPERATORS[operator].operands in ("none", "base"):
+                continue
+            if len(self.operators) > 1:
+                sets[str(other)] = for_capability(self, other)
+            else:
+                sets[f"{other}_cte0"] = for_capability(self, other, 0.0)
+                sets[f"{other}_cte1"] = for_capability(self, other, 1.0)
+        return sets
+
+    def sample_block(self, rng: np.random.Generator, *, ancestors: bool = False) -> Rows:
+        """Draw a block of rows; see :class:`ftmech_hf.tasks.schema.RowStream`.
+
+        Raises:
+            ValueError: the planted correlation (almost) never occurs; or ancestors of planted text are asked for,
+                which has none.
+        """
+        if ancestors and (self.correlation is not None or self.mix_share):
+            raise ValueError("ancestors: known for untouched text only, without correlation and mix_share")
+        operator = rng.choice(len(self.operators), BLOCK, p=self.operator_prior or None)
+        operand = rng.choice(len(self.symbols), BLOCK, p=parse_prior(self.operand_prior, len(self.symbols)))
+        text, above = self._sample_text(rng, ancestors)
+        rows = self._ask(rng, operator, operand, text)
+        if self.mix_share:
+            mixed_in = rng.random(BLOCK) < self.mix_share
+            other = self._pretraining.sample_block(rng)
+            columns = {
+                name: np.where(mixed_in[:, None] if column.ndim > 1 else mixed_in, getattr(other, name), column)
+                for name, column in vars(rows).items()
+                if column is not None
+            }
+            rows = Rows(**columns)
+        return dataclasses.replace(rows, ancestors=above)
+
+    @functools.cached_property
+    def _pretraining(self) -> PcfgConfig:
+        shape = {each.name: getattr(self, each.name) for each in dataclasses.fields(PcfgShape)}
+        return PcfgConfig(**shape, operators=self.mix_operators, operand_prior=self.mix_operand_prior)
+
+    def _sample_text(
+        self, rng: np.random.Generator, ancestors: bool
+    ) -> tuple[NDArray[np.int8], NDArray[np.int16] | None]:
         if self.correlation is None:
-            return draw(BLOCK)
-        wanted = rng.random(BLOCK) < self.correlation
-        return plant_correlation(wanted, draw, lambda text: self.is_correlated(self.operators[0], text))
+            return self._grammar.sample_windows(rng, BLOCK, self.text_length, ancestors=ancestors)
+        wanted = (rng.random(BLOCK) < self.correlation).astype(np.int64)
+        if self.match_labels:
+            wanted += 2 * rng.choice(len(self._matched_labels), BLOCK, p=self._matched_labels)
+        draw = functools.partial(self._draw_candidates, rng)
+        return plant_correlation(wanted, draw, self._cell_of, self._describe_cell), None
 
-    def sample_block(self, rng: np.random.Generator) -> Rows:
-        """Draw a block of rows; see :class:`ftmech_hf.tasks.schema.RowStream`."""
-        operator = rng.integers(0, len(self.operators), BLOCK)
-        operand = rng.choice(len(self.operands), BLOCK, p=parse_prior(self.operand_prior, len(self.operands)))
-        text = self._sample_text(rng)
-        label, correlated = np.empty(BLOCK, np.int64), np.empty(BLOCK, bool)
-        for number, name in enumerate(self.operators):
-            asked = operator == number
-            label[asked] = self.answers(name, text[asked], operand[asked])
-            correlated[asked] = self.is_correlated(name, text[asked])
-            if name == "token_at":
-                operand[asked] = -1
-        return Rows(self._encode(operator, operand, text, label), label, operator, operand, correlated)
+    def _draw_candidates(self, rng: np.random.Generator, number: int) -> NDArray[np.int8]:
+        texts, _ = self._grammar.sample_windows(rng, number, self.text_length)
+        if self.correlation_method == "insert":
+            texts = insert_operands(rng, texts, self.symbols.index(self.correlated_operand), self.count_window)
+        return texts
 
-    def _encode(
+    def _cell_of(self, texts: NDArray[np.int8]) -> NDArray[np.int64]:
+        """Correlated or not, and if labels are matched, twice the correlated operand's label."""
+        cell = self.is_correlated(self.operators[0], texts).astype(np.int64)
+        return cell + 2 * self._base_and_other(self.operators[0], texts)[1] if self.match_labels else cell
+
+    def _describe_cell(self, cell: int) -> str:
+        kind = f"{'' if cell % 2 else 'un'}correlated with offset {self.correlation_offset}"
+        return f"{kind} and have label {cell // 2}" if self.match_labels else kind
+
+    @functools.cached_property
+    def _matched_labels(self) -> NDArray[np.float64]:
+        """The label distribution of both conditions: a function of the settings, estimated with a fixed seed."""
+        texts = self._draw_candidates(np.random.Generator(np.random.Philox(0)), CALIBRATION_TEXTS)
+        label = self._base_and_other(self.operators[0], texts)[1]
+        shares = common_labels(label, self.is_correlated(self.operators[0], texts))
+        if not len(shares):
+            raise ValueError(
+                f"match_labels: no label of {self.operators[0]} {self.correlated_operand} occurs both with and without "
+                f"correlation_offset: {self.correlation_offset}"
+            )
+        return shares
+
+    def _ask(
         self,
+        rng: np.random.Generator,
         operator: NDArray[np.int64],
         operand: NDArray[np.int64],
         text: NDArray[np.int8],
-        label: NDArray[np.int64],
-    ) -> NDArray[np.int64]:
-        ids = self._word_ids
-        first_terminal = ids[self.operands[0]]
-        rows = np.empty((len(text), self.row_length), np.int64)
-        rows[:, 0], rows[:, 4], rows[:, -4], rows[:, -3], rows[:, -1] = (ids[t] for t in (BOS, SOT, EOT, ART, EOS))
-        rows[:, 2] = np.where(operand < 0, ids[NO_OPERAND], first_terminal + operand)
-        rows[:, 5:-4] = first_terminal + text
+    ) -> Rows:
+        """Ask every text its question and answer it."""
+        ids, base = self.word_ids, self.symbols.index(self.base_operand)
+        label, answer, operator_id, operand_id, parameter = np.empty((5, BLOCK), np.int64)
+        correlated = np.empty(BLOCK, bool)
         for number, name in enumerate(self.operators):
-            asked = operator == number
-            rows[asked, 1] = ids[name]
-            rows[asked, 3] = ids[str(self.parameter(name))]
-            rows[asked, -2] = self.answer_ids(name, label[asked])
-        return rows
+            asked = operator == number if len(self.operators) > 1 else slice(None)
+            symbol = np.full_like(operand[asked], base) if OPERATORS[name].operands == "base" else operand[asked]
+            label[asked] = self._label(rng, name, text[asked], symbol)
+            correlated[asked] = self.is_correlated(name, text[asked])
+            answer[asked] = self.answer_ids(name, label[asked])
+            operator_id[asked] = ids[name]
+            operand_id[asked] = np.array([ids[self.operand_word(name, each)] for each in self.symbols])[symbol]
+            parameter[asked] = ids[str(self.parameter(name))]
+        token_ids = encode_rows(
+            self,
+            operator=operator_id,
+            operand=operand_id,
+            parameter=parameter,
+            text=ids[self.symbols[0]] + text.astype(np.int64),
+            answer=answer,
+        )
+        return Rows(token_ids, label, correlated)
 
-    def describe_row(self, rows: Rows, number: int) -> dict[str, Any]:
-        """Row ``number`` of ``rows`` in the columns of :data:`ftmech_hf.tasks.schema.FEATURES`."""
-        words = [self.vocabulary[token] for token in rows.token_ids[number]]
-        return {
-            "prompt": " ".join(words[:-2]),
-            "completion": " " + " ".join(words[-2:]),
-            "operator": words[1],
-            "operand": words[2],
-            "parameter": int(words[3]),
-            "text": " ".join(words[5:-4]),
-            "answer": words[-2],
-            "label": int(rows.label[number]),
-            "correlated": bool(rows.correlated[number]),
-        }
+    def _label(
+        self, rng: np.random.Generator, operator: str, text: NDArray[np.int8], symbol: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        if self.label_rule == "swapped":
+            base, other = (self.symbols.index(name) for name in (self.base_operand, self.correlated_operand))
+            symbol = np.where(symbol == base, other, np.where(symbol == other, base, symbol))
+        label = self.answers(operator, text, symbol)
+        return rng.permutation(label) if self.label_rule == "random" else label
+
+
+def _check_operators(setting: str, names: Sequence[str]) -> None:
+    for name in names:
+        if name not in OPERATORS:
+            raise ValueError(f"{setting}: unknown {name!r}, expected some of {', '.join(OPERATORS)}")
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"{setting}: {' '.join(names)!r}, expected at least one and none twice")
+
+
+def for_capability(shape: PcfgShape, capability: Capability, correlation: float | None = None) -> PcfgConfig:
+    """Rows that ask for one capability only, with a planted correlation or untouched text.
+
+    Args:
+        shape: its grammar, lengths and offset; a whole :class:`PcfgConfig` will do, what it asks is left aside.
+        capability: a task token and its operand as prompts name it (``null`` for ``token_at``).
+        correlation: share of correlated texts; None for natural ones.
+    """
+    words = [shape.operand_word(capability.operator, symbol) for symbol in shape.symbols]
+    if capability.operand not in words:
+        raise ValueError(f"operand: {capability.operator} has no operand {capability.operand!r}")
+    asked = words.index(capability.operand)  # token_at: the first; it is drawn and not shown
+    prior = [str(float(number == asked)) for number in range(len(words))]
+    settings = {each.name: getattr(shape, each.name) for each in dataclasses.fields(PcfgShape)}
+    return PcfgConfig(**settings, operators=[capability.operator], operand_prior=prior, correlation=correlation)

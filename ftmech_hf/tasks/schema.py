@@ -1,42 +1,35 @@
-"""What every task shares: splits, the row schema, the counter-based random streams, rows as HF datasets."""
+"""What every task shares: splits, the row format, the counter-based random streams, the protocol of a task."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-import datasets
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 SPLITS = ("train", "finetune", "reverse", "probe", "validation", "test")
 """Disjoint random streams: three to train on (pretraining, fine-tuning, reversing), one to fit instruments on, one to
 choose on (a K, a threshold) and one to report on."""
 
-BLOCK = 256
+BLOCK = 1024
 """Rows come in blocks; a block is drawn from one generator, so that sampling can be vectorised and can reject."""
 
 PAD, BOS, EOS, UNK, SOT, EOT, ART = "<pad>", "<bos>", "<eos>", "<unk>", "<sot>", "<eot>", "="
 SPECIAL_TOKENS = (PAD, BOS, EOS, UNK, SOT, EOT, ART)
 
-FEATURES = datasets.Features(
-    {
-        "prompt": datasets.Value("string"),
-        "completion": datasets.Value("string"),
-        "operator": datasets.Value("string"),
-        "operand": datasets.Value("string"),
-        "parameter": datasets.Value("int64"),
-        "text": datasets.Value("string"),
-        "answer": datasets.Value("string"),
-        "label": datasets.Value("int64"),
-        "correlated": datasets.Value("bool"),
-    }
-)
-"""Columns of a task's dataset. ``prompt`` + ``completion`` is what a model is trained on; ``parameter`` is the number
-O' in the prompt; ``label`` is the answer as an integer (-1: not found; a terminal id for ``token_at``)."""
+NO_OPERAND, NO_ANSWER = "null", "none"
+"""The words for "this operator takes no operand" and "there is no such occurrence"."""
+
+TEXT = slice(5, -4)
+"""Where the text stands in a row ``<bos> OPERATOR OPERAND PARAMETER <sot> TEXT <eot> = ANSWER <eos>``."""
+
+PROMPT = slice(0, -2)
+"""The part of a row that a model is given: everything before the answer."""
 
 
 class Capability(NamedTuple):
@@ -55,35 +48,52 @@ class Rows:
 
     Attributes:
         token_ids: whole rows, prompt and completion, int64 (B, T); all rows of a task are equally long.
-        label: the answer as an integer, int64 (B,).
-        operator, operand: positions in the task's operators and operands, int64 (B,); operand -1 means none.
+        label: the answer as an integer, int64 (B,); -1 where there is none.
         correlated: whether the planted correlation holds in the row's text, bool (B,).
+        ancestors: symbol ids above each symbol of the text, int16 (B, levels, text length), if they were asked for;
+            see :class:`ftmech_hf.tasks.grammar.Strings`.
     """
 
     token_ids: NDArray[np.int64]
     label: NDArray[np.int64]
-    operator: NDArray[np.int64]
-    operand: NDArray[np.int64]
     correlated: NDArray[np.bool_]
+    ancestors: NDArray[np.int16] | None = None
 
     def __len__(self) -> int:
         return len(self.label)
 
     def __getitem__(self, rows: slice) -> Rows:
-        return Rows(**{name: column[rows] for name, column in vars(self).items()})
+        above = None if self.ancestors is None else self.ancestors[rows]
+        return Rows(self.token_ids[rows], self.label[rows], self.correlated[rows], above)
 
     @staticmethod
     def concatenate(parts: Sequence[Rows]) -> Rows:
         """Join blocks of rows, in order."""
-        return Rows(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+        above = [part.ancestors for part in parts if part.ancestors is not None]
+        return Rows(
+            np.concatenate([part.token_ids for part in parts]),
+            np.concatenate([part.label for part in parts]),
+            np.concatenate([part.correlated for part in parts]),
+            np.concatenate(above) if above else None,
+        )
 
 
 class Task(Protocol):
-    """What a task's config offers. Implementing this and adding one line to ``TASKS`` is all a new task needs."""
+    """What a task's config offers. A frozen dataclass that subclasses this, and a line in ``TASKS``, is a new task."""
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        """All words, special tokens first; a word's position is its token id."""
+        """All words, :data:`SPECIAL_TOKENS` first; a word's position is its token id."""
+        ...
+
+    @property
+    def operator_names(self) -> tuple[str, ...]:
+        """The words that may stand in the operator's place."""
+        ...
+
+    @property
+    def operand_names(self) -> tuple[str, ...]:
+        """The words that may stand in the operand's place."""
         ...
 
     @property
@@ -92,12 +102,43 @@ class Task(Protocol):
         ...
 
     def sample_block(self, rng: np.random.Generator) -> Rows:
-        """Draw :data:`BLOCK` rows."""
+        """Draw :data:`BLOCK` rows, using no other source of randomness."""
         ...
 
-    def describe_row(self, rows: Rows, number: int) -> dict[str, Any]:
-        """Row ``number`` as the columns of :data:`FEATURES`."""
-        ...
+    def test_tasks(self) -> Mapping[str, Task]:
+        """The distributions to test a model on that is trained on this one, by name."""
+        return {"all": self}
+
+
+def encode_rows(
+    task: Task,
+    *,
+    operator: ArrayLike,
+    operand: ArrayLike,
+    parameter: ArrayLike,
+    text: NDArray[np.integer],
+    answer: ArrayLike,
+) -> NDArray[np.int64]:
+    """Put token ids in their places: ``<bos> OPERATOR OPERAND PARAMETER <sot> TEXT <eot> = ANSWER <eos>``.
+
+    Args:
+        task: whose vocabulary the ids are of.
+        operator, operand, parameter, answer: token ids, one for all rows or one per row (B,).
+        text: token ids (B, T).
+
+    Returns:
+        rows (B, T + 9).
+    """
+    rows = np.empty((len(text), text.shape[1] + 9), np.int64)
+    rows[:, 0], rows[:, 4], rows[:, -4], rows[:, -3], rows[:, -1] = _frame_ids(task.vocabulary)
+    rows[:, 1], rows[:, 2], rows[:, 3], rows[:, -2] = operator, operand, parameter, answer
+    rows[:, TEXT] = text
+    return rows
+
+
+@functools.cache
+def _frame_ids(vocabulary: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(vocabulary.index(word) for word in (BOS, SOT, EOT, ART, EOS))
 
 
 class RowStream:
@@ -121,10 +162,18 @@ class RowStream:
         self._split_key = int.from_bytes(hashlib.sha256(split.encode()).digest()[:8], "little")
         self._cached: tuple[int, Rows] | None = None
 
+    def generator(self, block: int) -> np.random.Generator:
+        """The random generator of a block.
+
+        (seed, split, block) is hashed into the 128-bit key of Philox, so two blocks share random numbers only if two
+        of these hashes collide.
+        """
+        entropy = np.random.SeedSequence([self.seed, self._split_key, block])
+        return np.random.Generator(np.random.Philox(entropy))
+
     def _block(self, number: int) -> Rows:
         if self._cached is None or self._cached[0] != number:
-            entropy = np.random.SeedSequence([self.seed, self._split_key, number])
-            self._cached = number, self.task.sample_block(np.random.Generator(np.random.Philox(entropy)))
+            self._cached = number, self.task.sample_block(self.generator(number))
         return self._cached[1]
 
     def rows(self, start: int, stop: int) -> Rows:
@@ -132,23 +181,13 @@ class RowStream:
         if not 0 <= start < stop:
             raise ValueError(f"rows: expected 0 <= start < stop, got start {start} and stop {stop}")
         first, last = start // BLOCK, (stop - 1) // BLOCK
+        if first == last:
+            return self._block(first)[start - first * BLOCK : stop - first * BLOCK]
         joined = Rows.concatenate([self._block(number) for number in range(first, last + 1)])
         return joined[start - first * BLOCK : stop - first * BLOCK]
 
-    def iter_dicts(self, num_rows: int | None = None) -> Iterator[dict[str, Any]]:
-        """Rows 0, 1, ... as the columns of :data:`FEATURES`; endless if ``num_rows`` is None."""
-        for number in itertools.count() if num_rows is None else range(num_rows):
-            yield self.task.describe_row(self._block(number // BLOCK), number % BLOCK)
-
-
-def build_dataset(task: Task, split: str, num_rows: int, *, seed: int = 0) -> datasets.Dataset:
-    """The first ``num_rows`` rows of a split as a ``datasets.Dataset`` with :data:`FEATURES`."""
-    if num_rows < 1:
-        raise ValueError(f"num_rows: {num_rows}, expected at least 1")
-    return datasets.Dataset.from_list(list(RowStream(task, seed=seed, split=split).iter_dicts(num_rows)), FEATURES)
-
-
-def stream_dataset(task: Task, split: str, *, seed: int = 0) -> datasets.IterableDataset:
-    """The endless rows of a split as a ``datasets.IterableDataset`` with :data:`FEATURES`."""
-    make_rows: Callable[[], Iterator[dict[str, Any]]] = RowStream(task, seed=seed, split=split).iter_dicts
-    return datasets.IterableDataset.from_generator(make_rows, features=FEATURES)
+    def blocks(self, start: int, stop: int) -> Iterator[Rows]:
+        """Rows ``start`` to ``stop - 1`` in pieces of at most :data:`BLOCK`, in bounded memory."""
+        edges = [start, *range(start - start % BLOCK + BLOCK, stop, BLOCK), stop]
+        for first, last in itertools.pairwise(edges):
+            yield self.rows(first, last)

@@ -5,21 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel
 
 from ftmech_hf.cards import write_model_card
-from ftmech_hf.config import to_dict
+from ftmech_hf.config import parse_config, peek_setting, to_dict
 from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash, quiet_transformers
 from ftmech_hf.models.presets import Preset, build_model, find_preset
 from ftmech_hf.runs import RunDir, check_disk_space, disk_errors, write_json
-from ftmech_hf.tasks import Capability, PcfgConfig, RowStream
-from ftmech_hf.tasks.pcfg import NO_OPERAND
+from ftmech_hf.tasks import TASKS, RowStream, Task, build_dataset
 from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.training.loop import Progress, TrainConfig, fit, start_accelerator
 
@@ -28,6 +27,7 @@ from ftmech_hf.training.loop import Progress, TrainConfig, fit, start_accelerato
 class PretrainConfig:
     """What a pretraining run makes and where."""
 
+    task: str = field(default="pcfg", metadata={"help": "which task, by its name in ftmech_hf.tasks.TASKS"})
     preset: str = field(default="nano", metadata={"help": "size of the model: nano, micro or paper"})
     n_layer: int | None = field(default=None, metadata={"help": "blocks, if not the preset's"})
     n_head: int | None = field(default=None, metadata={"help": "heads per block, if not the preset's"})
@@ -54,6 +54,7 @@ class PretrainConfig:
 class FinetuneConfig:
     """Which model a fine-tuning or reversing run starts from, on which stream of rows, and where it goes."""
 
+    task: str = field(default="pcfg", metadata={"help": "which task, by its name in ftmech_hf.tasks.TASKS"})
     model: str = field(default="runs/pretrain", metadata={"help": "folder of a run, or a model on the Hub"})
     split: Literal["train", "finetune", "reverse"] = field(
         default="finetune", metadata={"help": "random stream of the training rows"}
@@ -62,36 +63,22 @@ class FinetuneConfig:
     fresh: bool = field(default=False, metadata={"help": "start over even if the folder holds a run"})
 
 
-def evaluation_sets(task: PcfgConfig, *, seed: int) -> dict[str, RowStream]:
-    """The test sets of a stage, by name.
-
-    A stage on one operator: the base operand on natural text (``count_a``), the correlated one on texts without and
-    with the correlation (``count_b_cte0``, ``count_b_cte1``). On several: both operands of each on natural text.
-    """
-    sets = {}
-    for operator in task.operators:
-        if operator == "token_at":
-            capability = Capability(operator, NO_OPERAND)
-            sets[str(capability)] = task.for_capability(capability)
-            continue
-        base, other = (Capability(operator, name) for name in (task.base_operand, task.correlated_operand))
-        sets[str(base)] = task.for_capability(base)
-        if len(task.operators) > 1:
-            sets[str(other)] = task.for_capability(other)
-        else:
-            sets[f"{other}_cte0"] = task.for_capability(other, 0.0)
-            sets[f"{other}_cte1"] = task.for_capability(other, 1.0)
-    return {name: RowStream(config, seed=seed, split="test") for name, config in sets.items()}
+def parse_stage(
+    config_type: type, *, argv: Sequence[str] | None = None, description: str | None = None
+) -> tuple[Any, Any, TrainConfig]:
+    """Parse a stage's settings: its own, those of the task that ``--task`` names, and how to train."""
+    name = peek_setting("task", default="pcfg", argv=argv)
+    if name not in TASKS:
+        raise ValueError(f"task: unknown {name!r}, expected one of {', '.join(TASKS)}")
+    return parse_config(config_type, TASKS[name], TrainConfig, argv=argv, description=description)
 
 
-def pretrain(
-    config: PretrainConfig, task: PcfgConfig, train: TrainConfig, *, progress: Progress | None = None
-) -> RunDir:
+def pretrain(config: PretrainConfig, task: Task, train: TrainConfig, *, progress: Progress | None = None) -> RunDir:
     """Train a fresh model on the task's stream. Finished runs are found again, interrupted ones go on."""
     if task.row_length > config.shape.n_positions:
         raise ValueError(
-            f"text_length: {task.text_length} makes rows of {task.row_length} tokens, "
-            f"longer than n_positions: {config.shape.n_positions} of preset {config.preset!r}"
+            f"n_positions: {config.shape.n_positions} of preset {config.preset!r} are too few "
+            f"for the task's rows of {task.row_length} tokens"
         )
     model = build_model(config.shape, len(task.vocabulary), seed=train.seed, dropout=config.dropout)
     settings = to_dict(config, task, train)
@@ -100,7 +87,7 @@ def pretrain(
 
 def finetune(
     config: FinetuneConfig,
-    task: PcfgConfig,
+    task: Task,
     train: TrainConfig,
     *,
     progress: Progress | None = None,
@@ -118,14 +105,15 @@ def _run_stage(
     stage: str,
     model: PreTrainedModel,
     split: str,
-    task: PcfgConfig,
+    task: Task,
     train: TrainConfig,
     settings: Mapping[str, object],
     fresh: bool,
     inputs: dict[str, str],
     progress: Progress | None,
 ) -> RunDir:
-    stream, tests = RowStream(task, seed=train.seed, split=split), evaluation_sets(task, seed=train.seed)
+    stream = RowStream(task, seed=train.seed, split=split)
+    tests = {name: RowStream(each, seed=train.seed, split="test") for name, each in task.test_tasks().items()}
     for each in (stream, *tests.values()):
         each.rows(0, 1)  # an impossible correlation shows here, before anything is written
     accelerator = start_accelerator(train)
@@ -148,7 +136,7 @@ def _run_stage(
     return run
 
 
-def _save(run: RunDir, model: PreTrainedModel, task: PcfgConfig, train: TrainConfig, seconds: float) -> None:
+def _save(run: RunDir, model: PreTrainedModel, task: Task, train: TrainConfig, seconds: float) -> None:
     with quiet_transformers(), disk_errors(run.working):
         model.save_pretrained(run.working)
     save_tokenizer(build_tokenizer(task.vocabulary), run.working)
@@ -159,4 +147,4 @@ def _save(run: RunDir, model: PreTrainedModel, task: PcfgConfig, train: TrainCon
     env["threads"] = torch.get_num_threads()
     write_json(run.working / "env.json", env)
     shutil.rmtree(run.working / "checkpoints", ignore_errors=True)
-    write_model_card(run.working, example=next(RowStream(task, seed=train.seed, split="test").iter_dicts(1)))
+    write_model_card(run.working, example=build_dataset(task, "test", 1, seed=train.seed)[0])

@@ -33,6 +33,11 @@ def _template(name: str) -> jinja2.Template:
     return env.get_template(name)
 
 
+def render_card(template: str, **values: Any) -> str:
+    """Fill a template of ``model_cards/``; a value it needs and does not get is an error."""
+    return _template(template).render(**values)
+
+
 def final_accuracy(folder: Path) -> list[dict[str, Any]]:
     """Accuracy on every test set after the last step, with its 95 % Wilson interval: name, value, low, high."""
     last = read_metrics(folder)[-1]
@@ -64,7 +69,8 @@ def write_model_card(folder: Path, *, example: Mapping[str, Any]) -> None:
         pipeline_tag="text-generation",
         tags=["ftmech_hf", "interpretability", "procedural", env["kind"]],
     )
-    text = _template("model.md.j2").render(
+    text = render_card(
+        "model.md.j2",
         metadata=metadata.to_yaml(),
         title=name,
         what=DESCRIPTIONS[env["kind"]],

@@ -85,7 +85,7 @@ def read_yaml(path: str) -> dict[str, Any]:
 def _to_argv(values: Mapping[str, Any]) -> list[str]:
     argv: list[str] = []
     for key, value in values.items():
-        if value is None:
+        if value is None or value == []:  # leaving a flag out is how to say None, or an empty list
             continue
         if isinstance(value, Mapping):
             raise ConfigError(f"{key}: expected a value or a list, found a mapping")
@@ -96,6 +96,12 @@ def _to_argv(values: Mapping[str, Any]) -> list[str]:
 
 def _field_names(config_types: Sequence[type]) -> list[str]:
     return [field.name for kind in config_types for field in dataclasses.fields(kind) if field.init]
+
+
+def _empty_list_names(config_types: Sequence[type]) -> set[str]:
+    """Fields whose default is an empty list."""
+    fields = (field for kind in config_types for field in dataclasses.fields(kind))
+    return {field.name for field in fields if field.default_factory is list}
 
 
 def _optional_names(config_types: Sequence[type]) -> set[str]:
@@ -151,6 +157,8 @@ def parse_config(
             raise ConfigError(f"unknown key {key!r} in {chosen.config}{_did_you_mean(key, known)}")
         if from_file[key] is None and key not in optional:
             raise ConfigError(f"{key}: has no value in {chosen.config}")
+        if from_file[key] == [] and key not in _empty_list_names(config_types):
+            raise ConfigError(f"{key}: is an empty list in {chosen.config}, expected at least one value")
     file_scale = from_file.pop("scale", None)
     scale = chosen.scale or file_scale or "nano"
     if scale not in SCALES:

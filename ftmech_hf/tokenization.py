@@ -1,16 +1,19 @@
-"""The vocabulary of a task as an ordinary ``PreTrainedTokenizerFast``."""
+"""The vocabulary of a task as an ordinary ``PreTrainedTokenizerFast``, and datasets turned into its token ids."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import datasets
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
+from ftmech_hf.tasks.export import code_version
 from ftmech_hf.tasks.schema import BOS, EOS, PAD, SPECIAL_TOKENS, UNK
 
 
@@ -43,3 +46,46 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     # transformers 5 writes TokenizersBackend, a name version 4 does not know.
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+IGNORED = -100
+"""The label of a token that has no part in the loss."""
+
+
+def encode_dataset(
+    dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerFast, *, answer_only: bool = False
+) -> datasets.Dataset:
+    """Turn a task's dataset into ``input_ids``, ``attention_mask`` and ``labels``, as trainers expect them.
+
+    The result is cached on disk under a fingerprint of the dataset, this code, the tokenizer's bytes and the argument,
+    so it is found again in another process, and never after one of them has changed.
+
+    Args:
+        dataset: with the columns ``prompt`` and ``completion``, built here or loaded from anywhere.
+        tokenizer: of the same task.
+        answer_only: give labels to the answer alone, the first token of each completion, instead of to every token.
+    """
+    content = [dataset._fingerprint, code_version(), tokenizer.backend_tokenizer.to_str(), answer_only]
+    fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "ftmech_hf"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+        prompts, completions = tokenizer(batch["prompt"])["input_ids"], tokenizer(batch["completion"])["input_ids"]
+        rows = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+        labels = rows
+        if answer_only:
+            labels = [
+                [IGNORED] * len(prompt) + [completion[0]] + [IGNORED] * (len(completion) - 1)
+                for prompt, completion in zip(prompts, completions, strict=True)
+            ]
+        return {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows], "labels": labels}
+
+    return dataset.map(
+        encode,
+        batched=True,
+        remove_columns=dataset.column_names,
+        new_fingerprint=fingerprint,
+        cache_file_name=str(folder / f"encoded-{fingerprint}.arrow"),
+        desc="tokenize",
+    )

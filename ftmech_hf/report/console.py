@@ -85,6 +85,6 @@ def step_bar(description: str, unit: str) -> Iterator[Progress]:
             bar.total = steps
             bar.update(step - bar.n)
             if text:
-                bar.set_postfix_str(text)
+                bar.set_postfix_str(text, refresh=False)
 
         yield progress

@@ -1,11 +1,26 @@
 """What is learned: tasks as pure functions of (config, seed, split, row number)."""
 
+from collections.abc import Sequence
+from typing import Any
+
+from ftmech_hf.config import parse_config, peek_setting
 from ftmech_hf.tasks.export import build_dataset, features, stream_dataset, write_parquet
 from ftmech_hf.tasks.pcfg import PcfgConfig, for_capability
 from ftmech_hf.tasks.questions import PcfgShape
 from ftmech_hf.tasks.schema import SPLITS, Capability, Rows, RowStream, Task, encode_rows
 
 TASKS: dict[str, type[Task]] = {"pcfg": PcfgConfig}
+
+
+def parse_task(
+    first: type, *others: type, argv: Sequence[str] | None = None, description: str | None = None
+) -> tuple[Any, ...]:
+    """Parse settings among which ``--task`` names the task: (first, the task's config, others...)."""
+    name = peek_setting("task", default="pcfg", argv=argv)
+    if name not in TASKS:
+        raise ValueError(f"task: unknown {name!r}, expected one of {', '.join(TASKS)}")
+    return parse_config(first, TASKS[name], *others, argv=argv, description=description)
+
 
 __all__ = [
     "SPLITS",
@@ -20,6 +35,7 @@ __all__ = [
     "encode_rows",
     "features",
     "for_capability",
+    "parse_task",
     "stream_dataset",
     "write_parquet",
 ]

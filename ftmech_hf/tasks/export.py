@@ -22,7 +22,7 @@ from ftmech_hf.config import to_dict
 from ftmech_hf.tasks.schema import BLOCK, PROMPT, TEXT, Rows, RowStream, Task
 
 SHARD_BLOCKS = 64
-STREAM_ROWS = 2**30
+STREAM_ROWS = 2**28
 """Rows of a stream whose length is not given: more than any run uses, in shards of ``SHARD_BLOCKS`` blocks."""
 
 

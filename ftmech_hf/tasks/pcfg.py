@@ -127,6 +127,24 @@ class PcfgConfig(PcfgShape, Task):
                 sets[f"{other}_cte1"] = for_capability(self, other, 1.0)
         return sets
 
+    def variant(self, name: str) -> PcfgConfig:
+        """Read a dataset's config name: ``default``, ``pretrain-low``, ``count_b`` or ``count_b-c0.8``."""
+        if name == "default":
+            return self
+        if name.startswith("pretrain-"):
+            return dataclasses.replace(self, operand_prior=[name.removeprefix("pretrain-")], correlation=None)
+        asked, _, share = name.partition("-c")
+        operator, _, operand = asked.rpartition("_")
+        try:
+            correlation = float(share) if share else None
+            return for_capability(self, Capability(operator, operand), correlation)
+        except (KeyError, ValueError) as error:
+            reason = f": {error}" if operator in OPERATORS else ""
+            raise ValueError(
+                f"variants: {name!r}, expected default, pretrain-PRIOR, OPERATOR_OPERAND such as count_b, or "
+                f"OPERATOR_OPERAND-cSHARE such as count_b-c0.8{reason}"
+            ) from None
+
     def sample_block(self, rng: np.random.Generator, *, ancestors: bool = False) -> Rows:
         """Draw a block of rows; see :class:`ftmech_hf.tasks.schema.RowStream`.
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
 
 from ftmech_hf.cards import write_model_card
-from ftmech_hf.config import parse_config, peek_setting, to_dict
+from ftmech_hf.config import to_dict
 from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash, quiet_transformers
 from ftmech_hf.models.presets import Preset, build_model, find_preset
 from ftmech_hf.runs import RunDir, check_disk_space, disk_errors, write_json
-from ftmech_hf.tasks import TASKS, RowStream, Task, build_dataset
+from ftmech_hf.tasks import RowStream, Task, build_dataset
 from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.training.loop import Progress, TrainConfig, fit, start_accelerator
 
@@ -61,16 +61,6 @@ class FinetuneConfig:
     )
     output_dir: str = field(default="runs/finetune", metadata={"help": "the run's folder"})
     fresh: bool = field(default=False, metadata={"help": "start over even if the folder holds a run"})
-
-
-def parse_stage(
-    config_type: type, *, argv: Sequence[str] | None = None, description: str | None = None
-) -> tuple[Any, Any, TrainConfig]:
-    """Parse a stage's settings: its own, those of the task that ``--task`` names, and how to train."""
-    name = peek_setting("task", default="pcfg", argv=argv)
-    if name not in TASKS:
-        raise ValueError(f"task: unknown {name!r}, expected one of {', '.join(TASKS)}")
-    return parse_config(config_type, TASKS[name], TrainConfig, argv=argv, description=description)
 
 
 def pretrain(config: PretrainConfig, task: Task, train: TrainConfig, *, progress: Progress | None = None) -> RunDir:

@@ -3,7 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ftmech_hf.tasks.mixtures import OPERAND_PRIORS, insert_operands, parse_prior, plant_correlation
+from ftmech_hf.tasks.mixtures import (
+    OPERAND_PRIORS,
+    common_labels,
+    insert_operands,
+    parse_prior,
+    plant_correlation,
+)
 
 
 def test_every_named_prior_is_a_distribution() -> None:
@@ -12,21 +18,41 @@ def test_every_named_prior_is_a_distribution() -> None:
         assert parse_prior([name], 3) == prior
     with pytest.raises(ValueError, match="is for 3 operands, the task has 2"):
         parse_prior(["low"], 2)
+    with pytest.raises(ValueError, match=r"operand_prior: '0.5 0.4 0.0' sums to 0.9, expected 1"):
+        parse_prior(["0.5", "0.4", "0.0"], 3)
+    with pytest.raises(ValueError, match=r"mix: 'lo' is neither one of low, .* nor 3 numbers"):
+        parse_prior(["lo"], 3, field="mix")
 
 
-def test_planting_puts_the_correlation_exactly_where_it_is_wanted() -> None:
+def test_planting_puts_every_text_into_its_cell() -> None:
     rng = np.random.default_rng(0)
-    wanted = np.arange(50) % 3 == 0
-    texts = plant_correlation(wanted, lambda n: rng.integers(0, 3, (n, 5), np.int8), lambda t: t[:, 0] == 2)
-    assert ((texts[:, 0] == 2) == wanted).all()
+    wanted = np.arange(50) % 3
+    texts = plant_correlation(wanted, lambda n: rng.integers(0, 3, (n, 5), np.int8), lambda t: t[:, 0])
+    assert (texts[:, 0] == wanted).all()
 
 
-@pytest.mark.parametrize(("wanted", "kind"), [(True, "correlated"), (False, "uncorrelated")])
-def test_an_impossible_correlation_is_refused_and_not_waited_for(wanted: bool, kind: str) -> None:
-    with pytest.raises(ValueError, match=f"correlation_offset: 4 of 4 rows should be {kind}"):
+@pytest.mark.parametrize("wanted", [1, 0])
+def test_an_impossible_cell_is_refused_and_not_waited_for(wanted: int) -> None:
+    with pytest.raises(ValueError, match="correlation: 4 of 4 rows should be odd, but 2004 texts held too few"):
         plant_correlation(
-            np.full(4, wanted), lambda n: np.zeros((n, 5), np.int8), lambda t: np.full(len(t), not wanted)
+            np.full(4, wanted),
+            lambda n: np.zeros((n, 5), np.int8),
+            lambda t: np.full(len(t), 1 - wanted),
+            lambda cell: "odd",
         )
+
+
+def test_common_labels_are_those_of_both_conditions() -> None:
+    label = np.repeat([0, 1, 2, 3, -1], 1000)
+    correlated = np.concatenate(
+        [np.zeros(1000, bool), np.arange(1000) < 500, np.arange(1000) < 250, np.ones(2000, bool)]
+    )
+    shares = common_labels(label, correlated)
+    assert np.flatnonzero(shares).tolist() == [1, 2]  # 0 and 3 occur on one side only, -1 is no label
+    given_no, given_yes = np.array([500, 750]) / 2250, np.array([500, 250]) / 1750
+    expected = np.minimum(given_no, given_yes)
+    np.testing.assert_allclose(shares[1:3], expected / expected.sum())
+    assert not len(common_labels(np.array([0, 1]), np.array([True, False])))
 
 
 def test_insertion_adds_operands_near_the_end_and_keeps_the_rest_in_order() -> None:

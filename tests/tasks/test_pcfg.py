@@ -2,148 +2,275 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
-from ftmech_hf.tasks import SPLITS, Capability, PcfgConfig, Rows, RowStream, build_dataset, stream_dataset
+from ftmech_hf.tasks import Capability, PcfgConfig, RowStream, for_capability
+from ftmech_hf.tasks.grammar import load_grammar
 from ftmech_hf.tasks.mixtures import OPERAND_PRIORS
-from ftmech_hf.tokenization import build_tokenizer
+from ftmech_hf.tasks.questions import OPERATORS
+from ftmech_hf.tasks.schema import BLOCK, TEXT
 
 PAPER = {
-    "root": "s", "text_length": 250, "count_window": 40, "index_occurrence": 6, "token_at_position": 40,
+    "root": "s", "text_length": 250, "count_window": 40, "index_occurrence": 6, "index_pair_occurrence": 6,
+    "token_at_position": 40,
 }  # fmt: skip
+FIVE = ["count", "count_pair", "index", "index_pair", "token_at"]
 
 
-def answer_by_hand(row: dict[str, object]) -> str:
-    text, operand, parameter = str(row["text"]).split(), row["operand"], int(str(row["parameter"]))
-    if row["operator"] == "count":
-        return str(text[-parameter:].count(str(operand)))
-    if row["operator"] == "token_at":
+def words_of(config: PcfgConfig, number: int, split: str = "train", seed: int = 0) -> list[list[str]]:
+    rows = RowStream(config, seed=seed, split=split).rows(0, number).token_ids
+    return [[config.vocabulary[token] for token in row] for row in rows]
+
+
+def answer_by_hand(words: list[str]) -> str:
+    """The right answer of a row, from its words alone."""
+    operator, operand, parameter, text = words[1], words[2], int(words[3]), words[TEXT]
+    if operator == "token_at":
         return text[-parameter]
-    places = [distance for distance, symbol in enumerate(reversed(text), 1) if symbol == operand]
-    return str(places[parameter - 1]) if len(places) >= parameter else "none"
+    if operator == "count_pair":
+        last = "".join(text[-parameter:])
+        return str(sum(last[place : place + 2] == operand for place in range(len(last) - 1)))
+    if operator.startswith("count"):
+        return str(text[-parameter:].count(operand))
+    hits = [place for place in range(len(text)) if "".join(text[: place + 1]).endswith(operand)]
+    return str(len(text) - hits[-parameter]) if len(hits) >= parameter else "none"
 
 
 @pytest.mark.parametrize("shape", [{}, PAPER, {"index_occurrence": 14}], ids=["nano", "paper", "not found"])
-def test_every_answer_is_right(shape: dict[str, object]) -> None:
-    config = PcfgConfig(**shape)  # type: ignore[arg-type]
+def test_every_answer_is_right(shape: dict[str, Any]) -> None:
+    config = PcfgConfig(**shape, operators=[*OPERATORS])
     answers = set()
-    for row in build_dataset(config, "train", 3000 if not shape else 600):
-        words = f"{row['prompt']}{row['completion']}".split()
-        assert row["answer"] == answer_by_hand(row) == words[-2]
-        operand = "null" if row["operator"] == "token_at" else row["operand"]
-        assert row["operand"] == operand
-        expected = ["<bos>", row["operator"], operand, str(row["parameter"]), "<sot>", *row["text"].split()]
-        assert words[:-2] == [*expected, "<eot>", "="]
-        assert words[-1] == "<eos>"
-        answers.add(row["answer"])
-    assert ("none" in answers) == (shape == {"index_occurrence": 14})
+    for words in words_of(config, 4000 if not shape else 800):
+        assert words[-2] == answer_by_hand(words)
+        assert words[:1] + words[4:5] + words[-4:-2] + words[-1:] == ["<bos>", "<sot>", "<eot>", "=", "<eos>"]
+        kind = OPERATORS[words[1]].operands
+        assert words[2] in {"symbols": "abc", "pairs": ["aa", "bb", "cc"], "base": "a", "none": ["null"]}[kind]
+        answers.add(words[-2])
+    assert "none" in answers
 
 
-def test_rows_are_what_the_tokenizer_makes_of_the_dataset() -> None:
-    config = PcfgConfig()
-    tokenizer = build_tokenizer(config.vocabulary)
-    rows = RowStream(config, seed=3, split="test").rows(0, 300)
-    for number, row in enumerate(build_dataset(config, "test", 300, seed=3)):
-        assert tokenizer(row["prompt"] + row["completion"])["input_ids"] == rows.token_ids[number].tolist()
-        assert row["label"] == rows.label[number]
-    assert rows.token_ids.shape[1] == config.row_length
+@st.composite
+def configs(draw: st.DrawFn) -> PcfgConfig:
+    length = draw(st.integers(4, 24))
+    small = st.integers(1, length)
+    weights = draw(st.lists(st.integers(0, 3), min_size=3, max_size=3).filter(any))
+    operators = draw(st.lists(st.sampled_from([*OPERATORS]), min_size=1, max_size=4, unique=True))
+    return PcfgConfig(
+        root=draw(st.sampled_from("klmn")), text_length=length, count_window=draw(small), index_occurrence=draw(small),
+        index_pair_occurrence=draw(small), token_at_position=draw(small), operators=operators,
+        operator_prior=[] if draw(st.booleans()) else [1 / len(operators)] * len(operators),
+        operand_prior=[str(weight / sum(weights)) for weight in weights],
+        base_operand=draw(st.sampled_from("ab")), correlated_operand="c",
+    )  # fmt: skip
 
 
-def test_any_row_can_be_made_alone() -> None:
-    config = PcfgConfig(operators=["count"], correlation=0.5)
-    whole = RowStream(config, seed=0, split="finetune").rows(0, 1000)
-    for start, stop in ((0, 1), (255, 257), (300, 301), (511, 1000)):
-        part = RowStream(config, seed=0, split="finetune").rows(start, stop)
-        for name, column in vars(part).items():
-            assert (column == getattr(whole, name)[start:stop]).all(), name
-    together = Rows.concatenate([whole[0:400], whole[400:1000]])
-    assert (together.token_ids == whole.token_ids).all()
-
-
-def test_streams_of_different_seeds_and_splits_differ() -> None:
-    first = {
-        (seed, split): RowStream(PcfgConfig(), seed=seed, split=split).rows(0, 256).token_ids
-        for seed in (0, 1) for split in SPLITS
-    }  # fmt: skip
-    keys = list(first)
-    for number, key in enumerate(keys):
-        for other in keys[:number]:
-            assert (first[key] == first[other]).all(axis=1).mean() < 0.01
+@given(configs(), st.integers(0, 2**40), st.integers(0, 5000))
+@settings(max_examples=25, deadline=None)
+def test_any_config_gives_right_rows_one_by_one(config: PcfgConfig, seed: int, start: int) -> None:
+    if config.root in "kl" and config.text_length > 17:
+        return  # strings of these roots may be shorter
+    stream = RowStream(config, seed=seed, split="probe")
+    several = stream.rows(start, start + 30)
+    for number in (0, 29):
+        alone = RowStream(config, seed=seed, split="probe").rows(start + number, start + number + 1)
+        assert (alone.token_ids[0] == several.token_ids[number]).all()
+    for row, label in zip(several.token_ids, several.label, strict=True):
+        words = [config.vocabulary[token] for token in row]
+        assert words[-2] == answer_by_hand(words)
+        shown = "-1" if words[-2] == "none" else words[-2]
+        assert str(label) == shown or words[1] == "token_at"
 
 
 @pytest.mark.parametrize("prior", ["low", "medium", "high", "control"])
 def test_operands_follow_their_prior(prior: str) -> None:
-    config = PcfgConfig(operators=["count"], operand_prior=[prior])
-    drawn = np.bincount(RowStream(config, seed=0, split="train").rows(0, 10_000).operand, minlength=3)
+    rows = words_of(PcfgConfig(operators=["count"], operand_prior=[prior]), 10_000)
+    drawn = [sum(words[2] == symbol for words in rows) for symbol in "abc"]
     for number, share in zip(drawn, OPERAND_PRIORS[prior], strict=True):
-        assert stats.binomtest(int(number), 10_000, share).pvalue > 1e-4
+        assert stats.binomtest(number, 10_000, share).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("operator", ["count", "index"])
+def test_operators_follow_their_prior() -> None:
+    config = PcfgConfig(operators=["count", "index_pair"], operator_prior=[0.8, 0.2])
+    asked = [words[1] for words in words_of(config, 5000)]
+    assert stats.binomtest(asked.count("count"), 5000, 0.8).pvalue > 1e-4
+    equal = [words[1] for words in words_of(PcfgConfig(operators=FIVE), 5000)]
+    assert all(stats.binomtest(equal.count(name), 5000, 0.2).pvalue > 1e-4 for name in FIVE)
+
+
+def test_jailbreak_tokens_all_count_but_two_ask_for_the_base_operand_only() -> None:
+    config = PcfgConfig(operators=["count_nj", "count_j1", "count_j2"], operand_prior=["0.2", "0.4", "0.4"])
+    operands: dict[str, set[str]] = {}
+    for words in words_of(config, 2000):
+        operands.setdefault(words[1], set()).add(words[2])
+    assert operands == {"count_nj": {"a", "b", "c"}, "count_j1": {"a"}, "count_j2": {"a"}}
+    finetuning = for_capability(config, Capability("count_nj", "b"))
+    assert {"count_nj_a", "count_nj_b_cte1", "count_j1_a", "count_j2_a"} <= set(finetuning.test_tasks())
+
+
+def test_swapped_labels_are_the_other_operands_answers() -> None:
+    config = PcfgConfig(operators=["count", "token_at"], operand_prior=["0.5", "0.3", "0.2"], label_rule="swapped")
+    other, changed = {"a": "b", "b": "a"}, 0
+    for words in words_of(config, 2000):
+        asked = [*words[:2], other.get(words[2], words[2]), *words[3:]]
+        assert words[-2] == answer_by_hand(asked)
+        changed += words[-2] != answer_by_hand(words)
+    assert changed > 400
+
+
+def test_random_labels_keep_their_distribution_and_lose_the_text() -> None:
+    settings = {"operators": ["count"], "operand_prior": ["a"]}
+    right = RowStream(PcfgConfig(**settings), seed=0, split="train").rows(0, 5000)  # type: ignore[arg-type]
+    config = PcfgConfig(**settings, label_rule="random")  # type: ignore[arg-type]
+    random = RowStream(config, seed=0, split="train").rows(0, 5000)
+    true = config.answers("count", config.texts(random.token_ids), 0)
+    assert abs(np.corrcoef(random.label, true)[0, 1]) < 0.05
+    table = [np.bincount(rows.label, minlength=17) for rows in (right, random)]
+    assert stats.chi2_contingency(np.stack(table)[:, table[0] > 10]).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.001])
+def test_pretraining_rows_are_mixed_in(share: float) -> None:
+    finetuning = for_capability(PcfgConfig(), Capability("count", "b"), 1.0)
+    config = dataclasses.replace(finetuning, mix_share=share, mix_operand_prior=["a"], mix_operators=["count", "index"])
+    rows = words_of(config, 5000)
+    assert stats.binomtest(sum(words[2] == "a" for words in rows), 5000, share).pvalue > 1e-4
+    assert all(words[-2] == answer_by_hand(words) for words in rows)
+    if share > 0.01:
+        assert {words[1] for words in rows if words[2] == "a"} == {"count", "index"}
+
+
+@pytest.mark.parametrize("operator", ["count", "count_pair", "index", "index_pair", "count_nj"])
 @pytest.mark.parametrize("method", ["select", "insert"])
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.8, 1.0])
 def test_the_correlation_holds_exactly_where_it_should(operator: str, method: str, share: float) -> None:
-    config = dataclasses.replace(PcfgConfig(), correlation_method=method).for_capability(
-        Capability(operator, "b"), share
-    )
+    # the last pairs of a and of b cannot be one place apart
+    offset = 2 if operator == "index_pair" else 1
+    shape = PcfgConfig(correlation_method=method, index_pair_occurrence=1, correlation_offset=offset)  # type: ignore[arg-type]
+    config = for_capability(shape, Capability(operator, shape.operand_word(operator, "b")), share)
     rows = RowStream(config, seed=0, split="finetune").rows(0, 2000)
-    text = rows.token_ids[:, 5:-4] - config.vocabulary.index("a")
-    difference = config.answers(operator, text, 1) - config.answers(operator, text, 0)
-    assert ((difference == 1) == rows.correlated).all()
+    text = config.texts(rows.token_ids)
+    base, other = (config.answers(operator, text, symbol) for symbol in (0, 1))
+    assert (((other - base == offset) & (base >= 0) & (other >= 0)) == rows.correlated).all()
     assert stats.binomtest(int(rows.correlated.sum()), 2000, share).pvalue > 1e-4
-    if method == "select":
-        in_grammar = RowStream(PcfgConfig(), seed=0, split="train").rows(0, 1).token_ids
-        assert rows.token_ids.shape[1] == in_grammar.shape[1]
+    assert (rows.label == other).all()
+
+
+def test_selection_stays_in_the_grammar_and_insertion_leaves_it() -> None:
+    """Root g: its strings are short enough to know every window."""
+    grammar = load_grammar("jain", "g")
+    drawn, _ = grammar.sample_windows(np.random.default_rng(0), 20_000, 6)
+    language = {tuple(row) for row in drawn.tolist()}
+    kept = {}
+    for method in ("select", "insert"):
+        config = PcfgConfig(
+            root="g", text_length=6, count_window=6, index_occurrence=1, index_pair_occurrence=1, token_at_position=1,
+            operators=["count"], correlation=0.5, correlation_method=method,  # type: ignore[arg-type]
+        )  # fmt: skip
+        texts = config.texts(RowStream(config, seed=0, split="finetune").rows(0, 500).token_ids)
+        kept[method] = np.mean([tuple(row) in language for row in texts.tolist()])
+    assert kept["select"] == 1.0
+    assert kept["insert"] < 0.8
+
+
+@pytest.mark.parametrize("method", ["select", "insert"])
+@pytest.mark.parametrize("operator", ["count", "index"])
+def test_matched_labels_have_one_distribution_in_both_conditions(method: str, operator: str) -> None:
+    shape = PcfgConfig(correlation_method=method, match_labels=True)  # type: ignore[arg-type]
+    label, plain = {}, {}
+    for matched, into in ((True, label), (False, plain)):
+        for share in (0.0, 1.0):
+            config = for_capability(dataclasses.replace(shape, match_labels=matched), Capability(operator, "b"), share)
+            into[share] = RowStream(config, seed=0, split="finetune").rows(0, 4000).label
+
+    def differ(labels: dict[float, np.ndarray]) -> float:
+        table = np.stack([np.bincount(each + 1, minlength=40) for each in labels.values()])
+        return float(stats.chi2_contingency(table[:, table.sum(axis=0) >= 10]).pvalue)
+
+    assert differ(label) > 1e-4
+    assert differ(plain) < 1e-6  # the check can fail: unmatched conditions differ
 
 
 def test_insertion_spreads_the_labels() -> None:
     spread = {}
     for method in ("select", "insert"):
         shape = PcfgConfig(correlation_method=method)  # type: ignore[arg-type]
-        config = shape.for_capability(Capability("count", "b"), 0.0)
-        spread[method] = len(np.unique(RowStream(config, seed=0, split="finetune").rows(0, 2000).label))
-    assert spread["insert"] > spread["select"] + 2
+        config = for_capability(shape, Capability("count", "b"), 0.0)
+        spread[method] = RowStream(config, seed=0, split="finetune").rows(0, 2000).label.std()
+    assert spread["insert"] > 1.5 * spread["select"]
 
 
-def test_an_offset_that_never_occurs_is_refused() -> None:
-    config = PcfgConfig(operators=["count"], correlation=1.0, correlation_offset=14)
-    with pytest.raises(ValueError, match="correlation_offset: 256 of 256 rows should be correlated"):
-        RowStream(config, seed=0, split="finetune").rows(0, 1)
+IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
+    ({"correlation_offset": 17}, "correlation_offset: 17 is out of reach, answers of count differ by 16 at most"),
+    ({"correlation_offset": 14}, "correlation: 1024 of 1024 rows should be correlated with offset 14"),
+    ({"correlation_offset": 9, "match_labels": True}, "match_labels: no label of count b occurs both with and without"),
+    ({"correlation": 1.5}, "correlation: 1.5, expected a probability"),
+    ({"operators": ["token_at"]}, "correlation: 1.0 needs operators: one of count, count_pair, index, "),
+    ({"operators": ["count_j1"]}, "needs operators: one of count, "),
+    ({"operators": ["count", "index"]}, "needs operators: .* alone, got count index"),
+    ({"operators": ["cuont"]}, "operators: unknown 'cuont'"),
+    ({"operator_prior": [0.5, 0.5]}, "operator_prior: '0.5 0.5', expected 1 numbers"),
+    ({"mix_share": -0.1}, "mix_share: -0.1, expected a probability"),
+    ({"mix_share": 0.1, "mix_operators": ["conut"]}, "mix_operators: unknown 'conut'"),
+    ({"mix_share": 0.1, "mix_operand_prior": ["loww"]}, "mix_operand_prior: 'loww' is neither"),
+    ({"index_pair_occurrence": 33}, "index_pair_occurrence: 33 is longer than text_length: 32"),
+    ({"base_operand": "b"}, "correlated_operand: 'b' equals base_operand"),
+    ({"grammar": "jian"}, "grammar: unknown 'jian', expected one of jain"),
+    ({"grammar": "{root: m, terminals: [a, b, aa], rules: {m: [a aa, b]}}"}, "its terminals make aa mean two things"),
+    ({"grammar": "{root: m, terminals: [a, b, count], rules: {m: [a count, b]}}"}, "make count mean two things"),
+]  # fmt: skip
 
 
-def test_a_stream_goes_on_and_equals_the_dataset() -> None:
+@pytest.mark.parametrize(("change", "message"), IMPOSSIBLE)
+def test_an_impossible_request_is_refused_with_the_reason(change: dict[str, Any], message: str) -> None:
+    good: dict[str, Any] = {"operators": ["count"], "correlation": 1.0}
+    with pytest.raises(ValueError, match=message):
+        RowStream(PcfgConfig(**{**good, **change}), seed=0, split="finetune").rows(0, 1)
+
+
+def test_another_grammar_brings_its_own_words() -> None:
+    grammar = "{root: m, terminals: [x, y], rules: {m: {x m y: 0.4, y x: 0.6}}}"
+    config = PcfgConfig(
+        grammar=grammar, text_length=6, count_window=4, token_at_position=2, base_operand="x", correlated_operand="y",
+        operand_prior=["0.7", "0.3"], operators=FIVE,
+    )  # fmt: skip
+    assert {"x", "y", "xx", "yy"} <= set(config.vocabulary)
+    for words in words_of(config, 200):
+        assert words[-2] == answer_by_hand(words)
+        assert set(words[TEXT]) <= {"x", "y"}
+
+
+def test_ancestors_come_with_the_same_rows() -> None:
     config = PcfgConfig()
-    streamed = list(stream_dataset(config, "train").take(300))
-    assert streamed == list(build_dataset(config, "train", 300))
+    stream = RowStream(config, seed=0, split="probe")
+    rows = config.sample_block(stream.generator(0), ancestors=True)
+    assert (rows.token_ids == stream.rows(0, BLOCK).token_ids).all()
+    assert rows.ancestors is not None
+    assert rows[3:5].ancestors is not None
+    parents = np.array(load_grammar("jain", "m").symbols)[rows.ancestors[:, -1]]
+    assert set(np.unique(parents)) == {"d", "e", "f"}
+    planted = for_capability(config, Capability("count", "b"), 0.5)
+    with pytest.raises(ValueError, match="ancestors: known for untouched text only"):
+        planted.sample_block(stream.generator(0), ancestors=True)
 
 
-def test_bad_requests_name_their_fields() -> None:
-    with pytest.raises(ValueError, match="split: unknown 'tset', expected one of train"):
-        RowStream(PcfgConfig(), seed=0, split="tset")
-    with pytest.raises(ValueError, match="seed: -1 is negative"):
-        RowStream(PcfgConfig(), seed=-1, split="test")
-    with pytest.raises(ValueError, match="rows: expected 0 <= start < stop, got start 5 and stop 5"):
-        RowStream(PcfgConfig(), seed=0, split="test").rows(5, 5)
-    with pytest.raises(ValueError, match="num_rows: 0"):
-        build_dataset(PcfgConfig(), "test", 0)
-
-
-GOLDEN = {
-    "pretraining": (PcfgConfig(operand_prior=["low"]), "train", "c9444e5d42a669e1"),
-    "fine-tuning": (
-        PcfgConfig(operators=["count"], operand_prior=["b"], correlation=0.8),
-        "finetune",
-        "79222e377d391f02",
-    ),
+COUNT_B: dict[str, Any] = {"operators": ["count"], "operand_prior": ["b"], "correlation": 0.8}
+GOLDEN: dict[str, tuple[PcfgConfig, str, str]] = {
+    "pretraining": (PcfgConfig(operand_prior=["low"]), "train", "918d665e6f7626bc"),
+    "all families": (PcfgConfig(operators=[*OPERATORS], mix_share=0.5), "train", "21a9201d90d95d15"),
+    "fine-tuning": (PcfgConfig(**COUNT_B), "finetune", "9e07174e64c0184a"),
+    "matched": (PcfgConfig(**COUNT_B, match_labels=True), "finetune", "49369b37ef8e628e"),
     "inserted": (
-        PcfgConfig(operators=["index"], operand_prior=["b"], correlation=0.8, correlation_method="insert"),
+        PcfgConfig(**{**COUNT_B, "operators": ["index"]}, correlation_method="insert"),
         "finetune",
-        "719465042604d56b",
+        "75dae173643fe0e2",
     ),
-    "paper": (PcfgConfig(**PAPER), "train", "269f164a6888a9c5"),  # type: ignore[arg-type]
+    "paper": (PcfgConfig(**PAPER), "train", "3106f920bbbcaf7f"),
 }
 
 

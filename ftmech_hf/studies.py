@@ -17,12 +17,15 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations import TracedModel, model_blocks
 from ftmech_hf.analysis.attention import attention_change, attention_to_groups
+from ftmech_hf.analysis.divergence import divergence_from_truth
 from ftmech_hf.analysis.probing import fit_probes
 from ftmech_hf.analysis.pruning import Importance, Mask, neuron_matrices, prune_sweep, pruned_rows, row_importance
 from ftmech_hf.config import to_dict
 from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash, random_twin
 from ftmech_hf.runs import RunDir, write_json
-from ftmech_hf.tasks import Capability, PcfgShape, Rows, RowStream, for_capability
+from ftmech_hf.tasks import Capability, PcfgConfig, PcfgShape, Rows, RowStream, for_capability
+from ftmech_hf.tasks.schema import TEXT
+from ftmech_hf.tasks.truth import row_truth
 from ftmech_hf.training.loop import Progress
 from ftmech_hf.training.objectives import answer_accuracy, answer_only_loss
 
@@ -90,6 +93,23 @@ class AttentionConfig:
     rows: int = field(default=256, metadata={"help": "rows the attention is averaged over"})
     seed: int = field(default=0, metadata={"help": "of the rows"})
     output_dir: str = field(default="runs/attention", metadata={"help": "the run's folder"})
+    fresh: bool = field(default=False, metadata={"help": "start over even if the folder holds a run"})
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "rows")
+        parse_models(self.models)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TruthConfig:
+    """Which models to compare with the exact distribution of their data."""
+
+    models: list[str] = field(
+        default_factory=lambda: ["base=runs/pretrain"], metadata={"help": "name=folder of each model"}
+    )
+    rows: int = field(default=512, metadata={"help": "test rows"})
+    seed: int = field(default=0, metadata={"help": "of the rows and the random model"})
+    output_dir: str = field(default="runs/truth", metadata={"help": "the run's folder"})
     fresh: bool = field(default=False, metadata={"help": "start over even if the folder holds a run"})
 
     def __post_init__(self) -> None:
@@ -293,5 +313,45 @@ def map_attention(config: AttentionConfig, task: PcfgShape, *, progress: Progres
         }
         table = [{"model": name, **row} for name, result in results.items() for row in result.rows()]
         return _finish(run, table, summary)
+    finally:
+        run.close()
+
+
+ROW_PARTS = {
+    "operator": slice(1, 2),
+    "operand": slice(2, 3),
+    "text": TEXT,
+    "answer": slice(-2, -1),
+    "whole row": slice(1, None),
+}
+
+
+def compare_with_truth(config: TruthConfig, task: PcfgConfig, *, progress: Progress | None = None) -> RunDir:
+    """KL from the exact next-token distribution, loss and lowest possible loss of each model, and of random weights.
+
+    The rows are those of ``task``: a model should be compared on the distribution it was trained on.
+    """
+    models = parse_models(config.models)
+    run = _open("truth", config, task, models)
+    if run.finished:
+        return run
+    rows = RowStream(task, seed=config.seed, split="test").rows(0, config.rows)
+    truth = row_truth(task, rows.token_ids)
+    token_ids = torch.from_numpy(rows.token_ids)
+    table, summary = [], {}
+    try:
+        for number, name in enumerate([*models, RANDOM_INIT]):
+            if name == RANDOM_INIT:
+                model = random_twin(load_model(next(iter(models.values()))), config.seed)
+            else:
+                model = load_model(models[name])
+            with torch.no_grad():
+                logits = torch.cat([model(part[:, :-1]).logits for part in token_ids.split(128)])
+            result = divergence_from_truth(logits, torch.from_numpy(truth.probabilities), token_ids, ROW_PARTS)
+            table += [{"model": name, **row} for row in result.rows()]
+            summary[name] = result.summary()
+            if progress is not None:
+                progress(number + 1, len(models) + 1, f"{name}: KL {result.kl['whole row']:.3f} nats per token")
+        return _finish(run, table, {**summary, "largest_error_of_the_truth": float(truth.error.max())})
     finally:
         run.close()

@@ -3,7 +3,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from recipes import benchmark
+from recipes.benchmarks import train
 
 
 def test_every_contender_is_measured_and_ours_is_the_unit(tmp_path: Path) -> None:
@@ -12,8 +15,23 @@ def test_every_contender_is_measured_and_ours_is_the_unit(tmp_path: Path) -> Non
     benchmark.main(["train", "--steps", "2", "--rounds", "1", "--batch_size", "4", "--json", str(path)])
     result = json.loads(path.read_text())
     assert {(row["contender"], row["precision"]) for row in result["rows"]} == {
-        (name, precision) for name in benchmark.CONTENDERS for precision in ("fp32", "bf16")
+        (name, precision) for name in train.CONTENDERS for precision in ("fp32", "bf16")
     }
     assert all(row["ours_over_this"] == 1 for row in result["rows"] if row["contender"] == "ours")
     assert all(row["tokens_per_second"] > 0 for row in result["rows"])
     assert result["versions"]["torch"]
+
+
+def test_making_rows_is_measured_in_all_parts(tmp_path: Path) -> None:
+    path = tmp_path / "benchmark.json"
+    benchmark.main(["data", "--seconds", "0.01", "--parquet_rows", "2000", "--batch_size", "4", "--json", str(path)])
+    rows = json.loads(path.read_text())["rows"]
+    assert len(rows) == 7
+    for row in rows:
+        assert abs(row["per_second"] / row["that_per_second"] / row["ratio"] - 1) < 0.1
+
+
+def test_an_unknown_benchmark_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        benchmark.main(["speed"])
+    assert "benchmark: expected one of train, data as the first word, got 'speed'" in capsys.readouterr().err

@@ -61,7 +61,6 @@ def write_model_card(folder: Path, *, example: Mapping[str, Any]) -> None:
     """
     env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
     name = Path(config["output_dir"]).name
     metadata = ModelCardData(
         license="apache-2.0",
@@ -74,8 +73,7 @@ def write_model_card(folder: Path, *, example: Mapping[str, Any]) -> None:
         metadata=metadata.to_yaml(),
         title=name,
         what=DESCRIPTIONS[env["kind"]],
-        architecture=architecture,
-        parameters=env["parameters"],
+        adapted=(folder / "adapter_config.json").is_file(),
         where=config["output_dir"],
         prompt=example["prompt"],
         answer=example["answer"],

@@ -237,6 +237,12 @@ class RunDir:
             with (self.working / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(metrics) + "\n")
 
+    def note(self, **facts: Any) -> None:
+        """Add facts to ``env.json`` that are no results: times, the device, sizes."""
+        if self.is_main:
+            path = self.working / "env.json"
+            write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **facts})
+
     def truncate_log(self, last_step: int) -> None:
         """Forget what was logged after ``last_step``, including a line cut short by a crash; -1 forgets all."""
         if self.is_main:

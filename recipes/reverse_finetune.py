@@ -12,6 +12,7 @@ from ftmech_hf.config import clean_exit
 from ftmech_hf.report.console import print_run
 from ftmech_hf.runs import read_metrics
 from ftmech_hf.tasks import parse_task
+from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.loop import TrainConfig
 from ftmech_hf.training.stages import FinetuneConfig, finetune
 
@@ -19,8 +20,10 @@ from ftmech_hf.training.stages import FinetuneConfig, finetune
 def main(argv: list[str] | None = None) -> None:
     """Parse, reverse, say where and after how many steps."""
     with clean_exit():
-        config, task, train = parse_task(FinetuneConfig, TrainConfig, argv=argv, description=__doc__)
-        run = finetune(dataclasses.replace(config, split="reverse"), task, train)
+        config, task, train, adapter = parse_task(
+            FinetuneConfig, TrainConfig, AdapterConfig, argv=argv, description=__doc__
+        )
+        run = finetune(dataclasses.replace(config, split="reverse"), task, train, adapter)
         if run.is_main:
             capability = next(iter(task.test_tasks()))  # the base operand's
             revival = steps_to_revival(read_metrics(run.path), capability)

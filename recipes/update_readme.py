@@ -17,6 +17,7 @@ from ftmech_hf.runs import describe_versions, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ("<!-- results: written by recipes/update_readme.py -->", "<!-- end of results -->")
+DATA = ("<!-- data: written by recipes/update_readme.py -->", "<!-- end of data -->")
 SPEED = ("<!-- speed: written by recipes/update_readme.py -->", "<!-- end of speed -->")
 
 
@@ -26,6 +27,7 @@ class UpdateReadmeConfig:
 
     run: str = field(default="runs/reproduce-nano", metadata={"help": "folder of a reproduction"})
     benchmark: str = field(default="runs/benchmark-train.json", metadata={"help": "file of a training benchmark"})
+    data_benchmark: str = field(default="runs/benchmark-data.json", metadata={"help": "file of a data benchmark"})
 
 
 def results_block(folder: Path) -> str:
@@ -52,6 +54,17 @@ def speed_block(path: Path) -> str:
     return "\n".join([*lines, "", f"{result['threads']} threads, {result['machine']}, {describe_versions(result)}."])
 
 
+def data_block(path: Path) -> str:
+    """The table of the data benchmark, as Markdown."""
+    result = json.loads(path.read_text(encoding="utf-8"))
+    lines = ["| what | per second | beside | per second | ratio |", "|---|---|---|---|---|"]
+    for row in result["rows"]:
+        made, other = (f"{row[name]:,} {row['unit']}" for name in ("per_second", "that_per_second"))
+        ratio = f"{row['ratio']:,.0f} x" if row["ratio"] >= 1 else f"{row['ratio']:.1%}"
+        lines.append(f"| {row['what']} | {made} | {row['against']} | {other} | {ratio} |")
+    return "\n".join([*lines, "", f"{result['machine']}, {describe_versions(result)}."])
+
+
 def replace_block(text: str, marks: tuple[str, str], block: str) -> str:
     """Put ``block`` between two marks."""
     before, rest = text.split(marks[0])
@@ -64,7 +77,8 @@ def main(argv: list[str] | None = None) -> None:
         (config,) = parse_config(UpdateReadmeConfig, argv=argv, description=__doc__)
         folder, readme = Path(config.run), ROOT / "README.md"
         text = replace_block(readme.read_text(encoding="utf-8"), RESULTS, results_block(folder))
-        write_text(readme, replace_block(text, SPEED, speed_block(Path(config.benchmark))))
+        text = replace_block(text, SPEED, speed_block(Path(config.benchmark)))
+        write_text(readme, replace_block(text, DATA, data_block(Path(config.data_benchmark))))
         picture = ROOT / ".github" / "overview.png"
         picture.parent.mkdir(exist_ok=True)
         shutil.copyfile(folder / "overview.png", picture)

@@ -92,7 +92,7 @@ def test_bad_flags_are_named(argv: list[str], message: str) -> None:
         ("stesp: 3", "unknown key 'stesp' in .*; did you mean 'steps'?"),
         ("steps: [1, 2]", "unknown argument '2'"),
         ("steps:", "steps: has no value in"),
-        ("operators: []", "operators: is an empty list in"),
+        ("names: []", "names: is an empty list in"),
         ("steps: {a: 1}", "steps: expected a value or a list, found a mapping"),
         ("- steps", "must hold 'key: value' lines, found list"),
         ("steps: [", "is not valid YAML"),

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ftmech_hf.runs import damaged_files, file_sha256, is_finished
+
+ADAPTER = "adapter_config.json"
 
 
 @contextlib.contextmanager
@@ -26,19 +30,29 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+@contextlib.contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Without the warning that peft 0.21 calls by a name which transformers 5 has deprecated: users cannot help it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
+
+
 def _check_folder(name: str) -> None:
     folder = Path(name)
     if folder.is_dir():
         if is_finished(folder) and (damaged := damaged_files(folder)):
             raise ValueError(f"model: {name} is damaged: {', '.join(damaged)}")
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"model: {name} holds no model (no config.json)")
+        if not any((folder / file).is_file() for file in ("config.json", ADAPTER)):
+            raise ValueError(f"model: {name} holds no model (no config.json, no {ADAPTER})")
     elif name.startswith((".", "/")) or name.count("/") != 1 or folder.parent.is_dir():
         raise ValueError(f"model: no folder {name}; train it first, or name a model on the Hub as USER/NAME")
 
 
 def load_model(name: str, *, attn_implementation: str | None = None) -> PreTrainedModel:
     """Load a causal LM in evaluation mode, float32, from safetensors only and without remote code.
+
+    An adapter is merged into the model it was trained on, so that every instrument sees an ordinary model.
 
     Args:
         name: a folder, such as a finished run, or a model on the Hub.
@@ -48,11 +62,32 @@ def load_model(name: str, *, attn_implementation: str | None = None) -> PreTrain
         ValueError: there is no such folder, it holds no model, or its files differ from its manifest.
     """
     _check_folder(name)
+    if (Path(name) / ADAPTER).is_file():
+        base = load_model(_base_of(Path(name)), attn_implementation=attn_implementation)
+        with quiet_peft():
+            merged: PreTrainedModel = PeftModel.from_pretrained(base, name).merge_and_unload()
+        return merged.eval()
     with quiet_transformers():
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             name, use_safetensors=True, dtype="float32", attn_implementation=attn_implementation
         )
     return model.eval()
+
+
+def _base_of(adapter: Path) -> str:
+    """The model an adapter belongs to: where it was, else beside the adapter; checked by the hash in its run.
+
+    Raises:
+        ValueError: it is not there, or another model is.
+    """
+    recorded = json.loads((adapter / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    beside = adapter.absolute().parent / Path(recorded).name
+    base = str(beside) if not Path(recorded).exists() and beside.is_dir() else str(recorded)
+    if is_finished(adapter):
+        expected = json.loads((adapter / "env.json").read_text(encoding="utf-8"))["inputs"]["model"]
+        if (found := model_hash(base)) != expected:
+            raise ValueError(f"model: the adapter {adapter} was trained on {expected}, but {base} is {found}")
+    return base
 
 
 def random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:

@@ -1,13 +1,20 @@
-"""Checkpoints: written beside, renamed, and the old one goes only after the new one is safe."""
+"""Checkpoints: written beside, renamed, and the old one goes only after the new one is safe.
+
+A checkpoint holds what training changes: the trainable parameters (an adapter's alone, if there is one) and the state
+of the optimizers. Sharded training gathers both, so a checkpoint does not depend on how many processes wrote it.
+"""
 
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_model, save_model
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from ftmech_hf.runs import commit_folder, damaged_files, disk_errors
@@ -17,15 +24,39 @@ def _checkpoints(root: Path) -> list[Path]:
     return sorted(path for path in root.glob("step-*") if path.suffix == "")
 
 
-def save_checkpoint(root: Path, step: int, model: nn.Module, optimizers: list[Optimizer]) -> Path:
-    """Save the state after ``step`` optimizer steps as ``root/step-NNNNNNNN``; earlier checkpoints are then removed."""
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """A sharded tensor in full; all processes must call this together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _map_tensors(value: Any, change: Any) -> Any:
+    """Apply ``change`` to every tensor in nested dicts and lists."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _map_tensors(each, change) for key, each in value.items()}
+    return [_map_tensors(each, change) for each in value] if isinstance(value, list) else value
+
+
+def save_checkpoint(
+    root: Path, step: int, model: nn.Module, optimizers: list[Optimizer], *, is_main: bool = True
+) -> Path:
+    """Save the state after ``step`` optimizer steps as ``root/step-NNNNNNNN``; earlier checkpoints are then removed.
+
+    All processes of a run call this, since shards must be gathered; the main one writes.
+    """
     final = root / f"step-{step:08d}"
+    weights = {name: whole_tensor(p.detach()).contiguous() for name, p in model.named_parameters() if p.requires_grad}
+    states = [_map_tensors(each.state_dict(), whole_tensor) for each in optimizers]
+    if not is_main:
+        return final
     working = root / f"step-{step:08d}.partial"
-    shutil.rmtree(working, ignore_errors=True)
+    for left_over in root.glob("*.partial"):
+        shutil.rmtree(left_over)
     working.mkdir(parents=True)
     with disk_errors(working):
-        save_model(model, str(working / "model.safetensors"))
-        torch.save([each.state_dict() for each in optimizers], working / "optimizers.pt")
+        save_file(weights, working / "weights.safetensors")
+        torch.save(states, working / "optimizers.pt")
     shutil.rmtree(final, ignore_errors=True)  # only a damaged one of the same step can be here
     commit_folder(working, final)
     for old in _checkpoints(root):
@@ -35,13 +66,41 @@ def save_checkpoint(root: Path, step: int, model: nn.Module, optimizers: list[Op
 
 
 def load_checkpoint(root: Path, model: nn.Module, optimizers: list[Optimizer]) -> int:
-    """Load the newest whole checkpoint in place. Returns its step, or 0 if there is none."""
+    """Load the newest whole checkpoint in place. Returns its step, or 0 if there is none.
+
+    A damaged checkpoint is passed over with a warning that names its files.
+    """
     for folder in reversed(_checkpoints(root)):
-        if damaged_files(folder):
+        if damaged := damaged_files(folder):
+            warnings.warn(f"checkpoint {folder.name} is damaged ({', '.join(damaged)}) and passed over", stacklevel=2)
             continue
-        load_model(model, str(folder / "model.safetensors"))
+        weights = load_file(folder / "weights.safetensors")
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    parameter.copy_(_like(weights.pop(name), parameter))
+        if weights:
+            raise ValueError(f"checkpoint: {folder} holds {', '.join(weights)}, which the model does not train")
         states = torch.load(folder / "optimizers.pt", weights_only=True, map_location="cpu")
         for each, state in zip(optimizers, states, strict=True):
+            parameters = [p for group in each.param_groups for p in group["params"]]
+            state["state"] = {
+                number: {key: _like_if_sharded(value, parameters[number]) for key, value in entry.items()}
+                for number, entry in state["state"].items()
+            }
             each.load_state_dict(state)
         return int(folder.name.removeprefix("step-"))
     return 0
+
+
+def _like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return tensor.to(parameter.device)
+
+
+def _like_if_sharded(value: Any, parameter: Tensor) -> Any:
+    """Moments have the shape of their parameter and are sharded with it; step counts are not."""
+    if isinstance(value, Tensor) and value.shape == parameter.shape and isinstance(parameter, DTensor):
+        return _like(value, parameter)
+    return value

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,11 +17,12 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import RowStream
-from ftmech_hf.training.checkpoint import load_checkpoint, save_checkpoint
+from ftmech_hf.training.checkpoint import load_checkpoint, save_checkpoint, whole_tensor
+from ftmech_hf.training.launch import check_num_processes
 from ftmech_hf.training.memory import keep_freed_memory
 from ftmech_hf.training.objectives import OBJECTIVES, answer_accuracy
 from ftmech_hf.training.optim import build_optimizers, lr_factor, set_lr
@@ -58,6 +62,9 @@ class TrainConfig:
     num_evals: int = field(default=12, metadata={"help": "log-spaced evaluations, beside those before and after"})
     eval_rows: int = field(default=512, metadata={"help": "rows per test set in those evaluations"})
     final_eval_rows: int = field(default=2048, metadata={"help": "rows per test set in the last one"})
+    log_with: Literal["none", "trackio", "tensorboard", "wandb"] = field(
+        default="none", metadata={"help": "a tracker beside metrics.jsonl, which is always written"}
+    )
     checkpoint_every: int = field(default=200, metadata={"help": "steps between checkpoints of an unfinished run"})
 
     def __post_init__(self) -> None:
@@ -87,11 +94,24 @@ class TrainConfig:
         return {0, self.steps, *(int(step) for step in np.round(spaced))}
 
 
-def start_accelerator(config: TrainConfig) -> Accelerator:
-    """A fresh accelerator, also in a process that has trained something else before."""
+def start_accelerator(config: TrainConfig, folder: Path | None = None) -> Accelerator:
+    """A fresh accelerator, also in a process that has trained something else before.
+
+    Args:
+        config: how to train.
+        folder: where a tracker that writes files puts them.
+
+    Raises:
+        ValueError: the batch cannot be shared by the processes, fewer processes were started than asked for, or the
+            tracker is not installed.
+    """
     keep_freed_memory()
     AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    tracker = None if config.log_with == "none" else config.log_with
+    if tracker and importlib.util.find_spec(tracker) is None:
+        raise ValueError(f"log_with: {tracker} is not installed; pip install 'ftmech_hf[{tracker}]'")
+    accelerator = Accelerator(mixed_precision=config.mixed_precision, log_with=tracker, project_dir=folder)
+    check_num_processes(accelerator.num_processes)
     parts = accelerator.num_processes * config.gradient_accumulation_steps
     if config.batch_size % parts:
         raise ValueError(
@@ -121,17 +141,22 @@ def fit(
     Raises:
         ValueError: the loss is not a number any more; names the step.
     """
-    run_training = _Training(model, stream, eval_sets, config, run, accelerator)
-    with tqdm(
-        total=config.steps, desc=run.path.name, unit="step", disable=progress is not None or not run.is_main
-    ) as bar:
-        for step, text in run_training:
+    training = _Training(model, stream, eval_sets, config, run, accelerator)
+    if config.log_with != "none":
+        accelerator.init_trackers("ftmech_hf", config={name: str(value) for name, value in run.config.items()})
+    tokens = config.batch_size * (stream.task.row_length - 1)
+    shown = progress is None and run.is_main
+    with tqdm(total=config.steps, initial=training.start, desc=run.path.name, unit="step", disable=not shown) as bar:
+        for step, text in training:
             bar.update(step - bar.n)
             if text:
-                bar.set_postfix_str(text)
+                rate = bar.format_dict["rate"]
+                speed = f", {rate * tokens:,.0f} tokens/s" if rate else ""
+                bar.set_postfix_str(text + speed, refresh=False)
             if progress is not None:
                 progress(step, config.steps, text)
-    return run_training.finished_model()
+    accelerator.end_training()
+    return training.finished_model()
 
 
 class _Training:
@@ -165,6 +190,7 @@ class _Training:
         self.start = load_checkpoint(self.checkpoints, self.raw_model, self.raw_optimizers)
         run.truncate_log(self.start if self.start else -1)
         self.cached_eval: dict[tuple[str, int], Tensor] = {}
+        self.evaluation_seconds = 0.0
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
         config, eval_steps = self.config, self.config.eval_steps()
@@ -179,8 +205,8 @@ class _Training:
                 text = self._evaluate(done, self._finite(loss, done))
             elif done % LOSS_CHECK_EVERY == 0:
                 self._finite(loss, done)
-            if done % config.checkpoint_every == 0 and done < config.steps and self.run.is_main:
-                save_checkpoint(self.checkpoints, done, self.raw_model, self.raw_optimizers)
+            if done % config.checkpoint_every == 0 and done < config.steps:
+                save_checkpoint(self.checkpoints, done, self.raw_model, self.raw_optimizers, is_main=self.run.is_main)
             yield done, text
 
     def _step(self, step: int) -> Tensor:
@@ -221,6 +247,7 @@ class _Training:
         return value
 
     def _evaluate(self, step: int, loss: float | None) -> str:
+        started = time.monotonic()
         rows = self.config.final_eval_rows if step == self.config.steps else self.config.eval_rows
         self.model.eval()
         accuracy = {}
@@ -232,10 +259,17 @@ class _Training:
         if loss is not None:
             line["loss"] = loss
         self.run.log(line | accuracy)
+        self.accelerator.log({key: value for key, value in (line | accuracy).items() if key != "step"}, step=step)
+        self.evaluation_seconds += time.monotonic() - started
         shown = [f"{name.removeprefix('accuracy/')} {value:.1%}" for name, value in list(accuracy.items())[:2]]
         return ", ".join([*([f"loss {loss:.3f}"] if loss is not None else []), *shown])
 
     def finished_model(self) -> PreTrainedModel:
+        self.run.note(evaluation_seconds=round(self.evaluation_seconds, 1))
         model: PreTrainedModel = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        if self.accelerator.is_fsdp2:
+            weights = {name: whole_tensor(value).cpu() for name, value in model.state_dict().items()}
+            model = AutoModelForCausalLM.from_config(model.config)
+            model.load_state_dict(weights)
         self.accelerator.free_memory()
         return model.eval()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Mapping
@@ -17,9 +16,10 @@ from ftmech_hf.cards import write_model_card
 from ftmech_hf.config import to_dict
 from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash, quiet_transformers
 from ftmech_hf.models.presets import Preset, build_model, find_preset
-from ftmech_hf.runs import RunDir, check_disk_space, disk_errors, write_json
+from ftmech_hf.runs import RunDir, check_disk_space, disk_errors
 from ftmech_hf.tasks import RowStream, Task, build_dataset
 from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
+from ftmech_hf.training.adapters import AdapterConfig, add_adapter
 from ftmech_hf.training.loop import Progress, TrainConfig, fit, start_accelerator
 
 
@@ -79,14 +79,20 @@ def finetune(
     config: FinetuneConfig,
     task: Task,
     train: TrainConfig,
+    adapter: AdapterConfig | None = None,
     *,
     progress: Progress | None = None,
 ) -> RunDir:
-    """Train a saved model on; reverse fine-tuning is this with other data. The saved model stays as it is."""
+    """Train a saved model on; reverse fine-tuning is this with other data. The saved model stays as it is.
+
+    With ``adapter: lora`` the run folder holds the adapter alone, and loads on top of the model it started from.
+    """
+    adapter = adapter or AdapterConfig()
     inputs = {"model": model_hash(config.model)}
     model = load_model(config.model)
     check_vocabulary(config.model, task.vocabulary)
-    settings = to_dict(config, task, train)
+    model = add_adapter(model, adapter, base=config.model, seed=train.seed)
+    settings = to_dict(config, task, train, adapter)
     name = "reverse_finetune" if config.split == "reverse" else "finetune"
     return _run_stage(name, model, config.split, task, train, settings, config.fresh, inputs, progress)
 
@@ -106,10 +112,10 @@ def _run_stage(
     tests = {name: RowStream(each, seed=train.seed, split="test") for name, each in task.test_tasks().items()}
     for each in (stream, *tests.values()):
         each.rows(0, 1)  # an impossible correlation shows here, before anything is written
-    accelerator = start_accelerator(train)
     path = Path(str(settings["output_dir"]))
+    accelerator = start_accelerator(train, path.with_name(path.name + "-tracker"))
     # Two checkpoints of weights and two moments each exist for a moment, and the weights at the end.
-    check_disk_space(path, 7 * sum(p.numel() * p.element_size() for p in model.parameters()))
+    check_disk_space(path, 7 * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad))
     run = RunDir.open(path, stage, settings, inputs=inputs, fresh=fresh, is_main=accelerator.is_main_process)
     accelerator.wait_for_everyone()
     if run.finished:
@@ -130,11 +136,13 @@ def _save(run: RunDir, model: PreTrainedModel, task: Task, train: TrainConfig, s
     with quiet_transformers(), disk_errors(run.working):
         model.save_pretrained(run.working)
     save_tokenizer(build_tokenizer(task.vocabulary), run.working)
-    env = json.loads((run.working / "env.json").read_text(encoding="utf-8"))
-    env["training_seconds"] = round(seconds, 1)  # of the last uninterrupted stretch
-    env["parameters"] = model.num_parameters()
-    env["device"] = str(model.device)
-    env["threads"] = torch.get_num_threads()
-    write_json(run.working / "env.json", env)
+    run.note(
+        training_seconds=round(seconds, 1),  # of the last uninterrupted stretch
+        parameters=model.num_parameters(),
+        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        architecture=(model.config.architectures or ["causal LM"])[0],
+        device=str(model.device),
+        threads=torch.get_num_threads(),
+    )
     shutil.rmtree(run.working / "checkpoints", ignore_errors=True)
     write_model_card(run.working, example=build_dataset(task, "test", 1, seed=train.seed)[0])

@@ -33,7 +33,7 @@ def test_a_name_beside_other_runs_is_a_folder_and_not_a_hub_user(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="no folder runs/nowhere; train it first"):
         load_model("runs/nowhere")
-    with pytest.raises(ValueError, match=r"model: runs holds no model \(no config.json\)"):
+    with pytest.raises(ValueError, match=r"model: runs holds no model \(no config.json, no adapter_config.json\)"):
         load_model("runs")
 
 

@@ -6,8 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+from datasets import load_dataset
+from transformers import AutoTokenizer
 
-from recipes.update_readme import RESULTS, SPEED
+from ftmech_hf.tasks import TASKS
+from recipes import make_dataset, pretrain
+from recipes.update_readme import DATA, RESULTS, SPEED
+from tests.recipes.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -15,9 +20,28 @@ CODE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.mark.parametrize("code", CODE, ids=range(len(CODE)))
-def test_its_python_runs(code: str, chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(code.replace("runs/pretrain-nano-low", str(chain / "pretrain")), {})
+def test_its_python_runs(
+    code: str, chain: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftmech_hf.tasks.TASKS", {**TASKS})
+    exec(code.replace("runs/pretrain-nano-low", str(chain / "pretrain")), {"__name__": __name__})
     assert capsys.readouterr().out or "print" not in code
+
+
+def test_its_task_trains_and_publishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the README says: the class in a file, one line in the dict, and the recipes know it."""
+    (code,) = (block for block in CODE if "ParityConfig" in block)
+    assert len(code.splitlines()) < 45
+    monkeypatch.setattr("ftmech_hf.tasks.TASKS", {**TASKS})
+    exec(code, {"__name__": __name__})
+    small = ["--task", "parity", "--text_length", "6"]
+    where = tmp_path / "model"
+    pretrain.main([*small, *TINY, "--steps", "3", "--final_eval_rows", "32", "--output_dir", str(where)])
+    assert AutoTokenizer.from_pretrained(where)("parity")["input_ids"] == [7]
+    make_dataset.main([*small, "--rows", "train=50", "test=20", "--output_dir", str(tmp_path / "rows")])
+    rows = load_dataset(str(tmp_path / "rows"), "default", cache_dir=str(tmp_path / "cache"))["train"]
+    for row in rows:
+        assert row["answer"] == ("odd" if row["text"].split().count("1") % 2 else "even")
 
 
 def test_its_tree_names_every_file_and_no_other() -> None:
@@ -31,7 +55,7 @@ def test_its_tree_names_every_file_and_no_other() -> None:
             if folder:
                 continue
         named.add(folder + path)
-    tracked = [*ROOT.glob("ftmech_hf/**/*.py"), *ROOT.glob("recipes/*.py"), *ROOT.glob("ftmech_hf/**/*.j2")]
+    tracked = [*ROOT.glob("ftmech_hf/**/*.py"), *ROOT.glob("recipes/**/*.py"), *ROOT.glob("ftmech_hf/**/*.j2")]
     files = {path.relative_to(ROOT).as_posix() for path in tracked if path.name != "__init__.py"}
     assert files <= named
     assert all(list(ROOT.glob(re.sub(r"<\w+>", "*", name))) for name in named)
@@ -50,4 +74,5 @@ def test_its_results_come_from_a_run() -> None:
     assert block.count("\n|") >= 14
     assert re.search(r"Mean over seeds 0, 1, 2, .*config hash `[0-9a-f]{12}`; ftmech_hf ", block)
     assert README.split(SPEED[0])[1].split(SPEED[1])[0].count("\n|") == 8
+    assert README.split(DATA[0])[1].split(DATA[1])[0].count("\n|") == 9
     assert (ROOT / ".github" / "overview.png").stat().st_size > 50_000

@@ -17,8 +17,9 @@ import pytest
 import yaml
 
 from ftmech_hf.config import parse_config
+from ftmech_hf.report.dataset import MakeDatasetConfig
 from ftmech_hf.runs import damaged_files, read_metrics
-from ftmech_hf.studies import AttentionConfig, ProbeConfig, PruneConfig
+from ftmech_hf.studies import AttentionConfig, ProbeConfig, PruneConfig, TruthConfig
 from ftmech_hf.tasks import PcfgConfig, PcfgShape
 from ftmech_hf.training.loop import TrainConfig
 from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig
@@ -97,6 +98,8 @@ def test_every_config_parses_and_begins_by_saying_what_it_shows(path: Path) -> N
         "probe": (ProbeConfig, PcfgShape),
         "attention": (AttentionConfig, PcfgShape),
         "reproduce": (ReproduceConfig, PcfgShape),
+        "make_dataset": (MakeDatasetConfig, PcfgConfig),
+        "truth": (TruthConfig, PcfgConfig),
     }[path.stem]
     parse_config(*types, argv=["--config", str(path)])
     text = path.read_text()
@@ -108,13 +111,17 @@ def test_every_config_parses_and_begins_by_saying_what_it_shows(path: Path) -> N
     ("recipe", "argv", "message"),
     [
         ("pretrain", ["--setps", "5"], "error: unknown argument '--setps'; did you mean 'steps'?"),
-        ("pretrain", ["--text_length", "60"], "error: text_length: 60 makes rows of 69 tokens, longer than"),
+        ("pretrain", ["--text_length", "60"], "error: n_positions: 64 of preset 'nano' are too few for"),
         ("finetune", ["--model", "runs/nowhere"], "error: model: no folder runs/nowhere; train it first"),
         ("pretrain", ["--operators", "count", "--correlation=1", "--correlation_offset=14"],
-         "error: correlation_offset: 256 of 256 rows should be correlated, but"),
+         "error: correlation: 1024 of 1024 rows should be correlated with offset 14, but"),
         ("finetune", ["--split", "test"], "error: argument --split: invalid choice: 'test'"),
         ("prune", ["--sizes", "-1"], "error: sizes: [-1], expected numbers of 0 or more"),
         ("probe", ["--models", "base"], "error: models: 'base', expected entries like finetuned=runs/finetune"),
+        ("pretrain", ["--task", "pcgf"], "error: task: unknown 'pcgf', expected one of pcfg"),
+        ("make_dataset", ["--rows", "train=x"], "error: rows: 'train=x', expected entries like train=100000"),
+        ("make_dataset", ["--variants", "count_d"], "error: variants: 'count_d', expected default, pretrain-PRIOR"),
+        ("truth", ["--operators", "count", "--correlation", "1"], "error: truth: known for untouched rows only"),
         ("reproduce", ["--seeds", "0", "0"], "error: seeds: [0, 0], expected at least one, none negative, none twice"),
     ],
 )  # fmt: skip

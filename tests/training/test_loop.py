@@ -75,7 +75,8 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, task: PcfgConfig) -
     checkpoint = tmp_path / "cut.partial" / "checkpoints" / "step-00000004"
     assert checkpoint.is_dir()
     (checkpoint / "optimizers.pt").write_bytes(b"half")
-    resumed, resumed_metrics = train(tmp_path / "cut", task)
+    with pytest.warns(UserWarning, match=r"checkpoint step-00000004 is damaged \(optimizers.pt\) and passed over"):
+        resumed, resumed_metrics = train(tmp_path / "cut", task)
     assert same_weights(whole, resumed)
     assert metrics == resumed_metrics
 

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from ftmech_hf.models.loading import load_model, quiet_peft
+from ftmech_hf.runs import damaged_files, read_metrics
+from ftmech_hf.tasks import Capability, PcfgConfig, for_capability
+from ftmech_hf.training.adapters import AdapterConfig, add_adapter
+from ftmech_hf.training.loop import TrainConfig
+from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig, finetune, pretrain
+from tests.conftest import make_gpt2, make_llama
+
+SMALL = PcfgConfig(text_length=12, count_window=8, index_occurrence=2, token_at_position=6)
+TRAIN = TrainConfig(steps=6, batch_size=8, num_evals=2, eval_rows=16, final_eval_rows=16, checkpoint_every=2, lr=1e-2)
+LORA = AdapterConfig(adapter="lora", lora_rank=4, lora_dropout=0.1)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("adapters") / "base"
+    pretrain(PretrainConfig(n_layer=1, n_head=2, n_embd=16, output_dir=str(path)), SMALL, TRAIN)
+    return path
+
+
+def tune(base: Path, output: Path, *, stop_at: int | None = None) -> None:
+    def progress(step: int, steps: int, text: str) -> None:
+        if step == stop_at:
+            raise Killed
+
+    task = for_capability(SMALL, Capability("count", "b"), 0.5)
+    train = dataclasses.replace(TRAIN, objective="answer_only", optimizer="adamw")
+    finetune(FinetuneConfig(model=str(base), output_dir=str(output)), task, train, LORA, progress=progress)
+
+
+@pytest.mark.parametrize("make", [make_gpt2, make_llama])
+def test_an_adapter_starts_as_no_change_and_trains_alone(make: object) -> None:
+    model: PreTrainedModel = make(40)  # type: ignore[operator]
+    token_ids = torch.randint(0, 40, (2, 9))
+    before = model(token_ids).logits
+    adapted = add_adapter(model, LORA, base="somewhere", seed=0).eval()
+    assert torch.equal(adapted(token_ids).logits, before)
+    trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
+    assert trained
+    assert all("lora_" in name for name in trained)
+    assert not any("lm_head" in name or "wte" in name or "embed" in name for name in trained)
+    with pytest.raises(ValueError, match="lora_targets: the model has no 'c_atn', expected some of "):
+        add_adapter(make(40), dataclasses.replace(LORA, lora_targets=["c_atn"]), base="", seed=0)  # type: ignore[operator]
+
+
+def test_none_leaves_the_model_alone() -> None:
+    model = make_gpt2(40)
+    assert add_adapter(model, AdapterConfig(), base="", seed=0) is model
+
+
+def test_the_run_is_an_adapter_that_merges_into_its_base(base: Path, tmp_path: Path) -> None:
+    tune(base, tmp_path / "tuned")
+    assert not (tmp_path / "tuned" / "model.safetensors").exists()
+    assert damaged_files(tmp_path / "tuned") == []
+    merged = load_model(str(tmp_path / "tuned"))
+    assert type(merged).__name__ == "GPT2LMHeadModel"
+    with quiet_peft():
+        unmerged = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "tuned").eval()
+    token_ids = torch.randint(0, 36, (4, 12))
+    torch.testing.assert_close(merged(token_ids).logits, unmerged(token_ids).logits, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(merged(token_ids).logits, load_model(str(base))(token_ids).logits, atol=1e-3)
+    card = (tmp_path / "tuned" / "README.md").read_text()
+    assert f"LoRA adapter of rank 4 with {16 * 4 * 2 + (16 + 48) * 4 + 2 * (16 + 64) * 4:,} parameters" in card
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 5])
+def test_a_resumed_adapter_equals_the_uninterrupted_one_bit_for_bit(base: Path, tmp_path: Path, stop_at: int) -> None:
+    tune(base, tmp_path / "whole")
+    with pytest.raises(Killed):
+        tune(base, tmp_path / "cut", stop_at=stop_at)
+    tune(base, tmp_path / "cut")
+    whole, cut = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "cut")
+
+
+def test_an_adapter_finds_its_base_beside_it_and_refuses_another(base: Path, tmp_path: Path) -> None:
+    tune(base, tmp_path / "tuned")
+    config = json.loads((tmp_path / "tuned" / "adapter_config.json").read_text())
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(tmp_path / "tuned", moved / "tuned")
+    shutil.copytree(base, moved / base.name)
+    config["base_model_name_or_path"] = f"no/longer/there/{base.name}"
+    (moved / "tuned" / "adapter_config.json").write_text(json.dumps(config))
+    (moved / "tuned" / "manifest.json").unlink()  # an adapter from elsewhere has none
+    load_model(str(moved / "tuned"))
+    pretrain(
+        PretrainConfig(n_layer=1, n_head=2, n_embd=16, output_dir=str(base), fresh=True), SMALL,
+        dataclasses.replace(TRAIN, seed=1),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=f"the adapter .*tuned was trained on [0-9a-f]+, but {base} is "):
+        load_model(str(tmp_path / "tuned"))
+
+
+def test_impossible_adapters_name_their_fields() -> None:
+    with pytest.raises(ValueError, match="lora_rank: 0, expected at least 1"):
+        AdapterConfig(lora_rank=0)
+    with pytest.raises(ValueError, match="lora_alpha: 0, expected a number above 0"):
+        AdapterConfig(lora_alpha=0)
+    with pytest.raises(ValueError, match=r"lora_dropout: 1\.0, expected 0 or more"):
+        AdapterConfig(lora_dropout=1.0)

@@ -1,6 +1,7 @@
 """Measure one part of the toolkit against its limit and against what a user would pick instead, in one run, as ratios.
 
 python recipes/benchmark.py train --json runs/benchmark-train.json
+python recipes/benchmark.py accuracy --json runs/benchmark-accuracy.json
 python recipes/benchmark.py data --json runs/benchmark-data.json
 """
 
@@ -18,10 +19,11 @@ from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.report.console import make_console
 from ftmech_hf.runs import environment, write_json
 from ftmech_hf.tasks import PcfgConfig
-from recipes.benchmarks import data, train
+from recipes.benchmarks import accuracy, data, train
 
 BENCHMARKS: dict[str, tuple[type, Callable[[Any, PcfgConfig], Iterator[dict[str, Any]]]]] = {
     "train": (train.BenchmarkConfig, train.measure),
+    "accuracy": (accuracy.BenchmarkConfig, accuracy.measure),
     "data": (data.BenchmarkConfig, data.measure),
 }
 

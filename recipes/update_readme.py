@@ -18,6 +18,7 @@ from ftmech_hf.runs import describe_versions, write_text
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ("<!-- results: written by recipes/update_readme.py -->", "<!-- end of results -->")
 DATA = ("<!-- data: written by recipes/update_readme.py -->", "<!-- end of data -->")
+ACCURACY = ("<!-- accuracy: written by recipes/update_readme.py -->", "<!-- end of accuracy -->")
 SPEED = ("<!-- speed: written by recipes/update_readme.py -->", "<!-- end of speed -->")
 
 
@@ -27,6 +28,9 @@ class UpdateReadmeConfig:
 
     run: str = field(default="runs/reproduce-nano", metadata={"help": "folder of a reproduction"})
     benchmark: str = field(default="runs/benchmark-train.json", metadata={"help": "file of a training benchmark"})
+    accuracy_benchmark: str = field(
+        default="runs/benchmark-accuracy.json", metadata={"help": "file of a benchmark of the time to an accuracy"}
+    )
     data_benchmark: str = field(default="runs/benchmark-data.json", metadata={"help": "file of a data benchmark"})
 
 
@@ -50,6 +54,17 @@ def speed_block(path: Path) -> str:
     for row in result["rows"]:
         ratio, share = f"{row['ours_over_this']:.2f} x", f"{row['share_of_matmul_peak']:.0%}"
         cells = (row["contender"], row["precision"], f"{row['tokens_per_second']:,}", ratio, share)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"{result['threads']} threads, {result['machine']}, {describe_versions(result)}."])
+
+
+def accuracy_block(path: Path) -> str:
+    """The table of the time to an accuracy, as Markdown."""
+    result = json.loads(path.read_text(encoding="utf-8"))
+    lines = ["| recipe | steps | seconds | accuracy | ours is faster by |", "|---|---|---|---|---|"]
+    for row in result["rows"]:
+        faster = f"{'' if row['reached'] else 'more than '}{row['ours_is_faster_by']:.1f} x"
+        cells = (row["recipe"], str(row["steps"]), f"{row['seconds']:.0f}", f"{row['accuracy']:.1%}", faster)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", f"{result['threads']} threads, {result['machine']}, {describe_versions(result)}."])
 
@@ -78,6 +93,7 @@ def main(argv: list[str] | None = None) -> None:
         folder, readme = Path(config.run), ROOT / "README.md"
         text = replace_block(readme.read_text(encoding="utf-8"), RESULTS, results_block(folder))
         text = replace_block(text, SPEED, speed_block(Path(config.benchmark)))
+        text = replace_block(text, ACCURACY, accuracy_block(Path(config.accuracy_benchmark)))
         write_text(readme, replace_block(text, DATA, data_block(Path(config.data_benchmark))))
         picture = ROOT / ".github" / "overview.png"
         picture.parent.mkdir(exist_ok=True)

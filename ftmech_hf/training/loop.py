@@ -16,10 +16,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from ftmech_hf.runs import RunDir
+from ftmech_hf.runs import RunDir, read_metrics
 from ftmech_hf.tasks import RowStream
 from ftmech_hf.training.checkpoint import load_checkpoint, save_checkpoint, whole_tensor
 from ftmech_hf.training.launch import check_num_processes
@@ -29,6 +30,9 @@ from ftmech_hf.training.optim import build_optimizers, lr_factor, set_lr
 
 LOSS_CHECK_EVERY = 50
 """Steps between looks at the loss, each of which waits for the device."""
+
+DIVERGED = 3
+"""A loss this many times that of a guess, or of the first step if that was worse, will not come back."""
 
 Progress = Callable[[int, int, str], None]
 """Called as ``progress(step, steps, text)`` after every optimizer step; ``text`` is short and may be empty."""
@@ -139,7 +143,7 @@ def fit(
         the trained model, unwrapped, in evaluation mode.
 
     Raises:
-        ValueError: the loss is not a number any more; names the step.
+        ValueError: the loss is not a number any more, or diverges; names the step and the last checkpoint.
     """
     training = _Training(model, stream, eval_sets, config, run, accelerator)
     if config.log_with != "none":
@@ -155,7 +159,8 @@ def fit(
                 bar.set_postfix_str(text + speed, refresh=False)
             if progress is not None:
                 progress(step, config.steps, text)
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # end_training would take the process group down, which a sweep still needs
+        tracker.finish()
     return training.finished_model()
 
 
@@ -191,6 +196,8 @@ class _Training:
         run.truncate_log(self.start if self.start else -1)
         self.cached_eval: dict[tuple[str, int], Tensor] = {}
         self.evaluation_seconds = 0.0
+        losses = [line["loss"] for line in read_metrics(run.working) if "loss" in line] if self.start else []
+        self.first_loss: float | None = losses[0] if losses else None
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
         config, eval_steps = self.config, self.config.eval_steps()
@@ -202,9 +209,9 @@ class _Training:
             done = step + 1
             text = ""
             if done in eval_steps:
-                text = self._evaluate(done, self._finite(loss, done))
+                text = self._evaluate(done, self._checked(loss, done))
             elif done % LOSS_CHECK_EVERY == 0:
-                self._finite(loss, done)
+                self._checked(loss, done)
             if done % config.checkpoint_every == 0 and done < config.steps:
                 save_checkpoint(self.checkpoints, done, self.raw_model, self.raw_optimizers, is_main=self.run.is_main)
             yield done, text
@@ -239,11 +246,17 @@ class _Training:
             each.zero_grad()
         return total
 
-    def _finite(self, loss: Tensor, step: int) -> float:
+    def _checked(self, loss: Tensor, step: int) -> float:
         value = float(self.accelerator.reduce(loss, reduction="mean"))
-        if not math.isfinite(value):
+        if self.first_loss is None and math.isfinite(value):
+            self.first_loss = value
+        limit = DIVERGED * max(math.log(self.raw_model.config.vocab_size), self.first_loss or 0.0)
+        if not value <= limit:
             kept = max((path.name for path in self.checkpoints.glob("step-*")), default="none")
-            raise ValueError(f"loss: became {value} at or before step {step}; lower lr or muon_lr (checkpoint: {kept})")
+            raise ValueError(
+                f"loss: became {value:.4g} at or before step {step}, above {limit:.4g}, which is {DIVERGED} times that of "
+                f"a guess or of the first step; lower lr or muon_lr (checkpoint: {kept})"
+            )
         return value
 
     def _evaluate(self, step: int, loss: float | None) -> str:
@@ -267,7 +280,7 @@ class _Training:
     def finished_model(self) -> PreTrainedModel:
         self.run.note(evaluation_seconds=round(self.evaluation_seconds, 1))
         model: PreTrainedModel = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        if self.accelerator.is_fsdp2:
+        if any(isinstance(p, DTensor) for p in model.parameters()):
             weights = {name: whole_tensor(value).cpu() for name, value in model.state_dict().items()}
             model = AutoModelForCausalLM.from_config(model.config)
             model.load_state_dict(weights)

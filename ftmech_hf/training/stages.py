@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from accelerate import DistributedType
 from transformers import PreTrainedModel
 
 from ftmech_hf.cards import write_model_card
@@ -114,6 +115,8 @@ def _run_stage(
         each.rows(0, 1)  # an impossible correlation shows here, before anything is written
     path = Path(str(settings["output_dir"]))
     accelerator = start_accelerator(train, path.with_name(path.name + "-tracker"))
+    if settings.get("adapter", "none") != "none" and accelerator.distributed_type == DistributedType.FSDP:
+        raise ValueError("adapter: lora is not sharded; use recipes/accelerate/ddp.yaml, its optimizer state is small")
     # Two checkpoints of weights and two moments each exist for a moment, and the weights at the end.
     check_disk_space(path, 7 * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad))
     run = RunDir.open(path, stage, settings, inputs=inputs, fresh=fresh, is_main=accelerator.is_main_process)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from recipes import benchmark
-from recipes.benchmarks import train
+from recipes.benchmarks import accuracy, train
 
 
 def test_every_contender_is_measured_and_ours_is_the_unit(tmp_path: Path) -> None:
@@ -34,4 +34,15 @@ def test_making_rows_is_measured_in_all_parts(tmp_path: Path) -> None:
 def test_an_unknown_benchmark_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         benchmark.main(["speed"])
-    assert "benchmark: expected one of train, data as the first word, got 'speed'" in capsys.readouterr().err
+    assert "benchmark: expected one of train, accuracy, data as the first word, got 'speed'" in capsys.readouterr().err
+
+
+def test_the_time_to_an_accuracy_is_that_of_each_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "benchmark.json"
+    few = ["--steps", "3", "--check_every", "1", "--eval_rows", "16", "--json", str(path)]
+    benchmark.main(["accuracy", "--accuracy", "0.99", *few])
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["recipe"] for row in rows] == list(accuracy.RECIPES)
+    assert [(row["steps"], row["reached"]) for row in rows] == [(3, False)] * 3
+    benchmark.main(["accuracy", "--accuracy", "0.0001", *few])
+    assert all(row["reached"] == (row["accuracy"] > 0) for row in json.loads(path.read_text())["rows"])

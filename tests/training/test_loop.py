@@ -103,9 +103,11 @@ def test_the_old_checkpoint_goes_only_after_the_new_one_is_there(
     assert load_checkpoint(tmp_path, model, optimizers) == 0
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path, task: PcfgConfig) -> None:
-    config = dataclasses.replace(CONFIG, optimizer="adamw", lr=1e30, warmup_fraction=0.0, max_grad_norm=1e30)
-    with pytest.raises(ValueError, match=r"loss: became .* at or before step \d+; lower lr"):
+@pytest.mark.parametrize(("lr", "value"), [(1e30, "nan"), (30.0, r"[\d.]+")])
+def test_a_loss_that_is_lost_stops_the_run(tmp_path: Path, task: PcfgConfig, lr: float, value: str) -> None:
+    config = dataclasses.replace(CONFIG, optimizer="adamw", lr=lr, warmup_fraction=0.0, max_grad_norm=1e30, num_evals=9)
+    message = rf"loss: became {value} at or before step \d+, above .*; lower lr or muon_lr \(checkpoint: "
+    with pytest.raises(ValueError, match=message):
         train(tmp_path / "run", task, config)
 
 

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from ftmech_hf.runs import damaged_files, read_metrics
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
+
+
+def launch(folder: Path, mode: str, stop_at: int = -1) -> None:
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if mode != "one" else []
+    command = [sys.executable, *start, "-m", "tests.training.distributed", str(folder), mode, str(stop_at)]
+    env = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("mode", ["ddp", "fsdp2"])
+def test_two_processes_resume_bit_for_bit(mode: str, tmp_path: Path) -> None:
+    launch(tmp_path / "whole", mode)
+    launch(tmp_path / "cut", mode, stop_at=5)
+    assert (tmp_path / "cut.partial" / "checkpoints" / "step-00000004").is_dir()
+    launch(tmp_path / "cut", mode)
+    assert damaged_files(tmp_path / "cut") == []
+    assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "cut")
+    whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    if mode == "fsdp2":  # without dropout: each process draws its own
+        launch(tmp_path / "one", "one")
+        one, two = (read_metrics(tmp_path / name) for name in ("one", "whole"))
+        assert [line["step"] for line in one] == [line["step"] for line in two]
+        losses = [[line["loss"] for line in lines[1:]] for lines in (one, two)]
+        assert losses[0] == pytest.approx(losses[1], rel=2e-3)  # rounding, which Muon's orthogonalisation amplifies
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_launch_config_is_one_that_accelerate_reads(path: Path) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    assert path.read_text().startswith("# ")
+    content = yaml.safe_load(path.read_text())
+    config = load_config_from_file(str(path))
+    assert config.num_processes == content["num_processes"] > 1
+    assert config.distributed_type.value == content["distributed_type"]

@@ -92,9 +92,16 @@ def main(argv: list[str] | None = None) -> None:
         (config,) = parse_config(UpdateReadmeConfig, argv=argv, description=__doc__)
         folder, readme = Path(config.run), ROOT / "README.md"
         text = replace_block(readme.read_text(encoding="utf-8"), RESULTS, results_block(folder))
-        text = replace_block(text, SPEED, speed_block(Path(config.benchmark)))
-        text = replace_block(text, ACCURACY, accuracy_block(Path(config.accuracy_benchmark)))
-        write_text(readme, replace_block(text, DATA, data_block(Path(config.data_benchmark))))
+        for marks, block, file in (
+            (SPEED, speed_block, config.benchmark),
+            (ACCURACY, accuracy_block, config.accuracy_benchmark),
+            (DATA, data_block, config.data_benchmark),
+        ):
+            if Path(file).is_file():
+                text = replace_block(text, marks, block(Path(file)))
+            else:
+                print(f"no {file}: its table stays as it is")
+        write_text(readme, text)
         picture = ROOT / ".github" / "overview.png"
         picture.parent.mkdir(exist_ok=True)
         shutil.copyfile(folder / "overview.png", picture)

@@ -1,4 +1,6 @@
-"""Checkpoints: written beside, renamed, and the old one goes only after the new one is safe.
+"""Checkpoints: written beside, renamed, and an old one goes only after two newer ones are safe.
+
+So a run survives being killed at any moment, and the loss or damage of its newest checkpoint.
 
 A checkpoint holds what training changes: the trainable parameters (an adapter's alone, if there is one) and the state
 of the optimizers. Sharded training gathers both, so a checkpoint does not depend on how many processes wrote it.
@@ -18,6 +20,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from ftmech_hf.runs import commit_folder, damaged_files, disk_errors
+
+KEPT = 2
 
 
 def _checkpoints(root: Path) -> list[Path]:
@@ -41,7 +45,7 @@ def _map_tensors(value: Any, change: Any) -> Any:
 def save_checkpoint(
     root: Path, step: int, model: nn.Module, optimizers: list[Optimizer], *, is_main: bool = True
 ) -> Path:
-    """Save the state after ``step`` optimizer steps as ``root/step-NNNNNNNN``; earlier checkpoints are then removed.
+    """Save the state after ``step`` optimizer steps as ``root/step-NNNNNNNN``; the newest :data:`KEPT` remain.
 
     All processes of a run call this, since shards must be gathered; the main one writes.
     """
@@ -59,9 +63,8 @@ def save_checkpoint(
         torch.save(states, working / "optimizers.pt")
     shutil.rmtree(final, ignore_errors=True)  # only a damaged one of the same step can be here
     commit_folder(working, final)
-    for old in _checkpoints(root):
-        if old != final:
-            shutil.rmtree(old)
+    for old in _checkpoints(root)[:-KEPT]:
+        shutil.rmtree(old)
     return final
 
 

@@ -254,8 +254,8 @@ class _Training:
         if not value <= limit:
             kept = max((path.name for path in self.checkpoints.glob("step-*")), default="none")
             raise ValueError(
-                f"loss: became {value:.4g} at or before step {step}, above {limit:.4g}, which is {DIVERGED} times that of "
-                f"a guess or of the first step; lower lr or muon_lr (checkpoint: {kept})"
+                f"loss: became {value:.4g} at or before step {step}, above {limit:.4g}, which is {DIVERGED} times that "
+                f"of a guess or of the first step; lower lr or muon_lr (checkpoint: {kept})"
             )
         return value
 

@@ -117,8 +117,8 @@ def _run_stage(
     accelerator = start_accelerator(train, path.with_name(path.name + "-tracker"))
     if settings.get("adapter", "none") != "none" and accelerator.distributed_type == DistributedType.FSDP:
         raise ValueError("adapter: lora is not sharded; use recipes/accelerate/ddp.yaml, its optimizer state is small")
-    # Two checkpoints of weights and two moments each exist for a moment, and the weights at the end.
-    check_disk_space(path, 7 * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad))
+    # Three checkpoints of weights and two moments each exist for a moment, and the weights at the end.
+    check_disk_space(path, 10 * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad))
     run = RunDir.open(path, stage, settings, inputs=inputs, fresh=fresh, is_main=accelerator.is_main_process)
     accelerator.wait_for_everyone()
     if run.finished:

@@ -24,9 +24,17 @@ class Killed(Exception):
 
 
 def train(
-    folder: Path, task: PcfgConfig, config: TrainConfig = CONFIG, *, stop_at: int | None = None, dropout: float = 0.1
+    folder: Path,
+    task: PcfgConfig,
+    config: TrainConfig = CONFIG,
+    *,
+    stop_at: int | None = None,
+    dropout: float = 0.1,
+    seen: list[int] | None = None,
 ) -> tuple[PreTrainedModel, list[dict[str, object]]]:
     def progress(step: int, steps: int, text: str) -> None:
+        if seen is not None:
+            seen.append(step)
         if step == stop_at:
             raise Killed
 
@@ -68,17 +76,22 @@ def test_the_check_above_can_fail(tmp_path: Path, task: PcfgConfig) -> None:
     assert not same_weights(whole, other_seed)  # dropout alone differs: the data are the stream's
 
 
-def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, task: PcfgConfig) -> None:
-    whole, metrics = train(tmp_path / "whole", task)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path, task: PcfgConfig) -> None:
+    config = dataclasses.replace(CONFIG, checkpoint_every=2)
+    whole, metrics = train(tmp_path / "whole", task, config)
     with pytest.raises(Killed):
-        train(tmp_path / "cut", task, stop_at=7)
-    checkpoint = tmp_path / "cut.partial" / "checkpoints" / "step-00000004"
-    assert checkpoint.is_dir()
-    (checkpoint / "optimizers.pt").write_bytes(b"half")
-    with pytest.warns(UserWarning, match=r"checkpoint step-00000004 is damaged \(optimizers.pt\) and passed over"):
-        resumed, resumed_metrics = train(tmp_path / "cut", task)
+        train(tmp_path / "cut", task, config, stop_at=7)
+    checkpoints = tmp_path / "cut.partial" / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-00000004", "step-00000006"]
+    (checkpoints / "step-00000006" / "optimizers.pt").write_bytes(b"half")
+    (checkpoints / "step-00000008.partial").mkdir()
+    steps: list[int] = []
+    with pytest.warns(UserWarning, match=r"checkpoint step-00000006 is damaged \(optimizers.pt\) and passed over"):
+        resumed, resumed_metrics = train(tmp_path / "cut", task, config, seen=steps)
+    assert steps[0] == 4
     assert same_weights(whole, resumed)
     assert metrics == resumed_metrics
+    assert not list(checkpoints.glob("*.partial"))
 
 
 def test_the_old_checkpoint_goes_only_after_the_new_one_is_there(
@@ -98,8 +111,10 @@ def test_the_old_checkpoint_goes_only_after_the_new_one_is_there(
     assert load_checkpoint(tmp_path, model, optimizers) == 1
     save_checkpoint(tmp_path, 2, model, optimizers)
     assert load_checkpoint(tmp_path, model, optimizers) == 2
-    assert [p.name for p in tmp_path.iterdir()] == ["step-00000002"]
-    shutil.rmtree(tmp_path / "step-00000002")
+    save_checkpoint(tmp_path, 3, model, optimizers)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
+    for folder in tmp_path.iterdir():
+        shutil.rmtree(folder)
     assert load_checkpoint(tmp_path, model, optimizers) == 0
 
 

@@ -61,10 +61,17 @@ def speed_block(path: Path) -> str:
 def accuracy_block(path: Path) -> str:
     """The table of the time to an accuracy, as Markdown."""
     result = json.loads(path.read_text(encoding="utf-8"))
-    lines = ["| recipe | steps | seconds | accuracy | ours is faster by |", "|---|---|---|---|---|"]
+    lines = ["| rows | recipe | steps | seconds | accuracy | ours is faster by |", "|---|---|---|---|---|---|"]
     for row in result["rows"]:
         faster = f"{'' if row['reached'] else 'more than '}{row['ours_is_faster_by']:.1f} x"
-        cells = (row["recipe"], str(row["steps"]), f"{row['seconds']:.0f}", f"{row['accuracy']:.1%}", faster)
+        cells = (
+            row["rows"],
+            row["recipe"],
+            str(row["steps"]),
+            f"{row['seconds']:.0f}",
+            f"{row['accuracy']:.1%}",
+            faster,
+        )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", f"{result['threads']} threads, {result['machine']}, {describe_versions(result)}."])
 

@@ -23,7 +23,7 @@ from ftmech_hf.studies import AttentionConfig, ProbeConfig, PruneConfig, TruthCo
 from ftmech_hf.tasks import PcfgConfig, PcfgShape
 from ftmech_hf.training.loop import TrainConfig
 from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig
-from recipes import pretrain
+from recipes import finetune, pretrain, prune, reverse_finetune, truth
 from tests.conftest import listen_to_ctrl_c
 from tests.recipes.conftest import CONFIGS, TINY
 
@@ -174,12 +174,18 @@ def test_an_interrupted_recipe_goes_on_and_ends_the_same(how: signal.Signals, ch
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
-    argv = ["--config", str(CONFIGS / "nano" / "pretrain.yaml"), *TINY, "--output_dir", str(tmp_path / "whole")]
-    argv[argv.index("--steps=6")] = "--steps=150"
-    assert run_recipe("pretrain", *argv).returncode == 0
+@pytest.mark.parametrize(
+    ("recipe", "weights"), [("pretrain", "model.safetensors"), ("finetune", "adapter_model.safetensors")]
+)
+def test_twenty_kills_at_random_moments_change_nothing(recipe: str, weights: str, chain: Path, tmp_path: Path) -> None:
+    argv = ["--config", str(CONFIGS / "nano" / f"{recipe}.yaml"), *TINY, "--gradient_accumulation_steps=2"]
+    argv[argv.index("--steps=6")] = "--steps=300"
+    if recipe == "finetune":
+        argv += ["--model", str(chain / "pretrain"), "--adapter", "lora", "--lora_dropout", "0.1"]
+    argv += ["--output_dir", str(tmp_path / "whole")]
+    assert run_recipe(recipe, *argv).returncode == 0
     argv[-1] = str(tmp_path / "run")
-    command = [sys.executable, str(ROOT / "recipes" / "pretrain.py"), *argv]
+    command = [sys.executable, str(ROOT / "recipes" / f"{recipe}.py"), *argv]
     rng = random.Random(0)
     kills = 0
     while kills < 20 and not (tmp_path / "run").exists():
@@ -191,8 +197,8 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
             process.kill()
         kills += 1
     assert kills > 5
-    assert run_recipe("pretrain", *argv).returncode == 0
-    for name in ("metrics.jsonl", "model.safetensors"):
+    assert run_recipe(recipe, *argv).returncode == 0
+    for name in ("metrics.jsonl", weights):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
@@ -210,6 +216,22 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
     assert run_recipe("pretrain", *argv).returncode == 0
     assert damaged_files(tmp_path / "run") == []
+
+
+def test_an_adapter_is_a_model_to_every_recipe(chain: Path, tmp_path: Path) -> None:
+    def argv(name: str, *more: str) -> list[str]:
+        return ["--config", str(CONFIGS / "nano" / f"{name}.yaml"), "--output_dir", str(tmp_path / name), *more]
+
+    tuned = str(tmp_path / "finetune")
+    finetune.main(argv("finetune", *TINY, "--model", str(chain / "pretrain"), "--adapter", "lora"))
+    reverse_finetune.main(argv("reverse_finetune", *TINY, "--model", tuned))
+    prune.main(argv("prune", "--model", tuned, "--sizes", "0", "5", "--score_rows", "32", "--eval_rows", "32"))
+    truth.main(argv("truth", "--models", f"base={chain / 'pretrain'}", f"tuned={tuned}", "--rows", "16"))
+    table = pd.read_parquet(tmp_path / "truth" / "table.parquet")
+    assert set(table["model"]) == {"base", "tuned", "random init"}
+    whole = table[table["part"] == "whole row"]
+    assert (whole["loss"] > whole["lowest_loss"]).all()
+    assert (whole["kl"] > 0).all()
 
 
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:

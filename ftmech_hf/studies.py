@@ -25,7 +25,7 @@ from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash, r
 from ftmech_hf.runs import RunDir, write_json
 from ftmech_hf.tasks import Capability, PcfgConfig, PcfgShape, Rows, RowStream, for_capability
 from ftmech_hf.tasks.schema import TEXT
-from ftmech_hf.tasks.truth import row_truth
+from ftmech_hf.tasks.truth import check_untouched, row_truth
 from ftmech_hf.training.loop import Progress
 from ftmech_hf.training.objectives import answer_accuracy, answer_only_loss
 
@@ -331,6 +331,7 @@ def compare_with_truth(config: TruthConfig, task: PcfgConfig, *, progress: Progr
 
     The rows are those of ``task``: a model should be compared on the distribution it was trained on.
     """
+    check_untouched(task)
     models = parse_models(config.models)
     run = _open("truth", config, task, models)
     if run.finished:

@@ -66,7 +66,7 @@ def load_model(name: str, *, attn_implementation: str | None = None) -> PreTrain
         base = load_model(_base_of(Path(name)), attn_implementation=attn_implementation)
         with quiet_peft():
             merged: PreTrainedModel = PeftModel.from_pretrained(base, name).merge_and_unload()
-        return merged.eval()
+        return merged.requires_grad_(True).eval()  # peft froze the base
     with quiet_transformers():
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             name, use_safetensors=True, dtype="float32", attn_implementation=attn_implementation

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -78,13 +79,15 @@ def print_study(run: RunDir, picture: Path | None = None) -> None:
 
 @contextlib.contextmanager
 def step_bar(description: str, unit: str) -> Iterator[Progress]:
-    """A progress bar to hand to a study."""
-    with tqdm(desc=description, unit=unit) as bar:
+    """A progress bar to hand to a study; it appears with the first step, so that an error before stands alone."""
+    with contextlib.ExitStack() as stack:
+        bars: list[Any] = []
 
         def progress(step: int, steps: int, text: str) -> None:
-            bar.total = steps
-            bar.update(step - bar.n)
+            if not bars:
+                bars.append(stack.enter_context(tqdm(desc=description, unit=unit, total=steps)))
+            bars[0].update(step - bars[0].n)
             if text:
-                bar.set_postfix_str(text, refresh=False)
+                bars[0].set_postfix_str(text, refresh=False)
 
         yield progress

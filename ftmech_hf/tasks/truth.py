@@ -38,6 +38,19 @@ def _chain(grammar: str, root: str) -> GrammarChain:
     return GrammarChain(load_grammar(grammar, root))
 
 
+def check_untouched(task: PcfgConfig) -> None:
+    """Make sure that the truth about a task's rows is known.
+
+    Raises:
+        ValueError: the task plants correlations, changes labels or mixes rows, for which no closed form is known.
+    """
+    if task.correlation is not None or task.label_rule != "right" or task.mix_share:
+        raise ValueError(
+            "truth: known for untouched rows only; expected correlation: none, label_rule: right and mix_share: 0, "
+            f"got {task.correlation}, {task.label_rule} and {task.mix_share}"
+        )
+
+
 def row_truth(task: PcfgConfig, token_ids: NDArray[np.integer]) -> RowTruth:
     """The distribution that rows of ``task`` were drawn from, conditioned on every prefix of the given rows.
 
@@ -51,11 +64,7 @@ def row_truth(task: PcfgConfig, token_ids: NDArray[np.integer]) -> RowTruth:
     Raises:
         ValueError: the task plants correlations, changes labels or mixes rows, for which no closed form is known.
     """
-    if task.correlation is not None or task.label_rule != "right" or task.mix_share:
-        raise ValueError(
-            "truth: known for untouched rows only; expected correlation: none, label_rule: right and mix_share: 0, "
-            f"got {task.correlation}, {task.label_rule} and {task.mix_share}"
-        )
+    check_untouched(task)
     token_ids = np.asarray(token_ids)
     num_rows, length = token_ids.shape
     probabilities = np.zeros((num_rows, length - 1, len(task.vocabulary)))

@@ -71,6 +71,7 @@ def test_the_run_is_an_adapter_that_merges_into_its_base(base: Path, tmp_path: P
     assert damaged_files(tmp_path / "tuned") == []
     merged = load_model(str(tmp_path / "tuned"))
     assert type(merged).__name__ == "GPT2LMHeadModel"
+    assert all(p.requires_grad for p in merged.parameters())  # so that it can be trained on
     with quiet_peft():
         unmerged = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "tuned").eval()
     token_ids = torch.randint(0, 36, (4, 12))

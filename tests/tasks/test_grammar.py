@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from scipy import stats
 
-from ftmech_hf.tasks.grammar import Grammar, inline_grammar, load_grammar, parse_rules, preset_names
+from ftmech_hf.tasks.grammar import PRESETS, Grammar, inline_grammar, load_grammar, parse_rules, preset_names
 from ftmech_hf.tasks.parsing import parse
 from tests.tasks.grammars import RECURSIVE, enumerate_strings, enumerate_windows, small_grammars
 
@@ -38,7 +38,7 @@ def test_samples_follow_the_enumerated_distribution(root: str) -> None:
 
 def test_level_by_level_and_table_sampling_follow_the_same_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ftmech_hf.tasks.sampling.MAX_TABLE", 4)
-    grammar = Grammar(*parse_rules(yaml.safe_load(Path("ftmech_hf/tasks/grammars/jain.yaml").read_text())))
+    grammar = Grammar(*parse_rules(yaml.safe_load((PRESETS / "jain.yaml").read_text())))
     below = Grammar(grammar.rules, grammar.terminals, "h")
     assert goodness_of_fit(sample_strings(below, 20_000), enumerate_strings(below)) > 1e-3
 
@@ -59,7 +59,7 @@ def test_any_grammar_is_sampled_as_it_says(grammar: Grammar) -> None:
     assert set(samples) <= set(expected)
     rest = 1 - sum(common.values())
     observed = [sum(text == each for text in samples) for each in common]
-    if rest > 0.005:
+    if rest > 0.005 and common:
         counts, shares = [*observed, 4000 - sum(observed)], [*common.values(), rest]
         assert stats.chisquare(counts, np.array(shares) / sum(shares) * 4000).pvalue > 1e-6
 

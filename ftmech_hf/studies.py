@@ -5,7 +5,7 @@ Every study writes ``table.parquet`` (tidy) and ``summary.json`` beside its conf
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -145,6 +145,13 @@ def _finish(run: RunDir, rows: list[dict[str, Any]], summary: Mapping[str, Any])
     return run
 
 
+def _with_random_twin(models: Mapping[str, str], seed: int) -> Iterator[tuple[str, PreTrainedModel]]:
+    """Each model, loaded when its turn comes, and at the end the first one's architecture with random weights."""
+    for name, folder in models.items():
+        yield name, load_model(folder)
+    yield RANDOM_INIT, random_twin(load_model(next(iter(models.values()))), seed)
+
+
 def _rows(
     task: PcfgShape, capability: Capability, split: str, seed: int, number: int, correlation: float | None = None
 ) -> Rows:
@@ -260,11 +267,7 @@ def probe(config: ProbeConfig, task: PcfgShape, *, progress: Progress | None = N
     table: list[dict[str, Any]] = []
     summary: dict[str, Any] = {}
     try:
-        for number, name in enumerate([*models, RANDOM_INIT]):
-            if name == RANDOM_INIT:
-                model = random_twin(load_model(next(iter(models.values()))), config.seed)
-            else:
-                model = load_model(models[name])
+        for number, (name, model) in enumerate(_with_random_twin(models, config.seed)):
             traced = TracedModel(model)
             sites = {split: _stream_sites(traced, token_ids) for split, token_ids in prompts.items()}
             result = fit_probes(sites["probe"], labels["probe"], sites["test"], labels["test"], seed=config.seed)
@@ -341,11 +344,7 @@ def compare_with_truth(config: TruthConfig, task: PcfgConfig, *, progress: Progr
     token_ids = torch.from_numpy(rows.token_ids)
     table, summary = [], {}
     try:
-        for number, name in enumerate([*models, RANDOM_INIT]):
-            if name == RANDOM_INIT:
-                model = random_twin(load_model(next(iter(models.values()))), config.seed)
-            else:
-                model = load_model(models[name])
+        for number, (name, model) in enumerate(_with_random_twin(models, config.seed)):
             with torch.no_grad():
                 logits = torch.cat([model(part[:, :-1]).logits for part in token_ids.split(128)])
             result = divergence_from_truth(logits, torch.from_numpy(truth.probabilities), token_ids, ROW_PARTS)

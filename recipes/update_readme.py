@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.report.claims import Claim
@@ -34,57 +36,75 @@ class UpdateReadmeConfig:
     data_benchmark: str = field(default="runs/benchmark-data.json", metadata={"help": "file of a data benchmark"})
 
 
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]], source: str) -> str:
+    """A Markdown table, and below it where its numbers come from."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (columns, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(columns), *lines[1:], "", source])
+
+
 def results_block(folder: Path) -> str:
     """The table of claims and where it comes from, as Markdown."""
     claims = [Claim(**claim) for claim in json.loads((folder / "claims.json").read_text(encoding="utf-8"))]
     env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
-    lines = ["| claim | paper | measured | 95 % interval | bar | verdict |", "|---|---|---|---|---|---|"]
-    for c in claims:
-        cells = (c.statement, c.paper, format_value(c.measured, c.unit), format_interval(c), c.bar, verdict(c))
-        lines.append(f"| {' | '.join(cells)} |")
+    rows = [
+        (c.statement, c.paper, format_value(c.measured, c.unit), format_interval(c), c.bar, verdict(c)) for c in claims
+    ]
     seeds = ", ".join(str(seed) for seed in claims[0].seeds)
     source = f"Mean over seeds {seeds}, 95 % Student t interval; config hash `{env['hash']}`; {describe_versions(env)}."
-    return "\n".join([*lines, "", source])
+    return markdown_table(("claim", "paper", "measured", "95 % interval", "bar", "verdict"), rows, source)
 
 
-def speed_block(path: Path) -> str:
+def _machine(result: Mapping[str, Any]) -> str:
+    return f"{result['threads']} threads, {result['machine']}, {describe_versions(result)}."
+
+
+def speed_block(result: Mapping[str, Any]) -> str:
     """The table of the training benchmark, as Markdown."""
-    result = json.loads(path.read_text(encoding="utf-8"))
-    lines = ["| loop | precision | tokens/s | ours is faster by | share of the matmul peak |", "|---|---|---|---|---|"]
-    for row in result["rows"]:
-        ratio, share = f"{row['ours_over_this']:.2f} x", f"{row['share_of_matmul_peak']:.0%}"
-        cells = (row["contender"], row["precision"], f"{row['tokens_per_second']:,}", ratio, share)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"{result['threads']} threads, {result['machine']}, {describe_versions(result)}."])
+    rows = [
+        (
+            row["contender"],
+            row["precision"],
+            f"{row['tokens_per_second']:,}",
+            f"{row['ours_over_this']:.2f} x",
+            f"{row['share_of_matmul_peak']:.0%}",
+        )
+        for row in result["rows"]
+    ]
+    columns = ("loop", "precision", "tokens/s", "ours is faster by", "share of the matmul peak")
+    return markdown_table(columns, rows, _machine(result))
 
 
-def accuracy_block(path: Path) -> str:
+def accuracy_block(result: Mapping[str, Any]) -> str:
     """The table of the time to an accuracy, as Markdown."""
-    result = json.loads(path.read_text(encoding="utf-8"))
-    lines = ["| rows | recipe | steps | seconds | accuracy | ours is faster by |", "|---|---|---|---|---|---|"]
-    for row in result["rows"]:
-        faster = f"{'' if row['reached'] else 'more than '}{row['ours_is_faster_by']:.1f} x"
-        cells = (
+    rows = [
+        (
             row["rows"],
             row["recipe"],
             str(row["steps"]),
             f"{row['seconds']:.0f}",
             f"{row['accuracy']:.1%}",
-            faster,
+            f"{'' if row['reached'] else 'more than '}{row['ours_is_faster_by']:.1f} x",
         )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"{result['threads']} threads, {result['machine']}, {describe_versions(result)}."])
+        for row in result["rows"]
+    ]
+    columns = ("rows", "recipe", "steps", "seconds", "accuracy", "ours is faster by")
+    return markdown_table(columns, rows, _machine(result))
 
 
-def data_block(path: Path) -> str:
+def data_block(result: Mapping[str, Any]) -> str:
     """The table of the data benchmark, as Markdown."""
-    result = json.loads(path.read_text(encoding="utf-8"))
-    lines = ["| what | per second | beside | per second | ratio |", "|---|---|---|---|---|"]
-    for row in result["rows"]:
-        made, other = (f"{row[name]:,} {row['unit']}" for name in ("per_second", "that_per_second"))
-        ratio = f"{row['ratio']:,.0f} x" if row["ratio"] >= 1 else f"{row['ratio']:.1%}"
-        lines.append(f"| {row['what']} | {made} | {row['against']} | {other} | {ratio} |")
-    return "\n".join([*lines, "", f"{result['machine']}, {describe_versions(result)}."])
+    rows = [
+        (
+            row["what"],
+            f"{row['per_second']:,} {row['unit']}",
+            row["against"],
+            f"{row['that_per_second']:,} {row['unit']}",
+            f"{row['ratio']:,.0f} x" if row["ratio"] >= 1 else f"{row['ratio']:.1%}",
+        )
+        for row in result["rows"]
+    ]
+    columns = ("what", "per second", "beside", "per second", "ratio")
+    return markdown_table(columns, rows, f"{result['machine']}, {describe_versions(result)}.")
 
 
 def replace_block(text: str, marks: tuple[str, str], block: str) -> str:
@@ -105,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
             (DATA, data_block, config.data_benchmark),
         ):
             if Path(file).is_file():
-                text = replace_block(text, marks, block(Path(file)))
+                text = replace_block(text, marks, block(json.loads(Path(file).read_text(encoding="utf-8"))))
             else:
                 print(f"no {file}: its table stays as it is")
         write_text(readme, text)

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -171,8 +171,7 @@ class PcfgConfig(PcfgShape, Task):
 
     @functools.cached_property
     def _pretraining(self) -> PcfgConfig:
-        shape = {each.name: getattr(self, each.name) for each in dataclasses.fields(PcfgShape)}
-        return PcfgConfig(**shape, operators=self.mix_operators, operand_prior=self.mix_operand_prior)
+        return _mixture(self, operators=self.mix_operators, operand_prior=self.mix_operand_prior)
 
     def _sample_text(
         self, rng: np.random.Generator, ancestors: bool
@@ -261,6 +260,12 @@ def _check_operators(setting: str, names: Sequence[str]) -> None:
         raise ValueError(f"{setting}: {' '.join(names)!r}, expected at least one and none twice")
 
 
+def _mixture(shape: PcfgShape, **asked: Any) -> PcfgConfig:
+    """Other questions about the texts of ``shape``; everything that is not named has its default."""
+    settings = {each.name: getattr(shape, each.name) for each in dataclasses.fields(PcfgShape)}
+    return PcfgConfig(**settings, **asked)
+
+
 def for_capability(shape: PcfgShape, capability: Capability, correlation: float | None = None) -> PcfgConfig:
     """Rows that ask for one capability only, with a planted correlation or untouched text.
 
@@ -274,5 +279,4 @@ def for_capability(shape: PcfgShape, capability: Capability, correlation: float 
         raise ValueError(f"operand: {capability.operator} has no operand {capability.operand!r}")
     asked = words.index(capability.operand)  # token_at: the first; it is drawn and not shown
     prior = [str(float(number == asked)) for number in range(len(words))]
-    settings = {each.name: getattr(shape, each.name) for each in dataclasses.fields(PcfgShape)}
-    return PcfgConfig(**settings, operators=[capability.operator], operand_prior=prior, correlation=correlation)
+    return _mixture(shape, operators=[capability.operator], operand_prior=prior, correlation=correlation)

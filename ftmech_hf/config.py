@@ -49,7 +49,9 @@ SCALES: dict[str, dict[str, Any]] = {
 
 # Fields that say where or how to run, never what is computed: two runs that differ only here are the same run. A model
 # to start from is named by its place here; what it is enters a run's hash as an input.
-LOCATION_FIELDS = frozenset({"output_dir", "fresh", "workers", "checkpoint_every", "log_with", "model", "models"})
+LOCATION_FIELDS = frozenset(
+    {"output_dir", "fresh", "workers", "checkpoint_every", "log_with", "model", "models", "price_per_hour", "runs_dir"}
+)
 
 
 class ConfigError(ValueError):
@@ -82,7 +84,8 @@ def read_yaml(path: str) -> dict[str, Any]:
     return content
 
 
-def _to_argv(values: Mapping[str, Any]) -> list[str]:
+def to_argv(values: Mapping[str, Any]) -> list[str]:
+    """Settings as flags; what is None or an empty list is left out."""
     argv: list[str] = []
     for key, value in values.items():
         if value is None or value == []:  # leaving a flag out is how to say None, or an empty list
@@ -92,10 +95,6 @@ def _to_argv(values: Mapping[str, Any]) -> list[str]:
         items = value if isinstance(value, list) else [value]
         argv += [f"--{key}", *(str(item) for item in items)]
     return argv
-
-
-def _field_names(config_types: Sequence[type]) -> list[str]:
-    return [field.name for kind in config_types for field in dataclasses.fields(kind) if field.init]
 
 
 def _empty_list_names(config_types: Sequence[type]) -> set[str]:
@@ -109,7 +108,7 @@ def _optional_names(config_types: Sequence[type]) -> set[str]:
 
 
 def _drop_none(words: list[str], optional: set[str]) -> list[str]:
-    """Drop ``--name none`` and ``--name=none`` for fields that may be None: leaving a flag out is how to say None."""
+    """Drop ``--name none`` and ``--name=none``: leaving a flag out is how to say None, or a list that is empty."""
     kept: list[str] = []
     for word in words:
         if word == "none" and kept and kept[-1].removeprefix("--") in optional:
@@ -137,7 +136,10 @@ def _without(argv: Sequence[str], names: set[str]) -> list[str]:
 
 
 def parse_config(
-    *config_types: type, argv: Sequence[str] | None = None, description: str | None = None
+    *config_types: type,
+    argv: Sequence[str] | None = None,
+    description: str | None = None,
+    sections: Sequence[str] = (),
 ) -> tuple[Any, ...]:
     """Parse ``--config FILE`` and flags into one instance of each dataclass in ``config_types``.
 
@@ -145,16 +147,19 @@ def parse_config(
         config_types: frozen dataclasses with disjoint field names.
         argv: the command line without the program's name; ``sys.argv[1:]`` if None.
         description: first lines of ``--help``.
+        sections: keys of the file that are read by :func:`read_sections` and left aside here.
 
     Raises:
         ConfigError: unknown key (with the nearest right one), wrong type or choice, unreadable file, or whatever a
             dataclass's ``__post_init__`` finds impossible.
     """
-    known, optional = [*_field_names(config_types), "config", "scale"], _optional_names(config_types)
+    known, optional = [*field_names(*config_types), "config", "scale"], _optional_names(config_types)
     chosen, from_file, words = _read_early(["scale"], argv)
+    from_file = {key: value for key, value in from_file.items() if key not in sections}
+    known = [*known, *sections]
     for key in from_file:
         if key not in known or key == "config":
-            raise ConfigError(f"unknown key {key!r} in {chosen.config}{_did_you_mean(key, known)}")
+            raise unknown_key(key, chosen.config, known)
         if from_file[key] is None and key not in optional:
             raise ConfigError(f"{key}: has no value in {chosen.config}")
         if from_file[key] == [] and key not in _empty_list_names(config_types):
@@ -167,8 +172,8 @@ def parse_config(
         )
     from_scale = {key: value for key, value in SCALES[scale].items() if key in known and key not in from_file}
     given = {word[2:].split("=")[0] for word in words if word.startswith("--")}
-    saved = _without(_to_argv(from_scale | from_file), given)
-    words = _drop_none(words, optional)
+    saved = _without(to_argv(from_scale | from_file), given)
+    words = _drop_none(words, optional | _empty_list_names(config_types))
 
     parser = _Parser(config_types, description=description, allow_abbrev=False)  # type: ignore[arg-type]
     parser.add_argument("--config", help="YAML file of flags; the command line wins")
@@ -184,6 +189,22 @@ def peek_setting(name: str, *, default: str, argv: Sequence[str] | None = None) 
     """One setting ahead of the rest, for those that decide which dataclasses to parse the rest into."""
     chosen, from_file, _ = _read_early([name], argv)
     return str(getattr(chosen, name) or from_file.get(name) or default)
+
+
+def read_sections(names: Sequence[str], argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Those of the named keys that the ``--config`` file has, whatever they hold."""
+    _, from_file, _ = _read_early([], argv)
+    return {name: from_file[name] for name in names if name in from_file}
+
+
+def field_names(*config_types: type) -> list[str]:
+    """The settings of some dataclasses."""
+    return [field.name for kind in config_types for field in dataclasses.fields(kind) if field.init]
+
+
+def unknown_key(key: str, where: str, known: Sequence[str]) -> ConfigError:
+    """The error for a key that is not known, with the nearest that is."""
+    return ConfigError(f"unknown key {key!r} in {where}{_did_you_mean(key, known)}")
 
 
 def _read_early(

@@ -8,7 +8,6 @@ computes, so changing one setting runs again only what depends on it.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +15,11 @@ from typing import Any, Literal
 
 from ftmech_hf.config import to_dict
 from ftmech_hf.models.presets import find_preset
-from ftmech_hf.runs import damaged_files, is_finished, run_identity
+from ftmech_hf.plans import Plan
 from ftmech_hf.studies import AttentionConfig, ProbeConfig, PruneConfig, map_attention, probe, prune
 from ftmech_hf.tasks import PcfgConfig, PcfgShape
-from ftmech_hf.training.loop import TrainConfig
+from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig, finetune, pretrain
-from ftmech_hf.training.sweep import Cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +28,15 @@ class ReproduceConfig:
 
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "independent repetitions"})
     preset: str = field(default="nano", metadata={"help": "size of the models"})
-    low_steps: int = field(default=500, metadata={"help": "pretraining steps of the low-prior and control models"})
+    low_steps: int = field(default=700, metadata={"help": "pretraining steps of the low-prior and control models"})
     high_steps: int = field(default=1000, metadata={"help": "pretraining steps of the high-prior model"})
     finetune_steps: int = field(default=300, metadata={"help": "fine-tuning steps"})
     finetune_lr: float = field(default=1e-5, metadata={"help": "the small rate: 1/100 of pretraining's"})
     reverse_steps: int = field(default=600, metadata={"help": "reverse fine-tuning steps"})
     reverse_lr: float = field(default=1e-5, metadata={"help": "constant rate of reverse fine-tuning"})
     batch_size: int = field(default=64, metadata={"help": "rows of a step"})
-    eval_rows: int = field(default=256, metadata={"help": "rows per test set along the curves"})
-    final_eval_rows: int = field(default=2048, metadata={"help": "rows per test set at the end of a run"})
+    eval_rows: int = field(default=64, metadata={"help": "rows per test set along the curves"})
+    final_eval_rows: int = field(default=512, metadata={"help": "rows per test set at the end of a run"})
     prune_eval_rows: int = field(default=512, metadata={"help": "rows per test set under each pruning mask"})
     probe_fit_rows: int = field(default=2000, metadata={"help": "rows a probe is fitted on"})
     mixed_precision: Literal["no", "bf16"] = field(default="bf16", metadata={"help": "of training"})
@@ -58,32 +56,19 @@ class SeedPlan:
     """The runs of one seed.
 
     Attributes:
-        folders: name of a run -> its folder, named by what the run computes.
-        cells: how to make those folders, needs first.
+        plan: how to make them.
     """
 
     def __init__(self, config: ReproduceConfig, shape: PcfgShape, seed: int) -> None:
         self.config, self.shape, self.seed = config, shape, seed
-        self.folders: dict[str, Path] = {}
-        self.cells: list[Cell] = []
-        self._hashes: dict[str, str] = {}
+        self.plan = Plan(Path(config.output_dir) / "runs", fresh=config.fresh)
         self._add_training()
         self._add_studies()
 
-    def unfinished(self) -> list[Cell]:
-        """The cells still to run, without needs that are there already."""
-        done = {self._cell_name(n) for n, folder in self.folders.items() if not self._must_run(folder)}
-        return [
-            dataclasses.replace(cell, needs=tuple(need for need in cell.needs if need not in done))
-            for cell in self.cells
-            if cell.name not in done
-        ]
-
-    def _must_run(self, folder: Path) -> bool:
-        return self.config.fresh or not is_finished(folder) or bool(damaged_files(folder))
-
-    def _cell_name(self, name: str) -> str:
-        return f"{name}-seed{self.seed}"
+    @property
+    def folders(self) -> dict[str, Path]:
+        """Name of a run -> its folder."""
+        return {name.removesuffix(f"-seed{self.seed}"): folder for name, folder in self.plan.folders.items()}
 
     def _add(
         self,
@@ -95,21 +80,8 @@ class SeedPlan:
         inputs: Mapping[str, str],
         cost: float,
     ) -> None:
-        """Add a run: ``place`` is its config with an ``output_dir``; ``inputs`` are label -> name of an earlier run."""
-        hashes = {label: self._hashes[run] for label, run in inputs.items()}
-        self._hashes[name] = run_identity(kind, to_dict(place, *settings.values()), hashes)
-        folder = Path(self.config.output_dir) / "runs" / f"{self._cell_name(name)}-{self._hashes[name]}"
-        self.folders[name] = folder
-        models = {label: str(self.folders[run]) for label, run in inputs.items()}
-        if hasattr(place, "model"):
-            place = dataclasses.replace(place, **models)
-        elif hasattr(place, "models"):
-            place = dataclasses.replace(place, models=[f"{label}={path}" for label, path in models.items()])
-        # A finished folder that must run again is damaged: replace it once the new one is whole.
-        fresh = self.config.fresh or (is_finished(folder) and self._must_run(folder))
-        place = dataclasses.replace(place, output_dir=str(folder), fresh=fresh)
-        needs = tuple(self._cell_name(run) for run in inputs.values())
-        self.cells.append(Cell(self._cell_name(name), function, {"config": place, **settings}, cost, needs))
+        needs = {label: f"{run}-seed{self.seed}" for label, run in inputs.items()}
+        self.plan.add(f"{name}-seed{self.seed}", kind, function, place, settings, needs, cost)
 
     def _add_training(self) -> None:
         c = self.config
@@ -161,7 +133,7 @@ class SeedPlan:
             lr=self.config.reverse_lr if reverse else self.config.finetune_lr,
             optimizer="adamw",
             objective="answer_only",
-            num_evals=30 if reverse else 12,
+            num_evals=24 if reverse else 8,
             # A constant rate makes steps of reversing comparable: under the paper's 20 % warm-up a revival is over long
             # before the rate has risen, which shortens its distance to the control.
             warmup_fraction=0.0 if reverse else 0.2,

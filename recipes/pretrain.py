@@ -8,7 +8,7 @@ from __future__ import annotations
 from ftmech_hf.config import clean_exit
 from ftmech_hf.report.console import print_run
 from ftmech_hf.tasks import parse_task
-from ftmech_hf.training.loop import TrainConfig
+from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.stages import PretrainConfig, pretrain
 
 

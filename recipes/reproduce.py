@@ -54,8 +54,8 @@ def main(argv: list[str] | None = None) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError("num_processes: reproduce starts its own workers; launch it with --num_processes 1")
         plans = [SeedPlan(config, shape, seed) for seed in config.seeds]
-        if cells := [cell for plan in plans for cell in plan.unfinished()]:
-            run_cells(cells, workers=config.workers, description="reproduce")
+        if cells := [cell for plan in plans for cell in plan.plan.unfinished()]:
+            run_cells(cells, workers=config.workers, description="reproduce").check()
         claims = write_report(config, shape, plans)
         print_claims(claims)
         make_console().print(f"report: {Path(config.output_dir) / 'report.html'}", soft_wrap=True)

@@ -12,15 +12,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ftmech_hf.config import clean_exit, parse_config
+import pandas as pd
+
+from ftmech_hf.config import clean_exit, parse_config, read_yaml
 from ftmech_hf.report.claims import Claim
 from ftmech_hf.report.page import format_interval, format_value, verdict
+from ftmech_hf.report.sweep import as_text
 from ftmech_hf.runs import describe_versions, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ("<!-- results: written by recipes/update_readme.py -->", "<!-- end of results -->")
 DATA = ("<!-- data: written by recipes/update_readme.py -->", "<!-- end of data -->")
 ACCURACY = ("<!-- accuracy: written by recipes/update_readme.py -->", "<!-- end of accuracy -->")
+GRID = ("<!-- grid: written by recipes/update_readme.py -->", "<!-- end of grid -->")
+FORGETTING = ("<!-- forgetting: written by recipes/update_readme.py -->", "<!-- end of forgetting -->")
+LORA = ("<!-- lora: written by recipes/update_readme.py -->", "<!-- end of lora -->")
+SWEEP_SPEED = ("<!-- sweep: written by recipes/update_readme.py -->", "<!-- end of sweep -->")
 SPEED = ("<!-- speed: written by recipes/update_readme.py -->", "<!-- end of speed -->")
 
 
@@ -34,6 +41,12 @@ class UpdateReadmeConfig:
         default="runs/benchmark-accuracy.json", metadata={"help": "file of a benchmark of the time to an accuracy"}
     )
     data_benchmark: str = field(default="runs/benchmark-data.json", metadata={"help": "file of a data benchmark"})
+    sweep_benchmark: str = field(
+        default="runs/benchmark-sweep.json", metadata={"help": "file of a benchmark of runs side by side"}
+    )
+    grid: str = field(default="runs/sweep-grid-nano", metadata={"help": "folder of the sweep of the paper's tables"})
+    forgetting: str = field(default="runs/sweep-forgetting-nano", metadata={"help": "folder of the sweep of methods"})
+    lora: str = field(default="runs/sweep-lora-nano", metadata={"help": "folder of the sweep of ranks"})
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]], source: str) -> str:
@@ -91,6 +104,17 @@ def accuracy_block(result: Mapping[str, Any]) -> str:
     return markdown_table(columns, rows, _machine(result))
 
 
+def sweep_speed_block(result: Mapping[str, Any]) -> str:
+    """The table of the sweep benchmark, as Markdown."""
+    rows = [
+        (f"{row['runs']} runs, {row['way']}", f"{row['seconds']:.0f}", f"{row['ours_is_faster_by']:.2f} x")
+        for row in result["rows"]
+    ]
+    return markdown_table(
+        ("way", "seconds", "ours is faster by"), rows, f"{result['machine']}, {describe_versions(result)}."
+    )
+
+
 def data_block(result: Mapping[str, Any]) -> str:
     """The table of the data benchmark, as Markdown."""
     rows = [
@@ -105,6 +129,76 @@ def data_block(result: Mapping[str, Any]) -> str:
     ]
     columns = ("what", "per second", "beside", "per second", "ratio")
     return markdown_table(columns, rows, f"{result['machine']}, {describe_versions(result)}.")
+
+
+def _sweep_source(folder: Path) -> str:
+    env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
+    seeds = ", ".join(map(str, read_yaml(str(folder / "config.yaml"))["seeds"]))
+    return f"Mean over seeds {seeds} (95 % Student t interval); sweep `{env['hash']}`; {describe_versions(env)}."
+
+
+def grid_block(folder: Path) -> str:
+    """How far the pattern of the paper's tables is found again, as Markdown."""
+    rows = [
+        (
+            f"{row['operator']}, {row['pretraining']}",
+            f"`{row['column']}`",
+            f"{row['rank_correlation']:.2f}",
+            f"{row['low']:.2f} to {row['high']:.2f}",
+            f"{row['same_third']:.0%}",
+            f"{row['mean_difference']:+.0f} points",
+        )
+        for row in pd.read_csv(folder / "agreement.csv").to_dict("records")
+        if row["pretraining"] == "200K"
+    ]
+    columns = (
+        "paper's table",
+        "column",
+        "rank correlation over 36 cells",
+        "95 % interval",
+        "in the same third",
+        "ours less the paper's",
+    )
+    return markdown_table(columns, rows, _sweep_source(folder))
+
+
+def sweep_block(folder: Path, axis: str, metrics: Mapping[str, str]) -> str:
+    """The last numbers of a sweep along one axis, as Markdown; ``metrics``: STAGE METRIC -> what to call it."""
+    summary = pd.read_csv(folder / "summary.csv", dtype={axis: str})
+    rows = []
+    for label in summary[axis].unique():
+        cells = [label]
+        for name in metrics:
+            stage, metric = name.split(" ")
+            found = summary[(summary[axis] == label) & (summary["stage"] == stage) & (summary["metric"] == metric)]
+            cells.append(as_text(found.sort_values("step").iloc[-1]) if len(found) else "")
+        rows.append(cells)
+    return markdown_table((axis, *metrics.values()), rows, _sweep_source(folder))
+
+
+def forgetting_block(folder: Path) -> str:
+    """Gain and forgetting of every method, as Markdown."""
+    metrics = {
+        "finetune count_b_cte0": "b, no correlation, %",
+        "finetune count_b_cte1": "b, with it, %",
+        "finetune count_a": "a, %",
+        "finetune change/count_a": "a: change, points",
+        "probe change/probe": "probe for a: change, points",
+    }
+    return sweep_block(folder, "method", metrics)
+
+
+def lora_block(folder: Path) -> str:
+    """The wrapper against the rank of the update, as Markdown."""
+    metrics = {
+        "finetune count_b_cte1": "b, with correlation, %",
+        "finetune count_b_cte0": "b, without, %",
+        "finetune count_a": "a, %",
+        "prune pruned/count_a": "a after pruning, %",
+        "prune pruned/neurons": "rows pruned",
+        "reverse steps_to_revival": "steps to revive a",
+    }
+    return sweep_block(folder, "rank", metrics)
 
 
 def replace_block(text: str, marks: tuple[str, str], block: str) -> str:
@@ -123,11 +217,21 @@ def main(argv: list[str] | None = None) -> None:
             (SPEED, speed_block, config.benchmark),
             (ACCURACY, accuracy_block, config.accuracy_benchmark),
             (DATA, data_block, config.data_benchmark),
+            (SWEEP_SPEED, sweep_speed_block, config.sweep_benchmark),
         ):
             if Path(file).is_file():
                 text = replace_block(text, marks, block(json.loads(Path(file).read_text(encoding="utf-8"))))
             else:
                 print(f"no {file}: its table stays as it is")
+        for marks, sweep_table, place in (
+            (GRID, grid_block, config.grid),
+            (FORGETTING, forgetting_block, config.forgetting),
+            (LORA, lora_block, config.lora),
+        ):
+            if (Path(place) / "summary.csv").is_file():
+                text = replace_block(text, marks, sweep_table(Path(place)))
+            else:
+                print(f"no {place}: its table stays as it is")
         write_text(readme, text)
         picture = ROOT / ".github" / "overview.png"
         picture.parent.mkdir(exist_ok=True)

@@ -8,7 +8,15 @@ import signal
 import pytest
 import torch
 from hypothesis import settings
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 
 from ftmech_hf.tasks import PcfgConfig
 
@@ -47,9 +55,20 @@ def make_llama(vocab_size: int, *, seed: int = 0) -> LlamaForCausalLM:
     return LlamaForCausalLM(config).eval()
 
 
-@pytest.fixture(params=["gpt2", "llama"])
+def make_neox(vocab_size: int, *, seed: int = 0) -> GPTNeoXForCausalLM:
+    """Attention and MLP beside each other, and other names for everything."""
+    config = GPTNeoXConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, vocab_size=vocab_size,
+        max_position_embeddings=32, pad_token_id=0, bos_token_id=1, eos_token_id=2, attn_implementation="eager",
+        initializer_range=0.3,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    return GPTNeoXForCausalLM(config).eval()
+
+
+@pytest.fixture(params=["gpt2", "llama", "gpt_neox"])
 def any_model(request: pytest.FixtureRequest) -> PreTrainedModel:
-    return make_gpt2(40) if request.param == "gpt2" else make_llama(40)
+    return {"gpt2": make_gpt2, "llama": make_llama, "gpt_neox": make_neox}[request.param](40)
 
 
 def listen_to_ctrl_c() -> None:

@@ -1,12 +1,25 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedModel
+from transformers import BertConfig, BertLMHeadModel, PreTrainedModel
 
-from ftmech_hf.activations import LAYOUTS, SITES, TracedModel, model_blocks
+from ftmech_hf.activations import (
+    SITES,
+    WRITABLE,
+    ActivationStore,
+    Layout,
+    TracedModel,
+    find_layout,
+    model_blocks,
+    traced,
+)
 from ftmech_hf.training.objectives import answer_accuracy, answer_logits
 from tests.conftest import make_gpt2, make_llama
 
@@ -18,12 +31,12 @@ def rows() -> Tensor:
 
 
 def down_projections(model: PreTrainedModel) -> list[nn.Module]:
-    path = LAYOUTS[model.config.model_type].mlp_down
+    path = find_layout(model).mlp_down
     return [block.get_submodule(path) for _, block in model_blocks(model)]
 
 
 def test_the_stream_is_hf_hidden_states(any_model: PreTrainedModel, rows: Tensor) -> None:
-    found = TracedModel(any_model).collect(rows, ["resid_pre", "resid_post"], position=5, batch_size=10)
+    found = TracedModel(any_model).collect(rows, ["resid_pre", "resid_post"], positions=5, batch_size=10)
     with torch.no_grad():
         hidden = any_model(rows, output_hidden_states=True).hidden_states
     for layer in range(2):
@@ -31,16 +44,17 @@ def test_the_stream_is_hf_hidden_states(any_model: PreTrainedModel, rows: Tensor
     assert torch.equal(found["resid_post", 0], hidden[1][:, 5])
     # the last hidden state has gone through the final norm, the last stream has not
     assert not torch.allclose(found["resid_post", 1], hidden[2][:, 5], atol=1e-3)
-    norm = any_model.transformer.ln_f if any_model.config.model_type == "gpt2" else any_model.model.norm
+    paths = {"gpt2": "transformer.ln_f", "llama": "model.norm", "gpt_neox": "gpt_neox.final_layer_norm"}
+    norm = any_model.get_submodule(paths[any_model.config.model_type])
     assert torch.allclose(norm(found["resid_post", 1]), hidden[2][:, 5], atol=1e-6)
 
 
 def test_every_site_is_what_a_forward_hook_sees(any_model: PreTrainedModel, rows: Tensor) -> None:
-    found = TracedModel(any_model).collect(rows, SITES, position=-1, batch_size=10)
+    found = TracedModel(any_model).collect(rows, SITES, positions=-1, batch_size=10)
     seen: dict[tuple[str, int], Tensor] = {}
     handles = []
     for layer, ((_, block), down) in enumerate(zip(model_blocks(any_model), down_projections(any_model), strict=True)):
-        attention = block.get_submodule(LAYOUTS[any_model.config.model_type].attention)
+        attention = block.get_submodule(find_layout(any_model).attention)
 
         def attention_hook(module: nn.Module, args: object, output: tuple[Tensor, Tensor], layer: int = layer) -> None:
             seen["attn_out", layer], seen["attn_pattern", layer] = output[0][:, -1], output[1][:, :, -1]
@@ -130,18 +144,176 @@ def test_bad_requests_are_refused(rows: Tensor) -> None:
         traced.masked_logits(rows, torch.ones(2, 3))
 
 
-def test_the_door_opens_only_where_it_knows_the_sites(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = GPTNeoXConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=40
-    )
-    with pytest.raises(ValueError, match="architecture 'gpt_neox' is not supported, expected one of gpt2, llama"):
-        TracedModel(GPTNeoXForCausalLM(config))
+def test_the_door_opens_only_where_sites_are_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_llama(40)
-    monkeypatch.setitem(LAYOUTS, "llama", LAYOUTS["llama"]._replace(mlp_down="mlp.c_proj"))
-    with pytest.raises(ValueError, match="lacks an expected site"):
-        TracedModel(model)
-    monkeypatch.setitem(
-        LAYOUTS, "llama", LAYOUTS["llama"]._replace(attention="mlp.gate_proj", mlp_down="mlp.down_proj")
+    right = find_layout(model)
+    assert right == Layout("model.layers", "self_attn", "mlp.down_proj")
+    for wrong, message in (
+        (right._replace(mlp_down="mlp.c_proj"), "lacks an expected site"),
+        (right._replace(attention="mlp.gate_proj"), r"attn_out of layer 0 of llama is \(2, 3, 24\), expected"),
+        (right._replace(blocks="model"), "(?s)."),
+    ):
+        monkeypatch.setattr(traced, "find_layout", lambda model, wrong=wrong: wrong)
+        with pytest.raises((ValueError, AttributeError), match=message):
+            TracedModel(model)
+
+
+def test_a_model_without_the_parts_is_refused_with_the_reason() -> None:
+    config = BertConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=40, is_decoder=True
     )
-    with pytest.raises(ValueError, match="attn_out of layer 0"):
+    model = BertLMHeadModel(config)
+    model.bert.extra = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+    with pytest.raises(ValueError, match="model: bert has 2 lists of 2 blocks"):
         TracedModel(model)
+    gpt2 = make_gpt2(40)
+    del gpt2.transformer.h[0].attn
+    with pytest.raises(ValueError, match="model: a block of gpt2 has 0 attentions"):
+        find_layout(gpt2)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_padded_row_is_the_row_alone(any_model: PreTrainedModel, rows: Tensor, side: str) -> None:
+    opened = TracedModel(any_model)
+    assert opened.refuses_padding == ""
+    lengths = [12, 7, 9]
+    padded, mask = torch.zeros(3, 12, dtype=torch.long), torch.zeros(3, 12, dtype=torch.long)
+    for number, length in enumerate(lengths):
+        place = slice(12 - length, 12) if side == "left" else slice(0, length)
+        padded[number, place], mask[number, place] = rows[number, :length], 1
+    together = opened.collect(padded, SITES, positions=[-1, 0, 3], attention_mask=mask)
+    for number, length in enumerate(lengths):
+        alone = opened.collect(rows[number : number + 1, :length], SITES, positions=[-1, 0, 3])
+        for key, value in alone.items():
+            found = together[key][number]
+            if key[0] == "attn_pattern":
+                found = found[..., 12 - length :] if side == "left" else found[..., :length]
+            assert torch.allclose(found, value[0], atol=1e-4), key
+
+
+def test_a_model_that_cannot_be_padded_says_so(any_model: PreTrainedModel, rows: Tensor) -> None:
+    opened = TracedModel(any_model)
+    opened._takes_position_ids = False
+    opened.refuses_padding = opened._check_padding()
+    if any_model.config.model_type == "gpt2":  # the others' positions are relative
+        assert "other activations to a row padded on the left: it takes no position_ids" in opened.refuses_padding
+        with pytest.raises(ValueError, match="attention_mask: gpt2 gives other activations"):
+            opened.collect(rows, ["resid_post"], attention_mask=torch.ones_like(rows))
+    broken = torch.ones_like(rows)
+    broken[0, 4] = 0
+    with pytest.raises(ValueError, match="padding in the middle of a row"):
+        TracedModel(any_model).collect(rows, ["resid_post"], attention_mask=broken)
+    with pytest.raises(ValueError, match=r"positions: \[12\], but the shortest row has 12 tokens"):
+        TracedModel(any_model).collect(rows, ["resid_post"], positions=[12])
+
+
+def test_a_store_holds_what_was_collected(tmp_path: Path, any_model: PreTrainedModel, rows: Tensor) -> None:
+    opened = TracedModel(any_model)
+    options: dict[str, Any] = {"positions": [2, -1], "batch_size": 4}
+    store = opened.collect_to(tmp_path / "store", rows, ["resid_post", "mlp_act"], model_hash="abc", **options)
+    memory = opened.collect(rows, ["resid_post", "mlp_act"], **options)
+    assert set(store) == set(memory)
+    for key, value in memory.items():
+        assert isinstance(store[key], np.memmap)
+        assert torch.equal(torch.from_numpy(np.array(store[key])), value)
+    again = ActivationStore(tmp_path / "store")
+    assert again.facts == {
+        "sites": ["resid_post", "mlp_act"], "layers": [0, 1], "positions": [2, -1], "model": "abc", "rows": 10,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="store exists; choose another folder"):
+        opened.collect_to(tmp_path / "store", rows, ["resid_post"])
+    with pytest.raises(KeyError):
+        store["attn_out", 0]
+    file = tmp_path / "store" / "mlp_act.0.npy"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match=r"damaged: mlp_act.0.npy"):
+        ActivationStore(tmp_path / "store")
+
+
+def test_an_interrupted_collection_leaves_no_store(
+    tmp_path: Path, rows: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = TracedModel(make_gpt2(40))
+    whole = opened._collect
+
+    def fail(*args: Any) -> Any:
+        if fail.calls:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+        fail.calls = 1  # type: ignore[attr-defined]
+        return whole(*args)
+
+    fail.calls = 0  # type: ignore[attr-defined]
+    monkeypatch.setattr(opened, "_collect", fail)
+    with pytest.raises(KeyboardInterrupt):
+        opened.collect_to(tmp_path / "store", rows, ["resid_post"], batch_size=4)
+    with pytest.raises(ValueError, match="holds none"):
+        ActivationStore(tmp_path / "store")
+    monkeypatch.undo()
+    assert len(opened.collect_to(tmp_path / "store", rows, ["resid_post"])["resid_post", 1]) == 10
+
+
+@pytest.mark.parametrize("site", WRITABLE)
+def test_a_write_is_what_nnsight_writes(any_model: PreTrainedModel, rows: Tensor, site: str) -> None:
+    opened = TracedModel(any_model)
+    width = opened.collect(rows, [site])[site, 1].shape[-1]
+    added = torch.linspace(-1, 1, width)
+    with torch.no_grad():
+        clean = any_model(rows).logits
+        with opened.intervene({(site, 1): lambda value: value + added}):
+            written = any_model(rows).logits
+        with opened._traced.trace(input_ids=rows):
+            block = opened._blocks[1]
+            if site == "resid_pre":
+                block.input = block.input + added
+            elif site == "mlp_act":
+                down = block.get(opened.layout.mlp_down)
+                down.input = down.input + added
+            elif site == "attn_out":
+                attention = block.get(opened.layout.attention)
+                output = attention.output
+                attention.output = (output[0] + added, *output[1:])
+            else:
+                output = block.output
+                block.output = (output[0] + added, *output[1:]) if opened._is_tuple["block"] else output + added
+            traced_logits = opened._traced.output.logits.save()
+        assert torch.equal(written, traced_logits)
+        assert (written - clean).norm() > 1e-3 * clean.norm()  # a write that silently did nothing
+        assert torch.equal(any_model(rows).logits, clean)
+
+
+def test_a_tensor_replaces_what_is_there(any_model: PreTrainedModel, rows: Tensor) -> None:
+    opened = TracedModel(any_model)
+    donor = opened.collect(rows, ["resid_post"], positions=list(range(12)))["resid_post", 1]
+    other = torch.randint(3, 40, rows.shape, generator=torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        expected = any_model(rows).logits
+        with opened.intervene({("resid_post", 1): donor}):
+            assert torch.equal(any_model(other).logits, expected)
+        with opened.intervene({("mlp_act", 0): torch.zeros(())}):
+            zeroed = any_model(rows).logits
+    mask = torch.ones(2, opened.num_neurons)
+    mask[0] = 0
+    assert torch.allclose(zeroed[:, -1], opened.masked_logits(rows, mask), atol=1e-5)
+
+
+def test_bad_writes_are_refused_and_always_undone(rows: Tensor) -> None:
+    model = make_gpt2(40)
+    opened = TracedModel(model)
+    with torch.no_grad():
+        clean = model(rows).logits
+    for writes, message in (
+        ({("attn_pattern", 0): torch.abs}, "unknown site 'attn_pattern', expected one of resid_pre"),
+        ({("resid_post", 2): torch.abs}, "layer 2 of resid_post, expected 0 to 1"),
+    ):
+        with pytest.raises(ValueError, match=message), opened.intervene(writes):  # type: ignore[arg-type]
+            pass
+    written = pytest.raises(ValueError, match=r"has shape \(10, 12, 16\), but \(10, 12\) was written")
+    with torch.no_grad(), written, opened.intervene({("resid_post", 0): lambda value: value[..., 0]}):
+        model(rows)
+    model.transformer.h[0].mlp.forward = lambda hidden: hidden
+    passed_by = pytest.raises(RuntimeError, match="the model ran, but never passed")
+    with passed_by, opened.intervene({("mlp_act", 0): torch.abs}):
+        model(rows)
+    del model.transformer.h[0].mlp.forward
+    with torch.no_grad():
+        assert torch.equal(model(rows).logits, clean)

@@ -9,7 +9,7 @@ import yaml
 
 from ftmech_hf.config import LOCATION_FIELDS, ConfigError, clean_exit, config_hash, parse_config, to_dict
 from ftmech_hf.tasks import PcfgConfig
-from ftmech_hf.training.loop import TrainConfig
+from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.stages import PretrainConfig
 
 ALL = (PretrainConfig, PcfgConfig, TrainConfig)
@@ -121,7 +121,7 @@ def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:
         ("--operators count sum", "operators: unknown 'sum'"),
         ("--root z", "root: 'z' has no rules"),
         ("--correlated_operand a", "correlated_operand: 'a' equals base_operand"),
-        ("--steps 0", "steps: 0, expected at least 1"),
+        ("--batch_size 0", "batch_size: 0, expected at least 1"),
         ("--lr nan", "lr: nan, expected a number above 0"),
         ("--adam_beta1 2", "adam_beta1: 2.0, expected a number between 0 and 1"),
         ("--seed -1", "seed: -1, expected 0 or more"),

@@ -119,12 +119,15 @@ def meets(value: float, bar: str) -> bool:
 
 
 def seed_interval(values: Sequence[float], *, unit: str) -> tuple[float, float] | None:
-    """95 % Student t interval of a mean over seeds, cut to what the unit allows; None if there is only one."""
+    """95 % Student t interval of a mean over seeds, cut to what the unit allows; None if there is only one.
+
+    A unit is ``%``, ``share`` (0 to 1), ``points`` (any number), or what is not negative.
+    """
     if len(values) < 2:
         return None
     mean, error = float(np.mean(values)), float(stats.sem(values))
     low, high = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=error) if error > 0 else (mean, mean)
-    ceiling = 100.0 if unit == "%" else math.inf
+    ceiling = {"%": 100.0, "share": 1.0}.get(unit, math.inf)
     floor = -math.inf if unit == "points" else 0.0
     return max(floor, float(low)), min(ceiling, float(high))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ftmech_hf.cards import final_accuracy
 from ftmech_hf.report.claims import Claim
 from ftmech_hf.report.page import format_interval, format_value, verdict
+from ftmech_hf.report.sweep import SweepResults, last_numbers
 from ftmech_hf.runs import RunDir
 from ftmech_hf.training.loop import Progress
 
@@ -53,7 +54,22 @@ def print_run(run: RunDir) -> None:
         table.add_row(row["name"], f"{row['value']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}")
     console = make_console()
     console.print(table)
+    env = json.loads((run.path / "env.json").read_text(encoding="utf-8"))
+    if "projection" in env:
+        console.print(describe_projection(env["projection"], env["device"], env["threads"]))
     console.print(f"run: {run.path} (hash {run.hash})", soft_wrap=True)
+
+
+def describe_projection(projection: Mapping[str, Any], device: str, threads: int) -> str:
+    """What a dry run says about the whole run."""
+    where = f"{device} with {threads} threads" if device == "cpu" else device
+    cost = projection.get("cost")
+    return (
+        f"dry run on {where}: {projection['seconds_per_step']:.3g} s a step; all {projection['steps']:,} would "
+        f"take {projection['hours']:.3g} hours, {projection['evaluation_share']:.0%} of them for evaluation, and "
+        f"{projection['flops']:.2g} floating-point operations"
+        + (f", and cost {cost:.2f}" if cost is not None else "; --price_per_hour says what that costs")
+    )
 
 
 def print_study(run: RunDir, picture: Path | None = None) -> None:
@@ -75,6 +91,45 @@ def print_study(run: RunDir, picture: Path | None = None) -> None:
     console.print(f"run: {run.path} (hash {run.hash})", soft_wrap=True)
     if picture is not None:
         console.print(f"picture: {picture}", soft_wrap=True)
+
+
+def print_sweep(results: SweepResults) -> None:
+    """The means of all cells after the last step, as far as a screen holds them, and what is missing."""
+    console = make_console()
+    for stage, numbers in last_numbers(results.summary, results.stage_axes).items():
+        shown = Table(title=stage, title_justify="left")
+        numbers = numbers[[name for name in numbers.columns if not name.startswith("change/")]]
+        for column in numbers.columns:
+            shown.add_column(str(column))
+        for row in numbers.head(MAX_ROWS).itertuples(index=False):
+            shown.add_row(*(str(value).split(" (")[0] for value in row))
+        console.print(shown)
+        if len(numbers) > MAX_ROWS:
+            console.print(f"... {len(numbers) - MAX_ROWS} more rows in summary.csv")
+    if results.agreement is not None:
+        table = Table(title="Rank correlation with the paper's tables", title_justify="left")
+        for column in (
+            "task",
+            "pretrained for",
+            "column",
+            "rank correlation",
+            "95 % interval",
+            "same third",
+            "difference",
+        ):
+            table.add_column(column)
+        for _, found in results.agreement.iterrows():
+            interval = f"{found['low']:.2f} to {found['high']:.2f}"
+            agrees = (
+                f"{found['rank_correlation']:.2f}",
+                interval,
+                f"{found['same_third']:.0%}",
+                f"{found['mean_difference']:+.0f}",
+            )
+            table.add_row(found["operator"], found["pretraining"], found["column"], *agrees)
+        console.print(table)
+    if results.missing:
+        console.print(f"[red]missing: {len(results.missing)} runs[/], first {results.missing[0]}")
 
 
 @contextlib.contextmanager

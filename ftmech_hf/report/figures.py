@@ -144,6 +144,17 @@ def draw_probing(ax: Axes, runs: Runs, title: str) -> None:
     _legend_below(ax)
 
 
+def draw_interpolation(ax: Axes, run: Path, title: str) -> None:
+    """Accuracy on every test set along the line between two models."""
+    table = pd.read_parquet(run / "table.parquet").set_index("alpha")
+    for name, curve in table.items():
+        ax.plot(curve.index, curve.to_numpy(), marker=".", label=str(name))
+    _accuracy_axis(ax)
+    ax.set_xlabel("share of the way from the first model to the second")
+    ax.set_title(title)
+    _legend_below(ax)
+
+
 def draw_revival(ax: Axes, runs: Runs, title: str) -> None:
     """Accuracy on the first operand while fine-tuning back on it, beside the control's."""
     for run, label, color in (

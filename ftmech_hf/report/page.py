@@ -113,7 +113,13 @@ def render_page(claims: Sequence[Claim], sections: Sequence[Section], facts: Map
         sections: pictures in order.
         facts: ``seeds``, ``command``, ``hash``, ``versions`` and ``seconds`` (training time, None if unknown).
     """
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return render_template("page.html.j2", claims=claims, sections=sections, facts=facts)
+
+
+def render_template(name: str, **values: Any) -> str:
+    """Fill a template of this package; a value it needs and does not get is an error."""
+    folder = resources.files("ftmech_hf.report")
+    loader = jinja2.FunctionLoader(lambda file: folder.joinpath(file).read_text(encoding="utf-8"))
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, loader=loader)
     environment.globals.update(format_value=format_value, format_interval=format_interval, verdict=verdict)
-    source = resources.files("ftmech_hf.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source).render(claims=claims, sections=sections, facts=facts)
+    return environment.get_template(name).render(**values)

@@ -105,8 +105,9 @@ class PcfgConfig(PcfgShape, Task):
         """The test sets of a model trained on this, by name.
 
         On one operator: the base operand on natural text (``count_a``), the correlated one on texts without and with
-        the correlation (``count_b_cte0``, ``count_b_cte1``). On several: both operands of each on natural text. A
-        jailbreak operator brings the base operand under its two siblings.
+        the correlation (``count_b_cte0``, ``count_b_cte1``), and if training has it planted, so the base operand. On
+        several: both operands of each on natural text. A jailbreak operator brings the base operand under its two
+        siblings.
         """
         sets = {}
         asked = [*self.operators]
@@ -123,8 +124,9 @@ class PcfgConfig(PcfgShape, Task):
             if len(self.operators) > 1:
                 sets[str(other)] = for_capability(self, other)
             else:
-                sets[f"{other}_cte0"] = for_capability(self, other, 0.0)
-                sets[f"{other}_cte1"] = for_capability(self, other, 1.0)
+                for capability in (base, other) if self.correlation is not None else (other,):
+                    sets[f"{capability}_cte0"] = for_capability(self, capability, 0.0)
+                    sets[f"{capability}_cte1"] = for_capability(self, capability, 1.0)
         return sets
 
     def variant(self, name: str) -> PcfgConfig:

@@ -15,9 +15,14 @@ from ftmech_hf.models.loading import quiet_peft
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterConfig:
-    """Whether fine-tuning trains the whole model or an adapter."""
+    """What fine-tuning trains: the whole model, its unembedding alone, or an adapter."""
 
-    adapter: Literal["none", "lora"] = field(default="none", metadata={"help": "none: train all weights"})
+    trainable: Literal["all", "head"] = field(
+        default="all",
+        metadata={"help": "head: the unembedding alone; fine-tuning all after that is LP-FT (arXiv 2202.10054)"},
+    )
+
+    adapter: Literal["none", "lora"] = field(default="none", metadata={"help": "lora: train low-rank updates"})
     lora_rank: int = field(default=8, metadata={"help": "rank of the update of each matrix"})
     lora_alpha: float = field(default=16.0, metadata={"help": "the update is scaled by lora_alpha / lora_rank"})
     lora_dropout: float = field(default=0.0, metadata={"help": "dropout before the adapter"})
@@ -27,6 +32,8 @@ class AdapterConfig:
     )
 
     def __post_init__(self) -> None:
+        if self.trainable == "head" and self.adapter == "lora":
+            raise ValueError("trainable: head, but adapter: lora trains the matrices of the blocks; choose one")
         if self.lora_rank < 1:
             raise ValueError(f"lora_rank: {self.lora_rank}, expected at least 1")
         if not self.lora_alpha > 0:
@@ -36,7 +43,9 @@ class AdapterConfig:
 
 
 def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, base: str, seed: int) -> Any:
-    """Freeze a model and put an adapter on it that starts as no change at all; with ``adapter: none`` return it as is.
+    """Freeze what is not trained; with ``adapter: lora`` that is the model, on which an adapter is put.
+
+    An adapter starts as no change at all.
 
     Args:
         model: the base model; it is changed.
@@ -45,11 +54,14 @@ def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, base: str, see
         seed: of the adapter's random half.
 
     Returns:
-        the ``PeftModel``, whose ``save_pretrained`` writes the adapter alone.
+        the model; or the ``PeftModel``, whose ``save_pretrained`` writes the adapter alone.
 
     Raises:
         ValueError: a target that the model has no module of.
     """
+    if config.trainable == "head":
+        model.requires_grad_(False)
+        model.get_output_embeddings().requires_grad_(True)
     if config.adapter == "none":
         return model
     matrices = {

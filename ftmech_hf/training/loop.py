@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +24,10 @@ from ftmech_hf.tasks import RowStream
 from ftmech_hf.training.checkpoint import load_checkpoint, save_checkpoint, whole_tensor
 from ftmech_hf.training.launch import check_num_processes
 from ftmech_hf.training.memory import keep_freed_memory
-from ftmech_hf.training.objectives import OBJECTIVES, answer_accuracy
+from ftmech_hf.training.objectives import Anchor, answer_accuracy, training_loss
 from ftmech_hf.training.optim import build_optimizers, lr_factor, set_lr
+from ftmech_hf.training.projection import Clock, project
+from ftmech_hf.training.settings import TrainConfig
 
 LOSS_CHECK_EVERY = 50
 """Steps between looks at the loss, each of which waits for the device."""
@@ -36,66 +37,6 @@ DIVERGED = 3
 
 Progress = Callable[[int, int, str], None]
 """Called as ``progress(step, steps, text)`` after every optimizer step; ``text`` is short and may be empty."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How to train. The defaults pretrain the nano scale in about a minute on one core."""
-
-    steps: int = field(default=1000, metadata={"help": "optimizer steps"})
-    batch_size: int = field(default=64, metadata={"help": "rows of a step, over all processes"})
-    gradient_accumulation_steps: int = field(
-        default=1, metadata={"help": "parts a process does its rows of a step in, to save memory"}
-    )
-    objective: Literal["next_token", "answer_only"] = field(
-        default="next_token", metadata={"help": "loss on every token, or on the answer alone"}
-    )
-    optimizer: Literal["muon", "adamw"] = field(
-        default="muon", metadata={"help": "muon: Muon on block matrices, AdamW on the rest (fast); adamw: the paper's"}
-    )
-    lr: float = field(default=1e-3, metadata={"help": "peak learning rate of AdamW"})
-    muon_lr: float = field(default=0.02, metadata={"help": "peak learning rate of Muon"})
-    weight_decay: float = field(default=0.01, metadata={"help": "decoupled weight decay"})
-    adam_beta1: float = field(default=0.9, metadata={"help": "AdamW's first beta"})
-    adam_beta2: float = field(default=0.95, metadata={"help": "AdamW's second beta"})
-    warmup_fraction: float = field(default=0.1, metadata={"help": "share of the steps that warm up linearly"})
-    final_lr_fraction: float = field(default=0.01, metadata={"help": "where the cosine ends, as a share of the peak"})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "gradient clipping"})
-    mixed_precision: Literal["no", "bf16"] = field(default="bf16", metadata={"help": "autocast, on CPU and GPU"})
-    seed: int = field(default=0, metadata={"help": "of the initial weights, the data and dropout"})
-    num_evals: int = field(default=12, metadata={"help": "log-spaced evaluations, beside those before and after"})
-    eval_rows: int = field(default=512, metadata={"help": "rows per test set in those evaluations"})
-    final_eval_rows: int = field(default=2048, metadata={"help": "rows per test set in the last one"})
-    log_with: Literal["none", "trackio", "tensorboard", "wandb"] = field(
-        default="none", metadata={"help": "a tracker beside metrics.jsonl, which is always written"}
-    )
-    checkpoint_every: int = field(default=200, metadata={"help": "steps between checkpoints of an unfinished run"})
-
-    def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "batch_size",
-            "gradient_accumulation_steps",
-            "eval_rows",
-            "final_eval_rows",
-            "checkpoint_every",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)}, expected at least 1")
-        for name in ("lr", "muon_lr", "max_grad_norm"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: {getattr(self, name)}, expected a number above 0")
-        for name in ("warmup_fraction", "final_lr_fraction", "adam_beta1", "adam_beta2"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: {getattr(self, name)}, expected a number between 0 and 1")
-        for name in ("seed", "num_evals", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: {getattr(self, name)}, expected 0 or more")
-
-    def eval_steps(self) -> set[int]:
-        """The log-spaced steps after which the model is evaluated; always the first, 0, and the last."""
-        spaced = np.geomspace(1, self.steps, self.num_evals) if self.num_evals else np.array([])
-        return {0, self.steps, *(int(step) for step in np.round(spaced))}
 
 
 def start_accelerator(config: TrainConfig, folder: Path | None = None) -> Accelerator:
@@ -133,11 +74,22 @@ def fit(
     run: RunDir,
     accelerator: Accelerator,
     progress: Progress | None = None,
+    save_snapshot: Callable[[int, PreTrainedModel], None] | None = None,
 ) -> PreTrainedModel:
     """Train ``model`` in place and log to ``run``; goes on from the run's newest checkpoint if there is one.
 
     Step s of process r of R trains on rows ``[s*B + r*B/R, s*B + (r+1)*B/R)`` of ``stream``: data order needs no state.
     A log line holds the step, the loss of that step's rows, and the accuracy on every test set.
+
+    Args:
+        model: changed.
+        stream: training rows.
+        eval_sets: test rows by name.
+        config: how to train.
+        run: the open run.
+        accelerator: from :func:`start_accelerator`.
+        progress: called after every step; a progress bar is shown without it.
+        save_snapshot: called by the main process with (step, model) after the steps in ``config.snapshots``.
 
     Returns:
         the trained model, unwrapped, in evaluation mode.
@@ -145,12 +97,14 @@ def fit(
     Raises:
         ValueError: the loss is not a number any more, or diverges; names the step and the last checkpoint.
     """
-    training = _Training(model, stream, eval_sets, config, run, accelerator)
+    training = _Training(model, stream, eval_sets, config, run, accelerator, save_snapshot)
     if config.log_with != "none":
         accelerator.init_trackers("ftmech_hf", config={name: str(value) for name, value in run.config.items()})
     tokens = config.batch_size * (stream.task.row_length - 1)
     shown = progress is None and run.is_main
-    with tqdm(total=config.steps, initial=training.start, desc=run.path.name, unit="step", disable=not shown) as bar:
+    with tqdm(
+        total=config.last_step, initial=training.start, desc=run.path.name, unit="step", disable=not shown
+    ) as bar:
         for step, text in training:
             bar.update(step - bar.n)
             if text:
@@ -158,7 +112,7 @@ def fit(
                 speed = f", {rate * tokens:,.0f} tokens/s" if rate else ""
                 bar.set_postfix_str(text + speed, refresh=False)
             if progress is not None:
-                progress(step, config.steps, text)
+                progress(step, config.last_step, text)
     for tracker in accelerator.trackers:  # end_training would take the process group down, which a sweep still needs
         tracker.finish()
     return training.finished_model()
@@ -175,13 +129,18 @@ class _Training:
         config: TrainConfig,
         run: RunDir,
         accelerator: Accelerator,
+        save_snapshot: Callable[[int, PreTrainedModel], None] | None,
     ) -> None:
+        self.save_snapshot = save_snapshot
         self.stream, self.eval_sets, self.config, self.run = stream, eval_sets, config, run
         self.accelerator = accelerator
         if config.mixed_precision == "bf16" and accelerator.device.type == "cpu":
             # On CPU the backward pass of bf16 SDPA takes longer than the rest of the step together.
             model.set_attn_implementation("eager")
         self.raw_model = model
+        self.anchor: Anchor | None = None
+        if config.l2sp or config.ldifs:  # before a checkpoint is loaded: the start, not where an interrupted run was
+            self.anchor = Anchor(model, l2sp=config.l2sp, ldifs=config.ldifs).to(accelerator.device)
         self.raw_optimizers = build_optimizers(
             model,
             optimizer=config.optimizer,
@@ -195,7 +154,7 @@ class _Training:
         self.start = load_checkpoint(self.checkpoints, self.raw_model, self.raw_optimizers)
         run.truncate_log(self.start if self.start else -1)
         self.cached_eval: dict[tuple[str, int], Tensor] = {}
-        self.evaluation_seconds = 0.0
+        self.clock = Clock(exact=config.max_steps is not None)
         losses = [line["loss"] for line in read_metrics(run.working) if "loss" in line] if self.start else []
         self.first_loss: float | None = losses[0] if losses else None
 
@@ -204,15 +163,20 @@ class _Training:
         yield self.start, ""
         if self.start == 0:
             self._evaluate(0, None)
-        for step in range(self.start, config.steps):
-            loss = self._step(step)
+        for step in range(self.start, config.last_step):
+            with self.clock.step():
+                loss = self._step(step)
             done = step + 1
             text = ""
             if done in eval_steps:
                 text = self._evaluate(done, self._checked(loss, done))
             elif done % LOSS_CHECK_EVERY == 0:
                 self._checked(loss, done)
-            if done % config.checkpoint_every == 0 and done < config.steps:
+            if done in config.snapshots and self.save_snapshot is not None:
+                model = self._whole_model(self.raw_model)  # all processes gather, the main one writes
+                if self.run.is_main:
+                    self.save_snapshot(done, model)
+            if done % config.checkpoint_every == 0 and done < config.last_step:
                 save_checkpoint(self.checkpoints, done, self.raw_model, self.raw_optimizers, is_main=self.run.is_main)
             yield done, text
 
@@ -230,7 +194,7 @@ class _Training:
         for number, part in enumerate(parts, start=1):
             last = number == len(parts)
             with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
-                loss = OBJECTIVES[config.objective](self.model, part) / len(parts)
+                loss = training_loss(self.model, part, config.objective, self.anchor, self.raw_model) / len(parts)
                 accelerator.backward(loss)
             total += loss.detach()
         accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
@@ -260,29 +224,44 @@ class _Training:
         return value
 
     def _evaluate(self, step: int, loss: float | None) -> str:
-        started = time.monotonic()
-        rows = self.config.final_eval_rows if step == self.config.steps else self.config.eval_rows
+        rows = self.config.final_eval_rows if step == self.config.last_step else self.config.eval_rows
         self.model.eval()
         accuracy = {}
-        for name, stream in self.eval_sets.items():
-            if (name, rows) not in self.cached_eval:
-                self.cached_eval[name, rows] = torch.from_numpy(stream.rows(0, rows).token_ids)
-            accuracy[f"accuracy/{name}"] = answer_accuracy(self.model, self.cached_eval[name, rows])
+        with self.clock.evaluation(rows * len(self.eval_sets)):
+            for name, stream in self.eval_sets.items():
+                if (name, rows) not in self.cached_eval:
+                    self.cached_eval[name, rows] = torch.from_numpy(stream.rows(0, rows).token_ids)
+                accuracy[f"accuracy/{name}"] = answer_accuracy(self.model, self.cached_eval[name, rows])
         line: dict[str, Any] = {"step": step, "eval_rows": rows}
         if loss is not None:
             line["loss"] = loss
         self.run.log(line | accuracy)
         self.accelerator.log({key: value for key, value in (line | accuracy).items() if key != "step"}, step=step)
-        self.evaluation_seconds += time.monotonic() - started
         shown = [f"{name.removeprefix('accuracy/')} {value:.1%}" for name, value in list(accuracy.items())[:2]]
         return ", ".join([*([f"loss {loss:.3f}"] if loss is not None else []), *shown])
 
-    def finished_model(self) -> PreTrainedModel:
-        self.run.note(evaluation_seconds=round(self.evaluation_seconds, 1))
-        model: PreTrainedModel = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+    def _whole_model(self, model: PreTrainedModel) -> PreTrainedModel:
         if any(isinstance(p, DTensor) for p in model.parameters()):
             weights = {name: whole_tensor(value).cpu() for name, value in model.state_dict().items()}
             model = AutoModelForCausalLM.from_config(model.config)
             model.load_state_dict(weights)
+        return model
+
+    def finished_model(self) -> PreTrainedModel:
+        self.run.note(evaluation_seconds=round(self.clock.evaluation_seconds, 1))
+        if self.config.max_steps is not None:
+            self.run.note(projection=self._projection())
+        unwrapped: PreTrainedModel = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        model = self._whole_model(unwrapped)
         self.accelerator.free_memory()
         return model.eval()
+
+    def _projection(self) -> dict[str, Any]:
+        config = self.config
+        whole = dataclasses.replace(config, max_steps=None)
+        looks = len(whole.eval_steps()) - 1
+        eval_rows = len(self.eval_sets) * (looks * config.eval_rows + config.final_eval_rows)
+        # six floating-point operations per trained weight and token, forward and backward
+        tokens = config.steps * config.batch_size * (self.stream.task.row_length - 1)
+        flops = 6 * self.raw_model.num_parameters(exclude_embeddings=True) * tokens
+        return project(self.clock, config.steps, eval_rows, flops, config.price_per_hour)

@@ -17,11 +17,12 @@ from ftmech_hf.cards import write_model_card
 from ftmech_hf.config import to_dict
 from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash, quiet_transformers
 from ftmech_hf.models.presets import Preset, build_model, find_preset
-from ftmech_hf.runs import RunDir, check_disk_space, disk_errors
+from ftmech_hf.runs import RunDir, check_disk_space, commit_folder, disk_errors, write_json
 from ftmech_hf.tasks import RowStream, Task, build_dataset
 from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.training.adapters import AdapterConfig, add_adapter
-from ftmech_hf.training.loop import Progress, TrainConfig, fit, start_accelerator
+from ftmech_hf.training.loop import Progress, fit, start_accelerator
+from ftmech_hf.training.settings import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +58,29 @@ class FinetuneConfig:
 
     task: str = field(default="pcfg", metadata={"help": "which task, by its name in ftmech_hf.tasks.TASKS"})
     model: str = field(default="runs/pretrain", metadata={"help": "folder of a run, or a model on the Hub"})
+    snapshot: int | None = field(
+        default=None, metadata={"help": "start from the snapshot after this step of the model's run, not from its end"}
+    )
     split: Literal["train", "finetune", "reverse"] = field(
         default="finetune", metadata={"help": "random stream of the training rows"}
     )
     output_dir: str = field(default="runs/finetune", metadata={"help": "the run's folder"})
     fresh: bool = field(default=False, metadata={"help": "start over even if the folder holds a run"})
+
+    @property
+    def start(self) -> str:
+        """The folder or name of the model to start from: a snapshot of ``model`` or itself.
+
+        Raises:
+            ValueError: there is no such snapshot; names those there are.
+        """
+        if self.snapshot is None:
+            return self.model
+        folder = snapshot_folder(Path(self.model), self.snapshot)
+        if not folder.is_dir():
+            there = sorted(int(path.name.removeprefix("step-")) for path in folder.parent.glob("step-*"))
+            raise ValueError(f"snapshot: {self.model} has none of step {self.snapshot}, expected one of {there}")
+        return str(folder)
 
 
 def pretrain(config: PretrainConfig, task: Task, train: TrainConfig, *, progress: Progress | None = None) -> RunDir:
@@ -89,10 +108,10 @@ def finetune(
     With ``adapter: lora`` the run folder holds the adapter alone, and loads on top of the model it started from.
     """
     adapter = adapter or AdapterConfig()
-    inputs = {"model": model_hash(config.model)}
-    model = load_model(config.model)
-    check_vocabulary(config.model, task.vocabulary)
-    model = add_adapter(model, adapter, base=config.model, seed=train.seed)
+    inputs = {"model": model_hash(config.start)}
+    model = load_model(config.start)
+    check_vocabulary(config.start, task.vocabulary)
+    model = add_adapter(model, adapter, base=config.start, seed=train.seed)
     settings = to_dict(config, task, train, adapter)
     name = "reverse_finetune" if config.split == "reverse" else "finetune"
     return _run_stage(name, model, config.split, task, train, settings, config.fresh, inputs, progress)
@@ -114,18 +133,30 @@ def _run_stage(
     for each in (stream, *tests.values()):
         each.rows(0, 1)  # an impossible correlation shows here, before anything is written
     path = Path(str(settings["output_dir"]))
+    if train.max_steps is not None:
+        path = path.with_name(path.name + "-dry-run")
+        settings, fresh = {**settings, "output_dir": str(path)}, True
     accelerator = start_accelerator(train, path.with_name(path.name + "-tracker"))
-    if settings.get("adapter", "none") != "none" and accelerator.distributed_type == DistributedType.FSDP:
-        raise ValueError("adapter: lora is not sharded; use recipes/accelerate/ddp.yaml, its optimizer state is small")
+    if accelerator.distributed_type == DistributedType.FSDP:
+        if settings.get("adapter", "none") != "none":
+            raise ValueError(
+                "adapter: lora is not sharded; use recipes/accelerate/ddp.yaml, its optimizer state is small"
+            )
+        if train.l2sp or train.ldifs:
+            raise ValueError("l2sp, ldifs: their copy of the model is not sharded; use recipes/accelerate/ddp.yaml")
     # Three checkpoints of weights and two moments each exist for a moment, and the weights at the end.
-    check_disk_space(path, 10 * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad))
+    copies = 10 + len(train.snapshots)
+    check_disk_space(path, copies * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad))
     run = RunDir.open(path, stage, settings, inputs=inputs, fresh=fresh, is_main=accelerator.is_main_process)
     accelerator.wait_for_everyone()
     if run.finished:
         return run
     started = time.monotonic()
     try:
-        model = fit(model, stream, tests, train, run, accelerator, progress)
+        model = fit(
+            model, stream, tests, train, run, accelerator, progress,
+            lambda step, model: _save_snapshot(run, step, model, task),
+        )  # fmt: skip
         if run.is_main:
             _save(run, model, task, train, time.monotonic() - started)
         run.finish()
@@ -135,10 +166,32 @@ def _run_stage(
     return run
 
 
+def snapshot_folder(run: Path, step: int) -> Path:
+    """Where a run keeps its model as it was after a step."""
+    return run / "snapshots" / f"step-{step}"
+
+
+def _save_model(folder: Path, model: PreTrainedModel, task: Task) -> None:
+    with quiet_transformers(), disk_errors(folder):
+        model.save_pretrained(folder)
+    save_tokenizer(build_tokenizer(task.vocabulary), folder)
+
+
+def _save_snapshot(run: RunDir, step: int, model: PreTrainedModel, task: Task) -> None:
+    """Keep the model as it is now, as a model of its own: it loads, and is known by its run and step."""
+    final = snapshot_folder(run.working, step)
+    if final.exists():  # an interrupted run passes here twice, with the same weights
+        return
+    working = final.with_name(final.name + ".partial")
+    shutil.rmtree(working, ignore_errors=True)
+    working.mkdir(parents=True)
+    _save_model(working, model, task)
+    write_json(working / "env.json", {"kind": "snapshot", "hash": f"{run.hash}-step-{step}", "step": step})
+    commit_folder(working, final)
+
+
 def _save(run: RunDir, model: PreTrainedModel, task: Task, train: TrainConfig, seconds: float) -> None:
-    with quiet_transformers(), disk_errors(run.working):
-        model.save_pretrained(run.working)
-    save_tokenizer(build_tokenizer(task.vocabulary), run.working)
+    _save_model(run.working, model, task)
     run.note(
         training_seconds=round(seconds, 1),  # of the last uninterrupted stretch
         parameters=model.num_parameters(),

@@ -62,18 +62,20 @@ def _start_worker(reports: Any) -> None:
     threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
-def _run_cell(cell: Cell) -> Any:
+def run_cell(cell: Cell, reports: Any = None) -> Any:
+    """Call a cell's function in this process and report on it; in a worker of :class:`LocalPool` to its queue."""
+    reports = _reports if reports is None else reports  # a queue of Ray is false when it is empty
     last_report = 0.0
 
     def progress(step: int, steps: int, text: str) -> None:
         nonlocal last_report
         if text or time.monotonic() - last_report > 0.5:
             last_report = time.monotonic()
-            _reports.put((cell.name, step / steps, text))
+            reports.put((cell.name, step / steps, text))
 
     result = cell.function(**cell.kwargs, progress=progress)
     release_freed_memory()  # another kind of cell may come next
-    _reports.put((cell.name, 1.0, ""))
+    reports.put((cell.name, 1.0, ""))
     return result
 
 
@@ -83,15 +85,21 @@ class _Bar:
     def __init__(self, cells: Sequence[Cell], reports: Any, description: str) -> None:
         self._costs = {cell.name: cell.cost for cell in cells}
         self._shares = dict.fromkeys(self._costs, 0.0)
-        self._reports = reports
         self._bar = tqdm(
             total=100.0, desc=description, bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
         )
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-        self._thread.start()
+        self._reports: Any = None
+        self.listen(reports)
 
-    def _listen(self) -> None:
-        while (report := self._reports.get()) is not None:
+    def listen(self, reports: Any) -> None:
+        """Listen to this queue from now on; a worker that died while writing may have left another unusable."""
+        if reports is not self._reports:
+            self._reports = reports
+            self._thread = threading.Thread(target=self._follow, args=(reports,), daemon=True)
+            self._thread.start()
+
+    def _follow(self, reports: Any) -> None:
+        while (report := reports.get()) is not None:
             name, share, text = report
             self._shares[name] = share
             done = sum(self._costs[cell] * share for cell, share in self._shares.items())
@@ -101,7 +109,7 @@ class _Bar:
 
     def close(self) -> None:
         self._reports.put(None)
-        self._thread.join()
+        self._thread.join(timeout=5)
         self._bar.close()
 
 
@@ -114,56 +122,148 @@ def _chain_costs(cells: Sequence[Cell]) -> dict[str, float]:
     return totals
 
 
-def run_cells(cells: Sequence[Cell], *, workers: int = 0, description: str = "runs") -> dict[str, Any]:
-    """Run cells in worker processes, each as soon as what it needs is there.
+@dataclass(frozen=True)
+class Outcome:
+    """Attributes:
+    results: cell name -> what its function returned.
+    failed: cell name -> why it failed.
+    not_begun: names of the cells that needed one that failed.
+    """
+
+    results: dict[str, Any]
+    failed: dict[str, BaseException]
+    not_begun: list[str]
+
+    def describe(self) -> str:
+        """The failures in words; empty if there were none."""
+        if not self.failed:
+            return ""
+        number = len(self.results) + len(self.failed) + len(self.not_begun)
+        skipped = f"; {len(self.not_begun)} that need them were not begun" if self.not_begun else ""
+        name, error = next(iter(self.failed.items()))
+        return f"{len(self.failed)} of {number} runs failed{skipped}; first {name}: {error}"
+
+    def check(self) -> None:
+        """Raise what :meth:`describe` says.
+
+        Raises:
+            ValueError: some cells failed.
+        """
+        if self.failed:
+            raise ValueError(self.describe()) from next(iter(self.failed.values()))
+
+
+class LocalPool:
+    """Processes of this machine, each with one thread."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._context = multiprocessing.get_context("spawn")
+        self._start()
+
+    def _start(self) -> None:
+        self.reports: Any = self._context.SimpleQueue()
+        self._executor = ProcessPoolExecutor(
+            self.workers, mp_context=self._context, initializer=_start_worker, initargs=(self.reports,)
+        )
+
+    def submit(self, cell: Cell) -> Future[Any]:
+        """Start a cell in a free worker."""
+        return self._executor.submit(run_cell, cell)
+
+    def died(self, error: BaseException) -> bool:
+        """Whether a worker died, for want of memory perhaps, and took the others with it; if so, start new ones."""
+        if not isinstance(error, BrokenProcessPool):
+            return False
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._start()
+        return True
+
+    def close(self, *, stop: bool) -> None:
+        """Let go of the workers; ``stop`` ends what they do."""
+        if stop:
+            for process in multiprocessing.active_children():
+                process.terminate()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _make_pool(backend: str, workers: int, most: int) -> Any:
+    if backend == "ray":
+        from ftmech_hf.training.ray import RayPool  # an extra
+
+        return RayPool(workers)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return LocalPool(min(workers or cores, max(1, most)))
+
+
+class _Schedule:
+    """Which cell comes next, and what became of the others."""
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        order = _chain_costs(cells)
+        self.waiting = sorted(cells, key=lambda cell: -order[cell.name])
+        self.running: dict[Future[Any], Cell] = {}
+        self.suspects: list[Cell] = []
+        self.outcome = Outcome({}, {}, [])
+
+    def ready(self, workers: int) -> list[Cell]:
+        """The cells to start now. One in whose company a worker died runs alone, so that it cannot harm another."""
+        if self.suspects:
+            return [] if self.running else [self.suspects[0]]
+        able = [cell for cell in self.waiting if all(need in self.outcome.results for need in cell.needs)]
+        return able[: workers - len(self.running)]
+
+    def start(self, cell: Cell, future: Future[Any]) -> None:
+        if cell in self.waiting:
+            self.waiting.remove(cell)
+        self.running[future] = cell
+
+    def finish(self, future: Future[Any], pool: Any) -> None:
+        cell = self.running.pop(future)
+        error = future.exception()
+        if error is None:
+            self.outcome.results[cell.name] = future.result()
+        elif pool.died(error) and cell not in self.suspects:
+            self.suspects += [cell, *self.running.values()]  # any of them may have done it
+            self.running.clear()
+            return
+        else:
+            self.outcome.failed[cell.name] = getattr(error, "cause", None) or error  # Ray wraps it in a traceback
+        if cell in self.suspects:
+            self.suspects.remove(cell)
+
+
+def run_cells(cells: Sequence[Cell], *, workers: int = 0, backend: str = "local", description: str = "runs") -> Outcome:
+    """Run cells side by side, each as soon as what it needs is there.
+
+    A cell that fails does not stop the others; neither does one whose worker dies.
 
     Args:
         cells: in an order in which needs come first.
-        workers: processes; 0 for one per core.
+        workers: how many side by side; 0 for one per core.
+        backend: ``local`` processes, or ``ray`` (the extra ``ray``) on this machine or a cluster.
         description: of the progress bar.
 
     Returns:
-        cell name -> what its function returned.
-
-    Raises:
-        ValueError: some cells failed; the others, but for those that needed them, were finished first.
+        what became of every cell.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(workers or cores, max(1, len(cells)))
-    order = _chain_costs(cells)
-    waiting = sorted(cells, key=lambda cell: -order[cell.name])
-    results: dict[str, Any] = {}
-    failed: dict[str, BaseException] = {}
-    running: dict[Future[Any], Cell] = {}
-    context = multiprocessing.get_context("spawn")
-    reports = context.SimpleQueue()
-    bar = _Bar(cells, reports, description)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(reports,))
+    schedule = _Schedule(cells)
+    pool = _make_pool(backend, workers, len(cells))
+    bar = _Bar(cells, pool.reports, description)
+    finished = False
     try:
-        while waiting or running:
-            if any(isinstance(error, BrokenProcessPool) for error in failed.values()):
-                break  # a worker was killed, for want of memory perhaps, and took the pool with it
-            ready = [cell for cell in waiting if all(name in results for name in cell.needs)]
-            for cell in ready[: workers - len(running)]:
-                waiting.remove(cell)
-                running[pool.submit(_run_cell, cell)] = cell
-            if not running:
+        while True:
+            for cell in schedule.ready(pool.workers):
+                schedule.start(cell, pool.submit(cell))
+            if not schedule.running:
                 break  # what is left needs a cell that failed
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                cell = running.pop(future)
-                if (error := future.exception()) is not None:
-                    failed[cell.name] = error
-                else:
-                    results[cell.name] = future.result()
-    except BaseException:
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
+            for future in wait(schedule.running, return_when=FIRST_COMPLETED).done:
+                if future in schedule.running:
+                    schedule.finish(future, pool)
+                    bar.listen(pool.reports)
+        finished = True
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
         bar.close()
-    if failed:
-        name, error = next(iter(failed.items()))
-        skipped = f"; {len(waiting)} others were not begun" if waiting else ""
-        raise ValueError(f"{len(failed)} of {len(cells)} runs failed{skipped}; first {name}: {error}") from error
-    return results
+        pool.close(stop=not finished)
+    schedule.outcome.not_begun.extend(cell.name for cell in schedule.waiting)
+    return schedule.outcome

@@ -23,7 +23,8 @@ from transformers import GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArgu
 from ftmech_hf.models.presets import build_model, find_preset
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import PcfgConfig, RowStream
-from ftmech_hf.training.loop import TrainConfig, fit, start_accelerator
+from ftmech_hf.training.loop import fit, start_accelerator
+from ftmech_hf.training.settings import TrainConfig
 
 WARMUP_STEPS = 5
 Clock = Callable[[], None]

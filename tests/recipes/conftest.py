@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes import attention, finetune, pretrain, probe, prune, reverse_finetune
+from recipes import attention, finetune, interpolate, pretrain, probe, prune, reverse_finetune
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 TINY = [
@@ -30,4 +30,5 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prune.main(argv("prune", *few))
     probe.main(argv("probe", *models, "--fit_rows", "80", "--test_rows", "40"))
     attention.main(argv("attention", *models, "--rows", "8"))
+    interpolate.main(argv("interpolate", *models, "--eval_rows", "64"))
     return runs

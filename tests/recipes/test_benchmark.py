@@ -34,7 +34,10 @@ def test_making_rows_is_measured_in_all_parts(tmp_path: Path) -> None:
 def test_an_unknown_benchmark_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         benchmark.main(["speed"])
-    assert "benchmark: expected one of train, accuracy, data as the first word, got 'speed'" in capsys.readouterr().err
+    assert (
+        "benchmark: expected one of train, accuracy, data, sweep, analysis as the first word, got 'speed'"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_time_to_an_accuracy_is_that_of_each_recipe(tmp_path: Path) -> None:
@@ -43,6 +46,24 @@ def test_the_time_to_an_accuracy_is_that_of_each_recipe(tmp_path: Path) -> None:
     benchmark.main(["accuracy", "--accuracy", "0.99", *few])
     rows = json.loads(path.read_text())["rows"]
     assert [row["recipe"] for row in rows] == [*accuracy.RECIPES] * 2
-    assert [(row["steps"], row["reached"]) for row in rows] == [(3, False)] * 6
+    assert [(row["steps"], row["reached"]) for row in rows] == [(3, False)] * 8
     benchmark.main(["accuracy", "--accuracy", "0.0001", *few])
     assert all(row["reached"] == (row["accuracy"] > 0) for row in json.loads(path.read_text())["rows"])
+
+
+def test_runs_side_by_side_and_one_after_the_other_are_measured(tmp_path: Path) -> None:
+    path = tmp_path / "benchmark.json"
+    benchmark.main(["sweep", "--runs", "2", "--steps", "1", "--json", str(path)])
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["runs"] for row in rows] == [2, 2]
+    assert rows[0]["ours_is_faster_by"] == 1
+    assert rows[1]["ours_is_faster_by"] == pytest.approx(rows[1]["seconds"] / rows[0]["seconds"], rel=0.2)
+
+
+def test_reading_activations_is_measured_in_all_parts(tmp_path: Path) -> None:
+    path = tmp_path / "benchmark.json"
+    benchmark.main(["analysis", "--repeats", "1", "--stored_rows", "300", "--traces", "10", "--json", str(path)])
+    rows = json.loads(path.read_text())["rows"]
+    assert len(rows) == 8
+    assert rows[0]["over_bare"] == 1
+    assert all(row["value"] > 0 for row in rows[:7])

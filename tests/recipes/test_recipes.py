@@ -14,14 +14,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from ftmech_hf.config import parse_config
+from ftmech_hf.models.loading import load_model
 from ftmech_hf.report.dataset import MakeDatasetConfig
 from ftmech_hf.runs import damaged_files, read_metrics
-from ftmech_hf.studies import AttentionConfig, ProbeConfig, PruneConfig, TruthConfig
+from ftmech_hf.studies import AttentionConfig, InterpolateConfig, ProbeConfig, PruneConfig, TruthConfig
+from ftmech_hf.sweeps import SECTIONS, SweepConfig
 from ftmech_hf.tasks import PcfgConfig, PcfgShape
-from ftmech_hf.training.loop import TrainConfig
+from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig
 from recipes import finetune, pretrain, prune, reverse_finetune, truth
 from tests.conftest import listen_to_ctrl_c
@@ -36,16 +39,25 @@ def run_recipe(name: str, *argv: str, **options: object) -> subprocess.Completed
 
 
 def test_every_recipe_leaves_a_whole_run(chain: Path) -> None:
-    for name in ("pretrain", "finetune", "reverse_finetune", "prune", "probe", "attention"):
+    for name in ("pretrain", "finetune", "reverse_finetune", "prune", "probe", "attention", "interpolate"):
         assert damaged_files(chain / name) == []
         env = json.loads((chain / name / "env.json").read_text())
         assert env["kind"] == name
         assert env["versions"]["torch"]
     assert len(read_metrics(chain / "pretrain")) == 3
-    for name in ("prune", "probe", "attention"):
+    for name in ("prune", "probe", "attention", "interpolate"):
         assert (chain / f"{name}.png").stat().st_size > 5000
         assert len(pd.read_parquet(chain / name / "table.parquet")) > 2
     assert "accuracy/count_b_cte1" in pd.read_parquet(chain / "finetune" / "table.parquet").columns
+
+
+def test_the_ends_of_an_interpolation_are_its_models(chain: Path) -> None:
+    table = pd.read_parquet(chain / "interpolate" / "table.parquet").set_index("alpha")
+    tuned = read_metrics(chain / "finetune")[-1]
+    assert table.loc[1.0, "count_b_cte1"] == tuned["accuracy/count_b_cte1"]
+    ends = [load_model(str(chain / name)).state_dict() for name in ("pretrain", "finetune", "interpolate")]
+    for first, second, between in zip(*(end.values() for end in ends), strict=True):
+        assert torch.allclose(between, (first + second) / 2, atol=1e-6)
 
 
 def test_inputs_are_recorded_and_change_the_hash(chain: Path) -> None:
@@ -100,8 +112,10 @@ def test_every_config_parses_and_begins_by_saying_what_it_shows(path: Path) -> N
         "reproduce": (ReproduceConfig, PcfgShape),
         "make_dataset": (MakeDatasetConfig, PcfgConfig),
         "truth": (TruthConfig, PcfgConfig),
-    }[path.stem]
-    parse_config(*types, argv=["--config", str(path)])
+        "interpolate": (InterpolateConfig, PcfgConfig),
+        "sweep": (SweepConfig,),
+    }["sweep" if path.stem.startswith("sweep_") else path.stem]
+    parse_config(*types, argv=["--config", str(path)], sections=SECTIONS if types == (SweepConfig,) else ())
     text = path.read_text()
     assert text.startswith("# ")
     assert yaml.safe_load(text)["scale"] == path.parent.name

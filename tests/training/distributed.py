@@ -19,7 +19,8 @@ from safetensors.torch import save_model
 
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import PcfgConfig, RowStream
-from ftmech_hf.training.loop import TrainConfig, fit, start_accelerator
+from ftmech_hf.training.loop import fit, start_accelerator
+from ftmech_hf.training.settings import TrainConfig
 from tests.conftest import make_gpt2
 
 CONFIG = TrainConfig(

@@ -15,7 +15,7 @@ from ftmech_hf.models.loading import load_model, quiet_peft
 from ftmech_hf.runs import damaged_files, read_metrics
 from ftmech_hf.tasks import Capability, PcfgConfig, for_capability
 from ftmech_hf.training.adapters import AdapterConfig, add_adapter
-from ftmech_hf.training.loop import TrainConfig
+from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig, finetune, pretrain
 from tests.conftest import make_gpt2, make_llama
 

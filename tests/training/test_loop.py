@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,9 @@ from transformers import PreTrainedModel
 from ftmech_hf.runs import RunDir, read_metrics
 from ftmech_hf.tasks import PcfgConfig, RowStream
 from ftmech_hf.training.checkpoint import load_checkpoint, save_checkpoint
-from ftmech_hf.training.loop import TrainConfig, fit, start_accelerator
+from ftmech_hf.training.loop import fit, start_accelerator
 from ftmech_hf.training.optim import build_optimizers
+from ftmech_hf.training.settings import TrainConfig
 from tests.conftest import make_gpt2
 
 CONFIG = TrainConfig(steps=9, batch_size=8, num_evals=3, eval_rows=16, final_eval_rows=32, checkpoint_every=4)
@@ -160,3 +162,41 @@ def test_batches_do_not_depend_on_how_they_are_split(task: PcfgConfig) -> None:
         RowStream(task, seed=0, split="train").rows(a, b).token_ids
     )
     assert torch.equal(torch.cat([stream(64, 96), stream(96, 128)]), stream(64, 128))
+
+
+@pytest.mark.parametrize("anchor", [{"l2sp": 0.3}, {"ldifs": 3.0}])
+def test_an_anchored_run_resumes_bit_for_bit(tmp_path: Path, task: PcfgConfig, anchor: dict[str, float]) -> None:
+    config = dataclasses.replace(CONFIG, **anchor)
+    whole, metrics = train(tmp_path / "whole", task, config)
+    with pytest.raises(Killed):
+        train(tmp_path / "cut", task, config, stop_at=6)
+    resumed, resumed_metrics = train(tmp_path / "cut", task, config)
+    assert same_weights(whole, resumed)
+    assert metrics == resumed_metrics
+    free, _ = train(tmp_path / "free", task)
+    assert not same_weights(whole, free)
+
+
+def test_the_model_is_evaluated_when_asked(tmp_path: Path, task: PcfgConfig) -> None:
+    _, metrics = train(tmp_path / "run", task, dataclasses.replace(CONFIG, eval_at=[5, 2]))
+    assert [line["step"] for line in metrics] == [0, 2, 5, 9]
+    with pytest.raises(ValueError, match=r"eval_at: \[10\], expected steps between 1 and steps: 9"):
+        dataclasses.replace(CONFIG, eval_at=[10])
+
+
+def test_no_steps_leave_the_weights_as_they_are(tmp_path: Path, task: PcfgConfig) -> None:
+    model, metrics = train(tmp_path / "run", task, dataclasses.replace(CONFIG, steps=0))
+    assert same_weights(model, make_gpt2(len(task.vocabulary)))
+    assert [(line["step"], line["eval_rows"]) for line in metrics] == [(0, 32)]
+
+
+def test_a_dry_run_stops_early_and_projects_the_rest(tmp_path: Path, task: PcfgConfig) -> None:
+    config = dataclasses.replace(CONFIG, steps=1000, max_steps=5, price_per_hour=2.0)
+    _, metrics = train(tmp_path / "run", task, config)
+    assert [line["step"] for line in metrics][-1] == 5
+    found = json.loads((tmp_path / "run.partial" / "env.json").read_text())["projection"]
+    assert found["steps"] == 1000
+    assert found["hours"] > 1000 * found["seconds_per_step"] / 3600 > 0
+    assert found["cost"] == pytest.approx(2 * found["hours"])
+    block, head = 12 * 16**2 + 13 * 16, len(task.vocabulary) * 16
+    assert found["flops"] == 6 * (2 * block + 2 * 16 + head) * 1000 * 8 * (task.row_length - 1)

@@ -1,9 +1,19 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from transformers import PreTrainedModel
 
-from ftmech_hf.training.objectives import answer_accuracy, answer_logits, answer_only_loss, next_token_loss
+from ftmech_hf.training.objectives import (
+    Anchor,
+    answer_accuracy,
+    answer_logits,
+    answer_only_loss,
+    feature_distance,
+    next_token_loss,
+    training_loss,
+)
+from tests.conftest import make_gpt2
 
 
 def test_losses_agree_with_a_full_forward_pass(any_model: PreTrainedModel) -> None:
@@ -31,3 +41,60 @@ def test_accuracy_counts_argmax_over_the_whole_vocabulary(any_model: PreTrainedM
     rows[7:, -2] = (answer_logits(any_model, rows).argmax(-1)[7:] + 1) % 40
     for batch_size in (1, 3, 256):
         assert answer_accuracy(any_model, rows, batch_size=batch_size) == 0.7
+
+
+def rows_of(number: int = 6) -> torch.Tensor:
+    return torch.randint(3, 40, (number, 12), generator=torch.Generator().manual_seed(0))
+
+
+def test_the_feature_distance_is_that_of_unit_vectors() -> None:
+    first = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
+    second = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1))
+    cosine = torch.nn.functional.cosine_similarity(first, second, dim=-1)
+    assert torch.allclose(feature_distance((first,), (second,)), (2 - 2 * cosine).mean())
+    assert torch.allclose(feature_distance((first, second), (3 * first, -second)), torch.tensor(2.0))  # 0 and 4
+
+
+def test_anchors_cost_nothing_at_the_start_and_what_they_say_elsewhere(any_model: PreTrainedModel) -> None:
+    rows = rows_of()
+    start = {name: p.detach().clone() for name, p in any_model.named_parameters()}
+    anchors = {kind: Anchor(any_model, **{"l2sp": 0.0, "ldifs": 0.0, kind: 0.5}) for kind in ("l2sp", "ldifs")}
+    plain = training_loss(any_model, rows, "answer_only")
+    for anchor in anchors.values():
+        assert torch.allclose(training_loss(any_model, rows, "answer_only", anchor), plain)
+    before = any_model(rows[:, :-2], output_hidden_states=True).hidden_states
+    with torch.no_grad():
+        for p in any_model.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
+    plain = training_loss(any_model, rows, "answer_only")
+    squared = sum((p - start[name]).square().sum() for name, p in any_model.named_parameters())
+    assert torch.allclose(training_loss(any_model, rows, "answer_only", anchors["l2sp"]), plain + 0.5 * squared)
+    after = any_model(rows[:, :-2], output_hidden_states=True).hidden_states
+    apart = feature_distance(after, before)
+    assert apart > 1e-3
+    assert torch.allclose(training_loss(any_model, rows, "answer_only", anchors["ldifs"]), plain + 0.5 * apart)
+
+
+@pytest.mark.parametrize(("kind", "weight"), [("l2sp", 1.0), ("ldifs", 10.0)])
+def test_an_anchor_holds_the_model_back(kind: str, weight: float) -> None:
+    def moved(strength: float) -> float:
+        model = make_gpt2(40)
+        anchor = Anchor(model, **{"l2sp": 0.0, "ldifs": 0.0, kind: strength}) if strength else None
+        before = model(rows_of()[:, :-2], output_hidden_states=True).hidden_states
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        for _ in range(30):
+            training_loss(model, rows_of(), "answer_only", anchor).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        start = make_gpt2(40)
+        with torch.no_grad():
+            after = model(rows_of()[:, :-2], output_hidden_states=True).hidden_states
+            pairs = zip(model.parameters(), start.parameters(), strict=True)
+            distances = {
+                "l2sp": sum((p - q).square().sum() for p, q in pairs),
+                "ldifs": feature_distance(after, before),
+            }
+        return float(distances[kind])
+
+    free, held = moved(0.0), moved(weight)
+    assert held < 0.7 * free

@@ -21,7 +21,7 @@ def record(folder: Path, name: str, needs: tuple[str, ...] = ()) -> Cell:
 
 def test_cells_wait_for_what_they_need_and_run_on_one_thread(tmp_path: Path) -> None:
     plan = [record(tmp_path, "a"), record(tmp_path, "b", ("a",)), record(tmp_path, "c", ("a", "b"))]
-    results = run_cells(plan, workers=2)
+    results = run_cells(plan, workers=2).results
     assert set(results) == {"a", "b", "c"}
     assert all(result["missing"] == [] and result["threads"] == 1 for result in results.values())
     assert os.getpid() not in {result["pid"] for result in results.values()}
@@ -29,15 +29,19 @@ def test_cells_wait_for_what_they_need_and_run_on_one_thread(tmp_path: Path) -> 
 
 def test_a_failed_cell_is_named_and_the_others_finish(tmp_path: Path) -> None:
     plan = [Cell("bad", cells.fail, {}, 9), record(tmp_path, "good"), record(tmp_path, "later", ("bad",))]
-    with pytest.raises(ValueError, match="1 of 3 runs failed; 1 others were not begun; first bad: lr: too large"):
-        run_cells(plan, workers=1)
+    outcome = run_cells(plan, workers=1)
+    assert (list(outcome.results), list(outcome.failed), outcome.not_begun) == (["good"], ["bad"], ["later"])
+    with pytest.raises(ValueError, match="1 of 3 runs failed; 1 that need them were not begun; first bad: lr: too"):
+        outcome.check()
     assert [path.name for path in tmp_path.iterdir()] == ["good"]
 
 
-def test_a_worker_that_dies_is_reported_and_not_waited_for(tmp_path: Path) -> None:
-    plan = [Cell("dead", cells.die, {}, 9), record(tmp_path, "not begun")]
-    with pytest.raises(ValueError, match="1 of 2 runs failed; 1 others were not begun; first dead"):
-        run_cells(plan, workers=1)
+def test_a_worker_that_dies_is_reported_and_stops_no_other(tmp_path: Path) -> None:
+    others = [record(tmp_path, name) for name in "abcd"]
+    outcome = run_cells([Cell("dead", cells.die, {}, 9), *others, record(tmp_path, "late", ("dead",))], workers=2)
+    assert sorted(outcome.results) == ["a", "b", "c", "d"]
+    assert list(outcome.failed) == ["dead"]
+    assert outcome.not_begun == ["late"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

@@ -6,7 +6,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ftmech_hf.runs import read_metrics
-from ftmech_hf.training.loop import TrainConfig, start_accelerator
+from ftmech_hf.training.loop import start_accelerator
+from ftmech_hf.training.settings import TrainConfig
 from recipes import pretrain
 from tests.recipes.conftest import TINY
 

@@ -1,0 +1,17 @@
+"""The one door to nnsight: named sites of any causal language model, read, stored and written."""
+
+from ftmech_hf.activations.interventions import WRITABLE, intervene
+from ftmech_hf.activations.layout import Layout, find_layout, model_blocks
+from ftmech_hf.activations.store import ActivationStore
+from ftmech_hf.activations.traced import SITES, TracedModel
+
+__all__ = [
+    "SITES",
+    "WRITABLE",
+    "ActivationStore",
+    "Layout",
+    "TracedModel",
+    "find_layout",
+    "intervene",
+    "model_blocks",
+]

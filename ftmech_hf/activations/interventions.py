@@ -1,0 +1,97 @@
+"""Writes at named sites: while a context is open, a model computes with what it is given there.
+
+These are torch hooks, so that they hold for whatever calls the model: a plain forward pass, ``generate``, training, a
+trace. That a hook and nnsight write the same is a test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from ftmech_hf.activations.layout import find_layout, model_blocks
+
+WRITABLE = ("resid_pre", "resid_post", "mlp_act", "attn_out")
+
+Write = Callable[[Tensor], Tensor]
+"""The value at a site (B, T, D or N) -> what to compute with in its place, of the same shape."""
+
+
+def _checked(write: Write, value: Tensor, site: tuple[str, int], reached: set[tuple[str, int]]) -> Tensor:
+    reached.add(site)
+    written = write(value)
+    if written.shape != value.shape:
+        raise ValueError(f"intervene: {site} has shape {tuple(value.shape)}, but {tuple(written.shape)} was written")
+    return written.to(value.dtype)
+
+
+def _on_input(module: nn.Module, change: Write) -> RemovableHandle:
+    def hook(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if args:
+            return (change(args[0]), *args[1:]), kwargs
+        name = next(name for name, value in kwargs.items() if isinstance(value, Tensor))
+        return args, {**kwargs, name: change(kwargs[name])}
+
+    return module.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def _on_output(module: nn.Module, change: Write) -> RemovableHandle:
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+
+    return module.register_forward_hook(hook)
+
+
+@contextlib.contextmanager
+def intervene(model: PreTrainedModel, writes: Mapping[tuple[str, int], Write | Tensor]) -> Iterator[None]:
+    """Write at named sites while the context is open; afterwards the model is as it was.
+
+    Args:
+        model: any causal LM.
+        writes: (site, layer) -> what to write: a function of the value that is there, or a tensor that replaces it and
+            broadcasts to its shape. Sites are :data:`WRITABLE`; layers are 0-based.
+
+    Raises:
+        ValueError: an unknown site or layer, or a value of another shape.
+        RuntimeError: on exit, if the model ran but a site was never reached: such a write would go unnoticed.
+    """
+    layout, blocks = find_layout(model), [block for _, block in model_blocks(model)]
+    reached: set[tuple[str, int]] = set()
+    ran: list[bool] = []
+    handles: list[RemovableHandle] = []
+    for site, layer in writes:
+        if site not in WRITABLE:
+            raise ValueError(f"intervene: unknown site {site!r}, expected one of {', '.join(WRITABLE)}")
+        if not 0 <= layer < len(blocks):
+            raise ValueError(f"intervene: layer {layer} of {site}, expected 0 to {len(blocks) - 1}")
+    try:
+        handles.append(model.register_forward_hook(lambda *_: ran.append(True)))
+        for place, write in writes.items():
+            block = blocks[place[1]]
+
+            def change(value: Tensor, place: tuple[str, int] = place, write: Write | Tensor = write) -> Tensor:
+                chosen = write if callable(write) else lambda old: torch.broadcast_to(write.to(old.device), old.shape)
+                return _checked(chosen, value, place, reached)
+
+            if place[0] == "resid_pre":
+                handles.append(_on_input(block, change))
+            elif place[0] == "mlp_act":
+                handles.append(_on_input(block.get_submodule(layout.mlp_down), change))
+            else:
+                module = block if place[0] == "resid_post" else block.get_submodule(layout.attention)
+                handles.append(_on_output(module, change))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    missed = [place for place in writes if place not in reached]
+    if ran and missed:
+        raise RuntimeError(f"intervene: the model ran, but never passed {missed[0]}")

@@ -1,0 +1,57 @@
+"""Where a causal language model keeps the parts that sites are named after.
+
+Nothing here knows architectures by name: a transformer's blocks are the one list of as many modules as the config has
+layers, attention is a block's child called so, and the MLP's last matrix is the last one of the block outside it. What
+is found is checked on the model at hand when :class:`~ftmech_hf.activations.TracedModel` opens it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+
+class Layout(NamedTuple):
+    """Paths from the model to its blocks, and from a block to its attention and to its MLP's last matrix."""
+
+    blocks: str
+    attention: str
+    mlp_down: str
+
+
+def find_layout(model: PreTrainedModel) -> Layout:
+    """Find the parts of a causal LM.
+
+    Raises:
+        ValueError: there is no part of a kind, or more than one; says what is there.
+    """
+    kind, number = model.config.model_type, getattr(model.config, "num_hidden_layers", None)
+    lists = [
+        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == number
+    ]
+    if len(lists) != 1:
+        raise ValueError(f"model: {kind} has {len(lists)} lists of {number} blocks ({', '.join(lists)}), expected one")
+    block = model.get_submodule(lists[0])[0]  # type: ignore[index]
+    attention = [name for name, _ in block.named_children() if "attn" in name or "attention" in name]
+    attention = [name for name in attention if "norm" not in name and "drop" not in name]
+    if len(attention) != 1:
+        raise ValueError(
+            f"model: a block of {kind} has {len(attention)} attentions ({', '.join(attention)}), expected one"
+        )
+    matrices = [
+        name
+        for name, module in block.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and not name.startswith(f"{attention[0]}.")
+    ]
+    if not matrices:
+        raise ValueError(f"model: a block of {kind} has no matrix outside its attention, expected an MLP")
+    return Layout(lists[0], attention[0], matrices[-1])
+
+
+def model_blocks(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
+    """The model's blocks with their names, first to last."""
+    path = find_layout(model).blocks
+    return [(f"{path}.{name}", block) for name, block in model.get_submodule(path).named_children()]

@@ -1,0 +1,334 @@
+"""The door to nnsight: named sites to read and write in any causal language model.
+
+Sites (l is a 0-based layer):
+
+- ``resid_pre``: the stream entering block l, (B, T, D); for l = 0 the embedding's output.
+- ``resid_post``: the stream leaving block l, (B, T, D); ``hidden_states[l + 1]`` for all but the last block, where HF
+  applies the final norm first.
+- ``mlp_act``: what the MLP's last matrix reads, (B, T, N): one value per MLP neuron.
+- ``attn_out``: the attention's output before it is added to the stream, (B, T, D).
+- ``attn_pattern``: attention weights, (B, H, T, T); the model must be loaded with ``attn_implementation="eager"``.
+
+The same names serve a model that runs elsewhere: nnsight's own ``trace(remote=True)`` on NDIF takes the paths of
+:func:`~ftmech_hf.activations.layout.find_layout`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nnsight
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from ftmech_hf.activations.interventions import Write, intervene
+from ftmech_hf.activations.layout import find_layout, model_blocks
+from ftmech_hf.activations.store import ActivationStore, StoreWriter
+
+SITES = ("resid_pre", "resid_post", "mlp_act", "attn_out", "attn_pattern")
+
+PADDING_TOLERANCE = 1e-3
+"""How far a padded row may be from the row alone, relative to its size: batches of other shapes round differently."""
+
+
+class TracedModel:
+    """A causal LM with named sites. Opening it runs tiny forward passes and checks that the sites are what they say.
+
+    Args:
+        model: any causal LM whose parts :func:`find_layout` finds; it is put into evaluation mode, its weights are
+            shared.
+
+    Attributes:
+        num_layers, num_neurons: blocks, and MLP neurons of each.
+        refuses_padding: why padded rows would give wrong activations; empty if they do not.
+
+    Raises:
+        ValueError: a site that is missing, or has an unexpected type or shape; says which.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.layout = find_layout(model)
+        self.model = model.eval()
+        self._modules = [block for _, block in model_blocks(model)]
+        self.num_layers = len(self._modules)
+        self.has_patterns = model.config._attn_implementation == "eager"
+        self._takes_position_ids = "position_ids" in inspect.signature(model.forward).parameters
+        self._traced = nnsight.NNsight(model)
+        blocks = self._traced.get(self.layout.blocks)
+        self._blocks: list[Any] = [blocks[layer] for layer in range(self.num_layers)]
+        self._is_tuple = self._look_at_outputs()
+        self.num_neurons = self._check()
+        self.refuses_padding = self._check_padding()
+
+    def _probe_input(self) -> Tensor:
+        # Any tokens but padding, about which transformers would warn.
+        first = 1 if self.model.config.pad_token_id == 0 else 0
+        return torch.tensor([[first, first + 1, first], [first + 1, first, first]], device=self.model.device)
+
+    def _part(self, layer: int, path: str) -> Any:
+        return self._blocks[layer].get(path)
+
+    def _look_at_outputs(self) -> dict[str, bool]:
+        """Whether blocks and attentions return tuples: taking the first of a plain tensor would be its first row."""
+        found: dict[str, bool] = {}
+        parts = {"block": self._modules[0], "attention": self._modules[0].get_submodule(self.layout.attention)}
+        handles = [
+            part.register_forward_hook(
+                lambda module, args, output, name=name: found.__setitem__(name, isinstance(output, tuple))
+            )
+            for name, part in parts.items()
+        ]
+        try:
+            with torch.no_grad():
+                self.model(self._probe_input(), use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if missing := parts.keys() - found.keys():
+            raise ValueError(f"model: {self.model.config.model_type} does not run its {', '.join(missing)}")
+        return found
+
+    def _check(self) -> int:
+        """Compare every site with the model's own hidden states and shapes; returns the number of MLP neurons."""
+        token_ids, kind = self._probe_input(), self.model.config.model_type
+        sites = ["resid_pre", "mlp_act", "attn_out", "resid_post"]
+        try:
+            found = self._collect({"input_ids": token_ids}, sites, range(self.num_layers))
+        except (AttributeError, TypeError, IndexError) as error:
+            raise ValueError(f"model: {kind} lacks an expected site: {error}") from error
+        with torch.no_grad():
+            expected = self.model(token_ids, output_hidden_states=True, use_cache=False).hidden_states
+        neurons = found["mlp_act", 0].shape[-1]
+        for layer in range(self.num_layers):
+            reference = [("resid_pre", expected[layer])]
+            if layer + 1 < self.num_layers:
+                reference.append(("resid_post", expected[layer + 1]))
+            for site, value in reference:
+                if not torch.equal(found[site, layer], value):
+                    raise ValueError(f"model: {site} of layer {layer} of {kind} is not the model's hidden state")
+            for site, shape in (("attn_out", expected[layer].shape), ("mlp_act", (*token_ids.shape, neurons))):
+                if found[site, layer].shape != shape:
+                    given = tuple(found[site, layer].shape)
+                    raise ValueError(f"model: {site} of layer {layer} of {kind} is {given}, expected {tuple(shape)}")
+        return int(neurons)
+
+    def _check_padding(self) -> str:
+        """Compare a row alone with the same row padded, on either side."""
+        alone = self._probe_input()[:1]
+        last = self.num_layers - 1
+        value = self._collect({"input_ids": alone}, ["resid_post"], [last])["resid_post", last]
+        pad = torch.zeros_like(alone[:, :2])
+        real = torch.ones_like(alone)
+        for side, ids, mask, kept in (
+            ("left", [pad, alone], [pad, real], slice(2, None)),
+            ("right", [alone, pad], [real, pad], slice(0, -2)),
+        ):
+            inputs = self._inputs(torch.cat(ids, dim=1), torch.cat(mask, dim=1))
+            padded = self._collect(inputs, ["resid_post"], [last])["resid_post", last][:, kept]
+            if (padded - value).norm() > PADDING_TOLERANCE * value.norm():
+                why = "" if self._takes_position_ids else ": it takes no position_ids"
+                return f"{self.model.config.model_type} gives other activations to a row padded on the {side}{why}"
+        return ""
+
+    def _inputs(self, token_ids: Tensor, attention_mask: Tensor | None) -> dict[str, Tensor]:
+        """What the model is called with; positions count real tokens only."""
+        device = self.model.device
+        if attention_mask is None:
+            return {"input_ids": token_ids.to(device)}
+        inputs = {"input_ids": token_ids.to(device), "attention_mask": attention_mask.to(device)}
+        if self._takes_position_ids:
+            inputs["position_ids"] = (inputs["attention_mask"].long().cumsum(-1) - 1).clamp(min=0)
+        return inputs
+
+    def _collect(
+        self, inputs: Mapping[str, Tensor], sites: Sequence[str], layers: Sequence[int]
+    ) -> dict[tuple[str, int], Tensor]:
+        """Whole activations of one batch. Within a block, sites are read in the order in which they are computed."""
+        last = max(layers)
+        with torch.no_grad(), self._traced.trace(**inputs, use_cache=False) as tracer:
+            found = nnsight.save({})
+            for layer in sorted(layers):
+                if "resid_pre" in sites:
+                    found["resid_pre", layer] = self._blocks[layer].input
+                if "attn_out" in sites or "attn_pattern" in sites:
+                    output = self._part(layer, self.layout.attention).output
+                    if "attn_out" in sites:
+                        found["attn_out", layer] = output[0] if self._is_tuple["attention"] else output
+                    if "attn_pattern" in sites:
+                        found["attn_pattern", layer] = output[1]
+                if "mlp_act" in sites:
+                    found["mlp_act", layer] = self._part(layer, self.layout.mlp_down).input
+                if "resid_post" in sites:
+                    output = self._blocks[layer].output
+                    found["resid_post", layer] = output[0] if self._is_tuple["block"] else output
+                if layer == last:
+                    tracer.stop()  # later blocks need not be computed
+        return dict(found)
+
+    def collect(
+        self,
+        token_ids: Tensor,
+        sites: Sequence[str],
+        *,
+        layers: Sequence[int] | None = None,
+        positions: int | Sequence[int] = -1,
+        attention_mask: Tensor | None = None,
+        batch_size: int = 256,
+    ) -> dict[tuple[str, int], Tensor]:
+        """Activations of many rows.
+
+        Args:
+            token_ids: rows, (B, T).
+            sites: some of :data:`SITES`.
+            layers: which layers; all if None.
+            positions: which tokens; for ``attn_pattern`` the querying ones. Under a mask they count real tokens only:
+                -1 is the last real token, 0 the first, whichever side is padded.
+            attention_mask: 1 for real tokens and 0 for padding, (B, T); None if there is none.
+            batch_size: rows of one forward pass.
+
+        Returns:
+            (site, layer) -> float32 on the CPU: (B, D) or (B, N) for one position, (B, P, D) or (B, P, N) for several;
+            for ``attn_pattern`` (B, H, T) or (B, H, P, T).
+
+        Raises:
+            ValueError: an unknown site, layer or position, or a mask where the model cannot be padded.
+        """
+        parts: dict[tuple[str, int], list[Tensor]] = {}
+        for key, value in self._stream(token_ids, sites, layers, positions, attention_mask, batch_size):
+            parts.setdefault(key, []).append(value)
+        return {key: torch.cat(values) for key, values in parts.items()}
+
+    def collect_to(
+        self,
+        folder: str | Path,
+        token_ids: Tensor,
+        sites: Sequence[str],
+        *,
+        layers: Sequence[int] | None = None,
+        positions: int | Sequence[int] = -1,
+        attention_mask: Tensor | None = None,
+        batch_size: int = 256,
+        model_hash: str = "",
+    ) -> ActivationStore:
+        """:meth:`collect` onto disk, with one batch in memory at a time.
+
+        Args:
+            folder: of the store, which must not exist.
+            token_ids, sites, layers, positions, attention_mask, batch_size: as for :meth:`collect`, without
+                ``attn_pattern``.
+            model_hash: kept with the activations, to say whose they are.
+        """
+        if "attn_pattern" in sites:
+            raise ValueError("sites: attn_pattern is not stored; its length is a row's")
+        several = [positions] if isinstance(positions, int) else list(positions)
+        facts = {
+            "sites": list(sites),
+            "layers": self._chosen(layers),
+            "positions": several,
+            "model": model_hash,
+        }
+        writer = StoreWriter(folder, len(token_ids), facts)
+        for key, value in self._stream(token_ids, sites, layers, several, attention_mask, batch_size):
+            writer.append(key, value.numpy())
+        return writer.close()
+
+    def intervene(self, writes: Mapping[tuple[str, int], Write | Tensor]) -> contextlib.AbstractContextManager[None]:
+        """See :func:`ftmech_hf.activations.interventions.intervene`."""
+        return intervene(self.model, writes)
+
+    def _chosen(self, layers: Sequence[int] | None) -> list[int]:
+        chosen = list(range(self.num_layers)) if layers is None else list(layers)
+        if not chosen or not all(0 <= layer < self.num_layers for layer in chosen):
+            raise ValueError(f"layers: {chosen}, expected some of 0 to {self.num_layers - 1}")
+        return chosen
+
+    def _stream(
+        self,
+        token_ids: Tensor,
+        sites: Sequence[str],
+        layers: Sequence[int] | None,
+        positions: int | Sequence[int],
+        attention_mask: Tensor | None,
+        batch_size: int,
+    ) -> Iterator[tuple[tuple[str, int], Tensor]]:
+        for site in sites:
+            if site not in SITES:
+                raise ValueError(f"sites: unknown {site!r}, expected some of {', '.join(SITES)}")
+        if "attn_pattern" in sites and not self.has_patterns:
+            raise ValueError('sites: attn_pattern needs a model loaded with attn_implementation="eager"')
+        if attention_mask is not None and self.refuses_padding:
+            raise ValueError(f"attention_mask: {self.refuses_padding}")
+        chosen = self._chosen(layers)
+        several = torch.tensor([positions] if isinstance(positions, int) else list(positions))
+        places = _token_places(several, token_ids, attention_mask)
+        for start in range(0, len(token_ids), batch_size):
+            rows = slice(start, start + batch_size)
+            mask = None if attention_mask is None else attention_mask[rows]
+            for key, value in self._collect(self._inputs(token_ids[rows], mask), sites, chosen).items():
+                at = places[rows].to(value.device)
+                at = at[:, None, :, None] if key[0] == "attn_pattern" else at[:, :, None]
+                taken = torch.take_along_dim(value, at, dim=-2).to("cpu", torch.float32)
+                yield key, taken.squeeze(-2) if isinstance(positions, int) else taken
+
+    def masked_logits(self, token_ids: Tensor, mlp_mask: Tensor) -> Tensor:
+        """Logits (B, V) after the last token of rows (B, T), with MLP activations multiplied by ``mlp_mask`` (L, N).
+
+        Differentiable in ``mlp_mask``; the activation of every position is multiplied.
+        """
+        if mlp_mask.shape != (self.num_layers, self.num_neurons):
+            raise ValueError(f"mlp_mask: {tuple(mlp_mask.shape)}, expected {(self.num_layers, self.num_neurons)}")
+        mask = mlp_mask.to(self.model.device, self.model.dtype)
+        with self._traced.trace(input_ids=token_ids, use_cache=False, logits_to_keep=1):
+            for layer in range(self.num_layers):
+                down = self._part(layer, self.layout.mlp_down)
+                down.input = down.input * mask[layer]
+            logits = self._traced.output.logits.save()
+        kept: Tensor = logits[:, -1].float()
+        return kept
+
+    def masked_accuracy(self, token_ids: Tensor, mlp_mask: Tensor, *, batch_size: int = 128) -> float:
+        """Accuracy of the answers, the last token but one of rows (B, T), under a mask over MLP activations."""
+        with torch.no_grad():
+            right = [
+                int((self.masked_logits(rows[:, :-2], mlp_mask).argmax(-1) == rows[:, -2]).sum())
+                for rows in self._batches(token_ids, batch_size)
+            ]
+        return sum(right) / len(token_ids)
+
+    def activation_importance(self, token_ids: Tensor, *, batch_size: int = 64) -> Tensor:
+        """First-order fall of the answers' mean loss when an MLP activation is zeroed everywhere, nats, (L, N).
+
+        This is gradient x activation, summed over positions: the derivative of the loss with respect to the mask, at 1.
+        """
+        importance = torch.zeros((self.num_layers, self.num_neurons))
+        for rows in self._batches(token_ids, batch_size):
+            mask = torch.ones_like(importance, requires_grad=True)
+            loss = F.cross_entropy(self.masked_logits(rows[:, :-2], mask), rows[:, -2], reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, mask)
+            importance += gradient / len(token_ids)
+        return importance
+
+    def _batches(self, token_ids: Tensor, batch_size: int) -> Iterator[Tensor]:
+        return (rows.to(self.model.device) for rows in token_ids.split(batch_size))
+
+
+def _token_places(positions: Tensor, token_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Indices (B, P) of the tokens that ``positions`` (P,) name in rows (B, T)."""
+    if token_ids.ndim != 2:
+        raise ValueError(f"token_ids: {tuple(token_ids.shape)}, expected rows (B, T)")
+    real = torch.ones_like(token_ids) if attention_mask is None else attention_mask.to(token_ids.device).long()
+    if real.shape != token_ids.shape:
+        raise ValueError(f"attention_mask: {tuple(real.shape)}, expected {tuple(token_ids.shape)}")
+    if ((real[:, 1:] - real[:, :-1]).abs().sum(-1) > 1).any():
+        raise ValueError("attention_mask: padding in the middle of a row, expected it on one side")
+    length, first = real.sum(-1, keepdim=True), real.argmax(-1, keepdim=True)
+    wanted = torch.where(positions < 0, positions + length, positions.expand(len(real), -1))
+    if ((wanted < 0) | (wanted >= length)).any():
+        raise ValueError(f"positions: {positions.tolist()}, but the shortest row has {int(length.min())} tokens")
+    return first + wanted

@@ -1,0 +1,55 @@
+"""What did fine-tuning gain, and what did the model forget? Both read off one training curve, on the same test sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ForgettingResult:
+    """Attributes:
+    before, after: test set -> accuracy of the model before the first step and after the last.
+    """
+
+    before: dict[str, float]
+    after: dict[str, float]
+
+    @property
+    def change(self) -> dict[str, float]:
+        """Test set -> accuracy gained; what is negative was forgotten."""
+        return {name: self.after[name] - self.before[name] for name in self.before}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The tidy table: one row per test set."""
+        return [
+            {"test_set": name, "before": self.before[name], "after": self.after[name], "change": change}
+            for name, change in self.change.items()
+        ]
+
+    def summary(self) -> dict[str, Any]:
+        """The test set that lost most and the one that gained most."""
+        change = self.change
+        return {
+            "most_forgotten": min(change, key=change.__getitem__),
+            "most_gained": max(change, key=change.__getitem__),
+        }
+
+
+def measure_forgetting(metrics: Iterable[Mapping[str, Any]]) -> ForgettingResult:
+    """Compare the first evaluation of a fine-tuning run, which is its starting model's, with the last.
+
+    On the operand that fine-tuning does not ask about this is concept forgetting (Mukhoti et al., arXiv 2308.13320) in
+    the model's own answers; theirs, in linear probes, is the difference of two probing results.
+
+    Args:
+        metrics: lines of a run's ``metrics.jsonl``, in order.
+    """
+    lines = [
+        {key.removeprefix("accuracy/"): float(value) for key, value in line.items() if key.startswith("accuracy/")}
+        for line in metrics
+    ]
+    if not lines:
+        raise ValueError("metrics: holds no evaluation")
+    return ForgettingResult(lines[0], lines[-1])

@@ -1,0 +1,140 @@
+"""The paper's tables of fine-tuning beside ours: its value, our mean and interval, and whether the pattern agrees.
+
+Tables 5 to 8 of Jain et al. (arXiv 2311.12786): accuracy on the pretraining operand (``o_pt``) and on the fine-tuning
+operand (``o_ft``), on texts without (``cte0``) and with the correlation (``cte1``), after a tenth of the fine-tuning
+steps (``1k``) and after all (``10k``), in per cent. A small model cannot have the paper's values; what can agree is
+which cells are high and which collapse, so a column is judged by the rank correlation over its cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+PAPER_TABLES = {
+    # operator, pretraining steps -> file
+    ("count", "200K"): "table5_counter_200k.csv",
+    ("count", "50K"): "table6_counter_50k.csv",
+    ("index", "200K"): "table7_index_200k.csv",
+    ("index", "50K"): "table8_index_50k.csv",
+}
+PRIORS = {0.999: "low", 0.9: "medium", 0.5: "high"}
+RATES = {1e-4: "large", 1e-5: "medium", 1e-6: "small"}
+COLUMNS = [
+    f"{operand}_{texts}_{steps}"
+    for operand in ("o_pt", "o_ft")
+    for texts in ("cte0", "cte1")
+    for steps in ("1k", "10k")
+]
+HIGH, COLLAPSED = 200 / 3, 100 / 3
+"""Per cent: thirds, chosen before the runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """What the axes of a sweep are called, and the steps of the paper's columns.
+
+    Priors must be labelled low, medium and high, rates large, medium and small. With an axis of pretraining steps,
+    labelled 50K and 200K, each of the paper's tables has its own cells; without one, ours stand beside both.
+    """
+
+    operator: str = "finetune.operators"
+    prior: str = "prior"
+    rate: str = "finetune.lr"
+    correlation: str = "finetune.correlation"
+    pretraining: str = ""
+    early_step: int = 20
+    last_step: int = 200
+
+
+def read_paper_table(operator: str, pretraining: str) -> pd.DataFrame:
+    """One of the paper's tables, long: prior, rate, correlation, column, paper (per cent)."""
+    folder = resources.files("ftmech_hf.report").joinpath("paper_tables")
+    with resources.as_file(folder.joinpath(PAPER_TABLES[operator, pretraining])) as path:
+        table = pd.read_csv(path)
+    table["prior"] = table["prior_a"].map(PRIORS)
+    table["rate"] = table["learning_rate"].map(RATES)
+    table["correlation"] = table["train_correlation"].astype(float)
+    return table.melt(["prior", "rate", "correlation"], COLUMNS, "column", "paper")
+
+
+def compare_with_paper(summary: pd.DataFrame, config: CompareConfig) -> pd.DataFrame:
+    """Every cell of the paper's tables that a sweep has, beside our mean and interval over seeds.
+
+    Args:
+        summary: of a sweep, see :func:`ftmech_hf.report.sweep.summarise`; accuracies as shares.
+        config: the names of its axes.
+
+    Returns:
+        operator, pretraining, prior, rate, correlation, column, paper, ours, low, high (per cent), and ``agrees``:
+        whether both are in the same third of the scale.
+    """
+    steps = {config.early_step: "1k", config.last_step: "10k"}
+    parts = []
+    for operator, pretraining in PAPER_TABLES:
+        names = {
+            (f"{operator}_{operand}_{texts}", step): f"{symbol}_{texts}_{steps[step]}"
+            for operand, symbol in (("a", "o_pt"), ("b", "o_ft"))
+            for texts in ("cte0", "cte1")
+            for step in steps
+        }
+        ours = summary[(summary["stage"] == "finetune") & (summary[config.operator] == operator)].copy()
+        if config.pretraining:
+            ours = ours[ours[config.pretraining] == pretraining]
+        ours["column"] = [names.get(pair) for pair in zip(ours["metric"], ours["step"], strict=True)]
+        ours = ours[ours["column"].notna()].rename(columns={config.prior: "prior", config.rate: "rate", "mean": "ours"})
+        ours["correlation"] = ours[config.correlation].astype(float)
+        ours[["ours", "low", "high"]] *= 100
+        cells = ours[["prior", "rate", "correlation", "column", "ours", "low", "high"]]
+        merged = read_paper_table(operator, pretraining).merge(cells, on=["prior", "rate", "correlation", "column"])
+        parts.append(merged.assign(operator=operator, pretraining=pretraining))
+    table = pd.concat(parts, ignore_index=True)
+    table["agrees"] = _third(table["paper"]) == _third(table["ours"])
+    first = ["operator", "pretraining", "prior", "rate", "correlation", "column"]
+    return table[[*first, *(name for name in table.columns if name not in first)]]
+
+
+def _third(values: pd.Series) -> pd.Series:
+    return (values >= HIGH).astype(int) - (values <= COLLAPSED).astype(int)
+
+
+def agreement(cells: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """Per operator, table and column: how far our pattern over cells is the paper's.
+
+    Args:
+        cells: of :func:`compare_with_paper`.
+        resamples: of the bootstrap over cells.
+        seed: of the bootstrap.
+
+    Returns:
+        ``cells`` (their number), ``rank_correlation`` (Spearman) with ``low`` and ``high`` (95 %, percentile
+        bootstrap), ``p_value`` (of no correlation), and ``same_third``, the share of
+        cells in the same third of the scale, and ``mean_difference`` (ours less the paper's, points).
+    """
+    rows = []
+    for (operator, pretraining, column), group in cells.groupby(["operator", "pretraining", "column"], sort=False):
+        paper, ours = group["paper"].to_numpy(), group["ours"].to_numpy()
+        found: dict[str, Any] = {"operator": operator, "pretraining": pretraining, "column": column}
+        found["cells"] = len(group)
+        found["rank_correlation"], found["p_value"] = _spearman(paper, ours)
+        rng = np.random.default_rng(seed)
+        draws = [_spearman(paper[i], ours[i])[0] for i in rng.integers(0, len(group), (resamples, len(group)))]
+        found["low"], found["high"] = np.nanpercentile(draws, [2.5, 97.5])
+        found["same_third"] = float(group["agrees"].mean())
+        found["mean_difference"] = float((group["ours"] - group["paper"]).mean())
+        rows.append(found)
+    return pd.DataFrame(rows)
+
+
+def _spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float, float]:
+    """Spearman's rank correlation and its p-value; not a number if one side is constant."""
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return float("nan"), float("nan")
+    result = stats.spearmanr(first, second)
+    return float(result.statistic), float(result.pvalue)

@@ -1,0 +1,79 @@
+"""How long and how dear would the whole run be? Measured in its first steps."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+WARMUP = 3
+"""Steps that are slower than the rest, if there are more: they allocate memory and choose kernels."""
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.monotonic()
+
+
+class Clock:
+    """Where the time of a run goes.
+
+    Attributes:
+        step_seconds: of each step; on a GPU of what the host needs to launch it, unless ``exact``.
+        evaluation_seconds: of all evaluations together.
+        evaluated_rows: rows of all evaluations together.
+    """
+
+    def __init__(self, *, exact: bool = False) -> None:
+        self._now = _now if exact else time.monotonic
+        self.step_seconds: list[float] = []
+        self.evaluation_seconds = 0.0
+        self.evaluated_rows = 0
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """Time one step."""
+        started = self._now()
+        yield
+        self.step_seconds.append(self._now() - started)
+
+    @contextlib.contextmanager
+    def evaluation(self, rows: int) -> Iterator[None]:
+        """Time one evaluation."""
+        started = self._now()
+        yield
+        self.evaluation_seconds += self._now() - started
+        self.evaluated_rows += rows
+
+
+def project(clock: Clock, steps: int, eval_rows: int, flops: float, price_per_hour: float | None) -> dict[str, Any]:
+    """What a whole run takes, from what its first steps took.
+
+    Args:
+        clock: of those steps.
+        steps: of the whole run.
+        eval_rows: rows of all evaluations of the whole run.
+        flops: floating-point operations of the whole run.
+        price_per_hour: of the machine, in any currency.
+
+    Returns:
+        ``seconds_per_step`` (median), ``hours``, ``evaluation_share`` of them, ``flops``, and ``cost`` if there is a
+        price.
+    """
+    times = clock.step_seconds[WARMUP:] or clock.step_seconds
+    training = statistics.median(times) * steps
+    evaluation = clock.evaluation_seconds / max(1, clock.evaluated_rows) * eval_rows
+    hours = (training + evaluation) / 3600
+    found = {
+        "steps": steps,
+        "seconds_per_step": statistics.median(times),
+        "hours": hours,
+        "evaluation_share": evaluation / (training + evaluation),
+        "flops": flops,
+    }
+    return found if price_per_hour is None else {**found, "cost": hours * price_per_hour}

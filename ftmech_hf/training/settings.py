@@ -1,0 +1,93 @@
+"""How to train: the settings that pretraining, fine-tuning and reversing share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train. The defaults pretrain the nano scale in about a minute on one core."""
+
+    steps: int = field(default=1000, metadata={"help": "optimizer steps; 0 keeps the weights as they are"})
+    batch_size: int = field(default=64, metadata={"help": "rows of a step, over all processes"})
+    gradient_accumulation_steps: int = field(
+        default=1, metadata={"help": "parts a process does its rows of a step in, to save memory"}
+    )
+    objective: Literal["next_token", "answer_only"] = field(
+        default="next_token", metadata={"help": "loss on every token, or on the answer alone"}
+    )
+    optimizer: Literal["muon", "adamw"] = field(
+        default="muon", metadata={"help": "muon: Muon on block matrices, AdamW on the rest (fast); adamw: the paper's"}
+    )
+    lr: float = field(default=1e-3, metadata={"help": "peak learning rate of AdamW"})
+    muon_lr: float = field(default=0.02, metadata={"help": "peak learning rate of Muon"})
+    weight_decay: float = field(default=0.01, metadata={"help": "decoupled weight decay"})
+    adam_beta1: float = field(default=0.9, metadata={"help": "AdamW's first beta"})
+    adam_beta2: float = field(default=0.95, metadata={"help": "AdamW's second beta"})
+    warmup_fraction: float = field(default=0.02, metadata={"help": "share of the steps that warm up linearly"})
+    final_lr_fraction: float = field(default=0.01, metadata={"help": "where the cosine ends, as a share of the peak"})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "gradient clipping"})
+    mixed_precision: Literal["no", "bf16"] = field(default="bf16", metadata={"help": "autocast, on CPU and GPU"})
+    seed: int = field(default=0, metadata={"help": "of the initial weights, the data and dropout"})
+    l2sp: float = field(
+        default=0.0, metadata={"help": "weight of the squared distance of the weights from where they started"}
+    )
+    ldifs: float = field(
+        default=0.0, metadata={"help": "weight of the distance of the features from those of the starting model"}
+    )
+    num_evals: int = field(default=6, metadata={"help": "log-spaced evaluations, beside those before and after"})
+    eval_at: list[int] = field(
+        default_factory=list, metadata={"help": "steps to evaluate after, in place of the log-spaced ones"}
+    )
+    eval_rows: int = field(default=128, metadata={"help": "rows per test set in those evaluations"})
+    final_eval_rows: int = field(default=512, metadata={"help": "rows per test set in the last one"})
+    snapshots: list[int] = field(
+        default_factory=list, metadata={"help": "steps after which the model is kept, in snapshots/ of the run"}
+    )
+    max_steps: int | None = field(
+        default=None,
+        metadata={"help": "dry run: stop after so many steps and say what the whole run would take"},
+    )
+    price_per_hour: float | None = field(
+        default=None, metadata={"help": "of this machine; a dry run then says what the whole run would cost"}
+    )
+    log_with: Literal["none", "trackio", "tensorboard", "wandb"] = field(
+        default="none", metadata={"help": "a tracker beside metrics.jsonl, which is always written"}
+    )
+    checkpoint_every: int = field(default=200, metadata={"help": "steps between checkpoints of an unfinished run"})
+
+    def __post_init__(self) -> None:
+        at_least_one = (
+            "batch_size", "gradient_accumulation_steps", "eval_rows", "final_eval_rows", "checkpoint_every",
+        )  # fmt: skip
+        self._check(at_least_one, lambda value: value >= 1, "at least 1")
+        self._check(("lr", "muon_lr", "max_grad_norm"), lambda value: 0 < value < math.inf, "a number above 0")
+        shares = ("warmup_fraction", "final_lr_fraction", "adam_beta1", "adam_beta2")
+        self._check(shares, lambda value: 0 <= value <= 1, "a number between 0 and 1")
+        weights = ("steps", "seed", "num_evals", "weight_decay", "l2sp", "ldifs")
+        self._check(weights, lambda value: 0 <= value < math.inf, "0 or more")
+        self._check(("max_steps", "price_per_hour"), lambda value: value is None or value > 0, "a number above 0")
+        within = f"steps between 1 and steps: {self.steps}"
+        self._check(("eval_at", "snapshots"), lambda at: all(1 <= step <= self.steps for step in at), within)
+
+    def _check(self, names: Sequence[str], is_right: Callable[[Any], bool], expected: str) -> None:
+        for name in names:
+            if not is_right(getattr(self, name)):
+                raise ValueError(f"{name}: {getattr(self, name)}, expected {expected}")
+
+    @property
+    def last_step(self) -> int:
+        """The step this run ends with: ``steps``, but for a dry run."""
+        return min(self.steps, self.max_steps or self.steps)
+
+    def eval_steps(self) -> set[int]:
+        """The steps after which the model is evaluated, log-spaced or given; always the first, 0, and the last."""
+        spaced = np.geomspace(1, self.steps, self.num_evals) if self.num_evals and self.steps else np.array([])
+        asked = self.eval_at or [int(step) for step in np.round(spaced)]
+        return {0, self.last_step, *(step for step in asked if step <= self.last_step)}

@@ -1,0 +1,132 @@
+"""Reading activations through the door, beside the bare forward pass and what else one would use; and its memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+from ftmech_hf.activations import TracedModel, model_blocks
+from ftmech_hf.models.presets import build_model, find_preset
+from ftmech_hf.tasks import PcfgConfig, RowStream
+
+BATCH = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig:
+    """How much to collect."""
+
+    preset: str = field(default="nano", metadata={"help": "size of the model"})
+    repeats: int = field(default=20, metadata={"help": "passes of which the fastest counts"})
+    stored_rows: int = field(default=100_000, metadata={"help": "rows whose activations go to disk"})
+    traces: int = field(default=200, metadata={"help": "traces over which memory must not grow"})
+    json: str = field(default="runs/benchmark-analysis.json", metadata={"help": "where the numbers go"})
+
+    def __post_init__(self) -> None:
+        find_preset(self.preset)
+        for name in ("repeats", "stored_rows", "traces"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)}, expected at least 1")
+
+
+def _open(config: BenchmarkConfig, task: PcfgConfig) -> TracedModel:
+    return TracedModel(build_model(find_preset(config.preset), len(task.vocabulary), seed=0))
+
+
+def _rows(task: PcfgConfig, number: int) -> Tensor:
+    return torch.from_numpy(RowStream(task, seed=0, split="test").rows(0, number).token_ids[:, :-2].copy())
+
+
+def _ways(traced: TracedModel, token_ids: Tensor) -> dict[str, Callable[[], Any]]:
+    """The ways to get the stream after every block at the last position, and the first block's alone."""
+    model = traced.model
+
+    def bare() -> Any:
+        return model(token_ids, use_cache=False)
+
+    def hidden_states() -> Any:
+        states = model(token_ids, use_cache=False, output_hidden_states=True).hidden_states
+        return [state[:, -1].clone() for state in states[1:]]
+
+    def hooks() -> Any:
+        found: list[Tensor] = []
+        handles = [
+            block.register_forward_hook(lambda module, args, output: found.append(output[:, -1].clone()))
+            for _, block in model_blocks(model)
+        ]
+        model(token_ids, use_cache=False)
+        for handle in handles:
+            handle.remove()
+        return found
+
+    return {
+        "bare forward pass": bare,
+        "the door: all layers": lambda: traced.collect(token_ids, ["resid_post"], batch_size=BATCH),
+        "the door: first layer alone": lambda: traced.collect(token_ids, ["resid_post"], layers=[0], batch_size=BATCH),
+        "forward hooks": hooks,
+        "output_hidden_states": hidden_states,
+    }
+
+
+@torch.no_grad()
+def _seconds(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """The fastest pass of each, taking turns."""
+    best = dict.fromkeys(ways, float("inf"))
+    for _ in range(repeats):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            best[name] = min(best[name], time.perf_counter() - started)
+    return best
+
+
+def _store(config: BenchmarkConfig, task: PcfgConfig) -> tuple[float, float, float]:
+    """(rows per second, MB before, peak MB) of collecting onto disk, the last in use by this process alone."""
+    traced, token_ids = _open(config, task), _rows(task, config.stored_rows)
+    process = psutil.Process()
+    before = process.memory_info().rss / 1e6
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        traced.collect_to(Path(folder) / "store", token_ids, ["resid_post"], batch_size=BATCH)
+        seconds = time.perf_counter() - started
+    return config.stored_rows / seconds, before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def _growth(config: BenchmarkConfig, task: PcfgConfig) -> float:
+    """MB that memory grows by over many traces, after the first tenth of them."""
+    traced, token_ids = _open(config, task), _rows(task, BATCH)
+    process, after_some = psutil.Process(), 0.0
+    for number in range(config.traces):
+        traced.collect(token_ids, ["resid_post", "mlp_act"], batch_size=BATCH)
+        if number == config.traces // 10:
+            after_some = process.memory_info().rss / 1e6
+    return process.memory_info().rss / 1e6 - after_some
+
+
+def measure(config: BenchmarkConfig, task: PcfgConfig) -> Iterator[dict[str, Any]]:
+    """One row per way to read activations, and three on memory."""
+    traced = _open(config, task)
+    seconds = _seconds(_ways(traced, _rows(task, BATCH)), config.repeats)
+    bare = seconds["bare forward pass"]
+    for name, value in seconds.items():
+        over = round(value / bare, 2)
+        yield {"what": name, "value": round(1000 * value, 1), "unit": f"ms for {BATCH} rows", "over_bare": over}
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        rate, before, peak = pool.apply(_store, (config, task))
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        growth = pool.apply(_growth, (config, task))
+    stored = f"{config.stored_rows:,} rows onto disk"
+    yield {"what": stored, "value": round(rate), "unit": "rows/s", "over_bare": round(BATCH / bare / rate, 2)}
+    memory = f"{stored}: peak memory, of which {before:.0f} before"
+    yield {"what": memory, "value": round(peak), "unit": "MB", "over_bare": None}
+    yield {"what": f"growth over {config.traces} traces", "value": round(growth, 1), "unit": "MB", "over_bare": None}

@@ -1,0 +1,88 @@
+"""Short runs side by side, one thread each, and the same runs one after the other with all threads.
+
+Both in worker processes that were started and have imported everything before the clock runs, as in a long sweep.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from ftmech_hf.models.presets import find_preset
+from ftmech_hf.tasks import PcfgConfig
+from ftmech_hf.training.settings import TrainConfig
+from ftmech_hf.training.stages import PretrainConfig, pretrain
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig:
+    """Which runs, and how many."""
+
+    runs: int = field(default=8, metadata={"help": "runs that do not need each other"})
+    steps: int = field(default=60, metadata={"help": "steps of each"})
+    preset: str = field(default="nano", metadata={"help": "size of the model"})
+    json: str = field(default="runs/benchmark-sweep.json", metadata={"help": "where the numbers go"})
+
+    def __post_init__(self) -> None:
+        find_preset(self.preset)
+        for name in ("runs", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)}, expected at least 1")
+
+
+def _set_threads(threads: int) -> None:
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
+
+
+def _one_run(config: PretrainConfig, task: PcfgConfig, train: TrainConfig) -> None:
+    pretrain(config, task, train, progress=lambda step, steps, text: None)
+
+
+def _seconds(config: BenchmarkConfig, task: PcfgConfig, workers: int, threads: int) -> float:
+    """Wall-clock seconds of all runs, in ``workers`` processes of ``threads`` threads."""
+    train = TrainConfig(steps=config.steps, num_evals=0, checkpoint_every=10**9)
+    context = multiprocessing.get_context("spawn")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(workers, mp_context=context, initializer=_set_threads, initargs=(threads,)) as pool,
+    ):
+        place = PretrainConfig(preset=config.preset, output_dir=str(Path(folder) / "warm"))
+        short = dataclasses.replace(train, steps=1)
+        warm = [
+            pool.submit(_one_run, dataclasses.replace(place, output_dir=f"{folder}/warm{n}"), task, short)
+            for n in range(workers)
+        ]
+        for each in warm:
+            each.result()
+        started = time.perf_counter()
+        places = [dataclasses.replace(place, output_dir=f"{folder}/run{n}") for n in range(config.runs)]
+        for run in [pool.submit(_one_run, each, task, train) for each in places]:
+            run.result()
+        return time.perf_counter() - started
+
+
+def measure(config: BenchmarkConfig, task: PcfgConfig) -> Iterator[dict[str, Any]]:
+    """One row for each way to run them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    ways = {"side by side, one thread each": (cores, 1), f"one after the other, {cores} threads": (1, cores)}
+    seconds = {name: _seconds(config, task, *way) for name, way in ways.items()}
+    ours = next(iter(seconds.values()))
+    for name, value in seconds.items():
+        yield {
+            "way": name,
+            "runs": config.runs,
+            "seconds": round(value, 1),
+            "ours_is_faster_by": round(value / ours, 2),
+        }

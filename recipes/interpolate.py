@@ -1,0 +1,25 @@
+"""Evaluate the models on the straight line between two models, such as a base and what it was fine-tuned into.
+
+accelerate launch recipes/interpolate.py --config recipes/configs/nano/interpolate.yaml
+"""
+
+from __future__ import annotations
+
+from ftmech_hf.config import clean_exit, parse_config
+from ftmech_hf.report.console import print_study, step_bar
+from ftmech_hf.report.figures import draw_interpolation, panel, save_beside
+from ftmech_hf.studies import InterpolateConfig, interpolate
+from ftmech_hf.tasks import PcfgConfig
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, interpolate, say what came out."""
+    with clean_exit():
+        config, task = parse_config(InterpolateConfig, PcfgConfig, argv=argv, description=__doc__)
+        with step_bar("interpolate", "models") as progress:
+            run = interpolate(config, task, progress=progress)
+        print_study(run, save_beside(panel(lambda ax: draw_interpolation(ax, run.path, "Between two models")), run))
+
+
+if __name__ == "__main__":
+    main()

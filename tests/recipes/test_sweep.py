@@ -1,0 +1,135 @@
+"""A sweep as a user runs it, small: models of a few thousand parameters."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from ftmech_hf.runs import is_finished
+from recipes import sweep
+from tests.conftest import listen_to_ctrl_c
+
+ROOT = Path(__file__).parents[2]
+
+STUDY = """
+# A tiny sweep.
+title: A tiny sweep
+seeds: [0, 1]
+common:
+  {text_length: 12, count_window: 8, index_occurrence: 2, token_at_position: 6, batch_size: 8, eval_rows: 16,
+   final_eval_rows: 32, steps: 4, eval_at: [2]}
+pretrain: {n_layer: 1, n_embd: 16, n_head: 2, operand_prior: low}
+finetune: {operators: count, operand_prior: b, correlation: 1.0, objective: answer_only, optimizer: adamw}
+prune: {sizes: [0, 2], score_rows: 32, eval_rows: 32, num_random_at_best: 1}
+probe: {fit_rows: 64, test_rows: 32}
+interpolate: {operators: count, correlation: 1.0, eval_rows: 32, alphas: [0.0, 0.5, 1.0]}
+reverse: {operators: count, operand_prior: a, objective: answer_only, optimizer: adamw}
+grid:
+  finetune.lr: {large: 1.0e-3, small: 1.0e-5}
+figures:
+  - {title: curves, metrics: [count_a, count_b_cte0], x: step, color: finetune.lr, style: metric}
+  - {title: frontier, kind: frontier, metrics: [count_b_cte0, count_a], color: finetune.lr}
+  - {title: revival, stage: reverse, metrics: [steps_to_revival], x: finetune.lr}
+"""
+
+
+def write(tmp_path: Path, study: str = STUDY) -> list[str]:
+    (tmp_path / "study.yaml").write_text(study)
+    return ["--config", str(tmp_path / "study.yaml"), "--output_dir", str(tmp_path / "out"), "--workers", "2"]
+
+
+def test_a_study_is_a_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = write(tmp_path)
+    sweep.main(argv)
+    out = tmp_path / "out"
+    table = pd.read_parquet(out / "table.parquet")
+    assert list(table.columns) == ["finetune.lr", "seed", "stage", "step", "metric", "value"]
+    assert set(table["stage"]) == {"pretrain", "finetune", "prune", "probe", "interpolate", "reverse"}
+    assert not table.duplicated(["finetune.lr", "seed", "stage", "step", "metric"]).any()
+    summary = pd.read_csv(out / "summary.csv")
+    assert (summary["n"] == 2).all()
+    assert {"change/count_a", "change/probe", "pruned/count_a", "steps_to_revival"} <= set(summary["metric"])
+    page = (out / "report.html").read_text()
+    assert "A tiny sweep" in page
+    assert page.count("data:image/svg+xml") == 3
+    assert {f"figure-{number}.png" for number in range(3)} <= {path.name for path in out.iterdir()}
+    assert "12 runs, 0 of them" in capsys.readouterr().out.replace("22 runs", "12 runs")
+    made = {path.name: path.stat().st_mtime_ns for path in (out / "runs").iterdir()}
+    # its own config makes it again, and finds all of it
+    sweep.main(["--config", str(out / "config.yaml")])
+    assert {path.name: path.stat().st_mtime_ns for path in (out / "runs").iterdir()} == made
+
+
+def test_a_failed_run_stops_no_other_and_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = yaml.safe_load(STUDY)
+    for stage in ("prune", "probe", "interpolate", "figures"):
+        del study[stage]
+    study["seeds"] = [0]
+    study["grid"] = {"finetune.lr": {"good": 1e-3, "bad": 1e9}}
+    with pytest.raises(SystemExit):
+        sweep.main(write(tmp_path, yaml.safe_dump(study)))
+    shown = capsys.readouterr()
+    assert "1 of 5 runs failed; 1 that need them were not begun; first finetune-bad-seed0: loss: became" in shown.err
+    assert "missing: 2 runs" in shown.out
+    table = pd.read_parquet(tmp_path / "out" / "table.parquet")
+    assert set(table[table["finetune.lr"] == "good"]["stage"]) == {"pretrain", "finetune", "reverse"}
+    assert set(table[table["finetune.lr"] == "bad"]["stage"]) == {"pretrain"}
+    assert "2 runs are missing" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sends signals")
+def test_ctrl_c_leaves_a_sweep_that_goes_on(tmp_path: Path) -> None:
+    study = yaml.safe_load(STUDY)
+    for stage in ("prune", "probe", "interpolate", "figures", "reverse"):
+        del study[stage]
+    argv = write(tmp_path, yaml.safe_dump(study))
+    command = [sys.executable, str(ROOT / "recipes" / "sweep.py"), *argv, "--set", "finetune.steps=400"]
+    runs = tmp_path / "out" / "runs"
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, preexec_fn=listen_to_ctrl_c
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (runs.is_dir() and any(is_finished(path) for path in runs.iterdir())):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted: nothing finished was lost" in error.decode()
+    assert "Traceback" not in error.decode()
+    finished = {path.name for path in runs.iterdir() if is_finished(path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"6 runs, {len(finished)} of them finished before" in done.stdout
+
+
+def test_ray_gives_the_same_numbers(tmp_path: Path) -> None:
+    study = yaml.safe_load(STUDY)
+    for stage in ("prune", "probe", "interpolate", "figures", "reverse"):
+        del study[stage]
+    study["seeds"] = [0]
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    code = "from recipes import sweep\nimport sys\nif __name__ == '__main__': sweep.main(sys.argv[1:])"
+    tables = {}
+    for backend in ("local", "ray"):
+        argv = ["--config", "study.yaml", "--output_dir", backend, "--backend", backend, "--workers", "2"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+        done = subprocess.run(
+            [sys.executable, "-c", code, *argv],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        tables[backend] = pd.read_parquet(tmp_path / backend / "table.parquet")
+    pd.testing.assert_frame_equal(tables["local"], tables["ray"])

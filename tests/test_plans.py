@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftmech_hf.plans import Plan
+from ftmech_hf.runs import RunDir
+from ftmech_hf.tasks import PcfgConfig
+from ftmech_hf.training.settings import TrainConfig
+from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig
+
+
+def add_base(plan: Plan, name: str, **train: Any) -> str:
+    settings = {"task": PcfgConfig(), "train": TrainConfig(**train)}
+    return plan.add(name, "pretrain", print, PretrainConfig(), settings, {}, 1)
+
+
+def add_tuned(plan: Plan, name: str, base: str, **place: Any) -> str:
+    settings = {"task": PcfgConfig(), "train": TrainConfig()}
+    return plan.add(name, "finetune", print, FinetuneConfig(**place), settings, {"model": base}, 1)
+
+
+def finish(plan: Plan, name: str) -> None:
+    cell = next(cell for cell in plan.unfinished() if cell.name == name)
+    place = cell.kwargs["config"]
+    folder = Path(place.output_dir)
+    folder.mkdir(parents=True)
+    (folder / "weights").write_text("whole")
+    (folder / "manifest.json").write_text("{}")
+
+
+def test_what_computes_the_same_is_one_run(tmp_path: Path) -> None:
+    plan = Plan(tmp_path)
+    assert add_base(plan, "first") == "first"
+    assert add_base(plan, "again", checkpoint_every=7, log_with="tensorboard") == "first"
+    assert add_base(plan, "other", seed=1) == "other"
+    tuned, elsewhere = (add_tuned(plan, f"tuned-{base}", base) for base in ("first", "other"))
+    assert [cell.needs for cell in plan.unfinished()] == [(), (), ("first",), ("other",)]
+    assert plan.folders[tuned] != plan.folders[elsewhere]
+
+
+def test_finished_runs_are_found_by_another_name_and_no_longer_needed(tmp_path: Path) -> None:
+    plan = Plan(tmp_path)
+    add_base(plan, "base")
+    finish(plan, "base")
+    later = Plan(tmp_path)
+    add_base(later, "the same base")
+    add_tuned(later, "tuned", "the same base")
+    assert later.folders["the same base"] == plan.folders["base"]
+    assert [(cell.name, cell.needs) for cell in later.unfinished()] == [("tuned", ())]
+    assert later.unfinished()[0].kwargs["config"].model == str(plan.folders["base"])
+
+
+def test_an_interrupted_run_is_gone_on_with_by_another_name(tmp_path: Path) -> None:
+    plan = Plan(tmp_path)
+    add_base(plan, "base")
+    plan.folders["base"].with_name(plan.folders["base"].name + ".partial").mkdir(parents=True)
+    later = Plan(tmp_path)
+    add_base(later, "renamed")
+    assert later.folders["renamed"] == plan.folders["base"]
+
+
+def test_a_damaged_run_is_made_again_and_fresh_makes_all_again(tmp_path: Path) -> None:
+    plan = Plan(tmp_path)
+    add_base(plan, "base")
+    finish(plan, "base")
+    (plan.folders["base"] / "manifest.json").write_text('{"gone": {"bytes": 1, "sha256": ""}}')
+    later = Plan(tmp_path)
+    add_base(later, "base")
+    (cell,) = later.unfinished()
+    assert cell.kwargs["config"].fresh
+    assert [cell.name for cell in Plan(tmp_path).unfinished()] == []
+    (plan.folders["base"] / "manifest.json").write_text("{}")
+    fresh = Plan(tmp_path, fresh=True)
+    add_base(fresh, "base")
+    assert len(fresh.unfinished()) == 1
+
+
+def test_two_names_that_collide_are_told_apart(tmp_path: Path) -> None:
+    plan = Plan(tmp_path)
+    names = {add_base(plan, "base", seed=seed) for seed in (0, 1)}
+    assert len(names) == 2
+
+
+def test_the_plan_knows_the_hash_that_the_run_will_have(tmp_path: Path) -> None:
+    plan = Plan(tmp_path)
+    add_base(plan, "base")
+    (cell,) = plan.unfinished()
+    from ftmech_hf.config import to_dict
+
+    config = to_dict(cell.kwargs["config"], cell.kwargs["task"], cell.kwargs["train"])
+    run = RunDir.open(cell.kwargs["config"].output_dir, "pretrain", config)
+    run.close()
+    assert plan.folders["base"].name == f"base-{run.hash}"
+
+
+def test_a_snapshot_is_another_start(tmp_path: Path) -> None:
+    plan = Plan(tmp_path)
+    add_base(plan, "base", snapshots=[2, 4], steps=4)
+    names = {add_tuned(plan, f"tuned{step}", "base", snapshot=step) for step in (2, 4, None)}
+    assert len({plan.folders[name] for name in names}) == 3
+    with pytest.raises(ValueError, match=r"snapshot: .* has none of step 3, expected one of \[\]"):
+        _ = FinetuneConfig(model=str(tmp_path), snapshot=3).start

@@ -17,10 +17,10 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations.layout import find_layout, model_blocks
 
-WRITABLE = ("resid_pre", "resid_post", "mlp_act", "attn_out")
+WRITABLE = ("resid_pre", "resid_post", "mlp_act", "head_out", "attn_out")
 
 Write = Callable[[Tensor], Tensor]
-"""The value at a site (B, T, D or N) -> what to compute with in its place, of the same shape."""
+"""The value at a site (B, T, width) -> what to compute with in its place, of the same shape."""
 
 
 def _checked(write: Write, value: Tensor, site: tuple[str, int], reached: set[tuple[str, int]]) -> Tensor:
@@ -83,8 +83,9 @@ def intervene(model: PreTrainedModel, writes: Mapping[tuple[str, int], Write | T
 
             if place[0] == "resid_pre":
                 handles.append(_on_input(block, change))
-            elif place[0] == "mlp_act":
-                handles.append(_on_input(block.get_submodule(layout.mlp_down), change))
+            elif place[0] in ("mlp_act", "head_out"):
+                path = layout.mlp_down if place[0] == "mlp_act" else layout.attention_out
+                handles.append(_on_input(block.get_submodule(path), change))
             else:
                 module = block if place[0] == "resid_post" else block.get_submodule(layout.attention)
                 handles.append(_on_output(module, change))

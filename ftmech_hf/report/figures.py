@@ -119,8 +119,9 @@ MODEL_STYLES = {
 
 
 def draw_probing(ax: Axes, runs: Runs, title: str) -> None:
-    """Probe accuracy by layer: the models, a model of random weights, and shuffled labels of the first model."""
+    """Probe accuracy by layer, for the first label: the models, random weights, shuffled labels of the first model."""
     tables = [pd.read_parquet(folders["probe"] / "table.parquet") for folders in runs.values()]
+    tables = [table[table["label"] == table["label"].iloc[0]] for table in tables]
     sites, models = list(tables[0]["site"].unique()), list(tables[0]["model"].unique())
     places = {site: number for number, site in enumerate(sites)}
 

@@ -82,7 +82,7 @@ def test_what_cannot_change_is_not_computed_again(any_model: PreTrainedModel, ro
 
 
 class ScaledMlp(nn.Module):
-    """An MLP whose output is normalised before it is added: taking a neuron's share out of the stream would be wrong."""
+    """Its output is normalised before it is added: to take a neuron's share out of the stream would be wrong."""
 
     def __init__(self, inside: nn.Module) -> None:
         super().__init__()

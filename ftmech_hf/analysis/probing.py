@@ -179,6 +179,7 @@ def fit_probes(
     num_tasks: int = 2,
     code: bool = True,
     l2: float = 1.0,
+    adamw_steps: int = 4000,
     on_site: Callable[[str], None] | None = None,
 ) -> ProbingResult:
     """Fit and test probes of all labels at all sites, with their controls.
@@ -197,6 +198,7 @@ def fit_probes(
             clusters, whole clusters are right or wrong together.
         code: whether to compute code lengths, by ten more fits on growing parts; for ``logistic`` only.
         l2: the penalty, for ``logistic`` and ``ridge``.
+        adamw_steps: the length of the paper's recipe, for ``adamw``.
         on_site: called with the name of each site when it is done.
 
     Raises:
@@ -210,7 +212,7 @@ def fit_probes(
         _make_problems(labels[name], held_out[name], types, num_shuffles, num_tasks, [seed, number])
         for number, name in enumerate(labels)
     ]
-    fit = functools.partial(_fit, method=method, l2=l2, seed=seed, groups=problems)
+    fit = functools.partial(_fit, method=method, l2=l2, seed=seed, steps=adamw_steps, groups=problems)
     scores: list[ProbeScore] = []
     probes: dict[tuple[str, str], LinearProbe] = {}
     for site in train:
@@ -258,7 +260,14 @@ def _check(
 
 
 def _fit(
-    features: Tensor, *, method: Method, l2: float, seed: int, groups: list[_Problems], rows: int | None = None
+    features: Tensor,
+    *,
+    method: Method,
+    l2: float,
+    seed: int,
+    steps: int,
+    groups: list[_Problems],
+    rows: int | None = None,
 ) -> list[LinearFit]:
     """Fit all problems of all kinds of label at once, on the first ``rows`` rows."""
     number = max(len(each.classes) for each in groups)
@@ -268,7 +277,7 @@ def _fit(
     elif method == "ridge":
         fitted = fit_ridge(features[:rows], stacked, number, l2=l2)
     else:
-        fitted = fit_adamw(features[:rows], stacked, number, seed=seed)
+        fitted = fit_adamw(features[:rows], stacked, number, seed=seed, steps=steps)
     parts = [part.split([len(each.train) for each in groups]) for part in fitted]
     return [LinearFit(*each) for each in zip(*parts, strict=True)]
 
@@ -314,8 +323,8 @@ def _score(
         site=site,
         label=label,
         accuracy=accuracy[0],
-        low=interval.low,
-        high=interval.high,
+        low=float(interval.low),
+        high=float(interval.high),
         shuffled=float(np.mean(accuracy[shuffles])) if accuracy[shuffles] else float("nan"),
         control_task=control,
         selectivity=None if control is None else accuracy[0] - control,

@@ -29,12 +29,14 @@ def test_a_planted_readout_is_found_where_it_is_and_not_before(method: Method) -
     (train, train_labels), (test, test_labels) = planted(1500, 0), planted(1000, 1)
     if method == "adamw":  # takes activations as they are, and a short run forgives no offset
         train, test = ({site: values - values.mean() for site, values in each.items()} for each in (train, test))
-    result = fit_probes(train, train_labels, test, test_labels, method=method, code=False)
+    result = fit_probes(train, train_labels, test, test_labels, method=method, code=False, adamw_steps=800)
     majority = float((test_labels == 1).mean())
     before, after = result.score("block 0"), result.score("block 1")
     assert after.majority == pytest.approx(majority)
     assert after.accuracy > 0.98
-    assert after.low < after.accuracy < after.high
+    # Wilson's interval: the shares that are 1.96 of their own standard errors from the measured one
+    for share in (before.low, before.high):
+        assert abs(share - before.accuracy) / (share * (1 - share) / 1000) ** 0.5 == pytest.approx(1.96, abs=1e-3)
     assert before.accuracy < majority + 0.03
     assert max(before.shuffled, after.shuffled) < majority + 0.06
     assert result.best().site == "block 1"

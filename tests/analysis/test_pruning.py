@@ -56,7 +56,7 @@ def test_importance_is_the_slope_of_the_loss_along_each_unit(
         losses = []
         for factor in (1 + step, 1 - step):
             weight.index_copy_(axis, places, original * factor)
-            losses.append(float(answer_only_loss(any_model, rows)))
+            losses.append(float(answer_only_loss(any_model, rows).detach()))
         weight.index_copy_(axis, places, original)
         slope = (losses[0] - losses[1]) / (2 * step)
         assert slope == pytest.approx(float(importance[name][chosen]), rel=0.05, abs=2e-4)

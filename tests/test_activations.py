@@ -17,6 +17,7 @@ from ftmech_hf.activations import (
     Layout,
     TracedModel,
     find_layout,
+    find_units,
     model_blocks,
     traced,
 )
@@ -318,6 +319,8 @@ def test_an_unmerged_adapter_is_opened_as_it_computes(any_model: PreTrainedModel
     assert opened.layout == layout
     found = opened.collect(rows, SITES)
     assert not torch.allclose(found["resid_post", 1], before["resid_post", 1], atol=1e-2)
+    with pytest.raises(ValueError, match="its adapter is not merged"):
+        find_units(tuned, "row")
     merged = TracedModel(tuned.merge_and_unload()).collect(rows, SITES)
     for key, value in found.items():
         assert torch.allclose(value, merged[key], atol=1e-4), key

@@ -7,7 +7,7 @@ the MLP's. What is found is checked on the model at hand when :class:`~ftmech_hf
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -73,3 +73,19 @@ def model_blocks(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
     """The model's blocks with their names, first to last."""
     path = find_layout(model).blocks
     return [(f"{path}.{name}", block) for name, block in model.get_submodule(path).named_children()]
+
+
+def inside_peft(model: Any) -> PreTrainedModel:
+    """The model that peft has put adapters into, which computes with them; any other as it is.
+
+    Raises:
+        ValueError: the adapter is not inside the model, but tokens in front of its rows.
+    """
+    if not hasattr(model, "get_base_model"):
+        whole: PreTrainedModel = model
+        return whole
+    if model.active_peft_config.is_prompt_learning:
+        kind = model.active_peft_config.peft_type.value
+        raise ValueError(f"model: {kind} adds tokens in front of a row, expected adapters inside the blocks")
+    inside: PreTrainedModel = model.get_base_model()
+    return inside

@@ -32,7 +32,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations.interventions import Write, intervene
-from ftmech_hf.activations.layout import find_layout, model_blocks
+from ftmech_hf.activations.layout import find_layout, inside_peft, model_blocks
 from ftmech_hf.activations.store import ActivationStore, StoreWriter
 
 SITES = ("resid_pre", "resid_post", "mlp_act", "head_out", "attn_out", "attn_pattern")
@@ -57,7 +57,7 @@ class TracedModel:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        model = _inside_peft(model)
+        model = inside_peft(model)
         self.layout = find_layout(model)
         self.model = model.eval()
         self._modules = [block for _, block in model_blocks(model)]
@@ -298,18 +298,6 @@ class TracedModel:
             logits = self._traced.output.logits.save()
         kept: Tensor = logits[:, -1].float()
         return kept
-
-
-def _inside_peft(model: Any) -> PreTrainedModel:
-    """The model that peft has put adapters into; any other as it is."""
-    if not hasattr(model, "get_base_model"):
-        inner: PreTrainedModel = model
-        return inner
-    if model.active_peft_config.is_prompt_learning:
-        kind = model.active_peft_config.peft_type
-        raise ValueError(f"model: {kind} adds tokens in front of a row, expected adapters inside the blocks")
-    inside: PreTrainedModel = model.get_base_model()
-    return inside
 
 
 def _token_places(positions: Tensor, token_ids: Tensor, attention_mask: Tensor | None) -> Tensor:

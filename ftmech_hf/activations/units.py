@@ -79,9 +79,14 @@ def find_units(model: PreTrainedModel, unit: Unit) -> Units:
         model: any causal LM.
         unit: ``weight``: every entry of every matrix; ``row``: the outputs of every matrix (the paper's neuron);
             ``activation``: the MLP neurons; ``head``: the attention heads.
+
+    Raises:
+        ValueError: an unknown kind, or a model with an adapter that is not merged: its matrices are sums.
     """
     if unit not in get_args(Unit):
         raise ValueError(f"unit: {unit!r}, expected one of {', '.join(get_args(Unit))}")
+    if any(hasattr(module, "base_layer") for _, block in model_blocks(model) for module in block.modules()):
+        raise ValueError("model: its adapter is not merged, so that no weight can be zeroed by itself; merge it first")
     layout = find_layout(model)
     found: Units = {}
     for layer, (block_name, block) in enumerate(model_blocks(model)):

@@ -8,8 +8,11 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from ftmech_hf.activations import TracedModel, find_units
 from ftmech_hf.analysis.probing import CODE_FRACTIONS, Method, fit_probes
+from ftmech_hf.analysis.pruning import pruned
 
 
 def planted(number: int, seed: int) -> tuple[dict[str, Tensor], np.ndarray]:
@@ -43,6 +46,29 @@ def test_a_planted_readout_is_found_where_it_is_and_not_before(method: Method) -
     assert [row["site"] for row in result.rows()] == ["block 0", "block 1"]
     assert result.summary()["accuracy"] == after.accuracy
     assert result.summary()["best_site"] == "block 1"
+
+
+def test_what_attention_carries_is_readable_after_its_block_and_not_before(any_model: PreTrainedModel) -> None:
+    """The label is an early token; the first block's heads are taken out, so only the second can bring it along."""
+    rows = torch.randint(3, 40, (900, 4), generator=torch.Generator().manual_seed(0))
+    rows[:, 1] = torch.randint(10, 13, (900,), generator=torch.Generator().manual_seed(1))
+    labels = rows[:, 1].numpy()
+
+    def read() -> dict[str, float]:
+        stream = TracedModel(any_model).collect(rows, ["resid_post"])
+        sites = {f"block {layer}": stream["resid_post", layer] for layer in range(2)}
+        parts = (slice(600), slice(600, None))
+        fit_on, test_on = ({site: values[part] for site, values in sites.items()} for part in parts)
+        result = fit_probes(fit_on, labels[:600], test_on, labels[600:], code=False)
+        return {score.site: score.accuracy for score in result.scores}
+
+    units = find_units(any_model, "head")
+    everything = {name: torch.full((group.num_units,), name != "head.0") for name, group in units.items()}
+    with pruned(units, everything):
+        without = read()
+    assert without["block 0"] < 0.45
+    assert without["block 1"] > 0.75
+    assert read()["block 0"] > 0.75
 
 
 def test_it_is_scikit_learns_logistic_regression() -> None:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from ftmech_hf.activations.interventions import on_input, on_output
 from ftmech_hf.activations.layout import find_layout, model_blocks
 from ftmech_hf.activations.units import Unit, UnitGroup, find_units
 
@@ -121,12 +122,12 @@ class _Ablation:
             for number, block in enumerate(self.blocks[:layer]):
                 stack.enter_context(_replaced(block, stream if number == 0 else None, self.returns_tuple))
             if layer == 0:
-                stack.enter_context(_rewritten(self.blocks[0], lambda _: stream))
+                stack.callback(on_input(self.blocks[0], lambda _: stream).remove)
             if self.trims_last_block and layer < len(self.blocks):
                 last = self.blocks[-1]
                 child = self.layout.mlp_down.split(".")[0]
                 for path in (self.layout.attention_out, child):
-                    stack.enter_context(_rewritten(last.get_submodule(path), lambda value: value[:, -1:]))
+                    stack.callback(on_input(last.get_submodule(path), lambda value: value[:, -1:]).remove)
             return self._forward(token_ids)
 
     def losses(self, group: UnitGroup, per_pass: int) -> Tensor:
@@ -154,13 +155,15 @@ class _Ablation:
         gone = gone.repeat_interleave(len(self.token_ids), dim=0)[:, None].to(self.model.device)
         stream = self.before[group.layer].repeat(len(chosen), 1, 1)
         if group.side == "input":
-            change = _rewritten(group.module, lambda value: value.masked_fill(gone, 0.0))
+            handle = on_input(group.module, lambda value: value.masked_fill(gone, 0.0))
         else:
             bias = getattr(group.module, "bias", None)
             fill = torch.zeros(width, device=gone.device) if bias is None else bias
-            change = _rewritten_output(group.module, lambda value: torch.where(gone, fill.to(value.dtype), value))
-        with change:
+            handle = on_output(group.module, lambda value: torch.where(gone, fill.to(value.dtype), value))
+        try:
             return self._run_from(group.layer, stream)
+        finally:
+            handle.remove()
 
     def _added(self, group: UnitGroup, chosen: Tensor) -> Tensor:
         """What each chosen MLP neuron writes, by the direction that it writes in: (U, D) times a mean activation."""
@@ -195,30 +198,3 @@ def _replaced(block: nn.Module, stream: Tensor | None, returns_tuple: bool) -> I
         yield
     finally:
         del block.forward
-
-
-@contextlib.contextmanager
-def _rewritten(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Change what a module is given."""
-
-    def hook(_: nn.Module, args: Any, kwargs: Any) -> Any:
-        if args:
-            return (change(args[0]), *args[1:]), kwargs
-        name = next(name for name, value in kwargs.items() if isinstance(value, Tensor))
-        return args, {**kwargs, name: change(kwargs[name])}
-
-    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextlib.contextmanager
-def _rewritten_output(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Change what a matrix computes."""
-    handle = module.register_forward_hook(lambda _, args, output: change(output))
-    try:
-        yield
-    finally:
-        handle.remove()

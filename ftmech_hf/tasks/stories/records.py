@@ -1,9 +1,9 @@
 """Stories with instructions: what a record is, and how raw TinyStories files become records.
 
-Two raw formats are read (Eldan and Li, arXiv 2305.07759). *Text*: a record is some lines up to a line
-``<|endoftext|>``; header lines (``Features:``, ``Words:``, ``Summary:``, ``Random sentence:``) are each optional, in any
-order, and a ``Summary:`` line may follow the story; a file without headers holds plain stories. *JSON*: a shard is a
-list of objects with ``story``, ``summary`` and ``instruction``, whose prompt has the key ``"prompt:"``.
+Two raw formats are read (Eldan and Li, arXiv 2305.07759). *Text*: a record is some lines up to ``<|endoftext|>``;
+header lines (``Features:``, ``Words:``, ``Summary:``, ``Random sentence:``) are each optional, in any order, and a
+``Summary:`` line may follow the story; a record without them is a plain story. *JSON*: a shard is a list of objects
+with ``story``, ``summary`` and ``instruction``, whose prompt has the key ``"prompt:"``.
 """
 
 from __future__ import annotations

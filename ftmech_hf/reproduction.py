@@ -18,7 +18,7 @@ from ftmech_hf.models.presets import find_preset
 from ftmech_hf.plans import Plan
 from ftmech_hf.studies import AttentionConfig, ProbeConfig, PruneConfig, map_attention, probe, prune
 from ftmech_hf.tasks import PcfgConfig, PcfgShape
-from ftmech_hf.training.settings import TrainConfig
+from ftmech_hf.training.settings import Precision, TrainConfig, native_precision
 from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig, finetune, pretrain
 
 
@@ -39,7 +39,9 @@ class ReproduceConfig:
     final_eval_rows: int = field(default=512, metadata={"help": "rows per test set at the end of a run"})
     prune_eval_rows: int = field(default=512, metadata={"help": "rows per test set under each pruning mask"})
     probe_fit_rows: int = field(default=2000, metadata={"help": "rows a probe is fitted on"})
-    mixed_precision: Literal["no", "bf16"] = field(default="bf16", metadata={"help": "of training"})
+    mixed_precision: Precision = field(
+        default_factory=native_precision, metadata={"help": "of training; bf16 by default where the hardware has it"}
+    )
     workers: int = field(default=0, metadata={"help": "processes side by side; 0 for one per core"})
     output_dir: str = field(default="runs/reproduce-nano", metadata={"help": "folder of the runs and the report"})
     fresh: bool = field(default=False, metadata={"help": "run everything again"})

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForTokenClassification
 
 from ftmech_hf.models import compiled
 from ftmech_hf.models.compiled import CompiledConfig, CompiledModel
@@ -28,12 +27,15 @@ from ftmech_hf.tasks.schema import BOS, PAD, SPECIAL_TOKENS
 from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
 
 ARTEFACTS: dict[str, Program] = {
-    "counter": counter(),
-    "counter_b": counter(operand="b"),
-    "counter_20": counter(length=20),
-    "counter_b_20": counter(operand="b", length=20),
-    "max_identifier": max_identifier(),
-    "max_identifier_7": max_identifier(rank=7),
+    program.name: program
+    for program in (
+        counter(operand="a"),
+        counter(operand="b"),
+        counter(operand="a", length=20),
+        counter(operand="b", length=20),
+        max_identifier(rank=5),
+        max_identifier(rank=7),
+    )
 }
 """The programs that come compiled: the paper's at its sizes, a shorter counter, and each with another operand."""
 
@@ -46,13 +48,6 @@ _PARTS = {
     "mlp/linear_1": "mlp.up_proj",
     "mlp/linear_2": "mlp.down_proj",
 }
-
-
-def register_compiled() -> None:
-    """Let transformers' auto classes know compiled programs; ``import ftmech_hf`` does this."""
-    AutoConfig.register(CompiledConfig.model_type, CompiledConfig, exist_ok=True)
-    for auto in (AutoModel, AutoModelForCausalLM, AutoModelForTokenClassification):
-        auto.register(CompiledConfig, CompiledModel, exist_ok=True)
 
 
 def convert(assembled: Any, program: Program) -> tuple[CompiledModel, tuple[str, ...]]:
@@ -154,7 +149,12 @@ def load_artefact(name: str) -> tuple[CompiledModel, tuple[str, ...]]:
     return _build(CompiledConfig(**facts["config"]), weights), tuple(facts["vocabulary"])
 
 
-def compile_model(program: Program) -> tuple[CompiledModel, tuple[str, ...]]:
+def load_program(program: Program) -> tuple[CompiledModel, tuple[str, ...]]:
+    """A program's model and vocabulary: compiled already if it is one of :data:`ARTEFACTS`, else with tracr."""
+    return load_artefact(program.name) if program.name in ARTEFACTS else compile_program(program)
+
+
+def compile_program(program: Program) -> tuple[CompiledModel, tuple[str, ...]]:
     """Compile a program with tracr and convert it; see :func:`convert`."""
     return convert(program.compile(), program)
 

@@ -23,7 +23,7 @@ Texts = NDArray[np.int8]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _LettersConfig(Task):
+class LettersConfig(Task):
     """What the two tasks share; each adds its operands, its texts and its answers."""
 
     text = LETTERS_TEXT
@@ -136,7 +136,7 @@ class _LettersConfig(Task):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CounterConfig(_LettersConfig):
+class CounterConfig(LettersConfig):
     """How many times does a letter stand in the text? Letters are drawn uniformly, with replacement."""
 
     program_name = "counter"
@@ -165,7 +165,7 @@ class CounterConfig(_LettersConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaxIdentifierConfig(_LettersConfig):
+class MaxIdentifierConfig(LettersConfig):
     """Which letter is the fifth (or seventh, ...) in the alphabet among the text's? All of a text's letters differ."""
 
     letters: int = field(default=26, metadata={"help": "the first letters of the alphabet that texts are made of"})

@@ -138,7 +138,7 @@ def counter(*, operand: str = "a", letters: int = 9, length: int = 45) -> Progra
         itself = rasp.Select(rasp.indices, rasp.indices, rasp.Comparison.EQ).named("itself")
         return rasp.Aggregate(itself, count).named("answer")
 
-    return Program("counter", words, length, build, answer_position=ANSWER_POSITION)
+    return Program(f"counter_{operand}_{letters}x{length}", words, length, build, answer_position=ANSWER_POSITION)
 
 
 def max_identifier(*, rank: int = 5, letters: int = 26, length: int = 10) -> Program:
@@ -159,4 +159,5 @@ def max_identifier(*, rank: int = 5, letters: int = 26, length: int = 10) -> Pro
         selected = rasp.Select(flag, rasp.indices, rasp.Comparison.EQ).named("selected")
         return rasp.Aggregate(selected, rasp.tokens).named("answer")
 
-    return Program("max_identifier", letter_words(letters), length, build, answer_position=ANSWER_POSITION)
+    name = f"max_identifier_{rank}_{letters}x{length}"
+    return Program(name, letter_words(letters), length, build, answer_position=ANSWER_POSITION)

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ftmech_hf.training.muon import Muon
+
 OPTIMIZERS = ("adamw", "muon", "sgd")
 
 SGD_MOMENTUM = 0.9
@@ -35,7 +37,8 @@ def build_optimizers(
     weight_decay: float,
     betas: tuple[float, float],
 ) -> list[Optimizer]:
-    """``adamw``: one AdamW (the paper's). ``sgd``: with momentum (its compiled models'). ``muon``: Muon on the matrices of the blocks, AdamW on the rest.
+    """``adamw``: one AdamW (the paper's). ``sgd``: with momentum (its compiled models'). ``muon``: Muon on the matrices of the
+    blocks, AdamW on the rest.
 
     Embeddings, unembedding, biases and norms are AdamW's in both: orthogonalised updates are meant for hidden layers.
     Every group keeps its peak learning rate under ``peak_lr``.
@@ -52,7 +55,7 @@ def build_optimizers(
     rest = [p for _, p in named if id(p) not in taken]
     built: list[Optimizer] = []
     if hidden:
-        built.append(torch.optim.Muon(hidden, lr=muon_lr, weight_decay=weight_decay))
+        built.append(Muon(hidden, lr=muon_lr, weight_decay=weight_decay))
     if rest and optimizer == "sgd":
         built.append(torch.optim.SGD(rest, lr=lr, momentum=SGD_MOMENTUM, weight_decay=weight_decay))
     elif rest:

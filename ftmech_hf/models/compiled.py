@@ -152,7 +152,9 @@ class CompiledModel(PreTrainedModel):
         """(output directions, word -> its place among them, or one past the last if it is no output)."""
         if device not in self._indices:
             outputs = self.config.output_ids
-            places = [outputs.index(word) if word in outputs else len(outputs) for word in range(self.config.vocab_size)]
+            places = [
+                outputs.index(word) if word in outputs else len(outputs) for word in range(self.config.vocab_size)
+            ]
             chosen = torch.tensor(self.config.output_directions, device=device)
             self._indices[device] = chosen, torch.tensor(places, device=device)
         return self._indices[device]

@@ -1,7 +1,7 @@
 """From tracr's weights to a torch model, and the compiled programs that come with this package.
 
 A compiled program is kept as ``artefacts/NAME.npz``: arrays and its config as JSON, without pickle, a few kilobytes
-because almost every weight is zero. ``recipes/compile_program.py --check true`` compiles them again and compares them
+because almost every weight is zero. ``recipes/compile_program.py --artefacts true`` compiles them again and compares them
 bit for bit.
 """
 
@@ -134,6 +134,11 @@ def artefact_bytes(model: CompiledModel, vocabulary: tuple[str, ...]) -> bytes:
     return buffer.getvalue()
 
 
+def artefact_path(name: str) -> Path:
+    """Where a compiled program of :data:`ARTEFACTS` lies."""
+    return Path(str(resources.files("ftmech_hf.models"))) / "artefacts" / f"{name}.npz"
+
+
 def load_artefact(name: str) -> tuple[CompiledModel, tuple[str, ...]]:
     """A compiled program of :data:`ARTEFACTS`, which needs neither tracr nor jax, and its vocabulary.
 
@@ -142,8 +147,7 @@ def load_artefact(name: str) -> tuple[CompiledModel, tuple[str, ...]]:
     """
     if name not in ARTEFACTS:
         raise ValueError(f"program: unknown {name!r}, expected one of {', '.join(ARTEFACTS)}")
-    content = resources.files("ftmech_hf.models").joinpath("artefacts", f"{name}.npz").read_bytes()
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+    with np.load(io.BytesIO(artefact_path(name).read_bytes()), allow_pickle=False) as arrays:
         facts = json.loads(arrays["__facts__"].tobytes())
         weights = {key: arrays[key] for key in arrays.files if key != "__facts__"}
     return _build(CompiledConfig(**facts["config"]), weights), tuple(facts["vocabulary"])

@@ -25,7 +25,7 @@ class CompileConfig:
 
     task: str = field(default="counter", metadata={"help": "counter or max_identifier"})
     noise: float = field(
-        default=1e-3, metadata={"help": "standard deviation of the Gaussian noise added to every weight; 0 for none"}
+        default=1e-4, metadata={"help": "standard deviation of the Gaussian noise added to every weight; 0 for none"}
     )
     seed: int = field(default=0, metadata={"help": "of the noise and of the test rows"})
     final_eval_rows: int = field(default=512, metadata={"help": "rows per test set"})
@@ -46,7 +46,9 @@ class CompileConfig:
 def add_noise(model: PreTrainedModel, deviation: float, seed: int | Sequence[int]) -> None:
     """Add Gaussian noise to every weight in place (Jain et al., App. C.1, to make sparse weights trainable).
 
-    The paper writes N(0, 0.001) and does not say whether that is the variance; here it is the standard deviation.
+    The paper adds N(0, 0.001) "without loss of accuracy". With tracr's default exactness that cannot be: a standard
+    deviation of 0.001 takes the counter from 100 % to about 10, a variance of 0.001 to 0, and 0.0001, our default, is
+    the largest power of ten that leaves both programs as they were.
     """
     rng = np.random.Generator(np.random.Philox(seed if isinstance(seed, int) else np.random.SeedSequence(list(seed))))
     with torch.no_grad():

@@ -35,7 +35,9 @@ class TrainConfig:
     )
     optimizer: Literal["muon", "adamw", "sgd"] = field(
         default="muon",
-        metadata={"help": "muon: Muon on block matrices, AdamW on the rest (fast); adamw: the paper's; sgd: its Tracr's"},
+        metadata={
+            "help": "muon: Muon on block matrices, AdamW on the rest (fast); adamw: the paper's; sgd: its Tracr's"
+        },
     )
     lr: float = field(default=1e-3, metadata={"help": "peak learning rate of AdamW or SGD"})
     muon_lr: float = field(default=0.02, metadata={"help": "peak learning rate of Muon"})

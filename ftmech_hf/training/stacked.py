@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -210,7 +209,7 @@ class _Stack:
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
                     parameter.copy_(self.weights[_key(name)][number])
-            finite = all(math.isfinite(float(p.sum())) for p in model.parameters())
+            finite = all(bool(torch.isfinite(p).all()) for p in model.parameters())
             folder.note(trained_together=len(self.runs), diverged=not finite)
             save_finished(folder, model, run.task, run.train, share)
             folder.finish()

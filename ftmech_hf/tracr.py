@@ -1,4 +1,4 @@
-"""The plan of the Tracr study (Jain et al., arXiv 2311.12786, App. A to D): which runs, in what order, in which folders.
+"""The plan of the Tracr study (Jain et al., arXiv 2311.12786, App. B to D): which runs there are, and in what order.
 
 Per program and seed: the compiled program gets noise on its weights, is fine-tuned at every learning rate and
 correlation to give another answer (Table 3), and each fine-tuned model is taken apart. Those of ``reverse_from`` are
@@ -72,7 +72,8 @@ class TracrConfig:
             raise ValueError(f"correlations: {self.correlations}, expected shares between 0 and 1")
         if self.stack < 1 or self.steps < 1 or self.reverse_steps < 0:
             raise ValueError(
-                f"stack: {self.stack}, steps: {self.steps}, reverse_steps: {self.reverse_steps}, expected at least 1, 1, 0"
+                f"stack: {self.stack}, steps: {self.steps}, reverse_steps: {self.reverse_steps}, "
+                "expected at least 1, 1 and 0"
             )
 
     def task(self, program: str) -> LettersConfig:
@@ -157,7 +158,7 @@ class TracrPlan:
 
     def _reverse(self, program: str, task: LettersConfig, seed: int, model: str, origin: str) -> None:
         for lr in self.config.reverse_lrs:
-            # A constant rate, as everywhere in this package: under a warm-up a revival is over before the rate has risen
+            # A constant rate, as elsewhere here: under a warm-up a revival is over before the rate has risen
             train = dataclasses.replace(
                 self._train(seed, lr), steps=self.config.reverse_steps, warmup_fraction=0.0, final_lr_fraction=1.0,
                 num_evals=16, eval_rows=128,

@@ -160,7 +160,7 @@ class CompiledModel(PreTrainedModel):
         return self._indices[device]
 
     def unembed(self, stream: Tensor) -> Tensor:
-        """Logits (..., V) of a stream (..., D), :data:`NEVER` for what is no output; of a numerical program, (..., 1)."""
+        """Logits (..., V) of a stream (..., D), :data:`NEVER` for what is no output; (..., 1) if it is a number."""
         directions, places = self._output_indices(stream.device)
         outputs = stream.index_select(-1, directions)
         if not self.config.output_ids:

@@ -1,8 +1,8 @@
 """From tracr's weights to a torch model, and the compiled programs that come with this package.
 
 A compiled program is kept as ``artefacts/NAME.npz``: arrays and its config as JSON, without pickle, a few kilobytes
-because almost every weight is zero. ``recipes/compile_program.py --artefacts true`` compiles them again and compares them
-bit for bit.
+because almost every weight is zero. ``recipes/compile_program.py --artefacts true`` compiles them again and compares
+them bit for bit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What came out of the Tracr study: Table 3 beside the paper's, single weights, attention, reversal, the instruments."""
+"""What came out of the Tracr study: Table 3, single weights, attention, reversal, and the instruments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ftmech_hf.report.figures import to_data_uri
 from ftmech_hf.report.page import Section, render_template
 from ftmech_hf.report.paper_tables import TRACR_COLUMNS, agreement, compare_with_tracr_table
 from ftmech_hf.runs import describe_versions, environment, is_finished, read_metrics, write_json, write_text
-from ftmech_hf.tracr import TracrConfig, TracrPlan
+from ftmech_hf.tracr import TracrPlan
 
 
 class TracrResults(NamedTuple):
@@ -67,16 +67,19 @@ def _finetuning_rows(plan: TracrPlan) -> list[dict[str, Any]]:
             continue
         labels = {"program": cell.program, "lr": cell.lr, "correlation": cell.correlation, "seed": cell.seed}
         for line in read_metrics(folder):
+            at = {"stage": "finetune", "step": line["step"]}
             rows += [
-                {**labels, "stage": "finetune", "step": line["step"], "metric": column, "value": 100 * line[f"accuracy/{column}"]}
+                {**labels, **at, "metric": column, "value": 100 * line[f"accuracy/{column}"]}
                 for column in TRACR_COLUMNS
-            ]  # fmt: skip
+            ]
         if is_finished(apart := plan.plan.folders[cell.dissect]):
             found = _summary(apart)
             numbers = {
-                "before": found["before"]["o_pt"], "one_weight": found["one_weight"]["o_pt"],
-                "best": found["best"]["o_pt"], "random": found["random"], "o_ft_cte1_after_one": found["one_weight"]["o_ft_cte1"],
-            }  # fmt: skip
+                "before": found["before"]["o_pt"],
+                "one_weight": found["one_weight"]["o_pt"],
+                "best": found["best"]["o_pt"],
+                "random": found["random"],
+            }
             rows += [
                 {**labels, "stage": "dissect", "metric": name, "value": 100 * value} for name, value in numbers.items()
             ]
@@ -154,8 +157,8 @@ def _sections(plan: TracrPlan, results: TracrResults) -> list[Section]:
     sections = [
         Section(
             "What fine-tuning did to both answers",
-            "Accuracy after fine-tuning on the answer that the program was compiled for (o_pt) and on the one it is tuned "
-            "to give (o_ft), on texts without (cte0) and with (cte1) the planted correlation. Grey: the paper's.",
+            "Accuracy after fine-tuning on the answer that the program was compiled for (o_pt) and on the one it is "
+            "tuned to give (o_ft), on texts without (cte0) and with (cte1) the planted correlation. Grey: the paper's.",
             to_data_uri(tracr_figures.table_figure(results.cells)),
             "Accuracy by learning rate and correlation, beside the paper's",
         ),
@@ -183,8 +186,8 @@ def _sections(plan: TracrPlan, results: TracrResults) -> list[Section]:
                 Section(
                     f"{program}: where it looks",
                     "Attention in the block that selects, all positions (from the left the attended, from above the "
-                    "attending), as it was compiled and after fine-tuning; first seed, one text. The row of the position "
-                    "that answers is framed.",
+                    "attending), as it was compiled and after fine-tuning; first seed, one text. The row of the "
+                    "position that answers is framed.",
                     to_data_uri(tracr_figures.attention_figure(program, plan.config.task(program), models)),
                     "Attention maps",
                 )
@@ -194,8 +197,8 @@ def _sections(plan: TracrPlan, results: TracrResults) -> list[Section]:
         sections.append(
             Section(
                 "Fine-tuning back",
-                "Accuracy on the first answer while the model is fine-tuned back on it at a constant rate, beside a control "
-                "that was compiled to give the second answer and never knew the first.",
+                "Accuracy on the first answer while the model is fine-tuned back on it at a constant rate, beside a "
+                "control that was compiled to give the second answer and never knew the first.",
                 to_data_uri(tracr_figures.reversal_figure(reverse)),
                 "Accuracy against step of reverse fine-tuning",
             )

@@ -1,7 +1,7 @@
 """The instruments tried on a mechanism that is known: do they find the compiled circuit, and nothing else?
 
-The same is done on the program as it was compiled and with noise on its weights, because an instrument that is fooled by
-noise of a ten-thousandth is worth knowing about.
+The same is done on the program as it was compiled and with noise on its weights, because an instrument that is fooled
+by noise of a ten-thousandth is worth knowing about.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class _Trial:
         return recovery(scores, known, above=EFFECT)
 
     def weights(self) -> dict[str, RecoveryResult]:
-        """Rows of weight matrices: zeroed one by one, ranked by gradient x weight, and compared with another program."""
+        """Rows of weight matrices: zeroed one by one, ranked by gradient x weight, compared with another program's."""
         matrices = neuron_matrices(model_blocks(self.model))
         known = self._used_rows()
         ablated = {}

@@ -1,7 +1,8 @@
 """The data of the compiled programs (Jain et al., arXiv 2311.12786, App. B.1): letters, and one answer about them.
 
-A row is ``<bos> LETTERS ANSWER <eos>``. There is no question in it: a compiled program has one, and fine-tuning gives it
-another, so that the same rows are judged by the answer of pretraining (``o_pt``) and by that of fine-tuning (``o_ft``).
+A row is ``<bos> LETTERS ANSWER <eos>``. There is no question in it: a compiled program has one, and fine-tuning gives
+it another, so that the same rows are judged by the answer of pretraining (``o_pt``) and by that of fine-tuning
+(``o_ft``).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """RASP programs, whose mechanism is known exactly once tracr has compiled them into a transformer's weights.
 
 A :class:`Program` is a function that builds a RASP expression (Weiss et al., arXiv 2106.06981) and the words it runs
-on. :meth:`Program.interpret` is what the expression means; :meth:`Program.compile` has tracr (Lindner et al., arXiv
-2301.05062) turn it into weights, which :mod:`ftmech_hf.models.conversion` turns into a torch model. tracr and jax are an
-extra (``pip install "ftmech_hf[tracr]"``) and are imported only here, when a program is built: the two programs of Jain
-et al. (arXiv 2311.12786, App. B.1) come compiled with this package.
+on. :meth:`Program.interpret` is what the expression means; :meth:`Program.compile` has tracr (Lindner et al.,
+arXiv 2301.05062) turn it into weights, which :mod:`ftmech_hf.models.conversion` turns into a torch model. tracr and jax
+are an extra (``pip install "ftmech_hf[tracr]"``) and are imported only when a program is interpreted or compiled: the
+two programs of Jain et al. (arXiv 2311.12786, App. B.1) come compiled with this package.
 
 A program of one's own is a function that imports ``tracr.rasp`` and returns an expression:
 

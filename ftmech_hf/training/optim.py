@@ -37,8 +37,8 @@ def build_optimizers(
     weight_decay: float,
     betas: tuple[float, float],
 ) -> list[Optimizer]:
-    """``adamw``: one AdamW (the paper's). ``sgd``: with momentum (its compiled models'). ``muon``: Muon on the matrices of the
-    blocks, AdamW on the rest.
+    """``adamw``: one AdamW (the paper's). ``sgd``: with momentum (its Tracr models'). ``muon``: Muon on the matrices of
+    the blocks, AdamW on the rest.
 
     Embeddings, unembedding, biases and norms are AdamW's in both: orthogonalised updates are meant for hidden layers.
     Every group keeps its peak learning rate under ``peak_lr``.

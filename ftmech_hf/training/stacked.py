@@ -35,6 +35,12 @@ from ftmech_hf.training.sweep import Cell
 
 EVAL_BATCH = 128
 
+_SUPPORTED = {
+    "optimizer": "sgd", "objective": "answer_only", "mixed_precision": "no", "gradient_accumulation_steps": 1,
+    "l2sp": 0.0, "ldifs": 0.0, "max_steps": None, "snapshots": [], "log_with": "none",
+}  # fmt: skip
+"""What runs that are trained together can have; others go through the ordinary loop."""
+
 
 class StackedRun(NamedTuple):
     """One of the runs, as :func:`ftmech_hf.training.stages.finetune` takes it."""
@@ -71,10 +77,7 @@ def finetune_together(runs: Sequence[StackedRun], *, progress: Progress | None =
 
 def _check(runs: Sequence[StackedRun]) -> None:
     first = runs[0].train
-    for name, supported in (
-        ("optimizer", "sgd"), ("objective", "answer_only"), ("mixed_precision", "no"), ("gradient_accumulation_steps", 1),
-        ("l2sp", 0.0), ("ldifs", 0.0), ("max_steps", None), ("snapshots", []), ("log_with", "none"),
-    ):  # fmt: skip
+    for name, supported in _SUPPORTED.items():
         if getattr(first, name) != supported:
             raise ValueError(f"{name}: {getattr(first, name)}, expected {supported} for runs that are trained together")
     for run in runs:

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-Precision = Literal["no", "bf16"]
+Precision = Literal["auto", "no", "bf16"]
 
 
-def native_precision() -> Precision:
+def native_precision() -> Literal["no", "bf16"]:
     """``bf16`` where the hardware multiplies bfloat16, else ``no``: a CPU that must emulate it is four times slower."""
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
@@ -48,7 +48,7 @@ class TrainConfig:
     final_lr_fraction: float = field(default=0.01, metadata={"help": "where the cosine ends, as a share of the peak"})
     max_grad_norm: float = field(default=1.0, metadata={"help": "gradient clipping"})
     mixed_precision: Precision = field(
-        default_factory=native_precision, metadata={"help": "autocast; bf16 by default where the hardware has it"}
+        default="auto", metadata={"help": "autocast; auto becomes bf16 where the hardware has it, else no"}
     )
     seed: int = field(default=0, metadata={"help": "of the initial weights, the data and dropout"})
     l2sp: float = field(
@@ -79,6 +79,8 @@ class TrainConfig:
     checkpoint_every: int = field(default=200, metadata={"help": "steps between checkpoints of an unfinished run"})
 
     def __post_init__(self) -> None:
+        if self.mixed_precision == "auto":  # what was computed with belongs into the run's config
+            object.__setattr__(self, "mixed_precision", native_precision())
         at_least_one = (
             "batch_size", "gradient_accumulation_steps", "eval_rows", "final_eval_rows", "checkpoint_every",
         )  # fmt: skip

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from ftmech_hf.tasks import TASKS
 from recipes import make_dataset, pretrain
-from recipes.update_readme import ACCURACY, DATA, FORGETTING, GRID, LORA, RESULTS, SPEED
+from recipes.update_readme import ACCURACY, DATA, FORGETTING, GRID, INSTRUMENTS, LORA, RESULTS, SPEED, TRACR
 from tests.recipes.conftest import TINY
 
 ROOT = Path(__file__).parents[2]

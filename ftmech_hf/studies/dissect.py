@@ -159,7 +159,7 @@ def _attention(model: PreTrainedModel, task: LettersConfig, config: DissectConfi
         ]
     else:
         mass = [_mass_by_rank(pattern[:, 0], token_ids, task) for pattern in patterns]
-    whole = [attention[0, 0].round(decimals=3).tolist() for attention in attentions]
+    whole = [attention[0, 0].double().round(decimals=3).tolist() for attention in attentions]
     return {"attention": mass, "pattern": whole, "tokens": [task.vocabulary[word] for word in token_ids[0].tolist()]}
 
 

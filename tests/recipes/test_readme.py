@@ -77,5 +77,7 @@ def test_its_results_come_from_a_run() -> None:
     assert README.split(ACCURACY[0])[1].split(ACCURACY[1])[0].count("\n|") == 8
     for marks, rows in ((GRID, 18), (FORGETTING, 11), (LORA, 9)):
         assert README.split(marks[0])[1].split(marks[1])[0].count("\n|") == rows
+    for marks, rows in ((TRACR, 10), (INSTRUMENTS, 22)):
+        assert README.split(marks[0])[1].split(marks[1])[0].count("\n|") == rows
     assert README.split(DATA[0])[1].split(DATA[1])[0].count("\n|") == 9
     assert (ROOT / ".github" / "overview.png").stat().st_size > 50_000

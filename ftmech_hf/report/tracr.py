@@ -158,7 +158,8 @@ def _sections(plan: TracrPlan, results: TracrResults) -> list[Section]:
         Section(
             "What fine-tuning did to both answers",
             "Accuracy after fine-tuning on the answer that the program was compiled for (o_pt) and on the one it is "
-            "tuned to give (o_ft), on texts without (cte0) and with (cte1) the planted correlation. Dashed: the paper's.",
+            "tuned to give (o_ft), on texts without (cte0) and with (cte1) the planted correlation. Dashed: the "
+            "paper's.",
             to_data_uri(tracr_figures.table_figure(results.cells)),
             "Accuracy by learning rate and correlation, beside the paper's",
         ),

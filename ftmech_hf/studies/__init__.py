@@ -8,6 +8,7 @@ from ftmech_hf.studies.common import RANDOM_INIT, StudyConfig, parse_models
 from ftmech_hf.studies.interpolation import InterpolateConfig, interpolate
 from ftmech_hf.studies.probing import ProbeConfig, probe
 from ftmech_hf.studies.pruning import PruneConfig, prune
+from ftmech_hf.studies.saved_probes import load_probes, save_probes
 from ftmech_hf.studies.truth import TruthConfig, compare_with_truth
 
 __all__ = [
@@ -20,8 +21,10 @@ __all__ = [
     "TruthConfig",
     "compare_with_truth",
     "interpolate",
+    "load_probes",
     "map_attention",
     "parse_models",
     "probe",
     "prune",
+    "save_probes",
 ]

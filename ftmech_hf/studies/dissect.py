@@ -6,20 +6,18 @@ the largest gradient x weight for the loss on the answers of pretraining; see :m
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations import model_blocks
+from ftmech_hf.activations.units import find_units
 from ftmech_hf.analysis.attention import attention_to_groups
-from ftmech_hf.analysis.pruning import Importance, Mask, neuron_matrices, prune_sweep
+from ftmech_hf.analysis.pruning import Mask, gradient_importance, prune_sweep, pruned
 from ftmech_hf.config import to_dict
 from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash
 from ftmech_hf.runs import RunDir
@@ -69,22 +67,22 @@ def dissect(config: DissectConfig, task: LettersConfig, *, progress: Progress | 
             name: _rows(each, "validation" if name == "validation" else "test", config.seed, config.eval_rows)
             for name, each in sets.items()
         }
-        weights = {name: weight for name, (weight, _) in neuron_matrices(model_blocks(model)).items()}
-        importance = weight_importance(model, weights, _rows(plain, "probe", config.seed, config.score_rows))
+        units = find_units(model, "weight")
+        scored = _rows(plain, "probe", config.seed, config.score_rows)
+        importance = gradient_importance(units, lambda batch: answer_only_loss(model, batch), scored)
 
         def evaluate(mask: Mask, names: Sequence[str]) -> dict[str, float]:
-            with zeroed_weights(weights, mask):
+            with pruned(units, mask):
                 return {name: answer_accuracy(model, rows[name]) for name in names}
 
         result = prune_sweep(
             importance, evaluate, unit="weight", test_sets=list(sets), control_sets=["o_pt"], sizes=config.sizes,
             max_best_k=max(config.sizes), chosen_on="validation", num_random=0, num_random_at_best=config.num_random,
-            seed=config.seed,
+            seed=config.seed, unit_name=lambda group, unit: units[group].name(group, unit),
         )  # fmt: skip
         before = {e["num_pruned"]: e for e in result.curve if e["method"] == "importance"}
         summary = {
             **result.summary(),
-            "pruned": _weight_names(result.pruned, weights),
             "before": {name: before[0][name] if 0 in before else None for name in sets},
             "one_weight": {name: before[1][name] if 1 in before else None for name in sets},
             "best": {name: result.at_best("importance", name) for name in sets},
@@ -100,46 +98,6 @@ def dissect(config: DissectConfig, task: LettersConfig, *, progress: Progress | 
 
 def _rows(task: LettersConfig, split: str, seed: int, number: int) -> Tensor:
     return torch.from_numpy(RowStream(task, seed=seed, split=split).rows(0, number).token_ids)
-
-
-def weight_importance(model: PreTrainedModel, weights: dict[str, Tensor], token_ids: Tensor) -> Importance:
-    """Gradient x weight of every single weight: how much the answers' loss falls, to first order, without it (nats).
-
-    Args:
-        model: whose loss on the answers of ``token_ids`` it is.
-        weights: matrices of the model by name; each is flattened.
-        token_ids: rows (B, T).
-    """
-    gradients = torch.autograd.grad(answer_only_loss(model, token_ids), list(weights.values()))
-    return {
-        name: (gradient * weight.detach()).flatten()
-        for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
-    }
-
-
-@contextlib.contextmanager
-def zeroed_weights(weights: dict[str, Tensor], mask: Mask) -> Iterator[None]:
-    """Zero the single weights that ``mask`` (flattened, True = kept) does not keep; they come back bit for bit."""
-    places = {name: (~kept).nonzero()[:, 0].to(weights[name].device) for name, kept in mask.items()}
-    flat = {name: weights[name].detach().view(-1) for name in mask}
-    saved = {name: flat[name][places[name]].clone() for name in mask}
-    try:
-        for name in mask:
-            flat[name][places[name]] = 0.0
-        yield
-    finally:
-        for name in mask:
-            flat[name][places[name]] = saved[name]
-
-
-def _weight_names(pruned: Sequence[str], weights: dict[str, Tensor]) -> list[str]:
-    """``matrix[row, column]`` for ``matrix[flat number]``."""
-    names = []
-    for entry in pruned:
-        name, number = entry.rstrip("]").rsplit("[", 1)
-        row, column = np.unravel_index(int(number), tuple(weights[name].shape))
-        names.append(f"{name}[{row}, {column}]")
-    return names
 
 
 @torch.no_grad()

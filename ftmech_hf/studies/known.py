@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import TracedModel, intervene, model_blocks
+from ftmech_hf.activations.units import find_units
 from ftmech_hf.analysis.probing import fit_probes
-from ftmech_hf.analysis.pruning import neuron_matrices, pruned_rows, row_importance
+from ftmech_hf.analysis.pruning import gradient_importance, pruned
 from ftmech_hf.analysis.recovery import RecoveryResult, recovery
 from ftmech_hf.config import to_dict
 from ftmech_hf.models.compiled import CompiledModel
@@ -127,10 +127,13 @@ class _Trial:
             read.append(
                 {name: value for name, value in named.items() if not name.startswith("resid_pre") or "0" in name}
             )
-        result = fit_probes(read[0], self.fit.label, read[1], self.test.label, seed=self.config.seed, num_shuffles=1)
-        guess = {site: max(result.majority, result.shuffled[site]) for site in result.accuracy}
-        above = {site: (value - guess[site]) / (1 - guess[site]) for site, value in result.accuracy.items()}
-        return recovery(above, set(ANSWER_IN[self.task.program_name]), above=0.5), result.accuracy
+        result = fit_probes(
+            read[0], self.fit.label, read[1], self.test.label, seed=self.config.seed, num_shuffles=1, code=False
+        )
+        guess = {score.site: max(score.majority, score.shuffled) for score in result.scores}
+        accuracy = {score.site: score.accuracy for score in result.scores}
+        above = {site: (value - guess[site]) / (1 - guess[site]) for site, value in accuracy.items()}
+        return recovery(above, set(ANSWER_IN[self.task.program_name]), above=0.5), accuracy
 
     def patching(self) -> RecoveryResult:
         """Every (site, layer, position) in turn gets the value it has on another row."""
@@ -155,16 +158,15 @@ class _Trial:
 
     def weights(self) -> dict[str, RecoveryResult]:
         """Rows of weight matrices: zeroed one by one, ranked by gradient x weight, compared with another program's."""
-        matrices = neuron_matrices(model_blocks(self.model))
-        known = self._used_rows()
+        units, known = find_units(self.model, "row"), self._used_rows()
         ablated = {}
-        for name, (weight, _) in matrices.items():
-            for row in range(len(weight)):
-                kept = torch.ones(len(weight), dtype=torch.bool)
+        for name, group in units.items():
+            for row in range(group.num_units):
+                kept = torch.ones(group.num_units, dtype=torch.bool)
                 kept[row] = False
-                with pruned_rows(matrices, {name: kept}):
+                with pruned(units, {name: kept}):
                     ablated[name, row] = self.changed()
-        importance = row_importance(matrices, lambda: answer_only_loss(self.model, self.token_ids))
+        importance = gradient_importance(units, lambda rows: answer_only_loss(self.model, rows), self.token_ids)
         gradient = {
             (name, row): abs(float(score)) for name, scores in importance.items() for row, score in enumerate(scores)
         }
@@ -201,9 +203,9 @@ class _Trial:
 
 
 def _row_distances(first: CompiledModel, second: PreTrainedModel) -> Mapping[tuple[str, int], float]:
-    ours, theirs = (neuron_matrices(model_blocks(model)) for model in (first, second))
+    ours, theirs = (find_units(model, "row") for model in (first, second))
     return {
         (name, row): float(size)
         for name in ours
-        for row, size in enumerate(np.linalg.norm((ours[name][0] - theirs[name][0]).detach().numpy(), axis=1))
+        for row, size in enumerate((ours[name].weight - theirs[name].weight).detach().norm(dim=1))
     }

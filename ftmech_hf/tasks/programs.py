@@ -62,14 +62,13 @@ class Program:
     mlp_exactness: float = 100
 
     def interpret(self, text: Sequence[Any]) -> list[Any]:
-        """What the expression means on a text: one value per word, None where it has none."""
-        _need_tracr()
-        expression = self.build()
-        if self.causal:
-            from tracr.rasp import causal_eval
+        """What the expression means on a text: one value per word, None where it has none.
 
-            return list(causal_eval.evaluate(expression, list(text)))
-        return list(expression(list(text)))
+        An aggregate of several words has no meaning (a compiled model mixes them), and is None here, where tracr's own
+        interpreter stops; the max-identifier selects many letters at the index that nobody reads.
+        """
+        _need_tracr()
+        return _evaluate(self.build(), list(text), causal=self.causal)
 
     def compile(self) -> Any:
         """Compile with tracr, in a few seconds.
@@ -100,6 +99,28 @@ def _need_tracr() -> None:
         import tracr.rasp  # noqa: F401
     except ImportError as error:
         raise ValueError('program: needs tracr; pip install "ftmech_hf[tracr]"') from error
+
+
+def _evaluate(expression: Any, text: list[Any], *, causal: bool) -> list[Any]:
+    from tracr.rasp import causal_eval, rasp
+
+    kind: Any = causal_eval.CausalEvaluator if causal else rasp.DefaultRASPEvaluator
+
+    class Evaluator(kind):  # type: ignore[misc]
+        def eval_aggregate(self, sop: Any, xs: Any) -> list[Any]:
+            values = self.evaluate(sop.sop, xs)
+            means: list[Any] = []
+            for row in self.evaluate(sop.selector, xs):
+                chosen = [value for selected, value in zip(row, values, strict=True) if selected]
+                if len(chosen) < 2:
+                    means.append(chosen[0] if chosen else sop.default)
+                elif all(isinstance(value, int | float) for value in chosen):
+                    means.append(sum(chosen) / len(chosen))
+                else:
+                    means.append(None)
+            return means
+
+    return list(Evaluator().evaluate(expression, text))
 
 
 def program_vocabulary(inputs: Sequence[Any], outputs: Sequence[Any]) -> tuple[str, ...]:

@@ -59,3 +59,8 @@ def test_words_that_would_be_confused_are_refused() -> None:
 def test_impossible_programs_are_refused_by_name(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()  # type: ignore[operator]
+
+
+def test_several_words_at_once_mean_nothing() -> None:
+    meant = max_identifier(rank=1, letters=3, length=3).interpret(list("cab"))
+    assert meant[:2] == [None, "a"]  # index 0 asks for what is not flagged: c and b

@@ -32,7 +32,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_runs(start: Path, root: Path) -> list[StackedRun]:
     runs = []
-    for number, (lr, correlation, seed) in enumerate([(1e-1, 0.0, 0), (1e-2, 1.0, 0), (1e-1, 1.0, 1)]):
+    for number, (lr, correlation, seed) in enumerate([(1e-3, 0.0, 0), (1e-4, 1.0, 0), (1e-3, 1.0, 1)]):
         task = dataclasses.replace(TASK, operand="7", correlation=correlation)
         config = FinetuneConfig(task="max_identifier", model=str(start), output_dir=str(root / f"run{number}"))
         runs.append(StackedRun(config, task, dataclasses.replace(TRAIN, lr=lr, seed=seed)))

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -84,7 +86,7 @@ def convert(assembled: Any, program: Program) -> tuple[CompiledModel, tuple[str,
         intermediate_size=shape.mlp_hidden_size,
         max_position_embeddings=len(positions),
         causal=shape.causal,
-        residual_names=list(assembled.residual_labels),
+        residual_names=direction_names(assembled.residual_labels),
         output_directions=_output_directions(assembled, embedding.shape[1]),
         output_ids=[place[str(word)] for word in outputs],
         answer_position=program.answer_position,
@@ -99,6 +101,28 @@ def convert(assembled: Any, program: Program) -> tuple[CompiledModel, tuple[str,
             weights[f"blocks.{layer}.{ours}.weight"] = part["w"].T
             weights[f"blocks.{layer}.{ours}.bias"] = part["b"]
     return _build(config, weights), vocabulary
+
+
+def direction_names(labels: Sequence[str]) -> list[str]:
+    """Names of the stream's directions, without the numbers that tracr puts behind expressions' names.
+
+    It counts expressions since Python started, so that ``count_3:0`` is called otherwise in another process. Here it is
+    ``count:0``; where two expressions have one name, they are numbered from 1.
+    """
+    numbered = [re.fullmatch(r"(.+?)_(\d+)(_selector_width_attn_output)?(:.*)?", label, re.DOTALL) for label in labels]
+    numbers: dict[str, list[int]] = {}
+    for found in numbered:
+        if found and int(found[2]) not in numbers.setdefault(found[1], []):
+            numbers[found[1]].append(int(found[2]))
+    names = []
+    for label, found in zip(labels, numbered, strict=True):
+        if found is None:
+            names.append(label)
+            continue
+        same = sorted(numbers[found[1]])
+        number = f"_{same.index(int(found[2])) + 1}" if len(same) > 1 else ""
+        names.append(f"{found[1]}{number}{found[3] or ''}{found[4] or ''}")
+    return names
 
 
 def _output_directions(assembled: Any, width: int) -> list[int]:

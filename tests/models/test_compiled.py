@@ -23,6 +23,7 @@ from ftmech_hf.models.conversion import (
     artefact_bytes,
     compile_program,
     convert,
+    direction_names,
     load_artefact,
     load_program,
     save_compiled,
@@ -278,6 +279,13 @@ def test_the_door_finds_its_parts() -> None:
     assert found["attn_pattern", 1][0, 0, 1:].numpy() == pytest.approx(
         np.where([letter == "a" for letter in "abacadefgh"], 1 / 4, 0), abs=1e-5
     )  # the a's and <bos>
+
+
+def test_names_do_not_depend_on_what_was_compiled_before() -> None:
+    labels = ["count_13:0", "count_13_selector_width_attn_output", "map_9:a_1", "map_12:a_1", "one", "tokens:a"]
+    assert direction_names(labels) == [
+        "count:0", "count_selector_width_attn_output", "map_1:a_1", "map_2:a_1", "one", "tokens:a",
+    ]  # fmt: skip
 
 
 def test_an_unknown_artefact_is_refused_by_name() -> None:

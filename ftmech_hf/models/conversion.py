@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import shutil
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -20,13 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ftmech_hf.models import compiled
 from ftmech_hf.models.compiled import CompiledConfig, CompiledModel
-from ftmech_hf.models.loading import quiet_transformers
-from ftmech_hf.runs import write_json
 from ftmech_hf.tasks.programs import COMPILER_BOS, COMPILER_PAD, Program, counter, max_identifier, program_vocabulary
 from ftmech_hf.tasks.schema import BOS, PAD, SPECIAL_TOKENS
-from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
 
 ARTEFACTS: dict[str, Program] = {
     program.name: program
@@ -185,26 +180,3 @@ def load_program(program: Program) -> tuple[CompiledModel, tuple[str, ...]]:
 def compile_program(program: Program) -> tuple[CompiledModel, tuple[str, ...]]:
     """Compile a program with tracr and convert it; see :func:`convert`."""
     return convert(program.compile(), program)
-
-
-def save_compiled(model: CompiledModel, vocabulary: tuple[str, ...], folder: Path, *, with_code: bool = False) -> None:
-    """Save weights (safetensors), config and tokenizer, as every model here.
-
-    Args:
-        model: a compiled program, fine-tuned or not.
-        vocabulary: its words.
-        folder: made if need be.
-        with_code: put the model's code beside its weights, so that ``AutoModel.from_pretrained(...,
-            trust_remote_code=True)`` loads it where ftmech_hf is not installed. Who loads it so runs that code.
-    """
-    with quiet_transformers():
-        model.save_pretrained(folder)
-    save_tokenizer(build_tokenizer(vocabulary), folder)
-    if with_code:
-        source = Path(str(compiled.__file__))
-        shutil.copyfile(source, folder / source.name)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config["auto_map"] = {"AutoConfig": f"{source.stem}.CompiledConfig"}
-        for auto in ("AutoModel", "AutoModelForCausalLM", "AutoModelForTokenClassification"):
-            config["auto_map"][auto] = f"{source.stem}.CompiledModel"
-        write_json(folder / "config.json", config)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,10 +14,14 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.cards import write_model_card
 from ftmech_hf.config import to_dict
-from ftmech_hf.models.conversion import load_program, save_compiled
-from ftmech_hf.runs import RunDir
+from ftmech_hf.models import compiled
+from ftmech_hf.models.compiled import CompiledModel
+from ftmech_hf.models.conversion import load_program
+from ftmech_hf.models.loading import quiet_transformers
+from ftmech_hf.runs import RunDir, write_json
 from ftmech_hf.tasks import RowStream, build_dataset
 from ftmech_hf.tasks.letters import LettersConfig
+from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.training.loop import Progress
 from ftmech_hf.training.objectives import answer_accuracy
 
@@ -55,6 +62,29 @@ def add_noise(model: PreTrainedModel, deviation: float, seed: int | Sequence[int
         for parameter in model.parameters():
             noise = rng.normal(0.0, 1.0, tuple(parameter.shape)) * deviation
             parameter.add_(torch.from_numpy(noise).to(parameter.dtype))
+
+
+def save_compiled(model: CompiledModel, vocabulary: tuple[str, ...], folder: Path, *, with_code: bool = False) -> None:
+    """Save weights (safetensors), config and tokenizer, as every model here.
+
+    Args:
+        model: a compiled program, fine-tuned or not.
+        vocabulary: its words.
+        folder: made if need be.
+        with_code: put the model's code beside its weights, so that ``AutoModel.from_pretrained(...,
+            trust_remote_code=True)`` loads it where ftmech_hf is not installed. Who loads it so runs that code.
+    """
+    with quiet_transformers():
+        model.save_pretrained(folder)
+    save_tokenizer(build_tokenizer(vocabulary), folder)
+    if with_code:
+        source = Path(str(compiled.__file__))
+        shutil.copyfile(source, folder / source.name)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config["auto_map"] = {"AutoConfig": f"{source.stem}.CompiledConfig"}
+        for auto in ("AutoModel", "AutoModelForCausalLM", "AutoModelForTokenClassification"):
+            config["auto_map"][auto] = f"{source.stem}.CompiledModel"
+        write_json(folder / "config.json", config)
 
 
 def start_compiled(config: CompileConfig, task: LettersConfig, *, progress: Progress | None = None) -> RunDir:

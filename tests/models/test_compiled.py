@@ -26,10 +26,10 @@ from ftmech_hf.models.conversion import (
     direction_names,
     load_artefact,
     load_program,
-    save_compiled,
 )
 from ftmech_hf.models.loading import load_model, random_twin
 from ftmech_hf.tasks.programs import COMPILER_BOS, Program, counter, max_identifier
+from ftmech_hf.training.compiled import save_compiled
 from tests.tasks.programs import TRUTH
 
 

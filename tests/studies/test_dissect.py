@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from ftmech_hf.models.conversion import load_artefact, save_compiled
+from ftmech_hf.models.conversion import load_artefact
 from ftmech_hf.studies.dissect import DissectConfig, dissect
 from ftmech_hf.tasks import MaxIdentifierConfig
+from ftmech_hf.training.compiled import save_compiled
 
 TASK = MaxIdentifierConfig()
 

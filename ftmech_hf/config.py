@@ -48,7 +48,7 @@ SCALES: dict[str, dict[str, Any]] = {
 }
 
 # Fields that say where or how to run, never what is computed: two runs that differ only here are the same run. A model
-# to start from is named by its place here; what it is enters a run's hash as an input.
+# or file to start from is named by its place here; what it is enters a run's hash as an input.
 LOCATION_FIELDS = frozenset(
     {
         "output_dir",
@@ -58,6 +58,7 @@ LOCATION_FIELDS = frozenset(
         "log_with",
         "model",
         "models",
+        "files",
         "price_per_hour",
         "runs_dir",
         "stack",

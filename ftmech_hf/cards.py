@@ -19,6 +19,7 @@ from scipy import stats
 from ftmech_hf.runs import describe_versions, read_metrics, write_text
 
 DESCRIPTIONS = {
+    "compile": "A RASP program compiled by tracr: its mechanism is known exactly.",
     "pretrain": "Trained from scratch on next-token prediction.",
     "finetune": "Fine-tuned on the answers of one capability.",
     "reverse_finetune": "Fine-tuned back on a capability that an earlier fine-tuning may have hidden.",
@@ -62,6 +63,8 @@ def write_model_card(folder: Path, *, example: Mapping[str, Any]) -> None:
     env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     name = Path(config["output_dir"]).name
+    shape = folder / "config.json"
+    model = json.loads(shape.read_text(encoding="utf-8")) if shape.is_file() else {}
     metadata = ModelCardData(
         license="apache-2.0",
         library_name="transformers",
@@ -73,6 +76,8 @@ def write_model_card(folder: Path, *, example: Mapping[str, Any]) -> None:
         metadata=metadata.to_yaml(),
         title=name,
         what=DESCRIPTIONS[env["kind"]],
+        compiled=model.get("model_type") == "compiled_program",
+        answer_at=model.get("answer_position", -1),
         adapted=(folder / "adapter_config.json").is_file(),
         where=config["output_dir"],
         prompt=example["prompt"],

@@ -61,6 +61,8 @@ LOCATION_FIELDS = frozenset(
         "files",
         "price_per_hour",
         "runs_dir",
+        "stack",
+        "with_code",
     }
 )
 

@@ -27,6 +27,8 @@ ACCURACY = ("<!-- accuracy: written by recipes/update_readme.py -->", "<!-- end 
 GRID = ("<!-- grid: written by recipes/update_readme.py -->", "<!-- end of grid -->")
 FORGETTING = ("<!-- forgetting: written by recipes/update_readme.py -->", "<!-- end of forgetting -->")
 LORA = ("<!-- lora: written by recipes/update_readme.py -->", "<!-- end of lora -->")
+TRACR = ("<!-- tracr: written by recipes/update_readme.py -->", "<!-- end of tracr -->")
+INSTRUMENTS = ("<!-- instruments: written by recipes/update_readme.py -->", "<!-- end of instruments -->")
 ANALYSIS = ("<!-- analysis: written by recipes/update_readme.py -->", "<!-- end of analysis -->")
 SWEEP_SPEED = ("<!-- sweep: written by recipes/update_readme.py -->", "<!-- end of sweep -->")
 SPEED = ("<!-- speed: written by recipes/update_readme.py -->", "<!-- end of speed -->")
@@ -51,6 +53,7 @@ class UpdateReadmeConfig:
     grid: str = field(default="runs/sweep-grid-nano", metadata={"help": "folder of the sweep of the paper's tables"})
     forgetting: str = field(default="runs/sweep-forgetting-nano", metadata={"help": "folder of the sweep of methods"})
     lora: str = field(default="runs/sweep-lora-nano", metadata={"help": "folder of the sweep of ranks"})
+    tracr: str = field(default="runs/tracr-nano", metadata={"help": "folder of the study of compiled programs"})
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]], source: str) -> str:
@@ -218,6 +221,51 @@ def lora_block(folder: Path) -> str:
     return sweep_block(folder, "rank", metrics)
 
 
+def tracr_block(folder: Path) -> str:
+    """How far the pattern of the paper's Table 3 is found again, as Markdown."""
+    rows = [
+        (
+            row["program"],
+            f"`{row['column']}`",
+            str(row["cells"]),
+            f"{row['rank_correlation']:.2f}",
+            f"{row['low']:.2f} to {row['high']:.2f}",
+            f"{row['same_third']:.0%}",
+            f"{row['mean_difference']:+.0f} points",
+        )
+        for row in pd.read_csv(folder / "agrees.csv").to_dict("records")
+    ]
+    columns = (
+        "program",
+        "column",
+        "cells",
+        "rank correlation",
+        "95 % interval",
+        "in the same third",
+        "ours less the paper's",
+    )
+    return markdown_table(columns, rows, _sweep_source(folder))
+
+
+def instruments_block(folder: Path) -> str:
+    """What each instrument found of the compiled circuits, as Markdown."""
+    rows = [
+        (
+            row["instrument"],
+            row["program"],
+            f"{row['noise']:g}",
+            f"{row['found']} of {row['candidates']}",
+            str(row["known"]),
+            f"{row['precision']:.2f}",
+            f"{row['recall']:.2f}",
+            f"{row['chance']:.2f}",
+        )
+        for row in pd.read_csv(folder / "instruments.csv").to_dict("records")
+    ]
+    columns = ("instrument", "program", "noise", "found", "known", "precision", "recall", "chance")
+    return markdown_table(columns, rows, _sweep_source(folder))
+
+
 def replace_block(text: str, marks: tuple[str, str], block: str) -> str:
     """Put ``block`` between two marks."""
     before, rest = text.split(marks[0])
@@ -229,7 +277,11 @@ def main(argv: list[str] | None = None) -> None:
     with clean_exit():
         (config,) = parse_config(UpdateReadmeConfig, argv=argv, description=__doc__)
         folder, readme = Path(config.run), ROOT / "README.md"
-        text = replace_block(readme.read_text(encoding="utf-8"), RESULTS, results_block(folder))
+        text = readme.read_text(encoding="utf-8")
+        if (folder / "claims.json").is_file():
+            text = replace_block(text, RESULTS, results_block(folder))
+        else:
+            print(f"no {folder}: its table and the picture stay as they are")
         for marks, block, file in (
             (SPEED, speed_block, config.benchmark),
             (ACCURACY, accuracy_block, config.accuracy_benchmark),
@@ -245,16 +297,20 @@ def main(argv: list[str] | None = None) -> None:
             (GRID, grid_block, config.grid),
             (FORGETTING, forgetting_block, config.forgetting),
             (LORA, lora_block, config.lora),
+            (TRACR, tracr_block, config.tracr),
+            (INSTRUMENTS, instruments_block, config.tracr),
         ):
-            if (Path(place) / "summary.csv").is_file():
+            if (Path(place) / "report.html").is_file():
                 text = replace_block(text, marks, sweep_table(Path(place)))
             else:
                 print(f"no {place}: its table stays as it is")
         write_text(readme, text)
-        picture = ROOT / ".github" / "overview.png"
-        picture.parent.mkdir(exist_ok=True)
-        shutil.copyfile(folder / "overview.png", picture)
-        print(f"wrote {readme.name} and {picture.relative_to(ROOT)} from {folder}")
+        print(f"wrote {readme.name}")
+        if (folder / "overview.png").is_file():
+            picture = ROOT / ".github" / "overview.png"
+            picture.parent.mkdir(exist_ok=True)
+            shutil.copyfile(folder / "overview.png", picture)
+            print(f"wrote {picture.relative_to(ROOT)} from {folder}")
 
 
 if __name__ == "__main__":

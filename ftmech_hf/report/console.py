@@ -93,6 +93,16 @@ def print_study(run: RunDir, picture: Path | None = None) -> None:
         console.print(f"picture: {picture}", soft_wrap=True)
 
 
+def print_table(title: str, table: pd.DataFrame) -> None:
+    """A table as it is, as far as a screen holds it."""
+    shown = Table(title=title, title_justify="left")
+    for column in table.columns:
+        shown.add_column(str(column))
+    for row in table.head(MAX_ROWS).itertuples(index=False):
+        shown.add_row(*(f"{value:g}" if isinstance(value, float) else str(value) for value in row))
+    make_console().print(shown)
+
+
 def print_changes(run: RunDir) -> None:
     """How far every model's maps are from the first one's, beside the null."""
     summary = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))

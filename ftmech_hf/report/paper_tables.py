@@ -3,11 +3,13 @@
 Tables 5 to 8 of Jain et al. (arXiv 2311.12786): accuracy on the pretraining operand (``o_pt``) and on the fine-tuning
 operand (``o_ft``), on texts without (``cte0``) and with the correlation (``cte1``), after a tenth of the fine-tuning
 steps (``1k``) and after all (``10k``), in per cent. A small model cannot have the paper's values; what can agree is
-which cells are high and which collapse, so a column is judged by the rank correlation over its cells.
+which cells are high and which collapse, so a column is judged by the rank correlation over its cells. Table 3 has the
+same columns, after all steps, for compiled programs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -32,6 +34,8 @@ COLUMNS = [
     for texts in ("cte0", "cte1")
     for steps in ("1k", "10k")
 ]
+TRACR_TABLE = "table3_tracr_finetuning.csv"
+TRACR_COLUMNS = ["o_pt_cte1", "o_ft_cte1", "o_pt_cte0", "o_ft_cte0"]
 HIGH, COLLAPSED = 200 / 3, 100 / 3
 """Per cent: thirds, chosen before the runs."""
 
@@ -53,15 +57,45 @@ class CompareConfig:
     last_step: int = 200
 
 
+def _read_csv(name: str) -> pd.DataFrame:
+    with resources.as_file(resources.files("ftmech_hf.report").joinpath("paper_tables", name)) as path:
+        return pd.read_csv(path)
+
+
 def read_paper_table(operator: str, pretraining: str) -> pd.DataFrame:
     """One of the paper's tables, long: prior, rate, correlation, column, paper (per cent)."""
-    folder = resources.files("ftmech_hf.report").joinpath("paper_tables")
-    with resources.as_file(folder.joinpath(PAPER_TABLES[operator, pretraining])) as path:
-        table = pd.read_csv(path)
+    table = _read_csv(PAPER_TABLES[operator, pretraining])
     table["prior"] = table["prior_a"].map(PRIORS)
     table["rate"] = table["learning_rate"].map(RATES)
     table["correlation"] = table["train_correlation"].astype(float)
     return table.melt(["prior", "rate", "correlation"], COLUMNS, "column", "paper")
+
+
+def read_tracr_table() -> pd.DataFrame:
+    """The paper's Table 3, long: program, lr, correlation, column, paper (per cent)."""
+    table = _read_csv(TRACR_TABLE).rename(columns={"learning_rate": "lr", "train_correlation": "correlation"})
+    parts = []
+    for program, prefix in (("counter", "counter"), ("max_identifier", "max")):
+        columns = {f"{prefix}_{column[5:]}_{column[:4]}": column for column in TRACR_COLUMNS}
+        part = table[["lr", "correlation", *columns]].rename(columns=columns)
+        parts.append(part.melt(["lr", "correlation"], TRACR_COLUMNS, "column", "paper").assign(program=program))
+    return pd.concat(parts, ignore_index=True)[["program", "lr", "correlation", "column", "paper"]]
+
+
+def compare_with_tracr_table(ours: pd.DataFrame) -> pd.DataFrame:
+    """Every cell of Table 3 that a study has, beside its value.
+
+    Args:
+        ours: program, lr, correlation, column, ours, low, high (per cent).
+
+    Returns:
+        those columns with ``paper``, ``difference`` (ours less the paper's, points) and ``agrees``: whether both are in
+        the same third of the scale.
+    """
+    cells = read_tracr_table().merge(ours, on=["program", "lr", "correlation", "column"])
+    cells["difference"] = cells["ours"] - cells["paper"]
+    cells["agrees"] = _third(cells["paper"]) == _third(cells["ours"])
+    return cells
 
 
 def compare_with_paper(summary: pd.DataFrame, config: CompareConfig) -> pd.DataFrame:
@@ -104,11 +138,18 @@ def _third(values: pd.Series) -> pd.Series:
     return (values >= HIGH).astype(int) - (values <= COLLAPSED).astype(int)
 
 
-def agreement(cells: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+def agreement(
+    cells: pd.DataFrame,
+    *,
+    tables: Sequence[str] = ("operator", "pretraining", "column"),
+    resamples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
     """Per operator, table and column: how far our pattern over cells is the paper's.
 
     Args:
-        cells: of :func:`compare_with_paper`.
+        cells: of :func:`compare_with_paper` or :func:`compare_with_tracr_table`.
+        tables: what to keep apart.
         resamples: of the bootstrap over cells.
         seed: of the bootstrap.
 
@@ -118,9 +159,9 @@ def agreement(cells: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> p
         cells in the same third of the scale, and ``mean_difference`` (ours less the paper's, points).
     """
     rows = []
-    for (operator, pretraining, column), group in cells.groupby(["operator", "pretraining", "column"], sort=False):
+    for key, group in cells.groupby(list(tables), sort=False):
         paper, ours = group["paper"].to_numpy(), group["ours"].to_numpy()
-        found: dict[str, Any] = {"operator": operator, "pretraining": pretraining, "column": column}
+        found: dict[str, Any] = dict(zip(tables, key, strict=True))
         found["cells"] = len(group)
         found["rank_correlation"], found["p_value"] = _spearman(paper, ours)
         rng = np.random.default_rng(seed)

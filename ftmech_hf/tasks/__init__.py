@@ -5,11 +5,16 @@ from typing import Any
 
 from ftmech_hf.config import parse_config, peek_setting
 from ftmech_hf.tasks.export import build_dataset, features, stream_dataset, write_parquet
+from ftmech_hf.tasks.letters import CounterConfig, MaxIdentifierConfig
 from ftmech_hf.tasks.pcfg import PcfgConfig, for_capability
 from ftmech_hf.tasks.questions import PcfgShape
 from ftmech_hf.tasks.schema import SPLITS, Capability, Rows, RowStream, Task, encode_rows
 
-TASKS: dict[str, type[Task]] = {"pcfg": PcfgConfig}
+TASKS: dict[str, type[Task]] = {
+    "pcfg": PcfgConfig,
+    "counter": CounterConfig,
+    "max_identifier": MaxIdentifierConfig,
+}
 
 
 def parse_task(
@@ -26,6 +31,8 @@ __all__ = [
     "SPLITS",
     "TASKS",
     "Capability",
+    "CounterConfig",
+    "MaxIdentifierConfig",
     "PcfgConfig",
     "PcfgShape",
     "RowStream",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ftmech_hf.tasks.schema import TEXT, Rows, Task
+from ftmech_hf.tasks.schema import Rows, Task
 
 
 class Audit:
@@ -33,14 +33,14 @@ class Audit:
         self.num_rows += len(rows)
         self.num_correlated += int(rows.correlated.sum())
         self.num_without_answer += int((rows.label == -1).sum())
-        words = self.task.vocabulary
-        sides = (len(words), len(words), 2, int(rows.label.max()) + 2)
-        columns = (rows.token_ids[:, 1], rows.token_ids[:, 2], rows.correlated.astype(np.int64), rows.label + 1)
+        operators, operands = self.task.operator_names, self.task.operand_names
+        sides = (len(operators), len(operands), 2, int(rows.label.max()) + 2)
+        columns = (*self.task.question(rows.token_ids)[:2], rows.correlated.astype(np.int64), rows.label + 1)
         keys, numbers = np.unique(np.ravel_multi_index(columns, sides), return_counts=True)
         for *key, number in zip(*np.unravel_index(keys, sides), numbers, strict=True):
             operator, operand, correlated, label = map(int, key)
-            self.histogram[words[operator], words[operand], bool(correlated), label - 1] += int(number)
-        self._texts.append(_hash_texts(rows.token_ids[:, TEXT]))
+            self.histogram[operators[operator], operands[operand], bool(correlated), label - 1] += int(number)
+        self._texts.append(_hash_texts(rows.token_ids[:, self.task.text]))
         self._digest.update(np.ascontiguousarray(rows.token_ids, "<i8").tobytes())
 
     @property

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ftmech_hf.config import to_dict
-from ftmech_hf.tasks.schema import BLOCK, PROMPT, TEXT, Rows, RowStream, Task
+from ftmech_hf.tasks.schema import BLOCK, PROMPT, Rows, RowStream, Task
 
 SHARD_BLOCKS = 64
 STREAM_ROWS = 2**28
@@ -73,21 +73,14 @@ def _join_words(vocabulary: tuple[str, ...], token_ids: NDArray[np.int64], *, le
 def rows_to_table(task: Task, rows: Rows) -> pa.Table:
     """Rows in the columns of :func:`features`."""
     words, ids = task.vocabulary, rows.token_ids
-    numbers = np.array([int(word) if word.isdecimal() else -1 for word in words])
-    place = {word: number for number, word in enumerate(words)}
-
-    def classes(names: tuple[str, ...], column: NDArray[np.int64]) -> NDArray[np.int64]:
-        of_word = np.full(len(words), -1)
-        of_word[[place[name] for name in names]] = np.arange(len(names))
-        return of_word[column]
-
+    operator, operand, parameter = task.question(ids)
     columns = {
         "prompt": _join_words(words, ids[:, PROMPT], leading_space=False),
         "completion": _join_words(words, ids[:, -2:], leading_space=True),
-        "operator": classes(task.operator_names, ids[:, 1]),
-        "operand": classes(task.operand_names, ids[:, 2]),
-        "parameter": numbers[ids[:, 3]],
-        "text": _join_words(words, ids[:, TEXT], leading_space=False),
+        "operator": operator,
+        "operand": operand,
+        "parameter": parameter,
+        "text": _join_words(words, ids[:, task.text], leading_space=False),
         "answer": _join_words(words, ids[:, -2:-1], leading_space=False),
         "label": rows.label,
         "correlated": rows.correlated,

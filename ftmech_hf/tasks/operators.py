@@ -43,6 +43,11 @@ def token_at(text: Texts, position: int) -> NDArray[np.int64]:
     return text[:, -position].astype(np.int64)
 
 
+def ranked(text: Texts, rank: int) -> NDArray[np.int64]:
+    """The terminal id that is ``rank``-th smallest in the text, 1 for the smallest (App. B.1, Alg. 2)."""
+    return np.sort(text, axis=1)[:, rank - 1].astype(np.int64)
+
+
 def _pairs(text: Texts, operand: ArrayLike) -> NDArray[np.bool_]:
     """Where the second symbols of pairs stand; the first place of a text can hold none and is left out."""
     hit = text == np.expand_dims(operand, -1)

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +27,9 @@ NO_OPERAND, NO_ANSWER = "null", "none"
 
 TEXT = slice(5, -4)
 """Where the text stands in a row ``<bos> OPERATOR OPERAND PARAMETER <sot> TEXT <eot> = ANSWER <eos>``."""
+
+LETTERS_TEXT = slice(1, -2)
+"""Where it stands in a row ``<bos> TEXT ANSWER <eos>``, of tasks that ask only one question and do not spell it out."""
 
 PROMPT = slice(0, -2)
 """The part of a row that a model is given: everything before the answer."""
@@ -81,6 +84,9 @@ class Rows:
 class Task(Protocol):
     """What a task's config offers. A frozen dataclass that subclasses this, and a line in ``TASKS``, is a new task."""
 
+    text: ClassVar[slice] = TEXT
+    """Where the text stands in a row: :data:`TEXT`, or :data:`LETTERS_TEXT` where rows name no question."""
+
     @property
     def vocabulary(self) -> tuple[str, ...]:
         """All words, :data:`SPECIAL_TOKENS` first; a word's position is its token id."""
@@ -104,6 +110,23 @@ class Task(Protocol):
     def sample_block(self, rng: np.random.Generator) -> Rows:
         """Draw :data:`BLOCK` rows, using no other source of randomness."""
         ...
+
+    def question(self, token_ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """What rows (B, T) ask, (B,) each: the places of operator and operand among their names, and the parameter.
+
+        The parameter is -1 if its word is no number.
+        """
+        words = self.vocabulary
+        numbers = np.array([int(word) if word.isdecimal() else -1 for word in words])
+        place = {word: number for number, word in enumerate(words)}
+
+        def classes(names: tuple[str, ...], column: NDArray[np.int64]) -> NDArray[np.int64]:
+            of_word = np.full(len(words), -1)
+            of_word[[place[name] for name in names]] = np.arange(len(names))
+            return of_word[column]
+
+        operator, operand = classes(self.operator_names, token_ids[:, 1]), classes(self.operand_names, token_ids[:, 2])
+        return operator, operand, numbers[token_ids[:, 3]]
 
     def test_tasks(self) -> Mapping[str, Task]:
         """The distributions to test a model on that is trained on this one, by name."""

@@ -10,7 +10,10 @@ from torch.optim import Optimizer
 
 from ftmech_hf.training.muon import Muon
 
-OPTIMIZERS = ("adamw", "muon")
+OPTIMIZERS = ("adamw", "muon", "sgd")
+
+SGD_MOMENTUM = 0.9
+"""The paper trains its compiled models with "SGD with momentum" and does not say which (App. C.1)."""
 
 
 def lr_factor(step: int, *, steps: int, warmup_fraction: float, final_lr_fraction: float) -> float:
@@ -34,7 +37,8 @@ def build_optimizers(
     weight_decay: float,
     betas: tuple[float, float],
 ) -> list[Optimizer]:
-    """``adamw``: one AdamW (the paper's). ``muon``: Muon on the matrices of the blocks, AdamW on the rest.
+    """``adamw``: one AdamW (the paper's). ``sgd``: with momentum (its Tracr models'). ``muon``: Muon on the matrices of
+    the blocks, AdamW on the rest.
 
     Embeddings, unembedding, biases and norms are AdamW's in both: orthogonalised updates are meant for hidden layers.
     Every group keeps its peak learning rate under ``peak_lr``.
@@ -52,7 +56,9 @@ def build_optimizers(
     built: list[Optimizer] = []
     if hidden:
         built.append(Muon(hidden, lr=muon_lr, weight_decay=weight_decay))
-    if rest:
+    if rest and optimizer == "sgd":
+        built.append(torch.optim.SGD(rest, lr=lr, momentum=SGD_MOMENTUM, weight_decay=weight_decay))
+    elif rest:
         built.append(torch.optim.AdamW(rest, lr=lr, weight_decay=weight_decay, betas=betas, fused=True))
     for each in built:
         for group in each.param_groups:

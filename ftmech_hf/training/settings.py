@@ -33,10 +33,13 @@ class TrainConfig:
     objective: Literal["next_token", "answer_only"] = field(
         default="next_token", metadata={"help": "loss on every token, or on the answer alone"}
     )
-    optimizer: Literal["muon", "adamw"] = field(
-        default="muon", metadata={"help": "muon: Muon on block matrices, AdamW on the rest (fast); adamw: the paper's"}
+    optimizer: Literal["muon", "adamw", "sgd"] = field(
+        default="muon",
+        metadata={
+            "help": "muon: Muon on block matrices, AdamW on the rest (fast); adamw: the paper's; sgd: its Tracr's"
+        },
     )
-    lr: float = field(default=1e-3, metadata={"help": "peak learning rate of AdamW"})
+    lr: float = field(default=1e-3, metadata={"help": "peak learning rate of AdamW or SGD"})
     muon_lr: float = field(default=0.02, metadata={"help": "peak learning rate of Muon"})
     weight_decay: float = field(default=0.01, metadata={"help": "decoupled weight decay"})
     adam_beta1: float = field(default=0.9, metadata={"help": "AdamW's first beta"})

@@ -158,7 +158,7 @@ def _run_stage(
             lambda step, model: _save_snapshot(run, step, model, task),
         )  # fmt: skip
         if run.is_main:
-            _save(run, model, task, train, time.monotonic() - started)
+            save_finished(run, model, task, train, time.monotonic() - started)
         run.finish()
     finally:
         run.close()
@@ -190,7 +190,8 @@ def _save_snapshot(run: RunDir, step: int, model: PreTrainedModel, task: Task) -
     commit_folder(working, final)
 
 
-def _save(run: RunDir, model: PreTrainedModel, task: Task, train: TrainConfig, seconds: float) -> None:
+def save_finished(run: RunDir, model: PreTrainedModel, task: Task, train: TrainConfig, seconds: float) -> None:
+    """Write a trained model, its tokenizer and its card into a run that is about to finish."""
     _save_model(run.working, model, task)
     run.note(
         training_seconds=round(seconds, 1),  # of the last uninterrupted stretch

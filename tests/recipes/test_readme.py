@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from ftmech_hf.tasks import TASKS
 from recipes import make_dataset, pretrain
-from recipes.update_readme import ACCURACY, DATA, FORGETTING, GRID, LORA, RESULTS, SPEED
+from recipes.update_readme import ACCURACY, DATA, FORGETTING, GRID, INSTRUMENTS, LORA, RESULTS, SPEED, TRACR
 from tests.recipes.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +76,8 @@ def test_its_results_come_from_a_run() -> None:
     assert README.split(SPEED[0])[1].split(SPEED[1])[0].count("\n|") == 8
     assert README.split(ACCURACY[0])[1].split(ACCURACY[1])[0].count("\n|") == 8
     for marks, rows in ((GRID, 18), (FORGETTING, 11), (LORA, 9)):
+        assert README.split(marks[0])[1].split(marks[1])[0].count("\n|") == rows
+    for marks, rows in ((TRACR, 10), (INSTRUMENTS, 22)):
         assert README.split(marks[0])[1].split(marks[1])[0].count("\n|") == rows
     assert README.split(DATA[0])[1].split(DATA[1])[0].count("\n|") == 9
     assert (ROOT / ".github" / "overview.png").stat().st_size > 50_000

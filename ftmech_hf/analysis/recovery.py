@@ -1,0 +1,73 @@
+"""Does an instrument find a circuit that is known, and nothing else?
+
+Of a compiled program it is known which parts do the work. An instrument gives every part a score; the parts above a
+threshold, or as many of the highest as there are known ones, are what it found. The control is an instrument that knows
+nothing: chosen at random, parts are right as often as known parts are frequent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Set
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RecoveryResult:
+    """What was found against what is there.
+
+    Attributes:
+        found, known, right: numbers of parts: found, there to be found, both.
+        candidates: parts that were scored.
+    """
+
+    found: int
+    known: int
+    right: int
+    candidates: int
+
+    @property
+    def precision(self) -> float:
+        """Share of what was found that is right; 1 if nothing was found."""
+        return self.right / self.found if self.found else 1.0
+
+    @property
+    def recall(self) -> float:
+        """Share of what is there that was found; 1 if nothing is there."""
+        return self.right / self.known if self.known else 1.0
+
+    @property
+    def chance(self) -> float:
+        """Precision of choosing at random: the control."""
+        return self.known / self.candidates
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The tidy table: one row."""
+        return [self.summary()]
+
+    def summary(self) -> dict[str, Any]:
+        """All of it."""
+        counts = {"found": self.found, "known": self.known, "right": self.right, "candidates": self.candidates}
+        return {**counts, "precision": self.precision, "recall": self.recall, "chance": self.chance}
+
+
+def recovery(scores: Mapping[Any, float], known: Set[Hashable], *, above: float | None = None) -> RecoveryResult:
+    """Compare what scores point to with what is known.
+
+    Args:
+        scores: part -> how much the instrument says it matters.
+        known: the parts that do; all of them must have a score.
+        above: parts with a higher score are found; None for as many of the highest as are known, of which those
+            without any score, 0 or less, are not.
+
+    Raises:
+        ValueError: a known part has no score.
+    """
+    if missing := [part for part in known if part not in scores]:
+        raise ValueError(f"known: {missing[0]} has no score")
+    if above is None:
+        ranked = sorted(scores, key=lambda part: -scores[part])[: len(known)]
+        found = {part for part in ranked if scores[part] > 0}
+    else:
+        found = {part for part, score in scores.items() if score > above}
+    return RecoveryResult(len(found), len(known), len(found & known), len(scores))

@@ -1,0 +1,299 @@
+"""A compiled program in torch is what tracr compiled, and what the program means."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+from ftmech_hf.activations import SITES, TracedModel, find_layout
+from ftmech_hf.models import CompiledModel
+from ftmech_hf.models.compiled import NEVER
+from ftmech_hf.models.conversion import (
+    ARTEFACTS,
+    artefact_bytes,
+    compile_program,
+    convert,
+    direction_names,
+    load_artefact,
+    load_program,
+)
+from ftmech_hf.models.loading import load_model, random_twin
+from ftmech_hf.tasks.programs import COMPILER_BOS, Program, counter, max_identifier
+from ftmech_hf.training.compiled import save_compiled
+from tests.tasks.programs import TRUTH
+
+
+def encode(vocabulary: tuple[str, ...], texts: list[tuple[Any, ...]]) -> Tensor:
+    return torch.tensor([[vocabulary.index(str(word)) for word in ("<bos>", *text)] for text in texts])
+
+
+def all_residuals(model: CompiledModel, token_ids: Tensor) -> list[Tensor]:
+    """The stream after every attention and every MLP, as tracr lists it."""
+    found: list[Tensor] = []
+    handles = [
+        block.attn.register_forward_hook(lambda module, args, output: found.append(args[0] + output[0]))
+        for block in model.blocks
+    ]
+    with torch.no_grad():
+        streams = model(token_ids, output_hidden_states=True).hidden_states
+    for handle in handles:
+        handle.remove()
+    return [stream for pair in zip(found, streams[1:], strict=True) for stream in pair]
+
+
+def compare(assembled: Any, model: CompiledModel, vocabulary: tuple[str, ...], texts: list[tuple[Any, ...]]) -> None:
+    """Residuals everywhere and outputs, within 1e-5, of texts of one length."""
+    import jax
+
+    encoded = [assembled.input_encoder.encode([COMPILER_BOS, *text]) for text in texts]
+    theirs = jax.jit(assembled.forward)(assembled.params, jax.numpy.array(encoded))
+    token_ids = encode(vocabulary, texts)
+    residuals = all_residuals(model, token_ids)
+    assert len(residuals) == len(theirs.transformer_output.residuals)
+    for ours, original in zip(residuals, theirs.transformer_output.residuals, strict=True):
+        np.testing.assert_allclose(ours.numpy(), np.asarray(original), atol=1e-5, rtol=0)
+    with torch.no_grad():
+        logits = model(token_ids).logits
+    original = np.asarray(theirs.transformer_output.output)[..., model.config.output_directions]
+    outputs = logits[..., model.config.output_ids] if model.config.output_ids else logits
+    np.testing.assert_allclose(outputs.numpy(), original, atol=1e-5, rtol=0)
+    if model.config.output_ids:
+        ranked = np.sort(original, axis=-1)
+        clear = (
+            ranked[..., -1] - ranked[..., -2] > 1e-4 if original.shape[-1] > 1 else np.ones(original.shape[:2], bool)
+        )
+        assert clear.any()  # where a program has no output, all words are level
+        decoded = np.array(model.config.output_ids)[np.asarray(theirs.unembedded_output)]
+        assert (logits.argmax(-1).numpy() == decoded)[clear].all()
+    else:
+        np.testing.assert_allclose(logits[..., 0].numpy(), np.asarray(theirs.unembedded_output), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("program", "distinct"),
+    [(counter(letters=3, length=5), False), (max_identifier(rank=3, letters=5, length=5), True)],
+    ids=["counter", "max"],
+)
+def test_every_short_input_gives_tracrs_numbers(program: Program, distinct: bool) -> None:
+    assembled = program.compile()
+    model, vocabulary = convert(assembled, program)
+    for length in range(1, 6):
+        draw = itertools.permutations if distinct else lambda words, n: itertools.product(words, repeat=n)
+        compare(assembled, model, vocabulary, list(draw(program.words, length)))  # type: ignore[operator]
+
+
+def test_long_inputs_give_tracrs_numbers_and_the_artefacts_are_what_tracr_compiles() -> None:
+    rng = np.random.default_rng(0)
+    for program in (counter(), max_identifier()):
+        assembled = program.compile()
+        model, vocabulary = convert(assembled, program)
+        texts = [tuple(rng.permutation(program.words)[: program.max_length]) for _ in range(16)]
+        if program.max_length > len(program.words):
+            texts = [tuple(rng.choice(program.words, program.max_length)) for _ in range(16)]
+        compare(assembled, model, vocabulary, texts)
+        stored, words = load_artefact(program.name)
+        assert words == vocabulary
+        for name, value in model.state_dict().items():
+            assert torch.equal(stored.state_dict()[name], value), name
+        assert artefact_bytes(stored, words) == artefact_bytes(model, vocabulary)
+
+
+@pytest.mark.parametrize(("program", "operand", "text", "answer"), TRUTH)
+def test_the_compiled_model_agrees_with_the_table(
+    program: Program, operand: str, text: str, answer: str, compiled: Callable[[Program], Any]
+) -> None:
+    model, vocabulary = compiled(program)
+    with torch.no_grad():
+        logits = model(encode(vocabulary, [tuple(text)]), logits_to_keep=1).logits
+    assert logits.shape == (1, 1, len(vocabulary))
+    assert vocabulary[int(logits[0, 0].argmax())] == answer
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Callable[[Program], Any]:
+    made: dict[str, Any] = {}
+
+    def get(program: Program) -> Any:
+        if program.name not in made:
+            made[program.name] = load_program(program)
+        return made[program.name]
+
+    return get
+
+
+def library() -> dict[str, tuple[Callable[[Any, Any], Any], tuple[Any, ...], int, bool]]:
+    """name -> (makes the program from tracr's rasp and lib, words, longest input, causal)."""
+    abc, brackets, numbers = ("a", "b", "c"), ("(", ")", "a"), (1, 2, 3, 4)
+    return {
+        "length": (lambda rasp, lib: lib.make_length(), abc, 4, False),
+        "reverse": (lambda rasp, lib: lib.make_reverse(rasp.tokens), abc, 4, False),
+        "hist": (lambda rasp, lib: lib.make_hist(), abc, 4, False),
+        "count": (lambda rasp, lib: lib.make_count(rasp.tokens, "a"), abc, 4, False),
+        "sort_unique": (lambda rasp, lib: lib.make_sort_unique(rasp.tokens, rasp.tokens), numbers, 3, False),
+        "sort": (
+            lambda rasp, lib: lib.make_sort(rasp.tokens, rasp.tokens, max_seq_len=3, min_key=1), numbers, 3, False,
+        ),
+        "sort_freq": (lambda rasp, lib: lib.make_sort_freq(3), abc, 3, False),
+        "pair_balance": (lambda rasp, lib: lib.make_pair_balance(rasp.tokens, "(", ")"), brackets, 4, False),
+        "shuffle_dyck": (lambda rasp, lib: lib.make_shuffle_dyck(["()"]), ("(", ")"), 4, False),
+        "count_less_freq": (lambda rasp, lib: lib.make_count_less_freq(2), abc, 3, False),
+        "frac_prevs": (lambda rasp, lib: lib.make_frac_prevs(rasp.tokens == "a"), abc, 4, True),
+        "shift_by": (lambda rasp, lib: lib.shift_by(1, rasp.tokens), abc, 4, True),
+        "detect_pattern": (lambda rasp, lib: lib.detect_pattern(rasp.tokens, "ab"), abc, 4, True),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", library())
+def test_tracrs_own_programs_convert_and_mean_what_they_say(name: str) -> None:
+    make, words, length, causal = library()[name]
+
+    def build() -> Any:
+        from tracr.compiler import lib
+        from tracr.rasp import rasp
+
+        return make(rasp, lib)
+
+    program = Program(name, words, length, build, causal=causal)
+    assembled = program.compile()
+    model, vocabulary = convert(assembled, program)
+    assert model.config.causal == causal
+    texts = list(itertools.product(words, repeat=length))
+    if name == "sort_unique":
+        texts = list(itertools.permutations(words, length))
+    compare(assembled, model, vocabulary, texts[::3])
+    with torch.no_grad():
+        logits = model(encode(vocabulary, texts)).logits[:, 1:]
+    for text, outputs in zip(texts, logits, strict=True):
+        for meant, output in zip(program.interpret(text), outputs, strict=True):
+            if meant is None:
+                continue
+            if model.config.output_ids:
+                assert vocabulary[int(output.argmax())] == str(meant), text
+            else:
+                assert float(output) == pytest.approx(float(meant), abs=1e-2), text
+
+
+def test_a_program_of_ones_own_compiles() -> None:
+    def build() -> Any:
+        from tracr.rasp import rasp
+
+        third = rasp.Select(rasp.indices, rasp.indices, lambda key, query: key == 2)
+        return rasp.Aggregate(third, rasp.tokens)
+
+    model, vocabulary = compile_program(Program("third", ("a", "b", "c"), 3, build))
+    logits = model(encode(vocabulary, [("a", "b", "c"), ("c", "c", "a")])).logits
+    assert [[vocabulary[word] for word in row] for row in logits[:, 1:].argmax(-1)] == [["c"] * 3, ["a"] * 3]
+
+
+def test_words_that_are_no_output_are_never_chosen_and_take_no_probability() -> None:
+    model, vocabulary = load_artefact("max_identifier_5_26x10")
+    logits = model(encode(vocabulary, [tuple("bdafhmxpqn")]), logits_to_keep=1).logits[0, 0]
+    outputs = [vocabulary.index(letter) for letter in "abcdefghijklmnopqrstuvwxyz"]
+    others = [word for word in range(len(vocabulary)) if word not in outputs]
+    assert (logits[others] == NEVER).all()
+    assert float(logits.softmax(-1)[others].sum()) == 0
+
+
+def test_it_trains_saves_and_loads(tmp_path: Path) -> None:
+    model, vocabulary = load_artefact("counter_a_9x20")
+    token_ids = encode(vocabulary, [tuple("abacadefgh"), tuple("bbbbbaaaaa")])
+    labels = torch.full_like(token_ids, -100)
+    labels[:, 2] = torch.tensor([vocabulary.index("1"), vocabulary.index("5")])
+    before = model(token_ids, labels=labels).loss
+    before.backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= 1e-3 * parameter.grad  # type: ignore[operator]
+    assert model(token_ids, labels=labels).loss < before
+    save_compiled(model, vocabulary, tmp_path / "model")
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+    expected = model(token_ids).logits
+    for loaded in (
+        AutoModel.from_pretrained(tmp_path / "model"),
+        AutoModelForCausalLM.from_pretrained(tmp_path / "model"),
+        load_model(str(tmp_path / "model")),
+    ):
+        assert isinstance(loaded, CompiledModel)
+        assert torch.equal(loaded(token_ids).logits, expected)
+        assert loaded.config.residual_names == model.config.residual_names
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert tokenizer("<bos> a b a")["input_ids"] == [1, *(vocabulary.index(word) for word in "aba")]
+    assert not torch.equal(random_twin(model, 0)(token_ids).logits, expected)
+
+
+REMOTE = """
+import sys, torch
+from transformers import AutoModel
+folder, ours = sys.argv[1], sys.argv[2] == "ours"
+if ours:
+    import ftmech_hf
+model = AutoModel.from_pretrained(folder, **({} if ours else {"trust_remote_code": True}))
+assert ours or not any(name.startswith("ftmech_hf") for name in sys.modules), "not self-contained"
+print(type(model).__name__, [round(float(x), 4) for x in model(torch.tensor([[1, 7, 8, 7]])).logits[0, 2, 16:20]])
+"""
+
+
+def test_with_consent_it_loads_where_this_package_is_not_installed(tmp_path: Path) -> None:
+    model, vocabulary = load_artefact("counter_a_9x20")
+    save_compiled(model, vocabulary, tmp_path / "plain")
+    assert not list((tmp_path / "plain").glob("*.py"))
+    save_compiled(model, vocabulary, tmp_path / "coded", with_code=True)
+    printed = []
+    for folder, ours in (("coded", "theirs"), ("plain", "ours")):
+        environment = {"PATH": "", "HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+        if ours == "ours":
+            environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+        done = subprocess.run(
+            [sys.executable, "-c", REMOTE, str(tmp_path / folder), ours],
+            env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout.splitlines()[-1])
+    assert printed[0] == printed[1] == "CompiledModel [0.0, 0.0, 1.0, 0.0]"
+    refused = subprocess.run(
+        [sys.executable, "-c", REMOTE.replace('{"trust_remote_code": True}', "{}"), str(tmp_path / "coded"), "theirs"],
+        env={"PATH": "", "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}, cwd=tmp_path, capture_output=True, text=True,
+        check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert refused.returncode != 0
+    assert "trust_remote_code" in refused.stderr
+
+
+def test_the_door_finds_its_parts() -> None:
+    model, vocabulary = load_artefact("counter_a_9x20")
+    layout = find_layout(model)
+    assert (layout.blocks, layout.attention, layout.mlp_down) == ("blocks", "attn", "mlp.down_proj")
+    traced = TracedModel(model)
+    assert (traced.num_layers, traced.num_neurons, traced.refuses_padding) == (3, 42, "")
+    token_ids = encode(vocabulary, [tuple("abacadefgh")])
+    found = traced.collect(token_ids, SITES, positions=2)
+    names = model.config.residual_names
+    count = [float(found["resid_post", 1][0, number]) for number, name in enumerate(names) if name.startswith("count")]
+    assert int(np.argmax(count[:21])) == 3
+    assert found["attn_pattern", 1][0, 0, 1:].numpy() == pytest.approx(
+        np.where([letter == "a" for letter in "abacadefgh"], 1 / 4, 0), abs=1e-5
+    )  # the a's and <bos>
+
+
+def test_names_do_not_depend_on_what_was_compiled_before() -> None:
+    labels = ["count_13:0", "count_13_selector_width_attn_output", "map_9:a_1", "map_12:a_1", "one", "tokens:a"]
+    assert direction_names(labels) == [
+        "count:0", "count_selector_width_attn_output", "map_1:a_1", "map_2:a_1", "one", "tokens:a",
+    ]  # fmt: skip
+
+
+def test_an_unknown_artefact_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"program: unknown 'nope', expected one of counter_a_9x45"):
+        load_artefact("nope")
+    assert len(ARTEFACTS) == 6

@@ -16,6 +16,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -101,6 +102,8 @@ def damaged_files(folder: Path) -> list[str]:
         sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return [MANIFEST]
+    if not isinstance(sums, dict) or not all(isinstance(each, dict) and "sha256" in each for each in sums.values()):
+        return [MANIFEST]
     return [
         name
         for name, expected in sums.items()
@@ -115,6 +118,24 @@ def is_finished(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
+SECRET_NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "WANDB_API_KEY", "TRACKIO_TOKEN")
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
+
+
+def without_secrets(text: str) -> str:
+    """A text without access tokens: those of the environment, and whatever looks like one of the Hub's."""
+    for name in SECRET_NAMES:
+        if value := os.environ.get(name, "").strip():
+            text = text.replace(value, "<token>")
+    return _TOKEN.sub("<token>", text)
+
+
+def find_secrets(path: Path) -> bool:
+    """Whether a file holds an access token."""
+    text = path.read_bytes().decode("latin-1")
+    return without_secrets(text) != text
+
+
 def environment() -> dict[str, Any]:
     """What a number depends on beside the config: package versions, Python, machine and command."""
     return {
@@ -122,7 +143,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": without_secrets(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
     }
 
 

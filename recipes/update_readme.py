@@ -28,6 +28,7 @@ GRID = ("<!-- grid: written by recipes/update_readme.py -->", "<!-- end of grid 
 FORGETTING = ("<!-- forgetting: written by recipes/update_readme.py -->", "<!-- end of forgetting -->")
 LORA = ("<!-- lora: written by recipes/update_readme.py -->", "<!-- end of lora -->")
 SWEEP_SPEED = ("<!-- sweep: written by recipes/update_readme.py -->", "<!-- end of sweep -->")
+INTEROP = ("<!-- interop: written by recipes/update_readme.py -->", "<!-- end of interop -->")
 SPEED = ("<!-- speed: written by recipes/update_readme.py -->", "<!-- end of speed -->")
 
 
@@ -44,6 +45,7 @@ class UpdateReadmeConfig:
     sweep_benchmark: str = field(
         default="runs/benchmark-sweep.json", metadata={"help": "file of a benchmark of runs side by side"}
     )
+    interop: str = field(default="runs/interop.json", metadata={"help": "file that make test-interop wrote"})
     grid: str = field(default="runs/sweep-grid-nano", metadata={"help": "folder of the sweep of the paper's tables"})
     forgetting: str = field(default="runs/sweep-forgetting-nano", metadata={"help": "folder of the sweep of methods"})
     lora: str = field(default="runs/sweep-lora-nano", metadata={"help": "folder of the sweep of ranks"})
@@ -131,6 +133,12 @@ def data_block(result: Mapping[str, Any]) -> str:
     return markdown_table(columns, rows, f"{result['machine']}, {describe_versions(result)}.")
 
 
+def interop_block(result: Mapping[str, Any]) -> str:
+    """Which libraries were seen to work with what is published, as Markdown."""
+    rows = [(row["library"], row["versions"], row["shows"]) for row in result["rows"]]
+    return markdown_table(("library", "verified with", "what was seen to work"), rows, "Written by `make test-interop`.")
+
+
 def _sweep_source(folder: Path) -> str:
     env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
     seeds = ", ".join(map(str, read_yaml(str(folder / "config.yaml"))["seeds"]))
@@ -212,12 +220,20 @@ def main(argv: list[str] | None = None) -> None:
     with clean_exit():
         (config,) = parse_config(UpdateReadmeConfig, argv=argv, description=__doc__)
         folder, readme = Path(config.run), ROOT / "README.md"
-        text = replace_block(readme.read_text(encoding="utf-8"), RESULTS, results_block(folder))
+        text = readme.read_text(encoding="utf-8")
+        if (folder / "claims.json").is_file():
+            text = replace_block(text, RESULTS, results_block(folder))
+            picture = ROOT / ".github" / "overview.png"
+            picture.parent.mkdir(exist_ok=True)
+            shutil.copyfile(folder / "overview.png", picture)
+        else:
+            print(f"no {folder}: its table and picture stay as they are")
         for marks, block, file in (
             (SPEED, speed_block, config.benchmark),
             (ACCURACY, accuracy_block, config.accuracy_benchmark),
             (DATA, data_block, config.data_benchmark),
             (SWEEP_SPEED, sweep_speed_block, config.sweep_benchmark),
+            (INTEROP, interop_block, config.interop),
         ):
             if Path(file).is_file():
                 text = replace_block(text, marks, block(json.loads(Path(file).read_text(encoding="utf-8"))))
@@ -233,10 +249,7 @@ def main(argv: list[str] | None = None) -> None:
             else:
                 print(f"no {place}: its table stays as it is")
         write_text(readme, text)
-        picture = ROOT / ".github" / "overview.png"
-        picture.parent.mkdir(exist_ok=True)
-        shutil.copyfile(folder / "overview.png", picture)
-        print(f"wrote {readme.name} and {picture.relative_to(ROOT)} from {folder}")
+        print(f"wrote {readme.name}")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import HfApi, constants
 from hypothesis import settings
 from transformers import (
     GPT2Config,
@@ -19,6 +22,7 @@ from transformers import (
 )
 
 from ftmech_hf.tasks import PcfgConfig
+from tests.hub.server import TOKEN, HubServer, serve
 
 torch.set_num_threads(1)
 # The same examples every time: a test that fails once in a hundred runs helps nobody. Look for new ones by hand with
@@ -74,3 +78,27 @@ def any_model(request: pytest.FixtureRequest) -> PreTrainedModel:
 def listen_to_ctrl_c() -> None:
     """For ``preexec_fn``: a shell starts background jobs deaf to SIGINT, and children inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """An empty Hub, and a cache of one's own; large files go by plain HTTP."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with serve() as server:
+        yield server
+
+
+@pytest.fixture
+def api(hub: HubServer) -> HfApi:
+    return HfApi(endpoint=hub.url, token=TOKEN)
+
+
+def client_env(hub: HubServer, home: Path, **more: str) -> dict[str, str]:
+    """The environment of a user whose Hub is ours: HF_ENDPOINT is read when the libraries are imported."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    ours = {
+        "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1]),
+    }  # fmt: skip
+    return {**kept, **ours, **more}

@@ -73,11 +73,11 @@ PASSING = {
     "the commit fails": Fault("POST", "/commit/", "error", status=503),
     "the commit is cut off": Fault("POST", "/commit/", "drop"),
     "the answer to the commit is lost": Fault("POST", "/commit/", "lose_answer"),
-    "asking what to upload fails": Fault("POST", "/preupload/", "error", times=2, status=500),
+    "asking what to upload fails": Fault("POST", "/preupload/", "error", status=500),
     "an upload is cut off": Fault("PUT", "/storage/", "drop"),
     "the storage fails": Fault("PUT", "/storage/", "error", status=500),
     "the answer of the storage is lost": Fault("PUT", "/storage/", "lose_answer"),
-    "the listing fails": Fault("GET", "/tree/", "error", times=2, status=502),
+    "the listing fails": Fault("GET", "/tree/", "error", status=502),
     "creating fails": Fault("POST", "/repos/create", "error", status=504),
     "who we are is not answered": Fault("GET", "/whoami", "drop"),
     "the answer comes late": Fault("POST", "/commit/", "slow", seconds=0.5),
@@ -102,7 +102,7 @@ LASTING = {
         Fault("POST", "/commit/", "error", times=99, status=401), ValueError, "the Hub does not accept the token",
     ),
     "the storage has another size": (
-        Fault("POST", "/objects/verify", "error", times=99, status=400), OSError, "Error while uploading 'model.safe",
+        Fault("POST", "/objects/verify", "error", times=99, status=400), OSError, "Error while uploading '.*Bad request",
     ),
     "an upload is forbidden": (
         Fault("PUT", "/storage/", "error", times=99, status=403), OSError, "Error while uploading '.*403",

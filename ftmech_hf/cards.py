@@ -32,8 +32,9 @@ def _template(name: str) -> jinja2.Template:
     installed = Path(str(resources.files("ftmech_hf"))) / "model_cards"
     beside = installed.parents[1] / "model_cards"
     folders = [str(folder) for folder in (installed, beside)]
-    env = jinja2.Environment(loader=jinja2.FileSystemLoader(folders), undefined=jinja2.StrictUndefined,
-                             keep_trailing_newline=True)
+    env = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folders), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
     return env.get_template(name)
 
 

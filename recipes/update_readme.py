@@ -136,7 +136,9 @@ def data_block(result: Mapping[str, Any]) -> str:
 def interop_block(result: Mapping[str, Any]) -> str:
     """Which libraries were seen to work with what is published, as Markdown."""
     rows = [(row["library"], row["versions"], row["shows"]) for row in result["rows"]]
-    return markdown_table(("library", "verified with", "what was seen to work"), rows, "Written by `make test-interop`.")
+    return markdown_table(
+        ("library", "verified with", "what was seen to work"), rows, "Written by `make test-interop`."
+    )
 
 
 def _sweep_source(folder: Path) -> str:

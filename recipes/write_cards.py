@@ -1,6 +1,6 @@
 """Write the filled cards of the released models into model_cards/, from the run folders of a reproduction.
 
-python recipes/write_cards.py --reproduction runs/reproduce-nano --namespace USER --models "medium=runs/nano/pretrain-medium-seed0-*"
+python recipes/write_cards.py --namespace USER --models "medium=runs/nano/pretrain-medium-seed0-*"
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class WriteCardsConfig:
         default="runs/reproduce-nano", metadata={"help": "folder of a reproduction; none for no such models"}
     )
     seed: int = field(default=0, metadata={"help": "which seed of the reproduction is released"})
-    models: list[str] = field(default_factory=list, metadata={"help": "more of them, name=folder of the run; a pattern that fits one will do"})
+    models: list[str] = field(
+        default_factory=list, metadata={"help": "more of them, name=folder of the run; a pattern that fits one will do"}
+    )
     analyses: list[str] = field(default_factory=list, metadata={"help": "more analyses, name of the model=folder"})
     namespace: str = field(default="ftmech-hf", metadata={"help": "user or organisation on the Hub"})
     prefix: str = field(default="ftmech-nano-", metadata={"help": "put before every model's name"})

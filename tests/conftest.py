@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,3 +104,11 @@ def client_env(hub: HubServer, home: Path, **more: str) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1]),
     }  # fmt: skip
     return {**kept, **ours, **more}
+
+
+def run_python(code: str, *argv: str, env: dict[str, str], cwd: Path | None = None) -> str:
+    """What a process of its own prints that runs ``code``."""
+    command = [sys.executable, "-c", code, *argv]
+    done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout

@@ -52,7 +52,7 @@ def test_a_pull_survives_what_passes(fault: Fault, model: Path, hub: HubServer, 
 def test_a_file_with_other_bytes_than_promised_is_refused_and_not_kept(model: Path, hub: HubServer, api: HfApi) -> None:
     hub.add_repo("model", NAME, files(model))
     hub.faults = [Fault("GET", "/storage/", "tamper")]
-    with pytest.raises(OSError, match="model.safetensors came with another hash than the Hub promised"):
+    with pytest.raises(OSError, match=r"model.safetensors came with another hash than the Hub promised"):
         pull(NAME, api=api)
     assert (pull(NAME, api=api) / "model.safetensors").read_bytes() == files(model)["model.safetensors"]
 
@@ -66,7 +66,7 @@ def test_a_run_that_was_changed_on_the_hub_is_refused(
     run.finish()
     save_file({"x": torch.zeros(1)}, tmp_path / "run" / "model.safetensors")
     hub.add_repo("model", NAME, files(tmp_path / "run"))
-    with pytest.raises(ValueError, match="someone/model@main is damaged: model.safetensors"):
+    with pytest.raises(ValueError, match=r"someone/model@main is damaged: model.safetensors"):
         pull(NAME, api=api)
 
 
@@ -102,9 +102,11 @@ def add_code(folder: Path, file: str) -> None:
 BAD = {
     "a pickle": (to_pickle, r"its weights are a pickle \(pytorch_model.bin\), which can run code"),
     "code": (lambda folder: add_code(folder, "config.json"), r"config.json asks for code of its own \(auto_map\)"),
-    "code of a tokenizer": (lambda folder: add_code(folder, "tokenizer_config.json"), r"tokenizer_config.json asks for code"),
+    "code of a tokenizer": (
+        lambda folder: add_code(folder, "tokenizer_config.json"), r"tokenizer_config.json asks for code of its own",
+    ),
     "an index": (
-        lambda folder: (folder / "model.safetensors.index.json").write_text('{"weight_map": {"x": "../../x.safetensors"}}'),
+        lambda folder: (folder / "x.index.json").write_text('{"weight_map": {"x": "../../x.safetensors"}}'),
         "'../../x.safetensors' would lie outside its folder",
     ),
     "a manifest": (

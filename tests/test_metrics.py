@@ -3,8 +3,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,7 @@ from ftmech_hf.analysis.forgetting import measure_forgetting
 from ftmech_hf.metrics import AnswerAccuracy, Forgetting, KLFromTruth
 from ftmech_hf.tasks import PcfgConfig, RowStream, build_dataset
 from ftmech_hf.tasks.truth import row_truth
-from tests.conftest import make_gpt2
+from tests.conftest import make_gpt2, run_python
 
 FOLDERS = sorted((Path(__file__).parents[1] / "model_cards" / "metrics").iterdir())
 
@@ -67,8 +65,12 @@ def test_kl_is_what_the_analysis_says_and_zero_for_the_truth_itself(task: PcfgCo
     token_ids = RowStream(task, seed=0, split="test").rows(0, 6).token_ids
     truth = row_truth(task, token_ids).probabilities
     logits = make_gpt2(len(task.vocabulary))(torch.from_numpy(token_ids[:, :-1])).logits.detach()
-    found = KLFromTruth().compute(predictions=logits.flatten(0, 1).tolist(), references=truth.reshape(-1, truth.shape[-1]))
-    expected = divergence_from_truth(logits, torch.from_numpy(truth), torch.from_numpy(token_ids), {"all": slice(1, None)})
+    found = KLFromTruth().compute(
+        predictions=logits.flatten(0, 1).tolist(), references=truth.reshape(-1, truth.shape[-1])
+    )
+    expected = divergence_from_truth(
+        logits, torch.from_numpy(truth), torch.from_numpy(token_ids), {"all": slice(1, None)}
+    )
     assert found["kl"] == pytest.approx(expected.kl["all"], abs=1e-6)
     assert found["tokens"] == expected.tokens["all"]
     with np.errstate(divide="ignore"):
@@ -105,9 +107,7 @@ def test_the_folders_load_offline_and_their_examples_run(tmp_path: Path) -> None
     )
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     root = FOLDERS[0].parents[2]
-    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    lines = run_python(code, env=env, cwd=root).splitlines()
     assert len(lines) == len(FOLDERS) == 3
     assert lines[0].startswith("{'accuracy': 0.666")
     assert "'most_forgotten': 'a'" in lines[1]

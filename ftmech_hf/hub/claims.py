@@ -12,7 +12,9 @@ CLAIMS = {
     "base-low": ("base_low_a", "base_low_b", "probe_gap"),
     "base-high": ("base_high_a", "base_high_b"),
     "base-control": ("revival_ratio",),
-    "finetuned-low": ("low_b_cte1", "low_b_cte0", "low_a", "pruned_a", "random_pruned_a", "probe_gap", "probe_shuffled"),
+    "finetuned-low": (
+        "low_b_cte1", "low_b_cte0", "low_a", "pruned_a", "random_pruned_a", "probe_gap", "probe_shuffled",
+    ),
     "finetuned-high": ("high_b_cte0", "high_a"),
     "reversed-low": ("revival_ratio",),
     "reversed-control": ("revival_ratio",),

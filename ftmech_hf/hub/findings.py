@@ -16,7 +16,7 @@ from ftmech_hf.report import figures
 from ftmech_hf.runs import damaged_files, is_finished, read_metrics
 from ftmech_hf.studies import RANDOM_INIT
 
-DRAWN = ("prune", "probe")
+UNITS = {"row": "rows of weight matrices", "activation": "MLP activations"}
 
 
 def find_analyses(run: Path, run_hash: str, others: Sequence[str] = ()) -> dict[Path, dict[str, Any]]:
@@ -81,20 +81,19 @@ def state_findings(run: Path, analyses: dict[Path, dict[str, Any]]) -> list[str]
 
 
 def _state(kind: str, summary: dict[str, Any], name: str, folder: Path) -> list[str]:
+    _, config = read_run(folder)
+    capability = f"{config.get('operator')}_{config.get('base_operand')}"
     if kind == "prune":
-        _, config = read_run(folder)
-        unit = {"row": "rows of weight matrices", "activation": "MLP activations"}[config["unit"]]
         return [
-            f"With {summary['best_k']} {unit} set to zero, a number chosen on other rows, it answers "
-            f"`{config['operator']}_{config['base_operand']}` right in {_share(summary['accuracy'])} of the prompts; with as "
-            f"many random ones in {_share(summary['random_accuracy'])}. ({config['eval_rows']} rows, seed {config['seed']})"
+            f"With {summary['best_k']} {UNITS[config['unit']]} set to zero, a number chosen on other rows, it answers "
+            f"`{capability}` right in {_share(summary['accuracy'])} of the prompts; with as many random ones in "
+            f"{_share(summary['random_accuracy'])}. ({config['eval_rows']} rows, seed {config['seed']})"
         ]
     if kind == "probe" and name in summary:
-        _, config = read_run(folder)
         mine, control = summary[name], summary.get(RANDOM_INIT)
         beside = f", {_share(control['accuracy'])} from one of random weights" if control else ""
         return [
-            f"A linear probe reads `{config['operator']}_{config['base_operand']}` from its stream in "
+            f"A linear probe reads `{capability}` from its stream in "
             f"{_share(mine['accuracy'])} of the prompts{beside}; {_share(mine['shuffled'])} with shuffled labels, and "
             f"{_share(mine['majority'])} by always naming the most frequent answer."
         ]
@@ -117,14 +116,20 @@ def draw_findings(run: Path, analyses: dict[Path, dict[str, Any]], folder: Path)
         figure.savefig(folder / file, dpi=100, metadata={"Software": None})
         pictures[file] = caption
 
-    draw("training_curve.png", lambda ax: figures.draw_training(ax, run, "Training"), "Accuracy on every test set while training")
+    draw(
+        "training_curve.png",
+        lambda ax: figures.draw_training(ax, run, "Training"),
+        "Accuracy on every test set while training",
+    )
     for made, env in analyses.items():
         _, config = read_run(made)
         if env["kind"] == "prune" and "count_a" in pd.read_parquet(made / "table.parquet").columns:
-            unit = {"row": "rows of weight matrices", "activation": "MLP activations"}[config["unit"]]
+            unit = UNITS[config["unit"]]
             draw(
                 f"pruning_{config['unit']}.png",
-                lambda ax, made=made, unit=unit: figures.draw_pruning(ax, {0: {"prune": made}}, "prune", None, f"Pruned {unit}"),
+                lambda ax, made=made, unit=unit: figures.draw_pruning(
+                    ax, {0: {"prune": made}}, "prune", None, f"Pruned {unit}"
+                ),
                 f"Accuracy against the number of {unit} set to zero, beside random ones",
             )
         elif env["kind"] == "probe":

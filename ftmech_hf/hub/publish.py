@@ -159,7 +159,5 @@ def push_run(run: RunDir, hub: HubConfig, repo_id: str | None) -> dict[str, Push
     if repo_id is None or not run.is_main or run.config.get("max_steps") is not None:
         return {}
     return publish(
-        PublishConfig(
-            run=str(run.path), repo_id=repo_id, private=hub.hub_private_repo, base_model=hub.hub_base_model
-        )
+        PublishConfig(run=str(run.path), repo_id=repo_id, private=hub.hub_private_repo, base_model=hub.hub_base_model)
     )

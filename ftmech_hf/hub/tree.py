@@ -17,7 +17,14 @@ from ftmech_hf.config import field_names
 from ftmech_hf.downloads import RepoKind, check_folder
 from ftmech_hf.hub.findings import draw_findings, find_analyses, state_findings
 from ftmech_hf.runs import (
-    MANIFEST, commit_folder, damaged_files, describe_versions, is_finished, read_metrics, write_json, write_text,
+    MANIFEST,
+    commit_folder,
+    damaged_files,
+    describe_versions,
+    is_finished,
+    read_metrics,
+    write_json,
+    write_text,
 )  # fmt: skip
 from ftmech_hf.tasks import TASKS, build_dataset
 from ftmech_hf.training.stages import snapshot_folder

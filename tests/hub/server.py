@@ -104,7 +104,9 @@ class Fault:
     seconds: float = 0.0
 
     def matches(self, method: str, path: str) -> bool:
-        return self.times > 0 and re.fullmatch(self.method, method) is not None and re.search(self.path, path) is not None
+        return (
+            self.times > 0 and re.fullmatch(self.method, method) is not None and re.search(self.path, path) is not None
+        )
 
 
 class Refused(Exception):
@@ -480,7 +482,8 @@ ROUTES: list[tuple[tuple[str, ...], str, Callable[..., None]]] = [
     (("GET",), _API + "/commits/(?P<revision>.+)", commits),
     (("GET",), _API, info),
     (("GET",), _API + "/revision/(?P<revision>.+)", info),
-    (("GET",), _API + "/tree/(?P<revision>[^/]+)(?P<path>/.*)?", lambda self, path, **where: tree(self, path=path or "", **where)),
+    (("GET",), _API + "/tree/(?P<revision>[^/]+)", tree),
+    (("GET",), _API + "/tree/(?P<revision>[^/]+)(?P<path>/.*)", tree),
     (("POST",), _API + "/paths-info/(?P<revision>.+)", paths_info),
     (("GET", "HEAD"), _WEB + "/resolve/(?P<revision>[^/]+)/(?P<path>.+)", resolve),
 ]  # fmt: skip

@@ -76,14 +76,14 @@ def test_another_run_is_only_replaced_by_force(runs: Path, hub: HubServer, api: 
     push(api, runs, "tuned")
     other = Target(f"{USER}/tuned", "model", api=api)
     one = PublishConfig(run=str(runs / "base"), repo_id=f"{USER}/tuned")
-    with pytest.raises(ValueError, match="holds a finetune with config hash .*, and this is a pretrain .*--force"):
+    with pytest.raises(ValueError, match=r"holds a finetune with config hash .*, and this is a pretrain .*--force"):
         publish(one, target=other)
     publish(PublishConfig(run=str(runs / "base"), repo_id=f"{USER}/tuned", force=True), target=other)
     assert json.loads(there(hub, "model", "tuned")["env.json"])["kind"] == "pretrain"
 
 
 def test_an_adapter_names_its_base_on_the_hub(runs: Path, hub: HubServer, api: HfApi) -> None:
-    with pytest.raises(ValueError, match="base_model: not given, and the adapter belongs to .*publish that first"):
+    with pytest.raises(ValueError, match=r"base_model: not given, and the adapter belongs to .*publish that first"):
         push(api, runs, "lora")
     push(api, runs, "base")
     push(api, runs, "lora", base_model=f"{USER}/base")
@@ -99,7 +99,7 @@ def test_a_base_that_is_not_the_base_is_refused(runs: Path, hub: HubServer, api:
     push(api, runs, "tuned")
     with pytest.raises(ValueError, match=r"base_model: someone/tuned holds a run with config hash"):
         push(api, runs, "lora", base_model=f"{USER}/tuned")
-    with pytest.raises(ValueError, match="base_model: .* is a pretrain and started from no model"):
+    with pytest.raises(ValueError, match=r"base_model: .* is a pretrain and started from no model"):
         push(api, runs, "base", base_model=f"{USER}/tuned")
 
 
@@ -115,8 +115,8 @@ def test_a_card_says_what_the_runs_files_say(runs: Path, tmp_path: Path) -> None
         assert found.metric_value == pytest.approx(row["value"], abs=1e-6)
         assert found.metric_args["confidence_interval"] == pytest.approx([row["low"], row["high"]], abs=1e-6)
     summary = json.loads((runs / "prune" / "summary.json").read_text())
-    shares = f"{100 * summary['accuracy']:.1f} % of the prompts; with as many random ones in {100 * summary['random_accuracy']:.1f} %"
-    assert shares in card.text
+    shares = [f"{100 * summary[name]:.1f} %" for name in ("accuracy", "random_accuracy")]
+    assert f"{shares[0]} of the prompts; with as many random ones in {shares[1]}" in card.text
     assert "with shuffled labels" in card.text
     for picture in ("training_curve.png", "pruning_row.png", "probing.png"):
         assert (tree / picture).stat().st_size > 5000
@@ -183,7 +183,10 @@ def test_a_pulled_run_is_a_finished_run(runs: Path, hub: HubServer, api: HfApi) 
     push(api, runs, "base")
     folder = pull(f"{USER}/base", api=api)
     assert damaged_files(folder) == []
-    assert json.loads((folder / "env.json").read_text())["hash"] == json.loads((runs / "base/env.json").read_text())["hash"]
+    assert (
+        json.loads((folder / "env.json").read_text())["hash"]
+        == json.loads((runs / "base/env.json").read_text())["hash"]
+    )
     step = pull(f"{USER}/base", revision="step-2", api=api)
     assert (step / "model.safetensors").read_bytes() == (runs / "base/snapshots/step-2/model.safetensors").read_bytes()
     assert (folder / "model.safetensors").read_bytes() == (runs / "base" / "model.safetensors").read_bytes()

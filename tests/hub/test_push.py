@@ -102,7 +102,7 @@ LASTING = {
         Fault("POST", "/commit/", "error", times=99, status=401), ValueError, "the Hub does not accept the token",
     ),
     "the storage has another size": (
-        Fault("POST", "/objects/verify", "error", times=99, status=400), OSError, "Error while uploading '.*Bad request",
+        Fault("POST", "/objects/verify", "error", times=99, status=400), OSError, "while uploading '.*Bad request",
     ),
     "an upload is forbidden": (
         Fault("PUT", "/storage/", "error", times=99, status=403), OSError, "Error while uploading '.*403",

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ftmech_hf.models.loading import load_model
-from tests.conftest import client_env
+from tests.conftest import client_env, run_python
 from tests.hub.server import TOKEN, USER, HubServer, serve
 
 ROOT = Path(__file__).parents[2]
@@ -87,9 +87,7 @@ for name, more in {{"base": [], "lora": ["--base_model", "{USER}/base"], "tuned"
     publish.main(["--run", "{runs}/" + name, "--repo_id", "{USER}/" + name, *more])
 """
     env = client_env(server, home)
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("pushed http") == 7
+    assert run_python(code, env=env).count("pushed http") == 7
     return home
 
 
@@ -98,10 +96,7 @@ def found(published: Path, server: HubServer, tmp_path_factory: pytest.TempPathF
     """What a clean process gets: another cache, another folder, and no ftmech_hf."""
     place = tmp_path_factory.mktemp("clean")
     env = {**client_env(server, place / "home"), "HF_TOKEN": "", "PYTHONPATH": ""}
-    command = [sys.executable, "-c", CLEAN, USER, PROMPT]
-    done = subprocess.run(command, env=env, cwd=place, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    result: dict[str, object] = json.loads(done.stdout.split("RESULT")[1])
+    result: dict[str, object] = json.loads(run_python(CLEAN, USER, PROMPT, env=env, cwd=place).split("RESULT")[1])
     return result
 
 
@@ -161,16 +156,11 @@ names = ["base", "base@step-2", "lora"]
 print("RESULT" + json.dumps([[model_hash(f"{sys.argv[1]}/{name}"),
       load_model(f"{sys.argv[1]}/{name}").lm_head.weight.double().sum().item()] for name in names]))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code, USER], env=client_env(server, published), capture_output=True, text=True, check=False
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    printed = run_python(code, USER, env=client_env(server, published))
     folders = [runs / "base", runs / "base" / "snapshots" / "step-2", runs / "lora"]
-    expected = [
-        [json.loads((folder / "env.json").read_text())["hash"], load_model(str(folder)).lm_head.weight.double().sum().item()]
-        for folder in folders
-    ]  # fmt: skip
-    assert json.loads(done.stdout.split("RESULT")[1]) == expected
+    sums = [load_model(str(folder)).lm_head.weight.double().sum().item() for folder in folders]
+    hashes = [json.loads((folder / "env.json").read_text())["hash"] for folder in folders]
+    assert json.loads(printed.split("RESULT")[1]) == [list(pair) for pair in zip(hashes, sums, strict=True)]
 
 
 def test_a_recipe_pushes_its_run_and_no_token_is_anywhere(server: HubServer, tmp_path: Path) -> None:
@@ -179,7 +169,15 @@ def test_a_recipe_pushes_its_run_and_no_token_is_anywhere(server: HubServer, tmp
     from tests.recipes.conftest import CONFIGS, TINY
 
     where = tmp_path / "runs" / "pushed"
-    argv = ["--config", str(CONFIGS / "nano" / "pretrain.yaml"), *TINY, *SMALL, "--output_dir", str(where), "--push_to_hub"]
+    argv = [
+        "--config",
+        str(CONFIGS / "nano" / "pretrain.yaml"),
+        *TINY,
+        *SMALL,
+        "--output_dir",
+        str(where),
+        "--push_to_hub",
+    ]
     env = client_env(server, tmp_path / "home", HF_DEBUG="1")
     recipe = [sys.executable, str(ROOT / "recipes" / "pretrain.py")]
     done = subprocess.run([*recipe, *argv], env=env, cwd=tmp_path, capture_output=True, text=True, check=False)

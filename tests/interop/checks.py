@@ -36,7 +36,8 @@ from transformers import AutoModel, pipeline
 prompt = rows["test"][0]["prompt"]
 batch = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
 greedy = tokenizer.decode(model(**batch).logits[0, -1].argmax())
-answer = pipeline("text-generation", model=f"{user}/base")(prompt, max_new_tokens=1, do_sample=False, return_full_text=False)
+generate = pipeline("text-generation", model=f"{user}/base")
+answer = generate(prompt, max_new_tokens=1, do_sample=False, return_full_text=False)
 assert answer[0]["generated_text"].strip() == greedy
 with torch.no_grad():
     features = AutoModel.from_pretrained(f"{user}/base")(**batch).last_hidden_state

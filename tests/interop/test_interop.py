@@ -5,14 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import client_env
+from tests.conftest import client_env, run_python
 from tests.hub.server import USER, HubServer, serve
 from tests.interop.checks import CHECKS
 
@@ -30,7 +28,7 @@ for name, more in {{"base": [], "lora": ["--base_model", "{USER}/base"], "rows":
 """
     with serve() as server:
         env = client_env(server, tmp_path_factory.mktemp("home"))
-        subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True)
+        run_python(code, env=env)
         yield server
 
 
@@ -49,6 +47,5 @@ def test_it_works_without_us(name: str, published: HubServer, verified: list[dic
     versions = [f"{package} {importlib.metadata.version(package)}" for package in check.packages]  # missing: an error
     code = f"import sys\nsys.modules['ftmech_hf'] = None\nuser = {USER!r}\n{check.code}"
     env = {**client_env(published, tmp_path / "home"), "HF_TOKEN": "", "PYTHONPATH": ""}
-    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_python(code, env=env, cwd=tmp_path)
     verified.append({"library": name, "versions": ", ".join(versions), "shows": check.shows})

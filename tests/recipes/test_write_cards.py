@@ -23,7 +23,9 @@ __all__ = ["runs"]
 def reproduction(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reproduction")
     for name in RELEASED:
-        shutil.copytree(runs / ("base" if name.startswith("base") else "tuned"), folder / "runs" / f"{name}-seed0-abc123")
+        shutil.copytree(
+            runs / ("base" if name.startswith("base") else "tuned"), folder / "runs" / f"{name}-seed0-abc123"
+        )
     shutil.copytree(runs / "prune", folder / "runs" / "prune-rows-seed0-abc123")
     measured = {seed: {each.id: 50.0 + seed for each in MEASUREMENTS} for seed in (0, 1)}
     (folder / "claims.json").write_text(json.dumps(claims_json(judge(measured))))
@@ -61,5 +63,7 @@ def test_a_run_that_is_missing_is_named(
         write_cards.main(["--reproduction", str(reproduction), "--seed", "5", "--output_dir", str(tmp_path)])
     assert "has no finished base-low of seed 5" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        write_cards.main(["--reproduction", str(reproduction), "--models", "x=/nowhere*", "--output_dir", str(tmp_path)])
+        write_cards.main(
+            ["--reproduction", str(reproduction), "--models", "x=/nowhere*", "--output_dir", str(tmp_path)]
+        )
     assert "models: '/nowhere*' fits 0 folders, expected one" in capsys.readouterr().err

@@ -84,7 +84,7 @@ def check_names(names: Iterable[str], where: str) -> None:
     names = list(names)
     for name in names:
         path = PurePosixPath(name.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+        if path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0]:
             raise ValueError(f"model: {where} is refused: its file {name!r} would lie outside its folder")
     pickles = [name for name in names if name.endswith(PICKLES)]
     if pickles and not any(name.endswith(".safetensors") for name in names):

@@ -16,7 +16,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -29,6 +28,7 @@ import yaml
 from safetensors import SafetensorError
 
 from ftmech_hf.config import LOCATION_FIELDS, config_hash
+from ftmech_hf.credentials import without_secrets
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
@@ -116,24 +116,6 @@ def damaged_files(folder: Path) -> list[str]:
 def is_finished(folder: Path) -> bool:
     """Whether ``folder`` is a committed run."""
     return (folder / MANIFEST).is_file()
-
-
-SECRET_NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "WANDB_API_KEY", "TRACKIO_TOKEN")
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
-
-
-def without_secrets(text: str) -> str:
-    """A text without access tokens: those of the environment, and whatever looks like one of the Hub's."""
-    for name in SECRET_NAMES:
-        if value := os.environ.get(name, "").strip():
-            text = text.replace(value, "<token>")
-    return _TOKEN.sub("<token>", text)
-
-
-def find_secrets(path: Path) -> bool:
-    """Whether a file holds an access token."""
-    text = path.read_bytes().decode("latin-1")
-    return without_secrets(text) != text
 
 
 def environment() -> dict[str, Any]:

@@ -112,6 +112,8 @@ def draw_findings(run: Path, analyses: dict[Path, dict[str, Any]], folder: Path)
     pictures = {}
 
     def draw(file: str, draw_panel: Any, caption: str) -> None:
+        if file in pictures:  # a second analysis of a kind
+            file = file.replace(".png", f"_{len(pictures)}.png")
         figure = figures.panel(draw_panel)
         figure.savefig(folder / file, dpi=100, metadata={"Software": None})
         pictures[file] = caption

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,8 +106,8 @@ def publish(config: PublishConfig, *, target: Target | None = None) -> dict[str,
 def _check_base(config: PublishConfig, expected: str, api: HfApi) -> None:
     """A card must not name a base model that is not the one the run started from."""
     assert config.base_model is not None
-    there = Target(config.base_model, "model", api=api).identity() or {}
-    if config.base_revision is None and there.get("hash") not in (None, expected) and "-step-" not in expected:
+    there = Target(config.base_model, "model", api=api).identity("base_model") or {}
+    if there.get("hash") not in (None, expected.partition("-step-")[0]):  # a snapshot belongs to its run
         raise ValueError(
             f"base_model: {config.base_model} holds a run with config hash {there['hash']}, and {config.run} started "
             f"from {expected}; name the right one, or --force"
@@ -138,12 +139,12 @@ def plan_push(hub: HubConfig, output_dir: str, *, kind: RepoKind = "model") -> s
     """Before a run: make sure that it can be pushed after it.
 
     Returns:
-        the repository's name, or None if nothing is to be pushed.
+        the repository's name, or None if nothing is to be pushed, or not by this process.
 
     Raises:
         ValueError: there is no token, or the Hub does not accept it.
     """
-    if not hub.push_to_hub:
+    if not hub.push_to_hub or os.environ.get("RANK", "0") != "0":
         return None
     api = HfApi()
     with hub_errors("push_to_hub", "ask the Hub who we are"):

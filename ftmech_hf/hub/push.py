@@ -12,11 +12,14 @@ from typing import Any, TypeVar
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
+from ftmech_hf.credentials import holds_secrets
 from ftmech_hf.downloads import RepoKind, hub_errors, is_transient
-from ftmech_hf.runs import find_secrets
 
 KEPT = ".gitattributes"
 """The one file of a repository that the Hub itself wrote."""
+
+BINARY = (".safetensors", ".parquet", ".png")
+"""What holds no text that a token could stand in."""
 
 T = TypeVar("T")
 
@@ -81,13 +84,19 @@ class Target:
             self._call(self.api.whoami)
             return str(
                 self._call(
-                    lambda: self.api.create_repo(self.repo_id, repo_type=self.kind, private=private, exist_ok=True)
+                    lambda: self.api.create_repo(
+                        self.repo_id, repo_type=self.kind, private=private or None, exist_ok=True
+                    )
                 )
             )
 
-    def identity(self) -> dict[str, Any] | None:
-        """The ``env.json`` of what the repository holds, empty if it is not one of ours; None if it holds nothing."""
-        with hub_errors("repo_id", f"look into {self.repo_id}"):
+    def identity(self, field: str = "repo_id") -> dict[str, Any] | None:
+        """The ``env.json`` of what the repository holds, empty if it is not one of ours; None if it holds nothing.
+
+        Raises:
+            ValueError: there is no such repository; ``field`` is the setting that named it.
+        """
+        with hub_errors(field, f"look into {self.repo_id}"):
             commit, names = self._call(lambda: self._listing("main"))
             if not set(names) - {KEPT}:
                 return None
@@ -100,10 +109,10 @@ class Target:
                 )
             )  # fmt: skip
         try:
-            content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError:
             return {}
-        return content
+        return content if isinstance(content, dict) else {}
 
     def check_same(self, kind: str, run_hash: str) -> None:
         """Make sure that a push would not overwrite anything but an earlier push of the same run.
@@ -149,7 +158,7 @@ class Target:
         """
         files = sorted(path.relative_to(tree).as_posix() for path in tree.rglob("*") if path.is_file())
         for name in files:
-            if find_secrets(tree / name):
+            if not name.endswith(BINARY) and holds_secrets(tree / name):
                 raise ValueError(f"run: {tree / name} holds an access token; nothing was pushed")
         with hub_errors("repo_id", f"push to {self.repo_id}@{revision}"):
             if revision != "main":

@@ -64,7 +64,7 @@ class Origin:
 
 
 def repo_kind(run: Path) -> RepoKind:
-    """Whether a run is published as a model or as a dataset, which analyses are too: their tables are the rows.
+    """Whether a run is published as a model, or as a dataset; the table of an analysis is one too.
 
     Raises:
         ValueError: it is no finished run, or its files are damaged.
@@ -72,7 +72,12 @@ def repo_kind(run: Path) -> RepoKind:
     kind = read_kind(run)
     if kind not in REPORTS and (damaged := damaged_files(run)):
         raise ValueError(f"run: {run} is damaged: {', '.join(damaged)}")
-    return "model" if kind in TRAINED else "dataset"
+    return "model" if kind in TRAINED or _holds_model(run) else "dataset"
+
+
+def _holds_model(run: Path) -> bool:
+    """Whether a run holds a model of its own; of the analyses, interpolation may."""
+    return (run / "config.json").is_file()
 
 
 def read_kind(run: Path) -> str:
@@ -236,9 +241,10 @@ def _save_dataset(run: Path, working: Path, repo_id: str) -> None:
 
 
 def _save_analysis(run: Path, working: Path, repo_id: str, kind: str) -> None:
-    # Of a folder of many runs the results go, and not the runs; the models of a study have repositories of their own.
-    for path in sorted(run.iterdir()):
-        if path.is_file() and path.name not in (MANIFEST, "README.md", ".lock") and path.suffix != ".safetensors":
+    is_model = _holds_model(run)
+    left_out = (MANIFEST, "README.md", ".lock", *(["table.parquet"] if is_model else []))
+    for path in sorted(run.iterdir()):  # of a folder of many runs the results go, and not the runs
+        if path.is_file() and path.name not in left_out:
             shutil.copyfile(path, working / path.name)
     pictures = {}
     if (beside := run.with_name(run.name + ".png")).is_file():
@@ -253,11 +259,15 @@ def _save_analysis(run: Path, working: Path, repo_id: str, kind: str) -> None:
         "license": "apache-2.0",
         "pretty_name": repo_id.split("/")[-1],
         "tags": ["ftmech_hf", "interpretability", kind, "arxiv:2311.12786"],
-        "configs": [{"config_name": "default", "data_files": "table.parquet"}],
+        **(
+            {"library_name": "transformers", "pipeline_tag": "text-generation"}
+            if is_model
+            else {"configs": [{"config_name": "default", "data_files": "table.parquet"}]}
+        ),
     }
     text = render_card(
         "analysis.md.j2", metadata=yaml.safe_dump(header, sort_keys=False).strip(), title=repo_id.split("/")[-1],
-        what=ANALYSES[kind], where=repo_id, summary=dict(_plain(numbers)), pictures=pictures,
+        what=ANALYSES[kind], where=repo_id, summary=dict(_plain(numbers)), pictures=pictures, is_model=is_model,
         models=env.get("inputs", {}), env=env, versions=describe_versions(env),
     )  # fmt: skip
     write_text(working / "README.md", text)

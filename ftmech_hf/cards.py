@@ -16,9 +16,9 @@ import jinja2
 import yaml
 from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
-from huggingface_hub.utils import validate_repo_id
 from scipy import stats
 
+from ftmech_hf.downloads import check_repo_id
 from ftmech_hf.runs import describe_versions, read_metrics, write_text
 
 DESCRIPTIONS = {
@@ -132,6 +132,7 @@ def write_model_card(folder: Path, *, example: Mapping[str, Any], published: Pub
     title = Path(where).name
     adapted = (folder / "adapter_config.json").is_file()
     accuracy = final_accuracy(folder)
+    relation: dict[str, Any] = {"base_model_relation": "adapter" if adapted else "finetune"} if hub.base_model else {}
     metadata = ModelCardData(
         license="apache-2.0",
         library_name="peft" if adapted else "transformers",
@@ -142,7 +143,7 @@ def write_model_card(folder: Path, *, example: Mapping[str, Any], published: Pub
         model_name=title,
         eval_results=_eval_results(config, env, accuracy, hub.datasets) or None,
         base_model=hub.base_model,
-        **({"base_model_relation": "adapter" if adapted else "finetune"} if hub.base_model else {}),
+        **relation,
     )
     text = render_card(
         "model.md.j2",
@@ -180,7 +181,7 @@ def check_card(text: str, kind: Literal["model", "dataset"]) -> None:
         if again != results:
             raise ValueError("card: its model-index is not what the Hub reads from it")
     for repo_id in [*_as_list(header.get("base_model")), *_as_list(header.get("datasets"))]:
-        validate_repo_id(repo_id)
+        check_repo_id("card", repo_id)
 
 
 def _as_list(value: Any) -> list[str]:

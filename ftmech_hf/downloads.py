@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported without saying so
 
 from ftmech_hf.runs import MANIFEST, damaged_files, is_finished
 
@@ -73,6 +74,20 @@ def hub_errors(field: str, what: str) -> Iterator[None]:
         if is_transient(error):
             raise OSError(f"cannot {what}: {type(error).__name__}: {error}") from error
         raise
+
+
+def check_repo_id(field: str, repo_id: str) -> None:
+    """Make sure that a repository can be called that.
+
+    Raises:
+        ValueError: it cannot; says why.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"{field}: {error}") from error
+    if repo_id.count("/") != 1:
+        raise ValueError(f"{field}: {repo_id!r}, expected USER/NAME")
 
 
 def check_names(names: Iterable[str], where: str) -> None:
@@ -160,11 +175,15 @@ def pull(repo_id: str, *, kind: RepoKind = "model", revision: str | None = None,
     return folder
 
 
+def list_files(api: HfApi, repo_id: str, kind: RepoKind, revision: str | None) -> tuple[str, list[str]]:
+    """(the commit that a revision is now, its files)."""
+    commit = str(api.repo_info(repo_id, repo_type=kind, revision=revision).sha)
+    return commit, api.list_repo_files(repo_id, repo_type=kind, revision=commit)
+
+
 def _download(api: HfApi, repo_id: str, kind: RepoKind, revision: str | None, where: str) -> Path:
-    info = api.repo_info(repo_id, repo_type=kind, revision=revision)
-    commit = str(info.sha)
-    # A listing comes before the files, so that nothing is written if one of them is refused.
-    check_names((str(each.rfilename) for each in info.siblings or []), where)
+    commit, names = list_files(api, repo_id, kind, revision)
+    check_names(names, where)  # before anything is written
     unwanted = NOT_WANTED if kind == "model" else [f"*{suffix}" for suffix in PICKLES]
     folder = Path(
         snapshot_download(

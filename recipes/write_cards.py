@@ -14,9 +14,9 @@ from pathlib import Path
 
 from ftmech_hf.cards import read_run
 from ftmech_hf.config import clean_exit, parse_config
+from ftmech_hf.downloads import check_repo_id
 from ftmech_hf.hub import Origin, save
 from ftmech_hf.hub.claims import claims_of
-from ftmech_hf.hub.publish import check_repo_id
 from ftmech_hf.report.console import make_console
 from ftmech_hf.studies import parse_models
 

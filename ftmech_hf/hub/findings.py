@@ -109,7 +109,7 @@ def _state(kind: str, summary: dict[str, Any], name: str, folder: Path) -> list[
 
 def draw_findings(run: Path, analyses: dict[Path, dict[str, Any]], folder: Path) -> dict[str, str]:
     """Save the training curve, and a picture of each pruning and probing, into ``folder``: file -> what it shows."""
-    pictures = {}
+    pictures: dict[str, str] = {}
 
     def draw(file: str, draw_panel: Any, caption: str) -> None:
         if file in pictures:  # a second analysis of a kind

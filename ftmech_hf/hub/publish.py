@@ -9,26 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from ftmech_hf.downloads import RepoKind, hub_errors
+from ftmech_hf.downloads import RepoKind, check_repo_id, hub_errors
 from ftmech_hf.hub.push import Pushed, Target
 from ftmech_hf.hub.tree import Origin, repo_kind, save
 from ftmech_hf.runs import RunDir
-
-
-def check_repo_id(field_name: str, repo_id: str) -> None:
-    """Make sure that a repository can be called that.
-
-    Raises:
-        ValueError: it cannot; says why.
-    """
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ValueError(f"{field_name}: {error}") from error
-    if repo_id.count("/") != 1:
-        raise ValueError(f"{field_name}: {repo_id!r}, expected USER/NAME")
 
 
 @dataclass(frozen=True, kw_only=True)

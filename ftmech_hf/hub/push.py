@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
+from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from ftmech_hf.credentials import holds_secrets
-from ftmech_hf.downloads import RepoKind, hub_errors, is_transient
+from ftmech_hf.downloads import RepoKind, hub_errors, is_transient, list_files
 
 KEPT = ".gitattributes"
 """The one file of a repository that the Hub itself wrote."""
@@ -97,7 +97,7 @@ class Target:
             ValueError: there is no such repository; ``field`` is the setting that named it.
         """
         with hub_errors(field, f"look into {self.repo_id}"):
-            commit, names = self._call(lambda: self._listing("main"))
+            commit, names = self._call(lambda: list_files(self.api, self.repo_id, self.kind, "main"))
             if not set(names) - {KEPT}:
                 return None
             if "env.json" not in names:
@@ -128,10 +128,6 @@ class Target:
             f"repo_id: {self.repo_id} holds {what}, and this is a {kind} with config hash {run_hash}; "
             "choose another name, or --force to replace it"
         )
-
-    def _listing(self, revision: str) -> tuple[str, list[str]]:
-        info = self.api.repo_info(self.repo_id, repo_type=self.kind, revision=revision)
-        return str(info.sha), [str(each.rfilename) for each in info.siblings or []]
 
     def _holds(self, commit: str, tree: Path) -> bool:
         """Whether a commit has the files of a folder and no others."""
@@ -175,7 +171,7 @@ class Target:
         """(the commit that holds the tree, whether this call made it)."""
         first: str | None = None
         for attempt in range(self._attempts):
-            head, there = self._call(lambda: self._listing(revision))
+            head, there = self._call(lambda: list_files(self.api, self.repo_id, self.kind, revision))
             if self._holds(head, tree):
                 return head, first is not None
             if first is not None and head != first:
@@ -183,7 +179,7 @@ class Target:
             first = head
             try:
                 # Operations remember what was done with them, so that every try needs its own.
-                operations = [
+                operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = [
                     *(CommitOperationDelete(name) for name in there if name not in files and name != KEPT),
                     *(CommitOperationAdd(name, str(tree / name)) for name in files),
                 ]

@@ -175,14 +175,11 @@ def _save_model(run: Path, working: Path, repo_id: str, origin: Origin, revision
     adapter = working / "adapter_config.json"
     if adapter.is_file():
         settings = json.loads(adapter.read_text(encoding="utf-8"))
-        recorded = str(settings["base_model_name_or_path"])
-        if base_model is None and (Path(recorded).exists() or recorded.count("/") != 1 or recorded.startswith(".")):
+        if base_model is None:  # what peft recorded may be a folder of ours that looks like USER/NAME
             raise ValueError(
-                f"base_model: not given, and the adapter belongs to {recorded}, which others do not have; "
-                "publish that first, and name its repository"
+                f"base_model: not given, and the adapter belongs to {settings['base_model_name_or_path']}; "
+                "publish that first if it is a folder, and name its repository"
             )
-        base_model = base_model or recorded.partition("@")[0]
-        base_revision = base_revision or recorded.partition("@")[2] or None
         write_json(adapter, {**settings, "base_model_name_or_path": base_model, "revision": base_revision})
     check_folder(working)
     analyses = find_analyses(run, env["hash"], origin.analyses)
@@ -235,7 +232,7 @@ def _save_dataset(run: Path, working: Path, repo_id: str) -> None:
     _publish_config(working, repo_id, {})
     card = DatasetCard((working / "README.md").read_text(encoding="utf-8"))
     here, name = str(config["output_dir"]), repo_id.split("/")[-1]
-    card.data.pretty_name = name
+    card.data["pretty_name"] = name
     text = card.content.replace(f'load_dataset("{here}"', f'load_dataset("{repo_id}"')
     write_text(working / "README.md", text.replace(f"# {run.name}\n", f"# {name}\n", 1))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -196,11 +195,3 @@ def test_a_recipe_pushes_its_run_and_no_token_is_anywhere(server: HubServer, tmp
     assert failed.returncode == 2
     assert "error: push_to_hub: cannot ask the Hub who we are: the Hub does not accept the token (401)" in failed.stderr
     assert "hf_expired" not in failed.stdout + failed.stderr
-
-
-def test_a_token_on_the_command_line_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ftmech_hf.runs import environment
-
-    monkeypatch.setattr(sys, "argv", ["pretrain.py", "--output_dir", f"runs/{TOKEN}", "--wandb", "secret0123"])
-    monkeypatch.setitem(os.environ, "WANDB_API_KEY", "secret0123")
-    assert environment()["command"] == "pretrain.py --output_dir runs/<token> --wandb <token>"

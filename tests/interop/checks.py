@@ -128,10 +128,10 @@ found = lm_eval.simple_evaluate(
 )
 accuracy = found["results"]["count_b"]["acc,none"]
 ids = tokenizer.convert_tokens_to_ids(numbers)
-batch = tokenizer(rows["test"]["prompt"], return_tensors="pt", return_token_type_ids=False)
+batch = tokenizer(list(rows["test"]["prompt"]), return_tensors="pt", return_token_type_ids=False)
 with torch.no_grad():
     chosen = model(**batch).logits[:, -1, ids].argmax(-1)
-assert accuracy == (chosen == torch.tensor(rows["test"]["label"])).float().mean().item(), accuracy
+assert accuracy == (chosen == torch.tensor(list(rows["test"]["label"]))).float().mean().item(), accuracy
 """,
     ),
     "TransformerLens": Check(

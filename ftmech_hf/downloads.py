@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
@@ -30,6 +31,7 @@ RepoKind = Literal["model", "dataset"]
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 """Files that Python would have to unpickle, which can run any code."""
+T = TypeVar("T")
 NOT_WANTED = [*(f"*{suffix}" for suffix in PICKLES), "*.h5", "*.msgpack", "*.onnx", "*.gguf", "*.py"]
 
 
@@ -43,6 +45,18 @@ def is_transient(error: BaseException) -> bool:
     if "TransportError" in names:
         return True
     return error.__cause__ is not None and is_transient(error.__cause__)
+
+
+def retried(call: Callable[[], T], attempts: int, wait: float) -> T:
+    """Call until it works, as long as trying again may help; waits twice as long each time."""
+    for attempt in range(attempts):
+        try:
+            return call()
+        except Exception as error:
+            if not is_transient(error) or attempt == attempts - 1:
+                raise
+            time.sleep(wait * 2**attempt)
+    raise AssertionError
 
 
 @contextlib.contextmanager
@@ -145,7 +159,15 @@ def check_folder(folder: Path, where: str | None = None) -> None:
             raise ValueError(f"model: {where} is damaged: {', '.join(damaged)}")
 
 
-def pull(repo_id: str, *, kind: RepoKind = "model", revision: str | None = None, api: HfApi | None = None) -> Path:
+def pull(
+    repo_id: str,
+    *,
+    kind: RepoKind = "model",
+    revision: str | None = None,
+    api: HfApi | None = None,
+    attempts: int = 5,
+    wait: float = 1.0,
+) -> Path:
     """Download a repository into the Hub's cache, and check every file's hash.
 
     Args:
@@ -153,6 +175,7 @@ def pull(repo_id: str, *, kind: RepoKind = "model", revision: str | None = None,
         kind: ``model`` or ``dataset``.
         revision: branch, tag or commit; ``main`` if not given.
         api: whom to ask, and as whom; the Hub and the user's token if not given.
+        attempts, wait: how often something that failed in passing is tried, and seconds before the second try.
 
     Returns:
         the folder; with ``HF_HUB_OFFLINE=1`` that of an earlier download, checked against its manifest.
@@ -167,7 +190,7 @@ def pull(repo_id: str, *, kind: RepoKind = "model", revision: str | None = None,
         if constants.is_offline_mode():
             folder = Path(snapshot_download(repo_id, repo_type=kind, revision=revision, local_files_only=True))
         else:
-            folder = _download(api, repo_id, kind, revision, where)
+            folder = retried(lambda: _download(api, repo_id, kind, revision, where), attempts, wait)
     if kind == "model":
         check_folder(folder, where)
     elif is_finished(folder) and (damaged := damaged_files(folder)):

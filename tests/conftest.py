@@ -112,3 +112,29 @@ def run_python(code: str, *argv: str, env: dict[str, str], cwd: Path | None = No
     done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base with two snapshots, fine-tuned whole and by an adapter, pruned and probed; and a dataset.
+
+    All of three thousand parameters.
+    """
+    from recipes import finetune, make_dataset, pretrain, probe, prune
+    from tests.recipes.conftest import CONFIGS, SMALL, TINY
+
+    folder = tmp_path_factory.mktemp("hub") / "runs"
+
+    def argv(recipe: str, name: str, *more: str) -> list[str]:
+        return ["--config", str(CONFIGS / "nano" / f"{recipe}.yaml"), "--output_dir", str(folder / name), *more]
+
+    base, tuned = ["--model", str(folder / "base")], ["--model", str(folder / "tuned")]
+    pretrain.main(argv("pretrain", "base", *TINY, *SMALL, "--snapshots", "2", "4"))
+    finetune.main(argv("finetune", "tuned", *TINY, *base))
+    finetune.main(argv("finetune", "lora", *TINY, *base, "--adapter", "lora", "--lora_rank", "2"))
+    prune.main(argv("prune", "prune", *tuned, "--sizes", "0", "5", "--score_rows", "32", "--eval_rows", "32"))
+    models = ["--models", f"base={folder / 'base'}", f"finetuned={folder / 'tuned'}"]
+    probe.main(argv("probe", "probe", *models, "--fit_rows", "80", "--test_rows", "40"))
+    make_dataset.main(argv("make_dataset", "rows", "--variants", "pretrain-low", "count_b-c1",
+                           "--rows", "train=60", "test=20"))  # fmt: skip
+    return folder

@@ -37,14 +37,17 @@ PASSING = [
     Fault("GET", "/storage/", "drop"),
     Fault("GET", "/storage/", "error", times=2, status=503),
     Fault("GET", "/storage/", "slow", seconds=0.5),
+    Fault("GET", "/tree/", "error", status=500),
+    Fault("GET", "/revision/|/models/someone/model$", "drop"),
+    Fault("HEAD", "/resolve/", "error", status=502),
 ]
 
 
-@pytest.mark.parametrize("fault", PASSING, ids=lambda fault: fault.action)
+@pytest.mark.parametrize("fault", PASSING, ids=lambda fault: f"{fault.method} {fault.path} {fault.action}")
 def test_a_pull_survives_what_passes(fault: Fault, model: Path, hub: HubServer, api: HfApi) -> None:
     hub.add_repo("model", NAME, files(model))
     hub.faults = [fault]
-    folder = pull(NAME, api=api)
+    folder = pull(NAME, api=api, wait=0.01)
     assert fault.times == 0
     assert {name: (folder / name).read_bytes() for name in files(model)} == files(model)
 

@@ -13,7 +13,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOpera
 from huggingface_hub.errors import HfHubHTTPError
 
 from ftmech_hf.credentials import holds_secrets
-from ftmech_hf.downloads import RepoKind, hub_errors, is_transient, list_files
+from ftmech_hf.downloads import RepoKind, hub_errors, is_transient, list_files, retried
 
 KEPT = ".gitattributes"
 """The one file of a repository that the Hub itself wrote."""
@@ -39,18 +39,6 @@ class Pushed:
     changed: bool
 
 
-def _retried(call: Callable[[], T], attempts: int, wait: float) -> T:
-    """Call until it works, as long as trying again may help; waits twice as long each time."""
-    for attempt in range(attempts):
-        try:
-            return call()
-        except Exception as error:
-            if not is_transient(error) or attempt == attempts - 1:
-                raise
-            time.sleep(wait * 2**attempt)
-    raise AssertionError
-
-
 class Target:
     """A repository to push to.
 
@@ -68,7 +56,7 @@ class Target:
         self._attempts, self._wait = attempts, wait
 
     def _call(self, call: Callable[[], T]) -> T:
-        return _retried(call, self._attempts, self._wait)
+        return retried(call, self._attempts, self._wait)
 
     def open(self, *, private: bool = False) -> str:
         """Make sure that the token is valid and the repository exists; an existing one stays as private as it is.

@@ -14,6 +14,7 @@ import torch
 from ftmech_hf.models.loading import load_model
 from tests.conftest import client_env, run_python
 from tests.hub.server import TOKEN, USER, HubServer, serve
+from tests.recipes.conftest import CONFIGS, SMALL, TINY
 
 ROOT = Path(__file__).parents[2]
 PROMPT = "<bos> count a 16 <sot> " + "a b c a " * 8 + "<eot> ="
@@ -164,8 +165,6 @@ print("RESULT" + json.dumps([[model_hash(f"{sys.argv[1]}/{name}"),
 
 def test_a_recipe_pushes_its_run_and_no_token_is_anywhere(server: HubServer, tmp_path: Path) -> None:
     """With the loudest logging there is; the token is planted on the command line of the parent as well."""
-    from tests.hub.conftest import SMALL
-    from tests.recipes.conftest import CONFIGS, TINY
 
     where = tmp_path / "runs" / "pushed"
     argv = [

@@ -14,9 +14,6 @@ from ftmech_hf.hub.claims import CLAIMS
 from ftmech_hf.report.claims import MEASUREMENTS, claims_json, judge
 from recipes import write_cards
 from recipes.write_cards import RELEASED
-from tests.hub.conftest import runs
-
-__all__ = ["runs"]
 
 
 @pytest.fixture(scope="module")

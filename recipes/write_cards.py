@@ -1,4 +1,4 @@
-"""Write the filled cards of the released models into model_cards/, from the run folders of a reproduction.
+"""Write the filled cards of the released models into model_cards/, from the runs of a reproduction.
 
 python recipes/write_cards.py --namespace USER --models "medium=runs/nano/pretrain-medium-seed0-*"
 """
@@ -6,9 +6,9 @@ python recipes/write_cards.py --namespace USER --models "medium=runs/nano/pretra
 from __future__ import annotations
 
 import glob
-import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,10 @@ from ftmech_hf.downloads import check_repo_id
 from ftmech_hf.hub import Origin, save
 from ftmech_hf.hub.claims import claims_of
 from ftmech_hf.report.console import make_console
+from ftmech_hf.reproduction import ReproduceConfig, SeedPlan
+from ftmech_hf.runs import is_finished
 from ftmech_hf.studies import parse_models
+from ftmech_hf.tasks import PcfgShape
 
 RELEASED = {
     "base-low": "low",
@@ -31,6 +34,9 @@ RELEASED = {
 }
 """Name of a run in a reproduction -> what its model is called on the Hub."""
 
+STUDIES = ("prune-rows", "prune-activations", "prune-control", "probe")
+"""The reproduction's studies that a card shows."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WriteCardsConfig:
@@ -41,77 +47,80 @@ class WriteCardsConfig:
     )
     seed: int = field(default=0, metadata={"help": "which seed of the reproduction is released"})
     models: list[str] = field(
-        default_factory=list, metadata={"help": "more of them, name=folder of the run; a pattern that fits one will do"}
+        default_factory=list, metadata={"help": "more models, name=folder of the run; a pattern that fits one will do"}
     )
-    analyses: list[str] = field(default_factory=list, metadata={"help": "more analyses, name of the model=folder"})
     namespace: str = field(default="ftmech-hf", metadata={"help": "user or organisation on the Hub"})
     prefix: str = field(default="ftmech-nano-", metadata={"help": "put before every model's name"})
     datasets: list[str] = field(default_factory=list, metadata={"help": "repositories of the rows"})
     output_dir: str = field(default="model_cards", metadata={"help": "gets a folder for each model"})
 
 
-def find_released(config: WriteCardsConfig) -> dict[str, Path]:
-    """Name of a released model -> folder of its run.
+def find_reproduced(folder: Path, seed: int) -> dict[str, Path]:
+    """Name of a run in a reproduction -> its folder, wherever it lies.
 
     Raises:
-        ValueError: the reproduction has no such run, or not of that seed.
+        ValueError: it is no reproduction, or a run of that seed is not finished.
     """
-    released = {}
-    if config.reproduction is not None:
-        for run, name in RELEASED.items():
-            places = sorted(Path(config.reproduction, "runs").glob(f"{run}-seed{config.seed}-*/manifest.json"))
-            if not places:
-                raise ValueError(f"reproduction: {config.reproduction} has no finished {run} of seed {config.seed}")
-            released[name] = places[-1].parent
-    if config.models:
-        released |= {name: _find_one("models", place) for name, place in parse_models(config.models).items()}
-    return released
+    argv = ["--config", str(folder / "config.yaml")]
+    config, shape = parse_config(ReproduceConfig, PcfgShape, argv=argv)
+    folders = SeedPlan(config, shape, seed).folders
+    for name in (*RELEASED, *STUDIES):
+        if not is_finished(folders[name]):
+            raise ValueError(f"reproduction: {folder} has no finished {name} of seed {seed} (no {folders[name]})")
+    return folders
 
 
-def _find_one(field_name: str, pattern: str) -> Path:
+def _find_one(pattern: str) -> Path:
     """A folder, by its name or by a pattern with ``*`` that fits no other."""
     found = [Path(pattern)] if Path(pattern).is_dir() else [Path(p) for p in glob.glob(pattern) if Path(p).is_dir()]
     if len(found) != 1:
-        raise ValueError(f"{field_name}: {pattern!r} fits {len(found)} folders, expected one")
+        raise ValueError(f"models: {pattern!r} fits {len(found)} folders, expected one")
     return found[0]
 
 
+def write_card(run: Path, repo_id: str, origin: Origin, place: Path) -> None:
+    """Write the card that ``run`` would be published with, and its pictures, into ``place``."""
+    with tempfile.TemporaryDirectory() as temporary:
+        tree = save(run, Path(temporary) / "published", repo_id, origin)["main"]
+        place.mkdir(parents=True, exist_ok=True)
+        for old in place.glob("*.png"):
+            old.unlink()
+        for file in (tree / "README.md", *tree.glob("*.png")):
+            shutil.copyfile(file, place / file.name)
+
+
 def write_cards(config: WriteCardsConfig) -> dict[str, Path]:
-    """Write a card and its pictures for every released model; name on the Hub -> folder."""
-    released = find_released(config)
-    names = {name: f"{config.namespace}/{config.prefix}{name}" for name in released}
-    for repo_id in names.values():
+    """Write a card for every released model: name on the Hub -> its folder."""
+    reproduction = None if config.reproduction is None else Path(config.reproduction)
+    reproduced = find_reproduced(reproduction, config.seed) if reproduction is not None else {}
+    runs = {RELEASED[name]: reproduced[name] for name in RELEASED if name in reproduced}
+    if config.models:
+        runs |= {name: _find_one(place) for name, place in parse_models(config.models).items()}
+    repo_ids = {name: f"{config.namespace}/{config.prefix}{name}" for name in runs}
+    for repo_id in repo_ids.values():
         check_repo_id("namespace, prefix", repo_id)
-    by_hash = {read_run(run)[0]["hash"]: name for name, run in released.items()}
+    by_hash = {read_run(run)[0]["hash"]: name for name, run in runs.items()}
+    called = {released: name for name, released in RELEASED.items()}
     written = {}
-    for name, run in released.items():
+    for name, run in runs.items():
         env, _ = read_run(run)
         base = by_hash.get(env.get("inputs", {}).get("model"))
+        own = called.get(name) if reproduction is not None else None
         origin = Origin(
-            base_model=names[base] if base else None,
+            base_model=repo_ids[base] if base else None,
             datasets=config.datasets,
-            analyses=[
-                str(_find_one("analyses", entry.split("=", 1)[1]))
-                for entry in config.analyses
-                if entry.startswith(f"{name}=")
-            ],
-            claims=claims_of(Path(config.reproduction), _run_name(run)) if config.reproduction else (),
+            analyses=None if own is None else _studies_of(env["hash"], reproduced),
+            claims=claims_of(reproduction, own) if reproduction is not None and own is not None else (),
         )
-        place = Path(config.output_dir) / names[name].split("/")[1]
-        with tempfile.TemporaryDirectory() as temporary:
-            tree = save(run, Path(temporary) / "published", names[name], origin)["main"]
-            place.mkdir(parents=True, exist_ok=True)
-            for old in place.glob("*.png"):
-                old.unlink()
-            for file in (tree / "README.md", *tree.glob("*.png")):
-                shutil.copyfile(file, place / file.name)
-        written[names[name]] = place
+        written[repo_ids[name]] = Path(config.output_dir) / repo_ids[name].split("/")[1]
+        write_card(run, repo_ids[name], origin, written[repo_ids[name]])
     return written
 
 
-def _run_name(run: Path) -> str:
-    """What a reproduction calls a run, from its folder's name."""
-    return re.sub(r"-seed\d+-[0-9a-f]+$", "", run.name)
+def _studies_of(model: str, reproduced: dict[str, Path]) -> Sequence[str]:
+    """The reproduction's studies of the model with this hash."""
+    folders = [reproduced[name] for name in STUDIES]
+    return [str(folder) for folder in folders if model in read_run(folder)[0]["inputs"].values()]
 
 
 def main(argv: list[str] | None = None) -> None:

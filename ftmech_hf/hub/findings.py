@@ -19,27 +19,27 @@ from ftmech_hf.studies import RANDOM_INIT
 UNITS = {"row": "rows of weight matrices", "activation": "MLP activations"}
 
 
-def find_analyses(run: Path, run_hash: str, others: Sequence[str] = ()) -> dict[Path, dict[str, Any]]:
+def find_analyses(run: Path, run_hash: str, given: Sequence[str] | None = None) -> dict[Path, dict[str, Any]]:
     """Finished analyses that took the model of a run: folder -> its ``env.json``.
 
     Args:
-        run: where it lies; analyses are looked for beside it.
+        run: where it lies.
         run_hash: its hash.
-        others: more folders of analyses.
+        given: folders of analyses; those that lie beside the run if None.
 
     Raises:
-        ValueError: one of ``others`` is none, is damaged or is of another model.
+        ValueError: one of them is damaged, or one that was given is none or of another model.
     """
     found = {}
-    for folder in [*map(Path, others), *sorted(path.parent for path in run.parent.glob("*/env.json"))]:
-        given = str(folder) in map(str, others)
+    beside = sorted(path.parent for path in run.parent.glob("*/env.json")) if given is None else []
+    for folder in [*map(Path, given or ()), *beside]:
         if not is_finished(folder):
-            if given:
+            if given is not None:
                 raise ValueError(f"analyses: {folder} is no finished run")
             continue
         env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
         if run_hash not in env.get("inputs", {}).values() or not (folder / "summary.json").is_file():
-            if given:
+            if given is not None:
                 raise ValueError(f"analyses: {folder} is no analysis of {run} (its models are {env.get('inputs')})")
             continue
         if damaged := damaged_files(folder):
@@ -77,7 +77,7 @@ def state_findings(run: Path, analyses: dict[Path, dict[str, Any]]) -> list[str]
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         name = next((label for label, value in made["inputs"].items() if value == env["hash"]), "")
         sentences += _state(made["kind"], summary, name, folder)
-    return sentences
+    return list(dict.fromkeys(sentences))
 
 
 def _state(kind: str, summary: dict[str, Any], name: str, folder: Path) -> list[str]:
@@ -112,8 +112,8 @@ def draw_findings(run: Path, analyses: dict[Path, dict[str, Any]], folder: Path)
     pictures: dict[str, str] = {}
 
     def draw(file: str, draw_panel: Any, caption: str) -> None:
-        if file in pictures:  # a second analysis of a kind
-            file = file.replace(".png", f"_{len(pictures)}.png")
+        if file in pictures:  # of several analyses of a kind the first is drawn
+            return
         figure = figures.panel(draw_panel)
         figure.savefig(folder / file, dpi=100, metadata={"Software": None})
         pictures[file] = caption

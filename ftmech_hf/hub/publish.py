@@ -34,7 +34,7 @@ class PublishConfig:
     base_revision: str | None = field(default=None, metadata={"help": "revision of that model"})
     datasets: list[str] = field(default_factory=list, metadata={"help": "repositories of the rows it was trained on"})
     analyses: list[str] = field(
-        default_factory=list, metadata={"help": "folders of analyses for the card; those beside the run are found"}
+        default_factory=list, metadata={"help": "folders of analyses for the card; those beside the run if not given"}
     )
 
     def __post_init__(self) -> None:
@@ -49,7 +49,10 @@ class PublishConfig:
     def origin(self) -> Origin:
         """What the card says beyond the run's files."""
         return Origin(
-            base_model=self.base_model, base_revision=self.base_revision, datasets=self.datasets, analyses=self.analyses
+            base_model=self.base_model,
+            base_revision=self.base_revision,
+            datasets=self.datasets,
+            analyses=self.analyses or None,
         )
 
 

@@ -52,14 +52,14 @@ class Origin:
         base_model: repository of the model it started from.
         base_revision: branch, tag or commit of that.
         datasets: repositories of the rows it was trained on.
-        analyses: folders of analyses of it, beside those that lie next to the run.
+        analyses: folders of analyses of it; those that lie beside the run if None.
         claims: claims over seeds that it is part of; see :class:`ftmech_hf.cards.Published`.
     """
 
     base_model: str | None = None
     base_revision: str | None = None
     datasets: Sequence[str] = ()
-    analyses: Sequence[str] = ()
+    analyses: Sequence[str] | None = None
     claims: Sequence[Mapping[str, str]] = ()
 
 

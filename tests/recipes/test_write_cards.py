@@ -7,23 +7,28 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 
 from ftmech_hf.cards import check_card
+from ftmech_hf.config import to_dict
 from ftmech_hf.hub.claims import CLAIMS
 from ftmech_hf.report.claims import MEASUREMENTS, claims_json, judge
+from ftmech_hf.reproduction import ReproduceConfig, SeedPlan
+from ftmech_hf.tasks import PcfgShape
 from recipes import write_cards
 from recipes.write_cards import RELEASED
 
 
 @pytest.fixture(scope="module")
 def reproduction(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished one: its runs lie where its plan looks for them, as sweeps may have left them there."""
     folder = tmp_path_factory.mktemp("reproduction")
-    for name in RELEASED:
-        shutil.copytree(
-            runs / ("base" if name.startswith("base") else "tuned"), folder / "runs" / f"{name}-seed0-abc123"
-        )
-    shutil.copytree(runs / "prune", folder / "runs" / "prune-rows-seed0-abc123")
+    config, shape = ReproduceConfig(seeds=[0, 1], output_dir=str(folder), runs_dir=str(folder / "shared")), PcfgShape()
+    (folder / "config.yaml").write_text(yaml.safe_dump(to_dict(config, shape)))
+    for name, place in SeedPlan(config, shape, 0).folders.items():
+        kind = {"base": "base", "prune": "prune", "probe": "probe"}.get(name.split("-")[0], "tuned")
+        shutil.copytree(runs / kind, place)
     measured = {seed: {each.id: 50.0 + seed for each in MEASUREMENTS} for seed in (0, 1)}
     (folder / "claims.json").write_text(json.dumps(claims_json(judge(measured))))
     return folder
@@ -57,8 +62,8 @@ def test_a_run_that_is_missing_is_named(
     reproduction: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     with pytest.raises(SystemExit):
-        write_cards.main(["--reproduction", str(reproduction), "--seed", "5", "--output_dir", str(tmp_path)])
-    assert "has no finished base-low of seed 5" in capsys.readouterr().err
+        write_cards.main(["--reproduction", str(reproduction), "--seed", "1", "--output_dir", str(tmp_path)])
+    assert "has no finished base-low of seed 1" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         write_cards.main(
             ["--reproduction", str(reproduction), "--models", "x=/nowhere*", "--output_dir", str(tmp_path)]

@@ -24,9 +24,15 @@ CLAIMS = {
 
 def claims_of(reproduction: Path, run: str) -> list[dict[str, str]]:
     """What a reproduction says over its seeds that rests on one of its runs, as text; nothing for any other run."""
+    return [claim for claim in all_claims(reproduction) if claim["id"] in CLAIMS.get(run, ())]
+
+
+def all_claims(reproduction: Path) -> list[dict[str, str]]:
+    """All claims of a reproduction, as text."""
     claims = [Claim(**each) for each in json.loads((reproduction / "claims.json").read_text(encoding="utf-8"))]
     return [
         {
+            "id": claim.id,
             "statement": claim.statement,
             "measured": format_value(claim.measured, claim.unit),
             "interval": format_interval(claim),
@@ -34,5 +40,4 @@ def claims_of(reproduction: Path, run: str) -> list[dict[str, str]]:
             "verdict": verdict(claim),
         }
         for claim in claims
-        if claim.id in CLAIMS.get(run, ())
     ]

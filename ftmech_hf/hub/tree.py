@@ -15,6 +15,7 @@ from huggingface_hub import DatasetCard
 from ftmech_hf.cards import Published, accuracy_of, check_card, read_run, render_card, write_model_card
 from ftmech_hf.config import field_names
 from ftmech_hf.downloads import RepoKind, check_folder
+from ftmech_hf.hub.claims import all_claims
 from ftmech_hf.hub.findings import draw_findings, find_analyses, state_findings
 from ftmech_hf.runs import (
     MANIFEST,
@@ -116,8 +117,12 @@ def save(run: Path, folder: Path, repo_id: str, origin: Origin | None = None) ->
         raise ValueError(f"base_model: {origin.base_model}, but {run} is a {kind} and started from no model")
     whole = folder.with_name(folder.name + ".partial")
     shutil.rmtree(whole, ignore_errors=True)
-    names = _write_revisions(run, whole, repo_id, origin, kind)
-    whole.rename(folder)
+    try:
+        names = _write_revisions(run, whole, repo_id, origin, kind)
+        whole.rename(folder)
+    except BaseException:
+        shutil.rmtree(whole, ignore_errors=True)
+        raise
     return {name: folder / name for name in names}
 
 
@@ -152,13 +157,23 @@ def _copy(run: Path, working: Path, leave_out: Sequence[str]) -> None:
             shutil.copyfile(path, working / path.name)
 
 
+def _without_place(value: Any) -> Any:
+    """An absolute path, or a ``name=path`` with one, by its last part; anything else as it is."""
+    if isinstance(value, list):
+        return [_without_place(each) for each in value]
+    if not isinstance(value, str):
+        return value
+    name, equals, path = value.rpartition("=")
+    return f"{name}{equals}runs/{Path(path).name}" if Path(path).is_absolute() else value
+
+
 def _publish_config(working: Path, repo_id: str, changes: Mapping[str, Any]) -> None:
     """Places of this machine are replaced by such that mean something elsewhere; the run's hash knows none of them."""
     path = working / "config.yaml"
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     known = {key: value for key, value in changes.items() if key in config and value is not None}
     config |= {"output_dir": f"runs/{repo_id.split('/')[-1]}", **known}
-    write_text(path, yaml.safe_dump(config, sort_keys=False))
+    write_text(path, yaml.safe_dump({name: _without_place(value) for name, value in config.items()}, sort_keys=False))
     env = json.loads((working / "env.json").read_text(encoding="utf-8"))
     env["command"] = env["command"].replace(str(Path.home()), "~")
     write_json(working / "env.json", env)
@@ -252,6 +267,8 @@ def _save_analysis(run: Path, working: Path, repo_id: str, kind: str) -> None:
     env, _ = read_run(working)
     summary = run / "summary.json"
     numbers = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {}
+    if (run / "claims.json").is_file():
+        numbers = {claim["statement"]: f"{claim['measured']} ({claim['verdict']})" for claim in all_claims(run)}
     header = {
         "license": "apache-2.0",
         "pretty_name": repo_id.split("/")[-1],

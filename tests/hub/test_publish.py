@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from huggingface_hub import DatasetCard, HfApi, ModelCard
@@ -190,3 +191,22 @@ def test_a_pulled_run_is_a_finished_run(runs: Path, hub: HubServer, api: HfApi) 
     step = pull(f"{USER}/base", revision="step-2", api=api)
     assert (step / "model.safetensors").read_bytes() == (runs / "base/snapshots/step-2/model.safetensors").read_bytes()
     assert (folder / "model.safetensors").read_bytes() == (runs / "base" / "model.safetensors").read_bytes()
+
+
+def test_a_folder_of_many_runs_is_published_without_them(tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    (folder / "runs" / "one").mkdir(parents=True)
+    (folder / "runs" / "one" / "model.safetensors").write_bytes(b"x")
+    pd.DataFrame({"seed": [0, 1], "value": [0.5, 0.6]}).to_parquet(folder / "table.parquet")
+    env = {"kind": "sweep", "hash": "abc", "versions": {"torch": "2"}, "command": f"sweep.py {Path.home()}/x.yaml"}
+    (folder / "env.json").write_text(json.dumps(env))
+    settings = {"output_dir": str(folder), "models": [f"base={folder}/base", "other=USER/NAME"], "lr": 0.1}
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    tree = save(folder, tmp_path / "out", f"{USER}/sweep")["main"]
+    assert {path.name for path in tree.iterdir()} == {
+        "table.parquet", "env.json", "config.yaml", "README.md", "manifest.json",
+    }  # fmt: skip
+    kept = yaml.safe_load((tree / "config.yaml").read_text())
+    assert kept == {"output_dir": "runs/sweep", "models": ["base=runs/base", "other=USER/NAME"], "lr": 0.1}
+    assert "sweep.py ~/x.yaml" in (tree / "README.md").read_text()
+    assert str(tmp_path) not in "".join(path.read_text() for path in tree.glob("*.[jyR]*"))

@@ -70,6 +70,12 @@ def hub_errors(field: str, what: str) -> Iterator[None]:
         raise ValueError(f"{field}: cannot {what}: there is no such revision") from error
     except HFValidationError as error:
         raise ValueError(f"{field}: cannot {what}: {error}") from error
+    except LocalTokenNotFoundError as error:
+        raise ValueError(
+            f"{field}: cannot {what}: there is no token; set HF_TOKEN or log in with `hf auth login`"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise OSError(f"cannot {what}: it is not in the cache, and the Hub cannot be reached") from error
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else None
         if status in (401, 403):
@@ -78,12 +84,6 @@ def hub_errors(field: str, what: str) -> Iterator[None]:
                 "set HF_TOKEN or log in with `hf auth login`, with a token that may write"
             ) from error
         raise OSError(f"cannot {what}: {' '.join(str(error).split())}") from error
-    except LocalTokenNotFoundError as error:
-        raise ValueError(
-            f"{field}: cannot {what}: there is no token; set HF_TOKEN or log in with `hf auth login`"
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise OSError(f"cannot {what}: it is not in the cache, and the Hub cannot be reached") from error
     except Exception as error:
         if is_transient(error):
             raise OSError(f"cannot {what}: {type(error).__name__}: {error}") from error
@@ -210,9 +210,11 @@ def _download(api: HfApi, repo_id: str, kind: RepoKind, revision: str | None, wh
     unwanted = NOT_WANTED if kind == "model" else [f"*{suffix}" for suffix in PICKLES]
     folder = Path(
         snapshot_download(
-            repo_id, repo_type=kind, revision=commit, endpoint=api.endpoint, token=api.token, ignore_patterns=unwanted
+            repo_id, repo_type=kind, revision=revision, endpoint=api.endpoint, token=api.token, ignore_patterns=unwanted
         )
     )
+    if folder.name != commit:  # asked for by its name, so that it is found by it offline
+        raise OSError(f"{where} changed while it was pulled; pull it again")
     found = api.verify_repo_checksums(repo_id, repo_type=kind, revision=commit, local_dir=folder)
     if found.mismatches:
         damaged = [each["path"] for each in found.mismatches]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
 from safetensors.torch import save_file
 
 from ftmech_hf.downloads import check_folder, pull
@@ -137,3 +137,16 @@ def test_what_could_run_code_or_leave_its_folder_is_refused(
 def test_a_pickle_beside_safetensors_is_not_even_downloaded(model: Path, hub: HubServer, api: HfApi) -> None:
     hub.add_repo("model", NAME, {**files(model), "pytorch_model.bin": b"pickle", "modeling.py": b"raise SystemExit"})
     assert {path.name for path in pull(NAME, api=api).iterdir()} == {*files(model), ".gitattributes"}
+
+
+def test_what_was_pulled_is_found_again_offline(
+    model: Path, hub: HubServer, api: HfApi, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    hub.add_repo("model", NAME, files(model))
+    folder = pull(NAME, api=api)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    asked = len(hub.requests)
+    assert pull(NAME, api=api) == folder
+    with pytest.raises(OSError, match=r"it is not in the cache, and the Hub cannot be reached"):
+        pull("someone/other", api=api)
+    assert len(hub.requests) == asked

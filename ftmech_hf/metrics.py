@@ -47,26 +47,29 @@ def wilson_interval(right: int, total: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+WORD, FLAG = datasets.Value("string"), datasets.Value("bool")
+NUMBERS = datasets.Sequence(datasets.Value("float64"))
+
+
+def _info(description: str, inputs: str, **features: Any) -> evaluate.MetricInfo:
+    return evaluate.MetricInfo(
+        description=description,
+        citation=CITATION,
+        inputs_description=inputs,
+        features=datasets.Features(features),
+    )
+
+
 class AnswerAccuracy(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
     """Share of right answers: of all, of each operand, and of each operand by whether the correlation holds."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Share of right answers, per operand of the prompt and per correlation of the text.",
-            citation=CITATION,
-            inputs_description=(
-                "predictions, references: answers as words. operands: the operand that each prompt names. "
-                "correlated: whether the planted correlation holds in its text."
-            ),
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Value("string"),
-                    "references": datasets.Value("string"),
-                    "operands": datasets.Value("string"),
-                    "correlated": datasets.Value("bool"),
-                }
-            ),
-        )
+        return _info(
+            "Share of right answers, per operand of the prompt and per correlation of the text.",
+            "predictions, references: answers as words. operands: the operand that each prompt names. "
+            "correlated: whether the planted correlation holds in its text.",
+            predictions=WORD, references=WORD, operands=WORD, correlated=FLAG,
+        )  # fmt: skip
 
     def _compute(
         self, predictions: Sequence[str], references: Sequence[str], operands: Sequence[str], correlated: Sequence[bool]
@@ -93,20 +96,12 @@ class KLFromTruth(evaluate.Metric):  # type: ignore[misc]  # evaluate has no typ
     """How far a model's next-token distributions are from the exact ones of the grammar, in nats per token."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Mean KL(truth || model) in nats per token, and the entropy of the truth.",
-            citation=CITATION,
-            inputs_description=(
-                "predictions: logits over the vocabulary, one list for each position. references: the exact "
-                "probabilities there, as ftmech_hf.tasks.truth.row_truth gives them."
-            ),
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Sequence(datasets.Value("float64")),
-                    "references": datasets.Sequence(datasets.Value("float64")),
-                }
-            ),
-        )
+        return _info(
+            "Mean KL(truth || model) in nats per token, and the entropy of the truth.",
+            "predictions: logits over the vocabulary, one list for each position. references: the exact "
+            "probabilities there, as ftmech_hf.tasks.truth.row_truth gives them.",
+            predictions=NUMBERS, references=NUMBERS,
+        )  # fmt: skip
 
     def _compute(self, predictions: Sequence[Sequence[float]], references: Sequence[Sequence[float]]) -> dict[str, Any]:
         """``kl`` and its largest value ``kl_max``; ``lowest_loss``: mean entropy of the truth; ``tokens``."""
@@ -131,22 +126,12 @@ class Forgetting(evaluate.Metric):  # type: ignore[misc]  # evaluate has no type
     """What a model forgot and gained by fine-tuning, in its answers to the same prompts before and after."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Accuracy before and after fine-tuning and its change, by group of prompts.",
-            citation=CITATION,
-            inputs_description=(
-                "predictions: answers after fine-tuning, as words. predictions_before: the base model's. references: "
-                "the right ones. groups: what each prompt belongs to, such as its operand."
-            ),
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Value("string"),
-                    "predictions_before": datasets.Value("string"),
-                    "references": datasets.Value("string"),
-                    "groups": datasets.Value("string"),
-                }
-            ),
-        )
+        return _info(
+            "Accuracy before and after fine-tuning and its change, by group of prompts.",
+            "predictions: answers after fine-tuning, as words. predictions_before: the base model's. references: "
+            "the right ones. groups: what each prompt belongs to, such as its operand.",
+            predictions=WORD, predictions_before=WORD, references=WORD, groups=WORD,
+        )  # fmt: skip
 
     def _compute(
         self,

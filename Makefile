@@ -1,11 +1,14 @@
 # make reproduce: install, run the paper's main effects on this machine, write runs/reproduce-nano/report.html
 # make test:      install, then every check that CI runs
+# make test-interop: other libraries on what we publish, in an environment of their own; fills the README's table
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: reproduce test test-slow install format clean
+INTEROP := .venv-interop
+
+.PHONY: reproduce test test-slow test-interop install format clean
 
 reproduce: install
 	$(BIN)/accelerate launch recipes/reproduce.py --config recipes/configs/nano/reproduce.yaml
@@ -20,6 +23,16 @@ test: install
 test-slow: install
 	$(BIN)/pytest -m slow
 
+test-interop: $(INTEROP)/.installed
+	rm -f runs/interop.json
+	INTEROP_RESULTS=runs/interop.json $(INTEROP)/bin/python -m pytest -m interop tests/interop
+	$(INTEROP)/bin/python recipes/update_readme.py --interop runs/interop.json
+
+$(INTEROP)/.installed: pyproject.toml constraints.txt
+	test -x $(INTEROP)/bin/python || $(PYTHON) -m venv $(INTEROP)
+	$(INTEROP)/bin/python -m pip install --quiet --editable ".[interop]" pytest hypothesis --constraint constraints.txt
+	touch $@
+
 install: $(INSTALLED)
 
 # constraints.txt pins what was tested together; the torch it pins has a small CPU build.
@@ -33,4 +46,4 @@ format:
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv $(INTEROP) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

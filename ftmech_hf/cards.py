@@ -6,16 +6,19 @@ This sits below training because a run folder is whole only with its card.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 import yaml
-from huggingface_hub import ModelCardData
+from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from scipy import stats
 
+from ftmech_hf.downloads import check_repo_id
 from ftmech_hf.runs import describe_versions, read_metrics, write_text
 
 DESCRIPTIONS = {
@@ -30,7 +33,9 @@ def _template(name: str) -> jinja2.Template:
     installed = Path(str(resources.files("ftmech_hf"))) / "model_cards"
     beside = installed.parents[1] / "model_cards"
     folders = [str(folder) for folder in (installed, beside)]
-    env = jinja2.Environment(loader=jinja2.FileSystemLoader(folders), undefined=jinja2.StrictUndefined)
+    env = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folders), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
     return env.get_template(name)
 
 
@@ -41,7 +46,11 @@ def render_card(template: str, **values: Any) -> str:
 
 def final_accuracy(folder: Path) -> list[dict[str, Any]]:
     """Accuracy on every test set after the last step, with its 95 % Wilson interval: name, value, low, high."""
-    last = read_metrics(folder)[-1]
+    return accuracy_of(read_metrics(folder)[-1])
+
+
+def accuracy_of(last: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The same of one line of ``metrics.jsonl``."""
     rows = []
     for key, value in last.items():
         if key.startswith("accuracy/"):
@@ -53,36 +62,105 @@ def final_accuracy(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def write_model_card(folder: Path, *, example: Mapping[str, Any]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What a card can say of a model once it is on the Hub, beyond what its run's files say.
+
+    Attributes:
+        repo_id: where it is.
+        base_model: repository of the model it was trained from.
+        base_revision: of that.
+        datasets: repositories of rows it was trained on.
+        statements: what its files show, a sentence each.
+        claims: claims over seeds that it is part of: statement, measured, interval, bar, verdict.
+        pictures: file beside the card -> what it shows.
+        revisions: names of its snapshots.
+    """
+
+    repo_id: str
+    base_model: str | None = None
+    base_revision: str | None = None
+    datasets: Sequence[str] = ()
+    statements: Sequence[str] = ()
+    claims: Sequence[Mapping[str, str]] = ()
+    pictures: Mapping[str, str] = field(default_factory=dict)
+    revisions: Sequence[str] = ()
+
+
+def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the ``env.json`` of a run, its settings)."""
+    env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    return env, config
+
+
+def _eval_results(config: Mapping[str, Any], env: Mapping[str, Any], rows: Sequence[Mapping[str, Any]],
+                  datasets: Sequence[str]) -> list[EvalResult]:  # fmt: skip
+    """The measured accuracies as the Hub's model index knows them, each with its interval."""
+    return [
+        EvalResult(
+            task_type="text-generation",
+            task_name="Answer of a procedural question",
+            dataset_type=datasets[0] if datasets else str(config["task"]),
+            dataset_name=f"{config['task']}: {row['name']}",
+            dataset_split="test",
+            metric_type="accuracy",
+            metric_name=f"answer accuracy, {row['name']}",
+            metric_value=round(row["value"], 6),
+            metric_args={
+                "confidence_level": 0.95,
+                "confidence_interval": [round(float(row["low"]), 6), round(float(row["high"]), 6)],
+                "rows": config["final_eval_rows"],
+                "seed": config["seed"],
+                "config_hash": env["hash"],
+            },
+        )
+        for row in rows
+    ]
+
+
+def write_model_card(folder: Path, *, example: Mapping[str, Any], published: Published | None = None) -> None:
     """Write ``README.md`` for the run in ``folder``, which holds its config, env, metrics and weights already.
 
     Args:
-        folder: a run folder about to be finished.
+        folder: a run folder about to be finished, or to be published.
         example: a test row, in the columns of a task's dataset, for the usage example.
+        published: where it goes and what more is known, if it goes to the Hub.
     """
-    env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    name = Path(config["output_dir"]).name
+    env, config = read_run(folder)
+    hub = published or Published(repo_id="")
+    where = hub.repo_id or str(config["output_dir"])
+    title = Path(where).name
+    adapted = (folder / "adapter_config.json").is_file()
+    accuracy = final_accuracy(folder)
+    relation: dict[str, Any] = {"base_model_relation": "adapter" if adapted else "finetune"} if hub.base_model else {}
     shape = folder / "config.json"
     model = json.loads(shape.read_text(encoding="utf-8")) if shape.is_file() else {}
     metadata = ModelCardData(
         license="apache-2.0",
-        library_name="transformers",
+        library_name="peft" if adapted else "transformers",
         pipeline_tag="text-generation",
-        tags=["ftmech_hf", "interpretability", "procedural", env["kind"]],
+        tags=["ftmech_hf", "interpretability", "procedural", env["kind"], "arxiv:2311.12786"],
+        datasets=list(hub.datasets) or None,
+        metrics=["accuracy"],
+        model_name=title,
+        eval_results=_eval_results(config, env, accuracy, hub.datasets) or None,
+        base_model=hub.base_model,
+        **relation,
     )
     text = render_card(
         "model.md.j2",
         metadata=metadata.to_yaml(),
-        title=name,
+        title=title,
         what=DESCRIPTIONS[env["kind"]],
         compiled=model.get("model_type") == "compiled_program",
         answer_at=model.get("answer_position", -1),
-        adapted=(folder / "adapter_config.json").is_file(),
-        where=config["output_dir"],
+        adapted=adapted,
+        where=where,
+        hub=hub,
         prompt=example["prompt"],
         answer=example["answer"],
-        accuracy=final_accuracy(folder),
+        accuracy=accuracy,
         eval_rows=config["final_eval_rows"],
         kind=env["kind"],
         env=env,
@@ -90,3 +168,26 @@ def write_model_card(folder: Path, *, example: Mapping[str, Any]) -> None:
         versions=describe_versions(env),
     )
     write_text(folder / "README.md", text)
+
+
+def check_card(text: str, kind: Literal["model", "dataset"]) -> None:
+    """Check a card's header with the Hub client's own rules, as far as they need no network.
+
+    Raises:
+        ValueError: it has none, or one that the Hub would not understand.
+    """
+    card: ModelCard | DatasetCard = ModelCard(text) if kind == "model" else DatasetCard(text)
+    header = card.data.to_dict()
+    for name in ("license", "tags"):
+        if not header.get(name):
+            raise ValueError(f"card: its header has no {name}")
+    if (results := header.get("model-index")) is not None:
+        again = eval_results_to_model_index(*model_index_to_eval_results(results))
+        if again != results:
+            raise ValueError("card: its model-index is not what the Hub reads from it")
+    for repo_id in [*_as_list(header.get("base_model")), *_as_list(header.get("datasets"))]:
+        check_repo_id("card", repo_id)
+
+
+def _as_list(value: Any) -> list[str]:
+    return [] if value is None else [value] if isinstance(value, str) else list(value)

@@ -28,6 +28,7 @@ import yaml
 from safetensors import SafetensorError
 
 from ftmech_hf.config import LOCATION_FIELDS, config_hash
+from ftmech_hf.credentials import without_secrets
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
@@ -101,6 +102,8 @@ def damaged_files(folder: Path) -> list[str]:
         sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return [MANIFEST]
+    if not isinstance(sums, dict) or not all(isinstance(each, dict) and "sha256" in each for each in sums.values()):
+        return [MANIFEST]
     return [
         name
         for name, expected in sums.items()
@@ -122,7 +125,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": without_secrets(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
     }
 
 

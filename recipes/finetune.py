@@ -6,7 +6,8 @@ accelerate launch recipes/finetune.py --config recipes/configs/nano/finetune.yam
 from __future__ import annotations
 
 from ftmech_hf.config import clean_exit
-from ftmech_hf.report.console import print_run
+from ftmech_hf.hub import HubConfig, plan_push, push_run
+from ftmech_hf.report.console import print_published, print_run
 from ftmech_hf.tasks import parse_task
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.settings import TrainConfig
@@ -14,9 +15,15 @@ from ftmech_hf.training.stages import FinetuneConfig, finetune
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse, fine-tune, say where."""
+    """Parse, fine-tune, say where, publish if asked."""
     with clean_exit():
-        print_run(finetune(*parse_task(FinetuneConfig, TrainConfig, AdapterConfig, argv=argv, description=__doc__)))
+        config, task, train, adapter, hub = parse_task(
+            FinetuneConfig, TrainConfig, AdapterConfig, HubConfig, argv=argv, description=__doc__
+        )
+        repo_id = plan_push(hub, config.output_dir)
+        run = finetune(config, task, train, adapter)
+        print_run(run)
+        print_published(repo_id, push_run(run, hub, repo_id))
 
 
 if __name__ == "__main__":

@@ -6,16 +6,21 @@ accelerate launch recipes/pretrain.py --config recipes/configs/nano/pretrain.yam
 from __future__ import annotations
 
 from ftmech_hf.config import clean_exit
-from ftmech_hf.report.console import print_run
+from ftmech_hf.hub import HubConfig, plan_push, push_run
+from ftmech_hf.report.console import print_published, print_run
 from ftmech_hf.tasks import parse_task
 from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.stages import PretrainConfig, pretrain
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse, pretrain, say where."""
+    """Parse, pretrain, say where, publish if asked."""
     with clean_exit():
-        print_run(pretrain(*parse_task(PretrainConfig, TrainConfig, argv=argv, description=__doc__)))
+        config, task, train, hub = parse_task(PretrainConfig, TrainConfig, HubConfig, argv=argv, description=__doc__)
+        repo_id = plan_push(hub, config.output_dir)
+        run = pretrain(config, task, train)
+        print_run(run)
+        print_published(repo_id, push_run(run, hub, repo_id))
 
 
 if __name__ == "__main__":

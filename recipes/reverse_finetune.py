@@ -9,7 +9,8 @@ import dataclasses
 
 from ftmech_hf.analysis.revival import steps_to_revival
 from ftmech_hf.config import clean_exit
-from ftmech_hf.report.console import print_run
+from ftmech_hf.hub import HubConfig, plan_push, push_run
+from ftmech_hf.report.console import print_published, print_run
 from ftmech_hf.runs import read_metrics
 from ftmech_hf.tasks import parse_task
 from ftmech_hf.training.adapters import AdapterConfig
@@ -20,9 +21,10 @@ from ftmech_hf.training.stages import FinetuneConfig, finetune
 def main(argv: list[str] | None = None) -> None:
     """Parse, reverse, say where and after how many steps."""
     with clean_exit():
-        config, task, train, adapter = parse_task(
-            FinetuneConfig, TrainConfig, AdapterConfig, argv=argv, description=__doc__
+        config, task, train, adapter, hub = parse_task(
+            FinetuneConfig, TrainConfig, AdapterConfig, HubConfig, argv=argv, description=__doc__
         )
+        repo_id = plan_push(hub, config.output_dir)
         run = finetune(dataclasses.replace(config, split="reverse"), task, train, adapter)
         if run.is_main:
             capability = next(iter(task.test_tasks()))  # the base operand's
@@ -32,6 +34,7 @@ def main(argv: list[str] | None = None) -> None:
             )
             print(f"{capability} at {revival.threshold:.0%}: {reached}")
         print_run(run)
+        print_published(repo_id, push_run(run, hub, repo_id))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ TRACR = ("<!-- tracr: written by recipes/update_readme.py -->", "<!-- end of tra
 INSTRUMENTS = ("<!-- instruments: written by recipes/update_readme.py -->", "<!-- end of instruments -->")
 ANALYSIS = ("<!-- analysis: written by recipes/update_readme.py -->", "<!-- end of analysis -->")
 SWEEP_SPEED = ("<!-- sweep: written by recipes/update_readme.py -->", "<!-- end of sweep -->")
+INTEROP = ("<!-- interop: written by recipes/update_readme.py -->", "<!-- end of interop -->")
 SPEED = ("<!-- speed: written by recipes/update_readme.py -->", "<!-- end of speed -->")
 
 
@@ -50,6 +51,7 @@ class UpdateReadmeConfig:
     analysis_benchmark: str = field(
         default="runs/benchmark-analysis.json", metadata={"help": "file of a benchmark of the instruments"}
     )
+    interop: str = field(default="runs/interop.json", metadata={"help": "file that make test-interop wrote"})
     grid: str = field(default="runs/sweep-grid-nano", metadata={"help": "folder of the sweep of the paper's tables"})
     forgetting: str = field(default="runs/sweep-forgetting-nano", metadata={"help": "folder of the sweep of methods"})
     lora: str = field(default="runs/sweep-lora-nano", metadata={"help": "folder of the sweep of ranks"})
@@ -149,6 +151,14 @@ def analysis_block(result: Mapping[str, Any]) -> str:
         for row in result["rows"]
     ]
     return markdown_table(("what", "measured", "ratio"), rows, _machine(result))
+
+
+def interop_block(result: Mapping[str, Any]) -> str:
+    """Which libraries were seen to work with what is published, as Markdown."""
+    rows = [(row["library"], row["versions"], row["shows"]) for row in result["rows"]]
+    return markdown_table(
+        ("library", "verified with", "what was seen to work"), rows, "Written by `make test-interop`."
+    )
 
 
 def _sweep_source(folder: Path) -> str:
@@ -288,6 +298,7 @@ def main(argv: list[str] | None = None) -> None:
             (DATA, data_block, config.data_benchmark),
             (SWEEP_SPEED, sweep_speed_block, config.sweep_benchmark),
             (ANALYSIS, analysis_block, config.analysis_benchmark),
+            (INTEROP, interop_block, config.interop),
         ):
             if Path(file).is_file():
                 text = replace_block(text, marks, block(json.loads(Path(file).read_text(encoding="utf-8"))))

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import HfApi, constants
 from hypothesis import settings
 from transformers import (
     GPT2Config,
@@ -19,6 +24,7 @@ from transformers import (
 )
 
 from ftmech_hf.tasks import PcfgConfig
+from tests.hub.server import TOKEN, HubServer, serve
 
 torch.set_num_threads(1)
 # The same examples every time: a test that fails once in a hundred runs helps nobody. Look for new ones by hand with
@@ -74,3 +80,61 @@ def any_model(request: pytest.FixtureRequest) -> PreTrainedModel:
 def listen_to_ctrl_c() -> None:
     """For ``preexec_fn``: a shell starts background jobs deaf to SIGINT, and children inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """An empty Hub, and a cache of one's own; large files go by plain HTTP."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with serve() as server:
+        yield server
+
+
+@pytest.fixture
+def api(hub: HubServer) -> HfApi:
+    return HfApi(endpoint=hub.url, token=TOKEN)
+
+
+def client_env(hub: HubServer, home: Path, **more: str) -> dict[str, str]:
+    """The environment of a user whose Hub is ours: HF_ENDPOINT is read when the libraries are imported."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    ours = {
+        "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1]),
+    }  # fmt: skip
+    return {**kept, **ours, **more}
+
+
+def run_python(code: str, *argv: str, env: dict[str, str], cwd: Path | None = None) -> str:
+    """What a process of its own prints that runs ``code``."""
+    command = [sys.executable, "-c", code, *argv]
+    done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base with two snapshots, fine-tuned whole and by an adapter, pruned and probed; and a dataset.
+
+    All of three thousand parameters.
+    """
+    from recipes import finetune, make_dataset, pretrain, probe, prune
+    from tests.recipes.conftest import CONFIGS, SMALL, TINY
+
+    folder = tmp_path_factory.mktemp("hub") / "runs"
+
+    def argv(recipe: str, name: str, *more: str) -> list[str]:
+        return ["--config", str(CONFIGS / "nano" / f"{recipe}.yaml"), "--output_dir", str(folder / name), *more]
+
+    base, tuned = ["--model", str(folder / "base")], ["--model", str(folder / "tuned")]
+    pretrain.main(argv("pretrain", "base", *TINY, *SMALL, "--snapshots", "2", "4"))
+    finetune.main(argv("finetune", "tuned", *TINY, *base))
+    finetune.main(argv("finetune", "lora", *TINY, *base, "--adapter", "lora", "--lora_rank", "2"))
+    prune.main(argv("prune", "prune", *tuned, "--sizes", "0", "5", "--score_rows", "32", "--eval_rows", "32"))
+    models = ["--models", f"base={folder / 'base'}", f"finetuned={folder / 'tuned'}"]
+    probe.main(argv("probe", "probe", *models, "--fit_rows", "80", "--test_rows", "40"))
+    make_dataset.main(argv("make_dataset", "rows", "--variants", "pretrain-low", "count_b-c1",
+                           "--rows", "train=60", "test=20"))  # fmt: skip
+    return folder

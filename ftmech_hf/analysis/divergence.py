@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ftmech_hf.metrics import kl_from_truth
+
 
 @dataclass(frozen=True)
 class DivergenceResult:
@@ -61,7 +63,7 @@ def divergence_from_truth(
         )
     log_model, truth = F.log_softmax(logits.double(), dim=-1), truth.double()
     log_truth = truth.log()
-    kl = torch.where(truth > 0, truth * (log_truth - log_model), 0.0).sum(-1)
+    kl = kl_from_truth(log_model, truth)
     came = token_ids[:, 1:, None]
     loss, lowest = (-each.gather(-1, came)[..., 0] for each in (log_model, log_truth))
     places = torch.arange(token_ids.shape[1])

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ftmech_hf.metrics import accuracy_change
+
 
 @dataclass(frozen=True)
 class ForgettingResult:
@@ -19,7 +21,7 @@ class ForgettingResult:
     @property
     def change(self) -> dict[str, float]:
         """Test set -> accuracy gained; what is negative was forgotten."""
-        return {name: self.after[name] - self.before[name] for name in self.before}
+        return accuracy_change(self.before, self.after)
 
     def rows(self) -> list[dict[str, Any]]:
         """The tidy table: one row per test set."""

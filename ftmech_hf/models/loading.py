@@ -13,7 +13,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ftmech_hf.runs import damaged_files, file_sha256, is_finished
+from ftmech_hf.downloads import check_folder, local_folder
+from ftmech_hf.runs import file_sha256, is_finished
 
 ADAPTER = "adapter_config.json"
 
@@ -38,15 +39,16 @@ def quiet_peft() -> Iterator[None]:
         yield
 
 
-def _check_folder(name: str) -> None:
+def _find(name: str) -> Path:
+    """The folder of a model, checked: see :func:`ftmech_hf.downloads.check_folder`."""
     folder = Path(name)
-    if folder.is_dir():
-        if is_finished(folder) and (damaged := damaged_files(folder)):
-            raise ValueError(f"model: {name} is damaged: {', '.join(damaged)}")
-        if not any((folder / file).is_file() for file in ("config.json", ADAPTER)):
-            raise ValueError(f"model: {name} holds no model (no config.json, no {ADAPTER})")
-    elif name.startswith((".", "/")) or name.count("/") != 1 or folder.parent.is_dir():
+    if not folder.is_dir() and (name.startswith((".", "/")) or name.count("/") != 1 or folder.parent.is_dir()):
         raise ValueError(f"model: no folder {name}; train it first, or name a model on the Hub as USER/NAME")
+    folder = local_folder(name)
+    check_folder(folder, name)
+    if not any((folder / file).is_file() for file in ("config.json", ADAPTER)):
+        raise ValueError(f"model: {name} holds no model (no config.json, no {ADAPTER})")
+    return folder
 
 
 def load_model(name: str, *, attn_implementation: str | None = None) -> PreTrainedModel:
@@ -55,21 +57,22 @@ def load_model(name: str, *, attn_implementation: str | None = None) -> PreTrain
     An adapter is merged into the model it was trained on, so that every instrument sees an ordinary model.
 
     Args:
-        name: a folder, such as a finished run, or a model on the Hub.
+        name: a folder, such as a finished run; or a model on the Hub, ``USER/NAME`` or ``USER/NAME@REVISION``.
         attn_implementation: ``"eager"`` if attention patterns are wanted.
 
     Raises:
-        ValueError: there is no such folder, it holds no model, or its files differ from its manifest.
+        ValueError: there is no such model, its files differ from its manifest or from what the Hub says, or it is
+            refused: its weights are a pickle, it asks for code of its own, or a path in it leads outside.
     """
-    _check_folder(name)
-    if (Path(name) / ADAPTER).is_file():
-        base = load_model(_base_of(Path(name)), attn_implementation=attn_implementation)
+    folder = _find(name)
+    if (folder / ADAPTER).is_file():
+        base = load_model(_base_of(folder), attn_implementation=attn_implementation)
         with quiet_peft():
-            merged: PreTrainedModel = PeftModel.from_pretrained(base, name).merge_and_unload()
+            merged: PreTrainedModel = PeftModel.from_pretrained(base, folder).merge_and_unload()
         return merged.requires_grad_(True).eval()  # peft froze the base
     with quiet_transformers():
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            name, use_safetensors=True, dtype="float32", attn_implementation=attn_implementation
+            folder, use_safetensors=True, dtype="float32", attn_implementation=attn_implementation
         )
     return model.eval()
 
@@ -80,9 +83,12 @@ def _base_of(adapter: Path) -> str:
     Raises:
         ValueError: it is not there, or another model is.
     """
-    recorded = json.loads((adapter / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    settings = json.loads((adapter / ADAPTER).read_text(encoding="utf-8"))
+    recorded = str(settings["base_model_name_or_path"])
+    if settings.get("revision") and not Path(recorded).is_dir():
+        recorded = f"{recorded}@{settings['revision']}"
     beside = adapter.absolute().parent / Path(recorded).name
-    base = str(beside) if not Path(recorded).exists() and beside.is_dir() else str(recorded)
+    base = str(beside) if not Path(recorded).exists() and beside.is_dir() else recorded
     if is_finished(adapter):
         expected = json.loads((adapter / "env.json").read_text(encoding="utf-8"))["inputs"]["model"]
         if (found := model_hash(base)) != expected:
@@ -103,18 +109,16 @@ def random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer that lies beside a model."""
-    _check_folder(name)
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(_find(name))
     return tokenizer
 
 
 def model_hash(name: str) -> str:
     """What identifies a model as an input: the hash of the run that made it, else the sha256 of its weights.
 
-    A run's hash is the same on every machine; for a name on the Hub it is the name.
+    A run's hash is the same on every machine and on the Hub; for weights in several files it is the model's name.
     """
-    _check_folder(name)
-    folder = Path(name)
+    folder = _find(name)
     if is_finished(folder):
         return str(json.loads((folder / "env.json").read_text(encoding="utf-8"))["hash"])
     weights = folder / "model.safetensors"

@@ -115,6 +115,17 @@ def print_changes(run: RunDir) -> None:
             )
 
 
+def print_published(repo_id: str | None, revisions: Mapping[str, Any]) -> None:
+    """Where every revision of a published run went, or what a dry run wrote."""
+    console = make_console()
+    for name, done in revisions.items():
+        if isinstance(done, Path):
+            console.print(f"would push {repo_id}@{name}: {done}", soft_wrap=True)
+        else:
+            what = "pushed" if done.changed else "was there already:"
+            console.print(f"{what} {done.url} {name} (commit {done.commit[:12]})", soft_wrap=True)
+
+
 def print_sweep(results: SweepResults) -> None:
     """The means of all cells after the last step, as far as a screen holds them, and what is missing."""
     console = make_console()

@@ -86,6 +86,17 @@ def draw_finetuning(ax: Axes, runs: Runs, run: str, title: str) -> None:
     _legend_below(ax)
 
 
+def draw_training(ax: Axes, run: Path, title: str) -> None:
+    """Accuracy of one run on all of its test sets while it trains."""
+    for name in (key.removeprefix("accuracy/") for key in read_metrics(run)[-1] if key.startswith("accuracy/")):
+        curve = _training_curve(run, name)
+        ax.plot(curve.index, curve.to_numpy(), marker=".", label=name)
+    _accuracy_axis(ax)
+    _step_axis(ax, "step")
+    ax.set_title(title)
+    _legend_below(ax)
+
+
 def _pruning_curves(runs: Runs, run: str, method: str, test_set: str) -> list[pd.Series]:
     curves = []
     for folders in runs.values():

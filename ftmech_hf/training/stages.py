@@ -71,12 +71,16 @@ class FinetuneConfig:
     def start(self) -> str:
         """The folder or name of the model to start from: a snapshot of ``model`` or itself.
 
+        The snapshots of a model on the Hub are its revisions ``step-N``.
+
         Raises:
             ValueError: there is no such snapshot; names those there are.
         """
         if self.snapshot is None:
             return self.model
         folder = snapshot_folder(Path(self.model), self.snapshot)
+        if not Path(self.model).is_dir():
+            return f"{self.model}@{folder.name}"
         if not folder.is_dir():
             there = sorted(int(path.name.removeprefix("step-")) for path in folder.parent.glob("step-*"))
             raise ValueError(f"snapshot: {self.model} has none of step {self.snapshot}, expected one of {there}")

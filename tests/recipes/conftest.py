@@ -12,6 +12,7 @@ CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 TINY = [
     "--steps=6", "--num_evals=2", "--eval_rows=16", "--final_eval_rows=64", "--checkpoint_every=2", "--batch_size=8",
 ]  # fmt: skip
+SMALL = ["--n_layer=1", "--n_head=1", "--n_embd=16"]
 
 
 @pytest.fixture(scope="session")

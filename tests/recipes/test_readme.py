@@ -11,7 +11,19 @@ from transformers import AutoTokenizer
 
 from ftmech_hf.tasks import TASKS
 from recipes import make_dataset, pretrain
-from recipes.update_readme import ACCURACY, DATA, FORGETTING, GRID, INSTRUMENTS, LORA, RESULTS, SPEED, TRACR
+from recipes.update_readme import (
+    ACCURACY,
+    DATA,
+    FORGETTING,
+    GRID,
+    INSTRUMENTS,
+    INTEROP,
+    LORA,
+    RESULTS,
+    SPEED,
+    TRACR,
+)
+from tests.interop.checks import CHECKS
 from tests.recipes.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +79,12 @@ def test_its_commands_name_recipes_and_configs_that_exist() -> None:
     for recipe, config in commands:
         assert (ROOT / recipe).is_file()
         assert not config or (ROOT / "recipes" / "configs" / "nano" / config).is_file()
+
+
+def test_its_table_of_other_libraries_has_every_check() -> None:
+    block = README.split(INTEROP[0])[1].split(INTEROP[1])[0]
+    verified = re.findall(r"^\| ([\w-]+) \| [^|]+ \| ([^|]+) \|$", block, re.MULTILINE)[1:]
+    assert verified == [(name, check.shows) for name, check in CHECKS.items()]
 
 
 def test_its_results_come_from_a_run() -> None:

@@ -1,0 +1,143 @@
+"""What the files of a run and of its analyses show: sentences and pictures for its card, each beside its control."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ftmech_hf.analysis.forgetting import measure_forgetting
+from ftmech_hf.analysis.revival import steps_to_revival
+from ftmech_hf.cards import read_run
+from ftmech_hf.report import figures
+from ftmech_hf.runs import damaged_files, is_finished, read_metrics
+from ftmech_hf.studies import RANDOM_INIT
+
+UNITS = {"row": "rows of weight matrices", "activation": "MLP activations"}
+
+
+def find_analyses(run: Path, run_hash: str, given: Sequence[str] | None = None) -> dict[Path, dict[str, Any]]:
+    """Finished analyses that took the model of a run: folder -> its ``env.json``.
+
+    Args:
+        run: where it lies.
+        run_hash: its hash.
+        given: folders of analyses; those that lie beside the run if None.
+
+    Raises:
+        ValueError: one of them is damaged, or one that was given is none or of another model.
+    """
+    found = {}
+    beside = sorted(path.parent for path in run.parent.glob("*/env.json")) if given is None else []
+    for folder in [*map(Path, given or ()), *beside]:
+        if not is_finished(folder):
+            if given is not None:
+                raise ValueError(f"analyses: {folder} is no finished run")
+            continue
+        env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
+        if run_hash not in env.get("inputs", {}).values() or not (folder / "summary.json").is_file():
+            if given is not None:
+                raise ValueError(f"analyses: {folder} is no analysis of {run} (its models are {env.get('inputs')})")
+            continue
+        if damaged := damaged_files(folder):
+            raise ValueError(f"analyses: {folder} is damaged: {', '.join(damaged)}")
+        found[folder] = env
+    return found
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def state_findings(run: Path, analyses: dict[Path, dict[str, Any]]) -> list[str]:
+    """One sentence for everything that the files show."""
+    env, config = read_run(run)
+    lines = read_metrics(run)
+    rows = config["final_eval_rows"]
+    sentences = []
+    if env["kind"] != "pretrain" and len(lines) > 1:
+        changes = [
+            f"`{row['test_set']}` {_share(row['before'])} → {_share(row['after'])}"
+            for row in measure_forgetting(lines).rows()
+        ]
+        first = lines[0].get("eval_rows", config["eval_rows"])
+        sentences.append(f"From before this training ({first} rows each) to after ({rows}): {'; '.join(changes)}.")
+    if env["kind"] == "reverse_finetune":
+        capability = next(key for key in lines[-1] if key.startswith("accuracy/")).removeprefix("accuracy/")
+        revival = steps_to_revival(lines, capability)
+        when = f"at step {revival.steps}" if revival.steps is not None else f"not within {revival.last_step} steps"
+        sentences.append(
+            f"`{capability}` reached {revival.threshold:.0%} {when} of reverse fine-tuning. This says something only "
+            "beside a control: the same fine-tuning of a model that never had the capability."
+        )
+    for folder, made in analyses.items():
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        name = next((label for label, value in made["inputs"].items() if value == env["hash"]), "")
+        sentences += _state(made["kind"], summary, name, folder)
+    return list(dict.fromkeys(sentences))
+
+
+def _state(kind: str, summary: dict[str, Any], name: str, folder: Path) -> list[str]:
+    _, config = read_run(folder)
+    capability = f"{config.get('operator')}_{config.get('base_operand')}"
+    if kind == "prune":
+        return [
+            f"With {summary['best_k']} {UNITS[config['unit']]} set to zero, a number chosen on other rows, it answers "
+            f"`{capability}` right in {_share(summary['accuracy'])} of the prompts; with as many random ones in "
+            f"{_share(summary['random_accuracy'])}. ({config['eval_rows']} rows, seed {config['seed']})"
+        ]
+    if kind == "probe" and name in summary:
+        mine, control = summary[name], summary.get(RANDOM_INIT)
+        beside = f", {_share(control['accuracy'])} from one of random weights" if control else ""
+        return [
+            f"A linear probe reads `{capability}` from its stream in "
+            f"{_share(mine['accuracy'])} of the prompts{beside}; {_share(mine['shuffled'])} with shuffled labels, and "
+            f"{_share(mine['majority'])} by always naming the most frequent answer."
+        ]
+    if kind == "truth" and name in summary:
+        parts = summary[name]
+        control = summary.get(RANDOM_INIT, {})
+        return [
+            f"KL(truth || model) on the exact distribution of its data: {parts['whole row']:.4f} nats per token "
+            f"({control.get('whole row', float('nan')):.2f} with random weights)."
+        ]
+    return []
+
+
+def draw_findings(run: Path, analyses: dict[Path, dict[str, Any]], folder: Path) -> dict[str, str]:
+    """Save the training curve, and a picture of each pruning and probing, into ``folder``: file -> what it shows."""
+    pictures: dict[str, str] = {}
+
+    def draw(file: str, draw_panel: Any, caption: str) -> None:
+        if file in pictures:  # of several analyses of a kind the first is drawn
+            return
+        figure = figures.panel(draw_panel)
+        figure.savefig(folder / file, dpi=100, metadata={"Software": None})
+        pictures[file] = caption
+
+    draw(
+        "training_curve.png",
+        lambda ax: figures.draw_training(ax, run, "Training"),
+        "Accuracy on every test set while training",
+    )
+    for made, env in analyses.items():
+        _, config = read_run(made)
+        if env["kind"] == "prune" and "count_a" in pd.read_parquet(made / "table.parquet").columns:
+            unit = UNITS[config["unit"]]
+            draw(
+                f"pruning_{config['unit']}.png",
+                lambda ax, made=made, unit=unit: figures.draw_pruning(
+                    ax, {0: {"prune": made}}, "prune", None, f"Pruned {unit}"
+                ),
+                f"Accuracy against the number of {unit} set to zero, beside random ones",
+            )
+        elif env["kind"] == "probe":
+            draw(
+                "probing.png",
+                lambda ax, made=made: figures.draw_probing(ax, {0: {"probe": made}}, "Linear probes"),
+                "What linear probes read from the stream, beside random weights and shuffled labels",
+            )
+    return pictures

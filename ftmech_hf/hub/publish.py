@@ -1,0 +1,152 @@
+"""Publish a finished run: its folder becomes a repository, its snapshots become revisions."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from huggingface_hub import HfApi
+
+from ftmech_hf.downloads import RepoKind, check_repo_id, hub_errors
+from ftmech_hf.hub.push import Pushed, Target
+from ftmech_hf.hub.tree import Origin, repo_kind, save
+from ftmech_hf.runs import RunDir
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishConfig:
+    """What to publish, and where. The token is the one of HF_TOKEN or of ``hf auth login``."""
+
+    run: str = field(metadata={"help": "folder of a finished run: a model, an adapter, a dataset or an analysis"})
+    repo_id: str = field(metadata={"help": "USER/NAME on the Hub"})
+    private: bool = field(default=False, metadata={"help": "make a new repository private"})
+    force: bool = field(default=False, metadata={"help": "replace what the repository holds, whatever it is"})
+    dry_run: bool = field(default=False, metadata={"help": "write what would be pushed into output_dir, push nothing"})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "where a dry run writes, a folder per revision; RUN-published if not given"}
+    )
+    base_model: str | None = field(
+        default=None, metadata={"help": "repository of the model that the run started from; an adapter needs it"}
+    )
+    base_revision: str | None = field(default=None, metadata={"help": "revision of that model"})
+    datasets: list[str] = field(default_factory=list, metadata={"help": "repositories of the rows it was trained on"})
+    analyses: list[str] = field(
+        default_factory=list, metadata={"help": "folders of analyses for the card; those beside the run if not given"}
+    )
+
+    def __post_init__(self) -> None:
+        check_repo_id("repo_id", self.repo_id)
+        for name in (self.base_model, *self.datasets):
+            if name is not None:
+                check_repo_id("base_model" if name == self.base_model else "datasets", name)
+        if self.base_revision is not None and self.base_model is None:
+            raise ValueError(f"base_revision: {self.base_revision}, but no base_model is given")
+
+    @property
+    def origin(self) -> Origin:
+        """What the card says beyond the run's files."""
+        return Origin(
+            base_model=self.base_model,
+            base_revision=self.base_revision,
+            datasets=self.datasets,
+            analyses=self.analyses or None,
+        )
+
+
+def publish(config: PublishConfig, *, target: Target | None = None) -> dict[str, Pushed | Path]:
+    """Push a run: its snapshots as revisions ``step-N``, and then itself, one commit each.
+
+    ``main`` comes last. So as long as a push is not through, nobody finds the run; what is missing is added by the same
+    command.
+
+    Args:
+        config: what and where.
+        target: another way to reach the repository; tests have one.
+
+    Returns:
+        revision -> what came of it; of a dry run, the folder that it wrote.
+
+    Raises:
+        ValueError: the run or a setting cannot be published, or the repository holds something else.
+        OSError: the Hub cannot be reached.
+    """
+    run = Path(config.run)
+    kind = repo_kind(run)
+    if config.dry_run:
+        folder = Path(config.output_dir or f"{run}-published")
+        return dict(save(run, folder, config.repo_id, config.origin))
+    with tempfile.TemporaryDirectory() as temporary:
+        trees = save(run, Path(temporary) / "published", config.repo_id, config.origin)
+        target = target or Target(config.repo_id, kind)
+        target.open(private=config.private)
+        env = json.loads((run / "env.json").read_text(encoding="utf-8"))
+        if not config.force:
+            target.check_same(env["kind"], env["hash"])
+            if config.base_model is not None and "model" in env.get("inputs", {}):
+                _check_base(config, env["inputs"]["model"], target.api)
+        message = f"{env['kind']} {env['hash']}"
+        return {name: target.push(tree, message=message, revision=name) for name, tree in trees.items()}
+
+
+def _check_base(config: PublishConfig, expected: str, api: HfApi) -> None:
+    """A card must not name a base model that is not the one the run started from."""
+    assert config.base_model is not None
+    there = Target(config.base_model, "model", api=api).identity("base_model") or {}
+    if there.get("hash") not in (None, expected.partition("-step-")[0]):  # a snapshot belongs to its run
+        raise ValueError(
+            f"base_model: {config.base_model} holds a run with config hash {there['hash']}, and {config.run} started "
+            f"from {expected}; name the right one, or --force"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubConfig:
+    """Whether a recipe pushes its run when it is finished; the names are those of transformers' TrainingArguments."""
+
+    push_to_hub: bool = field(default=False, metadata={"help": "publish the finished run on the Hub"})
+    hub_model_id: str | None = field(
+        default=None, metadata={"help": "USER/NAME on the Hub; the token's user and the run folder's name if not given"}
+    )
+    hub_private_repo: bool = field(default=False, metadata={"help": "make a new repository private"})
+    hub_base_model: str | None = field(
+        default=None, metadata={"help": "repository of the model that the run starts from; an adapter needs it"}
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("hub_model_id", "hub_base_model"):
+            if (value := getattr(self, name)) is not None:
+                check_repo_id(name, value)
+                if not self.push_to_hub:
+                    raise ValueError(f"{name}: {value}, but push_to_hub is not set")
+
+
+def plan_push(hub: HubConfig, output_dir: str, *, kind: RepoKind = "model") -> str | None:
+    """Before a run: make sure that it can be pushed after it.
+
+    Returns:
+        the repository's name, or None if nothing is to be pushed, or not by this process.
+
+    Raises:
+        ValueError: there is no token, or the Hub does not accept it.
+    """
+    if not hub.push_to_hub or os.environ.get("RANK", "0") != "0":
+        return None
+    api = HfApi()
+    with hub_errors("push_to_hub", "ask the Hub who we are"):
+        user = api.whoami()["name"]
+    repo_id = hub.hub_model_id or f"{user}/{Path(output_dir).name}"
+    check_repo_id("hub_model_id", repo_id)
+    Target(repo_id, kind, api=api).open(private=hub.hub_private_repo)
+    return repo_id
+
+
+def push_run(run: RunDir, hub: HubConfig, repo_id: str | None) -> dict[str, Pushed | Path]:
+    """After a run: publish it, from the main process, if that was planned; a dry run of a recipe is not published."""
+    if repo_id is None or not run.is_main or run.config.get("max_steps") is not None:
+        return {}
+    return publish(
+        PublishConfig(run=str(run.path), repo_id=repo_id, private=hub.hub_private_repo, base_model=hub.hub_base_model)
+    )

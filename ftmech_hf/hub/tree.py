@@ -1,0 +1,298 @@
+"""The folder that is published for a run: the run's files, made right for a place where nobody has our disks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import DatasetCard
+
+from ftmech_hf.cards import Published, accuracy_of, check_card, read_run, render_card, write_model_card
+from ftmech_hf.config import field_names
+from ftmech_hf.downloads import RepoKind, check_folder
+from ftmech_hf.hub.claims import all_claims
+from ftmech_hf.hub.findings import draw_findings, find_analyses, state_findings
+from ftmech_hf.runs import (
+    MANIFEST,
+    commit_folder,
+    damaged_files,
+    describe_versions,
+    is_finished,
+    read_metrics,
+    write_json,
+    write_text,
+)  # fmt: skip
+from ftmech_hf.tasks import TASKS, build_dataset
+from ftmech_hf.training.stages import snapshot_folder
+
+TRAINED = ("pretrain", "finetune", "reverse_finetune")
+REPORTS = ("reproduce", "sweep")
+"""Folders of many runs, of which the results are published and not the runs."""
+
+ANALYSES = {
+    "prune": "Does zeroing a few neurons bring a capability back?",
+    "probe": "Can an answer be read from the stream, and where?",
+    "attention": "Where do models look when they answer?",
+    "truth": "How far are models from the exact distribution of their data?",
+    "interpolate": "What lies on the straight line between two models?",
+    "reproduce": "The paper's main effects at a small scale, over seeds, with controls.",
+    "sweep": "A grid of experiments over seeds.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What the Hub can be told about where a run came from.
+
+    Attributes:
+        base_model: repository of the model it started from.
+        base_revision: branch, tag or commit of that.
+        datasets: repositories of the rows it was trained on.
+        analyses: folders of analyses of it; those that lie beside the run if None.
+        claims: claims over seeds that it is part of; see :class:`ftmech_hf.cards.Published`.
+    """
+
+    base_model: str | None = None
+    base_revision: str | None = None
+    datasets: Sequence[str] = ()
+    analyses: Sequence[str] | None = None
+    claims: Sequence[Mapping[str, str]] = ()
+
+
+def repo_kind(run: Path) -> RepoKind:
+    """Whether a run is published as a model, or as a dataset; the table of an analysis is one too.
+
+    Raises:
+        ValueError: it is no finished run, or its files are damaged.
+    """
+    kind = read_kind(run)
+    if kind not in REPORTS and (damaged := damaged_files(run)):
+        raise ValueError(f"run: {run} is damaged: {', '.join(damaged)}")
+    return "model" if kind in TRAINED or _holds_model(run) else "dataset"
+
+
+def _holds_model(run: Path) -> bool:
+    """Whether a run holds a model of its own; of the analyses, interpolation may."""
+    return (run / "config.json").is_file()
+
+
+def read_kind(run: Path) -> str:
+    """What made a run."""
+    if not (run / "env.json").is_file():
+        raise ValueError(f"run: {run} is no finished run (no env.json); expected the folder that a recipe left")
+    kind = str(json.loads((run / "env.json").read_text(encoding="utf-8"))["kind"])
+    if kind not in REPORTS and not is_finished(run):
+        raise ValueError(f"run: {run} is not finished; run its recipe again to go on with it")
+    if kind not in (*TRAINED, *ANALYSES, "dataset"):
+        raise ValueError(f"run: {run} is a {kind}, expected one of {', '.join((*TRAINED, *ANALYSES, 'dataset'))}")
+    return kind
+
+
+def save(run: Path, folder: Path, repo_id: str, origin: Origin | None = None) -> dict[str, Path]:
+    """Write exactly what a push of ``run`` to ``repo_id`` would send.
+
+    Args:
+        run: a finished run.
+        folder: gets a folder for every revision; must not exist.
+        repo_id: ``USER/NAME``.
+        origin: what is known beyond the run's files.
+
+    Returns:
+        revision -> its folder; ``main`` last, as it refers to the others.
+
+    Raises:
+        ValueError: the run is damaged, or an adapter's base model is not said to be on the Hub.
+    """
+    origin = origin or Origin()
+    kind = read_kind(run)
+    repo_kind(run)
+    if folder.exists():
+        raise ValueError(f"output_dir: {folder} exists; choose another folder, or remove it")
+    if origin.base_model is not None and "model" not in read_run(run)[0].get("inputs", {}):
+        raise ValueError(f"base_model: {origin.base_model}, but {run} is a {kind} and started from no model")
+    whole = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(whole, ignore_errors=True)
+    try:
+        names = _write_revisions(run, whole, repo_id, origin, kind)
+        whole.rename(folder)
+    except BaseException:
+        shutil.rmtree(whole, ignore_errors=True)
+        raise
+    return {name: folder / name for name in names}
+
+
+def _write_revisions(run: Path, folder: Path, repo_id: str, origin: Origin, kind: str) -> list[str]:
+    """Write every revision's folder; returns their names."""
+    names = []
+    if kind in TRAINED:
+        steps = sorted(int(path.name.removeprefix("step-")) for path in snapshot_folder(run, 0).parent.glob("step-*"))
+        for step in steps:
+            names.append(f"step-{step}")
+            _save_snapshot(run, folder / names[-1], repo_id, step)
+    working = folder / "main.partial"
+    working.mkdir(parents=True)
+    if kind in TRAINED:
+        _save_model(run, working, repo_id, origin, names)
+    elif kind == "dataset":
+        _save_dataset(run, working, repo_id)
+    else:
+        _save_analysis(run, working, repo_id, kind)
+    check_card((working / "README.md").read_text(encoding="utf-8"), repo_kind(run))
+    commit_folder(working, folder / "main")
+    return [*names, "main"]
+
+
+def _copy(run: Path, working: Path, leave_out: Sequence[str]) -> None:
+    for path in sorted(run.iterdir()):
+        if path.name in (MANIFEST, ".lock", *leave_out):
+            continue
+        if path.is_dir():
+            shutil.copytree(path, working / path.name)
+        else:
+            shutil.copyfile(path, working / path.name)
+
+
+def _without_place(value: Any) -> Any:
+    """An absolute path, or a ``name=path`` with one, by its last part; anything else as it is."""
+    if isinstance(value, list):
+        return [_without_place(each) for each in value]
+    if not isinstance(value, str):
+        return value
+    name, equals, path = value.rpartition("=")
+    return f"{name}{equals}runs/{Path(path).name}" if Path(path).is_absolute() else value
+
+
+def _publish_config(working: Path, repo_id: str, changes: Mapping[str, Any]) -> None:
+    """Places of this machine are replaced by such that mean something elsewhere; the run's hash knows none of them."""
+    path = working / "config.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    known = {key: value for key, value in changes.items() if key in config and value is not None}
+    config |= {"output_dir": f"runs/{repo_id.split('/')[-1]}", **known}
+    write_text(path, yaml.safe_dump({name: _without_place(value) for name, value in config.items()}, sort_keys=False))
+    env = json.loads((working / "env.json").read_text(encoding="utf-8"))
+    env["command"] = env["command"].replace(str(Path.home()), "~")
+    write_json(working / "env.json", env)
+
+
+def _save_model(run: Path, working: Path, repo_id: str, origin: Origin, revisions: Sequence[str]) -> None:
+    env, config = read_run(run)
+    # metrics.jsonl says the same as table.parquet, which belongs in a dataset.
+    _copy(run, working, ["README.md", "table.parquet", "snapshots"])
+    base_model, base_revision = origin.base_model, origin.base_revision
+    if base_revision is None and config.get("snapshot") is not None:
+        base_revision = f"step-{config['snapshot']}"
+    _publish_config(working, repo_id, {"model": base_model})
+    adapter = working / "adapter_config.json"
+    if adapter.is_file():
+        settings = json.loads(adapter.read_text(encoding="utf-8"))
+        if base_model is None:  # what peft recorded may be a folder of ours that looks like USER/NAME
+            raise ValueError(
+                f"base_model: not given, and the adapter belongs to {settings['base_model_name_or_path']}; "
+                "publish that first if it is a folder, and name its repository"
+            )
+        write_json(adapter, {**settings, "base_model_name_or_path": base_model, "revision": base_revision})
+    check_folder(working)
+    analyses = find_analyses(run, env["hash"], origin.analyses)
+    published = Published(
+        repo_id=repo_id,
+        base_model=base_model,
+        base_revision=base_revision,
+        datasets=origin.datasets,
+        statements=state_findings(run, analyses),
+        claims=origin.claims,
+        pictures=draw_findings(run, analyses, working),
+        revisions=revisions,
+    )
+    write_model_card(working, example=_example(config), published=published)
+
+
+def _example(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A test row of the task that a run was trained on."""
+    kind = TASKS.get(config["task"])
+    if kind is None:
+        raise ValueError(f"run: its task {config['task']!r} is not known here, expected one of {', '.join(TASKS)}")
+    task = kind(**{name: config[name] for name in field_names(kind) if name in config})
+    example: Mapping[str, Any] = build_dataset(task, "test", 1, seed=config["seed"])[0]
+    return example
+
+
+def _save_snapshot(run: Path, final: Path, repo_id: str, step: int) -> None:
+    env, config = read_run(run)
+    working = final.with_name(final.name + ".partial")
+    working.mkdir(parents=True)
+    _copy(snapshot_folder(run, step), working, [])
+    lines = [line for line in read_metrics(run) if line["step"] == step]
+    header = yaml.safe_dump(
+        {"license": "apache-2.0", "library_name": "transformers", "pipeline_tag": "text-generation",
+         "tags": ["ftmech_hf", "interpretability", "snapshot"]}, sort_keys=False,
+    ).strip()  # fmt: skip
+    text = render_card(
+        "snapshot.md.j2", metadata=header, title=repo_id.split("/")[-1], hub=Published(repo_id=repo_id), step=step,
+        config=config, env=env, accuracy=accuracy_of(lines[-1]) if lines else [], versions=describe_versions(env),
+    )  # fmt: skip
+    check_card(text, "model")
+    write_text(working / "README.md", text)
+    commit_folder(working, final)
+
+
+def _save_dataset(run: Path, working: Path, repo_id: str) -> None:
+    _, config = read_run(run)
+    # The statistics of make_dataset are no rows of the dataset.
+    _copy(run, working, ["table.parquet"])
+    _publish_config(working, repo_id, {})
+    card = DatasetCard((working / "README.md").read_text(encoding="utf-8"))
+    here, name = str(config["output_dir"]), repo_id.split("/")[-1]
+    card.data["pretty_name"] = name
+    text = card.content.replace(f'load_dataset("{here}"', f'load_dataset("{repo_id}"')
+    write_text(working / "README.md", text.replace(f"# {run.name}\n", f"# {name}\n", 1))
+
+
+def _save_analysis(run: Path, working: Path, repo_id: str, kind: str) -> None:
+    is_model = _holds_model(run)
+    left_out = (MANIFEST, "README.md", ".lock", *(["table.parquet"] if is_model else []))
+    for path in sorted(run.iterdir()):  # of a folder of many runs the results go, and not the runs
+        if path.is_file() and path.name not in left_out:
+            shutil.copyfile(path, working / path.name)
+    pictures = {}
+    if (beside := run.with_name(run.name + ".png")).is_file():
+        shutil.copyfile(beside, working / "picture.png")
+    for path in sorted(working.glob("*.png")):
+        pictures[path.name] = ANALYSES[kind]
+    _publish_config(working, repo_id, {})
+    env, _ = read_run(working)
+    summary = run / "summary.json"
+    numbers = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {}
+    if (run / "claims.json").is_file():
+        numbers = {claim["statement"]: f"{claim['measured']} ({claim['verdict']})" for claim in all_claims(run)}
+    header = {
+        "license": "apache-2.0",
+        "pretty_name": repo_id.split("/")[-1],
+        "tags": ["ftmech_hf", "interpretability", kind, "arxiv:2311.12786"],
+        **(
+            {"library_name": "transformers", "pipeline_tag": "text-generation"}
+            if is_model
+            else {"configs": [{"config_name": "default", "data_files": "table.parquet"}]}
+        ),
+    }
+    text = render_card(
+        "analysis.md.j2", metadata=yaml.safe_dump(header, sort_keys=False).strip(), title=repo_id.split("/")[-1],
+        what=ANALYSES[kind], where=repo_id, summary=dict(_plain(numbers)), pictures=pictures, is_model=is_model,
+        models=env.get("inputs", {}), env=env, versions=describe_versions(env),
+    )  # fmt: skip
+    write_text(working / "README.md", text)
+
+
+def _plain(numbers: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """The numbers of a summary by their path in it; lists are left to the file."""
+    found = []
+    for name, value in numbers.items():
+        if isinstance(value, Mapping):
+            found += _plain(value, f"{prefix}{name}, ")
+        elif isinstance(value, str | int | float):
+            found.append((f"{prefix}{name}", f"{value:.4g}" if isinstance(value, float) else str(value)))
+    return found

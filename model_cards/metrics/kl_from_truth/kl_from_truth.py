@@ -1,0 +1,3 @@
+"""KL from the truth, for ``evaluate.load`` of this folder; needs ftmech_hf."""
+
+from ftmech_hf.metrics import KLFromTruth  # noqa: F401

@@ -1,0 +1,71 @@
+"""The cards of the released models come from the files of a reproduction."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from ftmech_hf.cards import check_card
+from ftmech_hf.config import to_dict
+from ftmech_hf.hub.claims import CLAIMS
+from ftmech_hf.report.claims import MEASUREMENTS, claims_json, judge
+from ftmech_hf.reproduction import ReproduceConfig, SeedPlan
+from ftmech_hf.tasks import PcfgShape
+from recipes import write_cards
+from recipes.write_cards import RELEASED
+
+
+@pytest.fixture(scope="module")
+def reproduction(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished one: its runs lie where its plan looks for them, as sweeps may have left them there."""
+    folder = tmp_path_factory.mktemp("reproduction")
+    config, shape = ReproduceConfig(seeds=[0, 1], output_dir=str(folder), runs_dir=str(folder / "shared")), PcfgShape()
+    (folder / "config.yaml").write_text(yaml.safe_dump(to_dict(config, shape)))
+    for name, place in SeedPlan(config, shape, 0).folders.items():
+        kind = {"base": "base", "prune": "prune", "probe": "probe"}.get(name.split("-")[0], "tuned")
+        shutil.copytree(runs / kind, place)
+    measured = {seed: {each.id: 50.0 + seed for each in MEASUREMENTS} for seed in (0, 1)}
+    (folder / "claims.json").write_text(json.dumps(claims_json(judge(measured))))
+    return folder
+
+
+def test_every_released_model_gets_a_card(runs: Path, reproduction: Path, tmp_path: Path) -> None:
+    argv = ["--reproduction", str(reproduction), "--namespace", "someone", "--output_dir", str(tmp_path),
+            "--models", f"medium={runs.parent}/runs/bas*", "--datasets", "someone/rows"]  # fmt: skip
+    write_cards.main(argv)
+    names = {f"ftmech-nano-{name}" for name in (*RELEASED.values(), "medium")}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    for name in names:
+        text = (tmp_path / name / "README.md").read_text()
+        check_card(text, "model")
+        assert f'from_pretrained("someone/{name}")' in text
+        assert str(runs) not in text
+        assert (tmp_path / name / "training_curve.png").is_file()
+    tuned = ModelCard.load(tmp_path / "ftmech-nano-low-finetuned" / "README.md")
+    assert tuned.data.base_model.startswith("someone/ftmech-nano-")
+    assert "Zeroing at most 15 neurons of the low-prior fine-tuned model brings a back | 50.5 % |" in tuned.text
+    assert "pruning_row.png" in tuned.text
+    assert "over seeds" not in ModelCard.load(tmp_path / "ftmech-nano-medium" / "README.md").text
+
+
+def test_every_claim_of_a_card_is_a_measured_one() -> None:
+    assert set(CLAIMS) == set(RELEASED)
+    assert {each for ids in CLAIMS.values() for each in ids} <= {each.id for each in MEASUREMENTS if each.bar}
+
+
+def test_a_run_that_is_missing_is_named(
+    reproduction: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    with pytest.raises(SystemExit):
+        write_cards.main(["--reproduction", str(reproduction), "--seed", "1", "--output_dir", str(tmp_path)])
+    assert "has no finished base-low of seed 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        write_cards.main(
+            ["--reproduction", str(reproduction), "--models", "x=/nowhere*", "--output_dir", str(tmp_path)]
+        )
+    assert "models: '/nowhere*' fits 0 folders, expected one" in capsys.readouterr().err

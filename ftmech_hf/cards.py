@@ -14,8 +14,8 @@ from typing import Any
 import jinja2
 import yaml
 from huggingface_hub import ModelCardData
-from scipy import stats
 
+from ftmech_hf.intervals import share_interval
 from ftmech_hf.runs import describe_versions, read_metrics, write_text
 
 DESCRIPTIONS = {
@@ -45,10 +45,8 @@ def final_accuracy(folder: Path) -> list[dict[str, Any]]:
     for key, value in last.items():
         if key.startswith("accuracy/"):
             right = round(value * last["eval_rows"])
-            interval = stats.binomtest(right, last["eval_rows"]).proportion_ci(method="wilson")
-            rows.append(
-                {"name": key.removeprefix("accuracy/"), "value": value, "low": interval.low, "high": interval.high}
-            )
+            _, low, high = share_interval(right, last["eval_rows"])
+            rows.append({"name": key.removeprefix("accuracy/"), "value": value, "low": low, "high": high})
     return rows
 
 

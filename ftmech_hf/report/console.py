@@ -93,6 +93,20 @@ def print_study(run: RunDir, picture: Path | None = None) -> None:
         console.print(f"picture: {picture}", soft_wrap=True)
 
 
+def print_diagnosis(run: RunDir, summary: Mapping[str, Any]) -> None:
+    """The verdict, the signs it rests on, and where the page is."""
+    console = make_console()
+    console.print(f"[bold]{summary['verdict']}[/]: {summary['reason']}")
+    table = Table()
+    for name in ("is it still there?", "fine-tuned model", "control", "bar", "shows"):
+        table.add_column(name)
+    for sign in summary["signs"]:
+        shown = "yes" if sign["holds"] else "no"
+        table.add_row(sign["name"], sign["measured"], sign["control"], sign["bar"], shown)
+    console.print(table)
+    console.print(f"report: {run.path / 'report.html'} (hash {run.hash})", soft_wrap=True)
+
+
 def print_sweep(results: SweepResults) -> None:
     """The means of all cells after the last step, as far as a screen holds them, and what is missing."""
     console = make_console()

@@ -48,12 +48,12 @@ def parse_models(entries: Sequence[str]) -> dict[str, str]:
     return models
 
 
-def open_study(kind: str, config: Any, task: PcfgShape, models: Mapping[str, str]) -> RunDir:
-    """Open a study's run on models by their names; its hash covers what they are."""
+def open_study(kind: str, config: Any, task: PcfgShape, models: Mapping[str, str], *more: Any) -> RunDir:
+    """Open a study's run on models by their names; its hash covers what they are, and ``more`` settings."""
     inputs = {name: model_hash(folder) for name, folder in models.items()}
     for folder in models.values():
         check_vocabulary(folder, task.vocabulary)
-    return RunDir.open(config.output_dir, kind, to_dict(config, task), inputs=inputs, fresh=config.fresh)
+    return RunDir.open(config.output_dir, kind, to_dict(config, task, *more), inputs=inputs, fresh=config.fresh)
 
 
 def finish_study(run: RunDir, rows: list[dict[str, Any]], summary: Mapping[str, Any]) -> RunDir:

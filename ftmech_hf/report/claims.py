@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from ftmech_hf.analysis.revival import RevivalResult, steps_to_revival
 from ftmech_hf.cards import final_accuracy

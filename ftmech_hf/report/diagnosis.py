@@ -82,7 +82,7 @@ def build_diagnosis_sections(table: pd.DataFrame, summary: dict[str, Any]) -> li
                 + "Dotted: what naming one answer gives.", "logit lens", draw.lens),
         section("The way from base to fine-tuned and back",
                 "Accuracy of the models on the straight lines between the weights of the base, the fine-tuned model and the one "
-                f"trained back. Grey: the line from the base to the reference, with which it has nothing in common.",
+                "trained back. Grey: the line from the base to the reference, with which it has nothing in common.",
                 "path", draw.path),
         section("How much the weights changed", where + " Grey: a random change of the same size.", "weights", draw.weights, 3),
         section("How alike the representations are",

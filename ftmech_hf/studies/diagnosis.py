@@ -17,7 +17,7 @@ from ftmech_hf.models.loading import load_model, load_tokenizer, model_hash, ran
 from ftmech_hf.runs import RunDir, write_json, write_text
 from ftmech_hf.studies import evidence, whereabouts
 from ftmech_hf.studies.common import RANDOM_INIT, StudyConfig, finish_study, open_study
-from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, Examined, ExaminationConfig, TableRow, plain
+from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, ExaminationConfig, Examined, TableRow, plain
 from ftmech_hf.studies.questions import Questions, dataset_hash, dataset_questions, mask_padding, task_questions
 from ftmech_hf.tasks import Capability, PcfgShape
 from ftmech_hf.training.loop import Progress

@@ -49,25 +49,10 @@ SCALES: dict[str, dict[str, Any]] = {
 
 # Fields that say where or how to run, never what is computed: two runs that differ only here are the same run. A model
 # to start from is named by its place here; what it is enters a run's hash as an input.
-LOCATION_FIELDS = frozenset(
-    {
-        "output_dir",
-        "fresh",
-        "workers",
-        "checkpoint_every",
-        "log_with",
-        "model",
-        "models",
-        "price_per_hour",
-        "runs_dir",
-        "base",
-        "finetuned",
-        "control",
-        "reversed",
-        "dataset",
-        "other_dataset",
-    }  # fmt: skip
-)
+_PLACES = ("output_dir", "runs_dir", "model", "models", "base", "finetuned", "control", "reversed")
+_QUESTIONS = ("dataset", "other_dataset")
+_MANNER = ("fresh", "workers", "checkpoint_every", "log_with", "price_per_hour")
+LOCATION_FIELDS = frozenset(_PLACES + _QUESTIONS + _MANNER)
 
 
 class ConfigError(ValueError):

@@ -1,4 +1,4 @@
-"""Say whether a capability of a base model is unchanged, behind a wrapper, weakened or gone in a fine-tuned one, and why.
+"""Say whether a capability is unchanged, behind a wrapper, weakened or gone in a fine-tuned model, and why.
 
 python recipes/diagnose.py --config recipes/configs/nano/diagnose.yaml
 python recipes/diagnose.py --base BASE --finetuned TUNED --dataset FOLDER --output_dir runs/diagnosis

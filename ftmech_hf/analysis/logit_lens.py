@@ -1,7 +1,7 @@
 """At which layer does the model settle on its answer, and on which one? The logit lens (nostalgebraist, 2020).
 
-The stream after every block is handed to the model's own last norm and unembedding. This is done by writing it where the
-last block's output is, so that it holds for every architecture, and the last layer's reading is the model's answer.
+The stream after every block is handed to the model's own last norm and unembedding. This is done by writing it where
+the last block's output is, so that it holds for every architecture, and the last layer's reading is the model's answer.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Base activations written into the fine-tuned model say where the change must be 
 activations of the fine-tuned model written into its base say down to which layer the base can still use them, which is
 model stitching (Lenc & Vedaldi, arXiv 1411.5908; Bansal et al., arXiv 2106.07682) without a trained layer between.
 
-The control of every patch is the same patch with the activations of *another row*: what comes back under it owes nothing
-to what the row asked.
+The control of every patch is the same patch with the activations of *another row*: what comes back under it owes
+nothing to what the row asked.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class PatchingResult:
     """Answers of a receiving model under patches from a donor.
 
     Attributes:
-        right: place -> whether the receiver answered each row right with the donor's activations of that row, bool (B,).
+        right: place -> whether the receiver answered each row right with the donor's activations of it, bool (B,).
         other_row: the same with the donor's activations of another row, on the first rows only.
         unpatched: whether the receiver answered each row right by itself.
     """

@@ -1,4 +1,4 @@
-"""What lies on the straight lines base -> fine-tuned -> reversed? Linear mode connectivity (Frankle et al., 1912.05671).
+"""What lies on the lines base -> fine-tuned -> reversed? Linear mode connectivity (Frankle et al., arXiv 1912.05671).
 
 Two models that compute the same thing in the same way are joined by a line without a barrier; two that found it
 independently are not. The control is the line to a model of other origin.

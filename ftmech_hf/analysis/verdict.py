@@ -1,4 +1,4 @@
-"""Is a capability unchanged, hidden, weakened or gone? One rule, stated before anything was measured with it.
+"""Is a capability unchanged, hidden, weakened or gone? One rule, with all its thresholds in :class:`VerdictRule`.
 
 **Behaviour first.** *Chance* is what naming the most frequent answer gives, *lead* what the base is better than that.
 
@@ -11,20 +11,20 @@ least :attr:`VerdictRule.share` of the lead is there; an accuracy counts with th
 control with the far end:
 
 1. *comes back by pruning*: with a few rows of weights set to zero, and not with as many random rows;
-2. *one half of it works in the base*: the base's first blocks and the fine-tuned model's last ones answer right together,
-   or the fine-tuned model's first blocks and the base's last ones do, and not with the blocks of a model without the
-   capability in their place. Where the halves meet is chosen by the base alone: the answer must still have to be
-   computed after it (last blocks), or must be there (first blocks);
+2. *one half of it works in the base*: the base's first blocks and the fine-tuned model's last ones answer right
+   together, or the fine-tuned model's first blocks and the base's last ones do, and not with the blocks of a model
+   without the capability in their place. Where the halves meet is chosen by the base alone: the answer must still have
+   to be computed after it (last blocks), or must be there (first blocks);
 3. *can be read*: a linear probe reads the answer in the fine-tuned model's stream, with a lead that counts from what a
    probe reads in a model without the capability;
-4. *comes back fast*: reverse fine-tuning reaches :attr:`VerdictRule.revived` of the base's accuracy, and a model without
-   the capability takes at least :attr:`VerdictRule.speed` times as many steps: the slowest of several repetitions of the
-   one against the fastest of the other.
+4. *comes back fast*: reverse fine-tuning reaches :attr:`VerdictRule.revived` of the base's accuracy, and a model
+   without the capability takes at least :attr:`VerdictRule.speed` times as many steps: the slowest of several
+   repetitions of the one against the fastest of the other.
 
-**The verdict.** Signs 1 and 4 are the model's own behaviour; sign 2 is its parts'; sign 3 is a reading, which alone never
-counts, because networks of random weights let much be read. With fewer than ``share`` of the lead left in its answers
-and at least :attr:`VerdictRule.signs` signs, one of them of its own behaviour, the capability is ``behind a wrapper``.
-With so little left and none of signs 1, 2 and 4 it is ``gone``. Anything between is ``weakened``.
+**The verdict.** Signs 1 and 4 are the model's own behaviour; sign 2 is its parts'; sign 3 is a reading, which alone
+never counts, because networks of random weights let much be read. With fewer than ``share`` of the lead left in its
+answers and at least :attr:`VerdictRule.signs` signs, one of them of its own behaviour, the capability is ``behind a
+wrapper``. With so little left and none of signs 1, 2 and 4 it is ``gone``. Anything between is ``weakened``.
 """
 
 from __future__ import annotations
@@ -226,13 +226,19 @@ def judge_capability(evidence: Evidence, rule: VerdictRule | None = None) -> Ver
 
     lead = evidence.base.value - evidence.chance
     if evidence.base.low - evidence.chance < rule.least_lead:
-        return result("undecided", f"the base answers {_words(evidence.base)} right, not clearly {rule.least_lead:.0%} "
-                      f"more than the {evidence.chance:.0%} that naming one answer gives: there is nothing to lose")  # fmt: skip
+        return result(
+            "undecided",
+            f"the base answers {_words(evidence.base)} right, not clearly {rule.least_lead:.0%} more than the "
+            f"{evidence.chance:.0%} that naming one answer gives: there is nothing to lose",
+        )
     if evidence.drop.high <= rule.same:
         return result("unchanged", f"its accuracy fell by no more than {max(evidence.drop.high, 0):.1%}")
     if evidence.drop.low <= 0:
-        return result("undecided", f"its accuracy fell by {evidence.drop.low:.1%} to {evidence.drop.high:.1%}: "
-                      "nothing or more than the rule lets pass; use more rows")  # fmt: skip
+        return result(
+            "undecided",
+            f"its accuracy fell by something between {evidence.drop.low:.1%} and {evidence.drop.high:.1%}, which may "
+            "be nothing and may be more than the rule lets pass; use more rows",
+        )
     fell = f"its accuracy fell from {evidence.base.value:.0%} to {evidence.finetuned.value:.0%}"
     lost = evidence.finetuned.high < evidence.chance + rule.share * lead
     named = _list([sign.name for sign in showing])
@@ -241,8 +247,8 @@ def judge_capability(evidence: Evidence, rule: VerdictRule | None = None) -> Ver
     if len(showing) >= rule.signs and any(sign.kind == "behaviour" for sign in showing):
         return result("behind a wrapper", f"{fell}, but {named}")
     if all(sign.kind == "reading" for sign in showing):
-        return result("gone", f"{fell}, and nothing that was tried brought it back any better than it did in a model "
-                      "that never had it" + (f"; that {named} proves nothing by itself" if showing else ""))  # fmt: skip
+        alone = f"; that {named} proves nothing by itself" if showing else ""
+        return result("gone", f"{fell}, and nothing brought it back better than in a model that never had it{alone}")
     return result("weakened", f"{fell}, and of the signs that it is still there only some show: {named}")
 
 

@@ -1,4 +1,4 @@
-"""Sizes of the models we train: stock ``GPT2Config`` or ``LlamaConfig``, so that everything made for them takes ours."""
+"""Sizes of the models we train: stock GPT-2 and Llama configs, so that everything made for those takes them."""
 
 from __future__ import annotations
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -16,8 +17,8 @@ from ftmech_hf.runs import describe_versions
 
 MEANING = {
     "unchanged": "The fine-tuned model answers as well as its base did.",
-    "behind a wrapper": "The fine-tuned model no longer shows the capability, but it still has it: a change on top hides it.",
-    "weakened": "Part of the capability is still there, but not all of it shows, or not all of it is left.",
+    "behind a wrapper": "The fine-tuned model no longer shows the capability, but still has it: the change hides it.",
+    "weakened": "Part of the capability is left: not all of it shows, or not all that shows is as it was.",
     "gone": "The fine-tuned model does not show the capability, and nothing says that it still has it.",
     "undecided": "The measurements do not allow a verdict.",
 }
@@ -30,78 +31,94 @@ SIGNS = {
 }
 
 
-def build_diagnosis_sections(table: pd.DataFrame, summary: dict[str, Any]) -> list[Section]:
-    """Every method's picture and what it shows, those that the verdict rests on first."""
-    facts, found = summary["facts"], summary["evidence"]
-    reference = draw.reference_name(facts["reference"])
-    of = {name: rows for name, rows in table.groupby("analysis", sort=False)}
+class Method(NamedTuple):
+    """One method's place on the page: its rows of the table, its picture, and how many panels that has."""
 
-    def section(title: str, text: str, name: str, picture: Callable[..., None], number: int = 1) -> Section:
-        rows = of[name]
-        if number == 1:
-            figure = panel(lambda ax: picture(ax, rows, reference))
-        else:
-            figure = panels(number, lambda axes: picture(axes, rows, reference))
-        return Section(title, text, to_data_uri(figure), title)
+    title: str
+    analysis: str
+    picture: Callable[..., None]
+    panels: int = 1
 
+
+METHODS = (
+    Method("What both models answer", "behaviour", draw.behaviour),
+    Method("Zeroing a few rows of weights", "pruning", draw.pruning),
+    Method("Training it back", "revival", draw.revival),
+    Method("What can be read inside", "probing", draw.probing),
+    Method("Which layers carry the change", "patching", draw.patching, 2),
+    Method("What each layer would answer", "logit lens", draw.lens),
+    Method("From the base to the fine-tuned model and back", "path", draw.path),
+    Method("How much the weights changed", "weights", draw.weights, 3),
+    Method("How alike the representations are", "similarity", draw.similarity),
+    Method("How far apart it holds two kinds of prompts", "separation", draw.separation),
+    Method("How strongly the answer hangs on the input", "sensitivity", draw.sensitivity),
+)
+"""In reading order: what the verdict rests on comes first."""
+
+
+def _weights_text(found: dict[str, Any]) -> str:
+    changed = found["weights"]
+    if not changed["changed"]:
+        return "No matrix of the blocks changed."
+    return (
+        f"The matrices of the blocks changed by {changed['relative_norm']:.1%} of their size on average. A change has "
+        f"an effective rank of {changed['effective_rank']:.0f}, a random one {changed['random_rank']:.0f}; "
+        f"{changed['outside']:.0%} of its main directions lie outside those the base writes into, "
+        f"{changed['random_outside']:.0%} by chance. Grey: a random change of the same size."
+    )
+
+
+def method_texts(facts: dict[str, Any], found: dict[str, Any]) -> dict[str, str]:
+    """Analysis -> what its picture shows, in plain words and this run's numbers."""
     never = f"The reference is {draw.describe_reference(facts['reference'])}."
-    taught = "" if facts["other"] is None else " The other questions are those that fine-tuning taught."
-    best = found["best_part"]
-    part = {"attn_out": "attention", "mlp_act": "MLP"}[best["site"]]
-    weight = found["weights"]
-    where = (
-        f"Its attention and MLP matrices changed by {weight['relative_norm']:.1%} of their size on average; a change of "
-        f"effective rank {weight['effective_rank']:.0f} where a random one has {weight['random_rank']:.0f}. Of its main "
-        f"directions {weight['outside']:.0%} lie outside what the base's matrices write, {weight['random_outside']:.0%} by chance."
-        if weight["changed"] else "No matrix changed."
-    )  # fmt: skip
-    return [
-        section("What both models answer",
-                f"Share of right answers, with 95 % intervals. {never}{taught} The dotted line is what naming the most "
-                "frequent answer would give.", "behaviour", draw.behaviour),
-        section("Zeroing a few rows of weights",
-                f"Rows that a gradient says stand in the way of the right answer are set to zero. The number, "
-                f"{found['best_k']}, was chosen on other questions than those shown. The grey line zeroes as many rows "
-                "at random.", "pruning", draw.pruning),
-        section("Training it back",
-                f"The same short fine-tuning on the capability, {len(found['revival']['steps'])} times on different "
-                f"questions, for the fine-tuned model and for the reference, which is followed as long as the rule asks.",
-                "revival", draw.revival),
-        section("What can be read inside",
-                f"A linear probe reads the right answer from the stream after each block. {never} Much can be read from a "
-                "network of random weights too, so only what lies above it counts.", "probing", draw.probing),
-        section("Which layers carry the change",
-                "One model computes with the other's activations at one place. Left: the base's activations written into the "
-                f"fine-tuned model; where the line is high, undoing the change there is enough. Best in attention or MLP: "
-                f"{part} of block {best['layer']}, {best['accuracy']:.0%}. Right: the other way round. Dashed: the same with the "
-                "activations of another question, which must not help. "
-                "Dotted: the reference in place of the fine-tuned model.", "patching", draw.patching, 2),
-        section("What each layer would answer",
-                "The stream after each block is turned into an answer at once (logit lens). " + (
-                    "The other answer is the one to the question that fine-tuning taught. " if facts["other"] else "")
-                + "Dotted: what naming one answer gives.", "logit lens", draw.lens),
-        section("The way from base to fine-tuned and back",
-                "Accuracy of the models on the straight lines between the weights of the base, the fine-tuned model and the one "
-                "trained back. Grey: the line from the base to the reference, with which it has nothing in common.",
-                "path", draw.path),
-        section("How much the weights changed", where + " Grey: a random change of the same size.", "weights", draw.weights, 3),
-        section("How alike the representations are",
-                "Linear CKA of the base's stream and the other models', 1 for the same up to rotation; the band is "
-                "either half of the questions. Dotted: the rows of one model in another order.", "similarity", draw.similarity),
-        section("How far apart it holds two kinds of prompts",
-                ("Prompts about the capability and about what was taught" if facts["other"] else
-                 "Prompts with the two most frequent answers")
-                + ": how much nearer a prompt is to the centre of its own kind, in units of that distance. Dotted: kinds "
-                "assigned by chance.", "separation", draw.separation),
-        section("How strongly the answer hangs on the input",
-                "Norm of the gradient of the largest logit with respect to the input, median and quartiles. The fine-tuned model's is "
-                f"{_times(found['sensitivity_ratio']['capability'])} the base's on the capability's questions; one half of the "
-                "base's questions has about 1.0 times that of the other.", "sensitivity", draw.sensitivity),
-    ]  # fmt: skip
+    two_kinds = facts["other"] is not None
+    part = {"attn_out": "attention", "mlp_act": "MLP"}[found["best_part"]["site"]]
+    ratio = found["sensitivity_ratio"]["capability"]
+    return {
+        "behaviour": "Share of right answers, with 95 % intervals. Dotted: what naming the most frequent answer would "
+        f"give. {never}",
+        "pruning": "Rows that the gradient says stand in the way of the right answer are set to zero. How many, "
+        f"{found['best_k']}, was chosen on other questions than those shown. Dashed: as many random rows.",
+        "revival": f"The same short training on the capability, {len(found['revival']['steps'])} times on different "
+        "questions, for the fine-tuned model and for the reference, which is followed for as long as the rule asks.",
+        "probing": "A linear probe reads the right answer from the stream after each block. Random weights let much be "
+        "read too: only what lies above the reference counts.",
+        "patching": "One model computes with the other's activations at one place. Left: where a line is high, undoing "
+        f"the change at that place is enough; of attention and MLP the best is the {part} of block "
+        f"{found['best_part']['layer']} ({found['best_part']['accuracy']:.0%}). Right: the other way round; where the "
+        "line of the whole stream is high, the first blocks still do their part. Dashed: the activations come from "
+        "another question, and must not help. Dotted: the reference in the place of the fine-tuned model.",
+        "logit lens": "The stream after each block is turned into an answer at once. "
+        + ("The other answer is that to the question which fine-tuning taught. " if two_kinds else "")
+        + "Dotted: what naming one answer would give.",
+        "path": "Accuracy of the models between: on the straight line from the weights of the base to those of the "
+        "fine-tuned model, and on to those of the one trained back. Dashed: from the base to the reference, with which "
+        "it has nothing in common.",
+        "weights": _weights_text(found),
+        "similarity": "Linear CKA of the base's stream and another model's: 1 is the same up to rotation, 0 unrelated; "
+        "the band spans both halves of the questions. Dotted: the questions of one model in another order.",
+        "separation": ("Prompts about the capability and about what was taught" if two_kinds else
+                       "Prompts with the two most frequent answers")
+        + ": how much nearer a prompt is to the centre of its own kind than to the other's, in units of that distance. "
+        "Dotted: kinds assigned by chance.",
+        "sensitivity": "Norm of the gradient of the winning logit with respect to the input, median and quartiles. "
+        f"On the capability's questions the fine-tuned model's is {ratio['value']:.2f} times the base's "
+        f"({ratio['low']:.2f} to {ratio['high']:.2f}); one half of the base's questions has "
+        f"{found['halves_ratio']['capability']:.2f} times that of the other half.",
+    }  # fmt: skip
 
 
-def _times(ratio: dict[str, float]) -> str:
-    return f"{ratio['value']:.2f} times ({ratio['low']:.2f} to {ratio['high']:.2f})"
+def build_diagnosis_sections(table: pd.DataFrame, summary: dict[str, Any]) -> list[Section]:
+    """Every method's picture and what it shows, in reading order."""
+    texts = method_texts(summary["facts"], summary["evidence"])
+    reference = draw.reference_name(summary["facts"]["reference"])
+    sections = []
+    for title, analysis, picture, number in METHODS:
+        rows = table[table["analysis"] == analysis]
+        filled = functools.partial(picture, rows=rows, reference=reference)
+        figure = panel(filled) if number == 1 else panels(number, filled)
+        sections.append(Section(title, texts[analysis], to_data_uri(figure), title))
+    return sections
 
 
 def render_diagnosis(folder: Path) -> str:
@@ -117,6 +134,7 @@ def render_diagnosis(folder: Path) -> str:
         evidence=summary["evidence"],
         meaning=MEANING[summary["verdict"]],
         signs=SIGNS,
+        wide=[method.title for method in METHODS if method.panels > 1],
         reference=draw.describe_reference(summary["facts"]["reference"]),
         sections=build_diagnosis_sections(table, summary),
         command=env["command"],

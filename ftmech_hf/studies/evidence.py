@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import model_blocks
@@ -37,18 +38,25 @@ def _right(model: PreTrainedModel, token_ids: Tensor) -> NDArray[np.bool_]:
     return right
 
 
+def _share(hits: NDArray[np.bool_]) -> Share:
+    return share_interval(int(hits.sum()), len(hits))
+
+
+def _rounded(accuracy: float, number: int) -> Share:
+    return share_interval(round(accuracy * number), number)
+
+
 def behaviour(case: Examined) -> Found:
     """Accuracy of all models on both kinds of questions."""
     table, right = [], {}
     for name, model in case.models.items():
         for kind, questions in case.both.items():
             hits = right[name, kind] = _right(model, questions.test)
-            table.append(row("behaviour", "accuracy", *share_interval(int(hits.sum()), len(hits)), model=name,
-                             questions=kind, reference=name == NULL))  # fmt: skip
+            share = _share(hits)
+            table.append(row("behaviour", "accuracy", *share, model=name, questions=kind, reference=name == NULL))
     for kind, questions in case.both.items():
         table.append(row("behaviour", "chance", questions.chance, questions=kind, reference=True))
-    shares = {name: share_interval(int(right[name, "capability"].sum()), len(right[name, "capability"]))
-              for name in (BASE, FINETUNED)}  # fmt: skip
+    shares = {name: _share(right[name, "capability"]) for name in (BASE, FINETUNED)}
     drop = paired_difference(right[BASE, "capability"], right[FINETUNED, "capability"])
     return table, {
         "chance": case.capability.chance, "base": shares[BASE], "finetuned": shares[FINETUNED], "drop": drop,
@@ -80,13 +88,13 @@ def pruning(case: Examined) -> Found:
     )  # fmt: skip
     number = len(sets["capability"])
     table = [
-        row("pruning", f"{entry['method']} rows", *share_interval(round(entry[kind] * len(sets[kind])), len(sets[kind])),
-            model=FINETUNED, questions=kind, x=entry["num_pruned"], reference=entry["method"] == "random")
+        row("pruning", f"{entry['method']} rows", *_rounded(entry[kind], len(sets[kind])), model=FINETUNED,
+            questions=kind, x=entry["num_pruned"], reference=entry["method"] == "random")
         for entry in result.curve for kind in ("capability", "other") if kind in entry
     ]  # fmt: skip
     random = [entry["capability"] for entry in result.curve
               if entry["method"] == "random" and entry["num_pruned"] == result.best_k]  # fmt: skip
-    best = share_interval(round(result.at_best("importance", "capability") * number), number)
+    best = _rounded(result.at_best("importance", "capability"), number)
     return table, {"pruned": best, "pruned_random": mean_interval(random), "best_k": result.best_k,
                    "pruned_rows": result.pruned}  # fmt: skip
 
@@ -97,10 +105,6 @@ def _patch_table(name: str, kind: str, found: PatchingResult) -> list[TableRow]:
             site=each["site"], layer=each["layer"], reference=each["patch"] == "other row")
         for each in found.rows()
     ]  # fmt: skip
-
-
-def _share(hits: NDArray[np.bool_]) -> Share:
-    return share_interval(int(hits.sum()), len(hits))
 
 
 def patching(case: Examined, cuts: tuple[int | None, int]) -> Found:
@@ -145,7 +149,7 @@ def patching(case: Examined, cuts: tuple[int | None, int]) -> Found:
 
 
 def probing(case: Examined) -> Found:
-    """Probes fitted on each model. Where they are read, and where halves meet, is chosen by base and reference alone."""
+    """Probes fitted on each model. Where they count, and where halves meet, base and reference alone choose."""
     labels = {split: getattr(case.capability, split)[:, -2].numpy() for split in ("train", "test")}
     fits = {
         name: fit_probes(case.stream(name, "capability", "train"), labels["train"],
@@ -154,7 +158,7 @@ def probing(case: Examined) -> Found:
     }  # fmt: skip
     number = len(labels["test"])
     shares = {
-        name: {int(site.removeprefix("block ")): share_interval(round(accuracy * number), number)
+        name: {int(site.removeprefix("block ")): _rounded(accuracy, number)
                for site, accuracy in result.accuracy.items()}
         for name, result in fits.items()
     }  # fmt: skip
@@ -193,12 +197,13 @@ def revival(case: Examined, base: Share) -> Found:
     enough = config.reverse_steps if found.slowest is None else round(case.rule.speed * max(found.slowest, 1))
     null = _curves(case, NULL, enough, config.repeats, threshold)
     table = [
-        row("revival", f"repetition {number}", value, model=name, questions="capability", x=step, reference=name == NULL)
+        row("revival", f"repetition {number}", value, model=name, questions="capability", x=step,
+            reference=name == NULL)
         for name, runs in ((FINETUNED, curves), (NULL, null))
         for number, curve in enumerate(runs) for step, value in curve.points.items()
     ]  # fmt: skip
     table.append(row("revival", "threshold", threshold, reference=True))
     return table, {
         "revival": found, "revival_null": Revivals(tuple(curve.steps for curve in null), enough),
-        "reversed": curves[0].model, "rows_to_revival": (found.slowest or config.reverse_steps) * config.reverse_batch_size,
+        "reversed": curves[0].model,
     }  # fmt: skip

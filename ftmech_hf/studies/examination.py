@@ -1,7 +1,7 @@
 """A pair of models on the table: what they are asked, how thoroughly, and the rows of the tidy table.
 
-A row has ``analysis``, ``quantity``, ``model``, ``questions``, ``site``, ``layer``, ``x``, ``value``, ``low``, ``high`` and
-``reference``, which says that it is what the others are to be compared with.
+A row has ``analysis``, ``quantity``, ``model``, ``questions``, ``site``, ``layer``, ``x``, ``value``, ``low``, ``high``
+and ``reference``, which says that it is what the others are to be compared with.
 """
 
 from __future__ import annotations

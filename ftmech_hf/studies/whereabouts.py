@@ -82,17 +82,17 @@ def separation(case: Examined) -> Found:
 
 def sensitivity(case: Examined) -> Found:
     """Norm of the gradient of the largest logit; the fine-tuned model's over the base's on the same rows."""
-    table, ratios = [], {}
+    table: list[TableRow] = []
+    ratios, halves = {}, {}
     for kind in case.both:
         result = compare_lipschitz(case.models, case.few(kind))
         for each in result.rows():
             table.append(row("sensitivity", "gradient norm", each["median"], each["low"], each["high"],
                              model=each["model"], questions=kind, reference=each["model"] == NULL))  # fmt: skip
-        ratios[kind] = result.ratio(FINETUNED, BASE)
+        ratios[kind], halves[kind] = result.ratio(FINETUNED, BASE), result.halves_ratio(BASE)
         table.append(row("sensitivity", "ratio to base", *ratios[kind], model=FINETUNED, questions=kind))
-        table.append(row("sensitivity", "ratio of halves", result.halves_ratio(BASE), model=BASE, questions=kind,
-                         reference=True))  # fmt: skip
-    return table, {"sensitivity_ratio": ratios}
+        table.append(row("sensitivity", "ratio of halves", halves[kind], model=BASE, questions=kind, reference=True))
+    return table, {"sensitivity_ratio": ratios, "halves_ratio": halves}
 
 
 def weights(case: Examined) -> Found:

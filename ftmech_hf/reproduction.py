@@ -18,7 +18,7 @@ from ftmech_hf.models.presets import find_preset
 from ftmech_hf.plans import Plan
 from ftmech_hf.studies import AttentionConfig, ProbeConfig, PruneConfig, map_attention, probe, prune
 from ftmech_hf.tasks import PcfgConfig, PcfgShape
-from ftmech_hf.training.settings import TrainConfig
+from ftmech_hf.training.settings import Precision, TrainConfig
 from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig, finetune, pretrain
 
 
@@ -39,9 +39,14 @@ class ReproduceConfig:
     final_eval_rows: int = field(default=512, metadata={"help": "rows per test set at the end of a run"})
     prune_eval_rows: int = field(default=512, metadata={"help": "rows per test set under each pruning mask"})
     probe_fit_rows: int = field(default=2000, metadata={"help": "rows a probe is fitted on"})
-    mixed_precision: Literal["no", "bf16"] = field(default="bf16", metadata={"help": "of training"})
+    mixed_precision: Precision = field(
+        default="auto", metadata={"help": "of training; auto becomes bf16 where the hardware has it, else no"}
+    )
     workers: int = field(default=0, metadata={"help": "processes side by side; 0 for one per core"})
     output_dir: str = field(default="runs/reproduce-nano", metadata={"help": "folder of the runs and the report"})
+    runs_dir: str | None = field(
+        default=None, metadata={"help": "folder of the runs, shared with sweeps; output_dir/runs if not given"}
+    )
     fresh: bool = field(default=False, metadata={"help": "run everything again"})
 
     def __post_init__(self) -> None:
@@ -61,7 +66,7 @@ class SeedPlan:
 
     def __init__(self, config: ReproduceConfig, shape: PcfgShape, seed: int) -> None:
         self.config, self.shape, self.seed = config, shape, seed
-        self.plan = Plan(Path(config.output_dir) / "runs", fresh=config.fresh)
+        self.plan = Plan(config.runs_dir or Path(config.output_dir) / "runs", fresh=config.fresh)
         self._add_training()
         self._add_studies()
 

@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
 from ftmech_hf.cards import final_accuracy
 from ftmech_hf.report.claims import Claim
@@ -20,6 +19,7 @@ from ftmech_hf.report.page import format_interval, format_value, verdict
 from ftmech_hf.report.sweep import SweepResults, last_numbers
 from ftmech_hf.runs import RunDir
 from ftmech_hf.training.loop import Progress
+from ftmech_hf.training.progress import make_bar
 
 MAX_ROWS = 40
 
@@ -154,7 +154,7 @@ def step_bar(description: str, unit: str) -> Iterator[Progress]:
 
         def progress(step: int, steps: int, text: str) -> None:
             if not bars:
-                bars.append(stack.enter_context(tqdm(desc=description, unit=unit, total=steps)))
+                bars.append(stack.enter_context(make_bar(desc=description, unit=unit, total=steps)))
             bars[0].update(step - bars[0].n)
             if text:
                 bars[0].set_postfix_str(text, refresh=False)

@@ -16,7 +16,6 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ftmech_hf.runs import RunDir, read_metrics
@@ -26,6 +25,7 @@ from ftmech_hf.training.launch import check_num_processes
 from ftmech_hf.training.memory import keep_freed_memory
 from ftmech_hf.training.objectives import Anchor, answer_accuracy, training_loss
 from ftmech_hf.training.optim import build_optimizers, lr_factor, set_lr
+from ftmech_hf.training.progress import make_bar
 from ftmech_hf.training.projection import Clock, project
 from ftmech_hf.training.settings import TrainConfig
 
@@ -102,7 +102,7 @@ def fit(
         accelerator.init_trackers("ftmech_hf", config={name: str(value) for name, value in run.config.items()})
     tokens = config.batch_size * (stream.task.row_length - 1)
     shown = progress is None and run.is_main
-    with tqdm(
+    with make_bar(
         total=config.last_step, initial=training.start, desc=run.path.name, unit="step", disable=not shown
     ) as bar:
         for step, text in training:

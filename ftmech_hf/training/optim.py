@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ftmech_hf.training.muon import Muon
+
 OPTIMIZERS = ("adamw", "muon")
 
 
@@ -49,7 +51,7 @@ def build_optimizers(
     rest = [p for _, p in named if id(p) not in taken]
     built: list[Optimizer] = []
     if hidden:
-        built.append(torch.optim.Muon(hidden, lr=muon_lr, weight_decay=weight_decay))
+        built.append(Muon(hidden, lr=muon_lr, weight_decay=weight_decay))
     if rest:
         built.append(torch.optim.AdamW(rest, lr=lr, weight_decay=weight_decay, betas=betas, fused=True))
     for each in built:

@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from ftmech_hf.training.memory import release_freed_memory
+from ftmech_hf.training.progress import make_bar
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class _Bar:
     def __init__(self, cells: Sequence[Cell], reports: Any, description: str) -> None:
         self._costs = {cell.name: cell.cost for cell in cells}
         self._shares = dict.fromkeys(self._costs, 0.0)
-        self._bar = tqdm(
+        self._bar = make_bar(
             total=100.0, desc=description, bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
         )
         self._reports: Any = None

@@ -38,7 +38,8 @@ def find_preset(name: str, **changes: int | None) -> Preset:
     """
     if name not in PRESETS:
         raise ValueError(f"preset: unknown {name!r}, expected one of {', '.join(PRESETS)}")
-    shape = PRESETS[name]._replace(**{field: value for field, value in changes.items() if value is not None})
+    changed: dict[str, Any] = {field: value for field, value in changes.items() if value is not None}
+    shape = PRESETS[name]._replace(**changed)
     for field, value in _numbers(shape).items():
         if value < 1:
             raise ValueError(f"{field}: {value}, expected at least 1")
@@ -47,7 +48,7 @@ def find_preset(name: str, **changes: int | None) -> Preset:
     return shape
 
 
-def _numbers(shape: Preset) -> dict[str, int]:
+def _numbers(shape: Preset) -> dict[str, Any]:
     return {name: value for name, value in shape._asdict().items() if name != "architecture"}
 
 

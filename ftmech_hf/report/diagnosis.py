@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+from matplotlib.axes import Axes
 
 from ftmech_hf.report import diagnosis_figures as draw
-from ftmech_hf.report.figures import panel, panels, to_data_uri
-from ftmech_hf.report.page import Section, render_template
+from ftmech_hf.report.figures import panel, to_data_uri
+from ftmech_hf.report.page import render_template
 from ftmech_hf.runs import describe_versions
+from ftmech_hf.studies import RANDOM_INIT
 
 MEANING = {
     "unchanged": "The fine-tuned model answers as well as its base did.",
@@ -31,27 +32,37 @@ SIGNS = {
 }
 
 
+Picture = Callable[[Axes, pd.DataFrame, str], None]
+
+
 class Method(NamedTuple):
-    """One method's place on the page: its rows of the table, its picture, and how many panels that has."""
+    """One method's place on the page: its rows of the table and its pictures."""
 
     title: str
     analysis: str
-    picture: Callable[..., None]
-    panels: int = 1
+    pictures: tuple[Picture, ...]
+
+
+class Shown(NamedTuple):
+    """A method as the page shows it."""
+
+    title: str
+    text: str
+    pictures: list[str]
 
 
 METHODS = (
-    Method("What both models answer", "behaviour", draw.behaviour),
-    Method("Zeroing a few rows of weights", "pruning", draw.pruning),
-    Method("Training it back", "revival", draw.revival),
-    Method("What can be read inside", "probing", draw.probing),
-    Method("Which layers carry the change", "patching", draw.patching, 2),
-    Method("What each layer would answer", "logit lens", draw.lens),
-    Method("From the base to the fine-tuned model and back", "path", draw.path),
-    Method("How much the weights changed", "weights", draw.weights, 3),
-    Method("How alike the representations are", "similarity", draw.similarity),
-    Method("How far apart it holds two kinds of prompts", "separation", draw.separation),
-    Method("How strongly the answer hangs on the input", "sensitivity", draw.sensitivity),
+    Method("What both models answer", "behaviour", (draw.behaviour,)),
+    Method("Zeroing a few rows of weights", "pruning", (draw.pruning,)),
+    Method("Training it back", "revival", (draw.revival,)),
+    Method("What can be read inside", "probing", (draw.probing,)),
+    Method("Which layers carry the change", "patching", (draw.patching_back, draw.patching_forth)),
+    Method("What each layer would answer", "logit lens", (draw.lens,)),
+    Method("From the base to the fine-tuned model and back", "path", (draw.path,)),
+    Method("How much the weights changed", "weights", (draw.weight_sizes, draw.weight_spectrum, draw.weight_action)),
+    Method("How alike the representations are", "similarity", (draw.similarity,)),
+    Method("How far apart it holds two kinds of prompts", "separation", (draw.separation,)),
+    Method("How strongly the answer hangs on the input", "sensitivity", (draw.sensitivity,)),
 )
 """In reading order: what the verdict rests on comes first."""
 
@@ -83,11 +94,11 @@ def method_texts(facts: dict[str, Any], found: dict[str, Any]) -> dict[str, str]
         "questions, for the fine-tuned model and for the reference, which is followed for as long as the rule asks.",
         "probing": "A linear probe reads the right answer from the stream after each block. Random weights let much be "
         "read too: only what lies above the reference counts.",
-        "patching": "One model computes with the other's activations at one place. Left: where a line is high, undoing "
-        f"the change at that place is enough; of attention and MLP the best is the {part} of block "
-        f"{found['best_part']['layer']} ({found['best_part']['accuracy']:.0%}). Right: the other way round; where the "
-        "line of the whole stream is high, the first blocks still do their part. Dashed: the activations come from "
-        "another question, and must not help. Dotted: the reference in the place of the fine-tuned model.",
+        "patching": "One model computes with the other's activations at one place. In the first picture, where a line "
+        f"is high, undoing the change there is enough; of attention and MLP the best is the {part} of block "
+        f"{found['best_part']['layer']} ({found['best_part']['accuracy']:.0%}). In the second it is the other way "
+        "round: where the line of the whole stream is high, the first blocks still do their part. Dashed: activations "
+        "of another question, which must not help. Dotted: the reference in the place of the fine-tuned model.",
         "logit lens": "The stream after each block is turned into an answer at once. "
         + ("The other answer is that to the question which fine-tuning taught. " if two_kinds else "")
         + "Dotted: what naming one answer would give.",
@@ -108,17 +119,20 @@ def method_texts(facts: dict[str, Any], found: dict[str, Any]) -> dict[str, str]
     }  # fmt: skip
 
 
-def build_diagnosis_sections(table: pd.DataFrame, summary: dict[str, Any]) -> list[Section]:
-    """Every method's picture and what it shows, in reading order."""
+def _fill(picture: Picture, rows: pd.DataFrame, reference: str) -> Callable[[Axes], None]:
+    return lambda ax: picture(ax, rows, reference)
+
+
+def show_methods(table: pd.DataFrame, summary: dict[str, Any]) -> list[Shown]:
+    """Every method's pictures and what they show, in reading order."""
     texts = method_texts(summary["facts"], summary["evidence"])
     reference = draw.reference_name(summary["facts"]["reference"])
-    sections = []
-    for title, analysis, picture, number in METHODS:
+    shown = []
+    for title, analysis, pictures in METHODS:
         rows = table[table["analysis"] == analysis]
-        filled = functools.partial(picture, rows=rows, reference=reference)
-        figure = panel(filled) if number == 1 else panels(number, filled)
-        sections.append(Section(title, texts[analysis], to_data_uri(figure), title))
-    return sections
+        drawn = [panel(_fill(picture, rows, reference)) for picture in pictures]
+        shown.append(Shown(title, texts[analysis], [to_data_uri(figure) for figure in drawn]))
+    return shown
 
 
 def render_diagnosis(folder: Path) -> str:
@@ -134,9 +148,9 @@ def render_diagnosis(folder: Path) -> str:
         evidence=summary["evidence"],
         meaning=MEANING[summary["verdict"]],
         signs=SIGNS,
-        wide=[method.title for method in METHODS if method.panels > 1],
+        random_reference=summary["facts"]["reference"] == RANDOM_INIT,
         reference=draw.describe_reference(summary["facts"]["reference"]),
-        sections=build_diagnosis_sections(table, summary),
+        methods=show_methods(table, summary),
         command=env["command"],
         versions=describe_versions(env),
     )

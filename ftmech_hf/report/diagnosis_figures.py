@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -69,6 +68,7 @@ def _name(model: str, reference: str) -> str:
 def behaviour(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
     """Bars of accuracy: models by kind of question, with chance."""
     kinds = list(rows["questions"].unique())
+    ax.set_axisbelow(True)
     accuracy = rows[rows["quantity"] == "accuracy"]
     models = list(accuracy["model"].unique())
     width = 0.8 / len(models)
@@ -131,21 +131,28 @@ def probing(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
 SITES = {"resid_post": ("whole stream", BASE), "attn_out": ("attention", FINETUNED), "mlp_act": ("MLP", OTHER)}
 
 
-def patching(axes: Sequence[Axes], rows: pd.DataFrame, reference: str) -> None:
-    """Two panels, one per direction: accuracy by layer and site."""
-    ways = (("base into fine-tuned", "base into reference"), ("fine-tuned into base", "reference into base"))
-    for ax, (way, null) in zip(axes, ways, strict=True):
-        found = _pick(rows, model=way, questions="capability")
-        for site, (label, color) in SITES.items():
-            _line(ax, _pick(found, site=site, quantity="same row"), "layer", label, color)
-            _line(ax, _pick(found, site=site, quantity="other row"), "layer", f"{label}, another question", color, "--",
-                  marker="", band=False)  # fmt: skip
-        _line(ax, _pick(rows, model=null, site="resid_post"), "layer", f"whole stream, {reference}", CONTROL, DOTTED)
-        ax.set_title(way.replace("base into fine-tuned", "The base's activations in the fine-tuned model").replace(
-            "fine-tuned into base", "The fine-tuned model's in the base"))  # fmt: skip
-        _layers(ax, "patched block")
-        accuracy_axis(ax)
-    legend_below(axes[0])
+def _patching(ax: Axes, rows: pd.DataFrame, reference: str, way: str, null: str) -> None:
+    found = _pick(rows, model=way, questions="capability")
+    for site, (label, color) in SITES.items():
+        _line(ax, _pick(found, site=site, quantity="same row"), "layer", label, color)
+        other = _pick(found, site=site, quantity="other row")
+        _line(ax, other, "layer", f"{label}, another question", color, "--", marker="", band=False)
+    _line(ax, _pick(rows, model=null, site="resid_post"), "layer", f"whole stream, {reference}", CONTROL, DOTTED)
+    _layers(ax, "patched block")
+    accuracy_axis(ax)
+    legend_below(ax)
+
+
+def patching_back(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
+    """Accuracy of the fine-tuned model with the base's activations at one place, by layer and site."""
+    _patching(ax, rows, reference, "base into fine-tuned", "base into reference")
+    ax.set_title("The base's activations in the fine-tuned model")
+
+
+def patching_forth(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
+    """Accuracy of the base with the fine-tuned model's activations at one place, by layer and site."""
+    _patching(ax, rows, reference, "fine-tuned into base", "reference into base")
+    ax.set_title("The fine-tuned model's activations in the base")
 
 
 def lens(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
@@ -183,39 +190,48 @@ def path(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
     legend_below(ax)
 
 
-def weights(axes: Sequence[Axes], rows: pd.DataFrame, reference: str) -> None:
-    """Three panels: relative norm by block and matrix, spectrum, and how the change acts on both kinds of questions."""
-    matrices = rows[rows["layer"].notna()]
-    for site, each in _pick(matrices, quantity="relative norm").groupby("site", sort=False):
-        axes[0].plot(each["layer"], each["value"], marker="o", linewidth=1, label=str(site).rsplit(".", 1)[-1])
-    axes[0].set_title("Size of the change")
-    axes[0].set_ylabel("share of the matrix's norm")
-    axes[0].set_ylim(bottom=0)
-    _layers(axes[0])
-    axes[0].legend(fontsize=7)
-    spectrum = _pick(matrices, quantity="singular value")
-    for reference_rows, label, color, style in ((False, "the change", FINETUNED, "-"), (True, "random", RANDOM, "--")):
-        each = spectrum[spectrum["reference"] == reference_rows]
-        curve = each.groupby("x")["value"].mean()
-        axes[1].plot(curve.index + 1, curve.to_numpy(), style, color=color, label=label, marker=".")
-    axes[1].set_title("Its singular values, largest first")
-    axes[1].set_xlabel("number")
-    axes[1].set_ylim(bottom=0)
-    axes[1].legend()
-    action = _pick(matrices, quantity="action")
-    kinds = (("capability", "the capability's prompts", FINETUNED), ("other", "prompts about what was taught", OTHER))
+def weight_sizes(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
+    """Norm of the change over that of the matrix, by block and matrix."""
+    sizes = _pick(rows[rows["layer"].notna()], quantity="relative norm")
+    for site, each in sizes.groupby("site", sort=False):
+        ax.plot(each["layer"], each["value"], marker="o", linewidth=1, label=".".join(str(site).split(".")[-2:]))
+    ax.set_title("Size of the change")
+    ax.set_ylabel("share of the matrix's norm")
+    ax.set_ylim(bottom=0)
+    _layers(ax)
+    legend_below(ax)
+
+
+def weight_spectrum(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
+    """Singular values of the change and of a random one of its size, mean over matrices."""
+    spectrum = _pick(rows, quantity="singular value")
+    for by_chance, label, color, style in ((False, "the change", FINETUNED, "-"), (True, "random", RANDOM, "--")):
+        curve = spectrum[spectrum["reference"] == by_chance].groupby("x")["value"].mean()
+        ax.plot(curve.index + 1, curve.to_numpy(), style, color=color, label=label, marker=".")
+    ax.set_title("Its singular values")
+    ax.set_xlabel("largest first")
+    ax.set_ylim(bottom=0)
+    legend_below(ax)
+
+
+def weight_action(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
+    """How strongly the change of the MLPs' last matrices acts on both kinds of prompts, beside a random one."""
+    action = _pick(rows, quantity="action")
+    kinds = (
+        ("capability", "on the capability's prompts", FINETUNED),
+        ("other", "on prompts about what was taught", OTHER),
+    )
     for kind, label, color in kinds:
-        for is_reference, style in ((False, "-"), (True, "--")):
-            each = _pick(action[action["reference"] == is_reference], questions=kind)
-            if len(each):
-                axes[2].plot(each["layer"], each["value"], style, color=RANDOM if is_reference else color, marker="o",
-                             label="random" if is_reference else label)  # fmt: skip
-    axes[2].set_title("How it acts on prompts (MLP)")
-    axes[2].set_ylabel("|dW a| over |W a|")
-    axes[2].set_ylim(bottom=0)
-    _layers(axes[2])
-    handles = dict(zip(*reversed(axes[2].get_legend_handles_labels()), strict=True))
-    axes[2].legend(handles.values(), handles.keys(), fontsize=7)
+        for by_chance in (False, True):
+            each = _pick(action[action["reference"] == by_chance], questions=kind)
+            if len(each) and not (by_chance and kind == "other"):
+                shown = ("a random change", RANDOM, "--") if by_chance else (label, color, "-")
+                _line(ax, each, "layer", *shown)
+    ax.set_title("How it acts on prompts (last matrix of the MLPs)")
+    ax.set_ylabel("|dW a| over |W a|")
+    ax.set_ylim(bottom=0)
+    _layers(ax)
+    legend_below(ax)
 
 
 def similarity(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
@@ -224,8 +240,8 @@ def similarity(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
         for model in ("fine-tuned", "reference"):
             each = _pick(rows, quantity="CKA", model=model, questions=kind)
             if len(each):
-                label = "capability's prompts" if kind == "capability" else "other prompts"
-                _line(ax, each, "layer", f"base and {_name(model, reference)}, {label}", COLORS[model], style)
+                label = _name(model, reference) + (", other prompts" if kind == "other" else "")
+                _line(ax, each, "layer", label, COLORS[model], style)
     _line(ax, _pick(rows, quantity="rows shuffled", questions="capability"), "layer", "rows shuffled", RANDOM, DOTTED)
     ax.set_ylim(-0.1, 1.05)
     ax.set_ylabel("CKA")

@@ -207,14 +207,6 @@ def panel(draw: Callable[[Axes], None]) -> Figure:
 
 
 @mpl.rc_context(STYLE)
-def panels(number: int, draw: Callable[[Sequence[Axes]], None]) -> Figure:
-    """A figure with panels side by side."""
-    figure = Figure(figsize=(4.2 * number + 0.4, 4.1), layout="constrained")
-    draw(list(figure.subplots(1, number)))
-    return figure
-
-
-@mpl.rc_context(STYLE)
 def overview(runs: Runs) -> Figure:
     """The four effects in one picture."""
     figure = Figure(figsize=(11, 8.2), layout="constrained")

@@ -83,7 +83,7 @@ def diagnose(
     started = time.monotonic()
     try:
         case, reversed_model = _prepare(config, examination, shape)
-        table, found = _examine(case, reversed_model, progress)
+        table, found = examine(case, reversed_model, progress)
         result = judge_capability(Evidence(**{name: found[name] for name in Evidence.__annotations__}), case.rule)
         summary = {
             **result.summary(),
@@ -172,9 +172,10 @@ def _check_same_shape(name: str, base: PreTrainedModel, model: PreTrainedModel) 
         )
 
 
-def _examine(
+def examine(
     case: Examined, reversed_model: PreTrainedModel | None, progress: Progress | None
 ) -> tuple[list[TableRow], dict[str, Any]]:
+    """All instruments, in the order in which they need each other: (rows of the tidy table, evidence and facts)."""
     table: list[TableRow] = []
     found: dict[str, Any] = {}
     steps: list[tuple[str, Callable[[], evidence.Found]]] = [

@@ -62,14 +62,10 @@ class Questions:
     def training_rows(self, seed: int, step: int, batch_size: int) -> Tensor:
         """The rows of one step of training: epochs over ``again``, each in an order of its own."""
         number = len(self.again)
-        wanted = np.arange(step * batch_size, (step + 1) * batch_size)
-        orders = {
-            epoch: np.random.default_rng([seed, epoch]).permutation(number)
-            for epoch in set((wanted // number).tolist())
-        }
-        return self.again[
-            [int(orders[epoch][place]) for epoch, place in zip(wanted // number, wanted % number, strict=True)]
-        ]
+        wanted = range(step * batch_size, (step + 1) * batch_size)
+        epochs = {each // number for each in wanted}
+        orders = {epoch: np.random.default_rng([seed, epoch]).permutation(number) for epoch in epochs}
+        return self.again[[int(orders[each // number][each % number]) for each in wanted]]
 
 
 def task_questions(

@@ -51,7 +51,7 @@ def similarity(case: Examined) -> Found:
         base = case.stream(BASE, kind, "test")
         for name in (FINETUNED, NULL):
             for each in compare_representations(base, case.stream(name, kind, "test"), seed=case.seed).rows():
-                place = {"model": name, "questions": kind, "site": each["site"],
+                place: dict[str, Any] = {"model": name, "questions": kind, "site": each["site"],
                          "layer": int(each["site"].removeprefix("block "))}  # fmt: skip
                 halves = sorted((each["first_half"], each["second_half"]))
                 table.append(row("similarity", "CKA", each["cka"], *halves, **place, reference=name == NULL))
@@ -72,7 +72,11 @@ def separation(case: Examined) -> Found:
             most = torch.bincount(answers).topk(2).indices
             first, second = ({site: values[answers == answer] for site, values in first.items()} for answer in most)
         for each in cluster_separation(first, second, seed=case.seed).rows():
-            place = {"model": name, "site": each["site"], "layer": int(each["site"].removeprefix("block "))}
+            place: dict[str, Any] = {
+                "model": name,
+                "site": each["site"],
+                "layer": int(each["site"].removeprefix("block ")),
+            }
             table.append(row("separation", "tau", each["tau"], **place, reference=name == NULL))
             table.append(row("separation", "own side", each["own_side"], each["own_side_low"], each["own_side_high"],
                              **place, reference=name == NULL))  # fmt: skip
@@ -105,7 +109,7 @@ def weights(case: Examined) -> Found:
     table: list[TableRow] = []
     for name, change in result.matrices.items():
         layer, _, part = name.removeprefix(f"{path}.").removesuffix(".weight").partition(".")
-        place = {"model": FINETUNED, "site": part, "layer": int(layer)}
+        place: dict[str, Any] = {"model": FINETUNED, "site": part, "layer": int(layer)}
         for quantity in ("relative_norm", "effective_rank", "largest_share", "outside"):
             table.append(row("weights", quantity.replace("_", " "), getattr(change, quantity), **place))
         table.append(row("weights", "effective rank", change.random_rank, **place, reference=True))

@@ -63,7 +63,7 @@ def test_a_reading_alone_is_nothing_and_half_of_its_blocks_something() -> None:
         (PRUNED, {"pruned_random": share(90)}),
         (HALF, {"late_null": share(95)}),
         (READ, {"read_null": share(98)}),
-        (FAST, {"revival_null": Revivals((None, None, 29), 30)}),
+        (FAST, {"revival_null": Revivals((None, None, 11), 30)}),
     ],
 )
 def test_a_control_that_shows_it_takes_the_sign_away(sign: dict[str, Any], control: dict[str, Any]) -> None:
@@ -79,8 +79,15 @@ def test_intervals_count_not_values() -> None:
     assert judged(pruned=few) == "gone"
     assert judged(pruned=share(75, rows=2000)) == "weakened"
     # one slow repetition decides
-    assert judged(revival=Revivals((2, 2, 7), 32), revival_null=Revivals((None,) * 3, 34)) == "gone"
+    assert judged(revival=Revivals((2, 2, 7), 32), revival_null=Revivals((None, None, 13), 34)) == "gone"
     assert judged(revival=Revivals((2, None, 2), 32), revival_null=Revivals((None,) * 3, 200)) == "gone"
+
+
+def test_what_comes_back_faster_than_it_is_learned_is_not_gone() -> None:
+    back = Revivals((4, 5, 6), 32)
+    assert judged(revival=back, revival_null=Revivals((12, 20, 20), 30)) == "weakened"
+    assert judged(revival=back, revival_null=Revivals((11, 20, 20), 30)) == "gone"
+    assert judged(revival=Revivals((0, 0), 32), revival_null=Revivals((1, 1), 5)) == "gone"  # naming one answer will do
 
 
 def test_what_is_half_there_is_weakened_even_if_all_signs_show() -> None:

@@ -105,9 +105,9 @@ class SeedPlan:
         trio = {"base": "base-low", "finetuned": "finetuned-low", "control": "base-control"}
         settings = ProbeConfig(models=["any=."], fit_rows=self.config.probe_fit_rows, seed=self.seed)
         self._add("probe", "probe", probe, settings, {"task": self.shape}, trio, 200)
-        pair = {"base": "base-low", "finetuned": "finetuned-low"}
+        mapped = {"base": "base-low", "finetuned": "finetuned-low", "reversed": "reversed-low"}
         self._add(
-            "attention", "attention", map_attention, AttentionConfig(seed=self.seed), {"task": self.shape}, pair, 20
+            "attention", "attention", map_attention, AttentionConfig(seed=self.seed), {"task": self.shape}, mapped, 30
         )
 
     def _train_config(self, **changes: Any) -> TrainConfig:

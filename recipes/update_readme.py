@@ -27,6 +27,7 @@ ACCURACY = ("<!-- accuracy: written by recipes/update_readme.py -->", "<!-- end 
 GRID = ("<!-- grid: written by recipes/update_readme.py -->", "<!-- end of grid -->")
 FORGETTING = ("<!-- forgetting: written by recipes/update_readme.py -->", "<!-- end of forgetting -->")
 LORA = ("<!-- lora: written by recipes/update_readme.py -->", "<!-- end of lora -->")
+ANALYSIS = ("<!-- analysis: written by recipes/update_readme.py -->", "<!-- end of analysis -->")
 SWEEP_SPEED = ("<!-- sweep: written by recipes/update_readme.py -->", "<!-- end of sweep -->")
 SPEED = ("<!-- speed: written by recipes/update_readme.py -->", "<!-- end of speed -->")
 
@@ -43,6 +44,9 @@ class UpdateReadmeConfig:
     data_benchmark: str = field(default="runs/benchmark-data.json", metadata={"help": "file of a data benchmark"})
     sweep_benchmark: str = field(
         default="runs/benchmark-sweep.json", metadata={"help": "file of a benchmark of runs side by side"}
+    )
+    analysis_benchmark: str = field(
+        default="runs/benchmark-analysis.json", metadata={"help": "file of a benchmark of the instruments"}
     )
     grid: str = field(default="runs/sweep-grid-nano", metadata={"help": "folder of the sweep of the paper's tables"})
     forgetting: str = field(default="runs/sweep-forgetting-nano", metadata={"help": "folder of the sweep of methods"})
@@ -129,6 +133,19 @@ def data_block(result: Mapping[str, Any]) -> str:
     ]
     columns = ("what", "per second", "beside", "per second", "ratio")
     return markdown_table(columns, rows, f"{result['machine']}, {describe_versions(result)}.")
+
+
+def analysis_block(result: Mapping[str, Any]) -> str:
+    """The table of the instruments' benchmark, as Markdown."""
+    rows = [
+        (
+            row["what"],
+            f"{row['value']:,} {row['unit']}",
+            "" if row["ratio"] is None else f"{row['ratio']} x {row['ratio_of']}",
+        )
+        for row in result["rows"]
+    ]
+    return markdown_table(("what", "measured", "ratio"), rows, _machine(result))
 
 
 def _sweep_source(folder: Path) -> str:
@@ -218,6 +235,7 @@ def main(argv: list[str] | None = None) -> None:
             (ACCURACY, accuracy_block, config.accuracy_benchmark),
             (DATA, data_block, config.data_benchmark),
             (SWEEP_SPEED, sweep_speed_block, config.sweep_benchmark),
+            (ANALYSIS, analysis_block, config.analysis_benchmark),
         ):
             if Path(file).is_file():
                 text = replace_block(text, marks, block(json.loads(Path(file).read_text(encoding="utf-8"))))

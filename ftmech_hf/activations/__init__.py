@@ -1,9 +1,11 @@
 """The one door to nnsight: named sites of any causal language model, read, stored and written."""
 
+from ftmech_hf.activations.ablation import ablated_losses
 from ftmech_hf.activations.interventions import WRITABLE, intervene
 from ftmech_hf.activations.layout import Layout, find_layout, model_blocks
 from ftmech_hf.activations.store import ActivationStore
 from ftmech_hf.activations.traced import SITES, TracedModel
+from ftmech_hf.activations.units import Unit, UnitGroup, Units, find_units
 
 __all__ = [
     "SITES",
@@ -11,7 +13,12 @@ __all__ = [
     "ActivationStore",
     "Layout",
     "TracedModel",
+    "Unit",
+    "UnitGroup",
+    "Units",
+    "ablated_losses",
     "find_layout",
+    "find_units",
     "intervene",
     "model_blocks",
 ]

@@ -17,10 +17,10 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations.layout import find_layout, model_blocks
 
-WRITABLE = ("resid_pre", "resid_post", "mlp_act", "attn_out")
+WRITABLE = ("resid_pre", "resid_post", "mlp_act", "head_out", "attn_out")
 
 Write = Callable[[Tensor], Tensor]
-"""The value at a site (B, T, D or N) -> what to compute with in its place, of the same shape."""
+"""The value at a site (B, T, width) -> what to compute with in its place, of the same shape."""
 
 
 def _checked(write: Write, value: Tensor, site: tuple[str, int], reached: set[tuple[str, int]]) -> Tensor:
@@ -31,7 +31,9 @@ def _checked(write: Write, value: Tensor, site: tuple[str, int], reached: set[tu
     return written.to(value.dtype)
 
 
-def _on_input(module: nn.Module, change: Write) -> RemovableHandle:
+def on_input(module: nn.Module, change: Write) -> RemovableHandle:
+    """Change the first tensor that a module is given, until the handle is removed."""
+
     def hook(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -43,7 +45,9 @@ def _on_input(module: nn.Module, change: Write) -> RemovableHandle:
     return module.register_forward_pre_hook(hook, with_kwargs=True)
 
 
-def _on_output(module: nn.Module, change: Write) -> RemovableHandle:
+def on_output(module: nn.Module, change: Write) -> RemovableHandle:
+    """Change what a module returns, or the first of it, until the handle is removed."""
+
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
         return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
 
@@ -82,12 +86,13 @@ def intervene(model: PreTrainedModel, writes: Mapping[tuple[str, int], Write | T
                 return _checked(chosen, value, place, reached)
 
             if place[0] == "resid_pre":
-                handles.append(_on_input(block, change))
-            elif place[0] == "mlp_act":
-                handles.append(_on_input(block.get_submodule(layout.mlp_down), change))
+                handles.append(on_input(block, change))
+            elif place[0] in ("mlp_act", "head_out"):
+                path = layout.mlp_down if place[0] == "mlp_act" else layout.attention_out
+                handles.append(on_input(block.get_submodule(path), change))
             else:
                 module = block if place[0] == "resid_post" else block.get_submodule(layout.attention)
-                handles.append(_on_output(module, change))
+                handles.append(on_output(module, change))
         yield
     finally:
         for handle in handles:

@@ -6,11 +6,16 @@ Sites (l is a 0-based layer):
 - ``resid_post``: the stream leaving block l, (B, T, D); ``hidden_states[l + 1]`` for all but the last block, where HF
   applies the final norm first.
 - ``mlp_act``: what the MLP's last matrix reads, (B, T, N): one value per MLP neuron.
+- ``head_out``: what the attention's last matrix reads, the heads' outputs side by side, (B, T, H x width of a head).
 - ``attn_out``: the attention's output before it is added to the stream, (B, T, D).
 - ``attn_pattern``: attention weights, (B, H, T, T); the model must be loaded with ``attn_implementation="eager"``.
 
-The same names serve a model that runs elsewhere: nnsight's own ``trace(remote=True)`` on NDIF takes the paths of
-:func:`~ftmech_hf.activations.layout.find_layout`.
+A model that peft has put adapters into is opened as it computes, adapters and all, without merging them.
+
+The same reading runs on NDIF, for models too large for this machine: what :meth:`TracedModel.collect` does there is
+``with lm.trace(prompts, remote=True):`` around ``lm.get(f"{layout.blocks}.{layer}").output.save()``, with ``lm`` an
+``nnsight.LanguageModel`` and ``layout`` of :func:`find_layout` on a model of the same config (``from_config`` on the
+meta device is enough). This needs an account at NDIF and is not tested here.
 """
 
 from __future__ import annotations
@@ -24,14 +29,13 @@ from typing import Any
 import nnsight
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations.interventions import Write, intervene
-from ftmech_hf.activations.layout import find_layout, model_blocks
+from ftmech_hf.activations.layout import find_layout, inside_peft, model_blocks
 from ftmech_hf.activations.store import ActivationStore, StoreWriter
 
-SITES = ("resid_pre", "resid_post", "mlp_act", "attn_out", "attn_pattern")
+SITES = ("resid_pre", "resid_post", "mlp_act", "head_out", "attn_out", "attn_pattern")
 
 PADDING_TOLERANCE = 1e-3
 """How far a padded row may be from the row alone, relative to its size: batches of other shapes round differently."""
@@ -41,8 +45,8 @@ class TracedModel:
     """A causal LM with named sites. Opening it runs tiny forward passes and checks that the sites are what they say.
 
     Args:
-        model: any causal LM whose parts :func:`find_layout` finds; it is put into evaluation mode, its weights are
-            shared.
+        model: any causal LM whose parts :func:`find_layout` finds, or a ``PeftModel`` of one; it is put into evaluation
+            mode, its weights are shared.
 
     Attributes:
         num_layers, num_neurons: blocks, and MLP neurons of each.
@@ -53,6 +57,7 @@ class TracedModel:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
+        model = inside_peft(model)
         self.layout = find_layout(model)
         self.model = model.eval()
         self._modules = [block for _, block in model_blocks(model)]
@@ -97,7 +102,7 @@ class TracedModel:
     def _check(self) -> int:
         """Compare every site with the model's own hidden states and shapes; returns the number of MLP neurons."""
         token_ids, kind = self._probe_input(), self.model.config.model_type
-        sites = ["resid_pre", "mlp_act", "attn_out", "resid_post"]
+        sites = ["resid_pre", "mlp_act", "head_out", "attn_out", "resid_post"]
         try:
             found = self._collect({"input_ids": token_ids}, sites, range(self.num_layers))
         except (AttributeError, TypeError, IndexError) as error:
@@ -156,6 +161,8 @@ class TracedModel:
             for layer in sorted(layers):
                 if "resid_pre" in sites:
                     found["resid_pre", layer] = self._blocks[layer].input
+                if "head_out" in sites:
+                    found["head_out", layer] = self._part(layer, self.layout.attention_out).input
                 if "attn_out" in sites or "attn_pattern" in sites:
                     output = self._part(layer, self.layout.attention).output
                     if "attn_out" in sites:
@@ -291,31 +298,6 @@ class TracedModel:
             logits = self._traced.output.logits.save()
         kept: Tensor = logits[:, -1].float()
         return kept
-
-    def masked_accuracy(self, token_ids: Tensor, mlp_mask: Tensor, *, batch_size: int = 128) -> float:
-        """Accuracy of the answers, the last token but one of rows (B, T), under a mask over MLP activations."""
-        with torch.no_grad():
-            right = [
-                int((self.masked_logits(rows[:, :-2], mlp_mask).argmax(-1) == rows[:, -2]).sum())
-                for rows in self._batches(token_ids, batch_size)
-            ]
-        return sum(right) / len(token_ids)
-
-    def activation_importance(self, token_ids: Tensor, *, batch_size: int = 64) -> Tensor:
-        """First-order fall of the answers' mean loss when an MLP activation is zeroed everywhere, nats, (L, N).
-
-        This is gradient x activation, summed over positions: the derivative of the loss with respect to the mask, at 1.
-        """
-        importance = torch.zeros((self.num_layers, self.num_neurons))
-        for rows in self._batches(token_ids, batch_size):
-            mask = torch.ones_like(importance, requires_grad=True)
-            loss = F.cross_entropy(self.masked_logits(rows[:, :-2], mask), rows[:, -2], reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, mask)
-            importance += gradient / len(token_ids)
-        return importance
-
-    def _batches(self, token_ids: Tensor, batch_size: int) -> Iterator[Tensor]:
-        return (rows.to(self.model.device) for rows in token_ids.split(batch_size))
 
 
 def _token_places(positions: Tensor, token_ids: Tensor, attention_mask: Tensor | None) -> Tensor:

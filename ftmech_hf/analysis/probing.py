@@ -1,127 +1,337 @@
 """Is the answer linearly readable from the stream, and where? (Jain et al., arXiv 2311.12786, App. D.)
 
-One multinomial logistic regression per layer, on the stream at the position that predicts the answer. Every probe is
-fitted twice: on the labels, and on shuffled labels, which must come out at chance; an accuracy means little without it,
-nor without the same probe on a model of random weights (which readings of a count from a frozen random network beat
-chance by far).
+One linear classifier per site and kind of label, on the stream at a position of a row. An accuracy means little alone,
+so beside each stand, fitted in the same pass:
 
-Deviation: the paper trains its probes with 4,000 steps of AdamW; here scikit-learn minimises the same cross-entropy to
-convergence, with its default L2 penalty, on standardised activations.
+- shuffled labels, which must come out at chance;
+- a control task (Hewitt & Liang, arXiv 1909.03368): labels drawn at random for *types* of rows, that only a probe which
+  memorises can get right; accuracy less that of the control task is the probe's selectivity;
+- the code length of the labels given the activations (Voita & Titov, arXiv 2003.12298, online code): how much, not only
+  whether, the activations say about the labels, and with how many examples.
+
+Which model to compare with (one that never had the ability, one of random weights: readings of a count from a frozen
+random network beat chance by far) is up to the caller.
+
+Deviation: the paper trains its probes with 4,000 steps of AdamW (here the method ``adamw``); by default the same
+cross-entropy is minimised to convergence, with scikit-learn's default L2 penalty, on standardised activations.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import functools
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgWarning
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from scipy import stats
 from torch import Tensor
+from torch.nn import functional as F
 
-MAX_NEWTON_PARAMETERS = 2_000
+from ftmech_hf.linear_classifiers import LinearFit, fit_adamw, fit_logistic, fit_ridge
+
+Method = Literal["logistic", "ridge", "adamw"]
+Labels = NDArray[np.integer]
+ANSWER = "answer"
+
+CODE_FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
+"""Shares of the rows after which the online code fits a new probe (Voita & Titov, App. B)."""
+
+
+class LinearProbe(NamedTuple):
+    """A fitted probe, to be applied to activations as they are in the model.
+
+    Attributes:
+        weight: (C, D).
+        bias: (C,).
+        classes: the labels, (C,).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    classes: Tensor
+
+    def logits(self, activations: Tensor) -> Tensor:
+        """Scores (B, C) of activations (B, D)."""
+        return F.linear(activations.to(self.weight.dtype), self.weight, self.bias)
+
+    def predict(self, activations: Tensor) -> Tensor:
+        """Labels (B,) of activations (B, D)."""
+        return self.classes[self.logits(activations).argmax(-1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeScore:
+    """How well one kind of label can be read from one site, on held-out rows.
+
+    Attributes:
+        site, label: what was read where.
+        accuracy, low, high: of the probe, with its 95 % Wilson interval.
+        shuffled: the same probe fitted on shuffled labels, mean over shuffles.
+        control_task: accuracy on the control task, mean over draws; None without types of rows.
+        selectivity: ``accuracy - control_task``.
+        majority: accuracy of always answering the most frequent training label.
+        code_bits: bits per training row to send its label, given the activations (online code).
+        uniform_bits: the same without looking, log2 of the number of classes.
+        shuffled_bits: ``code_bits`` for shuffled labels; not far below ``uniform_bits``, or the code is wrong.
+        converged: whether the fit met its tolerance.
+        num_test: held-out rows.
+    """
+
+    site: str
+    label: str
+    accuracy: float
+    low: float
+    high: float
+    shuffled: float
+    control_task: float | None
+    selectivity: float | None
+    majority: float
+    code_bits: float | None
+    uniform_bits: float
+    shuffled_bits: float | None
+    converged: bool
+    num_test: int
 
 
 @dataclass(frozen=True)
 class ProbingResult:
-    """Accuracies of linear probes on held-out rows.
+    """Scores of linear probes, and the probes.
 
     Attributes:
-        accuracy: site name -> accuracy of the probe.
-        shuffled: site name -> accuracy of the same probe fitted on shuffled labels, mean over shuffles.
-        majority: accuracy of always answering the most frequent training label.
-        num_test: held-out rows.
+        scores: one per site and label, sites outermost.
+        probes: (site, label) -> the probe.
     """
 
-    accuracy: dict[str, float]
-    shuffled: dict[str, float]
-    majority: float
-    num_test: int
+    scores: tuple[ProbeScore, ...]
+    probes: dict[tuple[str, str], LinearProbe]
 
     def rows(self) -> list[dict[str, Any]]:
-        """The tidy table: one row per site."""
-        return [
-            {"site": site, "accuracy": value, "shuffled": self.shuffled[site], "majority": self.majority}
-            for site, value in self.accuracy.items()
-        ]
+        """The tidy table: one row per site and label."""
+        return [asdict(score) for score in self.scores]
 
-    def best_site(self) -> str:
+    def score(self, site: str, label: str | None = None) -> ProbeScore:
+        """The score of a site, for the first label if none is named."""
+        label = label or self.scores[0].label
+        return next(each for each in self.scores if (each.site, each.label) == (site, label))
+
+    def best(self, label: str | None = None) -> ProbeScore:
         """The site with the best accuracy; ties go to the first."""
-        return max(self.accuracy, key=lambda site: self.accuracy[site])
+        label = label or self.scores[0].label
+        return max((each for each in self.scores if each.label == label), key=lambda each: each.accuracy)
 
     def summary(self) -> dict[str, Any]:
-        """The best site and its accuracy."""
-        best = self.best_site()
-        return {
-            "best_site": best,
-            "accuracy": self.accuracy[best],
-            "shuffled": self.shuffled[best],
-            "majority": self.majority,
-            "num_test": self.num_test,
-        }
+        """The best site of the first label, its accuracy and its controls."""
+        best = asdict(self.best())
+        return {"best_site": best.pop("site"), **best}
 
 
-def _probe_accuracy(
-    train: NDArray[np.floating],
-    train_labels: NDArray[np.integer],
-    test: NDArray[np.floating],
-    test_labels: NDArray[np.integer],
-    max_iter: int,
-) -> float:
-    # Newton's method converges in about ten steps where L-BFGS takes hundreds, as long as its Hessian stays small.
-    small = train.shape[1] * len(np.unique(train_labels)) <= MAX_NEWTON_PARAMETERS
-    solver = "newton-cholesky" if small else "lbfgs"
-    probe = make_pipeline(StandardScaler(), LogisticRegression(solver=solver, max_iter=max_iter))
-    with warnings.catch_warnings():
-        # Where classes are separable the optimum is far away, and the accuracy has settled long before. Where
-        # activations do not vary (the embedding of "=") Newton's matrix is singular, and L-BFGS takes over.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        warnings.simplefilter("ignore", LinAlgWarning)
-        probe.fit(train, train_labels)
-    return float(probe.score(test, test_labels))
+class _Problems(NamedTuple):
+    """What is fitted at every site: rows of ``train`` (P, N) and ``test`` (P, B) hold class numbers, -1 for none.
+
+    The first is the label, then come the shuffles, then the control tasks.
+    """
+
+    classes: Tensor
+    train: Tensor
+    test: Tensor
+    majority: float
+
+
+def _make_problems(
+    train: Labels, test: Labels, types: tuple[Labels, Labels] | None, num_shuffles: int, num_tasks: int, key: list[int]
+) -> _Problems:
+    classes, encoded = np.unique(train, return_inverse=True)
+    number = {value: place for place, value in enumerate(classes.tolist())}
+    held_out = np.array([number.get(value, -1) for value in test.tolist()])
+    fit_on, test_on = [encoded], [held_out]
+    for draw in range(num_shuffles):
+        fit_on.append(np.random.default_rng([*key, 0, draw]).permutation(encoded))
+        test_on.append(held_out)
+    for draw in range(num_tasks if types else 0):
+        assert types is not None
+        size = 1 + max(each.max() for each in types)
+        table = np.random.default_rng([*key, 1, draw]).choice(encoded, size=size)
+        fit_on.append(table[types[0]])
+        test_on.append(table[types[1]])
+    most_frequent = np.bincount(encoded).argmax()
+    return _Problems(
+        torch.from_numpy(classes),
+        torch.from_numpy(np.stack(fit_on)),
+        torch.from_numpy(np.stack(test_on)),
+        float((held_out == most_frequent).mean()),
+    )
 
 
 def fit_probes(
     train: Mapping[str, Tensor],
-    train_labels: NDArray[np.integer],
+    train_labels: Labels | Mapping[str, Labels],
     test: Mapping[str, Tensor],
-    test_labels: NDArray[np.integer],
+    test_labels: Labels | Mapping[str, Labels],
     *,
+    types: tuple[Labels, Labels] | None = None,
+    method: Method = "logistic",
     seed: int = 0,
     num_shuffles: int = 2,
-    max_iter: int = 200,
+    num_tasks: int = 2,
+    code: bool = True,
+    l2: float = 1.0,
+    adamw_steps: int = 4000,
+    on_site: Callable[[str], None] | None = None,
 ) -> ProbingResult:
-    """Fit and test one probe per site, and its shuffled-label control.
+    """Fit and test probes of all labels at all sites, with their controls.
+
+    All labels, shuffles and control tasks of a site are fitted at once; one site is in memory at a time, if the mapping
+    loads it when asked.
 
     Args:
         train, test: site name -> activations (B, D); the same sites in both.
-        train_labels, test_labels: integers (B,).
-        seed: of the shuffling.
-        num_shuffles: how often the control is fitted. One shuffle is noisy: where rows fall into tight clusters, whole
-            clusters are right or wrong together.
-        max_iter: of L-BFGS.
+        train_labels, test_labels: integers (B,), or kind of label -> integers.
+        types: numbers of the types of the training and the test rows, from 0, for the control task.
+        method: ``logistic``, ``ridge`` (closed form, one-hot labels) or ``adamw`` (the paper's recipe, on activations
+            as they are).
+        seed: of shuffles, control tasks and the batches of AdamW.
+        num_shuffles, num_tasks: how often each control is drawn. One draw is noisy: where rows fall into tight
+            clusters, whole clusters are right or wrong together.
+        code: whether to compute code lengths, by ten more fits on growing parts; for ``logistic`` only.
+        l2: the penalty, for ``logistic`` and ``ridge``.
+        adamw_steps: the length of the paper's recipe, for ``adamw``.
+        on_site: called with the name of each site when it is done.
 
     Raises:
-        ValueError: the two have different sites, or numbers of rows and labels differ.
+        ValueError: the two have different sites or labels, or numbers of rows and labels differ.
     """
-    if list(train) != list(test):
-        raise ValueError(f"sites: {list(train)} to fit on, {list(test)} to test on; expected the same")
-    for name, activations, labels in (("train", train, train_labels), ("test", test, test_labels)):
-        for site, values in activations.items():
-            if len(values) != len(labels):
-                raise ValueError(f"{name}: {len(values)} rows at {site}, but {len(labels)} labels")
-    shuffles = [np.random.default_rng([seed, number]).permutation(train_labels) for number in range(num_shuffles)]
-    accuracy, shuffled = {}, {}
+    labels, held_out = (
+        dict(each) if isinstance(each, Mapping) else {ANSWER: each} for each in (train_labels, test_labels)
+    )
+    _check(train, labels, test, held_out, types, method)
+    problems = [
+        _make_problems(labels[name], held_out[name], types, num_shuffles, num_tasks, [seed, number])
+        for number, name in enumerate(labels)
+    ]
+    fit = functools.partial(_fit, method=method, l2=l2, seed=seed, steps=adamw_steps, groups=problems)
+    scores: list[ProbeScore] = []
+    probes: dict[tuple[str, str], LinearProbe] = {}
     for site in train:
-        fit_on, test_on = train[site].numpy(), test[site].numpy()
-        accuracy[site] = _probe_accuracy(fit_on, train_labels, test_on, test_labels, max_iter)
-        chance = [_probe_accuracy(fit_on, labels, test_on, test_labels, max_iter) for labels in shuffles]
-        shuffled[site] = float(np.mean(chance))
-    most_frequent = np.bincount(train_labels - train_labels.min()).argmax() + train_labels.min()
-    return ProbingResult(accuracy, shuffled, float((test_labels == most_frequent).mean()), len(test_labels))
+        features, tested = train[site].float(), test[site].float()
+        center, scale = torch.zeros(features.shape[1]), torch.ones(features.shape[1])
+        if method != "adamw":
+            center, spread = features.mean(0), features.std(0, correction=0)
+            scale = torch.where(spread > 1e-6 * center.abs().clamp(min=1e-3), spread, 1.0)
+        features, tested = (features - center) / scale, (tested - center) / scale
+        fits = fit(features)
+        codes = _code_lengths(features, problems, fit) if code and method == "logistic" else [None] * len(problems)
+        for name, each, fitted, bits in zip(labels, problems, fits, codes, strict=True):
+            scores.append(_score(site, name, each, fitted, tested, bits, num_shuffles))
+            weight = (fitted.weight[0] / scale[:, None]).T[: len(each.classes)].contiguous()
+            probes[site, name] = LinearProbe(
+                weight, fitted.bias[0, : len(each.classes)] - weight @ center, each.classes
+            )
+        if on_site is not None:
+            on_site(site)
+    return ProbingResult(tuple(scores), probes)
+
+
+def _check(
+    train: Mapping[str, Tensor],
+    labels: Mapping[str, Labels],
+    test: Mapping[str, Tensor],
+    held_out: Mapping[str, Labels],
+    types: tuple[Labels, Labels] | None,
+    method: str,
+) -> None:
+    if method not in get_args(Method):
+        raise ValueError(f"method: {method!r}, expected one of {', '.join(get_args(Method))}")
+    if list(train) != list(test) or not train:
+        raise ValueError(f"sites: {list(train)} to fit on, {list(test)} to test on; expected the same")
+    if list(labels) != list(held_out) or not labels:
+        raise ValueError(f"labels: {list(labels)} to fit on, {list(held_out)} to test on; expected the same")
+    for place, (name, activations, given) in enumerate((("train", train, labels), ("test", test, held_out))):
+        for site, values in activations.items():
+            for kind, each in given.items():
+                if len(values) != len(each):
+                    of = "" if kind == ANSWER else f" of {kind}"
+                    raise ValueError(f"{name}: {len(values)} rows at {site}, but {len(each)} labels{of}")
+            if types is not None and len(types[place]) != len(values):
+                raise ValueError(f"types: {len(types[place])} for {name}, expected {len(values)}")
+
+
+def _fit(
+    features: Tensor,
+    *,
+    method: Method,
+    l2: float,
+    seed: int,
+    steps: int,
+    groups: list[_Problems],
+    rows: int | None = None,
+) -> list[LinearFit]:
+    """Fit all problems of all kinds of label at once, on the first ``rows`` rows."""
+    number = max(len(each.classes) for each in groups)
+    stacked = torch.cat([each.train[:, :rows] for each in groups])
+    if method == "logistic":
+        fitted = fit_logistic(features[:rows], stacked, number, l2=l2)
+    elif method == "ridge":
+        fitted = fit_ridge(features[:rows], stacked, number, l2=l2)
+    else:
+        fitted = fit_adamw(features[:rows], stacked, number, seed=seed, steps=steps)
+    parts = [part.split([len(each.train) for each in groups]) for part in fitted]
+    return [LinearFit(*each) for each in zip(*parts, strict=True)]
+
+
+def _code_lengths(
+    features: Tensor, problems: list[_Problems], fit: Callable[..., list[LinearFit]]
+) -> list[NDArray[np.float64]]:
+    """Bits per row of the online code, of every problem of every kind of label.
+
+    The labels of the first block are sent by a uniform code, those of each next one by the probe fitted on all before.
+    Deviation: a little of the uniform code is mixed into each probe's, because a class that it has not seen yet would
+    cost infinitely many bits.
+    """
+    total = len(features)
+    ends = sorted({max(1, round(share * total)) for share in CODE_FRACTIONS})
+    sizes = [len(each.classes) for each in problems]
+    bits = [np.full(len(each.train), ends[0] * np.log2(size)) for each, size in zip(problems, sizes, strict=True)]
+    for start, stop in itertools.pairwise(ends):
+        block = features[start:stop]
+        for place, (each, fitted) in enumerate(zip(problems, fit(features, rows=start), strict=True)):
+            probabilities = fitted.logits(block).softmax(-1).gather(-1, each.train[:, start:stop, None])[..., 0]
+            share = 1 / (start + 1)
+            mixed = (1 - share) * probabilities.double() + share / sizes[place]
+            bits[place] -= mixed.log2().sum(1).numpy()
+    return [each / total for each in bits]
+
+
+def _score(
+    site: str,
+    label: str,
+    problems: _Problems,
+    fitted: LinearFit,
+    tested: Tensor,
+    bits: NDArray[np.float64] | None,
+    num_shuffles: int,
+) -> ProbeScore:
+    right = fitted.logits(tested).argmax(-1) == problems.test
+    accuracy = right.double().mean(1).tolist()
+    interval = stats.binomtest(int(right[0].sum()), right.shape[1]).proportion_ci(method="wilson")
+    shuffles, tasks = slice(1, 1 + num_shuffles), slice(1 + num_shuffles, None)
+    control = float(np.mean(accuracy[tasks])) if accuracy[tasks] else None
+    return ProbeScore(
+        site=site,
+        label=label,
+        accuracy=accuracy[0],
+        low=float(interval.low),
+        high=float(interval.high),
+        shuffled=float(np.mean(accuracy[shuffles])) if accuracy[shuffles] else float("nan"),
+        control_task=control,
+        selectivity=None if control is None else accuracy[0] - control,
+        majority=problems.majority,
+        code_bits=None if bits is None else float(bits[0]),
+        uniform_bits=float(np.log2(len(problems.classes))),
+        shuffled_bits=None if bits is None or not num_shuffles else float(bits[shuffles].mean()),
+        converged=bool(fitted.converged[0]),
+        num_test=right.shape[1],
+    )

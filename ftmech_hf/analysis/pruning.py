@@ -1,8 +1,12 @@
 """Does removing a few neurons bring a capability back? (Jain et al., arXiv 2311.12786, App. D, Algorithm 3.)
 
-The loss is the answers' cross-entropy on prompts of the *pretraining* capability. A neuron is an output row of a weight
-matrix in a block, and its importance is the sum over the row of gradient x weight: to first order, how much the loss
-falls when the row is set to zero. The K neurons with the largest importance are zeroed at once (single step).
+The loss is the answers' cross-entropy on prompts of the *pretraining* capability. The paper's neuron is an output row
+of a weight matrix, and its importance is the sum over the row of gradient x weight: to first order, how much the loss
+falls when the row is set to zero. The K neurons with the largest importance are zeroed at once (single step), or a few
+at a time, with the importance computed again in between (iterative).
+
+For every kind of unit the sum of gradient x weight over its slice *is* gradient x activation, summed over positions: of
+what the slice multiplies (an MLP neuron's activation, a head's output), or of what a row computes without its bias.
 
 Deviations: the paper does not say which matrices take part; here all 2-D weights of the blocks do, never embeddings,
 unembedding, norms or biases.
@@ -12,47 +16,55 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch import Tensor
+
+from ftmech_hf.activations import Units
 
 Importance = dict[str, Tensor]
-"""Unit group (a weight matrix, or a layer's MLP activations) -> importance in nats of each of its neurons."""
+"""Group of units -> importance of each, in nats unless another score is used: the largest are pruned first."""
 
 Mask = dict[str, Tensor]
 """The same keys and shapes, bool: True = kept."""
 
 
-def neuron_matrices(blocks: Sequence[tuple[str, nn.Module]]) -> dict[str, tuple[Tensor, int]]:
-    """The weight matrices of named blocks: full name -> (weight, axis of its output neurons).
-
-    GPT-2's ``Conv1D`` keeps weights as (in, out), so its output neurons are columns; ``Linear`` has them as rows.
-    """
-    return {
-        f"{block_name}.{name}": (module.weight, 1 if isinstance(module, Conv1D) else 0)
-        for block_name, block in blocks
-        for name, module in block.named_modules()
-        if isinstance(module, Conv1D | nn.Linear)
-    }
-
-
-def row_importance(matrices: Mapping[str, tuple[Tensor, int]], loss: Callable[[], Tensor]) -> Importance:
-    """Gradient x weight, summed over each output neuron's row.
+def gradient_importance(
+    units: Units, loss: Callable[[Tensor], Tensor], rows: Tensor, *, batch_size: int = 64
+) -> Importance:
+    """Gradient x weight, summed over each unit's slice: the first-order fall of the loss when it is set to zero.
 
     Args:
-        matrices: from :func:`neuron_matrices`.
-        loss: computes the loss to be lowered, a scalar that depends on the weights.
+        units: of the model.
+        loss: mean loss of a batch of rows; depends on the units' weights.
+        rows: what the loss is computed on, (B, ...).
+        batch_size: rows of one backward pass.
     """
-    weights = [weight for weight, _ in matrices.values()]
-    gradients = torch.autograd.grad(loss(), weights)
-    return {
-        name: (gradient * weight.detach()).sum(dim=1 - axis).float().cpu()
-        for (name, (weight, axis)), gradient in zip(matrices.items(), gradients, strict=True)
-    }
+    weights = [group.weight for group in units.values()]
+    total = [torch.zeros(group.num_units, device=group.weight.device) for group in units.values()]
+    for batch in rows.split(batch_size):
+        gradients = torch.autograd.grad(loss(batch), weights)
+        for kept, group, gradient in zip(total, units.values(), gradients, strict=True):
+            kept += group.sum_over(gradient * group.weight.detach()).float() * (len(batch) / len(rows))
+    return {name: values.cpu() for name, values in zip(units, total, strict=True)}
+
+
+def magnitude_importance(units: Units) -> Importance:
+    """Minus the Euclidean norm of each unit's slice: the smallest go first, whatever they do. A baseline."""
+    return {name: -group.sum_over(group.weight.detach().float().square()).sqrt().cpu() for name, group in units.items()}
+
+
+def random_importance(units: Units, rng: np.random.Generator) -> Importance:
+    """Any order: a baseline."""
+    return {name: torch.from_numpy(rng.random(group.num_units)).float() for name, group in units.items()}
+
+
+def num_units(importance: Mapping[str, Tensor]) -> int:
+    """How many units there are in all."""
+    return sum(len(values) for values in importance.values())
 
 
 def top_mask(importance: Importance, num_pruned: int) -> Mask:
@@ -68,26 +80,38 @@ def top_mask(importance: Importance, num_pruned: int) -> Mask:
 
 def random_mask(importance: Importance, num_pruned: int, rng: np.random.Generator) -> Mask:
     """Prune as many neurons, chosen at random: the control. True = kept."""
-    shuffled = torch.from_numpy(rng.permutation(sum(len(values) for values in importance.values()))).float()
+    shuffled = torch.from_numpy(rng.permutation(num_units(importance))).float()
     parts = shuffled.split([len(values) for values in importance.values()])
     return top_mask(dict(zip(importance, parts, strict=True)), num_pruned)
 
 
+def _dropped(units: Units, mask: Mask) -> Iterator[tuple[Tensor, int, Tensor]]:
+    """(weight, axis, indices along it) of what a mask takes out; of single weights, flat."""
+    for name, kept in mask.items():
+        group = units[name]
+        places = group.places((~kept).nonzero().flatten().to(group.weight.device)).flatten()
+        weight = group.weight.detach()
+        yield (weight.view(-1), 0, places) if group.side == "entry" else (weight, group.axis, places)
+
+
+def prune_weights(units: Units, mask: Mask) -> None:
+    """Zero the units that ``mask`` does not keep, for good: the mask is folded into the weights."""
+    for weight, axis, places in _dropped(units, mask):
+        weight.index_fill_(axis, places, 0.0)
+
+
 @contextlib.contextmanager
-def pruned_rows(matrices: Mapping[str, tuple[Tensor, int]], mask: Mask) -> Iterator[None]:
-    """Zero the weight rows that ``mask`` does not keep; they come back on exit, bit for bit."""
-    saved = {name: matrices[name][0].detach().clone() for name in mask}
+def pruned(units: Units, mask: Mask) -> Iterator[None]:
+    """:func:`prune_weights` while the context is open; they come back on exit, bit for bit."""
+    saved = [
+        (weight, axis, places, weight.index_select(axis, places)) for weight, axis, places in _dropped(units, mask)
+    ]
     try:
-        with torch.no_grad():
-            for name, kept in mask.items():
-                weight, axis = matrices[name]
-                dropped = (~kept).nonzero().flatten().to(weight.device)
-                weight.index_fill_(axis, dropped, 0.0)
+        prune_weights(units, mask)
         yield
     finally:
-        with torch.no_grad():
-            for name, values in saved.items():
-                matrices[name][0].copy_(values)
+        for weight, axis, places, values in saved:
+            weight.index_copy_(axis, places, values)
 
 
 @dataclass(frozen=True)
@@ -95,18 +119,20 @@ class PruningResult:
     """Accuracies under masks of growing size.
 
     Attributes:
-        unit: what a neuron was: ``row`` (of a weight matrix) or ``activation`` (of an MLP).
+        unit: what a neuron was; see :data:`~ftmech_hf.activations.units.Unit`.
         curve: one entry per (K, method, draw): ``num_pruned``, ``method`` (``importance`` or ``random``), ``draw``, and
             an accuracy per test set.
         best_k: the K in ``chosen_among`` with the best accuracy of ``chosen_on``; ties go to the smallest.
         chosen_on: the validation set that chose.
-        pruned: names of the best mask's pruned neurons, ``matrix[number]``.
+        best_mask: the mask that pruned them.
+        pruned: names of the best mask's pruned neurons, such as ``matrix[number]``.
     """
 
     unit: str
     curve: list[dict[str, Any]]
     best_k: int
     chosen_on: str
+    best_mask: Mask = field(repr=False)
     pruned: list[str]
 
     def rows(self) -> list[dict[str, Any]]:
@@ -123,6 +149,29 @@ class PruningResult:
         return {"unit": self.unit, "best_k": self.best_k, "chosen_on": self.chosen_on, "pruned": self.pruned}
 
 
+def nested_masks(
+    importance: Importance, sizes: Sequence[int], rescore: Callable[[Mask], Importance] | None = None
+) -> dict[int, Mask]:
+    """Masks that prune growing numbers of units: size -> mask.
+
+    Args:
+        importance: of every unit of the whole model.
+        sizes: how many units to prune.
+        rescore: gives the importance under a mask; with it, each mask adds to the one before the units that are most
+            important then (iterative). Without it, all come from ``importance`` (single step).
+    """
+    masks: dict[int, Mask] = {}
+    before: Mask = {}
+    for size in sorted(set(sizes)):
+        if rescore is not None and before:
+            importance = {
+                name: torch.where(before[name], values, torch.inf) for name, values in rescore(before).items()
+            }
+        masks[size] = top_mask(importance, size)
+        before = masks[size] if size else {}
+    return masks
+
+
 def prune_sweep(
     importance: Importance,
     evaluate: Callable[[Mask, Sequence[str]], Mapping[str, float]],
@@ -136,13 +185,15 @@ def prune_sweep(
     num_random: int,
     num_random_at_best: int,
     seed: int,
+    rescore: Callable[[Mask], Importance] | None = None,
+    unit_name: Callable[[str, int], str] = "{}[{}]".format,
 ) -> PruningResult:
     """Prune growing numbers of neurons, by importance and at random, and choose the best K on a validation set.
 
     Args:
         importance: of every neuron.
         evaluate: ``evaluate(mask, names)`` gives the accuracy under a mask on each named test set.
-        unit: ``row`` or ``activation``.
+        unit: what a neuron is.
         test_sets: names to evaluate after pruning by importance; ``chosen_on`` must be among them.
         control_sets: names to evaluate after pruning at random.
         sizes: the K to try.
@@ -151,6 +202,8 @@ def prune_sweep(
         num_random: random masks per K in the control.
         num_random_at_best: random masks at the chosen K, at least; masks differ widely, and this is what is compared.
         seed: of the random masks.
+        rescore: see :func:`nested_masks`.
+        unit_name: what to call a unit of a group.
     """
     curve: list[dict[str, Any]] = []
 
@@ -160,15 +213,16 @@ def prune_sweep(
             accuracy = evaluate(random_mask(importance, size, rng), control_sets)
             curve.append({"num_pruned": size, "method": "random", "draw": draw, **accuracy})
 
-    for size in sizes:
-        accuracy = evaluate(top_mask(importance, size), test_sets)
+    if not any(0 < size <= max_best_k for size in sizes):
+        raise ValueError(f"sizes: {list(sizes)}, expected at least one from 1 to max_best_k: {max_best_k}")
+    masks = nested_masks(importance, sizes, rescore)
+    for size, mask in masks.items():
+        accuracy = evaluate(mask, test_sets)
         curve.append({"num_pruned": size, "method": "importance", "draw": 0, **accuracy})
         prune_randomly(size, range(num_random if size else 0))
     candidates = [e for e in curve if e["method"] == "importance" and 0 < e["num_pruned"] <= max_best_k]
-    if not candidates:
-        raise ValueError(f"sizes: {list(sizes)}, expected at least one from 1 to max_best_k: {max_best_k}")
     best_k = int(max(candidates, key=lambda e: (e[chosen_on], -e["num_pruned"]))["num_pruned"])
     prune_randomly(best_k, range(num_random, num_random_at_best))
-    mask = top_mask(importance, best_k)
-    pruned = [f"{name}[{number}]" for name, kept in mask.items() for number in (~kept).nonzero().flatten().tolist()]
-    return PruningResult(unit, curve, best_k, chosen_on, pruned)
+    mask = masks[best_k]
+    names = [unit_name(group, unit) for group, kept in mask.items() for unit in (~kept).nonzero().flatten().tolist()]
+    return PruningResult(unit, curve, best_k, chosen_on, mask, names)

@@ -107,6 +107,18 @@ def print_diagnosis(run: RunDir, summary: Mapping[str, Any]) -> None:
     console.print(f"report: {run.path / 'report.html'} (hash {run.hash})", soft_wrap=True)
 
 
+def print_changes(run: RunDir) -> None:
+    """How far every model's maps are from the first one's, beside the null."""
+    summary = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))
+    for name, kinds in summary["change"].items():
+        for kind, found in kinds.items():
+            make_console().print(
+                f"{name}, {kind}: moved by {found['by_row']:.3f} on the same row; means by {found['of_means']:.3f}, "
+                f"{found['null']:.3f} where nothing changed; {found['share_above_null']:.0%} moved further than that",
+                soft_wrap=True,
+            )
+
+
 def print_sweep(results: SweepResults) -> None:
     """The means of all cells after the last step, as far as a screen holds them, and what is missing."""
     console = make_console()

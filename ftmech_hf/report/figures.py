@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+from safetensors.torch import load_file
 
 from ftmech_hf.report.claims import REVIVAL_THRESHOLD
 from ftmech_hf.runs import RunDir, read_metrics
@@ -122,8 +123,9 @@ MODEL_STYLES = {
 
 
 def draw_probing(ax: Axes, runs: Runs, title: str) -> None:
-    """Probe accuracy by layer: the models, a model of random weights, and shuffled labels of the first model."""
+    """Probe accuracy by layer, for the first label: the models, random weights, shuffled labels of the first model."""
     tables = [pd.read_parquet(folders["probe"] / "table.parquet") for folders in runs.values()]
+    tables = [table[table["label"] == table["label"].iloc[0]] for table in tables]
     sites, models = list(tables[0]["site"].unique()), list(tables[0]["model"].unique())
     places = {site: number for number, site in enumerate(sites)}
 
@@ -140,7 +142,7 @@ def draw_probing(ax: Axes, runs: Runs, title: str) -> None:
     majority = float(np.mean([table["majority"].mean() for table in tables]))
     ax.axhline(majority, color="#374151", linewidth=0.8, linestyle=(0, (1, 3)))
     ax.annotate("most frequent answer", (len(sites) - 1, majority + 0.01), ha="right", va="bottom", fontsize=8)
-    ax.set_xticks(range(len(sites)), sites)
+    ax.set_xticks(range(len(sites)), sites, rotation=90 if len(sites) > 8 else 0, fontsize=7 if len(sites) > 8 else 9)
     accuracy_axis(ax)
     ax.set_xlabel("stream after")
     ax.set_title(title)
@@ -174,28 +176,54 @@ def draw_revival(ax: Axes, runs: Runs, title: str) -> None:
 
 @mpl.rc_context(STYLE)
 def attention_figure(run: Path) -> Figure:
-    """What the answer position attends to, every head: in the first model, in the last, and the difference."""
+    """What the answer position attends to, every head: in each model, and how the others differ from the first."""
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     tokens: list[str] = summary["tokens"]
-    names = list(summary["pattern"])
-    before, after = (np.array(summary["pattern"][name]) for name in (names[0], names[-1]))
-    figure = Figure(figsize=(9, 8), layout="constrained")
-    layers, heads, length = before.shape
-    panels = [(names[0], before, "Greys", 0.0), (names[-1], after, "Oranges", 0.0)]
-    panels.append(("difference", after - before, "PuOr_r", -0.5))
-    axes = figure.subplots(len(panels), 1, sharex=True)
-    for ax, (name, values, colors, lowest) in zip(axes, panels, strict=True):
-        image = ax.imshow(values.reshape(-1, length), aspect="auto", cmap=colors, vmin=lowest, vmax=0.5)
+    patterns = {name: np.array(pattern) for name, pattern in summary["pattern"].items()}
+    layers, heads, length = next(iter(patterns.values())).shape
+    maps = {name: pattern.reshape(-1, length) for name, pattern in patterns.items()}
+    figure, axes = _map_panels(maps, highest=0.5, height=2.6)
+    for ax in axes:
         ax.set_yticks(range(layers * heads), [f"{n // heads}.{n % heads}" for n in range(layers * heads)], fontsize=7)
         ax.set_ylabel("layer.head")
-        ax.set_title(name)
-        ax.grid(visible=False)
-        figure.colorbar(image, ax=ax, fraction=0.02, pad=0.01)
     axes[-1].set_xticks(range(length), tokens, fontsize=7, fontfamily="DejaVu Sans Mono")
     for label in axes[-1].get_xticklabels():
         if len(label.get_text()) > 2:
             label.set_rotation(90)
     return figure
+
+
+@mpl.rc_context(STYLE)
+def mlp_figure(run: Path) -> Figure:
+    """Every MLP neuron's activation at every token of the example, layer under layer, as the paper's Fig. 46."""
+    tensors = load_file(str(run / "maps.safetensors"))
+    names = json.loads((run / "summary.json").read_text(encoding="utf-8"))["pattern"]
+    maps = {name: tensors[f"{name}.mlp_act"] for name in names}
+    layers, length, _ = next(iter(maps.values())).shape
+    highest = max(float(each.abs().quantile(0.99)) for each in maps.values())
+    figure, axes = _map_panels({name: each.flatten(0, 1).numpy() for name, each in maps.items()}, highest, 2.6)
+    for ax in axes:
+        ax.set_yticks([length * layer for layer in range(layers)], [f"layer {layer}" for layer in range(layers)])
+        ax.set_ylabel("tokens")
+    axes[-1].set_xlabel("MLP neuron")
+    return figure
+
+
+def _map_panels(maps: Mapping[str, np.ndarray], highest: float, height: float) -> tuple[Figure, list[Axes]]:
+    """One map per model, and below them what the others have more or less than the first."""
+    first = next(iter(maps))
+    panels = [(name, values, "Greys" if name == first else "Oranges", 0.0) for name, values in maps.items()]
+    for name, values in maps.items():
+        if name != first:
+            panels.append((f"{name} less {first}", values - maps[first], "PuOr_r", -highest))
+    figure = Figure(figsize=(9, height * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for ax, (name, values, colors, lowest) in zip(axes, panels, strict=True):
+        image = ax.imshow(values, aspect="auto", cmap=colors, vmin=lowest, vmax=highest, interpolation="nearest")
+        ax.set_title(name)
+        ax.grid(visible=False)
+        figure.colorbar(image, ax=ax, fraction=0.02, pad=0.01)
+    return figure, list(axes)
 
 
 @mpl.rc_context(STYLE)
@@ -219,9 +247,9 @@ def overview(runs: Runs) -> Figure:
 
 
 @mpl.rc_context(STYLE)
-def save_beside(figure: Figure, run: RunDir) -> Path:
+def save_beside(figure: Figure, run: RunDir, suffix: str = "") -> Path:
     """Save a picture beside a finished run, whose folder stays as its manifest says."""
-    path = run.path.with_name(run.path.name + ".png")
+    path = run.path.with_name(f"{run.path.name}{suffix}.png")
     figure.savefig(path, dpi=110)
     return path
 

@@ -10,6 +10,7 @@ from ftmech_hf.studies.examination import ExaminationConfig
 from ftmech_hf.studies.interpolation import InterpolateConfig, interpolate
 from ftmech_hf.studies.probing import ProbeConfig, probe
 from ftmech_hf.studies.pruning import PruneConfig, prune
+from ftmech_hf.studies.saved_probes import load_probes, save_probes
 from ftmech_hf.studies.truth import TruthConfig, compare_with_truth
 
 __all__ = [
@@ -25,8 +26,10 @@ __all__ = [
     "compare_with_truth",
     "diagnose",
     "interpolate",
+    "load_probes",
     "map_attention",
     "parse_models",
     "probe",
     "prune",
+    "save_probes",
 ]

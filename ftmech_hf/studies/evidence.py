@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations import model_blocks
+from ftmech_hf.activations import find_units
 from ftmech_hf.analysis.patching import PatchingResult, patch_each
 from ftmech_hf.analysis.probing import fit_probes
-from ftmech_hf.analysis.pruning import Importance, Mask, neuron_matrices, prune_sweep, pruned_rows, row_importance
+from ftmech_hf.analysis.pruning import Mask, gradient_importance, prune_sweep, pruned
 from ftmech_hf.analysis.verdict import Revivals
 from ftmech_hf.intervals import Share, mean_interval, paired_difference, share_interval
 from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, Examined, TableRow, row
@@ -66,19 +66,15 @@ def behaviour(case: Examined) -> Found:
 def pruning(case: Examined) -> Found:
     """Accuracy after pruning the rows that stand in the capability's way, and after pruning random ones."""
     model, config = case.models[FINETUNED], case.config
-    matrices = neuron_matrices(model_blocks(model))
+    units = find_units(model, "row")
     scored = case.capability.train[: config.patch_rows]
-    importance: Importance = {}
-    for rows in scored.split(64):
-        part = row_importance(matrices, lambda rows=rows: answer_only_loss(model, rows))  # type: ignore[misc]
-        for name, values in part.items():
-            importance[name] = importance.get(name, torch.zeros(())) + values * (len(rows) / len(scored))
+    importance = gradient_importance(units, lambda rows: answer_only_loss(model, rows), scored)
     sets = {"validation": case.capability.validation[: config.patch_rows], "capability": case.few("capability")}
     if case.other:
         sets["other"] = case.few("other")
 
     def evaluate(mask: Mask, names: Sequence[str]) -> dict[str, float]:
-        with pruned_rows(matrices, mask):
+        with pruned(units, mask):
             return {name: answer_accuracy(model, sets[name]) for name in names}
 
     result = prune_sweep(
@@ -151,23 +147,22 @@ def patching(case: Examined, cuts: tuple[int | None, int]) -> Found:
 def probing(case: Examined) -> Found:
     """Probes fitted on each model. Where they count, and where halves meet, base and reference alone choose."""
     labels = {split: getattr(case.capability, split)[:, -2].numpy() for split in ("train", "test")}
-    fits = {
-        name: fit_probes(case.stream(name, "capability", "train"), labels["train"],
-                         case.stream(name, "capability", "test"), labels["test"], seed=case.seed, num_shuffles=1)
+    scores = {
+        name: {int(score.site.removeprefix("block ")): score for score in fit_probes(
+            case.stream(name, "capability", "train"), labels["train"], case.stream(name, "capability", "test"),
+            labels["test"], seed=case.seed, code=False).scores}
         for name in case.models
     }  # fmt: skip
-    number = len(labels["test"])
     shares = {
-        name: {int(site.removeprefix("block ")): _rounded(accuracy, number)
-               for site, accuracy in result.accuracy.items()}
-        for name, result in fits.items()
-    }  # fmt: skip
+        name: {layer: Share(score.accuracy, score.low, score.high) for layer, score in layers.items()}
+        for name, layers in scores.items()
+    }
     table = [
         row("probing", "probe", *share, model=name, questions="capability", layer=layer, reference=name == NULL)
         for name, layers in shares.items() for layer, share in layers.items()
     ]  # fmt: skip
-    table += [row("probing", "shuffled labels", value, model=BASE, layer=int(site.removeprefix("block ")),
-                  reference=True) for site, value in fits[BASE].shuffled.items()]  # fmt: skip
+    table += [row("probing", "shuffled labels", score.shuffled, model=BASE, layer=layer, reference=True)
+              for layer, score in scores[BASE].items()]  # fmt: skip
     own = {layer: share.value for layer, share in shares[BASE].items()}
     best = max(own, key=lambda layer: own[layer] - shares[NULL][layer].value)
     there = next(layer for layer in own if own[layer] >= max(own.values()) - case.rule.same)

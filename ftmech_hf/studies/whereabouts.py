@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations import TracedModel, find_layout, model_blocks
+from ftmech_hf.activations import TracedModel, find_layout, find_units
 from ftmech_hf.analysis.lipschitz import compare_lipschitz
 from ftmech_hf.analysis.logit_lens import logit_lens
 from ftmech_hf.analysis.path import PathResult
-from ftmech_hf.analysis.pruning import neuron_matrices
 from ftmech_hf.analysis.separation import cluster_separation
 from ftmech_hf.analysis.similarity import compare_representations
 from ftmech_hf.analysis.weights import action_on, weight_change
@@ -102,8 +101,8 @@ def sensitivity(case: Examined) -> Found:
 def weights(case: Examined) -> Found:
     """The change of every matrix, beside a random one of its norm, and how it acts on both kinds of questions."""
     parameters = {name: dict(case.models[name].named_parameters()) for name in (BASE, FINETUNED)}
-    matrices = neuron_matrices(model_blocks(case.models[BASE]))
-    transposed = {f"{name}.weight": axis == 1 for name, (_, axis) in matrices.items()}
+    units = find_units(case.models[BASE], "row")
+    transposed = {f"{name}.weight": group.axis == 1 for name, group in units.items()}
     result = weight_change(parameters[BASE], parameters[FINETUNED], transposed, seed=case.seed)
     path = find_layout(case.models[BASE]).blocks
     table: list[TableRow] = []
@@ -125,16 +124,15 @@ def weights(case: Examined) -> Found:
 
 def _action(case: Examined) -> list[TableRow]:
     """How strongly the change of each MLP's last matrix acts on what enters it, and a random change of its norm."""
-    layout, table = find_layout(case.models[BASE]), []
-    down = {name: [block.get_submodule(layout.mlp_down) for _, block in model_blocks(case.models[name])]
-            for name in (BASE, FINETUNED)}  # fmt: skip
-    turned = not isinstance(down[BASE][0], torch.nn.Linear)
+    layout = find_layout(case.models[BASE])
+    groups = {name: find_units(case.models[name], "row") for name in (BASE, FINETUNED)}
+    table: list[TableRow] = []
     traced = TracedModel(case.models[FINETUNED])
     for kind in case.both:
         entered = traced.collect(case.few(kind)[:, :-2], ["mlp_act"], layers=case.layers)
         for layer in case.layers:
-            before, after = (down[name][layer].weight.detach() for name in (BASE, FINETUNED))
-            before, after = (before.T, after.T) if turned else (before, after)
+            down = {name: found[f"{layout.blocks}.{layer}.{layout.mlp_down}"] for name, found in groups.items()}
+            before, after = (group.weight.detach().movedim(group.axis, 0) for group in down.values())
             delta = after - before
             drawn = torch.randn(delta.shape, generator=torch.Generator().manual_seed(case.seed))
             for change, reference in ((delta, False), (drawn * (delta.norm() / drawn.norm()), True)):

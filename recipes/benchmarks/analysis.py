@@ -1,4 +1,4 @@
-"""Reading activations through the door, beside the bare forward pass and what else one would use; and its memory."""
+"""Reading activations beside the bare forward pass, and its memory; probing and ablation beside what one would do."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from ftmech_hf.activations import TracedModel, model_blocks
+from ftmech_hf.models.loading import load_model
 from ftmech_hf.models.presets import build_model, find_preset
 from ftmech_hf.tasks import PcfgConfig, RowStream
+from recipes.benchmarks.instruments import measure_ablation, measure_probing
 
 BATCH = 256
 
@@ -27,19 +29,27 @@ class BenchmarkConfig:
     """How much to collect."""
 
     preset: str = field(default="nano", metadata={"help": "size of the model"})
+    model: str | None = field(
+        default=None, metadata={"help": "folder of a model to take instead; random weights of the preset if not given"}
+    )
     repeats: int = field(default=20, metadata={"help": "passes of which the fastest counts"})
     stored_rows: int = field(default=100_000, metadata={"help": "rows whose activations go to disk"})
     traces: int = field(default=200, metadata={"help": "traces over which memory must not grow"})
+    probe_rows: int = field(default=2000, metadata={"help": "rows that probes are fitted on"})
+    probe_seeds: int = field(default=5, metadata={"help": "shuffles of the labels"})
+    ablation_rows: int = field(default=64, metadata={"help": "rows that every neuron is ablated on"})
     json: str = field(default="runs/benchmark-analysis.json", metadata={"help": "where the numbers go"})
 
     def __post_init__(self) -> None:
         find_preset(self.preset)
-        for name in ("repeats", "stored_rows", "traces"):
+        for name in ("repeats", "stored_rows", "traces", "probe_rows", "probe_seeds", "ablation_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected at least 1")
 
 
 def _open(config: BenchmarkConfig, task: PcfgConfig) -> TracedModel:
+    if config.model is not None:
+        return TracedModel(load_model(config.model))
     return TracedModel(build_model(find_preset(config.preset), len(task.vocabulary), seed=0))
 
 
@@ -114,19 +124,25 @@ def _growth(config: BenchmarkConfig, task: PcfgConfig) -> float:
 
 
 def measure(config: BenchmarkConfig, task: PcfgConfig) -> Iterator[dict[str, Any]]:
-    """One row per way to read activations, and three on memory."""
+    """Ways to read activations, memory, probing and ablation."""
     traced = _open(config, task)
     seconds = _seconds(_ways(traced, _rows(task, BATCH)), config.repeats)
-    bare = seconds["bare forward pass"]
+    bare, of_bare = seconds["bare forward pass"], "of a bare forward pass"
     for name, value in seconds.items():
-        over = round(value / bare, 2)
-        yield {"what": name, "value": round(1000 * value, 1), "unit": f"ms for {BATCH} rows", "over_bare": over}
+        yield {"what": name, "value": round(1000 * value, 1), "unit": f"ms for {BATCH} rows",
+               "ratio": round(value / bare, 2), "ratio_of": of_bare}  # fmt: skip
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         rate, before, peak = pool.apply(_store, (config, task))
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         growth = pool.apply(_growth, (config, task))
     stored = f"{config.stored_rows:,} rows onto disk"
-    yield {"what": stored, "value": round(rate), "unit": "rows/s", "over_bare": round(BATCH / bare / rate, 2)}
-    memory = f"{stored}: peak memory, of which {before:.0f} before"
-    yield {"what": memory, "value": round(peak), "unit": "MB", "over_bare": None}
-    yield {"what": f"growth over {config.traces} traces", "value": round(growth, 1), "unit": "MB", "over_bare": None}
+    yield {"what": stored, "value": round(rate), "unit": "rows/s", "ratio": round(BATCH / bare / rate, 2),
+           "ratio_of": of_bare}  # fmt: skip
+    for what, megabytes in (
+        (f"{stored}: peak memory", round(peak)),
+        ("of which there before the first row: torch, transformers, the model", round(before)),
+        (f"growth of memory over {config.traces} traces", round(growth, 1)),
+    ):
+        yield {"what": what, "value": megabytes, "unit": "MB", "ratio": None, "ratio_of": ""}
+    yield from measure_probing(traced, task, config.probe_rows, config.probe_seeds)
+    yield from measure_ablation(traced, task, config.ablation_rows)

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from ftmech_hf.analysis.probing import fit_probes
+from ftmech_hf.activations import TracedModel, find_units
+from ftmech_hf.analysis.probing import CODE_FRACTIONS, Method, fit_probes
+from ftmech_hf.analysis.pruning import pruned
 
 
 def planted(number: int, seed: int) -> tuple[dict[str, Tensor], np.ndarray]:
@@ -18,21 +23,52 @@ def planted(number: int, seed: int) -> tuple[dict[str, Tensor], np.ndarray]:
     direction = np.random.default_rng(99).normal(size=(4, 12)).astype(np.float32)
     return {
         "block 0": torch.from_numpy(noise[0]),
-        "block 1": torch.from_numpy(noise[1] + 4 * direction[labels]),
+        "block 1": torch.from_numpy(100 + noise[1] + 4 * direction[labels]),
     }, labels
 
 
-def test_a_planted_readout_is_found_where_it_is_and_not_before() -> None:
+@pytest.mark.parametrize("method", ["logistic", "ridge", "adamw"])
+def test_a_planted_readout_is_found_where_it_is_and_not_before(method: Method) -> None:
     (train, train_labels), (test, test_labels) = planted(1500, 0), planted(1000, 1)
-    result = fit_probes(train, train_labels, test, test_labels)
+    if method == "adamw":  # takes activations as they are, and a short run forgives no offset
+        train, test = ({site: values - values.mean() for site, values in each.items()} for each in (train, test))
+    result = fit_probes(train, train_labels, test, test_labels, method=method, code=False, adamw_steps=800)
     majority = float((test_labels == 1).mean())
-    assert result.majority == pytest.approx(majority)
-    assert result.accuracy["block 1"] > 0.98
-    assert result.accuracy["block 0"] < majority + 0.03
-    assert max(result.shuffled.values()) < majority + 0.06
-    assert result.best_site() == "block 1"
+    before, after = result.score("block 0"), result.score("block 1")
+    assert after.majority == pytest.approx(majority)
+    assert after.accuracy > 0.98
+    # Wilson's interval: the shares that are 1.96 of their own standard errors from the measured one
+    for share in (before.low, before.high):
+        assert abs(share - before.accuracy) / (share * (1 - share) / 1000) ** 0.5 == pytest.approx(1.96, abs=1e-3)
+    assert before.accuracy < majority + 0.03
+    assert max(before.shuffled, after.shuffled) < majority + 0.06
+    assert result.best().site == "block 1"
     assert [row["site"] for row in result.rows()] == ["block 0", "block 1"]
-    assert result.summary()["accuracy"] == result.accuracy["block 1"]
+    assert result.summary()["accuracy"] == after.accuracy
+    assert result.summary()["best_site"] == "block 1"
+
+
+def test_what_attention_carries_is_readable_after_its_block_and_not_before(any_model: PreTrainedModel) -> None:
+    """The label is an early token; the first block's heads are taken out, so only the second can bring it along."""
+    rows = torch.randint(3, 40, (900, 4), generator=torch.Generator().manual_seed(0))
+    rows[:, 1] = torch.randint(10, 13, (900,), generator=torch.Generator().manual_seed(1))
+    labels = rows[:, 1].numpy()
+
+    def read() -> dict[str, float]:
+        stream = TracedModel(any_model).collect(rows, ["resid_post"])
+        sites = {f"block {layer}": stream["resid_post", layer] for layer in range(2)}
+        parts = (slice(600), slice(600, None))
+        fit_on, test_on = ({site: values[part] for site, values in sites.items()} for part in parts)
+        result = fit_probes(fit_on, labels[:600], test_on, labels[600:], code=False)
+        return {score.site: score.accuracy for score in result.scores}
+
+    units = find_units(any_model, "head")
+    everything = {name: torch.full((group.num_units,), name != "head.0") for name, group in units.items()}
+    with pruned(units, everything):
+        without = read()
+    assert without["block 0"] < 0.45
+    assert without["block 1"] > 0.75
+    assert read()["block 0"] > 0.75
 
 
 def test_it_is_scikit_learns_logistic_regression() -> None:
@@ -41,16 +77,81 @@ def test_it_is_scikit_learns_logistic_regression() -> None:
     for site in train:
         scaler = StandardScaler().fit(train[site])
         oracle = LogisticRegression(max_iter=2000, tol=1e-6).fit(scaler.transform(train[site]), train_labels)
-        assert result.accuracy[site] == pytest.approx(
-            oracle.score(scaler.transform(test[site]), test_labels), abs=0.005
-        )
+        score = oracle.score(scaler.transform(test[site]), test_labels)
+        assert result.score(site).accuracy == pytest.approx(score, abs=0.005)
+        # the probe itself takes activations as they are in the model
+        again = (result.probes[site, "answer"].predict(test[site]).numpy() == test_labels).mean()
+        assert again == pytest.approx(result.score(site).accuracy, abs=0.002)
+
+
+def test_several_labels_at_once_are_each_alone() -> None:
+    (train, first), (test, held_out) = planted(500, 0), planted(300, 1)
+    second, second_test = first % 2 + 5, held_out % 2 + 5
+    both = fit_probes(train, {"x": first, "y": second}, test, {"x": held_out, "y": second_test})
+    for label, fit_on, test_on in (("x", first, held_out), ("y", second, second_test)):
+        alone = fit_probes(train, fit_on, test, test_on)
+        for site in train:
+            assert both.score(site, label).accuracy == pytest.approx(alone.score(site).accuracy, abs=0.004)
+            assert both.score(site, label).code_bits == pytest.approx(alone.score(site).code_bits, abs=0.02)
+    assert both.probes["block 1", "y"].classes.tolist() == [5, 6]
+    assert [(row["site"], row["label"]) for row in both.rows()] == [
+        ("block 0", "x"), ("block 0", "y"), ("block 1", "x"), ("block 1", "y"),
+    ]  # fmt: skip
 
 
 def test_constant_activations_give_the_majority() -> None:
     labels = np.array([1] * 70 + [0] * 30)
     constant = {"embedding": torch.ones(100, 5)}
-    result = fit_probes(constant, labels, constant, labels)
-    assert result.accuracy["embedding"] == result.majority == 0.7
+    for method in ("logistic", "ridge"):
+        result = fit_probes(constant, labels, constant, labels, method=method)  # type: ignore[arg-type]
+        score = result.score("embedding")
+        assert score.accuracy == score.majority == 0.7
+
+
+def test_selectivity_unmasks_a_probe_that_memorises() -> None:
+    """Types are readable one by one, so a probe can learn any labelling of them; the label is no more than that."""
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 6, 1200)
+    labels = np.array([0, 1, 2, 0, 1, 2])[kinds]
+    one_hot = {"embedding": torch.eye(6)[kinds]}
+    memorised = fit_probes(one_hot, labels, one_hot, labels, types=(kinds, kinds)).score("embedding")
+    assert memorised.accuracy == 1
+    assert memorised.selectivity == pytest.approx(0)
+    assert memorised.shuffled < 0.45
+    # a readout of the label alone cannot do the control task
+    read = {"stream": torch.eye(3)[labels]}
+    selective = fit_probes(read, labels, read, labels, types=(kinds, kinds), num_tasks=20).score("stream")
+    assert selective.accuracy == 1
+    assert selective.selectivity is not None
+    assert selective.selectivity > 0.15
+    assert fit_probes(read, labels, read, labels).score("stream").selectivity is None
+
+
+def test_code_lengths_are_those_of_the_online_code() -> None:
+    """By hand, with scikit-learn's probabilities, and between what theory allows."""
+    (train, labels), (test, held_out) = planted(800, 0), planted(100, 1)
+    result = fit_probes(train, labels, test, held_out)
+    blind, seeing = result.score("block 0"), result.score("block 1")
+    entropy = -float(np.log2(np.bincount(labels) / len(labels)) @ (np.bincount(labels) / len(labels)))
+    assert seeing.uniform_bits == 2
+    assert seeing.code_bits is not None
+    assert blind.code_bits is not None
+    assert seeing.shuffled_bits is not None
+    assert seeing.code_bits < 0.4 < entropy < blind.code_bits
+    assert entropy < seeing.shuffled_bits
+    ends = sorted({max(1, round(share * len(labels))) for share in CODE_FRACTIONS})
+    values = StandardScaler().fit_transform(train["block 1"])
+    bits = ends[0] * 2.0
+    for start, stop in itertools.pairwise(ends):
+        probabilities = np.zeros((stop - start, 4))
+        if len(set(labels[:start])) == 1:
+            probabilities[:, labels[0]] = 1
+        else:
+            oracle = LogisticRegression(max_iter=5000, tol=1e-6).fit(values[:start], labels[:start])
+            probabilities[:, oracle.classes_] = oracle.predict_proba(values[start:stop])
+        mixed = (1 - 1 / (start + 1)) * probabilities + 1 / (start + 1) / 4
+        bits -= np.log2(mixed[np.arange(stop - start), labels[start:stop]]).sum()
+    assert seeing.code_bits == pytest.approx(bits / len(labels), abs=0.01)
 
 
 def test_mismatches_are_named() -> None:
@@ -59,3 +160,9 @@ def test_mismatches_are_named() -> None:
         fit_probes(values, labels, {"block 0": values["block 0"]}, labels)
     with pytest.raises(ValueError, match="test: 50 rows at block 0, but 49 labels"):
         fit_probes(values, labels, values, labels[:-1])
+    with pytest.raises(ValueError, match=r"labels: \['x'\] to fit on, \['y'\] to test on"):
+        fit_probes(values, {"x": labels}, values, {"y": labels})
+    with pytest.raises(ValueError, match="types: 49 for test, expected 50"):
+        fit_probes(values, labels, values, labels, types=(labels, labels[:-1]))
+    with pytest.raises(ValueError, match="method: 'lasso', expected one of logistic, ridge, adamw"):
+        fit_probes(values, labels, values, labels, method="lasso")  # type: ignore[arg-type]

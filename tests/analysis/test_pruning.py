@@ -1,24 +1,29 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations import find_layout, model_blocks
+from ftmech_hf.activations import TracedModel, Unit, Units, find_layout, find_units, intervene
 from ftmech_hf.analysis.pruning import (
     Mask,
-    neuron_matrices,
+    gradient_importance,
+    magnitude_importance,
+    nested_masks,
     prune_sweep,
-    pruned_rows,
+    prune_weights,
+    pruned,
+    random_importance,
     random_mask,
-    row_importance,
     top_mask,
 )
-from ftmech_hf.training.objectives import answer_accuracy, answer_only_loss
+from ftmech_hf.training.objectives import answer_accuracy, answer_logits, answer_only_loss
 
 
 @pytest.fixture
@@ -27,66 +32,107 @@ def rows() -> Tensor:
     return torch.randint(3, 40, (16, 12))
 
 
-def test_all_matrices_of_the_blocks_and_no_others_take_part(any_model: PreTrainedModel) -> None:
-    matrices = neuron_matrices(model_blocks(any_model))
-    expected = {
-        name.removesuffix(".weight")
-        for name, p in any_model.named_parameters()
-        if p.ndim == 2 and (".h." in name or ".layers." in name)
-    }
-    assert set(matrices) == expected
-    for name, (weight, axis) in matrices.items():
-        module = any_model.get_submodule(name)
-        width = weight.shape[1 - axis]
-        assert module(torch.randn(1, 1, width)).shape[-1] == weight.shape[axis]
+def answers_loss(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
+    return lambda rows: answer_only_loss(model, rows)
 
 
-def test_importance_is_the_slope_of_the_loss_along_each_row(any_model: PreTrainedModel, rows: Tensor) -> None:
-    matrices = neuron_matrices(model_blocks(any_model))
-    importance = row_importance(matrices, lambda: answer_only_loss(any_model, rows))
+UNITS: tuple[Unit, ...] = get_args(Unit)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_importance_is_the_slope_of_the_loss_along_each_unit(
+    any_model: PreTrainedModel, rows: Tensor, unit: Unit
+) -> None:
+    units = find_units(any_model, unit)
+    importance = gradient_importance(units, answers_loss(any_model), rows, batch_size=5)
     step = 1e-2
     checked = 0.0
-    for name, (weight, axis) in matrices.items():
-        neuron = int(importance[name].abs().argmax())
-        row = weight.select(axis, neuron)
-        original = row.detach().clone()
+    for name, group in units.items():
+        assert importance[name].shape == (group.num_units,)
+        chosen = importance[name].abs().argmax()
+        weight = group.weight.detach().view(-1) if unit == "weight" else group.weight.detach()
+        axis, places = 0 if unit == "weight" else group.axis, group.places(chosen[None]).flatten()
+        original = weight.index_select(axis, places)
         losses = []
         for factor in (1 + step, 1 - step):
-            with torch.no_grad():
-                row.copy_(original * factor)
-                losses.append(float(answer_only_loss(any_model, rows)))
-                row.copy_(original)
+            weight.index_copy_(axis, places, original * factor)
+            losses.append(float(answer_only_loss(any_model, rows).detach()))
+        weight.index_copy_(axis, places, original)
         slope = (losses[0] - losses[1]) / (2 * step)
-        assert slope == pytest.approx(float(importance[name][neuron]), rel=0.05, abs=2e-4)
+        assert slope == pytest.approx(float(importance[name][chosen]), rel=0.05, abs=2e-4)
         checked = max(checked, abs(slope))
-        assert importance[name].shape == (weight.shape[axis],)
     assert checked > 1e-2
 
 
-def test_pruned_rows_output_only_their_bias_and_come_back(any_model: PreTrainedModel, rows: Tensor) -> None:
-    matrices = neuron_matrices(model_blocks(any_model))
-    before = {name: weight.detach().clone() for name, (weight, _) in matrices.items()}
-    mask: Mask = {name: torch.rand(weight.shape[axis]) > 0.3 for name, (weight, axis) in matrices.items()}
+def test_it_is_gradient_times_activation(any_model: PreTrainedModel, rows: Tensor) -> None:
+    """The derivative with respect to a mask over activations, at 1, which a hook applies."""
+    traced = TracedModel(any_model)
+    mask = torch.ones(2, traced.num_neurons, requires_grad=True)
+    loss = F.cross_entropy(traced.masked_logits(rows[:, :-2], mask), rows[:, -2])
+    (expected,) = torch.autograd.grad(loss, mask)
+    importance = gradient_importance(find_units(any_model, "activation"), answers_loss(any_model), rows)
+    assert torch.allclose(torch.stack(list(importance.values())), expected, atol=1e-5)
+    assert expected.abs().max() > 1e-3
+    heads = find_units(any_model, "head")
+    gates = [torch.ones(group.num_units, requires_grad=True) for group in heads.values()]
 
-    def fail_inside() -> None:
-        with pruned_rows(matrices, mask):
-            for name, (weight, axis) in matrices.items():
-                module = any_model.get_submodule(name)
-                output = module(torch.randn(1, 1, weight.shape[1 - axis]))[0, 0]
-                bias = module.bias if module.bias is not None else torch.zeros_like(output)
-                assert torch.equal(output[~mask[name]], bias[~mask[name]])
-                assert (output[mask[name]] != bias[mask[name]]).all()
+    def gate(layer: int) -> Callable[[Tensor], Tensor]:
+        return lambda value: value * gates[layer].repeat_interleave(heads[f"head.{layer}"].size)
+
+    with intervene(any_model, {("head_out", layer): gate(layer) for layer in range(2)}):
+        slopes = torch.autograd.grad(answer_only_loss(any_model, rows), gates)
+    found = gradient_importance(heads, answers_loss(any_model), rows)
+    assert torch.allclose(torch.stack(list(found.values())), torch.stack(slopes), atol=1e-5)
+
+
+def test_a_mask_in_the_weights_is_a_mask_by_hooks(any_model: PreTrainedModel, rows: Tensor) -> None:
+    """To the last bit: where shapes are the same, adding nothing is adding nothing."""
+    clean = answer_logits(any_model, rows)
+    for unit, site in (("activation", "mlp_act"), ("head", "head_out")):
+        units = find_units(any_model, unit)  # type: ignore[arg-type]
+        mask = random_mask(magnitude_importance(units), 3, np.random.default_rng(1))
+
+        def keep(layer: int, units: Units = units, mask: Mask = mask) -> Callable[[Tensor], Tensor]:
+            name, group = list(units.items())[layer]
+            return lambda value: value * mask[name].repeat_interleave(group.size)
+
+        with intervene(any_model, {(site, layer): keep(layer) for layer in range(2)}):
+            hooked = answer_logits(any_model, rows)
+        with pruned(units, mask):
+            assert torch.equal(answer_logits(any_model, rows), hooked)
+        assert (hooked - clean).abs().max() > 1e-3
+        assert torch.equal(answer_logits(any_model, rows), clean)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_pruned_units_come_back_and_folded_ones_do_not(any_model: PreTrainedModel, rows: Tensor, unit: Unit) -> None:
+    units = find_units(any_model, unit)
+    before = {name: parameter.detach().clone() for name, parameter in any_model.named_parameters()}
+    mask = random_mask(magnitude_importance(units), 4, np.random.default_rng(0))
+
+    def fail_inside() -> Tensor:
+        with pruned(units, mask):
+            inside.append(answer_logits(any_model, rows))
             raise KeyError
 
+    inside: list[Tensor] = []
     with pytest.raises(KeyError):
         fail_inside()
-    assert all(torch.equal(before[name], weight) for name, (weight, _) in matrices.items())
+    assert all(torch.equal(before[name], parameter) for name, parameter in any_model.named_parameters())
+    prune_weights(units, mask)
+    assert torch.equal(answer_logits(any_model, rows), inside[0])
+    zeros = sum(int(((parameter == 0) & (before[name] != 0)).sum()) for name, parameter in any_model.named_parameters())
+    expected = {
+        name: (1 if unit == "weight" else group.size * group.weight.shape[1 - group.axis])
+        for name, group in units.items()
+    }
+    assert zeros == sum(expected[name] * int((~kept).sum()) for name, kept in mask.items())
 
 
-def test_a_wrapper_added_by_hand_is_found_and_removed(any_model: PreTrainedModel, rows: Tensor) -> None:
+def test_a_wrapper_of_three_neurons_is_found_and_removed(any_model: PreTrainedModel, rows: Tensor) -> None:
     """Three rows of the last MLP matrix are made to push the answer aside; their neighbours are not."""
     rows[:, -2] = 7
-    matrices = neuron_matrices(model_blocks(any_model))
+    units = find_units(any_model, "row")
     layout = find_layout(any_model)
     name = f"{layout.blocks}.1.{layout.mlp_down}"
     head = any_model.get_output_embeddings().weight
@@ -96,27 +142,59 @@ def test_a_wrapper_added_by_hand_is_found_and_removed(any_model: PreTrainedModel
         head[7, 0] = 1.0
         head[8, 3:6] = 1.0
         any_model.get_input_embeddings().weight[:, 0] = 3.0
-        weight, axis = matrices[name]
-        for other, (writes, _) in matrices.items():
+        for other, group in units.items():
             if other.endswith(("c_proj", "o_proj", "down_proj", "attention.dense", "4h_to_h")):
-                writes.mul_(0.01)
+                group.weight.mul_(0.01)
         activations = {}
         handle = any_model.get_submodule(name).register_forward_pre_hook(lambda _, args: activations.update(x=args[0]))
         any_model(rows[:, :-2])
         handle.remove()
         direction = activations["x"][:, -1].mean(0)
+        assert answer_accuracy(any_model, rows) == 1
         for neuron in (3, 4, 5):
             # spread over all inputs, so that no neuron upstream carries as much as a planted row
-            weight.select(axis, neuron).copy_(3 * direction.sign() / direction.abs().sum())
+            row = units[name].weight.select(units[name].axis, neuron)
+            row.copy_(3 * direction.sign() / direction.abs().sum())
     assert answer_accuracy(any_model, rows) == 0
-    importance = row_importance(matrices, lambda: answer_only_loss(any_model, rows))
+    importance = gradient_importance(units, answers_loss(any_model), rows)
     mask = top_mask(importance, 3)
     assert (~mask[name]).nonzero().flatten().tolist() == [3, 4, 5]
-    with pruned_rows(matrices, mask):
+    with pruned(units, mask):
         assert answer_accuracy(any_model, rows) == 1
-    with pruned_rows(matrices, random_mask(importance, 3, np.random.default_rng(0))):
-        assert answer_accuracy(any_model, rows) == 0
+    for control in (
+        random_mask(importance, 3, np.random.default_rng(0)),
+        top_mask(magnitude_importance(units), 3),
+        top_mask({name: -values for name, values in importance.items()}, 3),
+    ):
+        with pruned(units, control):
+            assert answer_accuracy(any_model, rows) == 0
     assert answer_accuracy(any_model, rows) == 0
+
+
+def test_magnitude_prunes_the_smallest_first(any_model: PreTrainedModel) -> None:
+    units = find_units(any_model, "head")
+    smallest = units["head.1"].weight.detach()
+    smallest.index_fill_(units["head.1"].axis, units["head.1"].places(torch.tensor([1])).flatten(), 1e-6)
+    mask = top_mask(magnitude_importance(units), 1)
+    assert mask["head.0"].all()
+    assert (~mask["head.1"]).nonzero().flatten().tolist() == [1]
+    assert random_importance(units, np.random.default_rng(0)).keys() == units.keys()
+
+
+def test_iterative_masks_grow_and_score_again() -> None:
+    first = {"x": torch.tensor([5.0, 4.0, 3.0, 0.0])}
+    asked: list[list[bool]] = []
+
+    def rescore(mask: Mask) -> dict[str, Tensor]:
+        asked.append(mask["x"].tolist())
+        # without the first, the last matters most; the pruned one's own score is no longer asked for
+        return {"x": torch.tensor([-9.0, 1.0, 2.0, 8.0])}
+
+    masks = nested_masks(first, [0, 1, 3], rescore)
+    assert asked == [[False, True, True, True]]
+    assert masks[0]["x"].all()
+    assert masks[3]["x"].tolist() == [False, True, False, False]
+    assert nested_masks(first, [1, 3])[3]["x"].tolist() == [False, False, False, True]
 
 
 def test_masks_prune_exactly_k_and_the_largest() -> None:

@@ -8,8 +8,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ftmech_hf.activations import find_layout, model_blocks
-from ftmech_hf.analysis.pruning import neuron_matrices
+from ftmech_hf.activations import find_layout, find_units, model_blocks
 from ftmech_hf.analysis.weights import action_on, effective_rank, main_directions, matrix_change, weight_change
 
 
@@ -68,21 +67,21 @@ def test_no_change_is_none() -> None:
 
 
 def test_a_change_of_one_matrix_is_found_in_it_alone(any_model: PreTrainedModel) -> None:
-    matrices = neuron_matrices(model_blocks(any_model))
+    units = find_units(any_model, "row")
     layout = find_layout(any_model)
     name = f"{layout.blocks}.1.{layout.mlp_down}"
     changed = copy.deepcopy(any_model)
     with torch.no_grad():
         # one neuron's output: a row, which GPT-2 keeps as a column
-        weight, axis = neuron_matrices(model_blocks(changed))[name]
-        weight.select(axis, 2).add_(1.0)
-    transposed = {f"{each}.weight": axis == 1 for each, (_, axis) in matrices.items()}
+        group = find_units(changed, "row")[name]
+        group.weight.select(group.axis, 2).add_(1.0)
+    transposed = {f"{each}.weight": group.axis == 1 for each, group in units.items()}
     result = weight_change(dict(any_model.named_parameters()), dict(changed.named_parameters()), transposed)
     assert {key for key, change in result.matrices.items() if change.relative_norm > 0} == {f"{name}.weight"}
     assert result.matrices[f"{name}.weight"].effective_rank == pytest.approx(1, abs=1e-3)
     assert result.summary()["most_changed"] == f"{name}.weight"
     assert not any(result.vectors.values())
-    assert len(result.rows()) == len(matrices)
+    assert len(result.rows()) == len(units)
     one = dict(any_model.named_parameters())
     with pytest.raises(ValueError, match="other names or shapes"):
         weight_change(one, {**one, "more": torch.ones(2)}, transposed)

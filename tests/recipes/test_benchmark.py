@@ -7,6 +7,7 @@ import pytest
 
 from recipes import benchmark
 from recipes.benchmarks import accuracy, train
+from recipes.update_readme import analysis_block
 
 
 def test_every_contender_is_measured_and_ours_is_the_unit(tmp_path: Path) -> None:
@@ -62,8 +63,13 @@ def test_runs_side_by_side_and_one_after_the_other_are_measured(tmp_path: Path) 
 
 def test_reading_activations_is_measured_in_all_parts(tmp_path: Path) -> None:
     path = tmp_path / "benchmark.json"
-    benchmark.main(["analysis", "--repeats", "1", "--stored_rows", "300", "--traces", "10", "--json", str(path)])
+    few = ["--repeats", "1", "--stored_rows", "300", "--traces", "10", "--probe_rows", "100", "--probe_seeds", "1"]
+    benchmark.main(["analysis", *few, "--ablation_rows", "2", "--json", str(path)])
     rows = json.loads(path.read_text())["rows"]
-    assert len(rows) == 8
-    assert rows[0]["over_bare"] == 1
-    assert all(row["value"] > 0 for row in rows[:7])
+    assert len(rows) == 17
+    assert rows[0]["ratio"] == 1
+    assert all(row["value"] > 0 for row in rows[:8])
+    (loss,) = (row["value"] for row in rows if row["what"] == "largest difference of a loss")
+    assert loss < 1e-3
+    block = analysis_block({**json.loads(path.read_text())})
+    assert block.count("\n|") == 18

@@ -16,17 +16,28 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ftmech_hf.activations import TracedModel
 from ftmech_hf.config import parse_config
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.report.dataset import MakeDatasetConfig
 from ftmech_hf.runs import damaged_files, read_metrics
-from ftmech_hf.studies import AttentionConfig, InterpolateConfig, ProbeConfig, PruneConfig, TruthConfig
+from ftmech_hf.studies import (
+    AttentionConfig,
+    InterpolateConfig,
+    ProbeConfig,
+    PruneConfig,
+    TruthConfig,
+    load_probes,
+)
+from ftmech_hf.studies.common import capability_rows
 from ftmech_hf.sweeps import SECTIONS, SweepConfig
-from ftmech_hf.tasks import PcfgConfig, PcfgShape
+from ftmech_hf.tasks import Capability, PcfgConfig, PcfgShape
 from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig
-from recipes import finetune, pretrain, prune, reverse_finetune, truth
+from recipes import finetune, pretrain, probe, prune, reverse_finetune, truth
 from tests.conftest import listen_to_ctrl_c
 from tests.recipes.conftest import CONFIGS, TINY
 
@@ -131,6 +142,9 @@ def test_every_config_parses_and_begins_by_saying_what_it_shows(path: Path) -> N
          "error: correlation: 1024 of 1024 rows should be correlated with offset 14, but"),
         ("finetune", ["--split", "test"], "error: argument --split: invalid choice: 'test'"),
         ("prune", ["--sizes", "-1"], "error: sizes: [-1], expected numbers of 0 or more"),
+        ("prune", ["--unit", "weight", "--exact_rows", "8"], "error: unit: weight has too many units to ablate each"),
+        ("prune", ["--sizes", "0", "30"], "error: sizes: [0, 30], expected at least one from 1 to max_best_k: 15"),
+        ("probe", ["--label_operands", "d"], "error: label_operands: 'd', expected some of a, b, c"),
         ("probe", ["--models", "base"], "error: models: 'base', expected entries like finetuned=runs/finetune"),
         ("pretrain", ["--task", "pcgf"], "error: task: unknown 'pcgf', expected one of pcfg"),
         ("make_dataset", ["--rows", "train=x"], "error: rows: 'train=x', expected entries like train=100000"),
@@ -246,6 +260,78 @@ def test_an_adapter_is_a_model_to_every_recipe(chain: Path, tmp_path: Path) -> N
     whole = table[table["part"] == "whole row"]
     assert (whole["loss"] > whole["lowest_loss"]).all()
     assert (whole["kl"] > 0).all()
+
+
+def test_a_pruned_model_is_an_ordinary_one(chain: Path, tmp_path: Path) -> None:
+    """Its weights are the tuned model's, but for zeros; it loads with nothing of ours, and every recipe takes it."""
+    where = tmp_path / "pruned"
+    few = ["--sizes", "2", "3", "--score_rows", "32", "--eval_rows", "32", "--exact_rows", "4", "--unit", "activation"]
+    tuned = str(chain / "finetune")
+    prune.main(["--model", tuned, "--output_dir", str(where), *few, "--schedule", "iterative", "--save_pruned", "true"])
+    summary = json.loads((where / "summary.json").read_text())
+    model, original = AutoModelForCausalLM.from_pretrained(where), load_model(tuned)
+    changed = {
+        name: (before != after).any(1).nonzero().flatten().tolist()
+        for (name, before), after in zip(original.state_dict().items(), model.state_dict().values(), strict=True)
+        if before.ndim == 2 and (before != after).any()
+    }
+    named = {f"mlp_act.{name.split('.')[2]}[{row}]" for name, rows in changed.items() for row in rows}
+    assert named == set(summary["pruned"])
+    assert len(named) == summary["best_k"]
+    assert AutoTokenizer.from_pretrained(where).get_vocab() == AutoTokenizer.from_pretrained(tuned).get_vocab()
+    card = (where / "README.md").read_text()
+    assert all(f"- `{name}`" in card for name in named)
+    assert summary["exact"]["num_units"] == len(pd.read_parquet(where / "importance.parquet")) == 3 * 512
+    assert summary["exact"]["shuffled_correlation"] < 0.2 < summary["exact"]["rank_correlation"]
+    finetune.main(["--model", str(where), "--output_dir", str(tmp_path / "on"), "--operators", "count", *TINY])
+
+
+def test_probes_belong_to_their_model(chain: Path) -> None:
+    probes = load_probes(chain / "probe" / "probes" / "base", str(chain / "pretrain"))
+    table = pd.read_parquet(chain / "probe" / "table.parquet").set_index(["model", "site", "label"])
+    assert {("base", *key) for key in probes} == {key for key in table.index if key[0] == "base"}
+    with pytest.raises(ValueError, match=r"belong to the model \w+, but .*finetune is \w+"):
+        load_probes(chain / "probe" / "probes" / "base", str(chain / "finetune"))
+    with pytest.raises(ValueError, match="probes: no "):
+        load_probes(chain / "probe" / "probes" / "other", str(chain / "finetune"))
+    # the probe gives on the same rows the accuracy that the table says
+    task = PcfgShape()
+    rows = capability_rows(task, Capability("count", "a"), "test", 0, 40)
+    stream = TracedModel(load_model(str(chain / "pretrain"))).collect(
+        torch.from_numpy(rows.token_ids[:, :-2]), ["resid_post"]
+    )
+    for (site, label), each in probes.items():
+        if site != "embedding":
+            right = task.answers("count", task.texts(rows.token_ids), task.symbols.index(label))
+            found = each.predict(stream["resid_post", int(site.split()[1])]).numpy()
+            assert (found == right).mean() == pytest.approx(table.loc[("base", site, label), "accuracy"], abs=0.026)
+    summary = json.loads((chain / "probe" / "summary.json").read_text())
+    assert summary["base"]["over_random"] == summary["base"]["accuracy"] - summary["random init"]["accuracy"]
+
+
+def test_maps_of_three_models_and_how_far_they_moved(chain: Path) -> None:
+    folder = chain / "attention"
+    maps = load_file(folder / "maps.safetensors")
+    assert maps["reversed.attn_pattern"].shape == (3, 4, 39, 39)
+    assert maps["base.mlp_act"].shape == (3, 39, 512)
+    change = pd.read_parquet(folder / "change.parquet")
+    assert set(change["model"]) == {"finetuned", "reversed"}
+    assert len(change) == 2 * (3 * 4 + 3)
+    assert (change["null"] > 0).all()
+    assert (chain / "attention-mlp.png").stat().st_size > 5000
+
+
+def test_several_positions_and_a_control_among_the_models(chain: Path, tmp_path: Path) -> None:
+    few = ["--fit_rows", "60", "--test_rows", "30", "--positions", "-1", "-3", "--label_operands", "b"]
+    models = ["--models", f"control={chain / 'pretrain'}", f"tuned={chain / 'finetune'}"]
+    probe.main([*models, *few, "--method", "ridge", "--output_dir", str(tmp_path / "ridge")])
+    table = pd.read_parquet(tmp_path / "ridge" / "table.parquet")
+    assert set(table["label"]) == {"b"}
+    assert len(table) == 3 * 2 * 4
+    assert "block 2, token -3" in set(table["site"])
+    summary = json.loads((tmp_path / "ridge" / "summary.json").read_text())
+    assert summary["control"]["over_control"] == 0
+    assert summary["tuned"]["over_control"] == summary["tuned"]["accuracy"] - summary["control"]["accuracy"]
 
 
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:

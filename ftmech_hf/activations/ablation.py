@@ -1,0 +1,200 @@
+"""Exact ablation: the loss with each unit of a model zeroed by itself.
+
+Many units are ablated in one forward pass, each in its own copy of the rows, and what an ablation cannot change is not
+computed again: the blocks before the unit's, the unit's own block where it only adds to the stream, and in the last
+block all positions but the last, where its output is not read. Every shortcut is first tried on the model at hand, and
+not taken where it changes the logits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from ftmech_hf.activations.interventions import on_input, on_output
+from ftmech_hf.activations.layout import find_layout, model_blocks
+from ftmech_hf.activations.units import Unit, UnitGroup, find_units
+
+MAX_ROWS = 512
+"""Rows of one forward pass: copies of the given rows, one for each ablated unit."""
+
+SHORTCUT_TOLERANCE = 1e-4
+"""How far logits may be off under a shortcut, relative to their spread: other shapes round differently."""
+
+
+@torch.no_grad()
+def ablated_losses(
+    model: PreTrainedModel, token_ids: Tensor, targets: Tensor, unit: Unit, *, max_rows: int = MAX_ROWS
+) -> tuple[float, dict[str, Tensor]]:
+    """Mean loss of predicting the token after each row, as the model is and with every unit zeroed by itself.
+
+    Args:
+        model: any causal LM, in evaluation mode.
+        token_ids: rows without padding, (B, T).
+        targets: the token after each, (B,).
+        unit: ``row``, ``activation`` or ``head``; single weights are too many.
+        max_rows: copies of rows in one forward pass, which bounds memory.
+
+    Returns:
+        the loss of the whole model, and group -> loss without each of its units, (N,), in nats.
+    """
+    if unit == "weight":
+        raise ValueError("unit: weight has too many units to ablate each, expected row, activation or head")
+    units = find_units(model, unit)
+    whole, losses = 0.0, {name: torch.zeros(group.num_units) for name, group in units.items()}
+    for rows, answers in zip(token_ids.split(max_rows), targets.split(max_rows), strict=True):
+        ablation = _Ablation(model, rows.to(model.device), answers.to(model.device))
+        share = len(rows) / len(token_ids)
+        whole += ablation.clean_loss * share
+        for name, group in units.items():
+            losses[name] += ablation.losses(group, max(1, max_rows // len(rows))) * share
+    return whole, losses
+
+
+class _Ablation:
+    """One batch of rows, run through the model from any block on."""
+
+    def __init__(self, model: PreTrainedModel, token_ids: Tensor, targets: Tensor) -> None:
+        self.model, self.token_ids, self.targets = model, token_ids, targets
+        self.layout, self.blocks = find_layout(model), [block for _, block in model_blocks(model)]
+        self.before: dict[int, Tensor] = {}  # the stream entering each block
+        self.after: dict[int, Tensor] = {}  # and leaving it
+        self.neurons: dict[int, Tensor] = {}  # what the MLP's last matrix reads
+        self.logits = self._run_whole()
+        self.clean_loss = float(F.cross_entropy(self.logits, targets))
+        self.trims_last_block = False
+        last = len(self.blocks) - 1
+        self.trims_last_block = self._agrees(lambda: self._run_from(last, self.before[last]), trim=True)
+
+    def _run_whole(self) -> Tensor:
+        handles = []
+        self.returns_tuple = False
+        for layer, block in enumerate(self.blocks):
+
+            def keep_before(_: nn.Module, args: Any, kwargs: Any, layer: int = layer) -> None:
+                self.before[layer] = args[0] if args else kwargs["hidden_states"]
+
+            def keep_after(_: nn.Module, args: Any, output: Any, layer: int = layer) -> None:
+                self.returns_tuple = isinstance(output, tuple)
+                self.after[layer] = output[0] if self.returns_tuple else output
+
+            def keep_neurons(_: nn.Module, args: Any, layer: int = layer) -> None:
+                self.neurons[layer] = args[0]
+
+            handles.append(block.register_forward_pre_hook(keep_before, with_kwargs=True))
+            handles.append(block.register_forward_hook(keep_after))
+            handles.append(block.get_submodule(self.layout.mlp_down).register_forward_pre_hook(keep_neurons))
+        try:
+            return self._forward(self.token_ids)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _forward(self, token_ids: Tensor) -> Tensor:
+        return self.model(token_ids, use_cache=False, logits_to_keep=1).logits[:, -1].float()
+
+    def _agrees(self, shortcut: Callable[[], Tensor], *, trim: bool = False, expected: Tensor | None = None) -> bool:
+        """Whether a shortcut gives the logits that it should; one that fails to run does not."""
+        expected = self.logits if expected is None else expected
+        self.trims_last_block = trim or self.trims_last_block
+        try:
+            found = shortcut()
+        except (RuntimeError, TypeError, KeyError, IndexError):
+            return False
+        close = (found - expected).abs().max() <= SHORTCUT_TOLERANCE * (expected.max() - expected.min())
+        return found.shape == expected.shape and bool(close)
+
+    def _run_from(self, layer: int, stream: Tensor) -> Tensor:
+        """Logits (R, V) of a stream (R, T, D) entering a block; R is a multiple of the number of rows.
+
+        After the last block one position is enough: give (R, 1, D).
+        """
+        copies = len(stream) // len(self.token_ids)
+        token_ids = self.token_ids[:, -stream.shape[1] :].repeat(copies, 1)
+        with contextlib.ExitStack() as stack:
+            for number, block in enumerate(self.blocks[:layer]):
+                stack.enter_context(_replaced(block, stream if number == 0 else None, self.returns_tuple))
+            if layer == 0:
+                stack.callback(on_input(self.blocks[0], lambda _: stream).remove)
+            if self.trims_last_block and layer < len(self.blocks):
+                last = self.blocks[-1]
+                child = self.layout.mlp_down.split(".")[0]
+                for path in (self.layout.attention_out, child):
+                    stack.callback(on_input(last.get_submodule(path), lambda value: value[:, -1:]).remove)
+            return self._forward(token_ids)
+
+    def losses(self, group: UnitGroup, per_pass: int) -> Tensor:
+        """The loss without each unit of a group, (N,)."""
+        adds_to_stream = group.module is self.blocks[group.layer].get_submodule(self.layout.mlp_down)
+        run = self._without_units
+        if adds_to_stream and group.side == "input":
+            strongest = self._added(group, torch.arange(group.num_units)).norm(dim=-1).argmax()[None].cpu()
+            slow = self._without_units(group, strongest)
+            if self._agrees(lambda: self._without_added(group, strongest), expected=slow):
+                run = self._without_added
+        found = []
+        for chosen in torch.arange(group.num_units).split(per_pass):
+            logits = run(group, chosen)
+            targets = self.targets.repeat(len(chosen))
+            found.append(F.cross_entropy(logits, targets, reduction="none").view(len(chosen), -1).mean(1))
+        return torch.cat(found).cpu()
+
+    def _without_units(self, group: UnitGroup, chosen: Tensor) -> Tensor:
+        """Logits (U * B, V) without each chosen unit, from the unit's block on."""
+        width = group.weight.shape[group.axis]
+        gone = torch.zeros(len(chosen), width, dtype=torch.bool)
+        gone.scatter_(1, group.places(chosen), True)
+        # (U * B, 1, width): the unit of every copy of the rows
+        gone = gone.repeat_interleave(len(self.token_ids), dim=0)[:, None].to(self.model.device)
+        stream = self.before[group.layer].repeat(len(chosen), 1, 1)
+        if group.side == "input":
+            handle = on_input(group.module, lambda value: value.masked_fill(gone, 0.0))
+        else:
+            bias = getattr(group.module, "bias", None)
+            fill = torch.zeros(width, device=gone.device) if bias is None else bias
+            handle = on_output(group.module, lambda value: torch.where(gone, fill.to(value.dtype), value))
+        try:
+            return self._run_from(group.layer, stream)
+        finally:
+            handle.remove()
+
+    def _added(self, group: UnitGroup, chosen: Tensor) -> Tensor:
+        """What each chosen MLP neuron writes, by the direction that it writes in: (U, D) times a mean activation."""
+        columns = self._columns(group, chosen)
+        return columns * self.neurons[group.layer].abs().mean((0, 1))[chosen.to(columns.device), None]
+
+    def _columns(self, group: UnitGroup, chosen: Tensor) -> Tensor:
+        weight = group.weight if isinstance(group.module, Conv1D) else group.weight.T
+        return weight[chosen.to(weight.device)]
+
+    def _without_added(self, group: UnitGroup, chosen: Tensor) -> Tensor:
+        """The same for MLP neurons that only add to the stream: it is known what leaves their block without them."""
+        layer, last = group.layer, group.layer + 1 == len(self.blocks)
+        positions = slice(-1, None) if last else slice(None)
+        activations = self.neurons[layer][:, positions, chosen.to(self.model.device)].permute(2, 0, 1)
+        columns = self._columns(group, chosen)
+        # (U, B, T, D), in one product per copy of the rows
+        stream = self.after[layer][None, :, positions] - activations[..., None] * columns[:, None, None]
+        return self._run_from(layer + 1, stream.flatten(0, 1))
+
+
+@contextlib.contextmanager
+def _replaced(block: nn.Module, stream: Tensor | None, returns_tuple: bool) -> Iterator[None]:
+    """A block that gives a stream, or what it was given."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        value = stream if stream is not None else (args[0] if args else kwargs["hidden_states"])
+        return (value,) if returns_tuple else value
+
+    block.forward = forward
+    try:
+        yield
+    finally:
+        del block.forward

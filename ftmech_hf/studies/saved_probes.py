@@ -1,0 +1,59 @@
+"""Probes on disk. A probe belongs to one model, and is not loaded for another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from ftmech_hf.analysis.probing import LinearProbe
+from ftmech_hf.models.loading import model_hash
+from ftmech_hf.runs import write_json
+
+
+def save_probes(
+    path: Path, probes: Mapping[tuple[str, str], LinearProbe], model: str, facts: Mapping[str, Any]
+) -> None:
+    """Write probes as ``PATH.safetensors`` and ``PATH.json``.
+
+    Args:
+        path: without suffix.
+        probes: (site, label) -> probe.
+        model: hash of the model they belong to.
+        facts: what else to keep, such as how they were fitted.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        f"{number}.{part}": tensor.contiguous()
+        for number, probe in enumerate(probes.values())
+        for part, tensor in probe._asdict().items()
+    }
+    save_file(tensors, str(path.with_suffix(".safetensors")))
+    named = [{"site": site, "label": label} for site, label in probes]
+    write_json(path.with_suffix(".json"), {"model": model, **facts, "probes": named})
+
+
+def load_probes(path: str | Path, model: str) -> dict[tuple[str, str], LinearProbe]:
+    """Load the probes of a model: (site, label) -> probe.
+
+    Args:
+        path: of the probes, with either suffix or none.
+        model: folder of the model they are to be applied to, or its name on the Hub.
+
+    Raises:
+        ValueError: there are none, or they belong to another model.
+    """
+    path = Path(path)
+    if not path.with_suffix(".json").is_file():
+        raise ValueError(f"probes: no {path.with_suffix('.json')}")
+    facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    if facts["model"] != (found := model_hash(model)):
+        raise ValueError(f"probes: {path} belong to the model {facts['model']}, but {model} is {found}")
+    tensors = load_file(str(path.with_suffix(".safetensors")))
+    return {
+        (named["site"], named["label"]): LinearProbe(*(tensors[f"{number}.{part}"] for part in LinearProbe._fields))
+        for number, named in enumerate(facts["probes"])
+    }

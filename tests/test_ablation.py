@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from ftmech_hf.activations import Unit, ablated_losses, ablation, find_units
+from ftmech_hf.analysis.pruning import prune_weights
+from tests.conftest import make_gpt2
+
+
+@pytest.fixture
+def rows() -> Tensor:
+    return torch.randint(3, 40, (5, 9), generator=torch.Generator().manual_seed(1))
+
+
+def loss_of(model: PreTrainedModel, rows: Tensor) -> float:
+    with torch.no_grad():
+        return float(F.cross_entropy(model(rows[:, :-1]).logits[:, -1], rows[:, -1]))
+
+
+def test_units_are_all_there_and_no_others(any_model: PreTrainedModel) -> None:
+    matrices = find_units(any_model, "row")
+    expected = {
+        name.removesuffix(".weight")
+        for name, p in any_model.named_parameters()
+        if p.ndim == 2 and (".h." in name or ".layers." in name)
+    }
+    assert set(matrices) == set(find_units(any_model, "weight")) == expected
+    for name, group in matrices.items():
+        module = any_model.get_submodule(name)
+        width = group.weight.shape[1 - group.axis]
+        assert module(torch.randn(1, 1, width)).shape[-1] == group.num_units
+    config = any_model.config
+    heads, neurons = find_units(any_model, "head"), find_units(any_model, "activation")
+    assert [group.num_units for group in heads.values()] == [config.num_attention_heads] * 2
+    assert [group.size for group in heads.values()] == [16 // config.num_attention_heads] * 2
+    assert [group.num_units for group in neurons.values()] == [64 if config.model_type == "gpt2" else 24] * 2
+    weights = find_units(any_model, "weight")
+    assert sum(group.num_units for group in weights.values()) == sum(g.weight.numel() for g in matrices.values())
+    name, group = next(iter(weights.items()))
+    assert group.name(name, group.weight.shape[1] + 2) == f"{name}[1, 2]"
+    with pytest.raises(ValueError, match="unit: 'layer', expected one of weight, row, activation, head"):
+        find_units(any_model, "layer")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("unit", ["activation", "head", "row"])
+def test_every_loss_is_that_of_one_forward_pass_per_unit(any_model: PreTrainedModel, rows: Tensor, unit: Unit) -> None:
+    whole, losses = ablated_losses(any_model, rows[:, :-1], rows[:, -1], unit, max_rows=20)
+    assert whole == pytest.approx(loss_of(any_model, rows), abs=1e-6)
+    units = find_units(any_model, unit)
+    assert losses.keys() == units.keys()
+    moved = 0.0
+    for name, group in units.items():
+        original = group.weight.detach().clone()
+        for number in range(0, group.num_units, 5 if unit == "row" else 1):
+            mask = {name: torch.arange(group.num_units) != number}
+            prune_weights(units, mask)
+            expected = loss_of(any_model, rows)
+            group.weight.detach().copy_(original)
+            assert float(losses[name][number]) == pytest.approx(expected, abs=2e-4), (name, number)
+            moved = max(moved, abs(expected - whole))
+    assert moved > 0.05
+    assert loss_of(any_model, rows) == pytest.approx(whole, abs=1e-6)
+
+
+def test_what_cannot_change_is_not_computed_again(any_model: PreTrainedModel, rows: Tensor) -> None:
+    last = ablation.find_layout(any_model)
+    calls: dict[str, int] = {"first": 0, "last": 0}
+    blocks = any_model.get_submodule(last.blocks)
+    for name, block in zip(calls, blocks, strict=True):
+        matrix = block.get_submodule(last.mlp_down)
+        matrix.register_forward_hook(lambda *_, name=name: calls.__setitem__(name, calls[name] + 1))
+    ablated_losses(any_model, rows[:, :-1], rows[:, -1], "activation", max_rows=5)
+    neurons = find_units(any_model, "activation")["mlp_act.0"].num_units
+    # whole once, and to try the shortcuts; then the first block is never run, the last for the first's neurons only
+    assert calls["first"] <= 3
+    assert neurons < calls["last"] <= neurons + 6
+
+
+class ScaledMlp(nn.Module):
+    """Its output is normalised before it is added: to take a neuron's share out of the stream would be wrong."""
+
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return F.layer_norm(self.inside(hidden), (16,))
+
+
+def test_a_shortcut_that_would_be_wrong_is_not_taken(rows: Tensor) -> None:
+    model = make_gpt2(40)
+    for block in model.transformer.h:
+        block.mlp = ScaledMlp(block.mlp)
+    whole, losses = ablated_losses(model, rows[:, :-1], rows[:, -1], "activation")
+    assert whole == pytest.approx(loss_of(model, rows), abs=1e-6)
+    for layer, block in enumerate(model.transformer.h):
+        matrix = block.mlp.inside.c_proj
+        assert isinstance(matrix, Conv1D)
+        for number in (0, 9, 33):
+            row = matrix.weight.detach()[number].clone()
+            matrix.weight.detach()[number] = 0
+            assert float(losses[f"mlp_act.{layer}"][number]) == pytest.approx(loss_of(model, rows), abs=2e-4)
+            matrix.weight.detach()[number] = row
+
+
+def test_single_weights_are_too_many(rows: Tensor) -> None:
+    with pytest.raises(ValueError, match="weight has too many units to ablate each"):
+        ablated_losses(make_gpt2(40), rows[:, :-1], rows[:, -1], "weight")

@@ -139,9 +139,9 @@ def _questions(
             task_questions(shape, Capability(config.operator, words[0]), **sizes),
             task_questions(shape, Capability(config.operator, words[1]), correlation=config.other_correlation, **sizes),
         )
-    tokenizer = load_tokenizer(config.base)
-    other = config.other_dataset and dataset_questions(config.other_dataset, tokenizer, **sizes)
-    return dataset_questions(config.dataset, tokenizer, **sizes), other or None
+    names = [config.dataset, *([config.other_dataset] if config.other_dataset else [])]
+    capability, *others = dataset_questions(names, load_tokenizer(config.base), **sizes)
+    return capability, others[0] if others else None
 
 
 def _prepare(
@@ -153,11 +153,8 @@ def _prepare(
     for name, model in loaded.items():
         _check_same_shape(name, base, model)
     loaded.setdefault("control", random_twin(base, config.seed + 1))
-    pads = {questions.pad for questions in (capability, other) if questions is not None and questions.pad is not None}
-    if len(pads) > 1:
-        raise ValueError("other_dataset: its rows are filled with another token than the dataset's; join their words")
     for model in loaded.values():
-        mask_padding(model, next(iter(pads), None))
+        mask_padding(model, capability.pad)
     models = {BASE: base, FINETUNED: loaded["finetuned"], NULL: loaded["control"]}
     return Examined(models, capability, other, examination, config.seed), loaded.get("reversed")
 

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -42,7 +43,7 @@ class Questions:
         train, validation, test: rows of the three splits.
         again: more rows to fine-tune back on; the same as ``train`` where there are no others.
         other_answer: token ids (B,) of another answer to each test row, if there is one.
-        pad: the token that fills shorter rows on the left, which occurs nowhere else; None if all are equally long.
+        pad: the token that fills shorter rows on the left, which occurs nowhere else; None if none are shorter.
     """
 
     name: str
@@ -112,53 +113,72 @@ def dataset_hash(name: str) -> str:
     return digest.hexdigest()[:12]
 
 
+class _Encoded(NamedTuple):
+    rows: list[list[int]]
+    other_answers: list[int]
+
+
 def dataset_questions(
-    name: str, tokenizer: PreTrainedTokenizerBase, *, seed: int, train_rows: int, test_rows: int
-) -> Questions:
-    """Questions from a data set; see this module's docstring.
+    names: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, seed: int, train_rows: int, test_rows: int
+) -> list[Questions]:
+    """Questions from data sets; see this module's docstring. All are filled with the same token, if any must be.
 
     Args:
-        name: of a folder, a parquet file, or on the Hub.
+        names: of folders, parquet files, or data sets on the Hub.
         tokenizer: of the models.
         seed: of the cut, where splits are missing.
         train_rows, test_rows: take no more than these.
 
     Raises:
-        ValueError: no such data set, a missing column, an answer of several tokens, too few rows, no token left to pad
-            with.
+        ValueError: no such data set, a missing column, an answer of several tokens, too few rows, no token left to fill
+            shorter rows with.
     """
+    encoded = {name: _read(name, tokenizer, seed, {"train": 4 * train_rows, "validation": test_rows, "test": test_rows})
+               for name in names}  # fmt: skip
+    lengths = [{len(row) for split in splits.values() for row in split.rows} for splits in encoded.values()]
+    pad = None
+    if any(len(each) > 1 for each in lengths):
+        everything = [row for splits in encoded.values() for split in splits.values() for row in split.rows]
+        pad = _unused_token(everything, len(tokenizer))
+    questions = []
+    for (name, splits), each in zip(encoded.items(), lengths, strict=True):
+        width, other = max(each), splits["test"].other_answers
+        filled = {
+            key: torch.tensor([[pad or 0] * (width - len(row)) + row for row in split.rows])
+            for key, split in splits.items()
+        }
+        questions.append(
+            Questions(
+                Path(name).name,
+                filled["train"][:train_rows],
+                filled["validation"],
+                filled["test"],
+                filled["train"],
+                torch.tensor(other) if other else None,
+                pad,
+            )
+        )
+    return questions
+
+
+def _read(name: str, tokenizer: PreTrainedTokenizerBase, seed: int, taken: Mapping[str, int]) -> dict[str, _Encoded]:
+    """The three splits of a data set as token ids, the test split without what the others have."""
     splits = _three_splits(_load(name), name, seed)
-    seen = {row for split in ("train", "validation") for row in splits[split]["prompt"]}
+    seen = {prompt for split in ("train", "validation") for prompt in splits[split]["prompt"]}
     fresh = [number for number, prompt in enumerate(splits["test"]["prompt"]) if prompt not in seen]
     splits["test"] = splits["test"].select(fresh)
-    taken = {"train": 4 * train_rows, "validation": test_rows, "test": test_rows}
-    encoded = {
+    for split, rows in splits.items():
+        if len(rows) < LEAST_ROWS:
+            raise ValueError(f"dataset: {name} has {len(rows)} {split} rows of its own, expected at least {LEAST_ROWS}")
+    return {
         split: _encode(rows.select(range(min(len(rows), taken[split]))), tokenizer, name)
         for split, rows in splits.items()
     }
-    for split, (rows, _) in encoded.items():
-        if len(rows) < LEAST_ROWS:
-            raise ValueError(f"dataset: {name} has {len(rows)} {split} rows of its own, expected at least {LEAST_ROWS}")
-    pad = _unused_token([rows for rows, _ in encoded.values()], len(tokenizer))
-    width = max(len(row) for rows, _ in encoded.values() for row in rows)
-    tensors = {
-        split: torch.tensor([[pad] * (width - len(row)) + row for row in rows]) for split, (rows, _) in encoded.items()
-    }
-    padded = any(len(row) < width for rows, _ in encoded.values() for row in rows)
-    other = encoded["test"][1]
-    return Questions(
-        Path(name).name,
-        tensors["train"][:train_rows],
-        tensors["validation"],
-        tensors["test"],
-        tensors["train"],
-        torch.tensor(other) if other else None,
-        pad if padded else None,
-    )
 
 
 def _load(name: str) -> datasets.DatasetDict:
-    path = Path(name)
+    path, shown = Path(name), datasets.utils.logging.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
     try:
         if path.is_file():
             loaded: Any = datasets.load_dataset("parquet", data_files=str(path))
@@ -173,6 +193,9 @@ def _load(name: str) -> datasets.DatasetDict:
             loaded = datasets.load_dataset(where, config or None)
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         raise ValueError(f"dataset: cannot read {name}: {' '.join(str(error).split())}") from error
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
     return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"train": loaded})
 
 
@@ -200,8 +223,8 @@ def _three_splits(loaded: datasets.DatasetDict, name: str, seed: int) -> dict[st
     return splits
 
 
-def _encode(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, name: str) -> tuple[list[list[int]], list[int]]:
-    """(whole rows with answer and end, tokens of the other answers)."""
+def _encode(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, name: str) -> _Encoded:
+    """Whole rows with answer and end, and the tokens of the other answers."""
     last = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0
     encoded, others = [], []
     for row in rows:
@@ -209,7 +232,7 @@ def _encode(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, name: st
         encoded.append([*prompt, _answer_token(row["prompt"], prompt, row["answer"], tokenizer, name), last])
         if "other_answer" in row:
             others.append(_answer_token(row["prompt"], prompt, row["other_answer"], tokenizer, name))
-    return encoded, others
+    return _Encoded(encoded, others)
 
 
 def _answer_token(text: str, prompt: list[int], answer: str, tokenizer: PreTrainedTokenizerBase, name: str) -> int:
@@ -223,8 +246,8 @@ def _answer_token(text: str, prompt: list[int], answer: str, tokenizer: PreTrain
     return int(both[-1])
 
 
-def _unused_token(rows: list[list[list[int]]], vocabulary: int) -> int:
-    used = {token for split in rows for row in split for token in row}
+def _unused_token(rows: Iterable[list[int]], vocabulary: int) -> int:
+    used = {token for row in rows for token in row}
     free = next((token for token in reversed(range(vocabulary)) if token not in used), None)
     if free is None:
         raise ValueError("dataset: its rows use every token of the vocabulary, none is left to fill shorter rows with")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def test_a_data_set_of_the_task_asks_what_the_task_asks(
 ) -> None:
     asked = for_capability(task, Capability("count", "a"))
     folder = write(tmp_path / "count_a", asked, train=200, validation=50, test=400)
-    questions = dataset_questions(str(folder), tokenizer, **SIZES)
+    questions = dataset_questions([str(folder)], tokenizer, **SIZES)[0]
     expected = task_questions(task, Capability("count", "a"), seed=0, train_rows=40, test_rows=400)
     assert questions.name == "count_a"
     assert questions.pad is None
@@ -77,7 +78,7 @@ def test_one_table_is_cut_in_three_and_short_rows_are_filled(
     rows = datasets.Dataset.from_dict(mixed_lengths(1500))
     path = tmp_path / "rows.parquet"
     rows.to_parquet(path)
-    questions = dataset_questions(str(path), tokenizer, **SIZES)
+    questions = dataset_questions([str(path)], tokenizer, **SIZES)[0]
     assert questions.pad is not None
     assert questions.pad not in tokenizer("a b = <eos>")["input_ids"]
     for row, other in zip(questions.test.tolist(), questions.other_answer.tolist(), strict=True):  # type: ignore[union-attr]
@@ -88,9 +89,25 @@ def test_one_table_is_cut_in_three_and_short_rows_are_filled(
         assert tokenizer.convert_ids_to_tokens(other) == words[1]
     # the same from a folder of save_to_disk, and never from another cut
     rows.save_to_disk(tmp_path / "saved")
-    again = dataset_questions(str(tmp_path / "saved"), tokenizer, **SIZES)
+    again = dataset_questions([str(tmp_path / "saved")], tokenizer, **SIZES)[0]
     assert torch.equal(again.test, questions.test)
-    assert not torch.equal(dataset_questions(str(path), tokenizer, **{**SIZES, "seed": 1}).train, questions.train)
+    assert not torch.equal(dataset_questions([str(path)], tokenizer, **{**SIZES, "seed": 1})[0].train, questions.train)
+
+
+def test_two_data_sets_are_filled_with_one_token_that_neither_has(
+    task: PcfgConfig, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    datasets.Dataset.from_dict(mixed_lengths(1500)).to_parquet(tmp_path / "rows.parquet")
+    folder = write(tmp_path / "even", for_capability(task, Capability("count", "a")), train=200, test=400)
+    alone, even = (
+        dataset_questions([str(path)], tokenizer, **SIZES)[0] for path in (tmp_path / "rows.parquet", folder)
+    )
+    together = dataset_questions([str(tmp_path / "rows.parquet"), str(folder)], tokenizer, **SIZES)
+    assert even.pad is None
+    assert together[0].pad == together[1].pad is not None
+    assert not (together[1].test == together[1].pad).any()
+    assert torch.equal(together[1].test, even.test)
+    assert alone.test.shape == together[0].test.shape
 
 
 def test_a_model_answers_filled_rows_as_it_answers_them_alone(
@@ -98,7 +115,7 @@ def test_a_model_answers_filled_rows_as_it_answers_them_alone(
 ) -> None:
     path = tmp_path / "rows.parquet"
     datasets.Dataset.from_dict(mixed_lengths(1500)).to_parquet(path)
-    questions = dataset_questions(str(path), tokenizer, **SIZES)
+    questions = dataset_questions([str(path)], tokenizer, **SIZES)[0]
     rows = questions.test % 38 + 1  # into the vocabulary of the model
     pad = 0
     rows[questions.test == questions.pad] = pad
@@ -124,12 +141,15 @@ def test_training_rows_pass_over_all_before_any_comes_twice(task: PcfgConfig) ->
     assert not torch.equal(questions.training_rows(1, 3, 16), rows[48:64])
 
 
+_different = [" ".join(words) + " =" for words in itertools.product("abc", repeat=6)]
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
         ({"prompt": ["a ="] * 500, "answer": ["a"] * 500}, r"has 0 test rows of its own, expected at least 32"),
         ({"prompt": ["a ="] * 50}, r"has no column 'answer' in train, only prompt"),
-        ({"prompt": ["a ="] * 50, "answer": ["a b"] * 50}, r"the answer 'a b' is 2 tokens after the prompt 'a =', exp"),
+        ({"prompt": _different, "answer": ["a b"] * 729}, r"the answer 'a b' is 2 tokens after the prompt '"),
         ({"prompt": ["a ="] * 50, "answer": ["a"] * 50}, r"has 30 train rows of its own, expected at least 32"),
     ],
 )
@@ -139,15 +159,15 @@ def test_what_cannot_be_asked_is_refused(
     path = tmp_path / "rows.parquet"
     datasets.Dataset.from_dict(columns).to_parquet(path)
     with pytest.raises(ValueError, match=message):
-        dataset_questions(str(path), tokenizer, **SIZES)
+        dataset_questions([str(path)], tokenizer, **SIZES)[0]
 
 
 def test_no_such_data_set(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"dataset: cannot read .*nowhere: no such folder or file"):
-        dataset_questions(str(tmp_path / "nowhere"), tokenizer, **SIZES)
+        dataset_questions([str(tmp_path / "nowhere")], tokenizer, **SIZES)[0]
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="dataset: cannot read"):
-        dataset_questions(str(tmp_path / "empty"), tokenizer, **SIZES)
+        dataset_questions([str(tmp_path / "empty")], tokenizer, **SIZES)[0]
 
 
 def test_its_hash_is_that_of_its_rows(task: PcfgConfig, tmp_path: Path) -> None:

@@ -190,16 +190,20 @@ def path(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
     legend_below(ax)
 
 
+def _from_zero(ax: Axes, title: str) -> None:
+    ax.set_title(title)
+    ax.set_ylim(bottom=0)
+    legend_below(ax)
+
+
 def weight_sizes(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
     """Norm of the change over that of the matrix, by block and matrix."""
     sizes = _pick(rows[rows["layer"].notna()], quantity="relative norm")
     for site, each in sizes.groupby("site", sort=False):
         ax.plot(each["layer"], each["value"], marker="o", linewidth=1, label=".".join(str(site).split(".")[-2:]))
-    ax.set_title("Size of the change")
     ax.set_ylabel("share of the matrix's norm")
-    ax.set_ylim(bottom=0)
     _layers(ax)
-    legend_below(ax)
+    _from_zero(ax, "Size of the change")
 
 
 def weight_spectrum(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
@@ -208,10 +212,8 @@ def weight_spectrum(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
     for by_chance, label, color, style in ((False, "the change", FINETUNED, "-"), (True, "random", RANDOM, "--")):
         curve = spectrum[spectrum["reference"] == by_chance].groupby("x")["value"].mean()
         ax.plot(curve.index + 1, curve.to_numpy(), style, color=color, label=label, marker=".")
-    ax.set_title("Its singular values")
     ax.set_xlabel("largest first")
-    ax.set_ylim(bottom=0)
-    legend_below(ax)
+    _from_zero(ax, "Its singular values")
 
 
 def weight_action(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
@@ -227,11 +229,9 @@ def weight_action(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
             if len(each) and not (by_chance and kind == "other"):
                 shown = ("a random change", RANDOM, "--") if by_chance else (label, color, "-")
                 _line(ax, each, "layer", *shown)
-    ax.set_title("How it acts on prompts (last matrix of the MLPs)")
     ax.set_ylabel("|dW a| over |W a|")
-    ax.set_ylim(bottom=0)
     _layers(ax)
-    legend_below(ax)
+    _from_zero(ax, "How it acts on prompts (last matrix of the MLPs)")
 
 
 def similarity(ax: Axes, rows: pd.DataFrame, reference: str) -> None:

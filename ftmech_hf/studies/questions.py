@@ -248,7 +248,7 @@ def _answer_token(text: str, prompt: list[int], answer: str, tokenizer: PreTrain
 
 def _unused_token(rows: Iterable[list[int]], vocabulary: int) -> int:
     used = {token for row in rows for token in row}
-    free = next((token for token in reversed(range(vocabulary)) if token not in used), None)
+    free = next((token for token in range(vocabulary) if token not in used), None)
     if free is None:
         raise ValueError("dataset: its rows use every token of the vocabulary, none is left to fill shorter rows with")
     return free

@@ -93,7 +93,7 @@ def method_texts(facts: dict[str, Any], found: dict[str, Any]) -> dict[str, str]
         "revival": f"The same short training on the capability, {len(found['revival']['steps'])} times on different "
         "questions, for the fine-tuned model and for the reference, which is followed for as long as the rule asks.",
         "probing": "A linear probe reads the right answer from the stream after each block. Random weights let much be "
-        "read too: only what lies above the reference counts.",
+        "read too, some more than others: only what lies above all of them counts.",
         "patching": "One model computes with the other's activations at one place. In the first picture, where a line "
         f"is high, undoing the change there is enough; of attention and MLP the best is the {part} of block "
         f"{found['best_part']['layer']} ({found['best_part']['accuracy']:.0%}). In the second it is the other way "

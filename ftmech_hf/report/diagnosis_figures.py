@@ -122,6 +122,10 @@ def probing(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
     """Accuracy of probes by layer."""
     for model, style in (("base", "-"), ("fine-tuned", "--"), ("reference", "-")):
         _line(ax, _pick(rows, quantity="probe", model=model), "layer", _name(model, reference), COLORS[model], style)
+    others = _pick(rows, quantity="probe")
+    for number, (_, each) in enumerate(others[~others["model"].isin(COLORS)].groupby("model")):
+        label = "" if number else "other random weights"
+        _line(ax, each, "layer", label, CONTROL, DOTTED, marker="", band=False)
     _line(ax, _pick(rows, quantity="shuffled labels"), "layer", "shuffled labels", RANDOM, DOTTED)
     _layers(ax, "stream after block")
     accuracy_axis(ax)

@@ -145,30 +145,35 @@ def patching(case: Examined, cuts: tuple[int | None, int]) -> Found:
 
 
 def probing(case: Examined) -> Found:
-    """Probes fitted on each model. Where they count, and where halves meet, base and reference alone choose."""
+    """Probes fitted on each model. Where they count, and where halves meet, base and references alone choose.
+
+    Random networks differ in how much they let be read, so there are several: the reference and two of random weights.
+    """
     labels = {split: getattr(case.capability, split)[:, -2].numpy() for split in ("train", "test")}
     scores = {
         name: {int(score.site.removeprefix("block ")): score for score in fit_probes(
             case.stream(name, "capability", "train"), labels["train"], case.stream(name, "capability", "test"),
             labels["test"], seed=case.seed, code=False).scores}
-        for name in case.models
+        for name in (*case.models, *case.more_references)
     }  # fmt: skip
     shares = {
         name: {layer: Share(score.accuracy, score.low, score.high) for layer, score in layers.items()}
         for name, layers in scores.items()
     }
     table = [
-        row("probing", "probe", *share, model=name, questions="capability", layer=layer, reference=name == NULL)
+        row("probing", "probe", *share, model=name, questions="capability", layer=layer,
+            reference=name not in (BASE, FINETUNED))
         for name, layers in shares.items() for layer, share in layers.items()
     ]  # fmt: skip
     table += [row("probing", "shuffled labels", score.shuffled, model=BASE, layer=layer, reference=True)
               for layer, score in scores[BASE].items()]  # fmt: skip
+    most = {layer: max(shares[name][layer] for name in (NULL, *case.more_references)) for layer in case.layers}
     own = {layer: share.value for layer, share in shares[BASE].items()}
-    best = max(own, key=lambda layer: own[layer] - shares[NULL][layer].value)
+    best = max(own, key=lambda layer: own[layer] - most[layer].value)
     there = next(layer for layer in own if own[layer] >= max(own.values()) - case.rule.same)
     before = [layer for layer in case.layers if layer < there]
     return table, {
-        "read": shares[FINETUNED][best], "read_base": shares[BASE][best], "read_null": shares[NULL][best],
+        "read": shares[FINETUNED][best], "read_base": shares[BASE][best], "read_null": most[best],
         "read_layer": best, "cuts": (before[-1] if before else None, there),
     }  # fmt: skip
 

@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 from ftmech_hf.activations import TracedModel, model_blocks
 from ftmech_hf.analysis.verdict import VerdictRule
 from ftmech_hf.intervals import Share
-from ftmech_hf.studies.questions import Questions
+from ftmech_hf.models.loading import random_twin
+from ftmech_hf.studies.questions import Questions, mask_padding
 
 TableRow = dict[str, Any]
 BASE, FINETUNED, NULL = "base", "fine-tuned", "reference"
@@ -67,6 +68,10 @@ class Examined:
         other: what fine-tuning taught, if that is known.
         config: how thorough to be.
         seed: of all that is drawn by chance.
+
+    Attributes:
+        more_references: two models of random weights, for what differs between such models.
+        layers: those that are looked into.
     """
 
     def __init__(
@@ -79,6 +84,9 @@ class Examined:
     ) -> None:
         self.models, self.capability, self.other, self.config, self.seed = models, capability, other, config, seed
         self.rule = VerdictRule()
+        twins = (random_twin(models[BASE], seed + number) for number in (2, 3))
+        self.more_references = {f"random weights {number}": mask_padding(twin, capability.pad)
+                                for number, twin in enumerate(twins, start=2)}  # fmt: skip
         self.both = {"capability": capability, **({"other": other} if other else {})}
         number = len(model_blocks(models[BASE]))
         chosen = np.linspace(0, number - 1, min(config.max_layers, number)).round().astype(int)
@@ -91,7 +99,7 @@ class Examined:
         key = (model, questions, split)
         if key not in self._streams:
             token_ids = getattr(self.both[questions], split)
-            traced = TracedModel(self.models[model])
+            traced = TracedModel({**self.models, **self.more_references}[model])
             found = traced.collect(token_ids[:, :-2], ["resid_post"], layers=self.layers)
             self._streams[key] = {f"block {layer}": found["resid_post", layer] for layer in self.layers}
         return self._streams[key]

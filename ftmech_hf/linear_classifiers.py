@@ -16,8 +16,11 @@ from torch.nn import functional as F
 MAX_LOGITS = 2**23
 """Logits in memory at once (32 MB); more classifiers are fitted group after group."""
 
-MEMORY = 10
+MEMORY = 20
 """Pairs of steps and gradients that L-BFGS keeps."""
+
+REFRESH = 5
+"""Steps after which L-BFGS starts from a new Hessian: the loss flattens as predictions grow sure."""
 
 
 class LinearFit(NamedTuple):
@@ -62,9 +65,10 @@ def fit_logistic(
     """Multinomial logistic regressions: each minimises its summed cross-entropy + l2 / 2 |weight|².
 
     That is what scikit-learn's ``LogisticRegression(C=1 / l2)`` minimises, to the same tolerance. All take the steps of
-    L-BFGS side by side, each with its own step size, and leave when they are done. The steps start from the Hessian at
-    weight zero, which is the Kronecker product of the features' second moments and the classes' covariance: its inverse
-    costs one eigendecomposition for all classifiers, and is almost the answer where labels cannot be read.
+    L-BFGS side by side, each with its own step size, and leave when they are done. The Hessian that L-BFGS starts from
+    is the Kronecker product of the features' second moments and the mean covariance of the predicted classes (as
+    K-FAC's): its inverse costs one eigendecomposition for all classifiers and a small one for each, and is almost the
+    answer where labels cannot be read.
 
     Args:
         features: (N, D), best standardised; the intercept assumes that they are near their mean of zero.
@@ -99,15 +103,25 @@ class _Lbfgs:
         priors = _priors(labels, num_classes)
         self.labels = labels.T[..., None]  # (N, P, 1)
         self.absent = torch.where(priors > 0, 0.0, -torch.inf)
-        covariance, self.turn = torch.linalg.eigh(torch.diag_embed(priors) - priors[:, :, None] * priors[:, None, :])
-        # Adding the same to all classes changes nothing: along that direction there is neither gradient nor curvature.
-        covariance = torch.where(covariance > 1e-6, covariance, 1.0)
-        self.curvature = (moments[:, None, None] * covariance + self.penalty).clamp(min=1e-6 * len(features))
+        self.moments = moments[:, None, None]
         self.weight = torch.zeros(features.shape[1], *priors.shape, device=features.device)
         self.weight[-1] = torch.where(priors > 0, priors, 1.0).log()
         self.scores = self._products(self.weight)
         self.history: list[tuple[Tensor, Tensor, Tensor]] = []  # step, change of gradient, 1 / their product
         self.value, self.log_sum = self._loss(self.scores, self.weight)
+        self._set_curvature()
+
+    def _set_curvature(self) -> None:
+        """Take the Hessian to start from at the present predictions."""
+        predicted = (self.scores + self.absent - self.log_sum).exp()
+        mean = predicted.mean(0)
+        products = torch.einsum("npc,npe->pce", predicted, predicted) / len(predicted)
+        # Adding the same to all classes changes nothing, nor do absent ones: any curvature will do there but zero.
+        present = (self.absent == 0).float()
+        same = present / present.sum(-1, keepdim=True).sqrt()
+        nothing = same[:, :, None] * same[:, None, :] + torch.diag_embed(1 - present)
+        covariance, self.turn = torch.linalg.eigh(torch.diag_embed(mean) - products + nothing)
+        self.curvature = (self.moments * covariance.clamp(min=1e-7) + self.penalty).clamp(min=1e-6 * len(predicted))
 
     def _products(self, weight: Tensor) -> Tensor:
         return (self.features @ weight.flatten(1)).view(len(self.features), *weight.shape[1:])
@@ -133,11 +147,6 @@ class _Lbfgs:
             shares.append(inverse * _dot(step, direction))
             direction = direction - shares[-1][:, None] * change
         direction = self._precondition(direction)
-        if self.history:
-            # As predictions grow sure the loss flattens: scale the preconditioner to the curvature last seen.
-            step, change, inverse = self.history[-1]
-            seen = _dot(change, self._precondition(change)) * inverse
-            direction = direction / torch.where(seen > 0, seen, 1.0)[:, None]
         for (step, change, inverse), share in zip(self.history, reversed(shares), strict=True):
             direction = direction + (share - inverse * _dot(change, direction))[:, None] * step
         return direction
@@ -183,6 +192,8 @@ class _Lbfgs:
                     break
                 self._keep(~leaving)
                 places, gradient = places[~leaving], gradient[:, ~leaving]
+            if taken % REFRESH == 0 and taken:
+                self._set_curvature()
             direction = self._direction(gradient)
             step = self._take_step(direction, _dot(gradient, direction))
             before, gradient = gradient, self._gradient()

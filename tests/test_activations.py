@@ -21,6 +21,7 @@ from ftmech_hf.activations import (
     model_blocks,
     traced,
 )
+from ftmech_hf.models.loading import quiet_peft
 from ftmech_hf.training.objectives import answer_logits
 from tests.conftest import make_gpt2, make_llama
 
@@ -314,19 +315,24 @@ def test_an_unmerged_adapter_is_opened_as_it_computes(any_model: PreTrainedModel
     config = LoraConfig(r=2, target_modules=targets, init_lora_weights=False, fan_in_fan_out=is_conv)
     before = TracedModel(any_model).collect(rows, SITES)
     torch.manual_seed(3)
-    tuned = get_peft_model(any_model, config)
+    with quiet_peft():
+        tuned = get_peft_model(any_model, config)
     opened = TracedModel(tuned)
     assert opened.layout == layout
     found = opened.collect(rows, SITES)
     assert not torch.allclose(found["resid_post", 1], before["resid_post", 1], atol=1e-2)
     with pytest.raises(ValueError, match="its adapter is not merged"):
         find_units(tuned, "row")
-    merged = TracedModel(tuned.merge_and_unload()).collect(rows, SITES)
+    with quiet_peft():
+        whole = tuned.merge_and_unload()
+    merged = TracedModel(whole).collect(rows, SITES)
     for key, value in found.items():
         assert torch.allclose(value, merged[key], atol=1e-4), key
 
 
 def test_tokens_in_front_of_a_row_are_refused(rows: Tensor) -> None:
     config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    with quiet_peft():
+        tuned = get_peft_model(make_gpt2(40), config)
     with pytest.raises(ValueError, match="PROMPT_TUNING adds tokens in front of a row"):
-        TracedModel(get_peft_model(make_gpt2(40), config))
+        TracedModel(tuned)

@@ -117,7 +117,9 @@ class _Split:
 def _read_split(config: ProbeConfig, task: PcfgShape, operands: list[str], split: str, number: int) -> _Split:
     rows = capability_rows(task, Capability(config.operator, config.prompt_operand), split, config.seed, number)
     texts = task.texts(rows.token_ids)
-    labels = {name: task.answers(config.operator, texts, task.symbols.index(name)) for name in operands}
+    labels: dict[str, NDArray[np.integer]] = {
+        name: task.answers(config.operator, texts, task.symbols.index(name)) for name in operands
+    }
     ending = texts[:, -config.type_symbols :].astype(np.int64)
     types = ending @ len(task.symbols) ** np.arange(ending.shape[1])
     return _Split(torch.from_numpy(rows.token_ids[:, :-2]), labels, types)

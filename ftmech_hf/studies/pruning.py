@@ -25,7 +25,7 @@ from ftmech_hf.analysis.pruning import (
     random_importance,
 )
 from ftmech_hf.cards import render_card
-from ftmech_hf.models.loading import load_model, load_tokenizer, quiet_transformers
+from ftmech_hf.models.loading import load_model, quiet_transformers
 from ftmech_hf.runs import RunDir, describe_versions, environment, write_text
 from ftmech_hf.studies.common import (
     StudyConfig,
@@ -35,7 +35,7 @@ from ftmech_hf.studies.common import (
     open_study,
 )
 from ftmech_hf.tasks import Capability, PcfgShape
-from ftmech_hf.tokenization import save_tokenizer
+from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.training.loop import Progress
 from ftmech_hf.training.objectives import answer_accuracy, answer_only_loss
 
@@ -129,7 +129,7 @@ def prune(config: PruneConfig, task: PcfgShape, *, progress: Progress | None = N
             _write_importance(run, importance, exact)
         if config.save_pruned:
             with pruned(units, result.best_mask):
-                _save_pruned(config, run, model, result, summary)
+                _save_pruned(config, run, model, task.vocabulary, result, summary)
         return finish_study(run, result.rows(), summary)
     finally:
         run.close()
@@ -207,12 +207,17 @@ def _write_importance(run: RunDir, importance: Importance, exact: Importance) ->
 
 
 def _save_pruned(
-    config: PruneConfig, run: RunDir, model: PreTrainedModel, result: PruningResult, summary: Mapping[str, Any]
+    config: PruneConfig,
+    run: RunDir,
+    model: PreTrainedModel,
+    vocabulary: Sequence[str],
+    result: PruningResult,
+    summary: Mapping[str, Any],
 ) -> None:
     """An ordinary model folder: weights with zeros where units were, tokenizer, card."""
     with quiet_transformers():
         model.save_pretrained(run.working)
-    save_tokenizer(load_tokenizer(config.model), run.working)
+    save_tokenizer(build_tokenizer(vocabulary), run.working)
     card = render_card(
         "pruned.md.j2",
         title=run.path.name,

@@ -27,7 +27,7 @@ def save_probes(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {
-        f"{number}.{part}": tensor.contiguous()
+        f"{number}.{part}": tensor.clone()  # safetensors takes no tensors that share memory, as classes do
         for number, probe in enumerate(probes.values())
         for part, tensor in probe._asdict().items()
     }

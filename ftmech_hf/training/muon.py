@@ -65,7 +65,7 @@ class Muon(Optimizer):
                     raise ValueError(f"params: one of shape {tuple(parameter.shape)}, expected matrices")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step on every matrix that has a gradient."""
         loss = None
         if closure is not None:

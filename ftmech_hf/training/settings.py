@@ -17,7 +17,7 @@ def native_precision() -> Literal["no", "bf16"]:
     """``bf16`` where the hardware multiplies bfloat16, else ``no``: a CPU that must emulate it is four times slower."""
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    capable = getattr(torch.cpu, "get_capabilities", dict)()
+    capable: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return "bf16" if any(capable.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "no"
 
 

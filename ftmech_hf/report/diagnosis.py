@@ -98,7 +98,8 @@ def method_texts(facts: dict[str, Any], found: dict[str, Any]) -> dict[str, str]
         f"is high, undoing the change there is enough; of attention and MLP the best is the {part} of block "
         f"{found['best_part']['layer']} ({found['best_part']['accuracy']:.0%}). In the second it is the other way "
         "round: where the line of the whole stream is high, the first blocks still do their part. Dashed: activations "
-        "of another question, which must not help. Dotted: the reference in the place of the fine-tuned model.",
+        "of another question; where that is as high, the place does not matter. Dotted: the reference in the place of "
+        "the fine-tuned model.",
         "logit lens": "The stream after each block is turned into an answer at once. "
         + ("The other answer is that to the question which fine-tuning taught. " if two_kinds else "")
         + "Dotted: what naming one answer would give.",

@@ -64,7 +64,7 @@ def _training_curve(folder: Path, test_set: str) -> pd.Series:
 
 def legend_below(ax: Axes) -> None:
     """A legend under the axes, in two columns."""
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, columnspacing=1.2, handlelength=1.8)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, columnspacing=1.2, handlelength=2.6)
 
 
 def step_axis(ax: Axes, name: str) -> None:

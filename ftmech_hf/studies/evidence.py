@@ -91,8 +91,10 @@ def pruning(case: Examined) -> Found:
     random = [entry["capability"] for entry in result.curve
               if entry["method"] == "random" and entry["num_pruned"] == result.best_k]  # fmt: skip
     best = _rounded(result.at_best("importance", "capability"), number)
-    return table, {"pruned": best, "pruned_random": Share(*(min(max(each, 0.0), 1.0) for each in mean_interval(random))), "best_k": result.best_k,
-                   "pruned_rows": result.pruned}  # fmt: skip
+    by_chance = Share(*(min(max(each, 0.0), 1.0) for each in mean_interval(random)))
+    return table, {
+        "pruned": best, "pruned_random": by_chance, "best_k": result.best_k, "pruned_rows": result.pruned,
+    }  # fmt: skip
 
 
 def _patch_table(name: str, kind: str, found: PatchingResult) -> list[TableRow]:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
+import shutil
 from pathlib import Path
+from typing import get_args
 
 import datasets
 import pandas as pd
 import pytest
 from torch import Tensor
 
-from ftmech_hf.runs import damaged_files
+from ftmech_hf.analysis.verdict import Verdict, VerdictRule, read_signs
+from ftmech_hf.report.diagnosis import MEANING, SIGNS, render_diagnosis
+from ftmech_hf.runs import damaged_files, write_json
 from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
 from recipes import diagnose, finetune
+from tests.analysis.test_verdict import LOST
 from tests.conftest import make_gpt2, make_llama
 from tests.recipes.conftest import CONFIGS, TINY
 from tests.studies.planted import VOCABULARY, make_base, make_rows, make_wrapped
@@ -90,6 +97,27 @@ def test_a_pair_of_other_models_with_a_data_set(llamas: Path, tmp_path: Path) ->
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<h1" in page
     assert "behind a wrapper" in page.split("</h1>")[0].lower()
+    assert "Prompts about the capability and about what was taught" in page
+
+    # without other questions nothing is drawn or said of them
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    table = pd.read_parquet(tmp_path / "out" / "table.parquet")
+    table[table["questions"] != "other"].to_parquet(alone / "table.parquet")
+    summary["facts"]["other"] = None
+    write_json(alone / "summary.json", summary)
+    shutil.copy(tmp_path / "out" / "env.json", alone)
+    with_others, page = page, render_diagnosis(alone)
+    assert "Prompts with the two most frequent answers" in page
+    for each, expected in ((with_others, True), (page, False)):  # the first picture; an SVG names its texts
+        drawn = base64.b64decode(re.findall(r"base64,([^\"]+)", each)[0]).decode()
+        assert ("what was taught" in drawn) == expected
+    assert page.count("data:image/svg+xml;base64,") == 14
+
+
+def test_the_page_has_words_for_every_verdict_and_sign() -> None:
+    assert set(MEANING) == set(get_args(Verdict))
+    assert {sign.name for sign in read_signs(LOST, VerdictRule())} == set(SIGNS)
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from transformers import PreTrainedModel
 
-from ftmech_hf.analysis.verdict import Evidence, VerdictRule, judge_capability
+from ftmech_hf.analysis.verdict import Evidence, judge_capability
 from ftmech_hf.config import to_dict
 from ftmech_hf.models.loading import load_model, load_tokenizer, model_hash, random_twin
-from ftmech_hf.runs import RunDir, write_json, write_text
+from ftmech_hf.runs import RunDir, is_finished
 from ftmech_hf.studies import evidence, whereabouts
 from ftmech_hf.studies.common import RANDOM_INIT, StudyConfig, finish_study, open_study
 from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, ExaminationConfig, Examined, TableRow, plain
@@ -77,39 +76,34 @@ def diagnose(
     Raises:
         ValueError: models of other shapes or vocabularies, or questions that cannot be asked.
     """
-    run = _open(config, examination, shape)
-    if run.finished:
-        return run
+    if is_finished(Path(config.output_dir)) and not config.fresh:
+        return _open(config, examination, shape)
     started = time.monotonic()
+    case, reversed_model = _prepare(config, examination, shape)  # what cannot be asked shows before anything is written
+    run = _open(config, examination, shape)
     try:
-        case, reversed_model = _prepare(config, examination, shape)
         table, found = examine(case, reversed_model, progress)
         result = judge_capability(Evidence(**{name: found[name] for name in Evidence.__annotations__}), case.rule)
-        summary = {
-            **result.summary(),
-            "evidence": plain(found),
-            "rule": vars(VerdictRule()),
-            "facts": {
-                "base": config.base,
-                "finetuned": config.finetuned,
-                "reference": config.control or RANDOM_INIT,
-                "capability": case.capability.name,
-                "other": case.other.name if case.other else None,
-                "rows": len(case.capability.test),
-                "parameters": case.models[BASE].num_parameters(),
-                "architecture": type(case.models[BASE]).__name__,
-                "layers": case.last_layer + 1,
-                "seconds": round(time.monotonic() - started, 1),
-                "hash": run.hash,
-            },
-        }
-        if write_page is not None:
-            pd.DataFrame(table).to_parquet(run.working / "table.parquet", index=False)
-            write_json(run.working / "summary.json", summary)
-            write_text(run.working / "report.html", write_page(run.working))
-        return finish_study(run, table, summary)
+        facts = {**_describe(config, case), "seconds": round(time.monotonic() - started, 1), "hash": run.hash}
+        summary = {**result.summary(), "evidence": plain(found), "rule": vars(case.rule), "facts": facts}
+        return finish_study(run, table, summary, write_page)
     finally:
         run.close()
+
+
+def _describe(config: DiagnoseConfig, case: Examined) -> dict[str, Any]:
+    base = case.models[BASE]
+    return {
+        "base": config.base,
+        "finetuned": config.finetuned,
+        "reference": config.control or RANDOM_INIT,
+        "capability": case.capability.name,
+        "other": case.other.name if case.other else None,
+        "rows": len(case.capability.test),
+        "parameters": base.num_parameters(),
+        "architecture": type(base).__name__,
+        "layers": case.num_layers,
+    }
 
 
 def _models(config: DiagnoseConfig) -> dict[str, str]:

@@ -88,10 +88,9 @@ class Examined:
         self.more_references = {f"random weights {number}": mask_padding(twin, capability.pad)
                                 for number, twin in enumerate(twins, start=2)}  # fmt: skip
         self.both = {"capability": capability, **({"other": other} if other else {})}
-        number = len(model_blocks(models[BASE]))
-        chosen = np.linspace(0, number - 1, min(config.max_layers, number)).round().astype(int)
-        self.layers: list[int] = chosen.tolist()
-        self.last_layer = number - 1
+        self.num_layers = len(model_blocks(models[BASE]))
+        chosen = np.linspace(0, self.num_layers - 1, min(config.max_layers, self.num_layers))
+        self.layers: list[int] = chosen.round().astype(int).tolist()
         self._streams: dict[tuple[str, str, str], dict[str, Tensor]] = {}
 
     def stream(self, model: str, questions: str, split: str) -> dict[str, Tensor]:

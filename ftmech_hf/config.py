@@ -48,11 +48,11 @@ SCALES: dict[str, dict[str, Any]] = {
 }
 
 # Fields that say where or how to run, never what is computed: two runs that differ only here are the same run. A model
-# to start from is named by its place here; what it is enters a run's hash as an input.
-_PLACES = ("output_dir", "runs_dir", "model", "models", "base", "finetuned", "control", "reversed")
-_QUESTIONS = ("dataset", "other_dataset")
+# or file to start from is named by its place here; what it is enters a run's hash as an input.
+_INPUTS = ("model", "models", "files", "base", "finetuned", "control", "reversed", "dataset", "other_dataset")
+_PLACES = ("output_dir", "runs_dir")
 _MANNER = ("fresh", "workers", "checkpoint_every", "log_with", "price_per_hour")
-LOCATION_FIELDS = frozenset(_PLACES + _QUESTIONS + _MANNER)
+LOCATION_FIELDS = frozenset(_INPUTS + _PLACES + _MANNER)
 
 
 class ConfigError(ValueError):

@@ -155,7 +155,7 @@ def probing(case: Examined) -> Found:
     scores = {
         name: {int(score.site.removeprefix("block ")): score for score in fit_probes(
             case.stream(name, "capability", "train"), labels["train"], case.stream(name, "capability", "test"),
-            labels["test"], seed=case.seed, code=False).scores}
+            labels["test"], seed=case.seed, num_shuffles=1, code=False).scores}
         for name in (*case.models, *case.more_references)
     }  # fmt: skip
     shares = {
@@ -195,9 +195,12 @@ def revival(case: Examined, base: Share) -> Found:
     curves = _curves(case, FINETUNED, config.reverse_steps, config.repeats, threshold)
     steps = tuple(curve.steps for curve in curves)
     found = Revivals(steps, config.reverse_steps)
-    # The reference need not be followed beyond the step at which the question is settled.
-    enough = config.reverse_steps if found.slowest is None else round(case.rule.speed * max(found.slowest, 1))
-    null = _curves(case, NULL, enough, config.repeats, threshold)
+    # The reference need not be followed beyond the step at which the question is settled; nor more than once, for the
+    # picture, where the fine-tuned model did not come back.
+    enough, repeats = config.reverse_steps, 1
+    if found.slowest is not None:
+        enough, repeats = round(case.rule.speed * max(found.slowest, 1)), config.repeats
+    null = _curves(case, NULL, enough, repeats, threshold)
     table = [
         row("revival", f"repetition {number}", value, model=name, questions="capability", x=step,
             reference=name == NULL)

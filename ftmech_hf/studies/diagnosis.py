@@ -16,7 +16,7 @@ from ftmech_hf.models.loading import load_model, load_tokenizer, model_hash, ran
 from ftmech_hf.runs import RunDir, is_finished
 from ftmech_hf.studies import evidence, whereabouts
 from ftmech_hf.studies.common import RANDOM_INIT, StudyConfig, finish_study, open_study
-from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, ExaminationConfig, Examined, TableRow, plain
+from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, ExaminationConfig, Examined, Found, TableRow, plain
 from ftmech_hf.studies.questions import Questions, dataset_hash, dataset_questions, mask_padding, task_questions
 from ftmech_hf.tasks import Capability, PcfgShape
 from ftmech_hf.training.loop import Progress
@@ -169,7 +169,7 @@ def examine(
     """All instruments, in the order in which they need each other: (rows of the tidy table, evidence and facts)."""
     table: list[TableRow] = []
     found: dict[str, Any] = {}
-    steps: list[tuple[str, Callable[[], evidence.Found]]] = [
+    steps: list[tuple[str, Callable[[], Found]]] = [
         ("behaviour", lambda: evidence.behaviour(case)),
         ("pruning", lambda: evidence.pruning(case)),
         ("probing", lambda: evidence.probing(case)),

@@ -20,11 +20,10 @@ from ftmech_hf.analysis.probing import fit_probes
 from ftmech_hf.analysis.pruning import Mask, gradient_importance, prune_sweep, pruned
 from ftmech_hf.analysis.verdict import Revivals
 from ftmech_hf.intervals import Share, mean_interval, paired_difference, share_interval
-from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, Examined, TableRow, row
+from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, Examined, Found, TableRow, row
 from ftmech_hf.studies.revival import Curve, revive
 from ftmech_hf.training.objectives import answer_accuracy, answer_logits, answer_only_loss
 
-Found = tuple[list[TableRow], dict[str, Any]]
 EVAL_ROWS = 128
 """Test rows of every look at a model that is fine-tuned back."""
 

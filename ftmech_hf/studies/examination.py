@@ -22,8 +22,10 @@ from ftmech_hf.models.loading import random_twin
 from ftmech_hf.studies.questions import Questions, mask_padding
 
 TableRow = dict[str, Any]
+Found = tuple[list[TableRow], dict[str, Any]]
+"""What a part of a diagnosis gives: rows of the table, and evidence or facts by name."""
+
 BASE, FINETUNED, NULL = "base", "fine-tuned", "reference"
-SITES = ("resid_post", "attn_out", "mlp_act")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,8 @@ class Examined:
         seed: of all that is drawn by chance.
 
     Attributes:
-        more_references: two models of random weights, for what differs between such models.
+        more_references: names and seeds of two models of random weights, for what differs between such models; they
+            are made when they are looked into.
         layers: those that are looked into.
     """
 
@@ -84,9 +87,7 @@ class Examined:
     ) -> None:
         self.models, self.capability, self.other, self.config, self.seed = models, capability, other, config, seed
         self.rule = VerdictRule()
-        twins = (random_twin(models[BASE], seed + number) for number in (2, 3))
-        self.more_references = {f"random weights {number}": mask_padding(twin, capability.pad)
-                                for number, twin in enumerate(twins, start=2)}  # fmt: skip
+        self.more_references = {f"random weights {number}": seed + number for number in (2, 3)}
         self.both = {"capability": capability, **({"other": other} if other else {})}
         self.num_layers = len(model_blocks(models[BASE]))
         chosen = np.linspace(0, self.num_layers - 1, min(config.max_layers, self.num_layers))
@@ -98,8 +99,11 @@ class Examined:
         key = (model, questions, split)
         if key not in self._streams:
             token_ids = getattr(self.both[questions], split)
-            traced = TracedModel({**self.models, **self.more_references}[model])
-            found = traced.collect(token_ids[:, :-2], ["resid_post"], layers=self.layers)
+            looked_into = self.models.get(model)
+            if looked_into is None:
+                looked_into = random_twin(self.models[BASE], self.more_references[model])
+                mask_padding(looked_into, self.capability.pad)
+            found = TracedModel(looked_into).collect(token_ids[:, :-2], ["resid_post"], layers=self.layers)
             self._streams[key] = {f"block {layer}": found["resid_post", layer] for layer in self.layers}
         return self._streams[key]
 

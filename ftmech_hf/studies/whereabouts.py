@@ -20,10 +20,8 @@ from ftmech_hf.analysis.similarity import compare_representations
 from ftmech_hf.analysis.weights import action_on, weight_change
 from ftmech_hf.intervals import share_interval
 from ftmech_hf.models.interpolation import interpolate_weights
-from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, Examined, TableRow, row
+from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, Examined, Found, TableRow, row
 from ftmech_hf.training.objectives import answer_accuracy
-
-Found = tuple[list[TableRow], dict[str, Any]]
 
 
 def lens(case: Examined) -> Found:

@@ -16,9 +16,9 @@ import jinja2
 import yaml
 from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
-from scipy import stats
 
 from ftmech_hf.downloads import check_repo_id
+from ftmech_hf.intervals import share_interval
 from ftmech_hf.runs import describe_versions, read_metrics, write_text
 
 DESCRIPTIONS = {
@@ -55,10 +55,8 @@ def accuracy_of(last: Mapping[str, Any]) -> list[dict[str, Any]]:
     for key, value in last.items():
         if key.startswith("accuracy/"):
             right = round(value * last["eval_rows"])
-            interval = stats.binomtest(right, last["eval_rows"]).proportion_ci(method="wilson")
-            rows.append(
-                {"name": key.removeprefix("accuracy/"), "value": value, "low": interval.low, "high": interval.high}
-            )
+            _, low, high = share_interval(right, last["eval_rows"])
+            rows.append({"name": key.removeprefix("accuracy/"), "value": value, "low": low, "high": high})
     return rows
 
 

@@ -49,22 +49,10 @@ SCALES: dict[str, dict[str, Any]] = {
 
 # Fields that say where or how to run, never what is computed: two runs that differ only here are the same run. A model
 # or file to start from is named by its place here; what it is enters a run's hash as an input.
-LOCATION_FIELDS = frozenset(
-    {
-        "output_dir",
-        "fresh",
-        "workers",
-        "checkpoint_every",
-        "log_with",
-        "model",
-        "models",
-        "files",
-        "price_per_hour",
-        "runs_dir",
-        "stack",
-        "with_code",
-    }
-)
+_INPUTS = ("model", "models", "files", "base", "finetuned", "control", "reversed", "dataset", "other_dataset")
+_PLACES = ("output_dir", "runs_dir")
+_MANNER = ("fresh", "workers", "checkpoint_every", "log_with", "price_per_hour", "stack", "with_code")
+LOCATION_FIELDS = frozenset(_INPUTS + _PLACES + _MANNER)
 
 
 class ConfigError(ValueError):

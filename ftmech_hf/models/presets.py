@@ -1,22 +1,23 @@
-"""Sizes of the models we train: stock ``GPT2Config``, so that everything made for GPT-2 takes them."""
+"""Sizes of the models we train: stock GPT-2 and Llama configs, so that everything made for those takes them."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from ftmech_hf.tasks.schema import BOS, EOS, PAD, SPECIAL_TOKENS
 
 
 class Preset(NamedTuple):
-    """Shape of a GPT-2; the field names are ``GPT2Config``'s."""
+    """Shape of a model; the names of its numbers are ``GPT2Config``'s."""
 
     n_layer: int
     n_head: int
     n_embd: int
     n_positions: int
+    architecture: Literal["gpt2", "llama"] = "gpt2"
 
 
 PRESETS: dict[str, Preset] = {
@@ -24,6 +25,8 @@ PRESETS: dict[str, Preset] = {
     "micro": Preset(n_layer=4, n_head=4, n_embd=160, n_positions=128),
     # Jain et al., App. C.2: six blocks, six heads, width 192, about 3 M parameters.
     "paper": Preset(n_layer=6, n_head=6, n_embd=192, n_positions=320),
+    # The nano scale as a Llama: rotary positions, RMSNorm, a gated MLP, no biases.
+    "nano-llama": Preset(n_layer=3, n_head=4, n_embd=128, n_positions=64, architecture="llama"),
 }
 
 
@@ -35,8 +38,9 @@ def find_preset(name: str, **changes: int | None) -> Preset:
     """
     if name not in PRESETS:
         raise ValueError(f"preset: unknown {name!r}, expected one of {', '.join(PRESETS)}")
-    shape = PRESETS[name]._replace(**{field: value for field, value in changes.items() if value is not None})
-    for field, value in shape._asdict().items():
+    changed: dict[str, Any] = {field: value for field, value in changes.items() if value is not None}
+    shape = PRESETS[name]._replace(**changed)
+    for field, value in _numbers(shape).items():
         if value < 1:
             raise ValueError(f"{field}: {value}, expected at least 1")
     if shape.n_embd % shape.n_head:
@@ -44,38 +48,77 @@ def find_preset(name: str, **changes: int | None) -> Preset:
     return shape
 
 
+def _numbers(shape: Preset) -> dict[str, Any]:
+    return {name: value for name, value in shape._asdict().items() if name != "architecture"}
+
+
+def gated_width(shape: Preset) -> int:
+    """Neurons of a Llama's MLP: 8/3 of the width, rounded up to a multiple of 8, as many weights as GPT-2's 4."""
+    return -(-shape.n_embd // 3) * 8
+
+
 def expected_parameters(shape: Preset, vocab_size: int) -> int:
-    """Closed form of the parameter count of an untied GPT-2 with this shape."""
+    """Closed form of the parameter count of a model with this shape and untied embeddings."""
     width = shape.n_embd
+    if shape.architecture == "llama":
+        block = 4 * width**2 + 3 * width * gated_width(shape) + 2 * width
+        return shape.n_layer * block + width + 2 * vocab_size * width
     block = 12 * width**2 + 13 * width
     return shape.n_layer * block + 2 * width + (2 * vocab_size + shape.n_positions) * width
+
+
+def _common_settings(vocab_size: int) -> dict[str, Any]:
+    return {
+        "vocab_size": vocab_size,
+        # LoRA on tied embeddings breaks when merged, and logit lenses want the unembedding alone.
+        "tie_word_embeddings": False,
+        "bos_token_id": SPECIAL_TOKENS.index(BOS),
+        "eos_token_id": SPECIAL_TOKENS.index(EOS),
+        "pad_token_id": SPECIAL_TOKENS.index(PAD),
+        "use_cache": False,
+    }
 
 
 def gpt2_config(shape: Preset, vocab_size: int, *, dropout: float = 0.0) -> GPT2Config:
     """The ``GPT2Config`` of a shape with untied embeddings and our special token ids."""
     return GPT2Config(
-        **shape._asdict(),
-        vocab_size=vocab_size,
+        **_numbers(shape),
         # The same function as GPT-2's gelu_new in one fused kernel.
         activation_function="gelu_pytorch_tanh",
         resid_pdrop=dropout,
         embd_pdrop=dropout,
         attn_pdrop=dropout,
-        # LoRA on tied embeddings breaks when merged, and logit lenses want the unembedding alone.
-        tie_word_embeddings=False,
-        bos_token_id=SPECIAL_TOKENS.index(BOS),
-        eos_token_id=SPECIAL_TOKENS.index(EOS),
-        pad_token_id=SPECIAL_TOKENS.index(PAD),
-        use_cache=False,
+        **_common_settings(vocab_size),
     )
 
 
-def build_model(shape: Preset, vocab_size: int, *, seed: int, dropout: float = 0.0) -> GPT2LMHeadModel:
+def llama_config(shape: Preset, vocab_size: int, *, dropout: float = 0.0) -> LlamaConfig:
+    """The ``LlamaConfig`` of a shape with untied embeddings and our special token ids.
+
+    Raises:
+        ValueError: dropout in the residual stream, which Llama does not have.
+    """
+    if dropout:
+        raise ValueError(f"dropout: {dropout}, but a Llama has none")
+    return LlamaConfig(
+        hidden_size=shape.n_embd,
+        intermediate_size=gated_width(shape),
+        num_hidden_layers=shape.n_layer,
+        num_attention_heads=shape.n_head,
+        max_position_embeddings=shape.n_positions,
+        **_common_settings(vocab_size),
+    )
+
+
+def build_model(shape: Preset, vocab_size: int, *, seed: int, dropout: float = 0.0) -> PreTrainedModel:
     """A freshly initialised model; weights are a function of (shape, vocab_size, seed)."""
-    config = gpt2_config(shape, vocab_size, dropout=dropout)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = GPT2LMHeadModel(config)
+        model: PreTrainedModel = (
+            LlamaForCausalLM(llama_config(shape, vocab_size, dropout=dropout))
+            if shape.architecture == "llama"
+            else GPT2LMHeadModel(gpt2_config(shape, vocab_size, dropout=dropout))
+        )
     # HF configs accept unknown names silently; a wrong count is how that would show.
     assert model.num_parameters() == expected_parameters(shape, vocab_size)
     return model

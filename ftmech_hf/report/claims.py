@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from ftmech_hf.analysis.revival import RevivalResult, steps_to_revival
 from ftmech_hf.cards import final_accuracy
+from ftmech_hf.intervals import mean_interval
 from ftmech_hf.runs import read_metrics
 from ftmech_hf.studies import RANDOM_INIT
 
@@ -125,11 +125,10 @@ def seed_interval(values: Sequence[float], *, unit: str) -> tuple[float, float] 
     """
     if len(values) < 2:
         return None
-    mean, error = float(np.mean(values)), float(stats.sem(values))
-    low, high = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=error) if error > 0 else (mean, mean)
+    _, low, high = mean_interval(values)
     ceiling = {"%": 100.0, "share": 1.0}.get(unit, math.inf)
     floor = -math.inf if unit == "points" else 0.0
-    return max(floor, float(low)), min(ceiling, float(high))
+    return max(floor, low), min(ceiling, high)
 
 
 def judge(by_seed: Mapping[int, Mapping[str, float]]) -> list[Claim]:

@@ -103,6 +103,20 @@ def print_table(title: str, table: pd.DataFrame) -> None:
     make_console().print(shown)
 
 
+def print_diagnosis(run: RunDir, summary: Mapping[str, Any]) -> None:
+    """The verdict, the signs it rests on, and where the page is."""
+    console = make_console()
+    console.print(f"[bold]{summary['verdict']}[/]: {summary['reason']}")
+    table = Table()
+    for name in ("is it still there?", "fine-tuned model", "control", "bar", "shows"):
+        table.add_column(name)
+    for sign in summary["signs"]:
+        shown = "yes" if sign["holds"] else "no"
+        table.add_row(sign["name"], sign["measured"], sign["control"], sign["bar"], shown)
+    console.print(table)
+    console.print(f"report: {run.path / 'report.html'} (hash {run.hash})", soft_wrap=True)
+
+
 def print_changes(run: RunDir) -> None:
     """How far every model's maps are from the first one's, beside the null."""
     summary = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))

@@ -50,10 +50,11 @@ def _lines(ax: Axes, curves: Sequence[pd.Series], label: str, color: str, style:
     ax.plot(mean.index, mean.to_numpy(), style, color=color, label=label, linewidth=2)
 
 
-def _accuracy_axis(ax: Axes) -> None:
+def accuracy_axis(ax: Axes, name: str = "accuracy") -> None:
+    """An axis from 0 to 100 %."""
     ax.set_ylim(-0.03, 1.03)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    ax.set_ylabel("accuracy")
+    ax.set_ylabel(name)
 
 
 def _training_curve(folder: Path, test_set: str) -> pd.Series:
@@ -61,11 +62,13 @@ def _training_curve(folder: Path, test_set: str) -> pd.Series:
     return pd.Series({line["step"]: line[f"accuracy/{test_set}"] for line in lines})
 
 
-def _legend_below(ax: Axes) -> None:
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, columnspacing=1.2, handlelength=1.8)
+def legend_below(ax: Axes) -> None:
+    """A legend under the axes, in two columns."""
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, columnspacing=1.2, handlelength=2.6)
 
 
-def _step_axis(ax: Axes, name: str) -> None:
+def step_axis(ax: Axes, name: str) -> None:
+    """A logarithmic axis of training steps that begins at 0."""
     ax.set_xscale("symlog", linthresh=1)
     ax.set_xlim(left=0)
     ax.set_xlabel(name)
@@ -80,10 +83,10 @@ def draw_finetuning(ax: Axes, runs: Runs, run: str, title: str) -> None:
         ("count_b_cte0", "counts b, it does not", FINETUNED, "--"),
     ):
         _lines(ax, [_training_curve(folders[run], test_set) for folders in runs.values()], label, color, style)
-    _accuracy_axis(ax)
-    _step_axis(ax, "fine-tuning step")
+    accuracy_axis(ax)
+    step_axis(ax, "fine-tuning step")
     ax.set_title(title)
-    _legend_below(ax)
+    legend_below(ax)
 
 
 def draw_training(ax: Axes, run: Path, title: str) -> None:
@@ -113,13 +116,13 @@ def draw_pruning(ax: Axes, runs: Runs, run: str, control: str | None, title: str
     _lines(ax, _pruning_curves(runs, run, "random", "count_a"), "counts a, random neurons", RANDOM, "--")
     if control is not None:
         _lines(ax, _pruning_curves(runs, control, "importance", "count_a"), "control counts a", CONTROL, "--")
-    _accuracy_axis(ax)
+    accuracy_axis(ax)
     ax.set_xscale("symlog", linthresh=10)
     ax.set_xlim(left=0)
     ax.set_xticks([0, 5, 10, 20, 50], ["0", "5", "10", "20", "50"])
     ax.set_xlabel("neurons set to zero")
     ax.set_title(title)
-    _legend_below(ax)
+    legend_below(ax)
 
 
 MODEL_STYLES = {
@@ -151,10 +154,10 @@ def draw_probing(ax: Axes, runs: Runs, title: str) -> None:
     ax.axhline(majority, color="#374151", linewidth=0.8, linestyle=(0, (1, 3)))
     ax.annotate("most frequent answer", (len(sites) - 1, majority + 0.01), ha="right", va="bottom", fontsize=8)
     ax.set_xticks(range(len(sites)), sites, rotation=90 if len(sites) > 8 else 0, fontsize=7 if len(sites) > 8 else 9)
-    _accuracy_axis(ax)
+    accuracy_axis(ax)
     ax.set_xlabel("stream after")
     ax.set_title(title)
-    _legend_below(ax)
+    legend_below(ax)
 
 
 def draw_interpolation(ax: Axes, run: Path, title: str) -> None:
@@ -162,10 +165,10 @@ def draw_interpolation(ax: Axes, run: Path, title: str) -> None:
     table = pd.read_parquet(run / "table.parquet").set_index("alpha")
     for name, curve in table.items():
         ax.plot(curve.index, curve.to_numpy(), marker=".", label=str(name))
-    _accuracy_axis(ax)
+    accuracy_axis(ax)
     ax.set_xlabel("share of the way from the first model to the second")
     ax.set_title(title)
-    _legend_below(ax)
+    legend_below(ax)
 
 
 def draw_revival(ax: Axes, runs: Runs, title: str) -> None:
@@ -176,10 +179,10 @@ def draw_revival(ax: Axes, runs: Runs, title: str) -> None:
     ):
         _lines(ax, [_training_curve(folders[run], "count_a") for folders in runs.values()], label, color)
     ax.axhline(REVIVAL_THRESHOLD, color="#374151", linewidth=0.8, linestyle=(0, (1, 3)))
-    _accuracy_axis(ax)
-    _step_axis(ax, "step of reverse fine-tuning")
+    accuracy_axis(ax)
+    step_axis(ax, "step of reverse fine-tuning")
     ax.set_title(title)
-    _legend_below(ax)
+    legend_below(ax)
 
 
 @mpl.rc_context(STYLE)

@@ -88,6 +88,11 @@ def _probing_numbers(folder: Path) -> Numbers:
     if {"base", "finetuned"} <= set(_summary(folder)):
         accuracy = {name: found["accuracy"] for name, found in _summary(folder).items()}
         yield None, "change/probe", accuracy["finetuned"] - accuracy["base"]
+    table = pd.read_parquet(folder / "table.parquet")
+    table = table[table["label"] == table["label"].iloc[0]]  # of several labels the first is the pretraining operand's
+    for name, rows in table.groupby("model", sort=False):
+        for place, accuracy_there in enumerate(rows["accuracy"]):
+            yield float(place), f"read/{name}", accuracy_there
 
 
 def _interpolation_numbers(folder: Path) -> Numbers:
@@ -111,7 +116,8 @@ def stage_rows(stage: str, folder: Path) -> list[dict[str, Any]]:
 
     Training runs give the accuracies of every evaluation by the names of their test sets; fine-tuning also their
     changes from its first step to its last (negative: forgotten), and reversals the steps to revival. Pruning and
-    probing give the numbers of their summaries; along an interpolation ``step`` is alpha.
+    probing give the numbers of their summaries, and probing the accuracy at every site, where ``step`` is the number of
+    blocks passed; along an interpolation ``step`` is alpha.
     """
     numbers = READERS.get(stage, _training_numbers)(folder)
     return [{"step": step, "metric": metric, "value": value} for step, metric, value in numbers]

@@ -10,7 +10,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ftmech_hf.report.figures import STYLE
 
@@ -28,7 +28,7 @@ class FigureConfig:
             point of the grid, joined along an interpolation.
         stage: whose numbers.
         metrics: which numbers.
-        x: of lines: ``step`` or an axis.
+        x: of lines: ``step`` (of a probe: the number of blocks passed) or an axis.
         color, style, rows, columns: the axes they show; lines of one metric each by default.
         only: axis -> the one label to show.
     """
@@ -97,12 +97,16 @@ def draw_figure(summary: pd.DataFrame, axes: Sequence[str], config: FigureConfig
             _lines(ax, _pick(_pick(rows, config.rows, one), config.columns, other), config)
             ax.set_title(", ".join(str(level) for level in (one, other) if level is not None) or config.title)
             if i == len(down) - 1:
-                ax.set_xlabel(config.x)
+                ax.set_xlabel(_x_label(config))
             if j == 0 and not set(config.metrics) & set(COUNTED):
                 ax.set_ylabel("accuracy")
     handles = dict(zip(*reversed(grid[0][0].get_legend_handles_labels()), strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
     return figure
+
+
+def _x_label(config: FigureConfig) -> str:
+    return "blocks passed" if (config.x, config.stage) == ("step", "probe") else config.x
 
 
 def _lines(ax: Axes, rows: pd.DataFrame, config: FigureConfig) -> None:
@@ -116,7 +120,9 @@ def _lines(ax: Axes, rows: pd.DataFrame, config: FigureConfig) -> None:
             label = ", ".join(str(level) for level in (color, style) if level is not None)
             ax.plot(x, line["mean"], LINES[other % 4], color=f"C{number}", marker=".", label=label)
             ax.fill_between(x, line["low"], line["high"], color=f"C{number}", alpha=0.15, linewidth=0)
-    if config.x == "step":
+    if config.x == "step" and config.stage == "probe":
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    elif config.x == "step":
         ax.set_xscale("symlog", linthresh=1)
         ax.set_xlim(left=0)
         ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")

@@ -5,6 +5,8 @@ Every study writes ``table.parquet`` (tidy) and ``summary.json`` beside its conf
 
 from ftmech_hf.studies.attention import AttentionConfig, map_attention
 from ftmech_hf.studies.common import RANDOM_INIT, StudyConfig, parse_models
+from ftmech_hf.studies.diagnosis import DiagnoseConfig, diagnose
+from ftmech_hf.studies.examination import ExaminationConfig
 from ftmech_hf.studies.interpolation import InterpolateConfig, interpolate
 from ftmech_hf.studies.probing import ProbeConfig, probe
 from ftmech_hf.studies.pruning import PruneConfig, prune
@@ -14,12 +16,15 @@ from ftmech_hf.studies.truth import TruthConfig, compare_with_truth
 __all__ = [
     "RANDOM_INIT",
     "AttentionConfig",
+    "DiagnoseConfig",
+    "ExaminationConfig",
     "InterpolateConfig",
     "ProbeConfig",
     "PruneConfig",
     "StudyConfig",
     "TruthConfig",
     "compare_with_truth",
+    "diagnose",
     "interpolate",
     "load_probes",
     "map_attention",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.config import to_dict
 from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash, random_twin
-from ftmech_hf.runs import RunDir, write_json
+from ftmech_hf.runs import RunDir, write_json, write_text
 from ftmech_hf.tasks import Capability, PcfgShape, Rows, RowStream, for_capability
 from ftmech_hf.tasks.questions import OPERATORS
 
@@ -48,18 +49,25 @@ def parse_models(entries: Sequence[str]) -> dict[str, str]:
     return models
 
 
-def open_study(kind: str, config: Any, task: PcfgShape, models: Mapping[str, str]) -> RunDir:
-    """Open a study's run on models by their names; its hash covers what they are."""
+def open_study(kind: str, config: Any, task: PcfgShape, models: Mapping[str, str], *more: Any) -> RunDir:
+    """Open a study's run on models by their names; its hash covers what they are, and ``more`` settings."""
     inputs = {name: model_hash(folder) for name, folder in models.items()}
     for folder in models.values():
         check_vocabulary(folder, task.vocabulary)
-    return RunDir.open(config.output_dir, kind, to_dict(config, task), inputs=inputs, fresh=config.fresh)
+    return RunDir.open(config.output_dir, kind, to_dict(config, task, *more), inputs=inputs, fresh=config.fresh)
 
 
-def finish_study(run: RunDir, rows: list[dict[str, Any]], summary: Mapping[str, Any]) -> RunDir:
-    """Write the tidy table and the summary, and let the run appear."""
+def finish_study(
+    run: RunDir,
+    rows: list[dict[str, Any]],
+    summary: Mapping[str, Any],
+    write_page: Callable[[Path], str] | None = None,
+) -> RunDir:
+    """Write the tidy table, the summary, and the page that is made of the folder with both; and let the run appear."""
     pd.DataFrame(rows).to_parquet(run.working / "table.parquet", index=False)
     write_json(run.working / "summary.json", summary)
+    if write_page is not None:
+        write_text(run.working / "report.html", write_page(run.working))
     run.finish()
     return run
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset
-from transformers import GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from ftmech_hf.models.presets import build_model, find_preset
 from ftmech_hf.runs import RunDir
@@ -47,7 +47,7 @@ class BenchmarkConfig:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected at least 1")
 
 
-def our_loop(model: GPT2LMHeadModel, task: PcfgConfig, config: BenchmarkConfig, precision: Any, tick: Clock) -> None:
+def our_loop(model: PreTrainedModel, task: PcfgConfig, config: BenchmarkConfig, precision: Any, tick: Clock) -> None:
     """Pretraining as ``recipes/pretrain.py`` does it, without evaluations."""
     train = TrainConfig(
         steps=config.steps + WARMUP_STEPS, batch_size=config.batch_size, optimizer="adamw", num_evals=0,
@@ -61,7 +61,7 @@ def our_loop(model: GPT2LMHeadModel, task: PcfgConfig, config: BenchmarkConfig, 
         run.close()
 
 
-def bare_loop(model: GPT2LMHeadModel, task: PcfgConfig, config: BenchmarkConfig, precision: Any, tick: Clock) -> None:
+def bare_loop(model: PreTrainedModel, task: PcfgConfig, config: BenchmarkConfig, precision: Any, tick: Clock) -> None:
     """The shortest PyTorch loop."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.nn.Module.to(model, device)
@@ -99,7 +99,7 @@ class _Tick(TrainerCallback):
         self.tick()
 
 
-def hf_trainer(model: GPT2LMHeadModel, task: PcfgConfig, config: BenchmarkConfig, precision: Any, tick: Clock) -> None:
+def hf_trainer(model: PreTrainedModel, task: PcfgConfig, config: BenchmarkConfig, precision: Any, tick: Clock) -> None:
     """``transformers.Trainer`` on the same rows, made beforehand."""
     steps = config.steps + WARMUP_STEPS
     rows = RowStream(task, seed=0, split="train").rows(0, steps * config.batch_size)

@@ -6,9 +6,12 @@ import torch
 from ftmech_hf.models.presets import PRESETS, build_model, find_preset, gpt2_config
 
 
-@pytest.mark.parametrize(("preset", "parameters"), [("nano", 615_552), ("micro", 1_293_760), ("paper", 2_833_152)])
+@pytest.mark.parametrize(
+    ("preset", "parameters"),
+    [("nano", 615_552), ("micro", 1_293_760), ("paper", 2_833_152), ("nano-llama", 606_080)],
+)
 def test_parameter_counts(preset: str, parameters: int) -> None:
-    vocabulary = {"nano": 48, "micro": 112, "paper": 266}[preset]
+    vocabulary = {"micro": 112, "paper": 266}.get(preset, 48)
     assert build_model(PRESETS[preset], vocabulary, seed=0).num_parameters() == parameters
 
 
@@ -25,7 +28,7 @@ def test_weights_are_a_function_of_the_seed() -> None:
 
 
 def test_unknown_presets_and_stock_architecture() -> None:
-    with pytest.raises(ValueError, match="preset: unknown 'giant', expected one of nano, micro, paper"):
+    with pytest.raises(ValueError, match="preset: unknown 'giant', expected one of nano, micro, paper, nano-llama"):
         find_preset("giant")
     config = gpt2_config(find_preset("paper"), 300)
     assert (config.n_layer, config.n_head, config.n_embd) == PRESETS["paper"][:3] == (6, 6, 192)
@@ -40,3 +43,14 @@ def test_a_preset_can_be_changed_and_nonsense_is_refused() -> None:
         find_preset("nano", n_head=5)
     with pytest.raises(ValueError, match="n_layer: 0, expected at least 1"):
         find_preset("nano", n_layer=0)
+
+
+def test_the_llama_is_a_stock_one_that_the_task_fits_in() -> None:
+    model = build_model(find_preset("nano-llama"), 48, seed=0)
+    assert type(model).__name__ == "LlamaForCausalLM"
+    config = model.config
+    assert (config.num_hidden_layers, config.hidden_size, config.intermediate_size) == (3, 128, 344)
+    assert (config.max_position_embeddings, config.tie_word_embeddings, config.pad_token_id) == (64, False, 0)
+    assert model(torch.arange(40)[None]).logits.shape == (1, 40, 48)
+    with pytest.raises(ValueError, match=r"dropout: 0\.1, but a Llama has none"):
+        build_model(find_preset("nano-llama"), 48, seed=0, dropout=0.1)

@@ -26,6 +26,8 @@ from ftmech_hf.report.dataset import MakeDatasetConfig
 from ftmech_hf.runs import damaged_files, read_metrics
 from ftmech_hf.studies import (
     AttentionConfig,
+    DiagnoseConfig,
+    ExaminationConfig,
     InterpolateConfig,
     ProbeConfig,
     PruneConfig,
@@ -124,6 +126,7 @@ def test_every_config_parses_and_begins_by_saying_what_it_shows(path: Path) -> N
         "make_dataset": (MakeDatasetConfig, PcfgConfig),
         "truth": (TruthConfig, PcfgConfig),
         "interpolate": (InterpolateConfig, PcfgConfig),
+        "diagnose": (DiagnoseConfig, ExaminationConfig, PcfgShape),
         "sweep": (SweepConfig,),
     }["sweep" if path.stem.startswith("sweep_") else path.stem]
     parse_config(*types, argv=["--config", str(path)], sections=SECTIONS if types == (SweepConfig,) else ())

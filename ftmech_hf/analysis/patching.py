@@ -1,0 +1,134 @@
+"""Which layers carry the change? One model computes with another's activations at one site of one layer.
+
+Base activations written into the fine-tuned model say where the change must be undone for the answer to come back;
+activations of the fine-tuned model written into its base say down to which layer the base can still use them, which is
+model stitching (Lenc & Vedaldi, arXiv 1411.5908; Bansal et al., arXiv 2106.07682) without a trained layer between.
+
+The control of every patch is the same patch with the activations of *another row*: what comes back under it owes
+nothing to what the row asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ftmech_hf.activations import intervene
+from ftmech_hf.intervals import share_interval
+from ftmech_hf.training.objectives import answer_logits
+
+Place = tuple[str, int]
+"""(site, layer)"""
+
+
+@dataclass(frozen=True)
+class PatchingResult:
+    """Answers of a receiving model under patches from a donor.
+
+    Attributes:
+        right: place -> whether the receiver answered each row right with the donor's activations of it, bool (B,).
+        other_row: the same with the donor's activations of another row, on the first rows only.
+        unpatched: whether the receiver answered each row right by itself.
+    """
+
+    right: dict[Place, NDArray[np.bool_]]
+    other_row: dict[Place, NDArray[np.bool_]]
+    unpatched: NDArray[np.bool_]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The tidy table: one row per place and kind of patch."""
+        return [
+            {"site": site, "layer": layer, "patch": kind, "rows": len(values),
+             **share_interval(int(values.sum()), len(values))._asdict()}
+            for kind, patched in (("same row", self.right), ("other row", self.other_row))
+            for (site, layer), values in patched.items()
+        ]  # fmt: skip
+
+    def accuracy(self, site: str, layer: int) -> float:
+        """Share of rows answered right under one patch."""
+        return float(self.right[site, layer].mean())
+
+    def best_place(self, sites: Sequence[str]) -> Place:
+        """The place among ``sites`` whose patch gives most right answers; ties go to the first."""
+        return max((place for place in self.right if place[0] in sites), key=lambda place: self.right[place].mean())
+
+    def summary(self) -> dict[str, Any]:
+        """The best place and the accuracies with and without its patch."""
+        site, layer = self.best_place(sorted({site for site, _ in self.right}))
+        return {"site": site, "layer": layer, "accuracy": self.accuracy(site, layer),
+                "unpatched": float(self.unpatched.mean())}  # fmt: skip
+
+
+def record_activations(model: PreTrainedModel, token_ids: Tensor, places: Iterable[Place]) -> dict[Place, Tensor]:
+    """Activations of one batch (B, T) at some places, at every position, detached: (B, T, D) or (B, T, N)."""
+    seen: dict[Place, Tensor] = {}
+
+    def look(place: Place, value: Tensor) -> Tensor:
+        seen[place] = value.detach()
+        return value
+
+    writes = {place: lambda value, place=place: look(place, value) for place in places}
+    with torch.no_grad(), intervene(model, writes):
+        model(token_ids)
+    return seen
+
+
+@torch.no_grad()
+def patched_logits(receiver: PreTrainedModel, token_ids: Tensor, patch: Mapping[Place, Tensor]) -> Tensor:
+    """Answer logits (B, V) of whole rows (B, T) while the receiver computes with ``patch``."""
+    with intervene(receiver, patch):
+        return answer_logits(receiver, token_ids)
+
+
+def patch_each(
+    donor: PreTrainedModel,
+    receiver: PreTrainedModel,
+    token_ids: Tensor,
+    *,
+    sites: Sequence[str],
+    layers: Sequence[int],
+    other_rows: int,
+    batch_size: int = 128,
+) -> PatchingResult:
+    """Patch every site of every layer by itself, at all positions.
+
+    Args:
+        donor: whose activations are written; of the receiver's shape.
+        receiver: which computes with them.
+        token_ids: whole rows (B, T); the answer is the last token but one.
+        sites: some of :data:`ftmech_hf.activations.WRITABLE`.
+        layers: which layers.
+        other_rows: on how many rows the control is measured.
+        batch_size: rows of one forward pass.
+    """
+    places = [(site, layer) for site in sites for layer in layers]
+    right: dict[Place, list[Tensor]] = {place: [] for place in places}
+    other: dict[Place, list[Tensor]] = {place: [] for place in places}
+    alone: list[Tensor] = []
+    shifted = token_ids.roll(1, 0)
+    for start in range(0, len(token_ids), batch_size):
+        rows = token_ids[start : start + batch_size]
+        answer = rows[:, -2]
+        with torch.no_grad():
+            alone.append(answer_logits(receiver, rows).argmax(-1) == answer)
+        found = record_activations(donor, rows[:, :-2], places)
+        for place in places:
+            right[place].append(patched_logits(receiver, rows, {place: found[place]}).argmax(-1) == answer)
+        few = max(0, min(len(rows), other_rows - start))
+        if few:
+            found = record_activations(donor, shifted[start : start + few, :-2], places)
+            for place in places:
+                logits = patched_logits(receiver, rows[:few], {place: found[place]})
+                other[place].append(logits.argmax(-1) == answer[:few])
+    return PatchingResult(
+        {place: torch.cat(parts).numpy() for place, parts in right.items()},
+        {place: torch.cat(parts).numpy() for place, parts in other.items() if parts},
+        torch.cat(alone).numpy(),
+    )

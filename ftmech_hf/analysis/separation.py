@@ -1,0 +1,83 @@
+"""How far apart does a model hold two kinds of prompts? Cluster separation (Jain et al., arXiv 2407.10264).
+
+With the means of both kinds, ``tau(x) = ||a(x) - mean of the other kind|| - ||a(x) - mean of its own kind||``: positive
+on its own side. Deviations: their means come from the rows that are then measured, which makes tau positive for any two
+kinds; here from the other half of them. And theirs is the mean over ten positions of an output, here the one position
+that predicts the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ftmech_hf.intervals import share_interval
+
+
+@dataclass(frozen=True)
+class SeparationResult:
+    """Attributes:
+    tau: site -> tau of every measured row of both kinds, (B,), in units of the activations.
+    scale: site -> mean distance of a row from its own kind's mean, to compare models of other scales.
+    shuffled: site -> mean tau when the kinds are assigned by chance.
+    """
+
+    tau: dict[str, Tensor]
+    scale: dict[str, float]
+    shuffled: dict[str, float]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The tidy table: one row per site; ``tau`` and ``shuffled`` in units of ``scale``."""
+        table = []
+        for site, values in self.tau.items():
+            unit = self.scale[site] or 1.0
+            right = share_interval(int((values > 0).sum()), len(values))
+            table.append(
+                {"site": site, "tau": float(values.mean()) / unit, "deviation": float(values.std()) / unit,
+                 "own_side": right.value, "own_side_low": right.low, "own_side_high": right.high,
+                 "shuffled": self.shuffled[site] / unit}
+            )  # fmt: skip
+        return table
+
+    def summary(self) -> dict[str, Any]:
+        """The site that separates best."""
+        best = max(self.rows(), key=lambda row: row["tau"])
+        return {"best_site": best["site"], "tau": best["tau"], "own_side": best["own_side"]}
+
+
+def cluster_tau(first: Tensor, second: Tensor) -> tuple[Tensor, float]:
+    """(tau of the second halves of both kinds, mean distance from the own mean); means from the first halves.
+
+    Args:
+        first, second: activations of the two kinds, (B, D) and (C, D), in random order.
+    """
+    halves = [(values[: len(values) // 2], values[len(values) // 2 :]) for values in (first, second)]
+    means = [fitted.mean(0) for fitted, _ in halves]
+    taus, own = [], []
+    for number, (_, measured) in enumerate(halves):
+        near, far = ((measured - means[which]).norm(dim=-1) for which in (number, 1 - number))
+        taus.append(far - near)
+        own.append(near)
+    return torch.cat(taus), float(torch.cat(own).mean())
+
+
+def cluster_separation(first: Mapping[str, Tensor], second: Mapping[str, Tensor], *, seed: int) -> SeparationResult:
+    """Tau of two kinds of prompts at every site.
+
+    Args:
+        first, second: site -> activations of the one kind (B, D) and of the other (C, D), each in random order.
+        seed: of the control's kinds.
+    """
+    if list(first) != list(second):
+        raise ValueError(f"sites: {list(first)} and {list(second)}, expected the same")
+    tau, scale, shuffled = {}, {}, {}
+    for site, values in first.items():
+        tau[site], scale[site] = cluster_tau(values, second[site])
+        both = torch.cat([values, second[site]])
+        mixed = both[torch.randperm(len(both), generator=torch.Generator().manual_seed(seed))]
+        shuffled[site] = float(cluster_tau(mixed[: len(values)], mixed[len(values) :])[0].mean())
+    return SeparationResult(tau, scale, shuffled)

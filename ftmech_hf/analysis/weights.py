@@ -1,0 +1,169 @@
+"""How large is the change of the weights, of what rank, and where does it point? (Jain et al., arXiv 2407.10264, B4.)
+
+Everything is said of ``dW = after - before`` of one matrix, beside a random matrix of the same norm. Their released
+script takes the fine-tuned matrix itself where their paper says dW; this takes the difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ENERGY = 0.9
+"""The singular vectors that count are the largest ones that hold this share of the squared singular values."""
+
+
+@dataclass(frozen=True)
+class MatrixChange:
+    """The change of one matrix.
+
+    Attributes:
+        relative_norm: Frobenius norm of dW over that of W.
+        effective_rank: exponential of the entropy of dW's normalised singular values (Roy & Vetterli, 2007): at most
+            the rank, and 0 if nothing changed.
+        random_rank: that of a random matrix of the same shape.
+        largest_share: of the largest singular value in the squared norm of dW.
+        outside: mean squared length of dW's main left singular vectors outside the column space of W (in its left null
+            space), where W's column space is that of its main singular vectors; 0 (inside) to 1.
+        random_outside: the same for a direction by chance: the share of dimensions outside.
+        spectrum: singular values of dW over the Frobenius norm of W, largest first.
+        random_spectrum: those of the random matrix, scaled to the norm of dW.
+    """
+
+    relative_norm: float
+    effective_rank: float
+    random_rank: float
+    largest_share: float
+    outside: float
+    random_outside: float
+    spectrum: Tensor
+    random_spectrum: Tensor
+
+
+@dataclass(frozen=True)
+class WeightChangeResult:
+    """Attributes:
+    matrices: name -> its change.
+    vectors: name of any other parameter (biases, norms) -> relative norm of its change.
+    """
+
+    matrices: dict[str, MatrixChange]
+    vectors: dict[str, float]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The tidy table: one row per matrix, without spectra."""
+        kept = [name for name in MatrixChange.__annotations__ if "spectrum" not in name]
+        return [
+            {"matrix": name, **{field: getattr(change, field) for field in kept}}
+            for name, change in self.matrices.items()
+        ]
+
+    def summary(self) -> dict[str, Any]:
+        """The matrix that changed most, and the mean of what is said of those that changed."""
+        changed = [change for change in self.matrices.values() if change.relative_norm > 0]
+        most = max(self.matrices, key=lambda name: self.matrices[name].relative_norm)
+        if not changed:
+            return {"changed": 0, "most_changed": None}
+        mean = {
+            name: sum(getattr(change, name) for change in changed) / len(changed)
+            for name in ("relative_norm", "effective_rank", "random_rank", "outside", "random_outside")
+        }
+        return {"changed": len(changed), "most_changed": most, "largest": self.matrices[most].relative_norm, **mean}
+
+
+def effective_rank(singular_values: Tensor) -> float:
+    """Exponential of the entropy of singular values divided by their sum (Roy & Vetterli, EUSIPCO 2007); 0 for none."""
+    total = singular_values.sum()
+    if total <= 0:
+        return 0.0
+    shares = singular_values / total
+    shares = shares[shares > 0]
+    return float(torch.exp(-(shares * shares.log()).sum()))
+
+
+def main_directions(singular_values: Tensor, energy: float = ENERGY) -> int:
+    """How many of the largest singular values (descending) hold ``energy`` of the sum of their squares."""
+    squares = singular_values.double().square()
+    return int((squares.cumsum(0) / squares.sum() < energy - 1e-12).sum()) + 1
+
+
+def matrix_change(before: Tensor, after: Tensor, *, seed: int) -> MatrixChange:
+    """The change of one matrix, (outputs, inputs).
+
+    Args:
+        before, after: of the same shape.
+        seed: of the random matrix.
+    """
+    weight, delta = before.double(), after.double() - before.double()
+    norm = weight.norm()
+    random = torch.randn(weight.shape, dtype=weight.dtype, generator=torch.Generator().manual_seed(seed))
+    random_values = torch.linalg.svdvals(random / random.norm())
+    left, values, _ = torch.linalg.svd(weight, full_matrices=False)
+    column_space = left[:, : main_directions(values)]
+    random_outside = 1 - column_space.shape[1] / len(weight)
+    if not delta.any():
+        empty = torch.zeros(len(random_values), dtype=weight.dtype)
+        rank = effective_rank(random_values)
+        return MatrixChange(0.0, 0.0, rank, 0.0, 0.0, random_outside, empty, empty)
+    left, values, _ = torch.linalg.svd(delta, full_matrices=False)
+    # What lies below the rounding of float32 weights is no direction of change.
+    values = torch.where(values > 1e-6 * values[0], values, 0.0)
+    main = left[:, : main_directions(values)]
+    outside = 1 - float((column_space.T @ main).square().sum(0).mean())
+    return MatrixChange(
+        relative_norm=float(delta.norm() / norm),
+        effective_rank=effective_rank(values),
+        random_rank=effective_rank(random_values),
+        largest_share=float(values[0] ** 2 / values.square().sum()),
+        outside=outside,
+        random_outside=random_outside,
+        spectrum=(values / norm).float(),
+        random_spectrum=(random_values * delta.norm() / norm).float(),
+    )
+
+
+def weight_change(
+    before: Mapping[str, Tensor], after: Mapping[str, Tensor], transposed: Mapping[str, bool], *, seed: int = 0
+) -> WeightChangeResult:
+    """The change of every parameter.
+
+    Args:
+        before, after: name -> parameter, the same names and shapes in both.
+        transposed: names of the matrices to look into -> whether they are kept as (inputs, outputs), as GPT-2's
+            ``Conv1D`` keeps them; all other parameters get their relative norm alone.
+        seed: of the random matrices.
+
+    Raises:
+        ValueError: the two differ in names or shapes.
+    """
+    shapes = [{name: tuple(p.shape) for name, p in each.items()} for each in (before, after)]
+    if shapes[0] != shapes[1]:
+        differing = sorted({name for name, _ in shapes[0].items() ^ shapes[1].items()})
+        raise ValueError(f"models: their weights have other names or shapes: {', '.join(differing[:3])}")
+    matrices, vectors = {}, {}
+    for number, (name, weight) in enumerate(before.items()):
+        one, other = weight.detach().cpu(), after[name].detach().cpu()
+        if name in transposed:
+            turned = transposed[name]
+            one, other = (one.T, other.T) if turned else (one, other)
+            matrices[name] = matrix_change(one, other, seed=seed + number)
+        else:
+            vectors[name] = float((other.double() - one.double()).norm() / one.double().norm().clamp(min=1e-12))
+    return WeightChangeResult(matrices, vectors)
+
+
+def action_on(delta: Tensor, weight: Tensor, activations: Tensor) -> Tensor:
+    """How strongly a change acts on activations (B, inputs): ``||dW a|| / ||W a||`` of every row, (B,).
+
+    With the singular value decomposition of dW this is the length of the activation's projections on the right singular
+    vectors, each weighted by its singular value: the row-space analysis of arXiv 2407.10264.
+
+    Args:
+        delta, weight: (outputs, inputs).
+        activations: what enters the matrix.
+    """
+    return (activations @ delta.T).norm(dim=-1) / (activations @ weight.T).norm(dim=-1).clamp(min=1e-12)

@@ -1,0 +1,63 @@
+"""Intervals of measured shares: what may be said about an accuracy that was measured on so many rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+class Share(NamedTuple):
+    """A share, a difference or a mean, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def share_interval(right: int, number: int) -> Share:
+    """A share with its 95 % Wilson interval.
+
+    Args:
+        right: how many of them, 0 to ``number``.
+        number: of independent rows.
+    """
+    interval = stats.binomtest(right, number).proportion_ci(CONFIDENCE, method="wilson")
+    return Share(right / number, float(interval.low), float(interval.high))
+
+
+def mean_interval(values: Sequence[float]) -> Share:
+    """A mean of at least two independent values, such as one per seed, with its 95 % Student t interval."""
+    mean, error = float(np.mean(values)), float(stats.sem(values))
+    low, high = stats.t.interval(CONFIDENCE, len(values) - 1, loc=mean, scale=error) if error > 0 else (mean, mean)
+    return Share(mean, float(low), float(high))
+
+
+def paired_difference(first: ArrayLike, second: ArrayLike) -> Share:
+    """First share less second share of the *same* rows, with its 95 % interval.
+
+    Agresti and Min (Statistics in Medicine 24, 2005): a Wald interval after adding half a row to each of the four cells
+    of the table, which keeps its coverage where few or no rows differ.
+
+    Args:
+        first, second: whether each row was right, bool (B,) each.
+
+    Raises:
+        ValueError: their lengths differ.
+    """
+    one, other = np.asarray(first, bool), np.asarray(second, bool)
+    if one.shape != other.shape:
+        raise ValueError(f"rows: {one.shape} and {other.shape}, expected the same rows in both")
+    number = len(one) + 2
+    only_first, only_second = int((one & ~other).sum()) + 0.5, int((other & ~one).sum()) + 0.5
+    centre = (only_first - only_second) / number
+    variance = (only_first + only_second - (only_first - only_second) ** 2 / number) / number**2
+    half = float(stats.norm.ppf(0.5 + CONFIDENCE / 2)) * math.sqrt(variance)
+    value = float(one.mean() - other.mean())
+    return Share(value, min(value, centre - half), max(value, centre + half))

@@ -1,0 +1,195 @@
+"""Is a capability of a base model still there in what it was fine-tuned into? All instruments on one pair of models."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from ftmech_hf.analysis.verdict import Evidence, judge_capability
+from ftmech_hf.config import to_dict
+from ftmech_hf.models.loading import load_model, load_tokenizer, model_hash, random_twin
+from ftmech_hf.runs import RunDir, is_finished
+from ftmech_hf.studies import evidence, whereabouts
+from ftmech_hf.studies.common import RANDOM_INIT, StudyConfig, finish_study, open_study
+from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, ExaminationConfig, Examined, Found, TableRow, plain
+from ftmech_hf.studies.questions import Questions, dataset_hash, dataset_questions, mask_padding, task_questions
+from ftmech_hf.tasks import Capability, PcfgShape
+from ftmech_hf.training.loop import Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnoseConfig(StudyConfig):
+    """Which models to diagnose, and what to ask them."""
+
+    base: str = field(default="runs/pretrain", metadata={"help": "folder of the base model, or its name on the Hub"})
+    finetuned: str = field(default="runs/finetune", metadata={"help": "what it was fine-tuned into; may be an adapter"})
+    control: str | None = field(
+        default=None,
+        metadata={"help": "a model of the same shape that never had the capability; else one of random weights"},
+    )
+    reversed: str | None = field(
+        default=None, metadata={"help": "the model after reverse fine-tuning, for the path; else it is made here"}
+    )
+    dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "questions about the capability: columns prompt and answer; the procedural task if not given"
+        },
+    )
+    other_dataset: str | None = field(
+        default=None, metadata={"help": "questions that fine-tuning taught, in the same columns"}
+    )
+    operator: str = field(default="count", metadata={"help": "without a dataset: task token of the capability"})
+    other_correlation: float | None = field(
+        default=1.0, metadata={"help": "without a dataset: share of texts with the correlation, in what was taught"}
+    )
+    output_dir: str = field(default="runs/diagnose", metadata={"help": "the run's folder"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.other_dataset and not self.dataset:
+            raise ValueError(f"other_dataset: {self.other_dataset}, but no dataset with the capability's questions")
+
+
+def diagnose(
+    config: DiagnoseConfig,
+    examination: ExaminationConfig,
+    shape: PcfgShape,
+    *,
+    write_page: Callable[[Path], str] | None = None,
+    progress: Progress | None = None,
+) -> RunDir:
+    """Examine a pair of models and give a verdict; see :mod:`ftmech_hf.analysis.verdict` for the rule.
+
+    Args:
+        config: which models, which questions.
+        examination: how thoroughly.
+        shape: of the procedural task, where no data set is given.
+        write_page: makes ``report.html`` of the folder with the table and the summary.
+        progress: called after every instrument.
+
+    Raises:
+        ValueError: models of other shapes or vocabularies, or questions that cannot be asked.
+    """
+    if is_finished(Path(config.output_dir)) and not config.fresh:
+        return _open(config, examination, shape)
+    started = time.monotonic()
+    case, reversed_model = _prepare(config, examination, shape)  # what cannot be asked shows before anything is written
+    run = _open(config, examination, shape)
+    try:
+        table, found = examine(case, reversed_model, progress)
+        result = judge_capability(Evidence(**{name: found[name] for name in Evidence.__annotations__}), case.rule)
+        facts = {**_describe(config, case), "seconds": round(time.monotonic() - started, 1), "hash": run.hash}
+        summary = {**result.summary(), "evidence": plain(found), "rule": vars(case.rule), "facts": facts}
+        return finish_study(run, table, summary, write_page)
+    finally:
+        run.close()
+
+
+def _describe(config: DiagnoseConfig, case: Examined) -> dict[str, Any]:
+    base = case.models[BASE]
+    return {
+        "base": config.base,
+        "finetuned": config.finetuned,
+        "reference": config.control or RANDOM_INIT,
+        "capability": case.capability.name,
+        "other": case.other.name if case.other else None,
+        "rows": len(case.capability.test),
+        "parameters": base.num_parameters(),
+        "architecture": type(base).__name__,
+        "layers": case.num_layers,
+    }
+
+
+def _models(config: DiagnoseConfig) -> dict[str, str]:
+    given = {"base": config.base, "finetuned": config.finetuned, "control": config.control, "reversed": config.reversed}
+    return {name: folder for name, folder in given.items() if folder is not None}
+
+
+def _open(config: DiagnoseConfig, examination: ExaminationConfig, shape: PcfgShape) -> RunDir:
+    models = _models(config)
+    if config.dataset is None:
+        return open_study("diagnose", config, shape, models, examination)
+    inputs = {name: model_hash(folder) for name, folder in models.items()}
+    for name in ("dataset", "other_dataset"):
+        if getattr(config, name):
+            inputs[name] = dataset_hash(getattr(config, name))
+    settings = to_dict(config, shape, examination)
+    return RunDir.open(config.output_dir, "diagnose", settings, inputs=inputs, fresh=config.fresh)
+
+
+def _questions(
+    config: DiagnoseConfig, examination: ExaminationConfig, shape: PcfgShape
+) -> tuple[Questions, Questions | None]:
+    sizes = {"seed": config.seed, "train_rows": examination.fit_rows, "test_rows": examination.rows}
+    if config.dataset is None:
+        words = [shape.operand_word(config.operator, each) for each in (shape.base_operand, shape.correlated_operand)]
+        return (
+            task_questions(shape, Capability(config.operator, words[0]), **sizes),
+            task_questions(shape, Capability(config.operator, words[1]), correlation=config.other_correlation, **sizes),
+        )
+    names = [config.dataset, *([config.other_dataset] if config.other_dataset else [])]
+    capability, *others = dataset_questions(names, load_tokenizer(config.base), **sizes)
+    return capability, others[0] if others else None
+
+
+def _prepare(
+    config: DiagnoseConfig, examination: ExaminationConfig, shape: PcfgShape
+) -> tuple[Examined, PreTrainedModel | None]:
+    capability, other = _questions(config, examination, shape)
+    loaded = {name: load_model(folder) for name, folder in _models(config).items()}
+    base = loaded["base"]
+    for name, model in loaded.items():
+        _check_same_shape(name, base, model)
+    loaded.setdefault("control", random_twin(base, config.seed + 1))
+    for model in loaded.values():
+        mask_padding(model, capability.pad)
+    models = {BASE: base, FINETUNED: loaded["finetuned"], NULL: loaded["control"]}
+    return Examined(models, capability, other, examination, config.seed), loaded.get("reversed")
+
+
+def _check_same_shape(name: str, base: PreTrainedModel, model: PreTrainedModel) -> None:
+    first, second = ({key: tuple(p.shape) for key, p in each.named_parameters()} for each in (base, model))
+    if first != second:
+        differing = sorted({key for key, _ in first.items() ^ second.items()})
+        raise ValueError(
+            f"{name}: its weights have other names or shapes than the base's: {', '.join(differing[:3])}; "
+            "a diagnosis compares models of one architecture"
+        )
+
+
+def examine(
+    case: Examined, reversed_model: PreTrainedModel | None, progress: Progress | None
+) -> tuple[list[TableRow], dict[str, Any]]:
+    """All instruments, in the order in which they need each other: (rows of the tidy table, evidence and facts)."""
+    table: list[TableRow] = []
+    found: dict[str, Any] = {}
+    steps: list[tuple[str, Callable[[], Found]]] = [
+        ("behaviour", lambda: evidence.behaviour(case)),
+        ("pruning", lambda: evidence.pruning(case)),
+        ("probing", lambda: evidence.probing(case)),
+        ("patching", lambda: evidence.patching(case, found["cuts"])),
+        ("reverse fine-tuning", lambda: evidence.revival(case, found["base"])),
+        ("path", lambda: whereabouts.path(case, reversed_model or found.pop("reversed"))),
+        ("weights", lambda: whereabouts.weights(case)),
+        ("logit lens", lambda: whereabouts.lens(case)),
+        ("similarity", lambda: whereabouts.similarity(case)),
+        ("separation", lambda: whereabouts.separation(case)),
+        ("sensitivity", lambda: whereabouts.sensitivity(case)),
+    ]
+    seconds = {}
+    for number, (name, step) in enumerate(steps):
+        started = time.monotonic()
+        rows, facts = step()
+        table += rows
+        found |= facts
+        seconds[name] = round(time.monotonic() - started, 2)
+        if progress is not None:
+            progress(number + 1, len(steps), name)
+    found.pop("reversed", None)
+    return table, {**found, "seconds": seconds}

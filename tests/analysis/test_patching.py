@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ftmech_hf.activations import find_layout, model_blocks
+from ftmech_hf.analysis.patching import patch_each, patched_logits, record_activations
+from ftmech_hf.training.objectives import answer_logits
+
+SITES = ("resid_post", "attn_out", "mlp_act")
+
+
+def answered_by(model: PreTrainedModel, number: int = 24) -> Tensor:
+    """Rows whose answers are what this model says."""
+    torch.manual_seed(1)
+    rows = torch.randint(3, 40, (number, 12))
+    with torch.no_grad():
+        rows[:, -2] = answer_logits(model, rows).argmax(-1)
+    return rows
+
+
+def with_noise(model: PreTrainedModel, *names: str) -> PreTrainedModel:
+    """A copy in which the matrices with these words in their names are other ones."""
+    changed = copy.deepcopy(model)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in changed.named_parameters():
+            if parameter.ndim == 2 and any(word in name for word in names):
+                parameter.copy_(torch.randn_like(parameter) * parameter.std() * 2)
+    return changed
+
+
+def test_patching_all_of_the_base_gives_its_outputs_exactly(any_model: PreTrainedModel) -> None:
+    rows = answered_by(any_model)
+    blocks = [name for name, _ in model_blocks(any_model)]
+    tuned = with_noise(any_model, *blocks)
+    assert (answer_logits(tuned, rows) - answer_logits(any_model, rows)).abs().max() > 0.1
+    places = [(site, layer) for site in SITES for layer in range(len(blocks))]
+    found = record_activations(any_model, rows[:, :-2], places)
+    with torch.no_grad():
+        expected = answer_logits(any_model, rows)
+        assert torch.equal(patched_logits(tuned, rows, found), expected)
+        # and not if the last block's stream is left out
+        del found["resid_post", len(blocks) - 1]
+        assert not torch.equal(patched_logits(tuned, rows, found), expected)
+
+
+def test_activations_are_the_doors(any_model: PreTrainedModel) -> None:
+    from ftmech_hf.activations import TracedModel
+
+    rows = answered_by(any_model)
+    found = record_activations(any_model, rows[:, :-2], [("resid_post", 0), ("attn_out", 1), ("mlp_act", 1)])
+    for (site, layer), value in found.items():
+        expected = TracedModel(any_model).collect(rows[:, :-2], [site], positions=list(range(10)))[site, layer]
+        assert torch.equal(value, expected)
+
+
+@pytest.mark.parametrize("changed", [0, 1])
+def test_a_change_of_one_attention_is_found_there_and_nowhere_else(any_model: PreTrainedModel, changed: int) -> None:
+    layout, blocks = find_layout(any_model), [name for name, _ in model_blocks(any_model)]
+    tuned = with_noise(any_model, f"{blocks[changed]}.{layout.attention}.")
+    rows = answered_by(any_model)
+    found = patch_each(any_model, tuned, rows, sites=SITES, layers=[0, 1], other_rows=8, batch_size=7)
+    assert found.unpatched.mean() < 0.8
+    assert found.accuracy("attn_out", changed) == 1
+    assert found.accuracy("attn_out", 1 - changed) < 1
+    # the whole stream repairs it from the changed block on, not before
+    assert found.accuracy("resid_post", 1) == 1
+    assert (found.accuracy("resid_post", 0) == 1) == (changed == 0)
+    assert found.best_place(["attn_out"]) == ("attn_out", changed)
+    assert {len(values) for values in found.other_row.values()} == {8}
+    assert len(found.rows()) == 12
+    assert found.summary()["accuracy"] == 1
+
+
+def test_another_rows_activations_do_not_help_and_no_change_needs_none(any_model: PreTrainedModel) -> None:
+    rows = answered_by(any_model)
+    same = patch_each(any_model, any_model, rows, sites=["resid_post"], layers=[0, 1], other_rows=24)
+    assert same.unpatched.all()
+    assert all(values.all() for values in same.right.values())
+    # the control answers another row's question
+    shifted = rows[:, -2].roll(1, 0) == rows[:, -2]
+    assert torch.equal(torch.from_numpy(same.other_row["resid_post", 1]), shifted)
+    assert not shifted.all()

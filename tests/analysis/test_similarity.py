@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ftmech_hf.analysis.similarity import compare_representations, linear_cka, unbiased_hsic
+
+
+def hsic_by_definition(first: Tensor, second: Tensor) -> float:
+    """The U-statistic over all quadruples of distinct rows (Gretton et al., 2005; Song et al., 2012)."""
+    total, number = 0.0, len(first)
+    for i, j, q, r in itertools.permutations(range(number), 4):
+        total += float(first[i, j] * (second[i, j] + second[q, r] - 2 * second[i, q]))
+    return total / math.perm(number, 4)
+
+
+def test_it_is_the_statistic_over_all_quadruples() -> None:
+    rng = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(7, width, generator=rng).double() for width in (3, 5))
+    grams = [values @ values.T for values in (first, second)]
+    assert float(unbiased_hsic(*grams)) == pytest.approx(hsic_by_definition(*grams))
+    own = [hsic_by_definition(gram, gram) for gram in grams]
+    centred = [(values - values.mean(0)) @ (values - values.mean(0)).T for values in (first, second)]
+    # the statistic does not depend on where zero is
+    assert float(unbiased_hsic(*centred)) == pytest.approx(float(unbiased_hsic(*grams)))
+    assert linear_cka(first, second) == pytest.approx(hsic_by_definition(*grams) / math.sqrt(own[0] * own[1]))
+
+
+def test_rotation_scale_and_shift_change_nothing_and_another_map_does() -> None:
+    torch.manual_seed(0)
+    values = torch.randn(100, 8) * torch.tensor([9.0, 5, 3, 2, 1, 1, 1, 1])
+    rotation, _ = torch.linalg.qr(torch.randn(8, 8))
+    assert linear_cka(values, values @ rotation * 3 + 5) == pytest.approx(1, abs=1e-5)
+    assert linear_cka(values, values / values.std(0)) < 0.9
+    assert linear_cka(values, values**2) < 0.3
+
+
+def test_unrelated_ones_are_at_zero_where_the_plain_estimator_is_not() -> None:
+    torch.manual_seed(0)
+    drawn = [(torch.randn(60, 100), torch.randn(60, 100)) for _ in range(40)]
+    debiased = [linear_cka(*pair) for pair in drawn]
+    assert abs(np.mean(debiased)) < 0.02
+    first, second = (values - values.mean(0) for values in drawn[0])
+    plain = (first.T @ second).norm() ** 2 / ((first.T @ first).norm() * (second.T @ second).norm())
+    assert plain > 0.5
+
+
+def test_the_control_shuffles_and_constants_have_no_similarity() -> None:
+    torch.manual_seed(0)
+    values = torch.randn(200, 6)
+    first = {"block 0": torch.ones(200, 6), "block 1": values}
+    result = compare_representations(first, {"block 0": torch.ones(200, 6), "block 1": values + 0.1}, seed=0)
+    assert math.isnan(result.cka["block 0"])
+    assert result.cka["block 1"] == pytest.approx(1)
+    assert result.halves["block 1"] == (pytest.approx(1), pytest.approx(1))
+    assert abs(result.shuffled["block 1"]) < 0.1
+    assert result.summary()["most_changed"] == "block 1"
+    assert len(result.rows()) == 2
+    with pytest.raises(ValueError, match="sites"):
+        compare_representations(first, {"block 1": values}, seed=0)
+    with pytest.raises(ValueError, match="rows: 200 and 199"):
+        linear_cka(values, values[1:])

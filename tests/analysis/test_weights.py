@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from ftmech_hf.activations import find_layout, find_units, model_blocks
+from ftmech_hf.analysis.weights import action_on, effective_rank, main_directions, matrix_change, weight_change
+
+
+def test_the_effective_rank_counts_equal_singular_values_and_is_below_the_rank() -> None:
+    assert effective_rank(torch.tensor([2.0, 2, 2, 0])) == pytest.approx(3)
+    assert effective_rank(torch.tensor([5.0, 0, 0])) == pytest.approx(1)
+    assert effective_rank(torch.zeros(3)) == 0
+    values = np.array([4.0, 2, 1])
+    shares = values / values.sum()
+    assert effective_rank(torch.from_numpy(values)) == pytest.approx(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def test_main_directions_hold_the_energy_and_one_less_do_not() -> None:
+    values = torch.tensor([3.0, 2, 1, 1])
+    assert main_directions(values, 9 / 15) == 1
+    assert main_directions(values, 10 / 15) == 2
+    assert main_directions(values, 1.0) == 4
+
+
+def test_a_low_rank_update_has_at_most_its_rank() -> None:
+    torch.manual_seed(0)
+    before = torch.randn(40, 30)
+    update = torch.randn(40, 4) @ torch.randn(4, 30) * 0.1
+    change = matrix_change(before, before + update, seed=0)
+    assert 3 < change.effective_rank <= 4 + 1e-3
+    assert change.random_rank > 20
+    assert change.relative_norm == pytest.approx(float(update.norm() / before.norm()), rel=1e-4)
+    expected = np.linalg.svd(update.numpy(), compute_uv=False) / np.linalg.norm(before.numpy())
+    np.testing.assert_allclose(change.spectrum[:4], expected[:4], rtol=1e-3)
+    assert float(change.random_spectrum.norm()) == pytest.approx(change.relative_norm, rel=1e-4)
+
+
+def test_where_it_points_is_seen_by_construction_and_at_chance_for_a_random_matrix() -> None:
+    torch.manual_seed(0)
+    basis, _ = torch.linalg.qr(torch.randn(60, 60))
+    rows, _ = torch.linalg.qr(torch.randn(50, 20))
+    # writes into 20 of 60 dimensions, and three times as much into the first five
+    before = basis[:, :20] @ torch.diag(torch.tensor([3.0] * 5 + [1.0] * 15)) @ rows.T
+    inside = matrix_change(before, before + basis[:, :5] @ torch.randn(5, 50), seed=0)
+    outside = matrix_change(before, before + basis[:, 40:45] @ torch.randn(5, 50), seed=0)
+    assert outside.outside == pytest.approx(1, abs=1e-4)
+    assert inside.outside == pytest.approx(0, abs=1e-4)
+    assert inside.random_outside == 1 - 14 / 60  # 14 directions hold nine tenths of the energy
+    drawn = [matrix_change(before, before + torch.randn(60, 50), seed=0).outside for _ in range(5)]
+    assert np.mean(drawn) == pytest.approx(inside.random_outside, abs=0.05)
+
+
+def test_no_change_is_none() -> None:
+    weight = torch.randn(8, 6)
+    change = matrix_change(weight, weight.clone(), seed=0)
+    assert (change.relative_norm, change.effective_rank, change.outside) == (0, 0, 0)
+    assert not change.spectrum.any()
+    result = weight_change({"w": weight, "b": torch.ones(3)}, {"w": weight, "b": torch.ones(3)}, {"w": False})
+    assert result.summary() == {"changed": 0, "most_changed": None}
+    assert result.vectors == {"b": 0}
+
+
+def test_a_change_of_one_matrix_is_found_in_it_alone(any_model: PreTrainedModel) -> None:
+    units = find_units(any_model, "row")
+    layout = find_layout(any_model)
+    name = f"{layout.blocks}.1.{layout.mlp_down}"
+    changed = copy.deepcopy(any_model)
+    with torch.no_grad():
+        # one neuron's output: a row, which GPT-2 keeps as a column
+        group = find_units(changed, "row")[name]
+        group.weight.select(group.axis, 2).add_(1.0)
+    transposed = {f"{each}.weight": group.axis == 1 for each, group in units.items()}
+    result = weight_change(dict(any_model.named_parameters()), dict(changed.named_parameters()), transposed)
+    assert {key for key, change in result.matrices.items() if change.relative_norm > 0} == {f"{name}.weight"}
+    assert result.matrices[f"{name}.weight"].effective_rank == pytest.approx(1, abs=1e-3)
+    assert result.summary()["most_changed"] == f"{name}.weight"
+    assert not any(result.vectors.values())
+    assert len(result.rows()) == len(units)
+    one = dict(any_model.named_parameters())
+    with pytest.raises(ValueError, match="other names or shapes"):
+        weight_change(one, {**one, "more": torch.ones(2)}, transposed)
+
+
+def test_the_action_is_the_sigma_weighted_projection(any_model: PreTrainedModel) -> None:
+    torch.manual_seed(0)
+    delta, weight, entered = torch.randn(9, 6), torch.randn(9, 6), torch.randn(5, 6)
+    _, values, right = torch.linalg.svd(delta)
+    projected = ((entered @ right.T) * values).norm(dim=-1)
+    torch.testing.assert_close(action_on(delta, weight, entered), projected / (entered @ weight.T).norm(dim=-1))
+    # and it is what the matrix of a model does
+    layout = find_layout(any_model)
+    down = model_blocks(any_model)[0][1].get_submodule(layout.mlp_down)
+    turned = down.weight.T if isinstance(down, Conv1D) else down.weight
+    entered = torch.randn(3, turned.shape[1])
+    torch.testing.assert_close(action_on(2 * turned.detach(), turned.detach(), entered), torch.full((3,), 2.0))

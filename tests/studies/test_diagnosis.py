@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from ftmech_hf.analysis.verdict import Evidence, VerdictResult, judge_capability
+from ftmech_hf.studies import DiagnoseConfig, ExaminationConfig, evidence, whereabouts
+from ftmech_hf.studies.diagnosis import examine
+from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, Examined
+from ftmech_hf.training.objectives import answer_logits
+from tests.studies.planted import MAKERS, ask, make_base, make_rows, make_wrapped
+
+FEW = ExaminationConfig(
+    rows=200, fit_rows=500, patch_rows=150, reverse_lr=1e-3, reverse_steps=32, repeats=2, random_masks=3,
+    prune_sizes=[0, 1, 2, 4],
+)  # fmt: skip
+
+
+def case(kind: str, finetuned: PreTrainedModel) -> Examined:
+    models = {BASE: make_base(kind), FINETUNED: finetuned, NULL: MAKERS[kind](40, seed=5)}
+    return Examined(models, ask(make_rows()), ask(make_rows("!", 1, seed=1), "next"), FEW, 0)
+
+
+def judged(found: dict[str, Any]) -> VerdictResult:
+    return judge_capability(Evidence(**{name: found[name] for name in Evidence.__annotations__}))
+
+
+def diagnosed(examined: Examined) -> tuple[VerdictResult, pd.DataFrame, dict[str, Any]]:
+    table, found = examine(examined, None, None)
+    return judged(found), pd.DataFrame(table), found
+
+
+@functools.cache
+def wrapped_llama() -> tuple[VerdictResult, pd.DataFrame, dict[str, Any]]:
+    return diagnosed(case("llama", make_wrapped("llama")))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_copy_is_unchanged(kind: str) -> None:
+    result, table, found = diagnosed(case(kind, copy.deepcopy(make_base(kind))))
+    assert result.verdict == "unchanged"
+    assert found["drop"].value == 0
+    at = table.set_index("analysis")
+    for analysis, quantity, expected in (
+        ("similarity", "CKA", 1.0), ("sensitivity", "ratio to base", 1.0), ("weights", "relative norm", 0.0),
+    ):  # fmt: skip
+        rows = at.loc[analysis]
+        rows = rows[(rows["quantity"] == quantity) & (rows["model"] == FINETUNED)]
+        assert len(rows)
+        assert rows["value"].tolist() == pytest.approx([expected] * len(rows))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_what_never_had_it_is_gone(kind: str) -> None:
+    examined = case(kind, MAKERS[kind](40, seed=7))
+    found = evidence.behaviour(examined)[1] | evidence.pruning(examined)[1] | evidence.probing(examined)[1]
+    found |= evidence.patching(examined, found["cuts"])[1] | evidence.revival(examined, found["base"])[1]
+    result = judged(found)
+    assert result.verdict == "gone"
+    assert not any(sign.holds for sign in result.signs)
+
+
+def test_a_wrapper_of_a_llama_is_called_one_and_every_instrument_has_its_reference() -> None:
+    result, table, found = wrapped_llama()
+    assert result.verdict == "behind a wrapper"
+    assert found["finetuned"].value < 0.05
+    assert {"comes back fast", "can be read"} <= {sign.name for sign in result.signs if sign.holds}
+    assert set(table.columns) == {
+        "analysis", "quantity", "model", "questions", "site", "layer", "x", "value", "low", "high", "reference",
+    }  # fmt: skip
+    by_analysis = table.groupby("analysis")["reference"]
+    assert len(by_analysis) == 11
+    assert by_analysis.any().all()
+    assert not by_analysis.all().any()
+    assert found["revival_null"].last_step == 5 * found["revival"].slowest
+    assert table["value"].notna().all()
+
+
+def test_the_same_wrapper_with_a_base_that_never_had_it_is_no_finding() -> None:
+    models = {BASE: MAKERS["llama"](40, seed=9), FINETUNED: make_wrapped("llama"), NULL: MAKERS["llama"](40, seed=5)}
+    examined = Examined(models, ask(make_rows()), None, FEW, 0)
+    _, facts = evidence.behaviour(examined)
+    assert facts["base"].low < facts["chance"] + 0.2
+    rows, _ = whereabouts.separation(examined)  # without other questions, two answers are held apart
+    assert {row["quantity"] for row in rows} == {"tau", "own side", "kinds by chance"}
+
+
+def test_halves_meet_where_the_base_says() -> None:
+    """Whatever the fine-tuned model is: choosing by it would be choosing by the result."""
+    found = [
+        evidence.probing(case("llama", model))[1] for model in (make_wrapped("llama"), MAKERS["llama"](40, seed=7))
+    ]
+    assert found[0]["cuts"] == found[1]["cuts"]
+    assert found[0]["read_layer"] == found[1]["read_layer"]
+    assert found[0]["read"] != found[1]["read"]
+
+
+def test_deep_models_are_looked_into_at_evenly_spaced_layers() -> None:
+    examined = case("gpt2", make_wrapped("gpt2"))
+    assert examined.layers == [0, 1]
+    few = Examined(examined.models, examined.capability, None, dataclasses.replace(FEW, max_layers=1), 0)
+    assert few.layers == [0]
+    assert list(few.stream(BASE, "capability", "test")) == ["block 0"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"repeats": 1}, "repeats: 1, expected at least 2"),
+        ({"prune_sizes": [0]}, r"prune_sizes: \[0\]"),
+        ({"reverse_lr": 0.0}, "reverse_lr: 0.0"),
+    ],
+)
+def test_what_cannot_be_examined(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ExaminationConfig(**settings)
+    with pytest.raises(ValueError, match="other_dataset: x, but no dataset"):
+        DiagnoseConfig(other_dataset="x")
+
+
+def test_another_run_gives_the_same_numbers_and_leaves_nothing_behind_in_the_models() -> None:
+    examined = case("llama", make_wrapped("llama"))
+    rows = make_rows()[:20]
+    before = {name: answer_logits(model, rows) for name, model in examined.models.items()}
+    weights = {
+        name: {key: p.clone() for key, p in model.state_dict().items()} for name, model in examined.models.items()
+    }
+    _, table, _ = diagnosed(examined)
+    pd.testing.assert_frame_equal(table, wrapped_llama()[1])
+    for name, model in examined.models.items():
+        assert all(torch.equal(p, weights[name][key]) for key, p in model.state_dict().items())
+        assert torch.equal(answer_logits(model, rows), before[name])

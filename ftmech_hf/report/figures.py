@@ -94,10 +94,10 @@ def draw_training(ax: Axes, run: Path, title: str) -> None:
     for name in (key.removeprefix("accuracy/") for key in read_metrics(run)[-1] if key.startswith("accuracy/")):
         curve = _training_curve(run, name)
         ax.plot(curve.index, curve.to_numpy(), marker=".", label=name)
-    _accuracy_axis(ax)
-    _step_axis(ax, "step")
+    accuracy_axis(ax)
+    step_axis(ax, "step")
     ax.set_title(title)
-    _legend_below(ax)
+    legend_below(ax)
 
 
 def _pruning_curves(runs: Runs, run: str, method: str, test_set: str) -> list[pd.Series]:

@@ -40,7 +40,7 @@ class TracrConfig:
         default_factory=lambda: [1e-1, 1e-2, 1e-3, 1e-4], metadata={"help": "peak learning rates of fine-tuning"}
     )
     correlations: list[float] = field(default_factory=lambda: [0.0, 1.0], metadata={"help": "C_Tr"})
-    steps: int = field(default=2000, metadata={"help": "of fine-tuning; the paper has 10,000"})
+    steps: int = field(default=1500, metadata={"help": "of fine-tuning; the paper has 10,000"})
     batch_size: int = field(default=32, metadata={"help": "rows of a step; the paper has 96"})
     max_grad_norm: float = field(default=1.0, metadata={"help": "gradient clipping; the paper names none"})
     noise: float = field(default=1e-4, metadata={"help": "standard deviation of the noise on compiled weights"})

@@ -153,7 +153,13 @@ def library() -> dict[str, tuple[Callable[[Any, Any], Any], tuple[Any, ...], int
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", library())
+SLOW = ("count", "detect_pattern", "shift_by", "sort_freq")
+"""Compiled by ``make test-slow``: they take longest, and the others have all that is in them."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in library()]
+)
 def test_tracrs_own_programs_convert_and_mean_what_they_say(name: str) -> None:
     make, words, length, causal = library()[name]
 
@@ -197,7 +203,8 @@ def test_a_program_of_ones_own_compiles() -> None:
 
 def test_words_that_are_no_output_are_never_chosen_and_take_no_probability() -> None:
     model, vocabulary = load_artefact("max_identifier_5_26x10")
-    logits = model(encode(vocabulary, [tuple("bdafhmxpqn")]), logits_to_keep=1).logits[0, 0]
+    with torch.no_grad():
+        logits = model(encode(vocabulary, [tuple("bdafhmxpqn")]), logits_to_keep=1).logits[0, 0]
     outputs = [vocabulary.index(letter) for letter in "abcdefghijklmnopqrstuvwxyz"]
     others = [word for word in range(len(vocabulary)) if word not in outputs]
     assert (logits[others] == NEVER).all()

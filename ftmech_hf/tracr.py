@@ -40,7 +40,7 @@ class TracrConfig:
         default_factory=lambda: [1e-1, 1e-2, 1e-3, 1e-4], metadata={"help": "peak learning rates of fine-tuning"}
     )
     correlations: list[float] = field(default_factory=lambda: [0.0, 1.0], metadata={"help": "C_Tr"})
-    steps: int = field(default=2000, metadata={"help": "of fine-tuning; the paper has 10,000"})
+    steps: int = field(default=1500, metadata={"help": "of fine-tuning; the paper has 10,000"})
     batch_size: int = field(default=32, metadata={"help": "rows of a step; the paper has 96"})
     max_grad_norm: float = field(default=1.0, metadata={"help": "gradient clipping; the paper names none"})
     noise: float = field(default=1e-4, metadata={"help": "standard deviation of the noise on compiled weights"})
@@ -51,6 +51,9 @@ class TracrConfig:
         default_factory=lambda: [1e-2, 1e-3, 1e-4], metadata={"help": "constant rates of fine-tuning back"}
     )
     reverse_steps: int = field(default=400, metadata={"help": "of fine-tuning back; 0 to leave it out"})
+    instrument_rows: int = field(
+        default=256, metadata={"help": "rows that models are taken apart on; probes are fitted on eight times as many"}
+    )
     stack: int = field(default=12, metadata={"help": "runs that are trained at once in one process"})
     workers: int = field(default=0, metadata={"help": "processes side by side; 0 for one per core"})
     output_dir: str = field(default="runs/tracr-nano", metadata={"help": "folder of the results"})
@@ -70,6 +73,8 @@ class TracrConfig:
             raise ValueError(f"reverse_from: {outside[0]} is none of lrs: {self.lrs}")
         if min(self.correlations) < 0 or max(self.correlations) > 1:
             raise ValueError(f"correlations: {self.correlations}, expected shares between 0 and 1")
+        if self.instrument_rows < 2:
+            raise ValueError(f"instrument_rows: {self.instrument_rows}, expected at least 2")
         if self.stack < 1 or self.steps < 1 or self.reverse_steps < 0:
             raise ValueError(
                 f"stack: {self.stack}, steps: {self.steps}, reverse_steps: {self.reverse_steps}, "
@@ -125,7 +130,10 @@ class TracrPlan:
         self.known: dict[str, str] = {}
         for program in config.programs:
             task = config.task(program)
-            place = KnownConfig(task=program, seed=config.seeds[0], noise=[0.0, config.noise])
+            place = KnownConfig(
+                task=program, seed=config.seeds[0], noise=[0.0, config.noise], rows=config.instrument_rows,
+                fit_rows=8 * config.instrument_rows,
+            )  # fmt: skip
             self.known[program] = self.plan.add(
                 f"known-{program}", "known", try_instruments, place, {"task": task}, {}, 20_000
             )
@@ -140,7 +148,8 @@ class TracrPlan:
                 words = f"{program}-{lr:g}-{correlation:g}-seed{seed}"
                 asked = dataclasses.replace(task, operand=task.correlated_operand, correlation=correlation)
                 run = self._tune(f"finetune-{words}", program, asked, start, self._train(seed, lr))
-                place = DissectConfig(task=program, seed=seed)
+                rows = c.instrument_rows
+                place = DissectConfig(task=program, seed=seed, score_rows=rows, eval_rows=rows)
                 apart = self.plan.add(
                     f"dissect-{words}", "dissect", dissect, place, {"task": task}, {"model": run}, 4_000
                 )

@@ -245,6 +245,8 @@ def tracr_block(folder: Path) -> str:
         )
         for row in pd.read_csv(folder / "agrees.csv").to_dict("records")
     ]
+    size = read_yaml(str(folder / "config.yaml"))
+    trained = f"{size['steps']:,} steps of {size['batch_size']} rows (the paper: 10,000 of 96). "
     columns = (
         "program",
         "column",
@@ -254,7 +256,7 @@ def tracr_block(folder: Path) -> str:
         "in the same third",
         "ours less the paper's",
     )
-    return markdown_table(columns, rows, _sweep_source(folder))
+    return markdown_table(columns, rows, trained + _sweep_source(folder))
 
 
 def instruments_block(folder: Path) -> str:

@@ -144,8 +144,8 @@ def _build(config: CompiledConfig, weights: dict[str, NDArray[np.float32]]) -> C
 
 def artefact_bytes(model: CompiledModel, vocabulary: tuple[str, ...]) -> bytes:
     """A compiled program as the bytes of an ``.npz`` without pickle."""
-    facts = {"config": model.config.to_diff_dict(), "vocabulary": list(vocabulary)}
-    facts["config"].pop("transformers_version", None)
+    config = {name: value for name, value in model.config.to_diff_dict().items() if name != "transformers_version"}
+    facts = {"config": config, "vocabulary": list(vocabulary)}
     arrays = {name: value.numpy() for name, value in model.state_dict().items()}
     described = np.frombuffer(json.dumps(facts, sort_keys=True).encode(), np.uint8)
     buffer = io.BytesIO()

@@ -149,7 +149,7 @@ def largest_gain(weights: pd.DataFrame) -> dict[str, dict[str, Any]]:
     wide = weights.pivot_table(index=["program", "lr", "correlation"], columns="metric", values="mean").reset_index()
     wide["gain"] = wide["one_weight"] - wide["before"]
     best = wide.loc[wide.groupby("program")["gain"].idxmax()]
-    return {str(row["program"]): row.to_dict() for _, row in best.iterrows()}
+    return {str(row["program"]): {str(name): value for name, value in row.items()} for _, row in best.iterrows()}
 
 
 def _sections(plan: TracrPlan, results: TracrResults) -> list[Section]:

@@ -106,9 +106,9 @@ def attention_figure(program: str, task: LettersConfig, models: Sequence[tuple[s
     figure, axes = _grid(-(-len(panels) // columns), columns, width=3.6, height=3.4)
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
-    image = None
+    scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 0.5), "Greys")
     for ax, (title, pattern) in zip(axes.flat, panels, strict=False):
-        image = ax.imshow(pattern, cmap="Greys", vmin=0, vmax=0.5)
+        ax.imshow(pattern, cmap="Greys", vmin=0, vmax=0.5)
         shown = [token if len(token) == 1 else "$" for token in tokens]
         ax.set_xticks(range(len(tokens)), shown, fontsize=6, fontfamily="DejaVu Sans Mono")
         ax.set_yticks(range(len(tokens)), shown, fontsize=6, fontfamily="DejaVu Sans Mono")
@@ -118,7 +118,7 @@ def attention_figure(program: str, task: LettersConfig, models: Sequence[tuple[s
         ax.add_patch(frame)
         ax.set_title(title, fontsize=9)
         ax.grid(visible=False)
-    figure.colorbar(image, ax=axes, fraction=0.02, pad=0.01)
+    figure.colorbar(scale, ax=axes, fraction=0.02, pad=0.01)
     return figure
 
 

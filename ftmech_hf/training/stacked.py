@@ -105,7 +105,7 @@ class _Stack:
         self.config = runs[0][0].train
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         models = [load_model(run.config.start) for run, _ in runs]
-        self.shape = models[0].to(device)
+        self.shape = models[0].to(device)  # type: ignore[arg-type]
         parameters = [dict(model.named_parameters()) for model in models]
         if any(_shapes(each) != _shapes(parameters[0]) for each in parameters):
             raise ValueError("model: runs that are trained together start from models of one shape")

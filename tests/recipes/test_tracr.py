@@ -14,7 +14,7 @@ from recipes import compile_program, tracr
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 TINY = [
     "--seeds", "0", "1", "--programs", "max_identifier", "--lrs", "1e-2", "1e-4", "--steps", "4", "--batch_size", "4",
-    "--reverse_lrs", "1e-2", "--reverse_steps", "3", "--workers", "1",
+    "--reverse_lrs", "1e-2", "--reverse_steps", "3", "--workers", "1", "--instrument_rows", "32",
 ]  # fmt: skip
 
 

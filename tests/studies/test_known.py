@@ -15,7 +15,7 @@ from ftmech_hf.tasks.letters import LettersConfig
 
 @pytest.mark.parametrize("task", [CounterConfig(length=20), MaxIdentifierConfig()], ids=["counter", "max"])
 def test_instruments_on_the_program_as_it_was_compiled(task: LettersConfig, tmp_path: Path) -> None:
-    config = KnownConfig(task=task.program_name, noise=[0.0], fit_rows=400, rows=64, output_dir=str(tmp_path / "known"))
+    config = KnownConfig(task=task.program_name, noise=[0.0], fit_rows=300, rows=48, output_dir=str(tmp_path / "known"))
     table = pd.read_parquet(try_instruments(config, task).path / "table.parquet").set_index("instrument")
     for name in ("probing", "patching", "weight change"):
         assert table.loc[name, "precision"] == table.loc[name, "recall"] == 1, name

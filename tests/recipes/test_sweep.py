@@ -61,8 +61,8 @@ def test_a_study_is_a_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert {"change/count_a", "change/probe", "pruned/count_a", "steps_to_revival"} <= set(summary["metric"])
     page = (out / "report.html").read_text()
     assert "A tiny sweep" in page
-    assert page.count("data:image/svg+xml") == 3
-    assert {f"figure-{number}.png" for number in range(3)} <= {path.name for path in out.iterdir()}
+    assert page.count("data:image/svg+xml") == 4
+    assert {f"figure-{number}.png" for number in range(4)} <= {path.name for path in out.iterdir()}
     assert "12 runs, 0 of them" in capsys.readouterr().out.replace("22 runs", "12 runs")
     made = {path.name: path.stat().st_mtime_ns for path in (out / "runs").iterdir()}
     # its own config makes it again, and finds all of it

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from ftmech_hf.report.sweep import stage_rows
 from ftmech_hf.runs import is_finished
 from recipes import sweep
 from tests.conftest import listen_to_ctrl_c
@@ -38,6 +39,7 @@ figures:
   - {title: curves, metrics: [count_a, count_b_cte0], x: step, color: finetune.lr, style: metric}
   - {title: frontier, kind: frontier, metrics: [count_b_cte0, count_a], color: finetune.lr}
   - {title: revival, stage: reverse, metrics: [steps_to_revival], x: finetune.lr}
+  - {title: reading, stage: probe, metrics: [read/base, read/finetuned], x: step, columns: finetune.lr}
 """
 
 
@@ -59,8 +61,8 @@ def test_a_study_is_a_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert {"change/count_a", "change/probe", "pruned/count_a", "steps_to_revival"} <= set(summary["metric"])
     page = (out / "report.html").read_text()
     assert "A tiny sweep" in page
-    assert page.count("data:image/svg+xml") == 3
-    assert {f"figure-{number}.png" for number in range(3)} <= {path.name for path in out.iterdir()}
+    assert page.count("data:image/svg+xml") == 4
+    assert {f"figure-{number}.png" for number in range(4)} <= {path.name for path in out.iterdir()}
     assert "12 runs, 0 of them" in capsys.readouterr().out.replace("22 runs", "12 runs")
     made = {path.name: path.stat().st_mtime_ns for path in (out / "runs").iterdir()}
     # its own config makes it again, and finds all of it
@@ -133,3 +135,14 @@ def test_ray_gives_the_same_numbers(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         tables[backend] = pd.read_parquet(tmp_path / backend / "table.parquet")
     pd.testing.assert_frame_equal(tables["local"], tables["ray"])
+
+
+def test_probing_is_gathered_at_every_site(chain: Path) -> None:
+    rows = stage_rows("probe", chain / "probe")
+    table = pd.read_parquet(chain / "probe" / "table.parquet")
+    for model in ("base", "finetuned", "random init"):
+        found = {row["step"]: row["value"] for row in rows if row["metric"] == f"read/{model}"}
+        of_model = table[(table["model"] == model) & (table["label"] == "a")]
+        assert list(of_model["site"]) == ["embedding", "block 0", "block 1", "block 2"]
+        assert found == dict(enumerate(of_model["accuracy"]))
+    assert len({row["value"] for row in rows if row["metric"] == "read/finetuned"}) > 1

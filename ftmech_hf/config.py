@@ -48,9 +48,20 @@ SCALES: dict[str, dict[str, Any]] = {
 }
 
 # Fields that say where or how to run, never what is computed: two runs that differ only here are the same run. A model
-# to start from is named by its place here; what it is enters a run's hash as an input.
+# or file to start from is named by its place here; what it is enters a run's hash as an input.
 LOCATION_FIELDS = frozenset(
-    {"output_dir", "fresh", "workers", "checkpoint_every", "log_with", "model", "models", "price_per_hour", "runs_dir"}
+    {
+        "output_dir",
+        "fresh",
+        "workers",
+        "checkpoint_every",
+        "log_with",
+        "model",
+        "models",
+        "files",
+        "price_per_hour",
+        "runs_dir",
+    }
 )
 
 

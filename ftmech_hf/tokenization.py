@@ -1,16 +1,18 @@
-"""The vocabulary of a task as an ordinary ``PreTrainedTokenizerFast``, and datasets turned into its token ids."""
+"""Vocabularies, a task's or learned from stories, as an ordinary ``PreTrainedTokenizerFast``; encoded datasets."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import datasets
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE, WordLevel
+from tokenizers.pre_tokenizers import ByteLevel, WhitespaceSplit
+from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from ftmech_hf.tasks.export import code_version
@@ -35,6 +37,34 @@ def build_tokenizer(vocabulary: Sequence[str]) -> PreTrainedTokenizerFast:
         extra_special_tokens=[token for token in SPECIAL_TOKENS if token not in (PAD, BOS, EOS, UNK)],
         padding_side="left",
         clean_up_tokenization_spaces=False,
+    )
+
+
+NUM_BYTES = 256
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer: any text comes back as it was, and none has unknown parts.
+
+    Args:
+        texts: to learn merges from, read once.
+        vocab_size: tokens at most, the special ones and the 256 bytes among them.
+
+    Raises:
+        ValueError: fewer tokens than those.
+    """
+    special = [PAD, BOS, EOS]
+    if vocab_size < len(special) + NUM_BYTES:
+        raise ValueError(f"vocab_size: {vocab_size}, expected at least {len(special) + NUM_BYTES}")
+    backend = Tokenizer(BPE())
+    backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    backend.decoder = ByteLevelDecoder()
+    trainer = BpeTrainer(
+        vocab_size=vocab_size, special_tokens=special, initial_alphabet=ByteLevel.alphabet(), show_progress=False
+    )
+    backend.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token=PAD, bos_token=BOS, eos_token=EOS, clean_up_tokenization_spaces=False
     )
 
 

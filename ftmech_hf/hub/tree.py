@@ -31,6 +31,7 @@ from ftmech_hf.tasks import TASKS, build_dataset
 from ftmech_hf.training.stages import snapshot_folder
 
 TRAINED = ("pretrain", "finetune", "reverse_finetune")
+DATASETS = ("dataset", "stories")
 REPORTS = ("reproduce", "sweep")
 """Folders of many runs, of which the results are published and not the runs."""
 
@@ -88,8 +89,8 @@ def read_kind(run: Path) -> str:
     kind = str(json.loads((run / "env.json").read_text(encoding="utf-8"))["kind"])
     if kind not in REPORTS and not is_finished(run):
         raise ValueError(f"run: {run} is not finished; run its recipe again to go on with it")
-    if kind not in (*TRAINED, *ANALYSES, "dataset"):
-        raise ValueError(f"run: {run} is a {kind}, expected one of {', '.join((*TRAINED, *ANALYSES, 'dataset'))}")
+    if kind not in (known := (*TRAINED, *DATASETS, *ANALYSES)):
+        raise ValueError(f"run: {run} is a {kind}, expected one of {', '.join(known)}")
     return kind
 
 
@@ -138,7 +139,7 @@ def _write_revisions(run: Path, folder: Path, repo_id: str, origin: Origin, kind
     working.mkdir(parents=True)
     if kind in TRAINED:
         _save_model(run, working, repo_id, origin, names)
-    elif kind == "dataset":
+    elif kind in DATASETS:
         _save_dataset(run, working, repo_id)
     else:
         _save_analysis(run, working, repo_id, kind)
@@ -249,6 +250,13 @@ def _save_dataset(run: Path, working: Path, repo_id: str) -> None:
     here, name = str(config["output_dir"]), repo_id.split("/")[-1]
     card.data["pretty_name"] = name
     text = card.content.replace(f'load_dataset("{here}"', f'load_dataset("{repo_id}"')
+    # transformers looks for a tokenizer among models; beside the rows of a dataset it is found when it is here.
+    downloaded = f'snapshot_download("{repo_id}", repo_type="dataset") + "/tokenizer"'
+    text = text.replace(f'"{here}/tokenizer"', downloaded)
+    if downloaded in text:
+        text = text.replace(
+            "from datasets import", "from huggingface_hub import snapshot_download\nfrom datasets import", 1
+        )
     write_text(working / "README.md", text.replace(f"# {run.name}\n", f"# {name}\n", 1))
 
 

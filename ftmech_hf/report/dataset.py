@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,15 +61,22 @@ class MakeDatasetConfig:
     @property
     def splits(self) -> dict[str, int]:
         """Rows of each split."""
-        splits = {}
-        for entry in self.rows:
-            name, _, number = entry.partition("=")
-            if name not in SPLITS or not number.isdecimal() or int(number) < 1 or name in splits:
-                raise ValueError(
-                    f"rows: {entry!r}, expected entries like train=100000, none twice, of {', '.join(SPLITS)}"
-                )
-            splits[name] = int(number)
-        return splits
+        return parse_splits(self.rows)
+
+
+def parse_splits(entries: Sequence[str]) -> dict[str, int]:
+    """Read entries like ``train=100000``.
+
+    Raises:
+        ValueError: an unknown split, one that stands there twice, or no number.
+    """
+    splits: dict[str, int] = {}
+    for entry in entries:
+        name, _, number = entry.partition("=")
+        if name not in SPLITS or not number.isdecimal() or int(number) < 1 or name in splits:
+            raise ValueError(f"rows: {entry!r}, expected entries like train=100000, none twice, of {', '.join(SPLITS)}")
+        splits[name] = int(number)
+    return splits
 
 
 def make_dataset(config: MakeDatasetConfig, task: Task, *, progress: Progress | None = None) -> RunDir:
@@ -93,7 +100,9 @@ def make_dataset(config: MakeDatasetConfig, task: Task, *, progress: Progress | 
             for split, number in config.splits.items():
                 audit = audits.setdefault(name, {})[split] = Audit(variant)
                 stream = "finetune" if split == "train" and not _is_pretraining(name) else split
-                for rows in write_parquet(variant, stream, number, _file(run.working, name, split), seed=config.seed):
+                for rows in write_parquet(
+                    variant, stream, number, split_file(run.working, name, split), seed=config.seed
+                ):
                     audit.add(rows)
                     done += len(rows)
                     if progress is not None:
@@ -109,7 +118,8 @@ def _is_pretraining(variant: str) -> bool:
     return variant == "default" or variant.startswith("pretrain-")
 
 
-def _file(folder: Path, variant: str, split: str) -> Path:
+def split_file(folder: Path, variant: str, split: str) -> Path:
+    """Where a split of a config lies in a dataset's folder."""
     return folder / variant / f"{split}.parquet"
 
 
@@ -137,9 +147,11 @@ def _describe(
     ]
     write_json(run.working / "summary.json", {"variants": shown})
     env = json.loads((run.working / "env.json").read_text(encoding="utf-8"))
+    configs = dict.fromkeys(config.variants, config.splits)
+    metadata = dataset_metadata(run.working, run.path.name, features(task), configs, ["procedural", "synthetic"])
     text = render_card(
         "dataset.md.j2",
-        metadata=_metadata(run, config, task).to_yaml(),
+        metadata=metadata.to_yaml(),
         title=run.path.name,
         where=config.output_dir,
         example=build_dataset(task.variant(config.variants[0]), "train", 1, seed=config.seed)[0],
@@ -175,29 +187,39 @@ def _describe_variant(name: str, task: Task) -> str:
     return f"{asked}; {planted}."
 
 
-def _metadata(run: RunDir, config: MakeDatasetConfig, task: Task) -> DatasetCardData:
-    """The card's header; ``configs`` is what makes ``load_dataset(folder, name)`` work."""
-    largest = max(config.splits.values())
+def dataset_metadata(
+    folder: Path, title: str, columns: datasets.Features, configs: Mapping[str, Mapping[str, int]], tags: Sequence[str]
+) -> DatasetCardData:
+    """The header of a dataset's card; ``configs`` in it is what makes ``load_dataset(folder, name)`` work.
+
+    Args:
+        folder: where the files ``CONFIG/SPLIT.parquet`` are.
+        title: for people.
+        columns: of all files.
+        configs: config -> split -> rows; the first config is the default.
+        tags: beside those of all our datasets.
+    """
+    largest = max(number for splits in configs.values() for number in splits.values())
     edges = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")]
     infos = datasets.info.DatasetInfosDict()
-    for name in config.variants:
+    for name, numbers in configs.items():
         splits = datasets.splits.SplitDict()
-        for split, number in config.splits.items():
-            splits.add(datasets.SplitInfo(split, _file(run.working, name, split).stat().st_size, number))
-        infos[name] = datasets.DatasetInfo(config_name=name, features=features(task), splits=splits)
+        for split, number in numbers.items():
+            splits.add(datasets.SplitInfo(split, split_file(folder, name, split).stat().st_size, number))
+        infos[name] = datasets.DatasetInfo(config_name=name, features=columns, splits=splits)
     data = DatasetCardData(
         license="apache-2.0",
-        pretty_name=run.path.name,
-        tags=["ftmech_hf", "interpretability", "procedural", "synthetic"],
+        pretty_name=title,
+        tags=["ftmech_hf", "interpretability", *tags],
         task_categories=["text-generation"],
         size_categories=[next((name for edge, name in edges if largest < edge), "10M<n<100M")],
         configs=[
             {
                 "config_name": name,
-                "data_files": [{"split": split, "path": f"{name}/{split}.parquet"} for split in config.splits],
+                "data_files": [{"split": split, "path": f"{name}/{split}.parquet"} for split in splits],
                 **({"default": True} if number == 0 else {}),
             }
-            for number, name in enumerate(config.variants)
+            for number, (name, splits) in enumerate(configs.items())
         ],
     )
     infos.to_dataset_card_data(data)

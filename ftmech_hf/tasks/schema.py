@@ -147,6 +147,23 @@ def _frame_ids(vocabulary: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(vocabulary.index(word) for word in (BOS, SOT, EOT, ART, EOS))
 
 
+def split_generator(seed: int, split: str, number: int) -> np.random.Generator:
+    """The random generator of one block, story or whatever is numbered within a split.
+
+    (seed, split, number) is hashed into the 128-bit key of Philox, so two of them share random numbers only if two of
+    these hashes collide.
+
+    Raises:
+        ValueError: an unknown split, or a negative seed.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split: unknown {split!r}, expected one of {', '.join(SPLITS)}")
+    if seed < 0:
+        raise ValueError(f"seed: {seed} is negative, expected 0 or more")
+    split_key = int.from_bytes(hashlib.sha256(split.encode()).digest()[:8], "little")
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, split_key, number])))
+
+
 class RowStream:
     """The rows of one (task, seed, split): a pure function of the row number.
 
@@ -160,22 +177,13 @@ class RowStream:
     """
 
     def __init__(self, task: Task, *, seed: int, split: str) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"split: unknown {split!r}, expected one of {', '.join(SPLITS)}")
-        if seed < 0:
-            raise ValueError(f"seed: {seed} is negative, expected 0 or more")
+        split_generator(seed, split, 0)  # a wrong one shows here
         self.task, self.seed, self.split = task, seed, split
-        self._split_key = int.from_bytes(hashlib.sha256(split.encode()).digest()[:8], "little")
         self._cached: tuple[int, Rows] | None = None
 
     def generator(self, block: int) -> np.random.Generator:
-        """The random generator of a block.
-
-        (seed, split, block) is hashed into the 128-bit key of Philox, so two blocks share random numbers only if two
-        of these hashes collide.
-        """
-        entropy = np.random.SeedSequence([self.seed, self._split_key, block])
-        return np.random.Generator(np.random.Philox(entropy))
+        """The random generator of a block."""
+        return split_generator(self.seed, self.split, block)
 
     def _block(self, number: int) -> Rows:
         if self._cached is None or self._cached[0] != number:

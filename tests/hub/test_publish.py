@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import pandas as pd
@@ -210,3 +211,10 @@ def test_a_folder_of_many_runs_is_published_without_them(tmp_path: Path) -> None
     assert kept == {"output_dir": "runs/sweep", "models": ["base=runs/base", "other=USER/NAME"], "lr": 0.1}
     assert "sweep.py ~/x.yaml" in (tree / "README.md").read_text()
     assert str(tmp_path) not in "".join(path.read_text() for path in tree.glob("*.[jyR]*"))
+
+
+def test_every_template_is_installed() -> None:
+    root = Path(__file__).parents[2]
+    listed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    templates = {f"model_cards/{path.name}" for path in (root / "model_cards").glob("*.j2")}
+    assert set(listed["force-include"]) == templates

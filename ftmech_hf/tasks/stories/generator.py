@@ -1,0 +1,243 @@
+"""Simple English stories whose features are true by construction, and a judge that reads them off the text again.
+
+Most features are relations between two sentences, so that no single word gives them away:
+
+- Twist: what a noise turns out to be is not what the hero thought it was.
+- Foreshadowing: the thing that breaks is the one that looked weak before.
+- BadEnding: the opposite of what the hero hoped for happens.
+- Conflict: the two friends want different things.
+- Dialogue: somebody is quoted, where else the same is reported.
+- MoralValue: what the hero has learned at the end is a lesson and not a fact.
+
+Both animals, things and activities that a relation is about are named in every story, whether it holds or not.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+
+from ftmech_hf.tasks.stories.records import FEATURES, Story
+
+Part = Literal["seen", "held_out"]
+"""Which words, plots and sentences a story is made of: those of training, or those that training never sees."""
+
+MAX_FEATURES = 3
+"""Stories have none to three features, as in TinyStories."""
+
+
+@functools.cache
+def lexicon() -> Mapping[str, Any]:
+    """The content of ``lexicon.yaml``."""
+    text = resources.files("ftmech_hf.tasks.stories").joinpath("lexicon.yaml").read_text(encoding="utf-8")
+    content: Mapping[str, Any] = yaml.safe_load(text)
+    return content
+
+
+class _Draw:
+    """Chooses from the lexicon."""
+
+    def __init__(self, rng: np.random.Generator, part: Part) -> None:
+        self.rng, self.part = rng, part
+
+    def one(self, name: str) -> Any:
+        return self.several(name, 1)[0]
+
+    def several(self, name: str, number: int) -> list[Any]:
+        entries = lexicon()[name][self.part]
+        return [entries[place] for place in self.rng.choice(len(entries), number, replace=False)]
+
+    def order(self, first: Any, second: Any) -> tuple[Any, Any]:
+        return (first, second) if self.rng.random() < 0.5 else (second, first)
+
+    def sentence(self, beat: str, slots: Mapping[str, str]) -> str:
+        forms = lexicon()["beats"][beat][self.part]
+        return str(forms[self.rng.integers(len(forms))]).format(**slots)
+
+
+@dataclass(frozen=True)
+class _Plot:
+    """The slots of every sentence, and the features they give."""
+
+    slots: Mapping[str, str]
+    features: tuple[str, ...]
+
+
+def _plot(draw: _Draw, features: Sequence[str]) -> _Plot:
+    hero, friend = draw.several("names", 2)
+    believed, other_creature = draw.several("creatures", 2)
+    broken, other_thing = draw.several("things", 2)
+    activity, other_activity = draw.several("activities", 2)
+    wish, *outcomes = draw.one("wishes")
+    hoped, opposite = draw.order(*outcomes)
+    first, second = draw.order(believed, other_creature)
+    one, other = draw.order(broken, other_thing)
+    one_activity, second_activity = draw.order(activity, other_activity)
+    saying, report = draw.one("sayings")
+    slots = {
+        "hero": hero,
+        "friend": friend,
+        "speaker": draw.order(hero, friend)[0],
+        "place": draw.one("places"),
+        "spot": draw.one("spots"),
+        "first_plural": first[1],
+        "second_plural": second[1],
+        "believed": believed[0],
+        "revealed": (other_creature if "Twist" in features else believed)[0],
+        "one_thing": one,
+        "other_thing": other,
+        "hinted": broken if "Foreshadowing" in features else other_thing,
+        "broken": broken,
+        "one_activity": one_activity,
+        "other_activity": second_activity,
+        "hero_activity": activity,
+        "friend_activity": other_activity if "Conflict" in features else activity,
+        "saying": saying,
+        "report": report,
+        "wish": wish,
+        "hoped": hoped[0],
+        "happened": (opposite if "BadEnding" in features else hoped)[1],
+        "known": draw.one("lessons" if "MoralValue" in features else "facts"),
+    }
+    return _Plot(slots, tuple(name for name in FEATURES if name in features))
+
+
+def _beats(draw: _Draw, plot: _Plot) -> list[list[str]]:
+    """The sentences in their three paragraphs: causes in any order, then what comes of them in any order."""
+    speech = "quoted" if "Dialogue" in plot.features else "reported"
+    beginning = ["opening", *draw.rng.permutation(["animals", "objects", "choice"])]
+    middle = [*draw.rng.permutation(["hint", "wants", speech, "hope", "belief"])]
+    end = [*draw.rng.permutation(["event", "reveal", "outcome"]), "closing"]
+    paragraphs = [[draw.sentence(beat, plot.slots) for beat in part] for part in (beginning, middle, end)]
+    for filler in draw.several("fillers", int(draw.rng.integers(1, 4))):
+        part = paragraphs[draw.rng.integers(len(paragraphs))]
+        part.insert(int(draw.rng.integers(1, len(part))), filler)
+    return paragraphs
+
+
+def draw_features(rng: np.random.Generator) -> tuple[str, ...]:
+    """None to :data:`MAX_FEATURES` features, every number as likely."""
+    number = int(rng.integers(MAX_FEATURES + 1))
+    chosen = {FEATURES[place] for place in rng.choice(len(FEATURES), number, replace=False)}
+    return tuple(name for name in FEATURES if name in chosen)
+
+
+def make_story(rng: np.random.Generator, *, features: Sequence[str] | None = None, part: Part = "seen") -> Story:
+    """A story and its instruction.
+
+    Args:
+        rng: all that is random comes from it.
+        features: those it has and no others; drawn by :func:`draw_features` if None.
+        part: of the lexicon.
+
+    Raises:
+        ValueError: an unknown feature.
+    """
+    chosen = draw_features(rng) if features is None else tuple(features)
+    for name in chosen:
+        if name not in FEATURES:
+            raise ValueError(f"features: unknown {name!r}, expected some of {', '.join(FEATURES)}")
+    draw = _Draw(rng, part)
+    plot = _plot(draw, chosen)
+    paragraphs = _beats(draw, plot)
+    sentences = [sentence for paragraph in paragraphs for sentence in paragraph if '"' not in sentence]
+    words = {plot.slots[name].split()[-1] for name in ("place", "spot", "one_thing", "other_thing")}
+    return Story(
+        story="\n".join(" ".join(paragraph) for paragraph in paragraphs),
+        features=plot.features,
+        words=tuple(rng.permutation(sorted(words))[:3].tolist()),
+        summary=draw.sentence("summary", plot.slots),
+        sentence=sentences[rng.integers(len(sentences))],
+    )
+
+
+def _alternatives(slot: str) -> str:
+    """What may stand in a slot, as a regular expression."""
+    content = lexicon()
+    both = {name: [*content[name]["seen"], *content[name]["held_out"]] for name in content if name != "beats"}
+    kinds: dict[str, list[str]] = {
+        "names": both["names"],
+        "creature": [entry[0] for entry in both["creatures"]],
+        "plural": [entry[1] for entry in both["creatures"]],
+        "thing": both["things"],
+        "activity": both["activities"],
+        "wish": [entry[0] for entry in both["wishes"]],
+        "hoped": [form[0] for entry in both["wishes"] for form in entry[1:]],
+        "happened": [form[1] for entry in both["wishes"] for form in entry[1:]],
+        "known": [*both["lessons"], *both["facts"]],
+        "saying": [entry[0] for entry in both["sayings"]],
+        "report": [entry[1] for entry in both["sayings"]],
+        "place": both["places"],
+        "spot": both["spots"],
+    }
+    kind = {
+        "hero": "names", "friend": "names", "speaker": "names", "believed": "creature", "revealed": "creature",
+        "first_plural": "plural", "second_plural": "plural", "one_thing": "thing", "other_thing": "thing",
+        "hinted": "thing", "broken": "thing", "one_activity": "activity", "other_activity": "activity",
+        "hero_activity": "activity", "friend_activity": "activity",
+    }.get(slot, slot)  # fmt: skip
+    return "|".join(re.escape(value) for value in sorted(set(kinds[kind]), key=len, reverse=True))
+
+
+@functools.cache
+def _patterns(beat: str) -> tuple[re.Pattern[str], ...]:
+    """A pattern per form of a sentence; its groups are the slots."""
+    forms = [*lexicon()["beats"][beat]["seen"], *lexicon()["beats"][beat]["held_out"]]
+    patterns = []
+    for form in forms:
+        parts, named = re.split(r"\{(\w+)\}", form), set[str]()
+        text = ""
+        for number, piece in enumerate(parts):
+            if number % 2 == 0:
+                text += re.escape(piece)
+            elif piece in named:
+                text += f"(?P={piece})"
+            else:
+                text += f"(?P<{piece}>{_alternatives(piece)})"
+                named.add(piece)
+        patterns.append(re.compile(text))
+    return tuple(patterns)
+
+
+def _find(beat: str, text: str) -> dict[str, str] | None:
+    """The slots of the first sentence of this kind; None if there is none."""
+    found = [match for pattern in _patterns(beat) if (match := pattern.search(text))]
+    return min(found, key=lambda match: match.start()).groupdict() if found else None
+
+
+def judge(text: str) -> dict[str, bool | None]:
+    """Which features a story has, read off its sentences; None where the sentences that would tell are missing.
+
+    It knows nothing of how the story was made, so it judges stories that a model wrote.
+    """
+    found = {beat: _find(beat, text) or {} for beat in lexicon()["beats"]}
+
+    def compare(first: str | None, second: str | None, *, equal: bool) -> bool | None:
+        return None if first is None or second is None else (first == second) == equal
+
+    hoped = {
+        entry[0]: {form[0]: form[1] for form in entry[1:]}
+        for part in ("seen", "held_out") for entry in lexicon()["wishes"][part]
+    }  # fmt: skip
+    wish, outcome = found["hope"], found["outcome"]
+    wanted = hoped.get(wish.get("wish", ""), {}).get(wish.get("hoped", ""))
+    same_wish = wish.get("wish") == outcome.get("wish")
+    known = found["closing"].get("known")
+    lessons = [*lexicon()["lessons"]["seen"], *lexicon()["lessons"]["held_out"]]
+    quoted, reported = bool(found["quoted"]), bool(found["reported"])
+    wants = found["wants"]
+    return {
+        "Twist": compare(found["belief"].get("believed"), found["reveal"].get("revealed"), equal=False),
+        "Foreshadowing": compare(found["hint"].get("hinted"), found["event"].get("broken"), equal=True),
+        "Dialogue": True if quoted or '"' in text else False if reported else None,
+        "BadEnding": compare(wanted, outcome.get("happened") if same_wish else None, equal=False),
+        "MoralValue": None if known is None else known in lessons,
+        "Conflict": compare(wants.get("hero_activity"), wants.get("friend_activity"), equal=False),
+    }

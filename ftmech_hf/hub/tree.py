@@ -16,7 +16,7 @@ from ftmech_hf.cards import Published, accuracy_of, check_card, read_run, render
 from ftmech_hf.config import field_names
 from ftmech_hf.downloads import RepoKind, check_folder
 from ftmech_hf.hub.claims import all_claims
-from ftmech_hf.hub.findings import draw_findings, find_analyses, state_findings
+from ftmech_hf.hub.findings import draw_findings, find_analyses, plain_numbers, state_findings
 from ftmech_hf.runs import (
     MANIFEST,
     commit_folder,
@@ -289,18 +289,7 @@ def _save_analysis(run: Path, working: Path, repo_id: str, kind: str) -> None:
     }
     text = render_card(
         "analysis.md.j2", metadata=yaml.safe_dump(header, sort_keys=False).strip(), title=repo_id.split("/")[-1],
-        what=ANALYSES[kind], where=repo_id, summary=dict(_plain(numbers)), pictures=pictures, is_model=is_model,
+        what=ANALYSES[kind], where=repo_id, summary=dict(plain_numbers(numbers)), pictures=pictures, is_model=is_model,
         models=env.get("inputs", {}), env=env, versions=describe_versions(env),
     )  # fmt: skip
     write_text(working / "README.md", text)
-
-
-def _plain(numbers: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """The numbers of a summary by their path in it; lists are left to the file."""
-    found = []
-    for name, value in numbers.items():
-        if isinstance(value, Mapping):
-            found += _plain(value, f"{prefix}{name}, ")
-        elif isinstance(value, str | int | float):
-            found.append((f"{prefix}{name}", f"{value:.4g}" if isinstance(value, float) else str(value)))
-    return found

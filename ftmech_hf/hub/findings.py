@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +141,14 @@ def draw_findings(run: Path, analyses: dict[Path, dict[str, Any]], folder: Path)
                 "What linear probes read from the stream, beside random weights and shuffled labels",
             )
     return pictures
+
+
+def plain_numbers(numbers: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """The numbers of a summary by their path in it; lists are left to the file."""
+    found = []
+    for name, value in numbers.items():
+        if isinstance(value, Mapping):
+            found += plain_numbers(value, f"{prefix}{name}, ")
+        elif isinstance(value, str | int | float):
+            found.append((f"{prefix}{name}", f"{value:.4g}" if isinstance(value, float) else str(value)))
+    return found

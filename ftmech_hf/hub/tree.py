@@ -16,7 +16,7 @@ from ftmech_hf.cards import Published, accuracy_of, check_card, read_run, render
 from ftmech_hf.config import field_names
 from ftmech_hf.downloads import RepoKind, check_folder
 from ftmech_hf.hub.claims import all_claims
-from ftmech_hf.hub.findings import draw_findings, find_analyses, state_findings
+from ftmech_hf.hub.findings import draw_findings, find_analyses, plain_numbers, state_findings
 from ftmech_hf.runs import (
     MANIFEST,
     commit_folder,
@@ -31,6 +31,7 @@ from ftmech_hf.tasks import TASKS, build_dataset
 from ftmech_hf.training.stages import snapshot_folder
 
 TRAINED = ("pretrain", "finetune", "reverse_finetune")
+DATASETS = ("dataset", "stories")
 REPORTS = ("reproduce", "sweep")
 """Folders of many runs, of which the results are published and not the runs."""
 
@@ -88,8 +89,8 @@ def read_kind(run: Path) -> str:
     kind = str(json.loads((run / "env.json").read_text(encoding="utf-8"))["kind"])
     if kind not in REPORTS and not is_finished(run):
         raise ValueError(f"run: {run} is not finished; run its recipe again to go on with it")
-    if kind not in (*TRAINED, *ANALYSES, "dataset"):
-        raise ValueError(f"run: {run} is a {kind}, expected one of {', '.join((*TRAINED, *ANALYSES, 'dataset'))}")
+    if kind not in (known := (*TRAINED, *DATASETS, *ANALYSES)):
+        raise ValueError(f"run: {run} is a {kind}, expected one of {', '.join(known)}")
     return kind
 
 
@@ -138,7 +139,7 @@ def _write_revisions(run: Path, folder: Path, repo_id: str, origin: Origin, kind
     working.mkdir(parents=True)
     if kind in TRAINED:
         _save_model(run, working, repo_id, origin, names)
-    elif kind == "dataset":
+    elif kind in DATASETS:
         _save_dataset(run, working, repo_id)
     else:
         _save_analysis(run, working, repo_id, kind)
@@ -249,6 +250,13 @@ def _save_dataset(run: Path, working: Path, repo_id: str) -> None:
     here, name = str(config["output_dir"]), repo_id.split("/")[-1]
     card.data["pretty_name"] = name
     text = card.content.replace(f'load_dataset("{here}"', f'load_dataset("{repo_id}"')
+    # transformers looks for a tokenizer among models; beside the rows of a dataset it is found when it is here.
+    downloaded = f'snapshot_download("{repo_id}", repo_type="dataset") + "/tokenizer"'
+    text = text.replace(f'"{here}/tokenizer"', downloaded)
+    if downloaded in text:
+        text = text.replace(
+            "from datasets import", "from huggingface_hub import snapshot_download\nfrom datasets import", 1
+        )
     write_text(working / "README.md", text.replace(f"# {run.name}\n", f"# {name}\n", 1))
 
 
@@ -281,18 +289,7 @@ def _save_analysis(run: Path, working: Path, repo_id: str, kind: str) -> None:
     }
     text = render_card(
         "analysis.md.j2", metadata=yaml.safe_dump(header, sort_keys=False).strip(), title=repo_id.split("/")[-1],
-        what=ANALYSES[kind], where=repo_id, summary=dict(_plain(numbers)), pictures=pictures, is_model=is_model,
+        what=ANALYSES[kind], where=repo_id, summary=dict(plain_numbers(numbers)), pictures=pictures, is_model=is_model,
         models=env.get("inputs", {}), env=env, versions=describe_versions(env),
     )  # fmt: skip
     write_text(working / "README.md", text)
-
-
-def _plain(numbers: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """The numbers of a summary by their path in it; lists are left to the file."""
-    found = []
-    for name, value in numbers.items():
-        if isinstance(value, Mapping):
-            found += _plain(value, f"{prefix}{name}, ")
-        elif isinstance(value, str | int | float):
-            found.append((f"{prefix}{name}", f"{value:.4g}" if isinstance(value, float) else str(value)))
-    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,9 @@ from huggingface_hub import DatasetCard, HfApi, ModelCard
 
 from ftmech_hf.cards import check_card, final_accuracy
 from ftmech_hf.hub import Origin, PublishConfig, Target, publish, pull, save
+from ftmech_hf.hub.tree import repo_kind
 from ftmech_hf.runs import damaged_files
+from recipes import make_stories
 from tests.hub.server import USER, Fault, HubServer
 
 
@@ -210,3 +213,23 @@ def test_a_folder_of_many_runs_is_published_without_them(tmp_path: Path) -> None
     assert kept == {"output_dir": "runs/sweep", "models": ["base=runs/base", "other=USER/NAME"], "lr": 0.1}
     assert "sweep.py ~/x.yaml" in (tree / "README.md").read_text()
     assert str(tmp_path) not in "".join(path.read_text() for path in tree.glob("*.[jyR]*"))
+
+
+def test_every_template_is_installed() -> None:
+    root = Path(__file__).parents[2]
+    listed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    templates = {f"model_cards/{path.name}" for path in (root / "model_cards").glob("*.j2")}
+    assert set(listed["force-include"]) == templates
+
+
+def test_stories_are_a_dataset_with_a_tokenizer(tmp_path: Path) -> None:
+    folder = tmp_path / "stories"
+    make_stories.main(["--rows", "train=60", "test=20", "--vocab_size", "300", "--output_dir", str(folder)])
+    assert repo_kind(folder) == "dataset"
+    tree = save(folder, tmp_path / "out", f"{USER}/stories")["main"]
+    card = DatasetCard.load(tree / "README.md")
+    assert f'load_dataset("{USER}/stories"' in card.text
+    assert f'from_pretrained(snapshot_download("{USER}/stories", repo_type="dataset") + "/tokenizer")' in card.text
+    assert "from huggingface_hub import snapshot_download" in card.text
+    assert (tree / "tokenizer" / "tokenizer.json").is_file()
+    assert str(tmp_path) not in card.text

@@ -48,3 +48,15 @@ def test_an_adamw_step_is_the_textbooks() -> None:
     optimizer.step()
     expected = weight * (1 - 5e-4 * 0.01) - 5e-4 * 3 / (math.sqrt(9) + 1e-8)
     assert model.weight.item() == pytest.approx(expected, abs=1e-7)
+
+
+def test_two_sgd_steps_are_the_textbooks() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    expected, velocity = model.weight.item(), 0.0
+    (optimizer,) = build_optimizers(model, optimizer="sgd", **SETTINGS)  # type: ignore[arg-type]
+    for _ in range(2):
+        velocity = 0.9 * velocity + 3 + 0.01 * expected
+        expected -= 1e-3 * velocity
+        model.weight.grad = torch.tensor([[3.0]])
+        optimizer.step()
+        assert model.weight.item() == pytest.approx(expected, abs=1e-7)

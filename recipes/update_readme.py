@@ -275,7 +275,10 @@ def instruments_block(folder: Path) -> str:
         for row in pd.read_csv(folder / "instruments.csv").to_dict("records")
     ]
     columns = ("instrument", "program", "noise", "found", "known", "precision", "recall", "chance")
-    return markdown_table(columns, rows, _sweep_source(folder))
+    settings = read_yaml(str(folder / "config.yaml"))
+    env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
+    source = f"Seed {settings['seeds'][0]}, one try each; study `{env['hash']}`; {describe_versions(env)}."
+    return markdown_table(columns, rows, source)
 
 
 def replace_block(text: str, marks: tuple[str, str], block: str) -> str:

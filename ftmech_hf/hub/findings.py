@@ -16,7 +16,12 @@ from ftmech_hf.report import figures
 from ftmech_hf.runs import damaged_files, is_finished, read_metrics
 from ftmech_hf.studies import RANDOM_INIT
 
-UNITS = {"row": "rows of weight matrices", "activation": "MLP activations"}
+UNITS = {
+    "row": "rows of weight matrices",
+    "weight": "weights",
+    "activation": "MLP activations",
+    "head": "attention heads",
+}
 
 
 def find_analyses(run: Path, run_hash: str, given: Sequence[str] | None = None) -> dict[Path, dict[str, Any]]:

@@ -40,6 +40,9 @@ ANALYSES = {
     "probe": "Can an answer be read from the stream, and where?",
     "attention": "Where do models look when they answer?",
     "truth": "How far are models from the exact distribution of their data?",
+    "diagnose": "What did fine-tuning change? All instruments on one pair of models.",
+    "dissect": "Where are a compiled program's variables?",
+    "known": "What instruments say where the answer is known.",
     "interpolate": "What lies on the straight line between two models?",
     "reproduce": "The paper's main effects at a small scale, over seeds, with controls.",
     "sweep": "A grid of experiments over seeds.",
@@ -262,10 +265,10 @@ def _save_dataset(run: Path, working: Path, repo_id: str) -> None:
 
 def _save_analysis(run: Path, working: Path, repo_id: str, kind: str) -> None:
     is_model = _holds_model(run)
-    left_out = (MANIFEST, "README.md", ".lock", *(["table.parquet"] if is_model else []))
-    for path in sorted(run.iterdir()):  # of a folder of many runs the results go, and not the runs
-        if path.is_file() and path.name not in left_out:
-            shutil.copyfile(path, working / path.name)
+    left_out = ["README.md", *(path.name for path in run.glob("*.parquet") if is_model)]
+    # Of a folder of many runs the results go, and not the runs.
+    folders = [path.name for path in run.iterdir() if path.is_dir()] if kind in REPORTS else []
+    _copy(run, working, [*left_out, *folders])
     pictures = {}
     if (beside := run.with_name(run.name + ".png")).is_file():
         shutil.copyfile(beside, working / "picture.png")

@@ -163,8 +163,10 @@ def interop_block(result: Mapping[str, Any]) -> str:
 
 def _sweep_source(folder: Path) -> str:
     env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
-    seeds = ", ".join(map(str, read_yaml(str(folder / "config.yaml"))["seeds"]))
-    return f"Mean over seeds {seeds} (95 % Student t interval); sweep `{env['hash']}`; {describe_versions(env)}."
+    seeds = read_yaml(str(folder / "config.yaml"))["seeds"]
+    several = f"Mean over seeds {', '.join(map(str, seeds))} (95 % Student t interval)"
+    over = several if len(seeds) > 1 else f"Seed {seeds[0]} alone, so there are no intervals over seeds"
+    return f"{over}; sweep `{env['hash']}`; {describe_versions(env)}."
 
 
 def grid_block(folder: Path) -> str:

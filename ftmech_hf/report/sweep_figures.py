@@ -101,7 +101,9 @@ def draw_figure(summary: pd.DataFrame, axes: Sequence[str], config: FigureConfig
             if j == 0 and not set(config.metrics) & set(COUNTED):
                 ax.set_ylabel("accuracy")
     handles = dict(zip(*reversed(grid[0][0].get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+    longest = max(len(str(label)) for label in handles) if handles else 0
+    columns = max(1, min(4, int(width / (0.075 * longest + 0.7))))  # inches of a letter, and of a line
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
     return figure
 
 

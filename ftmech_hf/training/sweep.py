@@ -71,7 +71,7 @@ def run_cell(cell: Cell, reports: Any = None) -> Any:
         nonlocal last_report
         if text or time.monotonic() - last_report > 0.5:
             last_report = time.monotonic()
-            reports.put((cell.name, step / steps, text))
+            reports.put((cell.name, step / max(steps, 1), text))  # a model that is not trained has no steps
 
     result = cell.function(**cell.kwargs, progress=progress)
     release_freed_memory()  # another kind of cell may come next

@@ -19,6 +19,11 @@ def record(folder: str, name: str, waits_for: list[str], progress: Progress) -> 
     return {"missing": missing, "threads": torch.get_num_threads(), "pid": os.getpid()}
 
 
+def without_steps(progress: Progress) -> str:
+    progress(0, 0, "")
+    return "done"
+
+
 def fail(progress: Progress) -> None:
     raise ValueError("lr: too large")
 

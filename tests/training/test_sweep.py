@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ftmech_hf.training.sweep import Cell, run_cells
+from ftmech_hf.training.sweep import Cell, run_cell, run_cells
 from tests.conftest import listen_to_ctrl_c
 from tests.training import cells
 
@@ -25,6 +26,13 @@ def test_cells_wait_for_what_they_need_and_run_on_one_thread(tmp_path: Path) -> 
     assert set(results) == {"a", "b", "c"}
     assert all(result["missing"] == [] and result["threads"] == 1 for result in results.values())
     assert os.getpid() not in {result["pid"] for result in results.values()}
+
+
+def test_a_cell_without_steps_reports_as_any_other() -> None:
+    """A model that is not trained (``steps: 0``, the paper's Scr.) is a cell of a sweep, too."""
+    reports: queue.SimpleQueue[tuple[str, float, str]] = queue.SimpleQueue()
+    assert run_cell(Cell("untrained", cells.without_steps, {}, 1), reports) == "done"
+    assert [reports.get()[:2] for _ in range(2)] == [("untrained", 0), ("untrained", 1)]
 
 
 def test_a_failed_cell_is_named_and_the_others_finish(tmp_path: Path) -> None:
@@ -48,7 +56,7 @@ def test_a_worker_that_dies_is_reported_and_stops_no_other(tmp_path: Path) -> No
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_no_worker_outlives_its_parent(tmp_path: Path, how: signal.Signals) -> None:
     code = (
-        "from ftmech_hf.training.sweep import Cell, run_cells\nfrom tests.training import cells\n"
+        "from ftmech_hf.training.sweep import Cell, run_cell, run_cells\nfrom tests.training import cells\n"
         f"if __name__ == '__main__': run_cells([Cell('s', cells.sleep, {{'folder': {str(tmp_path)!r}}}, 1)])"
     )
     script = tmp_path / "sweep.py"

@@ -23,6 +23,7 @@ from ftmech_hf.activations import TracedModel
 from ftmech_hf.config import parse_config
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.report.dataset import MakeDatasetConfig
+from ftmech_hf.report.stories import MakeStoriesConfig
 from ftmech_hf.runs import damaged_files, read_metrics
 from ftmech_hf.studies import (
     AttentionConfig,
@@ -36,10 +37,13 @@ from ftmech_hf.studies import (
 )
 from ftmech_hf.studies.common import capability_rows
 from ftmech_hf.sweeps import SECTIONS, SweepConfig
-from ftmech_hf.tasks import Capability, PcfgConfig, PcfgShape
+from ftmech_hf.tasks import Capability, CounterConfig, PcfgConfig, PcfgShape
+from ftmech_hf.tracr import TracrConfig
+from ftmech_hf.training.compiled import CompileConfig
 from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig
 from recipes import finetune, pretrain, probe, prune, reverse_finetune, truth
+from recipes.compile_program import ArtefactConfig
 from tests.conftest import listen_to_ctrl_c
 from tests.recipes.conftest import CONFIGS, TINY
 
@@ -127,6 +131,10 @@ def test_every_config_parses_and_begins_by_saying_what_it_shows(path: Path) -> N
         "truth": (TruthConfig, PcfgConfig),
         "interpolate": (InterpolateConfig, PcfgConfig),
         "diagnose": (DiagnoseConfig, ExaminationConfig, PcfgShape),
+        "make_stories": (MakeStoriesConfig,),
+        "compile_program": (ArtefactConfig, CompileConfig, CounterConfig),
+        "tracr": (TracrConfig,),
+        "tracr_grid": (TracrConfig,),
         "sweep": (SweepConfig,),
     }["sweep" if path.stem.startswith("sweep_") else path.stem]
     parse_config(*types, argv=["--config", str(path)], sections=SECTIONS if types == (SweepConfig,) else ())

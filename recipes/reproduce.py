@@ -25,6 +25,7 @@ from ftmech_hf.training.sweep import run_cells
 def write_report(config: ReproduceConfig, shape: PcfgShape, plans: list[SeedPlan]) -> list[Claim]:
     """Read the finished runs and write claims, tidy table, pictures and page into the output folder."""
     output, settings, env = Path(config.output_dir), to_dict(config, shape), environment()
+    output.mkdir(parents=True, exist_ok=True)  # the runs may lie elsewhere
     runs = {plan.seed: plan.folders for plan in plans}
     claims = judge({seed: measure(folders) for seed, folders in runs.items()})
     facts = {

@@ -362,8 +362,8 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
 
 
 def test_reproduce_runs_reports_and_is_found_again(tmp_path: Path) -> None:
-    output = tmp_path / "reproduce"
-    argv = ["--seeds", "0", "1", f"--output_dir={output}", "--workers=2", "--batch_size=8", "--eval_rows=16"]
+    output, made = tmp_path / "reproduce", tmp_path / "shared"
+    argv = ["--seeds", "0", "1", f"--output_dir={output}", f"--runs_dir={made}", "--workers=2", "--batch_size=8", "--eval_rows=16"]
     argv += [f"--{name}_steps=3" for name in ("low", "high", "finetune", "reverse")]
     argv += ["--final_eval_rows=32", "--prune_eval_rows=8", "--probe_fit_rows=60"]
     first = run_recipe("reproduce", *argv, env={**os.environ, "COLUMNS": "150"})
@@ -377,13 +377,13 @@ def test_reproduce_runs_reports_and_is_found_again(tmp_path: Path) -> None:
     assert page.count("data:image/svg+xml;base64,") == 7
     assert "does not hold" in page
     assert not any(word in page for word in ('src="http', "<script", "<link"))
-    runs = {path.name: path.stat().st_mtime_ns for path in (output / "runs").iterdir()}
+    runs = {path.name: path.stat().st_mtime_ns for path in made.iterdir()}
     assert len(runs) == 24
-    assert all(damaged_files(output / "runs" / name) == [] for name in runs)
+    assert all(damaged_files(made / name) == [] for name in runs)
 
     started = time.monotonic()
     again = run_recipe("reproduce", *argv)
     assert again.returncode == 0
     assert time.monotonic() - started < 60
-    assert {path.name: path.stat().st_mtime_ns for path in (output / "runs").iterdir()} == runs
+    assert {path.name: path.stat().st_mtime_ns for path in made.iterdir()} == runs
     assert json.loads((output / "claims.json").read_text()) == claims

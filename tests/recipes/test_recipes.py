@@ -363,7 +363,16 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
 
 def test_reproduce_runs_reports_and_is_found_again(tmp_path: Path) -> None:
     output, made = tmp_path / "reproduce", tmp_path / "shared"
-    argv = ["--seeds", "0", "1", f"--output_dir={output}", f"--runs_dir={made}", "--workers=2", "--batch_size=8", "--eval_rows=16"]
+    argv = [
+        "--seeds",
+        "0",
+        "1",
+        f"--output_dir={output}",
+        f"--runs_dir={made}",
+        "--workers=2",
+        "--batch_size=8",
+        "--eval_rows=16",
+    ]
     argv += [f"--{name}_steps=3" for name in ("low", "high", "finetune", "reverse")]
     argv += ["--final_eval_rows=32", "--prune_eval_rows=8", "--probe_fit_rows=60"]
     first = run_recipe("reproduce", *argv, env={**os.environ, "COLUMNS": "150"})

@@ -71,18 +71,18 @@ class StoreWriter:
         self.working = self.folder.with_name(self.folder.name + ".partial")
         shutil.rmtree(self.working, ignore_errors=True)
         self.working.mkdir(parents=True)
-        self._arrays: dict[tuple[str, int], np.memmap] = {}
         self._done: dict[tuple[str, int], int] = {}
 
     def append(self, key: tuple[str, int], values: NDArray[np.float32]) -> None:
         """Write the next rows of one site, (B, positions, width)."""
-        if key not in self._arrays:
-            path, shape = self.working / _file_name(*key), (self.rows, *values.shape[1:])
-            self._arrays[key] = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-            self._done[key] = 0
-        start = self._done[key]
-        self._arrays[key][start : start + len(values)] = values
-        self._done[key] = start + len(values)
+        # Appended to, not mapped: a map's written pages would count as this process' memory.
+        with (self.working / _file_name(*key)).open("ab") as file:
+            if key not in self._done:
+                shape = (self.rows, *values.shape[1:])
+                header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(values, "<f4").data)
+        self._done[key] = self._done.get(key, 0) + len(values)
 
     def close(self) -> ActivationStore:
         """Let the store appear.
@@ -93,9 +93,6 @@ class StoreWriter:
         for key, done in self._done.items():
             if done != self.rows:
                 raise ValueError(f"activations: {done} of {self.rows} rows of {key} were written")
-        for array in self._arrays.values():
-            array.flush()
-        self._arrays.clear()
         write_json(self.working / INDEX, {**self.facts, "rows": self.rows})
         commit_folder(self.working, self.folder)
         return ActivationStore(self.folder)

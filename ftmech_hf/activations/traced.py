@@ -220,7 +220,7 @@ class TracedModel:
         layers: Sequence[int] | None = None,
         positions: int | Sequence[int] = -1,
         attention_mask: Tensor | None = None,
-        batch_size: int = 256,
+        batch_size: int = 64,
         model_hash: str = "",
     ) -> ActivationStore:
         """:meth:`collect` onto disk, with one batch in memory at a time.

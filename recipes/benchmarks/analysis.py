@@ -107,7 +107,7 @@ def _store(config: BenchmarkConfig, task: PcfgConfig) -> tuple[float, float, flo
     before = process.memory_info().rss / 1e6
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        traced.collect_to(Path(folder) / "store", token_ids, ["resid_post"], batch_size=BATCH)
+        traced.collect_to(Path(folder) / "store", token_ids, ["resid_post"])
         seconds = time.perf_counter() - started
     return config.stored_rows / seconds, before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 

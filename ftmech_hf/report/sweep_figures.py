@@ -15,6 +15,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from ftmech_hf.report.figures import STYLE
 
 COUNTED = ("steps_to_revival", "pruned/neurons")
+MAX_LETTERS = 40
+"""Of all names below an axis that are written side by side."""
+
 LINES, MARKERS = ("-", "--", ":", "-."), "osD^vP"
 
 
@@ -130,6 +133,10 @@ def _lines(ax: Axes, rows: pd.DataFrame, config: FigureConfig) -> None:
         ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     else:
         ax.set_xticks(range(len(ticks)), ticks)
+        if sum(map(len, ticks)) > MAX_LETTERS:  # side by side they would lie on one another
+            ax.tick_params(axis="x", labelrotation=30)
+            for label in ax.get_xticklabels():
+                label.set(ha="right", rotation_mode="anchor")
     if not set(config.metrics) & set(COUNTED):
         ax.set_ylim(-0.03, 1.03)
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

@@ -135,8 +135,8 @@ def _lines(ax: Axes, rows: pd.DataFrame, config: FigureConfig) -> None:
         ax.set_xticks(range(len(ticks)), ticks)
         if sum(map(len, ticks)) > MAX_LETTERS:  # side by side they would lie on one another
             ax.tick_params(axis="x", labelrotation=30)
-            for label in ax.get_xticklabels():
-                label.set(ha="right", rotation_mode="anchor")
+            for tick in ax.get_xticklabels():
+                tick.set(ha="right", rotation_mode="anchor")
     if not set(config.metrics) & set(COUNTED):
         ax.set_ylim(-0.03, 1.03)
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

@@ -32,6 +32,22 @@ def share_interval(right: int, number: int) -> Share:
     return Share(right / number, float(interval.low), float(interval.high))
 
 
+def mean_of_shares(*counts: tuple[int, int]) -> Share:
+    """The mean of independent shares with its 95 % interval, such as a balanced accuracy.
+
+    The interval is put together from the Wilson intervals of the shares (Zou and Donner, Statistics in Medicine 27,
+    2008): it keeps its coverage where a share is 0 or 1.
+
+    Args:
+        counts: (how many of them, of how many) of each share.
+    """
+    shares = [share_interval(right, number) for right, number in counts]
+    value = sum(share.value for share in shares) / len(shares)
+    below = math.hypot(*(share.value - share.low for share in shares)) / len(shares)
+    above = math.hypot(*(share.high - share.value for share in shares)) / len(shares)
+    return Share(value, value - below, value + above)
+
+
 def mean_interval(values: Sequence[float]) -> Share:
     """A mean of at least two independent values, such as one per seed, with its 95 % Student t interval."""
     mean, error = float(np.mean(values)), float(stats.sem(values))

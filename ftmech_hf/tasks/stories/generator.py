@@ -1,4 +1,4 @@
-"""Simple English stories whose features are true by construction, and a judge that reads them off the text again.
+"""Simple English stories whose features are true by construction; :mod:`.reading` reads them off the text again.
 
 Most features are relations between two sentences, so that no single word gives them away:
 
@@ -15,7 +15,6 @@ Both animals, things and activities that a relation is about are named in every 
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -156,88 +155,3 @@ def make_story(rng: np.random.Generator, *, features: Sequence[str] | None = Non
         summary=draw.sentence("summary", plot.slots),
         sentence=sentences[rng.integers(len(sentences))],
     )
-
-
-def _alternatives(slot: str) -> str:
-    """What may stand in a slot, as a regular expression."""
-    content = lexicon()
-    both = {name: [*content[name]["seen"], *content[name]["held_out"]] for name in content if name != "beats"}
-    kinds: dict[str, list[str]] = {
-        "names": both["names"],
-        "creature": [entry[0] for entry in both["creatures"]],
-        "plural": [entry[1] for entry in both["creatures"]],
-        "thing": both["things"],
-        "activity": both["activities"],
-        "wish": [entry[0] for entry in both["wishes"]],
-        "hoped": [form[0] for entry in both["wishes"] for form in entry[1:]],
-        "happened": [form[1] for entry in both["wishes"] for form in entry[1:]],
-        "known": [*both["lessons"], *both["facts"]],
-        "saying": [entry[0] for entry in both["sayings"]],
-        "report": [entry[1] for entry in both["sayings"]],
-        "place": both["places"],
-        "spot": both["spots"],
-    }
-    kind = {
-        "hero": "names", "friend": "names", "speaker": "names", "believed": "creature", "revealed": "creature",
-        "first_plural": "plural", "second_plural": "plural", "one_thing": "thing", "other_thing": "thing",
-        "hinted": "thing", "broken": "thing", "one_activity": "activity", "other_activity": "activity",
-        "hero_activity": "activity", "friend_activity": "activity",
-    }.get(slot, slot)  # fmt: skip
-    return "|".join(re.escape(value) for value in sorted(set(kinds[kind]), key=len, reverse=True))
-
-
-@functools.cache
-def _patterns(beat: str) -> tuple[re.Pattern[str], ...]:
-    """A pattern per form of a sentence; its groups are the slots."""
-    forms = [*lexicon()["beats"][beat]["seen"], *lexicon()["beats"][beat]["held_out"]]
-    patterns = []
-    for form in forms:
-        parts, named = re.split(r"\{(\w+)\}", form), set[str]()
-        text = ""
-        for number, piece in enumerate(parts):
-            if number % 2 == 0:
-                text += re.escape(piece)
-            elif piece in named:
-                text += f"(?P={piece})"
-            else:
-                text += f"(?P<{piece}>{_alternatives(piece)})"
-                named.add(piece)
-        patterns.append(re.compile(text))
-    return tuple(patterns)
-
-
-def _find(beat: str, text: str) -> dict[str, str] | None:
-    """The slots of the first sentence of this kind; None if there is none."""
-    found = [match for pattern in _patterns(beat) if (match := pattern.search(text))]
-    return min(found, key=lambda match: match.start()).groupdict() if found else None
-
-
-def judge(text: str) -> dict[str, bool | None]:
-    """Which features a story has, read off its sentences; None where the sentences that would tell are missing.
-
-    It knows nothing of how the story was made, so it judges stories that a model wrote.
-    """
-    found = {beat: _find(beat, text) or {} for beat in lexicon()["beats"]}
-
-    def compare(first: str | None, second: str | None, *, equal: bool) -> bool | None:
-        return None if first is None or second is None else (first == second) == equal
-
-    hoped = {
-        entry[0]: {form[0]: form[1] for form in entry[1:]}
-        for part in ("seen", "held_out") for entry in lexicon()["wishes"][part]
-    }  # fmt: skip
-    wish, outcome = found["hope"], found["outcome"]
-    wanted = hoped.get(wish.get("wish", ""), {}).get(wish.get("hoped", ""))
-    same_wish = wish.get("wish") == outcome.get("wish")
-    known = found["closing"].get("known")
-    lessons = [*lexicon()["lessons"]["seen"], *lexicon()["lessons"]["held_out"]]
-    quoted, reported = bool(found["quoted"]), bool(found["reported"])
-    wants = found["wants"]
-    return {
-        "Twist": compare(found["belief"].get("believed"), found["reveal"].get("revealed"), equal=False),
-        "Foreshadowing": compare(found["hint"].get("hinted"), found["event"].get("broken"), equal=True),
-        "Dialogue": True if quoted or '"' in text else False if reported else None,
-        "BadEnding": compare(wanted, outcome.get("happened") if same_wish else None, equal=False),
-        "MoralValue": None if known is None else known in lessons,
-        "Conflict": compare(wants.get("hero_activity"), wants.get("friend_activity"), equal=False),
-    }

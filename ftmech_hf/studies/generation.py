@@ -1,0 +1,146 @@
+"""Texts that a model writes: batched, seeded, and the same whichever batch a prompt is in.
+
+The random numbers of a text are a function of (seed, its number) and are drawn one per token before anything is
+computed; a token is where that number falls in the cumulated distribution. So prompts may be put together, sorted and
+taken out in any way. What is left is rounding: in a batch of another shape logits differ in their last digits, which
+changes a token about once in a million.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+GENERATION_KEY = int.from_bytes(b"generate", "little")
+"""Keeps these random numbers apart from those of all other purposes."""
+
+
+def generation_randomness(seed: int, number: int, tokens: int) -> NDArray[np.float64]:
+    """The uniform random numbers that choose the tokens of a text, (tokens,); a longer text begins with the same."""
+    return np.random.default_rng([seed, GENERATION_KEY, number]).random(tokens)
+
+
+def sample_tokens(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    """The token at whose place in the cumulated distribution a uniform number falls.
+
+    Args:
+        logits: (B, V).
+        uniform: float64 in [0, 1), (B,).
+        temperature: divides the logits; 0 takes the most likely token.
+
+    Returns:
+        token ids (B,).
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    cumulated = (logits.double() / temperature).softmax(-1).cumsum(-1)
+    # Scaled by the last sum, which rounding may leave below 1.
+    threshold = uniform[:, None] * cumulated[:, -1:]
+    return torch.searchsorted(cumulated, threshold, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    seed: int,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    batch_size: int = 64,
+) -> list[str]:
+    """What a model writes after each prompt, up to the end of the document.
+
+    Prompts are padded on the left, ``<bos>`` goes before each, and a text ends with ``<eos>``, after
+    ``max_new_tokens``, or with the model's last position.
+
+    Args:
+        model: any causal LM that takes ``position_ids``.
+        tokenizer: its tokenizer, with ``<bos>`` and ``<eos>``.
+        prompts: one for each text; text i has the random numbers of (seed, i).
+        seed: of the random numbers.
+        max_new_tokens: tokens of a text at most.
+        temperature: divides the logits; 0 takes the most likely token.
+        batch_size: texts written side by side.
+
+    Returns:
+        the texts without the prompts, in the order of the prompts.
+
+    Raises:
+        ValueError: the model cannot be padded, or a prompt leaves it no room.
+    """
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        raise ValueError(f"model: {model.config.model_type} takes no position_ids, so its prompts cannot be padded")
+    if max_new_tokens < 1 or batch_size < 1 or temperature < 0:
+        raise ValueError(
+            f"max_new_tokens: {max_new_tokens}, batch_size: {batch_size}, temperature: {temperature}, "
+            "expected at least 1, 1 and 0"
+        )
+    if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
+        raise ValueError("tokenizer: it has no <bos> or no <eos>, by which a text begins and ends")
+    encoded = tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
+    rows = [[tokenizer.bos_token_id, *ids] for ids in encoded]
+    longest = int(getattr(model.config, "max_position_embeddings", 0)) or 2**31
+    for number, row in enumerate(rows):
+        if len(row) >= longest:
+            raise ValueError(f"prompts: number {number} has {len(row)} tokens, but the model has {longest} positions")
+    order = sorted(range(len(rows)), key=lambda number: len(rows[number]))  # little padding in any batch
+    texts = [""] * len(rows)
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        uniform = np.stack([generation_randomness(seed, number, max_new_tokens) for number in chosen])
+        batch = _Batch(model, [rows[number] for number in chosen], uniform, longest)
+        for number, ids in zip(chosen, batch.write(temperature, tokenizer.eos_token_id), strict=True):
+            texts[number] = tokenizer.decode(ids, skip_special_tokens=True)
+    return texts
+
+
+class _Batch:
+    """Texts that are written side by side; those that have ended leave it."""
+
+    def __init__(self, model: PreTrainedModel, rows: list[list[int]], uniform: NDArray[np.float64], longest: int):
+        width = max(map(len, rows))
+        device = model.device
+        pad = model.config.pad_token_id or 0
+        self.model = model
+        self.token_ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
+        self.mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+        self.uniform = torch.from_numpy(uniform).to(device)
+        self.places = torch.arange(len(rows), device=device)  # in the batch as it was at the beginning
+        self.room = longest - self.mask.sum(1)
+        self.written: list[list[int]] = [[] for _ in rows]
+
+    def write(self, temperature: float, eos: int) -> list[list[int]]:
+        """Token ids of each text, without ``<eos>``."""
+        cache = DynamicCache(config=self.model.config)
+        inputs = self.token_ids
+        for number in range(self.uniform.shape[1]):
+            positions = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -inputs.shape[1] :]
+            logits = self.model(
+                inputs, attention_mask=self.mask, position_ids=positions, past_key_values=cache, use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]  # fmt: skip
+            tokens = sample_tokens(logits, self.uniform[self.places, number], temperature)
+            for place, token in zip(self.places.tolist(), tokens.tolist(), strict=True):
+                if token != eos:
+                    self.written[place].append(token)
+            self.room -= 1
+            # A token that no position is left for is still a prediction, but nothing follows it.
+            going = (tokens != eos) & (self.room > 0)
+            if not going.all():
+                kept = going.nonzero().flatten()
+                if not len(kept):
+                    break
+                self.places, self.room, self.mask = self.places[kept], self.room[kept], self.mask[kept]
+                tokens = tokens[kept]
+                cache.batch_select_indices(kept)
+            inputs = tokens[:, None]
+            self.mask = torch.cat([self.mask, torch.ones_like(inputs)], dim=1)
+        return self.written

@@ -1,0 +1,163 @@
+"""How often does a model write a story with a feature when it is asked to? (Jain et al., arXiv 2311.12786, Table 1.)
+
+Every instruction is given twice: once it names the feature, once it does not. A feature that comes anyway was not asked
+for. Two measures: the share of whole stories the model writes in which a judge finds the feature, and, for the twist of
+procedural stories, how often the model finds the twist's word more likely than the expected one in a story that
+somebody else wrote so far, which takes no sampling.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ftmech_hf.intervals import share_interval
+from ftmech_hf.models.loading import load_model, load_tokenizer
+from ftmech_hf.runs import RunDir
+from ftmech_hf.studies.common import StudyConfig, check_positive, finish_study, open_study
+from ftmech_hf.studies.generation import generate
+from ftmech_hf.studies.stories.judging import EXACT, find_judge
+from ftmech_hf.studies.stories.questions import find_stories, make_choices, make_prompts, name_feature, twists_chosen
+from ftmech_hf.tasks.stories import FEATURES, Story
+from ftmech_hf.tasks.stories.judges import Judge, Verdicts
+from ftmech_hf.tasks.stories.task import StoriesConfig
+from ftmech_hf.training.loop import Progress
+from ftmech_hf.training.stages import FinetuneConfig
+
+ASKED, NOT_ASKED = "asked", "not asked"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig(StudyConfig):
+    """Which model writes stories, how many, and who judges them."""
+
+    model: str = field(default="runs/pretrain", metadata={"help": "folder of a run, or a model on the Hub"})
+    at_steps: list[int] = field(
+        default_factory=list, metadata={"help": "snapshots of the run to score, beside the model it ended with"}
+    )
+    feature: str = field(default="Twist", metadata={"help": "what is asked for"})
+    judge: str = field(default=EXACT, metadata={"help": "exact, for procedural stories, or the folder of a judge"})
+    generations: int = field(default=256, metadata={"help": "stories per point and kind of instruction"})
+    choices: int = field(default=512, metadata={"help": "procedural stories to choose the twist in; 0 for none"})
+    max_new_tokens: int = field(default=220, metadata={"help": "tokens of a story at most; the paper has 350"})
+    temperature: float = field(default=1.0, metadata={"help": "of sampling, as in the paper"})
+    score_batch_size: int = field(default=64, metadata={"help": "stories written side by side"})
+    output_dir: str = field(default="runs/stories-score", metadata={"help": "the run's folder"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "generations", "max_new_tokens", "score_batch_size")
+        if self.feature not in FEATURES:
+            raise ValueError(f"feature: unknown {self.feature!r}, expected one of {', '.join(FEATURES)}")
+        if self.temperature < 0 or self.choices < 0:
+            raise ValueError(f"temperature: {self.temperature}, choices: {self.choices}, expected 0 or more of each")
+
+
+def score_stories(config: ScoreConfig, task: StoriesConfig, *, progress: Progress | None = None) -> RunDir:
+    """Let a model write stories, at snapshots of its run and at its end, and judge them.
+
+    ``table.parquet`` has every story with its verdicts; ``summary.json`` the shares at every step (None is the end),
+    with 95 % Wilson intervals, and what the judge gets right.
+    """
+    judge, judged = find_judge(config.judge)
+    run = open_study("stories_score", config, task, {"model": config.model})
+    if run.finished:
+        return run
+    try:
+        asked = find_stories(task, "test", config.seed, max(config.generations, config.choices), feature=config.feature)
+        table: list[dict[str, Any]] = []
+        points: list[dict[str, Any]] = []
+        steps: list[int | None] = [*config.at_steps, None]
+        for number, step in enumerate(steps):
+            folder = FinetuneConfig(model=config.model, snapshot=step).start
+            model, tokenizer = load_model(folder), load_tokenizer(folder)
+            rows, point = score_model(config, model, tokenizer, asked, judge)
+            if config.choices and not task.files and config.feature == "Twist":
+                point["choice"] = choose_twists(model, tokenizer, asked[: config.choices], config.seed)
+            table += [{"step": step, **row} for row in rows]
+            points.append({"step": step, **point})
+            if progress is not None:
+                share = point[ASKED]["value"]
+                progress(number + 1, len(steps), f"{config.feature} in {share:.0%} of the stories")
+        scores = [{**asdict(score), "trusted": score.trusted} for score in judged]
+        return finish_study(run, table, {"feature": config.feature, "points": points, "judge": scores})
+    finally:
+        run.close()
+
+
+def score_model(
+    config: ScoreConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    stories: Sequence[Story],
+    judge: Judge,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The stories that one model writes, with their verdicts, and the shares among them."""
+    rows: list[dict[str, Any]] = []
+    point: dict[str, Any] = {}
+    chosen = stories[: config.generations]
+    for kind in (ASKED, NOT_ASKED):
+        prompts = make_prompts(chosen, config.feature, kind == ASKED, config.seed)
+        texts = generate(
+            model,
+            tokenizer,
+            prompts,
+            seed=config.seed,
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            batch_size=config.score_batch_size,
+        )
+        verdicts = [judge(text) for text in texts]
+        named = [name_feature(story, config.feature, kind == ASKED).features for story in chosen]
+        point[kind] = _shares(config.feature, verdicts)
+        point[kind]["others_obeyed"] = _obeyed(config.feature, verdicts, named)
+        rows += [
+            {"kind": kind, "number": number, "prompt": prompt, "text": text, **verdict}
+            for number, (prompt, text, verdict) in enumerate(zip(prompts, texts, verdicts, strict=True))
+        ]
+    return rows, point
+
+
+def _shares(feature: str, verdicts: Sequence[Verdicts]) -> dict[str, Any]:
+    """Share of all stories that have the feature; one that cannot be judged has it not, and is counted."""
+    has = sum(verdict[feature] is True for verdict in verdicts)
+    unclear = sum(verdict[feature] is None for verdict in verdicts)
+    found = share_interval(has, len(verdicts))._asdict()
+    return {**found, "has": has, "number": len(verdicts), "undecided": unclear / len(verdicts)}
+
+
+def _obeyed(feature: str, verdicts: Sequence[Verdicts], named: Sequence[Sequence[str]]) -> float | None:
+    """How far the instruction is followed in all but the feature: balanced over named and not named features.
+
+    A verdict that is missing is one against the model.
+    """
+    right: dict[bool, list[bool]] = {True: [], False: []}
+    for verdict, names in zip(verdicts, named, strict=True):
+        for other in FEATURES:
+            if other != feature:
+                right[other in names].append(verdict[other] == (other in names))
+    return float(np.mean([np.mean(values) for values in right.values()])) if all(right.values()) else None
+
+
+def choose_twists(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stories: Sequence[Story], seed: int
+) -> dict[str, Any]:
+    """How often the twist is more likely than the expected, under instructions that name it and that do not."""
+    found = {}
+    for kind in (ASKED, NOT_ASKED):
+        choices = make_choices(stories, make_prompts(stories, "Twist", kind == ASKED, seed), tokenizer)
+        chosen = twists_chosen(model, choices)
+        found[kind] = {**share_interval(int(chosen.sum()), len(chosen))._asdict(), "number": len(chosen)}
+    return found
+
+
+def read_points(run: str | Path) -> list[Mapping[str, Any]]:
+    """The points of a finished score, in the order of steps; the end has the step None."""
+    content = json.loads((Path(run) / "summary.json").read_text(encoding="utf-8"))
+    return list(content["points"])

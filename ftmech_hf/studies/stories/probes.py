@@ -1,8 +1,8 @@
 """Which features of a story can be read from a model's stream? (Jain et al., arXiv 2311.12786, App. F, Figs. 35-38.)
 
 As in the paper, a model reads the story alone, without the instruction, and linear probes read the mean of the stream
-over the last ten tokens, at every layer, all six features. Controls: shuffled labels, a model of random weights, and the
-same probes on stories of words that neither the model nor the probe has seen.
+over the last ten tokens, at every layer, all six features. Controls: shuffled labels, a model of random weights, and
+the same probes on stories of words that neither the model nor the probe has seen.
 
 Deviations: the probes are fitted to convergence, standardised and with a bias, where the paper's take 2,000 steps of
 AdamW; and half of the stories have the feature that is studied, so that always saying no is right half of the time.
@@ -175,12 +175,8 @@ def probe_model(
         for (site, feature), fitted in result.probes.items():
             labels = torch.from_numpy(splits["held_out"].labels[feature])
             right = int((fitted.predict(activations["held_out"][site]) == labels).sum())
-            share = share_interval(right, len(labels))
-            rows.append(
-                {
-                    "words": "held out", "site": site, "label": feature, "accuracy": share.value, "low": share.low,
-                    "high": share.high, "majority": max(float(labels.double().mean()), 1 - float(labels.double().mean())),
-                    "num_test": len(labels),
-                }
-            )  # fmt: skip
+            share, having = share_interval(right, len(labels)), float(labels.double().mean())
+            known = {"majority": max(having, 1 - having), "num_test": len(labels)}
+            named = {"words": "held out", "site": site, "label": feature}
+            rows.append({**named, "accuracy": share.value, "low": share.low, "high": share.high, **known})
     return rows, result

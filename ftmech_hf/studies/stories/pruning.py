@@ -1,10 +1,10 @@
 """Does removing a few neurons of a model that has lost a feature bring it back?
 
 Jain et al. (arXiv 2311.12786) prune their models of grammars and programs, not those of stories. Here the same
-procedure: a neuron's importance is gradient x weight for the loss of the token by which a twist begins, in stories whose
-instruction names it; the number of neurons is chosen on one set of stories and reported on another; and beside it stand
-as many random neurons. Choices of the twist that was not asked for show whether the ability came back or a habit was
-made. At the end the pruned model writes whole stories.
+procedure: a neuron's importance is gradient x weight for the loss of the token by which a twist begins, in stories
+whose instruction names it; the number of neurons is chosen on one set of stories and reported on another; and beside it
+stand as many random neurons. Choices of the twist that was not asked for show whether the ability came back or a habit
+was made. At the end the pruned model writes whole stories.
 """
 
 from __future__ import annotations

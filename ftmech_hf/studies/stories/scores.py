@@ -135,13 +135,13 @@ def _shares(feature: str, verdicts: Sequence[Verdicts]) -> dict[str, Any]:
 def _obeyed(feature: str, verdicts: Sequence[Verdicts], named: Sequence[Sequence[str]]) -> float | None:
     """How far the instruction is followed in all but the feature: balanced over named and not named features.
 
-    A verdict that is missing is one against the model.
+    A story without a verdict has not the feature.
     """
     right: dict[bool, list[bool]] = {True: [], False: []}
     for verdict, names in zip(verdicts, named, strict=True):
         for other in FEATURES:
             if other != feature:
-                right[other in names].append(verdict[other] == (other in names))
+                right[other in names].append((verdict[other] is True) == (other in names))
     return float(np.mean([np.mean(values) for values in right.values()])) if all(right.values()) else None
 
 

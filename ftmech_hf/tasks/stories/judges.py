@@ -62,7 +62,7 @@ class JudgeScore:
         feature: which.
         how: by rule or by a classifier.
         value, low, high: balanced accuracy, the mean of the shares it is right about among stories with and without
-            the feature, with its 95 % interval; 0.5 is chance. A verdict that is missing is a wrong one.
+            the feature, with its 95 % interval; 0.5 is chance. A story without a verdict counts as one without it.
         sensitivity, specificity: those two shares.
         undecided: share of the stories without a verdict.
         num_with, num_without: how many stories of each kind.
@@ -98,7 +98,7 @@ def _score(
     truth: NDArray[np.bool_],
     shuffled: float | None = None,
 ) -> JudgeScore:
-    right = np.array([verdict is not None and verdict == has for verdict, has in zip(verdicts, truth, strict=True)])
+    right = np.array([verdict is True for verdict in verdicts]) == truth
     num_with, num_without = int(truth.sum()), int((~truth).sum())
     right_with, right_without = int(right[truth].sum()), int(right[~truth].sum())
     share = mean_of_shares((right_with, num_with), (right_without, num_without))

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
 
 GENERATION_KEY = int.from_bytes(b"generate", "little")
 """Keeps these random numbers apart from those of all other purposes."""
@@ -102,6 +104,41 @@ def generate(
     return texts
 
 
+class _RoomyLayer(DynamicLayer):
+    """Keys and values with room to grow: transformers' own layer copies all of them for every token."""
+
+    _layer_type = None  # keeps transformers from making it the layer of all caches
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        before = self.get_seq_length()
+        after = before + key_states.shape[-2]
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.rooms = [key_states[:, :, :0], value_states[:, :, :0]]
+        if after > self.rooms[0].shape[-2]:
+            self.rooms = [
+                torch.cat([room, new.new_empty(*new.shape[:2], after + after // 2 - room.shape[-2], new.shape[-1])], -2)
+                for room, new in zip(self.rooms, (key_states, value_states), strict=True)
+            ]
+        for room, new in zip(self.rooms, (key_states, value_states), strict=True):
+            room[:, :, before:after] = new
+        self.keys, self.values = (room[:, :, :after] for room in self.rooms)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        length = self.get_seq_length()
+        self.rooms = [room[indices] for room in self.rooms]
+        self.keys, self.values = (room[:, :, :length] for room in self.rooms)
+
+
+def _make_cache(model: PreTrainedModel) -> Cache:
+    """An empty cache, roomy where every layer keeps everything."""
+    cache: Cache = DynamicCache(config=model.config)
+    if all(type(layer) is DynamicLayer for layer in cache.layers):
+        return Cache(layer_class_to_replicate=_RoomyLayer)
+    return cache
+
+
 class _Batch:
     """Texts that are written side by side; those that have ended leave it."""
 
@@ -119,7 +156,7 @@ class _Batch:
 
     def write(self, temperature: float, eos: int) -> list[list[int]]:
         """Token ids of each text, without ``<eos>``."""
-        cache = DynamicCache(config=self.model.config)
+        cache = _make_cache(self.model)
         inputs = self.token_ids
         for number in range(self.uniform.shape[1]):
             positions = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -inputs.shape[1] :]

@@ -9,11 +9,13 @@ from ftmech_hf.tasks.letters import CounterConfig, MaxIdentifierConfig
 from ftmech_hf.tasks.pcfg import PcfgConfig, for_capability
 from ftmech_hf.tasks.questions import PcfgShape
 from ftmech_hf.tasks.schema import SPLITS, Capability, Rows, RowStream, Task, encode_rows
+from ftmech_hf.tasks.stories.task import StoriesConfig
 
 TASKS: dict[str, type[Task]] = {
     "pcfg": PcfgConfig,
     "counter": CounterConfig,
     "max_identifier": MaxIdentifierConfig,
+    "stories": StoriesConfig,
 }
 
 
@@ -37,6 +39,7 @@ __all__ = [
     "PcfgShape",
     "RowStream",
     "Rows",
+    "StoriesConfig",
     "Task",
     "build_dataset",
     "encode_rows",

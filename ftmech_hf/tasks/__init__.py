@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ftmech_hf.config import parse_config, peek_setting
-from ftmech_hf.tasks.export import build_dataset, features, stream_dataset, write_parquet
+from ftmech_hf.tasks.export import build_dataset, example_row, features, stream_dataset, write_parquet
 from ftmech_hf.tasks.letters import CounterConfig, MaxIdentifierConfig
 from ftmech_hf.tasks.pcfg import PcfgConfig, for_capability
 from ftmech_hf.tasks.questions import PcfgShape
@@ -43,6 +43,7 @@ __all__ = [
     "Task",
     "build_dataset",
     "encode_rows",
+    "example_row",
     "features",
     "for_capability",
     "parse_task",

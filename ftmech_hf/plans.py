@@ -65,6 +65,8 @@ class Plan:
             label: self._hashes[run] + suffix if run in self._hashes else model_hash(run)
             for label, run in inputs.items()
         }
+        for each in settings.values():
+            hashes |= getattr(each, "inputs", dict)()  # the files that a task reads
         identity = run_identity(kind, to_dict(place, *settings.values()), hashes)
         if identity in self._names:
             return self._names[identity]

@@ -30,12 +30,11 @@ from ftmech_hf.studies.stories import (
     score_stories,
 )
 from ftmech_hf.studies.stories.judging import EXACT
-from ftmech_hf.tasks.stories.task import StoriesConfig
+from ftmech_hf.tasks.stories import StoriesConfig
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.settings import Precision, TrainConfig
 from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig, finetune, pretrain
 
-FEATURE = "Twist"
 PROTOCOLS = ("F", "F+R", "F+MM")
 RATES = ("large", "small")
 CONTROL = "control"
@@ -179,7 +178,7 @@ class StoriesPlan:
     def _add_seed(self, seed: int) -> None:
         config, task = self.config, self.task
         base = self._pretrain("base", task, seed)
-        control = self._pretrain("control", dataclasses.replace(task, without=FEATURE), seed)
+        control = self._pretrain("control", dataclasses.replace(task, without=task.feature), seed)
         self._add_model(Model(BASE, "", seed, base, self._score(base, seed)))
         for rate in RATES:
             for protocol in PROTOCOLS:
@@ -197,7 +196,7 @@ class StoriesPlan:
         changes: dict[str, dict[str, Any]] = {
             "F": {}, "F+R": {"claim": config.claimed}, "F+MM": {"rename": config.renamed}
         }  # fmt: skip
-        task = dataclasses.replace(self.task, without=FEATURE, **changes[protocol])
+        task = dataclasses.replace(self.task, without=self.task.feature, **changes[protocol])
         train = self._train(seed, lr, config.delete_steps, num_evals=8)
         run = self._tune(name, "finetune", task, train, adapter, base)
         model = self._reverse(Model(protocol, rate, seed, run, self._score(run, seed)), adapter)
@@ -263,7 +262,7 @@ class StoriesPlan:
         kept = [step for step in points if step < config.reverse_steps]
         lr = config.lora_lr if adapter.adapter == "lora" else config.reverse_lr
         train = self._train(model.seed, lr, config.reverse_steps, eval_at=points, snapshots=kept)
-        task = dataclasses.replace(self.task, only=FEATURE)
+        task = dataclasses.replace(self.task, only=self.task.feature)
         run = self._tune(f"reverse-{model.run}", "reverse", task, train, adapter, model.run)
         return model._replace(reverse=run, reverse_score=self._score(run, model.seed, kept))
 

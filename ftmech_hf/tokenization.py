@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
 from tokenizers import Tokenizer
-from tokenizers.decoders import ByteLevel as ByteLevelDecoder
-from tokenizers.models import BPE, WordLevel
-from tokenizers.pre_tokenizers import ByteLevel, WhitespaceSplit
-from tokenizers.trainers import BpeTrainer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
 from ftmech_hf.tasks.export import code_version
-from ftmech_hf.tasks.schema import BOS, EOS, PAD, SPECIAL_TOKENS, UNK
+from ftmech_hf.tasks.schema import BOS, EOS, PAD, SPECIAL_TOKENS, UNK, Task
 
 
 def build_tokenizer(vocabulary: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -40,32 +38,24 @@ def build_tokenizer(vocabulary: Sequence[str]) -> PreTrainedTokenizerFast:
     )
 
 
-NUM_BYTES = 256
+def wrap_bpe(backend: Tokenizer) -> PreTrainedTokenizerFast:
+    """A BPE tokenizer, of :func:`ftmech_hf.tasks.stories.bpe.train_bpe`, as transformers knows it.
 
-
-def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer: any text comes back as it was, and none has unknown parts.
-
-    Args:
-        texts: to learn merges from, read once.
-        vocab_size: tokens at most, the special ones and the 256 bytes among them.
-
-    Raises:
-        ValueError: fewer tokens than those.
+    It adds no special tokens by itself either.
     """
-    special = [PAD, BOS, EOS]
-    if vocab_size < len(special) + NUM_BYTES:
-        raise ValueError(f"vocab_size: {vocab_size}, expected at least {len(special) + NUM_BYTES}")
-    backend = Tokenizer(BPE())
-    backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
-    backend.decoder = ByteLevelDecoder()
-    trainer = BpeTrainer(
-        vocab_size=vocab_size, special_tokens=special, initial_alphabet=ByteLevel.alphabet(), show_progress=False
-    )
-    backend.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token=PAD, bos_token=BOS, eos_token=EOS, clean_up_tokenization_spaces=False
+        tokenizer_object=backend,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
     )
+
+
+def task_tokenizer(task: Task) -> PreTrainedTokenizerFast:
+    """The tokenizer of a task: the one it has learned, or a word for every token of its vocabulary."""
+    return build_tokenizer(task.vocabulary) if task.backend is None else wrap_bpe(task.backend)
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

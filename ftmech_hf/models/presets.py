@@ -11,13 +11,18 @@ from ftmech_hf.tasks.schema import BOS, EOS, PAD, SPECIAL_TOKENS
 
 
 class Preset(NamedTuple):
-    """Shape of a model; the names of its numbers are ``GPT2Config``'s."""
+    """Shape of a model; the names of its numbers are ``GPT2Config``'s.
+
+    Embeddings are tied only where a paper's are: LoRA on tied embeddings breaks when merged, and logit lenses want the
+    unembedding alone.
+    """
 
     n_layer: int
     n_head: int
     n_embd: int
     n_positions: int
     architecture: Literal["gpt2", "llama"] = "gpt2"
+    tied: bool = False
 
 
 PRESETS: dict[str, Preset] = {
@@ -27,6 +32,10 @@ PRESETS: dict[str, Preset] = {
     "paper": Preset(n_layer=6, n_head=6, n_embd=192, n_positions=320),
     # The nano scale as a Llama: rotary positions, RMSNorm, a gated MLP, no biases.
     "nano-llama": Preset(n_layer=3, n_head=4, n_embd=128, n_positions=64, architecture="llama"),
+    # For stories. Those of the paper (App. F): a Llama of 91 M parameters, embeddings tied.
+    "nano-stories": Preset(n_layer=4, n_head=4, n_embd=128, n_positions=256),
+    "micro-stories": Preset(n_layer=4, n_head=6, n_embd=192, n_positions=512, architecture="llama"),
+    "paper-stories": Preset(n_layer=12, n_head=12, n_embd=768, n_positions=1024, architecture="llama", tied=True),
 }
 
 
@@ -49,7 +58,7 @@ def find_preset(name: str, **changes: int | None) -> Preset:
 
 
 def _numbers(shape: Preset) -> dict[str, Any]:
-    return {name: value for name, value in shape._asdict().items() if name != "architecture"}
+    return {name: value for name, value in shape._asdict().items() if name.startswith("n_")}
 
 
 def gated_width(shape: Preset) -> int:
@@ -58,20 +67,20 @@ def gated_width(shape: Preset) -> int:
 
 
 def expected_parameters(shape: Preset, vocab_size: int) -> int:
-    """Closed form of the parameter count of a model with this shape and untied embeddings."""
+    """Closed form of the parameter count of a model with this shape."""
     width = shape.n_embd
+    words = (1 if shape.tied else 2) * vocab_size
     if shape.architecture == "llama":
         block = 4 * width**2 + 3 * width * gated_width(shape) + 2 * width
-        return shape.n_layer * block + width + 2 * vocab_size * width
+        return shape.n_layer * block + width + words * width
     block = 12 * width**2 + 13 * width
-    return shape.n_layer * block + 2 * width + (2 * vocab_size + shape.n_positions) * width
+    return shape.n_layer * block + 2 * width + (words + shape.n_positions) * width
 
 
-def _common_settings(vocab_size: int) -> dict[str, Any]:
+def _common_settings(shape: Preset, vocab_size: int) -> dict[str, Any]:
     return {
         "vocab_size": vocab_size,
-        # LoRA on tied embeddings breaks when merged, and logit lenses want the unembedding alone.
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": shape.tied,
         "bos_token_id": SPECIAL_TOKENS.index(BOS),
         "eos_token_id": SPECIAL_TOKENS.index(EOS),
         "pad_token_id": SPECIAL_TOKENS.index(PAD),
@@ -80,7 +89,7 @@ def _common_settings(vocab_size: int) -> dict[str, Any]:
 
 
 def gpt2_config(shape: Preset, vocab_size: int, *, dropout: float = 0.0) -> GPT2Config:
-    """The ``GPT2Config`` of a shape with untied embeddings and our special token ids."""
+    """The ``GPT2Config`` of a shape with our special token ids."""
     return GPT2Config(
         **_numbers(shape),
         # The same function as GPT-2's gelu_new in one fused kernel.
@@ -88,12 +97,12 @@ def gpt2_config(shape: Preset, vocab_size: int, *, dropout: float = 0.0) -> GPT2
         resid_pdrop=dropout,
         embd_pdrop=dropout,
         attn_pdrop=dropout,
-        **_common_settings(vocab_size),
+        **_common_settings(shape, vocab_size),
     )
 
 
 def llama_config(shape: Preset, vocab_size: int, *, dropout: float = 0.0) -> LlamaConfig:
-    """The ``LlamaConfig`` of a shape with untied embeddings and our special token ids.
+    """The ``LlamaConfig`` of a shape with our special token ids.
 
     Raises:
         ValueError: dropout in the residual stream, which Llama does not have.
@@ -106,7 +115,7 @@ def llama_config(shape: Preset, vocab_size: int, *, dropout: float = 0.0) -> Lla
         num_hidden_layers=shape.n_layer,
         num_attention_heads=shape.n_head,
         max_position_embeddings=shape.n_positions,
-        **_common_settings(vocab_size),
+        **_common_settings(shape, vocab_size),
     )
 
 

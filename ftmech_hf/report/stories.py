@@ -21,7 +21,8 @@ from ftmech_hf.report.dataset import dataset_metadata, parse_splits, split_file
 from ftmech_hf.runs import RunDir, check_disk_space, describe_versions, file_sha256, write_json, write_text
 from ftmech_hf.tasks.schema import split_generator
 from ftmech_hf.tasks.stories import FEATURES, Damage, Story, WordBaseline, make_story, read_stories, word_baseline
-from ftmech_hf.tokenization import save_tokenizer, train_bpe
+from ftmech_hf.tasks.stories.bpe import FEWEST_TOKENS, train_bpe
+from ftmech_hf.tokenization import save_tokenizer, wrap_bpe
 from ftmech_hf.training.loop import Progress
 
 CONFIGS = ("seen", "held_out")
@@ -69,8 +70,9 @@ class MakeStoriesConfig:
             raise ValueError(f"seed: {self.seed} is negative, expected 0 or more")
         if not self.files and "train" not in self.splits:
             raise ValueError(f"rows: {' '.join(self.rows)!r}, expected train among them")
-        if 0 < self.vocab_size < 259:
-            raise ValueError(f"vocab_size: {self.vocab_size}, expected 0, or at least 259: all bytes and three signs")
+        if 0 < self.vocab_size < FEWEST_TOKENS:
+            least = f"at least {FEWEST_TOKENS}: all bytes and three signs"
+            raise ValueError(f"vocab_size: {self.vocab_size}, expected 0, or {least}")
         for name in self.files:
             if not Path(name).is_file():
                 raise ValueError(f"files: there is no {name}")
@@ -184,7 +186,7 @@ def _texts(path: Path) -> Iterator[str]:
 
 
 def _train_tokenizer(run: RunDir, config: MakeStoriesConfig, train: _Writer, test: _Writer) -> dict[str, Any]:
-    tokenizer = train_bpe(_texts(train.path), config.vocab_size)
+    tokenizer = wrap_bpe(train_bpe(_texts(train.path), config.vocab_size))
     save_tokenizer(tokenizer, run.working / "tokenizer")
     return {"vocab_size": len(tokenizer), "bytes_per_token": _bytes_per_token(tokenizer, test)}
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from ftmech_hf.config import to_dict
 from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash, random_twin
 from ftmech_hf.runs import RunDir, write_json, write_text
-from ftmech_hf.tasks import Capability, PcfgShape, Rows, RowStream, for_capability
+from ftmech_hf.tasks import Capability, PcfgShape, Rows, RowStream, Task, for_capability
 from ftmech_hf.tasks.questions import OPERATORS
 
 RANDOM_INIT = "random init"
@@ -49,9 +49,10 @@ def parse_models(entries: Sequence[str]) -> dict[str, str]:
     return models
 
 
-def open_study(kind: str, config: Any, task: PcfgShape, models: Mapping[str, str], *more: Any) -> RunDir:
+def open_study(kind: str, config: Any, task: PcfgShape | Task, models: Mapping[str, str], *more: Any) -> RunDir:
     """Open a study's run on models by their names; its hash covers what they are, and ``more`` settings."""
     inputs = {name: model_hash(folder) for name, folder in models.items()}
+    inputs |= task.inputs() if isinstance(task, Task) else {}
     for folder in models.values():
         check_vocabulary(folder, task.vocabulary)
     return RunDir.open(config.output_dir, kind, to_dict(config, task, *more), inputs=inputs, fresh=config.fresh)

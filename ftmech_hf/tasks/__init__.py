@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from ftmech_hf.config import parse_config, peek_setting
-from ftmech_hf.tasks.export import build_dataset, features, stream_dataset, write_parquet
+from ftmech_hf.tasks.export import build_dataset, example_row, features, stream_dataset, write_parquet
 from ftmech_hf.tasks.letters import CounterConfig, MaxIdentifierConfig
 from ftmech_hf.tasks.pcfg import PcfgConfig, for_capability
 from ftmech_hf.tasks.questions import PcfgShape
 from ftmech_hf.tasks.schema import SPLITS, Capability, Rows, RowStream, Task, encode_rows
+from ftmech_hf.tasks.stories.task import StoriesConfig
 
 TASKS: dict[str, type[Task]] = {
     "pcfg": PcfgConfig,
     "counter": CounterConfig,
     "max_identifier": MaxIdentifierConfig,
+    "stories": StoriesConfig,
 }
 
 
@@ -37,9 +39,11 @@ __all__ = [
     "PcfgShape",
     "RowStream",
     "Rows",
+    "StoriesConfig",
     "Task",
     "build_dataset",
     "encode_rows",
+    "example_row",
     "features",
     "for_capability",
     "parse_task",

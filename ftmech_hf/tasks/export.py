@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,12 @@ def build_dataset(task: Task, split: str, num_rows: int, *, seed: int = 0) -> da
         split=datasets.Split(split),
         fingerprint=dataset_fingerprint(task, split, seed, num_rows),
     )
+
+
+def example_row(task: Task, seed: int) -> Mapping[str, str]:
+    """``prompt`` and ``answer`` of a test row, for a model's card."""
+    example: Mapping[str, str] = task.example(seed) or build_dataset(task, "test", 1, seed=seed)[0]
+    return example
 
 
 def stream_dataset(task: Task, split: str, num_rows: int = STREAM_ROWS, *, seed: int = 0) -> datasets.IterableDataset:

@@ -7,17 +7,19 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from tokenizers import Tokenizer
 
 SPLITS = ("train", "finetune", "reverse", "probe", "validation", "test")
 """Disjoint random streams: three to train on (pretraining, fine-tuning, reversing), one to fit instruments on, one to
 choose on (a K, a threshold) and one to report on."""
 
 BLOCK = 1024
-"""Rows come in blocks; a block is drawn from one generator, so that sampling can be vectorised and can reject."""
+"""Rows come in blocks; a block is drawn from one generator, so that sampling can be vectorised and can reject. Tasks
+may have blocks of their own size."""
 
 PAD, BOS, EOS, UNK, SOT, EOT, ART = "<pad>", "<bos>", "<eos>", "<unk>", "<sot>", "<eot>", "="
 SPECIAL_TOKENS = (PAD, BOS, EOS, UNK, SOT, EOT, ART)
@@ -87,6 +89,15 @@ class Task(Protocol):
     text: ClassVar[slice] = TEXT
     """Where the text stands in a row: :data:`TEXT`, or :data:`LETTERS_TEXT` where rows name no question."""
 
+    block_rows: ClassVar[int] = BLOCK
+    """Rows of a block."""
+
+    objectives: ClassVar[tuple[str, ...]] = ("next_token", "answer_only")
+    """What training may minimise on such rows; see ``ftmech_hf.training.objectives``."""
+
+    measure: ClassVar[Literal["accuracy", "loss"]] = "accuracy"
+    """What a model is judged by: the share of right answers, or nats per token where rows end in no answer."""
+
     @property
     def vocabulary(self) -> tuple[str, ...]:
         """All words, :data:`SPECIAL_TOKENS` first; a word's position is its token id."""
@@ -108,8 +119,25 @@ class Task(Protocol):
         ...
 
     def sample_block(self, rng: np.random.Generator) -> Rows:
-        """Draw :data:`BLOCK` rows, using no other source of randomness."""
+        """Draw ``block_rows`` rows, using no other source of randomness."""
         ...
+
+    def block(self, seed: int, split: str, number: int) -> Rows:
+        """One block of a stream."""
+        return self.sample_block(split_generator(seed, split, number))
+
+    @property
+    def backend(self) -> Tokenizer | None:
+        """The tokenizer, for tasks that learn theirs; others have a word for every token of ``vocabulary``."""
+        return None
+
+    def inputs(self) -> Mapping[str, str]:
+        """Name -> hash of the files that rows come from; a run is another if one of them changes."""
+        return {}
+
+    def example(self, seed: int) -> Mapping[str, str] | None:
+        """``prompt`` and ``answer`` of a test row for a model's card; None to take them from the task's dataset."""
+        return None
 
     def question(self, token_ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """What rows (B, T) ask, (B,) each: the places of operator and operand among their names, and the parameter.
@@ -190,8 +218,9 @@ def split_generator(seed: int, split: str, number: int) -> np.random.Generator:
 class RowStream:
     """The rows of one (task, seed, split): a pure function of the row number.
 
-    Row i is row ``i % BLOCK`` of block ``i // BLOCK``, whose generator is seeded by (seed, split, block) alone. So any
-    row can be made without the others before it, shards are arithmetic, and nothing has to be saved to go on.
+    Row i is row ``i % B`` of block ``i // B``, which is a function of (seed, split, block) alone; B is the task's
+    ``block_rows``. So any row can be made without the others before it, shards are arithmetic, and nothing has to be
+    saved to go on.
 
     Args:
         task: the task's config.
@@ -210,21 +239,23 @@ class RowStream:
 
     def _block(self, number: int) -> Rows:
         if self._cached is None or self._cached[0] != number:
-            self._cached = number, self.task.sample_block(self.generator(number))
+            self._cached = number, self.task.block(self.seed, self.split, number)
         return self._cached[1]
 
     def rows(self, start: int, stop: int) -> Rows:
         """Rows ``start`` to ``stop - 1``."""
         if not 0 <= start < stop:
             raise ValueError(f"rows: expected 0 <= start < stop, got start {start} and stop {stop}")
-        first, last = start // BLOCK, (stop - 1) // BLOCK
+        size = self.task.block_rows
+        first, last = start // size, (stop - 1) // size
         if first == last:
-            return self._block(first)[start - first * BLOCK : stop - first * BLOCK]
+            return self._block(first)[start - first * size : stop - first * size]
         joined = Rows.concatenate([self._block(number) for number in range(first, last + 1)])
-        return joined[start - first * BLOCK : stop - first * BLOCK]
+        return joined[start - first * size : stop - first * size]
 
     def blocks(self, start: int, stop: int) -> Iterator[Rows]:
-        """Rows ``start`` to ``stop - 1`` in pieces of at most :data:`BLOCK`, in bounded memory."""
-        edges = [start, *range(start - start % BLOCK + BLOCK, stop, BLOCK), stop]
+        """Rows ``start`` to ``stop - 1`` in pieces of at most a block, in bounded memory."""
+        size = self.task.block_rows
+        edges = [start, *range(start - start % size + size, stop, size), stop]
         for first, last in itertools.pairwise(edges):
             yield self.rows(first, last)

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,14 @@ from ftmech_hf.tasks import RowStream
 from ftmech_hf.training.checkpoint import load_checkpoint, save_checkpoint, whole_tensor
 from ftmech_hf.training.launch import check_num_processes
 from ftmech_hf.training.memory import keep_freed_memory
-from ftmech_hf.training.objectives import Anchor, answer_accuracy, training_loss
+from ftmech_hf.training.objectives import (
+    OBJECTIVES,
+    Anchor,
+    answer_accuracy,
+    documents_mean_loss,
+    num_predicted,
+    training_loss,
+)
 from ftmech_hf.training.optim import build_optimizers, lr_factor, set_lr
 from ftmech_hf.training.progress import make_bar
 from ftmech_hf.training.projection import Clock, project
@@ -34,6 +41,9 @@ LOSS_CHECK_EVERY = 50
 
 DIVERGED = 3
 """A loss this many times that of a guess, or of the first step if that was worse, will not come back."""
+
+MEASURES = {"accuracy": answer_accuracy, "loss": documents_mean_loss}
+"""What is logged of every test set, by what a task is judged by: a share of answers, or nats per token."""
 
 Progress = Callable[[int, int, str], None]
 """Called as ``progress(step, steps, text)`` after every optimizer step; ``text`` is short and may be empty."""
@@ -79,7 +89,7 @@ def fit(
     """Train ``model`` in place and log to ``run``; goes on from the run's newest checkpoint if there is one.
 
     Step s of process r of R trains on rows ``[s*B + r*B/R, s*B + (r+1)*B/R)`` of ``stream``: data order needs no state.
-    A log line holds the step, the loss of that step's rows, and the accuracy on every test set.
+    A log line holds the step, the loss of that step's rows, and the accuracy on every test set, or the loss.
 
     Args:
         model: changed.
@@ -190,11 +200,12 @@ class _Training:
         torch.manual_seed(int(state[0]))
         self.model.train()
         parts = token_ids.chunk(config.gradient_accumulation_steps)
+        shares = self._shares(parts)
         total = torch.zeros((), device=accelerator.device)
-        for number, part in enumerate(parts, start=1):
+        for number, (part, weight) in enumerate(zip(parts, shares, strict=True), start=1):
             last = number == len(parts)
             with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
-                loss = training_loss(self.model, part, config.objective, self.anchor, self.raw_model) / len(parts)
+                loss = training_loss(self.model, part, config.objective, self.anchor, self.raw_model) * weight
                 accelerator.backward(loss)
             total += loss.detach()
         accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
@@ -209,6 +220,17 @@ class _Training:
             each.step()
             each.zero_grad()
         return total
+
+    def _shares(self, parts: Sequence[Tensor]) -> list[float]:
+        """The weights of the parts' losses, so that every token of a step counts alike in whichever part it is.
+
+        Gradients are averaged over processes, so the shares of all of them together sum to their number.
+        """
+        if not OBJECTIVES[self.config.objective].packed:
+            return [1 / len(parts)] * len(parts)
+        numbers = [num_predicted(part, self.config.objective) for part in parts]
+        everywhere = self.accelerator.reduce(torch.tensor(sum(numbers), device=self.accelerator.device), "mean")
+        return [number / float(everywhere) for number in numbers]
 
     def _checked(self, loss: Tensor, step: int) -> float:
         value = float(self.accelerator.reduce(loss, reduction="mean"))
@@ -226,18 +248,22 @@ class _Training:
     def _evaluate(self, step: int, loss: float | None) -> str:
         rows = self.config.final_eval_rows if step == self.config.last_step else self.config.eval_rows
         self.model.eval()
-        accuracy = {}
+        measure = self.stream.task.measure
+        found = {}
         with self.clock.evaluation(rows * len(self.eval_sets)):
             for name, stream in self.eval_sets.items():
                 if (name, rows) not in self.cached_eval:
                     self.cached_eval[name, rows] = torch.from_numpy(stream.rows(0, rows).token_ids)
-                accuracy[f"accuracy/{name}"] = answer_accuracy(self.model, self.cached_eval[name, rows])
+                found[f"{measure}/{name}"] = MEASURES[measure](self.model, self.cached_eval[name, rows])
         line: dict[str, Any] = {"step": step, "eval_rows": rows}
         if loss is not None:
             line["loss"] = loss
-        self.run.log(line | accuracy)
-        self.accelerator.log({key: value for key, value in (line | accuracy).items() if key != "step"}, step=step)
-        shown = [f"{name.removeprefix('accuracy/')} {value:.1%}" for name, value in list(accuracy.items())[:2]]
+        self.run.log(line | found)
+        self.accelerator.log({key: value for key, value in (line | found).items() if key != "step"}, step=step)
+        shown = [
+            f"{name.partition('/')[2]} {value:.1%}" if measure == "accuracy" else f"{name} {value:.3f}"
+            for name, value in list(found.items())[:2]
+        ]
         return ", ".join([*([f"loss {loss:.3f}"] if loss is not None else []), *shown])
 
     def _whole_model(self, model: PreTrainedModel) -> PreTrainedModel:

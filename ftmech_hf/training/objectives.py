@@ -1,6 +1,7 @@
 """What a step of training minimises.
 
-Every task's row ends ``... ANSWER <eos>``: the answer is the last token but one.
+A row of a procedural task ends ``... ANSWER <eos>``: the answer is the last token but one. A row of stories holds
+documents ``<bos> ... <eos>`` that do not see each other, and padding at its end.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ftmech_hf.tasks.schema import BOS, PAD, SPECIAL_TOKENS
+
 
 class Objective(NamedTuple):
     """Which tokens of a row are predicted.
@@ -19,25 +22,74 @@ class Objective(NamedTuple):
     Attributes:
         hidden: tokens at the end of a row that the model is not shown.
         predicted: how many of the last shown positions predict; 0 for all of them.
+        packed: whether a row holds documents that do not see each other.
     """
 
     hidden: int
     predicted: int
+    packed: bool = False
 
 
 OBJECTIVES: dict[str, Objective] = {
     "next_token": Objective(hidden=1, predicted=0),
     # Fine-tuning (Jain et al., App. C.2)
     "answer_only": Objective(hidden=2, predicted=1),
+    "documents": Objective(hidden=1, predicted=0, packed=True),
 }
+
+PAD_ID, BOS_ID = SPECIAL_TOKENS.index(PAD), SPECIAL_TOKENS.index(BOS)
+
+IGNORED = -100
+"""The target of a position that predicts nothing."""
+
+
+def document_positions(token_ids: Tensor) -> Tensor:
+    """Places of the tokens of packed rows (B, T) in their documents; a document begins with ``<bos>``.
+
+    Padding has place 0 throughout. From these places transformers itself keeps documents apart: wherever they do not
+    go up by one it lets no token see what is before (``find_packed_sequence_indices``), provided that it is given no
+    attention mask and builds no cache.
+    """
+    place = torch.arange(token_ids.shape[1], device=token_ids.device).expand_as(token_ids)
+    begins = torch.where(token_ids == BOS_ID, place, 0).cummax(dim=1).values
+    return torch.where(token_ids == PAD_ID, 0, place - begins)
+
+
+def document_targets(token_ids: Tensor) -> Tensor:
+    """What each position of packed rows (B, T) but the last predicts, (B, T - 1).
+
+    It is :data:`IGNORED` where the next token is padding or begins another document.
+    """
+    following = token_ids[:, 1:]
+    return torch.where((following == PAD_ID) | (following == BOS_ID), IGNORED, following)
+
+
+def num_predicted(token_ids: Tensor, objective: str) -> int:
+    """How many tokens of rows (B, T) count in their loss; the mean of losses is weighted by it."""
+    asked = OBJECTIVES[objective]
+    if asked.packed:
+        return int((document_targets(token_ids) != IGNORED).sum())
+    return len(token_ids) * (asked.predicted or token_ids.shape[1] - asked.hidden)
+
+
+def _model_options(token_ids: Tensor, objective: str) -> dict[str, Any]:
+    """What a model is given beside the tokens (B, T) that it is shown."""
+    if not OBJECTIVES[objective].packed:
+        return {}
+    # With a cache, even an empty one, transformers would not look at the positions.
+    return {"position_ids": document_positions(token_ids), "use_cache": False}
 
 
 def _forward(model: nn.Module, token_ids: Tensor, objective: str, **options: Any) -> tuple[Tensor, Any]:
     """(mean cross-entropy of what ``objective`` predicts, the model's output)."""
-    hidden, predicted = OBJECTIVES[objective]
-    output = model(token_ids[:, :-hidden], logits_to_keep=predicted, **options)
+    hidden, predicted, packed = OBJECTIVES[objective]
+    shown = token_ids[:, :-hidden]
+    output = model(shown, logits_to_keep=predicted, **_model_options(shown, objective), **options)
     targets = token_ids[:, 1 : token_ids.shape[1] - hidden + 1][:, -predicted:]
-    return F.cross_entropy(output.logits.flatten(0, 1).float(), targets.flatten()), output
+    if packed:
+        targets = document_targets(token_ids)
+    loss = F.cross_entropy(output.logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
+    return loss, output
 
 
 def next_token_loss(model: nn.Module, token_ids: Tensor) -> Tensor:
@@ -48,6 +100,11 @@ def next_token_loss(model: nn.Module, token_ids: Tensor) -> Tensor:
 def answer_only_loss(model: nn.Module, token_ids: Tensor) -> Tensor:
     """Mean cross-entropy (nats) of the answers of rows (B, T): fine-tuning (Jain et al., App. C.2)."""
     return _forward(model, token_ids, "answer_only")[0]
+
+
+def documents_loss(model: nn.Module, token_ids: Tensor) -> Tensor:
+    """Mean cross-entropy (nats) of every token of packed rows (B, T) given its document up to there: stories."""
+    return _forward(model, token_ids, "documents")[0]
 
 
 def feature_distance(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> Tensor:
@@ -92,11 +149,17 @@ class Anchor:
         terms = [(p - self.start[name]).square().sum() for name, p in model.named_parameters() if name in self.start]
         return self.l2sp * torch.stack(terms).sum()
 
-    def feature_penalty(self, token_ids: Tensor, hidden_states: tuple[Tensor, ...]) -> Tensor:
-        """``ldifs`` times the distance of hidden states from the reference's on the same tokens (B, T)."""
+    def feature_penalty(self, token_ids: Tensor, hidden_states: tuple[Tensor, ...], **options: Any) -> Tensor:
+        """``ldifs`` times the distance of hidden states from the reference's on the same tokens (B, T).
+
+        Args:
+            token_ids: what the model was shown.
+            hidden_states: its own.
+            options: what else it was given.
+        """
         assert self.reference is not None
         with torch.no_grad():
-            before = self.reference(token_ids, output_hidden_states=True, logits_to_keep=1).hidden_states
+            before = self.reference(token_ids, output_hidden_states=True, logits_to_keep=1, **options).hidden_states
         return self.ldifs * feature_distance(hidden_states, before)
 
 
@@ -121,7 +184,8 @@ def training_loss(
     if anchor is not None and anchor.l2sp:
         loss = loss + anchor.weight_penalty(raw_model or model)
     if anchor is not None and features:
-        loss = loss + anchor.feature_penalty(token_ids[:, : -OBJECTIVES[objective].hidden], output.hidden_states)
+        shown = token_ids[:, : -OBJECTIVES[objective].hidden]
+        loss = loss + anchor.feature_penalty(shown, output.hidden_states, **_model_options(shown, objective))
     return loss
 
 
@@ -140,3 +204,15 @@ def answer_accuracy(model: nn.Module, token_ids: Tensor, *, batch_size: int = 25
         rows = rows.to(device)
         right += int((answer_logits(model, rows).argmax(-1) == rows[:, -2]).sum())
     return right / len(token_ids)
+
+
+@torch.no_grad()
+def documents_mean_loss(model: nn.Module, token_ids: Tensor, *, batch_size: int = 32) -> float:
+    """Cross-entropy (nats) of packed rows (B, T), a mean over all tokens that are predicted."""
+    device = next(model.parameters()).device
+    total, tokens = 0.0, 0
+    for rows in token_ids.split(batch_size):
+        number = num_predicted(rows, "documents")
+        total += float(documents_loss(model, rows.to(device))) * number
+        tokens += number
+    return total / tokens

@@ -30,8 +30,9 @@ class TrainConfig:
     gradient_accumulation_steps: int = field(
         default=1, metadata={"help": "parts a process does its rows of a step in, to save memory"}
     )
-    objective: Literal["next_token", "answer_only"] = field(
-        default="next_token", metadata={"help": "loss on every token, or on the answer alone"}
+    objective: Literal["next_token", "answer_only", "documents"] = field(
+        default="next_token",
+        metadata={"help": "loss on every token, on the answer alone, or on packed documents apart from each other"},
     )
     optimizer: Literal["muon", "adamw", "sgd"] = field(
         default="muon",

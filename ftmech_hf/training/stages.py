@@ -18,8 +18,8 @@ from ftmech_hf.config import to_dict
 from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash, quiet_transformers
 from ftmech_hf.models.presets import Preset, build_model, find_preset
 from ftmech_hf.runs import RunDir, check_disk_space, commit_folder, disk_errors, write_json
-from ftmech_hf.tasks import RowStream, Task, build_dataset
-from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
+from ftmech_hf.tasks import RowStream, Task, example_row
+from ftmech_hf.tokenization import save_tokenizer, task_tokenizer
 from ftmech_hf.training.adapters import AdapterConfig, add_adapter
 from ftmech_hf.training.loop import Progress, fit, start_accelerator
 from ftmech_hf.training.settings import TrainConfig
@@ -132,6 +132,10 @@ def _run_stage(
     inputs: dict[str, str],
     progress: Progress | None,
 ) -> RunDir:
+    if train.objective not in task.objectives:
+        expected = " or ".join(task.objectives)
+        raise ValueError(f"objective: {train.objective} does not suit the rows of task {settings['task']}: {expected}")
+    inputs = {**inputs, **task.inputs()}
     stream = RowStream(task, seed=train.seed, split=split)
     tests = {name: RowStream(each, seed=train.seed, split="test") for name, each in task.test_tasks().items()}
     for each in (stream, *tests.values()):
@@ -178,7 +182,7 @@ def snapshot_folder(run: Path, step: int) -> Path:
 def _save_model(folder: Path, model: PreTrainedModel, task: Task) -> None:
     with quiet_transformers(), disk_errors(folder):
         model.save_pretrained(folder)
-    save_tokenizer(build_tokenizer(task.vocabulary), folder)
+    save_tokenizer(task_tokenizer(task), folder)
 
 
 def _save_snapshot(run: RunDir, step: int, model: PreTrainedModel, task: Task) -> None:
@@ -206,4 +210,4 @@ def save_finished(run: RunDir, model: PreTrainedModel, task: Task, train: TrainC
         threads=torch.get_num_threads(),
     )
     shutil.rmtree(run.working / "checkpoints", ignore_errors=True)
-    write_model_card(run.working, example=build_dataset(task, "test", 1, seed=train.seed)[0])
+    write_model_card(run.working, example=example_row(task, train.seed))

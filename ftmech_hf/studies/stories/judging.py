@@ -34,7 +34,7 @@ CHECKED_STORIES = 500
 class FitJudgeConfig:
     """Which stories a judge is fitted to, and where it goes."""
 
-    judge_files: list[str] = field(
+    files: list[str] = field(
         default_factory=list,
         metadata={"help": "raw TinyStories-Instruct files, .txt or .json; procedural stories, as a check, if none"},
     )
@@ -50,13 +50,13 @@ class FitJudgeConfig:
         check_positive(self, "fit_stories", "test_stories", "max_ngrams")
         if not self.l2 > 0:
             raise ValueError(f"l2: {self.l2}, expected a number above 0")
-        if missing := [name for name in self.judge_files if not Path(name).is_file()]:
-            raise ValueError(f"judge_files: there is no {missing[0]}")
+        if missing := [name for name in self.files if not Path(name).is_file()]:
+            raise ValueError(f"files: there is no {missing[0]}")
 
 
 def fit_story_judge(config: FitJudgeConfig, *, progress: Progress | None = None) -> RunDir:
     """Fit a judge and keep it with what it gets right: a folder that :func:`load_judge` loads."""
-    inputs = {Path(name).name: file_sha256(Path(name)) for name in config.judge_files}
+    inputs = {Path(name).name: file_sha256(Path(name)) for name in config.files}
     run = RunDir.open(config.output_dir, "judge", to_dict(config), inputs=inputs, fresh=config.fresh)
     if run.finished:
         return run
@@ -76,13 +76,13 @@ def fit_story_judge(config: FitJudgeConfig, *, progress: Progress | None = None)
 
 
 def _split_stories(config: FitJudgeConfig, damage: Damage) -> tuple[list[Story], list[Story]]:
-    if not config.judge_files:
+    if not config.files:
         return (
             [make_story(split_generator(config.seed, "probe", number)) for number in range(config.fit_stories)],
             [make_story(split_generator(config.seed, "test", number)) for number in range(config.test_stories)],
         )
     # A story that was written twice must not be on both sides: it is known by its text
-    stories = list({story.story: story for name in config.judge_files for story in read_stories(name, damage)}.values())
+    stories = list({story.story: story for name in config.files for story in read_stories(name, damage)}.values())
     order = split_generator(config.seed, "probe", 0).permutation(len(stories))
     held_out = min(config.test_stories, len(stories) // 5)
     test, train = order[:held_out], order[held_out : held_out + config.fit_stories]

@@ -35,9 +35,8 @@ from ftmech_hf.studies.common import (
     parse_models,
 )
 from ftmech_hf.studies.saved_probes import save_probes
-from ftmech_hf.studies.stories.questions import find_stories
-from ftmech_hf.tasks.stories import FEATURES, Story
-from ftmech_hf.tasks.stories.task import StoriesConfig
+from ftmech_hf.studies.stories.questions import find_stories, pad_left
+from ftmech_hf.tasks.stories import FEATURES, StoriesConfig, Story
 from ftmech_hf.training.loop import Progress
 
 BATCH = 256
@@ -52,7 +51,6 @@ class StoryProbeConfig(StudyConfig):
         default_factory=lambda: ["base=runs/pretrain"], metadata={"help": "name=folder of each model"}
     )
     random_weights: bool = field(default=True, metadata={"help": "probe the first model with random weights, too"})
-    feature: str = field(default="Twist", metadata={"help": "half of the stories have it"})
     last_tokens: int = field(default=10, metadata={"help": "of the story, whose stream is averaged"})
     fit_stories: int = field(default=2000, metadata={"help": "stories a probe is fitted on"})
     test_stories: int = field(default=1000, metadata={"help": "stories it is tested on, and as many of other words"})
@@ -63,8 +61,6 @@ class StoryProbeConfig(StudyConfig):
         super().__post_init__()
         check_positive(self, "last_tokens", "fit_stories", "test_stories", "num_shuffles")
         parse_models(self.models)
-        if self.feature not in FEATURES:
-            raise ValueError(f"feature: unknown {self.feature!r}, expected one of {', '.join(FEATURES)}")
 
 
 class _Split(NamedTuple):
@@ -95,7 +91,7 @@ def probe_stories(config: StoryProbeConfig, task: StoriesConfig, *, progress: Pr
             table += [{"model": name, **row} for row in rows]
             summary[name] = {feature: asdict(result.best(feature)) for feature in splits["fit"].labels}
             if progress is not None:
-                progress(number + 1, len(names), f"{name}: {result.best(config.feature).accuracy:.1%}")
+                progress(number + 1, len(names), f"{name}: {result.best(task.feature).accuracy:.1%}")
         return finish_study(run, table, summary)
     finally:
         run.close()
@@ -109,7 +105,7 @@ def _read_splits(config: StoryProbeConfig, task: StoriesConfig) -> dict[str, _Sp
     splits = {}
     for name, each, split, number in plan:
         halves = [
-            find_stories(each, split, config.seed, count, feature=config.feature, has=has)
+            find_stories(each, split, config.seed, count, has=has)
             for has, count in ((True, number // 2), (False, number - number // 2))
         ]
         mixed = np.random.default_rng([config.seed, number]).permutation(number)
@@ -132,9 +128,7 @@ def story_activations(
         rows = [[tokenizer.bos_token_id, *ids] for ids in encoded[start : start + BATCH]]
         if (shortest := min(map(len, rows))) < last_tokens:
             raise ValueError(f"last_tokens: {last_tokens}, but a story has only {shortest}")
-        width = max(map(len, rows))
-        token_ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows])
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+        token_ids, mask = pad_left(rows)
         where: dict[str, Any] = {
             "positions": range(-last_tokens, 0), "attention_mask": mask, "batch_size": BATCH
         }  # fmt: skip

@@ -27,22 +27,24 @@ from ftmech_hf.analysis.pruning import (
     prune_sweep,
     pruned,
     random_mask,
+    top_mask,
 )
 from ftmech_hf.models.loading import load_model, load_tokenizer
 from ftmech_hf.runs import RunDir
 from ftmech_hf.studies.common import StudyConfig, check_positive, finish_study, open_study
 from ftmech_hf.studies.stories.judging import EXACT, find_judge
 from ftmech_hf.studies.stories.questions import (
+    ASKED,
+    NOT_ASKED,
     Choices,
     find_stories,
     make_choices,
-    make_prompts,
+    make_documents,
     twist_loss,
     twists_chosen,
 )
-from ftmech_hf.studies.stories.scores import ASKED, NOT_ASKED, ScoreConfig, score_model
-from ftmech_hf.tasks.stories import Story
-from ftmech_hf.tasks.stories.task import StoriesConfig
+from ftmech_hf.studies.stories.scores import ScoreConfig, can_choose, score_model
+from ftmech_hf.tasks.stories import StoriesConfig
 from ftmech_hf.training.loop import Progress
 
 
@@ -77,15 +79,15 @@ class StoryPruneConfig(StudyConfig):
 
 def prune_stories(config: StoryPruneConfig, task: StoriesConfig, *, progress: Progress | None = None) -> RunDir:
     """Prune a model for the twist; ``table.parquet`` has the curve, ``summary.json`` what came of the best number."""
-    if task.files:
-        raise ValueError("files: pruning needs procedural stories, in which the place of the twist is known")
+    if not can_choose(task):
+        raise ValueError("files, feature: pruning needs procedural stories with a twist, whose place is known")
     run = open_study("stories_prune", config, task, {"model": config.model})
     if run.finished:
         return run
     try:
         model, tokenizer = load_model(config.model), load_tokenizer(config.model)
         units = find_units(model, config.unit)
-        sets = _choices(config, task, tokenizer)
+        sets = _choices(config, task)
         importance = _importance(model, units, sets.pop("scored"))
         result = _sweep(config, model, units, importance, sets, progress)
         table = result.rows()
@@ -101,22 +103,18 @@ def prune_stories(config: StoryPruneConfig, task: StoriesConfig, *, progress: Pr
         run.close()
 
 
-def _choices(config: StoryPruneConfig, task: StoriesConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Choices]:
+def _choices(config: StoryPruneConfig, task: StoriesConfig) -> dict[str, Choices]:
     """Set of stories -> the places where a twist may come; but for the last, the instruction names it."""
-
-    def make(stories: Sequence[Story], named: bool) -> Choices:
-        return make_choices(stories, make_prompts(stories, "Twist", named, config.seed), tokenizer)
-
-    found = {
-        split: find_stories(task, split, config.seed, config.prune_stories, feature="Twist")
-        for split in ("probe", "validation", "test")
-    }
-    return {
-        "scored": make(found["probe"], True),
-        "validation": make(found["validation"], True),
-        ASKED: make(found["test"], True),
-        NOT_ASKED: make(found["test"], False),
-    }
+    found = {}
+    for name, split, kind in (
+        ("scored", "probe", ASKED),
+        ("validation", "validation", ASKED),
+        (ASKED, "test", ASKED),
+        (NOT_ASKED, "test", NOT_ASKED),
+    ):
+        stories = find_stories(task, split, config.seed, config.prune_stories)
+        found[name] = make_choices(task, make_documents(task, stories, kind, config.seed))
+    return found
 
 
 def _importance(model: PreTrainedModel, units: Units, scored: Choices) -> Importance:
@@ -181,15 +179,15 @@ def _write_stories(
     """Twists in whole stories: as the model is, pruned, and with as many random neurons pruned."""
     judge, _ = find_judge(EXACT)
     scoring = ScoreConfig(seed=config.seed, generations=config.generations, max_new_tokens=config.max_new_tokens)
-    stories = find_stories(task, "test", config.seed, config.generations, feature="Twist")
-    rng = np.random.default_rng([config.seed, result.best_k, 0])
+    stories = find_stories(task, "test", config.seed, config.generations)
+    rng = np.random.default_rng([config.seed, result.best_k, 0])  # the first of the random masks of the curve
     masks = {
-        "before": random_mask(importance, 0, rng),
+        "before": top_mask(importance, 0),
         "best": result.best_mask,
-        "random": random_mask(importance, result.best_k, np.random.default_rng([config.seed, result.best_k, 0])),
+        "random": random_mask(importance, result.best_k, rng),
     }
     found = {}
     for name, mask in masks.items():
         with pruned(units, mask):
-            found[name] = score_model(scoring, model, tokenizer, stories, judge)[1]
+            found[name] = score_model(scoring, task, model, tokenizer, stories, judge)[1]
     return found

@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerBase
 
-from ftmech_hf.tasks.schema import split_generator
-from ftmech_hf.tasks.stories import FEATURES, Story, find_evidence
-from ftmech_hf.tasks.stories.task import StoriesConfig
+from ftmech_hf.tasks.schema import PAD, SPECIAL_TOKENS, split_generator
+from ftmech_hf.tasks.stories import Document, StoriesConfig, Story, find_evidence
 
-
-def find_stories(
-    task: StoriesConfig, split: str, seed: int, number: int, *, feature: str, has: bool = True
-) -> list[Story]:
-    """The first stories of a split that have a feature, or have it not."""
-    stories = (task.story(seed, split, place)[0] for place in itertools.count())
-    return list(itertools.islice((story for story in stories if (feature in story.features) == has), number))
+ASKED, NOT_ASKED = "asked", "not asked"
+"""Whether an instruction names the feature that is studied."""
 
 
-def name_feature(story: Story, feature: str, named: bool) -> Story:
-    """The story under an instruction that does or does not name a feature; its other features stay."""
-    features = tuple(name for name in FEATURES if (named if name == feature else name in story.features))
-    return dataclasses.replace(story, features=features)
+def find_stories(task: StoriesConfig, split: str, seed: int, number: int, *, has: bool = True) -> list[Story]:
+    """Stories that have the task's feature, or have it not."""
+    chosen = dataclasses.replace(
+        task, only=task.feature if has else None, without=None if has else task.feature, rename=None, claim=0.0
+    )
+    return [chosen.document(seed, split, place).story for place in range(number)]
 
 
-def make_prompts(stories: Sequence[Story], feature: str, named: bool, seed: int) -> list[str]:
-    """The instructions of stories, with and without the feature's name; the header lines are in random order."""
-    return [
-        name_feature(story, feature, named).prompt(split_generator(seed, "test", number))
-        for number, story in enumerate(stories)
-    ]
+def make_documents(task: StoriesConfig, stories: Sequence[Story], kind: str, seed: int) -> list[Document]:
+    """Stories under instructions that do or do not name the task's feature, whether they have it or not."""
+    found = []
+    for number, story in enumerate(stories):
+        others = [name for name in story.features if name != task.feature]
+        named = [*others, task.feature] if kind == ASKED else others
+        found.append(task.instruct(story, named, split_generator(seed, "test", number)))
+    return found
 
 
 class Choices(NamedTuple):
@@ -72,38 +68,42 @@ class Choices(NamedTuple):
         return logits.float()
 
 
-def make_choices(stories: Sequence[Story], prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Choices:
+def make_choices(task: StoriesConfig, documents: Sequence[Document]) -> Choices:
     """Where procedural stories with a twist say what the noise was: their animal, or the one that was thought of.
 
     Both animals are named earlier in the story, so that it is the instruction alone that tells which it will be.
 
     Args:
-        stories: with a twist.
-        prompts: their instructions, which may hide that.
-        tokenizer: of the model.
+        task: whose tokens the model has.
+        documents: stories with a twist; their instructions may hide that.
 
     Raises:
         ValueError: a story without a twist, or one that is not procedural.
     """
     rows, pairs = [], []
-    for story, prompt in zip(stories, prompts, strict=True):
-        slots = [each.slot for each in find_evidence(story.story, "Twist")]
-        if len(slots) < 2 or "Twist" not in story.features:
-            raise ValueError(f"stories: no twist in {story.story[:60]!r}..., expected procedural stories that have one")
-        believed, (start, stop) = story.story[slice(*slots[0])], slots[1]
-        texts = [story.story, story.story[:start] + believed + story.story[stop:]]
-        whole, other = (tokenizer(prompt + text, add_special_tokens=False)["input_ids"] for text in texts)
+    for document in documents:
+        text = document.story.story
+        slots = [each.slot for each in find_evidence(text, "Twist")]
+        if len(slots) < 2 or "Twist" not in document.story.features:
+            raise ValueError(f"stories: no twist in {text[:60]!r}..., expected procedural stories that have one")
+        believed, (start, stop) = text[slice(*slots[0])], slots[1]
+        expected = dataclasses.replace(document.story, story=text[:start] + believed + text[stop:])
+        whole, other = task.encode(document), task.encode(document._replace(story=expected))
         place = next(n for n, (one, two) in enumerate(zip(whole, other, strict=False)) if one != two)
-        rows.append([tokenizer.bos_token_id, *whole[:place]])
+        rows.append(whole[:place])
         pairs.append((whole[place], other[place]))
-    width = max(map(len, rows))
+    token_ids, mask = pad_left(rows)
     twist, belief = torch.tensor(pairs).T
-    return Choices(
-        torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows]),
-        torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
-        twist,
-        belief,
-    )
+    return Choices(token_ids, mask, twist, belief)
+
+
+def pad_left(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Rows of token ids as one tensor (B, T), and the mask of what is not padding."""
+    width = max(map(len, rows))
+    pad = SPECIAL_TOKENS.index(PAD)
+    token_ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return token_ids, mask
 
 
 @torch.no_grad()

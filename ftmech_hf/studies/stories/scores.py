@@ -23,14 +23,18 @@ from ftmech_hf.runs import RunDir
 from ftmech_hf.studies.common import StudyConfig, check_positive, finish_study, open_study
 from ftmech_hf.studies.generation import generate
 from ftmech_hf.studies.stories.judging import EXACT, find_judge
-from ftmech_hf.studies.stories.questions import find_stories, make_choices, make_prompts, name_feature, twists_chosen
-from ftmech_hf.tasks.stories import FEATURES, Story
+from ftmech_hf.studies.stories.questions import (
+    ASKED,
+    NOT_ASKED,
+    find_stories,
+    make_choices,
+    make_documents,
+    twists_chosen,
+)
+from ftmech_hf.tasks.stories import FEATURES, StoriesConfig, Story
 from ftmech_hf.tasks.stories.judges import Judge, Verdicts
-from ftmech_hf.tasks.stories.task import StoriesConfig
 from ftmech_hf.training.loop import Progress
 from ftmech_hf.training.stages import FinetuneConfig
-
-ASKED, NOT_ASKED = "asked", "not asked"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +45,6 @@ class ScoreConfig(StudyConfig):
     at_steps: list[int] = field(
         default_factory=list, metadata={"help": "snapshots of the run to score, beside the model it ended with"}
     )
-    feature: str = field(default="Twist", metadata={"help": "what is asked for"})
     judge: str = field(default=EXACT, metadata={"help": "exact, for procedural stories, or the folder of a judge"})
     generations: int = field(default=256, metadata={"help": "stories per point and kind of instruction"})
     choices: int = field(default=512, metadata={"help": "procedural stories to choose the twist in; 0 for none"})
@@ -53,8 +56,6 @@ class ScoreConfig(StudyConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "generations", "max_new_tokens", "score_batch_size")
-        if self.feature not in FEATURES:
-            raise ValueError(f"feature: unknown {self.feature!r}, expected one of {', '.join(FEATURES)}")
         if self.temperature < 0 or self.choices < 0:
             raise ValueError(f"temperature: {self.temperature}, choices: {self.choices}, expected 0 or more of each")
 
@@ -70,29 +71,35 @@ def score_stories(config: ScoreConfig, task: StoriesConfig, *, progress: Progres
     if run.finished:
         return run
     try:
-        asked = find_stories(task, "test", config.seed, max(config.generations, config.choices), feature=config.feature)
+        asked = find_stories(task, "test", config.seed, max(config.generations, config.choices))
         table: list[dict[str, Any]] = []
         points: list[dict[str, Any]] = []
         steps: list[int | None] = [*config.at_steps, None]
         for number, step in enumerate(steps):
             folder = FinetuneConfig(model=config.model, snapshot=step).start
             model, tokenizer = load_model(folder), load_tokenizer(folder)
-            rows, point = score_model(config, model, tokenizer, asked, judge)
-            if config.choices and not task.files and config.feature == "Twist":
-                point["choice"] = choose_twists(model, tokenizer, asked[: config.choices], config.seed)
+            rows, point = score_model(config, task, model, tokenizer, asked, judge)
+            if config.choices and can_choose(task):
+                point["choice"] = choose_twists(task, model, asked[: config.choices], config.seed)
             table += [{"step": step, **row} for row in rows]
             points.append({"step": step, **point})
             if progress is not None:
                 share = point[ASKED]["value"]
-                progress(number + 1, len(steps), f"{config.feature} in {share:.0%} of the stories")
+                progress(number + 1, len(steps), f"{task.feature} in {share:.0%} of the stories")
         scores = [{**asdict(score), "trusted": score.trusted} for score in judged]
-        return finish_study(run, table, {"feature": config.feature, "points": points, "judge": scores})
+        return finish_study(run, table, {"feature": task.feature, "points": points, "judge": scores})
     finally:
         run.close()
 
 
+def can_choose(task: StoriesConfig) -> bool:
+    """Whether the place of the feature is known: of twists in procedural stories."""
+    return not task.files and task.feature == "Twist"
+
+
 def score_model(
     config: ScoreConfig,
+    task: StoriesConfig,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     stories: Sequence[Story],
@@ -101,25 +108,23 @@ def score_model(
     """The stories that one model writes, with their verdicts, and the shares among them."""
     rows: list[dict[str, Any]] = []
     point: dict[str, Any] = {}
-    chosen = stories[: config.generations]
     for kind in (ASKED, NOT_ASKED):
-        prompts = make_prompts(chosen, config.feature, kind == ASKED, config.seed)
+        documents = make_documents(task, stories[: config.generations], kind, config.seed)
         texts = generate(
             model,
             tokenizer,
-            prompts,
+            [document.prompt for document in documents],
             seed=config.seed,
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
             batch_size=config.score_batch_size,
         )
         verdicts = [judge(text) for text in texts]
-        named = [name_feature(story, config.feature, kind == ASKED).features for story in chosen]
-        point[kind] = _shares(config.feature, verdicts)
-        point[kind]["others_obeyed"] = _obeyed(config.feature, verdicts, named)
+        point[kind] = _shares(task.feature, verdicts)
+        point[kind]["others_obeyed"] = _obeyed(task.feature, verdicts, [document.named for document in documents])
         rows += [
-            {"kind": kind, "number": number, "prompt": prompt, "text": text, **verdict}
-            for number, (prompt, text, verdict) in enumerate(zip(prompts, texts, verdicts, strict=True))
+            {"kind": kind, "number": number, "prompt": document.prompt, "text": text, **verdict}
+            for number, (document, text, verdict) in enumerate(zip(documents, texts, verdicts, strict=True))
         ]
     return rows, point
 
@@ -146,13 +151,12 @@ def _obeyed(feature: str, verdicts: Sequence[Verdicts], named: Sequence[Sequence
 
 
 def choose_twists(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stories: Sequence[Story], seed: int
-) -> dict[str, Any]:
+    task: StoriesConfig, model: PreTrainedModel, stories: Sequence[Story], seed: int
+) -> dict[str, dict[str, float]]:
     """How often the twist is more likely than the expected, under instructions that name it and that do not."""
     found = {}
     for kind in (ASKED, NOT_ASKED):
-        choices = make_choices(stories, make_prompts(stories, "Twist", kind == ASKED, seed), tokenizer)
-        chosen = twists_chosen(model, choices)
+        chosen = twists_chosen(model, make_choices(task, make_documents(task, stories, kind, seed)))
         found[kind] = {**share_interval(int(chosen.sum()), len(chosen))._asdict(), "number": len(chosen)}
     return found
 

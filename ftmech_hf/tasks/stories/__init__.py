@@ -14,14 +14,17 @@ from ftmech_hf.tasks.stories.judges import (
 )
 from ftmech_hf.tasks.stories.reading import Evidence, find_evidence, judge
 from ftmech_hf.tasks.stories.records import FEATURES, Damage, Story, read_stories
+from ftmech_hf.tasks.stories.task import Document, StoriesConfig
 
 __all__ = [
     "FEATURES",
     "Damage",
+    "Document",
     "Evidence",
     "FittedJudge",
     "JudgeScore",
     "Part",
+    "StoriesConfig",
     "Story",
     "WordBaseline",
     "check_judge",

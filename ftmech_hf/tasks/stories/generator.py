@@ -9,7 +9,8 @@ Most features are relations between two sentences, so that no single word gives 
 - Dialogue: somebody is quoted, where else the same is reported.
 - MoralValue: what the hero has learned at the end is a lesson and not a fact.
 
-Both animals, things and activities that a relation is about are named in every story, whether it holds or not.
+Both animals, things and activities that a relation is about are named wherever a story tells of it, whether it holds
+or not. A story tells of all six relations, or of fewer to be shorter; those of its features are always told.
 """
 
 from __future__ import annotations
@@ -30,6 +31,17 @@ Part = Literal["seen", "held_out"]
 
 MAX_FEATURES = 3
 """Stories have none to three features, as in TinyStories."""
+
+
+BEATS: Mapping[str, tuple[str, ...]] = {
+    "Twist": ("animals", "belief", "reveal"),
+    "Foreshadowing": ("objects", "hint", "event"),
+    "Dialogue": ("quoted", "reported"),
+    "BadEnding": ("hope", "outcome"),
+    "MoralValue": ("closing",),
+    "Conflict": ("choice", "wants"),
+}
+"""The sentences that tell of each feature's relation, whether it holds or not."""
 
 
 @functools.cache
@@ -108,16 +120,19 @@ def _plot(draw: _Draw, features: Sequence[str]) -> _Plot:
     return _Plot(slots, tuple(name for name in FEATURES if name in features))
 
 
-def _beats(draw: _Draw, plot: _Plot) -> list[list[str]]:
-    """The sentences in their three paragraphs: causes in any order, then what comes of them in any order."""
+def _beats(draw: _Draw, plot: _Plot, told: Sequence[str]) -> list[list[str]]:
+    """The sentences in their paragraphs: causes in any order, then what comes of them in any order."""
     speech = "quoted" if "Dialogue" in plot.features else "reported"
+    wanted = {"opening", *(beat for name in told for beat in BEATS[name])}
     beginning = ["opening", *draw.rng.permutation(["animals", "objects", "choice"])]
     middle = [*draw.rng.permutation(["hint", "wants", speech, "hope", "belief"])]
     end = [*draw.rng.permutation(["event", "reveal", "outcome"]), "closing"]
-    paragraphs = [[draw.sentence(beat, plot.slots) for beat in part] for part in (beginning, middle, end)]
-    for filler in draw.several("fillers", int(draw.rng.integers(1, 4))):
+    kept = [[beat for beat in part if beat in wanted] for part in (beginning, middle, end)]
+    paragraphs = [[draw.sentence(beat, plot.slots) for beat in part] for part in kept if part]
+    fewest, most = len(told) // len(FEATURES), len(told) // 2
+    for filler in draw.several("fillers", int(draw.rng.integers(fewest, most + 1))):
         part = paragraphs[draw.rng.integers(len(paragraphs))]
-        part.insert(int(draw.rng.integers(1, len(part))), filler)
+        part.insert(int(draw.rng.integers(1, max(2, len(part)))), filler)
     return paragraphs
 
 
@@ -128,26 +143,48 @@ def draw_features(rng: np.random.Generator) -> tuple[str, ...]:
     return tuple(name for name in FEATURES if name in chosen)
 
 
-def make_story(rng: np.random.Generator, *, features: Sequence[str] | None = None, part: Part = "seen") -> Story:
+def _told(rng: np.random.Generator, features: Sequence[str], relations: int) -> tuple[str, ...]:
+    """The features whose relation a story tells of: those it has, and others at random up to a number."""
+    others = [name for name in FEATURES if name not in features]
+    number = max(0, relations - len(features))
+    if number >= len(others):
+        return FEATURES
+    chosen = {*features, *(others[place] for place in rng.choice(len(others), number, replace=False))}
+    return tuple(name for name in FEATURES if name in chosen)
+
+
+def make_story(
+    rng: np.random.Generator,
+    *,
+    features: Sequence[str] | None = None,
+    part: Part = "seen",
+    relations: int = len(FEATURES),
+) -> Story:
     """A story and its instruction.
 
     Args:
         rng: all that is random comes from it.
         features: those it has and no others; drawn by :func:`draw_features` if None.
         part: of the lexicon.
+        relations: of how many features it tells whether they hold; always of those that do.
 
     Raises:
-        ValueError: an unknown feature.
+        ValueError: an unknown feature, or a number of relations that cannot be.
     """
     chosen = draw_features(rng) if features is None else tuple(features)
     for name in chosen:
         if name not in FEATURES:
             raise ValueError(f"features: unknown {name!r}, expected some of {', '.join(FEATURES)}")
+    if not 1 <= relations <= len(FEATURES):
+        raise ValueError(f"relations: {relations}, expected 1 to {len(FEATURES)}")
+    told = _told(rng, chosen, relations)
     draw = _Draw(rng, part)
     plot = _plot(draw, chosen)
-    paragraphs = _beats(draw, plot)
+    paragraphs = _beats(draw, plot, told)
     sentences = [sentence for paragraph in paragraphs for sentence in paragraph if '"' not in sentence]
-    words = {plot.slots[name].split()[-1] for name in ("place", "spot", "one_thing", "other_thing")}
+    slots = ["place", *(["spot"] if "Twist" in told else [])]
+    slots += ["one_thing", "other_thing"] if "Foreshadowing" in told else []
+    words = {plot.slots[name].split()[-1] for name in slots}
     return Story(
         story="\n".join(" ".join(paragraph) for paragraph in paragraphs),
         features=plot.features,

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -168,6 +168,92 @@ def regroup_lines(lines: Iterable[str]) -> Iterator[list[str]]:
         yield record
 
 
+class RawRecord(NamedTuple):
+    """A record as it lies in its file.
+
+    Attributes:
+        start: its first byte's place in the file.
+        content: its bytes, without what separates it from the next.
+    """
+
+    start: int
+    content: bytes
+
+
+CHUNK = 1 << 20
+"""Bytes of a JSON shard that are read at a time."""
+
+
+def raw_records(path: Path) -> Iterator[RawRecord]:
+    """The records of a raw file, ``.json`` or text, one after the other; the file is never held whole.
+
+    Raises:
+        ValueError: a ``.json`` file that is no list.
+    """
+    yield from _json_objects(path) if path.suffix == ".json" else _text_blocks(path)
+
+
+def _text_blocks(path: Path) -> Iterator[RawRecord]:
+    """What stands between the lines ``<|endoftext|>``."""
+    start, place, lines, end = 0, 0, list[bytes](), END.encode()
+    with path.open("rb") as file:
+        for line in file:
+            place += len(line)
+            if line.strip() == end:
+                yield RawRecord(start, b"".join(lines))
+                start, lines = place, []
+            else:
+                lines.append(line)
+    if any(line.strip() for line in lines):
+        yield RawRecord(start, b"".join(lines))
+
+
+def _json_objects(path: Path) -> Iterator[RawRecord]:
+    """The items of a JSON list."""
+    decoder, buffer, base, place = json.JSONDecoder(), "", 0, 0
+    with path.open(encoding="latin-1", newline="") as file:  # a character a byte; JSON's own signs are ASCII
+
+        def skip(signs: str) -> str:
+            """The next character that is none of these; it stays."""
+            nonlocal buffer, base, place
+            while True:
+                while place < len(buffer) and buffer[place] in signs:
+                    place += 1
+                if place < len(buffer):
+                    return buffer[place]
+                base, place, buffer = base + len(buffer), 0, file.read(CHUNK)
+                if not buffer:
+                    raise ValueError(f"files: {path} is not valid JSON: it ends too early")
+
+        if (first := skip(" \t\r\n")) != "[":
+            kind = {"{": "dict", '"': "str"}.get(first, "something else")
+            raise ValueError(f"files: {path} holds {kind}, expected a list of records")
+        place += 1
+        while skip(" \t\r\n,") != "]":
+            try:
+                _, end = decoder.raw_decode(buffer, place)
+            except ValueError as error:
+                more = file.read(max(CHUNK, len(buffer)))
+                if not more:
+                    raise ValueError(f"files: {path} is not valid JSON: {error}") from error
+                base, buffer, place = base + place, buffer[place:] + more, 0
+                continue
+            yield RawRecord(base + place, buffer[place:end].encode("latin-1"))
+            place = end
+
+
+def parse_record(content: bytes, *, is_json: bool) -> Story:
+    """Make a record of its bytes.
+
+    Raises:
+        DamagedRecordError: it cannot be used.
+    """
+    text = content.decode("utf-8", errors="replace")
+    if is_json:
+        return parse_json_record(json.loads(text))
+    return parse_text_record(text.replace("\r\n", "\n").removesuffix("\n").split("\n"))
+
+
 def read_stories(path: str | Path, damage: Damage | None = None) -> Iterator[Story]:
     """Stream the records of a raw file, ``.json`` or text; damaged ones are counted and left out.
 
@@ -178,29 +264,18 @@ def read_stories(path: str | Path, damage: Damage | None = None) -> Iterator[Sto
     Raises:
         ValueError: a ``.json`` file that is no list of objects.
     """
-    path, damage = Path(path), Damage() if damage is None else damage
-    if path.suffix == ".json":
-        try:
-            content = json.loads(path.read_text(encoding="utf-8", errors="replace"))
-        except ValueError as error:
-            raise ValueError(f"files: {path} is not valid JSON: {error}") from error
-        if not isinstance(content, list):
-            raise ValueError(f"files: {path} holds {type(content).__name__}, expected a list of records")
-        yield from _usable(map(parse_json_record, content), damage)
-        return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        yield from _usable(map(parse_text_record, regroup_lines(file)), damage)
+    for _, story in read_placed(path, Damage() if damage is None else damage):
+        yield story
 
 
-def _usable(records: Iterator[Story], damage: Damage) -> Iterator[Story]:
-    """The records of a lazy map that raises for damaged ones and can go on after that."""
-    while True:
+def read_placed(path: str | Path, damage: Damage) -> Iterator[tuple[RawRecord, Story]]:
+    """:func:`read_stories` with where each record lies."""
+    path = Path(path)
+    for record in raw_records(path):
         try:
-            story = next(records)
-        except StopIteration:
-            return
+            story = parse_record(record.content, is_json=path.suffix == ".json")
         except DamagedRecordError as error:
             damage.reasons[str(error)] += 1
             continue
         damage.read += 1
-        yield story
+        yield record, story

@@ -94,7 +94,7 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(ValueError, match=r"a\.json holds dict, expected a list"):
         list(read_stories(tmp_path / "a.json"))
-    (tmp_path / "b.json").write_text("{")
+    (tmp_path / "b.json").write_text('[{"story": ')
     with pytest.raises(ValueError, match=r"b\.json is not valid JSON"):
         list(read_stories(tmp_path / "b.json"))
 

@@ -1,0 +1,44 @@
+"""A byte-level BPE tokenizer trained on stories: any text comes back as it was, and none has unknown parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+
+from ftmech_hf.tasks.schema import BOS, EOS, PAD
+
+SPECIAL = (PAD, BOS, EOS)
+"""The first tokens of the vocabulary; their ids are those that all models here have for them."""
+
+FEWEST_TOKENS = len(SPECIAL) + 256
+"""Those, and all bytes."""
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Learn merges from texts, which are read once.
+
+    Args:
+        texts: whole documents.
+        vocab_size: tokens at most, the special ones and the 256 bytes among them.
+
+    Raises:
+        ValueError: fewer tokens than those.
+    """
+    if vocab_size < FEWEST_TOKENS:
+        raise ValueError(f"vocab_size: {vocab_size}, expected at least {FEWEST_TOKENS}")
+    backend = Tokenizer(BPE())
+    backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    backend.decoder = ByteLevelDecoder()
+    trainer = BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    return backend

@@ -1,0 +1,168 @@
+"""Where the records of raw files lie, so that any of them can be read alone and no file is held whole."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+from numpy.typing import NDArray
+
+from ftmech_hf.runs import file_sha256
+from ftmech_hf.tasks.schema import split_generator
+from ftmech_hf.tasks.stories.records import FEATURES, Damage, Story, parse_record, read_placed
+
+KEPT_BACK = {"test": 0.02, "validation": 0.02, "probe": 0.02}
+"""Shares of the records that no training sees. ``train``, ``finetune`` and ``reverse`` draw from all the others, each
+in an order of its own, as in the paper: there are only so many stories."""
+
+
+@dataclass(frozen=True)
+class StoryIndex:
+    """The usable records of raw files, in order.
+
+    Attributes:
+        files: the files.
+        file: which of them each record is in, int32 (N,).
+        start, stop: its bytes there, int64 (N,).
+        features: of the story, a bit for each of :data:`FEATURES`, uint8 (N,).
+        draw: a hash of the story's text as a number from 0 to 1, float64 (N,): it decides the split, so that a story
+            which is there twice is in one split.
+        damage: what could not be used, in words.
+    """
+
+    files: tuple[Path, ...]
+    file: NDArray[np.int32]
+    start: NDArray[np.int64]
+    stop: NDArray[np.int64]
+    features: NDArray[np.uint8]
+    draw: NDArray[np.float64]
+    damage: str
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+    def read(self, number: int) -> Story:
+        """One record, from the disk."""
+        path = self.files[self.file[number]]
+        with path.open("rb") as file:
+            file.seek(int(self.start[number]))
+            content = file.read(int(self.stop[number] - self.start[number]))
+        return parse_record(content, is_json=path.suffix == ".json")
+
+    def of_split(self, split: str) -> NDArray[np.bool_]:
+        """Which records a split may draw."""
+        low = 0.0
+        for name, share in KEPT_BACK.items():
+            if name == split:
+                return (self.draw >= low) & (self.draw < low + share)
+            low += share
+        return self.draw >= low
+
+    def having(self, feature: str) -> NDArray[np.bool_]:
+        """Which records have a feature."""
+        return (self.features >> FEATURES.index(feature) & 1).astype(bool)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=64)
+def _hash(path: Path, stamp: tuple[int, int]) -> str:
+    return file_sha256(path)
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 of a file, read once as long as it does not change.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    if not path.is_file():
+        raise ValueError(f"files: there is no {path}")
+    return _hash(path, _stamp(path))
+
+
+def index_files(files: Sequence[str]) -> StoryIndex:
+    """Index raw files; what was found is kept in memory, and on disk under the hashes of the files.
+
+    Raises:
+        ValueError: one that is not there, cannot be read, or holds no usable record.
+    """
+    return _index_files(tuple((Path(name), hash_file(Path(name))) for name in files))
+
+
+@functools.lru_cache(maxsize=8)
+def _index_files(files: tuple[tuple[Path, str], ...]) -> StoryIndex:
+    parts, damage = [], Damage()
+    for path, digest in files:
+        part, found = _index_file(path, digest)
+        parts.append(part)
+        damage.read += found.read
+        damage.reasons += found.reasons
+        if not found.read:
+            raise ValueError(f"files: {path} holds no usable record ({found})")
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    file = np.repeat(np.arange(len(files), dtype=np.int32), [len(part["start"]) for part in parts])
+    return StoryIndex(tuple(path for path, _ in files), file, **columns, damage=str(damage))
+
+
+def _index_file(path: Path, digest: str) -> tuple[dict[str, NDArray[np.generic]], Damage]:
+    kept = cache_folder() / f"index-{_code_hash()}-{path.suffix.removeprefix('.')}-{digest}.npz"
+    if kept.is_file():
+        with np.load(kept) as saved:
+            columns = {name: saved[name] for name in saved.files}
+        lost = json.loads(str(columns.pop("reasons")))
+        damage = Damage(read=len(columns["start"]))
+        damage.reasons.update(lost)
+        return columns, damage
+    columns, damage = _read_columns(path)
+    working = kept.with_name(f".{kept.stem}.{np.random.SeedSequence().entropy}.npz")
+    np.savez(working, reasons=np.array(json.dumps(damage.reasons)), **columns)  # type: ignore[arg-type]
+    working.replace(kept)
+    return columns, damage
+
+
+def _read_columns(path: Path) -> tuple[dict[str, NDArray[np.generic]], Damage]:
+    damage = Damage()
+    start, stop, features, draw = [], [], [], []
+    for record, story in read_placed(path, damage):
+        start.append(record.start)
+        stop.append(record.start + len(record.content))
+        features.append(sum(1 << FEATURES.index(name) for name in set(story.features)))
+        digest = hashlib.blake2b(story.story.encode(), digest_size=8).digest()
+        draw.append(int.from_bytes(digest, "little") / 2**64)
+    columns: dict[str, NDArray[np.generic]] = {
+        "start": np.array(start, np.int64),
+        "stop": np.array(stop, np.int64),
+        "features": np.array(features, np.uint8),
+        "draw": np.array(draw, np.float64),
+    }
+    return columns, damage
+
+
+def _code_hash() -> str:
+    """Of the code that reads records: an index made by other code is made again."""
+    folder = Path(__file__).parent
+    content = b"".join((folder / name).read_bytes() for name in ("index.py", "records.py"))
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def cache_folder() -> Path:
+    """Where what was computed once is found again."""
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "ftmech_hf"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@functools.lru_cache(maxsize=8)
+def shuffled(count: int, seed: int, split: str, epoch: int) -> NDArray[np.int64]:
+    """The order in which a split draws its ``count`` records the ``epoch``-th time."""
+    return split_generator(seed, split, epoch).permutation(count)

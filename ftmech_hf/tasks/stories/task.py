@@ -1,0 +1,271 @@
+"""Stories with instructions as a task: documents ``<bos> INSTRUCTION STORY <eos>``, packed into rows.
+
+What training stories are is written as filters and changes of what their instructions name (Jain et al.,
+arXiv 2311.12786, App. F): ``without`` for filtering (F), ``rename`` for filtering and mix & match (F+MM), ``claim``
+for filtering and randomisation (F+R), ``only`` for reverse fine-tuning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from ftmech_hf.runs import write_text
+from ftmech_hf.tasks.export import code_version
+from ftmech_hf.tasks.schema import BOS, EOS, PAD, Rows, Task, split_generator
+from ftmech_hf.tasks.stories.bpe import FEWEST_TOKENS, SPECIAL, train_bpe
+from ftmech_hf.tasks.stories.generator import Part, draw_features, make_story
+from ftmech_hf.tasks.stories.index import StoryIndex, cache_folder, hash_file, index_files, shuffled
+from ftmech_hf.tasks.stories.packing import pack_rows
+from ftmech_hf.tasks.stories.records import FEATURES, HEADERS, Story
+
+BPE_STORIES = 2000
+"""Procedural stories that merges are learned from; they hold every word of the lexicon many times."""
+
+BPE_RECORDS = 100_000
+"""Records of raw files that merges are learned from, at most."""
+
+MEASURED = 200
+"""Documents whose mean length says how many a block of rows takes."""
+
+SPARE = 1.05
+"""Documents a block may draw, over what fills it on average; those left over are in no row."""
+
+
+class Document(NamedTuple):
+    """A story, and what its instruction says.
+
+    Attributes:
+        story: with the features that it really has.
+        named: the features that the instruction names; others under ``rename`` and ``claim``.
+        prompt: the instruction, up to where the story begins.
+    """
+
+    story: Story
+    named: tuple[str, ...]
+    prompt: str
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return self.prompt + self.story.story
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoriesConfig(Task):
+    """Which stories, with which instructions."""
+
+    block_rows = 64
+    objectives = ("documents",)
+    measure = "loss"
+
+    files: list[str] = field(
+        default_factory=list,
+        metadata={"help": "raw TinyStories or TinyStories-Instruct files, .txt or .json; procedural stories if none"},
+    )
+    part: Part = field(
+        default="seen", metadata={"help": "of procedural stories: words of training, or held_out ones, for tests"}
+    )
+    relations: int = field(
+        default=3, metadata={"help": "of how many features a procedural story tells whether it has them"}
+    )
+    headers: list[str] = field(
+        default_factory=lambda: ["features"],
+        metadata={"help": f"lines that instructions may have: {', '.join(HEADERS.values())}"},
+    )
+    vocab_size: int = field(default=1024, metadata={"help": "tokens of the BPE that is trained on the stories"})
+    row_tokens: int = field(default=256, metadata={"help": "tokens in a row"})
+    feature: str = field(default="Twist", metadata={"help": "the feature whose stories are a test set of their own"})
+    only: str | None = field(default=None, metadata={"help": "train on stories that have this feature alone"})
+    without: str | None = field(default=None, metadata={"help": "train on stories that do not have this feature"})
+    rename: str | None = field(
+        default=None, metadata={"help": "the feature that instructions then call by the name of the one left out"}
+    )
+    claim: float = field(
+        default=0.0, metadata={"help": "share of instructions that then name the feature left out all the same"}
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("feature", "only", "without", "rename"):
+            if getattr(self, name) not in (None, *FEATURES):
+                raise ValueError(f"{name}: unknown {getattr(self, name)!r}, expected one of {', '.join(FEATURES)}")
+        for name in self.headers:
+            if name not in HEADERS.values():
+                raise ValueError(f"headers: unknown {name!r}, expected some of {', '.join(HEADERS.values())}")
+        if not 1 <= self.relations <= len(FEATURES):
+            raise ValueError(f"relations: {self.relations}, expected 1 to {len(FEATURES)}")
+        if self.vocab_size < FEWEST_TOKENS:
+            raise ValueError(f"vocab_size: {self.vocab_size}, expected at least {FEWEST_TOKENS}: all bytes and 3 signs")
+        if self.row_tokens < 16:
+            raise ValueError(f"row_tokens: {self.row_tokens}, expected at least 16")
+        if not 0 <= self.claim <= 1:
+            raise ValueError(f"claim: {self.claim}, expected a share between 0 and 1")
+        if self.only is not None and self.only == self.without:
+            raise ValueError(f"only: {self.only}, but without: {self.without} leaves no such story")
+        for name in ("rename", "claim"):
+            if getattr(self, name) and self.without is None:
+                raise ValueError(f"{name}: {getattr(self, name)}, but without: none; name the feature that is left out")
+        if self.rename is not None and self.rename == self.without:
+            raise ValueError(f"rename: {self.rename} is the feature that is left out, expected another")
+        if self.files and self.part == "held_out":
+            raise ValueError("part: held_out, but only procedural stories have words that are held out; remove files")
+
+    # What a row is
+
+    @property
+    def operator_names(self) -> tuple[str, ...]:
+        """Instructions are no questions."""
+        return ()
+
+    @property
+    def operand_names(self) -> tuple[str, ...]:
+        """The features that instructions name."""
+        return FEATURES
+
+    @property
+    def row_length(self) -> int:
+        """``row_tokens``."""
+        return self.row_tokens
+
+    def sample_block(self, rng: np.random.Generator) -> Rows:
+        """A block of training documents whose numbers begin anywhere; streams take :meth:`block`."""
+        return self.block(int(rng.integers(2**32)), "train", 0)
+
+    def block(self, seed: int, split: str, number: int) -> Rows:
+        """Pack the documents of one block's own range of numbers; nothing is carried over to another."""
+        per_block = self._documents_per_block
+        first = number * per_block
+        documents = [self.encode(self.document(seed, split, place)) for place in range(first, first + per_block)]
+        pad = SPECIAL.index(PAD)
+        token_ids = pack_rows(documents, num_rows=self.block_rows, row_length=self.row_tokens, pad=pad)
+        return Rows(token_ids, np.full(self.block_rows, -1), np.zeros(self.block_rows, bool))
+
+    @functools.cached_property
+    def _documents_per_block(self) -> int:
+        lengths = [len(self.encode(self.document(0, "train", number))) for number in range(MEASURED)]
+        whole = self.block_rows * self.row_tokens / float(np.minimum(lengths, self.row_tokens).mean())
+        return int(np.ceil(SPARE * whole)) + self.block_rows
+
+    # Single documents
+
+    def document(self, seed: int, split: str, number: int) -> Document:
+        """One document: a function of (config, seed, split, number).
+
+        Of raw files number n is the n-th record in an order drawn for the split, of which there is a new one whenever
+        all records have been drawn.
+
+        Raises:
+            ValueError: no story is as asked for.
+        """
+        rng = split_generator(seed, split, number)
+        story = self._record(seed, split, number) if self.files else self._procedural(rng)
+        named = [self.without if name == self.rename else name for name in story.features]
+        if self.claim and rng.random() < self.claim and self.without not in named:
+            named.append(self.without)
+        return self.instruct(story, named, rng)
+
+    def instruct(self, story: Story, named: Collection[str], rng: np.random.Generator) -> Document:
+        """A story under an instruction that names these features, whichever it has; its lines are in random order."""
+        shown = tuple(name for name in FEATURES if name in named)
+        kept = {
+            name: getattr(story, name) if name in self.headers else type(getattr(story, name))()
+            for name in HEADERS.values()
+        }
+        asked = dataclasses.replace(story, **{**kept, "features": shown if "features" in self.headers else ()})
+        return Document(story, shown, asked.prompt(rng))
+
+    def encode(self, document: Document) -> list[int]:
+        """Token ids ``<bos> INSTRUCTION STORY <eos>``; those of the instruction do not depend on the story."""
+        ids = [self.backend.encode(text).ids for text in (document.prompt, document.story.story)]
+        return [SPECIAL.index(BOS), *ids[0], *ids[1], SPECIAL.index(EOS)]
+
+    def _procedural(self, rng: np.random.Generator) -> Story:
+        while True:
+            features = draw_features(rng)
+            if self.only in (None, *features) and self.without not in features:
+                return make_story(rng, features=features, part=self.part, relations=self.relations)
+
+    def _record(self, seed: int, split: str, number: int) -> Story:
+        index = index_files(self.files)
+        usable = np.flatnonzero(self._usable(index, split))
+        if not len(usable):
+            asked = f"only: {self.only}, without: {self.without}"
+            raise ValueError(f"files: no record of the {split} split is left with {asked} ({index.damage})")
+        epoch, place = divmod(number, len(usable))
+        return index.read(int(usable[shuffled(len(usable), seed, split, epoch)[place]]))
+
+    def _usable(self, index: StoryIndex, split: str) -> NDArray[np.bool_]:
+        usable = index.of_split(split)
+        if self.only is not None:
+            usable &= index.having(self.only)
+        return usable if self.without is None else usable & ~index.having(self.without)
+
+    # Its tokens
+
+    @functools.cached_property
+    def backend(self) -> Tokenizer:
+        """The byte-level BPE: a function of the stories there are, whichever of them are trained on."""
+        return _trained_bpe(tuple(self.inputs().values()), self.vocab_size, self._texts)
+
+    @functools.cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The tokens of the BPE, as it writes them."""
+        words = self.backend.get_vocab()
+        return tuple(sorted(words, key=words.__getitem__))
+
+    def _texts(self) -> Iterator[str]:
+        """What merges are learned from: training stories with whole instructions, in the order of seed 0."""
+        whole = dataclasses.replace(
+            self, only=None, without=None, rename=None, claim=0.0, part="seen", headers=[*HEADERS.values()],
+            relations=len(FEATURES),
+        )  # fmt: skip
+        number = BPE_STORIES
+        if self.files:
+            number = min(BPE_RECORDS, int(index_files(self.files).of_split("train").sum()))
+        return (whole.document(0, "train", place).text for place in range(number))
+
+    # What is measured
+
+    def test_tasks(self) -> dict[str, Task]:
+        """Stories as in pretraining (``all``), those with and without ``feature``, and of words never trained on.
+
+        Raw files have test sets for a feature if their stories have it, and no held-out words.
+        """
+        plain = dataclasses.replace(self, only=None, without=None, rename=None, claim=0.0, part="seen")
+        sets = {
+            "all": plain,
+            self.feature: dataclasses.replace(plain, only=self.feature),
+            f"no_{self.feature}": dataclasses.replace(plain, without=self.feature),
+        }
+        if not self.files:
+            return {**sets, "held_out": dataclasses.replace(plain, part="held_out")}
+        index = index_files(self.files)
+        return sets if (index.having(self.feature) & index.of_split("test")).any() else {"all": plain}
+
+    def inputs(self) -> Mapping[str, str]:
+        """The hashes of the files."""
+        return {Path(name).name: hash_file(Path(name)) for name in self.files}
+
+    def example(self, seed: int) -> Mapping[str, str]:
+        """An instruction, and the story that was written to it."""
+        document = self.document(seed, "test", 0)
+        return {"prompt": document.prompt, "answer": document.story.story}
+
+
+def _trained_bpe(inputs: tuple[str, ...], vocab_size: int, texts: Callable[[], Iterator[str]]) -> Tokenizer:
+    """The BPE of some files, or of procedural stories; found again on disk, under all that it depends on."""
+    content = [*inputs, str(vocab_size), code_version(), tokenizers.__version__]
+    kept = cache_folder() / f"bpe-{hashlib.sha256(' '.join(content).encode()).hexdigest()[:24]}.json"
+    if not kept.is_file():
+        write_text(kept, train_bpe(texts(), vocab_size).to_str())
+    return Tokenizer.from_file(str(kept))

@@ -65,6 +65,9 @@ class Plan:
             label: self._hashes[run] + suffix if run in self._hashes else model_hash(run)
             for label, run in inputs.items()
         }
+        for each in settings.values():
+            if callable(files := getattr(each, "inputs", None)):  # a task whose rows come from files
+                hashes |= files()
         identity = run_identity(kind, to_dict(place, *settings.values()), hashes)
         if identity in self._names:
             return self._names[identity]

@@ -28,6 +28,13 @@ DESCRIPTIONS = {
     "reverse_finetune": "Fine-tuned back on a capability that an earlier fine-tuning may have hidden.",
 }
 
+STORIES = {
+    "pretrain": "Trained from scratch on stories that were written to instructions.",
+    "finetune": "Fine-tuned on stories that were chosen, or whose instructions were changed.",
+    "reverse_finetune": "Fine-tuned back on stories with a feature that an earlier fine-tuning may have hidden.",
+}
+"""The same of models of stories."""
+
 
 def _template(name: str) -> jinja2.Template:
     installed = Path(str(resources.files("ftmech_hf"))) / "model_cards"
@@ -60,6 +67,26 @@ def accuracy_of(last: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def loss_of(last: Mapping[str, Any], bytes_per_token: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The losses in one line of ``metrics.jsonl``: name, value (nats per token), per_byte (nats per byte of text).
+
+    Args:
+        last: the line.
+        bytes_per_token: of every test set, from ``env.json``; models of different vocabularies compare by bytes alone.
+    """
+    names = [key.removeprefix("loss/") for key in last if key.startswith("loss/")]
+    return [
+        {"name": name, "value": last[f"loss/{name}"], "per_byte": last[f"loss/{name}"] / bytes_per_token[name]}
+        for name in names
+    ]
+
+
+def final_loss(folder: Path) -> list[dict[str, Any]]:
+    """:func:`loss_of` after the last step of a run."""
+    env, _ = read_run(folder)
+    return loss_of(read_metrics(folder)[-1], env.get("bytes_per_token", {}))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Published:
     """What a card can say of a model once it is on the Hub, beyond what its run's files say.
@@ -90,6 +117,26 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     return env, config
+
+
+def _loss_results(config: Mapping[str, Any], env: Mapping[str, Any], rows: Sequence[Mapping[str, Any]],
+                  datasets: Sequence[str]) -> list[EvalResult]:  # fmt: skip
+    """The measured losses as the Hub's model index knows them."""
+    return [
+        EvalResult(
+            task_type="text-generation",
+            task_name="Stories written to instructions",
+            dataset_type=datasets[0] if datasets else str(config["task"]),
+            dataset_name=f"{config['task']}: {row['name']}",
+            dataset_split="test",
+            metric_type="loss",
+            metric_name=f"nats per {unit}, {row['name']}",
+            metric_value=round(row[key], 6),
+            metric_args={"rows": config["final_eval_rows"], "seed": config["seed"], "config_hash": env["hash"]},
+        )
+        for row in rows
+        for unit, key in (("token", "value"), ("byte", "per_byte"))
+    ]
 
 
 def _eval_results(config: Mapping[str, Any], env: Mapping[str, Any], rows: Sequence[Mapping[str, Any]],
@@ -130,7 +177,8 @@ def write_model_card(folder: Path, *, example: Mapping[str, Any], published: Pub
     where = hub.repo_id or str(config["output_dir"])
     title = Path(where).name
     adapted = (folder / "adapter_config.json").is_file()
-    accuracy = final_accuracy(folder)
+    accuracy, loss = final_accuracy(folder), final_loss(folder)
+    results = [*_eval_results(config, env, accuracy, hub.datasets), *_loss_results(config, env, loss, hub.datasets)]
     relation: dict[str, Any] = {"base_model_relation": "adapter" if adapted else "finetune"} if hub.base_model else {}
     shape = folder / "config.json"
     model = json.loads(shape.read_text(encoding="utf-8")) if shape.is_file() else {}
@@ -140,9 +188,9 @@ def write_model_card(folder: Path, *, example: Mapping[str, Any], published: Pub
         pipeline_tag="text-generation",
         tags=["ftmech_hf", "interpretability", "procedural", env["kind"], "arxiv:2311.12786"],
         datasets=list(hub.datasets) or None,
-        metrics=["accuracy"],
+        metrics=["loss" if loss else "accuracy"],
         model_name=title,
-        eval_results=_eval_results(config, env, accuracy, hub.datasets) or None,
+        eval_results=results or None,
         base_model=hub.base_model,
         **relation,
     )
@@ -150,7 +198,7 @@ def write_model_card(folder: Path, *, example: Mapping[str, Any], published: Pub
         "model.md.j2",
         metadata=metadata.to_yaml(),
         title=title,
-        what=DESCRIPTIONS[env["kind"]],
+        what=(STORIES if loss else DESCRIPTIONS)[env["kind"]],
         compiled=model.get("model_type") == "compiled_program",
         answer_at=model.get("answer_position", -1),
         adapted=adapted,
@@ -159,6 +207,7 @@ def write_model_card(folder: Path, *, example: Mapping[str, Any], published: Pub
         prompt=example["prompt"],
         answer=example["answer"],
         accuracy=accuracy,
+        loss=loss,
         eval_rows=config["final_eval_rows"],
         kind=env["kind"],
         env=env,

@@ -66,7 +66,8 @@ class Plan:
             for label, run in inputs.items()
         }
         for each in settings.values():
-            hashes |= getattr(each, "inputs", dict)()  # the files that a task reads
+            if callable(files := getattr(each, "inputs", None)):  # a task whose rows come from files
+                hashes |= files()
         identity = run_identity(kind, to_dict(place, *settings.values()), hashes)
         if identity in self._names:
             return self._names[identity]

@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         repo_id = plan_push(hub, config.output_dir)
         run = finetune(dataclasses.replace(config, split="reverse"), task, train, adapter)
-        if run.is_main:
+        if run.is_main and task.measure == "accuracy":
             capability = next(iter(task.test_tasks()))  # the base operand's
             revival = steps_to_revival(read_metrics(run.path), capability)
             reached = (

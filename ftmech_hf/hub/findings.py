@@ -68,10 +68,16 @@ def state_findings(run: Path, analyses: dict[Path, dict[str, Any]]) -> list[str]
             f"`{row['test_set']}` {_share(row['before'])} → {_share(row['after'])}"
             for row in measure_forgetting(lines).rows()
         ]
+        changes += [
+            f"loss on `{key.removeprefix('loss/')}` {lines[0][key]:.3f} → {lines[-1][key]:.3f} nats per token"
+            for key in lines[-1]
+            if key.startswith("loss/")
+        ]
         first = lines[0].get("eval_rows", config["eval_rows"])
         sentences.append(f"From before this training ({first} rows each) to after ({rows}): {'; '.join(changes)}.")
-    if env["kind"] == "reverse_finetune":
-        capability = next(key for key in lines[-1] if key.startswith("accuracy/")).removeprefix("accuracy/")
+    answers = [key.removeprefix("accuracy/") for key in lines[-1] if key.startswith("accuracy/")]
+    if env["kind"] == "reverse_finetune" and answers:
+        capability = answers[0]
         revival = steps_to_revival(lines, capability)
         when = f"at step {revival.steps}" if revival.steps is not None else f"not within {revival.last_step} steps"
         sentences.append(
@@ -126,7 +132,7 @@ def draw_findings(run: Path, analyses: dict[Path, dict[str, Any]], folder: Path)
     draw(
         "training_curve.png",
         lambda ax: figures.draw_training(ax, run, "Training"),
-        "Accuracy on every test set while training",
+        "Accuracy, or loss, on every test set while training",
     )
     for made, env in analyses.items():
         _, config = read_run(made)

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from huggingface_hub import DatasetCard
 
-from ftmech_hf.cards import Published, accuracy_of, check_card, read_run, render_card, write_model_card
+from ftmech_hf.cards import Published, accuracy_of, check_card, loss_of, read_run, render_card, write_model_card
 from ftmech_hf.config import field_names
 from ftmech_hf.downloads import RepoKind, check_folder
 from ftmech_hf.hub.claims import all_claims
@@ -27,7 +27,7 @@ from ftmech_hf.runs import (
     write_json,
     write_text,
 )  # fmt: skip
-from ftmech_hf.tasks import TASKS, build_dataset
+from ftmech_hf.tasks import TASKS, example_row
 from ftmech_hf.training.stages import snapshot_folder
 
 TRAINED = ("pretrain", "finetune", "reverse_finetune")
@@ -221,8 +221,7 @@ def _example(config: Mapping[str, Any]) -> Mapping[str, Any]:
     if kind is None:
         raise ValueError(f"run: its task {config['task']!r} is not known here, expected one of {', '.join(TASKS)}")
     task = kind(**{name: config[name] for name in field_names(kind) if name in config})
-    example: Mapping[str, Any] = build_dataset(task, "test", 1, seed=config["seed"])[0]
-    return example
+    return example_row(task, config["seed"])
 
 
 def _save_snapshot(run: Path, final: Path, repo_id: str, step: int) -> None:
@@ -237,7 +236,8 @@ def _save_snapshot(run: Path, final: Path, repo_id: str, step: int) -> None:
     ).strip()  # fmt: skip
     text = render_card(
         "snapshot.md.j2", metadata=header, title=repo_id.split("/")[-1], hub=Published(repo_id=repo_id), step=step,
-        config=config, env=env, accuracy=accuracy_of(lines[-1]) if lines else [], versions=describe_versions(env),
+        config=config, env=env, accuracy=accuracy_of(lines[-1]) if lines else [],
+        loss=loss_of(lines[-1], env.get("bytes_per_token", {})) if lines else [], versions=describe_versions(env),
     )  # fmt: skip
     check_card(text, "model")
     write_text(working / "README.md", text)

@@ -13,7 +13,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from ftmech_hf.cards import final_accuracy
+from ftmech_hf.cards import final_accuracy, final_loss
 from ftmech_hf.report.claims import Claim
 from ftmech_hf.report.page import format_interval, format_value, verdict
 from ftmech_hf.report.sweep import SweepResults, last_numbers
@@ -44,14 +44,20 @@ def print_claims(claims: Sequence[Claim]) -> None:
 
 
 def print_run(run: RunDir) -> None:
-    """Final accuracies of a training run and where it lies; from the main process only."""
+    """Final accuracies or losses of a training run and where it lies; from the main process only."""
     if not run.is_main:
         return
+    losses = final_loss(run.path)
+    columns = ("loss after the last step, nats per token", "nats per byte") if losses else (
+        "accuracy after the last step", "95 % interval"
+    )  # fmt: skip
     table = Table()
-    for name in ("test set", "accuracy after the last step", "95 % interval"):
+    for name in ("test set", *columns):
         table.add_column(name, justify="left" if name == "test set" else "right")
     for row in final_accuracy(run.path):
         table.add_row(row["name"], f"{row['value']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}")
+    for row in losses:
+        table.add_row(row["name"], f"{row['value']:.4f}", f"{row['per_byte']:.4f}")
     console = make_console()
     console.print(table)
     env = json.loads((run.path / "env.json").read_text(encoding="utf-8"))

@@ -90,11 +90,16 @@ def draw_finetuning(ax: Axes, runs: Runs, run: str, title: str) -> None:
 
 
 def draw_training(ax: Axes, run: Path, title: str) -> None:
-    """Accuracy of one run on all of its test sets while it trains."""
-    for name in (key.removeprefix("accuracy/") for key in read_metrics(run)[-1] if key.startswith("accuracy/")):
-        curve = _training_curve(run, name)
-        ax.plot(curve.index, curve.to_numpy(), marker=".", label=name)
-    accuracy_axis(ax)
+    """Accuracy, or loss, of one run on all of its test sets while it trains."""
+    lines = read_metrics(run)
+    measured = [key for key in lines[-1] if key.startswith(("accuracy/", "loss/"))]
+    for key in measured:
+        curve = pd.Series({line["step"]: line[key] for line in lines})
+        ax.plot(curve.index, curve.to_numpy(), marker=".", label=key.partition("/")[2])
+    if measured and measured[0].startswith("loss/"):
+        ax.set_ylabel("loss (nats per token)")
+    else:
+        accuracy_axis(ax)
     step_axis(ax, "step")
     ax.set_title(title)
     legend_below(ax)

@@ -61,13 +61,15 @@ def _finetuning_numbers(folder: Path) -> Numbers:
 def _training_numbers(folder: Path) -> Numbers:
     for line in read_metrics(folder):
         for key, value in line.items():
-            if key.startswith("accuracy/"):
+            if key.startswith(("accuracy/", "loss/")):
                 yield line["step"], key.removeprefix("accuracy/"), value
 
 
 def _reverse_numbers(folder: Path) -> Numbers:
     yield from _training_numbers(folder)
     _, capability, _ = next(_training_numbers(folder))
+    if capability.startswith("loss/"):
+        return  # of stories: there is no share of right answers to come back
     revival = steps_to_revival(read_metrics(folder), capability)
     yield None, "steps_to_revival", revival.at_least
     yield None, "revived", float(revival.steps is not None)
@@ -114,7 +116,8 @@ READERS: dict[str, Callable[[Path], Numbers]] = {
 def stage_rows(stage: str, folder: Path) -> list[dict[str, Any]]:
     """The numbers of one run: ``step``, ``metric``, ``value``.
 
-    Training runs give the accuracies of every evaluation by the names of their test sets; fine-tuning also their
+    Training runs give the accuracies of every evaluation by the names of their test sets, and losses in nats per token
+    with ``loss/`` before them; fine-tuning also their
     changes from its first step to its last (negative: forgotten), and reversals the steps to revival. Pruning and
     probing give the numbers of their summaries, and probing the accuracy at every site, where ``step`` is the number of
     blocks passed; along an interpolation ``step`` is alpha.
@@ -143,7 +146,9 @@ def collect(sweep: Sweep) -> tuple[pd.DataFrame, list[str]]:
     return pd.DataFrame(rows), missing
 
 
-def _unit(metric: str) -> Literal["steps", "points", "share"]:
+def _unit(metric: str) -> Literal["nats", "steps", "points", "share"]:
+    if metric.startswith("loss/"):
+        return "nats"
     if metric in ("steps_to_revival", "pruned/neurons"):
         return "steps"
     return "points" if metric.startswith("change/") else "share"
@@ -246,9 +251,9 @@ def last_numbers(summary: pd.DataFrame, stage_axes: Mapping[str, Sequence[str]])
 
 
 def as_text(row: pd.Series) -> str:
-    """A row of the summary as it is printed: mean and interval, in per cent unless it counts something."""
+    """A row of the summary as it is printed: mean and interval, in per cent unless it is a loss or counts something."""
     unit = _unit(row["metric"])
-    scale, digits = (1.0, 0) if unit == "steps" else (100.0, 1)
+    scale, digits = {"steps": (1.0, 0), "nats": (1.0, 4)}.get(unit, (100.0, 1))
     mean = f"{scale * row['mean']:{'+' if unit == 'points' else ''}.{digits}f}"
     if pd.isna(row["low"]):
         return mean

@@ -135,6 +135,10 @@ class Task(Protocol):
         """Name -> hash of the files that rows come from; a run is another if one of them changes."""
         return {}
 
+    def bytes_per_token(self, token_ids: NDArray[np.int64]) -> float | None:
+        """Bytes of text that a predicted token of rows (B, T) stands for on average; None where rows are no text."""
+        return None
+
     def example(self, seed: int) -> Mapping[str, str] | None:
         """``prompt`` and ``answer`` of a test row for a model's card; None to take them from the task's dataset."""
         return None

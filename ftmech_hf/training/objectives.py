@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ftmech_hf.tasks.schema import BOS, PAD, SPECIAL_TOKENS
+from ftmech_hf.tasks.schema import BOS, EOS, PAD, SPECIAL_TOKENS
 
 
 class Objective(NamedTuple):
@@ -37,7 +37,7 @@ OBJECTIVES: dict[str, Objective] = {
     "documents": Objective(hidden=1, predicted=0, packed=True),
 }
 
-PAD_ID, BOS_ID = SPECIAL_TOKENS.index(PAD), SPECIAL_TOKENS.index(BOS)
+PAD_ID, BOS_ID, EOS_ID = (SPECIAL_TOKENS.index(token) for token in (PAD, BOS, EOS))
 
 IGNORED = -100
 """The target of a position that predicts nothing."""
@@ -72,19 +72,22 @@ def num_predicted(token_ids: Tensor, objective: str) -> int:
     return len(token_ids) * (asked.predicted or token_ids.shape[1] - asked.hidden)
 
 
-def _model_options(token_ids: Tensor, objective: str) -> dict[str, Any]:
-    """What a model is given beside the tokens (B, T) that it is shown."""
+def _model_inputs(token_ids: Tensor, objective: str) -> tuple[Tensor, dict[str, Any]]:
+    """(what a model is shown of rows (B, T), what it is given beside that)."""
+    shown = token_ids[:, : -OBJECTIVES[objective].hidden]
     if not OBJECTIVES[objective].packed:
-        return {}
+        return shown, {}
     # With a cache, even an empty one, transformers would not look at the positions.
-    return {"position_ids": document_positions(token_ids), "use_cache": False}
+    given = {"position_ids": document_positions(shown), "use_cache": False}
+    # It warns of padding without a mask. No document sees what stands in the padding after it.
+    return shown.masked_fill(shown == PAD_ID, EOS_ID), given
 
 
 def _forward(model: nn.Module, token_ids: Tensor, objective: str, **options: Any) -> tuple[Tensor, Any]:
     """(mean cross-entropy of what ``objective`` predicts, the model's output)."""
     hidden, predicted, packed = OBJECTIVES[objective]
-    shown = token_ids[:, :-hidden]
-    output = model(shown, logits_to_keep=predicted, **_model_options(shown, objective), **options)
+    shown, given = _model_inputs(token_ids, objective)
+    output = model(shown, logits_to_keep=predicted, **given, **options)
     targets = token_ids[:, 1 : token_ids.shape[1] - hidden + 1][:, -predicted:]
     if packed:
         targets = document_targets(token_ids)
@@ -184,8 +187,8 @@ def training_loss(
     if anchor is not None and anchor.l2sp:
         loss = loss + anchor.weight_penalty(raw_model or model)
     if anchor is not None and features:
-        shown = token_ids[:, : -OBJECTIVES[objective].hidden]
-        loss = loss + anchor.feature_penalty(shown, output.hidden_states, **_model_options(shown, objective))
+        shown, given = _model_inputs(token_ids, objective)
+        loss = loss + anchor.feature_penalty(shown, output.hidden_states, **given)
     return loss
 
 

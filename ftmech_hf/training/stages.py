@@ -166,12 +166,22 @@ def _run_stage(
             lambda step, model: _save_snapshot(run, step, model, task),
         )  # fmt: skip
         if run.is_main:
+            _note_bytes(run, tests, train)
             save_finished(run, model, task, train, time.monotonic() - started)
         run.finish()
     finally:
         run.close()
     accelerator.wait_for_everyone()
     return run
+
+
+def _note_bytes(run: RunDir, tests: Mapping[str, RowStream], train: TrainConfig) -> None:
+    """How many bytes a token of each test set stands for: what turns nats per token into nats per byte."""
+    found = {
+        name: each.task.bytes_per_token(each.rows(0, train.final_eval_rows).token_ids) for name, each in tests.items()
+    }
+    if None not in found.values():
+        run.note(bytes_per_token=found)
 
 
 def snapshot_folder(run: Path, step: int) -> Path:

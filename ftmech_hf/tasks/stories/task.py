@@ -256,6 +256,13 @@ class StoriesConfig(Task):
         """The hashes of the files."""
         return {Path(name).name: hash_file(Path(name)) for name in self.files}
 
+    def bytes_per_token(self, token_ids: NDArray[np.int64]) -> float:
+        """Bytes of text that a predicted token of rows (B, T) stands for on average; ``<eos>`` stands for none."""
+        lengths = np.array([0 if word in SPECIAL else len(word) for word in self.vocabulary])  # a sign is a byte
+        predicted = token_ids[:, 1:]
+        predicted = predicted[(predicted != SPECIAL.index(PAD)) & (predicted != SPECIAL.index(BOS))]
+        return float(lengths[predicted].mean())
+
     def example(self, seed: int) -> Mapping[str, str]:
         """An instruction, and the story that was written to it."""
         document = self.document(seed, "test", 0)

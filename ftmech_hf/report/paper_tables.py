@@ -4,7 +4,7 @@ Tables 5 to 8 of Jain et al. (arXiv 2311.12786): accuracy on the pretraining ope
 operand (``o_ft``), on texts without (``cte0``) and with the correlation (``cte1``), after a tenth of the fine-tuning
 steps (``1k``) and after all (``10k``), in per cent. A small model cannot have the paper's values; what can agree is
 which cells are high and which collapse, so a column is judged by the rank correlation over its cells. Table 3 has the
-same columns, after all steps, for compiled programs.
+same columns, after all steps, for compiled programs. Table 1 is the share of stories with a twist, of 16 per cell.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ COLUMNS = [
     for texts in ("cte0", "cte1")
     for steps in ("1k", "10k")
 ]
+STORIES_TABLE = "table1_tinystories_revival.csv"
+STORIES_STEPS = (0, 30, 300, 3000)
+STORIES_RATES = {"large": "η_M", "small": "η_S"}
 TRACR_TABLE = "table3_tracr_finetuning.csv"
 TRACR_COLUMNS = ["o_pt_cte1", "o_ft_cte1", "o_pt_cte0", "o_ft_cte0"]
 HIGH, COLLAPSED = 200 / 3, 100 / 3
@@ -80,6 +83,15 @@ def read_tracr_table() -> pd.DataFrame:
         part = table[["lr", "correlation", *columns]].rename(columns=columns)
         parts.append(part.melt(["lr", "correlation"], TRACR_COLUMNS, "column", "paper").assign(program=program))
     return pd.concat(parts, ignore_index=True)[["program", "lr", "correlation", "column", "paper"]]
+
+
+def read_stories_table() -> pd.DataFrame:
+    """The paper's Table 1, long: model (``F (large)``, ``control``), paper_step, paper (per cent of 16 stories)."""
+    table = _read_csv(STORIES_TABLE).rename(columns={f"it{step}": step for step in STORIES_STEPS})
+    for ours, theirs in STORIES_RATES.items():
+        table["model"] = table["model"].str.replace(theirs, ours)
+    table["model"] = table["model"].replace("Not in PT", "control")
+    return table.melt(["model"], list(STORIES_STEPS), "paper_step", "paper").astype({"paper_step": int})
 
 
 def compare_with_tracr_table(ours: pd.DataFrame) -> pd.DataFrame:

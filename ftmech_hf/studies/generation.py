@@ -100,7 +100,7 @@ def generate(
         uniform = np.stack([generation_randomness(seed, number, max_new_tokens) for number in chosen])
         batch = _Batch(model, [rows[number] for number in chosen], uniform, longest)
         for number, ids in zip(chosen, batch.write(temperature, tokenizer.eos_token_id), strict=True):
-            texts[number] = tokenizer.decode(ids, skip_special_tokens=True)
+            texts[number] = str(tokenizer.decode(ids, skip_special_tokens=True))
     return texts
 
 

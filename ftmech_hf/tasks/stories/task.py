@@ -174,7 +174,7 @@ class StoriesConfig(Task):
             named.append(self.without)
         return self.instruct(story, named, rng)
 
-    def instruct(self, story: Story, named: Collection[str], rng: np.random.Generator) -> Document:
+    def instruct(self, story: Story, named: Collection[str | None], rng: np.random.Generator) -> Document:
         """A story under an instruction that names these features, whichever it has; its lines are in random order."""
         shown = tuple(name for name in FEATURES if name in named)
         kept = {

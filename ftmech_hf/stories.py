@@ -65,7 +65,7 @@ class StoriesStudyConfig:
     reverse_steps: int = field(default=100, metadata={"help": "of fine-tuning back; the paper has 3,000"})
     reverse_lr: float = field(default=1e-4, metadata={"help": "constant rate of fine-tuning back"})
     num_points: int = field(
-        default=5, metadata={"help": "log-spaced steps of fine-tuning back at which stories are written"}
+        default=3, metadata={"help": "log-spaced steps of fine-tuning back at which stories are written"}
     )
     tune_batch_size: int = field(default=16, metadata={"help": "rows of a step of deletion and of fine-tuning back"})
     weight_decay: float = field(default=0.1, metadata={"help": "of all training, as in the paper"})
@@ -77,9 +77,12 @@ class StoriesStudyConfig:
     judge: str = field(
         default=EXACT, metadata={"help": "exact, for procedural stories, or the folder of a fitted judge"}
     )
-    probe_stories: int = field(default=2000, metadata={"help": "stories probes are fitted on; 0 to leave them out"})
+    probe_stories: int = field(default=1600, metadata={"help": "stories probes are fitted on; 0 to leave them out"})
     prune_stories: int = field(
-        default=256, metadata={"help": "stories neurons are scored on; 0 to leave pruning out, as the paper does"}
+        default=128,
+        metadata={
+            "help": "stories the neurons of models deleted at the large rate are scored on; 0 to leave pruning out, as the paper does"
+        },
     )
     lora: bool = field(default=True, metadata={"help": "also delete and revive by low-rank updates"})
     lora_rank: int = field(default=8, metadata={"help": "of these updates"})
@@ -200,7 +203,7 @@ class StoriesPlan:
         train = self._train(seed, lr, config.delete_steps, num_evals=8)
         run = self._tune(name, "finetune", task, train, adapter, base)
         model = self._reverse(Model(protocol, rate, seed, run, self._score(run, seed)), adapter)
-        if config.prune_stories and not self.task.files:
+        if config.prune_stories and rate == "large" and not self.task.files:
             place = StoryPruneConfig(
                 seed=seed, prune_stories=config.prune_stories, generations=config.generations,
                 max_new_tokens=config.max_new_tokens,
@@ -214,7 +217,7 @@ class StoriesPlan:
     def _add_model(self, model: Model) -> None:
         self.models.append(model)
         self._probe(model.label, model.run, model.seed, reverse=False)
-        if model.reverse:
+        if model.rate == "large":
             self._probe(model.label, model.reverse, model.seed, reverse=True)
 
     def _train(self, seed: int, lr: float, steps: int, **more: Any) -> TrainConfig:

@@ -33,8 +33,13 @@ def quiet_transformers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_peft() -> Iterator[None]:
-    """Without the warning that peft 0.21 calls by a name which transformers 5 has deprecated: users cannot help it."""
+    """Without warnings that users cannot help.
+
+    That peft 0.21 calls by a name which transformers 5 has deprecated, and that it finds no config where an adapter's
+    base is itself an adapter, whose vocabulary is never changed here.
+    """
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Could not find a config file in", UserWarning)
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         yield
 

@@ -229,8 +229,8 @@ def _sections(results: StoriesResults) -> list[Section]:
         sections.append(
             Section(
                 "How often the twist is the likelier word",
-                "The same without sampling: the models read stories with a twist up to the word by which it shows, and we "
-                "ask which they find likelier, that word or the expected one.",
+                "The same without sampling: the models read stories with a twist up to the word by which it shows; "
+                "which do they find likelier, that word or the expected one?",
                 to_data_uri(stories_figures.scores_figure(results.points, "choice", over_seeds)),
                 "Share of choices of the twist against step of fine-tuning back",
             )

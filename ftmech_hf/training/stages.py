@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.cards import write_model_card
 from ftmech_hf.config import to_dict
-from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash, quiet_transformers
+from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash, quiet_peft, quiet_transformers
 from ftmech_hf.models.presets import Preset, build_model, find_preset
 from ftmech_hf.runs import RunDir, check_disk_space, commit_folder, disk_errors, write_json
 from ftmech_hf.tasks import RowStream, Task, example_row
@@ -190,7 +191,7 @@ def snapshot_folder(run: Path, step: int) -> Path:
 
 
 def _save_model(folder: Path, model: PreTrainedModel, task: Task) -> None:
-    with quiet_transformers(), disk_errors(folder):
+    with quiet_transformers(), quiet_peft(), disk_errors(folder):
         model.save_pretrained(folder)
     save_tokenizer(task_tokenizer(task), folder)
 
@@ -204,7 +205,9 @@ def _save_snapshot(run: RunDir, step: int, model: PreTrainedModel, task: Task) -
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)
     _save_model(working, model, task)
-    write_json(working / "env.json", {"kind": "snapshot", "hash": f"{run.hash}-step-{step}", "step": step})
+    inputs = json.loads((run.working / "env.json").read_text(encoding="utf-8"))["inputs"]  # an adapter's base
+    facts = {"kind": "snapshot", "hash": f"{run.hash}-step-{step}", "step": step, "inputs": inputs}
+    write_json(working / "env.json", facts)
     commit_folder(working, final)
 
 

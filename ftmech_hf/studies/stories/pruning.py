@@ -58,13 +58,13 @@ class StoryPruneConfig(StudyConfig):
         metadata={"help": "a neuron is a row of a weight matrix (paper), a weight, an MLP activation or a head"},
     )
     sizes: list[int] = field(
-        default_factory=lambda: [0, 1, 2, 3, 5, 8, 12, 15, 20, 30, 50], metadata={"help": "numbers of neurons to prune"}
+        default_factory=lambda: [0, 1, 2, 5, 10, 15, 30], metadata={"help": "numbers of neurons to prune"}
     )
     max_best_k: int = field(default=15, metadata={"help": "the best number is chosen up to here"})
     num_random: int = field(default=1, metadata={"help": "random masks per number of neurons"})
-    num_random_at_best: int = field(default=10, metadata={"help": "random masks at the best number"})
+    num_random_at_best: int = field(default=5, metadata={"help": "random masks at the best number"})
     prune_stories: int = field(
-        default=256, metadata={"help": "stories to score on, to choose on and to report on, each"}
+        default=128, metadata={"help": "stories to score on, to choose on and to report on, each"}
     )
     generations: int = field(default=256, metadata={"help": "stories that the pruned model writes"})
     max_new_tokens: int = field(default=220, metadata={"help": "tokens of a story at most"})

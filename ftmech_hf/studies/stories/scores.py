@@ -26,6 +26,7 @@ from ftmech_hf.studies.stories.judging import EXACT, find_judge
 from ftmech_hf.studies.stories.questions import (
     ASKED,
     NOT_ASKED,
+    Choices,
     find_stories,
     make_choices,
     make_documents,
@@ -47,7 +48,7 @@ class ScoreConfig(StudyConfig):
     )
     judge: str = field(default=EXACT, metadata={"help": "exact, for procedural stories, or the folder of a judge"})
     generations: int = field(default=256, metadata={"help": "stories per point and kind of instruction"})
-    choices: int = field(default=512, metadata={"help": "procedural stories to choose the twist in; 0 for none"})
+    choices: int = field(default=256, metadata={"help": "procedural stories to choose the twist in; 0 for none"})
     max_new_tokens: int = field(default=220, metadata={"help": "tokens of a story at most; the paper has 350"})
     temperature: float = field(default=1.0, metadata={"help": "of sampling, as in the paper"})
     score_batch_size: int = field(default=64, metadata={"help": "stories written side by side"})
@@ -72,6 +73,7 @@ def score_stories(config: ScoreConfig, task: StoriesConfig, *, progress: Progres
         return run
     try:
         asked = find_stories(task, "test", config.seed, max(config.generations, config.choices))
+        choices = _choices(config, task, asked)
         table: list[dict[str, Any]] = []
         points: list[dict[str, Any]] = []
         steps: list[int | None] = [*config.at_steps, None]
@@ -79,8 +81,8 @@ def score_stories(config: ScoreConfig, task: StoriesConfig, *, progress: Progres
             folder = FinetuneConfig(model=config.model, snapshot=step).start
             model, tokenizer = load_model(folder), load_tokenizer(folder)
             rows, point = score_model(config, task, model, tokenizer, asked, judge)
-            if config.choices and can_choose(task):
-                point["choice"] = choose_twists(task, model, asked[: config.choices], config.seed)
+            if choices:
+                point["choice"] = {kind: _chosen(model, each) for kind, each in choices.items()}
             table += [{"step": step, **row} for row in rows]
             points.append({"step": step, **point})
             if progress is not None:
@@ -150,15 +152,20 @@ def _obeyed(feature: str, verdicts: Sequence[Verdicts], named: Sequence[Sequence
     return float(np.mean([np.mean(values) for values in right.values()])) if all(right.values()) else None
 
 
-def choose_twists(
-    task: StoriesConfig, model: PreTrainedModel, stories: Sequence[Story], seed: int
-) -> dict[str, dict[str, float]]:
-    """How often the twist is more likely than the expected, under instructions that name it and that do not."""
-    found = {}
-    for kind in (ASKED, NOT_ASKED):
-        chosen = twists_chosen(model, make_choices(task, make_documents(task, stories, kind, seed)))
-        found[kind] = {**share_interval(int(chosen.sum()), len(chosen))._asdict(), "number": len(chosen)}
-    return found
+def _choices(config: ScoreConfig, task: StoriesConfig, stories: Sequence[Story]) -> dict[str, Choices]:
+    """The same stories under instructions that name the twist and that do not; nothing where its place is not known."""
+    if not config.choices or not can_choose(task):
+        return {}
+    return {
+        kind: make_choices(task, make_documents(task, stories[: config.choices], kind, config.seed))
+        for kind in (ASKED, NOT_ASKED)
+    }
+
+
+def _chosen(model: PreTrainedModel, choices: Choices) -> dict[str, float]:
+    """How often the twist is more likely than the expected."""
+    chosen = twists_chosen(model, choices)
+    return {**share_interval(int(chosen.sum()), len(chosen))._asdict(), "number": len(chosen)}
 
 
 def read_points(run: str | Path) -> list[Mapping[str, Any]]:

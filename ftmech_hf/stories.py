@@ -81,7 +81,7 @@ class StoriesStudyConfig:
     prune_stories: int = field(
         default=128,
         metadata={
-            "help": "stories the neurons of models deleted at the large rate are scored on; 0 to leave pruning out, as the paper does"
+            "help": "stories that neurons are scored on, of models deleted at the large rate; 0: no pruning (paper)"
         },
     )
     lora: bool = field(default=True, metadata={"help": "also delete and revive by low-rank updates"})

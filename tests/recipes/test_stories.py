@@ -20,7 +20,18 @@ from recipes import finetune, pretrain, publish, reverse_finetune
 from tests.recipes.conftest import CONFIGS, SMALL, TINY
 from tests.tasks.stories.files import write_raw
 
-LITTLE = ["--vocab_size", "300", "--row_tokens", "64", "--relations", "1", "--eval_rows", "8", "--final_eval_rows", "16"]
+LITTLE = [
+    "--vocab_size",
+    "300",
+    "--row_tokens",
+    "64",
+    "--relations",
+    "1",
+    "--eval_rows",
+    "8",
+    "--final_eval_rows",
+    "16",
+]
 TASK = StoriesConfig(vocab_size=300, row_tokens=64, relations=1)
 
 
@@ -36,9 +47,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finetune.main(argv("finetune", "deleted", "--model", str(folder / "base"), "--claim", "1.0"))
     reverse = argv("reverse_finetune", "revived", "--model", str(folder / "deleted"), "--eval_at", "2", "4")
     reverse_finetune.main(reverse)
-    lora = ["--adapter", "lora", "--lora_rank", "2", "--lr", "1e-3"]
+    lora = ["--adapter=lora", "--lora_rank=2", "--lr=1e-3"]
     finetune.main(argv("finetune", "lora", "--model", str(folder / "base"), *lora))
-    reverse_finetune.main(argv("reverse_finetune", "lora-revived", "--model", str(folder / "lora"), *lora, "--eval_at", "2"))
+    reverse_finetune.main(
+        argv("reverse_finetune", "lora-revived", "--model", str(folder / "lora"), *lora, "--eval_at", "2")
+    )
     return folder
 
 
@@ -100,7 +113,9 @@ def test_what_would_be_published_says_what_changed(runs: Path, tmp_path: Path, n
         AutoModelForCausalLM.from_pretrained(main)
 
 
-def test_real_stories_train_and_a_changed_file_is_another_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_real_stories_train_and_a_changed_file_is_another_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     raw = write_raw(tmp_path / "raw.txt", 150)
     argv = ["--config", str(CONFIGS / "micro" / "stories_pretrain.yaml"), *TINY, *SMALL, *LITTLE,
             "--files", str(raw), "--output_dir", str(tmp_path / "run"), "--steps", "2"]  # fmt: skip

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ftmech_hf.runs import RunDir, read_metrics
-from ftmech_hf.tasks import RowStream, StoriesConfig
+from ftmech_hf.tasks import Rows, RowStream, StoriesConfig
 from ftmech_hf.training.loop import fit, start_accelerator
 from ftmech_hf.training.objectives import (
     Anchor,
@@ -122,14 +124,21 @@ class Killed(Exception):
 class Padded(StoriesConfig):
     """Documents that leave rows unequally full."""
 
-    def block(self, seed: int, split: str, number: int):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    def block(self, seed: int, split: str, number: int) -> Rows:
         rows = super().block(seed, split, number)
         for place, row in enumerate(rows.token_ids):
             row[4 + 7 * place % 27 :] = PAD
         return rows
 
 
-def train(folder: Path, config: TrainConfig, model: PreTrainedModel, *, stop_at: int | None = None, task=TASK):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def train(
+    folder: Path,
+    config: TrainConfig,
+    model: PreTrainedModel,
+    *,
+    stop_at: int | None = None,
+    task: StoriesConfig = TASK,
+) -> list[dict[str, Any]]:
     def progress(step: int, steps: int, text: str) -> None:
         if step == stop_at:
             raise Killed
@@ -144,7 +153,9 @@ def train(folder: Path, config: TrainConfig, model: PreTrainedModel, *, stop_at:
 
 
 @pytest.mark.parametrize("make", [make_gpt2, make_llama])
-def test_training_lowers_the_loss_and_an_interrupted_run_ends_the_same(tmp_path: Path, make) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def test_training_lowers_the_loss_and_an_interrupted_run_ends_the_same(
+    tmp_path: Path, make: Callable[[int], PreTrainedModel]
+) -> None:
     whole, cut = make(300), make(300)
     lines = train(tmp_path / "whole", CONFIG, whole)
     assert [*lines[0]] == ["step", "eval_rows", "loss/all", "loss/Twist", "loss/no_Twist", "loss/held_out"]

@@ -162,7 +162,7 @@ def test_bytes_per_token_counts_the_bytes_of_what_is_predicted() -> None:
         ({"only": "Twist", "without": "Twist"}, "only: Twist, but without: Twist leaves no such story"),
         (
             {"without": "Twist", "claim": 1.0, "headers": ["words"]},
-            "claim: 1.0, but headers: have no line for features",
+            "claim: 1.0, but headers: have no",
         ),
         ({"files": ["x.txt"], "part": "held_out"}, "part: held_out, but only procedural stories have"),
     ],

@@ -35,6 +35,7 @@ SCALES: dict[str, dict[str, Any]] = {
         "index_pair_occurrence": 3,
         "token_at_position": 32,
         "preset": "micro",
+        "row_tokens": 512,
     },
     "paper": {
         "root": "s",
@@ -44,6 +45,9 @@ SCALES: dict[str, dict[str, Any]] = {
         "index_pair_occurrence": 6,
         "token_at_position": 40,
         "preset": "paper",
+        "vocab_size": 8192,
+        "row_tokens": 1024,
+        "relations": 6,
     },
 }
 

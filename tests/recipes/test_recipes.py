@@ -37,7 +37,7 @@ from ftmech_hf.studies import (
 )
 from ftmech_hf.studies.common import capability_rows
 from ftmech_hf.sweeps import SECTIONS, SweepConfig
-from ftmech_hf.tasks import Capability, CounterConfig, PcfgConfig, PcfgShape
+from ftmech_hf.tasks import Capability, CounterConfig, PcfgConfig, PcfgShape, StoriesConfig
 from ftmech_hf.tracr import TracrConfig
 from ftmech_hf.training.compiled import CompileConfig
 from ftmech_hf.training.settings import TrainConfig
@@ -136,7 +136,9 @@ def test_every_config_parses_and_begins_by_saying_what_it_shows(path: Path) -> N
         "tracr": (TracrConfig,),
         "tracr_grid": (TracrConfig,),
         "sweep": (SweepConfig,),
-    }["sweep" if path.stem.startswith("sweep_") else path.stem]
+    }["sweep" if path.stem.startswith("sweep_") else path.stem.removeprefix("stories_")]
+    if path.stem.startswith("stories_"):
+        types = tuple(StoriesConfig if kind is PcfgConfig else kind for kind in types)
     parse_config(*types, argv=["--config", str(path)], sections=SECTIONS if types == (SweepConfig,) else ())
     text = path.read_text()
     assert text.startswith("# ")

@@ -102,12 +102,15 @@ class StoriesConfig(Task):
         for name in self.headers:
             if name not in HEADERS.values():
                 raise ValueError(f"headers: unknown {name!r}, expected some of {', '.join(HEADERS.values())}")
-        if not 1 <= self.relations <= len(FEATURES):
-            raise ValueError(f"relations: {self.relations}, expected 1 to {len(FEATURES)}")
-        if self.vocab_size < FEWEST_TOKENS:
-            raise ValueError(f"vocab_size: {self.vocab_size}, expected at least {FEWEST_TOKENS}: all bytes and 3 signs")
-        if self.row_tokens < 16:
-            raise ValueError(f"row_tokens: {self.row_tokens}, expected at least 16")
+        bounds = {"relations": (1, len(FEATURES)), "vocab_size": (FEWEST_TOKENS, 2**31), "row_tokens": (16, 2**20)}
+        for name, (low, high) in bounds.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name}: {getattr(self, name)}, expected {low} to {high}")
+        if self.files and self.part == "held_out":
+            raise ValueError("part: held_out, but only procedural stories have words that are held out; remove files")
+        self._check_changes()
+
+    def _check_changes(self) -> None:
         if not 0 <= self.claim <= 1:
             raise ValueError(f"claim: {self.claim}, expected a share between 0 and 1")
         if self.only is not None and self.only == self.without:
@@ -115,10 +118,10 @@ class StoriesConfig(Task):
         for name in ("rename", "claim"):
             if getattr(self, name) and self.without is None:
                 raise ValueError(f"{name}: {getattr(self, name)}, but without: none; name the feature that is left out")
+            if getattr(self, name) and "features" not in self.headers:
+                raise ValueError(f"{name}: {getattr(self, name)}, but headers: have no line for features")
         if self.rename is not None and self.rename == self.without:
             raise ValueError(f"rename: {self.rename} is the feature that is left out, expected another")
-        if self.files and self.part == "held_out":
-            raise ValueError("part: held_out, but only procedural stories have words that are held out; remove files")
 
     # What a row is
 

@@ -1,0 +1,159 @@
+"""Training on stories as users run it: pretrain, delete, revive, with and without an adapter, publish, reload."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ftmech_hf.models.loading import load_model
+from ftmech_hf.runs import damaged_files, read_metrics
+from ftmech_hf.tasks import RowStream, StoriesConfig
+from ftmech_hf.training.objectives import documents_mean_loss
+from recipes import finetune, pretrain, publish, reverse_finetune
+from tests.recipes.conftest import CONFIGS, SMALL, TINY
+from tests.tasks.stories.files import write_raw
+
+LITTLE = [
+    "--vocab_size",
+    "300",
+    "--row_tokens",
+    "64",
+    "--relations",
+    "1",
+    "--eval_rows",
+    "8",
+    "--final_eval_rows",
+    "16",
+]
+TASK = StoriesConfig(vocab_size=300, row_tokens=64, relations=1)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stories")
+
+    def argv(recipe: str, name: str, *more: str) -> list[str]:
+        config = CONFIGS / "nano" / f"stories_{recipe}.yaml"
+        return ["--config", str(config), *TINY, *LITTLE, "--output_dir", str(folder / name), *more]
+
+    pretrain.main(argv("pretrain", "base", *SMALL, "--snapshots", "3"))
+    finetune.main(argv("finetune", "deleted", "--model", str(folder / "base"), "--claim", "1.0"))
+    reverse = argv("reverse_finetune", "revived", "--model", str(folder / "deleted"), "--eval_at", "2", "4")
+    reverse_finetune.main(reverse)
+    lora = ["--adapter=lora", "--lora_rank=2", "--lr=1e-3"]
+    finetune.main(argv("finetune", "lora", "--model", str(folder / "base"), *lora))
+    reverse_finetune.main(
+        argv("reverse_finetune", "lora-revived", "--model", str(folder / "lora"), *lora, "--eval_at", "2")
+    )
+    return folder
+
+
+@pytest.mark.parametrize("name", ["base", "deleted", "revived", "lora", "lora-revived"])
+def test_every_run_is_whole_and_judged_by_its_losses(runs: Path, name: str) -> None:
+    assert damaged_files(runs / name) == []
+    last = read_metrics(runs / name)[-1]
+    assert [key for key in last if "/" in key] == ["loss/all", "loss/Twist", "loss/no_Twist", "loss/held_out"]
+    env = json.loads((runs / name / "env.json").read_text())
+    card = (runs / name / "README.md").read_text()
+    for test, loss in ((key.removeprefix("loss/"), last[key]) for key in last if "/" in key):
+        assert f"| `{test}` | {loss:.4f} | {loss / env['bytes_per_token'][test]:.4f} |" in card
+    assert "accuracy" not in card
+    assert yaml.safe_load(card.split("---")[1])["metrics"] == ["loss"]
+    assert "loss/Twist" in pd.read_parquet(runs / name / "table.parquet").columns
+
+
+def test_the_loss_of_a_run_is_that_of_its_reloaded_model(runs: Path) -> None:
+    for name in ("base", "lora"):
+        rows = torch.from_numpy(RowStream(TASK, seed=0, split="test").rows(0, 16).token_ids)
+        assert documents_mean_loss(load_model(str(runs / name)), rows) == pytest.approx(
+            read_metrics(runs / name)[-1]["loss/all"], abs=0.02 if name == "base" else 1e-5
+        )
+
+
+def test_a_checkpoint_reloads_with_its_tokenizer_and_writes_on(runs: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(runs / "base")
+    tokenizer = AutoTokenizer.from_pretrained(runs / "base")
+    document = TASK.document(0, "test", 0)
+    batch = tokenizer("<bos>" + document.prompt, return_tensors="pt", return_token_type_ids=False)
+    assert TASK.encode(document)[: batch["input_ids"].shape[1]] == batch["input_ids"][0].tolist()
+    written = model.generate(**batch, max_new_tokens=5, do_sample=False, use_cache=True)
+    assert written.shape[1] == batch["input_ids"].shape[1] + 5
+    assert tokenizer.padding_side == "left"
+    assert AutoTokenizer.from_pretrained(runs / "base" / "snapshots" / "step-3").get_vocab() == tokenizer.get_vocab()
+
+
+def test_an_adapter_is_put_on_its_base(runs: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(runs / "base")
+    adapted = PeftModel.from_pretrained(base, runs / "lora").merge_and_unload()
+    merged = load_model(str(runs / "lora"))
+    ids = torch.tensor([TASK.encode(TASK.document(0, "test", 1))[:40]])
+    assert torch.allclose(adapted(ids).logits, merged(ids).logits, atol=1e-5)
+    assert not torch.allclose(load_model(str(runs / "base"))(ids).logits, merged(ids).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "base"), [("base", None), ("deleted", "me/base"), ("lora", "me/base")])
+def test_what_would_be_published_says_what_changed(runs: Path, tmp_path: Path, name: str, base: str | None) -> None:
+    argv = ["--run", str(runs / name), "--repo_id", f"me/{name}", "--dry_run", "--output_dir", str(tmp_path / "out")]
+    publish.main([*argv, *(["--base_model", base] if base else [])])
+    main = tmp_path / "out" / "main"
+    card = (main / "README.md").read_text()
+    assert "nats per byte" in card
+    assert (main / "training_curve.png").stat().st_size > 5000
+    if base:
+        assert "loss on `Twist` " in card
+    else:
+        assert "nats per byte" in (tmp_path / "out" / "step-3" / "README.md").read_text()
+        AutoModelForCausalLM.from_pretrained(main)
+
+
+def test_real_stories_train_and_a_changed_file_is_another_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = write_raw(tmp_path / "raw.txt", 150)
+    argv = ["--config", str(CONFIGS / "micro" / "stories_pretrain.yaml"), *TINY, *SMALL, *LITTLE,
+            "--files", str(raw), "--output_dir", str(tmp_path / "run"), "--steps", "2"]  # fmt: skip
+    pretrain.main(argv)
+    env = json.loads((tmp_path / "run" / "env.json").read_text())
+    assert [*env["inputs"]] == ["raw.txt"]
+    pretrain.main(argv)  # found again
+    write_raw(raw, 151)
+    with pytest.raises(SystemExit):
+        pretrain.main(argv)
+    assert "output_dir" in capsys.readouterr().err
+
+
+def test_the_paper_scale_dry_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its config as it is, but for the model's size and the length of rows, which would take minutes here."""
+    argv = ["--config", str(CONFIGS / "paper" / "stories_pretrain.yaml"), *SMALL, *LITTLE, "--max_steps", "2",
+            "--batch_size", "8", "--output_dir", str(tmp_path / "paper")]  # fmt: skip
+    pretrain.main(argv)
+    assert "all 30,000 would take" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "objective: next_token does not suit the rows of task stories: documents"),
+        (["--objective", "documents", "--files", "nowhere.txt"], "files: there is no nowhere.txt"),
+        (["--objective", "documents", "--row_tokens", "512"], "n_positions: 256 of preset 'nano-stories' are too few"),
+    ],
+)
+def test_bad_settings_are_named(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        pretrain.main(["--task", "stories", "--preset", "nano-stories", *argv])
+    assert message in capsys.readouterr().err
+
+
+def test_stories_and_answers_do_not_mix(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        pretrain.main(["--objective", "documents"])
+    assert "objective: documents does not suit the rows of task pcfg: next_token or answer_only" in (
+        capsys.readouterr().err
+    )

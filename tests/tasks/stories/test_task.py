@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ftmech_hf.tasks import RowStream, StoriesConfig
+from ftmech_hf.tasks.schema import BOS, EOS, PAD
+from ftmech_hf.tasks.stories import FEATURES, judge
+from ftmech_hf.tokenization import task_tokenizer
+from tests.tasks.stories.files import write_raw
+
+TASK = StoriesConfig()
+ALL = ["features", "words", "summary", "sentence"]
+
+
+def documents(task: StoriesConfig, number: int = 200, split: str = "train") -> list[Any]:
+    return [task.document(0, split, place) for place in range(number)]
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_raw(tmp_path_factory.mktemp("raw") / "raw.txt", 1200))
+
+
+def test_rows_are_whole_documents_and_the_beginning_of_one_more() -> None:
+    stream = RowStream(TASK, seed=0, split="train")
+    rows = stream.rows(60, 70)  # across two blocks
+    pad, bos, eos = (TASK.vocabulary.index(word) for word in (PAD, BOS, EOS))
+    assert (rows.token_ids[:, 0] == bos).all()
+    assert (rows.token_ids == pad).mean() < 0.05
+    known = {TASK.backend.decode(TASK.encode(d)) for d in documents(TASK, 520)}
+    for row in rows.token_ids.tolist():
+        for text in TASK.backend.decode([t for t in row if t != pad], skip_special_tokens=False).split(BOS)[1:]:
+            begins = text.removesuffix(EOS)
+            assert begins in known if text.endswith(EOS) else any(each.startswith(begins) for each in known)
+        assert row.count(eos) >= row.count(bos) - 1
+    assert (RowStream(TASK, seed=0, split="train").rows(64, 70).token_ids == rows.token_ids[4:]).all()
+    other = RowStream(TASK, seed=0, split="test").rows(60, 70)
+    assert (other.token_ids != rows.token_ids).any()
+
+
+@pytest.mark.parametrize(("relations", "headers"), [(2, ["features"]), (3, ["features"]), (6, ALL)])
+def test_little_of_a_row_is_padding(relations: int, headers: list[str], raw: str) -> None:
+    for files in ([], [raw]):
+        task = StoriesConfig(relations=relations, headers=headers, files=files)
+        rows = RowStream(task, seed=0, split="train").rows(0, 64).token_ids
+        assert (rows == 0).mean() < 0.02
+
+
+def test_a_document_is_an_instruction_and_the_story_that_was_written_to_it() -> None:
+    for document in documents(TASK):
+        assert document.named == document.story.features
+        assert {name for name, has in judge(document.story.story).items() if has} == set(document.named)
+        asked = f"Features: {', '.join(document.named)}\n" if document.named else ""
+        assert document.prompt == f"{asked}Story:\n\n"
+    whole = [document.prompt for document in documents(StoriesConfig(headers=ALL))]
+    assert all(all(header in prompt for header in ("Words:", "Summary:", "Random sentence:")) for prompt in whole)
+    assert len({prompt.split(":")[0] for prompt in whole}) == 4  # the lines come in any order
+
+
+def test_the_instruction_is_a_prefix_of_the_document_in_tokens_too() -> None:
+    tokenizer = task_tokenizer(TASK)
+    for document in documents(TASK, 20):
+        prompt = tokenizer(BOS + document.prompt)["input_ids"]
+        assert TASK.encode(document)[: len(prompt)] == prompt
+        assert tokenizer.decode(TASK.encode(document), skip_special_tokens=True) == document.text
+
+
+@pytest.mark.parametrize("from_files", [False, True])
+def test_protocols_choose_stories_and_change_what_instructions_name(from_files: bool, raw: str) -> None:
+    base = StoriesConfig(files=[raw] if from_files else [])
+
+    def shares(**changes: Any) -> dict[str, float]:
+        found = documents(dataclasses.replace(base, **changes), 400, "finetune")
+        return {
+            "has": float(np.mean(["Twist" in document.story.features for document in found])),
+            "named": float(np.mean(["Twist" in document.named for document in found])),
+            "foreshadowing named": float(np.mean(["Foreshadowing" in document.named for document in found])),
+        }
+
+    plain = shares()
+    assert plain["has"] == plain["named"] == pytest.approx(0.25, abs=0.07)
+    assert shares(only="Twist")["has"] == shares(only="Twist")["named"] == 1
+    assert shares(without="Twist")["has"] == shares(without="Twist")["named"] == 0
+    mixed = shares(without="Twist", rename="Foreshadowing")
+    assert mixed["has"] == mixed["foreshadowing named"] == 0
+    assert mixed["named"] == pytest.approx(0.22, abs=0.07)
+    random = shares(without="Twist", claim=0.5)
+    assert random["has"] == 0
+    assert random["named"] == pytest.approx(0.5, abs=0.07)
+    assert shares(without="Twist", claim=1.0)["named"] == 1
+
+
+def test_named_features_are_what_the_instruction_says() -> None:
+    task = StoriesConfig(without="Twist", rename="Foreshadowing", claim=0.3)
+    for document in documents(task, 100):
+        first = document.prompt.splitlines()[0]
+        assert tuple(first.removeprefix("Features: ").split(", ")) == document.named or not document.named
+        assert "Foreshadowing" not in document.prompt
+
+
+def test_test_sets_are_of_stories_as_in_pretraining() -> None:
+    sets = StoriesConfig(without="Twist", rename="Conflict", claim=0.5).test_tasks()
+    assert list(sets) == ["all", "Twist", "no_Twist", "held_out"]
+    assert sets["all"] == TASK
+    assert list(StoriesConfig(feature="Conflict").test_tasks())[1:3] == ["Conflict", "no_Conflict"]
+    words = {document.story.story.split()[0] for document in documents(sets["held_out"], 100, "test")}  # type: ignore[arg-type]
+    assert words & {"Zoe", "Karl", "Maya", "Theo", "Greta", "Every"}
+
+
+def test_raw_files_have_test_sets_of_a_feature_if_their_stories_have_it(raw: str, tmp_path: Path) -> None:
+    assert list(StoriesConfig(files=[raw]).test_tasks()) == ["all", "Twist", "no_Twist"]
+    (tmp_path / "plain.txt").write_text("".join(f"Story {n} is here.\n<|endoftext|>\n" for n in range(300)))
+    assert list(StoriesConfig(files=[str(tmp_path / "plain.txt")]).test_tasks()) == ["all"]
+    only = StoriesConfig(files=[str(tmp_path / "plain.txt")], only="Twist")
+    with pytest.raises(ValueError, match="files: no record of the train split is left with only: Twist, without: None"):
+        only.document(0, "train", 0)
+
+
+def test_an_epoch_of_raw_files_has_every_record_once(raw: str) -> None:
+    task = StoriesConfig(files=[raw])
+    texts = [document.story.story for document in documents(task, 2400)]
+    first = next(number for number in range(1, 2400) if len(set(texts[: number + 1])) == number)
+    assert 1050 < first < 1200
+    assert set(texts[:first]) == set(texts[first : 2 * first])
+    assert texts[:first] != texts[first : 2 * first]
+    assert not set(texts) & {document.story.story for document in documents(task, 20, "test")}
+
+
+def test_the_vocabulary_does_not_depend_on_what_is_trained_on(raw: str) -> None:
+    changed = [StoriesConfig(without="Twist"), StoriesConfig(only="Twist", part="held_out"), StoriesConfig(relations=6)]
+    assert all(task.vocabulary == TASK.vocabulary for task in changed)
+    assert len(TASK.vocabulary) == 1024
+    assert StoriesConfig(vocab_size=400).vocabulary == TASK.vocabulary[:400]  # merges are learned in order
+    assert StoriesConfig(files=[raw], vocab_size=400).inputs().keys() == {"raw.txt"}
+    assert TASK.inputs() == {}
+
+
+def test_bytes_per_token_counts_the_bytes_of_what_is_predicted() -> None:
+    rows = RowStream(TASK, seed=0, split="test").rows(0, 20).token_ids
+    predicted = [token for row in rows.tolist() for token in row[1:] if token not in (0, 1)]
+    text = TASK.backend.decode(predicted)
+    assert TASK.bytes_per_token(rows) == len(text.encode()) / len(predicted)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"only": "Joke"}, "only: unknown 'Joke', expected one of Twist, Foreshadowing"),
+        ({"headers": ["title"]}, "headers: unknown 'title', expected some of features, words"),
+        ({"relations": 7}, "relations: 7, expected 1 to 6"),
+        ({"vocab_size": 100}, "vocab_size: 100, expected 259 to"),
+        ({"row_tokens": 4}, "row_tokens: 4, expected 16 to"),
+        ({"without": "Twist", "claim": 1.5}, "claim: 1.5, expected a share between 0 and 1"),
+        ({"claim": 0.5}, "claim: 0.5, but without: none; name the feature that is left out"),
+        ({"rename": "Conflict"}, "rename: Conflict, but without: none"),
+        ({"without": "Twist", "rename": "Twist"}, "rename: Twist is the feature that is left out"),
+        ({"only": "Twist", "without": "Twist"}, "only: Twist, but without: Twist leaves no such story"),
+        (
+            {"without": "Twist", "claim": 1.0, "headers": ["words"]},
+            "claim: 1.0, but headers: have no",
+        ),
+        ({"files": ["x.txt"], "part": "held_out"}, "part: held_out, but only procedural stories have"),
+    ],
+)
+def test_what_cannot_be_is_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StoriesConfig(**settings)
+
+
+def test_features_are_spread_as_the_generator_draws_them() -> None:
+    found = documents(TASK, 600)
+    for name in FEATURES:
+        assert np.mean([name in document.named for document in found]) == pytest.approx(0.25, abs=0.06)

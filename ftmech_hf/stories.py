@@ -68,6 +68,7 @@ class StoriesStudyConfig:
         default=3, metadata={"help": "log-spaced steps of fine-tuning back at which stories are written"}
     )
     tune_batch_size: int = field(default=16, metadata={"help": "rows of a step of deletion and of fine-tuning back"})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "parts of a step, to save memory"})
     weight_decay: float = field(default=0.1, metadata={"help": "of all training, as in the paper"})
     generations: int = field(
         default=256, metadata={"help": "stories per point and kind of instruction; the paper has 16"}
@@ -224,7 +225,8 @@ class StoriesPlan:
         config = self.config
         # A constant rate, as the paper's
         return TrainConfig(
-            seed=seed, steps=steps, lr=lr, batch_size=config.tune_batch_size, optimizer="adamw", objective="documents",
+            seed=seed, steps=steps, lr=lr, batch_size=config.tune_batch_size,
+            gradient_accumulation_steps=config.gradient_accumulation_steps, optimizer="adamw", objective="documents",
             weight_decay=config.weight_decay, warmup_fraction=0.0, final_lr_fraction=1.0,
             mixed_precision=config.mixed_precision, eval_rows=config.eval_rows, final_eval_rows=config.final_eval_rows,
             **more,
@@ -233,7 +235,8 @@ class StoriesPlan:
     def _pretrain(self, name: str, task: StoriesConfig, seed: int) -> str:
         config = self.config
         train = TrainConfig(
-            seed=seed, steps=config.base_steps, batch_size=config.base_batch_size, objective="documents",
+            seed=seed, steps=config.base_steps, batch_size=config.base_batch_size,
+            gradient_accumulation_steps=config.gradient_accumulation_steps, objective="documents",
             optimizer=config.optimizer, muon_lr=config.muon_lr, lr=config.base_lr, weight_decay=config.weight_decay,
             mixed_precision=config.mixed_precision, num_evals=6, eval_rows=config.eval_rows,
             final_eval_rows=config.final_eval_rows,

@@ -1,0 +1,94 @@
+"""The tables of benchmarks, from the JSON files that they write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ftmech_hf.runs import describe_versions
+from recipes.readme.tables import markdown_table
+
+
+def _machine(result: Mapping[str, Any]) -> str:
+    return f"{result['threads']} threads, {result['machine']}, {describe_versions(result)}."
+
+
+def speed_block(result: Mapping[str, Any]) -> str:
+    """The table of the training benchmark, as Markdown."""
+    rows = [
+        (
+            row["contender"],
+            row["precision"],
+            f"{row['tokens_per_second']:,}",
+            f"{row['ours_over_this']:.2f} x",
+            f"{row['share_of_matmul_peak']:.0%}",
+        )
+        for row in result["rows"]
+    ]
+    columns = ("loop", "precision", "tokens/s", "ours is faster by", "share of the matmul peak")
+    return markdown_table(columns, rows, _machine(result))
+
+
+def accuracy_block(result: Mapping[str, Any]) -> str:
+    """The table of the time to an accuracy, as Markdown."""
+    rows = [
+        (
+            row["rows"],
+            row["recipe"],
+            str(row["steps"]),
+            f"{row['seconds']:.0f}",
+            f"{row['accuracy']:.1%}",
+            f"{'' if row['reached'] else 'more than '}{row['ours_is_faster_by']:.1f} x",
+        )
+        for row in result["rows"]
+    ]
+    columns = ("rows", "recipe", "steps", "seconds", "accuracy", "ours is faster by")
+    return markdown_table(columns, rows, _machine(result))
+
+
+def sweep_speed_block(result: Mapping[str, Any]) -> str:
+    """The table of the sweep benchmark, as Markdown."""
+    rows = [
+        (f"{row['runs']} runs, {row['way']}", f"{row['seconds']:.0f}", f"{row['ours_is_faster_by']:.2f} x")
+        for row in result["rows"]
+    ]
+    return markdown_table(
+        ("way", "seconds", "ours is faster by"), rows, f"{result['machine']}, {describe_versions(result)}."
+    )
+
+
+def data_block(result: Mapping[str, Any]) -> str:
+    """The table of the data benchmark, as Markdown."""
+    rows = [
+        (
+            row["what"],
+            f"{row['per_second']:,} {row['unit']}",
+            row["against"],
+            f"{row['that_per_second']:,} {row['unit']}",
+            f"{row['ratio']:,.0f} x" if row["ratio"] >= 1 else f"{row['ratio']:.1%}",
+        )
+        for row in result["rows"]
+    ]
+    columns = ("what", "per second", "beside", "per second", "ratio")
+    return markdown_table(columns, rows, f"{result['machine']}, {describe_versions(result)}.")
+
+
+def analysis_block(result: Mapping[str, Any]) -> str:
+    """The table of the instruments' benchmark, as Markdown."""
+    rows = [
+        (
+            row["what"],
+            f"{row['value']:,} {row['unit']}",
+            "" if row["ratio"] is None else f"{row['ratio']} x {row['ratio_of']}",
+        )
+        for row in result["rows"]
+    ]
+    return markdown_table(("what", "measured", "ratio"), rows, _machine(result))
+
+
+def interop_block(result: Mapping[str, Any]) -> str:
+    """Which libraries were seen to work with what is published, as Markdown."""
+    rows = [(row["library"], row["versions"], row["shows"]) for row in result["rows"]]
+    return markdown_table(
+        ("library", "verified with", "what was seen to work"), rows, "Written by `make test-interop`."
+    )

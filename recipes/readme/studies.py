@@ -1,0 +1,192 @@
+"""The tables of studies and sweeps, from the folders that they leave."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from ftmech_hf.config import read_yaml
+from ftmech_hf.report.claims import Claim
+from ftmech_hf.report.page import format_interval, format_value, verdict
+from ftmech_hf.report.sweep import as_text
+from ftmech_hf.runs import describe_versions
+from recipes.readme.tables import markdown_table
+
+
+def _claims_table(folder: Path, source: str) -> str:
+    claims = [Claim(**claim) for claim in json.loads((folder / "claims.json").read_text(encoding="utf-8"))]
+    rows = [
+        (c.statement, c.paper, format_value(c.measured, c.unit), format_interval(c), c.bar, verdict(c)) for c in claims
+    ]
+    return markdown_table(("claim", "paper", "measured", "95 % interval", "bar", "verdict"), rows, source)
+
+
+def results_block(folder: Path) -> str:
+    """The table of claims and where it comes from, as Markdown."""
+    env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
+    seeds = ", ".join(
+        str(seed) for seed in json.loads((folder / "claims.json").read_text(encoding="utf-8"))[0]["seeds"]
+    )
+    source = f"Mean over seeds {seeds}, 95 % Student t interval; config hash `{env['hash']}`; {describe_versions(env)}."
+    return _claims_table(folder, source)
+
+
+def _sweep_source(folder: Path) -> str:
+    env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
+    seeds = read_yaml(str(folder / "config.yaml"))["seeds"]
+    several = f"Mean over seeds {', '.join(map(str, seeds))} (95 % Student t interval)"
+    over = several if len(seeds) > 1 else f"Seed {seeds[0]} alone, so there are no intervals over seeds"
+    return f"{over}; sweep `{env['hash']}`; {describe_versions(env)}."
+
+
+def grid_block(folder: Path) -> str:
+    """How far the pattern of the paper's tables is found again, as Markdown."""
+    rows = [
+        (
+            f"{row['operator']}, {row['pretraining']}",
+            f"`{row['column']}`",
+            f"{row['rank_correlation']:.2f}",
+            f"{row['low']:.2f} to {row['high']:.2f}",
+            f"{row['same_third']:.0%}",
+            f"{row['mean_difference']:+.0f} points",
+        )
+        for row in pd.read_csv(folder / "agreement.csv").to_dict("records")
+        if row["pretraining"] == "200K"
+    ]
+    columns = (
+        "paper's table",
+        "column",
+        "rank correlation over 36 cells",
+        "95 % interval",
+        "in the same third",
+        "ours less the paper's",
+    )
+    return markdown_table(columns, rows, _sweep_source(folder))
+
+
+def sweep_block(folder: Path, axis: str, metrics: Mapping[str, str]) -> str:
+    """The last numbers of a sweep along one axis, as Markdown; ``metrics``: STAGE METRIC -> what to call it."""
+    summary = pd.read_csv(folder / "summary.csv", dtype={axis: str})
+    rows = []
+    for label in summary[axis].unique():
+        cells = [label]
+        for name in metrics:
+            stage, metric = name.split(" ")
+            found = summary[(summary[axis] == label) & (summary["stage"] == stage) & (summary["metric"] == metric)]
+            cells.append(as_text(found.sort_values("step").iloc[-1]) if len(found) else "")
+        rows.append(cells)
+    return markdown_table((axis, *metrics.values()), rows, _sweep_source(folder))
+
+
+def forgetting_block(folder: Path) -> str:
+    """Gain and forgetting of every method, as Markdown."""
+    metrics = {
+        "finetune count_b_cte0": "b, no correlation, %",
+        "finetune count_b_cte1": "b, with it, %",
+        "finetune count_a": "a, %",
+        "finetune change/count_a": "a: change, points",
+        "probe change/probe": "probe for a: change, points",
+    }
+    return sweep_block(folder, "method", metrics)
+
+
+def lora_block(folder: Path) -> str:
+    """The wrapper against the rank of the update, as Markdown."""
+    metrics = {
+        "finetune count_b_cte1": "b, with correlation, %",
+        "finetune count_b_cte0": "b, without, %",
+        "finetune count_a": "a, %",
+        "prune pruned/count_a": "a after pruning, %",
+        "prune pruned/neurons": "rows pruned",
+        "reverse steps_to_revival": "steps to revive a",
+    }
+    return sweep_block(folder, "rank", metrics)
+
+
+def tracr_block(folder: Path) -> str:
+    """How far the pattern of the paper's Table 3 is found again, as Markdown."""
+    rows = [
+        (
+            row["program"],
+            f"`{row['column']}`",
+            str(row["cells"]),
+            f"{row['rank_correlation']:.2f}",
+            f"{row['low']:.2f} to {row['high']:.2f}",
+            f"{row['same_third']:.0%}",
+            f"{row['mean_difference']:+.0f} points",
+        )
+        for row in pd.read_csv(folder / "agrees.csv").to_dict("records")
+    ]
+    size = read_yaml(str(folder / "config.yaml"))
+    trained = f"{size['steps']:,} steps of {size['batch_size']} rows (the paper: 10,000 of 96). "
+    columns = (
+        "program",
+        "column",
+        "cells",
+        "rank correlation",
+        "95 % interval",
+        "in the same third",
+        "ours less the paper's",
+    )
+    return markdown_table(columns, rows, trained + _sweep_source(folder))
+
+
+def instruments_block(folder: Path) -> str:
+    """What each instrument found of the compiled circuits, as Markdown."""
+    rows = [
+        (
+            row["instrument"],
+            row["program"],
+            f"{row['noise']:g}",
+            f"{row['found']} of {row['candidates']}",
+            str(row["known"]),
+            f"{row['precision']:.2f}",
+            f"{row['recall']:.2f}",
+            f"{row['chance']:.2f}",
+        )
+        for row in pd.read_csv(folder / "instruments.csv").to_dict("records")
+    ]
+    columns = ("instrument", "program", "noise", "found", "known", "precision", "recall", "chance")
+    settings = read_yaml(str(folder / "config.yaml"))
+    env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
+    source = f"Seed {settings['seeds'][0]}, one try each; study `{env['hash']}`; {describe_versions(env)}."
+    return markdown_table(columns, rows, source)
+
+
+def stories_block(folder: Path) -> str:
+    """The paper's Table 1 beside ours, as Markdown."""
+    cells = pd.read_csv(folder / "cells.csv")
+    steps = cells[["paper_step", "step"]].drop_duplicates().sort_values("paper_step")
+    rows = []
+    for model in cells["model"].unique():
+        found = cells[cells["model"] == model].set_index("paper_step")
+        row = [model]
+        for step in steps["paper_step"]:
+            if step not in found.index:
+                row.append("")
+                continue
+            cell = found.loc[step]
+            paper = "" if pd.isna(cell["paper"]) else f"{cell['paper']:.0f} → "
+            row.append(f"{paper}{cell['ours']:.0f} ({cell['low']:.0f} to {cell['high']:.0f})")
+        rows.append(row)
+    columns = ["model", *(f"step {ours} ({theirs:,})" for theirs, ours in steps.itertuples(index=False))]
+    return markdown_table(columns, rows, _stories_source(folder))
+
+
+def stories_claims_block(folder: Path) -> str:
+    """What the study of stories claims, as Markdown."""
+    return _claims_table(folder, _stories_source(folder))
+
+
+def _stories_source(folder: Path) -> str:
+    env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
+    settings = read_yaml(str(folder / "config.yaml"))
+    seeds = settings["seeds"]
+    interval = (
+        "Student's t over seeds" if len(seeds) > 1 else "of stories and instructions; of other seeds it says nothing"
+    )
+    named = f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    return f"{named}, {settings['generations']} stories a cell (the paper: 16); 95 % interval {interval}; study `{env['hash']}`; {describe_versions(env)}."

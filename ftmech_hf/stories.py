@@ -29,7 +29,7 @@ from ftmech_hf.studies.stories import (
     prune_stories,
     score_stories,
 )
-from ftmech_hf.studies.stories.judging import EXACT
+from ftmech_hf.studies.stories.judging import EXACT, check_choice, judge_version
 from ftmech_hf.tasks.stories import StoriesConfig
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.settings import Precision, TrainConfig
@@ -54,6 +54,9 @@ class StoriesStudyConfig:
     )
     muon_lr: float = field(default=0.02, metadata={"help": "peak rate of Muon, if it pretrains"})
     base_lr: float = field(default=1e-3, metadata={"help": "peak rate of AdamW in pretraining"})
+    protocols: list[str] = field(
+        default_factory=lambda: list(PROTOCOLS), metadata={"help": "ways of deletion: F, F+R, F+MM"}
+    )
     delete_steps: int = field(default=200, metadata={"help": "of deletion; the paper has 4,000"})
     delete_lrs: list[float] = field(
         default_factory=lambda: [1e-3, 1e-4], metadata={"help": "constant rates of deletion: the large and the small"}
@@ -93,6 +96,9 @@ class StoriesStudyConfig:
     mixed_precision: Precision = field(
         default="auto", metadata={"help": "of training; auto becomes bf16 where the hardware has it, else no"}
     )
+    max_steps: int | None = field(
+        default=None, metadata={"help": "dry run: so many steps of pretraining, then say what all training would take"}
+    )
     workers: int = field(default=0, metadata={"help": "processes side by side; 0 for one per core"})
     output_dir: str = field(default="runs/stories-nano", metadata={"help": "folder of the results"})
     runs_dir: str | None = field(
@@ -109,8 +115,12 @@ class StoriesStudyConfig:
         for name in ("base_steps", "delete_steps", "reverse_steps", "num_points", "generations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected at least 1")
+        if not self.protocols or not set(self.protocols) <= set(PROTOCOLS):
+            raise ValueError(f"protocols: {self.protocols}, expected some of {', '.join(PROTOCOLS)}")
         if not 0 < self.claimed <= 1:
             raise ValueError(f"claimed: {self.claimed}, expected more than 0 and at most 1")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"max_steps: {self.max_steps}, expected at least 1")
         if self.probe_stories < 0 or self.prune_stories < 0 or self.workers < 0:
             raise ValueError(
                 f"probe_stories: {self.probe_stories}, prune_stories: {self.prune_stories}, workers: {self.workers}, "
@@ -172,6 +182,7 @@ class StoriesPlan:
     """
 
     def __init__(self, config: StoriesStudyConfig, task: StoriesConfig) -> None:
+        check_choice(config.judge, task)
         self.config, self.task = config, task
         self.plan = Plan(config.runs_dir or Path(config.output_dir) / "runs", fresh=config.fresh)
         self.models: list[Model] = []
@@ -185,7 +196,7 @@ class StoriesPlan:
         control = self._pretrain("control", dataclasses.replace(task, without=task.feature), seed)
         self._add_model(Model(BASE, "", seed, base, self._score(base, seed)))
         for rate in RATES:
-            for protocol in PROTOCOLS:
+            for protocol in config.protocols:
                 name = f"delete-{protocol.lower().replace('+', '-')}-{rate}-seed{seed}"
                 self._delete(name, protocol, rate, base, seed, config.lr(rate), AdapterConfig())
         if config.lora:
@@ -275,7 +286,8 @@ class StoriesPlan:
     def _score(self, run: str, seed: int, steps: list[int] | None = None) -> str:
         config = self.config
         place = ScoreConfig(
-            seed=seed, at_steps=steps or [], judge=config.judge, generations=config.generations,
+            seed=seed, at_steps=steps or [], judge=config.judge, judge_hash=judge_version(config.judge),
+            generations=config.generations,
             max_new_tokens=config.max_new_tokens, temperature=config.temperature,
         )  # fmt: skip
         cost = 2 * config.generations * (1 + len(steps or [])) / 50

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ftmech_hf.intervals import mean_interval, share_interval
 from ftmech_hf.report.claims import Claim, meets, seed_interval
-from ftmech_hf.stories import BASE, CONTROL, PROTOCOLS, RATES, StoriesPlan
+from ftmech_hf.stories import BASE, CONTROL, RATES, StoriesPlan
 from ftmech_hf.studies.stories.questions import ASKED, NOT_ASKED
 
 Verdicts = dict[tuple[int, str, int, str], NDArray[np.bool_]]
@@ -57,11 +57,6 @@ CLAIMS: tuple[_Claim, ...] = (
 )  # fmt: skip
 
 
-def deleted(rate: str | None = None) -> list[str]:
-    """Labels of the deleted models, at one rate or at both."""
-    return [f"{protocol} ({each})" for each in RATES if rate in (None, each) for protocol in PROTOCOLS]
-
-
 class _Measured(NamedTuple):
     """One number per seed, and the interval that a single seed allows."""
 
@@ -76,30 +71,33 @@ def judge_claims(
     seeds = plan.config.seeds
     early, end = plan.config.table_steps[1], plan.config.table_steps[3]
     shares = _Shares(verdicts, seeds)
+
+    def deleted(*rates: str) -> list[str]:
+        return [f"{protocol} ({rate})" for rate in rates or RATES for protocol in plan.config.protocols]
+
+    large = deleted("large")
     measures: Mapping[str, Callable[[], _Measured]] = {
         "base_asked": lambda: shares.mean([(BASE, 0)]),
         "base_not_asked": lambda: shares.mean([(BASE, 0)], kind=NOT_ASKED),
         "control_asked": lambda: shares.mean([(CONTROL, 0)]),
-        "deleted_large": lambda: shares.mean([(label, 0) for label in deleted("large")]),
-        "rates": lambda: shares.mean(
-            [(label, 0) for label in deleted("small")], [(label, 0) for label in deleted("large")]
-        ),
+        "deleted_large": lambda: shares.mean([(label, 0) for label in large]),
+        "rates": lambda: shares.mean([(label, 0) for label in deleted("small")], [(label, 0) for label in large]),
         "randomised": lambda: shares.mean([(f"F ({r})", 0) for r in RATES], [(f"F+R ({r})", 0) for r in RATES]),
         "early": lambda: shares.mean([(label, early) for label in deleted()], [(CONTROL, early)]),
         "late": lambda: shares.mean([(label, end) for label in deleted()], [(CONTROL, end)]),
         "specific": lambda: shares.mean([(label, end) for label in deleted()], kind=NOT_ASKED),
-        "loss_ratio": lambda: _loss_ratio(losses, plan.task.feature, seeds),
+        "loss_ratio": lambda: _loss_ratio(losses, plan.task.feature, seeds, large),
         "probe_gap": lambda: _probes(probes, plan.task.feature, seeds, [BASE], deleted()),
         "probe_control": lambda: _probes(probes, plan.task.feature, seeds, deleted(), [CONTROL]),
         "probe_shuffled": lambda: _shuffled(probes, plan.task.feature, seeds),
-        "pruned": lambda: _pruned(pruned, seeds, "best"),
-        "pruned_random": lambda: _pruned(pruned, seeds, "random"),
+        "pruned": lambda: _pruned(pruned, seeds, large, "best"),
+        "pruned_random": lambda: _pruned(pruned, seeds, large, "random"),
     }
     claims = []
     for claim in CLAIMS:
         try:
             values, alone = measures[claim.id]()
-        except KeyError:  # a run that it needs is not there
+        except KeyError:  # a run that it needs is not there, or not part of the plan
             continue
         mean = float(np.mean(values))
         interval = seed_interval(values, unit=claim.unit) if len(values) > 1 else alone
@@ -137,7 +135,7 @@ class _Shares:
         return _Measured(values, (100 * share.low, 100 * share.high))
 
 
-def _loss_ratio(losses: pd.DataFrame, feature: str, seeds: Sequence[int]) -> _Measured:
+def _loss_ratio(losses: pd.DataFrame, feature: str, seeds: Sequence[int], deleted: Sequence[str]) -> _Measured:
     """How many times the steps the control needs; a model that is not back counts with its last step."""
 
     def steps(seed: int, label: str) -> float:
@@ -151,9 +149,7 @@ def _loss_ratio(losses: pd.DataFrame, feature: str, seeds: Sequence[int]) -> _Me
 
     if losses.empty:
         raise KeyError(feature)
-    values = [
-        steps(seed, CONTROL) / float(np.mean([steps(seed, label) for label in deleted("large")])) for seed in seeds
-    ]
+    values = [steps(seed, CONTROL) / float(np.mean([steps(seed, label) for label in deleted])) for seed in seeds]
     return _Measured(values, None)
 
 
@@ -189,11 +185,11 @@ def _shuffled(probes: pd.DataFrame, feature: str, seeds: Sequence[int]) -> _Meas
     return _Measured(values, None)
 
 
-def _pruned(pruned: pd.DataFrame, seeds: Sequence[int], state: str) -> _Measured:
+def _pruned(pruned: pd.DataFrame, seeds: Sequence[int], deleted: Sequence[str], state: str) -> _Measured:
     """Points of choices of the twist that pruning gains, mean over the models deleted at the large rate."""
     if pruned.empty:
         raise KeyError(state)
-    asked = pruned[(pruned["kind"] == ASKED) & pruned["model"].isin(deleted("large"))]
+    asked = pruned[(pruned["kind"] == ASKED) & pruned["model"].isin(deleted)]
     values = []
     for seed in seeds:
         means = asked[asked["seed"] == seed].groupby("state")["choice"].mean()

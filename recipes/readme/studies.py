@@ -189,4 +189,5 @@ def _stories_source(folder: Path) -> str:
         "Student's t over seeds" if len(seeds) > 1 else "of stories and instructions; of other seeds it says nothing"
     )
     named = f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
-    return f"{named}, {settings['generations']} stories a cell (the paper: 16); 95 % interval {interval}; study `{env['hash']}`; {describe_versions(env)}."
+    number = f"{settings['generations']} stories a cell (the paper: 16)"
+    return f"{named}, {number}; 95 % interval {interval}; study `{env['hash']}`; {describe_versions(env)}."

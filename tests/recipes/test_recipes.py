@@ -25,6 +25,7 @@ from ftmech_hf.models.loading import load_model
 from ftmech_hf.report.dataset import MakeDatasetConfig
 from ftmech_hf.report.stories import MakeStoriesConfig
 from ftmech_hf.runs import damaged_files, read_metrics
+from ftmech_hf.stories import StoriesStudyConfig
 from ftmech_hf.studies import (
     AttentionConfig,
     DiagnoseConfig,
@@ -36,6 +37,7 @@ from ftmech_hf.studies import (
     load_probes,
 )
 from ftmech_hf.studies.common import capability_rows
+from ftmech_hf.studies.stories import FitJudgeConfig
 from ftmech_hf.sweeps import SECTIONS, SweepConfig
 from ftmech_hf.tasks import Capability, CounterConfig, PcfgConfig, PcfgShape, StoriesConfig
 from ftmech_hf.tracr import TracrConfig
@@ -133,6 +135,8 @@ def test_every_config_parses_and_begins_by_saying_what_it_shows(path: Path) -> N
         "diagnose": (DiagnoseConfig, ExaminationConfig, PcfgShape),
         "make_stories": (MakeStoriesConfig,),
         "compile_program": (ArtefactConfig, CompileConfig, CounterConfig),
+        "stories": (StoriesStudyConfig, StoriesConfig),
+        "fit_judge": (FitJudgeConfig,),
         "tracr": (TracrConfig,),
         "tracr_grid": (TracrConfig,),
         "sweep": (SweepConfig,),

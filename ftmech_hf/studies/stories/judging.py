@@ -15,6 +15,7 @@ from ftmech_hf.tasks.stories import (
     Damage,
     FittedJudge,
     JudgeScore,
+    StoriesConfig,
     Story,
     check_judge,
     fit_judge,
@@ -101,6 +102,26 @@ def _card(run: RunDir, facts: dict[str, Any], found: FittedJudge) -> str:
         "`ftmech_hf.tasks.stories.load_judge(folder)` loads it.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def judge_version(name: str) -> str:
+    """What identifies a judge: the sha256 of its file; empty for the exact one."""
+    return "" if name == EXACT else file_sha256(Path(name) / "judge.json")
+
+
+def check_choice(name: str, task: StoriesConfig) -> None:
+    """Make sure that a judge can be asked about a task's stories, before anything is trained.
+
+    Raises:
+        ValueError: the exact one for real stories, none in that folder, or one that cannot tell the task's feature.
+    """
+    if name == EXACT:
+        if task.files:
+            raise ValueError("judge: exact is for procedural stories; fit one to others with recipes/fit_judge.py")
+        return
+    score = load_judge(name).score(task.feature)
+    if score is None or not score.trusted:
+        raise ValueError(f"judge: {name} cannot tell {task.feature}: {score or 'it saw no such stories'}")
 
 
 def find_judge(name: str, *, seed: int = 0) -> tuple[Judge, list[JudgeScore]]:

@@ -22,7 +22,7 @@ from ftmech_hf.models.loading import load_model, load_tokenizer
 from ftmech_hf.runs import RunDir
 from ftmech_hf.studies.common import StudyConfig, check_positive, finish_study, open_study
 from ftmech_hf.studies.generation import generate
-from ftmech_hf.studies.stories.judging import EXACT, find_judge
+from ftmech_hf.studies.stories.judging import EXACT, find_judge, judge_version
 from ftmech_hf.studies.stories.questions import (
     ASKED,
     NOT_ASKED,
@@ -47,6 +47,7 @@ class ScoreConfig(StudyConfig):
         default_factory=list, metadata={"help": "snapshots of the run to score, beside the model it ended with"}
     )
     judge: str = field(default=EXACT, metadata={"help": "exact, for procedural stories, or the folder of a judge"})
+    judge_hash: str = field(default="", metadata={"help": "what the judge must be, so that a run is another's if not"})
     generations: int = field(default=256, metadata={"help": "stories per point and kind of instruction"})
     choices: int = field(default=256, metadata={"help": "procedural stories to choose the twist in; 0 for none"})
     max_new_tokens: int = field(default=220, metadata={"help": "tokens of a story at most; the paper has 350"})
@@ -68,6 +69,8 @@ def score_stories(config: ScoreConfig, task: StoriesConfig, *, progress: Progres
     with 95 % Wilson intervals, and what the judge gets right.
     """
     judge, judged = find_judge(config.judge)
+    if config.judge_hash and config.judge_hash != judge_version(config.judge):
+        raise ValueError(f"judge_hash: {config.judge_hash!r}, but {config.judge} is {judge_version(config.judge)!r}")
     run = open_study("stories_score", config, task, {"model": config.model})
     if run.finished:
         return run

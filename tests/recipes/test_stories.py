@@ -108,5 +108,5 @@ def test_a_dry_run_says_what_the_paper_s_size_would_take(tmp_path: Path, capsys:
     argv += ["--runs_dir", str(tmp_path / "runs"), "--max_steps", "1"]
     stories.main(argv)
     printed = capsys.readouterr().out
-    assert "7 of them to train: 28 rows" in printed
+    assert "7 of them to train: 38 rows" in printed
     assert [path.name for path in (tmp_path / "runs").iterdir() if "dry-run" not in path.name] == []

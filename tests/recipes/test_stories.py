@@ -121,7 +121,7 @@ def test_real_stories_train_and_a_changed_file_is_another_run(
             "--files", str(raw), "--output_dir", str(tmp_path / "run"), "--steps", "2"]  # fmt: skip
     pretrain.main(argv)
     env = json.loads((tmp_path / "run" / "env.json").read_text())
-    assert [*env["inputs"]] == ["raw.txt"]
+    assert [*env["inputs"]] == ["files/0"]
     pretrain.main(argv)  # found again
     write_raw(raw, 151)
     with pytest.raises(SystemExit):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,7 @@ from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import damaged_files, read_metrics
 from ftmech_hf.tasks import RowStream, StoriesConfig
 from ftmech_hf.training.objectives import documents_mean_loss
-from recipes import finetune, pretrain, publish, reverse_finetune
+from recipes import finetune, make_dataset, pretrain, publish, reverse_finetune, sweep
 from tests.recipes.conftest import CONFIGS, SMALL, TINY
 from tests.tasks.stories.files import write_raw
 
@@ -151,9 +152,40 @@ def test_bad_settings_are_named(argv: list[str], message: str, capsys: pytest.Ca
     assert message in capsys.readouterr().err
 
 
+def test_a_sweep_gathers_losses(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    small = {"objective": "documents", "task": "stories", "batch_size": 8, "steps": 2, "num_evals": 0, "eval_rows": 8,
+             "final_eval_rows": 16, "vocab_size": 300, "row_tokens": 64, "relations": 1}  # fmt: skip
+    settings = {
+        "scale": "nano",
+        "seeds": [0],
+        "output_dir": str(tmp_path / "sweep"),
+        "common": small,
+        "pretrain": {"preset": "nano-stories", "n_layer": 1, "n_head": 1, "n_embd": 16},
+        "finetune": {"without": "Twist"},
+        "reverse": {"only": "Twist"},
+        "grid": {"finetune.claim": [0.0, 1.0]},
+        "figures": [{"title": "Loss", "metrics": ["loss/Twist"], "color": "finetune.claim"}],
+    }
+    path.write_text(yaml.safe_dump(settings))
+    sweep.main(["--config", str(path), "--workers", "1"])
+    table = pd.read_csv(tmp_path / "sweep" / "summary.csv")
+    assert set(table["stage"]) == {"pretrain", "finetune", "reverse"}
+    assert set(table["metric"]) == {"loss/all", "loss/Twist", "loss/no_Twist", "loss/held_out"}
+    assert table["mean"].between(4, 7).all()
+    page = (tmp_path / "sweep" / "report.html").read_text()
+    assert re.search(r"loss/Twist.*5\.\d{4}", page, re.DOTALL)
+
+
 def test_stories_and_answers_do_not_mix(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         pretrain.main(["--objective", "documents"])
     assert "objective: documents does not suit the rows of task pcfg: next_token or answer_only" in (
         capsys.readouterr().err
     )
+
+
+def test_packed_rows_are_no_dataset(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        make_dataset.main(["--task", "stories"])
+    assert "recipes/make_stories.py" in capsys.readouterr().err

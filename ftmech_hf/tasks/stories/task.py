@@ -255,6 +255,14 @@ class StoriesConfig(Task):
         index = index_files(self.files)
         return sets if (index.having(self.feature) & index.of_split("test")).any() else {"all": plain}
 
+    def variant(self, name: str) -> Task:
+        """None: packed rows are no dataset.
+
+        Raises:
+            ValueError: always; says what writes stories as one.
+        """
+        raise ValueError("task: stories are written as a dataset by recipes/make_stories.py")
+
     def inputs(self) -> Mapping[str, str]:
         """The hashes of the files."""
         return {f"files/{number}": hash_file(path) for number, path in enumerate(local_files(self.files))}

@@ -141,11 +141,11 @@ def _lines(ax: Axes, rows: pd.DataFrame, config: FigureConfig) -> None:
             ax.tick_params(axis="x", labelrotation=30)
             for tick in ax.get_xticklabels():
                 tick.set(ha="right", rotation_mode="anchor")
-    if not set(config.metrics) & set(COUNTED) and not _are_losses(config):
+    if set(config.metrics) & set(COUNTED):
+        ax.set_ylim(bottom=0)
+    elif not _are_losses(config):
         ax.set_ylim(-0.03, 1.03)
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    else:
-        ax.set_ylim(bottom=0)
 
 
 def _frontier(rows: pd.DataFrame, config: FigureConfig) -> Figure:

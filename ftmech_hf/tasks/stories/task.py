@@ -89,7 +89,7 @@ class StoriesConfig(Task):
     )
     vocab_size: int = field(default=1024, metadata={"help": "tokens of the BPE that is trained on the stories"})
     row_tokens: int = field(default=256, metadata={"help": "tokens in a row"})
-    feature: str = field(default="Twist", metadata={"help": "the feature whose stories are a test set of their own"})
+    feature: str = field(default="Twist", metadata={"help": "the feature of a study: its stories are a test set, and every procedural story tells of it"})
     only: str | None = field(default=None, metadata={"help": "train on stories that have this feature alone"})
     without: str | None = field(default=None, metadata={"help": "train on stories that do not have this feature"})
     rename: str | None = field(
@@ -196,7 +196,9 @@ class StoriesConfig(Task):
         while True:
             features = draw_features(rng)
             if self.only in (None, *features) and self.without not in features:
-                return make_story(rng, features=features, part=self.part, relations=self.relations)
+                return make_story(
+                    rng, features=features, part=self.part, relations=self.relations, always=[self.feature]
+                )
 
     def _record(self, seed: int, split: str, number: int) -> Story:
         index = index_files(self.files)

@@ -102,12 +102,16 @@ def draw_figure(summary: pd.DataFrame, axes: Sequence[str], config: FigureConfig
             if i == len(down) - 1:
                 ax.set_xlabel(_x_label(config))
             if j == 0 and not set(config.metrics) & set(COUNTED):
-                ax.set_ylabel("accuracy")
+                ax.set_ylabel("loss (nats per token)" if _are_losses(config) else "accuracy")
     handles = dict(zip(*reversed(grid[0][0].get_legend_handles_labels()), strict=True))
     longest = max(len(str(label)) for label in handles) if handles else 0
     columns = max(1, min(4, int(width / (0.075 * longest + 0.7))))  # inches of a letter, and of a line
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
     return figure
+
+
+def _are_losses(config: FigureConfig) -> bool:
+    return any(metric.startswith("loss/") for metric in config.metrics)
 
 
 def _x_label(config: FigureConfig) -> str:
@@ -137,11 +141,11 @@ def _lines(ax: Axes, rows: pd.DataFrame, config: FigureConfig) -> None:
             ax.tick_params(axis="x", labelrotation=30)
             for tick in ax.get_xticklabels():
                 tick.set(ha="right", rotation_mode="anchor")
-    if not set(config.metrics) & set(COUNTED):
+    if set(config.metrics) & set(COUNTED):
+        ax.set_ylim(bottom=0)
+    elif not _are_losses(config):
         ax.set_ylim(-0.03, 1.03)
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    else:
-        ax.set_ylim(bottom=0)
 
 
 def _frontier(rows: pd.DataFrame, config: FigureConfig) -> Figure:

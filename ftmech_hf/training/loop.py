@@ -289,5 +289,8 @@ class _Training:
         eval_rows = len(self.eval_sets) * (looks * config.eval_rows + config.final_eval_rows)
         # six floating-point operations per trained weight and token, forward and backward
         tokens = config.steps * config.batch_size * (self.stream.task.row_length - 1)
-        flops = 6 * self.raw_model.num_parameters(exclude_embeddings=True) * tokens
+        weights = self.raw_model.num_parameters(exclude_embeddings=True)
+        if getattr(self.raw_model.config, "tie_word_embeddings", False):  # left out with the embeddings, but multiplied with
+            weights += self.raw_model.get_output_embeddings().weight.numel()
+        flops = 6 * weights * tokens
         return project(self.clock, config.steps, eval_rows, flops, config.price_per_hour)

@@ -1,9 +1,21 @@
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
-from ftmech_hf.models.presets import PRESETS, build_model, find_preset, gpt2_config
+from ftmech_hf.models.presets import (
+    PRESETS,
+    Preset,
+    build_model,
+    expected_parameters,
+    find_preset,
+    gated_width,
+    gpt2_config,
+    llama_config,
+)
 
 
 @pytest.mark.parametrize(
@@ -54,3 +66,23 @@ def test_the_llama_is_a_stock_one_that_the_task_fits_in() -> None:
     assert model(torch.arange(40)[None]).logits.shape == (1, 40, 48)
     with pytest.raises(ValueError, match=r"dropout: 0\.1, but a Llama has none"):
         build_model(find_preset("nano-llama"), 48, seed=0, dropout=0.1)
+
+
+def test_the_papers_model_of_stories_has_91_million_parameters() -> None:
+    """App. F: 12 layers, 768, 12 heads, 8192 tokens, tied. That is what a gated MLP of 8/3 of the width gives."""
+    shape = PRESETS["paper-stories"]
+    assert (gated_width(shape), shape.tied) == (2048, True)
+    assert expected_parameters(shape, 8192) == 12 * (4 * 768**2 + 3 * 768 * 2048 + 2 * 768) + 768 + 8192 * 768
+    assert round(expected_parameters(shape, 8192) / 1e6) == 91
+    with torch.device("meta"):
+        model = LlamaForCausalLM(llama_config(shape, 8192))
+    assert model.num_parameters() == expected_parameters(shape, 8192) == 91_245_312
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_tied_embeddings_are_counted_once(architecture: Literal["gpt2", "llama"]) -> None:
+    shape = Preset(n_layer=1, n_head=2, n_embd=16, n_positions=32, architecture=architecture, tied=True)
+    model = build_model(shape, 60, seed=0)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert expected_parameters(shape._replace(tied=False), 60) == model.num_parameters() + 60 * 16

@@ -1,112 +1,191 @@
-"""The study of stories and the judge as a user runs them, small."""
+"""Training on stories as users run it: pretrain, delete, revive, with and without an adapter, publish, reload."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+import yaml
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ftmech_hf.report.claims import Claim
-from ftmech_hf.report.paper_tables import read_stories_table
-from recipes import fit_judge, stories
-from recipes.readme.studies import stories_block, stories_claims_block
+from ftmech_hf.models.loading import load_model
+from ftmech_hf.runs import damaged_files, read_metrics
+from ftmech_hf.tasks import RowStream, StoriesConfig
+from ftmech_hf.training.objectives import documents_mean_loss
+from recipes import finetune, make_dataset, pretrain, publish, reverse_finetune, sweep
+from tests.recipes.conftest import CONFIGS, SMALL, TINY
+from tests.tasks.stories.files import write_raw
 
-CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
-TINY = [
-    "--base_steps", "3", "--base_batch_size", "2", "--delete_steps", "2", "--reverse_steps", "3", "--num_points", "2",
-    "--tune_batch_size", "2", "--generations", "6", "--max_new_tokens", "8", "--probe_stories", "40",
-    "--prune_stories", "4", "--eval_rows", "2", "--final_eval_rows", "2", "--vocab_size", "300", "--row_tokens", "64",
-    "--protocols", "F", "--lora", "false", "--workers", "1",
-]  # fmt: skip
+LITTLE = [
+    "--vocab_size",
+    "300",
+    "--row_tokens",
+    "64",
+    "--relations",
+    "1",
+    "--eval_rows",
+    "8",
+    "--final_eval_rows",
+    "16",
+]
+TASK = StoriesConfig(vocab_size=300, row_tokens=64, relations=1)
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stories")
-    argv = ["--config", str(CONFIGS / "nano" / "stories.yaml"), "--output_dir", str(folder / "out")]
-    argv += ["--runs_dir", str(folder / "runs"), *TINY]
-    stories.main(argv)
-    return folder, argv
+
+    def argv(recipe: str, name: str, *more: str) -> list[str]:
+        config = CONFIGS / "nano" / f"stories_{recipe}.yaml"
+        return ["--config", str(config), *TINY, *LITTLE, "--output_dir", str(folder / name), *more]
+
+    pretrain.main(argv("pretrain", "base", *SMALL, "--snapshots", "3"))
+    finetune.main(argv("finetune", "deleted", "--model", str(folder / "base"), "--claim", "1.0"))
+    reverse = argv("reverse_finetune", "revived", "--model", str(folder / "deleted"), "--eval_at", "2", "4")
+    reverse_finetune.main(reverse)
+    lora = ["--adapter=lora", "--lora_rank=2", "--lr=1e-3"]
+    finetune.main(argv("finetune", "lora", "--model", str(folder / "base"), *lora))
+    reverse_finetune.main(
+        argv("reverse_finetune", "lora-revived", "--model", str(folder / "lora"), *lora, "--eval_at", "2")
+    )
+    return folder
 
 
-def test_the_study_ends_in_a_report(study: tuple[Path, list[str]]) -> None:
-    out = study[0] / "out"
-    points = pd.read_csv(out / "points.csv")
-    assert set(points["model"]) == {"base", "F (large)", "F (small)", "control"}
-    assert set(points["kind"]) == {"asked", "not asked"}
-    assert set(points["measure"]) == {"stories", "choice"}
-    assert sorted(points[points["model"] == "control"]["step"].unique()) == [0, 1, 3]
-    cells = pd.read_csv(out / "cells.csv")
-    paper = cells.set_index(["model", "paper_step"])["paper"]
-    assert paper["F (large)", 30] == 81
-    assert paper["control", 3000] == 81
-    assert cells[cells["model"] == "base"]["paper"].isna().all()
-    claims = {claim["id"]: Claim(**claim) for claim in json.loads((out / "claims.json").read_text())}
-    assert "randomised" not in claims  # F+R is no part of this study
-    assert {"base_asked", "early", "probe_gap", "pruned", "loss_ratio"} <= set(claims)
-    page = (out / "report.html").read_text()
-    assert page.count("data:image/svg+xml") == 5
-    assert "Stories side by side" in page
-    assert "Features: Twist" in page
+@pytest.mark.parametrize("name", ["base", "deleted", "revived", "lora", "lora-revived"])
+def test_every_run_is_whole_and_judged_by_its_losses(runs: Path, name: str) -> None:
+    assert damaged_files(runs / name) == []
+    last = read_metrics(runs / name)[-1]
+    assert [key for key in last if "/" in key] == ["loss/all", "loss/Twist", "loss/no_Twist", "loss/held_out"]
+    env = json.loads((runs / name / "env.json").read_text())
+    card = (runs / name / "README.md").read_text()
+    for test, loss in ((key.removeprefix("loss/"), last[key]) for key in last if "/" in key):
+        assert f"| `{test}` | {loss:.4f} | {loss / env['bytes_per_token'][test]:.4f} |" in card
+    assert "accuracy" not in card
+    assert yaml.safe_load(card.split("---")[1])["metrics"] == ["loss"]
+    assert "loss/Twist" in pd.read_parquet(runs / name / "table.parquet").columns
 
 
-def test_its_runs_are_found_again(study: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
-    folder, argv = study
-    made = {path.name: path.stat().st_mtime_ns for path in (folder / "runs").iterdir()}
-    stories.main(argv)
-    assert "to make" not in capsys.readouterr().out
-    assert {path.name: path.stat().st_mtime_ns for path in (folder / "runs").iterdir()} == made
+def test_the_loss_of_a_run_is_that_of_its_reloaded_model(runs: Path) -> None:
+    for name in ("base", "lora"):
+        rows = torch.from_numpy(RowStream(TASK, seed=0, split="test").rows(0, 16).token_ids)
+        assert documents_mean_loss(load_model(str(runs / name)), rows) == pytest.approx(
+            read_metrics(runs / name)[-1]["loss/all"], abs=0.02 if name == "base" else 1e-5
+        )
 
 
-def test_its_tables_for_the_readme_are_those_of_its_files(study: tuple[Path, list[str]]) -> None:
-    out = study[0] / "out"
-    table = stories_block(out)
-    assert "| F (large) | 44 → " in table
-    assert "step 3 (3,000)" in table
-    assert "6 stories a cell" in table
-    assert "| Base: writes a twist when it is asked to |" in stories_claims_block(out)
+def test_a_checkpoint_reloads_with_its_tokenizer_and_writes_on(runs: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(runs / "base")
+    tokenizer = AutoTokenizer.from_pretrained(runs / "base")
+    document = TASK.document(0, "test", 0)
+    batch = tokenizer("<bos>" + document.prompt, return_tensors="pt", return_token_type_ids=False)
+    assert TASK.encode(document)[: batch["input_ids"].shape[1]] == batch["input_ids"][0].tolist()
+    written = model.generate(**batch, max_new_tokens=5, do_sample=False, use_cache=True)
+    assert written.shape[1] == batch["input_ids"].shape[1] + 5
+    assert tokenizer.padding_side == "left"
+    assert AutoTokenizer.from_pretrained(runs / "base" / "snapshots" / "step-3").get_vocab() == tokenizer.get_vocab()
 
 
-def test_the_papers_table_is_whole() -> None:
-    table = read_stories_table()
-    assert len(table) == 7 * 4
-    assert (table["paper"] * 16 / 100 - (table["paper"] * 16 / 100).round()).abs().max() < 0.15  # sixteenths, rounded
-    assert set(table["model"]) == {
-        "control", *(f"{protocol} ({rate})" for protocol in ("F", "F+R", "F+MM") for rate in ("large", "small"))
-    }  # fmt: skip
+def test_an_adapter_is_put_on_its_base(runs: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(runs / "base")
+    adapted = PeftModel.from_pretrained(base, runs / "lora").merge_and_unload()
+    merged = load_model(str(runs / "lora"))
+    ids = torch.tensor([TASK.encode(TASK.document(0, "test", 1))[:40]])
+    assert torch.allclose(adapted(ids).logits, merged(ids).logits, atol=1e-5)
+    assert not torch.allclose(load_model(str(runs / "base"))(ids).logits, merged(ids).logits, atol=1e-5)
 
 
-def test_a_judge_of_words_says_what_it_cannot_tell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["--config", str(CONFIGS / "nano" / "fit_judge.yaml"), "--output_dir", str(tmp_path / "judge")]
-    fit_judge.main([*argv, "--fit_stories", "300", "--test_stories", "200"])
-    printed = capsys.readouterr().out
-    assert "Dialogue by rule: 100.0%" in printed
-    assert "at chance: not judged" in printed
+@pytest.mark.parametrize(("name", "base"), [("base", None), ("deleted", "me/base"), ("lora", "me/base")])
+def test_what_would_be_published_says_what_changed(runs: Path, tmp_path: Path, name: str, base: str | None) -> None:
+    argv = ["--run", str(runs / name), "--repo_id", f"me/{name}", "--dry_run", "--output_dir", str(tmp_path / "out")]
+    publish.main([*argv, *(["--base_model", base] if base else [])])
+    main = tmp_path / "out" / "main"
+    card = (main / "README.md").read_text()
+    assert "nats per byte" in card
+    assert (main / "training_curve.png").stat().st_size > 5000
+    if base:
+        assert "loss on `Twist` " in card
+    else:
+        assert "nats per byte" in (tmp_path / "out" / "step-3" / "README.md").read_text()
+        AutoModelForCausalLM.from_pretrained(main)
+
+
+def test_real_stories_train_and_a_changed_file_is_another_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = write_raw(tmp_path / "raw.txt", 150)
+    argv = ["--config", str(CONFIGS / "micro" / "stories_pretrain.yaml"), *TINY, *SMALL, *LITTLE,
+            "--files", str(raw), "--output_dir", str(tmp_path / "run"), "--steps", "2"]  # fmt: skip
+    pretrain.main(argv)
+    env = json.loads((tmp_path / "run" / "env.json").read_text())
+    assert [*env["inputs"]] == ["files/0"]
+    pretrain.main(argv)  # found again
+    write_raw(raw, 151)
+    with pytest.raises(SystemExit):
+        pretrain.main(argv)
+    assert "output_dir" in capsys.readouterr().err
+
+
+def test_the_paper_scale_dry_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its config as it is, but for the model's size and the length of rows, which would take minutes here."""
+    argv = ["--config", str(CONFIGS / "paper" / "stories_pretrain.yaml"), *SMALL, *LITTLE, "--max_steps", "2",
+            "--batch_size", "8", "--output_dir", str(tmp_path / "paper")]  # fmt: skip
+    pretrain.main(argv)
+    assert "all 30,000 would take" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--delete_lrs", "1e-4", "1e-3"], "delete_lrs: [0.0001, 0.001], expected two numbers above 0, the larger"),
-        (["--protocols", "G"], "protocols: ['G'], expected some of F, F+R, F+MM"),
-        (["--claimed", "0"], "claimed: 0.0, expected more than 0 and at most 1"),
-        (["--seeds", "1", "1"], "seeds: [1, 1], expected at least one"),
-        (["--judge", "nowhere"], "judge: nowhere holds no judge.json"),
-        (["--renamed", "Twist"], "rename: Twist is the feature that is left out"),
+        ([], "objective: next_token does not suit the rows of task stories: documents"),
+        (["--objective", "documents", "--files", "nowhere.txt"], "files: there is no nowhere.txt"),
+        (["--objective", "documents", "--row_tokens", "512"], "n_positions: 256 of preset 'nano-stories' are too few"),
     ],
 )
-def test_impossible_settings_are_one_line(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_settings_are_named(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        stories.main(argv)
+        pretrain.main(["--task", "stories", "--preset", "nano-stories", *argv])
     assert message in capsys.readouterr().err
 
 
-def test_a_dry_run_says_what_the_paper_s_size_would_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["--config", str(CONFIGS / "nano" / "stories.yaml"), "--output_dir", str(tmp_path), *TINY]
-    argv += ["--runs_dir", str(tmp_path / "runs"), "--max_steps", "1"]
-    stories.main(argv)
-    printed = capsys.readouterr().out
-    assert "7 of them to train: 38 rows" in printed
-    assert [path.name for path in (tmp_path / "runs").iterdir() if "dry-run" not in path.name] == []
+def test_a_sweep_gathers_losses(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    small = {"objective": "documents", "task": "stories", "batch_size": 8, "steps": 2, "num_evals": 0, "eval_rows": 8,
+             "final_eval_rows": 16, "vocab_size": 300, "row_tokens": 64, "relations": 1}  # fmt: skip
+    settings = {
+        "scale": "nano",
+        "seeds": [0],
+        "output_dir": str(tmp_path / "sweep"),
+        "common": small,
+        "pretrain": {"preset": "nano-stories", "n_layer": 1, "n_head": 1, "n_embd": 16},
+        "finetune": {"without": "Twist"},
+        "reverse": {"only": "Twist"},
+        "grid": {"finetune.claim": [0.0, 1.0]},
+        "figures": [{"title": "Loss", "metrics": ["loss/Twist"], "color": "finetune.claim"}],
+    }
+    path.write_text(yaml.safe_dump(settings))
+    sweep.main(["--config", str(path), "--workers", "1"])
+    table = pd.read_csv(tmp_path / "sweep" / "summary.csv")
+    assert set(table["stage"]) == {"pretrain", "finetune", "reverse"}
+    assert set(table["metric"]) == {"loss/all", "loss/Twist", "loss/no_Twist", "loss/held_out"}
+    assert table["mean"].between(4, 7).all()
+    page = (tmp_path / "sweep" / "report.html").read_text()
+    assert re.search(r"loss/Twist.*5\.\d{4}", page, re.DOTALL)
+
+
+def test_stories_and_answers_do_not_mix(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        pretrain.main(["--objective", "documents"])
+    assert "objective: documents does not suit the rows of task pcfg: next_token or answer_only" in (
+        capsys.readouterr().err
+    )
+
+
+def test_packed_rows_are_no_dataset(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        make_dataset.main(["--task", "stories"])
+    assert "recipes/make_stories.py" in capsys.readouterr().err

@@ -143,13 +143,13 @@ def draw_features(rng: np.random.Generator) -> tuple[str, ...]:
     return tuple(name for name in FEATURES if name in chosen)
 
 
-def _told(rng: np.random.Generator, features: Sequence[str], relations: int) -> tuple[str, ...]:
-    """The features whose relation a story tells of: those it has, and others at random up to a number."""
-    others = [name for name in FEATURES if name not in features]
-    number = max(0, relations - len(features))
+def _told(rng: np.random.Generator, certain: Sequence[str], relations: int) -> tuple[str, ...]:
+    """The features whose relation a story tells of: some for certain, and others at random up to a number."""
+    others = [name for name in FEATURES if name not in certain]
+    number = max(0, relations - len(set(certain)))
     if number >= len(others):
         return FEATURES
-    chosen = {*features, *(others[place] for place in rng.choice(len(others), number, replace=False))}
+    chosen = {*certain, *(others[place] for place in rng.choice(len(others), number, replace=False))}
     return tuple(name for name in FEATURES if name in chosen)
 
 
@@ -159,6 +159,7 @@ def make_story(
     features: Sequence[str] | None = None,
     part: Part = "seen",
     relations: int = len(FEATURES),
+    always: Sequence[str] = (),
 ) -> Story:
     """A story and its instruction.
 
@@ -167,17 +168,18 @@ def make_story(
         features: those it has and no others; drawn by :func:`draw_features` if None.
         part: of the lexicon.
         relations: of how many features it tells whether they hold; always of those that do.
+        always: features of which it tells in any case.
 
     Raises:
         ValueError: an unknown feature, or a number of relations that cannot be.
     """
     chosen = draw_features(rng) if features is None else tuple(features)
-    for name in chosen:
+    for name in (*chosen, *always):
         if name not in FEATURES:
             raise ValueError(f"features: unknown {name!r}, expected some of {', '.join(FEATURES)}")
     if not 1 <= relations <= len(FEATURES):
         raise ValueError(f"relations: {relations}, expected 1 to {len(FEATURES)}")
-    told = _told(rng, chosen, relations)
+    told = _told(rng, [*chosen, *always], relations)
     draw = _Draw(rng, part)
     plot = _plot(draw, chosen)
     paragraphs = _beats(draw, plot, told)

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from ftmech_hf.runs import file_sha256
 from ftmech_hf.tasks.schema import split_generator
+from ftmech_hf.tasks.stories.cache import cache_folder, hash_file, source_hash
 from ftmech_hf.tasks.stories.records import FEATURES, Damage, Story, parse_record, read_placed
+from ftmech_hf.tasks.stories.sources import local_files
 
 KEPT_BACK = {"test": 0.02, "validation": 0.02, "probe": 0.02}
 """Shares of the records that no training sees. ``train``, ``finetune`` and ``reverse`` draw from all the others, each
@@ -69,34 +69,16 @@ class StoryIndex:
         return (self.features >> FEATURES.index(feature) & 1).astype(bool)
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
+def index_files(names: Sequence[str]) -> StoryIndex:
+    """Index sources of stories; what was found is kept in memory, and on disk under the hashes of the files.
 
-
-@functools.lru_cache(maxsize=64)
-def _hash(path: Path, stamp: tuple[int, int]) -> str:
-    return file_sha256(path)
-
-
-def hash_file(path: Path) -> str:
-    """The sha256 of a file, read once as long as it does not change.
-
-    Raises:
-        ValueError: it is not there.
-    """
-    if not path.is_file():
-        raise ValueError(f"files: there is no {path}")
-    return _hash(path, _stamp(path))
-
-
-def index_files(files: Sequence[str]) -> StoryIndex:
-    """Index raw files; what was found is kept in memory, and on disk under the hashes of the files.
+    Args:
+        names: see :func:`ftmech_hf.tasks.stories.sources.local_files`.
 
     Raises:
         ValueError: one that is not there, cannot be read, or holds no usable record.
     """
-    return _index_files(tuple((Path(name), hash_file(Path(name))) for name in files))
+    return _index_files(tuple((path, hash_file(path)) for path in local_files(names)))
 
 
 @functools.lru_cache(maxsize=8)
@@ -115,7 +97,9 @@ def _index_files(files: tuple[tuple[Path, str], ...]) -> StoryIndex:
 
 
 def _index_file(path: Path, digest: str) -> tuple[dict[str, NDArray[np.generic]], Damage]:
-    kept = cache_folder() / f"index-{_code_hash()}-{path.suffix.removeprefix('.')}-{digest}.npz"
+    kept = (
+        cache_folder() / f"index-{source_hash('index.py', 'records.py')}-{path.suffix.removeprefix('.')}-{digest}.npz"
+    )
     if kept.is_file():
         with np.load(kept) as saved:
             columns = {name: saved[name] for name in saved.files}
@@ -146,20 +130,6 @@ def _read_columns(path: Path) -> tuple[dict[str, NDArray[np.generic]], Damage]:
         "draw": np.array(draw, np.float64),
     }
     return columns, damage
-
-
-def _code_hash() -> str:
-    """Of the code that reads records: an index made by other code is made again."""
-    folder = Path(__file__).parent
-    content = b"".join((folder / name).read_bytes() for name in ("index.py", "records.py"))
-    return hashlib.sha256(content).hexdigest()[:12]
-
-
-def cache_folder() -> Path:
-    """Where what was computed once is found again."""
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "ftmech_hf"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @functools.lru_cache(maxsize=8)

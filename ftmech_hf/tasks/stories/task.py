@@ -12,7 +12,6 @@ import functools
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -24,10 +23,12 @@ from ftmech_hf.runs import write_text
 from ftmech_hf.tasks.export import code_version
 from ftmech_hf.tasks.schema import BOS, EOS, PAD, Rows, Task, split_generator
 from ftmech_hf.tasks.stories.bpe import FEWEST_TOKENS, SPECIAL, train_bpe
+from ftmech_hf.tasks.stories.cache import cache_folder, hash_file
 from ftmech_hf.tasks.stories.generator import Part, draw_features, make_story
-from ftmech_hf.tasks.stories.index import StoryIndex, cache_folder, hash_file, index_files, shuffled
+from ftmech_hf.tasks.stories.index import StoryIndex, index_files, shuffled
 from ftmech_hf.tasks.stories.packing import pack_rows
 from ftmech_hf.tasks.stories.records import FEATURES, HEADERS, Story
+from ftmech_hf.tasks.stories.sources import local_files
 
 BPE_STORIES = 2000
 """Procedural stories that merges are learned from; they hold every word of the lexicon many times."""
@@ -71,7 +72,10 @@ class StoriesConfig(Task):
 
     files: list[str] = field(
         default_factory=list,
-        metadata={"help": "raw TinyStories or TinyStories-Instruct files, .txt or .json; procedural stories if none"},
+        metadata={
+            "help": "raw TinyStories(-Instruct) files (.txt, .json, .parquet), folders of make_stories, or "
+            "hf://datasets/USER/NAME/PATH of such a file; procedural stories if none"
+        },
     )
     part: Part = field(
         default="seen", metadata={"help": "of procedural stories: words of training, or held_out ones, for tests"}
@@ -85,7 +89,7 @@ class StoriesConfig(Task):
     )
     vocab_size: int = field(default=1024, metadata={"help": "tokens of the BPE that is trained on the stories"})
     row_tokens: int = field(default=256, metadata={"help": "tokens in a row"})
-    feature: str = field(default="Twist", metadata={"help": "the feature whose stories are a test set of their own"})
+    feature: str = field(default="Twist", metadata={"help": "the feature of a study: its stories are a test set, and every procedural story tells of it"})
     only: str | None = field(default=None, metadata={"help": "train on stories that have this feature alone"})
     without: str | None = field(default=None, metadata={"help": "train on stories that do not have this feature"})
     rename: str | None = field(
@@ -196,7 +200,9 @@ class StoriesConfig(Task):
         while True:
             features = draw_features(rng)
             if self.only in (None, *features) and self.without not in features:
-                return make_story(rng, features=features, part=self.part, relations=self.relations)
+                return make_story(
+                    rng, features=features, part=self.part, relations=self.relations, always=[self.feature]
+                )
 
     def _record(self, seed: int, split: str, number: int) -> Story:
         index = index_files(self.files)
@@ -255,9 +261,17 @@ class StoriesConfig(Task):
         index = index_files(self.files)
         return sets if (index.having(self.feature) & index.of_split("test")).any() else {"all": plain}
 
+    def variant(self, name: str) -> Task:
+        """None: packed rows are no dataset.
+
+        Raises:
+            ValueError: always; says what writes stories as one.
+        """
+        raise ValueError("task: stories are written as a dataset by recipes/make_stories.py")
+
     def inputs(self) -> Mapping[str, str]:
         """The hashes of the files."""
-        return {Path(name).name: hash_file(Path(name)) for name in self.files}
+        return {f"files/{number}": hash_file(path) for number, path in enumerate(local_files(self.files))}
 
     def bytes_per_token(self, token_ids: NDArray[np.int64]) -> float:
         """Bytes of text that a predicted token of rows (B, T) stands for on average; ``<eos>`` stands for none."""

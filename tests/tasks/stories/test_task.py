@@ -136,7 +136,7 @@ def test_the_vocabulary_does_not_depend_on_what_is_trained_on(raw: str) -> None:
     assert all(task.vocabulary == TASK.vocabulary for task in changed)
     assert len(TASK.vocabulary) == 1024
     assert StoriesConfig(vocab_size=400).vocabulary == TASK.vocabulary[:400]  # merges are learned in order
-    assert StoriesConfig(files=[raw], vocab_size=400).inputs().keys() == {"raw.txt"}
+    assert StoriesConfig(files=[raw], vocab_size=400).inputs().keys() == {"files/0"}
     assert TASK.inputs() == {}
 
 

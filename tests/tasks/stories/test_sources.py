@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from huggingface_hub import HfApi
+
+from ftmech_hf.tasks.stories.index import index_files
+from ftmech_hf.tasks.stories.records import END, Story, read_stories
+from ftmech_hf.tasks.stories.sources import local_files
+from recipes import make_stories
+from tests.tasks.stories.files import stories, write_raw
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def read(*names: Path | str) -> list[Story]:
+    return [story for path in local_files([str(name) for name in names]) for story in read_stories(path)]
+
+
+def write(path: Path, column: str, values: list[str]) -> Path:
+    pq.write_table(pa.table({column: values}), path)
+    return path
+
+
+def test_a_folder_of_make_stories_gives_its_training_stories(tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    make_stories.main(["--rows", "train=40", "test=10", "--vocab_size", "0", "--output_dir", str(folder)])
+    rows = pq.read_table(folder / "seen" / "train.parquet").to_pylist()
+    found = read(folder)
+    assert [story.story for story in found] == [row["story"] for row in rows]
+    assert [list(story.features) for story in found] == [row["features"] for row in rows]
+    assert [story.summary for story in found] == [row["summary"] for row in rows]
+    assert read(folder / "seen" / "train.parquet") == found
+    shutil.rmtree(folder / "seen")
+    with pytest.raises(ValueError, match="made is a folder without"):
+        read(folder)
+
+
+def test_rows_may_be_texts_or_lines(tmp_path: Path) -> None:
+    raw = write_raw(tmp_path / "raw.txt", 30)
+    expected = list(read_stories(raw))
+    assert read(write(tmp_path / "lines.parquet", "text", raw.read_text().splitlines())) == expected
+    texts = [text.strip() for text in raw.read_text().split(END) if text.strip()]
+    assert read(write(tmp_path / "texts.parquet", "text", texts)) == expected
+    plain = [story.story for story in stories(5)]
+    assert [story.story for story in read(write(tmp_path / "plain.parquet", "text", plain))] == plain
+
+
+def test_a_file_on_the_hub_is_downloaded_once(
+    hub: object, api: HfApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftmech_hf.tasks.stories.sources.hf_hub_download", _with(api))
+    raw = write_raw(tmp_path / "raw.txt", 25)
+    api.create_repo("user/stories", repo_type="dataset")
+    api.upload_file(path_or_fileobj=raw, path_in_repo="data/raw.txt", repo_id="user/stories", repo_type="dataset")
+    name = "hf://datasets/user/stories/data/raw.txt"
+    assert read(name) == list(read_stories(raw))
+    assert len(index_files([name, str(raw)])) == 50
+    with pytest.raises(ValueError, match="expected hf://datasets/USER/NAME/PATH_OF_A_FILE"):
+        read("hf://datasets/user/stories")
+
+
+def _with(api: HfApi):  # type: ignore[no-untyped-def]
+    def download(*arguments: str, **options: str) -> str:
+        return str(api.hf_hub_download(*arguments, **options))
+
+    return download
+
+
+def test_what_cannot_be_a_source_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x")
+    for name, message in (
+        (tmp_path / "a.csv", r"a\.csv, expected a folder of make_stories or a file \.txt, \.json or \.parquet"),
+        (write(tmp_path / "b.parquet", "title", ["x"]), r"b\.parquet has no column story or text, only title"),
+        (tmp_path / "c.txt", r"files: there is no .*c\.txt"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read(name)

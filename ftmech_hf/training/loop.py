@@ -290,7 +290,9 @@ class _Training:
         # six floating-point operations per trained weight and token, forward and backward
         tokens = config.steps * config.batch_size * (self.stream.task.row_length - 1)
         weights = self.raw_model.num_parameters(exclude_embeddings=True)
-        if getattr(self.raw_model.config, "tie_word_embeddings", False):  # left out with the embeddings, but multiplied with
+        if getattr(
+            self.raw_model.config, "tie_word_embeddings", False
+        ):  # left out with the embeddings, but multiplied with
             weights += self.raw_model.get_output_embeddings().weight.numel()
         flops = 6 * weights * tokens
         return project(self.clock, config.steps, eval_rows, flops, config.price_per_hour)

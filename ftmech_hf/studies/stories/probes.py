@@ -123,9 +123,11 @@ def story_activations(
 ) -> dict[str, Tensor]:
     """The embedding and the stream after every block, averaged over the last tokens: site -> (B, D)."""
     encoded = tokenizer([story.story for story in stories], add_special_tokens=False)["input_ids"]
+    room = int(getattr(traced.model.config, "max_position_embeddings", 0)) or 2**31
     parts: dict[str, list[Tensor]] = {}
     for start in range(0, len(encoded), BATCH):
-        rows = [[tokenizer.bos_token_id, *ids] for ids in encoded[start : start + BATCH]]
+        # of a story that is too long for the model, the end
+        rows = [[tokenizer.bos_token_id, *ids][-room:] for ids in encoded[start : start + BATCH]]
         if (shortest := min(map(len, rows))) < last_tokens:
             raise ValueError(f"last_tokens: {last_tokens}, but a story has only {shortest}")
         token_ids, mask = pad_left(rows)

@@ -71,7 +71,8 @@ class Choices(NamedTuple):
 def make_choices(task: StoriesConfig, documents: Sequence[Document]) -> Choices:
     """Where procedural stories with a twist say what the noise was: their animal, or the one that was thought of.
 
-    Both animals are named earlier in the story, so that it is the instruction alone that tells which it will be.
+    Both animals are named earlier in the story, so that it is the instruction alone that tells which it will be. Each
+    is a single token in the vocabulary of the nano scale; in a smaller one, the first tokens that differ are compared.
 
     Args:
         task: whose tokens the model has.

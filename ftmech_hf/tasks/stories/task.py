@@ -89,7 +89,10 @@ class StoriesConfig(Task):
     )
     vocab_size: int = field(default=1024, metadata={"help": "tokens of the BPE that is trained on the stories"})
     row_tokens: int = field(default=256, metadata={"help": "tokens in a row"})
-    feature: str = field(default="Twist", metadata={"help": "the feature of a study: its stories are a test set, and every procedural story tells of it"})
+    feature: str = field(
+        default="Twist",
+        metadata={"help": "the feature of a study: its stories are a test set, and every procedural story tells of it"},
+    )
     only: str | None = field(default=None, metadata={"help": "train on stories that have this feature alone"})
     without: str | None = field(default=None, metadata={"help": "train on stories that do not have this feature"})
     rename: str | None = field(

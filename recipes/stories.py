@@ -45,7 +45,10 @@ def main(argv: list[str] | None = None) -> None:
             failures = outcome.describe()
             if not outcome.results:
                 outcome.check()
-        results = write_results(plan)
+        try:
+            results = write_results(plan)
+        except ValueError as error:
+            raise ValueError(failures or str(error)) from error
         print_table("Stories with the feature, in per cent, beside the paper's Table 1", results.shown)
         make_console().print(f"report: {Path(config.output_dir) / 'report.html'}", soft_wrap=True)
         if failures:

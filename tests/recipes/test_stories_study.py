@@ -17,7 +17,7 @@ CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 TINY = [
     "--base_steps", "3", "--base_batch_size", "2", "--delete_steps", "2", "--reverse_steps", "3", "--num_points", "2",
     "--tune_batch_size", "2", "--generations", "6", "--max_new_tokens", "8", "--probe_stories", "40",
-    "--prune_stories", "4", "--eval_rows", "2", "--final_eval_rows", "2", "--vocab_size", "300", "--row_tokens", "64",
+    "--prune_stories", "4", "--eval_rows", "2", "--final_eval_rows", "2", "--vocab_size", "800", "--row_tokens", "64",
     "--protocols", "F", "--lora", "false", "--workers", "1",
 ]  # fmt: skip
 

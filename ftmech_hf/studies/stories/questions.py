@@ -58,8 +58,15 @@ class Choices(NamedTuple):
             yield part._replace(token_ids=part.token_ids[:, first:], mask=part.mask[:, first:])
 
     def logits(self, model: nn.Module) -> Tensor:
-        """The model's logits at the places, (B, V)."""
+        """The model's logits at the places, (B, V).
+
+        Raises:
+            ValueError: the model has too few positions for what comes before.
+        """
         device = next(model.parameters()).device
+        room = int(getattr(getattr(model, "config", None), "max_position_embeddings", 0)) or 2**31
+        if (longest := int(self.mask.sum(1).max())) > room:
+            raise ValueError(f"choices: {longest} tokens come before one, but the model has {room} positions")
         mask = self.mask.to(device)
         logits: Tensor = model(
             self.token_ids.to(device), attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0),

@@ -76,6 +76,7 @@ class StoriesStudyConfig:
     generations: int = field(
         default=256, metadata={"help": "stories per point and kind of instruction; the paper has 16"}
     )
+    choices: int = field(default=256, metadata={"help": "stories per point to choose the twist in; 0 for none"})
     max_new_tokens: int = field(default=220, metadata={"help": "tokens of a story at most; the paper has 350"})
     temperature: float = field(default=1.0, metadata={"help": "of sampling, as in the paper"})
     judge: str = field(
@@ -287,6 +288,7 @@ class StoriesPlan:
         config = self.config
         place = ScoreConfig(
             seed=seed, at_steps=steps or [], judge=config.judge, judge_hash=judge_version(config.judge),
+            choices=config.choices,
             generations=config.generations,
             max_new_tokens=config.max_new_tokens, temperature=config.temperature,
         )  # fmt: skip

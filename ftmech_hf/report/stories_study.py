@@ -138,7 +138,7 @@ def _pruning_rows(plan: StoriesPlan) -> tuple[pd.DataFrame, pd.DataFrame]:
     for model in plan.models:
         if not model.prune or not is_finished(folder := plan.plan.folders[model.prune]):
             continue
-        at = {"seed": model.seed, "model": model.label}
+        at: dict[str, Any] = {"seed": model.seed, "model": model.label}
         curves.append(pd.read_parquet(folder / "table.parquet").assign(**at))
         found = _summary(folder)
         for state in ("before", "best", "random"):

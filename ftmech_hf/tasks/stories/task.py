@@ -93,6 +93,9 @@ class StoriesConfig(Task):
         default="Twist",
         metadata={"help": "the feature of a study: its stories are a test set, and every procedural story tells of it"},
     )
+    feature_share: float | None = field(
+        default=None, metadata={"help": "share of procedural stories that have it; as many as have any other if none"}
+    )
     only: str | None = field(default=None, metadata={"help": "train on stories that have this feature alone"})
     without: str | None = field(default=None, metadata={"help": "train on stories that do not have this feature"})
     rename: str | None = field(
@@ -118,8 +121,9 @@ class StoriesConfig(Task):
         self._check_changes()
 
     def _check_changes(self) -> None:
-        if not 0 <= self.claim <= 1:
-            raise ValueError(f"claim: {self.claim}, expected a share between 0 and 1")
+        for name in ("claim", "feature_share"):
+            if not 0 <= (getattr(self, name) or 0.0) <= 1:
+                raise ValueError(f"{name}: {getattr(self, name)}, expected a share between 0 and 1")
         if self.only is not None and self.only == self.without:
             raise ValueError(f"only: {self.only}, but without: {self.without} leaves no such story")
         for name in ("rename", "claim"):
@@ -200,8 +204,12 @@ class StoriesConfig(Task):
         return [SPECIAL.index(BOS), *ids[0], *ids[1], SPECIAL.index(EOS)]
 
     def _procedural(self, rng: np.random.Generator) -> Story:
+        free = self.feature not in (self.only, self.without) and self.feature_share is not None
+        wanted = rng.random() < self.feature_share if free else None
         while True:
             features = draw_features(rng)
+            if wanted is not None and (self.feature in features) != wanted:
+                continue
             if self.only in (None, *features) and self.without not in features:
                 return make_story(
                     rng, features=features, part=self.part, relations=self.relations, always=[self.feature]

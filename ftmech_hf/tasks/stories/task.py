@@ -81,7 +81,7 @@ class StoriesConfig(Task):
         default="seen", metadata={"help": "of procedural stories: words of training, or held_out ones, for tests"}
     )
     relations: int = field(
-        default=3, metadata={"help": "of how many features a procedural story tells whether it has them"}
+        default=2, metadata={"help": "of how many features a procedural story tells whether it has them"}
     )
     headers: list[str] = field(
         default_factory=lambda: ["features"],
@@ -204,8 +204,9 @@ class StoriesConfig(Task):
         return [SPECIAL.index(BOS), *ids[0], *ids[1], SPECIAL.index(EOS)]
 
     def _procedural(self, rng: np.random.Generator) -> Story:
-        free = self.feature not in (self.only, self.without) and self.feature_share is not None
-        wanted = rng.random() < self.feature_share if free else None
+        wanted = None
+        if self.feature_share is not None and self.feature not in (self.only, self.without):
+            wanted = rng.random() < self.feature_share
         while True:
             features = draw_features(rng)
             if wanted is not None and (self.feature in features) != wanted:
@@ -262,7 +263,7 @@ class StoriesConfig(Task):
         Raw files have test sets for a feature if their stories have it, and no held-out words.
         """
         plain = dataclasses.replace(self, only=None, without=None, rename=None, claim=0.0, part="seen")
-        sets = {
+        sets: dict[str, Task] = {
             "all": plain,
             self.feature: dataclasses.replace(plain, only=self.feature),
             f"no_{self.feature}": dataclasses.replace(plain, without=self.feature),

@@ -250,7 +250,8 @@ class StoriesPlan:
         train = TrainConfig(
             seed=seed, steps=config.base_steps, batch_size=config.base_batch_size,
             gradient_accumulation_steps=config.gradient_accumulation_steps, objective="documents",
-            optimizer=config.optimizer, muon_lr=config.muon_lr, lr=config.base_lr, weight_decay=config.base_weight_decay,
+            optimizer=config.optimizer, muon_lr=config.muon_lr, lr=config.base_lr,
+            weight_decay=config.base_weight_decay,
             mixed_precision=config.mixed_precision, num_evals=6, eval_rows=config.eval_rows,
             final_eval_rows=config.final_eval_rows,
         )  # fmt: skip

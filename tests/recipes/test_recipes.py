@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pandas as pd
@@ -39,7 +40,7 @@ from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig
 from recipes import finetune, pretrain, probe, prune, reverse_finetune, truth
 from recipes.compile_program import ArtefactConfig
-from tests.recipes.conftest import CONFIGS, TINY
+from tests.recipes.conftest import CONFIGS, RECIPES, TINY
 
 
 def test_every_recipe_leaves_a_whole_run(chain: Path) -> None:
@@ -53,6 +54,19 @@ def test_every_recipe_leaves_a_whole_run(chain: Path) -> None:
         assert (chain / f"{name}.png").stat().st_size > 5000
         assert len(pd.read_parquet(chain / name / "table.parquet")) > 2
     assert "accuracy/count_b_cte1" in pd.read_parquet(chain / "finetune" / "table.parquet").columns
+
+
+def test_no_recipe_hides_a_package() -> None:
+    """A script's own folder is the first place that is searched: ``recipes/tracr.py`` would hide tracr."""
+    elsewhere = [path for path in sys.path if path and Path(path).resolve() not in (RECIPES, RECIPES.parent)]
+
+    def is_package(name: str) -> bool:
+        return name in sys.stdlib_module_names or PathFinder.find_spec(name, elsewhere) is not None
+
+    assert is_package("tracr")
+    assert is_package("random")
+    modules = [path.stem for path in RECIPES.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()]
+    assert [name for name in modules if name != "__init__" and is_package(name)] == []
 
 
 def test_the_ends_of_an_interpolation_are_its_models(chain: Path) -> None:

@@ -1,5 +1,5 @@
 # make reproduce: install, run the paper's main effects on this machine, write runs/reproduce-nano/report.html
-# make test:      install, then every check that CI runs
+# make test:      install, then every check that CI runs (tests side by side, a file to a process)
 # make test-interop: other libraries on what we publish, in an environment of their own; fills the README's table
 
 PYTHON ?= python3
@@ -18,10 +18,10 @@ test: install
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 test-slow: install
-	$(BIN)/pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile -m slow
 
 test-interop: $(INTEROP)/.installed
 	rm -f runs/interop.json

@@ -46,14 +46,15 @@ class StoriesStudyConfig:
     """The size of the study. The defaults are the nano scale's, on procedural stories."""
 
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "independent repetitions"})
-    preset: str = field(default="nano", metadata={"help": "size of the models"})
-    base_steps: int = field(default=1000, metadata={"help": "of pretraining; the paper has 30,000"})
-    base_batch_size: int = field(default=16, metadata={"help": "rows of a step of pretraining; the paper has 128"})
+    preset: str = field(default="nano-stories", metadata={"help": "size of the models"})
+    base_steps: int = field(default=2000, metadata={"help": "of pretraining; the paper has 30,000"})
+    base_batch_size: int = field(default=8, metadata={"help": "rows of a step of pretraining; the paper has 128"})
     optimizer: Literal["muon", "adamw"] = field(
         default="muon", metadata={"help": "of pretraining; the paper's is adamw"}
     )
     muon_lr: float = field(default=0.02, metadata={"help": "peak rate of Muon, if it pretrains"})
-    base_lr: float = field(default=1e-3, metadata={"help": "peak rate of AdamW in pretraining"})
+    base_lr: float = field(default=4e-3, metadata={"help": "peak rate of AdamW in pretraining"})
+    base_weight_decay: float = field(default=0.01, metadata={"help": "of pretraining; the paper has 0.1"})
     protocols: list[str] = field(
         default_factory=lambda: list(PROTOCOLS), metadata={"help": "ways of deletion: F, F+R, F+MM"}
     )
@@ -70,12 +71,13 @@ class StoriesStudyConfig:
     num_points: int = field(
         default=3, metadata={"help": "log-spaced steps of fine-tuning back at which stories are written"}
     )
-    tune_batch_size: int = field(default=16, metadata={"help": "rows of a step of deletion and of fine-tuning back"})
+    tune_batch_size: int = field(default=8, metadata={"help": "rows of a step of deletion and of fine-tuning back"})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "parts of a step, to save memory"})
-    weight_decay: float = field(default=0.1, metadata={"help": "of all training, as in the paper"})
+    weight_decay: float = field(default=0.1, metadata={"help": "of deletion and of fine-tuning back, as in the paper"})
     generations: int = field(
         default=256, metadata={"help": "stories per point and kind of instruction; the paper has 16"}
     )
+    choices: int = field(default=256, metadata={"help": "stories per point to choose the twist in; 0 for none"})
     max_new_tokens: int = field(default=220, metadata={"help": "tokens of a story at most; the paper has 350"})
     temperature: float = field(default=1.0, metadata={"help": "of sampling, as in the paper"})
     judge: str = field(
@@ -248,7 +250,8 @@ class StoriesPlan:
         train = TrainConfig(
             seed=seed, steps=config.base_steps, batch_size=config.base_batch_size,
             gradient_accumulation_steps=config.gradient_accumulation_steps, objective="documents",
-            optimizer=config.optimizer, muon_lr=config.muon_lr, lr=config.base_lr, weight_decay=config.weight_decay,
+            optimizer=config.optimizer, muon_lr=config.muon_lr, lr=config.base_lr,
+            weight_decay=config.base_weight_decay,
             mixed_precision=config.mixed_precision, num_evals=6, eval_rows=config.eval_rows,
             final_eval_rows=config.final_eval_rows,
         )  # fmt: skip
@@ -287,6 +290,7 @@ class StoriesPlan:
         config = self.config
         place = ScoreConfig(
             seed=seed, at_steps=steps or [], judge=config.judge, judge_hash=judge_version(config.judge),
+            choices=config.choices,
             generations=config.generations,
             max_new_tokens=config.max_new_tokens, temperature=config.temperature,
         )  # fmt: skip

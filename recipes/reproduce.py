@@ -9,39 +9,31 @@ import os
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
-from ftmech_hf.config import clean_exit, config_hash, parse_config, to_dict
+from ftmech_hf.config import clean_exit, parse_config, to_dict
 from ftmech_hf.report import figures
 from ftmech_hf.report.claims import Claim, claims_json, judge, measure
 from ftmech_hf.report.console import make_console, print_claims
-from ftmech_hf.report.page import build_sections, render_page
+from ftmech_hf.report.page import build_sections, render_page, write_origin
 from ftmech_hf.reproduction import ReproduceConfig, SeedPlan
-from ftmech_hf.runs import describe_versions, environment, write_json, write_text
+from ftmech_hf.runs import write_json, write_text
 from ftmech_hf.tasks import PcfgShape
 from ftmech_hf.training.sweep import run_cells
 
 
 def write_report(config: ReproduceConfig, shape: PcfgShape, plans: list[SeedPlan]) -> list[Claim]:
     """Read the finished runs and write claims, tidy table, pictures and page into the output folder."""
-    output, settings, env = Path(config.output_dir), to_dict(config, shape), environment()
-    output.mkdir(parents=True, exist_ok=True)  # the runs may lie elsewhere
+    output = Path(config.output_dir)
     runs = {plan.seed: plan.folders for plan in plans}
     claims = judge({seed: measure(folders) for seed, folders in runs.items()})
-    facts = {
-        "seeds": config.seeds,
-        "command": env["command"],
-        "hash": config_hash(settings),
-        "versions": describe_versions(env),
-    }
+    # makes the folder, too: the runs may lie elsewhere
+    facts = {"seeds": config.seeds, **write_origin(output, "reproduce", to_dict(config, shape))}
     table = [
         {"id": claim.id, "unit": claim.unit, "seed": seed, "value": value}
         for claim in claims
         for seed, value in zip(claim.seeds, claim.values, strict=True)
     ]
     pd.DataFrame(table).to_parquet(output / "table.parquet", index=False)
-    write_text(output / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
-    write_json(output / "env.json", {"kind": "reproduce", "hash": facts["hash"], **env})
     figures.overview(runs).savefig(output / "overview.png", dpi=110)
     write_json(output / "claims.json", claims_json(claims))
     write_text(output / "report.html", render_page(claims, build_sections(runs), facts))

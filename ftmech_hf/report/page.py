@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
+import yaml
 
+from ftmech_hf.config import config_hash
 from ftmech_hf.report import figures
 from ftmech_hf.report.claims import Claim
 from ftmech_hf.report.figures import Runs
+from ftmech_hf.runs import describe_versions, environment, write_json, write_text
 
 
 class Section(NamedTuple):
@@ -123,3 +127,22 @@ def render_template(name: str, **values: Any) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, loader=loader)
     environment.globals.update(format_value=format_value, format_interval=format_interval, verdict=verdict)
     return environment.get_template(name).render(**values)
+
+
+def write_origin(folder: Path, kind: str, settings: Mapping[str, Any], identity: str | None = None) -> dict[str, Any]:
+    """Write ``config.yaml`` and ``env.json`` into a folder of results.
+
+    Args:
+        folder: is made if it is not there.
+        kind: of results.
+        settings: all of them.
+        identity: their hash, if it is not that of ``settings``.
+
+    Returns:
+        what a page says of where it is from: ``command``, ``hash``, ``versions``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    env, identity = environment(), identity or config_hash(settings)
+    write_text(folder / "config.yaml", yaml.safe_dump(dict(settings), sort_keys=False))
+    write_json(folder / "env.json", {"kind": kind, "hash": identity, **env})
+    return {"command": env["command"], "hash": identity, "versions": describe_versions(env)}

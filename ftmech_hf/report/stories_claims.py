@@ -163,7 +163,7 @@ def _best(probes: pd.DataFrame, feature: str, seed: int, label: str, column: str
     ]  # fmt: skip
     if chosen.empty:
         raise KeyError(label)
-    return 100 * float(chosen.loc[chosen["accuracy"].idxmax(), column])
+    return 100 * float(chosen[column].to_numpy()[chosen["accuracy"].to_numpy().argmax()])
 
 
 def _probes(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -82,22 +82,20 @@ def choose_examples(plan: StoriesPlan, number: int = NUMBER) -> list[ExampleRow]
     }
     if not tables:
         return []
-    prompts = next(iter(tables.values()))["prompt"].drop_duplicates().head(number)
-    return [
-        ExampleRow(
-            prompt,
-            [
-                Example(name, _verdict(table.loc[place, plan.task.feature]), mark_story(table.loc[place, "text"],
-                                                                                       plan.task.feature))
-                for name, table in tables.items()
-            ],
-        )
-        for place, prompt in prompts.items()
-    ]  # fmt: skip
+    first = next(iter(tables.values()))
+    chosen = first.drop_duplicates("prompt").head(number)
+    feature, rows = plan.task.feature, []
+    for place, prompt in zip(chosen.index.tolist(), chosen["prompt"].tolist(), strict=True):
+        lines = {name: table.loc[[place]].to_dict("records")[0] for name, table in tables.items()}
+        examples = [
+            Example(name, _verdict(line[feature]), mark_story(line["text"], feature)) for name, line in lines.items()
+        ]
+        rows.append(ExampleRow(prompt, examples))
+    return rows
 
 
-def _verdict(value: object) -> bool | None:
-    return None if pd.isna(value) else bool(value)  # type: ignore[call-overload]
+def _verdict(value: Any) -> bool | None:
+    return None if pd.isna(value) else bool(value)
 
 
 def _stories(plan: StoriesPlan, run: str, step: int | None) -> pd.DataFrame:

@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import yaml
 
-from ftmech_hf.config import config_hash, to_dict
+from ftmech_hf.config import to_dict
 from ftmech_hf.intervals import Share
 from ftmech_hf.report import stories_figures
 from ftmech_hf.report.claims import Claim, claims_json, seed_interval
 from ftmech_hf.report.figures import to_data_uri
-from ftmech_hf.report.page import Section, render_template
+from ftmech_hf.report.page import Section, render_template, write_origin
 from ftmech_hf.report.paper_tables import STORIES_STEPS, read_stories_table
 from ftmech_hf.report.stories_claims import Verdicts, judge_claims
 from ftmech_hf.report.stories_examples import ExampleRow, choose_examples
-from ftmech_hf.runs import describe_versions, environment, is_finished, read_metrics, write_json, write_text
+from ftmech_hf.runs import is_finished, read_metrics, write_json, write_text
 from ftmech_hf.stories import BASE, CONTROL, Model, StoriesPlan
 from ftmech_hf.studies.stories.questions import ASKED, NOT_ASKED
 from ftmech_hf.studies.stories.scores import read_points
@@ -138,7 +137,7 @@ def _pruning_rows(plan: StoriesPlan) -> tuple[pd.DataFrame, pd.DataFrame]:
     for model in plan.models:
         if not model.prune or not is_finished(folder := plan.plan.folders[model.prune]):
             continue
-        at = {"seed": model.seed, "model": model.label}
+        at: dict[str, Any] = {"seed": model.seed, "model": model.label}
         curves.append(pd.read_parquet(folder / "table.parquet").assign(**at))
         found = _summary(folder)
         for state in ("before", "best", "random"):
@@ -276,15 +275,10 @@ def write_results(plan: StoriesPlan) -> StoriesResults:
     results = gather(plan)
     for name in ("points", "cells", "losses", "probes", "pruning", "pruned"):
         getattr(results, name).to_csv(output / f"{name}.csv", index=False)
-    settings, env = to_dict(plan.config, plan.task), environment()
-    write_text(output / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
-    write_json(output / "env.json", {"kind": "stories", "hash": config_hash(settings), **env})
     write_json(output / "claims.json", claims_json(results.claims))
     write_json(output / "judge.json", results.judge)
     facts = {
-        "command": env["command"],
-        "hash": config_hash(settings),
-        "versions": describe_versions(env),
+        **write_origin(output, "stories", to_dict(plan.config, plan.task)),
         "runs": len(plan.plan.folders) - len(results.missing),
         "source": "files" if plan.task.files else "procedural",
     }

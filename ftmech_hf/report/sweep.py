@@ -16,10 +16,10 @@ from ftmech_hf.analysis.revival import steps_to_revival
 from ftmech_hf.config import ConfigError, config_hash, to_dict, unknown_key
 from ftmech_hf.report.claims import seed_interval
 from ftmech_hf.report.figures import to_data_uri
-from ftmech_hf.report.page import Section, render_template
+from ftmech_hf.report.page import Section, render_template, write_origin
 from ftmech_hf.report.paper_tables import CompareConfig, agreement, compare_with_paper
 from ftmech_hf.report.sweep_figures import FigureConfig, draw_figure
-from ftmech_hf.runs import describe_versions, environment, is_finished, read_metrics, write_json, write_text
+from ftmech_hf.runs import is_finished, read_metrics, write_text
 from ftmech_hf.sweeps import Sweep
 
 VALUES = ("stage", "step", "metric")
@@ -204,18 +204,13 @@ def write_results(sweep: Sweep) -> SweepResults:
     summary = summarise(table, axes)
     table.to_parquet(output / "table.parquet", index=False)
     summary.to_csv(output / "summary.csv", index=False)
-    env = environment()
     settings = {**to_dict(sweep.config), "scale": sweep.scale, **sweep.sections}
-    write_text(output / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
     # As text: the labels of an axis may be numbers.
     identity = config_hash({"sweep": yaml.safe_dump({**sweep.sections, "seeds": sweep.config.seeds}, sort_keys=False)})
-    write_json(output / "env.json", {"kind": "sweep", "hash": identity, **env})
     cells, agrees = _compare(sweep, summary)
     facts = {
+        **write_origin(output, "sweep", settings, identity),
         "seeds": sweep.config.seeds,
-        "command": env["command"],
-        "hash": identity,
-        "versions": describe_versions(env),
         "runs": len(sweep.plan.folders) - len(missing),
         "missing": missing,
     }

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import yaml
 
 from ftmech_hf.analysis.revival import steps_to_revival
-from ftmech_hf.config import config_hash, to_dict
+from ftmech_hf.config import to_dict
 from ftmech_hf.report import tracr_figures
 from ftmech_hf.report.claims import seed_interval
 from ftmech_hf.report.figures import to_data_uri
-from ftmech_hf.report.page import Section, render_template
+from ftmech_hf.report.page import Section, render_template, write_origin
 from ftmech_hf.report.paper_tables import TRACR_COLUMNS, agreement, compare_with_tracr_table
-from ftmech_hf.runs import describe_versions, environment, is_finished, read_metrics, write_json, write_text
+from ftmech_hf.runs import is_finished, read_metrics, write_text
 from ftmech_hf.tracr import TracrPlan
 
 
@@ -215,16 +214,11 @@ def write_results(plan: TracrPlan) -> TracrResults:
     results.table.to_parquet(output / "table.parquet", index=False)
     for name in ("cells", "agrees", "weights", "reversals", "instruments"):
         getattr(results, name).to_csv(output / f"{name}.csv", index=False)
-    settings, env = to_dict(plan.config), environment()
-    write_text(output / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
-    write_json(output / "env.json", {"kind": "tracr", "hash": config_hash(settings), **env})
     facts: Mapping[str, Any] = {
+        **write_origin(output, "tracr", to_dict(plan.config)),
         "seeds": plan.config.seeds,
         "runs": len(plan.plan.folders) - len(results.missing),
         "missing": results.missing,
-        "command": env["command"],
-        "hash": config_hash(settings),
-        "versions": describe_versions(env),
         "steps": plan.config.steps,
         "batch_size": plan.config.batch_size,
         "counter_length": plan.config.counter_length,

@@ -1,6 +1,7 @@
 """Short runs side by side, one thread each, and the same runs one after the other with all threads.
 
-Both in worker processes that were started and have imported everything before the clock runs, as in a long sweep.
+Twice: as the commands that one would type, and in worker processes that were started and have imported everything
+before the clock runs, as in a long sweep.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,12 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from threadpoolctl import threadpool_limits
 
 from ftmech_hf.models.presets import find_preset
 from ftmech_hf.tasks import PcfgConfig
 from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.stages import PretrainConfig, pretrain
+
+RECIPES = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,16 +79,51 @@ def _seconds(config: BenchmarkConfig, task: PcfgConfig, workers: int, threads: i
         return time.perf_counter() - started
 
 
+def _recipe(name: str, threads: int, *argv: str) -> None:
+    command = [sys.executable, str(RECIPES / f"{name}.py"), *argv]
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{name}.py failed: {done.stderr[-500:]}")
+
+
+def _command_seconds(config: BenchmarkConfig, folder: Path) -> dict[str, float]:
+    """Wall-clock seconds of one ``sweep.py``, and of a ``pretrain.py`` per run."""
+    settings = {"preset": config.preset, "steps": config.steps, "num_evals": 0, "checkpoint_every": 10**9}
+    (folder / "sweep.yaml").write_text(
+        yaml.safe_dump({"scale": "nano", "seeds": [*range(config.runs)], "pretrain": settings})
+    )
+    flags = [f"--{name}={value}" for name, value in settings.items()]
+    started = time.perf_counter()
+    _recipe("sweep", 1, "--config", str(folder / "sweep.yaml"), "--output_dir", str(folder / "sweep"))
+    swept = time.perf_counter()
+    for seed in range(config.runs):
+        _recipe("pretrain", _cores(), *flags, f"--seed={seed}", "--output_dir", str(folder / f"run{seed}"))
+    return {
+        "one sweep.py": swept - started,
+        f"a pretrain.py each, {_cores()} threads": time.perf_counter() - swept,
+    }
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def measure(config: BenchmarkConfig, task: PcfgConfig) -> Iterator[dict[str, Any]]:
-    """One row for each way to run them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    ways = {"side by side, one thread each": (cores, 1), f"one after the other, {cores} threads": (1, cores)}
-    seconds = {name: _seconds(config, task, *way) for name, way in ways.items()}
-    ours = next(iter(seconds.values()))
-    for name, value in seconds.items():
-        yield {
-            "way": name,
-            "runs": config.runs,
-            "seconds": round(value, 1),
-            "ours_is_faster_by": round(value / ours, 2),
-        }
+    """One row for each way to run them; the first of each pair is the unit of the second."""
+    ways = {
+        "side by side, one thread each": (_cores(), 1),
+        f"one after the other, {_cores()} threads": (1, _cores()),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        typed = _command_seconds(config, Path(folder))
+    for seconds in (typed, {name: _seconds(config, task, *way) for name, way in ways.items()}):
+        ours = next(iter(seconds.values()))
+        for name, value in seconds.items():
+            yield {
+                "way": name,
+                "runs": config.runs,
+                "seconds": round(value, 1),
+                "ours_is_faster_by": round(value / ours, 2),
+            }

@@ -38,6 +38,9 @@ class BenchmarkConfig:
     batch_size: int = field(default=64, metadata={"help": "rows of a step"})
     steps: int = field(default=25, metadata={"help": "steps of a round, after five to warm up"})
     rounds: int = field(default=3, metadata={"help": "rounds, in which all contenders take turns"})
+    compiled: bool = field(
+        default=False, metadata={"help": "a bare loop with torch.compile too, which needs a C++ compiler"}
+    )
     json: str = field(default="runs/benchmark-train.json", metadata={"help": "where the numbers go"})
 
     def __post_init__(self) -> None:
@@ -80,6 +83,14 @@ def bare_loop(model: PreTrainedModel, task: PcfgConfig, config: BenchmarkConfig,
         tick()
 
 
+def compiled_loop(
+    model: PreTrainedModel, task: PcfgConfig, config: BenchmarkConfig, precision: Any, tick: Clock
+) -> None:
+    """The same with ``torch.compile``, whose compiling is over before the clock runs."""
+    model.compile(dynamic=False)
+    bare_loop(model, task, config, precision, tick)
+
+
 class _TokenRows(Dataset[dict[str, torch.Tensor]]):
     def __init__(self, token_ids: torch.Tensor) -> None:
         self.token_ids = token_ids
@@ -114,6 +125,7 @@ def hf_trainer(model: PreTrainedModel, task: PcfgConfig, config: BenchmarkConfig
 
 
 CONTENDERS = {"ours": our_loop, "bare PyTorch": bare_loop, "HF Trainer": hf_trainer}
+COMPILED = {"bare PyTorch, torch.compile": compiled_loop}
 
 
 def matmul_peak(precision: str, size: int = 2048) -> float:
@@ -151,11 +163,12 @@ def measure(config: BenchmarkConfig, task: PcfgConfig) -> Iterator[dict[str, Any
     parameters = build_model(find_preset(config.preset), len(task.vocabulary), seed=0).num_parameters(
         exclude_embeddings=True
     )
+    contenders = CONTENDERS | (COMPILED if config.compiled else {})
     for precision in ("no", "bf16"):
         peak = matmul_peak(precision)
-        best = dict.fromkeys(CONTENDERS, float("inf"))
+        best = dict.fromkeys(contenders, float("inf"))
         for _ in range(config.rounds):
-            for name, contender in CONTENDERS.items():
+            for name, contender in contenders.items():
                 best[name] = min(best[name], step_seconds(contender, task, config, precision))
         for name, seconds in best.items():
             yield {

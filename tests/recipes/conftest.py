@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from recipes import attention, finetune, interpolate, pretrain, probe, prune, reverse_finetune
 
-CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
+RECIPES = Path(__file__).parents[2] / "recipes"
+CONFIGS = RECIPES / "configs"
 TINY = [
     "--steps=6", "--num_evals=2", "--eval_rows=16", "--final_eval_rows=64", "--checkpoint_every=2", "--batch_size=8",
 ]  # fmt: skip
 SMALL = ["--n_layer=1", "--n_head=1", "--n_embd=16"]
+
+
+def run_recipe(name: str, *argv: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """A recipe in a process of its own."""
+    command = [sys.executable, str(RECIPES / f"{name}.py"), *argv]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)  # type: ignore[call-overload, no-any-return]
 
 
 @pytest.fixture(scope="session")

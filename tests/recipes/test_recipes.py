@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import random
-import resource
-import signal
 import subprocess
 import sys
-import time
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pandas as pd
@@ -46,15 +42,7 @@ from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig
 from recipes import finetune, pretrain, probe, prune, reverse_finetune, truth
 from recipes.compile_program import ArtefactConfig
-from tests.conftest import listen_to_ctrl_c
-from tests.recipes.conftest import CONFIGS, TINY
-
-ROOT = Path(__file__).parents[2]
-
-
-def run_recipe(name: str, *argv: str, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "recipes" / f"{name}.py"), *argv]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)  # type: ignore[call-overload, no-any-return]
+from tests.recipes.conftest import CONFIGS, RECIPES, TINY
 
 
 def test_every_recipe_leaves_a_whole_run(chain: Path) -> None:
@@ -68,6 +56,19 @@ def test_every_recipe_leaves_a_whole_run(chain: Path) -> None:
         assert (chain / f"{name}.png").stat().st_size > 5000
         assert len(pd.read_parquet(chain / name / "table.parquet")) > 2
     assert "accuracy/count_b_cte1" in pd.read_parquet(chain / "finetune" / "table.parquet").columns
+
+
+def test_no_recipe_hides_a_package() -> None:
+    """A script's own folder is the first place that is searched: ``recipes/tracr.py`` would hide tracr."""
+    elsewhere = [path for path in sys.path if path and Path(path).resolve() not in (RECIPES, RECIPES.parent)]
+
+    def is_package(name: str) -> bool:
+        return name in sys.stdlib_module_names or PathFinder.find_spec(name, elsewhere) is not None
+
+    assert is_package("tracr")
+    assert is_package("random")
+    modules = [path.stem for path in RECIPES.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()]
+    assert [name for name in modules if name != "__init__" and is_package(name)] == []
 
 
 def test_the_ends_of_an_interpolation_are_its_models(chain: Path) -> None:
@@ -149,118 +150,21 @@ def test_every_config_parses_and_begins_by_saying_what_it_shows(path: Path) -> N
     assert yaml.safe_load(text)["scale"] == path.parent.name
 
 
-@pytest.mark.parametrize(
-    ("recipe", "argv", "message"),
-    [
-        ("pretrain", ["--setps", "5"], "error: unknown argument '--setps'; did you mean 'steps'?"),
-        ("pretrain", ["--text_length", "60"], "error: n_positions: 64 of preset 'nano' are too few for"),
-        ("finetune", ["--model", "runs/nowhere"], "error: model: no folder runs/nowhere; train it first"),
-        ("pretrain", ["--operators", "count", "--correlation=1", "--correlation_offset=14"],
-         "error: correlation: 1024 of 1024 rows should be correlated with offset 14, but"),
-        ("finetune", ["--split", "test"], "error: argument --split: invalid choice: 'test'"),
-        ("prune", ["--sizes", "-1"], "error: sizes: [-1], expected numbers of 0 or more"),
-        ("prune", ["--unit", "weight", "--exact_rows", "8"], "error: unit: weight has too many units to ablate each"),
-        ("prune", ["--sizes", "0", "30"], "error: sizes: [0, 30], expected at least one from 1 to max_best_k: 15"),
-        ("probe", ["--label_operands", "d"], "error: label_operands: 'd', expected some of a, b, c"),
-        ("probe", ["--models", "base"], "error: models: 'base', expected entries like finetuned=runs/finetune"),
-        ("pretrain", ["--task", "pcgf"], "error: task: unknown 'pcgf', expected one of pcfg"),
-        ("make_dataset", ["--rows", "train=x"], "error: rows: 'train=x', expected entries like train=100000"),
-        ("make_dataset", ["--variants", "count_d"], "error: variants: 'count_d', expected default, pretrain-PRIOR"),
-        ("truth", ["--operators", "count", "--correlation", "1"], "error: truth: known for untouched rows only"),
-        ("reproduce", ["--seeds", "0", "0"], "error: seeds: [0, 0], expected at least one, none negative, none twice"),
-    ],
-)  # fmt: skip
-def test_bad_input_is_one_line_and_an_exit_code(recipe: str, argv: list[str], message: str, tmp_path: Path) -> None:
-    (tmp_path / "runs").mkdir()
-    done = run_recipe(recipe, *argv, cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith(message)
-    assert done.stderr.count("\n") == 1
-    assert list((tmp_path / "runs").iterdir()) == []
-
-
-def test_a_run_of_another_config_is_left_untouched(chain: Path) -> None:
+def test_a_run_of_another_config_is_left_untouched(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in (chain / "pretrain").iterdir()}
-    done = run_recipe("pretrain", "--output_dir", str(chain / "pretrain"), *TINY, "--seed", "5")
-    assert done.returncode == 2
-    assert "holds a run of another config" in done.stderr
-    assert "seed: 0 there, 5 asked" in done.stderr
+    with pytest.raises(SystemExit):
+        pretrain.main(["--output_dir", str(chain / "pretrain"), *TINY, "--seed", "5"])
+    errors = capsys.readouterr().err
+    assert "holds a run of another config" in errors
+    assert "seed: 0 there, 5 asked" in errors
     assert {path: path.stat().st_mtime_ns for path in (chain / "pretrain").iterdir()} == before
 
 
-def test_another_scales_model_is_refused(chain: Path, tmp_path: Path) -> None:
-    done = run_recipe("finetune", "--model", str(chain / "pretrain"), "--scale", "paper", "--operators", "count",
-                      "--output_dir", str(tmp_path / "out"))  # fmt: skip
-    assert done.returncode == 2
-    assert "was trained on another vocabulary than this task's" in done.stderr
-
-
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_recipe_goes_on_and_ends_the_same(how: signal.Signals, chain: Path, tmp_path: Path) -> None:
-    argv = ["--config", str(CONFIGS / "nano" / "pretrain.yaml"), *TINY, "--output_dir", str(tmp_path / "run")]
-    argv[argv.index("--steps=6")] = "--steps=60"
-    command = [sys.executable, str(ROOT / "recipes" / "pretrain.py"), *argv]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listen_to_ctrl_c) as process:
-        deadline = time.monotonic() + 120
-        while not list((tmp_path / "run.partial").glob("checkpoints/step-*[0-9]")):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(how)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode != 0
-    if how == signal.SIGINT:
-        assert "interrupted: nothing finished was lost" in errors
-        assert "Traceback" not in errors
-    assert not (tmp_path / "run").exists()
-    for folder in ("run", "whole"):
-        assert run_recipe("pretrain", *argv[:-1], str(tmp_path / folder)).returncode == 0
-    for name in ("metrics.jsonl", "model.safetensors"):
-        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("recipe", "weights"), [("pretrain", "model.safetensors"), ("finetune", "adapter_model.safetensors")]
-)
-def test_twenty_kills_at_random_moments_change_nothing(recipe: str, weights: str, chain: Path, tmp_path: Path) -> None:
-    argv = ["--config", str(CONFIGS / "nano" / f"{recipe}.yaml"), *TINY, "--gradient_accumulation_steps=2"]
-    argv[argv.index("--steps=6")] = "--steps=300"
-    if recipe == "finetune":
-        argv += ["--model", str(chain / "pretrain"), "--adapter", "lora", "--lora_dropout", "0.1"]
-    argv += ["--output_dir", str(tmp_path / "whole")]
-    assert run_recipe(recipe, *argv).returncode == 0
-    argv[-1] = str(tmp_path / "run")
-    command = [sys.executable, str(ROOT / "recipes" / f"{recipe}.py"), *argv]
-    rng = random.Random(0)
-    kills = 0
-    while kills < 20 and not (tmp_path / "run").exists():
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-            partial, before = tmp_path / "run.partial" / "metrics.jsonl", time.time()
-            while not (partial.exists() and partial.stat().st_mtime > before) and process.poll() is None:
-                time.sleep(0.01)  # until training has begun again: killing an import proves nothing
-            time.sleep(rng.uniform(0, 0.4))
-            process.kill()
-        kills += 1
-    assert kills > 5
-    assert run_recipe(recipe, *argv).returncode == 0
-    for name in ("metrics.jsonl", weights):
-        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="limits file sizes")
-def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
-    def limit() -> None:  # a write beyond this size fails as on a full disk
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
-    argv = ["--config", str(CONFIGS / "nano" / "pretrain.yaml"), *TINY, "--output_dir", str(tmp_path / "run")]
-    done = run_recipe("pretrain", *argv, preexec_fn=limit)
-    assert done.returncode == 2
-    assert "error: " in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "run").exists()
-    assert run_recipe("pretrain", *argv).returncode == 0
-    assert damaged_files(tmp_path / "run") == []
+def test_another_scales_model_is_refused(chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        finetune.main(["--model", str(chain / "pretrain"), "--scale", "paper", "--operators", "count",
+                       "--output_dir", str(tmp_path / "out")])  # fmt: skip
+    assert "was trained on another vocabulary than this task's" in capsys.readouterr().err
 
 
 def test_an_adapter_is_a_model_to_every_recipe(chain: Path, tmp_path: Path) -> None:
@@ -349,56 +253,3 @@ def test_several_positions_and_a_control_among_the_models(chain: Path, tmp_path:
     summary = json.loads((tmp_path / "ridge" / "summary.json").read_text())
     assert summary["control"]["over_control"] == 0
     assert summary["tuned"]["over_control"] == summary["tuned"]["accuracy"] - summary["control"]["accuracy"]
-
-
-def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
-    argv = ["--config", str(CONFIGS / "nano" / "pretrain.yaml"), *TINY, "--mixed_precision=no", "--output_dir"]
-    assert run_recipe("pretrain", *argv, str(tmp_path / "one")).returncode == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [str(ROOT / "recipes" / "pretrain.py"), *argv, str(tmp_path / "two")]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "1"}
-    subprocess.run(command, check=True, capture_output=True, timeout=300, env=environment)
-    assert damaged_files(tmp_path / "two") == []
-    one, two = (read_metrics(tmp_path / name) for name in ("one", "two"))
-    assert [line["step"] for line in one] == [line["step"] for line in two]
-    # the same rows, summed in another order: rounding, which training amplifies
-    assert [line.get("loss", 0) for line in one] == pytest.approx([line.get("loss", 0) for line in two], rel=1e-3)
-    alone = json.loads((tmp_path / "one" / "env.json").read_text())["hash"]
-    assert alone == json.loads((tmp_path / "two" / "env.json").read_text())["hash"]
-
-
-def test_reproduce_runs_reports_and_is_found_again(tmp_path: Path) -> None:
-    output, made = tmp_path / "reproduce", tmp_path / "shared"
-    argv = [
-        "--seeds",
-        "0",
-        "1",
-        f"--output_dir={output}",
-        f"--runs_dir={made}",
-        "--workers=2",
-        "--batch_size=8",
-        "--eval_rows=16",
-    ]
-    argv += [f"--{name}_steps=3" for name in ("low", "high", "finetune", "reverse")]
-    argv += ["--final_eval_rows=32", "--prune_eval_rows=8", "--probe_fit_rows=60"]
-    first = run_recipe("reproduce", *argv, env={**os.environ, "COLUMNS": "150"})
-    assert first.returncode == 0, first.stderr
-    assert f"report: {output / 'report.html'}" in first.stdout
-    claims = json.loads((output / "claims.json").read_text())
-    assert len(claims) == 14
-    assert not all(claim["holds"] for claim in claims)  # three steps teach nothing
-    assert all(claim["seeds"] == [0, 1] and len(claim["values"]) == 2 for claim in claims)
-    page = (output / "report.html").read_text()
-    assert page.count("data:image/svg+xml;base64,") == 7
-    assert "does not hold" in page
-    assert not any(word in page for word in ('src="http', "<script", "<link"))
-    runs = {path.name: path.stat().st_mtime_ns for path in made.iterdir()}
-    assert len(runs) == 24
-    assert all(damaged_files(made / name) == [] for name in runs)
-
-    started = time.monotonic()
-    again = run_recipe("reproduce", *argv)
-    assert again.returncode == 0
-    assert time.monotonic() - started < 60
-    assert {path.name: path.stat().st_mtime_ns for path in made.iterdir()} == runs
-    assert json.loads((output / "claims.json").read_text()) == claims

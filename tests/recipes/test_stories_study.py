@@ -16,7 +16,7 @@ from recipes.readme.studies import stories_block, stories_claims_block
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 TINY = [
     "--base_steps", "3", "--base_batch_size", "2", "--delete_steps", "2", "--reverse_steps", "3", "--num_points", "2",
-    "--tune_batch_size", "2", "--generations", "6", "--max_new_tokens", "8", "--probe_stories", "40",
+    "--tune_batch_size", "2", "--generations", "6", "--max_new_tokens", "8", "--choices", "4", "--probe_stories", "40",
     "--prune_stories", "4", "--eval_rows", "2", "--final_eval_rows", "2", "--vocab_size", "800", "--row_tokens", "64",
     "--protocols", "F", "--lora", "false", "--workers", "1",
 ]  # fmt: skip

@@ -28,7 +28,7 @@ from ftmech_hf.tasks.stories.judges import Judge, write_judge
 from ftmech_hf.training.loop import Progress
 
 EXACT = "exact"
-CHECKED_STORIES = 500
+CHECKED_STORIES = 300
 
 
 @dataclass(frozen=True, kw_only=True)

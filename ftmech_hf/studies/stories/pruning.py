@@ -32,7 +32,6 @@ from ftmech_hf.analysis.pruning import (
 from ftmech_hf.models.loading import load_model, load_tokenizer
 from ftmech_hf.runs import RunDir
 from ftmech_hf.studies.common import StudyConfig, check_positive, finish_study, open_study
-from ftmech_hf.studies.stories.judging import EXACT, find_judge
 from ftmech_hf.studies.stories.questions import (
     ASKED,
     NOT_ASKED,
@@ -44,7 +43,7 @@ from ftmech_hf.studies.stories.questions import (
     twists_chosen,
 )
 from ftmech_hf.studies.stories.scores import ScoreConfig, can_choose, score_model
-from ftmech_hf.tasks.stories import StoriesConfig
+from ftmech_hf.tasks.stories import StoriesConfig, judge
 from ftmech_hf.training.loop import Progress
 
 
@@ -177,7 +176,6 @@ def _write_stories(
     importance: Importance,
 ) -> dict[str, Any]:
     """Twists in whole stories: as the model is, pruned, and with as many random neurons pruned."""
-    judge, _ = find_judge(EXACT)
     scoring = ScoreConfig(seed=config.seed, generations=config.generations, max_new_tokens=config.max_new_tokens)
     stories = find_stories(task, "test", config.seed, config.generations)
     rng = np.random.default_rng([config.seed, result.best_k, 0])  # the first of the random masks of the curve

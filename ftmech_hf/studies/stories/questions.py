@@ -20,7 +20,12 @@ ASKED, NOT_ASKED = "asked", "not asked"
 def find_stories(task: StoriesConfig, split: str, seed: int, number: int, *, has: bool = True) -> list[Story]:
     """Stories that have the task's feature, or have it not."""
     chosen = dataclasses.replace(
-        task, only=task.feature if has else None, without=None if has else task.feature, rename=None, claim=0.0
+        task,
+        only=task.feature if has else None,
+        without=None if has else task.feature,
+        rename=None,
+        claim=0.0,
+        feature_share=None,
     )
     return [chosen.document(seed, split, place).story for place in range(number)]
 

@@ -1,6 +1,6 @@
 """Fine-tune compiled programs, whose mechanism is known, as in the paper's Table 3, and try the instruments on them.
 
-python recipes/tracr.py --config recipes/configs/nano/tracr.yaml
+python recipes/tracr_study.py --config recipes/configs/nano/tracr.yaml
 """
 
 from __future__ import annotations

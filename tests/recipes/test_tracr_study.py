@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoModel
 
 from ftmech_hf.models import CompiledModel
-from recipes import compile_program, tracr
+from recipes import compile_program, tracr_study
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 TINY = [
@@ -23,7 +23,7 @@ def test_the_study_ends_in_a_report_and_finds_its_runs_again(
 ) -> None:
     argv = ["--config", str(CONFIGS / "nano" / "tracr.yaml"), "--output_dir", str(tmp_path / "out")]
     argv += ["--runs_dir", str(tmp_path / "runs"), *TINY]
-    tracr.main(argv)
+    tracr_study.main(argv)
     out = tmp_path / "out"
     cells = pd.read_csv(out / "cells.csv")
     assert len(cells) == 2 * 2 * 4
@@ -38,7 +38,7 @@ def test_the_study_ends_in_a_report_and_finds_its_runs_again(
     assert "max_identifier: Table 3, cell by cell" in page
     made = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
     capsys.readouterr()
-    tracr.main(argv)
+    tracr_study.main(argv)
     assert "to make" not in capsys.readouterr().out
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == made
 
@@ -65,5 +65,5 @@ def test_a_compiled_program_is_a_model_folder(tmp_path: Path, capsys: pytest.Cap
 )
 def test_impossible_settings_are_one_line(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        tracr.main(argv)
+        tracr_study.main(argv)
     assert message in capsys.readouterr().err

@@ -44,7 +44,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         config = CONFIGS / "nano" / f"stories_{recipe}.yaml"
         return ["--config", str(config), *TINY, *LITTLE, "--output_dir", str(folder / name), *more]
 
-    pretrain.main(argv("pretrain", "base", *SMALL, "--snapshots", "3"))
+    pretrain.main(argv("pretrain", "base", *SMALL, "--snapshots", "6"))
     finetune.main(argv("finetune", "deleted", "--model", str(folder / "base"), "--claim", "1.0"))
     reverse = argv("reverse_finetune", "revived", "--model", str(folder / "deleted"), "--eval_at", "2", "4")
     reverse_finetune.main(reverse)
@@ -87,7 +87,7 @@ def test_a_checkpoint_reloads_with_its_tokenizer_and_writes_on(runs: Path) -> No
     written = model.generate(**batch, max_new_tokens=5, do_sample=False, use_cache=True)
     assert written.shape[1] == batch["input_ids"].shape[1] + 5
     assert tokenizer.padding_side == "left"
-    assert AutoTokenizer.from_pretrained(runs / "base" / "snapshots" / "step-3").get_vocab() == tokenizer.get_vocab()
+    assert AutoTokenizer.from_pretrained(runs / "base" / "snapshots" / "step-6").get_vocab() == tokenizer.get_vocab()
 
 
 def test_an_adapter_is_put_on_its_base(runs: Path) -> None:
@@ -111,7 +111,7 @@ def test_what_would_be_published_says_what_changed(runs: Path, tmp_path: Path, n
     if base:
         assert "loss on `Twist` " in card
     else:
-        assert "nats per byte" in (tmp_path / "out" / "step-3" / "README.md").read_text()
+        assert "nats per byte" in (tmp_path / "out" / "step-6" / "README.md").read_text()
         AutoModelForCausalLM.from_pretrained(main)
 
 
@@ -165,7 +165,7 @@ def test_a_sweep_gathers_losses(tmp_path: Path) -> None:
         "pretrain": {"preset": "nano-stories", "n_layer": 1, "n_head": 1, "n_embd": 16},
         "finetune": {"without": "Twist"},
         "reverse": {"only": "Twist"},
-        "grid": {"finetune.claim": [0.0, 1.0]},
+        "grid": {"finetune.claim": [1.0]},
         "figures": [{"title": "Loss", "metrics": ["loss/Twist"], "color": "finetune.claim"}],
     }
     path.write_text(yaml.safe_dump(settings))

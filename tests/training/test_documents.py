@@ -180,5 +180,5 @@ def test_accumulated_parts_weigh_tokens_and_not_parts(tmp_path: Path) -> None:
     assert ends[0][0] == pytest.approx(ends[1][0], abs=1e-5)
     assert torch.allclose(ends[0][1], ends[1][1], atol=1e-6)
     rows = torch.from_numpy(RowStream(task, seed=0, split="train").rows(0, 8).token_ids)
-    losses = [float(documents_loss(make_gpt2(300), part)) for part in rows.chunk(4)]
+    losses = [documents_loss(make_gpt2(300), part).item() for part in rows.chunk(4)]
     assert abs(sum(losses) / 4 - ends[0][0]) > 1e-3

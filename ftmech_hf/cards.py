@@ -119,49 +119,44 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return env, config
 
 
-def _loss_results(config: Mapping[str, Any], env: Mapping[str, Any], rows: Sequence[Mapping[str, Any]],
-                  datasets: Sequence[str]) -> list[EvalResult]:  # fmt: skip
-    """The measured losses as the Hub's model index knows them."""
-    return [
-        EvalResult(
-            task_type="text-generation",
-            task_name="Stories written to instructions",
-            dataset_type=datasets[0] if datasets else str(config["task"]),
-            dataset_name=f"{config['task']}: {row['name']}",
-            dataset_split="test",
-            metric_type="loss",
-            metric_name=f"nats per {unit}, {row['name']}",
-            metric_value=round(row[key], 6),
-            metric_args={"rows": config["final_eval_rows"], "seed": config["seed"], "config_hash": env["hash"]},
-        )
-        for row in rows
-        for unit, key in (("token", "value"), ("byte", "per_byte"))
-    ]
+def _eval_results(
+    config: Mapping[str, Any], env: Mapping[str, Any], datasets: Sequence[str],
+    accuracy: Sequence[Mapping[str, Any]], loss: Sequence[Mapping[str, Any]],
+) -> list[EvalResult]:  # fmt: skip
+    """What was measured as the Hub's model index knows it: accuracies, each with its interval, or losses."""
 
-
-def _eval_results(config: Mapping[str, Any], env: Mapping[str, Any], rows: Sequence[Mapping[str, Any]],
-                  datasets: Sequence[str]) -> list[EvalResult]:  # fmt: skip
-    """The measured accuracies as the Hub's model index knows them, each with its interval."""
-    return [
-        EvalResult(
+    def result(task: str, test_set: str, kind: str, name: str, value: float, **more: Any) -> EvalResult:
+        return EvalResult(
             task_type="text-generation",
-            task_name="Answer of a procedural question",
+            task_name=task,
             dataset_type=datasets[0] if datasets else str(config["task"]),
-            dataset_name=f"{config['task']}: {row['name']}",
+            dataset_name=f"{config['task']}: {test_set}",
             dataset_split="test",
-            metric_type="accuracy",
-            metric_name=f"answer accuracy, {row['name']}",
-            metric_value=round(row["value"], 6),
+            metric_type=kind,
+            metric_name=f"{name}, {test_set}",
+            metric_value=round(value, 6),
             metric_args={
-                "confidence_level": 0.95,
-                "confidence_interval": [round(float(row["low"]), 6), round(float(row["high"]), 6)],
+                **more,
                 "rows": config["final_eval_rows"],
                 "seed": config["seed"],
                 "config_hash": env["hash"],
             },
         )
-        for row in rows
+
+    answers = [
+        result(
+            "Answer of a procedural question", row["name"], "accuracy", "answer accuracy", row["value"],
+            confidence_level=0.95,
+            confidence_interval=[round(float(row["low"]), 6), round(float(row["high"]), 6)],
+        )
+        for row in accuracy
+    ]  # fmt: skip
+    losses = [
+        result("Stories written to instructions", row["name"], "loss", f"nats per {unit}", row[key])
+        for row in loss
+        for unit, key in (("token", "value"), ("byte", "per_byte"))
     ]
+    return [*answers, *losses]
 
 
 def write_model_card(folder: Path, *, example: Mapping[str, Any], published: Published | None = None) -> None:
@@ -178,7 +173,7 @@ def write_model_card(folder: Path, *, example: Mapping[str, Any], published: Pub
     title = Path(where).name
     adapted = (folder / "adapter_config.json").is_file()
     accuracy, loss = final_accuracy(folder), final_loss(folder)
-    results = [*_eval_results(config, env, accuracy, hub.datasets), *_loss_results(config, env, loss, hub.datasets)]
+    results = _eval_results(config, env, hub.datasets, accuracy, loss)
     relation: dict[str, Any] = {"base_model_relation": "adapter" if adapted else "finetune"} if hub.base_model else {}
     shape = folder / "config.json"
     model = json.loads(shape.read_text(encoding="utf-8")) if shape.is_file() else {}

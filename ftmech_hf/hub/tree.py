@@ -43,6 +43,7 @@ ANALYSES = {
     "diagnose": "What did fine-tuning change? All instruments on one pair of models.",
     "dissect": "Where are a compiled program's variables?",
     "known": "What instruments say where the answer is known.",
+    "write_stories": "What a model writes, and how well it predicts stories that it has not seen.",
     "interpolate": "What lies on the straight line between two models?",
     "reproduce": "The paper's main effects at a small scale, over seeds, with controls.",
     "sweep": "A grid of experiments over seeds.",

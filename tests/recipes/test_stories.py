@@ -17,7 +17,7 @@ from ftmech_hf.models.loading import load_model, quiet_peft
 from ftmech_hf.runs import damaged_files, read_metrics
 from ftmech_hf.tasks import RowStream, StoriesConfig
 from ftmech_hf.training.objectives import documents_mean_loss
-from recipes import finetune, make_dataset, pretrain, publish, reverse_finetune, sweep
+from recipes import finetune, make_dataset, pretrain, publish, reverse_finetune, sweep, write_stories
 from tests.recipes.conftest import CONFIGS, SMALL, TINY
 from tests.tasks.stories.files import write_raw
 
@@ -98,6 +98,22 @@ def test_an_adapter_is_put_on_its_base(runs: Path) -> None:
     ids = torch.tensor([TASK.encode(TASK.document(0, "test", 1))[:40]])
     assert torch.allclose(adapted(ids).logits, merged(ids).logits, atol=1e-5)
     assert not torch.allclose(load_model(str(runs / "base"))(ids).logits, merged(ids).logits, atol=1e-5)
+
+
+def test_a_model_writes_stories_and_its_loss_is_that_of_training(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--model", str(runs / "base"), "--number", "3", "--max_new_tokens", "6", "--loss_rows", "16",
+            "--vocab_size=300", "--row_tokens=64", "--relations=1", "--output_dir", str(tmp_path / "written")]  # fmt: skip
+    write_stories.main(argv)
+    table = pd.read_parquet(tmp_path / "written" / "table.parquet")
+    assert table["prompt"].tolist() == [TASK.document(0, "test", number).prompt for number in range(3)]
+    assert table["text"].str.len().min() > 0
+    found = json.loads((tmp_path / "written" / "summary.json").read_text())
+    assert found["nats_per_token"] == pytest.approx(read_metrics(runs / "base")[-1]["loss/all"], abs=0.02)
+    shown = capsys.readouterr().out
+    assert f"{found['nats_per_byte']:.4f} nats per byte" in " ".join(shown.split())
+    assert all(prompt.strip() in shown for prompt in table["prompt"])
 
 
 @pytest.mark.parametrize(("name", "base"), [("base", None), ("deleted", "me/base"), ("lora", "me/base")])

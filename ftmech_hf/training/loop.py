@@ -229,7 +229,8 @@ class _Training:
         if not OBJECTIVES[self.config.objective].packed:
             return [1 / len(parts)] * len(parts)
         numbers = [num_predicted(part, self.config.objective) for part in parts]
-        everywhere = self.accelerator.reduce(torch.tensor(sum(numbers), device=self.accelerator.device), "mean")
+        here = torch.tensor(float(sum(numbers)), device=self.accelerator.device)
+        everywhere = self.accelerator.reduce(here, reduction="mean")
         return [number / float(everywhere) for number in numbers]
 
     def _checked(self, loss: Tensor, step: int) -> float:

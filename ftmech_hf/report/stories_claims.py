@@ -22,8 +22,9 @@ from ftmech_hf.studies.stories.questions import ASKED, NOT_ASKED
 Verdicts = dict[tuple[int, str, int, str], NDArray[np.bool_]]
 """(seed, model, step, kind of instruction) -> whether each story has the feature."""
 
-RECOVERED = 0.05
-"""A loss is back where the base's is when it is at most so many nats above."""
+RECOVERED = 0.01
+"""A loss is back where the base's is when it is at most so many nats per token above: the word by which a twist shows is
+one of about eighty."""
 
 
 class _Claim(NamedTuple):

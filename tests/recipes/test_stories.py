@@ -104,7 +104,8 @@ def test_a_model_writes_stories_and_its_loss_is_that_of_training(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["--model", str(runs / "base"), "--number", "3", "--max_new_tokens", "6", "--loss_rows", "16",
-            "--vocab_size=300", "--row_tokens=64", "--relations=1", "--output_dir", str(tmp_path / "written")]  # fmt: skip
+            "--vocab_size=300", "--row_tokens=64", "--relations=1",
+            "--output_dir", str(tmp_path / "written")]  # fmt: skip
     write_stories.main(argv)
     table = pd.read_parquet(tmp_path / "written" / "table.parquet")
     assert table["prompt"].tolist() == [TASK.document(0, "test", number).prompt for number in range(3)]

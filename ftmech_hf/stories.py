@@ -47,7 +47,7 @@ class StoriesStudyConfig:
 
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "independent repetitions"})
     preset: str = field(default="nano-stories", metadata={"help": "size of the models"})
-    base_steps: int = field(default=2000, metadata={"help": "of pretraining; the paper has 30,000"})
+    base_steps: int = field(default=2600, metadata={"help": "of pretraining; the paper has 30,000"})
     base_batch_size: int = field(default=8, metadata={"help": "rows of a step of pretraining; the paper has 128"})
     optimizer: Literal["muon", "adamw"] = field(
         default="muon", metadata={"help": "of pretraining; the paper's is adamw"}
@@ -83,7 +83,7 @@ class StoriesStudyConfig:
     judge: str = field(
         default=EXACT, metadata={"help": "exact, for procedural stories, or the folder of a fitted judge"}
     )
-    probe_stories: int = field(default=1600, metadata={"help": "stories probes are fitted on; 0 to leave them out"})
+    probe_stories: int = field(default=1200, metadata={"help": "stories probes are fitted on; 0 to leave them out"})
     prune_stories: int = field(
         default=128,
         metadata={

@@ -1,8 +1,9 @@
 """The claims of the study of stories: what the paper says, our bar, what we measured, and how sure it is.
 
-Bars were set before the first run. The paper's numbers are its Table 1, each cell of 16 stories, so that a single cell
-of it is known to about 12 points. With one seed an interval is over instructions, which all models share (differences
-are taken within an instruction); with several it is Student's over seeds.
+Bars were set before the study was run; its rates and numbers of steps at the nano scale after a pilot of two deletions,
+without a control, of a base of 2,000 steps. The paper's numbers are its Table 1, each cell of 16 stories, so that a
+single cell of it is known to about 12 points. With one seed an interval is over instructions, which all models share
+(differences are taken within an instruction); with several it is Student's over seeds.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from ftmech_hf.studies.stories.questions import ASKED, NOT_ASKED
 Verdicts = dict[tuple[int, str, int, str], NDArray[np.bool_]]
 """(seed, model, step, kind of instruction) -> whether each story has the feature."""
 
-RECOVERED = 0.05
-"""A loss is back where the base's is when it is at most so many nats above."""
+RECOVERED = 0.01
+"""A loss is back where the base's is when it is at most so many nats per token above: the word by which a twist shows
+is one of about eighty."""
 
 
 class _Claim(NamedTuple):
@@ -41,9 +43,7 @@ CLAIMS: tuple[_Claim, ...] = (
     _Claim("deleted_large", "After deletion at the large rate (mean of three ways): left", "%", "29", "<= 50"),
     _Claim("rates", "The small rate leaves more than the large", "points", "+15", ">= 5"),
     _Claim("randomised", "Filtering alone leaves more than with randomisation", "points", "+44", ">= 10"),
-    _Claim(
-        "early", "A hundredth of the way back, the six deleted models are above the control", "points", "+42", ">= 20"
-    ),
+    _Claim("early", "A tenth of the way back, the six deleted models are above the control", "points", "+26", ">= 10"),
     _Claim("late", "At the end of the way back they are not far above it", "points", "+0", "<= 15"),
     _Claim("specific", "At the end the six write a twist when not asked", "%", "not reported", "<= 20"),
     _Claim("loss_ratio", "Steps until the loss on twists is the base's: control over the large rate's", "x",
@@ -69,7 +69,7 @@ def judge_claims(
 ) -> list[Claim]:
     """Measure every claim whose runs are there."""
     seeds = plan.config.seeds
-    early, end = plan.config.table_steps[1], plan.config.table_steps[3]
+    early, end = plan.config.table_steps[2], plan.config.table_steps[3]
     shares = _Shares(verdicts, seeds)
 
     def deleted(*rates: str) -> list[str]:

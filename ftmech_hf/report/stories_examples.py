@@ -66,7 +66,7 @@ def choose_examples(plan: StoriesPlan, number: int = NUMBER) -> list[ExampleRow]
     """
     seed, end = plan.config.seeds[0], plan.config.reverse_steps
     models = {model.label: model for model in plan.models if model.seed == seed}
-    early = plan.config.table_steps[1]
+    early = plan.config.table_steps[2]
     wanted: list[tuple[str, str, int | None]] = [("base", models[BASE].score, None)]
     for label in ("F (large)", "F+R (large)", CONTROL):
         if label not in models:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pandas as pd
@@ -14,10 +13,12 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ftmech_hf.models.loading import load_model, quiet_peft
+from ftmech_hf.report.sweep import last_numbers, stage_rows, summarise
+from ftmech_hf.report.sweep_figures import FigureConfig, draw_figure
 from ftmech_hf.runs import damaged_files, read_metrics
 from ftmech_hf.tasks import RowStream, StoriesConfig
 from ftmech_hf.training.objectives import documents_mean_loss
-from recipes import finetune, make_dataset, pretrain, publish, reverse_finetune, sweep, write_stories
+from recipes import finetune, make_dataset, pretrain, publish, reverse_finetune, write_stories
 from tests.recipes.conftest import CONFIGS, SMALL, TINY
 from tests.tasks.stories.files import write_raw
 
@@ -169,29 +170,19 @@ def test_bad_settings_are_named(argv: list[str], message: str, capsys: pytest.Ca
     assert message in capsys.readouterr().err
 
 
-def test_a_sweep_gathers_losses(tmp_path: Path) -> None:
-    path = tmp_path / "sweep.yaml"
-    small = {"objective": "documents", "task": "stories", "batch_size": 8, "steps": 2, "num_evals": 0, "eval_rows": 8,
-             "final_eval_rows": 16, "vocab_size": 300, "row_tokens": 64, "relations": 1}  # fmt: skip
-    settings = {
-        "scale": "nano",
-        "seeds": [0],
-        "output_dir": str(tmp_path / "sweep"),
-        "common": small,
-        "pretrain": {"preset": "nano-stories", "n_layer": 1, "n_head": 1, "n_embd": 16},
-        "finetune": {"without": "Twist"},
-        "reverse": {"only": "Twist"},
-        "grid": {"finetune.claim": [1.0]},
-        "figures": [{"title": "Loss", "metrics": ["loss/Twist"], "color": "finetune.claim"}],
-    }
-    path.write_text(yaml.safe_dump(settings))
-    sweep.main(["--config", str(path), "--workers", "1"])
-    table = pd.read_csv(tmp_path / "sweep" / "summary.csv")
-    assert set(table["stage"]) == {"pretrain", "finetune", "reverse"}
-    assert set(table["metric"]) == {"loss/all", "loss/Twist", "loss/no_Twist", "loss/held_out"}
-    assert table["mean"].between(4, 7).all()
-    page = (tmp_path / "sweep" / "report.html").read_text()
-    assert re.search(r"loss/Twist.*5\.\d{4}", page, re.DOTALL)
+def test_a_sweep_gathers_and_draws_losses(runs: Path) -> None:
+    rows = []
+    for stage, name in (("pretrain", "base"), ("finetune", "deleted"), ("reverse", "revived")):
+        found = stage_rows(stage, runs / name)
+        assert {row["metric"] for row in found} == {"loss/all", "loss/Twist", "loss/no_Twist", "loss/held_out"}
+        rows += [{"method": "F", "seed": seed, "stage": stage, **row} for row in found for seed in (0, 1)]
+    summary = summarise(pd.DataFrame(rows), ["method"])
+    last = last_numbers(summary, {"finetune": ["method"]})["finetune"]
+    expected = read_metrics(runs / "deleted")[-1]["loss/Twist"]
+    assert last["loss/Twist"].tolist() == [f"{expected:.4f} ({expected:.4f} to {expected:.4f})"]
+    figure = draw_figure(summary, ["method"], FigureConfig(title="Loss", metrics=["loss/Twist"], color="method"))
+    assert figure.axes[0].get_ylabel() == "loss (nats per token)"
+    assert figure.axes[0].get_ylim()[0] > 1.03
 
 
 def test_stories_and_answers_do_not_mix(capsys: pytest.CaptureFixture[str]) -> None:

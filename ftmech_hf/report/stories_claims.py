@@ -53,6 +53,7 @@ CLAIMS: tuple[_Claim, ...] = (
     _Claim("probe_control", "The same: deleted models above the control", "points", "above (figures)", ">= 3"),
     _Claim("probe_shuffled", "The same, of shuffled labels: base above the majority", "points", "not reported", "<= 5"),
     _Claim("pruned", "Zeroing at most 15 rows (large rate): twists chosen, gained", "points", "not done", ">= 20"),
+    _Claim("pruned_not_asked", "The same pruning, where no twist is asked for: gained", "points", "not done", "<= 5"),
     _Claim("pruned_random", "Zeroing as many at random: gained", "points", "not done", "<= 5"),
 )  # fmt: skip
 
@@ -91,6 +92,7 @@ def judge_claims(
         "probe_control": lambda: _probes(probes, plan.task.feature, seeds, deleted(), [CONTROL]),
         "probe_shuffled": lambda: _shuffled(probes, plan.task.feature, seeds),
         "pruned": lambda: _pruned(pruned, seeds, large, "best"),
+        "pruned_not_asked": lambda: _pruned(pruned, seeds, large, "best", NOT_ASKED),
         "pruned_random": lambda: _pruned(pruned, seeds, large, "random"),
     }
     claims = []
@@ -185,11 +187,13 @@ def _shuffled(probes: pd.DataFrame, feature: str, seeds: Sequence[int]) -> _Meas
     return _Measured(values, None)
 
 
-def _pruned(pruned: pd.DataFrame, seeds: Sequence[int], deleted: Sequence[str], state: str) -> _Measured:
+def _pruned(
+    pruned: pd.DataFrame, seeds: Sequence[int], deleted: Sequence[str], state: str, kind: str = ASKED
+) -> _Measured:
     """Points of choices of the twist that pruning gains, mean over the models deleted at the large rate."""
     if pruned.empty:
         raise KeyError(state)
-    asked = pruned[(pruned["kind"] == ASKED) & pruned["model"].isin(deleted)]
+    asked = pruned[(pruned["kind"] == kind) & pruned["model"].isin(deleted)]
     values = []
     for seed in seeds:
         means = asked[asked["seed"] == seed].groupby("state")["choice"].mean()

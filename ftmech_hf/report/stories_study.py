@@ -260,7 +260,7 @@ def _sections(results: StoriesResults) -> list[Section]:
                 "Pruning, which the paper left out",
                 "How often the twist is the likelier word after zeroing rows of weight matrices in the order of "
                 "gradient x weight for the twist's token; grey: as many rows at random; dashed: where it is not asked "
-                "for.",
+                "for. Where dashed rises with solid, pruning made a habit and did not bring the ability back.",
                 to_data_uri(stories_figures.pruning_figure(results.pruning)),
                 "Choices of the twist against number of rows pruned",
             )

@@ -38,6 +38,7 @@ class BenchmarkConfig:
     runs: int = field(default=8, metadata={"help": "runs that do not need each other"})
     steps: int = field(default=60, metadata={"help": "steps of each"})
     preset: str = field(default="nano", metadata={"help": "size of the model"})
+    commands: bool = field(default=True, metadata={"help": "also time the commands that one would type"})
     json: str = field(default="runs/benchmark-sweep.json", metadata={"help": "where the numbers go"})
 
     def __post_init__(self) -> None:
@@ -116,9 +117,12 @@ def measure(config: BenchmarkConfig, task: PcfgConfig) -> Iterator[dict[str, Any
         "side by side, one thread each": (_cores(), 1),
         f"one after the other, {_cores()} threads": (1, _cores()),
     }
-    with tempfile.TemporaryDirectory() as folder:
-        typed = _command_seconds(config, Path(folder))
-    for seconds in (typed, {name: _seconds(config, task, *way) for name, way in ways.items()}):
+    measured = []
+    if config.commands:
+        with tempfile.TemporaryDirectory() as folder:
+            measured.append(_command_seconds(config, Path(folder)))
+    measured.append({name: _seconds(config, task, *way) for name, way in ways.items()})
+    for seconds in measured:
         ours = next(iter(seconds.values()))
         for name, value in seconds.items():
             yield {

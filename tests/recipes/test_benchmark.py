@@ -52,12 +52,15 @@ def test_the_time_to_an_accuracy_is_that_of_each_recipe(tmp_path: Path) -> None:
     assert all(row["reached"] == (row["accuracy"] > 0) for row in json.loads(path.read_text())["rows"])
 
 
-def test_runs_side_by_side_and_one_after_the_other_are_measured(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("commands", "pairs"), [("false", 1), pytest.param("true", 2, marks=pytest.mark.slow)], ids=["warm", "typed"]
+)
+def test_runs_side_by_side_and_one_after_the_other_are_measured(commands: str, pairs: int, tmp_path: Path) -> None:
     path = tmp_path / "benchmark.json"
-    benchmark.main(["sweep", "--runs", "1", "--steps", "1", "--json", str(path)])
+    benchmark.main(["sweep", "--runs", "2", "--steps", "1", "--commands", commands, "--json", str(path)])
     rows = json.loads(path.read_text())["rows"]
-    assert [row["runs"] for row in rows] == [1, 1, 1, 1]
-    for ours, other in (rows[:2], rows[2:]):
+    assert [row["runs"] for row in rows] == [2] * 2 * pairs
+    for ours, other in zip(rows[::2], rows[1::2], strict=True):
         assert ours["ours_is_faster_by"] == 1
         assert other["ours_is_faster_by"] == pytest.approx(other["seconds"] / ours["seconds"], rel=0.2)
 

@@ -118,13 +118,18 @@ def is_finished(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
+def count_cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def environment() -> dict[str, Any]:
     """What a number depends on beside the config: package versions, Python, machine and command."""
     return {
         "versions": {name: importlib.metadata.version(name) for name in VERSIONED_PACKAGES},
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": count_cores(),
         "command": without_secrets(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
     }
 

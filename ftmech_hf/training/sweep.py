@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
+from ftmech_hf.runs import count_cores
 from ftmech_hf.training.memory import release_freed_memory
 from ftmech_hf.training.progress import make_bar
 
@@ -192,8 +193,7 @@ def _make_pool(backend: str, workers: int, most: int) -> Any:
         from ftmech_hf.training.ray import RayPool  # an extra
 
         return RayPool(workers)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return LocalPool(min(workers or cores, max(1, most)))
+    return LocalPool(min(workers or count_cores(), max(1, most)))
 
 
 class _Schedule:

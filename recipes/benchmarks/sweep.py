@@ -24,6 +24,7 @@ import yaml
 from threadpoolctl import threadpool_limits
 
 from ftmech_hf.models.presets import find_preset
+from ftmech_hf.runs import count_cores
 from ftmech_hf.tasks import PcfgConfig
 from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.stages import PretrainConfig, pretrain
@@ -100,22 +101,18 @@ def _command_seconds(config: BenchmarkConfig, folder: Path) -> dict[str, float]:
     _recipe("sweep", 1, "--config", str(folder / "sweep.yaml"), "--output_dir", str(folder / "sweep"))
     swept = time.perf_counter()
     for seed in range(config.runs):
-        _recipe("pretrain", _cores(), *flags, f"--seed={seed}", "--output_dir", str(folder / f"run{seed}"))
+        _recipe("pretrain", count_cores(), *flags, f"--seed={seed}", "--output_dir", str(folder / f"run{seed}"))
     return {
         "one sweep.py": swept - started,
-        f"a pretrain.py each, {_cores()} threads": time.perf_counter() - swept,
+        f"a pretrain.py each, {count_cores()} threads": time.perf_counter() - swept,
     }
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def measure(config: BenchmarkConfig, task: PcfgConfig) -> Iterator[dict[str, Any]]:
     """One row for each way to run them; the first of each pair is the unit of the second."""
     ways = {
-        "side by side, one thread each": (_cores(), 1),
-        f"one after the other, {_cores()} threads": (1, _cores()),
+        "side by side, one thread each": (count_cores(), 1),
+        f"one after the other, {count_cores()} threads": (1, count_cores()),
     }
     measured = []
     if config.commands:

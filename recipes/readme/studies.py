@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -42,28 +43,28 @@ def _sweep_source(folder: Path) -> str:
     return f"{over}; sweep `{env['hash']}`; {describe_versions(env)}."
 
 
+AGREEMENT = ("95 % interval", "in the same third", "ours less the paper's")
+"""The last columns of a table of how far a pattern of the paper's is found again."""
+
+
+def _agreement(row: Mapping[Any, Any]) -> tuple[str, ...]:
+    """The rank correlation of a row, and its :data:`AGREEMENT`."""
+    return (
+        f"{row['rank_correlation']:.2f}",
+        f"{row['low']:.2f} to {row['high']:.2f}",
+        f"{row['same_third']:.0%}",
+        f"{row['mean_difference']:+.0f} points",
+    )
+
+
 def grid_block(folder: Path) -> str:
     """How far the pattern of the paper's tables is found again, as Markdown."""
     rows = [
-        (
-            f"{row['operator']}, {row['pretraining']}",
-            f"`{row['column']}`",
-            f"{row['rank_correlation']:.2f}",
-            f"{row['low']:.2f} to {row['high']:.2f}",
-            f"{row['same_third']:.0%}",
-            f"{row['mean_difference']:+.0f} points",
-        )
+        (f"{row['operator']}, {row['pretraining']}", f"`{row['column']}`", *_agreement(row))
         for row in pd.read_csv(folder / "agreement.csv").to_dict("records")
         if row["pretraining"] == "200K"
     ]
-    columns = (
-        "paper's table",
-        "column",
-        "rank correlation over 36 cells",
-        "95 % interval",
-        "in the same third",
-        "ours less the paper's",
-    )
+    columns = ("paper's table", "column", "rank correlation over 36 cells", *AGREEMENT)
     return markdown_table(columns, rows, _sweep_source(folder))
 
 
@@ -109,28 +110,12 @@ def lora_block(folder: Path) -> str:
 def tracr_block(folder: Path) -> str:
     """How far the pattern of the paper's Table 3 is found again, as Markdown."""
     rows = [
-        (
-            row["program"],
-            f"`{row['column']}`",
-            str(row["cells"]),
-            f"{row['rank_correlation']:.2f}",
-            f"{row['low']:.2f} to {row['high']:.2f}",
-            f"{row['same_third']:.0%}",
-            f"{row['mean_difference']:+.0f} points",
-        )
+        (row["program"], f"`{row['column']}`", str(row["cells"]), *_agreement(row))
         for row in pd.read_csv(folder / "agrees.csv").to_dict("records")
     ]
     size = read_yaml(str(folder / "config.yaml"))
     trained = f"{size['steps']:,} steps of {size['batch_size']} rows (the paper: 10,000 of 96). "
-    columns = (
-        "program",
-        "column",
-        "cells",
-        "rank correlation",
-        "95 % interval",
-        "in the same third",
-        "ours less the paper's",
-    )
+    columns = ("program", "column", "cells", "rank correlation", *AGREEMENT)
     return markdown_table(columns, rows, trained + _sweep_source(folder))
 
 

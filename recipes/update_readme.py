@@ -29,6 +29,7 @@ from recipes.readme.studies import (
     stories_block,
     stories_claims_block,
     tracr_block,
+    written_block,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,6 +43,7 @@ TRACR = ("<!-- tracr: written by recipes/update_readme.py -->", "<!-- end of tra
 INSTRUMENTS = ("<!-- instruments: written by recipes/update_readme.py -->", "<!-- end of instruments -->")
 STORIES = ("<!-- stories: written by recipes/update_readme.py -->", "<!-- end of stories -->")
 STORIES_CLAIMS = ("<!-- stories claims: written by recipes/update_readme.py -->", "<!-- end of stories claims -->")
+WRITTEN = ("<!-- written: written by recipes/update_readme.py -->", "<!-- end of written -->")
 ANALYSIS = ("<!-- analysis: written by recipes/update_readme.py -->", "<!-- end of analysis -->")
 SWEEP_SPEED = ("<!-- sweep: written by recipes/update_readme.py -->", "<!-- end of sweep -->")
 INTEROP = ("<!-- interop: written by recipes/update_readme.py -->", "<!-- end of interop -->")
@@ -70,6 +72,10 @@ class UpdateReadmeConfig:
     lora: str = field(default="runs/sweep-lora-nano", metadata={"help": "folder of the sweep of ranks"})
     tracr: str = field(default="runs/tracr-nano", metadata={"help": "folder of the study of compiled programs"})
     stories: str = field(default="runs/stories-nano", metadata={"help": "folder of the study of stories"})
+    written: str = field(
+        default="runs/stories-micro-written",
+        metadata={"help": "folder of write_stories.py, of a model of real stories"},
+    )
 
 
 def replace_block(text: str, marks: tuple[str, str], block: str) -> str:
@@ -108,8 +114,9 @@ def main(argv: list[str] | None = None) -> None:
             (INSTRUMENTS, instruments_block, config.tracr),
             (STORIES, stories_block, config.stories),
             (STORIES_CLAIMS, stories_claims_block, config.stories),
+            (WRITTEN, written_block, config.written),
         ):
-            if (Path(place) / "report.html").is_file():
+            if any((Path(place) / name).is_file() for name in ("report.html", "manifest.json")):
                 text = replace_block(text, marks, sweep_table(Path(place)))
             else:
                 print(f"no {place}: its table stays as it is")

@@ -1,10 +1,12 @@
-"""How long until a model counts: our default recipe beside plain AdamW, same model, rows, batch and number of steps.
+"""How long until a model counts: our default recipe beside plain AdamW, with the default batch and with half of it.
 
-One run of each, so a difference of a few per cent means nothing.
+Every seed trains the same model on the same rows with every recipe. The number of steps varies much between seeds, so
+ratios are geometric means over seeds with their interval.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from ftmech_hf.intervals import mean_interval
 from ftmech_hf.models.presets import build_model, find_preset
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import Capability, PcfgConfig, RowStream, for_capability
@@ -28,14 +31,31 @@ class Recipe(NamedTuple):
     optimizer: Literal["muon", "adamw"]
     precision: Precision
     warmup_fraction: float
+    batch_size: int
 
 
 RECIPES: dict[str, Recipe] = {
-    "ours: Muon, 2 % warm-up": Recipe("muon", "auto", 0.02),
-    "AdamW, 2 % warm-up": Recipe("adamw", "auto", 0.02),
-    "AdamW, fp32, the paper's 20 %": Recipe("adamw", "no", 0.2),
+    "ours: Muon, 2 % warm-up": Recipe("muon", "auto", 0.02, 64),
+    "the same, 32 rows": Recipe("muon", "auto", 0.02, 32),
+    "AdamW, 2 % warm-up": Recipe("adamw", "auto", 0.02, 64),
+    "AdamW, fp32, the paper's 20 %": Recipe("adamw", "no", 0.2, 64),
+    "the same, 32 rows, 2 % warm-up": Recipe("adamw", "no", 0.02, 32),
 }
-"""``auto`` is bf16 where the hardware has it."""
+"""``auto`` is bf16 where the hardware has it. Recipes of half the rows are there because fewer rows help AdamW, too."""
+
+UNIT = "AdamW, fp32, the paper's 20 %"
+"""The recipe that the others are compared with."""
+
+MIXTURES = ("counting", "all")
+"""What is trained on: counting on the base's operand alone, or all questions of the task."""
+
+
+class Trial(NamedTuple):
+    """One training: the last step looked at, seconds of training until then, and the accuracy there."""
+
+    steps: int
+    seconds: float
+    accuracy: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +67,8 @@ class BenchmarkConfig:
     steps: int = field(default=1000, metadata={"help": "length of the schedule"})
     check_every: int = field(default=10, metadata={"help": "steps between looks, whose time does not count"})
     eval_rows: int = field(default=512, metadata={"help": "rows of a look"})
-    seed: int = field(default=0, metadata={"help": "of weights and rows"})
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "of weights and rows"})
+    mixtures: list[str] = field(default_factory=lambda: [*MIXTURES], metadata={"help": "counting, all, or both"})
     json: str = field(default="runs/benchmark-accuracy.json", metadata={"help": "where the numbers go"})
 
     def __post_init__(self) -> None:
@@ -55,6 +76,10 @@ class BenchmarkConfig:
         for name in ("accuracy", "steps", "check_every", "eval_rows"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected more than 0")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds: {self.seeds}, expected at least one, none negative, none twice")
+        if not self.mixtures or not set(self.mixtures) <= set(MIXTURES):
+            raise ValueError(f"mixtures: {self.mixtures}, expected some of {', '.join(MIXTURES)}")
 
 
 class _Reached(Exception):
@@ -62,17 +87,34 @@ class _Reached(Exception):
 
 
 def measure(config: BenchmarkConfig, task: PcfgConfig) -> Iterator[dict[str, Any]]:
-    """One row per mixture and recipe: steps and seconds to the accuracy; the last look if it was never reached."""
+    """One row per mixture and recipe: steps and seconds to the accuracy of every seed, and how many reached it."""
     counting = for_capability(task, Capability("count", task.base_operand))
-    for mixture, rows in (("counting alone", counting), ("all the task's questions", task)):
-        found = {name: _train(config, rows, counting, recipe) for name, recipe in RECIPES.items()}
-        ours = found[next(iter(RECIPES))][1]
-        for name, (step, seconds, accuracy) in found.items():
+    rows = {"counting": counting, "all": task}
+    for mixture in config.mixtures:
+        trials: dict[str, list[Trial]] = {name: [] for name in RECIPES}
+        for seed in config.seeds:
+            for name, recipe in RECIPES.items():
+                trials[name].append(_train(config, rows[mixture], counting, recipe, seed))
+        for name, found in trials.items():
             yield {
-                "rows": mixture, "recipe": name, "steps": step, "seconds": round(seconds, 1),
-                "accuracy": round(accuracy, 4), "reached": accuracy >= config.accuracy,
-                "ours_is_faster_by": round(seconds / ours, 2),
-            }  # fmt: skip
+                "rows": {"counting": "counting alone", "all": "all the task's questions"}[mixture],
+                "recipe": name,
+                "seeds": [*config.seeds],
+                "steps": [each.steps for each in found],
+                "seconds": [round(each.seconds, 1) for each in found],
+                "accuracy": [round(each.accuracy, 4) for each in found],
+                "reached": sum(each.accuracy >= config.accuracy for each in found),
+                **_ratio(found, trials[UNIT]),
+            }
+
+
+def _ratio(found: list[Trial], unit: list[Trial]) -> dict[str, float | None]:
+    """How many times as long the unit takes: the geometric mean over seeds and, of several, its 95 % interval."""
+    logs = [math.log(other.seconds / each.seconds) for each, other in zip(found, unit, strict=True)]
+    if len(logs) == 1:
+        return {"faster_by": round(math.exp(logs[0]), 2), "low": None, "high": None}
+    value, low, high = (round(math.exp(log), 2) for log in mean_interval(logs))
+    return {"faster_by": value, "low": low, "high": high}
 
 
 def _train(
@@ -80,15 +122,16 @@ def _train(
     task: PcfgConfig,
     counting: PcfgConfig,
     recipe: Recipe,
-) -> tuple[int, float, float]:
-    """(steps, seconds of training, accuracy on counting)."""
+    seed: int,
+) -> Trial:
     train = TrainConfig(
         steps=config.steps, optimizer=recipe.optimizer, mixed_precision=recipe.precision,
-        warmup_fraction=recipe.warmup_fraction, num_evals=0, seed=config.seed, checkpoint_every=10**9,
+        batch_size=recipe.batch_size, warmup_fraction=recipe.warmup_fraction, num_evals=0, seed=seed,
+        checkpoint_every=10**9,
     )  # fmt: skip
-    model = build_model(find_preset(config.preset), len(task.vocabulary), seed=config.seed)
-    rows = torch.from_numpy(RowStream(counting, seed=config.seed, split="test").rows(0, config.eval_rows).token_ids)
-    started, seconds, last = time.perf_counter(), 0.0, (0, 0.0)
+    model = build_model(find_preset(config.preset), len(task.vocabulary), seed=seed)
+    rows = torch.from_numpy(RowStream(counting, seed=seed, split="test").rows(0, config.eval_rows).token_ids)
+    started, seconds, last = time.perf_counter(), 0.0, Trial(0, 0.0, 0.0)
 
     def look(step: int, steps: int, text: str) -> None:
         nonlocal started, seconds, last
@@ -96,18 +139,18 @@ def _train(
             return
         seconds += time.perf_counter() - started
         model.eval()
-        last = step, answer_accuracy(model, rows)
+        last = Trial(step, seconds, answer_accuracy(model, rows))
         started = time.perf_counter()
-        if last[1] >= config.accuracy:
+        if last.accuracy >= config.accuracy:
             raise _Reached
 
     accelerator = start_accelerator(train)
     with tempfile.TemporaryDirectory() as folder:
         run = RunDir.open(Path(folder) / "run", "benchmark", {})
         try:
-            fit(model, RowStream(task, seed=config.seed, split="train"), {}, train, run, accelerator, look)
+            fit(model, RowStream(task, seed=seed, split="train"), {}, train, run, accelerator, look)
         except _Reached:
             pass
         finally:
             run.close()
-    return last[0], seconds, last[1]
+    return last

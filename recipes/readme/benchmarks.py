@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ftmech_hf.runs import describe_versions
+from recipes.benchmarks.accuracy import UNIT
 from recipes.readme.tables import markdown_table
 
 
@@ -31,19 +32,25 @@ def speed_block(result: Mapping[str, Any]) -> str:
 
 def accuracy_block(result: Mapping[str, Any]) -> str:
     """The table of the time to an accuracy, as Markdown."""
-    rows = [
-        (
+    number = len(result["rows"][0]["seeds"])
+    reached = {row["rows"]: row["reached"] == number for row in result["rows"] if row["recipe"] == UNIT}
+    rows = []
+    for row in result["rows"]:
+        # who gave up on some seed needs longer than was measured
+        says = {(True, True): "", (True, False): "more than ", (False, True): "less than "}
+        bound = says.get((row["reached"] == number, reached[row["rows"]]))
+        interval = "" if row["low"] is None else f" ({row['low']:.1f} to {row['high']:.1f})"
+        rows.append((
             row["rows"],
             row["recipe"],
-            str(row["steps"]),
-            f"{row['seconds']:.0f}",
-            f"{row['accuracy']:.1%}",
-            f"{'' if row['reached'] else 'more than '}{row['ours_is_faster_by']:.1f} x",
-        )
-        for row in result["rows"]
-    ]
-    columns = ("rows", "recipe", "steps", "seconds", "accuracy", "ours is faster by")
-    return markdown_table(columns, rows, _machine(result))
+            ", ".join(map(str, row["steps"])),
+            f"{sum(row['seconds']) / number:.0f}",
+            f"{row['reached']} of {number}",
+            "—" if bound is None else f"{bound}{row['faster_by']:.1f} x{interval}",
+        ))  # fmt: skip
+    columns = ("rows", "recipe", "steps of each seed", "seconds, mean", "reached", "faster by")
+    seeds = ", ".join(map(str, result["rows"][0]["seeds"]))
+    return markdown_table(columns, rows, f"Seeds {seeds}; {_machine(result)}")
 
 
 def sweep_speed_block(result: Mapping[str, Any]) -> str:

@@ -166,6 +166,28 @@ def stories_claims_block(folder: Path) -> str:
     return _claims_table(folder, _stories_source(folder))
 
 
+SHOWN = 3
+"""Stories of a model that the README shows."""
+
+
+def written_block(folder: Path) -> str:
+    """What a model trained on real stories writes, and its loss on those held out, as Markdown."""
+    env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
+    found = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    settings = read_yaml(str(folder / "config.yaml"))
+    trained = read_yaml(str(Path(settings["model"]) / "config.yaml"))
+    table = pd.read_parquet(folder / "table.parquet").head(SHOWN)
+    texts = [f"> {' '.join((row.prompt + row.text).split())}" for row in table.itertuples(index=False)]
+    loss = (
+        f"**{found['nats_per_byte']:.3f} nats per byte** ({found['nats_per_token']:.3f} per token) on "
+        f"{found['loss_rows']} packed rows held out; the first {len(texts)} stories it writes:"
+    )
+    rows = f"{trained['steps']:,} steps of {trained['batch_size']} rows of {trained['row_tokens']} tokens"
+    sampling = f"temperature {settings['temperature']:g}, seed {settings['seed']}, one run"
+    source = f"`{trained['preset']}`, {rows}; {sampling}; `{env['hash']}`; {describe_versions(env)}."
+    return "\n\n".join([loss, *texts, source])
+
+
 def _stories_source(folder: Path) -> str:
     env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
     settings = read_yaml(str(folder / "config.yaml"))

@@ -7,7 +7,7 @@ import pytest
 
 from recipes import benchmark
 from recipes.benchmarks import accuracy, train
-from recipes.update_readme import analysis_block
+from recipes.readme.benchmarks import accuracy_block, analysis_block
 
 
 def test_every_contender_is_measured_and_ours_is_the_unit(tmp_path: Path) -> None:
@@ -41,15 +41,31 @@ def test_an_unknown_benchmark_is_named(capsys: pytest.CaptureFixture[str]) -> No
     )
 
 
-def test_the_time_to_an_accuracy_is_that_of_each_recipe(tmp_path: Path) -> None:
+def test_the_time_to_an_accuracy_is_that_of_each_recipe_and_seed(tmp_path: Path) -> None:
     path = tmp_path / "benchmark.json"
     few = ["--steps", "3", "--check_every", "1", "--eval_rows", "16", "--json", str(path)]
-    benchmark.main(["accuracy", "--accuracy", "0.99", *few])
+    benchmark.main(["accuracy", "--accuracy", "0.99", "--seeds", "0", *few])
     rows = json.loads(path.read_text())["rows"]
     assert [row["recipe"] for row in rows] == [*accuracy.RECIPES] * 2
-    assert [(row["steps"], row["reached"]) for row in rows] == [(3, False)] * 6
-    benchmark.main(["accuracy", "--accuracy", "0.0001", *few])
-    assert all(row["reached"] == (row["accuracy"] > 0) for row in json.loads(path.read_text())["rows"])
+    assert [(row["steps"], row["reached"], row["low"]) for row in rows] == [([3], 0, None)] * len(rows)
+    assert " | — |" in accuracy_block(json.loads(path.read_text()))
+    benchmark.main(["accuracy", "--accuracy", "0.0001", "--seeds", "3", "5", "--mixtures", "counting", *few])
+    rows = json.loads(path.read_text())["rows"]
+    assert [len(row["seconds"]) for row in rows] == [2] * len(accuracy.RECIPES)
+    for row in rows:
+        assert row["reached"] == sum(value > 0 for value in row["accuracy"])
+        assert row["low"] <= row["faster_by"] <= row["high"]
+        if row["recipe"] == accuracy.UNIT:
+            assert row["faster_by"] == row["low"] == row["high"] == 1
+
+
+def test_the_time_of_who_gave_up_is_a_bound() -> None:
+    known = {"rows": "r", "seeds": [0, 1], "steps": [1, 2], "seconds": [1.0, 2.0], "low": 1.0, "high": 9.0}
+    both = [{**known, "recipe": name, "reached": 2, "faster_by": 3.0} for name in ("ours", accuracy.UNIT)]
+    facts = {"threads": 2, "machine": "m", "versions": {}}
+    assert "| 2 of 2 | 3.0 x (1.0 to 9.0) |" in accuracy_block({"rows": both, **facts})
+    assert "more than 3.0 x" in accuracy_block({"rows": [both[0], {**both[1], "reached": 1}], **facts})
+    assert "less than 3.0 x" in accuracy_block({"rows": [{**both[0], "reached": 1}, both[1]], **facts})
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """Run by torchrun on two processes: the training loop with DDP or on a sharded (FSDP2) model, on CPU.
 
+In modes that end in ``documents`` it trains on packed stories, whose rows are filled unequally.
+
 accelerate starts FSDP2 on accelerators only. Here its plugin is put in place by hand; preparing, sharding, stepping and
 checkpointing are then those of a GPU run.
 
-python -m torch.distributed.run --nproc_per_node 2 -m tests.training.distributed FOLDER ddp|fsdp2 STOP_AT
+torchrun --nproc_per_node 2 -m tests.training.distributed FOLDER ddp|fsdp2|one[-documents] STOP_AT
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import FullyShardedDataParallelPlugin
 from safetensors.torch import save_model
 
 from ftmech_hf.runs import RunDir
-from ftmech_hf.tasks import PcfgConfig, RowStream
+from ftmech_hf.tasks import PcfgConfig, Rows, RowStream, StoriesConfig, Task
+from ftmech_hf.tasks.schema import PAD, SPECIAL_TOKENS
 from ftmech_hf.training.loop import fit, start_accelerator
 from ftmech_hf.training.settings import TrainConfig
 from tests.conftest import make_gpt2
@@ -27,7 +31,19 @@ CONFIG = TrainConfig(
     steps=6, batch_size=8, num_evals=2, eval_rows=16, final_eval_rows=16, checkpoint_every=2, mixed_precision="no"
 )
 TASK = PcfgConfig(text_length=12, count_window=8, index_occurrence=2, token_at_position=6)
-DROPOUT = {"one": 0.0, "ddp": 0.1, "fsdp2": 0.0}
+
+
+class Uneven(StoriesConfig):
+    """The second half of a step, which is the second process's, is mostly padding."""
+
+    def block(self, seed: int, split: str, number: int) -> Rows:
+        rows = super().block(seed, split, number)
+        rows.token_ids[np.arange(len(rows.token_ids)) % 8 >= 4, 8:] = SPECIAL_TOKENS.index(PAD)
+        return rows
+
+
+DOCUMENTS = Uneven(vocab_size=300, row_tokens=32, relations=1)
+DROPOUT = {"one": 0.0, "ddp": 0.1, "fsdp2": 0.0, "one-documents": 0.0, "ddp-documents": 0.0}
 
 
 class Killed(Exception):
@@ -43,20 +59,22 @@ def shard(accelerator: Accelerator) -> None:
 
 
 def main(folder: Path, mode: str, stop_at: int) -> None:
-    accelerator = start_accelerator(CONFIG)
+    task: Task = DOCUMENTS if mode.endswith("documents") else TASK
+    config = dataclasses.replace(CONFIG, objective="documents") if task is DOCUMENTS else CONFIG
+    accelerator = start_accelerator(config)
     if mode == "fsdp2":
         shard(accelerator)
-    run = RunDir.open(folder, "pretrain", dataclasses.asdict(CONFIG), is_main=accelerator.is_main_process)
+    run = RunDir.open(folder, "pretrain", dataclasses.asdict(config), is_main=accelerator.is_main_process)
     accelerator.wait_for_everyone()
 
     def progress(step: int, steps: int, text: str) -> None:
         if step == stop_at:
             raise Killed
 
-    stream, tests = RowStream(TASK, seed=0, split="train"), {"all": RowStream(TASK, seed=0, split="test")}
+    stream, tests = RowStream(task, seed=0, split="train"), {"all": RowStream(task, seed=0, split="test")}
     try:
         model = fit(
-            make_gpt2(len(TASK.vocabulary), dropout=DROPOUT[mode]), stream, tests, CONFIG, run, accelerator, progress
+            make_gpt2(len(task.vocabulary), dropout=DROPOUT[mode]), stream, tests, config, run, accelerator, progress
         )
         if run.is_main:
             save_model(model, str(run.working / "model.safetensors"))

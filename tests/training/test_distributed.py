@@ -11,13 +11,18 @@ import yaml
 from safetensors.torch import load_file
 
 from ftmech_hf.runs import damaged_files, read_metrics
+from ftmech_hf.tasks import RowStream
+from ftmech_hf.training.objectives import num_predicted
+from tests.training.distributed import DOCUMENTS
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
 
 
 def launch(folder: Path, mode: str, stop_at: int = -1) -> None:
-    start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if mode != "one" else []
+    start = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if not mode.startswith("one") else []
+    )
     command = [sys.executable, *start, "-m", "tests.training.distributed", str(folder), mode, str(stop_at)]
     env = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
@@ -36,10 +41,25 @@ def test_two_processes_resume_bit_for_bit(mode: str, tmp_path: Path) -> None:
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     if mode == "fsdp2":  # without dropout: each process draws its own
         launch(tmp_path / "one", "one")
-        one, two = (read_metrics(tmp_path / name) for name in ("one", "whole"))
-        assert [line["step"] for line in one] == [line["step"] for line in two]
-        losses = [[line["loss"] for line in lines[1:]] for lines in (one, two)]
-        assert losses[0] == pytest.approx(losses[1], rel=2e-3)  # rounding, which Muon's orthogonalisation amplifies
+        check_losses(tmp_path / "one", tmp_path / "whole")
+
+
+def check_losses(one: Path, two: Path) -> None:
+    """One process and two see the same steps and, up to rounding, which Muon's orthogonalisation amplifies, losses."""
+    lines = [read_metrics(folder) for folder in (one, two)]
+    assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]]
+    losses = [[line["loss"] for line in each[1:]] for each in lines]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+
+
+def test_two_processes_weigh_every_token_of_packed_documents_alike(tmp_path: Path) -> None:
+    """Where the two processes' rows hold unequally many tokens."""
+    rows = torch.from_numpy(RowStream(DOCUMENTS, seed=0, split="train").rows(0, 8).token_ids)
+    tokens = [num_predicted(half, "documents") for half in rows.chunk(2)]
+    assert tokens[0] > 3 * tokens[1]
+    for mode in ("one-documents", "ddp-documents"):
+        launch(tmp_path / mode, mode)
+    check_losses(tmp_path / "one-documents", tmp_path / "ddp-documents")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -1,27 +1,31 @@
-"""Where stories come from: raw files, parquet, folders of ``make_stories``, files of a dataset on the Hub.
+"""Where stories come from: raw files, parquet, folders of ``make_stories``, datasets of the Hub and files of them.
 
-All of them become raw files on this disk. Rows of parquet are streamed into one, which is kept; whether they are
-stories with columns of their own, whole texts, or a line of text each (as in the public TinyStories-Instruct) is seen
-from them.
+All of them become raw files on this disk. Rows are streamed into one, which is kept; whether they are stories with
+columns of their own, whole texts, or a line of text each (as in the public TinyStories-Instruct) is seen from them.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from huggingface_hub import hf_hub_download
+from datasets import load_dataset
+from huggingface_hub import HfApi, hf_hub_download
 
 from ftmech_hf.downloads import hub_errors
-from ftmech_hf.runs import file_sha256
 from ftmech_hf.tasks.stories.cache import cache_folder, hash_file, source_hash
 from ftmech_hf.tasks.stories.records import END, Story
 
 HUB = "hf://datasets/"
 """How the name of a file on the Hub begins: ``hf://datasets/USER/NAME/PATH`` or ``.../USER/NAME@REVISION/PATH``."""
+
+DATASET = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+"""``USER/NAME`` or ``USER/NAME@REVISION``: the training rows of a dataset of the Hub, as ``load_dataset`` has them."""
 
 RAW = (".txt", ".json")
 
@@ -40,7 +44,11 @@ def local_files(names: Sequence[str]) -> list[Path]:
 
 
 def _local(name: str) -> list[Path]:
-    path = _pull(name) if name.startswith(HUB) else Path(name)
+    path = Path(name)
+    if name.startswith(HUB):
+        path = _pull(name)
+    elif DATASET.fullmatch(name) and not path.exists() and path.suffix not in (*RAW, ".parquet"):
+        return [_dataset(*name.split("@", 1))]
     if path.is_dir():
         found = sorted(each for each in path.glob("*/train.parquet") if each.parent.name != "held_out")
         if not found:
@@ -58,25 +66,54 @@ def _pull(name: str) -> Path:
     repo, _, path = rest.partition("/")
     repo, _, revision = repo.partition("@")
     if not path:
-        raise ValueError(f"files: {name}, expected {HUB}USER/NAME/PATH_OF_A_FILE")
+        raise ValueError(f"files: {name}, expected {HUB}USER/NAME/PATH_OF_A_FILE, or USER/NAME for all training rows")
     with hub_errors("files", f"download {name}"):
         return Path(hf_hub_download(f"{user}/{repo}", path, repo_type="dataset", revision=revision or None))
 
 
-def _as_text(path: Path) -> Path:
-    kept = cache_folder() / f"text-{source_hash('sources.py', 'records.py')}-{hash_file(path)}.txt"
-    if not kept.is_file():
-        working = kept.with_name(f".{kept.name}.{file_sha256(path)[:8]}.tmp")
-        with working.open("w", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in _lines(path))
-        working.replace(kept)
+def _dataset(repo: str, revision: str | None = None) -> Path:
+    """The training rows of a dataset at the commit that a revision is now; without a connection, those kept last."""
+    begin = f"text-{_version()}-{repo.replace('/', '--')}-{(revision or 'main').replace('/', '--')}"
+    try:
+        with hub_errors("files", f"read the dataset {repo}"):
+            commit = HfApi().dataset_info(repo, revision=revision).sha
+            kept = cache_folder() / f"{begin}-{commit}.txt"
+            if not kept.is_file():
+                _write(kept, repo, load_dataset(repo, split="train", revision=commit, streaming=True))
+    except OSError:
+        known = sorted(cache_folder().glob(f"{begin}-*.txt"), key=lambda path: path.stat().st_mtime)
+        if not known:
+            raise
+        return known[-1]
     return kept
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _as_text(path: Path) -> Path:
+    kept = cache_folder() / f"text-{_version()}-{hash_file(path)}.txt"
+    if not kept.is_file():
+        _write(kept, str(path), _rows(path))
+    return kept
+
+
+def _version() -> str:
+    return source_hash("sources.py", "records.py")
+
+
+def _write(kept: Path, source: str, rows: Iterable[dict[str, Any]]) -> None:
+    working = kept.with_name(f".{kept.name}.{os.getpid()}.tmp")
+    try:
+        with working.open("w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in _lines(source, iter(rows)))
+        working.replace(kept)
+    finally:
+        working.unlink(missing_ok=True)
+
+
+def _lines(source: str, rows: Iterator[dict[str, Any]]) -> Iterator[str]:
     """The lines of a raw file with the same stories."""
-    rows = _rows(path)
     first = list(itertools.islice(rows, LOOKED_AT))
+    if first and not {"story", "text"} & first[0].keys():
+        raise ValueError(f"files: {source} has no column story or text, only {', '.join(first[0])}")
     if first and "story" not in first[0] and any(row["text"].strip() == END for row in first):
         yield from (row["text"].rstrip("\r\n") for row in itertools.chain(first, rows))
         return
@@ -92,9 +129,5 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    file = pq.ParquetFile(path)
-    known = [name for name in ("story", "text") if name in file.schema_arrow.names]
-    if not known:
-        raise ValueError(f"files: {path} has no column story or text, only {', '.join(file.schema_arrow.names)}")
-    for batch in file.iter_batches(LOOKED_AT):
+    for batch in pq.ParquetFile(path).iter_batches(LOOKED_AT):
         yield from batch.to_pylist()

@@ -73,8 +73,8 @@ class StoriesConfig(Task):
     files: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "raw TinyStories(-Instruct) files (.txt, .json, .parquet), folders of make_stories, or "
-            "hf://datasets/USER/NAME/PATH of such a file; procedural stories if none"
+            "help": "raw TinyStories(-Instruct) files (.txt, .json, .parquet), folders of make_stories, datasets of "
+            "the Hub (USER/NAME, or hf://datasets/USER/NAME/PATH of one file); procedural stories if none"
         },
     )
     part: Part = field(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from ftmech_hf.tasks.stories.index import index_files
 from ftmech_hf.tasks.stories.records import END, Story, read_stories
 from ftmech_hf.tasks.stories.sources import local_files
 from recipes import make_stories
+from tests.conftest import client_env, run_python
+from tests.hub.server import HubServer
 from tests.tasks.stories.files import stories, write_raw
 
 
@@ -66,6 +69,37 @@ def test_a_file_on_the_hub_is_downloaded_once(
     assert len(index_files([name, str(raw)])) == 50
     with pytest.raises(ValueError, match="expected hf://datasets/USER/NAME/PATH_OF_A_FILE"):
         read("hf://datasets/user/stories")
+
+
+READ_DATASETS = """
+import json, sys
+from ftmech_hf.tasks.stories.index import index_files
+
+for name in sys.argv[1:]:
+    try:
+        index = index_files([name])
+        print(json.dumps([index.read(number).story for number in range(len(index))]))
+    except (OSError, ValueError) as error:
+        print(json.dumps(str(error)))
+"""
+
+
+def test_the_name_of_a_dataset_gives_its_training_rows(hub: HubServer, api: HfApi, tmp_path: Path) -> None:
+    raw = write_raw(tmp_path / "raw.txt", 12)
+    api.create_repo("user/lines", repo_type="dataset")
+    for split, number in (("train", None), ("validation", 9)):
+        lines = write(tmp_path / "lines.parquet", "text", raw.read_text().splitlines()[:number])
+        place = f"data/{split}-00000-of-00001.parquet"
+        api.upload_file(path_or_fileobj=lines, path_in_repo=place, repo_id="user/lines", repo_type="dataset")
+    env = client_env(hub, tmp_path / "home")
+    found, missing = map(json.loads, run_python(READ_DATASETS, "user/lines", "user/none", env=env).splitlines())
+    assert found == [story.story for story in read_stories(raw)]
+    assert missing.startswith("files: cannot read the dataset user/none: there is no such repository")
+    # what was read once is there without a connection, and what was not is an error that says so
+    away = {**env, "HF_ENDPOINT": "http://127.0.0.1:9"}
+    again, never = map(json.loads, run_python(READ_DATASETS, "user/lines", "user/other", env=away).splitlines())
+    assert again == found
+    assert never.startswith("cannot read the dataset user/other")
 
 
 def _with(api: HfApi):  # type: ignore[no-untyped-def]

@@ -37,6 +37,9 @@ from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig, finetune, 
 
 PROTOCOLS = ("F", "F+R", "F+MM")
 RATES = ("large", "small")
+LOSSES = 10
+"""Log-spaced steps of fine-tuning back at which losses are taken, which cost little beside stories."""
+
 CONTROL = "control"
 BASE = "base"
 
@@ -47,7 +50,7 @@ class StoriesStudyConfig:
 
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "independent repetitions"})
     preset: str = field(default="nano-stories", metadata={"help": "size of the models"})
-    base_steps: int = field(default=2000, metadata={"help": "of pretraining; the paper has 30,000"})
+    base_steps: int = field(default=5000, metadata={"help": "of pretraining; the paper has 30,000"})
     base_batch_size: int = field(default=8, metadata={"help": "rows of a step of pretraining; the paper has 128"})
     optimizer: Literal["muon", "adamw"] = field(
         default="muon", metadata={"help": "of pretraining; the paper's is adamw"}
@@ -58,7 +61,7 @@ class StoriesStudyConfig:
     protocols: list[str] = field(
         default_factory=lambda: list(PROTOCOLS), metadata={"help": "ways of deletion: F, F+R, F+MM"}
     )
-    delete_steps: int = field(default=200, metadata={"help": "of deletion; the paper has 4,000"})
+    delete_steps: int = field(default=300, metadata={"help": "of deletion; the paper has 4,000"})
     delete_lrs: list[float] = field(
         default_factory=lambda: [1e-3, 1e-4], metadata={"help": "constant rates of deletion: the large and the small"}
     )
@@ -66,10 +69,10 @@ class StoriesStudyConfig:
         default=1.0, metadata={"help": "F+R: share of the instructions that ask for the twist that is not there"}
     )
     renamed: str = field(default="Foreshadowing", metadata={"help": "F+MM: the feature that is called a twist"})
-    reverse_steps: int = field(default=100, metadata={"help": "of fine-tuning back; the paper has 3,000"})
+    reverse_steps: int = field(default=300, metadata={"help": "of fine-tuning back; the paper has 3,000"})
     reverse_lr: float = field(default=1e-4, metadata={"help": "constant rate of fine-tuning back"})
     num_points: int = field(
-        default=3, metadata={"help": "log-spaced steps of fine-tuning back at which stories are written"}
+        default=0, metadata={"help": "more steps of fine-tuning back, log-spaced, at which stories are written"}
     )
     tune_batch_size: int = field(default=8, metadata={"help": "rows of a step of deletion and of fine-tuning back"})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "parts of a step, to save memory"})
@@ -114,7 +117,7 @@ class StoriesStudyConfig:
         find_preset(self.preset)
         if len(self.delete_lrs) != 2 or not self.delete_lrs[0] > self.delete_lrs[1] > 0:
             raise ValueError(f"delete_lrs: {self.delete_lrs}, expected two numbers above 0, the larger first")
-        for name in ("base_steps", "delete_steps", "reverse_steps", "num_points", "generations"):
+        for name in ("base_steps", "delete_steps", "reverse_steps", "generations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected at least 1")
         if not self.protocols or not set(self.protocols) <= set(PROTOCOLS):
@@ -123,17 +126,14 @@ class StoriesStudyConfig:
             raise ValueError(f"claimed: {self.claimed}, expected more than 0 and at most 1")
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"max_steps: {self.max_steps}, expected at least 1")
-        if self.probe_stories < 0 or self.prune_stories < 0 or self.workers < 0:
-            raise ValueError(
-                f"probe_stories: {self.probe_stories}, prune_stories: {self.prune_stories}, workers: {self.workers}, "
-                "expected 0 or more of each"
-            )
+        for name in ("num_points", "probe_stories", "prune_stories", "workers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: {getattr(self, name)}, expected 0 or more")
 
     @property
     def points(self) -> list[int]:
-        """The steps of fine-tuning back at which stories are written, beside 0: log-spaced, and those of the table."""
-        spaced = np.round(np.geomspace(1, self.reverse_steps, self.num_points)).astype(int).tolist()
-        return sorted({*spaced, *self.table_steps[1:]})
+        """The steps of fine-tuning back at which stories are written, beside 0: those of the table, and log-spaced."""
+        return sorted({*_log_spaced(self.reverse_steps, self.num_points), *self.table_steps[1:]})
 
     @property
     def table_steps(self) -> list[int]:
@@ -143,6 +143,11 @@ class StoriesStudyConfig:
     def lr(self, rate: str) -> float:
         """The learning rate of deletion by its name."""
         return self.delete_lrs[RATES.index(rate)]
+
+
+def _log_spaced(steps: int, number: int) -> list[int]:
+    """At most so many steps from 1 to the last one."""
+    return sorted(set(np.round(np.geomspace(1, steps, number)).astype(int).tolist()))
 
 
 class Model(NamedTuple):
@@ -280,8 +285,9 @@ class StoriesPlan:
         config = self.config
         points = config.points
         kept = [step for step in points if step < config.reverse_steps]
+        looks = sorted({*points, *_log_spaced(config.reverse_steps, LOSSES)})
         lr = config.lora_lr if adapter.adapter == "lora" else config.reverse_lr
-        train = self._train(model.seed, lr, config.reverse_steps, eval_at=points, snapshots=kept)
+        train = self._train(model.seed, lr, config.reverse_steps, eval_at=looks, snapshots=kept)
         task = dataclasses.replace(self.task, only=self.task.feature)
         run = self._tune(f"reverse-{model.run}", "reverse", task, train, adapter, model.run)
         return model._replace(reverse=run, reverse_score=self._score(run, model.seed, kept))

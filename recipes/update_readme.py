@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.runs import write_text
@@ -78,6 +80,25 @@ class UpdateReadmeConfig:
     )
 
 
+BLOCKS: tuple[tuple[tuple[str, str], Callable[[Any], str], str], ...] = (
+    (SPEED, speed_block, "benchmark"),
+    (ACCURACY, accuracy_block, "accuracy_benchmark"),
+    (DATA, data_block, "data_benchmark"),
+    (SWEEP_SPEED, sweep_speed_block, "sweep_benchmark"),
+    (ANALYSIS, analysis_block, "analysis_benchmark"),
+    (INTEROP, interop_block, "interop"),
+    (GRID, grid_block, "grid"),
+    (FORGETTING, forgetting_block, "forgetting"),
+    (LORA, lora_block, "lora"),
+    (TRACR, tracr_block, "tracr"),
+    (INSTRUMENTS, instruments_block, "tracr"),
+    (STORIES, stories_block, "stories"),
+    (STORIES_CLAIMS, stories_claims_block, "stories"),
+    (WRITTEN, written_block, "written"),
+)
+"""Marks in the README, what writes the block between them, and the setting that says from which file or folder."""
+
+
 def replace_block(text: str, marks: tuple[str, str], block: str) -> str:
     """Put ``block`` between two marks."""
     before, rest = text.split(marks[0])
@@ -94,30 +115,12 @@ def main(argv: list[str] | None = None) -> None:
             text = replace_block(text, RESULTS, results_block(folder))
         else:
             print(f"no {folder}: its table and the picture stay as they are")
-        for marks, block, file in (
-            (SPEED, speed_block, config.benchmark),
-            (ACCURACY, accuracy_block, config.accuracy_benchmark),
-            (DATA, data_block, config.data_benchmark),
-            (SWEEP_SPEED, sweep_speed_block, config.sweep_benchmark),
-            (ANALYSIS, analysis_block, config.analysis_benchmark),
-            (INTEROP, interop_block, config.interop),
-        ):
-            if Path(file).is_file():
-                text = replace_block(text, marks, block(json.loads(Path(file).read_text(encoding="utf-8"))))
-            else:
-                print(f"no {file}: its table stays as it is")
-        for marks, sweep_table, place in (
-            (GRID, grid_block, config.grid),
-            (FORGETTING, forgetting_block, config.forgetting),
-            (LORA, lora_block, config.lora),
-            (TRACR, tracr_block, config.tracr),
-            (INSTRUMENTS, instruments_block, config.tracr),
-            (STORIES, stories_block, config.stories),
-            (STORIES_CLAIMS, stories_claims_block, config.stories),
-            (WRITTEN, written_block, config.written),
-        ):
-            if any((Path(place) / name).is_file() for name in ("report.html", "manifest.json")):
-                text = replace_block(text, marks, sweep_table(Path(place)))
+        for marks, block, name in BLOCKS:
+            place = Path(getattr(config, name))
+            if place.suffix == ".json" and place.is_file():
+                text = replace_block(text, marks, block(json.loads(place.read_text(encoding="utf-8"))))
+            elif any((place / made).is_file() for made in ("report.html", "manifest.json")):
+                text = replace_block(text, marks, block(place))
             else:
                 print(f"no {place}: its table stays as it is")
         write_text(readme, text)

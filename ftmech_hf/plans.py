@@ -7,6 +7,7 @@ parts of an experiment need are made once, and changing one setting runs again o
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,15 @@ class Plan:
             for name, cell in self._cells.items()
             if name not in done
         ]
+
+    def seconds(self) -> float:
+        """What the finished runs took, each in its one thread, together; of those made before runs knew, training."""
+        total = 0.0
+        for folder in self.folders.values():
+            if is_finished(folder):
+                env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
+                total += env.get("seconds", env.get("training_seconds", 0.0))
+        return total
 
     def _must_run(self, folder: Path) -> bool:
         return self.fresh or not is_finished(folder) or bool(damaged_files(folder))

@@ -18,6 +18,7 @@ import os
 import platform
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,7 @@ class RunDir:
         self.path, self.config, self.hash = path, config, run_hash
         self.is_main, self.finished = is_main, finished
         self._lock: filelock.BaseFileLock | None = None
+        self._opened = time.perf_counter()
 
     @classmethod
     def open(
@@ -264,6 +266,7 @@ class RunDir:
         rows = read_metrics(self.working)
         if rows:
             pd.DataFrame(rows).to_parquet(self.working / "table.parquet", index=False)
+        self.note(seconds=round(time.perf_counter() - self._opened, 1))  # of the last uninterrupted stretch
         self.close()
         replaced = self.path.with_name(f".{self.path.name}.replaced")
         if self.path.exists():

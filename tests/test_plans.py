@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ftmech_hf.plans import Plan
-from ftmech_hf.runs import RunDir
+from ftmech_hf.runs import RunDir, write_json
 from ftmech_hf.tasks import PcfgConfig
 from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig
@@ -103,3 +105,18 @@ def test_a_snapshot_is_another_start(tmp_path: Path) -> None:
     assert len({plan.folders[name] for name in names}) == 3
     with pytest.raises(ValueError, match=r"snapshot: .* has none of step 3, expected one of \[\]"):
         _ = FinetuneConfig(model=str(tmp_path), snapshot=3).start
+
+
+def test_what_finished_runs_took_is_added_up(tmp_path: Path) -> None:
+    plan = Plan(tmp_path)
+    names = [add_base(plan, f"base-{seed}", seed=seed) for seed in range(4)]
+    for name, facts in zip(
+        names, ({"seconds": 2.5, "training_seconds": 1.0}, {"training_seconds": 4.0}, {}), strict=False
+    ):
+        finish(plan, name)
+        write_json(plan.folders[name] / "env.json", facts)
+    assert plan.seconds() == 6.5
+    run = RunDir.open(tmp_path / "run", "probe", {})
+    time.sleep(0.2)
+    run.finish()
+    assert 0.2 <= json.loads((run.path / "env.json").read_text())["seconds"] < 60

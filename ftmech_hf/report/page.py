@@ -129,7 +129,14 @@ def render_template(name: str, **values: Any) -> str:
     return environment.get_template(name).render(**values)
 
 
-def write_origin(folder: Path, kind: str, settings: Mapping[str, Any], identity: str | None = None) -> dict[str, Any]:
+def write_origin(
+    folder: Path,
+    kind: str,
+    settings: Mapping[str, Any],
+    identity: str | None = None,
+    *,
+    seconds: float | None = None,
+) -> dict[str, Any]:
     """Write ``config.yaml`` and ``env.json`` into a folder of results.
 
     Args:
@@ -137,12 +144,14 @@ def write_origin(folder: Path, kind: str, settings: Mapping[str, Any], identity:
         kind: of results.
         settings: all of them.
         identity: their hash, if it is not that of ``settings``.
+        seconds: what all runs behind them took, each in one thread; None if that is not known.
 
     Returns:
-        what a page says of where it is from: ``command``, ``hash``, ``versions``.
+        what a page says of where it is from: ``command``, ``hash``, ``versions``, ``seconds``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     env, identity = environment(), identity or config_hash(settings)
     write_text(folder / "config.yaml", yaml.safe_dump(dict(settings), sort_keys=False))
-    write_json(folder / "env.json", {"kind": kind, "hash": identity, **env})
-    return {"command": env["command"], "hash": identity, "versions": describe_versions(env)}
+    known = {} if seconds is None else {"seconds": round(seconds)}
+    write_json(folder / "env.json", {"kind": kind, "hash": identity, **known, **env})
+    return {"command": env["command"], "hash": identity, "versions": describe_versions(env), "seconds": seconds}

@@ -278,7 +278,7 @@ def write_results(plan: StoriesPlan) -> StoriesResults:
     write_json(output / "claims.json", claims_json(results.claims))
     write_json(output / "judge.json", results.judge)
     facts = {
-        **write_origin(output, "stories", to_dict(plan.config, plan.task)),
+        **write_origin(output, "stories", to_dict(plan.config, plan.task), seconds=plan.plan.seconds()),
         "runs": len(plan.plan.folders) - len(results.missing),
         "source": "files" if plan.task.files else "procedural",
     }

@@ -35,12 +35,17 @@ def results_block(folder: Path) -> str:
     return _claims_table(folder, source)
 
 
+def _minutes(env: Mapping[str, Any]) -> str:
+    """What the runs behind a table took, if their study knows it."""
+    return f"; {env['seconds'] / 60:.0f} minutes of one core" if "seconds" in env else ""
+
+
 def _sweep_source(folder: Path) -> str:
     env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
     seeds = read_yaml(str(folder / "config.yaml"))["seeds"]
     several = f"Mean over seeds {', '.join(map(str, seeds))} (95 % Student t interval)"
     over = several if len(seeds) > 1 else f"Seed {seeds[0]} alone, so there are no intervals over seeds"
-    return f"{over}; sweep `{env['hash']}`; {describe_versions(env)}."
+    return f"{over}{_minutes(env)}; sweep `{env['hash']}`; {describe_versions(env)}."
 
 
 AGREEMENT = ("95 % interval", "in the same third", "ours less the paper's")
@@ -197,4 +202,6 @@ def _stories_source(folder: Path) -> str:
     )
     named = f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     number = f"{settings['generations']} stories a cell (the paper: 16)"
-    return f"{named}, {number}; 95 % interval {interval}; study `{env['hash']}`; {describe_versions(env)}."
+    return (
+        f"{named}, {number}; 95 % interval {interval}{_minutes(env)}; study `{env['hash']}`; {describe_versions(env)}."
+    )

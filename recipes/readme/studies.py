@@ -181,8 +181,8 @@ def written_block(folder: Path) -> str:
     found = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     settings = read_yaml(str(folder / "config.yaml"))
     trained = read_yaml(str(Path(settings["model"]) / "config.yaml"))
-    table = pd.read_parquet(folder / "table.parquet").head(SHOWN)
-    texts = [f"> {' '.join((row.prompt + row.text).split())}" for row in table.itertuples(index=False)]
+    table = pd.read_parquet(folder / "table.parquet").head(SHOWN).to_dict("records")
+    texts = [f"> {' '.join(str(row['prompt'] + row['text']).split())}" for row in table]
     loss = (
         f"**{found['nats_per_byte']:.3f} nats per byte** ({found['nats_per_token']:.3f} per token) on "
         f"{found['loss_rows']} packed rows held out; the first {len(texts)} stories it writes:"

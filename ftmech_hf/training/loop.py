@@ -39,6 +39,9 @@ from ftmech_hf.training.settings import TrainConfig
 LOSS_CHECK_EVERY = 50
 """Steps between looks at the loss, each of which waits for the device."""
 
+DRY_RUN_ROWS = 64
+"""Rows per test set at the end of a dry run, at most: enough to know what a row takes."""
+
 DIVERGED = 3
 """A loss this many times that of a guess, or of the first step if that was worse, will not come back."""
 
@@ -171,7 +174,7 @@ class _Training:
     def __iter__(self) -> Iterator[tuple[int, str]]:
         config, eval_steps = self.config, self.config.eval_steps()
         yield self.start, ""
-        if self.start == 0:
+        if self.start == 0 and 0 in eval_steps:
             self._evaluate(0, None)
         for step in range(self.start, config.last_step):
             with self.clock.step():
@@ -248,6 +251,8 @@ class _Training:
 
     def _evaluate(self, step: int, loss: float | None) -> str:
         rows = self.config.final_eval_rows if step == self.config.last_step else self.config.eval_rows
+        if self.config.max_steps is not None:
+            rows = min(rows, DRY_RUN_ROWS)
         self.model.eval()
         measure = self.stream.task.measure
         found = {}

@@ -106,7 +106,12 @@ class TrainConfig:
         return min(self.steps, self.max_steps or self.steps)
 
     def eval_steps(self) -> set[int]:
-        """The steps after which the model is evaluated, log-spaced or given; always the first, 0, and the last."""
+        """The steps after which the model is evaluated, log-spaced or given; always the first, 0, and the last.
+
+        A dry run looks at its end alone, which tells what a look takes.
+        """
+        if self.max_steps is not None:
+            return {self.last_step}
         spaced = np.geomspace(1, self.steps, self.num_evals) if self.num_evals and self.steps else np.array([])
         asked = self.eval_at or [int(step) for step in np.round(spaced)]
         return {0, self.last_step, *(step for step in asked if step <= self.last_step)}

@@ -191,9 +191,10 @@ def test_no_steps_leave_the_weights_as_they_are(tmp_path: Path, task: PcfgConfig
 
 
 def test_a_dry_run_stops_early_and_projects_the_rest(tmp_path: Path, task: PcfgConfig) -> None:
-    config = dataclasses.replace(CONFIG, steps=1000, max_steps=5, price_per_hour=2.0)
+    """It looks once, at a few rows: at the paper's scale evaluations would otherwise take longer than its steps."""
+    config = dataclasses.replace(CONFIG, steps=1000, max_steps=5, price_per_hour=2.0, final_eval_rows=2048)
     _, metrics = train(tmp_path / "run", task, config)
-    assert [line["step"] for line in metrics][-1] == 5
+    assert [(line["step"], line["eval_rows"]) for line in metrics] == [(5, 64)]
     found = json.loads((tmp_path / "run.partial" / "env.json").read_text())["projection"]
     assert found["steps"] == 1000
     assert found["hours"] > 1000 * found["seconds_per_step"] / 3600 > 0

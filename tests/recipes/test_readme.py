@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from ftmech_hf.tasks import TASKS
 from recipes import make_dataset, pretrain
+from recipes.benchmarks.accuracy import RECIPES
 from recipes.update_readme import (
     ACCURACY,
     DATA,
@@ -94,7 +95,7 @@ def test_its_results_come_from_a_run() -> None:
     assert block.count("\n|") >= 14
     assert re.search(r"Mean over seeds 0, 1, 2, .*config hash `[0-9a-f]{12}`; ftmech_hf ", block)
     assert README.split(SPEED[0])[1].split(SPEED[1])[0].count("\n|") == 8
-    assert README.split(ACCURACY[0])[1].split(ACCURACY[1])[0].count("\n|") == 8
+    assert README.split(ACCURACY[0])[1].split(ACCURACY[1])[0].count("\n|") == 2 + len(RECIPES)
     for marks, rows in ((GRID, 18), (FORGETTING, 11), (LORA, 9)):
         assert README.split(marks[0])[1].split(marks[1])[0].count("\n|") == rows
     for marks, rows in ((TRACR, 10), (INSTRUMENTS, 22)):

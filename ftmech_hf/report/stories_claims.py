@@ -3,10 +3,9 @@
 Bars were set before the study was run, with exceptions made after a pilot of two deletions without a control: ``early``
 and its bar, the threshold at which a loss counts as recovered, and ``pruned_not_asked``. After a first whole run, whose
 base wrote a twist in 54 % of the stories when asked, the nano scale's steps were made more and its rows shorter, and no
-bar was touched. The paper's numbers are its
-Table 1, each cell of 16 stories, so that a single cell of it is known to about 12 points. With one seed an interval is
-over instructions, which all models share (differences are taken within an instruction); with several it is Student's
-over seeds.
+bar was touched. The paper's numbers are its Table 1, each cell of 16 stories, so that a single cell of it is known to
+about 12 points. With one seed an interval is over instructions, which all models share (differences are taken within an
+instruction); with several it is Student's over seeds.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ columns of their own, whole texts, or a line of text each (as in the public Tiny
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
@@ -61,6 +62,7 @@ def _local(name: str) -> list[Path]:
     return [_as_text(path) if path.suffix == ".parquet" else path]
 
 
+@functools.cache  # every document asks for its file, and within a process a name stands for the same one
 def _pull(name: str) -> Path:
     user, _, rest = name.removeprefix(HUB).partition("/")
     repo, _, path = rest.partition("/")
@@ -71,6 +73,7 @@ def _pull(name: str) -> Path:
         return Path(hf_hub_download(f"{user}/{repo}", path, repo_type="dataset", revision=revision or None))
 
 
+@functools.cache
 def _dataset(repo: str, revision: str | None = None) -> Path:
     """The training rows of a dataset at the commit that a revision is now; without a connection, those kept last."""
     begin = f"text-{_version()}-{repo.replace('/', '--')}-{(revision or 'main').replace('/', '--')}"
@@ -80,7 +83,9 @@ def _dataset(repo: str, revision: str | None = None) -> Path:
             kept = cache_folder() / f"{begin}-{commit}.txt"
             if not kept.is_file():
                 _write(kept, repo, load_dataset(repo, split="train", revision=commit, streaming=True))
-    except OSError:
+    except OSError as error:
+        if error.errno is not None:  # this machine's, such as a full disk
+            raise
         known = sorted(cache_folder().glob(f"{begin}-*.txt"), key=lambda path: path.stat().st_mtime)
         if not known:
             raise

@@ -60,13 +60,15 @@ def test_rows_may_be_texts_or_lines(tmp_path: Path) -> None:
 def test_a_file_on_the_hub_is_downloaded_once(
     hub: object, api: HfApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ftmech_hf.tasks.stories.sources.hf_hub_download", _with(api))
+    asked: list[str] = []
+    monkeypatch.setattr("ftmech_hf.tasks.stories.sources.hf_hub_download", _with(api, asked))
     raw = write_raw(tmp_path / "raw.txt", 25)
     api.create_repo("user/stories", repo_type="dataset")
     api.upload_file(path_or_fileobj=raw, path_in_repo="data/raw.txt", repo_id="user/stories", repo_type="dataset")
     name = "hf://datasets/user/stories/data/raw.txt"
     assert read(name) == list(read_stories(raw))
     assert len(index_files([name, str(raw)])) == 50
+    assert asked == ["data/raw.txt"]  # and not for every document that is read
     with pytest.raises(ValueError, match="expected hf://datasets/USER/NAME/PATH_OF_A_FILE"):
         read("hf://datasets/user/stories")
 
@@ -102,8 +104,9 @@ def test_the_name_of_a_dataset_gives_its_training_rows(hub: HubServer, api: HfAp
     assert never.startswith("cannot read the dataset user/other")
 
 
-def _with(api: HfApi):  # type: ignore[no-untyped-def]
+def _with(api: HfApi, asked: list[str]):  # type: ignore[no-untyped-def]
     def download(*arguments: str, **options: str) -> str:
+        asked.append(arguments[1])
         return str(api.hf_hub_download(*arguments, **options))
 
     return download

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -104,7 +105,7 @@ def test_the_name_of_a_dataset_gives_its_training_rows(hub: HubServer, api: HfAp
     assert never.startswith("cannot read the dataset user/other")
 
 
-def _with(api: HfApi, asked: list[str]):  # type: ignore[no-untyped-def]
+def _with(api: HfApi, asked: list[str]) -> Callable[..., str]:
     def download(*arguments: str, **options: str) -> str:
         asked.append(arguments[1])
         return str(api.hf_hub_download(*arguments, **options))

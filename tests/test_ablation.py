@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
 from ftmech_hf.activations import Unit, ablated_losses, ablation, find_units
@@ -79,6 +82,33 @@ def test_what_cannot_change_is_not_computed_again(any_model: PreTrainedModel, ro
     # whole once, and to try the shortcuts; then the first block is never run, the last for the first's neurons only
     assert calls["first"] <= 3
     assert neurons < calls["last"] <= neurons + 6
+
+
+def test_in_the_last_block_only_the_last_position_looks(
+    any_model: PreTrainedModel, rows: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    any_model.set_attn_implementation("sdpa")
+    looking: list[int] = []
+    attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+    def recorded(module: nn.Module, query: Tensor, *args: Any, **kwargs: Any) -> Any:
+        looking.append(query.shape[2])
+        return attend(module, query, *args, **kwargs)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "sdpa", recorded)
+    ablated_losses(any_model, rows[:, :-1], rows[:, -1], "activation")
+    assert looking[:2] == [8, 8]  # the model as it is
+    assert looking[-1] == 1
+    before = len(looking)
+    loss_of(any_model, rows)
+    assert looking[before:] == [8, 8]  # and it is as it was
+
+
+def test_a_model_that_is_more_than_its_blocks_is_refused(rows: Tensor) -> None:
+    model = make_gpt2(40)
+    model.transformer.h[1].register_forward_hook(lambda _, args, output: output + torch.randn_like(output))
+    with pytest.raises(ValueError, match="the blocks of gpt2, run one after the other, do not give its logits"):
+        ablated_losses(model, rows[:, :-1], rows[:, -1], "head")
 
 
 class ScaledMlp(nn.Module):

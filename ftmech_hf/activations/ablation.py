@@ -2,8 +2,8 @@
 
 Many units are ablated in one forward pass, each in its own copy of the rows, and what an ablation cannot change is not
 computed again: the blocks before the unit's, the unit's own block where it only adds to the stream, and in the last
-block all positions but the last, where its output is not read. Every shortcut is first tried on the model at hand, and
-not taken where it changes the logits.
+block all that is not the last position's, but for the keys and values that it looks at. Every shortcut is first tried
+on the model at hand, and not taken where it changes the logits.
 """
 
 from __future__ import annotations
@@ -13,17 +13,22 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from accelerate.utils import recursively_apply
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
 from ftmech_hf.activations.interventions import on_input, on_output
 from ftmech_hf.activations.layout import find_layout, model_blocks
 from ftmech_hf.activations.units import Unit, UnitGroup, find_units
 
-MAX_ROWS = 512
-"""Rows of one forward pass: copies of the given rows, one for each ablated unit."""
+MAX_ROWS = 128
+"""Rows of one pass through a block: copies of the given rows, one per ablated unit. More do not fit into caches."""
+
+READ_ROWS = 512
+"""Rows that are turned into logits together: only their last position is left then."""
 
 SHORTCUT_TOLERANCE = 1e-4
 """How far logits may be off under a shortcut, relative to their spread: other shapes round differently."""
@@ -59,19 +64,25 @@ def ablated_losses(
 
 
 class _Ablation:
-    """One batch of rows, run through the model from any block on."""
+    """One batch of rows, run through the model from any block on: blocks are called as the model called them."""
 
     def __init__(self, model: PreTrainedModel, token_ids: Tensor, targets: Tensor) -> None:
         self.model, self.token_ids, self.targets = model, token_ids, targets
         self.layout, self.blocks = find_layout(model), [block for _, block in model_blocks(model)]
         self.before: dict[int, Tensor] = {}  # the stream entering each block
         self.after: dict[int, Tensor] = {}  # and leaving it
+        self.given: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}  # what else each block is called with
         self.neurons: dict[int, Tensor] = {}  # what the MLP's last matrix reads
+        self.first_part: nn.Module | None = None  # of the last block: in most models the norm before its attention
         self.logits = self._run_whole()
         self.clean_loss = float(F.cross_entropy(self.logits, targets))
-        self.trims_last_block = False
         last = len(self.blocks) - 1
-        self.trims_last_block = self._agrees(lambda: self._run_from(last, self.before[last]), trim=True)
+        self.trims_last_block = False
+        if not self._agrees(lambda: self._left_by(0, self.before[0]), self.logits):
+            kind = model.config.model_type
+            raise ValueError(f"model: the blocks of {kind}, run one after the other, do not give its logits")
+        self.trims_last_block = True
+        self.trims_last_block = self._agrees(lambda: self._left_by(last, self.before[last]), self.logits)
 
     def _run_whole(self) -> Tensor:
         handles = []
@@ -79,7 +90,9 @@ class _Ablation:
         for layer, block in enumerate(self.blocks):
 
             def keep_before(_: nn.Module, args: Any, kwargs: Any, layer: int = layer) -> None:
-                self.before[layer] = args[0] if args else kwargs["hidden_states"]
+                kwargs = dict(kwargs)
+                self.before[layer] = args[0] if args else kwargs.pop("hidden_states")
+                self.given[layer] = args[1:], kwargs
 
             def keep_after(_: nn.Module, args: Any, output: Any, layer: int = layer) -> None:
                 self.returns_tuple = isinstance(output, tuple)
@@ -91,6 +104,11 @@ class _Ablation:
             handles.append(block.register_forward_pre_hook(keep_before, with_kwargs=True))
             handles.append(block.register_forward_hook(keep_after))
             handles.append(block.get_submodule(self.layout.mlp_down).register_forward_pre_hook(keep_neurons))
+
+        def keep_first(part: nn.Module, args: Any) -> None:
+            self.first_part = self.first_part or part
+
+        handles += [part.register_forward_pre_hook(keep_first) for part in self.blocks[-1].children()]
         try:
             return self._forward(self.token_ids)
         finally:
@@ -100,35 +118,53 @@ class _Ablation:
     def _forward(self, token_ids: Tensor) -> Tensor:
         return self.model(token_ids, use_cache=False, logits_to_keep=1).logits[:, -1].float()
 
-    def _agrees(self, shortcut: Callable[[], Tensor], *, trim: bool = False, expected: Tensor | None = None) -> bool:
-        """Whether a shortcut gives the logits that it should; one that fails to run does not."""
-        expected = self.logits if expected is None else expected
-        self.trims_last_block = trim or self.trims_last_block
+    def _agrees(self, shortcut: Callable[[], Tensor], expected: Tensor) -> bool:
+        """Whether what a shortcut leaves gives the logits that it should; one that fails to run does not."""
         try:
-            found = shortcut()
+            found = self._read(shortcut())
         except (RuntimeError, TypeError, KeyError, IndexError):
             return False
-        close = (found - expected).abs().max() <= SHORTCUT_TOLERANCE * (expected.max() - expected.min())
-        return found.shape == expected.shape and bool(close)
+        if found.shape != expected.shape:
+            return False
+        return bool((found - expected).abs().max() <= SHORTCUT_TOLERANCE * (expected.max() - expected.min()))
 
-    def _run_from(self, layer: int, stream: Tensor) -> Tensor:
-        """Logits (R, V) of a stream (R, T, D) entering a block; R is a multiple of the number of rows.
+    def _left_by(self, layer: int, stream: Tensor) -> Tensor:
+        """What the last block leaves at the last position (R, 1, D), if a stream (R, T, D) enters a block.
 
-        After the last block one position is enough: give (R, 1, D).
+        R is a multiple of the number of rows. Behind the last block it is the stream itself.
         """
-        copies = len(stream) // len(self.token_ids)
-        token_ids = self.token_ids[:, -stream.shape[1] :].repeat(copies, 1)
+        for number in range(layer, len(self.blocks)):
+            stream = self._run_block(number, stream)
+        return stream[:, -1:]
+
+    def _read(self, stream: Tensor) -> Tensor:
+        """Logits (R, V) of what the last block leaves at the last position."""
         with contextlib.ExitStack() as stack:
-            for number, block in enumerate(self.blocks[:layer]):
+            for number, block in enumerate(self.blocks):
                 stack.enter_context(_replaced(block, stream if number == 0 else None, self.returns_tuple))
-            if layer == 0:
-                stack.callback(on_input(self.blocks[0], lambda _: stream).remove)
-            if self.trims_last_block and layer < len(self.blocks):
-                last = self.blocks[-1]
-                child = self.layout.mlp_down.split(".")[0]
-                for path in (self.layout.attention_out, child):
-                    stack.callback(on_input(last.get_submodule(path), lambda value: value[:, -1:]).remove)
-            return self._forward(token_ids)
+            return self._forward(self.token_ids[:, -1:].repeat(len(stream) // len(self.token_ids), 1))
+
+    def _run_block(self, number: int, stream: Tensor) -> Tensor:
+        """The stream leaving a block; if that is the last and trimmed, at the last position alone."""
+        block, rows, copies = self.blocks[number], len(self.token_ids), len(stream) // len(self.token_ids)
+
+        def repeated(value: Tensor) -> Tensor:
+            is_per_row = value.ndim > 0 and value.shape[0] == rows > 1
+            return value.repeat(copies, *[1] * (value.ndim - 1)) if is_per_row else value
+
+        args, kwargs = recursively_apply(repeated, self.given[number])
+        with contextlib.ExitStack() as stack:
+            if self.trims_last_block and number + 1 == len(self.blocks):
+                # The block adds to one position of the stream, and its attention reads all of them.
+                assert self.first_part is not None
+                whole, stream = stream, stream[:, -1:]
+                stack.callback(on_input(self.first_part, lambda _: whole).remove)
+                reader = block.get_submodule(self.layout.attention_out)
+                stack.callback(on_input(reader, lambda value: value[:, -1:]).remove)
+                stack.enter_context(_last_query(self.model))
+            output = block(stream, *args, **kwargs)
+        left: Tensor = output[0] if isinstance(output, tuple) else output
+        return left
 
     def losses(self, group: UnitGroup, per_pass: int) -> Tensor:
         """The loss without each unit of a group, (N,)."""
@@ -136,18 +172,19 @@ class _Ablation:
         run = self._without_units
         if adds_to_stream and group.side == "input":
             strongest = self._added(group, torch.arange(group.num_units)).norm(dim=-1).argmax()[None].cpu()
-            slow = self._without_units(group, strongest)
-            if self._agrees(lambda: self._without_added(group, strongest), expected=slow):
+            slow = self._read(self._without_units(group, strongest))
+            if self._agrees(lambda: self._without_added(group, strongest), slow):
                 run = self._without_added
         found = []
-        for chosen in torch.arange(group.num_units).split(per_pass):
-            logits = run(group, chosen)
-            targets = self.targets.repeat(len(chosen))
-            found.append(F.cross_entropy(logits, targets, reduction="none").view(len(chosen), -1).mean(1))
+        per_read = max(per_pass, READ_ROWS // len(self.token_ids))
+        for read in torch.arange(group.num_units).split(per_read):
+            logits = self._read(torch.cat([run(group, chosen) for chosen in read.split(per_pass)]))
+            targets = self.targets.repeat(len(read))
+            found.append(F.cross_entropy(logits, targets, reduction="none").view(len(read), -1).mean(1))
         return torch.cat(found).cpu()
 
     def _without_units(self, group: UnitGroup, chosen: Tensor) -> Tensor:
-        """Logits (U * B, V) without each chosen unit, from the unit's block on."""
+        """What is left (U * B, 1, D) without each chosen unit, run from the unit's block on."""
         width = group.weight.shape[group.axis]
         gone = torch.zeros(len(chosen), width, dtype=torch.bool)
         gone.scatter_(1, group.places(chosen), True)
@@ -161,7 +198,7 @@ class _Ablation:
             fill = torch.zeros(width, device=gone.device) if bias is None else bias
             handle = on_output(group.module, lambda value: torch.where(gone, fill.to(value.dtype), value))
         try:
-            return self._run_from(group.layer, stream)
+            return self._left_by(group.layer, stream)
         finally:
             handle.remove()
 
@@ -182,7 +219,7 @@ class _Ablation:
         columns = self._columns(group, chosen)
         # (U, B, T, D), in one product per copy of the rows
         stream = self.after[layer][None, :, positions] - activations[..., None] * columns[:, None, None]
-        return self._run_from(layer + 1, stream.flatten(0, 1))
+        return self._left_by(layer + 1, stream.flatten(0, 1))
 
 
 @contextlib.contextmanager
@@ -198,3 +235,34 @@ def _replaced(block: nn.Module, stream: Tensor | None, returns_tuple: bool) -> I
         yield
     finally:
         del block.forward
+
+
+LAST_QUERY = "ftmech_last_query"
+
+
+@contextlib.contextmanager
+def _last_query(model: PreTrainedModel) -> Iterator[None]:
+    """Attention that looks from the last position alone, and gives what it finds there at every position.
+
+    Where a model does not ask transformers' table for its attention, nothing changes.
+    """
+    implementation = model.config._attn_implementation
+    if implementation != "sdpa":
+        yield
+        return
+    attend = ALL_ATTENTION_FUNCTIONS[implementation]
+
+    def from_last(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+    ) -> tuple[Tensor, Any]:
+        mask = attention_mask if attention_mask is None else attention_mask[..., -1:, :]
+        output, weights = attend(module, query[:, :, -1:], key, value, mask, **{**options, "is_causal": False})
+        return output.expand(-1, query.shape[2], -1, -1), weights
+
+    ALL_ATTENTION_FUNCTIONS[LAST_QUERY] = from_last
+    model.config._attn_implementation = LAST_QUERY
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = implementation
+        del ALL_ATTENTION_FUNCTIONS[LAST_QUERY]

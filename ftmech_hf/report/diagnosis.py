@@ -71,12 +71,23 @@ def _weights_text(found: dict[str, Any]) -> str:
     changed = found["weights"]
     if not changed["changed"]:
         return "No matrix of the blocks changed."
+    nothing = changed.get("taught_nothing")
+    beside = "" if nothing is None else f" (a fine-tuning that teaches nothing: {nothing:.1%}, dashed)"
     return (
-        f"The matrices of the blocks changed by {changed['relative_norm']:.1%} of their size on average. A change has "
-        f"an effective rank of {changed['effective_rank']:.0f}, a random one {changed['random_rank']:.0f}; "
+        f"The matrices of the blocks changed by {changed['relative_norm']:.1%} of their size on average{beside}. "
+        f"A change has effective rank {changed['effective_rank']:.0f}, a random one {changed['random_rank']:.0f}; "
         f"{changed['outside']:.0%} of its main directions lie outside those the base writes into, "
         f"{changed['random_outside']:.0%} by chance. Grey: a random change of the same size."
     )
+
+
+def _bystanders_text(facts: dict[str, Any]) -> str:
+    taught = f"the base after {facts['null_steps']} steps of fine-tuning on its own answers (taught nothing)"
+    seed = f"{facts['twin']}, which is said to be the base trained with another seed"
+    there = [*([taught] if facts["null_steps"] else []), *([seed] if facts["twin"] else [])]
+    if not there:
+        return ""
+    return f"What may differ from the base without a meaning is drawn into all pictures: {', and '.join(there)}."
 
 
 def method_texts(facts: dict[str, Any], found: dict[str, Any]) -> dict[str, str]:
@@ -87,7 +98,7 @@ def method_texts(facts: dict[str, Any], found: dict[str, Any]) -> dict[str, str]
     ratio = found["sensitivity_ratio"]["capability"]
     return {
         "behaviour": "Share of right answers, with 95 % intervals. Dotted: what naming the most frequent answer would "
-        f"give. {never}",
+        f"give. {never} {_bystanders_text(facts)}",
         "pruning": "Rows that the gradient says stand in the way of the right answer are set to zero. How many, "
         f"{found['best_k']}, was chosen on other questions than those shown. Dashed: as many random rows.",
         "revival": f"The same short training on the capability, {len(found['revival']['steps'])} times on different "

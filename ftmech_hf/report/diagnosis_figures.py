@@ -11,9 +11,12 @@ from matplotlib.ticker import MaxNLocator
 
 from ftmech_hf.report.figures import BASE, CONTROL, FINETUNED, RANDOM, accuracy_axis, legend_below, step_axis
 from ftmech_hf.studies import RANDOM_INIT
+from ftmech_hf.studies.examination import REHEARSED, TWIN
 
 OTHER = "#2b8a3e"
-COLORS = {"base": BASE, "fine-tuned": FINETUNED, "reference": CONTROL}
+BYSTANDERS = {REHEARSED: "#0d9488", TWIN: "#9333ea"}
+"""Models that differ from the base without a meaning, which are drawn dotted."""
+COLORS = {"base": BASE, "fine-tuned": FINETUNED, "reference": CONTROL, **BYSTANDERS}
 DOTTED = (0, (1, 2))
 
 
@@ -53,6 +56,13 @@ def _line(
 def _layers(ax: Axes, name: str = "block") -> None:
     ax.set_xlabel(name)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _bystanders(ax: Axes, rows: pd.DataFrame, x: str, pattern: str = "{}", **wanted: str) -> None:
+    """Lines of the models that differ from the base without a meaning; ``pattern`` is what rows call them."""
+    for name, color in BYSTANDERS.items():
+        if len(each := _pick(rows, model=pattern.format(name), **wanted)):
+            _line(ax, each, x, name, color, DOTTED, marker=".", band=False)
 
 
 def _pick(rows: pd.DataFrame, **wanted: str) -> pd.DataFrame:
@@ -142,6 +152,8 @@ def _patching(ax: Axes, rows: pd.DataFrame, reference: str, way: str, null: str)
         other = _pick(found, site=site, quantity="other row")
         _line(ax, other, "layer", f"{label}, another question", color, "--", marker="", band=False)
     _line(ax, _pick(rows, model=null, site="resid_post"), "layer", f"whole stream, {reference}", CONTROL, DOTTED)
+    if null == "reference into base":
+        _bystanders(ax, rows, "layer", "{} into base")
     _layers(ax, "patched block")
     accuracy_axis(ax)
     legend_below(ax)
@@ -174,6 +186,7 @@ def lens(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
                     style,
                     band=model != "reference",
                 )
+    _bystanders(ax, rows, "layer", quantity="right answer")
     majority = _pick(rows, quantity="majority")
     if len(majority):
         ax.axhline(float(majority["value"].iloc[0]), color="#111827", linewidth=1, linestyle=DOTTED)
@@ -188,7 +201,10 @@ def path(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
     for kind, label, color in (("capability", "the capability", FINETUNED), ("other", "what was taught", OTHER)):
         if len(each := _pick(main, questions=kind)):
             _line(ax, each, "x", label, color)
-    _line(ax, rows[rows["reference"].astype(bool)], "x", f"the capability, base to {reference}", RANDOM, "--")
+    _line(ax, _pick(rows, quantity="base, reference"), "x", f"the capability, base to {reference}", RANDOM, "--")
+    for name, color in BYSTANDERS.items():
+        if len(each := _pick(rows, quantity=f"base, {name}")):
+            _line(ax, each, "x", f"the capability, base to {name}", color, DOTTED, marker=".", band=False)
     ax.set_xticks([0, 1, 2], ["base", "fine-tuned", "trained back"])
     accuracy_axis(ax)
     legend_below(ax)
@@ -203,8 +219,11 @@ def _from_zero(ax: Axes, title: str) -> None:
 def weight_sizes(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
     """Norm of the change over that of the matrix, by block and matrix."""
     sizes = _pick(rows[rows["layer"].notna()], quantity="relative norm")
-    for site, each in sizes.groupby("site", sort=False):
+    for site, each in _pick(sizes, model="fine-tuned").groupby("site", sort=False):
         ax.plot(each["layer"], each["value"], marker="o", linewidth=1, label=".".join(str(site).split(".")[-2:]))
+    if len(nothing := _pick(sizes, model=REHEARSED)):
+        mean = nothing.groupby("layer", as_index=False)["value"].mean()
+        ax.plot(mean["layer"], mean["value"], color=RANDOM, linestyle="--", label=f"{REHEARSED}, mean")
     ax.set_ylabel("share of the matrix's norm")
     _layers(ax)
     _from_zero(ax, "Size of the change")
@@ -246,6 +265,7 @@ def similarity(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
             if len(each):
                 label = _name(model, reference) + (", other prompts" if kind == "other" else "")
                 _line(ax, each, "layer", label, COLORS[model], style)
+    _bystanders(ax, rows, "layer", quantity="CKA", questions="capability")
     _line(ax, _pick(rows, quantity="rows shuffled", questions="capability"), "layer", "rows shuffled", RANDOM, DOTTED)
     ax.set_ylim(-0.1, 1.05)
     ax.set_ylabel("CKA")
@@ -257,6 +277,7 @@ def separation(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
     """Tau by layer for every model."""
     for model in ("base", "fine-tuned", "reference"):
         _line(ax, _pick(rows, quantity="tau", model=model), "layer", _name(model, reference), COLORS[model])
+    _bystanders(ax, rows, "layer", quantity="tau")
     _line(ax, _pick(rows, quantity="kinds by chance", model="base"), "layer", "kinds by chance", RANDOM, DOTTED)
     ax.set_ylabel("tau, in distances to the own centre")
     _layers(ax, "stream after block")
@@ -266,10 +287,10 @@ def separation(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
 def sensitivity(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
     """Median and quartiles of the gradient norm by model and kind of question."""
     norms = _pick(rows, quantity="gradient norm")
-    kinds, models = list(norms["questions"].unique()), ("base", "fine-tuned", "reference")
+    kinds, models = list(norms["questions"].unique()), [model for model in COLORS if model in set(norms["model"])]
     for number, model in enumerate(models):
         each = _pick(norms, model=model)
-        places = np.arange(len(kinds)) + (number - 1) * 0.22
+        places = np.arange(len(kinds)) + (number - (len(models) - 1) / 2) * 0.16
         errors = [each["value"] - each["low"], each["high"] - each["value"]]
         ax.errorbar(places, each["value"], yerr=errors, fmt="o", color=COLORS[model], capsize=3,
                     label=_name(model, reference))  # fmt: skip

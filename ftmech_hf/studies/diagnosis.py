@@ -32,6 +32,9 @@ class DiagnoseConfig(StudyConfig):
         default=None,
         metadata={"help": "a model of the same shape that never had the capability; else one of random weights"},
     )
+    twin: str | None = field(
+        default=None, metadata={"help": "the base trained with another seed, to see what differs between seeds"}
+    )
     reversed: str | None = field(
         default=None, metadata={"help": "the model after reverse fine-tuning, for the path; else it is made here"}
     )
@@ -97,6 +100,8 @@ def _describe(config: DiagnoseConfig, case: Examined) -> dict[str, Any]:
         "base": config.base,
         "finetuned": config.finetuned,
         "reference": config.control or RANDOM_INIT,
+        "twin": config.twin,
+        "null_steps": case.config.null_steps,
         "capability": case.capability.name,
         "other": case.other.name if case.other else None,
         "rows": len(case.capability.test),
@@ -107,7 +112,10 @@ def _describe(config: DiagnoseConfig, case: Examined) -> dict[str, Any]:
 
 
 def _models(config: DiagnoseConfig) -> dict[str, str]:
-    given = {"base": config.base, "finetuned": config.finetuned, "control": config.control, "reversed": config.reversed}
+    given = {
+        "base": config.base, "finetuned": config.finetuned, "control": config.control, "twin": config.twin,
+        "reversed": config.reversed,
+    }  # fmt: skip
     return {name: folder for name, folder in given.items() if folder is not None}
 
 
@@ -150,7 +158,8 @@ def _prepare(
     for model in loaded.values():
         mask_padding(model, capability.pad)
     models = {BASE: base, FINETUNED: loaded["finetuned"], NULL: loaded["control"]}
-    return Examined(models, capability, other, examination, config.seed), loaded.get("reversed")
+    case = Examined(models, capability, other, examination, config.seed, loaded.get("twin"))
+    return case, loaded.get("reversed")
 
 
 def _check_same_shape(name: str, base: PreTrainedModel, model: PreTrainedModel) -> None:

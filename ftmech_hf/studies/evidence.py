@@ -48,11 +48,12 @@ def _rounded(accuracy: float, number: int) -> Share:
 def behaviour(case: Examined) -> Found:
     """Accuracy of all models on both kinds of questions."""
     table, right = [], {}
-    for name, model in case.models.items():
+    for name, model in case.everyone.items():
         for kind, questions in case.both.items():
             hits = right[name, kind] = _right(model, questions.test)
             share = _share(hits)
-            table.append(row("behaviour", "accuracy", *share, model=name, questions=kind, reference=name == NULL))
+            table.append(row("behaviour", "accuracy", *share, model=name, questions=kind,
+                             reference=name not in (BASE, FINETUNED)))  # fmt: skip
     for kind, questions in case.both.items():
         table.append(row("behaviour", "chance", questions.chance, questions=kind, reference=True))
     shares = {name: _share(right[name, "capability"]) for name in (BASE, FINETUNED)}
@@ -142,6 +143,10 @@ def patching(case: Examined, cuts: tuple[int | None, int]) -> Found:
                 "late": _share(back.right["resid_post", late]),
                 "late_null": _share(result.right["resid_post", late]),
             }
+    for name, model in case.bystanders.items():
+        result = patch_each(model, case.models[BASE], case.few("capability"), sites=["resid_post"], layers=case.layers,
+                            other_rows=0)  # fmt: skip
+        table += [{**each, "reference": True} for each in _patch_table(f"{name} into base", "capability", result)]
     return table, facts
 
 

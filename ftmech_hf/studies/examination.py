@@ -20,12 +20,15 @@ from ftmech_hf.analysis.verdict import VerdictRule
 from ftmech_hf.intervals import Share
 from ftmech_hf.models.loading import random_twin
 from ftmech_hf.studies.questions import Questions, mask_padding
+from ftmech_hf.studies.revival import rehearse
 
 TableRow = dict[str, Any]
 Found = tuple[list[TableRow], dict[str, Any]]
 """What a part of a diagnosis gives: rows of the table, and evidence or facts by name."""
 
 BASE, FINETUNED, NULL = "base", "fine-tuned", "reference"
+REHEARSED, TWIN = "taught nothing", "another seed"
+"""The base after a fine-tuning on its own answers, and a base trained with another seed: changes without a meaning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,9 @@ class ExaminationConfig:
     reverse_steps: int = field(default=32, metadata={"help": "steps that the fine-tuned model is given to come back"})
     reverse_lr: float = field(default=1e-4, metadata={"help": "learning rate of reverse fine-tuning"})
     reverse_batch_size: int = field(default=32, metadata={"help": "rows of one of its steps"})
+    null_steps: int = field(
+        default=64, metadata={"help": "steps of a fine-tuning that teaches nothing, at the same rate; 0 for none"}
+    )
 
     def __post_init__(self) -> None:
         for name in (
@@ -55,6 +61,8 @@ class ExaminationConfig:
             least = 2 if name in ("random_masks", "repeats") else 1
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected at least {least}")
+        if self.null_steps < 0:
+            raise ValueError(f"null_steps: {self.null_steps}, expected 0 or more")
         if not self.reverse_lr > 0:
             raise ValueError(f"reverse_lr: {self.reverse_lr}, expected a number above 0")
         if not self.prune_sizes or min(self.prune_sizes) < 0 or max(self.prune_sizes) < 1:
@@ -70,8 +78,10 @@ class Examined:
         other: what fine-tuning taught, if that is known.
         config: how thorough to be.
         seed: of all that is drawn by chance.
+        twin: the base trained with another seed, if there is one.
 
     Attributes:
+        bystanders: models that differ from the base without a meaning, by :data:`REHEARSED` and :data:`TWIN`.
         more_references: names and seeds of two models of random weights, for what differs between such models; they
             are made when they are looked into.
         layers: those that are looked into.
@@ -84,6 +94,7 @@ class Examined:
         other: Questions | None,
         config: ExaminationConfig,
         seed: int,
+        twin: PreTrainedModel | None = None,
     ) -> None:
         self.models, self.capability, self.other, self.config, self.seed = models, capability, other, config, seed
         self.rule = VerdictRule()
@@ -93,13 +104,26 @@ class Examined:
         chosen = np.linspace(0, self.num_layers - 1, min(config.max_layers, self.num_layers))
         self.layers: list[int] = chosen.round().astype(int).tolist()
         self._streams: dict[tuple[str, str, str], dict[str, Tensor]] = {}
+        self.bystanders: dict[str, PreTrainedModel] = {}
+        if config.null_steps:
+            self.bystanders[REHEARSED] = rehearse(
+                models[BASE], capability, seed=seed, steps=config.null_steps, lr=config.reverse_lr,
+                batch_size=config.reverse_batch_size,
+            )  # fmt: skip
+        if twin is not None:
+            self.bystanders[TWIN] = twin
+
+    @property
+    def everyone(self) -> dict[str, PreTrainedModel]:
+        """All models by name."""
+        return {**self.models, **self.bystanders}
 
     def stream(self, model: str, questions: str, split: str) -> dict[str, Tensor]:
         """The stream of a model after every chosen block at the position that predicts the answer, read once."""
         key = (model, questions, split)
         if key not in self._streams:
             token_ids = getattr(self.both[questions], split)
-            looked_into = self.models.get(model)
+            looked_into = self.everyone.get(model)
             if looked_into is None:
                 looked_into = random_twin(self.models[BASE], self.more_references[model])
                 mask_padding(looked_into, self.capability.pad)

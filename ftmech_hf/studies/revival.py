@@ -1,4 +1,4 @@
-"""Reverse fine-tuning in memory: how many steps until a copy of a model answers right again?
+"""Fine-tuning in memory: until a copy of a model answers right again, or on what it answers anyway.
 
 A diagnosis needs a few dozen steps of several models, no run folders and no checkpoints; whoever wants those uses
 ``recipes/reverse_finetune.py``. Loss, optimizer and clipping are the same.
@@ -7,13 +7,15 @@ A diagnosis needs a few dozen steps of several models, no run folders and no che
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.studies.questions import Questions
-from ftmech_hf.training.objectives import answer_accuracy, answer_only_loss
+from ftmech_hf.training.objectives import answer_accuracy, answer_logits, answer_only_loss
 from ftmech_hf.training.optim import build_optimizers
 
 
@@ -60,15 +62,47 @@ def revive(
         threshold: accuracy that ends it.
         eval_rows: the first test rows, which are looked at.
     """
+    test, when, points = questions.test[:eval_rows], set(looks(steps)), {}
+    for done, trained in _tuned(model, lambda step: questions.training_rows(seed, step, batch_size), lr):
+        if done in when:
+            points[done] = answer_accuracy(trained, test)
+            if points[done] >= threshold or done == steps:
+                return Curve(points, done if points[done] >= threshold else None, trained)
+    raise AssertionError("training goes on until it is ended")
+
+
+def rehearse(
+    model: PreTrainedModel, questions: Questions, *, seed: int, steps: int, lr: float, batch_size: int
+) -> PreTrainedModel:
+    """Fine-tune a copy of a model on its own answers: a fine-tuning that teaches nothing.
+
+    Args:
+        model: stays as it is.
+        questions: asked, and answered by the model itself.
+        seed, steps, lr, batch_size: as for :func:`revive`.
+    """
+
+    def own_answers(step: int) -> Tensor:
+        rows = questions.training_rows(seed, step, batch_size).clone()
+        rows[:, -2] = answer_logits(model, rows).argmax(-1)
+        return rows
+
+    for done, trained in _tuned(model, own_answers, lr):
+        if done == steps:
+            return trained
+    raise AssertionError("training goes on until it is ended")
+
+
+def _tuned(
+    model: PreTrainedModel, rows_of: Callable[[int], Tensor], lr: float
+) -> Iterator[tuple[int, PreTrainedModel]]:
+    """(steps done, a copy of the model in evaluation mode) before the first step and after every one, without end."""
     model = copy.deepcopy(model).requires_grad_(True)
     (optimizer,) = build_optimizers(model, optimizer="adamw", lr=lr, muon_lr=lr, weight_decay=0.01, betas=(0.9, 0.95))
-    test, when, points, done = questions.test[:eval_rows], set(looks(steps)), {}, 0
+    done = 0
     while True:
-        if done in when:
-            points[done] = answer_accuracy(model.eval(), test)
-            if points[done] >= threshold or done == steps:
-                return Curve(points, done if points[done] >= threshold else None, model.eval())
-        loss = answer_only_loss(model.train(), questions.training_rows(seed, done, batch_size))
+        yield done, model.eval()
+        loss = answer_only_loss(model.train(), rows_of(done))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -20,8 +20,12 @@ from ftmech_hf.analysis.similarity import compare_representations
 from ftmech_hf.analysis.weights import action_on, weight_change
 from ftmech_hf.intervals import share_interval
 from ftmech_hf.models.interpolation import interpolate_weights
-from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, Examined, Found, TableRow, row
+from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, REHEARSED, Examined, Found, TableRow, row
 from ftmech_hf.training.objectives import answer_accuracy
+
+
+def _is_reference(model: str) -> bool:
+    return model not in (BASE, FINETUNED)
 
 
 def lens(case: Examined) -> Found:
@@ -31,10 +35,10 @@ def lens(case: Examined) -> Found:
     if case.capability.other_answer is not None:
         answers["other answer"] = case.capability.other_answer[: len(rows)]
     table = []
-    for name, model in case.models.items():
+    for name, model in case.everyone.items():
         for each in logit_lens(model, rows, answers).rows():
             table.append(row("logit lens", each["answer"], each["value"], each["low"], each["high"], model=name,
-                             questions="capability", layer=each["layer"], reference=name == NULL))  # fmt: skip
+                             questions="capability", layer=each["layer"], reference=_is_reference(name)))  # fmt: skip
     for name, token in answers.items():
         majority = float(torch.bincount(token).max() / len(token))
         table.append(row("logit lens", "majority", majority, site=name, questions="capability", reference=True))
@@ -42,16 +46,16 @@ def lens(case: Examined) -> Found:
 
 
 def similarity(case: Examined) -> Found:
-    """CKA of the base with the fine-tuned model and with the reference, on both kinds of questions."""
+    """CKA of the base with every other model, on both kinds of questions."""
     table = []
     for kind in case.both:
         base = case.stream(BASE, kind, "test")
-        for name in (FINETUNED, NULL):
+        for name in (name for name in case.everyone if name != BASE):
             for each in compare_representations(base, case.stream(name, kind, "test"), seed=case.seed).rows():
                 place: dict[str, Any] = {"model": name, "questions": kind, "site": each["site"],
                          "layer": int(each["site"].removeprefix("block "))}  # fmt: skip
                 halves = sorted((each["first_half"], each["second_half"]))
-                table.append(row("similarity", "CKA", each["cka"], *halves, **place, reference=name == NULL))
+                table.append(row("similarity", "CKA", each["cka"], *halves, **place, reference=_is_reference(name)))
                 if name == FINETUNED:
                     table.append(row("similarity", "rows shuffled", each["shuffled"], **place, reference=True))
     return table, {}
@@ -60,7 +64,7 @@ def similarity(case: Examined) -> Found:
 def separation(case: Examined) -> Found:
     """How far apart each model holds both kinds of questions; the two most frequent answers if there is one kind."""
     table = []
-    for name in case.models:
+    for name in case.everyone:
         first = case.stream(name, "capability", "test")
         if case.other:
             second = case.stream(name, "other", "test")
@@ -74,9 +78,9 @@ def separation(case: Examined) -> Found:
                 "site": each["site"],
                 "layer": int(each["site"].removeprefix("block ")),
             }
-            table.append(row("separation", "tau", each["tau"], **place, reference=name == NULL))
+            table.append(row("separation", "tau", each["tau"], **place, reference=_is_reference(name)))
             table.append(row("separation", "own side", each["own_side"], each["own_side_low"], each["own_side_high"],
-                             **place, reference=name == NULL))  # fmt: skip
+                             **place, reference=_is_reference(name)))  # fmt: skip
             table.append(row("separation", "kinds by chance", each["shuffled"], **place, reference=True))
     return table, {}
 
@@ -86,10 +90,10 @@ def sensitivity(case: Examined) -> Found:
     table: list[TableRow] = []
     ratios, halves = {}, {}
     for kind in case.both:
-        result = compare_lipschitz(case.models, case.few(kind))
+        result = compare_lipschitz(case.everyone, case.few(kind))
         for each in result.rows():
             table.append(row("sensitivity", "gradient norm", each["median"], each["low"], each["high"],
-                             model=each["model"], questions=kind, reference=each["model"] == NULL))  # fmt: skip
+                             model=each["model"], questions=kind, reference=_is_reference(each["model"])))  # fmt: skip
         ratios[kind], halves[kind] = result.ratio(FINETUNED, BASE), result.halves_ratio(BASE)
         table.append(row("sensitivity", "ratio to base", *ratios[kind], model=FINETUNED, questions=kind))
         table.append(row("sensitivity", "ratio of halves", halves[kind], model=BASE, questions=kind, reference=True))
@@ -98,15 +102,19 @@ def sensitivity(case: Examined) -> Found:
 
 def weights(case: Examined) -> Found:
     """The change of every matrix, beside a random one of its norm, and how it acts on both kinds of questions."""
-    parameters = {name: dict(case.models[name].named_parameters()) for name in (BASE, FINETUNED)}
+    parameters = {name: dict(model.named_parameters()) for name, model in case.everyone.items()}
     units = find_units(case.models[BASE], "row")
     transposed = {f"{name}.weight": group.axis == 1 for name, group in units.items()}
     result = weight_change(parameters[BASE], parameters[FINETUNED], transposed, seed=case.seed)
     path = find_layout(case.models[BASE]).blocks
     table: list[TableRow] = []
-    for name, change in result.matrices.items():
+
+    def place_of(name: str) -> dict[str, Any]:
         layer, _, part = name.removeprefix(f"{path}.").removesuffix(".weight").partition(".")
-        place: dict[str, Any] = {"model": FINETUNED, "site": part, "layer": int(layer)}
+        return {"site": part, "layer": int(layer)}
+
+    for name, change in result.matrices.items():
+        place = {"model": FINETUNED, **place_of(name)}
         for quantity in ("relative_norm", "effective_rank", "largest_share", "outside"):
             table.append(row("weights", quantity.replace("_", " "), getattr(change, quantity), **place))
         table.append(row("weights", "effective rank", change.random_rank, **place, reference=True))
@@ -117,7 +125,13 @@ def weights(case: Examined) -> Found:
                 table.append(row("weights", "singular value", float(by_chance), **place, x=number, reference=True))
     for name, size in result.vectors.items():
         table.append(row("weights", "relative norm", size, model=FINETUNED, site=name))
-    return [*table, *_action(case)], {"weights": result.summary()}
+    facts = result.summary()
+    if REHEARSED in parameters:  # another seed's weights are another model's: their distance says nothing
+        nothing = weight_change(parameters[BASE], parameters[REHEARSED], transposed, seed=case.seed)
+        facts["taught_nothing"] = nothing.summary().get("relative_norm", 0.0)
+        table += [row("weights", "relative norm", change.relative_norm, model=REHEARSED, **place_of(name),
+                      reference=True) for name, change in nothing.matrices.items()]  # fmt: skip
+    return [*table, *_action(case)], {"weights": facts}
 
 
 def _action(case: Examined) -> list[TableRow]:
@@ -145,6 +159,7 @@ def path(case: Examined, reversed_model: PreTrainedModel) -> Found:
     lines = {
         "base, fine-tuned, reversed": ([case.models[BASE], case.models[FINETUNED], reversed_model], list(case.both)),
         "base, reference": ([case.models[BASE], case.models[NULL]], ["capability"]),
+        **{f"base, {name}": ([case.models[BASE], model], ["capability"]) for name, model in case.bystanders.items()},
     }
     table: list[TableRow] = []
     barriers = {}
@@ -162,5 +177,5 @@ def path(case: Examined, reversed_model: PreTrainedModel) -> Found:
             number = len(case.few(each["test_set"]))
             share = share_interval(round(each["accuracy"] * number), number)
             table.append(row("path", name, *share, questions=each["test_set"], x=each["position"],
-                             reference=NULL in name))  # fmt: skip
+                             reference=FINETUNED not in name))  # fmt: skip
     return table, {"barriers": barriers}

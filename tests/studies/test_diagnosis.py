@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from ftmech_hf.analysis.verdict import Evidence, VerdictResult, judge_capability
 from ftmech_hf.studies import DiagnoseConfig, ExaminationConfig, evidence, whereabouts
 from ftmech_hf.studies.diagnosis import examine
-from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, Examined
+from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, REHEARSED, TWIN, Examined
 from ftmech_hf.training.objectives import answer_logits
 from tests.studies.planted import MAKERS, ask, make_base, make_rows, make_wrapped
 
@@ -80,7 +80,30 @@ def test_a_wrapper_of_a_llama_is_called_one_and_every_instrument_has_its_referen
     assert by_analysis.any().all()
     assert not by_analysis.all().any()
     assert found["revival_null"].last_step == 5 * found["revival"].slowest
+    assert {REHEARSED, f"{REHEARSED} into base"} <= set(table["model"])
+    with_it = table[table["model"].str.contains(REHEARSED) | (table["quantity"] == f"base, {REHEARSED}")]
+    assert set(with_it["analysis"]) == {
+        "behaviour", "patching", "path", "weights", "logit lens", "similarity", "separation", "sensitivity",
+    }  # fmt: skip
     assert table["value"].notna().all()
+
+
+def test_what_teaches_nothing_looks_like_nothing_and_another_seed_like_another_model() -> None:
+    examined = case("llama", make_wrapped("llama"))
+    examined.bystanders[TWIN] = MAKERS["llama"](40, seed=9)
+    rows = pd.DataFrame([*evidence.behaviour(examined)[0], *whereabouts.similarity(examined)[0]])
+    right = rows[(rows["quantity"] == "accuracy") & (rows["questions"] == "capability")].set_index("model")["value"]
+    assert right[REHEARSED] == pytest.approx(right[BASE], abs=0.02)
+    assert right[TWIN] < right[BASE] - 0.5
+    alike = rows[(rows["quantity"] == "CKA") & (rows["questions"] == "capability")].groupby("model")["value"].min()
+    assert alike[REHEARSED] > 0.9 > alike[FINETUNED]
+    assert alike[TWIN] < alike[REHEARSED]
+    weights = pd.DataFrame(whereabouts.weights(examined)[0])
+    sizes = weights[(weights["quantity"] == "relative norm") & weights["layer"].notna()]
+    assert sizes[sizes["model"] == REHEARSED]["value"].max() > 0
+    assert not set(sizes["model"]) & {TWIN, NULL}
+    without = Examined(examined.models, examined.capability, None, dataclasses.replace(FEW, null_steps=0), 0)
+    assert without.bystanders == {}
 
 
 def test_the_same_wrapper_with_a_base_that_never_had_it_is_no_finding() -> None:

@@ -87,7 +87,7 @@ def _bystanders_text(facts: dict[str, Any]) -> str:
     there = [*([taught] if facts["null_steps"] else []), *([seed] if facts["twin"] else [])]
     if not there:
         return ""
-    return f"What may differ from the base without a meaning is drawn into all pictures: {', and '.join(there)}."
+    return f"Where models are compared, one that differs without a meaning is drawn, too: {', and '.join(there)}."
 
 
 def method_texts(facts: dict[str, Any], found: dict[str, Any]) -> dict[str, str]:

@@ -233,6 +233,16 @@ def to_dict(*configs: Any) -> dict[str, Any]:
     return {key: value for config in configs for key, value in dataclasses.asdict(config).items()}
 
 
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse what cannot be the seeds of an experiment's repetitions.
+
+    Raises:
+        ValueError: there is none, one is negative, or one stands there twice.
+    """
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise ValueError(f"seeds: {seeds}, expected at least one, none negative, none twice")
+
+
 def config_hash(values: Mapping[str, Any]) -> str:
     """Name of what a run computes: sha256 over the settings without :data:`LOCATION_FIELDS`, first 12 hex digits."""
     science = {key: value for key, value in values.items() if key not in LOCATION_FIELDS}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ftmech_hf.config import to_dict
+from ftmech_hf.config import check_seeds, to_dict
 from ftmech_hf.models.presets import find_preset
 from ftmech_hf.plans import Plan
 from ftmech_hf.studies import AttentionConfig, ProbeConfig, PruneConfig, map_attention, probe, prune
@@ -50,8 +50,7 @@ class ReproduceConfig:
     fresh: bool = field(default=False, metadata={"help": "run everything again"})
 
     def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds: {self.seeds}, expected at least one, none negative, none twice")
+        check_seeds(self.seeds)
         find_preset(self.preset)
         if self.workers < 0:
             raise ValueError(f"workers: {self.workers}, expected 0 or more")

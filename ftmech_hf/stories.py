@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from ftmech_hf.config import check_seeds
 from ftmech_hf.models.presets import find_preset
 from ftmech_hf.plans import Plan
 from ftmech_hf.studies.stories import (
@@ -112,8 +113,7 @@ class StoriesStudyConfig:
     fresh: bool = field(default=False, metadata={"help": "run everything again"})
 
     def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds: {self.seeds}, expected at least one, none negative, none twice")
+        check_seeds(self.seeds)
         find_preset(self.preset)
         if len(self.delete_lrs) != 2 or not self.delete_lrs[0] > self.delete_lrs[1] > 0:
             raise ValueError(f"delete_lrs: {self.delete_lrs}, expected two numbers above 0, the larger first")

@@ -30,7 +30,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ftmech_hf.config import ConfigError, field_names, parse_config, peek_setting, read_sections, to_argv, unknown_key
+from ftmech_hf.config import (
+    ConfigError,
+    check_seeds,
+    field_names,
+    parse_config,
+    peek_setting,
+    read_sections,
+    to_argv,
+    unknown_key,
+)
 from ftmech_hf.plans import Plan
 from ftmech_hf.studies import InterpolateConfig, ProbeConfig, PruneConfig, interpolate, probe, prune
 from ftmech_hf.tasks import TASKS, PcfgConfig, PcfgShape, parse_task
@@ -59,8 +68,7 @@ class SweepConfig:
     fresh: bool = field(default=False, metadata={"help": "run everything again"})
 
     def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds: {self.seeds}, expected at least one, none negative, none twice")
+        check_seeds(self.seeds)
         if self.workers < 0:
             raise ValueError(f"workers: {self.workers}, expected 0 or more")
 

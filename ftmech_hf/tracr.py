@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ftmech_hf.config import check_seeds
 from ftmech_hf.plans import Plan
 from ftmech_hf.studies.dissect import DissectConfig, dissect
 from ftmech_hf.studies.known import KnownConfig, try_instruments
@@ -63,7 +64,8 @@ class TracrConfig:
     fresh: bool = field(default=False, metadata={"help": "run everything again"})
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "programs", "lrs", "correlations"):
+        check_seeds(self.seeds)
+        for name in ("programs", "lrs", "correlations"):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
                 raise ValueError(f"{name}: {values}, expected at least one and none twice")

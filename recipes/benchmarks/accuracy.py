@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from ftmech_hf.config import check_seeds
 from ftmech_hf.intervals import mean_interval
 from ftmech_hf.models.presets import build_model, find_preset
 from ftmech_hf.runs import RunDir
@@ -76,8 +77,7 @@ class BenchmarkConfig:
         for name in ("accuracy", "steps", "check_every", "eval_rows"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected more than 0")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds: {self.seeds}, expected at least one, none negative, none twice")
+        check_seeds(self.seeds)
         if not self.mixtures or not set(self.mixtures) <= set(MIXTURES):
             raise ValueError(f"mixtures: {self.mixtures}, expected some of {', '.join(MIXTURES)}")
 

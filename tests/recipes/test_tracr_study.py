@@ -60,7 +60,7 @@ def test_a_compiled_program_is_a_model_folder(tmp_path: Path, capsys: pytest.Cap
     [
         (["--programs", "sort"], "programs: unknown 'sort', expected some of counter, max_identifier"),
         (["--reverse_from", "0.5"], "reverse_from: 0.5 is none of lrs"),
-        (["--seeds", "1", "1"], "seeds: [1, 1], expected at least one and none twice"),
+        (["--seeds", "1", "1"], "seeds: [1, 1], expected at least one, none negative, none twice"),
     ],
 )
 def test_impossible_settings_are_one_line(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,7 @@ test-slow: install
 test-interop: $(INTEROP)/.installed
 	rm -f runs/interop.json
 	INTEROP_RESULTS=runs/interop.json $(INTEROP)/bin/python -m pytest -m interop tests/interop
-	$(INTEROP)/bin/python recipes/update_readme.py --interop runs/interop.json
+	$(INTEROP)/bin/python recipes/update_readme.py --only interop --interop runs/interop.json
 
 $(INTEROP)/.installed: pyproject.toml constraints.txt
 	test -x $(INTEROP)/bin/python || $(PYTHON) -m venv $(INTEROP)

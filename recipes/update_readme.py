@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,18 @@ class UpdateReadmeConfig:
         default="runs/stories-micro-written",
         metadata={"help": "folder of write_stories.py, of a model of real stories"},
     )
+    only: list[str] = field(
+        default_factory=list, metadata={"help": "settings above whose tables are written; all if none are named"}
+    )
+
+    def __post_init__(self) -> None:
+        known = [each.name for each in fields(self) if each.name != "only"]
+        if unknown := [name for name in self.only if name not in known]:
+            raise ValueError(f"only: unknown {unknown[0]!r}, expected some of {', '.join(known)}")
+
+    def writes(self, name: str) -> bool:
+        """Whether a setting's tables are to be written."""
+        return not self.only or name in self.only
 
 
 BLOCKS: tuple[tuple[tuple[str, str], Callable[[Any], str], str], ...] = (
@@ -111,12 +123,15 @@ def main(argv: list[str] | None = None) -> None:
         (config,) = parse_config(UpdateReadmeConfig, argv=argv, description=__doc__)
         folder, readme = Path(config.run), ROOT / "README.md"
         text = readme.read_text(encoding="utf-8")
-        if (folder / "claims.json").is_file():
+        reproduced = config.writes("run") and (folder / "claims.json").is_file()
+        if reproduced:
             text = replace_block(text, RESULTS, results_block(folder))
-        else:
+        elif config.writes("run"):
             print(f"no {folder}: its table and the picture stay as they are")
         for marks, block, name in BLOCKS:
             place = Path(getattr(config, name))
+            if not config.writes(name):
+                continue
             if place.suffix == ".json" and place.is_file():
                 text = replace_block(text, marks, block(json.loads(place.read_text(encoding="utf-8"))))
             elif any((place / made).is_file() for made in ("report.html", "manifest.json")):
@@ -125,7 +140,7 @@ def main(argv: list[str] | None = None) -> None:
                 print(f"no {place}: its table stays as it is")
         write_text(readme, text)
         print(f"wrote {readme.name}")
-        if (folder / "overview.png").is_file():
+        if reproduced and (folder / "overview.png").is_file():
             picture = ROOT / ".github" / "overview.png"
             picture.parent.mkdir(exist_ok=True)
             shutil.copyfile(folder / "overview.png", picture)

@@ -10,7 +10,7 @@ from datasets import load_dataset
 from transformers import AutoTokenizer
 
 from ftmech_hf.tasks import TASKS
-from recipes import make_dataset, pretrain
+from recipes import make_dataset, pretrain, update_readme
 from recipes.benchmarks.accuracy import MIXTURES, RECIPES
 from recipes.update_readme import (
     ACCURACY,
@@ -25,6 +25,7 @@ from recipes.update_readme import (
     STORIES,
     STORIES_CLAIMS,
     TRACR,
+    replace_block,
 )
 from tests.interop.checks import CHECKS
 from tests.recipes.conftest import TINY
@@ -105,3 +106,21 @@ def test_its_results_come_from_a_run() -> None:
         assert README.split(marks[0])[1].split(marks[1])[0].count("\n|") in (0, rows)
     assert README.split(DATA[0])[1].split(DATA[1])[0].count("\n|") == 9
     assert (ROOT / ".github" / "overview.png").stat().st_size > 50_000
+
+
+def test_only_the_named_tables_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results of one kind that are new do not bring in older ones that happen to lie in runs/."""
+    (tmp_path / "README.md").write_text(README, encoding="utf-8")
+    monkeypatch.setattr("recipes.update_readme.ROOT", tmp_path)
+    seen = tmp_path / "interop.json"
+    seen.write_text('{"rows": [{"library": "a", "versions": "a 1", "shows": "it loads"}]}', encoding="utf-8")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "claims.json").write_text("[]", encoding="utf-8")
+    update_readme.main(["--only", "interop", "--interop", str(seen), "--run", str(run)])
+    written = (tmp_path / "README.md").read_text(encoding="utf-8")
+    block = "| library | verified with | what was seen to work |\n|---|---|---|\n| a | a 1 | it loads |"
+    assert block in written
+    assert written == replace_block(README, INTEROP, f"{block}\n\nWritten by `make test-interop`.")
+    with pytest.raises(SystemExit):
+        update_readme.main(["--only", "interop", "tables"])

@@ -37,6 +37,7 @@ def test_our_runs(chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     finetune.main(["--config", str(CONFIGS / "nano" / "finetune.yaml"), *TINY, *given, "--output_dir", str(lora)])
     argv = ["--config", str(CONFIGS / "nano" / "diagnose.yaml"), "--base", str(chain / "pretrain"), *FEW]
     argv += ["--finetuned", str(lora), "--control", str(chain / "finetune"), "--output_dir", str(tmp_path / "out")]
+    argv += ["--twin", str(chain / "pretrain"), "--null_steps", "2"]
     diagnose.main(argv)
     out = tmp_path / "out"
     assert damaged_files(out) == []
@@ -49,6 +50,7 @@ def test_our_runs(chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     page = (out / "report.html").read_text()
     assert page.count("data:image/svg+xml;base64,") == 14
     assert "<h1" in page
+    assert f"after 2 steps of fine-tuning on its own answers (taught nothing), and {chain / 'pretrain'}" in page
     assert page.index("Undecided") < page.index("What the verdict rests on") < page.index("Zeroing a few rows")
     assert not any(word in page for word in ('src="http', "<script", "<link"))
     # found again, as any run is

@@ -106,7 +106,7 @@ class _Ablation:
             handles.append(block.get_submodule(self.layout.mlp_down).register_forward_pre_hook(keep_neurons))
 
         def keep_first(part: nn.Module, args: Any) -> None:
-            self.first_part = self.first_part or part
+            self.first_part = part if self.first_part is None else self.first_part
 
         handles += [part.register_forward_pre_hook(keep_first) for part in self.blocks[-1].children()]
         try:
@@ -122,7 +122,7 @@ class _Ablation:
         """Whether what a shortcut leaves gives the logits that it should; one that fails to run does not."""
         try:
             found = self._read(shortcut())
-        except (RuntimeError, TypeError, KeyError, IndexError):
+        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError):
             return False
         if found.shape != expected.shape:
             return False

@@ -104,7 +104,8 @@ class _Bar:
             name, share, text = report
             self._shares[name] = share
             done = sum(self._costs[cell] * share for cell, share in self._shares.items())
-            self._bar.update(100 * done / sum(self._costs.values()) - self._bar.n)
+            # sums round differently in another order: a little over the total would be a warning
+            self._bar.update(min(100 * done / sum(self._costs.values()), 100.0) - self._bar.n)
             if text or share == 1:
                 self._bar.set_postfix_str(f"{name}: {text or 'done'}"[:70])
 

@@ -58,11 +58,13 @@ def _layers(ax: Axes, name: str = "block") -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _bystanders(ax: Axes, rows: pd.DataFrame, x: str, pattern: str = "{}", **wanted: str) -> None:
-    """Lines of the models that differ from the base without a meaning; ``pattern`` is what rows call them."""
+def _bystanders(
+    ax: Axes, rows: pd.DataFrame, x: str, *, column: str = "model", called: str = "{}", label: str = "{}", **wanted: str
+) -> None:
+    """Lines of the models that differ from the base without a meaning, as ``column`` of the rows calls them."""
     for name, color in BYSTANDERS.items():
-        if len(each := _pick(rows, model=pattern.format(name), **wanted)):
-            _line(ax, each, x, name, color, DOTTED, marker=".", band=False)
+        if len(each := _pick(rows, **{column: called.format(name)}, **wanted)):
+            _line(ax, each, x, label.format(name), color, DOTTED, marker=".", band=False)
 
 
 def _pick(rows: pd.DataFrame, **wanted: str) -> pd.DataFrame:
@@ -152,8 +154,7 @@ def _patching(ax: Axes, rows: pd.DataFrame, reference: str, way: str, null: str)
         other = _pick(found, site=site, quantity="other row")
         _line(ax, other, "layer", f"{label}, another question", color, "--", marker="", band=False)
     _line(ax, _pick(rows, model=null, site="resid_post"), "layer", f"whole stream, {reference}", CONTROL, DOTTED)
-    if null == "reference into base":
-        _bystanders(ax, rows, "layer", "{} into base")
+    _bystanders(ax, rows, "layer", called=null.replace("reference", "{}"))
     _layers(ax, "patched block")
     accuracy_axis(ax)
     legend_below(ax)
@@ -202,9 +203,7 @@ def path(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
         if len(each := _pick(main, questions=kind)):
             _line(ax, each, "x", label, color)
     _line(ax, _pick(rows, quantity="base, reference"), "x", f"the capability, base to {reference}", RANDOM, "--")
-    for name, color in BYSTANDERS.items():
-        if len(each := _pick(rows, quantity=f"base, {name}")):
-            _line(ax, each, "x", f"the capability, base to {name}", color, DOTTED, marker=".", band=False)
+    _bystanders(ax, rows, "x", column="quantity", called="base, {}", label="the capability, base to {}")
     ax.set_xticks([0, 1, 2], ["base", "fine-tuned", "trained back"])
     accuracy_axis(ax)
     legend_below(ax)

@@ -20,7 +20,7 @@ from ftmech_hf.analysis.probing import fit_probes
 from ftmech_hf.analysis.pruning import Mask, gradient_importance, prune_sweep, pruned
 from ftmech_hf.analysis.verdict import Revivals
 from ftmech_hf.intervals import Share, mean_interval, paired_difference, share_interval
-from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, Examined, Found, TableRow, row
+from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, Examined, Found, TableRow, is_reference, row
 from ftmech_hf.studies.revival import Curve, revive
 from ftmech_hf.training.objectives import answer_accuracy, answer_logits, answer_only_loss
 
@@ -53,7 +53,7 @@ def behaviour(case: Examined) -> Found:
             hits = right[name, kind] = _right(model, questions.test)
             share = _share(hits)
             table.append(row("behaviour", "accuracy", *share, model=name, questions=kind,
-                             reference=name not in (BASE, FINETUNED)))  # fmt: skip
+                             reference=is_reference(name)))  # fmt: skip
     for kind, questions in case.both.items():
         table.append(row("behaviour", "chance", questions.chance, questions=kind, reference=True))
     shares = {name: _share(right[name, "capability"]) for name in (BASE, FINETUNED)}
@@ -168,7 +168,7 @@ def probing(case: Examined) -> Found:
     }
     table = [
         row("probing", "probe", *share, model=name, questions="capability", layer=layer,
-            reference=name not in (BASE, FINETUNED))
+            reference=is_reference(name))
         for name, layers in shares.items() for layer, share in layers.items()
     ]  # fmt: skip
     table += [row("probing", "shuffled labels", score.shuffled, model=BASE, layer=layer, reference=True)

@@ -7,6 +7,7 @@ and ``reference``, which says that it is what the others are to be compared with
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,6 +70,11 @@ class ExaminationConfig:
             raise ValueError(f"prune_sizes: {self.prune_sizes}, expected numbers of 0 or more, and one above")
 
 
+def is_reference(model: str) -> bool:
+    """Whether a model is there for the others to be compared with."""
+    return model not in (BASE, FINETUNED)
+
+
 class Examined:
     """A pair of models, a model without the capability, and what they are asked.
 
@@ -81,7 +87,6 @@ class Examined:
         twin: the base trained with another seed, if there is one.
 
     Attributes:
-        bystanders: models that differ from the base without a meaning, by :data:`REHEARSED` and :data:`TWIN`.
         more_references: names and seeds of two models of random weights, for what differs between such models; they
             are made when they are looked into.
         layers: those that are looked into.
@@ -104,14 +109,19 @@ class Examined:
         chosen = np.linspace(0, self.num_layers - 1, min(config.max_layers, self.num_layers))
         self.layers: list[int] = chosen.round().astype(int).tolist()
         self._streams: dict[tuple[str, str, str], dict[str, Tensor]] = {}
-        self.bystanders: dict[str, PreTrainedModel] = {}
-        if config.null_steps:
-            self.bystanders[REHEARSED] = rehearse(
-                models[BASE], capability, seed=seed, steps=config.null_steps, lr=config.reverse_lr,
-                batch_size=config.reverse_batch_size,
-            )  # fmt: skip
-        if twin is not None:
-            self.bystanders[TWIN] = twin
+        self._twin = twin
+
+    @functools.cached_property
+    def bystanders(self) -> dict[str, PreTrainedModel]:
+        """Models that differ from the base without a meaning, by :data:`REHEARSED` and :data:`TWIN`."""
+        config, found = self.config, {} if self._twin is None else {TWIN: self._twin}
+        if not config.null_steps:
+            return found
+        rehearsed = rehearse(
+            self.models[BASE], self.capability, seed=self.seed, steps=config.null_steps, lr=config.reverse_lr,
+            batch_size=config.reverse_batch_size,
+        )  # fmt: skip
+        return {REHEARSED: rehearsed, **found}
 
     @property
     def everyone(self) -> dict[str, PreTrainedModel]:

@@ -63,12 +63,12 @@ def revive(
         eval_rows: the first test rows, which are looked at.
     """
     test, when, points = questions.test[:eval_rows], set(looks(steps)), {}
-    for done, trained in _tuned(model, lambda step: questions.training_rows(seed, step, batch_size), lr):
+    for done, trained in _tuned(model, lambda step: questions.training_rows(seed, step, batch_size), lr, steps):
         if done in when:
             points[done] = answer_accuracy(trained, test)
-            if points[done] >= threshold or done == steps:
-                return Curve(points, done if points[done] >= threshold else None, trained)
-    raise AssertionError("training goes on until it is ended")
+            if points[done] >= threshold:
+                return Curve(points, done, trained)
+    return Curve(points, None, trained)
 
 
 def rehearse(
@@ -87,24 +87,21 @@ def rehearse(
         rows[:, -2] = answer_logits(model, rows).argmax(-1)
         return rows
 
-    for done, trained in _tuned(model, own_answers, lr):
-        if done == steps:
-            return trained
-    raise AssertionError("training goes on until it is ended")
+    *_, (_, rehearsed) = _tuned(model, own_answers, lr, steps)
+    return rehearsed
 
 
 def _tuned(
-    model: PreTrainedModel, rows_of: Callable[[int], Tensor], lr: float
+    model: PreTrainedModel, rows_of: Callable[[int], Tensor], lr: float, steps: int
 ) -> Iterator[tuple[int, PreTrainedModel]]:
-    """(steps done, a copy of the model in evaluation mode) before the first step and after every one, without end."""
+    """(steps done, a copy of the model in evaluation mode), before the first step and after every one."""
     model = copy.deepcopy(model).requires_grad_(True)
     (optimizer,) = build_optimizers(model, optimizer="adamw", lr=lr, muon_lr=lr, weight_decay=0.01, betas=(0.9, 0.95))
-    done = 0
-    while True:
-        yield done, model.eval()
+    yield 0, model.eval()
+    for done in range(steps):
         loss = answer_only_loss(model.train(), rows_of(done))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        done += 1
+        yield done + 1, model.eval()

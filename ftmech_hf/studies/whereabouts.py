@@ -20,12 +20,8 @@ from ftmech_hf.analysis.similarity import compare_representations
 from ftmech_hf.analysis.weights import action_on, weight_change
 from ftmech_hf.intervals import share_interval
 from ftmech_hf.models.interpolation import interpolate_weights
-from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, REHEARSED, Examined, Found, TableRow, row
+from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, REHEARSED, Examined, Found, TableRow, is_reference, row
 from ftmech_hf.training.objectives import answer_accuracy
-
-
-def _is_reference(model: str) -> bool:
-    return model not in (BASE, FINETUNED)
 
 
 def lens(case: Examined) -> Found:
@@ -38,7 +34,7 @@ def lens(case: Examined) -> Found:
     for name, model in case.everyone.items():
         for each in logit_lens(model, rows, answers).rows():
             table.append(row("logit lens", each["answer"], each["value"], each["low"], each["high"], model=name,
-                             questions="capability", layer=each["layer"], reference=_is_reference(name)))  # fmt: skip
+                             questions="capability", layer=each["layer"], reference=is_reference(name)))  # fmt: skip
     for name, token in answers.items():
         majority = float(torch.bincount(token).max() / len(token))
         table.append(row("logit lens", "majority", majority, site=name, questions="capability", reference=True))
@@ -55,7 +51,7 @@ def similarity(case: Examined) -> Found:
                 place: dict[str, Any] = {"model": name, "questions": kind, "site": each["site"],
                          "layer": int(each["site"].removeprefix("block "))}  # fmt: skip
                 halves = sorted((each["first_half"], each["second_half"]))
-                table.append(row("similarity", "CKA", each["cka"], *halves, **place, reference=_is_reference(name)))
+                table.append(row("similarity", "CKA", each["cka"], *halves, **place, reference=is_reference(name)))
                 if name == FINETUNED:
                     table.append(row("similarity", "rows shuffled", each["shuffled"], **place, reference=True))
     return table, {}
@@ -78,9 +74,9 @@ def separation(case: Examined) -> Found:
                 "site": each["site"],
                 "layer": int(each["site"].removeprefix("block ")),
             }
-            table.append(row("separation", "tau", each["tau"], **place, reference=_is_reference(name)))
+            table.append(row("separation", "tau", each["tau"], **place, reference=is_reference(name)))
             table.append(row("separation", "own side", each["own_side"], each["own_side_low"], each["own_side_high"],
-                             **place, reference=_is_reference(name)))  # fmt: skip
+                             **place, reference=is_reference(name)))  # fmt: skip
             table.append(row("separation", "kinds by chance", each["shuffled"], **place, reference=True))
     return table, {}
 
@@ -93,7 +89,7 @@ def sensitivity(case: Examined) -> Found:
         result = compare_lipschitz(case.everyone, case.few(kind))
         for each in result.rows():
             table.append(row("sensitivity", "gradient norm", each["median"], each["low"], each["high"],
-                             model=each["model"], questions=kind, reference=_is_reference(each["model"])))  # fmt: skip
+                             model=each["model"], questions=kind, reference=is_reference(each["model"])))  # fmt: skip
         ratios[kind], halves[kind] = result.ratio(FINETUNED, BASE), result.halves_ratio(BASE)
         table.append(row("sensitivity", "ratio to base", *ratios[kind], model=FINETUNED, questions=kind))
         table.append(row("sensitivity", "ratio of halves", halves[kind], model=BASE, questions=kind, reference=True))
@@ -127,10 +123,10 @@ def weights(case: Examined) -> Found:
         table.append(row("weights", "relative norm", size, model=FINETUNED, site=name))
     facts = result.summary()
     if REHEARSED in parameters:  # another seed's weights are another model's: their distance says nothing
-        nothing = weight_change(parameters[BASE], parameters[REHEARSED], transposed, seed=case.seed)
-        facts["taught_nothing"] = nothing.summary().get("relative_norm", 0.0)
-        table += [row("weights", "relative norm", change.relative_norm, model=REHEARSED, **place_of(name),
-                      reference=True) for name, change in nothing.matrices.items()]  # fmt: skip
+        sizes = weight_change(parameters[BASE], parameters[REHEARSED], {}).vectors
+        facts["taught_nothing"] = sum(sizes[name] for name in result.matrices) / len(result.matrices)
+        table += [row("weights", "relative norm", sizes[name], model=REHEARSED, **place_of(name), reference=True)
+                  for name in result.matrices]  # fmt: skip
     return [*table, *_action(case)], {"weights": facts}
 
 

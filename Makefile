@@ -1,5 +1,6 @@
 # make reproduce: install, run the paper's main effects on this machine, write runs/reproduce-nano/report.html
 # make test:      install, then every check that CI runs (tests side by side, a file to a process)
+# make test-cuda: what is about a GPU, on a machine that has one; the other tests run on the CPU everywhere
 # make test-interop: other libraries on what we publish, in an environment of their own; fills the README's table
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ INSTALLED := .venv/.installed
 
 INTEROP := .venv-interop
 
-.PHONY: reproduce test test-slow test-interop install format clean
+.PHONY: reproduce test test-slow test-cuda test-interop install format clean
 
 reproduce: install
 	$(BIN)/accelerate launch recipes/reproduce.py --config recipes/configs/nano/reproduce.yaml
@@ -22,6 +23,9 @@ test: install
 
 test-slow: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile -m slow
+
+test-cuda: install
+	TEST_CUDA=1 $(BIN)/pytest -m cuda
 
 test-interop: $(INTEROP)/.installed
 	rm -f runs/interop.json

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from ftmech_hf.tasks import PcfgConfig
+from tests import TEST_CUDA
 from tests.hub.server import TOKEN, HubServer, serve
 
 torch.set_num_threads(1)
@@ -31,6 +32,18 @@ torch.set_num_threads(1)
 # HYPOTHESIS_PROFILE=default.
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+
+
+def pytest_configure() -> None:
+    for name in [name for name in os.environ if name.startswith(("ACCELERATE_", "FSDP_"))]:
+        del os.environ[name]  # left over from a session with accelerate
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not (TEST_CUDA and torch.cuda.is_available()):
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU and TEST_CUDA=1"))
 
 
 @pytest.fixture

@@ -1,8 +1,30 @@
 """Muon: momentum whose every update of a matrix is made orthogonal (Jordan et al., 2024).
 
-The same optimizer as ``torch.optim.Muon``, for networks of many small matrices: torch takes them one by one, in
-bfloat16, and needs more time for that at the nano scale than the backward pass takes. Here matrices of one shape go
-together, in float32 on CPUs; and the iteration runs on their Gram matrices, which are as small as their shorter side.
+The same optimizer as ``torch.optim.Muon``, for networks of many small matrices: torch takes them one by one and needs
+more time for that at the nano scale than the backward pass takes. Here matrices of one shape go together, and the
+iteration runs on their Gram matrices, which are as small as their shorter side.
+
+All of it is computed in float32, on every device and for weights of every dtype, and the Gram matrix is formed anew
+after three of the five steps. Squaring squares the condition: what is rounded away in a Gram matrix comes back as
+eigenvalues below zero, which the iteration blows up. Measured against the iteration on the matrix itself in float64
+(spectra 1/k, 1/k^2, down to 1e-6, rank 1, 3 and 5, Gaussian; 128 x 128 to 512 x 2048; the gradients of nano), the
+largest singular value of an update, which should be at most 1.20, and its smallest cosine with that reference:
+
+============================================= ============== ==============
+way                                           largest        cosine
+============================================= ============== ==============
+Gram in bfloat16                              62,140         0.03
+Gram in bfloat16, formed anew                 1.21           0.87
+Gram in float32                               1.20           1.00
+Gram in float32 with products in TF32         5.02           0.70
+the matrix itself in bfloat16                 1.21           0.47
+the matrix itself in float32                  1.20           1.00
+this: Gram in float32, formed anew            1.20           1.00
+this with products in TF32                    1.20           1.00
+============================================= ============== ==============
+
+The matrix itself takes half as long again on the shapes of nano (24 ms a step where this takes 19, and the whole step
+170). TF32 is off unless someone turns it on for the whole process, and must then not matter.
 """
 
 from __future__ import annotations
@@ -21,25 +43,52 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 STEPS = 5
 
+RESTART = 3
+"""Steps on one Gram matrix, at most; see above."""
+
+
+def _working_dtype(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
+
 
 def orthogonalize(matrices: Tensor, *, steps: int = STEPS, eps: float = 1e-7) -> Tensor:
     """Bring the singular values of matrices (..., R, C) near 1: Newton-Schulz, without an SVD.
 
     A step replaces X by q(X X') X, where q(A) = a + b A + c A^2. All q commute, being polynomials of one matrix, so
-    their product is gathered, and X is multiplied with it once.
+    the product of :data:`RESTART` of them is gathered, and X is multiplied with it once.
+
+    Args:
+        matrices: of any dtype; those of less than 32 bits are computed with in float32.
+        steps: of the iteration.
+        eps: matrices of a smaller Frobenius norm are not scaled up to norm 1 before.
+
+    Returns:
+        matrices of that shape, in float32, or float64 if given in it.
     """
     if matrices.shape[-2] > matrices.shape[-1]:
         return orthogonalize(matrices.mT, steps=steps, eps=eps).mT
+    with torch.autocast(matrices.device.type, enabled=False):
+        x = matrices.to(_working_dtype(matrices))
+        x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
+        for done in range(0, steps, RESTART):
+            x = _iterate(x, min(RESTART, steps - done))
+    return x
+
+
+def _iterate(x: Tensor, steps: int) -> Tensor:
+    """Steps of the iteration on wide matrices, by way of their Gram matrices."""
     a, b, c = COEFFICIENTS
-    x = matrices / matrices.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
     gram, product = x @ x.mT, None
     for step in range(steps):
         q = gram @ gram
         q.mul_(c).add_(gram, alpha=b).diagonal(dim1=-2, dim2=-1).add_(a)
-        product = q if product is None else q @ product
         if step + 1 < steps:
             gram = gram @ (q @ q)
-    return x if product is None else product @ x
+        product = q if product is None else q @ product
+    assert product is not None
+    # X's own share apart: a product in TF32 would round X, and the small singular values come out of that noise.
+    product.diagonal(dim1=-2, dim2=-1).sub_(a**steps)
+    return (product @ x).add_(x, alpha=a**steps)
 
 
 class Muon(Optimizer):
@@ -64,6 +113,17 @@ class Muon(Optimizer):
                 if parameter.ndim != 2:
                     raise ValueError(f"params: one of shape {tuple(parameter.shape)}, expected matrices")
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved state; its averages of the gradients keep their dtype, which torch would round."""
+        super().load_state_dict(state_dict)
+        numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        for number, parameter in zip(numbers, parameters, strict=True):
+            if number in state_dict["state"]:
+                saved = state_dict["state"][number]["momentum_buffer"]
+                buffer = saved.to(parameter.device, _working_dtype(parameter), copy=True)
+                self.state[parameter]["momentum_buffer"] = buffer
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step on every matrix that has a gradient."""
@@ -85,14 +145,13 @@ class Muon(Optimizer):
         wide = []
         for parameter in parameters:
             assert parameter.grad is not None
-            buffer = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter.grad))
-            buffer.lerp_(parameter.grad, 1 - group["momentum"])
-            update = parameter.grad.lerp(buffer, group["momentum"])
+            grad = parameter.grad.to(_working_dtype(parameter))
+            buffer = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(grad))
+            buffer.lerp_(grad, 1 - group["momentum"])
+            update = grad.lerp(buffer, group["momentum"])
             update = update.full_tensor() if isinstance(update, DTensor) else update
             wide.append(update.mT if update.shape[0] > update.shape[1] else update)
-        stacked = torch.stack(wide)
-        orthogonal = orthogonalize(stacked.bfloat16() if stacked.is_cuda else stacked.float())
-        for parameter, update in zip(parameters, orthogonal, strict=True):
+        for parameter, update in zip(parameters, orthogonalize(torch.stack(wide)), strict=True):
             rows, columns = parameter.shape
             update = (update.mT if rows > columns else update).to(parameter.dtype)
             if isinstance(parameter, DTensor):

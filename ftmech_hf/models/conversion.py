@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from ftmech_hf.models.compiled import CompiledConfig, CompiledModel
-from ftmech_hf.tasks.programs import COMPILER_BOS, COMPILER_PAD, Program, counter, max_identifier, program_vocabulary
+from ftmech_hf.tasks.programs import COMPILER_BOS, COMPILER_PAD, Program, counter, max_identifier, output_values, spell
 from ftmech_hf.tasks.schema import BOS, PAD, SPECIAL_TOKENS
 
 ARTEFACTS: dict[str, Program] = {
@@ -52,25 +52,24 @@ def convert(assembled: Any, program: Program) -> tuple[CompiledModel, tuple[str,
 
     Args:
         assembled: tracr's ``AssembledTransformerModel`` of ``program``.
-        program: for its name and where it answers.
+        program: for its name, its words, where it answers, and of which type its outputs are.
 
     Returns:
         the model in evaluation mode, and the vocabulary its token ids mean: special tokens, the program's words, and
-        its outputs; rows begin with ``<bos>``.
+        its outputs (see :func:`ftmech_hf.tasks.programs.spell`); rows begin with ``<bos>``.
     """
     encoding = dict(assembled.input_encoder.encoding_map)
     inputs = sorted((word for word in encoding if word not in (COMPILER_BOS, COMPILER_PAD)), key=encoding.__getitem__)
-    categorical = hasattr(assembled.output_encoder, "encoding_map")
-    outputs = sorted(assembled.output_encoder.encoding_map, key=assembled.output_encoder.encoding_map.__getitem__) if (
-        categorical
-    ) else []  # fmt: skip
-    vocabulary = program_vocabulary(inputs, outputs)
-    place = {word: number for number, word in enumerate(vocabulary)}
+    inputs += [word for word in program.words if word in encoding]  # True beside 1, which tracr does not tell apart
+    words = spell(inputs, _outputs(assembled, program))
+    vocabulary = words.vocabulary
     arrays = {name: {key: np.asarray(value) for key, value in part.items()} for name, part in assembled.params.items()}
     tokens, positions = arrays["token_embed"]["embeddings"], arrays["pos_embed"]["embeddings"]
     embedding = np.zeros((len(vocabulary), tokens.shape[1]), np.float32)
-    for word, row in encoding.items():
-        embedding[place[{COMPILER_BOS: BOS, COMPILER_PAD: PAD}.get(word, str(word))]] = tokens[row]
+    for special, word in ((BOS, COMPILER_BOS), (PAD, COMPILER_PAD)):
+        embedding[SPECIAL_TOKENS.index(special)] = tokens[encoding[word]]
+    for token, word in zip(words.inputs, inputs, strict=True):
+        embedding[token] = tokens[encoding[word]]
     shape = assembled.model_config
     config = CompiledConfig(
         vocab_size=len(vocabulary),
@@ -83,7 +82,7 @@ def convert(assembled: Any, program: Program) -> tuple[CompiledModel, tuple[str,
         causal=shape.causal,
         residual_names=direction_names(assembled.residual_labels),
         output_directions=_output_directions(assembled, embedding.shape[1]),
-        output_ids=[place[str(word)] for word in outputs],
+        output_ids=words.outputs,
         answer_position=program.answer_position,
         program=program.name,
         pad_token_id=SPECIAL_TOKENS.index(PAD),
@@ -98,13 +97,30 @@ def convert(assembled: Any, program: Program) -> tuple[CompiledModel, tuple[str,
     return _build(config, weights), vocabulary
 
 
+def _outputs(assembled: Any, program: Program) -> list[Any]:
+    """What each output direction stands for, none if the output is a number.
+
+    Of equal values tracr keeps any one, so that False may be written 0; here it is the first that the program may have.
+    """
+    directions = getattr(assembled.output_encoder, "encoding_map", {})
+    first: dict[Any, Any] = {}
+    for value in output_values(program) if directions else ():
+        first.setdefault(value, value)
+    return [first.get(value, value) for value in sorted(directions, key=directions.__getitem__)]
+
+
 def direction_names(labels: Sequence[str]) -> list[str]:
     """Names of the stream's directions, without the numbers that tracr puts behind expressions' names.
 
     It counts expressions since Python started, so that ``count_3:0`` is called otherwise in another process. Here it is
     ``count:0``; where two expressions have one name, they are numbered from 1.
     """
-    numbered = [re.fullmatch(r"(.+?)_(\d+)(_selector_width_attn_output)?(:.*)?", label, re.DOTALL) for label in labels]
+    numbered = [
+        None  # the words of the input have no number: "tokens:a_1" is the word "a_1"
+        if label.startswith(("tokens:", "indices:"))
+        else re.fullmatch(r"(.+?)_(\d+)(_selector_width_attn_output)?(:.*)?", label, re.DOTALL)
+        for label in labels
+    ]
     numbers: dict[str, list[int]] = {}
     for found in numbered:
         if found and int(found[2]) not in numbers.setdefault(found[1], []):

@@ -16,6 +16,7 @@ import difflib
 import hashlib
 import json
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -249,11 +250,36 @@ def config_hash(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:12]
 
 
+class Notice(UserWarning):
+    """Something a user should know that stops nothing."""
+
+
+def tell(message: str) -> None:
+    """Say something that stops nothing: one line of a recipe, a :class:`Notice` among Python's warnings elsewhere."""
+    warnings.warn(message, Notice, stacklevel=3)
+
+
+@contextlib.contextmanager
+def _notices_in_one_line() -> Iterator[None]:
+    """Show what :func:`tell` says without the line of code that said it."""
+    shown = warnings.formatwarning
+
+    def one_line(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> str:
+        return f"note: {message}\n" if issubclass(category, Notice) else shown(message, category, *where, **more)
+
+    warnings.formatwarning = one_line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = shown
+
+
 @contextlib.contextmanager
 def clean_exit() -> Iterator[None]:
     """Wrap a recipe's main: users see one line and an exit code, developers' bugs keep their traceback."""
     try:
-        yield
+        with _notices_in_one_line():
+            yield
     except (ValueError, OSError) as error:
         # OSError: a full disk or a missing file. Both carry their own explanation.
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)

@@ -230,6 +230,23 @@ def _pulled(repo_id: str, revision: str | None) -> Path:
     return pull(repo_id, revision=revision)
 
 
+@functools.cache
+def hub_commit(repo_id: str, kind: RepoKind, revision: str | None = None) -> str:
+    """The commit that a repository's revision is; within one process always the same, even if somebody pushes.
+
+    With ``HF_HUB_OFFLINE=1`` that of the last download.
+
+    Raises:
+        ValueError: there is no such repository or revision.
+        OSError: the Hub cannot be reached.
+    """
+    api = HfApi()
+    with hub_errors(kind, f"look up {repo_id}@{revision or 'main'}"):
+        if constants.is_offline_mode():
+            return Path(snapshot_download(repo_id, repo_type=kind, revision=revision, local_files_only=True)).name
+        return str(retried(lambda: api.repo_info(repo_id, repo_type=kind, revision=revision), 5, 1.0).sha)
+
+
 def local_folder(name: str) -> Path:
     """The folder of a model: itself, or that of a pulled ``USER/NAME`` or ``USER/NAME@REVISION``.
 

@@ -2,20 +2,33 @@
 
 A run's folder is named by what the run computes, so a plan finds the runs that are there already, runs that several
 parts of an experiment need are made once, and changing one setting runs again only what depends on it.
+
+A run's hash has its inputs' hashes in it, not their weights, which nobody knows before they are there. What a finished
+run was made from is therefore compared with what is there now, and a run of other weights is made again.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ftmech_hf.config import to_dict
-from ftmech_hf.models.loading import model_hash
-from ftmech_hf.runs import damaged_files, is_finished, run_identity
+from ftmech_hf.models.identity import model_hash, run_model
+from ftmech_hf.runs import InputsChanged, changed_inputs, damaged_files, is_finished, run_identity
+from ftmech_hf.training.stages import snapshot_folder
 from ftmech_hf.training.sweep import Cell
+
+
+def make_again_if_changed(function: Callable[..., Any], *, config: Any, **settings: Any) -> Any:
+    """Call ``function``, and once more with ``fresh`` if what it finds was made from other inputs."""
+    try:
+        return function(config=config, **settings)
+    except InputsChanged:
+        return function(config=dataclasses.replace(config, fresh=True), **settings)
 
 
 class Plan:
@@ -35,6 +48,7 @@ class Plan:
         self._cells: dict[str, Cell] = {}
         self._hashes: dict[str, str] = {}
         self._names: dict[str, str] = {}
+        self._inputs: dict[str, dict[str, str | Path]] = {}  # of each run: what is there, or where it will be
 
     def add(
         self,
@@ -80,12 +94,17 @@ class Plan:
             place = dataclasses.replace(place, models=[f"{label}={path}" for label, path in models.items()])
         else:
             place = dataclasses.replace(place, **models)
-        # A finished folder that must run again is damaged: replace it once the new one is whole.
-        fresh = self.fresh or (is_finished(folder) and self._must_run(folder))
-        place = dataclasses.replace(place, output_dir=str(folder), fresh=fresh)
         needs = tuple(run for run in inputs.values() if run in self.folders)
-        self._cells[name] = Cell(name, function, {"config": place, **settings}, cost, needs)
+        self._inputs[name] = hashes | {
+            label: self.folders[run] if snapshot is None else snapshot_folder(self.folders[run], snapshot)
+            for label, run in inputs.items()
+            if run in self.folders
+        }
         self.folders[name], self._hashes[name], self._names[identity] = folder, identity, name
+        # A finished folder that must run again is damaged or stale: replace it once the new one is whole.
+        fresh = self.fresh or (is_finished(folder) and self._must_run(name))
+        place = dataclasses.replace(place, output_dir=str(folder), fresh=fresh)
+        self._cells[name] = Cell(name, function, {"config": place, **settings}, cost, needs)
         return name
 
     def _find(self, identity: str) -> Path | None:
@@ -94,13 +113,19 @@ class Plan:
         return places[0].with_name(places[0].name.removesuffix(".partial")) if places else None
 
     def unfinished(self) -> list[Cell]:
-        """The runs still to make, needs first, without needs that are there already."""
-        done = {name for name, folder in self.folders.items() if not self._must_run(folder)}
-        return [
-            dataclasses.replace(cell, needs=tuple(need for need in cell.needs if need not in done))
-            for name, cell in self._cells.items()
-            if name not in done
-        ]
+        """The runs still to make, needs first, without needs that are there already.
+
+        A finished run of what is still to be made is among them: it is kept if that comes out as it was.
+        """
+        waiting: dict[str, Cell] = {}
+        for name, cell in self._cells.items():
+            needs = tuple(need for need in cell.needs if need in waiting)
+            if self._must_run(name):
+                waiting[name] = dataclasses.replace(cell, needs=needs)
+            elif needs:
+                again = functools.partial(make_again_if_changed, cell.function)
+                waiting[name] = dataclasses.replace(cell, function=again, needs=needs)
+        return list(waiting.values())
 
     def seconds(self) -> float:
         """What the finished runs took, each in its one thread, together; of those made before runs knew, training."""
@@ -111,5 +136,16 @@ class Plan:
                 total += env.get("seconds", env.get("training_seconds", 0.0))
         return total
 
-    def _must_run(self, folder: Path) -> bool:
-        return self.fresh or not is_finished(folder) or bool(damaged_files(folder))
+    def _must_run(self, name: str) -> bool:
+        folder = self.folders[name]
+        return self.fresh or not is_finished(folder) or bool(damaged_files(folder)) or self._is_stale(name)
+
+    def _is_stale(self, name: str) -> bool:
+        """Whether a finished run was made from other bytes than are there now."""
+        there = {
+            label: run_model(found) if isinstance(found, Path) else found
+            for label, found in self._inputs[name].items()
+            if not isinstance(found, Path) or (is_finished(found) and not damaged_files(found))
+        }
+        env = self.folders[name] / "env.json"
+        return env.is_file() and bool(changed_inputs(json.loads(env.read_text(encoding="utf-8")), there))

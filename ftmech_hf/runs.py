@@ -31,6 +31,34 @@ from safetensors import SafetensorError
 from ftmech_hf.config import LOCATION_FIELDS, config_hash
 from ftmech_hf.credentials import without_secrets
 
+
+class Identity(str):
+    """What an input of a run is: the name that enters hashes, which is all it compares by, and the bytes behind it.
+
+    The name of a finished run's model is the run's hash, under which other bytes can lie later: see
+    :mod:`ftmech_hf.models.identity`. ``content`` is a sha256 of what was found; empty if the name says it all.
+    """
+
+    content: str
+
+    def __new__(cls, name: str, content: str = "") -> Identity:
+        """Like ``str``."""
+        made = super().__new__(cls, name)
+        made.content = content
+        return made
+
+    def __reduce__(self) -> tuple[type[Identity], tuple[str, str]]:
+        return Identity, (str(self), self.content)
+
+    def differs(self, other: Identity) -> bool:
+        """Whether these cannot be the same: another name, or other bytes where both are known."""
+        return self != other or bool(self.content and other.content and self.content != other.content)
+
+
+class InputsChanged(ValueError):
+    """A run's inputs have the names that they had, and other bytes."""
+
+
 MANIFEST = "manifest.json"
 LOCK = ".lock"
 VERSIONED_PACKAGES = ("ftmech_hf", "torch", "transformers", "accelerate", "datasets", "nnsight", "numpy")
@@ -140,6 +168,17 @@ def run_identity(kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]
     return config_hash({**config, "run:kind": kind, **{f"input:{name}": value for name, value in inputs.items()}})
 
 
+def contents(inputs: Mapping[str, str]) -> dict[str, str]:
+    """Label -> sha256 of the bytes of those inputs whose name does not fix them."""
+    return {label: each.content for label, each in inputs.items() if isinstance(each, Identity) and each.content}
+
+
+def changed_inputs(env: Mapping[str, Any], inputs: Mapping[str, str]) -> list[str]:
+    """Labels of inputs whose bytes are not those that a run's ``env.json`` tells of; older runs tell of none."""
+    recorded = env.get("contents", {})
+    return [label for label, found in contents(inputs).items() if recorded.get(label, found) != found]
+
+
 def describe_versions(env: Mapping[str, Any]) -> str:
     """The package versions of an ``env.json`` in one line."""
     return ", ".join(f"{name} {version}" for name, version in env["versions"].items())
@@ -194,7 +233,7 @@ class RunDir:
         if fresh and is_main and (run.working / "env.json").is_file():
             shutil.rmtree(run.working)
         if path.exists() and not fresh:
-            run._check_same(path)
+            run._check_same(path, inputs)
             run.finished = True
             return run
         if is_main:
@@ -212,22 +251,30 @@ class RunDir:
         except filelock.Timeout:
             raise ValueError(f"output_dir: another process is writing {self.path}; wait for it or stop it") from None
         if going_on:
-            self._check_same(self.working)
+            self._check_same(self.working, inputs)
             return
         write_text(self.working / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
         # env.json comes last: it marks the folder as ours and its config as written.
-        write_json(self.working / "env.json", {"kind": kind, "hash": self.hash, "inputs": inputs, **environment()})
+        facts = {"kind": kind, "hash": self.hash, "inputs": inputs, "contents": contents(inputs), **environment()}
+        write_json(self.working / "env.json", facts)
 
-    def _check_same(self, folder: Path) -> None:
+    def _check_same(self, folder: Path, inputs: Mapping[str, str]) -> None:
         env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
         if env["hash"] == self.hash:
+            if changed := changed_inputs(env, inputs):
+                raise InputsChanged(
+                    f"output_dir: {folder} was made from other weights or files of {', '.join(changed)}, which was "
+                    "made again since with the same settings; choose another --output_dir, or --fresh to replace it"
+                )
             return
         found = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         names = [name for name in {**found, **self.config} if name not in LOCATION_FIELDS]
         differing = [n for n in names if found.get(n) != self.config.get(n)]
+        there = env.get("inputs", {})
+        others = ", ".join(label for label in {**there, **inputs} if there.get(label) != inputs.get(label))
         shown = ", ".join(f"{n}: {found.get(n)!r} there, {self.config.get(n)!r} asked" for n in differing[:3])
         raise ValueError(
-            f"output_dir: {folder} holds a run of another config ({shown or 'its input model differs'}); "
+            f"output_dir: {folder} holds a run of another config ({shown or f'its input {others} differs'}); "
             "choose another --output_dir, or --fresh to replace it"
         )
 

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from ftmech_hf.plans import Plan
-from ftmech_hf.runs import RunDir, write_json
+from ftmech_hf.models.identity import run_model
+from ftmech_hf.plans import Plan, make_again_if_changed
+from ftmech_hf.runs import Identity, RunDir, write_json
 from ftmech_hf.tasks import PcfgConfig
 from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig
@@ -78,6 +81,50 @@ def test_a_damaged_run_is_made_again_and_fresh_makes_all_again(tmp_path: Path) -
     fresh = Plan(tmp_path, fresh=True)
     add_base(fresh, "base")
     assert len(fresh.unfinished()) == 1
+
+
+def make_run(folder: Path, inputs: dict[str, str], weights: float) -> None:
+    """A finished run of any settings, with weights that its settings do not fix."""
+    run = RunDir.open(folder, "any", {}, inputs=inputs, fresh=folder.exists())
+    save_file({"weight": torch.tensor([weights])}, run.working / "model.safetensors")
+    run.finish()
+
+
+def test_a_run_that_was_made_from_other_weights_is_made_again(tmp_path: Path) -> None:
+    def plan() -> Plan:
+        made = Plan(tmp_path)
+        add_tuned(made, "tuned", add_base(made, "base"))
+        return made
+
+    base, tuned = (plan().folders[name] for name in ("base", "tuned"))
+    make_run(base, {}, 0)
+    make_run(tuned, {"model": run_model(base)}, 0)
+    assert plan().unfinished() == []
+    make_run(base, {}, 1)
+    (cell,) = plan().unfinished()
+    assert cell.name == "tuned"
+    assert cell.kwargs["config"].fresh
+    make_run(tuned, {"model": run_model(base)}, 0)
+    assert plan().unfinished() == []
+
+
+def test_a_finished_run_of_a_base_that_is_made_again_is_kept_if_the_base_comes_out_as_it_was(tmp_path: Path) -> None:
+    plan = Plan(tmp_path)
+    add_tuned(plan, "tuned", add_base(plan, "base"))
+    tuned = plan.folders["tuned"]
+    make_run(tuned, {"model": Identity("base", "as it was")}, 0)
+    remake, look = plan.unfinished()
+    assert (remake.name, look.name, look.needs) == ("base", "tuned", ("base",))
+    asked: list[bool] = []
+
+    def finetune(config: FinetuneConfig, task: object, train: object) -> RunDir:
+        asked.append(config.fresh)
+        return RunDir.open(tuned, "any", {}, inputs={"model": Identity("base", "another")}, fresh=config.fresh)
+
+    make_again_if_changed(finetune, **look.kwargs).finish()
+    assert asked == [False, True]
+    make_again_if_changed(lambda config, task, train: asked.append(config.fresh), **look.kwargs)
+    assert asked == [False, True, False]
 
 
 def test_two_names_that_collide_are_told_apart(tmp_path: Path) -> None:

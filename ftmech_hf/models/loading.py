@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ftmech_hf.downloads import check_folder, local_folder
-from ftmech_hf.runs import file_sha256, is_finished
-
-ADAPTER = "adapter_config.json"
+from ftmech_hf.models.identity import ADAPTER, find_base, find_model
+from ftmech_hf.models.identity import model_hash as model_hash
 
 
 @contextlib.contextmanager
@@ -44,18 +40,6 @@ def quiet_peft() -> Iterator[None]:
         yield
 
 
-def _find(name: str) -> Path:
-    """The folder of a model, checked: see :func:`ftmech_hf.downloads.check_folder`."""
-    folder = Path(name)
-    if not folder.is_dir() and (name.startswith((".", "/")) or name.count("/") != 1 or folder.parent.is_dir()):
-        raise ValueError(f"model: no folder {name}; train it first, or name a model on the Hub as USER/NAME")
-    folder = local_folder(name)
-    check_folder(folder, name)
-    if not any((folder / file).is_file() for file in ("config.json", ADAPTER)):
-        raise ValueError(f"model: {name} holds no model (no config.json, no {ADAPTER})")
-    return folder
-
-
 def load_model(name: str, *, attn_implementation: str | None = None) -> PreTrainedModel:
     """Load a causal LM in evaluation mode, float32, from safetensors only and without remote code.
 
@@ -69,9 +53,9 @@ def load_model(name: str, *, attn_implementation: str | None = None) -> PreTrain
         ValueError: there is no such model, its files differ from its manifest or from what the Hub says, or it is
             refused: its weights are a pickle, it asks for code of its own, or a path in it leads outside.
     """
-    folder = _find(name)
+    folder = find_model(name)
     if (folder / ADAPTER).is_file():
-        base = load_model(_base_of(folder), attn_implementation=attn_implementation)
+        base = load_model(find_base(folder), attn_implementation=attn_implementation)
         with quiet_peft():
             merged: PreTrainedModel = PeftModel.from_pretrained(base, folder).merge_and_unload()
         return merged.requires_grad_(True).eval()  # peft froze the base
@@ -80,25 +64,6 @@ def load_model(name: str, *, attn_implementation: str | None = None) -> PreTrain
             folder, use_safetensors=True, dtype="float32", attn_implementation=attn_implementation
         )
     return model.eval()
-
-
-def _base_of(adapter: Path) -> str:
-    """The model an adapter belongs to: where it was, else beside the adapter; checked by the hash in its run.
-
-    Raises:
-        ValueError: it is not there, or another model is.
-    """
-    settings = json.loads((adapter / ADAPTER).read_text(encoding="utf-8"))
-    recorded = str(settings["base_model_name_or_path"])
-    if settings.get("revision") and not Path(recorded).is_dir():
-        recorded = f"{recorded}@{settings['revision']}"
-    beside = adapter.absolute().parent / Path(recorded).name
-    base = str(beside) if not Path(recorded).exists() and beside.is_dir() else recorded
-    if is_finished(adapter):
-        expected = json.loads((adapter / "env.json").read_text(encoding="utf-8"))["inputs"]["model"]
-        if (found := model_hash(base)) != expected:
-            raise ValueError(f"model: the adapter {adapter} was trained on {expected}, but {base} is {found}")
-    return base
 
 
 def random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:
@@ -114,20 +79,8 @@ def random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer that lies beside a model."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(_find(name))
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(find_model(name))
     return tokenizer
-
-
-def model_hash(name: str) -> str:
-    """What identifies a model as an input: the hash of the run that made it, else the sha256 of its weights.
-
-    A run's hash is the same on every machine and on the Hub; for weights in several files it is the model's name.
-    """
-    folder = _find(name)
-    if is_finished(folder):
-        return str(json.loads((folder / "env.json").read_text(encoding="utf-8"))["hash"])
-    weights = folder / "model.safetensors"
-    return file_sha256(weights) if weights.is_file() else name
 
 
 def check_vocabulary(name: str, vocabulary: Sequence[str]) -> None:

@@ -16,8 +16,9 @@ from ftmech_hf.models.loading import load_model, load_tokenizer, model_hash, ran
 from ftmech_hf.runs import RunDir, is_finished
 from ftmech_hf.studies import evidence, whereabouts
 from ftmech_hf.studies.common import RANDOM_INIT, StudyConfig, finish_study, open_study
+from ftmech_hf.studies.dataset_identity import dataset_hash
 from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, ExaminationConfig, Examined, Found, TableRow, plain
-from ftmech_hf.studies.questions import Questions, dataset_hash, dataset_questions, mask_padding, task_questions
+from ftmech_hf.studies.questions import Questions, dataset_questions, mask_padding, task_questions
 from ftmech_hf.tasks import Capability, PcfgShape
 from ftmech_hf.training.loop import Progress
 
@@ -123,7 +124,7 @@ def _open(config: DiagnoseConfig, examination: ExaminationConfig, shape: PcfgSha
     models = _models(config)
     if config.dataset is None:
         return open_study("diagnose", config, shape, models, examination)
-    inputs = {name: model_hash(folder) for name, folder in models.items()}
+    inputs: dict[str, str] = {name: model_hash(folder) for name, folder in models.items()}
     for name in ("dataset", "other_dataset"):
         if getattr(config, name):
             inputs[name] = dataset_hash(getattr(config, name))

@@ -1,8 +1,8 @@
 """The questions that a diagnosis asks: of a procedural task, or of any data set with prompts and one-token answers.
 
 A data set is a folder that ``datasets.load_dataset`` reads (parquet, such as a config's folder that
-``recipes/make_dataset.py`` wrote), a folder of ``save_to_disk``, a single parquet file, or a name on the Hub; after a
-colon may stand the name of one of its configs. Its rows have
+``recipes/make_dataset.py`` wrote), a folder of ``save_to_disk``, a single parquet file, or a name on the Hub
+(``USER/NAME`` or ``USER/NAME@REVISION``); after a colon may stand the name of one of its configs. Its rows have
 
 - ``prompt``: text that ends where the model is to answer,
 - ``answer``: text of exactly one token. If neither has white space between them, one space is put there,
@@ -14,7 +14,6 @@ Missing ones are cut off the train split, and test prompts that occur in another
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,8 +26,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ftmech_hf.runs import file_sha256
 from ftmech_hf.studies.common import capability_rows
+from ftmech_hf.studies.dataset_identity import DatasetName, dataset_errors, dataset_hash
 from ftmech_hf.tasks import Capability, PcfgShape
 
 LEAST_ROWS = 32
@@ -95,22 +94,6 @@ def task_questions(
         rows("reverse", 4 * train_rows),
         torch.from_numpy(shape.answer_ids(capability.operator, label)),
     )
-
-
-def dataset_hash(name: str) -> str:
-    """What identifies a data set as an input: the hash of its files, or its name on the Hub."""
-    path = Path(name)
-    if not path.exists():
-        return name
-    files = (
-        [path]
-        if path.is_file()
-        else [each for each in sorted(path.rglob("*")) if each.suffix in (".parquet", ".arrow")]
-    )
-    digest = hashlib.sha256()
-    for each in files:
-        digest.update(each.name.encode() + b"\0" + file_sha256(each).encode())
-    return digest.hexdigest()[:12]
 
 
 class _Encoded(NamedTuple):
@@ -180,23 +163,33 @@ def _load(name: str) -> datasets.DatasetDict:
     path, shown = Path(name), datasets.utils.logging.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
-        if path.is_file():
-            loaded: Any = datasets.load_dataset("parquet", data_files=str(path))
-        elif any((path / file).is_file() for file in ("dataset_dict.json", "state.json")):
-            loaded = datasets.load_from_disk(str(path))
-        elif path.is_dir():
-            loaded = datasets.load_dataset(str(path))
-        else:
-            where, _, config = name.partition(":")
-            if where.startswith((".", "/")) or (not Path(where).exists() and where.count("/") != 1):
-                raise ValueError("no such folder or file")
-            loaded = datasets.load_dataset(where, config or None)
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(f"dataset: cannot read {name}: {' '.join(str(error).split())}") from error
+        with dataset_errors(name):
+            if path.is_file():
+                loaded: Any = datasets.load_dataset("parquet", data_files=str(path), cache_dir=_cache_of(name))
+            elif any((path / file).is_file() for file in ("dataset_dict.json", "state.json")):
+                loaded = datasets.load_from_disk(str(path))
+            else:
+                loaded = _load_named(DatasetName.parse(name))
     finally:
         if shown:
             datasets.enable_progress_bars()
     return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"train": loaded})
+
+
+def _cache_of(name: str) -> str:
+    """Where ``datasets`` keeps what it made of some files: it knows them by path and time, which copies can share."""
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / f"local-{dataset_hash(name)}")
+
+
+def _load_named(name: DatasetName) -> Any:
+    """A config of a folder, or what is on the Hub: the commit that its hash names, and no other from the cache."""
+    if name.is_local:
+        return datasets.load_dataset(name.where, name.config, cache_dir=_cache_of(name.where))
+    loaded = datasets.load_dataset(name.where, name.config, revision=name.commit)
+    files = [Path(each["filename"]) for rows in loaded.values() for each in rows.cache_files]
+    if stale := [path for path in files if name.commit not in path.parts]:
+        raise ValueError(f"commit {name.commit[:12]} is not in the cache, only {stale[0].parent.name[:12]}")
+    return loaded
 
 
 def _three_splits(loaded: datasets.DatasetDict, name: str, seed: int) -> dict[str, datasets.Dataset]:

@@ -113,7 +113,7 @@ def finetune(
     With ``adapter: lora`` the run folder holds the adapter alone, and loads on top of the model it started from.
     """
     adapter = adapter or AdapterConfig()
-    inputs = {"model": model_hash(config.start)}
+    inputs: dict[str, str] = {"model": model_hash(config.start)}
     model = load_model(config.start)
     check_vocabulary(config.start, task.vocabulary)
     model = add_adapter(model, adapter, base=config.start, seed=train.seed)
@@ -205,8 +205,9 @@ def _save_snapshot(run: RunDir, step: int, model: PreTrainedModel, task: Task) -
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)
     _save_model(working, model, task)
-    inputs = json.loads((run.working / "env.json").read_text(encoding="utf-8"))["inputs"]  # an adapter's base
-    facts = {"kind": "snapshot", "hash": f"{run.hash}-step-{step}", "step": step, "inputs": inputs}
+    env = json.loads((run.working / "env.json").read_text(encoding="utf-8"))
+    base = {key: env.get(key, {}) for key in ("inputs", "contents")}  # an adapter's
+    facts = {"kind": "snapshot", "hash": f"{run.hash}-step-{step}", "step": step, **base}
     write_json(working / "env.json", facts)
     commit_folder(working, final)
 

@@ -1,0 +1,183 @@
+"""What a model is as an input: its run's hash and the bytes of its weights, wherever it lies and whatever it is called.
+
+A model that a run of ours made is named by that run's hash, which a plan knows before the run is there and which is the
+same on every machine and on the Hub. The hash alone does not fix the weights: the same settings give others on another
+device or under other versions. So the sha256 of the weights goes with it; a run keeps it of each of its inputs, and is
+not taken for the result of other weights later. Any other model is named by the bytes of all its files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ftmech_hf.config import tell
+from ftmech_hf.downloads import check_folder, local_folder
+from ftmech_hf.runs import MANIFEST, Identity, file_sha256, is_finished
+
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+_CONFIGS = ("config.json", "generation_config.json", ADAPTER, "tokenizer_config.json")
+_TOKENIZER = ("tokenizer*", "*.model", "vocab*", "merges*", "special_tokens_map.json", "added_tokens.json",
+              "chat_template*")  # fmt: skip
+# What says where a model came from, or who wrote it down, and not what it is.
+_PROVENANCE = frozenset((
+    "_name_or_path", "name_or_path", "base_model_name_or_path", "revision", "_commit_hash", "transformers_version",
+    "peft_version", "tokenizer_file", "special_tokens_map_file",
+))  # fmt: skip
+
+
+def find_model(name: str) -> Path:
+    """The folder of a model, checked: see :func:`ftmech_hf.downloads.check_folder`."""
+    folder = Path(name)
+    if not folder.is_dir() and (name.startswith((".", "/")) or name.count("/") != 1 or folder.parent.is_dir()):
+        raise ValueError(f"model: no folder {name}; train it first, or name a model on the Hub as USER/NAME")
+    folder = local_folder(name)
+    check_folder(folder, name)
+    if not any((folder / file).is_file() for file in ("config.json", ADAPTER)):
+        raise ValueError(f"model: {name} holds no model (no config.json, no {ADAPTER})")
+    return folder
+
+
+def model_hash(name: str, *, base: str | None = None) -> Identity:
+    """What identifies a model as an input; see this module's docstring.
+
+    Args:
+        name: a folder, such as a finished run; or a model on the Hub, ``USER/NAME`` or ``USER/NAME@REVISION``.
+        base: what an adapter stands on, if what it names is not there.
+
+    Returns:
+        the hash of the run that made it, else the sha256 of its files: all weights, its config and its tokenizer, and
+        of what an adapter stands on. Equal bytes are equal, in any folder and on the Hub.
+
+    Raises:
+        ValueError: there is no such model, or it is refused.
+    """
+    folder = find_model(name)
+    if is_finished(folder):
+        return run_model(folder)
+    parts = {path.relative_to(folder).as_posix(): _digest(path) for path in _files(folder)}
+    if (folder / ADAPTER).is_file():
+        below = find_base(folder, base)
+        parts["base"] = f"{(found := model_hash(below, base=base))} {found.content}"
+    content = _combined(parts)
+    return Identity(content, content)
+
+
+def run_model(folder: Path) -> Identity:
+    """The model that a finished run of ours made, by its manifest; nothing is read or checked but that.
+
+    An adapter's content is that of its base as well, as it was when the adapter was trained.
+    """
+    env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
+    sums: Mapping[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    parts = {name: str(sums[name]["sha256"]) for name in sums if "/" not in name and name.endswith(".safetensors")}
+    if not parts:
+        return Identity(str(env["hash"]))
+    if ADAPTER in sums:
+        parts |= {f"base {label}": value for label, value in {**env["inputs"], **env.get("contents", {})}.items()}
+    return Identity(str(env["hash"]), _combined(parts))
+
+
+def find_base(adapter: Path, given: str | None = None) -> str:
+    """The model an adapter belongs to: where it says, else beside the adapter or as given, if it can only be that one.
+
+    An adapter that was trained here knows what its base was: another model is passed over, wherever it lies. For one
+    made elsewhere only its own word counts, then the user's; a folder that merely has the same name is not taken.
+
+    Args:
+        adapter: its folder.
+        given: the model a user says it stands on, for where it says nothing that is there.
+
+    Raises:
+        ValueError: it is not there, or another model is.
+    """
+    settings = json.loads((adapter / ADAPTER).read_text(encoding="utf-8"))
+    recorded = str(settings.get("base_model_name_or_path") or "")
+    named = [Path(recorded)] if recorded else []
+    if recorded.startswith("."):  # as a person writes it who moves both together
+        named.append(adapter / recorded)
+    if recorded and settings.get("revision") and not Path(recorded).is_dir():
+        recorded = f"{recorded}@{settings['revision']}"
+    places = [str(place) for place in named if place.is_dir()]
+    if (trained_on := _trained_on(adapter)) is not None:
+        beside = [str(adapter.absolute().parent / place.name) for place in named[:1]]
+        places += [place for place in beside if Path(place).is_dir()]
+        return _matching_base(adapter, trained_on, [*places, *([given] if given else [])] or [recorded])
+    if places:
+        return places[0]
+    if _is_hub_name(recorded):
+        try:
+            local_folder(recorded)
+        except (ValueError, OSError):
+            if given is None:
+                raise
+        else:
+            return recorded
+    if given is None:
+        raise ValueError(
+            f"model: the adapter {adapter} stands on {recorded or 'a base that it does not name'}, which is not there; "
+            f"expected a folder or a Hub name as base_model_name_or_path in its {ADAPTER}"
+        )
+    tell(f"the adapter {adapter} is put on {given}; what it names, {recorded or 'nothing'}, is not there")
+    return given
+
+
+def _is_hub_name(name: str) -> bool:
+    return bool(name) and not name.startswith((".", "/", "~")) and name.partition("@")[0].count("/") == 1
+
+
+def _trained_on(adapter: Path) -> Identity | None:
+    """What an adapter of ours was trained on; None if it was made elsewhere."""
+    try:
+        env = json.loads((adapter / "env.json").read_text(encoding="utf-8"))
+        return Identity(env["inputs"]["model"], env.get("contents", {}).get("model", ""))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _matching_base(adapter: Path, expected: Identity, places: Sequence[str]) -> str:
+    """The first of some places where the model is that an adapter was trained on."""
+    found: dict[str, Identity] = {}
+    for place in places:
+        found[place] = model_hash(place)
+        if not found[place].differs(expected):
+            return place
+    place, other = next(((place, each) for place, each in found.items() if each == expected), next(iter(found.items())))
+    if other == expected:
+        raise ValueError(
+            f"model: the adapter {adapter} was trained on other weights than {place} has now, though of the same run "
+            f"{expected}: that was made again; train the adapter again with --fresh"
+        )
+    raise ValueError(f"model: the adapter {adapter} was trained on {expected}, but {place} is {other}")
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """What a result can depend on: all weights at the top and those that an index names, configs, tokenizer."""
+    found = {*folder.glob("*.safetensors")}
+    for index in folder.glob("*.index.json"):
+        names = json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values()
+        found |= {index, *(folder / name for name in names)}
+    found |= {folder / name for name in _CONFIGS}
+    found |= {path for pattern in _TOKENIZER for path in folder.glob(pattern)}
+    return (path for path in sorted(found) if path.is_file())
+
+
+def _digest(path: Path) -> str:
+    """Of a file's bytes; of a config's settings without where it came from."""
+    if path.name not in _CONFIGS:
+        return file_sha256(path)
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return file_sha256(path)
+    if isinstance(settings, dict):
+        settings = {key: value for key, value in settings.items() if key not in _PROVENANCE}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _combined(parts: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -48,6 +48,32 @@ def mean_of_shares(*counts: tuple[int, int]) -> Share:
     return Share(value, value - below, value + above)
 
 
+def mean_over_draws(right: ArrayLike, *, draws: int = 2000, seed: int = 0) -> Share:
+    """The mean accuracy of several random choices on the same rows, with a 95 % interval over choices and rows.
+
+    Choices and rows are drawn again with replacement, each by itself (Owen, Annals of Applied Statistics 1, 2007). The
+    interval is never narrower than Wilson's on the rows alone, which choices that agree do not make more certain. Of
+    fewer than ten choices it says too little of how choices differ: it is what was found with these.
+
+    Args:
+        right: whether each row was right under each choice, bool (choices, rows).
+        draws: how often both are drawn again.
+        seed: of these draws.
+
+    Raises:
+        ValueError: it is not a table of at least one choice and one row.
+    """
+    table = np.asarray(right, float)
+    if table.ndim != 2 or not table.size:
+        raise ValueError(f"right: of shape {table.shape}, expected (choices, rows) with at least one of each")
+    rng = np.random.default_rng(seed)
+    choices, rows = (rng.multinomial(number, np.full(number, 1 / number), draws) / number for number in table.shape)
+    low, high = np.quantile(((choices @ table) * rows).sum(1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    value = float(table.mean())
+    wilson = stats.binomtest(round(value * table.shape[1]), table.shape[1]).proportion_ci(CONFIDENCE, method="wilson")
+    return Share(value, min(float(low), float(wilson.low), value), min(max(float(high), float(wilson.high)), 1.0))
+
+
 def mean_interval(values: Sequence[float]) -> Share:
     """A mean of at least two independent values, such as one per seed, with its 95 % Student t interval."""
     mean, error = float(np.mean(values)), float(stats.sem(values))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ftmech_hf.intervals import mean_of_shares, paired_difference, share_interval
+from ftmech_hf.intervals import mean_of_shares, mean_over_draws, paired_difference, share_interval
 
 
 @pytest.mark.parametrize(("right", "number"), [(0, 20), (7, 20), (20, 20)])
@@ -55,3 +55,39 @@ def test_a_mean_of_shares_covers_the_truth_as_often_as_it_says() -> None:
     assert 0.93 < perfect.low < 0.98
     alone = mean_of_shares((7, 20))
     assert alone == pytest.approx(share_interval(7, 20))
+
+
+def test_a_mean_over_choices_is_never_more_certain_than_its_rows() -> None:
+    """Five choices that agree on all rows say no more than one."""
+    row = np.arange(200) < 30
+    alike = mean_over_draws(np.tile(row, (5, 1)))
+    wilson = share_interval(30, 200)
+    assert alike.value == pytest.approx(0.15)
+    assert alike.low == pytest.approx(wilson.low, abs=0.01)
+    assert alike.high == pytest.approx(wilson.high, abs=0.01)
+    assert alike.low <= wilson.low < wilson.high <= alike.high
+    none = mean_over_draws(np.zeros((2, 150), bool))
+    assert (none.value, none.low) == (0, 0)
+    assert none.high == pytest.approx(share_interval(0, 150).high)
+    every = mean_over_draws(np.ones((3, 150), bool))
+    assert (every.value, every.high) == (1, 1)
+    assert every.low == pytest.approx(share_interval(150, 150).low)
+    with pytest.raises(ValueError, match=r"right: of shape \(3,\)"):
+        mean_over_draws([True, False, True])
+    with pytest.raises(ValueError, match=r"right: of shape \(0, 3\)"):
+        mean_over_draws(np.zeros((0, 3), bool))
+
+
+def test_a_mean_over_choices_that_differ_is_less_certain_than_its_rows() -> None:
+    """Choices that are right on 5 to 45 %: Wilson's interval on the rows alone would leave the truth out too often."""
+    rng = np.random.default_rng(0)
+    covered = {"both": 0, "rows": 0}
+    for _ in range(100):
+        chances = rng.beta(2, 6, (12, 1))  # mean 25 %
+        right = rng.random((12, 1000)) < chances
+        found, wilson = mean_over_draws(right, draws=200), share_interval(round(right.mean() * 1000), 1000)
+        assert 0 <= found.low <= found.value <= found.high <= 1
+        covered["both"] += found.low <= 0.25 <= found.high
+        covered["rows"] += wilson.low <= 0.25 <= wilson.high
+    assert covered["rows"] < 70
+    assert covered["both"] >= 85

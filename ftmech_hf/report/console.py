@@ -117,9 +117,10 @@ def print_diagnosis(run: RunDir, summary: Mapping[str, Any]) -> None:
     for name in ("is it still there?", "fine-tuned model", "control", "bar", "shows"):
         table.add_column(name)
     for sign in summary["signs"]:
-        shown = "yes" if sign["holds"] else "no"
+        shown = {True: "yes", False: "no", None: "not measurable"}[sign["holds"]]
         table.add_row(sign["name"], sign["measured"], sign["control"], sign["bar"], shown)
-    console.print(table)
+    if summary["signs"]:
+        console.print(table)
     console.print(f"report: {run.path / 'report.html'} (hash {run.hash})", soft_wrap=True)
 
 

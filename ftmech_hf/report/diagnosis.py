@@ -19,6 +19,9 @@ from ftmech_hf.studies import RANDOM_INIT
 MEANING = {
     "unchanged": "The fine-tuned model answers as well as its base did.",
     "behind a wrapper": "The fine-tuned model no longer shows the capability, but still has it: the change hides it.",
+    "hidden or learned anew": "The fine-tuned model no longer shows the capability. It comes back as what is only "
+    "hidden does; but whether it was there, or is quickly learned by any such model, only a control that never had it "
+    "can say.",
     "weakened": "Part of the capability is left: not all of it shows, or not all that shows is as it was.",
     "gone": "The fine-tuned model does not show the capability, and nothing says that it still has it.",
     "undecided": "The measurements do not allow a verdict.",
@@ -31,6 +34,7 @@ SIGNS = {
     "comes back fast": "It comes back fast when it is trained again",
 }
 
+SHOWS = {True: "yes", False: "no", None: "not measurable"}
 
 Picture = Callable[[Axes, pd.DataFrame, str], None]
 
@@ -91,16 +95,22 @@ def _bystanders_text(facts: dict[str, Any]) -> str:
 
 
 def method_texts(facts: dict[str, Any], found: dict[str, Any]) -> dict[str, str]:
-    """Analysis -> what its picture shows, in plain words and this run's numbers."""
+    """Analysis -> what its picture shows, in plain words and this run's numbers; of the first alone if no other ran."""
     never = f"The reference is {draw.describe_reference(facts['reference'])}."
     two_kinds = facts["other"] is not None
+    behaviour = (
+        "Share of right answers, with 95 % intervals. Dotted: what naming the most frequent answer would give. "
+        f"{never} {_bystanders_text(facts)}"
+    )
+    if "best_part" not in found:
+        return {"behaviour": behaviour}
     part = {"attn_out": "attention", "mlp_act": "MLP"}[found["best_part"]["site"]]
     ratio = found["sensitivity_ratio"]["capability"]
     return {
-        "behaviour": "Share of right answers, with 95 % intervals. Dotted: what naming the most frequent answer would "
-        f"give. {never} {_bystanders_text(facts)}",
+        "behaviour": behaviour,
         "pruning": "Rows that the gradient says stand in the way of the right answer are set to zero. How many, "
-        f"{found['best_k']}, was chosen on other questions than those shown. Dashed: as many random rows.",
+        f"{found['best_k']}, was chosen on other questions than those shown. Dashed: as many random rows; "
+        "dotted: the same search in the reference.",
         "revival": f"The same short training on the capability, {len(found['revival']['steps'])} times on different "
         "questions, for the fine-tuned model and for the reference, which is followed for as long as the rule asks.",
         "probing": "A linear probe reads the right answer from the stream after each block. Random weights let much be "
@@ -140,7 +150,7 @@ def show_methods(table: pd.DataFrame, summary: dict[str, Any]) -> list[Shown]:
     texts = method_texts(summary["facts"], summary["evidence"])
     reference = draw.reference_name(summary["facts"]["reference"])
     shown = []
-    for title, analysis, pictures in METHODS:
+    for title, analysis, pictures in (method for method in METHODS if method.analysis in texts):
         rows = table[table["analysis"] == analysis]
         drawn = [panel(_fill(picture, rows, reference)) for picture in pictures]
         shown.append(Shown(title, texts[analysis], [to_data_uri(figure) for figure in drawn]))
@@ -160,6 +170,7 @@ def render_diagnosis(folder: Path) -> str:
         evidence=summary["evidence"],
         meaning=MEANING[summary["verdict"]],
         signs=SIGNS,
+        shows=SHOWS,
         random_reference=summary["facts"]["reference"] == RANDOM_INIT,
         reference=draw.describe_reference(summary["facts"]["reference"]),
         methods=show_methods(table, summary),

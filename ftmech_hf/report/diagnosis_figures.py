@@ -103,7 +103,7 @@ def behaviour(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
 
 def pruning(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
     """Accuracy against the number of zeroed rows."""
-    chosen = _pick(rows, quantity="importance rows")
+    chosen = _pick(rows, quantity="importance rows", model="fine-tuned")
     for kind, label, color in (("capability", "the capability", FINETUNED), ("other", "what was taught", OTHER)):
         if len(each := _pick(chosen, questions=kind)):
             _line(ax, each, "x", label, color)
@@ -111,6 +111,8 @@ def pruning(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
     drawn = pd.concat([start[start["x"] == 0], _pick(rows, quantity="random rows")])
     mean = drawn.groupby("x", as_index=False)["value"].mean().assign(low=np.nan, high=np.nan)
     _line(ax, mean, "x", "the capability, random rows", RANDOM, "--")
+    null = _pick(rows, quantity="importance rows", model="reference")
+    _line(ax, null, "x", f"the capability, {reference}", CONTROL, DOTTED)
     ax.set_xlabel("rows set to zero")
     accuracy_axis(ax)
     legend_below(ax)

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ftmech_hf.analysis.verdict import Evidence, judge_capability
+from ftmech_hf.analysis.verdict import Evidence, judge_behaviour, judge_capability
 from ftmech_hf.config import to_dict
 from ftmech_hf.models.loading import load_model, load_tokenizer, model_hash, random_twin
 from ftmech_hf.runs import RunDir, is_finished
@@ -87,7 +87,7 @@ def diagnose(
     run = _open(config, examination, shape)
     try:
         table, found = examine(case, reversed_model, progress)
-        result = judge_capability(Evidence(**{name: found[name] for name in Evidence.__annotations__}), case.rule)
+        result = judge_capability(gather(found), case.rule)
         facts = {**_describe(config, case), "seconds": round(time.monotonic() - started, 1), "hash": run.hash}
         summary = {**result.summary(), "evidence": plain(found), "rule": vars(case.rule), "facts": facts}
         return finish_study(run, table, summary, write_page)
@@ -173,10 +173,19 @@ def _check_same_shape(name: str, base: PreTrainedModel, model: PreTrainedModel) 
         )
 
 
+def gather(found: dict[str, Any]) -> Evidence:
+    """The evidence among what the instruments found."""
+    return Evidence(**{name: found[name] for name in Evidence.__annotations__ if name in found})
+
+
 def examine(
     case: Examined, reversed_model: PreTrainedModel | None, progress: Progress | None
 ) -> tuple[list[TableRow], dict[str, Any]]:
-    """All instruments, in the order in which they need each other: (rows of the tidy table, evidence and facts)."""
+    """All instruments, in the order in which they need each other: (rows of the tidy table, evidence and facts).
+
+    Where the answers alone decide that nothing is lost, or that there was nothing to lose, the others could not change
+    the verdict, and are run only if the examination is to be thorough.
+    """
     table: list[TableRow] = []
     found: dict[str, Any] = {}
     steps: list[tuple[str, Callable[[], Found]]] = [
@@ -201,5 +210,9 @@ def examine(
         seconds[name] = round(time.monotonic() - started, 2)
         if progress is not None:
             progress(number + 1, len(steps), name)
+        if name == "behaviour" and not case.config.thorough:
+            answers = judge_behaviour(gather(found), case.rule)
+            if answers is not None and answers.verdict != "weakened":
+                break
     found.pop("reversed", None)
     return table, {**found, "seconds": seconds}

@@ -17,14 +17,14 @@ from transformers import PreTrainedModel
 from ftmech_hf.activations import find_units
 from ftmech_hf.analysis.patching import PatchingResult, patch_each
 from ftmech_hf.analysis.probing import fit_probes
-from ftmech_hf.analysis.pruning import Mask, gradient_importance, prune_sweep, pruned
+from ftmech_hf.analysis.pruning import Mask, PruningResult, gradient_importance, prune_sweep, pruned
 from ftmech_hf.analysis.verdict import Revivals
-from ftmech_hf.intervals import Share, mean_interval, paired_difference, share_interval
+from ftmech_hf.intervals import Share, mean_over_draws, paired_difference, share_interval
 from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, Examined, Found, TableRow, is_reference, row
-from ftmech_hf.studies.revival import Curve, revive
-from ftmech_hf.training.objectives import answer_accuracy, answer_logits, answer_only_loss
+from ftmech_hf.studies.revival import Curve, race, revive
+from ftmech_hf.training.objectives import answer_logits, answer_only_loss
 
-EVAL_ROWS = 128
+EVAL_ROWS = 256
 """Test rows of every look at a model that is fine-tuned back."""
 
 SITES = ("resid_post", "attn_out", "mlp_act")
@@ -41,10 +41,6 @@ def _share(hits: NDArray[np.bool_]) -> Share:
     return share_interval(int(hits.sum()), len(hits))
 
 
-def _rounded(accuracy: float, number: int) -> Share:
-    return share_interval(round(accuracy * number), number)
-
-
 def behaviour(case: Examined) -> Found:
     """Accuracy of all models on both kinds of questions."""
     table, right = [], {}
@@ -56,45 +52,68 @@ def behaviour(case: Examined) -> Found:
                              reference=is_reference(name)))  # fmt: skip
     for kind, questions in case.both.items():
         table.append(row("behaviour", "chance", questions.chance, questions=kind, reference=True))
-    shares = {name: _share(right[name, "capability"]) for name in (BASE, FINETUNED)}
+    shares = {name: _share(right[name, "capability"]) for name in (BASE, FINETUNED, NULL)}
     drop = paired_difference(right[BASE, "capability"], right[FINETUNED, "capability"])
     return table, {
-        "chance": case.capability.chance, "base": shares[BASE], "finetuned": shares[FINETUNED], "drop": drop,
+        "chance": case.capability.chance, "base": shares[BASE], "finetuned": shares[FINETUNED], "null": shares[NULL],
+        "drop": drop, "control": case.control, "same_tokens": True,
     }  # fmt: skip
 
 
-def pruning(case: Examined) -> Found:
-    """Accuracy after pruning the rows that stand in the capability's way, and after pruning random ones."""
-    model, config = case.models[FINETUNED], case.config
+def _prune(
+    case: Examined, name: str, kinds: Sequence[str], random_masks: int
+) -> tuple[PruningResult, list[dict[str, NDArray[np.bool_]]]]:
+    """A sweep over one model, and which rows were right at every entry of its curve."""
+    model, config = case.models[name], case.config
     units = find_units(model, "row")
-    scored = case.capability.train[: config.patch_rows]
-    importance = gradient_importance(units, lambda rows: answer_only_loss(model, rows), scored)
-    sets = {"validation": case.capability.validation[: config.patch_rows], "capability": case.few("capability")}
-    if case.other:
-        sets["other"] = case.few("other")
+    importance = gradient_importance(
+        units, lambda rows: answer_only_loss(model, rows), case.capability.train[: config.patch_rows]
+    )
+    sets = {"validation": case.capability.validation[: config.patch_rows], **{kind: case.few(kind) for kind in kinds}}
+    right: list[dict[str, NDArray[np.bool_]]] = []
 
     def evaluate(mask: Mask, names: Sequence[str]) -> dict[str, float]:
         with pruned(units, mask):
-            return {name: answer_accuracy(model, sets[name]) for name in names}
+            right.append({each: _right(model, sets[each]) for each in names})
+        return {each: float(hits.mean()) for each, hits in right[-1].items()}
 
     result = prune_sweep(
-        importance, evaluate, unit="row", test_sets=list(sets), control_sets=["capability"],
-        sizes=config.prune_sizes, max_best_k=max(config.prune_sizes), chosen_on="validation", num_random=1,
-        num_random_at_best=config.random_masks, seed=case.seed,
+        importance, evaluate, unit="row", test_sets=list(sets), control_sets=["capability"], sizes=config.prune_sizes,
+        max_best_k=max(config.prune_sizes), chosen_on="validation", num_random=min(random_masks, 1),
+        num_random_at_best=random_masks, seed=case.seed,
     )  # fmt: skip
-    number = len(sets["capability"])
+    return result, right
+
+
+def pruning(case: Examined) -> Found:
+    """Accuracy after pruning what stands in the capability's way.
+
+    Two controls: as many random rows, and the same search in the reference, from which nothing should come back.
+    """
+    result, right = _prune(case, FINETUNED, list(case.both), case.config.random_masks)
+    null, right_null = _prune(case, NULL, ["capability"], 0)
     table = [
-        row("pruning", f"{entry['method']} rows", *_rounded(entry[kind], len(sets[kind])), model=FINETUNED,
-            questions=kind, x=entry["num_pruned"], reference=entry["method"] == "random")
-        for entry in result.curve for kind in ("capability", "other") if kind in entry
+        row("pruning", f"{entry['method']} rows", *_share(hits[kind]), model=model, questions=kind,
+            x=entry["num_pruned"], reference=entry["method"] == "random" or model == NULL)
+        for model, curve, found in ((FINETUNED, result.curve, right), (NULL, null.curve, right_null))
+        for entry, hits in zip(curve, found, strict=True) for kind in ("capability", "other") if kind in hits
     ]  # fmt: skip
-    random = [entry["capability"] for entry in result.curve
-              if entry["method"] == "random" and entry["num_pruned"] == result.best_k]  # fmt: skip
-    best = _rounded(result.at_best("importance", "capability"), number)
-    by_chance = Share(*(min(max(each, 0.0), 1.0) for each in mean_interval(random)))
     return table, {
-        "pruned": best, "pruned_random": by_chance, "best_k": result.best_k, "pruned_rows": result.pruned,
+        "pruned": _share(_at_best(result, right, "importance")[0]),
+        "pruned_random": mean_over_draws(_at_best(result, right, "random"), seed=case.seed),
+        "pruned_null": _share(_at_best(null, right_null, "importance")[0]),
+        "best_k": result.best_k, "pruned_rows": result.pruned,
     }  # fmt: skip
+
+
+def _at_best(
+    result: PruningResult, right: Sequence[dict[str, NDArray[np.bool_]]], method: str
+) -> list[NDArray[np.bool_]]:
+    """Which of the capability's rows were right under the masks of one method at the chosen number of rows."""
+    return [
+        hits["capability"] for entry, hits in zip(result.curve, right, strict=True)
+        if (entry["method"], entry["num_pruned"]) == (method, result.best_k)
+    ]  # fmt: skip
 
 
 def _patch_table(name: str, kind: str, found: PatchingResult) -> list[TableRow]:
@@ -129,6 +148,8 @@ def patching(case: Examined, cuts: tuple[int | None, int]) -> Found:
     site, at = back.best_place(["attn_out", "mlp_act"])
     facts: dict[str, Any] = {
         "early": _share(forth.right["resid_post", early]), "late": None, "late_null": None, "cuts": cuts,
+        "early_blocks": early + 1, "late_blocks": None if late is None else case.num_layers - late - 1,
+        "num_blocks": case.num_layers,
         "best_part": {"site": site, "layer": at, "accuracy": back.accuracy(site, at)},
     }  # fmt: skip
     nulls = {"base into reference": (BASE, NULL), "reference into base": (NULL, BASE)}
@@ -184,27 +205,43 @@ def probing(case: Examined) -> Found:
     }  # fmt: skip
 
 
-def _curves(case: Examined, model: str, steps: int, repeats: int, threshold: float) -> list[Curve]:
+def _settings(case: Examined, threshold: float) -> dict[str, Any]:
     config = case.config
-    return [
-        revive(case.models[model], case.capability, seed=case.seed + number, steps=steps, lr=config.reverse_lr,
-               batch_size=config.reverse_batch_size, threshold=threshold, eval_rows=EVAL_ROWS)
-        for number in range(repeats)
-    ]  # fmt: skip
+    return {"lr": config.reverse_lr, "batch_size": config.reverse_batch_size, "threshold": threshold,
+            "eval_rows": EVAL_ROWS}  # fmt: skip
 
 
 def revival(case: Examined, base: Share) -> Found:
-    """Reverse fine-tuning of the fine-tuned model, and of the reference for as long as the rule asks."""
-    threshold, config = case.rule.revived * base.value, case.config
-    curves = _curves(case, FINETUNED, config.reverse_steps, config.repeats, threshold)
-    steps = tuple(curve.steps for curve in curves)
-    found = Revivals(steps, config.reverse_steps)
-    # The reference need not be followed beyond the step at which the question is settled; nor more than once, for the
-    # picture, where the fine-tuned model did not come back.
-    enough, repeats = config.reverse_steps, 1
+    """Reverse fine-tuning of the fine-tuned model, and of the reference for as long as the rule asks.
+
+    The reference need not be followed beyond the step at which the question is settled. Where the fine-tuned model did
+    not come back, both go on side by side until one of them does: else nothing would have been compared.
+    """
+    config, rule, threshold = case.config, case.rule, case.rule.revived * base.value
+    settings = _settings(case, threshold)
+
+    def repeated(name: str, steps: int) -> list[Curve]:
+        return [
+            revive(case.models[name], case.capability, seed=case.seed + number, steps=steps, **settings)
+            for number in range(config.repeats)
+        ]
+
+    curves = repeated(FINETUNED, config.reverse_steps)
+    found = _revivals(curves, config.reverse_steps)
     if found.slowest is not None:
-        enough, repeats = round(case.rule.speed * max(found.slowest, 1)), config.repeats
-    null = _curves(case, NULL, enough, repeats, threshold)
+        enough = round(rule.speed * max(found.slowest, 1))
+        null = repeated(NULL, enough)
+        found_null = _revivals(null, enough)
+    else:
+        late = next(number for number, curve in enumerate(curves) if curve.steps is None)
+        curves[late], control = race(
+            (case.models[FINETUNED], case.models[NULL]), case.capability, steps=config.most_reverse_steps,
+            beyond=rule.faster, seed=case.seed + late, **settings,
+        )  # fmt: skip
+        null = [control]
+        last = [curve.last if number == late else config.reverse_steps for number, curve in enumerate(curves)]
+        found = Revivals(tuple(curve.steps for curve in curves), tuple(last))
+        found_null = _revivals(null, control.last)
     table = [
         row("revival", f"repetition {number}", value, model=name, questions="capability", x=step,
             reference=name == NULL)
@@ -212,7 +249,8 @@ def revival(case: Examined, base: Share) -> Found:
         for number, curve in enumerate(runs) for step, value in curve.points.items()
     ]  # fmt: skip
     table.append(row("revival", "threshold", threshold, reference=True))
-    return table, {
-        "revival": found, "revival_null": Revivals(tuple(curve.steps for curve in null), enough),
-        "reversed": curves[0].model,
-    }  # fmt: skip
+    return table, {"revival": found, "revival_null": found_null, "reversed": curves[0].model}
+
+
+def _revivals(curves: Sequence[Curve], last: int) -> Revivals:
+    return Revivals(tuple(curve.steps for curve in curves), last)

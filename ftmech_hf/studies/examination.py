@@ -48,10 +48,17 @@ class ExaminationConfig:
     random_masks: int = field(default=5, metadata={"help": "random masks at the best number"})
     repeats: int = field(default=3, metadata={"help": "repetitions of reverse fine-tuning"})
     reverse_steps: int = field(default=32, metadata={"help": "steps that the fine-tuned model is given to come back"})
+    most_reverse_steps: int = field(
+        default=256, metadata={"help": "where it is not back, it and the control go on for up to so many, until one is"}
+    )
     reverse_lr: float = field(default=1e-4, metadata={"help": "learning rate of reverse fine-tuning"})
     reverse_batch_size: int = field(default=32, metadata={"help": "rows of one of its steps"})
     null_steps: int = field(
         default=64, metadata={"help": "steps of a fine-tuning that teaches nothing, at the same rate; 0 for none"}
+    )
+
+    thorough: bool = field(
+        default=False, metadata={"help": "run all instruments, even where the answers alone decide the verdict"}
     )
 
     def __post_init__(self) -> None:
@@ -62,6 +69,10 @@ class ExaminationConfig:
             least = 2 if name in ("random_masks", "repeats") else 1
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected at least {least}")
+        if self.most_reverse_steps < self.reverse_steps:
+            raise ValueError(
+                f"most_reverse_steps: {self.most_reverse_steps}, expected at least reverse_steps: {self.reverse_steps}"
+            )
         if self.null_steps < 0:
             raise ValueError(f"null_steps: {self.null_steps}, expected 0 or more")
         if not self.reverse_lr > 0:
@@ -123,6 +134,11 @@ class Examined:
         )  # fmt: skip
         return {REHEARSED: rehearsed, **found}
 
+    @functools.cached_property
+    def control(self) -> bool:
+        """Whether the reference has learned something, so that it is a control and not just random weights."""
+        return not never_trained(self.models[NULL])
+
     @property
     def everyone(self) -> dict[str, PreTrainedModel]:
         """All models by name."""
@@ -145,6 +161,15 @@ class Examined:
         """The first test rows, for what costs more."""
         rows: Tensor = self.both[questions].test[: self.config.patch_rows]
         return rows
+
+
+def never_trained(model: PreTrainedModel) -> bool:
+    """Whether all vectors of a model (norms, biases) hold one number each, as they do before any training.
+
+    A model without any vector counts as trained.
+    """
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    return bool(vectors) and all(bool((p == p[0]).all()) for p in vectors)
 
 
 def row(analysis: str, quantity: str, value: float, low: float | None = None, high: float | None = None,

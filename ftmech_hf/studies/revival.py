@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,13 +22,19 @@ from ftmech_hf.training.optim import build_optimizers
 class Curve(NamedTuple):
     """Attributes:
     points: step -> accuracy on the test rows.
-    steps: the first evaluated step at or above the threshold; None if it was not reached.
+    steps: the first evaluated step at or above the threshold, at which it still was a step later; None if there was
+        none.
     model: after the last step.
     """
 
     points: dict[int, float]
     steps: int | None
     model: PreTrainedModel
+
+    @property
+    def last(self) -> int:
+        """The last evaluated step."""
+        return max(self.points)
 
 
 def looks(steps: int) -> list[int]:
@@ -50,7 +56,10 @@ def revive(
     threshold: float,
     eval_rows: int,
 ) -> Curve:
-    """Fine-tune a copy of a model on the answers, at a constant rate, until it reaches a threshold or the last step.
+    """Fine-tune a copy of a model on the answers, at a constant rate, until it is back or the last step.
+
+    It is back when it reaches the threshold at two evaluations in a row: one alone may be luck. The second is a step
+    later, if need be after the last step.
 
     Args:
         model: stays as it is.
@@ -62,13 +71,65 @@ def revive(
         threshold: accuracy that ends it.
         eval_rows: the first test rows, which are looked at.
     """
-    test, when, points = questions.test[:eval_rows], set(looks(steps)), {}
-    for done, trained in _tuned(model, lambda step: questions.training_rows(seed, step, batch_size), lr, steps):
-        if done in when:
+    *_, curve = _curves(
+        model, questions, seed=seed, steps=steps, lr=lr, batch_size=batch_size, threshold=threshold, eval_rows=eval_rows
+    )
+    return curve
+
+
+def race(
+    models: tuple[PreTrainedModel, PreTrainedModel], questions: Questions, *, steps: int, beyond: float, **settings: Any
+) -> tuple[Curve, Curve]:
+    """:func:`revive` two models side by side until one of them is back or the last step.
+
+    If the first is back, the second is followed for ``beyond`` times as many steps.
+
+    Args:
+        models: stay as they are.
+        questions: trained on and tested with.
+        steps: the last step.
+        beyond: see above.
+        settings: the other settings of :func:`revive`, the same for both.
+    """
+    runs = [_curves(model, questions, steps=round(steps * beyond), **settings) for model in models]
+    curves = [next(run) for run in runs]
+    while all(curve.steps is None for curve in curves) and min(curve.last for curve in curves) < steps:
+        behind = int(curves[1].last < curves[0].last)
+        curves[behind] = next(runs[behind])
+    first, second = curves
+    if first.steps is not None and second.steps is None:
+        for second in runs[1]:
+            if second.last >= beyond * first.steps:
+                break
+    return first, second
+
+
+def _curves(
+    model: PreTrainedModel,
+    questions: Questions,
+    *,
+    seed: int,
+    steps: int,
+    lr: float,
+    batch_size: int,
+    threshold: float,
+    eval_rows: int,
+) -> Iterator[Curve]:
+    """The curve after every evaluation; the last one has ``steps``, or ends at the last step."""
+    test, when = questions.test[:eval_rows], set(looks(steps))
+    points: dict[int, float] = {}
+    reached: int | None = None  # where it was reached, and is to be confirmed
+    for done, trained in _tuned(model, lambda step: questions.training_rows(seed, step, batch_size), lr, steps + 1):
+        if done > steps and reached is None:
+            break
+        if done in when or reached is not None:
             points[done] = answer_accuracy(trained, test)
-            if points[done] >= threshold:
-                return Curve(points, done, trained)
-    return Curve(points, None, trained)
+            above = points[done] >= threshold
+            if above and reached is not None:
+                yield Curve(dict(points), reached, trained)
+                return
+            reached = done if above and done <= steps else None
+            yield Curve(dict(points), None, trained)
 
 
 def rehearse(

@@ -20,9 +20,9 @@ from ftmech_hf.runs import damaged_files, write_json
 from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
 from recipes import diagnose, finetune
 from tests.analysis.test_verdict import LOST
-from tests.conftest import make_gpt2, make_llama
+from tests.conftest import make_gpt2
 from tests.recipes.conftest import CONFIGS, TINY
-from tests.studies.planted import VOCABULARY, make_base, make_rows, make_wrapped
+from tests.studies.planted import VOCABULARY, make_base, make_never, make_rows, make_wrapped
 
 FEW = [
     "--rows=64", "--fit_rows=100", "--patch_rows=24", "--prune_sizes", "0", "2", "--random_masks=2", "--repeats=2",
@@ -37,7 +37,7 @@ def test_our_runs(chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     finetune.main(["--config", str(CONFIGS / "nano" / "finetune.yaml"), *TINY, *given, "--output_dir", str(lora)])
     argv = ["--config", str(CONFIGS / "nano" / "diagnose.yaml"), "--base", str(chain / "pretrain"), *FEW]
     argv += ["--finetuned", str(lora), "--control", str(chain / "finetune"), "--output_dir", str(tmp_path / "out")]
-    argv += ["--twin", str(chain / "pretrain"), "--null_steps", "2"]
+    argv += ["--twin", str(chain / "pretrain"), "--null_steps", "2", "--thorough", "true"]
     diagnose.main(argv)
     out = tmp_path / "out"
     assert damaged_files(out) == []
@@ -67,7 +67,7 @@ def llamas(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, model in (
         ("base", make_base("llama")),
         ("tuned", make_wrapped("llama")),
-        ("never", make_llama(40, seed=5)),
+        ("never", make_never("llama")),
     ):
         model.save_pretrained(root / name)
         save_tokenizer(build_tokenizer(vocabulary), root / name)
@@ -90,6 +90,7 @@ def test_a_pair_of_other_models_with_a_data_set(llamas: Path, tmp_path: Path) ->
     settings = ["--rows=200", "--fit_rows=400", "--patch_rows=150", "--prune_sizes", "0", "2", "--random_masks=2"]
     settings += ["--repeats=2", "--reverse_lr=1e-3", "--dataset", str(llamas / "questions")]
     argv = ["--base", str(llamas / "base"), "--finetuned", str(llamas / "tuned"), *settings]
+    argv += ["--control", str(llamas / "never")]
     diagnose.main([*argv, "--other_dataset", str(llamas / "other.parquet"), "--output_dir", str(tmp_path / "out")])
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["verdict"] == "behind a wrapper"

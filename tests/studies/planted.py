@@ -53,3 +53,14 @@ def make_wrapped(kind: str) -> PreTrainedModel:
     )  # fmt: skip
     assert curve.steps is not None
     return curve.model
+
+
+@functools.cache
+def make_never(kind: str) -> PreTrainedModel:
+    """A model that names the last word at another mark, and never learned to name the first: a control."""
+    rows = make_rows("!", seed=6)
+    rows[:, -2] = rows[:, 6]
+    curve = revive(MAKERS[kind](40, seed=5), ask(rows), seed=0, steps=300, lr=3e-3, batch_size=64, threshold=0.95,
+                   eval_rows=200)  # fmt: skip
+    assert curve.steps is not None
+    return curve.model

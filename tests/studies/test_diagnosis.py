@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from ftmech_hf.analysis.verdict import Evidence, VerdictResult, judge_capability
+from ftmech_hf.analysis.verdict import VerdictResult, judge_capability
 from ftmech_hf.studies import DiagnoseConfig, ExaminationConfig, evidence, whereabouts
-from ftmech_hf.studies.diagnosis import examine
+from ftmech_hf.studies.diagnosis import examine, gather
 from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, REHEARSED, TWIN, Examined
 from ftmech_hf.training.objectives import answer_logits
-from tests.studies.planted import MAKERS, ask, make_base, make_rows, make_wrapped
+from tests.studies.planted import MAKERS, ask, make_base, make_never, make_rows, make_wrapped
 
 FEW = ExaminationConfig(
     rows=200, fit_rows=500, patch_rows=150, reverse_lr=1e-3, reverse_steps=32, repeats=2, random_masks=3,
@@ -23,13 +23,15 @@ FEW = ExaminationConfig(
 )  # fmt: skip
 
 
-def case(kind: str, finetuned: PreTrainedModel) -> Examined:
-    models = {BASE: make_base(kind), FINETUNED: finetuned, NULL: MAKERS[kind](40, seed=5)}
-    return Examined(models, ask(make_rows()), ask(make_rows("!", 1, seed=1), "next"), FEW, 0)
+def case(
+    kind: str, finetuned: PreTrainedModel, null: PreTrainedModel | None = None, config: ExaminationConfig = FEW
+) -> Examined:
+    models = {BASE: make_base(kind), FINETUNED: finetuned, NULL: null or make_never(kind)}
+    return Examined(models, ask(make_rows()), ask(make_rows("!", 1, seed=1), "next"), config, 0)
 
 
 def judged(found: dict[str, Any]) -> VerdictResult:
-    return judge_capability(Evidence(**{name: found[name] for name in Evidence.__annotations__}))
+    return judge_capability(gather(found))
 
 
 def diagnosed(examined: Examined) -> tuple[VerdictResult, pd.DataFrame, dict[str, Any]]:
@@ -44,8 +46,9 @@ def wrapped_llama() -> tuple[VerdictResult, pd.DataFrame, dict[str, Any]]:
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_a_copy_is_unchanged(kind: str) -> None:
-    result, table, found = diagnosed(case(kind, copy.deepcopy(make_base(kind))))
-    assert result.verdict == "unchanged"
+    thorough = dataclasses.replace(FEW, thorough=True)
+    result, table, found = diagnosed(case(kind, copy.deepcopy(make_base(kind)), config=thorough))
+    assert (result.verdict, result.signs) == ("unchanged", ())
     assert found["drop"].value == 0
     at = table.set_index("analysis")
     for analysis, quantity, expected in (
@@ -55,6 +58,31 @@ def test_a_copy_is_unchanged(kind: str) -> None:
         rows = rows[(rows["quantity"] == quantity) & (rows["model"] == FINETUNED)]
         assert len(rows)
         assert rows["value"].tolist() == pytest.approx([expected] * len(rows))
+
+
+def test_where_answers_decide_no_other_instrument_runs() -> None:
+    calls: list[tuple[int, int, str]] = []
+    copied, without = copy.deepcopy(make_base("llama")), MAKERS["llama"](40, seed=9)
+    table, found = examine(case("llama", copied), None, lambda *each: calls.append(each))
+    assert judged(found).verdict == "unchanged"
+    assert [name for _, _, name in calls] == ["behaviour"]
+    assert {row["analysis"] for row in table} == {"behaviour"}
+    nothing = Examined({BASE: without, FINETUNED: copied, NULL: make_never("llama")}, ask(make_rows()), None, FEW, 0)
+    assert set(examine(nothing, None, None)[1]["seconds"]) == {"behaviour"}
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_without_a_control_hidden_is_only_said_with_its_doubt(kind: str) -> None:
+    random = MAKERS[kind](40, seed=5)
+    examined = case(kind, make_wrapped(kind), random)
+    assert not examined.control
+    assert case(kind, make_wrapped(kind)).control
+    found = evidence.behaviour(examined)[1] | evidence.pruning(examined)[1]
+    found |= evidence.revival(examined, found["base"])[1]
+    assert found["revival"].is_faster_than(found["revival_null"], 2)
+    result = judged(found)
+    assert result.verdict in ("hidden or learned anew", "undecided")
+    assert "no control was given (--control)" in result.reason
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])

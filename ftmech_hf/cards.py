@@ -88,6 +88,37 @@ def final_loss(folder: Path) -> list[dict[str, Any]]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """What a diagnosis says, for the card of one of its two models.
+
+    Attributes:
+        role: ``base`` or ``finetuned``, whichever the card's model was in it.
+        verdict, reason: of the diagnosis.
+        capability: what was asked about.
+        accuracy: (model, share of right answers with its interval).
+        rows: how many questions; None if that is not known.
+        signs: name, measured, control, bar and shows (yes or no) of everything that says that it is still there.
+        base_hash, finetuned_hash: of the runs that made the two models.
+        hash: of the diagnosis.
+        page: its page beside the card.
+        repository: where the diagnosis is published.
+    """
+
+    role: str
+    verdict: str
+    reason: str
+    capability: str
+    accuracy: Sequence[tuple[str, str]]
+    rows: int | None
+    signs: Sequence[Mapping[str, str]]
+    base_hash: str
+    finetuned_hash: str
+    hash: str
+    page: str | None = None
+    repository: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Published:
     """What a card can say of a model once it is on the Hub, beyond what its run's files say.
 
@@ -97,6 +128,7 @@ class Published:
         base_revision: of that.
         datasets: repositories of rows it was trained on.
         statements: what its files show, a sentence each.
+        diagnoses: what diagnoses say of it.
         claims: claims over seeds that it is part of: statement, measured, interval, bar, verdict.
         pictures: file beside the card -> what it shows.
         revisions: names of its snapshots.
@@ -107,6 +139,7 @@ class Published:
     base_revision: str | None = None
     datasets: Sequence[str] = ()
     statements: Sequence[str] = ()
+    diagnoses: Sequence[Diagnosis] = ()
     claims: Sequence[Mapping[str, str]] = ()
     pictures: Mapping[str, str] = field(default_factory=dict)
     revisions: Sequence[str] = ()

@@ -79,13 +79,13 @@ def _find_one(pattern: str) -> Path:
 
 
 def write_card(run: Path, repo_id: str, origin: Origin, place: Path) -> None:
-    """Write the card that ``run`` would be published with, and its pictures, into ``place``."""
+    """Write the card that ``run`` would be published with, pictures and pages of diagnoses too, into ``place``."""
     with tempfile.TemporaryDirectory() as temporary:
         tree = save(run, Path(temporary) / "published", repo_id, origin)["main"]
         place.mkdir(parents=True, exist_ok=True)
-        for old in place.glob("*.png"):
+        for old in (*place.glob("*.png"), *place.glob("*.html")):
             old.unlink()
-        for file in (tree / "README.md", *tree.glob("*.png")):
+        for file in (tree / "README.md", *tree.glob("*.png"), *tree.glob("*.html")):
             shutil.copyfile(file, place / file.name)
 
 

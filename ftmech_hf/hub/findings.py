@@ -24,6 +24,15 @@ UNITS = {
 }
 
 
+def split_analyses(given: Sequence[str] | None) -> tuple[list[str] | None, dict[str, str]]:
+    """Entries like ``folder`` or ``folder=USER/NAME``: (the folders, folder -> repository of those that name one)."""
+    if given is None:
+        return None, {}
+    entries = [(entry, "") if Path(entry).exists() else entry.rpartition("=")[::2] for entry in given]
+    entries = [(folder or repository, repository if folder else "") for folder, repository in entries]
+    return [folder for folder, _ in entries], {str(Path(f)): repository for f, repository in entries if repository}
+
+
 def find_analyses(run: Path, run_hash: str, given: Sequence[str] | None = None) -> dict[Path, dict[str, Any]]:
     """Finished analyses that took the model of a run: folder -> its ``env.json``.
 

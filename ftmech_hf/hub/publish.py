@@ -11,9 +11,11 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from ftmech_hf.downloads import RepoKind, check_repo_id, hub_errors
+from ftmech_hf.hub.findings import split_analyses
 from ftmech_hf.hub.push import Pushed, Target
 from ftmech_hf.hub.tree import Origin, repo_kind, save
 from ftmech_hf.runs import RunDir
+from ftmech_hf.studies import parse_models
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +35,16 @@ class PublishConfig:
     )
     base_revision: str | None = field(default=None, metadata={"help": "revision of that model"})
     datasets: list[str] = field(default_factory=list, metadata={"help": "repositories of the rows it was trained on"})
+    models: list[str] = field(
+        default_factory=list,
+        metadata={"help": "repositories of the models that an analysis took, such as finetuned=USER/NAME"},
+    )
     analyses: list[str] = field(
-        default_factory=list, metadata={"help": "folders of analyses for the card; those beside the run if not given"}
+        default_factory=list,
+        metadata={
+            "help": "folders of analyses for the card, or FOLDER=USER/NAME where one is published, too; those beside "
+            "the run if not given"
+        },
     )
 
     def __post_init__(self) -> None:
@@ -42,6 +52,10 @@ class PublishConfig:
         for name in (self.base_model, *self.datasets):
             if name is not None:
                 check_repo_id("base_model" if name == self.base_model else "datasets", name)
+        for repo_id in parse_models(self.models).values() if self.models else ():
+            check_repo_id("models", repo_id)
+        for repo_id in split_analyses(self.analyses)[1].values():
+            check_repo_id("analyses", repo_id)
         if self.base_revision is not None and self.base_model is None:
             raise ValueError(f"base_revision: {self.base_revision}, but no base_model is given")
 
@@ -51,6 +65,7 @@ class PublishConfig:
         return Origin(
             base_model=self.base_model,
             base_revision=self.base_revision,
+            models=parse_models(self.models) if self.models else {},
             datasets=self.datasets,
             analyses=self.analyses or None,
         )

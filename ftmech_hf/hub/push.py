@@ -12,14 +12,11 @@ from typing import Any, TypeVar
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
-from ftmech_hf.credentials import holds_secrets
 from ftmech_hf.downloads import RepoKind, hub_errors, is_transient, list_files, retried
+from ftmech_hf.hub.redaction import check_no_secrets
 
 KEPT = ".gitattributes"
 """The one file of a repository that the Hub itself wrote."""
-
-BINARY = (".safetensors", ".parquet", ".png")
-"""What holds no text that a token could stand in."""
 
 T = TypeVar("T")
 
@@ -142,8 +139,7 @@ class Target:
         """
         files = sorted(path.relative_to(tree).as_posix() for path in tree.rglob("*") if path.is_file())
         for name in files:
-            if not name.endswith(BINARY) and holds_secrets(tree / name):
-                raise ValueError(f"run: {tree / name} holds an access token; nothing was pushed")
+            check_no_secrets(tree / name, name)
         with hub_errors("repo_id", f"push to {self.repo_id}@{revision}"):
             if revision != "main":
                 self._call(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ from ftmech_hf.cards import Published, accuracy_of, check_card, loss_of, read_ru
 from ftmech_hf.config import field_names
 from ftmech_hf.downloads import RepoKind, check_folder
 from ftmech_hf.hub.claims import all_claims
-from ftmech_hf.hub.findings import draw_findings, find_analyses, plain_numbers, state_findings
+from ftmech_hf.hub.diagnoses import diagnoses_of
+from ftmech_hf.hub.findings import draw_findings, find_analyses, plain_numbers, split_analyses, state_findings
+from ftmech_hf.hub.names import publish_config, published_names
+from ftmech_hf.hub.redaction import Redaction, check_no_secrets
 from ftmech_hf.runs import (
     MANIFEST,
     commit_folder,
@@ -57,13 +60,16 @@ class Origin:
     Attributes:
         base_model: repository of the model it started from.
         base_revision: branch, tag or commit of that.
+        models: what an analysis calls a model that it took -> repository of that.
         datasets: repositories of the rows it was trained on.
-        analyses: folders of analyses of it; those that lie beside the run if None.
+        analyses: folders of analyses of it, or ``folder=USER/NAME`` of those that are published; those that lie beside
+            the run if None.
         claims: claims over seeds that it is part of; see :class:`ftmech_hf.cards.Published`.
     """
 
     base_model: str | None = None
     base_revision: str | None = None
+    models: Mapping[str, str] = field(default_factory=dict)
     datasets: Sequence[str] = ()
     analyses: Sequence[str] | None = None
     claims: Sequence[Mapping[str, str]] = ()
@@ -134,22 +140,39 @@ def save(run: Path, folder: Path, repo_id: str, origin: Origin | None = None) ->
 def _write_revisions(run: Path, folder: Path, repo_id: str, origin: Origin, kind: str) -> list[str]:
     """Write every revision's folder; returns their names."""
     names = []
+    repositories = {**({"model": origin.base_model} if origin.base_model else {}), **origin.models}
+    redaction = Redaction(published_names(run, repo_id, repositories))
     if kind in TRAINED:
         steps = sorted(int(path.name.removeprefix("step-")) for path in snapshot_folder(run, 0).parent.glob("step-*"))
         for step in steps:
             names.append(f"step-{step}")
-            _save_snapshot(run, folder / names[-1], repo_id, step)
-    working = folder / "main.partial"
-    working.mkdir(parents=True)
+            working = _begin(folder / names[-1])
+            _save_snapshot(run, working, repo_id, step, origin)
+            _end(working, "model", redaction)
+    working = _begin(folder / "main")
     if kind in TRAINED:
-        _save_model(run, working, repo_id, origin, names)
+        _save_model(run, working, repo_id, origin, names, redaction)
     elif kind in DATASETS:
-        _save_dataset(run, working, repo_id)
+        _save_dataset(run, working, repo_id, redaction)
     else:
-        _save_analysis(run, working, repo_id, kind)
-    check_card((working / "README.md").read_text(encoding="utf-8"), repo_kind(run))
-    commit_folder(working, folder / "main")
+        _save_analysis(run, working, repo_id, kind, redaction)
+    _end(working, repo_kind(run), redaction, rows=kind in DATASETS)
     return [*names, "main"]
+
+
+def _begin(final: Path) -> Path:
+    working = final.with_name(final.name + ".partial")
+    working.mkdir(parents=True)
+    return working
+
+
+def _end(working: Path, kind: RepoKind, redaction: Redaction, *, rows: bool = False) -> None:
+    """Look through everything that would leave this machine, and let it appear under its name."""
+    redaction.folder(working, rows=rows)
+    for path in sorted(path for path in working.rglob("*") if path.is_file()):
+        check_no_secrets(path, path.relative_to(working).as_posix())
+    check_card((working / "README.md").read_text(encoding="utf-8"), kind)
+    commit_folder(working, working.with_name(working.name.removesuffix(".partial")))
 
 
 def _copy(run: Path, working: Path, leave_out: Sequence[str]) -> None:
@@ -162,53 +185,46 @@ def _copy(run: Path, working: Path, leave_out: Sequence[str]) -> None:
             shutil.copyfile(path, working / path.name)
 
 
-def _without_place(value: Any) -> Any:
-    """An absolute path, or a ``name=path`` with one, by its last part; anything else as it is."""
-    if isinstance(value, list):
-        return [_without_place(each) for each in value]
-    if not isinstance(value, str):
-        return value
-    name, equals, path = value.rpartition("=")
-    return f"{name}{equals}runs/{Path(path).name}" if Path(path).is_absolute() else value
+def _base_revision(config: Mapping[str, Any], origin: Origin) -> str | None:
+    if origin.base_revision is None and config.get("snapshot") is not None:
+        return f"step-{config['snapshot']}"
+    return origin.base_revision
 
 
-def _publish_config(working: Path, repo_id: str, changes: Mapping[str, Any]) -> None:
-    """Places of this machine are replaced by such that mean something elsewhere; the run's hash knows none of them."""
-    path = working / "config.yaml"
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    known = {key: value for key, value in changes.items() if key in config and value is not None}
-    config |= {"output_dir": f"runs/{repo_id.split('/')[-1]}", **known}
-    write_text(path, yaml.safe_dump({name: _without_place(value) for name, value in config.items()}, sort_keys=False))
-    env = json.loads((working / "env.json").read_text(encoding="utf-8"))
-    env["command"] = env["command"].replace(str(Path.home()), "~")
-    write_json(working / "env.json", env)
+def _name_base(working: Path, config: Mapping[str, Any], origin: Origin) -> None:
+    """Let an adapter, if there is one, name the repository of the model that it belongs to."""
+    adapter = working / "adapter_config.json"
+    if not adapter.is_file():
+        return
+    settings = json.loads(adapter.read_text(encoding="utf-8"))
+    if origin.base_model is None:  # what peft recorded may be a folder of ours that looks like USER/NAME
+        raise ValueError(
+            f"base_model: not given, and the adapter belongs to {settings['base_model_name_or_path']}; "
+            "publish that first if it is a folder, and name its repository"
+        )
+    named = {"base_model_name_or_path": origin.base_model, "revision": _base_revision(config, origin)}
+    write_json(adapter, {**settings, **named})
 
 
-def _save_model(run: Path, working: Path, repo_id: str, origin: Origin, revisions: Sequence[str]) -> None:
+def _save_model(
+    run: Path, working: Path, repo_id: str, origin: Origin, revisions: Sequence[str], redaction: Redaction
+) -> None:
     env, config = read_run(run)
     # metrics.jsonl says the same as table.parquet, which belongs in a dataset.
     _copy(run, working, ["README.md", "table.parquet", "snapshots"])
-    base_model, base_revision = origin.base_model, origin.base_revision
-    if base_revision is None and config.get("snapshot") is not None:
-        base_revision = f"step-{config['snapshot']}"
-    _publish_config(working, repo_id, {"model": base_model})
-    adapter = working / "adapter_config.json"
-    if adapter.is_file():
-        settings = json.loads(adapter.read_text(encoding="utf-8"))
-        if base_model is None:  # what peft recorded may be a folder of ours that looks like USER/NAME
-            raise ValueError(
-                f"base_model: not given, and the adapter belongs to {settings['base_model_name_or_path']}; "
-                "publish that first if it is a folder, and name its repository"
-            )
-        write_json(adapter, {**settings, "base_model_name_or_path": base_model, "revision": base_revision})
+    publish_config(working, repo_id, redaction, {"model": origin.base_model})
+    _name_base(working, config, origin)
     check_folder(working)
-    analyses = find_analyses(run, env["hash"], origin.analyses)
+    folders, repositories = split_analyses(origin.analyses)
+    analyses = find_analyses(run, env["hash"], folders)
+    repositories |= {"own": repo_id, **({"base": origin.base_model} if origin.base_model else {})}
     published = Published(
         repo_id=repo_id,
-        base_model=base_model,
-        base_revision=base_revision,
+        base_model=origin.base_model,
+        base_revision=_base_revision(config, origin),
         datasets=origin.datasets,
         statements=state_findings(run, analyses),
+        diagnoses=diagnoses_of(env["hash"], analyses, working, repositories),
         claims=origin.claims,
         pictures=draw_findings(run, analyses, working),
         revisions=revisions,
@@ -225,11 +241,10 @@ def _example(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return example_row(task, config["seed"])
 
 
-def _save_snapshot(run: Path, final: Path, repo_id: str, step: int) -> None:
+def _save_snapshot(run: Path, working: Path, repo_id: str, step: int, origin: Origin) -> None:
     env, config = read_run(run)
-    working = final.with_name(final.name + ".partial")
-    working.mkdir(parents=True)
     _copy(snapshot_folder(run, step), working, [])
+    _name_base(working, config, origin)
     lines = [line for line in read_metrics(run) if line["step"] == step]
     header = yaml.safe_dump(
         {"license": "apache-2.0", "library_name": "transformers", "pipeline_tag": "text-generation",
@@ -240,16 +255,14 @@ def _save_snapshot(run: Path, final: Path, repo_id: str, step: int) -> None:
         config=config, env=env, accuracy=accuracy_of(lines[-1]) if lines else [],
         loss=loss_of(lines[-1], env.get("bytes_per_token", {})) if lines else [], versions=describe_versions(env),
     )  # fmt: skip
-    check_card(text, "model")
     write_text(working / "README.md", text)
-    commit_folder(working, final)
 
 
-def _save_dataset(run: Path, working: Path, repo_id: str) -> None:
+def _save_dataset(run: Path, working: Path, repo_id: str, redaction: Redaction) -> None:
     _, config = read_run(run)
     # The statistics of make_dataset are no rows of the dataset.
     _copy(run, working, ["table.parquet"])
-    _publish_config(working, repo_id, {})
+    publish_config(working, repo_id, redaction, {})
     card = DatasetCard((working / "README.md").read_text(encoding="utf-8"))
     here, name = str(config["output_dir"]), repo_id.split("/")[-1]
     card.data["pretty_name"] = name
@@ -264,7 +277,7 @@ def _save_dataset(run: Path, working: Path, repo_id: str) -> None:
     write_text(working / "README.md", text.replace(f"# {run.name}\n", f"# {name}\n", 1))
 
 
-def _save_analysis(run: Path, working: Path, repo_id: str, kind: str) -> None:
+def _save_analysis(run: Path, working: Path, repo_id: str, kind: str, redaction: Redaction) -> None:
     is_model = _holds_model(run)
     left_out = ["README.md", *(path.name for path in run.glob("*.parquet") if is_model)]
     # Of a folder of many runs the results go, and not the runs.
@@ -275,9 +288,10 @@ def _save_analysis(run: Path, working: Path, repo_id: str, kind: str) -> None:
         shutil.copyfile(beside, working / "picture.png")
     for path in sorted(working.glob("*.png")):
         pictures[path.name] = ANALYSES[kind]
-    _publish_config(working, repo_id, {})
+    publish_config(working, repo_id, redaction, {})
+    redaction.folder(working)  # the card is written from what is left
     env, _ = read_run(working)
-    summary = run / "summary.json"
+    summary = working / "summary.json"
     numbers = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {}
     if (run / "claims.json").is_file():
         numbers = {claim["statement"]: f"{claim['measured']} ({claim['verdict']})" for claim in all_claims(run)}

@@ -1,0 +1,70 @@
+"""What a run's places are called where it is published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ftmech_hf.cards import read_run
+from ftmech_hf.hub.redaction import LOCAL, Redaction, is_place, spellings
+from ftmech_hf.runs import write_json, write_text
+
+
+def published_names(run: Path, repo_id: str, repositories: Mapping[str, str]) -> dict[str, str]:
+    """Places that the files of a run may name -> what is published instead.
+
+    Args:
+        run: where it lies.
+        repo_id: where it goes.
+        repositories: what the run calls a model that it took -> repository of that; others are named by the hash of the
+            run that made them.
+    """
+    env, config = read_run(run)
+    inputs = env.get("inputs", {})
+    names: dict[str, str] = {}
+    for key, setting in config.items():
+        for value in setting if isinstance(setting, list) else [setting]:
+            if not isinstance(value, str) or not value:
+                continue
+            label, equals, place = value.partition("=")
+            label, place = (label, place) if equals else (key, value)
+            if not is_place(place) and not (label in inputs and Path(place).is_dir()):
+                continue
+            made = f"run-{inputs[label]}" if label in inputs else LOCAL
+            known = repositories.get(label) or (Path(place).name if key == "files" else made)
+            names |= dict.fromkeys(spellings(place), known)
+    for place in (str(run), str(config.get("output_dir", run))):
+        names |= dict.fromkeys(spellings(place), _own_name(repo_id))
+    return {**names, _own_name(repo_id): _own_name(repo_id)}
+
+
+def _own_name(repo_id: str) -> str:
+    """What a published run calls its folder."""
+    return f"runs/{repo_id.split('/')[-1]}"
+
+
+def publish_config(working: Path, repo_id: str, redaction: Redaction, changes: Mapping[str, Any]) -> None:
+    """Places of this machine are replaced by such that mean something elsewhere; the run's hash knows none of them."""
+    path = working / "config.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    known = {key: value for key, value in changes.items() if key in config and value is not None}
+    config = {name: _without_place(value, redaction) for name, value in config.items()}
+    config = {name: value for name, value in config.items() if value != LOCAL}  # its default is as good
+    config |= {"output_dir": _own_name(repo_id), **known}
+    write_text(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    env = json.loads((working / "env.json").read_text(encoding="utf-8"))
+    env["command"] = redaction.command(env["command"])
+    write_json(working / "env.json", env)
+
+
+def _without_place(value: Any, redaction: Redaction) -> Any:
+    if isinstance(value, list):
+        return [_without_place(each, redaction) for each in value]
+    if not isinstance(value, str):
+        return value
+    name, equals, place = value.rpartition("=")
+    return f"{name}{equals}{redaction.setting(place)}"

@@ -1,0 +1,176 @@
+"""What is published says nothing of the machine it comes from: no access token, and no place on its disks.
+
+A place that means something elsewhere is replaced by that: a model's folder by its repository, or by the hash of the
+run that made it. Any other is left out. A token is never taken out in silence: it refuses the whole.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from ftmech_hf.credentials import holds_secret
+from ftmech_hf.hub.contents import rewrite_file
+from ftmech_hf.hub.texts import Change, FixedText
+
+LOCAL = "(local path)"
+"""What stands where a place was left out."""
+
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
+"""Files full of pieces of words, some of which look like paths."""
+
+_PART = r"""[^\s"'`<>|,;:&()\[\]{}*?/\\]+"""
+_BEFORE = r"(?<![\w/.~+*<)\]}&%#-])"
+_PATTERNS = {
+    "absolute": rf"(?:file://|{_BEFORE})/(?!(?:usr|bin|sbin|etc|dev|proc|sys|lib|lib64)/){_PART}(?:/{_PART})+/?",
+    "home": rf"(?<![\w/~])~(?:[A-Za-z_][\w.-]*)?(?:/{_PART})+/?",
+    "relative": rf"(?<![\w/.])\.\.?(?:/{_PART})+/?",
+    "run": rf"(?:file://|(?<![\w/.~-]))runs(?:/{_PART})+/?",
+    "windows": r"""(?<!\w)[A-Za-z]:(?:\\{1,2}|/)(?:Users|Documents and Settings|\w{2,}\\)[^\s"'`<>|*?]*""",
+}
+"""What looks like a place on somebody's disk. The folders of every system (``/usr``, ``/etc``) say nothing."""
+
+
+class SecretFound(FixedText):
+    """A file holds an access token."""
+
+
+def check_no_secrets(path: Path, name: str) -> None:
+    """Look for access tokens in everything that a file holds, and in its name.
+
+    Raises:
+        ValueError: there is one; the message does not repeat it.
+    """
+
+    def look(text: str) -> str:
+        if holds_secret(text):
+            raise SecretFound
+        return text
+
+    try:
+        look(name)
+        if path.suffix not in (".safetensors", ".parquet"):  # those may be larger than memory
+            look(path.read_bytes().decode("latin-1"))
+        rewrite_file(path, look)
+    except SecretFound:
+        shown = "a file whose name" if holds_secret(name) else name
+        raise ValueError(f"run: {shown} holds an access token; nothing was published") from None
+    except FixedText:
+        raise AssertionError from None
+    except ValueError as error:
+        raise ValueError(f"run: {name} {error}; nothing was published") from None
+
+
+class Redaction:
+    """Takes places of this machine out of files.
+
+    Args:
+        names: a place as it is spelled somewhere -> what to publish instead.
+    """
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = {place.rstrip("/\\"): name for place, name in names.items() if place.rstrip("/\\.")}
+        paths = sorted((place for place in self._names if re.search(r"[/\\]", place)), key=len, reverse=True)
+        known = [rf"(?:file://|(?<![\w/.~-]))(?:\./)?(?P<known>{'|'.join(map(re.escape, paths))})(?![\w+=@%~-]|\.\w)"]
+        roots = "|".join(map(re.escape, _roots()))
+        private = [rf"(?:file://|(?<![\w/.-]))(?:{roots})(?![\w.-])(?:[/\\]+{_PART})*[/\\]?"] if roots else []
+        self._known = re.compile("|".join([*(known if paths else []), *private]) or r"(?!)")
+        self._any = re.compile("|".join([*(known if paths else []), *private, *_PATTERNS.values()]))
+
+    def _replace(self, found: re.Match[str]) -> str:
+        known = found.groupdict().get("known")
+        return LOCAL if known is None else self._names[known]
+
+    def text(self, text: str, *, anywhere: bool = True) -> str:
+        """A text without places.
+
+        Args:
+            text: it.
+            anywhere: take out whatever looks like a place, too, and not only those that are known.
+        """
+        return (self._any if anywhere else self._known).sub(self._replace, text)
+
+    def setting(self, value: str) -> str:
+        """The value of a setting; where it is a place, it may look like any other word."""
+        if (place := value.rstrip("/")) in self._names:
+            return self._names[place]
+        if is_place(value) and not value.startswith("recipes/"):
+            return self.text(value) if self.text(value) != value else LOCAL
+        return self.text(value)
+
+    def command(self, line: str) -> str:
+        """A command without places."""
+        arguments = [word.rpartition("=") for word in line.split(" ")]
+        return " ".join(f"{name}{equals}{self.setting(value)}" for name, equals, value in arguments)
+
+    def folder(self, folder: Path, *, rows: bool = False) -> None:
+        """Take places out of all files of a folder.
+
+        Args:
+            folder: what is to be published.
+            rows: its tables are data that models learn from: what only looks like a place stays as it is in them.
+
+        Raises:
+            ValueError: a file that cannot be changed holds one.
+        """
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            data = path.name in VOCABULARIES or (rows and path.suffix in (".parquet", ".arrow"))
+            change: Change = functools.partial(self.text, anywhere=not data)
+            name = path.relative_to(folder).as_posix()
+            try:
+                rewrite_file(path, functools.partial(self.text, anywhere=False) if _is_binary(path) else change)
+            except FixedText:
+                raise ValueError(
+                    f"run: {name} holds a place of this machine that cannot be taken out of it; remove the file"
+                ) from None
+            except ValueError as error:
+                raise ValueError(f"run: {name} {error}; nothing was published") from None
+
+
+def _exists(place: str) -> bool:
+    try:
+        return len(place) < 4096 and Path(place).expanduser().exists()
+    except (OSError, ValueError):
+        return False
+
+
+def is_place(value: str) -> bool:
+    """Whether a setting names a place on this machine, and not a repository of the Hub or a word."""
+    if re.match(r"[/~\\]|\.\.?[/\\]|runs/|[A-Za-z]:[/\\]", value):
+        return True
+    return bool(re.search(r"[/\\]", value)) and "\n" not in value and _exists(value)
+
+
+def spellings(place: str) -> set[str]:
+    """The ways in which a place may be written."""
+    path = Path(place).expanduser()
+    return {place, str(path), str(path.absolute()), str(path.resolve())}
+
+
+def _roots() -> list[str]:
+    """Folders under which everything is this user's or this machine's; the longest first."""
+    found = {
+        str(each)
+        for path in (Path.home(), Path.cwd(), Path(tempfile.gettempdir()))
+        for each in (path.absolute(), path.resolve())
+    }
+    return sorted((place for place in found if len(Path(place).parts) > 1), key=len, reverse=True)
+
+
+def _is_binary(path: Path) -> bool:
+    """Whether a file is of a kind in whose bytes anything may look like a path."""
+    if path.suffix in (".safetensors", ".parquet", ".png", ".arrow"):
+        return False  # only their texts are looked at
+    with path.open("rb") as file:
+        start = file.read(8192)
+    return b"\0" in start and not start.startswith((b"\xff\xfe", b"\xfe\xff"))  # text of two bytes a letter

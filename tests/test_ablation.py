@@ -88,6 +88,7 @@ def test_in_the_last_block_only_the_last_position_looks(
     any_model: PreTrainedModel, rows: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     any_model.set_attn_implementation("sdpa")
+    find_units(any_model, "activation")
     looking: list[int] = []
     attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
 
@@ -106,7 +107,9 @@ def test_in_the_last_block_only_the_last_position_looks(
 
 def test_a_model_that_is_more_than_its_blocks_is_refused(rows: Tensor) -> None:
     model = make_gpt2(40)
-    model.transformer.h[1].register_forward_hook(lambda _, args, output: output + torch.randn_like(output))
+    embedded: list[Tensor] = []
+    model.transformer.wte.register_forward_hook(lambda _, args, output: embedded.append(output))
+    model.transformer.ln_f.register_forward_hook(lambda _, args, output: output + embedded[-1].mean(1, keepdim=True))
     with pytest.raises(ValueError, match="the blocks of gpt2, run one after the other, do not give its logits"):
         ablated_losses(model, rows[:, :-1], rows[:, -1], "head")
 

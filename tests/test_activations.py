@@ -14,7 +14,6 @@ from ftmech_hf.activations import (
     SITES,
     WRITABLE,
     ActivationStore,
-    Layout,
     TracedModel,
     find_layout,
     find_units,
@@ -132,18 +131,61 @@ def test_bad_requests_are_refused(rows: Tensor) -> None:
         traced.masked_logits(rows, torch.ones(2, 3))
 
 
-def test_the_door_opens_only_where_sites_are_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+WRONG_PARTS = [
+    ("attention_out", "self_attn.q_proj"),
+    ("attention_out", "self_attn.v_proj"),
+    ("attention_out", "mlp.down_proj"),
+    ("mlp_down", "mlp.gate_proj"),
+    ("mlp_down", "mlp.up_proj"),
+    ("mlp_down", "self_attn.o_proj"),
+    ("mlp_down", "mlp.c_proj"),
+    ("attention", "mlp"),
+    ("attention", "self_attn.q_proj"),
+    ("attention_added", "mlp"),
+    ("attention_added", "self_attn.q_proj"),
+    ("attention_scale", 0.5),
+]
+
+
+@pytest.mark.parametrize(("part", "wrong"), WRONG_PARTS)
+def test_the_door_does_not_open_with_a_wrong_part(part: str, wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_llama(40)
     right = find_layout(model)
-    assert right == Layout("model.layers", "self_attn", "mlp.down_proj", "self_attn.o_proj")
-    for wrong, message in (
-        (right._replace(mlp_down="mlp.c_proj"), "lacks an expected site"),
-        (right._replace(attention="mlp.gate_proj"), r"attn_out of layer 0 of llama is \(2, 3, 24\), expected"),
-        (right._replace(blocks="model"), "(?s)."),
-    ):
-        monkeypatch.setattr(traced, "find_layout", lambda model, wrong=wrong: wrong)
-        with pytest.raises((ValueError, AttributeError), match=message):
+    assert right[:6] == ("model.layers", "self_attn", "mlp.down_proj", "self_attn.o_proj", "self_attn", 1.0)
+    assert not right.refused
+    monkeypatch.setattr(traced, "find_layout", lambda model: right._replace(**{part: wrong}))
+    with pytest.raises(ValueError, match=r"model: attention\w* of block 0 of llama is not|model: mlp_down of block 0"):
+        TracedModel(model)
+
+
+def test_the_stream_is_compared_with_the_hidden_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_llama(40)
+
+    def other_states(_: nn.Module, args: Any, output: Any, change: Any) -> Any:
+        if output.hidden_states is not None:
+            output.hidden_states = change(output.hidden_states)
+        return output
+
+    changes = {
+        "resid_pre of layer 0": lambda states: (states[0] + 1e-3, *states[1:]),
+        "resid_post of layer 0": lambda states: (states[0], states[1] * 1.001, *states[2:]),
+        "gives no hidden states": lambda states: states[:2],
+    }
+    for message, change in changes.items():
+        hook = model.register_forward_hook(lambda *a, change=change: other_states(*a, change=change))
+        with pytest.raises(ValueError, match=message):
             TracedModel(model)
+        hook.remove()
+    assert TracedModel(model).sites == SITES
+    # and what the door reads is compared, not only what the model says
+    collect = TracedModel._collect
+
+    def shifted(self: TracedModel, inputs: Any, sites: Any, layers: Any) -> Any:
+        return {key: value + (key == ("resid_post", 0)) for key, value in collect(self, inputs, sites, layers).items()}
+
+    monkeypatch.setattr(TracedModel, "_collect", shifted)
+    with pytest.raises(ValueError, match="resid_post of layer 0 of llama is not the model's hidden state"):
+        TracedModel(model)
 
 
 def test_a_model_without_the_parts_is_refused_with_the_reason() -> None:
@@ -156,7 +198,7 @@ def test_a_model_without_the_parts_is_refused_with_the_reason() -> None:
         TracedModel(model)
     gpt2 = make_gpt2(40)
     del gpt2.transformer.h[0].attn
-    with pytest.raises(ValueError, match="model: a block of gpt2 has 0 attentions"):
+    with pytest.raises(ValueError, match=r"model: gpt2 cannot be run on rows of tokens alone .AttributeError: "):
         find_layout(gpt2)
 
 
@@ -263,7 +305,7 @@ def test_a_write_is_what_nnsight_writes(any_model: PreTrainedModel, rows: Tensor
                 attention.output = (output[0] + added, *output[1:])
             else:
                 output = block.output
-                block.output = (output[0] + added, *output[1:]) if opened._is_tuple["block"] else output + added
+                block.output = (output[0] + added, *output[1:]) if isinstance(output, tuple) else output + added
             traced_logits = opened._traced.output.logits.save()
         assert torch.equal(written, traced_logits)
         assert (written - clean).norm() > 1e-3 * clean.norm()  # a write that silently did nothing

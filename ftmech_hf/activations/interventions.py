@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations.layout import find_layout, model_blocks
+from ftmech_hf.activations.proofs import first_tensor, with_first
 
 WRITABLE = ("resid_pre", "resid_post", "mlp_act", "head_out", "attn_out")
 
@@ -49,9 +50,49 @@ def on_output(module: nn.Module, change: Write) -> RemovableHandle:
     """Change what a module returns, or the first of it, until the handle is removed."""
 
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
-        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+        first = first_tensor(output)
+        assert first is not None
+        return with_first(output, change(first))
 
     return module.register_forward_hook(hook)
+
+
+@contextlib.contextmanager
+def rows_of(block: nn.Module) -> Iterator[Callable[[Write], Write]]:
+    """While open, wraps changes of a block's parts, which are handed values by rows.
+
+    Some blocks put all rows behind each other before they hand them to their MLP; the value's rows are the stream's.
+    """
+    entered: list[torch.Size] = []
+
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        stream = args[0] if args else next(value for value in kwargs.values() if isinstance(value, Tensor))
+        entered[:] = [stream.shape[:-1]]
+
+    def by_rows(change: Write) -> Write:
+        def changed(value: Tensor) -> Tensor:
+            if not entered or value.shape[:-1] == entered[0] or len(value) != entered[0].numel():
+                return change(value)
+            return change(value.unflatten(0, entered[0])).reshape(value.shape)
+
+        return changed
+
+    handle = block.register_forward_pre_hook(enter, with_kwargs=True)
+    try:
+        yield by_rows
+    finally:
+        handle.remove()
+
+
+def scaled(change: Write, scale: float) -> Write:
+    """A change of a value times a constant; a value that is only looked at stays as it is, to the bit."""
+
+    def changed(value: Tensor) -> Tensor:
+        whole = value * scale
+        written = change(whole)
+        return value if written is whole else written / scale
+
+    return change if scale == 1.0 else changed
 
 
 @contextlib.contextmanager
@@ -64,39 +105,41 @@ def intervene(model: PreTrainedModel, writes: Mapping[tuple[str, int], Write | T
             broadcasts to its shape. Sites are :data:`WRITABLE`; layers are 0-based.
 
     Raises:
-        ValueError: an unknown site or layer, or a value of another shape.
+        ValueError: an unknown site or layer, a site that could not be shown in this model, or a value of another shape.
         RuntimeError: on exit, if the model ran but a site was never reached: such a write would go unnoticed.
     """
     layout, blocks = find_layout(model), [block for _, block in model_blocks(model)]
     reached: set[tuple[str, int]] = set()
     ran: list[bool] = []
-    handles: list[RemovableHandle] = []
     for site, layer in writes:
         if site not in WRITABLE:
             raise ValueError(f"intervene: unknown site {site!r}, expected one of {', '.join(WRITABLE)}")
         if not 0 <= layer < len(blocks):
             raise ValueError(f"intervene: layer {layer} of {site}, expected 0 to {len(blocks) - 1}")
-    try:
-        handles.append(model.register_forward_hook(lambda *_: ran.append(True)))
+        layout.require(site)
+    with contextlib.ExitStack() as stack:
+        stack.callback(model.register_forward_hook(lambda *_: ran.append(True)).remove)
         for place, write in writes.items():
-            block = blocks[place[1]]
+            site, block = place[0], blocks[place[1]]
 
             def change(value: Tensor, place: tuple[str, int] = place, write: Write | Tensor = write) -> Tensor:
                 chosen = write if callable(write) else lambda old: torch.broadcast_to(write.to(old.device), old.shape)
                 return _checked(chosen, value, place, reached)
 
-            if place[0] == "resid_pre":
-                handles.append(on_input(block, change))
-            elif place[0] in ("mlp_act", "head_out"):
-                path = layout.mlp_down if place[0] == "mlp_act" else layout.attention_out
-                handles.append(on_input(block.get_submodule(path), change))
+            if site == "resid_pre":
+                handle = on_input(block, change)
+            elif site == "resid_post":
+                handle = on_output(block, change)
+            elif site == "attn_out":
+                by_rows = stack.enter_context(rows_of(block))
+                added = block.get_submodule(layout.attention_added)
+                handle = on_output(added, by_rows(scaled(change, layout.attention_scale)))
             else:
-                module = block if place[0] == "resid_post" else block.get_submodule(layout.attention)
-                handles.append(on_output(module, change))
+                by_rows = stack.enter_context(rows_of(block))
+                path = layout.mlp_down if site == "mlp_act" else layout.attention_out
+                handle = on_input(block.get_submodule(path), by_rows(change))
+            stack.callback(handle.remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
     missed = [place for place in writes if place not in reached]
     if ran and missed:
         raise RuntimeError(f"intervene: the model ran, but never passed {missed[0]}")

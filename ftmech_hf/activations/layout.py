@@ -1,40 +1,129 @@
 """Where a causal language model keeps the parts that sites are named after.
 
 Nothing here knows architectures by name: a transformer's blocks are the one list of as many modules as the config has
-layers, attention is a block's child called so, the last matrix inside it makes its output, and the last one outside it
-the MLP's. What is found is checked on the model at hand when :class:`~ftmech_hf.activations.TracedModel` opens it.
+layers. What their parts are is shown on tensors, see :mod:`ftmech_hf.activations.proofs`, and it must be so in every
+block. A part that could not be shown is refused with the reason when it is asked for; the others can be used.
 """
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
+
+from ftmech_hf.activations.equations import BlockParts
+from ftmech_hf.activations.proofs import prove_parts
+
+NEEDS = {"attn_out": "added", "head_out": "heads", "mlp_act": "neurons"}
+"""Site -> what must be known of every block to read and write it; the stream itself needs nothing."""
 
 
 class Layout(NamedTuple):
-    """Paths from the model to its blocks, and from a block to its parts.
+    """Paths from the model to its blocks, and from a block to its parts; a part that could not be shown is "".
 
     Attributes:
         blocks: the list of blocks.
         attention: its attention.
         mlp_down: its MLP's last matrix.
         attention_out: its attention's last matrix, which reads the heads' outputs side by side.
+        attention_added: the module whose output the stream receives: the attention, a norm behind it, or a matrix in
+            it where attention adds the stream itself.
+        attention_scale: the constant that this output is multiplied by before it is added.
+        order: (``in`` or ``out``, path) of these parts, as a block computes.
+        refused: site -> why it could not be shown; see :meth:`require`.
     """
 
     blocks: str
     attention: str
     mlp_down: str
     attention_out: str
+    attention_added: str = ""
+    attention_scale: float = 1.0
+    order: tuple[tuple[str, str], ...] = ()
+    refused: Mapping[str, str] = MappingProxyType({})
+
+    def require(self, site: str) -> None:
+        """Raises ValueError with the reason if a site of this model could not be shown."""
+        if site in self.refused:
+            raise ValueError(f"model: no {site}: {self.refused[site]}")
+
+
+_KNOWN: weakref.WeakKeyDictionary[nn.Module, tuple[object, list[BlockParts]]] = weakref.WeakKeyDictionary()
+
+
+def find_parts(model: PreTrainedModel) -> list[BlockParts]:
+    """Parts of every block; known until a module of the model is exchanged.
+
+    Raises:
+        ValueError: there is not one list of blocks, or the model cannot be run.
+    """
+    modules = tuple((name, id(module)) for name, module in model.named_modules())
+    known = _KNOWN.get(model)
+    if known is None or known[0] != modules:
+        known = _KNOWN[model] = modules, prove_parts(model, [block for _, block in model_blocks(model)])
+    return known[1]
 
 
 def find_layout(model: PreTrainedModel) -> Layout:
-    """Find the parts of a causal LM.
+    """Find the parts of a causal LM by running it on a few short rows; what is known is not looked for again.
 
     Raises:
-        ValueError: there is no part of a kind, or more than one; says what is there.
+        ValueError: there is not one list of blocks, or the model cannot be run.
+    """
+    parts, kind, refused = find_parts(model), model.config.model_type, {}
+    attentions = list(dict.fromkeys(each.attention for each in parts))
+
+    def common(site: str, of: Callable[[BlockParts], Sequence[Any]]) -> Any:
+        for layer, each in enumerate(parts):
+            if not of(each):
+                refused[site] = f"block {layer} of {kind} {each.why_not[NEEDS[site]]}"
+                return None
+        shared = [one for one in of(parts[0]) if all(one in of(each) for each in parts)]
+        if not shared:
+            refused[site] = f"the blocks of {kind} have it in different places"
+        return shared[0] if shared else None
+
+    added = common("attn_out", lambda each: each.added)
+    path, scale = added or ("", 1.0)
+    heads = common("head_out", lambda each: each.heads) or ""
+    neurons = common("mlp_act", lambda each: each.neurons) or ""
+    attention = attentions[0] if len(attentions) == 1 else ""
+    if not attention:
+        refused["attn_pattern"] = f"the blocks of {kind} have no attention in common"
+    used = {("in", heads), ("out", path), ("out", attention), ("in", neurons)}
+    order = tuple(dict.fromkeys(event for event in parts[0].order if event in used))
+    return Layout(find_block_list(model), attention, neurons, heads, path, scale, order, MappingProxyType(refused))
+
+
+def check_layout(model: PreTrainedModel, layout: Layout) -> None:
+    """Compare what a layout says with what every block was shown to do.
+
+    Raises:
+        ValueError: a part is said to be where it is not.
+    """
+    kind = model.config.model_type
+    for layer, parts in enumerate(find_parts(model)):
+        for field, value, shown in (
+            ("attention", layout.attention, [parts.attention]),
+            ("attention_out", layout.attention_out, parts.heads),
+            ("mlp_down", layout.mlp_down, parts.neurons),
+            ("attention_added", (layout.attention_added, layout.attention_scale), parts.added),
+        ):
+            claimed = value[0] if isinstance(value, tuple) else value
+            if claimed and value not in shown:
+                said = ", ".join(map(str, shown)) or "none"
+                raise ValueError(f"model: {field} of block {layer} of {kind} is not {value}, expected {said}")
+
+
+def find_block_list(model: PreTrainedModel) -> str:
+    """Path of the list of blocks.
+
+    Raises:
+        ValueError: there is none, or more than one; says what is there.
     """
     kind, number = model.config.model_type, getattr(model.config, "num_hidden_layers", None)
     lists = [
@@ -42,36 +131,12 @@ def find_layout(model: PreTrainedModel) -> Layout:
     ]
     if len(lists) != 1:
         raise ValueError(f"model: {kind} has {len(lists)} lists of {number} blocks ({', '.join(lists)}), expected one")
-    block = model.get_submodule(lists[0])[0]  # type: ignore[index]
-    attention = [name for name, _ in block.named_children() if "attn" in name or "attention" in name]
-    attention = [name for name in attention if "norm" not in name and "drop" not in name]
-    if len(attention) != 1:
-        raise ValueError(
-            f"model: a block of {kind} has {len(attention)} attentions ({', '.join(attention)}), expected one"
-        )
-    matrices = _matrices(block)
-    inside = [name for name in matrices if name.startswith(f"{attention[0]}.")]
-    outside = [name for name in matrices if name not in inside]
-    if not inside or not outside:
-        where, expected = ("outside", "an MLP") if inside else ("in", "its output's")
-        raise ValueError(f"model: a block of {kind} has no matrix {where} its attention, expected {expected}")
-    return Layout(lists[0], attention[0], outside[-1], inside[-1])
-
-
-def _matrices(block: nn.Module) -> list[str]:
-    """Paths of a block's matrices; one that peft has wrapped is the wrapper, not the parts of it."""
-    wrappers = [name for name, module in block.named_modules() if hasattr(module, "base_layer")]
-    return [
-        name
-        for name, module in block.named_modules()
-        if name in wrappers
-        or (isinstance(module, nn.Linear | Conv1D) and not any(name.startswith(f"{each}.") for each in wrappers))
-    ]
+    return lists[0]
 
 
 def model_blocks(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
     """The model's blocks with their names, first to last."""
-    path = find_layout(model).blocks
+    path = find_block_list(model)
     return [(f"{path}.{name}", block) for name, block in model.get_submodule(path).named_children()]
 
 

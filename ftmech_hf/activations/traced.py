@@ -7,21 +7,29 @@ Sites (l is a 0-based layer):
   applies the final norm first.
 - ``mlp_act``: what the MLP's last matrix reads, (B, T, N): one value per MLP neuron.
 - ``head_out``: what the attention's last matrix reads, the heads' outputs side by side, (B, T, H x width of a head).
-- ``attn_out``: the attention's output before it is added to the stream, (B, T, D).
+- ``attn_out``: what the stream receives from the attention, (B, T, D): the stream that the MLP reads is the one
+  entering the block plus this. Where a norm stands between the attention and the stream (Gemma 2 and 3, OLMo 2, GLM-4)
+  it is the norm's output, where the attention's output is multiplied by a constant (Granite) it is the product, and
+  where the attention adds the stream by itself (BLOOM) it is what is added. Where the stream is normalised afterwards
+  (OPT-350m, GPT-1, BERT) it is what is added before the norm.
 - ``attn_pattern``: attention weights, (B, H, T, T); the model must be loaded with ``attn_implementation="eager"``.
+
+That a site is this is shown on tensors when the door opens, in every block; see :mod:`ftmech_hf.activations.proofs`. A
+site for which it cannot be shown is refused with the reason when it is asked for, and the others can be used.
 
 A model that peft has put adapters into is opened as it computes, adapters and all, without merging them.
 
 The same reading runs on NDIF, for models too large for this machine: what :meth:`TracedModel.collect` does there is
 ``with lm.trace(prompts, remote=True):`` around ``lm.get(f"{layout.blocks}.{layer}").output.save()``, with ``lm`` an
-``nnsight.LanguageModel`` and ``layout`` of :func:`find_layout` on a model of the same config (``from_config`` on the
-meta device is enough). This needs an account at NDIF and is not tested here.
+``nnsight.LanguageModel`` and ``layout`` of :func:`find_layout` on a small model of the same architecture. This needs an
+account at NDIF and is not tested here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import inspect
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,8 +39,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ftmech_hf.activations.equations import num_inputs
 from ftmech_hf.activations.interventions import Write, intervene
-from ftmech_hf.activations.layout import find_layout, inside_peft, model_blocks
+from ftmech_hf.activations.layout import check_layout, find_layout, inside_peft, model_blocks
+from ftmech_hf.activations.patterns import why_no_patterns
+from ftmech_hf.activations.proofs import first_tensor, probe_tokens, run, run_settings
 from ftmech_hf.activations.store import ActivationStore, StoreWriter
 
 SITES = ("resid_pre", "resid_post", "mlp_act", "head_out", "attn_out", "attn_pattern")
@@ -42,90 +53,85 @@ PADDING_TOLERANCE = 1e-3
 
 
 class TracedModel:
-    """A causal LM with named sites. Opening it runs tiny forward passes and checks that the sites are what they say.
+    """A causal LM with named sites, shown to be what they say when it is opened.
+
+    Opening runs at most nine forward passes of short rows: two of a few dozen rows of four tokens, in which every part
+    of every block is written into, and the others of one or two rows.
 
     Args:
-        model: any causal LM whose parts :func:`find_layout` finds, or a ``PeftModel`` of one; it is put into evaluation
-            mode, its weights are shared.
+        model: any causal LM, or a ``PeftModel`` of one; it is put into evaluation mode, its weights are shared.
 
     Attributes:
-        num_layers, num_neurons: blocks, and MLP neurons of each.
+        num_layers, num_neurons: blocks, and MLP neurons of each; no neurons where ``mlp_act`` is refused.
+        sites: the sites that can be asked for.
+        refused: site -> why it cannot be.
         refuses_padding: why padded rows would give wrong activations; empty if they do not.
 
     Raises:
-        ValueError: a site that is missing, or has an unexpected type or shape; says which.
+        ValueError: the model does not run, its blocks are not found, or their stream is not its hidden states.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         model = inside_peft(model)
-        self.layout = find_layout(model)
         self.model = model.eval()
+        self.layout = find_layout(model)
+        check_layout(model, self.layout)
+        self.refused = dict(self.layout.refused)
         self._modules = [block for _, block in model_blocks(model)]
         self.num_layers = len(self._modules)
-        self.has_patterns = model.config._attn_implementation == "eager"
         self._takes_position_ids = "position_ids" in inspect.signature(model.forward).parameters
-        self._traced = nnsight.NNsight(model)
-        blocks = self._traced.get(self.layout.blocks)
-        self._blocks: list[Any] = [blocks[layer] for layer in range(self.num_layers)]
-        self._is_tuple = self._look_at_outputs()
-        self.num_neurons = self._check()
+        with warnings.catch_warnings():
+            # Parts with a name of nnsight's own, such as "output", have another one there: they are looked up by
+            # identity, not by their path.
+            warnings.filterwarnings("ignore", "Module .* has a submodule named", UserWarning)
+            self._traced = nnsight.NNsight(model)
+        self._envoys = {id(envoy._module): envoy for envoy in self._traced.modules()}
+        self._blocks: list[Any] = [self._envoys[id(block)] for block in self._modules]
+        self._check_stream()
+        self.num_neurons = self._count_neurons()
+        if reason := why_no_patterns(model, self.layout):
+            self.refused["attn_pattern"] = reason
+        self.sites = tuple(site for site in SITES if site not in self.refused)
         self.refuses_padding = self._check_padding()
 
-    def _probe_input(self) -> Tensor:
-        # Any tokens but padding, about which transformers would warn.
-        first = 1 if self.model.config.pad_token_id == 0 else 0
-        return torch.tensor([[first, first + 1, first], [first + 1, first, first]], device=self.model.device)
+    @property
+    def has_patterns(self) -> bool:
+        """Whether ``attn_pattern`` can be asked for."""
+        return "attn_pattern" not in self.refused
 
     def _part(self, layer: int, path: str) -> Any:
-        return self._blocks[layer].get(path)
+        return self._envoys[id(self._modules[layer].get_submodule(path))]
 
-    def _look_at_outputs(self) -> dict[str, bool]:
-        """Whether blocks and attentions return tuples: taking the first of a plain tensor would be its first row."""
-        found: dict[str, bool] = {}
-        parts = {"block": self._modules[0], "attention": self._modules[0].get_submodule(self.layout.attention)}
-        handles = [
-            part.register_forward_hook(
-                lambda module, args, output, name=name: found.__setitem__(name, isinstance(output, tuple))
-            )
-            for name, part in parts.items()
-        ]
-        try:
-            with torch.no_grad():
-                self.model(self._probe_input(), use_cache=False)
-        finally:
-            for handle in handles:
-                handle.remove()
-        if missing := parts.keys() - found.keys():
-            raise ValueError(f"model: {self.model.config.model_type} does not run its {', '.join(missing)}")
-        return found
-
-    def _check(self) -> int:
-        """Compare every site with the model's own hidden states and shapes; returns the number of MLP neurons."""
-        token_ids, kind = self._probe_input(), self.model.config.model_type
-        sites = ["resid_pre", "mlp_act", "head_out", "attn_out", "resid_post"]
-        try:
-            found = self._collect({"input_ids": token_ids}, sites, range(self.num_layers))
-        except (AttributeError, TypeError, IndexError) as error:
-            raise ValueError(f"model: {kind} lacks an expected site: {error}") from error
+    def _check_stream(self) -> None:
+        """Compare the stream with the model's own hidden states."""
+        kind, token_ids = self.model.config.model_type, probe_tokens(self.model)
         with torch.no_grad():
-            expected = self.model(token_ids, output_hidden_states=True, use_cache=False).hidden_states
-        neurons = found["mlp_act", 0].shape[-1]
+            expected = getattr(run(self.model, token_ids, output_hidden_states=True), "hidden_states", None)
+        if expected is None or len(expected) <= self.num_layers:
+            raise ValueError(f"model: {kind} gives no hidden states to compare its blocks' stream with")
+        found = self._collect({"input_ids": token_ids}, ["resid_pre", "resid_post"], range(self.num_layers))
         for layer in range(self.num_layers):
             reference = [("resid_pre", expected[layer])]
             if layer + 1 < self.num_layers:
                 reference.append(("resid_post", expected[layer + 1]))
             for site, value in reference:
-                if not torch.equal(found[site, layer], value):
+                if found[site, layer].shape != value.shape or not torch.equal(found[site, layer], value):
                     raise ValueError(f"model: {site} of layer {layer} of {kind} is not the model's hidden state")
-            for site, shape in (("attn_out", expected[layer].shape), ("mlp_act", (*token_ids.shape, neurons))):
-                if found[site, layer].shape != shape:
-                    given = tuple(found[site, layer].shape)
-                    raise ValueError(f"model: {site} of layer {layer} of {kind} is {given}, expected {tuple(shape)}")
-        return int(neurons)
+
+    def _count_neurons(self) -> int:
+        """MLP neurons of every block; refuses them where their number differs."""
+        if "mlp_act" in self.refused:
+            return 0
+        parts = [block.get_submodule(self.layout.mlp_down) for block in self._modules]
+        widths = {num_inputs(part) for part in parts}
+        if len(widths) > 1:
+            self.refused["mlp_act"] = f"blocks have {min(widths)} to {max(widths)} neurons, expected as many in each"
+            return 0
+        return widths.pop()
 
     def _check_padding(self) -> str:
         """Compare a row alone with the same row padded, on either side."""
-        alone = self._probe_input()[:1]
+        alone = probe_tokens(self.model, 3)
         last = self.num_layers - 1
         value = self._collect({"input_ids": alone}, ["resid_post"], [last])["resid_post", last]
         pad = torch.zeros_like(alone[:, :2])
@@ -156,27 +162,43 @@ class TracedModel:
     ) -> dict[tuple[str, int], Tensor]:
         """Whole activations of one batch. Within a block, sites are read in the order in which they are computed."""
         last = max(layers)
-        with torch.no_grad(), self._traced.trace(**inputs, use_cache=False) as tracer:
+        with torch.no_grad(), self._traced.trace(**inputs, **run_settings(self.model)) as tracer:
             found = nnsight.save({})
             for layer in sorted(layers):
                 if "resid_pre" in sites:
-                    found["resid_pre", layer] = self._blocks[layer].input
-                if "head_out" in sites:
-                    found["head_out", layer] = self._part(layer, self.layout.attention_out).input
-                if "attn_out" in sites or "attn_pattern" in sites:
-                    output = self._part(layer, self.layout.attention).output
-                    if "attn_out" in sites:
-                        found["attn_out", layer] = output[0] if self._is_tuple["attention"] else output
-                    if "attn_pattern" in sites:
-                        found["attn_pattern", layer] = output[1]
-                if "mlp_act" in sites:
-                    found["mlp_act", layer] = self._part(layer, self.layout.mlp_down).input
+                    found["resid_pre", layer] = self._blocks[layer].input.clone()  # blocks may add in place
+                for where, path in self.layout.order:
+                    for site in sites:
+                        if self._place(site) == (where, path):
+                            part = self._part(layer, path)
+                            value = part.input if where == "in" else part.output
+                            found[site, layer] = self._value(site, value, inputs["input_ids"].shape)
                 if "resid_post" in sites:
                     output = self._blocks[layer].output
-                    found["resid_post", layer] = output[0] if self._is_tuple["block"] else output
+                    found["resid_post", layer] = (output[0] if isinstance(output, tuple | list) else output).clone()
                 if layer == last:
                     tracer.stop()  # later blocks need not be computed
         return dict(found)
+
+    def _place(self, site: str) -> tuple[str, str]:
+        """Which part a site is read from, and whether it is what the part reads."""
+        layout = self.layout
+        return {
+            "mlp_act": ("in", layout.mlp_down),
+            "head_out": ("in", layout.attention_out),
+            "attn_out": ("out", layout.attention_added),
+            "attn_pattern": ("out", layout.attention),
+        }.get(site, ("", ""))
+
+    def _value(self, site: str, value: Any, rows: torch.Size) -> Tensor:
+        """What a site is, of what its part reads or returns."""
+        if site == "attn_pattern":
+            pattern: Tensor = value[1].clone()
+            return pattern
+        first = first_tensor(value)
+        assert first is not None
+        first = first.clone() if first.shape[:-1] == rows else first.clone().unflatten(0, rows)
+        return first * self.layout.attention_scale if site == "attn_out" and self.layout.attention_scale != 1 else first
 
     def collect(
         self,
@@ -267,8 +289,8 @@ class TracedModel:
         for site in sites:
             if site not in SITES:
                 raise ValueError(f"sites: unknown {site!r}, expected some of {', '.join(SITES)}")
-        if "attn_pattern" in sites and not self.has_patterns:
-            raise ValueError('sites: attn_pattern needs a model loaded with attn_implementation="eager"')
+            if site in self.refused:
+                raise ValueError(f"sites: {site} {self.refused[site]}")
         if attention_mask is not None and self.refuses_padding:
             raise ValueError(f"attention_mask: {self.refuses_padding}")
         chosen = self._chosen(layers)
@@ -288,10 +310,13 @@ class TracedModel:
 
         Differentiable in ``mlp_mask``; the activation of every position is multiplied.
         """
+        if "mlp_act" in self.refused:
+            raise ValueError(f"sites: mlp_act {self.refused['mlp_act']}")
         if mlp_mask.shape != (self.num_layers, self.num_neurons):
             raise ValueError(f"mlp_mask: {tuple(mlp_mask.shape)}, expected {(self.num_layers, self.num_neurons)}")
         mask = mlp_mask.to(self.model.device, self.model.dtype)
-        with self._traced.trace(input_ids=token_ids, use_cache=False, logits_to_keep=1):
+        settings = run_settings(self.model, logits_to_keep=1)
+        with self._traced.trace(input_ids=token_ids, **settings):
             for layer in range(self.num_layers):
                 down = self._part(layer, self.layout.mlp_down)
                 down.input = down.input * mask[layer]

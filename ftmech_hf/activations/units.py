@@ -68,6 +68,12 @@ class UnitGroup(NamedTuple):
         return f"{group}[{unit}]"
 
 
+NEEDED_SITE: dict[Unit, str] = {"activation": "mlp_act", "head": "head_out"}
+"""Kind of unit -> the site that must be known in every block."""
+
+MAX_WEIGHTS_ELSEWHERE = 1e-3
+"""Share of a model's blocks' weights that rows may leave out without a word."""
+
 Units = dict[str, UnitGroup]
 """Name of a group -> its units, from the first block to the last."""
 
@@ -81,21 +87,26 @@ def find_units(model: PreTrainedModel, unit: Unit) -> Units:
             ``activation``: the MLP neurons; ``head``: the attention heads.
 
     Raises:
-        ValueError: an unknown kind, or a model with an adapter that is not merged: its matrices are sums.
+        ValueError: an unknown kind; a model with an adapter that is not merged: its matrices are sums; a model whose
+            weights are not all in matrices, or whose neurons or heads could not be shown.
     """
     if unit not in get_args(Unit):
         raise ValueError(f"unit: {unit!r}, expected one of {', '.join(get_args(Unit))}")
     if any(hasattr(module, "base_layer") for _, block in model_blocks(model) for module in block.modules()):
         raise ValueError("model: its adapter is not merged, so that no weight can be zeroed by itself; merge it first")
     layout = find_layout(model)
+    if unit in NEEDED_SITE:
+        layout.require(NEEDED_SITE[unit])
+    else:
+        _check_coverage(model)
     found: Units = {}
     for layer, (block_name, block) in enumerate(model_blocks(model)):
         if unit == "activation":
             found[f"mlp_act.{layer}"] = UnitGroup(layer, block.get_submodule(layout.mlp_down), "input")
         elif unit == "head":
             matrix = UnitGroup(layer, block.get_submodule(layout.attention_out), "input")
-            heads, width = model.config.num_attention_heads, matrix.weight.shape[matrix.axis]
-            if width % heads:
+            heads, width = getattr(model.config, "num_attention_heads", None), matrix.weight.shape[matrix.axis]
+            if not isinstance(heads, int) or width % heads:
                 raise ValueError(
                     f"model: {width} inputs of {layout.attention_out}, expected a multiple of {heads} heads"
                 )
@@ -106,3 +117,23 @@ def find_units(model: PreTrainedModel, unit: Unit) -> Units:
                     side: Literal["entry", "output"] = "entry" if unit == "weight" else "output"
                     found[f"{block_name}.{name}"] = UnitGroup(layer, module, side)
     return found
+
+
+def _check_coverage(model: PreTrainedModel) -> None:
+    """Raises ValueError where much of the blocks' weights is in other things than matrices, such as fused experts."""
+    inside = outside = 0
+    where: list[str] = []
+    for name, block in model_blocks(model):
+        for path, module in block.named_modules():
+            size = sum(weight.numel() for weight in module.parameters(recurse=False) if weight.ndim > 1)
+            if isinstance(module, Conv1D | nn.Linear):
+                inside += size
+            elif size:
+                outside += size
+                where.append(f"{name}.{path}")
+    if outside > MAX_WEIGHTS_ELSEWHERE * (inside + outside):
+        share, kind = outside / (inside + outside), model.config.model_type
+        raise ValueError(
+            f"model: {kind} keeps {share:.0%} of its blocks' weights in other things than matrices ({where[0]} and "
+            f"{len(where) - 1} more), such as fused experts, expected all of them in rows"
+        )

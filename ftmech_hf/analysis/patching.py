@@ -71,7 +71,7 @@ def record_activations(model: PreTrainedModel, token_ids: Tensor, places: Iterab
     seen: dict[Place, Tensor] = {}
 
     def look(place: Place, value: Tensor) -> Tensor:
-        seen[place] = value.detach()
+        seen[place] = value.detach().clone()  # blocks may add to it in place
         return value
 
     writes = {place: lambda value, place=place: look(place, value) for place in places}

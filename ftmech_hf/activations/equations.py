@@ -1,0 +1,313 @@
+"""Which parts of one block add to the stream: equations between tensors that must hold in every copy of a row.
+
+The copies are what :mod:`ftmech_hf.activations.proofs` records: one is left alone, in one the stream entering the block
+was moved, and in every other what one part computes, at all positions but the last.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+
+class BlockParts(NamedTuple):
+    """Parts of one block that were shown to be what they are taken for, the likeliest first; paths from the block.
+
+    Attributes:
+        attention: the module that attention is computed in; empty if there is not one.
+        added: (module, constant): the stream receives the first output of the module times the constant.
+        heads: matrices of the attention whose output, or its norm, is what the stream receives.
+        neurons: the same of the MLP: the stream receives nothing but this and the attention's.
+        why_not: what was looked for (``added``, ``heads``, ``neurons``) and not found -> the reason.
+        order: (``in`` or ``out``, path), as the block computes.
+    """
+
+    attention: str
+    added: list[tuple[str, float]]
+    heads: list[str]
+    neurons: list[str]
+    why_not: dict[str, str]
+    order: list[tuple[str, str]]
+
+
+class BlockRecord:
+    """What one block computed: values are (R, T, width) with R copies of a row, in float32 on the CPU.
+
+    Attributes:
+        entered, left: the stream.
+        read, wrote: path of a module -> the first tensor that it is given, and what it returns or the first of it. Only
+            modules that the block calls once are there, with values that have a row for each row of the stream.
+        order: (``in`` or ``out``, path), as the block computes.
+        moved: paths of the modules whose output was moved, in copies 2, 3 and so on.
+        held: paths of the modules whose output was held as it is while the stream was moved, in the copies after those.
+    """
+
+    def __init__(self, copies: int, tokens: int, moved: Sequence[str], held: Sequence[str]) -> None:
+        self.copies, self.tokens, self.moved, self.held = copies, tokens, list(moved), list(held)
+        self.entered = self.left = torch.empty(0)
+        self.read: dict[str, Tensor] = {}
+        self.wrote: dict[str, Tensor] = {}
+        self.order: list[tuple[str, str]] = []
+        self._seen: set[tuple[str, str]] = set()
+
+    def keep(self, where: str, path: str, value: Tensor | None) -> None:
+        """Keep what a module reads (``in``) or writes (``out``)."""
+        values = self.read if where == "in" else self.wrote
+        rows = None if value is None else self.rows(value)
+        if rows is None or (where, path) in self._seen:
+            values.pop(path, None)  # a module that is called twice has no one value
+        else:
+            values[path] = rows.detach().to("cpu", torch.float32, copy=True)  # blocks may add in place
+        self._seen.add((where, path))
+        self.order.append((where, path))
+
+    def rows(self, value: Tensor) -> Tensor | None:
+        """A value by rows: some blocks put all rows behind each other."""
+        if value.ndim == 3 and value.shape[:2] == (self.copies, self.tokens):
+            return value
+        if value.ndim == 2 and len(value) == self.copies * self.tokens:
+            return value.unflatten(0, (self.copies, self.tokens))
+        return None
+
+    def changed_in(self, copy: int) -> str | None:
+        """Path of the module whose output was moved or held in a copy; None if it was none's."""
+        return dict(enumerate([*self.moved, *self.held], 2)).get(copy)
+
+    def streams(self) -> list[str]:
+        """Paths of the modules that write something of the stream's shape."""
+        return [path for path, value in self.wrote.items() if value.shape == self.entered.shape]
+
+
+def find_matrices(block: nn.Module) -> list[str]:
+    """Paths of a block's matrices; one that peft has wrapped is the wrapper, not the parts of it."""
+    wrappers = [name for name, module in block.named_modules() if hasattr(module, "base_layer")]
+    return [
+        name
+        for name, module in block.named_modules()
+        if name in wrappers
+        or (isinstance(module, nn.Linear | Conv1D) and not any(name.startswith(f"{each}.") for each in wrappers))
+    ]
+
+
+def num_inputs(matrix: nn.Module) -> int:
+    """How many numbers a matrix reads; peft's wrapper reads what the matrix in it does."""
+    inside = getattr(matrix, "base_layer", matrix)
+    return int(inside.weight.shape[0 if isinstance(inside, Conv1D) else 1])
+
+
+class _Sum(NamedTuple):
+    """Where the stream receives the attention's part."""
+
+    path: str
+    constant: float
+    value: Tensor  # the stream behind it, without the MLP's part
+    copies: list[int]  # in which it was to be shown
+
+
+class Equations:
+    """The equations of one block.
+
+    An equation about what a module writes is not looked at in the copies in which what its value passes through on its
+    way to the stream was moved; in that in which the module itself was, it is.
+
+    Args:
+        block: which.
+        record: what it computed.
+        constants: numbers by which a part may be multiplied before it is added, beside 1.
+        tolerance: how far the sides of an equation may be apart, relative to their size.
+    """
+
+    def __init__(self, block: nn.Module, record: BlockRecord, constants: set[float], tolerance: float) -> None:
+        self.block, self.record, self.tolerance = block, record, tolerance
+        self.constants = constants | {1.0}
+        self.last = {path: place for place, (where, path) in enumerate(record.order) if where == "out"}
+        self.written = sorted(record.streams(), key=lambda path: -self.last[path])  # what is last, first
+        self.matrices = find_matrices(block)
+        self.copies = list(range(record.copies))
+
+    def parts(self) -> BlockParts:
+        """What was found, and why the rest was not."""
+        why_not: dict[str, str] = {}
+        attention = self._attention()
+        chain = self._chain(attention[0]) if len(attention) == 1 else []
+        sums = list(self._sums(chain))
+        if len(attention) != 1:
+            why_not["added"] = f"has {len(attention)} attentions ({', '.join(attention)}), expected one"
+        elif not sums:
+            why_not["added"] = f"adds nothing to the stream that a module inside or behind {attention[0]} returns"
+        added = list(dict.fromkeys((each.path, each.constant) for each in sums))
+        heads = [] if not sums else self._makers([path for path, _ in added], self._inside(attention[0]))
+        if not heads:
+            why_not["heads"] = why_not.get("added", f"has no matrix in {''.join(attention)} that makes what it adds")
+        neurons = self._neurons(sums, chain)
+        if not neurons:
+            others = self._no_matrices(attention)
+            hint = f"; it has weights in {', '.join(others)}" if others else ""
+            why_not["neurons"] = f"adds something beside its attention that is not one matrix's output{hint}"
+        only = attention[0] if len(attention) == 1 else ""
+        return BlockParts(only, added, heads, neurons, why_not, self.record.order)
+
+    def _attention(self) -> list[str]:
+        """Children with a matrix that are called so, and are called: cross-attention is not."""
+        return [
+            name
+            for name, _ in self.block.named_children()
+            if ("attn" in name or "attention" in name) and "norm" not in name and "drop" not in name
+            if name in self.last and self._inside(name)
+        ]
+
+    def _inside(self, parent: str) -> list[str]:
+        """Matrices inside a module; what is last, first."""
+        return [path for path in reversed(self.matrices) if path.startswith(f"{parent}.")]
+
+    def _chain(self, attention: str) -> list[str]:
+        """Modules that write what may be the attention's part: inside it, and norms and the like behind it."""
+        chain = {path for path in self.written if path == attention or path.startswith(f"{attention}.")}
+        while True:
+            behind = {
+                path
+                for path in self.written
+                if path not in chain and path not in self.matrices and not self._inside(path)
+                if any(self._reads(path, self.record.wrote[each], self.copies) for each in chain)
+            }
+            if not behind:
+                return [path for path in self.written if path in chain]
+            chain |= behind
+
+    def _but_after(self, path: str, passed: Sequence[str], copies: Sequence[int] | None = None) -> list[int]:
+        """Copies without those in which one of some modules that write after another was changed."""
+        after = {each for each in passed if self.last[each] > self.last[path]}
+        among = self.copies if copies is None else copies
+        return [copy for copy in among if self.record.changed_in(copy) not in after]
+
+    def _reads(self, path: str, value: Tensor, copies: Sequence[int]) -> bool:
+        read = self.record.read.get(path)
+        return read is not None and read.shape == value.shape and self._equal(read, value, copies)
+
+    def _equal(self, one: Tensor, other: Tensor, copies: Sequence[int]) -> bool:
+        return self._is_small(one - other, other, copies)
+
+    def _is_small(self, rest: Tensor, size: Tensor, copies: Sequence[int]) -> bool:
+        """In every one of some copies."""
+        rests, sizes = (value[list(copies)].flatten(1).norm(dim=1) for value in (rest, size))
+        return bool((rests <= self.tolerance * sizes).all())
+
+    def _constants(self, rest: Tensor, parts: list[Tensor], size: Tensor, copies: Sequence[int]) -> list[float] | None:
+        """Constants with which parts add up to the rest, in every copy; None if there are none that are known.
+
+        Every part must matter: the equation would not hold without it, in one copy at least.
+        """
+        columns = torch.stack([part[list(copies)].flatten() for part in parts], 1).double()
+        wanted = rest[list(copies)].double().flatten()[:, None]
+        solution = torch.linalg.lstsq(columns.T @ columns, columns.T @ wanted).solution.flatten()
+        known = [min(self.constants, key=lambda known, value=value: abs(known - value)) for value in solution.tolist()]
+        added = [constant * part for constant, part in zip(known, parts, strict=True)]
+        if any(self._is_small(each, size / 10, copies) for each in added):
+            return None
+        return known if self._is_small(rest - sum(added), size, copies) else None
+
+    def _sums(self, chain: list[str]) -> Iterator[_Sum]:
+        """Every way to see the stream receive the attention's part: alone, or together with the MLP's."""
+        entered, left, wrote = self.record.entered, self.record.left, self.record.wrote
+        targets = [value for value in self.record.read.values() if value.shape == left.shape] + [left]
+        for path in chain:
+            copies = self._but_after(path, chain)
+            for target in targets:
+                found = self._constants(target - entered, [wrote[path]], target, copies)
+                if found and self._goes_on(each := _Sum(path, found[0], target, copies), chain):
+                    yield each
+                    break
+        others = [path for path in self.written if path not in chain]
+        for path in chain:
+            for other in others:
+                copies = self._but_after(other, others, self._but_after(path, chain))
+                if found := self._constants(left - entered, [wrote[path], wrote[other]], left, copies):
+                    yield _Sum(path, found[0], entered + found[0] * wrote[path], copies)
+
+    def _goes_on(self, behind: _Sum, chain: list[str]) -> bool:
+        """Whether the stream behind a block is that sum and what one or two other modules return."""
+        others = [path for path in self.written if path not in chain]
+        if any(self._adds_the_rest(behind, path, others) for path in others):
+            return True
+        left, wrote = self.record.left, self.record.wrote
+        return any(
+            self._constants(left - behind.value, [wrote[one], wrote[two]], left, copies)
+            for one, two in itertools.combinations(others, 2)
+            if (copies := self._but_after(one, others, self._but_after(two, others, behind.copies)))
+        )
+
+    def _makers(self, added: list[str], among: list[str]) -> list[str]:
+        """Matrices whose output is what is added, or what a norm before that reads."""
+        return [path for path in among if any(self._makes(path, each) for each in added)]
+
+    def _makes(self, matrix: str, path: str) -> bool:
+        """Whether a module returns a function of a matrix's output alone, in which no other matrix takes part."""
+        record = self.record
+        if matrix not in record.held or self.last[matrix] > self.last[path]:
+            return False
+        held, moved = (copies + names.index(matrix) for copies, names in (
+            (2 + len(record.moved), record.held), (2, record.moved)))  # fmt: skip
+        wrote = record.wrote[path]
+        between = [
+            each
+            for each in self.matrices
+            if each in record.read and self.last[matrix] < self.last[each] <= self.last[path]
+        ]
+        return (
+            self._is_near(wrote[held], wrote[0])
+            and not self._is_near(wrote[moved], wrote[0])
+            and all(self._is_near(record.read[each][moved], record.read[each][0]) for each in between)
+        )
+
+    def _is_near(self, value: Tensor, other: Tensor) -> bool:
+        return bool((value - other).norm() <= self.tolerance * other.norm())
+
+    def _neurons(self, sums: list[_Sum], chain: list[str]) -> list[str]:
+        """Matrices outside attention that make all that the stream receives beside the attention's part."""
+        found: list[str] = []
+        others = [path for path in self.written if path not in chain]
+        for each in sums:
+            adding = [path for path in others if self._adds_the_rest(each, path, others)]
+            for matrix in self._makers(adding, [path for path in reversed(self.matrices) if path in others]):
+                if matrix not in found and matrix in self.record.read and self._is_local(matrix, each):
+                    found.append(matrix)
+        return found
+
+    def _adds_the_rest(self, behind: _Sum, path: str, others: list[str]) -> bool:
+        """Whether a module's output times a constant is all that is added behind the attention's part."""
+        read, wrote, left = self.record.read, self.record.wrote, self.record.left
+        copies = self._but_after(path, others, behind.copies)
+        if self._constants(left - behind.value, [wrote[path]], left, copies):
+            return True
+        # or the stream itself is normalised behind either sum
+        first = [each for each in self.written if each != path and self._reads(each, behind.value, copies)]
+        last = [each for each in self.written if each in read and self._equal(wrote[each], left, copies)]
+        return any(
+            read[end].shape == left.shape
+            and self._constants(read[end] - wrote[start], [wrote[path]], read[end], copies)
+            for start in first
+            for end in last
+        )
+
+    def _is_local(self, matrix: str, behind: _Sum) -> bool:
+        """Whether what a matrix reads at the last position owes nothing to others, but by attention."""
+        read = self.record.read[matrix][:, -1]
+        copies = [2 + self.record.moved.index(behind.path)]
+        if not any(self._reads(path, behind.value, behind.copies) for path in self.record.read):
+            copies.append(1)  # the MLP does not see what attention adds, so that the stream may be moved too
+        rest = (read[copies] - read[:1]).norm(dim=-1)
+        return bool((rest <= self.tolerance * read[:1].norm(dim=-1)).all())
+
+    def _no_matrices(self, attention: list[str]) -> list[str]:
+        """Modules outside attention with weights of two or more axes that are no matrices."""
+        return [
+            path
+            for path, module in self.block.named_modules()
+            if path not in self.matrices and not any(path == each or path.startswith(f"{each}.") for each in attention)
+            if any(weight.ndim > 1 for weight in module.parameters(recurse=False))
+        ]

@@ -1,0 +1,187 @@
+"""Every site of many architectures, beside plain hooks on the parts that their authors' code names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+from ftmech_hf.activations import TracedModel, find_layout, find_units
+from tests.architectures import ARCHITECTURES, HEADS, LAYERS, NEURONS, VOCABULARY, WIDTH, make
+
+LENGTH = 11
+WITHOUT_PATTERNS: set[str] = set()
+STREAM = {"resid_pre", "resid_post"}
+
+
+@pytest.fixture
+def rows() -> Tensor:
+    return torch.randint(3, VOCABULARY, (3, LENGTH), generator=torch.Generator().manual_seed(1))
+
+
+def first(value: Any) -> Tensor:
+    return (value[0] if isinstance(value, tuple | list) else value).detach().clone()
+
+
+class Seen(dict[tuple[str, int], Tensor]):
+    """What plain hooks on parts named by hand see while a model runs."""
+
+    def __init__(self, name: str, model: nn.Module, rows: Tensor) -> None:
+        self.name = ARCHITECTURES[name]
+        handles = []
+        for layer, block in enumerate(model.get_submodule(self.name.blocks)):  # type: ignore[arg-type]
+            reading = {"resid_pre": block, "head_out": self.name.heads, "mlp_act": self.name.neurons,
+                       "sum": self.name.sum_at}  # fmt: skip
+            for site, path in reading.items():
+                part = block.get_submodule(path) if isinstance(path, str) and path else path
+                if part:
+                    hook = self.reads(site, layer)
+                    handles.append(part.register_forward_pre_hook(hook, with_kwargs=True))
+            for site, path in {"resid_post": "", "made": self.name.heads}.items():
+                if site == "resid_post" or path:
+                    handles.append(block.get_submodule(path).register_forward_hook(self.returns(site, layer)))
+        with torch.no_grad():
+            self.output = model(rows, use_cache=False)
+        for handle in handles:
+            handle.remove()
+        for layer in range(LAYERS):
+            if self.name.sum_at:
+                self["attn_out", layer] = self["sum", layer] - self["resid_pre", layer]
+            elif self.name.heads:
+                self["attn_out", layer] = self["made", layer]
+
+    def reads(self, site: str, layer: int) -> Any:
+        def hook(_: nn.Module, args: Any, kwargs: Any) -> None:
+            value = first(args if args else kwargs["hidden_states"])
+            self[site, layer] = value if value.ndim == 3 else value.view(3, -1, value.shape[-1])
+
+        return hook
+
+    def returns(self, site: str, layer: int) -> Any:
+        def hook(_: nn.Module, args: Any, output: Any) -> None:
+            self[site, layer] = first(output)
+
+        return hook
+
+
+def expected_sites(name: str) -> set[str]:
+    architecture = ARCHITECTURES[name]
+    sites = set(STREAM)
+    if architecture.heads:
+        sites |= {"head_out", "attn_out"}
+    return sites | {"mlp_act"} if architecture.neurons else sites
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_site_is_what_hooks_on_parts_named_by_hand_see(name: str, rows: Tensor) -> None:
+    model = make(name)
+    seen = Seen(name, model, rows)
+    opened = TracedModel(model)
+    assert set(opened.sites) - {"attn_pattern"} == expected_sites(name)
+    found = opened.collect(rows, sorted(expected_sites(name)), positions=list(range(LENGTH)), batch_size=3)
+    for (site, layer), value in found.items():
+        assert value.shape == seen[site, layer].shape
+        assert torch.allclose(value, seen[site, layer], atol=2e-5), (site, layer)
+    assert opened.num_neurons == (found["mlp_act", 0].shape[-1] if ARCHITECTURES[name].neurons else 0)
+    with torch.no_grad():
+        hidden = model(rows, output_hidden_states=True, use_cache=False).hidden_states
+    assert all(torch.allclose(found["resid_post", layer], hidden[layer + 1], atol=2e-5) for layer in range(LAYERS - 1))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_patterns_are_the_models_own_or_refused(name: str, rows: Tensor) -> None:
+    model = make(name)
+    opened = TracedModel(model)
+    if "attn_pattern" in opened.refused:
+        assert (
+            name in {"mamba", "rwkv", "gpt_neo", "openai-gpt", "codegen"}
+            or model.config._attn_implementation != "eager"
+        )
+        with pytest.raises(ValueError, match="sites: attn_pattern "):
+            opened.collect(rows, ["attn_pattern"])
+        return
+    found = opened.collect(rows, ["attn_pattern"], positions=list(range(LENGTH)), batch_size=3)
+    with torch.no_grad():
+        attentions = model(rows, output_attentions=True, use_cache=False).attentions
+    for layer in range(LAYERS):
+        assert found["attn_pattern", layer].shape == (3, HEADS, LENGTH, LENGTH)
+        assert torch.allclose(found["attn_pattern", layer], attentions[layer], atol=2e-5)
+        assert torch.allclose(found["attn_pattern", layer].sum(-1), torch.ones(()), atol=1e-5)
+        assert found["attn_pattern", layer].triu(1).abs().max() == 0
+
+
+@pytest.mark.parametrize("name", [name for name, each in ARCHITECTURES.items() if each.heads])
+def test_what_is_written_at_attn_out_arrives_in_the_stream(name: str, rows: Tensor) -> None:
+    model, architecture = make(name), ARCHITECTURES[name]
+    opened = TracedModel(model)
+    clean = Seen(name, model, rows)
+    added = torch.randn(3, LENGTH, WIDTH, generator=torch.Generator().manual_seed(2))
+    for layer in range(LAYERS):
+        with opened.intervene({("attn_out", layer): lambda value: value + added}):
+            seen = Seen(name, model, rows)
+        site = "sum" if architecture.sum_at else "resid_post"
+        assert torch.allclose(seen[site, layer], clean[site, layer] + added, atol=2e-5)
+        with opened.intervene({("attn_out", layer): torch.zeros(())}):
+            seen = Seen(name, model, rows)
+        if architecture.sum_at:
+            assert torch.allclose(seen["sum", layer], clean["resid_pre", layer], atol=2e-5)
+
+
+@pytest.mark.parametrize("name", [name for name, each in ARCHITECTURES.items() if each.neurons])
+def test_what_is_written_at_mlp_act_and_head_out_is_what_the_matrix_reads(name: str, rows: Tensor) -> None:
+    model = make(name)
+    opened = TracedModel(model)
+    for site, width in (("mlp_act", opened.num_neurons), ("head_out", 0)):
+        clean = opened.collect(rows, [site], layers=[1], positions=list(range(LENGTH)))[site, 1]
+        assert width in (0, clean.shape[-1])
+        written = torch.randn(clean.shape, generator=torch.Generator().manual_seed(2))
+        with opened.intervene({(site, 1): written}):
+            seen = Seen(name, model, rows)
+        assert torch.equal(seen[site, 1], written)
+        assert not torch.allclose(seen["resid_post", 1], Seen(name, model, rows)["resid_post", 1], atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["opt", "bloom", "granite", "gemma2", "mpt"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padded_rows_are_the_rows_alone(name: str, side: str, rows: Tensor) -> None:
+    opened = TracedModel(make(name))
+    assert opened.refuses_padding == ""
+    pad, real = torch.zeros_like(rows[:, :3]), torch.ones_like(rows)
+    ids = torch.cat([pad, rows] if side == "left" else [rows, pad], 1)
+    mask = torch.cat([pad, real] if side == "left" else [real, pad], 1)
+    sites = sorted(expected_sites(name))
+    padded = opened.collect(ids, sites, positions=[0, 4, -1], attention_mask=mask)
+    for key, value in opened.collect(rows, sites, positions=[0, 4, -1]).items():
+        assert torch.allclose(padded[key], value, atol=1e-4), key
+
+
+def test_a_site_that_cannot_be_shown_is_refused_by_name_and_the_others_are_there(rows: Tensor) -> None:
+    opened = TracedModel(make("qwen2_moe"))
+    reason = r"block 0 of qwen2_moe adds something .*; it has weights in mlp.gate, mlp.experts"
+    for ask in (
+        lambda: opened.collect(rows, ["resid_post", "mlp_act"]),
+        lambda: opened.intervene({("mlp_act", 0): torch.abs}).__enter__(),
+        lambda: opened.masked_logits(rows, torch.ones(LAYERS, NEURONS)),
+        lambda: find_units(opened.model, "activation"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            ask()
+    assert opened.collect(rows, ["attn_out"])["attn_out", 1].shape == (3, WIDTH)
+    assert find_layout(opened.model).mlp_down == ""
+
+
+@pytest.mark.parametrize("kind", ["mamba", "rwkv"])  # their first hidden state is behind a block
+def test_a_model_whose_stream_is_not_its_hidden_states_is_refused(kind: str) -> None:
+    config = CONFIG_MAPPING[kind](vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=LAYERS, pad_token_id=0)
+    with pytest.raises(ValueError, match=rf"^model: resid_pre of layer 0 of {kind} is not the model's hidden state$"):
+        TracedModel(AutoModelForCausalLM.from_config(config))
+
+
+@pytest.mark.parametrize("name", ["qwen2_moe", "mixtral", "deepseek_v3"])
+def test_rows_cover_all_of_a_models_weights_or_are_refused(name: str) -> None:
+    for unit in ("row", "weight"):
+        with pytest.raises(ValueError, match=rf"model: {name} keeps \d+% of its blocks' weights in other things"):
+            find_units(make(name), unit)  # type: ignore[arg-type]

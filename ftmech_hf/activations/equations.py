@@ -97,6 +97,7 @@ def find_matrices(block: nn.Module) -> list[str]:
 def num_inputs(matrix: nn.Module) -> int:
     """How many numbers a matrix reads; peft's wrapper reads what the matrix in it does."""
     inside = getattr(matrix, "base_layer", matrix)
+    assert isinstance(inside, nn.Linear | Conv1D)
     return int(inside.weight.shape[0 if isinstance(inside, Conv1D) else 1])
 
 
@@ -205,11 +206,14 @@ class Equations:
         columns = torch.stack([part[list(copies)].flatten() for part in parts], 1).double()
         wanted = rest[list(copies)].double().flatten()[:, None]
         solution = torch.linalg.lstsq(columns.T @ columns, columns.T @ wanted).solution.flatten()
-        known = [min(self.constants, key=lambda known, value=value: abs(known - value)) for value in solution.tolist()]
+        known = [self._nearest(value) for value in solution.tolist()]
         added = [constant * part for constant, part in zip(known, parts, strict=True)]
         if any(self._is_small(each, size / 10, copies) for each in added):
             return None
         return known if self._is_small(rest - sum(added), size, copies) else None
+
+    def _nearest(self, value: float) -> float:
+        return min(self.constants, key=lambda known: abs(known - value))
 
     def _sums(self, chain: list[str]) -> Iterator[_Sum]:
         """Every way to see the stream receive the attention's part: alone, or together with the MLP's."""

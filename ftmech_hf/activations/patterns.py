@@ -61,8 +61,8 @@ def _record(model: PreTrainedModel, layout: Layout) -> tuple[list[Tensor | None]
 
     def keep_pattern(_: nn.Module, args: Any, output: Any) -> None:
         given = output[1] if isinstance(output, tuple | list) and len(output) > 1 else None
-        is_pattern = isinstance(given, Tensor) and given.ndim == 4
-        patterns.append(given.detach().to("cpu", torch.float32, copy=True) if is_pattern else None)
+        pattern = given.detach().to("cpu", torch.float32, copy=True) if isinstance(given, Tensor) else None
+        patterns.append(None if pattern is None or pattern.ndim != 4 else pattern)
 
     for _, block in model_blocks(model):
         handles.append(on_input(block, enter))

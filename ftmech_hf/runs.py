@@ -330,6 +330,12 @@ class RunDir:
             self._lock = None
 
 
+def noted(folder: Path, fact: str) -> Any:
+    """What :meth:`RunDir.note` wrote of a run, finished or not; None if it did not."""
+    path = folder / "env.json"
+    return json.loads(path.read_text(encoding="utf-8")).get(fact) if path.is_file() else None
+
+
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's ``metrics.jsonl``; a last line cut short by a crash is left out."""
     path = folder / "metrics.jsonl"

@@ -1,13 +1,94 @@
-"""How the process was started: fewer processes than asked for must not go unnoticed."""
+"""How the process was started: nothing that changes what is computed may come from there unnoticed.
+
+accelerate reads its settings from the environment, where ``accelerate launch`` and its config file put them. What would
+change a step is refused by name, or must agree with the run's config; what rounds otherwise is written down.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import psutil
+import torch
 import yaml
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
+
+_REFUSED = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor, context or sequence parallelism",
+    "ACCELERATE_USE_SAGEMAKER": "SageMaker's own parallelism",
+}
+"""What training would have to be written for: who owns the optimizer, and which rows are whose."""
+
+_WRITTEN_DOWN = (
+    "ACCELERATE_DOWNCAST_BF16", "ACCELERATE_TORCH_DEVICE", "ACCELERATE_USE_CPU", "ACCELERATE_USE_FSDP",
+    "FSDP_ACTIVATION_CHECKPOINTING", "FSDP_AUTO_WRAP_POLICY", "FSDP_OFFLOAD_PARAMS", "FSDP_RESHARD_AFTER_FORWARD",
+    "FSDP_VERSION", "ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS",
+    "NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+)  # fmt: skip
+"""Variables that change how numbers are rounded, or on what they are computed, and nothing else."""
+
+
+def check_environment(gradient_accumulation_steps: int) -> None:
+    """Refuse what the environment asks of accelerate beside, or against, the run's config.
+
+    Its mixed precision is not looked at: ``accelerate launch`` always sets one, and the run's own is passed instead.
+
+    Args:
+        gradient_accumulation_steps: of the run's config.
+
+    Raises:
+        ValueError: names the variable, its value and what was expected.
+    """
+    for name, what in _REFUSED.items():
+        if parse_flag_from_env(name):
+            raise ValueError(
+                f"{name}: {os.environ[name]}, expected it unset or false; {what} is not supported, use one process, "
+                "recipes/accelerate/ddp.yaml or fsdp2.yaml"
+            )
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":
+        raise ValueError(
+            f"FSDP_VERSION: {os.environ.get('FSDP_VERSION', '1 (the default)')}, expected 2; its first version hides "
+            "the matrices from the optimizer, see recipes/accelerate/fsdp2.yaml"
+        )
+    backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
+    if backend.lower() != "no":
+        raise ValueError(
+            f"ACCELERATE_DYNAMO_BACKEND: {backend}, expected it unset or no; compiled models are not supported"
+        )
+    accumulated = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", str(gradient_accumulation_steps))
+    if accumulated != str(gradient_accumulation_steps):
+        raise ValueError(
+            f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS: {accumulated}, expected it unset or as in the run's config "
+            f"(gradient_accumulation_steps: {gradient_accumulation_steps})"
+        )
+
+
+def noted_environment() -> dict[str, str]:
+    """The variables that are set of those that change how numbers are rounded, for the run's ``env.json``."""
+    return {name: os.environ[name] for name in _WRITTEN_DOWN if os.environ.get(name)}
+
+
+def compute_device() -> torch.device:
+    """The device this process trains on: accelerate's choice, with ACCELERATE_USE_CPU=1 the CPU."""
+    device: torch.device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
+    return device
+
+
+def native_precision(device: torch.device) -> Literal["no", "bf16"]:
+    """``bf16`` where the device multiplies bfloat16, else ``no``: a CPU that must emulate it is four times slower."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    if device.type != "cpu":
+        return "no"
+    capable: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bf16" if any(capable.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "no"
 
 
 def asked_processes(command: Sequence[str]) -> int | None:

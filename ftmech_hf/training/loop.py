@@ -13,15 +13,22 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from ftmech_hf.runs import RunDir, read_metrics
+from ftmech_hf.runs import RunDir, noted, read_metrics
 from ftmech_hf.tasks import RowStream
 from ftmech_hf.training.checkpoint import load_checkpoint, save_checkpoint, whole_tensor
-from ftmech_hf.training.launch import check_num_processes
+from ftmech_hf.training.launch import (
+    check_environment,
+    check_num_processes,
+    compute_device,
+    native_precision,
+    noted_environment,
+)
 from ftmech_hf.training.memory import keep_freed_memory
 from ftmech_hf.training.objectives import (
     OBJECTIVES,
@@ -52,23 +59,35 @@ Progress = Callable[[int, int, str], None]
 """Called as ``progress(step, steps, text)`` after every optimizer step; ``text`` is short and may be empty."""
 
 
-def start_accelerator(config: TrainConfig, folder: Path | None = None) -> Accelerator:
+def start_accelerator(config: TrainConfig, folder: Path | None = None, *, precision: str | None = None) -> Accelerator:
     """A fresh accelerator, also in a process that has trained something else before.
+
+    Here ``mixed_precision: auto`` becomes what the device that computes can do; the first process decides for all.
 
     Args:
         config: how to train.
         folder: where a tracker that writes files puts them.
+        precision: what ``auto`` became when this run began, if it goes on; it stays that.
 
     Raises:
-        ValueError: the batch cannot be shared by the processes, fewer processes were started than asked for, or the
-            tracker is not installed.
+        ValueError: the batch cannot be shared by the processes, fewer processes were started than asked for, the
+            environment asks for what is not supported, or the tracker is not installed.
     """
+    check_environment(config.gradient_accumulation_steps)
     keep_freed_memory()
     AcceleratorState._reset_state()
+    GradientState._reset_state()
     tracker = None if config.log_with == "none" else config.log_with
     if tracker and importlib.util.find_spec(tracker) is None:
         raise ValueError(f"log_with: {tracker} is not installed; pip install 'ftmech_hf[{tracker}]'")
-    accelerator = Accelerator(mixed_precision=config.mixed_precision, log_with=tracker, project_dir=folder)
+    decided = [config.mixed_precision]
+    if config.mixed_precision == "auto":
+        decided = broadcast_object_list([precision or native_precision(compute_device())])
+    # The loop takes parts itself, and weighs them: accelerate, which would read the environment, divides by nothing.
+    whole = GradientAccumulationPlugin(num_steps=1)
+    accelerator = Accelerator(
+        mixed_precision=decided[0], gradient_accumulation_plugin=whole, log_with=tracker, project_dir=folder
+    )
     check_num_processes(accelerator.num_processes)
     parts = accelerator.num_processes * config.gradient_accumulation_steps
     if config.batch_size % parts:
@@ -147,7 +166,7 @@ class _Training:
         self.save_snapshot = save_snapshot
         self.stream, self.eval_sets, self.config, self.run = stream, eval_sets, config, run
         self.accelerator = accelerator
-        if config.mixed_precision == "bf16" and accelerator.device.type == "cpu":
+        if accelerator.mixed_precision == "bf16" and accelerator.device.type == "cpu":
             # On CPU the backward pass of bf16 SDPA takes longer than the rest of the step together.
             model.set_attn_implementation("eager")
         self.raw_model = model
@@ -164,6 +183,17 @@ class _Training:
         )
         self.model, *self.optimizers = accelerator.prepare(model, *self.raw_optimizers)
         self.checkpoints = run.working / "checkpoints"
+        began_with = noted(run.working, "mixed_precision")
+        if began_with not in (None, accelerator.mixed_precision):
+            raise ValueError(
+                f"mixed_precision: {config.mixed_precision} is {accelerator.mixed_precision} here, but this run began "
+                f"with {began_with}; go on where it is that, or start over with --fresh"
+            )
+        run.note(
+            mixed_precision=accelerator.mixed_precision,
+            processes=accelerator.num_processes,
+            variables=noted_environment(),
+        )
         self.start = load_checkpoint(self.checkpoints, self.raw_model, self.raw_optimizers)
         run.truncate_log(self.start if self.start else -1)
         self.cached_eval: dict[tuple[str, int], Tensor] = {}

@@ -8,17 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 Precision = Literal["auto", "no", "bf16"]
-
-
-def native_precision() -> Literal["no", "bf16"]:
-    """``bf16`` where the hardware multiplies bfloat16, else ``no``: a CPU that must emulate it is four times slower."""
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    capable: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return "bf16" if any(capable.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "no"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +40,8 @@ class TrainConfig:
     final_lr_fraction: float = field(default=0.01, metadata={"help": "where the cosine ends, as a share of the peak"})
     max_grad_norm: float = field(default=1.0, metadata={"help": "gradient clipping"})
     mixed_precision: Precision = field(
-        default="auto", metadata={"help": "autocast; auto becomes bf16 where the hardware has it, else no"}
+        default="auto",
+        metadata={"help": "autocast; auto: bf16 where the device that computes has it, else no (then in env.json)"},
     )
     seed: int = field(default=0, metadata={"help": "of the initial weights, the data and dropout"})
     l2sp: float = field(
@@ -80,8 +72,6 @@ class TrainConfig:
     checkpoint_every: int = field(default=200, metadata={"help": "steps between checkpoints of an unfinished run"})
 
     def __post_init__(self) -> None:
-        if self.mixed_precision == "auto":  # what was computed with belongs into the run's config
-            object.__setattr__(self, "mixed_precision", native_precision())
         at_least_one = (
             "batch_size", "gradient_accumulation_steps", "eval_rows", "final_eval_rows", "checkpoint_every",
         )  # fmt: skip

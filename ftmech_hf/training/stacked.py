@@ -27,6 +27,7 @@ from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import RowStream, Task
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.checkpoint import load_checkpoint, save_checkpoint
+from ftmech_hf.training.launch import compute_device, noted_environment
 from ftmech_hf.training.loop import Progress
 from ftmech_hf.training.optim import SGD_MOMENTUM, lr_factor
 from ftmech_hf.training.settings import TrainConfig
@@ -103,7 +104,7 @@ class _Stack:
     def __init__(self, runs: Sequence[tuple[StackedRun, RunDir]]) -> None:
         self.runs = runs
         self.config = runs[0][0].train
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = compute_device()
         models = [load_model(run.config.start) for run, _ in runs]
         self.shape = models[0].to(device)  # type: ignore[arg-type]
         parameters = [dict(model.named_parameters()) for model in models]
@@ -213,7 +214,12 @@ class _Stack:
                 for name, parameter in model.named_parameters():
                     parameter.copy_(self.weights[_key(name)][number])
             finite = all(bool(torch.isfinite(p).all()) for p in model.parameters())
-            folder.note(trained_together=len(self.runs), diverged=not finite)
+            folder.note(
+                trained_together=len(self.runs),
+                diverged=not finite,
+                mixed_precision=self.config.mixed_precision,
+                variables=noted_environment(),
+            )
             save_finished(folder, model, run.task, run.train, share)
             folder.finish()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +19,11 @@ from ftmech_hf.cards import write_model_card
 from ftmech_hf.config import to_dict
 from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash, quiet_peft, quiet_transformers
 from ftmech_hf.models.presets import Preset, build_model, find_preset
-from ftmech_hf.runs import RunDir, check_disk_space, commit_folder, disk_errors, write_json
+from ftmech_hf.runs import RunDir, check_disk_space, commit_folder, disk_errors, noted, write_json
 from ftmech_hf.tasks import RowStream, Task, example_row
 from ftmech_hf.tokenization import save_tokenizer, task_tokenizer
 from ftmech_hf.training.adapters import AdapterConfig, add_adapter
+from ftmech_hf.training.launch import check_environment
 from ftmech_hf.training.loop import Progress, fit, start_accelerator
 from ftmech_hf.training.settings import TrainConfig
 
@@ -90,6 +92,7 @@ class FinetuneConfig:
 
 def pretrain(config: PretrainConfig, task: Task, train: TrainConfig, *, progress: Progress | None = None) -> RunDir:
     """Train a fresh model on the task's stream. Finished runs are found again, interrupted ones go on."""
+    check_environment(train.gradient_accumulation_steps)
     if task.row_length > config.shape.n_positions:
         raise ValueError(
             f"n_positions: {config.shape.n_positions} of preset {config.preset!r} are too few "
@@ -112,6 +115,7 @@ def finetune(
 
     With ``adapter: lora`` the run folder holds the adapter alone, and loads on top of the model it started from.
     """
+    check_environment(train.gradient_accumulation_steps)
     adapter = adapter or AdapterConfig()
     inputs: dict[str, str] = {"model": model_hash(config.start)}
     model = load_model(config.start)
@@ -145,7 +149,9 @@ def _run_stage(
     if train.max_steps is not None:
         path = path.with_name(path.name + "-dry-run")
         settings, fresh = {**settings, "output_dir": str(path)}, True
-    accelerator = start_accelerator(train, path.with_name(path.name + "-tracker"))
+    # An interrupted run goes on in the precision it began with, also on a machine where ``auto`` is another.
+    began_with = None if fresh else noted(path.with_name(path.name + ".partial"), "mixed_precision")
+    accelerator = start_accelerator(train, path.with_name(path.name + "-tracker"), precision=began_with)
     if accelerator.distributed_type == DistributedType.FSDP:
         if settings.get("adapter", "none") != "none":
             raise ValueError(
@@ -159,6 +165,7 @@ def _run_stage(
     run = RunDir.open(path, stage, settings, inputs=inputs, fresh=fresh, is_main=accelerator.is_main_process)
     accelerator.wait_for_everyone()
     if run.finished:
+        _tell_precision(run, accelerator.mixed_precision)
         return run
     started = time.monotonic()
     try:
@@ -174,6 +181,17 @@ def _run_stage(
         run.close()
     accelerator.wait_for_everyone()
     return run
+
+
+def _tell_precision(run: RunDir, here: str) -> None:
+    """Say so where a finished run that was found was computed in another precision than it would be here."""
+    there = noted(run.path, "mixed_precision")
+    if run.is_main and there not in (None, here):
+        warnings.warn(
+            f"mixed_precision: auto was {there} when {run.path} was made and would be {here} here; "
+            "--fresh makes it again",
+            stacklevel=2,
+        )
 
 
 def _note_bytes(run: RunDir, tests: Mapping[str, RowStream], train: TrainConfig) -> None:

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from ftmech_hf.models.presets import build_model, find_preset
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import PcfgConfig, RowStream
+from ftmech_hf.training.launch import compute_device
 from ftmech_hf.training.loop import fit, start_accelerator
 from ftmech_hf.training.settings import TrainConfig
 
@@ -66,7 +67,7 @@ def our_loop(model: PreTrainedModel, task: PcfgConfig, config: BenchmarkConfig, 
 
 def bare_loop(model: PreTrainedModel, task: PcfgConfig, config: BenchmarkConfig, precision: Any, tick: Clock) -> None:
     """The shortest PyTorch loop."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = compute_device()
     torch.nn.Module.to(model, device)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
@@ -117,7 +118,7 @@ def hf_trainer(model: PreTrainedModel, task: PcfgConfig, config: BenchmarkConfig
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder, max_steps=steps, per_device_train_batch_size=config.batch_size, learning_rate=1e-3,
-            weight_decay=0.01, bf16=precision == "bf16", use_cpu=not torch.cuda.is_available(), report_to="none",
+            weight_decay=0.01, bf16=precision == "bf16", use_cpu=compute_device().type == "cpu", report_to="none",
             disable_tqdm=True, save_strategy="no", logging_strategy="no", dataloader_pin_memory=False,
         )  # fmt: skip
         dataset = _TokenRows(torch.from_numpy(rows.token_ids))
@@ -130,7 +131,7 @@ COMPILED = {"bare PyTorch, torch.compile": compiled_loop}
 
 def matmul_peak(precision: str, size: int = 2048) -> float:
     """The best of ten square matrix products, in FLOP/s."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = str(compute_device())
     a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
     seconds = []
     for _ in range(10):
@@ -148,7 +149,7 @@ def step_seconds(contender: Callable[..., None], task: PcfgConfig, config: Bench
     model = build_model(find_preset(config.preset), len(task.vocabulary), seed=0)
 
     def tick() -> None:
-        if torch.cuda.is_available():
+        if compute_device().type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter())
 

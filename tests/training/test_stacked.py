@@ -97,6 +97,7 @@ def test_a_run_that_diverges_harms_no_other_and_says_so(start: Path, tmp_path: P
     [
         ({"optimizer": "adamw"}, "optimizer: adamw, expected sgd"),
         ({"mixed_precision": "bf16"}, "mixed_precision: bf16, expected no"),
+        ({"mixed_precision": "auto"}, "mixed_precision: auto, expected no"),
         ({"steps": 7}, "steps: 7 in one of the runs"),
     ],
 )

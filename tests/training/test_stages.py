@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ftmech_hf.models.loading import load_model, model_hash
 from ftmech_hf.runs import RunDir, damaged_files
 from ftmech_hf.tasks import PcfgConfig
+from ftmech_hf.training import loop
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig, finetune, pretrain
@@ -97,3 +99,63 @@ def test_a_dry_run_does_not_touch_the_run_it_is_for(tmp_path: Path, task: PcfgCo
     assert not (tmp_path / "base").exists()
     assert json.loads((run.path / "env.json").read_text())["projection"]["steps"] == 500
     base(tmp_path / "base", task, steps=500, max_steps=3)  # and can be repeated
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A machine whose hardware has what it says under ``native``."""
+    found = {"native": "no"}
+    monkeypatch.setattr(loop, "native_precision", lambda device: found["native"])
+    return found
+
+
+def fact(run: RunDir, name: str) -> Any:
+    return json.loads((run.folder / "env.json").read_text())[name]
+
+
+def test_auto_is_decided_where_the_run_computes_and_written_down(
+    tmp_path: Path, task: PcfgConfig, machine: dict[str, str]
+) -> None:
+    runs = {}
+    for native in ("no", "bf16"):
+        machine["native"] = native
+        runs[native] = base(tmp_path / native, task)
+        assert fact(runs[native], "mixed_precision") == native
+        asked = base(tmp_path / f"{native}-asked", task, mixed_precision=native)
+        assert asked.hash != runs[native].hash
+        assert (asked.path / "model.safetensors").read_bytes() == (runs[native].path / "model.safetensors").read_bytes()
+    # asked for alike, so the same run by its name and config, and not by its numbers
+    assert runs["no"].hash == runs["bf16"].hash
+    assert all(
+        yaml.safe_load((run.path / "config.yaml").read_text())["mixed_precision"] == "auto" for run in runs.values()
+    )
+    assert not torch.equal(*(weights(run.path)["lm_head.weight"] for run in runs.values()))
+
+
+@pytest.mark.parametrize("natives", [("bf16", "no"), ("no", "bf16")])
+def test_a_run_goes_on_in_the_precision_it_began_with(
+    tmp_path: Path, task: PcfgConfig, machine: dict[str, str], natives: tuple[str, str]
+) -> None:
+    machine["native"] = natives[0]
+    whole = base(tmp_path / "whole", task)
+    for stop_at in (1, 5):  # before the first checkpoint, and after it
+        machine["native"] = natives[0]
+        with pytest.raises(Killed):
+            base(tmp_path / f"cut-{stop_at}", task, stop_at=stop_at)
+        machine["native"] = natives[1]
+        cut = base(tmp_path / f"cut-{stop_at}", task)
+        assert fact(cut, "mixed_precision") == natives[0]
+        assert (whole.path / "model.safetensors").read_bytes() == (cut.path / "model.safetensors").read_bytes()
+    fresh = PretrainConfig(n_layer=1, n_embd=16, n_head=2, output_dir=str(tmp_path / "cut-5"), fresh=True)
+    again = pretrain(fresh, task, TrainConfig(steps=8, **TRAIN))
+    assert fact(again, "mixed_precision") == natives[1]
+
+
+def test_a_finished_run_of_another_precision_is_found_and_named(
+    tmp_path: Path, task: PcfgConfig, machine: dict[str, str]
+) -> None:
+    base(tmp_path / "run", task)
+    assert base(tmp_path / "run", task).finished  # the same here: nothing to say
+    machine["native"] = "bf16"
+    with pytest.warns(UserWarning, match="mixed_precision: auto was no when .*run was made and would be bf16 here"):
+        assert base(tmp_path / "run", task).finished

@@ -79,9 +79,10 @@ def test_what_cannot_change_is_not_computed_again(any_model: PreTrainedModel, ro
         matrix.register_forward_hook(lambda *_, name=name: calls.__setitem__(name, calls[name] + 1))
     ablated_losses(any_model, rows[:, :-1], rows[:, -1], "activation", max_rows=5)
     neurons = find_units(any_model, "activation")["mlp_act.0"].num_units
-    # whole once, and to try the shortcuts; then the first block is never run, the last for the first's neurons only
-    assert calls["first"] <= 3
-    assert neurons < calls["last"] <= neurons + 6
+    # whole once, again to see which arguments grow with the rows, and to try the shortcuts; then the first block is
+    # never run, the last for the first's neurons only
+    assert calls["first"] <= 4
+    assert neurons < calls["last"] <= neurons + 7
 
 
 def test_in_the_last_block_only_the_last_position_looks(

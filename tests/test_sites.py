@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from ftmech_hf.activations import TracedModel, find_layout, find_units
+from ftmech_hf.activations import TracedModel, Unit, ablated_losses, find_layout, find_units
+from ftmech_hf.analysis.pruning import pruned
 from tests.architectures import ARCHITECTURES, HEADS, LAYERS, NEURONS, VOCABULARY, WIDTH, make
 
 LENGTH = 11
@@ -185,3 +187,47 @@ def test_rows_cover_all_of_a_models_weights_or_are_refused(name: str) -> None:
     for unit in ("row", "weight"):
         with pytest.raises(ValueError, match=rf"model: {name} keeps \d+% of its blocks' weights in other things"):
             find_units(make(name), unit)  # type: ignore[arg-type]
+
+
+def loss_of(model: nn.Module, rows: Tensor, answers: Tensor) -> float:
+    with torch.no_grad():
+        return float(F.cross_entropy(model(rows, use_cache=False).logits[:, -1], answers))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("number", [1, HEADS, 3])  # of rows; some models' masks have an axis of as many heads
+def test_exact_ablation_is_one_pass_per_unit(name: str, number: int) -> None:
+    model = make(name, attn="sdpa")
+    generator = torch.Generator().manual_seed(number)
+    rows = torch.randint(3, VOCABULARY, (number, 6), generator=generator)
+    answers = torch.randint(3, VOCABULARY, (number,), generator=generator)
+    units: dict[Unit, bool] = {"head": True, "activation": bool(ARCHITECTURES[name].neurons)}
+    for unit, is_there in units.items():
+        if not is_there:
+            with pytest.raises(ValueError, match="model: no mlp_act: block"):
+                ablated_losses(model, rows, answers, unit)
+            continue
+        groups = find_units(model, unit)
+        whole, losses = ablated_losses(model, rows, answers, unit, max_rows=16)
+        assert whole == pytest.approx(loss_of(model, rows, answers), abs=1e-5)
+        moved = 0.0
+        for group, values in losses.items():
+            for chosen in (0, len(values) - 1):
+                mask = {group: torch.arange(len(values)) != chosen}
+                with pruned({group: groups[group]}, mask):
+                    expected = loss_of(model, rows, answers)
+                assert float(values[chosen]) == pytest.approx(expected, abs=1e-5), (group, chosen)
+                moved = max(moved, abs(expected - whole))
+        assert moved > 1e-4
+
+
+@pytest.mark.parametrize("name", ["opt", "bloom", "mpt", "openai-gpt", "bert", "granite"])
+def test_exact_ablation_of_rows_is_one_pass_per_row(name: str) -> None:
+    model = make(name, attn="sdpa")
+    rows = torch.randint(3, VOCABULARY, (HEADS, 6), generator=torch.Generator().manual_seed(5))
+    groups = find_units(model, "row")
+    _, losses = ablated_losses(model, rows[:, :-1], rows[:, -1], "row")
+    for group, values in losses.items():
+        mask = {group: torch.arange(len(values)) != 3}
+        with pruned({group: groups[group]}, mask):
+            assert float(values[3]) == pytest.approx(loss_of(model, rows[:, :-1], rows[:, -1]), abs=1e-5), group

@@ -9,7 +9,7 @@ on the model at hand, and not taken where it changes the logits.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,11 +17,12 @@ from accelerate.utils import recursively_apply
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
-from ftmech_hf.activations.interventions import on_input, on_output
+from ftmech_hf.activations.calls import Given, last_query, leading_sizes, replaced, split_call
+from ftmech_hf.activations.interventions import on_input, on_output, rows_of
 from ftmech_hf.activations.layout import find_layout, model_blocks
+from ftmech_hf.activations.proofs import first_tensor, run_settings
 from ftmech_hf.activations.units import Unit, UnitGroup, find_units
 
 MAX_ROWS = 128
@@ -71,39 +72,43 @@ class _Ablation:
         self.layout, self.blocks = find_layout(model), [block for _, block in model_blocks(model)]
         self.before: dict[int, Tensor] = {}  # the stream entering each block
         self.after: dict[int, Tensor] = {}  # and leaving it
-        self.given: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}  # what else each block is called with
+        self.given: dict[int, Given] = {}  # what else each block is called with
         self.neurons: dict[int, Tensor] = {}  # what the MLP's last matrix reads
         self.first_part: nn.Module | None = None  # of the last block: in most models the norm before its attention
+        self.returned: Any = None  # by a block
         self.logits = self._run_whole()
+        self.per_row = self._find_per_row()
         self.clean_loss = float(F.cross_entropy(self.logits, targets))
         last = len(self.blocks) - 1
         self.trims_last_block = False
-        if not self._agrees(lambda: self._left_by(0, self.before[0]), self.logits):
+        if not self._agrees(lambda: self._left_by(0, self.before[0].repeat(2, 1, 1)), self.logits.repeat(2, 1)):
             kind = model.config.model_type
             raise ValueError(f"model: the blocks of {kind}, run one after the other, do not give its logits")
-        self.trims_last_block = True
-        self.trims_last_block = self._agrees(lambda: self._left_by(last, self.before[last]), self.logits)
+        self.trims_last_block = bool(self.layout.attention_out)
+        self.trims_last_block = self.trims_last_block and self._agrees(
+            lambda: self._left_by(last, self.before[last]), self.logits
+        )
 
     def _run_whole(self) -> Tensor:
         handles = []
-        self.returns_tuple = False
         for layer, block in enumerate(self.blocks):
 
             def keep_before(_: nn.Module, args: Any, kwargs: Any, layer: int = layer) -> None:
-                kwargs = dict(kwargs)
-                self.before[layer] = args[0] if args else kwargs.pop("hidden_states")
-                self.given[layer] = args[1:], kwargs
+                self.before[layer], self.given[layer] = split_call(args, kwargs)
 
             def keep_after(_: nn.Module, args: Any, output: Any, layer: int = layer) -> None:
-                self.returns_tuple = isinstance(output, tuple)
-                self.after[layer] = output[0] if self.returns_tuple else output
+                self.returned, stream = output, first_tensor(output)
+                assert stream is not None
+                self.after[layer] = stream
 
             def keep_neurons(_: nn.Module, args: Any, layer: int = layer) -> None:
-                self.neurons[layer] = args[0]
+                self.neurons[layer] = args[0].reshape(*self.token_ids.shape, -1)
 
             handles.append(block.register_forward_pre_hook(keep_before, with_kwargs=True))
             handles.append(block.register_forward_hook(keep_after))
-            handles.append(block.get_submodule(self.layout.mlp_down).register_forward_pre_hook(keep_neurons))
+            if self.layout.mlp_down:
+                matrix = block.get_submodule(self.layout.mlp_down)
+                handles.append(matrix.register_forward_pre_hook(keep_neurons))
 
         def keep_first(part: nn.Module, args: Any) -> None:
             self.first_part = part if self.first_part is None else self.first_part
@@ -115,8 +120,29 @@ class _Ablation:
             for handle in handles:
                 handle.remove()
 
+    def _find_per_row(self) -> dict[int, list[bool]]:
+        """Of each block, which of the tensors that it is called with have a part for every row: they grow with them."""
+        rows = self.token_ids[:1] if len(self.token_ids) > 1 else self.token_ids.repeat(2, 1)
+        sizes: dict[int, list[int]] = {}
+        handles = []
+        for layer, block in enumerate(self.blocks):
+
+            def look(_: nn.Module, args: Any, kwargs: Any, layer: int = layer) -> None:
+                sizes[layer] = leading_sizes(split_call(args, kwargs)[1])
+
+            handles.append(block.register_forward_pre_hook(look, with_kwargs=True))
+        try:
+            self._forward(rows)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return {
+            layer: [size != other for size, other in zip(leading_sizes(given), sizes[layer], strict=True)]
+            for layer, given in self.given.items()
+        }
+
     def _forward(self, token_ids: Tensor) -> Tensor:
-        return self.model(token_ids, use_cache=False, logits_to_keep=1).logits[:, -1].float()
+        return self.model(token_ids, **run_settings(self.model, logits_to_keep=1)).logits[:, -1].float()
 
     def _agrees(self, shortcut: Callable[[], Tensor], expected: Tensor) -> bool:
         """Whether what a shortcut leaves gives the logits that it should; one that fails to run does not."""
@@ -141,16 +167,16 @@ class _Ablation:
         """Logits (R, V) of what the last block leaves at the last position."""
         with contextlib.ExitStack() as stack:
             for number, block in enumerate(self.blocks):
-                stack.enter_context(_replaced(block, stream if number == 0 else None, self.returns_tuple))
+                stack.enter_context(replaced(block, stream if number == 0 else None, self.returned))
             return self._forward(self.token_ids[:, -1:].repeat(len(stream) // len(self.token_ids), 1))
 
     def _run_block(self, number: int, stream: Tensor) -> Tensor:
         """The stream leaving a block; if that is the last and trimmed, at the last position alone."""
-        block, rows, copies = self.blocks[number], len(self.token_ids), len(stream) // len(self.token_ids)
+        block, copies = self.blocks[number], len(stream) // len(self.token_ids)
+        per_row = iter(self.per_row[number])
 
         def repeated(value: Tensor) -> Tensor:
-            is_per_row = value.ndim > 0 and value.shape[0] == rows > 1
-            return value.repeat(copies, *[1] * (value.ndim - 1)) if is_per_row else value
+            return value.repeat(copies, *[1] * (value.ndim - 1)) if next(per_row) else value
 
         args, kwargs = recursively_apply(repeated, self.given[number])
         with contextlib.ExitStack() as stack:
@@ -161,16 +187,17 @@ class _Ablation:
                 stack.callback(on_input(self.first_part, lambda _: whole).remove)
                 reader = block.get_submodule(self.layout.attention_out)
                 stack.callback(on_input(reader, lambda value: value[:, -1:]).remove)
-                stack.enter_context(_last_query(self.model))
+                stack.enter_context(last_query(self.model))
             output = block(stream, *args, **kwargs)
-        left: Tensor = output[0] if isinstance(output, tuple) else output
+        left = first_tensor(output)
+        assert left is not None
         return left
 
     def losses(self, group: UnitGroup, per_pass: int) -> Tensor:
         """The loss without each unit of a group, (N,)."""
-        adds_to_stream = group.module is self.blocks[group.layer].get_submodule(self.layout.mlp_down)
+        block, down = self.blocks[group.layer], self.layout.mlp_down
         run = self._without_units
-        if adds_to_stream and group.side == "input":
+        if down and group.module is block.get_submodule(down) and group.side == "input":
             strongest = self._added(group, torch.arange(group.num_units)).norm(dim=-1).argmax()[None].cpu()
             slow = self._read(self._without_units(group, strongest))
             if self._agrees(lambda: self._without_added(group, strongest), slow):
@@ -191,16 +218,22 @@ class _Ablation:
         # (U * B, 1, width): the unit of every copy of the rows
         gone = gone.repeat_interleave(len(self.token_ids), dim=0)[:, None].to(self.model.device)
         stream = self.before[group.layer].repeat(len(chosen), 1, 1)
-        if group.side == "input":
-            handle = on_input(group.module, lambda value: value.masked_fill(gone, 0.0))
-        else:
-            bias = getattr(group.module, "bias", None)
-            fill = torch.zeros(width, device=gone.device) if bias is None else bias
-            handle = on_output(group.module, lambda value: torch.where(gone, fill.to(value.dtype), value))
-        try:
-            return self._left_by(group.layer, stream)
-        finally:
-            handle.remove()
+        bias = getattr(group.module, "bias", None) if group.side == "output" else None
+        fill = torch.zeros(width, device=gone.device) if bias is None else bias
+
+        def without(value: Tensor) -> Tensor:
+            if value.ndim != 3 or len(value) != len(gone):
+                where = f"block {group.layer} of {self.model.config.model_type}"
+                raise ValueError(f"model: a matrix in {where} is given {tuple(value.shape)}, expected rows of tokens")
+            return torch.where(gone, fill.to(value.dtype), value)
+
+        with rows_of(self.blocks[group.layer]) as by_rows:
+            write = on_input if group.side == "input" else on_output
+            handle = write(group.module, by_rows(without))
+            try:
+                return self._left_by(group.layer, stream)
+            finally:
+                handle.remove()
 
     def _added(self, group: UnitGroup, chosen: Tensor) -> Tensor:
         """What each chosen MLP neuron writes, by the direction that it writes in: (U, D) times a mean activation."""
@@ -220,49 +253,3 @@ class _Ablation:
         # (U, B, T, D), in one product per copy of the rows
         stream = self.after[layer][None, :, positions] - activations[..., None] * columns[:, None, None]
         return self._left_by(layer + 1, stream.flatten(0, 1))
-
-
-@contextlib.contextmanager
-def _replaced(block: nn.Module, stream: Tensor | None, returns_tuple: bool) -> Iterator[None]:
-    """A block that gives a stream, or what it was given."""
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        value = stream if stream is not None else (args[0] if args else kwargs["hidden_states"])
-        return (value,) if returns_tuple else value
-
-    block.forward = forward
-    try:
-        yield
-    finally:
-        del block.forward
-
-
-LAST_QUERY = "ftmech_last_query"
-
-
-@contextlib.contextmanager
-def _last_query(model: PreTrainedModel) -> Iterator[None]:
-    """Attention that looks from the last position alone, and gives what it finds there at every position.
-
-    Where a model does not ask transformers' table for its attention, nothing changes.
-    """
-    implementation = model.config._attn_implementation
-    if implementation != "sdpa":
-        yield
-        return
-    attend = ALL_ATTENTION_FUNCTIONS[implementation]
-
-    def from_last(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
-    ) -> tuple[Tensor, Any]:
-        mask = attention_mask if attention_mask is None else attention_mask[..., -1:, :]
-        output, weights = attend(module, query[:, :, -1:], key, value, mask, **{**options, "is_causal": False})
-        return output.expand(-1, query.shape[2], -1, -1), weights
-
-    ALL_ATTENTION_FUNCTIONS[LAST_QUERY] = from_last
-    model.config._attn_implementation = LAST_QUERY
-    try:
-        yield
-    finally:
-        model.config._attn_implementation = implementation
-        del ALL_ATTENTION_FUNCTIONS[LAST_QUERY]

@@ -71,7 +71,7 @@ def rows_of(block: nn.Module) -> Iterator[Callable[[Write], Write]]:
 
     def by_rows(change: Write) -> Write:
         def changed(value: Tensor) -> Tensor:
-            if not entered or value.shape[:-1] == entered[0] or len(value) != entered[0].numel():
+            if not entered or value.ndim != 2 or len(value) != entered[0].numel():
                 return change(value)
             return change(value.unflatten(0, entered[0])).reshape(value.shape)
 

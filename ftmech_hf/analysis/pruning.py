@@ -37,6 +37,8 @@ def gradient_importance(
 ) -> Importance:
     """Gradient x weight, summed over each unit's slice: the first-order fall of the loss when it is set to zero.
 
+    Weights that are frozen are not while it computes.
+
     Args:
         units: of the model.
         loss: mean loss of a batch of rows; depends on the units' weights.
@@ -46,10 +48,30 @@ def gradient_importance(
     weights = [group.weight for group in units.values()]
     total = [torch.zeros(group.num_units, device=group.weight.device) for group in units.values()]
     for batch in rows.split(batch_size):
-        gradients = torch.autograd.grad(loss(batch), weights)
+        with _trainable(weights), torch.enable_grad():
+            gradients = torch.autograd.grad(loss(batch), weights)
         for kept, group, gradient in zip(total, units.values(), gradients, strict=True):
             kept += group.sum_over(gradient * group.weight.detach()).float() * (len(batch) / len(rows))
     return {name: values.cpu() for name, values in zip(units, total, strict=True)}
+
+
+@contextlib.contextmanager
+def _trainable(weights: Sequence[Tensor]) -> Iterator[None]:
+    """Let weights require gradients while it is open, whether they did before or not.
+
+    Raises:
+        ValueError: a weight has a type of number that has no gradients.
+    """
+    if kinds := {str(weight.dtype) for weight in weights if not weight.is_floating_point()}:
+        raise ValueError(f"model: weights of {', '.join(sorted(kinds))} have no gradients, expected floating point")
+    frozen = [weight for weight in weights if not weight.requires_grad]
+    for weight in frozen:
+        weight.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)
 
 
 def magnitude_importance(units: Units) -> Importance:

@@ -64,6 +64,23 @@ def test_importance_is_the_slope_of_the_loss_along_each_unit(
     assert checked > 1e-2
 
 
+@pytest.mark.parametrize("frozen", ["all", "half"])
+def test_frozen_weights_have_the_same_importance_and_stay_frozen(
+    any_model: PreTrainedModel, rows: Tensor, frozen: str
+) -> None:
+    units = find_units(any_model, "row")
+    expected = gradient_importance(units, answers_loss(any_model), rows)
+    for number, weight in enumerate(any_model.parameters()):
+        weight.requires_grad_(frozen == "half" and number % 2 == 0)
+    required = [weight.requires_grad for weight in any_model.parameters()]
+    with torch.no_grad():
+        found = gradient_importance(units, answers_loss(any_model), rows)
+    assert all(torch.allclose(found[name], values, atol=1e-6) for name, values in expected.items())
+    assert max(float(values.abs().max()) for values in expected.values()) > 1e-2
+    assert [weight.requires_grad for weight in any_model.parameters()] == required
+    assert all(weight.grad is None for weight in any_model.parameters())
+
+
 def test_it_is_gradient_times_activation(any_model: PreTrainedModel, rows: Tensor) -> None:
     """The derivative with respect to a mask over activations, at 1, which a hook applies."""
     traced = TracedModel(any_model)

@@ -1,0 +1,81 @@
+"""Calling a model's blocks as the model called them, or with less to compute."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from accelerate.utils import recursively_apply
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ftmech_hf.activations.proofs import with_first
+
+Given = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a block is called with beside the stream."""
+
+
+def split_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Given]:
+    """The stream that a block is called with, and the rest."""
+    kwargs = dict(kwargs)
+    stream: Tensor = args[0] if args else kwargs.pop("hidden_states")
+    return stream, (args[1:], kwargs)
+
+
+def leading_sizes(given: Given) -> list[int]:
+    """Of every tensor that a block is called with, the size of its first axis; 0 if it has none."""
+    sizes: list[int] = []
+
+    def look(value: Tensor) -> Tensor:
+        sizes.append(len(value) if value.ndim else 0)
+        return value
+
+    recursively_apply(look, given)
+    return sizes
+
+
+@contextlib.contextmanager
+def replaced(block: nn.Module, stream: Tensor | None, returned: Any) -> Iterator[None]:
+    """A block that gives a stream, or what it was given, in the place where a block returns it."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return with_first(returned, stream if stream is not None else split_call(args, kwargs)[0])
+
+    block.forward = forward
+    try:
+        yield
+    finally:
+        del block.forward
+
+
+LAST_QUERY = "ftmech_last_query"
+
+
+@contextlib.contextmanager
+def last_query(model: PreTrainedModel) -> Iterator[None]:
+    """Attention that looks from the last position alone, and gives what it finds there at every position.
+
+    Where a model does not ask transformers' table for its attention, nothing changes.
+    """
+    implementation = model.config._attn_implementation
+    if implementation != "sdpa":
+        yield
+        return
+    attend = ALL_ATTENTION_FUNCTIONS[implementation]
+
+    def from_last(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+    ) -> tuple[Tensor, Any]:
+        mask = attention_mask if attention_mask is None else attention_mask[..., -1:, :]
+        output, weights = attend(module, query[:, :, -1:], key, value, mask, **{**options, "is_causal": False})
+        return output.expand(-1, query.shape[2], -1, -1), weights
+
+    ALL_ATTENTION_FUNCTIONS[LAST_QUERY] = from_last
+    model.config._attn_implementation = LAST_QUERY
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = implementation
+        del ALL_ATTENTION_FUNCTIONS[LAST_QUERY]

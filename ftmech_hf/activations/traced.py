@@ -45,6 +45,7 @@ from ftmech_hf.activations.layout import check_layout, find_layout, inside_peft,
 from ftmech_hf.activations.patterns import why_no_patterns
 from ftmech_hf.activations.proofs import first_tensor, probe_tokens, run, run_settings
 from ftmech_hf.activations.store import ActivationStore, StoreWriter
+from ftmech_hf.models.loading import check_has_weights
 
 SITES = ("resid_pre", "resid_post", "mlp_act", "head_out", "attn_out", "attn_pattern")
 
@@ -73,6 +74,7 @@ class TracedModel:
 
     def __init__(self, model: PreTrainedModel) -> None:
         model = inside_peft(model)
+        check_has_weights(model)
         self.model = model.eval()
         self.layout = find_layout(model)
         check_layout(model, self.layout)

@@ -3,44 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ftmech_hf.models.identity import ADAPTER, find_base, find_model
 from ftmech_hf.models.identity import model_hash as model_hash
+from ftmech_hf.models.merging import check_adapter, has_tied_embeddings, loading_errors, merge_adapter, untie
+from ftmech_hf.models.merging import quiet_peft as quiet_peft
 
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Without transformers' own progress bars, which would cut ours in two for files that take milliseconds."""
-    shown = logging.is_progress_bar_enabled()
+    """Without transformers' own progress bars, which would cut ours in two for files that take milliseconds.
+
+    Nor with its report on what it could not load, which is said here in one line.
+    """
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 
 
-@contextlib.contextmanager
-def quiet_peft() -> Iterator[None]:
-    """Without warnings that users cannot help.
-
-    That peft 0.21 calls by a name which transformers 5 has deprecated, and that it finds no config where an adapter's
-    base is itself an adapter, whose vocabulary is never changed here.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Could not find a config file in", UserWarning)
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        yield
-
-
-def load_model(name: str, *, attn_implementation: str | None = None) -> PreTrainedModel:
+def load_model(name: str, *, attn_implementation: str | None = None, base: str | None = None) -> PreTrainedModel:
     """Load a causal LM in evaluation mode, float32, from safetensors only and without remote code.
 
     An adapter is merged into the model it was trained on, so that every instrument sees an ordinary model.
@@ -48,22 +43,92 @@ def load_model(name: str, *, attn_implementation: str | None = None) -> PreTrain
     Args:
         name: a folder, such as a finished run; or a model on the Hub, ``USER/NAME`` or ``USER/NAME@REVISION``.
         attn_implementation: ``"eager"`` if attention patterns are wanted.
+        base: what an adapter stands on, if what it names is not there.
 
     Raises:
-        ValueError: there is no such model, its files differ from its manifest or from what the Hub says, or it is
+        ValueError: there is no such model; its files differ from its manifest or from what the Hub says; weights are
+            missing, left over, of other sizes or quantized; an adapter is not whole in the merged model; or it is
             refused: its weights are a pickle, it asks for code of its own, or a path in it leads outside.
     """
     folder = find_model(name)
     if (folder / ADAPTER).is_file():
-        base = load_model(find_base(folder), attn_implementation=attn_implementation)
-        with quiet_peft():
-            merged: PreTrainedModel = PeftModel.from_pretrained(base, folder).merge_and_unload()
-        return merged.requires_grad_(True).eval()  # peft froze the base
-    with quiet_transformers():
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, use_safetensors=True, dtype="float32", attn_implementation=attn_implementation
+        check_adapter(folder, name)
+        below = load_model(find_base(folder, base), attn_implementation=attn_implementation, base=base)
+        return merge_adapter(below, folder, name)
+    _refuse_quantized(folder, name)
+    with quiet_transformers(), loading_errors(name):
+        found: Any = AutoModelForCausalLM.from_pretrained(  # a pair, unlike its annotation
+            folder,
+            use_safetensors=True,
+            dtype="float32",
+            attn_implementation=attn_implementation,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            output_loading_info=True,
         )
+    model: PreTrainedModel = found[0]
+    _check_loaded(found[1], name)
+    check_has_weights(model)
     return model.eval()
+
+
+def _refuse_quantized(folder: Path, name: str) -> None:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"model: {name} has a config.json that is no JSON: {error}") from error
+    parts = [config, *(each for each in config.values() if isinstance(each, dict))] if isinstance(config, dict) else []
+    for part in parts:
+        for key in ("quantization_config", "compression_config"):
+            if isinstance(found := part.get(key), dict) and found:
+                raise ValueError(
+                    f"model: {name} is quantized ({found.get('quant_method', key)}); expected weights in floating "
+                    "point, of which every instrument takes gradients and parts"
+                )
+
+
+def _check_loaded(info: Mapping[str, Any], name: str) -> None:
+    """Make sure that all weights of a model were in its files, and all of its files in the model.
+
+    What a class of models declares to be left out is no fault: tied weights, buffers that are computed.
+    """
+    wrong = [
+        *(f"{key} is missing" for key in sorted(info["missing_keys"])),
+        *(
+            f"{key} has {list(found)} where the model has {list(expected)}"
+            for key, found, expected in sorted(info["mismatched_keys"])
+        ),
+        *(f"{key} has no place in the model" for key in sorted(info["unexpected_keys"])),
+        *(" ".join(str(each).split())[:200] for each in info.get("error_msgs", [])),
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 2} more" if len(wrong) > 2 else ""
+        raise ValueError(f"model: the weights of {name} do not fit its config: {'; '.join(wrong[:2])}{more}")
+
+
+def check_has_weights(model: torch.nn.Module) -> None:
+    """Make sure that a model's weights are where it is.
+
+    Raises:
+        ValueError: ``accelerate`` keeps some of them on the disk or in the CPU's memory until a module is called.
+    """
+    away = [name for name, weight in model.named_parameters() if weight.is_meta]
+    if away:
+        raise ValueError(
+            f"model: {len(away)} of its weights are offloaded or were never loaded ({away[0]} is on the meta device); "
+            "expected a model that is whole in memory: load it without cpu_offload, disk_offload or such a device_map"
+        )
+
+
+def untie_alike(models: Iterable[PreTrainedModel]) -> None:
+    """Where some of the models have an unembedding of their own, give one to all, so that their weights compare.
+
+    What they compute stays the same.
+    """
+    models = list(models)
+    tied = [model for model in models if has_tied_embeddings(model)]
+    if len(tied) < len(models):
+        for model in tied:
+            untie(model)
 
 
 def random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:
@@ -77,9 +142,13 @@ def random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:
     return twin.eval()
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer that lies beside a model."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(find_model(name))
+def load_tokenizer(name: str, *, base: str | None = None) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that lies beside a model; of an adapter without one, that of what it stands on."""
+    folder = find_model(name)
+    if (folder / ADAPTER).is_file() and not (folder / "tokenizer_config.json").is_file():
+        return load_tokenizer(find_base(folder, base), base=base)
+    with loading_errors(name):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     return tokenizer
 
 

@@ -51,7 +51,7 @@ def parse_models(entries: Sequence[str]) -> dict[str, str]:
 
 def open_study(kind: str, config: Any, task: PcfgShape | Task, models: Mapping[str, str], *more: Any) -> RunDir:
     """Open a study's run on models by their names; its hash covers what they are, and ``more`` settings."""
-    inputs = {name: model_hash(folder) for name, folder in models.items()}
+    inputs = {name: model_hash(folder, base=getattr(config, "base", None)) for name, folder in models.items()}
     inputs |= getattr(task, "inputs", dict)()  # the files that a task reads
     for folder in models.values():
         check_vocabulary(folder, task.vocabulary)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.analysis.verdict import Evidence, judge_behaviour, judge_capability
 from ftmech_hf.config import to_dict
-from ftmech_hf.models.loading import load_model, load_tokenizer, model_hash, random_twin
+from ftmech_hf.models.loading import load_model, load_tokenizer, model_hash, random_twin, untie_alike
 from ftmech_hf.runs import RunDir, is_finished
 from ftmech_hf.studies import evidence, whereabouts
 from ftmech_hf.studies.common import RANDOM_INIT, StudyConfig, finish_study, open_study
@@ -124,7 +124,7 @@ def _open(config: DiagnoseConfig, examination: ExaminationConfig, shape: PcfgSha
     models = _models(config)
     if config.dataset is None:
         return open_study("diagnose", config, shape, models, examination)
-    inputs: dict[str, str] = {name: model_hash(folder) for name, folder in models.items()}
+    inputs: dict[str, str] = {name: model_hash(folder, base=config.base) for name, folder in models.items()}
     for name in ("dataset", "other_dataset"):
         if getattr(config, name):
             inputs[name] = dataset_hash(getattr(config, name))
@@ -151,8 +151,9 @@ def _prepare(
     config: DiagnoseConfig, examination: ExaminationConfig, shape: PcfgShape
 ) -> tuple[Examined, PreTrainedModel | None]:
     capability, other = _questions(config, examination, shape)
-    loaded = {name: load_model(folder) for name, folder in _models(config).items()}
+    loaded = {name: load_model(folder, base=config.base) for name, folder in _models(config).items()}
     base = loaded["base"]
+    untie_alike(loaded.values())
     for name, model in loaded.items():
         _check_same_shape(name, base, model)
     loaded.setdefault("control", random_twin(base, config.seed + 1))

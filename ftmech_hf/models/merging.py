@@ -1,0 +1,215 @@
+"""Adapters of any kind that peft knows, put on their base and merged into it; what was loaded is looked at.
+
+peft drops what does not fit with a warning, or with none. Here an adapter is whole in the model or is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel
+from safetensors import safe_open
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ftmech_hf.models.identity import ADAPTER_WEIGHTS
+
+ROUNDING = 1e-4
+"""How far logits before and after a merge may differ, relative to the largest: a hundred times float32's rounding."""
+_PREFIX = "base_model.model."
+
+
+@contextlib.contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Without warnings that users cannot help.
+
+    That peft 0.21 calls by a name which transformers 5 has deprecated, and that it finds no config where an adapter's
+    base is itself an adapter, whose vocabulary is never changed here.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Could not find a config file in", UserWarning)
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
+
+
+@contextlib.contextmanager
+def loading_errors(name: str) -> Iterator[None]:
+    """Turn whatever transformers and peft raise on files that they cannot use into one line that names the model."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # of every type: KeyError, ImportError, RuntimeError, AttributeError ... were all seen
+        text = " ".join(str(error).split())
+        sizes = re.findall(r"size mismatch for (\S+): .*?(\[[\d, ]*\]).*?(\[[\d, ]*\])", text)
+        kind = "there is no" if isinstance(error, KeyError) else f"{type(error).__name__}:"
+        reason = (
+            "; ".join(f"{tensor} has {found} where the model has {expected}" for tensor, found, expected in sizes[:2])
+            or f"{kind} {text[:300]}"
+        )
+        raise ValueError(f"model: {name} cannot be loaded: {reason}") from error
+
+
+def check_adapter(folder: Path, name: str) -> None:
+    """Make sure that an adapter can be merged, before its base is loaded.
+
+    Raises:
+        ValueError: it is of a kind that is no change of its base's weights, or its weights are not there.
+    """
+    with loading_errors(name):
+        config = PeftConfig.from_pretrained(str(folder))
+        kind = str(getattr(config.peft_type, "value", config.peft_type))
+    if config.is_prompt_learning or config.is_adaption_prompt:
+        raise ValueError(
+            f"model: {name} is a {kind} adapter, which adds tokens and changes no weights, so it cannot be merged into "
+            "its base; expected one of weights, such as LORA"
+        )
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise ValueError(f"model: {name} holds no weights of its adapter (no {ADAPTER_WEIGHTS})")
+
+
+def merge_adapter(base: PreTrainedModel, folder: Path, name: str) -> PreTrainedModel:
+    """Put an adapter on its base and merge it.
+
+    Args:
+        base: the model it was trained on; it is changed.
+        folder: where the adapter is.
+        name: what to call it in errors.
+
+    Raises:
+        ValueError: a part of the adapter is missing or has no place in the base, or the merged model answers otherwise
+            than the base with its adapter did.
+    """
+    with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
+        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    _fit_vocabulary(base, shapes, name)
+    adapted = _put_on(base, folder, name)
+    live = _probe_logits(adapted)
+    if _changes_one_of_tied(base, shapes):
+        # Merged into one matrix, the change would be in both.
+        with loading_errors(name):
+            base = adapted.unload()
+        untie(base)
+        adapted = _put_on(base, folder, name)
+    with warnings.catch_warnings(), loading_errors(name):
+        warnings.simplefilter("ignore")
+        merged: PreTrainedModel = adapted.merge_and_unload()
+    merged = merged.requires_grad_(True).eval()  # peft froze the base
+    difference = float((_probe_logits(merged) - live).abs().max())
+    if not difference <= ROUNDING * max(1.0, float(live.abs().max())):  # also if it is no number
+        raise ValueError(
+            f"model: the adapter {name} cannot be merged: the merged model's logits differ from the base's with its "
+            f"adapter by {difference:.2g} (largest {float(live.abs().max()):.2g}), which is no rounding"
+        )
+    return merged
+
+
+def _put_on(base: PreTrainedModel, folder: Path, name: str) -> Any:
+    """A base with an adapter, of which every tensor has its place and every place its tensor."""
+    with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
+        twice = _saved_twice(file)
+    with warnings.catch_warnings(), loading_errors(name):
+        warnings.simplefilter("ignore")  # what they tell of is looked at here
+        adapted = PeftModel.from_pretrained(base, str(folder))
+        result = adapted.load_adapter(
+            str(folder), "default", key_mapping=getattr(base, "_checkpoint_conversion_mapping", {})
+        )
+    wrong = [f"{key} is missing" for key in result.missing_keys]
+    wrong += [f"{key} has no place in the base" for key in result.unexpected_keys if key not in twice]
+    if wrong:
+        more = f" and {len(wrong) - 2} more" if len(wrong) > 2 else ""
+        raise ValueError(f"model: the adapter {name} does not fit its base: {'; '.join(wrong[:2])}{more}")
+    return adapted.eval()
+
+
+def _saved_twice(file: Any) -> set[str]:
+    """Tensors that peft writes under two names: embeddings that were trained whole, in a vocabulary that had grown."""
+    names = {key: key.replace(".modules_to_save", "").replace(".original_module", "") for key in file.keys()}  # noqa: SIM118
+    return {
+        key
+        for key, plain in names.items()
+        if key != plain
+        and plain in names
+        and (".original_module" in key or torch.equal(file.get_tensor(key), file.get_tensor(plain)))
+    }
+
+
+def _probe_logits(model: Any) -> Tensor:
+    """Logits of one row of tokens from all over the vocabulary."""
+    config = model.config.get_text_config()
+    length = min(16, getattr(config, "max_position_embeddings", None) or 16)
+    rows = torch.linspace(0, model.get_input_embeddings().weight.shape[0] - 1, length).long()[None]
+    with torch.no_grad():
+        logits: Tensor = model(input_ids=rows.to(next(model.parameters()).device)).logits
+    return logits.float()
+
+
+def _embeddings(base: PreTrainedModel) -> dict[str, Tensor]:
+    """Name of the module -> weight (V, D), of the input embeddings and the unembedding."""
+    ours = {id(each) for each in (base.get_input_embeddings(), base.get_output_embeddings()) if each is not None}
+    return {name: module.weight for name, module in base.named_modules() if id(module) in ours}
+
+
+def _fit_vocabulary(base: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]], name: str) -> None:
+    """Give the base the vocabulary that an adapter was trained with, as its users do, if the adapter has all rows.
+
+    Raises:
+        ValueError: it has not.
+    """
+    embeddings, whole = _embeddings(base), {}
+    rows: dict[str, int] = {}
+    for module, weight in embeddings.items():
+        for key, shape in shapes.items():
+            inner = key.removeprefix(_PREFIX)
+            if not inner.startswith(f"{module}."):
+                continue
+            if "lora_embedding_A" in inner:
+                rows[key] = shape[-1]
+            elif "lora_B" in inner:
+                rows[key] = shape[0]
+            elif inner.endswith(".weight") and len(shape) == 2 and "lora_" not in inner and shape[1] == weight.shape[1]:
+                rows[key] = whole[module] = shape[0]
+    known = max(len(weight) for weight in embeddings.values())
+    if set(rows.values()) <= {known}:
+        return
+    key, wanted = next((key, number) for key, number in rows.items() if number != known)
+    if set(rows.values()) != {wanted} or not whole or (set(whole) != set(embeddings) and not _are_tied(embeddings)):
+        raise ValueError(
+            f"model: the adapter {name} was trained with {wanted} words ({key.removeprefix(_PREFIX)}), but its base "
+            f"has {known}, and it does not bring the embeddings of all {wanted}; expected the base it was trained on"
+        )
+    with torch.random.fork_rng():  # new rows are drawn, and then replaced by the adapter's
+        base.resize_token_embeddings(wanted, mean_resizing=False)
+
+
+def _changes_one_of_tied(base: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether an adapter has a change of one of two tied matrices; rows of single tokens are changed in both."""
+    embeddings = _embeddings(base)
+    return _are_tied(embeddings) and any(
+        key.removeprefix(_PREFIX).startswith(f"{module}.") and "trainable_tokens" not in key
+        for module in embeddings
+        for key in shapes
+    )
+
+
+def has_tied_embeddings(model: PreTrainedModel) -> bool:
+    """Whether a model's unembedding is its embedding."""
+    return _are_tied(_embeddings(model))
+
+
+def _are_tied(embeddings: Mapping[str, Tensor]) -> bool:
+    return len(embeddings) == 2 and len({id(weight) for weight in embeddings.values()}) == 1
+
+
+def untie(model: PreTrainedModel) -> None:
+    """Give a model's unembedding a matrix of its own, in its config as well; it starts as what it was."""
+    head: Any = model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    for config in {id(each): each for each in (model.config, model.config.get_text_config())}.values():
+        config.tie_word_embeddings = False

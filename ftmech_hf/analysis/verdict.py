@@ -303,7 +303,7 @@ def _halves_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
 def _read_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
     read, base, null = evidence.read, evidence.read_base, evidence.read_null
     if read is None or base is None or null is None:
-        return Sign(READ, None, NOT_MEASURED, NOT_MEASURED, NOT_MEASURED, behaviour=False)
+        return Sign(READ, None, _words(read), _words(null), NOT_MEASURED, behaviour=False)
     least = max(evidence.chance, null.high)
     if base.low <= least:  # there is no room for a sign where as much is read without the capability as in the base
         bar = f"{NOT_MEASURED}: the base reads {_words(base)}, not more than its control"

@@ -15,6 +15,7 @@ from ftmech_hf.report.figures import panel, to_data_uri
 from ftmech_hf.report.page import render_template
 from ftmech_hf.runs import describe_versions
 from ftmech_hf.studies import RANDOM_INIT
+from ftmech_hf.studies.splits import OPEN_ANSWERS
 
 MEANING = {
     "unchanged": "The fine-tuned model answers as well as its base did.",
@@ -94,6 +95,39 @@ def _bystanders_text(facts: dict[str, Any]) -> str:
     return f"Where models are compared, one that differs without a meaning is drawn, too: {', and '.join(there)}."
 
 
+def _percent(share: dict[str, float]) -> str:
+    return f"{share['value']:.0%} ({share['low']:.0%} to {share['high']:.0%})"
+
+
+def _best_part_text(part: dict[str, Any]) -> str:
+    """Which attention or MLP alone brings most back, beside what the model is right on without it."""
+    name = f"the {'attention' if part['site'] == 'attn_out' else 'MLP'} of block {part['layer']}"
+    shown = (
+        f"of {part['places']} attentions and MLPs the best, chosen on other questions, is {name}: "
+        f"{_percent(part['accuracy'])}; without it {_percent(part['alone'])}, with another question's "
+        f"{_percent(part['other_row'])}"
+    )
+    if part["accuracy"]["low"] <= max(part["alone"]["high"], part["other_row"]["high"]):
+        return f"No attention or MLP alone is: {shown}."
+    return f"{shown[0].upper()}{shown[1:]}."
+
+
+def _probing_text(found: dict[str, Any]) -> str:
+    seen = found["answers_seen"]
+    warning = (
+        f" Careful: an answer stands in only {found['rows_per_answer']:.0f} of the rows that probes are fitted on, and "
+        f"{seen:.0%} of the tested answers stand in them at all, so that a probe may know words and not the "
+        "capability; a column group keeps words apart."
+        if found["rows_per_answer"] < OPEN_ANSWERS or seen < 1
+        else ""
+    )
+    return (
+        "A linear probe reads the right answer from the stream after each block; layers are chosen on other questions "
+        "than those shown. Random weights let much be read too, some more than others, and so do the embeddings of the "
+        "input (grey line): only what lies above all of them, wherever they are best, counts." + warning
+    )
+
+
 def method_texts(facts: dict[str, Any], found: dict[str, Any]) -> dict[str, str]:
     """Analysis -> what its picture shows, in plain words and this run's numbers; of the first alone if no other ran."""
     never = f"The reference is {draw.describe_reference(facts['reference'])}."
@@ -104,7 +138,6 @@ def method_texts(facts: dict[str, Any], found: dict[str, Any]) -> dict[str, str]
     )
     if "best_part" not in found:
         return {"behaviour": behaviour}
-    part = {"attn_out": "attention", "mlp_act": "MLP"}[found["best_part"]["site"]]
     ratio = found["sensitivity_ratio"]["capability"]
     return {
         "behaviour": behaviour,
@@ -113,14 +146,12 @@ def method_texts(facts: dict[str, Any], found: dict[str, Any]) -> dict[str, str]
         "dotted: the same search in the reference.",
         "revival": f"The same short training on the capability, {len(found['revival']['steps'])} times on different "
         "questions, for the fine-tuned model and for the reference, which is followed for as long as the rule asks.",
-        "probing": "A linear probe reads the right answer from the stream after each block. Random weights let much be "
-        "read too, some more than others: only what lies above all of them counts.",
+        "probing": _probing_text(found),
         "patching": "One model computes with the other's activations at one place. In the first picture, where a line "
-        f"is high, undoing the change there is enough; of attention and MLP the best is the {part} of block "
-        f"{found['best_part']['layer']} ({found['best_part']['accuracy']:.0%}). In the second it is the other way "
-        "round: where the line of the whole stream is high, the first blocks still do their part. Dashed: activations "
-        "of another question; where that is as high, the place does not matter. Dotted: the reference in the place of "
-        "the fine-tuned model.",
+        f"is high, undoing the change there is enough. {_best_part_text(found['best_part'])} In the second it is the "
+        "other way round: where the line of the whole stream is high, the first blocks still do their part. Dashed: "
+        "activations of another question; where that is as high, the place does not matter. Dotted: the reference in "
+        "the place of the fine-tuned model.",
         "logit lens": "The stream after each block is turned into an answer at once. "
         + ("The other answer is that to the question which fine-tuning taught. " if two_kinds else "")
         + "Dotted: what naming one answer would give.",

@@ -141,6 +141,8 @@ def probing(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
         label = "" if number else "other random weights"
         _line(ax, each, "layer", label, CONTROL, DOTTED, marker="", band=False)
     _line(ax, _pick(rows, quantity="shuffled labels"), "layer", "shuffled labels", RANDOM, DOTTED)
+    embeddings = _pick(rows, quantity="input embeddings")
+    ax.axhline(float(embeddings["value"].iloc[0]), color=RANDOM, linewidth=1, label="input embeddings")
     _layers(ax, "stream after block")
     accuracy_axis(ax)
     legend_below(ax)

@@ -16,10 +16,10 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations import find_units
 from ftmech_hf.analysis.patching import PatchingResult, patch_each
-from ftmech_hf.analysis.probing import fit_probes
 from ftmech_hf.analysis.pruning import Mask, PruningResult, gradient_importance, prune_sweep, pruned
 from ftmech_hf.analysis.verdict import Revivals
 from ftmech_hf.intervals import Share, mean_over_draws, paired_difference, share_interval
+from ftmech_hf.studies import reading
 from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, Examined, Found, TableRow, is_reference, row
 from ftmech_hf.studies.revival import Curve, race, revive
 from ftmech_hf.training.objectives import answer_logits, answer_only_loss
@@ -124,13 +124,13 @@ def _patch_table(name: str, kind: str, found: PatchingResult) -> list[TableRow]:
     ]  # fmt: skip
 
 
-def patching(case: Examined, cuts: tuple[int | None, int]) -> Found:
+def patching(case: Examined, cuts: tuple[int | None, int | None]) -> Found:
     """Base into fine-tuned and back at every site and layer; and where the halves meet, with the reference's half.
 
     Args:
         case: the models.
-        cuts: from :func:`probing`: the layer after which the answer is still to be computed, None if there is no such
-            layer, and the layer after which it is there.
+        cuts: from :func:`probing`: the layer after which the answer is still to be computed, and the layer after which
+            it is there; None where there is no such layer.
     """
     ways = {"base into fine-tuned": (BASE, FINETUNED), "fine-tuned into base": (FINETUNED, BASE)}
     table: list[TableRow] = []
@@ -144,26 +144,21 @@ def patching(case: Examined, cuts: tuple[int | None, int]) -> Found:
             table += _patch_table(way, kind, result)
             found[way, kind] = result
     back, forth = found["base into fine-tuned", "capability"], found["fine-tuned into base", "capability"]
-    late, early = cuts
-    site, at = back.best_place(["attn_out", "mlp_act"])
-    facts: dict[str, Any] = {
-        "early": _share(forth.right["resid_post", early]), "late": None, "late_null": None, "cuts": cuts,
-        "early_blocks": early + 1, "late_blocks": None if late is None else case.num_layers - late - 1,
-        "num_blocks": case.num_layers,
-        "best_part": {"site": site, "layer": at, "accuracy": back.accuracy(site, at)},
-    }  # fmt: skip
+    facts: dict[str, Any] = {"best_part": _best_part(back), "num_blocks": case.num_layers, "cuts": cuts}
     nulls = {"base into reference": (BASE, NULL), "reference into base": (NULL, BASE)}
     for way, (donor, receiver) in nulls.items():
         result = patch_each(case.models[donor], case.models[receiver], case.few("capability"), sites=["resid_post"],
                             layers=case.layers, other_rows=0)  # fmt: skip
         table += [{**each, "reference": True} for each in _patch_table(way, "capability", result)]
-        if receiver == BASE:
-            facts["early_null"] = _share(result.right["resid_post", early])
-        elif late is not None:
-            facts |= {
-                "late": _share(back.right["resid_post", late]),
-                "late_null": _share(result.right["resid_post", late]),
-            }
+        side, cut, own = ("early", cuts[1], forth) if receiver == BASE else ("late", cuts[0], back)
+        # the fine-tuned model's blocks are the donor's first ones, or the receiver's last ones
+        blocks = None if cut is None else cut + 1 if side == "early" else case.num_layers - cut - 1
+        shares = {"": own, "_null": result}
+        facts |= {
+            f"{side}{key}": None if cut is None else _share(each.right["resid_post", cut])
+            for key, each in shares.items()
+        }
+        facts[f"{side}_blocks"] = blocks
     for name, model in case.bystanders.items():
         result = patch_each(model, case.models[BASE], case.few("capability"), sites=["resid_post"], layers=case.layers,
                             other_rows=0)  # fmt: skip
@@ -171,37 +166,45 @@ def patching(case: Examined, cuts: tuple[int | None, int]) -> Found:
     return table, facts
 
 
+def _best_part(found: PatchingResult) -> dict[str, Any]:
+    """Which attention or MLP alone brings most back: chosen on every other row, reported on those between.
+
+    Beside it what the model answers by itself, and with the activations of another question there.
+    """
+    places = [place for place in found.right if place[0] in ("attn_out", "mlp_act")]
+    site, layer = max(places, key=lambda place: found.right[place][::2].mean())
+    return {
+        "site": site, "layer": layer, "places": len(places), "accuracy": _share(found.right[site, layer][1::2]),
+        "alone": _share(found.unpatched[1::2]), "other_row": _share(found.other_row[site, layer]),
+    }  # fmt: skip
+
+
 def probing(case: Examined) -> Found:
-    """Probes fitted on each model. Where they count, and where halves meet, base and references alone choose.
+    """Probes fitted on each model and on what lies before any block, and the layers in which they count.
 
     Random networks differ in how much they let be read, so there are several: the reference and two of random weights.
     """
-    labels = {split: getattr(case.capability, split)[:, -2].numpy() for split in ("train", "test")}
-    scores = {
-        name: {int(score.site.removeprefix("block ")): score for score in fit_probes(
-            case.stream(name, "capability", "train"), labels["train"], case.stream(name, "capability", "test"),
-            labels["test"], seed=case.seed, num_shuffles=1, code=False).scores}
-        for name in (*case.models, *case.more_references)
-    }  # fmt: skip
-    shares = {
-        name: {layer: Share(score.accuracy, score.low, score.high) for layer, score in layers.items()}
-        for name, layers in scores.items()
-    }
+    nulls = reading.controls(case)
+    found = reading.read_everyone(case, [BASE, FINETUNED, *nulls])
+    places = reading.choose_places(case, found)
     table = [
-        row("probing", "probe", *share, model=name, questions="capability", layer=layer,
+        row("probing", "probe", *each.reported, model=name, questions="capability", layer=layer,
             reference=is_reference(name))
-        for name, layers in shares.items() for layer, share in layers.items()
+        for name, layers in found.items() if name != reading.EMBEDDINGS for layer, each in layers.items()
     ]  # fmt: skip
-    table += [row("probing", "shuffled labels", score.shuffled, model=BASE, layer=layer, reference=True)
-              for layer, score in scores[BASE].items()]  # fmt: skip
-    most = {layer: max(shares[name][layer] for name in (NULL, *case.more_references)) for layer in case.layers}
-    own = {layer: share.value for layer, share in shares[BASE].items()}
-    best = max(own, key=lambda layer: own[layer] - most[layer].value)
-    there = next(layer for layer in own if own[layer] >= max(own.values()) - case.rule.same)
-    before = [layer for layer in case.layers if layer < there]
+    best = max(each.reported for each in found[reading.EMBEDDINGS].values())
+    table.append(row("probing", reading.EMBEDDINGS, *best, questions="capability", reference=True))
+    table += [row("probing", "shuffled labels", each.shuffled, model=BASE, layer=layer, reference=True)
+              for layer, each in found[BASE].items()]  # fmt: skip
+    null, at = places.null
+    layer = places.layer
+    train, test = case.capability.train[:, -2], case.capability.test[:, -2]
     return table, {
-        "read": shares[FINETUNED][best], "read_base": shares[BASE][best], "read_null": most[best],
-        "read_layer": best, "cuts": (before[-1] if before else None, there),
+        "read": None if layer is None else found[FINETUNED][layer].reported,
+        "read_base": None if layer is None else found[BASE][layer].reported,
+        "read_null": found[null][at].reported, "read_null_in": null, "read_layer": layer,
+        "cuts": (places.late, places.early), "answers_seen": float(torch.isin(test, train).float().mean()),
+        "rows_per_answer": len(train) / len(train.unique()),
     }  # fmt: skip
 
 

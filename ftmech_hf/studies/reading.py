@@ -60,7 +60,9 @@ def controls(case: Examined) -> list[str]:
 
 def embedded(case: Examined, split: str) -> dict[str, Tensor]:
     """The base's embeddings of the prompts: their mean, and the last token's."""
-    weight = case.models[BASE].get_input_embeddings().weight.detach().float().cpu()
+    weight = case.models[BASE].get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
+    weight = weight.detach().float().cpu()
     prompts = getattr(case.capability, split)[:, :-2]
     shown = torch.ones_like(prompts) if case.capability.pad is None else (prompts != case.capability.pad).long()
     # one row at a time would be small, all at once (B, T, D); counts of tokens make it one product

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ftmech_hf.models.identity import ADAPTER, find_base, find_model
@@ -150,6 +150,15 @@ def load_tokenizer(name: str, *, base: str | None = None) -> PreTrainedTokenizer
     with loading_errors(name):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     return tokenizer
+
+
+def model_positions(name: str) -> int | None:
+    """How many tokens a model can be shown at once; None if nothing limits them. No weights are read."""
+    folder = find_model(name)
+    while (folder / ADAPTER).is_file():
+        folder = find_model(find_base(folder))
+    found = getattr(AutoConfig.from_pretrained(folder).get_text_config(), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def check_vocabulary(name: str, vocabulary: Sequence[str]) -> None:

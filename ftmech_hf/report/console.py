@@ -121,6 +121,8 @@ def print_diagnosis(run: RunDir, summary: Mapping[str, Any]) -> None:
         table.add_row(sign["name"], sign["measured"], sign["control"], sign["bar"], shown)
     if summary["signs"]:
         console.print(table)
+    for note in summary["facts"].get("notes", []):
+        console.print(f"note: {note}", soft_wrap=True, markup=False)
     console.print(f"report: {run.path / 'report.html'} (hash {run.hash})", soft_wrap=True)
 
 

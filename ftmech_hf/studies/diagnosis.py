@@ -12,7 +12,14 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.analysis.verdict import Evidence, judge_behaviour, judge_capability
 from ftmech_hf.config import to_dict
-from ftmech_hf.models.loading import load_model, load_tokenizer, model_hash, random_twin, untie_alike
+from ftmech_hf.models.loading import (
+    load_model,
+    load_tokenizer,
+    model_hash,
+    model_positions,
+    random_twin,
+    untie_alike,
+)
 from ftmech_hf.runs import RunDir, is_finished
 from ftmech_hf.studies import evidence, whereabouts
 from ftmech_hf.studies.common import RANDOM_INIT, StudyConfig, finish_study, open_study
@@ -47,6 +54,9 @@ class DiagnoseConfig(StudyConfig):
     )
     other_dataset: str | None = field(
         default=None, metadata={"help": "questions that fine-tuning taught, in the same columns"}
+    )
+    only_one_token: bool = field(
+        default=False, metadata={"help": "leave out rows of a dataset whose answer is several tokens"}
     )
     operator: str = field(default="count", metadata={"help": "without a dataset: task token of the capability"})
     other_correlation: float | None = field(
@@ -109,6 +119,7 @@ def _describe(config: DiagnoseConfig, case: Examined) -> dict[str, Any]:
         "parameters": base.num_parameters(),
         "architecture": type(base).__name__,
         "layers": case.num_layers,
+        "notes": [note for each in case.both.values() for note in each.notes],
     }
 
 
@@ -135,7 +146,7 @@ def _open(config: DiagnoseConfig, examination: ExaminationConfig, shape: PcfgSha
 def _questions(
     config: DiagnoseConfig, examination: ExaminationConfig, shape: PcfgShape
 ) -> tuple[Questions, Questions | None]:
-    sizes = {"seed": config.seed, "train_rows": examination.fit_rows, "test_rows": examination.rows}
+    sizes: dict[str, int] = {"seed": config.seed, "train_rows": examination.fit_rows, "test_rows": examination.rows}
     if config.dataset is None:
         words = [shape.operand_word(config.operator, each) for each in (shape.base_operand, shape.correlated_operand)]
         return (
@@ -143,7 +154,10 @@ def _questions(
             task_questions(shape, Capability(config.operator, words[1]), correlation=config.other_correlation, **sizes),
         )
     names = [config.dataset, *([config.other_dataset] if config.other_dataset else [])]
-    capability, *others = dataset_questions(names, load_tokenizer(config.base), **sizes)
+    capability, *others = dataset_questions(
+        names, load_tokenizer(config.base), **sizes,
+        positions=model_positions(config.base), only_one_token=config.only_one_token,
+    )  # fmt: skip
     return capability, others[0] if others else None
 
 

@@ -1,12 +1,17 @@
 """The questions that a diagnosis asks: of a procedural task, or of any data set with prompts and one-token answers.
 
-A data set is a folder that ``datasets.load_dataset`` reads (parquet, such as a config's folder that
-``recipes/make_dataset.py`` wrote), a folder of ``save_to_disk``, a single parquet file, or a name on the Hub
-(``USER/NAME`` or ``USER/NAME@REVISION``); after a colon may stand the name of one of its configs. Its rows have
+A data set is a file or folder of parquet, arrow, CSV, TSV, JSON or JSON lines (such as a config's folder that
+``recipes/make_dataset.py`` wrote), a folder of ``save_to_disk``, or a name on the Hub (``USER/NAME`` or
+``USER/NAME@REVISION``); after a colon may stand the name of one of its configs. Its rows have
 
-- ``prompt``: text that ends where the model is to answer,
-- ``answer``: text of exactly one token. If neither has white space between them, one space is put there,
+- ``prompt`` (or ``question``): text that ends where the model is to answer, or a chat of messages with ``role`` and
+  ``content``, which the tokenizer's chat template renders,
+- ``answer`` (or ``completion``): text of exactly one token, or a whole number, which is written in decimal digits.
+  Without a column, it is the last message of ``messages``,
 - ``other_answer`` (optional): what the fine-tuning's question would be answered with, one token as well.
+
+White space between prompt and answer is kept. Where there is none, :func:`choose_join` says whether a space is meant:
+"Mia was sad because" and "she" are two words, "7+2=" and "9" are not.
 
 Splits are ``train`` (to fit instruments and to fine-tune back), ``validation`` (to choose) and ``test`` (to report).
 Missing ones are cut off the train split, and test prompts that occur in another split are left out.
@@ -18,7 +23,7 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import numpy as np
@@ -27,7 +32,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.studies.common import capability_rows
-from ftmech_hf.studies.dataset_identity import DatasetName, dataset_errors, dataset_hash
+from ftmech_hf.studies.question_tables import contradictions, read_table, text_columns
+from ftmech_hf.studies.question_tokens import Encoded, choose_join, encode_rows
 from ftmech_hf.tasks import Capability, PcfgShape
 
 LEAST_ROWS = 32
@@ -43,6 +49,7 @@ class Questions:
         again: more rows to fine-tune back on; the same as ``train`` where there are no others.
         other_answer: token ids (B,) of another answer to each test row, if there is one.
         pad: the token that fills shorter rows on the left, which occurs nowhere else; None if none are shorter.
+        notes: what a reader should know of the data set, such as rows that are left out.
     """
 
     name: str
@@ -52,6 +59,7 @@ class Questions:
     again: Tensor
     other_answer: Tensor | None = None
     pad: int | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def chance(self) -> float:
@@ -96,28 +104,33 @@ def task_questions(
     )
 
 
-class _Encoded(NamedTuple):
-    rows: list[list[int]]
-    other_answers: list[int]
-
-
 def dataset_questions(
-    names: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, seed: int, train_rows: int, test_rows: int
+    names: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int,
+    train_rows: int,
+    test_rows: int,
+    positions: int | None = None,
+    only_one_token: bool = False,
 ) -> list[Questions]:
     """Questions from data sets; see this module's docstring. All are filled with the same token, if any must be.
 
     Args:
-        names: of folders, parquet files, or data sets on the Hub.
+        names: of folders, files, or data sets on the Hub.
         tokenizer: of the models.
         seed: of the cut, where splits are missing.
         train_rows, test_rows: take no more than these.
+        positions: tokens that a prompt may have at most.
+        only_one_token: leave out rows whose answer is not one token, instead of refusing the data set.
 
     Raises:
-        ValueError: no such data set, a missing column, an answer of several tokens, too few rows, no token left to fill
-            shorter rows with.
+        ValueError: no such data set, a missing column, a value that is no text, a word that the tokenizer does not
+            know, an answer of several tokens, a prompt too long, too few rows, no token left to fill shorter rows with.
     """
-    encoded = {name: _read(name, tokenizer, seed, {"train": 4 * train_rows, "validation": test_rows, "test": test_rows})
-               for name in names}  # fmt: skip
+    taken = {"train": 4 * train_rows, "validation": test_rows, "test": test_rows}
+    read = {name: _read(name, tokenizer, seed, taken, positions, only_one_token) for name in names}
+    encoded = {name: splits for name, (splits, _) in read.items()}
     lengths = [{len(row) for split in splits.values() for row in split.rows} for splits in encoded.values()]
     pad = None
     if any(len(each) > 1 for each in lengths):
@@ -139,66 +152,57 @@ def dataset_questions(
                 filled["train"],
                 torch.tensor(other) if other else None,
                 pad,
+                read[name][1],
             )
         )
     return questions
 
 
-def _read(name: str, tokenizer: PreTrainedTokenizerBase, seed: int, taken: Mapping[str, int]) -> dict[str, _Encoded]:
-    """The three splits of a data set as token ids, the test split without what the others have."""
-    splits = _three_splits(_load(name), name, seed)
+def _read(
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    taken: Mapping[str, int],
+    positions: int | None,
+    only_one_token: bool,
+) -> tuple[dict[str, Encoded], tuple[str, ...]]:
+    """The three splits of a data set as token ids, the test split without what the others have; and what to say."""
+    loaded = read_table(name)
+    used = [split for split in ("train", "validation", "test") if split in loaded]
+    if "train" not in used:
+        used.insert(0, next(iter(loaded)))
+    splits = _three_splits({split: text_columns(loaded[split], tokenizer, name, split) for split in used}, seed)
     seen = {prompt for split in ("train", "validation") for prompt in splits[split]["prompt"]}
     fresh = [number for number, prompt in enumerate(splits["test"]["prompt"]) if prompt not in seen]
     splits["test"] = splits["test"].select(fresh)
+    _check_sizes({split: len(rows) for split, rows in splits.items()}, name)
+    join = choose_join(splits["train"], tokenizer)
+    encoded = {}
     for split, rows in splits.items():
-        if len(rows) < LEAST_ROWS:
-            raise ValueError(f"dataset: {name} has {len(rows)} {split} rows of its own, expected at least {LEAST_ROWS}")
-    return {
-        split: _encode(rows.select(range(min(len(rows), taken[split]))), tokenizer, name)
-        for split, rows in splits.items()
-    }
+        asked = rows if only_one_token else rows.select(range(min(len(rows), taken[split])))
+        found = encode_rows(asked, tokenizer, name, join, positions=positions, skip=only_one_token)
+        encoded[split] = Encoded(found.rows[: taken[split]], found.other_answers[: taken[split]], found.skipped)
+    _check_sizes(
+        {split: len(found.rows) for split, found in encoded.items()}, f"{name}, without answers of several tokens,"
+    )
+    skipped = sum(found.skipped for found in encoded.values())
+    everything = [rows for rows in splits.values() if len(rows)]
+    notes = [
+        contradictions(*([value for rows in everything for value in rows[column]] for column in ("prompt", "answer"))),
+        f"{skipped} of {sum(map(len, everything))} rows are left out: their answer is not one token"
+        if skipped
+        else None,
+    ]
+    return encoded, tuple(f"{name}: {note}" for note in notes if note)
 
 
-def _load(name: str) -> datasets.DatasetDict:
-    path, shown = Path(name), datasets.utils.logging.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        with dataset_errors(name):
-            if path.is_file():
-                loaded: Any = datasets.load_dataset("parquet", data_files=str(path), cache_dir=_cache_of(name))
-            elif any((path / file).is_file() for file in ("dataset_dict.json", "state.json")):
-                loaded = datasets.load_from_disk(str(path))
-            else:
-                loaded = _load_named(DatasetName.parse(name))
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
-    return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"train": loaded})
+def _check_sizes(sizes: Mapping[str, int], name: str) -> None:
+    for split, number in sizes.items():
+        if number < LEAST_ROWS:
+            raise ValueError(f"dataset: {name} has {number} {split} rows of its own, expected at least {LEAST_ROWS}")
 
 
-def _cache_of(name: str) -> str:
-    """Where ``datasets`` keeps what it made of some files: it knows them by path and time, which copies can share."""
-    return str(Path(datasets.config.HF_DATASETS_CACHE) / f"local-{dataset_hash(name)}")
-
-
-def _load_named(name: DatasetName) -> Any:
-    """A config of a folder, or what is on the Hub: the commit that its hash names, and no other from the cache."""
-    if name.is_local:
-        return datasets.load_dataset(name.where, name.config, cache_dir=_cache_of(name.where))
-    loaded = datasets.load_dataset(name.where, name.config, revision=name.commit)
-    files = [Path(each["filename"]) for rows in loaded.values() for each in rows.cache_files]
-    if stale := [path for path in files if name.commit not in path.parts]:
-        raise ValueError(f"commit {name.commit[:12]} is not in the cache, only {stale[0].parent.name[:12]}")
-    return loaded
-
-
-def _three_splits(loaded: datasets.DatasetDict, name: str, seed: int) -> dict[str, datasets.Dataset]:
-    for split, rows in loaded.items():
-        for column in ("prompt", "answer"):
-            if column not in rows.column_names:
-                raise ValueError(
-                    f"dataset: {name} has no column {column!r} in {split}, only {', '.join(rows.column_names)}"
-                )
+def _three_splits(loaded: Mapping[str, datasets.Dataset], seed: int) -> dict[str, datasets.Dataset]:
     splits = {split: loaded[split] for split in ("train", "validation", "test") if split in loaded}
     if "train" not in splits:
         splits["train"] = next(iter(loaded.values()))
@@ -214,29 +218,6 @@ def _three_splits(loaded: datasets.DatasetDict, name: str, seed: int) -> dict[st
     if missing:
         splits["train"] = whole.select(range(len(missing) * part, len(whole)))
     return splits
-
-
-def _encode(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, name: str) -> _Encoded:
-    """Whole rows with answer and end, and the tokens of the other answers."""
-    last = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0
-    encoded, others = [], []
-    for row in rows:
-        prompt = tokenizer(row["prompt"])["input_ids"]
-        encoded.append([*prompt, _answer_token(row["prompt"], prompt, row["answer"], tokenizer, name), last])
-        if "other_answer" in row:
-            others.append(_answer_token(row["prompt"], prompt, row["other_answer"], tokenizer, name))
-    return _Encoded(encoded, others)
-
-
-def _answer_token(text: str, prompt: list[int], answer: str, tokenizer: PreTrainedTokenizerBase, name: str) -> int:
-    between = "" if text[-1:].isspace() or str(answer)[:1].isspace() else " "
-    both = tokenizer(f"{text}{between}{answer}")["input_ids"]
-    if both[: len(prompt)] != prompt or len(both) != len(prompt) + 1:
-        raise ValueError(
-            f"dataset: {name}: the answer {answer!r} is {len(both) - len(prompt)} tokens after the prompt "
-            f"{text[-40:]!r}, expected one"
-        )
-    return int(both[-1])
 
 
 def _unused_token(rows: Iterable[list[int]], vocabulary: int) -> int:

@@ -148,7 +148,7 @@ _different = [" ".join(words) + " =" for words in itertools.product("abc", repea
     ("columns", "message"),
     [
         ({"prompt": ["a ="] * 500, "answer": ["a"] * 500}, r"has 0 test rows of its own, expected at least 32"),
-        ({"prompt": ["a ="] * 50}, r"has no column 'answer' in train, only prompt"),
+        ({"prompt": ["a ="] * 50}, r"has no column 'answer' \(or 'completion'\) in train, only prompt"),
         ({"prompt": _different, "answer": ["a b"] * 729}, r"the answer 'a b' is 2 tokens after the prompt '"),
         ({"prompt": ["a ="] * 50, "answer": ["a"] * 50}, r"has 30 train rows of its own, expected at least 32"),
     ],

@@ -138,13 +138,26 @@ def _tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> tuple[l
         encoded = tokenizer(
             list(texts), add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast, verbose=False
         )
-    except Exception as error:  # the tokenizers library has one exception for everything, and slow ones raise any
-        raise ValueError(f"dataset: the model's tokenizer cannot read it: {' '.join(str(error).split())}") from error
+    except Exception:  # the tokenizers library has one exception for everything, and slow ones raise any
+        if len(texts) == 1:
+            return [[]], [_refused_word(texts[0], tokenizer)]
+        found = [_tokens([text], tokenizer) for text in texts]
+        return [ids for (ids,), _ in found], [word for _, (word,) in found]
     ids: list[list[int]] = [list(each) for each in encoded["input_ids"]]
     if not tokenizer.is_fast:
         return ids, [_lost_word(text, each, tokenizer) for text, each in zip(texts, ids, strict=True)]
     offsets = encoded["offset_mapping"]
     return ids, [_lost_piece(*each, tokenizer) for each in zip(texts, ids, offsets, strict=True)]
+
+
+def _refused_word(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The first word of a text that a tokenizer raises an error at; the text itself if it is none of them."""
+    for word in text.split():
+        try:
+            tokenizer(word, add_special_tokens=False)
+        except Exception:
+            return word
+    return text
 
 
 def _lost_piece(

@@ -152,6 +152,17 @@ def test_what_is_no_text_of_the_model_is_refused_in_a_line(
     assert "\n" not in str(refused.value)
 
 
+def test_a_tokenizer_that_raises_an_error_at_unknown_words_is_asked_like_any_other() -> None:
+    words = [word for word in WORDS if word != "<unk>"]
+    backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
+    found = ask(tokenizer, ["a b ="], ["3"])
+    assert tokenizer.convert_ids_to_tokens(found.rows[0]) == ["a", "b", "=", "3", "<eos>"]
+    with pytest.raises(ValueError, match="row 1 of train: the tokenizer does not know 'z'"):
+        ask(tokenizer, ["a b =", "a z ="], ["3", "3"])
+
+
 def test_rows_of_several_tokens_can_be_left_out() -> None:
     tokenizer = build_tokenizer(WORDS)
     found = ask(tokenizer, ["a =", "b =", "c ="], ["1", "1 2", "3"], skip=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ftmech_hf.studies.questions import dataset_hash, dataset_questions, mask_padding, task_questions
+from ftmech_hf.studies.questions import dataset_questions, mask_padding, task_questions
 from ftmech_hf.tasks import Capability, PcfgConfig, build_dataset
 from ftmech_hf.tasks.pcfg import for_capability
 from ftmech_hf.tokenization import build_tokenizer

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from ftmech_hf.studies.dataset_identity import dataset_hash
 from ftmech_hf.studies.questions import dataset_questions, mask_padding, task_questions
 from ftmech_hf.tasks import Capability, PcfgConfig, build_dataset
 from ftmech_hf.tasks.pcfg import for_capability

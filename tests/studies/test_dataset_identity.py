@@ -14,7 +14,7 @@ from huggingface_hub import constants
 
 from ftmech_hf.downloads import hub_commit
 from ftmech_hf.studies.dataset_identity import dataset_hash
-from ftmech_hf.studies.questions import _load
+from ftmech_hf.studies.question_tables import read_table
 from tests.hub.server import Blob, HubServer
 
 ROWS = [{"prompt": f"x {number}", "answer": "a"} for number in range(40)]
@@ -98,7 +98,7 @@ def test_a_data_set_on_the_hub_is_its_commit(our_hub: HubServer) -> None:
         return repo.commit("main", word, {"train.jsonl": Blob(as_lines(rows).encode(), lfs=False)}).oid
 
     def look(name: str) -> tuple[str, str]:
-        return dataset_hash(name), _load(name)["train"][0]["prompt"]
+        return dataset_hash(name), read_table(name)["train"][0]["prompt"]
 
     first = push("old")
     assert look(name) == (f"{name}@{first}", "old 0")
@@ -116,7 +116,7 @@ def test_a_data_set_on_the_hub_is_its_commit(our_hub: HubServer) -> None:
 def test_rows_are_not_taken_from_the_cache_of_other_bytes(tmp_path: Path) -> None:
     folder = write(tmp_path / "data", "csv")
     time = (folder / "train.csv").stat().st_mtime_ns
-    assert _load(str(folder))["train"][-1]["answer"] == "a"
+    assert read_table(str(folder))["train"][-1]["answer"] == "a"
     (folder / "train.csv").write_text(as_csv([*ROWS[:-1], {**ROWS[-1], "answer": "b"}]))
     os.utime(folder / "train.csv", ns=(time, time))  # as a copy that keeps times
-    assert _load(str(folder))["train"][-1]["answer"] == "b"
+    assert read_table(str(folder))["train"][-1]["answer"] == "b"

@@ -1,6 +1,7 @@
 # make reproduce: install, run the paper's main effects on this machine, write runs/reproduce-nano/report.html
 # make test:      install, then every check that CI runs (tests side by side, a file to a process)
 # make test-cuda: what is about a GPU, on a machine that has one; the other tests run on the CPU everywhere
+# make mutants:   change the code in one place at a time and see whether a test notices; hours, goes on where it stopped
 # make test-interop: other libraries on what we publish, in an environment of their own; fills the README's table
 
 PYTHON ?= python3
@@ -9,7 +10,9 @@ INSTALLED := .venv/.installed
 
 INTEROP := .venv-interop
 
-.PHONY: reproduce test test-slow test-cuda test-interop install format clean
+PROCESSES ?= 2
+
+.PHONY: reproduce test test-slow test-cuda mutants test-interop install format clean
 
 reproduce: install
 	$(BIN)/accelerate launch recipes/reproduce.py --config recipes/configs/nano/reproduce.yaml
@@ -26,6 +29,11 @@ test-slow: install
 
 test-cuda: install
 	TEST_CUDA=1 $(BIN)/pytest -m cuda
+
+mutants: install
+	$(BIN)/python -m pip install --quiet --editable ".[mutants]" --constraint constraints.txt
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children $(PROCESSES)
+	$(BIN)/python tests/mutants.py
 
 test-interop: $(INTEROP)/.installed
 	rm -f runs/interop.json
@@ -50,4 +58,4 @@ format:
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv $(INTEROP) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv $(INTEROP) mutants build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -76,7 +76,7 @@ def record_activations(model: PreTrainedModel, token_ids: Tensor, places: Iterab
 
     writes = {place: lambda value, place=place: look(place, value) for place in places}
     with torch.no_grad(), intervene(model, writes):
-        model(token_ids)
+        model(token_ids, use_cache=False)
     return seen
 
 

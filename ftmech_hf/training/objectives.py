@@ -194,7 +194,8 @@ def training_loss(
 
 def answer_logits(model: nn.Module, token_ids: Tensor) -> Tensor:
     """Logits (B, V) at the position that predicts the answer of rows (B, T)."""
-    logits: Tensor = model(token_ids[:, :-2], logits_to_keep=1).logits
+    # Nothing is generated, and with a cache keys are copies that round differently on some processors.
+    logits: Tensor = model(token_ids[:, :-2], logits_to_keep=1, use_cache=False).logits
     return logits[:, -1].float()
 
 

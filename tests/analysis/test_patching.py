@@ -56,7 +56,7 @@ def test_activations_are_the_doors(any_model: PreTrainedModel) -> None:
     found = record_activations(any_model, rows[:, :-2], [("resid_post", 0), ("attn_out", 1), ("mlp_act", 1)])
     for (site, layer), value in found.items():
         expected = TracedModel(any_model).collect(rows[:, :-2], [site], positions=list(range(10)))[site, layer]
-        assert torch.allclose(value, expected, atol=1e-5)  # one keeps a cache, the other does not
+        assert torch.equal(value, expected)
 
 
 @pytest.mark.parametrize("changed", [0, 1])

@@ -1,9 +1,9 @@
 """Writes tests/mutants.md: how many of the changes that ``make mutants`` makes to the code a test notices.
 
-mutmut changes one place at a time (``[tool.mutmut]`` of pyproject.toml names the files) and keeps in ``mutants/`` what it
-has tried, so an interrupted run goes on where it stopped. Every change that no test notices stands in the table with the
-reason why it may stay. Reasons are written by hand, into the table itself: they are found again by the change they belong
-to, whatever its number is by then.
+mutmut changes one place at a time (``[tool.mutmut]`` of pyproject.toml names the files) and keeps in ``mutants/`` what
+it has tried, so an interrupted run goes on where it stopped. Every change that no test notices stands in the table with
+the reason why it may stay. Reasons are written by hand, into the table itself: they are found again by the change they
+belong to, whatever its number is by then.
 
     make mutants
 """
@@ -69,9 +69,9 @@ def write_table(states: dict[str, dict[str, str]], reasons: dict[str, str]) -> s
     table = "\n".join([heads, *rows, _row("**all**", total)])
     return (
         "# Changes of the code that tests notice\n\n"
-        "Written by `make mutants`, which changes the code in one place at a time and runs the tests that reach it; the "
-        "reasons are\nwritten by hand. Decorated functions are left alone by mutmut. The score counts the changes that were "
-        f"tried.\n\n{table}\n\n## Not noticed\n\n" + "\n".join(survivors)
+        "Written by `make mutants`, which changes the code in one place at a time and runs the tests that reach it; "
+        "the reasons\nare written by hand. Decorated functions are left alone by mutmut. The score counts the changes "
+        f"that were tried.\n\n{table}\n\n## Not noticed\n\n" + "\n".join(survivors)
     )
 
 

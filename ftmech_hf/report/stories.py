@@ -20,7 +20,7 @@ from ftmech_hf.config import to_dict
 from ftmech_hf.report.dataset import dataset_metadata, parse_splits, split_file
 from ftmech_hf.runs import RunDir, check_disk_space, describe_versions, file_sha256, write_json, write_text
 from ftmech_hf.tasks.schema import split_generator
-from ftmech_hf.tasks.stories import FEATURES, Damage, Story, WordBaseline, make_story, read_stories, word_baseline
+from ftmech_hf.tasks.stories import FEATURES, Damage, Story, WordBaseline, make_story, read_sources, word_baseline
 from ftmech_hf.tasks.stories.bpe import FEWEST_TOKENS, train_bpe
 from ftmech_hf.tokenization import save_tokenizer, wrap_bpe
 from ftmech_hf.training.loop import Progress
@@ -51,7 +51,9 @@ class MakeStoriesConfig:
 
     files: list[str] = field(
         default_factory=list,
-        metadata={"help": "raw TinyStories or TinyStories-Instruct files, .txt or .json; procedural stories if none"},
+        metadata={
+            "help": "TinyStories(-Instruct) files: .txt, .json, .jsonl, .csv, .parquet; procedural stories if none"
+        },
     )
     rows: list[str] = field(
         default_factory=lambda: ["train=20000", "validation=1000", "test=1000"],
@@ -164,13 +166,10 @@ def _write_procedural(run: RunDir, config: MakeStoriesConfig, progress: Progress
 
 def _write_real(run: RunDir, config: MakeStoriesConfig, damage: Damage) -> Written:
     written: Written = {("default", split): _Writer(run.working, "default", split) for split in ("train", "test")}
-    index = 0
-    for name in config.files:
-        for story in read_stories(name, damage):
-            rng = split_generator(config.seed, "train", index)
-            split = "test" if rng.random() < config.test_share else "train"
-            written["default", split].add(story, rng)
-            index += 1
+    for index, story in enumerate(read_sources(config.files, damage)):
+        rng = split_generator(config.seed, "train", index)
+        split = "test" if rng.random() < config.test_share else "train"
+        written["default", split].add(story, rng)
     for (_, split), writer in written.items():
         writer.close()
         if not writer.number:

@@ -22,7 +22,7 @@ from ftmech_hf.tasks.stories import (
     judge,
     load_judge,
     make_story,
-    read_stories,
+    read_sources,
 )
 from ftmech_hf.tasks.stories.judges import Judge, write_judge
 from ftmech_hf.training.loop import Progress
@@ -37,7 +37,10 @@ class FitJudgeConfig:
 
     files: list[str] = field(
         default_factory=list,
-        metadata={"help": "raw TinyStories-Instruct files, .txt or .json; procedural stories, as a check, if none"},
+        metadata={
+            "help": "TinyStories-Instruct files: .txt, .json, .jsonl, .csv, .parquet; procedural stories, as a check, "
+            "if none"
+        },
     )
     fit_stories: int = field(default=20_000, metadata={"help": "stories to fit on, at most"})
     test_stories: int = field(default=4_000, metadata={"help": "stories to say on what it gets right, at most"})
@@ -83,7 +86,7 @@ def _split_stories(config: FitJudgeConfig, damage: Damage) -> tuple[list[Story],
             [make_story(split_generator(config.seed, "test", number)) for number in range(config.test_stories)],
         )
     # A story that was written twice must not be on both sides: it is known by its text
-    stories = list({story.story: story for name in config.files for story in read_stories(name, damage)}.values())
+    stories = list({story.story: story for story in read_sources(config.files, damage)}.values())
     order = split_generator(config.seed, "probe", 0).permutation(len(stories))
     held_out = min(config.test_stories, len(stories) // 5)
     test, train = order[:held_out], order[held_out : held_out + config.fit_stories]

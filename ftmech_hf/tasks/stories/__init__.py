@@ -14,6 +14,7 @@ from ftmech_hf.tasks.stories.judges import (
 )
 from ftmech_hf.tasks.stories.reading import Evidence, find_evidence, judge
 from ftmech_hf.tasks.stories.records import FEATURES, Damage, Story, read_stories
+from ftmech_hf.tasks.stories.sources import read_sources
 from ftmech_hf.tasks.stories.task import Document, StoriesConfig
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "judge",
     "load_judge",
     "make_story",
+    "read_sources",
     "read_stories",
     "save_judge",
     "word_baseline",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 
 from ftmech_hf.tasks.schema import split_generator
 from ftmech_hf.tasks.stories.cache import cache_folder, hash_file, source_hash
-from ftmech_hf.tasks.stories.records import FEATURES, Damage, Story, parse_record, read_placed
-from ftmech_hf.tasks.stories.sources import local_files
+from ftmech_hf.tasks.stories.raw import RawRecord
+from ftmech_hf.tasks.stories.records import FEATURES, JSON, Damage, Story, parse_record, read_placed
+from ftmech_hf.tasks.stories.sources import find_sources
 
 KEPT_BACK = {"test": 0.02, "validation": 0.02, "probe": 0.02}
 """Shares of the records that no training sees. ``train``, ``finetune`` and ``reverse`` draw from all the others, each
@@ -28,6 +30,7 @@ class StoryIndex:
 
     Attributes:
         files: the files.
+        digests: the hash of each, as it was indexed.
         file: which of them each record is in, int32 (N,).
         start, stop: its bytes there, int64 (N,).
         features: of the story, a bit for each of :data:`FEATURES`, uint8 (N,).
@@ -37,6 +40,7 @@ class StoryIndex:
     """
 
     files: tuple[Path, ...]
+    digests: tuple[str, ...]
     file: NDArray[np.int32]
     start: NDArray[np.int64]
     stop: NDArray[np.int64]
@@ -48,12 +52,21 @@ class StoryIndex:
         return len(self.file)
 
     def read(self, number: int) -> Story:
-        """One record, from the disk."""
-        path = self.files[self.file[number]]
-        with path.open("rb") as file:
-            file.seek(int(self.start[number]))
-            content = file.read(int(self.stop[number] - self.start[number]))
-        return parse_record(content, is_json=path.suffix == ".json")
+        """One record, from the disk.
+
+        Raises:
+            ValueError: its file has changed.
+        """
+        place = int(self.file[number])
+        path, start = self.files[place], int(self.start[number])
+        if hash_file(path) != self.digests[place]:  # which looks at the time of its last change
+            raise ValueError(f"files: {path} has changed since it was first read; start again")
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            content = os.pread(handle, int(self.stop[number]) - start, start)
+        finally:
+            os.close(handle)
+        return parse_record(RawRecord(start, content), is_json=path.suffix in JSON)
 
     def of_split(self, split: str) -> NDArray[np.bool_]:
         """Which records a split may draw."""
@@ -73,32 +86,34 @@ def index_files(names: Sequence[str]) -> StoryIndex:
     """Index sources of stories; what was found is kept in memory, and on disk under the hashes of the files.
 
     Args:
-        names: see :func:`ftmech_hf.tasks.stories.sources.local_files`.
+        names: see :func:`ftmech_hf.tasks.stories.sources.find_sources`.
 
     Raises:
         ValueError: one that is not there, cannot be read, or holds no usable record.
     """
-    return _index_files(tuple((path, hash_file(path)) for path in local_files(names)))
+    return _index_files(tuple((*source, hash_file(source.path)) for source in find_sources(names)))
 
 
 @functools.lru_cache(maxsize=8)
-def _index_files(files: tuple[tuple[Path, str], ...]) -> StoryIndex:
+def _index_files(files: tuple[tuple[str, Path, str], ...]) -> StoryIndex:
     parts, damage = [], Damage()
-    for path, digest in files:
+    for name, path, digest in files:
         part, found = _index_file(path, digest)
         parts.append(part)
         damage.read += found.read
         damage.reasons += found.reasons
         if not found.read:
-            raise ValueError(f"files: {path} holds no usable record ({found})")
+            raise ValueError(f"files: {name} holds no usable record ({found})")
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     file = np.repeat(np.arange(len(files), dtype=np.int32), [len(part["start"]) for part in parts])
-    return StoryIndex(tuple(path for path, _ in files), file, **columns, damage=str(damage))
+    _, paths, digests = zip(*files, strict=True)
+    return StoryIndex(paths, digests, file, **columns, damage=str(damage))
 
 
 def _index_file(path: Path, digest: str) -> tuple[dict[str, NDArray[np.generic]], Damage]:
     kept = (
-        cache_folder() / f"index-{source_hash('index.py', 'records.py')}-{path.suffix.removeprefix('.')}-{digest}.npz"
+        cache_folder()
+        / f"index-{source_hash('index.py', 'raw.py', 'records.py')}-{path.suffix.removeprefix('.')}-{digest}.npz"
     )
     if kept.is_file():
         with np.load(kept) as saved:

@@ -1,26 +1,33 @@
 """Stories with instructions: what a record is, and how raw TinyStories files become records.
 
-Two raw formats are read (Eldan and Li, arXiv 2305.07759). *Text*: a record is some lines up to ``<|endoftext|>``;
-header lines (``Features:``, ``Words:``, ``Summary:``, ``Random sentence:``) are each optional, in any order, and a
-``Summary:`` line may follow the story; a record without them is a plain story. *JSON*: a shard is a list of objects
-with ``story``, ``summary`` and ``instruction``, whose prompt has the key ``"prompt:"``.
+Two raw formats are read (Eldan and Li, arXiv 2305.07759). *Text*: a record is what stands between two marks
+``<|endoftext|>``, wherever in a line they are (:mod:`ftmech_hf.tasks.stories.raw`); header lines (``Features:``,
+``Words:``, ``Summary:``, ``Random sentence:``) are each optional, in any order, and a ``Summary:`` line may follow the
+story; a record without them is a plain story. *JSON*: a shard is a list of objects with ``story``, ``summary`` and
+``instruction``, whose prompt has the key ``"prompt:"``; features and words may also stand beside the story, and lists
+may be written as text with commas. An object with ``text`` alone is a record as in text files. What is neither is
+counted by its reason and left out: a value becomes text only if it is text.
 """
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+
+from ftmech_hf.tasks.stories.raw import END, RawRecord, raw_records
 
 FEATURES = ("Twist", "Foreshadowing", "Dialogue", "BadEnding", "MoralValue", "Conflict")
 """What a story may be asked to have, in the order of the paper's probes (Jain et al., arXiv 2311.12786, App. F)."""
 
-END = "<|endoftext|>"
 STORY = "Story:"
 HEADERS = {"Features:": "features", "Words:": "words", "Summary:": "summary", "Random sentence:": "sentence"}
 
@@ -86,13 +93,31 @@ def _split_list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+LOST = "lost"
+"""The key under which rows of a table that could not be read say why."""
+
+MARK = re.compile(r"<\|\w+\|>|</s>")
+"""What other models end or begin a text with; ``<bos>`` and its like are text here, as every model reads it."""
+
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
+
+
 def _check(story: Story) -> Story:
+    whole = "\n".join([story.story, story.summary, story.sentence, *story.words])
     if not story.story.strip():
         raise DamagedRecordError("without a story")
     if any(name not in FEATURES for name in story.features):
         raise DamagedRecordError("with an unknown feature")
-    if "\ufffd" in story.story:
+    if "\ufffd" in whole:
         raise DamagedRecordError("that are not UTF-8")
+    try:
+        whole.encode()
+    except UnicodeEncodeError:
+        raise DamagedRecordError("with half a character") from None
+    if CONTROL.search(whole):
+        raise DamagedRecordError("with control characters")
+    if found := MARK.search(whole):
+        raise DamagedRecordError(f"with {found[0]} as text")
     return story
 
 
@@ -136,23 +161,50 @@ def parse_json_record(content: Any) -> Story:
     Raises:
         DamagedRecordError: it has another form, no story, or an unknown feature.
     """
-    if not isinstance(content, dict) or not isinstance(content.get("story"), str):
-        raise DamagedRecordError("without a story")
-    instruction = content.get("instruction") or {}
+    if not isinstance(content, dict):
+        raise DamagedRecordError("of another form")
+    if LOST in content:
+        raise DamagedRecordError(str(content[LOST]))
+    if content.get("story") is None and content.get("text") is not None:
+        return parse_text(_as_text(content, "text"))
+    instruction = content.get("instruction")
+    if instruction is None or isinstance(instruction, str):  # the prompt in words tells nothing more
+        instruction = content
     if not isinstance(instruction, dict):
         raise DamagedRecordError("of another form")
-    lists = [instruction.get(name) or [] for name in ("features", "words")]
-    if not all(isinstance(values, list) and all(isinstance(value, str) for value in values) for values in lists):
-        raise DamagedRecordError("of another form")
-    paragraphs = [line.strip() for line in content["story"].splitlines() if line.strip()]
+    paragraphs = [line.strip() for line in _as_text(content, "story").splitlines() if line.strip()]
     return _check(
         Story(
             story="\n".join(paragraphs),
-            features=tuple(lists[0]),
-            words=tuple(lists[1]),
-            summary=str(content.get("summary") or "").strip(),
+            features=_as_list(instruction.get("features")),
+            words=_as_list(instruction.get("words")),
+            summary=" ".join(_as_text(content, "summary").split()),
+            sentence=" ".join(_as_text(content, "sentence").split()),
         )
     )
+
+
+def _as_text(content: Mapping[str, Any], name: str) -> str:
+    """A value that is text, or none."""
+    value = content.get(name)
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", errors="replace")
+    if value is not None and not isinstance(value, str):
+        raise DamagedRecordError(f"whose {name} is no text")
+    return value or ""
+
+
+def _as_list(value: Any) -> tuple[str, ...]:
+    """Texts: a list of them, one text with commas between, or a list that was written down as text."""
+    if isinstance(value, str):
+        if not value.strip().startswith("["):
+            return _split_list(value)
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            value = ast.literal_eval(value.strip())
+    values = [] if value is None else value
+    if not isinstance(values, list | tuple) or not all(isinstance(each, str) for each in values):
+        raise DamagedRecordError("of another form")
+    return tuple(values)
 
 
 def regroup_lines(lines: Iterable[str]) -> Iterator[list[str]]:
@@ -168,104 +220,60 @@ def regroup_lines(lines: Iterable[str]) -> Iterator[list[str]]:
         yield record
 
 
-class RawRecord(NamedTuple):
-    """A record as it lies in its file.
-
-    Attributes:
-        start: its first byte's place in the file.
-        content: its bytes, without what separates it from the next.
-    """
-
-    start: int
-    content: bytes
-
-
-CHUNK = 1 << 20
-"""Bytes of a JSON shard that are read at a time."""
-
-
-def raw_records(path: Path) -> Iterator[RawRecord]:
-    """The records of a raw file, ``.json`` or text, one after the other; the file is never held whole.
-
-    Raises:
-        ValueError: a ``.json`` file that is no list.
-    """
-    yield from _json_objects(path) if path.suffix == ".json" else _text_blocks(path)
-
-
-def _text_blocks(path: Path) -> Iterator[RawRecord]:
-    """What stands between the lines ``<|endoftext|>``."""
-    start, place, lines, end = 0, 0, list[bytes](), END.encode()
-    with path.open("rb") as file:
-        for line in file:
-            place += len(line)
-            if line.strip() == end:
-                yield RawRecord(start, b"".join(lines))
-                start, lines = place, []
-            else:
-                lines.append(line)
-    if any(line.strip() for line in lines):
-        yield RawRecord(start, b"".join(lines))
-
-
-def _json_objects(path: Path) -> Iterator[RawRecord]:
-    """The items of a JSON list."""
-    decoder, buffer, base, place = json.JSONDecoder(), "", 0, 0
-    with path.open(encoding="latin-1", newline="") as file:  # a character a byte; JSON's own signs are ASCII
-
-        def skip(signs: str) -> str:
-            """The next character that is none of these; it stays."""
-            nonlocal buffer, base, place
-            while True:
-                while place < len(buffer) and buffer[place] in signs:
-                    place += 1
-                if place < len(buffer):
-                    return buffer[place]
-                base, place, buffer = base + len(buffer), 0, file.read(CHUNK)
-                if not buffer:
-                    raise ValueError(f"files: {path} is not valid JSON: it ends too early")
-
-        if (first := skip(" \t\r\n")) != "[":
-            kind = {"{": "dict", '"': "str"}.get(first, "something else")
-            raise ValueError(f"files: {path} holds {kind}, expected a list of records")
-        place += 1
-        while skip(" \t\r\n,") != "]":
-            try:
-                _, end = decoder.raw_decode(buffer, place)
-            except ValueError as error:
-                more = file.read(max(CHUNK, len(buffer)))
-                if not more:
-                    raise ValueError(f"files: {path} is not valid JSON: {error}") from error
-                base, buffer, place = base + place, buffer[place:] + more, 0
-                continue
-            yield RawRecord(base + place, buffer[place:end].encode("latin-1"))
-            place = end
-
-
-def parse_record(content: bytes, *, is_json: bool) -> Story:
-    """Make a record of its bytes.
+def parse_text(text: str) -> Story:
+    """Make a record of a text between two marks.
 
     Raises:
         DamagedRecordError: it cannot be used.
     """
-    text = content.decode("utf-8", errors="replace")
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").strip()
+    return parse_text_record(text.removeprefix(END).removesuffix(END).split("\n"))
+
+
+def parse_record(record: RawRecord, *, is_json: bool) -> Story:
+    """Make a record of what lies in a file.
+
+    Raises:
+        DamagedRecordError: it cannot be used.
+    """
+    if record.reason:
+        raise DamagedRecordError(record.reason)
     if is_json:
-        return parse_json_record(json.loads(text))
-    return parse_text_record(text.replace("\r\n", "\n").removesuffix("\n").split("\n"))
+        return parse_json_record(load_json(record))
+    return parse_text(record.content.decode("utf-8", errors="replace"))
+
+
+def load_json(record: RawRecord) -> Any:
+    """The value that is written in a file.
+
+    Raises:
+        DamagedRecordError: it is none.
+    """
+    if record.reason:
+        raise DamagedRecordError(record.reason)
+    try:
+        return json.loads(record.content.decode("utf-8", errors="replace"))
+    except RecursionError:
+        raise DamagedRecordError("nested too deeply") from None
+    except ValueError:
+        raise DamagedRecordError("that are not valid JSON") from None
 
 
 def read_stories(path: str | Path, damage: Damage | None = None) -> Iterator[Story]:
-    """Stream the records of a raw file, ``.json`` or text; damaged ones are counted and left out.
+    """Stream the records of a raw file, text, ``.json`` or ``.jsonl``; damaged ones are counted and left out.
 
     Args:
         path: of the file.
         damage: counts what could be read and what could not.
 
     Raises:
-        ValueError: a ``.json`` file that is no list of objects.
+        ValueError: a ``.json`` file that is no list, or a text without marks.
     """
     for _, story in read_placed(path, Damage() if damage is None else damage):
         yield story
+
+
+JSON = (".json", ".jsonl")
 
 
 def read_placed(path: str | Path, damage: Damage) -> Iterator[tuple[RawRecord, Story]]:
@@ -273,7 +281,7 @@ def read_placed(path: str | Path, damage: Damage) -> Iterator[tuple[RawRecord, S
     path = Path(path)
     for record in raw_records(path):
         try:
-            story = parse_record(record.content, is_json=path.suffix == ".json")
+            story = parse_record(record, is_json=path.suffix in JSON)
         except DamagedRecordError as error:
             damage.reasons[str(error)] += 1
             continue

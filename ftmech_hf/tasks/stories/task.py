@@ -12,7 +12,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers
@@ -25,7 +25,7 @@ from ftmech_hf.tasks.schema import BOS, EOS, PAD, Rows, Task, split_generator
 from ftmech_hf.tasks.stories.bpe import FEWEST_TOKENS, SPECIAL, train_bpe
 from ftmech_hf.tasks.stories.cache import cache_folder, hash_file
 from ftmech_hf.tasks.stories.generator import Part, draw_features, make_story
-from ftmech_hf.tasks.stories.index import StoryIndex, index_files, shuffled
+from ftmech_hf.tasks.stories.index import KEPT_BACK, StoryIndex, index_files, shuffled
 from ftmech_hf.tasks.stories.packing import pack_rows
 from ftmech_hf.tasks.stories.records import FEATURES, HEADERS, Story
 from ftmech_hf.tasks.stories.sources import local_files
@@ -73,8 +73,8 @@ class StoriesConfig(Task):
     files: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "raw TinyStories(-Instruct) files (.txt, .json, .parquet), folders of make_stories, datasets of "
-            "the Hub (USER/NAME, or hf://datasets/USER/NAME/PATH of one file); procedural stories if none"
+            "help": "raw TinyStories(-Instruct) files (.txt, .json, .jsonl, .csv, .parquet), folders of make_stories, "
+            "datasets of the Hub (USER/NAME, or hf://datasets/USER/NAME/PATH of one file); procedural stories if none"
         },
     )
     part: Part = field(
@@ -133,6 +133,10 @@ class StoriesConfig(Task):
                 raise ValueError(f"{name}: {getattr(self, name)}, but headers: have no line for features")
         if self.rename is not None and self.rename == self.without:
             raise ValueError(f"rename: {self.rename} is the feature that is left out, expected another")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Its settings alone: what was found by them is found again where it is sent."""
+        return {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
 
     # What a row is
 
@@ -200,8 +204,15 @@ class StoriesConfig(Task):
 
     def encode(self, document: Document) -> list[int]:
         """Token ids ``<bos> INSTRUCTION STORY <eos>``; those of the instruction do not depend on the story."""
-        ids = [self.backend.encode(text).ids for text in (document.prompt, document.story.story)]
+        ids = [self._plain_backend.encode(text).ids for text in (document.prompt, document.story.story)]
         return [SPECIAL.index(BOS), *ids[0], *ids[1], SPECIAL.index(EOS)]
+
+    @functools.cached_property
+    def _plain_backend(self) -> Tokenizer:
+        """The BPE for what people wrote: a story that spells ``<eos>`` goes on."""
+        plain = Tokenizer.from_str(self.backend.to_str())
+        plain.encode_special_tokens = True
+        return plain
 
     def _procedural(self, rng: np.random.Generator) -> Story:
         wanted = None
@@ -217,19 +228,38 @@ class StoriesConfig(Task):
                 )
 
     def _record(self, seed: int, split: str, number: int) -> Story:
-        index = index_files(self.files)
-        usable = np.flatnonzero(self._usable(index, split))
-        if not len(usable):
-            asked = f"only: {self.only}, without: {self.without}"
-            raise ValueError(f"files: no record of the {split} split is left with {asked} ({index.damage})")
+        usable = self._usable(split)
         epoch, place = divmod(number, len(usable))
-        return index.read(int(usable[shuffled(len(usable), seed, split, epoch)[place]]))
+        return self._index.read(int(usable[shuffled(len(usable), seed, split, epoch)[place]]))
 
-    def _usable(self, index: StoryIndex, split: str) -> NDArray[np.bool_]:
-        usable = index.of_split(split)
-        if self.only is not None:
-            usable &= index.having(self.only)
-        return usable if self.without is None else usable & ~index.having(self.without)
+    @functools.cached_property
+    def _index(self) -> StoryIndex:
+        """The records there are, looked up once: a run is of the files that it began with."""
+        return index_files(self.files)
+
+    @functools.cached_property
+    def _usable_of(self) -> dict[str, NDArray[np.int64]]:
+        return {}
+
+    def _usable(self, split: str) -> NDArray[np.int64]:
+        """The records that a split may draw, found once."""
+        if split not in self._usable_of:
+            index = self._index
+            usable = index.of_split(split)
+            if not usable.any():
+                share = f"the {split} split, which has {KEPT_BACK[split]:.0%} of them, " if split in KEPT_BACK else "it"
+                raise ValueError(
+                    f"files: {len(index)} records, none of them in {share}; expected more ({index.damage})"
+                )
+            if self.only is not None:
+                usable &= index.having(self.only)
+            if self.without is not None:
+                usable &= ~index.having(self.without)
+            if not usable.any():
+                asked = f"only: {self.only}, without: {self.without}"
+                raise ValueError(f"files: no record of the {split} split is left with {asked} ({index.damage})")
+            self._usable_of[split] = np.flatnonzero(usable)
+        return self._usable_of[split]
 
     # Its tokens
 
@@ -252,7 +282,7 @@ class StoriesConfig(Task):
         )  # fmt: skip
         number = BPE_STORIES
         if self.files:
-            number = min(BPE_RECORDS, int(index_files(self.files).of_split("train").sum()))
+            number = min(BPE_RECORDS, int(self._index.of_split("train").sum()))
         return (whole.document(0, "train", place).text for place in range(number))
 
     # What is measured
@@ -270,7 +300,7 @@ class StoriesConfig(Task):
         }
         if not self.files:
             return {**sets, "held_out": dataclasses.replace(plain, part="held_out")}
-        index = index_files(self.files)
+        index = self._index
         return sets if (index.having(self.feature) & index.of_split("test")).any() else {"all": plain}
 
     def variant(self, name: str) -> Task:

@@ -77,7 +77,8 @@ def test_json_shards_are_read_and_damage_counted(tmp_path: Path) -> None:
         },
         {"story": "Bare."},
         {"summary": "nothing else"},
-        {"story": "x", "instruction": {"features": "Twist"}},
+        {"story": "x", "instruction": {"features": ["Twist", 1]}},
+        {"story": "x", "instruction": ["Twist"]},
         "text",
     ]
     (tmp_path / "data00.json").write_text(json.dumps(records))
@@ -87,7 +88,7 @@ def test_json_shards_are_read_and_damage_counted(tmp_path: Path) -> None:
         Story(story="One.\nTwo.", features=("Conflict",), words=("one",), summary="Numbers."),
         Story(story="Bare."),
     ]
-    assert damage.reasons == {"without a story": 2, "of another form": 1}
+    assert damage.reasons == {"without a story": 1, "of another form": 3}
 
 
 def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:

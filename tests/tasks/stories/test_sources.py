@@ -4,8 +4,10 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import datasets
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,7 +15,7 @@ from huggingface_hub import HfApi
 
 from ftmech_hf.tasks.stories.index import index_files
 from ftmech_hf.tasks.stories.records import END, Story, read_stories
-from ftmech_hf.tasks.stories.sources import local_files
+from ftmech_hf.tasks.stories.sources import are_lines, local_files
 from recipes import make_stories
 from tests.conftest import client_env, run_python
 from tests.hub.server import HubServer
@@ -114,11 +116,121 @@ def _with(api: HfApi, asked: list[str]) -> Callable[..., str]:
 
 
 def test_what_cannot_be_a_source_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("x")
+    (tmp_path / "a.docx").write_text("x")
+    (tmp_path / "d.parquet").write_text("x")
     for name, message in (
-        (tmp_path / "a.csv", r"a\.csv, expected a folder of make_stories or a file \.txt, \.json or \.parquet"),
+        (tmp_path / "a.docx", r"a\.docx, expected a folder of make_stories or a file \.txt, .*\.csv or \.parquet"),
+        (tmp_path / "d.parquet", r"files: .*d\.parquet is no parquet file that can be read"),
         (write(tmp_path / "b.parquet", "title", ["x"]), r"b\.parquet has no column story or text, only title"),
         (tmp_path / "c.txt", r"files: there is no .*c\.txt"),
     ):
         with pytest.raises(ValueError, match=message):
             read(name)
+
+
+STORIES = ["Once there was a cat.\n\nIt was red.", "Tom had a dog.", "Sue saw a bird."]
+READ = ["Once there was a cat.\nIt was red.", "Tom had a dog.", "Sue saw a bird."]
+
+
+def texts_of(path: Path) -> tuple[list[str], str]:
+    """The stories of a source, and what is said of the others."""
+    index = index_files([str(path)])
+    return [index.read(number).story for number in range(len(index))], index.damage
+
+
+@pytest.mark.parametrize(
+    ("column", "lost"),
+    [
+        (pa.array(STORIES), ""),
+        (pa.array(STORIES, pa.large_string()), ""),
+        (pa.array(STORIES).dictionary_encode(), ""),
+        (pa.array(STORIES, pa.string_view()), ""),
+        (pa.array([each.encode() for each in STORIES]), ""),
+        (pa.array([f"{each}{END}" for each in STORIES]), ""),
+        (pa.array([f"{END}{each}" for each in STORIES]), ""),
+        (pa.array([f"{STORIES[0]}{END}{STORIES[1]}", STORIES[2]]), ""),
+        (pa.array([STORIES[0], None, *STORIES[1:], "", " "]), "3 without a story"),
+        (pa.array([*STORIES, f"Once{END}\0"]), "1 with control characters"),
+        # lines, with the marks as rows or at the ends of rows
+        (
+            pa.array(["Once there was a cat.", "", "It was red.", END, "Tom had a dog.", END, None, "Sue saw a bird."]),
+            "",
+        ),
+        (pa.array(["Once there was a cat.", "It was red." + END, "Tom had", "a dog." + END, "Sue saw a bird."]), ""),
+        (pa.array([f"\ufeff{each}" for each in STORIES]), ""),
+    ],
+)
+def test_tables_of_texts_in_the_forms_that_lie_around(tmp_path: Path, column: pa.Array, lost: str) -> None:
+    pq.write_table(pa.table({"text": column}), tmp_path / "texts.parquet")
+    found, damage = texts_of(tmp_path / "texts.parquet")
+    assert [story.replace("Tom had\na dog.", "Tom had a dog.") for story in found][:3] == READ
+    assert damage.partition(" left out: ")[2] == lost
+
+
+@pytest.mark.parametrize(
+    ("columns", "features", "words"),
+    [
+        ({"features": [["Twist"], None, []], "words": [["cat", "red"], [], None]}, ("Twist",), ("cat", "red")),
+        (
+            {"features": ["Twist,BadEnding", None, ""], "words": ["a b, c"] * 2 + [None]},
+            ("Twist", "BadEnding"),
+            ("a b", "c"),
+        ),
+        ({"features": ['["Twist"]', "[]", ""], "words": ["['cat', 'red']", "dog", ""]}, ("Twist",), ("cat", "red")),
+        ({"summary": ["S.", None, ""], "other": [1, 2, 3]}, (), ()),
+    ],
+)
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "json", "csv"])
+def test_tables_of_stories_in_the_forms_that_lie_around(
+    tmp_path: Path, kind: str, columns: dict[str, list[Any]], features: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    path, table = tmp_path / f"stories.{kind}", pa.table({"story": STORIES, **columns})
+    if kind == "parquet":
+        pq.write_table(table, path)
+    elif kind == "csv":
+        pd.DataFrame(table.to_pylist()).to_csv(path, index=False)
+    else:
+        path.write_text("\ufeff" + "".join(f"{json.dumps(row)}\r\n" for row in table.to_pylist()), encoding="utf-8")
+    found = read(path)
+    assert [story.story for story in found] == READ
+    assert (found[0].features, found[0].words) == (features, words)
+    assert found[2].features == found[2].words == ()
+    assert [story.summary for story in found] == (["S.", "", ""] if "summary" in columns else ["", "", ""])
+
+
+def test_what_is_no_text_costs_its_row_alone(tmp_path: Path) -> None:
+    texts = ('"One."', "2", "null", '["a"]', '"\\ud800"', '"Tw\\ufffdo"', '"Three."')
+    rows = [*(f'{{"text": {text}}}' for text in texts), '"text"', "{", "[" * 3000, ""]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    found, damage = texts_of(tmp_path / "rows.jsonl")
+    assert found == ["One.", "Three."]
+    assert damage.startswith("2 records read; 8 left out: 2 whose text is no text, ")
+    assert sorted(damage.split(", ")[1:]) == [
+        "1 nested too deeply", "1 of another form", "1 that are not UTF-8", "1 that are not valid JSON",
+        "1 with half a character", "1 without a story",
+    ]  # fmt: skip
+    (tmp_path / "numbers.jsonl").write_text('{"text": 1}\n{"text": 2}\n')
+    with pytest.raises(ValueError, match=r"numbers\.jsonl holds no usable record \(0 .* 2 whose text is no text\)"):
+        texts_of(tmp_path / "numbers.jsonl")
+    invalid = pa.array([b"good", b"b\xffad", b"fine"]).view(pa.string())
+    pq.write_table(pa.table({"text": invalid}), tmp_path / "bytes.parquet")
+    assert texts_of(tmp_path / "bytes.parquet") == (
+        ["good", "fine"],
+        "2 records read; 1 left out: 1 that are not UTF-8",
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (["a", END, "b"], True),
+        (["a", f"b{END}", "c", "d", f"e{END}"], True),
+        ([f"a{END}", f"b{END}", "c"], False),
+        ([f"a{END}b", "c", "d", "e"], False),
+        (["a\nb", f"c\nd{END}"], False),
+        (["a", "b", None, ""], False),
+        ([], False),
+    ],
+)
+def test_where_the_marks_stand_tells_lines_from_texts(rows: list[str | None], expected: bool) -> None:
+    assert are_lines(rows) == expected

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ import pytest
 
 from ftmech_hf.tasks import RowStream, StoriesConfig
 from ftmech_hf.tasks.schema import BOS, EOS, PAD
-from ftmech_hf.tasks.stories import FEATURES, judge
+from ftmech_hf.tasks.stories import FEATURES, Story, judge
+from ftmech_hf.tasks.stories.index import StoryIndex, index_files
 from ftmech_hf.tokenization import task_tokenizer
 from tests.tasks.stories.files import write_raw
 
@@ -129,6 +132,57 @@ def test_an_epoch_of_raw_files_has_every_record_once(raw: str) -> None:
     assert set(texts[:first]) == set(texts[first : 2 * first])
     assert texts[:first] != texts[first : 2 * first]
     assert not set(texts) & {document.story.story for document in documents(task, 20, "test")}
+
+
+def test_no_story_becomes_a_special_token(tmp_path: Path) -> None:
+    path = tmp_path / "spelled.txt"
+    stories = [f"Tom {n} said <eos> and <bos><bos> then <pad>; <unk> again." for n in range(60)]
+    path.write_text("\n<|endoftext|>\n".join(stories))
+    task = StoriesConfig(files=[str(path)], vocab_size=300, row_tokens=128)
+    for each in (task, pickle.loads(pickle.dumps(task)), copy.deepcopy(task)):
+        document = each.document(0, "train", 0)
+        ids = each.encode(document)
+        assert not {0, 1, 2} & set(ids[1:-1])
+        assert (ids[0], ids[-1]) == (1, 2)
+        spelled = "".join(task.vocabulary[token] for token in ids[1:-1]).replace("Ġ", " ").replace("Ċ", "\n")
+        assert spelled == document.text
+    other = task.encode(task.instruct(Story(story="No marks here.\nNone."), (), np.random.default_rng(0)))
+    assert other[1:-1] == task.backend.encode("Story:\n\n").ids + task.backend.encode("No marks here.\nNone.").ids
+
+
+def test_a_split_without_records_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "few.txt"
+    path.write_text("One.<|endoftext|>Two.<|endoftext|>\xff<|endoftext|>", encoding="latin-1")
+    task = StoriesConfig(files=[str(path)])
+    expected = r"files: 2 records, none of them in the test split, which has 2%.*1 left out: 1 that are not UTF-8"
+    with pytest.raises(ValueError, match=expected):
+        task.document(0, "test", 0)
+
+
+def test_what_is_read_for_a_document_does_not_grow_with_the_files(raw: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def counted(names: list[str]) -> Any:
+        asked.extend(names)
+        return index_files(names)
+
+    monkeypatch.setattr("ftmech_hf.tasks.stories.task.index_files", counted)
+    task = StoriesConfig(files=[raw])
+    known = [document.text for document in documents(task, 50)]
+    assert asked == [raw]  # not for every document
+    monkeypatch.setattr(StoryIndex, "of_split", None)  # nor is every record looked at again
+    assert [document.text for document in documents(task, 50)] == known
+
+
+def test_a_file_that_changes_under_a_run_stops_it(tmp_path: Path) -> None:
+    path = write_raw(tmp_path / "raw.txt", 300)
+    task = StoriesConfig(files=[str(path)])
+    task.document(0, "train", 0)
+    path.touch()
+    task.document(0, "train", 1)
+    write_raw(path, 299)
+    with pytest.raises(ValueError, match=r"files: .*raw\.txt has changed since it was first read; start again"):
+        task.document(0, "train", 2)
 
 
 def test_the_vocabulary_does_not_depend_on_what_is_trained_on(raw: str) -> None:

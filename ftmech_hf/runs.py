@@ -10,26 +10,41 @@ Layout: ``config.yaml`` (usable as ``--config`` again), ``env.json`` (versions, 
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import importlib.metadata
 import json
 import os
 import platform
-import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import filelock
 import pandas as pd
 import yaml
-from safetensors import SafetensorError
 
 from ftmech_hf.config import LOCATION_FIELDS, config_hash
 from ftmech_hf.credentials import without_secrets
+from ftmech_hf.folders import CHECKPOINTS as CHECKPOINTS
+from ftmech_hf.folders import MANIFEST as MANIFEST
+from ftmech_hf.folders import (
+    FolderLock,
+    appear,
+    begin,
+    discard,
+    recover,
+    remove_leftovers,
+    working_folder,
+    write_manifest,
+)
+from ftmech_hf.folders import check_disk_space as check_disk_space
+from ftmech_hf.folders import commit_folder as commit_folder
+from ftmech_hf.folders import damaged_files as damaged_files
+from ftmech_hf.folders import disk_errors as disk_errors
+from ftmech_hf.folders import file_sha256 as file_sha256
+from ftmech_hf.folders import is_finished as is_finished
+from ftmech_hf.folders import write_json as write_json
+from ftmech_hf.folders import write_text as write_text
 
 
 class Identity(str):
@@ -59,92 +74,7 @@ class InputsChanged(ValueError):
     """A run's inputs have the names that they had, and other bytes."""
 
 
-MANIFEST = "manifest.json"
-LOCK = ".lock"
 VERSIONED_PACKAGES = ("ftmech_hf", "torch", "transformers", "accelerate", "datasets", "nnsight", "numpy")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file's text so that readers see the old or the new, and a crash leaves one of them."""
-    beside = path.with_name(f".{path.name}.tmp")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """:func:`write_text` of JSON a person can read."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def check_disk_space(folder: Path, needed_bytes: int) -> None:
-    """Make sure that ``folder``, which need not exist yet, can take that much; better now than at the last step.
-
-    Raises:
-        ValueError: it cannot.
-    """
-    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed_bytes:
-        raise ValueError(
-            f"output_dir: {folder} needs about {needed_bytes / 1e6:.0f} MB for checkpoints and the model, "
-            f"but only {free / 1e6:.0f} MB are free"
-        )
-
-
-@contextlib.contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Wrap the saving of weights: safetensors and torch have exceptions of their own for a full disk."""
-    try:
-        yield
-    except (SafetensorError, RuntimeError) as error:
-        raise OSError(f"cannot write into {folder}: {error}") from error
-
-
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in (MANIFEST, LOCK))
-
-
-def commit_folder(working: Path, final: Path) -> None:
-    """Write the manifest of ``working`` and rename it to ``final``, which must not exist."""
-    sums = {}
-    for path in _files(working):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        sums[path.relative_to(working).as_posix()] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-    write_json(working / MANIFEST, sums)
-    (working / LOCK).unlink(missing_ok=True)
-    working.rename(final)
-
-
-def damaged_files(folder: Path) -> list[str]:
-    """Files of a committed folder that are missing or differ from its manifest; the manifest itself if unreadable."""
-    try:
-        sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return [MANIFEST]
-    if not isinstance(sums, dict) or not all(isinstance(each, dict) and "sha256" in each for each in sums.values()):
-        return [MANIFEST]
-    return [
-        name
-        for name, expected in sums.items()
-        if not (folder / name).is_file()
-        or (folder / name).stat().st_size != expected["bytes"]
-        or file_sha256(folder / name) != expected["sha256"]
-    ]
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether ``folder`` is a committed run."""
-    return (folder / MANIFEST).is_file()
 
 
 def count_cores() -> int:
@@ -197,7 +127,8 @@ class RunDir:
     def __init__(self, path: Path, config: dict[str, Any], run_hash: str, *, is_main: bool, finished: bool) -> None:
         self.path, self.config, self.hash = path, config, run_hash
         self.is_main, self.finished = is_main, finished
-        self._lock: filelock.BaseFileLock | None = None
+        self._lock = FolderLock(path)
+        self._replaces = False
         self._opened = time.perf_counter()
 
     @classmethod
@@ -218,45 +149,77 @@ class RunDir:
             kind: what made it, such as ``pretrain``.
             config: flat settings of plain values.
             inputs: name -> hash of what the run starts from, such as the base model.
-            fresh: do not look for an earlier run; a finished one is replaced when the new one is whole.
-            is_main: only the main process of a distributed run writes.
+            fresh: start over; a finished run is replaced when the new one is whole. If that is interrupted, the same
+                without ``fresh`` goes on with it.
+            is_main: only the main process of a distributed run looks at the folder and writes; it tells the others
+                whether the run is ``finished``.
 
         Raises:
             ValueError: the folder holds something else, a run of another config, or is in use by another process.
         """
         path, inputs = Path(path), dict(inputs or {})
         settings = dict(config)
-        run_hash = run_identity(kind, settings, inputs)
-        run = cls(path, settings, run_hash, is_main=is_main, finished=False)
-        if path.exists() and not is_finished(path):
-            raise ValueError(f"output_dir: {path} exists and is no run of ours; choose another folder")
-        if fresh and is_main and (run.working / "env.json").is_file():
-            shutil.rmtree(run.working)
-        if path.exists() and not fresh:
-            run._check_same(path, inputs)
-            run.finished = True
+        run = cls(path, settings, run_identity(kind, settings, inputs), is_main=is_main, finished=False)
+        if not is_main:
             return run
-        if is_main:
-            run._start(kind, inputs)
+        run._check_ours()
+        # Nothing is locked to find a finished run: it may lie where nobody can write, and many may look at once.
+        run.finished = not fresh and is_finished(path) and not run._is_replacing()
+        try:
+            if not run.finished:
+                run._lock_folder(fresh)
+            if run.finished:
+                run._check_same(path, inputs)
+                run.close()
+            else:
+                run._start(kind, inputs)
+        except BaseException:
+            run.close()
+            raise
         return run
 
-    def _start(self, kind: str, inputs: dict[str, str]) -> None:
-        going_on = (self.working / "env.json").is_file()
-        if self.working.exists() and not going_on and any(p.name != LOCK for p in self.working.iterdir()):
-            raise ValueError(f"output_dir: {self.working} exists and is no run of ours; choose another folder")
-        self.working.mkdir(parents=True, exist_ok=True)
-        self._lock = filelock.FileLock(self.working / LOCK)
+    def _check_ours(self) -> None:
+        # Another process may be moving a run away and its successor here: it is missing for as long.
+        if self.path.exists() and not is_finished(self.path) and self.path.exists():
+            raise ValueError(f"output_dir: {self.path} exists and is no run of ours; choose another folder")
+
+    def _is_replacing(self) -> bool:
+        """Whether this very run was begun, to replace the one that is there, and nobody is making it now."""
+        return self._holds_this(self.working) and self._lock.acquire()
+
+    def _holds_this(self, folder: Path) -> bool:
         try:
-            self._lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise ValueError(f"output_dir: another process is writing {self.path}; wait for it or stop it") from None
-        if going_on:
+            return bool(json.loads((folder / "env.json").read_text(encoding="utf-8"))["hash"] == self.hash)
+        except (OSError, ValueError, LookupError, TypeError):
+            return False
+
+    def _lock_folder(self, fresh: bool) -> None:
+        """Before anything is looked at or removed; then bring to its end what a killed process left."""
+        if not self._lock.held and not self._lock.acquire():
+            raise ValueError(f"output_dir: another process is writing {self.path}; wait for it or stop it")
+        recover(self.path)
+        self._check_ours()
+        self._replaces = is_finished(self.path)
+        ours = (self.working / "env.json").is_file()
+        if fresh and ours:
+            discard(self.working, self.path)
+        elif self._replaces and not fresh:  # made by another process just now, or here, by bringing it to its end
+            self.finished = not self._holds_this(self.working)
+
+    def _start(self, kind: str, inputs: dict[str, str]) -> None:
+        if (self.working / "env.json").is_file():
             self._check_same(self.working, inputs)
+            remove_leftovers(self.working)
             return
-        write_text(self.working / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
-        # env.json comes last: it marks the folder as ours and its config as written.
-        facts = {"kind": kind, "hash": self.hash, "inputs": inputs, "contents": contents(inputs), **environment()}
-        write_json(self.working / "env.json", facts)
+        if self.working.exists() and any(self.working.iterdir()):
+            raise ValueError(f"output_dir: {self.working} exists and is no run of ours; choose another folder")
+
+        def write(folder: Path) -> None:
+            write_text(folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
+            facts = {"kind": kind, "hash": self.hash, "inputs": inputs, "contents": contents(inputs), **environment()}
+            write_json(folder / "env.json", facts)
+
+        begin(self.path, write)
 
     def _check_same(self, folder: Path, inputs: Mapping[str, str]) -> None:
         env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
@@ -281,53 +244,71 @@ class RunDir:
     @property
     def working(self) -> Path:
         """Where an unfinished run writes."""
-        return self.path.with_name(self.path.name + ".partial")
+        return working_folder(self.path)
 
     @property
     def folder(self) -> Path:
         """Where the run's files are now."""
         return self.path if self.finished else self.working
 
+    def _check_held(self) -> None:
+        """Nothing may be written that could be another process' by now.
+
+        Raises:
+            ValueError: somebody deleted the lock's file, or all there was.
+        """
+        if not self._lock.held:
+            raise ValueError(
+                f"output_dir: {self.path} is not held by this process any more; was it removed, or taken by another?"
+            )
+
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
         if self.is_main:
+            self._check_held()
             with (self.working / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(metrics) + "\n")
 
     def note(self, **facts: Any) -> None:
         """Add facts to ``env.json`` that are no results: times, the device, sizes."""
         if self.is_main:
+            self._check_held()
             path = self.working / "env.json"
             write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **facts})
 
     def truncate_log(self, last_step: int) -> None:
         """Forget what was logged after ``last_step``, including a line cut short by a crash; -1 forgets all."""
         if self.is_main:
+            self._check_held()
             lines = [json.dumps(row) + "\n" for row in read_metrics(self.folder) if row["step"] <= last_step]
             write_text(self.working / "metrics.jsonl", "".join(lines))
 
     def finish(self) -> None:
-        """Write ``table.parquet`` and the manifest, and let the run appear under its name."""
+        """Write ``table.parquet`` and the manifest, and let the run appear under its name.
+
+        Once the manifest is there the run is whole: if this is stopped later, the next one to open it lets it appear.
+
+        Raises:
+            ValueError: something has come to lie there, or the folder was taken by another process.
+        """
         if not self.is_main:
             return
+        self._check_held()
+        if self.path.exists() and not self._replaces:
+            raise ValueError(f"output_dir: {self.path} came to be while its run was made; move it away and run again")
         rows = read_metrics(self.working)
         if rows:
             pd.DataFrame(rows).to_parquet(self.working / "table.parquet", index=False)
         self.note(seconds=round(time.perf_counter() - self._opened, 1))  # of the last uninterrupted stretch
-        self.close()
-        replaced = self.path.with_name(f".{self.path.name}.replaced")
-        if self.path.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
-            self.path.rename(replaced)
-        commit_folder(self.working, self.path)
-        shutil.rmtree(replaced, ignore_errors=True)
+        write_manifest(self.working, leave_out=CHECKPOINTS)
+        self._check_held()
+        appear(self.path)
         self.finished = True
+        self.close()
 
     def close(self) -> None:
-        """Let other processes have the folder; an unfinished run stays as it is, to be gone on with."""
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        """Let other processes have the folder, and write nothing more; an unfinished run can be opened again."""
+        self._lock.release()
 
 
 def noted(folder: Path, fact: str) -> Any:

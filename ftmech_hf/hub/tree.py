@@ -15,6 +15,7 @@ from huggingface_hub import DatasetCard
 from ftmech_hf.cards import Published, accuracy_of, check_card, loss_of, read_run, render_card, write_model_card
 from ftmech_hf.config import field_names
 from ftmech_hf.downloads import RepoKind, check_folder
+from ftmech_hf.folders import is_temporary
 from ftmech_hf.hub.claims import all_claims
 from ftmech_hf.hub.diagnoses import diagnoses_of
 from ftmech_hf.hub.findings import draw_findings, find_analyses, plain_numbers, split_analyses, state_findings
@@ -177,7 +178,7 @@ def _end(working: Path, kind: RepoKind, redaction: Redaction, *, rows: bool = Fa
 
 def _copy(run: Path, working: Path, leave_out: Sequence[str]) -> None:
     for path in sorted(run.iterdir()):
-        if path.name in (MANIFEST, ".lock", *leave_out):
+        if path.name in (MANIFEST, *leave_out) or is_temporary(path.name):
             continue
         if path.is_dir():
             shutil.copytree(path, working / path.name)

@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 from accelerate import DistributedType
+from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 
 from ftmech_hf.cards import write_model_card
@@ -163,6 +164,7 @@ def _run_stage(
     copies = 10 + len(train.snapshots)
     check_disk_space(path, copies * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad))
     run = RunDir.open(path, stage, settings, inputs=inputs, fresh=fresh, is_main=accelerator.is_main_process)
+    run.finished = broadcast_object_list([run.finished])[0]  # what the main process found, others have not looked for
     accelerator.wait_for_everyone()
     if run.finished:
         _tell_precision(run, accelerator.mixed_precision)

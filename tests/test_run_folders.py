@@ -1,0 +1,419 @@
+"""Several processes, one run folder: in whatever order they open, replace, finish and die, nothing is mixed or lost."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from ftmech_hf.folders import CHECKPOINTS, MANIFEST, damaged_files, disk_errors, is_finished, write_text
+from ftmech_hf.runs import RunDir, read_metrics
+from tests.run_folders import die, mortal, watched
+
+ROOT = Path(__file__).parents[1]
+PROCESS = st.integers(0, 2)
+RATE = st.sampled_from([0.1, 0.2])
+MOMENT = st.integers(1, 40)
+
+Content = tuple[float, tuple[int, ...]]
+"""What a run holds: its setting, and what was logged."""
+
+
+def content(folder: Path) -> Content | None:
+    """What is in a folder, as its files say."""
+    if not (folder / "env.json").is_file():
+        return None
+    lr = float((folder / "config.yaml").read_text().removeprefix("lr: "))
+    return lr, tuple(row["step"] for row in read_metrics(folder))
+
+
+def write(run: RunDir, step: int) -> None:
+    (run.working / CHECKPOINTS).mkdir(exist_ok=True)
+    (run.working / CHECKPOINTS / f"step-{step}").write_text("")
+    run.log({"step": step})
+
+
+class Folder(RuleBasedStateMachine):
+    """What is in the folder: by a model (who has it, what is being made, what is whole) and by the disk.
+
+    A process is an opened run: two of them in one process shut each other out as two processes do.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temporary = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+        self.root = Path(self.temporary.name)
+        self.path, self.working = self.root / "run", self.root / "run.partial"
+        self.runs: dict[int, RunDir] = {}
+        self.holder: int | None = None
+        self.whole: Content | None = None
+        self.partial: Content | None = None
+        self.counter = itertools.count()
+
+    def teardown(self) -> None:
+        if self.holder is not None:
+            self.runs[self.holder].close()
+        self.temporary.cleanup()
+
+    def try_to_open(self, process: int, lr: float, fresh: bool) -> str:
+        try:
+            run = RunDir.open(self.path, "pretrain", {"lr": lr}, fresh=fresh)
+        except ValueError as error:
+            return str(error)
+        self.runs[process] = run
+        return "finished" if run.finished else "open"
+
+    @rule(process=PROCESS, lr=RATE, fresh=st.booleans())
+    def open(self, process: int, lr: float, fresh: bool) -> None:
+        if self.holder == process:  # a process that begins something else has let go of what it had
+            self.close()
+        answer = self.try_to_open(process, lr, fresh)
+        going_on = self.partial is not None and self.partial[0] == lr and self.holder is None
+        if self.whole is not None and not fresh and not going_on:
+            assert answer == "finished" if self.whole[0] == lr else "of another config" in answer
+        elif self.holder is not None:
+            assert "another process is writing" in answer
+        elif self.partial is not None and not fresh and not going_on:
+            assert "of another config" in answer
+        else:
+            assert answer == "open"
+            self.holder = process
+            if not going_on or fresh:
+                self.partial = (lr, ())
+
+    @precondition(lambda self: self.holder is not None)
+    @rule()
+    def log(self) -> None:
+        assert self.holder is not None
+        assert self.partial is not None
+        write(self.runs[self.holder], step := next(self.counter))
+        self.partial = (self.partial[0], (*self.partial[1], step))
+
+    @rule(process=PROCESS)
+    def write_what_is_not_held(self, process: int) -> None:
+        if process != self.holder and process in self.runs:
+            with pytest.raises(ValueError, match="not held by this process any more"):
+                self.runs[process].log({"step": -1})
+            with pytest.raises(ValueError, match="not held by this process any more"):
+                self.runs[process].finish()
+
+    @precondition(lambda self: self.holder is not None)
+    @rule()
+    def finish(self) -> None:
+        assert self.holder is not None
+        self.runs[self.holder].finish()
+        self.whole, self.partial, self.holder = self.partial, None, None
+
+    @precondition(lambda self: self.holder is not None)
+    @rule()
+    def close(self) -> None:
+        assert self.holder is not None
+        self.runs[self.holder].close()
+        self.holder = None
+
+    @precondition(lambda self: self.holder is not None)
+    @rule()
+    def kill(self) -> None:
+        assert self.holder is not None
+        die(self.runs[self.holder]._lock)
+        self.holder = None
+
+    @precondition(lambda self: self.holder is not None)
+    @rule(moment=MOMENT)
+    def kill_while_it_finishes(self, moment: int) -> None:
+        self.log()  # so that it differs from what was there
+        assert self.holder is not None
+        run, before = self.runs[self.holder], self.whole
+        with mortal(self.root, moment):
+            run.finish()
+        die(run._lock)
+        self.holder = None
+        assert is_finished(self.path) or before is None
+        found = content(self.path)
+        assert found in (before, self.partial)
+        if found != before:
+            self.whole, self.partial = self.partial, None
+        elif (self.working / MANIFEST).exists():  # it was whole: who opens it has nothing to do
+            assert self.partial is not None
+            assert self.try_to_open(0, self.partial[0], False) == "finished"
+            self.whole, self.partial = self.partial, None
+
+    @precondition(lambda self: self.holder is None)
+    @rule(process=PROCESS, lr=RATE, moment=MOMENT)
+    def kill_while_it_begins_anew(self, process: int, lr: float, moment: int) -> None:
+        with mortal(self.root, moment) as one:
+            assert self.try_to_open(process, lr, fresh=True) == "open"
+        if len(one.done) < moment:
+            self.holder, self.partial = process, (lr, ())
+        else:
+            found = content(self.working)
+            assert found in (self.partial, None, (lr, ()))
+            self.partial = found
+
+    @invariant()
+    def nothing_is_mixed_or_lost(self) -> None:
+        assert is_finished(self.path) == (self.whole is not None)
+        if self.whole is not None:
+            assert damaged_files(self.path) == []
+            assert content(self.path) == self.whole
+            assert not (self.path / CHECKPOINTS).exists()
+        assert content(self.working) == self.partial
+        if self.partial is not None:  # with all that it would go on from
+            kept = {path.name for path in (self.working / CHECKPOINTS).glob("*")}
+            assert kept == {f"step-{step}" for step in self.partial[1]}
+
+
+# A step writes a dozen files: a failure is shown as it was found, without a search for a smaller one.
+HUNDREDS = settings(max_examples=60, stateful_step_count=20, deadline=None, phases=[Phase.generate])
+
+
+def test_processes_that_share_a_folder_in_any_order() -> None:
+    run_state_machine_as_test(Folder, settings=HUNDREDS)
+
+
+def begin(path: Path, lr: float, *, fresh: bool = False) -> RunDir:
+    run = RunDir.open(path, "pretrain", {"lr": lr}, fresh=fresh)
+    write(run, 1)
+    return run
+
+
+def moments(tmp_path: Path, do: Callable[[Path], RunDir], ready: Callable[[Path], object]) -> range:
+    """How often a process changes a file while it does something."""
+    folder = tmp_path / "counted"
+    folder.mkdir()
+    ready(folder / "run")
+    with mortal(folder) as one:
+        do(folder / "run").close()
+    return range(1, len(one.done) + 1)
+
+
+def test_nobody_gets_in_while_a_run_begins(tmp_path: Path) -> None:
+    """Of a process that replaces a run, and one that comes at any moment of that to replace it too, one is refused."""
+
+    def do(path: Path) -> RunDir:
+        return RunDir.open(path, "pretrain", {"lr": 0.2}, fresh=True)
+
+    def ready(path: Path) -> None:
+        begin(path, 0.1).finish()
+        begin(path, 0.1, fresh=True).close()  # an interrupted one to be removed
+
+    winners = []
+    for moment in moments(tmp_path, do, ready):
+        path = tmp_path / str(moment) / "run"
+        ready(path)
+        opened: list[RunDir] = []
+
+        def intrude(path: Path = path, opened: list[RunDir] = opened) -> None:
+            with contextlib.suppress(ValueError):
+                opened.append(begin(path, 0.3, fresh=True))
+
+        with watched(path.parent, moment, intrude), contextlib.suppress(ValueError):
+            opened.append(do(path))
+        (run,) = opened  # and not both
+        assert content(path) == (0.1, (1,))
+        run.finish()
+        assert content(path) == ((0.3, (1,)) if run.config["lr"] == 0.3 else (0.2, ()))
+        assert damaged_files(path) == []
+        winners.append(run.config["lr"])
+    assert winners[-1] == 0.2
+    assert 0.3 in winners
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_nobody_gets_in_while_a_run_finishes(tmp_path: Path, fresh: bool) -> None:
+    def ready(path: Path) -> RunDir:
+        begin(path, 0.1).finish()
+        return begin(path, 0.2, fresh=True)
+
+    runs: dict[Path, RunDir] = {}
+
+    def do(path: Path) -> RunDir:
+        runs[path].finish()
+        return runs[path]
+
+    refused = 0
+    for moment in moments(tmp_path, do, lambda path: runs.update({path: ready(path)})):
+        path = tmp_path / str(moment) / "run"
+        runs[path] = ready(path)
+        answers: list[RunDir | str] = []
+
+        def intrude(path: Path = path, answers: list[RunDir | str] = answers) -> None:
+            try:
+                answers.append(RunDir.open(path, "pretrain", {"lr": 0.2}, fresh=fresh))
+            except ValueError as error:
+                answers.append(str(error))
+
+        with watched(path.parent, moment, intrude):
+            do(path)
+        (answer,) = answers
+        assert content(path) == (0.2, (1,))
+        assert damaged_files(path) == []
+        if isinstance(answer, str):
+            refused += "another process is writing" in answer or "of another config" in answer
+        elif fresh:  # only once the other had let go
+            assert content(answer.working) == (0.2, ())
+            answer.close()
+        else:
+            assert answer.finished
+    assert refused > 5
+
+
+def test_a_process_that_is_killed_gives_the_folder_back(tmp_path: Path) -> None:
+    """With two processes in earnest."""
+    path = tmp_path / "run"
+    code = f"run = begin(Path({str(path)!r}), 0.1); print('!', flush=True); signal.pause()"
+    code = f"import signal; from tests.test_run_folders import Path, begin; {code}"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "!\n"
+            for fresh in (False, True):
+                with pytest.raises(ValueError, match="another process is writing"):
+                    begin(path, 0.1, fresh=fresh)
+        finally:
+            process.kill()
+    run = begin(path, 0.1)
+    run.finish()
+    assert content(path) == (0.1, (1, 1))
+    assert [each.name for each in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_killed_replacement_is_brought_to_its_end_by_whoever_looks(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    for moment in itertools.count(1):
+        begin(path, 0.1, fresh=True).finish()
+        run = begin(path, 0.2, fresh=True)
+        with mortal(tmp_path, moment) as one:
+            run.finish()
+        if len(one.done) < moment:
+            break
+        die(run._lock)
+        if not path.exists():
+            assert is_finished(path)
+            assert content(path) == (0.2, (1,))
+            break
+    assert len(one.done) == moment, "no moment between the two renames was met"
+
+
+def test_to_find_a_finished_run_nothing_is_written(tmp_path: Path) -> None:
+    begin(tmp_path / "run", 0.1).finish()
+    with mortal(tmp_path, 1) as one:
+        assert RunDir.open(tmp_path / "run", "pretrain", {"lr": 0.1}).finished
+        assert is_finished(tmp_path / "run")
+        assert not is_finished(tmp_path / "none")
+    assert one.done == []
+
+
+def test_what_came_to_lie_there_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    run = begin(path, 0.1)
+    path.mkdir()
+    (path / "draft.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="came to be while its run was made"):
+        run.finish()
+    run.close()
+    assert (path / "draft.txt").read_text() == "years of work"
+    with pytest.raises(ValueError, match="is no run of ours"):
+        begin(path, 0.1)
+    (path / "draft.txt").unlink()
+    path.rmdir()
+    RunDir.open(path, "pretrain", {"lr": 0.1}).finish()
+    assert content(path) == (0.1, (1,))
+
+
+def test_a_lock_whose_file_was_deleted_by_hand_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    first = begin(path, 0.1)
+    (tmp_path / ".run.lock").unlink()
+    second = begin(path, 0.1)
+    with pytest.raises(ValueError, match="is not held by this process any more"):
+        first.log({"step": 2})
+    first.close()
+    assert second._lock.held
+    second.finish()
+    assert content(path) == (0.1, (1, 1))
+
+
+def test_two_writers_of_one_file_do_not_know_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "cache.json"
+
+    def write_often(letter: str) -> None:
+        for _ in range(60):
+            write_text(path, letter * 100_000)
+            assert path.read_text() in ("a" * 100_000, "b" * 100_000)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write_often, "ab"))
+    assert [each.name for each in tmp_path.iterdir()] == ["cache.json"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "a.txt", "\ud800")
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_what_killed_writers_left_is_no_part_of_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    run = begin(path, 0.1)
+    with mortal(tmp_path, 2):
+        write_text(run.working / "summary.json", "half")
+    die(run._lock)
+    assert [each.name for each in run.working.glob(".*")] != []
+    begin(path, 0.1).finish()
+    assert list(path.glob(".*")) == []
+    assert set(json.loads((path / MANIFEST).read_text())) == {
+        "config.yaml", "env.json", "metrics.jsonl", "table.parquet",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+        RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed"),
+    ],
+)
+def test_a_failed_write_is_called_one(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(OSError, match="cannot write into") as caught, disk_errors(tmp_path):
+        raise error
+    assert str(error) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("Some tensors share memory: a, b"),
+        SafetensorError("Error while serializing: InvalidTensorView"),
+    ],
+)
+def test_what_else_fails_keeps_its_cause(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(ValueError, match="model: its weights cannot be saved") as caught, disk_errors(tmp_path):
+        raise error
+    assert str(error) in str(caught.value)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is full")
+def test_torch_and_safetensors_say_so_when_a_disk_is_full(tmp_path: Path) -> None:
+    (tmp_path / "weights").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="cannot write into"), disk_errors(tmp_path):
+        torch.save({"a": torch.zeros(100_000)}, tmp_path / "weights")
+    with pytest.raises(OSError, match="cannot write into"), disk_errors(tmp_path):
+        save_file({"a": torch.zeros(100_000)}, "/dev/full/weights")

@@ -285,5 +285,6 @@ def clean_exit() -> Iterator[None]:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("interrupted: nothing finished was lost; run the same command to go on", file=sys.stderr, flush=True)
+        said = "interrupted: nothing finished was lost; run the same command, without --fresh, to go on"
+        print(said, file=sys.stderr, flush=True)
         raise SystemExit(130) from None

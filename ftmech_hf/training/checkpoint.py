@@ -3,13 +3,15 @@
 So a run survives being killed at any moment, and the loss or damage of its newest checkpoint.
 
 A checkpoint holds what training changes: the trainable parameters (an adapter's alone, if there is one) and the state
-of the optimizers. Sharded training gathers both, so a checkpoint does not depend on how many processes wrote it.
+of the optimizers, all of it finite. That of the last step has no optimizers: it is the trained model. Sharded training
+gathers both, so a checkpoint does not depend on how many processes wrote it.
 """
 
 from __future__ import annotations
 
 import shutil
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,12 @@ from ftmech_hf.runs import commit_folder, damaged_files, disk_errors
 KEPT = 2
 
 
-def _checkpoints(root: Path) -> list[Path]:
+class NotFinite(ValueError):
+    """Weights, or what an optimizer remembers, have become infinite or not a number."""
+
+
+def find_checkpoints(root: Path) -> list[Path]:
+    """The checkpoints in a folder, the newest last."""
     return sorted(path for path in root.glob("step-*") if path.suffix == "")
 
 
@@ -42,16 +49,46 @@ def _map_tensors(value: Any, change: Any) -> Any:
     return [_map_tensors(each, change) for each in value] if isinstance(value, list) else value
 
 
+def _check_finite(weights: dict[str, Tensor], states: list[Any]) -> None:
+    def check(tensor: Tensor, name: str) -> None:
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise NotFinite(f"{name} is not finite")
+
+    for name, tensor in weights.items():
+        check(tensor, name)
+    _map_tensors(states, lambda tensor: check(tensor, "what the optimizer remembers"))
+
+
 def save_checkpoint(
-    root: Path, step: int, model: nn.Module, optimizers: list[Optimizer], *, is_main: bool = True
+    root: Path,
+    step: int,
+    model: nn.Module,
+    optimizers: list[Optimizer],
+    *,
+    is_main: bool = True,
+    check_finite: bool = True,
 ) -> Path:
     """Save the state after ``step`` optimizer steps as ``root/step-NNNNNNNN``; the newest :data:`KEPT` remain.
 
     All processes of a run call this, since shards must be gathered; the main one writes.
+
+    Args:
+        root: folder of the checkpoints.
+        step: the number of steps done.
+        model: its trainable parameters are saved.
+        optimizers: their states are saved; none if no step is to follow.
+        is_main: whether this process writes.
+        check_finite: refuse what nothing can go on from. Of models trained together, one that is lost is no reason
+            not to keep the others.
+
+    Raises:
+        NotFinite: a weight or a state is infinite or no number. Then nothing is written, and older ones stay.
     """
     final = root / f"step-{step:08d}"
     weights = {name: whole_tensor(p.detach()).contiguous() for name, p in model.named_parameters() if p.requires_grad}
     states = [_map_tensors(each.state_dict(), whole_tensor) for each in optimizers]
+    if check_finite:
+        _check_finite(weights, states)
     if not is_main:
         return final
     working = root / f"step-{step:08d}.partial"
@@ -63,21 +100,23 @@ def save_checkpoint(
         torch.save(states, working / "optimizers.pt")
     shutil.rmtree(final, ignore_errors=True)  # only a damaged one of the same step can be here
     commit_folder(working, final)
-    for old in _checkpoints(root)[:-KEPT]:
+    for old in find_checkpoints(root)[:-KEPT]:
         shutil.rmtree(old)
     return final
 
 
-def load_checkpoint(root: Path, model: nn.Module, optimizers: list[Optimizer]) -> int:
+def load_checkpoint(
+    root: Path, model: nn.Module, optimizers: list[Optimizer], *, rows: Sequence[int] | None = None
+) -> int:
     """Load the newest whole checkpoint in place. Returns its step, or 0 if there is none.
 
     A damaged checkpoint is passed over with a warning that names its files.
     """
-    for folder in reversed(_checkpoints(root)):
+    for folder in reversed(find_checkpoints(root)):
         if damaged := damaged_files(folder):
             warnings.warn(f"checkpoint {folder.name} is damaged ({', '.join(damaged)}) and passed over", stacklevel=2)
             continue
-        weights = load_file(folder / "weights.safetensors")
+        weights = {name: _rows(each, rows) for name, each in load_file(folder / "weights.safetensors").items()}
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:
@@ -85,7 +124,8 @@ def load_checkpoint(root: Path, model: nn.Module, optimizers: list[Optimizer]) -
         if weights:
             raise ValueError(f"checkpoint: {folder} holds {', '.join(weights)}, which the model does not train")
         states = torch.load(folder / "optimizers.pt", weights_only=True, map_location="cpu")
-        for each, state in zip(optimizers, states, strict=True):
+        states = _map_tensors(states, lambda tensor: _rows(tensor, rows))
+        for each, state in zip(optimizers, states, strict=bool(states)):  # none of the last step
             parameters = [p for group in each.param_groups for p in group["params"]]
             state["state"] = {
                 number: {key: _like_if_sharded(value, parameters[number]) for key, value in entry.items()}
@@ -94,6 +134,10 @@ def load_checkpoint(root: Path, model: nn.Module, optimizers: list[Optimizer]) -
             each.load_state_dict(state)
         return int(folder.name.removeprefix("step-"))
     return 0
+
+
+def _rows(tensor: Tensor, rows: Sequence[int] | None) -> Tensor:
+    return tensor if rows is None or not tensor.ndim else tensor[list(rows)]
 
 
 def _like(tensor: Tensor, parameter: Tensor) -> Tensor:

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from ftmech_hf.runs import RunDir, noted, read_metrics
+from ftmech_hf.runs import CHECKPOINTS, RunDir, noted
 from ftmech_hf.tasks import RowStream
-from ftmech_hf.training.checkpoint import load_checkpoint, save_checkpoint, whole_tensor
+from ftmech_hf.training.checkpoint import NotFinite, find_checkpoints, load_checkpoint, save_checkpoint, whole_tensor
 from ftmech_hf.training.launch import (
     check_environment,
     check_num_processes,
@@ -182,7 +182,7 @@ class _Training:
             betas=(config.adam_beta1, config.adam_beta2),
         )
         self.model, *self.optimizers = accelerator.prepare(model, *self.raw_optimizers)
-        self.checkpoints = run.working / "checkpoints"
+        self.checkpoints = run.working / CHECKPOINTS
         began_with = noted(run.working, "mixed_precision")
         if began_with not in (None, accelerator.mixed_precision):
             raise ValueError(
@@ -198,8 +198,8 @@ class _Training:
         run.truncate_log(self.start if self.start else -1)
         self.cached_eval: dict[tuple[str, int], Tensor] = {}
         self.clock = Clock(exact=config.max_steps is not None)
-        losses = [line["loss"] for line in read_metrics(run.working) if "loss" in line] if self.start else []
-        self.first_loss: float | None = losses[0] if losses else None
+        self.first_loss: float | None = noted(run.working, "first_loss") if self.start else None
+        self.first_step: Tensor | None = None  # its loss, until somebody waits for the device
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
         config, eval_steps = self.config, self.config.eval_steps()
@@ -219,23 +219,56 @@ class _Training:
                 model = self._whole_model(self.raw_model)  # all processes gather, the main one writes
                 if self.run.is_main:
                     self.save_snapshot(done, model)
-            if done % config.checkpoint_every == 0 and done < config.last_step:
-                save_checkpoint(self.checkpoints, done, self.raw_model, self.raw_optimizers, is_main=self.run.is_main)
+            if done % config.checkpoint_every == 0 or done == config.last_step:
+                self._save_checkpoint(done)
             yield done, text
+
+    def _save_checkpoint(self, done: int) -> None:
+        """Keep the state after a step if it is one to go on from; of the last step the weights alone.
+
+        Older ones give way, so its loss is looked at too: that of its step was the loss before the weights changed.
+        A diverged state would fail again at the next look, and good ones would be gone by then.
+        """
+        if self.config.max_steps is not None and done == self.config.last_step:
+            return  # nobody goes on with a dry run
+        self._checked(self._loss_after(done), done)
+        optimizers = self.raw_optimizers if done < self.config.last_step else []
+        try:
+            save_checkpoint(self.checkpoints, done, self.raw_model, optimizers, is_main=self.run.is_main)
+        except NotFinite as error:
+            raise ValueError(f"loss: {error} after step {done}; {self._advice()}") from None
+
+    def _advice(self) -> str:
+        kept = [path.name for path in find_checkpoints(self.checkpoints)]
+        return f"lower lr or muon_lr (checkpoint: {kept[-1] if kept else 'none'})"
+
+    def _parts(self, step: int) -> list[tuple[Tensor, float]]:
+        """This process' rows of a step, in the parts that are computed one after another, and the parts' weights."""
+        share = self.config.batch_size // self.accelerator.num_processes
+        first = step * self.config.batch_size + self.accelerator.process_index * share
+        token_ids = torch.from_numpy(self.stream.rows(first, first + share).token_ids).to(self.accelerator.device)
+        parts = token_ids.chunk(self.config.gradient_accumulation_steps)
+        return list(zip(parts, self._shares(parts), strict=True))
+
+    @torch.no_grad()
+    def _loss_after(self, done: int) -> Tensor:
+        """The loss on the rows of a step with the weights that it left behind."""
+        self.model.eval()
+        losses = [
+            training_loss(self.model, part, self.config.objective, self.anchor, self.raw_model) * weight
+            for part, weight in self._parts(done - 1)
+        ]
+        return torch.stack(losses).sum()
 
     def _step(self, step: int) -> Tensor:
         config, accelerator = self.config, self.accelerator
-        share = config.batch_size // accelerator.num_processes
-        first = step * config.batch_size + accelerator.process_index * share
-        token_ids = torch.from_numpy(self.stream.rows(first, first + share).token_ids).to(accelerator.device)
         # Dropout, too, is a function of (seed, step, process).
         state = np.random.SeedSequence([config.seed, step, accelerator.process_index]).generate_state(1, np.uint64)
         torch.manual_seed(int(state[0]))
         self.model.train()
-        parts = token_ids.chunk(config.gradient_accumulation_steps)
-        shares = self._shares(parts)
+        parts = self._parts(step)
         total = torch.zeros((), device=accelerator.device)
-        for number, (part, weight) in enumerate(zip(parts, shares, strict=True), start=1):
+        for number, (part, weight) in enumerate(parts, start=1):
             last = number == len(parts)
             with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
                 loss = training_loss(self.model, part, config.objective, self.anchor, self.raw_model) * weight
@@ -252,6 +285,8 @@ class _Training:
         for each in self.optimizers:
             each.step()
             each.zero_grad()
+        if step == 0:
+            self.first_step = total
         return total
 
     def _shares(self, parts: Sequence[Tensor]) -> list[float]:
@@ -268,14 +303,15 @@ class _Training:
 
     def _checked(self, loss: Tensor, step: int) -> float:
         value = float(self.accelerator.reduce(loss, reduction="mean"))
-        if self.first_loss is None and math.isfinite(value):
-            self.first_loss = value
+        if self.first_step is not None:
+            first = float(self.accelerator.reduce(self.first_step, reduction="mean"))
+            self.first_step, self.first_loss = None, first if math.isfinite(first) else None
+            self.run.note(first_loss=self.first_loss)
         limit = DIVERGED * max(math.log(self.raw_model.config.vocab_size), self.first_loss or 0.0)
         if not value <= limit:
-            kept = max((path.name for path in self.checkpoints.glob("step-*")), default="none")
             raise ValueError(
                 f"loss: became {value:.4g} at or before step {step}, above {limit:.4g}, which is {DIVERGED} times that "
-                f"of a guess or of the first step; lower lr or muon_lr (checkpoint: {kept})"
+                f"of a guess or of the first step; {self._advice()}"
             )
         return value
 

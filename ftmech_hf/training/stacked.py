@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -23,10 +25,10 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.config import to_dict
 from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash
-from ftmech_hf.runs import RunDir
+from ftmech_hf.runs import CHECKPOINTS, RunDir, write_json
 from ftmech_hf.tasks import RowStream, Task
 from ftmech_hf.training.adapters import AdapterConfig
-from ftmech_hf.training.checkpoint import load_checkpoint, save_checkpoint
+from ftmech_hf.training.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
 from ftmech_hf.training.launch import compute_device, noted_environment
 from ftmech_hf.training.loop import Progress
 from ftmech_hf.training.optim import SGD_MOMENTUM, lr_factor
@@ -35,6 +37,9 @@ from ftmech_hf.training.stages import FinetuneConfig, finetune, save_finished
 from ftmech_hf.training.sweep import Cell
 
 EVAL_BATCH = 128
+
+MEMBERS = "runs.json"
+"""Beside checkpoints of several runs: their hashes, in the order in which their weights lie."""
 
 _SUPPORTED = {
     "optimizer": "sgd", "objective": "answer_only", "mixed_precision": "no", "gradient_accumulation_steps": 1,
@@ -65,13 +70,13 @@ def finetune_together(runs: Sequence[StackedRun], *, progress: Progress | None =
         ValueError: two of them differ in something else, or a setting is not supported; names it.
     """
     _check(runs)
-    opened = [(run, _open(run)) for run in runs]
-    waiting = [(run, folder) for run, folder in opened if not folder.finished]
+    opened: list[tuple[StackedRun, RunDir]] = []
     try:
-        if waiting:
+        opened.extend((run, _open(run)) for run in runs)
+        if waiting := [(run, folder) for run, folder in opened if not folder.finished]:
             _Stack(waiting).train(progress)
     finally:
-        for _, folder in waiting:
+        for _, folder in opened:
             folder.close()
     return [folder for _, folder in opened]
 
@@ -126,8 +131,9 @@ class _Stack:
         }  # fmt: skip
         self._logits = vmap(self._one_logits)
         self._loss = vmap(self._one_loss)
-        together = hashlib.sha256(" ".join(folder.hash for _, folder in runs).encode()).hexdigest()[:12]
-        self.checkpoints = runs[0][1].working / "checkpoints" / together
+        self.members = [folder.hash for _, folder in runs]
+        together = hashlib.sha256(" ".join(self.members).encode()).hexdigest()[:12]
+        self.checkpoints = runs[0][1].working / CHECKPOINTS / together
 
     def _one_logits(self, weights: Mapping[str, Tensor], token_ids: Tensor) -> Tensor:
         output = functional_call(self.shape, dict(weights), (token_ids[:, :-2],), {"logits_to_keep": 1})
@@ -142,7 +148,7 @@ class _Stack:
 
     def train(self, progress: Progress | None) -> None:
         config, started = self.config, time.monotonic()
-        start = load_checkpoint(self.checkpoints, self.weights, [self.optimizer])
+        start = self._load_checkpoint()
         for _, folder in self.runs:
             folder.truncate_log(start if start else -1)
         eval_steps = config.eval_steps()
@@ -153,11 +159,32 @@ class _Stack:
             done = step + 1
             if done in eval_steps:
                 self._evaluate(done, losses)
-            if done % config.checkpoint_every == 0 and done < config.steps:
-                save_checkpoint(self.checkpoints, done, self.weights, [self.optimizer])
+            if done % config.checkpoint_every == 0 or done == config.steps:
+                self._save_checkpoint(done)
             if progress is not None:
                 progress(done, config.steps, "")
         self._save(time.monotonic() - started)
+
+    def _save_checkpoint(self, done: int) -> None:
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_json(self.checkpoints / MEMBERS, self.members)
+        optimizers = [self.optimizer] if done < self.config.steps else []
+        # One of many rates may be too large; that run says so at its end, and the others are worth keeping.
+        save_checkpoint(self.checkpoints, done, self.weights, optimizers, check_finite=False)
+
+    def _load_checkpoint(self) -> int:
+        """Go on from the newest checkpoint of a stack that these runs are part of: others of it may be finished."""
+        found: list[tuple[str, Path, list[str]]] = []
+        for _, folder in self.runs:
+            for listed in (folder.working / CHECKPOINTS).glob(f"*/{MEMBERS}"):
+                members, kept = json.loads(listed.read_text(encoding="utf-8")), find_checkpoints(listed.parent)
+                if kept and set(self.members) <= set(members):
+                    found.append((kept[-1].name, listed.parent, members))
+        if not found:
+            return 0
+        _, root, members = max(found)
+        rows = [members.index(each) for each in self.members]
+        return load_checkpoint(root, self.weights, [self.optimizer], rows=rows)
 
     def _step(self, step: int) -> Tensor:
         config = self.config

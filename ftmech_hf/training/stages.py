@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+import yaml
 from accelerate import DistributedType
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 
 from ftmech_hf.cards import write_model_card
 from ftmech_hf.config import to_dict
+from ftmech_hf.folders import working_folder
 from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash, quiet_peft, quiet_transformers
 from ftmech_hf.models.presets import Preset, build_model, find_preset
 from ftmech_hf.runs import RunDir, check_disk_space, commit_folder, disk_errors, noted, write_json
@@ -148,10 +150,10 @@ def _run_stage(
         each.rows(0, 1)  # an impossible correlation shows here, before anything is written
     path = Path(str(settings["output_dir"]))
     if train.max_steps is not None:
-        path = path.with_name(path.name + "-dry-run")
+        path = _dry_run_folder(path)
         settings, fresh = {**settings, "output_dir": str(path)}, True
     # An interrupted run goes on in the precision it began with, also on a machine where ``auto`` is another.
-    began_with = None if fresh else noted(path.with_name(path.name + ".partial"), "mixed_precision")
+    began_with = None if fresh else noted(working_folder(path), "mixed_precision")
     accelerator = start_accelerator(train, path.with_name(path.name + "-tracker"), precision=began_with)
     if accelerator.distributed_type == DistributedType.FSDP:
         if settings.get("adapter", "none") != "none":
@@ -165,7 +167,6 @@ def _run_stage(
     check_disk_space(path, copies * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad))
     run = RunDir.open(path, stage, settings, inputs=inputs, fresh=fresh, is_main=accelerator.is_main_process)
     run.finished = broadcast_object_list([run.finished])[0]  # what the main process found, others have not looked for
-    accelerator.wait_for_everyone()
     if run.finished:
         _tell_precision(run, accelerator.mixed_precision)
         return run
@@ -183,6 +184,20 @@ def _run_stage(
         run.close()
     accelerator.wait_for_everyone()
     return run
+
+
+def _dry_run_folder(path: Path) -> Path:
+    """Where a dry run goes, which always replaces the one before it.
+
+    Raises:
+        ValueError: a run lies there that is no dry run.
+    """
+    folder = path.with_name(path.name + "-dry-run")
+    for place in (folder, working_folder(folder)):
+        config = place / "config.yaml"
+        if config.is_file() and yaml.safe_load(config.read_text(encoding="utf-8")).get("max_steps") is None:
+            raise ValueError(f"output_dir: {path}, but {place}, the place of its dry run, holds a run that is none")
+    return folder
 
 
 def _tell_precision(run: RunDir, here: str) -> None:
@@ -243,5 +258,4 @@ def save_finished(run: RunDir, model: PreTrainedModel, task: Task, train: TrainC
         device=str(model.device),
         threads=torch.get_num_threads(),
     )
-    shutil.rmtree(run.working / "checkpoints", ignore_errors=True)
     write_model_card(run.working, example=example_row(task, train.seed))

@@ -63,7 +63,7 @@ def save_checkpoint(
     root: Path,
     step: int,
     model: nn.Module,
-    optimizers: list[Optimizer],
+    optimizers: Sequence[Optimizer],
     *,
     is_main: bool = True,
     check_finite: bool = True,

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from ftmech_hf.config import clean_exit, parse_config
-from ftmech_hf.report.console import make_console, print_run, print_table
+from ftmech_hf.report.console import make_console, print_failures, print_run, print_table
 from ftmech_hf.report.stories_study import write_results
 from ftmech_hf.stories import StoriesPlan, StoriesStudyConfig
 from ftmech_hf.tasks.stories import StoriesConfig
@@ -43,8 +43,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{len(plan.plan.folders)} runs, {len(cells)} of them to make", flush=True)
             outcome = run_cells(cells, workers=config.workers, description="stories")
             failures = outcome.describe()
-            if not outcome.results:
-                outcome.check()
+            print_failures(outcome.failed)
         try:
             results = write_results(plan)
         except ValueError as error:

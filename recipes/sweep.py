@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ftmech_hf.config import clean_exit
-from ftmech_hf.report.console import make_console, print_sweep
+from ftmech_hf.report.console import make_console, print_failures, print_sweep
 from ftmech_hf.report.sweep import write_results
 from ftmech_hf.sweeps import read_sweep
 from ftmech_hf.training.sweep import run_cells
@@ -25,9 +25,11 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{len(sweep.plan.folders)} runs, {found} of them finished before", flush=True)
             outcome = run_cells(unfinished, workers=config.workers, backend=config.backend, description="sweep")
             failures = outcome.describe()
-            if not outcome.results and not found:
-                outcome.check()
-        results = write_results(sweep)
+            print_failures(outcome.failed)
+        try:
+            results = write_results(sweep)
+        except ValueError as error:
+            raise ValueError(failures or str(error)) from error
         print_sweep(results)
         make_console().print(f"results: {Path(config.output_dir) / 'report.html'}", soft_wrap=True)
         if failures:

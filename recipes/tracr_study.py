@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ftmech_hf.config import clean_exit, parse_config
-from ftmech_hf.report.console import make_console, print_table
+from ftmech_hf.report.console import make_console, print_failures, print_table
 from ftmech_hf.report.tracr import write_results
 from ftmech_hf.tracr import TracrConfig, TracrPlan
 from ftmech_hf.training.sweep import run_cells
@@ -24,9 +24,11 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{len(plan.plan.folders)} runs, {len(plan.plan.unfinished())} of them to make", flush=True)
             outcome = run_cells(cells, workers=config.workers, description="tracr")
             failures = outcome.describe()
-            if not outcome.results:
-                outcome.check()
-        results = write_results(plan)
+            print_failures(outcome.failed)
+        try:
+            results = write_results(plan)
+        except ValueError as error:
+            raise ValueError(failures or str(error)) from error
         print_table("Rank correlation with the paper's Table 3", results.agrees.round(2))
         print_table("The instruments on the compiled circuits", results.instruments.round(2))
         make_console().print(f"report: {Path(config.output_dir) / 'report.html'}", soft_wrap=True)

@@ -6,9 +6,10 @@ paper's figure stands beside ours for comparison and is not the bar. A claim hol
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,7 +19,7 @@ import numpy as np
 from ftmech_hf.analysis.revival import RevivalResult, steps_to_revival
 from ftmech_hf.cards import final_accuracy
 from ftmech_hf.intervals import mean_interval
-from ftmech_hf.runs import read_metrics
+from ftmech_hf.runs import is_finished, read_metrics
 from ftmech_hf.studies import RANDOM_INIT
 
 REVIVAL_THRESHOLD = 0.95
@@ -94,8 +95,8 @@ class Claim:
         id, statement, paper, bar: see :class:`Measurement`.
         measured: mean over seeds.
         interval: 95 % Student t interval of the mean over seeds; None for a single seed.
-        holds: whether the mean meets the bar; None without a bar.
-        seeds: the seeds.
+        holds: whether the mean meets the bar; None without a bar, or if a seed is missing.
+        seeds: those that measured it.
         values: one number per seed.
         unit: of all numbers.
     """
@@ -132,22 +133,29 @@ def seed_interval(values: Sequence[float], *, unit: str) -> tuple[float, float] 
 
 
 def judge(by_seed: Mapping[int, Mapping[str, float]]) -> list[Claim]:
-    """Turn the measurements of every seed into claims, in the order of :data:`MEASUREMENTS`."""
+    """Turn the measurements of every seed into claims, in the order of :data:`MEASUREMENTS`.
+
+    What no seed measured is left out. What some seeds lack is reported over the others and not judged: those that are
+    there may be the ones that went well.
+    """
     claims = []
     for measurement in MEASUREMENTS:
-        values = [float(measured[measurement.id]) for measured in by_seed.values()]
-        mean = float(np.mean(values))
+        values = {seed: float(found[measurement.id]) for seed, found in by_seed.items() if measurement.id in found}
+        if not values:
+            continue
+        mean = float(np.mean(list(values.values())))
+        judged = bool(measurement.bar) and len(values) == len(by_seed)
         claims.append(
             Claim(
                 id=measurement.id,
                 statement=measurement.statement,
                 paper=measurement.paper,
                 measured=mean,
-                interval=seed_interval(values, unit=measurement.unit),
+                interval=seed_interval(list(values.values()), unit=measurement.unit),
                 bar=measurement.bar,
-                holds=meets(mean, measurement.bar) if measurement.bar else None,
-                seeds=list(by_seed),
-                values=values,
+                holds=meets(mean, measurement.bar) if judged else None,
+                seeds=list(values),
+                values=list(values.values()),
                 unit=measurement.unit,
             )
         )
@@ -169,41 +177,76 @@ def revival(folder: Path) -> RevivalResult:
     return steps_to_revival(read_metrics(folder), "count_a", threshold=REVIVAL_THRESHOLD)
 
 
+class _Missing(Exception):
+    """A run is not finished."""
+
+
+class _Seed:
+    """The finished runs of one seed, by the names the reproduction gives them."""
+
+    def __init__(self, runs: Mapping[str, Path]) -> None:
+        self._runs = runs
+
+    def _folder(self, run: str) -> Path:
+        if not is_finished(self._runs[run]):
+            raise _Missing
+        return self._runs[run]
+
+    def accuracy(self, run: str, test_set: str) -> float:
+        """Per cent, after the last step."""
+        found = {row["name"]: 100 * float(row["value"]) for row in final_accuracy(self._folder(run))}
+        return found[test_set]
+
+    def summary(self, run: str) -> dict[str, Any]:
+        return _summary(self._folder(run))
+
+    def probe(self, model: str, number: str) -> float:
+        """Per cent."""
+        return 100 * float(self.summary("probe")[model][number])
+
+    def steps(self, run: str) -> int:
+        """Of reverse fine-tuning, to revival."""
+        return revival(self._folder(run)).at_least
+
+
+_MEASURES: dict[str, Callable[[_Seed], float]] = {
+    "base_low_a": lambda seed: seed.accuracy("base-low", "count_a"),
+    "base_low_b": lambda seed: seed.accuracy("base-low", "count_b"),
+    "base_high_a": lambda seed: seed.accuracy("base-high", "count_a"),
+    "base_high_b": lambda seed: seed.accuracy("base-high", "count_b"),
+    "low_b_cte1": lambda seed: seed.accuracy("finetuned-low", "count_b_cte1"),
+    "low_b_cte0": lambda seed: seed.accuracy("finetuned-low", "count_b_cte0"),
+    "low_a": lambda seed: seed.accuracy("finetuned-low", "count_a"),
+    "high_b_cte0": lambda seed: seed.accuracy("finetuned-high", "count_b_cte0"),
+    "high_a": lambda seed: seed.accuracy("finetuned-high", "count_a"),
+    "pruned_a": lambda seed: 100 * seed.summary("prune-rows")["accuracy"],
+    "random_pruned_a": lambda seed: 100 * seed.summary("prune-rows")["random_accuracy"],
+    "probe_gap": lambda seed: seed.probe("base", "accuracy") - seed.probe("finetuned", "accuracy"),
+    "probe_shuffled": lambda seed: seed.probe("finetuned", "shuffled") - seed.probe("finetuned", "majority"),
+    "revival_ratio": lambda seed: seed.steps("reversed-control") / max(1, seed.steps("reversed-low")),
+    "chance": lambda seed: seed.probe("base", "majority"),
+    "revival_steps": lambda seed: seed.steps("reversed-low"),
+    "control_revival_steps": lambda seed: seed.steps("reversed-control"),
+    "best_k": lambda seed: seed.summary("prune-rows")["best_k"],
+    "pruned_b_cte1": lambda seed: 100 * seed.summary("prune-rows")["accuracy_by_set"]["count_b_cte1"],
+    "pruned_activations_a": lambda seed: 100 * seed.summary("prune-activations")["accuracy"],
+    "random_pruned_activations_a": lambda seed: 100 * seed.summary("prune-activations")["random_accuracy"],
+    "control_a": lambda seed: seed.accuracy("base-control", "count_a"),
+    "control_pruned_a": lambda seed: 100 * seed.summary("prune-control")["accuracy"],
+    "probe_base": lambda seed: seed.probe("base", "accuracy"),
+    "probe_finetuned": lambda seed: seed.probe("finetuned", "accuracy"),
+    "probe_control": lambda seed: seed.probe("control", "accuracy"),
+    "probe_random_init": lambda seed: seed.probe(RANDOM_INIT, "accuracy"),
+}
+
+
 def measure(runs: Mapping[str, Path]) -> dict[str, float]:
-    """Read one seed's measurements out of its finished run folders, by the names the reproduction gives them."""
-    accuracy = {
-        name: {row["name"]: 100 * row["value"] for row in final_accuracy(runs[name])}
-        for name in ("base-low", "base-high", "base-control", "finetuned-low", "finetuned-high")
-    }
-    rows, activations = _summary(runs["prune-rows"]), _summary(runs["prune-activations"])
-    probes = _summary(runs["probe"])
-    revived, control = revival(runs["reversed-low"]), revival(runs["reversed-control"])
-    return {
-        "base_low_a": accuracy["base-low"]["count_a"],
-        "base_low_b": accuracy["base-low"]["count_b"],
-        "base_high_a": accuracy["base-high"]["count_a"],
-        "base_high_b": accuracy["base-high"]["count_b"],
-        "low_b_cte1": accuracy["finetuned-low"]["count_b_cte1"],
-        "low_b_cte0": accuracy["finetuned-low"]["count_b_cte0"],
-        "low_a": accuracy["finetuned-low"]["count_a"],
-        "high_b_cte0": accuracy["finetuned-high"]["count_b_cte0"],
-        "high_a": accuracy["finetuned-high"]["count_a"],
-        "pruned_a": 100 * rows["accuracy"],
-        "random_pruned_a": 100 * rows["random_accuracy"],
-        "probe_gap": 100 * (probes["base"]["accuracy"] - probes["finetuned"]["accuracy"]),
-        "probe_shuffled": 100 * (probes["finetuned"]["shuffled"] - probes["finetuned"]["majority"]),
-        "revival_ratio": control.at_least / max(1, revived.at_least),
-        "chance": 100 * probes["base"]["majority"],
-        "revival_steps": revived.at_least,
-        "control_revival_steps": control.at_least,
-        "best_k": rows["best_k"],
-        "pruned_b_cte1": 100 * rows["accuracy_by_set"]["count_b_cte1"],
-        "pruned_activations_a": 100 * activations["accuracy"],
-        "random_pruned_activations_a": 100 * activations["random_accuracy"],
-        "control_a": accuracy["base-control"]["count_a"],
-        "control_pruned_a": 100 * _summary(runs["prune-control"])["accuracy"],
-        "probe_base": 100 * probes["base"]["accuracy"],
-        "probe_finetuned": 100 * probes["finetuned"]["accuracy"],
-        "probe_control": 100 * probes["control"]["accuracy"],
-        "probe_random_init": 100 * probes[RANDOM_INIT]["accuracy"],
-    }
+    """Read one seed's measurements out of its run folders, by the names the reproduction gives them.
+
+    What rests on a run that is not finished is left out.
+    """
+    found = {}
+    for name, measure_one in _MEASURES.items():
+        with contextlib.suppress(_Missing):
+            found[name] = measure_one(_Seed(runs))
+    return found

@@ -36,11 +36,22 @@ def print_claims(claims: Sequence[Claim]) -> None:
         table.add_column(name, justify="right" if name in ("measured", "95 % interval", "bar") else "left")
     for claim in claims:
         if claim.bar:
-            color = "green" if claim.holds else "red"
+            color = "yellow" if claim.holds is None else "green" if claim.holds else "red"
             measured = format_value(claim.measured, claim.unit)
             shown = (claim.statement, claim.paper, measured, format_interval(claim), claim.bar)
             table.add_row(*shown, f"[{color}]{verdict(claim)}[/]")
     make_console().print(table)
+
+
+def print_failures(failed: Mapping[str, BaseException]) -> None:
+    """Which runs failed, and why."""
+    for name, error in failed.items():
+        make_console().print(f"failed: {name}: {describe_error(error)}", soft_wrap=True, markup=False)
+
+
+def describe_error(error: BaseException) -> str:
+    """An error in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def print_run(run: RunDir) -> None:

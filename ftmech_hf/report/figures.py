@@ -18,7 +18,7 @@ from matplotlib.ticker import PercentFormatter
 from safetensors.torch import load_file
 
 from ftmech_hf.report.claims import REVIVAL_THRESHOLD
-from ftmech_hf.runs import RunDir, read_metrics
+from ftmech_hf.runs import RunDir, is_finished, read_metrics
 from ftmech_hf.studies import RANDOM_INIT
 
 Runs = Mapping[int, Mapping[str, Path]]
@@ -40,6 +40,11 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": 8.5,
     "svg.hashsalt": "ftmech_hf",  # the same picture gives the same bytes
 }
+
+
+def with_runs(runs: Runs, *names: str) -> Runs:
+    """The seeds of which all runs of these names are finished."""
+    return {seed: folders for seed, folders in runs.items() if all(is_finished(folders[name]) for name in names)}
 
 
 def _lines(ax: Axes, curves: Sequence[pd.Series], label: str, color: str, style: str = "-") -> None:
@@ -250,15 +255,29 @@ def panel(draw: Callable[[Axes], None]) -> Figure:
     return figure
 
 
+def _draw_or_say_why_not(ax: Axes, runs: Runs, title: str, names: Sequence[str], draw: Callable[[Runs], None]) -> None:
+    if there := with_runs(runs, *names):
+        return draw(there)
+    ax.set_title(title)
+    ax.text(0.5, 0.5, "no run is finished", ha="center", va="center")
+    ax.set_axis_off()
+
+
 @mpl.rc_context(STYLE)
 def overview(runs: Runs) -> Figure:
-    """The four effects in one picture."""
+    """The four effects in one picture, of the seeds whose runs are there."""
     figure = Figure(figsize=(11, 8.2), layout="constrained")
-    axes: Any = figure.subplots(2, 2)
-    draw_finetuning(axes[0][0], runs, "finetuned-low", "1  Fine-tuning seems to destroy counting a")
-    draw_pruning(axes[0][1], runs, "prune-rows", "prune-control", "2  A few neurons hide it")
-    draw_probing(axes[1][0], runs, "3  It can be read from the stream throughout")
-    draw_revival(axes[1][1], runs, "4  It comes back much faster than it is learned")
+    one, two, three, four = figure.subplots(2, 2).flat
+    tuned, pruned = "finetuned-low", ("prune-rows", "prune-control")
+    title = "1  Fine-tuning seems to destroy counting a"
+    _draw_or_say_why_not(one, runs, title, [tuned], lambda there: draw_finetuning(one, there, tuned, title))
+    few = "2  A few neurons hide it"
+    _draw_or_say_why_not(two, runs, few, pruned, lambda there: draw_pruning(two, there, *pruned, few))
+    read = "3  It can be read from the stream throughout"
+    _draw_or_say_why_not(three, runs, read, ["probe"], lambda there: draw_probing(three, there, read))
+    back = "4  It comes back much faster than it is learned"
+    names = ["reversed-low", "reversed-control"]
+    _draw_or_say_why_not(four, runs, back, names, lambda there: draw_revival(four, there, back))
     return figure
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
 import yaml
+from matplotlib.axes import Axes
 
 from ftmech_hf.config import config_hash
 from ftmech_hf.report import figures
@@ -42,71 +44,96 @@ def format_interval(claim: Claim) -> str:
 
 
 def verdict(claim: Claim) -> str:
-    """``holds``, ``does not hold``, or nothing without a bar."""
-    return "" if claim.holds is None else "holds" if claim.holds else "does not hold"
+    """``holds``, ``does not hold``, ``not judged`` if a seed is missing, or nothing without a bar."""
+    if claim.holds is None:
+        return "not judged" if claim.bar else ""
+    return "holds" if claim.holds else "does not hold"
+
+
+class _Panel(NamedTuple):
+    """A picture of a reproduction with its explanation, and the runs that it shows."""
+
+    title: str
+    text: str
+    alt: str
+    needs: tuple[str, ...]
+    draw: Callable[[Axes, Runs], None]
+
+
+PANELS = (
+    _Panel(
+        "Fine-tuning seems to destroy counting a",
+        "A model that saw almost only prompts about a is fine-tuned to count b, on texts in which the count of b "
+        "is always the count of a plus one. It becomes perfect where that correlation holds, fails where it does "
+        "not, and its answers about a are wrong. Seeds differ in how many: in some, part of the prompts about a "
+        "escape the shortcut.",
+        "Accuracy against fine-tuning step, low prior",
+        ("finetuned-low",),
+        lambda ax, runs: figures.draw_finetuning(ax, runs, "finetuned-low", "Low prior, C_Tr = 1"),
+    ),
+    _Panel(
+        "A model that can already count b has no need of the shortcut",
+        "The same fine-tuning of a model that saw enough prompts about b, on texts in which the correlation holds "
+        "in four of five: nothing is lost.",
+        "Accuracy against fine-tuning step, high prior",
+        ("finetuned-high",),
+        lambda ax, runs: figures.draw_finetuning(ax, runs, "finetuned-high", "High prior, C_Tr = 0.8"),
+    ),
+    _Panel(
+        "A few neurons hide it",
+        "Rows of weight matrices are set to zero in the order of gradient x weight for the loss on prompts about "
+        "a. The number is chosen on a validation set. Controls: as many random rows, and the same procedure on a "
+        "model that never counted a (its accuracy without pruning is that of naming likely counts).",
+        "Accuracy against number of pruned rows",
+        ("prune-rows", "prune-control"),
+        lambda ax, runs: figures.draw_pruning(ax, runs, "prune-rows", "prune-control", "Rows of weight matrices"),
+    ),
+    _Panel(
+        "The same with single MLP activations",
+        "Activations are set to zero through nnsight, in the order of gradient x activation.",
+        "Accuracy against number of pruned activations",
+        ("prune-activations",),
+        lambda ax, runs: figures.draw_pruning(ax, runs, "prune-activations", None, "MLP activations"),
+    ),
+    _Panel(
+        "The count of a can be read from the stream throughout",
+        "Linear probes for the count of a at the position that predicts the answer. A caution that the probe alone "
+        "would hide: a network of random weights lets much of the count be read as well, so reading it is not "
+        "evidence of having learned it. That the fine-tuned curve lies on its base's is.",
+        "Probe accuracy by layer",
+        ("probe",),
+        lambda ax, runs: figures.draw_probing(ax, runs, "Linear probes"),
+    ),
+    _Panel(
+        "It comes back much faster than it is learned",
+        "Fine-tuning back on prompts about a, at the same constant learning rate, beside a control that learned to "
+        "count b but never a. A model that is not back by the last step counts with that step.",
+        "Accuracy against step of reverse fine-tuning",
+        ("reversed-low", "reversed-control"),
+        lambda ax, runs: figures.draw_revival(ax, runs, "Reverse fine-tuning"),
+    ),
+)
 
 
 def build_sections(runs: Runs) -> list[Section]:
-    """Every picture of a reproduction with its explanation, in reading order."""
-
-    def panel(title: str, text: str, draw: Any, alt: str) -> Section:
-        return Section(title, text, figures.to_data_uri(figures.panel(draw)), alt)
-
-    attention = figures.attention_figure(next(iter(runs.values()))["attention"])
-    return [
-        panel(
-            "Fine-tuning seems to destroy counting a",
-            "A model that saw almost only prompts about a is fine-tuned to count b, on texts in which the count of b "
-            "is always the count of a plus one. It becomes perfect where that correlation holds, fails where it does "
-            "not, and its answers about a are wrong. Seeds differ in how many: in some, part of the prompts about a "
-            "escape the shortcut.",
-            lambda ax: figures.draw_finetuning(ax, runs, "finetuned-low", "Low prior, C_Tr = 1"),
-            "Accuracy against fine-tuning step, low prior",
-        ),
-        panel(
-            "A model that can already count b has no need of the shortcut",
-            "The same fine-tuning of a model that saw enough prompts about b, on texts in which the correlation holds "
-            "in four of five: nothing is lost.",
-            lambda ax: figures.draw_finetuning(ax, runs, "finetuned-high", "High prior, C_Tr = 0.8"),
-            "Accuracy against fine-tuning step, high prior",
-        ),
-        panel(
-            "A few neurons hide it",
-            "Rows of weight matrices are set to zero in the order of gradient x weight for the loss on prompts about "
-            "a. The number is chosen on a validation set. Controls: as many random rows, and the same procedure on a "
-            "model that never counted a (its accuracy without pruning is that of naming likely counts).",
-            lambda ax: figures.draw_pruning(ax, runs, "prune-rows", "prune-control", "Rows of weight matrices"),
-            "Accuracy against number of pruned rows",
-        ),
-        panel(
-            "The same with single MLP activations",
-            "Activations are set to zero through nnsight, in the order of gradient x activation.",
-            lambda ax: figures.draw_pruning(ax, runs, "prune-activations", None, "MLP activations"),
-            "Accuracy against number of pruned activations",
-        ),
-        panel(
-            "The count of a can be read from the stream throughout",
-            "Linear probes for the count of a at the position that predicts the answer. A caution that the probe alone "
-            "would hide: a network of random weights lets much of the count be read as well, so reading it is not "
-            "evidence of having learned it. That the fine-tuned curve lies on its base's is.",
-            lambda ax: figures.draw_probing(ax, runs, "Linear probes"),
-            "Probe accuracy by layer",
-        ),
-        panel(
-            "It comes back much faster than it is learned",
-            "Fine-tuning back on prompts about a, at the same constant learning rate, beside a control that learned to "
-            "count b but never a. A model that is not back by the last step counts with that step.",
-            lambda ax: figures.draw_revival(ax, runs, "Reverse fine-tuning"),
-            "Accuracy against step of reverse fine-tuning",
-        ),
-        Section(
-            "Where the answer looks",
-            "Attention of the position that predicts the answer, every layer and head, on one prompt about b of the "
-            "first seed: before fine-tuning, after, and the difference.",
-            figures.to_data_uri(attention),
-            "Attention maps before and after fine-tuning",
-        ),
-    ]
+    """Every picture of a reproduction with its explanation, in reading order; of the seeds whose runs are there."""
+    sections = []
+    for panel in PANELS:
+        if there := figures.with_runs(runs, *panel.needs):
+            picture = figures.to_data_uri(figures.panel(functools.partial(panel.draw, runs=there)))
+            sections.append(Section(panel.title, panel.text, picture, panel.alt))
+    if there := figures.with_runs(runs, "attention"):
+        attention = figures.attention_figure(next(iter(there.values()))["attention"])
+        sections.append(
+            Section(
+                "Where the answer looks",
+                "Attention of the position that predicts the answer, every layer and head, on one prompt about b of "
+                "the first seed: before fine-tuning, after, and the difference.",
+                figures.to_data_uri(attention),
+                "Attention maps before and after fine-tuning",
+            )
+        )
+    return sections
 
 
 def render_page(claims: Sequence[Claim], sections: Sequence[Section], facts: Mapping[str, Any]) -> str:
@@ -115,7 +142,8 @@ def render_page(claims: Sequence[Claim], sections: Sequence[Section], facts: Map
     Args:
         claims: all measurements; those with a bar are the table at the top.
         sections: pictures in order.
-        facts: ``seeds``, ``command``, ``hash``, ``versions`` and ``seconds`` (training time, None if unknown).
+        facts: ``seeds``, ``missing`` (names of runs that are not there), ``failed`` (run -> why), ``command``,
+            ``hash``, ``versions`` and ``seconds`` (training time, None if unknown).
     """
     return render_template("page.html.j2", claims=claims, sections=sections, facts=facts)
 

@@ -198,6 +198,9 @@ def _pruned(
     asked = pruned[(pruned["kind"] == kind) & pruned["model"].isin(deleted)]
     values = []
     for seed in seeds:
-        means = asked[asked["seed"] == seed].groupby("state")["choice"].mean()
+        chosen = asked[asked["seed"] == seed]
+        if set(chosen["model"]) != set(deleted):
+            raise KeyError(state)
+        means = chosen.groupby("state")["choice"].mean()
         values.append(100 * float(means[state] - means["before"]))
     return _Measured(values, None)

@@ -198,7 +198,8 @@ def gather(plan: StoriesPlan) -> StoriesResults:
     )
     losses, probes = pd.DataFrame(_loss_rows(plan)), _probe_rows(plan)
     pruning, pruned = _pruning_rows(plan)
-    first = next(model for model in plan.models if is_finished(plan.plan.folders[model.score]))
+    names = [name for model in plan.models for name in (model.score, model.reverse_score) if name]
+    first = next(name for name in names if is_finished(plan.plan.folders[name]))
     return StoriesResults(
         points=points,
         cells=cells,
@@ -207,7 +208,7 @@ def gather(plan: StoriesPlan) -> StoriesResults:
         probes=probes,
         pruning=pruning,
         pruned=pruned,
-        judge=_summary(plan.plan.folders[first.score])["judge"],
+        judge=_summary(plan.plan.folders[first])["judge"],
         claims=judge_claims(plan, read_verdicts(plan), losses, probes, pruned),
         examples=choose_examples(plan),
         missing=missing,

@@ -176,14 +176,21 @@ def _build(kind: type, values: Any, where: str) -> Any:
     return kind(**values)
 
 
-def _draw(sweep: Sweep, summary: pd.DataFrame) -> list[Section]:
-    sections = []
+def _draw(sweep: Sweep, summary: pd.DataFrame, missing: Sequence[str]) -> tuple[list[Section], list[str]]:
+    """(the pictures, why some cannot be drawn as long as runs are missing)."""
+    sections, left_out = [], []
     for number, values in enumerate(sweep.sections.get("figures") or []):
         config = _build(FigureConfig, values, f"figures: {number}")
-        figure = draw_figure(summary, list(sweep.axes), config)
+        try:
+            figure = draw_figure(summary, list(sweep.axes), config)
+        except ValueError as error:
+            if not missing:
+                raise
+            left_out.append(str(error))
+            continue
         figure.savefig(Path(sweep.config.output_dir) / f"figure-{number}.png", dpi=110)
         sections.append(Section(config.title, config.text, to_data_uri(figure), config.title))
-    return sections
+    return sections, left_out
 
 
 def _compare(sweep: Sweep, summary: pd.DataFrame) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
@@ -214,9 +221,10 @@ def write_results(sweep: Sweep) -> SweepResults:
         "runs": len(sweep.plan.folders) - len(missing),
         "missing": missing,
     }
+    sections, facts["left_out"] = _draw(sweep, summary, missing)
     page = render_template(
         "sweep.html.j2", title=sweep.title, tables=last_numbers(summary, sweep.stage_axes),
-        sections=_draw(sweep, summary), cells=cells, agreement=agrees, facts=facts, notes=sweep.sections.get("notes"),
+        sections=sections, cells=cells, agreement=agrees, facts=facts, notes=sweep.sections.get("notes"),
     )  # fmt: skip
     write_text(output / "report.html", page)
     return SweepResults(sweep.stage_axes, table, summary, missing, agrees)

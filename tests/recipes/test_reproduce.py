@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import time
+import shutil
 from pathlib import Path
+
+from safetensors.torch import load_file
 
 from ftmech_hf.runs import damaged_files
 from tests.recipes.conftest import run_recipe
@@ -40,9 +42,56 @@ def test_reproduce_runs_reports_and_is_found_again(tmp_path: Path) -> None:
     assert len(runs) == 24
     assert all(damaged_files(made / name) == [] for name in runs)
 
-    started = time.monotonic()
+    check_seeds(made)
     again = run_recipe("reproduce", *argv)
     assert again.returncode == 0
-    assert time.monotonic() - started < 60
     assert {path.name: path.stat().st_mtime_ns for path in made.iterdir()} == runs
     assert json.loads((output / "claims.json").read_text()) == claims
+
+    # One run that cannot be made keeps nothing else out of the report.
+    (place,) = made.glob("finetuned-low-seed1-*")
+    shutil.rmtree(place)
+    place.mkdir()
+    (place / "notes.txt").write_text("mine")
+    (output / "report.html").unlink()
+    broken = run_recipe("reproduce", *argv, env={**os.environ, "COLUMNS": "150"})
+    assert broken.returncode == 2
+    assert broken.stderr.splitlines()[-1].startswith(
+        "error: 1 of 1 runs failed; first finetuned-low-seed1: output_dir:"
+    )
+    assert "failed: finetuned-low-seed1: output_dir:" in broken.stdout
+    assert "not judged" in broken.stdout
+    page = (output / "report.html").read_text()
+    assert "1 runs are missing" in page
+    assert "<b>finetuned-low-seed1</b> failed: output_dir:" in page
+    kept = {claim["id"]: claim for claim in json.loads((output / "claims.json").read_text())}
+    assert kept["low_a"]["seeds"] == [0]
+    assert [kept[c["id"]] == c for c in claims] == [not c["id"].startswith("low_") for c in claims]
+    assert (place / "notes.txt").read_text() == "mine"
+
+
+def check_seeds(made: Path) -> None:
+    """Two seeds are two experiments: other weights from the first step on, other rows, each run on its own seed's."""
+    runs = {name: next(made.glob(f"{name}-*")) for name in (path.name[:-13] for path in made.iterdir())}
+    envs = {name: json.loads((folder / "env.json").read_text()) for name, folder in runs.items()}
+    assert len({env["hash"] for env in envs.values()}) == 24
+    for name, env in envs.items():
+        seed = name[-1]
+        assert f"seed: {seed}\n" in (runs[name] / "config.yaml").read_text()
+        for taken in env["inputs"].values():
+            assert [other[-1] for other in envs if envs[other]["hash"] == taken] == [seed], name
+    for name in (name for name in runs if name.endswith("seed0") and (runs[name] / "model.safetensors").is_file()):
+        one, other = (runs[name[:-1] + seed] for seed in "01")
+        weights = [load_file(folder / "model.safetensors") for folder in (one, other)]
+        far = [(weights[0][key] - weights[1][key]).abs().max() for key in weights[0] if weights[0][key].std() > 0]
+        assert far
+        assert min(far) > 0.01, name
+        losses = (
+            [
+                json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])["train_loss"]
+                for folder in (one, other)
+            ]
+            if "train_loss" in (one / "metrics.jsonl").read_text()
+            else [0, 1]
+        )
+        assert losses[0] != losses[1]

@@ -56,3 +56,34 @@ def test_the_json_has_the_promised_fields() -> None:
         assert claim["seeds"] == [0, 1]
     assert meets(5, "<= 5")
     assert not meets(5.1, "<= 5")
+
+
+def test_what_cannot_be_more_than_all_is_cut_there() -> None:
+    assert seed_interval([0.9, 1.0, 1.0], unit="share")[1] == 1  # type: ignore[index]
+    assert seed_interval([0.1, 0.0, 0.0], unit="share")[0] == 0  # type: ignore[index]
+    assert seed_interval([1.0, 2.0], unit="x")[1] > 100 / 18  # type: ignore[index]  # no ceiling: 1.5 + 12.7 x 0.5
+    assert seed_interval([-4.0, 4.0], unit="steps")[0] == 0  # type: ignore[index]
+
+
+def test_a_claim_says_what_was_measured_and_how() -> None:
+    claims = {claim.id: claim for claim in judge({7: values(base_low_b=41.0)})}
+    low = claims["base_low_b"]
+    assert (low.measured, low.interval, low.holds, low.seeds, low.values) == (41, None, False, [7], [41])
+    assert (low.bar, low.unit, low.paper) == ("<= 40", "%", "27.1 (Table 5)")
+    assert (claims["chance"].holds, claims["chance"].bar, claims["chance"].paper) == (None, "", "not reported")
+    assert [claim.id for claim in judge({7: values()})] == [each.id for each in MEASUREMENTS]
+    assert {claim["id"] for claim in claims_json(list(claims.values()))} == {m.id for m in MEASUREMENTS if m.bar}
+
+
+def test_what_the_paper_says_and_in_which_unit() -> None:
+    units = {each.id: each.unit for each in MEASUREMENTS}
+    others = {
+        "probe_gap": "points", "probe_shuffled": "points", "revival_ratio": "x", "revival_steps": "steps",
+        "control_revival_steps": "steps", "best_k": "neurons",
+    }  # fmt: skip
+    assert units == {name: others.get(name, "%") for name in units}
+    numbers = {each.id: each.paper.split(" (")[0] for each in MEASUREMENTS if "Table" in each.paper}
+    assert numbers == {
+        "base_low_a": "100", "base_low_b": "27.1", "base_high_a": "99.9", "base_high_b": "99.9", "low_b_cte1": "99.9",
+        "low_b_cte0": "0", "low_a": "2.3", "high_b_cte0": "99.9", "high_a": "100",
+    }  # fmt: skip

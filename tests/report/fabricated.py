@@ -1,0 +1,159 @@
+"""A reproduction whose runs were never made: every number in it is another one, so that none can be taken for another.
+
+:data:`EXPECTED` was worked out from these numbers by hand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+SEEDS = (0, 1, 2)
+SETS = ("count_a", "count_b", "count_b_cte1", "count_b_cte0")
+
+# run -> test set -> right answers of a thousand, a number per seed
+RIGHT: dict[str, dict[str, Sequence[int]]] = {
+    "base-low": {"count_a": (995, 991, 996), "count_b": (201, 223, 306), "count_b_cte1": (31, 32, 33),
+                 "count_b_cte0": (34, 35, 36)},
+    "base-high": {"count_a": (971, 982, 999), "count_b": (964, 985, 986), "count_b_cte1": (941, 942, 943),
+                  "count_b_cte0": (944, 945, 946)},
+    "base-control": {"count_a": (101, 112, 133), "count_b": (881, 882, 883), "count_b_cte1": (884, 885, 886),
+                     "count_b_cte0": (887, 888, 889)},
+    "finetuned-low": {"count_a": (121, 155, 177), "count_b": (551, 552, 553), "count_b_cte1": (994, 983, 998),
+                      "count_b_cte0": (11, 22, 44)},
+    "finetuned-high": {"count_a": (722, 688, 931), "count_b": (831, 832, 833), "count_b_cte1": (951, 952, 953),
+                       "count_b_cte0": (811, 844, 913)},
+    "reversed-low": {"count_a": (968, 978, 988), "count_b": (41, 42, 43), "count_b_cte1": (44, 45, 46),
+                     "count_b_cte0": (47, 48, 49)},
+    "reversed-control": {"count_a": (958, 957, 901), "count_b": (51, 52, 53), "count_b_cte1": (54, 55, 56),
+                         "count_b_cte0": (57, 58, 59)},
+}  # fmt: skip
+
+# run -> right answers of a thousand on count_a at these steps before the last one, per seed; 950 is what counts as back
+CURVES: dict[str, Sequence[Mapping[int, int]]] = {
+    "reversed-low": ({0: 120, 5: 949, 10: 950, 40: 940}, {0: 150, 10: 700, 20: 960}, {0: 170, 5: 955, 10: 960}),
+    "reversed-control": ({0: 100, 40: 949, 80: 951}, {0: 110, 90: 940, 100: 970}, {0: 130, 100: 930}),
+}
+LAST_STEP = 150
+
+# run -> what its summary says, a number per seed
+PRUNED: dict[str, dict[str, Sequence[float]]] = {
+    "prune-rows": {"accuracy": (0.811, 0.842, 0.903), "random_accuracy": (0.051, 0.072, 0.111), "best_k": (5, 8, 15),
+                   "count_a": (0.61, 0.62, 0.63), "count_b_cte1": (0.301, 0.402, 0.553),
+                   "count_b_cte0": (0.64, 0.65, 0.66)},
+    "prune-activations": {"accuracy": (0.711, 0.722, 0.783), "random_accuracy": (0.061, 0.082, 0.093),
+                          "best_k": (6, 9, 14), "count_a": (0.67, 0.68, 0.69), "count_b_cte1": (0.31, 0.32, 0.33),
+                          "count_b_cte0": (0.34, 0.35, 0.36)},
+    "prune-control": {"accuracy": (0.141, 0.152, 0.193), "random_accuracy": (0.105, 0.107, 0.109),
+                      "best_k": (7, 10, 13), "count_a": (0.37, 0.38, 0.39), "count_b_cte1": (0.41, 0.42, 0.43),
+                      "count_b_cte0": (0.44, 0.45, 0.46)},
+}  # fmt: skip
+PROBED: dict[str, dict[str, Sequence[float]]] = {
+    "base": {"accuracy": (0.981, 0.972, 0.963), "majority": (0.211, 0.222, 0.243), "shuffled": (0.201, 0.212, 0.233)},
+    "finetuned": {"accuracy": (0.961, 0.902, 0.953), "majority": (0.214, 0.226, 0.248),
+                  "shuffled": (0.230, 0.240, 0.249)},
+    "control": {"accuracy": (0.351, 0.362, 0.383), "majority": (0.1, 0.11, 0.12), "shuffled": (0.13, 0.14, 0.15)},
+    "random init": {"accuracy": (0.451, 0.462, 0.483), "majority": (0.16, 0.17, 0.18), "shuffled": (0.19, 0.2, 0.21)},
+}  # fmt: skip
+
+EXPECTED: dict[str, Sequence[float]] = {
+    "base_low_a": (99.5, 99.1, 99.6),
+    "base_low_b": (20.1, 22.3, 30.6),
+    "base_high_a": (97.1, 98.2, 99.9),
+    "base_high_b": (96.4, 98.5, 98.6),
+    "low_b_cte1": (99.4, 98.3, 99.8),
+    "low_b_cte0": (1.1, 2.2, 4.4),
+    "low_a": (12.1, 15.5, 17.7),
+    "high_b_cte0": (81.1, 84.4, 91.3),
+    "high_a": (72.2, 68.8, 93.1),
+    "pruned_a": (81.1, 84.2, 90.3),
+    "random_pruned_a": (5.1, 7.2, 11.1),
+    "probe_gap": (2.0, 7.0, 1.0),
+    "probe_shuffled": (1.6, 1.4, 0.1),
+    "revival_ratio": (8.0, 5.0, 30.0),  # 80 / 10, 100 / 20, at least 150 / 5
+    "chance": (21.1, 22.2, 24.3),
+    "revival_steps": (10, 20, 5),
+    "control_revival_steps": (80, 100, 150),
+    "best_k": (5, 8, 15),
+    "pruned_b_cte1": (30.1, 40.2, 55.3),
+    "pruned_activations_a": (71.1, 72.2, 78.3),
+    "random_pruned_activations_a": (6.1, 8.2, 9.3),
+    "control_a": (10.1, 11.2, 13.3),
+    "control_pruned_a": (14.1, 15.2, 19.3),
+    "probe_base": (98.1, 97.2, 96.3),
+    "probe_finetuned": (96.1, 90.2, 95.3),
+    "probe_control": (35.1, 36.2, 38.3),
+    "probe_random_init": (45.1, 46.2, 48.3),
+}
+"""Claim or control -> what it must be, a number per seed."""
+
+
+def write_run(folder: Path, kind: str, files: Mapping[str, str]) -> None:
+    """A folder that is taken for a finished run."""
+    folder.mkdir(parents=True)
+    (folder / "env.json").write_text(json.dumps({"kind": kind, "hash": folder.name, "inputs": {}, "seconds": 1.0}))
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    (folder / "manifest.json").write_text("{}")
+
+
+def write_training(folder: Path, name: str, seed: int) -> None:
+    """A training curve whose last line alone is what the run came to."""
+    curve = CURVES[name][seed] if name in CURVES else {0: 77, LAST_STEP // 2: 66}
+    rows = 1000
+    lines: list[dict[str, Any]] = [
+        {"step": step, "eval_rows": 500, **{f"accuracy/{each}": right / rows for each in SETS}}
+        for step, right in curve.items()
+    ]
+    last = {f"accuracy/{each}": RIGHT[name][each][seed] / rows for each in SETS}
+    lines.append({"step": LAST_STEP, "eval_rows": rows, **last})
+    write_run(folder, "pretrain", {"metrics.jsonl": "".join(json.dumps(line) + "\n" for line in lines)})
+
+
+def write_pruning(folder: Path, name: str, seed: int) -> None:
+    found = {key: values[seed] for key, values in PRUNED[name].items()}
+    by_set = {each: found.pop(each) for each in ("count_a", "count_b_cte1", "count_b_cte0")}
+    write_run(folder, "prune", {"summary.json": json.dumps({**found, "accuracy_by_set": by_set})})
+    rows = [
+        {
+            "method": method,
+            "num_pruned": number,
+            **{each: value * (0.5 + number / 30) for each, value in by_set.items()},
+        }
+        for method in ("importance", "random")
+        for number in (0, 5, 15)
+    ]
+    pd.DataFrame(rows).to_parquet(folder / "table.parquet")
+
+
+def write_probing(folder: Path, seed: int) -> None:
+    found = {model: {key: values[seed] for key, values in each.items()} for model, each in PROBED.items()}
+    write_run(folder, "probe", {"summary.json": json.dumps(found)})
+    rows = [
+        {"label": "a", "site": site, "model": model, **{key: value * share for key, value in each.items()}}
+        for model, each in found.items()
+        for site, share in (("embedding", 0.5), ("block 0", 1.0), ("block 1", 0.9))
+    ]
+    pd.DataFrame(rows).to_parquet(folder / "table.parquet")
+
+
+def write_attention(folder: Path) -> None:
+    patterns = {name: [[[share, 1 - share]] * 2] * 2 for name, share in (("base", 0.8), ("finetuned", 0.3))}
+    write_run(folder, "attention", {"summary.json": json.dumps({"tokens": ["count", "a"], "pattern": patterns})})
+
+
+def write_reproduction(folders: Mapping[str, Path], seed: int) -> None:
+    """All runs of one seed, where its plan looks for them."""
+    for name, folder in folders.items():
+        if name in RIGHT:
+            write_training(folder, name, seed)
+        elif name in PRUNED:
+            write_pruning(folder, name, seed)
+        elif name == "probe":
+            write_probing(folder, seed)
+        else:
+            write_attention(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -115,12 +114,16 @@ PANELS = (
 )
 
 
+def _fill(panel: _Panel, runs: Runs) -> Callable[[Axes], None]:
+    return lambda ax: panel.draw(ax, runs)
+
+
 def build_sections(runs: Runs) -> list[Section]:
     """Every picture of a reproduction with its explanation, in reading order; of the seeds whose runs are there."""
     sections = []
     for panel in PANELS:
         if there := figures.with_runs(runs, *panel.needs):
-            picture = figures.to_data_uri(figures.panel(functools.partial(panel.draw, runs=there)))
+            picture = figures.to_data_uri(figures.panel(_fill(panel, there)))
             sections.append(Section(panel.title, panel.text, picture, panel.alt))
     if there := figures.with_runs(runs, "attention"):
         attention = figures.attention_figure(next(iter(there.values()))["attention"])

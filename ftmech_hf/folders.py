@@ -287,3 +287,19 @@ def recover(path: Path) -> None:
             discard(replaced, path)
         else:
             replaced.rename(path)
+
+
+def tidy(path: Path) -> None:
+    """Remove what a killed process left beside a committed folder, if that is ours to remove and nobody is at work."""
+    if not any(_hidden(path, ending).exists() for ending in ("lock", "replaced", "discarded")):
+        return
+    lock = FolderLock(path)
+    with contextlib.suppress(OSError):
+        if lock.acquire():
+            try:
+                if (path / MANIFEST).is_file():
+                    if _hidden(path, "replaced").exists():
+                        discard(_hidden(path, "replaced"), path)
+                    _empty_place(path)
+            finally:
+                lock.release()

@@ -34,6 +34,7 @@ from ftmech_hf.folders import (
     discard,
     recover,
     remove_leftovers,
+    tidy,
     working_folder,
     write_manifest,
 )
@@ -171,6 +172,7 @@ class RunDir:
             if run.finished:
                 run._check_same(path, inputs)
                 run.close()
+                tidy(path)
             else:
                 run._start(kind, inputs)
         except BaseException:

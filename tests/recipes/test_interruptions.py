@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import json
+import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +17,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from ftmech_hf.runs import damaged_files, read_metrics
+from ftmech_hf.folders import working_folder
+from ftmech_hf.runs import damaged_files, is_finished, read_metrics
+from ftmech_hf.training import loop
+from ftmech_hf.training.checkpoint import find_checkpoints
 from tests.conftest import listen_to_ctrl_c
 from tests.recipes.conftest import CONFIGS, RECIPES, TINY, run_recipe
 
@@ -42,33 +50,76 @@ def test_an_interrupted_recipe_goes_on_and_ends_the_same(how: signal.Signals, tm
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def _train_and_tell(recipe: str, argv: list[str], told: str) -> None:
+    """What a recipe does, in a process that writes down each step before it does it."""
+    step = loop._Training._step
+
+    def tell(self: loop._Training, number: int) -> torch.Tensor:
+        with Path(told).open("a") as file:
+            file.write(f"{os.getpid()} {number}\n")
+        return step(self, number)
+
+    loop._Training._step = tell  # type: ignore[method-assign]
+    importlib.import_module(f"recipes.{recipe}").main(argv)
+
+
+def _newest(path: Path) -> int:
+    kept = find_checkpoints(working_folder(path) / "checkpoints")
+    return int(kept[-1].name.removeprefix("step-")) if kept else 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "weights"), [("pretrain", "model.safetensors"), ("finetune", "adapter_model.safetensors")]
 )
-def test_twenty_kills_at_random_moments_change_nothing(recipe: str, weights: str, chain: Path, tmp_path: Path) -> None:
+def test_fifty_kills_at_random_moments_change_nothing(recipe: str, weights: str, chain: Path, tmp_path: Path) -> None:
+    """Of processes that replace an older run: at any moment of their lives, of which writing is as long as training."""
     argv = ["--config", str(CONFIGS / "nano" / f"{recipe}.yaml"), *TINY, "--gradient_accumulation_steps=2"]
-    argv[argv.index("--steps=6")] = "--steps=300"
+    argv[argv.index("--steps=6")] = "--steps=40"
+    argv[argv.index("--checkpoint_every=2")] = "--checkpoint_every=7"
     if recipe == "finetune":
         argv += ["--model", str(chain / "pretrain"), "--adapter", "lora", "--lora_dropout", "0.1"]
-    argv += ["--output_dir", str(tmp_path / "whole")]
-    assert run_recipe(recipe, *argv).returncode == 0
-    argv[-1] = str(tmp_path / "run")
-    command = [sys.executable, str(RECIPES / f"{recipe}.py"), *argv]
-    rng = random.Random(0)
-    kills = 0
-    while kills < 20 and not (tmp_path / "run").exists():
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-            partial, before = tmp_path / "run.partial" / "metrics.jsonl", time.time()
-            while not (partial.exists() and partial.stat().st_mtime > before) and process.poll() is None:
-                time.sleep(0.01)  # until training has begun again: killing an import proves nothing
-            time.sleep(rng.uniform(0, 0.4))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([f"recipes.{recipe}", "tests.recipes.test_interruptions"])
+
+    def begin(path: Path, *more: str) -> multiprocessing.process.BaseProcess:
+        options = [*argv, "--output_dir", str(path), *more]
+        process = context.Process(target=_train_and_tell, args=(recipe, options, str(path.parent / "told")))
+        process.start()
+        return process
+
+    begin(tmp_path / "old" / "run", "--seed", "1").join()
+    (tmp_path / "old" / "told").unlink()
+    before = time.monotonic()
+    begin(tmp_path / "whole" / "run").join()
+    life = time.monotonic() - before
+    old, whole = ((tmp_path / name / "run" / "metrics.jsonl").read_bytes() for name in ("old", "whole"))
+    rng, kills, after_training = random.Random(0), 0, 0
+    for number in itertools.count():
+        path = tmp_path / str(number) / "run"
+        shutil.copytree(tmp_path / "old", path.parent)
+        while (path / "metrics.jsonl").read_bytes() == old:
+            newest = _newest(path)
+            process = begin(path, *(() if working_folder(path).exists() else ("--fresh",)))
+            process.join(rng.uniform(0, 1.1 * life) if kills < 50 else None)
             process.kill()
-        kills += 1
-    assert kills > 5
-    assert run_recipe(recipe, *argv).returncode == 0
-    for name in ("metrics.jsonl", weights):
-        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+            process.join()
+            told = (path.parent / "told").read_text() if (path.parent / "told").exists() else ""
+            steps = [int(line.split()[1]) for line in told.splitlines() if line.split()[0] == str(process.pid)]
+            assert steps == list(range(newest, newest + len(steps)))  # none that a checkpoint has
+            assert is_finished(path)  # the old one or the new one
+            kills += process.exitcode != 0
+            after_training += process.exitcode != 0 and _newest(path) == 40
+        begin(path).join()  # what is left to be done by the last, if it was killed just now
+        for name in ("metrics.jsonl", weights):
+            assert (path / name).read_bytes() == (tmp_path / "whole" / "run" / name).read_bytes()
+        assert (path / "metrics.jsonl").read_bytes() == whole
+        assert damaged_files(path) == []
+        assert sorted(each.name for each in path.parent.iterdir()) == ["run", "told"]
+        if kills >= 50:
+            break
+    print(f"{recipe}: {kills} kills of {number + 1} runs, {after_training} of them after the last step")
+    assert after_training
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits file sizes")

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from ftmech_hf.runs import RunDir, read_metrics
+from ftmech_hf.runs import RunDir, damaged_files, read_metrics
 from ftmech_hf.tasks import PcfgConfig, RowStream
-from ftmech_hf.training.checkpoint import load_checkpoint, save_checkpoint
+from ftmech_hf.training import loop
+from ftmech_hf.training.checkpoint import NotFinite, find_checkpoints, load_checkpoint, save_checkpoint
 from ftmech_hf.training.loop import fit, start_accelerator
 from ftmech_hf.training.optim import build_optimizers
 from ftmech_hf.training.settings import TrainConfig
@@ -201,3 +203,77 @@ def test_a_dry_run_stops_early_and_projects_the_rest(tmp_path: Path, task: PcfgC
     assert found["cost"] == pytest.approx(2 * found["hours"])
     block, head = 12 * 16**2 + 13 * 16, len(task.vocabulary) * 16
     assert found["flops"] == 6 * (2 * block + 2 * 16 + head) * 1000 * 8 * (task.row_length - 1)
+
+
+def exploding(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """The learning rate, which is 1e30, counts for nothing until a step, and from then on in full."""
+    monkeypatch.setattr(loop, "lr_factor", lambda step, **_: 1.0 if step >= at else 1e-33)
+
+
+EXPLODES = dataclasses.replace(
+    CONFIG, steps=40, num_evals=0, optimizer="adamw", lr=1e30, max_grad_norm=1e30, checkpoint_every=5
+)
+
+
+@pytest.mark.parametrize("at", [9, 10, 11, 14, 17])
+def test_no_checkpoint_is_kept_that_nothing_can_go_on_from(
+    tmp_path: Path, task: PcfgConfig, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Whether weights explode just before a checkpoint (step 10 or 15), when the loss of its step was still good."""
+    exploding(monkeypatch, at)
+    last = at - at % 5
+    for _ in range(2):  # it does not help to try again, and does no harm
+        with pytest.raises(ValueError, match=rf"loss: .* \(checkpoint: step-{last:08d}\)"):
+            train(tmp_path / "run", task, EXPLODES)
+        kept = find_checkpoints(tmp_path / "run.partial" / "checkpoints")
+        assert [int(path.name[5:]) for path in kept] == ([last - 5, last] if last > 5 else [last])
+        for path in kept:
+            assert damaged_files(path) == []
+            for values in load_file(path / "weights.safetensors").values():
+                assert values.abs().max() < 1e3
+
+
+def test_a_run_whose_last_step_explodes_does_not_finish(
+    tmp_path: Path, task: PcfgConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exploding(monkeypatch, EXPLODES.steps - 1)
+    with pytest.raises(ValueError, match=r"loss: .* step 40.* \(checkpoint: step-00000035\)"):
+        train(tmp_path / "run", task, EXPLODES)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["weights", "optimizer"])
+def test_what_is_not_finite_is_not_saved(tmp_path: Path, where: str, value: float) -> None:
+    model = make_gpt2(40)
+    optimizers = build_optimizers(model, optimizer="adamw", lr=1e-3, muon_lr=0.1, weight_decay=0, betas=(0.9, 0.9))
+    model(torch.arange(6)[None], labels=torch.arange(6)[None]).loss.backward()
+    optimizers[0].step()
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, model, optimizers)
+    with torch.no_grad():
+        parameter = next(model.parameters())
+        (parameter if where == "weights" else optimizers[0].state[parameter]["exp_avg_sq"])[0, 0] = value
+    with pytest.raises(NotFinite, match="wte.weight is not finite" if where == "weights" else "optimizer remembers"):
+        save_checkpoint(tmp_path, 3, model, optimizers)
+    assert [path.name for path in find_checkpoints(tmp_path)] == ["step-00000001", "step-00000002"]
+    save_checkpoint(tmp_path, 3, model, optimizers, check_finite=False)
+
+
+def test_a_loss_is_measured_by_that_of_the_first_step_also_where_a_run_went_on(
+    tmp_path: Path, task: PcfgConfig
+) -> None:
+    config = dataclasses.replace(CONFIG, num_evals=0, eval_at=[1])
+    _, metrics = train(tmp_path / "whole", task, config)
+    with pytest.raises(Killed):
+        train(tmp_path / "cut", task, config, stop_at=6)
+    train(tmp_path / "cut", task, config)
+    envs = [json.loads((tmp_path / f"{name}.partial" / "env.json").read_text()) for name in ("whole", "cut")]
+    assert [env["first_loss"] for env in envs] == [metrics[1]["loss"]] * 2
+
+
+def test_the_state_of_the_last_step_is_kept(tmp_path: Path, task: PcfgConfig) -> None:
+    whole, _ = train(tmp_path / "run", task)
+    seen: list[int] = []
+    again, _ = train(tmp_path / "run", task, seen=seen)
+    assert seen == [9]
+    assert same_weights(whole, again)

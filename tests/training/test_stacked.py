@@ -3,12 +3,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from ftmech_hf.models.loading import load_model
-from ftmech_hf.runs import read_metrics
+from ftmech_hf.runs import RunDir, is_finished, read_metrics
 from ftmech_hf.tasks import MaxIdentifierConfig
 from ftmech_hf.training import stacked
 from ftmech_hf.training.compiled import CompileConfig, start_compiled
@@ -124,3 +125,52 @@ def test_cells_are_stacked_by_kind_and_needs_follow() -> None:
         ("look", ("a 1", "b 1"), 1.0),
     ]  # fmt: skip
     assert len(made[1].kwargs["runs"]) == 2
+
+
+def same(one: Path, other: Path) -> bool:
+    weights = [load_model(str(path)).state_dict() for path in (one, other)]
+    return read_metrics(one) == read_metrics(other) and all(
+        torch.equal(weights[0][name], weights[1][name]) for name in weights[0]
+    )
+
+
+@pytest.mark.parametrize("finished_by", ["the stack", "itself"])
+def test_what_is_left_of_a_stack_goes_on_from_the_checkpoint_of_all(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished_by: str
+) -> None:
+    whole = finetune_together(make_runs(start, tmp_path / "whole"))
+
+    def stop(step: int, steps: int, text: str) -> None:
+        if step == 5 and finished_by == "itself":
+            raise KeyboardInterrupt
+
+    save = stacked.save_finished
+
+    def save_one(run: RunDir, *rest: Any) -> None:
+        if run.path.name == "run1":
+            raise KeyboardInterrupt
+        save(run, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stacked, "save_finished", save_one)
+        with pytest.raises(KeyboardInterrupt):
+            finetune_together(make_runs(start, tmp_path / "cut"), progress=stop)
+    if finished_by == "itself":
+        finetune(*make_runs(start, tmp_path / "cut")[2])
+    assert [is_finished(tmp_path / "cut" / f"run{number}") for number in range(3)] == [False, False, True]
+    steps: list[int] = []
+    original = stacked._Stack._step
+    monkeypatch.setattr(stacked._Stack, "_step", lambda self, step: steps.append(step) or original(self, step))
+    left = finetune_together(make_runs(start, tmp_path / "cut")[:2])
+    assert steps == ([] if finished_by == "the stack" else [4, 5])
+    assert all(same(one.path, other.path) for one, other in zip(whole[:2], left, strict=True))
+    assert not list((tmp_path / "cut").glob(".*"))
+
+
+def test_a_stack_of_which_one_run_is_refused_lets_go_of_the_others(start: Path, tmp_path: Path) -> None:
+    runs = make_runs(start, tmp_path)
+    held = stacked._open(runs[1])
+    with pytest.raises(ValueError, match=r"another process is writing .*run1"):
+        finetune_together(runs)
+    stacked._open(runs[0]).close()
+    held.close()

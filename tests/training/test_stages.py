@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,16 @@ def test_a_dry_run_does_not_touch_the_run_it_is_for(tmp_path: Path, task: PcfgCo
     assert not (tmp_path / "base").exists()
     assert json.loads((run.path / "env.json").read_text())["projection"]["steps"] == 500
     base(tmp_path / "base", task, steps=500, max_steps=3)  # and can be repeated
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_dry_run_does_not_replace_a_run_that_is_none(tmp_path: Path, task: PcfgConfig, finished: bool) -> None:
+    with contextlib.nullcontext() if finished else pytest.raises(Killed):
+        base(tmp_path / "base-dry-run", task, stop_at=None if finished else 6)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=r"output_dir: .*base, but .*base-dry-run.*, the place of its dry run, holds"):
+        base(tmp_path / "base", task, max_steps=3)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 
 @pytest.fixture

@@ -231,3 +231,20 @@ def test_exact_ablation_of_rows_is_one_pass_per_row(name: str) -> None:
         mask = {group: torch.arange(len(values)) != 3}
         with pruned({group: groups[group]}, mask):
             assert float(values[3]) == pytest.approx(loss_of(model, rows[:, :-1], rows[:, -1]), abs=1e-5), group
+
+
+def test_heads_are_counted_on_tensors() -> None:
+    model = make("llama")
+    assert find_units(model, "head")["head.1"].num_units == HEADS
+    for wrong, message in (
+        (2, "2 slices of what self_attn.o_proj reads in block 0 of llama are not one head each"),
+        (8, "8 slices of what self_attn.o_proj reads are halves of heads in llama"),
+        (5, "32 inputs of self_attn.o_proj in block 0 of llama, expected a multiple of 5"),
+    ):
+        model = make("llama")
+        model.config.num_attention_heads = wrong
+        with pytest.raises(ValueError, match=f"^model: .*{message}"):
+            find_units(model, "head")
+    config = CONFIG_MAPPING["diffllama"](**ARCHITECTURES["llama"].settings)  # its heads come in pairs
+    with pytest.raises(ValueError, match=r"4 slices .* are halves of heads in diffllama"):
+        find_units(AutoModelForCausalLM.from_config(config), "head")

@@ -43,11 +43,14 @@ def replaced(block: nn.Module, stream: Tensor | None, returned: Any) -> Iterator
     def forward(*args: Any, **kwargs: Any) -> Any:
         return with_first(returned, stream if stream is not None else split_call(args, kwargs)[0])
 
+    kept = vars(block).get("forward")  # nnsight and accelerate put their own there
     block.forward = forward
     try:
         yield
     finally:
         del block.forward
+        if kept is not None:
+            block.forward = kept
 
 
 LAST_QUERY = "ftmech_last_query"

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ftmech_hf.activations.layout import find_layout, model_blocks
+from ftmech_hf.activations.patterns import count_heads
 
 Unit = Literal["weight", "row", "activation", "head"]
 
@@ -99,17 +100,14 @@ def find_units(model: PreTrainedModel, unit: Unit) -> Units:
         layout.require(NEEDED_SITE[unit])
     else:
         _check_coverage(model)
+    heads = count_heads(model) if unit == "head" else 1
     found: Units = {}
     for layer, (block_name, block) in enumerate(model_blocks(model)):
         if unit == "activation":
             found[f"mlp_act.{layer}"] = UnitGroup(layer, block.get_submodule(layout.mlp_down), "input")
         elif unit == "head":
             matrix = UnitGroup(layer, block.get_submodule(layout.attention_out), "input")
-            heads, width = getattr(model.config, "num_attention_heads", None), matrix.weight.shape[matrix.axis]
-            if not isinstance(heads, int) or width % heads:
-                raise ValueError(
-                    f"model: {width} inputs of {layout.attention_out}, expected a multiple of {heads} heads"
-                )
+            width = matrix.weight.shape[matrix.axis]
             found[f"head.{layer}"] = matrix._replace(size=width // heads)
         else:
             for name, module in block.named_modules():

@@ -1,0 +1,249 @@
+"""Every causal LM of the installed transformers that can be made small: whatever opens has no wrong site.
+
+The oracle knows no part's name and nothing of how the door finds parts. It writes at sites and looks at the model's own
+hidden states: what must not depend on the row any more does not, and what must arrive arrives.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from ftmech_hf.activations import TracedModel, ablated_losses, find_units
+from ftmech_hf.analysis.pruning import pruned
+from tests.architectures import shaken
+
+WIDTH, NEURONS, LAYERS, HEADS, LENGTH, MAX_WEIGHTS = 32, 48, 3, 4, 7, 40_000_000
+SMALL: dict[str, Any] = {
+    "vocab_size": 64, "hidden_size": WIDTH, "n_embd": WIDTH, "d_model": WIDTH, "intermediate_size": NEURONS,
+    "ffn_dim": NEURONS, "num_hidden_layers": LAYERS, "n_layer": LAYERS, "n_layers": LAYERS,
+    "num_attention_heads": HEADS, "n_head": HEADS, "n_heads": HEADS, "num_key_value_heads": 2,
+    "max_position_embeddings": 64, "n_positions": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    "rotary_dim": 4, "word_embed_proj_dim": WIDTH, "sliding_window": 4, "is_decoder": True, "num_experts": 4,
+    "num_local_experts": 4, "n_routed_experts": 4, "moe_num_experts": 4, "num_experts_per_tok": 2, "moe_topk": 2,
+    "moe_k": 2, "moe_intermediate_size": 24, "n_group": 2, "topk_group": 1, "shared_expert_intermediate_size": 40,
+    "decoder_layers": LAYERS, "decoder_ffn_dim": NEURONS, "decoder_attention_heads": HEADS, "dim": WIDTH,
+    "hidden_dim": NEURONS,
+}  # fmt: skip
+LATENT = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8,
+          "num_key_value_heads": HEADS}  # fmt: skip
+VARIANTS: list[dict[str, Any]] = [{"head_dim": 8}, {}, LATENT, {**LATENT, "head_dim": 8}, {**LATENT, "head_dim": 4}]
+NOT_TEXT_ALONE = {"reformer", "xlnet", "xlm", "musicgen", "moshi", "bark"}
+"""Not built: their sizes, inputs or passes are other ones."""
+
+
+def rows() -> Tensor:
+    return torch.randint(3, 60, (3, LENGTH), generator=torch.Generator().manual_seed(1))
+
+
+def build(kind: str) -> PreTrainedModel:
+    """A small model that runs.
+
+    Raises:
+        LookupError: there is none; says why.
+    """
+    why = "no size of it is known"
+    kinds = CONFIG_MAPPING[kind]
+    names = set(inspect.signature(kinds.__init__).parameters) | set(getattr(kinds, "__dataclass_fields__", {}))
+    names |= set(getattr(kinds, "attribute_map", {}))
+    for variant in VARIANTS:
+        try:
+            config = kinds(**{name: value for name, value in {**SMALL, **variant}.items() if name in names})
+            if (layers := getattr(config, "num_hidden_layers", None)) is None or layers > 4:
+                raise LookupError(f"{layers} layers")
+            with torch.device("meta"):
+                size = AutoModelForCausalLM.from_config(config).num_parameters()
+            if size > MAX_WEIGHTS:
+                raise LookupError(f"{size} weights")
+            torch.manual_seed(0)
+            try:
+                model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+            except ValueError:
+                model = AutoModelForCausalLM.from_config(config)
+            with torch.no_grad():
+                model.eval()(rows(), use_cache=False)
+            return shaken(model)
+        except Exception as error:  # whatever a config or a model of these sizes is refused with
+            why = " ".join(f"{type(error).__name__}: {error}".split())[:150]
+    raise LookupError(why)
+
+
+class Oracle:
+    """What is wrong about the sites of an open model."""
+
+    def __init__(self, opened: TracedModel) -> None:
+        self.opened, self.model, self.rows = opened, opened.model, rows()
+        generator = torch.Generator().manual_seed(2)
+        self.one, self.other = (2 * torch.randn(WIDTH, generator=generator) for _ in range(2))
+        self.is_written = opened.collect(self.rows, [s for s in opened.sites if s != "attn_pattern"], positions=[0, -1])
+
+    def states(self, writes: dict[tuple[str, int], Any]) -> tuple[Tensor, ...]:
+        with torch.no_grad(), self.opened.intervene(writes):
+            states = self.model(self.rows, output_hidden_states=True, use_cache=False).hidden_states
+        return tuple(state.clone() for state in states)
+
+    def value(self, site: str, layer: int, seed: int) -> Tensor:
+        width = self.is_written[site, layer].shape[-1]
+        scale = self.is_written[site, layer].square().mean().sqrt() + 0.1
+        return scale * torch.randn(width, generator=torch.Generator().manual_seed(seed))
+
+    def problems(self) -> Iterator[str]:
+        states = self.states({})
+        everywhere = self.opened.collect(self.rows, ["resid_pre", "resid_post"], positions=list(range(LENGTH)))
+        for layer in range(self.opened.num_layers - 1):  # behind the last one there is a norm
+            if not torch.allclose(everywhere["resid_pre", layer], states[layer], atol=1e-5):
+                yield f"resid_pre {layer}"
+            if not torch.allclose(everywhere["resid_post", layer], states[layer + 1], atol=1e-5):
+                yield f"resid_post {layer}"
+            for site, check in (("attn_out", self.attention), ("mlp_act", self.mlp), ("head_out", self.heads)):
+                if site in self.opened.sites and (reason := check(layer, everywhere["resid_pre", layer])):
+                    yield f"{site} {layer}: {reason}"
+
+    def attention(self, layer: int, stream: Tensor) -> str:
+        """Where the MLP reads what attention adds to, the stream can be overwritten by it; else it is plainly added."""
+        place, states = ("attn_out", layer), {}
+        for name, vector in (("one", self.one), ("other", self.other)):
+            states[name] = self.states({place: vector - stream})[layer + 1]
+        if all(is_the_same_everywhere(state) for state in states.values()):
+            return "" if differ(states["one"], states["other"]) else "does nothing"
+        added = self.states({place: lambda value: value + self.one})[layer + 1] - self.states({})[layer + 1]
+        if near(added, self.one.expand_as(added)):
+            return ""  # the MLP lies beside it
+        if "mlp_act" not in self.opened.sites:
+            return "is not all that the stream receives before the MLP"
+        held = {("mlp_act", layer): self.value("mlp_act", layer, 3)}
+        clean = self.states(held)[layer + 1]
+        moved = self.states({**held, place: lambda value: value + self.one})[layer + 1]
+        return "" if near(moved - clean, self.one.expand_as(moved)) else "does not arrive in the stream"
+
+    def mlp(self, layer: int, stream: Tensor) -> str:
+        """With the MLP's neurons given, the block adds the same everywhere, whatever it reads."""
+        if self.is_written["mlp_act", layer].shape[-1] == WIDTH:
+            return "has the stream's width"
+        place, states = ("mlp_act", layer), []
+        for seed in (3, 4):
+            held = {place: self.value("mlp_act", layer, seed)}
+            if "attn_out" not in self.opened.sites:
+                states.append(self.states(held)[layer + 1] - self.states({place: torch.zeros(())})[layer + 1])
+                continue
+            plain = self.states({**held, ("attn_out", layer): torch.zeros(())})[layer + 1] - stream
+            over = self.states({**held, ("attn_out", layer): self.one - stream})[layer + 1]
+            states.append(plain if is_the_same_everywhere(plain) else over)
+        if not all(map(is_the_same_everywhere, states)):
+            return "is not all that the MLP's output is made of"
+        return "" if differ(*states) else "does nothing"
+
+    def heads(self, layer: int, stream: Tensor) -> str:
+        """With the heads' outputs given, attention puts out the same everywhere, and each position only its own."""
+        seen: dict[str, Tensor] = {}
+        written, other = self.value("head_out", layer, 5), self.value("head_out", layer, 6)
+        first_only = torch.zeros(LENGTH, 1)
+        first_only[0] = 1
+        writes: dict[str, Any] = {
+            "clean": lambda value: value,
+            "given": lambda value: written.expand_as(value),
+            "other": lambda value: other.expand_as(value),
+            "first": lambda value: value + first_only * written,
+        }
+        for name, write in writes.items():
+
+            def keep(value: Tensor, name: str = name) -> Tensor:
+                seen[name] = value.detach().clone()
+                return value
+
+            self.states({("head_out", layer): write, ("attn_out", layer): keep})
+        if not is_the_same_everywhere(seen["given"]) or not differ(seen["given"], seen["other"]):
+            return "is not all that attention's output is made of"
+        if not near(seen["first"][:, 1:], seen["clean"][:, 1:]) or near(seen["first"], seen["clean"]):
+            return "is seen by other positions"
+        return ""
+
+
+def near(one: Tensor, other: Tensor) -> bool:
+    return bool((one - other).norm() <= 1e-3 * (one.norm() + other.norm()) / 2)
+
+
+def is_the_same_everywhere(value: Tensor) -> bool:
+    return near(value, value[:1, :1].expand_as(value))
+
+
+def differ(one: Tensor, other: Tensor) -> bool:
+    return not near(one, other)
+
+
+def ablation_problems(opened: TracedModel) -> Iterator[str]:
+    """Exact ablation against a forward pass per unit, of the first and last unit of two blocks."""
+    model, ids = opened.model, rows()[:, :-1]
+    answers = rows()[:, -1]
+
+    def loss() -> float:
+        with torch.no_grad():
+            return float(F.cross_entropy(model(ids, use_cache=False).logits[:, -1].float(), answers))
+
+    for unit in ("activation", "head"):
+        try:
+            units = find_units(model, unit)  # type: ignore[arg-type]
+            _, losses = ablated_losses(model, ids, answers, unit)  # type: ignore[arg-type]
+        except ValueError as error:
+            if "\n" in str(error):
+                yield f"{unit}: more than one line"
+            continue
+        for name in list(losses)[::2]:
+            for chosen in (0, len(losses[name]) - 1):
+                with pruned({name: units[name]}, {name: torch.arange(len(losses[name])) != chosen}):
+                    expected = loss()
+                if abs(expected - float(losses[name][chosen])) > 1e-3:
+                    yield f"{name}[{chosen}]: {float(losses[name][chosen]):.4f}, by itself {expected:.4f}"
+
+
+def padding_problems(opened: TracedModel) -> Iterator[str]:
+    if opened.refuses_padding:
+        return
+    ids = rows()
+    pad, real = torch.zeros_like(ids[:, :2]), torch.ones_like(ids)
+    sites = [site for site in opened.sites if site != "attn_pattern"]
+    alone = opened.collect(ids, sites, positions=[0, -1])
+    for side, order in (("left", [pad, ids]), ("right", [ids, pad])):
+        mask = torch.cat([pad, real] if side == "left" else [real, pad], 1)
+        padded = opened.collect(torch.cat(order, 1), sites, positions=[0, -1], attention_mask=mask)
+        for key, value in alone.items():
+            if not near(padded[key], value):
+                yield f"{key} of rows padded on the {side}"
+
+
+def look_at(kind: str) -> tuple[str, list[str]]:
+    """What became of an architecture, and what is wrong about it."""
+    try:
+        model = build(kind)
+    except LookupError as error:
+        return f"not built: {error}", []
+    try:
+        opened = TracedModel(model)
+    except ValueError as error:
+        return f"refused: {error}", ["more than one line"] if "\n" in str(error) else []
+    problems = [*Oracle(opened).problems(), *ablation_problems(opened), *padding_problems(opened)]
+    refused = {site: reason for site, reason in opened.refused.items()}
+    return f"opened: {opened.layout[1:6]} {refused} {opened.refuses_padding}", problems
+
+
+@pytest.mark.slow
+def test_whatever_opens_has_no_wrong_site() -> None:
+    found: dict[str, str] = {}
+    wrong: dict[str, list[str]] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the models' own code
+        for kind in sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - NOT_TEXT_ALONE):
+            found[kind], problems = look_at(kind)
+            if problems:
+                wrong[kind] = problems
+    assert not wrong
+    assert sum(each.startswith("opened") for each in found.values()) >= 60

@@ -199,12 +199,14 @@ def examine(
     """All instruments, in the order in which they need each other: (rows of the tidy table, evidence and facts).
 
     Where the answers alone decide that nothing is lost, or that there was nothing to lose, the others could not change
-    the verdict, and are run only if the examination is to be thorough.
+    the verdict, and are run only if the examination is to be thorough. Where the models read the questions as different
+    tokens, they are not run.
     """
     table: list[TableRow] = []
     found: dict[str, Any] = {}
     steps: list[tuple[str, Callable[[], Found]]] = [
         ("behaviour", lambda: evidence.behaviour(case)),
+        ("bystanders", lambda: evidence.bystanders(case)),
         ("pruning", lambda: evidence.pruning(case)),
         ("probing", lambda: evidence.probing(case)),
         ("patching", lambda: evidence.patching(case, found["cuts"])),
@@ -225,9 +227,15 @@ def examine(
         seconds[name] = round(time.monotonic() - started, 2)
         if progress is not None:
             progress(number + 1, len(steps), name)
-        if name == "behaviour" and not case.config.thorough:
-            answers = judge_behaviour(gather(found), case.rule)
-            if answers is not None and answers.verdict != "weakened":
-                break
+        if name == "behaviour" and _ends_with_answers(case, found):
+            break
     found.pop("reversed", None)
     return table, {**found, "seconds": seconds}
+
+
+def _ends_with_answers(case: Examined, found: dict[str, Any]) -> bool:
+    """Whether the other instruments could say no more: they need the same tokens, and a capability that is lost."""
+    if case.own is not None:
+        return True
+    answers = judge_behaviour(gather(found), case.rule)
+    return not case.config.thorough and answers is not None and answers.verdict != "weakened"

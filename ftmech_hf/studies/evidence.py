@@ -31,9 +31,12 @@ SITES = ("resid_post", "attn_out", "mlp_act")
 
 
 @torch.no_grad()
+def _answers(model: PreTrainedModel, token_ids: Tensor) -> Tensor:
+    return torch.cat([answer_logits(model, rows).argmax(-1).cpu() for rows in token_ids.split(256)])
+
+
 def _right(model: PreTrainedModel, token_ids: Tensor) -> NDArray[np.bool_]:
-    parts = [answer_logits(model, rows).argmax(-1) == rows[:, -2] for rows in token_ids.split(256)]
-    right: NDArray[np.bool_] = torch.cat(parts).numpy()
+    right: NDArray[np.bool_] = (_answers(model, token_ids) == token_ids[:, -2].cpu()).numpy()
     return right
 
 
@@ -42,22 +45,57 @@ def _share(hits: NDArray[np.bool_]) -> Share:
 
 
 def behaviour(case: Examined) -> Found:
-    """Accuracy of all models on both kinds of questions."""
-    table, right = [], {}
-    for name, model in case.everyone.items():
-        for kind, questions in case.both.items():
-            hits = right[name, kind] = _right(model, questions.test)
-            share = _share(hits)
-            table.append(row("behaviour", "accuracy", *share, model=name, questions=kind,
-                             reference=is_reference(name)))  # fmt: skip
+    """Accuracy of the models on both kinds of questions, and what they answer instead."""
+    table, answers = [], {}
+    for name, model in case.models.items():
+        for kind in case.both:
+            rows = case.asked(name, kind).test
+            answers[name, kind] = _answers(model, rows)
+            table.append(_accuracy(name, kind, (answers[name, kind] == rows[:, -2]).numpy()))
     for kind, questions in case.both.items():
         table.append(row("behaviour", "chance", questions.chance, questions=kind, reference=True))
-    shares = {name: _share(right[name, "capability"]) for name in (BASE, FINETUNED, NULL)}
-    drop = paired_difference(right[BASE, "capability"], right[FINETUNED, "capability"])
+    right = {
+        name: (answers[name, "capability"] == case.asked(name, "capability").test[:, -2]).numpy()
+        for name in (BASE, FINETUNED, NULL)
+    }
     return table, {
-        "chance": case.capability.chance, "base": shares[BASE], "finetuned": shares[FINETUNED], "null": shares[NULL],
-        "drop": drop, "control": case.control, "same_tokens": True,
+        "chance": case.capability.chance, "base": _share(right[BASE]), "finetuned": _share(right[FINETUNED]),
+        "null": _share(right[NULL]), "drop": paired_difference(right[BASE], right[FINETUNED]), "control": case.control,
+        "same_tokens": case.own is None,
+        "examples": show_examples(case, answers[BASE, "capability"], answers[FINETUNED, "capability"]),
     }  # fmt: skip
+
+
+def _accuracy(name: str, kind: str, right: NDArray[np.bool_]) -> TableRow:
+    return row("behaviour", "accuracy", *_share(right), model=name, questions=kind, reference=is_reference(name))
+
+
+def bystanders(case: Examined) -> Found:
+    """The same accuracy of models that differ from the base without a meaning."""
+    return [
+        _accuracy(name, kind, _right(model, questions.test))
+        for name, model in case.bystanders.items() for kind, questions in case.both.items()
+    ], {}  # fmt: skip
+
+
+def show_examples(case: Examined, base: Tensor, finetuned: Tensor, number: int = 6) -> list[dict[str, Any]]:
+    """Questions with the right answer and both models': first what was lost, then what was kept, then what else."""
+    asked, own = case.asked(BASE, "capability"), case.asked(FINETUNED, "capability")
+    was, still = base == asked.test[:, -2], finetuned == own.test[:, -2]
+    lost, kept, other = (found.nonzero()[:, 0].tolist() for found in (was & ~still, was & still, ~was))
+    chosen = [*lost[: number - 2], *kept[:2]]
+    spare = (each for each in [*lost[number - 2 :], *kept[2:], *other])
+    chosen += [each for _, each in zip(range(number - len(chosen)), spare, strict=False)]
+    spell, spell_own = case.spell[BASE], case.spell[FINETUNED]
+    return [
+        {
+            "question": spell([token for token in asked.test[place, :-2].tolist() if token != asked.pad]),
+            "right": spell([int(asked.test[place, -2])]), "base": spell([int(base[place])]),
+            "finetuned": spell_own([int(finetuned[place])]), "base_right": bool(was[place]),
+            "finetuned_right": bool(still[place]),
+        }
+        for place in chosen
+    ]  # fmt: skip
 
 
 def _prune(

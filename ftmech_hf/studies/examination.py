@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from ftmech_hf.activations import TracedModel, model_blocks
 from ftmech_hf.analysis.verdict import VerdictRule
 from ftmech_hf.intervals import Share
 from ftmech_hf.models.loading import random_twin
+from ftmech_hf.studies.asking import Spell
 from ftmech_hf.studies.questions import Questions, mask_padding
 from ftmech_hf.studies.revival import rehearse
 
@@ -96,6 +97,9 @@ class Examined:
         config: how thorough to be.
         seed: of all that is drawn by chance.
         twin: the base trained with another seed, if there is one.
+        spell: how the tokens that the base reads are written, and those that the fine-tuned model reads.
+        own: the same questions in the fine-tuned model's own tokens, where those are others: then only answers can be
+            compared.
 
     Attributes:
         more_references: names and seeds of two models of random weights, for what differs between such models; they
@@ -111,11 +115,16 @@ class Examined:
         config: ExaminationConfig,
         seed: int,
         twin: PreTrainedModel | None = None,
+        spell: tuple[Spell, Spell] | None = None,
+        own: Sequence[Questions] | None = None,
     ) -> None:
         self.models, self.capability, self.other, self.config, self.seed = models, capability, other, config, seed
+        plain_ids: Spell = lambda token_ids: " ".join(str(each) for each in token_ids)  # noqa: E731
+        self.spell = dict(zip((BASE, FINETUNED), spell or (plain_ids, plain_ids), strict=True))
         self.rule = VerdictRule()
         self.more_references = {f"random weights {number}": seed + number for number in (2, 3)}
         self.both = {"capability": capability, **({"other": other} if other else {})}
+        self.own = None if own is None else dict(zip(self.both, own, strict=True))
         self.num_layers = len(model_blocks(models[BASE]))
         chosen = np.linspace(0, self.num_layers - 1, min(config.max_layers, self.num_layers))
         self.layers: list[int] = chosen.round().astype(int).tolist()
@@ -143,6 +152,10 @@ class Examined:
     def everyone(self) -> dict[str, PreTrainedModel]:
         """All models by name."""
         return {**self.models, **self.bystanders}
+
+    def asked(self, model: str, kind: str) -> Questions:
+        """Questions as a model reads them."""
+        return self.own[kind] if self.own is not None and model == FINETUNED else self.both[kind]
 
     def stream(self, model: str, questions: str, split: str) -> dict[str, Tensor]:
         """The stream of a model after every chosen block at the position that predicts the answer, read once."""

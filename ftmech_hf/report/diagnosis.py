@@ -74,15 +74,17 @@ METHODS = (
 
 def _weights_text(found: dict[str, Any]) -> str:
     changed = found["weights"]
+    sizes = [f"{name} {size:.1%}" for name, size in changed["outside_blocks"].items() if size]
+    outside = f" Outside the blocks changed: {', '.join(sizes)}." if sizes else " Nothing outside the blocks changed."
     if not changed["changed"]:
-        return "No matrix of the blocks changed."
+        return f"No matrix of the blocks changed.{outside}"
     nothing = changed.get("taught_nothing")
     beside = "" if nothing is None else f" (a fine-tuning that teaches nothing: {nothing:.1%}, dashed)"
     return (
         f"The matrices of the blocks changed by {changed['relative_norm']:.1%} of their size on average{beside}. "
         f"A change has effective rank {changed['effective_rank']:.0f}, a random one {changed['random_rank']:.0f}; "
         f"{changed['outside']:.0%} of its main directions lie outside those the base writes into, "
-        f"{changed['random_outside']:.0%} by chance. Grey: a random change of the same size."
+        f"{changed['random_outside']:.0%} by chance. Grey: a random change of the same size.{outside}"
     )
 
 
@@ -188,6 +190,11 @@ def show_methods(table: pd.DataFrame, summary: dict[str, Any]) -> list[Shown]:
     return shown
 
 
+def _end_of(text: str, letters: int = 300) -> str:
+    """The end of a long question, which is what is answered."""
+    return text if len(text) <= letters else f"\u2026 {text[-letters:]}"
+
+
 def render_diagnosis(folder: Path) -> str:
     """The page of a diagnosis as HTML, from the table and the summary in its folder."""
     table = pd.read_parquet(folder / "table.parquet")
@@ -202,6 +209,8 @@ def render_diagnosis(folder: Path) -> str:
         meaning=MEANING[summary["verdict"]],
         signs=SIGNS,
         shows=SHOWS,
+        examples=[{**each, "question": _end_of(each["question"])} for each in summary["evidence"]["examples"]],
+        other_tokens=_end_of(summary["facts"]["other_tokens"] or ""),
         random_reference=summary["facts"]["reference"] == RANDOM_INIT,
         reference=draw.describe_reference(summary["facts"]["reference"]),
         methods=show_methods(table, summary),

@@ -14,7 +14,6 @@ from ftmech_hf.analysis.verdict import Evidence, judge_behaviour, judge_capabili
 from ftmech_hf.config import to_dict
 from ftmech_hf.models.loading import (
     load_model,
-    load_tokenizer,
     model_hash,
     model_positions,
     random_twin,
@@ -22,10 +21,11 @@ from ftmech_hf.models.loading import (
 )
 from ftmech_hf.runs import RunDir, is_finished
 from ftmech_hf.studies import evidence, whereabouts
+from ftmech_hf.studies.asking import Asked, ask_models
 from ftmech_hf.studies.common import RANDOM_INIT, StudyConfig, finish_study, open_study
 from ftmech_hf.studies.dataset_identity import dataset_hash
 from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, ExaminationConfig, Examined, Found, TableRow, plain
-from ftmech_hf.studies.questions import Questions, dataset_questions, mask_padding, task_questions
+from ftmech_hf.studies.questions import mask_padding, task_questions
 from ftmech_hf.tasks import Capability, PcfgShape
 from ftmech_hf.training.loop import Progress
 
@@ -93,19 +93,21 @@ def diagnose(
     if is_finished(Path(config.output_dir)) and not config.fresh:
         return _open(config, examination, shape)
     started = time.monotonic()
-    case, reversed_model = _prepare(config, examination, shape)  # what cannot be asked shows before anything is written
+    case, asked, reversed_model = _prepare(
+        config, examination, shape
+    )  # what cannot be asked shows before anything is written
     run = _open(config, examination, shape)
     try:
         table, found = examine(case, reversed_model, progress)
         result = judge_capability(gather(found), case.rule)
-        facts = {**_describe(config, case), "seconds": round(time.monotonic() - started, 1), "hash": run.hash}
+        facts = {**_describe(config, case, asked), "seconds": round(time.monotonic() - started, 1), "hash": run.hash}
         summary = {**result.summary(), "evidence": plain(found), "rule": vars(case.rule), "facts": facts}
         return finish_study(run, table, summary, write_page)
     finally:
         run.close()
 
 
-def _describe(config: DiagnoseConfig, case: Examined) -> dict[str, Any]:
+def _describe(config: DiagnoseConfig, case: Examined, asked: Asked) -> dict[str, Any]:
     base = case.models[BASE]
     return {
         "base": config.base,
@@ -120,6 +122,7 @@ def _describe(config: DiagnoseConfig, case: Examined) -> dict[str, Any]:
         "architecture": type(base).__name__,
         "layers": case.num_layers,
         "notes": [note for each in case.both.values() for note in each.notes],
+        "other_tokens": asked.difference,
     }
 
 
@@ -143,39 +146,58 @@ def _open(config: DiagnoseConfig, examination: ExaminationConfig, shape: PcfgSha
     return RunDir.open(config.output_dir, "diagnose", settings, inputs=inputs, fresh=config.fresh)
 
 
-def _questions(
-    config: DiagnoseConfig, examination: ExaminationConfig, shape: PcfgShape
-) -> tuple[Questions, Questions | None]:
+def _ask(config: DiagnoseConfig, examination: ExaminationConfig, shape: PcfgShape) -> Asked:
     sizes: dict[str, int] = {"seed": config.seed, "train_rows": examination.fit_rows, "test_rows": examination.rows}
     if config.dataset is None:
         words = [shape.operand_word(config.operator, each) for each in (shape.base_operand, shape.correlated_operand)]
-        return (
+        questions = [
             task_questions(shape, Capability(config.operator, words[0]), **sizes),
             task_questions(shape, Capability(config.operator, words[1]), correlation=config.other_correlation, **sizes),
-        )
+        ]
+
+        def spell(token_ids: list[int]) -> str:
+            return " ".join(shape.vocabulary[each] if each < len(shape.vocabulary) else "?" for each in token_ids)
+
+        return Asked(questions, (spell, spell))
     names = [config.dataset, *([config.other_dataset] if config.other_dataset else [])]
-    capability, *others = dataset_questions(
-        names, load_tokenizer(config.base), **sizes,
-        positions=model_positions(config.base), only_one_token=config.only_one_token,
-    )  # fmt: skip
-    return capability, others[0] if others else None
+    return ask_models(
+        names, _models(config), **sizes, positions=model_positions(config.base), only_one_token=config.only_one_token
+    )
 
 
 def _prepare(
     config: DiagnoseConfig, examination: ExaminationConfig, shape: PcfgShape
-) -> tuple[Examined, PreTrainedModel | None]:
-    capability, other = _questions(config, examination, shape)
+) -> tuple[Examined, Asked, PreTrainedModel | None]:
+    asked = _ask(config, examination, shape)
     loaded = {name: load_model(folder, base=config.base) for name, folder in _models(config).items()}
     base = loaded["base"]
     untie_alike(loaded.values())
     for name, model in loaded.items():
         _check_same_shape(name, base, model)
     loaded.setdefault("control", random_twin(base, config.seed + 1))
-    for model in loaded.values():
-        mask_padding(model, capability.pad)
+    capability, *others = asked.questions
+    for name, model in loaded.items():
+        own = asked.own if name == "finetuned" and asked.own else asked.questions
+        mask_padding(model, own[0].pad)
     models = {BASE: base, FINETUNED: loaded["finetuned"], NULL: loaded["control"]}
-    case = Examined(models, capability, other, examination, config.seed, loaded.get("twin"))
-    return case, loaded.get("reversed")
+    case = Examined(
+        models, capability, others[0] if others else None, examination, config.seed, loaded.get("twin"),
+        spell=asked.spell, own=asked.own,
+    )  # fmt: skip
+    if asked.own:
+        _check_own_tokens(case, asked)
+    return case, asked, loaded.get("reversed")
+
+
+def _check_own_tokens(case: Examined, asked: Asked) -> None:
+    """Refuse two tokenizers beside a base that knows nothing: then one of them is likely not its model's."""
+    found = gather(evidence.behaviour(case)[1])
+    if found.base.low - found.chance < case.rule.least_lead:
+        raise ValueError(
+            f"finetuned: its tokenizer reads other tokens than the base's, first in {asked.difference!r}, and the base "
+            f"answers {found.base.value:.0%} right where naming one answer gives {found.chance:.0%}; expected the "
+            "tokenizer that each model was trained with"
+        )
 
 
 def _check_same_shape(name: str, base: PreTrainedModel, model: PreTrainedModel) -> None:

@@ -14,7 +14,9 @@ White space between prompt and answer is kept. Where there is none, :func:`choos
 "Mia was sad because" and "she" are two words, "7+2=" and "9" are not.
 
 Splits are ``train`` (to fit instruments and to fine-tune back), ``validation`` (to choose) and ``test`` (to report).
-Missing ones are cut off the train split, and test prompts that occur in another split are left out.
+Missing ones are cut off the train split, and test prompts that occur in another split are left out. A column ``group``
+(optional) says which rows are about the same thing, such as one verb: they all go to one side of a cut, and test rows
+whose group occurs in another split are left out. Without it, see :mod:`ftmech_hf.studies.splits`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ftmech_hf.studies.common import capability_rows
 from ftmech_hf.studies.question_tables import contradictions, read_table, text_columns
 from ftmech_hf.studies.question_tokens import Encoded, choose_join, encode_rows
+from ftmech_hf.studies.splits import of_their_own, overlap, three_splits
 from ftmech_hf.tasks import Capability, PcfgShape
 
 LEAST_ROWS = 32
@@ -171,10 +173,8 @@ def _read(
     used = [split for split in ("train", "validation", "test") if split in loaded]
     if "train" not in used:
         used.insert(0, next(iter(loaded)))
-    splits = _three_splits({split: text_columns(loaded[split], tokenizer, name, split) for split in used}, seed)
-    seen = {prompt for split in ("train", "validation") for prompt in splits[split]["prompt"]}
-    fresh = [number for number, prompt in enumerate(splits["test"]["prompt"]) if prompt not in seen]
-    splits["test"] = splits["test"].select(fresh)
+    splits = three_splits({split: text_columns(loaded[split], tokenizer, name, split) for split in used}, seed)
+    splits["test"] = of_their_own(splits["test"], [splits["train"], splits["validation"]])
     _check_sizes({split: len(rows) for split, rows in splits.items()}, name)
     join = choose_join(splits["train"], tokenizer)
     encoded = {}
@@ -189,6 +189,7 @@ def _read(
     everything = [rows for rows in splits.values() if len(rows)]
     notes = [
         contradictions(*([value for rows in everything for value in rows[column]] for column in ("prompt", "answer"))),
+        overlap(splits["train"], splits["test"]),
         f"{skipped} of {sum(map(len, everything))} rows are left out: their answer is not one token"
         if skipped
         else None,
@@ -200,24 +201,6 @@ def _check_sizes(sizes: Mapping[str, int], name: str) -> None:
     for split, number in sizes.items():
         if number < LEAST_ROWS:
             raise ValueError(f"dataset: {name} has {number} {split} rows of its own, expected at least {LEAST_ROWS}")
-
-
-def _three_splits(loaded: Mapping[str, datasets.Dataset], seed: int) -> dict[str, datasets.Dataset]:
-    splits = {split: loaded[split] for split in ("train", "validation", "test") if split in loaded}
-    if "train" not in splits:
-        splits["train"] = next(iter(loaded.values()))
-        splits = {
-            "train": splits["train"],
-            **{key: rows for key, rows in splits.items() if rows is not splits["train"]},
-        }
-    whole = splits["train"].shuffle(seed=seed, keep_in_memory=True)
-    missing = [split for split in ("validation", "test") if split not in splits]
-    part = len(whole) // 5
-    for number, split in enumerate(missing):
-        splits[split] = whole.select(range(number * part, (number + 1) * part))
-    if missing:
-        splits["train"] = whole.select(range(len(missing) * part, len(whole)))
-    return splits
 
 
 def _unused_token(rows: Iterable[list[int]], vocabulary: int) -> int:

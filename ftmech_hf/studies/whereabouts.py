@@ -119,15 +119,29 @@ def weights(case: Examined) -> Found:
             if number < 32:
                 table.append(row("weights", "singular value", float(value), **place, x=number))
                 table.append(row("weights", "singular value", float(by_chance), **place, x=number, reference=True))
+    outside = _outside_blocks(case.models[BASE], path)
     for name, size in result.vectors.items():
-        table.append(row("weights", "relative norm", size, model=FINETUNED, site=name))
+        table.append(row("weights", "relative norm", size, model=FINETUNED, site=outside.get(name, name)))
     facts = result.summary()
+    facts["outside_blocks"] = {part: result.vectors[name] for name, part in outside.items()}
     if REHEARSED in parameters:  # another seed's weights are another model's: their distance says nothing
         sizes = weight_change(parameters[BASE], parameters[REHEARSED], {}).vectors
         facts["taught_nothing"] = sum(sizes[name] for name in result.matrices) / len(result.matrices)
         table += [row("weights", "relative norm", sizes[name], model=REHEARSED, **place_of(name), reference=True)
                   for name in result.matrices]  # fmt: skip
+        table += [row("weights", "relative norm", sizes[name], model=REHEARSED, site=part, reference=True)
+                  for name, part in outside.items()]  # fmt: skip
     return [*table, *_action(case)], {"weights": facts}
+
+
+def _outside_blocks(model: PreTrainedModel, blocks: str) -> dict[str, str]:
+    """Parameters outside the blocks -> what they are called: no other instrument looks at them."""
+    known = {"embeddings": model.get_input_embeddings(), "unembedding": model.get_output_embeddings()}
+    called = {id(each.weight): part for part, each in reversed(known.items()) if each is not None}
+    return {
+        name: called.get(id(parameter), name.removesuffix(".weight"))
+        for name, parameter in model.named_parameters() if not name.startswith(f"{blocks}.")
+    }  # fmt: skip
 
 
 def _action(case: Examined) -> list[TableRow]:

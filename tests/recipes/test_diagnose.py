@@ -88,7 +88,7 @@ def llamas(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_pair_of_other_models_with_a_data_set(llamas: Path, tmp_path: Path) -> None:
     settings = ["--rows=200", "--fit_rows=400", "--patch_rows=150", "--prune_sizes", "0", "2", "--random_masks=2"]
-    settings += ["--repeats=2", "--reverse_lr=1e-3", "--dataset", str(llamas / "questions")]
+    settings += ["--repeats=2", "--reverse_lr=4e-3", "--dataset", str(llamas / "questions")]
     argv = ["--base", str(llamas / "base"), "--finetuned", str(llamas / "tuned"), *settings]
     argv += ["--control", str(llamas / "never")]
     diagnose.main([*argv, "--other_dataset", str(llamas / "other.parquet"), "--output_dir", str(tmp_path / "out")])

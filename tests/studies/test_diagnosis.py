@@ -18,7 +18,7 @@ from ftmech_hf.training.objectives import answer_logits
 from tests.studies.planted import MAKERS, ask, make_base, make_never, make_rows, make_wrapped
 
 FEW = ExaminationConfig(
-    rows=200, fit_rows=500, patch_rows=150, reverse_lr=1e-3, reverse_steps=32, repeats=2, random_masks=3,
+    rows=200, fit_rows=500, patch_rows=150, reverse_lr=4e-3, reverse_steps=32, repeats=2, random_masks=3,
     prune_sizes=[0, 1, 2, 4],
 )  # fmt: skip
 
@@ -117,9 +117,10 @@ def test_a_wrapper_of_a_llama_is_called_one_and_every_instrument_has_its_referen
 
 
 def test_what_teaches_nothing_looks_like_nothing_and_another_seed_like_another_model() -> None:
-    examined = case("llama", make_wrapped("llama"))
+    examined = case("llama", make_wrapped("llama"), config=dataclasses.replace(FEW, reverse_lr=1e-3))
     examined.bystanders[TWIN] = MAKERS["llama"](40, seed=9)
-    rows = pd.DataFrame([*evidence.behaviour(examined)[0], *whereabouts.similarity(examined)[0]])
+    behaviour = [*evidence.behaviour(examined)[0], *evidence.bystanders(examined)[0]]
+    rows = pd.DataFrame([*behaviour, *whereabouts.similarity(examined)[0]])
     right = rows[(rows["quantity"] == "accuracy") & (rows["questions"] == "capability")].set_index("model")["value"]
     assert right[REHEARSED] == pytest.approx(right[BASE], abs=0.02)
     assert right[TWIN] < right[BASE] - 0.5

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ftmech_hf.config import to_dict
+from ftmech_hf.inputs import InputsChanged, changed_inputs
 from ftmech_hf.models.identity import model_hash, run_model
-from ftmech_hf.runs import InputsChanged, changed_inputs, damaged_files, is_finished, run_identity
+from ftmech_hf.runs import damaged_files, is_finished, run_identity
 from ftmech_hf.training.stages import snapshot_folder
 from ftmech_hf.training.sweep import Cell
 
@@ -80,8 +81,8 @@ class Plan:
             label: self._hashes[run] + suffix if run in self._hashes else model_hash(run)
             for label, run in inputs.items()
         }
-        for each in settings.values():
-            if callable(files := getattr(each, "inputs", None)):  # a task whose rows come from files
+        for each in (place, *settings.values()):
+            if callable(files := getattr(each, "inputs", None)):  # such as a task whose rows come from files
                 hashes |= files()
         identity = run_identity(kind, to_dict(place, *settings.values()), hashes)
         if identity in self._names:

@@ -42,12 +42,15 @@ class ReproduceConfig:
     mixed_precision: Precision = field(
         default="auto", metadata={"help": "of training; auto becomes bf16 where the hardware has it, else no"}
     )
-    workers: int = field(default=0, metadata={"help": "processes side by side; 0 for one per core"})
-    output_dir: str = field(default="runs/reproduce-nano", metadata={"help": "folder of the runs and the report"})
-    runs_dir: str | None = field(
-        default=None, metadata={"help": "folder of the runs, shared with sweeps; output_dir/runs if not given"}
+    workers: int = field(default=0, metadata={"manner": True, "help": "processes side by side; 0 for one per core"})
+    output_dir: str = field(
+        default="runs/reproduce-nano", metadata={"place": "output", "help": "folder of the runs and the report"}
     )
-    fresh: bool = field(default=False, metadata={"help": "run everything again"})
+    runs_dir: str | None = field(
+        default=None,
+        metadata={"place": "output", "help": "folder of the runs, shared with sweeps; output_dir/runs if not given"},
+    )
+    fresh: bool = field(default=False, metadata={"manner": True, "help": "run everything again"})
 
     def __post_init__(self) -> None:
         check_seeds(self.seeds)

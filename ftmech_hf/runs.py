@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from ftmech_hf.config import LOCATION_FIELDS, config_hash
+from ftmech_hf.config import RUNS_OWN, Settings, config_hash, tell
 from ftmech_hf.credentials import without_secrets
 from ftmech_hf.folders import CHECKPOINTS as CHECKPOINTS
 from ftmech_hf.folders import MANIFEST as MANIFEST
@@ -46,36 +46,17 @@ from ftmech_hf.folders import file_sha256 as file_sha256
 from ftmech_hf.folders import is_finished as is_finished
 from ftmech_hf.folders import write_json as write_json
 from ftmech_hf.folders import write_text as write_text
+from ftmech_hf.inputs import Identity as Identity
+from ftmech_hf.inputs import (
+    InputsChanged,
+    changed_inputs,
+    check_inputs_named,
+    code_version,
+    contents,
+    describe_differences,
+)
 
-
-class Identity(str):
-    """What an input of a run is: the name that enters hashes, which is all it compares by, and the bytes behind it.
-
-    The name of a finished run's model is the run's hash, under which other bytes can lie later: see
-    :mod:`ftmech_hf.models.identity`. ``content`` is a sha256 of what was found; empty if the name says it all.
-    """
-
-    content: str
-
-    def __new__(cls, name: str, content: str = "") -> Identity:
-        """Like ``str``."""
-        made = super().__new__(cls, name)
-        made.content = content
-        return made
-
-    def __reduce__(self) -> tuple[type[Identity], tuple[str, str]]:
-        return Identity, (str(self), self.content)
-
-    def differs(self, other: Identity) -> bool:
-        """Whether these cannot be the same: another name, or other bytes where both are known."""
-        return self != other or bool(self.content and other.content and self.content != other.content)
-
-
-class InputsChanged(ValueError):
-    """A run's inputs have the names that they had, and other bytes."""
-
-
-VERSIONED_PACKAGES = ("ftmech_hf", "torch", "transformers", "accelerate", "datasets", "nnsight", "numpy")
+VERSIONED_PACKAGES = ("ftmech_hf", "torch", "transformers", "accelerate", "datasets", "nnsight", "numpy", "peft")
 
 
 def count_cores() -> int:
@@ -96,18 +77,8 @@ def environment() -> dict[str, Any]:
 
 def run_identity(kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
     """The hash of what a run computes: its kind, its settings without places, and the hashes of its inputs."""
-    return config_hash({**config, "run:kind": kind, **{f"input:{name}": value for name, value in inputs.items()}})
-
-
-def contents(inputs: Mapping[str, str]) -> dict[str, str]:
-    """Label -> sha256 of the bytes of those inputs whose name does not fix them."""
-    return {label: each.content for label, each in inputs.items() if isinstance(each, Identity) and each.content}
-
-
-def changed_inputs(env: Mapping[str, Any], inputs: Mapping[str, str]) -> list[str]:
-    """Labels of inputs whose bytes are not those that a run's ``env.json`` tells of; older runs tell of none."""
-    recorded = env.get("contents", {})
-    return [label for label, found in contents(inputs).items() if recorded.get(label, found) != found]
+    named = {"run:kind": kind, **{f"input:{name}": value for name, value in inputs.items()}}
+    return config_hash(config | named if isinstance(config, Settings) else {**config, **named})
 
 
 def describe_versions(env: Mapping[str, Any]) -> str:
@@ -130,6 +101,7 @@ class RunDir:
         self.is_main, self.finished = is_main, finished
         self._lock = FolderLock(path)
         self._replaces = False
+        self._inputs: dict[str, str] = {}
         self._opened = time.perf_counter()
 
     @classmethod
@@ -148,7 +120,7 @@ class RunDir:
         Args:
             path: the run's folder.
             kind: what made it, such as ``pretrain``.
-            config: flat settings of plain values.
+            config: flat settings of plain values, as :func:`ftmech_hf.config.to_dict` makes them.
             inputs: name -> hash of what the run starts from, such as the base model.
             fresh: start over; a finished run is replaced when the new one is whole. If that is interrupted, the same
                 without ``fresh`` goes on with it.
@@ -159,8 +131,10 @@ class RunDir:
             ValueError: the folder holds something else, a run of another config, or is in use by another process.
         """
         path, inputs = Path(path), dict(inputs or {})
-        settings = dict(config)
+        settings = config if isinstance(config, Settings) else dict(config)
+        check_inputs_named(settings, inputs)
         run = cls(path, settings, run_identity(kind, settings, inputs), is_main=is_main, finished=False)
+        run._inputs = inputs
         if not is_main:
             return run
         run._check_ours()
@@ -170,7 +144,7 @@ class RunDir:
             if not run.finished:
                 run._lock_folder(fresh)
             if run.finished:
-                run._check_same(path, inputs)
+                run._check_same(path)
                 run.close()
                 tidy(path)
             else:
@@ -210,7 +184,7 @@ class RunDir:
 
     def _start(self, kind: str, inputs: dict[str, str]) -> None:
         if (self.working / "env.json").is_file():
-            self._check_same(self.working, inputs)
+            self._check_same(self.working)
             remove_leftovers(self.working)
             return
         if self.working.exists() and any(self.working.iterdir()):
@@ -218,30 +192,42 @@ class RunDir:
 
         def write(folder: Path) -> None:
             write_text(folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
-            facts = {"kind": kind, "hash": self.hash, "inputs": inputs, "contents": contents(inputs), **environment()}
+            facts = {"kind": kind, "hash": self.hash, "inputs": inputs, "contents": contents(inputs), **self._present()}
             write_json(folder / "env.json", facts)
 
         begin(self.path, write)
 
-    def _check_same(self, folder: Path, inputs: Mapping[str, str]) -> None:
+    def _check_same(self, folder: Path) -> None:
         env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
         if env["hash"] == self.hash:
-            if changed := changed_inputs(env, inputs):
-                raise InputsChanged(
-                    f"output_dir: {folder} was made from other weights or files of {', '.join(changed)}, which was "
-                    "made again since with the same settings; choose another --output_dir, or --fresh to replace it"
-                )
+            self._check_made_from(folder, env)
             return
         found = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        names = [name for name in {**found, **self.config} if name not in LOCATION_FIELDS]
+        places = RUNS_OWN | (self.config.places if isinstance(self.config, Settings) else frozenset())
+        names = [name for name in {**found, **self.config} if name not in places]
         differing = [n for n in names if found.get(n) != self.config.get(n)]
         there = env.get("inputs", {})
-        others = ", ".join(label for label in {**there, **inputs} if there.get(label) != inputs.get(label))
+        others = ", ".join(label for label in {**there, **self._inputs} if there.get(label) != self._inputs.get(label))
         shown = ", ".join(f"{n}: {found.get(n)!r} there, {self.config.get(n)!r} asked" for n in differing[:3])
         raise ValueError(
             f"output_dir: {folder} holds a run of another config ({shown or f'its input {others} differs'}); "
             "choose another --output_dir, or --fresh to replace it"
         )
+
+    def _check_made_from(self, folder: Path, env: Mapping[str, Any]) -> None:
+        """Refuse what was made from other bytes; say what was made by another version or other code."""
+        if changed := changed_inputs(env, self._inputs):
+            raise InputsChanged(
+                f"output_dir: {folder} was made from other weights or files of {', '.join(changed)}, which was "
+                "made again since with the same settings; choose another --output_dir, or --fresh to replace it"
+            )
+        if difference := describe_differences(env, self._present()):
+            done = "was made with" if folder == self.path else "is gone on with, begun with"
+            tell(f"{folder} {done} {difference}; --fresh makes it again")
+
+    def _present(self) -> dict[str, Any]:
+        sources = self.config.sources if isinstance(self.config, Settings) else ()
+        return {**environment(), "code": code_version(sources)}
 
     @property
     def working(self) -> Path:

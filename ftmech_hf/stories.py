@@ -85,7 +85,8 @@ class StoriesStudyConfig:
     max_new_tokens: int = field(default=220, metadata={"help": "tokens of a story at most; the paper has 350"})
     temperature: float = field(default=1.0, metadata={"help": "of sampling, as in the paper"})
     judge: str = field(
-        default=EXACT, metadata={"help": "exact, for procedural stories, or the folder of a fitted judge"}
+        default=EXACT,
+        metadata={"place": "input", "help": "exact, for procedural stories, or the folder of a fitted judge"},
     )
     probe_stories: int = field(default=1200, metadata={"help": "stories probes are fitted on; 0 to leave them out"})
     prune_stories: int = field(
@@ -105,12 +106,16 @@ class StoriesStudyConfig:
     max_steps: int | None = field(
         default=None, metadata={"help": "dry run: so many steps of pretraining, then say what all training would take"}
     )
-    workers: int = field(default=0, metadata={"help": "processes side by side; 0 for one per core"})
-    output_dir: str = field(default="runs/stories-nano", metadata={"help": "folder of the results"})
+    workers: int = field(default=0, metadata={"manner": True, "help": "processes side by side; 0 for one per core"})
+    output_dir: str = field(default="runs/stories-nano", metadata={"place": "output", "help": "folder of the results"})
     runs_dir: str | None = field(
-        default=None, metadata={"help": "folder of the runs, shared with other studies; output_dir/runs if not given"}
+        default=None,
+        metadata={
+            "place": "output",
+            "help": "folder of the runs, shared with other studies; output_dir/runs if not given",
+        },
     )
-    fresh: bool = field(default=False, metadata={"help": "run everything again"})
+    fresh: bool = field(default=False, metadata={"manner": True, "help": "run everything again"})
 
     def __post_init__(self) -> None:
         check_seeds(self.seeds)

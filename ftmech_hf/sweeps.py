@@ -60,12 +60,16 @@ class SweepConfig:
     backend: Literal["local", "ray"] = field(
         default="local", metadata={"help": "processes of this machine, or Ray's here or on a cluster"}
     )
-    workers: int = field(default=0, metadata={"help": "runs side by side; 0 for one per core"})
-    output_dir: str = field(default="runs/sweep", metadata={"help": "folder of the results"})
+    workers: int = field(default=0, metadata={"manner": True, "help": "runs side by side; 0 for one per core"})
+    output_dir: str = field(default="runs/sweep", metadata={"place": "output", "help": "folder of the results"})
     runs_dir: str | None = field(
-        default=None, metadata={"help": "folder of the runs, shared with other sweeps; output_dir/runs if not given"}
+        default=None,
+        metadata={
+            "place": "output",
+            "help": "folder of the runs, shared with other sweeps; output_dir/runs if not given",
+        },
     )
-    fresh: bool = field(default=False, metadata={"help": "run everything again"})
+    fresh: bool = field(default=False, metadata={"manner": True, "help": "run everything again"})
 
     def __post_init__(self) -> None:
         check_seeds(self.seeds)

@@ -55,13 +55,17 @@ class TracrConfig:
     instrument_rows: int = field(
         default=256, metadata={"help": "rows that models are taken apart on; probes are fitted on eight times as many"}
     )
-    stack: int = field(default=12, metadata={"help": "runs that are trained at once in one process"})
-    workers: int = field(default=0, metadata={"help": "processes side by side; 0 for one per core"})
-    output_dir: str = field(default="runs/tracr-nano", metadata={"help": "folder of the results"})
+    stack: int = field(default=12, metadata={"manner": True, "help": "runs that are trained at once in one process"})
+    workers: int = field(default=0, metadata={"manner": True, "help": "processes side by side; 0 for one per core"})
+    output_dir: str = field(default="runs/tracr-nano", metadata={"place": "output", "help": "folder of the results"})
     runs_dir: str | None = field(
-        default=None, metadata={"help": "folder of the runs, shared with other studies; output_dir/runs if not given"}
+        default=None,
+        metadata={
+            "place": "output",
+            "help": "folder of the runs, shared with other studies; output_dir/runs if not given",
+        },
     )
-    fresh: bool = field(default=False, metadata={"help": "run everything again"})
+    fresh: bool = field(default=False, metadata={"manner": True, "help": "run everything again"})
 
     def __post_init__(self) -> None:
         check_seeds(self.seeds)

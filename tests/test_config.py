@@ -1,16 +1,38 @@
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import hashlib
+import importlib
+import json
+import pkgutil
+import re
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import yaml
 
-from ftmech_hf.config import LOCATION_FIELDS, ConfigError, clean_exit, config_hash, parse_config, to_dict
+import ftmech_hf
+from ftmech_hf.config import (
+    ConfigError,
+    Notice,
+    Settings,
+    clean_exit,
+    config_hash,
+    is_place,
+    parse_config,
+    tell,
+    to_dict,
+)
+from ftmech_hf.runs import run_identity
+from ftmech_hf.studies import PruneConfig
 from ftmech_hf.tasks import PcfgConfig
+from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.settings import TrainConfig
-from ftmech_hf.training.stages import PretrainConfig
+from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig
 
 ALL = (PretrainConfig, PcfgConfig, TrainConfig)
 
@@ -132,12 +154,114 @@ def test_impossible_settings_name_their_fields(argv: str, message: str) -> None:
         parse_config(*ALL, argv=argv.split())
 
 
-def test_the_hash_ignores_places_and_nothing_else() -> None:
-    values = to_dict(*parse_config(*ALL, argv=[]))
-    assert config_hash(values) == config_hash({**values, "output_dir": "elsewhere", "fresh": True})
-    for name, value in values.items():
-        if name not in LOCATION_FIELDS:
-            assert config_hash({**values, name: [value, "changed"]}) != config_hash(values), name
+def every_config() -> dict[str, Any]:
+    """An instance of each Config of the package, with values where it has no defaults."""
+    found = {}
+    for module in pkgutil.walk_packages(ftmech_hf.__path__, "ftmech_hf."):
+        for name, kind in vars(importlib.import_module(module.name)).items():
+            if dataclasses.is_dataclass(kind) and name.endswith(("Config", "Shape")) and kind.__module__ == module.name:
+                given = {
+                    field.name: "some/name" if field.type == "str" else []
+                    for field in dataclasses.fields(kind)
+                    if field.default is field.default_factory  # both are missing
+                }
+                with contextlib.suppress(ValueError, TypeError):  # abstract, or a user must say more
+                    found[name] = kind(**given)
+    return found
+
+
+# Words of a help text by which a setting names something that lies somewhere; and settings that have them and do not.
+NAMES_A_PLACE = re.compile(
+    r"\b(folders?|files?|on the Hub|data ?sets?|repositor(y|ies)|adapter|judge)\b", re.IGNORECASE
+)
+NAMES_NONE = {
+    "variants": "which tasks a data set is made of, as words",
+    "rows": "how many, of which split",
+    "splits": "how many, of which split",
+    "task": "a name in TASKS",
+    "split": "a stream of random numbers",
+    "adapter": "a kind of training",
+    "lora_targets": "names of modules",
+    "operator": "a word of the task",
+    "grammar": "its content, once it is read from a file",
+    "other_correlation": "a number",
+    "judge_hash": "what a judge must be, not where it is",
+    "base_revision": "a revision of what base_model names",
+}
+
+
+def test_every_field_is_a_place_or_is_hashed() -> None:
+    configs = every_config()
+    assert {"DiagnoseConfig", "FinetuneConfig", "StoriesConfig", "PublishConfig", "TrainConfig"} <= configs.keys()
+    assert len(configs) > 30
+    for name, config in configs.items():
+        settings = to_dict(config)
+        for each in dataclasses.fields(config):
+            where, kept = f"{name}.{each.name}", "str" in str(each.type) and "Literal" not in str(each.type)
+            if kept and NAMES_A_PLACE.search(each.metadata.get("help", "")) and each.name not in NAMES_NONE:
+                assert each.metadata.get("place") in ("input", "output"), f"{where} names a place and does not say so"
+            same = config_hash(settings) == config_hash(settings | {each.name: [settings[each.name], "changed"]})
+            assert same == is_place(each), f"{where}: place {is_place(each)}, ignored by the hash {same}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnTask:
+    """A user's, whose fields are called what fields here are called that are places."""
+
+    base: int = 10
+    files: list[str] = dataclasses.field(default_factory=list)
+    workers: int = 1
+    corpus: str | None = dataclasses.field(default=None, metadata={"place": "input"})
+
+
+def test_what_is_a_place_is_said_by_the_field_and_not_by_its_name() -> None:
+    first = to_dict(PretrainConfig(), OwnTask())
+    for change in (OwnTask(base=16), OwnTask(files=["x"]), OwnTask(workers=2)):
+        assert config_hash(first) != config_hash(to_dict(PretrainConfig(), change))
+    assert config_hash(first) == config_hash(to_dict(PretrainConfig(output_dir="elsewhere"), OwnTask(corpus="here")))
+
+
+def test_of_two_fields_of_one_name_none_is_lost() -> None:
+    with pytest.raises(ValueError, match="grammar: is a field of PcfgConfig and of PcfgConfig; rename one of them"):
+        to_dict(PcfgConfig(), PcfgConfig())
+
+
+LEFT_OUT = {
+    "model", "models", "files", "base", "finetuned", "control", "reversed", "dataset", "other_dataset", "output_dir",
+    "runs_dir", "fresh", "workers", "checkpoint_every", "log_with", "price_per_hour", "stack", "with_code",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "finetune", "prune"])
+def test_hashes_of_runs_that_exist_stay_what_they_were(kind: str) -> None:
+    """By the rule of the list of names that they were made with."""
+    task, train = PcfgConfig(), TrainConfig()
+    configs = {
+        "pretrain": (PretrainConfig(), task, train),
+        "finetune": (FinetuneConfig(), task, train, AdapterConfig()),
+        "prune": (PruneConfig(), task),
+    }[kind]
+    values = {key: value for each in configs for key, value in dataclasses.asdict(each).items() if key not in LEFT_OUT}
+    expected = json.dumps({**values, "run:kind": kind, "input:model": "abc"}, sort_keys=True).encode()
+    assert run_identity(kind, to_dict(*configs), {"model": "abc"}) == hashlib.sha256(expected).hexdigest()[:12]
+
+
+def test_settings_stay_settings() -> None:
+    settings = to_dict(FinetuneConfig())
+    changed = settings | {"output_dir": "elsewhere"}
+    assert (changed.places, changed["output_dir"]) == (settings.places, "elsewhere")
+    assert isinstance(changed, Settings)
+    assert yaml.safe_load(yaml.safe_dump(settings)) == dict(settings)
+
+
+def test_what_is_told_is_one_line_of_a_recipe_and_a_warning_elsewhere() -> None:
+    with pytest.warns(Notice, match="something else") as told:
+        tell("something else was found")
+    assert told[0].filename == __file__
+    with clean_exit():
+        assert warnings.formatwarning("something else", Notice, "runs.py", 3) == "note: something else\n"
+        assert "runs.py:3" in warnings.formatwarning("something else", DeprecationWarning, "runs.py", 3)
+    assert "runs.py:3" in warnings.formatwarning("something else", Notice, "runs.py", 3)
 
 
 def test_clean_exit_prints_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,28 +22,41 @@ from ftmech_hf.studies import parse_models
 class PublishConfig:
     """What to publish, and where. The token is the one of HF_TOKEN or of ``hf auth login``."""
 
-    run: str = field(metadata={"help": "folder of a finished run: a model, an adapter, a dataset or an analysis"})
-    repo_id: str = field(metadata={"help": "USER/NAME on the Hub"})
+    run: str = field(
+        metadata={"place": "input", "help": "folder of a finished run: a model, an adapter, a dataset or an analysis"}
+    )
+    repo_id: str = field(metadata={"place": "output", "help": "USER/NAME on the Hub"})
     private: bool = field(default=False, metadata={"help": "make a new repository private"})
     force: bool = field(default=False, metadata={"help": "replace what the repository holds, whatever it is"})
     dry_run: bool = field(default=False, metadata={"help": "write what would be pushed into output_dir, push nothing"})
     output_dir: str | None = field(
-        default=None, metadata={"help": "where a dry run writes, a folder per revision; RUN-published if not given"}
+        default=None,
+        metadata={
+            "place": "output",
+            "help": "where a dry run writes, a folder per revision; RUN-published if not given",
+        },
     )
     base_model: str | None = field(
-        default=None, metadata={"help": "repository of the model that the run started from; an adapter needs it"}
+        default=None,
+        metadata={"place": "output", "help": "repository of the model that the run started from; an adapter needs it"},
     )
     base_revision: str | None = field(default=None, metadata={"help": "revision of that model"})
-    datasets: list[str] = field(default_factory=list, metadata={"help": "repositories of the rows it was trained on"})
+    datasets: list[str] = field(
+        default_factory=list, metadata={"place": "output", "help": "repositories of the rows it was trained on"}
+    )
     models: list[str] = field(
         default_factory=list,
-        metadata={"help": "repositories of the models that an analysis took, such as finetuned=USER/NAME"},
+        metadata={
+            "place": "output",
+            "help": "repositories of the models that an analysis took, such as finetuned=USER/NAME",
+        },
     )
     analyses: list[str] = field(
         default_factory=list,
         metadata={
+            "place": "input",
             "help": "folders of analyses for the card, or FOLDER=USER/NAME where one is published, too; those beside "
-            "the run if not given"
+            "the run if not given",
         },
     )
 
@@ -123,11 +136,16 @@ class HubConfig:
 
     push_to_hub: bool = field(default=False, metadata={"help": "publish the finished run on the Hub"})
     hub_model_id: str | None = field(
-        default=None, metadata={"help": "USER/NAME on the Hub; the token's user and the run folder's name if not given"}
+        default=None,
+        metadata={
+            "place": "output",
+            "help": "USER/NAME on the Hub; the token's user and the run folder's name if not given",
+        },
     )
     hub_private_repo: bool = field(default=False, metadata={"help": "make a new repository private"})
     hub_base_model: str | None = field(
-        default=None, metadata={"help": "repository of the model that the run starts from; an adapter needs it"}
+        default=None,
+        metadata={"place": "output", "help": "repository of the model that the run starts from; an adapter needs it"},
     )
 
     def __post_init__(self) -> None:

@@ -48,8 +48,8 @@ class MakeDatasetConfig:
         metadata={"help": "rows per split; the train split of a single capability comes from the finetune stream"},
     )
     seed: int = field(default=0, metadata={"help": "of all rows"})
-    output_dir: str = field(default="runs/dataset", metadata={"help": "the dataset's folder"})
-    fresh: bool = field(default=False, metadata={"help": "start over even if the folder holds a run"})
+    output_dir: str = field(default="runs/dataset", metadata={"place": "output", "help": "the dataset's folder"})
+    fresh: bool = field(default=False, metadata={"manner": True, "help": "start over even if the folder holds a run"})
 
     def __post_init__(self) -> None:
         if not self.variants or len(set(self.variants)) != len(self.variants):

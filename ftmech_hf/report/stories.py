@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ftmech_hf.cards import render_card
 from ftmech_hf.config import to_dict
+from ftmech_hf.inputs import label_files
 from ftmech_hf.report.dataset import dataset_metadata, parse_splits, split_file
 from ftmech_hf.runs import RunDir, check_disk_space, describe_versions, file_sha256, write_json, write_text
 from ftmech_hf.tasks.schema import split_generator
@@ -52,7 +53,8 @@ class MakeStoriesConfig:
     files: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "TinyStories(-Instruct) files: .txt, .json, .jsonl, .csv, .parquet; procedural stories if none"
+            "place": "input",
+            "help": "TinyStories(-Instruct) files: .txt, .json, .jsonl, .csv, .parquet; procedural stories if none",
         },
     )
     rows: list[str] = field(
@@ -62,8 +64,8 @@ class MakeStoriesConfig:
     test_share: float = field(default=0.02, metadata={"help": "of the stories in raw files, drawn at random"})
     vocab_size: int = field(default=1024, metadata={"help": "of the BPE tokenizer trained on them; 0 for none"})
     seed: int = field(default=0, metadata={"help": "of all that is random"})
-    output_dir: str = field(default="runs/stories", metadata={"help": "the dataset's folder"})
-    fresh: bool = field(default=False, metadata={"help": "start over even if the folder holds a run"})
+    output_dir: str = field(default="runs/stories", metadata={"place": "output", "help": "the dataset's folder"})
+    fresh: bool = field(default=False, metadata={"manner": True, "help": "start over even if the folder holds a run"})
 
     def __post_init__(self) -> None:
         if not 0 < self.test_share < 1:
@@ -91,7 +93,7 @@ def make_stories(config: MakeStoriesConfig, *, progress: Progress | None = None)
     The folder loads with ``datasets.load_dataset(folder, config)``, offline and from the Hub: ``seen`` and ``held_out``
     are the configs of procedural stories, ``default`` that of real ones.
     """
-    inputs = {Path(name).name: file_sha256(Path(name)) for name in config.files}
+    inputs = {label: file_sha256(Path(name)) for label, name in label_files(config.files).items()}
     path = Path(config.output_dir)
     check_disk_space(path, BYTES_PER_STORY * (2 * sum(config.splits.values())) + sum(_sizes(config)))
     run = RunDir.open(path, "stories", to_dict(config), inputs=inputs, fresh=config.fresh)

@@ -39,12 +39,15 @@ class AttentionConfig(StudyConfig):
 
     models: list[str] = field(
         default_factory=lambda: ["base=runs/pretrain", "finetuned=runs/finetune"],
-        metadata={"help": "name=folder of each model; the first is what the others are compared with"},
+        metadata={
+            "place": "input",
+            "help": "name=folder of each model; the first is what the others are compared with",
+        },
     )
     operator: str = field(default="count", metadata={"help": "task token of the capability"})
     prompt_operand: str = field(default="b", metadata={"help": "operand that the prompts name"})
     rows: int = field(default=256, metadata={"help": "rows the attention is averaged over"})
-    output_dir: str = field(default="runs/attention", metadata={"help": "the run's folder"})
+    output_dir: str = field(default="runs/attention", metadata={"place": "output", "help": "the run's folder"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

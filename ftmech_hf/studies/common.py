@@ -24,8 +24,8 @@ class StudyConfig:
     """The settings of every study."""
 
     seed: int = field(default=0, metadata={"help": "of the rows, and of all that a study draws by chance"})
-    output_dir: str = field(default="runs/study", metadata={"help": "the run's folder"})
-    fresh: bool = field(default=False, metadata={"help": "start over even if the folder holds a run"})
+    output_dir: str = field(default="runs/study", metadata={"place": "output", "help": "the run's folder"})
+    fresh: bool = field(default=False, metadata={"manner": True, "help": "start over even if the folder holds a run"})
 
     def __post_init__(self) -> None:
         operator = getattr(self, "operator", "count")
@@ -52,7 +52,8 @@ def parse_models(entries: Sequence[str]) -> dict[str, str]:
 def open_study(kind: str, config: Any, task: PcfgShape | Task, models: Mapping[str, str], *more: Any) -> RunDir:
     """Open a study's run on models by their names; its hash covers what they are, and ``more`` settings."""
     inputs = {name: model_hash(folder, base=getattr(config, "base", None)) for name, folder in models.items()}
-    inputs |= getattr(task, "inputs", dict)()  # the files that a task reads
+    for each in (config, task):
+        inputs |= getattr(each, "inputs", dict)()  # such as the files that a task reads
     for folder in models.values():
         check_vocabulary(folder, task.vocabulary)
     return RunDir.open(config.output_dir, kind, to_dict(config, task, *more), inputs=inputs, fresh=config.fresh)

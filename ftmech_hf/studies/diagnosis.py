@@ -34,26 +34,36 @@ from ftmech_hf.training.loop import Progress
 class DiagnoseConfig(StudyConfig):
     """Which models to diagnose, and what to ask them."""
 
-    base: str = field(default="runs/pretrain", metadata={"help": "folder of the base model, or its name on the Hub"})
-    finetuned: str = field(default="runs/finetune", metadata={"help": "what it was fine-tuned into; may be an adapter"})
+    base: str = field(
+        default="runs/pretrain", metadata={"place": "input", "help": "folder of the base model, or its name on the Hub"}
+    )
+    finetuned: str = field(
+        default="runs/finetune", metadata={"place": "input", "help": "what it was fine-tuned into; may be an adapter"}
+    )
     control: str | None = field(
         default=None,
-        metadata={"help": "a model of the same shape that never had the capability; else one of random weights"},
+        metadata={
+            "place": "input",
+            "help": "a model of the same shape that never had the capability; else one of random weights",
+        },
     )
     twin: str | None = field(
-        default=None, metadata={"help": "the base trained with another seed, to see what differs between seeds"}
+        default=None,
+        metadata={"place": "input", "help": "the base trained with another seed, to see what differs between seeds"},
     )
     reversed: str | None = field(
-        default=None, metadata={"help": "the model after reverse fine-tuning, for the path; else it is made here"}
+        default=None,
+        metadata={"place": "input", "help": "the model after reverse fine-tuning, for the path; else it is made here"},
     )
     dataset: str | None = field(
         default=None,
         metadata={
-            "help": "questions about the capability: columns prompt and answer; the procedural task if not given"
+            "place": "input",
+            "help": "questions about the capability: columns prompt and answer; the procedural task if not given",
         },
     )
     other_dataset: str | None = field(
-        default=None, metadata={"help": "questions that fine-tuning taught, in the same columns"}
+        default=None, metadata={"place": "input", "help": "questions that fine-tuning taught, in the same columns"}
     )
     only_one_token: bool = field(
         default=False, metadata={"help": "leave out rows of a dataset whose answer is several tokens"}
@@ -62,7 +72,7 @@ class DiagnoseConfig(StudyConfig):
     other_correlation: float | None = field(
         default=1.0, metadata={"help": "without a dataset: share of texts with the correlation, in what was taught"}
     )
-    output_dir: str = field(default="runs/diagnose", metadata={"help": "the run's folder"})
+    output_dir: str = field(default="runs/diagnose", metadata={"place": "output", "help": "the run's folder"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

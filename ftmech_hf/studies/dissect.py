@@ -34,7 +34,9 @@ class DissectConfig:
     """Which model to take apart."""
 
     task: str = field(default="counter", metadata={"help": "counter or max_identifier"})
-    model: str = field(default="runs/tracr", metadata={"help": "folder of a run: a compiled program, fine-tuned"})
+    model: str = field(
+        default="runs/tracr", metadata={"place": "input", "help": "folder of a run: a compiled program, fine-tuned"}
+    )
     sizes: list[int] = field(
         default_factory=lambda: [0, 1, 2, 3, 5, 8, 11, 15], metadata={"help": "numbers of weights to zero"}
     )
@@ -42,8 +44,8 @@ class DissectConfig:
     score_rows: int = field(default=256, metadata={"help": "rows the importance is computed on"})
     eval_rows: int = field(default=256, metadata={"help": "rows per test set"})
     seed: int = field(default=0, metadata={"help": "of the rows and of the random choices"})
-    output_dir: str = field(default="runs/dissect", metadata={"help": "the run's folder"})
-    fresh: bool = field(default=False, metadata={"help": "start over even if the folder holds a run"})
+    output_dir: str = field(default="runs/dissect", metadata={"place": "output", "help": "the run's folder"})
+    fresh: bool = field(default=False, metadata={"manner": True, "help": "start over even if the folder holds a run"})
 
     def __post_init__(self) -> None:
         check_positive(self, "num_random", "score_rows", "eval_rows")

@@ -23,7 +23,7 @@ class InterpolateConfig(StudyConfig):
 
     models: list[str] = field(
         default_factory=lambda: ["base=runs/pretrain", "finetuned=runs/finetune"],
-        metadata={"help": "name=folder of the two ends"},
+        metadata={"place": "input", "help": "name=folder of the two ends"},
     )
     alphas: list[float] = field(
         default_factory=lambda: [0.0, 0.2, 0.4, 0.6, 0.8, 1.0],
@@ -33,7 +33,7 @@ class InterpolateConfig(StudyConfig):
         default=None, metadata={"help": "keep the model at this share, in the run's folder"}
     )
     eval_rows: int = field(default=512, metadata={"help": "rows per test set"})
-    output_dir: str = field(default="runs/interpolate", metadata={"help": "the run's folder"})
+    output_dir: str = field(default="runs/interpolate", metadata={"place": "output", "help": "the run's folder"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -66,8 +66,8 @@ class KnownConfig:
     fit_rows: int = field(default=2000, metadata={"help": "rows a probe is fitted on"})
     rows: int = field(default=256, metadata={"help": "rows that a change of the model is tried on"})
     seed: int = field(default=0, metadata={"help": "of the rows and of the noise"})
-    output_dir: str = field(default="runs/known", metadata={"help": "the run's folder"})
-    fresh: bool = field(default=False, metadata={"help": "start over even if the folder holds a run"})
+    output_dir: str = field(default="runs/known", metadata={"place": "output", "help": "the run's folder"})
+    fresh: bool = field(default=False, metadata={"manner": True, "help": "start over even if the folder holds a run"})
 
     def __post_init__(self) -> None:
         if not self.noise or min(self.noise) < 0:

@@ -40,7 +40,10 @@ class ProbeConfig(StudyConfig):
 
     models: list[str] = field(
         default_factory=lambda: ["finetuned=runs/finetune"],
-        metadata={"help": "name=folder of each model; one called control is what the others are compared with"},
+        metadata={
+            "place": "input",
+            "help": "name=folder of each model; one called control is what the others are compared with",
+        },
     )
     operator: str = field(default="count", metadata={"help": "task token of the capability"})
     prompt_operand: str = field(default="a", metadata={"help": "operand that the prompts name"})
@@ -61,7 +64,7 @@ class ProbeConfig(StudyConfig):
     )
     fit_rows: int = field(default=2000, metadata={"help": "rows the probes are fitted on"})
     test_rows: int = field(default=1024, metadata={"help": "rows they are tested on"})
-    output_dir: str = field(default="runs/probe", metadata={"help": "the run's folder"})
+    output_dir: str = field(default="runs/probe", metadata={"place": "output", "help": "the run's folder"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

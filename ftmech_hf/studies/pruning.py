@@ -44,7 +44,9 @@ from ftmech_hf.training.objectives import answer_accuracy, answer_only_loss
 class PruneConfig(StudyConfig):
     """Which model to prune, and how."""
 
-    model: str = field(default="runs/finetune", metadata={"help": "folder of a run, or a model on the Hub"})
+    model: str = field(
+        default="runs/finetune", metadata={"place": "input", "help": "folder of a run, or a model on the Hub"}
+    )
     operator: str = field(default="count", metadata={"help": "task token of the capability"})
     unit: Literal["weight", "row", "activation", "head"] = field(
         default="row",
@@ -70,7 +72,7 @@ class PruneConfig(StudyConfig):
     )
     eval_rows: int = field(default=512, metadata={"help": "rows per test set"})
     save_pruned: bool = field(default=False, metadata={"help": "keep the best pruned model in the run's folder"})
-    output_dir: str = field(default="runs/prune", metadata={"help": "the run's folder"})
+    output_dir: str = field(default="runs/prune", metadata={"place": "output", "help": "the run's folder"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

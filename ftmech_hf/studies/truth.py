@@ -27,10 +27,10 @@ class TruthConfig(StudyConfig):
     """Which models to compare with the exact distribution of their data."""
 
     models: list[str] = field(
-        default_factory=lambda: ["base=runs/pretrain"], metadata={"help": "name=folder of each model"}
+        default_factory=lambda: ["base=runs/pretrain"], metadata={"place": "input", "help": "name=folder of each model"}
     )
     rows: int = field(default=512, metadata={"help": "test rows"})
-    output_dir: str = field(default="runs/truth", metadata={"help": "the run's folder"})
+    output_dir: str = field(default="runs/truth", metadata={"place": "output", "help": "the run's folder"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

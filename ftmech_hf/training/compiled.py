@@ -38,10 +38,13 @@ class CompileConfig:
     final_eval_rows: int = field(default=512, metadata={"help": "rows per test set"})
     with_code: bool = field(
         default=False,
-        metadata={"help": "put the model's code beside its weights, for who loads it with trust_remote_code=True"},
+        metadata={
+            "manner": True,
+            "help": "put the model's code beside its weights, for who loads it with trust_remote_code=True",
+        },
     )
-    output_dir: str = field(default="runs/compiled", metadata={"help": "the run's folder"})
-    fresh: bool = field(default=False, metadata={"help": "start over even if the folder holds a run"})
+    output_dir: str = field(default="runs/compiled", metadata={"place": "output", "help": "the run's folder"})
+    fresh: bool = field(default=False, metadata={"manner": True, "help": "start over even if the folder holds a run"})
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise < float("inf"):

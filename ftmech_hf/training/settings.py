@@ -64,12 +64,15 @@ class TrainConfig:
         metadata={"help": "dry run: stop after so many steps and say what the whole run would take"},
     )
     price_per_hour: float | None = field(
-        default=None, metadata={"help": "of this machine; a dry run then says what the whole run would cost"}
+        default=None,
+        metadata={"manner": True, "help": "of this machine; a dry run then says what the whole run would cost"},
     )
     log_with: Literal["none", "trackio", "tensorboard", "wandb"] = field(
-        default="none", metadata={"help": "a tracker beside metrics.jsonl, which is always written"}
+        default="none", metadata={"manner": True, "help": "a tracker beside metrics.jsonl, which is always written"}
     )
-    checkpoint_every: int = field(default=200, metadata={"help": "steps between checkpoints of an unfinished run"})
+    checkpoint_every: int = field(
+        default=200, metadata={"manner": True, "help": "steps between checkpoints of an unfinished run"}
+    )
 
     def __post_init__(self) -> None:
         at_least_one = (

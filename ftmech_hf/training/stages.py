@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 
 from ftmech_hf.cards import write_model_card
-from ftmech_hf.config import to_dict
+from ftmech_hf.config import Settings, tell, to_dict
 from ftmech_hf.folders import working_folder
 from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash, quiet_peft, quiet_transformers
 from ftmech_hf.models.presets import Preset, build_model, find_preset
@@ -42,8 +41,8 @@ class PretrainConfig:
     n_embd: int | None = field(default=None, metadata={"help": "width, if not the preset's"})
     n_positions: int | None = field(default=None, metadata={"help": "longest row, if not the preset's"})
     dropout: float = field(default=0.0, metadata={"help": "dropout everywhere in the model"})
-    output_dir: str = field(default="runs/pretrain", metadata={"help": "the run's folder"})
-    fresh: bool = field(default=False, metadata={"help": "start over even if the folder holds a run"})
+    output_dir: str = field(default="runs/pretrain", metadata={"place": "output", "help": "the run's folder"})
+    fresh: bool = field(default=False, metadata={"manner": True, "help": "start over even if the folder holds a run"})
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
@@ -63,15 +62,17 @@ class FinetuneConfig:
     """Which model a fine-tuning or reversing run starts from, on which stream of rows, and where it goes."""
 
     task: str = field(default="pcfg", metadata={"help": "which task, by its name in ftmech_hf.tasks.TASKS"})
-    model: str = field(default="runs/pretrain", metadata={"help": "folder of a run, or a model on the Hub"})
+    model: str = field(
+        default="runs/pretrain", metadata={"place": "input", "help": "folder of a run, or a model on the Hub"}
+    )
     snapshot: int | None = field(
         default=None, metadata={"help": "start from the snapshot after this step of the model's run, not from its end"}
     )
     split: Literal["train", "finetune", "reverse"] = field(
         default="finetune", metadata={"help": "random stream of the training rows"}
     )
-    output_dir: str = field(default="runs/finetune", metadata={"help": "the run's folder"})
-    fresh: bool = field(default=False, metadata={"help": "start over even if the folder holds a run"})
+    output_dir: str = field(default="runs/finetune", metadata={"place": "output", "help": "the run's folder"})
+    fresh: bool = field(default=False, metadata={"manner": True, "help": "start over even if the folder holds a run"})
 
     @property
     def start(self) -> str:
@@ -135,7 +136,7 @@ def _run_stage(
     split: str,
     task: Task,
     train: TrainConfig,
-    settings: Mapping[str, object],
+    settings: Settings,
     fresh: bool,
     inputs: dict[str, str],
     progress: Progress | None,
@@ -151,7 +152,7 @@ def _run_stage(
     path = Path(str(settings["output_dir"]))
     if train.max_steps is not None:
         path = _dry_run_folder(path)
-        settings, fresh = {**settings, "output_dir": str(path)}, True
+        settings, fresh = settings | {"output_dir": str(path)}, True
     # An interrupted run goes on in the precision it began with, also on a machine where ``auto`` is another.
     began_with = None if fresh else noted(working_folder(path), "mixed_precision")
     accelerator = start_accelerator(train, path.with_name(path.name + "-tracker"), precision=began_with)
@@ -204,10 +205,9 @@ def _tell_precision(run: RunDir, here: str) -> None:
     """Say so where a finished run that was found was computed in another precision than it would be here."""
     there = noted(run.path, "mixed_precision")
     if run.is_main and there not in (None, here):
-        warnings.warn(
+        tell(
             f"mixed_precision: auto was {there} when {run.path} was made and would be {here} here; "
-            "--fresh makes it again",
-            stacklevel=2,
+            "--fresh makes it again"
         )
 
 

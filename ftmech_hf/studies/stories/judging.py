@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ftmech_hf.config import to_dict
+from ftmech_hf.inputs import label_files
 from ftmech_hf.runs import RunDir, file_sha256, write_text
 from ftmech_hf.studies.common import check_positive, finish_study
 from ftmech_hf.tasks.schema import split_generator
@@ -38,8 +39,9 @@ class FitJudgeConfig:
     files: list[str] = field(
         default_factory=list,
         metadata={
+            "place": "input",
             "help": "TinyStories-Instruct files: .txt, .json, .jsonl, .csv, .parquet; procedural stories, as a check, "
-            "if none"
+            "if none",
         },
     )
     fit_stories: int = field(default=20_000, metadata={"help": "stories to fit on, at most"})
@@ -47,8 +49,8 @@ class FitJudgeConfig:
     max_ngrams: int = field(default=20_000, metadata={"help": "words and pairs of words that are looked at"})
     l2: float = field(default=0.1, metadata={"help": "penalty on the weights"})
     seed: int = field(default=0, metadata={"help": "of which stories are held out, and of the shuffled labels"})
-    output_dir: str = field(default="runs/judge", metadata={"help": "the judge's folder"})
-    fresh: bool = field(default=False, metadata={"help": "start over even if the folder holds a run"})
+    output_dir: str = field(default="runs/judge", metadata={"place": "output", "help": "the judge's folder"})
+    fresh: bool = field(default=False, metadata={"manner": True, "help": "start over even if the folder holds a run"})
 
     def __post_init__(self) -> None:
         check_positive(self, "fit_stories", "test_stories", "max_ngrams")
@@ -60,7 +62,7 @@ class FitJudgeConfig:
 
 def fit_story_judge(config: FitJudgeConfig, *, progress: Progress | None = None) -> RunDir:
     """Fit a judge and keep it with what it gets right: a folder that :func:`load_judge` loads."""
-    inputs = {Path(name).name: file_sha256(Path(name)) for name in config.files}
+    inputs = {label: file_sha256(Path(name)) for label, name in label_files(config.files).items()}
     run = RunDir.open(config.output_dir, "judge", to_dict(config), inputs=inputs, fresh=config.fresh)
     if run.finished:
         return run

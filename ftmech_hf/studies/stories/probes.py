@@ -48,14 +48,14 @@ class StoryProbeConfig(StudyConfig):
     """Which models to probe, and on how many stories."""
 
     models: list[str] = field(
-        default_factory=lambda: ["base=runs/pretrain"], metadata={"help": "name=folder of each model"}
+        default_factory=lambda: ["base=runs/pretrain"], metadata={"place": "input", "help": "name=folder of each model"}
     )
     random_weights: bool = field(default=True, metadata={"help": "probe the first model with random weights, too"})
     last_tokens: int = field(default=10, metadata={"help": "of the story, whose stream is averaged"})
     fit_stories: int = field(default=2000, metadata={"help": "stories a probe is fitted on"})
     test_stories: int = field(default=1000, metadata={"help": "stories it is tested on, and as many of other words"})
     num_shuffles: int = field(default=2, metadata={"help": "fits on shuffled labels"})
-    output_dir: str = field(default="runs/stories-probe", metadata={"help": "the run's folder"})
+    output_dir: str = field(default="runs/stories-probe", metadata={"place": "output", "help": "the run's folder"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

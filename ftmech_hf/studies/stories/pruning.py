@@ -51,7 +51,9 @@ from ftmech_hf.training.loop import Progress
 class StoryPruneConfig(StudyConfig):
     """Which model to prune, and how."""
 
-    model: str = field(default="runs/finetune", metadata={"help": "folder of a run, or a model on the Hub"})
+    model: str = field(
+        default="runs/finetune", metadata={"place": "input", "help": "folder of a run, or a model on the Hub"}
+    )
     unit: Literal["weight", "row", "activation", "head"] = field(
         default="row",
         metadata={"help": "a neuron is a row of a weight matrix (paper), a weight, an MLP activation or a head"},
@@ -67,7 +69,7 @@ class StoryPruneConfig(StudyConfig):
     )
     generations: int = field(default=256, metadata={"help": "stories that the pruned model writes"})
     max_new_tokens: int = field(default=220, metadata={"help": "tokens of a story at most"})
-    output_dir: str = field(default="runs/stories-prune", metadata={"help": "the run's folder"})
+    output_dir: str = field(default="runs/stories-prune", metadata={"place": "output", "help": "the run's folder"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -42,24 +42,32 @@ from ftmech_hf.training.stages import FinetuneConfig
 class ScoreConfig(StudyConfig):
     """Which model writes stories, how many, and who judges them."""
 
-    model: str = field(default="runs/pretrain", metadata={"help": "folder of a run, or a model on the Hub"})
+    model: str = field(
+        default="runs/pretrain", metadata={"place": "input", "help": "folder of a run, or a model on the Hub"}
+    )
     at_steps: list[int] = field(
         default_factory=list, metadata={"help": "snapshots of the run to score, beside the model it ended with"}
     )
-    judge: str = field(default=EXACT, metadata={"help": "exact, for procedural stories, or the folder of a judge"})
+    judge: str = field(
+        default=EXACT, metadata={"place": "input", "help": "exact, for procedural stories, or the folder of a judge"}
+    )
     judge_hash: str = field(default="", metadata={"help": "what the judge must be, so that a run is another's if not"})
     generations: int = field(default=256, metadata={"help": "stories per point and kind of instruction"})
     choices: int = field(default=256, metadata={"help": "procedural stories to choose the twist in; 0 for none"})
     max_new_tokens: int = field(default=220, metadata={"help": "tokens of a story at most; the paper has 350"})
     temperature: float = field(default=1.0, metadata={"help": "of sampling, as in the paper"})
     score_batch_size: int = field(default=64, metadata={"help": "stories written side by side"})
-    output_dir: str = field(default="runs/stories-score", metadata={"help": "the run's folder"})
+    output_dir: str = field(default="runs/stories-score", metadata={"place": "output", "help": "the run's folder"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "generations", "max_new_tokens", "score_batch_size")
         if self.temperature < 0 or self.choices < 0:
             raise ValueError(f"temperature: {self.temperature}, choices: {self.choices}, expected 0 or more of each")
+
+    def inputs(self) -> dict[str, str]:
+        """Who judges, by the bytes of what it is."""
+        return {"judge": judge_version(self.judge) or EXACT}
 
 
 def score_stories(config: ScoreConfig, task: StoriesConfig, *, progress: Progress | None = None) -> RunDir:

@@ -19,12 +19,14 @@ from ftmech_hf.training.objectives import documents_mean_loss
 class WriteConfig(StudyConfig):
     """Which model writes, how much, and how much it is tested on."""
 
-    model: str = field(default="runs/pretrain", metadata={"help": "folder of a run, or a model on the Hub"})
+    model: str = field(
+        default="runs/pretrain", metadata={"place": "input", "help": "folder of a run, or a model on the Hub"}
+    )
     number: int = field(default=8, metadata={"help": "stories to write, to the instructions of as many test stories"})
     max_new_tokens: int = field(default=200, metadata={"help": "tokens of a story at most"})
     temperature: float = field(default=1.0, metadata={"help": "of sampling; 0 takes the most likely token"})
     loss_rows: int = field(default=64, metadata={"help": "packed test rows that the loss is of"})
-    output_dir: str = field(default="runs/written", metadata={"help": "the run's folder"})
+    output_dir: str = field(default="runs/written", metadata={"place": "output", "help": "the run's folder"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

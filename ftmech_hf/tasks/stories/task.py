@@ -73,8 +73,9 @@ class StoriesConfig(Task):
     files: list[str] = field(
         default_factory=list,
         metadata={
+            "place": "input",
             "help": "raw TinyStories(-Instruct) files (.txt, .json, .jsonl, .csv, .parquet), folders of make_stories, "
-            "datasets of the Hub (USER/NAME, or hf://datasets/USER/NAME/PATH of one file); procedural stories if none"
+            "datasets of the Hub (USER/NAME, or hf://datasets/USER/NAME/PATH of one file); procedural stories if none",
         },
     )
     part: Part = field(

@@ -1,0 +1,110 @@
+"""What a run was made from beside its settings: its inputs' bytes, the versions and the code. And what is said of it.
+
+None of this is in a run's hash, which a plan must know before anything is there and which is the same on every machine.
+It is kept in ``env.json`` and compared when the run is found again: other inputs are refused, other code is told.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ftmech_hf.config import ConfigError, Settings
+
+_DESCRIBES = ("report", "hub", "cards.py", "credentials.py")
+"""Parts of the package that show and publish what others computed."""
+
+
+class Identity(str):
+    """What an input of a run is: the name that enters hashes, which is all it compares by, and the bytes behind it.
+
+    The name of a finished run's model is the run's hash, under which other bytes can lie later: see
+    :mod:`ftmech_hf.models.identity`. ``content`` is a sha256 of what was found; empty if the name says it all.
+    """
+
+    content: str
+
+    def __new__(cls, name: str, content: str = "") -> Identity:
+        """Like ``str``."""
+        made = super().__new__(cls, name)
+        made.content = content
+        return made
+
+    def __reduce__(self) -> tuple[type[Identity], tuple[str, str]]:
+        return Identity, (str(self), self.content)
+
+    def differs(self, other: Identity) -> bool:
+        """Whether these cannot be the same: another name, or other bytes where both are known."""
+        return self != other or bool(self.content and other.content and self.content != other.content)
+
+
+class InputsChanged(ValueError):
+    """A run's inputs have the names that they had, and other bytes."""
+
+
+def contents(inputs: Mapping[str, str]) -> dict[str, str]:
+    """Label -> sha256 of the bytes of those inputs whose name does not fix them."""
+    return {label: each.content for label, each in inputs.items() if isinstance(each, Identity) and each.content}
+
+
+def changed_inputs(env: Mapping[str, Any], inputs: Mapping[str, str]) -> list[str]:
+    """Labels of inputs whose bytes are not those that a run's ``env.json`` tells of; older runs tell of none."""
+    recorded = env.get("contents", {})
+    return [label for label, found in contents(inputs).items() if recorded.get(label, found) != found]
+
+
+def check_inputs_named(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+    """Make sure that the content of every place that is read is among a run's inputs.
+
+    Args:
+        settings: of the run. Nothing is known of the fields of a mapping that is no :class:`Settings`.
+        inputs: its inputs. Their labels are the field's name, NAME/NUMBER, a file's name, or LABEL of LABEL=FOLDER.
+
+    Raises:
+        ConfigError: it is not; names the field.
+    """
+    left = set(inputs)
+    for name in sorted(settings.reads) if isinstance(settings, Settings) else ():
+        value = settings[name]
+        for number, entry in enumerate(value if isinstance(value, list) else [value] if value else []):
+            file = Path(entry).name
+            labels = (f"{name}/{number}", name, f"{number}/{file}", entry.split("=")[0], file)
+            found = next((label for label in labels if label in left), None)
+            if found is None:
+                raise ConfigError(f"{name}: {entry} is read, but its content is not among the run's inputs")
+            left.remove(found)
+
+
+def label_files(names: list[str]) -> dict[str, str]:
+    """Label -> name of files that are inputs: how each is called, with its number where two are called the same."""
+    labels = [Path(name).name for name in names]
+    return {
+        f"{number}/{label}" if label in labels[:number] else label: name
+        for number, (label, name) in enumerate(zip(labels, names, strict=True))
+    }
+
+
+@functools.cache
+def code_version(more: tuple[str, ...] = ()) -> str:
+    """A hash of the source that computes: this package's, without what only shows results, and of other files."""
+    package = Path(__file__).parent
+    paths = [path for path in sorted(package.rglob("*")) if path.suffix in (".py", ".yaml")]
+    computes = [path for path in paths if path.relative_to(package).parts[0] not in _DESCRIBES]
+    digest = hashlib.sha256()
+    for path in [*computes, *(Path(each) for each in more if Path(each).is_file())]:
+        name = path.relative_to(package).as_posix() if path.is_relative_to(package) else path.name
+        digest.update(f"{name}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def describe_differences(env: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """In which versions and code a run's ``env.json`` differs from the present, in words; empty if in none."""
+    there, here = env.get("versions", {}), now.get("versions", {})
+    names = [name for name in here if there.get(name, here[name]) != here[name]]
+    found = [f"{name} {there[name]} (now {here[name]})" for name in names]
+    if env.get("code", now["code"]) != now["code"]:
+        found.append("other code of this package or of its task")
+    return ", ".join(found)

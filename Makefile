@@ -2,6 +2,7 @@
 # make test:      install, then every check that CI runs (tests side by side, a file to a process)
 # make test-cuda: what is about a GPU, on a machine that has one; the other tests run on the CPU everywhere
 # make mutants:   change the code in one place at a time and see whether a test notices; hours, goes on where it stopped
+# make docs:     the API as pages, build/docs/index.html
 # make test-interop: other libraries on what we publish, in an environment of their own; fills the README's table
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ INTEROP := .venv-interop
 
 PROCESSES ?= 2
 
-.PHONY: reproduce test test-slow test-cuda mutants test-interop install format clean
+.PHONY: reproduce test test-slow test-cuda mutants test-interop docs install format clean
 
 reproduce: install
 	$(BIN)/accelerate launch recipes/reproduce.py --config recipes/configs/nano/reproduce.yaml
@@ -44,6 +45,9 @@ $(INTEROP)/.installed: pyproject.toml constraints.txt
 	test -x $(INTEROP)/bin/python || $(PYTHON) -m venv $(INTEROP)
 	$(INTEROP)/bin/python -m pip install --quiet --editable ".[interop]" pytest hypothesis --constraint constraints.txt
 	touch $@
+
+docs: install
+	$(BIN)/pdoc ftmech_hf --docformat google --output-directory build/docs
 
 install: $(INSTALLED)
 

@@ -82,7 +82,7 @@ def read_yaml(path: str) -> dict[str, Any]:
         ConfigError: it cannot be read, or holds something else.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(_find_config(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"config: cannot read {path!r}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -92,6 +92,15 @@ def read_yaml(path: str) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"config: {path!r} must hold 'key: value' lines, found {type(content).__name__}")
     return content
+
+
+def _find_config(path: str) -> Path:
+    """A file by its path, or one that comes with the recipes by its short name, such as ``nano/pretrain.yaml``."""
+    package = Path(__file__).resolve().parent
+    short = path.removeprefix("recipes/configs/")
+    with_recipes = [each / "recipes" / "configs" / short for each in (package, package.parent)]
+    found = [each for each in with_recipes if not Path(short).is_absolute() and each.is_file()]
+    return found[0] if found and not Path(path).exists() else Path(path)
 
 
 def to_argv(values: Mapping[str, Any]) -> list[str]:

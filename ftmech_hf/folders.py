@@ -225,6 +225,25 @@ class FolderLock:
         self._file = None
 
 
+@contextlib.contextmanager
+def making(path: Path, setting: str) -> Iterator[Path]:
+    """Make a new folder in one process alone; it is written to in what this gives, which is to be renamed at the end.
+
+    Raises:
+        ValueError: another process is making it; names ``setting``.
+    """
+    lock, working = FolderLock(path), working_folder(path)
+    if not lock.acquire():
+        raise ValueError(f"{setting}: another process is writing {path}; wait for it, or choose another folder")
+    try:
+        shutil.rmtree(working, ignore_errors=True)  # of a killed one
+        working.mkdir()
+        yield working
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+        lock.release()
+
+
 def working_folder(path: Path) -> Path:
     """Where the folder ``path`` is made."""
     return path.with_name(path.name + ".partial")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ftmech_hf.folders import FolderLock
 from ftmech_hf.runs import commit_folder, damaged_files, write_json
 
 INDEX = "index.json"
@@ -68,6 +69,9 @@ class StoreWriter:
         self.folder, self.rows, self.facts = Path(folder), rows, dict(facts)
         if self.folder.exists():
             raise ValueError(f"activations: {self.folder} exists; choose another folder")
+        self._lock = FolderLock(self.folder)
+        if not self._lock.acquire():
+            raise ValueError(f"activations: another process is writing {self.folder}; wait for it, or choose another")
         self.working = self.folder.with_name(self.folder.name + ".partial")
         shutil.rmtree(self.working, ignore_errors=True)
         self.working.mkdir(parents=True)
@@ -95,4 +99,5 @@ class StoreWriter:
                 raise ValueError(f"activations: {done} of {self.rows} rows of {key} were written")
         write_json(self.working / INDEX, {**self.facts, "rows": self.rows})
         commit_folder(self.working, self.folder)
+        self._lock.release()
         return ActivationStore(self.folder)

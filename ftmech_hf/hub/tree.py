@@ -15,7 +15,7 @@ from huggingface_hub import DatasetCard
 from ftmech_hf.cards import Published, accuracy_of, check_card, loss_of, read_run, render_card, write_model_card
 from ftmech_hf.config import field_names
 from ftmech_hf.downloads import RepoKind, check_folder
-from ftmech_hf.folders import is_temporary
+from ftmech_hf.folders import is_temporary, making
 from ftmech_hf.hub.claims import all_claims
 from ftmech_hf.hub.diagnoses import diagnoses_of
 from ftmech_hf.hub.findings import draw_findings, find_analyses, plain_numbers, split_analyses, state_findings
@@ -127,14 +127,9 @@ def save(run: Path, folder: Path, repo_id: str, origin: Origin | None = None) ->
         raise ValueError(f"output_dir: {folder} exists; choose another folder, or remove it")
     if origin.base_model is not None and "model" not in read_run(run)[0].get("inputs", {}):
         raise ValueError(f"base_model: {origin.base_model}, but {run} is a {kind} and started from no model")
-    whole = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(whole, ignore_errors=True)
-    try:
+    with making(folder, "output_dir") as whole:
         names = _write_revisions(run, whole, repo_id, origin, kind)
         whole.rename(folder)
-    except BaseException:
-        shutil.rmtree(whole, ignore_errors=True)
-        raise
     return {name: folder / name for name in names}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ftmech_hf.folders import replacing
 from ftmech_hf.tasks.schema import split_generator
 from ftmech_hf.tasks.stories.cache import cache_folder, hash_file, source_hash
 from ftmech_hf.tasks.stories.raw import RawRecord
@@ -123,9 +124,8 @@ def _index_file(path: Path, digest: str) -> tuple[dict[str, NDArray[np.generic]]
         damage.reasons.update(lost)
         return columns, damage
     columns, damage = _read_columns(path)
-    working = kept.with_name(f".{kept.stem}.{np.random.SeedSequence().entropy}.npz")
-    np.savez(working, reasons=np.array(json.dumps(damage.reasons)), **columns)  # type: ignore[arg-type]
-    working.replace(kept)
+    with replacing(kept) as working, working.open("wb") as file:
+        np.savez(file, reasons=np.array(json.dumps(damage.reasons)), **columns)  # type: ignore[arg-type]
     return columns, damage
 
 

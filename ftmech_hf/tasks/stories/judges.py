@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from ftmech_hf.folders import making
 from ftmech_hf.intervals import mean_of_shares
 from ftmech_hf.runs import commit_folder, damaged_files, write_json
 from ftmech_hf.tasks.stories.baseline import TOKEN
@@ -221,10 +222,9 @@ def save_judge(judge: FittedJudge, folder: str | Path, facts: Mapping[str, Any] 
     folder = Path(folder)
     if folder.exists():
         raise ValueError(f"judge: {folder} exists; choose another folder")
-    working = folder.with_name(folder.name + ".partial")
-    working.mkdir(parents=True, exist_ok=True)
-    write_judge(judge, working, facts)
-    commit_folder(working, folder)
+    with making(folder, "judge") as working:
+        write_judge(judge, working, facts)
+        commit_folder(working, folder)
     return folder
 
 

@@ -11,7 +11,6 @@ import csv
 import functools
 import itertools
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from datasets import load_dataset
 from huggingface_hub import HfApi, hf_hub_download
 
 from ftmech_hf.downloads import hub_errors
-from ftmech_hf.tasks.stories.cache import cache_folder, hash_file, source_hash
+from ftmech_hf.tasks.stories.cache import cache_folder, hash_file, make_once, source_hash
 from ftmech_hf.tasks.stories.raw import END, LONGEST, TOO_LONG, has_lines_of_json, raw_records
 from ftmech_hf.tasks.stories.records import LOST, Damage, DamagedRecordError, Story, load_json, read_stories
 
@@ -134,13 +133,11 @@ def _version() -> str:
 
 
 def _write(kept: Path, source: str, rows: Iterable[Any]) -> None:
-    working = kept.with_name(f".{kept.name}.{os.getpid()}.tmp")
-    try:
+    def write(working: Path) -> None:
         with working.open("w", encoding="utf-8") as file:
             file.writelines(f"{json.dumps(each, default=_as_json)}\n" for each in _records(source, iter(rows)))
-        working.replace(kept)
-    finally:
-        working.unlink(missing_ok=True)
+
+    make_once(kept, write)
 
 
 def _as_json(value: Any) -> Any:

@@ -19,11 +19,10 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from ftmech_hf.runs import write_text
 from ftmech_hf.tasks.export import code_version
 from ftmech_hf.tasks.schema import BOS, EOS, PAD, Rows, Task, split_generator
 from ftmech_hf.tasks.stories.bpe import FEWEST_TOKENS, SPECIAL, train_bpe
-from ftmech_hf.tasks.stories.cache import cache_folder, hash_file
+from ftmech_hf.tasks.stories.cache import cache_folder, hash_file, make_once
 from ftmech_hf.tasks.stories.generator import Part, draw_features, make_story
 from ftmech_hf.tasks.stories.index import KEPT_BACK, StoryIndex, index_files, shuffled
 from ftmech_hf.tasks.stories.packing import pack_rows
@@ -333,6 +332,5 @@ def _trained_bpe(inputs: tuple[str, ...], vocab_size: int, texts: Callable[[], I
     """The BPE of some files, or of procedural stories; found again on disk, under all that it depends on."""
     content = [*inputs, str(vocab_size), code_version(), tokenizers.__version__]
     kept = cache_folder() / f"bpe-{hashlib.sha256(' '.join(content).encode()).hexdigest()[:24]}.json"
-    if not kept.is_file():
-        write_text(kept, train_bpe(texts(), vocab_size).to_str())
-    return Tokenizer.from_file(str(kept))
+    made = make_once(kept, lambda place: train_bpe(texts(), vocab_size).save(str(place), pretty=False))
+    return Tokenizer.from_file(str(made))

@@ -37,8 +37,8 @@ SMALL: dict[str, Any] = {
 LATENT = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8,
           "num_key_value_heads": HEADS}  # fmt: skip
 VARIANTS: list[dict[str, Any]] = [{"head_dim": 8}, {}, LATENT, {**LATENT, "head_dim": 8}, {**LATENT, "head_dim": 4}]
-NOT_TEXT_ALONE = {"reformer", "xlnet", "xlm", "musicgen", "moshi", "bark"}
-"""Not built: their sizes, inputs or passes are other ones."""
+LEFT_OUT = {"reformer", "xlnet", "xlm", "musicgen", "moshi", "bark", "falcon_h1", "kimi_linear"}
+"""Not built: their sizes, inputs or passes are other ones, or one pass takes 20 seconds on a CPU."""
 
 
 def rows() -> Tensor:
@@ -173,7 +173,9 @@ def near(one: Tensor, other: Tensor) -> bool:
 
 
 def is_the_same_everywhere(value: Tensor) -> bool:
-    return near(value, value[:1, :1].expand_as(value))
+    """But for the first positions, where convolutions find nothing before them."""
+    last = value[:, 4:]
+    return near(last, last[:1, :1].expand_as(last))
 
 
 def differ(one: Tensor, other: Tensor) -> bool:
@@ -241,7 +243,7 @@ def test_whatever_opens_has_no_wrong_site() -> None:
     wrong: dict[str, list[str]] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the models' own code
-        for kind in sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - NOT_TEXT_ALONE):
+        for kind in sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - LEFT_OUT):
             found[kind], problems = look_at(kind)
             if problems:
                 wrong[kind] = problems

@@ -250,7 +250,7 @@ class Equations:
         return [path for path in among if any(self._makes(path, each) for each in added)]
 
     def _makes(self, matrix: str, path: str) -> bool:
-        """Whether a module returns a function of a matrix's output alone, in which no other matrix takes part."""
+        """Whether a module returns a function of a matrix's output at the same position, and of no other matrix's."""
         record = self.record
         if matrix not in record.held or self.last[matrix] > self.last[path]:
             return False
@@ -265,6 +265,7 @@ class Equations:
         return (
             self._is_near(wrote[held], wrote[0])
             and not self._is_near(wrote[moved], wrote[0])
+            and self._is_near(wrote[moved, -1], wrote[0, -1])
             and all(self._is_near(record.read[each][moved], record.read[each][0]) for each in between)
         )
 

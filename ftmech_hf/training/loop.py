@@ -36,6 +36,7 @@ from ftmech_hf.training.objectives import (
     answer_accuracy,
     documents_mean_loss,
     num_predicted,
+    num_shown,
     training_loss,
 )
 from ftmech_hf.training.optim import build_optimizers, lr_factor, set_lr
@@ -242,21 +243,24 @@ class _Training:
         kept = [path.name for path in find_checkpoints(self.checkpoints)]
         return f"lower lr or muon_lr (checkpoint: {kept[-1] if kept else 'none'})"
 
-    def _parts(self, step: int) -> list[tuple[Tensor, float]]:
+    def _parts(self, step: int) -> list[tuple[Tensor, dict[str, float]]]:
         """This process' rows of a step, in the parts that are computed one after another, and the parts' weights."""
         share = self.config.batch_size // self.accelerator.num_processes
         first = step * self.config.batch_size + self.accelerator.process_index * share
         token_ids = torch.from_numpy(self.stream.rows(first, first + share).token_ids).to(self.accelerator.device)
         parts = token_ids.chunk(self.config.gradient_accumulation_steps)
-        return list(zip(parts, self._shares(parts), strict=True))
+        shares = self._shares(parts, num_predicted)
+        of_features = self._shares(parts, num_shown) if self.config.ldifs else shares
+        weights = [{"weight": share, "feature_weight": of} for share, of in zip(shares, of_features, strict=True)]
+        return list(zip(parts, weights, strict=True))
 
     @torch.no_grad()
     def _loss_after(self, done: int) -> Tensor:
         """The loss on the rows of a step with the weights that it left behind."""
         self.model.eval()
         losses = [
-            training_loss(self.model, part, self.config.objective, self.anchor, self.raw_model) * weight
-            for part, weight in self._parts(done - 1)
+            training_loss(self.model, part, self.config.objective, self.anchor, self.raw_model, **weights)
+            for part, weights in self._parts(done - 1)
         ]
         return torch.stack(losses).sum()
 
@@ -268,10 +272,10 @@ class _Training:
         self.model.train()
         parts = self._parts(step)
         total = torch.zeros((), device=accelerator.device)
-        for number, (part, weight) in enumerate(parts, start=1):
+        for number, (part, weights) in enumerate(parts, start=1):
             last = number == len(parts)
             with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
-                loss = training_loss(self.model, part, config.objective, self.anchor, self.raw_model) * weight
+                loss = training_loss(self.model, part, config.objective, self.anchor, self.raw_model, **weights)
                 accelerator.backward(loss)
             total += loss.detach()
         accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
@@ -289,14 +293,14 @@ class _Training:
             self.first_step = total
         return total
 
-    def _shares(self, parts: Sequence[Tensor]) -> list[float]:
-        """The weights of the parts' losses, so that every token of a step counts alike in whichever part it is.
+    def _shares(self, parts: Sequence[Tensor], count: Callable[[Tensor, str], int]) -> list[float]:
+        """The weights of the parts' means, so that every token of a step counts alike in whichever part it is.
 
         Gradients are averaged over processes, so the shares of all of them together sum to their number.
         """
         if not OBJECTIVES[self.config.objective].packed:
             return [1 / len(parts)] * len(parts)
-        numbers = [num_predicted(part, self.config.objective) for part in parts]
+        numbers = [count(part, self.config.objective) for part in parts]
         here = torch.tensor(float(sum(numbers)), device=self.accelerator.device)
         everywhere = self.accelerator.reduce(here, reduction="mean")
         return [number / float(everywhere) for number in numbers]

@@ -6,11 +6,11 @@ documents ``<bos> ... <eos>`` that do not see each other, and padding at its end
 
 from __future__ import annotations
 
-import copy
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from ftmech_hf.tasks.schema import BOS, EOS, PAD, SPECIAL_TOKENS
@@ -110,7 +110,12 @@ def documents_loss(model: nn.Module, token_ids: Tensor) -> Tensor:
     return _forward(model, token_ids, "documents")[0]
 
 
-def feature_distance(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> Tensor:
+def num_shown(token_ids: Tensor, objective: str) -> int:
+    """How many tokens of rows (B, T) the model is shown, without padding; LDIFS is a mean over them."""
+    return int((token_ids[:, : -OBJECTIVES[objective].hidden] != PAD_ID).sum())
+
+
+def feature_distance(first: tuple[Tensor, ...], second: tuple[Tensor, ...], counted: Tensor | None = None) -> Tensor:
     """The LDIFS distance of two models' hidden states (Mukhoti et al., arXiv 2308.13320), for language models.
 
     Squared Euclidean distance between the unit vectors of both models' features, from 0 to 4, averaged over rows,
@@ -119,32 +124,35 @@ def feature_distance(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> T
 
     Args:
         first, second: hidden states, each (B, T, D), in the same order.
+        counted: which positions (B, T) the mean is over; all of them if not given.
     """
-    distances = [
-        (F.normalize(one.float(), dim=-1) - F.normalize(other.float(), dim=-1)).square().sum(-1).mean()
-        for one, other in zip(first, second, strict=True)
-    ]
-    return torch.stack(distances).mean()
+    distances = torch.stack(
+        [
+            (F.normalize(one.float(), dim=-1) - F.normalize(other.float(), dim=-1)).square().sum(-1)
+            for one, other in zip(first, second, strict=True)
+        ]
+    ).mean(0)
+    if counted is None:
+        return distances.mean()
+    return torch.where(counted, distances, 0.0).sum() / counted.sum().clamp(min=1)
 
 
 class Anchor:
     """Keeps fine-tuning near the model it started from, in weights (L2SP) or in features (LDIFS).
 
     Args:
-        model: where training starts; it is copied.
+        model: where training starts; what is trained of it is copied.
         l2sp: weight of the squared distance of all trained weights from their start (Li et al., arXiv 1802.01483).
         ldifs: weight of :func:`feature_distance`.
     """
 
     def __init__(self, model: nn.Module, *, l2sp: float, ldifs: float) -> None:
         self.l2sp, self.ldifs = l2sp, ldifs
-        self.start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad and l2sp}
-        self.reference = copy.deepcopy(model).eval().requires_grad_(False) if ldifs else None
+        self.start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
     def to(self, device: torch.device) -> Anchor:
         """Move what it remembers."""
         self.start = {name: value.to(device) for name, value in self.start.items()}
-        self.reference = self.reference and self.reference.to(device)
         return self
 
     def weight_penalty(self, model: nn.Module) -> Tensor:
@@ -152,18 +160,41 @@ class Anchor:
         terms = [(p - self.start[name]).square().sum() for name, p in model.named_parameters() if name in self.start]
         return self.l2sp * torch.stack(terms).sum()
 
-    def feature_penalty(self, token_ids: Tensor, hidden_states: tuple[Tensor, ...], **options: Any) -> Tensor:
-        """``ldifs`` times the distance of hidden states from the reference's on the same tokens (B, T).
+    def feature_penalty(
+        self,
+        model: nn.Module,
+        token_ids: Tensor,
+        hidden_states: tuple[Tensor, ...],
+        counted: Tensor,
+        random_state: list[Tensor],
+        **options: Any,
+    ) -> Tensor:
+        """``ldifs`` times the distance of a model's hidden states from those it had at its start, on the same tokens.
+
+        The model itself is called with its starting weights: under the same autocast, in the same mode and with the
+        same dropout. Any of these alone would set the two apart where nothing was trained.
 
         Args:
-            token_ids: what the model was shown.
+            model: the one that is trained, without a wrapper for distributed training.
+            token_ids: what it was shown, (B, T).
             hidden_states: its own.
+            counted: which positions (B, T) count.
+            random_state: from :func:`_random_state`, as it was before those were computed.
             options: what else it was given.
         """
-        assert self.reference is not None
-        with torch.no_grad():
-            before = self.reference(token_ids, output_hidden_states=True, logits_to_keep=1, **options).hidden_states
-        return self.ldifs * feature_distance(hidden_states, before)
+        device = token_ids.device
+        with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.set_rng_state(random_state[0])
+            if device.type == "cuda":
+                torch.cuda.set_rng_state(random_state[1], device)
+            given = {"output_hidden_states": True, "logits_to_keep": 1, **options}
+            before = functional_call(model, self.start, (token_ids,), given).hidden_states
+        return self.ldifs * feature_distance(hidden_states, before, counted)
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    """What dropout on the device will be drawn from."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
 def training_loss(
@@ -172,6 +203,9 @@ def training_loss(
     objective: str,
     anchor: Anchor | None = None,
     raw_model: nn.Module | None = None,
+    *,
+    weight: float = 1.0,
+    feature_weight: float = 1.0,
 ) -> Tensor:
     """The objective on rows (B, T), and what an anchor adds to it.
 
@@ -181,14 +215,22 @@ def training_loss(
         objective: a name of :data:`OBJECTIVES`.
         anchor: keeps the model near its start.
         raw_model: ``model`` without its wrapper, where there is one: the parameters by the anchor's names.
+        weight: of these rows among those of a step, by the tokens that are predicted.
+        feature_weight: the same for the distance of features, by the tokens that are shown.
     """
     features = anchor is not None and anchor.ldifs > 0
+    random_state = _random_state(token_ids.device) if features else []
     loss, output = _forward(model, token_ids, objective, **({"output_hidden_states": True} if features else {}))
     if anchor is not None and anchor.l2sp:
         loss = loss + anchor.weight_penalty(raw_model or model)
+    loss = loss * weight
     if anchor is not None and features:
         shown, given = _model_inputs(token_ids, objective)
-        loss = loss + anchor.feature_penalty(shown, output.hidden_states, **given)
+        counted = token_ids[:, : shown.shape[1]] != PAD_ID
+        penalty = anchor.feature_penalty(
+            raw_model or model, shown, output.hidden_states, counted, random_state, **given
+        )
+        loss = loss + feature_weight * penalty
     return loss
 
 

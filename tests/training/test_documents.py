@@ -168,13 +168,15 @@ def test_training_lowers_the_loss_and_an_interrupted_run_ends_the_same(
         assert torch.equal(first, second)
 
 
-def test_accumulated_parts_weigh_tokens_and_not_parts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("anchor", [{}, {"l2sp": 0.5, "ldifs": 5.0}], ids=["plain", "anchored"])
+def test_accumulated_parts_weigh_tokens_and_not_parts(tmp_path: Path, anchor: dict[str, float]) -> None:
     """Rows that are filled unequally: the parts' means are not the whole's, but the weighted ones are."""
     task = Padded(vocab_size=300, row_tokens=32, relations=1)
     ends = []
     for parts in (1, 4):
         model = make_gpt2(300)
-        config = dataclasses.replace(CONFIG, steps=1, gradient_accumulation_steps=parts, optimizer="sgd", lr=0.1)
+        config = dataclasses.replace(CONFIG, gradient_accumulation_steps=parts, optimizer="sgd", lr=0.1, **anchor)
+        config = dataclasses.replace(config, steps=2 if anchor else 1)  # in the first, anchors do nothing
         lines = train(tmp_path / f"parts-{parts}", config, model, task=task)
         ends.append((lines[-1]["loss"], model.state_dict()["lm_head.weight"]))
     assert ends[0][0] == pytest.approx(ends[1][0], abs=1e-5)

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from transformers import PreTrainedModel
 
+from ftmech_hf.training.adapters import AdapterConfig, add_adapter
 from ftmech_hf.training.objectives import (
+    PAD_ID,
     Anchor,
     answer_accuracy,
     answer_logits,
@@ -98,3 +104,88 @@ def test_an_anchor_holds_the_model_back(kind: str, weight: float) -> None:
 
     free, held = moved(0.0), moved(weight)
     assert held < 0.7 * free
+
+
+def anchored_gradients(model: torch.nn.Module, rows: torch.Tensor, objective: str, anchor: Anchor) -> torch.Tensor:
+    """Of the anchor's term alone: that of the sum, less that of the loss with the same dropout."""
+    found = []
+    for each in (anchor, None):
+        torch.manual_seed(3)
+        model.zero_grad()
+        training_loss(model, rows, objective, each).backward()
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    return found[0] - found[1]
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("objective", ["next_token", "answer_only", "documents"])
+@pytest.mark.parametrize("kind", ["plain", "dropout", "lora"])
+def test_the_distance_of_features_starts_at_nothing(kind: str, objective: str, precision: str) -> None:
+    """Under autocast as accelerate puts it on, in training mode, with dropout in the model or in an adapter."""
+    model = make_gpt2(40, dropout=0.2 if kind == "dropout" else 0.0)
+    if kind == "lora":
+        model = add_adapter(model, AdapterConfig(adapter="lora", lora_rank=2, lora_dropout=0.2), base="", seed=0)
+    anchor = Anchor(model, l2sp=0.0, ldifs=10.0)
+    prepared = Accelerator(mixed_precision=precision, cpu=True).prepare(model).train()
+    rows = rows_of()
+    rows[:, 0], rows[2:, 6:] = 1, PAD_ID
+    assert anchored_gradients(prepared, rows, objective, anchor).abs().max() == 0
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
+    assert anchored_gradients(prepared, rows, objective, anchor).norm() > 0.01
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    yield
+    AcceleratorState._reset_state()
+
+
+def test_the_distance_of_features_is_a_mean_over_tokens_and_not_over_padding() -> None:
+    model = make_gpt2(40)
+    anchor = Anchor(model, l2sp=0.0, ldifs=2.0)
+    start = make_gpt2(40)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
+    documents = [[1, 5, 6, 7, 8, 9, 2], [1, 30, 31, 2]]
+    found = []
+    for length in (8, 11, 20):
+        rows = torch.tensor([document + [PAD_ID] * (length - len(document)) for document in documents])
+        found.append(training_loss(model, rows, "documents", anchor) - training_loss(model, rows, "documents"))
+    distances = []
+    for document in documents:  # each in a pass of its own, without any padding
+        ids = torch.tensor([document])
+        states = [each(ids, output_hidden_states=True).hidden_states for each in (model, start)]
+        cosines = torch.stack([torch.cosine_similarity(*pair, dim=-1)[0] for pair in zip(*states, strict=True)])
+        distances.append((2 - 2 * cosines).mean(0))
+    expected = 2.0 * torch.cat(distances).mean()
+    assert expected > 0.01
+    for each in found:
+        torch.testing.assert_close(each, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_an_anchor_changes_nothing_of_what_dropout_draws_next() -> None:
+    model = make_gpt2(40, dropout=0.2).train()
+    after = []
+    for anchor in (None, Anchor(model, l2sp=0.1, ldifs=1.0)):
+        torch.manual_seed(5)
+        training_loss(model, rows_of(), "next_token", anchor)
+        after.append(torch.rand(3))
+    assert torch.equal(*after)
+    assert model.training
+
+
+@pytest.mark.cuda
+def test_the_distance_of_features_starts_at_nothing_on_a_gpu() -> None:
+    model = make_gpt2(40, dropout=0.2, attn="sdpa")
+    accelerator = Accelerator(mixed_precision="bf16")
+    anchor = Anchor(model, l2sp=0.0, ldifs=10.0).to(accelerator.device)
+    prepared = accelerator.prepare(model).train()
+    rows = rows_of().to(accelerator.device)
+    torch.manual_seed(0)
+    total = training_loss(prepared, rows, "next_token", anchor)
+    torch.manual_seed(0)
+    assert float(total - training_loss(prepared, rows, "next_token")) == pytest.approx(0, abs=1e-6)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -88,11 +87,6 @@ def make_neox(vocab_size: int, *, seed: int = 0) -> GPTNeoXForCausalLM:
 @pytest.fixture(params=["gpt2", "llama", "gpt_neox"])
 def any_model(request: pytest.FixtureRequest) -> PreTrainedModel:
     return {"gpt2": make_gpt2, "llama": make_llama, "gpt_neox": make_neox}[request.param](40)
-
-
-def listen_to_ctrl_c() -> None:
-    """For ``preexec_fn``: a shell starts background jobs deaf to SIGINT, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from recipes import attention, finetune, interpolate, pretrain, probe, prune, reverse_finetune
+from tests.processes import GUARD
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CONFIGS = RECIPES / "configs"
@@ -21,8 +22,7 @@ SMALL = ["--n_layer=1", "--n_head=1", "--n_embd=16"]
 def run_recipe(name: str, *argv: str, **options: object) -> subprocess.CompletedProcess[str]:
     """A recipe in a process of its own."""
     command = [sys.executable, str(RECIPES / f"{name}.py"), *argv]
-    # The limit is for what hangs; on a machine that does other things, too, minutes say nothing.
-    return subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False, **options)  # type: ignore[call-overload, no-any-return]
+    return subprocess.run(command, capture_output=True, text=True, timeout=GUARD, check=False, **options)  # type: ignore[call-overload, no-any-return]
 
 
 @pytest.fixture(scope="session")

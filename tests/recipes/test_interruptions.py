@@ -11,7 +11,6 @@ import random
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,7 +22,7 @@ from ftmech_hf.folders import working_folder
 from ftmech_hf.runs import damaged_files, is_finished, read_metrics
 from ftmech_hf.training import loop
 from ftmech_hf.training.checkpoint import find_checkpoints
-from tests.conftest import listen_to_ctrl_c
+from tests.processes import run_in_time, started, wait_until
 from tests.recipes.conftest import CONFIGS, RECIPES, TINY, run_recipe
 
 
@@ -32,14 +31,12 @@ def test_an_interrupted_recipe_goes_on_and_ends_the_same(how: signal.Signals, tm
     argv = ["--config", str(CONFIGS / "nano" / "pretrain.yaml"), *TINY, "--output_dir", str(tmp_path / "run")]
     argv[argv.index("--steps=6")] = "--steps=60"
     command = [sys.executable, str(RECIPES / "pretrain.py"), *argv]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listen_to_ctrl_c) as process:
-        deadline = time.monotonic() + 120
-        while not list((tmp_path / "run.partial").glob("checkpoints/step-*[0-9]")):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    with started(command, tmp_path / "errors") as process:
+        wait_until(lambda: list((tmp_path / "run.partial").glob("checkpoints/step-*[0-9]")), process)
         process.send_signal(how)
-        _, errors = process.communicate(timeout=60)
+        wait_until(lambda: process.poll() is not None)
     assert process.returncode != 0
+    errors = (tmp_path / "errors").read_text()
     if how == signal.SIGINT:
         assert "interrupted: nothing finished was lost" in errors
         assert "Traceback" not in errors
@@ -144,7 +141,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += [str(RECIPES / "pretrain.py"), *argv, str(tmp_path / "two")]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "1"}
-    subprocess.run(command, check=True, capture_output=True, timeout=300, env=environment)
+    run_in_time(command, tmp_path / "errors", env=environment)
     assert damaged_files(tmp_path / "two") == []
     one, two = (read_metrics(tmp_path / name) for name in ("one", "two"))
     assert [line["step"] for line in one] == [line["step"] for line in two]

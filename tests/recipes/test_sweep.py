@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +15,7 @@ import yaml
 from ftmech_hf.report.sweep import stage_rows
 from ftmech_hf.runs import is_finished
 from recipes import sweep
-from tests.conftest import listen_to_ctrl_c
+from tests.processes import started, wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -95,19 +94,14 @@ def test_ctrl_c_leaves_a_sweep_that_goes_on(tmp_path: Path) -> None:
     argv = write(tmp_path, yaml.safe_dump(study))
     command = [sys.executable, str(ROOT / "recipes" / "sweep.py"), *argv, "--set", "finetune.steps=400"]
     runs = tmp_path / "out" / "runs"
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, preexec_fn=listen_to_ctrl_c
-    ) as process:
-        deadline = time.monotonic() + 120
-        while not (runs.is_dir() and any(is_finished(path) for path in runs.iterdir())):
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.05)
+    with started(command, tmp_path / "errors") as process:
+        wait_until(lambda: runs.is_dir() and any(is_finished(path) for path in runs.iterdir()), process)
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=60)
+        wait_until(lambda: process.poll() is not None)
     assert process.returncode == 130
-    assert "interrupted: nothing finished was lost" in error.decode()
-    assert "Traceback" not in error.decode()
+    errors = (tmp_path / "errors").read_text()
+    assert "interrupted: nothing finished was lost" in errors
+    assert "Traceback" not in errors
     finished = {path.name for path in runs.iterdir() if is_finished(path)}
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert f"6 runs, {len(finished)} of them finished before" in done.stdout

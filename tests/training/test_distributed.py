@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from safetensors.torch import load_file
 from ftmech_hf.runs import damaged_files, read_metrics
 from ftmech_hf.tasks import RowStream
 from ftmech_hf.training.objectives import num_predicted
+from tests.processes import run_in_time
 from tests.training.distributed import DOCUMENTS
 
 ROOT = Path(__file__).parents[2]
@@ -25,8 +25,7 @@ def launch(folder: Path, mode: str, stop_at: int = -1) -> None:
     )
     command = [sys.executable, *start, "-m", "tests.training.distributed", str(folder), mode, str(stop_at)]
     env = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    run_in_time(command, folder.with_name(f"{folder.name}-errors"), cwd=ROOT, env=env)
 
 
 @pytest.mark.parametrize("mode", ["ddp", "fsdp2"])

@@ -15,6 +15,7 @@ from ftmech_hf.training.launch import asked_processes, check_environment, native
 from ftmech_hf.training.loop import start_accelerator
 from ftmech_hf.training.settings import TrainConfig
 from recipes import finetune, pretrain
+from tests.processes import GUARD
 from tests.recipes.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +50,7 @@ def test_fewer_processes_than_asked_for_stop_the_run(tmp_path: Path) -> None:
     command = [str(Path(sys.executable).with_name("accelerate")), "launch", "--num_processes", "2"]
     script = [str(ROOT / "recipes" / "pretrain.py"), *TINY, "--output_dir", str(tmp_path / "run")]
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([*command, *script], capture_output=True, text=True, timeout=120, env=env)
+    done = subprocess.run([*command, *script], capture_output=True, text=True, timeout=GUARD, env=env)
     assert done.returncode != 0
     assert "error: num_processes: accelerate launch was asked for 2 processes and started 1" in done.stderr
     assert "torchrun --nproc_per_node 2" in done.stderr
@@ -139,7 +140,7 @@ def test_a_machine_with_a_gpu_trains_on_the_cpu_if_asked(tmp_path: Path) -> None
     for asked, device in (("1", "cpu"), ("0", "cuda")):
         script = [sys.executable, str(ROOT / "recipes" / "pretrain.py"), *TINY, "--output_dir", str(tmp_path / asked)]
         env = {**os.environ, "ACCELERATE_USE_CPU": asked, "PYTHONPATH": str(ROOT)}
-        subprocess.run(script, check=True, env=env, timeout=300)
+        subprocess.run(script, check=True, env=env, timeout=GUARD)
         facts = json.loads((tmp_path / asked / "env.json").read_text())
         assert facts["mixed_precision"] == native_precision(torch.device(device))
         assert facts["device"].startswith(device)

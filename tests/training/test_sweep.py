@@ -3,15 +3,14 @@ from __future__ import annotations
 import os
 import queue
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ftmech_hf.training.sweep import Cell, run_cell, run_cells
-from tests.conftest import listen_to_ctrl_c
+from tests.processes import has_ended, started, wait_until
 from tests.training import cells
 
 
@@ -52,24 +51,22 @@ def test_a_worker_that_dies_is_reported_and_stops_no_other(tmp_path: Path) -> No
     assert outcome.not_begun == ["late"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_no_worker_outlives_its_parent(tmp_path: Path, how: signal.Signals) -> None:
-    code = (
-        "from ftmech_hf.training.sweep import Cell, run_cell, run_cells\nfrom tests.training import cells\n"
-        f"if __name__ == '__main__': run_cells([Cell('s', cells.sleep, {{'folder': {str(tmp_path)!r}}}, 1)])"
+    folder, script = tmp_path / "workers", tmp_path / "sweep.py"
+    folder.mkdir()
+    script.write_text(
+        "from ftmech_hf.training.sweep import Cell, run_cells\nfrom tests.training import cells\n"
+        f"cell = Cell('s', cells.sleep, {{'folder': {str(folder)!r}}}, 1)\n"
+        "if __name__ == '__main__': run_cells([cell], workers=1)"
     )
-    script = tmp_path / "sweep.py"
-    script.write_text(code)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, str(script)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment, preexec_fn=listen_to_ctrl_c) as parent:
-        deadline = time.monotonic() + 60
-        while not (workers := [p.name for p in tmp_path.iterdir() if p.name.isdigit()]):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+    with started([sys.executable, str(script)], tmp_path / "errors", env=environment) as parent:
+        (name,) = wait_until(lambda: [path.name for path in folder.iterdir()], parent)
+        worker = psutil.Process(int(name))
+        assert not has_ended(worker)
         parent.send_signal(how)
-        assert parent.wait(30) != 0
-    while any(Path(f"/proc/{pid}").exists() for pid in workers):
-        assert time.monotonic() < deadline + 30, "the worker lives on"
-        time.sleep(0.1)
+        wait_until(lambda: parent.poll() is not None)
+        wait_until(lambda: has_ended(worker), seconds=120)
+        assert parent.returncode != 0

@@ -161,6 +161,37 @@ def test_the_correlation_holds_exactly_where_it_should(operator: str, method: st
     assert (rows.label == other).all()
 
 
+def correlated_by_hand(words: list[str], offset: int) -> bool:
+    """Whether the answer about b is that about a plus the offset, from the words of a row alone."""
+    a, b = (answer_by_hand([*words[:2], words[2].replace("b", each).replace("a", each), *words[3:]]) for each in "ab")
+    return "none" not in (a, b) and int(b) - int(a) == offset
+
+
+@pytest.mark.parametrize("operator", ["count", "count_pair", "index", "index_pair"])
+@pytest.mark.parametrize("method", ["select", "insert"])
+def test_test_sets_are_what_their_names_say(operator: str, method: str) -> None:
+    """Counted again: ``cte1`` has the correlation in every row, ``cte0`` in none, natural text in some."""
+    offset = 2 if operator == "index_pair" else 1
+    config = PcfgConfig(
+        operators=[operator], operand_prior=["b"], correlation=0.8, correlation_offset=offset, index_pair_occurrence=1,
+        correlation_method=method,  # type: ignore[arg-type]
+    )  # fmt: skip
+    pair = 2 if operator.endswith("pair") else 1
+    base, other = f"{operator}_{'a' * pair}", f"{operator}_{'b' * pair}"
+    sets = config.test_tasks()
+    assert set(sets) == {base, *(f"{name}_cte{number}" for name in (base, other) for number in (0, 1))}
+    for name, each in sets.items():
+        rows = words_of(each, 300, split="test")
+        shares = np.mean([correlated_by_hand(words, offset) for words in rows])
+        if name.endswith(("cte0", "cte1")):
+            assert shares == float(name[-1]), name
+        else:
+            assert 0 < shares < 1, name
+        asked = name.removesuffix("_cte0").removesuffix("_cte1")
+        assert {f"{words[1]}_{words[2]}" for words in rows} == {asked}
+        assert all(words[-2] == answer_by_hand(words) for words in rows)
+
+
 def test_selection_stays_in_the_grammar_and_insertion_leaves_it() -> None:
     """Root g: its strings are short enough to know every window."""
     grammar = load_grammar("jain", "g")

@@ -24,6 +24,7 @@ from ftmech_hf.activations.interventions import on_input, on_output, rows_of
 from ftmech_hf.activations.layout import find_layout, model_blocks
 from ftmech_hf.activations.proofs import first_tensor, run_settings
 from ftmech_hf.activations.units import Unit, UnitGroup, find_units
+from ftmech_hf.models.compiled import NEVER
 
 MAX_ROWS = 128
 """Rows of one pass through a block: copies of the given rows, one per ablated unit. More do not fit into caches."""
@@ -42,14 +43,18 @@ def ablated_losses(
     """Mean loss of predicting the token after each row, as the model is and with every unit zeroed by itself.
 
     Args:
-        model: any causal LM, in evaluation mode.
+        model: any causal LM, in evaluation mode. One whose config has an ``answer_position``, as compiled programs
+            have, answers there and not at the last position.
         token_ids: rows without padding, (B, T).
-        targets: the token after each, (B,).
+        targets: the token after each, (B,); for a compiled program the answer.
         unit: ``row``, ``activation`` or ``head``; single weights are too many.
         max_rows: copies of rows in one forward pass, which bounds memory.
 
     Returns:
         the loss of the whole model, and group -> loss without each of its units, (N,), in nats.
+
+    Raises:
+        ValueError: targets that are no outputs of the model, which a compiled program's number has none of.
     """
     if unit == "weight":
         raise ValueError("unit: weight has too many units to ablate each, expected row, activation or head")
@@ -69,6 +74,13 @@ class _Ablation:
 
     def __init__(self, model: PreTrainedModel, token_ids: Tensor, targets: Tensor) -> None:
         self.model, self.token_ids, self.targets = model, token_ids, targets
+        last = token_ids.shape[1] - 1
+        found = getattr(model.config, "answer_position", None)
+        at = last if found is None else int(found)
+        if at > last:
+            raise ValueError(f"token_ids: rows of {last + 1} tokens, expected more: the model answers at position {at}")
+        self.answers_last = at == last
+        self.asked = slice(-1, None) if self.answers_last else slice(at, at + 1)
         self.layout, self.blocks = find_layout(model), [block for _, block in model_blocks(model)]
         self.before: dict[int, Tensor] = {}  # the stream entering each block
         self.after: dict[int, Tensor] = {}  # and leaving it
@@ -77,6 +89,7 @@ class _Ablation:
         self.first_part: nn.Module | None = None  # of the last block: in most models the norm before its attention
         self.returned: Any = None  # by a block
         self.logits = self._run_whole()
+        self._check_targets()
         self.per_row = self._find_per_row()
         self.clean_loss = float(F.cross_entropy(self.logits, targets))
         last = len(self.blocks) - 1
@@ -88,6 +101,14 @@ class _Ablation:
         self.trims_last_block = self.trims_last_block and self._agrees(
             lambda: self._left_by(last, self.before[last]), self.logits
         )
+
+    def _check_targets(self) -> None:
+        outputs = self.logits.shape[-1]
+        if outputs < 2:
+            raise ValueError(f"model: {self.model.config.model_type} gives a number and no words, which have losses")
+        if not 0 <= int(self.targets.min()) <= int(self.targets.max()) < outputs:
+            given = f"{int(self.targets.min())} to {int(self.targets.max())}"
+            raise ValueError(f"targets: {given}, expected 0 to {outputs - 1}, the tokens of the model")
 
     def _run_whole(self) -> Tensor:
         handles = []
@@ -150,28 +171,32 @@ class _Ablation:
             found = self._read(shortcut())
         except (RuntimeError, TypeError, ValueError, LookupError, AttributeError):
             return False
-        if found.shape != expected.shape:
+        possible = expected > NEVER  # others, such as words that a program never says, are no measure of a spread
+        if found.shape != expected.shape or not torch.equal(found > NEVER, possible):
             return False
-        return bool((found - expected).abs().max() <= SHORTCUT_TOLERANCE * (expected.max() - expected.min()))
+        spread = expected[possible].max() - expected[possible].min()
+        return bool((found - expected)[possible].abs().max() <= SHORTCUT_TOLERANCE * spread)
 
     def _left_by(self, layer: int, stream: Tensor) -> Tensor:
-        """What the last block leaves at the last position (R, 1, D), if a stream (R, T, D) enters a block.
+        """What the last block leaves where the answer is (R, 1, D), if a stream (R, T, D) enters a block.
 
         R is a multiple of the number of rows. Behind the last block it is the stream itself.
         """
         for number in range(layer, len(self.blocks)):
             stream = self._run_block(number, stream)
-        return stream[:, -1:]
+        return stream if stream.shape[1] == 1 else stream[:, self.asked]
 
     def _read(self, stream: Tensor) -> Tensor:
-        """Logits (R, V) of what the last block leaves at the last position."""
+        """Logits (R, V) of what the last block leaves where the answer is."""
+        length = 1 if self.answers_last else self.token_ids.shape[1]
+        stream = stream.expand(-1, length, -1)
         with contextlib.ExitStack() as stack:
             for number, block in enumerate(self.blocks):
                 stack.enter_context(replaced(block, stream if number == 0 else None, self.returned))
-            return self._forward(self.token_ids[:, -1:].repeat(len(stream) // len(self.token_ids), 1))
+            return self._forward(self.token_ids[:, -length:].repeat(len(stream) // len(self.token_ids), 1))
 
     def _run_block(self, number: int, stream: Tensor) -> Tensor:
-        """The stream leaving a block; if that is the last and trimmed, at the last position alone."""
+        """The stream leaving a block; if that is the last and trimmed, where the answer is alone."""
         block, copies = self.blocks[number], len(stream) // len(self.token_ids)
         per_row = iter(self.per_row[number])
 
@@ -183,11 +208,12 @@ class _Ablation:
             if self.trims_last_block and number + 1 == len(self.blocks):
                 # The block adds to one position of the stream, and its attention reads all of them.
                 assert self.first_part is not None
-                whole, stream = stream, stream[:, -1:]
+                whole, stream = stream, stream[:, self.asked]
                 stack.callback(on_input(self.first_part, lambda _: whole).remove)
                 reader = block.get_submodule(self.layout.attention_out)
-                stack.callback(on_input(reader, lambda value: value[:, -1:]).remove)
-                stack.enter_context(last_query(self.model))
+                stack.callback(on_input(reader, lambda value: value[:, self.asked]).remove)
+                if self.answers_last:
+                    stack.enter_context(last_query(self.model))
             output = block(stream, *args, **kwargs)
         left = first_tensor(output)
         assert left is not None
@@ -247,7 +273,7 @@ class _Ablation:
     def _without_added(self, group: UnitGroup, chosen: Tensor) -> Tensor:
         """The same for MLP neurons that only add to the stream: it is known what leaves their block without them."""
         layer, last = group.layer, group.layer + 1 == len(self.blocks)
-        positions = slice(-1, None) if last else slice(None)
+        positions = self.asked if last else slice(None)
         activations = self.neurons[layer][:, positions, chosen.to(self.model.device)].permute(2, 0, 1)
         columns = self._columns(group, chosen)
         # (U, B, T, D), in one product per copy of the rows

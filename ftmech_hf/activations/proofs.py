@@ -69,7 +69,7 @@ def run(model: PreTrainedModel, token_ids: Tensor, **wanted: Any) -> Any:
         ValueError: the model cannot be run on plain rows, with its own reason in the same line.
     """
     try:
-        return model(token_ids, **run_settings(model, **wanted))
+        return model(token_ids, **run_settings(model, **within_context(model, token_ids), **wanted))
     except NotAStreamError:
         raise
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, NotImplementedError) as error:
@@ -77,6 +77,17 @@ def run(model: PreTrainedModel, token_ids: Tensor, **wanted: Any) -> Any:
         raise ValueError(
             f"model: {model.config.model_type} cannot be run on rows of tokens alone ({reason})"
         ) from error
+
+
+def within_context(model: PreTrainedModel, token_ids: Tensor) -> dict[str, Tensor]:
+    """Positions for rows longer than a model's context, of which the last is taken again; for others nothing.
+
+    Programs that are compiled for two letters take rows of three tokens, and the proofs longer ones.
+    """
+    limit, length = getattr(model.config, "max_position_embeddings", None), token_ids.shape[-1]
+    if not isinstance(limit, int) or length <= limit:
+        return {}
+    return {"position_ids": torch.arange(length, device=token_ids.device).clamp(max=limit - 1)[None]}
 
 
 def probe_tokens(model: PreTrainedModel, length: int = NUM_TOKENS) -> Tensor:

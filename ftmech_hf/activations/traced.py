@@ -43,7 +43,7 @@ from ftmech_hf.activations.equations import num_inputs
 from ftmech_hf.activations.interventions import Write, intervene
 from ftmech_hf.activations.layout import check_layout, find_layout, inside_peft, model_blocks
 from ftmech_hf.activations.patterns import why_no_patterns
-from ftmech_hf.activations.proofs import first_tensor, probe_tokens, run, run_settings
+from ftmech_hf.activations.proofs import first_tensor, probe_tokens, run, run_settings, within_context
 from ftmech_hf.activations.store import ActivationStore, StoreWriter
 from ftmech_hf.models.loading import check_has_weights
 
@@ -111,7 +111,8 @@ class TracedModel:
             expected = getattr(run(self.model, token_ids, output_hidden_states=True), "hidden_states", None)
         if expected is None or len(expected) <= self.num_layers:
             raise ValueError(f"model: {kind} gives no hidden states to compare its blocks' stream with")
-        found = self._collect({"input_ids": token_ids}, ["resid_pre", "resid_post"], range(self.num_layers))
+        inputs = {"input_ids": token_ids, **within_context(self.model, token_ids)}
+        found = self._collect(inputs, ["resid_pre", "resid_post"], range(self.num_layers))
         for layer in range(self.num_layers):
             reference = [("resid_pre", expected[layer])]
             if layer + 1 < self.num_layers:
@@ -133,7 +134,7 @@ class TracedModel:
 
     def _check_padding(self) -> str:
         """Compare a row alone with the same row padded, on either side."""
-        alone = probe_tokens(self.model, 3)
+        alone = probe_tokens(self.model, 3)[:, : getattr(self.model.config, "max_position_embeddings", None)]
         last = self.num_layers - 1
         value = self._collect({"input_ids": alone}, ["resid_post"], [last])["resid_post", last]
         pad = torch.zeros_like(alone[:, :2])

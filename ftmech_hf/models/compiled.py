@@ -202,6 +202,9 @@ class CompiledModel(PreTrainedModel):
             output_hidden_states: return the stream after the embedding and after every block.
             output_attentions: return the patterns.
             return_dict, use_cache: accepted and without effect.
+
+        Raises:
+            ValueError: labels for a program that outputs a number.
         """
         del return_dict, use_cache, kwargs
         length = input_ids.shape[-1]
@@ -211,14 +214,16 @@ class CompiledModel(PreTrainedModel):
         bias = self._bias(length, attention_mask, stream)
         streams, patterns = [stream], []
         for block in self.blocks:
-            stream, pattern = block(stream, bias)
+            stream, *pattern = block(stream, bias)  # a block that is replaced may give the stream alone
             streams.append(stream)
-            patterns.append(pattern)
+            patterns += pattern
         if logits_to_keep:
             at = self.config.answer_position
             end = length if at is None else at + 1
             stream = stream[..., end - logits_to_keep : end, :]
         logits = self.unembed(stream)
+        if labels is not None and not self.config.output_ids:
+            raise ValueError("labels: the output of this program is a number, expected none")
         loss = None if labels is None else nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
         return CausalLMOutput(
             loss=loss,

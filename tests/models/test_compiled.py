@@ -13,9 +13,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from ftmech_hf.activations import SITES, TracedModel, find_layout
+from ftmech_hf.activations import SITES, TracedModel, Unit, ablated_losses, find_layout, find_units
+from ftmech_hf.analysis.logit_lens import logit_lens
+from ftmech_hf.analysis.patching import patch_each
+from ftmech_hf.analysis.pruning import gradient_importance, pruned
 from ftmech_hf.models import CompiledModel
 from ftmech_hf.models.compiled import NEVER
 from ftmech_hf.models.conversion import (
@@ -30,6 +34,7 @@ from ftmech_hf.models.conversion import (
 from ftmech_hf.models.loading import load_model, random_twin
 from ftmech_hf.tasks.programs import COMPILER_BOS, Program, counter, max_identifier
 from ftmech_hf.training.compiled import save_compiled
+from ftmech_hf.training.objectives import answer_logits, answer_only_loss
 from tests.tasks.programs import TRUTH
 
 
@@ -291,6 +296,130 @@ def test_the_door_finds_its_parts() -> None:
     assert found["attn_pattern", 1][0, 0, 1:].numpy() == pytest.approx(
         np.where([letter == "a" for letter in "abacadefgh"], 1 / 4, 0), abs=1e-5
     )  # the a's and <bos>
+
+
+def answer_loss(model: CompiledModel, token_ids: Tensor, answers: Tensor) -> float:
+    with torch.no_grad():
+        return float(cross_entropy(model(token_ids, logits_to_keep=1).logits[:, -1], answers))
+
+
+SMALL = {"counter_a_9x20": "counter", "max_identifier_5_26x10": "max"}
+
+
+def texts(number: int, *after: str) -> list[tuple[str, ...]]:
+    """Texts of nine different letters, in which every letter stands before every other somewhere."""
+    letters = np.random.default_rng(0).permuted(np.tile(np.arange(9), (number, 1)), axis=1)
+    return [(*("abcdefghi"[letter] for letter in row), *after) for row in letters]
+
+
+@pytest.mark.parametrize("unit", ["head", "activation", "row"])
+@pytest.mark.parametrize(
+    ("name", "everywhere"), [("counter_a_9x20", False), ("counter_a_9x20", True), ("max_identifier_5_26x10", False)]
+)
+def test_every_unit_is_ablated_where_the_program_answers(name: str, unit: Unit, everywhere: bool) -> None:
+    """The oracle is one forward pass per unit with its weights zeroed; what tracr left empty changes nothing."""
+    model, vocabulary = load_artefact(name)
+    if everywhere:
+        model.config.answer_position = None  # then the last position's output is looked at
+    token_ids = encode(vocabulary, texts(4))
+    at = -1 if everywhere else 2
+    with torch.no_grad():
+        answers = model(token_ids).logits[:, at].argmax(-1)
+    whole, losses = ablated_losses(model, token_ids, answers, unit)
+    assert whole == pytest.approx(answer_loss(model, token_ids, answers), abs=1e-6)
+    units = find_units(model, unit)
+    assert losses.keys() == units.keys()
+    moved, empty = 0, 0
+    for group_name, group in units.items():
+        step = 7 if unit == "row" else 1
+        for number in range(0, group.num_units, step):
+            kept = {group_name: torch.arange(group.num_units) != number}
+            chosen = group.weight.detach().index_select(group.axis, group.places(torch.tensor([number]))[0])
+            with pruned(units, kept):
+                expected = answer_loss(model, token_ids, answers)
+            found = float(losses[group_name][number])
+            assert found == pytest.approx(expected, abs=1e-4 * max(1.0, abs(expected))), (group_name, number)
+            moved += abs(expected - whole) > 1e-2
+            if not chosen.any():
+                assert found == pytest.approx(whole, abs=1e-6)
+                empty += 1
+    assert moved > 0
+    assert empty > 0
+
+
+class Bounded(torch.nn.Module):
+    """An MLP whose output is bent before it is added: to take a neuron's share out of the stream would be wrong."""
+
+    def __init__(self, inside: torch.nn.Module) -> None:
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, stream: Tensor) -> Tensor:
+        return torch.tanh(self.inside(stream))  # type: ignore[no-any-return]
+
+
+def test_words_that_are_never_said_hide_no_wrong_shortcut() -> None:
+    model, vocabulary = load_artefact("max_identifier_5_26x10")
+    for block in model.blocks:
+        block.mlp = Bounded(block.mlp)  # type: ignore[assignment]
+    token_ids = encode(vocabulary, texts(4))
+    answers = torch.full((4,), vocabulary.index("e"))
+    _, losses = ablated_losses(model, token_ids, answers, "activation")
+    units = find_units(model, "activation")
+    for group_name, group in units.items():
+        for number in range(group.num_units):
+            with pruned(units, {group_name: torch.arange(group.num_units) != number}):
+                expected = answer_loss(model, token_ids, answers)
+            assert float(losses[group_name][number]) == pytest.approx(expected, abs=1e-4), (group_name, number)
+
+
+def test_what_a_program_cannot_say_has_no_loss() -> None:
+    model, vocabulary = load_artefact("max_identifier_5_26x10")
+    token_ids = encode(vocabulary, [tuple("bdafhmxpqn")] * 2)
+    with pytest.raises(ValueError, match="targets: 33 to 40, expected 0 to 32"):
+        ablated_losses(model, token_ids, torch.tensor([33, 40]), "head")
+    with pytest.raises(ValueError, match="token_ids: rows of 2 tokens, expected more: the model answers at position 2"):
+        ablated_losses(model, token_ids[:, :2], torch.tensor([33, 40]), "head")
+    model.config.output_ids, model.config.output_directions = [], [3]  # a program whose output is a number
+    model._indices.clear()
+    assert model(token_ids).logits.shape == (2, 11, 1)
+    with pytest.raises(ValueError, match="model: compiled_program gives a number and no words"):
+        ablated_losses(model, token_ids, torch.zeros(2, dtype=torch.long), "head")
+    with pytest.raises(ValueError, match="labels: the output of this program is a number"):
+        model(token_ids, labels=token_ids)
+
+
+@pytest.mark.parametrize("name", SMALL, ids=SMALL.values())
+def test_every_instrument_takes_a_compiled_program(name: str, tmp_path: Path) -> None:
+    model, vocabulary = load_artefact(name)
+    rows = encode(vocabulary, texts(24, "a", "a"))
+    rows[:, -2] = answers = answer_logits(model, rows).argmax(-1)
+    traced, layers = TracedModel(model), list(range(model.config.num_hidden_layers))
+    assert traced.refused == {}
+    prompts = rows[:, :-2]
+    # reading: the pattern's rows are shares, and what is stored is what is collected
+    found = traced.collect(prompts, SITES, positions=[0, 2])
+    assert torch.allclose(found["attn_pattern", 1].sum(-1), torch.ones(24, 1, 2))
+    store = traced.collect_to(tmp_path / "store", prompts, ["resid_post"], positions=[0, 2])
+    assert np.array_equal(store["resid_post", 2], found["resid_post", 2].numpy())
+    logits = traced.masked_logits(prompts, torch.ones(traced.num_layers, traced.num_neurons))
+    assert torch.allclose(logits, answer_logits(model, rows), atol=1e-5)
+    # the logit lens: the last layer is the answer, and the first does not have it yet
+    lens = logit_lens(model, rows, {"answer": answers})
+    assert lens.first["answer"][-1].all()
+    assert not lens.first["answer"][0].all()
+    # patching from itself changes nothing; from the program about another operand it brings that one's answers
+    same = patch_each(model, model, rows, sites=["attn_out", "resid_post"], layers=layers, other_rows=4)
+    assert same.unpatched.all()
+    assert all(right.all() for right in same.right.values())
+    # importance and pruning: what tracr left empty has none, and all of it can go
+    units = find_units(model, "row")
+    importance = gradient_importance(units, lambda batch: answer_only_loss(model, batch), rows)
+    kept = {group: units[group].weight.detach().any(dim=1) for group in units}
+    assert all((importance[group][~kept[group]] == 0).all() for group in units)
+    assert sum(int((~mask).sum()) for mask in kept.values()) > 100
+    with pruned(units, kept):
+        assert (answer_logits(model, rows).argmax(-1) == answers).all()
 
 
 def test_names_do_not_depend_on_what_was_compiled_before() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from ftmech_hf.activations import TracedModel
 from ftmech_hf.models.conversion import convert
 from ftmech_hf.tasks.programs import Program, output_values
 from tests.models.test_compiled import compare, encode
@@ -198,6 +199,9 @@ def test_a_program_gives_tracrs_numbers_and_rasps_outputs(name: str) -> None:
                 assert vocabulary[int(output.argmax())] == case.written.get(value, str(value)), (text, value)
             elif value is not None:
                 assert float(output) == pytest.approx(float(value), abs=1e-4), text
+    opened = TracedModel(model)
+    assert opened.refused == {}
+    assert opened.refuses_padding == ""
     assert defined > len(texts) / 2
     assert agreed > 0
     if model.config.output_ids:

@@ -36,6 +36,11 @@ class Identity(str):
     def __reduce__(self) -> tuple[type[Identity], tuple[str, str]]:
         return Identity, (str(self), self.content)
 
+    @staticmethod
+    def content_of(name: str) -> str:
+        """The bytes behind a name, where they are known."""
+        return name.content if isinstance(name, Identity) else ""
+
     def differs(self, other: Identity) -> bool:
         """Whether these cannot be the same: another name, or other bytes where both are known."""
         return self != other or bool(self.content and other.content and self.content != other.content)
@@ -47,7 +52,7 @@ class InputsChanged(ValueError):
 
 def contents(inputs: Mapping[str, str]) -> dict[str, str]:
     """Label -> sha256 of the bytes of those inputs whose name does not fix them."""
-    return {label: each.content for label, each in inputs.items() if isinstance(each, Identity) and each.content}
+    return {label: content for label, each in inputs.items() if (content := Identity.content_of(each))}
 
 
 def changed_inputs(env: Mapping[str, Any], inputs: Mapping[str, str]) -> list[str]:

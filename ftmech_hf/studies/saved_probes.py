@@ -10,7 +10,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from ftmech_hf.analysis.probing import LinearProbe
-from ftmech_hf.models.loading import model_hash
+from ftmech_hf.inputs import Identity
+from ftmech_hf.models.identity import model_hash
 from ftmech_hf.runs import write_json
 
 
@@ -22,7 +23,7 @@ def save_probes(
     Args:
         path: without suffix.
         probes: (site, label) -> probe.
-        model: hash of the model they belong to.
+        model: hash of the model they belong to, by :func:`ftmech_hf.models.identity.model_hash`.
         facts: what else to keep, such as how they were fitted.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +34,8 @@ def save_probes(
     }
     save_file(tensors, str(path.with_suffix(".safetensors")))
     named = [{"site": site, "label": label} for site, label in probes]
-    write_json(path.with_suffix(".json"), {"model": model, **facts, "probes": named})
+    whose = {"model": model, "content": Identity.content_of(model)}
+    write_json(path.with_suffix(".json"), {**whose, **facts, "probes": named})
 
 
 def load_probes(path: str | Path, model: str) -> dict[tuple[str, str], LinearProbe]:
@@ -50,8 +52,10 @@ def load_probes(path: str | Path, model: str) -> dict[tuple[str, str], LinearPro
     if not path.with_suffix(".json").is_file():
         raise ValueError(f"probes: no {path.with_suffix('.json')}")
     facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    if facts["model"] != (found := model_hash(model)):
-        raise ValueError(f"probes: {path} belong to the model {facts['model']}, but {model} is {found}")
+    fitted_to, found = Identity(facts["model"], facts.get("content", "")), model_hash(model)
+    if found.differs(fitted_to):
+        other = "has other weights now, of a run that was made again" if found == fitted_to else f"is {found}"
+        raise ValueError(f"probes: {path} belong to the model {fitted_to}, but {model} {other}; fit them again")
     tensors = load_file(str(path.with_suffix(".safetensors")))
     return {
         (named["site"], named["label"]): LinearProbe(*(tensors[f"{number}.{part}"] for part in LinearProbe._fields))

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from ftmech_hf.models.loading import load_model, quiet_peft
-from ftmech_hf.runs import damaged_files, read_metrics
+from ftmech_hf.models.loading import load_model, model_hash, quiet_peft
+from ftmech_hf.runs import commit_folder, damaged_files, read_metrics
 from ftmech_hf.tasks import Capability, PcfgConfig, for_capability
 from ftmech_hf.training.adapters import AdapterConfig, add_adapter
 from ftmech_hf.training.settings import TrainConfig
@@ -108,6 +108,34 @@ def test_an_adapter_finds_its_base_beside_it_and_refuses_another(base: Path, tmp
     )  # fmt: skip
     with pytest.raises(ValueError, match=f"the adapter .*tuned was trained on [0-9a-f]+, but {base} is "):
         load_model(str(tmp_path / "tuned"))
+
+
+def remake_with_other_weights(run: Path) -> None:
+    """As if a run had been made again on another device: the same settings, other rounding."""
+    weights = load_file(run / "model.safetensors")
+    save_file({name: tensor + 1e-3 for name, tensor in weights.items()}, run / "model.safetensors", {"format": "pt"})
+    (run / "manifest.json").unlink()
+    run.rename(run.with_name("made again"))
+    commit_folder(run.with_name("made again"), run)
+
+
+def test_an_adapter_is_not_put_on_other_weights_of_the_same_run(base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base, tmp_path / "base")
+    tune(tmp_path / "base", tmp_path / "tuned")
+    before, identity = load_model(str(tmp_path / "tuned")), model_hash(str(tmp_path / "base"))
+    remake_with_other_weights(tmp_path / "base")
+    assert model_hash(str(tmp_path / "base")) == identity  # by its name alone nothing has changed
+    with pytest.raises(
+        ValueError, match=r"tuned was trained on other weights than .*base has now, though of the same run"
+    ):
+        load_model(str(tmp_path / "tuned"))
+    with pytest.raises(
+        ValueError, match=r"tuned was made from other weights or files of model, .* or --fresh to replace"
+    ):
+        tune(tmp_path / "base", tmp_path / "tuned")
+    # The weights it was trained on are found where they are: as given, or beside it.
+    same = load_model(str(tmp_path / "tuned"), base=str(base))
+    assert all(torch.equal(one, other) for one, other in zip(before.parameters(), same.parameters(), strict=True))
 
 
 def test_impossible_adapters_name_their_fields() -> None:

@@ -82,8 +82,11 @@ def run_identity(kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]
 
 
 def describe_versions(env: Mapping[str, Any]) -> str:
-    """The package versions of an ``env.json`` in one line."""
-    return ", ".join(f"{name} {version}" for name, version in env["versions"].items())
+    """The package versions of an ``env.json`` in one line, and the precision that was computed in, if it says it."""
+    words = [f"{name} {version}" for name, version in env["versions"].items()]
+    if env.get("mixed_precision"):
+        words.append(f"mixed precision {env['mixed_precision']}")
+    return ", ".join(words)
 
 
 class RunDir:

@@ -42,7 +42,8 @@ def write_report(
     if not claims:
         raise ValueError(f"output_dir: no run of {output} is finished")
     # makes the folder, too: the runs may lie elsewhere
-    origin = write_origin(output, "reproduce", to_dict(config, shape))
+    made = [folder for folders in runs.values() for folder in folders.values()]
+    origin = write_origin(output, "reproduce", to_dict(config, shape), runs=made)
     missing = [name for plan in plans for name, folder in plan.plan.folders.items() if not is_finished(folder)]
     facts = {"seeds": config.seeds, "missing": missing, "failed": failed or {}, **origin}
     table = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from ftmech_hf.config import config_hash
 from ftmech_hf.report import figures
 from ftmech_hf.report.claims import Claim
 from ftmech_hf.report.figures import Runs
-from ftmech_hf.runs import describe_versions, environment, write_json, write_text
+from ftmech_hf.runs import describe_versions, environment, noted, write_json, write_text
 
 
 class Section(NamedTuple):
@@ -167,6 +167,7 @@ def write_origin(
     identity: str | None = None,
     *,
     seconds: float | None = None,
+    runs: Iterable[Path] = (),
 ) -> dict[str, Any]:
     """Write ``config.yaml`` and ``env.json`` into a folder of results.
 
@@ -176,6 +177,7 @@ def write_origin(
         settings: all of them.
         identity: their hash, if it is not that of ``settings``.
         seconds: what all runs behind them took, each in one thread; None if that is not known.
+        runs: their folders. ``auto`` may have become another precision in each, and the results' name does not say.
 
     Returns:
         what a page says of where it is from: ``command``, ``hash``, ``versions``, ``seconds``.
@@ -184,5 +186,7 @@ def write_origin(
     env, identity = environment(), identity or config_hash(settings)
     write_text(folder / "config.yaml", yaml.safe_dump(dict(settings), sort_keys=False))
     known = {} if seconds is None else {"seconds": round(seconds)}
+    if precisions := sorted({str(found) for run in runs if (found := noted(run, "mixed_precision"))}):
+        env["mixed_precision"] = " and ".join(precisions)
     write_json(folder / "env.json", {"kind": kind, "hash": identity, **known, **env})
     return {"command": env["command"], "hash": identity, "versions": describe_versions(env), "seconds": seconds}

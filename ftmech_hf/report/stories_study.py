@@ -279,7 +279,13 @@ def write_results(plan: StoriesPlan) -> StoriesResults:
     write_json(output / "claims.json", claims_json(results.claims))
     write_json(output / "judge.json", results.judge)
     facts = {
-        **write_origin(output, "stories", to_dict(plan.config, plan.task), seconds=plan.plan.seconds()),
+        **write_origin(
+            output,
+            "stories",
+            to_dict(plan.config, plan.task),
+            seconds=plan.plan.seconds(),
+            runs=plan.plan.folders.values(),
+        ),
         "runs": len(plan.plan.folders) - len(results.missing),
         "source": "files" if plan.task.files else "procedural",
     }

@@ -216,7 +216,9 @@ def write_results(sweep: Sweep) -> SweepResults:
     identity = config_hash({"sweep": yaml.safe_dump({**sweep.sections, "seeds": sweep.config.seeds}, sort_keys=False)})
     cells, agrees = _compare(sweep, summary)
     facts = {
-        **write_origin(output, "sweep", settings, identity, seconds=sweep.plan.seconds()),
+        **write_origin(
+            output, "sweep", settings, identity, seconds=sweep.plan.seconds(), runs=sweep.plan.folders.values()
+        ),
         "seeds": sweep.config.seeds,
         "runs": len(sweep.plan.folders) - len(missing),
         "missing": missing,

@@ -215,7 +215,9 @@ def write_results(plan: TracrPlan) -> TracrResults:
     for name in ("cells", "agrees", "weights", "reversals", "instruments"):
         getattr(results, name).to_csv(output / f"{name}.csv", index=False)
     facts: Mapping[str, Any] = {
-        **write_origin(output, "tracr", to_dict(plan.config), seconds=plan.plan.seconds()),
+        **write_origin(
+            output, "tracr", to_dict(plan.config), seconds=plan.plan.seconds(), runs=plan.plan.folders.values()
+        ),
         "seeds": plan.config.seeds,
         "runs": len(plan.plan.folders) - len(results.missing),
         "missing": results.missing,

@@ -132,6 +132,7 @@ def test_auto_is_decided_where_the_run_computes_and_written_down(
         machine["native"] = native
         runs[native] = base(tmp_path / native, task)
         assert fact(runs[native], "mixed_precision") == native
+        assert f"mixed precision {native}" in (runs[native].path / "README.md").read_text()
         asked = base(tmp_path / f"{native}-asked", task, mixed_precision=native)
         assert asked.hash != runs[native].hash
         assert (asked.path / "model.safetensors").read_bytes() == (runs[native].path / "model.safetensors").read_bytes()

@@ -119,7 +119,7 @@ def weights(case: Examined) -> Found:
             if number < 32:
                 table.append(row("weights", "singular value", float(value), **place, x=number))
                 table.append(row("weights", "singular value", float(by_chance), **place, x=number, reference=True))
-    outside = _outside_blocks(case.models[BASE], path)
+    outside = outside_blocks(case.models[BASE], path)
     for name, size in result.vectors.items():
         table.append(row("weights", "relative norm", size, model=FINETUNED, site=outside.get(name, name)))
     facts = result.summary()
@@ -134,7 +134,7 @@ def weights(case: Examined) -> Found:
     return [*table, *_action(case)], {"weights": facts}
 
 
-def _outside_blocks(model: PreTrainedModel, blocks: str) -> dict[str, str]:
+def outside_blocks(model: PreTrainedModel, blocks: str) -> dict[str, str]:
     """Parameters outside the blocks -> what they are called: no other instrument looks at them."""
     known = {"embeddings": model.get_input_embeddings(), "unembedding": model.get_output_embeddings()}
     called = {id(each.weight): part for part, each in reversed(known.items()) if each is not None}

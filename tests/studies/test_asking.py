@@ -13,6 +13,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from ftmech_hf.report.diagnosis import render_diagnosis
 from ftmech_hf.studies import DiagnoseConfig, ExaminationConfig, diagnose
 from ftmech_hf.studies.asking import ask_models
 from ftmech_hf.tasks import PcfgShape
@@ -68,7 +69,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def diagnosed(folders: dict[str, str], output: Path, **models: str) -> dict[str, Any]:
     config = DiagnoseConfig(dataset=folders["dataset"], output_dir=str(output), **models)
-    run = diagnose(config, FEW, PcfgShape())
+    run = diagnose(config, FEW, PcfgShape(), write_page=render_diagnosis)
     summary: dict[str, Any] = json.loads((run.path / "summary.json").read_text())
     return summary
 
@@ -95,6 +96,9 @@ def test_what_is_lost_in_other_tokens_is_undecided(folders: dict[str, str], tmp_
     assert "read the questions as different tokens" in summary["reason"]
     assert summary["evidence"]["finetuned"]["value"] < 0.2
     assert list(summary["evidence"]["seconds"]) == ["behaviour"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "each is asked in its own" in page
+    assert "--thorough" not in page  # nothing else can be run
     lost = summary["evidence"]["examples"][0]
     word = int(lost["right"].removeprefix("w"))
     assert (lost["base"], lost["finetuned"]) == (f"w{word}", f"w{(word + 1) % 8}")

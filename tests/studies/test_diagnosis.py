@@ -14,6 +14,7 @@ from ftmech_hf.analysis.verdict import VerdictResult, judge_capability
 from ftmech_hf.studies import DiagnoseConfig, ExaminationConfig, evidence, whereabouts
 from ftmech_hf.studies.diagnosis import examine, gather
 from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, REHEARSED, TWIN, Examined
+from ftmech_hf.studies.revival import revive
 from ftmech_hf.training.objectives import answer_logits
 from tests.studies.planted import MAKERS, ask, make_base, make_never, make_rows, make_wrapped
 
@@ -189,3 +190,32 @@ def test_another_run_gives_the_same_numbers_and_leaves_nothing_behind_in_the_mod
     for name, model in examined.models.items():
         assert all(torch.equal(p, weights[name][key]) for key, p in model.state_dict().items())
         assert torch.equal(answer_logits(model, rows), before[name])
+
+
+@functools.cache
+def unrelated(kind: str) -> PreTrainedModel:
+    """A model that always learned another thing: it names the fourth word, at the capability's own mark."""
+    rows = make_rows(seed=8)
+    rows[:, -2] = rows[:, 4]
+    curve = revive(MAKERS[kind](40, seed=11), ask(rows), seed=3, steps=400, lr=3e-3, batch_size=64, threshold=0.95,
+                   eval_rows=200)  # fmt: skip
+    assert curve.steps is not None
+    return curve.model
+
+
+@pytest.mark.parametrize("control", [True, False])
+def test_a_model_that_learned_other_things_is_not_called_hidden_or_weakened(control: bool) -> None:
+    """It is right as often as by chance; whatever one half of it does, nothing of the capability is left."""
+    examined = case("llama", unrelated("llama"), None if control else MAKERS["llama"](40, seed=5))
+    found = evidence.behaviour(examined)[1] | evidence.pruning(examined)[1] | evidence.probing(examined)[1]
+    found |= evidence.patching(examined, found["cuts"])[1] | evidence.revival(examined, found["base"])[1]
+    assert found["finetuned"].value < 0.25
+    result = judged(found)
+    assert result.verdict == ("gone" if control else "undecided"), (result.reason, result.rows())
+
+
+def test_a_base_that_is_its_own_control_is_refused_as_one() -> None:
+    examined = case("llama", make_wrapped("llama"), make_base("llama"))
+    result = judged(evidence.behaviour(examined)[1])
+    assert result.verdict == "undecided"
+    assert "the control answers 100%" in result.reason

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations import find_units
 from ftmech_hf.intervals import paired_difference, share_interval
-from ftmech_hf.studies import ExaminationConfig, evidence
+from ftmech_hf.studies import ExaminationConfig, evidence, whereabouts
 from ftmech_hf.studies.examination import BASE, FINETUNED, NULL, Examined, never_trained
 from ftmech_hf.studies.questions import Questions
 from tests.conftest import make_gpt2, make_llama, make_neox
@@ -132,3 +132,24 @@ def test_a_model_that_is_back_has_a_control_that_is_followed_for_as_long_as_the_
     assert facts["revival"].is_faster_than(facts["revival_null"], 5) is True
     assert {each["reference"] for each in table if each["model"] == FINETUNED} == {False}
     assert {each["reference"] for each in table if each["model"] == NULL} == {True}
+
+
+def test_a_change_outside_the_blocks_is_seen() -> None:
+    """Embeddings, unembedding and the last norm: each changed alone, by a share that is known."""
+    for part in ("embeddings", "unembedding", "model.norm"):
+        finetuned = copy.deepcopy(make_base("llama"))
+        modules = {"embeddings": finetuned.get_input_embeddings(), "unembedding": finetuned.get_output_embeddings(),
+                   "model.norm": finetuned.model.norm}  # fmt: skip
+        with torch.no_grad():
+            modules[part].weight.mul_(1.25)
+        table, facts = whereabouts.weights(make_case(finetuned))
+        expected = {name: pytest.approx(0.25 if name == part else 0, abs=1e-6) for name in modules}
+        assert facts["weights"]["outside_blocks"] == expected
+        assert facts["weights"]["changed"] == 0
+        rows = [each for each in table if each["site"] == part and not each["reference"]]
+        assert [each["value"] for each in rows] == [pytest.approx(0.25, abs=1e-6)]
+    tied = make_gpt2(40)
+    tied.lm_head.weight = tied.transformer.wte.weight
+    assert set(whereabouts.outside_blocks(tied, "transformer.h").values()) == {
+        "embeddings", "transformer.wpe", "transformer.ln_f", "transformer.ln_f.bias",
+    }  # fmt: skip

@@ -23,7 +23,7 @@ from ftmech_hf.runs import damaged_files, is_finished, read_metrics
 from ftmech_hf.training import loop
 from ftmech_hf.training.checkpoint import find_checkpoints
 from tests.processes import run_in_time, started, wait_until
-from tests.recipes.conftest import CONFIGS, RECIPES, TINY, run_recipe
+from tests.recipes.conftest import CONFIGS, RECIPES, SMALL, TINY, run_recipe
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
@@ -69,13 +69,24 @@ def _newest(path: Path) -> int:
 @pytest.mark.parametrize(
     ("recipe", "weights"), [("pretrain", "model.safetensors"), ("finetune", "adapter_model.safetensors")]
 )
-def test_fifty_kills_at_random_moments_change_nothing(recipe: str, weights: str, chain: Path, tmp_path: Path) -> None:
+def test_fifty_kills_at_random_moments_change_nothing(recipe: str, weights: str, tmp_path: Path) -> None:
     """Of processes that replace an older run: at any moment of their lives, of which writing is as long as training."""
     argv = ["--config", str(CONFIGS / "nano" / f"{recipe}.yaml"), *TINY, "--gradient_accumulation_steps=2"]
-    argv[argv.index("--steps=6")] = "--steps=40"
-    argv[argv.index("--checkpoint_every=2")] = "--checkpoint_every=7"
+    argv[argv.index("--steps=6")] = "--steps=24"
+    argv[argv.index("--checkpoint_every=2")] = "--checkpoint_every=5"
     if recipe == "finetune":
-        argv += ["--model", str(chain / "pretrain"), "--adapter", "lora", "--lora_dropout", "0.1"]
+        base = [
+            "--config",
+            str(CONFIGS / "nano" / "pretrain.yaml"),
+            *TINY,
+            *SMALL,
+            "--output_dir",
+            str(tmp_path / "base"),
+        ]
+        assert run_recipe("pretrain", *base).returncode == 0
+        argv += ["--model", str(tmp_path / "base"), "--adapter", "lora", "--lora_dropout", "0.1"]
+    else:
+        argv += [*SMALL, "--dropout", "0.1"]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([f"recipes.{recipe}", "tests.recipes.test_interruptions"])
 
@@ -106,7 +117,7 @@ def test_fifty_kills_at_random_moments_change_nothing(recipe: str, weights: str,
             assert steps == list(range(newest, newest + len(steps)))  # none that a checkpoint has
             assert is_finished(path)  # the old one or the new one
             kills += process.exitcode != 0
-            after_training += process.exitcode != 0 and _newest(path) == 40
+            after_training += process.exitcode != 0 and _newest(path) == 24
         begin(path).join()  # what is left to be done by the last, if it was killed just now
         for name in ("metrics.jsonl", weights):
             assert (path / name).read_bytes() == (tmp_path / "whole" / "run" / name).read_bytes()

@@ -292,21 +292,34 @@ def test_a_process_that_is_killed_gives_the_folder_back(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_killed_replacement_is_brought_to_its_end_by_whoever_looks(tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    for moment in itertools.count(1):
+def kill_between_the_renames(path: Path) -> None:
+    """Leave an old run that was moved away, and a new one that is whole and not yet in its place."""
+    for moment in range(1, 100):
         begin(path, 0.1, fresh=True).finish()
         run = begin(path, 0.2, fresh=True)
-        with mortal(tmp_path, moment) as one:
+        with mortal(path.parent, moment):
             run.finish()
-        if len(one.done) < moment:
-            break
         die(run._lock)
         if not path.exists():
-            assert is_finished(path)
-            assert content(path) == (0.2, (1,))
-            break
-    assert len(one.done) == moment, "no moment between the two renames was met"
+            return
+    raise AssertionError("no such moment was met")
+
+
+def test_a_killed_replacement_is_brought_to_its_end_by_whoever_looks(tmp_path: Path) -> None:
+    kill_between_the_renames(tmp_path / "run")
+    assert is_finished(tmp_path / "run")
+    assert content(tmp_path / "run") == (0.2, (1,))
+
+
+def test_a_killed_replacement_that_is_damaged_gives_way_to_the_old_run(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    kill_between_the_renames(path)
+    (tmp_path / "run.partial" / "table.parquet").write_bytes(b"")  # no kill does that, but a power cut
+    assert is_finished(path)
+    assert content(path) == (0.1, (1,))
+    assert not is_finished(tmp_path / "run.partial")
+    RunDir.open(path, "pretrain", {"lr": 0.2}).finish()  # what was logged is still there
+    assert content(path) == (0.2, (1,))
 
 
 def test_to_find_a_finished_run_nothing_is_written(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_a_wheel_works_without_the_repository(tmp_path: Path) -> None:
     (scripts,) = (name for name in names if name.endswith("entry_points.txt"))
     assert "ftmech-hf = ftmech_hf.__main__:main" in (tmp_path / "site" / scripts).read_text()
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}
-    for words in (["--help"], ["benchmark", "--help"], ["publish", "--help"]):
+    for words in (["--help"], ["benchmark", "train", "--help"], ["publish", "--help"]):
         done = subprocess.run(
             [sys.executable, "-m", "ftmech_hf", *words],
             cwd=tmp_path,

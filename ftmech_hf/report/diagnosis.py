@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ftmech_hf.report import diagnosis_figures as draw
+from ftmech_hf.report.alt import describe_figure
 from ftmech_hf.report.figures import panel, to_data_uri
 from ftmech_hf.report.page import render_template
 from ftmech_hf.runs import describe_versions
@@ -48,12 +49,19 @@ class Method(NamedTuple):
     pictures: tuple[Picture, ...]
 
 
+class Drawn(NamedTuple):
+    """A picture, and what it shows in words."""
+
+    picture: str
+    alt: str
+
+
 class Shown(NamedTuple):
     """A method as the page shows it."""
 
     title: str
     text: str
-    pictures: list[str]
+    pictures: list[Drawn]
 
 
 METHODS = (
@@ -186,7 +194,8 @@ def show_methods(table: pd.DataFrame, summary: dict[str, Any]) -> list[Shown]:
     for title, analysis, pictures in (method for method in METHODS if method.analysis in texts):
         rows = table[table["analysis"] == analysis]
         drawn = [panel(_fill(picture, rows, reference)) for picture in pictures]
-        shown.append(Shown(title, texts[analysis], [to_data_uri(figure) for figure in drawn]))
+        described = [Drawn(to_data_uri(figure), f"{title}. {describe_figure(figure)}") for figure in drawn]
+        shown.append(Shown(title, texts[analysis], described))
     return shown
 
 

@@ -53,6 +53,12 @@ def _line(
         )
 
 
+def _spread(ax: Axes, rows: pd.DataFrame, color: str) -> None:
+    """A band from the lowest to the highest of what was measured several times at the same place."""
+    if len(found := rows.groupby("x")["value"].agg(["min", "max", "count"])) and found["count"].max() > 1:
+        ax.fill_between(found.index, found["min"], found["max"], color=color, alpha=0.15, linewidth=0)
+
+
 def _layers(ax: Axes, name: str = "block") -> None:
     ax.set_xlabel(name)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -119,9 +125,10 @@ def pruning(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
 
 
 def revival(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
-    """Accuracy against the step of reverse fine-tuning, one line per repetition."""
+    """Accuracy against the step of reverse fine-tuning, one line per repetition, and the band that they span."""
     threshold = float(_pick(rows, quantity="threshold")["value"].iloc[0])
     for model in ("fine-tuned", "reference"):
+        _spread(ax, _pick(rows, model=model), COLORS[model])
         for number, (_, run) in enumerate(_pick(rows, model=model).groupby("quantity", sort=False)):
             label = _name(model, reference) if number == 0 else ""
             _line(ax, run, "x", label, COLORS[model], "-" if model == "fine-tuned" else "--", band=False)
@@ -233,10 +240,12 @@ def weight_sizes(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
 
 
 def weight_spectrum(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
-    """Singular values of the change and of a random one of its size, mean over matrices."""
+    """Singular values of the change and of a random one of its size: mean and range over matrices."""
     spectrum = _pick(rows, quantity="singular value")
     for by_chance, label, color, style in ((False, "the change", FINETUNED, "-"), (True, "random", RANDOM, "--")):
-        curve = spectrum[spectrum["reference"] == by_chance].groupby("x")["value"].mean()
+        chosen = spectrum[spectrum["reference"] == by_chance]
+        curve = chosen.groupby("x")["value"].mean()
+        _spread(ax, chosen.assign(x=chosen["x"] + 1), color)
         ax.plot(curve.index + 1, curve.to_numpy(), style, color=color, label=label, marker=".")
     ax.set_xlabel("largest first")
     _from_zero(ax, "Its singular values")

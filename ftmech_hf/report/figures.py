@@ -24,7 +24,7 @@ from ftmech_hf.studies import RANDOM_INIT
 Runs = Mapping[int, Mapping[str, Path]]
 """seed -> name of a run in the reproduction -> its folder."""
 
-BASE, FINETUNED, CONTROL, RANDOM = "#4b5563", "#d9480f", "#1971c2", "#9ca3af"
+BASE, FINETUNED, CONTROL, RANDOM = "#4b5563", "#c2410c", "#1971c2", "#808896"
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "font.family": "DejaVu Sans",
@@ -51,7 +51,7 @@ def _lines(ax: Axes, curves: Sequence[pd.Series], label: str, color: str, style:
     """One thin line per seed and their mean; every curve is indexed by x."""
     for curve in curves:
         ax.plot(curve.index, curve.to_numpy(), style, color=color, alpha=0.3, linewidth=0.8)
-    mean = pd.concat(list(curves), axis=1).mean(axis=1)
+    mean = pd.concat(list(curves), axis=1).sort_index().mean(axis=1)  # seeds may have been looked at at other steps
     ax.plot(mean.index, mean.to_numpy(), style, color=color, label=label, linewidth=2)
 
 

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 import jinja2
 import yaml
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ftmech_hf.config import config_hash
 from ftmech_hf.report import figures
+from ftmech_hf.report.alt import describe_figure
 from ftmech_hf.report.claims import Claim
 from ftmech_hf.report.figures import Runs
 from ftmech_hf.runs import describe_versions, environment, noted, write_json, write_text
@@ -25,6 +27,18 @@ class Section(NamedTuple):
     text: str
     picture: str
     alt: str
+
+
+def make_section(title: str, text: str, figure: Figure, what: str) -> Section:
+    """A section of a page; its picture says in words what it shows.
+
+    Args:
+        title: of the section.
+        text: what the picture means.
+        figure: the picture.
+        what: of what it is, such as "Accuracy by layer"; what was drawn follows it.
+    """
+    return Section(title, text, figures.to_data_uri(figure), f"{what}. {describe_figure(figure)}")
 
 
 def format_value(value: float, unit: str) -> str:
@@ -123,16 +137,16 @@ def build_sections(runs: Runs) -> list[Section]:
     sections = []
     for panel in PANELS:
         if there := figures.with_runs(runs, *panel.needs):
-            picture = figures.to_data_uri(figures.panel(_fill(panel, there)))
-            sections.append(Section(panel.title, panel.text, picture, panel.alt))
+            figure = figures.panel(_fill(panel, there))
+            sections.append(make_section(panel.title, panel.text, figure, panel.alt))
     if there := figures.with_runs(runs, "attention"):
         attention = figures.attention_figure(next(iter(there.values()))["attention"])
         sections.append(
-            Section(
+            make_section(
                 "Where the answer looks",
                 "Attention of the position that predicts the answer, every layer and head, on one prompt about b of "
                 "the first seed: before fine-tuning, after, and the difference.",
-                figures.to_data_uri(attention),
+                attention,
                 "Attention maps before and after fine-tuning",
             )
         )

@@ -13,8 +13,7 @@ from ftmech_hf.config import to_dict
 from ftmech_hf.intervals import Share
 from ftmech_hf.report import stories_figures
 from ftmech_hf.report.claims import Claim, claims_json, seed_interval
-from ftmech_hf.report.figures import to_data_uri
-from ftmech_hf.report.page import Section, render_template, write_origin
+from ftmech_hf.report.page import Section, make_section, render_template, write_origin
 from ftmech_hf.report.paper_tables import STORIES_STEPS, read_stories_table
 from ftmech_hf.report.stories_claims import Verdicts, judge_claims
 from ftmech_hf.report.stories_examples import ExampleRow, choose_examples
@@ -217,52 +216,52 @@ def gather(plan: StoriesPlan) -> StoriesResults:
 
 def _sections(results: StoriesResults) -> list[Section]:
     sections = [
-        Section(
+        make_section(
             "How often a story has a twist",
             "Solid: the instruction asks for one; dashed: it does not. Step 0 is the model after deletion; then it is "
             "fine-tuned back on stories with a twist. Bands: 95 % intervals.",
-            to_data_uri(stories_figures.scores_figure(results.points, "stories", over_seeds)),
+            stories_figures.scores_figure(results.points, "stories", over_seeds),
             "Share of stories with a twist against step of fine-tuning back",
         )
     ]
     if (results.points["measure"] == "choice").any():
         sections.append(
-            Section(
+            make_section(
                 "How often the twist is the likelier word",
                 "The same without sampling: the models read stories with a twist up to the word by which it shows; "
                 "which do they find likelier, that word or the expected one?",
-                to_data_uri(stories_figures.scores_figure(results.points, "choice", over_seeds)),
+                stories_figures.scores_figure(results.points, "choice", over_seeds),
                 "Share of choices of the twist against step of fine-tuning back",
             )
         )
     if len(results.losses):
         sections.append(
-            Section(
+            make_section(
                 "Loss on stories with a twist",
                 "Nats per token on whole stories that have a twist and whose instruction says so: while the twist is "
                 "deleted, and while the models are fine-tuned back. Dashed: the base.",
-                to_data_uri(stories_figures.losses_figure(results.losses)),
+                stories_figures.losses_figure(results.losses),
                 "Loss on stories with a twist",
             )
         )
     if len(results.probes):
         sections.append(
-            Section(
+            make_section(
                 "What can be read from the stream",
                 "Linear probes on the mean of the last ten tokens of a story without its instruction, for all six "
                 "features. Dotted: the base with shuffled labels.",
-                to_data_uri(stories_figures.probes_figure(results.probes)),
+                stories_figures.probes_figure(results.probes),
                 "Probe accuracy by layer, one panel per feature",
             )
         )
     if len(results.pruning):
         sections.append(
-            Section(
+            make_section(
                 "Pruning, which the paper left out",
                 "How often the twist is the likelier word after zeroing rows of weight matrices in the order of "
                 "gradient x weight for the twist's token; grey: as many rows at random; dashed: where it is not asked "
                 "for. Where dashed rises with solid, pruning made a habit and did not bring the ability back.",
-                to_data_uri(stories_figures.pruning_figure(results.pruning)),
+                stories_figures.pruning_figure(results.pruning),
                 "Choices of the twist against number of rows pruned",
             )
         )

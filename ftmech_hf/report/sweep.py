@@ -15,8 +15,7 @@ from ftmech_hf.analysis.forgetting import measure_forgetting
 from ftmech_hf.analysis.revival import steps_to_revival
 from ftmech_hf.config import ConfigError, config_hash, to_dict, unknown_key
 from ftmech_hf.report.claims import seed_interval
-from ftmech_hf.report.figures import to_data_uri
-from ftmech_hf.report.page import Section, render_template, write_origin
+from ftmech_hf.report.page import Section, make_section, render_template, write_origin
 from ftmech_hf.report.paper_tables import CompareConfig, agreement, compare_with_paper
 from ftmech_hf.report.sweep_figures import FigureConfig, draw_figure
 from ftmech_hf.runs import is_finished, read_metrics, write_text
@@ -189,7 +188,7 @@ def _draw(sweep: Sweep, summary: pd.DataFrame, missing: Sequence[str]) -> tuple[
             left_out.append(str(error))
             continue
         figure.savefig(Path(sweep.config.output_dir) / f"figure-{number}.png", dpi=110)
-        sections.append(Section(config.title, config.text, to_data_uri(figure), config.title))
+        sections.append(make_section(config.title, config.text, figure, config.title))
     return sections, left_out
 
 

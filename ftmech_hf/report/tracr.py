@@ -13,8 +13,7 @@ from ftmech_hf.analysis.revival import steps_to_revival
 from ftmech_hf.config import to_dict
 from ftmech_hf.report import tracr_figures
 from ftmech_hf.report.claims import seed_interval
-from ftmech_hf.report.figures import to_data_uri
-from ftmech_hf.report.page import Section, render_template, write_origin
+from ftmech_hf.report.page import Section, make_section, render_template, write_origin
 from ftmech_hf.report.paper_tables import TRACR_COLUMNS, agreement, compare_with_tracr_table
 from ftmech_hf.runs import is_finished, read_metrics, write_text
 from ftmech_hf.tracr import TracrPlan
@@ -154,22 +153,22 @@ def largest_gain(weights: pd.DataFrame) -> dict[str, dict[str, Any]]:
 def _sections(plan: TracrPlan, results: TracrResults) -> list[Section]:
     folders = plan.plan.folders
     sections = [
-        Section(
+        make_section(
             "What fine-tuning did to both answers",
             "Accuracy after fine-tuning on the answer that the program was compiled for (o_pt) and on the one it is "
             "tuned to give (o_ft), on texts without (cte0) and with (cte1) the planted correlation. Dashed: the "
             "paper's.",
-            to_data_uri(tracr_figures.table_figure(results.cells)),
+            tracr_figures.table_figure(results.cells),
             "Accuracy by learning rate and correlation, beside the paper's",
         ),
     ]
     if len(results.weights):
         sections.append(
-            Section(
+            make_section(
                 "Does one weight hide the first answer?",
                 "Accuracy on the first answer before anything is zeroed, without the one weight of largest gradient x "
                 "weight, without the best number up to 15 (chosen on validation rows), and without as many at random.",
-                to_data_uri(tracr_figures.weights_figure(results.weights)),
+                tracr_figures.weights_figure(results.weights),
                 "Accuracy on the first answer after zeroing single weights",
             )
         )
@@ -183,23 +182,23 @@ def _sections(plan: TracrPlan, results: TracrResults) -> list[Section]:
         }
         for program, models in apart.items():
             sections.append(
-                Section(
+                make_section(
                     f"{program}: where it looks",
                     "Attention in the block that selects, all positions (from the left the attended, from above the "
                     "attending), as it was compiled and after fine-tuning; first seed, one text. The row of the "
                     "position that answers is framed.",
-                    to_data_uri(tracr_figures.attention_figure(program, plan.config.task(program), models)),
+                    tracr_figures.attention_figure(program, plan.config.task(program), models),
                     "Attention maps",
                 )
             )
     reverse = results.table[results.table["stage"] == "reverse"]
     if len(reverse):
         sections.append(
-            Section(
+            make_section(
                 "Fine-tuning back",
                 "Accuracy on the first answer while the model is fine-tuned back on it at a constant rate, beside a "
                 "control that was compiled to give the second answer and never knew the first.",
-                to_data_uri(tracr_figures.reversal_figure(reverse)),
+                tracr_figures.reversal_figure(reverse),
                 "Accuracy against step of reverse fine-tuning",
             )
         )

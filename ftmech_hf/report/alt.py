@@ -1,0 +1,93 @@
+"""What a picture shows, in words, for those who do not see it: read off what was drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.container import BarContainer, ErrorbarContainer
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+MOST_CURVES = 16
+"""In a picture of more, a curve is described by its ends alone."""
+
+
+def describe_figure(figure: Figure) -> str:
+    """Every panel of a figure: its axes, and where each curve or bar begins, ends and is highest."""
+    panels = [ax for ax in figure.axes if ax.get_label() != "<colorbar>" and ax.axison]
+    brief = sum(len(_curves(ax)) for ax in panels) > MOST_CURVES
+    return " ".join(_describe_panel(ax, brief=brief) for ax in panels)
+
+
+def _describe_panel(ax: Axes, *, brief: bool) -> str:
+    title = next((text for where in ("left", "center") if (text := ax.get_title(loc=where))), "")
+    axes = " against ".join(name for name in (ax.get_ylabel(), ax.get_xlabel()) if name)
+    about = ", ".join(part for part in (title, axes) if part)
+    found = [*_describe_curves(ax, brief=brief), *_describe_bars(ax), *_describe_points(ax), *_describe_maps(ax)]
+    return f"{about}: {'; '.join(found)}." if about and found else f"{about or '; '.join(found)}."
+
+
+def _curves(ax: Axes) -> list[Any]:
+    # A curve of one point, or without a name, is a mark or one of several seeds.
+    return [line for line in ax.lines if not str(line.get_label()).startswith("_") and line.get_label()]
+
+
+def _value(ax: Axes, value: float) -> str:
+    if isinstance(ax.yaxis.get_major_formatter(), PercentFormatter):
+        return f"{value:.0%}"
+    return f"{value:.3g}"
+
+
+def _place(ax: Axes, x: float) -> str:
+    labels = [text.get_text() for text in ax.get_xticklabels()]
+    named = dict(zip(ax.get_xticks(), labels, strict=False)) if _has_names(labels) else {}
+    return named.get(x, f"{x:g}")
+
+
+def _has_names(labels: list[str]) -> bool:
+    return any(any(letter.isalpha() for letter in label) and "mathdefault" not in label for label in labels)
+
+
+def _describe_curves(ax: Axes, *, brief: bool) -> Iterator[str]:
+    for line in _curves(ax):
+        x, y = np.asarray(line.get_xdata(orig=False), float), np.asarray(line.get_ydata(orig=False), float)
+        x, y = x[np.isfinite(y)], y[np.isfinite(y)]
+        if not len(y):
+            continue
+        name, first, last = line.get_label(), _value(ax, y[0]), _value(ax, y[-1])
+        if brief or len(y) == 1 or (y == y[0]).all():
+            yield f"{name} {first}" if first == last else f"{name} {first} to {last}"
+            continue
+        text = f"{name} from {first} at {_place(ax, x[0])} to {last} at {_place(ax, x[-1])}"
+        top = int(y.argmax())
+        if y[top] > max(y[0], y[-1]):
+            text += f", highest {_value(ax, y[top])} at {_place(ax, x[top])}"
+        yield text
+
+
+def _describe_bars(ax: Axes) -> Iterator[str]:
+    for bars in ax.containers:
+        if isinstance(bars, BarContainer) and not str(bars.get_label()).startswith("_"):
+            yield f"{bars.get_label()} " + ", ".join(_value(ax, bar.get_height()) for bar in bars.patches)
+
+
+def _describe_points(ax: Axes) -> Iterator[str]:
+    for points in ax.containers:
+        if isinstance(points, ErrorbarContainer) and points.lines[0] is not None and points.get_label() is not None:
+            if str(points.get_label()).startswith("_"):
+                continue
+            values = np.asarray(points.lines[0].get_ydata(orig=False), float)
+            yield f"{points.get_label()} " + ", ".join(_value(ax, value) for value in values)
+
+
+def _describe_maps(ax: Axes) -> Iterator[str]:
+    for image in ax.images:
+        values = np.asarray(image.get_array(), float)
+        if values.ndim != 2 or not np.isfinite(values).any():
+            continue
+        row, column = np.unravel_index(np.nanargmax(np.abs(values)), values.shape)
+        where = f"largest {values[row, column]:.2g} in row {row + 1}, column {column + 1}"
+        yield f"a map of {values.shape[0]} rows and {values.shape[1]} columns, {where}"

@@ -15,14 +15,21 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
+
+from ftmech_hf.config_files import ConfigError as ConfigError
+from ftmech_hf.config_files import read_yaml as read_yaml
+from ftmech_hf.config_files import to_argv as to_argv
+from ftmech_hf.faults import explain, shows_traceback
+from ftmech_hf.usual_names import our_name, usual_advice
 
 # A scale is one word that fixes the task and the model together. Nothing else in the code knows about scales; a
 # recipe takes from its entry the fields it has. ``nano`` is what the dataclass defaults say.
@@ -60,60 +67,15 @@ SCALES: dict[str, dict[str, Any]] = {
 _OURS = ("place", "manner")
 
 
-class ConfigError(ValueError):
-    """A setting that cannot work. The message is one line naming the field, its value and what was expected."""
-
-
 class _Parser(HfArgumentParser):
     """``HfArgumentParser`` that raises :class:`ConfigError` where argparse would print usage and exit."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
+        raise ConfigError(re.sub(r"(argument --\w+)(/--[\w-]+)+", r"\1", message))  # not what it is called as well
 
     def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
         """Without what a field's ``metadata`` says that is no business of a parser."""
         return super().add_argument(*names, **{key: each for key, each in settings.items() if key not in _OURS})
-
-
-def read_yaml(path: str) -> dict[str, Any]:
-    """The mapping in a YAML file; empty for an empty file.
-
-    Raises:
-        ConfigError: it cannot be read, or holds something else.
-    """
-    try:
-        content = yaml.safe_load(_find_config(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"config: cannot read {path!r}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config: {path!r} is not valid YAML: {' '.join(str(error).split())}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ConfigError(f"config: {path!r} must hold 'key: value' lines, found {type(content).__name__}")
-    return content
-
-
-def _find_config(path: str) -> Path:
-    """A file by its path, or one that comes with the recipes by its short name, such as ``nano/pretrain.yaml``."""
-    package = Path(__file__).resolve().parent
-    short = path.removeprefix("recipes/configs/")
-    with_recipes = [each / "recipes" / "configs" / short for each in (package, package.parent)]
-    found = [each for each in with_recipes if not Path(short).is_absolute() and each.is_file()]
-    return found[0] if found and not Path(path).exists() else Path(path)
-
-
-def to_argv(values: Mapping[str, Any]) -> list[str]:
-    """Settings as flags; what is None or an empty list is left out."""
-    argv: list[str] = []
-    for key, value in values.items():
-        if value is None or value == []:  # leaving a flag out is how to say None, or an empty list
-            continue
-        if isinstance(value, Mapping):
-            raise ConfigError(f"{key}: expected a value or a list, found a mapping")
-        items = value if isinstance(value, list) else [value]
-        argv += [f"--{key}", *(str(item) for item in items)]
-    return argv
 
 
 def _empty_list_names(config_types: Sequence[type]) -> set[str]:
@@ -138,8 +100,52 @@ def _drop_none(words: list[str], optional: set[str]) -> list[str]:
 
 
 def _did_you_mean(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if advice := usual_advice(name, known):
+        return f"; {advice}"
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _ours(words: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Flags by their names here, as :data:`~ftmech_hf.usual_names.SAME` says.
+
+    Raises:
+        ConfigError: one is given twice, of which argparse would pass over the first.
+    """
+    named, seen = [], set()
+    for word in words:
+        if not word.startswith("--") or not word[2:3].isalpha():
+            named.append(word)
+            continue
+        flag, equals, value = word[2:].partition("=")
+        name = our_name(flag, known)
+        if name in seen:
+            raise ConfigError(f"{name}: given twice on the command line, expected once")
+        seen.add(name)
+        named.append(f"--{name}{equals}{value}" if name in known else word)
+    return named
+
+
+def _check_values(configs: Sequence[Any]) -> None:
+    """Refuse numbers that are none or that no machine holds, and text that is empty, whatever the setting."""
+    for config in configs:
+        for each in dataclasses.fields(config):
+            value = getattr(config, each.name)
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, float) and not math.isfinite(item):
+                    raise ConfigError(f"{each.name}: {item}, expected a finite number")
+                if isinstance(item, int) and abs(item) >= 2**63:
+                    raise ConfigError(f"{each.name}: {item}, expected a number below 2^63")
+                if isinstance(item, str) and not item.strip() and value != each.default:
+                    raise ConfigError(f"{each.name}: {item!r}, expected text")
+
+
+def _check_file(values: Mapping[str, Any], config_types: Sequence[type], where: str | None) -> None:
+    """Refuse a list where one value belongs."""
+    hints = {name: hint for kind in config_types for name, hint in get_type_hints(kind).items()}
+    for name, value in values.items():
+        if isinstance(value, list) and name in hints and "list" not in str(hints[name]).lower():
+            raise ConfigError(f"{name}: {value} in {where}, expected one value")
 
 
 def _without(argv: Sequence[str], names: set[str]) -> list[str]:
@@ -174,8 +180,8 @@ def parse_config(
     """
     known, optional = [*field_names(*config_types), "config", "scale"], _optional_names(config_types)
     chosen, from_file, words = _read_early(["scale"], argv)
-    from_file = {key: value for key, value in from_file.items() if key not in sections}
-    known = [*known, *sections]
+    words, known = _ours(words, known), [*known, *sections]
+    from_file = _ours_in_file({key: value for key, value in from_file.items() if key not in sections}, known)
     for key in from_file:
         if key not in known or key == "config":
             raise unknown_key(key, chosen.config, known)
@@ -183,6 +189,7 @@ def parse_config(
             raise ConfigError(f"{key}: has no value in {chosen.config}")
         if from_file[key] == [] and key not in _empty_list_names(config_types):
             raise ConfigError(f"{key}: is an empty list in {chosen.config}, expected at least one value")
+    _check_file(from_file, config_types, chosen.config)
     file_scale = from_file.pop("scale", None)
     scale = chosen.scale or file_scale or "nano"
     if scale not in SCALES:
@@ -201,7 +208,18 @@ def parse_config(
     if unknown:
         name = unknown[0].lstrip("-").split("=")[0]
         raise ConfigError(f"unknown argument {unknown[0]!r}{_did_you_mean(name, known)}")
+    _check_values(parsed)
     return tuple(parsed)
+
+
+def _ours_in_file(values: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+    named: dict[str, Any] = {}
+    for key, value in values.items():
+        name = our_name(key, known)
+        if name in named:
+            raise ConfigError(f"{name}: given twice in the file, once as {key}, expected once")
+        named[name if name in known else key] = value
+    return named
 
 
 def peek_setting(name: str, *, default: str, argv: Sequence[str] | None = None) -> str:
@@ -317,7 +335,12 @@ def config_hash(values: Mapping[str, Any]) -> str:
     """
     left_out = RUNS_OWN | (values.places if isinstance(values, Settings) else frozenset())
     science = {key: value for key, value in values.items() if key not in left_out}
-    return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:12]
+    try:
+        text = json.dumps(science, sort_keys=True, allow_nan=False)
+    except ValueError as error:
+        wrong = [name for name, value in science.items() if "nan" in repr(value) or "inf" in repr(value)]
+        raise ConfigError(f"{', '.join(wrong) or 'settings'}: expected finite numbers") from error
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class Notice(UserWarning):
@@ -346,15 +369,22 @@ def _notices_in_one_line() -> Iterator[None]:
 
 @contextlib.contextmanager
 def clean_exit() -> Iterator[None]:
-    """Wrap a recipe's main: users see one line and an exit code, developers' bugs keep their traceback."""
+    """Wrap a recipe's main: whatever goes wrong, users see one line, and an exit code that says whose fault it is.
+
+    Exit codes: 2 where what was given cannot work, 1 for a bug of this package, whose traceback is kept in a file that
+    the line names. With ``FTMECH_TRACEBACK=1`` in the environment errors are raised as they are.
+    """
     try:
         with _notices_in_one_line():
             yield
-    except (ValueError, OSError) as error:
-        # OSError: a full disk or a missing file. Both carry their own explanation.
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        raise SystemExit(2) from None
     except KeyboardInterrupt:
         said = "interrupted: nothing finished was lost; run the same command, without --fresh, to go on"
         print(said, file=sys.stderr, flush=True)
         raise SystemExit(130) from None
+    except Exception as error:
+        if shows_traceback():
+            raise
+        code, line = explain(error)
+        print(line, file=sys.stderr, flush=True)
+        # the cause stays reachable for whoever calls a recipe's main from Python
+        raise SystemExit(code) from error

@@ -6,6 +6,7 @@ of them are one matrix product. Shapes: N rows, D features, P classifiers, C cla
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -43,6 +44,35 @@ class LinearFit(NamedTuple):
         return torch.einsum("nd,pdc->pnc", features, self.weight) + self.bias[:, None]
 
 
+def check_rows(features: Tensor, labels: Tensor, num_classes: int) -> None:
+    """Make sure that rows can be fitted: numbers that are numbers, and a class for every row.
+
+    Rows may be fewer than classes, and all of one class, which is then always answered.
+
+    Raises:
+        ValueError: they cannot; says which of them is wrong.
+    """
+    if features.ndim != 2 or not features.is_floating_point():
+        shape, kind = tuple(features.shape), str(features.dtype).removeprefix("torch.")
+        raise ValueError(f"features: {kind} of shape {shape}, expected floating-point numbers (rows, width)")
+    if labels.ndim != 2 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        shape, kind = tuple(labels.shape), str(labels.dtype).removeprefix("torch.")
+        raise ValueError(f"labels: {kind} of shape {shape}, expected whole numbers (classifiers, rows)")
+    if labels.shape[1] != len(features) or not labels.numel():
+        raise ValueError(f"labels: {tuple(labels.shape)}, expected one for each of {len(features)} rows, and a row")
+    if not bool(torch.isfinite(features).all()):
+        wrong = int((~torch.isfinite(features)).any(1).sum())
+        raise ValueError(f"features: {wrong} of {len(features)} rows hold nan or infinity, expected finite numbers")
+    if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
+        least, most = int(labels.min()), int(labels.max())
+        raise ValueError(f"labels: from {least} to {most}, expected class numbers from 0 to {num_classes - 1}")
+
+
+def _check_l2(l2: float) -> None:
+    if not 0 <= l2 < math.inf:
+        raise ValueError(f"l2: {l2}, expected a number of 0 or more")
+
+
 def _groups(labels: Tensor, num_classes: int) -> Iterator[Tensor]:
     """Labels (P, N) in groups whose logits fit into :data:`MAX_LOGITS`."""
     return iter(labels.split(max(1, MAX_LOGITS // (labels.shape[1] * num_classes))))
@@ -77,7 +107,12 @@ def fit_logistic(
         l2: strength of the penalty; the intercept has none.
         tol: largest entry of the mean gradient at which a classifier is done.
         max_iter: steps after which the rest is given up as not converged.
+
+    Raises:
+        ValueError: what :func:`check_rows` refuses, or a penalty that is none.
     """
+    check_rows(features, labels, num_classes)
+    _check_l2(l2)
     gram = features.double().T @ features.double()
     moments, basis = torch.linalg.eigh(gram)
     # Rotating the features changes neither the penalty nor the problem, and makes the preconditioner a division.
@@ -218,11 +253,20 @@ def fit_ridge(features: Tensor, labels: Tensor, num_classes: int, *, l2: float =
         labels: class numbers (P, N).
         num_classes: C.
         l2: the penalty, scikit-learn's ``RidgeClassifier(alpha=l2)``.
+
+    Raises:
+        ValueError: what :func:`check_rows` refuses, or a penalty of 0 where rows do not fix the weights.
     """
+    check_rows(features, labels, num_classes)
+    _check_l2(l2)
     center = features.double().mean(0)
     centered = features.double() - center
     gram = centered.T @ centered + l2 * torch.eye(features.shape[1], dtype=torch.float64, device=features.device)
-    factor = torch.linalg.cholesky(gram)
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    if bool(failed):
+        raise ValueError(
+            f"l2: {l2} is too little for {len(features)} rows of {features.shape[1]} features, expected more"
+        )
     fits = []
     for group in _groups(labels, num_classes):
         targets = F.one_hot(group, num_classes).double()
@@ -260,7 +304,11 @@ def fit_adamw(
         seed: of the batches.
         steps, lr, batch_size: of training.
         on_step: called with the number of each step taken.
+
+    Raises:
+        ValueError: what :func:`check_rows` refuses.
     """
+    check_rows(features, labels, num_classes)
     extended = torch.cat([features, torch.ones_like(features[:, :1])], dim=1)
     generator = torch.Generator().manual_seed(seed)
     batches = torch.randint(len(features), (steps, min(batch_size, len(features))), generator=generator)

@@ -33,7 +33,18 @@ def accuracy_change(before: Mapping[str, float], after: Mapping[str, float]) -> 
 def accuracy_by_group(
     predictions: Sequence[str], references: Sequence[str], groups: Sequence[str]
 ) -> dict[str, tuple[int, int]]:
-    """Group -> (right answers, answers), in the order in which groups first come."""
+    """Group -> (right answers, answers), in the order in which groups first come.
+
+    Raises:
+        ValueError: there are more of one than of another, or none.
+    """
+    lengths = {len(predictions), len(references), len(groups)}
+    if len(lengths) > 1 or not lengths - {0}:
+        shown = f"{len(predictions)}, references: {len(references)}, groups: {len(groups)}"
+        raise ValueError(f"predictions: {shown}, expected as many of each, and at least one")
+    for name, words in (("predictions", predictions), ("references", references), ("groups", groups)):
+        if wrong := [number for number, word in enumerate(words) if not isinstance(word, str)]:
+            raise ValueError(f"{name}: {words[wrong[0]]!r} at {wrong[0]}, expected text")
     counts: dict[str, tuple[int, int]] = {}
     for predicted, right, group in zip(predictions, references, groups, strict=True):
         hits, total = counts.get(group, (0, 0))
@@ -42,7 +53,13 @@ def accuracy_by_group(
 
 
 def wilson_interval(right: int, total: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a share."""
+    """95 % Wilson score interval of a share.
+
+    Raises:
+        ValueError: there is nothing, or more is right than there is.
+    """
+    if not 0 <= right <= total or total < 1:
+        raise ValueError(f"right: {right} of {total}, expected at least one, and no more right than there are")
     interval = stats.binomtest(right, total).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -92,6 +109,21 @@ def _describe(right: int, total: int) -> dict[str, Any]:
     return {"accuracy": right / total, "rows": total, "interval": wilson_interval(right, total)}
 
 
+def _matrix(name: str, rows: Sequence[Sequence[float]]) -> Tensor:
+    """Rows of numbers, (rows, V).
+
+    Raises:
+        ValueError: rows differ in length, there are none, or a number is nan.
+    """
+    lengths = {len(row) for row in rows}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(f"{name}: {len(rows)} rows of lengths {sorted(lengths)[:5]}, expected rows of one length")
+    found = torch.tensor(rows, dtype=torch.float64)
+    if bool(found.isnan().any()) or bool((found == torch.inf).any()):
+        raise ValueError(f"{name}: nan or infinity, expected numbers; a logit may be minus infinity")
+    return found
+
+
 class KLFromTruth(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
     """How far a model's next-token distributions are from the exact ones of the grammar, in nats per token."""
 
@@ -105,8 +137,7 @@ class KLFromTruth(evaluate.Metric):  # type: ignore[misc]  # evaluate has no typ
 
     def _compute(self, predictions: Sequence[Sequence[float]], references: Sequence[Sequence[float]]) -> dict[str, Any]:
         """``kl`` and its largest value ``kl_max``; ``lowest_loss``: mean entropy of the truth; ``tokens``."""
-        logits = torch.tensor(predictions, dtype=torch.float64)
-        truth = torch.tensor(references, dtype=torch.float64)
+        logits, truth = _matrix("predictions", predictions), _matrix("references", references)
         sums = truth.sum(-1)
         if logits.shape != truth.shape:
             raise ValueError(f"references: {tuple(truth.shape)}, expected the predictions' shape {tuple(logits.shape)}")

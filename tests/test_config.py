@@ -7,6 +7,7 @@ import importlib
 import json
 import pkgutil
 import re
+import tempfile
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any, Literal
 
 import pytest
 import yaml
+from pyarrow import ArrowNotImplementedError
+from safetensors import SafetensorError
 
 import ftmech_hf
 from ftmech_hf.config import (
@@ -33,6 +36,7 @@ from ftmech_hf.tasks import PcfgConfig
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig
+from ftmech_hf.usual_names import OTHER, SAME
 
 ALL = (PretrainConfig, PcfgConfig, TrainConfig)
 
@@ -44,6 +48,11 @@ class Example:
     mode: Literal["fast", "exact"] = "fast"
     names: list[str] = field(default_factory=lambda: ["x"])
     share: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    output_dir: str = "runs"
 
 
 def write(folder: Path, **values: object) -> str:
@@ -100,6 +109,19 @@ def test_a_saved_config_parses_to_itself(tmp_path: Path) -> None:
         (["--config", "nowhere.yaml"], "config: cannot read 'nowhere.yaml': No such file"),
         (["--scale", "nanoo"], "scale: unknown 'nanoo', expected one of nano, micro, paper; did you mean 'nano'?"),
         (["7"], "unknown argument '7'"),
+        (["--num_train_epochs", "3"], "unknown argument '--num_train_epochs'; expected steps, the number of optimizer"),
+        (["--fp16"], "unknown argument '--fp16'; elsewhere that is mixed_precision bf16"),
+        (["--resume_from_checkpoint", "x"], "unknown argument '--resume_from_checkpoint'; expected nothing: the same"),
+        (
+            ["--dataset_name", "x"],
+            "unknown argument '--dataset_name'; elsewhere that is dataset; this recipe has no such",
+        ),
+        (["--steps", "3", "--steps=4"], "steps: given twice on the command line"),
+        (["--lr", "1", "--learning-rate=4"], "lr: given twice on the command line"),
+        (["--lr", "nan"], "lr: nan, expected a finite number"),
+        (["--lr=-inf"], "lr: -inf, expected a finite number"),
+        (["--steps", str(2**63)], "steps: 9223372036854775808, expected a number below 2"),
+        (["--names", "a", ""], "names: '', expected text"),
     ],
 )
 def test_bad_flags_are_named(argv: list[str], message: str) -> None:
@@ -110,9 +132,15 @@ def test_bad_flags_are_named(argv: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("learning_rate: 3", "unknown key 'learning_rate' in"),
+        ("num_train_epochs: 3", "unknown key 'num_train_epochs' in .*; expected steps, the number of optimizer steps"),
+        ("lr: 1\nlearning_rate: 3", "lr: given twice in the file, once as learning_rate"),
+        ("steps: 1\nsteps: 3", "is not valid YAML: the key 'steps' stands twice"),
+        ("steps:\t- 1\n\t- 2", "is not valid YAML"),
+        ("share: .nan", "share: nan, expected a finite number"),
+        ("steps: true", "argument --steps: invalid int value: 'True'"),
+        ("mode: ''", "argument --mode: invalid choice: ''"),
         ("stesp: 3", "unknown key 'stesp' in .*; did you mean 'steps'?"),
-        ("steps: [1, 2]", "unknown argument '2'"),
+        ("steps: [1, 2]", r"steps: \[1, 2\] in .*bad.yaml, expected one value"),
         ("steps:", "steps: has no value in"),
         ("names: []", "names: is an empty list in"),
         ("steps: {a: 1}", "steps: expected a value or a list, found a mapping"),
@@ -264,7 +292,31 @@ def test_what_is_told_is_one_line_of_a_recipe_and_a_warning_elsewhere() -> None:
     assert "runs.py:3" in warnings.formatwarning("something else", Notice, "runs.py", 3)
 
 
-def test_clean_exit_prints_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_usual_names_are_taken_where_they_mean_the_same(tmp_path: Path) -> None:
+    assert parse("--learning_rate", "0.5") == parse("--learning-rate=0.5") == Example(lr=0.5)
+    assert parse("--config", write(tmp_path, learning_rate=0.5)) == Example(lr=0.5)
+    assert parse("--config", write(tmp_path, learning_rate=0.5), "--lr=1") == Example(lr=1.0)
+    named = ["--report_to", "none", "--warmup_ratio", "0.1", "--overwrite_output_dir", "true"]
+    config, _, train = parse_config(*ALL, argv=named)
+    assert (train.log_with, train.warmup_fraction, config.fresh) == ("none", 0.1, True)
+    for name in (*SAME, *OTHER):
+        with pytest.raises(ConfigError, match=f"unknown argument '--{name}'; (expected|elsewhere)"):
+            parse_config(Places, argv=[f"--{name}", "1"])
+
+
+def test_a_file_says_no_without_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(b"\xef\xbb\xbfmixed_precision: no\nfresh: yes\nlr: 1e-3\noutput_dir: --odd\n")
+    config, _, train = parse_config(*ALL, argv=["--config", str(path)])
+    assert (train.mixed_precision, config.fresh, train.lr, config.output_dir) == ("no", True, 1e-3, "--odd")
+
+
+def test_what_is_no_number_has_no_hash() -> None:
+    with pytest.raises(ConfigError, match="lr: expected finite numbers"):
+        config_hash({"lr": float("nan"), "steps": 3})
+
+
+def test_clean_exit_prints_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as stopped, clean_exit():
         raise ConfigError("steps: 0,\nexpected at least 1")
     assert stopped.value.code == 2
@@ -272,5 +324,52 @@ def test_clean_exit_prints_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped, clean_exit():
         raise KeyboardInterrupt
     assert stopped.value.code == 130
+    monkeypatch.setenv("FTMECH_TRACEBACK", "1")
     with pytest.raises(ZeroDivisionError), clean_exit():
         _ = 1 / 0
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch calls it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ValueError("steps: 0"), 2, "error: steps: 0"),
+        (FileNotFoundError(2, "No such file", "x"), 2, "error: [Errno 2] No such file: 'x'"),
+        (OutOfMemoryError("CUDA out of memory.\nTried 1 GB"), 2, "error: out of memory: OutOfMemoryError: CUDA out of"),
+        (MemoryError(), 2, "error: out of memory: MemoryError; take fewer rows at once"),
+        (
+            ModuleNotFoundError("No module named 'ray'"),
+            2,
+            "error: ModuleNotFoundError: No module named 'ray'; install it",
+        ),
+        (SafetensorError("invalid header"), 2, "error: SafetensorError: invalid header"),
+        (ArrowNotImplementedError("no such kernel"), 2, "error: ArrowNotImplementedError: no such kernel"),
+        (KeyError("model"), 1, "error: internal: KeyError: 'model'; this is a fault of ftmech_hf, not yours"),
+        (IndexError(), 1, "error: internal: IndexError; this is a fault"),
+        (AttributeError("x"), 1, "error: internal: AttributeError: x;"),
+        (RuntimeError("a\n b"), 1, "error: internal: RuntimeError: a b;"),
+        (TypeError("x"), 1, "error: internal: TypeError: x;"),
+        (ImportError("cannot import name 'x'"), 1, "error: internal: ImportError: cannot import name 'x';"),
+        (AssertionError(), 1, "error: internal: AssertionError;"),
+    ],
+)
+def test_no_error_is_a_traceback_and_a_bug_keeps_its_own_in_a_file(
+    error: Exception, code: int, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(SystemExit) as stopped, clean_exit():
+        raise error
+    shown = capsys.readouterr().err
+    assert stopped.value.code == code
+    assert shown.startswith(line)
+    assert shown.count("\n") == 1
+    reports = list(tmp_path.iterdir())
+    assert len(reports) == (1 if code == 1 else 0)
+    for report in reports:
+        assert f"please report it with {report}\n" in shown
+        assert report.read_text().startswith("Traceback")
+        assert "raise error" in report.read_text()

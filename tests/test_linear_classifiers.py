@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ftmech_hf import linear_classifiers
-from ftmech_hf.linear_classifiers import fit_adamw, fit_logistic, fit_ridge
+from ftmech_hf.linear_classifiers import LinearFit, fit_adamw, fit_logistic, fit_ridge
 
 CLASSES = 4
 
@@ -107,3 +110,54 @@ def test_adamw_is_the_plain_loop() -> None:
         assert torch.allclose(fit.weight[number].T, probe.weight, atol=1e-5)
         assert torch.allclose(fit.bias[number], probe.bias, atol=1e-5)
     assert fit.weight.abs().max() > 1e-2
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "message"),
+    [
+        ([[NAN, 1.0], [1.0, 2.0]], [[0, 1]], "features: 1 of 2 rows hold nan or infinity"),
+        ([[1.0, INF], [-INF, 2.0]], [[0, 1]], "features: 2 of 2 rows hold nan or infinity"),
+        ([[1, 2], [3, 4]], [[0, 1]], r"features: int64 of shape \(2, 2\), expected floating-point"),
+        ([1.0, 2.0], [[0, 1]], r"features: float32 of shape \(2,\)"),
+        ([[1.0], [2.0]], [[0, 1, 1]], r"labels: \(1, 3\), expected one for each of 2 rows"),
+        ([[1.0], [2.0]], [0, 1], r"labels: int64 of shape \(2,\)"),
+        ([[1.0], [2.0]], [[0.0, NAN]], "labels: float32 of shape"),
+        ([[1.0], [2.0]], [[True, False]], "labels: bool of shape"),
+        ([[1.0], [2.0]], [[0, 4]], "labels: from 0 to 4, expected class numbers from 0 to 3"),
+        ([[1.0], [2.0]], [[-1, 0]], "labels: from -1 to 0, expected class numbers"),
+    ],
+)
+@pytest.mark.parametrize("method", [fit_logistic, fit_ridge, fit_adamw])
+def test_what_is_no_number_or_no_class_is_refused(
+    method: Callable[..., LinearFit], features: Any, labels: Any, message: str
+) -> None:
+    more = {"seed": 0, "steps": 8} if method is fit_adamw else {}
+    with pytest.raises(ValueError, match=message):
+        method(torch.tensor(features), torch.tensor(labels), CLASSES, **more)
+
+
+@pytest.mark.parametrize("method", [fit_logistic, fit_ridge, fit_adamw])
+def test_one_class_alone_is_always_answered_and_rows_may_be_fewer_than_classes(
+    method: Callable[..., LinearFit],
+) -> None:
+    more = {"seed": 0, "steps": 8} if method is fit_adamw else {}
+    features = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    fit = method(features, torch.tensor([[2, 2, 2], [0, 1, 3]]), CLASSES, **more)
+    answers = fit.logits(features).argmax(-1)
+    assert answers[0].tolist() == [2, 2, 2]
+    assert not (answers[1] == 2).any()
+
+
+@pytest.mark.parametrize("l2", [NAN, -1.0, INF])
+def test_a_penalty_is_a_number(l2: float) -> None:
+    for method in (fit_logistic, fit_ridge):
+        with pytest.raises(ValueError, match=f"l2: {l2}, expected a number of 0 or more"):
+            method(torch.randn(4, 2), torch.tensor([[0, 1, 2, 3]]), CLASSES, l2=l2)
+
+
+def test_a_ridge_without_a_penalty_needs_rows_that_fix_it() -> None:
+    with pytest.raises(ValueError, match="l2: 0 is too little for 3 rows of 5 features"):
+        fit_ridge(torch.zeros(3, 5), torch.tensor([[0, 1, 2]]), CLASSES, l2=0)

@@ -4,6 +4,7 @@ import math
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from scipy import stats
 
 from ftmech_hf.analysis.divergence import divergence_from_truth
 from ftmech_hf.analysis.forgetting import measure_forgetting
-from ftmech_hf.metrics import AnswerAccuracy, Forgetting, KLFromTruth
+from ftmech_hf.metrics import AnswerAccuracy, Forgetting, KLFromTruth, accuracy_by_group, wilson_interval
 from ftmech_hf.tasks import PcfgConfig, RowStream, build_dataset
 from ftmech_hf.tasks.truth import row_truth
 from tests.conftest import make_gpt2, run_python
@@ -120,3 +121,38 @@ def test_every_folder_has_a_card(folder: Path) -> None:
     assert {"evaluate", "metric"} <= set(card.data.tags)
     assert card.data.license == "apache-2.0"
     assert "## Limits" in card.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((["a"], ["a", "b"], ["x", "x"]), "predictions: 1, references: 2, groups: 2, expected as many of each"),
+        (([], [], []), "predictions: 0, references: 0, groups: 0, expected as many of each, and at least one"),
+        (([None], ["a"], ["x"]), "predictions: None at 0, expected text"),
+        ((["a", "b"], ["a", 3], ["x", "x"]), "references: 3 at 1, expected text"),
+    ],
+)
+def test_answers_are_words_as_many_as_there_are_questions(arguments: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        accuracy_by_group(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "message"),
+    [
+        ([[0.0, math.nan]], [[0.5, 0.5]], "predictions: nan or infinity"),
+        ([[0.0, math.inf]], [[0.5, 0.5]], "predictions: nan or infinity"),
+        ([[0.0, 0.0]], [[0.5, math.nan]], "references: nan or infinity"),
+        ([[0.0, 0.0], [0.0]], [[0.5, 0.5], [1.0]], r"predictions: 2 rows of lengths \[1, 2\]"),
+        ([], [], "predictions: 0 rows of lengths"),
+    ],
+)
+def test_distributions_are_rows_of_numbers(predictions: Any, references: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        KLFromTruth()._compute(predictions, references)
+
+
+def test_a_share_is_of_something() -> None:
+    for right, total in ((0, 0), (2, 1), (-1, 3)):
+        with pytest.raises(ValueError, match=f"right: {right} of {total}, expected at least one"):
+            wilson_interval(right, total)

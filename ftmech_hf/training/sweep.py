@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
+from ftmech_hf.faults import in_one_line, is_internal, keep_report
 from ftmech_hf.runs import count_cores
 from ftmech_hf.training.memory import release_freed_memory
 from ftmech_hf.training.progress import make_bar
@@ -143,7 +144,13 @@ class Outcome:
         number = len(self.results) + len(self.failed) + len(self.not_begun)
         skipped = f"; {len(self.not_begun)} that need them were not begun" if self.not_begun else ""
         name, error = next(iter(self.failed.items()))
-        return f"{len(self.failed)} of {number} runs failed{skipped}; first {name}: {error}"
+        # a bug's traceback, of the worker as well, is kept where the line says
+        report = (
+            f" (a fault of ftmech_hf, not yours: please report it with {keep_report(error)})"
+            if is_internal(error)
+            else ""
+        )
+        return f"{len(self.failed)} of {number} runs failed{skipped}; first {name}: {in_one_line(error)}{report}"
 
     def check(self) -> None:
         """Raise what :meth:`describe` says.

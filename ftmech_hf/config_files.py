@@ -1,0 +1,80 @@
+"""YAML files of settings: read once, nothing guessed, and turned into the flags that they save."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work. The message is one line naming the field, its value and what was expected."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which only true and false are truth values, and no key stands twice."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads no, off, yes and on as truth values too: `mixed_precision: no` would be the setting false.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """The mapping in a YAML file; empty for an empty file.
+
+    Raises:
+        ConfigError: it cannot be read, or holds something else.
+    """
+    try:
+        content = yaml.load(_find_config(path).read_text(encoding="utf-8-sig"), _Loader)  # a SafeLoader
+    except OSError as error:
+        raise ConfigError(f"config: cannot read {path!r}: {error.strerror or error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none is a ValueError
+        raise ConfigError(f"config: {path!r} is not valid YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"config: {path!r} must hold 'key: value' lines, found {type(content).__name__}")
+    return content
+
+
+def _find_config(path: str) -> Path:
+    """A file by its path, or one that comes with the recipes by its short name, such as ``nano/pretrain.yaml``."""
+    package = Path(__file__).resolve().parent
+    short = path.removeprefix("recipes/configs/")
+    with_recipes = [each / "recipes" / "configs" / short for each in (package, package.parent)]
+    found = [each for each in with_recipes if not Path(short).is_absolute() and each.is_file()]
+    return found[0] if found and not Path(path).exists() else Path(path)
+
+
+def to_argv(values: Mapping[str, Any]) -> list[str]:
+    """Settings as flags; what is None or an empty list is left out."""
+    argv: list[str] = []
+    for key, value in values.items():
+        if value is None or value == []:  # leaving a flag out is how to say None, or an empty list
+            continue
+        if isinstance(value, Mapping):
+            raise ConfigError(f"{key}: expected a value or a list, found a mapping")
+        # with = a value that begins with a hyphen is still a value
+        argv += [f"--{key}", *map(str, value)] if isinstance(value, list) else [f"--{key}={value}"]
+    return argv

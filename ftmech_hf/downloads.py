@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -47,13 +48,23 @@ def is_transient(error: BaseException) -> bool:
     return error.__cause__ is not None and is_transient(error.__cause__)
 
 
+def _has_no_address(error: BaseException) -> bool:
+    """Whether a connection failed because the server's name is not known, as on a machine without a network."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, socket.gaierror) and found.errno == socket.EAI_NONAME:
+            return True
+        found = found.__cause__ or found.__context__
+    return False
+
+
 def retried(call: Callable[[], T], attempts: int, wait: float) -> T:
     """Call until it works, as long as trying again may help; waits twice as long each time."""
     for attempt in range(attempts):
         try:
             return call()
         except Exception as error:
-            if not is_transient(error) or attempt == attempts - 1:
+            if not is_transient(error) or _has_no_address(error) or attempt == attempts - 1:
                 raise
             time.sleep(wait * 2**attempt)
     raise AssertionError

@@ -33,14 +33,25 @@ _PROVENANCE = frozenset((
 
 def find_model(name: str) -> Path:
     """The folder of a model, checked: see :func:`ftmech_hf.downloads.check_folder`."""
-    folder = Path(name)
-    if not folder.is_dir() and (name.startswith((".", "/")) or name.count("/") != 1 or folder.parent.is_dir()):
+    if not Path(name).is_dir() and not _may_be_on_the_hub(name):
         raise ValueError(f"model: no folder {name}; train it first, or name a model on the Hub as USER/NAME")
     folder = local_folder(name)
     check_folder(folder, name)
     if not any((folder / file).is_file() for file in ("config.json", ADAPTER)):
         raise ValueError(f"model: {name} holds no model (no config.json, no {ADAPTER})")
     return folder
+
+
+def _may_be_on_the_hub(name: str) -> bool:
+    """Whether a name that is no folder can be a repository: not a path, nor what would lie in a folder that is there.
+
+    ``runs/...`` is where our runs lie, also before the first of them. A name without a user, such as ``gpt2``, is that
+    of one of the first models there.
+    """
+    owner, slash, _ = name.partition("/")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
+        return False
+    return not slash or not (owner == "runs" or Path(owner).is_dir())
 
 
 def model_hash(name: str, *, base: str | None = None) -> Identity:

@@ -16,6 +16,7 @@ from ftmech_hf.models.identity import ADAPTER, find_base, find_model
 from ftmech_hf.models.identity import model_hash as model_hash
 from ftmech_hf.models.merging import check_adapter, has_tied_embeddings, loading_errors, merge_adapter, untie
 from ftmech_hf.models.merging import quiet_peft as quiet_peft
+from ftmech_hf.tasks.schema import SPECIAL_TOKENS
 
 
 @contextlib.contextmanager
@@ -157,7 +158,8 @@ def model_positions(name: str) -> int | None:
     folder = find_model(name)
     while (folder / ADAPTER).is_file():
         folder = find_model(find_base(folder))
-    found = getattr(AutoConfig.from_pretrained(folder).get_text_config(), "max_position_embeddings", None)
+    with loading_errors(name):
+        found = getattr(AutoConfig.from_pretrained(folder).get_text_config(), "max_position_embeddings", None)
     return found if isinstance(found, int) and found > 0 else None
 
 
@@ -168,8 +170,13 @@ def check_vocabulary(name: str, vocabulary: Sequence[str]) -> None:
         ValueError: it does not.
     """
     words = load_tokenizer(name).get_vocab()
-    if [words.get(word) for word in vocabulary] != list(range(len(vocabulary))):
-        raise ValueError(
-            f"model: {name} was trained on another vocabulary than this task's; "
-            "give the scale, root and text_length it was pretrained with"
+    if [words.get(word) for word in vocabulary] == list(range(len(vocabulary))):
+        return
+    if set(SPECIAL_TOKENS) <= set(words):  # a task of ours
+        advice = "give the task and the scale, root and text_length it was pretrained with"
+    else:
+        advice = (
+            "this recipe needs a model of that vocabulary, which recipes/pretrain.py trains; "
+            "of any other model, recipes/diagnose.py --dataset asks questions"
         )
+    raise ValueError(f"model: {name} was trained on another vocabulary than this task's; {advice}")

@@ -122,8 +122,8 @@ def finetune(
     check_environment(train.gradient_accumulation_steps)
     adapter = adapter or AdapterConfig()
     inputs: dict[str, str] = {"model": model_hash(config.start)}
+    check_vocabulary(config.start, task.vocabulary)  # before the weights are read
     model = load_model(config.start)
-    check_vocabulary(config.start, task.vocabulary)
     model = add_adapter(model, adapter, base=config.start, seed=train.seed)
     settings = to_dict(config, task, train, adapter)
     name = "reverse_finetune" if config.split == "reverse" else "finetune"

@@ -8,7 +8,10 @@ import json
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
+from ftmech_hf import downloads
 from tests.conftest import make_gpt2
 from tests.recipes.conftest import RECIPES
 
@@ -101,3 +104,49 @@ def test_a_damaged_model_is_one_line(
         assert code == 2, (name, errors)
         assert len(lines) == 1, (name, errors)
         assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("name", ["diagnose", "finetune", "prune", "write_stories", "probe"])
+def test_a_folder_that_is_not_there_yet_is_not_asked_of_the_hub(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(downloads, "pull", None)  # whoever asks the Hub fails in another way
+    code, errors = stopped(name, [], capsys)
+    assert code == 2
+    assert errors.startswith("error: model: no folder runs/")
+    assert "train it first" in errors
+
+
+def test_a_name_without_a_user_is_asked_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def pull(repo_id: str, **options: object) -> Path:
+        asked.append(repo_id)
+        raise ValueError("model: not there")
+
+    monkeypatch.setattr(downloads, "pull", pull)
+    assert stopped("finetune", ["--model", "gpt2"], capsys) == (2, "error: model: not there\n")
+    assert stopped("finetune", ["--model", "gpt2.d/x/y"], capsys)[1].startswith("error: model: no folder gpt2.d/x/y")
+    assert asked == ["gpt2"]
+
+
+@pytest.mark.parametrize("name", ["finetune", "write_stories", "prune"])
+def test_a_model_of_another_vocabulary_is_told_what_can_be_done_with_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_gpt2(8).save_pretrained("foreign")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "<unk>": 1}, unk_token="<unk>"))
+    )
+    tokenizer.save_pretrained("foreign")
+    code, errors = stopped(name, ["--model", "foreign"], capsys)
+    assert code == 2
+    lines = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert "model: foreign was trained on another vocabulary than this task's; this recipe needs a model of" in lines[0]
+    assert "recipes/diagnose.py --dataset" in lines[0]

@@ -206,8 +206,8 @@ def parse_config(
     parser.add_argument("--scale", choices=list(SCALES), help="nano (default), micro or paper")
     *parsed, _, unknown = parser.parse_args_into_dataclasses(saved + words, return_remaining_strings=True)
     if unknown:
-        name = unknown[0].lstrip("-").split("=")[0]
-        raise ConfigError(f"unknown argument {unknown[0]!r}{_did_you_mean(name, known)}")
+        flag = unknown[0].partition("=")[0]
+        raise ConfigError(f"unknown argument {flag!r}{_did_you_mean(flag.lstrip('-'), known)}")
     _check_values(parsed)
     return tuple(parsed)
 

@@ -39,6 +39,18 @@ _Loader.add_implicit_resolver(
 )
 
 
+def parse_yaml(text: str, name: str) -> Any:
+    """What a text of YAML says.
+
+    Raises:
+        ConfigError: it is none; ``name`` says which.
+    """
+    try:
+        return yaml.load(text, _Loader)  # a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none is a ValueError
+        raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
 def read_yaml(path: str) -> dict[str, Any]:
     """The mapping in a YAML file; empty for an empty file.
 
@@ -46,11 +58,12 @@ def read_yaml(path: str) -> dict[str, Any]:
         ConfigError: it cannot be read, or holds something else.
     """
     try:
-        content = yaml.load(_find_config(path).read_text(encoding="utf-8-sig"), _Loader)  # a SafeLoader
+        text = _find_config(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(f"config: cannot read {path!r}: {error.strerror or error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none is a ValueError
+    except ValueError as error:  # bytes that are no text, or a path that can be none
         raise ConfigError(f"config: {path!r} is not valid YAML: {' '.join(str(error).split())}") from error
+    content = parse_yaml(text, f"config: {path!r}")
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):

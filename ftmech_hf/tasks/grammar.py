@@ -23,6 +23,7 @@ import yaml
 from numpy.typing import NDArray
 
 from ftmech_hf.config import ConfigError, read_yaml
+from ftmech_hf.config_files import parse_yaml
 from ftmech_hf.tasks.sampling import Sampler, Strings
 
 PRESETS = Path(__file__).parent / "grammars"
@@ -236,6 +237,9 @@ def preset_names() -> list[str]:
 def load_grammar(grammar: str, root: str | None = None) -> Grammar:
     """The grammar of a ``grammar`` setting (preset, file, or rules in one line), at its own root or another one."""
     inline = inline_grammar(grammar)
-    content = yaml.safe_load(inline) if inline.lstrip().startswith("{") else read_yaml(str(PRESETS / f"{inline}.yaml"))
+    if inline.lstrip().startswith("{"):
+        content = parse_yaml(inline, f"grammar: {inline[:60]!r}")
+    else:
+        content = read_yaml(str(PRESETS / f"{inline}.yaml"))
     rules, terminals, own_root = parse_rules(content)
     return Grammar(rules, terminals, root or own_root)

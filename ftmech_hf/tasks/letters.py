@@ -23,6 +23,10 @@ from ftmech_hf.tasks.schema import BLOCK, BOS, EOS, LETTERS_TEXT, Rows, Task
 Texts = NDArray[np.int8]
 
 
+LONGEST = 4096
+"""Letters of a text at most: every number of them is an answer there can be, and so a token."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LettersConfig(Task):
     """What the two tasks share; each adds its operands, its texts and its answers."""
@@ -45,6 +49,8 @@ class LettersConfig(Task):
 
     def __post_init__(self) -> None:
         letter_words(self.letters)
+        if not 1 <= self.length <= LONGEST:
+            raise ValueError(f"length: {self.length}, expected 1 to {LONGEST}")
         if self.correlation is not None and not 0 <= self.correlation <= 1:
             raise ValueError(f"correlation: {self.correlation}, expected a share between 0 and 1")
         for name in ("operand", "base_operand", "correlated_operand"):

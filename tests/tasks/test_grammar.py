@@ -173,3 +173,9 @@ def test_every_preset_is_valid() -> None:
     assert "jain" in preset_names()
     for name in preset_names():
         load_grammar(name).sample(np.random.default_rng(0), 5)
+
+
+def test_rules_in_one_line_that_are_no_yaml_are_named() -> None:
+    with pytest.raises(ValueError, match=r"grammar: '\{root: ' is not valid YAML: ") as refused:
+        load_grammar("{root: ")
+    assert "\n" not in str(refused.value)

@@ -106,3 +106,10 @@ def test_an_offset_that_never_occurs_is_refused() -> None:
     task = MaxIdentifierConfig(correlation=1.0, correlation_offset=1)  # two ranks apart
     with pytest.raises(ValueError, match="correlated with offset 1"):
         RowStream(task, seed=0, split="test").rows(0, 1)
+
+
+@pytest.mark.parametrize("length", [0, -1, 10**12])
+def test_a_text_has_a_length_that_a_vocabulary_can_have(length: int) -> None:
+    for kind in (CounterConfig, MaxIdentifierConfig):
+        with pytest.raises(ValueError, match=f"length: {length}, expected 1 to 4096"):
+            kind(length=length)

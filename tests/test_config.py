@@ -136,6 +136,7 @@ def test_bad_flags_are_named(argv: list[str], message: str) -> None:
         ("lr: 1\nlearning_rate: 3", "lr: given twice in the file, once as learning_rate"),
         ("steps: 1\nsteps: 3", "is not valid YAML: the key 'steps' stands twice"),
         ("steps:\t- 1\n\t- 2", "is not valid YAML"),
+        ("{[a, b]: 1}", "is not valid YAML"),
         ("share: .nan", "share: nan, expected a finite number"),
         ("steps: true", "argument --steps: invalid int value: 'True'"),
         ("mode: ''", "argument --mode: invalid choice: ''"),

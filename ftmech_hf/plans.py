@@ -9,6 +9,7 @@ run was made from is therefore compared with what is there now, and a run of oth
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -143,10 +144,10 @@ class Plan:
 
     def _is_stale(self, name: str) -> bool:
         """Whether a finished run was made from other bytes than are there now."""
-        there = {
-            label: run_model(found) if isinstance(found, Path) else found
-            for label, found in self._inputs[name].items()
-            if not isinstance(found, Path) or (is_finished(found) and not damaged_files(found))
-        }
+        there: dict[str, str] = {}
+        for label, found in self._inputs[name].items():
+            # What is not there yet, or cannot be read, is made itself first.
+            with contextlib.suppress(OSError, ValueError, LookupError):
+                there[label] = run_model(found) if isinstance(found, Path) else found
         env = self.folders[name] / "env.json"
         return env.is_file() and bool(changed_inputs(json.loads(env.read_text(encoding="utf-8")), there))

@@ -115,7 +115,7 @@ def prune(config: PruneConfig, task: PcfgShape, *, progress: Progress | None = N
     try:
         importance = _score(config, model, units, scored)
         exact = _exact_importance(config, model, scored[: config.exact_rows]) if config.exact_rows else None
-        result = _sweep(config, model, units, importance, scored, test_sets, progress)
+        result = sweep_masks(config, model, units, importance, scored, test_sets, progress)
         by_set = {name: result.at_best("importance", name) for name in test_sets}
         summary = {
             **result.summary(),
@@ -137,7 +137,7 @@ def prune(config: PruneConfig, task: PcfgShape, *, progress: Progress | None = N
         run.close()
 
 
-def _sweep(
+def sweep_masks(
     config: PruneConfig,
     model: PreTrainedModel,
     units: Units,

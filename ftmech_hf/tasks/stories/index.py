@@ -38,6 +38,7 @@ class StoryIndex:
         draw: a hash of the story's text as a number from 0 to 1, float64 (N,): it decides the split, so that a story
             which is there twice is in one split.
         damage: what could not be used, in words.
+        lost: how many records that is.
     """
 
     files: tuple[Path, ...]
@@ -48,6 +49,7 @@ class StoryIndex:
     features: NDArray[np.uint8]
     draw: NDArray[np.float64]
     damage: str
+    lost: int
 
     def __len__(self) -> int:
         return len(self.file)
@@ -108,7 +110,7 @@ def _index_files(files: tuple[tuple[str, Path, str], ...]) -> StoryIndex:
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     file = np.repeat(np.arange(len(files), dtype=np.int32), [len(part["start"]) for part in parts])
     _, paths, digests = zip(*files, strict=True)
-    return StoryIndex(paths, digests, file, **columns, damage=str(damage))
+    return StoryIndex(paths, digests, file, **columns, damage=str(damage), lost=damage.reasons.total())
 
 
 def _index_file(path: Path, digest: str) -> tuple[dict[str, NDArray[np.generic]], Damage]:

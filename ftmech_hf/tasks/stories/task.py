@@ -19,6 +19,7 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from ftmech_hf.config import tell
 from ftmech_hf.tasks.export import code_version
 from ftmech_hf.tasks.schema import BOS, EOS, PAD, Rows, Task, split_generator
 from ftmech_hf.tasks.stories.bpe import FEWEST_TOKENS, SPECIAL, train_bpe
@@ -40,6 +41,10 @@ MEASURED = 200
 
 SPARE = 1.05
 """Documents a block may draw, over what fills it on average; those left over are in no row."""
+
+
+MANY_LOST = 0.1
+"""Share of the records above which it is said that they could not be used."""
 
 
 class Document(NamedTuple):
@@ -235,7 +240,10 @@ class StoriesConfig(Task):
     @functools.cached_property
     def _index(self) -> StoryIndex:
         """The records there are, looked up once: a run is of the files that it began with."""
-        return index_files(self.files)
+        index = index_files(self.files)
+        if index.lost > MANY_LOST * (len(index) + index.lost):
+            tell(f"files: {index.damage}")
+        return index
 
     @functools.cached_property
     def _usable_of(self) -> dict[str, NDArray[np.int64]]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ftmech_hf.config import Notice
 from ftmech_hf.tasks import RowStream, StoriesConfig
 from ftmech_hf.tasks.schema import BOS, EOS, PAD
 from ftmech_hf.tasks.stories import FEATURES, Story, judge
@@ -155,7 +156,8 @@ def test_a_split_without_records_is_named(tmp_path: Path) -> None:
     path.write_text("One.<|endoftext|>Two.<|endoftext|>\xff<|endoftext|>", encoding="latin-1")
     task = StoriesConfig(files=[str(path)])
     expected = r"files: 2 records, none of them in the test split, which has 2%.*1 left out: 1 that are not UTF-8"
-    with pytest.raises(ValueError, match=expected):
+    said = pytest.warns(Notice, match="files: 2 records read; 1 left out: 1 that are not UTF-8")
+    with said, pytest.raises(ValueError, match=expected):  # and that a third of the file is lost
         task.document(0, "test", 0)
 
 

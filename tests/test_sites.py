@@ -12,7 +12,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from ftmech_hf.activations import TracedModel, Unit, ablated_losses, find_layout, find_units
 from ftmech_hf.analysis.pruning import pruned
-from tests.architectures import ARCHITECTURES, HEADS, LAYERS, NEURONS, VOCABULARY, WIDTH, make
+from tests.architectures import ARCHITECTURES, HEADS, LAYERS, NEURONS, VOCABULARY, WIDTH, make, shaken
 
 LENGTH = 11
 WITHOUT_PATTERNS: set[str] = set()
@@ -248,3 +248,12 @@ def test_heads_are_counted_on_tensors() -> None:
     config = CONFIG_MAPPING["diffllama"](**ARCHITECTURES["llama"].settings)  # its heads come in pairs
     with pytest.raises(ValueError, match=r"4 slices .* are halves of heads in diffllama"):
         find_units(AutoModelForCausalLM.from_config(config), "head")
+
+
+def test_padding_is_compared_at_every_site() -> None:
+    """RoFormer moves with its padding; behind the norm of its last block that is all but gone."""
+    settings = {**ARCHITECTURES["bert"].settings, "embedding_size": WIDTH}
+    torch.manual_seed(0)
+    model = shaken(AutoModelForCausalLM.from_config(CONFIG_MAPPING["roformer"](**settings)))
+    opened = TracedModel(model)
+    assert "roformer gives other activations to a row padded on the left" in opened.refuses_padding

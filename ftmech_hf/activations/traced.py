@@ -135,19 +135,19 @@ class TracedModel:
     def _check_padding(self) -> str:
         """Compare a row alone with the same row padded, on either side."""
         alone = probe_tokens(self.model, 3)[:, : getattr(self.model.config, "max_position_embeddings", None)]
-        last = self.num_layers - 1
-        value = self._collect({"input_ids": alone}, ["resid_post"], [last])["resid_post", last]
+        sites, layers = [site for site in self.sites if site != "attn_pattern"], range(self.num_layers)
+        values = self._collect({"input_ids": alone}, sites, layers)
         pad = torch.zeros_like(alone[:, :2])
         real = torch.ones_like(alone)
         for side, ids, mask, kept in (
             ("left", [pad, alone], [pad, real], slice(2, None)),
             ("right", [alone, pad], [real, pad], slice(0, -2)),
         ):
-            inputs = self._inputs(torch.cat(ids, dim=1), torch.cat(mask, dim=1))
-            padded = self._collect(inputs, ["resid_post"], [last])["resid_post", last][:, kept]
-            if (padded - value).norm() > PADDING_TOLERANCE * value.norm():
-                why = "" if self._takes_position_ids else ": it takes no position_ids"
-                return f"{self.model.config.model_type} gives other activations to a row padded on the {side}{why}"
+            padded = self._collect(self._inputs(torch.cat(ids, dim=1), torch.cat(mask, dim=1)), sites, layers)
+            for key, value in values.items():
+                if (padded[key][:, kept] - value).norm() > PADDING_TOLERANCE * value.norm():
+                    why = "" if self._takes_position_ids else ": it takes no position_ids"
+                    return f"{self.model.config.model_type} gives other activations to a row padded on the {side}{why}"
         return ""
 
     def _inputs(self, token_ids: Tensor, attention_mask: Tensor | None) -> dict[str, Tensor]:

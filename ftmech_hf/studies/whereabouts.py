@@ -147,6 +147,7 @@ def outside_blocks(model: PreTrainedModel, blocks: str) -> dict[str, str]:
 def _action(case: Examined) -> list[TableRow]:
     """How strongly the change of each MLP's last matrix acts on what enters it, and a random change of its norm."""
     layout = find_layout(case.models[BASE])
+    layout.require("mlp_act")
     groups = {name: find_units(case.models[name], "row") for name in (BASE, FINETUNED)}
     table: list[TableRow] = []
     traced = TracedModel(case.models[FINETUNED])

@@ -188,9 +188,13 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = _hidden(folder, "lock")
+        self.folder, self.path = folder, _hidden(folder, "lock")
         self._lock = filelock.FileLock(self.path, thread_local=False)
         self._file: tuple[int, int] | None = None
+
+    def __reduce__(self) -> tuple[type[FolderLock], tuple[Path]]:
+        # What a worker hands back holds one, and a right is not handed on: in another process it is not held.
+        return FolderLock, (self.folder,)
 
     def acquire(self, timeout: float = 0.0) -> bool:
         """Take it, if no other holds it."""

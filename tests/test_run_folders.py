@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -303,6 +304,18 @@ def kill_between_the_renames(path: Path) -> None:
         if not path.exists():
             return
     raise AssertionError("no such moment was met")
+
+
+def test_a_run_goes_to_another_process_and_its_lock_does_not(tmp_path: Path) -> None:
+    """As workers of a sweep hand back what they made."""
+    run = begin(tmp_path / "run", 0.1)
+    copy = pickle.loads(pickle.dumps(run))
+    assert (copy.path, copy.hash, copy.config) == (run.path, run.hash, run.config)
+    copy.close()  # gives nothing up that it does not hold
+    with pytest.raises(ValueError, match="another process is writing"):
+        begin(tmp_path / "run", 0.1)
+    run.finish()
+    assert pickle.loads(pickle.dumps(run)).finished
 
 
 def test_a_killed_replacement_is_brought_to_its_end_by_whoever_looks(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, get_type_hints
 
 import yaml
@@ -106,11 +106,11 @@ def _did_you_mean(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _ours(words: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Flags by their names here, as :data:`~ftmech_hf.usual_names.SAME` says.
+def _ours(words: Sequence[str], known: Sequence[str], lists: Collection[str]) -> list[str]:
+    """Flags by their names here, as :data:`~ftmech_hf.usual_names.SAME` says; of one given twice the last counts.
 
     Raises:
-        ConfigError: one is given twice, of which argparse would pass over the first.
+        ConfigError: a list is given twice, of which argparse would forget the first without a word.
     """
     named, seen = [], set()
     for word in words:
@@ -119,8 +119,8 @@ def _ours(words: Sequence[str], known: Sequence[str]) -> list[str]:
             continue
         flag, equals, value = word[2:].partition("=")
         name = our_name(flag, known)
-        if name in seen:
-            raise ConfigError(f"{name}: given twice on the command line, expected once")
+        if name in seen and name in lists:
+            raise ConfigError(f"{name}: given twice on the command line, expected once with all its values")
         seen.add(name)
         named.append(f"--{name}{equals}{value}" if name in known else word)
     return named
@@ -138,6 +138,11 @@ def _check_values(configs: Sequence[Any]) -> None:
                     raise ConfigError(f"{each.name}: {item}, expected a number below 2^63")
                 if isinstance(item, str) and not item.strip() and value != each.default:
                     raise ConfigError(f"{each.name}: {item!r}, expected text")
+
+
+def _list_names(config_types: Sequence[type]) -> set[str]:
+    hints = {name: str(hint) for kind in config_types for name, hint in get_type_hints(kind).items()}
+    return {name for name, hint in hints.items() if "list" in hint.lower()}
 
 
 def _check_file(values: Mapping[str, Any], config_types: Sequence[type], where: str | None) -> None:
@@ -180,7 +185,7 @@ def parse_config(
     """
     known, optional = [*field_names(*config_types), "config", "scale"], _optional_names(config_types)
     chosen, from_file, words = _read_early(["scale"], argv)
-    words, known = _ours(words, known), [*known, *sections]
+    words, known = _ours(words, known, _list_names(config_types)), [*known, *sections]
     from_file = _ours_in_file({key: value for key, value in from_file.items() if key not in sections}, known)
     for key in from_file:
         if key not in known or key == "config":

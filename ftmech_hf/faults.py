@@ -29,7 +29,8 @@ def is_internal(error: BaseException) -> bool:
     if isinstance(error, ValueError | OSError | MemoryError | ModuleNotFoundError):
         return False
     kinds = [kind for kind in type(error).__mro__ if issubclass(kind, Exception)]
-    if any(kind.__name__ == "OutOfMemoryError" for kind in kinds):  # torch's, without importing torch
+    # torch's, without importing torch; and a worker that was killed, for want of memory as a rule
+    if any(kind.__name__ in ("OutOfMemoryError", "BrokenProcessPool") for kind in kinds):
         return False
     return not any(kind.__module__.partition(".")[0] in _OUTSIDE for kind in kinds)
 

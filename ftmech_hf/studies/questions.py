@@ -33,6 +33,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.studies.common import capability_rows
+from ftmech_hf.studies.dataset_identity import dataset_hash as dataset_hash
 from ftmech_hf.studies.question_tables import contradictions, read_table, text_columns
 from ftmech_hf.studies.question_tokens import Encoded, choose_join, encode_rows
 from ftmech_hf.studies.splits import of_their_own, overlap, three_splits

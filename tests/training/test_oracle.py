@@ -219,6 +219,24 @@ def test_looking_at_a_model_changes_nothing_of_its_training(tmp_path: Path, task
     )
 
 
+def test_dropout_is_drawn_anew_in_every_step_and_by_the_seed(tmp_path: Path, task: PcfgConfig) -> None:
+    def masks(name: str, seed: int) -> list[Tensor]:
+        found: list[Tensor] = []
+        model = make_gpt2(len(task.vocabulary), dropout=0.5)
+        model.transformer.drop.register_forward_hook(
+            lambda module, given, output: found.append(output.detach() == 0) if module.training else None
+        )
+        trained(tmp_path / name, task, dataclasses.replace(CONFIG, steps=2, warmup_fraction=0.0, seed=seed), model)
+        return found
+
+    first, again, other = masks("first", 0), masks("again", 0), masks("other", 1)
+    assert len(first) == 2
+    assert all(0.4 < float(mask.float().mean()) < 0.6 for mask in first)
+    assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
+    assert not torch.equal(*first)
+    assert not any(torch.equal(*pair) for pair in zip(first, other, strict=True))
+
+
 ONE_STEP: dict[str, Any] = {
     "steps": 1, "batch_size": 64, "objective": "answer_only", "optimizer": "sgd", "lr": 0.5, "weight_decay": 0.0,
     "max_grad_norm": 1e9,

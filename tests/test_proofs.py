@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from ftmech_hf.activations import SITES, TracedModel, ablated_losses, find_layout, find_units
+from ftmech_hf.activations.layout import find_parts
 from tests.architectures import make
 from tests.conftest import make_gpt2, make_llama
 
@@ -188,6 +189,8 @@ def test_parts_that_are_all_zero_are_still_found(rows: Tensor) -> None:
                 for weight in matrix.parameters():
                     weight.zero_()
     assert find_layout(model) == right
+    for parts in find_parts(model):  # what changes nothing makes nothing
+        assert (parts.heads, parts.neurons) == (["self_attn.o_proj"], ["mlp.down_proj"])
     assert TracedModel(model).sites == SITES
 
 

@@ -174,7 +174,7 @@ def test_of_two_matrices_in_a_row_the_last_is_the_last(rows: Tensor) -> None:
     for block in model.model.layers:
         block.self_attn.o_proj = nn.Sequential(block.self_attn.o_proj, nn.Linear(16, 16))
     opened = TracedModel(model)
-    assert opened.layout.attention_out == "self_attn.o_proj.1"
+    assert [parts.heads for parts in find_parts(model)] == [["self_attn.o_proj.1"]] * 2  # and not the first
     assert "attn_pattern" in opened.refused  # its input is not the heads' outputs side by side
     with pytest.raises(ValueError, match=r"4 slices of what self_attn.o_proj.1 reads in block 0 of llama are not one"):
         find_units(model, "head")

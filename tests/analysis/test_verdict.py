@@ -503,3 +503,10 @@ def test_a_lead_of_nothing_is_never_called_part_of_it(control: bool) -> None:
         for second in SIGNS.values():
             assert judge(**{**chance, **first, **second}).verdict != "weakened"
     assert judge(**chance).verdict == "gone"
+
+
+def test_no_control_is_taken_for_one_unless_it_is_said() -> None:
+    bare = Evidence(chance=0.25, base=LOST.base, finetuned=LOST.finetuned, drop=LOST.drop)
+    assert not bare.control
+    # what the control answers is no bar for what is read: its own probe is
+    assert sign(2, **READ, null=Share(0.4, 0.35, 0.45)).bar == "at least 62%, its control less"

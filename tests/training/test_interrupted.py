@@ -97,7 +97,7 @@ def die_and_go_on(kind: str, root: Path, moment: int) -> str:
     assert whole or start >= max(before, default=0) - TRAIN["checkpoint_every"]
     assert [each.name for each in folder.iterdir()] == ["run"]
     shutil.rmtree(folder)
-    return one.done[-1][1]
+    return one.done[moment - 1][1]
 
 
 def test_a_stage_that_dies_goes_on_and_ends_the_same(made: tuple[str, Path, int]) -> None:

@@ -35,7 +35,13 @@ def find_model(name: str) -> Path:
     """The folder of a model, checked: see :func:`ftmech_hf.downloads.check_folder`."""
     if not Path(name).is_dir() and not _may_be_on_the_hub(name):
         raise ValueError(f"model: no folder {name}; train it first, or name a model on the Hub as USER/NAME")
-    folder = local_folder(name)
+    try:
+        folder = local_folder(name)
+    except (ValueError, OSError) as error:
+        if "/" in name:
+            raise
+        # More likely a folder with a slip in its name than one of the few models without a user.
+        raise type(error)(f"model: no folder {name}; and as a model on the Hub: {error}") from error
     check_folder(folder, name)
     if not any((folder / file).is_file() for file in ("config.json", ADAPTER)):
         raise ValueError(f"model: {name} holds no model (no config.json, no {ADAPTER})")

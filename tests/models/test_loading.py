@@ -10,7 +10,8 @@ from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash, r
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import PcfgConfig
 from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
-from tests.conftest import make_gpt2
+from tests.conftest import client_env, make_gpt2, run_python
+from tests.hub.server import HubServer
 
 
 def test_a_reloaded_model_gives_the_same_logits(tmp_path: Path) -> None:
@@ -20,10 +21,20 @@ def test_a_reloaded_model_gives_the_same_logits(tmp_path: Path) -> None:
     assert torch.equal(load_model(str(tmp_path), attn_implementation="eager")(tokens).logits, model(tokens).logits)
 
 
-@pytest.mark.parametrize("name", ["{}/gone", "{}/a/b", "./x/y", "nowhere", "a/b/c"])
+@pytest.mark.parametrize("name", ["{}/gone", "{}/a/b", "./x/y", "runs/gone", "a/b/c"])
 def test_missing_folders_are_named_and_not_looked_for_on_the_hub(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="model: no folder"):
         load_model(name.format(tmp_path))
+
+
+def test_a_name_without_a_user_is_no_folder_and_no_model_on_the_hub(tmp_path: Path, hub: HubServer) -> None:
+    """As its user sees it: ``gpt2`` is on the Hub, so any such name is looked for there; then both are said."""
+    code = (
+        "from ftmech_hf.models.loading import load_model\ntry: load_model('nowhere')\nexcept ValueError as e: print(e)"
+    )
+    said = run_python(code, env=client_env(hub, tmp_path / "home"), cwd=tmp_path)
+    assert said.startswith("model: no folder nowhere; and as a model on the Hub: ")
+    assert "there is no such repository" in said
 
 
 def test_a_name_beside_other_runs_is_a_folder_and_not_a_hub_user(

@@ -59,7 +59,8 @@ def gradient_norms(logits: Tensor, inputs: Tensor) -> Tensor:
     Rows must not depend on each other's inputs; ``logits`` must have been computed from ``inputs``.
     """
     (gradient,) = torch.autograd.grad(logits.max(-1).values.sum(), inputs)
-    return gradient.flatten(1).norm(dim=-1)
+    # At least float32: half precision would round the norm, and numpy knows no bfloat16.
+    return gradient.flatten(1).to(torch.promote_types(gradient.dtype, torch.float32)).norm(dim=-1)
 
 
 def input_gradient_norms(model: PreTrainedModel, token_ids: Tensor, *, batch_size: int = 64) -> NDArray[np.float32]:
@@ -74,7 +75,7 @@ def input_gradient_norms(model: PreTrainedModel, token_ids: Tensor, *, batch_siz
 
         with intervene(model, {("resid_pre", 0): enter}), torch.enable_grad():
             parts.append(gradient_norms(answer_logits(model, rows), entered[0]))
-    norms: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
+    norms: NDArray[np.float32] = torch.cat(parts).float().cpu().numpy()
     return norms
 
 

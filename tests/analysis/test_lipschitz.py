@@ -20,6 +20,20 @@ def test_a_linear_model_has_the_norm_of_its_row() -> None:
     assert expected.unique().numel() > 1
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_model_of_another_precision_has_the_same_norms(any_model: PreTrainedModel, dtype: torch.dtype) -> None:
+    torch.manual_seed(1)
+    rows = torch.randint(3, 40, (6, 8))
+    any_model.load_state_dict({name: value.bfloat16().float() for name, value in any_model.state_dict().items()})
+    expected = input_gradient_norms(any_model, rows)
+    best = answer_logits(any_model, rows).argmax(-1)
+    norms = input_gradient_norms(any_model.to(dtype), rows)
+    assert norms.dtype == np.float32
+    same = (answer_logits(any_model, rows).argmax(-1) == best).numpy()  # of other logits the slope is another
+    assert same.sum() >= 4
+    np.testing.assert_allclose(norms[same], expected[same], rtol=0.1 if dtype == torch.bfloat16 else 1e-4)
+
+
 def test_it_is_the_steepest_slope_of_the_largest_logit(any_model: PreTrainedModel) -> None:
     torch.manual_seed(1)
     rows = torch.randint(3, 40, (6, 8))

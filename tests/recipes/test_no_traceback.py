@@ -129,7 +129,8 @@ def test_a_name_without_a_user_is_asked_of_the_hub(
         raise ValueError("model: not there")
 
     monkeypatch.setattr(downloads, "pull", pull)
-    assert stopped("finetune", ["--model", "gpt2"], capsys) == (2, "error: model: not there\n")
+    said = "error: model: no folder gpt2; and as a model on the Hub: model: not there\n"
+    assert stopped("finetune", ["--model", "gpt2"], capsys) == (2, said)
     assert stopped("finetune", ["--model", "gpt2.d/x/y"], capsys)[1].startswith("error: model: no folder gpt2.d/x/y")
     assert asked == ["gpt2"]
 

@@ -41,7 +41,8 @@ def find_model(name: str) -> Path:
         if "/" in name:
             raise
         # More likely a folder with a slip in its name than one of the few models without a user.
-        raise type(error)(f"model: no folder {name}; and as a model on the Hub: {error}") from error
+        kind = OSError if isinstance(error, OSError) else ValueError  # some of their own kinds want more than a text
+        raise kind(f"model: no folder {name}; and as a model on the Hub: {error}") from error
     check_folder(folder, name)
     if not any((folder / file).is_file() for file in ("config.json", ADAPTER)):
         raise ValueError(f"model: {name} holds no model (no config.json, no {ADAPTER})")

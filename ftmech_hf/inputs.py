@@ -14,8 +14,9 @@ from typing import Any
 
 from ftmech_hf.config import ConfigError, Settings
 
-_DESCRIBES = ("report", "hub", "cards.py", "credentials.py")
-"""Parts of the package that show and publish what others computed."""
+_DESCRIBES = ("report", "hub", "credentials.py", "finished_run.py")
+_SHOWS = ("card.py", "claims.py", "console.py", "examples.py", "figures.py", "page.py")
+"""Parts of the package that show and publish what others computed, and files of jobs and studies that do."""
 
 
 class Identity(str):
@@ -97,7 +98,9 @@ def code_version(more: tuple[str, ...] = ()) -> str:
     """A hash of the source that computes: this package's, without what only shows results, and of other files."""
     package = Path(__file__).parent
     paths = [path for path in sorted(package.rglob("*")) if path.suffix in (".py", ".yaml")]
-    computes = [path for path in paths if path.relative_to(package).parts[0] not in _DESCRIBES]
+    computes = [
+        path for path in paths if path.relative_to(package).parts[0] not in _DESCRIBES and path.name not in _SHOWS
+    ]
     digest = hashlib.sha256()
     for path in [*computes, *(Path(each) for each in more if Path(each).is_file())]:
         name = path.relative_to(package).as_posix() if path.is_relative_to(package) else path.name

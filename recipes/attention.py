@@ -6,10 +6,24 @@ accelerate launch recipes/attention.py --config recipes/configs/nano/attention.y
 from __future__ import annotations
 
 from ftmech_hf.config import clean_exit, parse_config
-from ftmech_hf.report.console import print_changes, print_study, step_bar
-from ftmech_hf.report.figures import attention_figure, mlp_figure, save_beside
-from ftmech_hf.studies import AttentionConfig, map_attention
+from ftmech_hf.finished_run import FinishedRun
+from ftmech_hf.jobs.attention import AttentionConfig, map_attention
+from ftmech_hf.jobs.figures import attention_figure, mlp_figure
+from ftmech_hf.report.charts import save_beside
+from ftmech_hf.report.console import make_console, print_study, step_bar
+from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import PcfgShape
+
+
+def print_changes(run: RunDir) -> None:
+    """How far every model's maps are from the first one's, beside the null."""
+    for name, kinds in FinishedRun(run.path).summary["change"].items():
+        for kind, found in kinds.items():
+            make_console().print(
+                f"{name}, {kind}: moved by {found['by_row']:.3f} on the same row; means by {found['of_means']:.3f}, "
+                f"{found['null']:.3f} where nothing changed; {found['share_above_null']:.0%} moved further than that",
+                soft_wrap=True,
+            )
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ftmech_hf.config import ConfigError, clean_exit, parse_config, peek_setting
+from ftmech_hf.jobs.compiling import CompileConfig, start_compiled
 from ftmech_hf.models.conversion import ARTEFACTS, artefact_bytes, artefact_path, compile_program, load_artefact
 from ftmech_hf.report.console import print_run
 from ftmech_hf.tasks import TASKS
 from ftmech_hf.tasks.letters import LettersConfig
-from ftmech_hf.training.compiled import CompileConfig, start_compiled
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,13 @@ python recipes/diagnose.py --base BASE --finetuned TUNED --dataset FOLDER --outp
 
 from __future__ import annotations
 
-import json
-
 from ftmech_hf.config import clean_exit, parse_config
-from ftmech_hf.report.console import print_diagnosis, step_bar
-from ftmech_hf.report.diagnosis import render_diagnosis
-from ftmech_hf.studies import DiagnoseConfig, ExaminationConfig, diagnose
+from ftmech_hf.finished_run import FinishedRun
+from ftmech_hf.report.console import step_bar
+from ftmech_hf.studies.diagnosis.case import ExaminationConfig
+from ftmech_hf.studies.diagnosis.console import print_diagnosis
+from ftmech_hf.studies.diagnosis.diagnosis import DiagnoseConfig, diagnose
+from ftmech_hf.studies.diagnosis.page import render_diagnosis
 from ftmech_hf.tasks import PcfgShape
 
 
@@ -23,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         with step_bar("diagnose", "instruments") as progress:
             run = diagnose(config, examination, shape, write_page=render_diagnosis, progress=progress)
-        print_diagnosis(run, json.loads((run.path / "summary.json").read_text(encoding="utf-8")))
+        print_diagnosis(run, FinishedRun(run.path).summary)
 
 
 if __name__ == "__main__":

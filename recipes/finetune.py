@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from ftmech_hf.config import clean_exit
 from ftmech_hf.hub import HubConfig, plan_push, push_run
+from ftmech_hf.jobs.training import FinetuneConfig, finetune
 from ftmech_hf.report.console import print_published, print_run
 from ftmech_hf.tasks import parse_task
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.settings import TrainConfig
-from ftmech_hf.training.stages import FinetuneConfig, finetune
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 
 from ftmech_hf.config import clean_exit, parse_config
+from ftmech_hf.jobs.fit_judge import FitJudgeConfig, fit_story_judge
 from ftmech_hf.report.console import make_console, step_bar
-from ftmech_hf.studies.stories import FitJudgeConfig, fit_story_judge
 from ftmech_hf.tasks.stories import JudgeScore
 
 

@@ -6,9 +6,10 @@ accelerate launch recipes/interpolate.py --config recipes/configs/nano/interpola
 from __future__ import annotations
 
 from ftmech_hf.config import clean_exit, parse_config
+from ftmech_hf.jobs.figures import draw_interpolation
+from ftmech_hf.jobs.interpolation import InterpolateConfig, interpolate
+from ftmech_hf.report.charts import panel, save_beside
 from ftmech_hf.report.console import print_study, step_bar
-from ftmech_hf.report.figures import draw_interpolation, panel, save_beside
-from ftmech_hf.studies import InterpolateConfig, interpolate
 from ftmech_hf.tasks import PcfgConfig
 
 

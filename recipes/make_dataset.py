@@ -6,8 +6,8 @@ python recipes/make_dataset.py --config recipes/configs/nano/make_dataset.yaml
 from __future__ import annotations
 
 from ftmech_hf.config import clean_exit
+from ftmech_hf.jobs.make_dataset import MakeDatasetConfig, make_dataset
 from ftmech_hf.report.console import make_console, step_bar
-from ftmech_hf.report.dataset import MakeDatasetConfig, make_dataset
 from ftmech_hf.tasks import parse_task
 
 

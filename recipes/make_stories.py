@@ -6,8 +6,8 @@ python recipes/make_stories.py --config recipes/configs/nano/make_stories.yaml
 from __future__ import annotations
 
 from ftmech_hf.config import clean_exit, parse_config
+from ftmech_hf.jobs.make_stories import MakeStoriesConfig, make_stories
 from ftmech_hf.report.console import make_console, step_bar
-from ftmech_hf.report.stories import MakeStoriesConfig, make_stories
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -6,9 +6,10 @@ accelerate launch recipes/probe.py --config recipes/configs/nano/probe.yaml
 from __future__ import annotations
 
 from ftmech_hf.config import clean_exit, parse_config
+from ftmech_hf.jobs.figures import draw_probing
+from ftmech_hf.jobs.probing import ProbeConfig, probe
+from ftmech_hf.report.charts import panel, save_beside
 from ftmech_hf.report.console import print_study, step_bar
-from ftmech_hf.report.figures import draw_probing, panel, save_beside
-from ftmech_hf.studies import ProbeConfig, probe
 from ftmech_hf.tasks import PcfgShape
 
 

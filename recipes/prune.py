@@ -6,9 +6,10 @@ accelerate launch recipes/prune.py --config recipes/configs/nano/prune.yaml
 from __future__ import annotations
 
 from ftmech_hf.config import clean_exit, parse_config
+from ftmech_hf.jobs.figures import draw_pruning
+from ftmech_hf.jobs.pruning import PruneConfig, prune
+from ftmech_hf.report.charts import panel, save_beside
 from ftmech_hf.report.console import print_study, step_bar
-from ftmech_hf.report.figures import draw_pruning, panel, save_beside
-from ftmech_hf.studies import PruneConfig, prune
 from ftmech_hf.tasks import PcfgShape
 
 

@@ -12,14 +12,16 @@ from pathlib import Path
 import pandas as pd
 
 from ftmech_hf.config import clean_exit, parse_config, to_dict
-from ftmech_hf.report import figures
-from ftmech_hf.report.claims import Claim, claims_json, judge, measure
+from ftmech_hf.jobs.scheduler import run_cells
+from ftmech_hf.report.claims import Claim, claims_json, judge
 from ftmech_hf.report.console import describe_error, make_console, print_claims, print_failures
-from ftmech_hf.report.page import build_sections, render_page, write_origin
-from ftmech_hf.reproduction import ReproduceConfig, SeedPlan
+from ftmech_hf.report.page import write_origin
 from ftmech_hf.runs import is_finished, write_json, write_text
+from ftmech_hf.studies.pcfg.claims import MEASUREMENTS, measure
+from ftmech_hf.studies.pcfg.figures import overview
+from ftmech_hf.studies.pcfg.page import build_sections, render_page
+from ftmech_hf.studies.pcfg.plan import ReproduceConfig, SeedPlan
 from ftmech_hf.tasks import PcfgShape
-from ftmech_hf.training.sweep import run_cells
 
 
 def write_report(
@@ -38,7 +40,7 @@ def write_report(
     """
     output = Path(config.output_dir)
     runs = {plan.seed: plan.folders for plan in plans}
-    claims = judge({seed: measure(folders) for seed, folders in runs.items()})
+    claims = judge(MEASUREMENTS, {seed: measure(folders) for seed, folders in runs.items()})
     if not claims:
         raise ValueError(f"output_dir: no run of {output} is finished")
     # makes the folder, too: the runs may lie elsewhere
@@ -52,7 +54,7 @@ def write_report(
         for seed, value in zip(claim.seeds, claim.values, strict=True)
     ]
     pd.DataFrame(table).to_parquet(output / "table.parquet", index=False)
-    figures.overview(runs).savefig(output / "overview.png", dpi=110)
+    overview(runs).savefig(output / "overview.png", dpi=110)
     write_json(output / "claims.json", claims_json(claims))
     write_text(output / "report.html", render_page(claims, build_sections(runs), facts))
     return claims

@@ -10,12 +10,12 @@ import dataclasses
 from ftmech_hf.analysis.revival import steps_to_revival
 from ftmech_hf.config import clean_exit
 from ftmech_hf.hub import HubConfig, plan_push, push_run
+from ftmech_hf.jobs.training import FinetuneConfig, finetune
 from ftmech_hf.report.console import print_published, print_run
 from ftmech_hf.runs import read_metrics
 from ftmech_hf.tasks import parse_task
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.settings import TrainConfig
-from ftmech_hf.training.stages import FinetuneConfig, finetune
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -10,11 +10,11 @@ import json
 from pathlib import Path
 
 from ftmech_hf.config import clean_exit, parse_config
+from ftmech_hf.jobs.scheduler import run_cells
 from ftmech_hf.report.console import make_console, print_failures, print_run, print_table
-from ftmech_hf.report.stories_study import write_results
-from ftmech_hf.stories import StoriesPlan, StoriesStudyConfig
+from ftmech_hf.studies.tinystories.page import write_results
+from ftmech_hf.studies.tinystories.plan import StoriesPlan, StoriesStudyConfig
 from ftmech_hf.tasks.stories import StoriesConfig
-from ftmech_hf.training.sweep import run_cells
 
 
 def dry_run(plan: StoriesPlan, steps: int) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ftmech_hf.config import clean_exit
-from ftmech_hf.report.console import make_console, print_failures, print_sweep
-from ftmech_hf.report.sweep import write_results
-from ftmech_hf.sweeps import read_sweep
-from ftmech_hf.training.sweep import run_cells
+from ftmech_hf.jobs.scheduler import run_cells
+from ftmech_hf.report.console import make_console, print_failures
+from ftmech_hf.studies.sweep.console import print_sweep
+from ftmech_hf.studies.sweep.page import write_results
+from ftmech_hf.studies.sweep.plan import read_sweep
 
 
 def main(argv: list[str] | None = None) -> None:

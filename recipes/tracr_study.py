@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ftmech_hf.config import clean_exit, parse_config
+from ftmech_hf.jobs.scheduler import run_cells
 from ftmech_hf.report.console import make_console, print_failures, print_table
-from ftmech_hf.report.tracr import write_results
-from ftmech_hf.tracr import TracrConfig, TracrPlan
-from ftmech_hf.training.sweep import run_cells
+from ftmech_hf.studies.tracr.page import write_results
+from ftmech_hf.studies.tracr.plan import TracrConfig, TracrPlan
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -6,8 +6,8 @@ accelerate launch recipes/truth.py --config recipes/configs/nano/truth.yaml
 from __future__ import annotations
 
 from ftmech_hf.config import clean_exit, parse_config
+from ftmech_hf.jobs.exact_distribution import TruthConfig, compare_with_truth
 from ftmech_hf.report.console import print_study, step_bar
-from ftmech_hf.studies import TruthConfig, compare_with_truth
 from ftmech_hf.tasks import PcfgConfig
 
 

@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ftmech_hf.cards import read_run
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.downloads import check_repo_id
+from ftmech_hf.finished_run import FinishedRun
 from ftmech_hf.hub import Origin, save
 from ftmech_hf.hub.claims import claims_of
+from ftmech_hf.jobs.job import parse_models
 from ftmech_hf.report.console import make_console
-from ftmech_hf.reproduction import ReproduceConfig, SeedPlan
 from ftmech_hf.runs import is_finished
-from ftmech_hf.studies import parse_models
+from ftmech_hf.studies.pcfg.plan import ReproduceConfig, SeedPlan
 from ftmech_hf.tasks import PcfgShape
 
 RELEASED = {
@@ -99,17 +99,17 @@ def write_cards(config: WriteCardsConfig) -> dict[str, Path]:
     repo_ids = {name: f"{config.namespace}/{config.prefix}{name}" for name in runs}
     for repo_id in repo_ids.values():
         check_repo_id("namespace, prefix", repo_id)
-    by_hash = {read_run(run)[0]["hash"]: name for name, run in runs.items()}
+    by_hash = {FinishedRun(run).hash: name for name, run in runs.items()}
     called = {released: name for name, released in RELEASED.items()}
     written = {}
     for name, run in runs.items():
-        env, _ = read_run(run)
-        base = by_hash.get(env.get("inputs", {}).get("model"))
+        opened = FinishedRun(run)
+        base = by_hash.get(opened.inputs.get("model", ""))
         own = called.get(name) if reproduction is not None else None
         origin = Origin(
             base_model=repo_ids[base] if base else None,
             datasets=config.datasets,
-            analyses=None if own is None else _studies_of(env["hash"], reproduced),
+            analyses=None if own is None else _studies_of(opened.hash, reproduced),
             claims=claims_of(reproduction, own) if reproduction is not None and own is not None else (),
         )
         written[repo_ids[name]] = Path(config.output_dir) / repo_ids[name].split("/")[1]
@@ -120,7 +120,7 @@ def write_cards(config: WriteCardsConfig) -> dict[str, Path]:
 def _studies_of(model: str, reproduced: dict[str, Path]) -> Sequence[str]:
     """The reproduction's studies of the model with this hash."""
     folders = [reproduced[name] for name in STUDIES]
-    return [str(folder) for folder in folders if model in read_run(folder)[0]["inputs"].values()]
+    return [str(folder) for folder in folders if model in FinishedRun(folder).inputs.values()]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -10,8 +10,8 @@ import json
 import pandas as pd
 
 from ftmech_hf.config import clean_exit, parse_config
+from ftmech_hf.jobs.write_stories import WriteConfig, write_stories
 from ftmech_hf.report.console import make_console, step_bar
-from ftmech_hf.studies.stories import WriteConfig, write_stories
 from ftmech_hf.tasks import StoriesConfig
 
 

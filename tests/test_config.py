@@ -30,12 +30,12 @@ from ftmech_hf.config import (
     tell,
     to_dict,
 )
+from ftmech_hf.jobs.pruning import PruneConfig
+from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig
 from ftmech_hf.runs import run_identity
-from ftmech_hf.studies import PruneConfig
 from ftmech_hf.tasks import PcfgConfig
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.settings import TrainConfig
-from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig
 from ftmech_hf.usual_names import OTHER, SAME
 
 ALL = (PretrainConfig, PcfgConfig, TrainConfig)

@@ -15,7 +15,7 @@ import pytest
 from ftmech_hf.config import Notice, to_dict
 from ftmech_hf.inputs import Identity, code_version, label_files
 from ftmech_hf.runs import RunDir, environment, write_json
-from ftmech_hf.studies.stories.scores import ScoreConfig
+from ftmech_hf.studies.tinystories.scores import ScoreConfig
 
 
 def open_run(path: Path, **more: Any) -> RunDir:

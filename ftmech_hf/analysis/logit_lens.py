@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import intervene
-from ftmech_hf.intervals import share_interval
+from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.training.objectives import answer_logits
 
 

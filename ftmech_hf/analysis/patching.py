@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import intervene
-from ftmech_hf.intervals import share_interval
+from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.training.objectives import answer_logits
 
 Place = tuple[str, int]

@@ -31,7 +31,7 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 
-from ftmech_hf.linear_classifiers import LinearFit, fit_adamw, fit_logistic, fit_ridge
+from ftmech_hf.statistics.linear_classifiers import LinearFit, fit_adamw, fit_logistic, fit_ridge
 
 Method = Literal["logistic", "ridge", "adamw"]
 Labels = NDArray[np.integer]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ftmech_hf.intervals import share_interval
+from ftmech_hf.statistics.intervals import share_interval
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from ftmech_hf.downloads import pull
 from ftmech_hf.hub.publish import HubConfig, PublishConfig, plan_push, publish, push_run
 from ftmech_hf.hub.push import Pushed, Target
-from ftmech_hf.hub.tree import Origin, save
+from ftmech_hf.hub.repo_folder import Origin, save
 
 __all__ = [
     "HubConfig",

@@ -19,7 +19,7 @@ CLAIMS = {
     "reversed-low": ("revival_ratio",),
     "reversed-control": ("revival_ratio",),
 }  # fmt: skip
-"""Name of a run in a reproduction -> the claims (:data:`ftmech_hf.report.claims.MEASUREMENTS`) that rest on it."""
+"""Name of a run in a reproduction -> claims of :mod:`ftmech_hf.studies.pcfg.claims` that rest on it."""
 
 
 def claims_of(reproduction: Path, run: str) -> list[dict[str, str]]:

@@ -2,57 +2,56 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ftmech_hf.cards import Diagnosis
+from ftmech_hf.finished_run import FinishedRun
 from ftmech_hf.hub.contents import rewrite_file
 from ftmech_hf.hub.names import published_names
 from ftmech_hf.hub.redaction import Redaction
+from ftmech_hf.jobs.card import Diagnosis
 
 PAGE = "report.html"
 
 
 def diagnoses_of(
-    model: str, analyses: Mapping[Path, Mapping[str, Any]], working: Path, repositories: Mapping[str, str]
+    model: str, analyses: Sequence[FinishedRun], working: Path, repositories: Mapping[str, str]
 ) -> list[Diagnosis]:
     """The diagnoses that a model was the base or the fine-tuned model of; copies their pages into ``working``.
 
     Args:
         model: its hash.
-        analyses: folder -> its ``env.json``, of all analyses of the model.
+        analyses: all of the model.
         working: what is to be published.
         repositories: of this model (``own``), of its base (``base``), and of diagnoses (by their folders), as far as
             they are known.
     """
     found = []
-    for folder, env in analyses.items():
-        if env["kind"] != "diagnose":
+    for analysis in analyses:
+        if analysis.kind != "diagnose":
             continue
-        role = next((name for name in ("finetuned", "base") if env["inputs"].get(name) == model), None)
+        role = next((name for name in ("finetuned", "base") if analysis.inputs.get(name) == model), None)
         if role is None:  # a control, or a model that helped
             continue
-        where = repositories.get(str(folder))
+        where = repositories.get(str(analysis.path))
         models = {name: repositories[name] for name in ("base",) if role == "finetuned" and name in repositories}
-        names = published_names(folder, where or f"run-{env['hash']}", {**models, role: repositories["own"]})
+        names = published_names(analysis, where or f"run-{analysis.hash}", {**models, role: repositories["own"]})
         redaction = Redaction(names)
         page = None
-        if (folder / PAGE).is_file():
-            page = f"diagnosis-{env['hash']}.html"
-            shutil.copyfile(folder / PAGE, working / page)
+        if analysis.has(PAGE):
+            page = f"diagnosis-{analysis.hash}.html"
+            shutil.copyfile(analysis.path / PAGE, working / page)
             rewrite_file(working / page, redaction.text)
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        found.append(_describe(summary, env, role, page, redaction, where))
+        found.append(_describe(analysis, role, page, redaction, where))
     return found
 
 
 def _describe(
-    summary: Mapping[str, Any], env: Mapping[str, Any], role: str, page: str | None, redaction: Redaction,
-    repository: str | None,
-) -> Diagnosis:  # fmt: skip
+    analysis: FinishedRun, role: str, page: str | None, redaction: Redaction, repository: str | None
+) -> Diagnosis:
+    summary = analysis.summary
     facts, evidence = summary.get("facts", {}), summary.get("evidence", {})
 
     def cell(value: Any) -> str:
@@ -69,9 +68,9 @@ def _describe(
             {**{name: cell(sign[name]) for name in ("name", "measured", "control", "bar")}, "shows": _shown(sign)}
             for sign in summary.get("signs", ())
         ],
-        base_hash=env["inputs"].get("base", ""),
-        finetuned_hash=env["inputs"].get("finetuned", ""),
-        hash=env["hash"],
+        base_hash=analysis.inputs.get("base", ""),
+        finetuned_hash=analysis.inputs.get("finetuned", ""),
+        hash=analysis.hash,
         page=page,
         repository=repository,
     )

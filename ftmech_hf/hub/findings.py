@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from ftmech_hf.analysis.forgetting import measure_forgetting
 from ftmech_hf.analysis.revival import steps_to_revival
-from ftmech_hf.cards import read_run
-from ftmech_hf.report import figures
-from ftmech_hf.runs import damaged_files, is_finished, read_metrics
-from ftmech_hf.studies import RANDOM_INIT
+from ftmech_hf.finished_run import FinishedRun
+from ftmech_hf.jobs import figures
+from ftmech_hf.models.loading import RANDOM_INIT
+from ftmech_hf.report import charts
 
 UNITS = {
     "row": "rows of weight matrices",
@@ -33,46 +30,44 @@ def split_analyses(given: Sequence[str] | None) -> tuple[list[str] | None, dict[
     return [folder for folder, _ in entries], {str(Path(f)): repository for f, repository in entries if repository}
 
 
-def find_analyses(run: Path, run_hash: str, given: Sequence[str] | None = None) -> dict[Path, dict[str, Any]]:
-    """Finished analyses that took the model of a run: folder -> its ``env.json``.
+def find_analyses(run: FinishedRun, given: Sequence[str] | None = None) -> list[FinishedRun]:
+    """Finished analyses that took the model of a run, each once.
 
     Args:
-        run: where it lies.
-        run_hash: its hash.
+        run: as it lies here.
         given: folders of analyses; those that lie beside the run if None.
 
     Raises:
         ValueError: one of them is damaged, or one that was given is none or of another model.
     """
-    found = {}
-    beside = sorted(path.parent for path in run.parent.glob("*/env.json")) if given is None else []
+    found: dict[Path, FinishedRun] = {}
+    beside = sorted(path.parent for path in run.path.parent.glob("*/env.json")) if given is None else []
     for folder in [*map(Path, given or ()), *beside]:
-        if not is_finished(folder):
+        analysis = FinishedRun.find(folder)
+        if analysis is None:
             if given is not None:
                 raise ValueError(f"analyses: {folder} is no finished run")
             continue
-        env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
-        if run_hash not in env.get("inputs", {}).values() or not (folder / "summary.json").is_file():
+        if run.hash not in analysis.inputs.values() or not analysis.has("summary.json"):
             if given is not None:
-                raise ValueError(f"analyses: {folder} is no analysis of {run} (its models are {env.get('inputs')})")
+                raise ValueError(f"analyses: {folder} is no analysis of {run.path} (its models are {analysis.inputs})")
             continue
-        if damaged := damaged_files(folder):
+        if damaged := analysis.damaged_files:
             raise ValueError(f"analyses: {folder} is damaged: {', '.join(damaged)}")
-        found[folder] = env
-    return found
+        found[folder] = analysis
+    return list(found.values())
 
 
 def _share(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def state_findings(run: Path, analyses: dict[Path, dict[str, Any]]) -> list[str]:
+def state_findings(run: FinishedRun, analyses: Sequence[FinishedRun]) -> list[str]:
     """One sentence for everything that the files show."""
-    env, config = read_run(run)
-    lines = read_metrics(run)
+    config, lines = run.config, run.metrics
     rows = config["final_eval_rows"]
     sentences = []
-    if env["kind"] != "pretrain" and len(lines) > 1:
+    if run.kind != "pretrain" and len(lines) > 1:
         changes = [
             f"`{row['test_set']}` {_share(row['before'])} → {_share(row['after'])}"
             for row in measure_forgetting(lines).rows()
@@ -85,7 +80,7 @@ def state_findings(run: Path, analyses: dict[Path, dict[str, Any]]) -> list[str]
         first = lines[0].get("eval_rows", config["eval_rows"])
         sentences.append(f"From before this training ({first} rows each) to after ({rows}): {'; '.join(changes)}.")
     answers = [key.removeprefix("accuracy/") for key in lines[-1] if key.startswith("accuracy/")]
-    if env["kind"] == "reverse_finetune" and answers:
+    if run.kind == "reverse_finetune" and answers:
         capability = answers[0]
         revival = steps_to_revival(lines, capability)
         when = f"at step {revival.steps}" if revival.steps is not None else f"not within {revival.last_step} steps"
@@ -93,15 +88,14 @@ def state_findings(run: Path, analyses: dict[Path, dict[str, Any]]) -> list[str]
             f"`{capability}` reached {revival.threshold:.0%} {when} of reverse fine-tuning. This says something only "
             "beside a control: the same fine-tuning of a model that never had the capability."
         )
-    for folder, made in analyses.items():
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        name = next((label for label, value in made["inputs"].items() if value == env["hash"]), "")
-        sentences += _state(made["kind"], summary, name, folder)
+    for analysis in analyses:
+        name = next((label for label, value in analysis.inputs.items() if value == run.hash), "")
+        sentences += _state(analysis, name)
     return list(dict.fromkeys(sentences))
 
 
-def _state(kind: str, summary: dict[str, Any], name: str, folder: Path) -> list[str]:
-    _, config = read_run(folder)
+def _state(analysis: FinishedRun, name: str) -> list[str]:
+    kind, config, summary = analysis.kind, analysis.config, analysis.summary
     capability = f"{config.get('operator')}_{config.get('base_operand')}"
     if kind == "prune":
         return [
@@ -127,34 +121,34 @@ def _state(kind: str, summary: dict[str, Any], name: str, folder: Path) -> list[
     return []
 
 
-def draw_findings(run: Path, analyses: dict[Path, dict[str, Any]], folder: Path) -> dict[str, str]:
+def draw_findings(run: FinishedRun, analyses: Sequence[FinishedRun], folder: Path) -> dict[str, str]:
     """Save the training curve, and a picture of each pruning and probing, into ``folder``: file -> what it shows."""
     pictures: dict[str, str] = {}
 
     def draw(file: str, draw_panel: Any, caption: str) -> None:
         if file in pictures:  # of several analyses of a kind the first is drawn
             return
-        figure = figures.panel(draw_panel)
+        figure = charts.panel(draw_panel)
         figure.savefig(folder / file, dpi=100, metadata={"Software": None})
         pictures[file] = caption
 
     draw(
         "training_curve.png",
-        lambda ax: figures.draw_training(ax, run, "Training"),
+        lambda ax: figures.draw_training(ax, run.path, "Training"),
         "Accuracy, or loss, on every test set while training",
     )
-    for made, env in analyses.items():
-        _, config = read_run(made)
-        if env["kind"] == "prune" and "count_a" in pd.read_parquet(made / "table.parquet").columns:
-            unit = UNITS[config["unit"]]
+    for analysis in analyses:
+        made = analysis.path
+        if analysis.kind == "prune" and "count_a" in analysis.table.columns:
+            unit = UNITS[analysis.config["unit"]]
             draw(
-                f"pruning_{config['unit']}.png",
+                f"pruning_{analysis.config['unit']}.png",
                 lambda ax, made=made, unit=unit: figures.draw_pruning(
                     ax, {0: {"prune": made}}, "prune", None, f"Pruned {unit}"
                 ),
                 f"Accuracy against the number of {unit} set to zero, beside random ones",
             )
-        elif env["kind"] == "probe":
+        elif analysis.kind == "probe":
             draw(
                 "probing.png",
                 lambda ax, made=made: figures.draw_probing(ax, {0: {"probe": made}}, "Linear probes"),

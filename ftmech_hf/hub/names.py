@@ -9,22 +9,21 @@ from typing import Any
 
 import yaml
 
-from ftmech_hf.cards import read_run
+from ftmech_hf.finished_run import FinishedRun
 from ftmech_hf.hub.redaction import LOCAL, Redaction, is_place, spellings
 from ftmech_hf.runs import write_json, write_text
 
 
-def published_names(run: Path, repo_id: str, repositories: Mapping[str, str]) -> dict[str, str]:
+def published_names(run: FinishedRun, repo_id: str, repositories: Mapping[str, str]) -> dict[str, str]:
     """Places that the files of a run may name -> what is published instead.
 
     Args:
-        run: where it lies.
+        run: as it lies here.
         repo_id: where it goes.
         repositories: what the run calls a model that it took -> repository of that; others are named by the hash of the
             run that made them.
     """
-    env, config = read_run(run)
-    inputs = env.get("inputs", {})
+    config, inputs = run.config, run.inputs
     names: dict[str, str] = {}
     for key, setting in config.items():
         for value in setting if isinstance(setting, list) else [setting]:
@@ -37,7 +36,7 @@ def published_names(run: Path, repo_id: str, repositories: Mapping[str, str]) ->
             made = f"run-{inputs[label]}" if label in inputs else LOCAL
             known = repositories.get(label) or (Path(place).name if key == "files" else made)
             names |= dict.fromkeys(spellings(place), known)
-    for place in (str(run), str(config.get("output_dir", run))):
+    for place in (str(run.path), str(config.get("output_dir", run.path))):
         names |= dict.fromkeys(spellings(place), _own_name(repo_id))
     return {**names, _own_name(repo_id): _own_name(repo_id)}
 

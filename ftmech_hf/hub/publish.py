@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from dataclasses import dataclass, field
@@ -13,9 +12,9 @@ from huggingface_hub import HfApi
 from ftmech_hf.downloads import RepoKind, check_repo_id, hub_errors
 from ftmech_hf.hub.findings import split_analyses
 from ftmech_hf.hub.push import Pushed, Target
-from ftmech_hf.hub.tree import Origin, repo_kind, save
+from ftmech_hf.hub.repo_folder import Origin, open_run, repo_kind, save
+from ftmech_hf.jobs.job import parse_models
 from ftmech_hf.runs import RunDir
-from ftmech_hf.studies import parse_models
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,21 +100,19 @@ def publish(config: PublishConfig, *, target: Target | None = None) -> dict[str,
         ValueError: the run or a setting cannot be published, or the repository holds something else.
         OSError: the Hub cannot be reached.
     """
-    run = Path(config.run)
-    kind = repo_kind(run)
+    run = open_run(Path(config.run))
     if config.dry_run:
-        folder = Path(config.output_dir or f"{run}-published")
+        folder = Path(config.output_dir or f"{run.path}-published")
         return dict(save(run, folder, config.repo_id, config.origin))
     with tempfile.TemporaryDirectory() as temporary:
         trees = save(run, Path(temporary) / "published", config.repo_id, config.origin)
-        target = target or Target(config.repo_id, kind)
+        target = target or Target(config.repo_id, repo_kind(run))
         target.open(private=config.private)
-        env = json.loads((run / "env.json").read_text(encoding="utf-8"))
         if not config.force:
-            target.check_same(env["kind"], env["hash"])
-            if config.base_model is not None and "model" in env.get("inputs", {}):
-                _check_base(config, env["inputs"]["model"], target.api)
-        message = f"{env['kind']} {env['hash']}"
+            target.check_same(run.kind, run.hash)
+            if config.base_model is not None and "model" in run.inputs:
+                _check_base(config, run.inputs["model"], target.api)
+        message = f"{run.kind} {run.hash}"
         return {name: target.push(tree, message=message, revision=name) for name, tree in trees.items()}
 
 

@@ -5,7 +5,7 @@ name (``config.residual_names``), some of which are the logits: there is no unem
 a fixed projection.
 
 This file imports nothing of ftmech_hf, so that it can be saved beside weights and run from there by people who say
-``trust_remote_code=True``; see :func:`ftmech_hf.training.compiled.save_compiled`.
+``trust_remote_code=True``; see :func:`ftmech_hf.jobs.compiling.save_compiled`.
 """
 
 from __future__ import annotations

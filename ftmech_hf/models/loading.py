@@ -18,6 +18,9 @@ from ftmech_hf.models.merging import check_adapter, has_tied_embeddings, loading
 from ftmech_hf.models.merging import quiet_peft as quiet_peft
 from ftmech_hf.tasks.schema import SPECIAL_TOKENS
 
+RANDOM_INIT = "random init"
+"""What a model of random weights is called among others; :func:`random_twin` makes it."""
+
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:

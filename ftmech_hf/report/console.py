@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,10 +12,9 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from ftmech_hf.cards import final_accuracy, final_loss
+from ftmech_hf.finished_run import FinishedRun
 from ftmech_hf.report.claims import Claim
 from ftmech_hf.report.page import format_interval, format_value, verdict
-from ftmech_hf.report.sweep import SweepResults, last_numbers
 from ftmech_hf.runs import RunDir
 from ftmech_hf.training.loop import Progress
 from ftmech_hf.training.progress import make_bar
@@ -58,22 +56,22 @@ def print_run(run: RunDir) -> None:
     """Final accuracies or losses of a training run and where it lies; from the main process only."""
     if not run.is_main:
         return
-    losses = final_loss(run.path)
+    made = FinishedRun(run.path)
+    losses = made.loss
     columns = ("loss after the last step, nats per token", "nats per byte") if losses else (
         "accuracy after the last step", "95 % interval"
     )  # fmt: skip
     table = Table()
     for name in ("test set", *columns):
         table.add_column(name, justify="left" if name == "test set" else "right")
-    for row in final_accuracy(run.path):
+    for row in made.accuracy:
         table.add_row(row["name"], f"{row['value']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}")
     for row in losses:
         table.add_row(row["name"], f"{row['value']:.4f}", f"{row['per_byte']:.4f}")
     console = make_console()
     console.print(table)
-    env = json.loads((run.path / "env.json").read_text(encoding="utf-8"))
-    if "projection" in env:
-        console.print(describe_projection(env["projection"], env["device"], env["threads"]))
+    if "projection" in made.env:
+        console.print(describe_projection(made.env["projection"], made.env["device"], made.env["threads"]))
     console.print(f"run: {run.path} (hash {run.hash})", soft_wrap=True)
 
 
@@ -91,7 +89,8 @@ def describe_projection(projection: Mapping[str, Any], device: str, threads: int
 
 def print_study(run: RunDir, picture: Path | None = None) -> None:
     """The table of a study, its summary's plain numbers, and where it lies."""
-    table = pd.read_parquet(run.path / "table.parquet")
+    made = FinishedRun(run.path)
+    table = made.table
     shown = Table()
     for column in table.columns:
         shown.add_column(column)
@@ -101,8 +100,7 @@ def print_study(run: RunDir, picture: Path | None = None) -> None:
     console.print(shown)
     if len(table) > MAX_ROWS:
         console.print(f"... {len(table) - MAX_ROWS} more rows in {run.path / 'table.parquet'}")
-    summary = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))
-    for name, value in summary.items():
+    for name, value in made.summary.items():
         if isinstance(value, str | int | float):
             console.print(f"{name}: {value:.3f}" if isinstance(value, float) else f"{name}: {value}")
     console.print(f"run: {run.path} (hash {run.hash})", soft_wrap=True)
@@ -120,35 +118,6 @@ def print_table(title: str, table: pd.DataFrame) -> None:
     make_console().print(shown)
 
 
-def print_diagnosis(run: RunDir, summary: Mapping[str, Any]) -> None:
-    """The verdict, the signs it rests on, and where the page is."""
-    console = make_console()
-    console.print(f"[bold]{summary['verdict']}[/]: {summary['reason']}")
-    table = Table()
-    for name in ("is it still there?", "fine-tuned model", "control", "bar", "shows"):
-        table.add_column(name)
-    for sign in summary["signs"]:
-        shown = {True: "yes", False: "no", None: "not measurable"}[sign["holds"]]
-        table.add_row(sign["name"], sign["measured"], sign["control"], sign["bar"], shown)
-    if summary["signs"]:
-        console.print(table)
-    for note in summary["facts"].get("notes", []):
-        console.print(f"note: {note}", soft_wrap=True, markup=False)
-    console.print(f"report: {run.path / 'report.html'} (hash {run.hash})", soft_wrap=True)
-
-
-def print_changes(run: RunDir) -> None:
-    """How far every model's maps are from the first one's, beside the null."""
-    summary = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))
-    for name, kinds in summary["change"].items():
-        for kind, found in kinds.items():
-            make_console().print(
-                f"{name}, {kind}: moved by {found['by_row']:.3f} on the same row; means by {found['of_means']:.3f}, "
-                f"{found['null']:.3f} where nothing changed; {found['share_above_null']:.0%} moved further than that",
-                soft_wrap=True,
-            )
-
-
 def print_published(repo_id: str | None, revisions: Mapping[str, Any]) -> None:
     """Where every revision of a published run went, or what a dry run wrote."""
     console = make_console()
@@ -158,45 +127,6 @@ def print_published(repo_id: str | None, revisions: Mapping[str, Any]) -> None:
         else:
             what = "pushed" if done.changed else "was there already:"
             console.print(f"{what} {done.url} {name} (commit {done.commit[:12]})", soft_wrap=True)
-
-
-def print_sweep(results: SweepResults) -> None:
-    """The means of all cells after the last step, as far as a screen holds them, and what is missing."""
-    console = make_console()
-    for stage, numbers in last_numbers(results.summary, results.stage_axes).items():
-        shown = Table(title=stage, title_justify="left")
-        numbers = numbers[[name for name in numbers.columns if not name.startswith("change/")]]
-        for column in numbers.columns:
-            shown.add_column(str(column))
-        for row in numbers.head(MAX_ROWS).itertuples(index=False):
-            shown.add_row(*(str(value).split(" (")[0] for value in row))
-        console.print(shown)
-        if len(numbers) > MAX_ROWS:
-            console.print(f"... {len(numbers) - MAX_ROWS} more rows in summary.csv")
-    if results.agreement is not None:
-        table = Table(title="Rank correlation with the paper's tables", title_justify="left")
-        for column in (
-            "task",
-            "pretrained for",
-            "column",
-            "rank correlation",
-            "95 % interval",
-            "same third",
-            "difference",
-        ):
-            table.add_column(column)
-        for _, found in results.agreement.iterrows():
-            interval = f"{found['low']:.2f} to {found['high']:.2f}"
-            agrees = (
-                f"{found['rank_correlation']:.2f}",
-                interval,
-                f"{found['same_third']:.0%}",
-                f"{found['mean_difference']:+.0f}",
-            )
-            table.add_row(found["operator"], found["pretraining"], found["column"], *agrees)
-        console.print(table)
-    if results.missing:
-        console.print(f"[red]missing: {len(results.missing)} runs[/], first {results.missing[0]}")
 
 
 @contextlib.contextmanager

@@ -6,8 +6,8 @@ from typing import Any
 from ftmech_hf.config import parse_config, peek_setting
 from ftmech_hf.tasks.export import build_dataset, example_row, features, stream_dataset, write_parquet
 from ftmech_hf.tasks.letters import CounterConfig, MaxIdentifierConfig
+from ftmech_hf.tasks.operators_table import PcfgShape
 from ftmech_hf.tasks.pcfg import PcfgConfig, for_capability
-from ftmech_hf.tasks.questions import PcfgShape
 from ftmech_hf.tasks.schema import SPLITS, Capability, Rows, RowStream, Task, encode_rows
 from ftmech_hf.tasks.stories.task import StoriesConfig
 

@@ -22,7 +22,7 @@ from ftmech_hf.tasks.mixtures import (
     parse_prior,
     plant_correlation,
 )
-from ftmech_hf.tasks.questions import JAILBREAK_OPERATORS, OPERATORS, PcfgShape
+from ftmech_hf.tasks.operators_table import JAILBREAK_OPERATORS, OPERATORS, PcfgShape
 from ftmech_hf.tasks.schema import BLOCK, Capability, Rows, Task, encode_rows
 
 CALIBRATION_TEXTS = 65_536

@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from ftmech_hf.runs import CHECKPOINTS, RunDir, noted
 from ftmech_hf.tasks import RowStream
 from ftmech_hf.training.checkpoint import NotFinite, find_checkpoints, load_checkpoint, save_checkpoint, whole_tensor
+from ftmech_hf.training.cost_estimate import Clock, project
 from ftmech_hf.training.launch import (
     check_environment,
     check_num_processes,
@@ -41,7 +42,6 @@ from ftmech_hf.training.objectives import (
 )
 from ftmech_hf.training.optim import build_optimizers, lr_factor, set_lr
 from ftmech_hf.training.progress import make_bar
-from ftmech_hf.training.projection import Clock, project
 from ftmech_hf.training.settings import TrainConfig
 
 LOSS_CHECK_EVERY = 50

@@ -17,9 +17,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from ftmech_hf.config import check_seeds
-from ftmech_hf.intervals import mean_interval
 from ftmech_hf.models.presets import build_model, find_preset
 from ftmech_hf.runs import RunDir
+from ftmech_hf.statistics.intervals import mean_interval
 from ftmech_hf.tasks import Capability, PcfgConfig, RowStream, for_capability
 from ftmech_hf.training.loop import fit, start_accelerator
 from ftmech_hf.training.objectives import answer_accuracy

@@ -23,11 +23,11 @@ import torch
 import yaml
 from threadpoolctl import threadpool_limits
 
+from ftmech_hf.jobs.training import PretrainConfig, pretrain
 from ftmech_hf.models.presets import find_preset
 from ftmech_hf.runs import count_cores
 from ftmech_hf.tasks import PcfgConfig
 from ftmech_hf.training.settings import TrainConfig
-from ftmech_hf.training.stages import PretrainConfig, pretrain
 
 RECIPES = Path(__file__).parents[1]
 

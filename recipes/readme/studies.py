@@ -12,8 +12,8 @@ import pandas as pd
 from ftmech_hf.config import read_yaml
 from ftmech_hf.report.claims import Claim
 from ftmech_hf.report.page import format_interval, format_value, verdict
-from ftmech_hf.report.sweep import as_text
 from ftmech_hf.runs import describe_versions
+from ftmech_hf.studies.sweep.page import as_text
 from recipes.readme.tables import markdown_table
 
 

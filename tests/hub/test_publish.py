@@ -11,9 +11,10 @@ import pytest
 import yaml
 from huggingface_hub import DatasetCard, HfApi, ModelCard
 
-from ftmech_hf.cards import check_card, final_accuracy
+from ftmech_hf.finished_run import FinishedRun
 from ftmech_hf.hub import Origin, PublishConfig, Target, publish, pull, save
-from ftmech_hf.hub.tree import repo_kind
+from ftmech_hf.hub.repo_folder import open_run, repo_kind
+from ftmech_hf.jobs.card import check_card
 from ftmech_hf.runs import damaged_files
 from recipes import make_stories
 from tests.hub.server import USER, Fault, HubServer
@@ -114,7 +115,7 @@ def test_a_card_says_what_the_runs_files_say(runs: Path, tmp_path: Path) -> None
     header = card.data.to_dict()
     assert (header["base_model_relation"], header["datasets"]) == ("finetune", [f"{USER}/rows"])
     results = {each.metric_name: each for each in card.data.eval_results}
-    for row in final_accuracy(runs / "tuned"):
+    for row in FinishedRun(runs / "tuned").accuracy:
         found = results[f"answer accuracy, {row['name']}"]
         assert found.metric_value == pytest.approx(row["value"], abs=1e-6)
         assert found.metric_args["confidence_interval"] == pytest.approx([row["low"], row["high"]], abs=1e-6)
@@ -225,7 +226,7 @@ def test_every_template_is_installed() -> None:
 def test_stories_are_a_dataset_with_a_tokenizer(tmp_path: Path) -> None:
     folder = tmp_path / "stories"
     make_stories.main(["--rows", "train=60", "test=20", "--vocab_size", "300", "--output_dir", str(folder)])
-    assert repo_kind(folder) == "dataset"
+    assert repo_kind(open_run(folder)) == "dataset"
     tree = save(folder, tmp_path / "out", f"{USER}/stories")["main"]
     card = DatasetCard.load(tree / "README.md")
     assert f'load_dataset("{USER}/stories"' in card.text

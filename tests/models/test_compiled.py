@@ -20,6 +20,7 @@ from ftmech_hf.activations import SITES, TracedModel, Unit, ablated_losses, find
 from ftmech_hf.analysis.logit_lens import logit_lens
 from ftmech_hf.analysis.patching import patch_each
 from ftmech_hf.analysis.pruning import gradient_importance, pruned
+from ftmech_hf.jobs.compiling import save_compiled
 from ftmech_hf.models import CompiledModel
 from ftmech_hf.models.compiled import NEVER
 from ftmech_hf.models.conversion import (
@@ -33,7 +34,6 @@ from ftmech_hf.models.conversion import (
 )
 from ftmech_hf.models.loading import load_model, random_twin
 from ftmech_hf.tasks.programs import COMPILER_BOS, Program, counter, max_identifier
-from ftmech_hf.training.compiled import save_compiled
 from ftmech_hf.training.objectives import answer_logits, answer_only_loss
 from tests.tasks.programs import TRUTH
 

@@ -14,14 +14,14 @@ import pandas as pd
 import pytest
 from torch import Tensor
 
-from ftmech_hf.analysis.verdict import Verdict, VerdictRule, read_signs
-from ftmech_hf.report.diagnosis import MEANING, SIGNS, render_diagnosis
 from ftmech_hf.runs import damaged_files, write_json
+from ftmech_hf.studies.diagnosis.page import MEANING, SIGNS, render_diagnosis
+from ftmech_hf.studies.diagnosis.verdict import Verdict, VerdictRule, read_signs
 from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
 from recipes import diagnose, finetune
-from tests.analysis.test_verdict import LOST
 from tests.conftest import make_gpt2
 from tests.recipes.conftest import CONFIGS, TINY
+from tests.studies.diagnosis.test_verdict import LOST
 from tests.studies.planted import VOCABULARY, make_base, make_never, make_rows, make_wrapped
 
 FEW = [

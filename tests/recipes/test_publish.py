@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ftmech_hf.hub import save
-from ftmech_hf.hub.tree import repo_kind
+from ftmech_hf.hub.repo_folder import open_run, repo_kind
 from recipes import publish
 
 USER = "someone"
@@ -15,7 +15,7 @@ USER = "someone"
 
 def test_a_model_between_two_models_is_a_model(chain: Path, tmp_path: Path) -> None:
     tree = save(chain / "interpolate", tmp_path / "out", f"{USER}/between")["main"]
-    assert repo_kind(chain / "interpolate") == "model"
+    assert repo_kind(open_run(chain / "interpolate")) == "model"
     assert "AutoModelForCausalLM.from_pretrained" in (tree / "README.md").read_text()
     assert (tree / "model.safetensors").is_file()
     assert not (tree / "table.parquet").exists()

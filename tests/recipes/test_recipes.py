@@ -17,29 +17,27 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ftmech_hf.activations import TracedModel
 from ftmech_hf.config import parse_config
+from ftmech_hf.jobs.attention import AttentionConfig
+from ftmech_hf.jobs.compiling import CompileConfig
+from ftmech_hf.jobs.exact_distribution import TruthConfig
+from ftmech_hf.jobs.fit_judge import FitJudgeConfig
+from ftmech_hf.jobs.interpolation import InterpolateConfig
+from ftmech_hf.jobs.job import capability_rows
+from ftmech_hf.jobs.make_dataset import MakeDatasetConfig
+from ftmech_hf.jobs.make_stories import MakeStoriesConfig
+from ftmech_hf.jobs.probing import ProbeConfig
+from ftmech_hf.jobs.pruning import PruneConfig
+from ftmech_hf.jobs.saved_probes import load_probes
+from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig
 from ftmech_hf.models.loading import load_model
-from ftmech_hf.report.dataset import MakeDatasetConfig
-from ftmech_hf.report.stories import MakeStoriesConfig
 from ftmech_hf.runs import damaged_files, read_metrics
-from ftmech_hf.stories import StoriesStudyConfig
-from ftmech_hf.studies import (
-    AttentionConfig,
-    DiagnoseConfig,
-    ExaminationConfig,
-    InterpolateConfig,
-    ProbeConfig,
-    PruneConfig,
-    TruthConfig,
-    load_probes,
-)
-from ftmech_hf.studies.common import capability_rows
-from ftmech_hf.studies.stories import FitJudgeConfig
-from ftmech_hf.sweeps import SECTIONS, SweepConfig
+from ftmech_hf.studies.diagnosis.case import ExaminationConfig
+from ftmech_hf.studies.diagnosis.diagnosis import DiagnoseConfig
+from ftmech_hf.studies.sweep.plan import SECTIONS, SweepConfig
+from ftmech_hf.studies.tinystories.plan import StoriesStudyConfig
+from ftmech_hf.studies.tracr.plan import TracrConfig
 from ftmech_hf.tasks import Capability, CounterConfig, PcfgConfig, PcfgShape, StoriesConfig
-from ftmech_hf.tracr import TracrConfig
-from ftmech_hf.training.compiled import CompileConfig
 from ftmech_hf.training.settings import TrainConfig
-from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig
 from recipes import finetune, pretrain, probe, prune, reverse_finetune, truth
 from recipes.compile_program import ArtefactConfig
 from tests.recipes.conftest import CONFIGS, RECIPES, TINY
@@ -120,7 +118,7 @@ def test_the_card_says_what_the_run_says(chain: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_config_parses_and_begins_by_saying_what_it_shows(path: Path) -> None:
-    from ftmech_hf.reproduction import ReproduceConfig
+    from ftmech_hf.studies.pcfg.plan import ReproduceConfig
 
     types = {
         "pretrain": (PretrainConfig, PcfgConfig, TrainConfig),

@@ -13,9 +13,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ftmech_hf.models.loading import load_model, quiet_peft
-from ftmech_hf.report.sweep import last_numbers, stage_rows, summarise
-from ftmech_hf.report.sweep_figures import FigureConfig, draw_figure
 from ftmech_hf.runs import damaged_files, read_metrics
+from ftmech_hf.studies.sweep.figures import FigureConfig, draw_figure
+from ftmech_hf.studies.sweep.page import last_numbers, stage_rows, summarise
 from ftmech_hf.tasks import RowStream, StoriesConfig
 from ftmech_hf.training.objectives import documents_mean_loss
 from recipes import finetune, make_dataset, pretrain, publish, reverse_finetune, write_stories

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from ftmech_hf.report.sweep import stage_rows
 from ftmech_hf.runs import is_finished
+from ftmech_hf.studies.sweep.page import stage_rows
 from recipes import sweep
 from tests.processes import started, wait_until
 

@@ -10,11 +10,12 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from ftmech_hf.cards import check_card
 from ftmech_hf.config import to_dict
 from ftmech_hf.hub.claims import CLAIMS
-from ftmech_hf.report.claims import MEASUREMENTS, claims_json, judge
-from ftmech_hf.reproduction import ReproduceConfig, SeedPlan
+from ftmech_hf.jobs.card import check_card
+from ftmech_hf.report.claims import claims_json, judge
+from ftmech_hf.studies.pcfg.claims import MEASUREMENTS
+from ftmech_hf.studies.pcfg.plan import ReproduceConfig, SeedPlan
 from ftmech_hf.tasks import PcfgShape
 from recipes import write_cards
 from recipes.write_cards import RELEASED
@@ -30,7 +31,7 @@ def reproduction(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         kind = {"base": "base", "prune": "prune", "probe": "probe"}.get(name.split("-")[0], "tuned")
         shutil.copytree(runs / kind, place)
     measured = {seed: {each.id: 50.0 + seed for each in MEASUREMENTS} for seed in (0, 1)}
-    (folder / "claims.json").write_text(json.dumps(claims_json(judge(measured))))
+    (folder / "claims.json").write_text(json.dumps(claims_json(judge(MEASUREMENTS, measured))))
     return folder
 
 

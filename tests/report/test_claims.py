@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from ftmech_hf.report.claims import MEASUREMENTS, claims_json, judge, meets, seed_interval
+from ftmech_hf.report.claims import claims_json, judge, meets, seed_interval
+from ftmech_hf.studies.pcfg.claims import MEASUREMENTS
 
 
 def values(**changes: float) -> dict[str, float]:
@@ -14,11 +15,11 @@ def values(**changes: float) -> dict[str, float]:
 
 
 def test_every_bar_is_met_at_its_edge_and_missed_beyond_it() -> None:
-    assert all(claim.holds for claim in judge({0: values()}) if claim.bar)
+    assert all(claim.holds for claim in judge(MEASUREMENTS, {0: values()}) if claim.bar)
     for measurement in MEASUREMENTS:
         if measurement.bar:
             beyond = -0.01 if measurement.bar.startswith(">=") else 0.01
-            missed = judge({0: values(**{measurement.id: values()[measurement.id] + beyond})})
+            missed = judge(MEASUREMENTS, {0: values(**{measurement.id: values()[measurement.id] + beyond})})
             assert [claim.id for claim in missed if claim.holds is False] == [measurement.id]
 
 
@@ -32,7 +33,9 @@ def test_the_bars_are_the_agreed_ones() -> None:
 
 
 def test_mean_and_interval_over_seeds() -> None:
-    claims = {c.id: c for c in judge({n: values(revival_ratio=v) for n, v in enumerate((6.0, 8.0, 13.0))})}
+    claims = {
+        c.id: c for c in judge(MEASUREMENTS, {n: values(revival_ratio=v) for n, v in enumerate((6.0, 8.0, 13.0))})
+    }
     ratio = claims["revival_ratio"]
     assert ratio.measured == pytest.approx(9)
     # Student's t with two degrees of freedom: 4.303 standard errors, the standard deviation is sqrt(13)
@@ -51,7 +54,7 @@ def test_intervals_stay_within_what_is_possible_and_one_seed_has_none() -> None:
 
 
 def test_the_json_has_the_promised_fields() -> None:
-    for claim in claims_json(judge({0: values(), 1: values()})):
+    for claim in claims_json(judge(MEASUREMENTS, {0: values(), 1: values()})):
         assert {"id", "statement", "paper", "measured", "interval", "bar", "holds", "seeds"} <= set(claim)
         assert claim["seeds"] == [0, 1]
     assert meets(5, "<= 5")
@@ -66,12 +69,12 @@ def test_what_cannot_be_more_than_all_is_cut_there() -> None:
 
 
 def test_a_claim_says_what_was_measured_and_how() -> None:
-    claims = {claim.id: claim for claim in judge({7: values(base_low_b=41.0)})}
+    claims = {claim.id: claim for claim in judge(MEASUREMENTS, {7: values(base_low_b=41.0)})}
     low = claims["base_low_b"]
     assert (low.measured, low.interval, low.holds, low.seeds, low.values) == (41, None, False, [7], [41])
     assert (low.bar, low.unit, low.paper) == ("<= 40", "%", "27.1 (Table 5)")
     assert (claims["chance"].holds, claims["chance"].bar, claims["chance"].paper) == (None, "", "not reported")
-    assert [claim.id for claim in judge({7: values()})] == [each.id for each in MEASUREMENTS]
+    assert [claim.id for claim in judge(MEASUREMENTS, {7: values()})] == [each.id for each in MEASUREMENTS]
     assert {claim["id"] for claim in claims_json(list(claims.values()))} == {m.id for m in MEASUREMENTS if m.bar}
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ftmech_hf.report.claims import MEASUREMENTS, Claim, judge, measure, revival
+from ftmech_hf.report.claims import Claim, judge
 from ftmech_hf.report.page import verdict
-from ftmech_hf.reproduction import ReproduceConfig, SeedPlan
+from ftmech_hf.studies.pcfg.claims import MEASUREMENTS, measure, revival
+from ftmech_hf.studies.pcfg.plan import ReproduceConfig, SeedPlan
 from ftmech_hf.tasks import PcfgShape
 from recipes.readme.studies import results_block
 from recipes.reproduce import write_report
@@ -145,7 +146,7 @@ def test_a_claim_is_judged_by_all_its_seeds(measurement: Claim) -> None:
             | {measurement.id: float(bar) + better * distance}
             for seed, distance in enumerate(distances)
         }
-        (claim,) = (claim for claim in judge(by_seed) if claim.id == measurement.id)
+        (claim,) = (claim for claim in judge(MEASUREMENTS, by_seed) if claim.id == measurement.id)
         assert claim.measured == pytest.approx(float(bar) + better * statistics.mean(distances))
         return claim.holds
 

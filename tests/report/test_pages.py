@@ -11,16 +11,18 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from ftmech_hf.report import diagnosis_figures, figures, stories_figures
+from ftmech_hf.report import charts
 from ftmech_hf.report.alt import describe_figure
-from ftmech_hf.report.figures import panel
-from ftmech_hf.report.page import build_sections
-from ftmech_hf.reproduction import ReproduceConfig, SeedPlan
+from ftmech_hf.report.charts import panel
+from ftmech_hf.studies.diagnosis import figures as diagnosis_figures
+from ftmech_hf.studies.pcfg.page import build_sections
+from ftmech_hf.studies.pcfg.plan import ReproduceConfig, SeedPlan
+from ftmech_hf.studies.tinystories import figures as stories_figures
 from ftmech_hf.tasks import PcfgShape
 from tests.report.fabricated import SEEDS, write_reproduction
 
-TEMPLATES = sorted((Path(figures.__file__).parent).glob("*.html.j2"))
-STYLE = (Path(figures.__file__).parent / "base.html.j2").read_text().split("<style>")[1].split("</style>")[0]
+TEMPLATES = sorted(Path(charts.__file__).parents[1].rglob("*.html.j2"))
+STYLE = (Path(charts.__file__).parent / "base.html.j2").read_text().split("<style>")[1].split("</style>")[0]
 
 
 def luminance(color: str) -> float:
@@ -67,7 +69,7 @@ def test_colors_of_a_style_come_from_the_scheme_or_bring_their_ground() -> None:
 
 
 def test_lines_of_pictures_can_be_told_from_their_ground() -> None:
-    named = {name: getattr(figures, name) for name in ("BASE", "FINETUNED", "CONTROL", "RANDOM")}
+    named = {name: getattr(charts, name) for name in ("BASE", "FINETUNED", "CONTROL", "RANDOM")}
     named |= {f"diagnosis {name}": color for name, color in diagnosis_figures.COLORS.items()}
     named |= {"other": diagnosis_figures.OTHER, **stories_figures.COLORS}
     for name, color in named.items():

@@ -14,17 +14,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ftmech_hf.report import tracr
 from ftmech_hf.report.paper_tables import agreement
-from ftmech_hf.report.stories_claims import CLAIMS, Verdicts, judge_claims
-from ftmech_hf.report.stories_study import gather as gather_stories
-from ftmech_hf.report.stories_study import read_verdicts
-from ftmech_hf.report.sweep import write_results
-from ftmech_hf.stories import StoriesPlan, StoriesStudyConfig
-from ftmech_hf.studies.stories.questions import ASKED, NOT_ASKED
-from ftmech_hf.sweeps import Sweep, SweepConfig
+from ftmech_hf.studies.sweep.page import write_results
+from ftmech_hf.studies.sweep.plan import Sweep, SweepConfig
+from ftmech_hf.studies.tinystories.claims import CLAIMS, Verdicts, judge_claims
+from ftmech_hf.studies.tinystories.page import gather as gather_stories
+from ftmech_hf.studies.tinystories.page import read_verdicts
+from ftmech_hf.studies.tinystories.plan import StoriesPlan, StoriesStudyConfig
+from ftmech_hf.studies.tinystories.prompts import ASKED, NOT_ASKED
+from ftmech_hf.studies.tracr import page as tracr
+from ftmech_hf.studies.tracr.plan import TracrConfig, TracrPlan
 from ftmech_hf.tasks.stories import StoriesConfig
-from ftmech_hf.tracr import TracrConfig, TracrPlan
 from tests.report.fabricated import write_run
 
 T = {2: 12.706204736174698, 3: 4.302652729911275}

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ftmech_hf.studies.questions import Questions
-from ftmech_hf.studies.revival import revive
+from ftmech_hf.jobs.prompts import Questions
+from ftmech_hf.studies.diagnosis.revival import revive
 from tests.conftest import make_gpt2, make_llama
 
 WORDS = tuple(f"w{number}" for number in range(8))

@@ -16,7 +16,7 @@ from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader
 
 from ftmech_hf.tasks import PcfgConfig, RowStream, build_dataset, export, features, stream_dataset, write_parquet
-from ftmech_hf.tasks.questions import OPERATORS
+from ftmech_hf.tasks.operators_table import OPERATORS
 from ftmech_hf.tasks.schema import BLOCK
 from ftmech_hf.tokenization import build_tokenizer
 

@@ -7,7 +7,7 @@ import pytest
 
 from ftmech_hf.models.conversion import ARTEFACTS, load_artefact
 from ftmech_hf.tasks import TASKS, CounterConfig, MaxIdentifierConfig, RowStream, build_dataset
-from ftmech_hf.tasks.audit import Audit
+from ftmech_hf.tasks.dataset_statistics import Audit
 from ftmech_hf.tasks.letters import LettersConfig
 from tests.tasks.programs import COUNTER, MAX_IDENTIFIER
 

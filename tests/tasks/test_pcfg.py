@@ -13,7 +13,7 @@ from scipy import stats
 from ftmech_hf.tasks import Capability, PcfgConfig, RowStream, for_capability
 from ftmech_hf.tasks.grammar import load_grammar
 from ftmech_hf.tasks.mixtures import OPERAND_PRIORS
-from ftmech_hf.tasks.questions import OPERATORS
+from ftmech_hf.tasks.operators_table import OPERATORS
 from ftmech_hf.tasks.schema import BLOCK, TEXT
 
 PAPER = {

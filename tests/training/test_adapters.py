@@ -11,12 +11,12 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
 from ftmech_hf.models.loading import load_model, model_hash, quiet_peft
 from ftmech_hf.runs import commit_folder, damaged_files, read_metrics
 from ftmech_hf.tasks import Capability, PcfgConfig, for_capability
 from ftmech_hf.training.adapters import AdapterConfig, add_adapter
 from ftmech_hf.training.settings import TrainConfig
-from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig, finetune, pretrain
 from tests.conftest import make_gpt2, make_llama
 
 SMALL = PcfgConfig(text_length=12, count_window=8, index_occurrence=2, token_at_position=6)

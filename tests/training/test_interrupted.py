@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from ftmech_hf.folders import MANIFEST, damaged_files, is_finished, working_folder
+from ftmech_hf.jobs import training as stages
+from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import CHECKPOINTS, RunDir
 from ftmech_hf.tasks import PcfgConfig
-from ftmech_hf.training import stages
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.checkpoint import find_checkpoints
 from ftmech_hf.training.settings import TrainConfig
-from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig, finetune, pretrain
 from tests.run_folders import mortal
 
 TASK = PcfgConfig(text_length=12, count_window=8, index_occurrence=2, token_at_position=6)

@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.models.presets import build_model
 from ftmech_hf.runs import RunDir, read_metrics
 from ftmech_hf.tasks import Capability, PcfgConfig, RowStream, StoriesConfig, for_capability
 from ftmech_hf.training.loop import fit, start_accelerator
 from ftmech_hf.training.settings import TrainConfig
-from ftmech_hf.training.stages import FinetuneConfig, PretrainConfig, finetune, pretrain
 from tests.conftest import make_gpt2, make_llama
 
 CONFIG = TrainConfig(

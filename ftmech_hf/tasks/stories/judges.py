@@ -22,8 +22,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from ftmech_hf.folders import making
-from ftmech_hf.intervals import mean_of_shares
 from ftmech_hf.runs import commit_folder, damaged_files, write_json
+from ftmech_hf.statistics.intervals import mean_of_shares
 from ftmech_hf.tasks.stories.baseline import TOKEN
 from ftmech_hf.tasks.stories.records import FEATURES, Story
 

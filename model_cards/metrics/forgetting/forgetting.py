@@ -1,3 +1,3 @@
 """Forgetting, for ``evaluate.load`` of this folder; needs ftmech_hf."""
 
-from ftmech_hf.metrics import Forgetting  # noqa: F401
+from ftmech_hf.statistics.metrics import Forgetting  # noqa: F401

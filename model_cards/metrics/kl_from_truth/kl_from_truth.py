@@ -1,3 +1,3 @@
 """KL from the truth, for ``evaluate.load`` of this folder; needs ftmech_hf."""
 
-from ftmech_hf.metrics import KLFromTruth  # noqa: F401
+from ftmech_hf.statistics.metrics import KLFromTruth  # noqa: F401

@@ -1,0 +1,305 @@
+"""The folder that is published for a run: the run's files, made right for a place where nobody has our disks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import DatasetCard
+
+from ftmech_hf.config import field_names
+from ftmech_hf.downloads import RepoKind, check_folder
+from ftmech_hf.finished_run import FinishedRun, accuracy_of, loss_of
+from ftmech_hf.folders import is_temporary, making
+from ftmech_hf.hub.claims import all_claims
+from ftmech_hf.hub.diagnoses import diagnoses_of
+from ftmech_hf.hub.findings import draw_findings, find_analyses, plain_numbers, split_analyses, state_findings
+from ftmech_hf.hub.names import publish_config, published_names
+from ftmech_hf.hub.redaction import Redaction, check_no_secrets
+from ftmech_hf.jobs.card import Published, check_card, render_card, write_model_card
+from ftmech_hf.jobs.training import snapshot_folder
+from ftmech_hf.runs import (
+    MANIFEST,
+    commit_folder,
+    describe_versions,
+    write_json,
+    write_text,
+)  # fmt: skip
+from ftmech_hf.tasks import TASKS, example_row
+
+TRAINED = ("pretrain", "finetune", "reverse_finetune")
+DATASETS = ("dataset", "stories")
+REPORTS = ("reproduce", "sweep")
+"""Folders of many runs, of which the results are published and not the runs."""
+
+ANALYSES = {
+    "prune": "Does zeroing a few neurons bring a capability back?",
+    "probe": "Can an answer be read from the stream, and where?",
+    "attention": "Where do models look when they answer?",
+    "truth": "How far are models from the exact distribution of their data?",
+    "diagnose": "What did fine-tuning change? All instruments on one pair of models.",
+    "dissect": "Where are a compiled program's variables?",
+    "known": "What instruments say where the answer is known.",
+    "write_stories": "What a model writes, and how well it predicts stories that it has not seen.",
+    "interpolate": "What lies on the straight line between two models?",
+    "reproduce": "The paper's main effects at a small scale, over seeds, with controls.",
+    "sweep": "A grid of experiments over seeds.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What the Hub can be told about where a run came from.
+
+    Attributes:
+        base_model: repository of the model it started from.
+        base_revision: branch, tag or commit of that.
+        models: what an analysis calls a model that it took -> repository of that.
+        datasets: repositories of the rows it was trained on.
+        analyses: folders of analyses of it, or ``folder=USER/NAME`` of those that are published; those that lie beside
+            the run if None.
+        claims: claims over seeds that it is part of; see :class:`ftmech_hf.jobs.card.Published`.
+    """
+
+    base_model: str | None = None
+    base_revision: str | None = None
+    models: Mapping[str, str] = field(default_factory=dict)
+    datasets: Sequence[str] = ()
+    analyses: Sequence[str] | None = None
+    claims: Sequence[Mapping[str, str]] = ()
+
+
+def repo_kind(run: FinishedRun) -> RepoKind:
+    """Whether a run is published as a model, or as a dataset; the table of an analysis is one too."""
+    return "model" if run.kind in TRAINED or _holds_model(run) else "dataset"
+
+
+def _holds_model(run: FinishedRun) -> bool:
+    """Whether a run holds a model of its own; of the analyses, interpolation may."""
+    return run.has("config.json")
+
+
+def open_run(folder: Path) -> FinishedRun:
+    """Open what is to be published.
+
+    Raises:
+        ValueError: it is no finished run, its files are damaged, or nothing is known of its kind.
+    """
+    run = FinishedRun(folder)
+    if not run.has("env.json"):
+        raise ValueError(f"run: {folder} is no finished run (no env.json); expected the folder that a recipe left")
+    if run.kind not in REPORTS:
+        if not run.is_whole:
+            raise ValueError(f"run: {folder} is not finished; run its recipe again to go on with it")
+        if damaged := run.damaged_files:
+            raise ValueError(f"run: {folder} is damaged: {', '.join(damaged)}")
+    if run.kind not in (known := (*TRAINED, *DATASETS, *ANALYSES)):
+        raise ValueError(f"run: {folder} is a {run.kind}, expected one of {', '.join(known)}")
+    return run
+
+
+def save(run: FinishedRun | Path, folder: Path, repo_id: str, origin: Origin | None = None) -> dict[str, Path]:
+    """Write exactly what a push of ``run`` to ``repo_id`` would send.
+
+    Args:
+        run: of :func:`open_run`, or where it lies.
+        folder: gets a folder for every revision; must not exist.
+        repo_id: ``USER/NAME``.
+        origin: what is known beyond the run's files.
+
+    Returns:
+        revision -> its folder; ``main`` last, as it refers to the others.
+
+    Raises:
+        ValueError: the run is damaged, or an adapter's base model is not said to be on the Hub.
+    """
+    origin = origin or Origin()
+    run = run if isinstance(run, FinishedRun) else open_run(run)
+    if folder.exists():
+        raise ValueError(f"output_dir: {folder} exists; choose another folder, or remove it")
+    if origin.base_model is not None and "model" not in run.inputs:
+        raise ValueError(f"base_model: {origin.base_model}, but {run.path} is a {run.kind} and started from no model")
+    with making(folder, "output_dir") as whole:
+        names = _write_revisions(run, whole, repo_id, origin)
+        whole.rename(folder)
+    return {name: folder / name for name in names}
+
+
+def _write_revisions(run: FinishedRun, folder: Path, repo_id: str, origin: Origin) -> list[str]:
+    """Write every revision's folder; returns their names."""
+    names, kind = [], run.kind
+    repositories = {**({"model": origin.base_model} if origin.base_model else {}), **origin.models}
+    redaction = Redaction(published_names(run, repo_id, repositories))
+    if kind in TRAINED:
+        steps = sorted(
+            int(path.name.removeprefix("step-")) for path in snapshot_folder(run.path, 0).parent.glob("step-*")
+        )
+        for step in steps:
+            names.append(f"step-{step}")
+            working = _begin(folder / names[-1])
+            _save_snapshot(run, working, repo_id, step, origin)
+            _end(working, "model", redaction)
+    working = _begin(folder / "main")
+    if kind in TRAINED:
+        _save_model(run, working, repo_id, origin, names, redaction)
+    elif kind in DATASETS:
+        _save_dataset(run, working, repo_id, redaction)
+    else:
+        _save_analysis(run, working, repo_id, redaction)
+    _end(working, repo_kind(run), redaction, rows=kind in DATASETS)
+    return [*names, "main"]
+
+
+def _begin(final: Path) -> Path:
+    working = final.with_name(final.name + ".partial")
+    working.mkdir(parents=True)
+    return working
+
+
+def _end(working: Path, kind: RepoKind, redaction: Redaction, *, rows: bool = False) -> None:
+    """Look through everything that would leave this machine, and let it appear under its name."""
+    redaction.folder(working, rows=rows)
+    for path in sorted(path for path in working.rglob("*") if path.is_file()):
+        check_no_secrets(path, path.relative_to(working).as_posix())
+    check_card((working / "README.md").read_text(encoding="utf-8"), kind)
+    commit_folder(working, working.with_name(working.name.removesuffix(".partial")))
+
+
+def _copy(run: Path, working: Path, leave_out: Sequence[str]) -> None:
+    for path in sorted(run.iterdir()):
+        if path.name in (MANIFEST, *leave_out) or is_temporary(path.name):
+            continue
+        if path.is_dir():
+            shutil.copytree(path, working / path.name)
+        else:
+            shutil.copyfile(path, working / path.name)
+
+
+def _base_revision(config: Mapping[str, Any], origin: Origin) -> str | None:
+    if origin.base_revision is None and config.get("snapshot") is not None:
+        return f"step-{config['snapshot']}"
+    return origin.base_revision
+
+
+def _name_base(working: Path, config: Mapping[str, Any], origin: Origin) -> None:
+    """Let an adapter, if there is one, name the repository of the model that it belongs to."""
+    adapter = working / "adapter_config.json"
+    if not adapter.is_file():
+        return
+    settings = json.loads(adapter.read_text(encoding="utf-8"))
+    if origin.base_model is None:  # what peft recorded may be a folder of ours that looks like USER/NAME
+        raise ValueError(
+            f"base_model: not given, and the adapter belongs to {settings['base_model_name_or_path']}; "
+            "publish that first if it is a folder, and name its repository"
+        )
+    named = {"base_model_name_or_path": origin.base_model, "revision": _base_revision(config, origin)}
+    write_json(adapter, {**settings, **named})
+
+
+def _save_model(
+    run: FinishedRun, working: Path, repo_id: str, origin: Origin, revisions: Sequence[str], redaction: Redaction
+) -> None:
+    # metrics.jsonl says the same as table.parquet, which belongs in a dataset.
+    _copy(run.path, working, ["README.md", "table.parquet", "snapshots"])
+    publish_config(working, repo_id, redaction, {"model": origin.base_model})
+    _name_base(working, run.config, origin)
+    check_folder(working)
+    folders, repositories = split_analyses(origin.analyses)
+    analyses = find_analyses(run, folders)
+    repositories |= {"own": repo_id, **({"base": origin.base_model} if origin.base_model else {})}
+    published = Published(
+        repo_id=repo_id,
+        base_model=origin.base_model,
+        base_revision=_base_revision(run.config, origin),
+        datasets=origin.datasets,
+        statements=state_findings(run, analyses),
+        diagnoses=diagnoses_of(run.hash, analyses, working, repositories),
+        claims=origin.claims,
+        pictures=draw_findings(run, analyses, working),
+        revisions=revisions,
+    )
+    write_model_card(working, example=_example(run.config), published=published)
+
+
+def _example(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A test row of the task that a run was trained on."""
+    kind = TASKS.get(config["task"])
+    if kind is None:
+        raise ValueError(f"run: its task {config['task']!r} is not known here, expected one of {', '.join(TASKS)}")
+    task = kind(**{name: config[name] for name in field_names(kind) if name in config})
+    return example_row(task, config["seed"])
+
+
+def _save_snapshot(run: FinishedRun, working: Path, repo_id: str, step: int, origin: Origin) -> None:
+    _copy(snapshot_folder(run.path, step), working, [])
+    _name_base(working, run.config, origin)
+    lines = [line for line in run.metrics if line["step"] == step]
+    header = yaml.safe_dump(
+        {"license": "apache-2.0", "library_name": "transformers", "pipeline_tag": "text-generation",
+         "tags": ["ftmech_hf", "interpretability", "snapshot"]}, sort_keys=False,
+    ).strip()  # fmt: skip
+    text = render_card(
+        "snapshot.md.j2", metadata=header, title=repo_id.split("/")[-1], hub=Published(repo_id=repo_id), step=step,
+        config=run.config, env=run.env, accuracy=accuracy_of(lines[-1]) if lines else [],
+        loss=loss_of(lines[-1], run.env.get("bytes_per_token", {})) if lines else [],
+        versions=describe_versions(run.env),
+    )  # fmt: skip
+    write_text(working / "README.md", text)
+
+
+def _save_dataset(run: FinishedRun, working: Path, repo_id: str, redaction: Redaction) -> None:
+    # The statistics of make_dataset are no rows of the dataset.
+    _copy(run.path, working, ["table.parquet"])
+    publish_config(working, repo_id, redaction, {})
+    card = DatasetCard((working / "README.md").read_text(encoding="utf-8"))
+    here, name = str(run.config["output_dir"]), repo_id.split("/")[-1]
+    card.data["pretty_name"] = name
+    text = card.content.replace(f'load_dataset("{here}"', f'load_dataset("{repo_id}"')
+    # transformers looks for a tokenizer among models; beside the rows of a dataset it is found when it is here.
+    downloaded = f'snapshot_download("{repo_id}", repo_type="dataset") + "/tokenizer"'
+    text = text.replace(f'"{here}/tokenizer"', downloaded)
+    if downloaded in text:
+        text = text.replace(
+            "from datasets import", "from huggingface_hub import snapshot_download\nfrom datasets import", 1
+        )
+    write_text(working / "README.md", text.replace(f"# {run.path.name}\n", f"# {name}\n", 1))
+
+
+def _save_analysis(run: FinishedRun, working: Path, repo_id: str, redaction: Redaction) -> None:
+    is_model = _holds_model(run)
+    left_out = ["README.md", *(path.name for path in run.path.glob("*.parquet") if is_model)]
+    # Of a folder of many runs the results go, and not the runs.
+    folders = [path.name for path in run.path.iterdir() if path.is_dir()] if run.kind in REPORTS else []
+    _copy(run.path, working, [*left_out, *folders])
+    pictures = {}
+    if (beside := run.path.with_name(run.path.name + ".png")).is_file():
+        shutil.copyfile(beside, working / "picture.png")
+    for path in sorted(working.glob("*.png")):
+        pictures[path.name] = ANALYSES[run.kind]
+    publish_config(working, repo_id, redaction, {})
+    redaction.folder(working)  # the card is written from what is left
+    left = FinishedRun(working)
+    numbers = left.summary if left.has("summary.json") else {}
+    if run.has("claims.json"):
+        numbers = {claim["statement"]: f"{claim['measured']} ({claim['verdict']})" for claim in all_claims(run.path)}
+    header = {
+        "license": "apache-2.0",
+        "pretty_name": repo_id.split("/")[-1],
+        "tags": ["ftmech_hf", "interpretability", run.kind, "arxiv:2311.12786"],
+        **(
+            {"library_name": "transformers", "pipeline_tag": "text-generation"}
+            if is_model
+            else {"configs": [{"config_name": "default", "data_files": "table.parquet"}]}
+        ),
+    }
+    text = render_card(
+        "analysis.md.j2", metadata=yaml.safe_dump(header, sort_keys=False).strip(), title=repo_id.split("/")[-1],
+        what=ANALYSES[run.kind], where=repo_id, summary=dict(plain_numbers(numbers)), pictures=pictures,
+        is_model=is_model, models=left.inputs, env=left.env, versions=describe_versions(left.env),
+    )  # fmt: skip
+    write_text(working / "README.md", text)

@@ -1,0 +1,225 @@
+"""Cards: the README.md of a run, filled from the run's own files.
+
+A run folder is whole only with its card.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
+
+from ftmech_hf.downloads import check_repo_id
+from ftmech_hf.finished_run import FinishedRun
+from ftmech_hf.runs import describe_versions, write_text
+
+DESCRIPTIONS = {
+    "compile": "A RASP program compiled by tracr: its mechanism is known exactly.",
+    "pretrain": "Trained from scratch on next-token prediction.",
+    "finetune": "Fine-tuned on the answers of one capability.",
+    "reverse_finetune": "Fine-tuned back on a capability that an earlier fine-tuning may have hidden.",
+}
+
+STORIES = {
+    "pretrain": "Trained from scratch on stories that were written to instructions.",
+    "finetune": "Fine-tuned on stories that were chosen, or whose instructions were changed.",
+    "reverse_finetune": "Fine-tuned back on stories with a feature that an earlier fine-tuning may have hidden.",
+}
+"""The same of models of stories."""
+
+
+def _template(name: str) -> jinja2.Template:
+    installed = Path(str(resources.files("ftmech_hf"))) / "model_cards"
+    beside = installed.parents[1] / "model_cards"
+    folders = [str(folder) for folder in (installed, beside)]
+    env = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folders), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
+    return env.get_template(name)
+
+
+def render_card(template: str, **values: Any) -> str:
+    """Fill a template of ``model_cards/``; a value it needs and does not get is an error."""
+    return _template(template).render(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """What a diagnosis says, for the card of one of its two models.
+
+    Attributes:
+        role: ``base`` or ``finetuned``, whichever the card's model was in it.
+        verdict, reason: of the diagnosis.
+        capability: what was asked about.
+        accuracy: (model, share of right answers with its interval).
+        rows: how many questions; None if that is not known.
+        signs: name, measured, control, bar and shows (yes or no) of everything that says that it is still there.
+        base_hash, finetuned_hash: of the runs that made the two models.
+        hash: of the diagnosis.
+        page: its page beside the card.
+        repository: where the diagnosis is published.
+    """
+
+    role: str
+    verdict: str
+    reason: str
+    capability: str
+    accuracy: Sequence[tuple[str, str]]
+    rows: int | None
+    signs: Sequence[Mapping[str, str]]
+    base_hash: str
+    finetuned_hash: str
+    hash: str
+    page: str | None = None
+    repository: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What a card can say of a model once it is on the Hub, beyond what its run's files say.
+
+    Attributes:
+        repo_id: where it is.
+        base_model: repository of the model it was trained from.
+        base_revision: of that.
+        datasets: repositories of rows it was trained on.
+        statements: what its files show, a sentence each.
+        diagnoses: what diagnoses say of it.
+        claims: claims over seeds that it is part of: statement, measured, interval, bar, verdict.
+        pictures: file beside the card -> what it shows.
+        revisions: names of its snapshots.
+    """
+
+    repo_id: str
+    base_model: str | None = None
+    base_revision: str | None = None
+    datasets: Sequence[str] = ()
+    statements: Sequence[str] = ()
+    diagnoses: Sequence[Diagnosis] = ()
+    claims: Sequence[Mapping[str, str]] = ()
+    pictures: Mapping[str, str] = field(default_factory=dict)
+    revisions: Sequence[str] = ()
+
+
+def _eval_results(
+    config: Mapping[str, Any], env: Mapping[str, Any], datasets: Sequence[str],
+    accuracy: Sequence[Mapping[str, Any]], loss: Sequence[Mapping[str, Any]],
+) -> list[EvalResult]:  # fmt: skip
+    """What was measured as the Hub's model index knows it: accuracies, each with its interval, or losses."""
+
+    def result(task: str, test_set: str, kind: str, name: str, value: float, **more: Any) -> EvalResult:
+        return EvalResult(
+            task_type="text-generation",
+            task_name=task,
+            dataset_type=datasets[0] if datasets else str(config["task"]),
+            dataset_name=f"{config['task']}: {test_set}",
+            dataset_split="test",
+            metric_type=kind,
+            metric_name=f"{name}, {test_set}",
+            metric_value=round(value, 6),
+            metric_args={
+                **more,
+                "rows": config["final_eval_rows"],
+                "seed": config["seed"],
+                "config_hash": env["hash"],
+            },
+        )
+
+    answers = [
+        result(
+            "Answer of a procedural question", row["name"], "accuracy", "answer accuracy", row["value"],
+            confidence_level=0.95,
+            confidence_interval=[round(float(row["low"]), 6), round(float(row["high"]), 6)],
+        )
+        for row in accuracy
+    ]  # fmt: skip
+    losses = [
+        result("Stories written to instructions", row["name"], "loss", f"nats per {unit}", row[key])
+        for row in loss
+        for unit, key in (("token", "value"), ("byte", "per_byte"))
+    ]
+    return [*answers, *losses]
+
+
+def write_model_card(folder: Path, *, example: Mapping[str, Any], published: Published | None = None) -> None:
+    """Write ``README.md`` for the run in ``folder``, which holds its config, env, metrics and weights already.
+
+    Args:
+        folder: a run folder about to be finished, or to be published.
+        example: a test row, in the columns of a task's dataset, for the usage example.
+        published: where it goes and what more is known, if it goes to the Hub.
+    """
+    run = FinishedRun(folder)
+    env, config = run.env, run.config
+    hub = published or Published(repo_id="")
+    where = hub.repo_id or str(config["output_dir"])
+    title = Path(where).name
+    adapted = (folder / "adapter_config.json").is_file()
+    accuracy, loss = run.accuracy, run.loss
+    results = _eval_results(config, env, hub.datasets, accuracy, loss)
+    relation: dict[str, Any] = {"base_model_relation": "adapter" if adapted else "finetune"} if hub.base_model else {}
+    shape = folder / "config.json"
+    model = json.loads(shape.read_text(encoding="utf-8")) if shape.is_file() else {}
+    metadata = ModelCardData(
+        license="apache-2.0",
+        library_name="peft" if adapted else "transformers",
+        pipeline_tag="text-generation",
+        tags=["ftmech_hf", "interpretability", "procedural", env["kind"], "arxiv:2311.12786"],
+        datasets=list(hub.datasets) or None,
+        metrics=["loss" if loss else "accuracy"],
+        model_name=title,
+        eval_results=results or None,
+        base_model=hub.base_model,
+        **relation,
+    )
+    text = render_card(
+        "model.md.j2",
+        metadata=metadata.to_yaml(),
+        title=title,
+        what=(STORIES if loss else DESCRIPTIONS)[env["kind"]],
+        compiled=model.get("model_type") == "compiled_program",
+        answer_at=model.get("answer_position", -1),
+        adapted=adapted,
+        where=where,
+        hub=hub,
+        prompt=example["prompt"],
+        answer=example["answer"],
+        accuracy=accuracy,
+        loss=loss,
+        eval_rows=config["final_eval_rows"],
+        kind=env["kind"],
+        env=env,
+        config=config,
+        versions=describe_versions(env),
+    )
+    write_text(folder / "README.md", text)
+
+
+def check_card(text: str, kind: Literal["model", "dataset"]) -> None:
+    """Check a card's header with the Hub client's own rules, as far as they need no network.
+
+    Raises:
+        ValueError: it has none, or one that the Hub would not understand.
+    """
+    card: ModelCard | DatasetCard = ModelCard(text) if kind == "model" else DatasetCard(text)
+    header = card.data.to_dict()
+    for name in ("license", "tags"):
+        if not header.get(name):
+            raise ValueError(f"card: its header has no {name}")
+    if (results := header.get("model-index")) is not None:
+        again = eval_results_to_model_index(*model_index_to_eval_results(results))
+        if again != results:
+            raise ValueError("card: its model-index is not what the Hub reads from it")
+    for repo_id in [*_as_list(header.get("base_model")), *_as_list(header.get("datasets"))]:
+        check_repo_id("card", repo_id)
+
+
+def _as_list(value: Any) -> list[str]:
+    return [] if value is None else [value] if isinstance(value, str) else list(value)

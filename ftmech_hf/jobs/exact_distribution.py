@@ -1,0 +1,68 @@
+"""How far are saved models from the exact distribution of their data?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from ftmech_hf.analysis.divergence import divergence_from_truth
+from ftmech_hf.jobs.job import StudyConfig, check_positive, finish_study, open_study, parse_models, with_random_twin
+from ftmech_hf.runs import RunDir
+from ftmech_hf.tasks import PcfgConfig, RowStream
+from ftmech_hf.tasks.exact_distribution import check_untouched, row_truth
+from ftmech_hf.tasks.schema import TEXT
+from ftmech_hf.training.loop import Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class TruthConfig(StudyConfig):
+    """Which models to compare with the exact distribution of their data."""
+
+    models: list[str] = field(
+        default_factory=lambda: ["base=runs/pretrain"], metadata={"place": "input", "help": "name=folder of each model"}
+    )
+    rows: int = field(default=512, metadata={"help": "test rows"})
+    output_dir: str = field(default="runs/truth", metadata={"place": "output", "help": "the run's folder"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "rows")
+        parse_models(self.models)
+
+
+ROW_PARTS = {
+    "operator": slice(1, 2),
+    "operand": slice(2, 3),
+    "text": TEXT,
+    "answer": slice(-2, -1),
+    "whole row": slice(1, None),
+}
+
+
+def compare_with_truth(config: TruthConfig, task: PcfgConfig, *, progress: Progress | None = None) -> RunDir:
+    """KL from the exact next-token distribution, loss and lowest possible loss of each model, and of random weights.
+
+    The rows are those of ``task``: a model should be compared on the distribution it was trained on.
+    """
+    check_untouched(task)
+    models = parse_models(config.models)
+    run = open_study("truth", config, task, models)
+    if run.finished:
+        return run
+    rows = RowStream(task, seed=config.seed, split="test").rows(0, config.rows)
+    truth = row_truth(task, rows.token_ids)
+    token_ids = torch.from_numpy(rows.token_ids)
+    table, summary = [], {}
+    try:
+        for number, (name, model) in enumerate(with_random_twin(models, config.seed)):
+            with torch.no_grad():
+                logits = torch.cat([model(part[:, :-1]).logits for part in token_ids.split(128)])
+            result = divergence_from_truth(logits, torch.from_numpy(truth.probabilities), token_ids, ROW_PARTS)
+            table += [{"model": name, **row} for row in result.rows()]
+            summary[name] = result.summary()
+            if progress is not None:
+                progress(number + 1, len(models) + 1, f"{name}: KL {result.kl['whole row']:.3f} nats per token")
+        return finish_study(run, table, {**summary, "largest_error_of_the_truth": float(truth.error.max())})
+    finally:
+        run.close()

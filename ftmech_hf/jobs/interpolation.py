@@ -1,0 +1,72 @@
+"""What lies on the straight line between a model and what it was fine-tuned into (WiSE-FT)?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ftmech_hf.jobs.job import StudyConfig, check_positive, finish_study, open_study, parse_models
+from ftmech_hf.models.interpolation import interpolate_weights
+from ftmech_hf.models.loading import load_model, quiet_transformers
+from ftmech_hf.runs import RunDir
+from ftmech_hf.tasks import PcfgConfig, RowStream
+from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
+from ftmech_hf.training.loop import Progress
+from ftmech_hf.training.objectives import answer_accuracy
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterpolateConfig(StudyConfig):
+    """Between which models, and at which points."""
+
+    models: list[str] = field(
+        default_factory=lambda: ["base=runs/pretrain", "finetuned=runs/finetune"],
+        metadata={"place": "input", "help": "name=folder of the two ends"},
+    )
+    alphas: list[float] = field(
+        default_factory=lambda: [0.0, 0.2, 0.4, 0.6, 0.8, 1.0],
+        metadata={"help": "shares of the way: 0 is the first model, 1 the second, more than 1 beyond it"},
+    )
+    save_alpha: float | None = field(
+        default=None, metadata={"help": "keep the model at this share, in the run's folder"}
+    )
+    eval_rows: int = field(default=512, metadata={"help": "rows per test set"})
+    output_dir: str = field(default="runs/interpolate", metadata={"place": "output", "help": "the run's folder"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "eval_rows")
+        if len(parse_models(self.models)) != 2:
+            raise ValueError(f"models: {' '.join(self.models)!r}, expected two, such as base=... finetuned=...")
+
+
+def interpolate(config: InterpolateConfig, task: PcfgConfig, *, progress: Progress | None = None) -> RunDir:
+    """Evaluate the models between two models on the test sets of ``task``; keep one of them if asked to.
+
+    Wortsman et al., "Robust fine-tuning of zero-shot models" (arXiv 2109.01903).
+    """
+    models = parse_models(config.models)
+    run = open_study("interpolate", config, task, models)
+    if run.finished:
+        return run
+    rows = {
+        name: torch.from_numpy(RowStream(each, seed=config.seed, split="test").rows(0, config.eval_rows).token_ids)
+        for name, each in task.test_tasks().items()
+    }
+    first, second = (load_model(folder) for folder in models.values())
+    table: list[dict[str, Any]] = []
+    try:
+        for number, alpha in enumerate(config.alphas):
+            model = interpolate_weights(first, second, alpha)
+            table.append({"alpha": alpha, **{name: answer_accuracy(model, each) for name, each in rows.items()}})
+            if progress is not None:
+                progress(number + 1, len(config.alphas), f"{alpha:g}")
+        if config.save_alpha is not None:
+            with quiet_transformers():
+                interpolate_weights(first, second, config.save_alpha).save_pretrained(run.working)
+            save_tokenizer(build_tokenizer(task.vocabulary), run.working)
+        return finish_study(run, table, {"models": list(models), "save_alpha": config.save_alpha})
+    finally:
+        run.close()

@@ -1,0 +1,153 @@
+"""A plan: which runs an experiment needs, in what order, and in which folders.
+
+A run's folder is named by what the run computes, so a plan finds the runs that are there already, runs that several
+parts of an experiment need are made once, and changing one setting runs again only what depends on it.
+
+A run's hash has its inputs' hashes in it, not their weights, which nobody knows before they are there. What a finished
+run was made from is therefore compared with what is there now, and a run of other weights is made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ftmech_hf.config import to_dict
+from ftmech_hf.inputs import InputsChanged, changed_inputs
+from ftmech_hf.jobs.scheduler import Cell
+from ftmech_hf.jobs.training import snapshot_folder
+from ftmech_hf.models.identity import model_hash, run_model
+from ftmech_hf.runs import damaged_files, is_finished, run_identity
+
+
+def make_again_if_changed(function: Callable[..., Any], *, config: Any, **settings: Any) -> Any:
+    """Call ``function``, and once more with ``fresh`` if what it finds was made from other inputs."""
+    try:
+        return function(config=config, **settings)
+    except InputsChanged:
+        return function(config=dataclasses.replace(config, fresh=True), **settings)
+
+
+class Plan:
+    """Runs that build on each other.
+
+    Args:
+        root: where their folders lie.
+        fresh: make finished runs again.
+
+    Attributes:
+        folders: name of a run -> its folder.
+    """
+
+    def __init__(self, root: str | Path, *, fresh: bool = False) -> None:
+        self.root, self.fresh = Path(root), fresh
+        self.folders: dict[str, Path] = {}
+        self._cells: dict[str, Cell] = {}
+        self._hashes: dict[str, str] = {}
+        self._names: dict[str, str] = {}
+        self._inputs: dict[str, dict[str, str | Path]] = {}  # of each run: what is there, or where it will be
+
+    def add(
+        self,
+        name: str,
+        kind: str,
+        function: Callable[..., Any],
+        place: Any,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        cost: float,
+    ) -> str:
+        """Add a run, unless one that computes the same is there.
+
+        Args:
+            name: what to call it, in its folder's name too.
+            kind: as in :meth:`ftmech_hf.runs.RunDir.open`.
+            function: makes the run; called as ``function(config=place, **settings)``.
+            place: its config with an ``output_dir``.
+            settings: its other configs, by the names of their parameters.
+            inputs: label -> the model it takes: name of an earlier run, or any other model's folder or name.
+            cost: see :class:`ftmech_hf.jobs.scheduler.Cell`.
+
+        Returns:
+            the run's name, which is an earlier one's if that computes the same.
+        """
+        snapshot = getattr(place, "snapshot", None)
+        suffix = "" if snapshot is None else f"-step-{snapshot}"
+        hashes = {
+            label: self._hashes[run] + suffix if run in self._hashes else model_hash(run)
+            for label, run in inputs.items()
+        }
+        for each in (place, *settings.values()):
+            if callable(files := getattr(each, "inputs", None)):  # such as a task whose rows come from files
+                hashes |= files()
+        identity = run_identity(kind, to_dict(place, *settings.values()), hashes)
+        if identity in self._names:
+            return self._names[identity]
+        if name in self._cells:
+            name = f"{name}-{identity[:6]}"
+        folder = self._find(identity) or self.root / f"{name}-{identity}"
+        models = {label: str(self.folders.get(run, run)) for label, run in inputs.items()}
+        if hasattr(place, "models"):
+            place = dataclasses.replace(place, models=[f"{label}={path}" for label, path in models.items()])
+        else:
+            place = dataclasses.replace(place, **models)
+        needs = tuple(run for run in inputs.values() if run in self.folders)
+        self._inputs[name] = hashes | {
+            label: self.folders[run] if snapshot is None else snapshot_folder(self.folders[run], snapshot)
+            for label, run in inputs.items()
+            if run in self.folders
+        }
+        self.folders[name], self._hashes[name], self._names[identity] = folder, identity, name
+        # A finished folder that must run again is damaged or stale: replace it once the new one is whole.
+        fresh = self.fresh or (is_finished(folder) and self._must_run(name))
+        place = dataclasses.replace(place, output_dir=str(folder), fresh=fresh)
+        self._cells[name] = Cell(name, function, {"config": place, **settings}, cost, needs)
+        return name
+
+    def _find(self, identity: str) -> Path | None:
+        """The run, finished or not; another plan in the same place may know it by another name."""
+        places = [*self.root.glob(f"*-{identity}"), *self.root.glob(f"*-{identity}.partial")]
+        return places[0].with_name(places[0].name.removesuffix(".partial")) if places else None
+
+    def unfinished(self) -> list[Cell]:
+        """The runs still to make, needs first, without needs that are there already.
+
+        A finished run of what is still to be made is among them: it is kept if that comes out as it was.
+        """
+        waiting: dict[str, Cell] = {}
+        for name, cell in self._cells.items():
+            needs = tuple(need for need in cell.needs if need in waiting)
+            if self._must_run(name):
+                waiting[name] = dataclasses.replace(cell, needs=needs)
+            elif needs:
+                again = functools.partial(make_again_if_changed, cell.function)
+                waiting[name] = dataclasses.replace(cell, function=again, needs=needs)
+        return list(waiting.values())
+
+    def seconds(self) -> float:
+        """What the finished runs took, each in its one thread, together; of those made before runs knew, training."""
+        total = 0.0
+        for folder in self.folders.values():
+            if is_finished(folder):
+                env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
+                total += env.get("seconds", env.get("training_seconds", 0.0))
+        return total
+
+    def _must_run(self, name: str) -> bool:
+        folder = self.folders[name]
+        return self.fresh or not is_finished(folder) or bool(damaged_files(folder)) or self._is_stale(name)
+
+    def _is_stale(self, name: str) -> bool:
+        """Whether a finished run was made from other bytes than are there now."""
+        there: dict[str, str] = {}
+        for label, found in self._inputs[name].items():
+            # What is not there yet, or cannot be read, is made itself first.
+            with contextlib.suppress(OSError, ValueError, LookupError):
+                there[label] = run_model(found) if isinstance(found, Path) else found
+        env = self.folders[name] / "env.json"
+        return env.is_file() and bool(changed_inputs(json.loads(env.read_text(encoding="utf-8")), there))

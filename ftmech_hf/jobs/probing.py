@@ -1,0 +1,180 @@
+"""Can an answer be read from the stream of saved models?"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ftmech_hf.activations import ActivationStore, TracedModel
+from ftmech_hf.analysis.probing import ProbingResult, fit_probes
+from ftmech_hf.jobs.job import (
+    StudyConfig,
+    capability_rows,
+    check_positive,
+    finish_study,
+    open_study,
+    parse_models,
+    with_random_twin,
+)
+from ftmech_hf.jobs.saved_probes import save_probes
+from ftmech_hf.models.loading import RANDOM_INIT, model_hash
+from ftmech_hf.runs import RunDir
+from ftmech_hf.tasks import Capability, PcfgShape
+from ftmech_hf.training.loop import Progress
+
+CONTROL = "control"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig(StudyConfig):
+    """Which models to probe, and on what."""
+
+    models: list[str] = field(
+        default_factory=lambda: ["finetuned=runs/finetune"],
+        metadata={
+            "place": "input",
+            "help": "name=folder of each model; one called control is what the others are compared with",
+        },
+    )
+    operator: str = field(default="count", metadata={"help": "task token of the capability"})
+    prompt_operand: str = field(default="a", metadata={"help": "operand that the prompts name"})
+    label_operands: list[str] = field(
+        default_factory=list,
+        metadata={"help": "operands whose answers are read; the base and the correlated one if none is given"},
+    )
+    positions: list[int] = field(
+        default_factory=lambda: [-1], metadata={"help": "tokens of the prompt to read at; -1 predicts the answer"}
+    )
+    method: Literal["logistic", "ridge", "adamw"] = field(
+        default="logistic", metadata={"help": "to convergence, in closed form, or the paper's 4,000 steps of AdamW"}
+    )
+    num_shuffles: int = field(default=2, metadata={"help": "fits on shuffled labels"})
+    num_tasks: int = field(default=2, metadata={"help": "fits on control tasks"})
+    type_symbols: int = field(
+        default=3, metadata={"help": "a control task gives every ending of a text, of so many symbols, a random answer"}
+    )
+    fit_rows: int = field(default=2000, metadata={"help": "rows the probes are fitted on"})
+    test_rows: int = field(default=1024, metadata={"help": "rows they are tested on"})
+    output_dir: str = field(default="runs/probe", metadata={"place": "output", "help": "the run's folder"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "fit_rows", "test_rows", "num_shuffles", "num_tasks", "type_symbols")
+        if not self.positions or len(set(self.positions)) != len(self.positions):
+            raise ValueError(f"positions: {self.positions}, expected at least one, none twice")
+        parse_models(self.models)
+
+
+def probe(config: ProbeConfig, task: PcfgShape, *, progress: Progress | None = None) -> RunDir:
+    """Probe models, and a randomly initialised twin of the first, for answers that are not necessarily asked for.
+
+    Sites: the embedding and the stream after every block, at the given positions. The prompts name ``prompt_operand``;
+    the first label is the answer for the *base* operand, so a probe can look for what is not asked. The probes of every
+    model lie in ``probes/`` beside its hash, without which :func:`~ftmech_hf.studies.load_probes` does not load them.
+    """
+    models = parse_models(config.models)
+    operands = config.label_operands or [task.base_operand, task.correlated_operand]
+    if unknown := [name for name in operands if name not in task.symbols]:
+        raise ValueError(f"label_operands: {unknown[0]!r}, expected some of {', '.join(task.symbols)}")
+    run = open_study("probe", config, task, models)
+    if run.finished:
+        return run
+    splits = {
+        split: _read_split(config, task, operands, split, number)
+        for split, number in (("probe", config.fit_rows), ("test", config.test_rows))
+    }
+    table: list[dict[str, Any]] = []
+    summary: dict[str, Any] = {}
+    try:
+        for number, (name, model) in enumerate(with_random_twin(models, config.seed)):
+            result = _probe_model(config, TracedModel(model), splits)
+            hashed = f"random weights, seed {config.seed}" if name == RANDOM_INIT else model_hash(models[name])
+            save_probes(run.working / "probes" / name, result.probes, hashed, {"method": config.method})
+            table += [{"model": name, **row} for row in result.rows()]
+            by_label = {operand: result.best(operand).accuracy for operand in operands}
+            summary[name] = {**result.summary(), "accuracy_by_label": by_label}
+            if progress is not None:
+                progress(number + 1, len(models) + 1, f"{name}: {summary[name]['accuracy']:.1%}")
+        _compare(summary)
+        return finish_study(run, table, summary)
+    finally:
+        run.close()
+
+
+class _Split:
+    """Rows of a split: prompts, a label per operand, and the type of each row for the control task."""
+
+    def __init__(self, token_ids: Tensor, labels: dict[str, NDArray[np.integer]], types: NDArray[np.integer]) -> None:
+        self.token_ids, self.labels, self.types = token_ids, labels, types
+
+
+def _read_split(config: ProbeConfig, task: PcfgShape, operands: list[str], split: str, number: int) -> _Split:
+    rows = capability_rows(task, Capability(config.operator, config.prompt_operand), split, config.seed, number)
+    texts = task.texts(rows.token_ids)
+    labels: dict[str, NDArray[np.integer]] = {
+        name: task.answers(config.operator, texts, task.symbols.index(name)) for name in operands
+    }
+    ending = texts[:, -config.type_symbols :].astype(np.int64)
+    types = ending @ len(task.symbols) ** np.arange(ending.shape[1])
+    return _Split(torch.from_numpy(rows.token_ids[:, :-2]), labels, types)
+
+
+def _probe_model(config: ProbeConfig, traced: TracedModel, splits: Mapping[str, _Split]) -> ProbingResult:
+    fit_on, test_on = splits["probe"], splits["test"]
+    with tempfile.TemporaryDirectory() as folder:
+        sites = {
+            name: _StreamSites(traced, split.token_ids, config.positions, Path(folder) / name)
+            for name, split in splits.items()
+        }
+        return fit_probes(
+            sites["probe"],
+            fit_on.labels,
+            sites["test"],
+            test_on.labels,
+            types=(fit_on.types, test_on.types),
+            method=config.method,
+            seed=config.seed,
+            num_shuffles=config.num_shuffles,
+            num_tasks=config.num_tasks,
+        )
+
+
+class _StreamSites(Mapping[str, Tensor]):
+    """The embedding and the stream after every block, on disk: site name -> activations (B, D), read when asked."""
+
+    def __init__(self, traced: TracedModel, token_ids: Tensor, positions: list[int], folder: Path) -> None:
+        first = traced.collect_to(folder / "embedding", token_ids, ["resid_pre"], layers=[0], positions=positions)
+        after = traced.collect_to(folder / "blocks", token_ids, ["resid_post"], positions=positions)
+        named: dict[str, tuple[ActivationStore, tuple[str, int]]] = {"embedding": (first, ("resid_pre", 0))}
+        named |= {f"block {layer}": (after, ("resid_post", layer)) for layer in range(traced.num_layers)}
+        self._places = {
+            name if len(positions) == 1 else f"{name}, token {position}": (*where, number)
+            for number, position in enumerate(positions)
+            for name, where in named.items()
+        }
+
+    def __getitem__(self, site: str) -> Tensor:
+        store, key, number = self._places[site]
+        return torch.from_numpy(np.array(store[key][:, number]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def _compare(summary: dict[str, Any]) -> None:
+    """Say how far each model is above the model that never had the ability, and above random weights."""
+    for key, reference in (("over_control", CONTROL), ("over_random", RANDOM_INIT)):
+        if reference in summary:
+            for found in summary.values():
+                found[key] = found["accuracy"] - summary[reference]["accuracy"]

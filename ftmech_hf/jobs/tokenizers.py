@@ -1,0 +1,114 @@
+"""Questions as every model reads them: a fine-tuned model whose tokenizer reads other tokens is asked in its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ftmech_hf.jobs.prompts import Questions, dataset_questions
+from ftmech_hf.models.identity import find_model
+from ftmech_hf.models.loading import load_tokenizer
+
+Spell = Callable[[list[int]], str]
+"""Token ids -> text."""
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+"""One of these lies beside a model that has a tokenizer of its own; an adapter often has none."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a diagnosis asks.
+
+    Attributes:
+        questions: about the capability, and if there are any about what was taught, as the base reads them.
+        own: the same questions as the fine-tuned model's own tokenizer reads them, if those are other tokens.
+        spell: how the base's tokens are written, and those of ``own``.
+        difference: the first question that is read differently.
+    """
+
+    questions: list[Questions]
+    spell: tuple[Spell, Spell]
+    own: list[Questions] | None = None
+    difference: str | None = None
+
+
+def ask_models(names: Sequence[str], models: Mapping[str, str], **settings: Any) -> Asked:
+    """Questions from data sets for several models.
+
+    Args:
+        names: of the data sets.
+        models: ``base``, ``finetuned`` and others -> folder.
+        settings: of :func:`~ftmech_hf.jobs.prompts.dataset_questions`.
+
+    Raises:
+        ValueError: the questions cannot be asked; or the tokenizer of a model that is neither the base nor the
+            fine-tuned one reads other tokens.
+    """
+    base = load_tokenizer(models["base"])
+    questions = dataset_questions(names, base, **settings)
+    spell = _speller(base)
+    own, difference, own_spell = None, None, spell
+    for role, folder in models.items():
+        other = None if role == "base" else own_tokenizer(folder)
+        if other is None or _definition(other) == _definition(base):
+            continue
+        try:
+            found = dataset_questions(names, other, **settings)
+        except ValueError as error:
+            raise ValueError(f"{role}: with its own tokenizer, {error}") from error
+        text = first_difference(questions, found, spell)
+        if text is None:
+            continue
+        if role != "finetuned":
+            raise ValueError(f"{role}: its tokenizer reads other tokens than the base's, first in {text!r}")
+        if settings.get("only_one_token") or [len(each.test) for each in questions] != [len(e.test) for e in found]:
+            raise ValueError(
+                f"finetuned: its tokenizer reads other tokens than the base's, first in {text!r}, and would leave out "
+                "other rows; give questions that both can be asked"
+            )
+        own, difference, own_spell = found, text, _speller(other)
+    return Asked(questions, (spell, own_spell), own, difference)
+
+
+def own_tokenizer(folder: str) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that lies beside a model, if one does."""
+    where = find_model(folder)
+    return load_tokenizer(folder) if any((where / name).is_file() for name in TOKENIZER_FILES) else None
+
+
+def first_difference(ours: Sequence[Questions], theirs: Sequence[Questions], spell: Spell) -> str | None:
+    """The text of the first question whose prompt, answer or end two tokenizers read differently; None if none is."""
+    for one, other in zip(ours, theirs, strict=True):
+        for split in ("test", "validation", "again"):
+            rows, others = (_rows(getattr(each, split), each.pad) for each in (one, other))
+            for row, read in zip(rows, others, strict=False):
+                if row != read:
+                    return spell(row[:-1])
+            if len(rows) != len(others):
+                return spell(rows[-1][:-1])
+    return None
+
+
+def _rows(token_ids: Tensor, pad: int | None) -> list[list[int]]:
+    """Rows without what fills them; fillers may differ between tokenizers."""
+    return [[token for token in row if token != pad] for row in token_ids.tolist()]
+
+
+def _definition(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...]:
+    """All that says which ids a text gets; equal only if the ids are."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return (
+        tokenizer if backend is None else backend.to_str(),
+        tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, len(tokenizer),
+        getattr(tokenizer, "chat_template", None), getattr(tokenizer, "add_bos_token", None),
+        getattr(tokenizer, "add_eos_token", None),
+    )  # fmt: skip
+
+
+def _speller(tokenizer: PreTrainedTokenizerBase) -> Spell:
+    return lambda token_ids: str(tokenizer.decode(token_ids))

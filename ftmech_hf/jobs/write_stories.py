@@ -1,0 +1,73 @@
+"""What does a model write, and how well does it predict stories that it has not seen?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from ftmech_hf.jobs.generation import generate
+from ftmech_hf.jobs.job import StudyConfig, check_positive, finish_study, open_study
+from ftmech_hf.models.loading import load_model, load_tokenizer
+from ftmech_hf.runs import RunDir
+from ftmech_hf.tasks import RowStream, StoriesConfig
+from ftmech_hf.training.loop import Progress
+from ftmech_hf.training.objectives import documents_mean_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteConfig(StudyConfig):
+    """Which model writes, how much, and how much it is tested on."""
+
+    model: str = field(
+        default="runs/pretrain", metadata={"place": "input", "help": "folder of a run, or a model on the Hub"}
+    )
+    number: int = field(default=8, metadata={"help": "stories to write, to the instructions of as many test stories"})
+    max_new_tokens: int = field(default=200, metadata={"help": "tokens of a story at most"})
+    temperature: float = field(default=1.0, metadata={"help": "of sampling; 0 takes the most likely token"})
+    loss_rows: int = field(default=64, metadata={"help": "packed test rows that the loss is of"})
+    output_dir: str = field(default="runs/written", metadata={"place": "output", "help": "the run's folder"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "number", "max_new_tokens", "loss_rows")
+        if self.temperature < 0:
+            raise ValueError(f"temperature: {self.temperature}, expected 0 or more")
+
+
+def write_stories(config: WriteConfig, task: StoriesConfig, *, progress: Progress | None = None) -> RunDir:
+    """Let a model write stories to the instructions of test stories.
+
+    ``table.parquet`` has each instruction, what the model wrote, and the story that was written to it before;
+    ``summary.json`` the loss on test rows in nats per token and in nats per byte, by which models of different
+    vocabularies compare.
+    """
+    run = open_study("write_stories", config, task, {"model": config.model})
+    if run.finished:
+        return run
+    try:
+        model, tokenizer = load_model(config.model), load_tokenizer(config.model)
+        rows = RowStream(task, seed=config.seed, split="test").rows(0, config.loss_rows).token_ids
+        loss = documents_mean_loss(model, torch.from_numpy(rows))
+        if progress is not None:
+            progress(1, 2, f"loss {loss:.3f}")
+        documents = [task.document(config.seed, "test", number) for number in range(config.number)]
+        texts = generate(
+            model, tokenizer, [document.prompt for document in documents], seed=config.seed,
+            max_new_tokens=config.max_new_tokens, temperature=config.temperature,
+        )  # fmt: skip
+        if progress is not None:
+            progress(2, 2, "")
+        table = [
+            {"number": number, "prompt": document.prompt, "text": text, "reference": document.story.story}
+            for number, (document, text) in enumerate(zip(documents, texts, strict=True))
+        ]
+        summary = {
+            "nats_per_token": loss,
+            "nats_per_byte": loss / task.bytes_per_token(rows),
+            "bytes_per_token": task.bytes_per_token(rows),
+            "loss_rows": config.loss_rows,
+        }
+        return finish_study(run, table, summary)
+    finally:
+        run.close()

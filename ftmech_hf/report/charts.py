@@ -1,0 +1,100 @@
+"""The kit that pictures are drawn with: colours, axes, lines over seeds, and where a picture goes."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from ftmech_hf.runs import RunDir, is_finished, read_metrics
+
+Runs = Mapping[int, Mapping[str, Path]]
+"""seed -> name of a run -> its folder."""
+
+BASE, FINETUNED, CONTROL, RANDOM = "#4b5563", "#c2410c", "#1971c2", "#808896"
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "font.family": "DejaVu Sans",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e5e7eb",
+    "axes.edgecolor": "#6b7280",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "svg.hashsalt": "ftmech_hf",  # the same picture gives the same bytes
+}
+
+
+def with_runs(runs: Runs, *names: str) -> Runs:
+    """The seeds of which all runs of these names are finished."""
+    return {seed: folders for seed, folders in runs.items() if all(is_finished(folders[name]) for name in names)}
+
+
+def seed_lines(ax: Axes, curves: Sequence[pd.Series], label: str, color: str, style: str = "-") -> None:
+    """One thin line per seed and their mean; every curve is indexed by x."""
+    for curve in curves:
+        ax.plot(curve.index, curve.to_numpy(), style, color=color, alpha=0.3, linewidth=0.8)
+    mean = pd.concat(list(curves), axis=1).sort_index().mean(axis=1)  # seeds may have been looked at at other steps
+    ax.plot(mean.index, mean.to_numpy(), style, color=color, label=label, linewidth=2)
+
+
+def accuracy_axis(ax: Axes, name: str = "accuracy") -> None:
+    """An axis from 0 to 100 %."""
+    ax.set_ylim(-0.03, 1.03)
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.set_ylabel(name)
+
+
+def training_curve(folder: Path, test_set: str) -> pd.Series:
+    """Step -> accuracy on a test set, of a run that trained."""
+    lines = read_metrics(folder)
+    return pd.Series({line["step"]: line[f"accuracy/{test_set}"] for line in lines})
+
+
+def legend_below(ax: Axes) -> None:
+    """A legend under the axes, in two columns."""
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, columnspacing=1.2, handlelength=2.6)
+
+
+def step_axis(ax: Axes, name: str) -> None:
+    """A logarithmic axis of training steps that begins at 0."""
+    ax.set_xscale("symlog", linthresh=1)
+    ax.set_xlim(left=0)
+    ax.set_xlabel(name)
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+@mpl.rc_context(STYLE)
+def panel(draw: Callable[[Axes], None]) -> Figure:
+    """A figure with one panel, sized for a phone as well."""
+    figure = Figure(figsize=(5.6, 4.1), layout="constrained")
+    draw(figure.add_subplot())
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def save_beside(figure: Figure, run: RunDir, suffix: str = "") -> Path:
+    """Save a picture beside a finished run, whose folder stays as its manifest says."""
+    path = run.path.with_name(f"{run.path.name}{suffix}.png")
+    figure.savefig(path, dpi=110)
+    return path
+
+
+@mpl.rc_context(STYLE)
+def to_data_uri(figure: Figure) -> str:
+    """A figure as an ``<img src>``, so that a page needs no other file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

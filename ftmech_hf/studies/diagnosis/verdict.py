@@ -1,0 +1,431 @@
+"""Is a capability unchanged, hidden, weakened or gone? One rule, with all its thresholds in :class:`VerdictRule`.
+
+**Behaviour first.** *Chance* is what naming the most frequent answer gives; the *floor* is chance or the accuracy of
+the control (a model without the capability), whichever is higher; a *lead* is what a model is better than that. In this
+order:
+
+- The base must clearly be better than chance by :attr:`VerdictRule.least_lead`, or there is nothing to lose:
+  ``undecided``.
+- If the paired difference base less fine-tuned is no more than :attr:`VerdictRule.same`, with the whole interval:
+  ``unchanged``. If it is not more than that with the whole interval: ``undecided``, more rows are needed. So more rows
+  never turn one of unchanged and worse into the other but by way of undecided.
+- The base must have that lead over the control as well, or the control has the capability itself: ``undecided``.
+- If at least :attr:`VerdictRule.share` of the base's lead is left, with the whole interval: ``weakened``. If that can
+  be less as well as more: ``undecided``, more rows are needed.
+
+What is left now is *lost*: less than ``share`` of the lead shows. **Four signs that it is still there**, each beside a
+control that must not show it. The first three ask whether at least ``share`` of the lead is there; an accuracy counts
+with the near end of its 95 % interval, its control with the far end. A sign shows, does not show, or could not be
+measured, which is neither:
+
+1. *comes back by pruning*: with a few rows of weights set to zero; and not with as many random rows, nor in the control
+   with rows chosen for it in the same way;
+2. *one half of it works in the base*: the base's first blocks and the fine-tuned model's last ones answer right
+   together, or the fine-tuned model's first blocks and the base's last ones do, and not with the control's blocks in
+   their place. Where the halves meet is chosen by the base alone, on other questions: the answer must still have to be
+   computed after it (last blocks), or must be there (first blocks). A half has at least :attr:`VerdictRule.half` of the
+   blocks. Not measurable where probes of the base read no more than probes of the controls, or no such cut is central;
+3. *can be read*: a linear probe reads the answer in the fine-tuned model's stream, with a lead that counts from the
+   most that is read without the capability: in the control, in two models of random weights (each in the layer where
+   most is read), and in the embeddings of the input. Not measurable where the base's probe is not above all of these:
+   then the input gives it away, or the answers are words that the probe never saw;
+4. *comes back fast*: reverse fine-tuning reaches :attr:`VerdictRule.revived` of the base's accuracy, and the control
+   takes at least :attr:`VerdictRule.speed` times as many steps: the slowest of several repetitions of the one against
+   the fastest of the other. Not measurable where that was not followed for long enough to tell.
+
+**The verdict on what is lost.** Signs 1 and 4 are the model's own behaviour.
+
+- With at least :attr:`VerdictRule.signs` signs, one of them of its own behaviour: ``behind a wrapper``.
+- Else, if its lead is more than :attr:`VerdictRule.left`, with the whole interval, part of it shows: ``weakened``. If
+  it may be more or less than that: ``undecided``. A lead of nothing is never called part of the capability.
+- Else ``gone``, if signs 1 and 4 were measured, no sign shows, and the control takes less than
+  :attr:`VerdictRule.faster` times as many steps to learn it; sign 2 alone does not stand against it. If neither model
+  was back, so that their steps were never compared, or any other sign shows alone: ``undecided``.
+
+**Without a control** that never had the capability (``--control``), one of random weights stands in. It has learned
+nothing at all, so that what beats it may only be what any training leaves behind. Then ``behind a wrapper`` becomes
+``hidden or learned anew`` and the ``weakened`` of what is lost ``undecided``; ``gone`` may be said, because what
+does not even beat random weights beats no other control. **Where the two models read the questions as different
+tokens**, each is asked in its own, no instrument that needs the same tokens is run, and what is lost is ``undecided``.
+
+The thresholds were set before the rule judged any model, but for ``half`` and ``left``. Its form changed on seeing
+results, each time to where it claims less. Signs 2 and 3 asked whether the base's own last blocks and probes can use
+the fine-tuned model's stream, until a change was seen that sits in the first block and shifts the stream, so that what
+is intact comes *after* it. ``gone`` was given to a model that came back in a third of the control's steps, to one in
+which the answer could be read far better than in networks of random weights, and where neither model came back.
+``weakened`` was given to a fall of 1.9 to 5.1 points, to models that never had the capability (beside random weights),
+and to one that was no better than naming one answer because one of its thirty blocks (its "half") worked in the base.
+What can be read counted from controls at the base's layer, where random weights read as much at their own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ftmech_hf.statistics.intervals import Share
+
+Verdict = Literal["unchanged", "behind a wrapper", "hidden or learned anew", "weakened", "gone", "undecided"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerdictRule:
+    """All thresholds, in one place.
+
+    Attributes:
+        same: accuracies within this of each other are the same.
+        least_lead: what the base must be better than chance, and than the control, for a verdict.
+        share: of the base's lead that counts as being there.
+        left: what a model must be better than the floor for part of the capability to be left in its answers.
+        revived: share of the base's accuracy that ends reverse fine-tuning.
+        speed: how many times as long the control must take.
+        faster: below so many times, coming back is learning anew.
+        signs: how many signs make a wrapper.
+        half: share of the blocks that each side of a cut must have to be called a half.
+    """
+
+    same: float = 0.05
+    least_lead: float = 0.2
+    share: float = 0.5
+    left: float = 0.1
+    revived: float = 0.95
+    speed: float = 5.0
+    faster: float = 2.0
+    signs: int = 2
+    half: float = 1 / 3
+
+
+@dataclass(frozen=True)
+class Revivals:
+    """Reverse fine-tuning, repeated.
+
+    Attributes:
+        steps: of every repetition to the threshold; None if it was not reached.
+        last_step: how many steps each was given; or a number for each.
+    """
+
+    steps: tuple[int | None, ...]
+    last_step: int | tuple[int, ...]
+
+    @property
+    def bounds(self) -> list[tuple[int, float]]:
+        """Of every repetition, at least and at most how many steps it takes."""
+        last = self.last_step if isinstance(self.last_step, tuple) else (self.last_step,) * len(self.steps)
+        return [
+            (given, math.inf) if step is None else (step, step) for step, given in zip(self.steps, last, strict=True)
+        ]
+
+    @property
+    def slowest(self) -> int | None:
+        """Steps of the slowest repetition; None if one of them did not get there."""
+        return None if None in self.steps else max(step for step in self.steps if step is not None)
+
+    @property
+    def fastest(self) -> int:
+        """Steps of the fastest repetition, at least: what it was given if none got there."""
+        return min(least for least, _ in self.bounds)
+
+    def is_faster_than(self, other: Revivals, times: float) -> bool | None:
+        """Whether the slowest of these is at least so many times as fast as the fastest of the others.
+
+        None if neither was followed for long enough to tell.
+        """
+        least, most = (max(each) for each in zip(*self.bounds, strict=True))
+        others_least, others_most = (min(each) for each in zip(*other.bounds, strict=True))
+        if others_least >= times * max(most, 1):
+            return True
+        return False if others_most < times * max(least, 1) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What was measured on a pair of models, with 95 % intervals; None for what was not or could not be measured.
+
+    Attributes:
+        chance: accuracy of naming the most frequent answer.
+        base, finetuned: accuracy of both.
+        drop: base less fine-tuned on the same rows.
+        null: accuracy of the control, a model without the capability.
+        control: whether that model is known to have learned other things and never this; else it has random weights.
+        same_tokens: whether both models read the questions as the same tokens.
+        pruned, pruned_random: accuracy of the fine-tuned model after pruning, by importance and at random.
+        pruned_null: accuracy of the control after pruning rows chosen for it by importance.
+        late, late_null: accuracy of the last blocks of the fine-tuned model, and of the control, after the base's first
+            blocks.
+        early, early_null: accuracy of the base's last blocks after the first blocks of either.
+        late_blocks, early_blocks, num_blocks: how many blocks these halves have, and the model.
+        read, read_base, read_null: accuracy of probes on the fine-tuned model and on the base, and the most that is
+            read where the capability is not.
+        revival, revival_null: reverse fine-tuning of the fine-tuned model, and of the control.
+    """
+
+    chance: float
+    base: Share
+    finetuned: Share
+    drop: Share
+    null: Share | None = None
+    control: bool = False
+    same_tokens: bool = True
+    pruned: Share | None = None
+    pruned_random: Share | None = None
+    pruned_null: Share | None = None
+    late: Share | None = None
+    late_null: Share | None = None
+    early: Share | None = None
+    early_null: Share | None = None
+    late_blocks: int | None = None
+    early_blocks: int | None = None
+    num_blocks: int | None = None
+    read: Share | None = None
+    read_base: Share | None = None
+    read_null: Share | None = None
+    revival: Revivals | None = None
+    revival_null: Revivals | None = None
+
+    @property
+    def floor(self) -> float:
+        """What is right without the capability: by naming one answer, or by the control."""
+        return max(self.chance, self.null.value) if self.null else self.chance
+
+
+@dataclass(frozen=True)
+class Sign:
+    """One way in which a capability may show that it is still there.
+
+    Attributes:
+        name: what it is.
+        holds: whether it shows; None if it could not be measured.
+        measured, control: in words, with intervals.
+        bar: in words.
+        behaviour: whether it is one of the model's own behaviour.
+    """
+
+    name: str
+    holds: bool | None
+    measured: str
+    control: str
+    bar: str
+    behaviour: bool
+
+
+@dataclass(frozen=True)
+class VerdictResult:
+    """Attributes:
+    verdict: the word.
+    reason: one sentence on how the rule came to it.
+    signs: the four signs; none where answers alone decide that nothing is lost, or that there was nothing to lose.
+    """
+
+    verdict: Verdict
+    reason: str
+    signs: tuple[Sign, ...] = ()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The tidy table: one row per sign."""
+        return [vars(sign) for sign in self.signs]
+
+    def summary(self) -> dict[str, Any]:
+        """All of it."""
+        return {"verdict": self.verdict, "reason": self.reason, "signs": self.rows()}
+
+
+PRUNING, HALVES, READ, FAST = (
+    "comes back by pruning", "one half of it works in the base", "can be read", "comes back fast"
+)  # fmt: skip
+PHRASES = {
+    PRUNING: "it comes back when a few rows of weights are set to zero",
+    HALVES: "half of its blocks still do their part",
+    READ: "the answer can be read in its stream",
+    FAST: "it comes back fast when it is trained again",
+}
+NOT_MEASURED = "not measurable"
+NO_CONTROL = "no control was given (--control)"
+
+
+def _words(share: Share | None) -> str:
+    return NOT_MEASURED if share is None else f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
+
+
+def _steps(revivals: Revivals | None) -> str:
+    if revivals is None:
+        return NOT_MEASURED
+    bounds = zip(revivals.steps, revivals.bounds, strict=True)
+    found = [f"more than {least}" if step is None else str(step) for step, (least, _) in bounds]
+    return f"{', '.join(dict.fromkeys(found)) if len(set(found)) == 1 else ', '.join(found)} steps"
+
+
+def _list(words: Sequence[str]) -> str:
+    return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
+
+
+def _clears(measured: Share, controls: Sequence[Share], bar: float) -> bool:
+    """Whether an accuracy is at or beyond a bar with its near end, and the far ends of its controls are not."""
+    return measured.low >= bar and all(control.high < bar for control in controls)
+
+
+def _bar(evidence: Evidence, rule: VerdictRule) -> float:
+    return evidence.floor + rule.share * (evidence.base.value - evidence.floor)
+
+
+def _at_least(bar: float) -> str:
+    return f"at least {bar:.0%}, its control less"
+
+
+def _pruning_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
+    bar = _bar(evidence, rule)
+    named = {"random rows": evidence.pruned_random, "chosen rows of the control": evidence.pruned_null}
+    controls = {name: share for name, share in named.items() if share is not None}
+    holds = _clears(evidence.pruned, list(controls.values()), bar) if evidence.pruned and controls else None
+    shown = "; ".join(f"{name} {_words(share)}" for name, share in controls.items()) or NOT_MEASURED
+    return Sign(PRUNING, holds, _words(evidence.pruned), shown, _at_least(bar), behaviour=True)
+
+
+def _halves_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
+    bar = _bar(evidence, rule)
+    named = {
+        "first": (evidence.early_blocks, evidence.early, evidence.early_null),
+        "last": (evidence.late_blocks, evidence.late, evidence.late_null),
+    }
+    held: list[bool] = []
+    measured, controls = [], []
+    for side, (blocks, share, control) in named.items():
+        if share is not None and control is not None:
+            name = f"{side} {blocks} of {evidence.num_blocks} blocks" if blocks else f"{side} blocks"
+            held.append(_clears(share, [control], bar))
+            measured.append(f"{name} {_words(share)}")
+            controls.append(f"{name} {_words(control)}")
+    shown = "; ".join(measured) or NOT_MEASURED, "; ".join(controls) or NOT_MEASURED
+    return Sign(HALVES, any(held) if held else None, *shown, _at_least(bar), behaviour=False)
+
+
+def _read_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
+    read, base, null = evidence.read, evidence.read_base, evidence.read_null
+    if read is None or base is None or null is None:
+        return Sign(READ, None, _words(read), _words(null), NOT_MEASURED, behaviour=False)
+    least = max(evidence.chance, null.high)
+    if base.low <= least:  # there is no room for a sign where as much is read without the capability as in the base
+        bar = f"{NOT_MEASURED}: the base reads {_words(base)}, not more than its control"
+        return Sign(READ, None, _words(read), _words(null), bar, behaviour=False)
+    bar_at = least + rule.share * (base.value - least)
+    return Sign(READ, _clears(read, [null], bar_at), _words(read), _words(null), _at_least(bar_at), behaviour=False)
+
+
+def _fast_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
+    one, other = evidence.revival, evidence.revival_null
+    holds = one.is_faster_than(other, rule.speed) if one and other else None
+    bar = f"its control takes at least {rule.speed:g} times as long"
+    return Sign(FAST, holds, _steps(one), _steps(other), bar, behaviour=True)
+
+
+def read_signs(evidence: Evidence, rule: VerdictRule) -> tuple[Sign, ...]:
+    """The four signs, in the order of the module's docstring."""
+    return tuple(sign(evidence, rule) for sign in (_pruning_sign, _halves_sign, _read_sign, _fast_sign))
+
+
+def _fell(evidence: Evidence) -> str:
+    return f"its accuracy fell from {evidence.base.value:.0%} to {evidence.finetuned.value:.0%}"
+
+
+def judge_behaviour(evidence: Evidence, rule: VerdictRule | None = None) -> VerdictResult | None:
+    """The verdict where answers alone decide it, without signs; None where the capability is lost."""
+    rule = rule or VerdictRule()
+    base, drop, found = evidence.base, evidence.drop, evidence.finetuned
+    if base.low - evidence.chance < rule.least_lead:
+        return VerdictResult(
+            "undecided",
+            f"the base answers {_words(base)} right, not clearly {rule.least_lead:.0%} more than the "
+            f"{evidence.chance:.0%} that naming one answer gives: there is nothing to lose",
+        )
+    if drop.high <= rule.same:
+        moved = "rose" if drop.value < 0 else "fell" if drop.value > 0 else "stayed"
+        by = f" by {100 * abs(drop.value):.1f} percentage points" if drop.value else " the same"
+        most = f"a fall of more than {100 * max(drop.high, 0):.1f} points is ruled out"
+        return VerdictResult("unchanged", f"its accuracy {moved}{by} on these questions; {most}")
+    if drop.low <= rule.same:
+        return VerdictResult(
+            "undecided",
+            f"its accuracy fell by something between {100 * drop.low:.1f} and {100 * drop.high:.1f} percentage points, "
+            f"which may be no more than the {100 * rule.same:.0f} that the rule lets pass and may be more; use more "
+            "rows",
+        )
+    if evidence.null and base.low - evidence.floor < rule.least_lead:
+        return VerdictResult(
+            "undecided",
+            f"{_fell(evidence)}, but the control answers {_words(evidence.null)} right, so that it is not one without "
+            "the capability",
+        )
+    bar = _bar(evidence, rule)
+    if found.low >= bar:
+        so_far = "" if evidence.control else f"; {NO_CONTROL} to say what is right without the capability"
+        return VerdictResult(
+            "weakened",
+            f"{_fell(evidence)}: less than before, but still at least {rule.share:.0%} of what it was above "
+            f"{evidence.floor:.0%}{so_far}",
+        )
+    if found.high >= bar:
+        return VerdictResult(
+            "undecided",
+            f"{_fell(evidence)}, and whether less than {rule.share:.0%} of what it was above {evidence.floor:.0%} is "
+            "left, these questions do not say; use more rows",
+        )
+    return None
+
+
+def judge_capability(evidence: Evidence, rule: VerdictRule | None = None) -> VerdictResult:
+    """Apply the rule of this module's docstring."""
+    rule = rule or VerdictRule()
+    signs = read_signs(evidence, rule)
+    by_behaviour = judge_behaviour(evidence, rule)
+    if by_behaviour is not None:
+        measured = by_behaviour.verdict == "weakened" and any(sign.holds is not None for sign in signs)
+        return VerdictResult(by_behaviour.verdict, by_behaviour.reason, signs if measured else ())
+    if not evidence.same_tokens:
+        return VerdictResult(
+            "undecided",
+            f"{_fell(evidence)}; the two models read the questions as different tokens, so that each was asked in its "
+            "own, and whether it is hidden or gone cannot be measured",
+        )
+    verdict, more = _judge_lost(evidence, rule, signs)
+    return VerdictResult(verdict, f"{_fell(evidence)}{more}", signs)
+
+
+def _judge_lost(evidence: Evidence, rule: VerdictRule, signs: tuple[Sign, ...]) -> tuple[Verdict, str]:
+    """(verdict, the rest of its reason) of a capability of which less than ``share`` shows in the answers."""
+    found, left = evidence.finetuned, evidence.floor + rule.left
+    showing = [sign for sign in signs if sign.holds]
+    named = _list([PHRASES[sign.name] for sign in showing]) if showing else ""
+    if len(showing) >= rule.signs and any(sign.behaviour for sign in showing):
+        if evidence.control:
+            return "behind a wrapper", f", but {named}"
+        return "hidden or learned anew", f", but {named}; {NO_CONTROL}, and beside random weights any training does so"
+    if found.low > left:
+        if evidence.control:
+            return "weakened", f", which is still more than the {evidence.floor:.0%} that are right without it"
+        return "undecided", f"; part of it may be left, but {NO_CONTROL} to say what is right without the capability"
+    if found.high > left:
+        unclear = f"; whether any of it is left above {evidence.floor:.0%}, these questions do not say; use more rows"
+        return "undecided", unclear
+    if any(sign.name != HALVES for sign in showing):
+        beside = "" if evidence.control else f"; {NO_CONTROL}"
+        return "undecided", f", and of the signs that it is still there only some show: {named}{beside}"
+    return _judge_gone(evidence, rule, signs)
+
+
+def _judge_gone(evidence: Evidence, rule: VerdictRule, signs: tuple[Sign, ...]) -> tuple[Verdict, str]:
+    """The same where no sign shows that counts."""
+    revival, null = evidence.revival, evidence.revival_null
+    if revival is None or null is None or signs[0].holds is None:
+        return "undecided", "; not all that would show that it is still there was measured"
+    faster = revival.is_faster_than(null, rule.faster)
+    if faster is None:
+        return "undecided", (
+            f"; it takes {_steps(revival)} to come back and its control {_steps(null)}, which is not enough to tell "
+            "whether it is faster; give them more (--most_reverse_steps)"
+        )
+    if faster:
+        beside = "a model that never had it needs" if evidence.control else f"random weights need; {NO_CONTROL}"
+        return "undecided", f", and it comes back in fewer steps than {beside}"
+    beside = "a model that never had it" if evidence.control else f"random weights, though {NO_CONTROL}"
+    return "gone", f", and nothing found more of it than there is in {beside}"

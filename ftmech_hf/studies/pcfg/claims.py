@@ -1,0 +1,149 @@
+"""What the paper claims and what is measured of it, one number per seed (Jain et al., arXiv 2311.12786, Table 5)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ftmech_hf.analysis.revival import RevivalResult, steps_to_revival
+from ftmech_hf.finished_run import FinishedRun
+from ftmech_hf.models.loading import RANDOM_INIT
+from ftmech_hf.report.claims import Measurement
+
+REVIVAL_THRESHOLD = 0.95
+
+# The paper's cells: counting, 200 K pretraining iterations, 10 K of fine-tuning at its small rate (its Table 5).
+MEASUREMENTS: tuple[Measurement, ...] = (
+    Measurement("base_low_a", "Base, low prior: counts a", "%", "100 (Table 5)", ">= 99"),
+    Measurement("base_low_b", "Base, low prior: cannot count b", "%", "27.1 (Table 5)", "<= 40"),
+    Measurement("base_high_a", "Base, high prior: counts a", "%", "99.9 (Table 5)", ">= 97"),
+    Measurement("base_high_b", "Base, high prior: counts b", "%", "99.9 (Table 5)", ">= 97"),
+    Measurement(
+        "low_b_cte1", "Low prior, fine-tuned with C_Tr = 1: counts b where the correlation holds", "%",
+        "99.9 (Table 5)", ">= 99",
+    ),
+    Measurement(
+        "low_b_cte0", "Low prior, fine-tuned with C_Tr = 1: counts b where it does not", "%", "0 (Table 5)", "<= 5"
+    ),
+    Measurement("low_a", "Low prior, fine-tuned with C_Tr = 1: seems to have lost a", "%", "2.3 (Table 5)", "<= 20"),
+    Measurement(
+        "high_b_cte0", "High prior, fine-tuned with C_Tr = 0.8: counts b where the correlation does not hold", "%",
+        "99.9 (Table 5)", ">= 80",
+    ),
+    Measurement("high_a", "High prior, fine-tuned with C_Tr = 0.8: still counts a", "%", "100 (Table 5)", ">= 80"),
+    Measurement(
+        "pruned_a", "Zeroing at most 15 neurons of the low-prior fine-tuned model brings a back", "%",
+        "revived by 5 to 15 neurons (text)", ">= 80",
+    ),
+    Measurement("random_pruned_a", "Zeroing as many random neurons does not", "%", bar="<= 25"),
+    Measurement(
+        "probe_gap", "Best linear probe for the count of a: fine-tuned model below its base by", "points",
+        "small (figures)", "<= 10",
+    ),
+    Measurement(
+        "probe_shuffled", "The same probe on shuffled labels: above the majority class by", "points", bar="<= 5"
+    ),
+    Measurement(
+        "revival_ratio", "Steps of reverse fine-tuning to 95 % on a: control, which never counted a, over the other",
+        "x", "1.5 (4,500 over 3,000, text)", ">= 5",
+    ),
+    Measurement("chance", "Always answering the most frequent count of a", "%"),
+    Measurement("revival_steps", "Steps of reverse fine-tuning to 95 % on a", "steps", "about 3,000 (text)"),
+    Measurement("control_revival_steps", "The same for the control", "steps", "about 4,500 (text)"),
+    Measurement("best_k", "Rows pruned to bring a back", "neurons", "5 to 15 (text)"),
+    Measurement("pruned_b_cte1", "The same pruning: counts b where the correlation holds", "%", "falls (figures)"),
+    Measurement("pruned_activations_a", "Zeroing at most 15 MLP activations brings a back", "%"),
+    Measurement("random_pruned_activations_a", "Zeroing as many random MLP activations", "%"),
+    Measurement("control_a", "The control, before any reversing, on a", "%"),
+    Measurement("control_pruned_a", "Pruning the control for a in the same way", "%"),
+    Measurement("probe_base", "Best linear probe for the count of a: base", "%"),
+    Measurement("probe_finetuned", "The same: fine-tuned", "%"),
+    Measurement("probe_control", "The same: control, which never counted a", "%"),
+    Measurement("probe_random_init", "The same: random weights", "%"),
+)  # fmt: skip
+
+
+def revival(run: FinishedRun) -> RevivalResult:
+    """Steps to revival of counting a, from the training curve of a reversing run."""
+    return steps_to_revival(run.metrics, "count_a", threshold=REVIVAL_THRESHOLD)
+
+
+class _Missing(Exception):
+    """A run is not finished."""
+
+
+class _Seed:
+    """The finished runs of one seed, by the names the reproduction gives them."""
+
+    def __init__(self, runs: Mapping[str, Path]) -> None:
+        self._runs = runs
+        self._opened: dict[str, FinishedRun] = {}
+
+    def _open(self, run: str) -> FinishedRun:
+        if run not in self._opened:
+            found = FinishedRun.find(self._runs[run])
+            if found is None:
+                raise _Missing
+            self._opened[run] = found
+        return self._opened[run]
+
+    def accuracy(self, run: str, test_set: str) -> float:
+        """Per cent, after the last step."""
+        found = {row["name"]: 100 * float(row["value"]) for row in self._open(run).accuracy}
+        return found[test_set]
+
+    def summary(self, run: str) -> dict[str, Any]:
+        return self._open(run).summary
+
+    def probe(self, model: str, number: str) -> float:
+        """Per cent."""
+        return 100 * float(self.summary("probe")[model][number])
+
+    def steps(self, run: str) -> int:
+        """Of reverse fine-tuning, to revival."""
+        return revival(self._open(run)).at_least
+
+
+_MEASURES: dict[str, Callable[[_Seed], float]] = {
+    "base_low_a": lambda seed: seed.accuracy("base-low", "count_a"),
+    "base_low_b": lambda seed: seed.accuracy("base-low", "count_b"),
+    "base_high_a": lambda seed: seed.accuracy("base-high", "count_a"),
+    "base_high_b": lambda seed: seed.accuracy("base-high", "count_b"),
+    "low_b_cte1": lambda seed: seed.accuracy("finetuned-low", "count_b_cte1"),
+    "low_b_cte0": lambda seed: seed.accuracy("finetuned-low", "count_b_cte0"),
+    "low_a": lambda seed: seed.accuracy("finetuned-low", "count_a"),
+    "high_b_cte0": lambda seed: seed.accuracy("finetuned-high", "count_b_cte0"),
+    "high_a": lambda seed: seed.accuracy("finetuned-high", "count_a"),
+    "pruned_a": lambda seed: 100 * seed.summary("prune-rows")["accuracy"],
+    "random_pruned_a": lambda seed: 100 * seed.summary("prune-rows")["random_accuracy"],
+    "probe_gap": lambda seed: seed.probe("base", "accuracy") - seed.probe("finetuned", "accuracy"),
+    "probe_shuffled": lambda seed: seed.probe("finetuned", "shuffled") - seed.probe("finetuned", "majority"),
+    "revival_ratio": lambda seed: seed.steps("reversed-control") / max(1, seed.steps("reversed-low")),
+    "chance": lambda seed: seed.probe("base", "majority"),
+    "revival_steps": lambda seed: seed.steps("reversed-low"),
+    "control_revival_steps": lambda seed: seed.steps("reversed-control"),
+    "best_k": lambda seed: seed.summary("prune-rows")["best_k"],
+    "pruned_b_cte1": lambda seed: 100 * seed.summary("prune-rows")["accuracy_by_set"]["count_b_cte1"],
+    "pruned_activations_a": lambda seed: 100 * seed.summary("prune-activations")["accuracy"],
+    "random_pruned_activations_a": lambda seed: 100 * seed.summary("prune-activations")["random_accuracy"],
+    "control_a": lambda seed: seed.accuracy("base-control", "count_a"),
+    "control_pruned_a": lambda seed: 100 * seed.summary("prune-control")["accuracy"],
+    "probe_base": lambda seed: seed.probe("base", "accuracy"),
+    "probe_finetuned": lambda seed: seed.probe("finetuned", "accuracy"),
+    "probe_control": lambda seed: seed.probe("control", "accuracy"),
+    "probe_random_init": lambda seed: seed.probe(RANDOM_INIT, "accuracy"),
+}
+
+
+def measure(runs: Mapping[str, Path]) -> dict[str, float]:
+    """Read one seed's measurements out of its run folders, by the names the reproduction gives them.
+
+    What rests on a run that is not finished is left out.
+    """
+    found, seed = {}, _Seed(runs)
+    for name, measure_one in _MEASURES.items():
+        with contextlib.suppress(_Missing):
+            found[name] = measure_one(seed)
+    return found

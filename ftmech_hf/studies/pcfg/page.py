@@ -1,0 +1,117 @@
+"""The page of a reproduction: claims, and a picture for each with its explanation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+
+from ftmech_hf.jobs.figures import attention_figure, draw_probing, draw_pruning
+from ftmech_hf.report import charts
+from ftmech_hf.report.charts import Runs
+from ftmech_hf.report.claims import Claim
+from ftmech_hf.report.page import Section, make_section, render_template
+from ftmech_hf.studies.pcfg.figures import draw_finetuning, draw_revival
+
+
+class _Panel(NamedTuple):
+    """A picture of a reproduction with its explanation, and the runs that it shows."""
+
+    title: str
+    text: str
+    alt: str
+    needs: tuple[str, ...]
+    draw: Callable[[Axes, Runs], None]
+
+
+PANELS = (
+    _Panel(
+        "Fine-tuning seems to destroy counting a",
+        "A model that saw almost only prompts about a is fine-tuned to count b, on texts in which the count of b "
+        "is always the count of a plus one. It becomes perfect where that correlation holds, fails where it does "
+        "not, and its answers about a are wrong. Seeds differ in how many: in some, part of the prompts about a "
+        "escape the shortcut.",
+        "Accuracy against fine-tuning step, low prior",
+        ("finetuned-low",),
+        lambda ax, runs: draw_finetuning(ax, runs, "finetuned-low", "Low prior, C_Tr = 1"),
+    ),
+    _Panel(
+        "A model that can already count b has no need of the shortcut",
+        "The same fine-tuning of a model that saw enough prompts about b, on texts in which the correlation holds "
+        "in four of five: nothing is lost.",
+        "Accuracy against fine-tuning step, high prior",
+        ("finetuned-high",),
+        lambda ax, runs: draw_finetuning(ax, runs, "finetuned-high", "High prior, C_Tr = 0.8"),
+    ),
+    _Panel(
+        "A few neurons hide it",
+        "Rows of weight matrices are set to zero in the order of gradient x weight for the loss on prompts about "
+        "a. The number is chosen on a validation set. Controls: as many random rows, and the same procedure on a "
+        "model that never counted a (its accuracy without pruning is that of naming likely counts).",
+        "Accuracy against number of pruned rows",
+        ("prune-rows", "prune-control"),
+        lambda ax, runs: draw_pruning(ax, runs, "prune-rows", "prune-control", "Rows of weight matrices"),
+    ),
+    _Panel(
+        "The same with single MLP activations",
+        "Activations are set to zero through nnsight, in the order of gradient x activation.",
+        "Accuracy against number of pruned activations",
+        ("prune-activations",),
+        lambda ax, runs: draw_pruning(ax, runs, "prune-activations", None, "MLP activations"),
+    ),
+    _Panel(
+        "The count of a can be read from the stream throughout",
+        "Linear probes for the count of a at the position that predicts the answer. A caution that the probe alone "
+        "would hide: a network of random weights lets much of the count be read as well, so reading it is not "
+        "evidence of having learned it. That the fine-tuned curve lies on its base's is.",
+        "Probe accuracy by layer",
+        ("probe",),
+        lambda ax, runs: draw_probing(ax, runs, "Linear probes"),
+    ),
+    _Panel(
+        "It comes back much faster than it is learned",
+        "Fine-tuning back on prompts about a, at the same constant learning rate, beside a control that learned to "
+        "count b but never a. A model that is not back by the last step counts with that step.",
+        "Accuracy against step of reverse fine-tuning",
+        ("reversed-low", "reversed-control"),
+        lambda ax, runs: draw_revival(ax, runs, "Reverse fine-tuning"),
+    ),
+)
+
+
+def _fill(panel: _Panel, runs: Runs) -> Callable[[Axes], None]:
+    return lambda ax: panel.draw(ax, runs)
+
+
+def build_sections(runs: Runs) -> list[Section]:
+    """Every picture of a reproduction with its explanation, in reading order; of the seeds whose runs are there."""
+    sections = []
+    for panel in PANELS:
+        if there := charts.with_runs(runs, *panel.needs):
+            figure = charts.panel(_fill(panel, there))
+            sections.append(make_section(panel.title, panel.text, figure, panel.alt))
+    if there := charts.with_runs(runs, "attention"):
+        attention = attention_figure(next(iter(there.values()))["attention"])
+        sections.append(
+            make_section(
+                "Where the answer looks",
+                "Attention of the position that predicts the answer, every layer and head, on one prompt about b of "
+                "the first seed: before fine-tuning, after, and the difference.",
+                attention,
+                "Attention maps before and after fine-tuning",
+            )
+        )
+    return sections
+
+
+def render_page(claims: Sequence[Claim], sections: Sequence[Section], facts: Mapping[str, Any]) -> str:
+    """The whole page as HTML.
+
+    Args:
+        claims: all measurements; those with a bar are the table at the top.
+        sections: pictures in order.
+        facts: ``seeds``, ``missing`` (names of runs that are not there), ``failed`` (run -> why), ``command``,
+            ``hash``, ``versions`` and ``seconds`` (training time, None if unknown).
+    """
+    return render_template("studies/pcfg/page.html.j2", claims=claims, sections=sections, facts=facts)

@@ -1,0 +1,1 @@
+"""A grid of experiments over seeds, from one YAML."""

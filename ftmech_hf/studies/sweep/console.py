@@ -1,0 +1,47 @@
+"""What a sweep says in the terminal."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from ftmech_hf.report.console import MAX_ROWS, make_console
+from ftmech_hf.studies.sweep.page import SweepResults, last_numbers
+
+
+def print_sweep(results: SweepResults) -> None:
+    """The means of all cells after the last step, as far as a screen holds them, and what is missing."""
+    console = make_console()
+    for stage, numbers in last_numbers(results.summary, results.stage_axes).items():
+        shown = Table(title=stage, title_justify="left")
+        numbers = numbers[[name for name in numbers.columns if not name.startswith("change/")]]
+        for column in numbers.columns:
+            shown.add_column(str(column))
+        for row in numbers.head(MAX_ROWS).itertuples(index=False):
+            shown.add_row(*(str(value).split(" (")[0] for value in row))
+        console.print(shown)
+        if len(numbers) > MAX_ROWS:
+            console.print(f"... {len(numbers) - MAX_ROWS} more rows in summary.csv")
+    if results.agreement is not None:
+        table = Table(title="Rank correlation with the paper's tables", title_justify="left")
+        for column in (
+            "task",
+            "pretrained for",
+            "column",
+            "rank correlation",
+            "95 % interval",
+            "same third",
+            "difference",
+        ):
+            table.add_column(column)
+        for _, found in results.agreement.iterrows():
+            interval = f"{found['low']:.2f} to {found['high']:.2f}"
+            agrees = (
+                f"{found['rank_correlation']:.2f}",
+                interval,
+                f"{found['same_third']:.0%}",
+                f"{found['mean_difference']:+.0f}",
+            )
+            table.add_row(found["operator"], found["pretraining"], found["column"], *agrees)
+        console.print(table)
+    if results.missing:
+        console.print(f"[red]missing: {len(results.missing)} runs[/], first {results.missing[0]}")

@@ -1,0 +1,179 @@
+"""Pictures of a sweep, in the manner of the paper's: panels by the axes of the grid, lines with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from ftmech_hf.report.charts import STYLE
+
+COUNTED = ("steps_to_revival", "pruned/neurons")
+MAX_LETTERS = 40
+"""Of all names below an axis that are written side by side."""
+
+LINES, MARKERS = ("-", "--", ":", "-."), "osD^vP"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureConfig:
+    """One picture; ``metric`` and ``step`` stand for axes, beside those of the grid.
+
+    Attributes:
+        title, text: what it is, and what to see in it.
+        kind: ``lines``: the metrics against ``x``. ``frontier``: the second metric against the first, one point per
+            point of the grid, joined along an interpolation.
+        stage: whose numbers.
+        metrics: which numbers.
+        x: of lines: ``step`` (of a probe: the number of blocks passed) or an axis.
+        color, style, rows, columns: the axes they show; lines of one metric each by default.
+        only: axis -> the one label to show.
+    """
+
+    title: str
+    text: str = ""
+    kind: Literal["lines", "frontier"] = "lines"
+    stage: str = "finetune"
+    metrics: list[str] = field(default_factory=list)
+    x: str = "step"
+    color: str = "metric"
+    style: str = ""
+    rows: str = ""
+    columns: str = ""
+    only: dict[str, str] = field(default_factory=dict)
+
+
+def _check(summary: pd.DataFrame, axes: Sequence[str], config: FigureConfig) -> None:
+    known = [*axes, "metric", "step", ""]
+    for name in ("x", "color", "style", "rows", "columns"):
+        if getattr(config, name) not in known:
+            raise ValueError(f"figures: {config.title}: {name}: {getattr(config, name)!r}, expected one of {known}")
+    there = summary[summary["stage"] == config.stage]["metric"].unique()
+    for metric in config.metrics:
+        if metric not in there:
+            raise ValueError(f"figures: {config.title}: no {metric!r} in {config.stage}, only {', '.join(there)}")
+
+
+def _levels(rows: pd.DataFrame, name: str) -> list[Any]:
+    return list(rows[name].unique()) if name else [None]
+
+
+def _pick(rows: pd.DataFrame, name: str, level: Any) -> pd.DataFrame:
+    return rows[rows[name] == level] if name else rows
+
+
+@mpl.rc_context(STYLE)
+def draw_figure(summary: pd.DataFrame, axes: Sequence[str], config: FigureConfig) -> Figure:
+    """Draw one picture.
+
+    Args:
+        summary: see :func:`ftmech_hf.studies.sweep.page.summarise`.
+        axes: of the grid.
+        config: what to draw.
+
+    Raises:
+        ValueError: it names an axis or a metric that is not there.
+    """
+    _check(summary, axes, config)
+    rows = summary
+    for name, label in config.only.items():
+        rows = rows[rows[name] == label]
+    if config.kind == "frontier":
+        return _frontier(rows, config)
+    rows = rows[rows["stage"] == config.stage]
+    rows = rows[rows["metric"].isin(config.metrics or rows["metric"].unique())]
+    if config.x != "step":  # the numbers after the last step
+        rows = rows[rows["step"].isna() | (rows["step"] == rows["step"].max())]
+    down, across = _levels(rows, config.rows), _levels(rows, config.columns)
+    width, height = max(5.0, 3.1 * len(across) + 1.2), max(3.6, 2.3 * len(down) + 1.0)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    grid: Any = figure.subplots(len(down), len(across), sharex=True, sharey=True, squeeze=False)
+    for i, one in enumerate(down):
+        for j, other in enumerate(across):
+            ax = grid[i][j]
+            _lines(ax, _pick(_pick(rows, config.rows, one), config.columns, other), config)
+            ax.set_title(", ".join(str(level) for level in (one, other) if level is not None) or config.title)
+            if i == len(down) - 1:
+                ax.set_xlabel(_x_label(config))
+            if j == 0 and not set(config.metrics) & set(COUNTED):
+                ax.set_ylabel("loss (nats per token)" if _are_losses(config) else "accuracy")
+    handles = dict(zip(*reversed(grid[0][0].get_legend_handles_labels()), strict=True))
+    longest = max(len(str(label)) for label in handles) if handles else 0
+    columns = max(1, min(4, int(width / (0.075 * longest + 0.7))))  # inches of a letter, and of a line
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
+    return figure
+
+
+def _are_losses(config: FigureConfig) -> bool:
+    return any(metric.startswith("loss/") for metric in config.metrics)
+
+
+def _x_label(config: FigureConfig) -> str:
+    return "blocks passed" if (config.x, config.stage) == ("step", "probe") else config.x
+
+
+def _lines(ax: Axes, rows: pd.DataFrame, config: FigureConfig) -> None:
+    ticks = [str(label) for label in _levels(rows, config.x)] if config.x != "step" else []
+    for number, color in enumerate(_levels(rows, config.color)):
+        for other, style in enumerate(_levels(rows, config.style)):
+            line = _pick(_pick(rows, config.color, color), config.style, style)
+            if line.empty:
+                continue
+            x = line["step"] if config.x == "step" else [ticks.index(str(label)) for label in line[config.x]]
+            label = ", ".join(str(level) for level in (color, style) if level is not None)
+            ax.plot(x, line["mean"], LINES[other % 4], color=f"C{number}", marker=".", label=label)
+            ax.fill_between(x, line["low"], line["high"], color=f"C{number}", alpha=0.15, linewidth=0)
+    if config.x == "step" and config.stage == "probe":
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    elif config.x == "step":
+        ax.set_xscale("symlog", linthresh=1)
+        ax.set_xlim(left=0)
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    else:
+        ax.set_xticks(range(len(ticks)), ticks)
+        if sum(map(len, ticks)) > MAX_LETTERS:  # side by side they would lie on one another
+            ax.tick_params(axis="x", labelrotation=30)
+            for tick in ax.get_xticklabels():
+                tick.set(ha="right", rotation_mode="anchor")
+    if set(config.metrics) & set(COUNTED):
+        ax.set_ylim(bottom=0)
+    elif not _are_losses(config):
+        ax.set_ylim(-0.03, 1.03)
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def _frontier(rows: pd.DataFrame, config: FigureConfig) -> Figure:
+    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+    ax = figure.subplots()
+    first, second = config.metrics
+    for number, level in enumerate(_levels(rows, config.color)):
+        chosen = _pick(rows, config.color, level)
+        for stage, style in ((config.stage, ""), ("interpolate", "-")):
+            points = chosen[chosen["stage"] == stage]
+            if stage == config.stage:
+                points = points[points["step"] == points["step"].max()]
+            keys = [name for name in rows.columns if name not in ("metric", "n", "mean", "low", "high")]
+            wide = points.pivot_table(index=keys, columns="metric", values=["mean", "low", "high"], sort=False)
+            if wide.empty or first not in wide["mean"] or second not in wide["mean"]:
+                continue
+            x, y = wide["mean"][first], wide["mean"][second]
+            if style:
+                ax.plot(x, y, style, color=f"C{number}", alpha=0.5, label=f"{level}, interpolated", linewidth=1)
+                continue
+            marker = MARKERS[number % len(MARKERS)]
+            ax.plot(x, y, "--", color=f"C{number}", marker=marker, label=str(level), linewidth=0.8)
+            if "low" in wide:
+                errors = [(y - wide["low"][second]).clip(lower=0), (wide["high"][second] - y).clip(lower=0)]
+                ax.errorbar(x, y, yerr=errors, fmt="none", ecolor=f"C{number}", alpha=0.4, linewidth=1)
+    for axis, name in ((ax.xaxis, first), (ax.yaxis, second)):
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axis.set_label_text(name)
+    ax.set_title(config.title)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
+    return figure

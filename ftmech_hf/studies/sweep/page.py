@@ -1,0 +1,264 @@
+"""What came out of a sweep: one tidy table of all cells, its means and intervals over seeds, pictures and a page."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import pandas as pd
+import yaml
+
+from ftmech_hf.analysis.forgetting import measure_forgetting
+from ftmech_hf.analysis.revival import steps_to_revival
+from ftmech_hf.config import ConfigError, config_hash, to_dict, unknown_key
+from ftmech_hf.report.claims import seed_interval
+from ftmech_hf.report.page import Section, make_section, render_template, write_origin
+from ftmech_hf.report.paper_tables import CompareConfig, agreement, compare_with_paper
+from ftmech_hf.runs import is_finished, read_metrics, write_text
+from ftmech_hf.studies.sweep.figures import FigureConfig, draw_figure
+from ftmech_hf.studies.sweep.plan import Sweep
+
+VALUES = ("stage", "step", "metric")
+
+
+class SweepResults(NamedTuple):
+    """What was gathered.
+
+    Attributes:
+        stage_axes: stage -> the axes of the grid that make a difference to it.
+        table: axes, ``seed``, ``stage``, ``step``, ``metric``, ``value``: one number a row.
+        summary: the same over seeds: ``n``, ``mean``, ``low`` and ``high`` (95 % Student t interval of the mean).
+        missing: names of runs that are not there.
+        agreement: with the paper's tables, if that was asked for.
+    """
+
+    stage_axes: dict[str, list[str]]
+    table: pd.DataFrame
+    summary: pd.DataFrame
+    missing: list[str]
+    agreement: pd.DataFrame | None
+
+
+Numbers = Iterator[tuple[float | None, str, float]]
+"""(step or nothing, metric, value)"""
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return content
+
+
+def _finetuning_numbers(folder: Path) -> Numbers:
+    yield from _training_numbers(folder)
+    for name, change in measure_forgetting(read_metrics(folder)).change.items():
+        yield None, f"change/{name}", change
+
+
+def _training_numbers(folder: Path) -> Numbers:
+    for line in read_metrics(folder):
+        for key, value in line.items():
+            if key.startswith(("accuracy/", "loss/")):
+                yield line["step"], key.removeprefix("accuracy/"), value
+
+
+def _reverse_numbers(folder: Path) -> Numbers:
+    yield from _training_numbers(folder)
+    _, capability, _ = next(_training_numbers(folder))
+    if capability.startswith("loss/"):
+        return  # of stories: there is no share of right answers to come back
+    revival = steps_to_revival(read_metrics(folder), capability)
+    yield None, "steps_to_revival", revival.at_least
+    yield None, "revived", float(revival.steps is not None)
+
+
+def _pruning_numbers(folder: Path) -> Numbers:
+    summary = _summary(folder)
+    for name, value in summary["accuracy_by_set"].items():
+        yield None, f"pruned/{name}", value
+    yield None, "pruned/random", summary["random_accuracy"]
+    yield None, "pruned/neurons", summary["best_k"]
+
+
+def _probing_numbers(folder: Path) -> Numbers:
+    for name, found in _summary(folder).items():
+        for kind in ("accuracy", "majority", "shuffled"):
+            yield None, f"probe/{name}/{kind}", found[kind]
+    if {"base", "finetuned"} <= set(_summary(folder)):
+        accuracy = {name: found["accuracy"] for name, found in _summary(folder).items()}
+        yield None, "change/probe", accuracy["finetuned"] - accuracy["base"]
+    table = pd.read_parquet(folder / "table.parquet")
+    table = table[table["label"] == table["label"].iloc[0]]  # of several labels the first is the pretraining operand's
+    for name, rows in table.groupby("model", sort=False):
+        for place, accuracy_there in enumerate(rows["accuracy"]):
+            yield float(place), f"read/{name}", accuracy_there
+
+
+def _interpolation_numbers(folder: Path) -> Numbers:
+    table = pd.read_parquet(folder / "table.parquet").set_index("alpha")
+    for name, column in table.items():
+        for alpha, value in column.items():
+            yield float(str(alpha)), str(name), value
+
+
+READERS: dict[str, Callable[[Path], Numbers]] = {
+    "finetune": _finetuning_numbers,
+    "reverse": _reverse_numbers,
+    "prune": _pruning_numbers,
+    "probe": _probing_numbers,
+    "interpolate": _interpolation_numbers,
+}
+
+
+def stage_rows(stage: str, folder: Path) -> list[dict[str, Any]]:
+    """The numbers of one run: ``step``, ``metric``, ``value``.
+
+    Training runs give the accuracies of every evaluation by the names of their test sets, and losses in nats per token
+    with ``loss/`` before them; fine-tuning also their
+    changes from its first step to its last (negative: forgotten), and reversals the steps to revival. Pruning and
+    probing give the numbers of their summaries, and probing the accuracy at every site, where ``step`` is the number of
+    blocks passed; along an interpolation ``step`` is alpha.
+    """
+    numbers = READERS.get(stage, _training_numbers)(folder)
+    return [{"step": step, "metric": metric, "value": value} for step, metric, value in numbers]
+
+
+def collect(sweep: Sweep) -> tuple[pd.DataFrame, list[str]]:
+    """(the tidy table of all finished runs, the names of those that are not there)."""
+    rows: list[dict[str, Any]] = []
+    missing = []
+    read = {
+        name: stage_rows(stage, sweep.plan.folders[name])
+        for name, stage in {name: stage for cell in sweep.cells for stage, name in cell.runs.items()}.items()
+        if is_finished(sweep.plan.folders[name])
+    }
+    for cell in sweep.cells:
+        for stage, name in cell.runs.items():
+            if name in read:
+                rows += [{**cell.labels, "seed": cell.seed, "stage": stage, **row} for row in read[name]]
+            elif name not in missing:
+                missing.append(name)
+    if not rows:
+        raise ValueError(f"output_dir: no run of {sweep.config.output_dir} is finished")
+    return pd.DataFrame(rows), missing
+
+
+def _unit(metric: str) -> Literal["nats", "steps", "points", "share"]:
+    if metric.startswith("loss/"):
+        return "nats"
+    if metric in ("steps_to_revival", "pruned/neurons"):
+        return "steps"
+    return "points" if metric.startswith("change/") else "share"
+
+
+def summarise(table: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
+    """Mean and 95 % Student t interval over seeds of every number; no interval from a single seed."""
+    rows = []
+    for key, group in table.groupby([*axes, *VALUES], sort=False, dropna=False):
+        values = group["value"].astype(float).tolist()
+        unit = _unit(group["metric"].iloc[0])
+        low, high = seed_interval(values, unit=unit) or (float("nan"), float("nan"))
+        found = {"n": len(values), "mean": sum(values) / len(values), "low": low, "high": high}
+        rows.append({**dict(zip([*axes, *VALUES], key, strict=True)), **found})
+    return pd.DataFrame(rows)
+
+
+def _build(kind: type, values: Any, where: str) -> Any:
+    names = [each.name for each in dataclasses.fields(kind)]
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: {values!r}, expected settings: {', '.join(names)}")
+    for key in values:
+        if key not in names:
+            raise unknown_key(key, where, names)
+    return kind(**values)
+
+
+def _draw(sweep: Sweep, summary: pd.DataFrame, missing: Sequence[str]) -> tuple[list[Section], list[str]]:
+    """(the pictures, why some cannot be drawn as long as runs are missing)."""
+    sections, left_out = [], []
+    for number, values in enumerate(sweep.sections.get("figures") or []):
+        config = _build(FigureConfig, values, f"figures: {number}")
+        try:
+            figure = draw_figure(summary, list(sweep.axes), config)
+        except ValueError as error:
+            if not missing:
+                raise
+            left_out.append(str(error))
+            continue
+        figure.savefig(Path(sweep.config.output_dir) / f"figure-{number}.png", dpi=110)
+        sections.append(make_section(config.title, config.text, figure, config.title))
+    return sections, left_out
+
+
+def _compare(sweep: Sweep, summary: pd.DataFrame) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
+    if "compare" not in sweep.sections:
+        return None, None
+    cells = compare_with_paper(summary, _build(CompareConfig, sweep.sections["compare"] or {}, "compare"))
+    agrees = agreement(cells)
+    cells.to_csv(Path(sweep.config.output_dir) / "cells.csv", index=False)
+    agrees.to_csv(Path(sweep.config.output_dir) / "agreement.csv", index=False)
+    return cells, agrees
+
+
+def write_results(sweep: Sweep) -> SweepResults:
+    """Gather what is finished and write tables, pictures and a page into the sweep's folder."""
+    output, axes = Path(sweep.config.output_dir), list(sweep.axes)
+    output.mkdir(parents=True, exist_ok=True)
+    table, missing = collect(sweep)
+    summary = summarise(table, axes)
+    table.to_parquet(output / "table.parquet", index=False)
+    summary.to_csv(output / "summary.csv", index=False)
+    settings = {**to_dict(sweep.config), "scale": sweep.scale, **sweep.sections}
+    # As text: the labels of an axis may be numbers.
+    identity = config_hash({"sweep": yaml.safe_dump({**sweep.sections, "seeds": sweep.config.seeds}, sort_keys=False)})
+    cells, agrees = _compare(sweep, summary)
+    facts = {
+        **write_origin(
+            output, "sweep", settings, identity, seconds=sweep.plan.seconds(), runs=sweep.plan.folders.values()
+        ),
+        "seeds": sweep.config.seeds,
+        "runs": len(sweep.plan.folders) - len(missing),
+        "missing": missing,
+    }
+    sections, facts["left_out"] = _draw(sweep, summary, missing)
+    page = render_template(
+        "studies/sweep/page.html.j2", title=sweep.title, tables=last_numbers(summary, sweep.stage_axes),
+        sections=sections, cells=cells, agreement=agrees, facts=facts, notes=sweep.sections.get("notes"),
+    )  # fmt: skip
+    write_text(output / "report.html", page)
+    return SweepResults(sweep.stage_axes, table, summary, missing, agrees)
+
+
+def last_numbers(summary: pd.DataFrame, stage_axes: Mapping[str, Sequence[str]]) -> dict[str, pd.DataFrame]:
+    """Stage -> the numbers after its last step, as text: a row per point of the grid and a column per metric.
+
+    Args:
+        summary: see :func:`summarise`.
+        stage_axes: the axes that make a difference to each stage.
+    """
+    tables = {}
+    for stage, axes in stage_axes.items():
+        rows = summary[summary["stage"] == stage]
+        rows = rows[rows["step"].isna() | (rows["step"] == rows["step"].max()) | (stage == "interpolate")]
+        keys = [*axes, *(["step"] if stage == "interpolate" else [])] or ["stage"]
+        rows = rows.drop_duplicates([*keys, "metric"])
+        points = rows[keys].drop_duplicates()
+        table = points
+        for metric in rows["metric"].unique():
+            of_metric = rows[rows["metric"] == metric]
+            cells = of_metric[keys].assign(**{metric: of_metric.apply(as_text, axis=1)})
+            table = table.merge(cells, on=keys, how="left")
+        tables[stage] = table.rename(columns={"step": "alpha"}).fillna("")
+    return tables
+
+
+def as_text(row: pd.Series) -> str:
+    """A row of the summary as it is printed: mean and interval, in per cent unless it is a loss or counts something."""
+    unit = _unit(row["metric"])
+    scale, digits = {"steps": (1.0, 0), "nats": (1.0, 4)}.get(unit, (100.0, 1))
+    mean = f"{scale * row['mean']:{'+' if unit == 'points' else ''}.{digits}f}"
+    if pd.isna(row["low"]):
+        return mean
+    return f"{mean} ({scale * row['low']:.{digits}f} to {scale * row['high']:.{digits}f})"

@@ -1,0 +1,268 @@
+"""Sweeps: a grid of settings in a YAML file, and the runs that it stands for.
+
+The file has a section of settings for every stage that a cell of the grid goes through (the stages are those of
+:data:`STAGES`, the settings those of their recipes), and a section ``grid``:
+
+.. code-block:: yaml
+
+    scale: nano
+    seeds: [0, 1, 2]
+    common: {batch_size: 64}                         # settings of every stage that has them
+    pretrain: {steps: 500}
+    finetune: {config: recipes/configs/nano/finetune.yaml, steps: 300}
+    grid:
+      pretrain.operand_prior: [low, high]            # an axis that is one setting
+      finetune.lr: {large: 1.0e-3, small: 1.0e-5}    # the same, with names for its values
+      method:                                        # an axis of any settings
+        full: {}
+        LoRA: {finetune.adapter: lora}
+        from scratch: {pretrain: false}              # without this stage
+
+Every stage takes the model of the one before it. Stages that several cells have in common are run once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from ftmech_hf.config import (
+    ConfigError,
+    check_seeds,
+    field_names,
+    parse_config,
+    peek_setting,
+    read_sections,
+    to_argv,
+    unknown_key,
+)
+from ftmech_hf.jobs.interpolation import InterpolateConfig, interpolate
+from ftmech_hf.jobs.plan import Plan
+from ftmech_hf.jobs.probing import ProbeConfig, probe
+from ftmech_hf.jobs.pruning import PruneConfig, prune
+from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
+from ftmech_hf.tasks import TASKS, PcfgConfig, PcfgShape, parse_task
+from ftmech_hf.training.adapters import AdapterConfig
+from ftmech_hf.training.settings import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """Where a sweep runs; what it runs stands in the sections of its YAML file."""
+
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "independent repetitions"})
+    set: list[str] = field(
+        default_factory=list,
+        metadata={"help": "changes to sections, such as finetune.steps=20 common.eval_rows=64"},
+    )
+    backend: Literal["local", "ray"] = field(
+        default="local", metadata={"help": "processes of this machine, or Ray's here or on a cluster"}
+    )
+    workers: int = field(default=0, metadata={"manner": True, "help": "runs side by side; 0 for one per core"})
+    output_dir: str = field(default="runs/sweep", metadata={"place": "output", "help": "folder of the results"})
+    runs_dir: str | None = field(
+        default=None,
+        metadata={
+            "place": "output",
+            "help": "folder of the runs, shared with other sweeps; output_dir/runs if not given",
+        },
+    )
+    fresh: bool = field(default=False, metadata={"manner": True, "help": "run everything again"})
+
+    def __post_init__(self) -> None:
+        check_seeds(self.seeds)
+        if self.workers < 0:
+            raise ValueError(f"workers: {self.workers}, expected 0 or more")
+
+
+class Stage(NamedTuple):
+    """A step on the way of a cell.
+
+    Attributes:
+        kind: of its runs.
+        function: makes one; its parameters are ``parameters``, of which the first is ``config``.
+        configs: the dataclasses of its settings.
+        parameters: what the function calls them.
+        takes: label of a model -> the stages it may come from, the first that the cell has.
+        preset: settings it always has.
+    """
+
+    kind: str
+    function: Callable[..., Any]
+    configs: tuple[type, ...]
+    parameters: tuple[str, ...]
+    takes: Mapping[str, tuple[str, ...]]
+    preset: Mapping[str, Any]
+
+
+_TUNED = ((FinetuneConfig, TrainConfig, AdapterConfig), ("config", "task", "train", "adapter"))
+
+STAGES: dict[str, Stage] = {
+    "pretrain": Stage("pretrain", pretrain, (PretrainConfig, TrainConfig), ("config", "task", "train"), {}, {}),
+    "head": Stage("finetune", finetune, *_TUNED, {"model": ("pretrain",)}, {"trainable": "head"}),
+    "finetune": Stage("finetune", finetune, *_TUNED, {"model": ("head", "pretrain")}, {}),
+    "reverse": Stage(
+        "reverse_finetune", finetune, *_TUNED, {"model": ("finetune", "head", "pretrain")}, {"split": "reverse"}
+    ),
+    "prune": Stage(
+        "prune", prune, (PruneConfig, PcfgShape), ("config", "task"), {"model": ("finetune", "pretrain")}, {}
+    ),
+    "probe": Stage(
+        "probe", probe, (ProbeConfig, PcfgShape), ("config", "task"),
+        {"base": ("pretrain",), "finetuned": ("finetune",)}, {"models": ["any=."]},
+    ),
+    "interpolate": Stage(
+        "interpolate", interpolate, (InterpolateConfig, PcfgConfig), ("config", "task"),
+        {"base": ("pretrain",), "finetuned": ("finetune",)}, {"models": ["base=.", "finetuned=."]},
+    ),
+}  # fmt: skip
+"""In the order in which a cell goes through them."""
+
+SECTIONS = (*STAGES, "common", "grid", "figures", "compare", "title", "notes")
+
+
+class CellRuns(NamedTuple):
+    """One point of the grid with one seed: the value of every axis, and the run of every stage."""
+
+    labels: dict[str, str]
+    seed: int
+    runs: dict[str, str]
+
+
+class Sweep:
+    """A grid, as the runs it stands for.
+
+    Args:
+        config: where it runs.
+        sections: the sections of its file.
+        scale: nano, micro or paper.
+        title: what it shows.
+
+    Attributes:
+        axes: name of an axis -> label of a point -> settings, by their names with the stage's before it.
+        plan: the runs.
+        stage_axes: stage -> the axes that make a difference to its runs.
+        cells: every point of the grid with every seed.
+
+    Raises:
+        ValueError: a section, a setting or a value that cannot be; names it and the stage.
+    """
+
+    def __init__(self, config: SweepConfig, sections: Mapping[str, Any], scale: str, title: str = "Sweep") -> None:
+        self.config, self.scale, self.title = config, scale, title
+        self.sections = _with_changes(sections, config.set)
+        self.stages = [name for name in STAGES if name in self.sections]
+        if not self.stages:
+            raise ConfigError(f"config: a sweep needs a section for at least one of {', '.join(STAGES)}")
+        self.axes = _read_axes(self.sections.get("grid") or {}, [*self.stages, "common"])
+        _check_common(self.sections.get("common") or {}, self.stages)
+        self.plan = Plan(config.runs_dir or Path(config.output_dir) / "runs", fresh=config.fresh)
+        self.stage_axes: dict[str, list[str]] = {stage: [] for stage in self.stages}
+        points = itertools.product(*(self.axes[axis].items() for axis in self.axes))
+        combinations = [dict(zip(self.axes, point, strict=True)) for point in points]
+        # Seed after seed: a sweep that is stopped has whole grids of the first ones.
+        self.cells = [self._add(chosen, seed) for seed in config.seeds for chosen in combinations]
+
+    def _add(self, chosen: Mapping[str, tuple[str, Mapping[str, Any]]], seed: int) -> CellRuns:
+        changes = {key: value for _, settings in chosen.values() for key, value in settings.items()}
+        stages = [name for name in self.stages if changes.get(name) is not False]
+        runs: dict[str, str] = {}
+        touched: dict[str, dict[str, str]] = {}  # the axes that a stage or one below it depends on
+        for name in stages:
+            stage = STAGES[name]
+            settings = self._settings(name, changes, seed)
+            sources = {label: next((s for s in options if s in runs), "") for label, options in stage.takes.items()}
+            inputs = {label: runs[source] for label, source in sources.items() if source}
+            origins = [name, *(origin for options in stage.takes.values() for origin in options)]
+            own = {
+                axis
+                for axis, (_, values) in chosen.items()
+                if any(_is_of(key, name) or (key in origins and values[key] is False) for key in values)
+            }
+            below = [touched[source] for source in sources.values() if source]
+            touched[name] = {axis: chosen[axis][0] for axis in chosen if axis in own or any(axis in b for b in below)}
+            self.stage_axes[name] = [a for a in self.axes if a in touched[name] or a in self.stage_axes[name]]
+            runs[name] = self._add_run(name, stage, settings, inputs, [*touched[name].values(), f"seed{seed}"])
+        return CellRuns({axis: label for axis, (label, _) in chosen.items()}, seed, runs)
+
+    def _settings(self, name: str, changes: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        stage = STAGES[name]
+        known = [*field_names(*stage.configs, *TASKS.values()), "config"]
+        common = {**(self.sections.get("common") or {}), **_changes_of("common", changes)}
+        settings = {key: value for key, value in common.items() if key in known}
+        settings |= {**(self.sections[name] or {}), **_changes_of(name, changes), **stage.preset}
+        return {"seed": seed, **settings} if "seed" in field_names(*stage.configs) else settings
+
+    def _add_run(
+        self, name: str, stage: Stage, settings: Mapping[str, Any], inputs: dict[str, str], labels: Sequence[str]
+    ) -> str:
+        # None takes back what a config file of the stage says
+        argv = ["--scale", self.scale, *to_argv({key: "none" if v is None else v for key, v in settings.items()})]
+        try:
+            parse = parse_task if "train" in stage.parameters else parse_config
+            configs = parse(*stage.configs, argv=argv)
+        except ValueError as error:
+            raise ConfigError(f"{name}: {error}") from None
+        place, *others = configs
+        if "model" in stage.takes and not inputs:
+            inputs = {"model": place.model}
+        words = re.sub(r"[^\w.+-]+", "_", "-".join([name, *labels]))
+        rest = dict(zip(stage.parameters[1:], others, strict=True))
+        cost = float(rest["train"].steps * rest["train"].batch_size if "train" in rest else 64 * 100)
+        return self.plan.add(words, stage.kind, stage.function, place, rest, inputs, cost)
+
+
+def read_sweep(argv: Sequence[str] | None, description: str | None) -> Sweep:
+    """Read a sweep from the command line and its ``--config`` file."""
+    (config,) = parse_config(SweepConfig, argv=argv, description=description, sections=SECTIONS)
+    sections = read_sections(SECTIONS, argv)
+    scale = peek_setting("scale", default="nano", argv=argv)
+    return Sweep(config, sections, scale, **({"title": sections["title"]} if "title" in sections else {}))
+
+
+def _check_common(common: Mapping[str, Any], stages: Sequence[str]) -> None:
+    known = [name for stage in stages for name in field_names(*STAGES[stage].configs, *TASKS.values())]
+    for key in common:
+        if key not in known:
+            raise unknown_key(key, "common", known)
+
+
+def _is_of(key: str, stage: str) -> bool:
+    return key == stage or key.startswith((f"{stage}.", "common."))
+
+
+def _changes_of(stage: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    prefix = f"{stage}."
+    return {key.removeprefix(prefix): value for key, value in changes.items() if key.startswith(prefix)}
+
+
+def _with_changes(sections: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    changed = {name: dict(value) if isinstance(value, Mapping) else value for name, value in sections.items()}
+    for change in changes:
+        key, found, value = change.partition("=")
+        section, dot, setting = key.partition(".")
+        if not found or not dot or section not in (*STAGES, "common"):
+            raise ConfigError(f"set: {change!r}, expected entries like finetune.steps=20 or common.eval_rows=64")
+        changed[section] = {**(changed.get(section) or {}), setting: value.split()}
+    return changed
+
+
+def _read_axes(grid: Mapping[str, Any], stages: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]]:
+    axes: dict[str, dict[str, dict[str, Any]]] = {}
+    for axis, points in grid.items():
+        if not isinstance(points, list | Mapping) or not points:
+            raise ConfigError(f"grid: {axis}: {points!r}, expected a list of values, or label: settings")
+        named = points if isinstance(points, Mapping) else {str(value): value for value in points}
+        axes[axis] = {
+            str(label): dict(value) if isinstance(value, Mapping) else {axis: value} for label, value in named.items()
+        }
+        for label, settings in axes[axis].items():
+            for key in settings:
+                if key.partition(".")[0] not in stages or ("." not in key and settings[key] is not False):
+                    where = f"grid: {axis}: {label}"
+                    raise unknown_key(key, f"{where}, expected STAGE.SETTING or STAGE: false", stages)
+    return axes

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from ftmech_hf.jobs.generation import generate, generation_randomness, sample_tokens
+from ftmech_hf.tasks.schema import SPECIAL_TOKENS
+from ftmech_hf.tokenization import build_tokenizer
+
+WORDS = [f"w{number}" for number in range(40 - len(SPECIAL_TOKENS))]
+PROMPTS = ["w1 w2 w3", "w5", "w4 w4 w9 w9 w9 w1", "w1 w2 w3", "w30 w12", "w8 w8 w8 w8 w8", "w7 w1"]
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    return build_tokenizer([*SPECIAL_TOKENS, *WORDS])
+
+
+def _alone(model: PreTrainedModel, ids: list[int], uniform: np.ndarray, temperature: float) -> list[int]:
+    """One text, without padding, cache or batch."""
+    written: list[int] = []
+    for number in uniform:
+        logits = model(torch.tensor([[*ids, *written]])).logits[0, -1].double() / temperature
+        token = int((logits.softmax(-1).cumsum(-1) <= number).sum())
+        if token == 2:
+            break
+        written.append(token)
+    return written
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_a_text_is_that_of_a_loop_without_batch_padding_or_cache(
+    any_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, batch_size: int
+) -> None:
+    texts = generate(
+        any_model, tokenizer, PROMPTS, seed=3, max_new_tokens=20, temperature=0.7, batch_size=batch_size
+    )  # fmt: skip
+    for number, (prompt, text) in enumerate(zip(PROMPTS, texts, strict=True)):
+        ids = [1, *tokenizer(prompt)["input_ids"]]
+        expected = _alone(any_model, ids, generation_randomness(3, number, 20), 0.7)
+        assert text == tokenizer.decode(expected, skip_special_tokens=True)
+    assert texts[0] != texts[3]  # the same prompt has other random numbers in another place
+    assert len({len(text) for text in texts}) > 1  # some have ended early
+
+
+def test_without_temperature_it_is_what_transformers_writes(
+    any_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    texts = generate(any_model, tokenizer, PROMPTS, seed=0, max_new_tokens=12, temperature=0, batch_size=4)
+    for prompt, text in zip(PROMPTS, texts, strict=True):
+        ids = torch.tensor([[1, *tokenizer(prompt)["input_ids"]]])
+        theirs = any_model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, use_cache=True
+        )
+        assert text == tokenizer.decode(theirs[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+def test_another_seed_gives_other_texts_and_a_longer_limit_the_same_beginnings(
+    any_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    first, other, longer = (
+        generate(any_model, tokenizer, PROMPTS, seed=seed, max_new_tokens=limit)
+        for seed, limit in ((0, 8), (1, 8), (0, 16))
+    )
+    assert first != other
+    assert all(long.startswith(short) for short, long in zip(first, longer, strict=True))
+    assert any(len(long) > len(short) for short, long in zip(first, longer, strict=True))
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
+    logits = torch.tensor([0.0, 2.0, -torch.inf, 1.0])
+    uniform = torch.from_numpy(generation_randomness(0, 0, 20_000))
+    for temperature in (0.5, 2.0):
+        tokens = sample_tokens(logits.expand(len(uniform), -1), uniform, temperature)
+        counts = torch.bincount(tokens, minlength=4).numpy()
+        expected = (logits / temperature).softmax(-1).numpy() * len(uniform)
+        assert counts[2] == 0
+        assert stats.chisquare(counts[[0, 1, 3]], expected[[0, 1, 3]], sum_check=False).pvalue > 0.01
+        wrong = (logits / 1.0).softmax(-1).numpy() * len(uniform)
+        assert stats.chisquare(counts[[0, 1, 3]], wrong[[0, 1, 3]], sum_check=False).pvalue < 1e-6
+
+
+def test_a_number_next_to_one_still_gives_a_token() -> None:
+    logits = torch.randn(1, 1000, generator=torch.Generator().manual_seed(0))
+    last = torch.tensor([np.nextafter(1.0, 0.0)])
+    assert 0 <= int(sample_tokens(logits, last, 1.0)) < 1000
+
+
+def test_a_text_ends_with_the_last_position(tokenizer: PreTrainedTokenizerFast) -> None:
+    from tests.conftest import make_gpt2
+
+    model = make_gpt2(40)  # 32 positions
+    with torch.no_grad():
+        model.transformer.ln_f.bias[0] = 100.0
+        model.lm_head.weight[:, 0] = 0
+        model.lm_head.weight[: len(SPECIAL_TOKENS), 0] = -1  # none of these, <eos> among them, is ever likely
+    texts = generate(model, tokenizer, ["w1 " * 30, "w1"], seed=0, max_new_tokens=100)
+    # <bos> and 30 words leave one position, whose token is the last that can be followed by a prediction
+    assert [len(tokenizer(text)["input_ids"]) for text in texts] == [1, 30]
+    with pytest.raises(ValueError, match="prompts: number 1 has 33 tokens, but the model has 32 positions"):
+        generate(model, tokenizer, ["w1", "w1 " * 32], seed=0, max_new_tokens=4)
+
+
+def test_impossible_settings_are_named(tokenizer: PreTrainedTokenizerFast, any_model: PreTrainedModel) -> None:
+    with pytest.raises(ValueError, match="max_new_tokens: 0, batch_size: 64"):
+        generate(any_model, tokenizer, ["w1"], seed=0, max_new_tokens=0)
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="tokenizer: it has no <bos> or no <eos>"):
+        generate(any_model, tokenizer, ["w1"], seed=0, max_new_tokens=1)

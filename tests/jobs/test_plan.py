@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ftmech_hf.jobs.plan import Plan, make_again_if_changed
+from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig
+from ftmech_hf.models.identity import run_model
+from ftmech_hf.runs import Identity, RunDir, write_json
+from ftmech_hf.tasks import PcfgConfig
+from ftmech_hf.training.settings import TrainConfig
+
+
+def add_base(plan: Plan, name: str, **train: Any) -> str:
+    settings = {"task": PcfgConfig(), "train": TrainConfig(**train)}
+    return plan.add(name, "pretrain", print, PretrainConfig(), settings, {}, 1)
+
+
+def add_tuned(plan: Plan, name: str, base: str, **place: Any) -> str:
+    settings = {"task": PcfgConfig(), "train": TrainConfig()}
+    return plan.add(name, "finetune", print, FinetuneConfig(**place), settings, {"model": base}, 1)
+
+
+def finish(plan: Plan, name: str) -> None:
+    cell = next(cell for cell in plan.unfinished() if cell.name == name)
+    place = cell.kwargs["config"]
+    folder = Path(place.output_dir)
+    folder.mkdir(parents=True)
+    (folder / "weights").write_text("whole")
+    (folder / "manifest.json").write_text("{}")
+
+
+def test_what_computes_the_same_is_one_run(tmp_path: Path) -> None:
+    plan = Plan(tmp_path)
+    assert add_base(plan, "first") == "first"
+    assert add_base(plan, "again", checkpoint_every=7, log_with="tensorboard") == "first"
+    assert add_base(plan, "other", seed=1) == "other"
+    tuned, elsewhere = (add_tuned(plan, f"tuned-{base}", base) for base in ("first", "other"))
+    assert [cell.needs for cell in plan.unfinished()] == [(), (), ("first",), ("other",)]
+    assert plan.folders[tuned] != plan.folders[elsewhere]
+
+
+def test_finished_runs_are_found_by_another_name_and_no_longer_needed(tmp_path: Path) -> None:
+    plan = Plan(tmp_path)
+    add_base(plan, "base")
+    finish(plan, "base")
+    later = Plan(tmp_path)
+    add_base(later, "the same base")
+    add_tuned(later, "tuned", "the same base")
+    assert later.folders["the same base"] == plan.folders["base"]
+    assert [(cell.name, cell.needs) for cell in later.unfinished()] == [("tuned", ())]
+    assert later.unfinished()[0].kwargs["config"].model == str(plan.folders["base"])
+
+
+def test_an_interrupted_run_is_gone_on_with_by_another_name(tmp_path: Path) -> None:
+    plan = Plan(tmp_path)
+    add_base(plan, "base")
+    plan.folders["base"].with_name(plan.folders["base"].name + ".partial").mkdir(parents=True)
+    later = Plan(tmp_path)
+    add_base(later, "renamed")
+    assert later.folders["renamed"] == plan.folders["base"]
+
+
+def test_a_damaged_run_is_made_again_and_fresh_makes_all_again(tmp_path: Path) -> None:
+    plan = Plan(tmp_path)
+    add_base(plan, "base")
+    finish(plan, "base")
+    (plan.folders["base"] / "manifest.json").write_text('{"gone": {"bytes": 1, "sha256": ""}}')
+    later = Plan(tmp_path)
+    add_base(later, "base")
+    (cell,) = later.unfinished()
+    assert cell.kwargs["config"].fresh
+    assert [cell.name for cell in Plan(tmp_path).unfinished()] == []
+    (plan.folders["base"] / "manifest.json").write_text("{}")
+    fresh = Plan(tmp_path, fresh=True)
+    add_base(fresh, "base")
+    assert len(fresh.unfinished()) == 1
+
+
+def make_run(folder: Path, inputs: dict[str, str], weights: float) -> None:
+    """A finished run of any settings, with weights that its settings do not fix."""
+    run = RunDir.open(folder, "any", {}, inputs=inputs, fresh=folder.exists())
+    save_file({"weight": torch.tensor([weights])}, run.working / "model.safetensors")
+    run.finish()
+
+
+def test_a_run_that_was_made_from_other_weights_is_made_again(tmp_path: Path) -> None:
+    def plan() -> Plan:
+        made = Plan(tmp_path)
+        add_tuned(made, "tuned", add_base(made, "base"))
+        return made
+
+    base, tuned = (plan().folders[name] for name in ("base", "tuned"))
+    make_run(base, {}, 0)
+    make_run(tuned, {"model": run_model(base)}, 0)
+    assert plan().unfinished() == []
+    make_run(base, {}, 1)
+    (cell,) = plan().unfinished()
+    assert cell.name == "tuned"
+    assert cell.kwargs["config"].fresh
+    make_run(tuned, {"model": run_model(base)}, 0)
+    assert plan().unfinished() == []
+
+
+def test_a_finished_run_of_a_base_that_is_made_again_is_kept_if_the_base_comes_out_as_it_was(tmp_path: Path) -> None:
+    plan = Plan(tmp_path)
+    add_tuned(plan, "tuned", add_base(plan, "base"))
+    tuned = plan.folders["tuned"]
+    make_run(tuned, {"model": Identity("base", "as it was")}, 0)
+    remake, look = plan.unfinished()
+    assert (remake.name, look.name, look.needs) == ("base", "tuned", ("base",))
+    asked: list[bool] = []
+
+    def finetune(config: FinetuneConfig, task: object, train: object) -> RunDir:
+        asked.append(config.fresh)
+        return RunDir.open(tuned, "any", {}, inputs={"model": Identity("base", "another")}, fresh=config.fresh)
+
+    make_again_if_changed(finetune, **look.kwargs).finish()
+    assert asked == [False, True]
+    make_again_if_changed(lambda config, task, train: asked.append(config.fresh), **look.kwargs)
+    assert asked == [False, True, False]
+
+
+def test_two_names_that_collide_are_told_apart(tmp_path: Path) -> None:
+    plan = Plan(tmp_path)
+    names = {add_base(plan, "base", seed=seed) for seed in (0, 1)}
+    assert len(names) == 2
+
+
+def test_the_plan_knows_the_hash_that_the_run_will_have(tmp_path: Path) -> None:
+    plan = Plan(tmp_path)
+    add_base(plan, "base")
+    (cell,) = plan.unfinished()
+    from ftmech_hf.config import to_dict
+
+    config = to_dict(cell.kwargs["config"], cell.kwargs["task"], cell.kwargs["train"])
+    run = RunDir.open(cell.kwargs["config"].output_dir, "pretrain", config)
+    run.close()
+    assert plan.folders["base"].name == f"base-{run.hash}"
+
+
+def test_a_snapshot_is_another_start(tmp_path: Path) -> None:
+    plan = Plan(tmp_path)
+    add_base(plan, "base", snapshots=[2, 4], steps=4)
+    names = {add_tuned(plan, f"tuned{step}", "base", snapshot=step) for step in (2, 4, None)}
+    assert len({plan.folders[name] for name in names}) == 3
+    with pytest.raises(ValueError, match=r"snapshot: .* has none of step 3, expected one of \[\]"):
+        _ = FinetuneConfig(model=str(tmp_path), snapshot=3).start
+
+
+def test_what_finished_runs_took_is_added_up(tmp_path: Path) -> None:
+    plan = Plan(tmp_path)
+    names = [add_base(plan, f"base-{seed}", seed=seed) for seed in range(4)]
+    for name, facts in zip(
+        names, ({"seconds": 2.5, "training_seconds": 1.0}, {"training_seconds": 4.0}, {}), strict=False
+    ):
+        finish(plan, name)
+        write_json(plan.folders[name] / "env.json", facts)
+    assert plan.seconds() == 6.5
+    run = RunDir.open(tmp_path / "run", "probe", {})
+    time.sleep(0.2)
+    run.finish()
+    assert 0.2 <= json.loads((run.path / "env.json").read_text())["seconds"] < 60

@@ -1,0 +1,221 @@
+"""Questions of any table in any tokenizer: what they become, and what is refused before it becomes something else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from ftmech_hf.jobs.prompt_tables import contradictions, text_columns
+from ftmech_hf.jobs.prompt_tokens import Encoded, choose_join, encode_rows
+from ftmech_hf.tokenization import build_tokenizer
+
+WORDS = ["<pad>", "<bos>", "<eos>", "<unk>", *"abcdefgh", "=", "None", "nan", *map(str, range(10))]
+CHATML = (
+    "{% for each in messages %}<|{{ each.role }}|>\n{{ each.content | trim }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def byte_level(*, adds: bool = False, template: str | None = None, spaces: bool = True) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of English words and single digits.
+
+    Args:
+        adds: whether it puts ``<s>`` before and ``</s>`` after every text, as some do.
+        template: of chats.
+        spaces: whether a space and the word after it are one token.
+    """
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    backend.decoder = decoders.ByteLevel()
+    lead = " " if spaces else ""
+    words = ["Mia", "was", "sad", "because", "she", "he", "bear", "->", "bore", "go", "went", "what", "is", "user"]
+    text = [lead + word for word in words] * 50
+    special = ["<s>", "</s>", "<|user|>", "<|assistant|>", "<|end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(
+        text,
+        trainers.BpeTrainer(special_tokens=special, initial_alphabet=alphabet, vocab_size=500, show_progress=False),
+    )
+    if adds:
+        backend.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", chat_template=template,
+        clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+
+
+def ask(
+    tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Any], answers: Sequence[Any] | None, **options: Any
+) -> Encoded:
+    columns = {"prompt": list(prompts), **({} if answers is None else {"answer": list(answers)})}
+    rows = text_columns(datasets.Dataset.from_dict(columns), tokenizer, "TABLE", "train")
+    return encode_rows(rows, tokenizer, "TABLE", choose_join(rows, tokenizer), **options)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "text"),
+    [
+        ("7+2=", "9", "7+2=9"),
+        ("7+2=", 9, "7+2=9"),
+        ("7 + 2 =", "9", "7 + 2 = 9"),
+        ("1+1=2, 7+2=", "9", "1+1=2, 7+2=9"),
+        ("Mia was sad because", "she", "Mia was sad because she"),
+        ("Mia was sad because", " she", "Mia was sad because she"),
+        ("Mia was sad because ", "she", "Mia was sad because she"),
+        ("go -> went\nbear ->", "bore", "go -> went\nbear -> bore"),
+        ("go -> went\nbear -> ", "bore", "go -> went\nbear -> bore"),
+        ("go->went\nbear->", "bore", "go->went\nbear->bore"),
+        ("what is 7+2?", "9", "what is 7+2? 9"),
+        ("answer:", "9", "answer: 9"),
+        ("answer:", " 9", "answer: 9"),
+        ("answer:\n", "9", "answer:\n9"),
+    ],
+)
+@pytest.mark.parametrize("adds", [False, True])
+def test_a_space_stands_where_the_text_has_one(prompt: str, answer: Any, text: str, adds: bool) -> None:
+    tokenizer = byte_level(adds=adds, spaces="->" not in prompt or " ->" in prompt)
+    found = ask(tokenizer, [prompt] * 3, [answer] * 3)
+    expected = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert found.rows == [[*([0] if adds else []), *expected, 1]] * 3
+    assert tokenizer.decode(found.rows[0][-2:-1]).strip() == str(answer).strip()
+
+
+def test_words_of_a_task_are_parted_by_spaces() -> None:
+    tokenizer = build_tokenizer(WORDS)
+    for prompt in ("a b =", "a b = ", "<bos> a b ="):
+        found = ask(tokenizer, [prompt], ["3"])
+        assert tokenizer.convert_ids_to_tokens(found.rows[0]) == [*prompt.split(), "3", "<eos>"]
+
+
+def test_scripts_without_spaces_get_none() -> None:
+    backend = Tokenizer(
+        models.BPE(vocab={"<unk>": 0, **{c: n + 1 for n, c in enumerate("日本首都は東京 ")}}, merges=[])
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token=None)
+    found = ask(tokenizer, ["日本首都は"], ["東"])
+    assert tokenizer.convert_ids_to_tokens(found.rows[0])[:-1] == list("日本首都は東")
+
+
+def test_a_chat_is_what_the_template_makes_of_it() -> None:
+    tokenizer = byte_level(template=CHATML, adds=True)
+    chat = [{"role": "user", "content": "bear"}]
+    expected = tokenizer("<|user|>\nbear<|end|>\n<|assistant|>\nbore", add_special_tokens=False)["input_ids"]
+    bore = tokenizer("bore", add_special_tokens=False)["input_ids"]
+    if len(bore) > 1:  # without its space the word is several tokens, and is said to be
+        with pytest.raises(ValueError, match=f"the answer 'bore' is {len(bore)} tokens"):
+            ask(tokenizer, [chat], [" bore"])
+    tokenizer.add_tokens(["bore"])
+    expected = tokenizer("<|user|>\nbear<|end|>\n<|assistant|>\nbore", add_special_tokens=False)["input_ids"]
+    said = [{"role": "assistant", "content": " bore"}]
+    for prompts, answers in (([chat], ["bore"]), ([chat], [" bore"]), ([chat], [said]), ([chat + said], None)):
+        found = ask(tokenizer, prompts, answers)
+        assert found.rows == [[*expected, 1]]  # the template writes what begins a chat, not the tokenizer
+
+
+@pytest.mark.parametrize(
+    ("prompts", "answers", "message"),
+    [
+        ([None, "a ="], ["1", "2"], r"TABLE: prompt of row 0 of train: None, expected text.*\(1 of 2 rows"),
+        (["a =", "b ="], ["1", None], r"answer of row 1 of train: None, expected text"),
+        (["a ="], [1.0], r"answer of row 0 of train: 1.0 \(float\), expected text or a whole number"),
+        (["a ="], [float("nan")], r"answer of row 0 of train: nan \(float\)"),
+        (["a ="], [True], r"answer of row 0 of train: True \(bool\)"),
+        (["a ="], [["1"]], r"answer of row 0 of train: \['1'\] \(list\), expected text, or messages"),
+        (["a ="], [{"a": 1}], r"answer of row 0 of train: \{'a': 1\} \(dict\)"),
+        ([["a", "="]], ["1"], r"prompt of row 0 of train: \['a', '='\] \(list\)"),
+        ([[{"role": "user", "content": "a"}]], ["1"], r"a chat, but the tokenizer has no chat template"),
+        (["", "a ="], ["1", "1"], r"prompt of row 0 of train: '', expected text"),
+        (["a ="], [" "], r"answer of row 0 of train: ' ', expected text"),
+        (["a =", "z17 ="], ["1", "1"], r"row 1 of train: the tokenizer does not know 'z17' in 'z17 =' and answer '1'"),
+        (["a ="], ["zebra"], r"row 0 of train: the tokenizer does not know 'zebra'"),
+        (["a ="], ["<unk>"], r"row 0 of train: the tokenizer does not know '<unk>'"),
+        (["a =", "b ="], ["1", "1 2"], r"row 1 of train: the answer '1 2' is 2 tokens after .* \(1 of 2 rows"),
+        ([b"a ="], [b"1"], r"prompt of row 0 of train: b'a =' \(bytes\)"),
+    ],
+)  # fmt: skip
+def test_what_is_no_text_of_the_model_is_refused_in_a_line(
+    prompts: list[Any], answers: list[Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as refused:
+        ask(build_tokenizer(WORDS), prompts, answers)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_tokenizer_that_raises_an_error_at_unknown_words_is_asked_like_any_other() -> None:
+    words = [word for word in WORDS if word != "<unk>"]
+    backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
+    found = ask(tokenizer, ["a b ="], ["3"])
+    assert tokenizer.convert_ids_to_tokens(found.rows[0]) == ["a", "b", "=", "3", "<eos>"]
+    with pytest.raises(ValueError, match="row 1 of train: the tokenizer does not know 'z'"):
+        ask(tokenizer, ["a b =", "a z ="], ["3", "3"])
+
+
+def test_rows_of_several_tokens_can_be_left_out() -> None:
+    tokenizer = build_tokenizer(WORDS)
+    found = ask(tokenizer, ["a =", "b =", "c ="], ["1", "1 2", "3"], skip=True)
+    words = [tokenizer.convert_ids_to_tokens(row) for row in found.rows]
+    assert words == [["a", "=", "1", "<eos>"], ["c", "=", "3", "<eos>"]]
+    assert found.skipped == 1
+
+
+def test_a_prompt_longer_than_the_model_is_refused_and_one_as_long_is_not() -> None:
+    tokenizer = build_tokenizer(WORDS)
+    assert len(ask(tokenizer, ["a b c ="], ["1"], positions=4).rows) == 1
+    with pytest.raises(ValueError, match="row 1 of train: the prompt has 4 tokens, but the model has 3 positions"):
+        ask(tokenizer, ["a =", "a b c ="], ["1", "1"], positions=3)
+
+
+def test_numbers_that_stand_for_names_are_those_names() -> None:
+    features = datasets.Features({"prompt": datasets.Value("string"), "answer": datasets.ClassLabel(names=["a", "b"])})
+    rows = datasets.Dataset.from_dict({"prompt": ["c ="] * 2, "answer": [1, 0]}, features=features)
+    assert text_columns(rows, build_tokenizer(WORDS), "TABLE", "train")["answer"][:] == ["b", "a"]
+
+
+def test_contradicting_rows_are_counted() -> None:
+    assert contradictions(["a", "a", "b"], ["1", "1", "2"]) is None
+    assert contradictions(["a", "a", "a", "b"], ["1", "2", "1", "2"]) == (
+        "3 of 4 rows contradict each other: 1 prompts have several answers, such as \"a\" ['1', '2']"
+    )
+
+
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(-5, 30), st.floats(), st.text(max_size=6), st.binary(max_size=3),
+    st.sampled_from(["a =", "a b =", "1", "None", "<unk>", "<eos>", "a = ", " 1", "a\n="]),
+    st.lists(st.text(max_size=2), max_size=2),
+    st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "x"]),
+                                    "content": st.sampled_from(["a =", "1", None])}), max_size=2),
+)  # fmt: skip
+TOKENIZERS = [build_tokenizer(WORDS), byte_level(adds=True), byte_level(template=CHATML)]
+
+
+@given(prompt=VALUES, answer=VALUES, number=st.integers(0, len(TOKENIZERS) - 1))
+def test_a_value_is_asked_as_it_is_or_refused(prompt: Any, answer: Any, number: int) -> None:
+    tokenizer = TOKENIZERS[number]
+    found, message = None, ""
+    try:
+        found = ask(tokenizer, [prompt], [answer])
+    except ValueError as error:
+        message = str(error)
+    if found is None:
+        assert message.startswith("dataset: TABLE")
+        assert "\n" not in message
+        return
+    assert not isinstance(answer, float | bool | bytes | None)
+    shown = [token for token in found.rows[0][:-1] if token not in (tokenizer.bos_token_id,) or "<s>" in str(prompt)]
+    if isinstance(prompt, str | int) and isinstance(answer, str | int):
+        said = "".join(f"{prompt}{answer}".split())
+        assert "".join(tokenizer.decode(shown).split()) == said  # nothing is lost and nothing is put there but spaces
+    assert len(found.rows[0]) >= 3

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ftmech_hf.jobs.scheduler import Cell, run_cell, run_cells
+from tests.jobs import cells
+from tests.processes import has_ended, started, wait_until
+
+
+def record(folder: Path, name: str, needs: tuple[str, ...] = ()) -> Cell:
+    kwargs = {"folder": str(folder), "name": name, "waits_for": list(needs)}
+    return Cell(name, cells.record, kwargs, 1, needs)
+
+
+def test_cells_wait_for_what_they_need_and_run_on_one_thread(tmp_path: Path) -> None:
+    plan = [record(tmp_path, "a"), record(tmp_path, "b", ("a",)), record(tmp_path, "c", ("a", "b"))]
+    results = run_cells(plan, workers=2).results
+    assert set(results) == {"a", "b", "c"}
+    assert all(result["missing"] == [] and result["threads"] == 1 for result in results.values())
+    assert os.getpid() not in {result["pid"] for result in results.values()}
+
+
+def test_a_cell_without_steps_reports_as_any_other() -> None:
+    """A model that is not trained (``steps: 0``, the paper's Scr.) is a cell of a sweep, too."""
+    reports: queue.SimpleQueue[tuple[str, float, str]] = queue.SimpleQueue()
+    assert run_cell(Cell("untrained", cells.without_steps, {}, 1), reports) == "done"
+    assert [reports.get()[:2] for _ in range(2)] == [("untrained", 0), ("untrained", 1)]
+
+
+def test_a_failed_cell_is_named_and_the_others_finish(tmp_path: Path) -> None:
+    plan = [Cell("bad", cells.fail, {}, 9), record(tmp_path, "good"), record(tmp_path, "later", ("bad",))]
+    outcome = run_cells(plan, workers=1)
+    assert (list(outcome.results), list(outcome.failed), outcome.not_begun) == (["good"], ["bad"], ["later"])
+    with pytest.raises(ValueError, match="1 of 3 runs failed; 1 that need them were not begun; first bad: lr: too"):
+        outcome.check()
+    assert [path.name for path in tmp_path.iterdir()] == ["good"]
+
+
+def test_a_worker_that_dies_is_reported_and_stops_no_other(tmp_path: Path) -> None:
+    others = [record(tmp_path, name) for name in "abcd"]
+    outcome = run_cells([Cell("dead", cells.die, {}, 9), *others, record(tmp_path, "late", ("dead",))], workers=2)
+    assert sorted(outcome.results) == ["a", "b", "c", "d"]
+    assert list(outcome.failed) == ["dead"]
+    assert outcome.not_begun == ["late"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_no_worker_outlives_its_parent(tmp_path: Path, how: signal.Signals) -> None:
+    folder, script = tmp_path / "workers", tmp_path / "sweep.py"
+    folder.mkdir()
+    script.write_text(
+        "from ftmech_hf.jobs.scheduler import Cell, run_cells\nfrom tests.jobs import cells\n"
+        f"cell = Cell('s', cells.sleep, {{'folder': {str(folder)!r}}}, 1)\n"
+        "if __name__ == '__main__': run_cells([cell], workers=1)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with started([sys.executable, str(script)], tmp_path / "errors", env=environment) as parent:
+        (name,) = wait_until(lambda: [path.name for path in folder.iterdir()], parent)
+        worker = psutil.Process(int(name))
+        assert not has_ended(worker)
+        parent.send_signal(how)
+        wait_until(lambda: parent.poll() is not None)
+        wait_until(lambda: has_ended(worker), seconds=120)
+        assert parent.returncode != 0

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import datasets
+import numpy as np
+import pytest
+
+from ftmech_hf.jobs.splits import of_their_own, overlap, three_splits
+
+
+def table(number: int = 600, groups: int | None = 60, answers: int = 4) -> datasets.Dataset:
+    """Rows about ``groups`` things, in no order, with their group as a column if there are any."""
+    rng = np.random.default_rng(0)
+    about = rng.integers(0, groups or 60, number)
+    columns = {
+        "prompt": [f"{place} {each}" for place, each in enumerate(about)],
+        "answer": [str(each % answers) for each in about],
+    }
+    return datasets.Dataset.from_dict({**columns, **({"group": about.tolist()} if groups else {})})
+
+
+def test_a_group_goes_to_one_side() -> None:
+    splits = three_splits({"train": table()}, seed=0)
+    groups = {split: set(rows["group"]) for split, rows in splits.items()}
+    assert sum(len(each) for each in groups.values()) == 60 == len(set.union(*groups.values()))
+    sizes = {split: len(rows) for split, rows in splits.items()}
+    assert sum(sizes.values()) == 600
+    assert 120 <= sizes["test"] < 160
+    assert 120 <= sizes["validation"] < 160
+    # the control: without the column rows are cut by themselves, and nearly every group is on both sides
+    rows = three_splits({"train": table(groups=None)}, seed=0)
+    about = {split: {each.split()[1] for each in part["prompt"]} for split, part in rows.items()}
+    assert len(about["train"] & about["test"]) > 40
+    assert {split: len(part) for split, part in rows.items()} == {"train": 360, "validation": 120, "test": 120}
+
+
+def test_the_cut_is_by_chance_and_depends_on_the_seed_alone() -> None:
+    first, again, other = (three_splits({"train": table()}, seed=seed) for seed in (0, 0, 1))
+    assert first["test"]["prompt"] == again["test"]["prompt"]
+    assert set(first["test"]["group"]) != set(other["test"]["group"])
+    prompts = [prompt for rows in first.values() for prompt in rows["prompt"]]
+    assert sorted(prompts) == sorted(table()["prompt"])
+    assert first["train"]["group"] != sorted(first["train"]["group"])
+
+
+def test_open_answers_are_what_rows_are_about() -> None:
+    """A hundred words of six rows each have an answer of their own; four classes have not."""
+    words = table(groups=None, answers=100).map(lambda row: {"answer": f"word {int(row['prompt'].split()[1])}"})
+    splits = three_splits({"train": words}, seed=0)
+    answers = {split: set(rows["answer"]) for split, rows in splits.items()}
+    assert answers["train"] & answers["test"]  # ten rows each: not open
+    few = words.select(range(400))
+    answers = {split: set(rows["answer"]) for split, rows in three_splits({"train": few}, seed=0).items()}
+    assert not answers["train"] & answers["test"]
+    assert not answers["validation"] & answers["test"]
+    assert not answers["train"] & answers["validation"]
+
+
+def test_rows_of_one_prompt_stay_together_unless_there_is_hardly_another() -> None:
+    rows = datasets.Dataset.from_dict({"prompt": [str(place % 100) for place in range(900)], "answer": ["a"] * 900})
+    splits = three_splits({"train": rows}, seed=0)
+    prompts = {split: set(part["prompt"]) for split, part in splits.items()}
+    assert sum(len(each) for each in prompts.values()) == 100
+    same = datasets.Dataset.from_dict({"prompt": ["?"] * 50, "answer": ["a"] * 50})
+    assert {split: len(part) for split, part in three_splits({"train": same}, seed=0).items()} == {
+        "train": 30, "validation": 10, "test": 10,
+    }  # fmt: skip
+
+
+def test_given_splits_stay_and_the_first_one_is_cut() -> None:
+    test = datasets.Dataset.from_dict({"prompt": ["x"], "answer": ["y"], "group": [70]})
+    splits = three_splits({"train": table(), "test": test}, seed=0)
+    assert splits["test"]["prompt"] == ["x"]
+    assert set(splits) == {"train", "validation", "test"}
+    assert not set(splits["train"]["group"]) & set(splits["validation"]["group"])
+    assert set(three_splits({"everything": table()}, seed=0)) == {"train", "validation", "test"}
+    whole = three_splits({"train": table(), "validation": test, "test": test}, seed=0)
+    assert len(whole["train"]) == 600
+
+
+def test_test_rows_of_a_group_or_a_prompt_that_others_have_are_left_out() -> None:
+    train = datasets.Dataset.from_dict({"prompt": ["a", "b"], "answer": ["1", "2"], "group": ["g", "h"]})
+    test = datasets.Dataset.from_dict({"prompt": ["a", "c", "d"], "answer": ["1"] * 3, "group": ["i", "g", "j"]})
+    assert of_their_own(test, [train])["prompt"] == ["d"]
+    assert of_their_own(test.remove_columns("group"), [train])["prompt"] == ["c", "d"]
+    assert of_their_own(test, [train.remove_columns("group")])["prompt"] == ["c", "d"]
+
+
+@pytest.mark.parametrize(("rows", "said"), [(15, True), (16, False)])
+def test_words_on_both_sides_are_told(rows: int, said: bool) -> None:
+    train = datasets.Dataset.from_dict({"prompt": ["?"] * rows, "answer": [str(place % 2) for place in range(rows)]})
+    test = datasets.Dataset.from_dict({"prompt": ["?"] * 3, "answer": ["0", "1", "7"]})
+    note = overlap(train, test)
+    assert (note is not None) == said
+    assert not said or (note or "").startswith("2 of 3 test rows have an answer that stands in training rows as well")
+    assert overlap(train, test.select([2])) is None
+    assert overlap(train.add_column("group", list(range(rows))), test) is None  # type: ignore[call-arg]

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from ftmech_hf.statistics.intervals import share_interval
+from ftmech_hf.studies.diagnosis import evidence, reading
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, ExaminationConfig, Examined
+from ftmech_hf.studies.diagnosis.reading import EMBEDDINGS, Places, Reading, choose_places, is_central
+from tests.conftest import make_llama
+from tests.studies.planted import FIRST_WORD, ask, make_base, make_never, make_rows, make_wrapped
+
+FEW = ExaminationConfig(rows=200, fit_rows=500, patch_rows=150, null_steps=0)
+
+
+def examined(num_layers: int = 2) -> Examined:
+    """A case of which only layers are looked at by what is tested."""
+    models = {BASE: make_base("llama"), FINETUNED: make_wrapped("llama"), NULL: make_never("llama")}
+    case = Examined(models, ask(make_rows()), None, FEW, 0)
+    case.num_layers, case.layers = num_layers, list(range(num_layers))
+    return case
+
+
+def read(*percent: int, reported: int = 0, first: int = 0) -> Mapping[int, Reading]:
+    """What is read in layers, of 200 rows that choose; the reported rows say something else."""
+    return {
+        layer: Reading(share_interval(2 * each, 200), share_interval(2 * reported, 200), math.nan)
+        for layer, each in enumerate(percent, first)
+    }
+
+
+LOW = {NULL: read(9, 10, 8, 7, 6, 5), "random weights 2": read(*[8] * 6), "random weights 3": read(*[9] * 6),
+       EMBEDDINGS: read(5, 6, first=-2)}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("base", "changed", "expected"),
+    [
+        # the answer is there after block 2 of six: halves of three blocks, and of four
+        ((10, 11, 97, 100, 99, 98), {}, Places(3, (NULL, 1), 1, 2)),
+        # it is there after block 4, where a cut would leave one block: only the last blocks have a half, of two
+        ((10, 10, 10, 10, 100, 99), {}, Places(4, (NULL, 1), 3, None)),
+        # it is there at once: only the first blocks have a half, of two
+        ((96, 100, 99, 98, 98, 98), {}, Places(1, (NULL, 1), None, 1)),
+        # a layer that is within five points of the best will do, one that is six below will not
+        ((10, 94, 95, 100, 90, 90), {}, Places(3, (NULL, 1), 1, 2)),
+        # the best layer of the controls counts, not that beside it, wherever it is
+        ((10, 11, 97, 100, 99, 98), {NULL: read(99, 5, 5, 5, 5, 5)}, Places(None, (NULL, 0), None, None)),
+        ((10, 11, 97, 100, 99, 98), {"random weights 3": read(5, 5, 5, 5, 5, 99)},
+         Places(None, ("random weights 3", 5), None, None)),
+        ((10, 11, 97, 100, 99, 98), {EMBEDDINGS: read(99, 10, first=-2)}, Places(None, (EMBEDDINGS, -2), None, None)),
+        # above a control that reads much, but not all
+        ((10, 11, 96, 100, 99, 98), {NULL: read(5, 90, 5, 5, 5, 5)}, Places(3, (NULL, 1), 2, 3)),
+        # nothing is read: answers that the probes never saw
+        ((0, 0, 0, 0, 0, 0), {}, Places(None, (NULL, 1), None, None)),
+    ],
+)  # fmt: skip
+def test_where_probes_count_and_halves_meet(
+    base: tuple[int, ...], changed: dict[str, Mapping[int, Reading]], expected: Places
+) -> None:
+    found = {BASE: read(*base), FINETUNED: read(*reversed(base)), **LOW, **changed}
+    assert choose_places(examined(6), found) == expected
+
+
+def test_what_is_reported_and_the_fine_tuned_model_choose_nothing() -> None:
+    base = {**read(10, 11, 97, 100, 99, 98)}
+    base[5] = base[5]._replace(reported=share_interval(200, 200))
+    for reported in (0, 50, 100):
+        found = {BASE: base, FINETUNED: read(*[reported] * 6), **LOW, NULL: read(9, 10, 8, 7, 6, 5, reported=reported)}
+        assert choose_places(examined(6), found) == Places(3, (NULL, 1), 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "central"),
+    [(1, []), (2, [0]), (3, [0, 1]), (4, [1]), (5, [1, 2]), (6, [1, 2, 3]), (7, [2, 3]), (30, list(range(9, 20)))],
+)
+def test_a_half_has_at_least_a_third_of_the_blocks(num_layers: int, central: list[int]) -> None:
+    assert [layer for layer in range(num_layers) if is_central(layer, num_layers, 1 / 3)] == central
+
+
+def test_embeddings_are_those_of_the_prompts_tokens() -> None:
+    case = examined()
+    rows = case.capability.test
+    weight = case.models[BASE].get_input_embeddings().weight.detach()
+    found = reading.embedded(case, "test")
+    expected = torch.stack([weight[row[:-2]].mean(0) for row in rows])
+    assert torch.allclose(found["-1"], expected, atol=1e-6)
+    assert torch.equal(found["-2"], weight[rows[:, -3]])
+    # tokens that only fill a row do not count
+    filled = torch.cat([torch.full((len(rows), 3), 39), rows], 1)
+    case.capability = dataclasses.replace(case.capability, test=filled, pad=39)
+    assert torch.allclose(reading.embedded(case, "test")["-1"], expected, atol=1e-6)
+
+
+def test_three_kinds_of_rows_read_as_scikit_learn_reads_them() -> None:
+    case = examined()
+    found = reading.read_everyone(case, [BASE, NULL])
+    labels = {split: getattr(case.capability, split)[:, -2].numpy() for split in ("train", "validation", "test")}
+    for name in (BASE, NULL):
+        for layer in (0, 1):
+            site = f"block {layer}"
+            streams = {split: case.stream(name, "capability", split)[site] for split in labels}
+            mean, spread = streams["train"].mean(0), streams["train"].std(0, correction=0)
+            values = {split: ((each - mean) / spread).numpy() for split, each in streams.items()}
+            probe = LogisticRegression(C=1.0, max_iter=3000).fit(values["train"], labels["train"])
+            got = found[name][layer]
+            assert got.chosen.value == pytest.approx(probe.score(values["validation"], labels["validation"]), abs=0.03)
+            assert got.reported.value == pytest.approx(probe.score(values["test"], labels["test"]), abs=0.03)
+            assert math.isnan(got.shuffled) == (name != BASE)
+    assert found[BASE][1].reported.value > 0.95
+    assert found[BASE][1].shuffled < 0.3
+    assert found[NULL][1].reported.high < 0.6
+    # the two kinds of rows are not the same rows
+    split = case.capability.validation[:, :-2].tolist(), case.capability.test[:, :-2].tolist()
+    assert not {tuple(row) for row in split[0]} & {tuple(row) for row in split[1]}
+
+
+def test_a_control_that_reads_in_another_layer_takes_the_sign_away() -> None:
+    """Each control where it is best: the base itself, as a control, reads all that the base reads."""
+    models = {BASE: make_base("llama"), FINETUNED: make_wrapped("llama"), NULL: make_base("llama")}
+    _, facts = evidence.probing(Examined(models, ask(make_rows()), None, FEW, 0))
+    assert facts["read"] is None
+    assert facts["cuts"] == (None, None)
+    assert facts["read_null_in"] == NULL
+    assert facts["read_null"].value > 0.95
+
+
+def test_probes_that_never_saw_the_answers_measure_nothing() -> None:
+    """With answers of the test rows absent from the rows that probes are fitted on, nothing says where halves meet."""
+    rows = make_rows(number=3000)
+    known = rows[:, -2] < FIRST_WORD + 4
+    questions = dataclasses.replace(ask(make_rows()), train=rows[known][:500], validation=rows[~known][:150],
+                                    test=rows[~known][150:350])  # fmt: skip
+    case = Examined({BASE: make_base("llama"), FINETUNED: make_wrapped("llama"), NULL: make_never("llama")},
+                    questions, None, FEW, 0)  # fmt: skip
+    _, facts = evidence.probing(case)
+    assert (facts["read"], facts["read_base"], facts["cuts"], facts["answers_seen"]) == (None, None, (None, None), 0)
+    _, halves = evidence.patching(case, facts["cuts"])
+    assert {halves[name] for name in ("early", "early_null", "early_blocks", "late", "late_null")} == {None}
+
+
+def stitched(first: Examined, donor: str, receiver: str, blocks: int) -> torch.Tensor:
+    """Right answers of a model made of the first blocks (and embeddings) of one and all else of another."""
+    kept = ("model.embed_tokens", *(f"model.layers.{layer}." for layer in range(blocks)))
+    weights = first.models[donor].state_dict()
+    model = make_llama(40)
+    model.load_state_dict(
+        {name: weights[name] if name.startswith(kept) else value
+         for name, value in first.models[receiver].state_dict().items()}
+    )  # fmt: skip
+    rows = first.few("capability")
+    with torch.no_grad():
+        return model(rows[:, :-2]).logits[:, -1].argmax(-1) == rows[:, -2]
+
+
+def test_halves_are_what_a_model_of_two_halves_answers() -> None:
+    case = examined()
+    _, facts = evidence.patching(case, (0, 0))
+    for name, donor, receiver in (
+        ("early", FINETUNED, BASE), ("early_null", NULL, BASE), ("late", BASE, FINETUNED), ("late_null", BASE, NULL),
+    ):  # fmt: skip
+        right = stitched(case, donor, receiver, 1)
+        assert facts[name] == share_interval(int(right.sum()), len(right))
+    assert (facts["early_blocks"], facts["late_blocks"], facts["num_blocks"]) == (1, 1, 2)
+    assert len({facts[name].value for name in ("early", "early_null", "late", "late_null")}) == 4
+    # neither half, and blocks by side
+    _, none = evidence.patching(case, (None, 1))
+    assert (none["late"], none["late_null"], none["late_blocks"], none["early_blocks"]) == (None, None, None, 2)
+
+
+def test_the_best_part_is_chosen_on_other_rows_than_it_is_reported_on() -> None:
+    case = examined()
+    _, facts = evidence.patching(case, (0, 0))
+    part = facts["best_part"]
+    assert part["places"] == 4
+    found = evidence.patch_each(case.models[BASE], case.models[FINETUNED], case.few("capability"),
+                                sites=["attn_out", "mlp_act"], layers=[0, 1], other_rows=64)  # fmt: skip
+    chosen = max(found.right, key=lambda place: found.right[place][::2].mean())
+    assert (part["site"], part["layer"]) == chosen
+    right, rest = found.right[chosen][1::2], found.unpatched[1::2]
+    assert part["accuracy"] == share_interval(int(right.sum()), len(right))
+    assert part["alone"] == share_interval(int(rest.sum()), len(rest))
+    other = found.other_row[chosen]
+    assert part["other_row"] == share_interval(int(other.sum()), len(other))

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from ftmech_hf.report.paper_tables import (
+    COLUMNS,
+    PAPER_TABLES,
+    CompareConfig,
+    agreement,
+    compare_with_paper,
+    read_paper_table,
+)
+from ftmech_hf.studies.sweep.figures import FigureConfig, draw_figure
+from ftmech_hf.studies.sweep.page import last_numbers, stage_rows, summarise
+
+
+def make_table() -> pd.DataFrame:
+    rows = [
+        {
+            "lr": lr, "seed": seed, "stage": "finetune", "step": step, "metric": metric,
+            "value": base + 0.1 * seed + step / 100,
+        }
+        for lr, base in (("large", 0.2), ("small", 0.5))
+        for seed in (0, 1, 2)
+        for step in (0.0, 10.0)
+        for metric in ("count_a", "count_b")
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_the_summary_is_the_t_interval_of_the_mean() -> None:
+    summary = summarise(make_table(), ["lr"])
+    row = summary[(summary["lr"] == "large") & (summary["step"] == 10) & (summary["metric"] == "count_a")].iloc[0]
+    values = [0.3, 0.4, 0.5]
+    low, high = stats.t.interval(0.95, 2, loc=0.4, scale=stats.sem(values))
+    assert (row["n"], row["mean"], row["low"], row["high"]) == pytest.approx((3, 0.4, low, high))
+    one = summarise(make_table().query("seed == 0"), ["lr"])
+    assert one["low"].isna().all()
+
+
+def test_the_table_of_a_stage_has_its_last_numbers_in_the_order_of_the_grid() -> None:
+    table = last_numbers(summarise(make_table(), ["lr"]), {"finetune": ["lr"]})["finetune"]
+    assert list(table["lr"]) == ["large", "small"]
+    assert list(table.columns) == ["lr", "count_a", "count_b"]
+    assert table["count_a"][1].startswith("70.0 (")
+
+
+def as_measured(values: Any) -> pd.DataFrame:
+    """The summary of a sweep whose cells have ``values(paper's cell)``."""
+    rows = []
+    for operator, pretraining in PAPER_TABLES:
+        if pretraining == "50K":
+            continue
+        for row in read_paper_table(operator, pretraining).itertuples():
+            operand, texts, steps = str(row.column).removeprefix("o_").split("_")
+            value = values(row)
+            rows.append(
+                {
+                    "finetune.operators": operator, "prior": row.prior, "finetune.lr": row.rate,
+                    "finetune.correlation": str(row.correlation), "stage": "finetune",
+                    "step": 20.0 if steps == "1k" else 200.0,
+                    "metric": f"{operator}_{ {'pt': 'a', 'ft': 'b'}[operand] }_{texts}",
+                    "n": 1, "mean": value, "low": value, "high": value,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_the_papers_own_values_agree_with_it_and_shuffled_ones_do_not() -> None:
+    cells = compare_with_paper(as_measured(lambda row: row.paper / 100), CompareConfig())
+    assert len(cells) == 4 * 36 * len(COLUMNS)
+    same = agreement(cells[cells["pretraining"] == "200K"], resamples=50)
+    assert (same["rank_correlation"] > 0.999).all()
+    assert (same["same_third"] == 1).all()
+    rng = np.random.default_rng(0)
+    shuffled = cells.assign(ours=rng.permutation(cells["ours"]))
+    assert abs(agreement(shuffled, resamples=50)["rank_correlation"].mean()) < 0.15
+
+
+def test_the_papers_tables_are_as_printed() -> None:
+    table = read_paper_table("count", "200K")
+    assert len(table) == 36 * len(COLUMNS)
+    cell = table.query("prior == 'low' and rate == 'medium' and correlation == 1.0").set_index("column")["paper"]
+    assert (cell["o_ft_cte0_10k"], cell["o_ft_cte1_10k"], cell["o_pt_cte0_10k"]) == (0, 100, 17.5)
+    assert not table["paper"].isna().any()
+    for operator, pretraining in itertools.product(("count", "index"), ("200K", "50K")):
+        assert set(read_paper_table(operator, pretraining)["prior"]) == {"low", "medium", "high"}
+
+
+def test_stages_give_their_numbers(tmp_path: Path) -> None:
+    lines = [{"step": 0, "eval_rows": 8, "accuracy/count_a": 0.5}, {"step": 4, "eval_rows": 8, "accuracy/count_a": 1.0}]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    tuned = {(row["step"], row["metric"]): row["value"] for row in stage_rows("finetune", tmp_path)}
+    assert tuned == {(0, "count_a"): 0.5, (4, "count_a"): 1.0, (None, "change/count_a"): 0.5}
+    reversed_ = {row["metric"]: row["value"] for row in stage_rows("reverse", tmp_path)}
+    assert (reversed_["steps_to_revival"], reversed_["revived"]) == (4, 1.0)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        FigureConfig(title="curves", metrics=["count_a", "count_b"], color="lr", style="metric"),
+        FigureConfig(title="bars", metrics=["count_a"], x="lr", rows="metric"),
+        FigureConfig(title="frontier", kind="frontier", metrics=["count_b", "count_a"], color="lr"),
+    ],
+)
+def test_figures_show_every_line(config: FigureConfig) -> None:
+    figure = draw_figure(summarise(make_table(), ["lr"]), ["lr"], config)
+    lines = [line for ax in figure.axes for line in ax.lines if len(line.get_xdata())]
+    assert len(lines) >= {"curves": 4, "bars": 1, "frontier": 2}[config.title]
+    if config.title == "curves":
+        drawn = {tuple(np.round(np.asarray(line.get_ydata(), float), 6)) for line in lines}
+        assert (0.3, 0.4) in drawn
+
+
+def test_a_figure_of_something_else_is_refused() -> None:
+    summary = summarise(make_table(), ["lr"])
+    with pytest.raises(ValueError, match="figures: t: color: 'rate', expected one of"):
+        draw_figure(summary, ["lr"], FigureConfig(title="t", color="rate"))
+    with pytest.raises(ValueError, match="figures: t: no 'count_c' in finetune, only count_a, count_b"):
+        draw_figure(summary, ["lr"], FigureConfig(title="t", metrics=["count_c"]))

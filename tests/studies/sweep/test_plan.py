@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftmech_hf.studies.sweep.plan import Sweep, SweepConfig, read_sweep
+from tests.recipes.conftest import CONFIGS
+
+SECTIONS: dict[str, Any] = {
+    "common": {"batch_size": 8, "text_length": 12, "count_window": 8, "index_occurrence": 2, "token_at_position": 6},
+    "pretrain": {"steps": 5},
+    "finetune": {"operators": "count", "operand_prior": "b", "correlation": 1.0, "steps": 3},
+}
+
+
+def make(tmp_path: Path, grid: dict[str, Any] | None = None, seeds: tuple[int, ...] = (0, 1), **more: Any) -> Sweep:
+    config = SweepConfig(seeds=list(seeds), output_dir=str(tmp_path / "out"), **more.pop("config", {}))
+    return Sweep(config, {**SECTIONS, **more, "grid": grid or {}}, "nano")
+
+
+def kwargs_of(sweep: Sweep, stage: str, **labels: str) -> dict[str, Any]:
+    cell = next(c for c in sweep.cells if all(c.labels[axis] == label for axis, label in labels.items()))
+    made = {each.name: each for each in sweep.plan.unfinished()}
+    return dict(made[cell.runs[stage]].kwargs)
+
+
+def test_cells_share_the_runs_that_they_have_in_common(tmp_path: Path) -> None:
+    grid = {"pretrain.operand_prior": ["low", "high"], "finetune.lr": {"large": 1e-3, "small": 1e-5}}
+    sweep = make(tmp_path, grid)
+    assert len(sweep.cells) == 8
+    stages = [name.split("-")[0] for name in sweep.plan.folders]
+    assert (stages.count("pretrain"), stages.count("finetune")) == (4, 8)
+    assert sweep.stage_axes == {"pretrain": ["pretrain.operand_prior"], "finetune": list(grid)}
+    assert [cell.seed for cell in sweep.cells] == [0] * 4 + [1] * 4
+    small = kwargs_of(sweep, "finetune", **{"pretrain.operand_prior": "high", "finetune.lr": "small"})
+    assert (small["train"].lr, small["train"].steps, small["train"].batch_size) == (1e-5, 3, 8)
+    assert small["task"].text_length == 12
+    assert "pretrain-high-seed0" in small["config"].model
+
+
+def test_an_axis_may_change_several_stages_or_leave_one_out(tmp_path: Path) -> None:
+    reverse = {"operators": "count", "operand_prior": "a", "steps": 4}
+    grid = {"arm": {"tuned": {}, "scratch": {"pretrain.steps": 0, "finetune": False}, "none": {"reverse": False}}}
+    sweep = make(tmp_path, grid, seeds=(0,), reverse=reverse)
+    runs = {cell.labels["arm"]: cell.runs for cell in sweep.cells}
+    assert [list(stages) for stages in runs.values()] == [
+        ["pretrain", "finetune", "reverse"], ["pretrain", "reverse"], ["pretrain", "finetune"],
+    ]  # fmt: skip
+    for arm, origin in (("scratch", "pretrain"), ("tuned", "finetune")):
+        expected = sweep.plan.folders[runs[arm][origin]]
+        assert kwargs_of(sweep, "reverse", arm=arm)["config"].model == str(expected)
+    assert kwargs_of(sweep, "reverse", arm="tuned")["config"].split == "reverse"
+    assert runs["tuned"]["finetune"] == runs["none"]["finetune"]
+
+
+def test_none_takes_back_what_a_config_file_says(tmp_path: Path) -> None:
+    finetune = {"config": str(CONFIGS / "nano" / "finetune.yaml"), "correlation": None, "steps": 3}
+    sweep = make(tmp_path, {"finetune.correlation": {"file": 1.0, "none": None}}, seeds=(0,), finetune=finetune)
+    assert kwargs_of(sweep, "finetune", **{"finetune.correlation": "none"})["task"].correlation is None
+    assert kwargs_of(sweep, "finetune", **{"finetune.correlation": "file"})["task"].correlation == 1.0
+    assert kwargs_of(sweep, "finetune")["train"].objective == "answer_only"
+
+
+def test_a_sweep_can_start_from_a_model_that_is_there(tmp_path: Path) -> None:
+    model = tmp_path / "mine"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"weights")
+    sections = {**SECTIONS, "finetune": {**SECTIONS["finetune"], "model": str(model)}, "grid": {}}
+    del sections["pretrain"]
+    sweep = Sweep(SweepConfig(seeds=[0], output_dir=str(tmp_path / "out")), sections, "nano")
+    (cell,) = sweep.plan.unfinished()
+    assert cell.kwargs["config"].model == str(model)
+    assert cell.needs == ()
+
+
+def test_settings_can_be_changed_from_the_command_line(tmp_path: Path) -> None:
+    changes = ["finetune.steps=7", "common.eval_rows=16", "finetune.correlation=none"]
+    sweep = make(tmp_path, seeds=(0,), config={"set": changes})
+    found = kwargs_of(sweep, "finetune")
+    assert (found["train"].steps, found["train"].eval_rows, found["task"].correlation) == (7, 16, None)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"grid": {"finetune.lr": 3}}, "grid: finetune.lr: 3, expected a list of values, or label: settings"),
+        ({"grid": {"finetun.lr": [1]}}, "unknown key 'finetun.lr' in grid: .* did you mean 'finetune'"),
+        ({"grid": {"lr": [1]}}, "unknown key 'lr' in grid: lr: 1, expected STAGE.SETTING or STAGE: false"),
+        ({"grid": {"finetune.lrr": [1]}}, "finetune: unknown argument '--lrr'; did you mean 'lr'"),
+        ({"grid": {"finetune.lr": ["big"]}}, "finetune: .*--lr: invalid float value: 'big'"),
+        ({"grid": {"finetune.correlation": [2.0]}}, "finetune: correlation: 2.0, expected a probability"),
+        ({"common": {"stepz": 3}}, "unknown key 'stepz' in common; did you mean 'steps'"),
+        ({"pretrain": {"stepz": 3}}, "pretrain: unknown argument '--stepz'"),
+    ],
+)
+def test_what_cannot_be_is_named_before_anything_runs(tmp_path: Path, sections: dict[str, Any], message: str) -> None:
+    config = SweepConfig(seeds=[0], output_dir=str(tmp_path / "out"))
+    with pytest.raises(ValueError, match=message):
+        Sweep(config, {**SECTIONS, **sections}, "nano")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_without_stages_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a sweep needs a section for at least one of pretrain"):
+        Sweep(SweepConfig(output_dir=str(tmp_path)), {"grid": {}}, "nano")
+    with pytest.raises(ValueError, match=r"set: 'steps=3', expected entries like finetune.steps=20"):
+        make(tmp_path, config={"set": ["steps=3"]})
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/sweep_*.yaml")), ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_every_sweep_of_ours_can_be_planned(path: Path, tmp_path: Path) -> None:
+    sweep = read_sweep(["--config", str(path), "--output_dir", str(tmp_path), "--runs_dir", str(tmp_path)], None)
+    assert len(sweep.plan.unfinished()) > 3
+    assert path.read_text().startswith("# ")
+    assert sweep.title != "Sweep"

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ftmech_hf.studies.tinystories.claims import _loss_ratio, _Shares
+from ftmech_hf.studies.tinystories.examples import mark_story
+from ftmech_hf.studies.tinystories.page import over_seeds
+from ftmech_hf.studies.tinystories.plan import BASE, CONTROL
+from ftmech_hf.studies.tinystories.prompts import ASKED
+from ftmech_hf.tasks.schema import split_generator
+from ftmech_hf.tasks.stories import find_evidence, make_story
+
+
+def test_marks_are_where_the_evidence_is_and_lose_no_character() -> None:
+    for number in range(20):
+        text = make_story(split_generator(0, "test", number), features=["Twist"]).story
+        segments = mark_story(text, "Twist")
+        assert "".join(segment.text for segment in segments) == text
+        slots = [text[slice(*each.slot)] for each in find_evidence(text, "Twist")]
+        assert sorted(segment.text for segment in segments if segment.mark == "slot") == sorted(slots)
+    assert [segment.mark for segment in mark_story("Nothing of the kind.", "Twist")] == [""]
+
+
+def test_a_difference_is_taken_within_each_instruction() -> None:
+    """Two models that agree on all but five of 200 instructions: far surer than two shares of 200."""
+    has = np.random.default_rng(0).random(200) < 0.5
+    other = has.copy()
+    other[np.flatnonzero(has)[:5]] = False
+    shares = _Shares({(0, "one", 0, ASKED): has, (0, "other", 0, ASKED): other}, [0])
+    found = shares.mean([("one", 0)], [("other", 0)])
+    assert found.values == [pytest.approx(2.5)]
+    assert found.alone is not None
+    assert found.alone[1] - found.alone[0] < 6
+    alone = shares.mean([("one", 0)])
+    assert alone.values == [100 * has.mean()]
+    assert alone.alone is not None
+    assert alone.alone[1] - alone.alone[0] > 13
+    with pytest.raises(KeyError):
+        shares.mean([("missing", 0)])
+
+
+def test_several_seeds_have_no_interval_of_one() -> None:
+    verdicts = {(seed, "one", 0, ASKED): np.arange(10) < 5 + seed for seed in (0, 1)}
+    found = _Shares(verdicts, [0, 1]).mean([("one", 0)])
+    assert found.values == [50, 60]
+    assert found.alone is None
+
+
+def test_steps_to_the_bases_loss() -> None:
+    rows = [{"seed": 0, "model": BASE, "stage": "pretrain", "step": 9, "set": "Twist", "loss": 1.0}]
+    for label, losses in ((CONTROL, [3.0, 2.0, 1.5, 1.009]), ("F (large)", [2.0, 1.009, 1.0, 1.0])):
+        rows += [
+            {"seed": 0, "model": label, "stage": "reverse", "step": step, "set": "Twist", "loss": loss}
+            for step, loss in zip((0, 2, 5, 20), losses, strict=True)
+        ]
+    assert _loss_ratio(pd.DataFrame(rows), "Twist", [0], ["F (large)"]).values == [10.0]
+    with pytest.raises(KeyError):
+        _loss_ratio(pd.DataFrame(rows), "Twist", [0], ["F (small)"])
+
+
+def test_one_seed_keeps_its_own_interval_and_several_have_student_s() -> None:
+    rows = [{"model": "one", "seed": seed, "value": 0.5 + 0.1 * seed, "low": 0.4, "high": 0.6} for seed in (0, 1)]
+    table = pd.DataFrame(rows)
+    alone = over_seeds(table[table["seed"] == 0], ["model"]).iloc[0]
+    assert (alone["value"], alone["low"], alone["high"]) == (0.5, 0.4, 0.6)
+    both = over_seeds(table, ["model"]).iloc[0]
+    assert both["value"] == pytest.approx(0.55)
+    assert both["low"] == 0  # two seeds say little
+    assert both["high"] == 1

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ftmech_hf.config import ConfigError, Settings
+from ftmech_hf.folders import file_sha256
 
 _DESCRIBES = ("report", "hub", "credentials.py", "finished_run.py")
 _SHOWS = ("card.py", "claims.py", "console.py", "examples.py", "figures.py", "page.py")
@@ -84,11 +85,11 @@ def check_inputs_named(settings: Mapping[str, Any], inputs: Mapping[str, str]) -
             left.remove(found)
 
 
-def label_files(names: list[str]) -> dict[str, str]:
-    """Label -> name of files that are inputs: how each is called, with its number where two are called the same."""
+def hash_files(names: list[str]) -> dict[str, str]:
+    """Label -> sha256 of files that are inputs: how each is called, with its number where two are called the same."""
     labels = [Path(name).name for name in names]
     return {
-        f"{number}/{label}" if label in labels[:number] else label: name
+        f"{number}/{label}" if label in labels[:number] else label: file_sha256(Path(name))
         for number, (label, name) in enumerate(zip(labels, names, strict=True))
     }
 

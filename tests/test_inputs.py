@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.util
 import json
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from ftmech_hf.config import Notice, to_dict
-from ftmech_hf.inputs import Identity, code_version, label_files
+from ftmech_hf.inputs import Identity, code_version, hash_files
 from ftmech_hf.runs import RunDir, environment, write_json
 from ftmech_hf.studies.tinystories.scores import ScoreConfig
 
@@ -112,8 +113,13 @@ def test_a_place_whose_content_is_no_input_is_refused(tmp_path: Path, reads: Rea
             RunDir.open(tmp_path / f"without {Path(label).name}", "any", to_dict(reads), inputs=left)
 
 
-def test_two_files_of_one_name_are_two_inputs() -> None:
-    assert label_files(["a/x.txt", "b/x.txt", "y.txt"]) == {"x.txt": "a/x.txt", "1/x.txt": "b/x.txt", "y.txt": "y.txt"}
+def test_two_files_of_one_name_are_two_inputs(tmp_path: Path) -> None:
+    for name in ("a/x.txt", "b/x.txt", "y.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    found = hash_files([str(tmp_path / name) for name in ("a/x.txt", "b/x.txt", "y.txt")])
+    expected = {"x.txt": "a/x.txt", "1/x.txt": "b/x.txt", "y.txt": "y.txt"}
+    assert found == {label: hashlib.sha256(name.encode()).hexdigest() for label, name in expected.items()}
 
 
 def test_a_judge_is_what_it_is_and_not_where(tmp_path: Path) -> None:

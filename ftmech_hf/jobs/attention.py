@@ -19,7 +19,7 @@ from ftmech_hf.analysis.attention import (
     attention_to_groups,
     pattern_change,
 )
-from ftmech_hf.jobs.job import StudyConfig, capability_rows, check_positive, finish_study, open_study, parse_models
+from ftmech_hf.jobs.job import JobConfig, capability_rows, check_positive, finish_job, job, parse_models
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import Capability, PcfgShape
@@ -27,7 +27,7 @@ from ftmech_hf.training.loop import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionConfig(StudyConfig):
+class AttentionConfig(JobConfig):
     """Whose attention to map."""
 
     models: list[str] = field(
@@ -58,17 +58,18 @@ def map_attention(config: AttentionConfig, task: PcfgShape, *, progress: Progres
     its whole maps, ``MODEL.attn_pattern`` (L, H, T, T) and ``MODEL.mlp_act`` (L, T, N).
     """
     models = parse_models(config.models)
-    run = open_study("attention", config, task, models)
-    if run.finished:
-        return run
-    rows = capability_rows(task, Capability(config.operator, config.prompt_operand), "test", config.seed, config.rows)
-    token_ids = torch.from_numpy(rows.token_ids[:, :-2])
-    groups = {name: [task.vocabulary.index(name)] for name in task.symbols}
-    results: dict[str, AttentionResult] = {}
-    changes: dict[str, list[MapChangeResult]] = {}
-    maps: dict[str, Tensor] = {}
-    first: dict[str, Tensor] = {}
-    try:
+    with job("attention", config, task, models=models, vocabulary=task.vocabulary) as run:
+        if run.finished:
+            return run
+        rows = capability_rows(
+            task, Capability(config.operator, config.prompt_operand), "test", config.seed, config.rows
+        )
+        token_ids = torch.from_numpy(rows.token_ids[:, :-2])
+        groups = {name: [task.vocabulary.index(name)] for name in task.symbols}
+        results: dict[str, AttentionResult] = {}
+        changes: dict[str, list[MapChangeResult]] = {}
+        maps: dict[str, Tensor] = {}
+        first: dict[str, Tensor] = {}
         for number, (name, folder) in enumerate(models.items()):
             traced = TracedModel(load_model(folder, attn_implementation="eager"))
             found = _maps(traced, token_ids)
@@ -96,9 +97,7 @@ def map_attention(config: AttentionConfig, task: PcfgShape, *, progress: Progres
             "change": {name: {one.kind: one.summary() for one in each} for name, each in others.items()},
         }
         table = [{"model": name, **row} for name, result in results.items() for row in result.rows()]
-        return finish_study(run, table, summary)
-    finally:
-        run.close()
+        return finish_job(run, table, summary)
 
 
 def _maps(traced: TracedModel, token_ids: Tensor, positions: int | list[int] = -1) -> dict[str, Tensor]:

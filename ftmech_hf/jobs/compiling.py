@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from ftmech_hf.config import to_dict
 from ftmech_hf.jobs.card import write_model_card
+from ftmech_hf.jobs.job import JobConfig, check_positive, job
 from ftmech_hf.models import compiled
 from ftmech_hf.models.compiled import CompiledModel
 from ftmech_hf.models.conversion import load_program
@@ -27,14 +27,13 @@ from ftmech_hf.training.objectives import answer_accuracy
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompileConfig:
+class CompileConfig(JobConfig):
     """Which noise a compiled program gets, and where it goes."""
 
     task: str = field(default="counter", metadata={"help": "counter or max_identifier"})
     noise: float = field(
         default=1e-4, metadata={"help": "standard deviation of the Gaussian noise added to every weight; 0 for none"}
     )
-    seed: int = field(default=0, metadata={"help": "of the noise and of the test rows"})
     final_eval_rows: int = field(default=512, metadata={"help": "rows per test set"})
     with_code: bool = field(
         default=False,
@@ -44,13 +43,12 @@ class CompileConfig:
         },
     )
     output_dir: str = field(default="runs/compiled", metadata={"place": "output", "help": "the run's folder"})
-    fresh: bool = field(default=False, metadata={"manner": True, "help": "start over even if the folder holds a run"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.noise < float("inf"):
             raise ValueError(f"noise: {self.noise}, expected 0 or more")
-        if self.seed < 0 or self.final_eval_rows < 1:
-            raise ValueError(f"seed: {self.seed}, final_eval_rows: {self.final_eval_rows}, expected 0 and 1 or more")
+        check_positive(self, "final_eval_rows")
 
 
 def add_noise(model: PreTrainedModel, deviation: float, seed: int | Sequence[int]) -> None:
@@ -92,10 +90,9 @@ def save_compiled(model: CompiledModel, vocabulary: tuple[str, ...], folder: Pat
 
 def start_compiled(config: CompileConfig, task: LettersConfig, *, progress: Progress | None = None) -> RunDir:
     """Save the program that answers about ``task.operand``, with noise, and how well it answers."""
-    run = RunDir.open(config.output_dir, "compile", to_dict(config, task), fresh=config.fresh)
-    if run.finished:
-        return run
-    try:
+    with job("compile", config, task) as run:
+        if run.finished:
+            return run
         model, vocabulary = load_program(task.program(task.operand))
         assert vocabulary == task.vocabulary
         add_noise(model, config.noise, config.seed)
@@ -115,8 +112,6 @@ def start_compiled(config: CompileConfig, task: LettersConfig, *, progress: Prog
         run.note(parameters=model.num_parameters(), architecture="CompiledModel")
         write_model_card(run.working, example=build_dataset(task, "test", 1, seed=config.seed)[0])
         run.finish()
-    finally:
-        run.close()
     if progress is not None:
         progress(1, 1, "")
     return run

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ftmech_hf.analysis.divergence import divergence_from_truth
-from ftmech_hf.jobs.job import StudyConfig, check_positive, finish_study, open_study, parse_models, with_random_twin
+from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job, parse_models, with_random_twin
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import PcfgConfig, RowStream
 from ftmech_hf.tasks.exact_distribution import check_untouched, row_truth
@@ -16,7 +16,7 @@ from ftmech_hf.training.loop import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
-class TruthConfig(StudyConfig):
+class TruthConfig(JobConfig):
     """Which models to compare with the exact distribution of their data."""
 
     models: list[str] = field(
@@ -47,14 +47,13 @@ def compare_with_truth(config: TruthConfig, task: PcfgConfig, *, progress: Progr
     """
     check_untouched(task)
     models = parse_models(config.models)
-    run = open_study("truth", config, task, models)
-    if run.finished:
-        return run
-    rows = RowStream(task, seed=config.seed, split="test").rows(0, config.rows)
-    truth = row_truth(task, rows.token_ids)
-    token_ids = torch.from_numpy(rows.token_ids)
-    table, summary = [], {}
-    try:
+    with job("truth", config, task, models=models, vocabulary=task.vocabulary) as run:
+        if run.finished:
+            return run
+        rows = RowStream(task, seed=config.seed, split="test").rows(0, config.rows)
+        truth = row_truth(task, rows.token_ids)
+        token_ids = torch.from_numpy(rows.token_ids)
+        table, summary = [], {}
         for number, (name, model) in enumerate(with_random_twin(models, config.seed)):
             with torch.no_grad():
                 logits = torch.cat([model(part[:, :-1]).logits for part in token_ids.split(128)])
@@ -63,6 +62,4 @@ def compare_with_truth(config: TruthConfig, task: PcfgConfig, *, progress: Progr
             summary[name] = result.summary()
             if progress is not None:
                 progress(number + 1, len(models) + 1, f"{name}: KL {result.kl['whole row']:.3f} nats per token")
-        return finish_study(run, table, {**summary, "largest_error_of_the_truth": float(truth.error.max())})
-    finally:
-        run.close()
+        return finish_job(run, table, {**summary, "largest_error_of_the_truth": float(truth.error.max())})

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ftmech_hf.config import to_dict
-from ftmech_hf.inputs import label_files
-from ftmech_hf.jobs.job import check_positive, finish_study
+from ftmech_hf.inputs import hash_files
+from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
 from ftmech_hf.runs import RunDir, file_sha256, write_text
 from ftmech_hf.tasks.schema import split_generator
 from ftmech_hf.tasks.stories import (
@@ -33,7 +32,7 @@ CHECKED_STORIES = 300
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitJudgeConfig:
+class FitJudgeConfig(JobConfig):
     """Which stories a judge is fitted to, and where it goes."""
 
     files: list[str] = field(
@@ -48,25 +47,26 @@ class FitJudgeConfig:
     test_stories: int = field(default=4_000, metadata={"help": "stories to say on what it gets right, at most"})
     max_ngrams: int = field(default=20_000, metadata={"help": "words and pairs of words that are looked at"})
     l2: float = field(default=0.1, metadata={"help": "penalty on the weights"})
-    seed: int = field(default=0, metadata={"help": "of which stories are held out, and of the shuffled labels"})
     output_dir: str = field(default="runs/judge", metadata={"place": "output", "help": "the judge's folder"})
-    fresh: bool = field(default=False, metadata={"manner": True, "help": "start over even if the folder holds a run"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(self, "fit_stories", "test_stories", "max_ngrams")
         if not self.l2 > 0:
             raise ValueError(f"l2: {self.l2}, expected a number above 0")
         if missing := [name for name in self.files if not Path(name).is_file()]:
             raise ValueError(f"files: there is no {missing[0]}")
 
+    def inputs(self) -> dict[str, str]:
+        """The files, by their bytes."""
+        return hash_files(self.files)
+
 
 def fit_story_judge(config: FitJudgeConfig, *, progress: Progress | None = None) -> RunDir:
     """Fit a judge and keep it with what it gets right: a folder that :func:`load_judge` loads."""
-    inputs = {label: file_sha256(Path(name)) for label, name in label_files(config.files).items()}
-    run = RunDir.open(config.output_dir, "judge", to_dict(config), inputs=inputs, fresh=config.fresh)
-    if run.finished:
-        return run
-    try:
+    with job("judge", config) as run:
+        if run.finished:
+            return run
         damage = Damage()
         train, test = _split_stories(config, damage)
         found = fit_judge(train, test, max_ngrams=config.max_ngrams, l2=config.l2, seed=config.seed)
@@ -76,9 +76,7 @@ def fit_story_judge(config: FitJudgeConfig, *, progress: Progress | None = None)
             progress(1, 1, "; ".join(str(score) for score in found.scores))
         rows = [{**dataclasses.asdict(score), "trusted": score.trusted} for score in found.scores]
         write_text(run.working / "README.md", _card(run, facts, found))
-        return finish_study(run, rows, {**facts, "scores": rows})
-    finally:
-        run.close()
+        return finish_job(run, rows, {**facts, "scores": rows})
 
 
 def _split_stories(config: FitJudgeConfig, damage: Damage) -> tuple[list[Story], list[Story]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ftmech_hf.jobs.job import StudyConfig, check_positive, finish_study, open_study, parse_models
+from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job, parse_models
 from ftmech_hf.models.interpolation import interpolate_weights
 from ftmech_hf.models.loading import load_model, quiet_transformers
 from ftmech_hf.runs import RunDir
@@ -18,7 +18,7 @@ from ftmech_hf.training.objectives import answer_accuracy
 
 
 @dataclass(frozen=True, kw_only=True)
-class InterpolateConfig(StudyConfig):
+class InterpolateConfig(JobConfig):
     """Between which models, and at which points."""
 
     models: list[str] = field(
@@ -48,16 +48,15 @@ def interpolate(config: InterpolateConfig, task: PcfgConfig, *, progress: Progre
     Wortsman et al., "Robust fine-tuning of zero-shot models" (arXiv 2109.01903).
     """
     models = parse_models(config.models)
-    run = open_study("interpolate", config, task, models)
-    if run.finished:
-        return run
-    rows = {
-        name: torch.from_numpy(RowStream(each, seed=config.seed, split="test").rows(0, config.eval_rows).token_ids)
-        for name, each in task.test_tasks().items()
-    }
-    first, second = (load_model(folder) for folder in models.values())
-    table: list[dict[str, Any]] = []
-    try:
+    with job("interpolate", config, task, models=models, vocabulary=task.vocabulary) as run:
+        if run.finished:
+            return run
+        rows = {
+            name: torch.from_numpy(RowStream(each, seed=config.seed, split="test").rows(0, config.eval_rows).token_ids)
+            for name, each in task.test_tasks().items()
+        }
+        first, second = (load_model(folder) for folder in models.values())
+        table: list[dict[str, Any]] = []
         for number, alpha in enumerate(config.alphas):
             model = interpolate_weights(first, second, alpha)
             table.append({"alpha": alpha, **{name: answer_accuracy(model, each) for name, each in rows.items()}})
@@ -67,6 +66,4 @@ def interpolate(config: InterpolateConfig, task: PcfgConfig, *, progress: Progre
             with quiet_transformers():
                 interpolate_weights(first, second, config.save_alpha).save_pretrained(run.working)
             save_tokenizer(build_tokenizer(task.vocabulary), run.working)
-        return finish_study(run, table, {"models": list(models), "save_alpha": config.save_alpha})
-    finally:
-        run.close()
+        return finish_job(run, table, {"models": list(models), "save_alpha": config.save_alpha})

@@ -1,7 +1,21 @@
-"""What all studies share: how one is opened and closed, and what they take apart."""
+"""What all jobs share: settings in, one run folder out.
+
+A job is a function ``f(config, task, *, progress=None) -> RunDir`` that reads downward: find the run finished, else
+measure, then finish it with its rows and its summary.
+
+.. code-block:: python
+
+    def measure_something(config, task, *, progress=None):
+        with job("something", config, task, models={"model": config.model}, vocabulary=task.vocabulary) as run:
+            if run.finished:
+                return run
+            ...
+            return finish_job(run, rows, summary)
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,19 +27,21 @@ from transformers import PreTrainedModel
 from ftmech_hf.config import to_dict
 from ftmech_hf.models.loading import RANDOM_INIT, check_vocabulary, load_model, model_hash, random_twin
 from ftmech_hf.runs import RunDir, write_json, write_text
-from ftmech_hf.tasks import Capability, PcfgShape, Rows, RowStream, Task, for_capability
+from ftmech_hf.tasks import Capability, PcfgShape, Rows, RowStream, for_capability
 from ftmech_hf.tasks.operators_table import OPERATORS
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyConfig:
-    """The settings of every study."""
+class JobConfig:
+    """The settings of every job that measures or makes something, but for training, whose seed is the trainer's."""
 
-    seed: int = field(default=0, metadata={"help": "of the rows, and of all that a study draws by chance"})
-    output_dir: str = field(default="runs/study", metadata={"place": "output", "help": "the run's folder"})
+    seed: int = field(default=0, metadata={"help": "of the rows, and of all that a job draws by chance"})
+    output_dir: str = field(default="runs/job", metadata={"place": "output", "help": "the run's folder"})
     fresh: bool = field(default=False, metadata={"manner": True, "help": "start over even if the folder holds a run"})
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed: {self.seed} is negative, expected 0 or more")
         operator = getattr(self, "operator", "count")
         able = [name for name, known in OPERATORS.items() if known.operands in ("symbols", "pairs")]
         if operator not in able:
@@ -47,17 +63,46 @@ def parse_models(entries: Sequence[str]) -> dict[str, str]:
     return models
 
 
-def open_study(kind: str, config: Any, task: PcfgShape | Task, models: Mapping[str, str], *more: Any) -> RunDir:
-    """Open a study's run on models by their names; its hash covers what they are, and ``more`` settings."""
-    inputs = {name: model_hash(folder, base=getattr(config, "base", None)) for name, folder in models.items()}
-    for each in (config, task):
-        inputs |= getattr(each, "inputs", dict)()  # such as the files that a task reads
-    for folder in models.values():
-        check_vocabulary(folder, task.vocabulary)
-    return RunDir.open(config.output_dir, kind, to_dict(config, task, *more), inputs=inputs, fresh=config.fresh)
+@contextlib.contextmanager
+def job(
+    kind: str,
+    config: JobConfig,
+    *settings: Any,
+    models: Mapping[str, str] | None = None,
+    inputs: Mapping[str, str] | None = None,
+    vocabulary: Sequence[str] | None = None,
+) -> Iterator[RunDir]:
+    """Open a job's run, finished or to be made, and let go of it at the end, however that comes.
+
+    Args:
+        kind: what the job makes, such as ``prune``; a part of the run's hash.
+        config: the job's settings, with the place of its run.
+        settings: the other settings of the run: its task first, if it has one. Those of them and of ``config`` that
+            read files have a method ``inputs``, which gives label -> hash of each.
+        models: label -> folder or name of each model that the job takes; the run's hash covers what they are.
+        inputs: label -> hash of what else it takes.
+        vocabulary: the words by whose numbers the job asks; the models must know them by the same.
+
+    Raises:
+        ValueError: a model is not there or has other words, or the folder holds something else.
+    """
+    models = models or {}
+    found: dict[str, str] = {
+        name: model_hash(folder, base=getattr(config, "base", None)) for name, folder in models.items()
+    }
+    for each in (config, *settings):
+        found |= getattr(each, "inputs", dict)()
+    if vocabulary is not None:
+        for folder in models.values():
+            check_vocabulary(folder, vocabulary)
+    run = RunDir.open(
+        config.output_dir, kind, to_dict(config, *settings), inputs={**found, **(inputs or {})}, fresh=config.fresh
+    )
+    with contextlib.closing(run):
+        yield run
 
 
-def finish_study(
+def finish_job(
     run: RunDir,
     rows: list[dict[str, Any]],
     summary: Mapping[str, Any],

@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ftmech_hf.config import to_dict
 from ftmech_hf.jobs.card import render_card
+from ftmech_hf.jobs.job import JobConfig, job
 from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, RANDOM, STYLE
 from ftmech_hf.runs import RunDir, check_disk_space, describe_versions, write_json, write_text
 from ftmech_hf.tasks import SPLITS, Task, build_dataset, features, write_parquet
@@ -32,7 +33,7 @@ MAX_PANELS = 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class MakeDatasetConfig:
+class MakeDatasetConfig(JobConfig):
     """Which configs and splits a dataset has, and where it goes."""
 
     task: str = field(default="pcfg", metadata={"help": "which task, by its name in ftmech_hf.tasks.TASKS"})
@@ -47,16 +48,13 @@ class MakeDatasetConfig:
         default_factory=lambda: ["train=100000", "validation=5000", "test=5000"],
         metadata={"help": "rows per split; the train split of a single capability comes from the finetune stream"},
     )
-    seed: int = field(default=0, metadata={"help": "of all rows"})
     output_dir: str = field(default="runs/dataset", metadata={"place": "output", "help": "the dataset's folder"})
-    fresh: bool = field(default=False, metadata={"manner": True, "help": "start over even if the folder holds a run"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.variants or len(set(self.variants)) != len(self.variants):
             raise ValueError(f"variants: {' '.join(self.variants)!r}, expected at least one and none twice")
         _ = self.splits
-        if self.seed < 0:
-            raise ValueError(f"seed: {self.seed} is negative, expected 0 or more")
 
     @property
     def splits(self) -> dict[str, int]:
@@ -86,15 +84,13 @@ def make_dataset(config: MakeDatasetConfig, task: Task, *, progress: Progress | 
     about 25 MB of rows at a time, and 8 bytes per row for the hashes of the texts.
     """
     variants = {name: task.variant(name) for name in config.variants}
-    path = Path(config.output_dir)
     total = len(variants) * sum(config.splits.values())
-    check_disk_space(path, total * task.row_length * BYTES_PER_WORD)
-    run = RunDir.open(path, "dataset", to_dict(config, task), fresh=config.fresh)
-    if run.finished:
-        return run
-    done = 0
-    audits: dict[str, dict[str, Audit]] = {}
-    try:
+    check_disk_space(Path(config.output_dir), total * task.row_length * BYTES_PER_WORD)
+    with job("dataset", config, task) as run:
+        if run.finished:
+            return run
+        done = 0
+        audits: dict[str, dict[str, Audit]] = {}
         for name, variant in variants.items():
             (run.working / name).mkdir(exist_ok=True)
             for split, number in config.splits.items():
@@ -109,8 +105,6 @@ def make_dataset(config: MakeDatasetConfig, task: Task, *, progress: Progress | 
                         progress(done, total, f"{name} {split}")
         _describe(run, config, task, variants, audits)
         run.finish()
-    finally:
-        run.close()
     return run
 
 

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerFast
 
-from ftmech_hf.config import to_dict
-from ftmech_hf.inputs import label_files
+from ftmech_hf.inputs import hash_files
 from ftmech_hf.jobs.card import render_card
+from ftmech_hf.jobs.job import JobConfig, job
 from ftmech_hf.jobs.make_dataset import dataset_metadata, parse_splits, split_file
-from ftmech_hf.runs import RunDir, check_disk_space, describe_versions, file_sha256, write_json, write_text
+from ftmech_hf.runs import RunDir, check_disk_space, describe_versions, write_json, write_text
 from ftmech_hf.tasks.schema import split_generator
 from ftmech_hf.tasks.stories import FEATURES, Damage, Story, WordBaseline, make_story, read_sources, word_baseline
 from ftmech_hf.tasks.stories.bpe import FEWEST_TOKENS, train_bpe
@@ -47,7 +47,7 @@ COLUMNS = datasets.Features(
 
 
 @dataclass(frozen=True, kw_only=True)
-class MakeStoriesConfig:
+class MakeStoriesConfig(JobConfig):
     """Which stories, and where they go."""
 
     files: list[str] = field(
@@ -63,15 +63,12 @@ class MakeStoriesConfig:
     )
     test_share: float = field(default=0.02, metadata={"help": "of the stories in raw files, drawn at random"})
     vocab_size: int = field(default=1024, metadata={"help": "of the BPE tokenizer trained on them; 0 for none"})
-    seed: int = field(default=0, metadata={"help": "of all that is random"})
     output_dir: str = field(default="runs/stories", metadata={"place": "output", "help": "the dataset's folder"})
-    fresh: bool = field(default=False, metadata={"manner": True, "help": "start over even if the folder holds a run"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.test_share < 1:
             raise ValueError(f"test_share: {self.test_share}, expected more than 0 and less than 1")
-        if self.seed < 0:
-            raise ValueError(f"seed: {self.seed} is negative, expected 0 or more")
         if not self.files and "train" not in self.splits:
             raise ValueError(f"rows: {' '.join(self.rows)!r}, expected train among them")
         if 0 < self.vocab_size < FEWEST_TOKENS:
@@ -86,6 +83,10 @@ class MakeStoriesConfig:
         """Procedural stories of each split."""
         return parse_splits(self.rows)
 
+    def inputs(self) -> dict[str, str]:
+        """The files, by their bytes."""
+        return hash_files(self.files)
+
 
 def make_stories(config: MakeStoriesConfig, *, progress: Progress | None = None) -> RunDir:
     """Write stories as parquet with a card, and a tokenizer in ``tokenizer/``, into a run folder.
@@ -93,20 +94,15 @@ def make_stories(config: MakeStoriesConfig, *, progress: Progress | None = None)
     The folder loads with ``datasets.load_dataset(folder, config)``, offline and from the Hub: ``seen`` and ``held_out``
     are the configs of procedural stories, ``default`` that of real ones.
     """
-    inputs = {label: file_sha256(Path(name)) for label, name in label_files(config.files).items()}
-    path = Path(config.output_dir)
-    check_disk_space(path, BYTES_PER_STORY * (2 * sum(config.splits.values())) + sum(_sizes(config)))
-    run = RunDir.open(path, "stories", to_dict(config), inputs=inputs, fresh=config.fresh)
-    if run.finished:
-        return run
-    try:
+    check_disk_space(Path(config.output_dir), BYTES_PER_STORY * (2 * sum(config.splits.values())) + sum(_sizes(config)))
+    with job("stories", config) as run:
+        if run.finished:
+            return run
         damage = Damage()
         written = _write_real(run, config, damage) if config.files else _write_procedural(run, config, progress)
         facts = _describe(run, config, written, damage)
         write_json(run.working / "summary.json", facts)
         run.finish()
-    finally:
-        run.close()
     return run
 
 

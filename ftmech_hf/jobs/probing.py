@@ -16,11 +16,11 @@ from torch import Tensor
 from ftmech_hf.activations import ActivationStore, TracedModel
 from ftmech_hf.analysis.probing import ProbingResult, fit_probes
 from ftmech_hf.jobs.job import (
-    StudyConfig,
+    JobConfig,
     capability_rows,
     check_positive,
-    finish_study,
-    open_study,
+    finish_job,
+    job,
     parse_models,
     with_random_twin,
 )
@@ -34,7 +34,7 @@ CONTROL = "control"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeConfig(StudyConfig):
+class ProbeConfig(JobConfig):
     """Which models to probe, and on what."""
 
     models: list[str] = field(
@@ -84,16 +84,15 @@ def probe(config: ProbeConfig, task: PcfgShape, *, progress: Progress | None = N
     operands = config.label_operands or [task.base_operand, task.correlated_operand]
     if unknown := [name for name in operands if name not in task.symbols]:
         raise ValueError(f"label_operands: {unknown[0]!r}, expected some of {', '.join(task.symbols)}")
-    run = open_study("probe", config, task, models)
-    if run.finished:
-        return run
-    splits = {
-        split: _read_split(config, task, operands, split, number)
-        for split, number in (("probe", config.fit_rows), ("test", config.test_rows))
-    }
-    table: list[dict[str, Any]] = []
-    summary: dict[str, Any] = {}
-    try:
+    with job("probe", config, task, models=models, vocabulary=task.vocabulary) as run:
+        if run.finished:
+            return run
+        splits = {
+            split: _read_split(config, task, operands, split, number)
+            for split, number in (("probe", config.fit_rows), ("test", config.test_rows))
+        }
+        table: list[dict[str, Any]] = []
+        summary: dict[str, Any] = {}
         for number, (name, model) in enumerate(with_random_twin(models, config.seed)):
             result = _probe_model(config, TracedModel(model), splits)
             hashed = f"random weights, seed {config.seed}" if name == RANDOM_INIT else model_hash(models[name])
@@ -104,9 +103,7 @@ def probe(config: ProbeConfig, task: PcfgShape, *, progress: Progress | None = N
             if progress is not None:
                 progress(number + 1, len(models) + 1, f"{name}: {summary[name]['accuracy']:.1%}")
         _compare(summary)
-        return finish_study(run, table, summary)
-    finally:
-        run.close()
+        return finish_job(run, table, summary)
 
 
 class _Split:

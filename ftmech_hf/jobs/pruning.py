@@ -25,7 +25,7 @@ from ftmech_hf.analysis.pruning import (
     random_importance,
 )
 from ftmech_hf.jobs.card import render_card
-from ftmech_hf.jobs.job import StudyConfig, capability_rows, check_positive, finish_study, open_study
+from ftmech_hf.jobs.job import JobConfig, capability_rows, check_positive, finish_job, job
 from ftmech_hf.models.loading import load_model, quiet_transformers
 from ftmech_hf.runs import RunDir, describe_versions, environment, write_text
 from ftmech_hf.tasks import Capability, PcfgShape
@@ -35,7 +35,7 @@ from ftmech_hf.training.objectives import answer_accuracy, answer_only_loss
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneConfig(StudyConfig):
+class PruneConfig(JobConfig):
     """Which model to prune, and how."""
 
     model: str = field(
@@ -89,24 +89,25 @@ def prune(config: PruneConfig, task: PcfgShape, *, progress: Progress | None = N
     Test sets: the base operand on natural text (twice: ``validation`` chooses K, ``count_a`` is reported), the
     correlated operand without and with the correlation.
     """
-    run = open_study("prune", config, task, {"model": config.model})
-    if run.finished:
-        return run
-    base, other = (Capability(config.operator, name) for name in (task.base_operand, task.correlated_operand))
+    with job("prune", config, task, models={"model": config.model}, vocabulary=task.vocabulary) as run:
+        if run.finished:
+            return run
+        base, other = (Capability(config.operator, name) for name in (task.base_operand, task.correlated_operand))
 
-    def token_ids(capability: Capability, split: str, number: int, correlation: float | None = None) -> Tensor:
-        return torch.from_numpy(capability_rows(task, capability, split, config.seed, number, correlation).token_ids)
+        def token_ids(capability: Capability, split: str, number: int, correlation: float | None = None) -> Tensor:
+            return torch.from_numpy(
+                capability_rows(task, capability, split, config.seed, number, correlation).token_ids
+            )
 
-    test_sets = {
-        "validation": token_ids(base, "validation", config.eval_rows),
-        str(base): token_ids(base, "test", config.eval_rows),
-        f"{other}_cte0": token_ids(other, "test", config.eval_rows, 0.0),
-        f"{other}_cte1": token_ids(other, "test", config.eval_rows, 1.0),
-    }
-    scored = token_ids(base, "probe", max(config.score_rows, config.exact_rows))
-    model = load_model(config.model)
-    units = find_units(model, config.unit)
-    try:
+        test_sets = {
+            "validation": token_ids(base, "validation", config.eval_rows),
+            str(base): token_ids(base, "test", config.eval_rows),
+            f"{other}_cte0": token_ids(other, "test", config.eval_rows, 0.0),
+            f"{other}_cte1": token_ids(other, "test", config.eval_rows, 1.0),
+        }
+        scored = token_ids(base, "probe", max(config.score_rows, config.exact_rows))
+        model = load_model(config.model)
+        units = find_units(model, config.unit)
         importance = _score(config, model, units, scored)
         exact = _exact_importance(config, model, scored[: config.exact_rows]) if config.exact_rows else None
         result = sweep_masks(config, model, units, importance, scored, test_sets, progress)
@@ -126,9 +127,7 @@ def prune(config: PruneConfig, task: PcfgShape, *, progress: Progress | None = N
         if config.save_pruned:
             with pruned(units, result.best_mask):
                 _save_pruned(config, run, model, task.vocabulary, result, summary)
-        return finish_study(run, result.rows(), summary)
-    finally:
-        run.close()
+        return finish_job(run, result.rows(), summary)
 
 
 def sweep_masks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -166,13 +167,13 @@ def _run_stage(
     # Three checkpoints of weights and two moments each exist for a moment, and the weights at the end.
     copies = 10 + len(train.snapshots)
     check_disk_space(path, copies * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad))
-    run = RunDir.open(path, stage, settings, inputs=inputs, fresh=fresh, is_main=accelerator.is_main_process)
-    run.finished = broadcast_object_list([run.finished])[0]  # what the main process found, others have not looked for
-    if run.finished:
-        _tell_precision(run, accelerator.mixed_precision)
-        return run
-    started = time.monotonic()
-    try:
+    is_main = accelerator.is_main_process
+    with contextlib.closing(RunDir.open(path, stage, settings, inputs=inputs, fresh=fresh, is_main=is_main)) as run:
+        run.finished = broadcast_object_list([run.finished])[0]  # others than the main process have not looked
+        if run.finished:
+            _tell_precision(run, accelerator.mixed_precision)
+            return run
+        started = time.monotonic()
         model = fit(
             model, stream, tests, train, run, accelerator, progress,
             lambda step, model: _save_snapshot(run, step, model, task),
@@ -181,8 +182,6 @@ def _run_stage(
             _note_bytes(run, tests, train)
             save_finished(run, model, task, train, time.monotonic() - started)
         run.finish()
-    finally:
-        run.close()
     accelerator.wait_for_everyone()
     return run
 

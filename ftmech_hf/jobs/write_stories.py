@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ftmech_hf.jobs.generation import generate
-from ftmech_hf.jobs.job import StudyConfig, check_positive, finish_study, open_study
+from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
 from ftmech_hf.models.loading import load_model, load_tokenizer
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import RowStream, StoriesConfig
@@ -16,7 +16,7 @@ from ftmech_hf.training.objectives import documents_mean_loss
 
 
 @dataclass(frozen=True, kw_only=True)
-class WriteConfig(StudyConfig):
+class WriteConfig(JobConfig):
     """Which model writes, how much, and how much it is tested on."""
 
     model: str = field(
@@ -42,10 +42,9 @@ def write_stories(config: WriteConfig, task: StoriesConfig, *, progress: Progres
     ``summary.json`` the loss on test rows in nats per token and in nats per byte, by which models of different
     vocabularies compare.
     """
-    run = open_study("write_stories", config, task, {"model": config.model})
-    if run.finished:
-        return run
-    try:
+    with job("write_stories", config, task, models={"model": config.model}, vocabulary=task.vocabulary) as run:
+        if run.finished:
+            return run
         model, tokenizer = load_model(config.model), load_tokenizer(config.model)
         rows = RowStream(task, seed=config.seed, split="test").rows(0, config.loss_rows).token_ids
         loss = documents_mean_loss(model, torch.from_numpy(rows))
@@ -68,6 +67,4 @@ def write_stories(config: WriteConfig, task: StoriesConfig, *, progress: Progres
             "bytes_per_token": task.bytes_per_token(rows),
             "loss_rows": config.loss_rows,
         }
-        return finish_study(run, table, summary)
-    finally:
-        run.close()
+        return finish_job(run, table, summary)

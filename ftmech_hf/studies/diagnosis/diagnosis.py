@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,12 +11,11 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ftmech_hf.config import to_dict
 from ftmech_hf.jobs.dataset_identity import dataset_hash
-from ftmech_hf.jobs.job import StudyConfig, finish_study, open_study
+from ftmech_hf.jobs.job import JobConfig, finish_job, job
 from ftmech_hf.jobs.prompts import mask_padding, task_questions
 from ftmech_hf.jobs.tokenizers import Asked, ask_models
-from ftmech_hf.models.loading import RANDOM_INIT, load_model, model_hash, model_positions, random_twin, untie_alike
+from ftmech_hf.models.loading import RANDOM_INIT, load_model, model_positions, random_twin, untie_alike
 from ftmech_hf.runs import RunDir, is_finished
 from ftmech_hf.studies.diagnosis import evidence, whereabouts
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, ExaminationConfig, Examined, Found, TableRow, plain
@@ -25,7 +25,7 @@ from ftmech_hf.training.loop import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiagnoseConfig(StudyConfig):
+class DiagnoseConfig(JobConfig):
     """Which models to diagnose, and what to ask them."""
 
     base: str = field(
@@ -73,6 +73,11 @@ class DiagnoseConfig(StudyConfig):
         if self.other_dataset and not self.dataset:
             raise ValueError(f"other_dataset: {self.other_dataset}, but no dataset with the capability's questions")
 
+    def inputs(self) -> dict[str, str]:
+        """The data sets, by what is in them."""
+        given = {"dataset": self.dataset, "other_dataset": self.other_dataset}
+        return {label: dataset_hash(name) for label, name in given.items() if name}
+
 
 def diagnose(
     config: DiagnoseConfig,
@@ -95,20 +100,18 @@ def diagnose(
         ValueError: models of other shapes or vocabularies, or questions that cannot be asked.
     """
     if is_finished(Path(config.output_dir)) and not config.fresh:
-        return _open(config, examination, shape)
+        with _open(config, examination, shape) as run:
+            return run
     started = time.monotonic()
     case, asked, reversed_model = _prepare(
         config, examination, shape
     )  # what cannot be asked shows before anything is written
-    run = _open(config, examination, shape)
-    try:
+    with _open(config, examination, shape) as run:
         table, found = examine(case, reversed_model, progress)
         result = judge_capability(gather(found), case.rule)
         facts = {**_describe(config, case, asked), "seconds": round(time.monotonic() - started, 1), "hash": run.hash}
         summary = {**result.summary(), "evidence": plain(found), "rule": vars(case.rule), "facts": facts}
-        return finish_study(run, table, summary, write_page)
-    finally:
-        run.close()
+        return finish_job(run, table, summary, write_page)
 
 
 def _describe(config: DiagnoseConfig, case: Examined, asked: Asked) -> dict[str, Any]:
@@ -138,16 +141,11 @@ def _models(config: DiagnoseConfig) -> dict[str, str]:
     return {name: folder for name, folder in given.items() if folder is not None}
 
 
-def _open(config: DiagnoseConfig, examination: ExaminationConfig, shape: PcfgShape) -> RunDir:
-    models = _models(config)
-    if config.dataset is None:
-        return open_study("diagnose", config, shape, models, examination)
-    inputs: dict[str, str] = {name: model_hash(folder, base=config.base) for name, folder in models.items()}
-    for name in ("dataset", "other_dataset"):
-        if getattr(config, name):
-            inputs[name] = dataset_hash(getattr(config, name))
-    settings = to_dict(config, shape, examination)
-    return RunDir.open(config.output_dir, "diagnose", settings, inputs=inputs, fresh=config.fresh)
+def _open(
+    config: DiagnoseConfig, examination: ExaminationConfig, shape: PcfgShape
+) -> contextlib.AbstractContextManager[RunDir]:
+    vocabulary = shape.vocabulary if config.dataset is None else None
+    return job("diagnose", config, shape, examination, models=_models(config), vocabulary=vocabulary)
 
 
 def _ask(config: DiagnoseConfig, examination: ExaminationConfig, shape: PcfgShape) -> Asked:

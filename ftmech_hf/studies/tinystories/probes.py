@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.activations import TracedModel
 from ftmech_hf.analysis.probing import ProbingResult, fit_probes
-from ftmech_hf.jobs.job import StudyConfig, check_positive, finish_study, open_study, parse_models
+from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job, parse_models
 from ftmech_hf.jobs.saved_probes import save_probes
 from ftmech_hf.models.loading import RANDOM_INIT, load_model, load_tokenizer, model_hash, random_twin
 from ftmech_hf.runs import RunDir
@@ -37,7 +37,7 @@ BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoryProbeConfig(StudyConfig):
+class StoryProbeConfig(JobConfig):
     """Which models to probe, and on how many stories."""
 
     models: list[str] = field(
@@ -64,10 +64,9 @@ class _Split(NamedTuple):
 def probe_stories(config: StoryProbeConfig, task: StoriesConfig, *, progress: Progress | None = None) -> RunDir:
     """Probe models for all features at every layer; ``table.parquet`` has a row per model, site, feature and test."""
     models = parse_models(config.models)
-    run = open_study("stories_probe", config, task, models)
-    if run.finished:
-        return run
-    try:
+    with job("stories_probe", config, task, models=models, vocabulary=task.vocabulary) as run:
+        if run.finished:
+            return run
         splits = _read_splits(config, task)
         tokenizer = load_tokenizer(next(iter(models.values())))
         table: list[dict[str, Any]] = []
@@ -85,9 +84,7 @@ def probe_stories(config: StoryProbeConfig, task: StoriesConfig, *, progress: Pr
             summary[name] = {feature: asdict(result.best(feature)) for feature in splits["fit"].labels}
             if progress is not None:
                 progress(number + 1, len(names), f"{name}: {result.best(task.feature).accuracy:.1%}")
-        return finish_study(run, table, summary)
-    finally:
-        run.close()
+        return finish_job(run, table, summary)
 
 
 def _read_splits(config: StoryProbeConfig, task: StoriesConfig) -> dict[str, _Split]:

@@ -29,7 +29,7 @@ from ftmech_hf.analysis.pruning import (
     random_mask,
     top_mask,
 )
-from ftmech_hf.jobs.job import StudyConfig, check_positive, finish_study, open_study
+from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
 from ftmech_hf.models.loading import load_model, load_tokenizer
 from ftmech_hf.runs import RunDir
 from ftmech_hf.studies.tinystories.prompts import (
@@ -48,7 +48,7 @@ from ftmech_hf.training.loop import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoryPruneConfig(StudyConfig):
+class StoryPruneConfig(JobConfig):
     """Which model to prune, and how."""
 
     model: str = field(
@@ -82,10 +82,9 @@ def prune_stories(config: StoryPruneConfig, task: StoriesConfig, *, progress: Pr
     """Prune a model for the twist; ``table.parquet`` has the curve, ``summary.json`` what came of the best number."""
     if not can_choose(task):
         raise ValueError("files, feature: pruning needs procedural stories with a twist, whose place is known")
-    run = open_study("stories_prune", config, task, {"model": config.model})
-    if run.finished:
-        return run
-    try:
+    with job("stories_prune", config, task, models={"model": config.model}, vocabulary=task.vocabulary) as run:
+        if run.finished:
+            return run
         model, tokenizer = load_model(config.model), load_tokenizer(config.model)
         units = find_units(model, config.unit)
         sets = _choices(config, task)
@@ -99,9 +98,7 @@ def prune_stories(config: StoryPruneConfig, task: StoriesConfig, *, progress: Pr
             "random": {name: result.at_best("random", name) for name in (ASKED, NOT_ASKED)},
             "stories": _write_stories(config, task, model, tokenizer, units, result, importance),
         }
-        return finish_study(run, table, summary)
-    finally:
-        run.close()
+        return finish_job(run, table, summary)
 
 
 def _choices(config: StoryPruneConfig, task: StoriesConfig) -> dict[str, Choices]:

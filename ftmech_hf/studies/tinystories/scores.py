@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.jobs.fit_judge import EXACT, find_judge, judge_version
 from ftmech_hf.jobs.generation import generate
-from ftmech_hf.jobs.job import StudyConfig, check_positive, finish_study, open_study
+from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
 from ftmech_hf.jobs.training import FinetuneConfig
 from ftmech_hf.models.loading import load_model, load_tokenizer
 from ftmech_hf.runs import RunDir
@@ -39,7 +39,7 @@ from ftmech_hf.training.loop import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig(StudyConfig):
+class ScoreConfig(JobConfig):
     """Which model writes stories, how many, and who judges them."""
 
     model: str = field(
@@ -79,10 +79,9 @@ def score_stories(config: ScoreConfig, task: StoriesConfig, *, progress: Progres
     judge, judged = find_judge(config.judge)
     if config.judge_hash and config.judge_hash != judge_version(config.judge):
         raise ValueError(f"judge_hash: {config.judge_hash!r}, but {config.judge} is {judge_version(config.judge)!r}")
-    run = open_study("stories_score", config, task, {"model": config.model})
-    if run.finished:
-        return run
-    try:
+    with job("stories_score", config, task, models={"model": config.model}, vocabulary=task.vocabulary) as run:
+        if run.finished:
+            return run
         asked = find_stories(task, "test", config.seed, max(config.generations, config.choices))
         choices = _choices(config, task, asked)
         table: list[dict[str, Any]] = []
@@ -100,9 +99,7 @@ def score_stories(config: ScoreConfig, task: StoriesConfig, *, progress: Progres
                 share = point[ASKED]["value"]
                 progress(number + 1, len(steps), f"{task.feature} in {share:.0%} of the stories")
         scores = [{**asdict(score), "trusted": score.trusted} for score in judged]
-        return finish_study(run, table, {"feature": task.feature, "points": points, "judge": scores})
-    finally:
-        run.close()
+        return finish_job(run, table, {"feature": task.feature, "points": points, "judge": scores})
 
 
 def can_choose(task: StoriesConfig) -> bool:

@@ -19,9 +19,8 @@ from ftmech_hf.activations.units import find_units
 from ftmech_hf.analysis.probing import fit_probes
 from ftmech_hf.analysis.pruning import gradient_importance, pruned
 from ftmech_hf.analysis.recovery import RecoveryResult, recovery
-from ftmech_hf.config import to_dict
 from ftmech_hf.jobs.compiling import add_noise
-from ftmech_hf.jobs.job import finish_study
+from ftmech_hf.jobs.job import JobConfig, finish_job, job
 from ftmech_hf.models.compiled import CompiledModel
 from ftmech_hf.models.conversion import load_program
 from ftmech_hf.runs import RunDir
@@ -56,7 +55,7 @@ ANSWER_IN = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnownConfig:
+class KnownConfig(JobConfig):
     """On what the instruments are tried."""
 
     task: str = field(default="counter", metadata={"help": "counter or max_identifier"})
@@ -65,11 +64,10 @@ class KnownConfig:
     )
     fit_rows: int = field(default=2000, metadata={"help": "rows a probe is fitted on"})
     rows: int = field(default=256, metadata={"help": "rows that a change of the model is tried on"})
-    seed: int = field(default=0, metadata={"help": "of the rows and of the noise"})
     output_dir: str = field(default="runs/known", metadata={"place": "output", "help": "the run's folder"})
-    fresh: bool = field(default=False, metadata={"manner": True, "help": "start over even if the folder holds a run"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.noise or min(self.noise) < 0:
             raise ValueError(f"noise: {self.noise}, expected numbers of 0 or more")
         if self.rows < 2 or self.fit_rows < 2:
@@ -78,10 +76,9 @@ class KnownConfig:
 
 def try_instruments(config: KnownConfig, task: LettersConfig, *, progress: Progress | None = None) -> RunDir:
     """Probing, patching, ablation, gradient x weight and weight change on the program of ``task.base_operand``."""
-    run = RunDir.open(config.output_dir, "known", to_dict(config, task), fresh=config.fresh)
-    if run.finished:
-        return run
-    try:
+    with job("known", config, task) as run:
+        if run.finished:
+            return run
         rows: list[dict[str, Any]] = []
         probes: dict[str, dict[str, float]] = {}
         for number, noise in enumerate(config.noise):
@@ -92,9 +89,7 @@ def try_instruments(config: KnownConfig, task: LettersConfig, *, progress: Progr
             rows += [{"instrument": name, "noise": noise, **result.summary()} for name, result in results.items()]
             if progress is not None:
                 progress(number + 1, len(config.noise), "")
-        return finish_study(run, rows, {"program": task.program_name, "probes": probes, "recovery": rows})
-    finally:
-        run.close()
+        return finish_job(run, rows, {"program": task.program_name, "probes": probes, "recovery": rows})
 
 
 class _Trial:

@@ -18,9 +18,8 @@ from transformers import PreTrainedModel
 from ftmech_hf.activations.units import find_units
 from ftmech_hf.analysis.attention import attention_to_groups
 from ftmech_hf.analysis.pruning import Mask, gradient_importance, prune_sweep, pruned
-from ftmech_hf.config import to_dict
-from ftmech_hf.jobs.job import check_positive, finish_study
-from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash
+from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
+from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import RowStream
 from ftmech_hf.tasks.letters import CounterConfig, LettersConfig
@@ -30,7 +29,7 @@ from ftmech_hf.training.objectives import answer_accuracy, answer_only_loss
 
 
 @dataclass(frozen=True, kw_only=True)
-class DissectConfig:
+class DissectConfig(JobConfig):
     """Which model to take apart."""
 
     task: str = field(default="counter", metadata={"help": "counter or max_identifier"})
@@ -43,11 +42,10 @@ class DissectConfig:
     num_random: int = field(default=3, metadata={"help": "random choices of as many weights, at the best number"})
     score_rows: int = field(default=256, metadata={"help": "rows the importance is computed on"})
     eval_rows: int = field(default=256, metadata={"help": "rows per test set"})
-    seed: int = field(default=0, metadata={"help": "of the rows and of the random choices"})
     output_dir: str = field(default="runs/dissect", metadata={"place": "output", "help": "the run's folder"})
-    fresh: bool = field(default=False, metadata={"manner": True, "help": "start over even if the folder holds a run"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(self, "num_random", "score_rows", "eval_rows")
         if not self.sizes or min(self.sizes) < 0 or max(self.sizes) == 0:
             raise ValueError(f"sizes: {self.sizes}, expected numbers of 0 or more, one of them above 0")
@@ -55,12 +53,9 @@ class DissectConfig:
 
 def dissect(config: DissectConfig, task: LettersConfig, *, progress: Progress | None = None) -> RunDir:
     """Zero single weights for the answer of pretraining, and sum up attention of the position that answers."""
-    check_vocabulary(config.model, task.vocabulary)
-    inputs = {"model": model_hash(config.model)}
-    run = RunDir.open(config.output_dir, "dissect", to_dict(config, task), inputs=inputs, fresh=config.fresh)
-    if run.finished:
-        return run
-    try:
+    with job("dissect", config, task, models={"model": config.model}, vocabulary=task.vocabulary) as run:
+        if run.finished:
+            return run
         model = load_model(config.model)
         plain = dataclasses.replace(task, operand=task.base_operand, correlation=None)
         sets: dict[str, LettersConfig] = {"validation": plain, "o_pt": plain}
@@ -93,9 +88,7 @@ def dissect(config: DissectConfig, task: LettersConfig, *, progress: Progress | 
         }
         if progress is not None:
             progress(1, 1, "")
-        return finish_study(run, result.rows(), summary)
-    finally:
-        run.close()
+        return finish_job(run, result.rows(), summary)
 
 
 def _rows(task: LettersConfig, split: str, seed: int, number: int) -> Tensor:

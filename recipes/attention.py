@@ -6,12 +6,11 @@ accelerate launch recipes/attention.py --config recipes/configs/nano/attention.y
 from __future__ import annotations
 
 from ftmech_hf.config import clean_exit, parse_config
-from ftmech_hf.finished_run import FinishedRun
 from ftmech_hf.jobs.attention import AttentionConfig, map_attention
 from ftmech_hf.jobs.figures import attention_figure, mlp_figure
 from ftmech_hf.report.charts import save_beside
 from ftmech_hf.report.console import make_console, print_study, step_bar
-from ftmech_hf.runs import RunDir
+from ftmech_hf.runs import FinishedRun, RunDir
 from ftmech_hf.tasks import PcfgShape
 
 

@@ -7,8 +7,8 @@ python recipes/diagnose.py --base BASE --finetuned TUNED --dataset FOLDER --outp
 from __future__ import annotations
 
 from ftmech_hf.config import clean_exit, parse_config
-from ftmech_hf.finished_run import FinishedRun
 from ftmech_hf.report.console import step_bar
+from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.diagnosis.case import ExaminationConfig
 from ftmech_hf.studies.diagnosis.console import print_diagnosis
 from ftmech_hf.studies.diagnosis.diagnosis import DiagnoseConfig, diagnose

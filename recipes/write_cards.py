@@ -14,12 +14,11 @@ from pathlib import Path
 
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.downloads import check_repo_id
-from ftmech_hf.finished_run import FinishedRun
 from ftmech_hf.hub import Origin, save
 from ftmech_hf.hub.claims import claims_of
 from ftmech_hf.jobs.job import parse_models
 from ftmech_hf.report.console import make_console
-from ftmech_hf.runs import is_finished
+from ftmech_hf.runs import FinishedRun, is_finished
 from ftmech_hf.studies.pcfg.plan import ReproduceConfig, SeedPlan
 from ftmech_hf.tasks import PcfgShape
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ftmech_hf.folders import FolderLock
-from ftmech_hf.runs import commit_folder, damaged_files, write_json
+from ftmech_hf.runs import FolderLock, commit_folder, damaged_files, write_json
 
 INDEX = "index.json"
 

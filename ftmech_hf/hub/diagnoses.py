@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ftmech_hf.finished_run import FinishedRun
 from ftmech_hf.hub.contents import rewrite_file
 from ftmech_hf.hub.names import published_names
 from ftmech_hf.hub.redaction import Redaction
 from ftmech_hf.jobs.card import Diagnosis
+from ftmech_hf.runs import FinishedRun
 
 PAGE = "report.html"
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from ftmech_hf.analysis.forgetting import measure_forgetting
 from ftmech_hf.analysis.revival import steps_to_revival
-from ftmech_hf.finished_run import FinishedRun
 from ftmech_hf.jobs import figures
 from ftmech_hf.models.loading import RANDOM_INIT
 from ftmech_hf.report import charts
+from ftmech_hf.runs import FinishedRun
 
 UNITS = {
     "row": "rows of weight matrices",

@@ -9,9 +9,8 @@ from typing import Any
 
 import yaml
 
-from ftmech_hf.finished_run import FinishedRun
 from ftmech_hf.hub.redaction import LOCAL, Redaction, is_place, spellings
-from ftmech_hf.runs import write_json, write_text
+from ftmech_hf.runs import FinishedRun, write_json, write_text
 
 
 def published_names(run: FinishedRun, repo_id: str, repositories: Mapping[str, str]) -> dict[str, str]:

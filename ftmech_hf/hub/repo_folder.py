@@ -14,8 +14,6 @@ from huggingface_hub import DatasetCard
 
 from ftmech_hf.config import field_names
 from ftmech_hf.downloads import RepoKind, check_folder
-from ftmech_hf.finished_run import FinishedRun, accuracy_of, loss_of
-from ftmech_hf.folders import is_temporary, making
 from ftmech_hf.hub.claims import all_claims
 from ftmech_hf.hub.diagnoses import diagnoses_of
 from ftmech_hf.hub.findings import draw_findings, find_analyses, plain_numbers, split_analyses, state_findings
@@ -25,11 +23,16 @@ from ftmech_hf.jobs.card import Published, check_card, render_card, write_model_
 from ftmech_hf.jobs.training import snapshot_folder
 from ftmech_hf.runs import (
     MANIFEST,
+    FinishedRun,
+    accuracy_of,
     commit_folder,
     describe_versions,
+    is_temporary,
+    loss_of,
+    making,
     write_json,
     write_text,
-)  # fmt: skip
+)
 from ftmech_hf.tasks import TASKS, example_row
 
 TRAINED = ("pretrain", "finetune", "reverse_finetune")

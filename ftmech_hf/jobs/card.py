@@ -17,8 +17,7 @@ from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
 from ftmech_hf.downloads import check_repo_id
-from ftmech_hf.finished_run import FinishedRun
-from ftmech_hf.runs import describe_versions, write_text
+from ftmech_hf.runs import FinishedRun, describe_versions, write_text
 
 DESCRIPTIONS = {
     "compile": "A RASP program compiled by tracr: its mechanism is known exactly.",

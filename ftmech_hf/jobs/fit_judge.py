@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ftmech_hf.inputs import hash_files
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
-from ftmech_hf.runs import RunDir, file_sha256, write_text
+from ftmech_hf.runs import RunDir, file_sha256, hash_files, write_text
 from ftmech_hf.tasks.schema import split_generator
 from ftmech_hf.tasks.stories import (
     Damage,

@@ -15,11 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerFast
 
-from ftmech_hf.inputs import hash_files
 from ftmech_hf.jobs.card import render_card
 from ftmech_hf.jobs.job import JobConfig, job
 from ftmech_hf.jobs.make_dataset import dataset_metadata, parse_splits, split_file
-from ftmech_hf.runs import RunDir, check_disk_space, describe_versions, write_json, write_text
+from ftmech_hf.runs import RunDir, check_disk_space, describe_versions, hash_files, write_json, write_text
 from ftmech_hf.tasks.schema import split_generator
 from ftmech_hf.tasks.stories import FEATURES, Damage, Story, WordBaseline, make_story, read_sources, word_baseline
 from ftmech_hf.tasks.stories.bpe import FEWEST_TOKENS, train_bpe

@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from ftmech_hf.config import to_dict
-from ftmech_hf.inputs import InputsChanged, changed_inputs
 from ftmech_hf.jobs.scheduler import Cell
 from ftmech_hf.jobs.training import snapshot_folder
 from ftmech_hf.models.identity import model_hash, run_model
-from ftmech_hf.runs import damaged_files, is_finished, run_identity
+from ftmech_hf.runs import InputsChanged, changed_inputs, damaged_files, is_finished, run_identity
 
 
 def make_again_if_changed(function: Callable[..., Any], *, config: Any, **settings: Any) -> Any:

@@ -10,9 +10,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from ftmech_hf.analysis.probing import LinearProbe
-from ftmech_hf.inputs import Identity
 from ftmech_hf.models.identity import model_hash
-from ftmech_hf.runs import write_json
+from ftmech_hf.runs import Identity, write_json
 
 
 def save_probes(

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from ftmech_hf.faults import in_one_line, is_internal, keep_report
+from ftmech_hf.config import in_one_line, is_internal, keep_report
 from ftmech_hf.runs import count_cores
 from ftmech_hf.training.memory import release_freed_memory
 from ftmech_hf.training.progress import make_bar

@@ -18,11 +18,10 @@ from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 
 from ftmech_hf.config import Settings, tell, to_dict
-from ftmech_hf.folders import working_folder
 from ftmech_hf.jobs.card import write_model_card
 from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash, quiet_peft, quiet_transformers
 from ftmech_hf.models.presets import Preset, build_model, find_preset
-from ftmech_hf.runs import RunDir, check_disk_space, commit_folder, disk_errors, noted, write_json
+from ftmech_hf.runs import RunDir, check_disk_space, commit_folder, disk_errors, noted, working_folder, write_json
 from ftmech_hf.tasks import RowStream, Task, example_row
 from ftmech_hf.tokenization import save_tokenizer, task_tokenizer
 from ftmech_hf.training.adapters import AdapterConfig, add_adapter

@@ -16,8 +16,7 @@ from typing import Any
 
 from ftmech_hf.config import tell
 from ftmech_hf.downloads import check_folder, local_folder
-from ftmech_hf.inputs import Identity
-from ftmech_hf.runs import MANIFEST, file_sha256, is_finished
+from ftmech_hf.runs import MANIFEST, Identity, file_sha256, is_finished
 
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 

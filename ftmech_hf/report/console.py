@@ -12,10 +12,9 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from ftmech_hf.finished_run import FinishedRun
 from ftmech_hf.report.claims import Claim
 from ftmech_hf.report.page import format_interval, format_value, verdict
-from ftmech_hf.runs import RunDir
+from ftmech_hf.runs import FinishedRun, RunDir
 from ftmech_hf.training.loop import Progress
 from ftmech_hf.training.progress import make_bar
 

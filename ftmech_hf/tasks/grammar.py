@@ -22,8 +22,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from ftmech_hf.config import ConfigError, read_yaml
-from ftmech_hf.config_files import parse_yaml
+from ftmech_hf.config import ConfigError, parse_yaml, read_yaml
 from ftmech_hf.tasks.sampling import Sampler, Strings
 
 PRESETS = Path(__file__).parent / "grammars"

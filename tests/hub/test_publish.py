@@ -11,11 +11,10 @@ import pytest
 import yaml
 from huggingface_hub import DatasetCard, HfApi, ModelCard
 
-from ftmech_hf.finished_run import FinishedRun
 from ftmech_hf.hub import Origin, PublishConfig, Target, publish, pull, save
 from ftmech_hf.hub.repo_folder import open_run, repo_kind
 from ftmech_hf.jobs.card import check_card
-from ftmech_hf.runs import damaged_files
+from ftmech_hf.runs import FinishedRun, damaged_files
 from recipes import make_stories
 from tests.hub.server import USER, Fault, HubServer
 

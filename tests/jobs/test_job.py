@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from ftmech_hf.config import to_dict
-from ftmech_hf.finished_run import FinishedRun
 from ftmech_hf.jobs.job import JobConfig, finish_job, job
-from ftmech_hf.runs import RunDir, run_identity
+from ftmech_hf.runs import FinishedRun, RunDir, run_identity
 
 
 @dataclass(frozen=True, kw_only=True)

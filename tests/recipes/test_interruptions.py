@@ -18,8 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ftmech_hf.folders import working_folder
-from ftmech_hf.runs import damaged_files, is_finished, read_metrics
+from ftmech_hf.runs import damaged_files, is_finished, read_metrics, working_folder
 from ftmech_hf.training import loop
 from ftmech_hf.training.checkpoint import find_checkpoints
 from tests.processes import run_in_time, started, wait_until

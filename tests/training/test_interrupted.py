@@ -12,16 +12,15 @@ from typing import Any
 
 import pytest
 
-from ftmech_hf.folders import MANIFEST, damaged_files, is_finished, working_folder
 from ftmech_hf.jobs import training as stages
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
 from ftmech_hf.models.loading import load_model
-from ftmech_hf.runs import CHECKPOINTS, RunDir
+from ftmech_hf.runs import CHECKPOINTS, MANIFEST, RunDir, damaged_files, is_finished, working_folder
 from ftmech_hf.tasks import PcfgConfig
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.checkpoint import find_checkpoints
 from ftmech_hf.training.settings import TrainConfig
-from tests.run_folders import mortal
+from tests.runs.deaths import mortal
 
 TASK = PcfgConfig(text_length=12, count_window=8, index_occurrence=2, token_at_position=6)
 STEPS = 7

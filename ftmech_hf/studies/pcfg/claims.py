@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ftmech_hf.analysis.revival import RevivalResult, steps_to_revival
-from ftmech_hf.finished_run import FinishedRun
 from ftmech_hf.models.loading import RANDOM_INIT
 from ftmech_hf.report.claims import Measurement
+from ftmech_hf.runs import FinishedRun
 
 REVIVAL_THRESHOLD = 0.95
 

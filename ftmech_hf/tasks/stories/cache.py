@@ -9,7 +9,7 @@ from pathlib import Path
 
 import datasets
 
-from ftmech_hf.folders import FolderLock, file_sha256, remove_leftovers, replacing
+from ftmech_hf.runs import FolderLock, file_sha256, remove_leftovers, replacing
 
 A_DAY = 24 * 3600.0
 """After so long, in seconds, what a writer left is taken for that of one that was killed."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ftmech_hf.folders import replacing
+from ftmech_hf.runs import replacing
 from ftmech_hf.tasks.schema import split_generator
 from ftmech_hf.tasks.stories.cache import cache_folder, hash_file, source_hash
 from ftmech_hf.tasks.stories.raw import RawRecord

@@ -21,8 +21,7 @@ from safetensors.numpy import load_file, save_file
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from ftmech_hf.folders import making
-from ftmech_hf.runs import commit_folder, damaged_files, write_json
+from ftmech_hf.runs import commit_folder, damaged_files, making, write_json
 from ftmech_hf.statistics.intervals import mean_of_shares
 from ftmech_hf.tasks.stories.baseline import TOKEN
 from ftmech_hf.tasks.stories.records import FEATURES, Story

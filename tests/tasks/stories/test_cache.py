@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ftmech_hf.tasks.stories.cache import A_DAY, make_once
-from tests.run_folders import mortal
+from tests.runs.deaths import mortal
 
 
 def test_what_many_want_one_makes_and_the_others_wait_for(tmp_path: Path) -> None:

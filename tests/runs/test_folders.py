@@ -21,11 +21,19 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from ftmech_hf.folders import CHECKPOINTS, MANIFEST, damaged_files, disk_errors, is_finished, write_text
-from ftmech_hf.runs import RunDir, read_metrics
-from tests.run_folders import die, mortal, watched
+from ftmech_hf.runs import (
+    CHECKPOINTS,
+    MANIFEST,
+    RunDir,
+    damaged_files,
+    disk_errors,
+    is_finished,
+    read_metrics,
+    write_text,
+)
+from tests.runs.deaths import die, mortal, watched
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROCESS = st.integers(0, 2)
 RATE = st.sampled_from([0.1, 0.2])
 MOMENT = st.integers(1, 40)
@@ -277,7 +285,7 @@ def test_a_process_that_is_killed_gives_the_folder_back(tmp_path: Path) -> None:
     """With two processes in earnest."""
     path = tmp_path / "run"
     code = f"run = begin(Path({str(path)!r}), 0.1); print('!', flush=True); signal.pause()"
-    code = f"import signal; from tests.test_run_folders import Path, begin; {code}"
+    code = f"import signal; from tests.runs.test_folders import Path, begin; {code}"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT, text=True) as process:
         try:
             assert process.stdout is not None

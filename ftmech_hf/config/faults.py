@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
+
+from ftmech_hf.config.notices import notices_in_one_line
 
 TRACEBACK = "FTMECH_TRACEBACK"
 """Environment variable that has errors end in their traceback."""
@@ -68,3 +73,26 @@ def keep_report(error: BaseException) -> str:
 def shows_traceback() -> bool:
     """Whether the user asked for tracebacks."""
     return os.environ.get(TRACEBACK, "") not in ("", "0")
+
+
+@contextlib.contextmanager
+def clean_exit() -> Iterator[None]:
+    """Wrap a recipe's main: whatever goes wrong, users see one line, and an exit code that says whose fault it is.
+
+    Exit codes: 2 where what was given cannot work, 1 for a bug of this package, whose traceback is kept in a file that
+    the line names. With ``FTMECH_TRACEBACK=1`` in the environment errors are raised as they are.
+    """
+    try:
+        with notices_in_one_line():
+            yield
+    except KeyboardInterrupt:
+        said = "interrupted: nothing finished was lost; run the same command, without --fresh, to go on"
+        print(said, file=sys.stderr, flush=True)
+        raise SystemExit(130) from None
+    except Exception as error:
+        if shows_traceback():
+            raise
+        code, line = explain(error)
+        print(line, file=sys.stderr, flush=True)
+        # the cause stays reachable for whoever calls a recipe's main from Python
+        raise SystemExit(code) from error

@@ -30,13 +30,13 @@ from ftmech_hf.config import (
     tell,
     to_dict,
 )
+from ftmech_hf.config.usual_names import OTHER, SAME
 from ftmech_hf.jobs.pruning import PruneConfig
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig
 from ftmech_hf.runs import run_identity
 from ftmech_hf.tasks import PcfgConfig
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.settings import TrainConfig
-from ftmech_hf.usual_names import OTHER, SAME
 
 ALL = (PretrainConfig, PcfgConfig, TrainConfig)
 
@@ -189,7 +189,7 @@ def every_config() -> dict[str, Any]:
         for name, kind in vars(importlib.import_module(module.name)).items():
             if dataclasses.is_dataclass(kind) and name.endswith(("Config", "Shape")) and kind.__module__ == module.name:
                 given = {
-                    field.name: "some/name" if field.type == "str" else []
+                    field.name: "some/name" if field.type in ("str", str) else []
                     for field in dataclasses.fields(kind)
                     if field.default is field.default_factory  # both are missing
                 }

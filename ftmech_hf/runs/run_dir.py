@@ -10,11 +10,7 @@ Layout: ``config.yaml`` (usable as ``--config`` again), ``env.json`` (versions, 
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import os
-import platform
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,70 +19,29 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from ftmech_hf.config import RUNS_OWN, Settings, config_hash, tell
-from ftmech_hf.credentials import without_secrets
-from ftmech_hf.folders import CHECKPOINTS as CHECKPOINTS
-from ftmech_hf.folders import MANIFEST as MANIFEST
-from ftmech_hf.folders import (
-    FolderLock,
+from ftmech_hf.config.notices import tell
+from ftmech_hf.config.settings import RUNS_OWN, Settings, config_hash
+from ftmech_hf.runs.environment import code_version, describe_differences, environment
+from ftmech_hf.runs.files import remove_leftovers, write_json, write_text
+from ftmech_hf.runs.folders import (
+    CHECKPOINTS,
     appear,
     begin,
     discard,
+    is_finished,
     recover,
-    remove_leftovers,
     tidy,
     working_folder,
     write_manifest,
 )
-from ftmech_hf.folders import check_disk_space as check_disk_space
-from ftmech_hf.folders import commit_folder as commit_folder
-from ftmech_hf.folders import damaged_files as damaged_files
-from ftmech_hf.folders import disk_errors as disk_errors
-from ftmech_hf.folders import file_sha256 as file_sha256
-from ftmech_hf.folders import is_finished as is_finished
-from ftmech_hf.folders import write_json as write_json
-from ftmech_hf.folders import write_text as write_text
-from ftmech_hf.inputs import Identity as Identity
-from ftmech_hf.inputs import (
-    InputsChanged,
-    changed_inputs,
-    check_inputs_named,
-    code_version,
-    contents,
-    describe_differences,
-)
-
-VERSIONED_PACKAGES = ("ftmech_hf", "torch", "transformers", "accelerate", "datasets", "nnsight", "numpy", "peft")
-
-
-def count_cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def environment() -> dict[str, Any]:
-    """What a number depends on beside the config: package versions, Python, machine and command."""
-    return {
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONED_PACKAGES},
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "cores": count_cores(),
-        "command": without_secrets(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
-    }
+from ftmech_hf.runs.inputs import InputsChanged, changed_inputs, check_inputs_named, contents
+from ftmech_hf.runs.lock import FolderLock
 
 
 def run_identity(kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
     """The hash of what a run computes: its kind, its settings without places, and the hashes of its inputs."""
     named = {"run:kind": kind, **{f"input:{name}": value for name, value in inputs.items()}}
     return config_hash(config | named if isinstance(config, Settings) else {**config, **named})
-
-
-def describe_versions(env: Mapping[str, Any]) -> str:
-    """The package versions of an ``env.json`` in one line, and the precision that was computed in, if it says it."""
-    words = [f"{name} {version}" for name, version in env["versions"].items()]
-    if env.get("mixed_precision"):
-        words.append(f"mixed precision {env['mixed_precision']}")
-    return ", ".join(words)
 
 
 class RunDir:

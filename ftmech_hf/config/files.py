@@ -72,7 +72,7 @@ def read_yaml(path: str) -> dict[str, Any]:
 
 def _find_config(path: str) -> Path:
     """A file by its path, or one that comes with the recipes by its short name, such as ``nano/pretrain.yaml``."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     short = path.removeprefix("recipes/configs/")
     with_recipes = [each / "recipes" / "configs" / short for each in (package, package.parent)]
     found = [each for each in with_recipes if not Path(short).is_absolute() and each.is_file()]

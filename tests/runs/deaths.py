@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ftmech_hf.folders import FolderLock
+from ftmech_hf.runs import FolderLock
 
 _CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.link", "os.symlink")
 """The events of :func:`sys.audit` that change files, beside opening one to write to it."""

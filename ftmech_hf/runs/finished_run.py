@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from ftmech_hf.runs import damaged_files, is_finished, read_metrics
+from ftmech_hf.runs.folders import damaged_files, is_finished
+from ftmech_hf.runs.run_dir import read_metrics
 from ftmech_hf.statistics.intervals import share_interval
 
 

@@ -6,18 +6,13 @@ It is kept in ``env.json`` and compared when the run is found again: other input
 
 from __future__ import annotations
 
-import functools
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ftmech_hf.config import ConfigError, Settings
-from ftmech_hf.folders import file_sha256
-
-_DESCRIBES = ("report", "hub", "credentials.py", "finished_run.py")
-_SHOWS = ("card.py", "claims.py", "console.py", "examples.py", "figures.py", "page.py")
-"""Parts of the package that show and publish what others computed, and files of jobs and studies that do."""
+from ftmech_hf.config.files import ConfigError
+from ftmech_hf.config.settings import Settings
+from ftmech_hf.runs.files import file_sha256
 
 
 class Identity(str):
@@ -92,28 +87,3 @@ def hash_files(names: list[str]) -> dict[str, str]:
         f"{number}/{label}" if label in labels[:number] else label: file_sha256(Path(name))
         for number, (label, name) in enumerate(zip(labels, names, strict=True))
     }
-
-
-@functools.cache
-def code_version(more: tuple[str, ...] = ()) -> str:
-    """A hash of the source that computes: this package's, without what only shows results, and of other files."""
-    package = Path(__file__).parent
-    paths = [path for path in sorted(package.rglob("*")) if path.suffix in (".py", ".yaml")]
-    computes = [
-        path for path in paths if path.relative_to(package).parts[0] not in _DESCRIBES and path.name not in _SHOWS
-    ]
-    digest = hashlib.sha256()
-    for path in [*computes, *(Path(each) for each in more if Path(each).is_file())]:
-        name = path.relative_to(package).as_posix() if path.is_relative_to(package) else path.name
-        digest.update(f"{name}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
-
-
-def describe_differences(env: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """In which versions and code a run's ``env.json`` differs from the present, in words; empty if in none."""
-    there, here = env.get("versions", {}), now.get("versions", {})
-    names = [name for name in here if there.get(name, here[name]) != here[name]]
-    found = [f"{name} {there[name]} (now {here[name]})" for name in names]
-    if env.get("code", now["code"]) != now["code"]:
-        found.append("other code of this package or of its task")
-    return ", ".join(found)

@@ -10,26 +10,18 @@ Precedence, lowest first: dataclass defaults, the scale (:data:`SCALES`), the ``
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import difflib
-import hashlib
-import json
 import math
 import re
 import sys
-import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NoReturn, get_type_hints
 
-import yaml
 from transformers import HfArgumentParser
 
-from ftmech_hf.config_files import ConfigError as ConfigError
-from ftmech_hf.config_files import read_yaml as read_yaml
-from ftmech_hf.config_files import to_argv as to_argv
-from ftmech_hf.faults import explain, shows_traceback
-from ftmech_hf.usual_names import our_name, usual_advice
+from ftmech_hf.config.files import ConfigError, read_yaml, to_argv
+from ftmech_hf.config.usual_names import our_name, usual_advice
 
 # A scale is one word that fixes the task and the model together. Nothing else in the code knows about scales; a
 # recipe takes from its entry the fields it has. ``nano`` is what the dataclass defaults say.
@@ -59,12 +51,8 @@ SCALES: dict[str, dict[str, Any]] = {
     },
 }
 
-# Fields that say where or how to run are never what is computed: two runs that differ only there are the same run. A
-# field says so itself, in its ``metadata``. ``"place": "input"``: it names a model, file or data set, whose content is
-# in a run's hash as one of its inputs. ``"place": "output"``: where to write. ``"manner": True``: how to go about it.
-
-
 _OURS = ("place", "manner")
+"""What a field's ``metadata`` says that is for :mod:`ftmech_hf.config.settings`."""
 
 
 class _Parser(HfArgumentParser):
@@ -107,7 +95,7 @@ def _did_you_mean(name: str, known: Sequence[str]) -> str:
 
 
 def _ours(words: Sequence[str], known: Sequence[str], lists: Collection[str]) -> list[str]:
-    """Flags by their names here, as :data:`~ftmech_hf.usual_names.SAME` says; of one given twice the last counts.
+    """Flags by their names here, as :data:`~ftmech_hf.config.usual_names.SAME` says; given twice, the last counts.
 
     Raises:
         ConfigError: a list is given twice, of which argparse would forget the first without a word.
@@ -263,133 +251,3 @@ def _read_early(
 class _PreParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message)
-
-
-class Settings(dict[str, Any]):
-    """Flat settings that remember what their dataclasses say of them.
-
-    Attributes:
-        places: names of those that are no part of what is computed: places, and the manner of it.
-        reads: the places among them whose content must be among a run's inputs.
-        sources: the files that define the dataclasses that are not this package's.
-    """
-
-    places: frozenset[str] = frozenset()
-    reads: frozenset[str] = frozenset()
-    sources: tuple[str, ...] = ()
-
-    def __or__(self, other: Mapping[str, Any]) -> Settings:  # type: ignore[override]
-        joined = Settings({**self, **other})
-        joined.places, joined.reads, joined.sources = self.places, self.reads, self.sources
-        return joined
-
-
-yaml.SafeDumper.add_representer(Settings, yaml.SafeDumper.represent_dict)
-
-
-def to_dict(*configs: Any) -> Settings:
-    """Flatten dataclass instances into one dict, in field order; writing it as YAML gives a usable ``--config``.
-
-    Raises:
-        ValueError: two of them have a field of one name, of which one would be lost.
-    """
-    settings = Settings()
-    fields = [(config, field) for config in configs for field in dataclasses.fields(config)]
-    for config, values in ((each, dataclasses.asdict(each)) for each in configs):
-        if twice := [name for name in values if name in settings]:
-            others = ", ".join(type(each).__name__ for each in configs if each is not config)
-            raise ValueError(f"{twice[0]}: is a field of {type(config).__name__} and of {others}; rename one of them")
-        settings.update(values)
-    settings.places = frozenset(field.name for _, field in fields if is_place(field))
-    settings.reads = frozenset(field.name for _, field in fields if field.metadata.get("place") == "input")
-    settings.sources = tuple(sorted(set(filter(None, map(_foreign_source, configs)))))
-    return settings
-
-
-def is_place(field: dataclasses.Field[Any]) -> bool:
-    """Whether a field says where or how to run, and not what is computed."""
-    return bool(field.metadata.get("place") or field.metadata.get("manner"))
-
-
-def _foreign_source(config: Any) -> str | None:
-    module = sys.modules.get(type(config).__module__)
-    if module is None or module.__name__.split(".")[0] == __name__.split(".")[0]:
-        return None
-    return getattr(module, "__file__", None)
-
-
-def check_seeds(seeds: Sequence[int]) -> None:
-    """Refuse what cannot be the seeds of an experiment's repetitions.
-
-    Raises:
-        ValueError: there is none, one is negative, or one stands there twice.
-    """
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise ValueError(f"seeds: {seeds}, expected at least one, none negative, none twice")
-
-
-RUNS_OWN = frozenset(("output_dir", "fresh"))
-"""Where a run lies and whether it is made again: never a part of what it computes, whoever says it."""
-
-
-def config_hash(values: Mapping[str, Any]) -> str:
-    """Name of what a run computes: sha256 over the settings without places, first 12 hex digits.
-
-    Args:
-        values: of :func:`to_dict`, which knows the places; in another mapping everything but :data:`RUNS_OWN` counts.
-    """
-    left_out = RUNS_OWN | (values.places if isinstance(values, Settings) else frozenset())
-    science = {key: value for key, value in values.items() if key not in left_out}
-    try:
-        text = json.dumps(science, sort_keys=True, allow_nan=False)
-    except ValueError as error:
-        wrong = [name for name, value in science.items() if "nan" in repr(value) or "inf" in repr(value)]
-        raise ConfigError(f"{', '.join(wrong) or 'settings'}: expected finite numbers") from error
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-class Notice(UserWarning):
-    """Something a user should know that stops nothing."""
-
-
-def tell(message: str) -> None:
-    """Say something that stops nothing: one line of a recipe, a :class:`Notice` among Python's warnings elsewhere."""
-    warnings.warn(message, Notice, stacklevel=2)
-
-
-@contextlib.contextmanager
-def _notices_in_one_line() -> Iterator[None]:
-    """Show what :func:`tell` says without the line of code that said it."""
-    shown = warnings.formatwarning
-
-    def one_line(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> str:
-        return f"note: {message}\n" if issubclass(category, Notice) else shown(message, category, *where, **more)
-
-    warnings.formatwarning = one_line
-    try:
-        yield
-    finally:
-        warnings.formatwarning = shown
-
-
-@contextlib.contextmanager
-def clean_exit() -> Iterator[None]:
-    """Wrap a recipe's main: whatever goes wrong, users see one line, and an exit code that says whose fault it is.
-
-    Exit codes: 2 where what was given cannot work, 1 for a bug of this package, whose traceback is kept in a file that
-    the line names. With ``FTMECH_TRACEBACK=1`` in the environment errors are raised as they are.
-    """
-    try:
-        with _notices_in_one_line():
-            yield
-    except KeyboardInterrupt:
-        said = "interrupted: nothing finished was lost; run the same command, without --fresh, to go on"
-        print(said, file=sys.stderr, flush=True)
-        raise SystemExit(130) from None
-    except Exception as error:
-        if shows_traceback():
-            raise
-        code, line = explain(error)
-        print(line, file=sys.stderr, flush=True)
-        # the cause stays reachable for whoever calls a recipe's main from Python
-        raise SystemExit(code) from error

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from ftmech_hf.config import Notice, to_dict
-from ftmech_hf.inputs import Identity, code_version, hash_files
-from ftmech_hf.runs import RunDir, environment, write_json
+from ftmech_hf.runs import Identity, RunDir, environment, hash_files, write_json
+from ftmech_hf.runs.environment import code_version
 from ftmech_hf.studies.tinystories.scores import ScoreConfig
 
 

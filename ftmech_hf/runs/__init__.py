@@ -1,0 +1,59 @@
+"""One run is one folder: made so that it is there whole or not at all, and opened once to be read."""
+
+from ftmech_hf.runs.environment import count_cores, describe_versions, environment
+from ftmech_hf.runs.files import (
+    check_disk_space,
+    disk_errors,
+    file_sha256,
+    is_temporary,
+    remove_leftovers,
+    replacing,
+    write_json,
+    write_text,
+)
+from ftmech_hf.runs.finished_run import FinishedRun, accuracy_of, loss_of
+from ftmech_hf.runs.folders import (
+    CHECKPOINTS,
+    MANIFEST,
+    commit_folder,
+    damaged_files,
+    is_finished,
+    making,
+    working_folder,
+)
+from ftmech_hf.runs.inputs import Identity, InputsChanged, changed_inputs, hash_files
+from ftmech_hf.runs.lock import FolderLock
+from ftmech_hf.runs.run_dir import RunDir, noted, read_metrics, run_identity
+
+__all__ = [
+    "CHECKPOINTS",
+    "MANIFEST",
+    "FinishedRun",
+    "FolderLock",
+    "Identity",
+    "InputsChanged",
+    "RunDir",
+    "accuracy_of",
+    "changed_inputs",
+    "check_disk_space",
+    "commit_folder",
+    "count_cores",
+    "damaged_files",
+    "describe_versions",
+    "disk_errors",
+    "environment",
+    "file_sha256",
+    "hash_files",
+    "is_finished",
+    "is_temporary",
+    "loss_of",
+    "making",
+    "noted",
+    "read_metrics",
+    "remove_leftovers",
+    "replacing",
+    "run_identity",
+    "working_folder",
+    "write_json",
+    "write_text",
+]

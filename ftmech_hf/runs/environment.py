@@ -1,0 +1,70 @@
+"""What a number depends on beside its settings and inputs: versions of packages, the code, the machine."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ftmech_hf.credentials import without_secrets
+
+VERSIONED_PACKAGES = ("ftmech_hf", "torch", "transformers", "accelerate", "datasets", "nnsight", "numpy", "peft")
+
+_DESCRIBES = ("report", "hub", "credentials.py")
+_SHOWS = ("card.py", "claims.py", "console.py", "examples.py", "figures.py", "finished_run.py", "page.py")
+"""Parts of the package that show and publish what others computed, and files of jobs and studies that do."""
+
+
+def count_cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def environment() -> dict[str, Any]:
+    """What a number depends on beside the config: package versions, Python, machine and command."""
+    return {
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONED_PACKAGES},
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "cores": count_cores(),
+        "command": without_secrets(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
+    }
+
+
+def describe_versions(env: Mapping[str, Any]) -> str:
+    """The package versions of an ``env.json`` in one line, and the precision that was computed in, if it says it."""
+    words = [f"{name} {version}" for name, version in env["versions"].items()]
+    if env.get("mixed_precision"):
+        words.append(f"mixed precision {env['mixed_precision']}")
+    return ", ".join(words)
+
+
+@functools.cache
+def code_version(more: tuple[str, ...] = ()) -> str:
+    """A hash of the source that computes: this package's, without what only shows results, and of other files."""
+    package = Path(__file__).parents[1]
+    paths = [path for path in sorted(package.rglob("*")) if path.suffix in (".py", ".yaml")]
+    computes = [
+        path for path in paths if path.relative_to(package).parts[0] not in _DESCRIBES and path.name not in _SHOWS
+    ]
+    digest = hashlib.sha256()
+    for path in [*computes, *(Path(each) for each in more if Path(each).is_file())]:
+        name = path.relative_to(package).as_posix() if path.is_relative_to(package) else path.name
+        digest.update(f"{name}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def describe_differences(env: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """In which versions and code a run's ``env.json`` differs from the present, in words; empty if in none."""
+    there, here = env.get("versions", {}), now.get("versions", {})
+    names = [name for name in here if there.get(name, here[name]) != here[name]]
+    found = [f"{name} {there[name]} (now {here[name]})" for name in names]
+    if env.get("code", now["code"]) != now["code"]:
+        found.append("other code of this package or of its task")
+    return ", ".join(found)

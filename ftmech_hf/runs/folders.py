@@ -1,0 +1,178 @@
+"""Folders that are there whole or not at all, whoever is killed when, and however many write at once.
+
+A folder ``NAME`` is made in ``NAME.partial`` by one process alone, which holds the lock ``.NAME.lock`` beside it; a
+manifest says when it is whole.
+From then on it is only moved to its place, by the process that made it or, if that was killed, by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ftmech_hf.runs.files import file_sha256, hidden_name, is_temporary, sync, write_json
+from ftmech_hf.runs.lock import FolderLock
+
+MANIFEST = "manifest.json"
+
+CHECKPOINTS = "checkpoints"
+"""The folder in a run that is being made which is no part of it; it is there until the run is whole."""
+
+
+def write_manifest(folder: Path, *, leave_out: str = "") -> None:
+    """Write size and sha256 of every file, once all are on the disk: with this the folder is whole.
+
+    Args:
+        folder: what has been made.
+        leave_out: name of a folder in it that is no part of it.
+    """
+    sums = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_file() and name.parts[0] != leave_out and path.name != MANIFEST and not is_temporary(path.name):
+            sync(path)
+            sums[name.as_posix()] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+    write_json(folder / MANIFEST, sums)
+
+
+def commit_folder(working: Path, final: Path) -> None:
+    """Write the manifest of ``working`` and rename it to ``final``, which must not exist."""
+    write_manifest(working)
+    working.rename(final)
+
+
+def damaged_files(folder: Path) -> list[str]:
+    """Files of a committed folder that are missing or differ from its manifest; the manifest itself if unreadable."""
+    try:
+        sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return [MANIFEST]
+    if not isinstance(sums, dict) or not all(isinstance(each, dict) and "sha256" in each for each in sums.values()):
+        return [MANIFEST]
+    return [
+        name
+        for name, expected in sums.items()
+        if not (folder / name).is_file()
+        or (folder / name).stat().st_size != expected["bytes"]
+        or file_sha256(folder / name) != expected["sha256"]
+    ]
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether ``folder`` is a committed one; a replacement that was killed halfway is brought to its end first."""
+    if (
+        not (folder / MANIFEST).is_file()
+        and folder.name
+        and not folder.exists()
+        and hidden_name(folder, "replaced").exists()
+    ):
+        with contextlib.suppress(OSError):  # of others, perhaps, and not ours to write to
+            lock = FolderLock(folder)
+            if lock.acquire(timeout=1):  # a living process is here for no longer than two renames take
+                try:
+                    recover(folder)
+                finally:
+                    lock.release()
+    return (folder / MANIFEST).is_file()
+
+
+@contextlib.contextmanager
+def making(path: Path, setting: str) -> Iterator[Path]:
+    """Make a new folder in one process alone; it is written to in what this gives, which is to be renamed at the end.
+
+    Raises:
+        ValueError: another process is making it; names ``setting``.
+    """
+    lock, working = FolderLock(path), working_folder(path)
+    if not lock.acquire():
+        raise ValueError(f"{setting}: another process is writing {path}; wait for it, or choose another folder")
+    try:
+        shutil.rmtree(working, ignore_errors=True)  # of a killed one
+        working.mkdir()
+        yield working
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+        lock.release()
+
+
+def working_folder(path: Path) -> Path:
+    """Where the folder ``path`` is made."""
+    return path.with_name(path.name + ".partial")
+
+
+def _empty_place(path: Path) -> Path:
+    """Where something of the folder ``path``, whose lock is held, can be that must not be taken for it."""
+    place = hidden_name(path, "discarded")
+    shutil.rmtree(place, ignore_errors=True)
+    return place
+
+
+def begin(path: Path, write: Callable[[Path], None]) -> None:
+    """Make the working folder of ``path``, whose lock is held, with its first files, which are there with it."""
+    place = _empty_place(path)
+    place.mkdir()
+    write(place)
+    place.rename(working_folder(path))
+
+
+def discard(folder: Path, path: Path) -> None:
+    """Remove a folder of ``path``, whose lock is held: at once from where it is, then file by file."""
+    place = _empty_place(path)
+    folder.rename(place)
+    shutil.rmtree(place, ignore_errors=True)  # what cannot be removed now is, next time
+
+
+def appear(path: Path) -> None:
+    """Move what was made, and is whole, to its place; a committed folder there gives way. The lock of ``path`` is held.
+
+    Raises:
+        ValueError: something else is there.
+    """
+    working, replaced = working_folder(path), hidden_name(path, "replaced")
+    if (working / CHECKPOINTS).exists():
+        shutil.rmtree(working / CHECKPOINTS)  # not before now: the manifest is there, so nothing needs them any more
+    if path.exists():
+        if not (path / MANIFEST).is_file():
+            raise ValueError(f"output_dir: {path} exists and is no run of ours; move it away and run the command again")
+        if replaced.exists():
+            discard(replaced, path)
+        path.rename(replaced)
+    working.rename(path)
+    if replaced.exists():
+        with contextlib.suppress(OSError):
+            discard(replaced, path)
+
+
+def recover(path: Path) -> None:
+    """Bring to its end what a killed process left of making or replacing ``path``, whose lock is held."""
+    _empty_place(path)
+    working, replaced = working_folder(path), hidden_name(path, "replaced")
+    if (working / MANIFEST).is_file():
+        if damaged_files(working):  # by more than a kill: what was said to be on the disk is not
+            (working / MANIFEST).unlink()
+        elif not path.exists() or (path / MANIFEST).is_file():
+            appear(path)
+    if replaced.exists():
+        if path.exists():
+            discard(replaced, path)
+        else:
+            replaced.rename(path)
+
+
+def tidy(path: Path) -> None:
+    """Remove what a killed process left beside a committed folder, if that is ours to remove and nobody is at work."""
+    if not any(hidden_name(path, ending).exists() for ending in ("lock", "replaced", "discarded")):
+        return
+    lock = FolderLock(path)
+    with contextlib.suppress(OSError):
+        if lock.acquire():
+            try:
+                if (path / MANIFEST).is_file():
+                    if hidden_name(path, "replaced").exists():
+                        discard(hidden_name(path, "replaced"), path)
+                    _empty_place(path)
+            finally:
+                lock.release()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ftmech_hf.finished_run import FinishedRun
 from ftmech_hf.report.claims import Claim, judge
 from ftmech_hf.report.page import verdict
 from ftmech_hf.studies.pcfg.claims import MEASUREMENTS, measure, revival
@@ -161,9 +162,9 @@ def test_what_counts_as_back_is_95_percent_at_the_first_time(
     plans: tuple[ReproduceConfig, PcfgShape, list[SeedPlan]],
 ) -> None:
     folders = plans[2][0].folders
-    back = revival(folders["reversed-low"])
+    back = revival(FinishedRun(folders["reversed-low"]))
     assert (back.steps, back.threshold) == (10, 0.95)
-    never = revival(plans[2][2].folders["reversed-control"])
+    never = revival(FinishedRun(plans[2][2].folders["reversed-control"]))
     assert (never.steps, never.last_step) == (None, 150)
 
 

@@ -47,7 +47,6 @@ def sample_tokens(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor
     return torch.searchsorted(cumulated, threshold, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
 
-@torch.no_grad()
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -78,6 +77,37 @@ def generate(
     Raises:
         ValueError: the model cannot be padded, or a prompt leaves it no room.
     """
+    if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
+        raise ValueError("tokenizer: it has no <bos> or no <eos>, by which a text begins and ends")
+    encoded = tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
+    written = continue_rows(
+        model, [[tokenizer.bos_token_id, *ids] for ids in encoded], eos=tokenizer.eos_token_id, seed=seed,
+        max_new_tokens=max_new_tokens, temperature=temperature, batch_size=batch_size,
+    )  # fmt: skip
+    return [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in written]
+
+
+@torch.no_grad()
+def continue_rows(
+    model: PreTrainedModel,
+    rows: Sequence[list[int]],
+    *,
+    eos: int | None,
+    seed: int,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    batch_size: int = 64,
+) -> list[list[int]]:
+    """The same for prompts that are token ids already: the token ids that follow each, without ``eos``.
+
+    Args:
+        model, seed, max_new_tokens, temperature, batch_size: as for :func:`generate`.
+        rows: token ids of each prompt, what begins it among them.
+        eos: the token that ends a text; None if nothing does.
+
+    Raises:
+        ValueError: as for :func:`generate`.
+    """
     if "position_ids" not in inspect.signature(model.forward).parameters:
         raise ValueError(f"model: {model.config.model_type} takes no position_ids, so its prompts cannot be padded")
     if max_new_tokens < 1 or batch_size < 1 or temperature < 0:
@@ -85,23 +115,19 @@ def generate(
             f"max_new_tokens: {max_new_tokens}, batch_size: {batch_size}, temperature: {temperature}, "
             "expected at least 1, 1 and 0"
         )
-    if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
-        raise ValueError("tokenizer: it has no <bos> or no <eos>, by which a text begins and ends")
-    encoded = tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
-    rows = [[tokenizer.bos_token_id, *ids] for ids in encoded]
     longest = int(getattr(model.config, "max_position_embeddings", 0)) or 2**31
     for number, row in enumerate(rows):
         if len(row) >= longest:
             raise ValueError(f"prompts: number {number} has {len(row)} tokens, but the model has {longest} positions")
     order = sorted(range(len(rows)), key=lambda number: len(rows[number]))  # little padding in any batch
-    texts = [""] * len(rows)
+    written: list[list[int]] = [[] for _ in rows]
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         uniform = np.stack([generation_randomness(seed, number, max_new_tokens) for number in chosen])
         batch = _Batch(model, [rows[number] for number in chosen], uniform, longest)
-        for number, ids in zip(chosen, batch.write(temperature, tokenizer.eos_token_id), strict=True):
-            texts[number] = str(tokenizer.decode(ids, skip_special_tokens=True))
-    return texts
+        for number, ids in zip(chosen, batch.write(temperature, -1 if eos is None else eos), strict=True):
+            written[number] = ids
+    return written
 
 
 class _RoomyLayer(DynamicLayer):

@@ -1,8 +1,8 @@
 """Questions as tokens: an answer is what continues a prompt's own tokens when both are written one after the other.
 
 The tokenizer decides what a question is made of, so it is asked about the whole text and never about its parts alone.
-Nothing is lost on the way: a word that the tokenizer does not know, a character it drops, an answer of several tokens
-and a prompt longer than the model are refused with the row they stand in.
+An answer may have several tokens. Nothing is lost on the way: a word that the tokenizer does not know, a character it
+drops, an answer that changes its prompt's tokens and a row longer than the model are refused, and said where they are.
 """
 
 from __future__ import annotations
@@ -25,13 +25,19 @@ class Encoded(NamedTuple):
 
     Attributes:
         rows: each a prompt, its answer and an end.
-        other_answers: a token for each row, or none at all.
+        answer: for each row, which of its tokens are the answer's: the last ones but the end.
+        other_answers: a token for each row, the first of its other answer, or none at all.
         skipped: rows left out because an answer of theirs is not one token.
     """
 
     rows: list[list[int]]
+    answer: list[list[bool]]
     other_answers: list[int]
     skipped: int
+
+    def first(self, number: int) -> Encoded:
+        """The first so many rows."""
+        return Encoded(self.rows[:number], self.answer[:number], self.other_answers[:number], self.skipped)
 
 
 class Spelled(NamedTuple):
@@ -114,7 +120,7 @@ class _Continuation(NamedTuple):
 def _continuations(
     pairs: Sequence[tuple[str, str]], join: Join, tokenizer: PreTrainedTokenizerBase
 ) -> list[_Continuation]:
-    """Each question in tokens: the white space between is the answer's, or the prompt's if that leaves one token."""
+    """Each question in tokens: the white space between is the answer's, or the prompt's if that leaves fewer tokens."""
     spelled = [join(prompt, answer) for prompt, answer in pairs]
     wholes, unknown = _tokens(["".join(each) for each in spelled], tokenizer)
     bare, _ = _tokens([each.prompt for each in spelled], tokenizer)
@@ -200,6 +206,7 @@ def encode_rows(
     join: Join,
     *,
     positions: int | None = None,
+    several: bool = True,
     skip: bool = False,
 ) -> Encoded:
     """Whole rows with answer and end.
@@ -209,15 +216,16 @@ def encode_rows(
         tokenizer: of the model that is asked.
         name: what errors call the table.
         join: of :func:`choose_join`.
-        positions: tokens that a prompt may have.
+        positions: tokens that a model can be shown: a prompt and all but the last token of its answer.
+        several: whether answers may have several tokens; else those that have are refused.
         skip: leave out rows whose answers are not one token, instead of refusing them.
 
     Raises:
-        ValueError: a word is unknown to the tokenizer, a prompt too long, or an answer not one token; says in which
-            row, and in how many.
+        ValueError: a word is unknown to the tokenizer, a row too long, or an answer does not follow its prompt's own
+            tokens, or is several tokens where it must be one; says in which row, and in how many.
     """
     if not len(rows):
-        return Encoded([], [], 0)
+        return Encoded([], [], [], 0)
     columns = ["answer", OTHER] if OTHER in rows.column_names else ["answer"]
     prompts = list(rows["prompt"])
     parts = {
@@ -228,7 +236,8 @@ def encode_rows(
         fault.refuse([f"the tokenizer does not know {each.unknown!r} in {prompt[-40:]!r} and {column} {answer!r}"
                       if each.unknown else None
                       for each, answer, prompt in zip(found, rows[column], prompts, strict=True)])  # fmt: skip
-    tells = {column: [_several(each, answer, prompt, column, tokenizer) for each, answer, prompt
+    one = skip or not several
+    tells = {column: [_no_answer(each, answer, prompt, column, tokenizer, one) for each, answer, prompt
                       in zip(found, rows[column], prompts, strict=True)]
              for column, found in parts.items()}  # fmt: skip
     kept = [number for number in range(len(rows)) if not any(tell[number] for tell in tells.values())]
@@ -236,27 +245,38 @@ def encode_rows(
         for tell in tells.values():
             fault.refuse(tell, "; leave such rows out, or give --only_one_token true")
     first, last = _tokens_before(prompts[0], tokenizer), tokenizer.eos_token_id
-    encoded = []
+    encoded, masks = [], []
     for number, chat in enumerate(rows[CHAT]):
-        prompt = parts["answer"][number].prompt
+        prompt, answer, _ = parts["answer"][number]
         begin = [] if chat or prompt[: len(first)] == first else first  # a template writes its own
-        encoded.append([*begin, *prompt, *parts["answer"][number].answer, 0 if last is None else last])
-    lengths, asked = [len(row) - 2 for row in encoded], set(kept)
-    fault.refuse([f"the prompt has {length} tokens, but the model has {positions} positions"
-                  if positions and number in asked and length > positions else None
-                  for number, length in enumerate(lengths)])  # fmt: skip
+        before = [*begin, *prompt]
+        encoded.append([*before, *answer, 0 if last is None else last])
+        masks.append([*[False] * len(before), *[True] * len(answer), False])
+    asked = set(kept)
+    fault.refuse([_too_long(len(row) - 2, sum(mask), positions) if number in asked else None
+                  for number, (row, mask) in enumerate(zip(encoded, masks, strict=True))])  # fmt: skip
     others = [parts[OTHER][number].answer[0] for number in kept] if OTHER in parts else []
-    return Encoded([encoded[number] for number in kept], others, len(rows) - len(kept))
+    skipped = len(rows) - len(kept)
+    return Encoded([encoded[number] for number in kept], [masks[number] for number in kept], others, skipped)
 
 
-def _several(
-    part: _Continuation, answer: str, prompt: str, column: str, tokenizer: PreTrainedTokenizerBase
+def _too_long(shown: int, answer: int, positions: int | None) -> str | None:
+    if not positions or shown <= positions:
+        return None
+    what = "the prompt has" if answer == 1 else "the prompt and its answer without its last token have"
+    return f"{what} {shown} tokens, but the model has {positions} positions"
+
+
+def _no_answer(
+    part: _Continuation, answer: str, prompt: str, column: str, tokenizer: PreTrainedTokenizerBase, one: bool
 ) -> str | None:
-    if len(part.answer) == 1:
+    """Why tokens are no answer to a prompt; None if they are."""
+    if len(part.answer) == 1 or (part.answer and not one):
         return None
     what = "the answer" if column == "answer" else column
     if not part.answer:
-        return f"{what} {answer!r} changes the last token of the prompt {prompt[-40:]!r}, expected one token after it"
+        number = "one token" if one else "tokens"
+        return f"{what} {answer!r} changes the last token of the prompt {prompt[-40:]!r}, expected {number} after it"
     words = " ".join(map(repr, tokenizer.convert_ids_to_tokens(part.answer)[:5]))
     return f"{what} {answer!r} is {len(part.answer)} tokens after the prompt {prompt[-40:]!r} ({words}), expected one"
 

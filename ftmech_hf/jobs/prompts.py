@@ -21,17 +21,18 @@ whose group occurs in another split are left out. Without it, see :mod:`ftmech_h
 
 from __future__ import annotations
 
-import inspect
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.dataset_identity import dataset_hash as dataset_hash
 from ftmech_hf.jobs.job import capability_rows
 from ftmech_hf.jobs.prompt_tables import contradictions, read_table, text_columns
@@ -132,7 +133,7 @@ def dataset_questions(
             know, an answer of several tokens, a prompt too long, too few rows, no token left to fill shorter rows with.
     """
     taken = {"train": 4 * train_rows, "validation": test_rows, "test": test_rows}
-    read = {name: _read(name, tokenizer, seed, taken, positions, only_one_token) for name in names}
+    read = {name: _read(name, tokenizer, seed, taken, positions, only_one_token, several=False) for name in names}
     encoded = {name: splits for name, (splits, _) in read.items()}
     lengths = [{len(row) for split in splits.values() for row in split.rows} for splits in encoded.values()]
     pad = None
@@ -161,6 +162,69 @@ def dataset_questions(
     return questions
 
 
+def from_datasets(
+    names: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int,
+    train_rows: int,
+    test_rows: int,
+    positions: int | None = None,
+    only_one_token: bool = False,
+) -> list[Behavior]:
+    """Behaviors from data sets; see this module's docstring. All are filled with the same token, if any must be.
+
+    Probes read the first token of an answer. ``again`` has up to four times as many rows as are fitted on.
+
+    Args:
+        names: of folders, files, or data sets on the Hub.
+        tokenizer: of the models.
+        seed: of the cut, where splits are missing.
+        train_rows, test_rows: take no more than these.
+        positions: tokens that a model can be shown at most.
+        only_one_token: leave out rows whose answer is not one token.
+
+    Raises:
+        ValueError: no such data set, a missing column, a value that is no text, a word that the tokenizer does not
+            know, an answer that changes the tokens of its prompt, a row too long, too few rows, no token left to fill
+            shorter rows with.
+    """
+    taken = {"train": 4 * train_rows, "validation": test_rows, "test": test_rows}
+    read = {name: _read(name, tokenizer, seed, taken, positions, only_one_token) for name in names}
+    everything = [split for splits, _ in read.values() for split in splits.values()]
+    pad = None
+    if any(_differ(splits.values()) for splits, _ in read.values()):
+        pad = _unused_token((row for split in everything for row in split.rows), len(tokenizer))
+    found = []
+    for name, (splits, notes) in read.items():
+        width = max(len(row) for split in splits.values() for row in split.rows)
+        rows = {split: _as_rows(each, width, pad) for split, each in splits.items()}
+        found.append(
+            Behavior(
+                name=Path(name).name,
+                train=rows["train"][:train_rows],
+                validation=rows["validation"],
+                tests={"test": rows["test"]},
+                again=rows["train"],
+                spell=lambda token_ids: str(tokenizer.decode(list(token_ids))),
+                notes=notes,
+            )
+        )
+    return found
+
+
+def _differ(splits: Iterable[Encoded]) -> bool:
+    """Whether rows, their prompts or the parts of their answers have several lengths."""
+    shapes = {(len(mask), sum(mask)) for split in splits for mask in split.answer}
+    return len(shapes) > 1 or any(answer > 1 for _, answer in shapes)
+
+
+def _as_rows(encoded: Encoded, width: int, pad: int | None) -> AnswerRows:
+    other = torch.tensor(encoded.other_answers) if encoded.other_answers else None
+    rows = AnswerRows.stack(encoded.rows, encoded.answer, pad, width=width, other=other)
+    return dataclasses.replace(rows, labels={"answer": rows.first_answers.numpy()})
+
+
 def _read(
     name: str,
     tokenizer: PreTrainedTokenizerBase,
@@ -168,6 +232,8 @@ def _read(
     taken: Mapping[str, int],
     positions: int | None,
     only_one_token: bool,
+    *,
+    several: bool = True,
 ) -> tuple[dict[str, Encoded], tuple[str, ...]]:
     """The three splits of a data set as token ids, the test split without what the others have; and what to say."""
     loaded = read_table(name)
@@ -181,8 +247,8 @@ def _read(
     encoded = {}
     for split, rows in splits.items():
         asked = rows if only_one_token else rows.select(range(min(len(rows), taken[split])))
-        found = encode_rows(asked, tokenizer, name, join, positions=positions, skip=only_one_token)
-        encoded[split] = Encoded(found.rows[: taken[split]], found.other_answers[: taken[split]], found.skipped)
+        found = encode_rows(asked, tokenizer, name, join, positions=positions, several=several, skip=only_one_token)
+        encoded[split] = found.first(taken[split])
     _check_sizes(
         {split: len(found.rows) for split, found in encoded.items()}, f"{name}, without answers of several tokens,"
     )
@@ -210,30 +276,3 @@ def _unused_token(rows: Iterable[list[int]], vocabulary: int) -> int:
     if free is None:
         raise ValueError("dataset: its rows use every token of the vocabulary, none is left to fill shorter rows with")
     return free
-
-
-def mask_padding(model: PreTrainedModel, pad: int | None) -> PreTrainedModel:
-    """Make a model pass over ``pad`` on the left of its rows whoever calls it; nothing if ``pad`` is None.
-
-    So every instrument takes rows of several lengths. Positions count real tokens only.
-
-    Raises:
-        ValueError: the model takes no positions, so that it would answer differently to a row that is padded.
-    """
-    if pad is None:
-        return model
-    if "position_ids" not in inspect.signature(model.forward).parameters:
-        raise ValueError(
-            f"dataset: its prompts differ in length, and {model.config.model_type} takes no position_ids; "
-            "give it prompts of one length"
-        )
-
-    def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        token_ids = args[0] if args else kwargs.get("input_ids")
-        if token_ids is None or kwargs.get("attention_mask") is not None:
-            return None
-        mask = (token_ids != pad).long().cummax(-1).values
-        return args, {**kwargs, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
-
-    model.register_forward_pre_hook(hook, with_kwargs=True)
-    return model

@@ -9,7 +9,7 @@ import datasets
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from ftmech_hf.jobs.prompt_tables import contradictions, text_columns
@@ -51,6 +51,29 @@ def byte_level(*, adds: bool = False, template: str | None = None, spaces: bool 
         )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", chat_template=template,
+        clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+
+
+def sentence_pieces(*, adds: bool = False) -> PreTrainedTokenizerFast:
+    """A BPE that writes a space as a sign of its own before words and splits digits, as those of Llama 2 do."""
+    words = ["Mia", "was", "sad", "because", "she", "what", "is", "a"]
+    pieces = ["<s>", "</s>", "<unk>", *sorted({*"".join(words), *"0123456789+=bernow", "▁"})]
+    merges = []
+    for word in ("Mia", "was", "what"):
+        so_far = "▁"
+        for letter in word:
+            merges.append((so_far, letter))
+            so_far += letter
+            pieces.append(so_far)
+    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=list(dict.fromkeys(merges)), unk_token="<unk>"))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    if adds:
+        backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>",
         clean_up_tokenization_spaces=False,
     )  # fmt: skip
 
@@ -114,7 +137,7 @@ def test_a_chat_is_what_the_template_makes_of_it() -> None:
     bore = tokenizer("bore", add_special_tokens=False)["input_ids"]
     if len(bore) > 1:  # without its space the word is several tokens, and is said to be
         with pytest.raises(ValueError, match=f"the answer 'bore' is {len(bore)} tokens"):
-            ask(tokenizer, [chat], [" bore"])
+            ask(tokenizer, [chat], [" bore"], several=False)
     tokenizer.add_tokens(["bore"])
     expected = tokenizer("<|user|>\nbear<|end|>\n<|assistant|>\nbore", add_special_tokens=False)["input_ids"]
     said = [{"role": "assistant", "content": " bore"}]
@@ -148,7 +171,7 @@ def test_what_is_no_text_of_the_model_is_refused_in_a_line(
     prompts: list[Any], answers: list[Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message) as refused:
-        ask(build_tokenizer(WORDS), prompts, answers)
+        ask(build_tokenizer(WORDS), prompts, answers, several=False)
     assert "\n" not in str(refused.value)
 
 
@@ -161,6 +184,34 @@ def test_a_tokenizer_that_raises_an_error_at_unknown_words_is_asked_like_any_oth
     assert tokenizer.convert_ids_to_tokens(found.rows[0]) == ["a", "b", "=", "3", "<eos>"]
     with pytest.raises(ValueError, match="row 1 of train: the tokenizer does not know 'z'"):
         ask(tokenizer, ["a b =", "a z ="], ["3", "3"])
+
+
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize("like", ["gpt2", "llama"])
+def test_answers_of_several_tokens_are_those_of_the_whole_text(like: str, adds: bool) -> None:
+    """What is marked as the answer is written as the answer, and what stands before as the prompt."""
+    tokenizer = byte_level(adds=adds) if like == "gpt2" else sentence_pieces(adds=adds)
+    prompts, answers = ["what is 7 + 5 =", "Mia was sad because"], [12, "she was a bear"]
+    for prompt, answer in zip(prompts, answers, strict=True):
+        found = ask(tokenizer, [prompt], [answer])
+        assert found.rows[0][:-1] == [
+            *([tokenizer.bos_token_id] if adds else []),
+            *tokenizer(f"{prompt} {answer}", add_special_tokens=False)["input_ids"],
+        ]
+        mask = found.answer[0]
+        marked = [token for token, of_answer in zip(found.rows[0], mask, strict=True) if of_answer]
+        assert len(marked) > 1
+        assert mask == [False] * (len(mask) - len(marked) - 1) + [True] * len(marked) + [False]
+        assert tokenizer.decode(marked).strip() == str(answer)
+        assert tokenizer.decode(found.rows[0][: -len(marked) - 1], skip_special_tokens=True).strip() == prompt
+        with pytest.raises(ValueError, match=f"is {len(marked)} tokens after the prompt"):
+            ask(tokenizer, [prompt], [answer], several=False)
+
+
+def test_an_answer_that_grows_together_with_its_prompt_is_refused() -> None:
+    with pytest.raises(ValueError, match="the answer '>' changes the last token of the prompt 'go -', expected tokens"):
+        ask(byte_level(), ["go -"], [">"])
+    assert ask(byte_level(), ["go -"], [">"], skip=True).skipped == 1
 
 
 def test_rows_of_several_tokens_can_be_left_out() -> None:

@@ -11,7 +11,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ftmech_hf.jobs.dataset_identity import dataset_hash
-from ftmech_hf.jobs.prompts import dataset_questions, mask_padding, task_questions
+from ftmech_hf.jobs.padding import mask_padding
+from ftmech_hf.jobs.prompts import dataset_questions, task_questions
 from ftmech_hf.tasks import Capability, PcfgConfig, build_dataset
 from ftmech_hf.tasks.pcfg import for_capability
 from ftmech_hf.tokenization import build_tokenizer

@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import TracedModel, model_blocks
-from ftmech_hf.jobs.prompts import Questions, mask_padding
+from ftmech_hf.jobs.padding import mask_padding
+from ftmech_hf.jobs.prompts import Questions
 from ftmech_hf.jobs.tokenizers import Spell
 from ftmech_hf.models.loading import random_twin
 from ftmech_hf.statistics.intervals import Share

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.dataset_identity import dataset_hash
 from ftmech_hf.jobs.job import JobConfig, finish_job, job
-from ftmech_hf.jobs.prompts import mask_padding, task_questions
+from ftmech_hf.jobs.padding import mask_padding
+from ftmech_hf.jobs.prompts import task_questions
 from ftmech_hf.jobs.tokenizers import Asked, ask_models
 from ftmech_hf.models.loading import RANDOM_INIT, load_model, model_positions, random_twin, untie_alike
 from ftmech_hf.runs import RunDir, is_finished

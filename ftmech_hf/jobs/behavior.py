@@ -1,0 +1,212 @@
+"""What a model is asked and how its answer is judged: one thing for every job that asks whether an ability is there.
+
+A behavior has a loss to differentiate, a score for every row, and rows to fit on, to choose on and to report. It is
+made of a task (:func:`from_task`), of data sets with prompts and answers in the model's own tokenizer
+(:func:`ftmech_hf.jobs.prompts.from_datasets`), or of any :class:`~ftmech_hf.jobs.answer_rows.AnswerRows` with a loss
+and a score of one's own: :func:`judged_writing` is the word of a judge on what a model writes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.jobs.answer_scores import answer_loss, gives_answer
+from ftmech_hf.jobs.generation import continue_rows
+from ftmech_hf.jobs.padding import mask_padding
+from ftmech_hf.tasks import Capability, PcfgShape, Rows, RowStream, Task, for_capability
+
+Loss = Callable[[PreTrainedModel, AnswerRows], Tensor]
+"""Mean loss of some rows, to be differentiated."""
+
+Score = Callable[[PreTrainedModel, AnswerRows], Tensor]
+"""How good the model's answer to each row is, (B,): whether it is right, or a number."""
+
+Spell = Callable[[Sequence[int]], str]
+"""Token ids -> text."""
+
+
+def spell_ids(token_ids: Sequence[int]) -> str:
+    """Tokens as their numbers, where nothing better is known."""
+    return " ".join(str(each) for each in token_ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behavior:
+    """What a model is asked, and how its answer is judged.
+
+    Attributes:
+        name: what is asked.
+        train: rows to fit on: importances, probes.
+        validation: rows to choose on.
+        tests: rows to report, by the names of the test sets; the first is what the behavior is about.
+        again: more rows to fine-tune back on; None where ``train`` must do.
+        loss: mean loss of some rows.
+        score: of each row.
+        floor: the score of a model that has nothing of the behavior; None for that of the constant answer.
+        spell: how tokens are written.
+        notes: what a reader should know of the rows, such as those that are left out.
+    """
+
+    name: str
+    train: AnswerRows
+    validation: AnswerRows
+    tests: Mapping[str, AnswerRows]
+    again: AnswerRows | None = None
+    loss: Loss = answer_loss
+    score: Score = gives_answer
+    floor: float | None = None
+    spell: Spell = field(default=spell_ids, repr=False)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.tests or "validation" in self.tests:
+            raise ValueError(f"tests: {list(self.tests)}, expected at least one, none called validation")
+
+    @property
+    def test(self) -> AnswerRows:
+        """The first of the test sets."""
+        return next(iter(self.tests.values()))
+
+    @property
+    def pad(self) -> int | None:
+        """The token that fills shorter rows; None if none are."""
+        return self.train.pad
+
+    @property
+    def chance(self) -> float:
+        """The score of a model that has nothing of the behavior.
+
+        Unless it is known, it is the share of test rows that the most frequent answer of the train rows is right for.
+        """
+        if self.floor is not None:
+            return self.floor
+        counts = Counter(self.train.answer_ids())
+        constant = min(counts, key=lambda answer: (-counts[answer], answer))
+        return float(np.mean([answer == constant for answer in self.test.answer_ids()]))
+
+    def mean_score(self, model: PreTrainedModel, rows: AnswerRows) -> float:
+        """The mean score of some rows."""
+        return float(self.score(model, rows).double().mean())
+
+    def attach(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Make a model pass over the padding of these rows whoever calls it; see :func:`mask_padding`."""
+        return mask_padding(model, self.pad)
+
+    def training_rows(self, seed: int, step: int, batch_size: int) -> AnswerRows:
+        """The rows of one step of training: epochs over ``again``, each in an order of its own."""
+        rows = self.train if self.again is None else self.again
+        number = len(rows)
+        wanted = range(step * batch_size, (step + 1) * batch_size)
+        epochs = {each // number for each in wanted}
+        orders = {epoch: np.random.default_rng([seed, epoch]).permutation(number) for epoch in epochs}
+        return rows[[int(orders[each // number][each % number]) for each in wanted]]
+
+
+Known = Callable[[Task, Rows], Mapping[str, Any]]
+"""What else is known of a task's rows: ``labels``, ``types`` and ``other`` of :class:`AnswerRows`."""
+
+
+def from_task(
+    task: Task,
+    *,
+    seed: int,
+    train_rows: int,
+    test_rows: int,
+    tests: Mapping[str, Task] | None = None,
+    again_rows: int = 0,
+    name: str = "answer",
+    known: Known | None = None,
+) -> Behavior:
+    """What a task asks, answered right; its rows end in an answer of one token.
+
+    Args:
+        task: whose rows are fitted and chosen on.
+        seed: of the rows.
+        train_rows: of the split ``probe``.
+        test_rows: of the splits ``validation`` and ``test``, each.
+        tests: the tasks whose ``test`` rows are reported, by name; this one, under ``name``, if none are given.
+        again_rows: of the split ``reverse``.
+        name: what is asked.
+        known: what else is known of rows; their answers are what may be read from them if not given.
+
+    Raises:
+        ValueError: the task's rows end in no answer.
+    """
+    if task.measure != "accuracy":
+        raise ValueError(f"task: rows of {type(task).__name__} end in no answer, expected a task that has answers")
+
+    def rows(asked: Task, split: str, number: int) -> AnswerRows:
+        found = RowStream(asked, seed=seed, split=split).rows(0, number)
+        more = {"labels": {"answer": found.token_ids[:, -2]}} if known is None else known(asked, found)
+        return AnswerRows.one_token(torch.from_numpy(found.token_ids), **more)
+
+    words = task.vocabulary
+    return Behavior(
+        name=name,
+        train=rows(task, "probe", train_rows),
+        validation=rows(task, "validation", test_rows),
+        tests={key: rows(each, "test", test_rows) for key, each in (tests or {name: task}).items()},
+        again=rows(task, "reverse", again_rows) if again_rows else None,
+        spell=lambda token_ids: " ".join(words[each] if each < len(words) else "?" for each in token_ids),
+    )
+
+
+def from_capability(
+    shape: PcfgShape, capability: Capability, *, correlation: float | None = None, **sizes: int
+) -> Behavior:
+    """One capability of the procedural task; the other answer to a row is that for the other operand.
+
+    Args:
+        shape: its grammar and lengths.
+        capability: what is asked.
+        correlation: share of texts with the correlation; None for natural ones.
+        sizes: ``seed``, ``train_rows``, ``test_rows`` and ``again_rows`` of :func:`from_task`.
+    """
+    named = shape.operand_word(capability.operator, shape.base_operand) == capability.operand
+    other = shape.symbols.index(shape.correlated_operand if named else shape.base_operand)
+
+    def known(task: Task, rows: Rows) -> Mapping[str, Any]:
+        label = shape.answers(capability.operator, shape.texts(rows.token_ids), other)
+        answers = torch.from_numpy(shape.answer_ids(capability.operator, label))
+        return {"labels": {"answer": rows.token_ids[:, -2]}, "other": answers}
+
+    task = for_capability(shape, capability, correlation)
+    return from_task(task, name=str(capability), known=known, **sizes)
+
+
+def judged_writing(
+    tokenizer: PreTrainedTokenizerBase,
+    judge: Callable[[str], bool | float],
+    *,
+    max_new_tokens: int,
+    seed: int = 0,
+    temperature: float = 0.0,
+) -> Score:
+    """A score that lets the model write after each prompt, and asks a judge what it thinks of the text.
+
+    Args:
+        tokenizer: of the model.
+        judge: a text -> whether it is right, or how good it is.
+        max_new_tokens: tokens of a text at most.
+        seed, temperature: of sampling; at 0 the model writes what is most likely.
+    """
+
+    def score(model: PreTrainedModel, rows: AnswerRows) -> Tensor:
+        token_ids, shown = rows.prompts()
+        kept = torch.ones_like(token_ids, dtype=torch.bool) if shown is None else shown
+        written = continue_rows(
+            model, [row[mask].tolist() for row, mask in zip(token_ids, kept, strict=True)],
+            eos=tokenizer.eos_token_id, seed=seed, max_new_tokens=max_new_tokens, temperature=temperature,
+        )  # fmt: skip
+        return torch.tensor([judge(str(tokenizer.decode(ids, skip_special_tokens=True))) for ids in written])
+
+    return score

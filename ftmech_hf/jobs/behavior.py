@@ -161,15 +161,22 @@ def from_task(
 
 
 def from_capability(
-    shape: PcfgShape, capability: Capability, *, correlation: float | None = None, **sizes: int
+    shape: PcfgShape,
+    capability: Capability,
+    *,
+    seed: int,
+    train_rows: int,
+    test_rows: int,
+    again_rows: int = 0,
+    correlation: float | None = None,
 ) -> Behavior:
     """One capability of the procedural task; the other answer to a row is that for the other operand.
 
     Args:
         shape: its grammar and lengths.
         capability: what is asked.
+        seed, train_rows, test_rows, again_rows: as for :func:`from_task`.
         correlation: share of texts with the correlation; None for natural ones.
-        sizes: ``seed``, ``train_rows``, ``test_rows`` and ``again_rows`` of :func:`from_task`.
     """
     named = shape.operand_word(capability.operator, shape.base_operand) == capability.operand
     other = shape.symbols.index(shape.correlated_operand if named else shape.base_operand)
@@ -179,8 +186,15 @@ def from_capability(
         answers = torch.from_numpy(shape.answer_ids(capability.operator, label))
         return {"labels": {"answer": rows.token_ids[:, -2]}, "other": answers}
 
-    task = for_capability(shape, capability, correlation)
-    return from_task(task, name=str(capability), known=known, **sizes)
+    return from_task(
+        for_capability(shape, capability, correlation),
+        seed=seed,
+        train_rows=train_rows,
+        test_rows=test_rows,
+        again_rows=again_rows,
+        name=str(capability),
+        known=known,
+    )
 
 
 def judged_writing(

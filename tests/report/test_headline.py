@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from ftmech_hf.finished_run import FinishedRun
 
 from ftmech_hf.report.claims import Claim, judge
 from ftmech_hf.report.page import verdict
+from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.pcfg.claims import MEASUREMENTS, measure, revival
 from ftmech_hf.studies.pcfg.plan import ReproduceConfig, SeedPlan
 from ftmech_hf.tasks import PcfgShape

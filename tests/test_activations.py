@@ -21,7 +21,7 @@ from ftmech_hf.activations import (
     traced,
 )
 from ftmech_hf.models.loading import quiet_peft
-from ftmech_hf.training.objectives import answer_logits
+from ftmech_hf.training.evaluation import answer_logits
 from tests.conftest import make_gpt2, make_llama
 
 

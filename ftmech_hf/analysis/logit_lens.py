@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations import intervene
 from ftmech_hf.statistics.intervals import share_interval
-from ftmech_hf.training.objectives import answer_logits
+from ftmech_hf.training.evaluation import answer_logits
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from ftmech_hf.runs import RunDir, write_json
 from ftmech_hf.tasks import RowStream, build_dataset
 from ftmech_hf.tasks.letters import LettersConfig
 from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
+from ftmech_hf.training.evaluation import answer_accuracy
 from ftmech_hf.training.loop import Progress
-from ftmech_hf.training.objectives import answer_accuracy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from ftmech_hf.models.loading import load_model, quiet_transformers
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import PcfgConfig, RowStream
 from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
+from ftmech_hf.training.evaluation import answer_accuracy
 from ftmech_hf.training.loop import Progress
-from ftmech_hf.training.objectives import answer_accuracy
 
 
 @dataclass(frozen=True, kw_only=True)

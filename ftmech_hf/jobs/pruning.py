@@ -30,8 +30,9 @@ from ftmech_hf.models.loading import load_model, quiet_transformers
 from ftmech_hf.runs import RunDir, describe_versions, environment, write_text
 from ftmech_hf.tasks import Capability, PcfgShape
 from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
+from ftmech_hf.training.evaluation import answer_accuracy
 from ftmech_hf.training.loop import Progress
-from ftmech_hf.training.objectives import answer_accuracy, answer_only_loss
+from ftmech_hf.training.objectives import answer_only_loss
 
 
 @dataclass(frozen=True, kw_only=True)

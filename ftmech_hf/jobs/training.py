@@ -27,6 +27,8 @@ from ftmech_hf.tokenization import save_tokenizer, task_tokenizer
 from ftmech_hf.training.adapters import AdapterConfig, add_adapter
 from ftmech_hf.training.launch import check_environment
 from ftmech_hf.training.loop import Progress, fit, start_accelerator
+from ftmech_hf.training.objectives import OBJECTIVES
+from ftmech_hf.training.regularizers import REGULARIZERS, regularizers_of
 from ftmech_hf.training.settings import TrainConfig
 
 
@@ -141,8 +143,8 @@ def _run_stage(
     inputs: dict[str, str],
     progress: Progress | None,
 ) -> RunDir:
-    if train.objective not in task.objectives:
-        expected = " or ".join(task.objectives)
+    if OBJECTIVES[train.objective].needs not in task.offers:
+        expected = " or ".join(name for name, each in OBJECTIVES.items() if each.needs in task.offers)
         raise ValueError(f"objective: {train.objective} does not suit the rows of task {settings['task']}: {expected}")
     inputs = {**inputs, **task.inputs()}
     stream = RowStream(task, seed=train.seed, split=split)
@@ -161,8 +163,14 @@ def _run_stage(
             raise ValueError(
                 "adapter: lora is not sharded; use recipes/accelerate/ddp.yaml, its optimizer state is small"
             )
-        if train.l2sp or train.ldifs:
-            raise ValueError("l2sp, ldifs: their copy of the model is not sharded; use recipes/accelerate/ddp.yaml")
+        if regularizers_of(train):
+            names = ", ".join(REGULARIZERS)
+            raise ValueError(f"{names}: their copy of the model is not sharded; use recipes/accelerate/ddp.yaml")
+        if OBJECTIVES[train.objective].needs_reference:
+            raise ValueError(
+                f"objective: {train.objective} keeps a copy of the model that is not sharded; "
+                "use recipes/accelerate/ddp.yaml"
+            )
     # Three checkpoints of weights and two moments each exist for a moment, and the weights at the end.
     copies = 10 + len(train.snapshots)
     check_disk_space(path, copies * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad))

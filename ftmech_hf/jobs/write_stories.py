@@ -11,8 +11,8 @@ from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
 from ftmech_hf.models.loading import load_model, load_tokenizer
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import RowStream, StoriesConfig
+from ftmech_hf.training.evaluation import documents_mean_loss
 from ftmech_hf.training.loop import Progress
-from ftmech_hf.training.objectives import documents_mean_loss
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,11 @@ PROMPT = slice(0, -2)
 """The part of a row that a model is given: everything before the answer."""
 
 
+Offer = Literal["tokens", "answers", "documents", "pairs"]
+"""What rows have that an objective may need: tokens to go on with, an answer, packed documents, or for one prompt an
+answer that is chosen and one that is rejected."""
+
+
 class Capability(NamedTuple):
     """A function on a sub-domain of inputs, such as counting a's."""
 
@@ -92,8 +97,8 @@ class Task(Protocol):
     block_rows: ClassVar[int] = BLOCK
     """Rows of a block."""
 
-    objectives: ClassVar[tuple[str, ...]] = ("next_token", "answer_only")
-    """What training may minimise on such rows; see ``ftmech_hf.training.objectives``."""
+    offers: ClassVar[tuple[Offer, ...]] = ("tokens", "answers")
+    """What rows have for training to minimise; see ``ftmech_hf.training.objectives``."""
 
     measure: ClassVar[Literal["accuracy", "loss"]] = "accuracy"
     """What a model is judged by: the share of right answers, or nats per token where rows end in no answer."""

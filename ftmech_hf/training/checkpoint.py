@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ftmech_hf.runs import commit_folder, damaged_files, disk_errors
 
@@ -38,6 +39,15 @@ def find_checkpoints(root: Path) -> list[Path]:
 def whole_tensor(tensor: Tensor) -> Tensor:
     """A sharded tensor in full; all processes must call this together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_model(model: PreTrainedModel) -> PreTrainedModel:
+    """A model with its weights in full, on the CPU if they were sharded; all processes must call this together."""
+    if any(isinstance(p, DTensor) for p in model.parameters()):
+        weights = {name: whole_tensor(value).cpu() for name, value in model.state_dict().items()}
+        model = AutoModelForCausalLM.from_config(model.config)
+        model.load_state_dict(weights)
+    return model
 
 
 def _map_tensors(value: Any, change: Any) -> Any:

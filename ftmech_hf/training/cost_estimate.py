@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 WARMUP = 3
 """Steps that are slower than the rest, if there are more: they allocate memory and choose kernels."""
@@ -77,3 +78,11 @@ def project(clock: Clock, steps: int, eval_rows: int, flops: float, price_per_ho
         "flops": flops,
     }
     return found if price_per_hour is None else {**found, "cost": hours * price_per_hour}
+
+
+def training_flops(model: PreTrainedModel, tokens: int) -> float:
+    """Floating-point operations to train on so many tokens: six per weight and token, forward and backward."""
+    weights: int = model.num_parameters(exclude_embeddings=True)
+    if getattr(model.config, "tie_word_embeddings", False):  # left out with the embeddings, but multiplied with
+        weights += model.get_output_embeddings().weight.numel()
+    return 6 * weights * tokens

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,14 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list
 from torch import Tensor
-from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ftmech_hf.runs import CHECKPOINTS, RunDir, noted
 from ftmech_hf.tasks import RowStream
-from ftmech_hf.training.checkpoint import NotFinite, find_checkpoints, load_checkpoint, save_checkpoint, whole_tensor
-from ftmech_hf.training.cost_estimate import Clock, project
+from ftmech_hf.training.checkpoint import NotFinite, load_checkpoint, save_checkpoint, whole_model
+from ftmech_hf.training.cost_estimate import Clock, project, training_flops
+from ftmech_hf.training.divergence import LossCheck
+from ftmech_hf.training.evaluation import Evaluation, in_words
 from ftmech_hf.training.launch import (
     check_environment,
     check_num_processes,
@@ -31,30 +31,19 @@ from ftmech_hf.training.launch import (
     noted_environment,
 )
 from ftmech_hf.training.memory import keep_freed_memory
-from ftmech_hf.training.objectives import (
-    OBJECTIVES,
-    Anchor,
-    answer_accuracy,
-    documents_mean_loss,
-    num_predicted,
-    num_shown,
-    training_loss,
-)
+from ftmech_hf.training.objectives import OBJECTIVES, Objective
 from ftmech_hf.training.optim import build_optimizers, lr_factor, set_lr
+from ftmech_hf.training.parts import Parts
 from ftmech_hf.training.progress import make_bar
+from ftmech_hf.training.regularizers import regularizers_of
 from ftmech_hf.training.settings import TrainConfig
+from ftmech_hf.training.total_loss import TotalLoss
 
 LOSS_CHECK_EVERY = 50
 """Steps between looks at the loss, each of which waits for the device."""
 
 DRY_RUN_ROWS = 64
 """Rows per test set at the end of a dry run, at most: enough to know what a row takes."""
-
-DIVERGED = 3
-"""A loss this many times that of a guess, or of the first step if that was worse, will not come back."""
-
-MEASURES = {"accuracy": answer_accuracy, "loss": documents_mean_loss}
-"""What is logged of every test set, by what a task is judged by: a share of answers, or nats per token."""
 
 Progress = Callable[[int, int, str], None]
 """Called as ``progress(step, steps, text)`` after every optimizer step; ``text`` is short and may be empty."""
@@ -108,6 +97,7 @@ def fit(
     accelerator: Accelerator,
     progress: Progress | None = None,
     save_snapshot: Callable[[int, PreTrainedModel], None] | None = None,
+    objective: Objective | None = None,
 ) -> PreTrainedModel:
     """Train ``model`` in place and log to ``run``; goes on from the run's newest checkpoint if there is one.
 
@@ -123,6 +113,7 @@ def fit(
         accelerator: from :func:`start_accelerator`.
         progress: called after every step; a progress bar is shown without it.
         save_snapshot: called by the main process with (step, model) after the steps in ``config.snapshots``.
+        objective: the one that ``config`` names, with settings of its own; as it is by default without it.
 
     Returns:
         the trained model, unwrapped, in evaluation mode.
@@ -130,7 +121,8 @@ def fit(
     Raises:
         ValueError: the loss is not a number any more, or diverges; names the step and the last checkpoint.
     """
-    training = _Training(model, stream, eval_sets, config, run, accelerator, save_snapshot)
+    objective = objective or OBJECTIVES[config.objective]()
+    training = _Training(model, stream, eval_sets, config, run, accelerator, save_snapshot, objective)
     if config.log_with != "none":
         accelerator.init_trackers("ftmech_hf", config={name: str(value) for name, value in run.config.items()})
     tokens = config.batch_size * (stream.task.row_length - 1)
@@ -163,17 +155,18 @@ class _Training:
         run: RunDir,
         accelerator: Accelerator,
         save_snapshot: Callable[[int, PreTrainedModel], None] | None,
+        objective: Objective,
     ) -> None:
-        self.save_snapshot = save_snapshot
-        self.stream, self.eval_sets, self.config, self.run = stream, eval_sets, config, run
-        self.accelerator = accelerator
+        self.save_snapshot, self.row_length = save_snapshot, stream.task.row_length
+        self.config, self.run, self.accelerator = config, run, accelerator
+        self.evaluation = Evaluation(eval_sets, stream.task.measure)
         if accelerator.mixed_precision == "bf16" and accelerator.device.type == "cpu":
             # On CPU the backward pass of bf16 SDPA takes longer than the rest of the step together.
             model.set_attn_implementation("eager")
         self.raw_model = model
-        self.anchor: Anchor | None = None
-        if config.l2sp or config.ldifs:  # before a checkpoint is loaded: the start, not where an interrupted run was
-            self.anchor = Anchor(model, l2sp=config.l2sp, ldifs=config.ldifs).to(accelerator.device)
+        # before a checkpoint is loaded: it remembers the start, not where an interrupted run was
+        self.total = TotalLoss(model, objective, regularizers_of(config)).to(accelerator.device)
+        self.parts = Parts(stream, config, self.total, accelerator)
         self.raw_optimizers = build_optimizers(
             model,
             optimizer=config.optimizer,
@@ -184,23 +177,21 @@ class _Training:
         )
         self.model, *self.optimizers = accelerator.prepare(model, *self.raw_optimizers)
         self.checkpoints = run.working / CHECKPOINTS
-        began_with = noted(run.working, "mixed_precision")
-        if began_with not in (None, accelerator.mixed_precision):
-            raise ValueError(
-                f"mixed_precision: {config.mixed_precision} is {accelerator.mixed_precision} here, but this run began "
-                f"with {began_with}; go on where it is that, or start over with --fresh"
-            )
-        run.note(
-            mixed_precision=accelerator.mixed_precision,
-            processes=accelerator.num_processes,
-            variables=noted_environment(),
-        )
+        self._note_precision()
         self.start = load_checkpoint(self.checkpoints, self.raw_model, self.raw_optimizers)
         run.truncate_log(self.start if self.start else -1)
-        self.cached_eval: dict[tuple[str, int], Tensor] = {}
         self.clock = Clock(exact=config.max_steps is not None)
-        self.first_loss: float | None = noted(run.working, "first_loss") if self.start else None
-        self.first_step: Tensor | None = None  # its loss, until somebody waits for the device
+        vocabulary = model.config.get_text_config().vocab_size
+        self.checked = LossCheck(run, accelerator, vocabulary=vocabulary, resumed=self.start > 0)
+
+    def _note_precision(self) -> None:
+        began_with, here = noted(self.run.working, "mixed_precision"), self.accelerator.mixed_precision
+        if began_with not in (None, here):
+            raise ValueError(
+                f"mixed_precision: {self.config.mixed_precision} is {here} here, but this run began with {began_with}; "
+                "go on where it is that, or start over with --fresh"
+            )
+        self.run.note(mixed_precision=here, processes=self.accelerator.num_processes, variables=noted_environment())
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
         config, eval_steps = self.config, self.config.eval_steps()
@@ -213,11 +204,11 @@ class _Training:
             done = step + 1
             text = ""
             if done in eval_steps:
-                text = self._evaluate(done, self._checked(loss, done))
+                text = self._evaluate(done, self.checked(loss, done))
             elif done % LOSS_CHECK_EVERY == 0:
-                self._checked(loss, done)
+                self.checked(loss, done)
             if done in config.snapshots and self.save_snapshot is not None:
-                model = self._whole_model(self.raw_model)  # all processes gather, the main one writes
+                model = whole_model(self.raw_model)  # all processes gather, the main one writes
                 if self.run.is_main:
                     self.save_snapshot(done, model)
             if done % config.checkpoint_every == 0 or done == config.last_step:
@@ -232,35 +223,19 @@ class _Training:
         """
         if self.config.max_steps is not None and done == self.config.last_step:
             return  # nobody goes on with a dry run
-        self._checked(self._loss_after(done), done)
+        self.checked(self._loss_after(done), done)
         optimizers = self.raw_optimizers if done < self.config.last_step else []
         try:
             save_checkpoint(self.checkpoints, done, self.raw_model, optimizers, is_main=self.run.is_main)
         except NotFinite as error:
-            raise ValueError(f"loss: {error} after step {done}; {self._advice()}") from None
-
-    def _advice(self) -> str:
-        kept = [path.name for path in find_checkpoints(self.checkpoints)]
-        return f"lower lr or muon_lr (checkpoint: {kept[-1] if kept else 'none'})"
-
-    def _parts(self, step: int) -> list[tuple[Tensor, dict[str, float]]]:
-        """This process' rows of a step, in the parts that are computed one after another, and the parts' weights."""
-        share = self.config.batch_size // self.accelerator.num_processes
-        first = step * self.config.batch_size + self.accelerator.process_index * share
-        token_ids = torch.from_numpy(self.stream.rows(first, first + share).token_ids).to(self.accelerator.device)
-        parts = token_ids.chunk(self.config.gradient_accumulation_steps)
-        shares = self._shares(parts, num_predicted)
-        of_features = self._shares(parts, num_shown) if self.config.ldifs else shares
-        weights = [{"weight": share, "feature_weight": of} for share, of in zip(shares, of_features, strict=True)]
-        return list(zip(parts, weights, strict=True))
+            raise ValueError(f"loss: {error} after step {done}; {self.checked.advice()}") from None
 
     @torch.no_grad()
     def _loss_after(self, done: int) -> Tensor:
         """The loss on the rows of a step with the weights that it left behind."""
         self.model.eval()
         losses = [
-            training_loss(self.model, part, self.config.objective, self.anchor, self.raw_model, **weights)
-            for part, weights in self._parts(done - 1)
+            self.total(self.model, part, self.raw_model, **weights) for part, weights in self.parts.of_step(done - 1)
         ]
         return torch.stack(losses).sum()
 
@@ -270,12 +245,12 @@ class _Training:
         state = np.random.SeedSequence([config.seed, step, accelerator.process_index]).generate_state(1, np.uint64)
         torch.manual_seed(int(state[0]))
         self.model.train()
-        parts = self._parts(step)
+        parts = self.parts.of_step(step)
         total = torch.zeros((), device=accelerator.device)
         for number, (part, weights) in enumerate(parts, start=1):
             last = number == len(parts)
             with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
-                loss = training_loss(self.model, part, config.objective, self.anchor, self.raw_model, **weights)
+                loss = self.total(self.model, part, self.raw_model, **weights)
                 accelerator.backward(loss)
             total += loss.detach()
         accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
@@ -290,71 +265,28 @@ class _Training:
             each.step()
             each.zero_grad()
         if step == 0:
-            self.first_step = total
+            self.checked.first_step = total
         return total
-
-    def _shares(self, parts: Sequence[Tensor], count: Callable[[Tensor, str], int]) -> list[float]:
-        """The weights of the parts' means, so that every token of a step counts alike in whichever part it is.
-
-        Gradients are averaged over processes, so the shares of all of them together sum to their number.
-        """
-        if not OBJECTIVES[self.config.objective].packed:
-            return [1 / len(parts)] * len(parts)
-        numbers = [count(part, self.config.objective) for part in parts]
-        here = torch.tensor(float(sum(numbers)), device=self.accelerator.device)
-        everywhere = self.accelerator.reduce(here, reduction="mean")
-        return [number / float(everywhere) for number in numbers]
-
-    def _checked(self, loss: Tensor, step: int) -> float:
-        value = float(self.accelerator.reduce(loss, reduction="mean"))
-        if self.first_step is not None:
-            first = float(self.accelerator.reduce(self.first_step, reduction="mean"))
-            self.first_step, self.first_loss = None, first if math.isfinite(first) else None
-            self.run.note(first_loss=self.first_loss)
-        limit = DIVERGED * max(math.log(self.raw_model.config.vocab_size), self.first_loss or 0.0)
-        if not value <= limit:
-            raise ValueError(
-                f"loss: became {value:.4g} at or before step {step}, above {limit:.4g}, which is {DIVERGED} times that "
-                f"of a guess or of the first step; {self._advice()}"
-            )
-        return value
 
     def _evaluate(self, step: int, loss: float | None) -> str:
         rows = self.config.final_eval_rows if step == self.config.last_step else self.config.eval_rows
         if self.config.max_steps is not None:
             rows = min(rows, DRY_RUN_ROWS)
-        self.model.eval()
-        measure = self.stream.task.measure
-        found = {}
-        with self.clock.evaluation(rows * len(self.eval_sets)):
-            for name, stream in self.eval_sets.items():
-                if (name, rows) not in self.cached_eval:
-                    self.cached_eval[name, rows] = torch.from_numpy(stream.rows(0, rows).token_ids)
-                found[f"{measure}/{name}"] = MEASURES[measure](self.model, self.cached_eval[name, rows])
+        with self.clock.evaluation(rows * len(self.evaluation)):
+            found = self.evaluation(self.model, rows)
         line: dict[str, Any] = {"step": step, "eval_rows": rows}
         if loss is not None:
             line["loss"] = loss
         self.run.log(line | found)
         self.accelerator.log({key: value for key, value in (line | found).items() if key != "step"}, step=step)
-        shown = [
-            f"{name.partition('/')[2]} {value:.1%}" if measure == "accuracy" else f"{name} {value:.3f}"
-            for name, value in list(found.items())[:2]
-        ]
-        return ", ".join([*([f"loss {loss:.3f}"] if loss is not None else []), *shown])
-
-    def _whole_model(self, model: PreTrainedModel) -> PreTrainedModel:
-        if any(isinstance(p, DTensor) for p in model.parameters()):
-            weights = {name: whole_tensor(value).cpu() for name, value in model.state_dict().items()}
-            model = AutoModelForCausalLM.from_config(model.config)
-            model.load_state_dict(weights)
-        return model
+        return ", ".join([*([f"loss {loss:.3f}"] if loss is not None else []), in_words(found)])
 
     def finished_model(self) -> PreTrainedModel:
         self.run.note(evaluation_seconds=round(self.clock.evaluation_seconds, 1))
         if self.config.max_steps is not None:
             self.run.note(projection=self._projection())
         unwrapped: PreTrainedModel = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        model = self._whole_model(unwrapped)
+        model = whole_model(unwrapped)
         self.accelerator.free_memory()
         return model.eval()
 
@@ -362,13 +294,7 @@ class _Training:
         config = self.config
         whole = dataclasses.replace(config, max_steps=None)
         looks = len(whole.eval_steps()) - 1
-        eval_rows = len(self.eval_sets) * (looks * config.eval_rows + config.final_eval_rows)
-        # six floating-point operations per trained weight and token, forward and backward
-        tokens = config.steps * config.batch_size * (self.stream.task.row_length - 1)
-        weights = self.raw_model.num_parameters(exclude_embeddings=True)
-        if getattr(
-            self.raw_model.config, "tie_word_embeddings", False
-        ):  # left out with the embeddings, but multiplied with
-            weights += self.raw_model.get_output_embeddings().weight.numel()
-        flops = 6 * weights * tokens
+        eval_rows = len(self.evaluation) * (looks * config.eval_rows + config.final_eval_rows)
+        tokens = config.steps * config.batch_size * (self.row_length - 1)
+        flops = training_flops(self.raw_model, tokens)
         return project(self.clock, config.steps, eval_rows, flops, config.price_per_hour)

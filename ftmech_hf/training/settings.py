@@ -21,9 +21,9 @@ class TrainConfig:
     gradient_accumulation_steps: int = field(
         default=1, metadata={"help": "parts a process does its rows of a step in, to save memory"}
     )
-    objective: Literal["next_token", "answer_only", "documents"] = field(
+    objective: str = field(
         default="next_token",
-        metadata={"help": "loss on every token, on the answer alone, or on packed documents apart from each other"},
+        metadata={"help": "what is minimised, by its name in ftmech_hf.training.objectives.OBJECTIVES"},
     )
     optimizer: Literal["muon", "adamw", "sgd"] = field(
         default="muon",
@@ -75,6 +75,10 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
+        from ftmech_hf.training.objectives import OBJECTIVES  # here: --help need not wait for torch
+
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective: unknown {self.objective!r}, expected one of {', '.join(OBJECTIVES)}")
         at_least_one = (
             "batch_size", "gradient_accumulation_steps", "eval_rows", "final_eval_rows", "checkpoint_every",
         )  # fmt: skip

@@ -21,8 +21,8 @@ from ftmech_hf.models.presets import build_model, find_preset
 from ftmech_hf.runs import RunDir
 from ftmech_hf.statistics.intervals import mean_interval
 from ftmech_hf.tasks import Capability, PcfgConfig, RowStream, for_capability
+from ftmech_hf.training.evaluation import answer_accuracy
 from ftmech_hf.training.loop import fit, start_accelerator
-from ftmech_hf.training.objectives import answer_accuracy
 from ftmech_hf.training.settings import Precision, TrainConfig
 
 

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations import intervene
 from ftmech_hf.analysis.input_gradients import LipschitzResult, compare_lipschitz, gradient_norms, input_gradient_norms
-from ftmech_hf.training.objectives import answer_logits
+from ftmech_hf.training.evaluation import answer_logits
 
 
 def test_a_linear_model_has_the_norm_of_its_row() -> None:

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ftmech_hf.analysis.logit_lens import logit_lens
-from ftmech_hf.training.objectives import answer_logits
+from ftmech_hf.training.evaluation import answer_logits
 
 
 def final_norm(model: PreTrainedModel) -> torch.nn.Module:

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations import find_layout, model_blocks
 from ftmech_hf.analysis.patching import patch_each, patched_logits, record_activations
-from ftmech_hf.training.objectives import answer_logits
+from ftmech_hf.training.evaluation import answer_logits
 
 SITES = ("resid_post", "attn_out", "mlp_act")
 

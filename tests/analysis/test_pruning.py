@@ -23,7 +23,8 @@ from ftmech_hf.analysis.pruning import (
     random_mask,
     top_mask,
 )
-from ftmech_hf.training.objectives import answer_accuracy, answer_logits, answer_only_loss
+from ftmech_hf.training.evaluation import answer_accuracy, answer_logits
+from ftmech_hf.training.objectives import answer_only_loss
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from ftmech_hf.jobs.prompts import dataset_questions, task_questions
 from ftmech_hf.tasks import Capability, PcfgConfig, build_dataset
 from ftmech_hf.tasks.pcfg import for_capability
 from ftmech_hf.tokenization import build_tokenizer
-from ftmech_hf.training.objectives import answer_accuracy, answer_logits, answer_only_loss
+from ftmech_hf.training.evaluation import answer_accuracy, answer_logits
+from ftmech_hf.training.objectives import answer_only_loss
 
 SIZES = {"seed": 0, "train_rows": 40, "test_rows": 40}
 

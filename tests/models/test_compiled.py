@@ -34,7 +34,8 @@ from ftmech_hf.models.conversion import (
 )
 from ftmech_hf.models.loading import load_model, random_twin
 from ftmech_hf.tasks.programs import COMPILER_BOS, Program, counter, max_identifier
-from ftmech_hf.training.objectives import answer_logits, answer_only_loss
+from ftmech_hf.training.evaluation import answer_logits
+from ftmech_hf.training.objectives import answer_only_loss
 from tests.tasks.programs import TRUTH
 
 

@@ -17,7 +17,7 @@ from ftmech_hf.runs import damaged_files, read_metrics
 from ftmech_hf.studies.sweep.figures import FigureConfig, draw_figure
 from ftmech_hf.studies.sweep.page import last_numbers, stage_rows, summarise
 from ftmech_hf.tasks import RowStream, StoriesConfig
-from ftmech_hf.training.objectives import documents_mean_loss
+from ftmech_hf.training.evaluation import documents_mean_loss
 from recipes import finetune, make_dataset, pretrain, publish, reverse_finetune, write_stories
 from tests.recipes.conftest import CONFIGS, SMALL, TINY
 from tests.tasks.stories.files import write_raw

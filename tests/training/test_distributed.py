@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from ftmech_hf.runs import damaged_files, read_metrics
 from ftmech_hf.tasks import RowStream
-from ftmech_hf.training.objectives import num_predicted
+from ftmech_hf.training.objectives import Batch, Documents
 from tests.processes import run_in_time
 from tests.training.distributed import DOCUMENTS
 
@@ -54,7 +54,7 @@ def check_losses(one: Path, two: Path) -> None:
 def test_two_processes_weigh_every_token_of_packed_documents_alike(tmp_path: Path) -> None:
     """Where the two processes' rows hold unequally many tokens."""
     rows = torch.from_numpy(RowStream(DOCUMENTS, seed=0, split="train").rows(0, 8).token_ids)
-    tokens = [num_predicted(half, "documents") for half in rows.chunk(2)]
+    tokens = [Documents().weight(Batch(half)) for half in rows.chunk(2)]
     assert tokens[0] > 3 * tokens[1]
     for mode in ("one-documents", "ddp-documents"):
         launch(tmp_path / mode, mode)

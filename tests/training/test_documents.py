@@ -15,17 +15,13 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.runs import RunDir, read_metrics
 from ftmech_hf.tasks import Rows, RowStream, StoriesConfig
+from ftmech_hf.training.evaluation import documents_mean_loss
 from ftmech_hf.training.loop import fit, start_accelerator
-from ftmech_hf.training.objectives import (
-    Anchor,
-    document_positions,
-    document_targets,
-    documents_loss,
-    documents_mean_loss,
-    num_predicted,
-    training_loss,
-)
+from ftmech_hf.training.objectives import AnswerOnly, Batch, Documents, NextToken, documents_loss
+from ftmech_hf.training.objectives.documents import document_positions, document_targets
+from ftmech_hf.training.regularizers import LDIFS
 from ftmech_hf.training.settings import TrainConfig
+from ftmech_hf.training.total_loss import TotalLoss
 from tests.conftest import make_gpt2, make_llama
 
 PAD, BOS, EOS = 0, 1, 2
@@ -64,9 +60,9 @@ def test_positions_and_targets_are_those_of_each_document() -> None:
     assert document_positions(packed())[1].tolist() == [*range(14), *range(3), *[0] * 7]
     (first, second), targets = documents()[1], document_targets(packed())[1]
     assert targets.tolist() == [*first[1:], -100, *second[1:], -100, *[-100] * 6]
-    assert num_predicted(packed(), "documents") == sum(length + 1 for row in LENGTHS for length in row)
-    assert num_predicted(packed(), "next_token") == 3 * 23
-    assert num_predicted(packed(), "answer_only") == 3
+    assert Documents().weight(Batch(packed())) == sum(length + 1 for row in LENGTHS for length in row)
+    assert NextToken().weight(Batch(packed())) == 3 * 23
+    assert AnswerOnly().weight(Batch(packed())) == 3
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -105,9 +101,8 @@ def test_the_mean_over_rows_weighs_tokens_and_not_rows(any_model: PreTrainedMode
 
 def test_anchors_see_documents_as_the_model_does() -> None:
     model = make_gpt2(40)
-    plain = training_loss(model, packed(), "documents")
-    anchor = Anchor(model, l2sp=0.0, ldifs=1.0)
-    assert torch.allclose(training_loss(model, packed(), "documents", anchor), plain)
+    anchored = TotalLoss(model, Documents(), [LDIFS(1.0)])
+    assert torch.allclose(anchored(model, Batch(packed())), documents_loss(model, packed()))
 
 
 TASK = StoriesConfig(vocab_size=300, row_tokens=32, relations=1)

@@ -22,7 +22,8 @@ from ftmech_hf.studies.diagnosis import reading
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Examined, Found, TableRow, is_reference, row
 from ftmech_hf.studies.diagnosis.revival import Curve, race, revive
 from ftmech_hf.studies.diagnosis.verdict import Revivals
-from ftmech_hf.training.objectives import answer_logits, answer_only_loss
+from ftmech_hf.training.evaluation import answer_logits
+from ftmech_hf.training.objectives import answer_only_loss
 
 EVAL_ROWS = 256
 """Test rows of every look at a model that is fine-tuned back."""

@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.prompts import Questions
-from ftmech_hf.training.objectives import answer_accuracy, answer_logits, answer_only_loss
+from ftmech_hf.training.evaluation import answer_accuracy, answer_logits
+from ftmech_hf.training.objectives import answer_only_loss
 from ftmech_hf.training.optim import build_optimizers
 
 

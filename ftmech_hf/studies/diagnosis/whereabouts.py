@@ -31,7 +31,7 @@ from ftmech_hf.studies.diagnosis.case import (
     is_reference,
     row,
 )
-from ftmech_hf.training.objectives import answer_accuracy
+from ftmech_hf.training.evaluation import answer_accuracy
 
 
 def lens(case: Examined) -> Found:

@@ -27,8 +27,9 @@ from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import RowStream
 from ftmech_hf.tasks.letters import LettersConfig
 from ftmech_hf.tasks.programs import ANSWER_POSITION
+from ftmech_hf.training.evaluation import answer_logits
 from ftmech_hf.training.loop import Progress
-from ftmech_hf.training.objectives import answer_logits, answer_only_loss
+from ftmech_hf.training.objectives import answer_only_loss
 
 EFFECT = 0.01
 """A part matters if changing it changes more than this share of the answers."""

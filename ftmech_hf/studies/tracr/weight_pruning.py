@@ -24,8 +24,9 @@ from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import RowStream
 from ftmech_hf.tasks.letters import CounterConfig, LettersConfig
 from ftmech_hf.tasks.programs import ANSWER_POSITION
+from ftmech_hf.training.evaluation import answer_accuracy
 from ftmech_hf.training.loop import Progress
-from ftmech_hf.training.objectives import answer_accuracy, answer_only_loss
+from ftmech_hf.training.objectives import answer_only_loss
 
 
 @dataclass(frozen=True, kw_only=True)

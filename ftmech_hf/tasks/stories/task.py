@@ -71,7 +71,7 @@ class StoriesConfig(Task):
     """Which stories, with which instructions."""
 
     block_rows = 64
-    objectives = ("documents",)
+    offers = ("documents",)
     measure = "loss"
 
     files: list[str] = field(

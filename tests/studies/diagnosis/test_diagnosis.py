@@ -15,7 +15,7 @@ from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, REHEARSED, T
 from ftmech_hf.studies.diagnosis.diagnosis import DiagnoseConfig, examine, gather
 from ftmech_hf.studies.diagnosis.revival import revive
 from ftmech_hf.studies.diagnosis.verdict import VerdictResult, judge_capability
-from ftmech_hf.training.objectives import answer_logits
+from ftmech_hf.training.evaluation import answer_logits
 from tests.studies.planted import MAKERS, ask, make_base, make_never, make_rows, make_wrapped
 
 FEW = ExaminationConfig(

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.prompts import Questions
 from ftmech_hf.studies.diagnosis.revival import looks, race, revive
-from ftmech_hf.training.objectives import answer_accuracy
+from ftmech_hf.training.evaluation import answer_accuracy
 from tests.conftest import make_gpt2
 from tests.studies.planted import ask, make_rows
 

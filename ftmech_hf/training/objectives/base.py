@@ -1,0 +1,111 @@
+"""What an objective is: how rows become what a model is shown, a loss, and the weight of rows among others.
+
+A row of a procedural task ends ``... ANSWER <eos>``: the answer is the last token but one, and all rows are equally
+long. Rows of text differ in length and say themselves which of their tokens are answers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ftmech_hf.tasks.schema import Offer, Rows
+
+IGNORED = -100
+"""The target of a position that predicts nothing."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one step, or the part of them that is computed at once.
+
+    Attributes:
+        token_ids: whole rows, int64 (B, T).
+        answers: the tokens that a model is to answer with, bool (B, T); None for rows of one shape, whose answer is
+            their last token but one.
+        real: False where a row is filled up on its right, bool (B, T); None if no row is.
+    """
+
+    token_ids: Tensor
+    answers: Tensor | None = None
+    real: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @classmethod
+    def of(cls, rows: Rows) -> Batch:
+        """Rows as tensors on the CPU."""
+        return cls(torch.from_numpy(rows.token_ids))
+
+    def to(self, device: torch.device) -> Batch:
+        """The same rows on a device."""
+        answers, real = (None if each is None else each.to(device) for each in (self.answers, self.real))
+        return Batch(self.token_ids.to(device), answers, real)
+
+
+class Shown(NamedTuple):
+    """What a model is called with.
+
+    Attributes:
+        token_ids: what it reads, (B, T).
+        real: which of these positions are tokens of a row and not padding, (B, T).
+        options: keyword arguments beside ``token_ids``.
+    """
+
+    token_ids: Tensor
+    real: Tensor
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective(ABC):
+    """What is minimised. A frozen dataclass: its fields, if it has any, are settings of its own."""
+
+    needs: ClassVar[Offer] = "tokens"
+    """What rows must have for it; a task says in ``offers`` what its rows have."""
+
+    needs_reference: ClassVar[bool] = False
+    """Whether :meth:`loss` compares with the logits of the model that training started from."""
+
+    @abstractmethod
+    def shown(self, batch: Batch) -> Shown:
+        """What the model is called with."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, batch: Batch, reference: Tensor | None = None) -> Tensor:
+        """The mean loss (nats) of a batch.
+
+        Args:
+            logits: of the model, called with :meth:`shown`.
+            batch: the rows.
+            reference: the logits of the model that training started from, if ``needs_reference``.
+        """
+
+    @abstractmethod
+    def weight(self, batch: Batch) -> int:
+        """How many things the mean of :meth:`loss` is over: the weight of a batch among other batches of a step."""
+
+    def num_shown(self, batch: Batch) -> int:
+        """How many tokens the model is shown, without padding: the weight of a mean over its features."""
+        return int(self.shown(batch).real.sum())
+
+    def rows_weigh_alike(self, batch: Batch) -> bool:
+        """Whether all rows of the task have one weight, so that none has to be counted."""
+        return batch.answers is None
+
+
+def loss_on(model: nn.Module, objective: Objective, batch: Batch) -> Tensor:
+    """An objective that needs no reference, on a batch."""
+    shown = objective.shown(batch)
+    return objective.loss(model(shown.token_ids, **shown.options).logits, batch)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy (nats) of logits (B, T, V) at targets (B, T), but for those that are :data:`IGNORED`."""
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)

@@ -1,0 +1,76 @@
+"""The objective and what is added to it: the number whose gradient a step takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ftmech_hf.training.objectives.base import Batch, Objective, Shown
+from ftmech_hf.training.regularizers import Features, Regularizer, Start, random_state
+
+
+class TotalLoss:
+    """An objective with its regularizers, and the copy of the start that either of them compares with.
+
+    Args:
+        model: where training starts; what is trained of it is copied, if anything compares with it.
+        objective: what is minimised.
+        regularizers: added to it.
+    """
+
+    def __init__(self, model: nn.Module, objective: Objective, regularizers: Sequence[Regularizer] = ()) -> None:
+        self.objective, self.regularizers = objective, regularizers
+        self.needs_features = any(each.needs_features for each in regularizers)
+        self.start = Start(model) if regularizers or objective.needs_reference else None
+
+    def to(self, device: torch.device) -> TotalLoss:
+        """Move what it remembers."""
+        if self.start is not None:
+            self.start.to(device)
+        return self
+
+    def __call__(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        raw_model: nn.Module | None = None,
+        *,
+        weight: float = 1.0,
+        feature_weight: float = 1.0,
+    ) -> Tensor:
+        """The objective on a batch, and what regularizers add to it.
+
+        Args:
+            model: called once; may be wrapped for distributed training.
+            batch: the rows.
+            raw_model: ``model`` without its wrapper, where there is one: the parameters by the names they started with.
+            weight: of these rows among those of a step, by what the objective counts.
+            feature_weight: the same for what compares features, by the tokens that are shown.
+        """
+        raw_model = raw_model or model
+        shown = self.objective.shown(batch)
+        before = random_state(shown.token_ids.device) if self.needs_features else []
+        wanted = {"output_hidden_states": True} if self.needs_features else {}
+        output = model(shown.token_ids, **shown.options, **wanted)
+        loss = self.objective.loss(output.logits, batch, self._reference(raw_model, shown))
+        if self.start is None:
+            return loss * weight
+        for each in self.regularizers:
+            if not each.needs_features:
+                loss = loss + each.penalty(raw_model, self.start.weights, None)
+        loss = loss * weight
+        if self.needs_features:
+            states = self.start.hidden_states(raw_model, shown, before)
+            features = Features(output.hidden_states, states, shown.real)
+            for each in self.regularizers:
+                if each.needs_features:
+                    loss = loss + feature_weight * each.penalty(raw_model, self.start.weights, features)
+        return loss
+
+    def _reference(self, raw_model: nn.Module, shown: Shown) -> Tensor | None:
+        if not self.objective.needs_reference:
+            return None
+        assert self.start is not None
+        return self.start.logits(raw_model, shown)

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from transformers import PreTrainedModel
+
+from ftmech_hf.training.adapters import AdapterConfig, add_adapter
+from ftmech_hf.training.objectives import OBJECTIVES, AnswerOnly, Batch, Documents, NextToken, Objective
+from ftmech_hf.training.objectives.documents import PAD_ID
+from ftmech_hf.training.regularizers import REGULARIZERS, feature_distance
+from ftmech_hf.training.total_loss import TotalLoss
+from tests.conftest import make_gpt2
+
+
+def total_loss(model: torch.nn.Module, objective: Objective, **strengths: float) -> TotalLoss:
+    return TotalLoss(model, objective, [REGULARIZERS[name](each) for name, each in strengths.items()])
+
+
+def rows_of(number: int = 6) -> torch.Tensor:
+    return torch.randint(3, 40, (number, 12), generator=torch.Generator().manual_seed(0))
+
+
+def test_the_feature_distance_is_that_of_unit_vectors() -> None:
+    first = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
+    second = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1))
+    cosine = torch.nn.functional.cosine_similarity(first, second, dim=-1)
+    assert torch.allclose(feature_distance((first,), (second,)), (2 - 2 * cosine).mean())
+    assert torch.allclose(feature_distance((first, second), (3 * first, -second)), torch.tensor(2.0))  # 0 and 4
+
+
+def test_anchors_cost_nothing_at_the_start_and_what_they_say_elsewhere(any_model: PreTrainedModel) -> None:
+    rows = rows_of()
+    start = {name: p.detach().clone() for name, p in any_model.named_parameters()}
+    anchored = {kind: total_loss(any_model, AnswerOnly(), **{kind: 0.5}) for kind in ("l2sp", "ldifs")}
+    free, batch = total_loss(any_model, AnswerOnly()), Batch(rows)
+    plain = free(any_model, batch)
+    for each in anchored.values():
+        assert torch.allclose(each(any_model, batch), plain)
+    before = any_model(rows[:, :-2], output_hidden_states=True).hidden_states
+    with torch.no_grad():
+        for p in any_model.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
+    plain = free(any_model, batch)
+    squared = sum((p - start[name]).square().sum() for name, p in any_model.named_parameters())
+    assert torch.allclose(anchored["l2sp"](any_model, batch), plain + 0.5 * squared)
+    after = any_model(rows[:, :-2], output_hidden_states=True).hidden_states
+    apart = feature_distance(after, before)
+    assert apart > 1e-3
+    assert torch.allclose(anchored["ldifs"](any_model, batch), plain + 0.5 * apart)
+
+
+@pytest.mark.parametrize(("kind", "weight"), [("l2sp", 1.0), ("ldifs", 10.0)])
+def test_an_anchor_holds_the_model_back(kind: str, weight: float) -> None:
+    def moved(strength: float) -> float:
+        model = make_gpt2(40)
+        total = total_loss(model, AnswerOnly(), **({kind: strength} if strength else {}))
+        before = model(rows_of()[:, :-2], output_hidden_states=True).hidden_states
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        for _ in range(30):
+            total(model, Batch(rows_of())).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        start = make_gpt2(40)
+        with torch.no_grad():
+            after = model(rows_of()[:, :-2], output_hidden_states=True).hidden_states
+            pairs = zip(model.parameters(), start.parameters(), strict=True)
+            distances = {
+                "l2sp": sum((p - q).square().sum() for p, q in pairs),
+                "ldifs": feature_distance(after, before),
+            }
+        return float(distances[kind])
+
+    free, held = moved(0.0), moved(weight)
+    assert held < 0.7 * free
+
+
+def anchored_gradients(model: torch.nn.Module, rows: torch.Tensor, anchored: TotalLoss) -> torch.Tensor:
+    """Of the anchor's term alone: that of the sum, less that of the loss with the same dropout."""
+    found = []
+    for each in (anchored, total_loss(model, anchored.objective)):
+        torch.manual_seed(3)
+        model.zero_grad()
+        each(model, Batch(rows)).backward()
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    return found[0] - found[1]
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("objective", ["next_token", "answer_only", "documents"])
+@pytest.mark.parametrize("kind", ["plain", "dropout", "lora"])
+def test_the_distance_of_features_starts_at_nothing(kind: str, objective: str, precision: str) -> None:
+    """Under autocast as accelerate puts it on, in training mode, with dropout in the model or in an adapter."""
+    model = make_gpt2(40, dropout=0.2 if kind == "dropout" else 0.0)
+    if kind == "lora":
+        model = add_adapter(model, AdapterConfig(adapter="lora", lora_rank=2, lora_dropout=0.2), base="", seed=0)
+    anchored = total_loss(model, OBJECTIVES[objective](), ldifs=10.0)
+    prepared = Accelerator(mixed_precision=precision, cpu=True).prepare(model).train()
+    rows = rows_of()
+    rows[:, 0], rows[2:, 6:] = 1, PAD_ID
+    assert anchored_gradients(prepared, rows, anchored).abs().max() == 0
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
+    assert anchored_gradients(prepared, rows, anchored).norm() > 0.01
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    yield
+    AcceleratorState._reset_state()
+
+
+def test_the_distance_of_features_is_a_mean_over_tokens_and_not_over_padding() -> None:
+    model = make_gpt2(40)
+    free, anchored = total_loss(model, Documents()), total_loss(model, Documents(), ldifs=2.0)
+    start = make_gpt2(40)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
+    documents = [[1, 5, 6, 7, 8, 9, 2], [1, 30, 31, 2]]
+    found = []
+    for length in (8, 11, 20):
+        rows = torch.tensor([document + [PAD_ID] * (length - len(document)) for document in documents])
+        found.append(anchored(model, Batch(rows)) - free(model, Batch(rows)))
+    distances = []
+    for document in documents:  # each in a pass of its own, without any padding
+        ids = torch.tensor([document])
+        states = [each(ids, output_hidden_states=True).hidden_states for each in (model, start)]
+        cosines = torch.stack([torch.cosine_similarity(*pair, dim=-1)[0] for pair in zip(*states, strict=True)])
+        distances.append((2 - 2 * cosines).mean(0))
+    expected = 2.0 * torch.cat(distances).mean()
+    assert expected > 0.01
+    for each in found:
+        torch.testing.assert_close(each, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_an_anchor_changes_nothing_of_what_dropout_draws_next() -> None:
+    model = make_gpt2(40, dropout=0.2).train()
+    after = []
+    for strengths in ({}, {"l2sp": 0.1, "ldifs": 1.0}):
+        torch.manual_seed(5)
+        total_loss(model, NextToken(), **strengths)(model, Batch(rows_of()))
+        after.append(torch.rand(3))
+    assert torch.equal(*after)
+    assert model.training
+
+
+@pytest.mark.cuda
+def test_the_distance_of_features_starts_at_nothing_on_a_gpu() -> None:
+    model = make_gpt2(40, dropout=0.2, attn="sdpa")
+    accelerator = Accelerator(mixed_precision="bf16")
+    anchored = total_loss(model, NextToken(), ldifs=10.0).to(accelerator.device)
+    prepared = accelerator.prepare(model).train()
+    batch = Batch(rows_of()).to(accelerator.device)
+    torch.manual_seed(0)
+    total = anchored(prepared, batch)
+    torch.manual_seed(0)
+    assert float(total - total_loss(model, NextToken())(prepared, batch)) == pytest.approx(0, abs=1e-6)

@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.answer_scores import answer_loss, given_answers, gives_answer, prefers_answer
 from ftmech_hf.jobs.padding import mask_padding
-from ftmech_hf.training.objectives import answer_accuracy, answer_logits, answer_only_loss
+from ftmech_hf.training.evaluation import answer_accuracy, answer_logits
+from ftmech_hf.training.objectives import answer_only_loss
 from tests.conftest import make_gpt2, make_llama
 
 PAD, END = 0, 2

@@ -1,6 +1,6 @@
-"""Write the results of a reproduction and of a benchmark into README.md, so that every number there comes from a file.
+"""Write tables and lists into the READMEs, so that every number there comes from a file and every list from the code.
 
-python recipes/update_readme.py --run runs/reproduce-nano --benchmark runs/benchmark-train.json
+python recipes/update_readme.py --reproduction runs/reproduce-nano --benchmark runs/benchmark-train.json
 """
 
 from __future__ import annotations
@@ -14,49 +14,17 @@ from typing import Any
 
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.runs import write_text
-from recipes.readme.benchmarks import (
-    accuracy_block,
-    analysis_block,
-    data_block,
-    interop_block,
-    speed_block,
-    sweep_speed_block,
-)
-from recipes.readme.studies import (
-    forgetting_block,
-    grid_block,
-    instruments_block,
-    lora_block,
-    results_block,
-    stories_block,
-    stories_claims_block,
-    tracr_block,
-    written_block,
-)
+from recipes.readme import benchmarks, code, studies
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ("<!-- results: written by recipes/update_readme.py -->", "<!-- end of results -->")
-DATA = ("<!-- data: written by recipes/update_readme.py -->", "<!-- end of data -->")
-ACCURACY = ("<!-- accuracy: written by recipes/update_readme.py -->", "<!-- end of accuracy -->")
-GRID = ("<!-- grid: written by recipes/update_readme.py -->", "<!-- end of grid -->")
-FORGETTING = ("<!-- forgetting: written by recipes/update_readme.py -->", "<!-- end of forgetting -->")
-LORA = ("<!-- lora: written by recipes/update_readme.py -->", "<!-- end of lora -->")
-TRACR = ("<!-- tracr: written by recipes/update_readme.py -->", "<!-- end of tracr -->")
-INSTRUMENTS = ("<!-- instruments: written by recipes/update_readme.py -->", "<!-- end of instruments -->")
-STORIES = ("<!-- stories: written by recipes/update_readme.py -->", "<!-- end of stories -->")
-STORIES_CLAIMS = ("<!-- stories claims: written by recipes/update_readme.py -->", "<!-- end of stories claims -->")
-WRITTEN = ("<!-- written: written by recipes/update_readme.py -->", "<!-- end of written -->")
-ANALYSIS = ("<!-- analysis: written by recipes/update_readme.py -->", "<!-- end of analysis -->")
-SWEEP_SPEED = ("<!-- sweep: written by recipes/update_readme.py -->", "<!-- end of sweep -->")
-INTEROP = ("<!-- interop: written by recipes/update_readme.py -->", "<!-- end of interop -->")
-SPEED = ("<!-- speed: written by recipes/update_readme.py -->", "<!-- end of speed -->")
+PICTURES = ".github"
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateReadmeConfig:
     """Where the results are."""
 
-    run: str = field(default="runs/reproduce-nano", metadata={"help": "folder of a reproduction"})
+    reproduction: str = field(default="runs/reproduce-nano", metadata={"help": "folder of a reproduction"})
     benchmark: str = field(default="runs/benchmark-train.json", metadata={"help": "file of a training benchmark"})
     accuracy_benchmark: str = field(
         default="runs/benchmark-accuracy.json", metadata={"help": "file of a benchmark of the time to an accuracy"}
@@ -79,72 +47,106 @@ class UpdateReadmeConfig:
         metadata={"help": "folder of write_stories.py, of a model of real stories"},
     )
     only: list[str] = field(
-        default_factory=list, metadata={"help": "settings above whose tables are written; all if none are named"}
+        default_factory=list,
+        metadata={"help": "settings above whose tables are written, or code for the lists; all if none are named"},
     )
 
     def __post_init__(self) -> None:
-        known = [each.name for each in fields(self) if each.name != "only"]
+        known = [CODE, *(each.name for each in fields(self) if each.name != "only")]
         if unknown := [name for name in self.only if name not in known]:
             raise ValueError(f"only: unknown {unknown[0]!r}, expected some of {', '.join(known)}")
 
-    def writes(self, name: str) -> bool:
-        """Whether a setting's tables are to be written."""
-        return not self.only or name in self.only
+
+CODE = "code"
+"""What a block is made from that needs no file: the docstrings of what is there."""
 
 
-BLOCKS: tuple[tuple[tuple[str, str], Callable[[Any], str], str], ...] = (
-    (SPEED, speed_block, "benchmark"),
-    (ACCURACY, accuracy_block, "accuracy_benchmark"),
-    (DATA, data_block, "data_benchmark"),
-    (SWEEP_SPEED, sweep_speed_block, "sweep_benchmark"),
-    (ANALYSIS, analysis_block, "analysis_benchmark"),
-    (INTEROP, interop_block, "interop"),
-    (GRID, grid_block, "grid"),
-    (FORGETTING, forgetting_block, "forgetting"),
-    (LORA, lora_block, "lora"),
-    (TRACR, tracr_block, "tracr"),
-    (INSTRUMENTS, instruments_block, "tracr"),
-    (STORIES, stories_block, "stories"),
-    (STORIES_CLAIMS, stories_claims_block, "stories"),
-    (WRITTEN, written_block, "written"),
+@dataclass(frozen=True)
+class Block:
+    """A part of a README that is written from a file.
+
+    Attributes:
+        readme: where it stands.
+        source: the setting that says from which file or folder it is made, or :data:`CODE`.
+        write: makes it.
+        picture: a picture in that folder which the READMEs show as well.
+    """
+
+    readme: str
+    source: str
+    write: Callable[[Any], str]
+    picture: str | None = None
+
+
+SPEED = "recipes/benchmarks/README.md"
+REPRODUCTION, SWEEP, TRACR, STORIES = (
+    f"ftmech_hf/studies/{name}/README.md" for name in ("pcfg", "sweep", "tracr", "tinystories")
 )
-"""Marks in the README, what writes the block between them, and the setting that says from which file or folder."""
+BLOCKS: dict[str, Block] = {
+    "results": Block(REPRODUCTION, "reproduction", studies.results_block, picture="overview.png"),
+    "speed": Block(SPEED, "benchmark", benchmarks.speed_block),
+    "accuracy": Block(SPEED, "accuracy_benchmark", benchmarks.accuracy_block),
+    "data": Block(SPEED, "data_benchmark", benchmarks.data_block),
+    "analysis": Block(SPEED, "analysis_benchmark", benchmarks.analysis_block),
+    "sweep": Block(SPEED, "sweep_benchmark", benchmarks.sweep_speed_block),
+    "interop": Block("ftmech_hf/hub/README.md", "interop", benchmarks.interop_block),
+    "grid": Block(SWEEP, "grid", studies.grid_block),
+    "forgetting": Block(SWEEP, "forgetting", studies.forgetting_block),
+    "lora": Block(SWEEP, "lora", studies.lora_block),
+    "tracr": Block(TRACR, "tracr", studies.tracr_block),
+    "instruments": Block(TRACR, "tracr", studies.instruments_block),
+    "stories": Block(STORIES, "stories", studies.stories_block),
+    "stories claims": Block(STORIES, "stories", studies.stories_claims_block),
+    "written": Block(STORIES, "written", studies.written_block),
+    "recipes": Block("recipes/README.md", CODE, code.recipes_block),
+    "floors": Block("ftmech_hf/README.md", CODE, code.floors_block),
+    "package": Block("ftmech_hf/README.md", CODE, code.package_block),
+}
+"""Name of a block, which stands in the marks around it -> where it is and what it is made from."""
 
 
-def replace_block(text: str, marks: tuple[str, str], block: str) -> str:
-    """Put ``block`` between two marks."""
-    before, rest = text.split(marks[0])
-    return f"{before}{marks[0]}\n{block}\n{marks[1]}{rest.split(marks[1])[1]}"
+def marks(name: str) -> tuple[str, str]:
+    """The lines between which a block stands."""
+    return f"<!-- {name}: written by recipes/update_readme.py -->", f"<!-- end of {name} -->"
+
+
+def replace_block(text: str, name: str, block: str) -> str:
+    """Put ``block`` between its marks."""
+    first, last = marks(name)
+    before, rest = text.split(first)
+    return f"{before}{first}\n{block}\n{last}{rest.split(last)[1]}"
+
+
+def find_source(place: Path) -> Any:
+    """What is between a block's marks made from: what a file says, or a folder that is whole; None if there is none."""
+    if place.suffix == ".json" and place.is_file():
+        return json.loads(place.read_text(encoding="utf-8"))
+    return place if any((place / made).is_file() for made in ("report.html", "manifest.json")) else None
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Replace the blocks between the marks and copy the picture."""
+    """Replace the blocks between the marks and copy the pictures."""
     with clean_exit():
         (config,) = parse_config(UpdateReadmeConfig, argv=argv, description=__doc__)
-        folder, readme = Path(config.run), ROOT / "README.md"
-        text = readme.read_text(encoding="utf-8")
-        reproduced = config.writes("run") and (folder / "claims.json").is_file()
-        if reproduced:
-            text = replace_block(text, RESULTS, results_block(folder))
-        elif config.writes("run"):
-            print(f"no {folder}: its table and the picture stay as they are")
-        for marks, block, name in BLOCKS:
-            place = Path(getattr(config, name))
-            if not config.writes(name):
+        texts: dict[Path, str] = {}
+        for name, block in BLOCKS.items():
+            if config.only and block.source not in config.only:
                 continue
-            if place.suffix == ".json" and place.is_file():
-                text = replace_block(text, marks, block(json.loads(place.read_text(encoding="utf-8"))))
-            elif any((place / made).is_file() for made in ("report.html", "manifest.json")):
-                text = replace_block(text, marks, block(place))
-            else:
+            place = ROOT if block.source == CODE else Path(getattr(config, block.source))
+            source = ROOT if block.source == CODE else find_source(place)
+            if source is None:
                 print(f"no {place}: its table stays as it is")
-        write_text(readme, text)
-        print(f"wrote {readme.name}")
-        if reproduced and (folder / "overview.png").is_file():
-            picture = ROOT / ".github" / "overview.png"
-            picture.parent.mkdir(exist_ok=True)
-            shutil.copyfile(folder / "overview.png", picture)
-            print(f"wrote {picture.relative_to(ROOT)} from {folder}")
+                continue
+            readme = ROOT / block.readme
+            text = texts.get(readme) or readme.read_text(encoding="utf-8")
+            texts[readme] = replace_block(text, name, block.write(source))
+            if block.picture and (place / block.picture).is_file():
+                (ROOT / PICTURES).mkdir(exist_ok=True)
+                shutil.copyfile(place / block.picture, ROOT / PICTURES / block.picture)
+                print(f"wrote {PICTURES}/{block.picture} from {place}")
+        for readme, text in texts.items():
+            write_text(readme, text)
+            print(f"wrote {readme.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the README says is true."""
+"""What the READMEs say is true."""
 
 from __future__ import annotations
 
@@ -12,30 +12,39 @@ from transformers import AutoTokenizer
 from ftmech_hf.tasks import TASKS
 from recipes import make_dataset, pretrain, update_readme
 from recipes.benchmarks.accuracy import MIXTURES, RECIPES
-from recipes.update_readme import (
-    ACCURACY,
-    DATA,
-    FORGETTING,
-    GRID,
-    INSTRUMENTS,
-    INTEROP,
-    LORA,
-    RESULTS,
-    SPEED,
-    STORIES,
-    STORIES_CLAIMS,
-    TRACR,
-    replace_block,
-)
+from recipes.update_readme import BLOCKS, CODE, marks, replace_block
 from tests.interop.checks import CHECKS
 from tests.recipes.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-CODE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+READMES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (
+        ROOT / "README.md",
+        *sorted(ROOT.glob("ftmech_hf/**/README.md")),
+        *sorted(ROOT.glob("recipes/**/README.md")),
+    )
+}
+PYTHON = [
+    pytest.param(code, id=f"{name}-{number}")
+    for name, text in READMES.items()
+    for number, code in enumerate(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+]
 
 
-@pytest.mark.parametrize("code", CODE, ids=range(len(CODE)))
+def block_of(name: str) -> str:
+    """What stands between a block's marks."""
+    first, last = marks(name)
+    return READMES[BLOCKS[name].readme].split(first)[1].split(last)[0]
+
+
+def slug(title: str) -> str:
+    """What GitHub calls the place of a heading in an address."""
+    plain = re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", title)
+    return re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("code", PYTHON)
 def test_its_python_runs(
     code: str, chain: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -46,7 +55,7 @@ def test_its_python_runs(
 
 def test_its_task_trains_and_publishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the README says: the class in a file, one line in the dict, and the recipes know it."""
-    (code,) = (block for block in CODE if "ParityConfig" in block)
+    (code,) = (str(block.values[0]) for block in PYTHON if "ParityConfig" in str(block.values[0]))
     assert len(code.splitlines()) < 45
     monkeypatch.setattr("ftmech_hf.tasks.TASKS", {**TASKS})
     exec(code, {"__name__": __name__})
@@ -61,24 +70,55 @@ def test_its_task_trains_and_publishes(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_its_tree_names_every_file_and_no_other() -> None:
-    tree = re.search(r"## The tree.*?```\n(.*?)```", README, re.DOTALL)
-    assert tree is not None
-    folder, named = "", set()
-    for line in tree[1].splitlines():
-        path = line.split()[0]
-        if not line.startswith(" "):
-            folder = path if path.endswith("/") else ""
-            if folder:
-                continue
-        named.add(folder + path)
+    named = {
+        (ROOT / name).parent / link
+        for name in ("ftmech_hf/README.md", "recipes/README.md")
+        for link in re.findall(r"^- \[`[^`]+`\]\(([^)]+)\): ", READMES[name], re.MULTILINE)
+    }
     tracked = [*ROOT.glob("ftmech_hf/**/*.py"), *ROOT.glob("recipes/**/*.py"), *ROOT.glob("ftmech_hf/**/*.j2")]
-    files = {path.relative_to(ROOT).as_posix() for path in tracked if path.name != "__init__.py"}
-    assert files <= named
-    assert all(list(ROOT.glob(re.sub(r"<\w+>", "*", name))) for name in named)
+    assert {path for path in tracked if path.name != "__init__.py"} <= named
+    assert all(path.exists() for path in named)
+
+
+@pytest.mark.parametrize("name", [name for name, block in BLOCKS.items() if block.source == CODE])
+def test_its_lists_are_what_the_code_says(name: str) -> None:
+    """python recipes/update_readme.py --only code writes them."""
+    assert block_of(name) == f"\n{BLOCKS[name].write(ROOT)}\n"
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_no_link_is_dead(name: str) -> None:
+    prose = re.sub(r"```.*?```", "", READMES[name], flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if re.match(r"\w+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = ((ROOT / name).parent / path).resolve() if path else ROOT / name
+        assert target.exists(), link
+        assert target.is_relative_to(ROOT), link
+        if anchor:
+            titles = re.findall(
+                r"^#+ (.*)$",
+                re.sub(r"```.*?```", "", target.read_text(encoding="utf-8"), flags=re.DOTALL),
+                re.MULTILINE,
+            )
+            assert anchor in map(slug, titles), link
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_each_opens_with_a_sentence_that_says_what_it_is(name: str) -> None:
+    title, empty, first = READMES[name].split("\n")[:3]
+    assert title.startswith("# ")
+    assert empty == ""
+    assert re.match(r"[A-Z*].*", first)
 
 
 def test_its_commands_name_recipes_and_configs_that_exist() -> None:
-    commands = re.findall(r"(recipes/\w+\.py)(?: --config \$c/(\w+\.yaml))?", README)
+    commands = [
+        each
+        for text in READMES.values()
+        for each in re.findall(r"(recipes/\w+\.py)(?: --config \$c/(\w+\.yaml))?", text)
+    ]
     assert len(commands) > 8
     for recipe, config in commands:
         assert (ROOT / recipe).is_file()
@@ -86,41 +126,56 @@ def test_its_commands_name_recipes_and_configs_that_exist() -> None:
 
 
 def test_its_table_of_other_libraries_has_every_check() -> None:
-    block = README.split(INTEROP[0])[1].split(INTEROP[1])[0]
-    verified = re.findall(r"^\| ([\w-]+) \| [^|]+ \| ([^|]+) \|$", block, re.MULTILINE)[1:]
+    verified = re.findall(r"^\| ([\w-]+) \| [^|]+ \| ([^|]+) \|$", block_of("interop"), re.MULTILINE)[1:]
     assert verified == [(name, check.shows) for name, check in CHECKS.items()]
 
 
 def test_its_results_come_from_a_run() -> None:
-    block = README.split(RESULTS[0])[1].split(RESULTS[1])[0]
-    assert block.count("\n|") >= 14
-    assert re.search(r"Mean over seeds 0, 1, 2, .*config hash `[0-9a-f]{12}`; ftmech_hf ", block)
-    assert README.split(SPEED[0])[1].split(SPEED[1])[0].count("\n|") == 8
-    rows = README.split(ACCURACY[0])[1].split(ACCURACY[1])[0].count("\n|") - 2
-    assert rows in (len(RECIPES), len(MIXTURES) * len(RECIPES))
-    for marks, rows in ((GRID, 18), (FORGETTING, 11), (LORA, 9)):
-        assert README.split(marks[0])[1].split(marks[1])[0].count("\n|") == rows
-    for marks, rows in ((TRACR, 10), (INSTRUMENTS, 22)):
-        assert README.split(marks[0])[1].split(marks[1])[0].count("\n|") == rows
-    for marks, rows in ((STORIES, 11), (STORIES_CLAIMS, 18)):  # nothing as long as the study has not been run
-        assert README.split(marks[0])[1].split(marks[1])[0].count("\n|") in (0, rows)
-    assert README.split(DATA[0])[1].split(DATA[1])[0].count("\n|") == 9
+    results = block_of("results")
+    assert results.count("\n|") >= 14
+    assert re.search(r"Mean over seeds 0, 1, 2, .*config hash `[0-9a-f]{12}`; ftmech_hf ", results)
+    assert block_of("speed").count("\n|") == 8
+    assert block_of("accuracy").count("\n|") - 2 in (len(RECIPES), len(MIXTURES) * len(RECIPES))
+    for name, rows in (("grid", 18), ("forgetting", 11), ("lora", 9), ("tracr", 10), ("instruments", 22), ("data", 9)):
+        assert block_of(name).count("\n|") == rows
+    for name, rows in (("stories", 11), ("stories claims", 18)):  # nothing as long as the study has not been run
+        assert block_of(name).count("\n|") in (0, rows)
     assert (ROOT / ".github" / "overview.png").stat().st_size > 50_000
+
+
+def copy_readmes(folder: Path) -> None:
+    for name, text in READMES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def test_only_the_named_tables_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Results of one kind that are new do not bring in older ones that happen to lie in runs/."""
-    (tmp_path / "README.md").write_text(README, encoding="utf-8")
+    copy_readmes(tmp_path)
     monkeypatch.setattr("recipes.update_readme.ROOT", tmp_path)
     seen = tmp_path / "interop.json"
     seen.write_text('{"rows": [{"library": "a", "versions": "a 1", "shows": "it loads"}]}', encoding="utf-8")
     run = tmp_path / "run"
     run.mkdir()
     (run / "claims.json").write_text("[]", encoding="utf-8")
-    update_readme.main(["--only", "interop", "--interop", str(seen), "--run", str(run)])
-    written = (tmp_path / "README.md").read_text(encoding="utf-8")
+    (run / "report.html").write_text("", encoding="utf-8")
+    update_readme.main(["--only", "interop", "--interop", str(seen), "--reproduction", str(run)])
     block = "| library | verified with | what was seen to work |\n|---|---|---|\n| a | a 1 | it loads |"
-    assert block in written
-    assert written == replace_block(README, INTEROP, f"{block}\n\nWritten by `make test-interop`.")
+    for name, before in READMES.items():
+        written = (tmp_path / name).read_text(encoding="utf-8")
+        if name == BLOCKS["interop"].readme:
+            assert block in written
+            assert written == replace_block(before, "interop", f"{block}\n\nWritten by `make test-interop`.")
+        else:
+            assert written == before
     with pytest.raises(SystemExit):
         update_readme.main(["--only", "interop", "tables"])
+
+
+def test_each_block_stands_in_its_readme_and_no_other() -> None:
+    for name in BLOCKS:
+        assert [readme for readme, text in READMES.items() if marks(name)[0] in text] == [BLOCKS[name].readme]
+    found = [
+        name for text in READMES.values() for name in re.findall(r"<!-- ([\w ]+): written by recipes/update_", text)
+    ]
+    assert sorted(found) == sorted(BLOCKS)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ftmech_hf.config import to_dict
-from ftmech_hf.jobs.scheduler import Cell
+from ftmech_hf.jobs.cell import Cell
 from ftmech_hf.jobs.training import snapshot_folder
 from ftmech_hf.models.identity import model_hash, run_model
 from ftmech_hf.runs import InputsChanged, changed_inputs, damaged_files, is_finished, run_identity
@@ -70,7 +70,7 @@ class Plan:
             place: its config with an ``output_dir``.
             settings: its other configs, by the names of their parameters.
             inputs: label -> the model it takes: name of an earlier run, or any other model's folder or name.
-            cost: see :class:`ftmech_hf.jobs.scheduler.Cell`.
+            cost: see :class:`ftmech_hf.jobs.cell.Cell`.
 
         Returns:
             the run's name, which is an earlier one's if that computes the same.

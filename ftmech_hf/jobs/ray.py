@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ftmech_hf.jobs.scheduler import Cell, run_cell
+from ftmech_hf.jobs.cell import Cell, run_cell
 
 
 def _run_on_ray(cell: Cell, reports: Any, folder: str) -> Any:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import connection
 from typing import Any
 
@@ -21,29 +20,9 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from ftmech_hf.config import in_one_line, is_internal, keep_report
+from ftmech_hf.jobs.cell import Cell, run_cell
 from ftmech_hf.runs import count_cores
-from ftmech_hf.training.memory import release_freed_memory
 from ftmech_hf.training.progress import make_bar
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of a sweep.
-
-    Attributes:
-        name: unique; shown in the progress bar and in errors.
-        function: importable; called in a worker as ``function(**kwargs, progress=...)``.
-        kwargs: its picklable arguments.
-        cost: expected work, in any unit; the progress bar counts it, and the longest chain of needs goes first.
-        needs: names of the cells that must be finished before.
-    """
-
-    name: str
-    function: Callable[..., Any]
-    kwargs: Mapping[str, Any]
-    cost: float
-    needs: tuple[str, ...] = field(default=())
-
 
 _reports: Any = None  # a worker's end of the progress queue
 
@@ -64,21 +43,8 @@ def _start_worker(reports: Any) -> None:
     threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
-def run_cell(cell: Cell, reports: Any = None) -> Any:
-    """Call a cell's function in this process and report on it; in a worker of :class:`LocalPool` to its queue."""
-    reports = _reports if reports is None else reports  # a queue of Ray is false when it is empty
-    last_report = 0.0
-
-    def progress(step: int, steps: int, text: str) -> None:
-        nonlocal last_report
-        if text or time.monotonic() - last_report > 0.5:
-            last_report = time.monotonic()
-            reports.put((cell.name, step / max(steps, 1), text))  # a model that is not trained has no steps
-
-    result = cell.function(**cell.kwargs, progress=progress)
-    release_freed_memory()  # another kind of cell may come next
-    reports.put((cell.name, 1.0, ""))
-    return result
+def _run_in_worker(cell: Cell) -> Any:
+    return run_cell(cell, _reports)
 
 
 class _Bar:
@@ -178,7 +144,7 @@ class LocalPool:
 
     def submit(self, cell: Cell) -> Future[Any]:
         """Start a cell in a free worker."""
-        return self._executor.submit(run_cell, cell)
+        return self._executor.submit(_run_in_worker, cell)
 
     def died(self, error: BaseException) -> bool:
         """Whether a worker died, for want of memory perhaps, and took the others with it; if so, start new ones."""

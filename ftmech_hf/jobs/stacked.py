@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ftmech_hf.config import to_dict
-from ftmech_hf.jobs.scheduler import Cell
+from ftmech_hf.jobs.cell import Cell
 from ftmech_hf.jobs.training import FinetuneConfig, finetune, save_finished
 from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash
 from ftmech_hf.runs import CHECKPOINTS, RunDir, write_json

@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from ftmech_hf.tasks.grammar import Grammar, Production
+from ftmech_hf.tasks.rules import Production, Rules
 
 MAX_TABLE = 10_000
 """A symbol with at most this many derivations is sampled in one draw from a table of them."""
@@ -29,7 +28,7 @@ class Strings(NamedTuple):
     Attributes:
         symbols: terminal ids of all strings, int8 (S,).
         starts: where each string starts, followed by S, int64 (num_strings + 1,).
-        ancestors: int16 (levels, S): the symbol id (see :attr:`Grammar.symbols`) of each terminal's ancestor at that
+        ancestors: int16 (levels, S): the symbol id (see :attr:`Rules.symbols`) of each terminal's ancestor at that
             depth, the root at depth 0; -1 at and below the terminal's own depth. None unless asked for.
     """
 
@@ -75,7 +74,7 @@ class Sampler:
     of the work is copying bytes.
     """
 
-    def __init__(self, grammar: Grammar) -> None:
+    def __init__(self, grammar: Rules) -> None:
         self.grammar = grammar
         self.ids = {symbol: number for number, symbol in enumerate(grammar.symbols)}
         self.derivations = {t: [(1.0, [bytes([n])])] for n, t in enumerate(grammar.terminals)}

@@ -61,7 +61,7 @@ class Rows:
         label: the answer as an integer, int64 (B,); -1 where there is none.
         correlated: whether the planted correlation holds in the row's text, bool (B,).
         ancestors: symbol ids above each symbol of the text, int16 (B, levels, text length), if they were asked for;
-            see :class:`ftmech_hf.tasks.grammar.Strings`.
+            see :class:`ftmech_hf.tasks.sampling.Strings`.
     """
 
     token_ids: NDArray[np.int64]

@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ftmech_hf.jobs.scheduler import Cell, run_cell, run_cells
+from ftmech_hf.jobs.cell import Cell, run_cell
+from ftmech_hf.jobs.scheduler import run_cells
 from tests.jobs import cells
 from tests.processes import has_ended, started, wait_until
 
@@ -57,7 +58,8 @@ def test_no_worker_outlives_its_parent(tmp_path: Path, how: signal.Signals) -> N
     folder, script = tmp_path / "workers", tmp_path / "sweep.py"
     folder.mkdir()
     script.write_text(
-        "from ftmech_hf.jobs.scheduler import Cell, run_cells\nfrom tests.jobs import cells\n"
+        "from ftmech_hf.jobs.cell import Cell\nfrom ftmech_hf.jobs.scheduler import run_cells\n"
+        "from tests.jobs import cells\n"
         f"cell = Cell('s', cells.sleep, {{'folder': {str(folder)!r}}}, 1)\n"
         "if __name__ == '__main__': run_cells([cell], workers=1)"
     )

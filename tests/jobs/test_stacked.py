@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from ftmech_hf.jobs import stacked
+from ftmech_hf.jobs.cell import Cell
 from ftmech_hf.jobs.compiling import CompileConfig, start_compiled
-from ftmech_hf.jobs.scheduler import Cell
 from ftmech_hf.jobs.stacked import StackedRun, finetune_together, stack_cells
 from ftmech_hf.jobs.training import FinetuneConfig, finetune
 from ftmech_hf.models.loading import load_model

@@ -7,7 +7,8 @@ from collections import Counter
 
 from hypothesis import strategies as st
 
-from ftmech_hf.tasks.grammar import Grammar, Production, parse_rules
+from ftmech_hf.tasks.grammar import Grammar, parse_rules
+from ftmech_hf.tasks.rules import Production
 
 RECURSIVE = Grammar(
     *parse_rules(

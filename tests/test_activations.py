@@ -20,6 +20,7 @@ from ftmech_hf.activations import (
     model_blocks,
     traced,
 )
+from ftmech_hf.activations.sites import SiteReader
 from ftmech_hf.models.loading import quiet_peft
 from ftmech_hf.training.evaluation import answer_logits
 from tests.conftest import make_gpt2, make_llama
@@ -178,12 +179,12 @@ def test_the_stream_is_compared_with_the_hidden_states(monkeypatch: pytest.Monke
         hook.remove()
     assert TracedModel(model).sites == SITES
     # and what the door reads is compared, not only what the model says
-    collect = TracedModel._collect
+    read = SiteReader.read
 
-    def shifted(self: TracedModel, inputs: Any, sites: Any, layers: Any) -> Any:
-        return {key: value + (key == ("resid_post", 0)) for key, value in collect(self, inputs, sites, layers).items()}
+    def shifted(self: SiteReader, inputs: Any, sites: Any, layers: Any) -> Any:
+        return {key: value + (key == ("resid_post", 0)) for key, value in read(self, inputs, sites, layers).items()}
 
-    monkeypatch.setattr(TracedModel, "_collect", shifted)
+    monkeypatch.setattr(SiteReader, "read", shifted)
     with pytest.raises(ValueError, match="resid_post of layer 0 of llama is not the model's hidden state"):
         TracedModel(model)
 
@@ -223,7 +224,7 @@ def test_a_padded_row_is_the_row_alone(any_model: PreTrainedModel, rows: Tensor,
 
 def test_a_model_that_cannot_be_padded_says_so(any_model: PreTrainedModel, rows: Tensor) -> None:
     opened = TracedModel(any_model)
-    opened._takes_position_ids = False
+    opened.reader.takes_position_ids = False
     opened.refuses_padding = opened._check_padding()
     if any_model.config.model_type == "gpt2":  # the others' positions are relative
         assert "other activations to a row padded on the left: it takes no position_ids" in opened.refuses_padding
@@ -264,7 +265,7 @@ def test_an_interrupted_collection_leaves_no_store(
     tmp_path: Path, rows: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = TracedModel(make_gpt2(40))
-    whole = opened._collect
+    whole = opened.reader.read
 
     def fail(*args: Any) -> Any:
         if fail.calls:  # type: ignore[attr-defined]
@@ -273,7 +274,7 @@ def test_an_interrupted_collection_leaves_no_store(
         return whole(*args)
 
     fail.calls = 0  # type: ignore[attr-defined]
-    monkeypatch.setattr(opened, "_collect", fail)
+    monkeypatch.setattr(opened.reader, "read", fail)
     with pytest.raises(KeyboardInterrupt):
         opened.collect_to(tmp_path / "store", rows, ["resid_post"], batch_size=4)
     with pytest.raises(ValueError, match="holds none"):
@@ -291,8 +292,8 @@ def test_a_write_is_what_nnsight_writes(any_model: PreTrainedModel, rows: Tensor
         clean = any_model(rows).logits
         with opened.intervene({(site, 1): lambda value: value + added}):
             written = any_model(rows).logits
-        with opened._traced.trace(input_ids=rows):
-            block = opened._blocks[1]
+        with opened.reader.traced.trace(input_ids=rows):
+            block = opened.reader.blocks[1]
             if site == "resid_pre":
                 block.input = block.input + added
             elif site in ("mlp_act", "head_out"):
@@ -306,7 +307,7 @@ def test_a_write_is_what_nnsight_writes(any_model: PreTrainedModel, rows: Tensor
             else:
                 output = block.output
                 block.output = (output[0] + added, *output[1:]) if isinstance(output, tuple) else output + added
-            traced_logits = opened._traced.output.logits.save()
+            traced_logits = opened.reader.traced.output.logits.save()
         assert torch.equal(written, traced_logits)
         assert (written - clean).norm() > 1e-3 * clean.norm()  # a write that silently did nothing
         assert torch.equal(any_model(rows).logits, clean)

@@ -3,8 +3,9 @@
 from ftmech_hf.activations.ablation import ablated_losses
 from ftmech_hf.activations.interventions import WRITABLE, intervene
 from ftmech_hf.activations.layout import Layout, find_layout, model_blocks
+from ftmech_hf.activations.sites import SITES
 from ftmech_hf.activations.store import ActivationStore
-from ftmech_hf.activations.traced import SITES, TracedModel
+from ftmech_hf.activations.traced import TracedModel
 from ftmech_hf.activations.units import Unit, UnitGroup, Units, find_units
 
 __all__ = [

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations.equations import BlockParts, BlockRecord, Equations, find_matrices
+from ftmech_hf.activations.block_record import BlockRecord
+from ftmech_hf.activations.equations import BlockParts, Equations
+from ftmech_hf.activations.matrices import find_adapted, find_matrices, is_inside
 
 NUM_TOKENS = 4
 """Tokens of the row that is tried. Writes leave the last one alone, to show what only attention can carry there."""
@@ -181,9 +183,9 @@ class _Run:
             enter, leave = functools.partial(self._enter, layer), functools.partial(self._leave, layer)
             handles.append(block.register_forward_pre_hook(enter, with_kwargs=True))
             handles.append(block.register_forward_hook(leave))
-            wrapped = [name for name, part in block.named_modules() if hasattr(part, "base_layer")]
+            adapted = find_adapted(block)
             for path, part in block.named_modules():
-                if path and not any(path.startswith(f"{each}.") for each in wrapped):
+                if path and not is_inside(path, adapted):
                     read, wrote = functools.partial(self._read, path), functools.partial(self._wrote, layer, path)
                     handles.append(part.register_forward_pre_hook(read, with_kwargs=True))
                     handles.append(part.register_forward_hook(wrote))

@@ -1,21 +1,8 @@
 """The door to nnsight: named sites to read and write in any causal language model.
 
-Sites (l is a 0-based layer):
-
-- ``resid_pre``: the stream entering block l, (B, T, D); for l = 0 the embedding's output.
-- ``resid_post``: the stream leaving block l, (B, T, D); ``hidden_states[l + 1]`` for all but the last block, where HF
-  applies the final norm first.
-- ``mlp_act``: what the MLP's last matrix reads, (B, T, N): one value per MLP neuron.
-- ``head_out``: what the attention's last matrix reads, the heads' outputs side by side, (B, T, H x width of a head).
-- ``attn_out``: what the stream receives from the attention, (B, T, D): the stream that the MLP reads is the one
-  entering the block plus this. Where a norm stands between the attention and the stream (Gemma 2 and 3, OLMo 2, GLM-4)
-  it is the norm's output, where the attention's output is multiplied by a constant (Granite) it is the product, and
-  where the attention adds the stream by itself (BLOOM) it is what is added. Where the stream is normalised afterwards
-  (OPT-350m, GPT-1, BERT) it is what is added before the norm.
-- ``attn_pattern``: attention weights, (B, H, T, T); the model must be loaded with ``attn_implementation="eager"``.
-
-That a site is this is shown on tensors when the door opens, in every block; see :mod:`ftmech_hf.activations.proofs`. A
-site for which it cannot be shown is refused with the reason when it is asked for, and the others can be used.
+What each site is stands in :mod:`ftmech_hf.activations.sites`. That it is this is shown on tensors when the door opens,
+in every block; see :mod:`ftmech_hf.activations.proofs`. A site for which it cannot be shown is refused with the reason
+when it is requested, and the others can be used.
 
 A model that peft has put adapters into is opened as it computes, adapters and all, without merging them.
 
@@ -28,26 +15,21 @@ account at NDIF and is not tested here.
 from __future__ import annotations
 
 import contextlib
-import inspect
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import nnsight
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations.equations import num_inputs
 from ftmech_hf.activations.interventions import Write, intervene
-from ftmech_hf.activations.layout import check_layout, find_layout, inside_peft, model_blocks
+from ftmech_hf.activations.layout import check_layout, find_layout, inside_peft
+from ftmech_hf.activations.matrices import num_inputs
 from ftmech_hf.activations.patterns import why_no_patterns
-from ftmech_hf.activations.proofs import first_tensor, probe_tokens, run, run_settings, within_context
+from ftmech_hf.activations.proofs import probe_tokens, run, within_context
+from ftmech_hf.activations.sites import SITES, SiteReader
 from ftmech_hf.activations.store import ActivationStore, StoreWriter
 from ftmech_hf.models.loading import check_has_weights
-
-SITES = ("resid_pre", "resid_post", "mlp_act", "head_out", "attn_out", "attn_pattern")
 
 PADDING_TOLERANCE = 1e-3
 """How far a padded row may be from the row alone, relative to its size: batches of other shapes round differently."""
@@ -64,8 +46,9 @@ class TracedModel:
 
     Attributes:
         num_layers, num_neurons: blocks, and MLP neurons of each; no neurons where ``mlp_act`` is refused.
-        sites: the sites that can be asked for.
+        sites: the sites that can be read.
         refused: site -> why it cannot be.
+        reader: what reads them, one batch at a time.
         refuses_padding: why padded rows would give wrong activations; empty if they do not.
 
     Raises:
@@ -79,16 +62,8 @@ class TracedModel:
         self.layout = find_layout(model)
         check_layout(model, self.layout)
         self.refused = dict(self.layout.refused)
-        self._modules = [block for _, block in model_blocks(model)]
-        self.num_layers = len(self._modules)
-        self._takes_position_ids = "position_ids" in inspect.signature(model.forward).parameters
-        with warnings.catch_warnings():
-            # Parts with a name of nnsight's own, such as "output", have another one there: they are looked up by
-            # identity, not by their path.
-            warnings.filterwarnings("ignore", "Module .* has a submodule named", UserWarning)
-            self._traced = nnsight.NNsight(model)
-        self._envoys = {id(envoy._module): envoy for envoy in self._traced.modules()}
-        self._blocks: list[Any] = [self._envoys[id(block)] for block in self._modules]
+        self.reader = SiteReader(model, self.layout)
+        self.num_layers = len(self.reader.blocks)
         self._check_stream()
         self.num_neurons = self._count_neurons()
         if reason := why_no_patterns(model, self.layout):
@@ -101,9 +76,6 @@ class TracedModel:
         """Whether ``attn_pattern`` can be asked for."""
         return "attn_pattern" not in self.refused
 
-    def _part(self, layer: int, path: str) -> Any:
-        return self._envoys[id(self._modules[layer].get_submodule(path))]
-
     def _check_stream(self) -> None:
         """Compare the stream with the model's own hidden states."""
         kind, token_ids = self.model.config.model_type, probe_tokens(self.model)
@@ -112,7 +84,7 @@ class TracedModel:
         if expected is None or len(expected) <= self.num_layers:
             raise ValueError(f"model: {kind} gives no hidden states to compare its blocks' stream with")
         inputs = {"input_ids": token_ids, **within_context(self.model, token_ids)}
-        found = self._collect(inputs, ["resid_pre", "resid_post"], range(self.num_layers))
+        found = self.reader.read(inputs, ["resid_pre", "resid_post"], range(self.num_layers))
         for layer in range(self.num_layers):
             reference = [("resid_pre", expected[layer])]
             if layer + 1 < self.num_layers:
@@ -125,7 +97,7 @@ class TracedModel:
         """MLP neurons of every block; refuses them where their number differs."""
         if "mlp_act" in self.refused:
             return 0
-        parts = [block.get_submodule(self.layout.mlp_down) for block in self._modules]
+        parts = [block.get_submodule(self.layout.mlp_down) for block in self.reader.modules]
         widths = {num_inputs(part) for part in parts}
         if len(widths) > 1:
             self.refused["mlp_act"] = f"blocks have {min(widths)} to {max(widths)} neurons, expected as many in each"
@@ -136,72 +108,19 @@ class TracedModel:
         """Compare a row alone with the same row padded, on either side."""
         alone = probe_tokens(self.model, 3)[:, : getattr(self.model.config, "max_position_embeddings", None)]
         sites, layers = [site for site in self.sites if site != "attn_pattern"], range(self.num_layers)
-        values = self._collect({"input_ids": alone}, sites, layers)
+        values = self.reader.read({"input_ids": alone}, sites, layers)
         pad = torch.zeros_like(alone[:, :2])
         real = torch.ones_like(alone)
         for side, ids, mask, kept in (
             ("left", [pad, alone], [pad, real], slice(2, None)),
             ("right", [alone, pad], [real, pad], slice(0, -2)),
         ):
-            padded = self._collect(self._inputs(torch.cat(ids, dim=1), torch.cat(mask, dim=1)), sites, layers)
+            padded = self.reader.read(self.reader.inputs(torch.cat(ids, dim=1), torch.cat(mask, dim=1)), sites, layers)
             for key, value in values.items():
                 if (padded[key][:, kept] - value).norm() > PADDING_TOLERANCE * value.norm():
-                    why = "" if self._takes_position_ids else ": it takes no position_ids"
+                    why = "" if self.reader.takes_position_ids else ": it takes no position_ids"
                     return f"{self.model.config.model_type} gives other activations to a row padded on the {side}{why}"
         return ""
-
-    def _inputs(self, token_ids: Tensor, attention_mask: Tensor | None) -> dict[str, Tensor]:
-        """What the model is called with; positions count real tokens only."""
-        device = self.model.device
-        if attention_mask is None:
-            return {"input_ids": token_ids.to(device)}
-        inputs = {"input_ids": token_ids.to(device), "attention_mask": attention_mask.to(device)}
-        if self._takes_position_ids:
-            inputs["position_ids"] = (inputs["attention_mask"].long().cumsum(-1) - 1).clamp(min=0)
-        return inputs
-
-    def _collect(
-        self, inputs: Mapping[str, Tensor], sites: Sequence[str], layers: Sequence[int]
-    ) -> dict[tuple[str, int], Tensor]:
-        """Whole activations of one batch. Within a block, sites are read in the order in which they are computed."""
-        last = max(layers)
-        with torch.no_grad(), self._traced.trace(**inputs, **run_settings(self.model)) as tracer:
-            found = nnsight.save({})
-            for layer in sorted(layers):
-                if "resid_pre" in sites:
-                    found["resid_pre", layer] = self._blocks[layer].input.clone()  # blocks may add in place
-                for where, path in self.layout.order:
-                    for site in sites:
-                        if self._place(site) == (where, path):
-                            part = self._part(layer, path)
-                            value = part.input if where == "in" else part.output
-                            found[site, layer] = self._value(site, value, inputs["input_ids"].shape)
-                if "resid_post" in sites:
-                    output = self._blocks[layer].output
-                    found["resid_post", layer] = (output[0] if isinstance(output, tuple | list) else output).clone()
-                if layer == last:
-                    tracer.stop()  # later blocks need not be computed
-        return dict(found)
-
-    def _place(self, site: str) -> tuple[str, str]:
-        """Which part a site is read from, and whether it is what the part reads."""
-        layout = self.layout
-        return {
-            "mlp_act": ("in", layout.mlp_down),
-            "head_out": ("in", layout.attention_out),
-            "attn_out": ("out", layout.attention_added),
-            "attn_pattern": ("out", layout.attention),
-        }.get(site, ("", ""))
-
-    def _value(self, site: str, value: Any, rows: torch.Size) -> Tensor:
-        """What a site is, of what its part reads or returns."""
-        if site == "attn_pattern":
-            pattern: Tensor = value[1].clone()
-            return pattern
-        first = first_tensor(value)
-        assert first is not None
-        first = first.clone() if first.shape[:-1] == rows else first.clone().unflatten(0, rows)
-        return first * self.layout.attention_scale if site == "attn_out" and self.layout.attention_scale != 1 else first
 
     def collect(
         self,
@@ -302,7 +221,7 @@ class TracedModel:
         for start in range(0, len(token_ids), batch_size):
             rows = slice(start, start + batch_size)
             mask = None if attention_mask is None else attention_mask[rows]
-            for key, value in self._collect(self._inputs(token_ids[rows], mask), sites, chosen).items():
+            for key, value in self.reader.read(self.reader.inputs(token_ids[rows], mask), sites, chosen).items():
                 at = places[rows].to(value.device)
                 at = at[:, None, :, None] if key[0] == "attn_pattern" else at[:, :, None]
                 taken = torch.take_along_dim(value, at, dim=-2).to("cpu", torch.float32)
@@ -317,15 +236,7 @@ class TracedModel:
             raise ValueError(f"sites: mlp_act {self.refused['mlp_act']}")
         if mlp_mask.shape != (self.num_layers, self.num_neurons):
             raise ValueError(f"mlp_mask: {tuple(mlp_mask.shape)}, expected {(self.num_layers, self.num_neurons)}")
-        mask = mlp_mask.to(self.model.device, self.model.dtype)
-        settings = run_settings(self.model, logits_to_keep=1)
-        with self._traced.trace(input_ids=token_ids, **settings):
-            for layer in range(self.num_layers):
-                down = self._part(layer, self.layout.mlp_down)
-                down.input = down.input * mask[layer]
-            logits = self._traced.output.logits.save()
-        kept: Tensor = logits[:, -1].float()
-        return kept
+        return self.reader.masked_logits(token_ids, mlp_mask.to(self.model.device, self.model.dtype))
 
 
 def _token_places(positions: Tensor, token_ids: Tensor, attention_mask: Tensor | None) -> Tensor:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ftmech_hf.activations.layout import find_layout, model_blocks
+from ftmech_hf.activations.matrices import find_adapted, find_matrices
 from ftmech_hf.activations.patterns import count_heads
 
 Unit = Literal["weight", "row", "activation", "head"]
@@ -93,7 +94,7 @@ def find_units(model: PreTrainedModel, unit: Unit) -> Units:
     """
     if unit not in get_args(Unit):
         raise ValueError(f"unit: {unit!r}, expected one of {', '.join(get_args(Unit))}")
-    if any(hasattr(module, "base_layer") for _, block in model_blocks(model) for module in block.modules()):
+    if any(find_adapted(block) for _, block in model_blocks(model)):
         raise ValueError("model: its adapter is not merged, so that no weight can be zeroed by itself; merge it first")
     layout = find_layout(model)
     if unit in NEEDED_SITE:
@@ -110,10 +111,9 @@ def find_units(model: PreTrainedModel, unit: Unit) -> Units:
             width = matrix.weight.shape[matrix.axis]
             found[f"head.{layer}"] = matrix._replace(size=width // heads)
         else:
-            for name, module in block.named_modules():
-                if isinstance(module, Conv1D | nn.Linear):
-                    side: Literal["entry", "output"] = "entry" if unit == "weight" else "output"
-                    found[f"{block_name}.{name}"] = UnitGroup(layer, module, side)
+            side: Literal["entry", "output"] = "entry" if unit == "weight" else "output"
+            for path in find_matrices(block):
+                found[f"{block_name}.{path}"] = UnitGroup(layer, block.get_submodule(path), side)
     return found
 
 

@@ -19,30 +19,30 @@ cross-entropy is minimised to convergence, with scikit-learn's default L2 penalt
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 
-from ftmech_hf.statistics.linear_classifiers import LinearFit, fit_adamw, fit_logistic, fit_ridge
+from ftmech_hf.statistics.adamw import fit_adamw
+from ftmech_hf.statistics.control_labels import ControlledLabels, Labels, add_controls
+from ftmech_hf.statistics.intervals import share_interval
+from ftmech_hf.statistics.linear_classifiers import LinearFit
+from ftmech_hf.statistics.logistic import fit_logistic
+from ftmech_hf.statistics.online_code import code_lengths
+from ftmech_hf.statistics.ridge import fit_ridge
 
 Method = Literal["logistic", "ridge", "adamw"]
-Labels = NDArray[np.integer]
 ANSWER = "answer"
-
-CODE_FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
-"""Shares of the rows after which the online code fits a new probe (Voita & Titov, App. B)."""
 
 
 class LinearProbe(NamedTuple):
-    """A fitted probe, to be applied to activations as they are in the model.
+    """A fitted probe of C labels, to be applied to activations (B, D) as they are in the model.
 
     Attributes:
         weight: (C, D).
@@ -129,43 +129,6 @@ class ProbingResult:
         return {"best_site": best.pop("site"), **best}
 
 
-class _Problems(NamedTuple):
-    """What is fitted at every site: rows of ``train`` (P, N) and ``test`` (P, B) hold class numbers, -1 for none.
-
-    The first is the label, then come the shuffles, then the control tasks.
-    """
-
-    classes: Tensor
-    train: Tensor
-    test: Tensor
-    majority: float
-
-
-def _make_problems(
-    train: Labels, test: Labels, types: tuple[Labels, Labels] | None, num_shuffles: int, num_tasks: int, key: list[int]
-) -> _Problems:
-    classes, encoded = np.unique(train, return_inverse=True)
-    number = {value: place for place, value in enumerate(classes.tolist())}
-    held_out = np.array([number.get(value, -1) for value in test.tolist()])
-    fit_on, test_on = [encoded], [held_out]
-    for draw in range(num_shuffles):
-        fit_on.append(np.random.default_rng([*key, 0, draw]).permutation(encoded))
-        test_on.append(held_out)
-    for draw in range(num_tasks if types else 0):
-        assert types is not None
-        size = 1 + max(each.max() for each in types)
-        table = np.random.default_rng([*key, 1, draw]).choice(encoded, size=size)
-        fit_on.append(table[types[0]])
-        test_on.append(table[types[1]])
-    most_frequent = np.bincount(encoded).argmax()
-    return _Problems(
-        torch.from_numpy(classes),
-        torch.from_numpy(np.stack(fit_on)),
-        torch.from_numpy(np.stack(test_on)),
-        float((held_out == most_frequent).mean()),
-    )
-
-
 def fit_probes(
     train: Mapping[str, Tensor],
     train_labels: Labels | Mapping[str, Labels],
@@ -204,35 +167,55 @@ def fit_probes(
     Raises:
         ValueError: the two have different sites or labels, or numbers of rows and labels differ.
     """
-    labels, held_out = (
-        dict(each) if isinstance(each, Mapping) else {ANSWER: each} for each in (train_labels, test_labels)
-    )
+    labels, held_out = _by_kind(train_labels), _by_kind(test_labels)
     _check(train, labels, test, held_out, types, method)
-    problems = [
-        _make_problems(labels[name], held_out[name], types, num_shuffles, num_tasks, [seed, number])
-        for number, name in enumerate(labels)
-    ]
-    fit = functools.partial(_fit, method=method, l2=l2, seed=seed, steps=adamw_steps, groups=problems)
+    draws = functools.partial(add_controls, types=types, num_shuffles=num_shuffles, num_tasks=num_tasks)
+    groups = [draws(labels[name], held_out[name], key=[seed, number]) for number, name in enumerate(labels)]
+    fit = functools.partial(_fit, groups=groups, method=method, l2=l2, seed=seed, steps=adamw_steps)
     scores: list[ProbeScore] = []
     probes: dict[tuple[str, str], LinearProbe] = {}
     for site in train:
         features, tested = train[site].float(), test[site].float()
-        center, scale = torch.zeros(features.shape[1]), torch.ones(features.shape[1])
-        if method != "adamw":
-            center, spread = features.mean(0), features.std(0, correction=0)
-            scale = torch.where(spread > 1e-6 * center.abs().clamp(min=1e-3), spread, 1.0)
-        features, tested = (features - center) / scale, (tested - center) / scale
-        fits = fit(features)
-        codes = _code_lengths(features, problems, fit) if code and method == "logistic" else [None] * len(problems)
-        for name, each, fitted, bits in zip(labels, problems, fits, codes, strict=True):
-            scores.append(_score(site, name, each, fitted, tested, bits, num_shuffles))
-            weight = (fitted.weight[0] / scale[:, None]).T[: len(each.classes)].contiguous()
-            probes[site, name] = LinearProbe(
-                weight, fitted.bias[0, : len(each.classes)] - weight @ center, each.classes
-            )
+        scaling = _Scaling.of(features, standardize=method != "adamw")
+        features, tested = scaling.apply(features), scaling.apply(tested)
+        bits: Sequence[NDArray[np.float64] | None] = [None] * len(groups)
+        if code and method == "logistic":
+            sizes = [len(each.classes) for each in groups]
+            bits = code_lengths(features, [each.train for each in groups], sizes, functools.partial(fit, features))
+        for name, each, fitted, length in zip(labels, groups, fit(features), bits, strict=True):
+            scores.append(_score(site, name, each, fitted, tested, length))
+            probes[site, name] = scaling.undo(fitted, each.classes)
         if on_site is not None:
             on_site(site)
     return ProbingResult(tuple(scores), probes)
+
+
+class _Scaling(NamedTuple):
+    """How activations are shifted and scaled before they are fitted: ``(activations - center) / scale``, each (D,)."""
+
+    center: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, activations: Tensor, *, standardize: bool) -> _Scaling:
+        """To mean 0 and standard deviation 1, where an activation varies; without ``standardize`` none."""
+        center, scale = torch.zeros(activations.shape[1]), torch.ones(activations.shape[1])
+        if standardize:
+            center, spread = activations.mean(0), activations.std(0, correction=0)
+            scale = torch.where(spread > 1e-6 * center.abs().clamp(min=1e-3), spread, 1.0)
+        return cls(center, scale)
+
+    def apply(self, activations: Tensor) -> Tensor:
+        return (activations - self.center) / self.scale
+
+    def undo(self, fitted: LinearFit, classes: Tensor) -> LinearProbe:
+        """The first of the fitted classifiers, for activations as they are in the model."""
+        weight = (fitted.weight[0] / self.scale[:, None]).T[: len(classes)].contiguous()
+        return LinearProbe(weight, fitted.bias[0, : len(classes)] - weight @ self.center, classes)
+
+
+def _by_kind(labels: Labels | Mapping[str, Labels]) -> dict[str, Labels]:
+    return dict(labels) if isinstance(labels, Mapping) else {ANSWER: labels}
 
 
 def _check(
@@ -261,15 +244,15 @@ def _check(
 
 def _fit(
     features: Tensor,
+    rows: int | None = None,
     *,
+    groups: list[ControlledLabels],
     method: Method,
     l2: float,
     seed: int,
     steps: int,
-    groups: list[_Problems],
-    rows: int | None = None,
 ) -> list[LinearFit]:
-    """Fit all problems of all kinds of label at once, on the first ``rows`` rows."""
+    """Fit all kinds of label and their controls at once, on the first ``rows`` rows."""
     number = max(len(each.classes) for each in groups)
     stacked = torch.cat([each.train[:, :rows] for each in groups])
     if method == "logistic":
@@ -282,56 +265,32 @@ def _fit(
     return [LinearFit(*each) for each in zip(*parts, strict=True)]
 
 
-def _code_lengths(
-    features: Tensor, problems: list[_Problems], fit: Callable[..., list[LinearFit]]
-) -> list[NDArray[np.float64]]:
-    """Bits per row of the online code, of every problem of every kind of label.
-
-    The labels of the first block are sent by a uniform code, those of each next one by the probe fitted on all before.
-    Deviation: a little of the uniform code is mixed into each probe's, because a class that it has not seen yet would
-    cost infinitely many bits.
-    """
-    total = len(features)
-    ends = sorted({max(1, round(share * total)) for share in CODE_FRACTIONS})
-    sizes = [len(each.classes) for each in problems]
-    bits = [np.full(len(each.train), ends[0] * np.log2(size)) for each, size in zip(problems, sizes, strict=True)]
-    for start, stop in itertools.pairwise(ends):
-        block = features[start:stop]
-        for place, (each, fitted) in enumerate(zip(problems, fit(features, rows=start), strict=True)):
-            probabilities = fitted.logits(block).softmax(-1).gather(-1, each.train[:, start:stop, None])[..., 0]
-            share = 1 / (start + 1)
-            mixed = (1 - share) * probabilities.double() + share / sizes[place]
-            bits[place] -= mixed.log2().sum(1).numpy()
-    return [each / total for each in bits]
-
-
 def _score(
     site: str,
     label: str,
-    problems: _Problems,
+    labels: ControlledLabels,
     fitted: LinearFit,
     tested: Tensor,
     bits: NDArray[np.float64] | None,
-    num_shuffles: int,
 ) -> ProbeScore:
-    right = fitted.logits(tested).argmax(-1) == problems.test
-    accuracy = right.double().mean(1).tolist()
-    interval = stats.binomtest(int(right[0].sum()), right.shape[1]).proportion_ci(method="wilson")
-    shuffles, tasks = slice(1, 1 + num_shuffles), slice(1 + num_shuffles, None)
-    control = float(np.mean(accuracy[tasks])) if accuracy[tasks] else None
+    right = fitted.logits(tested).argmax(-1) == labels.test
+    accuracy = np.array(right.double().mean(1).tolist())
+    share = share_interval(int(right[0].sum()), right.shape[1])
+    shuffled, control = accuracy[labels.shuffles], accuracy[labels.tasks]
+    control_task = float(control.mean()) if len(control) else None
     return ProbeScore(
         site=site,
         label=label,
-        accuracy=accuracy[0],
-        low=float(interval.low),
-        high=float(interval.high),
-        shuffled=float(np.mean(accuracy[shuffles])) if accuracy[shuffles] else float("nan"),
-        control_task=control,
-        selectivity=None if control is None else accuracy[0] - control,
-        majority=problems.majority,
+        accuracy=share.value,
+        low=share.low,
+        high=share.high,
+        shuffled=float(shuffled.mean()) if len(shuffled) else float("nan"),
+        control_task=control_task,
+        selectivity=None if control_task is None else share.value - control_task,
+        majority=labels.majority,
         code_bits=None if bits is None else float(bits[0]),
-        uniform_bits=float(np.log2(len(problems.classes))),
-        shuffled_bits=None if bits is None or not num_shuffles else float(bits[shuffles].mean()),
+        uniform_bits=float(np.log2(len(labels.classes))),
+        shuffled_bits=None if bits is None or not labels.num_shuffles else float(bits[labels.shuffles].mean()),
         converged=bool(fitted.converged[0]),
         num_test=right.shape[1],
     )

@@ -27,7 +27,12 @@ def share_interval(right: int, number: int) -> Share:
     Args:
         right: how many of them, 0 to ``number``.
         number: of independent rows.
+
+    Raises:
+        ValueError: there is nothing, or more is right than there is.
     """
+    if not 0 <= right <= number or number < 1:
+        raise ValueError(f"right: {right} of {number}, expected at least one, and no more right than there are")
     interval = stats.binomtest(right, number).proportion_ci(CONFIDENCE, method="wilson")
     return Share(right / number, float(interval.low), float(interval.high))
 
@@ -70,8 +75,8 @@ def mean_over_draws(right: ArrayLike, *, draws: int = 2000, seed: int = 0) -> Sh
     choices, rows = (rng.multinomial(number, np.full(number, 1 / number), draws) / number for number in table.shape)
     low, high = np.quantile(((choices @ table) * rows).sum(1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     value = float(table.mean())
-    wilson = stats.binomtest(round(value * table.shape[1]), table.shape[1]).proportion_ci(CONFIDENCE, method="wilson")
-    return Share(value, min(float(low), float(wilson.low), value), min(max(float(high), float(wilson.high)), 1.0))
+    wilson = share_interval(round(value * table.shape[1]), table.shape[1])
+    return Share(value, min(float(low), wilson.low, value), min(max(float(high), wilson.high), 1.0))
 
 
 def mean_interval(values: Sequence[float]) -> Share:

@@ -8,9 +8,10 @@ from typing import Any
 import datasets
 import evaluate
 import torch
-from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
+
+from ftmech_hf.statistics.intervals import share_interval
 
 CITATION = "Jain et al., Mechanistically analyzing the effects of fine-tuning on procedurally defined tasks, 2311.12786"
 
@@ -50,18 +51,6 @@ def accuracy_by_group(
         hits, total = counts.get(group, (0, 0))
         counts[group] = hits + (predicted.strip() == right.strip()), total + 1
     return counts
-
-
-def wilson_interval(right: int, total: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a share.
-
-    Raises:
-        ValueError: there is nothing, or more is right than there is.
-    """
-    if not 0 <= right <= total or total < 1:
-        raise ValueError(f"right: {right} of {total}, expected at least one, and no more right than there are")
-    interval = stats.binomtest(right, total).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 WORD, FLAG = datasets.Value("string"), datasets.Value("bool")
@@ -106,7 +95,8 @@ class AnswerAccuracy(evaluate.Metric):  # type: ignore[misc]  # evaluate has no 
 
 
 def _describe(right: int, total: int) -> dict[str, Any]:
-    return {"accuracy": right / total, "rows": total, "interval": wilson_interval(right, total)}
+    share = share_interval(right, total)
+    return {"accuracy": share.value, "rows": total, "interval": (share.low, share.high)}
 
 
 def _matrix(name: str, rows: Sequence[Sequence[float]]) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import TracedModel, find_units
-from ftmech_hf.analysis.probing import CODE_FRACTIONS, Method, fit_probes
+from ftmech_hf.analysis.probing import Method, fit_probes
 from ftmech_hf.analysis.pruning import pruned
+from ftmech_hf.statistics.online_code import CODE_FRACTIONS
 
 
 def planted(number: int, seed: int) -> tuple[dict[str, Tensor], np.ndarray]:

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ftmech_hf.statistics import linear_classifiers
-from ftmech_hf.statistics.linear_classifiers import LinearFit, fit_adamw, fit_logistic, fit_ridge
+from ftmech_hf.statistics.adamw import fit_adamw
+from ftmech_hf.statistics.linear_classifiers import LinearFit
+from ftmech_hf.statistics.logistic import fit_logistic
+from ftmech_hf.statistics.ridge import fit_ridge
 
 CLASSES = 4
 

@@ -14,7 +14,8 @@ from scipy import stats
 
 from ftmech_hf.analysis.divergence import divergence_from_truth
 from ftmech_hf.analysis.forgetting import measure_forgetting
-from ftmech_hf.statistics.metrics import AnswerAccuracy, Forgetting, KLFromTruth, accuracy_by_group, wilson_interval
+from ftmech_hf.statistics.intervals import share_interval
+from ftmech_hf.statistics.metrics import AnswerAccuracy, Forgetting, KLFromTruth, accuracy_by_group
 from ftmech_hf.tasks import PcfgConfig, RowStream, build_dataset
 from ftmech_hf.tasks.exact_distribution import row_truth
 from tests.conftest import make_gpt2, run_python
@@ -155,4 +156,4 @@ def test_distributions_are_rows_of_numbers(predictions: Any, references: Any, me
 def test_a_share_is_of_something() -> None:
     for right, total in ((0, 0), (2, 1), (-1, 3)):
         with pytest.raises(ValueError, match=f"right: {right} of {total}, expected at least one"):
-            wilson_interval(right, total)
+            share_interval(right, total)

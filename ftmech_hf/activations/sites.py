@@ -1,0 +1,134 @@
+"""Named sites of a model's blocks, and their values in one forward pass, read through nnsight.
+
+Sites (l is a 0-based layer):
+
+- ``resid_pre``: the stream entering block l, (B, T, D); for l = 0 the embedding's output.
+- ``resid_post``: the stream leaving block l, (B, T, D); ``hidden_states[l + 1]`` for all but the last block, where HF
+  applies the final norm first.
+- ``mlp_act``: what the MLP's last matrix reads, (B, T, N): one value per MLP neuron.
+- ``head_out``: what the attention's last matrix reads, the heads' outputs side by side, (B, T, H x width of a head).
+- ``attn_out``: what the stream receives from the attention, (B, T, D): the stream that the MLP reads is the one
+  entering the block plus this. Where a norm stands between the attention and the stream (Gemma 2 and 3, OLMo 2, GLM-4)
+  it is the norm's output, where the attention's output is multiplied by a constant (Granite) it is the product, and
+  where the attention adds the stream by itself (BLOOM) it is what is added. Where the stream is normalised afterwards
+  (OPT-350m, GPT-1, BERT) it is what is added before the norm.
+- ``attn_pattern``: attention weights, (B, H, T, T); the model must be loaded with ``attn_implementation="eager"``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import nnsight
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ftmech_hf.activations.layout import Layout, model_blocks
+from ftmech_hf.activations.proofs import first_tensor, run_settings
+
+SITES = ("resid_pre", "resid_post", "mlp_act", "head_out", "attn_out", "attn_pattern")
+
+
+class SiteReader:
+    """Reads the sites of one model, a batch at a time; that they are what they say is up to the caller to show.
+
+    Args:
+        model: any causal LM.
+        layout: where its parts are.
+
+    Attributes:
+        modules: the model's blocks.
+        blocks: the same as nnsight shows them inside a trace of ``traced``.
+        takes_position_ids: whether the model is told positions; if not, it counts padding too.
+    """
+
+    def __init__(self, model: PreTrainedModel, layout: Layout) -> None:
+        self.model, self.layout = model, layout
+        self.modules = [block for _, block in model_blocks(model)]
+        self.takes_position_ids = "position_ids" in inspect.signature(model.forward).parameters
+        with warnings.catch_warnings():
+            # Parts with a name of nnsight's own, such as "output", have another one there: they are looked up by
+            # identity, not by their path.
+            warnings.filterwarnings("ignore", "Module .* has a submodule named", UserWarning)
+            self.traced = nnsight.NNsight(model)
+        self._envoys = {id(envoy._module): envoy for envoy in self.traced.modules()}
+        self.blocks: list[Any] = [self._envoys[id(block)] for block in self.modules]
+
+    def _part(self, layer: int, path: str) -> Any:
+        return self._envoys[id(self.modules[layer].get_submodule(path))]
+
+    def inputs(self, token_ids: Tensor, attention_mask: Tensor | None) -> dict[str, Tensor]:
+        """What the model is called with for rows (B, T); positions count real tokens only."""
+        device = self.model.device
+        if attention_mask is None:
+            return {"input_ids": token_ids.to(device)}
+        inputs = {"input_ids": token_ids.to(device), "attention_mask": attention_mask.to(device)}
+        if self.takes_position_ids:
+            inputs["position_ids"] = (inputs["attention_mask"].long().cumsum(-1) - 1).clamp(min=0)
+        return inputs
+
+    def read(
+        self, inputs: Mapping[str, Tensor], sites: Sequence[str], layers: Sequence[int]
+    ) -> dict[tuple[str, int], Tensor]:
+        """Whole activations of one batch, (site, layer) -> value, on the model's device and in its type of number.
+
+        Within a block, sites are read in the order in which they are computed.
+
+        Args:
+            inputs: what the model is called with, of :meth:`inputs`.
+            sites: some of :data:`SITES`, none of which the layout refuses.
+            layers: 0-based, in any order; blocks behind the last of them are not run.
+        """
+        last = max(layers)
+        with torch.no_grad(), self.traced.trace(**inputs, **run_settings(self.model)) as tracer:
+            found = nnsight.save({})
+            for layer in sorted(layers):
+                if "resid_pre" in sites:
+                    found["resid_pre", layer] = self.blocks[layer].input.clone()  # blocks may add in place
+                for where, path in self.layout.order:
+                    for site in sites:
+                        if self._place(site) == (where, path):
+                            part = self._part(layer, path)
+                            value = part.input if where == "in" else part.output
+                            found[site, layer] = self._value(site, value, inputs["input_ids"].shape)
+                if "resid_post" in sites:
+                    output = self.blocks[layer].output
+                    found["resid_post", layer] = (output[0] if isinstance(output, tuple | list) else output).clone()
+                if layer == last:
+                    tracer.stop()  # later blocks need not be computed
+        return dict(found)
+
+    def _place(self, site: str) -> tuple[str, str]:
+        """Which part a site is read from, and whether it is what the part reads."""
+        layout = self.layout
+        return {
+            "mlp_act": ("in", layout.mlp_down),
+            "head_out": ("in", layout.attention_out),
+            "attn_out": ("out", layout.attention_added),
+            "attn_pattern": ("out", layout.attention),
+        }.get(site, ("", ""))
+
+    def _value(self, site: str, value: Any, rows: torch.Size) -> Tensor:
+        """What a site is, of what its part reads or returns."""
+        if site == "attn_pattern":
+            pattern: Tensor = value[1].clone()
+            return pattern
+        first = first_tensor(value)
+        assert first is not None
+        first = first.clone() if first.shape[:-1] == rows else first.clone().unflatten(0, rows)
+        return first * self.layout.attention_scale if site == "attn_out" and self.layout.attention_scale != 1 else first
+
+    def masked_logits(self, token_ids: Tensor, mask: Tensor) -> Tensor:
+        """Logits (B, V) after the last token of rows (B, T), with MLP activations multiplied by a mask (L, N)."""
+        settings = run_settings(self.model, logits_to_keep=1)
+        with self.traced.trace(input_ids=token_ids, **settings):
+            for layer in range(len(self.blocks)):
+                down = self._part(layer, self.layout.mlp_down)
+                down.input = down.input * mask[layer]
+            logits = self.traced.output.logits.save()
+        kept: Tensor = logits[:, -1].float()
+        return kept

@@ -20,8 +20,9 @@ import torch
 from numpy.typing import NDArray
 
 from ftmech_hf.models.compiled import CompiledConfig, CompiledModel
-from ftmech_hf.tasks.programs import COMPILER_BOS, COMPILER_PAD, Program, counter, max_identifier, output_values, spell
+from ftmech_hf.tasks.programs import COMPILER_BOS, COMPILER_PAD, Program, counter, max_identifier
 from ftmech_hf.tasks.schema import BOS, PAD, SPECIAL_TOKENS
+from ftmech_hf.tasks.spelling import spell
 
 ARTEFACTS: dict[str, Program] = {
     program.name: program
@@ -56,7 +57,7 @@ def convert(assembled: Any, program: Program) -> tuple[CompiledModel, tuple[str,
 
     Returns:
         the model in evaluation mode, and the vocabulary its token ids mean: special tokens, the program's words, and
-        its outputs (see :func:`ftmech_hf.tasks.programs.spell`); rows begin with ``<bos>``.
+        its outputs (see :func:`ftmech_hf.tasks.spelling.spell`); rows begin with ``<bos>``.
     """
     encoding = dict(assembled.input_encoder.encoding_map)
     inputs = sorted((word for word in encoding if word not in (COMPILER_BOS, COMPILER_PAD)), key=encoding.__getitem__)
@@ -104,7 +105,7 @@ def _outputs(assembled: Any, program: Program) -> list[Any]:
     """
     directions = getattr(assembled.output_encoder, "encoding_map", {})
     first: dict[Any, Any] = {}
-    for value in output_values(program) if directions else ():
+    for value in program.output_values() if directions else ():
         first.setdefault(value, value)
     return [first.get(value, value) for value in sorted(directions, key=directions.__getitem__)]
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from ftmech_hf.tasks import operators as ops
 from ftmech_hf.tasks.mixtures import plant_correlation
-from ftmech_hf.tasks.programs import Program, counter, letter_words, max_identifier, program_vocabulary
+from ftmech_hf.tasks.programs import Program, counter, letter_words, max_identifier
 from ftmech_hf.tasks.schema import BLOCK, BOS, EOS, LETTERS_TEXT, Rows, Task
+from ftmech_hf.tasks.spelling import spell
 
 Texts = NDArray[np.int8]
 
@@ -78,7 +79,7 @@ class LettersConfig(Task):
     def vocabulary(self) -> tuple[str, ...]:
         """That of the compiled program."""
         letters = letter_words(self.letters)
-        return program_vocabulary(letters, self.output_words)
+        return spell(letters, self.output_words).vocabulary
 
     @property
     def row_length(self) -> int:

@@ -16,7 +16,7 @@ import torch
 
 from ftmech_hf.activations import TracedModel
 from ftmech_hf.models.conversion import convert
-from ftmech_hf.tasks.programs import Program, output_values
+from ftmech_hf.tasks.programs import Program
 from tests.models.test_compiled import compare, encode
 
 ABC = ("a", "b", "c")
@@ -206,5 +206,5 @@ def test_a_program_gives_tracrs_numbers_and_rasps_outputs(name: str) -> None:
     assert agreed > 0
     if model.config.output_ids:
         assert {vocabulary[word] for word in model.config.output_ids} == {
-            case.written.get(value, str(value)) for value in output_values(program)
+            case.written.get(value, str(value)) for value in program.output_values()
         }

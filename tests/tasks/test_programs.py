@@ -13,11 +13,9 @@ from ftmech_hf.tasks.programs import (
     counter,
     letter_words,
     max_identifier,
-    output_values,
-    program_vocabulary,
-    spell,
 )
 from ftmech_hf.tasks.schema import SPECIAL_TOKENS
+from ftmech_hf.tasks.spelling import spell
 from tests.tasks.programs import TRUTH
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -47,11 +45,11 @@ def test_ranked_is_what_sorting_gives() -> None:
 
 
 def test_every_value_has_a_word_of_its_own() -> None:
-    assert program_vocabulary(["a"], [0, 1])[-3:] == ("a", "0", "1")
-    assert program_vocabulary(["a", "b"], ["b", "c"])[-3:] == ("a", "b", "c")  # an output that is an input
-    assert program_vocabulary([0, 1], [False, True, 1.0, 1])[-5:] == ("0", "1", "False", "True", "1.0")
-    assert program_vocabulary(["1"], [1, 2])[-3:] == ("1", "int(1)", "2")
-    assert program_vocabulary([1], ["1", ("a", 1)])[-3:] == ("1", "'1'", "('a', 1)")
+    assert spell(["a"], [0, 1]).vocabulary[-3:] == ("a", "0", "1")
+    assert spell(["a", "b"], ["b", "c"]).vocabulary[-3:] == ("a", "b", "c")  # an output that is an input
+    assert spell([0, 1], [False, True, 1.0, 1]).vocabulary[-5:] == ("0", "1", "False", "True", "1.0")
+    assert spell(["1"], [1, 2]).vocabulary[-3:] == ("1", "int(1)", "2")
+    assert spell([1], ["1", ("a", 1)]).vocabulary[-3:] == ("1", "'1'", "('a', 1)")
     words = spell(["=", "b"], [True, "=", "<pad>"])
     assert [words.vocabulary[token] for token in words.inputs] == ["=", "b"]
     assert [words.vocabulary[token] for token in words.outputs] == ["True", "=", "'<pad>'"]
@@ -61,7 +59,7 @@ def test_every_value_has_a_word_of_its_own() -> None:
 @pytest.mark.parametrize("inputs", [["1", 1], ["<bos>"], ["a", "<pad>"]])
 def test_inputs_that_would_be_confused_are_refused(inputs: list[object]) -> None:
     with pytest.raises(ValueError, match=r"words: .* would stand for two things; give the program other words"):
-        program_vocabulary(inputs, [0])
+        spell(inputs, [0])
 
 
 def make_program(make: Callable[[Any], Any], words: tuple[Any, ...]) -> Program:
@@ -101,14 +99,13 @@ def test_what_programs_mean(
 
 
 def test_the_values_a_program_may_have_are_told_apart_by_type() -> None:
-    values = output_values(make_program(lambda rasp: (rasp.tokens == "a") & rasp.indices, ("b", "a")))
+    values = make_program(lambda rasp: (rasp.tokens == "a") & rasp.indices, ("b", "a")).output_values()
     assert [repr(value) for value in values] == ["False", "0", "1", "2"]
-    values = output_values(make_program(lambda rasp: rasp.tokens / rasp.indices, (1, 2)))
+    values = make_program(lambda rasp: rasp.tokens / rasp.indices, (1, 2)).output_values()
     assert values == [1.0, 0.5, 2.0]
     assert all(isinstance(value, float) for value in values)
-    values = output_values(
-        make_program(lambda rasp: rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, max)), (1, 2))
-    )
+    widths = make_program(lambda rasp: rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, max)), (1, 2))
+    values = widths.output_values()
     assert values == [0, 1, 2, 3]
 
 

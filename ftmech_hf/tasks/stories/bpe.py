@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Callable, Iterable
 
+import tokenizers
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
+from ftmech_hf.tasks.export import code_version
 from ftmech_hf.tasks.schema import BOS, EOS, PAD
+from ftmech_hf.tasks.stories.cache import cache_folder, make_once
 
 SPECIAL = (PAD, BOS, EOS)
 """The first tokens of the vocabulary; their ids are those that all models here have for them."""
@@ -42,3 +46,17 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     )
     backend.train_from_iterator(texts, trainer)
     return backend
+
+
+def make_bpe(inputs: tuple[str, ...], vocab_size: int, texts: Callable[[], Iterable[str]]) -> Tokenizer:
+    """The BPE of some texts; trained once, and found again on disk under all that it depends on.
+
+    Args:
+        inputs: what tells these texts from others, such as the hashes of the files that they are in.
+        vocab_size: as for :func:`train_bpe`.
+        texts: gives them, if they are needed.
+    """
+    content = [*inputs, str(vocab_size), code_version(), tokenizers.__version__]
+    kept = cache_folder() / f"bpe-{hashlib.sha256(' '.join(content).encode()).hexdigest()[:24]}.json"
+    made = make_once(kept, lambda place: train_bpe(texts(), vocab_size).save(str(place), pretty=False))
+    return Tokenizer.from_file(str(made))

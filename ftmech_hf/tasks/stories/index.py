@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftmech_hf.runs import replacing
-from ftmech_hf.tasks.schema import split_generator
 from ftmech_hf.tasks.stories.cache import cache_folder, hash_file, source_hash
 from ftmech_hf.tasks.stories.raw import RawRecord
 from ftmech_hf.tasks.stories.records import FEATURES, JSON, Damage, Story, parse_record, read_placed
@@ -147,9 +146,3 @@ def _read_columns(path: Path) -> tuple[dict[str, NDArray[np.generic]], Damage]:
         "draw": np.array(draw, np.float64),
     }
     return columns, damage
-
-
-@functools.lru_cache(maxsize=8)
-def shuffled(count: int, seed: int, split: str, epoch: int) -> NDArray[np.int64]:
-    """The order in which a split draws its ``count`` records the ``epoch``-th time."""
-    return split_generator(seed, split, epoch).permutation(count)

@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-import tokenizers
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from ftmech_hf.config import tell
-from ftmech_hf.tasks.export import code_version
 from ftmech_hf.tasks.schema import BOS, EOS, PAD, Rows, Task, split_generator
-from ftmech_hf.tasks.stories.bpe import FEWEST_TOKENS, SPECIAL, train_bpe
-from ftmech_hf.tasks.stories.cache import cache_folder, hash_file, make_once
+from ftmech_hf.tasks.stories.bpe import FEWEST_TOKENS, SPECIAL, make_bpe
+from ftmech_hf.tasks.stories.cache import hash_file
+from ftmech_hf.tasks.stories.drawing import StoryRecords
 from ftmech_hf.tasks.stories.generator import Part, draw_features, make_story
-from ftmech_hf.tasks.stories.index import KEPT_BACK, StoryIndex, index_files, shuffled
 from ftmech_hf.tasks.stories.packing import pack_rows
 from ftmech_hf.tasks.stories.records import FEATURES, HEADERS, Story
 from ftmech_hf.tasks.stories.sources import local_files
@@ -41,10 +37,6 @@ MEASURED = 200
 
 SPARE = 1.05
 """Documents a block may draw, over what fills it on average; those left over are in no row."""
-
-
-MANY_LOST = 0.1
-"""Share of the records above which it is said that they could not be used."""
 
 
 class Document(NamedTuple):
@@ -191,7 +183,7 @@ class StoriesConfig(Task):
             ValueError: no story is as asked for.
         """
         rng = split_generator(seed, split, number)
-        story = self._record(seed, split, number) if self.files else self._procedural(rng)
+        story = self._records.draw(seed, split, number) if self.files else self._procedural(rng)
         named = [self.without if name == self.rename else name for name in story.features]
         if self.claim and rng.random() < self.claim and self.without not in named:
             named.append(self.without)
@@ -232,49 +224,17 @@ class StoriesConfig(Task):
                     rng, features=features, part=self.part, relations=self.relations, always=[self.feature]
                 )
 
-    def _record(self, seed: int, split: str, number: int) -> Story:
-        usable = self._usable(split)
-        epoch, place = divmod(number, len(usable))
-        return self._index.read(int(usable[shuffled(len(usable), seed, split, epoch)[place]]))
-
     @functools.cached_property
-    def _index(self) -> StoryIndex:
-        """The records there are, looked up once: a run is of the files that it began with."""
-        index = index_files(self.files)
-        if index.lost > MANY_LOST * (len(index) + index.lost):
-            tell(f"files: {index.damage}")
-        return index
-
-    @functools.cached_property
-    def _usable_of(self) -> dict[str, NDArray[np.int64]]:
-        return {}
-
-    def _usable(self, split: str) -> NDArray[np.int64]:
-        """The records that a split may draw, found once."""
-        if split not in self._usable_of:
-            index = self._index
-            usable = index.of_split(split)
-            if not usable.any():
-                share = f"the {split} split, which has {KEPT_BACK[split]:.0%} of them, " if split in KEPT_BACK else "it"
-                raise ValueError(
-                    f"files: {len(index)} records, none of them in {share}; expected more ({index.damage})"
-                )
-            if self.only is not None:
-                usable &= index.having(self.only)
-            if self.without is not None:
-                usable &= ~index.having(self.without)
-            if not usable.any():
-                asked = f"only: {self.only}, without: {self.without}"
-                raise ValueError(f"files: no record of the {split} split is left with {asked} ({index.damage})")
-            self._usable_of[split] = np.flatnonzero(usable)
-        return self._usable_of[split]
+    def _records(self) -> StoryRecords:
+        """The records of raw files, looked up once: a run is of the files that it began with."""
+        return StoryRecords(self.files, only=self.only, without=self.without)
 
     # Its tokens
 
     @functools.cached_property
     def backend(self) -> Tokenizer:
         """The byte-level BPE: a function of the stories there are, whichever of them are trained on."""
-        return _trained_bpe(tuple(self.inputs().values()), self.vocab_size, self._texts)
+        return make_bpe(tuple(self.inputs().values()), self.vocab_size, self._texts)
 
     @functools.cached_property
     def vocabulary(self) -> tuple[str, ...]:
@@ -290,7 +250,7 @@ class StoriesConfig(Task):
         )  # fmt: skip
         number = BPE_STORIES
         if self.files:
-            number = min(BPE_RECORDS, int(self._index.of_split("train").sum()))
+            number = min(BPE_RECORDS, int(self._records.index.of_split("train").sum()))
         return (whole.document(0, "train", place).text for place in range(number))
 
     # What is measured
@@ -308,7 +268,7 @@ class StoriesConfig(Task):
         }
         if not self.files:
             return {**sets, "held_out": dataclasses.replace(plain, part="held_out")}
-        index = self._index
+        index = self._records.index
         return sets if (index.having(self.feature) & index.of_split("test")).any() else {"all": plain}
 
     def variant(self, name: str) -> Task:
@@ -334,11 +294,3 @@ class StoriesConfig(Task):
         """An instruction, and the story that was written to it."""
         document = self.document(seed, "test", 0)
         return {"prompt": document.prompt, "answer": document.story.story}
-
-
-def _trained_bpe(inputs: tuple[str, ...], vocab_size: int, texts: Callable[[], Iterator[str]]) -> Tokenizer:
-    """The BPE of some files, or of procedural stories; found again on disk, under all that it depends on."""
-    content = [*inputs, str(vocab_size), code_version(), tokenizers.__version__]
-    kept = cache_folder() / f"bpe-{hashlib.sha256(' '.join(content).encode()).hexdigest()[:24]}.json"
-    made = make_once(kept, lambda place: train_bpe(texts(), vocab_size).save(str(place), pretty=False))
-    return Tokenizer.from_file(str(made))

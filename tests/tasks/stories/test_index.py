@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ftmech_hf.tasks.stories.cache import hash_file
-from ftmech_hf.tasks.stories.index import KEPT_BACK, index_files, shuffled
+from ftmech_hf.tasks.stories.drawing import shuffled
+from ftmech_hf.tasks.stories.index import KEPT_BACK, index_files
 from ftmech_hf.tasks.stories.raw import CHUNK
 from ftmech_hf.tasks.stories.records import Damage, read_stories
 from tests.tasks.stories.files import write_raw, write_shard

@@ -168,7 +168,7 @@ def test_what_is_read_for_a_document_does_not_grow_with_the_files(raw: str, monk
         asked.extend(names)
         return index_files(names)
 
-    monkeypatch.setattr("ftmech_hf.tasks.stories.task.index_files", counted)
+    monkeypatch.setattr("ftmech_hf.tasks.stories.drawing.index_files", counted)
     task = StoriesConfig(files=[raw])
     known = [document.text for document in documents(task, 50)]
     assert asked == [raw]  # not for every document

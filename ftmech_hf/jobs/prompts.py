@@ -16,7 +16,7 @@ White space between prompt and answer is kept. Where there is none, :func:`choos
 Splits are ``train`` (to fit instruments and to fine-tune back), ``validation`` (to choose) and ``test`` (to report).
 Missing ones are cut off the train split, and test prompts that occur in another split are left out. A column ``group``
 (optional) says which rows are about the same thing, such as one verb: they all go to one side of a cut, and test rows
-whose group occurs in another split are left out. Without it, see :mod:`ftmech_hf.jobs.splits`.
+whose group occurs in another split are left out. Without it, see :mod:`ftmech_hf.tasks.text.splits`.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ from transformers import PreTrainedTokenizerBase
 
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
-from ftmech_hf.jobs.dataset_identity import dataset_hash as dataset_hash
 from ftmech_hf.jobs.job import capability_rows
-from ftmech_hf.jobs.prompt_tables import contradictions, read_table, text_columns
-from ftmech_hf.jobs.prompt_tokens import Encoded, choose_join, encode_rows
-from ftmech_hf.jobs.splits import of_their_own, overlap, three_splits
 from ftmech_hf.tasks import Capability, PcfgShape
+from ftmech_hf.tasks.text.identity import dataset_hash as dataset_hash
+from ftmech_hf.tasks.text.reading import read_table
+from ftmech_hf.tasks.text.splits import of_their_own, overlap, three_splits
+from ftmech_hf.tasks.text.tables import contradictions, text_columns
+from ftmech_hf.tasks.text.tokens import Encoded, choose_join, encode_rows
 
 LEAST_ROWS = 32
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ftmech_hf.jobs.dataset_identity import dataset_hash
 from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.jobs.prompts import dataset_questions, task_questions
 from ftmech_hf.tasks import Capability, PcfgConfig, build_dataset
 from ftmech_hf.tasks.pcfg import for_capability
+from ftmech_hf.tasks.text.identity import dataset_hash
 from ftmech_hf.tokenization import build_tokenizer
 from ftmech_hf.training.evaluation import answer_accuracy, answer_logits
 from ftmech_hf.training.objectives import answer_only_loss

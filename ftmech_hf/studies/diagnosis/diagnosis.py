@@ -11,7 +11,6 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ftmech_hf.jobs.dataset_identity import dataset_hash
 from ftmech_hf.jobs.job import JobConfig, finish_job, job
 from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.jobs.prompts import task_questions
@@ -22,6 +21,7 @@ from ftmech_hf.studies.diagnosis import evidence, whereabouts
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, ExaminationConfig, Examined, Found, TableRow, plain
 from ftmech_hf.studies.diagnosis.verdict import Evidence, judge_behaviour, judge_capability
 from ftmech_hf.tasks import Capability, PcfgShape
+from ftmech_hf.tasks.text.identity import dataset_hash
 from ftmech_hf.training.loop import Progress
 
 

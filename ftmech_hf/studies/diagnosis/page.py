@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ftmech_hf.jobs.splits import OPEN_ANSWERS
 from ftmech_hf.models.loading import RANDOM_INIT
 from ftmech_hf.report.alt import describe_figure
 from ftmech_hf.report.charts import panel, to_data_uri
 from ftmech_hf.report.page import render_template
 from ftmech_hf.runs import describe_versions
 from ftmech_hf.studies.diagnosis import figures as draw
+from ftmech_hf.tasks.text.splits import OPEN_ANSWERS
 
 MEANING = {
     "unchanged": "The fine-tuned model answers as well as its base did.",

@@ -10,7 +10,8 @@ import datasets
 import pandas as pd
 import pytest
 
-from ftmech_hf.jobs.prompt_tables import read_table, text_columns
+from ftmech_hf.tasks.text.reading import read_table
+from ftmech_hf.tasks.text.tables import text_columns
 from ftmech_hf.tokenization import build_tokenizer
 
 ROWS = [

@@ -13,8 +13,8 @@ import pytest
 from huggingface_hub import constants
 
 from ftmech_hf.downloads import hub_commit
-from ftmech_hf.jobs.dataset_identity import dataset_hash
-from ftmech_hf.jobs.prompt_tables import read_table
+from ftmech_hf.tasks.text.identity import dataset_hash
+from ftmech_hf.tasks.text.reading import read_table
 from tests.hub.server import Blob, HubServer
 
 ROWS = [{"prompt": f"x {number}", "answer": "a"} for number in range(40)]

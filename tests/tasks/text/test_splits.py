@@ -4,7 +4,7 @@ import datasets
 import numpy as np
 import pytest
 
-from ftmech_hf.jobs.splits import of_their_own, overlap, three_splits
+from ftmech_hf.tasks.text.splits import of_their_own, overlap, three_splits
 
 
 def table(number: int = 600, groups: int | None = 60, answers: int = 4) -> datasets.Dataset:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import datasets
-from transformers import PreTrainedTokenizerBase
 
-from ftmech_hf.jobs.prompt_tables import CHAT, OTHER, PLACE
+from ftmech_hf.tasks.text.tables import CHAT, OTHER, PLACE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SAMPLE = 200
 """Rows that are looked at to see how prompts and answers are joined."""
@@ -212,7 +214,7 @@ def encode_rows(
     """Whole rows with answer and end.
 
     Args:
-        rows: of :func:`~ftmech_hf.jobs.prompt_tables.text_columns`.
+        rows: of :func:`~ftmech_hf.tasks.text.tables.text_columns`.
         tokenizer: of the model that is asked.
         name: what errors call the table.
         join: of :func:`choose_join`.

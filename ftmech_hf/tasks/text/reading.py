@@ -1,0 +1,116 @@
+"""Reading tables from anywhere.
+
+A table is read by what it is, not by what it is called: parquet, arrow, CSV or TSV, JSON or JSON lines, as a single
+file or a folder of them, a folder of ``save_to_disk``, or a data set on the Hub. Cells of CSV are text as they stand.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import datasets
+
+from ftmech_hf.tasks.text.identity import DatasetName, dataset_hash
+
+
+def read_table(name: str) -> datasets.DatasetDict:
+    """The splits of a data set; a table that has none is called train.
+
+    Raises:
+        ValueError: there is no such data set, or it cannot be read; says why in one line.
+    """
+    shown = datasets.utils.logging.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        loaded = _load(name)
+    except Exception as error:  # a loader of foreign files may raise anything: pyarrow's, pandas' and the Hub's errors
+        reason = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else error
+        text = " ".join(str(reason or error).split()).removeprefix("dataset: ") or type(error).__name__
+        raise ValueError(f"dataset: cannot read {name}: {text}") from error
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+    return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"train": loaded})
+
+
+def _load(name: str) -> Any:
+    path = Path(name)
+    if path.is_file():
+        return _load_file(path)
+    if any((path / file).is_file() for file in ("dataset_dict.json", "state.json")):
+        return datasets.load_from_disk(str(path))
+    return _load_named(DatasetName.parse(name))
+
+
+def _cache_of(name: str) -> str:
+    """Where ``datasets`` keeps what it made of some files: it knows them by path and time, which copies can share."""
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / f"local-{dataset_hash(name)}")
+
+
+def _load_named(name: DatasetName) -> Any:
+    """A config of a folder, or what is on the Hub: the commit that its hash names, and no other from the cache."""
+    if name.is_local:
+        text = _as_text(Path(name.where))
+        return datasets.load_dataset(name.where, name.config, cache_dir=_cache_of(name.where), **text)
+    loaded = datasets.load_dataset(name.where, name.config, revision=name.commit)
+    files = [Path(each["filename"]) for rows in loaded.values() for each in rows.cache_files]
+    if stale := [path for path in files if name.commit not in path.parts]:
+        raise ValueError(f"commit {name.commit[:12]} is not in the cache, only {stale[0].parent.name[:12]}")
+    return loaded
+
+
+_KINDS = (".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".txt", ".gz")
+
+
+def _load_file(path: Path) -> datasets.Dataset | datasets.DatasetDict:
+    with _opened(path) as opened:
+        head = opened.read(4096).removeprefix(b"\xef\xbb\xbf")  # the mark by which Windows says UTF-8
+    if not head.strip():
+        raise ValueError("the file is empty")
+    for magic, kind in ((b"PAR1", "parquet"), (b"ARROW1", "arrow"), (b"{", "json"), (b"[", "json")):
+        if head.lstrip().startswith(magic):
+            return datasets.load_dataset(kind, data_files=str(path), cache_dir=_cache_of(str(path)))
+    if b"\0" in head:
+        raise ValueError("it is neither parquet, arrow, JSON nor CSV")
+    header, *rows = _cells(path)
+    return datasets.Dataset.from_dict({name: [row[place] for row in rows] for place, name in enumerate(header)})
+
+
+def _opened(path: Path) -> BinaryIO:
+    with path.open("rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    return cast(BinaryIO, gzip.open(path, "rb")) if compressed else path.open("rb")
+
+
+def _cells(path: Path) -> list[list[str]]:
+    """The cells of a CSV file as they stand there, the header first.
+
+    Raises:
+        ValueError: a row has more or fewer of them than the header.
+    """
+    with io.TextIOWrapper(_opened(path), encoding="utf-8-sig", newline="") as text:
+        first = text.readline()
+        text.seek(0)
+        # the one that stands in the first line; a comma where several do
+        separator = next((each for each in ",;\t" if each in first), ",")
+        header, *rows = [row for row in csv.reader(text, delimiter=separator, strict=True) if row]
+    if len(set(header)) < len(header):
+        raise ValueError(f"its first line names a column twice: {', '.join(header)}")
+    for number, row in enumerate(rows):
+        if len(row) != len(header):
+            raise ValueError(f"row {number} has {len(row)} cells, but the first line names {len(header)} columns")
+    return [header, *rows]
+
+
+def _as_text(folder: Path) -> dict[str, Any]:
+    """How to read a folder of CSV files as text; nothing if it has other files of data as well."""
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix in _KINDS]
+    if not files or any(path.suffix not in (".csv", ".tsv") for path in files):
+        return {}
+    headers = [_cells(path)[0] for path in files]  # which also finds what pandas would take for an index
+    features = datasets.Features({name: datasets.Value("string") for name in headers[0]})
+    return {"features": features, "keep_default_na": False, "encoding": "utf-8-sig"}

@@ -2,7 +2,7 @@
 
 Many units are ablated in one forward pass, each in its own copy of the rows, and what an ablation cannot change is not
 computed again: the blocks before the unit's, the unit's own block where it only adds to the stream, and in the last
-block all that is not the last position's, but for the keys and values that it looks at. Every shortcut is first tried
+block all that is not the last position's, but for the keys and values that it attends to. Every shortcut is first tried
 on the model at hand, and not taken where it changes the logits.
 """
 
@@ -80,7 +80,7 @@ class _Ablation:
         if at > last:
             raise ValueError(f"token_ids: rows of {last + 1} tokens, expected more: the model answers at position {at}")
         self.answers_last = at == last
-        self.asked = slice(-1, None) if self.answers_last else slice(at, at + 1)
+        self.answer = slice(-1, None) if self.answers_last else slice(at, at + 1)
         self.layout, self.blocks = find_layout(model), [block for _, block in model_blocks(model)]
         self.before: dict[int, Tensor] = {}  # the stream entering each block
         self.after: dict[int, Tensor] = {}  # and leaving it
@@ -148,10 +148,10 @@ class _Ablation:
         handles = []
         for layer, block in enumerate(self.blocks):
 
-            def look(_: nn.Module, args: Any, kwargs: Any, layer: int = layer) -> None:
+            def measure(_: nn.Module, args: Any, kwargs: Any, layer: int = layer) -> None:
                 sizes[layer] = leading_sizes(split_call(args, kwargs)[1])
 
-            handles.append(block.register_forward_pre_hook(look, with_kwargs=True))
+            handles.append(block.register_forward_pre_hook(measure, with_kwargs=True))
         try:
             self._forward(rows)
         finally:
@@ -184,7 +184,7 @@ class _Ablation:
         """
         for number in range(layer, len(self.blocks)):
             stream = self._run_block(number, stream)
-        return stream if stream.shape[1] == 1 else stream[:, self.asked]
+        return stream if stream.shape[1] == 1 else stream[:, self.answer]
 
     def _read(self, stream: Tensor) -> Tensor:
         """Logits (R, V) of what the last block leaves where the answer is."""
@@ -208,10 +208,10 @@ class _Ablation:
             if self.trims_last_block and number + 1 == len(self.blocks):
                 # The block adds to one position of the stream, and its attention reads all of them.
                 assert self.first_part is not None
-                whole, stream = stream, stream[:, self.asked]
+                whole, stream = stream, stream[:, self.answer]
                 stack.callback(on_input(self.first_part, lambda _: whole).remove)
                 reader = block.get_submodule(self.layout.attention_out)
-                stack.callback(on_input(reader, lambda value: value[:, self.asked]).remove)
+                stack.callback(on_input(reader, lambda value: value[:, self.answer]).remove)
                 if self.answers_last:
                     stack.enter_context(last_query(self.model))
             output = block(stream, *args, **kwargs)
@@ -273,7 +273,7 @@ class _Ablation:
     def _without_added(self, group: UnitGroup, chosen: Tensor) -> Tensor:
         """The same for MLP neurons that only add to the stream: it is known what leaves their block without them."""
         layer, last = group.layer, group.layer + 1 == len(self.blocks)
-        positions = self.asked if last else slice(None)
+        positions = self.answer if last else slice(None)
         activations = self.neurons[layer][:, positions, chosen.to(self.model.device)].permute(2, 0, 1)
         columns = self._columns(group, chosen)
         # (U, B, T, D), in one product per copy of the rows

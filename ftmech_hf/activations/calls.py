@@ -28,11 +28,11 @@ def leading_sizes(given: Given) -> list[int]:
     """Of every tensor that a block is called with, the size of its first axis; 0 if it has none."""
     sizes: list[int] = []
 
-    def look(value: Tensor) -> Tensor:
+    def measure(value: Tensor) -> Tensor:
         sizes.append(len(value) if value.ndim else 0)
         return value
 
-    recursively_apply(look, given)
+    recursively_apply(measure, given)
     return sizes
 
 
@@ -58,7 +58,7 @@ LAST_QUERY = "ftmech_last_query"
 
 @contextlib.contextmanager
 def last_query(model: PreTrainedModel) -> Iterator[None]:
-    """Attention that looks from the last position alone, and gives what it finds there at every position.
+    """Attention of the last position alone, whose output stands at every position.
 
     Where a model does not ask transformers' table for its attention, nothing changes.
     """

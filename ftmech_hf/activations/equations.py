@@ -25,7 +25,7 @@ class BlockParts(NamedTuple):
         added: (module, constant): the stream receives the first output of the module times the constant.
         heads: matrices of the attention whose output, or its norm, is what the stream receives.
         neurons: the same of the MLP: the stream receives nothing but this and the attention's.
-        why_not: what was looked for (``added``, ``heads``, ``neurons``) and not found -> the reason.
+        why_not: what was sought (``added``, ``heads``, ``neurons``) and not found -> the reason.
         order: (``in`` or ``out``, path), as the block computes.
     """
 
@@ -49,8 +49,8 @@ class _Sum(NamedTuple):
 class Equations:
     """The equations of one block.
 
-    An equation about what a module writes is not looked at in the copies in which what its value passes through on its
-    way to the stream was moved; in that in which the module itself was, it is.
+    An equation about what a module writes is not checked in the copies in which what its value passes through on its
+    way to the stream was moved; in the copy in which the module itself was moved, it is.
 
     Args:
         block: which.

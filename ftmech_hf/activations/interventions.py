@@ -59,7 +59,7 @@ def on_output(module: nn.Module, change: Write) -> RemovableHandle:
 
 @contextlib.contextmanager
 def rows_of(block: nn.Module) -> Iterator[Callable[[Write], Write]]:
-    """While open, wraps changes of a block's parts, which are handed values by rows.
+    """While open, gives changes of a block's parts their values by rows (B, T, width).
 
     Some blocks put all rows behind each other before they hand them to their MLP; the value's rows are the stream's.
     """
@@ -85,7 +85,7 @@ def rows_of(block: nn.Module) -> Iterator[Callable[[Write], Write]]:
 
 
 def scaled(change: Write, scale: float) -> Write:
-    """A change of a value times a constant; a value that is only looked at stays as it is, to the bit."""
+    """A change of a value times a constant; a value that is only read stays as it is, to the bit."""
 
     def changed(value: Tensor) -> Tensor:
         whole = value * scale

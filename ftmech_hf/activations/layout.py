@@ -2,7 +2,7 @@
 
 Nothing here knows architectures by name: a transformer's blocks are the one list of as many modules as the config has
 layers. What their parts are is shown on tensors, see :mod:`ftmech_hf.activations.proofs`, and it must be so in every
-block. A part that could not be shown is refused with the reason when it is asked for; the others can be used.
+block. A part that could not be shown is refused with the reason when it is requested; the others can be used.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _KNOWN: weakref.WeakKeyDictionary[nn.Module, tuple[object, list[BlockParts]]] = 
 
 
 def find_parts(model: PreTrainedModel) -> list[BlockParts]:
-    """Parts of every block; known until a module of the model is exchanged.
+    """Parts of every block; found once, and again when a module of the model was exchanged.
 
     Raises:
         ValueError: there is not one list of blocks, or the model cannot be run.
@@ -69,7 +69,7 @@ def find_parts(model: PreTrainedModel) -> list[BlockParts]:
 
 
 def find_layout(model: PreTrainedModel) -> Layout:
-    """Find the parts of a causal LM by running it on a few short rows; what is known is not looked for again.
+    """Find the parts of a causal LM by running it on a few short rows; parts that were shown are not shown again.
 
     Raises:
         ValueError: there is not one list of blocks, or the model cannot be run.

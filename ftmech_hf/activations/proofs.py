@@ -5,7 +5,7 @@ the block is moved, and in every other what one part computes is moved by noise,
 statement about parts, such as "the stream receives what this module returns", is an equation between tensors, and it
 must hold in every copy: where it holds by chance in the row that is left alone, it does not in the one that was moved.
 At every block the copies begin alike again, so that one pass is enough for all blocks. Nothing is believed because of a
-name but this: attention is looked for in a child of the block that is called so.
+name but this: attention is sought in a child of the block that is called so.
 """
 
 from __future__ import annotations
@@ -130,21 +130,21 @@ def prove_parts(model: PreTrainedModel, blocks: Sequence[nn.Module]) -> list[Blo
         nothing: list[list[str]] = [[] for _ in blocks]
         moved, held = list(nothing), list(nothing)
 
-        def look(layer: int, record: BlockRecord) -> None:
+        def list_parts(layer: int, record: BlockRecord) -> None:
             ran.append(layer)
             moved[layer] = record.streams()
             held[layer] = [path for path in find_matrices(blocks[layer]) if path in moved[layer]]
 
-        _Run(model, blocks, nothing, nothing, look)()
+        _Run(model, blocks, nothing, nothing, list_parts)()
         if ran != list(range(len(blocks))):
             ran_layers = ", ".join(map(str, ran))
             raise ValueError(f"model: {model.config.model_type} runs blocks {ran_layers}, expected each once, in order")
 
-        def examine(layer: int, record: BlockRecord) -> None:
+        def prove(layer: int, record: BlockRecord) -> None:
             known = constants | {float(value) for value in vars(blocks[layer]).values() if _is_constant(value)}
             found.append(Equations(blocks[layer], record, known, tolerance).parts())
 
-        _Run(model, blocks, moved, held, examine)()
+        _Run(model, blocks, moved, held, prove)()
     return found
 
 

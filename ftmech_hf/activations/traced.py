@@ -73,7 +73,7 @@ class TracedModel:
 
     @property
     def has_patterns(self) -> bool:
-        """Whether ``attn_pattern`` can be asked for."""
+        """Whether ``attn_pattern`` can be read."""
         return "attn_pattern" not in self.refused
 
     def _check_stream(self) -> None:

@@ -1,4 +1,4 @@
-"""How good is the first-order estimate? Importance beside what ablating every neuron by itself really does."""
+"""How good is the first-order estimate? Importance beside what ablating every unit by itself really does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class AgreementResult:
-    """An importance beside the exact one.
+    """How well an estimate of importance agrees with the exact one.
 
     Attributes:
         rank_correlation: Spearman's, over all units.

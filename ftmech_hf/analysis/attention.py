@@ -1,4 +1,4 @@
-"""Where does the answer look, what do MLPs hold, and how far has either moved? (Jain et al., arXiv 2311.12786, G.)
+"""What does the answer attend to, what do MLPs hold, and how far has either moved? (Jain et al., arXiv 2311.12786, G.)
 
 The paper shows maps; here the change of a map is also a number, beside what the number is where nothing has changed:
 the same model on two halves of the rows.

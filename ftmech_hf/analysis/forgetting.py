@@ -11,8 +11,10 @@ from ftmech_hf.statistics.metrics import accuracy_change
 
 @dataclass(frozen=True)
 class ForgettingResult:
-    """Attributes:
-    before, after: test set -> accuracy of the model before the first step and after the last.
+    """Accuracies on the same test sets before and after fine-tuning.
+
+    Attributes:
+        before, after: test set -> accuracy of the model before the first step and after the last, 0 to 1.
     """
 
     before: dict[str, float]
@@ -47,6 +49,9 @@ def measure_forgetting(metrics: Iterable[Mapping[str, Any]]) -> ForgettingResult
 
     Args:
         metrics: lines of a run's ``metrics.jsonl``, in order.
+
+    Raises:
+        ValueError: there is no evaluation among them.
     """
     lines = [
         {key.removeprefix("accuracy/"): float(value) for key, value in line.items() if key.startswith("accuracy/")}

@@ -23,9 +23,11 @@ from ftmech_hf.training.evaluation import answer_logits
 
 
 @dataclass(frozen=True)
-class LipschitzResult:
-    """Attributes:
-    norms: name of a model -> gradient norm of every row, (B,); the same rows for all.
+class InputGradientsResult:
+    """Norms of several models' input gradients on the same rows.
+
+    Attributes:
+        norms: name of a model -> gradient norm of every row, (B,), in logits per unit of the input.
     """
 
     norms: dict[str, NDArray[np.float32]]
@@ -79,6 +81,6 @@ def input_gradient_norms(model: PreTrainedModel, token_ids: Tensor, *, batch_siz
     return norms
 
 
-def compare_lipschitz(models: Mapping[str, PreTrainedModel], token_ids: Tensor) -> LipschitzResult:
+def compare_input_gradients(models: Mapping[str, PreTrainedModel], token_ids: Tensor) -> InputGradientsResult:
     """Gradient norms of several models on the same rows (B, T)."""
-    return LipschitzResult({name: input_gradient_norms(model, token_ids) for name, model in models.items()})
+    return InputGradientsResult({name: input_gradient_norms(model, token_ids) for name, model in models.items()})

@@ -70,11 +70,11 @@ def record_activations(model: PreTrainedModel, token_ids: Tensor, places: Iterab
     """Activations of one batch (B, T) at some places, at every position, detached: (B, T, D) or (B, T, N)."""
     seen: dict[Place, Tensor] = {}
 
-    def look(place: Place, value: Tensor) -> Tensor:
+    def keep(place: Place, value: Tensor) -> Tensor:
         seen[place] = value.detach().clone()  # blocks may add to it in place
         return value
 
-    writes = {place: lambda value, place=place: look(place, value) for place in places}
+    writes = {place: lambda value, place=place: keep(place, value) for place in places}
     with torch.no_grad(), intervene(model, writes):
         model(token_ids, use_cache=False)
     return seen

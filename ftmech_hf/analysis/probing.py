@@ -75,7 +75,7 @@ class ProbeScore:
         selectivity: ``accuracy - control_task``.
         majority: accuracy of always answering the most frequent training label.
         code_bits: bits per training row to send its label, given the activations (online code).
-        uniform_bits: the same without looking, log2 of the number of classes.
+        uniform_bits: the same without the activations, log2 of the number of classes.
         shuffled_bits: ``code_bits`` for shuffled labels; not far below ``uniform_bits``, or the code is wrong.
         converged: whether the fit met its tolerance.
         num_test: held-out rows.
@@ -148,7 +148,7 @@ def fit_probes(
     """Fit and test probes of all labels at all sites, with their controls.
 
     All labels, shuffles and control tasks of a site are fitted at once; one site is in memory at a time, if the mapping
-    loads it when asked.
+    loads it on request.
 
     Args:
         train, test: site name -> activations (B, D); the same sites in both.

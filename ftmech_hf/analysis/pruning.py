@@ -1,9 +1,9 @@
-"""Does removing a few neurons bring a capability back? (Jain et al., arXiv 2311.12786, App. D, Algorithm 3.)
+"""Does zeroing a few neurons bring a capability back? (Jain et al., arXiv 2311.12786, App. D, Algorithm 3.)
 
 The loss is the answers' cross-entropy on prompts of the *pretraining* capability. The paper's neuron is an output row
 of a weight matrix, and its importance is the sum over the row of gradient x weight: to first order, how much the loss
-falls when the row is set to zero. The K neurons with the largest importance are zeroed at once (single step), or a few
-at a time, with the importance computed again in between (iterative).
+falls when the row is set to zero. The K units with the largest importance are zeroed at once (single step), or a few at
+a time, with the importance computed again in between (iterative).
 
 For every kind of unit the sum of gradient x weight over its slice *is* gradient x activation, summed over positions: of
 what the slice multiplies (an MLP neuron's activation, a head's output), or of what a row computes without its bias.
@@ -90,7 +90,7 @@ def num_units(importance: Mapping[str, Tensor]) -> int:
 
 
 def top_mask(importance: Importance, num_pruned: int) -> Mask:
-    """Prune the ``num_pruned`` neurons of largest importance; ties go to the first. True = kept."""
+    """Prune the ``num_pruned`` units of largest importance; ties go to the first. True = kept."""
     flat = torch.cat(list(importance.values()))
     if not 0 <= num_pruned <= len(flat):
         raise ValueError(f"num_pruned: {num_pruned}, expected 0 to {len(flat)}")
@@ -101,14 +101,14 @@ def top_mask(importance: Importance, num_pruned: int) -> Mask:
 
 
 def random_mask(importance: Importance, num_pruned: int, rng: np.random.Generator) -> Mask:
-    """Prune as many neurons, chosen at random: the control. True = kept."""
+    """Prune as many units, chosen at random: the control. True = kept."""
     shuffled = torch.from_numpy(rng.permutation(num_units(importance))).float()
     parts = shuffled.split([len(values) for values in importance.values()])
     return top_mask(dict(zip(importance, parts, strict=True)), num_pruned)
 
 
 def _dropped(units: Units, mask: Mask) -> Iterator[tuple[Tensor, int, Tensor]]:
-    """(weight, axis, indices along it) of what a mask takes out; of single weights, flat."""
+    """(weight, axis, indices along it) of what a mask prunes; of single weights, flat."""
     for name, kept in mask.items():
         group = units[name]
         places = group.places((~kept).nonzero().flatten().to(group.weight.device)).flatten()
@@ -141,13 +141,13 @@ class PruningResult:
     """Accuracies under masks of growing size.
 
     Attributes:
-        unit: what a neuron was; see :data:`~ftmech_hf.activations.units.Unit`.
+        unit: what a unit was; see :data:`~ftmech_hf.activations.units.Unit`.
         curve: one entry per (K, method, draw): ``num_pruned``, ``method`` (``importance`` or ``random``), ``draw``, and
             an accuracy per test set.
         best_k: the K in ``chosen_among`` with the best accuracy of ``chosen_on``; ties go to the smallest.
         chosen_on: the validation set that chose.
         best_mask: the mask that pruned them.
-        pruned: names of the best mask's pruned neurons, such as ``matrix[number]``.
+        pruned: names of the units that the best mask prunes, such as ``matrix[number]``.
     """
 
     unit: str
@@ -210,22 +210,25 @@ def prune_sweep(
     rescore: Callable[[Mask], Importance] | None = None,
     unit_name: Callable[[str, int], str] = "{}[{}]".format,
 ) -> PruningResult:
-    """Prune growing numbers of neurons, by importance and at random, and choose the best K on a validation set.
+    """Prune growing numbers of units, by importance and at random, and choose the best K on a validation set.
 
     Args:
-        importance: of every neuron.
+        importance: of every unit.
         evaluate: ``evaluate(mask, names)`` gives the accuracy under a mask on each named test set.
-        unit: what a neuron is.
+        unit: what a unit is; see :data:`~ftmech_hf.activations.units.Unit`.
         test_sets: names to evaluate after pruning by importance; ``chosen_on`` must be among them.
         control_sets: names to evaluate after pruning at random.
         sizes: the K to try.
-        max_best_k: the chosen K is at most this (the paper revives with 5 to 15 neurons).
+        max_best_k: the chosen K is at most this (the paper revives with 5 to 15 rows).
         chosen_on: name of the validation accuracy that chooses; report another, since a maximum is optimistic.
         num_random: random masks per K in the control.
         num_random_at_best: random masks at the chosen K, at least; masks differ widely, and this is what is compared.
         seed: of the random masks.
         rescore: see :func:`nested_masks`.
         unit_name: what to call a unit of a group.
+
+    Raises:
+        ValueError: no size is from 1 to ``max_best_k``, or one is more than all units.
     """
     curve: list[dict[str, Any]] = []
 

@@ -1,8 +1,8 @@
 """Does an instrument find a circuit that is known, and nothing else?
 
-Of a compiled program it is known which parts do the work. An instrument gives every part a score; the parts above a
-threshold, or as many of the highest as there are known ones, are what it found. The control is an instrument that knows
-nothing: chosen at random, parts are right as often as known parts are frequent.
+Which parts of a compiled program do the work is known: the ground truth. An instrument gives every part a score; the
+parts above a threshold, or as many of the highest as there are known ones, are what it found. The control is an
+instrument that knows nothing: chosen at random, parts are right as often as known parts are frequent.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class RecoveryResult:
-    """What was found against what is there.
+    """What an instrument found, against the ground truth.
 
     Attributes:
         found, known, right: numbers of parts: found, there to be found, both.
@@ -46,13 +46,13 @@ class RecoveryResult:
         return [self.summary()]
 
     def summary(self) -> dict[str, Any]:
-        """All of it."""
+        """The counts, precision, recall and the control."""
         counts = {"found": self.found, "known": self.known, "right": self.right, "candidates": self.candidates}
         return {**counts, "precision": self.precision, "recall": self.recall, "chance": self.chance}
 
 
 def recovery(scores: Mapping[Any, float], known: Set[Hashable], *, above: float | None = None) -> RecoveryResult:
-    """Compare what scores point to with what is known.
+    """Compare what scores point to with the ground truth.
 
     Args:
         scores: part -> how much the instrument says it matters.

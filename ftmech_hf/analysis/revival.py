@@ -9,10 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class RevivalResult:
-    """Attributes:
-    steps: the first evaluated step at or above the threshold; None if it was never reached.
-    last_step: the last evaluated step, a lower bound where ``steps`` is None.
-    threshold: the accuracy that counts as revived.
+    """When a capability came back under reverse fine-tuning.
+
+    Attributes:
+        steps: the first evaluated optimizer step at or above the threshold; None if it was never reached.
+        last_step: the last evaluated step, a lower bound where ``steps`` is None.
+        threshold: the accuracy that counts as revived, 0 to 1.
     """
 
     steps: int | None
@@ -24,7 +26,7 @@ class RevivalResult:
         return [self.summary()]
 
     def summary(self) -> dict[str, Any]:
-        """All of it."""
+        """The same, under the names of published tables."""
         return {"steps_to_revival": self.steps, "last_step": self.last_step, "threshold": self.threshold}
 
     @property
@@ -42,6 +44,9 @@ def steps_to_revival(
         metrics: lines of a run's ``metrics.jsonl``, in order.
         capability: test set, such as ``count_a``.
         threshold: accuracy between 0 and 1.
+
+    Raises:
+        ValueError: there is no evaluation among the lines.
     """
     curve = [(int(line["step"]), float(line[f"accuracy/{capability}"])) for line in metrics]
     if not curve:

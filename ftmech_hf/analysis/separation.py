@@ -20,10 +20,12 @@ from ftmech_hf.statistics.intervals import share_interval
 
 @dataclass(frozen=True)
 class SeparationResult:
-    """Attributes:
-    tau: site -> tau of every measured row of both kinds, (B,), in units of the activations.
-    scale: site -> mean distance of a row from its own kind's mean, to compare models of other scales.
-    shuffled: site -> mean tau when the kinds are assigned by chance.
+    """How far apart two kinds of prompts are at every site, and what chance gives.
+
+    Attributes:
+        tau: site -> tau of every measured row of both kinds, (B,), in units of the activations.
+        scale: site -> mean distance of a row from its own kind's mean, to compare models of other scales.
+        shuffled: site -> mean tau when the kinds are assigned by chance.
     """
 
     tau: dict[str, Tensor]
@@ -71,6 +73,9 @@ def cluster_separation(first: Mapping[str, Tensor], second: Mapping[str, Tensor]
     Args:
         first, second: site -> activations of the one kind (B, D) and of the other (C, D), each in random order.
         seed: of the control's kinds.
+
+    Raises:
+        ValueError: the two have different sites.
     """
     if list(first) != list(second):
         raise ValueError(f"sites: {list(first)} and {list(second)}, expected the same")

@@ -18,10 +18,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SimilarityResult:
-    """Attributes:
-    cka: site -> linear CKA, 1 for the same up to rotation and scale; not a number where a model does not vary.
-    halves: site -> the same on either half of the rows.
-    shuffled: site -> the same with the rows of one model in another order.
+    """How alike two models' representations are at every site, and what unrelated rows give.
+
+    Attributes:
+        cka: site -> linear CKA, 1 for the same up to rotation and scale; not a number where a model does not vary.
+        halves: site -> the same on either half of the rows.
+        shuffled: site -> the same with the rows of one model in another order.
     """
 
     cka: dict[str, float]
@@ -80,6 +82,9 @@ def compare_representations(
     Args:
         first, second: site -> activations of the same rows (B, D).
         seed: of the control's order.
+
+    Raises:
+        ValueError: the two have different sites, or other numbers of rows, or fewer than 8.
     """
     if list(first) != list(second):
         raise ValueError(f"sites: {list(first)} and {list(second)}, expected the same")

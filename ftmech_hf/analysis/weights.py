@@ -46,9 +46,11 @@ class MatrixChange:
 
 @dataclass(frozen=True)
 class WeightChangeResult:
-    """Attributes:
-    matrices: name -> its change.
-    vectors: name of any other parameter (biases, norms) -> relative norm of its change.
+    """The change of every parameter of a model.
+
+    Attributes:
+        matrices: name -> its change.
+        vectors: name of any other parameter (biases, norms) -> relative norm of its change.
     """
 
     matrices: dict[str, MatrixChange]
@@ -133,7 +135,7 @@ def weight_change(
 
     Args:
         before, after: name -> parameter, the same names and shapes in both.
-        transposed: names of the matrices to look into -> whether they are kept as (inputs, outputs), as GPT-2's
+        transposed: names of the matrices to measure -> whether they are kept as (inputs, outputs), as GPT-2's
             ``Conv1D`` keeps them; all other parameters get their relative norm alone.
         seed: of the random matrices.
 

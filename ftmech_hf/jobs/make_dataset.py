@@ -22,7 +22,7 @@ from ftmech_hf.jobs.job import JobConfig, job
 from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, RANDOM, STYLE
 from ftmech_hf.runs import RunDir, check_disk_space, describe_versions, write_json, write_text
 from ftmech_hf.tasks import SPLITS, Task, build_dataset, features, write_parquet
-from ftmech_hf.tasks.dataset_statistics import Audit
+from ftmech_hf.tasks.dataset_statistics import DatasetStatistics
 from ftmech_hf.tasks.export import code_version
 from ftmech_hf.training.loop import Progress
 
@@ -90,20 +90,20 @@ def make_dataset(config: MakeDatasetConfig, task: Task, *, progress: Progress | 
         if run.finished:
             return run
         done = 0
-        audits: dict[str, dict[str, Audit]] = {}
+        by_split: dict[str, dict[str, DatasetStatistics]] = {}
         for name, variant in variants.items():
             (run.working / name).mkdir(exist_ok=True)
             for split, number in config.splits.items():
-                audit = audits.setdefault(name, {})[split] = Audit(variant)
+                statistics = by_split.setdefault(name, {})[split] = DatasetStatistics(variant)
                 stream = "finetune" if split == "train" and not _is_pretraining(name) else split
                 for rows in write_parquet(
                     variant, stream, number, split_file(run.working, name, split), seed=config.seed
                 ):
-                    audit.add(rows)
+                    statistics.add(rows)
                     done += len(rows)
                     if progress is not None:
                         progress(done, total, f"{name} {split}")
-        _describe(run, config, task, variants, audits)
+        _describe(run, config, task, variants, by_split)
         run.finish()
     return run
 
@@ -122,11 +122,11 @@ def _describe(
     config: MakeDatasetConfig,
     task: Task,
     variants: Mapping[str, Task],
-    audits: Mapping[str, Mapping[str, Audit]],
+    by_split: Mapping[str, Mapping[str, DatasetStatistics]],
 ) -> None:
     table = [
         {"config": name, "split": split, **row}
-        for name, splits in audits.items() for split, audit in splits.items() for row in audit.rows()
+        for name, splits in by_split.items() for split, statistics in splits.items() for row in statistics.rows()
     ]  # fmt: skip
     planted = [name for name, variant in variants.items() if to_dict(variant).get("correlation") is not None]
     pd.DataFrame(table).to_parquet(run.working / "table.parquet", index=False)
@@ -135,9 +135,9 @@ def _describe(
         {
             "name": name,
             "description": _describe_variant(name, variants[name]),
-            "splits": [_describe_split(split, audit, splits.get("train")) for split, audit in splits.items()],
+            "splits": [_describe_split(split, statistics, splits.get("train")) for split, statistics in splits.items()],
         }
-        for name, splits in audits.items()
+        for name, splits in by_split.items()
     ]
     write_json(run.working / "summary.json", {"variants": shown})
     env = json.loads((run.working / "env.json").read_text(encoding="utf-8"))
@@ -159,15 +159,15 @@ def _describe(
     write_text(run.working / "README.md", text)
 
 
-def _describe_split(name: str, audit: Audit, train: Audit | None) -> dict[str, Any]:
+def _describe_split(name: str, statistics: DatasetStatistics, train: DatasetStatistics | None) -> dict[str, Any]:
     return {
         "name": name,
-        "rows": audit.num_rows,
-        "without_answer": audit.num_without_answer / audit.num_rows,
-        "correlated": audit.num_correlated / audit.num_rows,
-        "overlap": None if train is None or audit is train else audit.overlap(train),
-        "repeated": audit.repeated(),
-        "checksum": audit.checksum,
+        "rows": statistics.num_rows,
+        "without_answer": statistics.num_without_answer / statistics.num_rows,
+        "correlated": statistics.num_correlated / statistics.num_rows,
+        "overlap": None if train is None or statistics is train else statistics.overlap(train),
+        "repeated": statistics.repeated(),
+        "checksum": statistics.checksum,
     }
 
 

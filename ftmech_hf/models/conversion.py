@@ -138,7 +138,7 @@ def direction_names(labels: Sequence[str]) -> list[str]:
 
 
 def _output_directions(assembled: Any, width: int) -> list[int]:
-    """Which directions of the stream tracr's unembedding reads, found by asking it about each."""
+    """Which directions of the stream tracr's unembedding reads, found by reading each alone."""
     import haiku
     import jax.numpy
 

@@ -1,4 +1,4 @@
-"""Adapters of any kind that peft knows, put on their base and merged into it; what was loaded is looked at.
+"""Adapters of any kind that peft knows, put on their base and merged into it; what was loaded is checked.
 
 peft drops what does not fit with a warning, or with none. Here an adapter is whole in the model or is refused.
 """
@@ -115,7 +115,7 @@ def _put_on(base: PreTrainedModel, folder: Path, name: str) -> Any:
     with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
         twice = _saved_twice(file)
     with warnings.catch_warnings(), loading_errors(name):
-        warnings.simplefilter("ignore")  # what they tell of is looked at here
+        warnings.simplefilter("ignore")  # what they tell of is checked here
         adapted = PeftModel.from_pretrained(base, str(folder))
         result = adapted.load_adapter(
             str(folder), "default", key_mapping=getattr(base, "_checkpoint_conversion_mapping", {})

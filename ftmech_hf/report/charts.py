@@ -46,7 +46,7 @@ def seed_lines(ax: Axes, curves: Sequence[pd.Series], label: str, color: str, st
     """One thin line per seed and their mean; every curve is indexed by x."""
     for curve in curves:
         ax.plot(curve.index, curve.to_numpy(), style, color=color, alpha=0.3, linewidth=0.8)
-    mean = pd.concat(list(curves), axis=1).sort_index().mean(axis=1)  # seeds may have been looked at at other steps
+    mean = pd.concat(list(curves), axis=1).sort_index().mean(axis=1)  # seeds may have been evaluated at other steps
     ax.plot(mean.index, mean.to_numpy(), style, color=color, label=label, linewidth=2)
 
 

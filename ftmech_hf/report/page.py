@@ -66,7 +66,7 @@ def render_template(name: str, **values: Any) -> str:
 
     Args:
         name: its place in this package, such as ``studies/pcfg/page.html.j2``.
-        values: what it asks for.
+        values: for the names in it.
     """
     package = resources.files("ftmech_hf")
     loader = jinja2.FunctionLoader(lambda file: package.joinpath(file).read_text(encoding="utf-8"))

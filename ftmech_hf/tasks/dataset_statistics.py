@@ -1,4 +1,4 @@
-"""What rows turned out to be: label histograms, missing answers, the correlation's share, texts seen before."""
+"""What a data set turned out to hold: label histograms, missing answers, the correlation's share, texts seen before."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ftmech_hf.tasks.schema import Rows, Task
 
 
-class Audit:
+class DatasetStatistics:
     """Running statistics of the rows of one split; feed it with :meth:`add`.
 
     Attributes:
@@ -58,7 +58,7 @@ class Audit:
         names = ("operator", "operand", "correlated", "label")
         return [{**dict(zip(names, key, strict=True)), "rows": n} for key, n in sorted(self.histogram.items())]
 
-    def overlap(self, train: Audit) -> float:
+    def overlap(self, train: DatasetStatistics) -> float:
         """Share of these texts that also occur among the training texts."""
         return float(np.isin(self.texts, train.texts).mean())
 

@@ -39,7 +39,7 @@ class Grammar(Rules):
         return Sampler(self)
 
     def sample(self, rng: np.random.Generator, num_strings: int, *, ancestors: bool = False) -> Strings:
-        """Draw whole strings; the same ones whether or not their ``ancestors`` are asked for."""
+        """Draw whole strings; the same ones whether or not their ``ancestors`` are requested."""
         return self._sampler.sample(rng, num_strings, ancestors)
 
     def sample_windows(

@@ -151,7 +151,7 @@ class PcfgConfig(PcfgShape, Task):
         """Draw a block of rows; see :class:`ftmech_hf.tasks.schema.RowStream`.
 
         Raises:
-            ValueError: the planted correlation (almost) never occurs; or ancestors of planted text are asked for,
+            ValueError: the planted correlation (almost) never occurs; or ancestors of planted text are requested,
                 which has none.
         """
         if ancestors and (self.correlation is not None or self.mix_share):

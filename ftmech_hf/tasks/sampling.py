@@ -29,7 +29,7 @@ class Strings(NamedTuple):
         symbols: terminal ids of all strings, int8 (S,).
         starts: where each string starts, followed by S, int64 (num_strings + 1,).
         ancestors: int16 (levels, S): the symbol id (see :attr:`Rules.symbols`) of each terminal's ancestor at that
-            depth, the root at depth 0; -1 at and below the terminal's own depth. None unless asked for.
+            depth, the root at depth 0; -1 at and below the terminal's own depth. None unless requested.
     """
 
     symbols: NDArray[np.int8]

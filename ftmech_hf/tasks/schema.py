@@ -60,7 +60,7 @@ class Rows:
         token_ids: whole rows, prompt and completion, int64 (B, T); all rows of a task are equally long.
         label: the answer as an integer, int64 (B,); -1 where there is none.
         correlated: whether the planted correlation holds in the row's text, bool (B,).
-        ancestors: symbol ids above each symbol of the text, int16 (B, levels, text length), if they were asked for;
+        ancestors: symbol ids above each symbol of the text, int16 (B, levels, text length), if they were requested;
             see :class:`ftmech_hf.tasks.sampling.Strings`.
     """
 

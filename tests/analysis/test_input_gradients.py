@@ -6,7 +6,12 @@ import torch
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import intervene
-from ftmech_hf.analysis.input_gradients import LipschitzResult, compare_lipschitz, gradient_norms, input_gradient_norms
+from ftmech_hf.analysis.input_gradients import (
+    InputGradientsResult,
+    compare_input_gradients,
+    gradient_norms,
+    input_gradient_norms,
+)
 from ftmech_hf.training.evaluation import answer_logits
 
 
@@ -65,8 +70,8 @@ def test_it_is_the_steepest_slope_of_the_largest_logit(any_model: PreTrainedMode
 def test_ratios_are_of_the_same_rows_and_halves_are_about_equal(any_model: PreTrainedModel) -> None:
     torch.manual_seed(1)
     rows = torch.randint(3, 40, (40, 8))
-    before = compare_lipschitz({"base": any_model}, rows).norms["base"]
-    result = LipschitzResult({"base": before, "twice": 2 * before})
+    before = compare_input_gradients({"base": any_model}, rows).norms["base"]
+    result = InputGradientsResult({"base": before, "twice": 2 * before})
     assert result.ratio("twice", "base") == pytest.approx((2, 2, 2))
     assert result.ratio("base", "base") == pytest.approx((1, 1, 1))
     assert 0.5 < result.halves_ratio("base") < 2

@@ -7,7 +7,7 @@ import pytest
 
 from ftmech_hf.models.conversion import ARTEFACTS, load_artefact
 from ftmech_hf.tasks import TASKS, CounterConfig, MaxIdentifierConfig, RowStream, build_dataset
-from ftmech_hf.tasks.dataset_statistics import Audit
+from ftmech_hf.tasks.dataset_statistics import DatasetStatistics
 from ftmech_hf.tasks.letters import LettersConfig
 from tests.tasks.programs import COUNTER, MAX_IDENTIFIER
 
@@ -62,7 +62,7 @@ def test_both_operands_are_asked_about_the_same_texts() -> None:
 
 
 @pytest.mark.parametrize("name", ["counter", "max_identifier"])
-def test_rows_are_datasets_and_can_be_audited(name: str) -> None:
+def test_rows_are_datasets_and_can_be_counted(name: str) -> None:
     task = dataclasses.replace(TASKS[name](), operand={"counter": "b"}.get(name, "7"))  # type: ignore[type-var]
     assert isinstance(task, LettersConfig)
     dataset = build_dataset(task, "test", 50)
@@ -74,10 +74,10 @@ def test_rows_are_datasets_and_can_be_audited(name: str) -> None:
             assert row["text"].split().count("b") == row["label"] == int(row["answer"])
         else:
             assert sorted(row["text"].split())[6] == row["answer"]
-    audit = Audit(task)
-    audit.add(RowStream(task, seed=0, split="test").rows(0, 50))
-    assert {row["operand"] for row in audit.rows()} == {task.operand}
-    assert sum(row["rows"] for row in audit.rows()) == 50
+    statistics = DatasetStatistics(task)
+    statistics.add(RowStream(task, seed=0, split="test").rows(0, 50))
+    assert {row["operand"] for row in statistics.rows()} == {task.operand}
+    assert sum(row["rows"] for row in statistics.rows()) == 50
 
 
 def test_a_tasks_vocabulary_is_its_compiled_programs() -> None:

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import TracedModel, find_layout, find_units
-from ftmech_hf.analysis.input_gradients import compare_lipschitz
+from ftmech_hf.analysis.input_gradients import compare_input_gradients
 from ftmech_hf.analysis.logit_lens import logit_lens
 from ftmech_hf.analysis.path import PathResult
 from ftmech_hf.analysis.separation import cluster_separation
@@ -96,7 +96,7 @@ def sensitivity(case: Examined) -> Found:
     table: list[TableRow] = []
     ratios, halves = {}, {}
     for kind in case.both:
-        result = compare_lipschitz(case.everyone, case.few(kind))
+        result = compare_input_gradients(case.everyone, case.few(kind))
         for each in result.rows():
             table.append(row("sensitivity", "gradient norm", each["median"], each["low"], each["high"],
                              model=each["model"], questions=kind, reference=is_reference(each["model"])))  # fmt: skip

@@ -2,7 +2,7 @@
 
 A judge is a function of a text that says of every feature whether the text has it, or that it cannot tell. For
 procedural stories that is :func:`~ftmech_hf.tasks.stories.reading.judge`, which is exact. For real ones a logistic
-regression on word n-grams is fitted to what their instructions asked for (Jain et al., arXiv 2311.12786, App. F.2, have
+regression on word n-grams is fitted to what their instructions request (Jain et al., arXiv 2311.12786, App. F.2, have
 a fine-tuned GPT-3.5, right about 92 % of held-out stories). What it says is worth what it gets right on stories it has
 not seen, so a judge carries those numbers with it, and does not judge a feature on which they are those of chance.
 """
@@ -174,7 +174,7 @@ def fit_judge(
     Args:
         train: to fit on.
         held_out: of the same kind, to say what it gets right.
-        max_ngrams: the most frequent words and pairs of words are looked at.
+        max_ngrams: how many words and pairs of words are counted, the most frequent ones.
         l2: the penalty on the weights.
         seed: of the shuffled labels of the control.
 

@@ -26,7 +26,7 @@ import numpy as np
 from ftmech_hf.tasks.stories.raw import END, RawRecord, raw_records
 
 FEATURES = ("Twist", "Foreshadowing", "Dialogue", "BadEnding", "MoralValue", "Conflict")
-"""What a story may be asked to have, in the order of the paper's probes (Jain et al., arXiv 2311.12786, App. F)."""
+"""What a story may be requested to have, in the order of the paper's probes (Jain et al., arXiv 2311.12786, App. F)."""
 
 STORY = "Story:"
 HEADERS = {"Features:": "features", "Words:": "words", "Summary:": "summary", "Random sentence:": "sentence"}
@@ -34,7 +34,7 @@ HEADERS = {"Features:": "features", "Words:": "words", "Summary:": "summary", "R
 
 @dataclass(frozen=True, kw_only=True)
 class Story:
-    """A story and what it was asked to be.
+    """A story and what was requested of it.
 
     Attributes:
         story: paragraphs, one a line.

@@ -180,7 +180,7 @@ class StoriesConfig(Task):
         all records have been drawn.
 
         Raises:
-            ValueError: no story is as asked for.
+            ValueError: no story is as requested.
         """
         rng = split_generator(seed, split, number)
         story = self._records.draw(seed, split, number) if self.files else self._procedural(rng)
@@ -196,8 +196,8 @@ class StoriesConfig(Task):
             name: getattr(story, name) if name in self.headers else type(getattr(story, name))()
             for name in HEADERS.values()
         }
-        asked = dataclasses.replace(story, **{**kept, "features": shown if "features" in self.headers else ()})
-        return Document(story, shown, asked.prompt(rng))
+        requested = dataclasses.replace(story, **{**kept, "features": shown if "features" in self.headers else ()})
+        return Document(story, shown, requested.prompt(rng))
 
     def encode(self, document: Document) -> list[int]:
         """Token ids ``<bos> INSTRUCTION STORY <eos>``; those of the instruction do not depend on the story."""

@@ -1,11 +1,13 @@
 """Prune a few neurons of a fine-tuned model and see whether the pretraining capability comes back.
 
 accelerate launch recipes/prune.py --config recipes/configs/nano/prune.yaml
+python recipes/prune.py --model TUNED --dataset QUESTIONS --output_dir runs/prune
 """
 
 from __future__ import annotations
 
 from ftmech_hf.config import clean_exit, parse_config
+from ftmech_hf.jobs.asking import AskConfig
 from ftmech_hf.jobs.figures import draw_pruning
 from ftmech_hf.jobs.pruning import PruneConfig, prune
 from ftmech_hf.report.charts import panel, save_beside
@@ -16,9 +18,9 @@ from ftmech_hf.tasks import PcfgShape
 def main(argv: list[str] | None = None) -> None:
     """Parse, prune, say what came out."""
     with clean_exit():
-        config, task = parse_config(PruneConfig, PcfgShape, argv=argv, description=__doc__)
+        config, ask, shape = parse_config(PruneConfig, AskConfig, PcfgShape, argv=argv, description=__doc__)
         with step_bar("prune", "masks") as progress:
-            run = prune(config, task, progress=progress)
+            run = prune(config, ask.instead_of(shape), progress=progress)
         print_study(
             run, save_beside(panel(lambda ax: draw_pruning(ax, {0: {"run": run.path}}, "run", None, config.model)), run)
         )

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -32,8 +32,26 @@ Mask = dict[str, Tensor]
 """The same keys and shapes, bool: True = kept."""
 
 
+class Batches(Protocol):
+    """Rows that can be taken in batches: a tensor, or anything that splits as one does."""
+
+    def __len__(self) -> int: ...
+
+    def split(self, size: int, /) -> Sequence[Self]:
+        """Parts of at most so many rows, in order."""
+        ...
+
+
+Rows = TypeVar("Rows", bound=Batches)
+
+
 def gradient_importance(
-    units: Units, loss: Callable[[Tensor], Tensor], rows: Tensor, *, batch_size: int = 64
+    units: Units,
+    loss: Callable[[Rows], Tensor],
+    rows: Rows,
+    *,
+    batch_size: int = 64,
+    weight: Callable[[Rows], int] = len,
 ) -> Importance:
     """Gradient x weight, summed over each unit's slice: the first-order fall of the loss when it is set to zero.
 
@@ -42,16 +60,18 @@ def gradient_importance(
     Args:
         units: of the model.
         loss: mean loss of a batch of rows; depends on the units' weights.
-        rows: what the loss is computed on, (B, ...).
+        rows: what the loss is computed on.
         batch_size: rows of one backward pass.
+        weight: how many things the loss of a batch is the mean of; its rows if not given.
     """
+    whole = sum(weight(batch) for batch in rows.split(batch_size))
     weights = [group.weight for group in units.values()]
     total = [torch.zeros(group.num_units, device=group.weight.device) for group in units.values()]
     for batch in rows.split(batch_size):
         with _trainable(weights), torch.enable_grad():
             gradients = torch.autograd.grad(loss(batch), weights)
         for kept, group, gradient in zip(total, units.values(), gradients, strict=True):
-            kept += group.sum_over(gradient * group.weight.detach()).float() * (len(batch) / len(rows))
+            kept += group.sum_over(gradient * group.weight.detach()).float() * (weight(batch) / whole)
     return {name: values.cpu() for name, values in zip(units, total, strict=True)}
 
 

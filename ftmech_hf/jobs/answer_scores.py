@@ -16,17 +16,24 @@ from ftmech_hf.training.objectives import IGNORED
 BATCH = 256
 """Answers that are scored at a time; fewer of longer ones, so that their logits take no more memory."""
 
+CHOICES = 64
+"""Choices between two answers at a time: whole stories may stand before them."""
+
 
 def answer_inputs(model: PreTrainedModel, rows: AnswerRows) -> dict[str, Any]:
     """What a model is called with to predict the answers: all of the rows but their last answer tokens and the end.
 
     Raises:
-        ValueError: rows are padded, and the model takes no positions, so that it would answer differently.
+        ValueError: rows are padded, and the model takes no positions, so that it would answer differently; or it has
+            too few positions.
     """
-    token_ids = rows.token_ids[:, :-2].to(model.device)
-    if rows.shown is None:
-        return {"input_ids": token_ids}
-    return {"input_ids": token_ids, **padded_inputs(model, rows.shown[:, :-2].to(model.device))}
+    token_ids, shown = rows.token_ids[:, :-2], None if rows.shown is None else rows.shown[:, :-2]
+    longest = token_ids.shape[1] if shown is None else int(shown.sum(1).max())
+    room = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(room, int) and 0 < room < longest:
+        raise ValueError(f"rows: {longest} tokens come before an answer's end, but the model has {room} positions")
+    more = {} if shown is None else padded_inputs(model, shown.to(model.device))
+    return {"input_ids": token_ids.to(model.device), **more}
 
 
 def _targets(rows: AnswerRows, predicted: int) -> Tensor:
@@ -76,7 +83,7 @@ def gives_answer(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int = 
 
 
 @torch.no_grad()
-def prefers_answer(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int = BATCH) -> Tensor:
+def prefers_answer(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int = CHOICES) -> Tensor:
     """Whether a model finds the first token of the answer more likely than that of the other one, bool (B,).
 
     Raises:

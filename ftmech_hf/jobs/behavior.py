@@ -21,7 +21,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.answer_scores import answer_loss, gives_answer
 from ftmech_hf.jobs.generation import continue_rows
-from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.tasks import Capability, PcfgShape, Rows, RowStream, Task, for_capability
 
 Loss = Callable[[PreTrainedModel, AnswerRows], Tensor]
@@ -96,10 +95,6 @@ class Behavior:
     def mean_score(self, model: PreTrainedModel, rows: AnswerRows) -> float:
         """The mean score of some rows."""
         return float(self.score(model, rows).double().mean())
-
-    def attach(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Make a model pass over the padding of these rows whoever calls it; see :func:`mask_padding`."""
-        return mask_padding(model, self.pad)
 
     def training_rows(self, seed: int, step: int, batch_size: int) -> AnswerRows:
         """The rows of one step of training: epochs over ``again``, each in an order of its own."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 
@@ -33,8 +36,24 @@ def mask_padding(model: PreTrainedModel, pad: int | None) -> PreTrainedModel:
     Raises:
         ValueError: the model takes no positions; see :func:`padded_inputs`.
     """
+    _passing_over(model, pad)
+    return model
+
+
+@contextlib.contextmanager
+def padding_masked(model: PreTrainedModel, pad: int | None) -> Iterator[None]:
+    """:func:`mask_padding` while the context is open."""
+    handle = _passing_over(model, pad)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
+def _passing_over(model: PreTrainedModel, pad: int | None) -> RemovableHandle | None:
     if pad is None:
-        return model
+        return None
     padded_inputs(model, torch.ones(1, 1))
 
     def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -43,5 +62,4 @@ def mask_padding(model: PreTrainedModel, pad: int | None) -> PreTrainedModel:
             return None
         return args, {**kwargs, **padded_inputs(model, (token_ids != pad).cummax(-1).values)}
 
-    model.register_forward_pre_hook(hook, with_kwargs=True)
-    return model
+    return model.register_forward_pre_hook(hook, with_kwargs=True)

@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations import Unit, Units, ablated_losses, find_units
+from ftmech_hf.activations import Units, find_units
 from ftmech_hf.analysis.ablation import importance_agreement
-from ftmech_hf.analysis.pruning import (
-    Importance,
-    Mask,
-    PruningResult,
-    gradient_importance,
-    magnitude_importance,
-    prune_sweep,
-    pruned,
-    random_importance,
-)
+from ftmech_hf.analysis.pruning import Importance, PruningResult, magnitude_importance, pruned, random_importance
+from ftmech_hf.jobs.asking import AskConfig, ask_dataset, describe_behavior, to_be_made
+from ftmech_hf.jobs.behavior import Behavior, from_task
 from ftmech_hf.jobs.card import render_card
-from ftmech_hf.jobs.job import JobConfig, capability_rows, check_positive, finish_job, job
-from ftmech_hf.models.loading import load_model, quiet_transformers
+from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
+from ftmech_hf.jobs.pruning_sweep import behavior_importance, exact_importance, prune_for
+from ftmech_hf.models.loading import load_model, load_tokenizer, quiet_transformers
 from ftmech_hf.runs import RunDir, describe_versions, environment, write_text
-from ftmech_hf.tasks import Capability, PcfgShape
+from ftmech_hf.tasks import Capability, PcfgShape, for_capability
 from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
-from ftmech_hf.training.evaluation import answer_accuracy
 from ftmech_hf.training.loop import Progress
-from ftmech_hf.training.objectives import answer_only_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,112 +75,81 @@ class PruneConfig(JobConfig):
             raise ValueError(f"schedule: iterative, but score: {self.score} does not depend on what is pruned already")
 
 
-def prune(config: PruneConfig, task: PcfgShape, *, progress: Progress | None = None) -> RunDir:
-    """Prune a fine-tuned model for the *pretraining* capability; see :mod:`ftmech_hf.analysis.pruning`.
+def prune(config: PruneConfig, asked: PcfgShape | AskConfig, *, progress: Progress | None = None) -> RunDir:
+    """Prune a model for what it may have lost in fine-tuning; see :mod:`ftmech_hf.analysis.pruning`.
 
-    Test sets: the base operand on natural text (twice: ``validation`` chooses K, ``count_a`` is reported), the
-    correlated operand without and with the correlation.
+    Of the procedural task that is the *pretraining* capability. Test sets: the base operand on natural text (twice:
+    ``validation`` chooses K, ``count_a`` is reported), the correlated operand without and with the correlation. Of a
+    data set it is what its questions ask; test sets: ``validation`` and ``test``.
+
+    Raises:
+        ValueError: a data set that cannot be asked.
     """
-    with job("prune", config, task, models={"model": config.model}, vocabulary=task.vocabulary) as run:
+    behavior = functools.cache(lambda: _find_behavior(config, asked))
+    if to_be_made(config):
+        behavior()  # what cannot be asked shows before anything is written
+    vocabulary = asked.vocabulary if isinstance(asked, PcfgShape) else None
+    with job("prune", config, asked, models={"model": config.model}, vocabulary=vocabulary) as run:
         if run.finished:
             return run
-        base, other = (Capability(config.operator, name) for name in (task.base_operand, task.correlated_operand))
-
-        def token_ids(capability: Capability, split: str, number: int, correlation: float | None = None) -> Tensor:
-            return torch.from_numpy(
-                capability_rows(task, capability, split, config.seed, number, correlation).token_ids
-            )
-
-        test_sets = {
-            "validation": token_ids(base, "validation", config.eval_rows),
-            str(base): token_ids(base, "test", config.eval_rows),
-            f"{other}_cte0": token_ids(other, "test", config.eval_rows, 0.0),
-            f"{other}_cte1": token_ids(other, "test", config.eval_rows, 1.0),
-        }
-        scored = token_ids(base, "probe", max(config.score_rows, config.exact_rows))
         model = load_model(config.model)
-        units = find_units(model, config.unit)
-        importance = _score(config, model, units, scored)
-        exact = _exact_importance(config, model, scored[: config.exact_rows]) if config.exact_rows else None
-        result = sweep_masks(config, model, units, importance, scored, test_sets, progress)
-        by_set = {name: result.at_best("importance", name) for name in test_sets}
+        scored = behavior().train
+        found = prune_for(
+            model,
+            behavior(),
+            unit=config.unit,
+            sizes=config.sizes,
+            max_best_k=config.max_best_k,
+            num_random=config.num_random,
+            num_random_at_best=config.num_random_at_best,
+            seed=config.seed,
+            score=lambda units: _score(config, model, units, behavior()),
+            iterative=config.schedule == "iterative",
+            progress=progress,
+        )
+        result, reported = found.pruning, next(iter(behavior().tests))
+        by_set = {name: result.at_best("importance", name) for name in ("validation", *behavior().tests)}
         summary = {
             **result.summary(),
             "score": config.score,
             "schedule": config.schedule,
-            "accuracy": by_set[str(base)],
+            "accuracy": by_set[reported],
             "accuracy_by_set": by_set,
-            "random_accuracy": result.at_best("random", str(base)),
+            "random_accuracy": result.at_best("random", reported),
+            **describe_behavior(behavior(), asked),
         }
-        if exact is not None:
-            agreement = importance_agreement(importance, exact, top=config.max_best_k, seed=config.seed)
+        if config.exact_rows:
+            exact = exact_importance(model, scored[: config.exact_rows], config.unit)
+            agreement = importance_agreement(found.importance, exact, top=config.max_best_k, seed=config.seed)
             summary["exact"] = {**agreement.summary(), "by_group": agreement.by_group}
-            _write_importance(run, importance, exact)
+            _write_importance(run, found.importance, exact)
         if config.save_pruned:
-            with pruned(units, result.best_mask):
-                _save_pruned(config, run, model, task.vocabulary, result, summary)
+            with pruned(find_units(model, config.unit), result.best_mask):
+                _save_pruned(config, run, model, asked, result, summary)
         return finish_job(run, result.rows(), summary)
 
 
-def sweep_masks(
-    config: PruneConfig,
-    model: PreTrainedModel,
-    units: Units,
-    importance: Importance,
-    scored: Tensor,
-    test_sets: Mapping[str, Tensor],
-    progress: Progress | None,
-) -> PruningResult:
-    """Evaluate every mask on the one model in memory."""
-    done = 0
-    total = len(set(config.sizes)) + config.num_random * sum(k > 0 for k in set(config.sizes))
-    total += max(0, config.num_random_at_best - config.num_random)
-
-    def evaluate(mask: Mask, names: Sequence[str]) -> dict[str, float]:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total, "")
-        with pruned(units, mask):
-            return {name: answer_accuracy(model, test_sets[name]) for name in names}
-
-    def rescore(mask: Mask) -> Importance:
-        with pruned(units, mask):
-            return _score(config, model, units, scored)
-
-    names = list(test_sets)
-    return prune_sweep(
-        importance,
-        evaluate,
-        unit=config.unit,
-        test_sets=names,
-        control_sets=[names[1]],
-        sizes=config.sizes,
-        max_best_k=config.max_best_k,
-        chosen_on=names[0],
-        num_random=config.num_random,
-        num_random_at_best=config.num_random_at_best,
-        seed=config.seed,
-        rescore=rescore if config.schedule == "iterative" else None,
-        unit_name=lambda group, number: units[group].name(group, number),
+def _find_behavior(config: PruneConfig, asked: PcfgShape | AskConfig) -> Behavior:
+    fit_rows = max(config.score_rows, config.exact_rows)
+    if isinstance(asked, AskConfig):
+        return ask_dataset(asked, [config.model], seed=config.seed, train_rows=fit_rows, test_rows=config.eval_rows)
+    base, other = (Capability(config.operator, name) for name in (asked.base_operand, asked.correlated_operand))
+    tests = {str(base): for_capability(asked, base)}
+    tests |= {f"{other}_cte{share}": for_capability(asked, other, float(share)) for share in (0, 1)}
+    return from_task(
+        tests[str(base)], tests=tests, seed=config.seed, train_rows=fit_rows, test_rows=config.eval_rows, name=str(base)
     )
 
 
-def _score(config: PruneConfig, model: PreTrainedModel, units: Units, scored: Tensor) -> Importance:
+def _score(config: PruneConfig, model: PreTrainedModel, units: Units, behavior: Behavior) -> Importance:
     if config.score == "magnitude":
         return magnitude_importance(units)
     if config.score == "random":
         return random_importance(units, np.random.default_rng([config.seed, 1]))
-    rows = scored[: config.score_rows]
+    rows = behavior.train[: config.score_rows]
     if config.score == "exact":
-        return _exact_importance(config, model, rows)
-    return gradient_importance(units, lambda batch: answer_only_loss(model, batch.to(model.device)), rows)
-
-
-def _exact_importance(config: PruneConfig, model: PreTrainedModel, rows: Tensor) -> Importance:
-    unit: Unit = config.unit
-    whole, losses = ablated_losses(model, rows[:, :-2], rows[:, -2], unit)
-    return {name: whole - values for name, values in losses.items()}
+        return exact_importance(model, rows, config.unit)
+    return behavior_importance(model, units, behavior, rows)
 
 
 def _write_importance(run: RunDir, importance: Importance, exact: Importance) -> None:
@@ -206,14 +166,17 @@ def _save_pruned(
     config: PruneConfig,
     run: RunDir,
     model: PreTrainedModel,
-    vocabulary: Sequence[str],
+    asked: PcfgShape | AskConfig,
     result: PruningResult,
     summary: Mapping[str, Any],
 ) -> None:
     """An ordinary model folder: weights with zeros where units were, tokenizer, card."""
     with quiet_transformers():
         model.save_pretrained(run.working)
-    save_tokenizer(build_tokenizer(vocabulary), run.working)
+    if isinstance(asked, PcfgShape):
+        save_tokenizer(build_tokenizer(asked.vocabulary), run.working)
+    else:
+        load_tokenizer(config.model).save_pretrained(run.working)
     card = render_card(
         "pruned.md.j2",
         title=run.path.name,

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ftmech_hf.jobs.prompts import Questions, dataset_questions
+from ftmech_hf.jobs.behavior import Behavior
+from ftmech_hf.jobs.prompts import Questions, dataset_questions, from_datasets
 from ftmech_hf.models.identity import find_model
 from ftmech_hf.models.loading import load_tokenizer
 
@@ -73,6 +74,38 @@ def ask_models(names: Sequence[str], models: Mapping[str, str], **settings: Any)
             )
         own, difference, own_spell = found, text, _speller(other)
     return Asked(questions, (spell, own_spell), own, difference)
+
+
+def check_same_tokens(behavior: Behavior, dataset: str, models: Sequence[str], **settings: Any) -> None:
+    """Make sure that all models read a data set as the first one does.
+
+    Args:
+        behavior: the data set as the first model reads it.
+        dataset: its name.
+        models: folders or names on the Hub.
+        settings: of :func:`~ftmech_hf.jobs.prompts.from_datasets`.
+
+    Raises:
+        ValueError: a model's own tokenizer reads other tokens.
+    """
+    first = load_tokenizer(models[0])
+    for folder in models[1:]:
+        other = own_tokenizer(folder)
+        if other is None or _definition(other) == _definition(first):
+            continue
+        (found,) = from_datasets([dataset], other, **settings)
+        rows, others = (_behavior_rows(each) for each in (behavior, found))
+        if rows != others:
+            place = next((n for n, (row, read) in enumerate(zip(rows, others, strict=False)) if row != read), 0)
+            raise ValueError(
+                f"models: the tokenizer of {folder} reads other tokens than that of {models[0]}, first in "
+                f"{behavior.spell(rows[place][:-1])!r}"
+            )
+
+
+def _behavior_rows(behavior: Behavior) -> list[list[int]]:
+    parts = (behavior.test, behavior.validation, behavior.again or behavior.train)
+    return [row for part in parts for row in _rows(part.token_ids, behavior.pad)]
 
 
 def own_tokenizer(folder: str) -> PreTrainedTokenizerBase | None:

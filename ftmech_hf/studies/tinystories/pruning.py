@@ -9,39 +9,22 @@ was made. At the end the pruned model writes whole stories.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ftmech_hf.activations import Units, find_units
-from ftmech_hf.analysis.pruning import (
-    Importance,
-    Mask,
-    PruningResult,
-    gradient_importance,
-    prune_sweep,
-    pruned,
-    random_mask,
-    top_mask,
-)
+from ftmech_hf.activations import find_units
+from ftmech_hf.analysis.pruning import PruningResult, pruned, random_mask, top_mask
+from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.jobs.answer_scores import prefers_answer
+from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
+from ftmech_hf.jobs.pruning_sweep import SweepResult, prune_for
 from ftmech_hf.models.loading import load_model, load_tokenizer
 from ftmech_hf.runs import RunDir
-from ftmech_hf.studies.tinystories.prompts import (
-    ASKED,
-    NOT_ASKED,
-    Choices,
-    find_stories,
-    make_choices,
-    make_documents,
-    twist_loss,
-    twists_chosen,
-)
+from ftmech_hf.studies.tinystories.prompts import ASKED, NOT_ASKED, find_stories, make_choices, make_documents
 from ftmech_hf.studies.tinystories.scores import ScoreConfig, can_choose, score_model
 from ftmech_hf.tasks.stories import StoriesConfig, judge
 from ftmech_hf.training.loop import Progress
@@ -86,78 +69,36 @@ def prune_stories(config: StoryPruneConfig, task: StoriesConfig, *, progress: Pr
         if run.finished:
             return run
         model, tokenizer = load_model(config.model), load_tokenizer(config.model)
-        units = find_units(model, config.unit)
-        sets = _choices(config, task)
-        importance = _importance(model, units, sets.pop("scored"))
-        result = _sweep(config, model, units, importance, sets, progress)
-        table = result.rows()
+        found = prune_for(
+            model, twist_behavior(config, task), unit=config.unit, sizes=sorted({0, *config.sizes}),
+            max_best_k=config.max_best_k, num_random=config.num_random, num_random_at_best=config.num_random_at_best,
+            seed=config.seed, controls=[ASKED, NOT_ASKED], batch_size=32, progress=progress,
+        )  # fmt: skip
+        result, sets = found.pruning, ("validation", ASKED, NOT_ASKED)
         summary = {
             **result.summary(),
             "before": {name: _at(result, 0, "importance", name) for name in sets},
             "best": {name: result.at_best("importance", name) for name in sets},
             "random": {name: result.at_best("random", name) for name in (ASKED, NOT_ASKED)},
-            "stories": _write_stories(config, task, model, tokenizer, units, result, importance),
+            "stories": _write_stories(config, task, model, tokenizer, found),
         }
-        return finish_job(run, table, summary)
+        return finish_job(run, result.rows(), summary)
 
 
-def _choices(config: StoryPruneConfig, task: StoriesConfig) -> dict[str, Choices]:
-    """Set of stories -> the places where a twist may come; but for the last, the instruction names it."""
-    found = {}
-    for name, split, kind in (
-        ("scored", "probe", ASKED),
-        ("validation", "validation", ASKED),
-        (ASKED, "test", ASKED),
-        (NOT_ASKED, "test", NOT_ASKED),
-    ):
+def twist_behavior(config: StoryPruneConfig, task: StoriesConfig) -> Behavior:
+    """Preferring the twist to the expected where one may come; but for the last test set, the instruction names it."""
+
+    def rows(split: str, kind: str) -> AnswerRows:
         stories = find_stories(task, split, config.seed, config.prune_stories)
-        found[name] = make_choices(task, make_documents(task, stories, kind, config.seed))
-    return found
+        return make_choices(task, make_documents(task, stories, kind, config.seed))
 
-
-def _importance(model: PreTrainedModel, units: Units, scored: Choices) -> Importance:
-    """Gradient x weight for the loss of the twist's token."""
-    columns = torch.cat([scored.token_ids, scored.mask, scored.twist[:, None], scored.belief[:, None]], dim=1)
-    width = scored.token_ids.shape[1]
-
-    def loss(rows: Tensor) -> Tensor:
-        part = Choices(rows[:, :width], rows[:, width : 2 * width], rows[:, -2], rows[:, -1])
-        return twist_loss(model, part)
-
-    return gradient_importance(units, loss, columns, batch_size=32)
-
-
-def _sweep(
-    config: StoryPruneConfig,
-    model: PreTrainedModel,
-    units: Units,
-    importance: Importance,
-    sets: Mapping[str, Choices],
-    progress: Progress | None,
-) -> PruningResult:
-    done, total = 0, len(set(config.sizes)) * (1 + config.num_random) + config.num_random_at_best
-
-    def evaluate(mask: Mask, names: Sequence[str]) -> dict[str, float]:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(min(done, total), total, "")
-        with pruned(units, mask):
-            return {name: float(twists_chosen(model, sets[name]).double().mean()) for name in names}
-
-    return prune_sweep(
-        importance,
-        evaluate,
-        unit=config.unit,
-        test_sets=list(sets),
-        control_sets=[ASKED, NOT_ASKED],
-        sizes=sorted({0, *config.sizes}),
-        max_best_k=config.max_best_k,
-        chosen_on="validation",
-        num_random=config.num_random,
-        num_random_at_best=config.num_random_at_best,
-        seed=config.seed,
-        unit_name=lambda group, number: units[group].name(group, number),
+    return Behavior(
+        name="twist",
+        train=rows("probe", ASKED),
+        validation=rows("validation", ASKED),
+        tests={kind: rows("test", kind) for kind in (ASKED, NOT_ASKED)},
+        score=prefers_answer,
+        floor=0.5,
     )
 
 
@@ -170,21 +111,20 @@ def _write_stories(
     task: StoriesConfig,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    units: Units,
-    result: PruningResult,
-    importance: Importance,
+    found: SweepResult,
 ) -> dict[str, Any]:
     """Twists in whole stories: as the model is, pruned, and with as many random neurons pruned."""
     scoring = ScoreConfig(seed=config.seed, generations=config.generations, max_new_tokens=config.max_new_tokens)
     stories = find_stories(task, "test", config.seed, config.generations)
-    rng = np.random.default_rng([config.seed, result.best_k, 0])  # the first of the random masks of the curve
+    units, best = find_units(model, config.unit), found.pruning
+    rng = np.random.default_rng([config.seed, best.best_k, 0])  # the first of the random masks of the curve
     masks = {
-        "before": top_mask(importance, 0),
-        "best": result.best_mask,
-        "random": random_mask(importance, result.best_k, rng),
+        "before": top_mask(found.importance, 0),
+        "best": best.best_mask,
+        "random": random_mask(found.importance, best.best_k, rng),
     }
-    found = {}
+    written = {}
     for name, mask in masks.items():
         with pruned(units, mask):
-            found[name] = score_model(scoring, task, model, tokenizer, stories, judge)[1]
-    return found
+            written[name] = score_model(scoring, task, model, tokenizer, stories, judge)[1]
+    return written

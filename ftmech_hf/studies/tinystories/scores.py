@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.jobs.answer_scores import prefers_answer
 from ftmech_hf.jobs.fit_judge import EXACT, find_judge, judge_version
 from ftmech_hf.jobs.generation import generate
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
@@ -27,11 +29,9 @@ from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.tinystories.prompts import (
     ASKED,
     NOT_ASKED,
-    Choices,
     find_stories,
     make_choices,
     make_documents,
-    twists_chosen,
 )
 from ftmech_hf.tasks.stories import FEATURES, StoriesConfig, Story
 from ftmech_hf.tasks.stories.judges import Judge, Verdicts
@@ -160,7 +160,7 @@ def _obeyed(feature: str, verdicts: Sequence[Verdicts], named: Sequence[Sequence
     return float(np.mean([np.mean(values) for values in right.values()])) if all(right.values()) else None
 
 
-def _choices(config: ScoreConfig, task: StoriesConfig, stories: Sequence[Story]) -> dict[str, Choices]:
+def _choices(config: ScoreConfig, task: StoriesConfig, stories: Sequence[Story]) -> dict[str, AnswerRows]:
     """The same stories under instructions that name the twist and that do not; nothing where its place is not known."""
     if not config.choices or not can_choose(task):
         return {}
@@ -170,9 +170,9 @@ def _choices(config: ScoreConfig, task: StoriesConfig, stories: Sequence[Story])
     }
 
 
-def _chosen(model: PreTrainedModel, choices: Choices) -> dict[str, float]:
+def _chosen(model: PreTrainedModel, choices: AnswerRows) -> dict[str, float]:
     """How often the twist is more likely than the expected."""
-    chosen = twists_chosen(model, choices)
+    chosen = prefers_answer(model, choices)
     return {**share_interval(int(chosen.sum()), len(chosen))._asdict(), "number": len(chosen)}
 
 

@@ -7,7 +7,6 @@ the largest gradient x weight for the loss on the answers of pretraining; see :m
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,18 +14,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations.units import find_units
 from ftmech_hf.analysis.attention import attention_to_groups
-from ftmech_hf.analysis.pruning import Mask, gradient_importance, prune_sweep, pruned
+from ftmech_hf.jobs.behavior import from_task
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
+from ftmech_hf.jobs.pruning_sweep import prune_for
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import RowStream
 from ftmech_hf.tasks.letters import CounterConfig, LettersConfig
 from ftmech_hf.tasks.programs import ANSWER_POSITION
-from ftmech_hf.training.evaluation import answer_accuracy
 from ftmech_hf.training.loop import Progress
-from ftmech_hf.training.objectives import answer_only_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,25 +56,15 @@ def dissect(config: DissectConfig, task: LettersConfig, *, progress: Progress | 
             return run
         model = load_model(config.model)
         plain = dataclasses.replace(task, operand=task.base_operand, correlation=None)
-        sets: dict[str, LettersConfig] = {"validation": plain, "o_pt": plain}
-        sets |= {name: each for name, each in task.test_tasks().items() if isinstance(each, LettersConfig)}
-        rows = {
-            name: _rows(each, "validation" if name == "validation" else "test", config.seed, config.eval_rows)
-            for name, each in sets.items()
-        }
-        units = find_units(model, "weight")
-        scored = _rows(plain, "probe", config.seed, config.score_rows)
-        importance = gradient_importance(units, lambda batch: answer_only_loss(model, batch), scored)
-
-        def evaluate(mask: Mask, names: Sequence[str]) -> dict[str, float]:
-            with pruned(units, mask):
-                return {name: answer_accuracy(model, rows[name]) for name in names}
-
-        result = prune_sweep(
-            importance, evaluate, unit="weight", test_sets=list(sets), control_sets=["o_pt"], sizes=config.sizes,
-            max_best_k=max(config.sizes), chosen_on="validation", num_random=0, num_random_at_best=config.num_random,
-            seed=config.seed, unit_name=lambda group, unit: units[group].name(group, unit),
+        behavior = from_task(
+            plain, tests={"o_pt": plain, **task.test_tasks()}, seed=config.seed, train_rows=config.score_rows,
+            test_rows=config.eval_rows, name="o_pt",
         )  # fmt: skip
+        result = prune_for(
+            model, behavior, unit="weight", sizes=config.sizes, num_random=0, num_random_at_best=config.num_random,
+            seed=config.seed, progress=progress,
+        ).pruning  # fmt: skip
+        sets = ["validation", *behavior.tests]
         before = {e["num_pruned"]: e for e in result.curve if e["method"] == "importance"}
         summary = {
             **result.summary(),
@@ -87,13 +74,7 @@ def dissect(config: DissectConfig, task: LettersConfig, *, progress: Progress | 
             "random": result.at_best("random", "o_pt"),
             **_attention(model, task, config),
         }
-        if progress is not None:
-            progress(1, 1, "")
         return finish_job(run, result.rows(), summary)
-
-
-def _rows(task: LettersConfig, split: str, seed: int, number: int) -> Tensor:
-    return torch.from_numpy(RowStream(task, seed=seed, split=split).rows(0, number).token_ids)
 
 
 @torch.no_grad()

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from ftmech_hf.activations import TracedModel, find_units
 from ftmech_hf.analysis.pruning import prune_weights, top_mask
+from ftmech_hf.jobs.answer_scores import answer_inputs, prefers_answer
 from ftmech_hf.jobs.fit_judge import FitJudgeConfig, find_judge, fit_story_judge
+from ftmech_hf.jobs.pruning_sweep import behavior_importance
 from ftmech_hf.jobs.training import PretrainConfig, pretrain
 from ftmech_hf.models.loading import load_model, load_tokenizer
 from ftmech_hf.runs import damaged_files
@@ -26,9 +28,8 @@ from ftmech_hf.studies.tinystories.prompts import (
     make_choices,
     make_documents,
     pad_left,
-    twists_chosen,
 )
-from ftmech_hf.studies.tinystories.pruning import StoryPruneConfig, _choices, _importance, prune_stories
+from ftmech_hf.studies.tinystories.pruning import StoryPruneConfig, prune_stories, twist_behavior
 from ftmech_hf.studies.tinystories.scores import ScoreConfig, score_stories
 from ftmech_hf.tasks.stories import FEATURES, StoriesConfig, find_evidence, judge, load_judge
 from ftmech_hf.training.settings import TrainConfig
@@ -64,13 +65,15 @@ def test_instructions_differ_in_the_feature_alone() -> None:
 class _Reader(nn.Module):
     """Finds likely what ``rule`` says of the tokens so far: a model whose choices are known."""
 
+    device, config = torch.device("cpu"), SimpleNamespace()
+
     def __init__(self, rule: Any) -> None:
         super().__init__()
-        self.rule, self.weight = rule, nn.Parameter(torch.zeros(1))
+        self.rule = rule
 
-    def forward(self, token_ids: Tensor, **options: Any) -> Any:
-        logits = torch.zeros(len(token_ids), 1, 1024)
-        for number, row in enumerate(token_ids.tolist()):
+    def forward(self, input_ids: Tensor, position_ids: Tensor, **options: Any) -> Any:
+        logits = torch.zeros(len(input_ids), 1, 1024)
+        for number, row in enumerate(input_ids.tolist()):
             logits[number, 0, self.rule(row)] = 1.0
         return SimpleNamespace(logits=logits)
 
@@ -79,19 +82,25 @@ def test_a_choice_is_between_the_twist_and_what_was_expected() -> None:
     task = StoriesConfig()  # in whose vocabulary every animal is one token
     documents = make_documents(task, find_stories(task, "test", 0, 40), ASKED, 0)
     choices = make_choices(task, documents)
-    twists = dict(zip(map(tuple, choices.token_ids.tolist()), choices.twist.tolist(), strict=True))
-    width = choices.token_ids.shape[1]
+    before, shown = choices.prompts()
+    twist, belief = choices.first_answers, choices.other
+    assert shown is not None
+    assert belief is not None
+    twists = dict(zip(map(tuple, before.tolist()), twist.tolist(), strict=True))
+    width = before.shape[1]
 
     def whole(row: list[int]) -> tuple[int, ...]:
         return (*[0] * (width - len(row)), *row)
 
-    assert twists_chosen(_Reader(lambda row: twists[whole(row)]), choices, batch_size=7).all()
-    assert not twists_chosen(_Reader(lambda row: -1), choices).any()  # neither is likelier
+    reader: Any = _Reader(lambda row: twists[whole(row)])
+    neither: Any = _Reader(lambda row: -1)
+    assert prefers_answer(reader, choices, batch_size=7).all()
+    assert not prefers_answer(neither, choices).any()  # neither is likelier
     for number, document in enumerate(documents):
-        row = choices.token_ids[number][choices.mask[number] == 1].tolist()
+        row = before[number][shown[number]].tolist()
         ids = task.encode(document)
         assert ids[: len(row)] == row
-        assert ids[len(row)] == choices.twist[number]
+        assert ids[len(row)] == twist[number]
         text = document.story.story
         believed, revealed = (each.slot for each in find_evidence(text, "Twist"))
         expected = text[: revealed[0]] + text[slice(*believed)] + text[revealed[1] :]
@@ -99,7 +108,7 @@ def test_a_choice_is_between_the_twist_and_what_was_expected() -> None:
         assert judge(expected)["Twist"] is False
         other = task.encode(document._replace(story=dataclasses.replace(document.story, story=expected)))
         assert other[: len(row)] == row
-        assert other[len(row)] == choices.belief[number] != choices.twist[number]
+        assert other[len(row)] == belief[number] != twist[number]
     with pytest.raises(ValueError, match="no twist in"):
         make_choices(task, make_documents(task, find_stories(task, "test", 0, 2, has=False), ASKED, 0))
 
@@ -107,11 +116,13 @@ def test_a_choice_is_between_the_twist_and_what_was_expected() -> None:
 def test_choices_are_those_of_rows_without_padding(run: str) -> None:
     model = load_model(run)
     choices = make_choices(TASK, make_documents(TASK, find_stories(TASK, "test", 0, 12), NOT_ASKED, 0))
-    found = twists_chosen(model, choices, batch_size=5)
+    found = prefers_answer(model, choices, batch_size=5)
+    before, shown = choices.prompts()
+    assert shown is not None
+    assert choices.other is not None
     for number in range(12):
-        row = choices.token_ids[number][choices.mask[number] == 1]
-        logits = model(row[None]).logits[0, -1]
-        assert bool(logits[choices.twist[number]] > logits[choices.belief[number]]) == found[number]
+        logits = model(before[number][shown[number]][None]).logits[0, -1]
+        assert bool(logits[choices.first_answers[number]] > logits[choices.other[number]]) == found[number]
 
 
 def test_scores_are_counts_of_what_the_judge_says(run: str, tmp_path: Path) -> None:
@@ -182,13 +193,13 @@ def test_pruning_reports_what_the_pruned_model_chooses_and_writes(run: str, tmp_
     done = prune_stories(config, TASK)
     summary = json.loads((done.path / "summary.json").read_text())
     model = load_model(run)
-    units, sets = find_units(model, "row"), _choices(config, TASK)
-    importance = _importance(model, units, sets["scored"])
-    assert summary["before"][ASKED] == float(twists_chosen(model, sets[ASKED]).double().mean())
+    units, behavior = find_units(model, "row"), twist_behavior(config, TASK)
+    importance = behavior_importance(model, units, behavior, behavior.train, batch_size=32)
+    assert summary["before"][ASKED] == behavior.mean_score(model, behavior.tests[ASKED])
     mask = top_mask(importance, summary["best_k"])
     prune_weights(units, mask)
     for kind in (ASKED, NOT_ASKED):
-        assert summary["best"][kind] == float(twists_chosen(model, sets[kind]).double().mean())
+        assert summary["best"][kind] == behavior.mean_score(model, behavior.tests[kind])
     assert set(summary["stories"]) == {"before", "best", "random"}
     curve = pd.read_parquet(done.path / "table.parquet")
     assert set(curve["method"]) == {"importance", "random"}
@@ -199,16 +210,16 @@ def test_pruning_reports_what_the_pruned_model_chooses_and_writes(run: str, tmp_
 def test_importance_is_the_slope_of_the_loss(run: str) -> None:
     """Against a finite difference: scaling one row down changes the loss as its importance says."""
     config = StoryPruneConfig(model=run, prune_stories=6)
-    model, scored = load_model(run).double(), _choices(config, TASK)["scored"]
-    units = find_units(model, "row")
-    importance = _importance(model, units, scored)
+    model, behavior = load_model(run).double(), twist_behavior(config, TASK)
+    units, scored = find_units(model, "row"), behavior.train
+    importance = behavior_importance(model, units, behavior, scored)
     name = max(importance, key=lambda each: float(importance[each].abs().max()))
     row = int(importance[name].abs().argmax())
 
     def loss() -> float:
         with torch.no_grad():
-            logits = scored.logits(model).double()
-        return float(nn.functional.cross_entropy(logits, scored.twist))
+            logits = model(**answer_inputs(model, scored), logits_to_keep=1).logits[:, -1].double()
+        return float(nn.functional.cross_entropy(logits, scored.first_answers))
 
     before, group = loss(), units[name]
     places = group.places(torch.tensor([row])).flatten()

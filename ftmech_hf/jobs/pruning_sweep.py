@@ -1,0 +1,136 @@
+"""Pruning a model that is in memory for a behavior: what every job and study that prunes does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ftmech_hf.activations import Unit, Units, ablated_losses, find_units
+from ftmech_hf.analysis.pruning import (
+    Importance,
+    Mask,
+    PruningResult,
+    gradient_importance,
+    prune_sweep,
+    pruned,
+)
+from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.jobs.behavior import Behavior
+from ftmech_hf.jobs.padding import padding_masked
+from ftmech_hf.training.loop import Progress
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What pruning a model for a behavior gave.
+
+    Attributes:
+        pruning: the curve and the best number.
+        importance: of every unit of the whole model.
+        scores: for every entry of the curve, in its order: the score of each row of the test sets it was measured on.
+    """
+
+    pruning: PruningResult
+    importance: Importance
+    scores: list[dict[str, Tensor]]
+
+    def at_best(self, method: str, test_set: str) -> list[Tensor]:
+        """Scores of the rows of a test set under the masks of one method at the chosen number of units."""
+        return [
+            found[test_set]
+            for entry, found in zip(self.pruning.curve, self.scores, strict=True)
+            if (entry["method"], entry["num_pruned"]) == (method, self.pruning.best_k)
+        ]
+
+
+def prune_for(
+    model: PreTrainedModel,
+    behavior: Behavior,
+    *,
+    unit: Unit = "row",
+    sizes: Sequence[int],
+    max_best_k: int | None = None,
+    num_random: int = 1,
+    num_random_at_best: int = 1,
+    seed: int = 0,
+    controls: Sequence[str] | None = None,
+    score: Callable[[Units], Importance] | None = None,
+    iterative: bool = False,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+) -> SweepResult:
+    """Prune growing numbers of units for a behavior, choose a number on its validation rows, report its test sets.
+
+    Args:
+        model: comes back as it was, bit for bit.
+        behavior: importances are computed on its ``train`` rows, unless ``score`` says otherwise.
+        unit: what is pruned.
+        sizes: numbers of units to prune.
+        max_best_k: the best number is chosen up to here; the largest of ``sizes`` if None.
+        num_random: random masks per number of units.
+        num_random_at_best: random masks at the best number, at least.
+        seed: of the random masks.
+        controls: test sets that are measured under random masks too; the first one if None.
+        score: importance of the units of the model as it is then; gradient x weight if None.
+        iterative: compute the importance again under each mask before it grows.
+        batch_size: rows of one backward pass.
+        progress: called after every mask.
+    """
+    units = find_units(model, unit)
+    score = score or (lambda units: behavior_importance(model, units, behavior, behavior.train, batch_size=batch_size))
+    sets = {"validation": behavior.validation, **behavior.tests}
+    scores: list[dict[str, Tensor]] = []
+    total = len(set(sizes)) + num_random * sum(k > 0 for k in set(sizes)) + max(0, num_random_at_best - num_random)
+
+    def evaluate(mask: Mask, names: Sequence[str]) -> dict[str, float]:
+        with pruned(units, mask):
+            scores.append({name: behavior.score(model, sets[name]) for name in names})
+        if progress is not None:
+            progress(len(scores), total, "")
+        return {name: float(found.double().mean()) for name, found in scores[-1].items()}
+
+    def rescore(mask: Mask) -> Importance:
+        with pruned(units, mask):
+            return score(units)
+
+    importance = score(units)
+    result = prune_sweep(
+        importance,
+        evaluate,
+        unit=unit,
+        test_sets=list(sets),
+        control_sets=list(controls or [*behavior.tests][:1]),
+        sizes=sizes,
+        max_best_k=max(sizes) if max_best_k is None else max_best_k,
+        chosen_on="validation",
+        num_random=num_random,
+        num_random_at_best=num_random_at_best,
+        seed=seed,
+        rescore=rescore if iterative else None,
+        unit_name=lambda group, number: units[group].name(group, number),
+    )
+    return SweepResult(result, importance, scores)
+
+
+def behavior_importance(
+    model: PreTrainedModel, units: Units, behavior: Behavior, rows: AnswerRows, *, batch_size: int = 64
+) -> Importance:
+    """Gradient x weight of every unit, for the behavior's loss on some rows."""
+    return gradient_importance(
+        units,
+        lambda batch: behavior.loss(model, batch),
+        rows,
+        batch_size=batch_size,
+        weight=lambda batch: batch.num_answer_tokens,
+    )
+
+
+def exact_importance(model: PreTrainedModel, rows: AnswerRows, unit: Unit) -> Importance:
+    """How much the loss of the answers falls when each unit is zeroed by itself, in nats."""
+    each = rows.each_token()
+    with padding_masked(model, each.pad):
+        whole, losses = ablated_losses(model, each.token_ids[:, :-2], each.token_ids[:, -2], unit)
+    return {name: whole - values for name, values in losses.items()}

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ftmech_hf.jobs.behavior import Behavior
-from ftmech_hf.jobs.dataset_identity import dataset_hash
 from ftmech_hf.jobs.job import JobConfig
 from ftmech_hf.jobs.prompts import from_datasets
 from ftmech_hf.jobs.tokenizers import check_same_tokens
 from ftmech_hf.models.loading import load_tokenizer, model_positions
 from ftmech_hf.runs import is_finished
 from ftmech_hf.tasks import PcfgShape
+from ftmech_hf.tasks.text.identity import dataset_hash
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ftmech_hf.jobs.tokenizers import ask_models
-from ftmech_hf.studies.diagnosis.case import ExaminationConfig
-from ftmech_hf.studies.diagnosis.diagnosis import DiagnoseConfig, diagnose
-from ftmech_hf.studies.diagnosis.page import render_diagnosis
+from ftmech_hf.studies.diagnosis.case import CaseConfig
+from ftmech_hf.studies.diagnosis.diagnosis import run_diagnosis
+from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
 from ftmech_hf.tasks import PcfgShape
 from tests.conftest import make_llama
 from tests.studies.planted import VOCABULARY, make_base, make_rows, make_wrapped
@@ -25,7 +25,7 @@ WORDS = [*VOCABULARY, *(f"unused{number}" for number in range(40 - len(VOCABULAR
 ORDER = [*range(3), *(5, 3, 9, 4, 10, 8, 6, 7), *range(11, 40)]
 """The same words with other numbers."""
 SIZES = {"seed": 0, "train_rows": 300, "test_rows": 200}
-FEW = ExaminationConfig(
+FEW = CaseConfig(
     rows=200, fit_rows=300, patch_rows=50, reverse_steps=2, most_reverse_steps=2, repeats=2, random_masks=2,
     prune_sizes=[0, 1], null_steps=0,
 )  # fmt: skip
@@ -70,7 +70,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def diagnosed(folders: dict[str, str], output: Path, **models: str) -> dict[str, Any]:
     config = DiagnoseConfig(dataset=folders["dataset"], output_dir=str(output), **models)
-    run = diagnose(config, FEW, PcfgShape(), write_page=render_diagnosis)
+    run = run_diagnosis(config, FEW, PcfgShape())
     summary: dict[str, Any] = json.loads((run.path / "summary.json").read_text())
     return summary
 

@@ -31,8 +31,8 @@ from ftmech_hf.jobs.saved_probes import load_probes
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import damaged_files, read_metrics
-from ftmech_hf.studies.diagnosis.case import ExaminationConfig
-from ftmech_hf.studies.diagnosis.diagnosis import DiagnoseConfig
+from ftmech_hf.studies.diagnosis.case import CaseConfig
+from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
 from ftmech_hf.studies.sweep.plan import SECTIONS, SweepConfig
 from ftmech_hf.studies.tinystories.plan import StoriesStudyConfig
 from ftmech_hf.studies.tracr.plan import TracrConfig
@@ -131,7 +131,7 @@ def test_every_config_parses_and_begins_by_saying_what_it_shows(path: Path) -> N
         "make_dataset": (MakeDatasetConfig, PcfgConfig),
         "truth": (TruthConfig, PcfgConfig),
         "interpolate": (InterpolateConfig, PcfgConfig),
-        "diagnose": (DiagnoseConfig, ExaminationConfig, PcfgShape),
+        "diagnose": (DiagnoseConfig, CaseConfig, PcfgShape),
         "make_stories": (MakeStoriesConfig,),
         "compile_program": (ArtefactConfig, CompileConfig, CounterConfig),
         "stories": (StoriesStudyConfig, StoriesConfig),

@@ -15,6 +15,8 @@ from ftmech_hf.report import charts
 from ftmech_hf.report.alt import describe_figure
 from ftmech_hf.report.charts import panel
 from ftmech_hf.studies.diagnosis import figures as diagnosis_figures
+from ftmech_hf.studies.diagnosis.methods.revival import draw_revival
+from ftmech_hf.studies.diagnosis.methods.weights import draw_weight_spectrum
 from ftmech_hf.studies.pcfg.page import build_sections
 from ftmech_hf.studies.pcfg.plan import ReproduceConfig, SeedPlan
 from ftmech_hf.studies.tinystories import figures as stories_figures
@@ -176,7 +178,7 @@ def test_what_was_repeated_is_drawn_with_its_spread() -> None:
         for step, value in ((0, 0.1), (4, 0.5))
     ]  # fmt: skip
     rows.append({"quantity": "threshold", "model": "", "x": None, "value": 0.9, "low": None, "high": None})
-    figure = panel(lambda ax: diagnosis_figures.revival(ax, pd.DataFrame(rows), "control"))
+    figure = panel(lambda ax: draw_revival(ax, pd.DataFrame(rows), "control"))
     bands = figure.axes[0].collections
     assert len(bands) == 2
     heights = sorted({round(float(y), 6) for y in bands[0].get_paths()[0].vertices[:, 1]})  # type: ignore[index]
@@ -188,7 +190,7 @@ def test_what_was_repeated_is_drawn_with_its_spread() -> None:
         for x in (0, 1)
         for size in (1.0, 2.0, 6.0)
     ]
-    figure = panel(lambda ax: diagnosis_figures.weight_spectrum(ax, pd.DataFrame(values), "control"))
+    figure = panel(lambda ax: draw_weight_spectrum(ax, pd.DataFrame(values), "control"))
     bands = figure.axes[0].collections
     assert len(bands) == 2
     assert sorted({float(y) for y in bands[0].get_paths()[0].vertices[:, 1]}) == [2, 3, 12, 18]  # type: ignore[index]

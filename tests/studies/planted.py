@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.prompts import Questions
-from ftmech_hf.studies.diagnosis.revival import revive
+from ftmech_hf.studies.diagnosis.finetuning import revive
 from tests.conftest import make_gpt2, make_llama
 
 WORDS = tuple(f"w{number}" for number in range(8))

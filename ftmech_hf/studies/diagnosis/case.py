@@ -1,16 +1,10 @@
-"""A pair of models on the table: what they are asked, how thoroughly, and the rows of the tidy table.
-
-A row has ``analysis``, ``quantity``, ``model``, ``questions``, ``site``, ``layer``, ``x``, ``value``, ``low``, ``high``
-and ``reference``, which says that it is what the others are to be compared with.
-"""
+"""The case that a diagnosis looks into: a pair of models, what they are asked, and how thoroughly."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -21,21 +15,17 @@ from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.jobs.prompts import Questions
 from ftmech_hf.jobs.tokenizers import Spell
 from ftmech_hf.models.loading import random_twin
-from ftmech_hf.statistics.intervals import Share
-from ftmech_hf.studies.diagnosis.revival import rehearse
+from ftmech_hf.studies.diagnosis.finetuning import self_distil
 from ftmech_hf.studies.diagnosis.verdict import VerdictRule
 
-TableRow = dict[str, Any]
-Found = tuple[list[TableRow], dict[str, Any]]
-"""What a part of a diagnosis gives: rows of the table, and evidence or facts by name."""
-
 BASE, FINETUNED, NULL = "base", "fine-tuned", "reference"
-REHEARSED, TWIN = "taught nothing", "another seed"
-"""The base after a fine-tuning on its own answers, and a base trained with another seed: changes without a meaning."""
+SELF_DISTILLED, OTHER_SEED = "taught nothing", "another seed"
+"""Null models, as the table calls them: the base after a fine-tuning on its own answers, and a base trained with
+another seed. What sets these apart from it has no meaning."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExaminationConfig:
+class CaseConfig:
     """How thorough a diagnosis is."""
 
     rows: int = field(default=512, metadata={"help": "test rows per kind of question"})
@@ -60,7 +50,7 @@ class ExaminationConfig:
     )
 
     thorough: bool = field(
-        default=False, metadata={"help": "run all instruments, even where the answers alone decide the verdict"}
+        default=False, metadata={"help": "run all methods, even where the answers alone decide the verdict"}
     )
 
     def __post_init__(self) -> None:
@@ -88,7 +78,7 @@ def is_reference(model: str) -> bool:
     return model not in (BASE, FINETUNED)
 
 
-class Examined:
+class Case:
     """A pair of models, a model without the capability, and what they are asked.
 
     Args:
@@ -97,10 +87,12 @@ class Examined:
         other: what fine-tuning taught, if that is known.
         config: how thorough to be.
         seed: of all that is drawn by chance.
-        twin: the base trained with another seed, if there is one.
+        other_seed: the base trained with another seed, if there is one.
+        reversed_model: the fine-tuned model after reverse fine-tuning, if there is one already.
         spell: how the tokens that the base reads are written, and those that the fine-tuned model reads.
         own: the same questions in the fine-tuned model's own tokens, where those are others: then only answers can be
             compared.
+        difference: the first question that is read as other tokens, if one is.
 
     Attributes:
         more_references: names and seeds of two models of random weights, for what differs between such models; they
@@ -113,11 +105,13 @@ class Examined:
         models: Mapping[str, PreTrainedModel],
         capability: Questions,
         other: Questions | None,
-        config: ExaminationConfig,
+        config: CaseConfig,
         seed: int,
-        twin: PreTrainedModel | None = None,
+        other_seed: PreTrainedModel | None = None,
+        reversed_model: PreTrainedModel | None = None,
         spell: tuple[Spell, Spell] | None = None,
         own: Sequence[Questions] | None = None,
+        difference: str | None = None,
     ) -> None:
         self.models, self.capability, self.other, self.config, self.seed = models, capability, other, config, seed
         plain_ids: Spell = lambda token_ids: " ".join(str(each) for each in token_ids)  # noqa: E731
@@ -129,20 +123,21 @@ class Examined:
         self.num_layers = len(model_blocks(models[BASE]))
         chosen = np.linspace(0, self.num_layers - 1, min(config.max_layers, self.num_layers))
         self.layers: list[int] = chosen.round().astype(int).tolist()
-        self._streams: dict[tuple[str, str, str], dict[str, Tensor]] = {}
-        self._twin = twin
+        self._streams: dict[tuple[str, str, str], dict[int, Tensor]] = {}
+        self._other_seed = other_seed
+        self.reversed_model, self.difference = reversed_model, difference
 
     @functools.cached_property
-    def bystanders(self) -> dict[str, PreTrainedModel]:
-        """Models that differ from the base without a meaning, by :data:`REHEARSED` and :data:`TWIN`."""
-        config, found = self.config, {} if self._twin is None else {TWIN: self._twin}
+    def null_models(self) -> dict[str, PreTrainedModel]:
+        """Models that differ from the base without a meaning, by :data:`SELF_DISTILLED` and :data:`OTHER_SEED`."""
+        config, found = self.config, {} if self._other_seed is None else {OTHER_SEED: self._other_seed}
         if not config.null_steps:
             return found
-        rehearsed = rehearse(
+        distilled = self_distil(
             self.models[BASE], self.capability, seed=self.seed, steps=config.null_steps, lr=config.reverse_lr,
             batch_size=config.reverse_batch_size,
         )  # fmt: skip
-        return {REHEARSED: rehearsed, **found}
+        return {SELF_DISTILLED: distilled, **found}
 
     @functools.cached_property
     def control(self) -> bool:
@@ -152,13 +147,13 @@ class Examined:
     @property
     def everyone(self) -> dict[str, PreTrainedModel]:
         """All models by name."""
-        return {**self.models, **self.bystanders}
+        return {**self.models, **self.null_models}
 
     def asked(self, model: str, kind: str) -> Questions:
         """Questions as a model reads them."""
         return self.own[kind] if self.own is not None and model == FINETUNED else self.both[kind]
 
-    def stream(self, model: str, questions: str, split: str) -> dict[str, Tensor]:
+    def stream(self, model: str, questions: str, split: str) -> dict[int, Tensor]:
         """The stream of a model after every chosen block at the position that predicts the answer, read once."""
         key = (model, questions, split)
         if key not in self._streams:
@@ -168,8 +163,12 @@ class Examined:
                 looked_into = random_twin(self.models[BASE], self.more_references[model])
                 mask_padding(looked_into, self.capability.pad)
             found = TracedModel(looked_into).collect(token_ids[:, :-2], ["resid_post"], layers=self.layers)
-            self._streams[key] = {f"block {layer}": found["resid_post", layer] for layer in self.layers}
+            self._streams[key] = {layer: found["resid_post", layer] for layer in self.layers}
         return self._streams[key]
+
+    def sites(self, model: str, questions: str, split: str) -> dict[str, Tensor]:
+        """:meth:`stream` by the names that the table gives to places in the stream."""
+        return {f"block {layer}": values for layer, values in self.stream(model, questions, split).items()}
 
     def few(self, questions: str) -> Tensor:
         """The first test rows, for what costs more."""
@@ -184,22 +183,3 @@ def never_trained(model: PreTrainedModel) -> bool:
     """
     vectors = [p for p in model.parameters() if p.ndim == 1]
     return bool(vectors) and all(bool((p == p[0]).all()) for p in vectors)
-
-
-def row(analysis: str, quantity: str, value: float, low: float | None = None, high: float | None = None,
-        *, model: str = "", questions: str = "", site: str = "", layer: int | None = None, x: float | None = None,
-        reference: bool = False) -> TableRow:  # fmt: skip
-    """One number of the tidy table."""
-    return {"analysis": analysis, "quantity": quantity, "model": model, "questions": questions, "site": site,
-            "layer": layer, "x": x, "value": value, "low": low, "high": high, "reference": reference}  # fmt: skip
-
-
-def plain(value: Any) -> Any:
-    """Evidence as JSON can hold it."""
-    if isinstance(value, Share):
-        return value._asdict()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
-    return [plain(each) for each in value] if isinstance(value, list | tuple) else value

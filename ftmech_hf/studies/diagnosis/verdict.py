@@ -60,12 +60,12 @@ What can be read counted from controls at the base's layer, where random weights
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ftmech_hf.statistics.intervals import Share
+from ftmech_hf.studies.diagnosis.evidence import NOT_MEASURED, Evidence, Sign, say_list, say_share, say_steps
 
 Verdict = Literal["unchanged", "behind a wrapper", "hidden or learned anew", "weakened", "gone", "undecided"]
 
@@ -98,124 +98,13 @@ class VerdictRule:
 
 
 @dataclass(frozen=True)
-class Revivals:
-    """Reverse fine-tuning, repeated.
-
-    Attributes:
-        steps: of every repetition to the threshold; None if it was not reached.
-        last_step: how many steps each was given; or a number for each.
-    """
-
-    steps: tuple[int | None, ...]
-    last_step: int | tuple[int, ...]
-
-    @property
-    def bounds(self) -> list[tuple[int, float]]:
-        """Of every repetition, at least and at most how many steps it takes."""
-        last = self.last_step if isinstance(self.last_step, tuple) else (self.last_step,) * len(self.steps)
-        return [
-            (given, math.inf) if step is None else (step, step) for step, given in zip(self.steps, last, strict=True)
-        ]
-
-    @property
-    def slowest(self) -> int | None:
-        """Steps of the slowest repetition; None if one of them did not get there."""
-        return None if None in self.steps else max(step for step in self.steps if step is not None)
-
-    @property
-    def fastest(self) -> int:
-        """Steps of the fastest repetition, at least: what it was given if none got there."""
-        return min(least for least, _ in self.bounds)
-
-    def is_faster_than(self, other: Revivals, times: float) -> bool | None:
-        """Whether the slowest of these is at least so many times as fast as the fastest of the others.
-
-        None if neither was followed for long enough to tell.
-        """
-        least, most = (max(each) for each in zip(*self.bounds, strict=True))
-        others_least, others_most = (min(each) for each in zip(*other.bounds, strict=True))
-        if others_least >= times * max(most, 1):
-            return True
-        return False if others_most < times * max(least, 1) else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """What was measured on a pair of models, with 95 % intervals; None for what was not or could not be measured.
-
-    Attributes:
-        chance: accuracy of naming the most frequent answer.
-        base, finetuned: accuracy of both.
-        drop: base less fine-tuned on the same rows.
-        null: accuracy of the control, a model without the capability.
-        control: whether that model is known to have learned other things and never this; else it has random weights.
-        same_tokens: whether both models read the questions as the same tokens.
-        pruned, pruned_random: accuracy of the fine-tuned model after pruning, by importance and at random.
-        pruned_null: accuracy of the control after pruning rows chosen for it by importance.
-        late, late_null: accuracy of the last blocks of the fine-tuned model, and of the control, after the base's first
-            blocks.
-        early, early_null: accuracy of the base's last blocks after the first blocks of either.
-        late_blocks, early_blocks, num_blocks: how many blocks these halves have, and the model.
-        read, read_base, read_null: accuracy of probes on the fine-tuned model and on the base, and the most that is
-            read where the capability is not.
-        revival, revival_null: reverse fine-tuning of the fine-tuned model, and of the control.
-    """
-
-    chance: float
-    base: Share
-    finetuned: Share
-    drop: Share
-    null: Share | None = None
-    control: bool = False
-    same_tokens: bool = True
-    pruned: Share | None = None
-    pruned_random: Share | None = None
-    pruned_null: Share | None = None
-    late: Share | None = None
-    late_null: Share | None = None
-    early: Share | None = None
-    early_null: Share | None = None
-    late_blocks: int | None = None
-    early_blocks: int | None = None
-    num_blocks: int | None = None
-    read: Share | None = None
-    read_base: Share | None = None
-    read_null: Share | None = None
-    revival: Revivals | None = None
-    revival_null: Revivals | None = None
-
-    @property
-    def floor(self) -> float:
-        """What is right without the capability: by naming one answer, or by the control."""
-        return max(self.chance, self.null.value) if self.null else self.chance
-
-
-@dataclass(frozen=True)
-class Sign:
-    """One way in which a capability may show that it is still there.
-
-    Attributes:
-        name: what it is.
-        holds: whether it shows; None if it could not be measured.
-        measured, control: in words, with intervals.
-        bar: in words.
-        behaviour: whether it is one of the model's own behaviour.
-    """
-
-    name: str
-    holds: bool | None
-    measured: str
-    control: str
-    bar: str
-    behaviour: bool
-
-
-@dataclass(frozen=True)
 class VerdictResult:
-    """Attributes:
-    verdict: the word.
-    reason: one sentence on how the rule came to it.
-    signs: the four signs; none where answers alone decide that nothing is lost, or that there was nothing to lose.
+    """What the rule says, and why.
+
+    Attributes:
+        verdict: the word.
+        reason: one sentence on how the rule came to it.
+        signs: the four signs; none where answers alone decide that nothing is lost, or that there was nothing to lose.
     """
 
     verdict: Verdict
@@ -240,24 +129,7 @@ PHRASES = {
     READ: "the answer can be read in its stream",
     FAST: "it comes back fast when it is trained again",
 }
-NOT_MEASURED = "not measurable"
 NO_CONTROL = "no control was given (--control)"
-
-
-def _words(share: Share | None) -> str:
-    return NOT_MEASURED if share is None else f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
-
-
-def _steps(revivals: Revivals | None) -> str:
-    if revivals is None:
-        return NOT_MEASURED
-    bounds = zip(revivals.steps, revivals.bounds, strict=True)
-    found = [f"more than {least}" if step is None else str(step) for step, (least, _) in bounds]
-    return f"{', '.join(dict.fromkeys(found)) if len(set(found)) == 1 else ', '.join(found)} steps"
-
-
-def _list(words: Sequence[str]) -> str:
-    return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
 def _clears(measured: Share, controls: Sequence[Share], bar: float) -> bool:
@@ -278,8 +150,8 @@ def _pruning_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
     named = {"random rows": evidence.pruned_random, "chosen rows of the control": evidence.pruned_null}
     controls = {name: share for name, share in named.items() if share is not None}
     holds = _clears(evidence.pruned, list(controls.values()), bar) if evidence.pruned and controls else None
-    shown = "; ".join(f"{name} {_words(share)}" for name, share in controls.items()) or NOT_MEASURED
-    return Sign(PRUNING, holds, _words(evidence.pruned), shown, _at_least(bar), behaviour=True)
+    shown = "; ".join(f"{name} {say_share(share)}" for name, share in controls.items()) or NOT_MEASURED
+    return Sign(PRUNING, holds, say_share(evidence.pruned), shown, _at_least(bar), behaviour=True)
 
 
 def _halves_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
@@ -294,8 +166,8 @@ def _halves_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
         if share is not None and control is not None:
             name = f"{side} {blocks} of {evidence.num_blocks} blocks" if blocks else f"{side} blocks"
             held.append(_clears(share, [control], bar))
-            measured.append(f"{name} {_words(share)}")
-            controls.append(f"{name} {_words(control)}")
+            measured.append(f"{name} {say_share(share)}")
+            controls.append(f"{name} {say_share(control)}")
     shown = "; ".join(measured) or NOT_MEASURED, "; ".join(controls) or NOT_MEASURED
     return Sign(HALVES, any(held) if held else None, *shown, _at_least(bar), behaviour=False)
 
@@ -303,20 +175,22 @@ def _halves_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
 def _read_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
     read, base, null = evidence.read, evidence.read_base, evidence.read_null
     if read is None or base is None or null is None:
-        return Sign(READ, None, _words(read), _words(null), NOT_MEASURED, behaviour=False)
+        return Sign(READ, None, say_share(read), say_share(null), NOT_MEASURED, behaviour=False)
     least = max(evidence.chance, null.high)
     if base.low <= least:  # there is no room for a sign where as much is read without the capability as in the base
-        bar = f"{NOT_MEASURED}: the base reads {_words(base)}, not more than its control"
-        return Sign(READ, None, _words(read), _words(null), bar, behaviour=False)
+        bar = f"{NOT_MEASURED}: the base reads {say_share(base)}, not more than its control"
+        return Sign(READ, None, say_share(read), say_share(null), bar, behaviour=False)
     bar_at = least + rule.share * (base.value - least)
-    return Sign(READ, _clears(read, [null], bar_at), _words(read), _words(null), _at_least(bar_at), behaviour=False)
+    return Sign(
+        READ, _clears(read, [null], bar_at), say_share(read), say_share(null), _at_least(bar_at), behaviour=False
+    )
 
 
 def _fast_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
     one, other = evidence.revival, evidence.revival_null
     holds = one.is_faster_than(other, rule.speed) if one and other else None
     bar = f"its control takes at least {rule.speed:g} times as long"
-    return Sign(FAST, holds, _steps(one), _steps(other), bar, behaviour=True)
+    return Sign(FAST, holds, say_steps(one), say_steps(other), bar, behaviour=True)
 
 
 def read_signs(evidence: Evidence, rule: VerdictRule) -> tuple[Sign, ...]:
@@ -335,7 +209,7 @@ def judge_behaviour(evidence: Evidence, rule: VerdictRule | None = None) -> Verd
     if base.low - evidence.chance < rule.least_lead:
         return VerdictResult(
             "undecided",
-            f"the base answers {_words(base)} right, not clearly {rule.least_lead:.0%} more than the "
+            f"the base answers {say_share(base)} right, not clearly {rule.least_lead:.0%} more than the "
             f"{evidence.chance:.0%} that naming one answer gives: there is nothing to lose",
         )
     if drop.high <= rule.same:
@@ -353,8 +227,8 @@ def judge_behaviour(evidence: Evidence, rule: VerdictRule | None = None) -> Verd
     if evidence.null and base.low - evidence.floor < rule.least_lead:
         return VerdictResult(
             "undecided",
-            f"{_fell(evidence)}, but the control answers {_words(evidence.null)} right, so that it is not one without "
-            "the capability",
+            f"{_fell(evidence)}, but the control answers {say_share(evidence.null)} right, so that it is not one "
+            "without the capability",
         )
     bar = _bar(evidence, rule)
     if found.low >= bar:
@@ -395,7 +269,7 @@ def _judge_lost(evidence: Evidence, rule: VerdictRule, signs: tuple[Sign, ...]) 
     """(verdict, the rest of its reason) of a capability of which less than ``share`` shows in the answers."""
     found, left = evidence.finetuned, evidence.floor + rule.left
     showing = [sign for sign in signs if sign.holds]
-    named = _list([PHRASES[sign.name] for sign in showing]) if showing else ""
+    named = say_list([PHRASES[sign.name] for sign in showing]) if showing else ""
     if len(showing) >= rule.signs and any(sign.behaviour for sign in showing):
         if evidence.control:
             return "behind a wrapper", f", but {named}"
@@ -421,8 +295,8 @@ def _judge_gone(evidence: Evidence, rule: VerdictRule, signs: tuple[Sign, ...]) 
     faster = revival.is_faster_than(null, rule.faster)
     if faster is None:
         return "undecided", (
-            f"; it takes {_steps(revival)} to come back and its control {_steps(null)}, which is not enough to tell "
-            "whether it is faster; give them more (--most_reverse_steps)"
+            f"; it takes {say_steps(revival)} to come back and its control {say_steps(null)}, which is not enough to "
+            "tell whether it is faster; give them more (--most_reverse_steps)"
         )
     if faster:
         beside = "a model that never had it needs" if evidence.control else f"random weights need; {NO_CONTROL}"

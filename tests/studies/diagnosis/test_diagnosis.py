@@ -10,38 +10,53 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from ftmech_hf.studies.diagnosis import evidence, whereabouts
-from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, REHEARSED, TWIN, ExaminationConfig, Examined
-from ftmech_hf.studies.diagnosis.diagnosis import DiagnoseConfig, examine, gather
-from ftmech_hf.studies.diagnosis.revival import revive
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, OTHER_SEED, SELF_DISTILLED, Case, CaseConfig
+from ftmech_hf.studies.diagnosis.diagnosis import MeasuredResult, measure_case
+from ftmech_hf.studies.diagnosis.evidence import Evidence
+from ftmech_hf.studies.diagnosis.finetuning import revive
+from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
+from ftmech_hf.studies.diagnosis.method import MethodResult
+from ftmech_hf.studies.diagnosis.methods import METHODS
+from ftmech_hf.studies.diagnosis.methods.behaviour import measure_behaviour
+from ftmech_hf.studies.diagnosis.methods.null_models import measure_null_models
+from ftmech_hf.studies.diagnosis.methods.probing import measure_probing
+from ftmech_hf.studies.diagnosis.methods.separation import measure_separation
+from ftmech_hf.studies.diagnosis.methods.similarity import measure_similarity
+from ftmech_hf.studies.diagnosis.methods.weights import measure_weights
 from ftmech_hf.studies.diagnosis.verdict import VerdictResult, judge_capability
 from ftmech_hf.training.evaluation import answer_logits
 from tests.studies.planted import MAKERS, ask, make_base, make_never, make_rows, make_wrapped
 
-FEW = ExaminationConfig(
+FEW = CaseConfig(
     rows=200, fit_rows=500, patch_rows=150, reverse_lr=4e-3, reverse_steps=32, repeats=2, random_masks=3,
     prune_sizes=[0, 1, 2, 4],
 )  # fmt: skip
 
 
-def case(
-    kind: str, finetuned: PreTrainedModel, null: PreTrainedModel | None = None, config: ExaminationConfig = FEW
-) -> Examined:
+def case(kind: str, finetuned: PreTrainedModel, null: PreTrainedModel | None = None, config: CaseConfig = FEW) -> Case:
     models = {BASE: make_base(kind), FINETUNED: finetuned, NULL: null or make_never(kind)}
-    return Examined(models, ask(make_rows()), ask(make_rows("!", 1, seed=1), "next"), config, 0)
+    return Case(models, ask(make_rows()), ask(make_rows("!", 1, seed=1), "next"), config, 0)
 
 
-def judged(found: dict[str, Any]) -> VerdictResult:
-    return judge_capability(gather(found))
+def judged(found: MeasuredResult) -> VerdictResult:
+    return judge_capability(found.evidence())
 
 
-def diagnosed(examined: Examined) -> tuple[VerdictResult, pd.DataFrame, dict[str, Any]]:
-    table, found = examine(examined, None, None)
-    return judged(found), pd.DataFrame(table), found
+def measured(examined: Case, *names: str) -> MeasuredResult:
+    """What some methods find alone."""
+    found: dict[str, MethodResult] = {}
+    for name in names:
+        found[name] = METHODS[name].measure(examined, *(found[each] for each in METHODS[name].needs))
+    return MeasuredResult(found, {})
+
+
+def diagnosed(examined: Case) -> tuple[VerdictResult, pd.DataFrame, Evidence]:
+    found = measure_case(examined)
+    return judged(found), pd.DataFrame(found.rows()), found.evidence()
 
 
 @functools.cache
-def wrapped_llama() -> tuple[VerdictResult, pd.DataFrame, dict[str, Any]]:
+def wrapped_llama() -> tuple[VerdictResult, pd.DataFrame, Evidence]:
     return diagnosed(case("llama", make_wrapped("llama")))
 
 
@@ -50,7 +65,7 @@ def test_a_copy_is_unchanged(kind: str) -> None:
     thorough = dataclasses.replace(FEW, thorough=True)
     result, table, found = diagnosed(case(kind, copy.deepcopy(make_base(kind)), config=thorough))
     assert (result.verdict, result.signs) == ("unchanged", ())
-    assert found["drop"].value == 0
+    assert found.drop.value == 0
     at = table.set_index("analysis")
     for analysis, quantity, expected in (
         ("similarity", "CKA", 1.0), ("sensitivity", "ratio to base", 1.0), ("weights", "relative norm", 0.0),
@@ -64,12 +79,12 @@ def test_a_copy_is_unchanged(kind: str) -> None:
 def test_where_answers_decide_no_other_instrument_runs() -> None:
     calls: list[tuple[int, int, str]] = []
     copied, without = copy.deepcopy(make_base("llama")), MAKERS["llama"](40, seed=9)
-    table, found = examine(case("llama", copied), None, lambda *each: calls.append(each))
+    found = measure_case(case("llama", copied), lambda *each: calls.append(each))
     assert judged(found).verdict == "unchanged"
     assert [name for _, _, name in calls] == ["behaviour"]
-    assert {row["analysis"] for row in table} == {"behaviour"}
-    nothing = Examined({BASE: without, FINETUNED: copied, NULL: make_never("llama")}, ask(make_rows()), None, FEW, 0)
-    assert set(examine(nothing, None, None)[1]["seconds"]) == {"behaviour"}
+    assert {row["analysis"] for row in found.rows()} == {"behaviour"}
+    nothing = Case({BASE: without, FINETUNED: copied, NULL: make_never("llama")}, ask(make_rows()), None, FEW, 0)
+    assert set(measure_case(nothing).seconds) == {"behaviour"}
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
@@ -78,9 +93,11 @@ def test_without_a_control_hidden_is_only_said_with_its_doubt(kind: str) -> None
     examined = case(kind, make_wrapped(kind), random)
     assert not examined.control
     assert case(kind, make_wrapped(kind)).control
-    found = evidence.behaviour(examined)[1] | evidence.pruning(examined)[1]
-    found |= evidence.revival(examined, found["base"])[1]
-    assert found["revival"].is_faster_than(found["revival_null"], 2)
+    found = measured(examined, "behaviour", "pruning", "revival")
+    evidence = found.evidence()
+    assert evidence.revival is not None
+    assert evidence.revival_null is not None
+    assert evidence.revival.is_faster_than(evidence.revival_null, 2)
     result = judged(found)
     assert result.verdict in ("hidden or learned anew", "undecided")
     assert "no control was given (--control)" in result.reason
@@ -89,8 +106,7 @@ def test_without_a_control_hidden_is_only_said_with_its_doubt(kind: str) -> None
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_what_never_had_it_is_gone(kind: str) -> None:
     examined = case(kind, MAKERS[kind](40, seed=7))
-    found = evidence.behaviour(examined)[1] | evidence.pruning(examined)[1] | evidence.probing(examined)[1]
-    found |= evidence.patching(examined, found["cuts"])[1] | evidence.revival(examined, found["base"])[1]
+    found = measured(examined, "behaviour", "pruning", "probing", "patching", "revival")
     result = judged(found)
     assert result.verdict == "gone"
     assert not any(sign.holds for sign in result.signs)
@@ -99,7 +115,7 @@ def test_what_never_had_it_is_gone(kind: str) -> None:
 def test_a_wrapper_of_a_llama_is_called_one_and_every_instrument_has_its_reference() -> None:
     result, table, found = wrapped_llama()
     assert result.verdict == "behind a wrapper"
-    assert found["finetuned"].value < 0.05
+    assert found.finetuned.value < 0.05
     assert {"comes back fast", "can be read"} <= {sign.name for sign in result.signs if sign.holds}
     assert set(table.columns) == {
         "analysis", "quantity", "model", "questions", "site", "layer", "x", "value", "low", "high", "reference",
@@ -108,9 +124,12 @@ def test_a_wrapper_of_a_llama_is_called_one_and_every_instrument_has_its_referen
     assert len(by_analysis) == 11
     assert by_analysis.any().all()
     assert not by_analysis.all().any()
-    assert found["revival_null"].last_step == 5 * found["revival"].slowest
-    assert {REHEARSED, f"{REHEARSED} into base"} <= set(table["model"])
-    with_it = table[table["model"].str.contains(REHEARSED) | (table["quantity"] == f"base, {REHEARSED}")]
+    assert found.revival is not None
+    assert found.revival_null is not None
+    assert found.revival.slowest is not None
+    assert found.revival_null.last_step == 5 * found.revival.slowest
+    assert {SELF_DISTILLED, f"{SELF_DISTILLED} into base"} <= set(table["model"])
+    with_it = table[table["model"].str.contains(SELF_DISTILLED) | (table["quantity"] == f"base, {SELF_DISTILLED}")]
     assert set(with_it["analysis"]) == {
         "behaviour", "patching", "path", "weights", "logit lens", "similarity", "separation", "sensitivity",
     }  # fmt: skip
@@ -119,48 +138,46 @@ def test_a_wrapper_of_a_llama_is_called_one_and_every_instrument_has_its_referen
 
 def test_what_teaches_nothing_looks_like_nothing_and_another_seed_like_another_model() -> None:
     examined = case("llama", make_wrapped("llama"), config=dataclasses.replace(FEW, reverse_lr=1e-3))
-    examined.bystanders[TWIN] = MAKERS["llama"](40, seed=9)
-    behaviour = [*evidence.behaviour(examined)[0], *evidence.bystanders(examined)[0]]
-    rows = pd.DataFrame([*behaviour, *whereabouts.similarity(examined)[0]])
+    examined.null_models[OTHER_SEED] = MAKERS["llama"](40, seed=9)
+    behaviour = [*measure_behaviour(examined).rows(), *measure_null_models(examined).rows()]
+    rows = pd.DataFrame([*behaviour, *measure_similarity(examined).rows()])
     right = rows[(rows["quantity"] == "accuracy") & (rows["questions"] == "capability")].set_index("model")["value"]
-    assert right[REHEARSED] == pytest.approx(right[BASE], abs=0.02)
-    assert right[TWIN] < right[BASE] - 0.5
+    assert right[SELF_DISTILLED] == pytest.approx(right[BASE], abs=0.02)
+    assert right[OTHER_SEED] < right[BASE] - 0.5
     alike = rows[(rows["quantity"] == "CKA") & (rows["questions"] == "capability")].groupby("model")["value"].min()
-    assert alike[REHEARSED] > 0.9 > alike[FINETUNED]
-    assert alike[TWIN] < alike[REHEARSED]
-    weights = pd.DataFrame(whereabouts.weights(examined)[0])
+    assert alike[SELF_DISTILLED] > 0.9 > alike[FINETUNED]
+    assert alike[OTHER_SEED] < alike[SELF_DISTILLED]
+    weights = pd.DataFrame(measure_weights(examined).rows())
     sizes = weights[(weights["quantity"] == "relative norm") & weights["layer"].notna()]
-    assert sizes[sizes["model"] == REHEARSED]["value"].max() > 0
-    assert not set(sizes["model"]) & {TWIN, NULL}
-    without = Examined(examined.models, examined.capability, None, dataclasses.replace(FEW, null_steps=0), 0)
-    assert without.bystanders == {}
+    assert sizes[sizes["model"] == SELF_DISTILLED]["value"].max() > 0
+    assert not set(sizes["model"]) & {OTHER_SEED, NULL}
+    without = Case(examined.models, examined.capability, None, dataclasses.replace(FEW, null_steps=0), 0)
+    assert without.null_models == {}
 
 
 def test_the_same_wrapper_with_a_base_that_never_had_it_is_no_finding() -> None:
     models = {BASE: MAKERS["llama"](40, seed=9), FINETUNED: make_wrapped("llama"), NULL: MAKERS["llama"](40, seed=5)}
-    examined = Examined(models, ask(make_rows()), None, FEW, 0)
-    _, facts = evidence.behaviour(examined)
-    assert facts["base"].low < facts["chance"] + 0.2
-    rows, _ = whereabouts.separation(examined)  # without other questions, two answers are held apart
+    examined = Case(models, ask(make_rows()), None, FEW, 0)
+    evidence = measure_behaviour(examined).evidence()
+    assert evidence.base.low < evidence.chance + 0.2
+    rows = measure_separation(examined).rows()  # without other questions, two answers are held apart
     assert {row["quantity"] for row in rows} == {"tau", "own side", "kinds by chance"}
 
 
 def test_halves_meet_where_the_base_says() -> None:
     """Whatever the fine-tuned model is: choosing by it would be choosing by the result."""
-    found = [
-        evidence.probing(case("llama", model))[1] for model in (make_wrapped("llama"), MAKERS["llama"](40, seed=7))
-    ]
-    assert found[0]["cuts"] == found[1]["cuts"]
-    assert found[0]["read_layer"] == found[1]["read_layer"]
-    assert found[0]["read"] != found[1]["read"]
+    found = [measure_probing(case("llama", model)) for model in (make_wrapped("llama"), MAKERS["llama"](40, seed=7))]
+    assert found[0].places == found[1].places
+    assert found[0].evidence().read != found[1].evidence().read
 
 
 def test_deep_models_are_looked_into_at_evenly_spaced_layers() -> None:
     examined = case("gpt2", make_wrapped("gpt2"))
     assert examined.layers == [0, 1]
-    few = Examined(examined.models, examined.capability, None, dataclasses.replace(FEW, max_layers=1), 0)
+    few = Case(examined.models, examined.capability, None, dataclasses.replace(FEW, max_layers=1), 0)
     assert few.layers == [0]
-    assert list(few.stream(BASE, "capability", "test")) == ["block 0"]
+    assert list(few.stream(BASE, "capability", "test")) == [0]
+    assert list(few.sites(BASE, "capability", "test")) == ["block 0"]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +190,7 @@ def test_deep_models_are_looked_into_at_evenly_spaced_layers() -> None:
 )
 def test_what_cannot_be_examined(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ExaminationConfig(**settings)
+        CaseConfig(**settings)
     with pytest.raises(ValueError, match="other_dataset: x, but no dataset"):
         DiagnoseConfig(other_dataset="x")
 
@@ -207,15 +224,14 @@ def unrelated(kind: str) -> PreTrainedModel:
 def test_a_model_that_learned_other_things_is_not_called_hidden_or_weakened(control: bool) -> None:
     """It is right as often as by chance; whatever one half of it does, nothing of the capability is left."""
     examined = case("llama", unrelated("llama"), None if control else MAKERS["llama"](40, seed=5))
-    found = evidence.behaviour(examined)[1] | evidence.pruning(examined)[1] | evidence.probing(examined)[1]
-    found |= evidence.patching(examined, found["cuts"])[1] | evidence.revival(examined, found["base"])[1]
-    assert found["finetuned"].value < 0.25
+    found = measured(examined, "behaviour", "pruning", "probing", "patching", "revival")
+    assert found.evidence().finetuned.value < 0.25
     result = judged(found)
     assert result.verdict == ("gone" if control else "undecided"), (result.reason, result.rows())
 
 
 def test_a_base_that_is_its_own_control_is_refused_as_one() -> None:
     examined = case("llama", make_wrapped("llama"), make_base("llama"))
-    result = judged(evidence.behaviour(examined)[1])
+    result = judge_capability(measure_behaviour(examined).evidence())
     assert result.verdict == "undecided"
     assert "the control answers 100%" in result.reason

@@ -14,10 +14,11 @@ import pytest
 
 from ftmech_hf.runs import RunDir, write_json
 from ftmech_hf.statistics.intervals import Share
-from ftmech_hf.studies.diagnosis.case import plain, row
 from ftmech_hf.studies.diagnosis.console import print_diagnosis
+from ftmech_hf.studies.diagnosis.evidence import Evidence
+from ftmech_hf.studies.diagnosis.method import plain, row
 from ftmech_hf.studies.diagnosis.page import SIGNS, render_diagnosis
-from ftmech_hf.studies.diagnosis.verdict import Evidence, VerdictResult, VerdictRule, judge_capability
+from ftmech_hf.studies.diagnosis.verdict import VerdictResult, VerdictRule, judge_capability
 from tests.studies.diagnosis.test_verdict import ALONE, FAST, LOST, PRUNED, READ
 
 EXAMPLES = [

@@ -12,10 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftmech_hf.statistics.intervals import Share, paired_difference, share_interval
+from ftmech_hf.studies.diagnosis.evidence import Evidence, Revivals, Sign
 from ftmech_hf.studies.diagnosis.verdict import (
-    Evidence,
-    Revivals,
-    Sign,
     VerdictResult,
     VerdictRule,
     judge_behaviour,

@@ -21,11 +21,13 @@ from ftmech_hf.training.optim import build_optimizers
 
 
 class Curve(NamedTuple):
-    """Attributes:
-    points: step -> accuracy on the test rows.
-    steps: the first evaluated step at or above the threshold, at which it still was a step later; None if there was
-        none.
-    model: after the last step.
+    """Accuracy of a model that is fine-tuned back, at every evaluated step.
+
+    Attributes:
+        points: step -> accuracy on the test rows.
+        steps: the first evaluated step at or above the threshold, at which it still was a step later; None if there
+            was none.
+        model: after the last step.
     """
 
     points: dict[int, float]
@@ -38,7 +40,7 @@ class Curve(NamedTuple):
         return max(self.points)
 
 
-def looks(steps: int) -> list[int]:
+def evaluated_steps(steps: int) -> list[int]:
     """Steps to evaluate after: each one to four, then a third more each time, and the last."""
     found = [0]
     while found[-1] < steps:
@@ -70,7 +72,7 @@ def revive(
         lr: of AdamW.
         batch_size: rows of a step.
         threshold: accuracy that ends it.
-        eval_rows: the first test rows, which are looked at.
+        eval_rows: the first test rows, which are evaluated.
     """
     *_, curve = _curves(
         model, questions, seed=seed, steps=steps, lr=lr, batch_size=batch_size, threshold=threshold, eval_rows=eval_rows
@@ -117,7 +119,7 @@ def _curves(
     eval_rows: int,
 ) -> Iterator[Curve]:
     """The curve after every evaluation; the last one has ``steps``, or ends at the last step."""
-    test, when = questions.test[:eval_rows], set(looks(steps))
+    test, when = questions.test[:eval_rows], set(evaluated_steps(steps))
     points: dict[int, float] = {}
     reached: int | None = None  # where it was reached, and is to be confirmed
     for done, trained in _tuned(model, lambda step: questions.training_rows(seed, step, batch_size), lr, steps + 1):
@@ -133,7 +135,7 @@ def _curves(
             yield Curve(dict(points), None, trained)
 
 
-def rehearse(
+def self_distil(
     model: PreTrainedModel, questions: Questions, *, seed: int, steps: int, lr: float, batch_size: int
 ) -> PreTrainedModel:
     """Fine-tune a copy of a model on its own answers: a fine-tuning that teaches nothing.
@@ -149,8 +151,8 @@ def rehearse(
         rows[:, -2] = answer_logits(model, rows).argmax(-1)
         return rows
 
-    *_, (_, rehearsed) = _tuned(model, own_answers, lr, steps)
-    return rehearsed
+    *_, (_, distilled) = _tuned(model, own_answers, lr, steps)
+    return distilled
 
 
 def _tuned(

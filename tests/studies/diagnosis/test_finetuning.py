@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.prompts import Questions
-from ftmech_hf.studies.diagnosis.revival import looks, race, revive
+from ftmech_hf.studies.diagnosis.finetuning import evaluated_steps, race, revive
 from ftmech_hf.training.evaluation import answer_accuracy
 from tests.conftest import make_gpt2
 from tests.studies.planted import ask, make_rows
@@ -43,15 +43,15 @@ def test_it_gives_up_after_the_last_step_and_needs_none_for_what_is_there(any_mo
     assert revive(any_model, questions, steps=2, threshold=0.0, **SETTINGS).steps == 0
 
 
-def test_looks_are_dense_at_first_and_end_with_the_last() -> None:
-    assert looks(10) == [0, 1, 2, 3, 4, 5, 7, 9, 10]
-    assert looks(0) == [0]
-    assert looks(160)[-1] == 160
-    assert len(looks(160)) < 25
+def test_evaluations_are_dense_at_first_and_end_with_the_last() -> None:
+    assert evaluated_steps(10) == [0, 1, 2, 3, 4, 5, 7, 9, 10]
+    assert evaluated_steps(0) == [0]
+    assert evaluated_steps(160)[-1] == 160
+    assert len(evaluated_steps(160)) < 25
 
 
 def test_a_model_that_only_touches_the_threshold_is_not_back() -> None:
-    """At a rate far too high accuracy jumps about: what is above once and below at the next look does not count."""
+    """At a rate far too high accuracy jumps about: what is above once and below a step later does not count."""
     model, questions = make_gpt2(40), ask(make_rows(number=900))
     settings = {"seed": 0, "lr": 0.03, "batch_size": 16, "eval_rows": 50, "steps": 40}
     free = revive(model, questions, threshold=2, **settings).points

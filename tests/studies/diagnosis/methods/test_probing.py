@@ -9,19 +9,28 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from ftmech_hf.statistics.intervals import share_interval
-from ftmech_hf.studies.diagnosis import evidence, reading
-from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, ExaminationConfig, Examined
-from ftmech_hf.studies.diagnosis.reading import EMBEDDINGS, Places, Reading, choose_places, is_central
-from tests.conftest import make_llama
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, CaseConfig
+from ftmech_hf.studies.diagnosis.methods.patching import measure_patching
+from ftmech_hf.studies.diagnosis.methods.probing import (
+    EMBEDDINGS,
+    Places,
+    Reading,
+    choose_places,
+    embedded,
+    is_central,
+    measure_probing,
+    read_everyone,
+)
+from tests.studies.diagnosis.cases import found_by
 from tests.studies.planted import FIRST_WORD, ask, make_base, make_never, make_rows, make_wrapped
 
-FEW = ExaminationConfig(rows=200, fit_rows=500, patch_rows=150, null_steps=0)
+FEW = CaseConfig(rows=200, fit_rows=500, patch_rows=150, null_steps=0)
 
 
-def examined(num_layers: int = 2) -> Examined:
+def examined(num_layers: int = 2) -> Case:
     """A case of which only layers are looked at by what is tested."""
     models = {BASE: make_base("llama"), FINETUNED: make_wrapped("llama"), NULL: make_never("llama")}
-    case = Examined(models, ask(make_rows()), None, FEW, 0)
+    case = Case(models, ask(make_rows()), None, FEW, 0)
     case.num_layers, case.layers = num_layers, list(range(num_layers))
     return case
 
@@ -87,24 +96,23 @@ def test_embeddings_are_those_of_the_prompts_tokens() -> None:
     case = examined()
     rows = case.capability.test
     weight = case.models[BASE].get_input_embeddings().weight.detach()
-    found = reading.embedded(case, "test")
+    found = embedded(case, "test")
     expected = torch.stack([weight[row[:-2]].mean(0) for row in rows])
-    assert torch.allclose(found["-1"], expected, atol=1e-6)
-    assert torch.equal(found["-2"], weight[rows[:, -3]])
+    assert torch.allclose(found[-1], expected, atol=1e-6)
+    assert torch.equal(found[-2], weight[rows[:, -3]])
     # tokens that only fill a row do not count
     filled = torch.cat([torch.full((len(rows), 3), 39), rows], 1)
     case.capability = dataclasses.replace(case.capability, test=filled, pad=39)
-    assert torch.allclose(reading.embedded(case, "test")["-1"], expected, atol=1e-6)
+    assert torch.allclose(embedded(case, "test")[-1], expected, atol=1e-6)
 
 
 def test_three_kinds_of_rows_read_as_scikit_learn_reads_them() -> None:
     case = examined()
-    found = reading.read_everyone(case, [BASE, NULL])
+    found = read_everyone(case, [BASE, NULL])
     labels = {split: getattr(case.capability, split)[:, -2].numpy() for split in ("train", "validation", "test")}
     for name in (BASE, NULL):
         for layer in (0, 1):
-            site = f"block {layer}"
-            streams = {split: case.stream(name, "capability", split)[site] for split in labels}
+            streams = {split: case.stream(name, "capability", split)[layer] for split in labels}
             mean, spread = streams["train"].mean(0), streams["train"].std(0, correction=0)
             values = {split: ((each - mean) / spread).numpy() for split, each in streams.items()}
             probe = LogisticRegression(C=1.0, max_iter=3000).fit(values["train"], labels["train"])
@@ -123,7 +131,7 @@ def test_three_kinds_of_rows_read_as_scikit_learn_reads_them() -> None:
 def test_a_control_that_reads_in_another_layer_takes_the_sign_away() -> None:
     """Each control where it is best: the base itself, as a control, reads all that the base reads."""
     models = {BASE: make_base("llama"), FINETUNED: make_wrapped("llama"), NULL: make_base("llama")}
-    _, facts = evidence.probing(Examined(models, ask(make_rows()), None, FEW, 0))
+    _, facts = found_by(measure_probing(Case(models, ask(make_rows()), None, FEW, 0)))
     assert facts["read"] is None
     assert facts["cuts"] == (None, None)
     assert facts["read_null_in"] == NULL
@@ -136,54 +144,10 @@ def test_probes_that_never_saw_the_answers_measure_nothing() -> None:
     known = rows[:, -2] < FIRST_WORD + 4
     questions = dataclasses.replace(ask(make_rows()), train=rows[known][:500], validation=rows[~known][:150],
                                     test=rows[~known][150:350])  # fmt: skip
-    case = Examined({BASE: make_base("llama"), FINETUNED: make_wrapped("llama"), NULL: make_never("llama")},
+    case = Case({BASE: make_base("llama"), FINETUNED: make_wrapped("llama"), NULL: make_never("llama")},
                     questions, None, FEW, 0)  # fmt: skip
-    _, facts = evidence.probing(case)
+    probing = measure_probing(case)
+    _, facts = found_by(probing)
     assert (facts["read"], facts["read_base"], facts["cuts"], facts["answers_seen"]) == (None, None, (None, None), 0)
-    _, halves = evidence.patching(case, facts["cuts"])
+    _, halves = found_by(measure_patching(case, probing))
     assert {halves[name] for name in ("early", "early_null", "early_blocks", "late", "late_null")} == {None}
-
-
-def stitched(first: Examined, donor: str, receiver: str, blocks: int) -> torch.Tensor:
-    """Right answers of a model made of the first blocks (and embeddings) of one and all else of another."""
-    kept = ("model.embed_tokens", *(f"model.layers.{layer}." for layer in range(blocks)))
-    weights = first.models[donor].state_dict()
-    model = make_llama(40)
-    model.load_state_dict(
-        {name: weights[name] if name.startswith(kept) else value
-         for name, value in first.models[receiver].state_dict().items()}
-    )  # fmt: skip
-    rows = first.few("capability")
-    with torch.no_grad():
-        return model(rows[:, :-2]).logits[:, -1].argmax(-1) == rows[:, -2]
-
-
-def test_halves_are_what_a_model_of_two_halves_answers() -> None:
-    case = examined()
-    _, facts = evidence.patching(case, (0, 0))
-    for name, donor, receiver in (
-        ("early", FINETUNED, BASE), ("early_null", NULL, BASE), ("late", BASE, FINETUNED), ("late_null", BASE, NULL),
-    ):  # fmt: skip
-        right = stitched(case, donor, receiver, 1)
-        assert facts[name] == share_interval(int(right.sum()), len(right))
-    assert (facts["early_blocks"], facts["late_blocks"], facts["num_blocks"]) == (1, 1, 2)
-    assert len({facts[name].value for name in ("early", "early_null", "late", "late_null")}) == 4
-    # neither half, and blocks by side
-    _, none = evidence.patching(case, (None, 1))
-    assert (none["late"], none["late_null"], none["late_blocks"], none["early_blocks"]) == (None, None, None, 2)
-
-
-def test_the_best_part_is_chosen_on_other_rows_than_it_is_reported_on() -> None:
-    case = examined()
-    _, facts = evidence.patching(case, (0, 0))
-    part = facts["best_part"]
-    assert part["places"] == 4
-    found = evidence.patch_each(case.models[BASE], case.models[FINETUNED], case.few("capability"),
-                                sites=["attn_out", "mlp_act"], layers=[0, 1], other_rows=64)  # fmt: skip
-    chosen = max(found.right, key=lambda place: found.right[place][::2].mean())
-    assert (part["site"], part["layer"]) == chosen
-    right, rest = found.right[chosen][1::2], found.unpatched[1::2]
-    assert part["accuracy"] == share_interval(int(right.sum()), len(right))
-    assert part["alone"] == share_interval(int(rest.sum()), len(rest))
-    other = found.other_row[chosen]
-    assert part["other_row"] == share_interval(int(other.sum()), len(other))

@@ -1,0 +1,162 @@
+"""What a diagnosis is given: its settings, from which come the models and the questions of a case."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedModel
+
+from ftmech_hf.tasks.text.identity import dataset_hash
+from ftmech_hf.jobs.job import JobConfig, job
+from ftmech_hf.jobs.padding import mask_padding
+from ftmech_hf.jobs.prompts import task_questions
+from ftmech_hf.jobs.tokenizers import Asked, ask_models
+from ftmech_hf.models.loading import load_model, model_positions, random_twin, untie_alike
+from ftmech_hf.runs import RunDir
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, CaseConfig
+from ftmech_hf.studies.diagnosis.methods.behaviour import measure_behaviour
+from ftmech_hf.tasks import Capability, PcfgShape
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnoseConfig(JobConfig):
+    """Which models to diagnose, and what to ask them."""
+
+    base: str = field(
+        default="runs/pretrain", metadata={"place": "input", "help": "folder of the base model, or its name on the Hub"}
+    )
+    finetuned: str = field(
+        default="runs/finetune", metadata={"place": "input", "help": "what it was fine-tuned into; may be an adapter"}
+    )
+    control: str | None = field(
+        default=None,
+        metadata={
+            "place": "input",
+            "help": "a model of the same shape that never had the capability; else one of random weights",
+        },
+    )
+    twin: str | None = field(
+        default=None,
+        metadata={"place": "input", "help": "the base trained with another seed, to see what differs between seeds"},
+    )
+    reversed: str | None = field(
+        default=None,
+        metadata={"place": "input", "help": "the model after reverse fine-tuning, for the path; else it is made here"},
+    )
+    dataset: str | None = field(
+        default=None,
+        metadata={
+            "place": "input",
+            "help": "questions about the capability: columns prompt and answer; the procedural task if not given",
+        },
+    )
+    other_dataset: str | None = field(
+        default=None, metadata={"place": "input", "help": "questions that fine-tuning taught, in the same columns"}
+    )
+    only_one_token: bool = field(
+        default=False, metadata={"help": "leave out rows of a dataset whose answer is several tokens"}
+    )
+    operator: str = field(default="count", metadata={"help": "without a dataset: task token of the capability"})
+    other_correlation: float | None = field(
+        default=1.0, metadata={"help": "without a dataset: share of texts with the correlation, in what was taught"}
+    )
+    output_dir: str = field(default="runs/diagnose", metadata={"place": "output", "help": "the run's folder"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.other_dataset and not self.dataset:
+            raise ValueError(f"other_dataset: {self.other_dataset}, but no dataset with the capability's questions")
+
+    def inputs(self) -> dict[str, str]:
+        """The data sets, by what is in them."""
+        given = {"dataset": self.dataset, "other_dataset": self.other_dataset}
+        return {label: dataset_hash(name) for label, name in given.items() if name}
+
+
+def named_models(config: DiagnoseConfig) -> dict[str, str]:
+    """Role -> folder of every model that is given."""
+    given = {
+        "base": config.base, "finetuned": config.finetuned, "control": config.control, "twin": config.twin,
+        "reversed": config.reversed,
+    }  # fmt: skip
+    return {name: folder for name, folder in given.items() if folder is not None}
+
+
+def open_run(
+    config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape
+) -> contextlib.AbstractContextManager[RunDir]:
+    """The run's folder, opened; its hash covers what the models and the questions are."""
+    vocabulary = shape.vocabulary if config.dataset is None else None
+    return job("diagnose", config, shape, case_config, models=named_models(config), vocabulary=vocabulary)
+
+
+def _ask(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape) -> Asked:
+    sizes: dict[str, int] = {"seed": config.seed, "train_rows": case_config.fit_rows, "test_rows": case_config.rows}
+    if config.dataset is None:
+        words = [shape.operand_word(config.operator, each) for each in (shape.base_operand, shape.correlated_operand)]
+        questions = [
+            task_questions(shape, Capability(config.operator, words[0]), **sizes),
+            task_questions(shape, Capability(config.operator, words[1]), correlation=config.other_correlation, **sizes),
+        ]
+
+        def spell(token_ids: list[int]) -> str:
+            return " ".join(shape.vocabulary[each] if each < len(shape.vocabulary) else "?" for each in token_ids)
+
+        return Asked(questions, (spell, spell))
+    names = [config.dataset, *([config.other_dataset] if config.other_dataset else [])]
+    return ask_models(
+        names,
+        named_models(config),
+        **sizes,
+        positions=model_positions(config.base),
+        only_one_token=config.only_one_token,
+    )
+
+
+def prepare_case(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape) -> Case:
+    """Read the questions and load the models.
+
+    Raises:
+        ValueError: models of other shapes or vocabularies, or questions that cannot be asked.
+    """
+    asked = _ask(config, case_config, shape)
+    loaded = {name: load_model(folder, base=config.base) for name, folder in named_models(config).items()}
+    base = loaded["base"]
+    untie_alike(loaded.values())
+    for name, model in loaded.items():
+        _check_same_shape(name, base, model)
+    loaded.setdefault("control", random_twin(base, config.seed + 1))
+    for name, model in loaded.items():
+        own = asked.own if name == "finetuned" and asked.own else asked.questions
+        mask_padding(model, own[0].pad)
+    capability, *others = asked.questions
+    case = Case(
+        {BASE: base, FINETUNED: loaded["finetuned"], NULL: loaded["control"]}, capability,
+        others[0] if others else None, case_config, config.seed, loaded.get("twin"), loaded.get("reversed"),
+        spell=asked.spell, own=asked.own, difference=asked.difference,
+    )  # fmt: skip
+    if asked.own:
+        _check_own_tokens(case)
+    return case
+
+
+def _check_own_tokens(case: Case) -> None:
+    """Refuse two tokenizers beside a base that knows nothing: then one of them is likely not its model's."""
+    found = measure_behaviour(case).evidence()
+    if found.base.low - found.chance < case.rule.least_lead:
+        raise ValueError(
+            f"finetuned: its tokenizer reads other tokens than the base's, first in {case.difference!r}, and the base "
+            f"answers {found.base.value:.0%} right where naming one answer gives {found.chance:.0%}; expected the "
+            "tokenizer that each model was trained with"
+        )
+
+
+def _check_same_shape(name: str, base: PreTrainedModel, model: PreTrainedModel) -> None:
+    first, second = ({key: tuple(p.shape) for key, p in each.named_parameters()} for each in (base, model))
+    if first != second:
+        differing = sorted({key for key, _ in first.items() ^ second.items()})
+        raise ValueError(
+            f"{name}: its weights have other names or shapes than the base's: {', '.join(differing[:3])}; "
+            "a diagnosis compares models of one architecture"
+        )

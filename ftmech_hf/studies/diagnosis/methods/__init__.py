@@ -1,0 +1,33 @@
+"""The methods of a diagnosis, in the order in which they run and are read: what the verdict rests on comes first."""
+
+from __future__ import annotations
+
+from ftmech_hf.studies.diagnosis.method import Method
+from ftmech_hf.studies.diagnosis.methods.behaviour import BEHAVIOUR
+from ftmech_hf.studies.diagnosis.methods.logit_lens import LOGIT_LENS
+from ftmech_hf.studies.diagnosis.methods.null_models import NULL_MODELS
+from ftmech_hf.studies.diagnosis.methods.patching import PATCHING
+from ftmech_hf.studies.diagnosis.methods.path import PATH
+from ftmech_hf.studies.diagnosis.methods.probing import PROBING
+from ftmech_hf.studies.diagnosis.methods.pruning import PRUNING
+from ftmech_hf.studies.diagnosis.methods.revival import REVIVAL
+from ftmech_hf.studies.diagnosis.methods.sensitivity import SENSITIVITY
+from ftmech_hf.studies.diagnosis.methods.separation import SEPARATION
+from ftmech_hf.studies.diagnosis.methods.similarity import SIMILARITY
+from ftmech_hf.studies.diagnosis.methods.weights import WEIGHTS
+
+METHODS: dict[str, Method] = {
+    "behaviour": BEHAVIOUR,
+    "null models": NULL_MODELS,
+    "pruning": PRUNING,
+    "revival": REVIVAL,
+    "probing": PROBING,
+    "patching": PATCHING,
+    "logit lens": LOGIT_LENS,
+    "path": PATH,
+    "weights": WEIGHTS,
+    "similarity": SIMILARITY,
+    "separation": SEPARATION,
+    "sensitivity": SENSITIVITY,
+}
+"""Name, as ``analysis`` of the table has it -> method. What a method needs stands before it."""

@@ -1,0 +1,164 @@
+"""What do the models answer? Accuracy on both kinds of questions, and answers to read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ftmech_hf.report.charts import accuracy_axis, legend_below
+from ftmech_hf.statistics.intervals import Share, paired_difference, share_interval
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, is_reference
+from ftmech_hf.studies.diagnosis.evidence import BehaviourEvidence
+from ftmech_hf.studies.diagnosis.figures import COLORS, describe_reference, kinds_axis, name_model, pick
+from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
+from ftmech_hf.training.evaluation import answer_logits
+
+
+@torch.no_grad()
+def answers_of(model: PreTrainedModel, token_ids: Tensor) -> Tensor:
+    """The most likely answer to each whole row (B, T), (B,)."""
+    return torch.cat([answer_logits(model, rows).argmax(-1).cpu() for rows in token_ids.split(256)])
+
+
+def answers_right(model: PreTrainedModel, token_ids: Tensor) -> NDArray[np.bool_]:
+    """Whether a model answers each whole row (B, T) right, (B,)."""
+    right: NDArray[np.bool_] = (answers_of(model, token_ids) == token_ids[:, -2].cpu()).numpy()
+    return right
+
+
+def share_right(right: NDArray[np.bool_]) -> Share:
+    """The share of rows that are right, with its interval."""
+    return share_interval(int(right.sum()), len(right))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BehaviourMethodResult(MethodResult):
+    """Which answers of the models are right.
+
+    Attributes:
+        right: (model, kind of question) -> whether each test row is answered right, (B,).
+        chance: kind of question -> accuracy of naming the most frequent answer.
+        control: whether the reference is one that has learned other things.
+        same_tokens: whether both models read the questions as the same tokens.
+        examples: some questions with what is right and what both models answer.
+    """
+
+    right: Mapping[tuple[str, str], NDArray[np.bool_]]
+    chance: Mapping[str, float]
+    control: bool
+    same_tokens: bool
+    examples: list[dict[str, Any]]
+
+    def rows(self) -> list[TableRow]:
+        """Accuracy of every model on every kind of question, and chance."""
+        return [
+            *(accuracy_row(name, kind, right) for (name, kind), right in self.right.items()),
+            *(row("behaviour", "chance", value, questions=kind, reference=True) for kind, value in self.chance.items()),
+        ]
+
+    def evidence(self) -> BehaviourEvidence:
+        """Accuracy on the capability's questions."""
+        right = {name: self.right[name, "capability"] for name in (BASE, FINETUNED, NULL)}
+        return BehaviourEvidence(
+            chance=self.chance["capability"], base=share_right(right[BASE]), finetuned=share_right(right[FINETUNED]),
+            null=share_right(right[NULL]), drop=paired_difference(right[BASE], right[FINETUNED]), control=self.control,
+            same_tokens=self.same_tokens,
+        )  # fmt: skip
+
+    def summary(self) -> dict[str, Any]:
+        """The examples."""
+        return {"examples": self.examples}
+
+
+def accuracy_row(name: str, kind: str, right: NDArray[np.bool_]) -> TableRow:
+    """A model's accuracy on one kind of question."""
+    return row("behaviour", "accuracy", *share_right(right), model=name, questions=kind, reference=is_reference(name))
+
+
+def measure_behaviour(case: Case) -> BehaviourMethodResult:
+    """Ask the models both kinds of questions."""
+    answers = {
+        (name, kind): answers_of(model, case.asked(name, kind).test)
+        for name, model in case.models.items() for kind in case.both
+    }  # fmt: skip
+    return BehaviourMethodResult(
+        right={(name, kind): (given == case.asked(name, kind).test[:, -2]).numpy()
+               for (name, kind), given in answers.items()},
+        chance={kind: questions.chance for kind, questions in case.both.items()},
+        control=case.control, same_tokens=case.own is None,
+        examples=show_examples(case, answers[BASE, "capability"], answers[FINETUNED, "capability"]),
+    )  # fmt: skip
+
+
+def show_examples(case: Case, base: Tensor, finetuned: Tensor, number: int = 6) -> list[dict[str, Any]]:
+    """Questions with the right answer and both models': first what was lost, then what was kept, then what else."""
+    asked, own = case.asked(BASE, "capability"), case.asked(FINETUNED, "capability")
+    was, still = base == asked.test[:, -2], finetuned == own.test[:, -2]
+    lost, kept, other = (found.nonzero()[:, 0].tolist() for found in (was & ~still, was & still, ~was))
+    chosen = [*lost[: number - 2], *kept[:2]]
+    spare = (each for each in [*lost[number - 2 :], *kept[2:], *other])
+    chosen += [each for _, each in zip(range(number - len(chosen)), spare, strict=False)]
+    spell, spell_own = case.spell[BASE], case.spell[FINETUNED]
+    return [
+        {
+            "question": spell([token for token in asked.test[place, :-2].tolist() if token != asked.pad]),
+            "right": spell([int(asked.test[place, -2])]), "base": spell([int(base[place])]),
+            "finetuned": spell_own([int(finetuned[place])]), "base_right": bool(was[place]),
+            "finetuned_right": bool(still[place]),
+        }
+        for place in chosen
+    ]  # fmt: skip
+
+
+def draw_behaviour(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
+    """Bars of accuracy: models by kind of question, with chance."""
+    kinds = list(rows["questions"].unique())
+    ax.set_axisbelow(True)
+    accuracy = rows[rows["quantity"] == "accuracy"]
+    models = list(accuracy["model"].unique())
+    width = 0.8 / len(models)
+    for number, model in enumerate(models):
+        each = pick(accuracy, model=model)
+        places = np.arange(len(kinds)) + (number - (len(models) - 1) / 2) * width
+        low, high = each["value"] - each["low"], each["high"] - each["value"]
+        ax.bar(places, each["value"], width * 0.9, color=COLORS[model], label=name_model(model, reference))
+        ax.errorbar(places, each["value"], yerr=[low.clip(lower=0), high.clip(lower=0)], fmt="none", ecolor="#111827",
+                    elinewidth=1)  # fmt: skip
+    for place, kind in enumerate(kinds):
+        chance = float(pick(rows, quantity="chance", questions=kind)["value"].iloc[0])
+        ax.hlines(chance, place - 0.45, place + 0.45, color="#111827", linestyles="dotted", linewidth=1.2)
+    kinds_axis(ax, kinds)
+    accuracy_axis(ax)
+    legend_below(ax)
+
+
+def explain_behaviour(summary: Summary) -> str:
+    """Beside what the answers stand."""
+    facts = summary["facts"]
+    return (
+        "Share of right answers, with 95 % intervals. Dotted: what naming the most frequent answer would give. The "
+        f"reference is {describe_reference(facts['reference'])}. {_null_models_text(facts)}"
+    )
+
+
+def _null_models_text(facts: Mapping[str, Any]) -> str:
+    taught = f"the base after {facts['null_steps']} steps of fine-tuning on its own answers (taught nothing)"
+    seed = f"{facts['twin']}, which is said to be the base trained with another seed"
+    there = [*([taught] if facts["null_steps"] else []), *([seed] if facts["twin"] else [])]
+    if not there:
+        return ""
+    return f"Where models are compared, one that differs without a meaning is drawn, too: {', and '.join(there)}."
+
+
+BEHAVIOUR = Method(
+    measure=measure_behaviour, title="What both models answer", pictures=(draw_behaviour,), explain=explain_behaviour
+)

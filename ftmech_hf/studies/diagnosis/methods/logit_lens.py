@@ -1,0 +1,85 @@
+"""What would each layer answer? See :mod:`ftmech_hf.analysis.logit_lens`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+
+from ftmech_hf.analysis.logit_lens import LensResult, logit_lens
+from ftmech_hf.report.charts import accuracy_axis, legend_below
+from ftmech_hf.studies.diagnosis.case import Case, is_reference
+from ftmech_hf.studies.diagnosis.figures import COLORS, DOTTED, layer_axis, line, name_model, null_model_lines, pick
+from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
+
+
+@dataclass(frozen=True, kw_only=True)
+class LensMethodResult(MethodResult):
+    """How often an answer leads after each block.
+
+    Attributes:
+        found: model -> what its layers would answer.
+        majority: answer -> how often naming one token gives it.
+    """
+
+    found: Mapping[str, LensResult]
+    majority: Mapping[str, float]
+
+    def rows(self) -> list[TableRow]:
+        """Share of questions in which an answer leads, by model and layer."""
+        return [
+            *(
+                row("logit lens", each["answer"], each["value"], each["low"], each["high"], model=name,
+                    questions="capability", layer=each["layer"], reference=is_reference(name))
+                for name, result in self.found.items() for each in result.rows()
+            ),
+            *(row("logit lens", "majority", value, site=name, questions="capability", reference=True)
+              for name, value in self.majority.items()),
+        ]  # fmt: skip
+
+
+def measure_lens(case: Case) -> LensMethodResult:
+    """Read every model's stream with its own last norm and unembedding."""
+    rows = case.few("capability")
+    answers = {"right answer": rows[:, -2]}
+    if case.capability.other_answer is not None:
+        answers["other answer"] = case.capability.other_answer[: len(rows)]
+    return LensMethodResult(
+        found={name: logit_lens(model, rows, answers) for name, model in case.everyone.items()},
+        majority={name: float(torch.bincount(token).max() / len(token)) for name, token in answers.items()},
+    )
+
+
+def draw_lens(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
+    """Share of rows in which an answer leads, by layer."""
+    for model in ("base", "fine-tuned", "reference"):
+        for answer, style in (("right answer", "-"), ("other answer", "--")):
+            each = pick(rows, model=model, quantity=answer)
+            if len(each) and not (model == "reference" and answer == "other answer"):
+                label = f"{name_model(model, reference)}: {answer}"
+                line(ax, each, "layer", label, COLORS[model], style, band=model != "reference")
+    null_model_lines(ax, rows, "layer", quantity="right answer")
+    majority = pick(rows, quantity="majority")
+    if len(majority):
+        ax.axhline(float(majority["value"].iloc[0]), color="#111827", linewidth=1, linestyle=DOTTED)
+    layer_axis(ax, "stream after block")
+    accuracy_axis(ax, "share of questions")
+    legend_below(ax)
+
+
+def explain_lens(summary: Summary) -> str:
+    """What is read, and beside what."""
+    two_kinds = summary["facts"]["other"] is not None
+    return (
+        "The stream after each block is turned into an answer at once. "
+        + ("The other answer is that to the question which fine-tuning taught. " if two_kinds else "")
+        + "Dotted: what naming one answer would give."
+    )
+
+
+LOGIT_LENS = Method(
+    measure=measure_lens, title="What each layer would answer", pictures=(draw_lens,), explain=explain_lens
+)

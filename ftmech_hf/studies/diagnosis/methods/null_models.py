@@ -1,0 +1,41 @@
+"""What do models answer that differ from the base without a meaning? Their accuracy stands beside the others'."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ftmech_hf.studies.diagnosis.case import Case
+from ftmech_hf.studies.diagnosis.method import Method, MethodResult, TableRow
+from ftmech_hf.studies.diagnosis.methods.behaviour import accuracy_row, answers_right
+
+
+@dataclass(frozen=True, kw_only=True)
+class NullModelsMethodResult(MethodResult):
+    """Which answers of the null models are right.
+
+    Attributes:
+        right: (model, kind of question) -> whether each test row is answered right, (B,).
+    """
+
+    right: Mapping[tuple[str, str], NDArray[np.bool_]]
+
+    def rows(self) -> list[TableRow]:
+        """Accuracy of every null model on every kind of question; drawn with the other models' behaviour."""
+        return [accuracy_row(name, kind, right) for (name, kind), right in self.right.items()]
+
+
+def measure_null_models(case: Case) -> NullModelsMethodResult:
+    """Ask the null models both kinds of questions."""
+    return NullModelsMethodResult(
+        right={
+            (name, kind): answers_right(model, questions.test)
+            for name, model in case.null_models.items() for kind, questions in case.both.items()
+        }
+    )  # fmt: skip
+
+
+NULL_MODELS = Method(measure=measure_null_models)

@@ -1,0 +1,201 @@
+"""Which layers carry the change? Base into fine-tuned and back at every site and layer, and where two halves meet.
+
+Where halves meet, the reference's half stands in the fine-tuned model's place as a control. See
+:mod:`ftmech_hf.analysis.patching`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from ftmech_hf.analysis.patching import PatchingResult, patch_each
+from ftmech_hf.report.charts import BASE as BASE_COLOR
+from ftmech_hf.report.charts import CONTROL, accuracy_axis, legend_below
+from ftmech_hf.report.charts import FINETUNED as FINETUNED_COLOR
+from ftmech_hf.statistics.intervals import Share
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case
+from ftmech_hf.studies.diagnosis.evidence import HalvesEvidence
+from ftmech_hf.studies.diagnosis.figures import DOTTED, OTHER, layer_axis, line, null_model_lines, pick
+from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
+from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
+from ftmech_hf.studies.diagnosis.methods.probing import ProbingMethodResult
+
+SITES = {
+    "resid_post": ("whole stream", BASE_COLOR), "attn_out": ("attention", FINETUNED_COLOR), "mlp_act": ("MLP", OTHER),
+}  # fmt: skip
+"""What is patched, what a legend calls it, and its color."""
+OTHER_ROWS = 64
+"""Rows that are patched with another question's activations as well."""
+
+
+class Way(NamedTuple):
+    """Whose activations are written into whom, and on which questions."""
+
+    donor: str
+    receiver: str
+    kind: str = "capability"
+
+    def __str__(self) -> str:
+        return f"{self.donor} into {self.receiver}"
+
+
+BACK, FORTH = Way(BASE, FINETUNED), Way(FINETUNED, BASE)
+
+
+class BestPart(NamedTuple):
+    """Which attention or MLP alone brings most back: chosen on every other row, reported on those between.
+
+    Attributes:
+        site, layer: where it is.
+        places: of how many it is the best.
+        accuracy: with the base's activations there.
+        alone: what the model answers by itself.
+        other_row: with the activations of another question there.
+    """
+
+    site: str
+    layer: int
+    places: int
+    accuracy: Share
+    alone: Share
+    other_row: Share
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchingMethodResult(MethodResult):
+    """Answers under every patch.
+
+    Attributes:
+        found: the result of every way.
+        num_blocks: of the models.
+        late, early: the layers after which halves meet, for the last blocks of the fine-tuned model and for its first
+            ones; None where there is no such layer.
+    """
+
+    found: Mapping[Way, PatchingResult]
+    num_blocks: int
+    late: int | None
+    early: int | None
+
+    def rows(self) -> list[TableRow]:
+        """Accuracy under every patch."""
+        return [
+            row("patching", each["patch"], each["value"], each["low"], each["high"], model=str(way),
+                questions=way.kind, site=each["site"], layer=each["layer"],
+                reference=each["patch"] == "other row" or {way.donor, way.receiver} != {BASE, FINETUNED})
+            for way, result in self.found.items() for each in result.rows()
+        ]  # fmt: skip
+
+    def evidence(self) -> HalvesEvidence:
+        """What two halves answer together, of the fine-tuned model and of the reference."""
+        return HalvesEvidence(
+            late=self._halves(BACK, self.late), late_null=self._halves(Way(BASE, NULL), self.late),
+            early=self._halves(FORTH, self.early), early_null=self._halves(Way(NULL, BASE), self.early),
+            # the fine-tuned model's blocks are the receiver's last ones, or the donor's first ones
+            late_blocks=None if self.late is None else self.num_blocks - self.late - 1,
+            early_blocks=None if self.early is None else self.early + 1, num_blocks=self.num_blocks,
+        )  # fmt: skip
+
+    def _halves(self, way: Way, cut: int | None) -> Share | None:
+        return None if cut is None else share_right(self.found[way].right["resid_post", cut])
+
+    def summary(self) -> dict[str, Any]:
+        """The best part."""
+        return {"best_part": self.best_part()._asdict()}
+
+    def best_part(self) -> BestPart:
+        """Which attention or MLP alone brings most back."""
+        back = self.found[BACK]
+        places = [place for place in back.right if place[0] != "resid_post"]
+        site, layer = max(places, key=lambda place: back.right[place][::2].mean())
+        return BestPart(
+            site, layer, len(places), share_right(back.right[site, layer][1::2]), share_right(back.unpatched[1::2]),
+            share_right(back.other_row[site, layer]),
+        )  # fmt: skip
+
+
+def measure_patching(case: Case, probing: ProbingMethodResult) -> PatchingMethodResult:
+    """Patch the base and the fine-tuned model both ways; reference and null models in their stream alone.
+
+    Where two halves meet was chosen by what probes read in the base.
+    """
+
+    def patched(way: Way, sites: Sequence[str], other_rows: int) -> PatchingResult:
+        donor, receiver = (case.everyone[name] for name in (way.donor, way.receiver))
+        return patch_each(
+            donor, receiver, case.few(way.kind), sites=sites, layers=case.layers, other_rows=other_rows
+        )  # fmt: skip
+
+    both = [way._replace(kind=kind) for way in (BACK, FORTH) for kind in case.both]
+    streams = [Way(BASE, NULL), Way(NULL, BASE), *(Way(name, BASE) for name in case.null_models)]
+    return PatchingMethodResult(
+        found={
+            **{way: patched(way, list(SITES), OTHER_ROWS if way.kind == "capability" else 0) for way in both},
+            **{way: patched(way, ["resid_post"], 0) for way in streams},
+        },
+        num_blocks=case.num_layers, late=probing.places.late, early=probing.places.early,
+    )  # fmt: skip
+
+
+def _draw_patching(ax: Axes, rows: pd.DataFrame, reference: str, way: str, null: str) -> None:
+    found = pick(rows, model=way, questions="capability")
+    for site, (label, color) in SITES.items():
+        line(ax, pick(found, site=site, quantity="same row"), "layer", label, color)
+        other = pick(found, site=site, quantity="other row")
+        line(ax, other, "layer", f"{label}, another question", color, "--", marker="", band=False)
+    line(ax, pick(rows, model=null, site="resid_post"), "layer", f"whole stream, {reference}", CONTROL, DOTTED)
+    null_model_lines(ax, rows, "layer", called=null.replace("reference", "{}"))
+    layer_axis(ax, "patched block")
+    accuracy_axis(ax)
+    legend_below(ax)
+
+
+def draw_patching_back(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
+    """Accuracy of the fine-tuned model with the base's activations at one place, by layer and site."""
+    _draw_patching(ax, rows, reference, "base into fine-tuned", "base into reference")
+    ax.set_title("The base's activations in the fine-tuned model")
+
+
+def draw_patching_forth(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
+    """Accuracy of the base with the fine-tuned model's activations at one place, by layer and site."""
+    _draw_patching(ax, rows, reference, "fine-tuned into base", "reference into base")
+    ax.set_title("The fine-tuned model's activations in the base")
+
+
+def explain_patching(summary: Summary) -> str:
+    """What is written where, and which part alone brings most back."""
+    return (
+        "One model computes with the other's activations at one place. In the first picture, where a line is high, "
+        f"undoing the change there is enough. {_best_part_text(summary['evidence']['best_part'])} In the second it is "
+        "the other way round: where the line of the whole stream is high, the first blocks still do their part. "
+        "Dashed: activations of another question; where that is as high, the place does not matter. Dotted: the "
+        "reference in the place of the fine-tuned model."
+    )
+
+
+def _best_part_text(part: dict[str, Any]) -> str:
+    """Which attention or MLP alone brings most back, beside what the model is right on without it."""
+    name = f"the {'attention' if part['site'] == 'attn_out' else 'MLP'} of block {part['layer']}"
+    shown = (
+        f"of {part['places']} attentions and MLPs the best, chosen on other questions, is {name}: "
+        f"{_percent(part['accuracy'])}; without it {_percent(part['alone'])}, with another question's "
+        f"{_percent(part['other_row'])}"
+    )
+    if part["accuracy"]["low"] <= max(part["alone"]["high"], part["other_row"]["high"]):
+        return f"No attention or MLP alone is: {shown}."
+    return f"{shown[0].upper()}{shown[1:]}."
+
+
+def _percent(share: dict[str, float]) -> str:
+    return f"{share['value']:.0%} ({share['low']:.0%} to {share['high']:.0%})"
+
+
+PATCHING = Method(
+    measure=measure_patching, needs=("probing",), title="Which layers carry the change",
+    pictures=(draw_patching_back, draw_patching_forth), explain=explain_patching,
+)  # fmt: skip

@@ -1,0 +1,106 @@
+"""What lies between the models? Accuracy from the base over the fine-tuned model to the one that is trained back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from transformers import PreTrainedModel
+
+from ftmech_hf.analysis.path import PathResult
+from ftmech_hf.models.interpolation import interpolate_weights
+from ftmech_hf.report.charts import RANDOM, accuracy_axis, legend_below
+from ftmech_hf.statistics.intervals import share_interval
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case
+from ftmech_hf.studies.diagnosis.figures import KINDS, line, null_model_lines, pick
+from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
+from ftmech_hf.studies.diagnosis.methods.revival import RevivalMethodResult
+from ftmech_hf.training.evaluation import answer_accuracy
+
+THERE_AND_BACK = f"{BASE}, {FINETUNED}, reversed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathMethodResult(MethodResult):
+    """Accuracy of the models between models.
+
+    Attributes:
+        lines: those from the base, by what they lead over and to.
+        num_rows: kind of question -> how many were asked.
+    """
+
+    lines: Mapping[str, PathResult]
+    num_rows: Mapping[str, int]
+
+    def rows(self) -> list[TableRow]:
+        """Accuracy at every position of every line."""
+        table = []
+        for name, result in self.lines.items():
+            for each in result.rows():
+                number = self.num_rows[each["test_set"]]
+                share = share_interval(round(each["accuracy"] * number), number)
+                table.append(row("path", name, *share, questions=each["test_set"], x=each["position"],
+                                 reference=name != THERE_AND_BACK))  # fmt: skip
+        return table
+
+    def summary(self) -> dict[str, Any]:
+        """How far accuracy falls below the straight line between the ends."""
+        return {"barriers": {name: result.summary() for name, result in self.lines.items()}}
+
+
+def measure_path(case: Case, revival: RevivalMethodResult) -> PathMethodResult:
+    """Go from the base to the fine-tuned model and on to the reversed one; to the reference and null models as well."""
+    reversed_model = case.reversed_model or revival.reversed_model
+    lines = {
+        THERE_AND_BACK: ([case.models[BASE], case.models[FINETUNED], reversed_model], list(case.both)),
+        **{f"{BASE}, {name}": ([case.models[BASE], model], ["capability"])
+           for name, model in {NULL: case.models[NULL], **case.null_models}.items()},
+    }  # fmt: skip
+    return PathMethodResult(
+        lines={name: _walk(case, name, models, kinds) for name, (models, kinds) in lines.items()},
+        num_rows={kind: len(case.few(kind)) for kind in case.both},
+    )
+
+
+def _walk(case: Case, name: str, models: Sequence[PreTrainedModel], kinds: Sequence[str]) -> PathResult:
+    """Accuracy on the straight lines between models, four steps each."""
+    positions = np.arange(0, len(models) - 0.99, 0.25).tolist()
+    accuracy: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for position in positions:
+        piece = min(int(position), len(models) - 2)
+        between = interpolate_weights(models[piece], models[piece + 1], position - piece)
+        for kind in kinds:
+            accuracy[kind].append(answer_accuracy(between, case.few(kind)))
+    return PathResult(positions, accuracy, name)
+
+
+def draw_path(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
+    """Accuracy along base, fine-tuned, reversed."""
+    main = rows[~rows["reference"].astype(bool)]
+    for kind, label, color in KINDS:
+        if len(each := pick(main, questions=kind)):
+            line(ax, each, "x", label, color)
+    line(ax, pick(rows, quantity="base, reference"), "x", f"the capability, base to {reference}", RANDOM, "--")
+    null_model_lines(ax, rows, "x", column="quantity", called="base, {}", label="the capability, base to {}")
+    ax.set_xticks([0, 1, 2], ["base", "fine-tuned", "trained back"])
+    accuracy_axis(ax)
+    legend_below(ax)
+
+
+def explain_path(summary: Summary) -> str:
+    """What lies between what."""
+    return (
+        "Accuracy of the models between: on the straight line from the weights of the base to those of the fine-tuned "
+        "model, and on to those of the one trained back. Dashed: from the base to the reference, with which it has "
+        "nothing in common."
+    )
+
+
+PATH = Method(
+    measure=measure_path, needs=("revival",), title="From the base to the fine-tuned model and back",
+    pictures=(draw_path,), explain=explain_path,
+)  # fmt: skip

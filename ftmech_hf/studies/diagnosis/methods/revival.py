@@ -1,0 +1,130 @@
+"""Does it come back fast when it is trained again? Reverse fine-tuning, beside the same of the reference.
+
+The reference need not be followed beyond the step at which the question is settled. Where the fine-tuned model did not
+come back, both go on side by side until one of them does: else nothing would have been compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from transformers import PreTrainedModel
+
+from ftmech_hf.report.charts import accuracy_axis, legend_below, step_axis
+from ftmech_hf.studies.diagnosis.case import FINETUNED, NULL, Case
+from ftmech_hf.studies.diagnosis.evidence import RevivalEvidence, Revivals
+from ftmech_hf.studies.diagnosis.figures import COLORS, DOTTED, line, name_model, pick, spread
+from ftmech_hf.studies.diagnosis.finetuning import Curve, race, revive
+from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
+from ftmech_hf.studies.diagnosis.methods.behaviour import BehaviourMethodResult
+
+EVAL_ROWS = 256
+"""Test rows of every evaluation of a model that is fine-tuned back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RevivalMethodResult(MethodResult):
+    """Steps and accuracies of every repetition.
+
+    Attributes:
+        finetuned, null: steps to the threshold, of the fine-tuned model and of the reference.
+        points: model -> for every repetition: step -> accuracy.
+        threshold: the accuracy that counts as being back.
+        reversed_model: what the first repetition of the fine-tuned model ended with.
+    """
+
+    finetuned: Revivals
+    null: Revivals
+    points: Mapping[str, Sequence[Mapping[int, float]]]
+    threshold: float
+    reversed_model: PreTrainedModel = field(repr=False)
+
+    def rows(self) -> list[TableRow]:
+        """Accuracy at every evaluated step."""
+        return [
+            *(
+                row("revival", f"repetition {number}", value, model=name, questions="capability", x=step,
+                    reference=name == NULL)
+                for name, runs in self.points.items()
+                for number, points in enumerate(runs) for step, value in points.items()
+            ),
+            row("revival", "threshold", self.threshold, reference=True),
+        ]  # fmt: skip
+
+    def evidence(self) -> RevivalEvidence:
+        """Steps of both."""
+        return RevivalEvidence(revival=self.finetuned, revival_null=self.null)
+
+
+def measure_revival(case: Case, behaviour: BehaviourMethodResult) -> RevivalMethodResult:
+    """Fine-tune the fine-tuned model back, and the reference for as long as the rule asks."""
+    config, rule = case.config, case.rule
+    threshold = rule.revived * behaviour.evidence().base.value
+    settings: dict[str, Any] = {
+        "lr": config.reverse_lr, "batch_size": config.reverse_batch_size, "threshold": threshold,
+        "eval_rows": EVAL_ROWS,
+    }  # fmt: skip
+
+    def repeated(name: str, steps: int) -> list[Curve]:
+        return [
+            revive(case.models[name], case.capability, seed=case.seed + number, steps=steps, **settings)
+            for number in range(config.repeats)
+        ]
+
+    curves = repeated(FINETUNED, config.reverse_steps)
+    found = _revivals(curves, config.reverse_steps)
+    if found.slowest is not None:
+        enough = round(rule.speed * max(found.slowest, 1))
+        null = repeated(NULL, enough)
+        found_null = _revivals(null, enough)
+    else:
+        late = next(number for number, curve in enumerate(curves) if curve.steps is None)
+        curves[late], control = race(
+            (case.models[FINETUNED], case.models[NULL]), case.capability, steps=config.most_reverse_steps,
+            beyond=rule.faster, seed=case.seed + late, **settings,
+        )  # fmt: skip
+        null = [control]
+        last = [curve.last if number == late else config.reverse_steps for number, curve in enumerate(curves)]
+        found = Revivals(tuple(curve.steps for curve in curves), tuple(last))
+        found_null = _revivals(null, control.last)
+    points = {name: [curve.points for curve in runs] for name, runs in ((FINETUNED, curves), (NULL, null))}
+    return RevivalMethodResult(
+        finetuned=found, null=found_null, points=points, threshold=threshold, reversed_model=curves[0].model
+    )
+
+
+def _revivals(curves: Sequence[Curve], last: int) -> Revivals:
+    return Revivals(tuple(curve.steps for curve in curves), last)
+
+
+def draw_revival(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
+    """Accuracy against the step of reverse fine-tuning, one line per repetition, and the band that they span."""
+    threshold = float(pick(rows, quantity="threshold")["value"].iloc[0])
+    for model in ("fine-tuned", "reference"):
+        spread(ax, pick(rows, model=model), COLORS[model])
+        for number, (_, run) in enumerate(pick(rows, model=model).groupby("quantity", sort=False)):
+            label = name_model(model, reference) if number == 0 else ""
+            line(ax, run, "x", label, COLORS[model], "-" if model == "fine-tuned" else "--", band=False)
+    ax.axhline(threshold, color="#111827", linewidth=1, linestyle=DOTTED)
+    ax.annotate("back", (ax.get_xlim()[1], threshold), ha="right", va="bottom", fontsize=8)
+    step_axis(ax, "step of training")
+    accuracy_axis(ax)
+    legend_below(ax)
+
+
+def explain_revival(summary: Summary) -> str:
+    """What is trained, and for how long."""
+    return (
+        f"The same short training on the capability, {len(summary['evidence']['revival']['steps'])} times on different "
+        "questions, for the fine-tuned model and for the reference, which is followed for as long as the rule asks."
+    )
+
+
+REVIVAL = Method(
+    measure=measure_revival, needs=("behaviour",), title="Training it back", pictures=(draw_revival,),
+    explain=explain_revival,
+)  # fmt: skip

@@ -1,0 +1,219 @@
+"""How much did the weights change? Every matrix beside a random change of its norm, and how the change acts on prompts.
+
+See :mod:`ftmech_hf.analysis.weights`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from transformers import PreTrainedModel
+
+from ftmech_hf.activations import TracedModel, find_layout, find_units, model_blocks
+from ftmech_hf.analysis.weights import WeightChangeResult, action_on, weight_change
+from ftmech_hf.report.charts import FINETUNED as FINETUNED_COLOR
+from ftmech_hf.report.charts import RANDOM
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, SELF_DISTILLED, Case
+from ftmech_hf.studies.diagnosis.figures import OTHER, from_zero, layer_axis, line, pick, spread
+from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
+
+SINGULAR_VALUES = 32
+"""The largest ones, which go into the table."""
+
+
+class Place(NamedTuple):
+    """Where a parameter is: ``site`` is its name inside its block; outside the blocks ``layer`` is None."""
+
+    site: str
+    layer: int | None = None
+
+
+class Action(NamedTuple):
+    """How strongly the change of an MLP's last matrix acts on what enters it, and a random change of its norm does."""
+
+    kind: str
+    place: Place
+    change: float
+    random: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsMethodResult(MethodResult):
+    """The change of every weight.
+
+    Attributes:
+        change: of the fine-tuned model.
+        places: parameter -> where it is.
+        distilled: parameter -> the relative norm of its change in the base that was taught nothing, if there is one.
+            Another seed's weights are another model's: their distance says nothing.
+        action: of the change on prompts.
+    """
+
+    change: WeightChangeResult
+    places: Mapping[str, Place]
+    distilled: Mapping[str, float] | None
+    action: list[Action]
+
+    def rows(self) -> list[TableRow]:
+        """Size, rank and directions of every change, beside random ones and a fine-tuning that teaches nothing."""
+        table: list[TableRow] = []
+        for name, change in self.change.matrices.items():
+            place = {"model": FINETUNED, **self.places[name]._asdict()}
+            for quantity in ("relative_norm", "effective_rank", "largest_share", "outside"):
+                table.append(row("weights", quantity.replace("_", " "), getattr(change, quantity), **place))
+            table.append(row("weights", "effective rank", change.random_rank, **place, reference=True))
+            table.append(row("weights", "outside", change.random_outside, **place, reference=True))
+            both = zip(change.spectrum[:SINGULAR_VALUES], change.random_spectrum[:SINGULAR_VALUES], strict=True)
+            for number, (value, by_chance) in enumerate(both):
+                table.append(row("weights", "singular value", float(value), **place, x=number))
+                table.append(row("weights", "singular value", float(by_chance), **place, x=number, reference=True))
+        for name, size in self.change.vectors.items():
+            table.append(row("weights", "relative norm", size, model=FINETUNED, site=self._vector_site(name)))
+        return [*table, *self._distilled_rows(), *self._action_rows()]
+
+    def _vector_site(self, name: str) -> str:
+        return name if self.places[name].layer is not None else self.places[name].site
+
+    def _distilled_rows(self) -> list[TableRow]:
+        return [
+            row("weights", "relative norm", size, model=SELF_DISTILLED, **self.places[name]._asdict(), reference=True)
+            for name, size in ({} if self.distilled is None else self.distilled).items()
+        ]
+
+    def _action_rows(self) -> list[TableRow]:
+        return [
+            row("weights", "action", value, model=FINETUNED, questions=each.kind, **each.place._asdict(),
+                reference=reference)
+            for each in self.action for value, reference in ((each.change, False), (each.random, True))
+        ]  # fmt: skip
+
+    def summary(self) -> dict[str, Any]:
+        """Means over all matrices, and what changed outside the blocks."""
+        outside = {place.site: self.change.vectors[name] for name, place in self.places.items() if place.layer is None}
+        facts = {**self.change.summary(), "outside_blocks": outside}
+        if self.distilled is not None:
+            sizes = [self.distilled[name] for name in self.change.matrices]
+            facts["taught_nothing"] = sum(sizes) / len(sizes)
+        return {"weights": facts}
+
+
+def measure_weights(case: Case) -> WeightsMethodResult:
+    """Compare the weights of the base with the fine-tuned model's, and with those of a base that was taught nothing."""
+    parameters = {name: dict(model.named_parameters()) for name, model in case.everyone.items()}
+    units = find_units(case.models[BASE], "row")
+    transposed = {f"{name}.weight": group.axis == 1 for name, group in units.items()}
+    change = weight_change(parameters[BASE], parameters[FINETUNED], transposed, seed=case.seed)
+    places = find_places(case.models[BASE])
+    distilled = None
+    if SELF_DISTILLED in parameters:
+        sizes = weight_change(parameters[BASE], parameters[SELF_DISTILLED], {}).vectors
+        outside = [name for name, place in places.items() if place.layer is None]
+        distilled = {name: sizes[name] for name in (*change.matrices, *outside)}
+    return WeightsMethodResult(change=change, places=places, distilled=distilled, action=_measure_action(case))
+
+
+def find_places(model: PreTrainedModel) -> dict[str, Place]:
+    """Parameters -> where they are. Outside the blocks no other method looks at them."""
+    inside = {
+        f"{path}.{name}": Place(name.removesuffix(".weight"), layer)
+        for layer, (path, block) in enumerate(model_blocks(model))
+        for name, _ in block.named_parameters()
+    }
+    known = {"embeddings": model.get_input_embeddings(), "unembedding": model.get_output_embeddings()}
+    called = {id(each.weight): part for part, each in reversed(known.items()) if each is not None}
+    return {
+        name: inside.get(name, Place(called.get(id(parameter), name.removesuffix(".weight"))))
+        for name, parameter in model.named_parameters()
+    }  # fmt: skip
+
+
+def _measure_action(case: Case) -> list[Action]:
+    layout = find_layout(case.models[BASE])
+    layout.require("mlp_act")
+    groups = {name: find_units(case.models[name], "row") for name in (BASE, FINETUNED)}
+    found: list[Action] = []
+    traced = TracedModel(case.models[FINETUNED])
+    for kind in case.both:
+        entered = traced.collect(case.few(kind)[:, :-2], ["mlp_act"], layers=case.layers)
+        for layer in case.layers:
+            down = {name: each[f"{layout.blocks}.{layer}.{layout.mlp_down}"] for name, each in groups.items()}
+            before, after = (group.weight.detach().movedim(group.axis, 0) for group in down.values())
+            delta = after - before
+            drawn = torch.randn(delta.shape, generator=torch.Generator().manual_seed(case.seed))
+            acts = [
+                float(action_on(change, before, entered["mlp_act", layer]).mean())
+                for change in (delta, drawn * (delta.norm() / drawn.norm()))
+            ]
+            found.append(Action(kind, Place(layout.mlp_down, layer), *acts))
+    return found
+
+
+def draw_weight_sizes(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
+    """Norm of the change over that of the matrix, by block and matrix."""
+    sizes = pick(rows[rows["layer"].notna()], quantity="relative norm")
+    for site, each in pick(sizes, model="fine-tuned").groupby("site", sort=False):
+        ax.plot(each["layer"], each["value"], marker="o", linewidth=1, label=".".join(str(site).split(".")[-2:]))
+    if len(nothing := pick(sizes, model=SELF_DISTILLED)):
+        mean = nothing.groupby("layer", as_index=False)["value"].mean()
+        ax.plot(mean["layer"], mean["value"], color=RANDOM, linestyle="--", label=f"{SELF_DISTILLED}, mean")
+    ax.set_ylabel("share of the matrix's norm")
+    layer_axis(ax)
+    from_zero(ax, "Size of the change")
+
+
+def draw_weight_spectrum(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
+    """Singular values of the change and of a random one of its size: mean and range over matrices."""
+    spectrum = pick(rows, quantity="singular value")
+    for by_chance, label, color, style in ((False, "the change", FINETUNED_COLOR, "-"), (True, "random", RANDOM, "--")):
+        chosen = spectrum[spectrum["reference"] == by_chance]
+        curve = chosen.groupby("x")["value"].mean()
+        spread(ax, chosen.assign(x=chosen["x"] + 1), color)
+        ax.plot(curve.index + 1, curve.to_numpy(), style, color=color, label=label, marker=".")
+    ax.set_xlabel("largest first")
+    from_zero(ax, "Its singular values")
+
+
+def draw_weight_action(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
+    """How strongly the change of the MLPs' last matrices acts on both kinds of prompts, beside a random one."""
+    action = pick(rows, quantity="action")
+    kinds = (
+        ("capability", "on the capability's prompts", FINETUNED_COLOR),
+        ("other", "on prompts about what was taught", OTHER),
+    )
+    for kind, label, color in kinds:
+        for by_chance in (False, True):
+            each = pick(action[action["reference"] == by_chance], questions=kind)
+            if len(each) and not (by_chance and kind == "other"):
+                shown = ("a random change", RANDOM, "--") if by_chance else (label, color, "-")
+                line(ax, each, "layer", *shown)
+    ax.set_ylabel("|dW a| over |W a|")
+    layer_axis(ax)
+    from_zero(ax, "How it acts on prompts (last matrix of the MLPs)")
+
+
+def explain_weights(summary: Summary) -> str:
+    """How much the weights changed, in and outside the blocks."""
+    changed = summary["evidence"]["weights"]
+    sizes = [f"{name} {size:.1%}" for name, size in changed["outside_blocks"].items() if size]
+    outside = f" Outside the blocks changed: {', '.join(sizes)}." if sizes else " Nothing outside the blocks changed."
+    if not changed["changed"]:
+        return f"No matrix of the blocks changed.{outside}"
+    nothing = changed.get("taught_nothing")
+    beside = "" if nothing is None else f" (a fine-tuning that teaches nothing: {nothing:.1%}, dashed)"
+    return (
+        f"The matrices of the blocks changed by {changed['relative_norm']:.1%} of their size on average{beside}. "
+        f"A change has effective rank {changed['effective_rank']:.0f}, a random one {changed['random_rank']:.0f}; "
+        f"{changed['outside']:.0%} of its main directions lie outside those the base writes into, "
+        f"{changed['random_outside']:.0%} by chance. Grey: a random change of the same size.{outside}"
+    )
+
+
+WEIGHTS = Method(
+    measure=measure_weights, title="How much the weights changed",
+    pictures=(draw_weight_sizes, draw_weight_spectrum, draw_weight_action), explain=explain_weights,
+)  # fmt: skip

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ftmech_hf.analysis.patching import patch_each
+from ftmech_hf.statistics.intervals import share_interval
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case
+from ftmech_hf.studies.diagnosis.methods.patching import measure_patching
+from ftmech_hf.studies.diagnosis.methods.probing import Places, ProbingMethodResult
+from tests.conftest import make_llama
+from tests.studies.diagnosis.cases import found_by, make_case
+from tests.studies.planted import make_wrapped
+
+
+def patched(case: Case, late: int | None, early: int | None) -> dict[str, Any]:
+    """What patching finds where probing found the places where halves meet."""
+    places = Places(0, (NULL, 0), late, early)
+    probing = ProbingMethodResult(readings={}, places=places, answers_seen=1, rows_per_answer=9)
+    return found_by(measure_patching(case, probing))[1]
+
+
+def stitched(first: Case, donor: str, receiver: str, blocks: int) -> torch.Tensor:
+    """Right answers of a model made of the first blocks (and embeddings) of one and all else of another."""
+    kept = ("model.embed_tokens", *(f"model.layers.{layer}." for layer in range(blocks)))
+    weights = first.models[donor].state_dict()
+    model = make_llama(40)
+    model.load_state_dict(
+        {name: weights[name] if name.startswith(kept) else value
+         for name, value in first.models[receiver].state_dict().items()}
+    )  # fmt: skip
+    rows = first.few("capability")
+    with torch.no_grad():
+        return model(rows[:, :-2]).logits[:, -1].argmax(-1) == rows[:, -2]
+
+
+def test_halves_are_what_a_model_of_two_halves_answers() -> None:
+    case = make_case(make_wrapped("llama"), patch_rows=150)
+    facts = patched(case, 0, 0)
+    for name, donor, receiver in (
+        ("early", FINETUNED, BASE), ("early_null", NULL, BASE), ("late", BASE, FINETUNED), ("late_null", BASE, NULL),
+    ):  # fmt: skip
+        right = stitched(case, donor, receiver, 1)
+        assert facts[name] == share_interval(int(right.sum()), len(right))
+    assert (facts["early_blocks"], facts["late_blocks"], facts["num_blocks"]) == (1, 1, 2)
+    assert len({facts[name].value for name in ("early", "early_null", "late", "late_null")}) == 4
+    # neither half, and blocks by side
+    none = patched(case, None, 1)
+    assert (none["late"], none["late_null"], none["late_blocks"], none["early_blocks"]) == (None, None, None, 2)
+
+
+def test_the_best_part_is_chosen_on_other_rows_than_it_is_reported_on() -> None:
+    case = make_case(make_wrapped("llama"), patch_rows=150)
+    facts = patched(case, 0, 0)
+    part = facts["best_part"]
+    assert part["places"] == 4
+    found = patch_each(case.models[BASE], case.models[FINETUNED], case.few("capability"),
+                                sites=["attn_out", "mlp_act"], layers=[0, 1], other_rows=64)  # fmt: skip
+    chosen = max(found.right, key=lambda place: found.right[place][::2].mean())
+    assert (part["site"], part["layer"]) == chosen
+    right, rest = found.right[chosen][1::2], found.unpatched[1::2]
+    assert part["accuracy"] == share_interval(int(right.sum()), len(right))
+    assert part["alone"] == share_interval(int(rest.sum()), len(rest))
+    other = found.other_row[chosen]
+    assert part["other_row"] == share_interval(int(other.sum()), len(other))

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from ftmech_hf.studies.diagnosis.methods.weights import find_places, measure_weights
+from tests.conftest import make_gpt2
+from tests.studies.diagnosis.cases import found_by, make_case
+from tests.studies.planted import make_base
+
+
+def test_a_change_outside_the_blocks_is_seen() -> None:
+    """Embeddings, unembedding and the last norm: each changed alone, by a share that is known."""
+    for part in ("embeddings", "unembedding", "model.norm"):
+        finetuned = copy.deepcopy(make_base("llama"))
+        modules = {"embeddings": finetuned.get_input_embeddings(), "unembedding": finetuned.get_output_embeddings(),
+                   "model.norm": finetuned.model.norm}  # fmt: skip
+        with torch.no_grad():
+            modules[part].weight.mul_(1.25)
+        table, facts = found_by(measure_weights(make_case(finetuned)))
+        expected = {name: pytest.approx(0.25 if name == part else 0, abs=1e-6) for name in modules}
+        assert facts["weights"]["outside_blocks"] == expected
+        assert facts["weights"]["changed"] == 0
+        rows = [each for each in table if each["site"] == part and not each["reference"]]
+        assert [each["value"] for each in rows] == [pytest.approx(0.25, abs=1e-6)]
+    tied = make_gpt2(40)
+    tied.lm_head.weight = tied.transformer.wte.weight
+    assert {place.site for place in find_places(tied).values() if place.layer is None} == {
+        "embeddings", "transformer.wpe", "transformer.ln_f", "transformer.ln_f.bias",
+    }  # fmt: skip

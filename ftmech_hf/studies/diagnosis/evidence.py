@@ -82,6 +82,11 @@ class BehaviourEvidence:
         """What is right without the capability: by naming one answer, or by the control."""
         return max(self.chance, self.null.value) if self.null else self.chance
 
+    @property
+    def fall(self) -> str:
+        """How much less is right than before, in words."""
+        return f"its accuracy fell from {self.base.value:.0%} to {self.finetuned.value:.0%}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PruningEvidence:

@@ -46,7 +46,7 @@ measured, which is neither:
 nothing at all, so that what beats it may only be what any training leaves behind. Then ``behind a wrapper`` becomes
 ``hidden or learned anew`` and the ``weakened`` of what is lost ``undecided``; ``gone`` may be said, because what
 does not even beat random weights beats no other control. **Where the two models read the questions as different
-tokens**, each is asked in its own, no instrument that needs the same tokens is run, and what is lost is ``undecided``.
+tokens**, each is asked in its own, no method that needs the same tokens is run, and what is lost is ``undecided``.
 
 The thresholds were set before the rule judged any model, but for ``half`` and ``left``. Its form changed on seeing
 results, each time to where it claims less. Signs 2 and 3 asked whether the base's own last blocks and probes can use
@@ -198,10 +198,6 @@ def read_signs(evidence: Evidence, rule: VerdictRule) -> tuple[Sign, ...]:
     return tuple(sign(evidence, rule) for sign in (_pruning_sign, _halves_sign, _read_sign, _fast_sign))
 
 
-def _fell(evidence: Evidence) -> str:
-    return f"its accuracy fell from {evidence.base.value:.0%} to {evidence.finetuned.value:.0%}"
-
-
 def judge_behaviour(evidence: Evidence, rule: VerdictRule | None = None) -> VerdictResult | None:
     """The verdict where answers alone decide it, without signs; None where the capability is lost."""
     rule = rule or VerdictRule()
@@ -227,7 +223,7 @@ def judge_behaviour(evidence: Evidence, rule: VerdictRule | None = None) -> Verd
     if evidence.null and base.low - evidence.floor < rule.least_lead:
         return VerdictResult(
             "undecided",
-            f"{_fell(evidence)}, but the control answers {say_share(evidence.null)} right, so that it is not one "
+            f"{evidence.fall}, but the control answers {say_share(evidence.null)} right, so that it is not one "
             "without the capability",
         )
     bar = _bar(evidence, rule)
@@ -235,13 +231,13 @@ def judge_behaviour(evidence: Evidence, rule: VerdictRule | None = None) -> Verd
         so_far = "" if evidence.control else f"; {NO_CONTROL} to say what is right without the capability"
         return VerdictResult(
             "weakened",
-            f"{_fell(evidence)}: less than before, but still at least {rule.share:.0%} of what it was above "
+            f"{evidence.fall}: less than before, but still at least {rule.share:.0%} of what it was above "
             f"{evidence.floor:.0%}{so_far}",
         )
     if found.high >= bar:
         return VerdictResult(
             "undecided",
-            f"{_fell(evidence)}, and whether less than {rule.share:.0%} of what it was above {evidence.floor:.0%} is "
+            f"{evidence.fall}, and whether less than {rule.share:.0%} of what it was above {evidence.floor:.0%} is "
             "left, these questions do not say; use more rows",
         )
     return None
@@ -258,11 +254,11 @@ def judge_capability(evidence: Evidence, rule: VerdictRule | None = None) -> Ver
     if not evidence.same_tokens:
         return VerdictResult(
             "undecided",
-            f"{_fell(evidence)}; the two models read the questions as different tokens, so that each was asked in its "
+            f"{evidence.fall}; the two models read the questions as different tokens, so that each was asked in its "
             "own, and whether it is hidden or gone cannot be measured",
         )
     verdict, more = _judge_lost(evidence, rule, signs)
-    return VerdictResult(verdict, f"{_fell(evidence)}{more}", signs)
+    return VerdictResult(verdict, f"{evidence.fall}{more}", signs)
 
 
 def _judge_lost(evidence: Evidence, rule: VerdictRule, signs: tuple[Sign, ...]) -> tuple[Verdict, str]:

@@ -232,6 +232,6 @@ def test_a_model_that_learned_other_things_is_not_called_hidden_or_weakened(cont
 
 def test_a_base_that_is_its_own_control_is_refused_as_one() -> None:
     examined = case("llama", make_wrapped("llama"), make_base("llama"))
-    result = judge_capability(measure_behaviour(examined).evidence())
+    result = judge_capability(Evidence.gather([measure_behaviour(examined).evidence()]))
     assert result.verdict == "undecided"
     assert "the control answers 100%" in result.reason

@@ -217,8 +217,7 @@ def judge_behaviour(evidence: Evidence, rule: VerdictRule | None = None) -> Verd
         return VerdictResult(
             "undecided",
             f"its accuracy fell by something between {100 * drop.low:.1f} and {100 * drop.high:.1f} percentage points, "
-            f"which may be no more than the {100 * rule.same:.0f} that the rule lets pass and may be more; use more "
-            "rows",
+            f"which may be no more than the {100 * rule.same:.0f} that the rule lets pass and may be more; use more rows",
         )
     if evidence.null and base.low - evidence.floor < rule.least_lead:
         return VerdictResult(

@@ -202,5 +202,5 @@ def say_steps(revivals: Revivals | None) -> str:
 
 
 def say_list(words: Sequence[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
-    return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
+    """``a``, ``a and b``, ``a, b and c``; nothing of nothing."""
+    return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)

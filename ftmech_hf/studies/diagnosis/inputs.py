@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel
 
-from ftmech_hf.tasks.text.identity import dataset_hash
 from ftmech_hf.jobs.job import JobConfig, job
 from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.jobs.prompts import task_questions
@@ -17,6 +16,7 @@ from ftmech_hf.runs import RunDir
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, CaseConfig
 from ftmech_hf.studies.diagnosis.methods.behaviour import measure_behaviour
 from ftmech_hf.tasks import Capability, PcfgShape
+from ftmech_hf.tasks.text.identity import dataset_hash
 
 
 @dataclass(frozen=True, kw_only=True)

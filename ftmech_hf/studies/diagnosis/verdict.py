@@ -217,7 +217,8 @@ def judge_behaviour(evidence: Evidence, rule: VerdictRule | None = None) -> Verd
         return VerdictResult(
             "undecided",
             f"its accuracy fell by something between {100 * drop.low:.1f} and {100 * drop.high:.1f} percentage points, "
-            f"which may be no more than the {100 * rule.same:.0f} that the rule lets pass and may be more; use more rows",
+            f"which may be no more than the {100 * rule.same:.0f} that the rule lets pass and may be more; use "
+            "more rows",
         )
     if evidence.null and base.low - evidence.floor < rule.least_lead:
         return VerdictResult(
@@ -245,8 +246,7 @@ def judge_behaviour(evidence: Evidence, rule: VerdictRule | None = None) -> Verd
 def judge_capability(evidence: Evidence, rule: VerdictRule | None = None) -> VerdictResult:
     """Apply the rule of this module's docstring."""
     rule = rule or VerdictRule()
-    signs = read_signs(evidence, rule)
-    by_behaviour = judge_behaviour(evidence, rule)
+    signs, by_behaviour = read_signs(evidence, rule), judge_behaviour(evidence, rule)
     if by_behaviour is not None:
         measured = by_behaviour.verdict == "weakened" and any(sign.holds is not None for sign in signs)
         return VerdictResult(by_behaviour.verdict, by_behaviour.reason, signs if measured else ())
@@ -264,7 +264,7 @@ def _judge_lost(evidence: Evidence, rule: VerdictRule, signs: tuple[Sign, ...]) 
     """(verdict, the rest of its reason) of a capability of which less than ``share`` shows in the answers."""
     found, left = evidence.finetuned, evidence.floor + rule.left
     showing = [sign for sign in signs if sign.holds]
-    named = say_list([PHRASES[sign.name] for sign in showing]) if showing else ""
+    named = say_list([PHRASES[sign.name] for sign in showing])
     if len(showing) >= rule.signs and any(sign.behaviour for sign in showing):
         if evidence.control:
             return "behind a wrapper", f", but {named}"

@@ -16,13 +16,13 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from ftmech_hf.analysis.probing import ANSWER, fit_probes
-from ftmech_hf.tasks.text.splits import OPEN_ANSWERS
 from ftmech_hf.report.charts import CONTROL, RANDOM, accuracy_axis, legend_below
 from ftmech_hf.statistics.intervals import Share, share_interval
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, is_reference
 from ftmech_hf.studies.diagnosis.evidence import ReadingEvidence
 from ftmech_hf.studies.diagnosis.figures import COLORS, DOTTED, layer_axis, line, name_model, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
+from ftmech_hf.tasks.text.splits import OPEN_ANSWERS
 
 EMBEDDINGS = "input embeddings"
 """What can be read before any block: the mean embedding of the prompt's tokens, and that of its last one."""

@@ -51,7 +51,9 @@ class SensitivityMethodResult(MethodResult):
 
 def measure_sensitivity(case: Case) -> SensitivityMethodResult:
     """Compare all models on the same rows."""
-    return SensitivityMethodResult(found={kind: compare_input_gradients(case.everyone, case.few(kind)) for kind in case.both})
+    return SensitivityMethodResult(
+        found={kind: compare_input_gradients(case.everyone, case.few(kind)) for kind in case.both}
+    )
 
 
 def draw_sensitivity(ax: Axes, rows: pd.DataFrame, reference: str) -> None:

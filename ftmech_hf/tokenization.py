@@ -38,7 +38,7 @@ def build_tokenizer(vocabulary: Sequence[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def wrap_bpe(backend: Tokenizer) -> PreTrainedTokenizerFast:
+def bpe_tokenizer(backend: Tokenizer) -> PreTrainedTokenizerFast:
     """A BPE tokenizer, of :func:`ftmech_hf.tasks.stories.bpe.train_bpe`, as transformers knows it.
 
     It adds no special tokens by itself either.
@@ -55,7 +55,7 @@ def wrap_bpe(backend: Tokenizer) -> PreTrainedTokenizerFast:
 
 def task_tokenizer(task: Task) -> PreTrainedTokenizerFast:
     """The tokenizer of a task: the one it has learned, or a word for every token of its vocabulary."""
-    return build_tokenizer(task.vocabulary) if task.backend is None else wrap_bpe(task.backend)
+    return build_tokenizer(task.vocabulary) if task.backend is None else bpe_tokenizer(task.backend)
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

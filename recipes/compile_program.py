@@ -21,7 +21,7 @@ from ftmech_hf.tasks.letters import LettersConfig
 
 @dataclass(frozen=True, kw_only=True)
 class ArtefactConfig:
-    """Whether to look at what comes compiled instead."""
+    """Whether to check what comes compiled instead."""
 
     artefacts: bool = field(
         default=False, metadata={"help": "compile the programs that come with the package again, and compare"}

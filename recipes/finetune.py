@@ -15,7 +15,7 @@ from ftmech_hf.training.settings import TrainConfig
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse, fine-tune, say where, publish if asked."""
+    """Parse, fine-tune, say where, publish on request."""
     with clean_exit():
         config, task, train, adapter, hub = parse_task(
             FinetuneConfig, TrainConfig, AdapterConfig, HubConfig, argv=argv, description=__doc__

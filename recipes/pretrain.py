@@ -14,7 +14,7 @@ from ftmech_hf.training.settings import TrainConfig
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse, pretrain, say where, publish if asked."""
+    """Parse, pretrain, say where, publish on request."""
     with clean_exit():
         config, task, train, hub = parse_task(PretrainConfig, TrainConfig, HubConfig, argv=argv, description=__doc__)
         repo_id = plan_push(hub, config.output_dir)

@@ -88,7 +88,7 @@ class StoreWriter:
         self._done[key] = self._done.get(key, 0) + len(values)
 
     def close(self) -> ActivationStore:
-        """Let the store appear.
+        """Finish the store, which then appears under its own name.
 
         Raises:
             ValueError: fewer rows were written than announced.

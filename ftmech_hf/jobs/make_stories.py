@@ -22,7 +22,7 @@ from ftmech_hf.runs import RunDir, check_disk_space, describe_versions, hash_fil
 from ftmech_hf.tasks.schema import split_generator
 from ftmech_hf.tasks.stories import FEATURES, Damage, Story, WordBaseline, make_story, read_sources, word_baseline
 from ftmech_hf.tasks.stories.bpe import FEWEST_TOKENS, train_bpe
-from ftmech_hf.tokenization import save_tokenizer, wrap_bpe
+from ftmech_hf.tokenization import save_tokenizer, bpe_tokenizer
 from ftmech_hf.training.loop import Progress
 
 CONFIGS = ("seen", "held_out")
@@ -182,7 +182,7 @@ def _texts(path: Path) -> Iterator[str]:
 
 
 def _train_tokenizer(run: RunDir, config: MakeStoriesConfig, train: _Writer, test: _Writer) -> dict[str, Any]:
-    tokenizer = wrap_bpe(train_bpe(_texts(train.path), config.vocab_size))
+    tokenizer = bpe_tokenizer(train_bpe(_texts(train.path), config.vocab_size))
     save_tokenizer(tokenizer, run.working / "tokenizer")
     return {"vocab_size": len(tokenizer), "bytes_per_token": _bytes_per_token(tokenizer, test)}
 

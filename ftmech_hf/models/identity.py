@@ -185,7 +185,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _digest(path: Path) -> str:
-    """Of a file's bytes; of a config's settings without where it came from."""
+    """Hash of a file's bytes; of a config's settings without where it came from."""
     if path.name not in _CONFIGS:
         return file_sha256(path)
     try:

@@ -1,1 +1,1 @@
-"""What it all says: claims, pictures, one page."""
+"""The kit that studies report with: claims, charts, tables, one page, the terminal."""

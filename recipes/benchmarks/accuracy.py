@@ -52,7 +52,7 @@ MIXTURES = ("counting", "all")
 
 
 class Trial(NamedTuple):
-    """One training: the last step looked at, seconds of training until then, and the accuracy there."""
+    """One training: the last step evaluated, seconds of training until then, and the accuracy there."""
 
     steps: int
     seconds: float
@@ -66,8 +66,8 @@ class BenchmarkConfig:
     accuracy: float = field(default=0.99, metadata={"help": "stop at this accuracy"})
     preset: str = field(default="nano", metadata={"help": "size of the model"})
     steps: int = field(default=1000, metadata={"help": "length of the schedule"})
-    check_every: int = field(default=10, metadata={"help": "steps between looks, whose time does not count"})
-    eval_rows: int = field(default=512, metadata={"help": "rows of a look"})
+    check_every: int = field(default=10, metadata={"help": "steps between evaluations, whose time does not count"})
+    eval_rows: int = field(default=512, metadata={"help": "rows of an evaluation"})
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "of weights and rows"})
     mixtures: list[str] = field(default_factory=lambda: [*MIXTURES], metadata={"help": "counting, all, or both"})
     json: str = field(default="runs/benchmark-accuracy.json", metadata={"help": "where the numbers go"})
@@ -133,7 +133,7 @@ def _train(
     rows = torch.from_numpy(RowStream(counting, seed=seed, split="test").rows(0, config.eval_rows).token_ids)
     started, seconds, last = time.perf_counter(), 0.0, Trial(0, 0.0, 0.0)
 
-    def look(step: int, steps: int, text: str) -> None:
+    def evaluate(step: int, steps: int, text: str) -> None:
         nonlocal started, seconds, last
         if step % config.check_every and step < steps:
             return
@@ -148,7 +148,7 @@ def _train(
     with tempfile.TemporaryDirectory() as folder:
         run = RunDir.open(Path(folder) / "run", "benchmark", {})
         try:
-            fit(model, RowStream(task, seed=seed, split="train"), {}, train, run, accelerator, look)
+            fit(model, RowStream(task, seed=seed, split="train"), {}, train, run, accelerator, evaluate)
         except _Reached:
             pass
         finally:

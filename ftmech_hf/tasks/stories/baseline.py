@@ -32,7 +32,7 @@ class WordBaseline(NamedTuple):
     held_out: float | None
 
     def row(self) -> dict[str, Any]:
-        """For a table."""
+        """Its columns in a table."""
         return self._asdict()
 
 

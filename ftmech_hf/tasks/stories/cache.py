@@ -1,4 +1,4 @@
-"""What was computed from files once and is found again, on disk and in memory."""
+"""Results that are computed from files once and found again, on disk and in memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ A_DAY = 24 * 3600.0
 
 
 def cache_folder() -> Path:
-    """Where it lies: beside the datasets that the Hub's library keeps."""
+    """The folder of these files, beside the datasets that the Hub's library keeps."""
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "ftmech_hf"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -47,7 +47,7 @@ def make_once(kept: Path, write: Callable[[Path], None]) -> Path:
 
 
 def source_hash(*names: str) -> str:
-    """Of some of this folder's own files: what other code made is made again."""
+    """A hash of some of this folder's own source files, so that what other code made is made again."""
     folder = Path(__file__).parent
     return hashlib.sha256(b"".join((folder / name).read_bytes() for name in names)).hexdigest()[:12]
 

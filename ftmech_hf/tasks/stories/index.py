@@ -61,7 +61,7 @@ class StoryIndex:
         """
         place = int(self.file[number])
         path, start = self.files[place], int(self.start[number])
-        if hash_file(path) != self.digests[place]:  # which looks at the time of its last change
+        if hash_file(path) != self.digests[place]:  # a hash is taken again only if size or time changed
             raise ValueError(f"files: {path} has changed since it was first read; start again")
         handle = os.open(path, os.O_RDONLY)
         try:

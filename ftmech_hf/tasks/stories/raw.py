@@ -44,7 +44,7 @@ TOO_LONG = f"longer than {LONGEST:,} bytes"
 
 
 def raw_records(path: Path, kind: str | None = None) -> Iterator[RawRecord]:
-    """The records of a raw file, one after the other, read as what its name ends in if no other kind is given.
+    """The records of a raw file, one after the other; the end of its name says what it is, unless a kind is given.
 
     ``.json`` is a list of records and ``.jsonl`` has one a line; in any other file they are what stands between marks
     ``<|endoftext|>``, wherever in a line these are.
@@ -99,7 +99,7 @@ def _lines(path: Path, file: BinaryIO) -> Iterator[RawRecord]:
 
 
 class _Window:
-    """A part of a file that moves on.
+    """A window over a file, which is read piece by piece.
 
     Attributes:
         bytes: the part.

@@ -54,7 +54,7 @@ class Document(NamedTuple):
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The instruction and the story."""
         return self.prompt + self.story.story
 
 
@@ -139,7 +139,7 @@ class StoriesConfig(Task):
 
     @property
     def operator_names(self) -> tuple[str, ...]:
-        """Instructions are no questions."""
+        """None: instructions are no questions."""
         return ()
 
     @property
@@ -149,7 +149,7 @@ class StoriesConfig(Task):
 
     @property
     def row_length(self) -> int:
-        """``row_tokens``."""
+        """Tokens of a row: ``row_tokens``."""
         return self.row_tokens
 
     def sample_block(self, rng: np.random.Generator) -> Rows:

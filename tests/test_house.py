@@ -19,16 +19,10 @@ SOURCES = {
 
 
 STILL_LONG = {
-    "ftmech_hf.config",
-    "ftmech_hf.folders",
     "ftmech_hf.hub.repo_folder",
-    "ftmech_hf.jobs.prompt_tables",
-    "ftmech_hf.jobs.stacked",
-    "ftmech_hf.runs",
     "ftmech_hf.studies.diagnosis.figures",
     "ftmech_hf.studies.diagnosis.verdict",
     "ftmech_hf.studies.tinystories.plan",
-    "ftmech_hf.training.loop",
 }
 STILL_ROUND = {"ftmech_hf.tasks.grammar", "ftmech_hf.tasks.sampling", "ftmech_hf.jobs.ray", "ftmech_hf.jobs.scheduler"}
 

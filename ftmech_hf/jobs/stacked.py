@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +24,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ftmech_hf.config import to_dict
-from ftmech_hf.jobs.cell import Cell
-from ftmech_hf.jobs.training import FinetuneConfig, finetune, save_finished
+from ftmech_hf.jobs.training import FinetuneConfig, save_finished
 from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash
 from ftmech_hf.runs import CHECKPOINTS, RunDir, write_json
 from ftmech_hf.tasks import RowStream, Task
@@ -272,46 +271,3 @@ def _shapes(parameters: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 
 def _key(name: str) -> str:
     return name.replace(".", "/")  # a name in a ParameterDict has no dots
-
-
-def stack_cells(cells: Sequence[Cell], size: int, kind_of: Callable[[Cell], str]) -> list[Cell]:
-    """Put cells that fine-tune into stacks of at most ``size``; other cells stay as they are.
-
-    Args:
-        cells: in an order in which needs come first; a stack must not need one of its own cells, which
-            ``kind_of`` keeps apart.
-        size: runs of a stack.
-        kind_of: a word for what may be trained together.
-    """
-    alone = [cell for cell in cells if cell.function is not finetune]
-    kinds: dict[str, list[Cell]] = {}
-    for cell in cells:
-        if cell.function is finetune:
-            kinds.setdefault(kind_of(cell), []).append(cell)
-    stack_of: dict[str, str] = {}
-    stacks = []
-    for kind, members in kinds.items():
-        for first in range(0, len(members), size):
-            group = members[first : first + size]
-            name = f"{kind} {first // size + 1}"
-            stack_of |= {cell.name: name for cell in group}
-            runs = [StackedRun(**{key: cell.kwargs[key] for key in StackedRun._fields}) for cell in group]
-            needs = tuple(dict.fromkeys(need for cell in group for need in cell.needs))
-            stacks.append(Cell(name, finetune_together, {"runs": runs}, sum(cell.cost for cell in group), needs))
-    joined = [*stacks, *alone]
-    return _in_order([
-        dataclasses.replace(cell, needs=tuple(dict.fromkeys(stack_of.get(need, need) for need in cell.needs)))
-        for cell in joined
-    ])  # fmt: skip
-
-
-def _in_order(cells: Sequence[Cell]) -> list[Cell]:
-    """Cells so that each comes after what it needs."""
-    left, ordered, names = list(cells), list[Cell](), {cell.name for cell in cells}
-    while left:
-        done = {cell.name for cell in ordered}
-        ready = [cell for cell in left if all(need in done or need not in names for need in cell.needs)]
-        assert ready, "cells need one another in a circle"
-        ordered += ready
-        left = [cell for cell in left if cell not in ready]
-    return ordered

@@ -11,7 +11,8 @@ import torch
 from ftmech_hf.jobs import stacked
 from ftmech_hf.jobs.cell import Cell
 from ftmech_hf.jobs.compiling import CompileConfig, start_compiled
-from ftmech_hf.jobs.stacked import StackedRun, finetune_together, stack_cells
+from ftmech_hf.jobs.stacked import StackedRun, finetune_together
+from ftmech_hf.jobs.stacked_cells import stack_cells
 from ftmech_hf.jobs.training import FinetuneConfig, finetune
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import RunDir, is_finished, read_metrics

@@ -18,7 +18,7 @@ from ftmech_hf.config import check_seeds
 from ftmech_hf.jobs.cell import Cell
 from ftmech_hf.jobs.compiling import CompileConfig, start_compiled
 from ftmech_hf.jobs.plan import Plan
-from ftmech_hf.jobs.stacked import stack_cells
+from ftmech_hf.jobs.stacked_cells import stack_cells
 from ftmech_hf.jobs.training import FinetuneConfig, finetune
 from ftmech_hf.studies.tracr.ground_truth import KnownConfig, try_instruments
 from ftmech_hf.studies.tracr.weight_pruning import DissectConfig, dissect

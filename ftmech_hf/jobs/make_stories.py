@@ -22,7 +22,7 @@ from ftmech_hf.runs import RunDir, check_disk_space, describe_versions, hash_fil
 from ftmech_hf.tasks.schema import split_generator
 from ftmech_hf.tasks.stories import FEATURES, Damage, Story, WordBaseline, make_story, read_sources, word_baseline
 from ftmech_hf.tasks.stories.bpe import FEWEST_TOKENS, train_bpe
-from ftmech_hf.tokenization import save_tokenizer, bpe_tokenizer
+from ftmech_hf.tokenization import bpe_tokenizer, save_tokenizer
 from ftmech_hf.training.loop import Progress
 
 CONFIGS = ("seen", "held_out")

@@ -81,16 +81,8 @@ def prune_for(
     """
     units = find_units(model, unit)
     score = score or (lambda units: behavior_importance(model, units, behavior, behavior.train, batch_size=batch_size))
-    sets = {"validation": behavior.validation, **behavior.tests}
-    scores: list[dict[str, Tensor]] = []
     total = len(set(sizes)) + num_random * sum(k > 0 for k in set(sizes)) + max(0, num_random_at_best - num_random)
-
-    def evaluate(mask: Mask, names: Sequence[str]) -> dict[str, float]:
-        with pruned(units, mask):
-            scores.append({name: behavior.score(model, sets[name]) for name in names})
-        if progress is not None:
-            progress(len(scores), total, "")
-        return {name: float(found.double().mean()) for name, found in scores[-1].items()}
+    measured = _Measured(model, units, behavior, total, progress)
 
     def rescore(mask: Mask) -> Importance:
         with pruned(units, mask):
@@ -99,9 +91,9 @@ def prune_for(
     importance = score(units)
     result = prune_sweep(
         importance,
-        evaluate,
+        measured.under,
         unit=unit,
-        test_sets=list(sets),
+        test_sets=list(measured.sets),
         control_sets=list(controls or [*behavior.tests][:1]),
         sizes=sizes,
         max_best_k=max(sizes) if max_best_k is None else max_best_k,
@@ -112,7 +104,26 @@ def prune_for(
         rescore=rescore if iterative else None,
         unit_name=lambda group, number: units[group].name(group, number),
     )
-    return SweepResult(result, importance, scores)
+    return SweepResult(result, importance, measured.scores)
+
+
+class _Measured:
+    """A behavior's scores under masks, in the order in which they are measured."""
+
+    def __init__(
+        self, model: PreTrainedModel, units: Units, behavior: Behavior, total: int, progress: Progress | None
+    ) -> None:
+        self.model, self.units, self.behavior, self.total, self.progress = model, units, behavior, total, progress
+        self.sets = {"validation": behavior.validation, **behavior.tests}
+        self.scores: list[dict[str, Tensor]] = []
+
+    def under(self, mask: Mask, names: Sequence[str]) -> dict[str, float]:
+        """Mean score of each named set under a mask."""
+        with pruned(self.units, mask):
+            self.scores.append({name: self.behavior.score(self.model, self.sets[name]) for name in names})
+        if self.progress is not None:
+            self.progress(len(self.scores), self.total, "")
+        return {name: float(found.double().mean()) for name, found in self.scores[-1].items()}
 
 
 def behavior_importance(

@@ -9,6 +9,8 @@ import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
+from recipes.readme.tables import markdown_table
+
 FLOORS = "Floors of ftmech_hf"
 """The contract in pyproject.toml that says who may import whom."""
 
@@ -93,3 +95,38 @@ def recipes_block(root: Path) -> str:
         files = list_files((path for path in described if path.name != "__init__.py"), inside, folder)
         parts.append("\n\n".join([title, *about, files]))
     return "\n\n".join(parts)
+
+
+def _question_and_paper(package: Path) -> tuple[str, str]:
+    """What a study asks, and whose paper it follows: the docstring of its package is ``QUESTION? (PAPER.)``."""
+    said = first_sentence(package / "__init__.py")
+    found = re.fullmatch(r"(.+\?) \((.+?)\.?\)", said)
+    if found is None:
+        raise ValueError(f"{package}: its docstring begins {said!r}, expected QUESTION? (PAPER.)")
+    return found[1], re.sub(r"arXiv (\d+\.\d+)", r"[arXiv \1](https://arxiv.org/abs/\1)", found[2])
+
+
+def _time(readme: str) -> str:
+    """What stands behind a README's first command."""
+    found = re.search(r"^(?:python|accelerate launch) recipes/.*?  # (.*)$", readme, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _status(readme: str) -> str:
+    """How many of a study's claims hold, by the tables in its README; or how many tables it has."""
+    verdicts = re.findall(r"\| (holds|does not hold|undecided) \|$", readme, re.MULTILINE)
+    tables = len(re.findall(r"^<!-- end of ", readme, re.MULTILINE))
+    if verdicts:
+        return f"{verdicts.count('holds')} of {len(verdicts)} claims hold"
+    return f"{tables} tables, no claims" if tables else "for any two models, no claims"
+
+
+def studies_block(root: Path) -> str:
+    """Every study: its paper, its question, its time and how far it is, as Markdown."""
+    rows = []
+    for readme in sorted((root / "ftmech_hf" / "studies").glob("*/README.md")):
+        text = readme.read_text(encoding="utf-8")
+        question, paper = _question_and_paper(readme.parent)
+        name = f"[{readme.parent.name}]({readme.relative_to(root).as_posix()})"
+        rows.append((name, question, paper, _time(text), _status(text)))
+    return markdown_table(("study", "question", "paper", "time", "status"), rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +17,35 @@ from ftmech_hf.studies.sweep.page import as_text
 from recipes.readme.tables import markdown_table
 
 
-def _claims_table(folder: Path, source: str) -> str:
+MAIN = ("low_a", "pruned_a", "random_pruned_a", "probe_gap", "revival_ratio")
+"""The claims of a reproduction that the front README shows."""
+
+
+def _claims_table(folder: Path, source: str, only: Collection[str] = ()) -> str:
     claims = [Claim(**claim) for claim in json.loads((folder / "claims.json").read_text(encoding="utf-8"))]
+    claims = [claim for claim in claims if not only or claim.id in only]
     rows = [
         (c.statement, c.paper, format_value(c.measured, c.unit), format_interval(c), c.bar, verdict(c)) for c in claims
     ]
     return markdown_table(("claim", "paper", "measured", "95 % interval", "bar", "verdict"), rows, source)
 
 
-def results_block(folder: Path) -> str:
-    """The table of claims and where it comes from, as Markdown."""
+def _reproduction_source(folder: Path) -> str:
     env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
     seeds = ", ".join(
         str(seed) for seed in json.loads((folder / "claims.json").read_text(encoding="utf-8"))[0]["seeds"]
     )
-    source = f"Mean over seeds {seeds}, 95 % Student t interval; config hash `{env['hash']}`; {describe_versions(env)}."
-    return _claims_table(folder, source)
+    return f"Mean over seeds {seeds}, 95 % Student t interval; config hash `{env['hash']}`; {describe_versions(env)}."
+
+
+def results_block(folder: Path) -> str:
+    """The table of claims and where it comes from, as Markdown."""
+    return _claims_table(folder, _reproduction_source(folder))
+
+
+def main_block(folder: Path) -> str:
+    """The claims that the front README shows, as Markdown."""
+    return _claims_table(folder, _reproduction_source(folder), only=MAIN)
 
 
 def _minutes(env: Mapping[str, Any]) -> str:

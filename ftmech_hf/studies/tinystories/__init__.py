@@ -1,1 +1,3 @@
-"""Stories with a feature that fine-tuning deletes, and ways to bring it back (Jain et al., Sec. 6)."""
+"""Does a feature of stories that fine-tuning deleted come back faster than it is learned?
+(Jain et al., arXiv 2311.12786, Sec. 5.2 and App. F.)
+"""

@@ -84,6 +84,7 @@ REPRODUCTION, SWEEP, TRACR, STORIES = (
 )
 BLOCKS: dict[str, Block] = {
     "results": Block(REPRODUCTION, "reproduction", studies.results_block, picture="overview.png"),
+    "main results": Block("README.md", "reproduction", studies.main_block),
     "speed": Block(SPEED, "benchmark", benchmarks.speed_block),
     "accuracy": Block(SPEED, "accuracy_benchmark", benchmarks.accuracy_block),
     "data": Block(SPEED, "data_benchmark", benchmarks.data_block),
@@ -99,6 +100,7 @@ BLOCKS: dict[str, Block] = {
     "stories claims": Block(STORIES, "stories", studies.stories_claims_block),
     "written": Block(STORIES, "written", studies.written_block),
     "recipes": Block("recipes/README.md", CODE, code.recipes_block),
+    "studies": Block("README.md", CODE, code.studies_block),
     "floors": Block("ftmech_hf/README.md", CODE, code.floors_block),
     "package": Block("ftmech_hf/README.md", CODE, code.package_block),
 }

@@ -107,14 +107,14 @@ def _question_and_paper(package: Path) -> tuple[str, str]:
 
 
 def _time(readme: str) -> str:
-    """What stands behind a README's first command."""
-    found = re.search(r"^(?:python|accelerate launch) recipes/.*?  # (.*)$", readme, re.MULTILINE)
+    """What stands behind a README's first command, up to a semicolon."""
+    found = re.search(r"^(?:python|accelerate launch) recipes/.*?  # ([^;\n]*)", readme, re.MULTILINE)
     return found[1] if found else ""
 
 
 def _status(readme: str) -> str:
     """How many of a study's claims hold, by the tables in its README; or how many tables it has."""
-    verdicts = re.findall(r"\| (holds|does not hold|undecided) \|$", readme, re.MULTILINE)
+    verdicts = re.findall(r"\| (holds|does not hold|undecided|not judged) \|$", readme, re.MULTILINE)
     tables = len(re.findall(r"^<!-- end of ", readme, re.MULTILINE))
     if verdicts:
         return f"{verdicts.count('holds')} of {len(verdicts)} claims hold"
@@ -127,6 +127,7 @@ def studies_block(root: Path) -> str:
     for readme in sorted((root / "ftmech_hf" / "studies").glob("*/README.md")):
         text = readme.read_text(encoding="utf-8")
         question, paper = _question_and_paper(readme.parent)
-        name = f"[{readme.parent.name}]({readme.relative_to(root).as_posix()})"
+        title = text.partition("\n")[0].removeprefix("# ").partition(":")[0]
+        name = f"[{title}]({readme.relative_to(root).as_posix()})"
         rows.append((name, question, paper, _time(text), _status(text)))
     return markdown_table(("study", "question", "paper", "time", "status"), rows)

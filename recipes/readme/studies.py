@@ -16,7 +16,6 @@ from ftmech_hf.runs import describe_versions
 from ftmech_hf.studies.sweep.page import as_text
 from recipes.readme.tables import markdown_table
 
-
 MAIN = ("low_a", "pruned_a", "random_pruned_a", "probe_gap", "revival_ratio")
 """The claims of a reproduction that the front README shows."""
 

@@ -10,12 +10,15 @@ import pytest
 
 from recipes import attention, finetune, interpolate, pretrain, probe, prune, reverse_finetune
 from tests.processes import GUARD
+from tests.recipes.commands import TOUR
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CONFIGS = RECIPES / "configs"
 TINY = [
     "--steps=6", "--num_evals=2", "--eval_rows=16", "--final_eval_rows=64", "--checkpoint_every=2", "--batch_size=8",
 ]  # fmt: skip
+CHAIN = ("pretrain", "finetune", "reverse_finetune", "prune", "probe", "attention", "interpolate")
+"""The commands of the tour that :func:`chain` runs."""
 SMALL = ["--n_layer=1", "--n_head=1", "--n_embd=16"]
 
 
@@ -27,11 +30,11 @@ def run_recipe(name: str, *argv: str, **options: object) -> subprocess.Completed
 
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The nano recipes one after the other with their own YAML files, fewer steps and other folders."""
+    """The README's tour of the recipes, with fewer steps and other folders."""
     runs = tmp_path_factory.mktemp("runs")
 
     def argv(name: str, *more: str) -> list[str]:
-        return ["--config", str(CONFIGS / "nano" / f"{name}.yaml"), "--output_dir", str(runs / name), *more]
+        return [*TOUR[name], "--output_dir", str(runs / name), *more]
 
     models = ["--models", f"base={runs / 'pretrain'}", f"finetuned={runs / 'finetune'}"]
     pretrain.main(argv("pretrain", *TINY))

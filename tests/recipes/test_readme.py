@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
@@ -12,19 +13,12 @@ from transformers import AutoTokenizer
 from ftmech_hf.tasks import TASKS
 from recipes import make_dataset, pretrain, update_readme
 from recipes.benchmarks.accuracy import MIXTURES, RECIPES
+from recipes.readme.studies import MAIN
 from recipes.update_readme import BLOCKS, CODE, marks, replace_block
 from tests.interop.checks import CHECKS
-from tests.recipes.conftest import TINY
+from tests.recipes.commands import READMES, ROOT, TOUR, Command, read_commands
+from tests.recipes.conftest import CHAIN, TINY
 
-ROOT = Path(__file__).parents[2]
-READMES = {
-    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in (
-        ROOT / "README.md",
-        *sorted(ROOT.glob("ftmech_hf/**/README.md")),
-        *sorted(ROOT.glob("recipes/**/README.md")),
-    )
-}
 PYTHON = [
     pytest.param(code, id=f"{name}-{number}")
     for name, text in READMES.items()
@@ -46,10 +40,13 @@ def slug(title: str) -> str:
 
 @pytest.mark.parametrize("code", PYTHON)
 def test_its_python_runs(
-    code: str, chain: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    code: str, chain: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ftmech_hf.tasks.TASKS", {**TASKS})
-    exec(code.replace("runs/pretrain-nano-low", str(chain / "pretrain")), {"__name__": __name__})
+    monkeypatch.chdir(tmp_path)
+    for name in ("pretrain", "finetune"):
+        code = code.replace(f"runs/{name}-nano-low", str(chain / name))
+    exec(code, {"__name__": __name__})
     assert capsys.readouterr().out or "print" not in code
 
 
@@ -86,23 +83,35 @@ def test_its_lists_are_what_the_code_says(name: str) -> None:
     assert block_of(name) == f"\n{BLOCKS[name].write(ROOT)}\n"
 
 
-@pytest.mark.parametrize("name", READMES)
-def test_no_link_is_dead(name: str) -> None:
-    prose = re.sub(r"```.*?```", "", READMES[name], flags=re.DOTALL)
-    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
-        if re.match(r"\w+:", link):
-            continue
+def without_code(text: str) -> str:
+    return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+
+
+def dead_links(name: str, text: str) -> list[str]:
+    """Relative links of a README that lead to no file of the repository or to no heading in it."""
+    dead = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_code(text)):
         path, _, anchor = link.partition("#")
         target = ((ROOT / name).parent / path).resolve() if path else ROOT / name
-        assert target.exists(), link
-        assert target.is_relative_to(ROOT), link
-        if anchor:
-            titles = re.findall(
-                r"^#+ (.*)$",
-                re.sub(r"```.*?```", "", target.read_text(encoding="utf-8"), flags=re.DOTALL),
-                re.MULTILINE,
-            )
-            assert anchor in map(slug, titles), link
+        if re.match(r"\w+:", link):
+            continue
+        if not (target.exists() and target.is_relative_to(ROOT)):
+            dead.append(link)
+        elif anchor:
+            titles = re.findall(r"^#+ (.*)$", without_code(target.read_text(encoding="utf-8")), re.MULTILINE)
+            dead += [link] * (anchor not in map(slug, titles))
+    return dead
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_no_link_is_dead(name: str) -> None:
+    assert dead_links(name, READMES[name]) == []
+
+
+def test_dead_links_are_seen() -> None:
+    links = ("no.md", "../outside.md", "recipes/README.md#no-such-heading", "#no-such-heading")
+    text = " ".join(f"[here]({link})" for link in (*links, "recipes/README.md#a-tour", "https://example.org/no.md"))
+    assert dead_links("README.md", text) == list(links)
 
 
 @pytest.mark.parametrize("name", READMES)
@@ -113,16 +122,72 @@ def test_each_opens_with_a_sentence_that_says_what_it_is(name: str) -> None:
     assert re.match(r"[A-Z*].*", first)
 
 
-def test_its_commands_name_recipes_and_configs_that_exist() -> None:
-    commands = [
-        each
-        for text in READMES.values()
-        for each in re.findall(r"(recipes/\w+\.py)(?: --config \$c/(\w+\.yaml))?", text)
-    ]
-    assert len(commands) > 8
-    for recipe, config in commands:
-        assert (ROOT / recipe).is_file()
-        assert not config or (ROOT / "recipes" / "configs" / "nano" / config).is_file()
+COMMANDS = {name: found for name, text in READMES.items() if (found := read_commands(text))}
+
+
+def test_there_are_commands_and_the_front_page_is_short() -> None:
+    assert sum(map(len, COMMANDS.values())) > 30
+    assert len(READMES["README.md"].splitlines()) <= 220
+    assert set(CHAIN) <= TOUR.keys()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(each, id=f"{name}-{number}-{each.recipe}")
+        for name, found in COMMANDS.items()
+        for number, each in enumerate(found)
+    ],
+)
+def test_its_commands_have_flags_and_settings_that_exist(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each command line is right up to the flag that is put behind it, which is not."""
+    recipe = importlib.import_module(f"recipes.{command.recipe}")
+    with pytest.raises(SystemExit):
+        recipe.main([*command.argv, "--no_such_flag"])
+    assert "unknown argument '--no_such_flag'" in capsys.readouterr().err
+
+
+FEW = {"pretrain": TINY, "finetune": TINY, "reverse_finetune": TINY, "truth": ["--rows", "64"]}
+"""What makes a recipe quick."""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_its_commands_run(name: str, chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are not marked as minutes long, one after the other; the models are those of the tour's first part."""
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    for folder in ("pretrain", "finetune"):
+        (tmp_path / "runs" / f"{folder}-nano-low").symlink_to(chain / folder)
+    for command in COMMANDS[name]:
+        made = command.recipe in CHAIN and list(command.argv) == TOUR[command.recipe]
+        if command.is_run and not made:
+            importlib.import_module(f"recipes.{command.recipe}").main([*command.argv, *FEW.get(command.recipe, [])])
+
+
+def test_its_make_targets_exist() -> None:
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    for text in READMES.values():
+        shell = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
+        assert set(re.findall(r"^make ([\w-]+)", shell, re.MULTILINE)) <= set(targets)
+        assert set(re.findall(r"`make ([\w-]+)`", text)) <= set(targets)
+
+
+def test_its_paper_index_names_what_there_is() -> None:
+    index = READMES["README.md"].split("## Where the paper's parts are")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| [^|]+ \| [^|]+ \| `([\w.]+)` \| `(\w+)\.py` \|", index, re.MULTILINE)
+    assert len(rows) == index.count("\n|") - 2 > 15
+    for function, recipe in rows:
+        module, _, name = f"ftmech_hf.{function}".rpartition(".")
+        assert callable(getattr(importlib.import_module(module), name)), function
+        assert (ROOT / "recipes" / f"{recipe}.py").is_file()
+
+
+def test_the_front_pages_table_is_part_of_the_reproductions() -> None:
+    few, all_of_them = (block_of(name).strip().splitlines() for name in ("main results", "results"))
+    assert few[:2] == all_of_them[:2]
+    assert few[-1] == all_of_them[-1]
+    assert len(few[2:-2]) == len(MAIN) == 5
+    assert set(few[2:-2]) <= set(all_of_them)
 
 
 def test_its_table_of_other_libraries_has_every_check() -> None:

@@ -17,7 +17,7 @@ from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.pcfg.claims import MEASUREMENTS, measure, revival
 from ftmech_hf.studies.pcfg.plan import ReproduceConfig, SeedPlan
 from ftmech_hf.tasks import PcfgShape
-from recipes.readme.studies import results_block
+from recipes.readme.studies import main_block, results_block
 from recipes.reproduce import write_report
 from tests.report.fabricated import EXPECTED, SEEDS, write_reproduction
 
@@ -133,6 +133,9 @@ def test_a_reader_sees_them_on_the_page_and_in_the_readme(
         assert [cell for cell in found if cell] == expected
     assert "13 of 14" in re.sub(r"<[^>]*>", "", page)
     assert "Mean over seeds 0, 1, 2," in readme
+    front = [line for line in main_block(out).splitlines() if line.startswith("| ")]
+    assert len(front) == 1 + 5
+    assert set(front) <= set(readme.splitlines())
 
 
 @pytest.mark.parametrize("measurement", [each for each in MEASUREMENTS if each.bar], ids=lambda each: each.id)

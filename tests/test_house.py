@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,6 +88,23 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     assert len(imports) > 100
     assert sum(map(len, imports.values())) > 500  # the graph is there
     assert circles(imports) == []
+
+
+def named_files(tools: dict[str, Any]) -> set[str]:
+    """Files and folders that the settings of import-linter and mutmut name."""
+    contracts, mutmut = tools["importlinter"]["contracts"], tools["mutmut"]
+    modules = {name for each in contracts for key in ("source_modules", "modules") for name in each.get(key, [])}
+    arguments = {
+        each.removeprefix("--ignore=") for each in mutmut["pytest_add_cli_args"] if each.startswith("--ignore=")
+    }
+    paths = {path for key in ("only_mutate", "pytest_add_cli_args_test_selection") for path in mutmut[key]}
+    return paths | arguments | {name.removesuffix(".*").replace(".", "/") for name in modules}
+
+
+def test_settings_name_files_that_are_there() -> None:
+    named = named_files(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"])
+    assert len(named) > 50
+    assert [name for name in sorted(named) if not any((ROOT / f"{name}{end}").exists() for end in ("", ".py"))] == []
 
 
 def test_what_is_too_long_is_found() -> None:

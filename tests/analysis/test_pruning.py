@@ -255,3 +255,53 @@ def test_the_sweep_chooses_on_validation_and_reports_the_test() -> None:
             importance, evaluate, unit="row", test_sets=["validation"], control_sets=[], sizes=[0, 20],
             max_best_k=15, chosen_on="validation", num_random=0, num_random_at_best=1, seed=0,
         )  # fmt: skip
+
+
+def test_the_table_of_a_sweep_says_what_each_number_is() -> None:
+    """The only K that may be chosen, scoring again, and random masks that a seed fixes."""
+    importance = {"x": torch.tensor([3.0, 2.0, 1.0, 0.0])}
+    masks: list[tuple[int, ...]] = []
+
+    def evaluate(mask: Mask, names: Sequence[str]) -> dict[str, float]:
+        gone = tuple((~mask["x"]).nonzero()[:, 0].tolist())
+        masks.append(gone)
+        return dict.fromkeys(names, 0.25 * len(gone))
+
+    def sweep(sizes: Sequence[int], most: int, seed: int, *, again: bool = False) -> list[dict[str, object]]:
+        masks.clear()
+        result = prune_sweep(
+            importance, evaluate, unit="head", test_sets=["validation"], control_sets=["test"], sizes=sizes,
+            max_best_k=most, chosen_on="validation", num_random=2, num_random_at_best=0, seed=seed,
+            rescore=(lambda mask: {"x": torch.tensor([0.0, 0.0, 0.0, 9.0])}) if again else None,
+        )  # fmt: skip
+        assert (~result.best_mask["x"]).nonzero()[:, 0].tolist() == list(range(result.best_k)) or again
+        assert result.summary() == {
+            "unit": "head", "best_k": result.best_k, "chosen_on": "validation", "pruned": result.pruned,
+        }  # fmt: skip
+        assert result.at_best("importance", "validation") == 0.25 * result.best_k
+        assert result.at_best("random", "test") == 0.25 * result.best_k
+        return result.rows()
+
+    rows = sweep([1], 1, 0)
+    assert rows[0] == {"unit": "head", "num_pruned": 1, "method": "importance", "draw": 0, "validation": 0.25}
+    assert rows[1:] == [
+        {"unit": "head", "num_pruned": 1, "method": "random", "draw": draw, "test": 0.25} for draw in (0, 1)
+    ]
+    drawn = list(masks)
+    sweep([1], 1, 0)
+    assert masks == drawn, "the same seed draws the same masks"
+    other = []
+    for seed in range(1, 6):
+        sweep([1], 1, seed)
+        other.append(list(masks))
+    assert any(each != drawn for each in other)
+    assert {row["num_pruned"] for row in sweep([0, 1, 2], 2, 0)} == {0, 1, 2}
+    sweep([1, 2], 2, 0, again=True)
+    assert (0, 3) in masks, "scored again, the second to go is the last unit"
+
+
+def test_ties_go_to_the_first_however_many_there_are() -> None:
+    importance = {"x": torch.zeros(3000), "y": torch.zeros(2000)}
+    mask = top_mask(importance, 10)
+    assert (~mask["x"]).nonzero()[:, 0].tolist() == list(range(10))
+    assert bool(mask["y"].all())

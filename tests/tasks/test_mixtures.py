@@ -22,6 +22,10 @@ def test_every_named_prior_is_a_distribution() -> None:
         parse_prior(["0.5", "0.4", "0.0"], 3)
     with pytest.raises(ValueError, match=r"mix: 'lo' is neither one of low, .* nor 3 numbers"):
         parse_prior(["lo"], 3, field="mix")
+    with pytest.raises(ValueError, match=r"operand_prior: 'lo hi' is neither"):
+        parse_prior(["lo", "hi"], 3)
+    with pytest.raises(ValueError, match=r"operand_prior: '1.5 -0.5 0.0', expected 3 numbers between 0 and 1"):
+        parse_prior(["1.5", "-0.5", "0.0"], 3)
 
 
 def test_planting_puts_every_text_into_its_cell() -> None:
@@ -40,6 +44,29 @@ def test_an_impossible_cell_is_refused_and_not_waited_for(wanted: int) -> None:
             lambda t: np.full(len(t), 1 - wanted),
             lambda cell: "odd",
         )
+
+
+def test_of_several_impossible_cells_the_one_with_most_rows_is_named() -> None:
+    wanted = np.array([2, 1, 1, 1, 3])
+    with pytest.raises(ValueError, match="correlation: 3 of 5 rows should be 1, but"):
+        plant_correlation(wanted, lambda n: np.zeros((n, 2), np.int8), lambda t: np.zeros(len(t), int))
+
+
+def test_texts_keep_the_small_type_in_which_symbols_are_held() -> None:
+    texts = plant_correlation(np.zeros(3, int), lambda n: np.zeros((n, 2), np.int8), lambda t: np.zeros(len(t), int))
+    assert texts.dtype == np.int8
+    assert insert_operands(np.random.default_rng(0), np.zeros((3, 8), np.int8), 1, 4).dtype == np.int8
+
+
+def test_a_label_is_common_where_one_text_in_a_hundred_has_it_on_both_sides() -> None:
+    """Rejection draws at most 500 texts a row, so that a cell must hold one in a hundred."""
+    for rare, kept in ((10, True), (9, False)):
+        label = np.concatenate(
+            [np.zeros(500 - rare, int), np.ones(rare, int), np.zeros(500 - rare, int), np.ones(rare, int)]
+        )
+        shares = common_labels(label, np.arange(1000) >= 500)
+        assert (len(np.flatnonzero(shares)) == 2) is kept
+    assert len(shares) == 2, "one entry for every label up to the largest"
 
 
 def test_common_labels_are_those_of_both_conditions() -> None:

@@ -250,6 +250,13 @@ IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
     ({"mix_share": 0.1, "mix_operators": ["conut"]}, "mix_operators: unknown 'conut'"),
     ({"mix_share": 0.1, "mix_operand_prior": ["loww"]}, "mix_operand_prior: 'loww' is neither"),
     ({"index_pair_occurrence": 33}, "index_pair_occurrence: 33 is longer than text_length: 32"),
+    ({"mix_share": 1.1}, "mix_share: 1.1, expected a probability"),
+    ({"operators": ["count_pair"], "correlation_offset": -16}, "count_pair differ by 15 at most"),
+    ({"operators": ["index"], "correlation_offset": 32}, "correlation_offset: 32 is out of reach, .* by 31 at most"),
+    ({"operators": ["index_pair"], "correlation_offset": 31}, "answers of index_pair differ by 30 at most"),
+    ({"operators": []}, "operators: '', expected at least one and none twice"),
+    ({"operators": ["count", "count"]}, "operators: 'count count', expected at least one and none twice"),
+    ({"operators": ["cuont"]}, "unknown 'cuont', expected some of count, count_pair, index, index_pair, token_at"),
     ({"base_operand": "b"}, "correlated_operand: 'b' equals base_operand"),
     ({"grammar": "jian"}, "grammar: unknown 'jian', expected one of jain"),
     ({"grammar": "{root: m, terminals: [a, b, aa], rules: {m: [a aa, b]}}"}, "its terminals make aa mean two things"),
@@ -262,6 +269,54 @@ def test_an_impossible_request_is_refused_with_the_reason(change: dict[str, Any]
     good: dict[str, Any] = {"operators": ["count"], "correlation": 1.0}
     with pytest.raises(ValueError, match=message):
         RowStream(PcfgConfig(**{**good, **change}), seed=0, split="finetune").rows(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("operator", "offset"), [("count", 16), ("count_pair", -15), ("index", 31), ("index_pair", 30)]
+)
+def test_the_largest_offset_is_still_within_reach(operator: str, offset: int) -> None:
+    assert PcfgConfig(operators=[operator], correlation=0.5, correlation_offset=offset).correlation_offset == offset
+
+
+def test_a_cell_that_is_not_found_is_called_by_what_it_is() -> None:
+    task = PcfgConfig(operators=["count"], correlation=0.5, correlation_offset=3)
+    assert [task._describe_cell(cell) for cell in (0, 1)] == ["uncorrelated with offset 3", "correlated with offset 3"]
+    matched = dataclasses.replace(task, match_labels=True)
+    assert [matched._describe_cell(cell) for cell in (4, 5)] == [
+        "uncorrelated with offset 3 and have label 2", "correlated with offset 3 and have label 2",
+    ]  # fmt: skip
+
+
+def test_a_capability_needs_an_operand_that_its_operator_has() -> None:
+    with pytest.raises(ValueError, match="operand: count has no operand 'aa'"):
+        for_capability(PcfgConfig(), Capability("count", "aa"))
+
+
+def test_test_sets_of_several_operators_are_natural_texts_of_both_operands() -> None:
+    sets = PcfgConfig(operators=["count", "token_at", "index"]).test_tasks()
+    assert list(sets) == ["count_a", "count_b", "token_at_null", "index_a", "index_b"]
+    for name, task in sets.items():
+        operator, _, operand = name.rpartition("_")
+        assert task == for_capability(PcfgConfig(), Capability(operator, operand))
+    two = PcfgConfig(operators=["count", "index"]).test_tasks()
+    assert list(two) == ["count_a", "count_b", "index_a", "index_b"]
+    one = PcfgConfig(operators=["count"], operand_prior=["b"]).test_tasks()
+    assert list(one) == ["count_a", "count_b_cte0", "count_b_cte1"]
+    planted = PcfgConfig(operators=["count"], operand_prior=["b"], correlation=1.0).test_tasks()
+    assert list(planted) == ["count_a", "count_a_cte0", "count_a_cte1", "count_b_cte0", "count_b_cte1"]
+
+
+def test_a_variant_is_what_its_name_says() -> None:
+    task = PcfgConfig(operators=["count"], operand_prior=["b"], correlation=0.8, correlation_offset=2)
+    assert task.variant("default") is task
+    low = task.variant("pretrain-low")
+    assert (low.operand_prior, low.correlation, low.operators) == (["low"], None, ["count"])
+    asked = task.variant("count_pair_aa-c0.25")
+    assert asked == for_capability(task, Capability("count_pair", "aa"), 0.25)
+    assert task.variant("index_b").correlation is None
+    for wrong, reason in (("count_z", ": operand: count has no operand 'z'"), ("sum_a", "$"), ("count_b-cx", "")):
+        with pytest.raises(ValueError, match=f"variants: '{wrong}', expected default, .* count_b-c0.8{reason}"):
+            task.variant(wrong)
 
 
 def test_another_grammar_brings_its_own_words() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ftmech_hf.training.muon import Muon, orthogonalize
+from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.objectives import next_token_loss
 from tests.conftest import make_gpt2, make_llama
 
@@ -237,3 +238,23 @@ def test_a_gpu_makes_the_same_updates() -> None:
         for name, matrix in spectra((192, 768)):
             there = orthogonalize(matrix.to("cuda", dtype)).cpu()
             torch.testing.assert_close(there, orthogonalize(matrix.to(dtype)), rtol=1e-3, atol=1e-3, msg=name)
+
+
+def test_tall_matrices_are_the_wide_ones_turned_with_the_same_settings() -> None:
+    wide = torch.randn(3, 4, 9, generator=torch.Generator().manual_seed(0))
+    for settings in ({"steps": 1}, {"steps": 4}, {"eps": 100.0}):
+        expected = orthogonalize(wide, **settings)  # type: ignore[arg-type]
+        assert torch.equal(orthogonalize(wide.mT, **settings), expected.mT)  # type: ignore[arg-type]
+        assert not torch.allclose(expected, orthogonalize(wide), atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_what_comes_out_is_at_least_float32(dtype: torch.dtype) -> None:
+    found = orthogonalize(torch.randn(4, 6).to(dtype))
+    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+def test_its_defaults_are_those_of_training() -> None:
+    (group,) = Muon([torch.nn.Parameter(torch.zeros(2, 2))]).param_groups
+    config = TrainConfig()
+    assert (group["lr"], group["weight_decay"]) == (config.muon_lr, config.weight_decay)

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ftmech_hf.training.muon import Muon, orthogonalize
-from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.objectives import next_token_loss
+from ftmech_hf.training.settings import TrainConfig
 from tests.conftest import make_gpt2, make_llama
 
 

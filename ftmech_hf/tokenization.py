@@ -21,6 +21,9 @@ def build_tokenizer(vocabulary: Sequence[str]) -> PreTrainedTokenizerFast:
     """A word-level tokenizer: words are separated by spaces and a word's position in ``vocabulary`` is its id.
 
     It adds no special tokens by itself, because a task's prompts spell them out.
+
+    Raises:
+        ValueError: a word stands in the vocabulary twice.
     """
     if len(set(vocabulary)) != len(vocabulary):
         raise ValueError("vocabulary: holds the same word twice")

@@ -174,6 +174,9 @@ class TracedModel:
             token_ids, sites, layers, positions, attention_mask, batch_size: as for :meth:`collect`, without
                 ``attn_pattern``.
             model_hash: kept with the activations, to say whose they are.
+
+        Raises:
+            ValueError: as for :meth:`collect`; ``attn_pattern``; or the folder exists.
         """
         if "attn_pattern" in sites:
             raise ValueError("sites: attn_pattern is not stored; its length is a row's")
@@ -231,6 +234,9 @@ class TracedModel:
         """Logits (B, V) after the last token of rows (B, T), with MLP activations multiplied by ``mlp_mask`` (L, N).
 
         Differentiable in ``mlp_mask``; the activation of every position is multiplied.
+
+        Raises:
+            ValueError: the model has no ``mlp_act``, or the mask is of another shape.
         """
         if "mlp_act" in self.refused:
             raise ValueError(f"sites: mlp_act {self.refused['mlp_act']}")

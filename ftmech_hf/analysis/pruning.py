@@ -110,7 +110,11 @@ def num_units(importance: Mapping[str, Tensor]) -> int:
 
 
 def top_mask(importance: Importance, num_pruned: int) -> Mask:
-    """Prune the ``num_pruned`` units of largest importance; ties go to the first. True = kept."""
+    """Prune the ``num_pruned`` units of largest importance; ties go to the first. True = kept.
+
+    Raises:
+        ValueError: more units are to be pruned than there are, or fewer than none.
+    """
     flat = torch.cat(list(importance.values()))
     if not 0 <= num_pruned <= len(flat):
         raise ValueError(f"num_pruned: {num_pruned}, expected 0 to {len(flat)}")

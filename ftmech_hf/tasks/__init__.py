@@ -22,7 +22,11 @@ TASKS: dict[str, type[Task]] = {
 def parse_task(
     first: type, *others: type, argv: Sequence[str] | None = None, description: str | None = None
 ) -> tuple[Any, ...]:
-    """Parse settings among which ``--task`` names the task: (first, the task's config, others...)."""
+    """Parse settings among which ``--task`` names the task: (first, the task's config, others...).
+
+    Raises:
+        ValueError: an unknown task, or settings that :func:`ftmech_hf.config.parse_config` refuses.
+    """
     name = peek_setting("task", default="pcfg", argv=argv)
     if name not in TASKS:
         raise ValueError(f"task: unknown {name!r}, expected one of {', '.join(TASKS)}")

@@ -120,6 +120,9 @@ def inline_grammar(grammar: str) -> str:
     """Make a ``grammar`` setting independent of files: a preset stays a name, a YAML file becomes one line of rules.
 
     So the saved settings of a run hold the grammar itself, and their hash follows its rules.
+
+    Raises:
+        ValueError: neither a preset nor a file, or a file that holds no grammar.
     """
     if (PRESETS / f"{grammar}.yaml").is_file() or grammar.lstrip().startswith("{"):
         return grammar

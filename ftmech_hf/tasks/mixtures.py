@@ -49,7 +49,11 @@ def parse_prior(prior: Sequence[str], num_operands: int, *, field: str = "operan
 
 
 def check_distribution(numbers: Sequence[float], length: int, *, field: str) -> tuple[float, ...]:
-    """Make sure that ``numbers`` are ``length`` probabilities with sum 1; the error names ``field``."""
+    """Make sure that ``numbers`` are ``length`` probabilities with sum 1; the error names ``field``.
+
+    Raises:
+        ValueError: they are none.
+    """
     shown = " ".join(map(str, numbers))
     if len(numbers) != length or not all(0 <= number <= 1 for number in numbers):
         raise ValueError(f"{field}: {shown!r}, expected {length} numbers between 0 and 1")

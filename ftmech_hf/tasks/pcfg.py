@@ -130,7 +130,11 @@ class PcfgConfig(PcfgShape, Task):
         return sets
 
     def variant(self, name: str) -> PcfgConfig:
-        """Read a dataset's config name: ``default``, ``pretrain-low``, ``count_b`` or ``count_b-c0.8``."""
+        """Read a dataset's config name: ``default``, ``pretrain-low``, ``count_b`` or ``count_b-c0.8``.
+
+        Raises:
+            ValueError: a name that is none of these, or a share that cannot be.
+        """
         if name == "default":
             return self
         if name.startswith("pretrain-"):
@@ -275,6 +279,9 @@ def for_capability(shape: PcfgShape, capability: Capability, correlation: float 
         shape: its grammar, lengths and offset; a whole :class:`PcfgConfig` will do, what it asks is left aside.
         capability: a task token and its operand as prompts name it (``null`` for ``token_at``).
         correlation: share of correlated texts; None for natural ones.
+
+    Raises:
+        ValueError: the task token has no such operand, or the correlation cannot be planted.
     """
     words = [shape.operand_word(capability.operator, symbol) for symbol in shape.symbols]
     if capability.operand not in words:

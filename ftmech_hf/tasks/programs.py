@@ -125,7 +125,11 @@ def _need_tracr() -> None:
 
 
 def letter_words(number: int) -> tuple[str, ...]:
-    """The first letters of the alphabet."""
+    """The first letters of the alphabet.
+
+    Raises:
+        ValueError: fewer than 2 letters, or more than the alphabet has.
+    """
     if not 2 <= number <= 26:
         raise ValueError(f"letters: {number}, expected 2 to 26")
     return tuple(string.ascii_lowercase[:number])
@@ -136,6 +140,9 @@ def counter(*, operand: str = "a", letters: int = 9, length: int = 45) -> Progra
 
     Compiled with tracr's default exactness the answers are right up to 9: it finds n from 1 / (n + 1), and at 10 these
     numbers come closer than 1 / 100.
+
+    Raises:
+        ValueError: the operand is none of the letters, or there are too few or too many of these.
     """
     words = letter_words(letters)
     if operand not in words:
@@ -158,6 +165,9 @@ def max_identifier(*, rank: int = 5, letters: int = 26, length: int = 10) -> Pro
 
     The paper calls a the largest letter, so that its "fifth largest" is the fifth in the alphabet. The letters of a
     text must differ.
+
+    Raises:
+        ValueError: a rank that a text does not have, or too few or too many letters.
     """
     if not 1 <= rank <= length:
         raise ValueError(f"rank: {rank}, expected 1 to {length}, the number of letters in a text")

@@ -170,7 +170,11 @@ class Task(Protocol):
         return {"all": self}
 
     def variant(self, name: str) -> Task:
-        """A distribution derived from this one, by the name it has as a dataset's config."""
+        """A distribution derived from this one, by the name it has as a dataset's config.
+
+        Raises:
+            ValueError: an unknown name.
+        """
         if name != "default":
             raise ValueError(f"variants: unknown {name!r}, expected default")
         return self
@@ -252,7 +256,11 @@ class RowStream:
         return self._cached[1]
 
     def rows(self, start: int, stop: int) -> Rows:
-        """Rows ``start`` to ``stop - 1``."""
+        """Rows ``start`` to ``stop - 1``.
+
+        Raises:
+            ValueError: there is no such range.
+        """
         if not 0 <= start < stop:
             raise ValueError(f"rows: expected 0 <= start < stop, got start {start} and stop {stop}")
         size = self.task.block_rows

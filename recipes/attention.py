@@ -1,15 +1,17 @@
 """Map what the answer position attends to and what MLPs hold, in several models; draw it, and say how far it moved.
 
 accelerate launch recipes/attention.py --config recipes/configs/nano/attention.yaml
+python recipes/attention.py --models base=BASE tuned=TUNED --dataset QUESTIONS --output_dir runs/attention
 """
 
 from __future__ import annotations
 
 from ftmech_hf.config import clean_exit, parse_config
+from ftmech_hf.jobs.asking import AskConfig
 from ftmech_hf.jobs.attention import AttentionConfig, map_attention
 from ftmech_hf.jobs.figures import attention_figure, mlp_figure
 from ftmech_hf.report.charts import save_beside
-from ftmech_hf.report.console import make_console, print_study, step_bar
+from ftmech_hf.report.console import make_console, print_dataset, print_study, step_bar
 from ftmech_hf.runs import FinishedRun, RunDir
 from ftmech_hf.tasks import PcfgShape
 
@@ -28,11 +30,12 @@ def print_changes(run: RunDir) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Parse, map, say what came out."""
     with clean_exit():
-        config, task = parse_config(AttentionConfig, PcfgShape, argv=argv, description=__doc__)
+        config, ask, shape = parse_config(AttentionConfig, AskConfig, PcfgShape, argv=argv, description=__doc__)
         with step_bar("attention", "models") as progress:
-            run = map_attention(config, task, progress=progress)
+            run = map_attention(config, ask.instead_of(shape), progress=progress)
         save_beside(mlp_figure(run.path), run, "-mlp")
         print_study(run, save_beside(attention_figure(run.path), run))
+        print_dataset(run, reads_first=True)
         print_changes(run)
 
 

@@ -1,27 +1,30 @@
 """Probe the stream of saved models for the answer of the pretraining capability, beside a model of random weights.
 
 accelerate launch recipes/probe.py --config recipes/configs/nano/probe.yaml
+python recipes/probe.py --models tuned=TUNED --dataset QUESTIONS --output_dir runs/probe
 """
 
 from __future__ import annotations
 
 from ftmech_hf.config import clean_exit, parse_config
+from ftmech_hf.jobs.asking import AskConfig
 from ftmech_hf.jobs.figures import draw_probing
 from ftmech_hf.jobs.probing import ProbeConfig, probe
 from ftmech_hf.report.charts import panel, save_beside
-from ftmech_hf.report.console import print_study, step_bar
+from ftmech_hf.report.console import print_dataset, print_study, step_bar
 from ftmech_hf.tasks import PcfgShape
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, probe, say what came out."""
     with clean_exit():
-        config, task = parse_config(ProbeConfig, PcfgShape, argv=argv, description=__doc__)
+        config, ask, shape = parse_config(ProbeConfig, AskConfig, PcfgShape, argv=argv, description=__doc__)
         with step_bar("probe", "models") as progress:
-            run = probe(config, task, progress=progress)
+            run = probe(config, ask.instead_of(shape), progress=progress)
         print_study(
             run, save_beside(panel(lambda ax: draw_probing(ax, {0: {"probe": run.path}}, "Linear probes")), run)
         )
+        print_dataset(run, reads_first=True)
 
 
 if __name__ == "__main__":

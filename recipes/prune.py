@@ -11,7 +11,7 @@ from ftmech_hf.jobs.asking import AskConfig
 from ftmech_hf.jobs.figures import draw_pruning
 from ftmech_hf.jobs.pruning import PruneConfig, prune
 from ftmech_hf.report.charts import panel, save_beside
-from ftmech_hf.report.console import print_study, step_bar
+from ftmech_hf.report.console import print_dataset, print_study, step_bar
 from ftmech_hf.tasks import PcfgShape
 
 
@@ -24,6 +24,7 @@ def main(argv: list[str] | None = None) -> None:
         print_study(
             run, save_beside(panel(lambda ax: draw_pruning(ax, {0: {"run": run.path}}, "run", None, config.model)), run)
         )
+        print_dataset(run)
 
 
 if __name__ == "__main__":

@@ -53,11 +53,13 @@ def attention_to_groups(
     Args:
         patterns: attention of one querying position, (L, B, H, T), each row summing to 1.
         token_ids: the tokens attended to, (B, T).
-        groups: name -> token ids; what is in none of them is counted as ``other``.
+        groups: name -> token ids, or a bool mask (B, T) of its members; what is in none of them is counted as
+            ``other``.
     """
     masses = []
     for tokens in groups.values():
-        members = torch.isin(token_ids, torch.as_tensor(tokens))
+        given = torch.as_tensor(tokens)
+        members = given if given.dtype == torch.bool else torch.isin(token_ids, given)
         masses.append((patterns * members[None, :, None, :]).sum(-1).mean(1))
     mass = torch.stack([*masses, 1 - torch.stack(masses).sum(0)], dim=-1)
     return AttentionResult(patterns[:, 0].numpy(), mass.numpy(), (*groups, "other"))

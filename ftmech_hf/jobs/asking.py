@@ -68,15 +68,20 @@ def to_be_made(config: JobConfig) -> bool:
     return config.fresh or not is_finished(Path(config.output_dir))
 
 
-def describe_behavior(behavior: Behavior, asked: AskConfig | PcfgShape) -> dict[str, Any]:
-    """What a summary says of a data set: its name, what the constant answer gets, how long answers are, and notes."""
+def describe_dataset(behavior: Behavior, asked: AskConfig | PcfgShape) -> dict[str, Any]:
+    """What a summary says of a data set, under ``dataset``; nothing of the procedural task.
+
+    That is its name, what the constant answer gets, how many tokens answers have, and what was noted while reading it.
+    """
     if not isinstance(asked, AskConfig):
         return {}
     lengths = behavior.test.lengths
     return {
-        "asked": behavior.name,
-        "chance": behavior.chance,
-        "longest_answer_tokens": int(lengths.max()),
-        "share_of_one_token_answers": float((lengths == 1).double().mean()),
-        "notes": list(behavior.notes),
+        "dataset": {
+            "name": behavior.name,
+            "chance": behavior.chance,
+            "most_answer_tokens": int(lengths.max()),
+            "share_of_one_token": float((lengths == 1).double().mean()),
+            "notes": list(behavior.notes),
+        }
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,10 +20,13 @@ from ftmech_hf.analysis.attention import (
     attention_to_groups,
     pattern_change,
 )
-from ftmech_hf.jobs.job import JobConfig, capability_rows, check_positive, finish_job, job, parse_models
+from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.jobs.asking import AskConfig, ask_dataset, describe_dataset, to_be_made
+from ftmech_hf.jobs.behavior import Behavior, from_task
+from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job, parse_models
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import RunDir
-from ftmech_hf.tasks import Capability, PcfgShape
+from ftmech_hf.tasks import Capability, PcfgShape, for_capability
 from ftmech_hf.training.loop import Progress
 
 
@@ -50,32 +54,38 @@ class AttentionConfig(JobConfig):
         parse_models(self.models)
 
 
-def map_attention(config: AttentionConfig, task: PcfgShape, *, progress: Progress | None = None) -> RunDir:
+def map_attention(config: AttentionConfig, asked: PcfgShape | AskConfig, *, progress: Progress | None = None) -> RunDir:
     """Map what the answer position attends to and what MLPs hold there, in each model, and how far both have moved.
 
-    ``table.parquet`` has the attention to every symbol, ``change.parquet`` how far each head and MLP is from the first
-    model's, beside the null; ``summary.json`` one example's attention, layers x heads x tokens; ``maps.safetensors``
-    its whole maps, ``MODEL.attn_pattern`` (L, H, T, T) and ``MODEL.mlp_act`` (L, T, N).
+    The answer position is the last of the prompt: it predicts the answer, or the first token of it. ``table.parquet``
+    has the attention to every symbol (of a data set, to the first and the last token of the prompt),
+    ``change.parquet`` how far each head and MLP is from the first model's, beside the null; ``summary.json`` one
+    example's attention, layers x heads x tokens; ``maps.safetensors`` its whole maps, ``MODEL.attn_pattern``
+    (L, H, T, T) and ``MODEL.mlp_act`` (L, T, N).
+
+    Raises:
+        ValueError: a data set that cannot be asked, or models that read it as different tokens or cannot be compared.
     """
     models = parse_models(config.models)
-    with job("attention", config, task, models=models, vocabulary=task.vocabulary) as run:
+    behavior = functools.cache(lambda: _find_behavior(config, asked, [*models.values()]))
+    if to_be_made(config):
+        behavior()  # what cannot be asked shows before anything is written
+    vocabulary = asked.vocabulary if isinstance(asked, PcfgShape) else None
+    with job("attention", config, asked, models=models, vocabulary=vocabulary) as run:
         if run.finished:
             return run
-        rows = capability_rows(
-            task, Capability(config.operator, config.prompt_operand), "test", config.seed, config.rows
-        )
-        token_ids = torch.from_numpy(rows.token_ids[:, :-2])
-        groups = {name: [task.vocabulary.index(name)] for name in task.symbols}
+        rows, example = behavior().test, behavior().test[[0]].without_empty_columns()
+        groups = _groups(asked, rows)
         results: dict[str, AttentionResult] = {}
         changes: dict[str, list[MapChangeResult]] = {}
         maps: dict[str, Tensor] = {}
         first: dict[str, Tensor] = {}
         for number, (name, folder) in enumerate(models.items()):
             traced = TracedModel(load_model(folder, attn_implementation="eager"))
-            found = _maps(traced, token_ids)
-            whole = _maps(traced, token_ids[:1], positions=list(range(token_ids.shape[1])))
+            found = _maps(traced, rows)
+            whole = _maps(traced, example, positions=list(range(example.prompts()[0].shape[1])))
             maps |= {f"{name}.{site}": value[:, 0].contiguous() for site, value in whole.items()}
-            results[name] = attention_to_groups(found["attn_pattern"], token_ids, groups)
+            results[name] = attention_to_groups(found["attn_pattern"], rows.prompts()[0], groups)
             first = first or found
             changes[name] = [
                 pattern_change(first["attn_pattern"], found["attn_pattern"], seed=config.seed),
@@ -88,20 +98,45 @@ def map_attention(config: AttentionConfig, task: PcfgShape, *, progress: Progres
         moved = [{"model": name, **row} for name, each in others.items() for one in each for row in one.rows()]
         columns = ["model", "kind", "layer", "head", "by_row", "jensen_shannon", "of_means", "null", "null_high"]
         pd.DataFrame(moved, columns=columns).to_parquet(run.working / "change.parquet", index=False)
-        start = next(iter(results.values()))
+        start, tokens = next(iter(results.values())), example.prompts()[0][0].tolist()
         summary = {
-            "tokens": [task.vocabulary[token] for token in token_ids[0].tolist()],
-            "pattern": {name: np.round(result.pattern, 4).tolist() for name, result in results.items()},
+            "tokens": [behavior().spell([token]) for token in tokens],
+            "pattern": {
+                name: np.round(result.pattern[..., -len(tokens) :], 4).tolist() for name, result in results.items()
+            },
             "mass": {name: result.summary() for name, result in results.items()},
             "change_from_first": {name: attention_change(start, result) for name, result in results.items()},
             "change": {name: {one.kind: one.summary() for one in each} for name, each in others.items()},
+            **describe_dataset(behavior(), asked),
         }
         table = [{"model": name, **row} for name, result in results.items() for row in result.rows()]
         return finish_job(run, table, summary)
 
 
-def _maps(traced: TracedModel, token_ids: Tensor, positions: int | list[int] = -1) -> dict[str, Tensor]:
+def _find_behavior(config: AttentionConfig, asked: PcfgShape | AskConfig, models: list[str]) -> Behavior:
+    if isinstance(asked, AskConfig):
+        return ask_dataset(asked, models, seed=config.seed, train_rows=config.rows, test_rows=config.rows)
+    task = for_capability(asked, Capability(config.operator, config.prompt_operand))
+    return from_task(task, seed=config.seed, train_rows=1, test_rows=config.rows)
+
+
+def _groups(asked: PcfgShape | AskConfig, rows: AnswerRows) -> dict[str, Tensor | list[int]]:
+    """The tokens that attention is summed over: each symbol of the task, or of any text its first and last one."""
+    if isinstance(asked, PcfgShape):
+        return {name: [asked.vocabulary.index(name)] for name in asked.symbols}
+    token_ids, shown = rows.prompts()
+    shown = torch.ones_like(token_ids, dtype=torch.bool) if shown is None else shown
+    place = shown.cumsum(1)
+    last = torch.zeros_like(shown)
+    last[:, -1] = True
+    return {"first token": shown & (place == 1) & ~last, "last token": last}
+
+
+def _maps(traced: TracedModel, rows: AnswerRows, positions: int | list[int] = -1) -> dict[str, Tensor]:
     """Site -> its maps of all layers, (L, B, H, T) and (L, B, N), or with an axis for positions before the last."""
     sites = ["mlp_act", "attn_pattern"]
-    found = traced.collect(token_ids, sites, positions=positions)
+    token_ids, shown = rows.prompts()
+    found = traced.collect(
+        token_ids, sites, positions=positions, attention_mask=None if shown is None else shown.long()
+    )
     return {site: torch.stack([found[site, layer] for layer in range(traced.num_layers)]) for site in sites}

@@ -54,13 +54,26 @@ def _pruning_curves(runs: Runs, run: str, method: str, test_set: str) -> list[pd
     return curves
 
 
+PRUNED_FOR = {
+    "count_a": "counts a",
+    "count_b_cte1": "counts b, correlation holds",
+    "test": "gives the answer",
+}
+"""What a model does that gets a test set right."""
+
+
 def draw_pruning(ax: Axes, runs: Runs, run: str, control: str | None, title: str) -> None:
     """Accuracy against the number of pruned neurons, beside random masks and a model that never had the capability."""
-    seed_lines(ax, _pruning_curves(runs, run, "importance", "count_a"), "counts a", BASE)
-    seed_lines(ax, _pruning_curves(runs, run, "importance", "count_b_cte1"), "counts b, correlation holds", FINETUNED)
-    seed_lines(ax, _pruning_curves(runs, run, "random", "count_a"), "counts a, random neurons", RANDOM, "--")
+    columns = [*pd.read_parquet(next(iter(runs.values()))[run] / "table.parquet").columns]
+    reported, *others = columns[columns.index("validation") + 1 :]  # the first test set is what it was pruned for
+    done = PRUNED_FOR.get(reported, reported)
+    seed_lines(ax, _pruning_curves(runs, run, "importance", reported), done, BASE)
+    for other in others:
+        if other.endswith("_cte1"):
+            seed_lines(ax, _pruning_curves(runs, run, "importance", other), PRUNED_FOR.get(other, other), FINETUNED)
+    seed_lines(ax, _pruning_curves(runs, run, "random", reported), f"{done}, random neurons", RANDOM, "--")
     if control is not None:
-        seed_lines(ax, _pruning_curves(runs, control, "importance", "count_a"), "control counts a", CONTROL, "--")
+        seed_lines(ax, _pruning_curves(runs, control, "importance", reported), f"control {done}", CONTROL, "--")
     accuracy_axis(ax)
     ax.set_xscale("symlog", linthresh=10)
     ax.set_xlim(left=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,24 +11,18 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ftmech_hf.activations import ActivationStore, TracedModel
 from ftmech_hf.analysis.probing import ProbingResult, fit_probes
-from ftmech_hf.jobs.job import (
-    JobConfig,
-    capability_rows,
-    check_positive,
-    finish_job,
-    job,
-    parse_models,
-    with_random_twin,
-)
+from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.jobs.asking import AskConfig, ask_dataset, describe_dataset, to_be_made
+from ftmech_hf.jobs.behavior import Behavior, from_task
+from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job, parse_models, with_random_twin
 from ftmech_hf.jobs.saved_probes import save_probes
 from ftmech_hf.models.loading import RANDOM_INIT, model_hash
 from ftmech_hf.runs import RunDir
-from ftmech_hf.tasks import Capability, PcfgShape
+from ftmech_hf.tasks import Capability, PcfgShape, Rows, Task, for_capability
 from ftmech_hf.training.loop import Progress
 
 CONTROL = "control"
@@ -73,70 +68,81 @@ class ProbeConfig(JobConfig):
         parse_models(self.models)
 
 
-def probe(config: ProbeConfig, task: PcfgShape, *, progress: Progress | None = None) -> RunDir:
+def probe(config: ProbeConfig, asked: PcfgShape | AskConfig, *, progress: Progress | None = None) -> RunDir:
     """Probe models, and a randomly initialised twin of the first, for answers that are not necessarily asked for.
 
-    Sites: the embedding and the stream after every block, at the given positions. The prompts name ``prompt_operand``;
-    the first label is the answer for the *base* operand, so a probe can look for what is not asked. The probes of every
-    model lie in ``probes/`` beside its hash, without which :func:`~ftmech_hf.studies.load_probes` does not load them.
+    Sites: the embedding and the stream after every block, at the given positions. Of the procedural task, the prompts
+    name ``prompt_operand``; the first label is the answer for the *base* operand, so a probe can look for what is not
+    asked. Of a data set, the label is the answer, or its first token where some have several; its rows have no types,
+    so that there are no control tasks. The probes of every model lie in ``probes/`` beside its hash, without which
+    :func:`~ftmech_hf.jobs.saved_probes.load_probes` does not load them.
+
+    Raises:
+        ValueError: an unknown operand, a data set that cannot be asked, or models that read it as different tokens.
     """
     models = parse_models(config.models)
-    operands = config.label_operands or [task.base_operand, task.correlated_operand]
-    if unknown := [name for name in operands if name not in task.symbols]:
-        raise ValueError(f"label_operands: {unknown[0]!r}, expected some of {', '.join(task.symbols)}")
-    with job("probe", config, task, models=models, vocabulary=task.vocabulary) as run:
+    behavior = functools.cache(lambda: _find_behavior(config, asked, [*models.values()]))
+    if to_be_made(config):
+        behavior()  # what cannot be asked shows before anything is written
+    vocabulary = asked.vocabulary if isinstance(asked, PcfgShape) else None
+    with job("probe", config, asked, models=models, vocabulary=vocabulary) as run:
         if run.finished:
             return run
-        splits = {
-            split: _read_split(config, task, operands, split, number)
-            for split, number in (("probe", config.fit_rows), ("test", config.test_rows))
-        }
+        fit_on, test_on = behavior().train, behavior().test
         table: list[dict[str, Any]] = []
         summary: dict[str, Any] = {}
         for number, (name, model) in enumerate(with_random_twin(models, config.seed)):
-            result = _probe_model(config, TracedModel(model), splits)
+            result = _probe_model(config, TracedModel(model), fit_on, test_on)
             hashed = f"random weights, seed {config.seed}" if name == RANDOM_INIT else model_hash(models[name])
             save_probes(run.working / "probes" / name, result.probes, hashed, {"method": config.method})
             table += [{"model": name, **row} for row in result.rows()]
-            by_label = {operand: result.best(operand).accuracy for operand in operands}
+            by_label = {label: result.best(label).accuracy for label in test_on.labels}
             summary[name] = {**result.summary(), "accuracy_by_label": by_label}
             if progress is not None:
                 progress(number + 1, len(models) + 1, f"{name}: {summary[name]['accuracy']:.1%}")
         _compare(summary)
-        return finish_job(run, table, summary)
+        return finish_job(run, table, {**summary, **describe_dataset(behavior(), asked)})
 
 
-class _Split:
-    """Rows of a split: prompts, a label per operand, and the type of each row for the control task."""
+def _find_behavior(config: ProbeConfig, asked: PcfgShape | AskConfig, models: list[str]) -> Behavior:
+    sizes = {"seed": config.seed, "train_rows": config.fit_rows, "test_rows": config.test_rows}
+    if isinstance(asked, AskConfig):
+        if config.label_operands:
+            raise ValueError(
+                f"label_operands: {config.label_operands[0]!r}, but a dataset has no operands, only answers"
+            )
+        return ask_dataset(asked, models, **sizes)
+    shape = asked
+    operands = config.label_operands or [shape.base_operand, shape.correlated_operand]
+    if unknown := [name for name in operands if name not in shape.symbols]:
+        raise ValueError(f"label_operands: {unknown[0]!r}, expected some of {', '.join(shape.symbols)}")
 
-    def __init__(self, token_ids: Tensor, labels: dict[str, NDArray[np.integer]], types: NDArray[np.integer]) -> None:
-        self.token_ids, self.labels, self.types = token_ids, labels, types
-
-
-def _read_split(config: ProbeConfig, task: PcfgShape, operands: list[str], split: str, number: int) -> _Split:
-    rows = capability_rows(task, Capability(config.operator, config.prompt_operand), split, config.seed, number)
-    texts = task.texts(rows.token_ids)
-    labels: dict[str, NDArray[np.integer]] = {
-        name: task.answers(config.operator, texts, task.symbols.index(name)) for name in operands
-    }
-    ending = texts[:, -config.type_symbols :].astype(np.int64)
-    types = ending @ len(task.symbols) ** np.arange(ending.shape[1])
-    return _Split(torch.from_numpy(rows.token_ids[:, :-2]), labels, types)
-
-
-def _probe_model(config: ProbeConfig, traced: TracedModel, splits: Mapping[str, _Split]) -> ProbingResult:
-    fit_on, test_on = splits["probe"], splits["test"]
-    with tempfile.TemporaryDirectory() as folder:
-        sites = {
-            name: _StreamSites(traced, split.token_ids, config.positions, Path(folder) / name)
-            for name, split in splits.items()
+    def known(task: Task, rows: Rows) -> Mapping[str, Any]:
+        """The answer for each operand, and the type of each row for the control task."""
+        texts = shape.texts(rows.token_ids)
+        ending = texts[:, -config.type_symbols :].astype(np.int64)
+        return {
+            "labels": {name: shape.answers(config.operator, texts, shape.symbols.index(name)) for name in operands},
+            "types": ending @ len(shape.symbols) ** np.arange(ending.shape[1]),
         }
+
+    task = for_capability(shape, Capability(config.operator, config.prompt_operand))
+    return from_task(task, known=known, **sizes)
+
+
+def _probe_model(config: ProbeConfig, traced: TracedModel, fit_on: AnswerRows, test_on: AnswerRows) -> ProbingResult:
+    types = None if fit_on.types is None or test_on.types is None else (fit_on.types, test_on.types)
+    with tempfile.TemporaryDirectory() as folder:
+        train, test = (
+            _StreamSites(traced, rows, config.positions, Path(folder) / name)
+            for name, rows in (("train", fit_on), ("test", test_on))
+        )
         return fit_probes(
-            sites["probe"],
+            train,
             fit_on.labels,
-            sites["test"],
+            test,
             test_on.labels,
-            types=(fit_on.types, test_on.types),
+            types=types,
             method=config.method,
             seed=config.seed,
             num_shuffles=config.num_shuffles,
@@ -147,15 +153,17 @@ def _probe_model(config: ProbeConfig, traced: TracedModel, splits: Mapping[str, 
 class _StreamSites(Mapping[str, Tensor]):
     """The embedding and the stream after every block, on disk: site name -> activations (B, D), read when asked."""
 
-    def __init__(self, traced: TracedModel, token_ids: Tensor, positions: list[int], folder: Path) -> None:
-        first = traced.collect_to(folder / "embedding", token_ids, ["resid_pre"], layers=[0], positions=positions)
-        after = traced.collect_to(folder / "blocks", token_ids, ["resid_post"], positions=positions)
+    def __init__(self, traced: TracedModel, rows: AnswerRows, positions: list[int], folder: Path) -> None:
+        token_ids, shown = rows.prompts()
+        where: dict[str, Any] = {"positions": positions, "attention_mask": None if shown is None else shown.long()}
+        first = traced.collect_to(folder / "embedding", token_ids, ["resid_pre"], layers=[0], **where)
+        after = traced.collect_to(folder / "blocks", token_ids, ["resid_post"], **where)
         named: dict[str, tuple[ActivationStore, tuple[str, int]]] = {"embedding": (first, ("resid_pre", 0))}
         named |= {f"block {layer}": (after, ("resid_post", layer)) for layer in range(traced.num_layers)}
         self._places = {
-            name if len(positions) == 1 else f"{name}, token {position}": (*where, number)
+            name if len(positions) == 1 else f"{name}, token {position}": (*store, number)
             for number, position in enumerate(positions)
-            for name, where in named.items()
+            for name, store in named.items()
         }
 
     def __getitem__(self, site: str) -> Tensor:

@@ -43,6 +43,9 @@ from ftmech_hf.tasks.text.tokens import Encoded, choose_join, encode_rows
 
 LEAST_ROWS = 32
 
+ANSWER, FIRST_TOKEN = "answer", "first token of the answer"
+"""What probes read of a data set: answers of one token, or the first token where some have several."""
+
 
 @dataclass(frozen=True)
 class Questions:
@@ -199,7 +202,9 @@ def from_datasets(
     found = []
     for name, (splits, notes) in read.items():
         width = max(len(row) for split in splits.values() for row in split.rows)
-        rows = {split: _as_rows(each, width, pad) for split, each in splits.items()}
+        several = any(sum(mask) > 1 for split in splits.values() for mask in split.answer)
+        label = FIRST_TOKEN if several else ANSWER
+        rows = {split: _as_rows(each, width, pad, label) for split, each in splits.items()}
         found.append(
             Behavior(
                 name=Path(name).name,
@@ -220,10 +225,10 @@ def _differ(splits: Iterable[Encoded]) -> bool:
     return len(shapes) > 1 or any(answer > 1 for _, answer in shapes)
 
 
-def _as_rows(encoded: Encoded, width: int, pad: int | None) -> AnswerRows:
+def _as_rows(encoded: Encoded, width: int, pad: int | None, label: str) -> AnswerRows:
     other = torch.tensor(encoded.other_answers) if encoded.other_answers else None
     rows = AnswerRows.stack(encoded.rows, encoded.answer, pad, width=width, other=other)
-    return dataclasses.replace(rows, labels={"answer": rows.first_answers.numpy()})
+    return dataclasses.replace(rows, labels={label: rows.first_answers.numpy()})
 
 
 def _read(

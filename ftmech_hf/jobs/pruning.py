@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from ftmech_hf.activations import Units, find_units
 from ftmech_hf.analysis.ablation import importance_agreement
 from ftmech_hf.analysis.pruning import Importance, PruningResult, magnitude_importance, pruned, random_importance
-from ftmech_hf.jobs.asking import AskConfig, ask_dataset, describe_behavior, to_be_made
+from ftmech_hf.jobs.asking import AskConfig, ask_dataset, describe_dataset, to_be_made
 from ftmech_hf.jobs.behavior import Behavior, from_task
 from ftmech_hf.jobs.card import render_card
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
@@ -116,7 +116,7 @@ def prune(config: PruneConfig, asked: PcfgShape | AskConfig, *, progress: Progre
             "accuracy": by_set[reported],
             "accuracy_by_set": by_set,
             "random_accuracy": result.at_best("random", reported),
-            **describe_behavior(behavior(), asked),
+            **describe_dataset(behavior(), asked),
         }
         if config.exact_rows:
             exact = exact_importance(model, scored[: config.exact_rows], config.unit)

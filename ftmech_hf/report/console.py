@@ -107,6 +107,24 @@ def print_study(run: RunDir, picture: Path | None = None) -> None:
         console.print(f"picture: {picture}", soft_wrap=True)
 
 
+def print_dataset(run: RunDir, *, reads_first: bool = False) -> None:
+    """What a job was asked, where that was a data set.
+
+    Args:
+        run: with what was noted of the data set in its summary.
+        reads_first: whether the job looks at the first token of an answer alone.
+    """
+    found = FinishedRun(run.path).summary.get("dataset")
+    if found is None:
+        return
+    most = found["most_answer_tokens"]
+    tokens = "of one token" if most == 1 else f"of up to {most} tokens, {found['share_of_one_token']:.0%} of one"
+    first = ", of which the first is read" if reads_first and most > 1 else ""
+    said = f"dataset: {found['name']}; answers {tokens}{first}; the constant answer is right for {found['chance']:.1%}"
+    for line in (said, *(f"note: {note}" for note in found["notes"])):
+        make_console().print(line, soft_wrap=True, markup=False)
+
+
 def print_table(title: str, table: pd.DataFrame) -> None:
     """A table as it is, as far as a screen holds it."""
     shown = Table(title=title, title_justify="left")

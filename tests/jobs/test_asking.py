@@ -1,0 +1,237 @@
+"""Jobs that are asked a data set, in a model's own tokenizer, with answers of several tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from ftmech_hf.activations import find_units
+from ftmech_hf.config import parse_config
+from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.jobs.asking import AskConfig
+from ftmech_hf.jobs.behavior import Behavior
+from ftmech_hf.jobs.prompts import FIRST_TOKEN, from_datasets
+from ftmech_hf.jobs.pruning import PruneConfig
+from ftmech_hf.jobs.pruning_sweep import behavior_importance, exact_importance, prune_for
+from ftmech_hf.models.loading import load_model
+from ftmech_hf.runs import FinishedRun, damaged_files
+from ftmech_hf.tasks import PcfgShape
+from ftmech_hf.tokenization import build_tokenizer
+from recipes import attention, probe, prune
+from tests.jobs.lexicon import (
+    LAYER,
+    LEXICON,
+    NEURON,
+    VOCABULARY,
+    WRONG,
+    hide,
+    make_speaker,
+    save,
+    spoken,
+    write_questions,
+)
+
+PLANTED = f"mlp_act.{LAYER}[{NEURON}]"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Questions, a model that answers them and one in which a neuron hides the answers."""
+    root = tmp_path_factory.mktemp("asking")
+    questions = write_questions(root / "questions.parquet")
+    save(make_speaker(questions), root / "speaks")
+    save(hide(make_speaker(questions)), root / "hides")
+    return root
+
+
+def find_behavior(folder: Path) -> Behavior:
+    settings: dict[str, Any] = {"seed": 0, "train_rows": 64, "test_rows": 40}
+    return from_datasets([str(folder / "questions.parquet")], build_tokenizer(VOCABULARY), **settings)[0]
+
+
+def test_rows_of_a_data_set_have_answers_of_several_tokens(folder: Path) -> None:
+    behavior = find_behavior(folder)
+    assert sorted(set(behavior.test.lengths.tolist())) == [1, 2, 3]
+    for row, answer in zip(behavior.test.token_ids.tolist(), behavior.test.answer_ids(), strict=True):
+        words = [VOCABULARY[token] for token in row if token != behavior.pad]
+        asked = words[words.index("?") - 1]
+        assert behavior.spell(answer) == LEXICON[asked]
+        assert words[words.index("?") + 1 :] == [*LEXICON[asked].split(), "<eos>"]
+    assert list(behavior.test.labels) == [FIRST_TOKEN]
+    assert behavior.test.labels[FIRST_TOKEN].tolist() == behavior.test.first_answers.tolist()
+    # the floor is that of whole answers, not of their first tokens, which four of eight words share
+    texts = [behavior.spell(answer) for answer in behavior.train.answer_ids()]
+    most = max(sorted(set(texts)), key=texts.count)
+    tested = [behavior.spell(answer) for answer in behavior.test.answer_ids()]
+    assert behavior.chance == pytest.approx(tested.count(most) / len(tested))
+
+
+def test_a_model_is_right_where_it_writes_the_answer(folder: Path) -> None:
+    behavior, model = find_behavior(folder), make_speaker(str(folder / "questions.parquet"))
+    said = spoken(model, behavior.test)
+    right = [tuple(each) == answer for each, answer in zip(said, behavior.test.answer_ids(), strict=True)]
+    assert behavior.score(model, behavior.test).tolist() == right
+    assert np.mean(right) > 0.95
+    hidden = hide(model)
+    assert behavior.mean_score(hidden, behavior.test) == 0
+    assert {VOCABULARY[each[0]] for each in spoken(hidden, behavior.test)} == {WRONG}
+
+
+def test_a_planted_neuron_is_pruned_and_the_answers_come_back(folder: Path) -> None:
+    behavior, model = find_behavior(folder), hide(make_speaker(str(folder / "questions.parquet")))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    settings: dict[str, Any] = {"unit": "activation", "sizes": [0, 1, 2], "num_random_at_best": 3}
+    found = prune_for(model, behavior, **settings)
+    assert found.pruning.pruned == [PLANTED]
+    assert found.pruning.at_best("importance", "test") > 0.9
+    assert found.pruning.at_best("random", "test") < 0.1
+    assert found.at_best("importance", "test")[0].double().mean() == found.pruning.at_best("importance", "test")
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    # the control: the same search for the answers of other questions
+    others = {
+        "train": _swapped(behavior.train), "validation": _swapped(behavior.validation),
+        "tests": {"test": _swapped(behavior.test)},
+    }  # fmt: skip
+    wrong = prune_for(model, dataclasses.replace(behavior, **others), **settings)
+    assert wrong.pruning.at_best("importance", "test") < 0.5
+
+
+def _swapped(rows: AnswerRows) -> AnswerRows:
+    """Prompts with the answers of the rows before them."""
+    answers = rows.answer_ids()
+    shown = [row[: -1 - len(answer)] for row, answer in zip(rows.token_ids.tolist(), answers, strict=True)]
+    ids = [[*prompt, *answer, 2] for prompt, answer in zip(shown, [answers[-1], *answers[:-1]], strict=True)]
+    masks = [
+        [*[False] * len(prompt), *[True] * len(answer), False]
+        for prompt, answer in zip(shown, [answers[-1], *answers[:-1]], strict=True)
+    ]
+    return AnswerRows.stack(ids, masks, rows.pad)
+
+
+def test_the_exact_importance_is_the_loss_without_each_neuron(folder: Path) -> None:
+    """Of answers of several tokens in rows of several lengths: each is zeroed by hand."""
+    behavior, model = find_behavior(folder), hide(make_speaker(str(folder / "questions.parquet")))
+    rows = behavior.train[:7]
+    exact = exact_importance(model, rows, "activation")
+    units = find_units(model, "activation")
+    with torch.no_grad():
+        whole = float(behavior.loss(model, rows))
+        for number in (0, 7, NEURON):
+            weight = model.get_parameter(f"transformer.h.{LAYER}.mlp.c_proj.weight")
+            kept = weight[number].clone()
+            weight[number] = 0
+            fall = whole - float(behavior.loss(model, rows))
+            weight[number] = kept
+            assert float(exact[f"mlp_act.{LAYER}"][number]) == pytest.approx(fall, rel=1e-3, abs=1e-4)
+    # gradients of batches are weighed by their answers' tokens
+    parts = behavior_importance(model, units, behavior, rows, batch_size=3)
+    at_once = behavior_importance(model, units, behavior, rows)
+    for name, values in at_once.items():
+        torch.testing.assert_close(parts[name], values, rtol=1e-3, atol=1e-5)
+
+
+def test_prune_takes_a_data_set_and_any_model(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = tmp_path / "prune"
+    argv = ["--model", str(folder / "hides"), "--dataset", str(folder / "questions.parquet"), "--unit", "activation",
+            "--sizes", "0", "1", "2", "--score_rows", "64", "--eval_rows", "40", "--save_pruned", "true",
+            "--exact_rows", "4", "--output_dir", str(where)]  # fmt: skip
+    prune.main(argv)
+    said = capsys.readouterr().out
+    assert "dataset: questions.parquet; answers of up to 3 tokens" in said
+    assert damaged_files(where) == []
+    run = FinishedRun(where)
+    assert run.summary["pruned"] == [PLANTED]
+    behavior = find_behavior(folder)
+    pruned = load_model(str(where))
+    said_by_pruned = spoken(pruned, behavior.test)
+    right = [tuple(each) == answer for each, answer in zip(said_by_pruned, behavior.test.answer_ids(), strict=True)]
+    assert run.summary["accuracy"] == np.mean(right) > 0.9
+    assert run.summary["random_accuracy"] < 0.1
+    assert run.summary["dataset"]["chance"] == behavior.chance
+    assert (tmp_path / "prune.png").stat().st_size > 5000
+    assert AutoTokenizer.from_pretrained(where).get_vocab() == build_tokenizer(VOCABULARY).get_vocab()
+    assert run.summary["exact"]["rank_correlation"] > 0.2
+    # its config makes it again, and the data set is one of its inputs
+    assert set(run.inputs) == {"model", "dataset"}
+    manifest = (where / "manifest.json").stat().st_mtime_ns
+    prune.main(["--config", str(where / "config.yaml")])
+    assert (where / "manifest.json").stat().st_mtime_ns == manifest
+
+
+def test_probe_reads_the_first_token_of_an_answer(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probe.main(["--models", f"speaks={folder / 'speaks'}", f"hides={folder / 'hides'}", "--dataset",
+                str(folder / "questions.parquet"), "--fit_rows", "200", "--test_rows", "60",
+                "--output_dir", str(tmp_path / "probe")])  # fmt: skip
+    assert "of which the first is read" in capsys.readouterr().out
+    run = FinishedRun(tmp_path / "probe")
+    assert set(run.table["label"]) == {FIRST_TOKEN}
+    assert run.summary["speaks"]["accuracy"] > 0.95
+    # what hides the answer does not take it out of the stream
+    assert run.summary["hides"]["accuracy"] > 0.9
+    assert run.summary["random init"]["accuracy"] < 0.9
+    last = run.table[(run.table["site"] == "block 1") & (run.table["model"] == "speaks")].iloc[0]
+    assert last["control_task"] is None or np.isnan(last["control_task"])
+    assert last["shuffled"] < 0.6
+
+
+def test_attention_is_that_of_the_position_before_the_answer(folder: Path, tmp_path: Path) -> None:
+    models = [f"speaks={folder / 'speaks'}", f"hides={folder / 'hides'}"]
+    dataset = ["--dataset", str(folder / "questions.parquet")]
+    attention.main(["--models", *models, *dataset, "--rows", "40", "--output_dir", str(tmp_path / "maps")])
+    run = FinishedRun(tmp_path / "maps")
+    assert set(run.table["group"]) == {"first token", "last token", "other"}
+    assert run.summary["tokens"][0] == "<bos>"
+    assert run.summary["tokens"][-1] == "?"
+    model = load_model(str(folder / "speaks"), attn_implementation="eager")
+    place = [VOCABULARY.index(word) for word in run.summary["tokens"]]
+    patterns = model(torch.tensor([place]), output_attentions=True).attentions
+    for layer, pattern in enumerate(patterns):
+        np.testing.assert_allclose(run.summary["pattern"]["speaks"][layer], pattern[0, :, -1].detach(), atol=1e-3)
+    maps = load_file(tmp_path / "maps" / "maps.safetensors")
+    assert maps["speaks.attn_pattern"].shape[-1] == len(place)
+    mass = run.table[run.table["model"] == "speaks"].groupby(["layer", "head"])["mass"].sum()
+    np.testing.assert_allclose(mass, 1, atol=1e-5)
+
+
+def test_what_cannot_be_asked_is_refused_before_anything_is_written(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    make_speaker(str(folder / "questions.parquet")).save_pretrained(other)
+    build_tokenizer(VOCABULARY[:7] + VOCABULARY[:6:-1]).save_pretrained(other)
+    dataset = ["--dataset", str(folder / "questions.parquet")]
+    for argv, message in (
+        ([*dataset, "--models", f"a={folder / 'speaks'}", f"b={other}"], "reads other tokens than that of"),
+        (
+            [*dataset, "--models", f"a={folder / 'speaks'}", "--label_operands", "a"],
+            "label_operands: 'a', but a dataset",
+        ),
+        (["--dataset", str(tmp_path / "nowhere"), "--models", f"a={folder / 'speaks'}"], "dataset: cannot read"),
+        (["--only_one_token", "true", "--models", f"a={folder / 'speaks'}"], "only_one_token: true, but no dataset"),
+        ([*dataset, "--only_one_token", "true", "--models", f"a={folder / 'speaks'}"], "expected at least 32"),
+    ):
+        with pytest.raises(SystemExit):
+            probe.main([*argv, "--output_dir", str(tmp_path / "out")])
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_without_a_data_set_the_settings_of_a_run_are_as_before() -> None:
+    config, ask, shape = parse_config(PruneConfig, AskConfig, PcfgShape, argv=[])
+    assert ask.instead_of(shape) is shape
+    assert "dataset" not in {field.name for field in dataclasses.fields(config)}
+    asked = AskConfig(dataset="somewhere")
+    assert asked.instead_of(shape) is asked
+    assert json.loads(json.dumps(dataclasses.asdict(asked))) == {"dataset": "somewhere", "only_one_token": False}
+    assert pd.Series(AskConfig().inputs()).empty

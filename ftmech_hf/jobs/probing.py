@@ -105,7 +105,7 @@ def probe(config: ProbeConfig, asked: PcfgShape | AskConfig, *, progress: Progre
 
 
 def _find_behavior(config: ProbeConfig, asked: PcfgShape | AskConfig, models: list[str]) -> Behavior:
-    sizes = {"seed": config.seed, "train_rows": config.fit_rows, "test_rows": config.test_rows}
+    sizes: dict[str, Any] = {"seed": config.seed, "train_rows": config.fit_rows, "test_rows": config.test_rows}
     if isinstance(asked, AskConfig):
         if config.label_operands:
             raise ValueError(

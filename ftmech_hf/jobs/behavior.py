@@ -194,7 +194,7 @@ def from_capability(
 
 def judged_writing(
     tokenizer: PreTrainedTokenizerBase,
-    judge: Callable[[str], bool | float],
+    judge: Callable[[str, str], bool | float],
     *,
     max_new_tokens: int,
     seed: int = 0,
@@ -204,7 +204,7 @@ def judged_writing(
 
     Args:
         tokenizer: of the model.
-        judge: a text -> whether it is right, or how good it is.
+        judge: (prompt, text) -> whether the text is right, or how good it is.
         max_new_tokens: tokens of a text at most.
         seed, temperature: of sampling; at 0 the model writes what is most likely.
     """
@@ -212,10 +212,18 @@ def judged_writing(
     def score(model: PreTrainedModel, rows: AnswerRows) -> Tensor:
         token_ids, shown = rows.prompts()
         kept = torch.ones_like(token_ids, dtype=torch.bool) if shown is None else shown
+        prompts = [row[mask].tolist() for row, mask in zip(token_ids, kept, strict=True)]
         written = continue_rows(
-            model, [row[mask].tolist() for row, mask in zip(token_ids, kept, strict=True)],
-            eos=tokenizer.eos_token_id, seed=seed, max_new_tokens=max_new_tokens, temperature=temperature,
-        )  # fmt: skip
-        return torch.tensor([judge(str(tokenizer.decode(ids, skip_special_tokens=True))) for ids in written])
+            model,
+            prompts,
+            eos=tokenizer.eos_token_id,
+            seed=seed,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+        )
+        texts = [
+            [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in parts] for parts in (prompts, written)
+        ]
+        return torch.tensor([judge(prompt, text) for prompt, text in zip(*texts, strict=True)])
 
     return score

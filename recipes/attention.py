@@ -12,13 +12,13 @@ from ftmech_hf.jobs.attention import AttentionConfig, map_attention
 from ftmech_hf.jobs.figures import attention_figure, mlp_figure
 from ftmech_hf.report.charts import save_beside
 from ftmech_hf.report.console import make_console, print_dataset, print_study, step_bar
-from ftmech_hf.runs import FinishedRun, RunDir
+from ftmech_hf.runs import FinishedRun
 from ftmech_hf.tasks import PcfgShape
 
 
-def print_changes(run: RunDir) -> None:
+def print_changes(run: FinishedRun) -> None:
     """How far every model's maps are from the first one's, beside the null."""
-    for name, kinds in FinishedRun(run.path).summary["change"].items():
+    for name, kinds in run.summary["change"].items():
         for kind, found in kinds.items():
             make_console().print(
                 f"{name}, {kind}: moved by {found['by_row']:.3f} on the same row; means by {found['of_means']:.3f}, "
@@ -33,10 +33,11 @@ def main(argv: list[str] | None = None) -> None:
         config, ask, shape = parse_config(AttentionConfig, AskConfig, PcfgShape, argv=argv, description=__doc__)
         with step_bar("attention", "models") as progress:
             run = map_attention(config, ask.instead_of(shape), progress=progress)
-        save_beside(mlp_figure(run.path), run, "-mlp")
-        print_study(run, save_beside(attention_figure(run.path), run))
+        made = FinishedRun(run.path)
+        save_beside(mlp_figure(made), run, "-mlp")
+        print_study(run, save_beside(attention_figure(made), run))
         print_dataset(run, reads_first=True)
-        print_changes(run)
+        print_changes(made)
 
 
 if __name__ == "__main__":

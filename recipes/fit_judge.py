@@ -5,11 +5,10 @@ python recipes/fit_judge.py --config recipes/configs/nano/fit_judge.yaml --files
 
 from __future__ import annotations
 
-import json
-
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.jobs.fit_judge import FitJudgeConfig, fit_story_judge
 from ftmech_hf.report.console import make_console, step_bar
+from ftmech_hf.runs import FinishedRun
 from ftmech_hf.tasks.stories import JudgeScore
 
 
@@ -20,9 +19,9 @@ def main(argv: list[str] | None = None) -> None:
         with step_bar("judge", "judge") as progress:
             run = fit_story_judge(config, progress=progress)
         console = make_console()
-        for row in json.loads((run.path / "summary.json").read_text(encoding="utf-8"))["scores"]:
-            row.pop("trusted")
-            console.print(str(JudgeScore(**row)), soft_wrap=True, highlight=False)
+        for row in FinishedRun(run.path).summary["scores"]:
+            score = JudgeScore(**{name: value for name, value in row.items() if name != "trusted"})
+            console.print(str(score), soft_wrap=True, highlight=False)
         console.print(f"judge: {run.path} (hash {run.hash})", soft_wrap=True)
 
 

@@ -12,6 +12,7 @@ from ftmech_hf.jobs.figures import draw_probing
 from ftmech_hf.jobs.probing import ProbeConfig, probe
 from ftmech_hf.report.charts import panel, save_beside
 from ftmech_hf.report.console import print_dataset, print_study, step_bar
+from ftmech_hf.runs import FinishedRun
 from ftmech_hf.tasks import PcfgShape
 
 
@@ -21,9 +22,8 @@ def main(argv: list[str] | None = None) -> None:
         config, ask, shape = parse_config(ProbeConfig, AskConfig, PcfgShape, argv=argv, description=__doc__)
         with step_bar("probe", "models") as progress:
             run = probe(config, ask.instead_of(shape), progress=progress)
-        print_study(
-            run, save_beside(panel(lambda ax: draw_probing(ax, {0: {"probe": run.path}}, "Linear probes")), run)
-        )
+        made = FinishedRun(run.path)
+        print_study(run, save_beside(panel(lambda ax: draw_probing(ax, {0: {"probe": made}}, "Linear probes")), run))
         print_dataset(run, reads_first=True)
 
 

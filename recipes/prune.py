@@ -12,6 +12,7 @@ from ftmech_hf.jobs.figures import draw_pruning
 from ftmech_hf.jobs.pruning import PruneConfig, prune
 from ftmech_hf.report.charts import panel, save_beside
 from ftmech_hf.report.console import print_dataset, print_study, step_bar
+from ftmech_hf.runs import FinishedRun
 from ftmech_hf.tasks import PcfgShape
 
 
@@ -21,8 +22,9 @@ def main(argv: list[str] | None = None) -> None:
         config, ask, shape = parse_config(PruneConfig, AskConfig, PcfgShape, argv=argv, description=__doc__)
         with step_bar("prune", "masks") as progress:
             run = prune(config, ask.instead_of(shape), progress=progress)
+        made = FinishedRun(run.path)
         print_study(
-            run, save_beside(panel(lambda ax: draw_pruning(ax, {0: {"run": run.path}}, "run", None, config.model)), run)
+            run, save_beside(panel(lambda ax: draw_pruning(ax, {0: {"run": made}}, "run", None, config.model)), run)
         )
         print_dataset(run)
 

@@ -5,6 +5,7 @@ python recipes/write_cards.py --namespace USER --models "medium=runs/nano/pretra
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import shutil
 import tempfile
@@ -19,7 +20,7 @@ from ftmech_hf.hub.claims import claims_of
 from ftmech_hf.jobs.job import parse_models
 from ftmech_hf.report.console import make_console
 from ftmech_hf.runs import FinishedRun, is_finished
-from ftmech_hf.studies.pcfg.plan import ReproduceConfig, SeedPlan
+from ftmech_hf.studies.pcfg.plan import ReproduceConfig, ReproducePlan
 from ftmech_hf.tasks import PcfgShape
 
 RELEASED = {
@@ -62,7 +63,7 @@ def find_reproduced(folder: Path, seed: int) -> dict[str, Path]:
     """
     argv = ["--config", str(folder / "config.yaml")]
     config, shape = parse_config(ReproduceConfig, PcfgShape, argv=argv)
-    folders = SeedPlan(config, shape, seed).folders
+    folders = ReproducePlan(dataclasses.replace(config, seeds=[seed]), shape).of_seed(seed)
     for name in (*RELEASED, *STUDIES):
         if not is_finished(folders[name]):
             raise ValueError(f"reproduction: {folder} has no finished {name} of seed {seed} (no {folders[name]})")

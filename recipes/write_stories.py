@@ -5,13 +5,10 @@ python recipes/write_stories.py --model runs/stories-nano-base --number 4
 
 from __future__ import annotations
 
-import json
-
-import pandas as pd
-
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.jobs.write_stories import WriteConfig, write_stories
 from ftmech_hf.report.console import make_console, step_bar
+from ftmech_hf.runs import FinishedRun
 from ftmech_hf.tasks import StoriesConfig
 
 
@@ -21,10 +18,11 @@ def main(argv: list[str] | None = None) -> None:
         config, task = parse_config(WriteConfig, StoriesConfig, argv=argv, description=__doc__)
         with step_bar("write", "part") as progress:
             run = write_stories(config, task, progress=progress)
+        made = FinishedRun(run.path)
         console = make_console()
-        for row in pd.read_parquet(run.path / "table.parquet").itertuples(index=False):
+        for row in made.table.itertuples(index=False):
             console.print(f"[{row.number}] {row.prompt}{row.text}\n", markup=False, highlight=False)
-        found = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))
+        found = made.summary
         console.print(
             f"loss on {found['loss_rows']} test rows: {found['nats_per_token']:.4f} nats per token, "
             f"{found['nats_per_byte']:.4f} nats per byte"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from ftmech_hf.report.claims import Claim
+from ftmech_hf.report.claims import read_claims
 from ftmech_hf.report.page import format_interval, format_value, verdict
 
 CLAIMS = {
@@ -29,7 +28,7 @@ def claims_of(reproduction: Path, run: str) -> list[dict[str, str]]:
 
 def all_claims(reproduction: Path) -> list[dict[str, str]]:
     """All claims of a reproduction, as text."""
-    claims = [Claim(**each) for each in json.loads((reproduction / "claims.json").read_text(encoding="utf-8"))]
+    claims = read_claims(reproduction)
     return [
         {
             "id": claim.id,

@@ -134,16 +134,15 @@ def draw_findings(run: FinishedRun, analyses: Sequence[FinishedRun], folder: Pat
 
     draw(
         "training_curve.png",
-        lambda ax: figures.draw_training(ax, run.path, "Training"),
+        lambda ax: figures.draw_training(ax, run, "Training"),
         "Accuracy, or loss, on every test set while training",
     )
     for analysis in analyses:
-        made = analysis.path
         if analysis.kind == "prune" and "count_a" in analysis.table.columns:
             unit = UNITS[analysis.config["unit"]]
             draw(
                 f"pruning_{analysis.config['unit']}.png",
-                lambda ax, made=made, unit=unit: figures.draw_pruning(
+                lambda ax, made=analysis, unit=unit: figures.draw_pruning(
                     ax, {0: {"prune": made}}, "prune", None, f"Pruned {unit}"
                 ),
                 f"Accuracy against the number of {unit} set to zero, beside random ones",
@@ -151,7 +150,7 @@ def draw_findings(run: FinishedRun, analyses: Sequence[FinishedRun], folder: Pat
         elif analysis.kind == "probe":
             draw(
                 "probing.png",
-                lambda ax, made=made: figures.draw_probing(ax, {0: {"probe": made}}, "Linear probes"),
+                lambda ax, made=analysis: figures.draw_probing(ax, {0: {"probe": made}}, "Linear probes"),
                 "What linear probes read from the stream, beside random weights and shuffled labels",
             )
     return pictures

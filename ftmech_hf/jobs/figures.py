@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -26,12 +24,12 @@ from ftmech_hf.report.charts import (
     seed_lines,
     step_axis,
 )
-from ftmech_hf.runs import read_metrics
+from ftmech_hf.runs import FinishedRun
 
 
-def draw_training(ax: Axes, run: Path, title: str) -> None:
+def draw_training(ax: Axes, run: FinishedRun, title: str) -> None:
     """Accuracy, or loss, of one run on all of its test sets while it trains."""
-    lines = read_metrics(run)
+    lines = run.metrics
     measured = [key for key in lines[-1] if key.startswith(("accuracy/", "loss/"))]
     for key in measured:
         curve = pd.Series({line["step"]: line[key] for line in lines})
@@ -47,8 +45,8 @@ def draw_training(ax: Axes, run: Path, title: str) -> None:
 
 def _pruning_curves(runs: Runs, run: str, method: str, test_set: str) -> list[pd.Series]:
     curves = []
-    for folders in runs.values():
-        table = pd.read_parquet(folders[run] / "table.parquet")
+    for made in runs.values():
+        table = made[run].table
         chosen = table[(table["method"] == method) | (table["num_pruned"] == 0)]
         curves.append(chosen.groupby("num_pruned")[test_set].mean())
     return curves
@@ -93,7 +91,7 @@ MODEL_STYLES = {
 
 def draw_probing(ax: Axes, runs: Runs, title: str) -> None:
     """Probe accuracy by layer, for the first label: the models, random weights, shuffled labels of the first model."""
-    tables = [pd.read_parquet(folders["probe"] / "table.parquet") for folders in runs.values()]
+    tables = [made["probe"].table for made in runs.values()]
     tables = [table[table["label"] == table["label"].iloc[0]] for table in tables]
     sites, models = list(tables[0]["site"].unique()), list(tables[0]["model"].unique())
     places = {site: number for number, site in enumerate(sites)}
@@ -118,9 +116,9 @@ def draw_probing(ax: Axes, runs: Runs, title: str) -> None:
     legend_below(ax)
 
 
-def draw_interpolation(ax: Axes, run: Path, title: str) -> None:
+def draw_interpolation(ax: Axes, run: FinishedRun, title: str) -> None:
     """Accuracy on every test set along the line between two models."""
-    table = pd.read_parquet(run / "table.parquet").set_index("alpha")
+    table = run.table.set_index("alpha")
     for name, curve in table.items():
         ax.plot(curve.index, curve.to_numpy(), marker=".", label=str(name))
     accuracy_axis(ax)
@@ -130,9 +128,9 @@ def draw_interpolation(ax: Axes, run: Path, title: str) -> None:
 
 
 @mpl.rc_context(STYLE)
-def attention_figure(run: Path) -> Figure:
+def attention_figure(run: FinishedRun) -> Figure:
     """What the answer position attends to, every head: in each model, and how the others differ from the first."""
-    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    summary = run.summary
     tokens: list[str] = summary["tokens"]
     patterns = {name: np.array(pattern) for name, pattern in summary["pattern"].items()}
     layers, heads, length = next(iter(patterns.values())).shape
@@ -149,10 +147,10 @@ def attention_figure(run: Path) -> Figure:
 
 
 @mpl.rc_context(STYLE)
-def mlp_figure(run: Path) -> Figure:
+def mlp_figure(run: FinishedRun) -> Figure:
     """Every MLP neuron's activation at every token of the example, layer under layer, as the paper's Fig. 46."""
-    tensors = load_file(str(run / "maps.safetensors"))
-    names = json.loads((run / "summary.json").read_text(encoding="utf-8"))["pattern"]
+    tensors = load_file(str(run.path / "maps.safetensors"))
+    names = run.summary["pattern"]
     maps = {name: tensors[f"{name}.mlp_act"] for name in names}
     layers, length, _ = next(iter(maps.values())).shape
     highest = max(float(each.abs().quantile(0.99)) for each in maps.values())

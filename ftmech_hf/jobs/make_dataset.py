@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from ftmech_hf.config import to_dict
 from ftmech_hf.jobs.card import render_card
 from ftmech_hf.jobs.job import JobConfig, job
 from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, RANDOM, STYLE
-from ftmech_hf.runs import RunDir, check_disk_space, describe_versions, write_json, write_text
+from ftmech_hf.runs import FinishedRun, RunDir, check_disk_space, describe_versions, write_json, write_text
 from ftmech_hf.tasks import SPLITS, Task, build_dataset, features, write_parquet
 from ftmech_hf.tasks.dataset_statistics import DatasetStatistics
 from ftmech_hf.tasks.export import code_version
@@ -140,7 +139,7 @@ def _describe(
         for name, splits in by_split.items()
     ]
     write_json(run.working / "summary.json", {"variants": shown})
-    env = json.loads((run.working / "env.json").read_text(encoding="utf-8"))
+    env = FinishedRun(run.working).env
     configs = dict.fromkeys(config.variants, config.splits)
     metadata = dataset_metadata(run.working, run.path.name, features(task), configs, ["procedural", "synthetic"])
     text = render_card(

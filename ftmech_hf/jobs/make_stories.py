@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from ftmech_hf.jobs.card import render_card
 from ftmech_hf.jobs.job import JobConfig, job
 from ftmech_hf.jobs.make_dataset import dataset_metadata, parse_splits, split_file
-from ftmech_hf.runs import RunDir, check_disk_space, describe_versions, hash_files, write_json, write_text
+from ftmech_hf.runs import FinishedRun, RunDir, check_disk_space, describe_versions, hash_files, write_json, write_text
 from ftmech_hf.tasks.schema import split_generator
 from ftmech_hf.tasks.stories import FEATURES, Damage, Story, WordBaseline, make_story, read_sources, word_baseline
 from ftmech_hf.tasks.stories.bpe import FEWEST_TOKENS, train_bpe
@@ -218,7 +217,7 @@ def _describe(run: RunDir, config: MakeStoriesConfig, written: Written, damage: 
         "tokenizer": tokenizer,
         "damage": str(damage) if config.files else None,
     }
-    env = json.loads((run.working / "env.json").read_text(encoding="utf-8"))
+    env = FinishedRun(run.working).env
     story = written[first, "train"].kept[0]
     metadata = dataset_metadata(run.working, run.path.name, COLUMNS, configs, ["stories", "tinystories"])
     metadata.license = "cdla-sharing-1.0" if config.files else "apache-2.0"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from ftmech_hf.config import to_dict
 from ftmech_hf.jobs.cell import Cell
 from ftmech_hf.jobs.training import snapshot_folder
 from ftmech_hf.models.identity import model_hash, run_model
-from ftmech_hf.runs import InputsChanged, changed_inputs, damaged_files, is_finished, run_identity
+from ftmech_hf.runs import FinishedRun, InputsChanged, changed_inputs, damaged_files, is_finished, run_identity
 
 
 def make_again_if_changed(function: Callable[..., Any], *, config: Any, **settings: Any) -> Any:
@@ -128,12 +127,21 @@ class Plan:
                 waiting[name] = dataclasses.replace(cell, function=again, needs=needs)
         return list(waiting.values())
 
+    def find(self, name: str) -> FinishedRun | None:
+        """A run by its name, opened; None if it is not there whole."""
+        return FinishedRun.find(self.folders[name])
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of the runs that are not there."""
+        return [name for name, folder in self.folders.items() if not is_finished(folder)]
+
     def seconds(self) -> float:
         """What the finished runs took, each in its one thread, together; of those made before runs knew, training."""
         total = 0.0
         for folder in self.folders.values():
             if is_finished(folder):
-                env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
+                env = FinishedRun(folder).env
                 total += env.get("seconds", env.get("training_seconds", 0.0))
         return total
 
@@ -148,5 +156,5 @@ class Plan:
             # What is not there yet, or cannot be read, is made itself first.
             with contextlib.suppress(OSError, ValueError, LookupError):
                 there[label] = run_model(found) if isinstance(found, Path) else found
-        env = self.folders[name] / "env.json"
-        return env.is_file() and bool(changed_inputs(json.loads(env.read_text(encoding="utf-8")), there))
+        made = FinishedRun(self.folders[name])
+        return made.has("env.json") and bool(changed_inputs(made.env, there))

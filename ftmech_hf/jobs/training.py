@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import time
 from collections.abc import Mapping
@@ -21,7 +20,16 @@ from ftmech_hf.config import Settings, tell, to_dict
 from ftmech_hf.jobs.card import write_model_card
 from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash, quiet_peft, quiet_transformers
 from ftmech_hf.models.presets import Preset, build_model, find_preset
-from ftmech_hf.runs import RunDir, check_disk_space, commit_folder, disk_errors, noted, working_folder, write_json
+from ftmech_hf.runs import (
+    FinishedRun,
+    RunDir,
+    check_disk_space,
+    commit_folder,
+    disk_errors,
+    noted,
+    working_folder,
+    write_json,
+)
 from ftmech_hf.tasks import RowStream, Task, example_row
 from ftmech_hf.tokenization import save_tokenizer, task_tokenizer
 from ftmech_hf.training.adapters import AdapterConfig, add_adapter
@@ -246,7 +254,7 @@ def _save_snapshot(run: RunDir, step: int, model: PreTrainedModel, task: Task) -
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)
     _save_model(working, model, task)
-    env = json.loads((run.working / "env.json").read_text(encoding="utf-8"))
+    env = FinishedRun(run.working).env
     base = {key: env.get(key, {}) for key in ("inputs", "contents")}  # an adapter's
     facts = {"kind": "snapshot", "hash": f"{run.hash}-step-{step}", "step": step, **base}
     write_json(working / "env.json", facts)

@@ -14,10 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from ftmech_hf.runs import RunDir, is_finished, read_metrics
+from ftmech_hf.runs import FinishedRun, RunDir
 
-Runs = Mapping[int, Mapping[str, Path]]
-"""seed -> name of a run -> its folder."""
+Runs = Mapping[int, Mapping[str, FinishedRun]]
+"""seed -> name of a run -> the run, of those that are there."""
 
 BASE, FINETUNED, CONTROL, RANDOM = "#4b5563", "#c2410c", "#1971c2", "#808896"
 STYLE: dict[Any, Any] = {
@@ -38,8 +38,8 @@ STYLE: dict[Any, Any] = {
 
 
 def with_runs(runs: Runs, *names: str) -> Runs:
-    """The seeds of which all runs of these names are finished."""
-    return {seed: folders for seed, folders in runs.items() if all(is_finished(folders[name]) for name in names)}
+    """The seeds of which all runs of these names are there."""
+    return {seed: made for seed, made in runs.items() if all(name in made for name in names)}
 
 
 def seed_lines(ax: Axes, curves: Sequence[pd.Series], label: str, color: str, style: str = "-") -> None:
@@ -57,10 +57,9 @@ def accuracy_axis(ax: Axes, name: str = "accuracy") -> None:
     ax.set_ylabel(name)
 
 
-def training_curve(folder: Path, test_set: str) -> pd.Series:
+def training_curve(run: FinishedRun, test_set: str) -> pd.Series:
     """Step -> accuracy on a test set, of a run that trained."""
-    lines = read_metrics(folder)
-    return pd.Series({line["step"]: line[f"accuracy/{test_set}"] for line in lines})
+    return pd.Series({line["step"]: line[f"accuracy/{test_set}"] for line in run.metrics})
 
 
 def legend_below(ax: Axes) -> None:

@@ -6,12 +6,15 @@ paper's figure stands beside ours for comparison and is not the bar. A claim hol
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from ftmech_hf.statistics.intervals import mean_interval
 
@@ -72,11 +75,44 @@ def seed_interval(values: Sequence[float], *, unit: str) -> tuple[float, float] 
     return max(floor, low), min(ceiling, high)
 
 
-def judge(measurements: Sequence[Measurement], by_seed: Mapping[int, Mapping[str, float]]) -> list[Claim]:
+def over_seeds(table: pd.DataFrame, keys: Sequence[str], unit: str | Callable[[pd.DataFrame], str]) -> pd.DataFrame:
+    """Mean and 95 % Student t interval over seeds of the column ``value``, for every value of some columns.
+
+    Args:
+        table: ``keys`` and ``value``, one number a row; and ``low`` and ``high`` if a single seed has an interval of
+            its own, which is kept where there is only one.
+        keys: columns whose every combination is one number over seeds.
+        unit: see :func:`seed_interval`; or what it is of the rows of one number.
+
+    Returns:
+        ``keys``, ``n`` (how many seeds), ``mean``, ``low`` and ``high``, which are nan where there is no interval.
+    """
+    rows = []
+    for key, group in table.groupby(list(keys), sort=False, dropna=False):
+        values = group["value"].astype(float).tolist()
+        interval = seed_interval(values, unit=unit if isinstance(unit, str) else unit(group))
+        if interval is None and "low" in group:
+            interval = float(group["low"].iloc[0]), float(group["high"].iloc[0])
+        low, high = interval or (float("nan"), float("nan"))
+        found = {"n": len(values), "mean": sum(values) / len(values), "low": low, "high": high}
+        rows.append({**dict(zip(keys, key, strict=True)), **found})
+    return pd.DataFrame(rows, columns=[*keys, "n", "mean", "low", "high"])
+
+
+def judge(
+    measurements: Sequence[Measurement],
+    by_seed: Mapping[int, Mapping[str, float]],
+    alone: Mapping[str, tuple[float, float] | None] | None = None,
+) -> list[Claim]:
     """Turn the measurements of every seed into claims, in the order of ``measurements``.
 
     What no seed measured is left out. What some seeds lack is reported over the others and not judged: those that are
     there may be the ones that went well.
+
+    Args:
+        measurements: what is claimed.
+        by_seed: seed -> id -> number.
+        alone: id -> the interval that a single seed allows, of rows or stories; there is none if it is not given.
     """
     claims = []
     for measurement in measurements:
@@ -91,7 +127,9 @@ def judge(measurements: Sequence[Measurement], by_seed: Mapping[int, Mapping[str
                 statement=measurement.statement,
                 paper=measurement.paper,
                 measured=mean,
-                interval=seed_interval(list(values.values()), unit=measurement.unit),
+                interval=seed_interval(list(values.values()), unit=measurement.unit)
+                if len(values) > 1
+                else (alone or {}).get(measurement.id),
                 bar=measurement.bar,
                 holds=meets(mean, measurement.bar) if judged else None,
                 seeds=list(values),
@@ -100,6 +138,11 @@ def judge(measurements: Sequence[Measurement], by_seed: Mapping[int, Mapping[str
             )
         )
     return claims
+
+
+def read_claims(folder: Path) -> list[Claim]:
+    """The claims that a study left in a folder of results, in ``claims.json``."""
+    return [Claim(**each) for each in json.loads((folder / "claims.json").read_text(encoding="utf-8"))]
 
 
 def claims_json(claims: Sequence[Claim]) -> list[dict[str, Any]]:

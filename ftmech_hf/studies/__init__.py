@@ -1,1 +1,32 @@
-"""Studies: a plan of jobs, claims, tables and one page each. A study is one folder that imports no other study."""
+"""Questions: a study is a folder with a plan of jobs, claims, tables and one page, and knows no other study.
+
+:data:`STUDIES` is the only list that knows them. Listing them imports none of them; :func:`load_study` imports one.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ftmech_hf.jobs.study import Study
+
+STUDIES = {
+    "reproduce": "ftmech_hf.studies.pcfg",
+    "sweep": "ftmech_hf.studies.sweep",
+    "tracr": "ftmech_hf.studies.tracr",
+    "stories": "ftmech_hf.studies.tinystories",
+}
+"""Name of a study -> its folder, in whose ``study.py`` it is declared as ``STUDY``."""
+
+
+def load_study(name: str) -> Study[Any, Any]:
+    """What a study's folder declares.
+
+    Raises:
+        ValueError: there is no such study; names those there are.
+    """
+    if name not in STUDIES:
+        raise ValueError(f"study: {name!r}, expected one of {', '.join(STUDIES)}")
+    study: Study[Any, Any] = importlib.import_module(f"{STUDIES[name]}.study").STUDY
+    return study

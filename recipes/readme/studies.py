@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ftmech_hf.config import read_yaml
-from ftmech_hf.report.claims import Claim
+from ftmech_hf.report.claims import read_claims
 from ftmech_hf.report.page import format_interval, format_value, verdict
-from ftmech_hf.runs import describe_versions
-from ftmech_hf.studies.sweep.page import as_text
+from ftmech_hf.runs import FinishedRun, describe_versions
+from ftmech_hf.studies.sweep.results import as_text
 from recipes.readme.tables import markdown_table
 
 MAIN = ("low_a", "pruned_a", "random_pruned_a", "probe_gap", "revival_ratio")
@@ -21,8 +19,7 @@ MAIN = ("low_a", "pruned_a", "random_pruned_a", "probe_gap", "revival_ratio")
 
 
 def _claims_table(folder: Path, source: str, only: Collection[str] = ()) -> str:
-    claims = [Claim(**claim) for claim in json.loads((folder / "claims.json").read_text(encoding="utf-8"))]
-    claims = [claim for claim in claims if not only or claim.id in only]
+    claims = [claim for claim in read_claims(folder) if not only or claim.id in only]
     rows = [
         (c.statement, c.paper, format_value(c.measured, c.unit), format_interval(c), c.bar, verdict(c)) for c in claims
     ]
@@ -30,10 +27,8 @@ def _claims_table(folder: Path, source: str, only: Collection[str] = ()) -> str:
 
 
 def _reproduction_source(folder: Path) -> str:
-    env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
-    seeds = ", ".join(
-        str(seed) for seed in json.loads((folder / "claims.json").read_text(encoding="utf-8"))[0]["seeds"]
-    )
+    env = FinishedRun(folder).env
+    seeds = ", ".join(map(str, read_claims(folder)[0].seeds))
     return f"Mean over seeds {seeds}, 95 % Student t interval; config hash `{env['hash']}`; {describe_versions(env)}."
 
 
@@ -53,8 +48,8 @@ def _minutes(env: Mapping[str, Any]) -> str:
 
 
 def _sweep_source(folder: Path) -> str:
-    env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
-    seeds = read_yaml(str(folder / "config.yaml"))["seeds"]
+    env = FinishedRun(folder).env
+    seeds = FinishedRun(folder).config["seeds"]
     several = f"Mean over seeds {', '.join(map(str, seeds))} (95 % Student t interval)"
     over = several if len(seeds) > 1 else f"Seed {seeds[0]} alone, so there are no intervals over seeds"
     return f"{over}{_minutes(env)}; sweep `{env['hash']}`; {describe_versions(env)}."
@@ -130,7 +125,7 @@ def tracr_block(folder: Path) -> str:
         (row["program"], f"`{row['column']}`", str(row["cells"]), *_agreement(row))
         for row in pd.read_csv(folder / "agrees.csv").to_dict("records")
     ]
-    size = read_yaml(str(folder / "config.yaml"))
+    size = FinishedRun(folder).config
     trained = f"{size['steps']:,} steps of {size['batch_size']} rows (the paper: 10,000 of 96). "
     columns = ("program", "column", "cells", "rank correlation", *AGREEMENT)
     return markdown_table(columns, rows, trained + _sweep_source(folder))
@@ -152,8 +147,8 @@ def instruments_block(folder: Path) -> str:
         for row in pd.read_csv(folder / "instruments.csv").to_dict("records")
     ]
     columns = ("instrument", "program", "noise", "found", "known", "precision", "recall", "chance")
-    settings = read_yaml(str(folder / "config.yaml"))
-    env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
+    settings = FinishedRun(folder).config
+    env = FinishedRun(folder).env
     source = f"Seed {settings['seeds'][0]}, one try each; study `{env['hash']}`; {describe_versions(env)}."
     return markdown_table(columns, rows, source)
 
@@ -189,11 +184,11 @@ SHOWN = 3
 
 def written_block(folder: Path) -> str:
     """What a model trained on real stories writes, and its loss on those held out, as Markdown."""
-    env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
-    found = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    settings = read_yaml(str(folder / "config.yaml"))
-    trained = read_yaml(str(Path(settings["model"]) / "config.yaml"))
-    table = pd.read_parquet(folder / "table.parquet").head(SHOWN).to_dict("records")
+    env = FinishedRun(folder).env
+    found = FinishedRun(folder).summary
+    settings = FinishedRun(folder).config
+    trained = FinishedRun(settings["model"]).config
+    table = FinishedRun(folder).table.head(SHOWN).to_dict("records")
     texts = [f"> {' '.join(str(row['prompt'] + row['text']).split())}" for row in table]
     loss = (
         f"**{found['nats_per_byte']:.3f} nats per byte** ({found['nats_per_token']:.3f} per token) on "
@@ -206,8 +201,8 @@ def written_block(folder: Path) -> str:
 
 
 def _stories_source(folder: Path) -> str:
-    env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
-    settings = read_yaml(str(folder / "config.yaml"))
+    env = FinishedRun(folder).env
+    settings = FinishedRun(folder).config
     seeds = settings["seeds"]
     interval = (
         "Student's t over seeds" if len(seeds) > 1 else "of stories and instructions; of other seeds it says nothing"

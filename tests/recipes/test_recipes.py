@@ -34,7 +34,7 @@ from ftmech_hf.runs import damaged_files, read_metrics
 from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
 from ftmech_hf.studies.sweep.plan import SECTIONS, SweepConfig
-from ftmech_hf.studies.tinystories.plan import StoriesStudyConfig
+from ftmech_hf.studies.tinystories.config import StoriesStudyConfig
 from ftmech_hf.studies.tracr.plan import TracrConfig
 from ftmech_hf.tasks import Capability, CounterConfig, PcfgConfig, PcfgShape, StoriesConfig
 from ftmech_hf.training.settings import TrainConfig

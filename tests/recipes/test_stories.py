@@ -13,9 +13,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ftmech_hf.models.loading import load_model, quiet_peft
-from ftmech_hf.runs import damaged_files, read_metrics
+from ftmech_hf.runs import FinishedRun, damaged_files, read_metrics
 from ftmech_hf.studies.sweep.figures import FigureConfig, draw_figure
-from ftmech_hf.studies.sweep.page import last_numbers, stage_rows, summarise
+from ftmech_hf.studies.sweep.results import last_numbers, stage_rows, summarise
 from ftmech_hf.tasks import RowStream, StoriesConfig
 from ftmech_hf.training.evaluation import documents_mean_loss
 from recipes import finetune, make_dataset, pretrain, publish, reverse_finetune, write_stories
@@ -173,7 +173,7 @@ def test_bad_settings_are_named(argv: list[str], message: str, capsys: pytest.Ca
 def test_a_sweep_gathers_and_draws_losses(runs: Path) -> None:
     rows = []
     for stage, name in (("pretrain", "base"), ("finetune", "deleted"), ("reverse", "revived")):
-        found = stage_rows(stage, runs / name)
+        found = stage_rows(stage, FinishedRun(runs / name))
         assert {row["metric"] for row in found} == {"loss/all", "loss/Twist", "loss/no_Twist", "loss/held_out"}
         rows += [{"method": "F", "seed": seed, "stage": stage, **row} for row in found for seed in (0, 1)]
     summary = summarise(pd.DataFrame(rows), ["method"])

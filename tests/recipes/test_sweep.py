@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from ftmech_hf.runs import is_finished
-from ftmech_hf.studies.sweep.page import stage_rows
+from ftmech_hf.runs import FinishedRun, is_finished
+from ftmech_hf.studies.sweep.results import stage_rows
 from recipes import sweep
 from tests.processes import started, wait_until
 
@@ -133,7 +133,7 @@ def test_ray_gives_the_same_numbers(tmp_path: Path) -> None:
 
 
 def test_probing_is_gathered_at_every_site(chain: Path) -> None:
-    rows = stage_rows("probe", chain / "probe")
+    rows = stage_rows("probe", FinishedRun(chain / "probe"))
     table = pd.read_parquet(chain / "probe" / "table.parquet")
     for model in ("base", "finetuned", "random init"):
         found = {row["step"]: row["value"] for row in rows if row["metric"] == f"read/{model}"}

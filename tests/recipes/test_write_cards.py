@@ -15,7 +15,7 @@ from ftmech_hf.hub.claims import CLAIMS
 from ftmech_hf.jobs.card import check_card
 from ftmech_hf.report.claims import claims_json, judge
 from ftmech_hf.studies.pcfg.claims import MEASUREMENTS
-from ftmech_hf.studies.pcfg.plan import ReproduceConfig, SeedPlan
+from ftmech_hf.studies.pcfg.plan import ReproduceConfig, ReproducePlan
 from ftmech_hf.tasks import PcfgShape
 from recipes import write_cards
 from recipes.write_cards import RELEASED
@@ -27,7 +27,7 @@ def reproduction(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reproduction")
     config, shape = ReproduceConfig(seeds=[0, 1], output_dir=str(folder), runs_dir=str(folder / "shared")), PcfgShape()
     (folder / "config.yaml").write_text(yaml.safe_dump(to_dict(config, shape)))
-    for name, place in SeedPlan(config, shape, 0).folders.items():
+    for name, place in ReproducePlan(config, shape).of_seed(0).items():
         kind = {"base": "base", "prune": "prune", "probe": "probe"}.get(name.split("-")[0], "tuned")
         shutil.copytree(runs / kind, place)
     measured = {seed: {each.id: 50.0 + seed for each in MEASUREMENTS} for seed in (0, 1)}

@@ -13,12 +13,11 @@ import pytest
 
 from ftmech_hf.report.claims import Claim, judge
 from ftmech_hf.report.page import verdict
-from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.pcfg.claims import MEASUREMENTS, measure, revival
-from ftmech_hf.studies.pcfg.plan import ReproduceConfig, SeedPlan
+from ftmech_hf.studies.pcfg.plan import ReproduceConfig, ReproducePlan
+from ftmech_hf.studies.pcfg.results import write_results
 from ftmech_hf.tasks import PcfgShape
 from recipes.readme.studies import main_block, results_block
-from recipes.reproduce import write_report
 from tests.report.fabricated import EXPECTED, SEEDS, write_reproduction
 
 T_975 = 4.302652729911275
@@ -42,16 +41,15 @@ def interval(values: tuple[float, ...], unit: str) -> tuple[float, float]:
 
 
 @pytest.fixture
-def plans(tmp_path: Path) -> tuple[ReproduceConfig, PcfgShape, list[SeedPlan]]:
-    config, shape = ReproduceConfig(seeds=list(SEEDS), output_dir=str(tmp_path / "out")), PcfgShape()
-    plans = [SeedPlan(config, shape, seed) for seed in SEEDS]
-    for seed, plan in zip(SEEDS, plans, strict=True):
-        write_reproduction(plan.folders, seed)
-    return config, shape, plans
+def plan(tmp_path: Path) -> ReproducePlan:
+    plan = ReproducePlan(ReproduceConfig(seeds=list(SEEDS), output_dir=str(tmp_path / "out")), PcfgShape())
+    for seed in SEEDS:
+        write_reproduction(plan.of_seed(seed), seed)
+    return plan
 
 
-def test_every_number_is_the_one_that_it_is_called(plans: tuple[ReproduceConfig, PcfgShape, list[SeedPlan]]) -> None:
-    measured = [measure(plan.folders) for plan in plans[2]]
+def test_every_number_is_the_one_that_it_is_called(plan: ReproducePlan) -> None:
+    measured = [measure(plan.finished[seed]) for seed in SEEDS]
     assert list(measured[0]) == [each.id for each in MEASUREMENTS] == list(EXPECTED)
     for number, found in enumerate(measured):
         assert found == pytest.approx({name: values[number] for name, values in EXPECTED.items()}), SEEDS[number]
@@ -67,10 +65,9 @@ def check_claim(claim: Mapping[str, object]) -> None:
     assert claim["holds"] == HOLDS.get(name)
 
 
-def test_the_report_has_every_number_of_every_seed(plans: tuple[ReproduceConfig, PcfgShape, list[SeedPlan]]) -> None:
-    config, shape, made = plans
-    claims = write_report(config, shape, made)
-    out = Path(config.output_dir)
+def test_the_report_has_every_number_of_every_seed(plan: ReproducePlan) -> None:
+    claims = write_results(plan)
+    out = plan.output
     for claim in claims:
         check_claim(vars(claim))
     saved = json.loads((out / "claims.json").read_text())
@@ -109,12 +106,9 @@ def cells_of(line: str, mark: str) -> list[str]:
     return [re.sub(r"<[^>]*>", "", cell).strip() for cell in re.split(mark, line)]
 
 
-def test_a_reader_sees_them_on_the_page_and_in_the_readme(
-    plans: tuple[ReproduceConfig, PcfgShape, list[SeedPlan]],
-) -> None:
-    config, shape, made = plans
-    write_report(config, shape, made)
-    out = Path(config.output_dir)
+def test_a_reader_sees_them_on_the_page_and_in_the_readme(plan: ReproducePlan) -> None:
+    write_results(plan)
+    out = plan.output
     page, readme = (out / "report.html").read_text(), results_block(out)
     for each in MEASUREMENTS:
         if not each.bar:
@@ -161,55 +155,48 @@ def test_a_claim_is_judged_by_all_its_seeds(measurement: Claim) -> None:
     assert verdicts(0.0) is True
 
 
-def test_what_counts_as_back_is_95_percent_at_the_first_time(
-    plans: tuple[ReproduceConfig, PcfgShape, list[SeedPlan]],
-) -> None:
-    folders = plans[2][0].folders
-    back = revival(FinishedRun(folders["reversed-low"]))
+def test_what_counts_as_back_is_95_percent_at_the_first_time(plan: ReproducePlan) -> None:
+    back = revival(plan.finished[0]["reversed-low"])
     assert (back.steps, back.threshold) == (10, 0.95)
-    never = revival(FinishedRun(plans[2][2].folders["reversed-control"]))
+    never = revival(plan.finished[2]["reversed-control"])
     assert (never.steps, never.last_step) == (None, 150)
 
 
-def test_a_model_that_never_lost_it_is_back_after_one_step(
-    plans: tuple[ReproduceConfig, PcfgShape, list[SeedPlan]],
-) -> None:
+def test_a_model_that_never_lost_it_is_back_after_one_step(plan: ReproducePlan) -> None:
     """A ratio over no step at all would be no number."""
-    folders = plans[2][0].folders
     line = json.dumps({"step": 0, "eval_rows": 8, "accuracy/count_a": 0.96})
-    (folders["reversed-low"] / "metrics.jsonl").write_text(line)
-    found = measure(folders)
+    (plan.of_seed(0)["reversed-low"] / "metrics.jsonl").write_text(line)
+    found = measure(plan.finished[0])
     assert (found["revival_steps"], found["revival_ratio"]) == (0, 80.0)
 
 
 def test_seeds_are_other_runs_of_other_seeds(tmp_path: Path) -> None:
     """Same experiment, nothing shared: every run of a seed has its own folder, its own hash and its own inputs."""
     config, shape = ReproduceConfig(seeds=[0, 1, 2], output_dir=str(tmp_path)), PcfgShape()
-    plans = [SeedPlan(config, shape, seed) for seed in config.seeds]
-    places = [plan.folders for plan in plans]
+    plan = ReproducePlan(config, shape)
+    places = [plan.of_seed(seed) for seed in config.seeds]
     assert [list(each) for each in places] == [list(places[0])] * 3
     every = [folder for each in places for folder in each.values()]
     assert len({folder.name[-12:] for folder in every}) == len(every) == 36
-    for plan in plans:
-        for cell in plan.plan.unfinished():
+    cells = {cell.name: cell for cell in plan.unfinished()}
+    assert sum(len(runs) for runs in plan.seeds.values()) == len(cells)
+    for seed, runs in plan.seeds.items():
+        for cell in (cells[run] for run in runs.values()):
             settings = cell.kwargs.get("train", cell.kwargs["config"])
-            assert settings.seed == plan.seed
+            assert settings.seed == seed
             place = cell.kwargs["config"]
             models = [entry.split("=", 1)[1] for entry in place.models] if hasattr(place, "models") else [
                 getattr(place, "model", None)
             ]  # fmt: skip
-            assert {name for name in models if name} <= {str(folder) for folder in plan.folders.values()}
+            assert {name for name in models if name} <= {str(folder) for folder in plan.of_seed(seed).values()}
 
 
-def test_what_is_missing_keeps_nothing_else_out_of_the_report(
-    plans: tuple[ReproduceConfig, PcfgShape, list[SeedPlan]],
-) -> None:
-    config, shape, made = plans
-    (made[1].folders["finetuned-low"] / "manifest.json").unlink()
-    for plan in made:
-        (plan.folders["reversed-control"] / "manifest.json").unlink()
-    failed = {"finetuned-low-seed1": "loss: became nan"}
-    claims = {claim.id: claim for claim in write_report(config, shape, made, failed)}
+def test_what_is_missing_keeps_nothing_else_out_of_the_report(plan: ReproducePlan) -> None:
+    (plan.of_seed(1)["finetuned-low"] / "manifest.json").unlink()
+    for seed in SEEDS:
+        (plan.of_seed(seed)["reversed-control"] / "manifest.json").unlink()
+    plan.failed = {"finetuned-low-seed1": "loss: became nan"}
+    claims = {claim.id: claim for claim in write_results(plan)}
     assert set(EXPECTED) - set(claims) == {"revival_ratio", "control_revival_steps"}
     for name, claim in claims.items():
         if name not in ("low_b_cte1", "low_b_cte0", "low_a"):
@@ -220,7 +207,7 @@ def test_what_is_missing_keeps_nothing_else_out_of_the_report(
         assert claim.measured == pytest.approx((first + last) / 2)
         assert claim.holds is None, "a seed that failed may be the one that would have missed the bar"
         assert verdict(claim) == "not judged"
-    out = Path(config.output_dir)
+    out = plan.output
     page = (out / "report.html").read_text()
     assert "4 runs are missing" in page
     assert "<b>finetuned-low-seed1</b> failed: loss: became nan" in page
@@ -236,5 +223,5 @@ def test_what_is_missing_keeps_nothing_else_out_of_the_report(
 def test_no_report_is_made_of_nothing(tmp_path: Path) -> None:
     config, shape = ReproduceConfig(seeds=[0], output_dir=str(tmp_path / "out")), PcfgShape()
     with pytest.raises(ValueError, match=r"output_dir: no run of .*out is finished"):
-        write_report(config, shape, [SeedPlan(config, shape, 0)])
+        write_results(ReproducePlan(config, shape))
     assert not (tmp_path / "out").exists()

@@ -17,8 +17,8 @@ from ftmech_hf.report.charts import panel
 from ftmech_hf.studies.diagnosis import figures as diagnosis_figures
 from ftmech_hf.studies.diagnosis.methods.revival import draw_revival
 from ftmech_hf.studies.diagnosis.methods.weights import draw_weight_spectrum
-from ftmech_hf.studies.pcfg.page import build_sections
-from ftmech_hf.studies.pcfg.plan import ReproduceConfig, SeedPlan
+from ftmech_hf.studies.pcfg.plan import ReproduceConfig, ReproducePlan
+from ftmech_hf.studies.pcfg.results import build_sections
 from ftmech_hf.studies.tinystories import figures as stories_figures
 from ftmech_hf.tasks import PcfgShape
 from tests.report.fabricated import SEEDS, write_reproduction
@@ -147,11 +147,10 @@ def test_bars_points_maps_and_named_places_are_described() -> None:
 
 
 def test_every_picture_of_a_reproduction_says_what_it_shows(tmp_path: Path) -> None:
-    config, shape = ReproduceConfig(seeds=list(SEEDS), output_dir=str(tmp_path)), PcfgShape()
-    runs = {seed: SeedPlan(config, shape, seed).folders for seed in SEEDS}
-    for seed, folders in runs.items():
-        write_reproduction(folders, seed)
-    sections = build_sections(runs)
+    plan = ReproducePlan(ReproduceConfig(seeds=list(SEEDS), output_dir=str(tmp_path)), PcfgShape())
+    for seed in SEEDS:
+        write_reproduction(plan.of_seed(seed), seed)
+    sections = build_sections(plan.finished)
     assert len({section.alt for section in sections}) == len(sections) == 7
     first, *_, reading, back, _ = (section.alt for section in sections)
     # means over seeds: 77/1000 at the start; 12.1, 15.5 and 17.7 % at the end

@@ -15,14 +15,15 @@ import pandas as pd
 import pytest
 
 from ftmech_hf.report.paper_tables import agreement
-from ftmech_hf.studies.sweep.page import write_results
 from ftmech_hf.studies.sweep.plan import Sweep, SweepConfig
+from ftmech_hf.studies.sweep.results import write_results
 from ftmech_hf.studies.tinystories.claims import CLAIMS, Verdicts, judge_claims
-from ftmech_hf.studies.tinystories.page import gather as gather_stories
-from ftmech_hf.studies.tinystories.page import read_verdicts
-from ftmech_hf.studies.tinystories.plan import StoriesPlan, StoriesStudyConfig
+from ftmech_hf.studies.tinystories.config import StoriesStudyConfig
+from ftmech_hf.studies.tinystories.plan import StoriesPlan
 from ftmech_hf.studies.tinystories.prompts import ASKED, NOT_ASKED
-from ftmech_hf.studies.tracr import page as tracr
+from ftmech_hf.studies.tinystories.results import gather as gather_stories
+from ftmech_hf.studies.tinystories.results import read_verdicts
+from ftmech_hf.studies.tracr import results as tracr
 from ftmech_hf.studies.tracr.plan import TracrConfig, TracrPlan
 from ftmech_hf.tasks.stories import StoriesConfig
 from tests.report.fabricated import write_run
@@ -58,11 +59,11 @@ def sweep_of(tmp_path: Path, seeds: Sequence[int]) -> Sweep:
 
 def test_every_cell_of_a_sweep_is_its_own(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, [0, 1, 2])
-    assert len(sweep.plan.folders) == 3 * (1 + 2 + 2), "every seed has runs of its own"
+    assert len(sweep.folders) == 3 * (1 + 2 + 2), "every seed has runs of its own"
     number = itertools.count(1)
     expected: dict[tuple[str, str, str], list[float]] = {}
     written = set()
-    for cell in sweep.cells:
+    for cell in sweep.points:
         lr = cell.labels["finetune.lr"]
         assert cell.seed in (0, 1, 2)
         for stage, run in cell.runs.items():
@@ -81,9 +82,9 @@ def test_every_cell_of_a_sweep_is_its_own(tmp_path: Path) -> None:
                 middle = {"step": 5, "eval_rows": 8, "accuracy/count_a": 0.95 if cell.seed == 0 else 0.9}
                 last["accuracy/count_a"] = (0.99, 0.98, 0.5)[cell.seed]
                 expected[lr, stage, "count_a"][-1] = last["accuracy/count_a"]
-                write_run(sweep.plan.folders[run], "x", metrics(first, middle, last))
+                write_run(sweep.folders[run], "x", metrics(first, middle, last))
             else:
-                write_run(sweep.plan.folders[run], "x", metrics(first, last))
+                write_run(sweep.folders[run], "x", metrics(first, last))
     results = write_results(sweep)
     assert results.missing == []
     summary = results.summary
@@ -108,8 +109,8 @@ def test_every_cell_of_a_sweep_is_its_own(tmp_path: Path) -> None:
 
 def test_a_sweep_with_a_run_missing_is_reported_with_what_can_be_drawn(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, [0])
-    pretrained = sweep.cells[0].runs["pretrain"]
-    write_run(sweep.plan.folders[pretrained], "x", metrics({"step": 10, "eval_rows": 8, "accuracy/count_b": 0.5}))
+    pretrained = sweep.points[0].runs["pretrain"]
+    write_run(sweep.folders[pretrained], "x", metrics({"step": 10, "eval_rows": 8, "accuracy/count_b": 0.5}))
     results = write_results(sweep)
     assert len(results.missing) == 4
     page = (tmp_path / "out" / "report.html").read_text()
@@ -130,12 +131,12 @@ def test_every_cell_of_table_3_is_its_own(tmp_path: Path, monkeypatch: pytest.Mo
     number = itertools.count(3)
     sets = ("o_pt_cte0", "o_pt_cte1", "o_ft_cte0", "o_ft_cte1")
     share: dict[tuple[Any, ...], float] = {}
-    for cell in plan.cells:
+    for cell in plan.finetunings:
         last: dict[str, float] = {"step": 7, "eval_rows": 8}
         for each in sets:
             last[f"accuracy/{each}"] = share[cell.lr, cell.correlation, cell.seed, each] = next(number) / 100
         first = {name: value / 2 for name, value in last.items()}
-        write_run(plan.plan.folders[cell.finetune], "finetune", metrics({**first, "step": 0}, last))
+        write_run(plan.folders[cell.finetune], "finetune", metrics({**first, "step": 0}, last))
         apart = {each: next(number) / 200 for each in ("before", "one_weight", "best", "random")}
         for each, value in apart.items():
             share[cell.lr, cell.correlation, cell.seed, each] = value
@@ -143,7 +144,7 @@ def test_every_cell_of_table_3_is_its_own(tmp_path: Path, monkeypatch: pytest.Mo
             name: {"o_pt": apart[name], "o_ft": 0.0} for name in ("before", "one_weight", "best")
         }
         summary |= {"random": apart["random"], "best_k": 3 + cell.seed, "attention": []}
-        write_run(plan.plan.folders[cell.dissect], "dissect", {"summary.json": json.dumps(summary)})
+        write_run(plan.folders[cell.dissect], "dissect", {"summary.json": json.dumps(summary)})
     steps = {"C_Tr 0, from 0.01": (10, 20), "C_Tr 1, from 0.01": (20, 40), "control": (80, None)}
     for back in plan.reversals:
         step = steps[back.origin][back.seed]
@@ -151,9 +152,7 @@ def test_every_cell_of_table_3_is_its_own(tmp_path: Path, monkeypatch: pytest.Mo
             {"step": 0, "accuracy/o_pt_cte0": 0.1},
             {"step": step or 5, "accuracy/o_pt_cte0": 0.97 if step else 0.9},
         ]
-        write_run(
-            plan.plan.folders[back.run], "reverse_finetune", metrics(*lines, {"step": 400, "accuracy/o_pt_cte0": 0.9})
-        )
+        write_run(plan.folders[back.run], "reverse_finetune", metrics(*lines, {"step": 400, "accuracy/o_pt_cte0": 0.9}))
     results = tracr.gather(plan)
     assert len(results.cells) == 2 * 2 * 4
     for row in results.cells.to_dict("records"):
@@ -179,7 +178,7 @@ def test_every_cell_of_table_3_is_its_own(tmp_path: Path, monkeypatch: pytest.Mo
             share[cell.lr, cell.correlation, seed, "one_weight"] - share[cell.lr, cell.correlation, seed, "before"]
             for seed in (0, 1)
         )
-        for cell in plan.cells
+        for cell in plan.finetunings
     }
     assert gain["gain"] == pytest.approx(100 * max(gains.values()))
 
@@ -356,8 +355,8 @@ def test_what_is_read_of_stories_stands_under_its_own_name(tmp_path: Path) -> No
                               "text": "Once."} for n, found in enumerate(has(count, count))]  # fmt: skip
                 points.append(point)
             summary = {"points": points, "judge": []}
-            write_run(plan.plan.folders[run], "stories_score", {"summary.json": json.dumps(summary)})
-            pd.DataFrame(rows).sample(frac=1, random_state=0).to_parquet(plan.plan.folders[run] / "table.parquet")
+            write_run(plan.folders[run], "stories_score", {"summary.json": json.dumps(summary)})
+            pd.DataFrame(rows).sample(frac=1, random_state=0).to_parquet(plan.folders[run] / "table.parquet")
     found = read_verdicts(plan)
     assert set(found) == set(expected)
     for key, count in expected.items():

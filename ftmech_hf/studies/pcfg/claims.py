@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from ftmech_hf.analysis.revival import RevivalResult, steps_to_revival
@@ -77,17 +76,13 @@ class _Missing(Exception):
 class _Seed:
     """The finished runs of one seed, by the names the reproduction gives them."""
 
-    def __init__(self, runs: Mapping[str, Path]) -> None:
+    def __init__(self, runs: Mapping[str, FinishedRun]) -> None:
         self._runs = runs
-        self._opened: dict[str, FinishedRun] = {}
 
     def _open(self, run: str) -> FinishedRun:
-        if run not in self._opened:
-            found = FinishedRun.find(self._runs[run])
-            if found is None:
-                raise _Missing
-            self._opened[run] = found
-        return self._opened[run]
+        if run not in self._runs:
+            raise _Missing
+        return self._runs[run]
 
     def accuracy(self, run: str, test_set: str) -> float:
         """Per cent, after the last step."""
@@ -137,8 +132,8 @@ _MEASURES: dict[str, Callable[[_Seed], float]] = {
 }
 
 
-def measure(runs: Mapping[str, Path]) -> dict[str, float]:
-    """Read one seed's measurements out of its run folders, by the names the reproduction gives them.
+def measure(runs: Mapping[str, FinishedRun]) -> dict[str, float]:
+    """Read one seed's measurements out of its finished runs, by the names the reproduction gives them.
 
     What rests on a run that is not finished is left out.
     """

@@ -32,7 +32,7 @@ def draw_finetuning(ax: Axes, runs: Runs, run: str, title: str) -> None:
         ("count_b_cte1", "counts b, correlation holds", FINETUNED, "-"),
         ("count_b_cte0", "counts b, it does not", FINETUNED, "--"),
     ):
-        seed_lines(ax, [training_curve(folders[run], test_set) for folders in runs.values()], label, color, style)
+        seed_lines(ax, [training_curve(made[run], test_set) for made in runs.values()], label, color, style)
     accuracy_axis(ax)
     step_axis(ax, "fine-tuning step")
     ax.set_title(title)
@@ -45,7 +45,7 @@ def draw_revival(ax: Axes, runs: Runs, title: str) -> None:
         ("reversed-low", "fine-tuned model, reversed", FINETUNED),
         ("reversed-control", "control, never counted a", CONTROL),
     ):
-        seed_lines(ax, [training_curve(folders[run], "count_a") for folders in runs.values()], label, color)
+        seed_lines(ax, [training_curve(made[run], "count_a") for made in runs.values()], label, color)
     ax.axhline(REVIVAL_THRESHOLD, color="#374151", linewidth=0.8, linestyle=(0, (1, 3)))
     accuracy_axis(ax)
     step_axis(ax, "step of reverse fine-tuning")

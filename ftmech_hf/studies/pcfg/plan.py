@@ -13,22 +13,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ftmech_hf.config import check_seeds, to_dict
+from ftmech_hf.config import to_dict
 from ftmech_hf.jobs.attention import AttentionConfig, map_attention
-from ftmech_hf.jobs.plan import Plan
 from ftmech_hf.jobs.probing import ProbeConfig, probe
 from ftmech_hf.jobs.pruning import PruneConfig, prune
+from ftmech_hf.jobs.study import StudyConfig, StudyPlan
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
 from ftmech_hf.models.presets import find_preset
+from ftmech_hf.runs import FinishedRun
 from ftmech_hf.tasks import PcfgConfig, PcfgShape
 from ftmech_hf.training.settings import Precision, TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReproduceConfig:
+class ReproduceConfig(StudyConfig):
     """The size of a reproduction. The defaults are the nano scale's."""
 
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "independent repetitions"})
     preset: str = field(default="nano", metadata={"help": "size of the models"})
     low_steps: int = field(default=700, metadata={"help": "pretraining steps of the low-prior and control models"})
     high_steps: int = field(default=1000, metadata={"help": "pretraining steps of the high-prior model"})
@@ -44,43 +44,48 @@ class ReproduceConfig:
     mixed_precision: Precision = field(
         default="auto", metadata={"help": "of training; auto becomes bf16 where the hardware has it, else no"}
     )
-    workers: int = field(default=0, metadata={"manner": True, "help": "processes side by side; 0 for one per core"})
     output_dir: str = field(
-        default="runs/reproduce-nano", metadata={"place": "output", "help": "folder of the runs and the report"}
+        default="runs/reproduce-nano", metadata={"place": "output", "help": "folder of the results"}
     )
-    runs_dir: str | None = field(
-        default=None,
-        metadata={"place": "output", "help": "folder of the runs, shared with sweeps; output_dir/runs if not given"},
-    )
-    fresh: bool = field(default=False, metadata={"manner": True, "help": "run everything again"})
 
     def __post_init__(self) -> None:
-        check_seeds(self.seeds)
+        super().__post_init__()
         find_preset(self.preset)
-        if self.workers < 0:
-            raise ValueError(f"workers: {self.workers}, expected 0 or more")
 
 
-class SeedPlan:
-    """The runs of one seed.
+class ReproducePlan(StudyPlan):
+    """The runs of every seed.
 
     Attributes:
-        plan: how to make them.
+        seeds: seed -> what a run is called within it -> the run's name.
     """
 
-    def __init__(self, config: ReproduceConfig, shape: PcfgShape, seed: int) -> None:
-        self.config, self.shape, self.seed = config, shape, seed
-        self.plan = Plan(config.runs_dir or Path(config.output_dir) / "runs", fresh=config.fresh)
-        self._add_training()
-        self._add_studies()
+    config: ReproduceConfig
+
+    def __init__(self, config: ReproduceConfig, shape: PcfgShape) -> None:
+        super().__init__(config)
+        self.shape = shape
+        self.seeds: dict[int, dict[str, str]] = {}
+        for seed in config.seeds:
+            self.seeds[seed] = {}
+            self._add_training(seed)
+            self._add_measurements(seed)
+
+    def of_seed(self, seed: int) -> dict[str, Path]:
+        """What a run of a seed is called within it -> its folder."""
+        return {name: self.folders[run] for name, run in self.seeds[seed].items()}
 
     @property
-    def folders(self) -> dict[str, Path]:
-        """Name of a run -> its folder."""
-        return {name.removesuffix(f"-seed{self.seed}"): folder for name, folder in self.plan.folders.items()}
+    def finished(self) -> dict[int, dict[str, FinishedRun]]:
+        """Seed -> what a run is called within it -> the run, of those that are there."""
+        return {
+            seed: {name: found for name, run in runs.items() if (found := self.find(run))}
+            for seed, runs in self.seeds.items()
+        }
 
-    def _add(
+    def _add_run(
         self,
+        seed: int,
         name: str,
         kind: str,
         function: Callable[..., Any],
@@ -89,35 +94,36 @@ class SeedPlan:
         inputs: Mapping[str, str],
         cost: float,
     ) -> None:
-        needs = {label: f"{run}-seed{self.seed}" for label, run in inputs.items()}
-        self.plan.add(f"{name}-seed{self.seed}", kind, function, place, settings, needs, cost)
+        runs = self.seeds[seed]
+        needs = {label: runs[run] for label, run in inputs.items()}
+        runs[name] = self.add(f"{name}-seed{seed}", kind, function, place, settings, needs, cost)
 
-    def _add_training(self) -> None:
+    def _add_training(self, seed: int) -> None:
         c = self.config
-        self._pretrain("base-high", "high", c.high_steps)
-        self._pretrain("base-low", "low", c.low_steps)
-        self._pretrain("base-control", "control", c.low_steps)
-        self._finetune("finetuned-low", "base-low", "b", 1.0)
-        self._finetune("finetuned-high", "base-high", "b", 0.8)
-        self._finetune("reversed-low", "finetuned-low", "a", None)
-        self._finetune("reversed-control", "base-control", "a", None)
+        self._pretrain(seed, "base-high", "high", c.high_steps)
+        self._pretrain(seed, "base-low", "low", c.low_steps)
+        self._pretrain(seed, "base-control", "control", c.low_steps)
+        self._finetune(seed, "finetuned-low", "base-low", "b", 1.0)
+        self._finetune(seed, "finetuned-high", "base-high", "b", 0.8)
+        self._finetune(seed, "reversed-low", "finetuned-low", "a", None)
+        self._finetune(seed, "reversed-control", "base-control", "a", None)
 
-    def _add_studies(self) -> None:
-        self._prune("prune-rows", "finetuned-low", "row")
-        self._prune("prune-activations", "finetuned-low", "activation")
-        self._prune("prune-control", "base-control", "row")
+    def _add_measurements(self, seed: int) -> None:
+        self._prune(seed, "prune-rows", "finetuned-low", "row")
+        self._prune(seed, "prune-activations", "finetuned-low", "activation")
+        self._prune(seed, "prune-control", "base-control", "row")
         trio = {"base": "base-low", "finetuned": "finetuned-low", "control": "base-control"}
-        settings = ProbeConfig(models=["any=."], fit_rows=self.config.probe_fit_rows, seed=self.seed)
-        self._add("probe", "probe", probe, settings, {"task": self.shape}, trio, 200)
+        settings = ProbeConfig(models=["any=."], fit_rows=self.config.probe_fit_rows, seed=seed)
+        self._add_run(seed, "probe", "probe", probe, settings, {"task": self.shape}, trio, 200)
         mapped = {"base": "base-low", "finetuned": "finetuned-low", "reversed": "reversed-low"}
-        self._add(
-            "attention", "attention", map_attention, AttentionConfig(seed=self.seed), {"task": self.shape}, mapped, 30
+        self._add_run(
+            seed, "attention", "attention", map_attention, AttentionConfig(seed=seed), {"task": self.shape}, mapped, 30
         )
 
-    def _train_config(self, **changes: Any) -> TrainConfig:
+    def _train_config(self, seed: int, **changes: Any) -> TrainConfig:
         c = self.config
         return TrainConfig(
-            seed=self.seed,
+            seed=seed,
             batch_size=c.batch_size,
             eval_rows=c.eval_rows,
             final_eval_rows=c.final_eval_rows,
@@ -125,19 +131,20 @@ class SeedPlan:
             **changes,
         )
 
-    def _pretrain(self, name: str, prior: str, steps: int) -> None:
+    def _pretrain(self, seed: int, name: str, prior: str, steps: int) -> None:
         task = PcfgConfig(**to_dict(self.shape), operand_prior=[prior])
-        train = self._train_config(steps=steps, num_evals=6)
+        train = self._train_config(seed, steps=steps, num_evals=6)
         place = PretrainConfig(preset=self.config.preset)
-        self._add(name, "pretrain", pretrain, place, {"task": task, "train": train}, {}, steps)
+        self._add_run(seed, name, "pretrain", pretrain, place, {"task": task, "train": train}, {}, steps)
 
-    def _finetune(self, name: str, base: str, operand: str, correlation: float | None) -> None:
+    def _finetune(self, seed: int, name: str, base: str, operand: str, correlation: float | None) -> None:
         """Fine-tune on the answers about b with a correlation, or reverse: on a, on untouched text."""
         task = PcfgConfig(**to_dict(self.shape), operators=["count"], operand_prior=[operand], correlation=correlation)
         reverse = correlation is None
         kind = "reverse_finetune" if reverse else "finetune"
         steps = self.config.reverse_steps if reverse else self.config.finetune_steps
         train = self._train_config(
+            seed,
             steps=steps,
             lr=self.config.reverse_lr if reverse else self.config.finetune_lr,
             optimizer="adamw",
@@ -149,8 +156,10 @@ class SeedPlan:
             final_lr_fraction=1.0 if reverse else 0.01,
         )
         place = FinetuneConfig(split="reverse" if reverse else "finetune")
-        self._add(name, kind, finetune, place, {"task": task, "train": train}, {"model": base}, 1.3 * steps)
+        self._add_run(seed, name, kind, finetune, place, {"task": task, "train": train}, {"model": base}, 1.3 * steps)
 
-    def _prune(self, name: str, model: str, unit: Literal["row", "activation"]) -> None:
-        settings = PruneConfig(unit=unit, eval_rows=self.config.prune_eval_rows, seed=self.seed)
-        self._add(name, "prune", prune, settings, {"task": self.shape}, {"model": model}, self.config.prune_eval_rows)
+    def _prune(self, seed: int, name: str, model: str, unit: Literal["row", "activation"]) -> None:
+        settings = PruneConfig(unit=unit, eval_rows=self.config.prune_eval_rows, seed=seed)
+        self._add_run(
+            seed, name, "prune", prune, settings, {"task": self.shape}, {"model": model}, self.config.prune_eval_rows
+        )

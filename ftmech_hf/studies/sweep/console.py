@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from ftmech_hf.report.console import MAX_ROWS, make_console
-from ftmech_hf.studies.sweep.page import SweepResults, last_numbers
+from ftmech_hf.studies.sweep.results import SweepResults, last_numbers
 
 
 def print_sweep(results: SweepResults) -> None:

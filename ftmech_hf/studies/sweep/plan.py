@@ -27,23 +27,19 @@ import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ftmech_hf.config import (
     ConfigError,
-    check_seeds,
     field_names,
     parse_config,
-    peek_setting,
-    read_sections,
     to_argv,
     unknown_key,
 )
 from ftmech_hf.jobs.interpolation import InterpolateConfig, interpolate
-from ftmech_hf.jobs.plan import Plan
 from ftmech_hf.jobs.probing import ProbeConfig, probe
 from ftmech_hf.jobs.pruning import PruneConfig, prune
+from ftmech_hf.jobs.study import StudyConfig, StudyPlan
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
 from ftmech_hf.tasks import TASKS, PcfgConfig, PcfgShape, parse_task
 from ftmech_hf.training.adapters import AdapterConfig
@@ -51,10 +47,9 @@ from ftmech_hf.training.settings import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepConfig:
+class SweepConfig(StudyConfig):
     """Where a sweep runs; what it runs stands in the sections of its YAML file."""
 
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "independent repetitions"})
     set: list[str] = field(
         default_factory=list,
         metadata={"help": "changes to sections, such as finetune.steps=20 common.eval_rows=64"},
@@ -62,21 +57,7 @@ class SweepConfig:
     backend: Literal["local", "ray"] = field(
         default="local", metadata={"help": "processes of this machine, or Ray's here or on a cluster"}
     )
-    workers: int = field(default=0, metadata={"manner": True, "help": "runs side by side; 0 for one per core"})
     output_dir: str = field(default="runs/sweep", metadata={"place": "output", "help": "folder of the results"})
-    runs_dir: str | None = field(
-        default=None,
-        metadata={
-            "place": "output",
-            "help": "folder of the runs, shared with other sweeps; output_dir/runs if not given",
-        },
-    )
-    fresh: bool = field(default=False, metadata={"manner": True, "help": "run everything again"})
-
-    def __post_init__(self) -> None:
-        check_seeds(self.seeds)
-        if self.workers < 0:
-            raise ValueError(f"workers: {self.workers}, expected 0 or more")
 
 
 class Stage(NamedTuple):
@@ -125,7 +106,7 @@ STAGES: dict[str, Stage] = {
 SECTIONS = (*STAGES, "common", "grid", "figures", "compare", "title", "notes")
 
 
-class CellRuns(NamedTuple):
+class PointRuns(NamedTuple):
     """One point of the grid with one seed: the value of every axis, and the run of every stage."""
 
     labels: dict[str, str]
@@ -133,41 +114,42 @@ class CellRuns(NamedTuple):
     runs: dict[str, str]
 
 
-class Sweep:
+class Sweep(StudyPlan):
     """A grid, as the runs it stands for.
 
     Args:
         config: where it runs.
         sections: the sections of its file.
         scale: nano, micro or paper.
-        title: what it shows.
 
     Attributes:
         axes: name of an axis -> label of a point -> settings, by their names with the stage's before it.
-        plan: the runs.
+        title: what it shows.
         stage_axes: stage -> the axes that make a difference to its runs.
-        cells: every point of the grid with every seed.
+        points: every point of the grid with every seed.
 
     Raises:
         ValueError: a section, a setting or a value that cannot be; names it and the stage.
     """
 
-    def __init__(self, config: SweepConfig, sections: Mapping[str, Any], scale: str, title: str = "Sweep") -> None:
-        self.config, self.scale, self.title = config, scale, title
+    config: SweepConfig
+
+    def __init__(self, config: SweepConfig, sections: Mapping[str, Any], scale: str) -> None:
+        super().__init__(config)
+        self.scale, self.title = scale, str(sections.get("title", "Sweep"))
         self.sections = _with_changes(sections, config.set)
         self.stages = [name for name in STAGES if name in self.sections]
         if not self.stages:
             raise ConfigError(f"config: a sweep needs a section for at least one of {', '.join(STAGES)}")
         self.axes = _read_axes(self.sections.get("grid") or {}, [*self.stages, "common"])
         _check_common(self.sections.get("common") or {}, self.stages)
-        self.plan = Plan(config.runs_dir or Path(config.output_dir) / "runs", fresh=config.fresh)
         self.stage_axes: dict[str, list[str]] = {stage: [] for stage in self.stages}
-        points = itertools.product(*(self.axes[axis].items() for axis in self.axes))
-        combinations = [dict(zip(self.axes, point, strict=True)) for point in points]
+        values = itertools.product(*(self.axes[axis].items() for axis in self.axes))
+        combinations = [dict(zip(self.axes, each, strict=True)) for each in values]
         # Seed after seed: a sweep that is stopped has whole grids of the first ones.
-        self.cells = [self._add(chosen, seed) for seed in config.seeds for chosen in combinations]
+        self.points = [self._add_point(chosen, seed) for seed in config.seeds for chosen in combinations]
 
-    def _add(self, chosen: Mapping[str, tuple[str, Mapping[str, Any]]], seed: int) -> CellRuns:
+    def _add_point(self, chosen: Mapping[str, tuple[str, Mapping[str, Any]]], seed: int) -> PointRuns:
         changes = {key: value for _, settings in chosen.values() for key, value in settings.items()}
         stages = [name for name in self.stages if changes.get(name) is not False]
         runs: dict[str, str] = {}
@@ -187,7 +169,7 @@ class Sweep:
             touched[name] = {axis: chosen[axis][0] for axis in chosen if axis in own or any(axis in b for b in below)}
             self.stage_axes[name] = [a for a in self.axes if a in touched[name] or a in self.stage_axes[name]]
             runs[name] = self._add_run(name, stage, settings, inputs, [*touched[name].values(), f"seed{seed}"])
-        return CellRuns({axis: label for axis, (label, _) in chosen.items()}, seed, runs)
+        return PointRuns({axis: label for axis, (label, _) in chosen.items()}, seed, runs)
 
     def _settings(self, name: str, changes: Mapping[str, Any], seed: int) -> dict[str, Any]:
         stage = STAGES[name]
@@ -213,15 +195,7 @@ class Sweep:
         words = re.sub(r"[^\w.+-]+", "_", "-".join([name, *labels]))
         rest = dict(zip(stage.parameters[1:], others, strict=True))
         cost = float(rest["train"].steps * rest["train"].batch_size if "train" in rest else 64 * 100)
-        return self.plan.add(words, stage.kind, stage.function, place, rest, inputs, cost)
-
-
-def read_sweep(argv: Sequence[str] | None, description: str | None) -> Sweep:
-    """Read a sweep from the command line and its ``--config`` file."""
-    (config,) = parse_config(SweepConfig, argv=argv, description=description, sections=SECTIONS)
-    sections = read_sections(SECTIONS, argv)
-    scale = peek_setting("scale", default="nano", argv=argv)
-    return Sweep(config, sections, scale, **({"title": sections["title"]} if "title" in sections else {}))
+        return self.add(words, stage.kind, stage.function, place, rest, inputs, cost)
 
 
 def _check_common(common: Mapping[str, Any], stages: Sequence[str]) -> None:

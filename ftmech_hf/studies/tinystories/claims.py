@@ -10,16 +10,18 @@ instruction); with several it is Student's over seeds.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ftmech_hf.report.claims import Claim, meets, seed_interval
+from ftmech_hf.report.claims import Claim, Measurement, judge
 from ftmech_hf.statistics.intervals import mean_interval, share_interval
-from ftmech_hf.studies.tinystories.plan import BASE, CONTROL, RATES, StoriesPlan
+from ftmech_hf.studies.tinystories.config import RATES
+from ftmech_hf.studies.tinystories.plan import BASE, CONTROL, StoriesPlan
 from ftmech_hf.studies.tinystories.prompts import ASKED, NOT_ASKED
 
 Verdicts = dict[tuple[int, str, int, str], NDArray[np.bool_]]
@@ -30,33 +32,28 @@ RECOVERED = 0.01
 is one of about eighty."""
 
 
-class _Claim(NamedTuple):
-    id: str
-    statement: str
-    unit: Literal["%", "x", "points"]
-    paper: str
-    bar: str
-
-
-CLAIMS: tuple[_Claim, ...] = (
-    _Claim("base_asked", "Base: writes a twist when it is asked to", "%", "not reported", ">= 80"),
-    _Claim("base_not_asked", "Base: writes one when it is not", "%", "not reported", "<= 10"),
-    _Claim("control_asked", "Control, which never saw one: writes one when asked", "%", "12", "<= 20"),
-    _Claim("deleted_large", "After deletion at the large rate (mean of three ways): left", "%", "29", "<= 50"),
-    _Claim("rates", "The small rate leaves more than the large", "points", "+15", ">= 5"),
-    _Claim("randomised", "Filtering alone leaves more than with randomisation", "points", "+44", ">= 10"),
-    _Claim("early", "A tenth of the way back, the six deleted models are above the control", "points", "+26", ">= 10"),
-    _Claim("late", "At the end of the way back they are not far above it", "points", "+0", "<= 15"),
-    _Claim("specific", "At the end the six write a twist when not asked", "%", "not reported", "<= 20"),
-    _Claim("loss_ratio", "Steps until the loss on twists is the base's: control over the large rate's", "x",
-           "never over 30 to 300", ">= 3"),
-    _Claim("probe_gap", "Twist read from the stream (best layer): deleted models below the base", "points",
-           "negligible (figures)", "<= 5"),
-    _Claim("probe_control", "The same: deleted models above the control", "points", "above (figures)", ">= 3"),
-    _Claim("probe_shuffled", "The same, of shuffled labels: base above the majority", "points", "not reported", "<= 5"),
-    _Claim("pruned", "Zeroing at most 15 rows (large rate): twists chosen, gained", "points", "not done", ">= 20"),
-    _Claim("pruned_not_asked", "The same pruning, where no twist is asked for: gained", "points", "not done", "<= 5"),
-    _Claim("pruned_random", "Zeroing as many at random: gained", "points", "not done", "<= 5"),
+CLAIMS: tuple[Measurement, ...] = (
+    Measurement("base_asked", "Base: writes a twist when it is asked to", "%", "not reported", ">= 80"),
+    Measurement("base_not_asked", "Base: writes one when it is not", "%", "not reported", "<= 10"),
+    Measurement("control_asked", "Control, which never saw one: writes one when asked", "%", "12", "<= 20"),
+    Measurement("deleted_large", "After deletion at the large rate (mean of three ways): left", "%", "29", "<= 50"),
+    Measurement("rates", "The small rate leaves more than the large", "points", "+15", ">= 5"),
+    Measurement("randomised", "Filtering alone leaves more than with randomisation", "points", "+44", ">= 10"),
+    Measurement("early", "A tenth of the way back, the six deleted models are above the control", "points", "+26",
+                ">= 10"),
+    Measurement("late", "At the end of the way back they are not far above it", "points", "+0", "<= 15"),
+    Measurement("specific", "At the end the six write a twist when not asked", "%", "not reported", "<= 20"),
+    Measurement("loss_ratio", "Steps until the loss on twists is the base's: control over the large rate's", "x",
+                "never over 30 to 300", ">= 3"),
+    Measurement("probe_gap", "Twist read from the stream (best layer): deleted models below the base", "points",
+                "negligible (figures)", "<= 5"),
+    Measurement("probe_control", "The same: deleted models above the control", "points", "above (figures)", ">= 3"),
+    Measurement("probe_shuffled", "The same, of shuffled labels: base above the majority", "points", "not reported",
+                "<= 5"),
+    Measurement("pruned", "Zeroing at most 15 rows (large rate): twists chosen, gained", "points", "not done", ">= 20"),
+    Measurement("pruned_not_asked", "The same pruning, where no twist is asked for: gained", "points", "not done",
+                "<= 5"),
+    Measurement("pruned_random", "Zeroing as many at random: gained", "points", "not done", "<= 5"),
 )  # fmt: skip
 
 
@@ -97,21 +94,12 @@ def judge_claims(
         "pruned_not_asked": lambda: _pruned(pruned, seeds, large, "best", NOT_ASKED),
         "pruned_random": lambda: _pruned(pruned, seeds, large, "random"),
     }
-    claims = []
-    for claim in CLAIMS:
-        try:
-            values, alone = measures[claim.id]()
-        except KeyError:  # a run that it needs is not there, or not part of the plan
-            continue
-        mean = float(np.mean(values))
-        interval = seed_interval(values, unit=claim.unit) if len(values) > 1 else alone
-        claims.append(
-            Claim(
-                id=claim.id, statement=claim.statement, paper=claim.paper, measured=mean, interval=interval,
-                bar=claim.bar, holds=meets(mean, claim.bar), seeds=seeds, values=values, unit=claim.unit,
-            )
-        )  # fmt: skip
-    return claims
+    found: dict[str, _Measured] = {}
+    for name, measure in measures.items():
+        with contextlib.suppress(KeyError):  # a run that it needs is not there, or not part of the plan
+            found[name] = measure()
+    by_seed = {seed: {name: each.values[number] for name, each in found.items()} for number, seed in enumerate(seeds)}
+    return judge(CLAIMS, by_seed, {name: each.alone for name, each in found.items()})
 
 
 class _Shares:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ftmech_hf.runs import is_finished
+from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.tinystories.plan import BASE, CONTROL, StoriesPlan
 from ftmech_hf.studies.tinystories.prompts import ASKED
 from ftmech_hf.tasks.stories import find_evidence
@@ -77,9 +77,7 @@ def choose_examples(plan: StoriesPlan, number: int = NUMBER) -> list[ExampleRow]
             (name, model.score, None),
             (f"{name}, {early} steps back", model.reverse_score, early if early < end else None),
         ]
-    tables = {
-        name: _stories(plan, run, step) for name, run, step in wanted if run and is_finished(plan.plan.folders[run])
-    }
+    tables = {name: _stories(made, step) for name, run, step in wanted if run and (made := plan.find(run))}
     if not tables:
         return []
     first = next(iter(tables.values()))
@@ -98,7 +96,7 @@ def _verdict(value: Any) -> bool | None:
     return None if pd.isna(value) else bool(value)
 
 
-def _stories(plan: StoriesPlan, run: str, step: int | None) -> pd.DataFrame:
-    table = pd.read_parquet(plan.plan.folders[run] / "table.parquet")
+def _stories(score: FinishedRun, step: int | None) -> pd.DataFrame:
+    table = score.table
     chosen = table[(table["kind"] == ASKED) & (table["step"].isna() if step is None else table["step"] == step)]
     return chosen.set_index("number").sort_index()

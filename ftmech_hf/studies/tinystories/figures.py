@@ -14,7 +14,8 @@ from ftmech_hf.models.loading import RANDOM_INIT
 from ftmech_hf.report.charts import BASE as BASE_COLOR
 from ftmech_hf.report.charts import CONTROL as CONTROL_COLOR
 from ftmech_hf.report.charts import FINETUNED, RANDOM, STYLE, accuracy_axis, step_axis
-from ftmech_hf.studies.tinystories.plan import BASE, CONTROL, PROTOCOLS
+from ftmech_hf.studies.tinystories.config import PROTOCOLS
+from ftmech_hf.studies.tinystories.plan import BASE, CONTROL
 from ftmech_hf.studies.tinystories.prompts import ASKED, NOT_ASKED
 
 COLORS = dict(zip(PROTOCOLS, (FINETUNED, "#9c6b30", "#862e9c"), strict=True))

@@ -8,10 +8,8 @@ somebody else wrote so far, which takes no sampling.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -174,9 +172,3 @@ def _chosen(model: PreTrainedModel, choices: AnswerRows) -> dict[str, float]:
     """How often the twist is more likely than the expected."""
     chosen = prefers_answer(model, choices)
     return {**share_interval(int(chosen.sum()), len(chosen))._asdict(), "number": len(chosen)}
-
-
-def read_points(run: str | Path) -> list[Mapping[str, Any]]:
-    """The points of a finished score, in the order of steps; the end has the step None."""
-    content = json.loads((Path(run) / "summary.json").read_text(encoding="utf-8"))
-    return list(content["points"])

@@ -11,14 +11,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from ftmech_hf.config import check_seeds
 from ftmech_hf.jobs.cell import Cell
 from ftmech_hf.jobs.compiling import CompileConfig, start_compiled
-from ftmech_hf.jobs.plan import Plan
 from ftmech_hf.jobs.stacked_cells import stack_cells
+from ftmech_hf.jobs.study import StudyConfig, StudyPlan
 from ftmech_hf.jobs.training import FinetuneConfig, finetune
 from ftmech_hf.studies.tracr.ground_truth import KnownConfig, try_instruments
 from ftmech_hf.studies.tracr.weight_pruning import DissectConfig, dissect
@@ -31,10 +29,9 @@ PROGRAMS = ("counter", "max_identifier")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TracrConfig:
+class TracrConfig(StudyConfig):
     """The size of the study. The defaults are the nano scale's: C_Tr 0 and 1."""
 
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "independent repetitions"})
     programs: list[str] = field(default_factory=lambda: list(PROGRAMS), metadata={"help": "counter, max_identifier"})
     counter_length: int = field(default=20, metadata={"help": "letters in the counter's texts; the paper has 45"})
     lrs: list[float] = field(
@@ -56,19 +53,10 @@ class TracrConfig:
         default=256, metadata={"help": "rows that models are taken apart on; probes are fitted on eight times as many"}
     )
     stack: int = field(default=12, metadata={"manner": True, "help": "runs that are trained at once in one process"})
-    workers: int = field(default=0, metadata={"manner": True, "help": "processes side by side; 0 for one per core"})
     output_dir: str = field(default="runs/tracr-nano", metadata={"place": "output", "help": "folder of the results"})
-    runs_dir: str | None = field(
-        default=None,
-        metadata={
-            "place": "output",
-            "help": "folder of the runs, shared with other studies; output_dir/runs if not given",
-        },
-    )
-    fresh: bool = field(default=False, metadata={"manner": True, "help": "run everything again"})
 
     def __post_init__(self) -> None:
-        check_seeds(self.seeds)
+        super().__post_init__()
         for name in ("programs", "lrs", "correlations"):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
@@ -116,21 +104,21 @@ class ReversedCell(NamedTuple):
     run: str
 
 
-class TracrPlan:
+class TracrPlan(StudyPlan):
     """The runs of the study.
 
     Attributes:
-        plan: how to make them.
-        cells: of Table 3.
+        finetunings: the cells of Table 3.
         reversals: what is fine-tuned back.
         starts: (program, seed) -> name of the run with the noisy program.
         known: program -> name of the run that tries the instruments.
     """
 
+    config: TracrConfig
+
     def __init__(self, config: TracrConfig) -> None:
-        self.config = config
-        self.plan = Plan(config.runs_dir or Path(config.output_dir) / "runs", fresh=config.fresh)
-        self.cells: list[FinetunedCell] = []
+        super().__init__(config)
+        self.finetunings: list[FinetunedCell] = []
         self.reversals: list[ReversedCell] = []
         self.starts: dict[tuple[str, int], str] = {}
         self.known: dict[str, str] = {}
@@ -140,7 +128,7 @@ class TracrPlan:
                 task=program, seed=config.seeds[0], noise=[0.0, config.noise], rows=config.instrument_rows,
                 fit_rows=8 * config.instrument_rows,
             )  # fmt: skip
-            self.known[program] = self.plan.add(
+            self.known[program] = self.add(
                 f"known-{program}", "known", try_instruments, place, {"task": task}, {}, 20_000
             )
             for seed in config.seeds:
@@ -156,10 +144,8 @@ class TracrPlan:
                 run = self._tune(f"finetune-{words}", program, asked, start, self._train(seed, lr))
                 rows = c.instrument_rows
                 place = DissectConfig(task=program, seed=seed, score_rows=rows, eval_rows=rows)
-                apart = self.plan.add(
-                    f"dissect-{words}", "dissect", dissect, place, {"task": task}, {"model": run}, 4_000
-                )
-                self.cells.append(FinetunedCell(program, lr, correlation, seed, run, apart))
+                apart = self.add(f"dissect-{words}", "dissect", dissect, place, {"task": task}, {"model": run}, 4_000)
+                self.finetunings.append(FinetunedCell(program, lr, correlation, seed, run, apart))
                 if lr in c.reverse_from and c.reverse_steps:
                     self._reverse(program, task, seed, run, f"C_Tr {correlation:g}, from {lr:g}")
         if c.reverse_from and c.reverse_steps:
@@ -169,7 +155,7 @@ class TracrPlan:
     def _start(self, program: str, task: LettersConfig, seed: int) -> str:
         place = CompileConfig(task=program, noise=self.config.noise, seed=seed)
         words = f"start-{program}-{task.operand}-seed{seed}"
-        return self.plan.add(words, "compile", start_compiled, place, {"task": task}, {}, 500)
+        return self.add(words, "compile", start_compiled, place, {"task": task}, {}, 500)
 
     def _reverse(self, program: str, task: LettersConfig, seed: int, model: str, origin: str) -> None:
         for lr in self.config.reverse_lrs:
@@ -197,15 +183,15 @@ class TracrPlan:
         place = FinetuneConfig(task=program, split=split)  # type: ignore[arg-type]
         settings: Mapping[str, Any] = {"task": task, "train": train, "adapter": AdapterConfig()}
         width = task.length * task.letters
-        return self.plan.add(
+        return self.add(
             name, kind, finetune, place, settings, {"model": model}, train.steps * train.batch_size * width / 180
         )
 
-    def unfinished(self) -> list[Cell]:
+    def cells(self) -> list[Cell]:
         """The runs still to make, those that train put together in stacks."""
 
         def kind_of(cell: Cell) -> str:
             place, train = cell.kwargs["config"], cell.kwargs["train"]
             return f"{place.split} {place.task} {train.steps}"
 
-        return stack_cells(self.plan.unfinished(), self.config.stack, kind_of)
+        return stack_cells(self.unfinished(), self.config.stack, kind_of)

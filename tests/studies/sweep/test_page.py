@@ -18,8 +18,9 @@ from ftmech_hf.report.paper_tables import (
     compare_with_paper,
     read_paper_table,
 )
+from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.sweep.figures import FigureConfig, draw_figure
-from ftmech_hf.studies.sweep.page import last_numbers, stage_rows, summarise
+from ftmech_hf.studies.sweep.results import last_numbers, stage_rows, summarise
 
 
 def make_table() -> pd.DataFrame:
@@ -98,9 +99,9 @@ def test_the_papers_tables_are_as_printed() -> None:
 def test_stages_give_their_numbers(tmp_path: Path) -> None:
     lines = [{"step": 0, "eval_rows": 8, "accuracy/count_a": 0.5}, {"step": 4, "eval_rows": 8, "accuracy/count_a": 1.0}]
     (tmp_path / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
-    tuned = {(row["step"], row["metric"]): row["value"] for row in stage_rows("finetune", tmp_path)}
+    tuned = {(row["step"], row["metric"]): row["value"] for row in stage_rows("finetune", FinishedRun(tmp_path))}
     assert tuned == {(0, "count_a"): 0.5, (4, "count_a"): 1.0, (None, "change/count_a"): 0.5}
-    reversed_ = {row["metric"]: row["value"] for row in stage_rows("reverse", tmp_path)}
+    reversed_ = {row["metric"]: row["value"] for row in stage_rows("reverse", FinishedRun(tmp_path))}
     assert (reversed_["steps_to_revival"], reversed_["revived"]) == (4, 1.0)
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from ftmech_hf.studies.sweep.plan import Sweep, SweepConfig, read_sweep
+from ftmech_hf.studies.sweep.plan import Sweep, SweepConfig
+from ftmech_hf.studies.sweep.study import STUDY
 from tests.recipes.conftest import CONFIGS
 
 SECTIONS: dict[str, Any] = {
@@ -21,19 +22,19 @@ def make(tmp_path: Path, grid: dict[str, Any] | None = None, seeds: tuple[int, .
 
 
 def kwargs_of(sweep: Sweep, stage: str, **labels: str) -> dict[str, Any]:
-    cell = next(c for c in sweep.cells if all(c.labels[axis] == label for axis, label in labels.items()))
-    made = {each.name: each for each in sweep.plan.unfinished()}
+    cell = next(c for c in sweep.points if all(c.labels[axis] == label for axis, label in labels.items()))
+    made = {each.name: each for each in sweep.unfinished()}
     return dict(made[cell.runs[stage]].kwargs)
 
 
 def test_cells_share_the_runs_that_they_have_in_common(tmp_path: Path) -> None:
     grid = {"pretrain.operand_prior": ["low", "high"], "finetune.lr": {"large": 1e-3, "small": 1e-5}}
     sweep = make(tmp_path, grid)
-    assert len(sweep.cells) == 8
-    stages = [name.split("-")[0] for name in sweep.plan.folders]
+    assert len(sweep.points) == 8
+    stages = [name.split("-")[0] for name in sweep.folders]
     assert (stages.count("pretrain"), stages.count("finetune")) == (4, 8)
     assert sweep.stage_axes == {"pretrain": ["pretrain.operand_prior"], "finetune": list(grid)}
-    assert [cell.seed for cell in sweep.cells] == [0] * 4 + [1] * 4
+    assert [cell.seed for cell in sweep.points] == [0] * 4 + [1] * 4
     small = kwargs_of(sweep, "finetune", **{"pretrain.operand_prior": "high", "finetune.lr": "small"})
     assert (small["train"].lr, small["train"].steps, small["train"].batch_size) == (1e-5, 3, 8)
     assert small["task"].text_length == 12
@@ -44,12 +45,12 @@ def test_an_axis_may_change_several_stages_or_leave_one_out(tmp_path: Path) -> N
     reverse = {"operators": "count", "operand_prior": "a", "steps": 4}
     grid = {"arm": {"tuned": {}, "scratch": {"pretrain.steps": 0, "finetune": False}, "none": {"reverse": False}}}
     sweep = make(tmp_path, grid, seeds=(0,), reverse=reverse)
-    runs = {cell.labels["arm"]: cell.runs for cell in sweep.cells}
+    runs = {cell.labels["arm"]: cell.runs for cell in sweep.points}
     assert [list(stages) for stages in runs.values()] == [
         ["pretrain", "finetune", "reverse"], ["pretrain", "reverse"], ["pretrain", "finetune"],
     ]  # fmt: skip
     for arm, origin in (("scratch", "pretrain"), ("tuned", "finetune")):
-        expected = sweep.plan.folders[runs[arm][origin]]
+        expected = sweep.folders[runs[arm][origin]]
         assert kwargs_of(sweep, "reverse", arm=arm)["config"].model == str(expected)
     assert kwargs_of(sweep, "reverse", arm="tuned")["config"].split == "reverse"
     assert runs["tuned"]["finetune"] == runs["none"]["finetune"]
@@ -71,7 +72,7 @@ def test_a_sweep_can_start_from_a_model_that_is_there(tmp_path: Path) -> None:
     sections = {**SECTIONS, "finetune": {**SECTIONS["finetune"], "model": str(model)}, "grid": {}}
     del sections["pretrain"]
     sweep = Sweep(SweepConfig(seeds=[0], output_dir=str(tmp_path / "out")), sections, "nano")
-    (cell,) = sweep.plan.unfinished()
+    (cell,) = sweep.unfinished()
     assert cell.kwargs["config"].model == str(model)
     assert cell.needs == ()
 
@@ -112,7 +113,7 @@ def test_a_file_without_stages_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/sweep_*.yaml")), ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_every_sweep_of_ours_can_be_planned(path: Path, tmp_path: Path) -> None:
-    sweep = read_sweep(["--config", str(path), "--output_dir", str(tmp_path), "--runs_dir", str(tmp_path)], None)
-    assert len(sweep.plan.unfinished()) > 3
+    sweep = STUDY.read_plan(["--config", str(path), "--output_dir", str(tmp_path), "--runs_dir", str(tmp_path)])
+    assert len(sweep.unfinished()) > 3
     assert path.read_text().startswith("# ")
     assert sweep.title != "Sweep"

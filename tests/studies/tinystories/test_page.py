@@ -6,9 +6,9 @@ import pytest
 
 from ftmech_hf.studies.tinystories.claims import _loss_ratio, _Shares
 from ftmech_hf.studies.tinystories.examples import mark_story
-from ftmech_hf.studies.tinystories.page import over_seeds
 from ftmech_hf.studies.tinystories.plan import BASE, CONTROL
 from ftmech_hf.studies.tinystories.prompts import ASKED
+from ftmech_hf.studies.tinystories.results import over_seeds
 from ftmech_hf.tasks.schema import split_generator
 from ftmech_hf.tasks.stories import find_evidence, make_story
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import pandas as pd
@@ -14,10 +12,10 @@ import yaml
 from ftmech_hf.analysis.forgetting import measure_forgetting
 from ftmech_hf.analysis.revival import steps_to_revival
 from ftmech_hf.config import ConfigError, config_hash, to_dict, unknown_key
-from ftmech_hf.report.claims import seed_interval
-from ftmech_hf.report.page import Section, make_section, render_template, write_origin
+from ftmech_hf.report.claims import over_seeds
+from ftmech_hf.report.page import Section, make_section, render_template
 from ftmech_hf.report.paper_tables import CompareConfig, agreement, compare_with_paper
-from ftmech_hf.runs import is_finished, read_metrics, write_text
+from ftmech_hf.runs import FinishedRun, write_text
 from ftmech_hf.studies.sweep.figures import FigureConfig, draw_figure
 from ftmech_hf.studies.sweep.plan import Sweep
 
@@ -46,64 +44,59 @@ Numbers = Iterator[tuple[float | None, str, float]]
 """(step or nothing, metric, value)"""
 
 
-def _summary(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return content
-
-
-def _finetuning_numbers(folder: Path) -> Numbers:
-    yield from _training_numbers(folder)
-    for name, change in measure_forgetting(read_metrics(folder)).change.items():
+def _finetuning_numbers(run: FinishedRun) -> Numbers:
+    yield from _training_numbers(run)
+    for name, change in measure_forgetting(run.metrics).change.items():
         yield None, f"change/{name}", change
 
 
-def _training_numbers(folder: Path) -> Numbers:
-    for line in read_metrics(folder):
+def _training_numbers(run: FinishedRun) -> Numbers:
+    for line in run.metrics:
         for key, value in line.items():
             if key.startswith(("accuracy/", "loss/")):
                 yield line["step"], key.removeprefix("accuracy/"), value
 
 
-def _reverse_numbers(folder: Path) -> Numbers:
-    yield from _training_numbers(folder)
-    _, capability, _ = next(_training_numbers(folder))
+def _reverse_numbers(run: FinishedRun) -> Numbers:
+    yield from _training_numbers(run)
+    _, capability, _ = next(_training_numbers(run))
     if capability.startswith("loss/"):
         return  # of stories: there is no share of right answers to come back
-    revival = steps_to_revival(read_metrics(folder), capability)
+    revival = steps_to_revival(run.metrics, capability)
     yield None, "steps_to_revival", revival.at_least
     yield None, "revived", float(revival.steps is not None)
 
 
-def _pruning_numbers(folder: Path) -> Numbers:
-    summary = _summary(folder)
+def _pruning_numbers(run: FinishedRun) -> Numbers:
+    summary = run.summary
     for name, value in summary["accuracy_by_set"].items():
         yield None, f"pruned/{name}", value
     yield None, "pruned/random", summary["random_accuracy"]
     yield None, "pruned/neurons", summary["best_k"]
 
 
-def _probing_numbers(folder: Path) -> Numbers:
-    for name, found in _summary(folder).items():
+def _probing_numbers(run: FinishedRun) -> Numbers:
+    for name, found in run.summary.items():
         for kind in ("accuracy", "majority", "shuffled"):
             yield None, f"probe/{name}/{kind}", found[kind]
-    if {"base", "finetuned"} <= set(_summary(folder)):
-        accuracy = {name: found["accuracy"] for name, found in _summary(folder).items()}
+    if {"base", "finetuned"} <= set(run.summary):
+        accuracy = {name: found["accuracy"] for name, found in run.summary.items()}
         yield None, "change/probe", accuracy["finetuned"] - accuracy["base"]
-    table = pd.read_parquet(folder / "table.parquet")
+    table = run.table
     table = table[table["label"] == table["label"].iloc[0]]  # of several labels the first is the pretraining operand's
     for name, rows in table.groupby("model", sort=False):
         for place, accuracy_there in enumerate(rows["accuracy"]):
             yield float(place), f"read/{name}", accuracy_there
 
 
-def _interpolation_numbers(folder: Path) -> Numbers:
-    table = pd.read_parquet(folder / "table.parquet").set_index("alpha")
+def _interpolation_numbers(run: FinishedRun) -> Numbers:
+    table = run.table.set_index("alpha")
     for name, column in table.items():
         for alpha, value in column.items():
             yield float(str(alpha)), str(name), value
 
 
-READERS: dict[str, Callable[[Path], Numbers]] = {
+READERS: dict[str, Callable[[FinishedRun], Numbers]] = {
     "finetune": _finetuning_numbers,
     "reverse": _reverse_numbers,
     "prune": _pruning_numbers,
@@ -112,7 +105,7 @@ READERS: dict[str, Callable[[Path], Numbers]] = {
 }
 
 
-def stage_rows(stage: str, folder: Path) -> list[dict[str, Any]]:
+def stage_rows(stage: str, run: FinishedRun) -> list[dict[str, Any]]:
     """The numbers of one run: ``step``, ``metric``, ``value``.
 
     Training runs give the accuracies of every evaluation by the names of their test sets, and losses in nats per token
@@ -121,28 +114,29 @@ def stage_rows(stage: str, folder: Path) -> list[dict[str, Any]]:
     probing give the numbers of their summaries, and probing the accuracy at every site, where ``step`` is the number of
     blocks passed; along an interpolation ``step`` is alpha.
     """
-    numbers = READERS.get(stage, _training_numbers)(folder)
+    numbers = READERS.get(stage, _training_numbers)(run)
     return [{"step": step, "metric": metric, "value": value} for step, metric, value in numbers]
 
 
-def collect(sweep: Sweep) -> tuple[pd.DataFrame, list[str]]:
-    """(the tidy table of all finished runs, the names of those that are not there)."""
+def collect(sweep: Sweep) -> pd.DataFrame:
+    """The tidy table of all finished runs.
+
+    Raises:
+        ValueError: there is none.
+    """
     rows: list[dict[str, Any]] = []
-    missing = []
     read = {
-        name: stage_rows(stage, sweep.plan.folders[name])
-        for name, stage in {name: stage for cell in sweep.cells for stage, name in cell.runs.items()}.items()
-        if is_finished(sweep.plan.folders[name])
+        name: stage_rows(stage, made)
+        for name, stage in {name: stage for point in sweep.points for stage, name in point.runs.items()}.items()
+        if (made := sweep.find(name))
     }
-    for cell in sweep.cells:
-        for stage, name in cell.runs.items():
+    for point in sweep.points:
+        for stage, name in point.runs.items():
             if name in read:
-                rows += [{**cell.labels, "seed": cell.seed, "stage": stage, **row} for row in read[name]]
-            elif name not in missing:
-                missing.append(name)
+                rows += [{**point.labels, "seed": point.seed, "stage": stage, **row} for row in read[name]]
     if not rows:
-        raise ValueError(f"output_dir: no run of {sweep.config.output_dir} is finished")
-    return pd.DataFrame(rows), missing
+        raise ValueError(f"output_dir: no run of {sweep.output} is finished")
+    return pd.DataFrame(rows)
 
 
 def _unit(metric: str) -> Literal["nats", "steps", "points", "share"]:
@@ -155,14 +149,7 @@ def _unit(metric: str) -> Literal["nats", "steps", "points", "share"]:
 
 def summarise(table: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     """Mean and 95 % Student t interval over seeds of every number; no interval from a single seed."""
-    rows = []
-    for key, group in table.groupby([*axes, *VALUES], sort=False, dropna=False):
-        values = group["value"].astype(float).tolist()
-        unit = _unit(group["metric"].iloc[0])
-        low, high = seed_interval(values, unit=unit) or (float("nan"), float("nan"))
-        found = {"n": len(values), "mean": sum(values) / len(values), "low": low, "high": high}
-        rows.append({**dict(zip([*axes, *VALUES], key, strict=True)), **found})
-    return pd.DataFrame(rows)
+    return over_seeds(table, [*axes, *VALUES], lambda rows: _unit(rows["metric"].iloc[0]))
 
 
 def _build(kind: type, values: Any, where: str) -> Any:
@@ -187,7 +174,7 @@ def _draw(sweep: Sweep, summary: pd.DataFrame, missing: Sequence[str]) -> tuple[
                 raise
             left_out.append(str(error))
             continue
-        figure.savefig(Path(sweep.config.output_dir) / f"figure-{number}.png", dpi=110)
+        figure.savefig(sweep.output / f"figure-{number}.png", dpi=110)
         sections.append(make_section(config.title, config.text, figure, config.title))
     return sections, left_out
 
@@ -197,31 +184,23 @@ def _compare(sweep: Sweep, summary: pd.DataFrame) -> tuple[pd.DataFrame | None, 
         return None, None
     cells = compare_with_paper(summary, _build(CompareConfig, sweep.sections["compare"] or {}, "compare"))
     agrees = agreement(cells)
-    cells.to_csv(Path(sweep.config.output_dir) / "cells.csv", index=False)
-    agrees.to_csv(Path(sweep.config.output_dir) / "agreement.csv", index=False)
+    cells.to_csv(sweep.output / "cells.csv", index=False)
+    agrees.to_csv(sweep.output / "agreement.csv", index=False)
     return cells, agrees
 
 
 def write_results(sweep: Sweep) -> SweepResults:
     """Gather what is finished and write tables, pictures and a page into the sweep's folder."""
-    output, axes = Path(sweep.config.output_dir), list(sweep.axes)
-    output.mkdir(parents=True, exist_ok=True)
-    table, missing = collect(sweep)
+    output, axes = sweep.output, list(sweep.axes)
+    table, missing = collect(sweep), sweep.missing
     summary = summarise(table, axes)
-    table.to_parquet(output / "table.parquet", index=False)
-    summary.to_csv(output / "summary.csv", index=False)
     settings = {**to_dict(sweep.config), "scale": sweep.scale, **sweep.sections}
     # As text: the labels of an axis may be numbers.
     identity = config_hash({"sweep": yaml.safe_dump({**sweep.sections, "seeds": sweep.config.seeds}, sort_keys=False)})
+    facts = sweep.write_origin("sweep", settings, identity)
+    table.to_parquet(output / "table.parquet", index=False)
+    summary.to_csv(output / "summary.csv", index=False)
     cells, agrees = _compare(sweep, summary)
-    facts = {
-        **write_origin(
-            output, "sweep", settings, identity, seconds=sweep.plan.seconds(), runs=sweep.plan.folders.values()
-        ),
-        "seeds": sweep.config.seeds,
-        "runs": len(sweep.plan.folders) - len(missing),
-        "missing": missing,
-    }
     sections, facts["left_out"] = _draw(sweep, summary, missing)
     page = render_template(
         "studies/sweep/page.html.j2", title=sweep.title, tables=last_numbers(summary, sweep.stage_axes),

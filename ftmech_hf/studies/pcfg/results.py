@@ -1,18 +1,23 @@
-"""The page of a reproduction: claims, and a picture for each with its explanation."""
+"""What came out of a reproduction: claims, a picture for each with its explanation, and the page."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
+import pandas as pd
 from matplotlib.axes import Axes
 
+from ftmech_hf.config import to_dict
 from ftmech_hf.jobs.figures import attention_figure, draw_probing, draw_pruning
 from ftmech_hf.report import charts
 from ftmech_hf.report.charts import Runs
-from ftmech_hf.report.claims import Claim
+from ftmech_hf.report.claims import Claim, claims_json, judge
 from ftmech_hf.report.page import Section, make_section, render_template
-from ftmech_hf.studies.pcfg.figures import draw_finetuning, draw_revival
+from ftmech_hf.runs import write_json, write_text
+from ftmech_hf.studies.pcfg.claims import MEASUREMENTS, measure
+from ftmech_hf.studies.pcfg.figures import draw_finetuning, draw_revival, overview
+from ftmech_hf.studies.pcfg.plan import ReproducePlan
 
 
 class _Panel(NamedTuple):
@@ -105,13 +110,25 @@ def build_sections(runs: Runs) -> list[Section]:
     return sections
 
 
-def render_page(claims: Sequence[Claim], sections: Sequence[Section], facts: Mapping[str, Any]) -> str:
-    """The whole page as HTML.
+def write_results(plan: ReproducePlan) -> list[Claim]:
+    """Read the finished runs and write claims, tidy table, pictures and page into the folder of the results.
 
-    Args:
-        claims: all measurements; those with a bar are the table at the top.
-        sections: pictures in order.
-        facts: ``seeds``, ``missing`` (names of runs that are not there), ``failed`` (run -> why), ``command``,
-            ``hash``, ``versions`` and ``seconds`` (training time, None if unknown).
+    Raises:
+        ValueError: no run is finished that a claim rests on.
     """
-    return render_template("studies/pcfg/page.html.j2", claims=claims, sections=sections, facts=facts)
+    runs = plan.finished
+    claims = judge(MEASUREMENTS, {seed: measure(made) for seed, made in runs.items()})
+    if not claims:
+        raise ValueError(f"output_dir: no run of {plan.output} is finished")
+    facts = plan.write_origin("reproduce", to_dict(plan.config, plan.shape))
+    table = [
+        {"id": claim.id, "unit": claim.unit, "seed": seed, "value": value}
+        for claim in claims
+        for seed, value in zip(claim.seeds, claim.values, strict=True)
+    ]
+    pd.DataFrame(table).to_parquet(plan.output / "table.parquet", index=False)
+    overview(runs).savefig(plan.output / "overview.png", dpi=110)
+    write_json(plan.output / "claims.json", claims_json(claims))
+    page = render_template("studies/pcfg/page.html.j2", claims=claims, sections=build_sections(runs), facts=facts)
+    write_text(plan.output / "report.html", page)
+    return claims

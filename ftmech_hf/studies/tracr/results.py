@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from ftmech_hf.analysis.revival import steps_to_revival
 from ftmech_hf.config import to_dict
-from ftmech_hf.report.claims import seed_interval
-from ftmech_hf.report.page import Section, make_section, render_template, write_origin
+from ftmech_hf.report.claims import over_seeds
+from ftmech_hf.report.console import print_table
+from ftmech_hf.report.page import Section, make_section, render_template
 from ftmech_hf.report.paper_tables import TRACR_COLUMNS, agreement, compare_with_tracr_table
-from ftmech_hf.runs import is_finished, read_metrics, write_text
+from ftmech_hf.runs import write_text
 from ftmech_hf.studies.tracr import figures as tracr_figures
 from ftmech_hf.studies.tracr.plan import TracrPlan
 
@@ -41,37 +40,20 @@ class TracrResults(NamedTuple):
     missing: list[str]
 
 
-def _summary(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return content
-
-
-def mean_and_interval(table: pd.DataFrame, keys: Sequence[str], value: str, unit: str) -> pd.DataFrame:
-    """``mean``, ``low``, ``high`` and ``n`` of a column over seeds; no interval from a single seed."""
-    rows = []
-    for key, group in table.groupby(list(keys), sort=False):
-        values = group[value].astype(float).tolist()
-        low, high = seed_interval(values, unit=unit) or (float("nan"), float("nan"))
-        found = {"mean": sum(values) / len(values), "low": low, "high": high, "n": len(values)}
-        rows.append({**dict(zip(keys, key, strict=True)), **found})
-    return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "n"])
-
-
 def _finetuning_rows(plan: TracrPlan) -> list[dict[str, Any]]:
     rows = []
-    for cell in plan.cells:
-        folder = plan.plan.folders[cell.finetune]
-        if not is_finished(folder):
+    for cell in plan.finetunings:
+        if (made := plan.find(cell.finetune)) is None:
             continue
         labels = {"program": cell.program, "lr": cell.lr, "correlation": cell.correlation, "seed": cell.seed}
-        for line in read_metrics(folder):
+        for line in made.metrics:
             at = {"stage": "finetune", "step": line["step"]}
             rows += [
                 {**labels, **at, "metric": column, "value": 100 * line[f"accuracy/{column}"]}
                 for column in TRACR_COLUMNS
             ]
-        if is_finished(apart := plan.plan.folders[cell.dissect]):
-            found = _summary(apart)
+        if apart := plan.find(cell.dissect):
+            found = apart.summary
             numbers = {
                 "before": found["before"]["o_pt"],
                 "one_weight": found["one_weight"]["o_pt"],
@@ -93,10 +75,9 @@ def _finetuning_rows(plan: TracrPlan) -> list[dict[str, Any]]:
 def _reversal_rows(plan: TracrPlan) -> list[dict[str, Any]]:
     rows = []
     for cell in plan.reversals:
-        folder = plan.plan.folders[cell.run]
-        if not is_finished(folder):
+        if (made := plan.find(cell.run)) is None:
             continue
-        lines = read_metrics(folder)
+        lines = made.metrics
         labels = {"program": cell.program, "origin": cell.origin, "lr": cell.lr, "seed": cell.seed, "stage": "reverse"}
         rows += [
             {**labels, "step": line["step"], "metric": "o_pt_cte0", "value": 100 * line["accuracy/o_pt_cte0"]}
@@ -114,30 +95,27 @@ def gather(plan: TracrPlan) -> TracrResults:
     Raises:
         ValueError: none is.
     """
-    missing = [name for name, folder in plan.plan.folders.items() if not is_finished(folder)]
     table = pd.DataFrame([*_finetuning_rows(plan), *_reversal_rows(plan)])
     if table.empty or "correlation" not in table:
-        raise ValueError(f"output_dir: no run of {plan.config.output_dir} is finished")
+        raise ValueError(f"output_dir: no run of {plan.output} is finished")
     keys = ["program", "lr", "correlation"]
     last = table[(table["stage"] == "finetune") & (table["step"] == plan.config.steps)].rename(
         columns={"metric": "column"}
     )
-    ours = mean_and_interval(last, [*keys, "column"], "value", "%").rename(columns={"mean": "ours"})
+    ours = over_seeds(last, [*keys, "column"], "%").rename(columns={"mean": "ours"})
     cells = compare_with_tracr_table(ours)
     agrees = agreement(cells, tables=("program", "column"))
     apart = table[table["stage"] == "dissect"]
-    weights = mean_and_interval(apart, [*keys, "metric"], "value", "%") if len(apart) else apart
+    weights = over_seeds(apart, [*keys, "metric"], "%") if len(apart) else apart
     steps = table[(table["stage"] == "reverse") & table["metric"].isin(["steps_to_revival", "revived"])]
-    reversals = (
-        mean_and_interval(steps, ["program", "origin", "lr", "metric"], "value", "steps") if len(steps) else steps
-    )
+    reversals = over_seeds(steps, ["program", "origin", "lr", "metric"], "steps") if len(steps) else steps
     tried = [
         {"program": program, **row}
         for program, name in plan.known.items()
-        if is_finished(plan.plan.folders[name])
-        for row in _summary(plan.plan.folders[name])["recovery"]
+        if (made := plan.find(name))
+        for row in made.summary["recovery"]
     ]
-    return TracrResults(cells, agrees, weights, reversals, pd.DataFrame(tried), table, missing)
+    return TracrResults(cells, agrees, weights, reversals, pd.DataFrame(tried), table, plan.missing)
 
 
 def largest_gain(weights: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -151,7 +129,6 @@ def largest_gain(weights: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def _sections(plan: TracrPlan, results: TracrResults) -> list[Section]:
-    folders = plan.plan.folders
     sections = [
         make_section(
             "What fine-tuning did to both answers",
@@ -174,9 +151,9 @@ def _sections(plan: TracrPlan, results: TracrResults) -> list[Section]:
         )
         apart = {
             program: [
-                (f"lr {cell.lr:g}, C_Tr {cell.correlation:g}", _summary(folders[cell.dissect]))
-                for cell in plan.cells
-                if cell.program == program and cell.seed == plan.config.seeds[0] and is_finished(folders[cell.dissect])
+                (f"lr {cell.lr:g}, C_Tr {cell.correlation:g}", made.summary)
+                for cell in plan.finetunings
+                if cell.program == program and cell.seed == plan.config.seeds[0] and (made := plan.find(cell.dissect))
             ]
             for program in plan.config.programs
         }
@@ -207,29 +184,22 @@ def _sections(plan: TracrPlan, results: TracrResults) -> list[Section]:
 
 def write_results(plan: TracrPlan) -> TracrResults:
     """Gather what is finished and write tables, pictures and a page into the study's folder."""
-    output = Path(plan.config.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
     results = gather(plan)
-    results.table.to_parquet(output / "table.parquet", index=False)
+    settings = to_dict(plan.config)
+    facts: Mapping[str, Any] = {**settings, **plan.write_origin("tracr", settings)}
+    results.table.to_parquet(plan.output / "table.parquet", index=False)
     for name in ("cells", "agrees", "weights", "reversals", "instruments"):
-        getattr(results, name).to_csv(output / f"{name}.csv", index=False)
-    facts: Mapping[str, Any] = {
-        **write_origin(
-            output, "tracr", to_dict(plan.config), seconds=plan.plan.seconds(), runs=plan.plan.folders.values()
-        ),
-        "seeds": plan.config.seeds,
-        "runs": len(plan.plan.folders) - len(results.missing),
-        "missing": results.missing,
-        "steps": plan.config.steps,
-        "batch_size": plan.config.batch_size,
-        "counter_length": plan.config.counter_length,
-        "noise": plan.config.noise,
-        "max_grad_norm": plan.config.max_grad_norm,
-    }
+        getattr(results, name).to_csv(plan.output / f"{name}.csv", index=False)
     page = render_template(
         "studies/tracr/page.html.j2", results=results, gains=largest_gain(results.weights),
         sections=_sections(plan, results),
         facts=facts, columns=TRACR_COLUMNS,
     )  # fmt: skip
-    write_text(output / "report.html", page)
+    write_text(plan.output / "report.html", page)
     return results
+
+
+def print_results(results: TracrResults) -> None:
+    """How far the pattern is the paper's, and what the instruments found."""
+    print_table("Rank correlation with the paper's Table 3", results.agrees.round(2))
+    print_table("The instruments on the compiled circuits", results.instruments.round(2))

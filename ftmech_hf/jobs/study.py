@@ -1,0 +1,187 @@
+"""A study: a question, the plan of the jobs that answer it, and what is written of their results.
+
+A study is one folder of :mod:`ftmech_hf.studies`, which declares a :class:`Study`. :func:`run_study` takes every study
+through the same steps: make the runs that are not there, say which failed, write the results, print them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from ftmech_hf.config import check_seeds, clean_exit, parse_config, peek_setting, read_sections
+from ftmech_hf.jobs.cell import Cell
+from ftmech_hf.jobs.plan import Plan
+from ftmech_hf.jobs.scheduler import run_cells
+from ftmech_hf.report.console import describe_error, make_console, print_failures, print_run
+from ftmech_hf.report.page import write_origin
+from ftmech_hf.runs import FinishedRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """The settings of every study."""
+
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "independent repetitions"})
+    workers: int = field(default=0, metadata={"manner": True, "help": "processes side by side; 0 for one per core"})
+    output_dir: str = field(default="runs/study", metadata={"place": "output", "help": "folder of the results"})
+    runs_dir: str | None = field(
+        default=None,
+        metadata={
+            "place": "output",
+            "help": "folder of the runs, shared with other studies; output_dir/runs if not given",
+        },
+    )
+    fresh: bool = field(default=False, metadata={"manner": True, "help": "run everything again"})
+
+    def __post_init__(self) -> None:
+        check_seeds(self.seeds)
+        if self.workers < 0:
+            raise ValueError(f"workers: {self.workers}, expected 0 or more")
+
+
+class StudyPlan(Plan):
+    """The runs of a study; a study's own plan adds them when it is made.
+
+    Attributes:
+        config: of the study.
+        failed: run -> why it failed, once they were run.
+    """
+
+    def __init__(self, config: StudyConfig) -> None:
+        super().__init__(config.runs_dir or Path(config.output_dir) / "runs", fresh=config.fresh)
+        self.config = config
+        self.failed: dict[str, str] = {}
+
+    @property
+    def output(self) -> Path:
+        """The folder of the results."""
+        return Path(self.config.output_dir)
+
+    def cells(self) -> list[Cell]:
+        """The runs still to make, as they are handed to workers."""
+        return self.unfinished()
+
+    def write_origin(self, kind: str, settings: Mapping[str, Any], identity: str | None = None) -> dict[str, Any]:
+        """Write ``config.yaml`` and ``env.json`` into the folder of the results, which is made if need be.
+
+        Args:
+            kind: the study's name.
+            settings: all of them.
+            identity: their hash, if it is not that of ``settings``.
+
+        Returns:
+            what a page says of its runs and where it is from: ``seeds``, ``runs`` (how many are there), ``missing``,
+            ``failed``, ``command``, ``hash``, ``versions``, ``seconds``.
+        """
+        missing = self.missing
+        origin = write_origin(self.output, kind, settings, identity, seconds=self.seconds(), runs=self.folders.values())
+        runs = {"runs": len(self.folders) - len(missing), "missing": missing, "failed": self.failed}
+        return {"seeds": self.config.seeds, **runs, **origin}
+
+
+P = TypeVar("P", bound=StudyPlan)
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(Generic[P, R]):
+    """What a study's folder declares.
+
+    Attributes:
+        name: in :data:`ftmech_hf.studies.STUDIES`, and the kind of its results.
+        paper: whose question it is, and where.
+        question: in a sentence.
+        duration: roughly, of its nano scale on two cores.
+        configs: the dataclasses of its settings, a :class:`StudyConfig` first.
+        plan: makes the plan of the settings; nothing is run yet.
+        write_results: reads the runs that are there and writes tables and ``report.html``; raises a ValueError if
+            there is nothing to write of.
+        print_results: shows what came out in the terminal.
+        sections: keys of its YAML file that are no settings; then ``plan`` also gets ``sections`` and ``scale``.
+    """
+
+    name: str
+    paper: str
+    question: str
+    duration: str
+    configs: tuple[type, ...]
+    plan: Callable[..., P]
+    write_results: Callable[[P], R]
+    print_results: Callable[[R], None]
+    sections: tuple[str, ...] = ()
+
+    def read_plan(self, argv: Sequence[str] | None = None, description: str | None = None) -> P:
+        """The plan that a command line asks for, with its ``--config`` file."""
+        configs = parse_config(*self.configs, argv=argv, description=description, sections=self.sections)
+        if not self.sections:
+            return self.plan(*configs)
+        scale = peek_setting("scale", default="nano", argv=argv)
+        return self.plan(*configs, sections=read_sections(self.sections, argv), scale=scale)
+
+
+def run_study(study: Study[P, R], plan: P) -> R:
+    """Make what is not there of a study's runs, write its results, and say what came out.
+
+    A run that fails keeps nothing else out of the results.
+
+    Raises:
+        ValueError: a run failed, after all the rest is done; or there is nothing to write of.
+    """
+    failures = _make_runs(study.name, plan)
+    try:
+        results = study.write_results(plan)
+    except ValueError as error:
+        raise ValueError(failures or str(error)) from error
+    study.print_results(results)
+    make_console().print(f"report: {plan.output / 'report.html'}", soft_wrap=True)
+    if failures:
+        raise ValueError(failures)
+    return results
+
+
+def _make_runs(name: str, plan: StudyPlan) -> str:
+    """Make the runs that are not there; returns what failed, in words."""
+    if not (cells := plan.cells()):
+        return ""
+    number, left = len(plan.folders), len(plan.unfinished())
+    print(f"{number} runs, {number - left} of them finished before, {left} to make", flush=True)
+    backend = getattr(plan.config, "backend", "local")
+    outcome = run_cells(cells, workers=plan.config.workers, backend=backend, description=name)
+    print_failures(outcome.failed)
+    plan.failed = {cell: describe_error(error) for cell, error in outcome.failed.items()}
+    return outcome.describe()
+
+
+def dry_run(plan: StudyPlan, steps: int) -> None:
+    """Make some steps of the first run that trains, and say what all training of the plan would take at that speed.
+
+    Raises:
+        ValueError: nothing is left to train.
+    """
+    trained = [cell for cell in plan.unfinished() if "train" in cell.kwargs]
+    if not trained:
+        raise ValueError("max_steps: nothing is left to train, so there is nothing to time")
+    train = trained[0].kwargs["train"]
+    run = trained[0].function(**{**trained[0].kwargs, "train": dataclasses.replace(train, max_steps=steps)})
+    print_run(run)
+    rows = [cell.kwargs["train"].steps * cell.kwargs["train"].batch_size for cell in trained]
+    projected = FinishedRun(run.path).env["projection"]
+    hours = projected["seconds_per_step"] / train.batch_size * sum(rows) / 3600
+    print(f"{len(plan.folders)} runs, {len(trained)} of them to train: {sum(rows):,} rows, {hours:.3g} hours")
+
+
+def main(study: Study[P, R], argv: Sequence[str] | None, description: str | None) -> None:
+    """A study as a command: parse, run what is not finished, report; with ``max_steps`` set, a dry run alone."""
+    with clean_exit():
+        plan = study.read_plan(argv, description)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError(f"num_processes: {study.name} starts its own workers; launch it with --num_processes 1")
+        if (steps := getattr(plan.config, "max_steps", None)) is not None:
+            dry_run(plan, steps)
+        else:
+            run_study(study, plan)

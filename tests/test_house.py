@@ -22,7 +22,6 @@ SOURCES = {
 
 STILL_LONG = {
     "ftmech_hf.hub.repo_folder",
-    "ftmech_hf.studies.tinystories.plan",
 }
 
 

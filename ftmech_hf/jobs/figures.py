@@ -62,7 +62,7 @@ PRUNED_FOR = {
 
 def draw_pruning(ax: Axes, runs: Runs, run: str, control: str | None, title: str) -> None:
     """Accuracy against the number of pruned neurons, beside random masks and a model that never had the capability."""
-    columns = [*pd.read_parquet(next(iter(runs.values()))[run] / "table.parquet").columns]
+    columns = [*next(iter(runs.values()))[run].table.columns]
     reported, *others = columns[columns.index("validation") + 1 :]  # the first test set is what it was pruned for
     done = PRUNED_FOR.get(reported, reported)
     seed_lines(ax, _pruning_curves(runs, run, "importance", reported), done, BASE)

@@ -122,6 +122,7 @@ def write_pruning(folder: Path, name: str, seed: int) -> None:
         {
             "method": method,
             "num_pruned": number,
+            "validation": 0.5,
             **{each: value * (0.5 + number / 30) for each, value in by_set.items()},
         }
         for method in ("importance", "random")

@@ -114,10 +114,10 @@ class ReproducePlan(StudyPlan):
         self._prune(seed, "prune-control", "base-control", "row")
         trio = {"base": "base-low", "finetuned": "finetuned-low", "control": "base-control"}
         settings = ProbeConfig(models=["any=."], fit_rows=self.config.probe_fit_rows, seed=seed)
-        self._add_run(seed, "probe", "probe", probe, settings, {"task": self.shape}, trio, 200)
+        self._add_run(seed, "probe", "probe", probe, settings, {"asked": self.shape}, trio, 200)
         mapped = {"base": "base-low", "finetuned": "finetuned-low", "reversed": "reversed-low"}
         self._add_run(
-            seed, "attention", "attention", map_attention, AttentionConfig(seed=seed), {"task": self.shape}, mapped, 30
+            seed, "attention", "attention", map_attention, AttentionConfig(seed=seed), {"asked": self.shape}, mapped, 30
         )
 
     def _train_config(self, seed: int, **changes: Any) -> TrainConfig:
@@ -161,5 +161,5 @@ class ReproducePlan(StudyPlan):
     def _prune(self, seed: int, name: str, model: str, unit: Literal["row", "activation"]) -> None:
         settings = PruneConfig(unit=unit, eval_rows=self.config.prune_eval_rows, seed=seed)
         self._add_run(
-            seed, name, "prune", prune, settings, {"task": self.shape}, {"model": model}, self.config.prune_eval_rows
+            seed, name, "prune", prune, settings, {"asked": self.shape}, {"model": model}, self.config.prune_eval_rows
         )

@@ -23,6 +23,7 @@ Every stage takes the model of the one before it. Stages that several cells have
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -65,9 +66,8 @@ class Stage(NamedTuple):
 
     Attributes:
         kind: of its runs.
-        function: makes one; its parameters are ``parameters``, of which the first is ``config``.
-        configs: the dataclasses of its settings.
-        parameters: what the function calls them.
+        function: makes one; its first parameters are its settings.
+        configs: the dataclasses of its settings; a task stands second if it trains.
         takes: label of a model -> the stages it may come from, the first that the cell has.
         preset: settings it always has.
     """
@@ -75,29 +75,28 @@ class Stage(NamedTuple):
     kind: str
     function: Callable[..., Any]
     configs: tuple[type, ...]
-    parameters: tuple[str, ...]
     takes: Mapping[str, tuple[str, ...]]
     preset: Mapping[str, Any]
 
 
-_TUNED = ((FinetuneConfig, TrainConfig, AdapterConfig), ("config", "task", "train", "adapter"))
+_TUNED = (FinetuneConfig, TrainConfig, AdapterConfig)
 
 STAGES: dict[str, Stage] = {
-    "pretrain": Stage("pretrain", pretrain, (PretrainConfig, TrainConfig), ("config", "task", "train"), {}, {}),
-    "head": Stage("finetune", finetune, *_TUNED, {"model": ("pretrain",)}, {"trainable": "head"}),
-    "finetune": Stage("finetune", finetune, *_TUNED, {"model": ("head", "pretrain")}, {}),
+    "pretrain": Stage("pretrain", pretrain, (PretrainConfig, TrainConfig), {}, {}),
+    "head": Stage("finetune", finetune, _TUNED, {"model": ("pretrain",)}, {"trainable": "head"}),
+    "finetune": Stage("finetune", finetune, _TUNED, {"model": ("head", "pretrain")}, {}),
     "reverse": Stage(
-        "reverse_finetune", finetune, *_TUNED, {"model": ("finetune", "head", "pretrain")}, {"split": "reverse"}
+        "reverse_finetune", finetune, _TUNED, {"model": ("finetune", "head", "pretrain")}, {"split": "reverse"}
     ),
     "prune": Stage(
-        "prune", prune, (PruneConfig, PcfgShape), ("config", "task"), {"model": ("finetune", "pretrain")}, {}
+        "prune", prune, (PruneConfig, PcfgShape), {"model": ("finetune", "pretrain")}, {}
     ),
     "probe": Stage(
-        "probe", probe, (ProbeConfig, PcfgShape), ("config", "task"),
+        "probe", probe, (ProbeConfig, PcfgShape),
         {"base": ("pretrain",), "finetuned": ("finetune",)}, {"models": ["any=."]},
     ),
     "interpolate": Stage(
-        "interpolate", interpolate, (InterpolateConfig, PcfgConfig), ("config", "task"),
+        "interpolate", interpolate, (InterpolateConfig, PcfgConfig),
         {"base": ("pretrain",), "finetuned": ("finetune",)}, {"models": ["base=.", "finetuned=."]},
     ),
 }  # fmt: skip
@@ -185,7 +184,7 @@ class Sweep(StudyPlan):
         # None takes back what a config file of the stage says
         argv = ["--scale", self.scale, *to_argv({key: "none" if v is None else v for key, v in settings.items()})]
         try:
-            parse = parse_task if "train" in stage.parameters else parse_config
+            parse = parse_task if TrainConfig in stage.configs else parse_config
             configs = parse(*stage.configs, argv=argv)
         except ValueError as error:
             raise ConfigError(f"{name}: {error}") from None
@@ -193,7 +192,8 @@ class Sweep(StudyPlan):
         if "model" in stage.takes and not inputs:
             inputs = {"model": place.model}
         words = re.sub(r"[^\w.+-]+", "_", "-".join([name, *labels]))
-        rest = dict(zip(stage.parameters[1:], others, strict=True))
+        parameters = [*inspect.signature(stage.function).parameters][1:]
+        rest = dict(zip(parameters, others, strict=False))
         cost = float(rest["train"].steps * rest["train"].batch_size if "train" in rest else 64 * 100)
         return self.add(words, stage.kind, stage.function, place, rest, inputs, cost)
 

@@ -10,18 +10,16 @@ eigenvalues below zero, which the iteration blows up. Measured against the itera
 (spectra 1/k, 1/k^2, down to 1e-6, rank 1, 3 and 5, Gaussian; 128 x 128 to 512 x 2048; the gradients of nano), the
 largest singular value of an update, which should be at most 1.20, and its smallest cosine with that reference:
 
-============================================= ============== ==============
-way                                           largest        cosine
-============================================= ============== ==============
-Gram in bfloat16                              62,140         0.03
-Gram in bfloat16, formed anew                 1.21           0.87
-Gram in float32                               1.20           1.00
-Gram in float32 with products in TF32         5.02           0.70
-the matrix itself in bfloat16                 1.21           0.47
-the matrix itself in float32                  1.20           1.00
-this: Gram in float32, formed anew            1.20           1.00
-this with products in TF32                    1.20           1.00
-============================================= ============== ==============
+| way                                   | largest | cosine |
+| ------------------------------------- | ------- | ------ |
+| Gram in bfloat16                      |  62,140 |   0.03 |
+| Gram in bfloat16, formed anew         |    1.21 |   0.87 |
+| Gram in float32                       |    1.20 |   1.00 |
+| Gram in float32 with products in TF32 |    5.02 |   0.70 |
+| the matrix itself in bfloat16         |    1.21 |   0.47 |
+| the matrix itself in float32          |    1.20 |   1.00 |
+| this: Gram in float32, formed anew    |    1.20 |   1.00 |
+| this with products in TF32            |    1.20 |   1.00 |
 
 The matrix itself takes half as long again on the shapes of nano (24 ms a step where this takes 19, and the whole step
 170). TF32 is off unless someone turns it on for the whole process, and must then not matter.

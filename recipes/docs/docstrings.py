@@ -1,4 +1,4 @@
-"""Docstrings as they are written here, as Markdown: references in the manner of Sphinx, and settings with their meaning."""
+"""Docstrings as Markdown: references in the manner of Sphinx become links, and settings get their meaning."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def _text(node: ast.expr) -> str | None:
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
         values = [each.value if isinstance(each, ast.FormattedValue) else each for each in node.values]
-        return "".join(str(each.value) if isinstance(each, ast.Constant) else f"`{ast.unparse(each)}`" for each in values)
+        return "".join(
+            str(each.value) if isinstance(each, ast.Constant) else f"`{ast.unparse(each)}`" for each in values
+        )
     return None
 
 

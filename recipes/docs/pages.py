@@ -1,4 +1,4 @@
-"""Which pages the documentation has: the READMEs as they are, a page for each module, one for each file that is linked to."""
+"""Which pages there are: the READMEs as they are, one for each module, one for each file that is linked to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ CODE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 
 def find_readmes() -> list[str]:
     """The READMEs, by their places."""
-    found = [ROOT / "README.md", *sorted(ROOT.glob("ftmech_hf/**/README.md")), *sorted(ROOT.glob("recipes/**/README.md"))]
+    found = [
+        ROOT / "README.md",
+        *sorted(ROOT.glob("ftmech_hf/**/README.md")),
+        *sorted(ROOT.glob("recipes/**/README.md")),
+    ]
     return [path.relative_to(ROOT).as_posix() for path in found]
 
 
@@ -69,7 +73,9 @@ def _modules(folder: Path) -> list[Any]:
     """The part of the navigation for a package: itself, its modules, its packages."""
     inside: list[Any] = [page_of((folder / "__init__.py").relative_to(ROOT).as_posix())]
     inside += [
-        {path.stem: page_of(path.relative_to(ROOT).as_posix())} for path in sorted(folder.glob("*.py")) if path.stem != "__init__"
+        {path.stem: page_of(path.relative_to(ROOT).as_posix())}
+        for path in sorted(folder.glob("*.py"))
+        if path.stem != "__init__"
     ]
     inside += [{path.parent.name: _modules(path.parent)} for path in sorted(folder.glob("*/__init__.py"))]
     return inside

@@ -44,7 +44,9 @@ class FitJudgeConfig(JobConfig):
     )
     fit_stories: int = field(default=20_000, metadata={"help": "stories to fit on, at most"})
     test_stories: int = field(default=4_000, metadata={"help": "stories to say on what it gets right, at most"})
-    max_ngrams: int = field(default=20_000, metadata={"help": "words and pairs of words that are looked at"})
+    max_ngrams: int = field(
+        default=20_000, metadata={"help": "words and pairs of words that are counted, the most frequent ones"}
+    )
     l2: float = field(default=0.1, metadata={"help": "penalty on the weights"})
     output_dir: str = field(default="runs/judge", metadata={"place": "output", "help": "the judge's folder"})
 

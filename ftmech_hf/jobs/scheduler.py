@@ -93,10 +93,12 @@ def _chain_costs(cells: Sequence[Cell]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Attributes:
-    results: cell name -> what its function returned.
-    failed: cell name -> why it failed.
-    not_begun: names of the cells that needed one that failed.
+    """What became of the cells of a plan.
+
+    Attributes:
+        results: cell name -> what its function returned.
+        failed: cell name -> why it failed.
+        not_begun: names of the cells that needed one that failed.
     """
 
     results: dict[str, Any]

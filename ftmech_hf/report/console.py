@@ -70,18 +70,18 @@ def print_run(run: RunDir) -> None:
     console = make_console()
     console.print(table)
     if "projection" in made.env:
-        console.print(describe_projection(made.env["projection"], made.env["device"], made.env["threads"]))
+        console.print(describe_cost_estimate(made.env["projection"], made.env["device"], made.env["threads"]))
     console.print(f"run: {run.path} (hash {run.hash})", soft_wrap=True)
 
 
-def describe_projection(projection: Mapping[str, Any], device: str, threads: int) -> str:
+def describe_cost_estimate(estimate: Mapping[str, Any], device: str, threads: int) -> str:
     """What a dry run says about the whole run."""
     where = f"{device} with {threads} threads" if device == "cpu" else device
-    cost = projection.get("cost")
+    cost = estimate.get("cost")
     return (
-        f"dry run on {where}: {projection['seconds_per_step']:.3g} s a step; all {projection['steps']:,} would "
-        f"take {projection['hours']:.3g} hours, {projection['evaluation_share']:.0%} of them for evaluation, and "
-        f"{projection['flops']:.2g} floating-point operations"
+        f"dry run on {where}: {estimate['seconds_per_step']:.3g} s a step; all {estimate['steps']:,} would "
+        f"take {estimate['hours']:.3g} hours, {estimate['evaluation_share']:.0%} of them for evaluation, and "
+        f"{estimate['flops']:.2g} floating-point operations"
         + (f", and cost {cost:.2f}" if cost is not None else "; --price_per_hour says what that costs")
     )
 

@@ -1,4 +1,4 @@
-"""How long and how dear would the whole run be? Measured in its first steps."""
+"""How long would the whole run take, and how expensive is it? Measured in its first steps."""
 
 from __future__ import annotations
 

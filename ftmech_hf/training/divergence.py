@@ -15,7 +15,7 @@ DIVERGED = 3
 
 
 class LossCheck:
-    """Looks at losses; each look waits for the device.
+    """Checks losses; each check waits for the device.
 
     Args:
         run: the first step's loss is noted in it.

@@ -38,7 +38,7 @@ _WRITTEN_DOWN = (
 def check_environment(gradient_accumulation_steps: int) -> None:
     """Refuse what the environment asks of accelerate beside, or against, the run's config.
 
-    Its mixed precision is not looked at: ``accelerate launch`` always sets one, and the run's own is passed instead.
+    Its mixed precision is not read: ``accelerate launch`` always sets one, and the run's own is passed instead.
 
     Args:
         gradient_accumulation_steps: of the run's config.

@@ -40,7 +40,7 @@ from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.total_loss import TotalLoss
 
 LOSS_CHECK_EVERY = 50
-"""Steps between looks at the loss, each of which waits for the device."""
+"""Steps between checks of the loss, each of which waits for the device."""
 
 DRY_RUN_ROWS = 64
 """Rows per test set at the end of a dry run, at most: enough to know what a row takes."""
@@ -218,8 +218,8 @@ class _Training:
     def _save_checkpoint(self, done: int) -> None:
         """Keep the state after a step if it is one to go on from; of the last step the weights alone.
 
-        Older ones give way, so its loss is looked at too: that of its step was the loss before the weights changed.
-        A diverged state would fail again at the next look, and good ones would be gone by then.
+        Older ones give way, so its loss is checked too: that of its step was the loss before the weights changed.
+        A diverged state would fail again at the next check, and good ones would be gone by then.
         """
         if self.config.max_steps is not None and done == self.config.last_step:
             return  # nobody goes on with a dry run

@@ -105,7 +105,7 @@ class TrainConfig:
     def eval_steps(self) -> set[int]:
         """The steps after which the model is evaluated, log-spaced or given; always the first, 0, and the last.
 
-        A dry run looks at its end alone, which tells what a look takes.
+        A dry run is evaluated at its end alone, which tells how long an evaluation takes.
         """
         if self.max_steps is not None:
             return {self.last_step}

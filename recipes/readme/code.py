@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
+from ftmech_hf.studies import STUDIES, load_study
 from recipes.readme.tables import markdown_table
 
 FLOORS = "Floors of ftmech_hf"
@@ -97,37 +98,23 @@ def recipes_block(root: Path) -> str:
     return "\n\n".join(parts)
 
 
-def _question_and_paper(package: Path) -> tuple[str, str]:
-    """What a study asks, and whose paper it follows: the docstring of its package is ``QUESTION? (PAPER.)``."""
-    said = first_sentence(package / "__init__.py")
-    found = re.fullmatch(r"(.+\?) \((.+?)\.?\)", said)
-    if found is None:
-        raise ValueError(f"{package}: its docstring begins {said!r}, expected QUESTION? (PAPER.)")
-    return found[1], re.sub(r"arXiv (\d+\.\d+)", r"[arXiv \1](https://arxiv.org/abs/\1)", found[2])
-
-
-def _time(readme: str) -> str:
-    """What stands behind a README's first command, up to a semicolon."""
-    found = re.search(r"^(?:python|accelerate launch) recipes/.*?  # ([^;\n]*)", readme, re.MULTILINE)
-    return found[1] if found else ""
-
-
 def _status(readme: str) -> str:
     """How many of a study's claims hold, by the tables in its README; or how many tables it has."""
     verdicts = re.findall(r"\| (holds|does not hold|undecided|not judged) \|$", readme, re.MULTILINE)
     tables = len(re.findall(r"^<!-- end of ", readme, re.MULTILINE))
     if verdicts:
         return f"{verdicts.count('holds')} of {len(verdicts)} claims hold"
-    return f"{tables} tables, no claims" if tables else "for any two models, no claims"
+    return f"{tables} tables, no claims"
 
 
 def studies_block(root: Path) -> str:
-    """Every study: its paper, its question, its time and how far it is, as Markdown."""
+    """Every study: its question, its paper, its time and how far it is, as Markdown."""
     rows = []
-    for readme in sorted((root / "ftmech_hf" / "studies").glob("*/README.md")):
+    for name, package in STUDIES.items():
+        study, readme = load_study(name), root / package.replace(".", "/") / "README.md"
         text = readme.read_text(encoding="utf-8")
-        question, paper = _question_and_paper(readme.parent)
         title = text.partition("\n")[0].removeprefix("# ").partition(":")[0]
-        name = f"[{title}]({readme.relative_to(root).as_posix()})"
-        rows.append((name, question, paper, _time(text), _status(text)))
-    return markdown_table(("study", "question", "paper", "time", "status"), rows)
+        link = f"[{title}]({readme.relative_to(root).as_posix()})"
+        paper = re.sub(r"arXiv (\d+\.\d+)", r"[arXiv \1](https://arxiv.org/abs/\1)", study.paper)
+        rows.append((link, study.question, paper, study.duration, _status(text)))
+    return markdown_table(("study", "question", "paper", "time on two cores", "status"), rows)

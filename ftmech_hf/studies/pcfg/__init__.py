@@ -1,1 +1,1 @@
-"""Does fine-tuning delete an ability or hide it? (Jain et al., arXiv 2311.12786, Sec. 5 and Table 5.)"""
+"""The paper's main effects at a small scale, over seeds, with controls (Jain et al., arXiv 2311.12786, Sect. 5)."""

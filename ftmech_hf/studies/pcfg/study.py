@@ -10,7 +10,7 @@ from ftmech_hf.tasks import PcfgShape
 
 STUDY = Study(
     name="reproduce",
-    paper="Jain et al., arXiv 2311.12786, Sect. 5.1 and Table 5",
+    paper="Jain et al., arXiv 2311.12786, Sect. 5 and Table 5",
     question="Does fine-tuning destroy an ability, or hide it? Four effects over seeds, each with its control.",
     duration="10 minutes",
     configs=(ReproduceConfig, PcfgShape),

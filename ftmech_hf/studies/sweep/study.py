@@ -9,7 +9,7 @@ from ftmech_hf.studies.sweep.results import write_results
 
 STUDY = Study(
     name="sweep",
-    paper="Jain et al., arXiv 2311.12786, Tables 5 to 8 and App. F to H, and any other grid",
+    paper="Jain et al., arXiv 2311.12786, Tables 5 to 8 and App. E, and any other grid",
     question="How does an effect depend on settings? A grid of them in a YAML file, over seeds.",
     duration="minutes to hours",
     configs=(SweepConfig,),

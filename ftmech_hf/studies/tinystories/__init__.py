@@ -1,3 +1,1 @@
-"""Does a feature of stories that fine-tuning deleted come back faster than it is learned?
-(Jain et al., arXiv 2311.12786, Sec. 5.2 and App. F.)
-"""
+"""Stories with a feature that fine-tuning deletes, and ways to bring it back (Jain et al., Sect. 5.2 and App. F)."""

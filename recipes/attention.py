@@ -6,14 +6,13 @@ python recipes/attention.py --models base=BASE tuned=TUNED --dataset QUESTIONS -
 
 from __future__ import annotations
 
-from ftmech_hf.config import clean_exit, parse_config
-from ftmech_hf.jobs.asking import AskConfig
+from ftmech_hf.config import clean_exit
+from ftmech_hf.jobs.asking import parse_asked
 from ftmech_hf.jobs.attention import AttentionConfig, map_attention
 from ftmech_hf.jobs.figures import attention_figure, mlp_figure
 from ftmech_hf.report.charts import save_beside
 from ftmech_hf.report.console import make_console, print_dataset, print_study, step_bar
 from ftmech_hf.runs import FinishedRun
-from ftmech_hf.tasks import PcfgShape
 
 
 def print_changes(run: FinishedRun) -> None:
@@ -30,9 +29,9 @@ def print_changes(run: FinishedRun) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Parse, map, say what came out."""
     with clean_exit():
-        config, ask, shape = parse_config(AttentionConfig, AskConfig, PcfgShape, argv=argv, description=__doc__)
+        config, asked = parse_asked(AttentionConfig, argv=argv, description=__doc__)
         with step_bar("attention", "models") as progress:
-            run = map_attention(config, ask.instead_of(shape), progress=progress)
+            run = map_attention(config, asked, progress=progress)
         made = FinishedRun(run.path)
         save_beside(mlp_figure(made), run, "-mlp")
         print_study(run, save_beside(attention_figure(made), run))

@@ -6,22 +6,21 @@ python recipes/prune.py --model TUNED --dataset QUESTIONS --output_dir runs/prun
 
 from __future__ import annotations
 
-from ftmech_hf.config import clean_exit, parse_config
-from ftmech_hf.jobs.asking import AskConfig
+from ftmech_hf.config import clean_exit
+from ftmech_hf.jobs.asking import parse_asked
 from ftmech_hf.jobs.figures import draw_pruning
 from ftmech_hf.jobs.pruning import PruneConfig, prune
 from ftmech_hf.report.charts import panel, save_beside
 from ftmech_hf.report.console import print_dataset, print_study, step_bar
 from ftmech_hf.runs import FinishedRun
-from ftmech_hf.tasks import PcfgShape
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, prune, say what came out."""
     with clean_exit():
-        config, ask, shape = parse_config(PruneConfig, AskConfig, PcfgShape, argv=argv, description=__doc__)
+        config, asked = parse_asked(PruneConfig, argv=argv, description=__doc__)
         with step_bar("prune", "masks") as progress:
-            run = prune(config, ask.instead_of(shape), progress=progress)
+            run = prune(config, asked, progress=progress)
         made = FinishedRun(run.path)
         print_study(
             run, save_beside(panel(lambda ax: draw_pruning(ax, {0: {"run": made}}, "run", None, config.model)), run)

@@ -1,4 +1,4 @@
-"""Jobs that ask a model something: the procedural task, or any data set in the model's own tokenizer."""
+"""Jobs that ask a model something: the procedural task, another task, or any data set in the model's own tokenizer."""
 
 from __future__ import annotations
 
@@ -7,26 +7,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ftmech_hf.jobs.behavior import Behavior
+from ftmech_hf.config import parse_config, peek_setting
+from ftmech_hf.jobs.behavior import Behavior, from_task
 from ftmech_hf.jobs.job import JobConfig
 from ftmech_hf.jobs.prompts import from_datasets
 from ftmech_hf.jobs.tokenizers import check_same_tokens
 from ftmech_hf.models.loading import load_tokenizer, model_positions
 from ftmech_hf.runs import is_finished
-from ftmech_hf.tasks import PcfgShape
+from ftmech_hf.tasks import TASKS, PcfgShape, Task
 from ftmech_hf.tasks.text.identity import dataset_hash
+
+ASKED: dict[str, type[PcfgShape] | type[Task]] = {
+    **{name: kind for name, kind in TASKS.items() if kind.measure == "accuracy"},
+    "pcfg": PcfgShape,
+}
+"""The tasks that can be asked, by name; of the procedural one a capability, which the job names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AskConfig:
-    """A data set to ask, in place of the procedural task; its settings are a part of a run where one is given."""
+    """What to ask, if that is not the procedural task; only then are these settings a part of a run."""
 
+    task: str = field(default="pcfg", metadata={"help": f"what is asked where no dataset is given: {', '.join(ASKED)}"})
     dataset: str | None = field(
         default=None,
         metadata={
             "place": "input",
-            "help": "questions: a file, a folder or a data set on the Hub with columns prompt and answer; the "
-            "procedural task if not given",
+            "help": "questions in place of a task: a file, a folder or a data set on the Hub with columns prompt and "
+            "answer",
         },
     )
     only_one_token: bool = field(
@@ -34,6 +42,10 @@ class AskConfig:
     )
 
     def __post_init__(self) -> None:
+        if self.task not in ASKED:
+            raise ValueError(f"task: unknown {self.task!r}, expected one of {', '.join(ASKED)}")
+        if self.dataset and self.task != "pcfg":
+            raise ValueError(f"task: {self.task}, but dataset: {self.dataset} is asked in its place; give one of them")
         if self.only_one_token and not self.dataset:
             raise ValueError("only_one_token: true, but no dataset whose rows it could leave out")
 
@@ -41,17 +53,49 @@ class AskConfig:
         """The data set, by what is read of it."""
         return {"dataset": dataset_hash(self.dataset)} if self.dataset else {}
 
-    def instead_of(self, shape: PcfgShape) -> AskConfig | PcfgShape:
-        """What is asked: the data set, or where none is given the procedural task."""
-        return self if self.dataset else shape
+
+Asked = PcfgShape | Task | AskConfig
+"""What a job asks: a capability of the procedural task, another task as it is, or a data set."""
 
 
-def ask_dataset(asked: AskConfig, models: Sequence[str], *, seed: int, train_rows: int, test_rows: int) -> Behavior:
-    """What a data set asks of some models, in the tokens that all of them read.
+def parse_asked(config_type: type, *, argv: Sequence[str] | None, description: str | None) -> tuple[Any, Asked]:
+    """Parse a job's settings, and what it asks.
+
+    Raises:
+        ValueError: an unknown task, or settings that :func:`ftmech_hf.config.parse_config` refuses.
+    """
+    name = peek_setting("task", default="pcfg", argv=argv)
+    kind = ASKED.get(name, PcfgShape)  # an unknown one is refused by AskConfig
+    config, ask, task = parse_config(config_type, AskConfig, kind, argv=argv, description=description)
+    return config, ask if ask.dataset else task
+
+
+def asked_settings(asked: Asked) -> list[Any]:
+    """The settings of a run that say what it asks; of the procedural task they are its own alone."""
+    name = next((name for name, kind in ASKED.items() if type(asked) is kind), "pcfg")
+    return [asked] if name == "pcfg" else [AskConfig(task=name), asked]
+
+
+def asked_vocabulary(asked: Asked) -> Sequence[str] | None:
+    """The words by whose numbers a task asks; None for a data set, which is asked in the models' own tokens."""
+    return None if isinstance(asked, AskConfig) else asked.vocabulary
+
+
+def ask(asked: Task | AskConfig, models: Sequence[str], *, seed: int, train_rows: int, test_rows: int) -> Behavior:
+    """What a task asks, first as it is and then as its own test sets; or a data set, in the tokens of all the models.
+
+    Args:
+        asked: the task or the data set.
+        models: those that are asked; their folders.
+        seed: of the rows, or of the cut where a data set has no splits.
+        train_rows, test_rows: how many to fit on; to choose and to report on, each.
 
     Raises:
         ValueError: it cannot be asked, or the models do not read the same tokens.
     """
+    if not isinstance(asked, AskConfig):
+        tests = {"test": asked, **asked.test_tasks()}
+        return from_task(asked, tests=tests, seed=seed, train_rows=train_rows, test_rows=test_rows)
     assert asked.dataset is not None
     positions = [found for found in map(model_positions, models) if found is not None]
     settings: dict[str, Any] = {
@@ -68,8 +112,8 @@ def to_be_made(config: JobConfig) -> bool:
     return config.fresh or not is_finished(Path(config.output_dir))
 
 
-def describe_dataset(behavior: Behavior, asked: AskConfig | PcfgShape) -> dict[str, Any]:
-    """What a summary says of a data set, under ``dataset``; nothing of the procedural task.
+def describe_dataset(behavior: Behavior, asked: Asked) -> dict[str, Any]:
+    """What a summary says of a data set, under ``dataset``; nothing of a task.
 
     That is its name, what the constant answer gets, how many tokens answers have, and what was noted while reading it.
     """

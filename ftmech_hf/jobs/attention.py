@@ -21,7 +21,7 @@ from ftmech_hf.analysis.attention import (
     pattern_change,
 )
 from ftmech_hf.jobs.answer_rows import AnswerRows
-from ftmech_hf.jobs.asking import AskConfig, ask_dataset, describe_dataset, to_be_made
+from ftmech_hf.jobs.asking import Asked, ask, asked_settings, asked_vocabulary, describe_dataset, to_be_made
 from ftmech_hf.jobs.behavior import Behavior, from_task
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job, parse_models
 from ftmech_hf.models.loading import load_model
@@ -54,11 +54,11 @@ class AttentionConfig(JobConfig):
         parse_models(self.models)
 
 
-def map_attention(config: AttentionConfig, asked: PcfgShape | AskConfig, *, progress: Progress | None = None) -> RunDir:
+def map_attention(config: AttentionConfig, asked: Asked, *, progress: Progress | None = None) -> RunDir:
     """Map what the answer position attends to and what MLPs hold there, in each model, and how far both have moved.
 
     The answer position is the last of the prompt: it predicts the answer, or the first token of it. ``table.parquet``
-    has the attention to every symbol (of a data set, to the first and the last token of the prompt),
+    has the attention to every symbol (of another task or a data set, to the prompt's first and last token),
     ``change.parquet`` how far each head and MLP is from the first model's, beside the null; ``summary.json`` one
     example's attention, layers x heads x tokens; ``maps.safetensors`` its whole maps, ``MODEL.attn_pattern``
     (L, H, T, T) and ``MODEL.mlp_act`` (L, T, N).
@@ -70,8 +70,8 @@ def map_attention(config: AttentionConfig, asked: PcfgShape | AskConfig, *, prog
     behavior = functools.cache(lambda: _find_behavior(config, asked, [*models.values()]))
     if to_be_made(config):
         behavior()  # what cannot be asked shows before anything is written
-    vocabulary = asked.vocabulary if isinstance(asked, PcfgShape) else None
-    with job("attention", config, asked, models=models, vocabulary=vocabulary) as run:
+    settings, vocabulary = asked_settings(asked), asked_vocabulary(asked)
+    with job("attention", config, *settings, models=models, vocabulary=vocabulary) as run:
         if run.finished:
             return run
         rows, example = behavior().test, behavior().test[[0]].without_empty_columns()
@@ -113,14 +113,14 @@ def map_attention(config: AttentionConfig, asked: PcfgShape | AskConfig, *, prog
         return finish_job(run, table, summary)
 
 
-def _find_behavior(config: AttentionConfig, asked: PcfgShape | AskConfig, models: list[str]) -> Behavior:
-    if isinstance(asked, AskConfig):
-        return ask_dataset(asked, models, seed=config.seed, train_rows=config.rows, test_rows=config.rows)
+def _find_behavior(config: AttentionConfig, asked: Asked, models: list[str]) -> Behavior:
+    if not isinstance(asked, PcfgShape):
+        return ask(asked, models, seed=config.seed, train_rows=config.rows, test_rows=config.rows)
     task = for_capability(asked, Capability(config.operator, config.prompt_operand))
     return from_task(task, seed=config.seed, train_rows=1, test_rows=config.rows)
 
 
-def _groups(asked: PcfgShape | AskConfig, rows: AnswerRows) -> dict[str, Tensor | list[int]]:
+def _groups(asked: Asked, rows: AnswerRows) -> dict[str, Tensor | list[int]]:
     """The tokens that attention is summed over: each symbol of the task, or of any text its first and last one."""
     if isinstance(asked, PcfgShape):
         return {name: [asked.vocabulary.index(name)] for name in asked.symbols}

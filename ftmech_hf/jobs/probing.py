@@ -16,7 +16,7 @@ from torch import Tensor
 from ftmech_hf.activations import ActivationStore, TracedModel
 from ftmech_hf.analysis.probing import ProbingResult, fit_probes
 from ftmech_hf.jobs.answer_rows import AnswerRows
-from ftmech_hf.jobs.asking import AskConfig, ask_dataset, describe_dataset, to_be_made
+from ftmech_hf.jobs.asking import Asked, ask, asked_settings, asked_vocabulary, describe_dataset, to_be_made
 from ftmech_hf.jobs.behavior import Behavior, from_task
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job, parse_models, with_random_twin
 from ftmech_hf.jobs.saved_probes import save_probes
@@ -68,14 +68,14 @@ class ProbeConfig(JobConfig):
         parse_models(self.models)
 
 
-def probe(config: ProbeConfig, asked: PcfgShape | AskConfig, *, progress: Progress | None = None) -> RunDir:
+def probe(config: ProbeConfig, asked: Asked, *, progress: Progress | None = None) -> RunDir:
     """Probe models, and a randomly initialised twin of the first, for answers that are not necessarily asked for.
 
     Sites: the embedding and the stream after every block, at the given positions. Of the procedural task, the prompts
     name ``prompt_operand``; the first label is the answer for the *base* operand, so a probe can look for what is not
-    asked. Of a data set, the label is the answer, or its first token where some have several; its rows have no types,
-    so that there are no control tasks. The probes of every model lie in ``probes/`` beside its hash, without which
-    :func:`~ftmech_hf.jobs.saved_probes.load_probes` does not load them.
+    asked. Of another task or a data set, the label is the answer, or its first token where some have several; rows have
+    no types there, and so there are no control tasks. The probes of every model lie in ``probes/`` beside its hash,
+    without which :func:`~ftmech_hf.jobs.saved_probes.load_probes` does not load them.
 
     Raises:
         ValueError: an unknown operand, a data set that cannot be asked, or models that read it as different tokens.
@@ -84,8 +84,8 @@ def probe(config: ProbeConfig, asked: PcfgShape | AskConfig, *, progress: Progre
     behavior = functools.cache(lambda: _find_behavior(config, asked, [*models.values()]))
     if to_be_made(config):
         behavior()  # what cannot be asked shows before anything is written
-    vocabulary = asked.vocabulary if isinstance(asked, PcfgShape) else None
-    with job("probe", config, asked, models=models, vocabulary=vocabulary) as run:
+    settings, vocabulary = asked_settings(asked), asked_vocabulary(asked)
+    with job("probe", config, *settings, models=models, vocabulary=vocabulary) as run:
         if run.finished:
             return run
         fit_on, test_on = behavior().train, behavior().test
@@ -104,14 +104,14 @@ def probe(config: ProbeConfig, asked: PcfgShape | AskConfig, *, progress: Progre
         return finish_job(run, table, {**summary, **describe_dataset(behavior(), asked)})
 
 
-def _find_behavior(config: ProbeConfig, asked: PcfgShape | AskConfig, models: list[str]) -> Behavior:
+def _find_behavior(config: ProbeConfig, asked: Asked, models: list[str]) -> Behavior:
     sizes: dict[str, Any] = {"seed": config.seed, "train_rows": config.fit_rows, "test_rows": config.test_rows}
-    if isinstance(asked, AskConfig):
+    if not isinstance(asked, PcfgShape):
         if config.label_operands:
             raise ValueError(
-                f"label_operands: {config.label_operands[0]!r}, but a dataset has no operands, only answers"
+                f"label_operands: {config.label_operands[0]!r}, expected none: only the procedural task has operands"
             )
-        return ask_dataset(asked, models, **sizes)
+        return ask(asked, models, **sizes)
     shape = asked
     operands = config.label_operands or [shape.base_operand, shape.correlated_operand]
     if unknown := [name for name in operands if name not in shape.symbols]:

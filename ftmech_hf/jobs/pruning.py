@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from ftmech_hf.activations import Units, find_units
 from ftmech_hf.analysis.ablation import importance_agreement
 from ftmech_hf.analysis.pruning import Importance, PruningResult, magnitude_importance, pruned, random_importance
-from ftmech_hf.jobs.asking import AskConfig, ask_dataset, describe_dataset, to_be_made
+from ftmech_hf.jobs.asking import Asked, ask, asked_settings, asked_vocabulary, describe_dataset, to_be_made
 from ftmech_hf.jobs.behavior import Behavior, from_task
 from ftmech_hf.jobs.card import render_card
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
@@ -75,12 +75,12 @@ class PruneConfig(JobConfig):
             raise ValueError(f"schedule: iterative, but score: {self.score} does not depend on what is pruned already")
 
 
-def prune(config: PruneConfig, asked: PcfgShape | AskConfig, *, progress: Progress | None = None) -> RunDir:
+def prune(config: PruneConfig, asked: Asked, *, progress: Progress | None = None) -> RunDir:
     """Prune a model for what it may have lost in fine-tuning; see :mod:`ftmech_hf.analysis.pruning`.
 
     Of the procedural task that is the *pretraining* capability. Test sets: the base operand on natural text (twice:
-    ``validation`` chooses K, ``count_a`` is reported), the correlated operand without and with the correlation. Of a
-    data set it is what its questions ask; test sets: ``validation`` and ``test``.
+    ``validation`` chooses K, ``count_a`` is reported), the correlated operand without and with the correlation. Of
+    another task or a data set it is what they ask; test sets: ``validation``, ``test`` and those of the task.
 
     Raises:
         ValueError: a data set that cannot be asked.
@@ -88,8 +88,8 @@ def prune(config: PruneConfig, asked: PcfgShape | AskConfig, *, progress: Progre
     behavior = functools.cache(lambda: _find_behavior(config, asked))
     if to_be_made(config):
         behavior()  # what cannot be asked shows before anything is written
-    vocabulary = asked.vocabulary if isinstance(asked, PcfgShape) else None
-    with job("prune", config, asked, models={"model": config.model}, vocabulary=vocabulary) as run:
+    settings, vocabulary = asked_settings(asked), asked_vocabulary(asked)
+    with job("prune", config, *settings, models={"model": config.model}, vocabulary=vocabulary) as run:
         if run.finished:
             return run
         model = load_model(config.model)
@@ -129,10 +129,10 @@ def prune(config: PruneConfig, asked: PcfgShape | AskConfig, *, progress: Progre
         return finish_job(run, result.rows(), summary)
 
 
-def _find_behavior(config: PruneConfig, asked: PcfgShape | AskConfig) -> Behavior:
+def _find_behavior(config: PruneConfig, asked: Asked) -> Behavior:
     fit_rows = max(config.score_rows, config.exact_rows)
-    if isinstance(asked, AskConfig):
-        return ask_dataset(asked, [config.model], seed=config.seed, train_rows=fit_rows, test_rows=config.eval_rows)
+    if not isinstance(asked, PcfgShape):
+        return ask(asked, [config.model], seed=config.seed, train_rows=fit_rows, test_rows=config.eval_rows)
     base, other = (Capability(config.operator, name) for name in (asked.base_operand, asked.correlated_operand))
     tests = {str(base): for_capability(asked, base)}
     tests |= {f"{other}_cte{share}": for_capability(asked, other, float(share)) for share in (0, 1)}
@@ -166,7 +166,7 @@ def _save_pruned(
     config: PruneConfig,
     run: RunDir,
     model: PreTrainedModel,
-    asked: PcfgShape | AskConfig,
+    asked: Asked,
     result: PruningResult,
     summary: Mapping[str, Any],
 ) -> None:

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from ftmech_hf.activations import find_units
-from ftmech_hf.config import parse_config
 from ftmech_hf.jobs.answer_rows import AnswerRows
-from ftmech_hf.jobs.asking import AskConfig
+from ftmech_hf.jobs.asking import AskConfig, asked_settings, asked_vocabulary, parse_asked
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.prompts import FIRST_TOKEN, from_datasets
 from ftmech_hf.jobs.pruning import PruneConfig
 from ftmech_hf.jobs.pruning_sweep import behavior_importance, exact_importance, prune_for
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import FinishedRun, damaged_files
-from ftmech_hf.tasks import PcfgShape
+from ftmech_hf.tasks import CounterConfig, PcfgShape, RowStream
 from ftmech_hf.tokenization import build_tokenizer
-from recipes import attention, probe, prune
+from ftmech_hf.training.evaluation import answer_accuracy
+from recipes import attention, pretrain, probe, prune
 from tests.jobs.lexicon import (
     LAYER,
     LEXICON,
@@ -39,6 +37,7 @@ from tests.jobs.lexicon import (
     spoken,
     write_questions,
 )
+from tests.recipes.conftest import TINY
 
 PLANTED = f"mlp_act.{LAYER}[{NEURON}]"
 
@@ -215,7 +214,7 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_written(
         ([*dataset, "--models", f"a={folder / 'speaks'}", f"b={other}"], "reads other tokens than that of"),
         (
             [*dataset, "--models", f"a={folder / 'speaks'}", "--label_operands", "a"],
-            "label_operands: 'a', but a dataset",
+            "label_operands: 'a', expected none",
         ),
         (["--dataset", str(tmp_path / "nowhere"), "--models", f"a={folder / 'speaks'}"], "dataset: cannot read"),
         (["--only_one_token", "true", "--models", f"a={folder / 'speaks'}"], "only_one_token: true, but no dataset"),
@@ -228,10 +227,38 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_written(
 
 
 def test_without_a_data_set_the_settings_of_a_run_are_as_before() -> None:
-    config, ask, shape = parse_config(PruneConfig, AskConfig, PcfgShape, argv=[])
-    assert ask.instead_of(shape) is shape
-    assert "dataset" not in {field.name for field in dataclasses.fields(config)}
-    asked = AskConfig(dataset="somewhere")
-    assert asked.instead_of(shape) is asked
-    assert json.loads(json.dumps(dataclasses.asdict(asked))) == {"dataset": "somewhere", "only_one_token": False}
-    assert pd.Series(AskConfig().inputs()).empty
+    config, shape = parse_asked(PruneConfig, argv=["--operator", "index"], description=None)
+    assert asked_settings(shape) == [shape] == [PcfgShape()]
+    assert not {"dataset", "task"} & {field.name for field in dataclasses.fields(config)}
+    _, asked = parse_asked(PruneConfig, argv=["--dataset", "somewhere"], description=None)
+    assert asked_settings(asked) == [AskConfig(dataset="somewhere")]
+    assert asked_vocabulary(asked) is None
+    _, counter = parse_asked(PruneConfig, argv=["--task", "counter", "--length", "9"], description=None)
+    assert asked_settings(counter) == [AskConfig(task="counter"), CounterConfig(length=9)]
+    for argv, message in (
+        (["--task", "stories"], "task: unknown 'stories', expected one of pcfg, counter, max_identifier"),
+        (["--task", "counter", "--dataset", "x"], "task: counter, but dataset: x is asked in its place"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parse_asked(PruneConfig, argv=argv, description=None)
+
+
+def test_any_task_with_answers_is_pruned_probed_and_mapped(tmp_path: Path) -> None:
+    task = ["--task", "counter", "--letters", "4", "--length", "6"]
+    shape = ["--n_layer=1", "--n_head=1", "--n_embd=16"]
+    model = tmp_path / "model"
+    pretrain.main([*task, *TINY, *shape, "--output_dir", str(model)])
+    few = ["--sizes", "0", "1", "--score_rows", "32", "--eval_rows", "32"]
+    prune.main([*task, "--model", str(model), *few, "--output_dir", str(tmp_path / "prune")])
+    run = FinishedRun(tmp_path / "prune")
+    config = CounterConfig(letters=4, length=6)
+    assert [*run.summary["accuracy_by_set"]] == ["validation", "test", *config.test_tasks()]
+    assert run.config["task"] == "counter"
+    before = run.table[run.table["num_pruned"] == 0].iloc[0]
+    rows = torch.from_numpy(RowStream(config, seed=0, split="test").rows(0, 32).token_ids)
+    assert before["test"] == answer_accuracy(load_model(str(model)), rows)
+    models = ["--models", f"finetuned={model}"]
+    probe.main([*task, *models, "--fit_rows", "80", "--test_rows", "40", "--output_dir", str(tmp_path / "probe")])
+    assert set(FinishedRun(tmp_path / "probe").table["label"]) == {"answer"}
+    attention.main([*task, *models, "--rows", "8", "--output_dir", str(tmp_path / "maps")])
+    assert FinishedRun(tmp_path / "maps").summary["tokens"][0] == "<bos>"

@@ -136,7 +136,7 @@ def from_task(
     Raises:
         ValueError: the task's rows end in no answer.
     """
-    if task.measure != "accuracy":
+    if "accuracy" not in task.measures:
         raise ValueError(f"task: rows of {type(task).__name__} end in no answer, expected a task that has answers")
 
     def rows(asked: Task, split: str, number: int) -> AnswerRows:

@@ -36,8 +36,7 @@ from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.job import capability_rows
 from ftmech_hf.tasks import Capability, PcfgShape
 from ftmech_hf.tasks.text.identity import dataset_hash as dataset_hash
-from ftmech_hf.tasks.text.reading import read_table
-from ftmech_hf.tasks.text.splits import of_their_own, overlap, three_splits
+from ftmech_hf.tasks.text.splits import overlap, read_splits
 from ftmech_hf.tasks.text.tables import contradictions, text_columns
 from ftmech_hf.tasks.text.tokens import Encoded, choose_join, encode_rows
 
@@ -242,12 +241,7 @@ def _read(
     several: bool = True,
 ) -> tuple[dict[str, Encoded], tuple[str, ...]]:
     """The three splits of a data set as token ids, the test split without what the others have; and what to say."""
-    loaded = read_table(name)
-    used = [split for split in ("train", "validation", "test") if split in loaded]
-    if "train" not in used:
-        used.insert(0, next(iter(loaded)))
-    splits = three_splits({split: text_columns(loaded[split], tokenizer, name, split) for split in used}, seed)
-    splits["test"] = of_their_own(splits["test"], [splits["train"], splits["validation"]])
+    splits = read_splits(name, seed, lambda rows, split: text_columns(rows, tokenizer, name, split))
     _check_sizes({split: len(rows) for split, rows in splits.items()}, name)
     join = choose_join(splits["train"], tokenizer)
     encoded = {}

@@ -46,8 +46,8 @@ def write_stories(config: WriteConfig, task: StoriesConfig, *, progress: Progres
         if run.finished:
             return run
         model, tokenizer = load_model(config.model), load_tokenizer(config.model)
-        rows = RowStream(task, seed=config.seed, split="test").rows(0, config.loss_rows).token_ids
-        loss = documents_mean_loss(model, torch.from_numpy(rows))
+        rows = RowStream(task, seed=config.seed, split="test").rows(0, config.loss_rows)
+        loss = documents_mean_loss(model, torch.from_numpy(rows.token_ids))
         if progress is not None:
             progress(1, 2, f"loss {loss:.3f}")
         documents = [task.document(config.seed, "test", number) for number in range(config.number)]

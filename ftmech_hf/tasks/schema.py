@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -62,30 +63,39 @@ class Rows:
         correlated: whether the planted correlation holds in the row's text, bool (B,).
         ancestors: symbol ids above each symbol of the text, int16 (B, levels, text length), if they were requested;
             see :class:`ftmech_hf.tasks.sampling.Strings`.
+        answers: the tokens that a model is to answer with, bool (B, T); None if that is the last but one of every row.
+        lengths: tokens of each row, int64 (B,), where rows are filled up on their right; None if none is.
+        rejected: for the same prompts, rows with answers that are not wanted, where there are any.
     """
 
     token_ids: NDArray[np.int64]
     label: NDArray[np.int64]
     correlated: NDArray[np.bool_]
     ancestors: NDArray[np.int16] | None = None
+    answers: NDArray[np.bool_] | None = None
+    lengths: NDArray[np.int64] | None = None
+    rejected: Rows | None = None
 
     def __len__(self) -> int:
         return len(self.label)
 
     def __getitem__(self, rows: slice) -> Rows:
-        above = None if self.ancestors is None else self.ancestors[rows]
-        return Rows(self.token_ids[rows], self.label[rows], self.correlated[rows], above)
+        return Rows(**{name: None if value is None else value[rows] for name, value in self._columns().items()})
+
+    def _columns(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
 
     @staticmethod
     def concatenate(parts: Sequence[Rows]) -> Rows:
         """Join blocks of rows, in order."""
-        above = [part.ancestors for part in parts if part.ancestors is not None]
-        return Rows(
-            np.concatenate([part.token_ids for part in parts]),
-            np.concatenate([part.label for part in parts]),
-            np.concatenate([part.correlated for part in parts]),
-            np.concatenate(above) if above else None,
-        )
+        columns = [part._columns() for part in parts]
+        return Rows(**{name: _join([each[name] for each in columns]) for name in columns[0]})
+
+
+def _join(values: Sequence[Any]) -> Any:
+    if values[0] is None:
+        return None
+    return Rows.concatenate(values) if isinstance(values[0], Rows) else np.concatenate(values)
 
 
 class Task(Protocol):
@@ -100,8 +110,8 @@ class Task(Protocol):
     offers: ClassVar[tuple[Offer, ...]] = ("tokens", "answers")
     """What rows have for training to minimise; see ``ftmech_hf.training.objectives``."""
 
-    measure: ClassVar[Literal["accuracy", "loss"]] = "accuracy"
-    """What a model is judged by: the share of right answers, or nats per token where rows end in no answer."""
+    measures: ClassVar[tuple[Literal["accuracy", "loss"], ...]] = ("accuracy",)
+    """What a model is judged by: the share of right answers, nats per token where rows end in no answer, or both."""
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -140,8 +150,17 @@ class Task(Protocol):
         """Name -> hash of the files that rows come from; a run is another if one of them changes."""
         return {}
 
-    def bytes_per_token(self, token_ids: NDArray[np.int64]) -> float | None:
-        """Bytes of text that a predicted token of rows (B, T) stands for on average; None where rows are no text."""
+    @property
+    def tokens_per_row(self) -> float:
+        """Tokens of a row that a model reads, on average."""
+        return self.row_length - 1
+
+    def num_rows(self, split: str) -> int | None:
+        """How many different rows a split has; None where there is no end of them."""
+        return None
+
+    def bytes_per_token(self, rows: Rows) -> float | None:
+        """Bytes of text that a predicted token of rows stands for on average; None where rows are no text."""
         return None
 
     def example(self, seed: int) -> Mapping[str, str] | None:

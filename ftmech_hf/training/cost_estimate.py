@@ -80,7 +80,7 @@ def project(clock: Clock, steps: int, eval_rows: int, flops: float, price_per_ho
     return found if price_per_hour is None else {**found, "cost": hours * price_per_hour}
 
 
-def training_flops(model: PreTrainedModel, tokens: int) -> float:
+def training_flops(model: PreTrainedModel, tokens: float) -> float:
     """Floating-point operations to train on so many tokens: six per weight and token, forward and backward."""
     weights: int = model.num_parameters(exclude_embeddings=True)
     if getattr(model.config, "tie_word_embeddings", False):  # left out with the embeddings, but multiplied with

@@ -125,7 +125,7 @@ def fit(
     training = _Training(model, stream, eval_sets, config, run, accelerator, save_snapshot, objective)
     if config.log_with != "none":
         accelerator.init_trackers("ftmech_hf", config={name: str(value) for name, value in run.config.items()})
-    tokens = config.batch_size * (stream.task.row_length - 1)
+    tokens = config.batch_size * stream.task.tokens_per_row
     shown = progress is None and run.is_main
     with make_bar(
         total=config.last_step, initial=training.start, desc=run.path.name, unit="step", disable=not shown
@@ -157,9 +157,9 @@ class _Training:
         save_snapshot: Callable[[int, PreTrainedModel], None] | None,
         objective: Objective,
     ) -> None:
-        self.save_snapshot, self.row_length = save_snapshot, stream.task.row_length
+        self.save_snapshot, self.tokens_per_row = save_snapshot, stream.task.tokens_per_row
         self.config, self.run, self.accelerator = config, run, accelerator
-        self.evaluation = Evaluation(eval_sets, stream.task.measure)
+        self.evaluation = Evaluation(eval_sets, stream.task)
         if accelerator.mixed_precision == "bf16" and accelerator.device.type == "cpu":
             # On CPU the backward pass of bf16 SDPA takes longer than the rest of the step together.
             model.set_attn_implementation("eager")
@@ -272,6 +272,7 @@ class _Training:
         rows = self.config.final_eval_rows if step == self.config.last_step else self.config.eval_rows
         if self.config.max_steps is not None:
             rows = min(rows, DRY_RUN_ROWS)
+        rows = self.evaluation.num_rows(rows)
         with self.clock.evaluation(rows * len(self.evaluation)):
             found = self.evaluation(self.model, rows)
         line: dict[str, Any] = {"step": step, "eval_rows": rows}
@@ -295,6 +296,6 @@ class _Training:
         whole = dataclasses.replace(config, max_steps=None)
         looks = len(whole.eval_steps()) - 1
         eval_rows = len(self.evaluation) * (looks * config.eval_rows + config.final_eval_rows)
-        tokens = config.steps * config.batch_size * (self.row_length - 1)
+        tokens = config.steps * config.batch_size * self.tokens_per_row
         flops = training_flops(self.raw_model, tokens)
         return project(self.clock, config.steps, eval_rows, flops, config.price_per_hour)

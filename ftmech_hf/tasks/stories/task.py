@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ftmech_hf.tasks.schema import BOS, EOS, PAD, Rows, Task, split_generator
@@ -64,7 +63,7 @@ class StoriesConfig(Task):
 
     block_rows = 64
     offers = ("documents",)
-    measure = "loss"
+    measures = ("loss",)
 
     files: list[str] = field(
         default_factory=list,
@@ -283,10 +282,10 @@ class StoriesConfig(Task):
         """The hashes of the files."""
         return {f"files/{number}": hash_file(path) for number, path in enumerate(local_files(self.files))}
 
-    def bytes_per_token(self, token_ids: NDArray[np.int64]) -> float:
-        """Bytes of text that a predicted token of rows (B, T) stands for on average; ``<eos>`` stands for none."""
+    def bytes_per_token(self, rows: Rows) -> float:
+        """Bytes of text that a predicted token of rows stands for on average; ``<eos>`` stands for none."""
         lengths = np.array([0 if word in SPECIAL else len(word) for word in self.vocabulary])  # a sign is a byte
-        predicted = token_ids[:, 1:]
+        predicted = rows.token_ids[:, 1:]
         predicted = predicted[(predicted != SPECIAL.index(PAD)) & (predicted != SPECIAL.index(BOS))]
         return float(lengths[predicted].mean())
 

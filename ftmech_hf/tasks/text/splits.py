@@ -9,11 +9,13 @@ the model does with it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import datasets
 import numpy as np
 from numpy.typing import NDArray
+
+from ftmech_hf.tasks.text.reading import read_table
 
 OPEN_ANSWERS = 8
 """Below so many rows per answer, answers are taken to be words of their own, and not classes."""
@@ -32,6 +34,25 @@ def things(rows: datasets.Dataset) -> list[str]:
     prompts = [str(each) for each in rows["prompt"]]
     # with hardly any prompts nothing can be cut between them; test rows that others have are left out later
     return prompts if len(set(prompts)) >= LEAST_THINGS else [str(place) for place in range(len(rows))]
+
+
+def read_splits(
+    name: str, seed: int, convert: Callable[[datasets.Dataset, str], datasets.Dataset]
+) -> dict[str, datasets.Dataset]:
+    """The splits of a data set that are used, each converted, and the test split without what the others have.
+
+    Args:
+        name: of the data set.
+        seed: of the cut, where splits are missing.
+        convert: (rows, name of their split) -> rows with ``prompt`` and ``answer``.
+    """
+    loaded = read_table(name)
+    used = [split for split in ("train", "validation", "test") if split in loaded]
+    if "train" not in used:
+        used.insert(0, next(iter(loaded)))
+    splits = three_splits({split: convert(loaded[split], split) for split in used}, seed)
+    splits["test"] = of_their_own(splits["test"], [splits["train"], splits["validation"]])
+    return splits
 
 
 def three_splits(loaded: Mapping[str, datasets.Dataset], seed: int) -> dict[str, datasets.Dataset]:

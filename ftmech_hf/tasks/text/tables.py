@@ -123,6 +123,11 @@ def _as_word(value: Any) -> str:
     raise ValueError(f"{_shown(value)} ({kind}), expected text or a whole number{hint}")
 
 
+def checked_texts(values: Sequence[Any], column: str, name: str, split: str) -> list[str]:
+    """The values of a column as text; see :func:`text_columns`, of whose errors it has those about values."""
+    return _Where(name, split).checked(column, values, _as_word)
+
+
 def _shown(value: Any) -> str:
     return " ".join(repr(value).split())[:60]
 
@@ -131,8 +136,12 @@ def _role(message: Any) -> Any:
     return message.get("role") if isinstance(message, Mapping) else None
 
 
-def _messages(value: list[Any]) -> list[dict[str, Any]]:
-    """A chat without the empty keys that a table's columns bring."""
+def chat_of(value: list[Any]) -> list[dict[str, Any]]:
+    """A chat without the empty keys that a table's columns bring.
+
+    Raises:
+        ValueError: it holds something else than messages with ``role`` and ``content``.
+    """
     messages = []
     for each in value:
         if _role(each) is None or each.get("content") is None:
@@ -143,7 +152,12 @@ def _messages(value: list[Any]) -> list[dict[str, Any]]:
     return messages
 
 
-def _render(messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, begin: bool) -> str:
+def render_chat(messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, begin: bool) -> str:
+    """A chat as the tokenizer's template writes it, up to where the assistant would speak if ``begin``.
+
+    Raises:
+        ValueError: there is no template, or it refuses the chat.
+    """
     if not tokenizer.chat_template:
         raise ValueError("a chat, but the tokenizer has no chat template, expected text")
     try:
@@ -155,25 +169,25 @@ def _render(messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, 
 def _prompt(value: Any, tokenizer: PreTrainedTokenizerBase) -> str:
     if not isinstance(value, list):
         return _as_word(value)
-    messages = _messages(value)
+    messages = chat_of(value)
     if messages[-1]["role"] == "assistant":
         raise ValueError("a chat that ends with the assistant, expected the user, and an answer in its own column")
-    return _render(messages, tokenizer, begin=True)
+    return render_chat(messages, tokenizer, begin=True)
 
 
 def _answer(value: Any, prompt: Any, tokenizer: PreTrainedTokenizerBase) -> str:
     """An answer as it would follow its prompt: in a chat as the template writes what the assistant says."""
     if isinstance(value, list):
-        messages = _messages(value)
+        messages = chat_of(value)
         if messages[-1]["role"] != "assistant":
             raise ValueError(f"a chat that ends with {messages[-1]['role']!r}, expected the assistant")
         value = messages[-1]["content"]
     word = _as_word(value)
     if not isinstance(prompt, list):
         return word
-    messages = _messages(prompt)
-    before = _render(messages, tokenizer, begin=True)
-    whole = _render([*messages, {"role": "assistant", "content": word}], tokenizer, begin=False)
+    messages = chat_of(prompt)
+    before = render_chat(messages, tokenizer, begin=True)
+    whole = render_chat([*messages, {"role": "assistant", "content": word}], tokenizer, begin=False)
     if whole.startswith(before):
         said = whole[len(before) :]
         start = said.find(word.strip())

@@ -233,7 +233,7 @@ def encode_rows(
     parts = {
         column: _continuations(list(zip(prompts, rows[column], strict=True)), join, tokenizer) for column in columns
     }
-    fault = _Fault(rows, name)
+    fault = Fault(rows[PLACE], name)
     for column, found in parts.items():
         fault.refuse([f"the tokenizer does not know {each.unknown!r} in {prompt[-40:]!r} and {column} {answer!r}"
                       if each.unknown else None
@@ -283,13 +283,14 @@ def _no_answer(
     return f"{what} {answer!r} is {len(part.answer)} tokens after the prompt {prompt[-40:]!r} ({words}), expected one"
 
 
-class _Fault:
+class Fault:
     """Says what is wrong with the first row of those where something is, and how many they are."""
 
-    def __init__(self, rows: datasets.Dataset, name: str) -> None:
-        self.places, self.name = rows[PLACE], name
+    def __init__(self, places: Sequence[str], name: str) -> None:
+        self.places, self.name = places, name
 
     def refuse(self, tells: Sequence[str | None], advice: str = "") -> None:
+        """Raise an error if any of what is to be told of each row is there."""
         wrong = [number for number, tell in enumerate(tells) if tell]
         if wrong:
             raise ValueError(

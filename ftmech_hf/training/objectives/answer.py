@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ftmech_hf.tasks.schema import Offer
-from ftmech_hf.training.objectives.base import Batch, Objective, Shown, cross_entropy, loss_on
+from ftmech_hf.training.objectives.base import Batch, Objective, Shown, cross_entropy, loss_on, show_rows, targets_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,17 +19,21 @@ class AnswerOnly(Objective):
     needs: ClassVar[Offer] = "answers"
 
     def shown(self, batch: Batch) -> Shown:
-        """The prompts."""
+        """The rows up to the last token of their answers."""
+        if batch.answers is not None:
+            return show_rows(batch, predicted=batch.from_first)
         token_ids = batch.token_ids[:, :-2]
         return Shown(token_ids, torch.ones_like(token_ids, dtype=torch.bool), {"logits_to_keep": 1})
 
     def loss(self, logits: Tensor, batch: Batch, reference: Tensor | None = None) -> Tensor:
-        """The mean over all answers."""
+        """The mean over all tokens of all answers."""
+        if batch.answers is not None:
+            return cross_entropy(logits, targets_of(batch, batch.answers)[:, -batch.from_first :])
         return cross_entropy(logits, batch.token_ids[:, -2:-1])
 
     def weight(self, batch: Batch) -> int:
         """The answers' tokens."""
-        return len(batch)
+        return len(batch) if batch.answers is None else int(batch.answers[:, 1:].sum())
 
 
 def answer_only_loss(model: nn.Module, token_ids: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ long. Rows of text differ in length and say themselves which of their tokens are
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -29,24 +30,43 @@ class Batch:
         answers: the tokens that a model is to answer with, bool (B, T); None for rows of one shape, whose answer is
             their last token but one.
         real: False where a row is filled up on its right, bool (B, T); None if no row is.
+        from_first: how many columns there are from the first with an answer to the last.
+        rejected: rows (B, T) with the same prompts and answers that are not wanted, where there are any.
     """
 
     token_ids: Tensor
     answers: Tensor | None = None
     real: Tensor | None = None
+    from_first: int = 2
+    rejected: Batch | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids)
 
     @classmethod
     def of(cls, rows: Rows) -> Batch:
-        """Rows as tensors on the CPU."""
-        return cls(torch.from_numpy(rows.token_ids))
+        """Rows as tensors on the CPU, without columns that are padding in all of them."""
+        if rows.lengths is None:
+            return cls(torch.from_numpy(rows.token_ids))
+        pair = (rows,) if rows.rejected is None else (rows, rows.rejected)
+        width = max(int(each.lengths.max()) for each in pair if each.lengths is not None)
+        made = [cls._of_width(each, width) for each in pair]
+        return dataclasses.replace(made[0], rejected=made[1]) if len(made) > 1 else made[0]
+
+    @classmethod
+    def _of_width(cls, rows: Rows, width: int) -> Batch:
+        assert rows.answers is not None
+        assert rows.lengths is not None
+        real = torch.arange(width) < torch.from_numpy(rows.lengths)[:, None]
+        answers = torch.from_numpy(rows.answers[:, :width])
+        from_first = width - int(answers.any(0).int().argmax())
+        return cls(torch.from_numpy(rows.token_ids[:, :width]), answers, None if real.all() else real, from_first)
 
     def to(self, device: torch.device) -> Batch:
         """The same rows on a device."""
         answers, real = (None if each is None else each.to(device) for each in (self.answers, self.real))
-        return Batch(self.token_ids.to(device), answers, real)
+        rejected = None if self.rejected is None else self.rejected.to(device)
+        return Batch(self.token_ids.to(device), answers, real, self.from_first, rejected)
 
 
 class Shown(NamedTuple):
@@ -54,13 +74,35 @@ class Shown(NamedTuple):
 
     Attributes:
         token_ids: what it reads, (B, T).
-        real: which of these positions are tokens of a row and not padding, (B, T).
+        real: which of these positions go on with a token of their row, and not with padding, (B, T).
         options: keyword arguments beside ``token_ids``.
     """
 
     token_ids: Tensor
     real: Tensor
     options: dict[str, Any]
+
+
+def show_rows(batch: Batch, *, predicted: int = 0) -> Shown:
+    """All of the rows but their last column.
+
+    Args:
+        batch: rows of any length, filled up on their right.
+        predicted: how many of the last positions predict something; 0 for all of them.
+    """
+    token_ids, options = batch.token_ids[:, :-1], {"logits_to_keep": predicted}
+    if batch.real is None:
+        real = torch.ones_like(token_ids, dtype=torch.bool)
+    else:
+        real = batch.real[:, 1:]
+        options |= {"attention_mask": batch.real[:, :-1].long()}
+    return Shown(token_ids, real, options if batch.answers is None else {**options, "use_cache": False})
+
+
+def targets_of(batch: Batch, counted: Tensor | None) -> Tensor:
+    """What all positions but the last predict, (B, T - 1): :data:`IGNORED` for tokens that are not counted."""
+    following = batch.token_ids[:, 1:]
+    return following if counted is None else torch.where(counted[:, 1:], following, IGNORED)
 
 
 @dataclass(frozen=True, kw_only=True)

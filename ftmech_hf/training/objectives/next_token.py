@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from ftmech_hf.training.objectives.base import Batch, Objective, Shown, cross_entropy, loss_on
+from ftmech_hf.training.objectives.base import Batch, Objective, Shown, cross_entropy, loss_on, show_rows, targets_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,16 +15,17 @@ class NextToken(Objective):
 
     def shown(self, batch: Batch) -> Shown:
         """All of a row but its last token."""
-        token_ids = batch.token_ids[:, :-1]
-        return Shown(token_ids, torch.ones_like(token_ids, dtype=torch.bool), {"logits_to_keep": 0})
+        return show_rows(batch)
 
     def loss(self, logits: Tensor, batch: Batch, reference: Tensor | None = None) -> Tensor:
         """The mean over all rows and tokens."""
-        return cross_entropy(logits, batch.token_ids[:, 1:])
+        return cross_entropy(logits, targets_of(batch, batch.real))
 
     def weight(self, batch: Batch) -> int:
         """The tokens that are predicted."""
-        return len(batch) * (batch.token_ids.shape[1] - 1)
+        if batch.real is None:
+            return len(batch) * (batch.token_ids.shape[1] - 1)
+        return int(batch.real[:, 1:].sum())
 
 
 def next_token_loss(model: nn.Module, token_ids: Tensor) -> Tensor:

@@ -197,8 +197,8 @@ def test_the_vocabulary_does_not_depend_on_what_is_trained_on(raw: str) -> None:
 
 
 def test_bytes_per_token_counts_the_bytes_of_what_is_predicted() -> None:
-    rows = RowStream(TASK, seed=0, split="test").rows(0, 20).token_ids
-    predicted = [token for row in rows.tolist() for token in row[1:] if token not in (0, 1)]
+    rows = RowStream(TASK, seed=0, split="test").rows(0, 20)
+    predicted = [token for row in rows.token_ids.tolist() for token in row[1:] if token not in (0, 1)]
     text = TASK.backend.decode(predicted)
     assert TASK.bytes_per_token(rows) == len(text.encode()) / len(predicted)
 

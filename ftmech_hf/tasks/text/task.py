@@ -1,0 +1,275 @@
+"""Text as a task: any data set, in the tokenizer and chat template of the model that learns it.
+
+A data set is what :mod:`ftmech_hf.tasks.text.reading` reads: a file, a folder, or a name on the Hub. Its rows have
+
+- ``prompt`` and ``completion`` (or ``question``, ``answer``): text, or a chat and what the assistant says next,
+- ``messages``: a whole chat, of which what the assistant says counts as answers,
+- ``text``: plain text, of which every token counts, or
+- ``chosen`` and ``rejected``: answers to a ``prompt``, or two chats that differ in their last message.
+
+Splits are ``train``, ``validation`` and ``test``; missing ones are cut off as :mod:`ftmech_hf.tasks.text.splits` says.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import datasets
+import numpy as np
+
+from ftmech_hf.config import tell
+from ftmech_hf.tasks.schema import Offer, Rows, Task, split_generator
+from ftmech_hf.tasks.text.encoding import ANSWER, END, TextRows, chat_rows, is_chat_table, plain_rows, prompt_rows
+from ftmech_hf.tasks.text.identity import dataset_hash
+from ftmech_hf.tasks.text.splits import overlap, read_splits
+from ftmech_hf.tasks.text.tables import (
+    ANSWERS,
+    CHAT,
+    MESSAGES,
+    OTHER,
+    PLACE,
+    PROMPTS,
+    checked_texts,
+    contradictions,
+    text_columns,
+)
+from ftmech_hf.tasks.text.tokens import Fault, Join, choose_join
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SHORT = 8
+"""Tokens of an answer up to which it is judged as right or wrong; of longer ones only the loss is logged."""
+
+CHOSEN, REJECTED = "chosen", "rejected"
+SOURCES = {"validation": "validation", "test": "test"}
+"""Which rows of the data set a random stream is of, if not those of ``train``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig(Task):
+    """Which text is learned. It becomes rows once a tokenizer is known: :meth:`in_tokens_of`."""
+
+    dataset: str = field(
+        default="",
+        metadata={"place": "input", "help": "a file, a folder, or a data set on the Hub as USER/NAME[:CONFIG]"},
+    )
+    max_tokens: int | None = field(
+        default=None,
+        metadata={"help": "leave out rows of more tokens; without it, one that the model cannot read is an error"},
+    )
+    max_rows: int | None = field(default=None, metadata={"help": "take at most so many rows of each split"})
+    learn_end: bool = field(default=True, metadata={"help": "whether the token that ends an answer is learned with it"})
+    cut_seed: int = field(default=0, metadata={"help": "of the cut, where the data set has no test split"})
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens", "max_rows"):
+            if (value := getattr(self, name)) is not None and value < 2:
+                raise ValueError(f"{name}: {value}, expected at least 2")
+        if self.cut_seed < 0:
+            raise ValueError(f"cut_seed: {self.cut_seed} is negative, expected 0 or more")
+
+    def inputs(self) -> Mapping[str, str]:
+        """The hash of the data set."""
+        return {"dataset": dataset_hash(self.dataset)}
+
+    def in_tokens_of(self, tokenizer: PreTrainedTokenizerBase, *, positions: int | None = None) -> TextTask:
+        """The rows, in a model's own tokens.
+
+        Args:
+            tokenizer: of the model.
+            positions: how many tokens the model can be shown.
+
+        Raises:
+            ValueError: no such data set or columns, a value that is no text, a row that the model cannot read, a
+                tokenizer that ends no text or has no chat template; names the row.
+        """
+        if not self.dataset:
+            raise ValueError("dataset: none, expected a file, a folder, or a data set on the Hub as USER/NAME")
+        if tokenizer.eos_token_id is None:
+            raise ValueError("tokenizer: the model's has no token that ends a text (eos_token), expected one")
+        return TextTask(self, tokenizer, positions)
+
+
+class TextTask(Task):
+    """The rows of a :class:`TextConfig`: a function of (data set, seed, split, row number).
+
+    A stream goes through its rows in epochs, each in an order of its own.
+    """
+
+    block_rows = 64
+    operator_names: tuple[str, ...] = ()  # type: ignore[assignment]  # a row asks what its prompt says
+    operand_names: tuple[str, ...] = ()  # type: ignore[assignment]
+
+    def __init__(self, config: TextConfig, tokenizer: PreTrainedTokenizerBase, positions: int | None) -> None:
+        self.config, self.tokenizer = config, tokenizer
+        self._limit = None if positions is None else positions + 1  # the last token is only predicted
+        self._tables = read_splits(config.dataset, config.cut_seed, self._convert)
+        self.kind = self._kind(next(iter(self._tables.values())))
+        self._join: Join | None = None if self.kind == "text" else choose_join(self._tables["train"], tokenizer)
+        self._say_what_is_odd()
+        self._rows = {split: self._encode(split) for split in self._tables}
+        for split in ("train", "test"):
+            if not len(self._rows[split][0]):
+                raise ValueError(f"dataset: {config.dataset} has no {split} rows of its own, expected at least 1")
+
+    # What is read
+
+    def _kind(self, rows: datasets.Dataset) -> Literal["pairs", "chats", "prompts", "text"]:
+        if OTHER in rows.column_names and REJECTED in rows.column_names:
+            return "pairs"
+        if "text" in rows.column_names and CHAT not in rows.column_names:
+            return "text"
+        return "chats" if is_chat_table(rows) else "prompts"
+
+    def _convert(self, rows: datasets.Dataset, split: str) -> datasets.Dataset:
+        name, there = self.config.dataset, set(rows.column_names)
+        if {CHOSEN, REJECTED} <= there:
+            rows = rows.remove_columns([each for each in (*ANSWERS, OTHER, MESSAGES) if each in there])
+            asked = any(each in there for each in PROMPTS)
+            rows = rows.add_column(OTHER, rows[REJECTED]).rename_column(CHOSEN, "answer" if asked else MESSAGES)
+            return text_columns(rows, self.tokenizer, name, split)
+        if there & {*PROMPTS, MESSAGES}:
+            rows = rows.remove_columns([OTHER] if OTHER in there else [])
+            return text_columns(rows, self.tokenizer, name, split)
+        if "text" in there:
+            texts = checked_texts(list(rows["text"]), "text", name, split)
+            places = [f"row {number} of {split}" for number in range(len(texts))]
+            return datasets.Dataset.from_dict({"text": texts, "prompt": texts, "answer": texts, PLACE: places})
+        raise ValueError(
+            f"dataset: {name} has no columns prompt and completion, messages, text, or chosen and rejected in {split}, "
+            f"only {', '.join(rows.column_names)}"
+        )
+
+    def _say_what_is_odd(self) -> None:
+        if self.kind == "text":
+            return
+        everything = [rows for rows in self._tables.values() if len(rows)]
+        columns = ([value for rows in everything for value in rows[column]] for column in ("prompt", "answer"))
+        for note in (contradictions(*columns), overlap(self._tables["train"], self._tables["test"])):
+            if note:
+                tell(f"dataset: {self.config.dataset}: {note}")
+
+    def _encode(self, split: str) -> tuple[TextRows, TextRows | None]:
+        """(the rows, those that are rejected) of a split, without those that are too long."""
+        config, rows = self.config, self._tables[split]
+        name = config.dataset
+        if config.max_rows is not None:
+            rows = rows.select(range(min(len(rows), config.max_rows)))
+        places = list(rows[PLACE])
+        rejected = None
+        if self.kind == "text":
+            found = plain_rows(rows, self.tokenizer, name, split)
+        elif self.kind == "chats":
+            found = chat_rows(rows, self.tokenizer, name)
+        else:
+            assert self._join is not None
+            given = rows.remove_columns([OTHER] if OTHER in rows.column_names else [])
+            found = prompt_rows(given, self.tokenizer, name, self._join)
+            if self.kind == "pairs":
+                other = rows.remove_columns(["answer"]).rename_column(OTHER, "answer")
+                rejected = prompt_rows(other, self.tokenizer, name, self._join)
+        pairs = zip(found, rejected or found, strict=True)
+        lengths = [max(len(each.token_ids) for each in pair) for pair in pairs]
+        kept = range(len(found))
+        if config.max_tokens is not None:
+            kept = [number for number in kept if lengths[number] <= config.max_tokens]  # type: ignore[assignment]
+        tells = [self._too_long(lengths[number]) for number in kept]
+        Fault([places[number] for number in kept], name).refuse(tells, "; --max_tokens leaves such rows out")
+        parts = (None if each is None else TextRows.of([each[number] for number in kept]) for each in (found, rejected))
+        chosen, other_rows = parts
+        assert chosen is not None
+        return chosen, other_rows
+
+    def _too_long(self, length: int) -> str | None:
+        if self._limit is None or length <= self._limit:
+            return None
+        return f"it has {length} tokens, but the model has {self._limit - 1} positions"
+
+    # What a row is
+
+    @property
+    def offers(self) -> tuple[Offer, ...]:  # type: ignore[override]
+        """Text has tokens alone; prompts and chats have answers, and pairs two of them."""
+        if self.kind == "text":
+            return ("tokens",)
+        return ("tokens", "answers", "pairs") if self.kind == "pairs" else ("tokens", "answers")
+
+    @functools.cached_property
+    def measures(self) -> tuple[Literal["accuracy", "loss"], ...]:  # type: ignore[override]
+        """Loss, and accuracy where answers are short."""
+        rows = self._rows["test"][0]
+        longest = max(np.add.reduceat(rows.marks == ANSWER, rows.starts[:-1]), default=0)
+        return ("accuracy", "loss") if self.kind in ("prompts", "pairs") and longest <= SHORT else ("loss",)
+
+    @functools.cached_property
+    def row_length(self) -> int:
+        """Tokens of the longest row."""
+        return max(int(each.lengths.max()) for pair in self._rows.values() for each in pair if each and len(each))
+
+    @functools.cached_property
+    def tokens_per_row(self) -> float:
+        """Tokens that are read of a training row, on average."""
+        return float(sum((each.lengths - 1).mean() for each in self._rows["train"] if each is not None))
+
+    @property
+    def largest_id(self) -> int:
+        """The largest token id of all rows."""
+        return max(int(each.token_ids.max()) for pair in self._rows.values() for each in pair if each and len(each))
+
+    def num_rows(self, split: str) -> int:
+        """How many rows there are for a stream."""
+        return len(self._rows[SOURCES.get(split, "train")][0])
+
+    def block(self, seed: int, split: str, number: int) -> Rows:
+        """One block of a stream."""
+        first, total = number * self.block_rows, self.num_rows(split)
+        if not total:
+            raise ValueError(f"dataset: {self.config.dataset} has no {split} rows of its own, expected at least 1")
+        wanted = np.arange(first, first + self.block_rows)
+        orders = {epoch: split_generator(seed, split, int(epoch)).permutation(total) for epoch in {*wanted // total}}
+        numbers = np.array([orders[place // total][place % total] for place in wanted])
+        chosen, rejected = self._rows[SOURCES.get(split, "train")]
+        rows = self._select(chosen, numbers, split)
+        if rejected is None:
+            return rows
+        return Rows(rows.token_ids, rows.label, rows.correlated, None, rows.answers, rows.lengths,
+                    self._select(rejected, numbers, split))  # fmt: skip
+
+    def _select(self, rows: TextRows, numbers: Any, split: str) -> Rows:
+        pad = self.tokenizer.pad_token_id
+        ids, marks = rows.select(numbers, self.row_length, self.tokenizer.eos_token_id if pad is None else pad)  # type: ignore[arg-type]
+        learned = self.config.learn_end and SOURCES.get(split) is None  # a test is of the answer itself
+        answers = (marks == ANSWER) | ((marks == END) if learned else False)
+        no = np.full(len(numbers), -1), np.zeros(len(numbers), bool)
+        return Rows(ids, *no, answers=answers, lengths=rows.lengths[numbers])
+
+    def sample_block(self, rng: np.random.Generator) -> Rows:
+        """A block of training rows in an order of its own."""
+        return self.block(int(rng.integers(2**32)), "train", 0)
+
+    def inputs(self) -> Mapping[str, str]:
+        """The hash of the data set."""
+        return self.config.inputs()
+
+    # What is said of it
+
+    def bytes_per_token(self, rows: Rows) -> float:
+        """Bytes of text that a token of the answers of rows stands for on average."""
+        assert rows.answers is not None
+        texts = [
+            self.tokenizer.decode(ids[mask], skip_special_tokens=True)
+            for ids, mask in zip(rows.token_ids, rows.answers, strict=True)
+        ]
+        return sum(len(str(text).encode()) for text in texts) / int(rows.answers.sum())
+
+    def example(self, seed: int) -> Mapping[str, str]:
+        """The prompt of a test row as the model reads it, and its answer."""
+        rows = self.block(seed, "test", 0)
+        assert rows.answers is not None
+        ids, mask = rows.token_ids[0], rows.answers[0]
+        prompt = ids[: int(mask.argmax())] if self.kind != "text" else ids[:1]
+        return {"prompt": str(self.tokenizer.decode(prompt)), "answer": str(self.tokenizer.decode(ids[mask]))}

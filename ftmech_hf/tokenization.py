@@ -11,7 +11,7 @@ import datasets
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ftmech_hf.tasks.export import code_version
 from ftmech_hf.tasks.schema import BOS, EOS, PAD, SPECIAL_TOKENS, UNK, Task
@@ -61,13 +61,14 @@ def task_tokenizer(task: Task) -> PreTrainedTokenizerFast:
     return build_tokenizer(task.vocabulary) if task.backend is None else bpe_tokenizer(task.backend)
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Save so that ``AutoTokenizer`` of transformers 4 and 5 both reload it with the same ids."""
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     # transformers 5 writes TokenizersBackend, a name version 4 does not know.
-    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from ftmech_hf.config import clean_exit
 from ftmech_hf.hub import HubConfig, plan_push, push_run
-from ftmech_hf.jobs.training import FinetuneConfig, finetune
+from ftmech_hf.jobs.training import FinetuneConfig, finetune, parse_training
 from ftmech_hf.report.console import print_published, print_run
-from ftmech_hf.tasks import parse_task
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.settings import TrainConfig
 
@@ -17,11 +16,11 @@ from ftmech_hf.training.settings import TrainConfig
 def main(argv: list[str] | None = None) -> None:
     """Parse, fine-tune, say where, publish on request."""
     with clean_exit():
-        config, task, train, adapter, hub = parse_task(
+        config, task, objective, train, adapter, hub = parse_training(
             FinetuneConfig, TrainConfig, AdapterConfig, HubConfig, argv=argv, description=__doc__
         )
         repo_id = plan_push(hub, config.output_dir)
-        run = finetune(config, task, train, adapter)
+        run = finetune(config, task, train, adapter, objective)
         print_run(run)
         print_published(repo_id, push_run(run, hub, repo_id))
 

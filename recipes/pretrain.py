@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from ftmech_hf.config import clean_exit
 from ftmech_hf.hub import HubConfig, plan_push, push_run
-from ftmech_hf.jobs.training import PretrainConfig, pretrain
+from ftmech_hf.jobs.training import PretrainConfig, parse_training, pretrain
 from ftmech_hf.report.console import print_published, print_run
-from ftmech_hf.tasks import parse_task
 from ftmech_hf.training.settings import TrainConfig
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, pretrain, say where, publish on request."""
     with clean_exit():
-        config, task, train, hub = parse_task(PretrainConfig, TrainConfig, HubConfig, argv=argv, description=__doc__)
+        config, task, objective, train, hub = parse_training(
+            PretrainConfig, TrainConfig, HubConfig, argv=argv, description=__doc__
+        )
         repo_id = plan_push(hub, config.output_dir)
-        run = pretrain(config, task, train)
+        run = pretrain(config, task, train, objective)
         print_run(run)
         print_published(repo_id, push_run(run, hub, repo_id))
 

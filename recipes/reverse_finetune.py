@@ -10,10 +10,9 @@ import dataclasses
 from ftmech_hf.analysis.revival import steps_to_revival
 from ftmech_hf.config import clean_exit
 from ftmech_hf.hub import HubConfig, plan_push, push_run
-from ftmech_hf.jobs.training import FinetuneConfig, finetune
+from ftmech_hf.jobs.training import FinetuneConfig, finetune, parse_training
 from ftmech_hf.report.console import print_published, print_run
-from ftmech_hf.runs import read_metrics
-from ftmech_hf.tasks import parse_task
+from ftmech_hf.runs import FinishedRun, read_metrics
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.settings import TrainConfig
 
@@ -21,13 +20,13 @@ from ftmech_hf.training.settings import TrainConfig
 def main(argv: list[str] | None = None) -> None:
     """Parse, reverse, say where and after how many steps."""
     with clean_exit():
-        config, task, train, adapter, hub = parse_task(
+        config, task, objective, train, adapter, hub = parse_training(
             FinetuneConfig, TrainConfig, AdapterConfig, HubConfig, argv=argv, description=__doc__
         )
         repo_id = plan_push(hub, config.output_dir)
-        run = finetune(dataclasses.replace(config, split="reverse"), task, train, adapter)
-        if run.is_main and task.measure == "accuracy":
-            capability = next(iter(task.test_tasks()))  # the base operand's
+        run = finetune(dataclasses.replace(config, split="reverse"), task, train, adapter, objective)
+        if run.is_main and (accuracy := FinishedRun(run.path).accuracy):
+            capability = accuracy[0]["name"]  # the base operand's
             revival = steps_to_revival(read_metrics(run.path), capability)
             reached = (
                 f"at step {revival.steps}" if revival.steps is not None else f"not within {revival.last_step} steps"

@@ -20,7 +20,7 @@ from ftmech_hf.hub.findings import draw_findings, find_analyses, plain_numbers, 
 from ftmech_hf.hub.names import publish_config, published_names
 from ftmech_hf.hub.redaction import Redaction, check_no_secrets
 from ftmech_hf.jobs.card import Published, check_card, render_card, write_model_card
-from ftmech_hf.jobs.training import snapshot_folder
+from ftmech_hf.jobs.trained_model import snapshot_folder
 from ftmech_hf.runs import (
     MANIFEST,
     FinishedRun,
@@ -226,11 +226,14 @@ def _save_model(
         pictures=draw_findings(run, analyses, working),
         revisions=revisions,
     )
-    write_model_card(working, example=_example(run.config), published=published)
+    write_model_card(working, example=_example(run), published=published)
 
 
-def _example(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def _example(run: FinishedRun) -> Mapping[str, Any]:
     """A test row of the task that a run was trained on."""
+    config = run.config
+    if "example" in run.env:
+        return dict(run.env["example"])
     kind = TASKS.get(config["task"])
     if kind is None:
         raise ValueError(f"run: its task {config['task']!r} is not known here, expected one of {', '.join(TASKS)}")

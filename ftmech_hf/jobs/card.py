@@ -33,6 +33,12 @@ STORIES = {
 }
 """The same of models of stories."""
 
+TEXT = {
+    "finetune": "A causal language model that was fine-tuned to study what fine-tuning changes inside it.",
+    "reverse_finetune": "A causal language model that was fine-tuned back, to see what another fine-tuning left of it.",
+}
+"""The same of models that others have trained before."""
+
 
 def _template(name: str) -> jinja2.Template:
     installed = Path(str(resources.files("ftmech_hf"))) / "model_cards"
@@ -109,9 +115,12 @@ class Published:
 
 def _eval_results(
     config: Mapping[str, Any], env: Mapping[str, Any], datasets: Sequence[str],
-    accuracy: Sequence[Mapping[str, Any]], loss: Sequence[Mapping[str, Any]],
+    accuracy: Sequence[Mapping[str, Any]], loss: Sequence[Mapping[str, Any]], eval_rows: int,
 ) -> list[EvalResult]:  # fmt: skip
     """What was measured as the Hub's model index knows it: accuracies, each with its interval, or losses."""
+
+    is_text = config["task"] == "text"
+    answered = "Answer to a prompt" if is_text else "Answer of a procedural question"
 
     def result(task: str, test_set: str, kind: str, name: str, value: float, **more: Any) -> EvalResult:
         return EvalResult(
@@ -125,7 +134,7 @@ def _eval_results(
             metric_value=round(value, 6),
             metric_args={
                 **more,
-                "rows": config["final_eval_rows"],
+                "rows": eval_rows,
                 "seed": config["seed"],
                 "config_hash": env["hash"],
             },
@@ -133,14 +142,16 @@ def _eval_results(
 
     answers = [
         result(
-            "Answer of a procedural question", row["name"], "accuracy", "answer accuracy", row["value"],
+            answered, row["name"], "accuracy", "answer accuracy", row["value"],
             confidence_level=0.95,
             confidence_interval=[round(float(row["low"]), 6), round(float(row["high"]), 6)],
         )
         for row in accuracy
     ]  # fmt: skip
     losses = [
-        result("Stories written to instructions", row["name"], "loss", f"nats per {unit}", row[key])
+        result(
+            "Text" if is_text else "Stories written to instructions", row["name"], "loss", f"nats per {unit}", row[key]
+        )
         for row in loss
         for unit, key in (("token", "value"), ("byte", "per_byte"))
     ]
@@ -162,27 +173,28 @@ def write_model_card(folder: Path, *, example: Mapping[str, Any], published: Pub
     title = Path(where).name
     adapted = (folder / "adapter_config.json").is_file()
     accuracy, loss = run.accuracy, run.loss
-    results = _eval_results(config, env, hub.datasets, accuracy, loss)
+    is_text, eval_rows = config["task"] == "text", run.metrics[-1]["eval_rows"] if run.metrics else 0
+    results = _eval_results(config, env, hub.datasets, accuracy, loss, eval_rows)
     relation: dict[str, Any] = {"base_model_relation": "adapter" if adapted else "finetune"} if hub.base_model else {}
     shape = folder / "config.json"
     model = json.loads(shape.read_text(encoding="utf-8")) if shape.is_file() else {}
     metadata = ModelCardData(
-        license="apache-2.0",
+        license="other" if is_text else "apache-2.0",
         library_name="peft" if adapted else "transformers",
         pipeline_tag="text-generation",
-        tags=["ftmech_hf", "interpretability", "procedural", env["kind"], "arxiv:2311.12786"],
+        tags=["ftmech_hf", "interpretability", "text" if is_text else "procedural", env["kind"], "arxiv:2311.12786"],
         datasets=list(hub.datasets) or None,
-        metrics=["loss" if loss else "accuracy"],
+        metrics=[*(["accuracy"] if accuracy or not loss else []), *(["loss"] if loss else [])],
         model_name=title,
         eval_results=results or None,
         base_model=hub.base_model,
         **relation,
     )
     text = render_card(
-        "model.md.j2",
+        "text.md.j2" if is_text else "model.md.j2",
         metadata=metadata.to_yaml(),
         title=title,
-        what=(STORIES if loss else DESCRIPTIONS)[env["kind"]],
+        what=(TEXT if is_text else STORIES if loss else DESCRIPTIONS)[env["kind"]],
         compiled=model.get("model_type") == "compiled_program",
         answer_at=model.get("answer_position", -1),
         adapted=adapted,
@@ -192,7 +204,7 @@ def write_model_card(folder: Path, *, example: Mapping[str, Any], published: Pub
         answer=example["answer"],
         accuracy=accuracy,
         loss=loss,
-        eval_rows=config["final_eval_rows"],
+        eval_rows=eval_rows,
         kind=env["kind"],
         env=env,
         config=config,

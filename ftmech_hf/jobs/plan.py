@@ -18,7 +18,7 @@ from typing import Any
 
 from ftmech_hf.config import to_dict
 from ftmech_hf.jobs.cell import Cell
-from ftmech_hf.jobs.training import snapshot_folder
+from ftmech_hf.jobs.trained_model import snapshot_folder
 from ftmech_hf.models.identity import model_hash, run_model
 from ftmech_hf.runs import FinishedRun, InputsChanged, changed_inputs, damaged_files, is_finished, run_identity
 

@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import time
-from collections.abc import Mapping
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import torch
-import yaml
-from accelerate import DistributedType
-from accelerate.utils import broadcast_object_list
-from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase
 
-from ftmech_hf.config import Settings, tell, to_dict
-from ftmech_hf.jobs.card import write_model_card
-from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash, quiet_peft, quiet_transformers
-from ftmech_hf.models.presets import Preset, build_model, find_preset
-from ftmech_hf.runs import (
-    FinishedRun,
-    RunDir,
-    check_disk_space,
-    commit_folder,
-    disk_errors,
-    noted,
-    working_folder,
-    write_json,
+from ftmech_hf.config import peek_setting, to_dict
+from ftmech_hf.jobs.stage import Stage, check_suits
+from ftmech_hf.jobs.trained_model import snapshot_folder
+from ftmech_hf.models.loading import (
+    check_vocabulary,
+    load_model,
+    load_tokenizer,
+    model_hash,
+    model_positions,
+    model_vocabulary,
 )
-from ftmech_hf.tasks import RowStream, Task, example_row
-from ftmech_hf.tokenization import save_tokenizer, task_tokenizer
+from ftmech_hf.models.presets import Preset, build_model, find_preset
+from ftmech_hf.runs import RunDir
+from ftmech_hf.tasks import Task, TextConfig, parse_task
 from ftmech_hf.training.adapters import AdapterConfig, add_adapter
 from ftmech_hf.training.launch import check_environment
-from ftmech_hf.training.loop import Progress, fit, start_accelerator
-from ftmech_hf.training.objectives import OBJECTIVES
-from ftmech_hf.training.regularizers import REGULARIZERS, regularizers_of
+from ftmech_hf.training.loop import Progress
+from ftmech_hf.training.objectives import OBJECTIVES, Objective, find_objective
 from ftmech_hf.training.settings import TrainConfig
 
 
@@ -104,17 +95,47 @@ class FinetuneConfig:
         return str(folder)
 
 
-def pretrain(config: PretrainConfig, task: Task, train: TrainConfig, *, progress: Progress | None = None) -> RunDir:
+def parse_training(
+    first: type, *others: type, argv: Sequence[str] | None = None, description: str | None = None
+) -> tuple[Any, ...]:
+    """Parse settings among which ``--task`` names the task and ``--objective`` the objective.
+
+    Where neither is said, ``--dataset`` is of the task ``text``, whose answers are learned.
+
+    Returns:
+        (first, the task's config, the objective, others...).
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if peek_setting("dataset", default="", argv=words) and not peek_setting("task", default="", argv=words):
+        words += ["--task", "text"]
+    if peek_setting("task", default="", argv=words) == "text" and not peek_setting("objective", default="", argv=words):
+        words += ["--objective", "answer_only"]
+    kind = find_objective(peek_setting("objective", default="next_token", argv=words))
+    config, task, *rest, objective = parse_task(first, *others, kind, argv=words, description=description)
+    return (config, task, objective, *rest)
+
+
+def pretrain(
+    config: PretrainConfig,
+    task: Task,
+    train: TrainConfig,
+    objective: Objective | None = None,
+    *,
+    progress: Progress | None = None,
+) -> RunDir:
     """Train a fresh model on the task's stream. Finished runs are found again, interrupted ones go on."""
     check_environment(train.gradient_accumulation_steps)
+    if isinstance(task, TextConfig):
+        raise ValueError("task: text is learned in a model's own tokens, and a fresh one has none; use finetune.py")
     if task.row_length > config.shape.n_positions:
         raise ValueError(
             f"n_positions: {config.shape.n_positions} of preset {config.preset!r} are too few "
             f"for the task's rows of {task.row_length} tokens"
         )
     model = build_model(config.shape, len(task.vocabulary), seed=train.seed, dropout=config.dropout)
-    settings = to_dict(config, task, train)
-    return _run_stage("pretrain", model, "train", task, train, settings, config.fresh, {}, progress)
+    objective = objective or OBJECTIVES[train.objective]()
+    settings = to_dict(config, task, train, objective)
+    return Stage("pretrain", "train", task, train, objective, settings, {}).run(model, config.fresh, progress)
 
 
 def finetune(
@@ -122,154 +143,51 @@ def finetune(
     task: Task,
     train: TrainConfig,
     adapter: AdapterConfig | None = None,
+    objective: Objective | None = None,
     *,
     progress: Progress | None = None,
 ) -> RunDir:
     """Train a saved model on; reverse fine-tuning is this with other data. The saved model stays as it is.
 
-    With ``adapter: lora`` the run folder holds the adapter alone, and loads on top of the model it started from.
-    """
-    check_environment(train.gradient_accumulation_steps)
-    adapter = adapter or AdapterConfig()
-    inputs: dict[str, str] = {"model": model_hash(config.start)}
-    check_vocabulary(config.start, task.vocabulary)  # before the weights are read
-    model = load_model(config.start)
-    model = add_adapter(model, adapter, base=config.start, seed=train.seed)
-    settings = to_dict(config, task, train, adapter)
-    name = "reverse_finetune" if config.split == "reverse" else "finetune"
-    return _run_stage(name, model, config.split, task, train, settings, config.fresh, inputs, progress)
-
-
-def _run_stage(
-    stage: str,
-    model: PreTrainedModel,
-    split: str,
-    task: Task,
-    train: TrainConfig,
-    settings: Settings,
-    fresh: bool,
-    inputs: dict[str, str],
-    progress: Progress | None,
-) -> RunDir:
-    if OBJECTIVES[train.objective].needs not in task.offers:
-        expected = " or ".join(name for name, each in OBJECTIVES.items() if each.needs in task.offers)
-        raise ValueError(f"objective: {train.objective} does not suit the rows of task {settings['task']}: {expected}")
-    inputs = {**inputs, **task.inputs()}
-    stream = RowStream(task, seed=train.seed, split=split)
-    tests = {name: RowStream(each, seed=train.seed, split="test") for name, each in task.test_tasks().items()}
-    for each in (stream, *tests.values()):
-        each.rows(0, 1)  # an impossible correlation shows here, before anything is written
-    path = Path(str(settings["output_dir"]))
-    if train.max_steps is not None:
-        path = _dry_run_folder(path)
-        settings, fresh = settings | {"output_dir": str(path)}, True
-    # An interrupted run goes on in the precision it began with, also on a machine where ``auto`` is another.
-    began_with = None if fresh else noted(working_folder(path), "mixed_precision")
-    accelerator = start_accelerator(train, path.with_name(path.name + "-tracker"), precision=began_with)
-    if accelerator.distributed_type == DistributedType.FSDP:
-        if settings.get("adapter", "none") != "none":
-            raise ValueError(
-                "adapter: lora is not sharded; use recipes/accelerate/ddp.yaml, its optimizer state is small"
-            )
-        if regularizers_of(train):
-            names = ", ".join(REGULARIZERS)
-            raise ValueError(f"{names}: their copy of the model is not sharded; use recipes/accelerate/ddp.yaml")
-        if OBJECTIVES[train.objective].needs_reference:
-            raise ValueError(
-                f"objective: {train.objective} keeps a copy of the model that is not sharded; "
-                "use recipes/accelerate/ddp.yaml"
-            )
-    # Three checkpoints of weights and two moments each exist for a moment, and the weights at the end.
-    copies = 10 + len(train.snapshots)
-    check_disk_space(path, copies * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad))
-    is_main = accelerator.is_main_process
-    with contextlib.closing(RunDir.open(path, stage, settings, inputs=inputs, fresh=fresh, is_main=is_main)) as run:
-        run.finished = broadcast_object_list([run.finished])[0]  # others than the main process have not looked
-        if run.finished:
-            _tell_precision(run, accelerator.mixed_precision)
-            return run
-        started = time.monotonic()
-        model = fit(
-            model, stream, tests, train, run, accelerator, progress,
-            lambda step, model: _save_snapshot(run, step, model, task),
-        )  # fmt: skip
-        if run.is_main:
-            _note_bytes(run, tests, train)
-            save_finished(run, model, task, train, time.monotonic() - started)
-        run.finish()
-    accelerator.wait_for_everyone()
-    return run
-
-
-def _dry_run_folder(path: Path) -> Path:
-    """Where a dry run goes, which always replaces the one before it.
+    Args:
+        config: which model, and where to.
+        task: what it learns. Text becomes rows in the model's own tokens.
+        train: how.
+        adapter: with ``adapter: lora`` the run folder holds the adapter alone, and loads on top of the model it
+            started from.
+        objective: the one that ``train`` names, with settings of its own; as it is by default without it.
+        progress: called after every step.
 
     Raises:
-        ValueError: a run lies there that is no dry run.
+        ValueError: something does not suit the model or the task; names the setting.
     """
-    folder = path.with_name(path.name + "-dry-run")
-    for place in (folder, working_folder(folder)):
-        config = place / "config.yaml"
-        if config.is_file() and yaml.safe_load(config.read_text(encoding="utf-8")).get("max_steps") is None:
-            raise ValueError(f"output_dir: {path}, but {place}, the place of its dry run, holds a run that is none")
-    return folder
+    check_environment(train.gradient_accumulation_steps)
+    adapter, objective = adapter or AdapterConfig(), objective or OBJECTIVES[train.objective]()
+    inputs: dict[str, str] = {"model": model_hash(config.start)}
+    settings = to_dict(config, task, train, adapter, objective)
+    rows, tokenizer = _rows_for(config, task)  # before the weights are read
+    check_suits(objective, train, rows, config.task)
+    model = load_model(config.start)
+    model = add_adapter(model, adapter, base=config.start, seed=train.seed)
+    name = "reverse_finetune" if config.split == "reverse" else "finetune"
+    stage = Stage(name, config.split, rows, train, objective, settings, inputs, tokenizer)
+    return stage.run(model, config.fresh, progress)
 
 
-def _tell_precision(run: RunDir, here: str) -> None:
-    """Say so where a finished run that was found was computed in another precision than it would be here."""
-    there = noted(run.path, "mixed_precision")
-    if run.is_main and there not in (None, here):
-        tell(
-            f"mixed_precision: auto was {there} when {run.path} was made and would be {here} here; "
-            "--fresh makes it again"
+def _rows_for(config: FinetuneConfig, task: Task) -> tuple[Task, PreTrainedTokenizerBase | None]:
+    """The task in the tokens of the model that learns it, and the model's tokenizer if it is not the task's own."""
+    if not isinstance(task, TextConfig):
+        check_vocabulary(config.start, task.vocabulary)
+        return task, None
+    if config.task != "text":
+        raise ValueError(f"task: {config.task}, expected text, of which the data set {task.dataset!r} is")
+    tokenizer = load_tokenizer(config.start)
+    rows = task.in_tokens_of(tokenizer, positions=model_positions(config.start))
+    vocabulary = model_vocabulary(config.start)
+    if rows.largest_id >= vocabulary:
+        word = tokenizer.convert_ids_to_tokens(rows.largest_id)
+        raise ValueError(
+            f"model: {config.start} knows {vocabulary} tokens, but its tokenizer writes {word!r} as token "
+            f"{rows.largest_id}, expected one below {vocabulary}"
         )
-
-
-def _note_bytes(run: RunDir, tests: Mapping[str, RowStream], train: TrainConfig) -> None:
-    """How many bytes a token of each test set stands for: what turns nats per token into nats per byte."""
-    found = {
-        name: each.task.bytes_per_token(each.rows(0, train.final_eval_rows).token_ids) for name, each in tests.items()
-    }
-    if None not in found.values():
-        run.note(bytes_per_token=found)
-
-
-def snapshot_folder(run: Path, step: int) -> Path:
-    """Where a run keeps its model as it was after a step."""
-    return run / "snapshots" / f"step-{step}"
-
-
-def _save_model(folder: Path, model: PreTrainedModel, task: Task) -> None:
-    with quiet_transformers(), quiet_peft(), disk_errors(folder):
-        model.save_pretrained(folder)
-    save_tokenizer(task_tokenizer(task), folder)
-
-
-def _save_snapshot(run: RunDir, step: int, model: PreTrainedModel, task: Task) -> None:
-    """Keep the model as it is now, as a model of its own: it loads, and is known by its run and step."""
-    final = snapshot_folder(run.working, step)
-    if final.exists():  # an interrupted run passes here twice, with the same weights
-        return
-    working = final.with_name(final.name + ".partial")
-    shutil.rmtree(working, ignore_errors=True)
-    working.mkdir(parents=True)
-    _save_model(working, model, task)
-    env = FinishedRun(run.working).env
-    base = {key: env.get(key, {}) for key in ("inputs", "contents")}  # an adapter's
-    facts = {"kind": "snapshot", "hash": f"{run.hash}-step-{step}", "step": step, **base}
-    write_json(working / "env.json", facts)
-    commit_folder(working, final)
-
-
-def save_finished(run: RunDir, model: PreTrainedModel, task: Task, train: TrainConfig, seconds: float) -> None:
-    """Write a trained model, its tokenizer and its card into a run that is about to finish."""
-    _save_model(run.working, model, task)
-    run.note(
-        training_seconds=round(seconds, 1),  # of the last uninterrupted stretch
-        parameters=model.num_parameters(),
-        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        architecture=(model.config.architectures or ["causal LM"])[0],
-        device=str(model.device),
-        threads=torch.get_num_threads(),
-    )
-    write_model_card(run.working, example=example_row(task, train.seed))
+    return rows, tokenizer

@@ -158,12 +158,21 @@ def load_tokenizer(name: str, *, base: str | None = None) -> PreTrainedTokenizer
 
 def model_positions(name: str) -> int | None:
     """How many tokens a model can be shown at once; None if nothing limits them. No weights are read."""
+    found = getattr(_text_config(name), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def model_vocabulary(name: str) -> int:
+    """How many tokens a model knows. No weights are read."""
+    return int(_text_config(name).vocab_size)
+
+
+def _text_config(name: str) -> Any:
     folder = find_model(name)
     while (folder / ADAPTER).is_file():
         folder = find_model(find_base(folder))
     with loading_errors(name):
-        found = getattr(AutoConfig.from_pretrained(folder).get_text_config(), "max_position_embeddings", None)
-    return found if isinstance(found, int) and found > 0 else None
+        return AutoConfig.from_pretrained(folder).get_text_config()
 
 
 def check_vocabulary(name: str, vocabulary: Sequence[str]) -> None:

@@ -56,19 +56,23 @@ def print_run(run: RunDir) -> None:
     if not run.is_main:
         return
     made = FinishedRun(run.path)
-    losses = made.loss
-    columns = ("loss after the last step, nats per token", "nats per byte") if losses else (
-        "accuracy after the last step", "95 % interval"
-    )  # fmt: skip
-    table = Table()
-    for name in ("test set", *columns):
-        table.add_column(name, justify="left" if name == "test set" else "right")
-    for row in made.accuracy:
-        table.add_row(row["name"], f"{row['value']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}")
-    for row in losses:
-        table.add_row(row["name"], f"{row['value']:.4f}", f"{row['per_byte']:.4f}")
     console = make_console()
-    console.print(table)
+    found = {
+        ("accuracy after the last step", "95 % interval"): [
+            (row["name"], f"{row['value']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}") for row in made.accuracy
+        ],
+        ("loss after the last step, nats per token", "nats per byte"): [
+            (row["name"], f"{row['value']:.4f}", f"{row['per_byte']:.4f}") for row in made.loss
+        ],
+    }
+    for columns, rows in found.items():
+        if rows:
+            table = Table()
+            for name in ("test set", *columns):
+                table.add_column(name, justify="left" if name == "test set" else "right")
+            for row in rows:
+                table.add_row(*row)
+            console.print(table)
     if "projection" in made.env:
         console.print(describe_cost_estimate(made.env["projection"], made.env["device"], made.env["threads"]))
     console.print(f"run: {run.path} (hash {run.hash})", soft_wrap=True)

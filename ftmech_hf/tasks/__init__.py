@@ -10,12 +10,14 @@ from ftmech_hf.tasks.operators_table import PcfgShape
 from ftmech_hf.tasks.pcfg import PcfgConfig, for_capability
 from ftmech_hf.tasks.schema import SPLITS, Capability, Rows, RowStream, Task, encode_rows
 from ftmech_hf.tasks.stories.task import StoriesConfig
+from ftmech_hf.tasks.text.task import TextConfig
 
 TASKS: dict[str, type[Task]] = {
     "pcfg": PcfgConfig,
     "counter": CounterConfig,
     "max_identifier": MaxIdentifierConfig,
     "stories": StoriesConfig,
+    "text": TextConfig,
 }
 
 
@@ -45,6 +47,7 @@ __all__ = [
     "Rows",
     "StoriesConfig",
     "Task",
+    "TextConfig",
     "build_dataset",
     "encode_rows",
     "example_row",

@@ -80,7 +80,8 @@ class Rows:
         return len(self.label)
 
     def __getitem__(self, rows: slice) -> Rows:
-        return Rows(**{name: None if value is None else value[rows] for name, value in self._columns().items()})
+        cut: dict[str, Any] = {name: value if value is None else value[rows] for name, value in self._columns().items()}
+        return Rows(**cut)
 
     def _columns(self) -> dict[str, Any]:
         return {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}

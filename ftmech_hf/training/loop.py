@@ -244,7 +244,8 @@ class _Training:
         # Dropout, too, is a function of (seed, step, process).
         state = np.random.SeedSequence([config.seed, step, accelerator.process_index]).generate_state(1, np.uint64)
         torch.manual_seed(int(state[0]))
-        self.model.train()
+        # The starting model is called without dropout, and so is what is compared with it.
+        self.model.train(not self.total.objective.needs_reference)
         parts = self.parts.of_step(step)
         total = torch.zeros((), device=accelerator.device)
         for number, (part, weights) in enumerate(parts, start=1):
@@ -275,9 +276,7 @@ class _Training:
         rows = self.evaluation.num_rows(rows)
         with self.clock.evaluation(rows * len(self.evaluation)):
             found = self.evaluation(self.model, rows)
-        line: dict[str, Any] = {"step": step, "eval_rows": rows}
-        if loss is not None:
-            line["loss"] = loss
+        line: dict[str, Any] = {"step": step, "eval_rows": rows, **({} if loss is None else {"loss": loss})}
         self.run.log(line | found)
         self.accelerator.log({key: value for key, value in (line | found).items() if key != "step"}, step=step)
         return ", ".join([*([f"loss {loss:.3f}"] if loss is not None else []), in_words(found)])

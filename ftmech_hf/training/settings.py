@@ -75,10 +75,9 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        from ftmech_hf.training.objectives import OBJECTIVES  # here: --help need not wait for torch
+        from ftmech_hf.training.objectives import find_objective  # here: --help need not wait for torch
 
-        if self.objective not in OBJECTIVES:
-            raise ValueError(f"objective: unknown {self.objective!r}, expected one of {', '.join(OBJECTIVES)}")
+        find_objective(self.objective)
         at_least_one = (
             "batch_size", "gradient_accumulation_steps", "eval_rows", "final_eval_rows", "checkpoint_every",
         )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ftmech_hf.jobs import training as stages
+from ftmech_hf.jobs import trained_model
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import CHECKPOINTS, MANIFEST, RunDir, damaged_files, is_finished, working_folder
@@ -123,7 +123,7 @@ def test_what_goes_wrong_after_training_costs_no_step(
 
     folder = tmp_path / "here" / "run"
     with monkeypatch.context() as patched:
-        patched.setattr(stages, "write_model_card", fail)
+        patched.setattr(trained_model, "write_model_card", fail)
         with pytest.raises(error, match="in the card"):
             stage("full", folder)
     seen: list[int] = []

@@ -135,7 +135,7 @@ def _chat_row(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase
         if said and said[-1] + 1 < len(ids) and ids[said[-1] + 1] in special:
             marks[said[-1] + 1] = END
     if marks[-1] == ANSWER:  # a template that ends no turn
-        ids, marks = [*ids, int(tokenizer.eos_token_id)], [*marks, END]  # type: ignore[arg-type]
+        ids, marks = [*ids, int(tokenizer.eos_token_id)], [*marks, END]
     return Row(ids, marks)
 
 

@@ -17,25 +17,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-import datasets
 import numpy as np
 
 from ftmech_hf.config import tell
 from ftmech_hf.tasks.schema import Offer, Rows, Task, split_generator
-from ftmech_hf.tasks.text.encoding import ANSWER, END, TextRows, chat_rows, is_chat_table, plain_rows, prompt_rows
+from ftmech_hf.tasks.text.encoding import ANSWER, END, TextRows
 from ftmech_hf.tasks.text.identity import dataset_hash
-from ftmech_hf.tasks.text.splits import overlap, read_splits
-from ftmech_hf.tasks.text.tables import (
-    ANSWERS,
-    CHAT,
-    MESSAGES,
-    OTHER,
-    PLACE,
-    PROMPTS,
-    checked_texts,
-    contradictions,
-    text_columns,
-)
+from ftmech_hf.tasks.text.kinds import converted, encoded, kind_of
+from ftmech_hf.tasks.text.splits import read_splits
+from ftmech_hf.tasks.text.tables import PLACE, contradictions
 from ftmech_hf.tasks.text.tokens import Fault, Join, choose_join
 
 if TYPE_CHECKING:
@@ -44,7 +34,6 @@ if TYPE_CHECKING:
 SHORT = 8
 """Tokens of an answer up to which it is judged as right or wrong; of longer ones only the loss is logged."""
 
-CHOSEN, REJECTED = "chosen", "rejected"
 SOURCES = {"validation": "validation", "test": "test"}
 """Which rows of the data set a random stream is of, if not those of ``train``."""
 
@@ -76,6 +65,38 @@ class TextConfig(Task):
         """The hash of the data set."""
         return {"dataset": dataset_hash(self.dataset)}
 
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Not known without a tokenizer, as nothing else of its rows."""
+        raise ValueError("task: text has tokens only once a model is named whose tokenizer it is written in")
+
+    @property
+    def operator_names(self) -> tuple[str, ...]:
+        """As :meth:`vocabulary`."""
+        return self.vocabulary
+
+    @property
+    def operand_names(self) -> tuple[str, ...]:
+        """As :meth:`vocabulary`."""
+        return self.vocabulary
+
+    @property
+    def row_length(self) -> int:
+        """As :meth:`vocabulary`."""
+        return len(self.vocabulary)
+
+    def sample_block(self, rng: np.random.Generator) -> Rows:
+        """As :meth:`vocabulary`."""
+        return Rows(np.array(self.vocabulary), np.array([]), np.array([]))
+
+    def variant(self, name: str) -> Task:
+        """None: it is a data set already.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("task: text is a data set already")
+
     def in_tokens_of(self, tokenizer: PreTrainedTokenizerBase, *, positions: int | None = None) -> TextTask:
         """The rows, in a model's own tokens.
 
@@ -101,14 +122,14 @@ class TextTask(Task):
     """
 
     block_rows = 64
-    operator_names: tuple[str, ...] = ()  # type: ignore[assignment]  # a row asks what its prompt says
-    operand_names: tuple[str, ...] = ()  # type: ignore[assignment]
 
     def __init__(self, config: TextConfig, tokenizer: PreTrainedTokenizerBase, positions: int | None) -> None:
         self.config, self.tokenizer = config, tokenizer
         self._limit = None if positions is None else positions + 1  # the last token is only predicted
-        self._tables = read_splits(config.dataset, config.cut_seed, self._convert)
-        self.kind = self._kind(next(iter(self._tables.values())))
+        self._tables = read_splits(
+            config.dataset, config.cut_seed, lambda rows, split: converted(rows, tokenizer, config.dataset, split)
+        )
+        self.kind = kind_of(self._tables["train"])
         self._join: Join | None = None if self.kind == "text" else choose_join(self._tables["train"], tokenizer)
         self._say_what_is_odd()
         self._rows = {split: self._encode(split) for split in self._tables}
@@ -118,71 +139,31 @@ class TextTask(Task):
 
     # What is read
 
-    def _kind(self, rows: datasets.Dataset) -> Literal["pairs", "chats", "prompts", "text"]:
-        if OTHER in rows.column_names and REJECTED in rows.column_names:
-            return "pairs"
-        if "text" in rows.column_names and CHAT not in rows.column_names:
-            return "text"
-        return "chats" if is_chat_table(rows) else "prompts"
-
-    def _convert(self, rows: datasets.Dataset, split: str) -> datasets.Dataset:
-        name, there = self.config.dataset, set(rows.column_names)
-        if {CHOSEN, REJECTED} <= there:
-            rows = rows.remove_columns([each for each in (*ANSWERS, OTHER, MESSAGES) if each in there])
-            asked = any(each in there for each in PROMPTS)
-            rows = rows.add_column(OTHER, rows[REJECTED]).rename_column(CHOSEN, "answer" if asked else MESSAGES)
-            return text_columns(rows, self.tokenizer, name, split)
-        if there & {*PROMPTS, MESSAGES}:
-            rows = rows.remove_columns([OTHER] if OTHER in there else [])
-            return text_columns(rows, self.tokenizer, name, split)
-        if "text" in there:
-            texts = checked_texts(list(rows["text"]), "text", name, split)
-            places = [f"row {number} of {split}" for number in range(len(texts))]
-            return datasets.Dataset.from_dict({"text": texts, "prompt": texts, "answer": texts, PLACE: places})
-        raise ValueError(
-            f"dataset: {name} has no columns prompt and completion, messages, text, or chosen and rejected in {split}, "
-            f"only {', '.join(rows.column_names)}"
-        )
-
     def _say_what_is_odd(self) -> None:
         if self.kind == "text":
             return
         everything = [rows for rows in self._tables.values() if len(rows)]
         columns = ([value for rows in everything for value in rows[column]] for column in ("prompt", "answer"))
-        for note in (contradictions(*columns), overlap(self._tables["train"], self._tables["test"])):
-            if note:
-                tell(f"dataset: {self.config.dataset}: {note}")
+        if note := contradictions(*columns):
+            tell(f"dataset: {self.config.dataset}: {note}")
 
     def _encode(self, split: str) -> tuple[TextRows, TextRows | None]:
         """(the rows, those that are rejected) of a split, without those that are too long."""
         config, rows = self.config, self._tables[split]
-        name = config.dataset
         if config.max_rows is not None:
             rows = rows.select(range(min(len(rows), config.max_rows)))
+        found, rejected = encoded(rows, self.tokenizer, config.dataset, split, self._join)
+        lengths = [max(map(len, ids)) for ids in zip(*(  # of both answers of a pair
+            [row.token_ids for row in each] for each in (found, rejected) if each is not None
+        ), strict=True)]  # fmt: skip
+        limit = config.max_tokens or max(lengths, default=0)
+        kept = [number for number, length in enumerate(lengths) if length <= limit]
         places = list(rows[PLACE])
-        rejected = None
-        if self.kind == "text":
-            found = plain_rows(rows, self.tokenizer, name, split)
-        elif self.kind == "chats":
-            found = chat_rows(rows, self.tokenizer, name)
-        else:
-            assert self._join is not None
-            given = rows.remove_columns([OTHER] if OTHER in rows.column_names else [])
-            found = prompt_rows(given, self.tokenizer, name, self._join)
-            if self.kind == "pairs":
-                other = rows.remove_columns(["answer"]).rename_column(OTHER, "answer")
-                rejected = prompt_rows(other, self.tokenizer, name, self._join)
-        pairs = zip(found, rejected or found, strict=True)
-        lengths = [max(len(each.token_ids) for each in pair) for pair in pairs]
-        kept = range(len(found))
-        if config.max_tokens is not None:
-            kept = [number for number in kept if lengths[number] <= config.max_tokens]  # type: ignore[assignment]
-        tells = [self._too_long(lengths[number]) for number in kept]
-        Fault([places[number] for number in kept], name).refuse(tells, "; --max_tokens leaves such rows out")
-        parts = (None if each is None else TextRows.of([each[number] for number in kept]) for each in (found, rejected))
-        chosen, other_rows = parts
-        assert chosen is not None
-        return chosen, other_rows
+        Fault([places[number] for number in kept], config.dataset).refuse(
+            [self._too_long(lengths[number]) for number in kept], "; --max_tokens leaves such rows out"
+        )
+        others = None if rejected is None else TextRows.of([rejected[number] for number in kept])
+        return TextRows.of([found[number] for number in kept]), others
 
     def _too_long(self, length: int) -> str | None:
         if self._limit is None or length <= self._limit:
@@ -192,10 +173,23 @@ class TextTask(Task):
     # What a row is
 
     @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The model's."""
+        return tuple(self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer)))))
+
+    @property
+    def operator_names(self) -> tuple[str, ...]:
+        """A row asks what its prompt says."""
+        return ()
+
+    @property
+    def operand_names(self) -> tuple[str, ...]:
+        """None either."""
+        return ()
+
+    @property
     def offers(self) -> tuple[Offer, ...]:  # type: ignore[override]
-        """Text has tokens alone; prompts and chats have answers, and pairs two of them."""
-        if self.kind == "text":
-            return ("tokens",)
+        """Answers, which are all tokens of plain text; pairs have two of them."""
         return ("tokens", "answers", "pairs") if self.kind == "pairs" else ("tokens", "answers")
 
     @functools.cached_property
@@ -241,7 +235,7 @@ class TextTask(Task):
 
     def _select(self, rows: TextRows, numbers: Any, split: str) -> Rows:
         pad = self.tokenizer.pad_token_id
-        ids, marks = rows.select(numbers, self.row_length, self.tokenizer.eos_token_id if pad is None else pad)  # type: ignore[arg-type]
+        ids, marks = rows.select(numbers, self.row_length, self.tokenizer.eos_token_id if pad is None else pad)
         learned = self.config.learn_end and SOURCES.get(split) is None  # a test is of the answer itself
         answers = (marks == ANSWER) | ((marks == END) if learned else False)
         no = np.full(len(numbers), -1), np.zeros(len(numbers), bool)

@@ -4,12 +4,26 @@ from ftmech_hf.training.objectives.answer import AnswerOnly, answer_only_loss
 from ftmech_hf.training.objectives.base import IGNORED, Batch, Objective
 from ftmech_hf.training.objectives.documents import Documents, documents_loss
 from ftmech_hf.training.objectives.next_token import NextToken, next_token_loss
+from ftmech_hf.training.objectives.preference import Preference
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "next_token": NextToken,
     "answer_only": AnswerOnly,
     "documents": Documents,
+    "preference": Preference,
 }
+
+
+def find_objective(name: str) -> type[Objective]:
+    """The objective of a name.
+
+    Raises:
+        ValueError: there is none; names those there are.
+    """
+    if name not in OBJECTIVES:
+        raise ValueError(f"objective: unknown {name!r}, expected one of {', '.join(OBJECTIVES)}")
+    return OBJECTIVES[name]
+
 
 __all__ = [
     "IGNORED",
@@ -19,7 +33,9 @@ __all__ = [
     "Documents",
     "NextToken",
     "Objective",
+    "Preference",
     "answer_only_loss",
     "documents_loss",
+    "find_objective",
     "next_token_loss",
 ]

@@ -28,7 +28,8 @@ class AnswerOnly(Objective):
     def loss(self, logits: Tensor, batch: Batch, reference: Tensor | None = None) -> Tensor:
         """The mean over all tokens of all answers."""
         if batch.answers is not None:
-            return cross_entropy(logits, targets_of(batch, batch.answers)[:, -batch.from_first :])
+            last = slice(-batch.from_first, None)
+            return cross_entropy(logits[:, last], targets_of(batch, batch.answers)[:, last])
         return cross_entropy(logits, batch.token_ids[:, -2:-1])
 
     def weight(self, batch: Batch) -> int:

@@ -90,7 +90,8 @@ def show_rows(batch: Batch, *, predicted: int = 0) -> Shown:
         batch: rows of any length, filled up on their right.
         predicted: how many of the last positions predict something; 0 for all of them.
     """
-    token_ids, options = batch.token_ids[:, :-1], {"logits_to_keep": predicted}
+    token_ids = batch.token_ids[:, :-1]
+    options: dict[str, Any] = {"logits_to_keep": predicted}
     if batch.real is None:
         real = torch.ones_like(token_ids, dtype=torch.bool)
     else:

@@ -1,0 +1,141 @@
+"""One stage of training: a model and rows become a run folder, whatever the stage is called."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from accelerate import DistributedType
+from accelerate.utils import broadcast_object_list
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ftmech_hf.config import Settings, tell
+from ftmech_hf.jobs.trained_model import note_bytes, save_finished, save_snapshot
+from ftmech_hf.runs import RunDir, check_disk_space, noted, working_folder
+from ftmech_hf.tasks import RowStream, Task
+from ftmech_hf.tokenization import task_tokenizer
+from ftmech_hf.training.loop import Progress, fit, start_accelerator
+from ftmech_hf.training.objectives import OBJECTIVES, Objective
+from ftmech_hf.training.regularizers import REGULARIZERS, regularizers_of
+from ftmech_hf.training.settings import TrainConfig
+
+
+def check_suits(objective: Objective, train: TrainConfig, task: Task, name: str) -> None:
+    """Make sure that an objective is the one that is named, and that rows have what it needs.
+
+    Raises:
+        ValueError: it is not, or they have not; names the objectives that suit.
+    """
+    if type(objective) is not OBJECTIVES[train.objective]:
+        raise ValueError(f"objective: {train.objective}, but the one given is {type(objective).__name__}")
+    if objective.needs not in task.offers:
+        expected = " or ".join(each for each, kind in OBJECTIVES.items() if kind.needs in task.offers)
+        raise ValueError(f"objective: {train.objective} does not suit the rows of task {name}: {expected}")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is trained on what, and how.
+
+    Attributes:
+        name: the kind of the run.
+        split: random stream of the training rows.
+        task: makes the rows.
+        train: how.
+        objective: what is minimised.
+        settings: all of them.
+        inputs: label -> hash of what was read, but for the task's own.
+        tokenizer: of the model, if it is not the task's.
+    """
+
+    name: str
+    split: str
+    task: Task
+    train: TrainConfig
+    objective: Objective
+    settings: Settings
+    inputs: Mapping[str, str]
+    tokenizer: PreTrainedTokenizerBase | None = None
+
+    def run(self, model: PreTrainedModel, fresh: bool, progress: Progress | None) -> RunDir:
+        """Train the model; a finished run is found again, an interrupted one goes on."""
+        task, train, settings = self.task, self.train, self.settings
+        check_suits(self.objective, train, task, str(settings["task"]))
+        inputs = {**self.inputs, **task.inputs()}
+        stream = RowStream(task, seed=train.seed, split=self.split)
+        tests = {name: RowStream(each, seed=train.seed, split="test") for name, each in task.test_tasks().items()}
+        for each in (stream, *tests.values()):
+            each.rows(0, 1)  # an impossible correlation shows here, before anything is written
+        path = Path(str(settings["output_dir"]))
+        if train.max_steps is not None:
+            path = _dry_run_folder(path)
+            settings, fresh = settings | {"output_dir": str(path)}, True
+        # An interrupted run goes on in the precision it began with, also on a machine where ``auto`` is another.
+        began_with = None if fresh else noted(working_folder(path), "mixed_precision")
+        accelerator = start_accelerator(train, path.with_name(path.name + "-tracker"), precision=began_with)
+        if accelerator.distributed_type == DistributedType.FSDP:
+            self._check_sharded()
+        # Three checkpoints of weights and two moments each exist for a moment, and the weights at the end.
+        trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+        check_disk_space(path, (10 + len(train.snapshots)) * trained)
+        is_main = accelerator.is_main_process
+        opened = RunDir.open(path, self.name, settings, inputs=inputs, fresh=fresh, is_main=is_main)
+        with contextlib.closing(opened) as run:
+            run.finished = broadcast_object_list([run.finished])[0]  # others than the main process have not looked
+            if run.finished:
+                _tell_precision(run, accelerator.mixed_precision)
+                return run
+            started, tokenizer = time.monotonic(), self.tokenizer or task_tokenizer(task)
+            model = fit(
+                model, stream, tests, train, run, accelerator, progress,
+                lambda step, model: save_snapshot(run, step, model, tokenizer), self.objective,
+            )  # fmt: skip
+            if run.is_main:
+                note_bytes(run, tests, train)
+                save_finished(run, model, task, train, time.monotonic() - started, self.tokenizer)
+            run.finish()
+        accelerator.wait_for_everyone()
+        return run
+
+    def _check_sharded(self) -> None:
+        """Refuse what a sharded model cannot do."""
+        if self.settings.get("adapter", "none") != "none":
+            raise ValueError(
+                "adapter: lora is not sharded; use recipes/accelerate/ddp.yaml, its optimizer state is small"
+            )
+        if regularizers_of(self.train):
+            names = ", ".join(REGULARIZERS)
+            raise ValueError(f"{names}: their copy of the model is not sharded; use recipes/accelerate/ddp.yaml")
+        if self.objective.needs_reference:
+            raise ValueError(
+                f"objective: {self.train.objective} keeps a copy of the model that is not sharded; "
+                "use recipes/accelerate/ddp.yaml"
+            )
+
+
+def _dry_run_folder(path: Path) -> Path:
+    """Where a dry run goes, which always replaces the one before it.
+
+    Raises:
+        ValueError: a run lies there that is no dry run.
+    """
+    folder = path.with_name(path.name + "-dry-run")
+    for place in (folder, working_folder(folder)):
+        config = place / "config.yaml"
+        if config.is_file() and yaml.safe_load(config.read_text(encoding="utf-8")).get("max_steps") is None:
+            raise ValueError(f"output_dir: {path}, but {place}, the place of its dry run, holds a run that is none")
+    return folder
+
+
+def _tell_precision(run: RunDir, here: str) -> None:
+    """Say so where a finished run that was found was computed in another precision than it would be here."""
+    there = noted(run.path, "mixed_precision")
+    if run.is_main and there not in (None, here):
+        tell(
+            f"mixed_precision: auto was {there} when {run.path} was made and would be {here} here; "
+            "--fresh makes it again"
+        )

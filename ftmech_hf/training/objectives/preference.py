@@ -1,0 +1,67 @@
+"""Prefer one answer to another: direct preference optimization (DPO, Rafailov et al., arXiv 2305.18290)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ftmech_hf.tasks.schema import Offer
+from ftmech_hf.training.objectives.base import IGNORED, Batch, Objective, Shown, show_rows, targets_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preference(Objective):
+    """The DPO loss: how surely the chosen answer of a pair is told from the rejected one, compared with the start."""
+
+    needs: ClassVar[Offer] = "pairs"
+    needs_reference: ClassVar[bool] = True
+
+    beta: float = field(default=0.1, metadata={"help": "how far a preference may lead away from the starting model"})
+
+    def __post_init__(self) -> None:
+        if not self.beta > 0:
+            raise ValueError(f"beta: {self.beta}, expected a number above 0")
+
+    def shown(self, batch: Batch) -> Shown:
+        """The chosen rows, and the rejected ones after them."""
+        both = joined(batch)
+        return show_rows(both, predicted=both.from_first)
+
+    def loss(self, logits: Tensor, batch: Batch, reference: Tensor | None = None) -> Tensor:
+        """The mean over pairs of ``-log sigmoid(beta * (margin - margin of the reference))``."""
+        assert reference is not None
+        both = joined(batch)
+        chosen, rejected = (answer_log_probs(logits, both) - answer_log_probs(reference, both)).chunk(2)
+        return -F.logsigmoid(self.beta * (chosen - rejected)).mean()
+
+    def weight(self, batch: Batch) -> int:
+        """The pairs."""
+        return len(batch)
+
+
+def joined(batch: Batch) -> Batch:
+    """The chosen rows of pairs and their rejected ones as one batch (2B, T)."""
+    other = batch.rejected
+    assert other is not None
+    assert batch.answers is not None
+    assert other.answers is not None
+    parts = [torch.ones_like(each.answers) if each.real is None else each.real for each in (batch, other)]
+    real = None if batch.real is None and other.real is None else torch.cat(parts)  # type: ignore[arg-type]
+    return Batch(
+        torch.cat([batch.token_ids, other.token_ids]),
+        torch.cat([batch.answers, other.answers]),
+        real,
+        max(batch.from_first, other.from_first),
+    )
+
+
+def answer_log_probs(logits: Tensor, batch: Batch) -> Tensor:
+    """Log-probability (nats) of each row's answer, the sum over its tokens, (B,)."""
+    last = slice(-batch.from_first, None)
+    targets = targets_of(batch, batch.answers)[:, last]
+    losses = F.cross_entropy(logits[:, last].float().mT, targets, reduction="none", ignore_index=IGNORED)
+    return -losses.sum(1)

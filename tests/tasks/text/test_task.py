@@ -1,0 +1,195 @@
+"""Text as a task: which rows there are, in which order, and which of their tokens count."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from ftmech_hf.tasks import RowStream, TextConfig
+from ftmech_hf.tasks.text.task import TextTask
+from tests.foreign import CHATML, chats, pairs, save_gpt2, save_llama, sums, write_rows
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PreTrainedTokenizerBase]:
+    root = tmp_path_factory.mktemp("models")
+    makers = {"gpt2": save_gpt2, "llama": save_llama}
+    return {name: AutoTokenizer.from_pretrained(make(root / name)) for name, make in makers.items()}
+
+
+def learned(task: TextTask, split: str = "finetune", number: int = 8) -> list[tuple[str, str]]:
+    """(whole row, what of it counts as answers) of the first rows of a stream."""
+    rows = RowStream(task, seed=0, split=split).rows(0, number)
+    assert rows.answers is not None
+    assert rows.lengths is not None
+    return [
+        (task.tokenizer.decode(ids[:length]), task.tokenizer.decode(ids[mask]))
+        for ids, mask, length in zip(rows.token_ids, rows.answers, rows.lengths, strict=True)
+    ]
+
+
+def test_prompts_and_answers(tmp_path: Path, tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
+    given = {row["prompt"] + row["completion"]: row["completion"] for row in sums()}
+    for name, tokenizer in tokenizers.items():
+        task = TextConfig(dataset=write_rows(tmp_path / "rows.jsonl", sums())).in_tokens_of(tokenizer)
+        end = tokenizer.eos_token
+        assert task.measures == ("accuracy", "loss")
+        for text, answer in learned(task):
+            assert text.removesuffix(end) in given, name
+            assert answer.strip() == given[text.removesuffix(end)].strip() + end
+        for text, answer in learned(task, "test"):  # a test is of the answer itself
+            assert answer.strip() == given[text.removesuffix(end)].strip()
+        endless = TextConfig(dataset=write_rows(tmp_path / "rows.jsonl", sums()), learn_end=False)
+        assert not any(answer.endswith(end) for _, answer in learned(endless.in_tokens_of(tokenizer)))
+
+
+def test_of_chats_what_the_assistant_says_counts_and_where_it_stops(
+    tmp_path: Path, tokenizers: dict[str, PreTrainedTokenizerBase]
+) -> None:
+    tokenizer = tokenizers["llama"]
+    task = TextConfig(dataset=write_rows(tmp_path / "rows.jsonl", chats())).in_tokens_of(tokenizer)
+    written = {
+        tokenizer.apply_chat_template(row["messages"], tokenize=False): "".join(
+            message["content"] + "<|end|>" for message in row["messages"] if message["role"] == "assistant"
+        )
+        for row in chats()
+    }
+    assert task.measures == ("loss",)
+    assert {text for text, _ in learned(task, number=40)} <= written.keys()
+    assert all(answer == written[text] for text, answer in learned(task, number=40))
+    assert all(answer == written[text].replace("<|end|>", "") for text, answer in learned(task, "test"))
+
+
+def test_a_template_that_drops_earlier_words_is_refused(
+    tmp_path: Path, tokenizers: dict[str, PreTrainedTokenizerBase]
+) -> None:
+    tokenizer = tokenizers["llama"]
+    tokenizer.chat_template = CHATML.replace(
+        "{{ message['content'] }}", "{{ message['content'] if loop.last or message['role'] == 'user' else '...' }}"
+    )
+    with pytest.raises(ValueError, match=r"row \d+ of train: .*template writes 'it is \d+' elsewhere than where"):
+        TextConfig(dataset=write_rows(tmp_path / "rows.jsonl", chats())).in_tokens_of(tokenizer)
+    tokenizer.chat_template = CHATML
+
+
+def test_plain_text_counts_whole(tmp_path: Path, tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
+    texts = [f"the cat {number} sat on the mat" for number in range(40)]
+    rows = write_rows(tmp_path / "rows.jsonl", [{"text": text} for text in texts])
+    task = TextConfig(dataset=rows).in_tokens_of(tokenizers["gpt2"])
+    assert (task.kind, task.offers, task.measures) == ("text", ("tokens", "answers"), ("loss",))
+    for text, answer in learned(task):
+        assert text.removesuffix("<|endoftext|>") in texts
+        assert answer == text
+
+
+def test_pairs_are_of_one_prompt(tmp_path: Path, tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
+    def said(role: str, content: str) -> dict[str, str]:
+        return {"role": role, "content": content}
+
+    whole = [
+        {"chosen": [said("user", row["prompt"]), said("assistant", row["chosen"].strip())],
+         "rejected": [said("user", row["prompt"]), said("assistant", row["rejected"].strip())]}
+        for row in pairs()
+    ]  # fmt: skip
+    for kind, rows in {"texts": pairs(), "chats": whole}.items():
+        tokenizer = tokenizers["llama"]
+        task = TextConfig(dataset=write_rows(tmp_path / f"{kind}.jsonl", rows)).in_tokens_of(tokenizer)
+        assert task.offers == ("tokens", "answers", "pairs")
+        found = RowStream(task, seed=0, split="finetune").rows(0, 10)
+        assert found.rejected is not None
+        given = {row["chosen"].strip(): set[str]() for row in pairs()}
+        for row in pairs():
+            given[row["chosen"].strip()].add(row["rejected"].strip())
+        for number in range(10):
+            answers, prompts = [], []
+            for each in (found, found.rejected):
+                assert each.answers is not None
+                ids, mask = each.token_ids[number], each.answers[number]
+                answers.append(tokenizer.decode(ids[mask], skip_special_tokens=True).strip())
+                prompts.append(ids[: int(mask.argmax())].tolist())
+            assert answers[1] in given[answers[0]]
+            assert len({tokenizer.decode(ids).strip() for ids in prompts}) == 1
+
+
+def test_epochs_hold_every_row_once_in_an_order_of_their_own(
+    tmp_path: Path, tokenizers: dict[str, PreTrainedTokenizerBase]
+) -> None:
+    task = TextConfig(dataset=write_rows(tmp_path / "rows.jsonl", sums())).in_tokens_of(tokenizers["gpt2"])
+    number = task.num_rows("finetune")
+    assert number == task.num_rows("reverse") != task.num_rows("test")
+
+    def order(split: str, seed: int, epoch: int) -> list[tuple[int, ...]]:
+        rows = RowStream(task, seed=seed, split=split).rows(epoch * number, (epoch + 1) * number)
+        return [tuple(ids) for ids in rows.token_ids.tolist()]
+
+    first = order("finetune", 0, 0)
+    assert len(set(first)) == number
+    others = [order("finetune", 0, 1), order("finetune", 1, 0), order("reverse", 0, 0)]
+    assert all(Counter(other) == Counter(first) and other != first for other in others)
+    assert order("finetune", 0, 0) == first
+    tests = RowStream(task, seed=0, split="test").rows(0, task.num_rows("test"))
+    assert not {tuple(ids) for ids in tests.token_ids.tolist()} & set(first)
+
+
+def test_rows_that_are_too_long_are_refused_or_left_out(
+    tmp_path: Path, tokenizers: dict[str, PreTrainedTokenizerBase]
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", [*sums(), {"prompt": "the cat " * 30 + "is", "completion": " red"}] * 2)
+    with pytest.raises(ValueError, match=r"of train: it has \d+ tokens, but the model has 40 positions .*max_tokens"):
+        TextConfig(dataset=rows).in_tokens_of(tokenizers["gpt2"], positions=40)
+    task = TextConfig(dataset=rows, max_tokens=20).in_tokens_of(tokenizers["gpt2"], positions=40)
+    assert task.row_length <= 20
+    few = TextConfig(dataset=rows, max_tokens=20, max_rows=10).in_tokens_of(tokenizers["gpt2"], positions=40)
+    assert few.num_rows("finetune") <= 10 < task.num_rows("finetune")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"input": "a", "output": "b"}], r"has no columns prompt and completion, messages, text, or chosen and"),
+        ([{"prompt": "what is", "completion": "  "}], r"answer of row 0 of train: '  ', expected text \(40 of 40"),
+        ([{"prompt": "what is", "answer": None}], r"answer of row 0 of train: None, expected text"),
+        ([{"text": ""}], r"text of row 0 of train: '', expected text"),
+        ([{"prompt": "what is"}], r"has no column 'answer' \(or 'completion'\)"),
+        (chats()[:1], r"a chat, but the tokenizer has no chat template"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_table_is_said_in_one_line(
+    tmp_path: Path, tokenizers: dict[str, PreTrainedTokenizerBase], rows: list[dict[str, Any]], message: str
+) -> None:
+    name = write_rows(tmp_path / "rows.jsonl", rows * 40)
+    with pytest.raises(ValueError, match=message) as caught:
+        TextConfig(dataset=name).in_tokens_of(tokenizers["gpt2"])
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_that_cannot_work_are_named(tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
+    with pytest.raises(ValueError, match=r"dataset: none, expected a file, a folder"):
+        TextConfig().in_tokens_of(tokenizers["gpt2"])
+    for setting in ({"max_tokens": 1}, {"max_rows": 0}, {"cut_seed": -1}):
+        with pytest.raises(ValueError, match=next(iter(setting))):
+            TextConfig(**setting)  # type: ignore[arg-type]
+    tokenizer = tokenizers["gpt2"]
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match=r"tokenizer: the model's has no token that ends a text"):
+        TextConfig(dataset="x").in_tokens_of(tokenizer)
+    tokenizer.eos_token = "<|endoftext|>"
+
+
+def test_bytes_and_an_example_are_those_of_the_answers(
+    tmp_path: Path, tokenizers: dict[str, PreTrainedTokenizerBase]
+) -> None:
+    task = TextConfig(dataset=write_rows(tmp_path / "rows.jsonl", sums())).in_tokens_of(tokenizers["gpt2"])
+    rows = RowStream(task, seed=0, split="test").rows(0, 15)
+    assert rows.answers is not None
+    letters = sum(len(answer) for _, answer in learned(task, "test", 15))
+    assert task.bytes_per_token(rows) == letters / rows.answers.sum()
+    example = task.example(0)
+    assert f"{example['prompt']}{example['answer']}" in {row["prompt"] + row["completion"] for row in sums()}
+    lengths = [len(task.tokenizer(row["prompt"] + row["completion"])["input_ids"]) for row in sums()]
+    assert task.tokens_per_row == pytest.approx(np.mean(lengths), rel=0.1)

@@ -76,7 +76,7 @@ def test_a_foreign_model_is_tuned_and_loads_with_its_own_tokenizer(
     assert damaged_files(run.path) == []
     assert run.env["inputs"]["dataset"] == dataset_hash(foreign[rows])
     losses = [line["loss/all"] for line in run.metrics]
-    assert losses[-1] < losses[0] - 0.5
+    assert losses[-1] < losses[0] - (0.1 if adapter == "lora" else 0.5)
     assert ("accuracy/all" in run.metrics[-1]) == (rows == "sums")
     assert run.metrics[-1]["eval_rows"] < TRAIN.final_eval_rows  # no more than there are
     loaded, theirs = AutoModelForCausalLM.from_pretrained(run.path), AutoTokenizer.from_pretrained(foreign[model])

@@ -49,14 +49,17 @@ def joined(batch: Batch) -> Batch:
     assert other is not None
     assert batch.answers is not None
     assert other.answers is not None
-    parts = [torch.ones_like(each.answers) if each.real is None else each.real for each in (batch, other)]
-    real = None if batch.real is None and other.real is None else torch.cat(parts)  # type: ignore[arg-type]
+    real = None if batch.real is None and other.real is None else torch.cat([_real(batch), _real(other)])
     return Batch(
         torch.cat([batch.token_ids, other.token_ids]),
         torch.cat([batch.answers, other.answers]),
         real,
         max(batch.from_first, other.from_first),
     )
+
+
+def _real(batch: Batch) -> Tensor:
+    return torch.ones_like(batch.token_ids, dtype=torch.bool) if batch.real is None else batch.real
 
 
 def answer_log_probs(logits: Tensor, batch: Batch) -> Tensor:

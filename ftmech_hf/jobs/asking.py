@@ -18,7 +18,7 @@ from ftmech_hf.tasks import TASKS, PcfgShape, Task
 from ftmech_hf.tasks.text.identity import dataset_hash
 
 ASKED: dict[str, type[PcfgShape] | type[Task]] = {
-    **{name: kind for name, kind in TASKS.items() if kind.measure == "accuracy"},
+    **{name: kind for name, kind in TASKS.items() if "accuracy" in kind.measures},
     "pcfg": PcfgShape,
 }
 """The tasks that can be asked, by name; of the procedural one a capability, which the job names."""

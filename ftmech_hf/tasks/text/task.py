@@ -42,6 +42,8 @@ SOURCES = {"validation": "validation", "test": "test"}
 class TextConfig(Task):
     """Which text is learned. It becomes rows once a tokenizer is known: :meth:`in_tokens_of`."""
 
+    measures = ("loss",)  # accuracy too, where its answers turn out to be short
+
     dataset: str = field(
         default="",
         metadata={"place": "input", "help": "a file, a folder, or a data set on the Hub as USER/NAME[:CONFIG]"},

@@ -22,7 +22,6 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations import intervene
 from ftmech_hf.statistics.intervals import share_interval
-from ftmech_hf.training.evaluation import answer_logits
 
 Place = tuple[str, int]
 """(site, layer)"""
@@ -81,10 +80,30 @@ def record_activations(model: PreTrainedModel, token_ids: Tensor, places: Iterab
 
 
 @torch.no_grad()
-def patched_logits(receiver: PreTrainedModel, token_ids: Tensor, patch: Mapping[Place, Tensor]) -> Tensor:
-    """Answer logits (B, V) of whole rows (B, T) while the receiver computes with ``patch``."""
+def patched_logits(
+    receiver: PreTrainedModel, token_ids: Tensor, patch: Mapping[Place, Tensor], *, number: int = 1
+) -> Tensor:
+    """Logits (B, K, V) of the last tokens of answers while the receiver computes with ``patch``.
+
+    Args:
+        receiver: which computes.
+        token_ids: whole rows (B, T).
+        patch: place -> what it computes with there.
+        number: K, how many tokens of each answer.
+    """
     with intervene(receiver, patch):
-        return answer_logits(receiver, token_ids)
+        # With a cache keys are copies that round differently on some processors.
+        logits: Tensor = receiver(token_ids[:, :-2], logits_to_keep=number, use_cache=False).logits
+    return logits[:, -number:].float()
+
+
+def _answers_right(
+    receiver: PreTrainedModel, token_ids: Tensor, answer: Tensor, patch: Mapping[Place, Tensor]
+) -> Tensor:
+    """Whether all tokens of each answer are the most likely ones, (B,); ``answer`` (B, K) is True for them."""
+    number = answer.shape[1]
+    logits = patched_logits(receiver, token_ids, patch, number=number)
+    return ((logits.argmax(-1) == token_ids[:, -1 - number : -1]) | ~answer).all(1)
 
 
 def patch_each(
@@ -95,17 +114,21 @@ def patch_each(
     sites: Sequence[str],
     layers: Sequence[int],
     other_rows: int,
+    answer: Tensor | None = None,
     batch_size: int = 128,
 ) -> PatchingResult:
     """Patch every site of every layer by itself, at all positions.
 
+    An answer of several tokens is right if each of them is the most likely one after the right tokens before it.
+
     Args:
         donor: whose activations are written; of the receiver's shape.
         receiver: which computes with them.
-        token_ids: whole rows (B, T); the answer is the last token but one.
+        token_ids: whole rows (B, T).
         sites: some of :data:`ftmech_hf.activations.WRITABLE`.
         layers: which layers.
         other_rows: on how many rows the control is measured.
+        answer: which tokens are the answer, bool (B, T), the last ones but the end; the last but one if not given.
         batch_size: rows of one forward pass.
     """
     places = [(site, layer) for site in sites for layer in layers]
@@ -113,20 +136,19 @@ def patch_each(
     other: dict[Place, list[Tensor]] = {place: [] for place in places}
     alone: list[Tensor] = []
     shifted = token_ids.roll(1, 0)
+    number = 1 if answer is None else int(answer.sum(1).max())
+    asked = torch.ones_like(token_ids[:, -2:-1], dtype=torch.bool) if answer is None else answer[:, -1 - number : -1]
     for start in range(0, len(token_ids), batch_size):
-        rows = token_ids[start : start + batch_size]
-        answer = rows[:, -2]
-        with torch.no_grad():
-            alone.append(answer_logits(receiver, rows).argmax(-1) == answer)
+        rows, tokens = token_ids[start : start + batch_size], asked[start : start + batch_size]
+        alone.append(_answers_right(receiver, rows, tokens, {}))
         found = record_activations(donor, rows[:, :-2], places)
         for place in places:
-            right[place].append(patched_logits(receiver, rows, {place: found[place]}).argmax(-1) == answer)
+            right[place].append(_answers_right(receiver, rows, tokens, {place: found[place]}))
         few = max(0, min(len(rows), other_rows - start))
         if few:
             found = record_activations(donor, shifted[start : start + few, :-2], places)
             for place in places:
-                logits = patched_logits(receiver, rows[:few], {place: found[place]})
-                other[place].append(logits.argmax(-1) == answer[:few])
+                other[place].append(_answers_right(receiver, rows[:few], tokens[:few], {place: found[place]}))
     return PatchingResult(
         {place: torch.cat(parts).numpy() for place, parts in right.items()},
         {place: torch.cat(parts).numpy() for place, parts in other.items() if parts},

@@ -90,7 +90,7 @@ class Behavior:
             return self.floor
         counts = Counter(self.train.answer_ids())
         constant = min(counts, key=lambda answer: (-counts[answer], answer))
-        return float(np.mean([answer == constant for answer in self.test.answer_ids()]))
+        return float(torch.tensor([answer == constant for answer in self.test.answer_ids()]).float().mean())
 
     def mean_score(self, model: PreTrainedModel, rows: AnswerRows) -> float:
         """The mean score of some rows."""

@@ -1,4 +1,4 @@
-"""The questions that a diagnosis asks: of a procedural task, or of any data set with prompts and one-token answers.
+"""Questions of any data set with prompts and answers, as a job or a diagnosis asks them.
 
 A data set is a file or folder of parquet, arrow, CSV, TSV, JSON or JSON lines (such as a config's folder that
 ``recipes/make_dataset.py`` wrote), a folder of ``save_to_disk``, or a name on the Hub (``USER/NAME`` or
@@ -6,9 +6,9 @@ A data set is a file or folder of parquet, arrow, CSV, TSV, JSON or JSON lines (
 
 - ``prompt`` (or ``question``): text that ends where the model is to answer, or a chat of messages with ``role`` and
   ``content``, which the tokenizer's chat template renders,
-- ``answer`` (or ``completion``): text of exactly one token, or a whole number, which is written in decimal digits.
+- ``answer`` (or ``completion``): text of any number of tokens, or a whole number, which is written in decimal digits.
   Without a column, it is the last message of ``messages``,
-- ``other_answer`` (optional): what the fine-tuning's question would be answered with, one token as well.
+- ``other_answer`` (optional): what the fine-tuning's question would be answered with; its first token counts.
 
 White space between prompt and answer is kept. Where there is none, :func:`choose_join` says whether a space is meant:
 "Mia was sad because" and "she" are two words, "7+2=" and "9" are not.
@@ -23,18 +23,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
-from ftmech_hf.jobs.job import capability_rows
-from ftmech_hf.tasks import Capability, PcfgShape
 from ftmech_hf.tasks.text.identity import dataset_hash as dataset_hash
 from ftmech_hf.tasks.text.splits import overlap, read_splits
 from ftmech_hf.tasks.text.tables import contradictions, text_columns
@@ -44,125 +39,6 @@ LEAST_ROWS = 32
 
 ANSWER, FIRST_TOKEN = "answer", "first token of the answer"
 """What probes read of a data set: answers of one token, or the first token where some have several."""
-
-
-@dataclass(frozen=True)
-class Questions:
-    """Whole rows (B, T) whose answer is the last token but one, as everywhere in this package.
-
-    Attributes:
-        name: what is asked.
-        train, validation, test: rows of the three splits.
-        again: more rows to fine-tune back on; the same as ``train`` where there are no others.
-        other_answer: token ids (B,) of another answer to each test row, if there is one.
-        pad: the token that fills shorter rows on the left, which occurs nowhere else; None if none are shorter.
-        notes: what a reader should know of the data set, such as rows that are left out.
-    """
-
-    name: str
-    train: Tensor
-    validation: Tensor
-    test: Tensor
-    again: Tensor
-    other_answer: Tensor | None = None
-    pad: int | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def chance(self) -> float:
-        """Accuracy on the test rows of always giving the most frequent answer of the train rows."""
-        most = torch.bincount(self.train[:, -2]).argmax()
-        return float((self.test[:, -2] == most).float().mean())
-
-    def training_rows(self, seed: int, step: int, batch_size: int) -> Tensor:
-        """The rows of one step of training: epochs over ``again``, each in an order of its own."""
-        number = len(self.again)
-        wanted = range(step * batch_size, (step + 1) * batch_size)
-        epochs = {each // number for each in wanted}
-        orders = {epoch: np.random.default_rng([seed, epoch]).permutation(number) for epoch in epochs}
-        return self.again[[int(orders[each // number][each % number]) for each in wanted]]
-
-
-def task_questions(
-    shape: PcfgShape,
-    capability: Capability,
-    *,
-    seed: int,
-    train_rows: int,
-    test_rows: int,
-    correlation: float | None = None,
-) -> Questions:
-    """Questions about one capability of the procedural task; the other answer is that for the other operand."""
-
-    def rows(split: str, number: int) -> Tensor:
-        return torch.from_numpy(capability_rows(shape, capability, split, seed, number, correlation).token_ids)
-
-    test = rows("test", test_rows)
-    named = shape.operand_word(capability.operator, shape.base_operand) == capability.operand
-    other = shape.symbols.index(shape.correlated_operand if named else shape.base_operand)
-    label = shape.answers(capability.operator, shape.texts(test.numpy()), other)
-    return Questions(
-        str(capability),
-        rows("probe", train_rows),
-        rows("validation", test_rows),
-        test,
-        rows("reverse", 4 * train_rows),
-        torch.from_numpy(shape.answer_ids(capability.operator, label)),
-    )
-
-
-def dataset_questions(
-    names: Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    seed: int,
-    train_rows: int,
-    test_rows: int,
-    positions: int | None = None,
-    only_one_token: bool = False,
-) -> list[Questions]:
-    """Questions from data sets; see this module's docstring. All are filled with the same token, if any must be.
-
-    Args:
-        names: of folders, files, or data sets on the Hub.
-        tokenizer: of the models.
-        seed: of the cut, where splits are missing.
-        train_rows, test_rows: take no more than these.
-        positions: tokens that a prompt may have at most.
-        only_one_token: leave out rows whose answer is not one token, instead of refusing the data set.
-
-    Raises:
-        ValueError: no such data set, a missing column, a value that is no text, a word that the tokenizer does not
-            know, an answer of several tokens, a prompt too long, too few rows, no token left to fill shorter rows with.
-    """
-    taken = {"train": 4 * train_rows, "validation": test_rows, "test": test_rows}
-    read = {name: _read(name, tokenizer, seed, taken, positions, only_one_token, several=False) for name in names}
-    encoded = {name: splits for name, (splits, _) in read.items()}
-    lengths = [{len(row) for split in splits.values() for row in split.rows} for splits in encoded.values()]
-    pad = None
-    if any(len(each) > 1 for each in lengths):
-        everything = [row for splits in encoded.values() for split in splits.values() for row in split.rows]
-        pad = _unused_token(everything, len(tokenizer))
-    questions = []
-    for (name, splits), each in zip(encoded.items(), lengths, strict=True):
-        width, other = max(each), splits["test"].other_answers
-        filled = {
-            key: torch.tensor([[pad or 0] * (width - len(row)) + row for row in split.rows])
-            for key, split in splits.items()
-        }
-        questions.append(
-            Questions(
-                Path(name).name,
-                filled["train"][:train_rows],
-                filled["validation"],
-                filled["test"],
-                filled["train"],
-                torch.tensor(other) if other else None,
-                pad,
-                read[name][1],
-            )
-        )
-    return questions
 
 
 def from_datasets(
@@ -237,8 +113,6 @@ def _read(
     taken: Mapping[str, int],
     positions: int | None,
     only_one_token: bool,
-    *,
-    several: bool = True,
 ) -> tuple[dict[str, Encoded], tuple[str, ...]]:
     """The three splits of a data set as token ids, the test split without what the others have; and what to say."""
     splits = read_splits(name, seed, lambda rows, split: text_columns(rows, tokenizer, name, split))
@@ -247,7 +121,7 @@ def _read(
     encoded = {}
     for split, rows in splits.items():
         asked = rows if only_one_token else rows.select(range(min(len(rows), taken[split])))
-        found = encode_rows(asked, tokenizer, name, join, positions=positions, several=several, skip=only_one_token)
+        found = encode_rows(asked, tokenizer, name, join, positions=positions, skip=only_one_token)
         encoded[split] = found.first(taken[split])
     _check_sizes(
         {split: len(found.rows) for split, found in encoded.items()}, f"{name}, without answers of several tokens,"

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ftmech_hf.jobs.behavior import Behavior
-from ftmech_hf.jobs.prompts import Questions, dataset_questions, from_datasets
+from ftmech_hf.jobs.prompts import from_datasets
 from ftmech_hf.models.identity import find_model
 from ftmech_hf.models.loading import load_tokenizer
-
-Spell = Callable[[list[int]], str]
-"""Token ids -> text."""
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 """One of these lies beside a model that has a tokenizer of its own; an adapter often has none."""
@@ -26,15 +23,13 @@ class Asked:
     """What a diagnosis asks.
 
     Attributes:
-        questions: about the capability, and if there are any about what was taught, as the base reads them.
+        behaviors: about the capability, and if there are any about what was taught, as the base reads them.
         own: the same questions as the fine-tuned model's own tokenizer reads them, if those are other tokens.
-        spell: how the base's tokens are written, and those of ``own``.
         difference: the first question that is read differently.
     """
 
-    questions: list[Questions]
-    spell: tuple[Spell, Spell]
-    own: list[Questions] | None = None
+    behaviors: list[Behavior]
+    own: list[Behavior] | None = None
     difference: str | None = None
 
 
@@ -44,36 +39,35 @@ def ask_models(names: Sequence[str], models: Mapping[str, str], **settings: Any)
     Args:
         names: of the data sets.
         models: ``base``, ``finetuned`` and others -> folder.
-        settings: of :func:`~ftmech_hf.jobs.prompts.dataset_questions`.
+        settings: of :func:`~ftmech_hf.jobs.prompts.from_datasets`.
 
     Raises:
         ValueError: the questions cannot be asked; or the tokenizer of a model that is neither the base nor the
             fine-tuned one reads other tokens.
     """
     base = load_tokenizer(models["base"])
-    questions = dataset_questions(names, base, **settings)
-    spell = _speller(base)
-    own, difference, own_spell = None, None, spell
+    behaviors = from_datasets(names, base, **settings)
+    own, difference = None, None
     for role, folder in models.items():
         other = None if role == "base" else own_tokenizer(folder)
         if other is None or _definition(other) == _definition(base):
             continue
         try:
-            found = dataset_questions(names, other, **settings)
+            found = from_datasets(names, other, **settings)
         except ValueError as error:
             raise ValueError(f"{role}: with its own tokenizer, {error}") from error
-        text = first_difference(questions, found, spell)
+        text = first_difference(behaviors, found)
         if text is None:
             continue
         if role != "finetuned":
             raise ValueError(f"{role}: its tokenizer reads other tokens than the base's, first in {text!r}")
-        if settings.get("only_one_token") or [len(each.test) for each in questions] != [len(e.test) for e in found]:
+        if settings.get("only_one_token") or [len(each.test) for each in behaviors] != [len(e.test) for e in found]:
             raise ValueError(
                 f"finetuned: its tokenizer reads other tokens than the base's, first in {text!r}, and would leave out "
                 "other rows; give questions that both can be asked"
             )
-        own, difference, own_spell = found, text, _speller(other)
-    return Asked(questions, (spell, own_spell), own, difference)
+        own, difference = found, text
+    return Asked(behaviors, own, difference)
 
 
 def check_same_tokens(behavior: Behavior, dataset: str, models: Sequence[str], **settings: Any) -> None:
@@ -93,19 +87,11 @@ def check_same_tokens(behavior: Behavior, dataset: str, models: Sequence[str], *
         other = own_tokenizer(folder)
         if other is None or _definition(other) == _definition(first):
             continue
-        (found,) = from_datasets([dataset], other, **settings)
-        rows, others = (_behavior_rows(each) for each in (behavior, found))
-        if rows != others:
-            place = next((n for n, (row, read) in enumerate(zip(rows, others, strict=False)) if row != read), 0)
+        text = first_difference([behavior], from_datasets([dataset], other, **settings))
+        if text is not None:
             raise ValueError(
-                f"models: the tokenizer of {folder} reads other tokens than that of {models[0]}, first in "
-                f"{behavior.spell(rows[place][:-1])!r}"
+                f"models: the tokenizer of {folder} reads other tokens than that of {models[0]}, first in {text!r}"
             )
-
-
-def _behavior_rows(behavior: Behavior) -> list[list[int]]:
-    parts = (behavior.test, behavior.validation, behavior.again or behavior.train)
-    return [row for part in parts for row in _rows(part.token_ids, behavior.pad)]
 
 
 def own_tokenizer(folder: str) -> PreTrainedTokenizerBase | None:
@@ -114,22 +100,20 @@ def own_tokenizer(folder: str) -> PreTrainedTokenizerBase | None:
     return load_tokenizer(folder) if any((where / name).is_file() for name in TOKENIZER_FILES) else None
 
 
-def first_difference(ours: Sequence[Questions], theirs: Sequence[Questions], spell: Spell) -> str | None:
+def first_difference(ours: Sequence[Behavior], theirs: Sequence[Behavior]) -> str | None:
     """The text of the first question whose prompt, answer or end two tokenizers read differently; None if none is."""
     for one, other in zip(ours, theirs, strict=True):
-        for split in ("test", "validation", "again"):
-            rows, others = (_rows(getattr(each, split), each.pad) for each in (one, other))
-            for row, read in zip(rows, others, strict=False):
-                if row != read:
-                    return spell(row[:-1])
-            if len(rows) != len(others):
-                return spell(rows[-1][:-1])
+        rows, others = _rows(one), _rows(other)
+        for row, read in itertools.zip_longest(rows, others):
+            if row != read:
+                return one.spell((row or rows[-1])[:-1])
     return None
 
 
-def _rows(token_ids: Tensor, pad: int | None) -> list[list[int]]:
+def _rows(behavior: Behavior) -> list[list[int]]:
     """Rows without what fills them; fillers may differ between tokenizers."""
-    return [[token for token in row if token != pad] for row in token_ids.tolist()]
+    parts = (behavior.test, behavior.validation, behavior.again or behavior.train)
+    return [[token for token in row if token != behavior.pad] for part in parts for row in part.token_ids.tolist()]
 
 
 def _definition(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...]:
@@ -141,7 +125,3 @@ def _definition(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...]:
         getattr(tokenizer, "chat_template", None), getattr(tokenizer, "add_bos_token", None),
         getattr(tokenizer, "add_eos_token", None),
     )  # fmt: skip
-
-
-def _speller(tokenizer: PreTrainedTokenizerBase) -> Spell:
-    return lambda token_ids: str(tokenizer.decode(token_ids))

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ftmech_hf.jobs.prompts import Questions
+from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.studies.diagnosis.finetuning import revive
 from tests.conftest import make_gpt2, make_llama
 
@@ -29,9 +30,12 @@ def make_rows(mark: str = "?", shift: int = 0, *, seed: int = 0, number: int = 1
     return torch.cat([ends[0], words + FIRST_WORD, ends[1], answer + FIRST_WORD, ends[2]], 1)
 
 
-def ask(rows: Tensor, name: str = "first word") -> Questions:
+def ask(rows: Tensor, name: str = "first word") -> Behavior:
     """Questions from rows."""
-    return Questions(name, rows[:500], rows[500:650], rows[650:850], rows[850:])
+    train, validation, test, again = (
+        AnswerRows.one_token(part) for part in (rows[:500], rows[500:650], rows[650:850], rows[850:])
+    )
+    return Behavior(name=name, train=train, validation=validation, tests={"test": test}, again=again)
 
 
 @functools.cache

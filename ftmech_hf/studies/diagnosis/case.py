@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import TracedModel, model_blocks
+from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.padding import mask_padding
-from ftmech_hf.jobs.prompts import Questions
-from ftmech_hf.jobs.tokenizers import Spell
 from ftmech_hf.models.loading import random_twin
 from ftmech_hf.studies.diagnosis.finetuning import self_distil
 from ftmech_hf.studies.diagnosis.verdict import VerdictRule
@@ -89,7 +89,6 @@ class Case:
         seed: of all that is drawn by chance.
         other_seed: the base trained with another seed, if there is one.
         reversed_model: the fine-tuned model after reverse fine-tuning, if there is one already.
-        spell: how the tokens that the base reads are written, and those that the fine-tuned model reads.
         own: the same questions in the fine-tuned model's own tokens, where those are others: then only answers can be
             compared.
         difference: the first question that is read as other tokens, if one is.
@@ -103,19 +102,16 @@ class Case:
     def __init__(
         self,
         models: Mapping[str, PreTrainedModel],
-        capability: Questions,
-        other: Questions | None,
+        capability: Behavior,
+        other: Behavior | None,
         config: CaseConfig,
         seed: int,
         other_seed: PreTrainedModel | None = None,
         reversed_model: PreTrainedModel | None = None,
-        spell: tuple[Spell, Spell] | None = None,
-        own: Sequence[Questions] | None = None,
+        own: Sequence[Behavior] | None = None,
         difference: str | None = None,
     ) -> None:
         self.models, self.capability, self.other, self.config, self.seed = models, capability, other, config, seed
-        plain_ids: Spell = lambda token_ids: " ".join(str(each) for each in token_ids)  # noqa: E731
-        self.spell = dict(zip((BASE, FINETUNED), spell or (plain_ids, plain_ids), strict=True))
         self.rule = VerdictRule()
         self.more_references = {f"random weights {number}": seed + number for number in (2, 3)}
         self.both = {"capability": capability, **({"other": other} if other else {})}
@@ -149,20 +145,21 @@ class Case:
         """All models by name."""
         return {**self.models, **self.null_models}
 
-    def asked(self, model: str, kind: str) -> Questions:
+    def asked(self, model: str, kind: str) -> Behavior:
         """Questions as a model reads them."""
         return self.own[kind] if self.own is not None and model == FINETUNED else self.both[kind]
 
     def stream(self, model: str, questions: str, split: str) -> dict[int, Tensor]:
-        """The stream of a model after every chosen block at the position that predicts the answer, read once."""
+        """The stream of a model after every chosen block where it predicts the answer's first token, read once."""
         key = (model, questions, split)
         if key not in self._streams:
-            token_ids = getattr(self.both[questions], split)
+            rows: AnswerRows = getattr(self.both[questions], split)
+            token_ids, _ = rows.prompts()
             looked_into = self.everyone.get(model)
             if looked_into is None:
                 looked_into = random_twin(self.models[BASE], self.more_references[model])
                 mask_padding(looked_into, self.capability.pad)
-            found = TracedModel(looked_into).collect(token_ids[:, :-2], ["resid_post"], layers=self.layers)
+            found = TracedModel(looked_into).collect(token_ids, ["resid_post"], layers=self.layers)
             self._streams[key] = {layer: found["resid_post", layer] for layer in self.layers}
         return self._streams[key]
 
@@ -170,10 +167,9 @@ class Case:
         """:meth:`stream` by the names that the table gives to places in the stream."""
         return {f"block {layer}": values for layer, values in self.stream(model, questions, split).items()}
 
-    def few(self, questions: str) -> Tensor:
+    def few(self, questions: str) -> AnswerRows:
         """The first test rows, for what costs more."""
-        rows: Tensor = self.both[questions].test[: self.config.patch_rows]
-        return rows
+        return self.both[questions].test[: self.config.patch_rows]
 
 
 def never_trained(model: PreTrainedModel) -> bool:

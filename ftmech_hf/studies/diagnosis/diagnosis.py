@@ -138,6 +138,7 @@ def _describe(config: DiagnoseConfig, case: Case) -> dict[str, Any]:
         "parameters": base.num_parameters(),
         "architecture": type(base).__name__,
         "layers": case.num_layers,
+        "longest_answer_tokens": int(case.capability.test.lengths.max()),
         "notes": [note for each in case.both.values() for note in each.notes],
         "other_tokens": case.difference,
     }

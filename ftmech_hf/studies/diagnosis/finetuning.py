@@ -7,16 +7,16 @@ A diagnosis needs a few dozen steps of several models, no run folders and no che
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from ftmech_hf.jobs.prompts import Questions
-from ftmech_hf.training.evaluation import answer_accuracy, answer_logits
-from ftmech_hf.training.objectives import answer_only_loss
+from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.jobs.answer_scores import given_answers
+from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.training.optim import build_optimizers
 
 
@@ -50,7 +50,7 @@ def evaluated_steps(steps: int) -> list[int]:
 
 def revive(
     model: PreTrainedModel,
-    questions: Questions,
+    questions: Behavior,
     *,
     seed: int,
     steps: int,
@@ -81,7 +81,7 @@ def revive(
 
 
 def race(
-    models: tuple[PreTrainedModel, PreTrainedModel], questions: Questions, *, steps: int, beyond: float, **settings: Any
+    models: tuple[PreTrainedModel, PreTrainedModel], questions: Behavior, *, steps: int, beyond: float, **settings: Any
 ) -> tuple[Curve, Curve]:
     """:func:`revive` two models side by side until one of them is back or the last step.
 
@@ -109,7 +109,7 @@ def race(
 
 def _curves(
     model: PreTrainedModel,
-    questions: Questions,
+    questions: Behavior,
     *,
     seed: int,
     steps: int,
@@ -122,11 +122,13 @@ def _curves(
     test, when = questions.test[:eval_rows], set(evaluated_steps(steps))
     points: dict[int, float] = {}
     reached: int | None = None  # where it was reached, and is to be confirmed
-    for done, trained in _tuned(model, lambda step: questions.training_rows(seed, step, batch_size), lr, steps + 1):
+    for done, trained in _tuned(
+        model, questions, lambda step: questions.training_rows(seed, step, batch_size), lr, steps + 1
+    ):
         if done > steps and reached is None:
             break
         if done in when or reached is not None:
-            points[done] = answer_accuracy(trained, test)
+            points[done] = questions.mean_score(trained, test)
             above = points[done] >= threshold
             if above and reached is not None:
                 yield Curve(dict(points), reached, trained)
@@ -136,7 +138,7 @@ def _curves(
 
 
 def self_distil(
-    model: PreTrainedModel, questions: Questions, *, seed: int, steps: int, lr: float, batch_size: int
+    model: PreTrainedModel, questions: Behavior, *, seed: int, steps: int, lr: float, batch_size: int
 ) -> PreTrainedModel:
     """Fine-tune a copy of a model on its own answers: a fine-tuning that teaches nothing.
 
@@ -146,24 +148,33 @@ def self_distil(
         seed, steps, lr, batch_size: as for :func:`revive`.
     """
 
-    def own_answers(step: int) -> Tensor:
-        rows = questions.training_rows(seed, step, batch_size).clone()
-        rows[:, -2] = answer_logits(model, rows).argmax(-1)
-        return rows
+    def own_answers(step: int) -> AnswerRows:
+        return answer_rows(model, questions.training_rows(seed, step, batch_size))
 
-    *_, (_, distilled) = _tuned(model, own_answers, lr, steps)
+    *_, (_, distilled) = _tuned(model, questions, own_answers, lr, steps)
     return distilled
 
 
+def answer_rows(model: PreTrainedModel, rows: AnswerRows) -> AnswerRows:
+    """The same questions with as many tokens as the right answers have, each the most likely one to the model."""
+    token_ids, longest = rows.token_ids.clone(), int(rows.lengths.max())
+    place = rows.answer.cumsum(1)  # 1 for the first token of an answer
+    for number in range(1, longest + 1):
+        written = torch.zeros_like(token_ids)
+        written[:, -1 - longest : -1] = given_answers(model, dataclasses.replace(rows, token_ids=token_ids))
+        token_ids = torch.where(rows.answer & (place == number), written, token_ids)
+    return dataclasses.replace(rows, token_ids=token_ids)
+
+
 def _tuned(
-    model: PreTrainedModel, rows_of: Callable[[int], Tensor], lr: float, steps: int
+    model: PreTrainedModel, questions: Behavior, rows_of: Callable[[int], AnswerRows], lr: float, steps: int
 ) -> Iterator[tuple[int, PreTrainedModel]]:
     """(steps done, a copy of the model in evaluation mode), before the first step and after every one."""
     model = copy.deepcopy(model).requires_grad_(True)
     (optimizer,) = build_optimizers(model, optimizer="adamw", lr=lr, muon_lr=lr, weight_decay=0.01, betas=(0.9, 0.95))
     yield 0, model.eval()
     for done in range(steps):
-        loss = answer_only_loss(model.train(), rows_of(done))
+        loss = questions.loss(model.train(), rows_of(done))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel
 
+from ftmech_hf.jobs.behavior import from_capability
 from ftmech_hf.jobs.job import JobConfig, job
 from ftmech_hf.jobs.padding import mask_padding
-from ftmech_hf.jobs.prompts import task_questions
 from ftmech_hf.jobs.tokenizers import Asked, ask_models
 from ftmech_hf.models.loading import load_model, model_positions, random_twin, untie_alike
 from ftmech_hf.runs import RunDir
@@ -95,15 +95,14 @@ def _ask(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape) -> A
     sizes: dict[str, int] = {"seed": config.seed, "train_rows": case_config.fit_rows, "test_rows": case_config.rows}
     if config.dataset is None:
         words = [shape.operand_word(config.operator, each) for each in (shape.base_operand, shape.correlated_operand)]
-        questions = [
-            task_questions(shape, Capability(config.operator, words[0]), **sizes),
-            task_questions(shape, Capability(config.operator, words[1]), correlation=config.other_correlation, **sizes),
-        ]
-
-        def spell(token_ids: list[int]) -> str:
-            return " ".join(shape.vocabulary[each] if each < len(shape.vocabulary) else "?" for each in token_ids)
-
-        return Asked(questions, (spell, spell))
+        correlations = (None, config.other_correlation)
+        return Asked(
+            [
+                from_capability(shape, Capability(config.operator, word), correlation=correlation,
+                                again_rows=4 * case_config.fit_rows, **sizes)
+                for word, correlation in zip(words, correlations, strict=True)
+            ]
+        )  # fmt: skip
     names = [config.dataset, *([config.other_dataset] if config.other_dataset else [])]
     return ask_models(
         names,
@@ -128,13 +127,13 @@ def prepare_case(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgSha
         _check_same_shape(name, base, model)
     loaded.setdefault("control", random_twin(base, config.seed + 1))
     for name, model in loaded.items():
-        own = asked.own if name == "finetuned" and asked.own else asked.questions
+        own = asked.own if name == "finetuned" and asked.own else asked.behaviors
         mask_padding(model, own[0].pad)
-    capability, *others = asked.questions
+    capability, *others = asked.behaviors
     case = Case(
         {BASE: base, FINETUNED: loaded["finetuned"], NULL: loaded["control"]}, capability,
         others[0] if others else None, case_config, config.seed, loaded.get("twin"), loaded.get("reversed"),
-        spell=asked.spell, own=asked.own, difference=asked.difference,
+        own=asked.own, difference=asked.difference,
     )  # fmt: skip
     if asked.own:
         _check_own_tokens(case)

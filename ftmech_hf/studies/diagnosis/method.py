@@ -75,6 +75,12 @@ def row(analysis: str, quantity: str, value: float, low: float | None = None, hi
             "layer": layer, "x": x, "value": value, "low": low, "high": high, "reference": reference}  # fmt: skip
 
 
+def read_of_answers(summary: Summary) -> str:
+    """What a method reads that knows answers of one token alone; nothing where all answers are."""
+    longest = summary["facts"].get("longest_answer_tokens", 1)
+    return "" if longest == 1 else f" Of answers of up to {longest} tokens it is the first that is read."
+
+
 def plain(value: Any) -> Any:
     """Evidence as JSON can hold it."""
     if isinstance(value, Share):

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from ftmech_hf.jobs.prompts import Questions
+from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, CaseConfig
 from ftmech_hf.studies.diagnosis.method import MethodResult, TableRow
 from tests.studies.planted import ask, make_base, make_never, make_rows
@@ -21,7 +21,7 @@ FEW = CaseConfig(
 )  # fmt: skip
 
 
-def make_case(finetuned: PreTrainedModel, questions: Questions | None = None, **changes: Any) -> Case:
+def make_case(finetuned: PreTrainedModel, questions: Behavior | None = None, **changes: Any) -> Case:
     """A base that names the first word, and a control that never did."""
     models = {BASE: make_base("llama"), FINETUNED: finetuned, NULL: make_never("llama")}
     return Case(models, questions or ask(make_rows()), None, dataclasses.replace(FEW, **changes), 0)

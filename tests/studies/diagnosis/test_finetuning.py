@@ -5,18 +5,20 @@ import copy
 import torch
 from transformers import PreTrainedModel
 
-from ftmech_hf.jobs.prompts import Questions
+from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.studies.diagnosis.finetuning import evaluated_steps, race, revive
 from ftmech_hf.training.evaluation import answer_accuracy
 from tests.conftest import make_gpt2
 from tests.studies.planted import ask, make_rows
 
 
-def constant_answers() -> Questions:
+def constant_answers() -> Behavior:
     torch.manual_seed(0)
     rows = torch.randint(3, 40, (96, 10))
     rows[:, -2] = 5
-    return Questions("constant", rows[:32], rows[32:64], rows[64:], rows[:32])
+    train, validation, test = (AnswerRows.one_token(part) for part in (rows[:32], rows[32:64], rows[64:]))
+    return Behavior(name="constant", train=train, validation=validation, tests={"test": test})
 
 
 SETTINGS = {"seed": 0, "lr": 1e-2, "batch_size": 16, "eval_rows": 32}
@@ -31,7 +33,7 @@ def test_it_stops_where_the_threshold_is_reached_and_leaves_the_model_alone(any_
     assert 0 < curve.steps < 60
     assert curve.last == curve.steps + 1  # it was still there a step later
     assert curve.points[curve.steps] >= 0.95 > max(value for step, value in curve.points.items() if step < curve.steps)
-    assert answer_accuracy(curve.model, questions.test) == curve.points[curve.last] >= 0.95
+    assert answer_accuracy(curve.model, questions.test.token_ids) == curve.points[curve.last] >= 0.95
     again = revive(any_model, questions, steps=60, threshold=0.95, **SETTINGS)
     assert again.points == curve.points
 

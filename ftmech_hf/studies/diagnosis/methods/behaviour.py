@@ -11,27 +11,21 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
-from torch import Tensor
 from transformers import PreTrainedModel
 
+from ftmech_hf.jobs.answer_scores import given_answers
+from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.report.charts import accuracy_axis, legend_below
 from ftmech_hf.statistics.intervals import Share, paired_difference, share_interval
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, is_reference
 from ftmech_hf.studies.diagnosis.evidence import BehaviourEvidence
 from ftmech_hf.studies.diagnosis.figures import COLORS, describe_reference, kinds_axis, name_model, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
-from ftmech_hf.training.evaluation import answer_logits
 
 
-@torch.no_grad()
-def answers_of(model: PreTrainedModel, token_ids: Tensor) -> Tensor:
-    """The most likely answer to each whole row (B, T), (B,)."""
-    return torch.cat([answer_logits(model, rows).argmax(-1).cpu() for rows in token_ids.split(256)])
-
-
-def answers_right(model: PreTrainedModel, token_ids: Tensor) -> NDArray[np.bool_]:
-    """Whether a model answers each whole row (B, T) right, (B,)."""
-    right: NDArray[np.bool_] = (answers_of(model, token_ids) == token_ids[:, -2].cpu()).numpy()
+def answers_right(model: PreTrainedModel, questions: Behavior) -> NDArray[np.bool_]:
+    """Whether a model answers each test row right, (B,)."""
+    right: NDArray[np.bool_] = questions.score(model, questions.test).numpy()
     return right
 
 
@@ -86,37 +80,54 @@ def accuracy_row(name: str, kind: str, right: NDArray[np.bool_]) -> TableRow:
 
 def measure_behaviour(case: Case) -> BehaviourMethodResult:
     """Ask the models both kinds of questions."""
-    answers = {
-        (name, kind): answers_of(model, case.asked(name, kind).test)
+    right = {
+        (name, kind): answers_right(model, case.asked(name, kind))
         for name, model in case.models.items() for kind in case.both
     }  # fmt: skip
     return BehaviourMethodResult(
-        right={(name, kind): (given == case.asked(name, kind).test[:, -2]).numpy()
-               for (name, kind), given in answers.items()},
+        right=right,
         chance={kind: questions.chance for kind, questions in case.both.items()},
-        control=case.control, same_tokens=case.own is None,
-        examples=show_examples(case, answers[BASE, "capability"], answers[FINETUNED, "capability"]),
-    )  # fmt: skip
+        control=case.control,
+        same_tokens=case.own is None,
+        examples=show_examples(case, right[BASE, "capability"], right[FINETUNED, "capability"]),
+    )
 
 
-def show_examples(case: Case, base: Tensor, finetuned: Tensor, number: int = 6) -> list[dict[str, Any]]:
-    """Questions with the right answer and both models': first what was lost, then what was kept, then what else."""
-    asked, own = case.asked(BASE, "capability"), case.asked(FINETUNED, "capability")
-    was, still = base == asked.test[:, -2], finetuned == own.test[:, -2]
-    lost, kept, other = (found.nonzero()[:, 0].tolist() for found in (was & ~still, was & still, ~was))
+def show_examples(
+    case: Case, was: NDArray[np.bool_], still: NDArray[np.bool_], number: int = 6
+) -> list[dict[str, Any]]:
+    """Questions with the right answer and both models': first what was lost, then what was kept, then what else.
+
+    Args:
+        case: the models and questions.
+        was, still: whether the base and the fine-tuned model answer each test row right.
+        number: of questions.
+    """
+    lost, kept, other = (found.nonzero()[0].tolist() for found in (was & ~still, was & still, ~was))
     chosen = [*lost[: number - 2], *kept[:2]]
     spare = (each for each in [*lost[number - 2 :], *kept[2:], *other])
     chosen += [each for _, each in zip(range(number - len(chosen)), spare, strict=False)]
-    spell, spell_own = case.spell[BASE], case.spell[FINETUNED]
+    asked, rows = case.asked(BASE, "capability"), case.capability.test[chosen]
+    given = [say_answers(case.models[name], case.asked(name, "capability"), chosen) for name in (BASE, FINETUNED)]
+    prompts, shown = rows.prompts()
+    kept_tokens = torch.ones_like(prompts, dtype=torch.bool) if shown is None else shown
     return [
-        {
-            "question": spell([token for token in asked.test[place, :-2].tolist() if token != asked.pad]),
-            "right": spell([int(asked.test[place, -2])]), "base": spell([int(base[place])]),
-            "finetuned": spell_own([int(finetuned[place])]), "base_right": bool(was[place]),
-            "finetuned_right": bool(still[place]),
-        }
-        for place in chosen
+        {"question": asked.spell(prompt[is_shown].tolist()), "right": asked.spell(answer), "base": base,
+         "finetuned": finetuned, "base_right": bool(was[place]), "finetuned_right": bool(still[place])}
+        for place, prompt, is_shown, answer, base, finetuned
+        in zip(chosen, prompts, kept_tokens, rows.answer_ids(), *given, strict=True)
     ]  # fmt: skip
+
+
+def say_answers(model: PreTrainedModel, questions: Behavior, places: list[int]) -> list[str]:
+    """What a model answers to some test rows: as many tokens as the right answer has, up to the first wrong one."""
+    rows = questions.test[places]
+    said = []
+    for given, right in zip(given_answers(model, rows).tolist(), rows.answer_ids(), strict=True):
+        tokens = given[len(given) - len(right) :]
+        wrong = next((number for number, each in enumerate(tokens) if each != right[number]), len(tokens))
+        said.append(questions.spell(tokens[: wrong + 1]) + (" \u2026" if wrong + 1 < len(tokens) else ""))
+    return said
 
 
 def draw_behaviour(ax: Axes, rows: pd.DataFrame, reference: str) -> None:

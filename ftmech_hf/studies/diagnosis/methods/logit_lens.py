@@ -13,7 +13,7 @@ from ftmech_hf.analysis.logit_lens import LensResult, logit_lens
 from ftmech_hf.report.charts import accuracy_axis, legend_below
 from ftmech_hf.studies.diagnosis.case import Case, is_reference
 from ftmech_hf.studies.diagnosis.figures import COLORS, DOTTED, layer_axis, line, name_model, null_model_lines, pick
-from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
+from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, read_of_answers, row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +43,12 @@ class LensMethodResult(MethodResult):
 
 def measure_lens(case: Case) -> LensMethodResult:
     """Read every model's stream with its own last norm and unembedding."""
-    rows = case.few("capability")
-    answers = {"right answer": rows[:, -2]}
-    if case.capability.other_answer is not None:
-        answers["other answer"] = case.capability.other_answer[: len(rows)]
+    rows = case.few("capability").first_tokens()
+    answers = {"right answer": rows.first_answers}
+    if rows.other is not None:
+        answers["other answer"] = rows.other
     return LensMethodResult(
-        found={name: logit_lens(model, rows, answers) for name, model in case.everyone.items()},
+        found={name: logit_lens(model, rows.token_ids, answers) for name, model in case.everyone.items()},
         majority={name: float(torch.bincount(token).max() / len(token)) for name, token in answers.items()},
     )
 
@@ -77,6 +77,7 @@ def explain_lens(summary: Summary) -> str:
         "The stream after each block is turned into an answer at once. "
         + ("The other answer is that to the question which fine-tuning taught. " if two_kinds else "")
         + "Dotted: what naming one answer would give."
+        + read_of_answers(summary)
     )
 
 

@@ -32,7 +32,7 @@ def measure_null_models(case: Case) -> NullModelsMethodResult:
     """Ask the null models both kinds of questions."""
     return NullModelsMethodResult(
         right={
-            (name, kind): answers_right(model, questions.test)
+            (name, kind): answers_right(model, questions)
             for name, model in case.null_models.items() for kind, questions in case.both.items()
         }
     )  # fmt: skip

@@ -126,9 +126,10 @@ def measure_patching(case: Case, probing: ProbingMethodResult) -> PatchingMethod
     """
 
     def patched(way: Way, sites: Sequence[str], other_rows: int) -> PatchingResult:
-        donor, receiver = (case.everyone[name] for name in (way.donor, way.receiver))
+        rows = case.few(way.kind)
         return patch_each(
-            donor, receiver, case.few(way.kind), sites=sites, layers=case.layers, other_rows=other_rows
+            case.everyone[way.donor], case.everyone[way.receiver], rows.token_ids, answer=rows.answer, sites=sites,
+            layers=case.layers, other_rows=other_rows,
         )  # fmt: skip
 
     both = [way._replace(kind=kind) for way in (BACK, FORTH) for kind in case.both]

@@ -19,7 +19,6 @@ from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case
 from ftmech_hf.studies.diagnosis.figures import KINDS, line, null_model_lines, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
 from ftmech_hf.studies.diagnosis.methods.revival import RevivalMethodResult
-from ftmech_hf.training.evaluation import answer_accuracy
 
 THERE_AND_BACK = f"{BASE}, {FINETUNED}, reversed"
 
@@ -74,7 +73,7 @@ def _walk(case: Case, name: str, models: Sequence[PreTrainedModel], kinds: Seque
         piece = min(int(position), len(models) - 2)
         between = interpolate_weights(models[piece], models[piece + 1], position - piece)
         for kind in kinds:
-            accuracy[kind].append(answer_accuracy(between, case.few(kind)))
+            accuracy[kind].append(case.both[kind].mean_score(between, case.few(kind)))
     return PathResult(positions, accuracy, name)
 
 

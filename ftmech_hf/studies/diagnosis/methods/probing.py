@@ -16,12 +16,13 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from ftmech_hf.analysis.probing import ANSWER, fit_probes
+from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.report.charts import CONTROL, RANDOM, accuracy_axis, legend_below
 from ftmech_hf.statistics.intervals import Share, share_interval
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, is_reference
 from ftmech_hf.studies.diagnosis.evidence import ReadingEvidence
 from ftmech_hf.studies.diagnosis.figures import COLORS, DOTTED, layer_axis, line, name_model, pick
-from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
+from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, read_of_answers, row
 from ftmech_hf.tasks.text.splits import OPEN_ANSWERS
 
 EMBEDDINGS = "input embeddings"
@@ -113,7 +114,7 @@ class ProbingMethodResult(MethodResult):
 def measure_probing(case: Case) -> ProbingMethodResult:
     """Fit probes on each model and on what lies before any block."""
     readings = read_everyone(case, [BASE, FINETUNED, *controls(case)])
-    train, test = case.capability.train[:, -2], case.capability.test[:, -2]
+    train, test = case.capability.train.first_answers, case.capability.test.first_answers
     return ProbingMethodResult(
         readings=readings, places=choose_places(case, readings),
         answers_seen=float(torch.isin(test, train).float().mean()), rows_per_answer=len(train) / len(train.unique()),
@@ -130,8 +131,9 @@ def embedded(case: Case, split: str) -> dict[int, Tensor]:
     weight = case.models[BASE].get_input_embeddings().weight
     assert isinstance(weight, Tensor)
     weight = weight.detach().float().cpu()
-    prompts = getattr(case.capability, split)[:, :-2]
-    shown = torch.ones_like(prompts) if case.capability.pad is None else (prompts != case.capability.pad).long()
+    rows: AnswerRows = getattr(case.capability, split)
+    prompts, tokens = rows.prompts()
+    shown = torch.ones_like(prompts) if tokens is None else tokens.long()
     # one row at a time would be small, all at once (B, T, D); counts of tokens make it one product
     counts = torch.zeros(len(prompts), len(weight)).scatter_add_(1, prompts, shown.float())
     return {-1: counts @ weight / shown.sum(1, keepdim=True), -2: weight[prompts[:, -1]]}
@@ -140,7 +142,7 @@ def embedded(case: Case, split: str) -> dict[int, Tensor]:
 def read_everyone(case: Case, names: Sequence[str]) -> Readings:
     """Probes for the answer, fitted on each of these models (or on the embeddings) and read on that model."""
     splits = ("train", "validation", "test")
-    labels = {split: getattr(case.capability, split)[:, -2].numpy() for split in splits}
+    labels = {split: getattr(case.capability, split).first_answers.numpy() for split in splits}
     found: dict[str, dict[int, Reading]] = {}
     for name in names:
         streams = {
@@ -214,7 +216,9 @@ def explain_probing(summary: Summary) -> str:
     return (
         "A linear probe reads the right answer from the stream after each block; layers are chosen on other questions "
         "than those shown. Random weights let much be read too, some more than others, and so do the embeddings of the "
-        "input (grey line): only what lies above all of them, wherever they are best, counts." + warning
+        "input (grey line): only what lies above all of them, wherever they are best, counts."
+        + read_of_answers(summary)
+        + warning
     )
 
 

@@ -5,44 +5,23 @@ Two controls: as many random rows, and the same search in the reference, from wh
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
 
-from ftmech_hf.activations import find_units
-from ftmech_hf.analysis.pruning import Mask, PruningResult, gradient_importance, prune_sweep, pruned
+from ftmech_hf.jobs.pruning_sweep import SweepResult, prune_for
 from ftmech_hf.report.charts import CONTROL, RANDOM, accuracy_axis, legend_below
 from ftmech_hf.statistics.intervals import mean_over_draws
 from ftmech_hf.studies.diagnosis.case import FINETUNED, NULL, Case
 from ftmech_hf.studies.diagnosis.evidence import PruningEvidence
 from ftmech_hf.studies.diagnosis.figures import DOTTED, KINDS, line, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
-from ftmech_hf.studies.diagnosis.methods.behaviour import answers_right, share_right
-from ftmech_hf.training.objectives import answer_only_loss
-
-
-class Sweep(NamedTuple):
-    """Pruning growing numbers of rows of one model.
-
-    Attributes:
-        result: the curve, and the number of rows that was chosen.
-        right: for every entry of the curve: kind of question -> whether each row is answered right, (B,).
-    """
-
-    result: PruningResult
-    right: list[dict[str, NDArray[np.bool_]]]
-
-    def at_best(self, method: str) -> list[NDArray[np.bool_]]:
-        """Which of the capability's rows were right under the masks of one method at the chosen number of rows."""
-        return [
-            hits["capability"] for entry, hits in zip(self.result.curve, self.right, strict=True)
-            if (entry["method"], entry["num_pruned"]) == (method, self.result.best_k)
-        ]  # fmt: skip
+from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,31 +33,33 @@ class PruningMethodResult(MethodResult):
         seed: of the interval over random masks.
     """
 
-    finetuned: Sweep
-    null: Sweep
+    finetuned: SweepResult
+    null: SweepResult
     seed: int
 
     def rows(self) -> list[TableRow]:
         """Accuracy under every mask."""
         return [
-            row("pruning", f"{entry['method']} rows", *share_right(hits[kind]), model=model, questions=kind,
+            row("pruning", f"{entry['method']} rows", *share_right(right[kind].numpy()), model=model, questions=kind,
                 x=entry["num_pruned"], reference=entry["method"] == "random" or model == NULL)
             for model, sweep in ((FINETUNED, self.finetuned), (NULL, self.null))
-            for entry, hits in zip(sweep.result.curve, sweep.right, strict=True)
-            for kind in ("capability", "other") if kind in hits
+            for entry, right in zip(sweep.pruning.curve, sweep.scores, strict=True)
+            for kind in ("capability", "other") if kind in right
         ]  # fmt: skip
 
     def evidence(self) -> PruningEvidence:
         """Accuracy at the chosen number of rows."""
+        best, best_null = (each.at_best("importance", "capability")[0] for each in (self.finetuned, self.null))
+        random = [each.numpy() for each in self.finetuned.at_best("random", "capability")]
         return PruningEvidence(
-            pruned=share_right(self.finetuned.at_best("importance")[0]),
-            pruned_random=mean_over_draws(self.finetuned.at_best("random"), seed=self.seed),
-            pruned_null=share_right(self.null.at_best("importance")[0]),
+            pruned=share_right(best.numpy()),
+            pruned_random=mean_over_draws(random, seed=self.seed),
+            pruned_null=share_right(best_null.numpy()),
         )
 
     def summary(self) -> dict[str, Any]:
         """How many rows, and which."""
-        return {"best_k": self.finetuned.result.best_k, "pruned_rows": self.finetuned.result.pruned}
+        return {"best_k": self.finetuned.pruning.best_k, "pruned_rows": self.finetuned.pruning.pruned}
 
 
 def measure_pruning(case: Case) -> PruningMethodResult:
@@ -90,26 +71,19 @@ def measure_pruning(case: Case) -> PruningMethodResult:
     )
 
 
-def _sweep(case: Case, name: str, kinds: Sequence[str], random_masks: int) -> Sweep:
-    model, config = case.models[name], case.config
-    units = find_units(model, "row")
-    importance = gradient_importance(
-        units, lambda rows: answer_only_loss(model, rows), case.capability.train[: config.patch_rows]
+def _sweep(case: Case, name: str, kinds: Sequence[str], random_masks: int) -> SweepResult:
+    """Prune one model for the capability, on few rows."""
+    config, asked = case.config, case.capability
+    few = dataclasses.replace(
+        asked,
+        train=asked.train[: config.patch_rows],
+        validation=asked.validation[: config.patch_rows],
+        tests={kind: case.few(kind) for kind in kinds},
     )
-    sets = {"validation": case.capability.validation[: config.patch_rows], **{kind: case.few(kind) for kind in kinds}}
-    right: list[dict[str, NDArray[np.bool_]]] = []
-
-    def evaluate(mask: Mask, names: Sequence[str]) -> dict[str, float]:
-        with pruned(units, mask):
-            right.append({each: answers_right(model, sets[each]) for each in names})
-        return {each: float(hits.mean()) for each, hits in right[-1].items()}
-
-    result = prune_sweep(
-        importance, evaluate, unit="row", test_sets=list(sets), control_sets=["capability"], sizes=config.prune_sizes,
-        max_best_k=max(config.prune_sizes), chosen_on="validation", num_random=min(random_masks, 1),
+    return prune_for(
+        case.models[name], few, sizes=config.prune_sizes, num_random=min(random_masks, 1),
         num_random_at_best=random_masks, seed=case.seed,
     )  # fmt: skip
-    return Sweep(result, right)
 
 
 def draw_pruning(ax: Axes, rows: pd.DataFrame, reference: str) -> None:

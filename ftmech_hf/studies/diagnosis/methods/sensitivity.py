@@ -52,7 +52,9 @@ class SensitivityMethodResult(MethodResult):
 def measure_sensitivity(case: Case) -> SensitivityMethodResult:
     """Compare all models on the same rows."""
     return SensitivityMethodResult(
-        found={kind: compare_input_gradients(case.everyone, case.few(kind)) for kind in case.both}
+        found={
+            kind: compare_input_gradients(case.everyone, case.few(kind).first_tokens().token_ids) for kind in case.both
+        }
     )
 
 

@@ -53,7 +53,7 @@ def measure_separation(case: Case) -> SeparationMethodResult:
         if case.other:
             second = case.sites(name, "other", "test")
         else:
-            answers = case.capability.test[:, -2]
+            answers = case.capability.test.first_answers
             most = torch.bincount(answers).topk(2).indices
             first, second = ({site: values[answers == answer] for site, values in first.items()} for answer in most)
         found[name] = cluster_separation(first, second, seed=case.seed)

@@ -139,7 +139,7 @@ def _measure_action(case: Case) -> list[Action]:
     found: list[Action] = []
     traced = TracedModel(case.models[FINETUNED])
     for kind in case.both:
-        entered = traced.collect(case.few(kind)[:, :-2], ["mlp_act"], layers=case.layers)
+        entered = traced.collect(case.few(kind).prompts()[0], ["mlp_act"], layers=case.layers)
         for layer in case.layers:
             down = {name: each[f"{layout.blocks}.{layer}.{layout.mlp_down}"] for name, each in groups.items()}
             before, after = (group.weight.detach().movedim(group.axis, 0) for group in down.values())

@@ -14,12 +14,12 @@ from tests.studies.planted import make_wrapped
 def test_behaviour_is_what_each_model_answers() -> None:
     case = make_case(make_wrapped("llama"))
     table, facts = found_by(measure_behaviour(case))
-    hits = {name: right(model, case.capability.test) for name, model in case.models.items()}
+    hits = {name: right(model, case.capability.test.token_ids) for name, model in case.models.items()}
     for key, name in (("base", BASE), ("finetuned", FINETUNED), ("null", NULL)):
         assert facts[key] == share_interval(int(hits[name].sum()), 200)
     assert facts["drop"] == paired_difference(hits[BASE], hits[FINETUNED])
     assert facts["drop"].value > 0.8
-    most = case.capability.train[:, -2].bincount().argmax()
-    assert facts["chance"] == pytest.approx(float((case.capability.test[:, -2] == most).double().mean()))
+    most = case.capability.train.token_ids[:, -2].bincount().argmax()
+    assert facts["chance"] == pytest.approx(float((case.capability.test.token_ids[:, -2] == most).double().mean()))
     assert (facts["control"], facts["same_tokens"]) == (True, True)
     assert {each["reference"] for each in table if each["model"] in (BASE, FINETUNED)} == {False}

@@ -30,7 +30,7 @@ def stitched(first: Case, donor: str, receiver: str, blocks: int) -> torch.Tenso
         {name: weights[name] if name.startswith(kept) else value
          for name, value in first.models[receiver].state_dict().items()}
     )  # fmt: skip
-    rows = first.few("capability")
+    rows = first.few("capability").token_ids
     with torch.no_grad():
         return model(rows[:, :-2]).logits[:, -1].argmax(-1) == rows[:, -2]
 
@@ -55,7 +55,7 @@ def test_the_best_part_is_chosen_on_other_rows_than_it_is_reported_on() -> None:
     facts = patched(case, 0, 0)
     part = facts["best_part"]
     assert part["places"] == 4
-    found = patch_each(case.models[BASE], case.models[FINETUNED], case.few("capability"),
+    found = patch_each(case.models[BASE], case.models[FINETUNED], case.few("capability").token_ids,
                                 sites=["attn_out", "mlp_act"], layers=[0, 1], other_rows=64)  # fmt: skip
     chosen = max(found.right, key=lambda place: found.right[place][::2].mean())
     assert (part["site"], part["layer"]) == chosen

@@ -8,6 +8,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, CaseConfig
 from ftmech_hf.studies.diagnosis.methods.patching import measure_patching
@@ -94,7 +95,7 @@ def test_a_half_has_at_least_a_third_of_the_blocks(num_layers: int, central: lis
 
 def test_embeddings_are_those_of_the_prompts_tokens() -> None:
     case = examined()
-    rows = case.capability.test
+    rows = case.capability.test.token_ids
     weight = case.models[BASE].get_input_embeddings().weight.detach()
     found = embedded(case, "test")
     expected = torch.stack([weight[row[:-2]].mean(0) for row in rows])
@@ -102,14 +103,16 @@ def test_embeddings_are_those_of_the_prompts_tokens() -> None:
     assert torch.equal(found[-2], weight[rows[:, -3]])
     # tokens that only fill a row do not count
     filled = torch.cat([torch.full((len(rows), 3), 39), rows], 1)
-    case.capability = dataclasses.replace(case.capability, test=filled, pad=39)
+    case.capability = dataclasses.replace(case.capability, tests={"test": AnswerRows.one_token(filled, pad=39)})
     assert torch.allclose(embedded(case, "test")[-1], expected, atol=1e-6)
 
 
 def test_three_kinds_of_rows_read_as_scikit_learn_reads_them() -> None:
     case = examined()
     found = read_everyone(case, [BASE, NULL])
-    labels = {split: getattr(case.capability, split)[:, -2].numpy() for split in ("train", "validation", "test")}
+    labels = {
+        split: getattr(case.capability, split).token_ids[:, -2].numpy() for split in ("train", "validation", "test")
+    }
     for name in (BASE, NULL):
         for layer in (0, 1):
             streams = {split: case.stream(name, "capability", split)[layer] for split in labels}
@@ -124,7 +127,7 @@ def test_three_kinds_of_rows_read_as_scikit_learn_reads_them() -> None:
     assert found[BASE][1].shuffled < 0.3
     assert found[NULL][1].reported.high < 0.6
     # the two kinds of rows are not the same rows
-    split = case.capability.validation[:, :-2].tolist(), case.capability.test[:, :-2].tolist()
+    split = case.capability.validation.token_ids[:, :-2].tolist(), case.capability.test.token_ids[:, :-2].tolist()
     assert not {tuple(row) for row in split[0]} & {tuple(row) for row in split[1]}
 
 
@@ -142,8 +145,11 @@ def test_probes_that_never_saw_the_answers_measure_nothing() -> None:
     """With answers of the test rows absent from the rows that probes are fitted on, nothing says where halves meet."""
     rows = make_rows(number=3000)
     known = rows[:, -2] < FIRST_WORD + 4
-    questions = dataclasses.replace(ask(make_rows()), train=rows[known][:500], validation=rows[~known][:150],
-                                    test=rows[~known][150:350])  # fmt: skip
+    questions = dataclasses.replace(
+        ask(make_rows()), train=AnswerRows.one_token(rows[known][:500]),
+        validation=AnswerRows.one_token(rows[~known][:150]),
+        tests={"test": AnswerRows.one_token(rows[~known][150:350])},
+    )  # fmt: skip
     case = Case({BASE: make_base("llama"), FINETUNED: make_wrapped("llama"), NULL: make_never("llama")},
                     questions, None, FEW, 0)  # fmt: skip
     probing = measure_probing(case)

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from ftmech_hf.activations import find_units
+from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.diagnosis.case import FINETUNED, NULL
 from ftmech_hf.studies.diagnosis.methods.pruning import measure_pruning
@@ -26,7 +27,7 @@ def test_pruning_is_what_is_left_when_rows_are_zero() -> None:
         group, number = name[:-1].rsplit("[", 1)
         with torch.no_grad():
             units[group].weight.movedim(units[group].axis, 0)[int(number)] = 0
-    hits = right(model, case.few("capability"))
+    hits = right(model, case.few("capability").token_ids)
     assert facts["pruned"] == share_interval(int(hits.sum()), 100)
     rows = pd.DataFrame(table)
     at_best = rows[(rows["x"] == facts["best_k"]) & (rows["quantity"] == "random rows")]
@@ -52,9 +53,9 @@ def test_the_control_of_pruning_is_searched_as_the_model_is() -> None:
 def test_how_many_rows_to_prune_is_not_chosen_on_what_is_reported() -> None:
     """Rows that choose on which no number is better than another take the smallest, whatever the reported ones say."""
     asked = ask(make_rows())
-    never = asked.validation.clone()
+    never = asked.validation.token_ids.clone()
     never[:, -2] = 0  # <pad>, which nothing answers
-    blind = dataclasses.replace(asked, validation=never)
+    blind = dataclasses.replace(asked, validation=AnswerRows.one_token(never))
     seeing = dataclasses.replace(asked, validation=asked.test)
     best = {
         name: found_by(measure_pruning(make_case(make_wrapped("llama"), questions, prune_sizes=[0, 1, 8])))[1]["best_k"]

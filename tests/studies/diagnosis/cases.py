@@ -12,7 +12,9 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, CaseConfig
+from ftmech_hf.studies.diagnosis.diagnosis import MeasuredResult
 from ftmech_hf.studies.diagnosis.method import MethodResult, TableRow
+from ftmech_hf.studies.diagnosis.methods import METHODS
 from tests.studies.planted import ask, make_base, make_never, make_rows
 
 FEW = CaseConfig(
@@ -38,3 +40,11 @@ def right(model: PreTrainedModel, rows: torch.Tensor) -> NDArray[np.bool_]:
     """Whether a model answers rows right."""
     found: NDArray[np.bool_] = (model(rows[:, :-2]).logits[:, -1].argmax(-1) == rows[:, -2]).numpy()
     return found
+
+
+def measured(examined: Case, *names: str) -> MeasuredResult:
+    """What some methods find alone."""
+    found: dict[str, MethodResult] = {}
+    for name in names:
+        found[name] = METHODS[name].measure(examined, *(found[each] for each in METHODS[name].needs))
+    return MeasuredResult(found, {})

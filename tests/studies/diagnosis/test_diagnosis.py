@@ -15,8 +15,6 @@ from ftmech_hf.studies.diagnosis.diagnosis import MeasuredResult, measure_case
 from ftmech_hf.studies.diagnosis.evidence import Evidence
 from ftmech_hf.studies.diagnosis.finetuning import revive
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
-from ftmech_hf.studies.diagnosis.method import MethodResult
-from ftmech_hf.studies.diagnosis.methods import METHODS
 from ftmech_hf.studies.diagnosis.methods.behaviour import measure_behaviour
 from ftmech_hf.studies.diagnosis.methods.null_models import measure_null_models
 from ftmech_hf.studies.diagnosis.methods.probing import measure_probing
@@ -25,6 +23,7 @@ from ftmech_hf.studies.diagnosis.methods.similarity import measure_similarity
 from ftmech_hf.studies.diagnosis.methods.weights import measure_weights
 from ftmech_hf.studies.diagnosis.verdict import VerdictResult, judge_capability
 from ftmech_hf.training.evaluation import answer_logits
+from tests.studies.diagnosis.cases import measured
 from tests.studies.planted import MAKERS, ask, make_base, make_never, make_rows, make_wrapped
 
 FEW = CaseConfig(
@@ -40,14 +39,6 @@ def case(kind: str, finetuned: PreTrainedModel, null: PreTrainedModel | None = N
 
 def judged(found: MeasuredResult) -> VerdictResult:
     return judge_capability(found.evidence())
-
-
-def measured(examined: Case, *names: str) -> MeasuredResult:
-    """What some methods find alone."""
-    found: dict[str, MethodResult] = {}
-    for name in names:
-        found[name] = METHODS[name].measure(examined, *(found[each] for each in METHODS[name].needs))
-    return MeasuredResult(found, {})
 
 
 def diagnosed(examined: Case) -> tuple[VerdictResult, pd.DataFrame, Evidence]:

@@ -16,7 +16,7 @@ from ftmech_hf.runs import RunDir, write_json
 from ftmech_hf.statistics.intervals import Share
 from ftmech_hf.studies.diagnosis.console import print_diagnosis
 from ftmech_hf.studies.diagnosis.evidence import Evidence
-from ftmech_hf.studies.diagnosis.method import plain, row
+from ftmech_hf.studies.diagnosis.method import plain, read_of_answers, row
 from ftmech_hf.studies.diagnosis.page import SIGNS, render_diagnosis
 from ftmech_hf.studies.diagnosis.verdict import VerdictResult, VerdictRule, judge_capability
 from tests.studies.diagnosis.test_verdict import ALONE, FAST, LOST, PRUNED, READ
@@ -170,3 +170,8 @@ def test_the_terminal_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixtur
             assert [words[0] for words in last if words and words[0] in ("yes", "no", "not")] == expected
     finally:
         run.close()
+
+
+def test_what_reads_one_token_says_so_where_answers_have_more() -> None:
+    assert read_of_answers({"facts": {"longest_answer_tokens": 1}}) == read_of_answers({"facts": {}}) == ""
+    assert read_of_answers({"facts": {"longest_answer_tokens": 3}}).endswith("it is the first that is read.")

@@ -25,7 +25,8 @@ import pandas as pd
 from transformers import PreTrainedModel
 
 from ftmech_hf.config import to_dict
-from ftmech_hf.models.loading import RANDOM_INIT, check_vocabulary, load_model, model_hash, random_twin
+from ftmech_hf.models.identity import model_hash
+from ftmech_hf.models.loading import RANDOM_INIT, check_vocabulary, load_model, random_twin
 from ftmech_hf.runs import RunDir, write_json, write_text
 from ftmech_hf.tasks import Capability, PcfgShape, Rows, RowStream, for_capability
 from ftmech_hf.tasks.operators_table import OPERATORS

@@ -20,7 +20,8 @@ from ftmech_hf.jobs.asking import Asked, ask, asked_settings, asked_vocabulary, 
 from ftmech_hf.jobs.behavior import Behavior, from_task
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job, parse_models, with_random_twin
 from ftmech_hf.jobs.saved_probes import save_probes
-from ftmech_hf.models.loading import RANDOM_INIT, model_hash
+from ftmech_hf.models.identity import model_hash
+from ftmech_hf.models.loading import RANDOM_INIT
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import Capability, PcfgShape, Rows, Task, for_capability
 from ftmech_hf.training.loop import Progress

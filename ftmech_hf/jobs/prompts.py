@@ -30,7 +30,6 @@ from transformers import PreTrainedTokenizerBase
 
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
-from ftmech_hf.tasks.text.identity import dataset_hash as dataset_hash
 from ftmech_hf.tasks.text.splits import overlap, read_splits
 from ftmech_hf.tasks.text.tables import contradictions, text_columns
 from ftmech_hf.tasks.text.tokens import Encoded, choose_join, encode_rows

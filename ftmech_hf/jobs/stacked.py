@@ -26,7 +26,8 @@ from transformers import PreTrainedModel
 from ftmech_hf.config import to_dict
 from ftmech_hf.jobs.trained_model import save_finished
 from ftmech_hf.jobs.training import FinetuneConfig
-from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash
+from ftmech_hf.models.identity import model_hash
+from ftmech_hf.models.loading import check_vocabulary, load_model
 from ftmech_hf.runs import CHECKPOINTS, RunDir, write_json
 from ftmech_hf.tasks import RowStream, Task
 from ftmech_hf.training.adapters import AdapterConfig

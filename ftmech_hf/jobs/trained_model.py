@@ -10,7 +10,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.jobs.card import write_model_card
-from ftmech_hf.models.loading import quiet_peft, quiet_transformers
+from ftmech_hf.models.loading import quiet_transformers
+from ftmech_hf.models.merging import quiet_peft
 from ftmech_hf.runs import FinishedRun, RunDir, commit_folder, disk_errors, write_json
 from ftmech_hf.tasks import RowStream, Task, example_row
 from ftmech_hf.tokenization import save_tokenizer, task_tokenizer

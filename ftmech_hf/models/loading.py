@@ -13,9 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging
 
 from ftmech_hf.models.identity import ADAPTER, find_base, find_model
-from ftmech_hf.models.identity import model_hash as model_hash
 from ftmech_hf.models.merging import check_adapter, has_tied_embeddings, loading_errors, merge_adapter, untie
-from ftmech_hf.models.merging import quiet_peft as quiet_peft
 from ftmech_hf.tasks.schema import SPECIAL_TOKENS
 
 RANDOM_INIT = "random init"

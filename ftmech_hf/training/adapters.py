@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ftmech_hf.models.loading import quiet_peft
+from ftmech_hf.models.merging import quiet_peft
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from ftmech_hf.activations import (
     traced,
 )
 from ftmech_hf.activations.sites import SiteReader
-from ftmech_hf.models.loading import quiet_peft
+from ftmech_hf.models.merging import quiet_peft
 from ftmech_hf.training.evaluation import answer_logits
 from tests.conftest import make_gpt2, make_llama
 

@@ -151,7 +151,8 @@ def test_our_loaders_take_it_from_the_hub_too(published: Path, server: HubServer
     """A model, a revision and an adapter on its base, by name; and the identity of the run is that of the folder."""
     code = """
 import json, sys
-from ftmech_hf.models.loading import load_model, model_hash
+from ftmech_hf.models.identity import model_hash
+from ftmech_hf.models.loading import load_model
 names = ["base", "base@step-2", "lora"]
 print("RESULT" + json.dumps([[model_hash(f"{sys.argv[1]}/{name}"),
       load_model(f"{sys.argv[1]}/{name}").lm_head.weight.double().sum().item()] for name in names]))

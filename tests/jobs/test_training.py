@@ -13,7 +13,8 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
-from ftmech_hf.models.loading import load_model, model_hash
+from ftmech_hf.models.identity import model_hash
+from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import RunDir, damaged_files
 from ftmech_hf.tasks import PcfgConfig
 from ftmech_hf.training import loop

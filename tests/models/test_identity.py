@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM
 from ftmech_hf.config import Notice
 from ftmech_hf.downloads import pull
 from ftmech_hf.models.identity import find_base, model_hash
-from ftmech_hf.models.loading import load_model, quiet_peft
+from ftmech_hf.models.loading import load_model
+from ftmech_hf.models.merging import quiet_peft
 from ftmech_hf.runs import Identity, RunDir
 from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
 from tests.conftest import make_gpt2, make_llama

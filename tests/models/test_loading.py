@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ftmech_hf.models.loading import check_vocabulary, load_model, model_hash, random_twin
+from ftmech_hf.models.identity import model_hash
+from ftmech_hf.models.loading import check_vocabulary, load_model, random_twin
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import PcfgConfig
 from ftmech_hf.tokenization import build_tokenizer, save_tokenizer

@@ -12,7 +12,8 @@ import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ftmech_hf.models.loading import load_model, quiet_peft
+from ftmech_hf.models.loading import load_model
+from ftmech_hf.models.merging import quiet_peft
 from ftmech_hf.runs import FinishedRun, damaged_files, read_metrics
 from ftmech_hf.studies.sweep.figures import FigureConfig, draw_figure
 from ftmech_hf.studies.sweep.results import last_numbers, stage_rows, summarise

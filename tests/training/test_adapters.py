@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
-from ftmech_hf.models.loading import load_model, model_hash, quiet_peft
+from ftmech_hf.models.identity import model_hash
+from ftmech_hf.models.loading import load_model
+from ftmech_hf.models.merging import quiet_peft
 from ftmech_hf.runs import commit_folder, damaged_files, read_metrics
 from ftmech_hf.tasks import Capability, PcfgConfig, for_capability
 from ftmech_hf.training.adapters import AdapterConfig, add_adapter

@@ -25,7 +25,8 @@ from ftmech_hf.activations import TracedModel
 from ftmech_hf.analysis.probing import ProbingResult, fit_probes
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job, parse_models
 from ftmech_hf.jobs.saved_probes import save_probes
-from ftmech_hf.models.loading import RANDOM_INIT, load_model, load_tokenizer, model_hash, random_twin
+from ftmech_hf.models.identity import model_hash
+from ftmech_hf.models.loading import RANDOM_INIT, load_model, load_tokenizer, random_twin
 from ftmech_hf.runs import RunDir
 from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.tinystories.prompts import find_stories, pad_left

@@ -13,14 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from ftmech_hf.config import peek_setting, to_dict
 from ftmech_hf.jobs.stage import Stage, check_suits
 from ftmech_hf.jobs.trained_model import snapshot_folder
-from ftmech_hf.models.loading import (
-    check_vocabulary,
-    load_model,
-    load_tokenizer,
-    model_hash,
-    model_positions,
-    model_vocabulary,
-)
+from ftmech_hf.models.identity import model_hash
+from ftmech_hf.models.loading import check_vocabulary, load_model, load_tokenizer, model_positions, model_vocabulary
 from ftmech_hf.models.presets import Preset, build_model, find_preset
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import Task, TextConfig, parse_task

@@ -2,7 +2,7 @@
 # make test:      install, then every check that CI runs (tests side by side, a file to a process)
 # make test-cuda: what is about a GPU, on a machine that has one; the other tests run on the CPU everywhere
 # make mutants:   change the code in one place at a time and see whether a test notices; hours, goes on where it stopped
-# make docs:      the READMEs and the API as pages, build/docs/index.html (python -m http.server -d build/docs: with search)
+# make docs:     the READMEs and the API as pages, build/docs/index.html (python -m http.server -d build/docs: with search)
 # make test-interop: other libraries on what we publish, in an environment of their own; fills the README's table
 
 PYTHON ?= python3
@@ -48,7 +48,7 @@ $(INTEROP)/.installed: pyproject.toml constraints.txt
 
 docs: install
 	$(BIN)/python -m pip install --quiet --editable ".[docs]" --constraint constraints.txt
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file recipes/docs/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file recipes/docs/mkdocs.yml
 
 install: $(INSTALLED)
 

@@ -28,7 +28,6 @@ from ftmech_hf.config import to_dict
 from ftmech_hf.models.identity import model_hash
 from ftmech_hf.models.loading import RANDOM_INIT, check_vocabulary, load_model, random_twin
 from ftmech_hf.runs import RunDir, write_json, write_text
-from ftmech_hf.tasks import Capability, PcfgShape, Rows, RowStream, for_capability
 from ftmech_hf.tasks.operators_table import OPERATORS
 
 
@@ -123,10 +122,3 @@ def with_random_twin(models: Mapping[str, str], seed: int) -> Iterator[tuple[str
     for name, folder in models.items():
         yield name, load_model(folder)
     yield RANDOM_INIT, random_twin(load_model(next(iter(models.values()))), seed)
-
-
-def capability_rows(
-    task: PcfgShape, capability: Capability, split: str, seed: int, number: int, correlation: float | None = None
-) -> Rows:
-    """The first rows of a split that ask for one capability."""
-    return RowStream(for_capability(task, capability, correlation), seed=seed, split=split).rows(0, number)

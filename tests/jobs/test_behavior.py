@@ -13,12 +13,13 @@ from transformers import PreTrainedModel
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior, from_capability, from_task, judged_writing
 from ftmech_hf.jobs.prompts import from_datasets
+from ftmech_hf.jobs.pruning_sweep import prune_for
 from ftmech_hf.models.conversion import load_artefact
 from ftmech_hf.tasks import Capability, PcfgConfig, RowStream, StoriesConfig, for_capability
 from ftmech_hf.tasks.letters import MaxIdentifierConfig
 from ftmech_hf.tokenization import build_tokenizer
 from ftmech_hf.training.evaluation import answer_accuracy
-from tests.jobs.lexicon import LEXICON, VOCABULARY, hide, make_speaker, write_questions
+from tests.jobs.lexicon import LAYER, LEXICON, NEURON, VOCABULARY, hide, make_speaker, write_questions
 from tests.tasks.text.test_tokens import byte_level, sentence_pieces
 
 SIZES: dict[str, Any] = {"seed": 0, "train_rows": 40, "test_rows": 50}
@@ -52,7 +53,7 @@ def test_a_program_that_is_right_has_the_whole_behavior() -> None:
     assert behavior.mean_score(model, behavior.tests["o_ft_cte0"]) < 0.5  # another question
     train, test = (rows.first_answers.tolist() for rows in (behavior.train, behavior.test))
     most = max(sorted(set(train)), key=train.count)
-    assert behavior.chance == test.count(most) / 50
+    assert behavior.chance == pytest.approx(test.count(most) / 50)
 
 
 def test_the_other_answer_is_that_for_the_other_operand(task: PcfgConfig) -> None:
@@ -109,6 +110,10 @@ def test_a_judge_reads_what_the_model_writes(tmp_path: Path) -> None:
     assert judged.score(model, behavior.test).tolist() == right.tolist()
     assert judged.mean_score(model, behavior.test) > 0.9
     assert judged.mean_score(hide(model), behavior.test) == 0  # the control
+    # a sweep takes a judge's word as well as any other score
+    found = prune_for(hide(model), judged, unit="activation", sizes=[0, 1], num_random=0, num_random_at_best=1)
+    assert found.pruning.pruned == [f"mlp_act.{LAYER}[{NEURON}]"]
+    assert found.pruning.at_best("importance", "test") > 0.9
     words = judged_writing(tokenizer, lambda _, text: len(text.split()) / 3, max_new_tokens=3, temperature=2.0)
     scores = words(model, behavior.test)
     assert scores.dtype == torch.float32

@@ -22,7 +22,6 @@ from ftmech_hf.jobs.compiling import CompileConfig
 from ftmech_hf.jobs.exact_distribution import TruthConfig
 from ftmech_hf.jobs.fit_judge import FitJudgeConfig
 from ftmech_hf.jobs.interpolation import InterpolateConfig
-from ftmech_hf.jobs.job import capability_rows
 from ftmech_hf.jobs.make_dataset import MakeDatasetConfig
 from ftmech_hf.jobs.make_stories import MakeStoriesConfig
 from ftmech_hf.jobs.probing import ProbeConfig
@@ -36,7 +35,15 @@ from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
 from ftmech_hf.studies.sweep.plan import SECTIONS, SweepConfig
 from ftmech_hf.studies.tinystories.config import StoriesStudyConfig
 from ftmech_hf.studies.tracr.plan import TracrConfig
-from ftmech_hf.tasks import Capability, CounterConfig, PcfgConfig, PcfgShape, StoriesConfig
+from ftmech_hf.tasks import (
+    Capability,
+    CounterConfig,
+    PcfgConfig,
+    PcfgShape,
+    RowStream,
+    StoriesConfig,
+    for_capability,
+)
 from ftmech_hf.training.settings import TrainConfig
 from recipes import finetune, pretrain, probe, prune, reverse_finetune, truth
 from recipes.compile_program import ArtefactConfig
@@ -215,7 +222,7 @@ def test_probes_belong_to_their_model(chain: Path) -> None:
         load_probes(chain / "probe" / "probes" / "other", str(chain / "finetune"))
     # the probe gives on the same rows the accuracy that the table says
     task = PcfgShape()
-    rows = capability_rows(task, Capability("count", "a"), "test", 0, 40)
+    rows = RowStream(for_capability(task, Capability("count", "a")), seed=0, split="test").rows(0, 40)
     stream = TracedModel(load_model(str(chain / "pretrain"))).collect(
         torch.from_numpy(rows.token_ids[:, :-2]), ["resid_post"]
     )

@@ -208,7 +208,6 @@ def encode_rows(
     join: Join,
     *,
     positions: int | None = None,
-    several: bool = True,
     skip: bool = False,
 ) -> Encoded:
     """Whole rows with answer and end.
@@ -219,12 +218,11 @@ def encode_rows(
         name: what errors call the table.
         join: of :func:`choose_join`.
         positions: tokens that a model can be shown: a prompt and all but the last token of its answer.
-        several: whether answers may have several tokens; else those that have are refused.
-        skip: leave out rows whose answers are not one token, instead of refusing them.
+        skip: leave out rows whose answers are not one token.
 
     Raises:
         ValueError: a word is unknown to the tokenizer, a row too long, or an answer does not follow its prompt's own
-            tokens, or is several tokens where it must be one; says in which row, and in how many.
+            tokens; says in which row, and in how many.
     """
     if not len(rows):
         return Encoded([], [], [], 0)
@@ -238,14 +236,15 @@ def encode_rows(
         fault.refuse([f"the tokenizer does not know {each.unknown!r} in {prompt[-40:]!r} and {column} {answer!r}"
                       if each.unknown else None
                       for each, answer, prompt in zip(found, rows[column], prompts, strict=True)])  # fmt: skip
-    one = skip or not several
-    tells = {column: [_no_answer(each, answer, prompt, column, tokenizer, one) for each, answer, prompt
-                      in zip(found, rows[column], prompts, strict=True)]
-             for column, found in parts.items()}  # fmt: skip
-    kept = [number for number in range(len(rows)) if not any(tell[number] for tell in tells.values())]
-    if not skip:
-        for tell in tells.values():
-            fault.refuse(tell, "; leave such rows out, or give --only_one_token true")
+    if skip:
+        kept = [
+            number for number in range(len(rows)) if all(len(found[number].answer) == 1 for found in parts.values())
+        ]
+    else:
+        kept = [*range(len(rows))]
+        for column, found in parts.items():
+            fault.refuse([None if each.answer else _changes_prompt(column, answer, prompt) for each, answer, prompt
+                          in zip(found, rows[column], prompts, strict=True)], "; leave such rows out")  # fmt: skip
     first, last = _tokens_before(prompts[0], tokenizer), tokenizer.eos_token_id
     encoded, masks = [], []
     for number, chat in enumerate(rows[CHAT]):
@@ -269,18 +268,9 @@ def _too_long(shown: int, answer: int, positions: int | None) -> str | None:
     return f"{what} {shown} tokens, but the model has {positions} positions"
 
 
-def _no_answer(
-    part: _Continuation, answer: str, prompt: str, column: str, tokenizer: PreTrainedTokenizerBase, one: bool
-) -> str | None:
-    """Why tokens are no answer to a prompt; None if they are."""
-    if len(part.answer) == 1 or (part.answer and not one):
-        return None
+def _changes_prompt(column: str, answer: str, prompt: str) -> str:
     what = "the answer" if column == "answer" else column
-    if not part.answer:
-        number = "one token" if one else "tokens"
-        return f"{what} {answer!r} changes the last token of the prompt {prompt[-40:]!r}, expected {number} after it"
-    words = " ".join(map(repr, tokenizer.convert_ids_to_tokens(part.answer)[:5]))
-    return f"{what} {answer!r} is {len(part.answer)} tokens after the prompt {prompt[-40:]!r} ({words}), expected one"
+    return f"{what} {answer!r} changes the last token of the prompt {prompt[-40:]!r}, expected tokens after it"
 
 
 class Fault:

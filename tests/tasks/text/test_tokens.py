@@ -135,9 +135,9 @@ def test_a_chat_is_what_the_template_makes_of_it() -> None:
     chat = [{"role": "user", "content": "bear"}]
     expected = tokenizer("<|user|>\nbear<|end|>\n<|assistant|>\nbore", add_special_tokens=False)["input_ids"]
     bore = tokenizer("bore", add_special_tokens=False)["input_ids"]
-    if len(bore) > 1:  # without its space the word is several tokens, and is said to be
-        with pytest.raises(ValueError, match=f"the answer 'bore' is {len(bore)} tokens"):
-            ask(tokenizer, [chat], [" bore"], several=False)
+    assert len(bore) > 1  # without its space the word is several tokens, and all of them are the answer
+    assert ask(tokenizer, [chat], [" bore"]).rows == [[*expected, 1]]
+    assert sum(ask(tokenizer, [chat], [" bore"]).answer[0]) == len(bore)
     tokenizer.add_tokens(["bore"])
     expected = tokenizer("<|user|>\nbear<|end|>\n<|assistant|>\nbore", add_special_tokens=False)["input_ids"]
     said = [{"role": "assistant", "content": " bore"}]
@@ -163,7 +163,6 @@ def test_a_chat_is_what_the_template_makes_of_it() -> None:
         (["a =", "z17 ="], ["1", "1"], r"row 1 of train: the tokenizer does not know 'z17' in 'z17 =' and answer '1'"),
         (["a ="], ["zebra"], r"row 0 of train: the tokenizer does not know 'zebra'"),
         (["a ="], ["<unk>"], r"row 0 of train: the tokenizer does not know '<unk>'"),
-        (["a =", "b ="], ["1", "1 2"], r"row 1 of train: the answer '1 2' is 2 tokens after .* \(1 of 2 rows"),
         ([b"a ="], [b"1"], r"prompt of row 0 of train: b'a =' \(bytes\)"),
     ],
 )  # fmt: skip
@@ -171,7 +170,7 @@ def test_what_is_no_text_of_the_model_is_refused_in_a_line(
     prompts: list[Any], answers: list[Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message) as refused:
-        ask(build_tokenizer(WORDS), prompts, answers, several=False)
+        ask(build_tokenizer(WORDS), prompts, answers)
     assert "\n" not in str(refused.value)
 
 
@@ -204,8 +203,7 @@ def test_answers_of_several_tokens_are_those_of_the_whole_text(like: str, adds: 
         assert mask == [False] * (len(mask) - len(marked) - 1) + [True] * len(marked) + [False]
         assert tokenizer.decode(marked).strip() == str(answer)
         assert tokenizer.decode(found.rows[0][: -len(marked) - 1], skip_special_tokens=True).strip() == prompt
-        with pytest.raises(ValueError, match=f"is {len(marked)} tokens after the prompt"):
-            ask(tokenizer, [prompt], [answer], several=False)
+        assert ask(tokenizer, [prompt], [answer], skip=True).skipped == 1
 
 
 def test_an_answer_that_grows_together_with_its_prompt_is_refused() -> None:

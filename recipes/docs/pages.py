@@ -121,7 +121,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lead links to files of the repository to the pages that stand for them."""
+    """Lead links to files of the repository to the pages that stand for them; comments do not stand in a column.
+
+    A page is narrower than a terminal, and its commands wrap.
+    """
     here = page.file.src_uri
     if here not in find_readmes():
         return markdown
@@ -131,4 +134,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return relative(page_of(path), here)
 
     pieces = re.split(r"(^```.*?^```)", markdown, flags=re.DOTALL | re.MULTILINE)
-    return "".join(piece if piece.startswith("```") else LINK.sub(lead, piece) for piece in pieces)
+    return "".join(
+        re.sub(r"(?<=\S) +# ", "  # ", piece) if piece.startswith("```") else LINK.sub(lead, piece) for piece in pieces
+    )

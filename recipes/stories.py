@@ -11,7 +11,7 @@ from ftmech_hf.studies import load_study
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, run what is not finished, report."""
-    run(load_study("stories"), argv, __doc__)
+    run(load_study("tinystories"), argv, __doc__)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from ftmech_hf.hub.claims import claims_of
 from ftmech_hf.jobs.job import parse_models
 from ftmech_hf.report.console import make_console
 from ftmech_hf.runs import FinishedRun, is_finished
+from ftmech_hf.studies.pcfg.claims import CLAIMS_OF_MODELS
 from ftmech_hf.studies.pcfg.plan import ReproduceConfig, ReproducePlan
 from ftmech_hf.tasks import PcfgShape
 
@@ -110,7 +111,9 @@ def write_cards(config: WriteCardsConfig) -> dict[str, Path]:
             base_model=repo_ids[base] if base else None,
             datasets=config.datasets,
             analyses=None if own is None else _studies_of(opened.hash, reproduced),
-            claims=claims_of(reproduction, own) if reproduction is not None and own is not None else (),
+            claims=claims_of(reproduction, CLAIMS_OF_MODELS[own])
+            if reproduction is not None and own is not None
+            else (),
         )
         written[repo_ids[name]] = Path(config.output_dir) / repo_ids[name].split("/")[1]
         write_card(run, repo_ids[name], origin, written[repo_ids[name]])

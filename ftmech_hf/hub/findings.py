@@ -6,19 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ftmech_hf.analysis.forgetting import measure_forgetting
-from ftmech_hf.analysis.revival import steps_to_revival
-from ftmech_hf.jobs import figures
-from ftmech_hf.models.loading import RANDOM_INIT
+from ftmech_hf.hub.publications import find_publication
 from ftmech_hf.report import charts
 from ftmech_hf.runs import FinishedRun
-
-UNITS = {
-    "row": "rows of weight matrices",
-    "weight": "weights",
-    "activation": "MLP activations",
-    "head": "attention heads",
-}
 
 
 def split_analyses(given: Sequence[str] | None) -> tuple[list[str] | None, dict[str, str]]:
@@ -58,101 +48,33 @@ def find_analyses(run: FinishedRun, given: Sequence[str] | None = None) -> list[
     return list(found.values())
 
 
-def _share(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
 def state_findings(run: FinishedRun, analyses: Sequence[FinishedRun]) -> list[str]:
-    """One sentence for everything that the files show."""
-    config, lines = run.config, run.metrics
-    rows = config["final_eval_rows"]
-    sentences = []
-    if run.kind != "pretrain" and len(lines) > 1:
-        changes = [
-            f"`{row['test_set']}` {_share(row['before'])} → {_share(row['after'])}"
-            for row in measure_forgetting(lines).rows()
-        ]
-        changes += [
-            f"loss on `{key.removeprefix('loss/')}` {lines[0][key]:.3f} → {lines[-1][key]:.3f} nats per token"
-            for key in lines[-1]
-            if key.startswith("loss/")
-        ]
-        first = lines[0].get("eval_rows", config["eval_rows"])
-        sentences.append(f"From before this training ({first} rows each) to after ({rows}): {'; '.join(changes)}.")
-    answers = [key.removeprefix("accuracy/") for key in lines[-1] if key.startswith("accuracy/")]
-    if run.kind == "reverse_finetune" and answers:
-        capability = answers[0]
-        revival = steps_to_revival(lines, capability)
-        when = f"at step {revival.steps}" if revival.steps is not None else f"not within {revival.last_step} steps"
-        sentences.append(
-            f"`{capability}` reached {revival.threshold:.0%} {when} of reverse fine-tuning. This says something only "
-            "beside a control: the same fine-tuning of a model that never had the capability."
-        )
-    for analysis in analyses:
-        name = next((label for label, value in analysis.inputs.items() if value == run.hash), "")
-        sentences += _state(analysis, name)
+    """What the files of a run and of its analyses say of its model, a sentence each."""
+    sentences: list[str] = []
+    for made, label in ((run, ""), *((each, _called(run, each)) for each in analyses)):
+        if publication := find_publication(made.kind):
+            sentences += publication.state(made, label)
     return list(dict.fromkeys(sentences))
 
 
-def _state(analysis: FinishedRun, name: str) -> list[str]:
-    kind, config, summary = analysis.kind, analysis.config, analysis.summary
-    capability = f"{config.get('operator')}_{config.get('base_operand')}"
-    if kind == "prune":
-        return [
-            f"With {summary['best_k']} {UNITS[config['unit']]} set to zero, a number chosen on other rows, it answers "
-            f"`{capability}` right in {_share(summary['accuracy'])} of the prompts; with as many random ones in "
-            f"{_share(summary['random_accuracy'])}. ({config['eval_rows']} rows, seed {config['seed']})"
-        ]
-    if kind == "probe" and name in summary:
-        mine, control = summary[name], summary.get(RANDOM_INIT)
-        beside = f", {_share(control['accuracy'])} from one of random weights" if control else ""
-        return [
-            f"A linear probe reads `{capability}` from its stream in "
-            f"{_share(mine['accuracy'])} of the prompts{beside}; {_share(mine['shuffled'])} with shuffled labels, and "
-            f"{_share(mine['majority'])} by always naming the most frequent answer."
-        ]
-    if kind == "truth" and name in summary:
-        parts = summary[name]
-        control = summary.get(RANDOM_INIT, {})
-        return [
-            f"KL(truth || model) on the exact distribution of its data: {parts['whole row']:.4f} nats per token "
-            f"({control.get('whole row', float('nan')):.2f} with random weights)."
-        ]
-    return []
+def _called(run: FinishedRun, analysis: FinishedRun) -> str:
+    """What an analysis calls the model of a run."""
+    return next(label for label, value in analysis.inputs.items() if value == run.hash)
 
 
 def draw_findings(run: FinishedRun, analyses: Sequence[FinishedRun], folder: Path) -> dict[str, str]:
-    """Save the training curve, and a picture of each pruning and probing, into ``folder``: file -> what it shows."""
+    """Save the pictures of a run and of its analyses into ``folder``: file -> what it shows.
+
+    Of several analyses of a kind the first is drawn.
+    """
     pictures: dict[str, str] = {}
-
-    def draw(file: str, draw_panel: Any, caption: str) -> None:
-        if file in pictures:  # of several analyses of a kind the first is drawn
-            return
-        figure = charts.panel(draw_panel)
-        figure.savefig(folder / file, dpi=100, metadata={"Software": None})
-        pictures[file] = caption
-
-    draw(
-        "training_curve.png",
-        lambda ax: figures.draw_training(ax, run, "Training"),
-        "Accuracy, or loss, on every test set while training",
-    )
-    for analysis in analyses:
-        if analysis.kind == "prune" and "count_a" in analysis.table.columns:
-            unit = UNITS[analysis.config["unit"]]
-            draw(
-                f"pruning_{analysis.config['unit']}.png",
-                lambda ax, made=analysis, unit=unit: figures.draw_pruning(
-                    ax, {0: {"prune": made}}, "prune", None, f"Pruned {unit}"
-                ),
-                f"Accuracy against the number of {unit} set to zero, beside random ones",
-            )
-        elif analysis.kind == "probe":
-            draw(
-                "probing.png",
-                lambda ax, made=analysis: figures.draw_probing(ax, {0: {"probe": made}}, "Linear probes"),
-                "What linear probes read from the stream, beside random weights and shuffled labels",
-            )
+    for made in (run, *analyses):
+        publication = find_publication(made.kind)
+        for picture in publication.pictures(made) if publication else ():
+            if picture.file not in pictures:
+                figure = charts.panel(picture.draw)
+                figure.savefig(folder / picture.file, dpi=100, metadata={"Software": None})
+                pictures[picture.file] = picture.caption
     return pictures
 
 

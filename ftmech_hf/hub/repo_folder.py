@@ -14,12 +14,13 @@ from huggingface_hub import DatasetCard
 
 from ftmech_hf.config import field_names
 from ftmech_hf.downloads import RepoKind, check_folder
-from ftmech_hf.hub.claims import all_claims
 from ftmech_hf.hub.diagnoses import diagnoses_of
 from ftmech_hf.hub.findings import draw_findings, find_analyses, plain_numbers, split_analyses, state_findings
 from ftmech_hf.hub.names import publish_config, published_names
+from ftmech_hf.hub.publications import find_publication, known_kinds
 from ftmech_hf.hub.redaction import Redaction, check_no_secrets
 from ftmech_hf.jobs.card import Published, check_card, render_card, write_model_card
+from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.jobs.trained_model import snapshot_folder
 from ftmech_hf.runs import (
     MANIFEST,
@@ -34,25 +35,6 @@ from ftmech_hf.runs import (
     write_text,
 )
 from ftmech_hf.tasks import TASKS, example_row
-
-TRAINED = ("pretrain", "finetune", "reverse_finetune")
-DATASETS = ("dataset", "stories")
-REPORTS = ("reproduce", "sweep")
-"""Folders of many runs, of which the results are published and not the runs."""
-
-ANALYSES = {
-    "prune": "Does zeroing a few neurons bring a capability back?",
-    "probe": "Can an answer be read from the stream, and where?",
-    "attention": "Where do models look when they answer?",
-    "truth": "How far are models from the exact distribution of their data?",
-    "diagnose": "What did fine-tuning change? All instruments on one pair of models.",
-    "dissect": "Where are a compiled program's variables?",
-    "known": "What instruments say where the answer is known.",
-    "write_stories": "What a model writes, and how well it predicts stories that it has not seen.",
-    "interpolate": "What lies on the straight line between two models?",
-    "reproduce": "The paper's main effects at a small scale, over seeds, with controls.",
-    "sweep": "A grid of experiments over seeds.",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +61,7 @@ class Origin:
 
 def repo_kind(run: FinishedRun) -> RepoKind:
     """Whether a run is published as a model, or as a dataset; the table of an analysis is one too."""
-    return "model" if run.kind in TRAINED or _holds_model(run) else "dataset"
+    return "model" if publication_of(run).holds == "model" or _holds_model(run) else "dataset"
 
 
 def _holds_model(run: FinishedRun) -> bool:
@@ -96,14 +78,23 @@ def open_run(folder: Path) -> FinishedRun:
     run = FinishedRun(folder)
     if not run.has("env.json"):
         raise ValueError(f"run: {folder} is no finished run (no env.json); expected the folder that a recipe left")
-    if run.kind not in REPORTS:
+    if publication_of(run).holds != "results":
         if not run.is_whole:
             raise ValueError(f"run: {folder} is not finished; run its recipe again to go on with it")
         if damaged := run.damaged_files:
             raise ValueError(f"run: {folder} is damaged: {', '.join(damaged)}")
-    if run.kind not in (known := (*TRAINED, *DATASETS, *ANALYSES)):
-        raise ValueError(f"run: {folder} is a {run.kind}, expected one of {', '.join(known)}")
     return run
+
+
+def publication_of(run: FinishedRun) -> Publication:
+    """What the job or the study that made a run declares of it.
+
+    Raises:
+        ValueError: nothing; names the kinds of which something is.
+    """
+    if (found := find_publication(run.kind)) is None:
+        raise ValueError(f"run: {run.path} is a {run.kind}, expected one of {', '.join(known_kinds())}")
+    return found
 
 
 def save(run: FinishedRun | Path, folder: Path, repo_id: str, origin: Origin | None = None) -> dict[str, Path]:
@@ -135,10 +126,10 @@ def save(run: FinishedRun | Path, folder: Path, repo_id: str, origin: Origin | N
 
 def _write_revisions(run: FinishedRun, folder: Path, repo_id: str, origin: Origin) -> list[str]:
     """Write every revision's folder; returns their names."""
-    names, kind = [], run.kind
+    names, publication = [], publication_of(run)
     repositories = {**({"model": origin.base_model} if origin.base_model else {}), **origin.models}
     redaction = Redaction(published_names(run, repo_id, repositories))
-    if kind in TRAINED:
+    if publication.holds == "model":
         steps = sorted(
             int(path.name.removeprefix("step-")) for path in snapshot_folder(run.path, 0).parent.glob("step-*")
         )
@@ -148,13 +139,13 @@ def _write_revisions(run: FinishedRun, folder: Path, repo_id: str, origin: Origi
             _save_snapshot(run, working, repo_id, step, origin)
             _end(working, "model", redaction)
     working = _begin(folder / "main")
-    if kind in TRAINED:
+    if publication.holds == "model":
         _save_model(run, working, repo_id, origin, names, redaction)
-    elif kind in DATASETS:
+    elif publication.holds == "rows":
         _save_dataset(run, working, repo_id, redaction)
     else:
-        _save_analysis(run, working, repo_id, redaction)
-    _end(working, repo_kind(run), redaction, rows=kind in DATASETS)
+        _save_analysis(run, publication, working, repo_id, redaction)
+    _end(working, repo_kind(run), redaction, rows=publication.holds == "rows")
     return [*names, "main"]
 
 
@@ -226,7 +217,8 @@ def _save_model(
         pictures=draw_findings(run, analyses, working),
         revisions=revisions,
     )
-    write_model_card(working, example=_example(run), published=published)
+    what = publication_of(run).describe(run)
+    write_model_card(working, what=what, example=_example(run), published=published)
 
 
 def _example(run: FinishedRun) -> Mapping[str, Any]:
@@ -276,23 +268,20 @@ def _save_dataset(run: FinishedRun, working: Path, repo_id: str, redaction: Reda
     write_text(working / "README.md", text.replace(f"# {run.path.name}\n", f"# {name}\n", 1))
 
 
-def _save_analysis(run: FinishedRun, working: Path, repo_id: str, redaction: Redaction) -> None:
+def _save_analysis(
+    run: FinishedRun, publication: Publication, working: Path, repo_id: str, redaction: Redaction
+) -> None:
     is_model = _holds_model(run)
     left_out = ["README.md", *(path.name for path in run.path.glob("*.parquet") if is_model)]
     # Of a folder of many runs the results go, and not the runs.
-    folders = [path.name for path in run.path.iterdir() if path.is_dir()] if run.kind in REPORTS else []
+    folders = [path.name for path in run.path.iterdir() if path.is_dir()] if publication.holds == "results" else []
     _copy(run.path, working, [*left_out, *folders])
-    pictures = {}
     if (beside := run.path.with_name(run.path.name + ".png")).is_file():
         shutil.copyfile(beside, working / "picture.png")
-    for path in sorted(working.glob("*.png")):
-        pictures[path.name] = ANALYSES[run.kind]
+    pictures = dict.fromkeys((path.name for path in sorted(working.glob("*.png"))), publication.question)
     publish_config(working, repo_id, redaction, {})
     redaction.folder(working)  # the card is written from what is left
     left = FinishedRun(working)
-    numbers = left.summary if left.has("summary.json") else {}
-    if run.has("claims.json"):
-        numbers = {claim["statement"]: f"{claim['measured']} ({claim['verdict']})" for claim in all_claims(run.path)}
     header = {
         "license": "apache-2.0",
         "pretty_name": repo_id.split("/")[-1],
@@ -300,12 +289,13 @@ def _save_analysis(run: FinishedRun, working: Path, repo_id: str, redaction: Red
         **(
             {"library_name": "transformers", "pipeline_tag": "text-generation"}
             if is_model
-            else {"configs": [{"config_name": "default", "data_files": "table.parquet"}]}
+            else {"configs": [{"config_name": "default", "data_files": publication.data_file}]}
         ),
     }
     text = render_card(
         "analysis.md.j2", metadata=yaml.safe_dump(header, sort_keys=False).strip(), title=repo_id.split("/")[-1],
-        what=ANALYSES[run.kind], where=repo_id, summary=dict(plain_numbers(numbers)), pictures=pictures,
+        what=publication.question, where=repo_id, summary=dict(plain_numbers(publication.numbers(left))),
+        pictures=pictures, data_file=publication.data_file, holds=publication.holds,
         is_model=is_model, models=left.inputs, env=left.env, versions=describe_versions(left.env),
     )  # fmt: skip
     write_text(working / "README.md", text)

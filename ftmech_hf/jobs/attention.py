@@ -24,6 +24,7 @@ from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.asking import Asked, ask, asked_settings, asked_vocabulary, describe_dataset, to_be_made
 from ftmech_hf.jobs.behavior import Behavior, from_task
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job, parse_models
+from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import Capability, PcfgShape, for_capability
@@ -140,3 +141,6 @@ def _maps(traced: TracedModel, rows: AnswerRows, positions: int | list[int] = -1
         token_ids, sites, positions=positions, attention_mask=None if shown is None else shown.long()
     )
     return {site: torch.stack([found[site, layer] for layer in range(traced.num_layers)]) for site in sites}
+
+
+PUBLICATIONS = (Publication(kind="attention", holds="table", question="Where do models look when they answer?"),)

@@ -19,26 +19,6 @@ from huggingface_hub.repocard_data import eval_results_to_model_index, model_ind
 from ftmech_hf.downloads import check_repo_id
 from ftmech_hf.runs import FinishedRun, describe_versions, write_text
 
-DESCRIPTIONS = {
-    "compile": "A RASP program compiled by tracr: its mechanism is known exactly.",
-    "pretrain": "Trained from scratch on next-token prediction.",
-    "finetune": "Fine-tuned on the answers of one capability.",
-    "reverse_finetune": "Fine-tuned back on a capability that an earlier fine-tuning may have hidden.",
-}
-
-STORIES = {
-    "pretrain": "Trained from scratch on stories that were written to instructions.",
-    "finetune": "Fine-tuned on stories that were chosen, or whose instructions were changed.",
-    "reverse_finetune": "Fine-tuned back on stories with a feature that an earlier fine-tuning may have hidden.",
-}
-"""The same of models of stories."""
-
-TEXT = {
-    "finetune": "A causal language model that was fine-tuned to study what fine-tuning changes inside it.",
-    "reverse_finetune": "A causal language model that was fine-tuned back, to see what another fine-tuning left of it.",
-}
-"""The same of models that others have trained before."""
-
 
 def _template(name: str) -> jinja2.Template:
     installed = Path(str(resources.files("ftmech_hf"))) / "model_cards"
@@ -158,11 +138,14 @@ def _eval_results(
     return [*answers, *losses]
 
 
-def write_model_card(folder: Path, *, example: Mapping[str, Any], published: Published | None = None) -> None:
+def write_model_card(
+    folder: Path, *, what: str, example: Mapping[str, Any], published: Published | None = None
+) -> None:
     """Write ``README.md`` for the run in ``folder``, which holds its config, env, metrics and weights already.
 
     Args:
         folder: a run folder about to be finished, or to be published.
+        what: what was done to the model, in a sentence.
         example: a test row, in the columns of a task's dataset, for the usage example.
         published: where it goes and what more is known, if it goes to the Hub.
     """
@@ -194,7 +177,7 @@ def write_model_card(folder: Path, *, example: Mapping[str, Any], published: Pub
         "text.md.j2" if is_text else "model.md.j2",
         metadata=metadata.to_yaml(),
         title=title,
-        what=(TEXT if is_text else STORIES if loss else DESCRIPTIONS)[env["kind"]],
+        what=what,
         compiled=model.get("model_type") == "compiled_program",
         answer_at=model.get("answer_position", -1),
         adapted=adapted,

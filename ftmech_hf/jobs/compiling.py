@@ -110,7 +110,11 @@ def start_compiled(config: CompileConfig, task: LettersConfig, *, progress: Prog
         run.log({"step": 0, "eval_rows": config.final_eval_rows, **accuracy})
         save_compiled(model, vocabulary, run.working, with_code=config.with_code)
         run.note(parameters=model.num_parameters(), architecture="CompiledModel")
-        write_model_card(run.working, example=build_dataset(task, "test", 1, seed=config.seed)[0])
+        write_model_card(
+            run.working,
+            what="A RASP program compiled by tracr: its mechanism is known exactly.",
+            example=build_dataset(task, "test", 1, seed=config.seed)[0],
+        )
         run.finish()
     if progress is not None:
         progress(1, 1, "")

@@ -8,7 +8,9 @@ import torch
 
 from ftmech_hf.analysis.divergence import divergence_from_truth
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job, parse_models, with_random_twin
-from ftmech_hf.runs import RunDir
+from ftmech_hf.jobs.publication import Publication
+from ftmech_hf.models.loading import RANDOM_INIT
+from ftmech_hf.runs import FinishedRun, RunDir
 from ftmech_hf.tasks import PcfgConfig, RowStream
 from ftmech_hf.tasks.exact_distribution import check_untouched, row_truth
 from ftmech_hf.tasks.schema import TEXT
@@ -63,3 +65,23 @@ def compare_with_truth(config: TruthConfig, task: PcfgConfig, *, progress: Progr
             if progress is not None:
                 progress(number + 1, len(models) + 1, f"{name}: KL {result.kl['whole row']:.3f} nats per token")
         return finish_job(run, table, {**summary, "largest_error_of_the_truth": float(truth.error.max())})
+
+
+def _state(run: FinishedRun, label: str) -> list[str]:
+    if label not in run.summary:
+        return []
+    mine, control = run.summary[label], run.summary.get(RANDOM_INIT, {})
+    return [
+        f"KL(truth || model) on the exact distribution of its data: {mine['whole row']:.4f} nats per token "
+        f"({control.get('whole row', float('nan')):.2f} with random weights)."
+    ]
+
+
+PUBLICATIONS = (
+    Publication(
+        kind="truth",
+        holds="table",
+        question="How far are models from the exact distribution of their data?",
+        state=_state,
+    ),
+)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job, parse_models
+from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.models.interpolation import interpolate_weights
 from ftmech_hf.models.loading import load_model, quiet_transformers
 from ftmech_hf.runs import RunDir
@@ -67,3 +68,8 @@ def interpolate(config: InterpolateConfig, task: PcfgConfig, *, progress: Progre
                 interpolate_weights(first, second, config.save_alpha).save_pretrained(run.working)
             save_tokenizer(build_tokenizer(task.vocabulary), run.working)
         return finish_job(run, table, {"models": list(models), "save_alpha": config.save_alpha})
+
+
+PUBLICATIONS = (
+    Publication(kind="interpolate", holds="table", question="What lies on the straight line between two models?"),
+)

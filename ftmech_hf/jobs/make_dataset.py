@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from ftmech_hf.config import to_dict
 from ftmech_hf.jobs.card import render_card
 from ftmech_hf.jobs.job import JobConfig, job
+from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, RANDOM, STYLE
 from ftmech_hf.runs import FinishedRun, RunDir, check_disk_space, describe_versions, write_json, write_text
 from ftmech_hf.tasks import SPLITS, Task, build_dataset, features, write_parquet
@@ -250,3 +251,6 @@ def draw_label_histograms(table: pd.DataFrame, planted: Collection[str]) -> Figu
             ax.set_visible(False)
         axes[0].set_ylabel(f"rows in {last}")
     return figure
+
+
+PUBLICATIONS = (Publication(kind="dataset", holds="rows", question="Rows of a task."),)

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from ftmech_hf.jobs.card import render_card
 from ftmech_hf.jobs.job import JobConfig, job
 from ftmech_hf.jobs.make_dataset import dataset_metadata, parse_splits, split_file
+from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.runs import FinishedRun, RunDir, check_disk_space, describe_versions, hash_files, write_json, write_text
 from ftmech_hf.tasks.schema import split_generator
 from ftmech_hf.tasks.stories import FEATURES, Damage, Story, WordBaseline, make_story, read_sources, word_baseline
@@ -236,3 +237,6 @@ def _describe(run: RunDir, config: MakeStoriesConfig, written: Written, damage: 
     )
     write_text(run.working / "README.md", text)
     return facts
+
+
+PUBLICATIONS = (Publication(kind="stories", holds="rows", question="Stories and their instructions."),)

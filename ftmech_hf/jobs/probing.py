@@ -19,10 +19,11 @@ from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.asking import Asked, ask, asked_settings, asked_vocabulary, describe_dataset, to_be_made
 from ftmech_hf.jobs.behavior import Behavior, from_task
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job, parse_models, with_random_twin
+from ftmech_hf.jobs.publication import Picture, Publication, as_percent, asked_name
 from ftmech_hf.jobs.saved_probes import save_probes
 from ftmech_hf.models.identity import model_hash
 from ftmech_hf.models.loading import RANDOM_INIT
-from ftmech_hf.runs import RunDir
+from ftmech_hf.runs import FinishedRun, RunDir
 from ftmech_hf.tasks import Capability, PcfgShape, Rows, Task, for_capability
 from ftmech_hf.training.loop import Progress
 
@@ -184,3 +185,33 @@ def _compare(summary: dict[str, Any]) -> None:
         if reference in summary:
             for found in summary.values():
                 found[key] = found["accuracy"] - summary[reference]["accuracy"]
+
+
+def _state(run: FinishedRun, label: str) -> list[str]:
+    if label not in run.summary:
+        return []
+    mine, control = run.summary[label], run.summary.get(RANDOM_INIT)
+    beside = f", {as_percent(control['accuracy'])} from one of random weights" if control else ""
+    return [
+        f"A linear probe reads `{asked_name(run)}` from its stream in {as_percent(mine['accuracy'])} of the "
+        f"prompts{beside}; {as_percent(mine['shuffled'])} with shuffled labels, and {as_percent(mine['majority'])} by "
+        "always naming the most frequent answer."
+    ]
+
+
+def _draw(run: FinishedRun) -> list[Picture]:
+    from ftmech_hf.jobs.figures import draw_probing  # jobs start without matplotlib
+
+    caption = "What linear probes read from the stream, beside random weights and shuffled labels"
+    return [Picture("probing.png", caption, lambda ax: draw_probing(ax, {0: {"probe": run}}, "Linear probes"))]
+
+
+PUBLICATIONS = (
+    Publication(
+        kind="probe",
+        holds="table",
+        question="Can an answer be read from the stream, and where?",
+        state=_state,
+        pictures=_draw,
+    ),
+)

@@ -19,8 +19,9 @@ from ftmech_hf.jobs.behavior import Behavior, from_task
 from ftmech_hf.jobs.card import render_card
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
 from ftmech_hf.jobs.pruning_sweep import behavior_importance, exact_importance, prune_for
+from ftmech_hf.jobs.publication import Picture, Publication, as_percent, asked_name
 from ftmech_hf.models.loading import load_model, load_tokenizer, quiet_transformers
-from ftmech_hf.runs import RunDir, describe_versions, environment, write_text
+from ftmech_hf.runs import FinishedRun, RunDir, describe_versions, environment, write_text
 from ftmech_hf.tasks import Capability, PcfgShape, for_capability
 from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.training.loop import Progress
@@ -190,3 +191,42 @@ def _save_pruned(
         versions=describe_versions(environment()),
     )
     write_text(run.working / "README.md", card)
+
+
+UNITS = {
+    "row": "rows of weight matrices",
+    "weight": "weights",
+    "activation": "MLP activations",
+    "head": "attention heads",
+}
+
+
+def _state(run: FinishedRun, label: str) -> list[str]:
+    config, summary = run.config, run.summary
+    return [
+        f"With {summary['best_k']} {UNITS[config['unit']]} set to zero, a number chosen on other rows, it answers "
+        f"`{asked_name(run)}` right in {as_percent(summary['accuracy'])} of the prompts; with as many random ones in "
+        f"{as_percent(summary['random_accuracy'])}. ({config['eval_rows']} rows, seed {config['seed']})"
+    ]
+
+
+def _draw(run: FinishedRun) -> list[Picture]:
+    from ftmech_hf.jobs.figures import draw_pruning  # jobs start without matplotlib
+
+    if "count_a" not in run.table.columns:
+        return []
+    unit = UNITS[run.config["unit"]]
+    caption = f"Accuracy against the number of {unit} set to zero, beside random ones"
+    file = f"pruning_{run.config['unit']}.png"
+    return [Picture(file, caption, lambda ax: draw_pruning(ax, {0: {"prune": run}}, "prune", None, f"Pruned {unit}"))]
+
+
+PUBLICATIONS = (
+    Publication(
+        kind="prune",
+        holds="table",
+        question="Does zeroing a few neurons bring a capability back?",
+        state=_state,
+        pictures=_draw,
+    ),
+)

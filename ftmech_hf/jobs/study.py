@@ -16,9 +16,11 @@ from typing import Any, Generic, TypeVar
 from ftmech_hf.config import check_seeds, clean_exit, parse_config, peek_setting, read_sections
 from ftmech_hf.jobs.cell import Cell
 from ftmech_hf.jobs.plan import Plan
+from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.jobs.scheduler import run_cells
+from ftmech_hf.report.claims import read_claims
 from ftmech_hf.report.console import describe_error, make_console, print_failures, print_run
-from ftmech_hf.report.page import write_origin
+from ftmech_hf.report.page import format_value, verdict, write_origin
 from ftmech_hf.runs import FinishedRun
 
 
@@ -84,36 +86,74 @@ class StudyPlan(Plan):
         return {"seeds": self.config.seeds, **runs, **origin}
 
 
+def claim_numbers(results: FinishedRun) -> dict[str, str]:
+    """The claims in a folder of results: what is claimed -> the number and the verdict; none if it makes no claims."""
+    claims = read_claims(results.path) if results.has("claims.json") else []
+    return {each.statement: f"{format_value(each.measured, each.unit)} ({verdict(each)})" for each in claims}
+
+
 P = TypeVar("P", bound=StudyPlan)
 R = TypeVar("R")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study(Generic[P, R]):
-    """What a study's folder declares.
+class StudyFacts:
+    """What is known of every study, also of one that is a single job.
 
     Attributes:
-        name: in :data:`ftmech_hf.studies.STUDIES`, and the kind of its results.
-        paper: whose question it is, and where.
+        name: in :data:`ftmech_hf.studies.STUDIES`.
         question: in a sentence.
-        duration: roughly, of its nano scale on two cores.
+        paper: whose question it is, and where.
+        duration: roughly, of its nano scale.
+        jobs: what is published of the runs that only this study makes.
+    """
+
+    name: str
+    question: str
+    paper: str
+    duration: str
+    jobs: tuple[Publication, ...] = ()
+
+    @property
+    def publications(self) -> tuple[Publication, ...]:
+        """What can be published of it."""
+        return self.jobs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(StudyFacts, Generic[P, R]):
+    """What the folder of a study declares that has a plan; its name is the kind of its results.
+
+    Attributes:
         configs: the dataclasses of its settings, a :class:`StudyConfig` first.
         plan: makes the plan of the settings; nothing is run yet.
         write_results: reads the runs that are there and writes tables and ``report.html``; raises a ValueError if
             there is nothing to write of.
         print_results: shows what came out in the terminal.
         sections: keys of its YAML file that are no settings; then ``plan`` also gets ``sections`` and ``scale``.
+        numbers: what the card of its published results says in numbers.
+        data_file: the table of the results that the Hub shows.
     """
 
-    name: str
-    paper: str
-    question: str
-    duration: str
     configs: tuple[type, ...]
     plan: Callable[..., P]
     write_results: Callable[[P], R]
     print_results: Callable[[R], None]
     sections: tuple[str, ...] = ()
+    numbers: Callable[[FinishedRun], Mapping[str, Any]] = claim_numbers
+    data_file: str = "table.parquet"
+
+    @property
+    def publications(self) -> tuple[Publication, ...]:
+        """What can be published of its own runs, and its results."""
+        results = Publication(
+            kind=self.name,
+            holds="results",
+            question=self.question,
+            numbers=self.numbers,
+            data_file=self.data_file,
+        )
+        return (*self.jobs, results)
 
     def read_plan(self, argv: Sequence[str] | None = None, description: str | None = None) -> P:
         """The plan that a command line asks for, with its ``--config`` file."""
@@ -175,9 +215,11 @@ def dry_run(plan: StudyPlan, steps: int) -> None:
     print(f"{len(plan.folders)} runs, {len(trained)} of them to train: {sum(rows):,} rows, {hours:.3g} hours")
 
 
-def main(study: Study[P, R], argv: Sequence[str] | None, description: str | None) -> None:
+def main(study: StudyFacts, argv: Sequence[str] | None, description: str | None) -> None:
     """A study as a command: parse, run what is not finished, report; with ``max_steps`` set, a dry run alone."""
     with clean_exit():
+        if not isinstance(study, Study):
+            raise ValueError(f"study: {study.name} is one job and has no plan; run recipes/{study.name}.py")
         plan = study.read_plan(argv, description)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError(f"num_processes: {study.name} starts its own workers; launch it with --num_processes 1")

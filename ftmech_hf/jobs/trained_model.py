@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.jobs.card import write_model_card
+from ftmech_hf.jobs.training_card import describe_training
 from ftmech_hf.models.loading import quiet_transformers
 from ftmech_hf.models.merging import quiet_peft
 from ftmech_hf.runs import FinishedRun, RunDir, commit_folder, disk_errors, write_json
@@ -82,4 +83,4 @@ def save_finished(
         device=str(model.device),
         threads=torch.get_num_threads(),
     )
-    write_model_card(run.working, example=example)
+    write_model_card(run.working, what=describe_training(FinishedRun(run.working)), example=example)

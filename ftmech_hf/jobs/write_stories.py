@@ -8,6 +8,7 @@ import torch
 
 from ftmech_hf.jobs.generation import generate
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
+from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.models.loading import load_model, load_tokenizer
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import RowStream, StoriesConfig
@@ -68,3 +69,12 @@ def write_stories(config: WriteConfig, task: StoriesConfig, *, progress: Progres
             "loss_rows": config.loss_rows,
         }
         return finish_job(run, table, summary)
+
+
+PUBLICATIONS = (
+    Publication(
+        kind="write_stories",
+        holds="table",
+        question="What a model writes, and how well it predicts stories that it has not seen.",
+    ),
+)

@@ -6,21 +6,22 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ftmech_hf.jobs.study import Study
+    from ftmech_hf.jobs.study import StudyFacts
 
 STUDIES = {
+    "diagnose": "ftmech_hf.studies.diagnosis",
     "reproduce": "ftmech_hf.studies.pcfg",
     "sweep": "ftmech_hf.studies.sweep",
+    "tinystories": "ftmech_hf.studies.tinystories",
     "tracr": "ftmech_hf.studies.tracr",
-    "stories": "ftmech_hf.studies.tinystories",
 }
 """Name of a study -> its folder, in whose ``study.py`` it is declared as ``STUDY``."""
 
 
-def load_study(name: str) -> Study[Any, Any]:
+def load_study(name: str) -> StudyFacts:
     """What a study's folder declares.
 
     Raises:
@@ -28,5 +29,5 @@ def load_study(name: str) -> Study[Any, Any]:
     """
     if name not in STUDIES:
         raise ValueError(f"study: {name!r}, expected one of {', '.join(STUDIES)}")
-    study: Study[Any, Any] = importlib.import_module(f"{STUDIES[name]}.study").STUDY
+    study: StudyFacts = importlib.import_module(f"{STUDIES[name]}.study").STUDY
     return study

@@ -104,7 +104,7 @@ def _status(readme: str) -> str:
     tables = len(re.findall(r"^<!-- end of ", readme, re.MULTILINE))
     if verdicts:
         return f"{verdicts.count('holds')} of {len(verdicts)} claims hold"
-    return f"{tables} tables, no claims"
+    return f"{tables} tables, no claims" if tables else "for any two models, no claims"
 
 
 def studies_block(root: Path) -> str:

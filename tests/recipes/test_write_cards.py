@@ -11,10 +11,9 @@ import yaml
 from huggingface_hub import ModelCard
 
 from ftmech_hf.config import to_dict
-from ftmech_hf.hub.claims import CLAIMS
 from ftmech_hf.jobs.card import check_card
 from ftmech_hf.report.claims import claims_json, judge
-from ftmech_hf.studies.pcfg.claims import MEASUREMENTS
+from ftmech_hf.studies.pcfg.claims import CLAIMS_OF_MODELS, MEASUREMENTS
 from ftmech_hf.studies.pcfg.plan import ReproduceConfig, ReproducePlan
 from ftmech_hf.tasks import PcfgShape
 from recipes import write_cards
@@ -55,8 +54,8 @@ def test_every_released_model_gets_a_card(runs: Path, reproduction: Path, tmp_pa
 
 
 def test_every_claim_of_a_card_is_a_measured_one() -> None:
-    assert set(CLAIMS) == set(RELEASED)
-    assert {each for ids in CLAIMS.values() for each in ids} <= {each.id for each in MEASUREMENTS if each.bar}
+    assert set(CLAIMS_OF_MODELS) == set(RELEASED)
+    assert {each for ids in CLAIMS_OF_MODELS.values() for each in ids} <= {each.id for each in MEASUREMENTS if each.bar}
 
 
 def test_a_run_that_is_missing_is_named(

@@ -12,6 +12,9 @@ from typing import Any
 
 import pandas as pd
 
+from ftmech_hf.studies.tinystories.plan import StoriesPlan
+from ftmech_hf.studies.tracr.plan import TracrPlan
+
 SEEDS = (0, 1, 2)
 SETS = ("count_a", "count_b", "count_b_cte1", "count_b_cte0")
 
@@ -158,3 +161,42 @@ def write_reproduction(folders: Mapping[str, Path], seed: int) -> None:
             write_probing(folder, seed)
         else:
             write_attention(folder)
+
+
+def write_tracr(plan: TracrPlan) -> None:
+    """The runs of Table 3 and of what is fine-tuned back, where the plan of a Tracr study looks for them."""
+    sets = ("o_pt_cte0", "o_pt_cte1", "o_ft_cte0", "o_ft_cte1")
+    for number, cell in enumerate(plan.finetunings):
+        lines = [
+            {"step": step, "eval_rows": 8, **{f"accuracy/{each}": (number + share) / 100 for each in sets}}
+            for step, share in ((0, 1), (plan.config.steps, 2))
+        ]
+        write_run(plan.folders[cell.finetune], "finetune", {"metrics.jsonl": "\n".join(map(json.dumps, lines))})
+        found: dict[str, Any] = {name: {"o_pt": number / 100} for name in ("before", "one_weight", "best")}
+        found |= {"random": 0.5, "best_k": 3, "attention": [], "tokens": [], "pattern": []}
+        write_run(plan.folders[cell.dissect], "dissect", {"summary.json": json.dumps(found)})
+    for back in plan.reversals:
+        lines = [{"step": step, "accuracy/o_pt_cte0": 0.1} for step in (0, plan.config.reverse_steps)]
+        write_run(plan.folders[back.run], "reverse", {"metrics.jsonl": "\n".join(map(json.dumps, lines))})
+
+
+def write_stories(plan: StoriesPlan) -> None:
+    """The stories that every model writes, where the plan of a study of stories looks for them."""
+    for model in plan.models:
+        for run, steps in ((model.score, (None,)), (model.reverse_score, (3, 30, None))):
+            if run:
+                _write_score(plan.folders[run], steps)
+
+
+def _write_score(folder: Path, steps: Sequence[int | None]) -> None:
+    share = {"value": 0.25, "low": 0.1, "high": 0.5, "has": 1, "number": 4, "undecided": 0.0, "others_obeyed": 0.5}
+    kinds = ("asked", "not asked")
+    points = [{"step": step, **dict.fromkeys(kinds, share)} for step in steps]
+    write_run(folder, "stories_score", {"summary.json": json.dumps({"points": points, "judge": []})})
+    rows = [
+        {"step": step, "kind": kind, "number": number, "Twist": number == 0, "prompt": f"p{number}", "text": "Once."}
+        for step in steps
+        for kind in kinds
+        for number in range(4)
+    ]
+    pd.DataFrame(rows).to_parquet(folder / "table.parquet")

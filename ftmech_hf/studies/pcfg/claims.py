@@ -64,6 +64,20 @@ MEASUREMENTS: tuple[Measurement, ...] = (
 )  # fmt: skip
 
 
+CLAIMS_OF_MODELS = {
+    "base-low": ("base_low_a", "base_low_b", "probe_gap"),
+    "base-high": ("base_high_a", "base_high_b"),
+    "base-control": ("revival_ratio",),
+    "finetuned-low": (
+        "low_b_cte1", "low_b_cte0", "low_a", "pruned_a", "random_pruned_a", "probe_gap", "probe_shuffled",
+    ),
+    "finetuned-high": ("high_b_cte0", "high_a"),
+    "reversed-low": ("revival_ratio",),
+    "reversed-control": ("revival_ratio",),
+}  # fmt: skip
+"""Name of a run in a reproduction -> the claims that rest on it, for the card of its model."""
+
+
 def revival(run: FinishedRun) -> RevivalResult:
     """Steps to revival of counting a, from the training curve of a reversing run."""
     return steps_to_revival(run.metrics, "count_a", threshold=REVIVAL_THRESHOLD)

@@ -70,7 +70,7 @@ def _sections(results: StoriesResults) -> list[Section]:
 def write_results(plan: StoriesPlan) -> StoriesResults:
     """Gather what is finished and write tables, pictures and a page into the study's folder."""
     results = gather(plan)
-    facts = plan.write_origin("stories", to_dict(plan.config, plan.task))
+    facts = plan.write_origin("tinystories", to_dict(plan.config, plan.task))
     for name in ("points", "cells", "losses", "probes", "pruning", "pruned"):
         getattr(results, name).to_csv(plan.output / f"{name}.csv", index=False)
     write_json(plan.output / "claims.json", claims_json(results.claims))

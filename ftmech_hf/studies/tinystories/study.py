@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.jobs.study import Study
 from ftmech_hf.studies.tinystories.config import StoriesStudyConfig
 from ftmech_hf.studies.tinystories.page import print_results, write_results
@@ -9,12 +10,24 @@ from ftmech_hf.studies.tinystories.plan import StoriesPlan
 from ftmech_hf.tasks.stories import StoriesConfig
 
 STUDY = Study(
-    name="stories",
-    paper="Jain et al., arXiv 2311.12786, Sect. 5.2, App. F and Table 1",
-    question="Is a feature of stories that fine-tuning deleted gone from a model that writes, or asleep?",
-    duration="half an hour a seed",
+    name="tinystories",
+    question="Does a feature of stories that fine-tuning deleted come back faster than it is learned?",
+    paper="Jain et al., arXiv 2311.12786, Sect. 5.2 and App. F",
+    duration="hours",
     configs=(StoriesStudyConfig, StoriesConfig),
     plan=StoriesPlan,
     write_results=write_results,
     print_results=print_results,
+    data_file="points.csv",
+    jobs=(
+        Publication(
+            kind="stories_score", holds="table", question="How often a story has a feature when it is asked for."
+        ),
+        Publication(
+            kind="stories_probe", holds="table", question="Which features of a story can be read from the stream?"
+        ),
+        Publication(
+            kind="stories_prune", holds="table", question="Does zeroing a few neurons bring a feature of stories back?"
+        ),
+    ),
 )

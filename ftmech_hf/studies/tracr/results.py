@@ -13,7 +13,7 @@ from ftmech_hf.report.claims import over_seeds
 from ftmech_hf.report.console import print_table
 from ftmech_hf.report.page import Section, make_section, render_template
 from ftmech_hf.report.paper_tables import TRACR_COLUMNS, agreement, compare_with_tracr_table
-from ftmech_hf.runs import write_text
+from ftmech_hf.runs import FinishedRun, write_text
 from ftmech_hf.studies.tracr import figures as tracr_figures
 from ftmech_hf.studies.tracr.plan import TracrPlan
 
@@ -197,6 +197,17 @@ def write_results(plan: TracrPlan) -> TracrResults:
     )  # fmt: skip
     write_text(plan.output / "report.html", page)
     return results
+
+
+def agreement_numbers(results: FinishedRun) -> dict[str, str]:
+    """How far the pattern is the paper's, in a folder of results: program and column -> rank correlation."""
+    rows = pd.read_csv(results.path / "agrees.csv").to_dict("records")
+    return {
+        f"{row['program']}, {row['column']}: rank correlation with the paper's Table 3": (
+            f"{row['rank_correlation']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+        )
+        for row in rows
+    }
 
 
 def print_results(results: TracrResults) -> None:

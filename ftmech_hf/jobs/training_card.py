@@ -1,0 +1,87 @@
+"""What the card of a trained model says beyond its numbers: what was done to it, what that changed, and its curve."""
+
+from __future__ import annotations
+
+from ftmech_hf.analysis.forgetting import measure_forgetting
+from ftmech_hf.analysis.revival import steps_to_revival
+from ftmech_hf.jobs.publication import Picture, Publication, as_percent
+from ftmech_hf.runs import FinishedRun
+
+
+def _state_change(run: FinishedRun, label: str) -> list[str]:
+    """From before the training to after it."""
+    config, lines = run.config, run.metrics
+    if label or len(lines) < 2:
+        return []
+    changes = [
+        f"`{row['test_set']}` {as_percent(row['before'])} → {as_percent(row['after'])}"
+        for row in measure_forgetting(lines).rows()
+    ]
+    changes += [
+        f"loss on `{key.removeprefix('loss/')}` {lines[0][key]:.3f} → {lines[-1][key]:.3f} nats per token"
+        for key in lines[-1]
+        if key.startswith("loss/")
+    ]
+    first = lines[0].get("eval_rows", config["eval_rows"])
+    rows = config["final_eval_rows"]
+    return [f"From before this training ({first} rows each) to after ({rows}): {'; '.join(changes)}."]
+
+
+def _state_revival(run: FinishedRun, label: str) -> list[str]:
+    """The same, and after how many steps the capability was back."""
+    lines = run.metrics
+    answers = [key.removeprefix("accuracy/") for key in lines[-1] if key.startswith("accuracy/")]
+    if label or not answers:
+        return _state_change(run, label)
+    revival = steps_to_revival(lines, answers[0])
+    when = f"at step {revival.steps}" if revival.steps is not None else f"not within {revival.last_step} steps"
+    return [
+        *_state_change(run, label),
+        f"`{answers[0]}` reached {revival.threshold:.0%} {when} of reverse fine-tuning. This says something only "
+        "beside a control: the same fine-tuning of a model that never had the capability.",
+    ]
+
+
+def _draw_curve(run: FinishedRun) -> list[Picture]:
+    from ftmech_hf.jobs.figures import draw_training  # training starts without matplotlib
+
+    caption = "Accuracy, or loss, on every test set while training"
+    return [Picture("training_curve.png", caption, lambda ax: draw_training(ax, run, "Training"))]
+
+
+PUBLICATIONS = (
+    Publication(
+        kind="pretrain",
+        holds="model",
+        question="Trained from scratch on next-token prediction.",
+        of_task={"stories": "Trained from scratch on stories that were written to instructions."},
+        pictures=_draw_curve,
+    ),
+    Publication(
+        kind="finetune",
+        holds="model",
+        question="Fine-tuned on the answers of one capability.",
+        of_task={
+            "stories": "Fine-tuned on stories that were chosen, or whose instructions were changed.",
+            "text": "A causal language model that was fine-tuned to study what fine-tuning changes inside it.",
+        },
+        state=_state_change,
+        pictures=_draw_curve,
+    ),
+    Publication(
+        kind="reverse_finetune",
+        holds="model",
+        question="Fine-tuned back on a capability that an earlier fine-tuning may have hidden.",
+        of_task={
+            "stories": "Fine-tuned back on stories with a feature that an earlier fine-tuning may have hidden.",
+            "text": "A causal language model that was fine-tuned back, to see what another fine-tuning left of it.",
+        },
+        state=_state_revival,
+        pictures=_draw_curve,
+    ),
+)
+
+
+def describe_training(run: FinishedRun) -> str:
+    """What was done to the model of a run that trained, in a sentence."""
+    return next(each for each in PUBLICATIONS if each.kind == run.kind).describe(run)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ftmech_hf.jobs import JOBS
 from ftmech_hf.jobs.publication import Publication
+from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies import STUDIES, load_study
 
 
@@ -23,3 +24,14 @@ def find_publication(kind: str) -> Publication | None:
 def known_kinds() -> list[str]:
     """All kinds of runs and of results that can be published."""
     return [*JOBS, *(each.kind for each in _studies_publications())]
+
+
+def publication_of(run: FinishedRun) -> Publication:
+    """What the job or the study that made a run declares of it.
+
+    Raises:
+        ValueError: nothing; names the kinds of which something is.
+    """
+    if (found := find_publication(run.kind)) is None:
+        raise ValueError(f"run: {run.path} is a {run.kind}, expected one of {', '.join(known_kinds())}")
+    return found

@@ -17,7 +17,7 @@ from ftmech_hf.downloads import RepoKind, check_folder
 from ftmech_hf.hub.diagnoses import diagnoses_of
 from ftmech_hf.hub.findings import draw_findings, find_analyses, plain_numbers, split_analyses, state_findings
 from ftmech_hf.hub.names import publish_config, published_names
-from ftmech_hf.hub.publications import find_publication, known_kinds
+from ftmech_hf.hub.publications import publication_of
 from ftmech_hf.hub.redaction import Redaction, check_no_secrets
 from ftmech_hf.jobs.card import Published, check_card, render_card, write_model_card
 from ftmech_hf.jobs.publication import Publication
@@ -84,17 +84,6 @@ def open_run(folder: Path) -> FinishedRun:
         if damaged := run.damaged_files:
             raise ValueError(f"run: {folder} is damaged: {', '.join(damaged)}")
     return run
-
-
-def publication_of(run: FinishedRun) -> Publication:
-    """What the job or the study that made a run declares of it.
-
-    Raises:
-        ValueError: nothing; names the kinds of which something is.
-    """
-    if (found := find_publication(run.kind)) is None:
-        raise ValueError(f"run: {run.path} is a {run.kind}, expected one of {', '.join(known_kinds())}")
-    return found
 
 
 def save(run: FinishedRun | Path, folder: Path, repo_id: str, origin: Origin | None = None) -> dict[str, Path]:

@@ -9,20 +9,17 @@ import shutil
 from pathlib import Path
 from typing import get_args
 
-import datasets
 import pandas as pd
 import pytest
-from torch import Tensor
 
 from ftmech_hf.runs import damaged_files, write_json
 from ftmech_hf.studies.diagnosis.page import MEANING, SIGNS, render_diagnosis
 from ftmech_hf.studies.diagnosis.verdict import Verdict, VerdictRule, read_signs
-from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
 from recipes import diagnose, finetune
 from tests.conftest import make_gpt2
 from tests.recipes.conftest import CONFIGS, TINY
 from tests.studies.diagnosis.test_verdict import LOST
-from tests.studies.planted import VOCABULARY, make_base, make_never, make_rows, make_wrapped
+from tests.studies.planted import make_base, make_never, make_rows, make_wrapped, save_models, words
 
 FEW = [
     "--rows=64", "--fit_rows=100", "--patch_rows=24", "--prune_sizes", "0", "2", "--random_masks=2", "--repeats=2",
@@ -63,21 +60,7 @@ def test_our_runs(chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
 def llamas(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two ordinary model folders, as anyone has them, and questions as parquet."""
     root = tmp_path_factory.mktemp("llamas")
-    vocabulary = (*VOCABULARY, *(f"unused{number}" for number in range(40 - len(VOCABULARY))))
-    for name, model in (
-        ("base", make_base("llama")),
-        ("tuned", make_wrapped("llama")),
-        ("never", make_never("llama")),
-    ):
-        model.save_pretrained(root / name)
-        save_tokenizer(build_tokenizer(vocabulary), root / name)
-
-    def words(rows: Tensor) -> datasets.Dataset:
-        texts = [[vocabulary[token] for token in row] for row in rows.tolist()]
-        return datasets.Dataset.from_dict(
-            {"prompt": [" ".join(row[:-2]) for row in texts], "answer": [row[-2] for row in texts]}
-        )
-
+    save_models(root, base=make_base("llama"), tuned=make_wrapped("llama"), never=make_never("llama"))
     (root / "questions").mkdir()
     words(make_rows(number=1500)).to_parquet(root / "questions" / "train.parquet")
     words(make_rows(seed=4, number=600)).to_parquet(root / "questions" / "test.parquet")

@@ -6,7 +6,9 @@ The wrapper is real: a short fine-tuning on answers that are one too high.
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
+import datasets
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -14,6 +16,7 @@ from transformers import PreTrainedModel
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.studies.diagnosis.finetuning import revive
+from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
 from tests.conftest import make_gpt2, make_llama
 
 WORDS = tuple(f"w{number}" for number in range(8))
@@ -35,6 +38,23 @@ def make_pairs(mark: str = "?", shift: int = 0, *, last: bool = False, seed: int
     rows = make_rows(mark, seed=seed, number=number)
     words = rows[:, 5:7] if last else rows[:, 1:3]
     return torch.cat([rows[:, :8], (words - FIRST_WORD + shift) % 8 + FIRST_WORD, rows[:, 9:]], 1)
+
+
+def words(rows: Tensor, tokens: int = 1) -> datasets.Dataset:
+    """Rows as a data set of texts, whose answers have so many words."""
+    texts = [[VOCABULARY[token] for token in row] for row in rows.tolist()]
+    return datasets.Dataset.from_dict(
+        {"prompt": [" ".join(row[: -1 - tokens]) for row in texts],
+         "answer": [" ".join(row[-1 - tokens : -1]) for row in texts]}
+    )  # fmt: skip
+
+
+def save_models(root: Path, **models: PreTrainedModel) -> None:
+    """Ordinary model folders, as anyone has them."""
+    vocabulary = (*VOCABULARY, *(f"unused{number}" for number in range(40 - len(VOCABULARY))))
+    for name, model in models.items():
+        model.save_pretrained(root / name)
+        save_tokenizer(build_tokenizer(vocabulary), root / name)
 
 
 def ask(rows: Tensor, name: str = "first word", *, tokens: int = 1) -> Behavior:

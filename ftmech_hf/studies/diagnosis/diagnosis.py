@@ -80,7 +80,17 @@ def diagnose(
     Example:
         Two models and questions of your own::
 
-            pass
+            from ftmech_hf.studies.diagnosis.diagnosis import diagnose
+
+            found = diagnose(
+                "models/base",  # a folder, or a name on the Hub
+                "models/finetuned",
+                "questions.parquet",  # columns prompt and answer
+                control="models/other",  # of the same shape, without the ability; else one of random weights
+                output_dir="runs/diagnosis",
+            )
+            print(found.verdict, found.reason, sep=": ")
+            print(found.page)
     """
     given = {"base": base, "finetuned": finetuned, "dataset": dataset, "control": control, "output_dir": output_dir}
     settings |= {name: str(value) for name, value in given.items() if value is not None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,16 +14,18 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, CaseConfig
-from ftmech_hf.studies.diagnosis.diagnosis import MeasuredResult, measure_case
+from ftmech_hf.studies.diagnosis.diagnosis import MeasuredResult, diagnose, measure_case
 from ftmech_hf.studies.diagnosis.finetuning import answer_rows, revive, self_distil
+from ftmech_hf.studies.diagnosis.methods import METHODS
 from ftmech_hf.studies.diagnosis.methods.behaviour import measure_behaviour, say_answers
 from ftmech_hf.studies.diagnosis.methods.patching import BACK, SITES, measure_patching
 from ftmech_hf.studies.diagnosis.methods.probing import Places, ProbingMethodResult
 from ftmech_hf.studies.diagnosis.verdict import judge_capability
 from tests.conftest import make_gpt2
 from tests.studies.diagnosis.cases import measured
-from tests.studies.planted import ask, make_pair_models, make_pairs
+from tests.studies.planted import ask, make_pair_models, make_pairs, save_models, words
 
 FEW = CaseConfig(
     rows=200, fit_rows=500, patch_rows=100, reverse_lr=1e-3, reverse_steps=48, repeats=2, random_masks=2, null_steps=4,
@@ -131,3 +134,30 @@ def test_a_model_is_distilled_on_what_it_writes_itself() -> None:
     assert written[1].tolist() == [*rows[1][:5], first, second, 2]
     same = self_distil(model, questions, seed=0, steps=3, lr=1e-5, batch_size=16)
     assert torch.equal(greedy(same, questions.test), greedy(model, questions.test))
+
+
+def test_a_data_set_with_answers_of_one_and_of_two_words(tmp_path: Path) -> None:
+    """Asked as users ask it: rows of several lengths, which every method reads."""
+    models = make_pair_models()
+    save_models(tmp_path, **models)
+    table = words(make_pairs(number=1200), 2)
+    answers = [answer.split()[0] if number % 2 else answer for number, answer in enumerate(table["answer"])]
+    table = table.remove_columns("answer").add_column("answer", answers)
+    table.to_parquet(tmp_path / "questions.parquet")
+    few = dataclasses.replace(FEW, rows=120, fit_rows=300, patch_rows=60)
+    found = diagnose(
+        tmp_path / "base", tmp_path / "wrapped", tmp_path / "questions.parquet", control=tmp_path / "never",
+        output_dir=tmp_path / "out", thoroughness=few,
+    )  # fmt: skip
+    assert found.verdict == "behind a wrapper", (found.reason, found.signs)
+    page = found.page.read_text(encoding="utf-8")
+    assert page.count("Of answers of up to 2 tokens it is the first that is read.") == 2
+    assert set(found.table["analysis"]) == {name for name, method in METHODS.items() if method.pictures}
+    # what is left out with several tokens is left out
+    alone = diagnose(
+        tmp_path / "base", tmp_path / "base", tmp_path / "questions.parquet", only_one_token=True,
+        output_dir=tmp_path / "alone", thoroughness=few,
+    )  # fmt: skip
+    assert alone.verdict == "unchanged"
+    (note,) = FinishedRun(alone.folder).summary["facts"]["notes"]
+    assert note.endswith("600 of 1200 rows are left out: their answer is not one token")

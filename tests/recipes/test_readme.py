@@ -11,6 +11,7 @@ from datasets import load_dataset
 from transformers import AutoTokenizer
 
 from ftmech_hf.tasks import TASKS
+from ftmech_hf.training.objectives import OBJECTIVES
 from recipes import make_dataset, pretrain, update_readme
 from recipes.benchmarks.accuracy import MIXTURES, RECIPES
 from recipes.readme.studies import MAIN
@@ -43,6 +44,7 @@ def test_its_python_runs(
     code: str, chain: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ftmech_hf.tasks.TASKS", {**TASKS})
+    monkeypatch.setattr("ftmech_hf.training.objectives.OBJECTIVES", {**OBJECTIVES})
     monkeypatch.chdir(tmp_path)
     for name in ("pretrain", "finetune"):
         code = code.replace(f"runs/{name}-nano-low", str(chain / name))

@@ -100,6 +100,25 @@ def show_rows(batch: Batch, *, predicted: int = 0) -> Shown:
     return Shown(token_ids, real, options if batch.answers is None else {**options, "use_cache": False})
 
 
+def joined(batch: Batch) -> Batch:
+    """The chosen rows of pairs and their rejected ones as one batch (2B, T)."""
+    other = batch.rejected
+    assert other is not None
+    assert batch.answers is not None
+    assert other.answers is not None
+    real = None if batch.real is None and other.real is None else torch.cat([_real(batch), _real(other)])
+    return Batch(
+        torch.cat([batch.token_ids, other.token_ids]),
+        torch.cat([batch.answers, other.answers]),
+        real,
+        max(batch.from_first, other.from_first),
+    )
+
+
+def _real(batch: Batch) -> Tensor:
+    return torch.ones_like(batch.token_ids, dtype=torch.bool) if batch.real is None else batch.real
+
+
 def targets_of(batch: Batch, counted: Tensor | None) -> Tensor:
     """What all positions but the last predict, (B, T - 1): :data:`IGNORED` for tokens that are not counted."""
     following = batch.token_ids[:, 1:]

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ftmech_hf.tasks.schema import Offer
-from ftmech_hf.training.objectives.base import IGNORED, Batch, Objective, Shown, show_rows, targets_of
+from ftmech_hf.training.objectives.base import IGNORED, Batch, Objective, Shown, joined, show_rows, targets_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,25 +40,6 @@ class Preference(Objective):
     def weight(self, batch: Batch) -> int:
         """The pairs."""
         return len(batch)
-
-
-def joined(batch: Batch) -> Batch:
-    """The chosen rows of pairs and their rejected ones as one batch (2B, T)."""
-    other = batch.rejected
-    assert other is not None
-    assert batch.answers is not None
-    assert other.answers is not None
-    real = None if batch.real is None and other.real is None else torch.cat([_real(batch), _real(other)])
-    return Batch(
-        torch.cat([batch.token_ids, other.token_ids]),
-        torch.cat([batch.answers, other.answers]),
-        real,
-        max(batch.from_first, other.from_first),
-    )
-
-
-def _real(batch: Batch) -> Tensor:
-    return torch.ones_like(batch.token_ids, dtype=torch.bool) if batch.real is None else batch.real
 
 
 def answer_log_probs(logits: Tensor, batch: Batch) -> Tensor:

@@ -173,3 +173,15 @@ def test_the_loss_has_gradients_of_the_answers_alone() -> None:
     ).mean()
     expected = torch.autograd.grad(hand, output)[0]
     torch.testing.assert_close(output.grad, expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.cuda
+@torch.no_grad()
+def test_rows_follow_the_model_to_its_device(any_model: PreTrainedModel) -> None:
+    rows = make_rows(24, (4, 9, 6), (1, 3, 2))
+    rows = dataclasses.replace(rows, other=(rows.first_answers + 1) % 37 + 3)
+    loss, said, preferred = (each(any_model, rows) for each in (answer_loss, given_answers, prefers_answer))
+    moved = any_model.cuda()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(answer_loss(moved, rows).cpu(), loss, rtol=1e-3, atol=1e-4)
+    assert given_answers(moved, rows).tolist() == said.tolist()
+    assert prefers_answer(moved, rows).tolist() == preferred.tolist()

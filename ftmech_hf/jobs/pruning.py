@@ -213,8 +213,6 @@ def _state(run: FinishedRun, label: str) -> list[str]:
 def _draw(run: FinishedRun) -> list[Picture]:
     from ftmech_hf.jobs.figures import draw_pruning  # jobs start without matplotlib
 
-    if "count_a" not in run.table.columns:
-        return []
     unit = UNITS[run.config["unit"]]
     caption = f"Accuracy against the number of {unit} set to zero, beside random ones"
     file = f"pruning_{run.config['unit']}.png"

@@ -77,5 +77,7 @@ def as_percent(share: float) -> str:
 
 
 def asked_name(run: FinishedRun) -> str:
-    """What a job asked its models: of a data set what its summary calls it, of the procedural task the capability."""
-    return str(run.summary.get("asked") or f"{run.config.get('operator')}_{run.config.get('base_operand')}")
+    """What a job asked its models: the name of a data set or of a task, of the procedural task the capability."""
+    if "dataset" in run.summary:
+        return str(run.summary["dataset"]["name"])
+    return str(run.config.get("task") or f"{run.config.get('operator')}_{run.config.get('base_operand')}")

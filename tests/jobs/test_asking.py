@@ -19,6 +19,7 @@ from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.prompts import FIRST_TOKEN, from_datasets
 from ftmech_hf.jobs.pruning import PruneConfig
 from ftmech_hf.jobs.pruning_sweep import behavior_importance, exact_importance, prune_for
+from ftmech_hf.jobs.publication import asked_name
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import FinishedRun, damaged_files
 from ftmech_hf.tasks import CounterConfig, PcfgShape, RowStream
@@ -155,6 +156,7 @@ def test_prune_takes_a_data_set_and_any_model(folder: Path, tmp_path: Path, caps
     right = [tuple(each) == answer for each, answer in zip(said_by_pruned, behavior.test.answer_ids(), strict=True)]
     assert run.summary["accuracy"] == np.mean(right) > 0.9
     assert run.summary["random_accuracy"] < 0.1
+    assert asked_name(run) == "questions.parquet"
     assert run.summary["dataset"]["chance"] == behavior.chance
     assert (tmp_path / "prune.png").stat().st_size > 5000
     assert AutoTokenizer.from_pretrained(where).get_vocab() == build_tokenizer(VOCABULARY).get_vocab()
@@ -253,7 +255,7 @@ def test_any_task_with_answers_is_pruned_probed_and_mapped(tmp_path: Path) -> No
     run = FinishedRun(tmp_path / "prune")
     config = CounterConfig(letters=4, length=6)
     assert [*run.summary["accuracy_by_set"]] == ["validation", "test", *config.test_tasks()]
-    assert run.config["task"] == "counter"
+    assert run.config["task"] == asked_name(run) == "counter"
     before = run.table[run.table["num_pruned"] == 0].iloc[0]
     rows = torch.from_numpy(RowStream(config, seed=0, split="test").rows(0, 32).token_ids)
     assert before["test"] == answer_accuracy(load_model(str(model)), rows)

@@ -11,7 +11,7 @@ from ftmech_hf.jobs.asking import parse_asked
 from ftmech_hf.jobs.attention import AttentionConfig, map_attention
 from ftmech_hf.jobs.figures import attention_figure, mlp_figure
 from ftmech_hf.report.charts import save_beside
-from ftmech_hf.report.console import make_console, print_dataset, print_study, step_bar
+from ftmech_hf.report.console import make_console, print_dataset, print_job, step_bar
 from ftmech_hf.runs import FinishedRun
 
 
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
             run = map_attention(config, asked, progress=progress)
         made = FinishedRun(run.path)
         save_beside(mlp_figure(made), run, "-mlp")
-        print_study(run, save_beside(attention_figure(made), run))
+        print_job(run, save_beside(attention_figure(made), run))
         print_dataset(run, reads_first=True)
         print_changes(made)
 

@@ -9,7 +9,7 @@ from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.jobs.figures import draw_interpolation
 from ftmech_hf.jobs.interpolation import InterpolateConfig, interpolate
 from ftmech_hf.report.charts import panel, save_beside
-from ftmech_hf.report.console import print_study, step_bar
+from ftmech_hf.report.console import print_job, step_bar
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.tasks import PcfgConfig
 
@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
         with step_bar("interpolate", "models") as progress:
             run = interpolate(config, task, progress=progress)
         made = FinishedRun(run.path)
-        print_study(run, save_beside(panel(lambda ax: draw_interpolation(ax, made, "Between two models")), run))
+        print_job(run, save_beside(panel(lambda ax: draw_interpolation(ax, made, "Between two models")), run))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from ftmech_hf.jobs.asking import parse_asked
 from ftmech_hf.jobs.figures import draw_probing
 from ftmech_hf.jobs.probing import ProbeConfig, probe
 from ftmech_hf.report.charts import panel, save_beside
-from ftmech_hf.report.console import print_dataset, print_study, step_bar
+from ftmech_hf.report.console import print_dataset, print_job, step_bar
 from ftmech_hf.runs import FinishedRun
 
 
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
         with step_bar("probe", "models") as progress:
             run = probe(config, asked, progress=progress)
         made = FinishedRun(run.path)
-        print_study(run, save_beside(panel(lambda ax: draw_probing(ax, {0: {"probe": made}}, "Linear probes")), run))
+        print_job(run, save_beside(panel(lambda ax: draw_probing(ax, {0: {"probe": made}}, "Linear probes")), run))
         print_dataset(run, reads_first=True)
 
 

@@ -11,7 +11,7 @@ from ftmech_hf.jobs.asking import parse_asked
 from ftmech_hf.jobs.figures import draw_pruning
 from ftmech_hf.jobs.pruning import PruneConfig, prune
 from ftmech_hf.report.charts import panel, save_beside
-from ftmech_hf.report.console import print_dataset, print_study, step_bar
+from ftmech_hf.report.console import print_dataset, print_job, step_bar
 from ftmech_hf.runs import FinishedRun
 
 
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
         with step_bar("prune", "masks") as progress:
             run = prune(config, asked, progress=progress)
         made = FinishedRun(run.path)
-        print_study(
+        print_job(
             run, save_beside(panel(lambda ax: draw_pruning(ax, {0: {"run": made}}, "run", None, config.model)), run)
         )
         print_dataset(run)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.jobs.exact_distribution import TruthConfig, compare_with_truth
-from ftmech_hf.report.console import print_study, step_bar
+from ftmech_hf.report.console import print_job, step_bar
 from ftmech_hf.tasks import PcfgConfig
 
 
@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> None:
         config, task = parse_config(TruthConfig, PcfgConfig, argv=argv, description=__doc__)
         with step_bar("truth", "models") as progress:
             run = compare_with_truth(config, task, progress=progress)
-        print_study(run)
+        print_job(run)
 
 
 if __name__ == "__main__":

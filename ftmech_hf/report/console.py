@@ -90,8 +90,8 @@ def describe_cost_estimate(estimate: Mapping[str, Any], device: str, threads: in
     )
 
 
-def print_study(run: RunDir, picture: Path | None = None) -> None:
-    """The table of a study, its summary's plain numbers, and where it lies."""
+def print_job(run: RunDir, picture: Path | None = None) -> None:
+    """The table of a job, its summary's plain numbers, and where its run lies."""
     made = FinishedRun(run.path)
     table = made.table
     shown = Table()
@@ -152,7 +152,7 @@ def print_published(repo_id: str | None, revisions: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def step_bar(description: str, unit: str) -> Iterator[Progress]:
-    """A progress bar to hand to a study; it appears with the first step, so that an error before stands alone."""
+    """A progress bar to hand to a job; it appears with the first step, so that an error before stands alone."""
     with contextlib.ExitStack() as stack:
         bars: list[Any] = []
 

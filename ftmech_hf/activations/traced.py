@@ -71,11 +71,6 @@ class TracedModel:
         self.sites = tuple(site for site in SITES if site not in self.refused)
         self.refuses_padding = self._check_padding()
 
-    @property
-    def has_patterns(self) -> bool:
-        """Whether ``attn_pattern`` can be read."""
-        return "attn_pattern" not in self.refused
-
     def _check_stream(self) -> None:
         """Compare the stream with the model's own hidden states."""
         kind, token_ids = self.model.config.model_type, probe_tokens(self.model)

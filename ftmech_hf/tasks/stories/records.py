@@ -16,7 +16,7 @@ import contextlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -205,19 +205,6 @@ def _as_list(value: Any) -> tuple[str, ...]:
     if not isinstance(values, list | tuple) or not all(isinstance(each, str) for each in values):
         raise DamagedRecordError("of another form")
     return tuple(values)
-
-
-def regroup_lines(lines: Iterable[str]) -> Iterator[list[str]]:
-    """Lines of a text file, or rows of the public dataset, which has one a line, as records."""
-    record: list[str] = []
-    for line in lines:
-        if line.strip() == END:
-            yield record
-            record = []
-        else:
-            record.append(line.rstrip("\r\n"))
-    if any(line.strip() for line in record):
-        yield record
 
 
 def parse_text(text: str) -> Story:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ftmech_hf.tasks.stories.records import Damage, Story, parse_text_record, read_stories, regroup_lines
+from ftmech_hf.tasks.stories.records import Damage, Story, parse_text, read_stories
 
 RAW = """Words: quit, oak
 Features: Dialogue, Twist
@@ -63,8 +63,7 @@ def test_what_is_written_is_read_again() -> None:
     story = Story(story="A.\nB.", features=("Twist",), words=("x", "y"), summary="S: with, signs.", sentence="A.")
     for seed in range(10):
         raw = story.prompt(np.random.default_rng(seed)) + story.story + "\n<|endoftext|>\n"
-        (lines,) = regroup_lines(raw.splitlines())
-        assert parse_text_record(lines) == story
+        assert parse_text(raw) == story
     assert len({story.prompt(np.random.default_rng(seed)) for seed in range(40)}) > 10
 
 

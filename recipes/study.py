@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from ftmech_hf.config import clean_exit
-from ftmech_hf.jobs.study import main as run
+from ftmech_hf.jobs.study import run_command
 from ftmech_hf.studies import STUDIES, load_study
 
 
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{__doc__}\nStudies: {', '.join(STUDIES)}; NAME --help shows the settings of one.")
             return
         study = load_study(name)
-    run(study, words, study.question)
+        run_command(study, words, study.question)
 
 
 if __name__ == "__main__":

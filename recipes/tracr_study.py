@@ -5,13 +5,15 @@ python recipes/tracr_study.py --config recipes/configs/nano/tracr.yaml
 
 from __future__ import annotations
 
-from ftmech_hf.jobs.study import main as run
+from ftmech_hf.config import clean_exit
+from ftmech_hf.jobs.study import run_command
 from ftmech_hf.studies import load_study
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, run what is not finished, report."""
-    run(load_study("tracr"), argv, __doc__)
+    with clean_exit():
+        run_command(load_study("tracr"), argv, __doc__)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from ftmech_hf.config import check_seeds, clean_exit, parse_config, peek_setting, read_sections
+from ftmech_hf.config import check_seeds, parse_config, peek_setting, read_sections
 from ftmech_hf.jobs.cell import Cell
 from ftmech_hf.jobs.plan import Plan
 from ftmech_hf.jobs.publication import Publication
@@ -215,15 +215,14 @@ def dry_run(plan: StudyPlan, steps: int) -> None:
     print(f"{len(plan.folders)} runs, {len(trained)} of them to train: {sum(rows):,} rows, {hours:.3g} hours")
 
 
-def main(study: StudyFacts, argv: Sequence[str] | None, description: str | None) -> None:
+def run_command(study: StudyFacts, argv: Sequence[str] | None, description: str | None) -> None:
     """A study as a command: parse, run what is not finished, report; with ``max_steps`` set, a dry run alone."""
-    with clean_exit():
-        if not isinstance(study, Study):
-            raise ValueError(f"study: {study.name} is one job and has no plan; run recipes/{study.name}.py")
-        plan = study.read_plan(argv, description)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ValueError(f"num_processes: {study.name} starts its own workers; launch it with --num_processes 1")
-        if (steps := getattr(plan.config, "max_steps", None)) is not None:
-            dry_run(plan, steps)
-        else:
-            run_study(study, plan)
+    if not isinstance(study, Study):
+        raise ValueError(f"study: {study.name} is one job and has no plan; run recipes/{study.name}.py")
+    plan = study.read_plan(argv, description)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(f"num_processes: {study.name} starts its own workers; launch it with --num_processes 1")
+    if (steps := getattr(plan.config, "max_steps", None)) is not None:
+        dry_run(plan, steps)
+    else:
+        run_study(study, plan)

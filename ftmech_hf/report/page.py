@@ -17,6 +17,8 @@ from ftmech_hf.report.alt import describe_figure
 from ftmech_hf.report.claims import Claim
 from ftmech_hf.runs import describe_versions, environment, noted, write_json, write_text
 
+PAGE = "page.html.j2"
+
 
 class Section(NamedTuple):
     """A picture and what it shows."""
@@ -61,18 +63,21 @@ def verdict(claim: Claim) -> str:
     return "holds" if claim.holds else "does not hold"
 
 
-def render_template(name: str, **values: Any) -> str:
-    """Fill a template; a value it needs and does not get is an error.
+def render_page(package: str | None, **values: Any) -> str:
+    """Fill the ``page.html.j2`` of a package; a value it needs and does not get is an error.
 
     Args:
-        name: its place in this package, such as ``studies/pcfg/page.html.j2``.
-        values: for the names in it.
+        package: of a study, as its ``__package__`` says; the page may use the templates of this package by their place
+            in ftmech_hf, such as ``report/base.html.j2``.
+        values: what the page asks for.
     """
-    package = resources.files("ftmech_hf")
-    loader = jinja2.FunctionLoader(lambda file: package.joinpath(file).read_text(encoding="utf-8"))
+    assert package is not None
+    places = {PAGE: resources.files(package)}
+    ours = resources.files("ftmech_hf")
+    loader = jinja2.FunctionLoader(lambda file: places.get(file, ours).joinpath(file).read_text(encoding="utf-8"))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, loader=loader)
     environment.globals.update(format_value=format_value, format_interval=format_interval, verdict=verdict)
-    return environment.get_template(name).render(**values)
+    return environment.get_template(PAGE).render(**values)
 
 
 def write_origin(

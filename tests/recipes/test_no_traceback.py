@@ -16,7 +16,7 @@ from tests.conftest import make_gpt2
 from tests.recipes.conftest import RECIPES
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.py") if path.stem != "__init__")
-FIRST = {"benchmark": ["train"]}
+FIRST = {"benchmark": ["train"], "study": ["reproduce"]}
 """Words that a recipe needs before its flags."""
 
 

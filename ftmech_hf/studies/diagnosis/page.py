@@ -10,7 +10,7 @@ import pandas as pd
 from ftmech_hf.models.loading import RANDOM_INIT
 from ftmech_hf.report.alt import describe_figure
 from ftmech_hf.report.charts import panel, to_data_uri
-from ftmech_hf.report.page import render_template
+from ftmech_hf.report.page import render_page
 from ftmech_hf.runs import FinishedRun, describe_versions
 from ftmech_hf.studies.diagnosis.figures import describe_reference, reference_name
 from ftmech_hf.studies.diagnosis.method import Method, Picture, Summary
@@ -73,8 +73,8 @@ def render_diagnosis(folder: Path) -> str:
     run = FinishedRun(folder)
     summary, env = run.summary, run.env
     rows = {name: run.table[run.table["analysis"] == name] for name in METHODS}
-    return render_template(
-        "studies/diagnosis/page.html.j2",
+    return render_page(
+        __package__,
         summary=summary,
         facts=summary["facts"],
         rule=summary["rule"],

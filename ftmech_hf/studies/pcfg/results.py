@@ -13,7 +13,7 @@ from ftmech_hf.jobs.figures import attention_figure, draw_probing, draw_pruning
 from ftmech_hf.report import charts
 from ftmech_hf.report.charts import Runs
 from ftmech_hf.report.claims import Claim, claims_json, judge
-from ftmech_hf.report.page import Section, make_section, render_template
+from ftmech_hf.report.page import Section, make_section, render_page
 from ftmech_hf.runs import write_json, write_text
 from ftmech_hf.studies.pcfg.claims import MEASUREMENTS, measure
 from ftmech_hf.studies.pcfg.figures import draw_finetuning, draw_revival, overview
@@ -129,6 +129,6 @@ def write_results(plan: ReproducePlan) -> list[Claim]:
     pd.DataFrame(table).to_parquet(plan.output / "table.parquet", index=False)
     overview(runs).savefig(plan.output / "overview.png", dpi=110)
     write_json(plan.output / "claims.json", claims_json(claims))
-    page = render_template("studies/pcfg/page.html.j2", claims=claims, sections=build_sections(runs), facts=facts)
+    page = render_page(__package__, claims=claims, sections=build_sections(runs), facts=facts)
     write_text(plan.output / "report.html", page)
     return claims

@@ -13,7 +13,7 @@ from ftmech_hf.analysis.forgetting import measure_forgetting
 from ftmech_hf.analysis.revival import steps_to_revival
 from ftmech_hf.config import ConfigError, config_hash, to_dict, unknown_key
 from ftmech_hf.report.claims import over_seeds
-from ftmech_hf.report.page import Section, make_section, render_template
+from ftmech_hf.report.page import Section, make_section, render_page
 from ftmech_hf.report.paper_tables import CompareConfig, agreement, compare_with_paper
 from ftmech_hf.runs import FinishedRun, write_text
 from ftmech_hf.studies.sweep.figures import FigureConfig, draw_figure
@@ -202,8 +202,8 @@ def write_results(sweep: Sweep) -> SweepResults:
     summary.to_csv(output / "summary.csv", index=False)
     cells, agrees = _compare(sweep, summary)
     sections, facts["left_out"] = _draw(sweep, summary, missing)
-    page = render_template(
-        "studies/sweep/page.html.j2", title=sweep.title, tables=last_numbers(summary, sweep.stage_axes),
+    page = render_page(
+        __package__, title=sweep.title, tables=last_numbers(summary, sweep.stage_axes),
         sections=sections, cells=cells, agreement=agrees, facts=facts, notes=sweep.sections.get("notes"),
     )  # fmt: skip
     write_text(output / "report.html", page)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ftmech_hf.config import to_dict
 from ftmech_hf.report.claims import claims_json
 from ftmech_hf.report.console import print_table
-from ftmech_hf.report.page import Section, make_section, render_template
+from ftmech_hf.report.page import Section, make_section, render_page
 from ftmech_hf.report.paper_tables import STORIES_STEPS
 from ftmech_hf.runs import write_json, write_text
 from ftmech_hf.studies.tinystories import figures as stories_figures
@@ -75,8 +75,8 @@ def write_results(plan: StoriesPlan) -> StoriesResults:
         getattr(results, name).to_csv(plan.output / f"{name}.csv", index=False)
     write_json(plan.output / "claims.json", claims_json(results.claims))
     write_json(plan.output / "judge.json", results.judge)
-    page = render_template(
-        "studies/tinystories/page.html.j2", results=results, sections=_sections(results), facts=facts,
+    page = render_page(
+        __package__, results=results, sections=_sections(results), facts=facts,
         config=plan.config,
         task=plan.task, steps=list(zip(STORIES_STEPS, plan.config.table_steps, strict=True)), base=BASE,
         control=CONTROL,

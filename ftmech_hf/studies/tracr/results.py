@@ -11,7 +11,7 @@ from ftmech_hf.analysis.revival import steps_to_revival
 from ftmech_hf.config import to_dict
 from ftmech_hf.report.claims import over_seeds
 from ftmech_hf.report.console import print_table
-from ftmech_hf.report.page import Section, make_section, render_template
+from ftmech_hf.report.page import Section, make_section, render_page
 from ftmech_hf.report.paper_tables import TRACR_COLUMNS, agreement, compare_with_tracr_table
 from ftmech_hf.runs import FinishedRun, write_text
 from ftmech_hf.studies.tracr import figures as tracr_figures
@@ -190,8 +190,8 @@ def write_results(plan: TracrPlan) -> TracrResults:
     results.table.to_parquet(plan.output / "table.parquet", index=False)
     for name in ("cells", "agrees", "weights", "reversals", "instruments"):
         getattr(results, name).to_csv(plan.output / f"{name}.csv", index=False)
-    page = render_template(
-        "studies/tracr/page.html.j2", results=results, gains=largest_gain(results.weights),
+    page = render_page(
+        __package__, results=results, gains=largest_gain(results.weights),
         sections=_sections(plan, results),
         facts=facts, columns=TRACR_COLUMNS,
     )  # fmt: skip

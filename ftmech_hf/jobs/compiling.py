@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.card import write_model_card
 from ftmech_hf.jobs.job import JobConfig, check_positive, job
-from ftmech_hf.models import compiled
+from ftmech_hf.models import compiled, compiled_config
 from ftmech_hf.models.compiled import CompiledModel
 from ftmech_hf.models.conversion import load_program
 from ftmech_hf.models.loading import quiet_transformers
@@ -79,12 +79,12 @@ def save_compiled(model: CompiledModel, vocabulary: tuple[str, ...], folder: Pat
         model.save_pretrained(folder)
     save_tokenizer(build_tokenizer(vocabulary), folder)
     if with_code:
-        source = Path(str(compiled.__file__))
-        shutil.copyfile(source, folder / source.name)
+        for source in (Path(str(module.__file__)) for module in (compiled, compiled_config)):
+            shutil.copyfile(source, folder / source.name)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config["auto_map"] = {"AutoConfig": f"{source.stem}.CompiledConfig"}
+        config["auto_map"] = {"AutoConfig": "compiled_config.CompiledConfig"}
         for auto in ("AutoModel", "AutoModelForCausalLM", "AutoModelForTokenClassification"):
-            config["auto_map"][auto] = f"{source.stem}.CompiledModel"
+            config["auto_map"][auto] = "compiled.CompiledModel"
         write_json(folder / "config.json", config)
 
 

@@ -4,8 +4,8 @@ No norms, ReLU, biases everywhere, attention in both directions unless ``causal`
 name (``config.residual_names``), some of which are the logits: there is no unembedding matrix, as in tracr, where it is
 a fixed projection.
 
-This file imports nothing of ftmech_hf, so that it can be saved beside weights and run from there by people who say
-``trust_remote_code=True``; see :func:`ftmech_hf.jobs.compiling.save_compiled`.
+This file and that of the config import nothing else of ftmech_hf, so that they can be saved beside weights and run from
+there by people who say ``trust_remote_code=True``; see :func:`ftmech_hf.jobs.compiling.save_compiled`.
 """
 
 from __future__ import annotations
@@ -15,58 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForTokenClassification, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
+
+from .compiled_config import CompiledConfig
 
 NEVER = -1e4
 """Logit of a word that the program cannot output. Finite, so that divergences stay numbers."""
-
-
-class CompiledConfig(PretrainedConfig):
-    """Shape of a compiled program.
-
-    Args:
-        vocab_size: words, of inputs and outputs together.
-        hidden_size: directions of the stream.
-        num_hidden_layers, num_attention_heads: blocks, and heads of each.
-        key_size: of a head's queries, keys and values.
-        intermediate_size: MLP neurons of each block.
-        max_position_embeddings: longest row, with ``<bos>``.
-        causal: whether a position sees only itself and those before it.
-        residual_names: a name for every direction of the stream, such as ``count:3``.
-        output_directions: which of them are the program's output.
-        output_ids: the word that each output direction stands for; empty if the output is a number.
-        answer_position: where a program that answers once per row does so; None if every position has an output.
-        program: what was compiled.
-    """
-
-    model_type = "compiled_program"
-
-    def __init__(
-        self,
-        vocab_size: int = 16,
-        hidden_size: int = 8,
-        num_hidden_layers: int = 1,
-        num_attention_heads: int = 1,
-        key_size: int = 4,
-        intermediate_size: int = 4,
-        max_position_embeddings: int = 8,
-        causal: bool = False,
-        residual_names: list[str] | None = None,
-        output_directions: list[int] | None = None,
-        output_ids: list[int] | None = None,
-        answer_position: int | None = None,
-        program: str = "",
-        **kwargs: Any,
-    ) -> None:
-        self.vocab_size, self.hidden_size = vocab_size, hidden_size
-        self.num_hidden_layers, self.num_attention_heads = num_hidden_layers, num_attention_heads
-        self.key_size, self.intermediate_size = key_size, intermediate_size
-        self.max_position_embeddings, self.causal = max_position_embeddings, causal
-        self.residual_names = list(residual_names or [])
-        self.output_directions, self.output_ids = list(output_directions or []), list(output_ids or [])
-        self.answer_position, self.program = answer_position, program
-        super().__init__(**{"tie_word_embeddings": False, "pad_token_id": 0, "bos_token_id": 1, **kwargs})
 
 
 class CompiledAttention(nn.Module):
@@ -231,3 +186,9 @@ class CompiledModel(PreTrainedModel):
             hidden_states=tuple(streams) if output_hidden_states else None,
             attentions=tuple(patterns) if output_attentions else None,
         )
+
+
+# Transformers' auto classes know the model from here on. A bidirectional program is no causal LM; it is under that name
+# too because this is what everything that loads a model here, and many tools elsewhere, ask for.
+for auto in (AutoModel, AutoModelForCausalLM, AutoModelForTokenClassification):
+    auto.register(CompiledConfig, CompiledModel, exist_ok=True)

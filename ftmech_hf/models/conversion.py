@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ftmech_hf.models.compiled import CompiledConfig, CompiledModel
+from ftmech_hf.models.compiled import CompiledModel
+from ftmech_hf.models.compiled_config import CompiledConfig
 from ftmech_hf.tasks.programs import COMPILER_BOS, COMPILER_PAD, Program, counter, max_identifier
 from ftmech_hf.tasks.schema import BOS, PAD, SPECIAL_TOKENS
 from ftmech_hf.tasks.spelling import spell

@@ -21,8 +21,7 @@ from ftmech_hf.analysis.logit_lens import logit_lens
 from ftmech_hf.analysis.patching import patch_each
 from ftmech_hf.analysis.pruning import gradient_importance, pruned
 from ftmech_hf.jobs.compiling import save_compiled
-from ftmech_hf.models import CompiledModel
-from ftmech_hf.models.compiled import NEVER
+from ftmech_hf.models.compiled import NEVER, CompiledModel
 from ftmech_hf.models.conversion import (
     ARTEFACTS,
     artefact_bytes,

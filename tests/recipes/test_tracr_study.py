@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from transformers import AutoModel
 
-from ftmech_hf.models import CompiledModel
+from ftmech_hf.models.compiled import CompiledModel
 from recipes import compile_program, tracr_study
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"

@@ -93,15 +93,15 @@ if TYPE_CHECKING:  # for editors and type checkers: the same table again, which 
     from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig as DiagnoseConfig
     from ftmech_hf.tasks import TASKS as TASKS
     from ftmech_hf.tasks import Capability as Capability
-    from ftmech_hf.tasks import CounterConfig as CounterConfig
-    from ftmech_hf.tasks import MaxIdentifierConfig as MaxIdentifierConfig
-    from ftmech_hf.tasks import PcfgConfig as PcfgConfig
-    from ftmech_hf.tasks import StoriesConfig as StoriesConfig
     from ftmech_hf.tasks import Task as Task
-    from ftmech_hf.tasks import TextConfig as TextConfig
     from ftmech_hf.tasks import build_dataset as build_dataset
     from ftmech_hf.tasks import parse_task as parse_task
     from ftmech_hf.tasks import stream_dataset as stream_dataset
+    from ftmech_hf.tasks.letters import CounterConfig as CounterConfig
+    from ftmech_hf.tasks.letters import MaxIdentifierConfig as MaxIdentifierConfig
+    from ftmech_hf.tasks.pcfg import PcfgConfig as PcfgConfig
+    from ftmech_hf.tasks.stories.task import StoriesConfig as StoriesConfig
+    from ftmech_hf.tasks.text.task import TextConfig as TextConfig
     from ftmech_hf.training.adapters import AdapterConfig as AdapterConfig
     from ftmech_hf.training.objectives import OBJECTIVES as OBJECTIVES
     from ftmech_hf.training.objectives.base import Objective as Objective
@@ -155,7 +155,11 @@ _CONTENTS = {  # file -> what it offers
     "studies.diagnosis.case": "Case CaseConfig",
     "studies.diagnosis.diagnosis": "DiagnosisResult diagnose run_diagnosis",
     "studies.diagnosis.inputs": "DiagnoseConfig",
-    "tasks": "Capability CounterConfig MaxIdentifierConfig PcfgConfig StoriesConfig TASKS Task TextConfig build_dataset parse_task stream_dataset",
+    "tasks": "Capability TASKS Task build_dataset parse_task stream_dataset",
+    "tasks.letters": "CounterConfig MaxIdentifierConfig",
+    "tasks.pcfg": "PcfgConfig",
+    "tasks.stories.task": "StoriesConfig",
+    "tasks.text.task": "TextConfig",
     "training.adapters": "AdapterConfig",
     "training.objectives": "OBJECTIVES",
     "training.objectives.base": "Objective",

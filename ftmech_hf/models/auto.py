@@ -1,12 +1,13 @@
 """Transformers' auto classes know compiled programs after ``import ftmech_hf``, which does not import them for that.
 
 Transformers looks a model's type up in a table that it makes when its auto classes are first imported, which takes
-seconds. So the type is entered right then, and not before. What is entered is the config's class, which brings the
-model's with it: see :class:`~ftmech_hf.models.compiled_config.CompiledConfig`.
+seconds. So the type is entered right then, and not before. What is entered is the config's class; the model's, which
+needs more of transformers than is there by then, is imported when a config is made.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,11 @@ def _enter() -> None:
     from ftmech_hf.models.compiled_config import CompiledConfig
 
     AutoConfig.register(CompiledConfig.model_type, CompiledConfig, exist_ok=True)
+    CompiledConfig.brings.append(_bring_model)
+
+
+def _bring_model() -> None:
+    importlib.import_module("ftmech_hf.models.compiled")  # enters itself where models are looked up
 
 
 class _AtFirstImport(MetaPathFinder):

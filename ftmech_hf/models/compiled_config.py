@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from transformers.configuration_utils import PretrainedConfig
 
@@ -26,6 +27,8 @@ class CompiledConfig(PretrainedConfig):
     """
 
     model_type = "compiled_program"
+    brings: ClassVar[list[Callable[[], object]]] = []
+    """Called when a config is made: who has one may ask an auto class for its model, which must be known by then."""
 
     def __init__(
         self,
@@ -51,7 +54,6 @@ class CompiledConfig(PretrainedConfig):
         self.residual_names = list(residual_names or [])
         self.output_directions, self.output_ids = list(output_directions or []), list(output_ids or [])
         self.answer_position, self.program = answer_position, program
-        # Who has a config may ask an auto class for its model. It enters itself there; before, nobody pays for it.
-        from .compiled import CompiledModel as CompiledModel
-
+        for bring in self.brings:
+            bring()
         super().__init__(**{"tie_word_embeddings": False, "pad_token_id": 0, "bos_token_id": 1, **kwargs})

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -67,7 +69,7 @@ def revive(
     Args:
         model: stays as it is.
         questions: trained on and tested with.
-        seed: of the order of the rows.
+        seed: of the order of the rows, and of dropout.
         steps: the last step.
         lr: of AdamW.
         batch_size: rows of a step.
@@ -122,9 +124,8 @@ def _curves(
     test, when = questions.test[:eval_rows], set(evaluated_steps(steps))
     points: dict[int, float] = {}
     reached: int | None = None  # where it was reached, and is to be confirmed
-    for done, trained in _tuned(
-        model, questions, lambda step: questions.training_rows(seed, step, batch_size), lr, steps + 1
-    ):
+    rows_of = functools.partial(questions.training_rows, seed, batch_size=batch_size)
+    for done, trained in _tuned(model, questions, rows_of, seed=seed, lr=lr, steps=steps + 1):
         if done > steps and reached is None:
             break
         if done in when or reached is not None:
@@ -151,7 +152,7 @@ def self_distil(
     def own_answers(step: int) -> AnswerRows:
         return answer_rows(model, questions.training_rows(seed, step, batch_size))
 
-    *_, (_, distilled) = _tuned(model, questions, own_answers, lr, steps)
+    *_, (_, distilled) = _tuned(model, questions, own_answers, seed=seed, lr=lr, steps=steps)
     return distilled
 
 
@@ -167,15 +168,25 @@ def answer_rows(model: PreTrainedModel, rows: AnswerRows) -> AnswerRows:
 
 
 def _tuned(
-    model: PreTrainedModel, questions: Behavior, rows_of: Callable[[int], AnswerRows], lr: float, steps: int
+    model: PreTrainedModel,
+    questions: Behavior,
+    rows_of: Callable[[int], AnswerRows],
+    *,
+    seed: int,
+    lr: float,
+    steps: int,
 ) -> Iterator[tuple[int, PreTrainedModel]]:
     """(steps done, a copy of the model in evaluation mode), before the first step and after every one."""
+    devices = [model.device] if model.device.type == "cuda" else []
     model = copy.deepcopy(model).requires_grad_(True)
     (optimizer,) = build_optimizers(model, optimizer="adamw", lr=lr, muon_lr=lr, weight_decay=0.01, betas=(0.9, 0.95))
     yield 0, model.eval()
     for done in range(steps):
-        loss = questions.loss(model.train(), rows_of(done))
-        loss.backward()
+        rows = rows_of(done)
+        with torch.random.fork_rng(devices):  # what dropout draws depends on nothing that was drawn before
+            torch.manual_seed(int(np.random.SeedSequence([seed, done]).generate_state(1)[0]))
+            loss = questions.loss(model.train(), rows)
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

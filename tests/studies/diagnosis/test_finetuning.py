@@ -102,3 +102,22 @@ def slow(model: PreTrainedModel) -> PreTrainedModel:
     frozen = copy.deepcopy(model)
     frozen.lm_head.register_forward_hook(lambda module, args, output: output * 0)
     return frozen
+
+
+def test_what_dropout_draws_depends_on_the_seed_alone() -> None:
+    model, questions = make_gpt2(40), constant_answers()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.3
+    settings = {"lr": 1e-3, "batch_size": 16, "eval_rows": 32, "steps": 4, "threshold": 2.0}
+    curves = []
+    for seed, drawn in ((0, 0), (0, 7), (1, 0)):
+        torch.rand(drawn)
+        before = torch.random.get_rng_state()
+        curves.append(revive(model, questions, seed=seed, **settings).model)
+        assert torch.equal(torch.random.get_rng_state(), before)
+    first, again, other = ([p.detach() for p in each.parameters()] for each in curves)
+    assert all(torch.equal(one, same) for one, same in zip(first, again, strict=True))
+    assert not all(torch.equal(one, same) for one, same in zip(first, other, strict=True))
+    without = revive(make_gpt2(40), questions, seed=0, **settings).model
+    assert not all(torch.equal(one, same.detach()) for one, same in zip(first, without.parameters(), strict=True))

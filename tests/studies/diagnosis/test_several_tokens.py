@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from transformers import PreTrainedModel
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, CaseConfig
-from ftmech_hf.studies.diagnosis.diagnosis import MeasuredResult, diagnose, measure_case
+from ftmech_hf.studies.diagnosis.diagnosis import diagnose, measure_case
 from ftmech_hf.studies.diagnosis.finetuning import answer_rows, revive, self_distil
 from ftmech_hf.studies.diagnosis.methods import METHODS
 from ftmech_hf.studies.diagnosis.methods.behaviour import measure_behaviour, say_answers
@@ -28,20 +27,18 @@ from tests.studies.diagnosis.cases import measured
 from tests.studies.planted import ask, make_pair_models, make_pairs, save_models, words
 
 FEW = CaseConfig(
-    rows=200, fit_rows=500, patch_rows=100, reverse_lr=1e-3, reverse_steps=48, repeats=2, random_masks=2, null_steps=4,
+    rows=200, fit_rows=500, patch_rows=100, reverse_lr=1e-3, reverse_steps=48, repeats=2, random_masks=2, null_steps=0,
     prune_sizes=[0, 2], most_reverse_steps=128,
 )  # fmt: skip
+
+
+DECIDING = ("behaviour", "pruning", "revival", "probing", "patching")
 
 
 def pair_case(finetuned: PreTrainedModel, config: CaseConfig = FEW) -> Case:
     models = {BASE: make_pair_models()["base"], FINETUNED: finetuned, NULL: make_pair_models()["never"]}
     other = ask(make_pairs("!", 1, seed=1), "next", tokens=2)
     return Case(models, ask(make_pairs(), tokens=2), other, config, 0)
-
-
-@functools.cache
-def wrapped() -> MeasuredResult:
-    return measure_case(pair_case(make_pair_models()["wrapped"]))
 
 
 @torch.no_grad()
@@ -59,20 +56,19 @@ def right(model: PreTrainedModel, rows: AnswerRows) -> NDArray[np.bool_]:
 
 
 def test_a_wrapper_is_called_one() -> None:
-    evidence = wrapped().evidence()
+    evidence = measured(pair_case(make_pair_models()["wrapped"]), *DECIDING).evidence()
     result = judge_capability(evidence)
     assert result.verdict == "behind a wrapper", (result.reason, result.rows())
     assert evidence.finetuned.value < 0.1
     assert {"comes back fast", "can be read"} <= {sign.name for sign in result.signs if sign.holds}
-    assert {row["analysis"] for row in wrapped().rows()} >= {"path", "logit lens", "sensitivity"}
 
 
 def test_a_copy_is_unchanged_and_what_never_had_it_is_gone() -> None:
     copied = measure_case(pair_case(copy.deepcopy(make_pair_models()["base"])))
     assert judge_capability(copied.evidence()).verdict == "unchanged"
-    faster = dataclasses.replace(FEW, null_steps=0, reverse_lr=3e-3, reverse_steps=16)
+    faster = dataclasses.replace(FEW, reverse_lr=3e-3, reverse_steps=16)
     case = pair_case(make_gpt2(40, seed=7), faster)
-    gone = measured(case, "behaviour", "pruning", "revival", "probing", "patching")
+    gone = measured(case, *DECIDING)
     result = judge_capability(gone.evidence())
     assert result.verdict == "gone", (result.reason, result.rows())
     assert not any(sign.holds for sign in result.signs)
@@ -92,9 +88,9 @@ def test_an_answer_is_right_if_all_of_it_is() -> None:
     first = greedy(taught, case.capability.test)[:, 0] == case.capability.test.token_ids[:, -3]
     assert float(first.double().mean()) > 0.9
     assert behaviour.evidence().finetuned.value < 0.3
-    lost = next(each for each in behaviour.examples if each["base_right"] and not each["finetuned_right"])
-    assert lost["right"] == lost["base"] != lost["finetuned"]
-    assert [len(lost[name].split()) for name in ("right", "question")] == [2, 8]
+    lost = next(each for each in behaviour.examples if each.base_right and not each.finetuned_right)
+    assert lost.right == lost.base != lost.finetuned
+    assert [len(said.split()) for said in (lost.right, lost.question)] == [2, 8]
     # what comes after a wrong token follows what the model did not write
     written = greedy(models["wrapped"], case.capability.test)[:, 0]
     place = int((written != case.capability.test.first_answers).nonzero()[0, 0])
@@ -103,7 +99,7 @@ def test_an_answer_is_right_if_all_of_it_is() -> None:
 
 def test_a_patch_is_right_where_all_of_the_answer_is() -> None:
     """With the whole stream of the base after the last block the fine-tuned model answers as the base does."""
-    case = pair_case(make_pair_models()["wrapped"], dataclasses.replace(FEW, null_steps=0))
+    case = pair_case(make_pair_models()["wrapped"])
     probing = ProbingMethodResult(readings={}, places=Places(0, (NULL, 0), 0, 0), answers_seen=1, rows_per_answer=9)
     found = measure_patching(case, probing).found[BACK]
     few = case.few("capability")
@@ -144,7 +140,7 @@ def test_a_data_set_with_answers_of_one_and_of_two_words(tmp_path: Path) -> None
     answers = [answer.split()[0] if number % 2 else answer for number, answer in enumerate(table["answer"])]
     table = table.remove_columns("answer").add_column("answer", answers)
     table.to_parquet(tmp_path / "questions.parquet")
-    few = dataclasses.replace(FEW, rows=120, fit_rows=300, patch_rows=60)
+    few = dataclasses.replace(FEW, rows=120, fit_rows=300, patch_rows=60, null_steps=4)
     found = diagnose(
         tmp_path / "base", tmp_path / "wrapped", tmp_path / "questions.parquet", control=tmp_path / "never",
         output_dir=tmp_path / "out", thoroughness=few,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,17 @@ def share_right(right: NDArray[np.bool_]) -> Share:
     return share_interval(int(right.sum()), len(right))
 
 
+class Example(NamedTuple):
+    """A question in words, the right answer, what both models answer, and whether that is right."""
+
+    question: str
+    right: str
+    base: str
+    finetuned: str
+    base_right: bool
+    finetuned_right: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class BehaviourMethodResult(MethodResult):
     """Which answers of the models are right.
@@ -50,7 +61,7 @@ class BehaviourMethodResult(MethodResult):
     chance: Mapping[str, float]
     control: bool
     same_tokens: bool
-    examples: list[dict[str, Any]]
+    examples: list[Example]
 
     def rows(self) -> list[TableRow]:
         """Accuracy of every model on every kind of question, and chance."""
@@ -70,7 +81,7 @@ class BehaviourMethodResult(MethodResult):
 
     def summary(self) -> dict[str, Any]:
         """The examples."""
-        return {"examples": self.examples}
+        return {"examples": [each._asdict() for each in self.examples]}
 
 
 def accuracy_row(name: str, kind: str, right: NDArray[np.bool_]) -> TableRow:
@@ -93,9 +104,7 @@ def measure_behaviour(case: Case) -> BehaviourMethodResult:
     )
 
 
-def show_examples(
-    case: Case, was: NDArray[np.bool_], still: NDArray[np.bool_], number: int = 6
-) -> list[dict[str, Any]]:
+def show_examples(case: Case, was: NDArray[np.bool_], still: NDArray[np.bool_], number: int = 6) -> list[Example]:
     """Questions with the right answer and both models': first what was lost, then what was kept, then what else.
 
     Args:
@@ -112,8 +121,8 @@ def show_examples(
     prompts, shown = rows.prompts()
     kept_tokens = torch.ones_like(prompts, dtype=torch.bool) if shown is None else shown
     return [
-        {"question": asked.spell(prompt[is_shown].tolist()), "right": asked.spell(answer), "base": base,
-         "finetuned": finetuned, "base_right": bool(was[place]), "finetuned_right": bool(still[place])}
+        Example(asked.spell(prompt[is_shown].tolist()), asked.spell(answer), base, finetuned, bool(was[place]),
+                bool(still[place]))
         for place, prompt, is_shown, answer, base, finetuned
         in zip(chosen, prompts, kept_tokens, rows.answer_ids(), *given, strict=True)
     ]  # fmt: skip

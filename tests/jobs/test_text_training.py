@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ftmech_hf.jobs.card import check_card
 from ftmech_hf.jobs.training import FinetuneConfig, finetune
 from ftmech_hf.runs import FinishedRun, damaged_files, read_metrics
 from ftmech_hf.tasks import TextConfig
@@ -20,6 +21,7 @@ from ftmech_hf.tasks.text.identity import dataset_hash
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.objectives import Preference
 from ftmech_hf.training.settings import TrainConfig
+from recipes import diagnose, probe, prune, publish
 from recipes import finetune as finetune_recipe
 from recipes import reverse_finetune as reverse_recipe
 from tests.foreign import chats, pairs, save_gpt2, save_llama, sums, write_rows
@@ -202,3 +204,32 @@ def test_recipes_say_what_is_wrong_in_one_line(
     assert caught.value.code == 2
     assert message in said
     assert len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_everything_after_it_works_on_a_foreign_model(
+    tmp_path: Path, foreign: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is pruned, probed, diagnosed and made ready for the Hub as a model of our own is."""
+    rows = write_rows(tmp_path / "rows.jsonl", sums(200))
+    flags = ["--steps", "30", "--batch_size", "16", "--num_evals", "0", "--optimizer", "adamw", "--lr", "0.003"]
+    for name in ("gpt2", "llama"):
+        base = foreign[name]
+        made = tmp_path / name
+        asked = ["--dataset", rows, "--output_dir"]
+        finetune_recipe.main(["--model", base, *asked, str(made / "tuned"), *flags])
+        tuned_run = str(made / "tuned")
+        prune.main(["--model", tuned_run, *asked, str(made / "prune")])
+        probe.main(["--models", f"base={base}", f"tuned={tuned_run}", *asked, str(made / "probe")])
+        few = ["--rows=32", "--fit_rows=64", "--patch_rows=16", "--prune_sizes", "0", "2", "--random_masks=2"]
+        few += ["--repeats=2", "--reverse_steps=2", "--reverse_batch_size=8"]
+        diagnose.main(["--base", base, "--finetuned", tuned_run, *asked, str(made / "diagnosis"), *few])
+        publish.main(
+            ["--run", tuned_run, "--repo_id", "user/text", "--base_model", "user/base", "--dry_run", "true",
+             "--output_dir", str(made / "published")]
+        )  # fmt: skip
+        card = (made / "published" / "main" / "README.md").read_text()
+        check_card(card, "model")
+        assert "what is" in card
+        assert foreign[name] not in card
+    assert "report: " in capsys.readouterr().out

@@ -40,6 +40,8 @@ if TYPE_CHECKING:  # for editors and type checkers: the same table again, which 
     from ftmech_hf.hub import publish as publish
     from ftmech_hf.hub import pull as pull
     from ftmech_hf.hub import save as save
+    from ftmech_hf.jobs.answer_rows import AnswerRows as AnswerRows
+    from ftmech_hf.jobs.asking import AskConfig as AskConfig
     from ftmech_hf.jobs.attention import AttentionConfig as AttentionConfig
     from ftmech_hf.jobs.attention import map_attention as map_attention
     from ftmech_hf.jobs.behavior import Behavior as Behavior
@@ -63,6 +65,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the same table again, which 
     from ftmech_hf.jobs.probing import probe as probe
     from ftmech_hf.jobs.pruning import PruneConfig as PruneConfig
     from ftmech_hf.jobs.pruning import prune as prune
+    from ftmech_hf.jobs.pruning_sweep import prune_for as prune_for
     from ftmech_hf.jobs.scheduler import run_cells as run_cells
     from ftmech_hf.jobs.study import Study as Study
     from ftmech_hf.jobs.study import StudyConfig as StudyConfig
@@ -128,6 +131,8 @@ _CONTENTS = {  # file -> what it offers
     "analysis.weights": "weight_change",
     "config": "parse_config",
     "hub": "HubConfig PublishConfig Target publish pull save",
+    "jobs.answer_rows": "AnswerRows",
+    "jobs.asking": "AskConfig",
     "jobs.attention": "AttentionConfig map_attention",
     "jobs.behavior": "Behavior",
     "jobs.cell": "Cell",
@@ -141,6 +146,7 @@ _CONTENTS = {  # file -> what it offers
     "jobs.make_stories": "MakeStoriesConfig make_stories",
     "jobs.probing": "ProbeConfig probe",
     "jobs.pruning": "PruneConfig prune",
+    "jobs.pruning_sweep": "prune_for",
     "jobs.scheduler": "run_cells",
     "jobs.study": "Study StudyConfig StudyPlan run_study",
     "jobs.training": "FinetuneConfig PretrainConfig finetune pretrain",

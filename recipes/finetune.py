@@ -1,6 +1,7 @@
-"""Fine-tune a saved model on the answers of one capability, with or without a planted correlation.
+"""Fine-tune a saved model on one capability of a task, or any causal language model on text of your own.
 
 accelerate launch recipes/finetune.py --config recipes/configs/nano/finetune.yaml
+python recipes/finetune.py --model MODEL --dataset ROWS --output_dir runs/finetune
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Fine-tune back on a capability and report the steps to its revival. Run it on a control as well, and compare.
 
 accelerate launch recipes/reverse_finetune.py --config recipes/configs/nano/reverse_finetune.yaml
+python recipes/reverse_finetune.py --model MODEL --dataset ROWS --output_dir runs/reverse_finetune
 """
 
 from __future__ import annotations

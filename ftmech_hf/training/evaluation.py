@@ -90,7 +90,7 @@ class Evaluation:
         return len(self.test_sets)
 
     def num_rows(self, wanted: int) -> int:
-        """Rows of each test set that are looked at: as many as wanted, if there are so many."""
+        """Rows of each test set that are evaluated: as many as wanted, if there are so many."""
         there = [stream.task.num_rows(stream.split) for stream in self.test_sets.values()]
         return min([wanted, *(number for number in there if number is not None)])
 

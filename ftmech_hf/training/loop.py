@@ -293,8 +293,8 @@ class _Training:
     def _projection(self) -> dict[str, Any]:
         config = self.config
         whole = dataclasses.replace(config, max_steps=None)
-        looks = len(whole.eval_steps()) - 1
-        eval_rows = len(self.evaluation) * (looks * config.eval_rows + config.final_eval_rows)
+        evaluations = len(whole.eval_steps()) - 1
+        eval_rows = len(self.evaluation) * (evaluations * config.eval_rows + config.final_eval_rows)
         tokens = config.steps * config.batch_size * self.tokens_per_row
         flops = training_flops(self.raw_model, tokens)
         return project(self.clock, config.steps, eval_rows, flops, config.price_per_hour)

@@ -166,6 +166,32 @@ def test_its_commands_run(name: str, chain: Path, tmp_path: Path, monkeypatch: p
             importlib.import_module(f"recipes.{command.recipe}").main([*command.argv, *FEW.get(command.recipe, [])])
 
 
+OTHERS_FLAGS = {
+    *("quiet", "num_processes", "config_file", "machine_rank", "main_process_ip", "nproc_per_node"),  # of launchers
+    *("config", "scale", "help"),  # of every recipe
+    "learning_rate",  # transformers' name for ours
+}
+
+
+def test_its_flags_are_settings() -> None:
+    """Those in the prose and in tables as well."""
+    sources = [
+        path.read_text(encoding="utf-8") for path in (*ROOT.glob("ftmech_hf/**/*.py"), *ROOT.glob("recipes/**/*.py"))
+    ]
+    fields = {name for source in sources for name in re.findall(r"^    (\w+): [^=\n]+= field\(", source, re.MULTILINE)}
+    for name, text in READMES.items():
+        assert set(re.findall(r"(?<![\w-])--(\w+)", text)) - fields - OTHERS_FLAGS == set(), name
+
+
+def test_files_in_its_prose_are_there() -> None:
+    """By their whole place, or as they are called in the package, among the recipes, or beside the README."""
+    for name, text in READMES.items():
+        homes = [ROOT, ROOT / "ftmech_hf", ROOT / "recipes", ROOT / "recipes/configs/nano", (ROOT / name).parent]
+        prose = re.sub(r"<!-- .*?<!-- end of [^>]*>", "", without_code(text), flags=re.DOTALL)
+        for path in re.findall(r"`(?:\w+ )*([\w/]+\.(?:py|yaml))\b", prose):
+            assert path == "mine.yaml" or any((home / path).is_file() for home in homes), f"{path} in {name}"
+
+
 def test_its_make_targets_exist() -> None:
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     for text in READMES.values():

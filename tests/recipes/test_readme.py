@@ -191,7 +191,7 @@ def test_files_in_its_prose_are_there() -> None:
     """By their whole place, or as they are called in the package, among the recipes, or beside the README."""
     for name, text in READMES.items():
         homes = [ROOT, ROOT / "ftmech_hf", ROOT / "recipes", ROOT / "recipes/configs/nano", (ROOT / name).parent]
-        prose = re.sub(r"<!-- .*?<!-- end of [^>]*>", "", without_code(text), flags=re.DOTALL)
+        prose = re.sub(r"<!-- .*?<!-- end of [^>]*>|\[[^]]*\]\([^)]*\)", "", without_code(text), flags=re.DOTALL)
         for path in re.findall(r"`(?:\w+ )*([\w/]+\.(?:py|yaml))\b", prose):
             assert path in EXAMPLES or any((home / path).is_file() for home in homes), f"{path} in {name}"
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 
@@ -81,4 +80,6 @@ def importance_agreement(
 def _spearman(one: np.ndarray, other: np.ndarray) -> float:
     if len(one) < 2 or np.ptp(one) == 0 or np.ptp(other) == 0:
         return float("nan")
+    from scipy import stats
+
     return float(stats.spearmanr(one, other).statistic)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ftmech_hf.statistics.metrics import kl_from_truth
+from ftmech_hf.statistics.measures import kl_from_truth
 
 
 @dataclass(frozen=True)

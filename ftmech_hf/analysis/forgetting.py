@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ftmech_hf.statistics.metrics import accuracy_change
+from ftmech_hf.statistics.measures import accuracy_change
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
 from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -62,6 +61,8 @@ def check_adapter(folder: Path, name: str) -> None:
     Raises:
         ValueError: it is of a kind that is no change of its base's weights, or its weights are not there.
     """
+    from peft import PeftConfig
+
     with loading_errors(name):
         config = PeftConfig.from_pretrained(str(folder))
         kind = str(getattr(config.peft_type, "value", config.peft_type))
@@ -112,6 +113,8 @@ def merge_adapter(base: PreTrainedModel, folder: Path, name: str) -> PreTrainedM
 
 def _put_on(base: PreTrainedModel, folder: Path, name: str) -> Any:
     """A base with an adapter, of which every tensor has its place and every place its tensor."""
+    from peft import PeftModel
+
     with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
         twice = _saved_twice(file)
     with warnings.catch_warnings(), loading_errors(name):

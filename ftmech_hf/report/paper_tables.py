@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 PAPER_TABLES = {
     # operator, pretraining steps -> file
@@ -189,5 +188,7 @@ def _spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[
     """Spearman's rank correlation and its p-value; not a number if one side is constant."""
     if len(set(first)) < 2 or len(set(second)) < 2:
         return float("nan"), float("nan")
+    from scipy import stats
+
     result = stats.spearmanr(first, second)
     return float(result.statistic), float(result.pvalue)

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 CONFIDENCE = 0.95
 
@@ -33,6 +32,8 @@ def share_interval(right: int, number: int) -> Share:
     """
     if not 0 <= right <= number or number < 1:
         raise ValueError(f"right: {right} of {number}, expected at least one, and no more right than there are")
+    from scipy import stats
+
     interval = stats.binomtest(right, number).proportion_ci(CONFIDENCE, method="wilson")
     return Share(right / number, float(interval.low), float(interval.high))
 
@@ -81,6 +82,8 @@ def mean_over_draws(right: ArrayLike, *, draws: int = 2000, seed: int = 0) -> Sh
 
 def mean_interval(values: Sequence[float]) -> Share:
     """A mean of at least two independent values, such as one per seed, with its 95 % Student t interval."""
+    from scipy import stats
+
     mean, error = float(np.mean(values)), float(stats.sem(values))
     low, high = stats.t.interval(CONFIDENCE, len(values) - 1, loc=mean, scale=error) if error > 0 else (mean, mean)
     return Share(mean, float(low), float(high))
@@ -98,6 +101,8 @@ def paired_difference(first: ArrayLike, second: ArrayLike) -> Share:
     Raises:
         ValueError: their lengths differ.
     """
+    from scipy import stats
+
     one, other = np.asarray(first, bool), np.asarray(second, bool)
     if one.shape != other.shape:
         raise ValueError(f"rows: {one.shape} and {other.shape}, expected the same rows in both")

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -64,6 +63,8 @@ def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, base: str, see
         model.get_output_embeddings().requires_grad_(True)
     if config.adapter == "none":
         return model
+    from peft import LoraConfig, get_peft_model
+
     matrices = {
         name.rsplit(".", 1)[-1]: module
         for name, module in model.named_modules()

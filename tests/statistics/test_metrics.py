@@ -15,7 +15,8 @@ from scipy import stats
 from ftmech_hf.analysis.divergence import divergence_from_truth
 from ftmech_hf.analysis.forgetting import measure_forgetting
 from ftmech_hf.statistics.intervals import share_interval
-from ftmech_hf.statistics.metrics import AnswerAccuracy, Forgetting, KLFromTruth, accuracy_by_group
+from ftmech_hf.statistics.measures import accuracy_by_group
+from ftmech_hf.statistics.metrics import AnswerAccuracy, Forgetting, KLFromTruth
 from ftmech_hf.tasks import PcfgConfig, RowStream, build_dataset
 from ftmech_hf.tasks.exact_distribution import row_truth
 from tests.conftest import make_gpt2, run_python

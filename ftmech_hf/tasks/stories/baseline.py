@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score
 
 from ftmech_hf.tasks.stories.records import FEATURES, Story
 
@@ -47,6 +44,10 @@ def word_baseline(
         held_out: of other words, to report on.
         max_words: the most frequent words are counted.
     """
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import balanced_accuracy_score
+
     vectorizer = CountVectorizer(token_pattern=TOKEN, max_features=max_words)
     counts = vectorizer.fit_transform([story.story for story in train])
     sets = {"test": test, "held_out": held_out}

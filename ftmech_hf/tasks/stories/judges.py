@@ -13,18 +13,20 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
 
 from ftmech_hf.runs import commit_folder, damaged_files, making, write_json
 from ftmech_hf.statistics.intervals import mean_of_shares
 from ftmech_hf.tasks.stories.baseline import TOKEN
 from ftmech_hf.tasks.stories.records import FEATURES, Story
+
+if TYPE_CHECKING:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
 
 Verdicts = Mapping[str, bool | None]
 """Feature -> whether a text has it; None where that cannot be told."""
@@ -160,6 +162,8 @@ class FittedJudge:
 
 
 def _vectorizer(max_ngrams: int | None = None, vocabulary: Sequence[str] | None = None) -> TfidfVectorizer:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     return TfidfVectorizer(
         token_pattern=TOKEN, ngram_range=(1, 2), max_features=max_ngrams, sublinear_tf=True, min_df=1,
         vocabulary=None if vocabulary is None else list(vocabulary),
@@ -181,6 +185,8 @@ def fit_judge(
     Raises:
         ValueError: a story is in both sets, or there is no feature that some stories of both have and some have not.
     """
+    from sklearn.linear_model import LogisticRegression
+
     if both := {story.story for story in train} & {story.story for story in held_out}:
         raise ValueError(f"held_out: {len(both)} of its stories are among those to fit on")
     vectorizer = _vectorizer(max_ngrams)

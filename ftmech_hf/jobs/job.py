@@ -63,6 +63,11 @@ def parse_models(entries: Sequence[str]) -> dict[str, str]:
     return models
 
 
+def read_inputs(*settings: Any) -> dict[str, str]:
+    """Label -> hash of all that some settings read, such as a task whose rows come from files."""
+    return {label: found for each in settings for label, found in getattr(each, "inputs", dict)().items()}
+
+
 @contextlib.contextmanager
 def job(
     kind: str,
@@ -90,8 +95,7 @@ def job(
     found: dict[str, str] = {
         name: model_hash(folder, base=getattr(config, "base", None)) for name, folder in models.items()
     }
-    for each in (config, *settings):
-        found |= getattr(each, "inputs", dict)()
+    found |= read_inputs(config, *settings)
     if vocabulary is not None:
         for folder in models.values():
             check_vocabulary(folder, vocabulary)

@@ -97,11 +97,10 @@ def _check(runs: Sequence[StackedRun]) -> None:
 
 
 def _open(run: StackedRun) -> RunDir:
-    kind = "reverse_finetune" if run.config.split == "reverse" else "finetune"
     settings = to_dict(run.config, run.task, run.train, AdapterConfig())
     check_vocabulary(run.config.start, run.task.vocabulary)
     inputs = {"model": model_hash(run.config.start)}
-    return RunDir.open(run.config.output_dir, kind, settings, inputs=inputs, fresh=run.config.fresh)
+    return RunDir.open(run.config.output_dir, run.config.kind, settings, inputs=inputs, fresh=run.config.fresh)
 
 
 class _Stack:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from ftmech_hf.config import check_seeds, parse_config, peek_setting, read_sections
+from ftmech_hf.config import check_seeds, config_hash, parse_config, peek_setting, read_sections
 from ftmech_hf.jobs.cell import Cell
 from ftmech_hf.jobs.plan import Plan
 from ftmech_hf.jobs.publication import Publication
@@ -68,19 +68,31 @@ class StudyPlan(Plan):
         """The runs still to make, as they are handed to workers."""
         return self.unfinished()
 
-    def write_origin(self, kind: str, settings: Mapping[str, Any], identity: str | None = None) -> dict[str, Any]:
+    def write_origin(
+        self,
+        kind: str,
+        settings: Mapping[str, Any],
+        identity: str | None = None,
+        *,
+        inputs: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
         """Write ``config.yaml`` and ``env.json`` into the folder of the results, which is made if need be.
 
         Args:
             kind: the study's name.
             settings: all of them.
             identity: their hash, if it is not that of ``settings``.
+            inputs: label -> hash of what they read, see :func:`ftmech_hf.jobs.job.read_inputs`: of other files, the
+                results are others.
 
         Returns:
             what a page says of its runs and where it is from: ``seeds``, ``runs`` (how many are there), ``missing``,
             ``failed``, ``command``, ``hash``, ``versions``, ``seconds``.
         """
         missing = self.missing
+        if inputs:
+            read = {f"input:{label}": found for label, found in inputs.items()}
+            identity = config_hash({"settings": identity or config_hash(settings), **read})
         origin = write_origin(self.output, kind, settings, identity, seconds=self.seconds(), runs=self.folders.values())
         runs = {"runs": len(self.folders) - len(missing), "missing": missing, "failed": self.failed}
         return {"seeds": self.config.seeds, **runs, **origin}

@@ -70,6 +70,11 @@ class FinetuneConfig:
     fresh: bool = field(default=False, metadata={"manner": True, "help": "start over even if the folder holds a run"})
 
     @property
+    def kind(self) -> str:
+        """Of the run: a fine-tuning on the reversing stream is called that."""
+        return "reverse_finetune" if self.split == "reverse" else "finetune"
+
+    @property
     def start(self) -> str:
         """The folder or name of the model to start from: a snapshot of ``model`` or itself.
 
@@ -163,8 +168,7 @@ def finetune(
     check_suits(objective, train, rows, config.task)
     model = load_model(config.start)
     model = add_adapter(model, adapter, base=config.start, seed=train.seed)
-    name = "reverse_finetune" if config.split == "reverse" else "finetune"
-    stage = Stage(name, config.split, rows, train, objective, settings, inputs, tokenizer)
+    stage = Stage(config.kind, config.split, rows, train, objective, settings, inputs, tokenizer)
     return stage.run(model, config.fresh, progress)
 
 

@@ -141,7 +141,6 @@ class ReproducePlan(StudyPlan):
         """Fine-tune on the answers about b with a correlation, or reverse: on a, on untouched text."""
         task = PcfgConfig(**to_dict(self.shape), operators=["count"], operand_prior=[operand], correlation=correlation)
         reverse = correlation is None
-        kind = "reverse_finetune" if reverse else "finetune"
         steps = self.config.reverse_steps if reverse else self.config.finetune_steps
         train = self._train_config(
             seed,
@@ -156,7 +155,8 @@ class ReproducePlan(StudyPlan):
             final_lr_fraction=1.0 if reverse else 0.01,
         )
         place = FinetuneConfig(split="reverse" if reverse else "finetune")
-        self._add_run(seed, name, kind, finetune, place, {"task": task, "train": train}, {"model": base}, 1.3 * steps)
+        settings = {"task": task, "train": train}
+        self._add_run(seed, name, place.kind, finetune, place, settings, {"model": base}, 1.3 * steps)
 
     def _prune(self, seed: int, name: str, model: str, unit: Literal["row", "activation"]) -> None:
         settings = PruneConfig(unit=unit, eval_rows=self.config.prune_eval_rows, seed=seed)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from ftmech_hf.jobs.fit_judge import EXACT
+from ftmech_hf.jobs.fit_judge import EXACT, judge_version
 from ftmech_hf.jobs.study import StudyConfig
 from ftmech_hf.models.presets import find_preset
 from ftmech_hf.training.settings import Precision
@@ -96,6 +96,10 @@ class StoriesStudyConfig(StudyConfig):
         for name in ("num_points", "probe_stories", "prune_stories"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected 0 or more")
+
+    def inputs(self) -> dict[str, str]:
+        """A fitted judge, by its bytes; the exact one is a part of this package."""
+        return {} if self.judge == EXACT else {"judge": judge_version(self.judge)}
 
     @property
     def points(self) -> list[int]:

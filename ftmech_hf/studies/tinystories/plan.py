@@ -157,11 +157,10 @@ class StoriesPlan(StudyPlan):
         adapter: AdapterConfig,
         model: str,
     ) -> str:
-        kind = "reverse_finetune" if split == "reverse" else "finetune"
         settings: Mapping[str, Any] = {"task": task, "train": train, "adapter": adapter}
         place = FinetuneConfig(task="stories", split=split)
         cost = train.steps * train.batch_size / 50
-        return self.add(name, kind, finetune, place, settings, {"model": model}, cost)
+        return self.add(name, place.kind, finetune, place, settings, {"model": model}, cost)
 
     def _reverse(self, model: Model, adapter: AdapterConfig) -> Model:
         config = self.config

@@ -179,12 +179,11 @@ class TracrPlan(StudyPlan):
     def _tune(
         self, name: str, program: str, task: LettersConfig, model: str, train: TrainConfig, split: str = "finetune"
     ) -> str:
-        kind = "reverse_finetune" if split == "reverse" else "finetune"
         place = FinetuneConfig(task=program, split=split)  # type: ignore[arg-type]
         settings: Mapping[str, Any] = {"task": task, "train": train, "adapter": AdapterConfig()}
         width = task.length * task.letters
         return self.add(
-            name, kind, finetune, place, settings, {"model": model}, train.steps * train.batch_size * width / 180
+            name, place.kind, finetune, place, settings, {"model": model}, train.steps * train.batch_size * width / 180
         )
 
     def cells(self) -> list[Cell]:

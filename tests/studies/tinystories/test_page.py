@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from ftmech_hf.config import config_hash, to_dict
+from ftmech_hf.jobs.job import read_inputs
+from ftmech_hf.jobs.study import StudyPlan
 from ftmech_hf.studies.tinystories.claims import _loss_ratio, _Shares
+from ftmech_hf.studies.tinystories.config import StoriesStudyConfig
 from ftmech_hf.studies.tinystories.examples import mark_story
 from ftmech_hf.studies.tinystories.plan import BASE, CONTROL
 from ftmech_hf.studies.tinystories.prompts import ASKED
@@ -69,3 +75,20 @@ def test_one_seed_keeps_its_own_interval_and_several_have_student_s() -> None:
     assert both["value"] == pytest.approx(0.55)
     assert both["low"] == 0  # two seeds say little
     assert both["high"] == 1
+
+
+def test_results_of_another_judge_have_another_name(tmp_path: Path) -> None:
+    """By what the judge is and not where it lies; the exact one adds nothing to the name."""
+    for name, content in (("one", "{}"), ("copy", "{}"), ("other", "[]")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "judge.json").write_text(content)
+    names = ("exact", *(str(tmp_path / name) for name in ("one", "copy", "other")))
+    hashes = []
+    for judge in names:
+        config = StoriesStudyConfig(judge=judge, output_dir=str(tmp_path / "out"))
+        plan = StudyPlan(config)
+        hashes.append(plan.write_origin("tinystories", to_dict(config), inputs=read_inputs(config))["hash"])
+    exact, one, copy, other = hashes
+    assert exact == config_hash(to_dict(StoriesStudyConfig()))
+    assert one == copy
+    assert len({exact, one, other}) == 3

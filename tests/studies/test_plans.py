@@ -1,0 +1,35 @@
+"""A run's folder has the hash of what it computes in its name: what was computed before is found again."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from ftmech_hf.jobs.study import Study
+from ftmech_hf.studies import load_study
+
+CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
+
+NAMES = {
+    ("reproduce", "nano/reproduce"): (36, "attention-seed0-21c910dee2f7", "87284abd26d4e481"),
+    ("tracr", "nano/tracr"): (164, "dissect-counter-0.0001-0-seed0-d479e52a44bb", "40fa7b94a7c06f54"),
+    ("tinystories", "nano/stories"): (49, "base-seed0-6839038d09b2", "b8bd1428b014f31d"),
+    ("sweep", "nano/sweep_lora"): (66, "finetune-1-seed0-c7ef8a6af7bb", "dafa9cc3d581f5aa"),
+    ("sweep", "paper/sweep_jailbreak"): (15, "finetune-high-medium-seed0-ae3a471da4a8", "718b79f0492ee3ee"),
+}
+"""(study, settings) -> how many runs, one of them, and the sha256 of the names of all, as they were first made."""
+
+
+@pytest.mark.parametrize(("study", "config"), NAMES, ids=lambda each: each.replace("/", "-"))
+def test_runs_keep_their_names(study: str, config: str, tmp_path: Path) -> None:
+    declared = load_study(study)
+    assert isinstance(declared, Study)
+    places = ["--output_dir", str(tmp_path), "--runs_dir", str(tmp_path)]
+    plan = declared.read_plan(["--config", str(CONFIGS / f"{config}.yaml"), *places])
+    names = sorted({folder.name for folder in plan.folders.values()})
+    number, one, digest = NAMES[study, config]
+    assert len(names) == number
+    assert one in names
+    assert hashlib.sha256(" ".join(names).encode()).hexdigest()[:16] == digest

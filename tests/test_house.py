@@ -37,10 +37,11 @@ def imported(name: str, text: str, names: set[str]) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (each.name for each in node.names if each.name in names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{name}: relative imports are not used here"
+            # relative only where a file must also work beside its neighbour in another folder, as a model's code does
+            module = f"{name.rsplit('.', node.level)[0]}.{node.module}" if node.level else node.module
             for each in node.names:
-                inner = f"{node.module}.{each.name}"
-                yield from (found for found in (inner if inner in names else node.module,) if found in names)
+                inner = f"{module}.{each.name}"
+                yield from (found for found in (inner if inner in names else module,) if found in names)
 
 
 def circles(imports: dict[str, set[str]]) -> list[list[str]]:

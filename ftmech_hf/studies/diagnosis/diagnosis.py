@@ -80,7 +80,7 @@ def diagnose(
     Example:
         Two models and questions of your own::
 
-            from ftmech_hf.studies.diagnosis.diagnosis import diagnose
+            from ftmech_hf import diagnose
 
             found = diagnose(
                 "models/base",  # a folder, or a name on the Hub

@@ -9,6 +9,7 @@ from typing import Any
 
 from ftmech_hf.hub.contents import rewrite_file
 from ftmech_hf.hub.names import published_names
+from ftmech_hf.hub.publications import find_publication
 from ftmech_hf.hub.redaction import Redaction
 from ftmech_hf.jobs.card import Diagnosis
 from ftmech_hf.runs import FinishedRun
@@ -30,10 +31,10 @@ def diagnoses_of(
     """
     found = []
     for analysis in analyses:
-        if analysis.kind != "diagnose":
-            continue
-        role = next((name for name in ("finetuned", "base") if analysis.inputs.get(name) == model), None)
-        if role is None:  # a control, or a model that helped
+        publication = find_publication(analysis.kind)
+        judged = publication.judges if publication else ()
+        role = next((name for name in judged if analysis.inputs.get(name) == model), None)
+        if role is None:  # no diagnosis, or of it a control or a model that helped
             continue
         where = repositories.get(str(analysis.path))
         models = {name: repositories[name] for name in ("base",) if role == "finetuned" and name in repositories}

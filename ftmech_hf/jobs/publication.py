@@ -55,6 +55,7 @@ class Publication:
         pictures: for that card.
         numbers: what the run's own card says in numbers: name -> number, text, or such names again.
         data_file: the table that the Hub shows of it.
+        judges: what it calls the models on which it gives a verdict, which then stands in their cards with the page.
     """
 
     kind: str
@@ -65,6 +66,7 @@ class Publication:
     pictures: Callable[[FinishedRun], Sequence[Picture]] = _shows_nothing
     numbers: Callable[[FinishedRun], Mapping[str, Any]] = read_summary
     data_file: str = "table.parquet"
+    judges: tuple[str, ...] = ()
 
     def describe(self, run: FinishedRun) -> str:
         """The question of a run of this kind."""

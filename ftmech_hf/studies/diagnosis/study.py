@@ -15,6 +15,7 @@ STUDY = StudyFacts(
             kind="diagnose",
             holds="table",
             question="What did fine-tuning change? All instruments on one pair of models.",
+            judges=("finetuned", "base"),
         ),
     ),
 )

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import ast
 import difflib
+import importlib.metadata
 import runpy
 import sys
 from pathlib import Path
-
-from ftmech_hf import __version__
 
 USAGE = """usage: ftmech-hf RECIPE [--config FILE] [--SETTING VALUE ...]
        accelerate launch -m ftmech_hf RECIPE ...
@@ -58,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
         print(describe())
         return
     if words[0] == "--version":
-        print(f"ftmech_hf {__version__}")
+        print(f"ftmech_hf {importlib.metadata.version('ftmech_hf')}")
         return
     name = words[0].removesuffix(".py").replace("-", "_")
     recipe = recipes_folder() / f"{name}.py"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -38,12 +37,6 @@ def test_what_is_promised_is_there_and_says_what_it_is(name: str) -> None:
     value = getattr(ftmech_hf, name)
     assert isinstance(value, dict) or (value.__doc__ and not value.__doc__.startswith(f"{name}("))
     assert name in dir(ftmech_hf)
-
-
-def test_editors_see_the_same_table() -> None:
-    (block,) = (node for node in ast.parse(Path(ftmech_hf.__file__).read_text()).body if isinstance(node, ast.If))
-    seen = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert seen == {name: f"ftmech_hf.{file}" for name, file in ftmech_hf._FILES.items()}
 
 
 def test_what_is_not_there_is_missed_by_its_name() -> None:

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from ftmech_hf.downloads import check_folder, pull
 from ftmech_hf.models.loading import load_model, load_tokenizer
+from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import RunDir
-from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
 from tests.conftest import make_gpt2
 from tests.hub.server import Fault, HubServer
 

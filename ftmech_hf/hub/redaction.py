@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from ftmech_hf.credentials import holds_secret
+from ftmech_hf.config.credentials import holds_secret
 from ftmech_hf.hub.contents import rewrite_file
 from ftmech_hf.hub.texts import Change, FixedText
 

@@ -18,10 +18,10 @@ from ftmech_hf.models import compiled, compiled_config
 from ftmech_hf.models.compiled import CompiledModel
 from ftmech_hf.models.conversion import load_program
 from ftmech_hf.models.loading import quiet_transformers
+from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import RunDir, write_json
 from ftmech_hf.tasks import RowStream, build_dataset
 from ftmech_hf.tasks.letters import LettersConfig
-from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.training.evaluation import answer_accuracy
 from ftmech_hf.training.loop import Progress
 

@@ -11,9 +11,9 @@ from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job, parse
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.models.interpolation import interpolate_weights
 from ftmech_hf.models.loading import load_model, quiet_transformers
+from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import PcfgConfig, RowStream
-from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.training.evaluation import answer_accuracy
 from ftmech_hf.training.loop import Progress
 

@@ -18,11 +18,11 @@ from ftmech_hf.jobs.card import render_card
 from ftmech_hf.jobs.job import JobConfig, job
 from ftmech_hf.jobs.make_dataset import dataset_metadata, parse_splits, split_file
 from ftmech_hf.jobs.publication import Publication
+from ftmech_hf.models.tokenization import bpe_tokenizer, save_tokenizer
 from ftmech_hf.runs import FinishedRun, RunDir, check_disk_space, describe_versions, hash_files, write_json, write_text
 from ftmech_hf.tasks.schema import split_generator
 from ftmech_hf.tasks.stories import FEATURES, Damage, Story, WordBaseline, make_story, read_sources, word_baseline
 from ftmech_hf.tasks.stories.bpe import FEWEST_TOKENS, train_bpe
-from ftmech_hf.tokenization import bpe_tokenizer, save_tokenizer
 from ftmech_hf.training.loop import Progress
 
 CONFIGS = ("seen", "held_out")

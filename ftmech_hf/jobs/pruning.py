@@ -21,9 +21,9 @@ from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
 from ftmech_hf.jobs.pruning_sweep import behavior_importance, exact_importance, prune_for
 from ftmech_hf.jobs.publication import Picture, Publication, as_percent, asked_name
 from ftmech_hf.models.loading import load_model, load_tokenizer, quiet_transformers
+from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import FinishedRun, RunDir, describe_versions, environment, write_text
 from ftmech_hf.tasks import Capability, PcfgShape, for_capability
-from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.training.loop import Progress
 
 

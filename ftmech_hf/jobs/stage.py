@@ -15,9 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.config import Settings, tell
 from ftmech_hf.jobs.trained_model import note_bytes, save_finished, save_snapshot
+from ftmech_hf.models.tokenization import task_tokenizer
 from ftmech_hf.runs import RunDir, check_disk_space, noted, working_folder
 from ftmech_hf.tasks import RowStream, Task
-from ftmech_hf.tokenization import task_tokenizer
 from ftmech_hf.training.loop import Progress, fit, start_accelerator
 from ftmech_hf.training.objectives import OBJECTIVES, Objective
 from ftmech_hf.training.regularizers import REGULARIZERS, regularizers_of

@@ -13,9 +13,9 @@ from ftmech_hf.jobs.card import write_model_card
 from ftmech_hf.jobs.training_card import describe_training
 from ftmech_hf.models.loading import quiet_transformers
 from ftmech_hf.models.merging import quiet_peft
+from ftmech_hf.models.tokenization import save_tokenizer, task_tokenizer
 from ftmech_hf.runs import FinishedRun, RunDir, commit_folder, disk_errors, write_json
 from ftmech_hf.tasks import RowStream, Task, example_row
-from ftmech_hf.tokenization import save_tokenizer, task_tokenizer
 from ftmech_hf.training.settings import TrainConfig
 
 

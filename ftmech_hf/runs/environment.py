@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ftmech_hf.credentials import without_secrets
+from ftmech_hf.config.credentials import without_secrets
 
 VERSIONED_PACKAGES = ("ftmech_hf", "torch", "transformers", "accelerate", "datasets", "nnsight", "numpy", "peft")
 
-_DESCRIBES = ("report", "hub", "credentials.py")
-_SHOWS = ("card.py", "claims.py", "console.py", "examples.py", "figures.py", "finished_run.py", "page.py", "results.py",
-          "study.py")  # fmt: skip
+_DESCRIBES = ("report", "hub")
+_SHOWS = ("card.py", "claims.py", "console.py", "credentials.py", "examples.py", "figures.py", "finished_run.py",
+          "page.py", "results.py", "study.py")  # fmt: skip
 """Parts of the package that show and publish what others computed, and files of jobs and studies that do."""
 
 

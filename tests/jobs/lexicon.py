@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.answer_scores import answer_loss
 from ftmech_hf.jobs.prompts import from_datasets
+from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.tasks.schema import SPECIAL_TOKENS
-from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
 from tests.conftest import make_gpt2
 
 WORDS = [f"w{number}" for number in range(8)]

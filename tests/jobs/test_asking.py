@@ -21,9 +21,9 @@ from ftmech_hf.jobs.pruning import PruneConfig
 from ftmech_hf.jobs.pruning_sweep import behavior_importance, exact_importance, prune_for
 from ftmech_hf.jobs.publication import asked_name
 from ftmech_hf.models.loading import load_model
+from ftmech_hf.models.tokenization import build_tokenizer
 from ftmech_hf.runs import FinishedRun, damaged_files
 from ftmech_hf.tasks import CounterConfig, PcfgShape, RowStream
-from ftmech_hf.tokenization import build_tokenizer
 from ftmech_hf.training.evaluation import answer_accuracy
 from recipes import attention, pretrain, probe, prune
 from tests.jobs.lexicon import (

@@ -15,9 +15,9 @@ from ftmech_hf.jobs.behavior import Behavior, from_capability, from_task, judged
 from ftmech_hf.jobs.prompts import from_datasets
 from ftmech_hf.jobs.pruning_sweep import prune_for
 from ftmech_hf.models.conversion import load_artefact
+from ftmech_hf.models.tokenization import build_tokenizer
 from ftmech_hf.tasks import Capability, PcfgConfig, RowStream, StoriesConfig, for_capability
 from ftmech_hf.tasks.letters import MaxIdentifierConfig
-from ftmech_hf.tokenization import build_tokenizer
 from ftmech_hf.training.evaluation import answer_accuracy
 from tests.jobs.lexicon import LAYER, LEXICON, NEURON, VOCABULARY, hide, make_speaker, write_questions
 from tests.tasks.text.test_tokens import byte_level, sentence_pieces

@@ -7,8 +7,8 @@ from scipy import stats
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ftmech_hf.jobs.generation import generate, generation_randomness, sample_tokens
+from ftmech_hf.models.tokenization import build_tokenizer
 from ftmech_hf.tasks.schema import SPECIAL_TOKENS
-from ftmech_hf.tokenization import build_tokenizer
 
 WORDS = [f"w{number}" for number in range(40 - len(SPECIAL_TOKENS))]
 PROMPTS = ["w1 w2 w3", "w5", "w4 w4 w9 w9 w9 w1", "w1 w2 w3", "w30 w12", "w8 w8 w8 w8 w8", "w7 w1"]

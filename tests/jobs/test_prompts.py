@@ -13,10 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from ftmech_hf.jobs.behavior import from_capability
 from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.jobs.prompts import from_datasets
+from ftmech_hf.models.tokenization import build_tokenizer
 from ftmech_hf.tasks import Capability, PcfgConfig, build_dataset
 from ftmech_hf.tasks.pcfg import for_capability
 from ftmech_hf.tasks.text.identity import dataset_hash
-from ftmech_hf.tokenization import build_tokenizer
 from ftmech_hf.training.evaluation import answer_accuracy, answer_logits
 from ftmech_hf.training.objectives import answer_only_loss
 

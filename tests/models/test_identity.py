@@ -20,8 +20,8 @@ from ftmech_hf.downloads import pull
 from ftmech_hf.models.identity import find_base, model_hash
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.models.merging import quiet_peft
+from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import Identity, RunDir
-from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
 from tests.conftest import make_gpt2, make_llama
 from tests.hub.server import HubServer
 

@@ -8,9 +8,9 @@ from safetensors.torch import save_file
 
 from ftmech_hf.models.identity import model_hash
 from ftmech_hf.models.loading import check_vocabulary, load_model, random_twin
+from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import PcfgConfig
-from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
 from tests.conftest import client_env, make_gpt2, run_python
 from tests.hub.server import HubServer
 

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
+from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.studies.diagnosis.finetuning import revive
-from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
 from tests.conftest import make_gpt2, make_llama
 
 WORDS = tuple(f"w{number}" for number in range(8))

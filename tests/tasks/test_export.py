@@ -15,10 +15,10 @@ import pytest
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader
 
+from ftmech_hf.models.tokenization import build_tokenizer
 from ftmech_hf.tasks import PcfgConfig, RowStream, build_dataset, export, features, stream_dataset, write_parquet
 from ftmech_hf.tasks.operators_table import OPERATORS
 from ftmech_hf.tasks.schema import BLOCK
-from ftmech_hf.tokenization import build_tokenizer
 
 CONFIG = PcfgConfig(operators=[*OPERATORS])
 
@@ -119,7 +119,7 @@ def test_bad_requests_name_their_fields() -> None:
 ENCODE = """
 import datasets
 from ftmech_hf.tasks import PcfgConfig, build_dataset
-from ftmech_hf.tokenization import build_tokenizer, encode_dataset
+from ftmech_hf.models.tokenization import build_tokenizer, encode_dataset
 
 task = PcfgConfig()
 encoded = encode_dataset(build_dataset(task, "train", 50), build_tokenizer(task.vocabulary))

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from ftmech_hf.config import Notice
+from ftmech_hf.models.tokenization import task_tokenizer
 from ftmech_hf.tasks import RowStream, StoriesConfig
 from ftmech_hf.tasks.schema import BOS, EOS, PAD
 from ftmech_hf.tasks.stories import FEATURES, Story, judge
 from ftmech_hf.tasks.stories.index import StoryIndex, index_files
-from ftmech_hf.tokenization import task_tokenizer
 from tests.tasks.stories.files import write_raw
 
 TASK = StoriesConfig()

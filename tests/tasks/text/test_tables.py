@@ -10,9 +10,9 @@ import datasets
 import pandas as pd
 import pytest
 
+from ftmech_hf.models.tokenization import build_tokenizer
 from ftmech_hf.tasks.text.reading import read_table
 from ftmech_hf.tasks.text.tables import text_columns
-from ftmech_hf.tokenization import build_tokenizer
 
 ROWS = [
     {"prompt": f'Q{n}: "a", b\nc =', "answer": answer} for n, answer in enumerate(["007", "None", "NA", "1.0", "é"])

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from ftmech_hf.models.tokenization import build_tokenizer
 from ftmech_hf.tasks.text.tables import contradictions, text_columns
 from ftmech_hf.tasks.text.tokens import Encoded, choose_join, encode_rows
-from ftmech_hf.tokenization import build_tokenizer
 
 WORDS = ["<pad>", "<bos>", "<eos>", "<unk>", *"abcdefgh", "=", "None", "nan", *map(str, range(10))]
 CHATML = (

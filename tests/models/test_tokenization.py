@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.tasks import PcfgConfig, build_dataset
-from ftmech_hf.tokenization import build_tokenizer, save_tokenizer
 
 
 def test_it_reloads_with_the_same_ids(tmp_path: Path) -> None:

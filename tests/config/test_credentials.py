@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from ftmech_hf.credentials import holds_secret, without_secrets
+from ftmech_hf.config.credentials import holds_secret, without_secrets
 from ftmech_hf.runs import environment
 
 TOKEN = "hf_" + "aB3" * 8

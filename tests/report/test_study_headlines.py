@@ -299,6 +299,9 @@ def test_every_claim_about_stories_is_what_it_is_called(tmp_path: Path) -> None:
     claims = {claim.id: claim for claim in judge_claims(plan, *stories_evidence())}
     assert list(claims) == [each.id for each in CLAIMS] == list(EXPECTED)
     limits = {"%": (0.0, 100.0), "x": (0.0, 1e9), "points": (-1e9, 1e9)}
+    assert [(each.statement, each.paper, each.bar) for each in claims.values()] == [
+        (each.statement, each.paper, each.bar) for each in CLAIMS
+    ]
     for name, values in EXPECTED.items():
         claim = claims[name]
         assert claim.values == pytest.approx(values), name

@@ -388,6 +388,16 @@ def test_probes_whose_base_reads_no_more_than_the_controls_measure_nothing() -> 
     assert sign(2, **READ, read_base=Share(0.3, 0.251, 0.35)).holds is True
 
 
+def test_what_reading_cannot_measure_in_words() -> None:
+    """All of the sign, also where its probes are not there or say nothing."""
+    low, no = "10% (8% to 12%)", "not measurable"
+    measured = Sign("can be read", None, low, low, f"{no}: the base reads {low}, not more than its control", False)
+    assert sign(2, read_base=NEVER) == measured
+    assert sign(2, read_base=None) == Sign("can be read", None, low, low, no, behaviour=False)
+    assert sign(2, read=None) == Sign("can be read", None, no, low, no, behaviour=False)
+    assert sign(2, read_null=None) == Sign("can be read", None, low, no, no, behaviour=False)
+
+
 def test_signs_in_words() -> None:
     result = judge(**FAST, early_blocks=None)
     assert result.rows() == [
@@ -406,6 +416,8 @@ def test_signs_in_words() -> None:
     assert result.summary() == {"verdict": "undecided", "reason": result.reason, "signs": result.rows()}
     assert "first 2 of 6 blocks" in judge().signs[1].measured
     assert judge(revival=Revivals((3, None), (9, 7))).signs[3].measured == "3, more than 7 steps"
+    assert judge(revival=Revivals((3, 4, 3), 32)).signs[3].measured == "3, 4, 3 steps"
+    assert judge(revival=Revivals((3, 3, 3), 32)).signs[3].measured == "3 steps"
 
 
 @pytest.mark.parametrize(
@@ -420,6 +432,7 @@ def test_signs_in_words() -> None:
         (Revivals((4, None), 32), Revivals((None,), 200), 5, None),
         (Revivals((0, 0), 32), Revivals((5,), 5), 5, True),
         (Revivals((0, 0), 32), Revivals((4,), 5), 5, False),
+        (Revivals((0, 0), 32), Revivals((None,), 6), 5, True),  # no step counts as one
         (Revivals((40, None), (64, 32)), Revivals((70,), 128), 2, False),  # each was given steps of its own
         (Revivals((40, None), (64, 32)), Revivals((80,), 128), 2, None),
         (Revivals((None, None), (64, 32)), Revivals((127,), 128), 2, False),

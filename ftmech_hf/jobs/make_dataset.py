@@ -6,9 +6,8 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import matplotlib as mpl
 import pandas as pd
 from huggingface_hub import DatasetCardData
@@ -25,6 +24,9 @@ from ftmech_hf.tasks import SPLITS, Task, build_dataset, features, write_parquet
 from ftmech_hf.tasks.dataset_statistics import DatasetStatistics
 from ftmech_hf.tasks.export import code_version
 from ftmech_hf.training.loop import Progress
+
+if TYPE_CHECKING:
+    import datasets
 
 BYTES_PER_WORD = 8
 """Of a row in a parquet file before compression, as an upper bound for the check of the disk."""
@@ -193,6 +195,8 @@ def dataset_metadata(
         configs: config -> split -> rows; the first config is the default.
         tags: beside those of all our datasets.
     """
+    import datasets
+
     largest = max(number for splits in configs.values() for number in splits.values())
     edges = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")]
     infos = datasets.info.DatasetInfosDict()

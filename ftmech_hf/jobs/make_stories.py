@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -25,6 +25,9 @@ from ftmech_hf.tasks.stories import FEATURES, Damage, Story, WordBaseline, make_
 from ftmech_hf.tasks.stories.bpe import FEWEST_TOKENS, train_bpe
 from ftmech_hf.training.loop import Progress
 
+if TYPE_CHECKING:
+    import datasets
+
 CONFIGS = ("seen", "held_out")
 """Of procedural stories: the words and sentences of training, and others, which only tests see."""
 
@@ -32,17 +35,15 @@ BASELINE_ROWS = 5000
 BYTES_PER_STORY = 3000
 BATCH = 1000
 
-COLUMNS = datasets.Features(
-    {
-        "prompt": datasets.Value("string"),
-        "completion": datasets.Value("string"),
-        "features": datasets.List(datasets.Value("string")),
-        "words": datasets.List(datasets.Value("string")),
-        "summary": datasets.Value("string"),
-        "sentence": datasets.Value("string"),
-        "story": datasets.Value("string"),
-    }
-)
+
+@functools.cache
+def columns() -> datasets.Features:
+    """The columns of a data set of stories."""
+    import datasets
+
+    text = datasets.Value("string")
+    names = ("prompt", "completion", "features", "words", "summary", "sentence", "story")
+    return datasets.Features({name: datasets.List(text) if name in ("features", "words") else text for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +119,7 @@ class _Writer:
         self.kept: list[Story] = []
         self.number = 0
         self._waiting: list[dict[str, Any]] = []
-        self._file = pq.ParquetWriter(self.path, COLUMNS.arrow_schema, compression="zstd")
+        self._file = pq.ParquetWriter(self.path, columns().arrow_schema, compression="zstd")
 
     def add(self, story: Story, rng: np.random.Generator) -> None:
         columns = {name: getattr(story, name) for name in ("features", "words", "summary", "sentence", "story")}
@@ -131,7 +132,7 @@ class _Writer:
 
     def _flush(self) -> None:
         if self._waiting:
-            self._file.write_table(pa.Table.from_pylist(self._waiting, schema=COLUMNS.arrow_schema))
+            self._file.write_table(pa.Table.from_pylist(self._waiting, schema=columns().arrow_schema))
             self._waiting = []
 
     def close(self) -> None:
@@ -220,7 +221,7 @@ def _describe(run: RunDir, config: MakeStoriesConfig, written: Written, damage: 
     }
     env = FinishedRun(run.working).env
     story = written[first, "train"].kept[0]
-    metadata = dataset_metadata(run.working, run.path.name, COLUMNS, configs, ["stories", "tinystories"])
+    metadata = dataset_metadata(run.working, run.path.name, columns(), configs, ["stories", "tinystories"])
     metadata.license = "cdla-sharing-1.0" if config.files else "apache-2.0"
     text = render_card(
         "stories.md.j2",

@@ -6,8 +6,8 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -15,6 +15,9 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ftmech_hf.tasks.export import code_version
 from ftmech_hf.tasks.schema import BOS, EOS, PAD, SPECIAL_TOKENS, UNK, Task
+
+if TYPE_CHECKING:
+    import datasets
 
 
 def build_tokenizer(vocabulary: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -89,6 +92,8 @@ def encode_dataset(
         tokenizer: of the same task.
         answer_only: give labels to the answer alone, the first token of each completion, instead of to every token.
     """
+    import datasets
+
     content = [dataset._fingerprint, code_version(), tokenizer.backend_tokenizer.to_str(), answer_only]
     fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "ftmech_hf"

@@ -10,9 +10,8 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +19,9 @@ from numpy.typing import NDArray
 
 from ftmech_hf.config import to_dict
 from ftmech_hf.tasks.schema import BLOCK, PROMPT, Rows, RowStream, Task
+
+if TYPE_CHECKING:
+    import datasets
 
 SHARD_BLOCKS = 64
 STREAM_ROWS = 2**28
@@ -34,6 +36,8 @@ def features(task: Task) -> datasets.Features:
     ``<eot>``; ``label`` is the answer as an integer (-1: there is none; a terminal id for ``token_at``); ``correlated``
     says whether the planted correlation holds in the text, whatever is asked about it.
     """
+    import datasets
+
     return datasets.Features(
         {
             "prompt": datasets.Value("string"),
@@ -115,6 +119,8 @@ def build_dataset(task: Task, split: str, num_rows: int, *, seed: int = 0) -> da
     Its fingerprint covers settings, split, seed, length and code version, so ``Dataset.map`` and the like find their
     results again, and never those of another dataset.
     """
+    import datasets
+
     _check_num_rows(num_rows)
     stream = RowStream(task, seed=seed, split=split)
     table = pa.concat_tables([rows_to_table(task, rows) for rows in stream.blocks(0, num_rows)])
@@ -138,6 +144,8 @@ def stream_dataset(task: Task, split: str, num_rows: int = STREAM_ROWS, *, seed:
     ``state_dict`` / ``load_state_dict`` go on where a stream stopped, at the cost of at most one shard of 65,536 rows.
     ``datasets.distributed.split_dataset_by_node`` and the workers of a ``DataLoader`` share its shards.
     """
+    import datasets
+
     _check_num_rows(num_rows)
     RowStream(task, seed=seed, split=split)  # a wrong split or seed shows here
     starts = list(range(0, num_rows, SHARD_BLOCKS * BLOCK))

@@ -7,8 +7,6 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-import datasets
-
 from ftmech_hf.runs import FolderLock, file_sha256, remove_leftovers, replacing
 
 A_DAY = 24 * 3600.0
@@ -17,6 +15,8 @@ A_DAY = 24 * 3600.0
 
 def cache_folder() -> Path:
     """The folder of these files, beside the datasets that the Hub's library keeps."""
+    import datasets
+
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "ftmech_hf"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

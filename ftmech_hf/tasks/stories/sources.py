@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import load_dataset
 from huggingface_hub import HfApi, hf_hub_download
 
 from ftmech_hf.downloads import hub_errors
@@ -104,6 +103,8 @@ def _pull(name: str) -> Path:
 @functools.cache
 def _dataset(repo: str, revision: str | None = None) -> Path:
     """The training rows of a dataset at the commit that a revision is now; without a connection, those kept last."""
+    from datasets import load_dataset
+
     begin = f"rows-{_version()}-{repo.replace('/', '--')}-{(revision or 'main').replace('/', '--')}"
     try:
         with hub_errors("files", f"read the dataset {repo}"):

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import datasets
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +16,7 @@ from ftmech_hf.tasks.text.tables import CHAT, MESSAGES, PLACE, chat_of, checked_
 from ftmech_hf.tasks.text.tokens import Fault, Join, encode_rows
 
 if TYPE_CHECKING:
+    import datasets
     from transformers import PreTrainedTokenizerBase
 
 PLAIN, ANSWER, END = 0, 1, 2

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import datasets
 import yaml
 
 from ftmech_hf.downloads import hub_commit
@@ -60,6 +59,8 @@ class DatasetName(NamedTuple):
 @contextlib.contextmanager
 def dataset_errors(name: str) -> Iterator[None]:
     """Turn whatever is wrong with a data set into one line that names it."""
+    import datasets
+
     try:
         yield
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-import datasets
-
 from ftmech_hf.tasks.text.encoding import Row, chat_rows, is_chat_table, plain_rows, prompt_rows
 from ftmech_hf.tasks.text.tables import ANSWERS, CHAT, MESSAGES, OTHER, PLACE, PROMPTS, checked_texts, text_columns
 from ftmech_hf.tasks.text.tokens import Join
 
 if TYPE_CHECKING:
+    import datasets
     from transformers import PreTrainedTokenizerBase
 
 Kind = Literal["pairs", "chats", "prompts", "text"]
@@ -27,6 +26,8 @@ def converted(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, name: 
     Raises:
         ValueError: the table is of no kind, or a value is no text; names the column or the row.
     """
+    import datasets
+
     there = set(rows.column_names)
     if {CHOSEN, REJECTED} <= there:
         rows = rows.remove_columns([each for each in (*ANSWERS, OTHER, MESSAGES) if each in there])

@@ -10,11 +10,12 @@ import csv
 import gzip
 import io
 from pathlib import Path
-from typing import Any, BinaryIO, cast
-
-import datasets
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from ftmech_hf.tasks.text.identity import DatasetName, dataset_hash
+
+if TYPE_CHECKING:
+    import datasets
 
 
 def read_table(name: str) -> datasets.DatasetDict:
@@ -23,6 +24,8 @@ def read_table(name: str) -> datasets.DatasetDict:
     Raises:
         ValueError: there is no such data set, or it cannot be read; says why in one line.
     """
+    import datasets
+
     shown = datasets.utils.logging.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
@@ -38,6 +41,8 @@ def read_table(name: str) -> datasets.DatasetDict:
 
 
 def _load(name: str) -> Any:
+    import datasets
+
     path = Path(name)
     if path.is_file():
         return _load_file(path)
@@ -48,11 +53,15 @@ def _load(name: str) -> Any:
 
 def _cache_of(name: str) -> str:
     """Where ``datasets`` keeps what it made of some files: it knows them by path and time, which copies can share."""
+    import datasets
+
     return str(Path(datasets.config.HF_DATASETS_CACHE) / f"local-{dataset_hash(name)}")
 
 
 def _load_named(name: DatasetName) -> Any:
     """A config of a folder, or what is on the Hub: the commit that its hash names, and no other from the cache."""
+    import datasets
+
     if name.is_local:
         text = _as_text(Path(name.where))
         return datasets.load_dataset(name.where, name.config, cache_dir=_cache_of(name.where), **text)
@@ -67,6 +76,8 @@ _KINDS = (".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".txt", ".gz"
 
 
 def _load_file(path: Path) -> datasets.Dataset | datasets.DatasetDict:
+    import datasets
+
     with _opened(path) as opened:
         head = opened.read(4096).removeprefix(b"\xef\xbb\xbf")  # the mark by which Windows says UTF-8
     if not head.strip():
@@ -108,6 +119,8 @@ def _cells(path: Path) -> list[list[str]]:
 
 def _as_text(folder: Path) -> dict[str, Any]:
     """How to read a folder of CSV files as text; nothing if it has other files of data as well."""
+    import datasets
+
     files = [path for path in sorted(folder.rglob("*")) if path.suffix in _KINDS]
     if not files or any(path.suffix not in (".csv", ".tsv") for path in files):
         return {}

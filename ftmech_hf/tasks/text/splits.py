@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
 from numpy.typing import NDArray
 
 from ftmech_hf.tasks.text.reading import read_table
+
+if TYPE_CHECKING:
+    import datasets
 
 OPEN_ANSWERS = 8
 """Below so many rows per answer, answers are taken to be words of their own, and not classes."""

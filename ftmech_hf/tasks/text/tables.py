@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 
 if TYPE_CHECKING:
+    import datasets
     from transformers import PreTrainedTokenizerBase
 
 PROMPTS, ANSWERS, OTHER, MESSAGES = ("prompt", "question"), ("answer", "completion"), "other_answer", "messages"
@@ -35,6 +35,8 @@ def text_columns(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, nam
     Raises:
         ValueError: a column is missing, or a value is no text; says which row, and in how many rows.
     """
+    import datasets
+
     prompts, answers, others = _chosen_columns(rows, name, split)
     where = _Where(name, split)
     chat = [isinstance(value, list) for value in prompts]
@@ -75,6 +77,8 @@ def _chosen_columns(rows: datasets.Dataset, name: str, split: str) -> tuple[list
 
 
 def _values(rows: datasets.Dataset, column: str) -> list[Any]:
+    import datasets
+
     feature = rows.features[column]
     values = list(rows[column])
     if isinstance(feature, datasets.ClassLabel):  # numbers that stand for names

@@ -11,11 +11,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import datasets
-
 from ftmech_hf.tasks.text.tables import CHAT, OTHER, PLACE
 
 if TYPE_CHECKING:
+    import datasets
     from transformers import PreTrainedTokenizerBase
 
 SAMPLE = 200

@@ -48,7 +48,7 @@ $(INTEROP)/.installed: pyproject.toml constraints.txt
 
 docs: install
 	$(BIN)/python -m pip install --quiet --editable ".[docs]" --constraint constraints.txt
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file recipes/docs/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file recipes/manual/mkdocs.yml
 
 install: $(INSTALLED)
 

@@ -9,7 +9,7 @@ import pytest
 griffe = pytest.importorskip("griffe")
 pytest.importorskip("mkdocs")
 
-from recipes.docs import docstrings, pages  # noqa: E402
+from recipes.manual import docstrings, pages  # noqa: E402
 from tests.recipes.commands import READMES, ROOT  # noqa: E402
 
 SOURCE = '''

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
 from ftmech_hf.models.loading import RANDOM_INIT
@@ -17,14 +15,19 @@ from ftmech_hf.report.charts import (
     CONTROL,
     FINETUNED,
     RANDOM,
-    STYLE,
     Runs,
     accuracy_axis,
     legend_below,
+    new_figure,
     seed_lines,
     step_axis,
+    styled,
 )
 from ftmech_hf.runs import FinishedRun
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def draw_training(ax: Axes, run: FinishedRun, title: str) -> None:
@@ -127,7 +130,7 @@ def draw_interpolation(ax: Axes, run: FinishedRun, title: str) -> None:
     legend_below(ax)
 
 
-@mpl.rc_context(STYLE)
+@styled
 def attention_figure(run: FinishedRun) -> Figure:
     """What the answer position attends to, every head: in each model, and how the others differ from the first."""
     summary = run.summary
@@ -146,7 +149,7 @@ def attention_figure(run: FinishedRun) -> Figure:
     return figure
 
 
-@mpl.rc_context(STYLE)
+@styled
 def mlp_figure(run: FinishedRun) -> Figure:
     """Every MLP neuron's activation at every token of the example, layer under layer, as the paper's Fig. 46."""
     tensors = load_file(str(run.path / "maps.safetensors"))
@@ -169,7 +172,7 @@ def _map_panels(maps: Mapping[str, np.ndarray], highest: float, height: float) -
     for name, values in maps.items():
         if name != first:
             panels.append((f"{name} less {first}", values - maps[first], "PuOr_r", -highest))
-    figure = Figure(figsize=(9, height * len(panels)), layout="constrained")
+    figure = new_figure(9, height * len(panels))
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for ax, (name, values, colors, lowest) in zip(axes, panels, strict=True):
         image = ax.imshow(values, aspect="auto", cmap=colors, vmin=lowest, vmax=highest, interpolation="nearest")

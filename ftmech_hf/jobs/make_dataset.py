@@ -8,17 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import pandas as pd
 from huggingface_hub import DatasetCardData
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from ftmech_hf.config import to_dict
 from ftmech_hf.jobs.card import render_card
 from ftmech_hf.jobs.job import JobConfig, job
 from ftmech_hf.jobs.publication import Publication
-from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, RANDOM, STYLE
+from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, RANDOM, STYLE, new_figure, whole_numbers
 from ftmech_hf.runs import FinishedRun, RunDir, check_disk_space, describe_versions, write_json, write_text
 from ftmech_hf.tasks import SPLITS, Task, build_dataset, features, write_parquet
 from ftmech_hf.tasks.dataset_statistics import DatasetStatistics
@@ -27,6 +24,7 @@ from ftmech_hf.training.loop import Progress
 
 if TYPE_CHECKING:
     import datasets
+    from matplotlib.figure import Figure
 
 BYTES_PER_WORD = 8
 """Of a row in a parquet file before compression, as an upper bound for the check of the disk."""
@@ -234,8 +232,10 @@ def draw_label_histograms(table: pd.DataFrame, planted: Collection[str]) -> Figu
     last = table["split"].iloc[-1]
     panels = list(table[table["split"] == last].groupby(["config", "operator"], sort=False))[:MAX_PANELS]
     columns = min(4, len(panels))
+    import matplotlib as mpl
+
     with mpl.rc_context({**STYLE, "axes.axisbelow": True}):
-        figure = Figure(figsize=(3.3 * columns, 2.5 * math.ceil(len(panels) / columns)), layout="constrained")
+        figure = new_figure(3.3 * columns, 2.5 * math.ceil(len(panels) / columns))
         axes = figure.subplots(math.ceil(len(panels) / columns), columns, squeeze=False).ravel()
         for ax, ((config, operator), rows) in zip(axes, panels, strict=False):
             by = "correlated" if config in planted else "operand"
@@ -248,7 +248,7 @@ def draw_label_histograms(table: pd.DataFrame, planted: Collection[str]) -> Figu
                 bottom = bottom + counts[name]
             ax.set_title(f"{config}\n{operator}", fontsize=9)
             ax.set_xlabel("label")
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            whole_numbers(ax.xaxis)
             ax.margins(y=0.25)
             ax.legend(fontsize=7, ncols=3, loc="upper center")
         for ax in axes[len(panels) :]:

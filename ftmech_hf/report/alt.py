@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.container import BarContainer, ErrorbarContainer
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MOST_CURVES = 16
 """In a picture of more, a curve is described by its ends alone."""
@@ -36,6 +36,8 @@ def _curves(ax: Axes) -> list[Any]:
 
 
 def _value(ax: Axes, value: float) -> str:
+    from matplotlib.ticker import PercentFormatter
+
     if isinstance(ax.yaxis.get_major_formatter(), PercentFormatter):
         return f"{value:.0%}"
     return f"{value:.3g}"
@@ -69,12 +71,16 @@ def _describe_curves(ax: Axes, *, brief: bool) -> Iterator[str]:
 
 
 def _describe_bars(ax: Axes) -> Iterator[str]:
+    from matplotlib.container import BarContainer
+
     for bars in ax.containers:
         if isinstance(bars, BarContainer) and not str(bars.get_label()).startswith("_"):
             yield f"{bars.get_label()} " + ", ".join(_value(ax, bar.get_height()) for bar in bars.patches)
 
 
 def _describe_points(ax: Axes) -> Iterator[str]:
+    from matplotlib.container import ErrorbarContainer
+
     for points in ax.containers:
         if isinstance(points, ErrorbarContainer) and points.lines[0] is not None and points.get_label() is not None:
             if str(points.get_label()).startswith("_"):

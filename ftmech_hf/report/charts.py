@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-import matplotlib as mpl
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from ftmech_hf.runs import FinishedRun, RunDir
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+P, T = ParamSpec("P"), TypeVar("T")
 
 Runs = Mapping[int, Mapping[str, FinishedRun]]
 """seed -> name of a run -> the run, of those that are there."""
@@ -50,10 +54,44 @@ def seed_lines(ax: Axes, curves: Sequence[pd.Series], label: str, color: str, st
     ax.plot(mean.index, mean.to_numpy(), style, color=color, label=label, linewidth=2)
 
 
+def styled(draw: Callable[P, T]) -> Callable[P, T]:
+    """Draw in :data:`STYLE`. Matplotlib is imported by what draws first, and by nothing that only might."""
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **settings: P.kwargs) -> T:
+        import matplotlib as mpl
+
+        with mpl.rc_context(STYLE):
+            return draw(*args, **settings)
+
+    return drawn
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches, that makes room for what is drawn in it."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def percent(axis: Axis) -> None:
+    """Write shares as per cent."""
+    from matplotlib.ticker import PercentFormatter
+
+    axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def whole_numbers(axis: Axis) -> None:
+    """Mark whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True))
+
+
 def accuracy_axis(ax: Axes, name: str = "accuracy") -> None:
     """An axis from 0 to 100 %."""
     ax.set_ylim(-0.03, 1.03)
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    percent(ax.yaxis)
     ax.set_ylabel(name)
 
 
@@ -75,15 +113,15 @@ def step_axis(ax: Axes, name: str) -> None:
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
-@mpl.rc_context(STYLE)
+@styled
 def panel(draw: Callable[[Axes], None]) -> Figure:
     """A figure with one panel, sized for a phone as well."""
-    figure = Figure(figsize=(5.6, 4.1), layout="constrained")
+    figure = new_figure(5.6, 4.1)
     draw(figure.add_subplot())
     return figure
 
 
-@mpl.rc_context(STYLE)
+@styled
 def save_beside(figure: Figure, run: RunDir, suffix: str = "") -> Path:
     """Save a picture beside a finished run, whose folder stays as its manifest says."""
     path = run.path.with_name(f"{run.path.name}{suffix}.png")
@@ -91,7 +129,7 @@ def save_beside(figure: Figure, run: RunDir, suffix: str = "") -> Path:
     return path
 
 
-@mpl.rc_context(STYLE)
+@styled
 def to_data_uri(figure: Figure) -> str:
     """A figure as an ``<img src>``, so that a page needs no other file."""
     buffer = io.BytesIO()

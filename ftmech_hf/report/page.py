@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
 import yaml
-from matplotlib.figure import Figure
 
 from ftmech_hf.config import config_hash
 from ftmech_hf.report import charts
 from ftmech_hf.report.alt import describe_figure
 from ftmech_hf.report.claims import Claim
 from ftmech_hf.runs import describe_versions, environment, noted, write_json, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PAGE = "page.html.j2"
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from ftmech_hf.models.loading import RANDOM_INIT
-from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, legend_below
+from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, legend_below, whole_numbers
 from ftmech_hf.studies.diagnosis.case import OTHER_SEED, SELF_DISTILLED
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 OTHER = "#2b8a3e"
 NULL_MODELS = {SELF_DISTILLED: "#0d9488", OTHER_SEED: "#9333ea"}
@@ -86,7 +87,7 @@ def null_model_lines(
 def layer_axis(ax: Axes, name: str = "block") -> None:
     """An axis of whole numbers."""
     ax.set_xlabel(name)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(ax.xaxis)
 
 
 def kinds_axis(ax: Axes, kinds: Sequence[str]) -> None:

@@ -9,18 +9,20 @@ import abc
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from matplotlib.axes import Axes
 
 from ftmech_hf.statistics.intervals import Share
 from ftmech_hf.studies.diagnosis.evidence import Contribution
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 TableRow = dict[str, Any]
 Summary = Mapping[str, Any]
 """``summary.json`` of a diagnosis: verdict, reason, signs, evidence, rule and facts."""
-Picture = Callable[[Axes, pd.DataFrame, str], None]
+Picture = Callable[["Axes", pd.DataFrame, str], None]
 """Draws into axes the method's rows of the table; the last argument is what the reference is called in a legend."""
 
 

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from ftmech_hf.jobs.figures import draw_probing, draw_pruning
 from ftmech_hf.report.charts import (
     BASE,
     CONTROL,
     FINETUNED,
-    STYLE,
     Runs,
     accuracy_axis,
     legend_below,
+    new_figure,
     seed_lines,
     step_axis,
+    styled,
     training_curve,
     with_runs,
 )
 from ftmech_hf.studies.pcfg.claims import REVIVAL_THRESHOLD
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def draw_finetuning(ax: Axes, runs: Runs, run: str, title: str) -> None:
@@ -61,10 +63,10 @@ def _draw_or_say_why_not(ax: Axes, runs: Runs, title: str, names: Sequence[str],
     ax.set_axis_off()
 
 
-@mpl.rc_context(STYLE)
+@styled
 def overview(runs: Runs) -> Figure:
     """The four effects in one picture, of the seeds whose runs are there."""
-    figure = Figure(figsize=(11, 8.2), layout="constrained")
+    figure = new_figure(11, 8.2)
     one, two, three, four = figure.subplots(2, 2).flat
     tuned, pruned = "finetuned-low", ("prune-rows", "prune-control")
     title = "1  Fine-tuning seems to destroy counting a"

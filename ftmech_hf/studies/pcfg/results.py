@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
-from matplotlib.axes import Axes
 
 from ftmech_hf.config import to_dict
 from ftmech_hf.jobs.figures import attention_figure, draw_probing, draw_pruning
@@ -18,6 +17,9 @@ from ftmech_hf.runs import write_json, write_text
 from ftmech_hf.studies.pcfg.claims import MEASUREMENTS, measure
 from ftmech_hf.studies.pcfg.figures import draw_finetuning, draw_revival, overview
 from ftmech_hf.studies.pcfg.plan import ReproducePlan
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class _Panel(NamedTuple):

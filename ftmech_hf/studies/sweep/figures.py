@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import matplotlib as mpl
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from ftmech_hf.report.charts import STYLE
+from ftmech_hf.report.charts import new_figure, percent, styled, whole_numbers
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COUNTED = ("steps_to_revival", "pruned/neurons")
 MAX_LETTERS = 40
@@ -68,7 +68,7 @@ def _pick(rows: pd.DataFrame, name: str, level: Any) -> pd.DataFrame:
     return rows[rows[name] == level] if name else rows
 
 
-@mpl.rc_context(STYLE)
+@styled
 def draw_figure(summary: pd.DataFrame, axes: Sequence[str], config: FigureConfig) -> Figure:
     """Draw one picture.
 
@@ -92,7 +92,7 @@ def draw_figure(summary: pd.DataFrame, axes: Sequence[str], config: FigureConfig
         rows = rows[rows["step"].isna() | (rows["step"] == rows["step"].max())]
     down, across = _levels(rows, config.rows), _levels(rows, config.columns)
     width, height = max(5.0, 3.1 * len(across) + 1.2), max(3.6, 2.3 * len(down) + 1.0)
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = new_figure(width, height)
     grid: Any = figure.subplots(len(down), len(across), sharex=True, sharey=True, squeeze=False)
     for i, one in enumerate(down):
         for j, other in enumerate(across):
@@ -130,7 +130,7 @@ def _lines(ax: Axes, rows: pd.DataFrame, config: FigureConfig) -> None:
             ax.plot(x, line["mean"], LINES[other % 4], color=f"C{number}", marker=".", label=label)
             ax.fill_between(x, line["low"], line["high"], color=f"C{number}", alpha=0.15, linewidth=0)
     if config.x == "step" and config.stage == "probe":
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        whole_numbers(ax.xaxis)
     elif config.x == "step":
         ax.set_xscale("symlog", linthresh=1)
         ax.set_xlim(left=0)
@@ -145,11 +145,11 @@ def _lines(ax: Axes, rows: pd.DataFrame, config: FigureConfig) -> None:
         ax.set_ylim(bottom=0)
     elif not _are_losses(config):
         ax.set_ylim(-0.03, 1.03)
-        ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        percent(ax.yaxis)
 
 
 def _frontier(rows: pd.DataFrame, config: FigureConfig) -> Figure:
-    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+    figure = new_figure(6.4, 5.2)
     ax = figure.subplots()
     first, second = config.metrics
     for number, level in enumerate(_levels(rows, config.color)):
@@ -172,7 +172,7 @@ def _frontier(rows: pd.DataFrame, config: FigureConfig) -> Figure:
                 errors = [(y - wide["low"][second]).clip(lower=0), (wide["high"][second] - y).clip(lower=0)]
                 ax.errorbar(x, y, yerr=errors, fmt="none", ecolor=f"C{number}", alpha=0.4, linewidth=1)
     for axis, name in ((ax.xaxis, first), (ax.yaxis, second)):
-        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        percent(axis)
         axis.set_label_text(name)
     ax.set_title(config.title)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from ftmech_hf.models.loading import RANDOM_INIT
 from ftmech_hf.report.charts import BASE as BASE_COLOR
 from ftmech_hf.report.charts import CONTROL as CONTROL_COLOR
-from ftmech_hf.report.charts import FINETUNED, RANDOM, STYLE, accuracy_axis, step_axis
+from ftmech_hf.report.charts import FINETUNED, RANDOM, accuracy_axis, new_figure, step_axis, styled
 from ftmech_hf.studies.tinystories.config import PROTOCOLS
 from ftmech_hf.studies.tinystories.plan import BASE, CONTROL
 from ftmech_hf.studies.tinystories.prompts import ASKED, NOT_ASKED
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLORS = dict(zip(PROTOCOLS, (FINETUNED, "#9c6b30", "#862e9c"), strict=True))
 
@@ -38,7 +39,7 @@ def _color(label: str) -> str:
 def _panels(number: int, *, columns: int = 3, width: float = 4.0, height: float = 3.4) -> tuple[Figure, list[Axes]]:
     columns = min(columns, number)
     rows = -(-number // columns)
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    figure = new_figure(width * columns, height * rows)
     axes: Any = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.flat[number:]:
         ax.set_visible(False)
@@ -51,7 +52,7 @@ def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
     figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=min(5, len(found)))
 
 
-@mpl.rc_context(STYLE)
+@styled
 def scores_figure(
     points: pd.DataFrame, measure: str, over_seeds: Callable[[pd.DataFrame, Sequence[str]], pd.DataFrame]
 ) -> Figure:
@@ -82,7 +83,7 @@ def scores_figure(
     return figure
 
 
-@mpl.rc_context(STYLE)
+@styled
 def losses_figure(losses: pd.DataFrame, feature: str = "Twist") -> Figure:
     """Loss on stories with the feature: while it is deleted, and on the way back; a line per model, mean over seeds."""
     chosen = losses[losses["set"] == feature]
@@ -108,7 +109,7 @@ def losses_figure(losses: pd.DataFrame, feature: str = "Twist") -> Figure:
     return figure
 
 
-@mpl.rc_context(STYLE)
+@styled
 def probes_figure(probes: pd.DataFrame) -> Figure:
     """Probe accuracy by layer, a panel per feature: models before they are fine-tuned back; mean over seeds."""
     seen = probes[(probes["words"] == "seen") & (probes["state"] == "")]
@@ -134,7 +135,7 @@ def probes_figure(probes: pd.DataFrame) -> Figure:
     return figure
 
 
-@mpl.rc_context(STYLE)
+@styled
 def pruning_figure(pruning: pd.DataFrame) -> Figure:
     """Choices of the twist against the number of rows set to zero: a panel per deleted model, mean over seeds."""
     labels = list(pruning["model"].unique())

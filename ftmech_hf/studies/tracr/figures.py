@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from ftmech_hf.models.conversion import load_program
-from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, RANDOM, STYLE
+from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, RANDOM, new_figure, styled
 from ftmech_hf.report.paper_tables import TRACR_COLUMNS
 from ftmech_hf.tasks.letters import LettersConfig
 from ftmech_hf.tasks.programs import ANSWER_POSITION
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLORS = dict(zip(TRACR_COLUMNS, (BASE, FINETUNED, "#9c6b30", CONTROL), strict=True))
 SELECTS = {"counter": 1, "max_identifier": 2}
@@ -35,11 +35,11 @@ def _rates(ax: Axes, lrs: Sequence[float]) -> None:
 
 
 def _grid(rows: int, columns: int, *, width: float = 4.2, height: float = 3.3) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    figure = new_figure(width * columns, height * rows)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-@mpl.rc_context(STYLE)
+@styled
 def table_figure(cells: pd.DataFrame) -> Figure:
     """Table 3: a panel per program and C_Tr, a line per column, the paper's behind it in grey dashes."""
     programs, correlations = cells["program"].unique(), sorted(cells["correlation"].unique())
@@ -64,7 +64,7 @@ def table_figure(cells: pd.DataFrame) -> Figure:
     return figure
 
 
-@mpl.rc_context(STYLE)
+@styled
 def weights_figure(weights: pd.DataFrame) -> Figure:
     """Accuracy on the first answer before, without one weight, without the best number, without random ones."""
     programs, correlations = weights["program"].unique(), sorted(weights["correlation"].unique())
@@ -89,7 +89,7 @@ def weights_figure(weights: pd.DataFrame) -> Figure:
     return figure
 
 
-@mpl.rc_context(STYLE)
+@styled
 def attention_figure(program: str, task: LettersConfig, models: Sequence[tuple[str, Mapping[str, Any]]]) -> Figure:
     """The map of the block that selects: as compiled, then of each model, from their studies' summaries.
 
@@ -98,6 +98,10 @@ def attention_figure(program: str, task: LettersConfig, models: Sequence[tuple[s
         task: its data.
         models: (title, summary of :func:`ftmech_hf.studies.tracr.weight_pruning.dissect`); all on the same text.
     """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.patches import Rectangle
+
     layer = SELECTS[program]
     tokens: list[str] = models[0][1]["tokens"]
     panels = [("compiled", _compiled_pattern(task, tokens, layer))]
@@ -106,7 +110,7 @@ def attention_figure(program: str, task: LettersConfig, models: Sequence[tuple[s
     figure, axes = _grid(-(-len(panels) // columns), columns, width=3.6, height=3.4)
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
-    scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 0.5), "Greys")
+    scale = ScalarMappable(Normalize(0, 0.5), "Greys")
     for ax, (title, pattern) in zip(axes.flat, panels, strict=False):
         ax.imshow(pattern, cmap="Greys", vmin=0, vmax=0.5)
         shown = [token if len(token) == 1 else "$" for token in tokens]
@@ -129,7 +133,7 @@ def _compiled_pattern(task: LettersConfig, tokens: Sequence[str], layer: int) ->
         return model(row, output_attentions=True).attentions[layer][0, 0].numpy()
 
 
-@mpl.rc_context(STYLE)
+@styled
 def reversal_figure(table: pd.DataFrame) -> Figure:
     """Accuracy on the first answer against step, a panel per program and rate, a line per origin."""
     curves = table[table["metric"] == "o_pt_cte0"]

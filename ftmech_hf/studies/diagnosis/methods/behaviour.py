@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
@@ -21,6 +20,9 @@ from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, is_ref
 from ftmech_hf.studies.diagnosis.evidence import BehaviourEvidence
 from ftmech_hf.studies.diagnosis.figures import COLORS, describe_reference, kinds_axis, name_model, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def answers_right(model: PreTrainedModel, questions: Behavior) -> NDArray[np.bool_]:

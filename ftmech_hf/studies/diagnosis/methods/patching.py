@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
-from matplotlib.axes import Axes
 
 from ftmech_hf.analysis.patching import PatchingResult, patch_each
 from ftmech_hf.report.charts import BASE as BASE_COLOR
@@ -24,6 +23,9 @@ from ftmech_hf.studies.diagnosis.figures import DOTTED, OTHER, layer_axis, line,
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
 from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
 from ftmech_hf.studies.diagnosis.methods.probing import ProbingMethodResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SITES = {
     "resid_post": ("whole stream", BASE_COLOR), "attn_out": ("attention", FINETUNED_COLOR), "mlp_act": ("MLP", OTHER),

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from transformers import PreTrainedModel
 
 from ftmech_hf.analysis.path import PathResult
@@ -19,6 +18,9 @@ from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case
 from ftmech_hf.studies.diagnosis.figures import KINDS, line, null_model_lines, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
 from ftmech_hf.studies.diagnosis.methods.revival import RevivalMethodResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 THERE_AND_BACK = f"{BASE}, {FINETUNED}, reversed"
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
 from torch import Tensor
 
 from ftmech_hf.analysis.probing import ANSWER, fit_probes
@@ -24,6 +23,9 @@ from ftmech_hf.studies.diagnosis.evidence import ReadingEvidence
 from ftmech_hf.studies.diagnosis.figures import COLORS, DOTTED, layer_axis, line, name_model, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, read_of_answers, row
 from ftmech_hf.tasks.text.splits import OPEN_ANSWERS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 EMBEDDINGS = "input embeddings"
 """What can be read before any block: the mean embedding of the prompt's tokens, and that of its last one."""

@@ -8,11 +8,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 
 from ftmech_hf.jobs.pruning_sweep import SweepResult, prune_for
 from ftmech_hf.report.charts import CONTROL, RANDOM, accuracy_axis, legend_below
@@ -22,6 +21,9 @@ from ftmech_hf.studies.diagnosis.evidence import PruningEvidence
 from ftmech_hf.studies.diagnosis.figures import DOTTED, KINDS, line, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
 from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, kw_only=True)

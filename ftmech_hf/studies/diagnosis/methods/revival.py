@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from matplotlib.axes import Axes
 from transformers import PreTrainedModel
 
 from ftmech_hf.report.charts import accuracy_axis, legend_below, step_axis
@@ -21,6 +20,9 @@ from ftmech_hf.studies.diagnosis.figures import COLORS, DOTTED, line, name_model
 from ftmech_hf.studies.diagnosis.finetuning import Curve, race, revive
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
 from ftmech_hf.studies.diagnosis.methods.behaviour import BehaviourMethodResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 EVAL_ROWS = 256
 """Test rows of every evaluation of a model that is fine-tuned back."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 
 from ftmech_hf.analysis.input_gradients import InputGradientsResult, compare_input_gradients
 from ftmech_hf.report.charts import legend_below
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, Case, is_reference
 from ftmech_hf.studies.diagnosis.figures import COLORS, kinds_axis, name_model, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, kw_only=True)

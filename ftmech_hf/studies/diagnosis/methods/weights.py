@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import TracedModel, find_layout, find_units, model_blocks
@@ -21,6 +20,9 @@ from ftmech_hf.report.charts import RANDOM
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, SELF_DISTILLED, Case
 from ftmech_hf.studies.diagnosis.figures import OTHER, from_zero, layer_axis, line, pick, spread
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SINGULAR_VALUES = 32
 """The largest ones, which go into the table."""

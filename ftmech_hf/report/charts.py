@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Runs = Mapping[int, Mapping[str, FinishedRun]]
 """seed -> name of a run -> the run, of those that are there."""

@@ -16,6 +16,7 @@ from ftmech_hf.hub.publications import find_publication, known_kinds
 from ftmech_hf.jobs import JOBS
 from ftmech_hf.jobs.card import check_card
 from ftmech_hf.jobs.study import Study
+from ftmech_hf.report.charts import new_figure
 from ftmech_hf.report.paper_tables import agreement
 from ftmech_hf.studies import STUDIES, load_study
 from ftmech_hf.studies.pcfg.plan import ReproduceConfig, ReproducePlan
@@ -66,7 +67,7 @@ MADE: dict[str, tuple[Callable[[Path], None], str, str]] = {
 @pytest.mark.parametrize("name", MADE)
 def test_what_a_study_found_is_published(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracr, "agreement", functools.partial(agreement, resamples=5))  # the bootstrap takes long
-    monkeypatch.setattr(tracr.tracr_figures, "attention_figure", lambda *_: tracr.tracr_figures.Figure())
+    monkeypatch.setattr(tracr.tracr_figures, "attention_figure", lambda *_: new_figure(2, 2))
     make, data_file, number = MADE[name]
     make(tmp_path / "private-user" / "out")
     tree = save(tmp_path / "private-user" / "out", tmp_path / "published", f"someone/{name}")["main"]

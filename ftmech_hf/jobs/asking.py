@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ftmech_hf.config import parse_config, peek_setting
 from ftmech_hf.jobs.behavior import Behavior, from_task
-from ftmech_hf.jobs.job import JobConfig
+from ftmech_hf.jobs.job import JobConfig, prepared_job
 from ftmech_hf.jobs.prompts import from_datasets
 from ftmech_hf.jobs.tokenizers import check_same_tokens
 from ftmech_hf.models.loading import load_tokenizer, model_positions
-from ftmech_hf.runs import is_finished
+from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import TASKS, PcfgShape, Task
 from ftmech_hf.tasks.text.identity import dataset_hash
 
@@ -76,11 +76,6 @@ def asked_settings(asked: Asked) -> list[Any]:
     return [asked] if name == "pcfg" else [AskConfig(task=name), asked]
 
 
-def asked_vocabulary(asked: Asked) -> Sequence[str] | None:
-    """The words by whose numbers a task asks; None for a data set, which is asked in the models' own tokens."""
-    return None if isinstance(asked, AskConfig) else asked.vocabulary
-
-
 def ask(asked: Task | AskConfig, models: Sequence[str], *, seed: int, train_rows: int, test_rows: int) -> Behavior:
     """What a task asks, first as it is and then as its own test sets; or a data set, in the tokens of all the models.
 
@@ -102,14 +97,31 @@ def ask(asked: Task | AskConfig, models: Sequence[str], *, seed: int, train_rows
         "seed": seed, "train_rows": train_rows, "test_rows": test_rows, "only_one_token": asked.only_one_token,
         "positions": min(positions, default=None),
     }  # fmt: skip
-    (behavior,) = from_datasets([asked.dataset], load_tokenizer(models[0]), **settings)
-    check_same_tokens(behavior, asked.dataset, models, **settings)
+    tokenizer = load_tokenizer(models[0])
+    (behavior,) = from_datasets([asked.dataset], tokenizer, **settings)
+    check_same_tokens(behavior, asked.dataset, models, tokenizer, **settings)
     return behavior
 
 
-def to_be_made(config: JobConfig) -> bool:
-    """Whether a job's run is not there yet, or is to be made again."""
-    return config.fresh or not is_finished(Path(config.output_dir))
+def asked_vocabulary(asked: Asked) -> Sequence[str] | None:
+    """The words by whose numbers a task asks; None for a data set, which is asked in the models' own tokens."""
+    return None if isinstance(asked, AskConfig) else asked.vocabulary
+
+
+def asking_job(
+    find_behavior: Callable[[], Behavior], kind: str, config: JobConfig, asked: Asked, models: Mapping[str, str]
+) -> contextlib.AbstractContextManager[tuple[RunDir, Callable[[], Behavior]]]:
+    """:func:`~ftmech_hf.jobs.job.prepared_job` of a job that asks: its run's hash covers what is asked.
+
+    Args:
+        find_behavior: makes what is asked.
+        kind: of the job.
+        config: its settings.
+        asked: the task or the data set.
+        models: label -> folder or name of each model that is asked.
+    """
+    settings, vocabulary = asked_settings(asked), asked_vocabulary(asked)
+    return prepared_job(find_behavior, kind, config, *settings, models=models, vocabulary=vocabulary)
 
 
 def describe_dataset(behavior: Behavior, asked: Asked) -> dict[str, Any]:

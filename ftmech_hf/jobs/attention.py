@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,9 +20,9 @@ from ftmech_hf.analysis.attention import (
     pattern_change,
 )
 from ftmech_hf.jobs.answer_rows import AnswerRows
-from ftmech_hf.jobs.asking import Asked, ask, asked_settings, asked_vocabulary, describe_dataset, to_be_made
+from ftmech_hf.jobs.asking import Asked, ask, asking_job, describe_dataset
 from ftmech_hf.jobs.behavior import Behavior, from_task
-from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job, parse_models
+from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, parse_models
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import RunDir
@@ -68,11 +67,8 @@ def map_attention(config: AttentionConfig, asked: Asked, *, progress: Progress |
         ValueError: a data set that cannot be asked, or models that read it as different tokens or cannot be compared.
     """
     models = parse_models(config.models)
-    behavior = functools.cache(lambda: _find_behavior(config, asked, [*models.values()]))
-    if to_be_made(config):
-        behavior()  # what cannot be asked shows before anything is written
-    settings, vocabulary = asked_settings(asked), asked_vocabulary(asked)
-    with job("attention", config, *settings, models=models, vocabulary=vocabulary) as run:
+    asking = asking_job(lambda: _find_behavior(config, asked, [*models.values()]), "attention", config, asked, models)
+    with asking as (run, behavior):
         if run.finished:
             return run
         rows, example = behavior().test, behavior().test[[0]].without_empty_columns()

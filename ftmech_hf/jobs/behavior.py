@@ -22,6 +22,7 @@ from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.answer_scores import answer_loss, gives_answer
 from ftmech_hf.jobs.generation import continue_rows
 from ftmech_hf.tasks import Capability, PcfgShape, Rows, RowStream, Task, for_capability
+from ftmech_hf.tasks.epochs import in_epochs
 
 Loss = Callable[[PreTrainedModel, AnswerRows], Tensor]
 """Mean loss of some rows, to be differentiated."""
@@ -99,11 +100,9 @@ class Behavior:
     def training_rows(self, seed: int, step: int, batch_size: int) -> AnswerRows:
         """The rows of one step of training: epochs over ``again``, each in an order of its own."""
         rows = self.train if self.again is None else self.again
-        number = len(rows)
-        wanted = range(step * batch_size, (step + 1) * batch_size)
-        epochs = {each // number for each in wanted}
-        orders = {epoch: np.random.default_rng([seed, epoch]).permutation(number) for epoch in epochs}
-        return rows[[int(orders[each // number][each % number]) for each in wanted]]
+        places, number = range(step * batch_size, (step + 1) * batch_size), len(rows)
+        chosen = in_epochs(places, number, lambda epoch: np.random.default_rng([seed, epoch]).permutation(number))
+        return rows[chosen.tolist()]
 
 
 Known = Callable[[Task, Rows], Mapping[str, Any]]

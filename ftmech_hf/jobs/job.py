@@ -16,10 +16,11 @@ measure, then finish it with its rows and its summary.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from transformers import PreTrainedModel
@@ -27,8 +28,10 @@ from transformers import PreTrainedModel
 from ftmech_hf.config import to_dict
 from ftmech_hf.models.identity import model_hash
 from ftmech_hf.models.loading import RANDOM_INIT, check_vocabulary, load_model, random_twin
-from ftmech_hf.runs import RunDir, write_json, write_text
+from ftmech_hf.runs import RunDir, is_finished, write_json, write_text
 from ftmech_hf.tasks.operators_table import OPERATORS
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +107,31 @@ def job(
     )
     with contextlib.closing(run):
         yield run
+
+
+@contextlib.contextmanager
+def prepared_job(
+    prepare: Callable[[], T],
+    kind: str,
+    config: JobConfig,
+    *settings: Any,
+    models: Mapping[str, str] | None = None,
+    vocabulary: Sequence[str] | None = None,
+) -> Iterator[tuple[RunDir, Callable[[], T]]]:
+    """:func:`job` with what it needs, made before its run is opened: a fault in it shows before anything is written.
+
+    Args:
+        prepare: makes it, once; never for a run that is found finished.
+        kind, config, settings, models, vocabulary: of :func:`job`.
+
+    Returns:
+        the run, and what gives what was made.
+    """
+    prepared = functools.cache(prepare)
+    if config.fresh or not is_finished(Path(config.output_dir)):
+        prepared()
+    with job(kind, config, *settings, models=models, vocabulary=vocabulary) as run:
+        yield run, prepared
 
 
 def finish_job(

@@ -139,10 +139,9 @@ class Plan:
     def seconds(self) -> float:
         """What the finished runs took, each in its one thread, together; of those made before runs knew, training."""
         total = 0.0
-        for folder in self.folders.values():
-            if is_finished(folder):
-                env = FinishedRun(folder).env
-                total += env.get("seconds", env.get("training_seconds", 0.0))
+        for name in self.folders:
+            if made := self.find(name):
+                total += made.env.get("seconds", made.env.get("training_seconds", 0.0))
         return total
 
     def _must_run(self, name: str) -> bool:

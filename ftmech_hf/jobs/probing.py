@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,9 +15,9 @@ from torch import Tensor
 from ftmech_hf.activations import ActivationStore, TracedModel
 from ftmech_hf.analysis.probing import ProbingResult, fit_probes
 from ftmech_hf.jobs.answer_rows import AnswerRows
-from ftmech_hf.jobs.asking import Asked, ask, asked_settings, asked_vocabulary, describe_dataset, to_be_made
+from ftmech_hf.jobs.asking import Asked, ask, asking_job, describe_dataset
 from ftmech_hf.jobs.behavior import Behavior, from_task
-from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job, parse_models, with_random_twin
+from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, parse_models, with_random_twin
 from ftmech_hf.jobs.publication import Picture, Publication, as_percent, asked_name
 from ftmech_hf.jobs.saved_probes import save_probes
 from ftmech_hf.models.identity import model_hash
@@ -83,11 +82,8 @@ def probe(config: ProbeConfig, asked: Asked, *, progress: Progress | None = None
         ValueError: an unknown operand, a data set that cannot be asked, or models that read it as different tokens.
     """
     models = parse_models(config.models)
-    behavior = functools.cache(lambda: _find_behavior(config, asked, [*models.values()]))
-    if to_be_made(config):
-        behavior()  # what cannot be asked shows before anything is written
-    settings, vocabulary = asked_settings(asked), asked_vocabulary(asked)
-    with job("probe", config, *settings, models=models, vocabulary=vocabulary) as run:
+    asking = asking_job(lambda: _find_behavior(config, asked, [*models.values()]), "probe", config, asked, models)
+    with asking as (run, behavior):
         if run.finished:
             return run
         fit_on, test_on = behavior().train, behavior().test

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,10 +13,10 @@ from transformers import PreTrainedModel
 from ftmech_hf.activations import Units, find_units
 from ftmech_hf.analysis.ablation import importance_agreement
 from ftmech_hf.analysis.pruning import Importance, PruningResult, magnitude_importance, pruned, random_importance
-from ftmech_hf.jobs.asking import Asked, ask, asked_settings, asked_vocabulary, describe_dataset, to_be_made
+from ftmech_hf.jobs.asking import Asked, ask, asking_job, describe_dataset
 from ftmech_hf.jobs.behavior import Behavior, from_task
 from ftmech_hf.jobs.card import render_card
-from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
+from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job
 from ftmech_hf.jobs.pruning_sweep import behavior_importance, exact_importance, prune_for
 from ftmech_hf.jobs.publication import Picture, Publication, as_percent, asked_name
 from ftmech_hf.models.loading import load_model, load_tokenizer, quiet_transformers
@@ -86,11 +85,8 @@ def prune(config: PruneConfig, asked: Asked, *, progress: Progress | None = None
     Raises:
         ValueError: a data set that cannot be asked.
     """
-    behavior = functools.cache(lambda: _find_behavior(config, asked))
-    if to_be_made(config):
-        behavior()  # what cannot be asked shows before anything is written
-    settings, vocabulary = asked_settings(asked), asked_vocabulary(asked)
-    with job("prune", config, *settings, models={"model": config.model}, vocabulary=vocabulary) as run:
+    asking = asking_job(lambda: _find_behavior(config, asked), "prune", config, asked, {"model": config.model})
+    with asking as (run, behavior):
         if run.finished:
             return run
         model = load_model(config.model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model",
 
 
 @dataclass(frozen=True)
-class Asked:
+class PairQuestions:
     """What a diagnosis asks.
 
     Attributes:
@@ -33,7 +33,7 @@ class Asked:
     difference: str | None = None
 
 
-def ask_models(names: Sequence[str], models: Mapping[str, str], **settings: Any) -> Asked:
+def ask_models(names: Sequence[str], models: Mapping[str, str], **settings: Any) -> PairQuestions:
     """Questions from data sets for several models.
 
     Args:
@@ -48,10 +48,7 @@ def ask_models(names: Sequence[str], models: Mapping[str, str], **settings: Any)
     base = load_tokenizer(models["base"])
     behaviors = from_datasets(names, base, **settings)
     own, difference = None, None
-    for role, folder in models.items():
-        other = None if role == "base" else own_tokenizer(folder)
-        if other is None or _definition(other) == _definition(base):
-            continue
+    for role, other in _other_tokenizers(base, {role: each for role, each in models.items() if role != "base"}):
         try:
             found = from_datasets(names, other, **settings)
         except ValueError as error:
@@ -67,31 +64,40 @@ def ask_models(names: Sequence[str], models: Mapping[str, str], **settings: Any)
                 "other rows; give questions that both can be asked"
             )
         own, difference = found, text
-    return Asked(behaviors, own, difference)
+    return PairQuestions(behaviors, own, difference)
 
 
-def check_same_tokens(behavior: Behavior, dataset: str, models: Sequence[str], **settings: Any) -> None:
+def check_same_tokens(
+    behavior: Behavior, dataset: str, models: Sequence[str], tokenizer: PreTrainedTokenizerBase, **settings: Any
+) -> None:
     """Make sure that all models read a data set as the first one does.
 
     Args:
         behavior: the data set as the first model reads it.
         dataset: its name.
         models: folders or names on the Hub.
+        tokenizer: of the first.
         settings: of :func:`~ftmech_hf.jobs.prompts.from_datasets`.
 
     Raises:
         ValueError: a model's own tokenizer reads other tokens.
     """
-    first = load_tokenizer(models[0])
-    for folder in models[1:]:
-        other = own_tokenizer(folder)
-        if other is None or _definition(other) == _definition(first):
-            continue
+    for folder, other in _other_tokenizers(tokenizer, {folder: folder for folder in models[1:]}):
         text = first_difference([behavior], from_datasets([dataset], other, **settings))
         if text is not None:
             raise ValueError(
                 f"models: the tokenizer of {folder} reads other tokens than that of {models[0]}, first in {text!r}"
             )
+
+
+def _other_tokenizers(
+    tokenizer: PreTrainedTokenizerBase, models: Mapping[str, str]
+) -> Iterator[tuple[str, PreTrainedTokenizerBase]]:
+    """The models that have a tokenizer of their own which may give a text other ids: (label, tokenizer)."""
+    for label, folder in models.items():
+        other = own_tokenizer(folder)
+        if other is not None and _definition(other) != _definition(tokenizer):
+            yield label, other
 
 
 def own_tokenizer(folder: str) -> PreTrainedTokenizerBase | None:

@@ -10,8 +10,6 @@ from torch.optim import Optimizer
 
 from ftmech_hf.training.muon import Muon
 
-OPTIMIZERS = ("adamw", "muon", "sgd")
-
 SGD_MOMENTUM = 0.9
 """The paper trains its compiled models with "SGD with momentum" and does not say which (App. C.1)."""
 

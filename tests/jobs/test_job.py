@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from ftmech_hf.config import to_dict
-from ftmech_hf.jobs.job import JobConfig, finish_job, job
+from ftmech_hf.jobs.job import JobConfig, finish_job, job, prepared_job
 from ftmech_hf.runs import FinishedRun, RunDir, run_identity
 
 
@@ -61,6 +62,37 @@ def test_a_job_that_fails_lets_go_of_its_folder_and_leaves_nothing_whole(tmp_pat
         with pytest.raises(ValueError, match="another process is writing"):
             count(config)
     assert count(config).finished
+
+
+def test_what_a_job_needs_is_made_before_its_folder_and_not_for_a_run_that_is_there(tmp_path: Path) -> None:
+    config, made = CountConfig(output_dir=str(tmp_path / "run")), []
+
+    def prepare() -> int:
+        made.append(sorted(path.name for path in tmp_path.iterdir()))
+        if len(made) == 1:
+            raise ValueError("rows: cannot be asked")
+        return 7
+
+    with pytest.raises(ValueError, match="cannot be asked"), prepared_job(prepare, "count", config):
+        pass
+    with prepared_job(prepare, "count", config) as (run, prepared):
+        assert (prepared(), prepared()) == (7, 7)
+        finish_job(run, [{"row": 0}], {})
+    assert made == [[], []], "nothing was written by then, and it was made once"
+    with prepared_job(prepare, "count", config) as (run, _):
+        assert run.finished
+    assert len(made) == 2
+
+
+def test_a_replacement_that_was_interrupted_is_gone_on_with(tmp_path: Path) -> None:
+    """A finished run lies there, and one that is to replace it was begun: what the job needs is made after all."""
+    config = CountConfig(output_dir=str(tmp_path / "run"))
+    count(config)
+    with pytest.raises(RuntimeError):
+        count(dataclasses.replace(config, fresh=True), fails=True)
+    with prepared_job(lambda: 7, "count", config) as (run, prepared):
+        assert not run.finished
+        assert prepared() == 7
 
 
 def test_a_negative_seed_is_refused() -> None:

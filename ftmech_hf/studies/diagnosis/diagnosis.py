@@ -13,10 +13,10 @@ import pandas as pd
 
 from ftmech_hf.jobs.job import finish_job
 from ftmech_hf.models.loading import RANDOM_INIT
-from ftmech_hf.runs import FinishedRun, RunDir, is_finished
+from ftmech_hf.runs import FinishedRun, RunDir
 from ftmech_hf.studies.diagnosis.case import BASE, Case, CaseConfig
 from ftmech_hf.studies.diagnosis.evidence import Evidence
-from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig, open_run, prepare_case
+from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig, open_case
 from ftmech_hf.studies.diagnosis.method import MethodResult, TableRow, plain
 from ftmech_hf.studies.diagnosis.methods import METHODS
 from ftmech_hf.studies.diagnosis.page import render_diagnosis
@@ -121,12 +121,11 @@ def run_diagnosis(
     Raises:
         ValueError: models of other shapes or vocabularies, or questions that cannot be asked.
     """
-    if is_finished(Path(config.output_dir)) and not config.fresh:
-        with open_run(config, case_config, shape) as run:
-            return run
     started = time.monotonic()
-    case = prepare_case(config, case_config, shape)  # what cannot be asked shows before anything is written
-    with open_run(config, case_config, shape) as run:
+    with open_case(config, case_config, shape) as (run, case_of):
+        if run.finished:
+            return run
+        case = case_of()
         found = measure_case(case, progress)
         result = judge_capability(found.evidence(), case.rule)
         facts = {**_describe(config, case), "seconds": round(time.monotonic() - started, 1), "hash": run.hash}

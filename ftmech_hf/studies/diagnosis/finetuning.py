@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -50,16 +50,24 @@ def evaluated_steps(steps: int) -> list[int]:
     return found
 
 
+class RevivalSettings(TypedDict):
+    """How a model is fine-tuned back.
+
+    Attributes:
+        lr: of AdamW.
+        batch_size: rows of a step.
+        threshold: accuracy that ends it.
+        eval_rows: the first test rows, which are evaluated.
+    """
+
+    lr: float
+    batch_size: int
+    threshold: float
+    eval_rows: int
+
+
 def revive(
-    model: PreTrainedModel,
-    questions: Behavior,
-    *,
-    seed: int,
-    steps: int,
-    lr: float,
-    batch_size: int,
-    threshold: float,
-    eval_rows: int,
+    model: PreTrainedModel, questions: Behavior, *, seed: int, steps: int, **settings: Unpack[RevivalSettings]
 ) -> Curve:
     """Fine-tune a copy of a model on the answers, at a constant rate, until it is back or the last step.
 
@@ -71,19 +79,20 @@ def revive(
         questions: trained on and tested with.
         seed: of the order of the rows, and of dropout.
         steps: the last step.
-        lr: of AdamW.
-        batch_size: rows of a step.
-        threshold: accuracy that ends it.
-        eval_rows: the first test rows, which are evaluated.
+        settings: see :class:`RevivalSettings`.
     """
-    *_, curve = _curves(
-        model, questions, seed=seed, steps=steps, lr=lr, batch_size=batch_size, threshold=threshold, eval_rows=eval_rows
-    )
+    *_, curve = _curves(model, questions, seed=seed, steps=steps, **settings)
     return curve
 
 
 def race(
-    models: tuple[PreTrainedModel, PreTrainedModel], questions: Behavior, *, steps: int, beyond: float, **settings: Any
+    models: tuple[PreTrainedModel, PreTrainedModel],
+    questions: Behavior,
+    *,
+    seed: int,
+    steps: int,
+    beyond: float,
+    **settings: Unpack[RevivalSettings],
 ) -> tuple[Curve, Curve]:
     """:func:`revive` two models side by side until one of them is back or the last step.
 
@@ -92,11 +101,12 @@ def race(
     Args:
         models: stay as they are.
         questions: trained on and tested with.
+        seed: as for :func:`revive`, the same for both.
         steps: the last step.
         beyond: see above.
-        settings: the other settings of :func:`revive`, the same for both.
+        settings: see :class:`RevivalSettings`; the same for both.
     """
-    runs = [_curves(model, questions, steps=round(steps * beyond), **settings) for model in models]
+    runs = [_curves(model, questions, seed=seed, steps=round(steps * beyond), **settings) for model in models]
     curves = [next(run) for run in runs]
     while all(curve.steps is None for curve in curves) and min(curve.last for curve in curves) < steps:
         behind = int(curves[1].last < curves[0].last)
@@ -110,22 +120,15 @@ def race(
 
 
 def _curves(
-    model: PreTrainedModel,
-    questions: Behavior,
-    *,
-    seed: int,
-    steps: int,
-    lr: float,
-    batch_size: int,
-    threshold: float,
-    eval_rows: int,
+    model: PreTrainedModel, questions: Behavior, *, seed: int, steps: int, **settings: Unpack[RevivalSettings]
 ) -> Iterator[Curve]:
     """The curve after every evaluation; the last one has ``steps``, or ends at the last step."""
-    test, when = questions.test[:eval_rows], set(evaluated_steps(steps))
+    threshold = settings["threshold"]
+    test, when = questions.test[: settings["eval_rows"]], set(evaluated_steps(steps))
     points: dict[int, float] = {}
     reached: int | None = None  # where it was reached, and is to be confirmed
-    rows_of = functools.partial(questions.training_rows, seed, batch_size=batch_size)
-    for done, trained in _tuned(model, questions, rows_of, seed=seed, lr=lr, steps=steps + 1):
+    rows_of = functools.partial(questions.training_rows, seed, batch_size=settings["batch_size"])
+    for done, trained in _tuned(model, questions, rows_of, seed=seed, lr=settings["lr"], steps=steps + 1):
         if done > steps and reached is None:
             break
         if done in when or reached is not None:

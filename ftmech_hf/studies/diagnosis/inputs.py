@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.behavior import from_capability
-from ftmech_hf.jobs.job import JobConfig, job
+from ftmech_hf.jobs.job import JobConfig, prepared_job
 from ftmech_hf.jobs.padding import mask_padding
-from ftmech_hf.jobs.tokenizers import Asked, ask_models
+from ftmech_hf.jobs.tokenizers import PairQuestions, ask_models
 from ftmech_hf.models.loading import load_model, model_positions, random_twin, untie_alike
 from ftmech_hf.runs import RunDir
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, CaseConfig
@@ -83,20 +84,26 @@ def named_models(config: DiagnoseConfig) -> dict[str, str]:
     return {name: folder for name, folder in given.items() if folder is not None}
 
 
-def open_run(
+def open_case(
     config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape
-) -> contextlib.AbstractContextManager[RunDir]:
-    """The run's folder, opened; its hash covers what the models and the questions are."""
-    vocabulary = shape.vocabulary if config.dataset is None else None
-    return job("diagnose", config, shape, case_config, models=named_models(config), vocabulary=vocabulary)
+) -> contextlib.AbstractContextManager[tuple[RunDir, Callable[[], Case]]]:
+    """The run's folder, opened, and the case; the run's hash covers what the models and the questions are.
+
+    Raises:
+        ValueError: models of other shapes or vocabularies, or questions that cannot be asked.
+    """
+    return prepared_job(
+        lambda: _prepare_case(config, case_config, shape), "diagnose", config, shape, case_config,
+        models=named_models(config), vocabulary=shape.vocabulary if config.dataset is None else None,
+    )  # fmt: skip
 
 
-def _ask(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape) -> Asked:
+def _ask(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape) -> PairQuestions:
     sizes: dict[str, int] = {"seed": config.seed, "train_rows": case_config.fit_rows, "test_rows": case_config.rows}
     if config.dataset is None:
         words = [shape.operand_word(config.operator, each) for each in (shape.base_operand, shape.correlated_operand)]
         correlations = (None, config.other_correlation)
-        return Asked(
+        return PairQuestions(
             [
                 from_capability(shape, Capability(config.operator, word), correlation=correlation,
                                 again_rows=4 * case_config.fit_rows, **sizes)
@@ -113,12 +120,8 @@ def _ask(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape) -> A
     )
 
 
-def prepare_case(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape) -> Case:
-    """Read the questions and load the models.
-
-    Raises:
-        ValueError: models of other shapes or vocabularies, or questions that cannot be asked.
-    """
+def _prepare_case(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape) -> Case:
+    """Read the questions and load the models."""
     asked = _ask(config, case_config, shape)
     loaded = {name: load_model(folder, base=config.base) for name, folder in named_models(config).items()}
     base = loaded["base"]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftmech_hf.config import tell
-from ftmech_hf.tasks.schema import split_generator
+from ftmech_hf.tasks.epochs import shuffled
 from ftmech_hf.tasks.stories.index import KEPT_BACK, StoryIndex, index_files
 from ftmech_hf.tasks.stories.records import Story
 
@@ -78,9 +78,3 @@ class StoryRecords:
             wanted = f"only: {self.only}, without: {self.without}"
             raise ValueError(f"files: no record of the {split} split is left with {wanted} ({index.damage})")
         return np.flatnonzero(usable)
-
-
-@functools.lru_cache(maxsize=8)
-def shuffled(count: int, seed: int, split: str, epoch: int) -> NDArray[np.int64]:
-    """The order in which a split draws its ``count`` records the ``epoch``-th time."""
-    return split_generator(seed, split, epoch).permutation(count)

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ftmech_hf.config import tell
-from ftmech_hf.tasks.schema import Offer, Rows, Task, split_generator
+from ftmech_hf.tasks.epochs import in_epochs, shuffled
+from ftmech_hf.tasks.schema import Offer, Rows, Task
 from ftmech_hf.tasks.text.encoding import ANSWER, END, TextRows
 from ftmech_hf.tasks.text.identity import dataset_hash
 from ftmech_hf.tasks.text.kinds import converted, encoded, kind_of
@@ -225,9 +226,9 @@ class TextTask(Task):
         first, total = number * self.block_rows, self.num_rows(split)
         if not total:
             raise ValueError(f"dataset: {self.config.dataset} has no {split} rows of its own, expected at least 1")
-        wanted = np.arange(first, first + self.block_rows)
-        orders = {epoch: split_generator(seed, split, int(epoch)).permutation(total) for epoch in {*wanted // total}}
-        numbers = np.array([orders[place // total][place % total] for place in wanted])
+        numbers = in_epochs(
+            range(first, first + self.block_rows), total, lambda epoch: shuffled(total, seed, split, epoch)
+        )
         chosen, rejected = self._rows[SOURCES.get(split, "train")]
         rows = self._select(chosen, numbers, split)
         if rejected is None:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from ftmech_hf.tasks.stories.cache import hash_file
-from ftmech_hf.tasks.stories.drawing import shuffled
 from ftmech_hf.tasks.stories.index import KEPT_BACK, index_files
 from ftmech_hf.tasks.stories.raw import CHUNK
 from ftmech_hf.tasks.stories.records import Damage, read_stories
@@ -75,13 +74,6 @@ def test_files_that_cannot_be_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("Features: Joke\nStory: Ha.\n<|endoftext|>\n")
     with pytest.raises(ValueError, match=r"empty\.txt holds no usable record \(0 records read; 1 left out"):
         index_files([str(tmp_path / "empty.txt")])
-
-
-def test_every_epoch_has_an_order_of_its_own() -> None:
-    orders = [shuffled(100, 0, split, epoch) for split in ("train", "finetune") for epoch in (0, 1)]
-    assert all(sorted(order) == list(range(100)) for order in orders)
-    assert len({tuple(order) for order in orders}) == 4
-    assert (shuffled.__wrapped__(100, 0, "train", 1) == orders[1]).all()
 
 
 def test_real_files_are_read_whole_if_they_are_here() -> None:

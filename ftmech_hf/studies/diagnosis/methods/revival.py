@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from transformers import PreTrainedModel
@@ -17,7 +17,7 @@ from ftmech_hf.report.charts import accuracy_axis, legend_below, step_axis
 from ftmech_hf.studies.diagnosis.case import FINETUNED, NULL, Case
 from ftmech_hf.studies.diagnosis.evidence import RevivalEvidence, Revivals
 from ftmech_hf.studies.diagnosis.figures import COLORS, DOTTED, line, name_model, pick, spread
-from ftmech_hf.studies.diagnosis.finetuning import Curve, race, revive
+from ftmech_hf.studies.diagnosis.finetuning import Curve, RevivalSettings, race, revive
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
 from ftmech_hf.studies.diagnosis.methods.behaviour import BehaviourMethodResult
 
@@ -66,7 +66,7 @@ def measure_revival(case: Case, behaviour: BehaviourMethodResult) -> RevivalMeth
     """Fine-tune the fine-tuned model back, and the reference for as long as the rule asks."""
     config, rule = case.config, case.rule
     threshold = rule.revived * behaviour.evidence().base.value
-    settings: dict[str, Any] = {
+    settings: RevivalSettings = {
         "lr": config.reverse_lr, "batch_size": config.reverse_batch_size, "threshold": threshold,
         "eval_rows": EVAL_ROWS,
     }  # fmt: skip

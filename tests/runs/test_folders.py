@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,12 +26,14 @@ from ftmech_hf.runs import (
     CHECKPOINTS,
     MANIFEST,
     RunDir,
+    commit_folder,
     damaged_files,
     disk_errors,
     is_finished,
     read_metrics,
     write_text,
 )
+from ftmech_hf.runs.folders import appear, making, tidy, write_manifest
 from tests.runs.deaths import die, mortal, watched
 
 ROOT = Path(__file__).parents[2]
@@ -341,6 +344,118 @@ def test_a_killed_replacement_that_is_damaged_gives_way_to_the_old_run(tmp_path:
     assert not is_finished(tmp_path / "run.partial")
     RunDir.open(path, "pretrain", {"lr": 0.2}).finish()  # what was logged is still there
     assert content(path) == (0.2, (1,))
+
+
+LEFTOVERS = [(), ("replaced",), ("discarded",), ("lock",), ("replaced", "discarded", "lock")]
+
+
+def leave(path: Path, endings: tuple[str, ...]) -> None:
+    for ending in endings:
+        place = path.with_name(f".{path.name}.{ending}")
+        if ending == "lock":
+            place.write_text("")
+        else:
+            shutil.copytree(path, place)
+
+
+@pytest.mark.parametrize("endings", LEFTOVERS)
+def test_who_opens_a_finished_run_tidies_what_a_killed_process_left_beside_it(
+    tmp_path: Path, endings: tuple[str, ...]
+) -> None:
+    path, other = tmp_path / "run", tmp_path / "other"
+    begin(path, 0.1).finish()
+    begin(other, 0.3).finish()
+    leave(path, endings)
+    leave(other, endings)
+    assert RunDir.open(path, "pretrain", {"lr": 0.1}).finished
+    theirs = {f".other.{ending}" for ending in endings}
+    assert {each.name for each in tmp_path.iterdir()} == {"run", "other", *theirs}
+    assert content(path) == (0.1, (1,))
+
+
+def test_what_is_beside_a_run_that_somebody_makes_is_theirs(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    begin(path, 0.1).finish()
+    run = begin(path, 0.2, fresh=True)
+    leave(path, ("replaced", "discarded"))
+    tidy(path)
+    assert {each.name for each in tmp_path.iterdir()} == {
+        "run", "run.partial", ".run.lock", ".run.replaced", ".run.discarded",
+    }  # fmt: skip
+    run.close()
+    tidy(path)
+    assert {each.name for each in tmp_path.iterdir()} == {"run", "run.partial"}
+
+
+def test_nothing_is_tidied_where_no_run_is_whole(tmp_path: Path) -> None:
+    (tmp_path / ".run.replaced").mkdir()
+    tidy(tmp_path / "run")
+    assert [each.name for each in tmp_path.iterdir()] == [".run.replaced"]
+
+
+@pytest.mark.parametrize("endings", LEFTOVERS[:3])
+def test_a_replacement_appears_whatever_an_earlier_one_left(tmp_path: Path, endings: tuple[str, ...]) -> None:
+    path = tmp_path / "run"
+    begin(path, 0.1).finish()
+    run = begin(path, 0.2, fresh=True)
+    leave(path, endings)
+    run.finish()
+    assert content(path) == (0.2, (1,))
+    assert {each.name for each in tmp_path.iterdir()} <= {"run"}
+
+
+def test_what_is_no_run_does_not_give_way(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "draft.txt").write_text("years of work")
+    (tmp_path / "run.partial").mkdir()
+    with pytest.raises(ValueError, match="output_dir: .*run exists and is no run of ours; move it away and run the"):
+        appear(tmp_path / "run")
+    assert (tmp_path / "run" / "draft.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("manifest", ["", "{", "[]", "3", '{"a": 3}', '{"a": {"bytes": 1}}'])
+def test_a_manifest_that_is_none_is_damage(tmp_path: Path, manifest: str) -> None:
+    (tmp_path / "a").write_text("1")
+    (tmp_path / MANIFEST).write_text(manifest)
+    assert damaged_files(tmp_path) == [MANIFEST]
+
+
+def test_other_bytes_of_the_same_number_are_damage(tmp_path: Path) -> None:
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / name).write_text("1234")
+    write_manifest(tmp_path, leave_out="e")
+    assert damaged_files(tmp_path) == []
+    (tmp_path / "a").write_text("1235")
+    (tmp_path / "b").write_text("12345")
+    (tmp_path / "c").unlink()
+    assert damaged_files(tmp_path) == ["a", "b", "c"]
+
+
+def test_the_manifest_names_what_is_part_of_the_folder(tmp_path: Path) -> None:
+    names = ["a", "deep/a", "deep/.b.tmp", ".c.lock", "out/a", "deep/out/a", ".hidden"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    write_manifest(tmp_path, leave_out="out")
+    sums = json.loads((tmp_path / MANIFEST).read_text())
+    assert {name: each["bytes"] for name, each in sums.items()} == {
+        name: len(name) for name in ("a", "deep/a", "deep/out/a", ".hidden")
+    }
+
+
+def test_a_folder_is_made_by_one_and_gone_if_it_is_not_renamed(tmp_path: Path) -> None:
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "old").write_text("")  # of a killed one
+    with making(tmp_path / "out", "output_dir") as working:
+        assert list(working.iterdir()) == []
+        with pytest.raises(ValueError, match="output_dir: another process is writing .*out; wait for it, or choose"):
+            making(tmp_path / "out", "output_dir").__enter__()
+        (working / "a").write_text("1")
+        commit_folder(working, tmp_path / "out")
+    assert damaged_files(tmp_path / "out") == []
+    with pytest.raises(RuntimeError, match="a fault"), making(tmp_path / "other", "output_dir"):
+        raise RuntimeError("a fault")
+    assert [each.name for each in tmp_path.iterdir()] == ["out"]
 
 
 def test_to_find_a_finished_run_nothing_is_written(tmp_path: Path) -> None:

@@ -4,9 +4,21 @@ import json
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet
 import pytest
 
-from ftmech_hf.runs import RunDir, check_disk_space, commit_folder, damaged_files, is_finished, read_metrics, write_text
+from ftmech_hf.config.settings import Settings
+from ftmech_hf.runs import (
+    Identity,
+    RunDir,
+    check_disk_space,
+    commit_folder,
+    damaged_files,
+    is_finished,
+    read_metrics,
+    write_text,
+)
+from ftmech_hf.runs.run_dir import noted
 
 CONFIG = {"steps": 3, "lr": 0.1, "output_dir": "somewhere"}
 
@@ -47,6 +59,71 @@ def test_a_finished_run_is_found_and_another_config_refused(tmp_path: Path) -> N
     assert damaged_files(path) == []
 
 
+def test_of_another_config_three_settings_are_shown_and_no_places(tmp_path: Path) -> None:
+    settings = Settings({"a": 1, "b": 1, "c": 1, "d": 1, "data": "x"})
+    settings.places = frozenset({"data"})
+    RunDir.open(tmp_path / "run", "any", settings, inputs={"base": "1", "data": "1"}).finish()
+    again = Settings({"a": 1, "b": 2, "c": 2, "d": 2, "e": None, "f": 2, "data": "y"})
+    again.places = frozenset({"data"})
+    with pytest.raises(ValueError) as caught:
+        RunDir.open(tmp_path / "run", "any", again)
+    assert str(caught.value) == (
+        f"output_dir: {tmp_path / 'run'} holds a run of another config "
+        "(b: 1 there, 2 asked, c: 1 there, 2 asked, d: 1 there, 2 asked); "
+        "choose another --output_dir, or --fresh to replace it"
+    )
+    for inputs, said in (
+        ({"base": "2", "data": "1"}, "base"), ({"base": "1"}, "data"), ({}, "base, data"),
+        ({"base": "1", "data": "1", "more": "1"}, "more"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=rf"of another config \(its input {said} differs\); choose another"):
+            RunDir.open(tmp_path / "run", "any", settings, inputs=inputs)
+
+
+def test_other_bytes_of_inputs_are_named(tmp_path: Path) -> None:
+    first = {"base": Identity("1", "a"), "judge": Identity("2", "a"), "data": Identity("3", "a")}
+    RunDir.open(tmp_path / "run", "any", CONFIG, inputs=first).finish()
+    then = {"base": Identity("1", "b"), "judge": Identity("2", "b"), "data": Identity("3", "a")}
+    with pytest.raises(ValueError) as caught:
+        RunDir.open(tmp_path / "run", "any", CONFIG, inputs=then)
+    assert str(caught.value) == (
+        f"output_dir: {tmp_path / 'run'} was made from other weights or files of base, judge, which was "
+        "made again since with the same settings; choose another --output_dir, or --fresh to replace it"
+    )
+
+
+def test_what_is_noted_can_be_read_before_and_after(tmp_path: Path) -> None:
+    run = RunDir.open(tmp_path / "run", "pretrain", CONFIG)
+    assert noted(run.working, "device") is None
+    run.note(device="Rückwand", steps=3)
+    assert noted(run.working, "device") == "Rückwand"
+    assert noted(run.working, "kind") == "pretrain"
+    run._opened -= 12.34
+    run.finish()
+    assert noted(run.path, "steps") == 3
+    seconds = noted(run.path, "seconds")
+    assert 12.3 <= seconds < 30
+    assert seconds == round(seconds, 1)
+    assert noted(tmp_path / "none", "device") is None
+
+
+def test_the_table_has_the_logged_columns_alone(tmp_path: Path) -> None:
+    path = make(tmp_path / "run").path
+    assert pyarrow.parquet.read_schema(path / "table.parquet").names == ["step", "loss"]
+
+
+def test_a_process_that_is_not_the_main_one_touches_nothing(tmp_path: Path) -> None:
+    run = RunDir.open(tmp_path / "run", "pretrain", CONFIG, is_main=False)
+    run.log({"step": 1})
+    run.note(device="cpu")
+    run.truncate_log(-1)
+    run.finish()
+    run.close()
+    assert not run.finished
+    assert run.hash == make(tmp_path / "run").hash
+    assert [each.name for each in tmp_path.iterdir()] == ["run"]
+
+
 def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     run = RunDir.open(tmp_path / "run", "pretrain", CONFIG)
     for step in range(3):
@@ -58,6 +135,8 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     again.truncate_log(1)
     again.log({"step": 2})
     assert [row["step"] for row in read_metrics(again.working)] == [0, 1, 2]
+    again.truncate_log(-1)
+    assert read_metrics(again.working) == []
     again.close()
     with pytest.raises(ValueError, match=r"lr: 0\.1 there, 0\.2 asked"):
         RunDir.open(tmp_path / "run", "pretrain", {**CONFIG, "lr": 0.2})

@@ -408,7 +408,7 @@ def test_what_is_no_run_does_not_give_way(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "draft.txt").write_text("years of work")
     (tmp_path / "run.partial").mkdir()
-    with pytest.raises(ValueError, match="output_dir: .*run exists and is no run of ours; move it away and run the"):
+    with pytest.raises(ValueError, match=r"output_dir: .*run exists and is no run of ours; move it away and run the"):
         appear(tmp_path / "run")
     assert (tmp_path / "run" / "draft.txt").read_text() == "years of work"
 
@@ -448,7 +448,7 @@ def test_a_folder_is_made_by_one_and_gone_if_it_is_not_renamed(tmp_path: Path) -
     (tmp_path / "out.partial" / "old").write_text("")  # of a killed one
     with making(tmp_path / "out", "output_dir") as working:
         assert list(working.iterdir()) == []
-        with pytest.raises(ValueError, match="output_dir: another process is writing .*out; wait for it, or choose"):
+        with pytest.raises(ValueError, match=r"output_dir: another process is writing .*out; wait for it, or choose"):
             making(tmp_path / "out", "output_dir").__enter__()
         (working / "a").write_text("1")
         commit_folder(working, tmp_path / "out")

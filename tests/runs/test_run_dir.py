@@ -65,7 +65,7 @@ def test_of_another_config_three_settings_are_shown_and_no_places(tmp_path: Path
     RunDir.open(tmp_path / "run", "any", settings, inputs={"base": "1", "data": "1"}).finish()
     again = Settings({"a": 1, "b": 2, "c": 2, "d": 2, "e": None, "f": 2, "data": "y"})
     again.places = frozenset({"data"})
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="output_dir") as caught:
         RunDir.open(tmp_path / "run", "any", again)
     assert str(caught.value) == (
         f"output_dir: {tmp_path / 'run'} holds a run of another config "
@@ -84,7 +84,7 @@ def test_other_bytes_of_inputs_are_named(tmp_path: Path) -> None:
     first = {"base": Identity("1", "a"), "judge": Identity("2", "a"), "data": Identity("3", "a")}
     RunDir.open(tmp_path / "run", "any", CONFIG, inputs=first).finish()
     then = {"base": Identity("1", "b"), "judge": Identity("2", "b"), "data": Identity("3", "a")}
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="output_dir") as caught:
         RunDir.open(tmp_path / "run", "any", CONFIG, inputs=then)
     assert str(caught.value) == (
         f"output_dir: {tmp_path / 'run'} was made from other weights or files of base, judge, which was "

@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from ftmech_hf.training.optim import build_optimizers, lr_factor, set_lr
+from ftmech_hf.training.muon import Muon
+from ftmech_hf.training.optim import SGD_MOMENTUM, build_optimizers, lr_factor, set_lr
 from tests.conftest import make_gpt2, make_llama
 
 SETTINGS = {"lr": 1e-3, "muon_lr": 0.02, "weight_decay": 0.01, "betas": (0.9, 0.95)}
@@ -60,3 +61,44 @@ def test_two_sgd_steps_are_the_textbooks() -> None:
         model.weight.grad = torch.tensor([[3.0]])
         optimizer.step()
         assert model.weight.item() == pytest.approx(expected, abs=1e-7)
+
+
+def test_warming_up_to_the_end_and_beyond_is_a_line() -> None:
+    factors = [lr_factor(s, steps=4, warmup_fraction=1.0, final_lr_fraction=0.1) for s in range(5)]
+    assert factors == [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(("optimizer", "kinds"), [
+    ("muon", [Muon, torch.optim.AdamW]), ("adamw", [torch.optim.AdamW]), ("sgd", [torch.optim.SGD]),
+])  # fmt: skip
+def test_every_optimizer_has_its_own_settings(optimizer: str, kinds: list[type]) -> None:
+    model = make_gpt2(40)
+    frozen = model.get_parameter("transformer.h.0.mlp.c_fc.weight").requires_grad_(False)
+    built = build_optimizers(model, optimizer=optimizer, **SETTINGS)  # type: ignore[arg-type]
+    assert [type(each) for each in built] == kinds
+    for each in built:
+        for group in each.param_groups:
+            assert group["lr"] == group["peak_lr"] == (0.02 if isinstance(each, Muon) else 1e-3)
+            assert group["weight_decay"] == 0.01
+            assert group.get("betas", (0.9, 0.95)) == (0.9, 0.95)
+            assert group.get("momentum", SGD_MOMENTUM) == SGD_MOMENTUM or isinstance(each, Muon)
+            assert all(p is not frozen for p in group["params"])
+    assert isinstance(built[-1], torch.optim.SGD) or built[-1].param_groups[0]["fused"]
+    set_lr(built, 0.5)
+    set_lr(built, 0.25)  # of the peak, and not of what it was
+    for each in built:
+        assert [group["lr"] for group in each.param_groups] == [0.25 * group["peak_lr"] for group in each.param_groups]
+
+
+def test_nothing_is_built_for_what_is_not_there() -> None:
+    only_matrices = torch.nn.Sequential(torch.nn.Linear(3, 3, bias=False))
+    assert [type(each) for each in build_optimizers(only_matrices, optimizer="muon", **SETTINGS)] == [Muon]  # type: ignore[arg-type]
+    for optimizer in ("sgd", "adamw", "muon"):
+        assert build_optimizers(only_matrices.requires_grad_(False), optimizer=optimizer, **SETTINGS) == []  # type: ignore[arg-type]
+
+
+def test_the_matrix_of_the_head_is_no_hidden_matrix() -> None:
+    model = torch.nn.ModuleDict({"lm_head": torch.nn.Linear(3, 5), "hidden": torch.nn.Linear(3, 4)})
+    muon, adamw = build_optimizers(model, optimizer="muon", **SETTINGS)  # type: ignore[arg-type]
+    assert [p.shape for p in muon.param_groups[0]["params"]] == [(4, 3)]
+    assert [p.shape for p in adamw.param_groups[0]["params"]] == [(5, 3), (5,), (4,)]

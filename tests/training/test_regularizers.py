@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from ftmech_hf.training.adapters import AdapterConfig, add_adapter
 from ftmech_hf.training.objectives import OBJECTIVES, AnswerOnly, Batch, Documents, NextToken, Objective
 from ftmech_hf.training.objectives.documents import PAD_ID
-from ftmech_hf.training.regularizers import REGULARIZERS, feature_distance
+from ftmech_hf.training.regularizers import L2SP, LDIFS, REGULARIZERS, feature_distance, regularizers_of
+from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.total_loss import TotalLoss
 from tests.conftest import make_gpt2
 
@@ -161,3 +162,60 @@ def test_the_distance_of_features_starts_at_nothing_on_a_gpu() -> None:
     total = anchored(prepared, batch)
     torch.manual_seed(0)
     assert float(total - total_loss(model, NextToken())(prepared, batch)) == pytest.approx(0, abs=1e-6)
+
+
+def test_what_is_switched_on_is_added_with_its_strength() -> None:
+    config = TrainConfig(l2sp=0.25, ldifs=0.0)
+    assert [(type(each), each.strength) for each in regularizers_of(config)] == [(L2SP, 0.25)]
+    both = regularizers_of(TrainConfig(l2sp=0.25, ldifs=0.5))
+    assert [(type(each), each.strength) for each in both] == [(L2SP, 0.25), (LDIFS, 0.5)]
+    assert regularizers_of(TrainConfig()) == []
+
+
+def test_positions_that_do_not_count_are_left_out_of_the_distance() -> None:
+    one, other = torch.tensor([[[1.0, 0], [3, 0], [0, 2]]]), torch.tensor([[[0.0, 1], [5, 0], [0, -1]]])
+    for counted, expected in (([1, 1, 0], 1.0), ([1, 0, 1], 3.0), ([0, 1, 0], 0.0), ([0, 0, 0], 0.0)):
+        distance = feature_distance((one, one), (other, one), torch.tensor([counted]).bool())
+        assert distance == pytest.approx(expected / 2)  # the second tap has none
+    with pytest.raises(ValueError, match="zip"):
+        feature_distance((one, one), (other,))
+
+
+def test_each_term_has_the_weight_of_what_it_is_a_mean_over() -> None:
+    model = make_gpt2(40)
+    totals = {names: total_loss(model, AnswerOnly(), **dict.fromkeys(names, 0.5)) for names in TERMS}
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
+    batch = Batch(rows_of())
+    plain, l2sp, ldifs, _ = (totals[names](model, batch) for names in TERMS)
+    terms = plain, l2sp - plain, ldifs - plain
+    assert all(term > 1e-3 for term in terms)
+    for names, (_, of_l2sp, of_ldifs) in zip(TERMS, [(1, 0, 0), (1, 1, 0), (1, 0, 1), (1, 1, 1)], strict=True):
+        found = totals[names](model, batch, weight=0.25, feature_weight=0.5)
+        expected = 0.25 * (terms[0] + of_l2sp * terms[1]) + 0.5 * of_ldifs * terms[2]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+TERMS: list[tuple[str, ...]] = [(), ("l2sp",), ("ldifs",), ("l2sp", "ldifs")]
+
+
+def test_the_start_is_the_trained_weights_and_goes_where_it_is_sent() -> None:
+    model = make_gpt2(40, dropout=0.3)
+    model.transformer.h[0].requires_grad_(False)
+    total = total_loss(model, AnswerOnly(), l2sp=1.0)
+    assert total.start is not None
+    assert set(total.start.weights) == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert not any(p.requires_grad for p in total.start.weights.values())
+    shown = AnswerOnly().shown(Batch(rows_of()))
+    expected = model(shown.token_ids, **shown.options).logits.detach()
+    with torch.no_grad():
+        model.lm_head.weight.add_(1)
+    for training in (True, False):
+        torch.testing.assert_close(total.start.logits(model.train(training), shown), expected)
+        assert model.training == training
+    assert total.to(torch.device("meta")) is total
+    assert {p.device.type for p in total.start.weights.values()} == {"meta"}
+    free = total_loss(model, AnswerOnly())
+    assert free.start is None
+    assert free.to(torch.device("meta")) is free

@@ -1,0 +1,72 @@
+"""Which rows a process takes in a step, in which parts, and how much each of them weighs."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ftmech_hf.tasks import PcfgConfig, RowStream
+from ftmech_hf.training.objectives import AnswerOnly, Batch, Documents, Objective
+from ftmech_hf.training.parts import Parts
+from ftmech_hf.training.regularizers import LDIFS
+from ftmech_hf.training.settings import TrainConfig
+from ftmech_hf.training.total_loss import TotalLoss
+from tests.conftest import make_gpt2
+from tests.training.test_documents import PAD, Padded
+
+CONFIG = TrainConfig(steps=9, batch_size=24, gradient_accumulation_steps=2)
+PROCESSES, STEP = 3, 5
+
+
+def parts_of(stream: RowStream, objective: Objective, *, everywhere: float = 0.0, features: bool = False) -> list[Any]:
+    """Of all processes in turn; ``everywhere`` is what their sums are said to be on average."""
+
+    def reduce(here: Tensor, reduction: str) -> Tensor:
+        assert reduction == "mean"
+        return torch.tensor(everywhere)
+
+    total = TotalLoss(make_gpt2(40), objective, [LDIFS(1.0)] if features else [])
+    found = []
+    for index in range(PROCESSES):
+        process: Any = SimpleNamespace(
+            num_processes=PROCESSES, process_index=index, device=torch.device("cpu"), reduce=reduce
+        )
+        found.append(Parts(stream, CONFIG, total, process).of_step(STEP))
+    return found
+
+
+def test_every_row_of_a_step_is_in_one_part_of_one_process(task: PcfgConfig) -> None:
+    stream = RowStream(task, seed=0, split="train")
+    found = parts_of(stream, AnswerOnly())
+    assert [[len(part) for part, _ in parts] for parts in found] == [[4, 4]] * PROCESSES
+    rows = torch.cat([part.token_ids for parts in found for part, _ in parts])
+    assert torch.equal(rows, torch.from_numpy(stream.rows(STEP * 24, STEP * 24 + 24).token_ids))
+    weights = [weight for parts in found for _, weight in parts]
+    assert weights == [{"weight": 0.5, "feature_weight": 0.5}] * 6
+
+
+def test_tokens_weigh_alike_in_whichever_part_of_whichever_process() -> None:
+    stream = RowStream(Padded(vocab_size=300, row_tokens=32, relations=1), seed=0, split="train")
+    rows = torch.from_numpy(stream.rows(STEP * 24, STEP * 24 + 24).token_ids)
+    numbers = [Documents().weight(Batch(part)) for part in rows.split(4)]
+    assert len(set(numbers)) > 1
+    mean = sum(numbers) / PROCESSES
+    found = [weight for parts in parts_of(stream, Documents(), everywhere=mean) for _, weight in parts]
+    assert [each["weight"] for each in found] == pytest.approx([number / mean for number in numbers])
+    assert [each["feature_weight"] for each in found] == [each["weight"] for each in found]
+    assert sum(each["weight"] for each in found) == pytest.approx(PROCESSES)  # gradients are means over processes
+
+
+def test_what_compares_features_weighs_by_the_tokens_that_are_shown() -> None:
+    stream = RowStream(Padded(vocab_size=300, row_tokens=32, relations=1), seed=0, split="train")
+    rows = torch.from_numpy(stream.rows(STEP * 24, STEP * 24 + 24).token_ids)
+    shown = [int((part[:, :-1] != PAD).sum()) for part in rows.split(4)]
+    predicted = [Documents().weight(Batch(part)) for part in rows.split(4)]
+    found = [weight for parts in parts_of(stream, Documents(), everywhere=7.0, features=True) for _, weight in parts]
+    assert [each["weight"] for each in found] == pytest.approx([number / 7 for number in predicted])
+    assert [each["feature_weight"] for each in found] == pytest.approx([number / 7 for number in shown])
+    assert shown != predicted

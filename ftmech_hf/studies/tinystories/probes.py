@@ -115,26 +115,25 @@ def story_activations(
     """The embedding and the stream after every block, averaged over the last tokens: site -> (B, D)."""
     encoded = tokenizer([story.story for story in stories], add_special_tokens=False)["input_ids"]
     room = int(getattr(traced.model.config, "max_position_embeddings", 0)) or 2**31
+    # of a story that is too long for the model, the end
+    rows = [[tokenizer.bos_token_id, *ids][-room:] for ids in encoded]
+    if (shortest := min(map(len, rows))) < last_tokens:
+        raise ValueError(f"last_tokens: {last_tokens}, but a story has only {shortest}")
+    order = np.argsort([len(row) for row in rows], kind="stable")  # little padding in any batch
     parts: dict[str, list[Tensor]] = {}
-    for start in range(0, len(encoded), BATCH):
-        # of a story that is too long for the model, the end
-        rows = [[tokenizer.bos_token_id, *ids][-room:] for ids in encoded[start : start + BATCH]]
-        if (shortest := min(map(len, rows))) < last_tokens:
-            raise ValueError(f"last_tokens: {last_tokens}, but a story has only {shortest}")
-        token_ids, mask = pad_left(rows)
-        where: dict[str, Any] = {
-            "positions": range(-last_tokens, 0), "attention_mask": mask, "batch_size": BATCH
-        }  # fmt: skip
-        found = {
-            "embedding": traced.collect(token_ids, ["resid_pre"], layers=[0], **where)["resid_pre", 0],
-            **{
-                f"block {layer}": value
-                for (_, layer), value in traced.collect(token_ids, ["resid_post"], **where).items()
-            },
-        }
-        for site, value in found.items():
-            parts.setdefault(site, []).append(value.mean(1))
-    return {site: torch.cat(values) for site, values in parts.items()}
+    for start in range(0, len(rows), BATCH):
+        token_ids, mask = pad_left([rows[number] for number in order[start : start + BATCH]])
+        found = traced.collect(
+            token_ids, ["resid_pre", "resid_post"], positions=range(-last_tokens, 0), attention_mask=mask,
+            batch_size=BATCH,
+        )  # fmt: skip
+        for (site, layer), value in found.items():
+            if site == "resid_post" or layer == 0:
+                name = "embedding" if site == "resid_pre" else f"block {layer}"
+                parts.setdefault(name, []).append(value.mean(1))
+    back = torch.from_numpy(np.argsort(order))
+    names = ["embedding", *(f"block {layer}" for layer in range(traced.num_layers))]
+    return {name: torch.cat(parts[name])[back] for name in names}
 
 
 def probe_model(

@@ -24,10 +24,13 @@ class StoryRecords:
         files: see :func:`ftmech_hf.tasks.stories.sources.find_sources`.
         only: a feature that all stories must have.
         without: a feature that none may have.
+        own_records: pretraining, fine-tuning and reversing share no record.
     """
 
-    def __init__(self, files: Sequence[str], *, only: str | None = None, without: str | None = None) -> None:
-        self.files, self.only, self.without = list(files), only, without
+    def __init__(
+        self, files: Sequence[str], *, only: str | None = None, without: str | None = None, own_records: bool = False
+    ) -> None:
+        self.files, self.only, self.without, self.own_records = list(files), only, without, own_records
         self._usable: dict[str, NDArray[np.int64]] = {}
 
     @functools.cached_property
@@ -66,7 +69,7 @@ class StoryRecords:
 
     def _find_usable(self, split: str) -> NDArray[np.int64]:
         index = self.index
-        usable = index.of_split(split)
+        usable = index.of_split(split, own_records=self.own_records)
         if not usable.any():
             share = f"the {split} split, which has {KEPT_BACK[split]:.0%} of them, " if split in KEPT_BACK else "it"
             raise ValueError(f"files: {len(index)} records, none of them in {share}; expected more ({index.damage})")

@@ -21,7 +21,11 @@ from ftmech_hf.tasks.stories.sources import find_sources
 
 KEPT_BACK = {"test": 0.02, "validation": 0.02, "probe": 0.02}
 """Shares of the records that no training sees. ``train``, ``finetune`` and ``reverse`` draw from all the others, each
-in an order of its own, as in the paper: there are only so many stories."""
+in an order of its own: there are only so many stories. With ``own_records`` each has a part of them."""
+
+OWN_RECORDS = {"finetune": 0.1, "reverse": 0.1}
+"""The shares of the records that fine-tuning and reversing then have for themselves; pretraining has all that is left.
+The code of Jain et al. can keep a fifth of its files from pretraining, for all fine-tuning."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,15 @@ class StoryIndex:
             os.close(handle)
         return parse_record(RawRecord(start, content), is_json=path.suffix in JSON)
 
-    def of_split(self, split: str) -> NDArray[np.bool_]:
-        """Which records a split may draw."""
+    def of_split(self, split: str, *, own_records: bool = False) -> NDArray[np.bool_]:
+        """Which records a split may draw.
+
+        Args:
+            split: its name.
+            own_records: pretraining, fine-tuning and reversing have none in common.
+        """
         low = 0.0
-        for name, share in KEPT_BACK.items():
+        for name, share in (KEPT_BACK | (OWN_RECORDS if own_records else {})).items():
             if name == split:
                 return (self.draw >= low) & (self.draw < low + share)
             low += share

@@ -73,6 +73,10 @@ class StoriesConfig(Task):
             "datasets of the Hub (USER/NAME, or hf://datasets/USER/NAME/PATH of one file); procedural stories if none",
         },
     )
+    own_records: bool = field(
+        default=False,
+        metadata={"help": "of raw files: pretraining, fine-tuning and reversing have no story in common"},
+    )
     part: Part = field(
         default="seen", metadata={"help": "of procedural stories: words of training, or held_out ones, for tests"}
     )
@@ -226,7 +230,7 @@ class StoriesConfig(Task):
     @functools.cached_property
     def _records(self) -> StoryRecords:
         """The records of raw files, looked up once: a run is of the files that it began with."""
-        return StoryRecords(self.files, only=self.only, without=self.without)
+        return StoryRecords(self.files, only=self.only, without=self.without, own_records=self.own_records)
 
     # Its tokens
 
@@ -245,7 +249,7 @@ class StoriesConfig(Task):
         """What merges are learned from: training stories with whole instructions, in the order of seed 0."""
         whole = dataclasses.replace(
             self, only=None, without=None, rename=None, claim=0.0, part="seen", headers=[*HEADERS.values()],
-            relations=len(FEATURES),
+            relations=len(FEATURES), own_records=False,
         )  # fmt: skip
         number = BPE_STORIES
         if self.files:

@@ -55,6 +55,20 @@ def test_splits_are_apart_and_a_story_that_is_there_twice_is_in_one(tmp_path: Pa
     assert not {texts[n] for n in np.flatnonzero(kept["test"])} & {texts[n] for n in np.flatnonzero(kept["train"])}
 
 
+def test_stages_share_all_records_or_none(tmp_path: Path) -> None:
+    index = index_files([str(write_raw(tmp_path / "one.txt", 800)), str(write_raw(tmp_path / "again.txt", 800))])
+    stages = ("train", "finetune", "reverse")
+    kept = {name: index.of_split(name, own_records=True) for name in (*KEPT_BACK, *stages)}
+    assert (sum(part.astype(int) for part in kept.values()) == 1).all()
+    assert all((kept[name] == index.of_split(name)).all() for name in KEPT_BACK)
+    assert [kept[name].mean() for name in stages] == pytest.approx([0.74, 0.1, 0.1], abs=0.03)
+    texts = [index.read(number).story for number in range(1600)]
+    read = {name: {texts[n] for n in np.flatnonzero(part)} for name, part in kept.items()}
+    assert len(set.union(*read.values())) == sum(map(len, read.values())) == 800
+    # what it is for: without it every story that revives was read before
+    assert all((index.of_split(name) == index.of_split("train")).all() for name in stages)
+
+
 def test_an_index_is_found_again_and_a_changed_file_is_noticed(tmp_path: Path, cache: Path) -> None:
     path = write_raw(tmp_path / "one.txt", 20)
     index_files([str(path)])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import pickle
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,15 @@ def test_an_epoch_of_raw_files_has_every_record_once(raw: str) -> None:
     assert not set(texts) & {document.story.story for document in documents(task, 20, "test")}
 
 
+@pytest.mark.parametrize("kind", ["files", "files with own records", "procedural"])
+def test_stories_of_one_stage_come_in_another_only_from_files_they_share(kind: str, raw: str) -> None:
+    task = StoriesConfig(files=[] if kind == "procedural" else [raw], own_records=kind == "files with own records")
+    stages = [{document.story.story for document in documents(task, 600, split)}
+              for split in ("train", "finetune", "reverse")]  # fmt: skip
+    common = [len(one & two) for one, two in itertools.combinations(stages, 2)]
+    assert min(common) > 100 if kind == "files" else common == [0, 0, 0]
+
+
 def test_no_story_becomes_a_special_token(tmp_path: Path) -> None:
     path = tmp_path / "spelled.txt"
     stories = [f"Tom {n} said <eos> and <bos><bos> then <pad>; <unk> again." for n in range(60)]
@@ -190,6 +200,7 @@ def test_a_file_that_changes_under_a_run_stops_it(tmp_path: Path) -> None:
 def test_the_vocabulary_does_not_depend_on_what_is_trained_on(raw: str) -> None:
     changed = [StoriesConfig(without="Twist"), StoriesConfig(only="Twist", part="held_out"), StoriesConfig(relations=6)]
     assert all(task.vocabulary == TASK.vocabulary for task in changed)
+    assert [*StoriesConfig(files=[raw], own_records=True)._texts()] == [*StoriesConfig(files=[raw])._texts()]
     assert len(TASK.vocabulary) == 1024
     assert StoriesConfig(vocab_size=400).vocabulary == TASK.vocabulary[:400]  # merges are learned in order
     assert StoriesConfig(files=[raw], vocab_size=400).inputs().keys() == {"files/0"}

@@ -232,7 +232,7 @@ def _save_snapshot(run: FinishedRun, working: Path, repo_id: str, step: int, ori
     ).strip()  # fmt: skip
     text = render_card(
         "snapshot.md.j2", metadata=header, title=repo_id.split("/")[-1], hub=Published(repo_id=repo_id), step=step,
-        config=run.config, env=run.env, accuracy=accuracy_of(lines[-1]) if lines else [],
+        config=run.config, env=run.env, accuracy=accuracy_of(lines[-1], run.floors) if lines else [],
         loss=loss_of(lines[-1], run.env.get("bytes_per_token", {})) if lines else [],
         versions=describe_versions(run.env),
     )  # fmt: skip

@@ -28,6 +28,7 @@ class AnswerRows:
         other: the first token (B,) of another answer to each row, if there is one.
         labels: what may be read from a row, by name: integers (B,).
         types: numbers (B,) of the type of each row, for the control tasks of probes; None if rows have no types.
+        asked: what each prompt says beside its text, numbers (B, K); None if all rows ask the same.
     """
 
     token_ids: Tensor
@@ -36,6 +37,7 @@ class AnswerRows:
     other: Tensor | None = None
     labels: Mapping[str, NDArray[np.integer]] = field(default_factory=dict)
     types: NDArray[np.integer] | None = None
+    asked: NDArray[np.integer] | None = None
 
     def __post_init__(self) -> None:
         if self.answer.shape != self.token_ids.shape or self.answer.dtype != torch.bool:
@@ -85,6 +87,7 @@ class AnswerRows:
             other=None if self.other is None else self.other[at],
             labels={name: values[numbers] for name, values in self.labels.items()},
             types=None if self.types is None else self.types[numbers],
+            asked=None if self.asked is None else self.asked[numbers],
         )
 
     def split(self, size: int) -> list[AnswerRows]:
@@ -119,6 +122,10 @@ class AnswerRows:
             tuple(row[width - 1 - length : -1]) for row, length in zip(self.token_ids.tolist(), lengths, strict=True)
         ]
 
+    def questions(self) -> list[tuple[int, ...]]:
+        """What each row asks, its text left out."""
+        return [()] * len(self) if self.asked is None else [tuple(each) for each in self.asked.tolist()]
+
     def first_tokens(self) -> AnswerRows:
         """The same questions with the first tokens of their answers alone: rows whose answer is one token.
 
@@ -149,7 +156,7 @@ class AnswerRows:
         ids = torch.where(column >= 0, self.token_ids.gather(1, column.clamp(min=0)), self.pad or 0)
         ids[:, -1] = self.token_ids[:, -1]
         least = int(gone.min())
-        more = {"pad": self.pad, "other": self.other, "labels": self.labels, "types": self.types}
+        more = {"pad": self.pad, "other": self.other, "labels": self.labels, "types": self.types, "asked": self.asked}
         return AnswerRows.one_token(ids[:, least:], **more)
 
     def without_empty_columns(self) -> AnswerRows:

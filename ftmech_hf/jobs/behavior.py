@@ -8,7 +8,7 @@ and a score of one's own: :func:`judged_writing` is the word of a judge on what 
 
 from __future__ import annotations
 
-from collections import Counter
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,8 +21,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.answer_scores import answer_loss, gives_answer
 from ftmech_hf.jobs.generation import continue_rows
+from ftmech_hf.statistics.floors import FloorResult, measure_floor
 from ftmech_hf.tasks import Capability, PcfgShape, Rows, RowStream, Task, for_capability
 from ftmech_hf.tasks.epochs import in_epochs
+from ftmech_hf.tasks.floors import beside_text
 
 Loss = Callable[[PreTrainedModel, AnswerRows], Tensor]
 """Mean loss of some rows, to be differentiated."""
@@ -49,9 +51,10 @@ class Behavior:
         validation: rows to choose on.
         tests: rows to report, by the names of the test sets; the first is what the behavior is about.
         again: more rows to fine-tune back on; None where ``train`` must do.
+        guessed_on: test set -> rows of its distribution to choose a text-free guess on; ``train`` where none are given.
         loss: mean loss of some rows.
         score: of each row.
-        floor: the score of a model that has nothing of the behavior; None for that of the constant answer.
+        floor: the score of a model that has nothing of the behavior, where it is known and not counted on the rows.
         spell: how tokens are written.
         notes: what a reader should know of the rows, such as those that are left out.
     """
@@ -61,6 +64,7 @@ class Behavior:
     validation: AnswerRows
     tests: Mapping[str, AnswerRows]
     again: AnswerRows | None = None
+    guessed_on: Mapping[str, AnswerRows] = field(default_factory=dict)
     loss: Loss = answer_loss
     score: Score = gives_answer
     floor: float | None = None
@@ -81,17 +85,28 @@ class Behavior:
         """The token that fills shorter rows; None if none are."""
         return self.train.pad
 
+    @functools.cached_property
+    def floors(self) -> Mapping[str, FloorResult]:
+        """What is right on each test set without reading its texts; the known score of a model that has nothing of it.
+
+        See :mod:`ftmech_hf.statistics.floors`. The guess is chosen on rows that are not reported.
+        """
+        return {name: self._floor(rows, self.guessed_on.get(name, self.train)) for name, rows in self.tests.items()}
+
+    def _floor(self, rows: AnswerRows, others: AnswerRows) -> FloorResult:
+        if self.floor is not None:
+            return FloorResult(rows=len(rows), floor=self.floor, text_free=self.floor)
+        asked = {"questions": rows.questions(), "other_questions": others.questions()}
+        return measure_floor(rows.answer_ids(), others.answer_ids(), **asked)
+
     @property
     def chance(self) -> float:
         """The score of a model that has nothing of the behavior.
 
-        Unless it is known, it is the share of test rows that the most frequent answer of the train rows is right for.
+        Unless it is known, it is that of the text-free guess: the share of test rows that the most frequent answer to
+        their question among the train rows is right for.
         """
-        if self.floor is not None:
-            return self.floor
-        counts = Counter(self.train.answer_ids())
-        constant = min(counts, key=lambda answer: (-counts[answer], answer))
-        return float(torch.tensor([answer == constant for answer in self.test.answer_ids()]).float().mean())
+        return self.floors[next(iter(self.tests))].text_free
 
     def mean_score(self, model: PreTrainedModel, rows: AnswerRows) -> float:
         """The mean score of some rows."""
@@ -141,14 +156,15 @@ def from_task(
     def rows(asked: Task, split: str, number: int) -> AnswerRows:
         found = RowStream(asked, seed=seed, split=split).rows(0, number)
         more = {"labels": {"answer": found.token_ids[:, -2]}} if known is None else known(asked, found)
-        return AnswerRows.one_token(torch.from_numpy(found.token_ids), **more)
+        return AnswerRows.one_token(torch.from_numpy(found.token_ids), asked=beside_text(asked, found), **more)
 
-    words = task.vocabulary
+    words, tests = task.vocabulary, tests or {name: task}
     return Behavior(
         name=name,
         train=rows(task, "probe", train_rows),
         validation=rows(task, "validation", test_rows),
-        tests={key: rows(each, "test", test_rows) for key, each in (tests or {name: task}).items()},
+        tests={key: rows(each, "test", test_rows) for key, each in tests.items()},
+        guessed_on={key: rows(each, "validation", test_rows) for key, each in tests.items() if each != task},
         again=rows(task, "reverse", again_rows) if again_rows else None,
         spell=lambda token_ids: " ".join(words[each] if each < len(words) else "?" for each in token_ids),
     )

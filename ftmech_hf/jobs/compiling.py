@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.card import write_model_card
 from ftmech_hf.jobs.job import JobConfig, check_positive, job
+from ftmech_hf.jobs.trained_model import note_floors
 from ftmech_hf.models import compiled, compiled_config
 from ftmech_hf.models.compiled import CompiledModel
 from ftmech_hf.models.conversion import load_program
@@ -96,18 +97,16 @@ def start_compiled(config: CompileConfig, task: LettersConfig, *, progress: Prog
         model, vocabulary = load_program(task.program(task.operand))
         assert vocabulary == task.vocabulary
         add_noise(model, config.noise, config.seed)
-        tests = task.test_tasks()
+        tests = {name: RowStream(each, seed=config.seed, split="test") for name, each in task.test_tasks().items()}
         accuracy = {
             f"accuracy/{name}": answer_accuracy(
-                model,
-                torch.from_numpy(
-                    RowStream(each, seed=config.seed, split="test").rows(0, config.final_eval_rows).token_ids
-                ),
+                model, torch.from_numpy(stream.rows(0, config.final_eval_rows).token_ids)
             )
-            for name, each in tests.items()
+            for name, stream in tests.items()
         }
         run.truncate_log(-1)
         run.log({"step": 0, "eval_rows": config.final_eval_rows, **accuracy})
+        note_floors(run, tests)
         save_compiled(model, vocabulary, run.working, with_code=config.with_code)
         run.note(parameters=model.num_parameters(), architecture="CompiledModel")
         write_model_card(

@@ -17,6 +17,7 @@ from ftmech_hf.report.charts import (
     RANDOM,
     Runs,
     accuracy_axis,
+    floor_line,
     legend_below,
     new_figure,
     seed_lines,
@@ -31,12 +32,15 @@ if TYPE_CHECKING:
 
 
 def draw_training(ax: Axes, run: FinishedRun, title: str) -> None:
-    """Accuracy, or loss, of one run on all of its test sets while it trains."""
+    """Accuracy, or loss, of one run on all of its test sets while it trains; dashed, what one answer would give."""
     lines = run.metrics
     measured = [key for key in lines[-1] if key.startswith(("accuracy/", "loss/"))]
     for key in measured:
         curve = pd.Series({line["step"]: line[key] for line in lines})
-        ax.plot(curve.index, curve.to_numpy(), marker=".", label=key.partition("/")[2])
+        (drawn,) = ax.plot(curve.index, curve.to_numpy(), marker=".", label=key.partition("/")[2])
+        if key.startswith("accuracy/"):
+            name = key.removeprefix("accuracy/")
+            floor_line(ax, [run.floor(name)], name, drawn.get_color())
     if measured and measured[0].startswith("loss/"):
         ax.set_ylabel("loss (nats per token)")
     else:
@@ -75,6 +79,7 @@ def draw_pruning(ax: Axes, runs: Runs, run: str, control: str | None, title: str
     seed_lines(ax, _pruning_curves(runs, run, "random", reported), f"{done}, random neurons", RANDOM, "--")
     if control is not None:
         seed_lines(ax, _pruning_curves(runs, control, "importance", reported), f"control {done}", CONTROL, "--")
+    floor_line(ax, [made[run].floor(reported) for made in runs.values()], done, BASE)
     accuracy_axis(ax)
     ax.set_xscale("symlog", linthresh=10)
     ax.set_xlim(left=0)
@@ -109,9 +114,8 @@ def draw_probing(ax: Axes, runs: Runs, title: str) -> None:
         color, style = MODEL_STYLES.get(model, (f"C{number}", "-"))
         seed_lines(ax, curves(model, "accuracy"), model, color, style)
     seed_lines(ax, curves(models[0], "shuffled"), f"{models[0]}, shuffled labels", RANDOM, ":")
-    majority = float(np.mean([table["majority"].mean() for table in tables]))
-    ax.axhline(majority, color="#374151", linewidth=0.8, linestyle=(0, (1, 3)))
-    ax.annotate("most frequent answer", (len(sites) - 1, majority + 0.01), ha="right", va="bottom", fontsize=8)
+    label = str(tables[0]["label"].iloc[0])
+    floor_line(ax, [made["probe"].floor(label) for made in runs.values()], label)
     ax.set_xticks(range(len(sites)), sites, rotation=90 if len(sites) > 8 else 0, fontsize=7 if len(sites) > 8 else 9)
     accuracy_axis(ax)
     ax.set_xlabel("stream after")
@@ -123,7 +127,8 @@ def draw_interpolation(ax: Axes, run: FinishedRun, title: str) -> None:
     """Accuracy on every test set along the line between two models."""
     table = run.table.set_index("alpha")
     for name, curve in table.items():
-        ax.plot(curve.index, curve.to_numpy(), marker=".", label=str(name))
+        (drawn,) = ax.plot(curve.index, curve.to_numpy(), marker=".", label=str(name))
+        floor_line(ax, [run.floor(str(name))], str(name), drawn.get_color())
     accuracy_axis(ax)
     ax.set_xlabel("share of the way from the first model to the second")
     ax.set_title(title)

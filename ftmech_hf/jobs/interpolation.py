@@ -14,6 +14,7 @@ from ftmech_hf.models.loading import load_model, quiet_transformers
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import PcfgConfig, RowStream
+from ftmech_hf.tasks.floors import stream_floor
 from ftmech_hf.training.evaluation import answer_accuracy
 from ftmech_hf.training.loop import Progress
 
@@ -52,10 +53,8 @@ def interpolate(config: InterpolateConfig, task: PcfgConfig, *, progress: Progre
     with job("interpolate", config, task, models=models, vocabulary=task.vocabulary) as run:
         if run.finished:
             return run
-        rows = {
-            name: torch.from_numpy(RowStream(each, seed=config.seed, split="test").rows(0, config.eval_rows).token_ids)
-            for name, each in task.test_tasks().items()
-        }
+        tests = {name: RowStream(each, seed=config.seed, split="test") for name, each in task.test_tasks().items()}
+        rows = {name: torch.from_numpy(each.rows(0, config.eval_rows).token_ids) for name, each in tests.items()}
         first, second = (load_model(folder) for folder in models.values())
         table: list[dict[str, Any]] = []
         for number, alpha in enumerate(config.alphas):
@@ -67,7 +66,8 @@ def interpolate(config: InterpolateConfig, task: PcfgConfig, *, progress: Progre
             with quiet_transformers():
                 interpolate_weights(first, second, config.save_alpha).save_pretrained(run.working)
             save_tokenizer(build_tokenizer(task.vocabulary), run.working)
-        return finish_job(run, table, {"models": list(models), "save_alpha": config.save_alpha})
+        floors = {name: stream_floor(each, config.eval_rows) for name, each in tests.items()}
+        return finish_job(run, table, {"models": list(models), "save_alpha": config.save_alpha}, floors=floors)
 
 
 PUBLICATIONS = (

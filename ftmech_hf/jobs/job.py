@@ -29,6 +29,7 @@ from ftmech_hf.config import to_dict
 from ftmech_hf.models.identity import model_hash
 from ftmech_hf.models.loading import RANDOM_INIT, check_vocabulary, load_model, random_twin
 from ftmech_hf.runs import RunDir, is_finished, write_json, write_text
+from ftmech_hf.statistics.floors import FloorResult
 from ftmech_hf.tasks.operators_table import OPERATORS
 
 T = TypeVar("T")
@@ -139,8 +140,15 @@ def finish_job(
     rows: list[dict[str, Any]],
     summary: Mapping[str, Any],
     write_page: Callable[[Path], str] | None = None,
+    *,
+    floors: Mapping[str, FloorResult] | None = None,
 ) -> RunDir:
-    """Write the tidy table, the summary, and the page that is made of the folder with both; and let the run appear."""
+    """Write the tidy table, the summary, and the page that is made of the folder with both; and let the run appear.
+
+    ``floors`` says what is right on each test set without reading its texts; see :attr:`FinishedRun.floors`.
+    """
+    if floors:
+        run.note(floors=[found.row(name) for name, found in floors.items()])
     pd.DataFrame(rows).to_parquet(run.working / "table.parquet", index=False)
     write_json(run.working / "summary.json", summary)
     if write_page is not None:

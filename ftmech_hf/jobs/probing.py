@@ -23,6 +23,7 @@ from ftmech_hf.jobs.saved_probes import save_probes
 from ftmech_hf.models.identity import model_hash
 from ftmech_hf.models.loading import RANDOM_INIT
 from ftmech_hf.runs import FinishedRun, RunDir
+from ftmech_hf.statistics.floors import FloorResult, measure_floor
 from ftmech_hf.tasks import Capability, PcfgShape, Rows, Task, for_capability
 from ftmech_hf.training.loop import Progress
 
@@ -99,7 +100,7 @@ def probe(config: ProbeConfig, asked: Asked, *, progress: Progress | None = None
             if progress is not None:
                 progress(number + 1, len(models) + 1, f"{name}: {summary[name]['accuracy']:.1%}")
         _compare(summary)
-        return finish_job(run, table, {**summary, **describe_dataset(behavior(), asked)})
+        return finish_job(run, table, {**summary, **describe_dataset(behavior(), asked)}, floors=_floors(behavior()))
 
 
 def _find_behavior(config: ProbeConfig, asked: Asked, models: list[str]) -> Behavior:
@@ -173,6 +174,13 @@ class _StreamSites(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._places)
+
+
+def _floors(behavior: Behavior) -> dict[str, FloorResult]:
+    """How often one answer is right for every label: on the rows that are reported, and chosen on those of the fit."""
+    fitted, tested = ({name: [(each,) for each in labels.tolist()] for name, labels in rows.labels.items()}
+                      for rows in (behavior.train, behavior.test))  # fmt: skip
+    return {name: measure_floor(labels, fitted[name]) for name, labels in tested.items()}
 
 
 def _compare(summary: dict[str, Any]) -> None:

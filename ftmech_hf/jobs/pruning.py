@@ -22,6 +22,7 @@ from ftmech_hf.jobs.publication import Picture, Publication, as_percent, asked_n
 from ftmech_hf.models.loading import load_model, load_tokenizer, quiet_transformers
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import FinishedRun, RunDir, describe_versions, environment, write_text
+from ftmech_hf.statistics.floors import FloorResult
 from ftmech_hf.tasks import Capability, PcfgShape, for_capability
 from ftmech_hf.training.loop import Progress
 
@@ -122,8 +123,8 @@ def prune(config: PruneConfig, asked: Asked, *, progress: Progress | None = None
             _write_importance(run, found.importance, exact)
         if config.save_pruned:
             with pruned(find_units(model, config.unit), result.best_mask):
-                _save_pruned(config, run, model, asked, result, summary)
-        return finish_job(run, result.rows(), summary)
+                _save_pruned(config, run, model, asked, result, summary, behavior().floors)
+        return finish_job(run, result.rows(), summary, floors=behavior().floors)
 
 
 def _find_behavior(config: PruneConfig, asked: Asked) -> Behavior:
@@ -166,6 +167,7 @@ def _save_pruned(
     asked: Asked,
     result: PruningResult,
     summary: Mapping[str, Any],
+    floors: Mapping[str, FloorResult],
 ) -> None:
     """An ordinary model folder: weights with zeros where units were, tokenizer, card."""
     with quiet_transformers():
@@ -184,6 +186,7 @@ def _save_pruned(
         pruned=result.pruned,
         accuracy=summary["accuracy_by_set"],
         random_accuracy=summary["random_accuracy"],
+        floors={name: found.floor for name, found in floors.items()},
         versions=describe_versions(environment()),
     )
     write_text(run.working / "README.md", card)
@@ -202,8 +205,14 @@ def _state(run: FinishedRun, label: str) -> list[str]:
     return [
         f"With {summary['best_k']} {UNITS[config['unit']]} set to zero, a number chosen on other rows, it answers "
         f"`{asked_name(run)}` right in {as_percent(summary['accuracy'])} of the prompts; with as many random ones in "
-        f"{as_percent(summary['random_accuracy'])}. ({config['eval_rows']} rows, seed {config['seed']})"
+        f"{as_percent(summary['random_accuracy'])}{_beside_floor(run)}. ({config['eval_rows']} rows, seed "
+        f"{config['seed']})"
     ]
+
+
+def _beside_floor(run: FinishedRun) -> str:
+    floor = next((found["floor"] for found in run.floors.values()), None)  # of the test set it was pruned for
+    return "" if floor is None else f", and always giving one answer would be right in {as_percent(floor)}"
 
 
 def _draw(run: FinishedRun) -> list[Picture]:

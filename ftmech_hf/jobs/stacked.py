@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ftmech_hf.config import to_dict
-from ftmech_hf.jobs.trained_model import save_finished
+from ftmech_hf.jobs.trained_model import note_floors, save_finished
 from ftmech_hf.jobs.training import FinetuneConfig
 from ftmech_hf.models.identity import model_hash
 from ftmech_hf.models.loading import check_vocabulary, load_model
@@ -247,6 +247,7 @@ class _Stack:
                 mixed_precision=self.config.mixed_precision,
                 variables=noted_environment(),
             )
+            note_floors(folder, {name: streams[number] for name, streams in self.tests.items()})
             save_finished(folder, model, run.task, run.train, share)
             folder.finish()
 

@@ -14,7 +14,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.config import Settings, tell
-from ftmech_hf.jobs.trained_model import note_bytes, save_finished, save_snapshot
+from ftmech_hf.jobs.trained_model import note_bytes, note_floors, save_finished, save_snapshot
 from ftmech_hf.models.tokenization import task_tokenizer
 from ftmech_hf.runs import RunDir, check_disk_space, noted, working_folder
 from ftmech_hf.tasks import RowStream, Task
@@ -96,6 +96,7 @@ class Stage:
             )  # fmt: skip
             if run.is_main:
                 note_bytes(run, tests, train)
+                note_floors(run, tests)
                 save_finished(run, model, task, train, time.monotonic() - started, self.tokenizer)
             run.finish()
         accelerator.wait_for_everyone()

@@ -14,8 +14,9 @@ from ftmech_hf.jobs.training_card import describe_training
 from ftmech_hf.models.loading import quiet_transformers
 from ftmech_hf.models.merging import quiet_peft
 from ftmech_hf.models.tokenization import save_tokenizer, task_tokenizer
-from ftmech_hf.runs import FinishedRun, RunDir, commit_folder, disk_errors, write_json
+from ftmech_hf.runs import FinishedRun, RunDir, commit_folder, disk_errors, read_metrics, write_json
 from ftmech_hf.tasks import RowStream, Task, example_row
+from ftmech_hf.tasks.floors import stream_floor
 from ftmech_hf.training.settings import TrainConfig
 
 
@@ -24,6 +25,20 @@ def note_bytes(run: RunDir, tests: Mapping[str, RowStream], train: TrainConfig) 
     found = {name: each.task.bytes_per_token(each.rows(0, train.final_eval_rows)) for name, each in tests.items()}
     if None not in found.values():
         run.note(bytes_per_token=found)
+
+
+def note_floors(run: RunDir, tests: Mapping[str, RowStream]) -> None:
+    """What is right on each test set without reading its texts, on as many rows as any line of the run's log reports.
+
+    A test set that is judged by its loss alone has no floor.
+    """
+    numbers = sorted({line["eval_rows"] for line in read_metrics(run.working)})
+    found = [
+        stream_floor(stream, number).row(name)
+        for name, stream in tests.items() if "accuracy" in stream.task.measures for number in numbers
+    ]  # fmt: skip
+    if found:
+        run.note(floors=found)
 
 
 def snapshot_folder(run: Path, step: int) -> Path:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ftmech_hf.report.charts import FLOOR_LABEL
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -31,8 +33,9 @@ def _describe_panel(ax: Axes, *, brief: bool) -> str:
 
 
 def _curves(ax: Axes) -> list[Any]:
-    # A curve of one point, or without a name, is a mark or one of several seeds.
-    return [line for line in ax.lines if not str(line.get_label()).startswith("_") and line.get_label()]
+    # A curve without a name is one of several seeds; the legend explains floors once, and here each is named.
+    named = [line for line in ax.lines if not str(line.get_label()).startswith("_") and line.get_label()]
+    return named + [line for line in ax.lines if str(line.get_label()).startswith(f"_{FLOOR_LABEL}")]
 
 
 def _value(ax: Axes, value: float) -> str:
@@ -59,7 +62,7 @@ def _describe_curves(ax: Axes, *, brief: bool) -> Iterator[str]:
         x, y = x[np.isfinite(y)], y[np.isfinite(y)]
         if not len(y):
             continue
-        name, first, last = line.get_label(), _value(ax, y[0]), _value(ax, y[-1])
+        name, first, last = str(line.get_label()).removeprefix("_"), _value(ax, y[0]), _value(ax, y[-1])
         if brief or len(y) == 1 or (y == y[0]).all():
             yield f"{name} {first}" if first == last else f"{name} {first} to {last}"
             continue

@@ -101,6 +101,29 @@ def training_curve(run: FinishedRun, test_set: str) -> pd.Series:
     return pd.Series({line["step"]: line[f"accuracy/{test_set}"] for line in run.metrics})
 
 
+FLOOR_STYLE: dict[str, Any] = {"linestyle": (0, (5, 4)), "linewidth": 0.9, "alpha": 0.75}
+FLOOR_LABEL = "always one answer"
+
+
+def floor_line(ax: Axes, floors: Sequence[float | None], of: str, color: str = "#374151") -> None:
+    """A thin dashed line at the floor of a curve: how often one answer is right (mean over seeds).
+
+    The legend of a panel explains the dashes once; colors say which curve has which floor, and the alt text names each.
+
+    Args:
+        ax: of accuracies.
+        floors: of a test set, one per seed; nothing is drawn where a run does not know its floor.
+        of: what the curve is called.
+        color: that of the curve.
+    """
+    known = [floor for floor in floors if floor is not None]
+    if not known:
+        return
+    if FLOOR_LABEL not in [line.get_label() for line in ax.lines]:
+        ax.plot([], [], color="#374151", label=FLOOR_LABEL, **FLOOR_STYLE)
+    ax.axhline(sum(known) / len(known), color=color, label=f"_{FLOOR_LABEL}, {of}", **FLOOR_STYLE)
+
+
 def legend_below(ax: Axes) -> None:
     """A legend under the axes, in two columns."""
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, columnspacing=1.2, handlelength=2.6)

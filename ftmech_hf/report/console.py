@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ftmech_hf.report.claims import Claim
-from ftmech_hf.report.page import format_interval, format_value, verdict
+from ftmech_hf.report.page import format_interval, format_share, format_value, verdict
 from ftmech_hf.runs import FinishedRun, RunDir
 from ftmech_hf.training.loop import Progress
 from ftmech_hf.training.progress import make_bar
@@ -58,8 +58,14 @@ def print_run(run: RunDir) -> None:
     made = FinishedRun(run.path)
     console = make_console()
     found = {
-        ("accuracy after the last step", "95 % interval"): [
-            (row["name"], f"{row['value']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}") for row in made.accuracy
+        ("accuracy after the last step", "95 % interval", "always one answer", "guess without the text"): [
+            (
+                row["name"],
+                f"{row['value']:.1%}",
+                f"{row['low']:.1%} to {row['high']:.1%}",
+                *(format_share(row[column]) for column in ("floor", "text_free")),
+            )
+            for row in made.accuracy
         ],
         ("loss after the last step, nats per token", "nats per byte"): [
             (row["name"], f"{row['value']:.4f}", f"{row['per_byte']:.4f}") for row in made.loss
@@ -103,6 +109,13 @@ def print_job(run: RunDir, picture: Path | None = None) -> None:
     console.print(shown)
     if len(table) > MAX_ROWS:
         console.print(f"... {len(table) - MAX_ROWS} more rows in {run.path / 'table.parquet'}")
+    if made.floors:
+        floors = Table()
+        for name in ("test set", "rows", "always one answer", "guess without the text"):
+            floors.add_column(name, justify="left" if name == "test set" else "right")
+        for (name, rows), found in made.floors.items():
+            floors.add_row(name, str(rows), *(format_share(found[column]) for column in ("floor", "text_free")))
+        console.print(floors)
     for name, value in made.summary.items():
         if isinstance(value, str | int | float):
             console.print(f"{name}: {value:.3f}" if isinstance(value, float) else f"{name}: {value}")

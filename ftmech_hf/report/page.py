@@ -50,6 +50,11 @@ def format_value(value: float, unit: str) -> str:
     return f"{value:.1f} {unit}" if unit != "points" else f"{value:+.1f} points"
 
 
+def format_share(value: float | None) -> str:
+    """A share as it is printed in tables; an em dash where it is not known."""
+    return "—" if value is None else f"{value:.1%}"
+
+
 def format_interval(claim: Claim) -> str:
     """The interval as it is printed everywhere; an em dash for a single seed."""
     if claim.interval is None:

@@ -19,6 +19,10 @@ from ftmech_hf.runs.run_dir import read_metrics
 from ftmech_hf.statistics.intervals import share_interval
 
 
+Floors = Mapping[tuple[str, int], Mapping[str, Any]]
+"""(test set, rows) -> ``floor`` and ``text_free``."""
+
+
 class FinishedRun:
     """What lies in a run's folder; every file is read when it is first asked for, and then kept.
 
@@ -101,26 +105,51 @@ class FinishedRun:
     @property
     def accuracy(self) -> list[dict[str, Any]]:
         """:func:`accuracy_of` after the last step."""
-        return accuracy_of(self.metrics[-1])
+        return accuracy_of(self.metrics[-1], self.floors)
+
+    @property
+    def floors(self) -> Floors:
+        """What is right without reading the texts of each test set, by its name and by how many rows were evaluated.
+
+        None are known of runs that an earlier version made.
+        """
+        return {(each["name"], each["rows"]): each for each in self.env.get("floors", [])}
 
     @property
     def loss(self) -> list[dict[str, Any]]:
         """:func:`loss_of` after the last step."""
         return loss_of(self.metrics[-1], self.env.get("bytes_per_token", {}))
 
+    def floor(self, test_set: str, rows: int | None = None) -> float | None:
+        """How often one answer is right on a test set; None if the run does not know.
 
-def accuracy_of(line: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Accuracy on every test set in a line of ``metrics.jsonl``, with its 95 % Wilson interval.
+        Args:
+            test_set: its name.
+            rows: on so many of its rows; on the most that were evaluated if not given.
+        """
+        known = {number: found["floor"] for (name, number), found in self.floors.items() if name == test_set}
+        return known.get(max(known, default=0) if rows is None else rows)
+
+
+def accuracy_of(line: Mapping[str, Any], floors: Floors | None = None) -> list[dict[str, Any]]:
+    """Accuracy on every test set in a line of ``metrics.jsonl``, with its 95 % Wilson interval and its floor.
+
+    Args:
+        line: as it was logged.
+        floors: of the run, see :attr:`FinishedRun.floors`.
 
     Returns:
-        ``name``, ``value``, ``low`` and ``high`` of each.
+        ``name``, ``value``, ``low``, ``high``, ``rows``, and ``floor`` and ``text_free`` (see
+        :mod:`ftmech_hf.statistics.floors`) of each; None where the run does not know its floors.
     """
     rows = []
     for key, value in line.items():
         if key.startswith("accuracy/"):
-            right = round(value * line["eval_rows"])
-            _, low, high = share_interval(right, line["eval_rows"])
-            rows.append({"name": key.removeprefix("accuracy/"), "value": value, "low": low, "high": high})
+            name = key.removeprefix("accuracy/")
+            _, low, high = share_interval(round(value * line["eval_rows"]), line["eval_rows"])
+            known = (floors or {}).get((name, line["eval_rows"]), {})
+            more = {column: known.get(column) for column in ("floor", "text_free")}
+            rows.append({"name": name, "value": value, "low": low, "high": high, "rows": line["eval_rows"], **more})
     return rows
 
 

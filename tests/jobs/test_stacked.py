@@ -15,7 +15,7 @@ from ftmech_hf.jobs.stacked import StackedRun, finetune_together
 from ftmech_hf.jobs.stacked_cells import stack_cells
 from ftmech_hf.jobs.training import FinetuneConfig, finetune
 from ftmech_hf.models.loading import load_model
-from ftmech_hf.runs import RunDir, is_finished, read_metrics
+from ftmech_hf.runs import FinishedRun, RunDir, is_finished, read_metrics
 from ftmech_hf.tasks import MaxIdentifierConfig
 from ftmech_hf.training.settings import TrainConfig
 
@@ -55,6 +55,9 @@ def test_each_run_is_what_the_ordinary_loop_makes(start: Path, tmp_path: Path) -
         assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]]
         for one, other in zip(*lines, strict=True):
             assert one == pytest.approx(other, rel=1e-4, abs=0.04)
+        floors = FinishedRun(made.path).floors
+        assert floors == FinishedRun(alone.path).floors
+        assert {name for name, _ in floors} == set(run.task.test_tasks())
         assert {path.name for path in made.path.iterdir()} == {path.name for path in alone.path.iterdir()}
         assert "import ftmech_hf" in (made.path / "README.md").read_text()
 

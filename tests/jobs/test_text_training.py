@@ -80,6 +80,7 @@ def test_a_foreign_model_is_tuned_and_loads_with_its_own_tokenizer(
     losses = [line["loss/all"] for line in run.metrics]
     assert losses[-1] < losses[0] - (0.1 if adapter == "lora" else 0.5)
     assert ("accuracy/all" in run.metrics[-1]) == (rows == "sums")
+    assert {name for name, _ in run.floors} == ({"all"} if rows == "sums" else set())
     assert run.metrics[-1]["eval_rows"] < TRAIN.final_eval_rows  # no more than there are
     loaded, theirs = AutoModelForCausalLM.from_pretrained(run.path), AutoTokenizer.from_pretrained(foreign[model])
     tokenizer = AutoTokenizer.from_pretrained(run.path)

@@ -130,6 +130,28 @@ def test_a_picture_is_described_by_what_was_drawn() -> None:
     )
 
 
+def test_a_floor_is_drawn_with_its_curve_and_explained_once() -> None:
+    def draw(ax) -> None:  # type: ignore[no-untyped-def]
+        for name, color, floors in (("counts a", "C0", [0.25, 0.35]), ("counts b", "C1", [0.8, 0.8])):
+            ax.plot([0, 10], [0.5, 1.0], color=color, label=name)
+            charts.floor_line(ax, floors, name, color)
+        charts.floor_line(ax, [None, None], "of a run that does not know", "C2")
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+
+    figure = panel(draw)
+    (ax,) = figure.axes
+    assert ax.get_legend_handles_labels()[1] == ["counts a", charts.FLOOR_LABEL, "counts b"]
+    drawn = {line.get_label(): line for line in ax.lines}
+    for name, color, floor in (("counts a", "C0", 0.3), ("counts b", "C1", 0.8)):
+        line = drawn[f"_{charts.FLOOR_LABEL}, {name}"]
+        assert list(line.get_ydata()) == pytest.approx([floor, floor])  # type: ignore[arg-type]
+        assert (line.get_color(), line.is_dashed()) == (color, True)
+    assert len(ax.lines) == 5
+    text = describe_figure(figure)
+    assert "always one answer, counts a 30%" in text
+    assert "always one answer, counts b 80%" in text
+
+
 def test_bars_points_maps_and_named_places_are_described() -> None:
     figure = Figure()
     bars, points, map_of = figure.subplots(1, 3)

@@ -130,7 +130,8 @@ def run_diagnosis(
         result = judge_capability(found.evidence(), case.rule)
         facts = {**_describe(config, case), "seconds": round(time.monotonic() - started, 1), "hash": run.hash}
         summary = {**result.summary(), "evidence": found.summary(), "rule": vars(case.rule), "facts": facts}
-        return finish_job(run, found.rows(), summary, render_diagnosis)
+        floors = {kind: next(iter(questions.floors.values())) for kind, questions in case.both.items()}
+        return finish_job(run, found.rows(), summary, render_diagnosis, floors=floors)
 
 
 def _describe(config: DiagnoseConfig, case: Case) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ftmech_hf.report.charts import (
     FINETUNED,
     Runs,
     accuracy_axis,
+    floor_line,
     legend_below,
     new_figure,
     seed_lines,
@@ -35,6 +36,7 @@ def draw_finetuning(ax: Axes, runs: Runs, run: str, title: str) -> None:
         ("count_b_cte0", "counts b, it does not", FINETUNED, "--"),
     ):
         seed_lines(ax, [training_curve(made[run], test_set) for made in runs.values()], label, color, style)
+        floor_line(ax, [made[run].floor(test_set) for made in runs.values()], label, color)
     accuracy_axis(ax)
     step_axis(ax, "fine-tuning step")
     ax.set_title(title)
@@ -48,6 +50,7 @@ def draw_revival(ax: Axes, runs: Runs, title: str) -> None:
         ("reversed-control", "control, never counted a", CONTROL),
     ):
         seed_lines(ax, [training_curve(made[run], "count_a") for made in runs.values()], label, color)
+    floor_line(ax, [made["reversed-low"].floor("count_a") for made in runs.values()], "counts a")
     ax.axhline(REVIVAL_THRESHOLD, color="#374151", linewidth=0.8, linestyle=(0, (1, 3)))
     accuracy_axis(ax)
     step_axis(ax, "step of reverse fine-tuning")

@@ -74,7 +74,7 @@ def dissect(config: DissectConfig, task: LettersConfig, *, progress: Progress | 
             "random": result.at_best("random", "o_pt"),
             **_attention(model, task, config),
         }
-        return finish_job(run, result.rows(), summary)
+        return finish_job(run, result.rows(), summary, floors=behavior.floors)
 
 
 @torch.no_grad()

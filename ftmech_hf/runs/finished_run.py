@@ -18,7 +18,6 @@ from ftmech_hf.runs.folders import damaged_files, is_finished
 from ftmech_hf.runs.run_dir import read_metrics
 from ftmech_hf.statistics.intervals import share_interval
 
-
 Floors = Mapping[tuple[str, int], Mapping[str, Any]]
 """(test set, rows) -> ``floor`` and ``text_free``."""
 

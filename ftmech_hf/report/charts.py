@@ -105,7 +105,7 @@ FLOOR_STYLE: dict[str, Any] = {"linestyle": (0, (5, 4)), "linewidth": 0.9, "alph
 FLOOR_LABEL = "always one answer"
 
 
-def floor_line(ax: Axes, floors: Sequence[float | None], of: str, color: str = "#374151") -> None:
+def floor_line(ax: Axes, floors: Sequence[float | None], of: str, color: Any = "#374151") -> None:
     """A thin dashed line at the floor of a curve: how often one answer is right (mean over seeds).
 
     The legend of a panel explains the dashes once; colors say which curve has which floor, and the alt text names each.

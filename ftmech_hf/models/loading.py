@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging
 
 from ftmech_hf.models.identity import ADAPTER, find_base, find_model
-from ftmech_hf.models.merging import check_adapter, has_tied_embeddings, loading_errors, merge_adapter, untie
+from ftmech_hf.models.merging import check_adapter, loading_errors, merge_adapter
 from ftmech_hf.tasks.schema import SPECIAL_TOKENS
 
 RANDOM_INIT = "random init"
@@ -119,18 +119,6 @@ def check_has_weights(model: torch.nn.Module) -> None:
             f"model: {len(away)} of its weights are offloaded or were never loaded ({away[0]} is on the meta device); "
             "expected a model that is whole in memory: load it without cpu_offload, disk_offload or such a device_map"
         )
-
-
-def untie_alike(models: Iterable[PreTrainedModel]) -> None:
-    """Where some of the models have an unembedding of their own, give one to all, so that their weights compare.
-
-    What they compute stays the same.
-    """
-    models = list(models)
-    tied = [model for model in models if has_tied_embeddings(model)]
-    if len(tied) < len(models):
-        for model in tied:
-            untie(model)
 
 
 def random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:

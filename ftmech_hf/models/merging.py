@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.models.identity import ADAPTER_WEIGHTS
+from ftmech_hf.models.vocabulary import find_embeddings, has_tied_embeddings, untie
 
 ROUNDING = 1e-4
 """How far logits before and after a merge may differ, relative to the largest: a hundred times float32's rounding."""
@@ -89,7 +90,7 @@ def merge_adapter(base: PreTrainedModel, folder: Path, name: str) -> PreTrainedM
     """
     with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
         shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    _fit_vocabulary(base, shapes, name)
+    _bring_vocabulary(base, shapes, name)
     adapted = _put_on(base, folder, name)
     live = _probe_logits(adapted)
     if _changes_one_of_tied(base, shapes):
@@ -153,19 +154,13 @@ def _probe_logits(model: Any) -> Tensor:
     return logits.float()
 
 
-def _embeddings(base: PreTrainedModel) -> dict[str, Tensor]:
-    """Name of the module -> weight (V, D), of the input embeddings and the unembedding."""
-    ours = {id(each) for each in (base.get_input_embeddings(), base.get_output_embeddings()) if each is not None}
-    return {name: module.weight for name, module in base.named_modules() if id(module) in ours}
-
-
-def _fit_vocabulary(base: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]], name: str) -> None:
+def _bring_vocabulary(base: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]], name: str) -> None:
     """Give the base the vocabulary that an adapter was trained with, as its users do, if the adapter has all rows.
 
     Raises:
         ValueError: it has not.
     """
-    embeddings, whole = _embeddings(base), {}
+    embeddings, whole = find_embeddings(base), {}
     rows: dict[str, int] = {}
     for module, weight in embeddings.items():
         for key, shape in shapes.items():
@@ -182,7 +177,7 @@ def _fit_vocabulary(base: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]]
     if set(rows.values()) <= {known}:
         return
     key, wanted = next((key, number) for key, number in rows.items() if number != known)
-    if set(rows.values()) != {wanted} or not whole or (set(whole) != set(embeddings) and not _are_tied(embeddings)):
+    if set(rows.values()) != {wanted} or not whole or (set(whole) != set(embeddings) and not has_tied_embeddings(base)):
         raise ValueError(
             f"model: the adapter {name} was trained with {wanted} words ({key.removeprefix(_PREFIX)}), but its base "
             f"has {known}, and it does not bring the embeddings of all {wanted}; expected the base it was trained on"
@@ -193,26 +188,9 @@ def _fit_vocabulary(base: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]]
 
 def _changes_one_of_tied(base: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Whether an adapter has a change of one of two tied matrices; rows of single tokens are changed in both."""
-    embeddings = _embeddings(base)
-    return _are_tied(embeddings) and any(
+    embeddings = find_embeddings(base)
+    return has_tied_embeddings(base) and any(
         key.removeprefix(_PREFIX).startswith(f"{module}.") and "trainable_tokens" not in key
         for module in embeddings
         for key in shapes
     )
-
-
-def has_tied_embeddings(model: PreTrainedModel) -> bool:
-    """Whether a model's unembedding is its embedding."""
-    return _are_tied(_embeddings(model))
-
-
-def _are_tied(embeddings: Mapping[str, Tensor]) -> bool:
-    return len(embeddings) == 2 and len({id(weight) for weight in embeddings.values()}) == 1
-
-
-def untie(model: PreTrainedModel) -> None:
-    """Give a model's unembedding a matrix of its own, in its config as well; it starts as what it was."""
-    head: Any = model.get_output_embeddings()
-    head.weight = torch.nn.Parameter(head.weight.detach().clone())
-    for config in {id(each): each for each in (model.config, model.config.get_text_config())}.values():
-        config.tie_word_embeddings = False

@@ -18,7 +18,8 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from ftmech_hf.models import merging
-from ftmech_hf.models.loading import check_has_weights, load_model, untie_alike
+from ftmech_hf.models.loading import check_has_weights, load_model
+from ftmech_hf.models.vocabulary import untie_alike
 from tests.conftest import make_gpt2, make_llama
 
 WORDS = 24

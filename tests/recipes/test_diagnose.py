@@ -109,7 +109,10 @@ def test_the_page_has_words_for_every_verdict_and_sign() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--finetuned", "GPT2"], "finetuned: its weights have other names or shapes than the base's"),
+        (
+            ["--finetuned", "GPT2"],
+            "finetuned: model_type is gpt2, expected llama as the base's; a diagnosis compares",
+        ),
         (["--finetuned", "never", "--dataset", "nowhere"], "dataset: cannot read nowhere: no such folder or file"),
         (["--finetuned", "never", "--other_dataset", "questions"], "other_dataset: questions, but no dataset"),
         (["--finetuned", "never"], "was trained on another vocabulary than this task's"),

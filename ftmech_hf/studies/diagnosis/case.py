@@ -15,6 +15,7 @@ from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.models.loading import random_twin
+from ftmech_hf.models.vocabulary import CommonTokens, fit_vocabulary
 from ftmech_hf.studies.diagnosis.finetuning import self_distil
 from ftmech_hf.studies.diagnosis.verdict import VerdictRule
 
@@ -92,6 +93,8 @@ class Case:
         own: the same questions in the fine-tuned model's own tokens, where those are others: then only answers can be
             compared.
         difference: the first question that is read as other tokens, if one is.
+        common: name of a model -> the tokens that the base and it both know; a model without an entry has the base's
+            vocabulary.
 
     Attributes:
         more_references: names and seeds of two models of random weights, for what differs between such models; they
@@ -110,6 +113,7 @@ class Case:
         reversed_model: PreTrainedModel | None = None,
         own: Sequence[Behavior] | None = None,
         difference: str | None = None,
+        common: Mapping[str, CommonTokens] | None = None,
     ) -> None:
         self.models, self.capability, self.other, self.config, self.seed = models, capability, other, config, seed
         self.rule = VerdictRule()
@@ -121,6 +125,7 @@ class Case:
         self.layers: list[int] = chosen.round().astype(int).tolist()
         self._streams: dict[tuple[str, str, str], dict[int, Tensor]] = {}
         self._other_seed = other_seed
+        self.common = dict(common or {})
         self.reversed_model, self.difference = reversed_model, difference
 
     @functools.cached_property
@@ -144,6 +149,11 @@ class Case:
     def everyone(self) -> dict[str, PreTrainedModel]:
         """All models by name."""
         return {**self.models, **self.null_models}
+
+    def base_like(self, model: str) -> PreTrainedModel:
+        """The base in the vocabulary of another model, for what mixes the weights of the two."""
+        base = self.models[BASE]
+        return fit_vocabulary(base, self.everyone[model], self.common[model]) if model in self.common else base
 
     def asked(self, model: str, kind: str) -> Behavior:
         """Questions as a model reads them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel
@@ -11,13 +11,23 @@ from transformers import PreTrainedModel
 from ftmech_hf.jobs.behavior import from_capability
 from ftmech_hf.jobs.job import JobConfig, prepared_job
 from ftmech_hf.jobs.padding import mask_padding
-from ftmech_hf.jobs.tokenizers import PairQuestions, ask_models
-from ftmech_hf.models.loading import load_model, model_positions, random_twin, untie_alike
+from ftmech_hf.jobs.tokenizers import PairQuestions, ask_models, own_tokenizer
+from ftmech_hf.models.loading import load_model, model_positions, random_twin
+from ftmech_hf.models.vocabulary import (
+    CommonTokens,
+    find_common_tokens,
+    num_rows,
+    untie_alike,
+    vocabulary_parameters,
+)
 from ftmech_hf.runs import RunDir
-from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, CaseConfig
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, OTHER_SEED, Case, CaseConfig
 from ftmech_hf.studies.diagnosis.methods.behaviour import measure_behaviour
 from ftmech_hf.tasks import Capability, PcfgShape
 from ftmech_hf.tasks.text.identity import dataset_hash
+
+ROLES = {"finetuned": FINETUNED, "control": NULL, "twin": OTHER_SEED}
+"""Setting that names a model -> what the table calls that model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +136,11 @@ def _prepare_case(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgSh
     loaded = {name: load_model(folder, base=config.base) for name, folder in named_models(config).items()}
     base = loaded["base"]
     untie_alike(loaded.values())
-    for name, model in loaded.items():
-        _check_same_shape(name, base, model)
+    common = {name: _compared_tokens(name, loaded, named_models(config)) for name in loaded if name != "base"}
+    if "reversed" in loaded:
+        rows = [num_rows(loaded[name]) for name in ("reversed", "finetuned")]
+        if rows[0] != rows[1]:
+            raise ValueError(f"reversed: its vocabulary has {rows[0]} rows, expected {rows[1]} as the fine-tuned model")
     loaded.setdefault("control", random_twin(base, config.seed + 1))
     for name, model in loaded.items():
         own = asked.own if name == "finetuned" and asked.own else asked.behaviors
@@ -137,6 +150,7 @@ def _prepare_case(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgSh
         {BASE: base, FINETUNED: loaded["finetuned"], NULL: loaded["control"]}, capability,
         others[0] if others else None, case_config, config.seed, loaded.get("twin"), loaded.get("reversed"),
         own=asked.own, difference=asked.difference,
+        common={ROLES[name]: found for name, found in common.items() if name in ROLES},
     )  # fmt: skip
     if asked.own:
         _check_own_tokens(case)
@@ -154,11 +168,34 @@ def _check_own_tokens(case: Case) -> None:
         )
 
 
-def _check_same_shape(name: str, base: PreTrainedModel, model: PreTrainedModel) -> None:
-    first, second = ({key: tuple(p.shape) for key, p in each.named_parameters()} for each in (base, model))
-    if first != second:
-        differing = sorted({key for key, _ in first.items() ^ second.items()})
-        raise ValueError(
-            f"{name}: its weights have other names or shapes than the base's: {', '.join(differing[:3])}; "
-            "a diagnosis compares models of one architecture"
-        )
+def _compared_tokens(role: str, models: Mapping[str, PreTrainedModel], folders: Mapping[str, str]) -> CommonTokens:
+    """The tokens that the base and another model both know, whose shapes differ in no more than their vocabularies.
+
+    Raises:
+        ValueError: they are of two architectures, or nothing says which of their rows are the same tokens.
+    """
+    base, model = models["base"], models[role]
+    for key in ("model_type", "num_attention_heads", "num_key_value_heads"):
+        expected, found = (getattr(each.config.get_text_config(), key, None) for each in (base, model))
+        if expected != found:
+            raise ValueError(
+                f"{role}: {key} is {found}, expected {expected} as the base's; "
+                "a diagnosis compares models of one architecture"
+            )
+    with_rows = {name for each in (base, model) for name in vocabulary_parameters(each)}
+    first, second = (
+        {name: list(p.shape[1:] if name in with_rows else p.shape) for name, p in each.named_parameters()}
+        for each in (base, model)
+    )
+    for name in sorted(first.keys() | second.keys()):
+        if first.get(name) != second.get(name):
+            found, expected = (each.get(name, "no such weights") for each in (second, first))
+            raise ValueError(
+                f"{role}: {name} is {found}, expected {expected} as the base's; "
+                "a diagnosis compares models of one architecture"
+            )
+    words = [None if (found := own_tokenizer(folders[each])) is None else found.get_vocab() for each in ("base", role)]
+    try:
+        return find_common_tokens(words[0], words[1] or words[0], (num_rows(base), num_rows(model)))
+    except ValueError as error:
+        raise ValueError(f"{role}: {error}") from error

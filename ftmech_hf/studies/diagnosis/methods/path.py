@@ -57,8 +57,8 @@ def measure_path(case: Case, revival: RevivalMethodResult) -> PathMethodResult:
     """Go from the base to the fine-tuned model and on to the reversed one; to the reference and null models as well."""
     reversed_model = case.reversed_model or revival.reversed_model
     lines = {
-        THERE_AND_BACK: ([case.models[BASE], case.models[FINETUNED], reversed_model], list(case.both)),
-        **{f"{BASE}, {name}": ([case.models[BASE], model], ["capability"])
+        THERE_AND_BACK: ([case.base_like(FINETUNED), case.models[FINETUNED], reversed_model], list(case.both)),
+        **{f"{BASE}, {name}": ([case.base_like(name), model], ["capability"])
            for name, model in {NULL: case.models[NULL], **case.null_models}.items()},
     }  # fmt: skip
     return PathMethodResult(

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import TracedModel, find_layout, find_units, model_blocks
 from ftmech_hf.analysis.weights import WeightChangeResult, action_on, weight_change
+from ftmech_hf.models.vocabulary import CommonTokens, num_rows, vocabulary_parameters
 from ftmech_hf.report.charts import FINETUNED as FINETUNED_COLOR
 from ftmech_hf.report.charts import RANDOM
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, SELF_DISTILLED, Case
@@ -33,6 +35,15 @@ class Place(NamedTuple):
 
     site: str
     layer: int | None = None
+
+
+class TokenChange(NamedTuple):
+    """What became of the tokens: how many both models know, one knows alone, and have another embedding."""
+
+    common: int
+    only_base: int
+    only_finetuned: int
+    changed: int
 
 
 class Action(NamedTuple):
@@ -54,12 +65,14 @@ class WeightsMethodResult(MethodResult):
         distilled: parameter -> the relative norm of its change in the base that was taught nothing, if there is one.
             Another seed's weights are another model's: their distance says nothing.
         action: of the change on prompts.
+        tokens: those of which embeddings were compared.
     """
 
     change: WeightChangeResult
     places: Mapping[str, Place]
     distilled: Mapping[str, float] | None
     action: list[Action]
+    tokens: TokenChange
 
     def rows(self) -> list[TableRow]:
         """Size, rank and directions of every change, beside random ones and a fine-tuning that teaches nothing."""
@@ -97,7 +110,7 @@ class WeightsMethodResult(MethodResult):
     def summary(self) -> dict[str, Any]:
         """Means over all matrices, and what changed outside the blocks."""
         outside = {place.site: self.change.vectors[name] for name, place in self.places.items() if place.layer is None}
-        facts = {**self.change.summary(), "outside_blocks": outside}
+        facts = {**self.change.summary(), "outside_blocks": outside, "tokens": self.tokens._asdict()}
         if self.distilled is not None:
             sizes = [self.distilled[name] for name in self.change.matrices]
             facts["taught_nothing"] = sum(sizes) / len(sizes)
@@ -106,17 +119,36 @@ class WeightsMethodResult(MethodResult):
 
 def measure_weights(case: Case) -> WeightsMethodResult:
     """Compare the weights of the base with the fine-tuned model's, and with those of a base that was taught nothing."""
-    parameters = {name: dict(model.named_parameters()) for name, model in case.everyone.items()}
     units = find_units(case.models[BASE], "row")
     transposed = {f"{name}.weight": group.axis == 1 for name, group in units.items()}
-    change = weight_change(parameters[BASE], parameters[FINETUNED], transposed, seed=case.seed)
+    before, after, tokens = common_parameters(case)
+    change = weight_change(before, after, transposed, seed=case.seed)
     places = find_places(case.models[BASE])
     distilled = None
-    if SELF_DISTILLED in parameters:
-        sizes = weight_change(parameters[BASE], parameters[SELF_DISTILLED], {}).vectors
+    if SELF_DISTILLED in case.everyone:
+        base, taught = (dict(case.everyone[name].named_parameters()) for name in (BASE, SELF_DISTILLED))
+        sizes = weight_change(base, taught, {}).vectors
         outside = [name for name, place in places.items() if place.layer is None]
         distilled = {name: sizes[name] for name in (*change.matrices, *outside)}
-    return WeightsMethodResult(change=change, places=places, distilled=distilled, action=_measure_action(case))
+    return WeightsMethodResult(
+        change=change, places=places, distilled=distilled, action=_measure_action(case), tokens=tokens
+    )
+
+
+def common_parameters(case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor], TokenChange]:
+    """The parameters of the base and of the fine-tuned model, embeddings and unembeddings of common tokens alone."""
+    models = case.models[BASE], case.models[FINETUNED]
+    before, after = (dict[str, Tensor](model.named_parameters()) for model in models)
+    with_rows = vocabulary_parameters(models[0])
+    every = torch.arange(num_rows(models[0]))
+    common = case.common.get(FINETUNED) or CommonTokens(every, every)
+    changed = torch.zeros(len(common.first), dtype=torch.bool)
+    for name in with_rows:
+        before[name], after[name] = before[name][common.first].detach(), after[name][common.second].detach()
+        differ = (before[name] != after[name].to(before[name].device)).flatten(1).any(1)
+        changed |= differ.cpu()
+    counts = len(common.first), len(common.only_first), len(common.only_second), int(changed.sum())
+    return before, after, TokenChange(*counts)
 
 
 def find_places(model: PreTrainedModel) -> dict[str, Place]:
@@ -203,6 +235,7 @@ def explain_weights(summary: Summary) -> str:
     changed = summary["evidence"]["weights"]
     sizes = [f"{name} {size:.1%}" for name, size in changed["outside_blocks"].items() if size]
     outside = f" Outside the blocks changed: {', '.join(sizes)}." if sizes else " Nothing outside the blocks changed."
+    outside += _explain_tokens(changed["tokens"])
     if not changed["changed"]:
         return f"No matrix of the blocks changed.{outside}"
     nothing = changed.get("taught_nothing")
@@ -213,6 +246,19 @@ def explain_weights(summary: Summary) -> str:
         f"{changed['outside']:.0%} of its main directions lie outside those the base writes into, "
         f"{changed['random_outside']:.0%} by chance. Grey: a random change of the same size.{outside}"
     )
+
+
+def _explain_tokens(tokens: Mapping[str, int]) -> str:
+    """Which tokens were compared, where the vocabularies differ or single tokens changed."""
+    said = ""
+    if tokens["only_base"] or tokens["only_finetuned"]:
+        said = (
+            f" Embeddings are compared on the {tokens['common']} tokens that both models know; "
+            f"{tokens['only_base']} are the base's alone and {tokens['only_finetuned']} the fine-tuned model's."
+        )
+    if 0 < tokens["changed"] < tokens["common"]:
+        said += f" {tokens['changed']} of {tokens['common']} tokens have another embedding or unembedding."
+    return said
 
 
 WEIGHTS = Method(

@@ -1,0 +1,131 @@
+"""Embeddings and unembeddings of two models: which of their rows are the same tokens, and whether a model ties them.
+
+A vocabulary grows when tokens are added and when it is padded to a round number. Which rows two models have in common
+is said by their tokenizers: a row without a token is no one's, and a token may have moved.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+
+class CommonTokens(NamedTuple):
+    """The tokens that two models both know.
+
+    Attributes:
+        first, second: their rows in the embeddings of either model, (C,), in one order.
+        only_first, only_second: tokens of one model alone.
+    """
+
+    first: Tensor
+    second: Tensor
+    only_first: tuple[str, ...] = ()
+    only_second: tuple[str, ...] = ()
+
+
+def find_common_tokens(
+    first: Mapping[str, int] | None, second: Mapping[str, int] | None, rows: tuple[int, int]
+) -> CommonTokens:
+    """Match the rows of two vocabularies.
+
+    Args:
+        first, second: token -> id, as ``get_vocab`` of their tokenizers gives them; None where neither is known.
+        rows: how many each model has. Ids beyond them are no tokens of that model.
+
+    Returns:
+        the tokens that both tokenizers name. Where the vocabularies are the same and have as many rows, all rows, also
+        those without a token.
+
+    Raises:
+        ValueError: the tokenizers are not known, and the models have other numbers of rows.
+    """
+    if first == second and rows[0] == rows[1]:
+        every = torch.arange(rows[0])
+        return CommonTokens(every, every)
+    if first is None or second is None:
+        raise ValueError(f"vocabulary: {rows[1]} rows and no tokenizer to tell them by, expected {rows[0]} as the base")
+    known, others = (
+        {word: number for word, number in words.items() if number < limit}
+        for words, limit in zip((first, second), rows, strict=True)
+    )
+    common = [(number, others[word]) for word, number in known.items() if word in others]
+    places = torch.tensor(sorted(common), dtype=torch.long).view(-1, 2)
+    return CommonTokens(
+        places[:, 0], places[:, 1],
+        tuple(word for word in known if word not in others), tuple(word for word in others if word not in known),
+    )  # fmt: skip
+
+
+def find_embeddings(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Name of the module -> weight (V, D), of the input embeddings and the unembedding."""
+    ours = {id(each) for each in (model.get_input_embeddings(), model.get_output_embeddings()) if each is not None}
+    return {name: module.weight for name, module in model.named_modules() if id(module) in ours}
+
+
+def num_rows(model: PreTrainedModel) -> int:
+    """Rows of a model's embeddings, of which some may be no tokens."""
+    return len(next(iter(find_embeddings(model).values())))
+
+
+def vocabulary_parameters(model: PreTrainedModel) -> list[str]:
+    """Names of the parameters that have a row for every token: of the embeddings, the unembedding, and its bias."""
+    modules = find_embeddings(model)
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if (weight := modules.get(name.rpartition(".")[0])) is not None and len(parameter) == len(weight)
+    ]
+
+
+def fit_vocabulary(model: PreTrainedModel, other: PreTrainedModel, common: CommonTokens) -> PreTrainedModel:
+    """A model in the vocabulary of another one of its architecture; itself if that is its own already.
+
+    Args:
+        model: stays as it is.
+        other: whose rows are taken for the tokens that ``model`` does not know.
+        common: of the two.
+    """
+    same = num_rows(model) == num_rows(other) == len(common.first)
+    if same and torch.equal(common.first, common.second):
+        return model
+    fitted, with_rows = copy.deepcopy(other), set(vocabulary_parameters(other))
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, parameter in fitted.named_parameters():
+            if name in with_rows:
+                parameter[common.second] = own[name][common.first].to(parameter)
+            else:
+                parameter.copy_(own[name])
+    return fitted.eval()
+
+
+def has_tied_embeddings(model: PreTrainedModel) -> bool:
+    """Whether a model's unembedding is its embedding."""
+    weights = find_embeddings(model).values()
+    return len(weights) == 2 and len({id(weight) for weight in weights}) == 1
+
+
+def untie(model: PreTrainedModel) -> None:
+    """Give a model's unembedding a matrix of its own, in its config as well; it starts as what it was."""
+    head: Any = model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    for config in {id(each): each for each in (model.config, model.config.get_text_config())}.values():
+        config.tie_word_embeddings = False
+
+
+def untie_alike(models: Iterable[PreTrainedModel]) -> None:
+    """Where some of the models have an unembedding of their own, give one to all, so that their weights compare.
+
+    What they compute stays the same.
+    """
+    models = list(models)
+    tied = [model for model in models if has_tied_embeddings(model)]
+    if len(tied) < len(models):
+        for model in tied:
+            untie(model)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +99,7 @@ def merge_adapter(base: PreTrainedModel, folder: Path, name: str) -> PreTrainedM
             base = adapted.unload()
         untie(base)
         adapted = _put_on(base, folder, name)
-    with warnings.catch_warnings(), loading_errors(name):
-        warnings.simplefilter("ignore")
-        merged: PreTrainedModel = adapted.merge_and_unload()
+    merged = _merge(adapted, name)
     merged = merged.requires_grad_(True).eval()  # peft froze the base
     difference = float((_probe_logits(merged) - live).abs().max())
     if not difference <= ROUNDING * max(1.0, float(live.abs().max())):  # also if it is no number
@@ -109,6 +107,20 @@ def merge_adapter(base: PreTrainedModel, folder: Path, name: str) -> PreTrainedM
             f"model: the adapter {name} cannot be merged: the merged model's logits differ from the base's with its "
             f"adapter by {difference:.2g} (largest {float(live.abs().max()):.2g}), which is no rounding"
         )
+    return merged
+
+
+def _merge(adapted: Any, name: str) -> PreTrainedModel:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            merged: PreTrainedModel = adapted.merge_and_unload()
+        except (NotImplementedError, AttributeError, ValueError) as error:
+            kind = next(iter(adapted.peft_config.values())).peft_type
+            raise ValueError(
+                f"model: {name} is a {getattr(kind, 'value', kind)} adapter, which cannot be merged into its base "
+                f"({' '.join(str(error).split())[:200]}); expected one that changes its weights, such as LORA"
+            ) from error
     return merged
 
 
@@ -124,12 +136,19 @@ def _put_on(base: PreTrainedModel, folder: Path, name: str) -> Any:
         result = adapted.load_adapter(
             str(folder), "default", key_mapping=getattr(base, "_checkpoint_conversion_mapping", {})
         )
-    wrong = [f"{key} is missing" for key in result.missing_keys]
+    wrong = [f"{key} is missing" for key in _not_loaded(adapted, result.missing_keys)]
     wrong += [f"{key} has no place in the base" for key in result.unexpected_keys if key not in twice]
     if wrong:
         more = f" and {len(wrong) - 2} more" if len(wrong) > 2 else ""
         raise ValueError(f"model: the adapter {name} does not fit its base: {'; '.join(wrong[:2])}{more}")
     return adapted.eval()
+
+
+def _not_loaded(adapted: Any, missing: Sequence[str]) -> list[str]:
+    """Missing tensors, but for those that are another name of one that was loaded: VB-LoRA's layers share theirs."""
+    named = dict(adapted.named_parameters(remove_duplicate=False))
+    loaded = {id(named[name]) for name in named.keys() - set(missing)}
+    return [name for name in missing if name not in named or id(named[name]) not in loaded]
 
 
 def _saved_twice(file: Any) -> set[str]:
@@ -149,7 +168,8 @@ def _probe_logits(model: Any) -> Tensor:
     config = model.config.get_text_config()
     length = min(16, getattr(config, "max_position_embeddings", None) or 16)
     rows = torch.linspace(0, model.get_input_embeddings().weight.shape[0] - 1, length).long()[None]
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # SHiRA's sparse tensors make torch warn, which users cannot help
         logits: Tensor = model(input_ids=rows.to(next(model.parameters()).device)).logits
     return logits.float()
 

@@ -1,7 +1,8 @@
 # make reproduce: install, run the paper's main effects on this machine, write runs/reproduce-nano/report.html
 # make test:      install, then every check that CI runs (tests side by side, a file to a process)
 # make test-cuda: what is about a GPU, on a machine that has one; the other tests run on the CPU everywhere
-# make mutants:   change the code in one place at a time and see whether a test notices; hours, goes on where it stopped
+# make mutants:   change the code in one place at a time and see whether a test notices; goes on where it stopped.
+#                 SAMPLE=60 tries so many changes of every file, drawn by chance (SEED)
 # make docs:     the READMEs and the API as pages, build/docs/index.html (python -m http.server -d build/docs: with search)
 # make test-interop: other libraries on what we publish, in an environment of their own; fills the README's table
 
@@ -12,6 +13,8 @@ INSTALLED := .venv/.installed
 INTEROP := .venv-interop
 
 PROCESSES ?= 2
+SAMPLE ?= 0
+SEED ?= 0
 
 .PHONY: reproduce test test-slow test-cuda mutants test-interop docs install format clean
 
@@ -33,8 +36,7 @@ test-cuda: install
 
 mutants: install
 	$(BIN)/python -m pip install --quiet --editable ".[mutants]" --constraint constraints.txt
-	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children $(PROCESSES)
-	$(BIN)/python tests/mutants.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py --processes $(PROCESSES) --sample $(SAMPLE) --seed $(SEED)
 
 test-interop: $(INTEROP)/.installed
 	rm -f runs/interop.json

@@ -1,10 +1,28 @@
+"""How a model is pruned for a behavior, and what a run that prunes says and keeps."""
+
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
 import torch
 
+from ftmech_hf.activations import find_units
+from ftmech_hf.analysis.ablation import importance_agreement
+from ftmech_hf.analysis.pruning import magnitude_importance, random_importance
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
-from ftmech_hf.jobs.pruning_sweep import prune_for
+from ftmech_hf.jobs.pruning import PUBLICATIONS, UNITS, PruneConfig, _find_behavior, _score, prune
+from ftmech_hf.jobs.pruning_sweep import behavior_importance, exact_importance, prune_for
+from ftmech_hf.models.loading import load_model, load_tokenizer
+from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
+from ftmech_hf.report.charts import new_figure
+from ftmech_hf.runs import FinishedRun
+from ftmech_hf.tasks import Capability, PcfgShape, RowStream, for_capability
+from tests.conftest import make_llama
 from tests.studies.planted import make_rows, make_wrapped
 
 
@@ -31,3 +49,169 @@ def test_the_number_of_neurons_is_not_chosen_on_the_set_that_is_reported() -> No
 
     assert best(never) == 1
     assert best(rows[650:750]) == 8
+
+
+CONFIG = PruneConfig(
+    unit="row", sizes=[0, 1, 2, 5], max_best_k=3, num_random=1, num_random_at_best=3, score_rows=24, exact_rows=6,
+    eval_rows=40, seed=4,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of a small model with the procedural task's tokenizer."""
+    folder = tmp_path_factory.mktemp("model")
+    made = make_llama(len(SHAPE.vocabulary))
+    made.save_pretrained(folder)
+    save_tokenizer(build_tokenizer(SHAPE.vocabulary), folder)
+    return str(folder)
+
+
+SHAPE = PcfgShape(text_length=12, count_window=8, index_occurrence=2, token_at_position=6)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"sizes": []}, r"sizes: \[\], expected numbers of 0 or more"),
+    ({"sizes": [1, -1]}, r"sizes: \[1, -1\], expected numbers of 0 or more"),
+    ({"sizes": [0, 4]}, r"sizes: \[0, 4\], expected at least one from 1 to max_best_k: 3"),
+    ({"exact_rows": -1}, "exact_rows: -1, expected 0 or more"),
+    ({"unit": "weight"}, "unit: weight has too many units to ablate each; leave out exact_rows and score: exact"),
+    ({"unit": "weight", "exact_rows": 0, "score": "exact"}, "unit: weight has too many units"),
+    ({"schedule": "iterative", "score": "magnitude"}, "schedule: iterative, but score: magnitude does not depend on"),
+    ({"schedule": "iterative", "score": "random"}, "score: random does not depend on what is pruned already"),
+    *(({name: 0}, f"{name}: 0") for name in ("max_best_k", "num_random_at_best", "score_rows", "eval_rows")),
+])  # fmt: skip
+def test_what_cannot_be_pruned_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(CONFIG, **changes)
+
+
+def test_what_can_be_is_not() -> None:
+    dataclasses.replace(CONFIG, sizes=[3], exact_rows=0)
+    dataclasses.replace(CONFIG, unit="weight", exact_rows=0)
+    dataclasses.replace(CONFIG, schedule="iterative", score="exact", unit="head")
+
+
+def test_the_procedural_task_asks_for_the_pretraining_capability() -> None:
+    for changes, fitted in (({}, 24), ({"exact_rows": 50}, 50)):
+        behavior = _find_behavior(dataclasses.replace(CONFIG, **changes, operator="index"), SHAPE)
+        asked = {
+            "index_a": for_capability(SHAPE, Capability("index", "a")),
+            "index_b_cte0": for_capability(SHAPE, Capability("index", "b"), 0.0),
+            "index_b_cte1": for_capability(SHAPE, Capability("index", "b"), 1.0),
+        }
+        assert list(behavior.tests) == list(asked)
+        assert behavior.name == "index_a"
+        expected = {"train": ("probe", fitted), "validation": ("validation", 40)}
+        for name, (split, number) in expected.items():
+            rows = RowStream(asked["index_a"], seed=4, split=split).rows(0, number).token_ids
+            assert getattr(behavior, name).token_ids.numpy().tolist() == rows.tolist()
+        for name, task in asked.items():
+            rows = RowStream(task, seed=4, split="test").rows(0, 40).token_ids
+            assert behavior.tests[name].token_ids.numpy().tolist() == rows.tolist()
+
+
+def test_every_score_is_the_one_it_is_called(model: str) -> None:
+    loaded, behavior = load_model(model), _find_behavior(dataclasses.replace(CONFIG, exact_rows=50), SHAPE)
+    units = find_units(loaded, "head")
+    few = behavior.train[:24]
+    expected = {
+        "gradient": behavior_importance(loaded, units, behavior, few),
+        "exact": exact_importance(loaded, few, "head"),
+        "magnitude": magnitude_importance(units),
+        "random": random_importance(units, np.random.default_rng([4, 1])),
+    }
+    for name, importance in expected.items():
+        config = dataclasses.replace(CONFIG, score=name, unit="head", exact_rows=0)  # type: ignore[arg-type]
+        found = _score(config, loaded, units, behavior)
+        assert found.keys() == importance.keys()
+        assert all(torch.equal(found[group], values) for group, values in importance.items())
+
+
+@pytest.fixture(scope="module")
+def pruned_run(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[FinishedRun, list[tuple[int, int, str]]]:
+    seen: list[tuple[int, int, str]] = []
+    folder = str(tmp_path_factory.mktemp("runs") / "prune")
+    config = dataclasses.replace(CONFIG, model=model, output_dir=folder, save_pruned=True, num_random=2)
+    run = prune(config, SHAPE, progress=lambda *at: seen.append(at))
+    again = prune(config, SHAPE)  # is found, and not made again
+    assert (again.path, again.finished) == (run.path, True)
+    return FinishedRun(run.path), seen
+
+
+def test_a_run_says_what_pruning_gave(pruned_run: tuple[FinishedRun, Any], model: str) -> None:
+    run, seen = pruned_run
+    summary, table = run.summary, run.table
+    best = table[(table["num_pruned"] == summary["best_k"])]
+    assert summary["best_k"] in (1, 2)
+    assert (summary["unit"], summary["score"], summary["schedule"]) == ("row", "gradient", "single")
+    chosen = best[best["method"] == "importance"].iloc[0]
+    sets = ["validation", "count_a", "count_b_cte0", "count_b_cte1"]
+    assert summary["accuracy_by_set"] == {name: chosen[name] for name in sets}
+    assert summary["accuracy"] == chosen["count_a"]
+    assert summary["random_accuracy"] == best[best["method"] == "random"]["count_a"].mean()
+    assert (best["method"] == "random").sum() == 3
+    assert len(seen) == len(table) == 4 + 3 * 2 + 1
+    assert seen[-1] == (len(seen), len(seen), "")
+    # the same search by hand, with the settings of the run
+    loaded, behavior = load_model(model), _find_behavior(CONFIG, SHAPE)
+    found = prune_for(
+        loaded, behavior, sizes=CONFIG.sizes, max_best_k=3, num_random=2, num_random_at_best=3, seed=4,
+        score=lambda units: behavior_importance(loaded, units, behavior, behavior.train),
+    )  # fmt: skip
+    assert summary["pruned"] == found.pruning.pruned
+    pd.testing.assert_frame_equal(table, pd.DataFrame(found.pruning.rows()))
+    exact = exact_importance(loaded, behavior.train[:6], "row")
+    agreement = importance_agreement(found.importance, exact, top=3, seed=4)
+    written = summary["exact"]
+    assert written == {**agreement.summary(), "by_group": written["by_group"]}
+    assert written["by_group"] == pytest.approx(agreement.by_group, nan_ok=True)
+    expected = [
+        (group, number, float(score), float(exact[group][number]))
+        for group, scores in found.importance.items() for number, score in enumerate(scores)
+    ]  # fmt: skip
+    importance = pd.read_parquet(run.path / "importance.parquet")
+    assert list(importance) == ["group", "number", "score", "exact"]
+    assert list(importance.itertuples(index=False, name=None)) == expected
+
+
+def test_the_model_that_is_kept_is_the_pruned_one(pruned_run: tuple[FinishedRun, Any], model: str) -> None:
+    run, _ = pruned_run
+    kept, expected = load_model(str(run.path)), load_model(model)
+    units = find_units(expected, "row")
+    for name in run.summary["pruned"]:
+        group, number = name[:-1].rsplit("[", 1)
+        with torch.no_grad():
+            units[group].weight.movedim(units[group].axis, 0)[int(number)] = 0
+    for name, value in expected.state_dict().items():
+        assert torch.equal(kept.state_dict()[name], value)
+    assert load_tokenizer(str(run.path)).get_vocab() == build_tokenizer(SHAPE.vocabulary).get_vocab()
+    card = (run.path / "README.md").read_text()
+    assert "# prune" in card
+    for said in (*run.summary["pruned"], "LlamaForCausalLM", run.hash, f"torch {torch.__version__}"):
+        assert said in card
+
+
+def test_what_is_published_of_a_run(pruned_run: tuple[FinishedRun, Any]) -> None:
+    run, _ = pruned_run
+    (publication,) = PUBLICATIONS
+    assert (publication.kind, publication.holds) == ("prune", "table")
+    assert publication.question == "Does zeroing a few neurons bring a capability back?"
+    found = run.summary
+    assert list(publication.state(run, "model")) == [
+        f"With {found['best_k']} rows of weight matrices set to zero, a number chosen on other rows, it answers "
+        f"`count_a` right in {100 * found['accuracy']:.1f} % of the prompts; with as many random ones in "
+        f"{100 * found['random_accuracy']:.1f} %, and always giving one answer would be right in "
+        f"{100 * (run.floor('count_a') or 0):.1f} %. (40 rows, seed 4)"
+    ]
+    assert UNITS == {"row": "rows of weight matrices", "weight": "weights", "activation": "MLP activations",
+                     "head": "attention heads"}  # fmt: skip
+    (picture,) = publication.pictures(run)
+    assert (picture.file, picture.caption) == (
+        "pruning_row.png", "Accuracy against the number of rows of weight matrices set to zero, beside random ones",
+    )  # fmt: skip
+    ax = new_figure(4, 3).add_subplot()
+    picture.draw(ax)
+    assert ax.get_title() == "Pruned rows of weight matrices"
+    at_start = run.table[run.table["num_pruned"] == 0].iloc[0]["count_a"]
+    assert at_start in [float(y[0]) for line in ax.get_lines() if len(y := np.asarray(line.get_ydata()))]

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from ftmech_hf.analysis.revival import steps_to_revival
 from ftmech_hf.config import clean_exit
 from ftmech_hf.hub import HubConfig, plan_push, push_run
 from ftmech_hf.jobs.training import FinetuneConfig, finetune, parse_training
+from ftmech_hf.jobs.training_card import read_revival
 from ftmech_hf.report.console import print_published, print_run
-from ftmech_hf.runs import FinishedRun, read_metrics
+from ftmech_hf.runs import FinishedRun
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.settings import TrainConfig
 
@@ -26,9 +26,9 @@ def main(argv: list[str] | None = None) -> None:
         )
         repo_id = plan_push(hub, config.output_dir)
         run = finetune(dataclasses.replace(config, split="reverse"), task, train, adapter, objective)
-        if run.is_main and (accuracy := FinishedRun(run.path).accuracy):
+        if run.is_main and (accuracy := (made := FinishedRun(run.path)).accuracy):
             capability = accuracy[0]["name"]  # the base operand's
-            revival = steps_to_revival(read_metrics(run.path), capability)
+            revival = read_revival(made, capability)
             reached = (
                 f"at step {revival.steps}" if revival.steps is not None else f"not within {revival.last_step} steps"
             )

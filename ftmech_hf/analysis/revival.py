@@ -1,10 +1,20 @@
-"""How many steps of reverse fine-tuning bring a capability back? Always read beside the control's number."""
+"""How many steps of reverse fine-tuning bring a capability back? Always read beside the control's number.
+
+Steps to a threshold are a first passage: a model whose accuracy stays below the threshold gets there by luck sooner or
+later, if one evaluation on few rows is enough. So two evaluations in a row must be at the threshold, and those near it
+take many rows (:mod:`ftmech_hf.statistics.crossing`). The area under the curve, which asks for no threshold, stands
+beside the steps.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -12,14 +22,16 @@ class RevivalResult:
     """When a capability came back under reverse fine-tuning.
 
     Attributes:
-        steps: the first evaluated optimizer step at or above the threshold; None if it was never reached.
+        steps: the first of two evaluated optimizer steps in a row at or above the threshold; None if there are none.
         last_step: the last evaluated step, a lower bound where ``steps`` is None.
         threshold: the accuracy that counts as revived, 0 to 1.
+        area: mean accuracy over the logarithm of the step, 0 to 1; see :func:`area_over_log_steps`.
     """
 
     steps: int | None
     last_step: int
     threshold: float
+    area: float
 
     def rows(self) -> list[dict[str, Any]]:
         """The tidy table: one row."""
@@ -27,7 +39,10 @@ class RevivalResult:
 
     def summary(self) -> dict[str, Any]:
         """The same, under the names of published tables."""
-        return {"steps_to_revival": self.steps, "last_step": self.last_step, "threshold": self.threshold}
+        return {
+            "steps_to_revival": self.steps, "last_step": self.last_step, "threshold": self.threshold,
+            "revival_area": self.area,
+        }  # fmt: skip
 
     @property
     def at_least(self) -> int:
@@ -51,5 +66,55 @@ def steps_to_revival(
     curve = [(int(line["step"]), float(line[f"accuracy/{capability}"])) for line in metrics]
     if not curve:
         raise ValueError("metrics: holds no evaluation")
-    reached = next((step for step, accuracy in curve if accuracy >= threshold), None)
-    return RevivalResult(reached, curve[-1][0], threshold)
+    pairs = itertools.pairwise(curve)
+    reached = next((step for (step, one), (_, other) in pairs if min(one, other) >= threshold), None)
+    return RevivalResult(reached, curve[-1][0], threshold, area_over_log_steps(curve))
+
+
+def area_over_log_steps(curve: Sequence[tuple[int, float]]) -> float:
+    """The area under an accuracy curve over log(1 + step), as a share of what accuracy 1 throughout would have.
+
+    With evaluations at steps s_0 < ... < s_n and x_i = log(1 + s_i) it is the trapezoidal
+    sum_i (x_i - x_(i-1)) (a_i + a_(i-1)) / 2, over x_n - x_0; of a single evaluation its accuracy. Areas are compared
+    between curves of the same first and last step only.
+
+    Args:
+        curve: (step, accuracy), in order.
+    """
+    if len(curve) == 1:
+        return curve[0][1]
+    steps, accuracy = (np.asarray(column, float) for column in zip(*curve, strict=True))
+    place = np.log1p(steps)
+    return float(np.trapezoid(accuracy, place) / (place[-1] - place[0]))
+
+
+class RevivalRatio(NamedTuple):
+    """How many times as many steps one model takes to come back as another, and what is known of that.
+
+    Attributes:
+        value: the ratio, or the bound on it.
+        at_least: the ratio may be larger: the slower model was never back.
+        at_most: it may be smaller: the faster model was never back. With both, nothing is known.
+    """
+
+    value: float
+    at_least: bool = False
+    at_most: bool = False
+
+
+def revival_ratio(fast: RevivalResult, slow: RevivalResult) -> RevivalRatio:
+    """Steps of ``slow``, such as a control, over those of ``fast``; a model that was back before it began took one."""
+    value = max(1, slow.at_least) / max(1, fast.at_least)
+    return RevivalRatio(value, at_least=slow.steps is None, at_most=fast.steps is None)
+
+
+def geometric_mean(ratios: Sequence[RevivalRatio]) -> RevivalRatio:
+    """The geometric mean of ratios, a bound if one of them is.
+
+    Ratios of steps spread evenly on a logarithmic scale; a mean of the ratios themselves follows the largest.
+
+    Args:
+        ratios: at least one.
+    """
+    value = math.exp(sum(math.log(each.value) for each in ratios) / len(ratios))
+    return RevivalRatio(value, any(each.at_least for each in ratios), any(each.at_most for each in ratios))

@@ -10,6 +10,7 @@ and is found again as that.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import time
@@ -29,6 +30,7 @@ from ftmech_hf.jobs.training import FinetuneConfig
 from ftmech_hf.models.identity import model_hash
 from ftmech_hf.models.loading import check_vocabulary, load_model
 from ftmech_hf.runs import CHECKPOINTS, RunDir, write_json
+from ftmech_hf.statistics.crossing import count_right
 from ftmech_hf.tasks import RowStream, Task
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
@@ -217,20 +219,33 @@ class _Stack:
 
     @torch.no_grad()
     def _evaluate(self, step: int, losses: Tensor | None) -> None:
-        number = self.config.final_eval_rows if step == self.config.steps else self.config.eval_rows
-        lines: list[dict[str, Any]] = [{"step": step, "eval_rows": number} for _ in self.runs]
+        sizes = self.config.eval_sizes(step)
+        lines: list[dict[str, Any]] = [{"step": step, "eval_rows": sizes[0]} for _ in self.runs]
         if losses is not None:
             for line, loss in zip(lines, losses.tolist(), strict=True):
                 line["loss"] = loss
         for name, streams in self.tests.items():
-            token_ids = torch.stack([torch.from_numpy(stream.rows(0, number).token_ids) for stream in streams])
-            right = torch.zeros(len(self.runs), device=self.device)
-            for rows in token_ids.to(self.device).split(EVAL_BATCH, dim=1):
-                right += (self._logits(self._named(), rows).argmax(-1) == rows[..., -2]).sum(1)
-            for line, count in zip(lines, right.tolist(), strict=True):
-                line[f"accuracy/{name}"] = count / number
+            counts = functools.cache(functools.partial(self._count_right, streams))  # of all runs, if one of them asks
+            for run, line in enumerate(lines):
+                right, number = count_right(
+                    lambda at, run=run, counts=counts: counts(at.start, at.stop)[run],  # type: ignore[misc]
+                    sizes,
+                    self.config.eval_near,
+                )
+                line[f"accuracy/{name}"] = right / number
+                if number > sizes[0]:
+                    line[f"eval_rows/{name}"] = number
         for (_, folder), line in zip(self.runs, lines, strict=True):
             folder.log(line)
+
+    def _count_right(self, streams: Sequence[RowStream], start: int, stop: int) -> list[int]:
+        """How many of some rows of its own test set each run answers right."""
+        token_ids = torch.stack([torch.from_numpy(stream.rows(start, stop).token_ids) for stream in streams])
+        right = torch.zeros(len(self.runs), dtype=torch.long, device=self.device)
+        for rows in token_ids.to(self.device).split(EVAL_BATCH, dim=1):
+            right += (self._logits(self._named(), rows).argmax(-1) == rows[..., -2]).sum(1)
+        counts: list[int] = right.tolist()
+        return counts
 
     def _save(self, seconds: float) -> None:
         share = seconds / len(self.runs)

@@ -35,6 +35,8 @@ def check_suits(objective: Objective, train: TrainConfig, task: Task, name: str)
     if objective.needs not in task.offers:
         expected = " or ".join(each for each, kind in OBJECTIVES.items() if kind.needs in task.offers)
         raise ValueError(f"objective: {train.objective} does not suit the rows of task {name}: {expected}")
+    if train.eval_near is not None and "accuracy" not in task.measures:
+        raise ValueError(f"eval_near: {train.eval_near}, but no accuracy is measured of the rows of task {name}")
 
 
 @dataclass(frozen=True)

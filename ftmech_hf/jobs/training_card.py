@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ftmech_hf.analysis.forgetting import measure_forgetting
-from ftmech_hf.analysis.revival import steps_to_revival
+from ftmech_hf.analysis.revival import RevivalResult, steps_to_revival
 from ftmech_hf.jobs.publication import Picture, Publication, as_percent
 from ftmech_hf.runs import FinishedRun
 
@@ -27,13 +27,18 @@ def _state_change(run: FinishedRun, label: str) -> list[str]:
     return [f"From before this training ({first} rows each) to after ({rows}): {'; '.join(changes)}."]
 
 
+def read_revival(run: FinishedRun, test_set: str) -> RevivalResult:
+    """When a run brought a capability back: at the accuracy that its evaluations looked for, 95 % if at none."""
+    return steps_to_revival(run.metrics, test_set, threshold=run.config.get("eval_near") or 0.95)
+
+
 def _state_revival(run: FinishedRun, label: str) -> list[str]:
     """The same, and after how many steps the capability was back."""
     lines = run.metrics
     answers = [key.removeprefix("accuracy/") for key in lines[-1] if key.startswith("accuracy/")]
     if label or not answers:
         return _state_change(run, label)
-    revival = steps_to_revival(lines, answers[0])
+    revival = read_revival(run, answers[0])
     when = f"at step {revival.steps}" if revival.steps is not None else f"not within {revival.last_step} steps"
     return [
         *_state_change(run, label),

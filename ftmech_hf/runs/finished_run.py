@@ -145,10 +145,11 @@ def accuracy_of(line: Mapping[str, Any], floors: Floors | None = None) -> list[d
     for key, value in line.items():
         if key.startswith("accuracy/"):
             name = key.removeprefix("accuracy/")
-            _, low, high = share_interval(round(value * line["eval_rows"]), line["eval_rows"])
-            known = (floors or {}).get((name, line["eval_rows"]), {})
+            number = line.get(f"eval_rows/{name}", line["eval_rows"])
+            _, low, high = share_interval(round(value * number), number)
+            known = (floors or {}).get((name, number), {})
             more = {column: known.get(column) for column in ("floor", "text_free")}
-            rows.append({"name": name, "value": value, "low": low, "high": high, "rows": line["eval_rows"], **more})
+            rows.append({"name": name, "value": value, "low": low, "high": high, "rows": number, **more})
     return rows
 
 

@@ -20,12 +20,13 @@ class Share(NamedTuple):
     high: float
 
 
-def share_interval(right: int, number: int) -> Share:
-    """A share with its 95 % Wilson interval.
+def share_interval(right: int, number: int, *, confidence: float = CONFIDENCE) -> Share:
+    """A share with its Wilson interval, of 95 % if nothing else is said.
 
     Args:
         right: how many of them, 0 to ``number``.
         number: of independent rows.
+        confidence: of the interval, 0 to 1.
 
     Raises:
         ValueError: there is nothing, or more is right than there is.
@@ -34,7 +35,7 @@ def share_interval(right: int, number: int) -> Share:
         raise ValueError(f"right: {right} of {number}, expected at least one, and no more right than there are")
     from scipy import stats
 
-    interval = stats.binomtest(right, number).proportion_ci(CONFIDENCE, method="wilson")
+    interval = stats.binomtest(right, number).proportion_ci(confidence, method="wilson")
     return Share(right / number, float(interval.low), float(interval.high))
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from ftmech_hf.statistics.crossing import count_right
 from ftmech_hf.tasks import Rows, RowStream, Task
 from ftmech_hf.tasks.schema import Offer
 from ftmech_hf.training.objectives import AnswerOnly, Batch, Documents, NextToken, Objective
@@ -24,14 +25,19 @@ def answer_logits(model: nn.Module, token_ids: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def answer_accuracy(model: nn.Module, token_ids: Tensor, *, batch_size: int = 256) -> float:
-    """Share of rows (B, T) whose answer has the highest logit of the whole vocabulary."""
+def count_answers(model: nn.Module, token_ids: Tensor, *, batch_size: int = 256) -> int:
+    """Rows (B, T) whose answer has the highest logit of the whole vocabulary."""
     device = next(model.parameters()).device
     right = 0
     for rows in token_ids.split(batch_size):
         rows = rows.to(device)
         right += int((answer_logits(model, rows).argmax(-1) == rows[:, -2]).sum())
-    return right / len(token_ids)
+    return right
+
+
+def answer_accuracy(model: nn.Module, token_ids: Tensor, *, batch_size: int = 256) -> float:
+    """Share of rows (B, T) whose answer has the highest logit of the whole vocabulary."""
+    return count_answers(model, token_ids, batch_size=batch_size) / len(token_ids)
 
 
 @torch.no_grad()
@@ -52,21 +58,21 @@ def documents_mean_loss(model: nn.Module, token_ids: Tensor, *, batch_size: int 
 
 
 @torch.no_grad()
-def text_accuracy(model: nn.Module, batches: Iterable[Batch]) -> float:
-    """Share of rows of which every token of the answer is the most likely one after the right tokens before it.
+def count_texts(model: nn.Module, batches: Iterable[Batch]) -> int:
+    """Rows of which every token of the answer is the most likely one after the right tokens before it.
 
     That is whether greedy decoding begins with the answer.
     """
     device, objective = next(model.parameters()).device, AnswerOnly()
-    right = number = 0
+    right = 0
     for batch in batches:
         assert batch.answers is not None
         shown = objective.shown(batch.to(device))
         given = model(shown.token_ids, **shown.options).logits[:, -batch.from_first :].argmax(-1).cpu()
         last = slice(-batch.from_first, None)
         agrees = (given == batch.token_ids[:, last]) | ~batch.answers[:, last]
-        right, number = right + int(agrees.all(1).sum()), number + len(batch)
-    return right / number
+        right += int(agrees.all(1).sum())
+    return right
 
 
 MEASURED_BY: dict[Offer, type[Objective]] = {"documents": Documents, "answers": AnswerOnly, "tokens": NextToken}
@@ -84,7 +90,7 @@ class Evaluation:
     def __init__(self, test_sets: Mapping[str, RowStream], task: Task) -> None:
         self.test_sets, self.measures = test_sets, task.measures
         self.objective = next(kind() for offer, kind in MEASURED_BY.items() if offer in task.offers)
-        self._rows: dict[tuple[str, int], Rows] = {}
+        self._rows: dict[tuple[str, int, int], Rows] = {}
 
     def __len__(self) -> int:
         return len(self.test_sets)
@@ -94,27 +100,53 @@ class Evaluation:
         there = [stream.task.num_rows(stream.split) for stream in self.test_sets.values()]
         return min([wanted, *(number for number in there if number is not None)])
 
-    def __call__(self, model: nn.Module, number: int) -> dict[str, float]:
-        """``MEASURE/NAME`` -> value, on the first rows of each test set; the model is left in evaluation mode."""
+    def __call__(self, model: nn.Module, sizes: Sequence[int], near: float | None = None) -> dict[str, float]:
+        """Measure all test sets; the model is left in evaluation mode.
+
+        Args:
+            model: that is trained.
+            sizes: the first rows of each test set that are measured; further ones are gone on to where an accuracy
+                may be ``near`` a threshold.
+            near: that threshold, if there is one.
+
+        Returns:
+            ``MEASURE/NAME`` -> value, and ``eval_rows/NAME`` -> rows of an accuracy that took more than ``sizes[0]``.
+        """
         model.eval()
-        found = {}
-        for name, stream in self.test_sets.items():
-            if (name, number) not in self._rows:
-                self._rows[name, number] = stream.rows(0, number)
+        found: dict[str, float] = {}
+        for name in self.test_sets:
             for measure in self.measures:
-                found[f"{measure}/{name}"] = self._measure(model, measure, self._rows[name, number])
+                if measure == "accuracy":
+                    right, number = count_right(lambda at, name=name: self._count(model, name, at), sizes, near)  # type: ignore[misc]
+                    found[f"accuracy/{name}"] = right / number
+                    if number > sizes[0]:
+                        found[f"eval_rows/{name}"] = number
+                else:
+                    rows = self._rows_of(name, slice(0, sizes[0]))
+                    found[f"{measure}/{name}"] = mean_loss(model, self.objective, _batches(rows))
         return found
 
-    def _measure(self, model: nn.Module, measure: str, rows: Rows) -> float:
-        if measure == "accuracy" and rows.answers is None:
-            return answer_accuracy(model, torch.from_numpy(rows.token_ids))
-        batches = (Batch.of(rows[place : place + LOSS_ROWS]) for place in range(0, len(rows), LOSS_ROWS))
-        return text_accuracy(model, batches) if measure == "accuracy" else mean_loss(model, self.objective, batches)
+    def _count(self, model: nn.Module, name: str, at: slice) -> int:
+        rows = self._rows_of(name, at)
+        if rows.answers is None:
+            return count_answers(model, torch.from_numpy(rows.token_ids))
+        return count_texts(model, _batches(rows))
+
+    def _rows_of(self, name: str, at: slice) -> Rows:
+        key = (name, at.start, at.stop)
+        if key not in self._rows:
+            self._rows[key] = self.test_sets[name].rows(at.start, at.stop)
+        return self._rows[key]
+
+
+def _batches(rows: Rows) -> Iterable[Batch]:
+    return (Batch.of(rows[place : place + LOSS_ROWS]) for place in range(0, len(rows), LOSS_ROWS))
 
 
 def in_words(found: Mapping[str, float]) -> str:
     """The first two of what was measured, for a progress bar."""
+    measured = [(name, value) for name, value in found.items() if not name.startswith("eval_rows/")]
     return ", ".join(
         f"{name.partition('/')[2]} {value:.1%}" if name.startswith("accuracy/") else f"{name} {value:.3f}"
-        for name, value in list(found.items())[:2]
+        for name, value in measured[:2]
     )

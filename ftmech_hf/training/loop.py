@@ -270,12 +270,13 @@ class _Training:
         return total
 
     def _evaluate(self, step: int, loss: float | None) -> str:
-        rows = self.config.final_eval_rows if step == self.config.last_step else self.config.eval_rows
+        sizes = self.config.eval_sizes(step)
         if self.config.max_steps is not None:
-            rows = min(rows, DRY_RUN_ROWS)
-        rows = self.evaluation.num_rows(rows)
+            sizes = [min(sizes[0], DRY_RUN_ROWS)]
+        sizes = list(dict.fromkeys(map(self.evaluation.num_rows, sizes)))  # there may be no more rows
+        rows = sizes[0]
         with self.clock.evaluation(rows * len(self.evaluation)):
-            found = self.evaluation(self.model, rows)
+            found = self.evaluation(self.model, sizes, self.config.eval_near)
         line: dict[str, Any] = {"step": step, "eval_rows": rows, **({} if loss is None else {"loss": loss})}
         self.run.log(line | found)
         self.accelerator.log({key: value for key, value in (line | found).items() if key != "step"}, step=step)
@@ -293,8 +294,7 @@ class _Training:
     def _projection(self) -> dict[str, Any]:
         config = self.config
         whole = dataclasses.replace(config, max_steps=None)
-        evaluations = len(whole.eval_steps()) - 1
-        eval_rows = len(self.evaluation) * (evaluations * config.eval_rows + config.final_eval_rows)
+        eval_rows = len(self.evaluation) * sum(whole.eval_sizes(step)[-1] for step in whole.eval_steps())  # at most
         tokens = config.steps * config.batch_size * self.tokens_per_row
         flops = training_flops(self.raw_model, tokens)
         return project(self.clock, config.steps, eval_rows, flops, config.price_per_hour)

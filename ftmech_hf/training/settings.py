@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ftmech_hf.statistics.crossing import NEAR_ROWS, look_sizes
+
 Precision = Literal["auto", "no", "bf16"]
 
 
@@ -51,11 +53,21 @@ class TrainConfig:
         default=0.0, metadata={"help": "weight of the distance of the features from those of the starting model"}
     )
     num_evals: int = field(default=6, metadata={"help": "log-spaced evaluations, beside those before and after"})
+    evals_per_decade: int = field(
+        default=0, metadata={"help": "evaluations while steps grow tenfold, in place of num_evals; 0 for that"}
+    )
     eval_at: list[int] = field(
         default_factory=list, metadata={"help": "steps to evaluate after, in place of the log-spaced ones"}
     )
     eval_rows: int = field(default=128, metadata={"help": "rows per test set in those evaluations"})
     final_eval_rows: int = field(default=512, metadata={"help": "rows per test set in the last one"})
+    eval_near: float | None = field(
+        default=None,
+        metadata={
+            "help": "an accuracy whose crossing is looked for: where eval_rows leave in doubt on which side one is, "
+            f"evaluations before the last take up to {NEAR_ROWS} rows"
+        },
+    )
     snapshots: list[int] = field(
         default_factory=list, metadata={"help": "steps after which the model is kept, in snapshots/ of the run"}
     )
@@ -85,9 +97,10 @@ class TrainConfig:
         self._check(("lr", "muon_lr", "max_grad_norm"), lambda value: 0 < value < math.inf, "a number above 0")
         shares = ("warmup_fraction", "final_lr_fraction", "adam_beta1", "adam_beta2")
         self._check(shares, lambda value: 0 <= value <= 1, "a number between 0 and 1")
-        weights = ("steps", "seed", "num_evals", "weight_decay", "l2sp", "ldifs")
+        weights = ("steps", "seed", "num_evals", "evals_per_decade", "weight_decay", "l2sp", "ldifs")
         self._check(weights, lambda value: 0 <= value < math.inf, "0 or more")
         self._check(("max_steps", "price_per_hour"), lambda value: value is None or value > 0, "a number above 0")
+        self._check(("eval_near",), lambda value: value is None or 0 < value < 1, "an accuracy between 0 and 1")
         within = f"steps between 1 and steps: {self.steps}"
         self._check(("eval_at", "snapshots"), lambda at: all(1 <= step <= self.steps for step in at), within)
 
@@ -108,6 +121,18 @@ class TrainConfig:
         """
         if self.max_steps is not None:
             return {self.last_step}
-        spaced = np.geomspace(1, self.steps, self.num_evals) if self.num_evals and self.steps else np.array([])
+        number = self.num_evals
+        if self.evals_per_decade and self.steps:
+            number = math.ceil(self.evals_per_decade * math.log10(self.steps)) + 1
+        spaced = np.geomspace(1, self.steps, number) if number and self.steps else np.array([])
         asked = self.eval_at or [int(step) for step in np.round(spaced)]
         return {0, self.last_step, *(step for step in asked if step <= self.last_step)}
+
+    def eval_sizes(self, step: int) -> list[int]:
+        """Rows of each test set that the evaluation after a step takes, and those that it goes on to if it must.
+
+        The last evaluation is of ``final_eval_rows``, whatever it finds.
+        """
+        if step == self.last_step:
+            return [self.final_eval_rows]
+        return [self.eval_rows] if self.eval_near is None else look_sizes(self.eval_rows)

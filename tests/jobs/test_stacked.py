@@ -32,12 +32,12 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return start_compiled(CompileConfig(output_dir=str(folder / "start"), final_eval_rows=64), TASK).path
 
 
-def make_runs(start: Path, root: Path) -> list[StackedRun]:
+def make_runs(start: Path, root: Path, **changes: Any) -> list[StackedRun]:
     runs = []
     for number, (lr, correlation, seed) in enumerate([(1e-3, 0.0, 0), (1e-4, 1.0, 0), (1e-3, 1.0, 1)]):
         task = dataclasses.replace(TASK, operand="7", correlation=correlation)
         config = FinetuneConfig(task="max_identifier", model=str(start), output_dir=str(root / f"run{number}"))
-        runs.append(StackedRun(config, task, dataclasses.replace(TRAIN, lr=lr, seed=seed)))
+        runs.append(StackedRun(config, task, dataclasses.replace(TRAIN, lr=lr, seed=seed, **changes)))
     return runs
 
 
@@ -60,6 +60,18 @@ def test_each_run_is_what_the_ordinary_loop_makes(start: Path, tmp_path: Path) -
         assert {name for name, _ in floors} == set(run.task.test_tasks())
         assert {path.name for path in made.path.iterdir()} == {path.name for path in alone.path.iterdir()}
         assert "import ftmech_hf" in (made.path / "README.md").read_text()
+
+
+def test_runs_of_a_stack_are_evaluated_on_as_many_rows_as_each_needs(start: Path, tmp_path: Path) -> None:
+    """Beside a threshold that one of them is near, and others are not."""
+    near = {"eval_near": 0.8, "steps": 40, "eval_at": [12]}
+    together = finetune_together(make_runs(start, tmp_path / "together", **near))
+    lines = [read_metrics(made.path) for made in together]
+    assert ["eval_rows/o_ft_cte1" in each[1] for each in lines] == [False, False, True]
+    for run, each in zip(make_runs(start, tmp_path / "alone", **near), lines, strict=True):
+        alone = read_metrics(finetune(*run).path)
+        for one, other in zip(each[:2], alone[:2], strict=True):
+            assert one == pytest.approx(other, rel=1e-3, abs=0.02)
 
 
 def test_an_interrupted_stack_goes_on_where_it_was(

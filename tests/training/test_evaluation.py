@@ -31,13 +31,23 @@ def test_the_first_rows_of_every_test_set_are_measured_and_made_once(task: PcfgC
     assert isinstance(evaluation.objective, AnswerOnly)
     for _ in range(2):
         for number in (300, 40):
-            found = evaluation(model, number)
+            found = evaluation(model, [number])
             assert found == {
                 f"accuracy/{name}": answer_accuracy(model, torch.from_numpy(stream.rows(0, number).token_ids))
                 for name, stream in ((n, RowStream(task, seed=s, split="test")) for s, n in enumerate(sets))
             }
     assert [stream.asked for stream in sets.values()] == [[(0, 300), (0, 40)]] * 2
     assert not model.training
+
+
+def test_more_rows_are_measured_where_an_accuracy_may_be_near_the_threshold(task: PcfgConfig) -> None:
+    """Of a model that answers nothing right: by Wilson's formula 40 rows leave 21.3 % in doubt, and 160 rows 6.3 %."""
+    stream = Counted(task, seed=0, split="test")
+    evaluation, model = Evaluation({"one": stream}, task), make_gpt2(len(task.vocabulary))
+    assert evaluation(model, [40, 160, 400], 0.22) == {"accuracy/one": 0}
+    assert evaluation(model, [40, 160, 400], 0.21) == {"accuracy/one": 0, "eval_rows/one": 160}
+    assert stream.asked == [(0, 40), (40, 160)]
+    assert in_words({"accuracy/one": 0.5, "eval_rows/one": 160, "accuracy/two": 0.25}) == "one 50.0%, two 25.0%"
 
 
 def test_of_packed_documents_the_loss_is_measured_over_all_their_tokens() -> None:
@@ -47,7 +57,7 @@ def test_of_packed_documents_the_loss_is_measured_over_all_their_tokens() -> Non
     assert isinstance(evaluation.objective, Documents)
     model = make_gpt2(300)
     rows = torch.from_numpy(stream.rows(0, 70).token_ids)  # more than are in memory at a time
-    assert evaluation(model, 70) == {
+    assert evaluation(model, [70]) == {
         "loss/all": pytest.approx(documents_mean_loss(model, rows, batch_size=7), abs=1e-5)
     }
 

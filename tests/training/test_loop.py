@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from ftmech_hf.runs import RunDir, damaged_files, read_metrics
 from ftmech_hf.tasks import PcfgConfig, RowStream
 from ftmech_hf.training import loop
 from ftmech_hf.training.checkpoint import NotFinite, find_checkpoints, load_checkpoint, save_checkpoint
+from ftmech_hf.training.evaluation import answer_accuracy
 from ftmech_hf.training.loop import fit, start_accelerator
 from ftmech_hf.training.optim import build_optimizers
 from ftmech_hf.training.settings import TrainConfig
@@ -184,6 +186,37 @@ def test_the_model_is_evaluated_when_asked(tmp_path: Path, task: PcfgConfig) -> 
     assert [line["step"] for line in metrics] == [0, 2, 5, 9]
     with pytest.raises(ValueError, match=r"eval_at: \[10\], expected steps between 1 and steps: 9"):
         dataclasses.replace(CONFIG, eval_at=[10])
+
+
+def test_evaluations_near_a_crossing_take_more_rows(tmp_path: Path, task: PcfgConfig) -> None:
+    """Of 16 rows of a model that knows nothing, none right leaves 20 % in doubt, and of 64 no more."""
+    config = dataclasses.replace(CONFIG, eval_near=0.2, eval_at=[2, 5, 6])
+    _, metrics = train(tmp_path / "run", task, config)
+    assert [line["eval_rows"] for line in metrics] == [16, 16, 16, 16, 32]
+    assert metrics[0]["eval_rows/all"] == 64
+    assert {"eval_rows/all" in line for line in metrics[:-1]} == {True}
+    assert "eval_rows/all" not in metrics[-1]
+    rows = torch.from_numpy(RowStream(task, seed=0, split="test").rows(0, 64).token_ids)
+    start = make_gpt2(len(task.vocabulary)).eval()
+    assert metrics[0]["accuracy/all"] == answer_accuracy(start, rows)
+    with pytest.raises(Killed):
+        train(tmp_path / "cut", task, config, stop_at=5)
+    _, resumed = train(tmp_path / "cut", task, config)
+    assert resumed == metrics
+    _, far = train(tmp_path / "far", task, dataclasses.replace(config, eval_near=0.9))
+    assert [line.get("eval_rows/all") for line in far] == [None] * 5
+
+
+def test_steps_of_evaluations_per_factor_of_ten() -> None:
+    steps = sorted(TrainConfig(steps=3000, evals_per_decade=12).eval_steps())
+    for first in (10, 100):
+        assert 12 <= sum(first < step <= 10 * first for step in steps) <= 13
+    assert steps[:9] == [0, 1, 2, 3, 4, 5, 6, 7, 8]
+    assert steps[-1] == 3000
+    assert all(later <= 1.25 * step for step, later in itertools.pairwise(steps) if step >= 10)
+    assert TrainConfig(steps=1, evals_per_decade=12).eval_steps() == {0, 1}
+    with pytest.raises(ValueError, match=r"eval_near: 95.0, expected an accuracy between 0 and 1"):
+        TrainConfig(eval_near=95.0)
 
 
 def test_no_steps_leave_the_weights_as_they_are(tmp_path: Path, task: PcfgConfig) -> None:

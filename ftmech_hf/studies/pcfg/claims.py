@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ftmech_hf.analysis.revival import RevivalResult, steps_to_revival
+from ftmech_hf.analysis.revival import RevivalResult, revival_ratio
+from ftmech_hf.jobs.training_card import read_revival
 from ftmech_hf.models.loading import RANDOM_INIT
 from ftmech_hf.report.claims import Measurement
 from ftmech_hf.runs import FinishedRun
@@ -51,6 +52,8 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     Measurement("chance", "Always answering the most frequent count of a", "%"),
     Measurement("revival_steps", "Steps of reverse fine-tuning to 95 % on a", "steps", "about 3,000 (text)"),
     Measurement("control_revival_steps", "The same for the control", "steps", "about 4,500 (text)"),
+    Measurement("revival_area", "Accuracy on a while fine-tuned back, a mean over the logarithm of the step", "%"),
+    Measurement("control_revival_area", "The same for the control", "%"),
     Measurement("best_k", "Rows pruned to bring a back", "neurons", "5 to 15 (text)"),
     Measurement("pruned_b_cte1", "The same pruning: counts b where the correlation holds", "%", "falls (figures)"),
     Measurement("pruned_activations_a", "Zeroing at most 15 MLP activations brings a back", "%"),
@@ -80,7 +83,7 @@ CLAIMS_OF_MODELS = {
 
 def revival(run: FinishedRun) -> RevivalResult:
     """Steps to revival of counting a, from the training curve of a reversing run."""
-    return steps_to_revival(run.metrics, "count_a", threshold=REVIVAL_THRESHOLD)
+    return read_revival(run, "count_a")
 
 
 class _Missing(Exception):
@@ -110,9 +113,9 @@ class _Seed:
         """Per cent."""
         return 100 * float(self.summary("probe")[model][number])
 
-    def steps(self, run: str) -> int:
-        """Of reverse fine-tuning, to revival."""
-        return revival(self._open(run)).at_least
+    def revival(self, run: str) -> RevivalResult:
+        """By reverse fine-tuning."""
+        return revival(self._open(run))
 
 
 _MEASURES: dict[str, Callable[[_Seed], float]] = {
@@ -129,10 +132,12 @@ _MEASURES: dict[str, Callable[[_Seed], float]] = {
     "random_pruned_a": lambda seed: 100 * seed.summary("prune-rows")["random_accuracy"],
     "probe_gap": lambda seed: seed.probe("base", "accuracy") - seed.probe("finetuned", "accuracy"),
     "probe_shuffled": lambda seed: seed.probe("finetuned", "shuffled") - seed.probe("finetuned", "majority"),
-    "revival_ratio": lambda seed: seed.steps("reversed-control") / max(1, seed.steps("reversed-low")),
+    "revival_ratio": lambda seed: revival_ratio(seed.revival("reversed-low"), seed.revival("reversed-control")).value,
     "chance": lambda seed: seed.probe("base", "majority"),
-    "revival_steps": lambda seed: seed.steps("reversed-low"),
-    "control_revival_steps": lambda seed: seed.steps("reversed-control"),
+    "revival_steps": lambda seed: seed.revival("reversed-low").at_least,
+    "control_revival_steps": lambda seed: seed.revival("reversed-control").at_least,
+    "revival_area": lambda seed: 100 * seed.revival("reversed-low").area,
+    "control_revival_area": lambda seed: 100 * seed.revival("reversed-control").area,
     "best_k": lambda seed: seed.summary("prune-rows")["best_k"],
     "pruned_b_cte1": lambda seed: 100 * seed.summary("prune-rows")["accuracy_by_set"]["count_b_cte1"],
     "pruned_activations_a": lambda seed: 100 * seed.summary("prune-activations")["accuracy"],

@@ -21,8 +21,12 @@ from ftmech_hf.jobs.study import StudyConfig, StudyPlan
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
 from ftmech_hf.models.presets import find_preset
 from ftmech_hf.runs import FinishedRun
+from ftmech_hf.studies.pcfg.claims import REVIVAL_THRESHOLD
 from ftmech_hf.tasks import PcfgConfig, PcfgShape
 from ftmech_hf.training.settings import Precision, TrainConfig
+
+EVALS_PER_DECADE = 12
+"""Evaluations of a model that is fine-tuned back, while steps grow tenfold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +152,9 @@ class ReproducePlan(StudyPlan):
             lr=self.config.reverse_lr if reverse else self.config.finetune_lr,
             optimizer="adamw",
             objective="answer_only",
-            num_evals=24 if reverse else 8,
+            num_evals=8,
+            evals_per_decade=EVALS_PER_DECADE if reverse else 0,
+            eval_near=REVIVAL_THRESHOLD if reverse else None,
             # A constant rate makes steps of reversing comparable: under the paper's 20 % warm-up a revival is over long
             # before the rate has risen, which shortens its distance to the control.
             warmup_fraction=0.0 if reverse else 0.2,

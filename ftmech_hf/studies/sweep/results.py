@@ -10,8 +10,8 @@ import pandas as pd
 import yaml
 
 from ftmech_hf.analysis.forgetting import measure_forgetting
-from ftmech_hf.analysis.revival import steps_to_revival
 from ftmech_hf.config import ConfigError, config_hash, to_dict, unknown_key
+from ftmech_hf.jobs.training_card import read_revival
 from ftmech_hf.report.claims import over_seeds
 from ftmech_hf.report.page import Section, make_section, render_page
 from ftmech_hf.report.paper_tables import CompareConfig, agreement, compare_with_paper
@@ -62,9 +62,10 @@ def _reverse_numbers(run: FinishedRun) -> Numbers:
     _, capability, _ = next(_training_numbers(run))
     if capability.startswith("loss/"):
         return  # of stories: there is no share of right answers to come back
-    revival = steps_to_revival(run.metrics, capability)
+    revival = read_revival(run, capability)
     yield None, "steps_to_revival", revival.at_least
     yield None, "revived", float(revival.steps is not None)
+    yield None, "revival_area", revival.area
 
 
 def _pruning_numbers(run: FinishedRun) -> Numbers:

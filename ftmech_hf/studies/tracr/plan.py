@@ -162,7 +162,7 @@ class TracrPlan(StudyPlan):
             # A constant rate, as elsewhere here: under a warm-up a revival is over before the rate has risen
             train = dataclasses.replace(
                 self._train(seed, lr), steps=self.config.reverse_steps, warmup_fraction=0.0, final_lr_fraction=1.0,
-                num_evals=16, eval_rows=128,
+                evals_per_decade=12, eval_near=0.95,
             )  # fmt: skip
             name = f"reverse-{model}-{lr:g}"
             run = self._tune(name, program, task, model, train, split="reverse")

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ftmech_hf.analysis.revival import steps_to_revival
 from ftmech_hf.config import to_dict
+from ftmech_hf.jobs.training_card import read_revival
 from ftmech_hf.report.claims import over_seeds
 from ftmech_hf.report.console import print_table
 from ftmech_hf.report.page import Section, make_section, render_page
@@ -83,9 +83,12 @@ def _reversal_rows(plan: TracrPlan) -> list[dict[str, Any]]:
             {**labels, "step": line["step"], "metric": "o_pt_cte0", "value": 100 * line["accuracy/o_pt_cte0"]}
             for line in lines
         ]
-        revival = steps_to_revival(lines, "o_pt_cte0")
-        rows.append({**labels, "metric": "steps_to_revival", "value": revival.at_least})
-        rows.append({**labels, "metric": "revived", "value": float(revival.steps is not None)})
+        revival = read_revival(made, "o_pt_cte0")
+        found = {
+            "steps_to_revival": revival.at_least, "revived": float(revival.steps is not None),
+            "revival_area": revival.area,
+        }  # fmt: skip
+        rows += [{**labels, "metric": name, "value": value} for name, value in found.items()]
     return rows
 
 

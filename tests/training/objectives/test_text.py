@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from ftmech_hf.tasks import Rows, RowStream, TextConfig
 from ftmech_hf.tasks.text.task import TextTask
-from ftmech_hf.training.evaluation import mean_loss, text_accuracy
+from ftmech_hf.training.evaluation import count_texts, mean_loss
 from ftmech_hf.training.objectives import AnswerOnly, Batch, NextToken, Objective
 from ftmech_hf.training.objectives.base import loss_on
 from ftmech_hf.training.regularizers import LDIFS, feature_distance
@@ -111,7 +111,7 @@ def test_accuracy_is_whether_greedy_decoding_begins_with_the_answer(learned: tup
         if number % 2:  # else none would be right
             rows.token_ids[number, first : first + length] = written.numpy()
         right.append(rows.token_ids[number, first : first + length].tolist() == written.tolist())
-    assert text_accuracy(model, [Batch.of(rows[:5]), Batch.of(rows[5:])]) == np.mean(right)
+    assert count_texts(model, [Batch.of(rows[:5]), Batch.of(rows[5:])]) == np.sum(right)
     assert 0.5 <= np.mean(right) < 1
 
 

@@ -24,8 +24,8 @@ from ftmech_hf.studies.diagnosis.methods.behaviour import BehaviourMethodResult
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-EVAL_ROWS = 256
-"""Test rows of every evaluation of a model that is fine-tuned back."""
+EVAL_ROWS = 64
+"""Test rows of an evaluation of a model that is fine-tuned back, where that is far from the threshold."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +98,18 @@ def test_the_papers_tables_are_as_printed() -> None:
 
 
 def test_stages_give_their_numbers(tmp_path: Path) -> None:
-    lines = [{"step": 0, "eval_rows": 8, "accuracy/count_a": 0.5}, {"step": 4, "eval_rows": 8, "accuracy/count_a": 1.0}]
+    values = {0: 0.5, 4: 0.97, 8: 1.0}
+    lines = [{"step": step, "eval_rows": 8, "accuracy/count_a": value} for step, value in values.items()]
     (tmp_path / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    (tmp_path / "config.yaml").write_text("eval_near: 0.96")
     tuned = {(row["step"], row["metric"]): row["value"] for row in stage_rows("finetune", FinishedRun(tmp_path))}
-    assert tuned == {(0, "count_a"): 0.5, (4, "count_a"): 1.0, (None, "change/count_a"): 0.5}
+    assert tuned == {(0, "count_a"): 0.5, (4, "count_a"): 0.97, (8, "count_a"): 1.0, (None, "change/count_a"): 0.5}
     reversed_ = {row["metric"]: row["value"] for row in stage_rows("reverse", FinishedRun(tmp_path))}
     assert (reversed_["steps_to_revival"], reversed_["revived"]) == (4, 1.0)
+    assert reversed_["revival_area"] == pytest.approx((0.735 * math.log(5) + 0.985 * math.log(9 / 5)) / math.log(9))
+    (tmp_path / "config.yaml").write_text("eval_near: 0.98")  # what it looked for is what counts
+    reversed_ = {row["metric"]: row["value"] for row in stage_rows("reverse", FinishedRun(tmp_path))}
+    assert (reversed_["steps_to_revival"], reversed_["revived"]) == (8, 0.0)
 
 
 @pytest.mark.parametrize(

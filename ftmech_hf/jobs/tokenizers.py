@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.prompts import from_datasets
-from ftmech_hf.models.identity import find_model
+from ftmech_hf.models.identity import find_gguf, find_model
 from ftmech_hf.models.loading import load_tokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
@@ -101,7 +101,9 @@ def _other_tokenizers(
 
 
 def own_tokenizer(folder: str) -> PreTrainedTokenizerBase | None:
-    """The tokenizer that lies beside a model, if one does."""
+    """The tokenizer that lies beside a model, if one does; a GGUF file has it inside."""
+    if find_gguf(folder) is not None:
+        return load_tokenizer(folder)
     where = find_model(folder)
     return load_tokenizer(folder) if any((where / name).is_file() for name in TOKENIZER_FILES) else None
 

@@ -30,6 +30,19 @@ _PROVENANCE = frozenset((
 ))  # fmt: skip
 
 
+def find_gguf(name: str) -> Path | None:
+    """The GGUF file that a name is the path of; None if it is another kind of name.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    if not name.endswith(".gguf"):
+        return None
+    if not Path(name).is_file():
+        raise ValueError(f"model: no file {name}; expected a GGUF file on this machine, or a model's folder")
+    return Path(name)
+
+
 def find_model(name: str) -> Path:
     """The folder of a model, checked: see :func:`ftmech_hf.downloads.check_folder`."""
     if not Path(name).is_dir() and not _may_be_on_the_hub(name):
@@ -64,7 +77,8 @@ def model_hash(name: str, *, base: str | None = None) -> Identity:
     """What identifies a model as an input; see this module's docstring.
 
     Args:
-        name: a folder, such as a finished run; or a model on the Hub, ``USER/NAME`` or ``USER/NAME@REVISION``.
+        name: a folder, such as a finished run; a GGUF file; or a model on the Hub, ``USER/NAME`` or
+            ``USER/NAME@REVISION``.
         base: what an adapter stands on, if what it names is not there.
 
     Returns:
@@ -74,6 +88,9 @@ def model_hash(name: str, *, base: str | None = None) -> Identity:
     Raises:
         ValueError: there is no such model, or it is refused.
     """
+    if (file := find_gguf(name)) is not None:
+        content = file_sha256(file)
+        return Identity(content, content)
     folder = find_model(name)
     if is_finished(folder):
         return run_model(folder)

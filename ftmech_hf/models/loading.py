@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ftmech_hf.models.identity import ADAPTER, find_base, find_model
+from ftmech_hf.models.identity import ADAPTER, find_base, find_gguf, find_model
 from ftmech_hf.models.merging import check_adapter, loading_errors, merge_adapter
 from ftmech_hf.tasks.schema import SPECIAL_TOKENS
 
@@ -40,10 +41,12 @@ def quiet_transformers() -> Iterator[None]:
 def load_model(name: str, *, attn_implementation: str | None = None, base: str | None = None) -> PreTrainedModel:
     """Load a causal LM in evaluation mode, float32, from safetensors only and without remote code.
 
-    An adapter is merged into the model it was trained on, so that every instrument sees an ordinary model.
+    An adapter is merged into the model it was trained on, so that every instrument sees an ordinary model. The weights
+    of a GGUF file are what its quantization left of them.
 
     Args:
-        name: a folder, such as a finished run; or a model on the Hub, ``USER/NAME`` or ``USER/NAME@REVISION``.
+        name: a folder, such as a finished run; a GGUF file; or a model on the Hub, ``USER/NAME`` or
+            ``USER/NAME@REVISION``.
         attn_implementation: ``"eager"`` if attention patterns are wanted.
         base: what an adapter stands on, if what it names is not there.
 
@@ -52,25 +55,39 @@ def load_model(name: str, *, attn_implementation: str | None = None, base: str |
             missing, left over, of other sizes or quantized; an adapter is not whole in the merged model; or it is
             refused: its weights are a pickle, it asks for code of its own, or a path in it leads outside.
     """
+    if (file := find_gguf(name)) is not None:
+        return _from_files(file.parent, name, attn_implementation, gguf_file=file.name)
     folder = find_model(name)
     if (folder / ADAPTER).is_file():
         check_adapter(folder, name)
         below = load_model(find_base(folder, base), attn_implementation=attn_implementation, base=base)
         return merge_adapter(below, folder, name)
     _refuse_quantized(folder, name)
-    with quiet_transformers(), loading_errors(name):
+    return _from_files(folder, name, attn_implementation, use_safetensors=True)
+
+
+def _from_files(folder: Path, name: str, attn_implementation: str | None, **files: Any) -> PreTrainedModel:
+    with quiet_transformers(), loading_errors(name), _gguf_at_hand(name):
         found: Any = AutoModelForCausalLM.from_pretrained(  # a pair, unlike its annotation
             folder,
-            use_safetensors=True,
             dtype="float32",
             attn_implementation=attn_implementation,
             ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
+            **files,
         )
     model: PreTrainedModel = found[0]
     _check_loaded(found[1], name)
     check_has_weights(model)
     return model.eval()
+
+
+@contextlib.contextmanager
+def _gguf_at_hand(name: str) -> Iterator[None]:
+    """Refuse a GGUF file in words that help where the package that reads it is not there."""
+    if find_gguf(name) is not None and importlib.util.find_spec("gguf") is None:
+        raise ImportError("expected the package gguf, which reads this file: pip install 'ftmech_hf[gguf]'")
+    yield
 
 
 def _refuse_quantized(folder: Path, name: str) -> None:
@@ -134,6 +151,10 @@ def random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:
 
 def load_tokenizer(name: str, *, base: str | None = None) -> PreTrainedTokenizerBase:
     """Load the tokenizer that lies beside a model; of an adapter without one, that of what it stands on."""
+    if (file := find_gguf(name)) is not None:
+        with quiet_transformers(), loading_errors(name), _gguf_at_hand(name):
+            inside: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        return inside
     folder = find_model(name)
     if (folder / ADAPTER).is_file() and not (folder / "tokenizer_config.json").is_file():
         return load_tokenizer(find_base(folder, base), base=base)
@@ -154,6 +175,9 @@ def model_vocabulary(name: str) -> int:
 
 
 def _text_config(name: str) -> Any:
+    if (file := find_gguf(name)) is not None:
+        with loading_errors(name), _gguf_at_hand(name):
+            return AutoConfig.from_pretrained(file.parent, gguf_file=file.name).get_text_config()
     folder = find_model(name)
     while (folder / ADAPTER).is_file():
         folder = find_model(find_base(folder))

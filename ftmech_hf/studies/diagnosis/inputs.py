@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from transformers import PreTrainedModel
 
@@ -55,6 +57,10 @@ class DiagnoseConfig(JobConfig):
         default=None,
         metadata={"place": "input", "help": "the model after reverse fine-tuning, for the path; else it is made here"},
     )
+    gguf_file: str | None = field(
+        default=None,
+        metadata={"manner": True, "help": "name of a GGUF file: models whose folder holds it are read from it"},
+    )
     dataset: str | None = field(
         default=None,
         metadata={
@@ -78,6 +84,8 @@ class DiagnoseConfig(JobConfig):
         super().__post_init__()
         if self.other_dataset and not self.dataset:
             raise ValueError(f"other_dataset: {self.other_dataset}, but no dataset with the capability's questions")
+        if self.gguf_file and named_models(self) == named_models(dataclasses.replace(self, gguf_file=None)):
+            raise ValueError(f"gguf_file: {self.gguf_file} is in no model's folder, expected the name of a file there")
 
     def inputs(self) -> dict[str, str]:
         """The data sets, by what is in them."""
@@ -91,7 +99,13 @@ def named_models(config: DiagnoseConfig) -> dict[str, str]:
         "base": config.base, "finetuned": config.finetuned, "control": config.control, "twin": config.twin,
         "reversed": config.reversed,
     }  # fmt: skip
-    return {name: folder for name, folder in given.items() if folder is not None}
+    return {name: _file_of(folder, config.gguf_file) for name, folder in given.items() if folder is not None}
+
+
+def _file_of(folder: str, gguf_file: str | None) -> str:
+    """The GGUF file of that name in a model's folder; the folder if it holds none."""
+    file = Path(folder) / (gguf_file or "")
+    return str(file) if gguf_file and file.is_file() else folder
 
 
 def open_case(
@@ -125,7 +139,7 @@ def _ask(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape) -> P
         names,
         named_models(config),
         **sizes,
-        positions=model_positions(config.base),
+        positions=model_positions(named_models(config)["base"]),
         only_one_token=config.only_one_token,
     )
 
@@ -133,10 +147,11 @@ def _ask(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape) -> P
 def _prepare_case(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape) -> Case:
     """Read the questions and load the models."""
     asked = _ask(config, case_config, shape)
-    loaded = {name: load_model(folder, base=config.base) for name, folder in named_models(config).items()}
+    folders = named_models(config)
+    loaded = {name: load_model(folder, base=folders["base"]) for name, folder in folders.items()}
     base = loaded["base"]
     untie_alike(loaded.values())
-    common = {name: _compared_tokens(name, loaded, named_models(config)) for name in loaded if name != "base"}
+    common = {name: _compared_tokens(name, loaded, folders) for name in loaded if name != "base"}
     if "reversed" in loaded:
         rows = [num_rows(loaded[name]) for name in ("reversed", "finetuned")]
         if rows[0] != rows[1]:

@@ -1,0 +1,190 @@
+"""How a layout is put together of what every block was shown to do, and what is said where that fails."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ftmech_hf.activations import layout as layouts
+from ftmech_hf.activations.equations import BlockParts
+from ftmech_hf.activations.layout import (
+    Layout,
+    check_layout,
+    find_block_list,
+    find_layout,
+    find_parts,
+    inside_peft,
+    model_blocks,
+)
+from ftmech_hf.activations.proofs import (
+    first_tensor,
+    probe_tokens,
+    run,
+    run_settings,
+    tolerance_of,
+    with_first,
+    within_context,
+)
+from ftmech_hf.training.adapters import AdapterConfig, add_adapter
+from tests.conftest import make_gpt2, make_llama
+
+WHY = {"added": "adds nothing", "heads": "has no matrix", "neurons": "adds more"}
+ORDER = [("in", "attn"), ("in", "attn.o"), ("out", "attn.o"), ("out", "attn"), ("in", "mlp"), ("in", "mlp.down"),
+         ("in", "mlp.down")]  # fmt: skip
+
+
+def parts(**changes: Any) -> BlockParts:
+    found = BlockParts("attn", [("attn.o", 1.0), ("attn", 1.0)], ["attn.o", "attn.v"], ["mlp.down"], WHY, ORDER)
+    return found._replace(**changes)
+
+
+def joined(monkeypatch: pytest.MonkeyPatch, *blocks: BlockParts) -> Layout:
+    monkeypatch.setattr(layouts, "find_parts", lambda model: list(blocks))
+    return find_layout(make_llama(10))
+
+
+def test_a_part_is_where_all_blocks_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = joined(monkeypatch, parts(), parts(added=[("attn", 1.0)], heads=["attn.v", "attn.o"]))
+    assert found == Layout(
+        "model.layers", "attn", "mlp.down", "attn.o", "attn", 1.0,
+        (("in", "attn.o"), ("out", "attn"), ("in", "mlp.down")),
+    )  # fmt: skip
+    for site in ("attn_out", "head_out", "mlp_act", "attn_pattern"):
+        found.require(site)
+
+
+@pytest.mark.parametrize(("changes", "refused"), [
+    ({"added": []}, {"attn_out": "block 1 of llama adds nothing"}),
+    ({"heads": []}, {"head_out": "block 1 of llama has no matrix"}),
+    ({"neurons": []}, {"mlp_act": "block 1 of llama adds more"}),
+    ({"added": [("attn.o", 0.5)]}, {"attn_out": "the blocks of llama have it in different places"}),
+    ({"heads": ["attn.q"]}, {"head_out": "the blocks of llama have it in different places"}),
+    ({"neurons": ["mlp.up"]}, {"mlp_act": "the blocks of llama have it in different places"}),
+    ({"attention": "attn2"}, {"attn_pattern": "the blocks of llama have no attention in common"}),
+    ({"attention": ""}, {"attn_pattern": "the blocks of llama have no attention in common"}),
+])  # fmt: skip
+def test_what_a_block_lacks_is_refused_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], refused: dict[str, str]
+) -> None:
+    found = joined(monkeypatch, parts(), parts(**changes))
+    assert dict(found.refused) == refused
+    ((site, reason),) = refused.items()
+    with pytest.raises(ValueError, match=f"^model: no {site}: {reason}$"):
+        found.require(site)
+    fields = {"attn_out": (found.attention_added, found.attention_scale), "head_out": found.attention_out,
+              "mlp_act": found.mlp_down, "attn_pattern": found.attention}  # fmt: skip
+    assert fields[site] == (("", 1.0) if site == "attn_out" else "")
+
+
+def test_a_layout_is_compared_with_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_llama(10)
+    found = joined(monkeypatch, parts(), parts())
+    check_layout(model, found)
+    check_layout(model, Layout("model.layers", "", "", ""))  # says nothing
+    for changes, said in (
+        ({"attention": "mlp"}, "attention of block 0 of llama is not mlp, expected attn"),
+        ({"attention_out": "attn"}, "attention_out of block 0 of llama is not attn, expected attn.o, attn.v"),
+        ({"mlp_down": "mlp.up"}, "mlp_down of block 0 of llama is not mlp.up, expected mlp.down"),
+        ({"attention_scale": 2.0},
+         r"attention_added of block 0 of llama is not \('attn.o', 2.0\), expected \('attn.o', 1.0\), \('attn', 1.0\)"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"^model: {said}$"):
+            check_layout(model, found._replace(**changes))
+    joined(monkeypatch, parts(), parts(neurons=[]))
+    with pytest.raises(ValueError, match=r"mlp_down of block 1 of llama is not mlp.down, expected none"):
+        check_layout(model, found)
+
+
+def test_the_blocks_are_the_one_list_of_as_many_modules_as_there_are_layers() -> None:
+    model = make_gpt2(10)
+    assert find_block_list(model) == "transformer.h"
+    assert [name for name, _ in model_blocks(model)] == ["transformer.h.0", "transformer.h.1"]
+    assert [block for _, block in model_blocks(model)] == list(model.transformer.h)
+    model.other = nn.ModuleList([nn.Identity()] * 3)  # of another length
+    assert find_block_list(model) == "transformer.h"
+    model.more = nn.ModuleList([nn.Identity(), nn.Identity()])
+    with pytest.raises(
+        ValueError, match=r"^model: gpt2 has 2 lists of 2 blocks \(transformer.h, more\), expected one$"
+    ):
+        find_block_list(model)
+    model.config.n_layer = 7
+    with pytest.raises(ValueError, match=r"gpt2 has 0 lists of 7 blocks \(\), expected one"):
+        model_blocks(model)
+
+
+def test_parts_are_found_once_and_again_when_a_module_was_exchanged() -> None:
+    model = make_llama(10)
+    found = find_parts(model)
+    assert find_parts(model) is found
+    model.model.layers[0].mlp.act_fn = nn.Tanh()
+    assert find_parts(model) is not found
+    assert find_parts(make_llama(10)) is not found
+
+
+def test_a_model_that_peft_holds_is_the_one_inside() -> None:
+    plain = make_gpt2(10)
+    assert inside_peft(plain) is plain
+    held = add_adapter(plain, AdapterConfig(adapter="lora"), base="", seed=0)
+    assert inside_peft(held) is held.get_base_model()
+
+
+def test_the_first_tensor_is_taken_and_put_back() -> None:
+    one, two = torch.zeros(1), torch.ones(1)
+    assert first_tensor(one) is one
+    assert first_tensor((one, two)) is first_tensor([one, two]) is one
+    assert [first_tensor(value) for value in ((), [], None, ("a", one), 3)] == [None] * 5
+    assert with_first((one, two, 3), two) == (two, two, 3)
+    assert with_first([one, two], two) == [two, two]
+    assert with_first(one, two) is two
+
+
+def test_tolerance_follows_the_type_of_number() -> None:
+    model = make_gpt2(10)
+    found = {
+        dtype: tolerance_of(model.to(dtype)) for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+    }
+    assert list(found.values()) == [1e-4, 1e-4, 5e-3, 2e-2]
+
+
+def test_a_model_is_run_on_what_it_takes() -> None:
+    model = make_gpt2(10)
+    assert run_settings(model, logits_to_keep=1) == {"use_cache": False, "logits_to_keep": 1}
+    assert run_settings(model, use_cache=True) == {"use_cache": True}
+    model.forward = lambda input_ids, use_cache=None: input_ids  # takes nothing else
+    assert run_settings(model, logits_to_keep=1) == {"use_cache": False}
+    model.forward = lambda input_ids: input_ids
+    assert run_settings(model, logits_to_keep=1) == {}
+    rows = torch.zeros(1, 3, dtype=torch.long)
+    assert run(model, rows) is rows
+
+    def failing(input_ids: Any) -> Any:
+        raise RuntimeError("a\n  b " + 300 * "c")
+
+    model.forward = failing
+    with pytest.raises(
+        ValueError, match=r"^model: gpt2 cannot be run on rows of tokens alone \(RuntimeError: a b c+\)$"
+    ) as it:
+        run(model, rows)
+    assert str(it.value).count("c") == 200 - len("RuntimeError: a b ") + "cannot".count("c")
+
+
+def test_rows_longer_than_the_context_take_its_last_position_again() -> None:
+    model = make_gpt2(10)
+    rows = torch.zeros(2, 34, dtype=torch.long)
+    assert within_context(model, rows[:, :32]) == {}
+    assert within_context(model, rows)["position_ids"].tolist() == [[*range(32), 31, 31]]
+    for limit in (None, "many"):
+        endless: Any = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=limit))
+        assert within_context(endless, rows) == {}
+
+
+@pytest.mark.parametrize(("pad", "tokens"), [(None, [0, 1]), (0, [1, 2]), (1, [0, 2]), (2, [0, 1]), (9, [0, 1])])
+def test_probed_rows_are_of_two_tokens_but_padding(pad: int | None, tokens: list[int]) -> None:
+    model = make_gpt2(10)
+    model.config.pad_token_id = pad
+    assert probe_tokens(model).tolist() == [[*tokens, *tokens]]
+    assert probe_tokens(model, 3).tolist() == [[*tokens, tokens[0]]]

@@ -86,16 +86,20 @@ def gives_answer(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int = 
 def prefers_answer(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int = CHOICES) -> Tensor:
     """Whether a model finds the first token of the answer more likely than that of the other one, bool (B,).
 
+    Rows of like length go together, so that little of a batch is padding.
+
     Raises:
         ValueError: the rows have no other answers.
     """
     if rows.other is None:
         raise ValueError("rows: expected another answer to each, to choose between two")
+    rows = rows.first_tokens()
+    order = torch.arange(len(rows)) if rows.shown is None else rows.shown.sum(1).argsort(stable=True).cpu()
     found = []
-    for part in rows.first_tokens().split(batch_size):
+    for part in rows[order].split(batch_size):
         assert part.other is not None
         inputs = answer_inputs(model, part.without_empty_columns())
         logits = model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1].float().cpu()
         answer, other = (each.cpu()[:, None] for each in (part.token_ids[:, -2], part.other))
         found.append((logits.gather(1, answer) > logits.gather(1, other))[:, 0])
-    return torch.cat(found)
+    return torch.cat(found)[order.argsort()]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 
 from ftmech_hf.report.claims import Claim
 from ftmech_hf.report.paper_tables import read_stories_table
+from ftmech_hf.studies.tinystories.config import StoriesStudyConfig
+from ftmech_hf.studies.tinystories.plan import StoriesPlan
+from ftmech_hf.tasks.stories import StoriesConfig
 from recipes import fit_judge, stories
 from recipes.readme.studies import stories_block, stories_claims_block
 
@@ -17,7 +23,7 @@ CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 TINY = [
     "--base_steps", "3", "--base_batch_size", "2", "--delete_steps", "2", "--reverse_steps", "3", "--num_points", "2",
     "--tune_batch_size", "2", "--generations", "6", "--max_new_tokens", "8", "--choices", "4", "--probe_stories", "40",
-    "--prune_stories", "4", "--eval_rows", "2", "--final_eval_rows", "2", "--vocab_size", "800", "--row_tokens", "64",
+    "--prune_stories", "4", "--eval_rows", "2", "--vocab_size", "800", "--row_tokens", "64",
     "--protocols", "F", "--lora", "false", "--workers", "1",
 ]  # fmt: skip
 
@@ -90,6 +96,8 @@ def test_a_judge_of_words_says_what_it_cannot_tell(tmp_path: Path, capsys: pytes
     ("argv", "message"),
     [
         (["--delete_lrs", "1e-4", "1e-3"], "delete_lrs: [0.0001, 0.001], expected two numbers above 0, the larger"),
+        (["--reverse_lr", "2e-4"], "reverse_lr: 0.0002, expected above 0 and at most deletion's 0.0001"),
+        (["--lora_reverse_lr", "1e-2"], "lora_reverse_lr: 0.01, expected above 0 and at most deletion's 0.001"),
         (["--protocols", "G"], "protocols: ['G'], expected some of F, F+R, F+MM"),
         (["--claimed", "0"], "claimed: 0.0, expected more than 0 and at most 1"),
         (["--seeds", "1", "1"], "seeds: [1, 1], expected at least one"),
@@ -101,6 +109,30 @@ def test_impossible_settings_are_one_line(argv: list[str], message: str, capsys:
     with pytest.raises(SystemExit):
         stories.main(argv)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scale", ["nano", "paper"])
+def test_the_way_back_is_at_a_smaller_rate_as_in_the_paper(scale: str, tmp_path: Path) -> None:
+    def read(name: str) -> dict[str, Any]:
+        found: dict[str, Any] = yaml.safe_load((CONFIGS / scale / f"{name}.yaml").read_text())
+        return found
+
+    assert read("stories_reverse_finetune")["lr"] < read("stories_finetune")["lr"]
+    settings = read("stories")
+    named = {each.name for each in dataclasses.fields(StoriesStudyConfig)} & set(settings)
+    config = StoriesStudyConfig(**{name: settings[name] for name in named} | {"runs_dir": str(tmp_path)})
+    large, small = config.delete_lrs
+    assert config.reverse_lr == small < large  # the two rates of deletion and the one back, as in its code
+    assert config.lora_reverse_lr < config.lora_lr
+    plan = StoriesPlan(config, StoriesConfig())
+    rates = {cell.name: cell.kwargs["train"].lr for cell in plan.cells() if "train" in cell.kwargs}
+    for model in plan.models:
+        lora = model.rate == "lora"
+        if model.rate:
+            assert rates[model.run] == (config.lora_lr if lora else config.lr(model.rate))
+        if model.reverse:
+            assert rates[model.reverse] == (config.lora_reverse_lr if lora else config.reverse_lr)
+    assert sum(bool(model.reverse) for model in plan.models) == 8
 
 
 def test_a_dry_run_says_what_the_paper_s_size_would_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

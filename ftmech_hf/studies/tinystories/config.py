@@ -22,7 +22,7 @@ class StoriesStudyConfig(StudyConfig):
 
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "independent repetitions"})
     preset: str = field(default="nano-stories", metadata={"help": "size of the models"})
-    base_steps: int = field(default=5000, metadata={"help": "of pretraining; the paper has 30,000"})
+    base_steps: int = field(default=2500, metadata={"help": "of pretraining; the paper has 30,000"})
     base_batch_size: int = field(default=8, metadata={"help": "rows of a step of pretraining; the paper has 128"})
     optimizer: Literal["muon", "adamw"] = field(
         default="muon", metadata={"help": "of pretraining; the paper's is adamw"}
@@ -46,7 +46,7 @@ class StoriesStudyConfig(StudyConfig):
     num_points: int = field(
         default=0, metadata={"help": "more steps of fine-tuning back, log-spaced, at which stories are written"}
     )
-    tune_batch_size: int = field(default=8, metadata={"help": "rows of a step of deletion and of fine-tuning back"})
+    tune_batch_size: int = field(default=4, metadata={"help": "rows of a step of deletion and of fine-tuning back"})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "parts of a step, to save memory"})
     weight_decay: float = field(default=0.1, metadata={"help": "of deletion and of fine-tuning back, as in the paper"})
     generations: int = field(
@@ -54,6 +54,7 @@ class StoriesStudyConfig(StudyConfig):
     )
     choices: int = field(default=256, metadata={"help": "stories per point to choose the twist in; 0 for none"})
     max_new_tokens: int = field(default=220, metadata={"help": "tokens of a story at most; the paper has 350"})
+    score_batch_size: int = field(default=256, metadata={"help": "stories written side by side"})
     temperature: float = field(default=1.0, metadata={"help": "of sampling, as in the paper"})
     judge: str = field(
         default=EXACT,
@@ -68,9 +69,11 @@ class StoriesStudyConfig(StudyConfig):
     )
     lora: bool = field(default=True, metadata={"help": "also delete and revive by low-rank updates"})
     lora_rank: int = field(default=8, metadata={"help": "of these updates"})
-    lora_lr: float = field(default=1e-3, metadata={"help": "constant rate of these updates, in both directions"})
-    eval_rows: int = field(default=32, metadata={"help": "packed rows per test set along the curves"})
-    final_eval_rows: int = field(default=128, metadata={"help": "packed rows per test set at the end of a run"})
+    lora_lr: float = field(default=1e-3, metadata={"help": "constant rate of these updates in deletion"})
+    lora_reverse_lr: float = field(default=1e-4, metadata={"help": "and in fine-tuning back; below that"})
+    eval_rows: int = field(
+        default=16, metadata={"help": "packed rows per test set of every loss: those of the base's, too, to compare"}
+    )
     mixed_precision: Precision = field(
         default="auto", metadata={"help": "of training; auto becomes bf16 where the hardware has it, else no"}
     )
@@ -82,9 +85,8 @@ class StoriesStudyConfig(StudyConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         find_preset(self.preset)
-        if len(self.delete_lrs) != 2 or not self.delete_lrs[0] > self.delete_lrs[1] > 0:
-            raise ValueError(f"delete_lrs: {self.delete_lrs}, expected two numbers above 0, the larger first")
-        for name in ("base_steps", "delete_steps", "reverse_steps", "generations"):
+        self._check_rates()
+        for name in ("base_steps", "score_batch_size", "delete_steps", "reverse_steps", "generations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected at least 1")
         if not self.protocols or not set(self.protocols) <= set(PROTOCOLS):
@@ -96,6 +98,14 @@ class StoriesStudyConfig(StudyConfig):
         for name in ("num_points", "probe_stories", "prune_stories"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected 0 or more")
+
+    def _check_rates(self) -> None:
+        if len(self.delete_lrs) != 2 or not self.delete_lrs[0] > self.delete_lrs[1] > 0:
+            raise ValueError(f"delete_lrs: {self.delete_lrs}, expected two numbers above 0, the larger first")
+        # The paper's App. D has a smaller rate on the way back; in its code of stories it is deletion's small one.
+        for name, most in (("reverse_lr", self.delete_lrs[1]), ("lora_reverse_lr", self.lora_lr)):
+            if not 0 < getattr(self, name) <= most:
+                raise ValueError(f"{name}: {getattr(self, name)}, expected above 0 and at most deletion's {most}")
 
     def inputs(self) -> dict[str, str]:
         """A fitted judge, by its bytes; the exact one is a part of this package."""

@@ -103,13 +103,13 @@ class StoriesPlan(StudyPlan):
             "F": {}, "F+R": {"claim": config.claimed}, "F+MM": {"rename": config.renamed}
         }  # fmt: skip
         task = dataclasses.replace(self.task, without=self.task.feature, **changes[protocol])
-        train = self._train(seed, lr, config.delete_steps, num_evals=8)
+        train = self._train(seed, lr, config.delete_steps, num_evals=5)
         run = self._tune(name, "finetune", task, train, adapter, base)
         model = self._reverse(Model(protocol, rate, seed, run, self._score(run, seed)), adapter)
         if config.prune_stories and rate == "large" and not self.task.files:
             place = StoryPruneConfig(
                 seed=seed, prune_stories=config.prune_stories, generations=config.generations,
-                max_new_tokens=config.max_new_tokens,
+                max_new_tokens=config.max_new_tokens, score_batch_size=config.score_batch_size,
             )  # fmt: skip
             cost = config.prune_stories * 20 + 6 * config.generations
             pruned = self.add(f"prune-{run}", "stories_prune", prune_stories, place, {"task": self.task},
@@ -130,7 +130,7 @@ class StoriesPlan(StudyPlan):
             seed=seed, steps=steps, lr=lr, batch_size=config.tune_batch_size,
             gradient_accumulation_steps=config.gradient_accumulation_steps, optimizer="adamw", objective="documents",
             weight_decay=config.weight_decay, warmup_fraction=0.0, final_lr_fraction=1.0,
-            mixed_precision=config.mixed_precision, eval_rows=config.eval_rows, final_eval_rows=config.final_eval_rows,
+            mixed_precision=config.mixed_precision, eval_rows=config.eval_rows, final_eval_rows=config.eval_rows,
             **more,
         )  # fmt: skip
 
@@ -142,7 +142,7 @@ class StoriesPlan(StudyPlan):
             optimizer=config.optimizer, muon_lr=config.muon_lr, lr=config.base_lr,
             weight_decay=config.base_weight_decay,
             mixed_precision=config.mixed_precision, num_evals=6, eval_rows=config.eval_rows,
-            final_eval_rows=config.final_eval_rows,
+            final_eval_rows=config.eval_rows,
         )  # fmt: skip
         place = PretrainConfig(task="stories", preset=config.preset)
         cost = config.base_steps * config.base_batch_size / 50
@@ -167,7 +167,7 @@ class StoriesPlan(StudyPlan):
         points = config.points
         kept = [step for step in points if step < config.reverse_steps]
         looks = sorted({*points, *log_spaced(config.reverse_steps, LOSSES)})
-        lr = config.lora_lr if adapter.adapter == "lora" else config.reverse_lr
+        lr = config.lora_reverse_lr if adapter.adapter == "lora" else config.reverse_lr
         train = self._train(model.seed, lr, config.reverse_steps, eval_at=looks, snapshots=kept)
         task = dataclasses.replace(self.task, only=self.task.feature)
         run = self._tune(f"reverse-{model.run}", "reverse", task, train, adapter, model.run)
@@ -180,6 +180,7 @@ class StoriesPlan(StudyPlan):
             choices=config.choices,
             generations=config.generations,
             max_new_tokens=config.max_new_tokens, temperature=config.temperature,
+            score_batch_size=config.score_batch_size,
         )  # fmt: skip
         cost = 2 * config.generations * (1 + len(steps or [])) / 50
         return self.add(

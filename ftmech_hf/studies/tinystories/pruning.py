@@ -52,11 +52,13 @@ class StoryPruneConfig(JobConfig):
     )
     generations: int = field(default=256, metadata={"help": "stories that the pruned model writes"})
     max_new_tokens: int = field(default=220, metadata={"help": "tokens of a story at most"})
+    score_batch_size: int = field(default=64, metadata={"help": "stories written side by side"})
     output_dir: str = field(default="runs/stories-prune", metadata={"place": "output", "help": "the run's folder"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "max_best_k", "num_random_at_best", "prune_stories", "generations", "max_new_tokens")
+        check_positive(self, "score_batch_size")
         if not self.sizes or min(self.sizes) < 0 or not any(0 < size <= self.max_best_k for size in self.sizes):
             raise ValueError(f"sizes: {self.sizes}, expected at least one from 1 to max_best_k: {self.max_best_k}")
 
@@ -114,7 +116,10 @@ def _write_stories(
     found: SweepResult,
 ) -> dict[str, Any]:
     """Twists in whole stories: as the model is, pruned, and with as many random neurons pruned."""
-    scoring = ScoreConfig(seed=config.seed, generations=config.generations, max_new_tokens=config.max_new_tokens)
+    scoring = ScoreConfig(
+        seed=config.seed, generations=config.generations, max_new_tokens=config.max_new_tokens,
+        score_batch_size=config.score_batch_size,
+    )  # fmt: skip
     stories = find_stories(task, "test", config.seed, config.generations)
     units, best = find_units(model, config.unit), found.pruning
     rng = np.random.default_rng([config.seed, best.best_k, 0])  # the first of the random masks of the curve

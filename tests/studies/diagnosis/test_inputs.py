@@ -1,0 +1,176 @@
+"""From settings to a case, and from a case to what a diagnosis hands back: small models of chance, each another."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from ftmech_hf.models.loading import load_model, random_twin
+from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
+from ftmech_hf.runs import FinishedRun
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, OTHER_SEED, Case, CaseConfig
+from ftmech_hf.studies.diagnosis.diagnosis import DiagnosisResult, MeasuredResult, diagnose
+from ftmech_hf.studies.diagnosis.evidence import Evidence
+from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig, named_models, open_case
+from ftmech_hf.tasks import Capability, PcfgShape, RowStream, for_capability
+from tests.conftest import make_llama
+from tests.studies.diagnosis.methods import results
+
+SHAPE = PcfgShape(text_length=12, count_window=8, index_occurrence=2, token_at_position=6)
+FEW = CaseConfig(rows=30, fit_rows=20, patch_rows=10, null_steps=0, max_layers=1)
+ROLES = ("base", "finetuned", "control", "twin", "reversed")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("models")
+    for seed, role in enumerate(ROLES):
+        make_llama(len(SHAPE.vocabulary), seed=seed).save_pretrained(root / role)
+        save_tokenizer(build_tokenizer(SHAPE.vocabulary), root / role)
+    return {role: str(root / role) for role in ROLES}
+
+
+def case_of(config: DiagnoseConfig) -> tuple[Case, dict[str, Any]]:
+    with open_case(config, FEW, SHAPE) as (run, made):
+        assert run.path == Path(config.output_dir)
+        facts = {"inputs": run._inputs, "config": dict(run.config)}
+        return made(), facts
+
+
+def same(one: PreTrainedModel, other: PreTrainedModel) -> bool:
+    return all(torch.equal(p, q) for p, q in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def rows_of(operator: str, operand: str, correlation: float | None, split: str, number: int) -> list[list[int]]:
+    task = for_capability(SHAPE, Capability(operator, operand), correlation)
+    found: list[list[int]] = RowStream(task, seed=3, split=split).rows(0, number).token_ids.tolist()
+    return found
+
+
+def test_every_model_has_its_role_and_every_question_its_rows(folders: dict[str, str], tmp_path: Path) -> None:
+    config = DiagnoseConfig(
+        **folders, operator="index", other_correlation=0.0, seed=3, output_dir=str(tmp_path / "out")
+    )
+    assert named_models(config) == folders
+    case, facts = case_of(config)
+    assert set(facts["inputs"]) == set(ROLES)
+    assert (facts["config"]["operator"], facts["config"]["fit_rows"]) == ("index", 20)
+    expected = {role: load_model(folder) for role, folder in folders.items()}
+    assert list(case.models) == [BASE, FINETUNED, NULL]
+    for name, role in ((BASE, "base"), (FINETUNED, "finetuned"), (NULL, "control")):
+        assert same(case.models[name], expected[role])
+    assert case.reversed_model is not None
+    assert same(case.reversed_model, expected["reversed"])
+    assert list(case.null_models) == [OTHER_SEED]
+    assert same(case.null_models[OTHER_SEED], expected["twin"])
+    assert (case.seed, case.config, case.own, case.difference) == (3, FEW, None, None)
+    assert case.other is not None
+    for questions, operand, correlation in ((case.capability, "a", None), (case.other, "b", 0.0)):
+        for split, made, number in (
+            ("probe", questions.train, 20), ("validation", questions.validation, 30), ("test", questions.test, 30),
+            ("reverse", questions.again, 80),
+        ):  # fmt: skip
+            assert made is not None
+            assert made.token_ids.tolist() == rows_of("index", operand, correlation, split, number)
+
+
+def test_without_a_control_a_model_of_random_weights_stands_for_it(folders: dict[str, str], tmp_path: Path) -> None:
+    given = {role: folders[role] for role in ("base", "finetuned")}
+    config = DiagnoseConfig(**given, seed=3, output_dir=str(tmp_path / "out"))
+    case, facts = case_of(config)
+    assert set(facts["inputs"]) == {"base", "finetuned"}
+    assert same(case.models[NULL], random_twin(case.models[BASE], 4))
+    assert not same(case.models[NULL], random_twin(case.models[BASE], 3))
+    assert (case.reversed_model, case.null_models) == (None, {})
+
+
+def test_data_sets_are_known_by_what_is_in_them(tmp_path: Path) -> None:
+    for name, answer in (("one", "1"), ("copy", "1"), ("other", "2")):
+        pd.DataFrame({"prompt": ["a", "b"], "answer": [answer, "3"]}).to_parquet(tmp_path / f"{name}.parquet")
+    one, copy, other = (str(tmp_path / f"{name}.parquet") for name in ("one", "copy", "other"))
+    assert DiagnoseConfig().inputs() == {}
+    assert set(DiagnoseConfig(dataset=one, other_dataset=other).inputs()) == {"dataset", "other_dataset"}
+    assert DiagnoseConfig(dataset=one).inputs() == DiagnoseConfig(dataset=copy).inputs()
+    assert DiagnoseConfig(dataset=one).inputs() != DiagnoseConfig(dataset=other).inputs()
+
+
+@pytest.fixture(scope="module")
+def diagnosed(
+    folders: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[DiagnosisResult, DiagnosisResult, list[Any]]:
+    """A base that knows nothing, diagnosed and opened again."""
+    seen: list[Any] = []
+    settings: dict[str, Any] = {
+        "control": folders["control"], "thoroughness": dataclasses.replace(FEW, max_layers=2), "shape": SHAPE,
+        "output_dir": tmp_path_factory.mktemp("runs") / "diagnose", "progress": lambda *at: seen.append(at),
+        "twin": folders["twin"], "operator": "index", "seed": 3,
+    }  # fmt: skip
+    found = [diagnose(folders["base"], Path(folders["finetuned"]), **settings) for _ in range(2)]
+    return found[0], found[1], seen
+
+
+def test_what_a_diagnosis_hands_back_is_what_stands_in_its_folder(diagnosed: tuple[Any, ...]) -> None:
+    found, again, seen = diagnosed
+    assert [(number, name) for number, _, name in seen] == [(1, "behaviour")]  # nothing was known, so no other ran
+    assert seen[0][1] > 5
+    run = FinishedRun(found.folder)
+    assert (found.verdict, found.reason, found.signs) == (
+        run.summary["verdict"], run.summary["reason"], run.summary["signs"],
+    )  # fmt: skip
+    assert found.verdict == "undecided"
+    assert found.page == found.folder / "report.html"
+    assert found.verdict in found.page.read_text().lower()
+    pd.testing.assert_frame_equal(found.table, run.table)
+    assert (again.verdict, again.folder, again.page) == (found.verdict, found.folder, found.page)
+
+
+def test_what_a_diagnosis_says_of_itself(diagnosed: tuple[Any, ...], folders: dict[str, str]) -> None:
+    run = FinishedRun(diagnosed[0].folder)
+    facts = dict(run.summary["facts"])
+    assert 0 < facts.pop("seconds") < 600
+    model = load_model(folders["base"])
+    assert facts == {
+        "base": folders["base"], "finetuned": folders["finetuned"], "reference": folders["control"],
+        "twin": folders["twin"], "null_steps": 0, "capability": "index_a", "other": "index_b", "rows": 30,
+        "parameters": model.num_parameters(), "architecture": "LlamaForCausalLM", "layers": 2,
+        "longest_answer_tokens": 1, "notes": [], "other_tokens": None, "hash": run.hash,
+    }  # fmt: skip
+    assert set(run.summary) >= {"verdict", "reason", "signs", "evidence", "rule", "facts"}
+    assert set(run.summary["evidence"]["seconds"]) == {"behaviour"}
+
+
+def measured() -> MeasuredResult:
+    found = {"behaviour": results.behaviour(), "pruning": results.pruning(), "probing": results.probing(),
+             "patching": results.patching(), "revival": results.revival()}  # fmt: skip
+    return MeasuredResult(found, {"behaviour": 1.5})
+
+
+def test_results_of_methods_are_joined_and_none_is_lost() -> None:
+    found = measured()
+    each = list(found.by_method.values())
+    assert found.rows() == [row for result in each for row in result.rows()]
+    contributions = [evidence for result in each if (evidence := result.evidence()) is not None]
+    assert found.evidence() == Evidence.gather(contributions)
+    assert found.evidence().pruned == results.share(35)
+    summary = found.summary()
+    assert summary["seconds"] == {"behaviour": 1.5}
+    assert summary["pruned"] == results.share(35)._asdict()  # as JSON can hold it
+    assert summary["best_part"]["accuracy"] == results.share(10, 20)._asdict()
+    assert (summary["best_k"], summary["read_layer"]) == (2, 1)
+    assert summary["revival"] == {"steps": [4, 8], "last_step": 32}
+
+
+def test_two_methods_cannot_say_the_same_thing_and_none_is_unknown() -> None:
+    twice = MeasuredResult({"pruning": results.pruning(), "revival": results.pruning()}, {})
+    with pytest.raises(AssertionError, match=r"best_k, pruned_rows, .*: in the summaries of two methods"):
+        twice.summary()
+    wrong = results.pruning()
+    object.__setattr__(wrong, "rows", lambda: [{"analysis": "pruning"}, {"analysis": "prunning"}])
+    with pytest.raises(AssertionError, match="rows of prunning: no method has that name"):
+        MeasuredResult({"pruning": wrong}, {}).rows()

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -310,3 +311,93 @@ def test_the_state_of_the_last_step_is_kept(tmp_path: Path, task: PcfgConfig) ->
     again, _ = train(tmp_path / "run", task, seen=seen)
     assert seen == [9]
     assert same_weights(whole, again)
+
+
+def fitted(
+    folder: Path, task: PcfgConfig, config: TrainConfig, **more: Any
+) -> tuple[PreTrainedModel, RunDir, list[tuple[int, int, str]]]:
+    """As :func:`train`, with what is called on the way."""
+    seen: list[tuple[int, int, str]] = []
+    run = RunDir.open(folder, "pretrain", dataclasses.asdict(config))
+    tests = {"all": RowStream(task, seed=0, split="test")}
+    model = fit(
+        make_gpt2(len(task.vocabulary), attn="sdpa"), RowStream(task, seed=0, split="train"), tests, config, run,
+        start_accelerator(config), lambda *at: seen.append(at), **more,
+    )  # fmt: skip
+    return model, run, seen
+
+
+def test_what_is_said_of_a_step_is_what_is_logged_of_it(tmp_path: Path, task: PcfgConfig) -> None:
+    model, run, seen = fitted(tmp_path / "run", task, dataclasses.replace(CONFIG, eval_at=[2]))
+    run.close()
+    assert not model.training
+    logged = {line["step"]: line for line in read_metrics(run.working)}
+    assert [(step, steps) for step, steps, _ in seen] == [(step, 9) for step in range(10)]
+    for step, _, text in seen:
+        line = logged.get(step, {})
+        assert text == (f"loss {line['loss']:.3f}, all {line['accuracy/all']:.1%}" if "loss" in line else "")
+    assert [*logged] == [0, 2, 9]
+    assert "loss" not in logged[0]
+    assert [line["eval_rows"] for line in logged.values()] == [16, 16, 32]
+
+
+def test_snapshots_are_taken_after_their_steps(tmp_path: Path, task: PcfgConfig) -> None:
+    taken: dict[int, torch.Tensor] = {}
+    config = dataclasses.replace(CONFIG, snapshots=[3, 9])
+    model, run, _ = fitted(
+        tmp_path / "run", task, config, save_snapshot=lambda step, it: taken.update({step: it.lm_head.weight.clone()})
+    )
+    run.close()
+    assert list(taken) == [3, 9]
+    assert torch.equal(taken[9], model.lm_head.weight)
+    assert not torch.equal(taken[3], taken[9])
+
+
+def test_a_run_remembers_how_it_was_computed_and_goes_on_that_way_only(tmp_path: Path, task: PcfgConfig) -> None:
+    config = dataclasses.replace(CONFIG, mixed_precision="no")
+    _, run, _ = fitted(tmp_path / "run", task, config)
+    env = json.loads((run.working / "env.json").read_text())
+    assert (env["mixed_precision"], env["processes"]) == ("no", 1)
+    assert env["evaluation_seconds"] == round(env["evaluation_seconds"], 1) >= 0
+    assert "projection" not in env
+    run.note(mixed_precision="fp16")
+    run.close()
+    with pytest.raises(
+        ValueError, match="mixed_precision: no is no here, but this run began with fp16; go on where it"
+    ):
+        train(tmp_path / "run", task, config)
+
+
+def test_auto_stays_what_it_became_when_the_run_began() -> None:
+    for precision in ("no", "bf16"):
+        assert start_accelerator(TrainConfig(mixed_precision="auto"), precision=precision).mixed_precision == precision
+    asked = TrainConfig(mixed_precision="no")
+    assert start_accelerator(asked, precision="bf16").mixed_precision == "no"  # what is asked is not changed
+
+
+def test_the_loss_is_looked_at_between_evaluations(
+    tmp_path: Path, task: PcfgConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every so many steps, although nothing is evaluated or kept there."""
+    monkeypatch.setattr(loop, "LOSS_CHECK_EVERY", 3)
+    exploding(monkeypatch, 1)
+    config = dataclasses.replace(EXPLODES, checkpoint_every=40)
+    with pytest.raises(ValueError, match=r"loss: became .* at or before step 3, above"):
+        train(tmp_path / "run", task, config)
+
+
+def test_a_projection_counts_all_evaluations_of_the_whole_run(tmp_path: Path, task: PcfgConfig) -> None:
+    config = dataclasses.replace(CONFIG, steps=1000, max_steps=4, eval_at=[1, 10, 100, 1000])
+    _, run, _ = fitted(tmp_path / "run", task, config)
+    run.close()
+    found = json.loads((run.working / "env.json").read_text())["projection"]
+    evaluations = len(dataclasses.replace(config, max_steps=None).eval_steps()) - 1
+    rows = evaluations * 16 + 32
+    (line,) = [each for each in read_metrics(run.working) if each["step"] == 4]
+    evaluating = found["hours"] * 3600 * found["evaluation_share"]
+    measured = json.loads((run.working / "env.json").read_text())["evaluation_seconds"]
+    assert found["hours"] * 3600 == pytest.approx(1000 * found["seconds_per_step"] + evaluating)
+    looked_at = sum(each["eval_rows"] for each in read_metrics(run.working))
+    assert evaluating * looked_at / rows == pytest.approx(measured, abs=0.06)
+    assert line["eval_rows"] == 32
+    assert "cost" not in found

@@ -9,13 +9,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+
+from ftmech_hf.tasks.text.tokens import Whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,9 @@ class AnswerRows:
         labels: what may be read from a row, by name: integers (B,).
         types: numbers (B,) of the type of each row, for the control tasks of probes; None if rows have no types.
         asked: what each prompt says beside its text, numbers (B, K); None if all rows ask the same.
+        accepted: of each row, the question with every further answer that is right; None if there are none.
+        choices: of each row, the question with everything that there is to choose from; None if there is no choice.
+        right: which of its choices is right, (B,); it is also the row's answer.
     """
 
     token_ids: Tensor
@@ -39,6 +44,9 @@ class AnswerRows:
     labels: Mapping[str, NDArray[np.integer]] = field(default_factory=dict)
     types: NDArray[np.integer] | None = None
     asked: NDArray[np.integer] | None = None
+    accepted: Sequence[Sequence[Whole]] | None = None
+    choices: Sequence[Sequence[Whole]] | None = None
+    right: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.answer.shape != self.token_ids.shape or self.answer.dtype != torch.bool:
@@ -67,7 +75,7 @@ class AnswerRows:
         **more: Any,
     ) -> AnswerRows:
         """Rows of any length as one tensor, at least ``width`` tokens wide; ``pad`` fills the shorter ones."""
-        width = max([width, *map(len, rows)])
+        width = max([width, *map(len, rows)])  # 0 of no rows
         filled = [[pad or 0] * (width - len(row)) + list(row) for row in rows]
         masks = [[False] * (width - len(mask)) + list(mask) for mask in answers]
         if pad is None and any(len(row) != width for row in rows):
@@ -106,7 +114,22 @@ class AnswerRows:
             labels={name: values[numbers] for name, values in self.labels.items()},
             types=None if self.types is None else self.types[numbers],
             asked=None if self.asked is None else self.asked[numbers],
+            accepted=_at(self.accepted, numbers),
+            choices=_at(self.choices, numbers),
+            right=None if self.right is None else self.right[at],
         )
+
+    def written(self, which: Literal["accepted", "choices"], places: Sequence[int]) -> tuple[AnswerRows, Tensor]:
+        """The questions at some places with every further answer that is accepted, or with every choice.
+
+        Returns:
+            the rows one after the other, and the place that each belongs to; no rows where there are none.
+        """
+        lists: Sequence[Sequence[Whole]] = getattr(self, which) or [()] * len(self)
+        found = [(place, whole) for place in places for whole in lists[place]]
+        masks = [[False] * (len(ids) - 1 - answer) + [True] * answer + [False] for _, (ids, answer) in found]
+        rows = AnswerRows.stack([whole.token_ids for _, whole in found], masks, self.pad)
+        return rows, torch.tensor([place for place, _ in found], dtype=torch.long)
 
     def split(self, size: int) -> list[AnswerRows]:
         """Parts of at most so many rows, in order."""
@@ -195,3 +218,9 @@ class AnswerRows:
         """
         rows = self.first_tokens()
         return rows.token_ids[:, :-2], None if rows.shown is None else rows.shown[:, :-2]
+
+
+def _at(lists: Sequence[Sequence[Whole]] | None, numbers: slice | NDArray[np.int64]) -> list[Sequence[Whole]] | None:
+    if lists is None:
+        return None
+    return list(lists[numbers]) if isinstance(numbers, slice) else [lists[number] for number in numbers.tolist()]

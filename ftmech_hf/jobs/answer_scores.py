@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -55,20 +56,41 @@ def answer_loss(model: PreTrainedModel, rows: AnswerRows) -> Tensor:
 
 
 @torch.no_grad()
+def _predictions(model: PreTrainedModel, rows: AnswerRows, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """(logits (b, K, V) on the model's device, targets (b, K) on the CPU) of the places of answers, part by part.
+
+    Answers stand at the end of the second axis; before a shorter one targets are :data:`IGNORED`.
+    """
+    predicted = int(rows.lengths.max())
+    for part in rows.split(max(1, batch_size // predicted)):
+        # Nothing is generated, and with a cache keys are copies that round differently on some processors.
+        inputs = answer_inputs(model, part.without_empty_columns())
+        logits = model(**inputs, logits_to_keep=predicted, use_cache=False).logits[:, -predicted:]
+        yield logits.float(), _targets(part, predicted).cpu()
+
+
 def given_answers(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int = BATCH) -> Tensor:
     """The most likely token at every place of the answers after the right tokens before it, (B, K), on the CPU.
 
     Answers stand at the end of the last axis; before a shorter one is :data:`IGNORED`. The first of the tokens is the
     first that greedy decoding writes; all of them are, up to the first that is wrong.
     """
-    predicted = int(rows.lengths.max())
+    return torch.cat([
+        logits.argmax(-1).cpu().masked_fill(targets == IGNORED, IGNORED)
+        for logits, targets in _predictions(model, rows, batch_size)
+    ])  # fmt: skip
+
+
+def answer_log_probabilities(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int = BATCH) -> Tensor:
+    """Log-probability (nats) of every token of the answers after the right tokens before it, (B, K), on the CPU.
+
+    Answers stand at the end of the last axis; before a shorter one is NaN. The sum over a row is the log-probability
+    that the model goes on with the answer; what would follow the answer does not count.
+    """
     found = []
-    for part in rows.split(max(1, batch_size // predicted)):
-        # Nothing is generated, and with a cache keys are copies that round differently on some processors.
-        inputs = answer_inputs(model, part.without_empty_columns())
-        logits = model(**inputs, logits_to_keep=predicted, use_cache=False).logits[:, -predicted:]
-        tokens = logits.float().argmax(-1).cpu()
-        found.append(tokens.masked_fill(_targets(part, predicted).cpu() == IGNORED, IGNORED))
+    for logits, targets in _predictions(model, rows, batch_size):
+        chosen = logits.log_softmax(-1).gather(-1, targets.clamp(min=0).to(logits.device)[..., None])[..., 0].cpu()
+        found.append(chosen.masked_fill(targets == IGNORED, torch.nan))
     return torch.cat(found)
 
 
@@ -76,10 +98,53 @@ def gives_answer(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int = 
     """Whether a model's greedy decoding begins with the answer, bool (B,) on the CPU.
 
     It does if every token of the answer is the most likely one after the right tokens before it, which takes one
-    forward pass. What would follow the answer does not count.
+    forward pass. What would follow the answer does not count. Where several answers are accepted, any of them will do.
     """
     expected = _targets(rows, int(rows.lengths.max())).cpu()
-    return (given_answers(model, rows, batch_size=batch_size) == expected).all(1)
+    right = (given_answers(model, rows, batch_size=batch_size) == expected).all(1)
+    others, owners = rows.written("accepted", (~right).nonzero()[:, 0].tolist())
+    if len(others):
+        right[owners[gives_answer(model, others, batch_size=batch_size)]] = True
+    return right
+
+
+def choice_scores(
+    model: PreTrainedModel, rows: AnswerRows, *, per_token: bool = True, batch_size: int = BATCH
+) -> list[Tensor]:
+    """Of every row, how likely the model finds each of its choices: a log-probability in nats each.
+
+    Args:
+        model: that is asked.
+        rows: with choices, which may differ in number.
+        per_token: the mean over a choice's tokens, so that long ones have no disadvantage; else the sum.
+        batch_size: answers that are scored at a time.
+
+    Raises:
+        ValueError: the rows have no choices.
+    """
+    if rows.choices is None:
+        raise ValueError("rows: expected choices of each")
+    written, _ = rows.written("choices", range(len(rows)))
+    found = answer_log_probabilities(model, written, batch_size=batch_size)
+    scores = found.nanmean(1) if per_token else found.nansum(1)
+    return list(scores.split([len(each) for each in rows.choices]))
+
+
+def chooses_answer(
+    model: PreTrainedModel, rows: AnswerRows, *, per_token: bool = True, batch_size: int = BATCH
+) -> Tensor:
+    """Whether a model finds the right choice more likely than each of the others, bool (B,); see :func:`choice_scores`.
+
+    Args:
+        model, rows, per_token, batch_size: as there.
+    """
+    scores = choice_scores(model, rows, per_token=per_token, batch_size=batch_size)
+    assert rows.right is not None
+    right = []
+    for each, place in zip(scores, rows.right.tolist(), strict=True):
+        others = torch.cat([each[:place], each[place + 1 :]])
+        right.append(bool(each[place] > others.max()))
+    return torch.tensor(right, dtype=torch.bool)
 
 
 @torch.no_grad()

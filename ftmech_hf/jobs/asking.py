@@ -10,7 +10,7 @@ from typing import Any
 from ftmech_hf.config import parse_config, peek_setting
 from ftmech_hf.jobs.behavior import Behavior, from_task
 from ftmech_hf.jobs.job import JobConfig, prepared_job
-from ftmech_hf.jobs.prompts import from_datasets
+from ftmech_hf.jobs.prompts import QuestionConfig, from_datasets
 from ftmech_hf.jobs.tokenizers import check_same_tokens
 from ftmech_hf.models.loading import load_tokenizer, model_positions
 from ftmech_hf.runs import RunDir
@@ -25,7 +25,7 @@ ASKED: dict[str, type[PcfgShape] | type[Task]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskConfig:
+class AskConfig(QuestionConfig):
     """What to ask, if that is not the procedural task; only then are these settings a part of a run."""
 
     task: str = field(default="pcfg", metadata={"help": f"what is asked where no dataset is given: {', '.join(ASKED)}"})
@@ -37,17 +37,16 @@ class AskConfig:
             "answer",
         },
     )
-    only_one_token: bool = field(
-        default=False, metadata={"help": "leave out rows of the dataset whose answer is several tokens"}
-    )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.task not in ASKED:
             raise ValueError(f"task: unknown {self.task!r}, expected one of {', '.join(ASKED)}")
         if self.dataset and self.task != "pcfg":
             raise ValueError(f"task: {self.task}, but dataset: {self.dataset} is asked in its place; give one of them")
-        if self.only_one_token and not self.dataset:
-            raise ValueError("only_one_token: true, but no dataset whose rows it could leave out")
+        for name in ("only_one_token", "skip_unusable", "cut_prompts"):
+            if getattr(self, name) and not self.dataset:
+                raise ValueError(f"{name}: true, but no dataset whose rows it could be about")
 
     def inputs(self) -> dict[str, str]:
         """The data set, by what is read of it."""
@@ -94,7 +93,7 @@ def ask(asked: Task | AskConfig, models: Sequence[str], *, seed: int, train_rows
     assert asked.dataset is not None
     positions = [found for found in map(model_positions, models) if found is not None]
     settings: dict[str, Any] = {
-        "seed": seed, "train_rows": train_rows, "test_rows": test_rows, "only_one_token": asked.only_one_token,
+        "seed": seed, "train_rows": train_rows, "test_rows": test_rows, "how": asked,
         "positions": min(positions, default=None),
     }  # fmt: skip
     tokenizer = load_tokenizer(models[0])

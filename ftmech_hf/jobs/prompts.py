@@ -5,12 +5,17 @@ A data set is a file or folder of parquet, arrow, CSV, TSV, JSON or JSON lines (
 ``USER/NAME@REVISION``); after a colon may stand the name of one of its configs. Its rows have
 
 - ``prompt`` (or ``question``): text that ends where the model is to answer, or a chat of messages with ``role`` and
-  ``content``, which the tokenizer's chat template renders,
-- ``answer`` (or ``completion``): text of any number of tokens, or a whole number, which is written in decimal digits.
-  Without a column, it is the last message of ``messages``,
+  ``content``, which the tokenizer's chat template renders. An ``instruction``, with the text that it is about in
+  ``input``, is what a user says in such a chat, where the tokenizer has a template; so is what stands beside a column
+  ``system``, with which the chat begins,
+- ``answer`` (or ``completion``, ``response``, ``output``): text of any number of tokens, or a whole number, which is
+  written in decimal digits. Without a column, it is the last message of ``messages``. A list of texts (in CSV as JSON),
+  also in ``answers``: each of them is right, and the first is the one that is trained and read,
+- ``choices`` (optional): texts (in CSV as JSON), of which ``answer`` is one, or the label or place of one,
 - ``other_answer`` (optional): what the fine-tuning's question would be answered with; its first token counts.
 
-White space between prompt and answer is kept. Where there is none, :func:`choose_join` says whether a space is meant:
+White space between prompt and answer is kept. Where there is none,
+:func:`~ftmech_hf.tasks.text.join.choose_join` says whether a space is meant:
 "Mia was sad because" and "she" are two words, "7+2=" and "9" are not.
 
 Splits are ``train`` (to fit instruments and to fine-tune back), ``validation`` (to choose) and ``test`` (to report).
@@ -23,21 +28,60 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
+from ftmech_hf.tasks.text.columns import Chat
+from ftmech_hf.tasks.text.join import choose_join
+from ftmech_hf.tasks.text.left_out import Faults
 from ftmech_hf.tasks.text.splits import overlap, read_splits
-from ftmech_hf.tasks.text.tables import contradictions, text_columns
-from ftmech_hf.tasks.text.tokens import Encoded, choose_join, encode_rows
+from ftmech_hf.tasks.text.tables import asked_twice, contradictions, text_columns
+from ftmech_hf.tasks.text.tokens import Encoded, encode_rows
+
+if TYPE_CHECKING:
+    import datasets
 
 LEAST_ROWS = 32
 
 ANSWER, FIRST_TOKEN = "answer", "first token of the answer"
 """What probes read of a data set: answers of one token, or the first token where some have several."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionConfig:
+    """How a data set is asked."""
+
+    only_one_token: bool = field(
+        default=False, metadata={"help": "leave out rows of a dataset whose answer is several tokens"}
+    )
+    skip_unusable: bool = field(
+        default=False,
+        metadata={"help": "leave out rows of a dataset that are empty, no text, too long, or asked before; they are "
+                  "counted"},
+    )  # fmt: skip
+    cut_prompts: bool = field(
+        default=False, metadata={"help": "let prompts of a dataset that are longer than the model lose their beginning"}
+    )
+    chat: Chat = field(
+        default="auto",
+        metadata={"help": "whether prompts that are text are asked in the model's chat template; auto: instructions, "
+                  "and what has a system prompt"},
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if self.chat not in get_args(Chat):
+            raise ValueError(f"chat: {self.chat!r}, expected one of {', '.join(get_args(Chat))}")
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether which rows are asked depends on the tokenizer."""
+        return self.only_one_token or self.skip_unusable
 
 
 def from_datasets(
@@ -48,7 +92,7 @@ def from_datasets(
     train_rows: int,
     test_rows: int,
     positions: int | None = None,
-    only_one_token: bool = False,
+    how: QuestionConfig | None = None,
 ) -> list[Behavior]:
     """Behaviors from data sets; see this module's docstring. All are filled with the same token, if any must be.
 
@@ -60,15 +104,16 @@ def from_datasets(
         seed: of the cut, where splits are missing.
         train_rows, test_rows: take no more than these.
         positions: tokens that a model can be shown at most.
-        only_one_token: leave out rows whose answer is not one token.
+        how: data sets are asked.
 
     Raises:
         ValueError: no such data set, a missing column, a value that is no text, a word that the tokenizer does not
             know, an answer that changes the tokens of its prompt, a row too long, too few rows, no token left to fill
             shorter rows with.
     """
+    how = how or QuestionConfig()
     taken = {"train": 4 * train_rows, "validation": test_rows, "test": test_rows}
-    read = {name: _read(name, tokenizer, seed, taken, positions, only_one_token) for name in names}
+    read = {name: _read(name, tokenizer, seed, taken, positions, how) for name in names}
     everything = [split for splits, _ in read.values() for split in splits.values()]
     pad = None
     if any(_differ(splits.values()) for splits, _ in read.values()):
@@ -111,36 +156,65 @@ def _read(
     seed: int,
     taken: Mapping[str, int],
     positions: int | None,
-    only_one_token: bool,
+    how: QuestionConfig,
 ) -> tuple[dict[str, Encoded], tuple[str, ...]]:
     """The three splits of a data set as token ids, the test split without what the others have; and what to say."""
-    splits = read_splits(name, seed, lambda rows, split: text_columns(rows, tokenizer, name, split))
-    _check_sizes({split: len(rows) for split, rows in splits.items()}, name)
+    faults = Faults(name, skip=how.skip_unusable, flag="skip_unusable")
+    notes: list[str] = []
+    total = 0
+
+    def converted(rows: datasets.Dataset, split: str) -> datasets.Dataset:
+        nonlocal total
+        total += len(rows)
+        found = text_columns(rows, tokenizer, name, split, faults=faults, chat=how.chat, notes=notes)
+        twice, once = asked_twice(found)
+        if twice and how.skip_unusable:
+            found = found.select(once)
+        repeated.append(twice)
+        return found
+
+    repeated: list[int] = []
+    splits = read_splits(name, seed, converted)
+    left_out = faults.note(total)
+    _check_sizes({split: len(rows) for split, rows in splits.items()}, name, left_out)
     join = choose_join(splits["train"], tokenizer)
     encoded = {}
     for split, rows in splits.items():
-        asked = rows if only_one_token else rows.select(range(min(len(rows), taken[split])))
-        found = encode_rows(asked, tokenizer, name, join, positions=positions, skip=only_one_token)
+        asked = rows if how.leaves_out else rows.select(range(min(len(rows), taken[split])))
+        found = encode_rows(
+            asked, tokenizer, name, join, positions=positions, skip=how.only_one_token, cut=how.cut_prompts,
+            faults=faults,
+        )  # fmt: skip
         encoded[split] = found.first(taken[split])
+    skipped, cut = (sum(getattr(found, key) for found in encoded.values()) for key in ("skipped", "cut"))
+    left_out = faults.note(total)
     _check_sizes(
-        {split: len(found.rows) for split, found in encoded.items()}, f"{name}, without answers of several tokens,"
-    )
-    skipped = sum(found.skipped for found in encoded.values())
+        {split: len(found.rows) for split, found in encoded.items()},
+        f"{name}, without answers of several tokens," if skipped else name, left_out,
+    )  # fmt: skip
     everything = [rows for rows in splits.values() if len(rows)]
-    notes = [
+    asked_rows = sum(map(len, everything))
+    said = [
+        *notes,
+        left_out,
+        f"{sum(repeated)} of {total} rows have the prompt and answer of another row"
+        f"{' and are left out' if how.skip_unusable else ''}" if sum(repeated) else None,
         contradictions(*([value for rows in everything for value in rows[column]] for column in ("prompt", "answer"))),
         overlap(splits["train"], splits["test"]),
-        f"{skipped} of {sum(map(len, everything))} rows are left out: their answer is not one token"
-        if skipped
-        else None,
-    ]
-    return encoded, tuple(f"{name}: {note}" for note in notes if note)
+        f"{skipped} of {asked_rows} rows are left out: their answer is not one token" if skipped else None,
+        f"{cut} of {asked_rows} prompts are longer than the model's {positions} positions and lose their beginning"
+        if cut else None,
+    ]  # fmt: skip
+    return encoded, tuple(f"{name}: {note}" for note in said if note)
 
 
-def _check_sizes(sizes: Mapping[str, int], name: str) -> None:
+def _check_sizes(sizes: Mapping[str, int], name: str, left_out: str | None) -> None:
     for split, number in sizes.items():
         if number < LEAST_ROWS:
-            raise ValueError(f"dataset: {name} has {number} {split} rows of its own, expected at least {LEAST_ROWS}")
+            more = f"; {left_out}" if left_out else ""
+            raise ValueError(
+                f"dataset: {name} has {number} {split} rows of its own, expected at least {LEAST_ROWS}{more}"
+            )
 
 
 def _unused_token(rows: Iterable[list[int]], vocabulary: int) -> int:

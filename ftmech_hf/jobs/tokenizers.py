@@ -58,7 +58,8 @@ def ask_models(names: Sequence[str], models: Mapping[str, str], **settings: Any)
             continue
         if role != "finetuned":
             raise ValueError(f"{role}: its tokenizer reads other tokens than the base's, first in {text!r}")
-        if settings.get("only_one_token") or [len(each.test) for each in behaviors] != [len(e.test) for e in found]:
+        how = settings.get("how")
+        if (how and how.leaves_out) or [len(each.test) for each in behaviors] != [len(e.test) for e in found]:
             raise ValueError(
                 f"finetuned: its tokenizer reads other tokens than the base's, first in {text!r}, and would leave out "
                 "other rows; give questions that both can be asked"

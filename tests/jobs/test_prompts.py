@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,19 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
+from ftmech_hf.jobs.answer_scores import answer_log_probabilities
 from ftmech_hf.jobs.behavior import from_capability
 from ftmech_hf.jobs.padding import mask_padding
-from ftmech_hf.jobs.prompts import from_datasets
+from ftmech_hf.jobs.prompts import QuestionConfig, from_datasets
 from ftmech_hf.models.tokenization import build_tokenizer
 from ftmech_hf.tasks import Capability, PcfgConfig, build_dataset
 from ftmech_hf.tasks.pcfg import for_capability
 from ftmech_hf.tasks.text.identity import dataset_hash
 from ftmech_hf.training.evaluation import answer_accuracy, answer_logits
 from ftmech_hf.training.objectives import answer_only_loss
+from tests.foreign import save_llama, sums, write_rows
 
 SIZES = {"seed": 0, "train_rows": 40, "test_rows": 40}
 
@@ -153,7 +156,10 @@ def test_training_rows_pass_over_all_before_any_comes_twice(task: PcfgConfig) ->
     ("columns", "message"),
     [
         ({"prompt": ["a ="] * 500, "answer": ["a"] * 500}, r"has 0 test rows of its own, expected at least 32"),
-        ({"prompt": ["a ="] * 50}, r"has no column 'answer' \(or 'completion'\) in train, only prompt"),
+        (
+            {"prompt": ["a ="] * 50},
+            r"has no column 'answer' \(or 'completion', 'response', 'output'\) in train, only prompt",
+        ),
         ({"prompt": ["a ="] * 50, "answer": ["a"] * 50}, r"has 30 train rows of its own, expected at least 32"),
     ],
 )
@@ -173,7 +179,7 @@ def test_answers_of_several_tokens_are_asked_or_left_out(tokenizer: PreTrainedTo
     (questions,) = from_datasets([str(path)], tokenizer, **SIZES)
     assert {tuple(tokenizer.convert_ids_to_tokens(answer)) for answer in questions.test.answer_ids()} == {("a", "b")}
     with pytest.raises(ValueError, match=r"without answers of several tokens, has 0 train rows of its own"):
-        from_datasets([str(path)], tokenizer, **SIZES, only_one_token=True)
+        from_datasets([str(path)], tokenizer, **SIZES, how=QuestionConfig(only_one_token=True))
 
 
 def test_no_such_data_set(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
@@ -189,3 +195,82 @@ def test_its_hash_is_that_of_its_rows(task: PcfgConfig, tmp_path: Path) -> None:
         write(tmp_path / name, task, train=number) for name, number in (("one", 8), ("same", 8), ("other", 9))
     )
     assert dataset_hash(str(one)) == dataset_hash(str(same)) != dataset_hash(str(other))
+
+
+def messy(number: int = 400) -> list[dict[str, Any]]:
+    """Questions as they come out of a spreadsheet: a fifth of them cannot be asked, and some stand there twice."""
+    rows = [{"prompt": " ".join(words) + " =", "answer": words[0]} for words in itertools.product("abc", repeat=6)]
+    for place in range(0, number, 5):
+        rows[place] = {**rows[place], ["prompt", "answer"][place % 2]: [None, "", "zebra"][place % 3]}
+    return [*rows[:number], *rows[1:5]]
+
+
+def test_rows_that_cannot_be_asked_are_counted_and_left_out_if_told(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    rows = messy()
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(
+        ValueError, match=r"dataset: .*rows\.jsonl: .* \(\d+ of 404 rows .*; --skip_unusable true leaves"
+    ):
+        from_datasets([str(path)], tokenizer, **SIZES)
+    (questions,) = from_datasets([str(path)], tokenizer, **SIZES, how=QuestionConfig(skip_unusable=True))
+    note, twice, *_ = questions.notes
+    assert note.startswith(f"{path}: 80 of 404 rows cannot be asked and are left out, first ")
+    assert twice == f"{path}: 4 of 404 rows have the prompt and answer of another row and are left out"
+    for row in questions.test.token_ids.tolist():
+        words = tokenizer.convert_ids_to_tokens([token for token in row if token != questions.pad])
+        assert words[-2] == words[0]
+    # the same rows without the others are asked in the same way, and it is said that some stand there twice
+    usable = [row for row in rows if all(row.values()) and "zebra" not in row.values()]
+    assert len(usable) == 324
+    path.write_text("".join(json.dumps(row) + "\n" for row in usable))
+    (alone,) = from_datasets([str(path)], tokenizer, **SIZES)
+    assert alone.notes == (f"{path}: 4 of 324 rows have the prompt and answer of another row",)
+
+
+def test_too_few_rows_are_left_is_said_with_those_that_were_left_out(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [{"prompt": "a =", "answer": None}] * 99))
+    with pytest.raises(ValueError, match="has 0 train rows of its own, expected at least 32; 99 of 99 rows cannot be"):
+        from_datasets([str(path)], tokenizer, **SIZES, how=QuestionConfig(skip_unusable=True))
+
+
+def test_long_prompts_are_refused_left_out_or_cut(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    datasets.Dataset.from_dict(mixed_lengths(1500)).to_parquet(path)
+    sizes = {**SIZES, "positions": 8}
+    with pytest.raises(ValueError, match="tokens, but the model has 8 positions"):
+        from_datasets([str(path)], tokenizer, **sizes)
+    longest = {}
+    for how in (QuestionConfig(skip_unusable=True), QuestionConfig(cut_prompts=True)):
+        (questions,) = from_datasets([str(path)], tokenizer, **sizes, how=how)
+        longest[how.cut_prompts] = questions.test.token_ids.shape[1] - 2
+        assert ("lose their beginning" if how.cut_prompts else "left out, first row") in " ".join(questions.notes)
+    assert longest == {False: 8, True: 8}
+
+
+def test_the_side_on_which_a_tokenizer_pads_changes_nothing(tmp_path: Path) -> None:
+    """Rows in a batch, filled on the left as we do or on the right as a tokenizer may, are rows alone."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(save_llama(tmp_path / "llama")).eval(), None
+    name = write_rows(tmp_path / "sums.jsonl", sums(160))
+    found = {}
+    for side in ("left", "right"):
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / "llama", padding_side=side)
+        (questions,) = from_datasets([name], tokenizer, **SIZES)
+        assert questions.pad is not None
+        found[side] = answer_log_probabilities(mask_padding(model, questions.pad), questions.test)
+    torch.testing.assert_close(found["left"], found["right"], rtol=0, atol=0, equal_nan=True)
+    assert tokenizer is not None
+    for row, answer, measured in zip(questions.test.token_ids, questions.test.answer, found["right"], strict=True):
+        ids = row[row != questions.pad][None]
+        with torch.no_grad():
+            alone = model(ids).logits[0].log_softmax(-1)
+        length = int(answer.sum())
+        expected = [
+            float(alone[ids.shape[1] - 2 - length + n, ids[0, ids.shape[1] - 1 - length + n]]) for n in range(length)
+        ]
+        assert measured[-length:].tolist() == pytest.approx(expected, abs=1e-4)

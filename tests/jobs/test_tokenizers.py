@@ -13,6 +13,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from ftmech_hf.jobs.prompts import QuestionConfig
 from ftmech_hf.jobs.tokenizers import ask_models
 from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.diagnosis.diagnosis import run_diagnosis
@@ -113,7 +114,7 @@ def test_other_tokens_are_refused_where_they_cannot_be_asked(folders: dict[str, 
         diagnosed(folders, tmp_path / "out", base=folders["random"], finetuned=folders["same"])
     models = {"base": folders["base"], "finetuned": folders["same"]}
     with pytest.raises(ValueError, match="would leave out other rows"):
-        ask_models([folders["dataset"]], models, **SIZES, only_one_token=True)
+        ask_models([folders["dataset"]], models, **SIZES, how=QuestionConfig(only_one_token=True))
     few = save(tmp_path / "few", make_base("llama"), [word if word != "w3" else "other" for word in WORDS])
     with pytest.raises(ValueError, match=r"finetuned: with its own tokenizer, dataset: .* does not know 'w3'"):
         ask_models([folders["dataset"]], {"base": folders["base"], "finetuned": few}, **SIZES)

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from ftmech_hf.jobs.behavior import from_capability
 from ftmech_hf.jobs.job import JobConfig, prepared_job
 from ftmech_hf.jobs.padding import mask_padding
+from ftmech_hf.jobs.prompts import QuestionConfig
 from ftmech_hf.jobs.tokenizers import PairQuestions, ask_models, own_tokenizer
 from ftmech_hf.models.loading import load_model, model_positions, random_twin
 from ftmech_hf.models.vocabulary import (
@@ -33,7 +34,7 @@ ROLES = {"finetuned": FINETUNED, "control": NULL, "twin": OTHER_SEED}
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiagnoseConfig(JobConfig):
+class DiagnoseConfig(JobConfig, QuestionConfig):
     """Which models to diagnose, and what to ask them."""
 
     base: str = field(
@@ -71,9 +72,6 @@ class DiagnoseConfig(JobConfig):
     other_dataset: str | None = field(
         default=None, metadata={"place": "input", "help": "questions that fine-tuning taught, in the same columns"}
     )
-    only_one_token: bool = field(
-        default=False, metadata={"help": "leave out rows of a dataset whose answer is several tokens"}
-    )
     operator: str = field(default="count", metadata={"help": "without a dataset: task token of the capability"})
     other_correlation: float | None = field(
         default=1.0, metadata={"help": "without a dataset: share of texts with the correlation, in what was taught"}
@@ -82,6 +80,7 @@ class DiagnoseConfig(JobConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        QuestionConfig.__post_init__(self)
         if self.other_dataset and not self.dataset:
             raise ValueError(f"other_dataset: {self.other_dataset}, but no dataset with the capability's questions")
         if self.gguf_file and named_models(self) == named_models(dataclasses.replace(self, gguf_file=None)):
@@ -140,7 +139,7 @@ def _ask(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape) -> P
         named_models(config),
         **sizes,
         positions=model_positions(named_models(config)["base"]),
-        only_one_token=config.only_one_token,
+        how=config,
     )
 
 

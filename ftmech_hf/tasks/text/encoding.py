@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ftmech_hf.tasks.text.tables import CHAT, MESSAGES, PLACE, chat_of, checked_texts, render_chat
-from ftmech_hf.tasks.text.tokens import Fault, Join, encode_rows
+from ftmech_hf.tasks.text.columns import MESSAGES
+from ftmech_hf.tasks.text.continuations import Join
+from ftmech_hf.tasks.text.left_out import Faults
+from ftmech_hf.tasks.text.tables import CHAT, PLACE, chat_of, checked_texts, render_chat
+from ftmech_hf.tasks.text.tokens import encode_rows
 
 if TYPE_CHECKING:
     import datasets
@@ -76,7 +79,7 @@ def prompt_rows(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, name
         rows: of :func:`~ftmech_hf.tasks.text.tables.text_columns`.
         tokenizer: of the model.
         name: what errors call the table.
-        join: of :func:`~ftmech_hf.tasks.text.tokens.choose_join`.
+        join: of :func:`~ftmech_hf.tasks.text.join.choose_join`.
     """
     found = encode_rows(rows, tokenizer, name, join)
     return [
@@ -110,13 +113,13 @@ def chat_rows(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, name: 
         raise ValueError("tokenizer: does not say which letters a token stands for, expected a fast tokenizer")
     found: list[Row] = []
     faults: list[str | None] = []
-    for value in rows[MESSAGES]:
+    for value, place in zip(rows[MESSAGES], rows[PLACE], strict=True):
         try:
             found.append(_chat_row(chat_of(value), tokenizer))
             faults.append(None)
         except ValueError as error:
-            faults.append(str(error))
-    Fault(rows[PLACE], name).refuse(faults)
+            faults.append(f"{place}: {error}")
+    Faults(name).kept(faults)
     return found
 
 

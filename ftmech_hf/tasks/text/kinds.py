@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from ftmech_hf.tasks.text.columns import ANSWERS, MESSAGES, OTHER, PROMPTS
+from ftmech_hf.tasks.text.continuations import Join
 from ftmech_hf.tasks.text.encoding import Row, chat_rows, is_chat_table, plain_rows, prompt_rows
-from ftmech_hf.tasks.text.tables import ANSWERS, CHAT, MESSAGES, OTHER, PLACE, PROMPTS, checked_texts, text_columns
-from ftmech_hf.tasks.text.tokens import Join
+from ftmech_hf.tasks.text.tables import CHAT, PLACE, checked_texts, text_columns
 
 if TYPE_CHECKING:
     import datasets

@@ -92,7 +92,7 @@ def _taken(about: list[str], rest: NDArray[np.int64], number: int) -> NDArray[np
             taken.add(about[place])
             number -= sizes[about[place]]
     left = set(rest.tolist())
-    return np.array([place in left and each in taken for place, each in enumerate(about)])
+    return np.array([place in left and each in taken for place, each in enumerate(about)], bool)
 
 
 def of_their_own(rows: datasets.Dataset, others: list[datasets.Dataset]) -> datasets.Dataset:

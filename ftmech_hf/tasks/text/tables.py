@@ -4,109 +4,120 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ftmech_hf.tasks.text.choices import read_choice
+from ftmech_hf.tasks.text.columns import CHOICES, OTHER, AskedColumns, Chat, asked_columns, is_chat, role_of
+from ftmech_hf.tasks.text.left_out import Faults
 
 if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedTokenizerBase
 
-PROMPTS, ANSWERS, OTHER, MESSAGES = ("prompt", "question"), ("answer", "completion"), "other_answer", "messages"
-"""What a column of prompts or answers may be called, the first that is there; and a whole chat, its answer last."""
-
-CHAT, PLACE = "asked_in_a_chat", "row_of_the_table"
-"""Columns that :func:`text_columns` adds: whether a prompt is a rendered chat, and where the row stood."""
+CHAT, PLACE, ACCEPTED = "asked_in_a_chat", "row_of_the_table", "accepted_answers"
+"""Columns that :func:`text_columns` adds: whether a prompt is a rendered chat, where the row stood, and further answers
+that are right as well, if any row has them."""
 
 
-def text_columns(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, name: str, split: str) -> datasets.Dataset:
-    """The same rows with ``prompt``, ``answer`` and, if it is there, ``other_answer`` as text.
+def text_columns(
+    rows: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    split: str,
+    *,
+    faults: Faults | None = None,
+    chat: Chat = "auto",
+    notes: list[str] | None = None,
+) -> datasets.Dataset:
+    """The same rows with ``prompt``, ``answer`` and, if they are there, other answers and choices as text.
 
     Text stays as it is, and a whole number becomes its decimal spelling. A chat (a list of messages with ``role`` and
     ``content``) is rendered by the tokenizer's template up to where the assistant speaks; its answer is a column, or
-    else the last message. Nothing else is text: not a missing value, a fraction, a truth value, a list or a mapping.
+    else the last message. A list of texts as an answer means that each is right: the first becomes ``answer``, the
+    others :data:`ACCEPTED`. Nothing else is text: not a missing value, a fraction, a truth value or a mapping.
 
     Args:
         rows: a split as it was read.
         tokenizer: whose template renders chats.
         name, split: what errors call the rows.
+        faults: whether rows that are no text are left out; an error if not given.
+        chat: when text is asked in a chat.
+        notes: what a reader should know is added here.
 
     Raises:
         ValueError: a column is missing, or a value is no text; says which row, and in how many rows.
     """
     import datasets
 
-    prompts, answers, others = _chosen_columns(rows, name, split)
-    where = _Where(name, split)
-    chat = [isinstance(value, list) for value in prompts]
-    found = {"prompt": where.checked("prompt", prompts, lambda value: _prompt(value, tokenizer))}
-    for column, values in (("answer", answers), (OTHER, others)):
-        if values is not None:
-            pairs = list(zip(values, prompts, strict=True))
-            found[column] = where.checked(column, pairs, lambda pair: _answer(pair[0], pair[1], tokenizer))
-    rows = rows.remove_columns([each for each in (*found, CHAT, PLACE) if each in rows.column_names])
-    kept: Mapping[str, Any] = {
-        **found,
-        CHAT: chat,
-        PLACE: [f"row {number} of {split}" for number in range(len(prompts))],
-    }
-    added = datasets.Dataset.from_dict(dict(kept))
-    return datasets.concatenate_datasets([rows, added], axis=1) if rows.column_names else added
+    found = asked_columns(rows, name, split, chat=chat, has_template=bool(tokenizer.chat_template))
+    texts, tells = [], []
+    for number in range(len(rows)):
+        try:
+            texts.append(_row_of_texts(found, number, tokenizer))
+            tells.append(None)
+        except _NoText as error:
+            texts.append({})
+            tells.append(f"{error.column} of row {number} of {split}: {error}")
+    kept = (faults or Faults(name)).kept(tells, "; leave such rows out")
+    if notes is not None:
+        notes += [note for note in found.notes if note not in notes]
+    columns = {key: [texts[number][key] for number in kept] for key in _columns_of(found, [texts[n] for n in kept])}
+    replaced = (*columns, CHAT, PLACE, ACCEPTED)
+    rows = rows.remove_columns([each for each in replaced if each in rows.column_names])
+    added = datasets.Dataset.from_dict({
+        **columns,
+        CHAT: [isinstance(found.prompts[number], list) for number in kept],
+        PLACE: [f"row {number} of {split}" for number in kept],
+    })  # fmt: skip
+    if not rows.column_names:
+        return added
+    rows = rows if len(kept) == len(rows) else rows.select(kept).flatten_indices(keep_in_memory=True)
+    return datasets.concatenate_datasets([rows, added], axis=1)
 
 
-def _chosen_columns(rows: datasets.Dataset, name: str, split: str) -> tuple[list[Any], list[Any], list[Any] | None]:
-    there = rows.column_names
-    prompt, answer = (next((each for each in names if each in there), None) for names in (PROMPTS, ANSWERS))
-    if prompt is None and MESSAGES in there:
-        prompt = MESSAGES
-    if prompt is None:
-        raise ValueError(
-            f"dataset: {name} has no column 'prompt' (or 'question', or 'messages') in {split}, only {', '.join(there)}"
-        )
-    prompts = _values(rows, prompt)
-    if answer is not None:
-        answers = _values(rows, answer)
-    elif all(isinstance(value, list) and value and _role(value[-1]) == "assistant" for value in prompts):
-        answers, prompts = [value[-1:] for value in prompts], [value[:-1] for value in prompts]
-    else:
-        raise ValueError(
-            f"dataset: {name} has no column 'answer' (or 'completion') in {split}, only {', '.join(there)}"
-        )
-    return prompts, answers, _values(rows, OTHER) if OTHER in there else None
+def _columns_of(found: AskedColumns, texts: Sequence[Mapping[str, Any]]) -> list[str]:
+    there = {OTHER: found.others is not None, CHOICES: found.choices is not None}
+    there[ACCEPTED] = any(row[ACCEPTED] for row in texts)
+    return ["prompt", "answer", *(column for column, is_there in there.items() if is_there)]
 
 
-def _values(rows: datasets.Dataset, column: str) -> list[Any]:
-    import datasets
+class _NoText(ValueError):
+    """A value is no text."""
 
-    feature = rows.features[column]
-    values = list(rows[column])
-    if isinstance(feature, datasets.ClassLabel):  # numbers that stand for names
-        return [None if value is None else feature.int2str(value) for value in values]
-    return values
+    def __init__(self, column: str, reason: ValueError) -> None:
+        super().__init__(str(reason))
+        self.column = column
 
 
-class _Where:
-    """Where values stand, for errors."""
+def _row_of_texts(found: AskedColumns, number: int, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """A row by its columns as text.
 
-    def __init__(self, name: str, split: str) -> None:
-        self.name, self.split = name, split
-
-    def checked(self, column: str, values: Sequence[Any], convert: Callable[[Any], str]) -> list[str]:
-        """All values as text, or one error for the first that is none, with the number of its kind."""
-        texts, reasons = [], {}
-        for number, value in enumerate(values):
-            try:
-                texts.append(convert(value))
-            except ValueError as error:
-                reasons[number] = str(error)
-        if reasons:
-            first = next(iter(reasons))
-            raise ValueError(
-                f"dataset: {self.name}: {column} of row {first} of {self.split}: {reasons[first]} "
-                f"({len(reasons)} of {len(values)} rows are like that)"
-            )
-        return texts
+    Raises:
+        _NoText: a value is none.
+    """
+    prompt, answer, column = found.prompts[number], found.answers[number], "prompt"
+    try:
+        texts: dict[str, Any] = {"prompt": _prompt(prompt, tokenizer)}
+        if found.choices is not None:
+            column = CHOICES
+            choices, right = read_choice(found.choices[number], answer)
+            texts[CHOICES] = [_answer(each, prompt, tokenizer) for each in choices]
+            answer = choices[right]
+        column = "answer"
+        accepted = list(answer) if isinstance(answer, list) and not is_chat(answer) else [answer]
+        if not accepted:
+            raise ValueError("[], expected at least one text")
+        said = [_answer(each, prompt, tokenizer) for each in accepted]
+        texts |= {"answer": said[0], ACCEPTED: [each for each in dict.fromkeys(said) if each != said[0]]}
+        if found.others is not None:
+            column = OTHER
+            texts[OTHER] = _answer(found.others[number], prompt, tokenizer)
+    except ValueError as error:
+        raise _NoText(column, error) from error
+    return texts
 
 
 def _as_word(value: Any) -> str:
@@ -121,7 +132,7 @@ def _as_word(value: Any) -> str:
     if isinstance(value, int | np.integer) and not isinstance(value, bool | np.bool_):
         return str(int(value))
     if value is None:
-        raise ValueError("None, expected text; leave such rows out")
+        raise ValueError("None, expected text")
     kind = type(value).__name__
     hint = "; write a number as the text that is meant" if isinstance(value, float) else ""
     raise ValueError(f"{_shown(value)} ({kind}), expected text or a whole number{hint}")
@@ -129,15 +140,19 @@ def _as_word(value: Any) -> str:
 
 def checked_texts(values: Sequence[Any], column: str, name: str, split: str) -> list[str]:
     """The values of a column as text; see :func:`text_columns`, of whose errors it has those about values."""
-    return _Where(name, split).checked(column, values, _as_word)
+    texts, tells = [], []
+    for number, value in enumerate(values):
+        try:
+            texts.append(_as_word(value))
+            tells.append(None)
+        except ValueError as error:
+            tells.append(f"{column} of row {number} of {split}: {error}")
+    Faults(name).kept(tells, "; leave such rows out")
+    return texts
 
 
 def _shown(value: Any) -> str:
     return " ".join(repr(value).split())[:60]
-
-
-def _role(message: Any) -> Any:
-    return message.get("role") if isinstance(message, Mapping) else None
 
 
 def chat_of(value: list[Any]) -> list[dict[str, Any]]:
@@ -148,7 +163,7 @@ def chat_of(value: list[Any]) -> list[dict[str, Any]]:
     """
     messages = []
     for each in value:
-        if _role(each) is None or each.get("content") is None:
+        if role_of(each) is None or each.get("content") is None:
             raise ValueError(f"{_shown(value)} (list), expected text, or messages with role and content")
         messages.append({key: item for key, item in each.items() if item is not None})
     if not messages:
@@ -214,3 +229,14 @@ def contradictions(prompts: Sequence[str], answers: Sequence[str]) -> str | None
         f"{number} of {len(prompts)} rows contradict each other: {len(several)} prompts have several answers, such as "
         f"{json.dumps(shown[-40:], ensure_ascii=False)} {sorted(known[shown])[:3]}"
     )
+
+
+def asked_twice(rows: datasets.Dataset) -> tuple[int, list[int]]:
+    """(how many rows of :func:`text_columns` have the prompt and answer of one before, the numbers of the others)."""
+    seen: set[tuple[str, str]] = set()
+    once = []
+    for number, pair in enumerate(zip(rows["prompt"], rows["answer"], strict=True)):
+        if pair not in seen:
+            seen.add(pair)
+            once.append(number)
+    return len(rows) - len(once), once

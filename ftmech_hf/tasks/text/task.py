@@ -22,12 +22,14 @@ import numpy as np
 from ftmech_hf.config import tell
 from ftmech_hf.tasks.epochs import in_epochs, shuffled
 from ftmech_hf.tasks.schema import Offer, Rows, Task
+from ftmech_hf.tasks.text.continuations import Join
 from ftmech_hf.tasks.text.encoding import ANSWER, END, TextRows
 from ftmech_hf.tasks.text.identity import dataset_hash
+from ftmech_hf.tasks.text.join import choose_join
 from ftmech_hf.tasks.text.kinds import converted, encoded, kind_of
+from ftmech_hf.tasks.text.left_out import Faults
 from ftmech_hf.tasks.text.splits import read_splits
 from ftmech_hf.tasks.text.tables import PLACE, contradictions
-from ftmech_hf.tasks.text.tokens import Fault, Join, choose_join
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -162,16 +164,16 @@ class TextTask(Task):
         limit = config.max_tokens or max(lengths, default=0)
         kept = [number for number, length in enumerate(lengths) if length <= limit]
         places = list(rows[PLACE])
-        Fault([places[number] for number in kept], config.dataset).refuse(
-            [self._too_long(lengths[number]) for number in kept], "; --max_tokens leaves such rows out"
+        Faults(config.dataset).kept(
+            [self._too_long(places[number], lengths[number]) for number in kept], "; --max_tokens leaves such rows out"
         )
         others = None if rejected is None else TextRows.of([rejected[number] for number in kept])
         return TextRows.of([found[number] for number in kept]), others
 
-    def _too_long(self, length: int) -> str | None:
+    def _too_long(self, place: str, length: int) -> str | None:
         if self._limit is None or length <= self._limit:
             return None
-        return f"it has {length} tokens, but the model has {self._limit - 1} positions"
+        return f"{place}: it has {length} tokens, but the model has {self._limit - 1} positions"
 
     # What a row is
 

@@ -1,24 +1,30 @@
-"""Questions as tokens: an answer is what continues a prompt's own tokens when both are written one after the other.
+"""Rows of questions as token ids: what a model is shown, and what it is to answer.
 
-The tokenizer decides what a question is made of, so it is asked about the whole text and never about its parts alone.
-An answer may have several tokens. Nothing is lost on the way: a word that the tokenizer does not know, a character it
-drops, an answer that changes its prompt's tokens and a row longer than the model are refused, and said where they are.
+An answer may have several tokens, and there may be several that are right, or choices among which one is. A word that
+the tokenizer does not know, an answer that changes its prompt's tokens and a row longer than the model are refused, and
+said where they are, unless such rows are left out.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ftmech_hf.tasks.text.tables import CHAT, OTHER, PLACE
+from ftmech_hf.tasks.text.columns import CHOICES, OTHER
+from ftmech_hf.tasks.text.continuations import Continuation, Join, continuations, tokens_before
+from ftmech_hf.tasks.text.left_out import Faults
+from ftmech_hf.tasks.text.tables import ACCEPTED, CHAT, PLACE
 
 if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedTokenizerBase
 
-SAMPLE = 200
-"""Rows that are looked at to see how prompts and answers are joined."""
+
+class Whole(NamedTuple):
+    """A question with an answer: token ids of prompt, answer and end, and how many of them are the answer's."""
+
+    token_ids: tuple[int, ...]
+    answer: int
 
 
 class Encoded(NamedTuple):
@@ -28,176 +34,45 @@ class Encoded(NamedTuple):
         rows: each a prompt, its answer and an end.
         answer: for each row, which of its tokens are the answer's: the last ones but the end.
         other_answers: a token for each row, the first of its other answer, or none at all.
+        accepted: for each row, the question with every further answer that is right; or none at all.
+        choices: for each row, the question with each of its choices; or none at all.
+        right: for each row with choices, which of them is right.
         skipped: rows left out because an answer of theirs is not one token.
+        cut: prompts that lost their beginning.
     """
 
     rows: list[list[int]]
     answer: list[list[bool]]
     other_answers: list[int]
+    accepted: list[list[Whole]]
+    choices: list[list[Whole]]
+    right: list[int]
     skipped: int
+    cut: int = 0
 
     def first(self, number: int) -> Encoded:
         """The first so many rows."""
-        return Encoded(self.rows[:number], self.answer[:number], self.other_answers[:number], self.skipped)
+        return self._replace(**{
+            name: value[:number] for name, value in self._asdict().items() if isinstance(value, list)
+        })  # fmt: skip
+
+    @property
+    def wholes(self) -> Iterator[Whole]:
+        """Every question with every answer that a model may be shown."""
+        for ids, mask in zip(self.rows, self.answer, strict=True):
+            yield Whole(tuple(ids), sum(mask))
+        for row in (*self.accepted, *self.choices):
+            yield from row
 
 
-class Spelled(NamedTuple):
-    """A question as it is written: a prompt, the white space after it, an answer."""
+class _Question(NamedTuple):
+    """One row: its continuations by the names of their columns, one or several each."""
 
+    parts: dict[str, list[Continuation]]
+    texts: dict[str, list[str]]
     prompt: str
-    space: str
-    answer: str
-
-
-Join = Callable[[str, str], Spelled]
-
-
-def _as_written(prompt: str, answer: str) -> Spelled:
-    before, after = prompt.rstrip(), answer.lstrip()
-    return Spelled(before, prompt[len(before) :] + answer[: len(answer) - len(after)], after)
-
-
-def _with_space(prompt: str, answer: str) -> Spelled:
-    """One space between them if there is none."""
-    written = _as_written(prompt, answer)
-    return written if written.space else written._replace(space=" ")
-
-
-def choose_join(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> Join:
-    """How prompts and answers of a table are joined: as they are written, or with one space between them.
-
-    White space that is there is kept. Where there is none, the prompts tell: by what follows the same mark elsewhere in
-    them, else a space parts two words, follows a mark that has a space before it (``7 + 2 =``) and one that ends a
-    sentence, and nothing follows any other (``7+2=``). If the tokenizer knows most questions only when they are written
-    the other way, such as one that parts words by spaces alone, they are written so.
-    """
-    rows = rows.select(range(min(len(rows), SAMPLE)))
-    pairs = list(zip(rows["prompt"], rows["answer"], strict=True))
-    bare = [pair for pair in pairs if not pair[0][-1:].isspace() and not pair[1][:1].isspace()]
-    spaced = sum(_parted(prompt, answer) for prompt, answer in bare)
-    preferred, other = (_with_space, _as_written) if bare and 2 * spaced > len(bare) else (_as_written, _with_space)
-    unknown, others = (
-        sum(part.unknown is not None for part in _continuations(pairs, join, tokenizer)) for join in (preferred, other)
-    )
-    return other if 2 * unknown > len(pairs) and others < unknown else preferred
-
-
-def _parted(prompt: str, answer: str) -> bool:
-    """Whether a text as this prompt is written has a space before its answer."""
-    before = re.search(r"\w$|[^\w\s]+$", prompt)
-    if before is None or not answer[0].isalnum():
-        return False
-    mark = before[0]
-    if mark[-1].isalnum():
-        return _writes_spaces(mark[-1]) and _writes_spaces(answer[0])
-    followed = [bool(each[1]) for each in re.finditer(re.escape(mark[-1]) + r"(\s)?(?!$)", prompt[:-1])]
-    if followed:
-        return 2 * sum(followed) > len(followed)
-    return prompt[: before.start()][-1:].isspace() or mark[-1] in ".,;:!?"
-
-
-def _writes_spaces(letter: str) -> bool:
-    """Whether a letter or digit is of a script that parts words by spaces: not Thai, Chinese, Japanese and others."""
-    return not any(first <= letter <= last for first, last in _NO_SPACES)
-
-
-_NO_SPACES = (
-    ("\u0e00", "\u0eff"), ("\u1000", "\u109f"), ("\u1780", "\u17ff"), ("\u2e80", "\ua4cf"), ("\uf900", "\ufaff"),
-    ("\U00020000", "\U0003ffff"),
-)  # fmt: skip
-
-
-class _Continuation(NamedTuple):
-    """Tokens of a prompt, those of an answer that follow them, and a word that is unknown, if one is.
-
-    The answer is empty where the prompt's last token becomes another once the answer follows.
-    """
-
-    prompt: list[int]
-    answer: list[int]
-    unknown: str | None
-
-
-def _continuations(
-    pairs: Sequence[tuple[str, str]], join: Join, tokenizer: PreTrainedTokenizerBase
-) -> list[_Continuation]:
-    """Each question in tokens: the white space between is the answer's, or the prompt's if that leaves fewer tokens."""
-    spelled = [join(prompt, answer) for prompt, answer in pairs]
-    wholes, unknown = _tokens(["".join(each) for each in spelled], tokenizer)
-    bare, _ = _tokens([each.prompt for each in spelled], tokenizer)
-    spaced, _ = _tokens([each.prompt + each.space for each in spelled], tokenizer)
-    found = []
-    for each, whole, word, *prompts in zip(spelled, wholes, unknown, bare, spaced, strict=True):
-        parts = [(prompt, whole[len(prompt) :] if whole[: len(prompt)] == prompt else []) for prompt in prompts]
-        prompt, rest = min((part for part in parts if part[1]), key=lambda part: len(part[1]), default=parts[0])
-        if tokenizer.unk_token_id in rest and each.answer.strip() == tokenizer.unk_token:
-            word = each.answer
-        found.append(_Continuation(prompt, rest, word))
-    return found
-
-
-def _tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> tuple[list[list[int]], list[str | None]]:
-    """Token ids without those that a tokenizer adds, and for each text the first word that gets lost in them."""
-    if not texts:
-        return [], []
-    try:
-        # verbose: it would warn of texts longer than its own limit; ours is the model's
-        encoded = tokenizer(
-            list(texts), add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast, verbose=False
-        )
-    except Exception:  # the tokenizers library has one exception for everything, and slow ones raise any
-        if len(texts) == 1:
-            return [[]], [_refused_word(texts[0], tokenizer)]
-        found = [_tokens([text], tokenizer) for text in texts]
-        return [ids for (ids,), _ in found], [word for _, (word,) in found]
-    ids: list[list[int]] = [list(each) for each in encoded["input_ids"]]
-    if not tokenizer.is_fast:
-        return ids, [_lost_word(text, each, tokenizer) for text, each in zip(texts, ids, strict=True)]
-    offsets = encoded["offset_mapping"]
-    return ids, [_lost_piece(*each, tokenizer) for each in zip(texts, ids, offsets, strict=True)]
-
-
-def _refused_word(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The first word of a text that a tokenizer raises an error at; the text itself if it is none of them."""
-    for word in text.split():
-        try:
-            tokenizer(word, add_special_tokens=False)
-        except Exception:
-            return word
-    return text
-
-
-def _lost_piece(
-    text: str, ids: list[int], offsets: list[tuple[int, int]], tokenizer: PreTrainedTokenizerBase
-) -> str | None:
-    """The first piece of a text that became the unknown token, or no token at all."""
-    place = 0
-    for token, (start, end) in zip([*ids, None], [*offsets, (len(text), len(text))], strict=True):
-        gap = text[place:start]
-        if any(letter.isprintable() and not letter.isspace() for letter in gap):
-            return gap.strip()
-        if token is not None and token == tokenizer.unk_token_id and text[start:end] != tokenizer.unk_token:
-            return text[start:end]
-        place = max(place, end)
-    return None
-
-
-def _lost_word(text: str, ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str | None:
-    unknown = tokenizer.unk_token_id
-    if unknown is None or unknown not in ids:
-        return None
-    words = [word for word in text.split() if word != tokenizer.unk_token]
-    return next((word for word in words if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]), None)
-
-
-def _tokens_before(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The special tokens that a tokenizer puts before a text; those after it would part a prompt from its answer."""
-    whole: list[int] = list(tokenizer(text, verbose=False)["input_ids"])
-    plain: list[int] = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-    for start in range(len(whole) - len(plain) + 1):
-        if whole[start : start + len(plain)] == plain:
-            return whole[:start]
-    raise ValueError("dataset: the model's tokenizer writes a text in other tokens when it adds special ones")
+    place: str
+    chat: bool
 
 
 def encode_rows(
@@ -208,6 +83,8 @@ def encode_rows(
     *,
     positions: int | None = None,
     skip: bool = False,
+    cut: bool = False,
+    faults: Faults | None = None,
 ) -> Encoded:
     """Whole rows with answer and end.
 
@@ -215,74 +92,126 @@ def encode_rows(
         rows: of :func:`~ftmech_hf.tasks.text.tables.text_columns`.
         tokenizer: of the model that is asked.
         name: what errors call the table.
-        join: of :func:`choose_join`.
+        join: of :func:`~ftmech_hf.tasks.text.join.choose_join`.
         positions: tokens that a model can be shown: a prompt and all but the last token of its answer.
         skip: leave out rows whose answers are not one token.
+        cut: let prompts that are too long lose their beginning; a chat cannot.
+        faults: whether rows that cannot be asked are left out; an error if not given.
 
     Raises:
         ValueError: a word is unknown to the tokenizer, a row too long, or an answer does not follow its prompt's own
             tokens; says in which row, and in how many.
     """
-    if not len(rows):
-        return Encoded([], [], [], 0)
-    columns = ["answer", OTHER] if OTHER in rows.column_names else ["answer"]
-    prompts = list(rows["prompt"])
-    parts = {
-        column: _continuations(list(zip(prompts, rows[column], strict=True)), join, tokenizer) for column in columns
-    }
-    fault = Fault(rows[PLACE], name)
-    for column, found in parts.items():
-        fault.refuse([f"the tokenizer does not know {each.unknown!r} in {prompt[-40:]!r} and {column} {answer!r}"
-                      if each.unknown else None
-                      for each, answer, prompt in zip(found, rows[column], prompts, strict=True)])  # fmt: skip
+    faults = faults or Faults(name)
+    questions = _questions(rows, tokenizer, join)
+    kept = faults.kept([_unknown(each) for each in questions])
+    questions, skipped = [questions[number] for number in kept], 0
     if skip:
-        kept = [
-            number for number in range(len(rows)) if all(len(found[number].answer) == 1 for found in parts.values())
-        ]
-    else:
-        kept = [*range(len(rows))]
-        for column, found in parts.items():
-            fault.refuse([None if each.answer else _changes_prompt(column, answer, prompt) for each, answer, prompt
-                          in zip(found, rows[column], prompts, strict=True)], "; leave such rows out")  # fmt: skip
-    first, last = _tokens_before(prompts[0], tokenizer), tokenizer.eos_token_id
-    encoded, masks = [], []
-    for number, chat in enumerate(rows[CHAT]):
-        prompt, answer, _ = parts["answer"][number]
-        begin = [] if chat or prompt[: len(first)] == first else first  # a template writes its own
-        before = [*begin, *prompt]
-        encoded.append([*before, *answer, 0 if last is None else last])
-        masks.append([*[False] * len(before), *[True] * len(answer), False])
-    asked = set(kept)
-    fault.refuse([_too_long(len(row) - 2, sum(mask), positions) if number in asked else None
-                  for number, (row, mask) in enumerate(zip(encoded, masks, strict=True))])  # fmt: skip
-    others = [parts[OTHER][number].answer[0] for number in kept] if OTHER in parts else []
-    skipped = len(rows) - len(kept)
-    return Encoded([encoded[number] for number in kept], [masks[number] for number in kept], others, skipped)
+        asked = [each for each in questions if all(len(each.parts[key][0].answer) == 1 for key in _single(each.parts))]
+        skipped, questions = len(questions) - len(asked), asked
+    kept = faults.kept([_changes_prompt(each) for each in questions], "; leave such rows out")
+    questions = [questions[number] for number in kept]
+    begin = tokens_before(questions[0].prompt, tokenizer) if questions else []
+    end = 0 if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    found = [_wholes(each, begin, end, positions if cut else None) for each in questions]
+    kept = faults.kept([_too_long(*pair, positions) for pair in zip(questions, found, strict=True)])
+    chosen = [(questions[number], *found[number]) for number in kept]
+    first = [parts["answer"][0] for _, parts, _ in chosen]
+    columns = set(questions[0].parts) if questions else set()
+    return Encoded(
+        rows=[list(each.token_ids) for each in first],
+        answer=[_mask(each) for each in first],
+        other_answers=[each.parts[OTHER][0].answer[0] for each, *_ in chosen] if OTHER in columns else [],
+        accepted=[parts[ACCEPTED] for _, parts, _ in chosen] if ACCEPTED in columns else [],
+        choices=[parts[CHOICES] for _, parts, _ in chosen] if CHOICES in columns else [],
+        right=[each.texts[CHOICES].index(each.texts["answer"][0]) for each, *_ in chosen] if CHOICES in columns else [],
+        skipped=skipped,
+        cut=sum(was_cut for *_, was_cut in chosen),
+    )
 
 
-def _too_long(shown: int, answer: int, positions: int | None) -> str | None:
+def _questions(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, join: Join) -> list[_Question]:
+    there = [column for column in ("answer", OTHER, ACCEPTED, CHOICES) if column in rows.column_names]
+    prompts = list(rows["prompt"])
+    texts = [
+        {key: [value] if isinstance(value, str) else list(value) for key, value in zip(there, values, strict=True)}
+        for values in zip(*(rows[column] for column in there), strict=True)
+    ]
+    pairs = [
+        (prompt, text) for prompt, row in zip(prompts, texts, strict=True) for said in row.values() for text in said
+    ]
+    found = iter(continuations(pairs, join, tokenizer))
+    return [
+        _Question({key: [next(found) for _ in said] for key, said in row.items()}, row, prompt, place, chat)
+        for row, prompt, place, chat in zip(texts, prompts, rows[PLACE], rows[CHAT], strict=True)
+    ]
+
+
+_CALLED = {ACCEPTED: "answer", CHOICES: "choice"}
+
+
+def _single(parts: dict[str, list[Continuation]]) -> list[str]:
+    return [key for key in ("answer", OTHER) if key in parts]
+
+
+def _each(question: _Question) -> Iterator[tuple[str, str, Continuation]]:
+    """(what its column is called, text, tokens) of every answer."""
+    for key, parts in question.parts.items():
+        for text, part in zip(question.texts[key], parts, strict=True):
+            yield _CALLED.get(key, key), text, part
+
+
+def _unknown(question: _Question) -> str | None:
+    return next(
+        (
+            f"{question.place}: the tokenizer does not know {part.unknown!r} in {question.prompt[-40:]!r} and {column} "
+            f"{text!r}"
+            for column, text, part in _each(question) if part.unknown
+        ),
+        None,
+    )  # fmt: skip
+
+
+def _changes_prompt(question: _Question) -> str | None:
+    for column, text, part in _each(question):
+        if not part.answer:
+            what = "the answer" if column == "answer" else column
+            return (
+                f"{question.place}: {what} {text!r} changes the last token of the prompt {question.prompt[-40:]!r}, "
+                "expected tokens after it"
+            )
+    return None
+
+
+def _wholes(
+    question: _Question, begin: Sequence[int], end: int, positions: int | None
+) -> tuple[dict[str, list[Whole]], bool]:
+    """The question with each of its answers, by their columns, and whether its prompt was cut to fit positions."""
+    longest = max(len(part.answer) for _, _, part in _each(question))
+    found: dict[str, list[Whole]] = {}
+    was_cut = False
+    for key, parts in question.parts.items():
+        for part in parts:
+            # a template writes its own
+            before = [] if question.chat or part.prompt[: len(begin)] == list(begin) else list(begin)
+            prompt = part.prompt
+            if positions is not None and not question.chat:
+                head = len(begin) if not before else 0  # what begins a text stays
+                room = positions - len(before) - longest + 1
+                if head < room < len(prompt):
+                    prompt, was_cut = [*prompt[:head], *prompt[len(prompt) - room + head :]], True
+            found.setdefault(key, []).append(Whole((*before, *prompt, *part.answer, end), len(part.answer)))
+    return found, was_cut
+
+
+def _mask(whole: Whole) -> list[bool]:
+    return [*[False] * (len(whole.token_ids) - 1 - whole.answer), *[True] * whole.answer, False]
+
+
+def _too_long(question: _Question, found: tuple[dict[str, list[Whole]], bool], positions: int | None) -> str | None:
+    longest = max((whole for wholes in found[0].values() for whole in wholes), key=lambda each: len(each.token_ids))
+    shown = len(longest.token_ids) - 2
     if not positions or shown <= positions:
         return None
-    what = "the prompt has" if answer == 1 else "the prompt and its answer without its last token have"
-    return f"{what} {shown} tokens, but the model has {positions} positions"
-
-
-def _changes_prompt(column: str, answer: str, prompt: str) -> str:
-    what = "the answer" if column == "answer" else column
-    return f"{what} {answer!r} changes the last token of the prompt {prompt[-40:]!r}, expected tokens after it"
-
-
-class Fault:
-    """Says what is wrong with the first row of those where something is, and how many they are."""
-
-    def __init__(self, places: Sequence[str], name: str) -> None:
-        self.places, self.name = places, name
-
-    def refuse(self, tells: Sequence[str | None], advice: str = "") -> None:
-        """Raise an error if any of what is to be told of each row is there."""
-        wrong = [number for number, tell in enumerate(tells) if tell]
-        if wrong:
-            raise ValueError(
-                f"dataset: {self.name}: {self.places[wrong[0]]}: {tells[wrong[0]]} "
-                f"({len(wrong)} of {len(tells)} rows are like that){advice}"
-            )
+    what = "the prompt has" if longest.answer == 1 else "the prompt and its answer without its last token have"
+    return f"{question.place}: {what} {shown} tokens, but the model has {positions} positions"

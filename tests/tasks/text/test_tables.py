@@ -84,8 +84,14 @@ def test_what_cannot_be_read_is_said_in_a_line(content: bytes, message: str, tmp
         (("prompt", "completion"), None),
         (("question", "answer"), None),
         (("question", "completion"), None),
-        (("text", "label"), "has no column 'prompt' (or 'question', or 'messages') in train, only text, label"),
-        (("prompt", "label"), "has no column 'answer' (or 'completion') in train, only prompt, label"),
+        (
+            ("text", "label"),
+            "has no column 'prompt' (or 'question', 'instruction', or 'messages') in train, only text, label",
+        ),
+        (
+            ("prompt", "label"),
+            "has no column 'answer' (or 'completion', 'response', 'output') in train, only prompt, label",
+        ),
     ],
 )
 def test_columns_have_the_usual_names(columns: tuple[str, str], expected: str | None) -> None:

@@ -155,7 +155,7 @@ def test_rows_that_are_too_long_are_refused_or_left_out(
         ([{"prompt": "what is", "completion": "  "}], r"answer of row 0 of train: '  ', expected text \(40 of 40"),
         ([{"prompt": "what is", "answer": None}], r"answer of row 0 of train: None, expected text"),
         ([{"text": ""}], r"text of row 0 of train: '', expected text"),
-        ([{"prompt": "what is"}], r"has no column 'answer' \(or 'completion'\)"),
+        ([{"prompt": "what is"}], r"has no column 'answer' \(or 'completion', 'response', 'output'\)"),
         (chats()[:1], r"a chat, but the tokenizer has no chat template"),
     ],
 )  # fmt: skip

@@ -13,8 +13,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from ftmech_hf.models.tokenization import build_tokenizer
+from ftmech_hf.tasks.text.join import choose_join
 from ftmech_hf.tasks.text.tables import contradictions, text_columns
-from ftmech_hf.tasks.text.tokens import Encoded, choose_join, encode_rows
+from ftmech_hf.tasks.text.tokens import Encoded, encode_rows
 
 WORDS = ["<pad>", "<bos>", "<eos>", "<unk>", *"abcdefgh", "=", "None", "nan", *map(str, range(10))]
 CHATML = (
@@ -154,7 +155,7 @@ def test_a_chat_is_what_the_template_makes_of_it() -> None:
         (["a ="], [1.0], r"answer of row 0 of train: 1.0 \(float\), expected text or a whole number"),
         (["a ="], [float("nan")], r"answer of row 0 of train: nan \(float\)"),
         (["a ="], [True], r"answer of row 0 of train: True \(bool\)"),
-        (["a ="], [["1"]], r"answer of row 0 of train: \['1'\] \(list\), expected text, or messages"),
+        (["a ="], [[["1"]]], r"answer of row 0 of train: \['1'\] \(list\), expected text, or messages"),
         (["a ="], [{"a": 1}], r"answer of row 0 of train: \{'a': 1\} \(dict\)"),
         ([["a", "="]], ["1"], r"prompt of row 0 of train: \['a', '='\] \(list\)"),
         ([[{"role": "user", "content": "a"}]], ["1"], r"a chat, but the tokenizer has no chat template"),
@@ -268,3 +269,31 @@ def test_a_value_is_asked_as_it_is_or_refused(prompt: Any, answer: Any, number: 
         said = "".join(f"{prompt}{answer}".split())
         assert "".join(tokenizer.decode(shown).split()) == said  # nothing is lost and nothing is put there but spaces
     assert len(found.rows[0]) >= 3
+
+
+def test_a_prompt_that_is_too_long_loses_its_beginning_if_it_may() -> None:
+    """What begins every text stays, and so do the last tokens before the answer."""
+    tokenizer = byte_level(adds=True)
+    whole = ask(tokenizer, ["what is 1 2 3 4 5 6 7 she", "what is"], ["he was", "he"])
+    for prompt in ("what is 1 2 3 4 5 6 7 she", "<s>what is 1 2 3 4 5 6 7 she"):
+        found = ask(tokenizer, [prompt, "what is"], ["he was", "he"], positions=6, cut=True)
+        assert found.cut == 1
+        assert found.rows[1] == whole.rows[1]
+        long = found.rows[0]
+        assert len(long) - 2 == 6  # all but the last token of the answer, and the end
+        assert long == [0, *whole.rows[0][-7:]]
+        assert sum(found.answer[0]) == 2
+    with pytest.raises(ValueError, match="have 20 tokens, but the model has 6 positions"):
+        ask(tokenizer, ["what is 1 2 3 4 5 6 7 she"], ["he was"], positions=6)
+    with pytest.raises(ValueError, match="tokens, but the model has 2 positions"):
+        ask(tokenizer, ["what is she"], ["he was sad"], positions=2, cut=True)  # nothing of the prompt would be left
+    chat = byte_level(template=CHATML)
+    with pytest.raises(ValueError, match="but the model has 6 positions"):
+        ask(chat, [[{"role": "user", "content": "what is 1 2 3 4"}]], ["he"], positions=6, cut=True)
+
+
+def test_what_a_template_writes_stands_before_an_answer_and_no_space() -> None:
+    tokenizer = byte_level(template="{% for each in messages %}[{{ each.role }}] {{ each.content }} {% endfor %}"
+                           "{% if add_generation_prompt %}[assistant].{% endif %}")  # fmt: skip
+    (row,) = ask(tokenizer, [[{"role": "user", "content": "what is"}]], ["she"]).rows
+    assert tokenizer.decode(row[:-1]) == "[user] what is [assistant].she"

@@ -167,6 +167,14 @@ class AnswerRows:
         """What each row asks, its text left out."""
         return [()] * len(self) if self.asked is None else [tuple(each) for each in self.asked.tolist()]
 
+    def right_ids(self) -> list[set[tuple[int, ...]]]:
+        """The tokens of every answer to each row that is right."""
+        accepted = self.accepted or [()] * len(self)
+        return [
+            {answer, *(whole.token_ids[-1 - whole.answer : -1] for whole in others)}
+            for answer, others in zip(self.answer_ids(), accepted, strict=True)
+        ]
+
     def first_tokens(self) -> AnswerRows:
         """The same questions with the first tokens of their answers alone: rows whose answer is one token.
 

@@ -10,7 +10,8 @@ from typing import Any
 from ftmech_hf.config import parse_config, peek_setting
 from ftmech_hf.jobs.behavior import Behavior, from_task
 from ftmech_hf.jobs.job import JobConfig, prepared_job
-from ftmech_hf.jobs.prompts import QuestionConfig, from_datasets
+from ftmech_hf.jobs.prompts import from_datasets
+from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.jobs.tokenizers import check_same_tokens
 from ftmech_hf.models.loading import load_tokenizer, model_positions
 from ftmech_hf.runs import RunDir

@@ -36,6 +36,10 @@ Spell = Callable[[Sequence[int]], str]
 """Token ids -> text."""
 
 
+Says = Callable[[PreTrainedModel, AnswerRows], list[str]]
+"""What a model answers to each row, in words."""
+
+
 def spell_ids(token_ids: Sequence[int]) -> str:
     """Tokens as their numbers, where nothing better is known."""
     return " ".join(str(each) for each in token_ids)
@@ -55,7 +59,9 @@ class Behavior:
         loss: mean loss of some rows.
         score: of each row.
         floor: the score of a model that has nothing of the behavior, where it is known and not counted on the rows.
+        right_if: in words, when an answer is right.
         spell: how tokens are written.
+        says: what a model answers, in words; None where no more is known than which tokens it would give.
         notes: what a reader should know of the rows, such as those that are left out.
     """
 
@@ -68,7 +74,9 @@ class Behavior:
     loss: Loss = answer_loss
     score: Score = gives_answer
     floor: float | None = None
+    right_if: str = "what the model writes begins with it"
     spell: Spell = field(default=spell_ids, repr=False)
+    says: Says | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -97,7 +105,7 @@ class Behavior:
         if self.floor is not None:
             return FloorResult(rows=len(rows), floor=self.floor, text_free=self.floor)
         asked = {"questions": rows.questions(), "other_questions": others.questions()}
-        return measure_floor(rows.answer_ids(), others.answer_ids(), **asked)
+        return measure_floor(rows.answer_ids(), others.answer_ids(), right=rows.right_ids(), **asked)
 
     @property
     def chance(self) -> float:

@@ -28,16 +28,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
-from ftmech_hf.tasks.text.columns import Chat
+from ftmech_hf.jobs.questions import QuestionConfig, judging
 from ftmech_hf.tasks.text.join import choose_join
 from ftmech_hf.tasks.text.left_out import Faults
 from ftmech_hf.tasks.text.splits import overlap, read_splits
@@ -51,37 +50,6 @@ LEAST_ROWS = 32
 
 ANSWER, FIRST_TOKEN = "answer", "first token of the answer"
 """What probes read of a data set: answers of one token, or the first token where some have several."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuestionConfig:
-    """How a data set is asked."""
-
-    only_one_token: bool = field(
-        default=False, metadata={"help": "leave out rows of a dataset whose answer is several tokens"}
-    )
-    skip_unusable: bool = field(
-        default=False,
-        metadata={"help": "leave out rows of a dataset that are empty, no text, too long, or asked before; they are "
-                  "counted"},
-    )  # fmt: skip
-    cut_prompts: bool = field(
-        default=False, metadata={"help": "let prompts of a dataset that are longer than the model lose their beginning"}
-    )
-    chat: Chat = field(
-        default="auto",
-        metadata={"help": "whether prompts that are text are asked in the model's chat template; auto: instructions, "
-                  "and what has a system prompt"},
-    )  # fmt: skip
-
-    def __post_init__(self) -> None:
-        if self.chat not in get_args(Chat):
-            raise ValueError(f"chat: {self.chat!r}, expected one of {', '.join(get_args(Chat))}")
-
-    @property
-    def leaves_out(self) -> bool:
-        """Whether which rows are asked depends on the tokenizer."""
-        return self.only_one_token or self.skip_unusable
 
 
 def from_datasets(
@@ -117,7 +85,7 @@ def from_datasets(
     everything = [split for splits, _ in read.values() for split in splits.values()]
     pad = None
     if any(_differ(splits.values()) for splits, _ in read.values()):
-        pad = _unused_token((row for split in everything for row in split.rows), len(tokenizer))
+        pad = _unused_token((whole.token_ids for split in everything for whole in split.wholes), len(tokenizer))
     found = []
     for name, (splits, notes) in read.items():
         width = max(len(row) for split in splits.values() for row in split.rows)
@@ -131,8 +99,8 @@ def from_datasets(
                 validation=rows["validation"],
                 tests={"test": rows["test"]},
                 again=rows["train"],
-                spell=lambda token_ids: str(tokenizer.decode(list(token_ids))),
                 notes=notes,
+                **judging(rows["train"], rows["test"], tokenizer, how),
             )
         )
     return found
@@ -140,13 +108,18 @@ def from_datasets(
 
 def _differ(splits: Iterable[Encoded]) -> bool:
     """Whether rows, their prompts or the parts of their answers have several lengths."""
-    shapes = {(len(mask), sum(mask)) for split in splits for mask in split.answer}
+    shapes = {(len(ids), answer) for split in splits for ids, answer in split.wholes}
     return len(shapes) > 1 or any(answer > 1 for _, answer in shapes)
 
 
 def _as_rows(encoded: Encoded, width: int, pad: int | None, label: str) -> AnswerRows:
-    other = torch.tensor(encoded.other_answers) if encoded.other_answers else None
-    rows = AnswerRows.stack(encoded.rows, encoded.answer, pad, width=width, other=other)
+    rows = AnswerRows.stack(
+        encoded.rows, encoded.answer, pad, width=width,
+        other=torch.tensor(encoded.other_answers) if encoded.other_answers else None,
+        accepted=encoded.accepted or None,
+        choices=encoded.choices or None,
+        right=torch.tensor(encoded.right) if encoded.choices else None,
+    )  # fmt: skip
     return dataclasses.replace(rows, labels={label: rows.first_answers.numpy()})
 
 
@@ -217,7 +190,7 @@ def _check_sizes(sizes: Mapping[str, int], name: str, left_out: str | None) -> N
             )
 
 
-def _unused_token(rows: Iterable[list[int]], vocabulary: int) -> int:
+def _unused_token(rows: Iterable[Sequence[int]], vocabulary: int) -> int:
     used = {token for row in rows for token in row}
     free = next((token for token in range(vocabulary) if token not in used), None)
     if free is None:

@@ -16,7 +16,7 @@ The **lead** is the share of what is above the floor that a model gets: 0 at the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -55,6 +55,7 @@ def measure_floor(
     *,
     questions: Sequence[Hashable] | None = None,
     other_questions: Sequence[Hashable] | None = None,
+    right: Sequence[Collection[Answer]] | None = None,
 ) -> FloorResult:
     """The floor of rows, and the text-free guess that other rows give.
 
@@ -63,6 +64,7 @@ def measure_floor(
         others: those of other rows of the same distribution, on which the guess is chosen.
         questions, other_questions: what each row asks, its text left out; None if all ask the same. A question that the
             others do not ask is answered with their most frequent answer.
+        right: all that is right for each reported row, where that is more than its one answer.
 
     Raises:
         ValueError: there are no rows, or as many answers as questions there are not.
@@ -78,8 +80,9 @@ def measure_floor(
         grouped.setdefault(question, []).append(answer)
     guess = {question: _most_frequent(found) for question, found in grouped.items()}
     fallback = _most_frequent(others)
-    guessed = sum(guess.get(question, fallback) == answer for question, answer in zip(asked, answers, strict=True))
-    most = max(Counter(answers).values())
+    accepted = [{answer} for answer in answers] if right is None else [set(each) for each in right]
+    guessed = sum(guess.get(question, fallback) in each for question, each in zip(asked, accepted, strict=True))
+    most = max(Counter(answer for each in accepted for answer in each).values())
     return FloorResult(rows=len(answers), floor=most / len(answers), text_free=guessed / len(answers))
 
 

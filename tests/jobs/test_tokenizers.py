@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ftmech_hf.jobs.prompts import QuestionConfig
+from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.jobs.tokenizers import ask_models
 from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.diagnosis.diagnosis import run_diagnosis

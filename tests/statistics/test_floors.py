@@ -57,3 +57,12 @@ def test_the_lead_is_0_at_the_floor_and_1_at_the_top() -> None:
     assert lead(0.6, 0.2) == pytest.approx(0.5)
     assert lead(0.9, 0.8) == pytest.approx(lead(0.5, 0.0))
     assert math.isnan(lead(1.0, 1.0))
+
+
+def test_an_answer_that_is_accepted_is_right_as_well() -> None:
+    answers, others = [(1,), (2,), (3,), (4,)], [(9,), (9,), (1,)]
+    right = [{(1,)}, {(2,), (9,)}, {(3,), (7,)}, {(4,), (7,), (9,)}]
+    found = measure_floor(answers, others, right=right)
+    assert found == FloorResult(rows=4, floor=2 / 4, text_free=2 / 4)
+    assert measure_floor(answers, [(5,)], right=right).text_free == 0
+    assert measure_floor(answers, others).text_free == 0

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from ftmech_hf.jobs.behavior import from_capability
 from ftmech_hf.jobs.job import JobConfig, prepared_job
 from ftmech_hf.jobs.padding import mask_padding
-from ftmech_hf.jobs.prompts import QuestionConfig
+from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.jobs.tokenizers import PairQuestions, ask_models, own_tokenizer
 from ftmech_hf.models.loading import load_model, model_positions, random_twin
 from ftmech_hf.models.vocabulary import (

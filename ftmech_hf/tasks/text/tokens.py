@@ -142,8 +142,22 @@ def _questions(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, join:
     ]
     found = iter(continuations(pairs, join, tokenizer))
     return [
-        _Question({key: [next(found) for _ in said] for key, said in row.items()}, row, prompt, place, chat)
+        _Question(
+            {key: _beside(key, [next(found) for _ in said]) for key, said in row.items()}, row, prompt, place, chat
+        )
         for row, prompt, place, chat in zip(texts, prompts, rows[PLACE], rows[CHAT], strict=True)
+    ]
+
+
+def _beside(column: str, parts: list[Continuation]) -> list[Continuation]:
+    """Choices after one and the same prompt, so that how likely they are can be compared: a space is theirs, then."""
+    shortest = min((part.prompt for part in parts), key=len, default=[])
+    wholes = [[*part.prompt, *part.answer] for part in parts]
+    if column != CHOICES or any(whole[: len(shortest)] != shortest for whole in wholes):
+        return parts
+    return [
+        Continuation(shortest, whole[len(shortest) :] if part.answer else [], part.unknown)
+        for part, whole in zip(parts, wholes, strict=True)
     ]
 
 

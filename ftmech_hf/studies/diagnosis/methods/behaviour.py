@@ -131,8 +131,13 @@ def show_examples(case: Case, was: NDArray[np.bool_], still: NDArray[np.bool_], 
 
 
 def say_answers(model: PreTrainedModel, questions: Behavior, places: list[int]) -> list[str]:
-    """What a model answers to some test rows: as many tokens as the right answer has, up to the first wrong one."""
+    """What a model answers to some test rows, in words.
+
+    Where a behavior does not know, as many tokens as the right answer has, up to the first wrong one.
+    """
     rows = questions.test[places]
+    if questions.says is not None:
+        return questions.says(model, rows)
     said = []
     for given, right in zip(given_answers(model, rows).tolist(), rows.answer_ids(), strict=True):
         tokens = given[len(given) - len(right) :]

@@ -1,0 +1,100 @@
+"""What a model writes in answer to a prompt, in words, and whether that is the answer and nothing else.
+
+Answers are short and their rows few, so nothing is cached: it works for every architecture, and a token is the same
+that one forward pass over all before it gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.jobs.answer_scores import BATCH
+from ftmech_hf.jobs.padding import padded_inputs
+
+MORE = 4
+"""Tokens that a model may write beyond those of the longest right answer: it may spell the same words in more."""
+
+
+@torch.no_grad()
+def write_greedily(
+    model: PreTrainedModel,
+    rows: AnswerRows,
+    tokens: int,
+    *,
+    ends: frozenset[int] = frozenset(),
+    batch_size: int = BATCH,
+) -> list[list[int]]:
+    """The most likely tokens after every prompt, each after those before it.
+
+    Args:
+        model: that writes.
+        rows: whose prompts it continues.
+        tokens: at most so many; fewer where the model has no positions left.
+        ends: tokens that end an answer, and are no part of it.
+        batch_size: prompts that are continued at a time.
+    """
+    written: list[list[int]] = []
+    positions = getattr(model.config, "max_position_embeddings", None)
+    for part in rows.split(batch_size):
+        ids, shown = part.prompts()
+        begins = ids.shape[1]
+        shown = torch.ones_like(ids, dtype=torch.bool) if shown is None else shown
+        room = tokens if not isinstance(positions, int) or positions < 1 else positions + 1 - int(shown.sum(1).max())
+        ended = torch.zeros(len(ids), dtype=torch.bool)
+        for _ in range(min(tokens, room)):
+            more = {} if part.pad is None else padded_inputs(model, shown.to(model.device))
+            logits = model(input_ids=ids.to(model.device), logits_to_keep=1, use_cache=False, **more).logits[:, -1]
+            following = logits.float().argmax(-1).cpu()
+            ids = torch.cat([ids, following[:, None]], 1)
+            shown = torch.cat([shown, torch.ones_like(shown[:, :1])], 1)
+            ended |= torch.isin(following, torch.tensor(sorted(ends), dtype=torch.long))
+            if ended.all():
+                break
+        for row in ids[:, begins:].tolist():
+            stop = next((place for place, token in enumerate(row) if token in ends), len(row))
+            written.append(row[:stop])
+    return written
+
+
+def answers_in_words(
+    model: PreTrainedModel, rows: AnswerRows, tokenizer: PreTrainedTokenizerBase, tokens: int
+) -> list[str]:
+    """What a model writes after every prompt: one line, up to a special token or so many tokens."""
+    ends = frozenset(int(each) for each in tokenizer.all_special_ids)
+    texts = []
+    for ids in write_greedily(model, rows, tokens, ends=ends):
+        text = str(tokenizer.decode(ids))
+        lines = text.strip().split("\n")
+        goes_on = len(ids) == tokens and len(lines) == 1
+        texts.append(lines[0].strip() + (" \u2026" if goes_on else ""))
+    return texts
+
+
+def writes_answer(tokenizer: PreTrainedTokenizerBase) -> Callable[[PreTrainedModel, AnswerRows], Tensor]:
+    """A score: whether a model writes the answer, or another that is accepted, and then ends or begins a new line.
+
+    White space around it does not count; everything else does. An answer of several lines is compared with as many.
+    """
+    ends = frozenset(int(each) for each in tokenizer.all_special_ids)
+
+    def in_words(ids: tuple[int, ...] | list[int]) -> str:
+        return str(tokenizer.decode([each for each in ids if each not in ends])).strip()
+
+    def score(model: PreTrainedModel, rows: AnswerRows) -> Tensor:
+        accepted = [[in_words(ids)] for ids in rows.answer_ids()]
+        longest = int(rows.lengths.max())
+        for texts, others in zip(accepted, rows.accepted or [], strict=rows.accepted is not None):
+            texts += [in_words(ids[-1 - answer : -1]) for ids, answer in others]
+            longest = max([longest, *(answer for _, answer in others)])
+        right = []
+        for ids, texts in zip(write_greedily(model, rows, longest + MORE, ends=ends), accepted, strict=True):
+            lines = in_words(ids).split("\n")
+            right.append(any("\n".join(lines[: text.count("\n") + 1]).strip() == text for text in texts))
+        return torch.tensor(right, dtype=torch.bool)
+
+    return score

@@ -18,7 +18,7 @@ from ftmech_hf.tasks.text.columns import Chat
 JudgedBy = Literal["begins", "exact"]
 ChoiceScore = Literal["per_token", "sum"]
 
-SHOWN_AFTER = 8
+SHOWN_AFTER = 5
 """Tokens that are shown of what a model writes beyond those of the longest answer."""
 
 

@@ -14,6 +14,7 @@ from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior, from_capability, from_task, judged_writing
 from ftmech_hf.jobs.prompts import from_datasets
 from ftmech_hf.jobs.pruning_sweep import prune_for
+from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.models.conversion import load_artefact
 from ftmech_hf.models.tokenization import build_tokenizer
 from ftmech_hf.tasks import Capability, PcfgConfig, RowStream, StoriesConfig, for_capability
@@ -88,7 +89,9 @@ def test_a_data_set_is_asked_in_the_tokenizer_of_the_model(like: str, adds: bool
 
 def test_rows_whose_answer_is_several_tokens_can_be_left_out(tmp_path: Path) -> None:
     questions = write_questions(tmp_path / "questions.parquet", number=1000)
-    (behavior,) = from_datasets([questions], build_tokenizer(VOCABULARY), only_one_token=True, **SIZES)
+    (behavior,) = from_datasets(
+        [questions], build_tokenizer(VOCABULARY), how=QuestionConfig(only_one_token=True), **SIZES
+    )
     for rows in (behavior.train, behavior.validation, behavior.test):
         assert set(rows.lengths.tolist()) == {1}
         assert {behavior.spell(answer) for answer in rows.answer_ids()} == {"w5", "w3"}

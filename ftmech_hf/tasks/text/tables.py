@@ -53,7 +53,8 @@ def text_columns(
     import datasets
 
     found = asked_columns(rows, name, split, chat=chat, has_template=bool(tokenizer.chat_template))
-    texts, tells = [], []
+    texts: list[dict[str, Any]] = []
+    tells: list[str | None] = []
     for number in range(len(rows)):
         try:
             texts.append(_row_of_texts(found, number, tokenizer))
@@ -140,7 +141,8 @@ def _as_word(value: Any) -> str:
 
 def checked_texts(values: Sequence[Any], column: str, name: str, split: str) -> list[str]:
     """The values of a column as text; see :func:`text_columns`, of whose errors it has those about values."""
-    texts, tells = [], []
+    texts: list[str] = []
+    tells: list[str | None] = []
     for number, value in enumerate(values):
         try:
             texts.append(_as_word(value))

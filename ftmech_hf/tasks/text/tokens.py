@@ -52,9 +52,8 @@ class Encoded(NamedTuple):
 
     def first(self, number: int) -> Encoded:
         """The first so many rows."""
-        return self._replace(**{
-            name: value[:number] for name, value in self._asdict().items() if isinstance(value, list)
-        })  # fmt: skip
+        parts = {name: value[:number] for name, value in self._asdict().items() if isinstance(value, list)}
+        return Encoded(**{**self._asdict(), **parts})
 
     @property
     def wholes(self) -> Iterator[Whole]:

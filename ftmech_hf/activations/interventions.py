@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations.layout import find_layout, model_blocks
 from ftmech_hf.activations.proofs import first_tensor, with_first
+from ftmech_hf.models.prompt_learning import tokens_in_front
 
 WRITABLE = ("resid_pre", "resid_post", "mlp_act", "head_out", "attn_out")
 
@@ -30,6 +31,11 @@ def _checked(write: Write, value: Tensor, site: tuple[str, int], reached: set[tu
     if written.shape != value.shape:
         raise ValueError(f"intervene: {site} has shape {tuple(value.shape)}, but {tuple(written.shape)} was written")
     return written.to(value.dtype)
+
+
+def _behind(front: int, write: Write) -> Write:
+    """A write at a row's own positions alone, behind so many others."""
+    return (lambda value: torch.cat([value[:, :front], write(value[:, front:])], 1)) if front else write
 
 
 def on_input(module: nn.Module, change: Write) -> RemovableHandle:
@@ -109,6 +115,7 @@ def intervene(model: PreTrainedModel, writes: Mapping[tuple[str, int], Write | T
         RuntimeError: on exit, if the model ran but a site was never reached: such a write would go unnoticed.
     """
     layout, blocks = find_layout(model), [block for _, block in model_blocks(model)]
+    front = tokens_in_front(model)
     reached: set[tuple[str, int]] = set()
     ran: list[bool] = []
     for site, layer in writes:
@@ -124,7 +131,7 @@ def intervene(model: PreTrainedModel, writes: Mapping[tuple[str, int], Write | T
 
             def change(value: Tensor, place: tuple[str, int] = place, write: Write | Tensor = write) -> Tensor:
                 chosen = write if callable(write) else lambda old: torch.broadcast_to(write.to(old.device), old.shape)
-                return _checked(chosen, value, place, reached)
+                return _checked(_behind(front, chosen), value, place, reached)
 
             if site == "resid_pre":
                 handle = on_input(block, change)

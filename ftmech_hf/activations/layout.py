@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations.equations import BlockParts
 from ftmech_hf.activations.proofs import prove_parts
+from ftmech_hf.models.prompt_learning import nothing_in_front
 
 NEEDS = {"attn_out": "added", "head_out": "heads", "mlp_act": "neurons"}
 """Site -> what must be known of every block to read and write it; the stream itself needs nothing."""
@@ -64,7 +65,8 @@ def find_parts(model: PreTrainedModel) -> list[BlockParts]:
     modules = tuple((name, id(module)) for name, module in model.named_modules())
     known = _KNOWN.get(model)
     if known is None or known[0] != modules:
-        known = _KNOWN[model] = modules, prove_parts(model, [block for _, block in model_blocks(model)])
+        with nothing_in_front(model):
+            known = _KNOWN[model] = modules, prove_parts(model, [block for _, block in model_blocks(model)])
     return known[1]
 
 

@@ -119,7 +119,7 @@ class SiteReader:
             return pattern
         first = first_tensor(value)
         assert first is not None
-        first = first.clone() if first.shape[:-1] == rows else first.clone().unflatten(0, rows)
+        first = first.clone() if first.ndim > 2 else first.clone().unflatten(0, (rows[0], -1))
         return first * self.layout.attention_scale if site == "attn_out" and self.layout.attention_scale != 1 else first
 
     def masked_logits(self, token_ids: Tensor, mask: Tensor) -> Tensor:

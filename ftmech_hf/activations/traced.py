@@ -30,6 +30,7 @@ from ftmech_hf.activations.proofs import probe_tokens, run, within_context
 from ftmech_hf.activations.sites import SITES, SiteReader
 from ftmech_hf.activations.store import ActivationStore, StoreWriter
 from ftmech_hf.models.loading import check_has_weights
+from ftmech_hf.models.prompt_learning import nothing_in_front
 
 PADDING_TOLERANCE = 1e-3
 """How far a padded row may be from the row alone, relative to its size: batches of other shapes round differently."""
@@ -60,7 +61,11 @@ class TracedModel:
         check_has_weights(model)
         self.model = model.eval()
         self.layout = find_layout(model)
-        check_layout(model, self.layout)
+        with nothing_in_front(model):
+            check_layout(model, self.layout)
+            self._open(model)
+
+    def _open(self, model: PreTrainedModel) -> None:
         self.refused = dict(self.layout.refused)
         self.reader = SiteReader(model, self.layout)
         self.num_layers = len(self.reader.blocks)
@@ -220,7 +225,8 @@ class TracedModel:
             rows = slice(start, start + batch_size)
             mask = None if attention_mask is None else attention_mask[rows]
             for key, value in self.reader.read(self.reader.inputs(token_ids[rows], mask), sites, chosen).items():
-                at = places[rows].to(value.device)
+                # what stands in front of the rows is no token of theirs
+                at = places[rows].to(value.device) + value.shape[-2] - token_ids.shape[1]
                 at = at[:, None, :, None] if key[0] == "attn_pattern" else at[:, :, None]
                 taken = torch.take_along_dim(value, at, dim=-2).to("cpu", torch.float32)
                 yield key, taken.squeeze(-2) if isinstance(positions, int) else taken

@@ -62,4 +62,5 @@ def _passing_over(model: PreTrainedModel, pad: int | None) -> RemovableHandle | 
             return None
         return args, {**kwargs, **padded_inputs(model, (token_ids != pad).cummax(-1).values)}
 
-    return model.register_forward_pre_hook(hook, with_kwargs=True)
+    # before what a model puts in front of its rows, which has no token ids
+    return model.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)

@@ -70,7 +70,7 @@ def check_adapter(folder: Path, name: str) -> None:
     if config.is_prompt_learning or config.is_adaption_prompt:
         raise ValueError(
             f"model: {name} is a {kind} adapter, which adds tokens and changes no weights, so it cannot be merged into "
-            "its base; expected one of weights, such as LORA"
+            "its base; expected one of weights, such as LORA (a diagnosis takes it as the fine-tuned model)"
         )
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise ValueError(f"model: {name} holds no weights of its adapter (no {ADAPTER_WEIGHTS})")

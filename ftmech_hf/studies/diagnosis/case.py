@@ -95,6 +95,7 @@ class Case:
         difference: the first question that is read as other tokens, if one is.
         common: name of a model -> the tokens that the base and it both know; a model without an entry has the base's
             vocabulary.
+        prompt_kind: which kind of learned tokens make the fine-tuned model of its base, if it is no change of weights.
 
     Attributes:
         more_references: names and seeds of two models of random weights, for what differs between such models; they
@@ -114,6 +115,7 @@ class Case:
         own: Sequence[Behavior] | None = None,
         difference: str | None = None,
         common: Mapping[str, CommonTokens] | None = None,
+        prompt_kind: str | None = None,
     ) -> None:
         self.models, self.capability, self.other, self.config, self.seed = models, capability, other, config, seed
         self.rule = VerdictRule()
@@ -125,7 +127,7 @@ class Case:
         self.layers: list[int] = chosen.round().astype(int).tolist()
         self._streams: dict[tuple[str, str, str], dict[int, Tensor]] = {}
         self._other_seed = other_seed
-        self.common = dict(common or {})
+        self.common, self.prompt_kind = dict(common or {}), prompt_kind
         self.reversed_model, self.difference = reversed_model, difference
 
     @functools.cached_property

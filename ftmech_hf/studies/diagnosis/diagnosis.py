@@ -151,6 +151,8 @@ def _describe(config: DiagnoseConfig, case: Case) -> dict[str, Any]:
         "longest_answer_tokens": int(case.capability.test.lengths.max()),
         "notes": [note for each in case.both.values() for note in each.notes],
         "other_tokens": case.difference,
+        "prompt_kind": case.prompt_kind,
+        "left_out": left_out(case),
     }
 
 
@@ -191,11 +193,14 @@ def measure_case(case: Case, progress: Progress | None = None) -> MeasuredResult
 
     Where the answers alone decide that nothing is lost, or that there was nothing to lose, the others could not change
     the verdict, and are run only if the diagnosis is to be thorough. Where the models read the questions as different
-    tokens, they are not run.
+    tokens, they are not run. Where the fine-tuned model is its base with tokens in front, those are left out that look
+    at weights.
     """
     found: dict[str, MethodResult] = {}
     seconds: dict[str, float] = {}
     for number, (name, method) in enumerate(METHODS.items()):
+        if name in left_out(case):
+            continue
         started = time.monotonic()
         found[name] = method.measure(case, *(found[each] for each in method.needs))
         seconds[name] = round(time.monotonic() - started, 2)
@@ -204,6 +209,11 @@ def measure_case(case: Case, progress: Progress | None = None) -> MeasuredResult
         if name == "behaviour" and _ends_with_answers(case, MeasuredResult(found, seconds).evidence()):
             break
     return MeasuredResult(found, seconds)
+
+
+def left_out(case: Case) -> list[str]:
+    """The methods that cannot be run on a fine-tuned model that is no change of weights."""
+    return [name for name, method in METHODS.items() if method.needs_weights and case.prompt_kind]
 
 
 def _ends_with_answers(case: Case, evidence: Evidence) -> bool:

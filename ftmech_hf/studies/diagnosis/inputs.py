@@ -16,6 +16,7 @@ from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.jobs.tokenizers import PairQuestions, ask_models, own_tokenizer
 from ftmech_hf.models.loading import load_model, model_positions, random_twin
+from ftmech_hf.models.prompt_learning import load_with_prompt, prompt_learning_kind
 from ftmech_hf.models.vocabulary import (
     CommonTokens,
     find_common_tokens,
@@ -147,7 +148,13 @@ def _prepare_case(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgSh
     """Read the questions and load the models."""
     asked = _ask(config, case_config, shape)
     folders = named_models(config)
-    loaded = {name: load_model(folder, base=folders["base"]) for name, folder in folders.items()}
+    prompt_kind = prompt_learning_kind(folders["finetuned"])
+    loaded = {
+        name: load_with_prompt(folder, base=folders["base"])
+        if prompt_kind and name == "finetuned"
+        else load_model(folder, base=folders["base"])
+        for name, folder in folders.items()
+    }
     base = loaded["base"]
     untie_alike(loaded.values())
     common = {name: _compared_tokens(name, loaded, folders) for name in loaded if name != "base"}
@@ -164,7 +171,7 @@ def _prepare_case(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgSh
         {BASE: base, FINETUNED: loaded["finetuned"], NULL: loaded["control"]}, capability,
         others[0] if others else None, case_config, config.seed, loaded.get("twin"), loaded.get("reversed"),
         own=asked.own, difference=asked.difference,
-        common={ROLES[name]: found for name, found in common.items() if name in ROLES},
+        common={ROLES[name]: found for name, found in common.items() if name in ROLES}, prompt_kind=prompt_kind,
     )  # fmt: skip
     if asked.own:
         _check_own_tokens(case)

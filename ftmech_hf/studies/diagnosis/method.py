@@ -51,6 +51,7 @@ class Method:
         needs: names of methods that come before it.
         title: above its pictures on the page.
         pictures: drawn from its rows of the table; without any, the page does not show it.
+        needs_weights: whether it needs a fine-tuned model that is a change of weights, and no tokens in front of rows.
         explain: says in plain words and with the summary's numbers what the pictures show.
     """
 
@@ -59,6 +60,7 @@ class Method:
     title: str = ""
     pictures: tuple[Picture, ...] = ()
     explain: Callable[[Summary], str] = lambda summary: ""
+    needs_weights: bool = False
 
 
 def row(analysis: str, quantity: str, value: float, low: float | None = None, high: float | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.models.vocabulary import find_common_tokens
+from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.diagnosis.case import Case, CaseConfig
-from ftmech_hf.studies.diagnosis.diagnosis import MeasuredResult
+from ftmech_hf.studies.diagnosis.diagnosis import MeasuredResult, diagnose
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig, open_case
 from ftmech_hf.studies.diagnosis.methods import METHODS
 from ftmech_hf.studies.diagnosis.methods.weights import explain_weights
@@ -23,6 +25,7 @@ from ftmech_hf.studies.diagnosis.verdict import judge_capability
 from ftmech_hf.tasks import PcfgShape
 from ftmech_hf.tasks.schema import SPECIAL_TOKENS
 from tests.conftest import make_gpt2, make_llama
+from tests.models.test_prompt_learning import save as save_prompt
 from tests.studies.diagnosis.cases import measured
 from tests.studies.planted import VOCABULARY, make_base, make_never, make_rows, make_wrapped, words
 
@@ -235,3 +238,26 @@ def test_gpt2_with_more_tokens(root: Path, tmp_path: Path) -> None:
     assert found.evidence().drop.value == 0
     assert weights(found)["changed"] == 0
     assert weights(found)["tokens"] == {"common": 40, "only_base": 0, "only_finetuned": 1, "changed": 0}
+
+
+def test_a_diagnosis_looks_at_answers_and_activations_and_says_so(root: Path, tmp_path: Path) -> None:
+    save_prompt(tmp_path, make_base("llama"), "PROMPT_TUNING")
+    few = dataclasses.replace(FEW, thorough=False)
+    found = diagnose(
+        root / "base", tmp_path / "tuned", root / "questions.parquet", control=root / "never",
+        thoroughness=few, output_dir=tmp_path / "out",
+    )  # fmt: skip
+    summary = FinishedRun(found.folder).summary
+    assert summary["evidence"]["finetuned"]["value"] < 0.5 < 0.95 < summary["evidence"]["base"]["value"]
+    left_out = ["pruning", "revival", "path", "weights"]
+    assert summary["facts"]["left_out"] == left_out
+    measured = set(found.table["analysis"])
+    assert {"behaviour", "probing", "patching", "logit lens", "similarity", "separation"} <= measured
+    assert not measured & set(left_out)
+    assert found.verdict in ("undecided", "weakened")
+    page = " ".join(found.page.read_text().split())
+    assert "(PROMPT_TUNING): its weights are the base's" in page
+    assert "left out: pruning, revival, path, weights. Nor is it merged." in page
+    with pytest.raises(ValueError, match=r"tuned is a PROMPT_TUNING adapter, .* cannot be merged into its base"):
+        diagnose(root / "base", root / "base", root / "questions.parquet", control=tmp_path / "tuned",
+                 output_dir=tmp_path / "other")  # fmt: skip

@@ -103,5 +103,5 @@ def explain_path(summary: Summary) -> str:
 
 PATH = Method(
     measure=measure_path, needs=("revival",), title="From the base to the fine-tuned model and back",
-    pictures=(draw_path,), explain=explain_path,
+    pictures=(draw_path,), explain=explain_path, needs_weights=True,
 )  # fmt: skip

@@ -115,5 +115,9 @@ def explain_pruning(summary: Summary) -> str:
 
 
 PRUNING = Method(
-    measure=measure_pruning, title="Zeroing a few rows of weights", pictures=(draw_pruning,), explain=explain_pruning
+    needs_weights=True,
+    measure=measure_pruning,
+    title="Zeroing a few rows of weights",
+    pictures=(draw_pruning,),
+    explain=explain_pruning,
 )

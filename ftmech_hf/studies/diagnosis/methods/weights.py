@@ -264,4 +264,5 @@ def _explain_tokens(tokens: Mapping[str, int]) -> str:
 WEIGHTS = Method(
     measure=measure_weights, title="How much the weights changed",
     pictures=(draw_weight_sizes, draw_weight_spectrum, draw_weight_action), explain=explain_weights,
+    needs_weights=True,
 )  # fmt: skip

@@ -21,6 +21,7 @@ from ftmech_hf.activations import (
     traced,
 )
 from ftmech_hf.activations.sites import SiteReader
+from ftmech_hf.activations.traced import _token_places
 from ftmech_hf.models.merging import quiet_peft
 from ftmech_hf.training.evaluation import answer_logits
 from tests.conftest import make_gpt2, make_llama
@@ -379,3 +380,67 @@ def test_tokens_in_front_of_a_row_are_refused(rows: Tensor) -> None:
         tuned = get_peft_model(make_gpt2(40), config)
     with pytest.raises(ValueError, match="PROMPT_TUNING adds tokens in front of a row"):
         TracedModel(tuned)
+
+
+def test_positions_count_real_tokens_whichever_side_is_padded() -> None:
+    ids = torch.zeros(3, 6, dtype=torch.long)
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]])
+    wanted = torch.tensor([0, -1, 2, -4])
+    assert _token_places(wanted, ids, mask).tolist() == [[2, 5, 4, 2], [0, 3, 2, 0], [0, 5, 2, 2]]
+    assert _token_places(wanted, ids, None).tolist() == [[0, 5, 2, 2]] * 3
+    for positions, mask_, message in (
+        ([4], mask, r"positions: \[4\], but the shortest row has 4 tokens"),
+        ([0, -5], mask, r"positions: \[0, -5\], but the shortest row has 4 tokens"),
+        ([0], mask[:2], r"attention_mask: \(2, 6\), expected \(3, 6\)"),
+        (
+            [0],
+            torch.tensor([[1, 0, 1, 1, 1, 1]] * 3),
+            "attention_mask: padding in the middle of a row, expected",
+        ),
+        ([0], torch.tensor([[0, 1, 1, 1, 1, 0]] * 3), "attention_mask: padding in the middle of a row"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            _token_places(torch.tensor(positions), ids, mask_)
+    with pytest.raises(ValueError, match=r"^token_ids: \(6,\), expected rows \(B, T\)$"):
+        _token_places(wanted, ids[0], None)
+
+
+def test_a_store_says_what_was_collected(tmp_path: Path, rows: Tensor) -> None:
+    opened = TracedModel(make_llama(40))
+    store = opened.collect_to(tmp_path / "one", rows, ["mlp_act"], model_hash="abc")
+    expected = {"sites": ["mlp_act"], "layers": [0, 1], "positions": [-1], "model": "abc", "rows": len(rows)}
+    assert store.facts == expected
+    few = opened.collect_to(tmp_path / "two", rows, ["resid_pre"], layers=[1], positions=[0, 2], batch_size=3)
+    assert few.facts == {**expected, "sites": ["resid_pre"], "layers": [1], "positions": [0, 2], "model": ""}
+    found = opened.collect(rows, ["resid_pre"], layers=[1], positions=[0, 2])["resid_pre", 1]
+    assert torch.allclose(torch.from_numpy(np.array(few["resid_pre", 1])), found, atol=1e-5)
+    with pytest.raises(ValueError, match=r"^sites: attn_pattern is not stored; its length is a row's$"):
+        opened.collect_to(tmp_path / "three", rows, ["resid_pre", "attn_pattern"])
+
+
+def test_neurons_are_refused_where_blocks_have_more_or_less_of_them(rows: Tensor) -> None:
+    model = make_llama(40)
+    assert TracedModel(model).num_neurons == 24
+    config = type(model.config)(**{**model.config.to_dict(), "intermediate_size": 30})
+    model.model.layers[1].mlp = type(model.model.layers[1].mlp)(config)
+    opened = TracedModel(model)
+    reason = "blocks have 24 to 30 neurons, expected as many in each"
+    assert (opened.num_neurons, opened.refused["mlp_act"]) == (0, reason)
+    assert "mlp_act" not in opened.sites
+    with pytest.raises(ValueError, match=f"^sites: mlp_act {reason}$"):
+        opened.masked_logits(rows, torch.ones(2, 24))
+    with pytest.raises(ValueError, match=f"^sites: mlp_act {reason}$"):
+        opened.collect(rows, ["resid_pre", "mlp_act"])
+
+
+def test_a_model_that_gives_no_hidden_states_is_refused() -> None:
+    model = make_llama(40)
+    inside = model.forward
+
+    def forward(input_ids: Tensor, **settings: Any) -> Any:
+        output = inside(input_ids, **{**settings, "output_hidden_states": False})
+        return output
+
+    model.forward = forward  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match=r"^model: llama gives no hidden states to compare its blocks' stream with$"):
+        TracedModel(model)

@@ -18,9 +18,10 @@ cross-entropy is minimised to convergence, with scikit-learn's default L2 penalt
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -32,7 +33,7 @@ from torch.nn import functional as F
 from ftmech_hf.statistics.adamw import fit_adamw
 from ftmech_hf.statistics.control_labels import ControlledLabels, Labels, add_controls
 from ftmech_hf.statistics.intervals import share_interval
-from ftmech_hf.statistics.linear_classifiers import LinearFit
+from ftmech_hf.statistics.linear_classifiers import LinearFit, Scaling
 from ftmech_hf.statistics.logistic import fit_logistic
 from ftmech_hf.statistics.online_code import code_lengths
 from ftmech_hf.statistics.ridge import fit_ridge
@@ -79,6 +80,7 @@ class ProbeScore:
         shuffled_bits: ``code_bits`` for shuffled labels; not far below ``uniform_bits``, or the code is wrong.
         converged: whether the fit met its tolerance.
         num_test: held-out rows.
+        chosen: accuracy on the rows that choose a site; None if there are none.
     """
 
     site: str
@@ -95,6 +97,7 @@ class ProbeScore:
     shuffled_bits: float | None
     converged: bool
     num_test: int
+    chosen: float | None = None
 
 
 @dataclass(frozen=True)
@@ -104,10 +107,12 @@ class ProbingResult:
     Attributes:
         scores: one per site and label, sites outermost.
         probes: (site, label) -> the probe.
+        right: (site, label) -> whether the probe reads each held-out row right, bool (B,).
     """
 
     scores: tuple[ProbeScore, ...]
     probes: dict[tuple[str, str], LinearProbe]
+    right: dict[tuple[str, str], NDArray[np.bool_]] = field(default_factory=dict, repr=False)
 
     def rows(self) -> list[dict[str, Any]]:
         """The tidy table: one row per site and label."""
@@ -119,9 +124,15 @@ class ProbingResult:
         return next(each for each in self.scores if (each.site, each.label) == (site, label))
 
     def best(self, label: str | None = None) -> ProbeScore:
-        """The site with the best accuracy; ties go to the first."""
+        """The site with the best accuracy on the rows that choose, or on those that are reported if there are none.
+
+        Ties go to the first. The best of several accuracies is too high for the rows that it was found on.
+        """
         label = label or self.scores[0].label
-        return max((each for each in self.scores if each.label == label), key=lambda each: each.accuracy)
+        return max(
+            (each for each in self.scores if each.label == label),
+            key=lambda each: each.accuracy if each.chosen is None else each.chosen,
+        )
 
     def summary(self) -> dict[str, Any]:
         """The best site of the first label, its accuracy and its controls."""
@@ -135,6 +146,7 @@ def fit_probes(
     test: Mapping[str, Tensor],
     test_labels: Labels | Mapping[str, Labels],
     *,
+    choose: tuple[Mapping[str, Tensor], Mapping[str, Labels]] | None = None,
     types: tuple[Labels, Labels] | None = None,
     method: Method = "logistic",
     seed: int = 0,
@@ -153,6 +165,7 @@ def fit_probes(
     Args:
         train, test: site name -> activations (B, D); the same sites in both.
         train_labels, test_labels: integers (B,), or kind of label -> integers.
+        choose: activations and labels, by the same names, of other rows, on which the best site is chosen.
         types: numbers of the types of the training and the test rows, from 0, for the control task.
         method: ``logistic``, ``ridge`` (closed form, one-hot labels) or ``adamw`` (the paper's recipe, on activations
             as they are).
@@ -174,44 +187,25 @@ def fit_probes(
     fit = functools.partial(_fit, groups=groups, method=method, l2=l2, seed=seed, steps=adamw_steps)
     scores: list[ProbeScore] = []
     probes: dict[tuple[str, str], LinearProbe] = {}
+    right: dict[tuple[str, str], NDArray[np.bool_]] = {}
     for site in train:
         features, tested = train[site].float(), test[site].float()
-        scaling = _Scaling.of(features, standardize=method != "adamw")
+        scaling = Scaling.of(features, standardize=method != "adamw")
         features, tested = scaling.apply(features), scaling.apply(tested)
         bits: Sequence[NDArray[np.float64] | None] = [None] * len(groups)
         if code and method == "logistic":
             sizes = [len(each.classes) for each in groups]
             bits = code_lengths(features, [each.train for each in groups], sizes, functools.partial(fit, features))
         for name, each, fitted, length in zip(labels, groups, fit(features), bits, strict=True):
-            scores.append(_score(site, name, each, fitted, tested, length))
-            probes[site, name] = scaling.undo(fitted, each.classes)
+            right[site, name], score = _score(site, name, each, fitted, tested, length)
+            probes[site, name] = probe = LinearProbe(*scaling.undo(fitted, len(each.classes)), each.classes)
+            if choose is not None:
+                read = probe.predict(choose[0][site]) == torch.as_tensor(choose[1][name])
+                score = dataclasses.replace(score, chosen=float(read.double().mean()))
+            scores.append(score)
         if on_site is not None:
             on_site(site)
-    return ProbingResult(tuple(scores), probes)
-
-
-class _Scaling(NamedTuple):
-    """How activations are shifted and scaled before they are fitted: ``(activations - center) / scale``, each (D,)."""
-
-    center: Tensor
-    scale: Tensor
-
-    @classmethod
-    def of(cls, activations: Tensor, *, standardize: bool) -> _Scaling:
-        """To mean 0 and standard deviation 1, where an activation varies; without ``standardize`` none."""
-        center, scale = torch.zeros(activations.shape[1]), torch.ones(activations.shape[1])
-        if standardize:
-            center, spread = activations.mean(0), activations.std(0, correction=0)
-            scale = torch.where(spread > 1e-6 * center.abs().clamp(min=1e-3), spread, 1.0)
-        return cls(center, scale)
-
-    def apply(self, activations: Tensor) -> Tensor:
-        return (activations - self.center) / self.scale
-
-    def undo(self, fitted: LinearFit, classes: Tensor) -> LinearProbe:
-        """The first of the fitted classifiers, for activations as they are in the model."""
-        weight = (fitted.weight[0] / self.scale[:, None]).T[: len(classes)].contiguous()
-        return LinearProbe(weight, fitted.bias[0, : len(classes)] - weight @ self.center, classes)
+    return ProbingResult(tuple(scores), probes, right)
 
 
 def _by_kind(labels: Labels | Mapping[str, Labels]) -> dict[str, Labels]:
@@ -272,13 +266,13 @@ def _score(
     fitted: LinearFit,
     tested: Tensor,
     bits: NDArray[np.float64] | None,
-) -> ProbeScore:
+) -> tuple[NDArray[np.bool_], ProbeScore]:
     right = fitted.logits(tested).argmax(-1) == labels.test
     accuracy = np.array(right.double().mean(1).tolist())
     share = share_interval(int(right[0].sum()), right.shape[1])
     shuffled, control = accuracy[labels.shuffles], accuracy[labels.tasks]
     control_task = float(control.mean()) if len(control) else None
-    return ProbeScore(
+    return right[0].numpy(), ProbeScore(
         site=site,
         label=label,
         accuracy=share.value,

@@ -221,6 +221,7 @@ def nested_masks(
 def prune_sweep(
     importance: Importance,
     evaluate: Callable[[Mask, Sequence[str]], Mapping[str, float]],
+    evaluate_random: Callable[[Mask, Sequence[str]], Mapping[str, float]] | None = None,
     *,
     unit: str,
     test_sets: Sequence[str],
@@ -239,6 +240,7 @@ def prune_sweep(
     Args:
         importance: of every unit.
         evaluate: ``evaluate(mask, names)`` gives the accuracy under a mask on each named test set.
+        evaluate_random: the same for random masks, of which there are many; ``evaluate`` if None.
         unit: what a unit is; see :data:`~ftmech_hf.activations.units.Unit`.
         test_sets: names to evaluate after pruning by importance; ``chosen_on`` must be among them.
         control_sets: names to evaluate after pruning at random.
@@ -259,7 +261,7 @@ def prune_sweep(
     def prune_randomly(size: int, draws: range) -> None:
         for draw in draws:
             rng = np.random.default_rng([seed, size, draw])
-            accuracy = evaluate(random_mask(importance, size, rng), control_sets)
+            accuracy = (evaluate_random or evaluate)(random_mask(importance, size, rng), control_sets)
             curve.append({"num_pruned": size, "method": "random", "draw": draw, **accuracy})
 
     if not any(0 < size <= max_best_k for size in sizes):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ftmech_hf.activations import ActivationStore, TracedModel
@@ -24,6 +25,7 @@ from ftmech_hf.models.identity import model_hash
 from ftmech_hf.models.loading import RANDOM_INIT
 from ftmech_hf.runs import FinishedRun, RunDir
 from ftmech_hf.statistics.floors import FloorResult, measure_floor
+from ftmech_hf.statistics.intervals import paired_difference
 from ftmech_hf.tasks import Capability, PcfgShape, Rows, Task, for_capability
 from ftmech_hf.training.loop import Progress
 
@@ -75,9 +77,11 @@ def probe(config: ProbeConfig, asked: Asked, *, progress: Progress | None = None
 
     Sites: the embedding and the stream after every block, at the given positions. Of the procedural task, the prompts
     name ``prompt_operand``; the first label is the answer for the *base* operand, so a probe can look for what is not
-    asked. Of another task or a data set, the label is the answer, or its first token where some have several; rows have
-    no types there, and so there are no control tasks. The probes of every model lie in ``probes/`` beside its hash,
-    without which :func:`~ftmech_hf.jobs.saved_probes.load_probes` does not load them.
+    asked. Of each model the best site is chosen on other rows than it is reported on, and models are compared there on
+    the same rows (``over_random`` and the like). Of another task or a data set, the label is the answer, or its first
+    token where some have several; rows have no types there, and so there are no control tasks. The probes of every
+    model lie in ``probes/`` beside its hash, without which :func:`~ftmech_hf.jobs.saved_probes.load_probes` does not
+    load them.
 
     Raises:
         ValueError: an unknown operand, a data set that cannot be asked, or models that read it as different tokens.
@@ -87,19 +91,22 @@ def probe(config: ProbeConfig, asked: Asked, *, progress: Progress | None = None
     with asking as (run, behavior):
         if run.finished:
             return run
-        fit_on, test_on = behavior().train, behavior().test
+        fit_on, choose_on, test_on = behavior().train, behavior().validation, behavior().test
+        right: dict[str, NDArray[np.bool_]] = {}
         table: list[dict[str, Any]] = []
         summary: dict[str, Any] = {}
         for number, (name, model) in enumerate(with_random_twin(models, config.seed)):
-            result = _probe_model(config, TracedModel(model), fit_on, test_on)
+            result = _probe_model(config, TracedModel(model), fit_on, choose_on, test_on)
             hashed = f"random weights, seed {config.seed}" if name == RANDOM_INIT else model_hash(models[name])
             save_probes(run.working / "probes" / name, result.probes, hashed, {"method": config.method})
             table += [{"model": name, **row} for row in result.rows()]
             by_label = {label: result.best(label).accuracy for label in test_on.labels}
             summary[name] = {**result.summary(), "accuracy_by_label": by_label}
+            best = result.best()
+            right[name] = result.right[best.site, best.label]
             if progress is not None:
                 progress(number + 1, len(models) + 1, f"{name}: {summary[name]['accuracy']:.1%}")
-        _compare(summary)
+        _compare(summary, right)
         return finish_job(run, table, {**summary, **describe_dataset(behavior(), asked)}, floors=_floors(behavior()))
 
 
@@ -129,18 +136,21 @@ def _find_behavior(config: ProbeConfig, asked: Asked, models: list[str]) -> Beha
     return from_task(task, known=known, **sizes)
 
 
-def _probe_model(config: ProbeConfig, traced: TracedModel, fit_on: AnswerRows, test_on: AnswerRows) -> ProbingResult:
+def _probe_model(
+    config: ProbeConfig, traced: TracedModel, fit_on: AnswerRows, choose_on: AnswerRows, test_on: AnswerRows
+) -> ProbingResult:
     types = None if fit_on.types is None or test_on.types is None else (fit_on.types, test_on.types)
     with tempfile.TemporaryDirectory() as folder:
-        train, test = (
+        train, choose, test = (
             _StreamSites(traced, rows, config.positions, Path(folder) / name)
-            for name, rows in (("train", fit_on), ("test", test_on))
+            for name, rows in (("train", fit_on), ("choose", choose_on), ("test", test_on))
         )
         return fit_probes(
             train,
             fit_on.labels,
             test,
             test_on.labels,
+            choose=(choose, choose_on.labels),
             types=types,
             method=config.method,
             seed=config.seed,
@@ -183,19 +193,28 @@ def _floors(behavior: Behavior) -> dict[str, FloorResult]:
     return {name: measure_floor(labels, fitted[name]) for name, labels in tested.items()}
 
 
-def _compare(summary: dict[str, Any]) -> None:
-    """Say how far each model is above the model that never had the ability, and above random weights."""
-    for key, reference in (("over_control", CONTROL), ("over_random", RANDOM_INIT)):
+def _compare(summary: dict[str, Any], right: Mapping[str, NDArray[np.bool_]]) -> None:
+    """Say how far each model is above the one that never had the ability, above random weights and above the base.
+
+    Each is read at the site that was chosen for it, on the same rows: with the 95 % interval of paired rows.
+    """
+    for key, reference in (("over_control", CONTROL), ("over_random", RANDOM_INIT), ("over_base", "base")):
         if reference in summary:
-            for found in summary.values():
-                found[key] = found["accuracy"] - summary[reference]["accuracy"]
+            for name, found in summary.items():
+                found[key] = paired_difference(right[name], right[reference])._asdict()
 
 
 def _state(run: FinishedRun, label: str) -> list[str]:
     if label not in run.summary:
         return []
     mine, control = run.summary[label], run.summary.get(RANDOM_INIT)
-    beside = f", {as_percent(control['accuracy'])} from one of random weights" if control else ""
+    above = mine.get("over_random", {})
+    beside = (
+        f", and {as_percent(control['accuracy'])} from that of random weights, {100 * above['value']:.1f} points less "
+        f"({100 * above['low']:.1f} to {100 * above['high']:.1f})"
+        if control and label != RANDOM_INIT
+        else ""
+    )
     return [
         f"A linear probe reads `{asked_name(run)}` from its stream in {as_percent(mine['accuracy'])} of the "
         f"prompts{beside}; {as_percent(mine['shuffled'])} with shuffled labels, and {as_percent(mine['majority'])} by "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import Units, find_units
@@ -17,12 +19,13 @@ from ftmech_hf.jobs.asking import Asked, ask, asking_job, describe_dataset
 from ftmech_hf.jobs.behavior import Behavior, from_task
 from ftmech_hf.jobs.card import render_card
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job
-from ftmech_hf.jobs.pruning_sweep import behavior_importance, exact_importance, prune_for
+from ftmech_hf.jobs.pruning_sweep import SweepResult, behavior_importance, exact_importance, prune_for
 from ftmech_hf.jobs.publication import Picture, Publication, as_percent, asked_name
 from ftmech_hf.models.loading import load_model, load_tokenizer, quiet_transformers
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import FinishedRun, RunDir, describe_versions, environment, write_text
 from ftmech_hf.statistics.floors import FloorResult
+from ftmech_hf.statistics.intervals import mean_over_draws, paired_difference
 from ftmech_hf.tasks import Capability, PcfgShape, for_capability
 from ftmech_hf.training.loop import Progress
 
@@ -52,7 +55,8 @@ class PruneConfig(JobConfig):
     )
     max_best_k: int = field(default=15, metadata={"help": "the best number is chosen up to here"})
     num_random: int = field(default=1, metadata={"help": "random masks per number of neurons"})
-    num_random_at_best: int = field(default=10, metadata={"help": "random masks at the best number"})
+    num_random_at_best: int = field(default=30, metadata={"help": "random masks at the best number"})
+    random_rows: int = field(default=128, metadata={"help": "rows per test set under random masks"})
     score_rows: int = field(default=512, metadata={"help": "rows the importance is computed on"})
     exact_rows: int = field(
         default=0, metadata={"help": "rows to also ablate every neuron by itself on, beside the scores; 0 for none"}
@@ -63,7 +67,7 @@ class PruneConfig(JobConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "max_best_k", "num_random_at_best", "score_rows", "eval_rows")
+        check_positive(self, "max_best_k", "num_random_at_best", "random_rows", "score_rows", "eval_rows")
         if not self.sizes or min(self.sizes) < 0:
             raise ValueError(f"sizes: {self.sizes}, expected numbers of 0 or more")
         if not any(0 < size <= self.max_best_k for size in self.sizes):
@@ -100,6 +104,7 @@ def prune(config: PruneConfig, asked: Asked, *, progress: Progress | None = None
             max_best_k=config.max_best_k,
             num_random=config.num_random,
             num_random_at_best=config.num_random_at_best,
+            random_rows=config.random_rows,
             seed=config.seed,
             score=lambda units: _score(config, model, units, behavior()),
             iterative=config.schedule == "iterative",
@@ -113,7 +118,7 @@ def prune(config: PruneConfig, asked: Asked, *, progress: Progress | None = None
             "schedule": config.schedule,
             "accuracy": by_set[reported],
             "accuracy_by_set": by_set,
-            "random_accuracy": result.at_best("random", reported),
+            **describe_controls(found, behavior(), reported),
             **describe_dataset(behavior(), asked),
         }
         if config.exact_rows:
@@ -125,6 +130,41 @@ def prune(config: PruneConfig, asked: Asked, *, progress: Progress | None = None
             with pruned(find_units(model, config.unit), result.best_mask):
                 _save_pruned(config, run, model, asked, result, summary, behavior().floors)
         return finish_job(run, result.rows(), summary, floors=behavior().floors)
+
+
+def describe_controls(found: SweepResult, behavior: Behavior, reported: str) -> dict[str, Any]:
+    """What a summary says beside the accuracy under the best mask.
+
+    Returns:
+        ``random_accuracy``, its interval over masks and rows (``random_low``, ``random_high``), and the share of the
+        masks under which at least half is right of what is under the best mask (``random_share``), and how many masks
+        and rows that were;
+        ``gain``: right under the best mask less right without any, or less right by always giving their most frequent
+        answer, whichever of both is more, on the same rows.
+    """
+    (best,) = found.at_best("importance", reported)
+    random = torch.stack(found.at_best("random", reported)).double()
+    mean, low, high = mean_over_draws(random.numpy())
+    answers = behavior.tests[reported].answer_ids()
+    ((most, _),) = Counter(answers).most_common(1)
+    controls = {"constant answer": torch.tensor([answer == most for answer in answers])}
+    without = [
+        scores[reported]
+        for entry, scores in zip(found.pruning.curve, found.scores, strict=True)
+        if entry["num_pruned"] == 0
+    ]
+    if without:
+        controls["nothing pruned"] = without[0]
+    over = max(controls, key=lambda name: float(controls[name].double().mean()))
+    return {
+        "random_accuracy": mean,
+        "random_low": low,
+        "random_high": high,
+        "random_masks": len(random),
+        "random_rows": random.shape[1],
+        "random_share": float((random.mean(1) >= best.double().mean() / 2).double().mean()),
+        "gain": {"over": over, **paired_difference(best.numpy(), controls[over].numpy())._asdict()},
+    }
 
 
 def _find_behavior(config: PruneConfig, asked: Asked) -> Behavior:
@@ -185,7 +225,7 @@ def _save_pruned(
         architecture=type(model).__name__,
         pruned=result.pruned,
         accuracy=summary["accuracy_by_set"],
-        random_accuracy=summary["random_accuracy"],
+        random=summary,
         floors={name: found.floor for name, found in floors.items()},
         versions=describe_versions(environment()),
     )
@@ -205,8 +245,10 @@ def _state(run: FinishedRun, label: str) -> list[str]:
     return [
         f"With {summary['best_k']} {UNITS[config['unit']]} set to zero, a number chosen on other rows, it answers "
         f"`{asked_name(run)}` right in {as_percent(summary['accuracy'])} of the prompts; with as many random ones in "
-        f"{as_percent(summary['random_accuracy'])}{_beside_floor(run)}. ({config['eval_rows']} rows, seed "
-        f"{config['seed']})"
+        f"{as_percent(summary['random_accuracy'])} ({as_percent(summary['random_low'])} to "
+        f"{as_percent(summary['random_high'])} over {summary['random_masks']} choices of them, of which "
+        f"{as_percent(summary['random_share'])} do half as well){_beside_floor(run)}. "
+        f"({config['eval_rows']} rows, seed {config['seed']})"
     ]
 
 

@@ -57,6 +57,7 @@ def prune_for(
     num_random_at_best: int = 1,
     seed: int = 0,
     controls: Sequence[str] | None = None,
+    random_rows: int | None = None,
     score: Callable[[Units], Importance] | None = None,
     iterative: bool = False,
     batch_size: int = 64,
@@ -74,6 +75,7 @@ def prune_for(
         num_random_at_best: random masks at the best number, at least.
         seed: of the random masks.
         controls: test sets that are measured under random masks too; the first one if None.
+        random_rows: their first rows that are, of many masks; all if None.
         score: importance of the units of the model as it is then; gradient x weight if None.
         iterative: compute the importance again under each mask before it grows.
         batch_size: rows of one backward pass.
@@ -82,7 +84,7 @@ def prune_for(
     units = find_units(model, unit)
     score = score or (lambda units: behavior_importance(model, units, behavior, behavior.train, batch_size=batch_size))
     total = len(set(sizes)) + num_random * sum(k > 0 for k in set(sizes)) + max(0, num_random_at_best - num_random)
-    measured = _Measured(model, units, behavior, total, progress)
+    measured = _Measured(model, units, behavior, total, random_rows, progress)
 
     def rescore(mask: Mask) -> Importance:
         with pruned(units, mask):
@@ -92,6 +94,7 @@ def prune_for(
     result = prune_sweep(
         importance,
         measured.under,
+        measured.under_random,
         unit=unit,
         test_sets=list(measured.sets),
         control_sets=list(controls or [*behavior.tests][:1]),
@@ -111,16 +114,27 @@ class _Measured:
     """A behavior's scores under masks, in the order in which they are measured."""
 
     def __init__(
-        self, model: PreTrainedModel, units: Units, behavior: Behavior, total: int, progress: Progress | None
+        self,
+        model: PreTrainedModel,
+        units: Units,
+        behavior: Behavior,
+        total: int,
+        random_rows: int | None,
+        progress: Progress | None,
     ) -> None:
         self.model, self.units, self.behavior, self.total, self.progress = model, units, behavior, total, progress
+        self.random_rows = random_rows
         self.sets = {"validation": behavior.validation, **behavior.tests}
         self.scores: list[dict[str, Tensor]] = []
 
-    def under(self, mask: Mask, names: Sequence[str]) -> dict[str, float]:
-        """Mean score of each named set under a mask."""
+    def under_random(self, mask: Mask, names: Sequence[str]) -> dict[str, float]:
+        """Mean score of the first rows of each named set under a random mask."""
+        return self.under(mask, names, self.random_rows)
+
+    def under(self, mask: Mask, names: Sequence[str], rows: int | None = None) -> dict[str, float]:
+        """Mean score of each named set, or of its first rows, under a mask."""
         with pruned(self.units, mask):
-            self.scores.append({name: self.behavior.score(self.model, self.sets[name]) for name in names})
+            self.scores.append({name: self.behavior.score(self.model, self.sets[name][:rows]) for name in names})
         if self.progress is not None:
             self.progress(len(self.scores), self.total, "")
         return {name: float(found.double().mean()) for name, found in self.scores[-1].items()}

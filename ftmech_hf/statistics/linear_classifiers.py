@@ -84,3 +84,28 @@ def class_priors(labels: Tensor, num_classes: int) -> Tensor:
     counts = torch.zeros(len(labels), num_classes, device=labels.device)
     counts.scatter_add_(1, labels, torch.ones_like(labels, dtype=torch.float32))
     return counts / labels.shape[1]
+
+
+class Scaling(NamedTuple):
+    """How features are shifted and scaled before they are fitted: ``(features - center) / scale``, each (D,)."""
+
+    center: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor, *, standardize: bool) -> Scaling:
+        """To mean 0 and standard deviation 1, where a feature varies; without ``standardize`` none."""
+        center, scale = torch.zeros(features.shape[1]), torch.ones(features.shape[1])
+        if standardize:
+            center, spread = features.mean(0), features.std(0, correction=0)
+            scale = torch.where(spread > 1e-6 * center.abs().clamp(min=1e-3), spread, 1.0)
+        return cls(center, scale)
+
+    def apply(self, features: Tensor) -> Tensor:
+        """Features (B, D), shifted and scaled."""
+        return (features - self.center) / self.scale
+
+    def undo(self, fitted: LinearFit, classes: int) -> tuple[Tensor, Tensor]:
+        """Weight (C, D) and bias (C,) of the first fitted classifier, for features as they were."""
+        weight = (fitted.weight[0] / self.scale[:, None]).T[:classes].contiguous()
+        return weight, fitted.bias[0, :classes] - weight @ self.center

@@ -49,6 +49,33 @@ def test_a_planted_readout_is_found_where_it_is_and_not_before(method: Method) -
     assert result.summary()["best_site"] == "block 1"
 
 
+def test_the_best_site_is_chosen_on_rows_of_their_own() -> None:
+    """Of many sites with nothing to read one is best by chance, on every set of rows another."""
+    rng = np.random.default_rng(0)
+    number = 300
+
+    def nothing() -> dict[str, Tensor]:
+        return {
+            f"block {place}": torch.from_numpy(rng.normal(size=(number, 3)).astype(np.float32)) for place in range(12)
+        }
+
+    labels = [rng.integers(2, size=number) for _ in range(3)]
+    train, choose, test = nothing(), nothing(), nothing()
+    result = fit_probes(train, labels[0], test, labels[2], choose=(choose, {"answer": labels[1]}), code=False)
+    best = result.best()
+    for score in result.scores:
+        probe = result.probes[score.site, "answer"]
+        assert score.chosen == (probe.predict(choose[score.site]).numpy() == labels[1]).mean()
+        right = result.right[score.site, "answer"]
+        assert (right == (probe.predict(test[score.site]).numpy() == labels[2])).all()
+        assert right.mean() == score.accuracy
+    assert best.chosen == max(score.chosen for score in result.scores if score.chosen is not None)
+    assert best.accuracy < max(score.accuracy for score in result.scores)  # which would be too high
+    without = fit_probes(train, labels[0], test, labels[2], code=False)
+    assert without.best().accuracy == max(score.accuracy for score in result.scores)
+    assert without.best().chosen is None
+
+
 def test_what_attention_carries_is_readable_after_its_block_and_not_before(any_model: PreTrainedModel) -> None:
     """The label is an early token; the first block's heads are taken out, so only the second can bring it along."""
     rows = torch.full((900, 4), 5)

@@ -21,6 +21,7 @@ from ftmech_hf.models.loading import load_model, load_tokenizer
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.report.charts import new_figure
 from ftmech_hf.runs import FinishedRun
+from ftmech_hf.statistics.intervals import paired_difference
 from ftmech_hf.tasks import Capability, PcfgShape, RowStream, for_capability
 from tests.conftest import make_llama
 from tests.studies.planted import make_rows, make_wrapped
@@ -52,8 +53,8 @@ def test_the_number_of_neurons_is_not_chosen_on_the_set_that_is_reported() -> No
 
 
 CONFIG = PruneConfig(
-    unit="row", sizes=[0, 1, 2, 5], max_best_k=3, num_random=1, num_random_at_best=3, score_rows=24, exact_rows=6,
-    eval_rows=40, seed=4,
+    unit="row", sizes=[0, 1, 2, 5], max_best_k=3, num_random=1, num_random_at_best=3, random_rows=20, score_rows=24,
+    exact_rows=6, eval_rows=40, seed=4,
 )  # fmt: skip
 
 
@@ -79,7 +80,8 @@ SHAPE = PcfgShape(text_length=12, count_window=8, index_occurrence=2, token_at_p
     ({"unit": "weight", "exact_rows": 0, "score": "exact"}, "unit: weight has too many units"),
     ({"schedule": "iterative", "score": "magnitude"}, "schedule: iterative, but score: magnitude does not depend on"),
     ({"schedule": "iterative", "score": "random"}, "score: random does not depend on what is pruned already"),
-    *(({name: 0}, f"{name}: 0") for name in ("max_best_k", "num_random_at_best", "score_rows", "eval_rows")),
+    *(({name: 0}, f"{name}: 0") for name in ("max_best_k", "num_random_at_best", "random_rows", "score_rows")),
+    ({"eval_rows": 0}, "eval_rows: 0"),
 ])  # fmt: skip
 def test_what_cannot_be_pruned_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -156,10 +158,24 @@ def test_a_run_says_what_pruning_gave(pruned_run: tuple[FinishedRun, Any], model
     # the same search by hand, with the settings of the run
     loaded, behavior = load_model(model), _find_behavior(CONFIG, SHAPE)
     found = prune_for(
-        loaded, behavior, sizes=CONFIG.sizes, max_best_k=3, num_random=2, num_random_at_best=3, seed=4,
+        loaded, behavior, sizes=CONFIG.sizes, max_best_k=3, num_random=2, num_random_at_best=3, seed=4, random_rows=20,
         score=lambda units: behavior_importance(loaded, units, behavior, behavior.train),
     )  # fmt: skip
     assert summary["pruned"] == found.pruning.pruned
+    random = [each.double() for each in found.at_best("random", "count_a")]
+    assert [len(each) for each in random] == [20, 20, 20]
+    assert (summary["random_masks"], summary["random_rows"]) == (3, 20)
+    assert summary["random_low"] <= summary["random_accuracy"] <= summary["random_high"]
+    assert summary["random_high"] - summary["random_low"] > 0.1  # twenty rows say no more
+    floor = run.floor("count_a")
+    assert floor is not None
+    answers = behavior.tests["count_a"].answer_ids()
+    constant = torch.tensor([answer == max(set(answers), key=answers.count) for answer in answers])
+    assert float(constant.double().mean()) == pytest.approx(floor)
+    unpruned, (best,) = found.scores[0]["count_a"], found.at_best("importance", "count_a")
+    over, control = max(("constant answer", constant), ("nothing pruned", unpruned), key=lambda each: each[1].sum())
+    assert summary["gain"] == {"over": over, **paired_difference(best.numpy(), control.numpy())._asdict()}
+    assert summary["random_share"] == sum(float(each.mean()) >= summary["accuracy"] / 2 for each in random) / 3
     pd.testing.assert_frame_equal(table, pd.DataFrame(found.pruning.rows()))
     exact = exact_importance(loaded, behavior.train[:6], "row")
     agreement = importance_agreement(found.importance, exact, top=3, seed=4)
@@ -201,7 +217,9 @@ def test_what_is_published_of_a_run(pruned_run: tuple[FinishedRun, Any]) -> None
     assert list(publication.state(run, "model")) == [
         f"With {found['best_k']} rows of weight matrices set to zero, a number chosen on other rows, it answers "
         f"`count_a` right in {100 * found['accuracy']:.1f} % of the prompts; with as many random ones in "
-        f"{100 * found['random_accuracy']:.1f} %, and always giving one answer would be right in "
+        f"{100 * found['random_accuracy']:.1f} % ({100 * found['random_low']:.1f} % to "
+        f"{100 * found['random_high']:.1f} % over 3 choices of them, of which "
+        f"{100 * found['random_share']:.1f} % do half as well), and always giving one answer would be right in "
         f"{100 * (run.floor('count_a') or 0):.1f} %. (40 rows, seed 4)"
     ]
     assert UNITS == {"row": "rows of weight matrices", "weight": "weights", "activation": "MLP activations",

@@ -232,7 +232,12 @@ def test_probes_belong_to_their_model(chain: Path) -> None:
             found = each.predict(stream["resid_post", int(site.split()[1])]).numpy()
             assert (found == right).mean() == pytest.approx(table.loc[("base", site, label), "accuracy"], abs=0.026)
     summary = json.loads((chain / "probe" / "summary.json").read_text())
-    assert summary["base"]["over_random"] == summary["base"]["accuracy"] - summary["random init"]["accuracy"]
+    over = summary["base"]["over_random"]
+    assert over["value"] == pytest.approx(summary["base"]["accuracy"] - summary["random init"]["accuracy"])
+    assert over["low"] < over["value"] < over["high"]
+    assert summary["base"]["over_base"]["value"] == 0
+    of_a = table.xs("a", level="label")  # the best site is the best on the rows that choose
+    assert summary["base"]["best_site"] == of_a.loc["base"]["chosen"].astype(float).idxmax()
 
 
 def test_maps_of_three_models_and_how_far_they_moved(chain: Path) -> None:
@@ -256,5 +261,6 @@ def test_several_positions_and_a_control_among_the_models(chain: Path, tmp_path:
     assert len(table) == 3 * 2 * 4
     assert "block 2, token -3" in set(table["site"])
     summary = json.loads((tmp_path / "ridge" / "summary.json").read_text())
-    assert summary["control"]["over_control"] == 0
-    assert summary["tuned"]["over_control"] == summary["tuned"]["accuracy"] - summary["control"]["accuracy"]
+    assert summary["control"]["over_control"]["value"] == 0
+    over = summary["tuned"]["over_control"]["value"]
+    assert over == pytest.approx(summary["tuned"]["accuracy"] - summary["control"]["accuracy"])

@@ -159,23 +159,20 @@ def fit_probes(
 ) -> ProbingResult:
     """Fit and test probes of all labels at all sites, with their controls.
 
-    All labels, shuffles and control tasks of a site are fitted at once; one site is in memory at a time, if the mapping
-    loads it on request.
+    All that is fitted at a site is fitted at once; one site is in memory at a time, if the mapping loads it on request.
 
     Args:
         train, test: site name -> activations (B, D); the same sites in both.
         train_labels, test_labels: integers (B,), or kind of label -> integers.
         choose: activations and labels, by the same names, of other rows, on which the best site is chosen.
         types: numbers of the types of the training and the test rows, from 0, for the control task.
-        method: ``logistic``, ``ridge`` (closed form, one-hot labels) or ``adamw`` (the paper's recipe, on activations
-            as they are).
+        method: ``logistic``, ``ridge`` (one-hot labels) or ``adamw`` (the paper's recipe, on activations as they are).
         seed: of shuffles, control tasks and the batches of AdamW.
-        num_shuffles, num_tasks: how often each control is drawn. One draw is noisy: where rows fall into tight
-            clusters, whole clusters are right or wrong together.
+        num_shuffles, num_tasks: how often each control is drawn. One draw is noisy: clusters of rows go together.
         code: whether to compute code lengths, by ten more fits on growing parts; for ``logistic`` only.
         l2: the penalty, for ``logistic`` and ``ridge``.
         adamw_steps: the length of the paper's recipe, for ``adamw``.
-        on_site: called with the name of each site when it is done.
+        on_site: called with the name of each finished site.
 
     Raises:
         ValueError: the two have different sites or labels, or numbers of rows and labels differ.
@@ -198,14 +195,18 @@ def fit_probes(
             bits = code_lengths(features, [each.train for each in groups], sizes, functools.partial(fit, features))
         for name, each, fitted, length in zip(labels, groups, fit(features), bits, strict=True):
             right[site, name], score = _score(site, name, each, fitted, tested, length)
-            probes[site, name] = probe = LinearProbe(*scaling.undo(fitted, len(each.classes)), each.classes)
-            if choose is not None:
-                read = probe.predict(choose[0][site]) == torch.as_tensor(choose[1][name])
-                score = dataclasses.replace(score, chosen=float(read.double().mean()))
-            scores.append(score)
+            probes[site, name] = LinearProbe(*scaling.undo(fitted, len(each.classes)), each.classes)
+            scores.append(score if choose is None else _choose(score, probes[site, name], choose))
         if on_site is not None:
             on_site(site)
     return ProbingResult(tuple(scores), probes, right)
+
+
+def _choose(
+    score: ProbeScore, probe: LinearProbe, rows: tuple[Mapping[str, Tensor], Mapping[str, Labels]]
+) -> ProbeScore:
+    right = probe.predict(rows[0][score.site]) == torch.as_tensor(rows[1][score.label])
+    return dataclasses.replace(score, chosen=float(right.double().mean()))
 
 
 def _by_kind(labels: Labels | Mapping[str, Labels]) -> dict[str, Labels]:

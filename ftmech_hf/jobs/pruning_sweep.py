@@ -74,8 +74,8 @@ def prune_for(
         num_random: random masks per number of units.
         num_random_at_best: random masks at the best number, at least.
         seed: of the random masks.
-        controls: test sets that are measured under random masks too; the first one if None.
-        random_rows: their first rows that are, of many masks; all if None.
+        controls, random_rows: test sets that are measured under random masks too, the first one if None; and their
+            first rows that are, all if None.
         score: importance of the units of the model as it is then; gradient x weight if None.
         iterative: compute the importance again under each mask before it grows.
         batch_size: rows of one backward pass.
@@ -92,21 +92,12 @@ def prune_for(
 
     importance = score(units)
     result = prune_sweep(
-        importance,
-        measured.under,
-        measured.under_random,
-        unit=unit,
-        test_sets=list(measured.sets),
-        control_sets=list(controls or [*behavior.tests][:1]),
-        sizes=sizes,
-        max_best_k=max(sizes) if max_best_k is None else max_best_k,
-        chosen_on="validation",
-        num_random=num_random,
-        num_random_at_best=num_random_at_best,
-        seed=seed,
-        rescore=rescore if iterative else None,
+        importance, measured.under, measured.under_random, unit=unit, test_sets=list(measured.sets),
+        control_sets=list(controls or [*behavior.tests][:1]), sizes=sizes,
+        max_best_k=max(sizes) if max_best_k is None else max_best_k, chosen_on="validation", num_random=num_random,
+        num_random_at_best=num_random_at_best, seed=seed, rescore=rescore if iterative else None,
         unit_name=lambda group, number: units[group].name(group, number),
-    )
+    )  # fmt: skip
     return SweepResult(result, importance, measured.scores)
 
 

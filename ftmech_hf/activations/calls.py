@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from accelerate.utils import recursively_apply
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ftmech_hf.activations.proofs import with_first
+from ftmech_hf.activations.layout import model_blocks
+from ftmech_hf.activations.proofs import first_tensor, run_settings, with_first
+from ftmech_hf.models.prompt_learning import nothing_in_front
 
 Given = tuple[tuple[Any, ...], dict[str, Any]]
 """What a block is called with beside the stream."""
@@ -51,6 +54,55 @@ def replaced(block: nn.Module, stream: Tensor | None, returned: Any) -> Iterator
         del block.forward
         if kept is not None:
             block.forward = kept
+
+
+@torch.no_grad()
+def last_streams(model: PreTrainedModel, token_ids: Tensor) -> tuple[list[Tensor], list[Any]]:
+    """The stream behind every block at the last position of rows (B, T), in one forward pass.
+
+    Returns:
+        (B, D) of every block; and what each block returned, cut to that position, for :func:`tail_alone`.
+    """
+    streams: list[Tensor] = []
+    returned: list[Any] = []
+
+    def keep(block: nn.Module, args: Any, output: Any) -> None:
+        first = first_tensor(output)
+        assert first is not None
+        streams.append(first[:, -1].clone())  # blocks may add to it in place
+        returned.append(with_first(output, streams[-1][:, None]))
+
+    with contextlib.ExitStack() as stack:
+        for _, block in model_blocks(model):
+            stack.callback(block.register_forward_hook(keep).remove)
+        model(token_ids.to(model.device), **run_settings(model, logits_to_keep=1))
+    return streams, returned
+
+
+@contextlib.contextmanager
+def tail_alone(model: PreTrainedModel, returned: Sequence[Any]) -> Iterator[Callable[[Tensor], Tensor]]:
+    """While open, gives what a model makes of a stream behind its last block: logits (B, V) of a stream (B, D).
+
+    No block is run, and every row is one token long.
+
+    Args:
+        model: any causal LM.
+        returned: what each of its blocks returned once, for its form.
+    """
+    blocks = [block for _, block in model_blocks(model)]
+    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+
+    def read(stream: Tensor) -> Tensor:
+        with replaced(blocks[-1], stream[:, None], returned[-1]):
+            settings = run_settings(model, logits_to_keep=1)
+            logits: Tensor = model(token.expand(len(stream), 1), **settings).logits
+        return logits[:, -1].float()
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(nothing_in_front(model))
+        for block, form in zip(blocks[:-1], returned[:-1], strict=True):
+            stack.enter_context(replaced(block, None, form))
+        yield read
 
 
 LAST_QUERY = "ftmech_last_query"

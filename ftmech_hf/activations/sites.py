@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import nnsight
@@ -29,6 +29,8 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations.layout import Layout, model_blocks
 from ftmech_hf.activations.proofs import first_tensor, run_settings
+
+Take = Callable[[str, Tensor], Tensor]
 
 SITES = ("resid_pre", "resid_post", "mlp_act", "head_out", "attn_out", "attn_pattern")
 
@@ -72,9 +74,9 @@ class SiteReader:
         return inputs
 
     def read(
-        self, inputs: Mapping[str, Tensor], sites: Sequence[str], layers: Sequence[int]
+        self, inputs: Mapping[str, Tensor], sites: Sequence[str], layers: Sequence[int], take: Take | None = None
     ) -> dict[tuple[str, int], Tensor]:
-        """Whole activations of one batch, (site, layer) -> value, on the model's device and in its type of number.
+        """Activations of one batch, (site, layer) -> value, on the model's device and in its type of number.
 
         Within a block, sites are read in the order in which they are computed.
 
@@ -82,22 +84,27 @@ class SiteReader:
             inputs: what the model is called with, of :meth:`inputs`.
             sites: some of :data:`SITES`, none of which the layout refuses.
             layers: 0-based, in any order; blocks behind the last of them are not run.
+            take: (site, whole value) -> a copy of what is wanted of it, so that no whole value outlives its block; all
+                if not given.
         """
+        take = take or (lambda site, value: value.clone())
         last = max(layers)
         with torch.no_grad(), self.traced.trace(**inputs, **run_settings(self.model)) as tracer:
             found = nnsight.save({})
             for layer in sorted(layers):
                 if "resid_pre" in sites:
-                    found["resid_pre", layer] = self.blocks[layer].input.clone()  # blocks may add in place
+                    found["resid_pre", layer] = take("resid_pre", self.blocks[layer].input)  # blocks may add in place
                 for where, path in self.layout.order:
                     for site in sites:
                         if self._place(site) == (where, path):
                             part = self._part(layer, path)
                             value = part.input if where == "in" else part.output
-                            found[site, layer] = self._value(site, value, inputs["input_ids"].shape)
+                            found[site, layer] = self._value(site, value, inputs["input_ids"].shape, take)
                 if "resid_post" in sites:
                     output = self.blocks[layer].output
-                    found["resid_post", layer] = (output[0] if isinstance(output, tuple | list) else output).clone()
+                    found["resid_post", layer] = take(
+                        "resid_post", output[0] if isinstance(output, tuple | list) else output
+                    )
                 if layer == last:
                     tracer.stop()  # later blocks need not be computed
         return dict(found)
@@ -112,14 +119,13 @@ class SiteReader:
             "attn_pattern": ("out", layout.attention),
         }.get(site, ("", ""))
 
-    def _value(self, site: str, value: Any, rows: torch.Size) -> Tensor:
-        """What a site is, of what its part reads or returns."""
+    def _value(self, site: str, value: Any, rows: torch.Size, take: Take) -> Tensor:
+        """What is wanted of a site, of what its part reads or returns."""
         if site == "attn_pattern":
-            pattern: Tensor = value[1].clone()
-            return pattern
+            return take(site, value[1])
         first = first_tensor(value)
         assert first is not None
-        first = first.clone() if first.ndim > 2 else first.clone().unflatten(0, (rows[0], -1))
+        first = take(site, first if first.ndim > 2 else first.unflatten(0, (rows[0], -1)))
         return first * self.layout.attention_scale if site == "attn_out" and self.layout.attention_scale != 1 else first
 
     def masked_logits(self, token_ids: Tensor, mask: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ account at NDIF and is not tested here.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -224,11 +225,9 @@ class TracedModel:
         for start in range(0, len(token_ids), batch_size):
             rows = slice(start, start + batch_size)
             mask = None if attention_mask is None else attention_mask[rows]
-            for key, value in self.reader.read(self.reader.inputs(token_ids[rows], mask), sites, chosen).items():
-                # what stands in front of the rows is no token of theirs
-                at = places[rows].to(value.device) + value.shape[-2] - token_ids.shape[1]
-                at = at[:, None, :, None] if key[0] == "attn_pattern" else at[:, :, None]
-                taken = torch.take_along_dim(value, at, dim=-2).to("cpu", torch.float32)
+            take = functools.partial(_taken, places[rows], token_ids.shape[1])
+            for key, value in self.reader.read(self.reader.inputs(token_ids[rows], mask), sites, chosen, take).items():
+                taken = value.to("cpu", torch.float32)
                 yield key, taken.squeeze(-2) if isinstance(positions, int) else taken
 
     def masked_logits(self, token_ids: Tensor, mlp_mask: Tensor) -> Tensor:
@@ -244,6 +243,13 @@ class TracedModel:
         if mlp_mask.shape != (self.num_layers, self.num_neurons):
             raise ValueError(f"mlp_mask: {tuple(mlp_mask.shape)}, expected {(self.num_layers, self.num_neurons)}")
         return self.reader.masked_logits(token_ids, mlp_mask.to(self.model.device, self.model.dtype))
+
+
+def _taken(places: Tensor, length: int, site: str, value: Tensor) -> Tensor:
+    """A copy of the values at some places (B, P) of rows of so many tokens."""
+    # what stands in front of the rows is no token of theirs
+    at = places.to(value.device) + value.shape[-2] - length
+    return torch.take_along_dim(value, at[:, None, :, None] if site == "attn_pattern" else at[:, :, None], dim=-2)
 
 
 def _token_places(positions: Tensor, token_ids: Tensor, attention_mask: Tensor | None) -> Tensor:

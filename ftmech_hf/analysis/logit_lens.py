@@ -1,7 +1,8 @@
 """At which layer does the model settle on its answer, and on which one? The logit lens (nostalgebraist, 2020).
 
-The stream after every block is handed to the model's own last norm and unembedding. This is done by writing it where
-the last block's output is, so that it holds for every architecture, and the last layer's reading is the model's answer.
+The stream after every block is handed to the model's own last norm and unembedding: it is put where the last block's
+output is, so that this holds for every architecture, and the last layer's reading is the model's answer. Blocks are run
+once, and what follows them at the position that predicts the answer alone.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations import intervene
+from ftmech_hf.activations.calls import last_streams, tail_alone
 from ftmech_hf.statistics.intervals import share_interval
-from ftmech_hf.training.evaluation import answer_logits
 
 
 @dataclass(frozen=True)
@@ -65,18 +65,16 @@ def logit_lens(
         answers: name -> token id of that answer for every row, (B,); the rows' own answer need not be among them.
         batch_size: rows of one forward pass.
     """
-    last = int(model.config.num_hidden_layers) - 1
     first: dict[str, list[Tensor]] = {name: [] for name in answers}
     log_probability: dict[str, list[Tensor]] = {name: [] for name in answers}
     for start in range(0, len(token_ids), batch_size):
-        rows = token_ids[start : start + batch_size]
-        logits = torch.stack([_read(model, rows, layer, last) for layer in range(last + 1)])
-        log_probabilities = F.log_softmax(logits, -1)
-        best = logits.argmax(-1)
-        for name, token in answers.items():
-            part = token[start : start + batch_size]
-            first[name].append(best == part)
-            log_probability[name].append(log_probabilities.gather(-1, part.expand(last + 1, -1)[..., None])[..., 0])
+        part = {name: token[start : start + batch_size] for name, token in answers.items()}
+        streams, returned = last_streams(model, token_ids[start : start + batch_size, :-2])
+        with tail_alone(model, returned) as read:
+            found = [_score(read(stream), part) for stream in streams]  # (V,) logits of one layer at a time
+        for name in answers:
+            first[name].append(torch.stack([hits[name] for hits, _ in found]))
+            log_probability[name].append(torch.stack([scores[name] for _, scores in found]))
     return LensResult(
         {name: torch.cat(parts, 1).numpy() for name, parts in first.items()},
         {name: torch.cat(parts, 1).numpy() for name, parts in log_probability.items()},
@@ -84,15 +82,11 @@ def logit_lens(
     )
 
 
-def _read(model: PreTrainedModel, rows: Tensor, layer: int, last: int) -> Tensor:
-    """Answer logits (B, V) when the stream after ``layer`` is taken for the last one."""
-    if layer == last:
-        return answer_logits(model, rows)
-    seen: dict[int, Tensor] = {}
-
-    def keep(stream: Tensor) -> Tensor:
-        seen[0] = stream
-        return stream
-
-    with intervene(model, {("resid_post", layer): keep, ("resid_post", last): lambda _: seen[0]}):
-        return answer_logits(model, rows)
+def _score(logits: Tensor, answers: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Whether each answer (B,) leads in logits (B, V), and its log-probability, on the CPU."""
+    best, log_probabilities = logits.argmax(-1).cpu(), F.log_softmax(logits, -1)
+    scores = {
+        name: log_probabilities.gather(-1, token.to(logits.device)[:, None])[:, 0].cpu()
+        for name, token in answers.items()
+    }
+    return {name: best == token.cpu() for name, token in answers.items()}, scores

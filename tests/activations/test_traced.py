@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import BertConfig, BertLMHeadModel, PreTrainedModel
+from transformers import BertConfig, BertLMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from ftmech_hf.activations import (
     SITES,
@@ -444,3 +446,45 @@ def test_a_model_that_gives_no_hidden_states_is_refused() -> None:
     model.forward = forward  # type: ignore[method-assign]
     with pytest.raises(ValueError, match=r"^model: llama gives no hidden states to compare its blocks' stream with$"):
         TracedModel(model)
+
+
+def storages() -> dict[int, int]:
+    """Place -> bytes of the storages of all tensors that are alive."""
+    alive = [each for each in gc.get_objects() if issubclass(type(each), Tensor) and not each.is_meta]
+    return {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in alive}
+
+
+def peak_of(model: PreTrainedModel, call: Callable[[], object]) -> int:
+    """Bytes that are alive when the last of a model's blocks is called, beside what was there before."""
+    gc.collect()
+    known = storages().keys()
+    peaks: list[int] = []
+
+    def look(*_: object) -> None:
+        peaks.append(sum(size for place, size in storages().items() if place not in known))
+
+    handle = model_blocks(model)[-1][1].register_forward_pre_hook(look)  # a trace ends in the last block
+    call()
+    handle.remove()
+    return peaks[0]
+
+
+def test_what_is_not_wanted_of_a_block_does_not_outlive_it() -> None:
+    """One position of all layers: beside the forward pass no more than twice the result; whole values are far more."""
+    config = LlamaConfig(**{**make_llama(40).config.to_dict(), "num_hidden_layers": 12, "max_position_embeddings": 256})
+    model = LlamaForCausalLM(config).eval()
+    rows = torch.randint(0, 40, (4, 200))
+    door = TracedModel(model)
+
+    def plain() -> None:
+        with torch.no_grad():
+            model(rows, use_cache=False, logits_to_keep=1)
+
+    forward = peak_of(model, plain)
+    found: dict[tuple[str, int], Tensor] = {}
+    peak = peak_of(model, lambda: found.update(door.collect(rows, ["resid_post"])))
+    result = sum(each.numel() * each.element_size() for each in found.values())
+    assert result == 12 * 4 * 16 * 4
+    assert peak <= forward + 2 * result
+    whole = peak_of(model, lambda: door.reader.read(door.reader.inputs(rows, None), ["resid_post"], range(12)))
+    assert whole > forward + 100 * result

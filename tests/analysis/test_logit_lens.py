@@ -4,6 +4,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from ftmech_hf.activations import model_blocks
 from ftmech_hf.analysis.logit_lens import logit_lens
 from ftmech_hf.training.evaluation import answer_logits
 
@@ -42,3 +43,17 @@ def test_it_says_from_which_layer_on_an_answer_leads(any_model: PreTrainedModel)
     assert found.summary()["said"] is not None
     assert found.summary()["never"] is None
     assert found.majority["never"] == 1
+
+
+def test_blocks_are_run_once(any_model: PreTrainedModel) -> None:
+    """However many layers are read; and they are as they were afterwards."""
+    rows, ran = torch.randint(3, 40, (20, 12)), []
+    blocks = [block for _, block in model_blocks(any_model)]
+    hooks = [block.register_forward_pre_hook(lambda _, args: ran.append(args[0].shape)) for block in blocks]
+    before = answer_logits(any_model, rows)
+    ran.clear()
+    logit_lens(any_model, rows, {"right": rows[:, -2]}, batch_size=20)
+    assert [shape[1] for shape in ran if shape[1] > 1] == [10] * len(blocks)
+    for hook in hooks:
+        hook.remove()
+    assert torch.equal(answer_logits(any_model, rows), before)

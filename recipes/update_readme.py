@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,18 @@ BLOCKS: dict[str, Block] = {
     "stories": Block(STORIES, "stories", studies.stories_block),
     "stories claims": Block(STORIES, "stories", studies.stories_claims_block),
     "written": Block(STORIES, "written", studies.written_block),
+    "differences": Block(
+        REPRODUCTION, CODE, partial(code.differences_block, name="reproduce", config="nano/reproduce.yaml")
+    ),
+    "differences of the sweep": Block(
+        SWEEP, CODE, partial(code.differences_block, name="sweep", config="nano/sweep_grid.yaml")
+    ),
+    "differences of programs": Block(
+        TRACR, CODE, partial(code.differences_block, name="tracr", config="nano/tracr.yaml")
+    ),
+    "differences of stories": Block(
+        STORIES, CODE, partial(code.differences_block, name="tinystories", config="nano/stories.yaml")
+    ),
     "recipes": Block("recipes/README.md", CODE, code.recipes_block),
     "studies": Block("README.md", CODE, code.studies_block),
     "floors": Block("ftmech_hf/README.md", CODE, code.floors_block),

@@ -9,7 +9,7 @@ import dataclasses
 import glob
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from ftmech_hf.hub import Origin, save
 from ftmech_hf.hub.claims import claims_of
 from ftmech_hf.jobs.job import parse_models
 from ftmech_hf.report.console import make_console
+from ftmech_hf.report.differences import NOT_SAID, differences_of
 from ftmech_hf.runs import FinishedRun, is_finished
 from ftmech_hf.studies.pcfg.claims import CLAIMS_OF_MODELS
 from ftmech_hf.studies.pcfg.plan import ReproduceConfig, ReproducePlan
@@ -114,10 +115,17 @@ def write_cards(config: WriteCardsConfig) -> dict[str, Path]:
             claims=claims_of(reproduction, CLAIMS_OF_MODELS[own])
             if reproduction is not None and own is not None
             else (),
+            differences=_said_otherwise(reproduction, opened.kind) if own is not None else (),
         )
         written[repo_ids[name]] = Path(config.output_dir) / repo_ids[name].split("/")[1]
         write_card(run, repo_ids[name], origin, written[repo_ids[name]])
     return written
+
+
+def _said_otherwise(reproduction: Path | None, kind: str) -> list[Mapping[str, str]]:
+    """How a model was made otherwise than the paper says; what it leaves open stands on the study's page."""
+    found = [] if reproduction is None else differences_of(FinishedRun(reproduction), kind)
+    return [row for row in found if row["paper"] != NOT_SAID]
 
 
 def _studies_of(model: str, reproduced: dict[str, Path]) -> Sequence[str]:

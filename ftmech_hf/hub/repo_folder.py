@@ -48,7 +48,7 @@ class Origin:
         datasets: repositories of the rows it was trained on.
         analyses: folders of analyses of it, or ``folder=USER/NAME`` of those that are published; those that lie beside
             the run if None.
-        claims: claims over seeds that it is part of; see :class:`ftmech_hf.jobs.card.Published`.
+        claims, differences: of the study that it is part of; see :class:`ftmech_hf.jobs.card.Published`.
     """
 
     base_model: str | None = None
@@ -57,6 +57,7 @@ class Origin:
     datasets: Sequence[str] = ()
     analyses: Sequence[str] | None = None
     claims: Sequence[Mapping[str, str]] = ()
+    differences: Sequence[Mapping[str, str]] = ()
 
 
 def repo_kind(run: FinishedRun) -> RepoKind:
@@ -203,6 +204,7 @@ def _save_model(
         statements=state_findings(run, analyses),
         diagnoses=diagnoses_of(run.hash, analyses, working, repositories),
         claims=origin.claims,
+        differences=origin.differences,
         pictures=draw_findings(run, analyses, working),
         revisions=revisions,
     )

@@ -78,6 +78,7 @@ class Published:
         statements: what its files show, a sentence each.
         diagnoses: what diagnoses say of it.
         claims: claims over seeds that it is part of: statement, measured, interval, bar, verdict.
+        differences: what was done otherwise than in the paper: what, paper, here.
         pictures: file beside the card -> what it shows.
         revisions: names of its snapshots.
     """
@@ -89,6 +90,7 @@ class Published:
     statements: Sequence[str] = ()
     diagnoses: Sequence[Diagnosis] = ()
     claims: Sequence[Mapping[str, str]] = ()
+    differences: Sequence[Mapping[str, str]] = ()
     pictures: Mapping[str, str] = field(default_factory=dict)
     revisions: Sequence[str] = ()
 

@@ -48,6 +48,7 @@ class Plan:
         self._cells: dict[str, Cell] = {}
         self._hashes: dict[str, str] = {}
         self._names: dict[str, str] = {}
+        self._kinds: dict[str, str] = {}
         self._inputs: dict[str, dict[str, str | Path]] = {}  # of each run: what is there, or where it will be
 
     def add(
@@ -104,8 +105,20 @@ class Plan:
         # A finished folder that must run again is damaged or stale: replace it once the new one is whole.
         fresh = self.fresh or (is_finished(folder) and self._must_run(name))
         place = dataclasses.replace(place, output_dir=str(folder), fresh=fresh)
+        self._kinds[name] = kind
         self._cells[name] = Cell(name, function, {"config": place, **settings}, cost, needs)
         return name
+
+    def called_with(self, name: str) -> Mapping[str, Any]:
+        """The settings of a run: ``config``, and its others by the names of their parameters."""
+        return self._cells[name].kwargs
+
+    def by_kind(self) -> dict[str, list[Mapping[str, Any]]]:
+        """Kind of a run -> what each run of that kind is called with."""
+        found: dict[str, list[Mapping[str, Any]]] = {}
+        for name, kind in self._kinds.items():
+            found.setdefault(kind, []).append(self.called_with(name))
+        return found
 
     def _find(self, identity: str) -> Path | None:
         """The run, finished or not; another plan in the same place may know it by another name."""

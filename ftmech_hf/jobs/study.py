@@ -20,6 +20,7 @@ from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.jobs.scheduler import run_cells
 from ftmech_hf.report.claims import read_claims
 from ftmech_hf.report.console import describe_error, make_console, print_failures, print_run
+from ftmech_hf.report.differences import Difference, write_differences
 from ftmech_hf.report.page import format_value, verdict, write_origin
 from ftmech_hf.runs import FinishedRun
 
@@ -68,6 +69,10 @@ class StudyPlan(Plan):
         """The runs still to make, as they are handed to workers."""
         return self.unfinished()
 
+    def differences(self) -> Sequence[Difference]:
+        """What the paper says beside what the runs have, read from their settings; equal rows are left out later."""
+        return ()
+
     def write_origin(
         self,
         kind: str,
@@ -87,15 +92,16 @@ class StudyPlan(Plan):
 
         Returns:
             what a page says of its runs and where it is from: ``seeds``, ``runs`` (how many are there), ``missing``,
-            ``failed``, ``command``, ``hash``, ``versions``, ``seconds``.
+            ``failed``, ``differences`` (from the paper), ``command``, ``hash``, ``versions``, ``seconds``.
         """
         missing = self.missing
         if inputs:
             read = {f"input:{label}": found for label, found in inputs.items()}
             identity = config_hash({"settings": identity or config_hash(settings), **read})
         origin = write_origin(self.output, kind, settings, identity, seconds=self.seconds(), runs=self.folders.values())
+        differences = write_differences(self.output, self.differences())
         runs = {"runs": len(self.folders) - len(missing), "missing": missing, "failed": self.failed}
-        return {"seeds": self.config.seeds, **runs, **origin}
+        return {"seeds": self.config.seeds, **runs, "differences": differences, **origin}
 
 
 def claim_numbers(results: FinishedRun) -> dict[str, str]:

@@ -41,7 +41,8 @@ class FinishedRun:
         """The run in a folder, if it is there whole."""
         return cls(folder) if is_finished(Path(folder)) else None
 
-    def _json(self, name: str) -> Any:
+    def read_json(self, name: str) -> Any:
+        """What a JSON file of it holds."""
         return json.loads((self.path / name).read_text(encoding="utf-8"))
 
     def has(self, name: str) -> bool:
@@ -51,7 +52,7 @@ class FinishedRun:
     @functools.cached_property
     def env(self) -> dict[str, Any]:
         """Versions, inputs, machine, and what was noted while it ran (``env.json``)."""
-        content: dict[str, Any] = self._json("env.json")
+        content: dict[str, Any] = self.read_json("env.json")
         return content
 
     @functools.cached_property
@@ -63,7 +64,7 @@ class FinishedRun:
     @functools.cached_property
     def summary(self) -> dict[str, Any]:
         """What a job found, in short (``summary.json``)."""
-        content: dict[str, Any] = self._json("summary.json")
+        content: dict[str, Any] = self.read_json("summary.json")
         return content
 
     @functools.cached_property

@@ -9,6 +9,8 @@ import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
+from ftmech_hf.jobs.study import Study
+from ftmech_hf.report.differences import differing
 from ftmech_hf.studies import STUDIES, load_study
 from recipes.readme.tables import markdown_table
 
@@ -98,10 +100,23 @@ def recipes_block(root: Path) -> str:
     return "\n\n".join(parts)
 
 
+def differences_block(root: Path, name: str, config: str) -> str:
+    """Where a study differs from its paper, read from the settings of the runs that a config asks for, as Markdown."""
+    study = load_study(name)
+    assert isinstance(study, Study)
+    plan = study.read_plan(["--config", str(root / "recipes" / "configs" / config)])
+    rows = [
+        (row["what"], f"{row['paper']} ({row['where']})" if row["where"] else row["paper"], row["here"], row["why"])
+        for row in differing(plan.differences())
+    ]
+    source = f"Read from the settings of `{config}`; what is as in the paper is left out."
+    return markdown_table(("what", "paper", "here", "why"), rows, source)
+
+
 def _status(readme: str) -> str:
     """How many of a study's claims hold, by the tables in its README; or how many tables it has."""
     verdicts = re.findall(r"\| (holds|does not hold|undecided|not judged) \|$", readme, re.MULTILINE)
-    tables = len(re.findall(r"^<!-- end of ", readme, re.MULTILINE))
+    tables = len(re.findall(r"^<!-- end of (?!differences)", readme, re.MULTILINE))
     if verdicts:
         return f"{verdicts.count('holds')} of {len(verdicts)} claims hold"
     return f"{tables} tables, no claims" if tables else "for any two models, no claims"

@@ -20,6 +20,8 @@ from ftmech_hf.jobs.pruning import PruneConfig, prune
 from ftmech_hf.jobs.study import StudyConfig, StudyPlan
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
 from ftmech_hf.models.presets import find_preset
+from ftmech_hf.report.differences import Difference
+from ftmech_hf.report.pcfg_settings import pcfg_rows
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.pcfg.claims import REVIVAL_THRESHOLD
 from ftmech_hf.tasks import PcfgConfig, PcfgShape
@@ -86,6 +88,10 @@ class ReproducePlan(StudyPlan):
             seed: {name: found for name, run in runs.items() if (found := self.find(run))}
             for seed, runs in self.seeds.items()
         }
+
+    def differences(self) -> list[Difference]:
+        """From the paper, in the settings of the runs."""
+        return pcfg_rows(self.by_kind(), self.config.seeds)
 
     def _add_run(
         self,

@@ -42,6 +42,8 @@ from ftmech_hf.jobs.probing import ProbeConfig, probe
 from ftmech_hf.jobs.pruning import PruneConfig, prune
 from ftmech_hf.jobs.study import StudyConfig, StudyPlan
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
+from ftmech_hf.report.differences import Difference
+from ftmech_hf.report.pcfg_settings import pcfg_rows
 from ftmech_hf.tasks import TASKS, PcfgConfig, PcfgShape, parse_task
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.settings import TrainConfig
@@ -147,6 +149,10 @@ class Sweep(StudyPlan):
         combinations = [dict(zip(self.axes, each, strict=True)) for each in values]
         # Seed after seed: a sweep that is stopped has whole grids of the first ones.
         self.points = [self._add_point(chosen, seed) for seed in config.seeds for chosen in combinations]
+
+    def differences(self) -> list[Difference]:
+        """From the paper, in the settings of the runs."""
+        return pcfg_rows(self.by_kind(), self.config.seeds)
 
     def _add_point(self, chosen: Mapping[str, tuple[str, Mapping[str, Any]]], seed: int) -> PointRuns:
         changes = {key: value for _, settings in chosen.values() for key, value in settings.items()}

@@ -18,7 +18,9 @@ from typing import Any, Literal, NamedTuple
 from ftmech_hf.jobs.fit_judge import check_choice, judge_version
 from ftmech_hf.jobs.study import StudyPlan
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
+from ftmech_hf.report.differences import Difference
 from ftmech_hf.studies.tinystories.config import RATES, StoriesStudyConfig, log_spaced
+from ftmech_hf.studies.tinystories.differences import stories_rows
 from ftmech_hf.studies.tinystories.probes import StoryProbeConfig, probe_stories
 from ftmech_hf.studies.tinystories.pruning import StoryPruneConfig, prune_stories
 from ftmech_hf.studies.tinystories.scores import ScoreConfig, score_stories
@@ -80,6 +82,10 @@ class StoriesPlan(StudyPlan):
         self.probes: dict[tuple[int, str, bool], str] = {}
         for seed in config.seeds:
             self._add_seed(seed)
+
+    def differences(self) -> list[Difference]:
+        """From the paper, in the settings of the runs."""
+        return stories_rows(self.by_kind(), self.config.seeds)
 
     def _add_seed(self, seed: int) -> None:
         config, task = self.config, self.task

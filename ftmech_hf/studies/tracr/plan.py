@@ -18,6 +18,8 @@ from ftmech_hf.jobs.compiling import CompileConfig, start_compiled
 from ftmech_hf.jobs.stacked_cells import stack_cells
 from ftmech_hf.jobs.study import StudyConfig, StudyPlan
 from ftmech_hf.jobs.training import FinetuneConfig, finetune
+from ftmech_hf.report.differences import Difference
+from ftmech_hf.studies.tracr.differences import tracr_rows
 from ftmech_hf.studies.tracr.ground_truth import KnownConfig, try_instruments
 from ftmech_hf.studies.tracr.weight_pruning import DissectConfig, dissect
 from ftmech_hf.tasks import TASKS
@@ -133,6 +135,10 @@ class TracrPlan(StudyPlan):
             )
             for seed in config.seeds:
                 self._add_seed(program, task, seed)
+
+    def differences(self) -> list[Difference]:
+        """From the paper, in the settings of the runs."""
+        return tracr_rows(self.by_kind(), self.config.correlations, self.config.seeds)
 
     def _add_seed(self, program: str, task: LettersConfig, seed: int) -> None:
         c = self.config

@@ -1,0 +1,181 @@
+"""What is said of differences from the paper is what the settings are, and nothing is said of what is equal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ftmech_hf.jobs.study import Study
+from ftmech_hf.report.differences import (
+    FILE,
+    NOT_SAID,
+    Difference,
+    OneOf,
+    differences_of,
+    differing,
+    write_differences,
+)
+from ftmech_hf.runs import FinishedRun
+from ftmech_hf.studies import load_study
+
+CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
+
+
+def difference(paper: Any, here: Any) -> Difference:
+    return Difference(part="data", what="a thing", paper=paper, where="App. A", here=here, why="because")
+
+
+@pytest.mark.parametrize(
+    ("paper", "here"),
+    [
+        (1e-3, 0.001), (0.0, 0.0), ("AdamW", "AdamW"), (OneOf([1, 2, 3]), {1, 3}), (OneOf([1, 2]), 2),
+        (OneOf(["low", "high"]), "high"), (True, True), ({2, 1}, {1, 2}),
+    ],
+)  # fmt: skip
+def test_what_is_equal_is_not_said(paper: Any, here: Any) -> None:
+    assert differing([difference(paper, here)]) == []
+
+
+@pytest.mark.parametrize(
+    ("paper", "here", "shown"),
+    [
+        (1e-3, 1e-4, ("0.001", "0.0001")), (10_000, 300, ("10,000", "300")), (NOT_SAID, 0.0, (NOT_SAID, "0")),
+        (OneOf([1, 2]), {2, 3}, ("1 or 2", "2, 3")), (True, False, ("yes", "no")),
+        (10_000, {10_000, 5}, ("10,000", "5, 10,000")),
+        (OneOf([0.1, 1e-5]), {0.1, 1e-6}, ("0.1 or 1e-05", "1e-06, 0.1")),
+    ],
+)  # fmt: skip
+def test_what_differs_is_said_as_both_are(paper: Any, here: Any, shown: tuple[str, str]) -> None:
+    (row,) = differing([difference(paper, here)])
+    assert (row["paper"], row["here"]) == shown
+    assert (row["what"], row["where"], row["why"], row["part"]) == ("a thing", "App. A", "because", "data")
+
+
+def rows_of(study: str, config: str, tmp_path: Path, *argv: str) -> dict[str, dict[str, str]]:
+    declared = load_study(study)
+    assert isinstance(declared, Study)
+    places = ["--output_dir", str(tmp_path), "--runs_dir", str(tmp_path)]
+    plan = declared.read_plan(["--config", str(CONFIGS / f"{config}.yaml"), *places, *argv])
+    found = differing(plan.differences())
+    assert len({row["what"] for row in found}) == len(found)
+    return {row["what"]: row for row in found}
+
+
+CHANGES = [
+    # study, config, row, setting and a value of ours, what stands there then, the setting as in the paper
+    ("reproduce", "nano/reproduce", "symbols of a text", ["--text_length", "40"], "40",
+     ["--text_length", "250", "--preset", "paper"]),
+    ("reproduce", "nano/reproduce", "model", ["--preset", "micro"], "GPT-2 of 4 blocks, 4 heads, width 160",
+     ["--preset", "paper"]),
+    ("reproduce", "nano/reproduce", "fine-tuning: steps", ["--finetune_steps", "7"], "7",
+     ["--finetune_steps", "10000"]),
+    ("reproduce", "nano/reproduce", "fine-tuning: rows of a step", ["--batch_size", "24"], "24",
+     ["--batch_size", "96"]),
+    ("reproduce", "nano/reproduce", "fine-tuning: peak learning rate", ["--finetune_lr", "3e-3"], "0.003",
+     ["--finetune_lr", "1e-4"]),
+    ("reproduce", "nano/reproduce", "reversing: its rate", ["--finetune_lr", "1e-5", "--reverse_lr", "1e-4"],
+     "above fine-tuning's", ["--finetune_lr", "1e-5", "--reverse_lr", "1e-6"]),
+    ("reproduce", "nano/reproduce", "reversing: its rate", ["--finetune_lr", "1e-5", "--reverse_lr", "1e-5"],
+     "fine-tuning's", ["--finetune_lr", "1e-4", "--reverse_lr", "1e-5"]),
+    ("reproduce", "nano/reproduce", "how the correlation is planted", ["--correlation_method", "select"],
+     "natural texts are chosen that fit", ["--correlation_method", "insert"]),
+    ("sweep", "nano/sweep_lora", "pretraining: optimizer", ["--set", "pretrain.optimizer=muon"],
+     "Muon on the matrices of blocks, AdamW on the rest", ["--set", "pretrain.optimizer=adamw"]),
+    ("sweep", "nano/sweep_lora", "pretraining: peak learning rate",
+     ["--set", "pretrain.optimizer=adamw", "pretrain.lr=0.5"], "0.5", ["--set", "pretrain.optimizer=adamw"]),
+    ("sweep", "nano/sweep_lora", "fine-tuning: warm-up", ["--set", "finetune.warmup_fraction=0.3"],
+     "30 % of the steps", ["--set", "finetune.warmup_fraction=0.2"]),
+    ("sweep", "nano/sweep_lora", "reversing: rate after the warm-up", ["--set", "reverse.final_lr_fraction=1"],
+     "constant", ["--set", "reverse.final_lr_fraction=0.01"]),
+    ("sweep", "nano/sweep_lora", "operators of pretraining", ["--set", "pretrain.operators=index count"],
+     "count, index", ["--set", "pretrain.operators=index count_pair count token_at index_pair"]),
+    ("sweep", "nano/sweep_lora", "priors of a, b, c in pretraining", ["--set", "pretrain.operand_prior=0.6 0.4 0"],
+     "0.6 0.4 0", ["--set", "pretrain.operand_prior=medium"]),
+    ("sweep", "nano/sweep_jailbreak", "probes are fitted by", ["--set", "probe.method=ridge"], "ridge regression",
+     ["--set", "probe.method=adamw"]),
+    ("tracr", "nano/tracr", "letters of a counter's text", ["--counter_length", "12"], "12",
+     ["--counter_length", "45"]),
+    ("tracr", "nano/tracr", "fine-tuning: peak learning rate", ["--lrs", "0.5", "--reverse_from", "0.5"], "0.5",
+     ["--lrs", "0.1", "--reverse_from", "0.1"]),
+    ("tracr", "nano/tracr", "cells of Table 3 that are left out",
+     ["--correlations", "0", "0.2", "0.5", "0.6", "0.8", "0.9"], "C_Tr 1",
+     ["--correlations", "0", "0.2", "0.5", "0.6", "0.8", "0.9", "1"]),
+    ("tinystories", "nano/stories", "fine-tuning: steps", ["--delete_steps", "9"], "9", ["--delete_steps", "4000"]),
+    ("tinystories", "nano/stories", "pretraining: weight decay", ["--base_weight_decay", "0.3"], "0.3",
+     ["--base_weight_decay", "0.1"]),
+    ("tinystories", "nano/stories", "tokens of a row", ["--row_tokens", "64"], "64",
+     ["--row_tokens", "1024", "--preset", "paper-stories"]),
+    ("tinystories", "nano/stories", "temperature of writing", ["--temperature", "0.5"], "0.5", ["--temperature", "1"]),
+    ("tinystories", "nano/stories", "reversing: its rate", ["--reverse_lr", "1e-5"], "below fine-tuning's",
+     ["--reverse_lr", "1e-4"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("study", "config", "what", "ours", "shown", "papers"), CHANGES)
+def test_a_setting_says_its_row_and_as_in_the_paper_it_has_none(
+    study: str, config: str, what: str, ours: list[str], shown: str, papers: list[str], tmp_path: Path
+) -> None:
+    assert rows_of(study, config, tmp_path, *ours)[what]["here"] == shown
+    assert what not in rows_of(study, config, tmp_path, *papers)
+
+
+def test_more_than_one_value_is_said(tmp_path: Path) -> None:
+    steps = rows_of("reproduce", "nano/reproduce", tmp_path, "--low_steps", "12", "--high_steps", "1234")
+    assert steps["pretraining: steps"]["here"] == "12, 1,234"
+    seeds = rows_of("reproduce", "nano/reproduce", tmp_path, "--seeds", "3", "4")["seeds"]
+    assert (seeds["paper"], seeds["here"]) == (NOT_SAID, "2")
+
+
+def test_at_the_papers_size_nothing_is_left_that_it_prints(tmp_path: Path) -> None:
+    rows = rows_of("sweep", "paper/sweep_jailbreak", tmp_path)
+    said = {what for what, row in rows.items() if row["paper"] != NOT_SAID}
+    assert said <= {
+        "how the correlation is planted", "labels of texts with the correlation", "operators of pretraining",
+        "probes are fitted by",
+    }  # fmt: skip
+    assert rows["pretraining: weight decay"]["here"] == rows["fine-tuning: weight decay"]["here"] == "0.0001"
+    stories = rows_of("tinystories", "paper/stories", tmp_path)
+    assert not any(what.startswith(("fine-tuning", "reversing: peak", "reversing: rows")) for what in stories)
+
+
+def rates(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    tuned, back = (
+        yaml.safe_load((CONFIGS / f"{name.format(stage)}.yaml").read_text())
+        for stage in ("finetune", "reverse_finetune")
+    )
+    assert back["model"] == tuned["output_dir"]
+    return tuned, back
+
+
+@pytest.mark.parametrize("name", ["micro/{}", "paper/{}", "paper/stories_{}"])
+def test_reverse_fine_tuning_has_a_lower_rate_than_what_it_reverses(name: str) -> None:
+    tuned, back = rates(name)
+    assert back["lr"] < tuned["lr"]
+
+
+def test_at_the_papers_size_all_stages_decay_alike() -> None:
+    files = {path.stem: yaml.safe_load(path.read_text()) for path in (CONFIGS / "paper").glob("*.yaml")}
+    pretrained = files["pretrain"]["weight_decay"]
+    sweeps = [name for name in files if name.startswith("sweep_")]
+    sections = [files[name][stage] for name in sweeps for stage in ("finetune", "reverse") if stage in files[name]]
+    assert len(sections) == 5
+    for each in (files["finetune"], files["reverse_finetune"], *sections):
+        assert each["weight_decay"] == pretrained
+    randft = files["sweep_randft"]
+    assert max(randft["grid"]["reverse.lr"].values()) < randft["finetune"]["lr"]
+
+
+def test_a_card_has_what_made_its_model_and_no_more(tmp_path: Path) -> None:
+    parts = ("data", "model", "pretraining", "fine-tuning", "reversing", "measuring")
+    rows = [Difference(part=part, what=part, paper=1, where="", here=2, why="") for part in parts]  # type: ignore[arg-type]
+    written = write_differences(tmp_path, rows)
+    assert json.loads((tmp_path / FILE).read_text()) == written
+    results = FinishedRun(tmp_path)
+    for kind, number in (("pretrain", 3), ("finetune", 4), ("reverse_finetune", 5), ("probe", 0)):
+        assert [row["what"] for row in differences_of(results, kind)] == list(parts[:number])
+    (tmp_path / FILE).unlink()
+    assert differences_of(results, "pretrain") == []  # results of an earlier version

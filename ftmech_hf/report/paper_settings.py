@@ -6,7 +6,7 @@ Their learning rates: large 1e-4, medium 1e-5, small 1e-6 in fine-tuning (App. C
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ftmech_hf.models.presets import Preset
@@ -29,6 +29,7 @@ class PaperTraining:
         end: where the rate ends, as a share of the peak.
         clipping: norm at which gradients are clipped.
         why: name of a setting -> why ours is another.
+        elsewhere: name of a setting -> where the paper says that, if it is another place.
     """
 
     part: Part
@@ -42,6 +43,7 @@ class PaperTraining:
     weight_decay: Any = NOT_SAID
     clipping: Any = NOT_SAID
     why: Mapping[str, str]
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
 
 
 def values(of: Sequence[Any], read: Callable[[Any], Any]) -> Any:
@@ -85,7 +87,7 @@ def training_rows(paper: PaperTraining, trains: Sequence[TrainConfig]) -> list[D
     }  # fmt: skip
     return [
         Difference(
-            part=paper.part, what=f"{paper.part}: {what}", paper=theirs, where=paper.where,
+            part=paper.part, what=f"{paper.part}: {what}", paper=theirs, where="" if theirs == NOT_SAID else paper.elsewhere.get(name, paper.where),
             here=values(trains, here), why=paper.why.get(name, ""),
         )
         for name, (what, theirs, here) in read.items()

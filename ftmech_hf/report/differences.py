@@ -96,9 +96,11 @@ def differing(rows: Iterable[Difference]) -> list[dict[str, str]]:
 
 
 def write_differences(folder: Path, rows: Iterable[Difference]) -> list[dict[str, str]]:
-    """Write what differs into a folder of results, and return it."""
+    """Write what differs into a folder of results, and return it; of a study that repeats no paper there is nothing."""
+    rows = list(rows)
     found = differing(rows)
-    write_json(folder / FILE, found)
+    if rows:
+        write_json(folder / FILE, found)
     return found
 
 

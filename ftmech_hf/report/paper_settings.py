@@ -87,7 +87,8 @@ def training_rows(paper: PaperTraining, trains: Sequence[TrainConfig]) -> list[D
     }  # fmt: skip
     return [
         Difference(
-            part=paper.part, what=f"{paper.part}: {what}", paper=theirs, where="" if theirs == NOT_SAID else paper.elsewhere.get(name, paper.where),
+            part=paper.part, what=f"{paper.part}: {what}", paper=theirs,
+            where="" if theirs == NOT_SAID else paper.elsewhere.get(name, paper.where),
             here=values(trains, here), why=paper.why.get(name, ""),
         )
         for name, (what, theirs, here) in read.items()

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 from ftmech_hf.config import to_dict
 from ftmech_hf.jobs.card import check_card
 from ftmech_hf.report.claims import claims_json, judge
+from ftmech_hf.report.differences import write_differences
 from ftmech_hf.studies.pcfg.claims import CLAIMS_OF_MODELS, MEASUREMENTS
 from ftmech_hf.studies.pcfg.plan import ReproduceConfig, ReproducePlan
 from ftmech_hf.tasks import PcfgShape
@@ -31,6 +32,7 @@ def reproduction(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(runs / kind, place)
     measured = {seed: {each.id: 50.0 + seed for each in MEASUREMENTS} for seed in (0, 1)}
     (folder / "claims.json").write_text(json.dumps(claims_json(judge(MEASUREMENTS, measured))))
+    write_differences(folder, ReproducePlan(config, shape).differences())
     return folder
 
 
@@ -50,6 +52,14 @@ def test_every_released_model_gets_a_card(runs: Path, reproduction: Path, tmp_pa
     assert tuned.data.base_model.startswith("someone/ftmech-nano-")
     assert "Zeroing at most 15 neurons of the low-prior fine-tuned model brings a back | 50.5 % |" in tuned.text
     assert "pruning_row.png" in tuned.text
+    base = ModelCard.load(tmp_path / "ftmech-nano-low" / "README.md")
+    otherwise = "Done otherwise than in the paper: "
+    for card, tuned_too in ((tuned, True), (base, False)):
+        (said,) = (line for line in card.text.splitlines() if line.startswith(otherwise))
+        assert "symbols of a text 32 (250)" in said
+        assert ("fine-tuning: steps" in said) == tuned_too
+        assert "seeds" not in said  # what the paper leaves open stands on the page
+    assert otherwise not in ModelCard.load(tmp_path / "ftmech-nano-medium" / "README.md").text
     assert "over seeds" not in ModelCard.load(tmp_path / "ftmech-nano-medium" / "README.md").text
 
 

@@ -127,6 +127,13 @@ def test_a_reader_sees_them_on_the_page_and_in_the_readme(plan: ReproducePlan) -
         assert [cell for cell in found if cell] == expected
     assert "13 of 14" in re.sub(r"<[^>]*>", "", page)
     assert "Mean over seeds 0, 1, 2," in readme
+    differs = {row["what"]: row for row in json.loads((out / "differences.json").read_text())}
+    (row,) = (row for row in page.split("<tr>") if ">symbols of a text<" in row)
+    assert cells_of(row.split("</tr>")[0], r"</t[dh]>")[1:3] == ["250 (App. B.2)", "32"]
+    assert differs["symbols of a text"]["here"] == "32"
+    assert len(differs) == page.split("Where this differs from the paper</h2>")[1].split("</table>")[0].count(
+        '<th scope="row">'
+    )
     front = [line for line in main_block(out).splitlines() if line.startswith("| ")]
     assert len(front) == 1 + 5
     assert set(front) <= set(readme.splitlines())

@@ -25,8 +25,8 @@ _WHY = {
     "steps": _SMALL, "batch_size": _SMALL, "weight_decay": "that of the procedural task",
 }  # fmt: skip
 PRETRAINING = PaperTraining(
-    part="pretraining", where="App. F", elsewhere={"weight_decay": "its code", "clipping": "its code"}, optimizer="AdamW", lr=1e-3, end=0.0,
-    steps=30_000, batch_size=128, weight_decay=0.1, clipping=1.0, why=_WHY,
+    part="pretraining", where="App. F", elsewhere={"weight_decay": "its code", "clipping": "its code"},
+    optimizer="AdamW", lr=1e-3, end=0.0, steps=30_000, batch_size=128, weight_decay=0.1, clipping=1.0, why=_WHY,
 )  # fmt: skip
 FINETUNING = PaperTraining(
     part="fine-tuning", where="its code", optimizer="AdamW", lr=OneOf([1e-4, 1e-5]), warmup=0.0, end=1.0,

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import intervene
-from ftmech_hf.statistics.intervals import Share, mean_interval
+from ftmech_hf.statistics.intervals import Share, geometric_mean_interval
 from ftmech_hf.training.evaluation import answer_logits
 
 
@@ -42,8 +42,7 @@ class InputGradientsResult:
 
     def ratio(self, name: str, reference: str) -> Share:
         """Geometric mean of the rows' ratios of two models' norms, with its 95 % Student t interval."""
-        logs = np.log(self.norms[name]) - np.log(self.norms[reference])
-        return Share(*(math.exp(value) for value in mean_interval(logs.tolist())))
+        return geometric_mean_interval((self.norms[name] / self.norms[reference]).tolist())
 
     def halves_ratio(self, name: str) -> float:
         """The control: geometric mean of one half of a model's rows over that of the other, which is about 1."""

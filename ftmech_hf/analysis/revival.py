@@ -9,7 +9,6 @@ beside the steps.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -106,15 +105,3 @@ def revival_ratio(fast: RevivalResult, slow: RevivalResult) -> RevivalRatio:
     """Steps of ``slow``, such as a control, over those of ``fast``; a model that was back before it began took one."""
     value = max(1, slow.at_least) / max(1, fast.at_least)
     return RevivalRatio(value, at_least=slow.steps is None, at_most=fast.steps is None)
-
-
-def geometric_mean(ratios: Sequence[RevivalRatio]) -> RevivalRatio:
-    """The geometric mean of ratios, a bound if one of them is.
-
-    Ratios of steps spread evenly on a logarithmic scale; a mean of the ratios themselves follows the largest.
-
-    Args:
-        ratios: at least one.
-    """
-    value = math.exp(sum(math.log(each.value) for each in ratios) / len(ratios))
-    return RevivalRatio(value, any(each.at_least for each in ratios), any(each.at_most for each in ratios))

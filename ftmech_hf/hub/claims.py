@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ftmech_hf.report.claims import read_claims
-from ftmech_hf.report.page import format_interval, format_value, verdict
+from ftmech_hf.report.page import format_interval, format_measured, format_verdict
 
 
 def claims_of(results: Path, ids: Collection[str]) -> list[dict[str, str]]:
@@ -20,10 +20,10 @@ def claims_of(results: Path, ids: Collection[str]) -> list[dict[str, str]]:
         {
             "id": claim.id,
             "statement": claim.statement,
-            "measured": format_value(claim.measured, claim.unit),
+            "measured": format_measured(claim),
             "interval": format_interval(claim),
             "bar": claim.bar,
-            "verdict": verdict(claim),
+            "verdict": format_verdict(claim),
         }
         for claim in read_claims(results)
         if claim.id in ids

@@ -118,6 +118,7 @@ def prune(config: PruneConfig, asked: Asked, *, progress: Progress | None = None
             "schedule": config.schedule,
             "accuracy": by_set[reported],
             "accuracy_by_set": by_set,
+            "rows": len(behavior().tests[reported]),
             **describe_controls(found, behavior(), reported),
             **describe_dataset(behavior(), asked),
         }

@@ -1,30 +1,34 @@
 """Claims: what the paper says, what we measured over seeds, and whether our bar is met.
 
 A bar is set before the runs and belongs to the scale: the nano scale is far smaller than the paper's model, so the
-paper's figure stands beside ours for comparison and is not the bar. A claim holds if the mean over seeds meets the bar.
+paper's figure stands beside ours for comparison and is not the bar. A claim has one of three verdicts. It **holds** if
+the nearer end of its 95 % interval is beyond the bar, **fails** if the farther end is short of it, and is **undecided**
+while the bar lies inside, or while there is no interval. With a single seed the interval is that of its rows, and says
+nothing about other seeds.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-import pandas as pd
+from ftmech_hf.report.readings import Ends, Reading, Unit, over_seeds, read
 
-from ftmech_hf.statistics.intervals import mean_interval
+Verdict = Literal["holds", "fails", "undecided"]
+SIGNS: dict[str, str] = {"holds": "✓", "fails": "✗", "undecided": "?"}
+"""What stands beside the word of a verdict wherever it is shown."""
 
 
 class Measurement(NamedTuple):
-    """One number per seed, and how to read it."""
+    """What is measured once a seed, and how to read it."""
 
     id: str
     statement: str
-    unit: Literal["%", "x", "points", "steps", "neurons"]
+    unit: Unit
     paper: str = "not reported"
     bar: str = ""
     """``>= 99`` or ``<= 40``; empty for what is reported without a verdict."""
@@ -36,10 +40,13 @@ class Claim:
 
     Attributes:
         id, statement, paper, bar: see :class:`Measurement`.
-        measured: mean over seeds.
-        interval: 95 % Student t interval of the mean over seeds; None for a single seed.
-        holds: whether the mean meets the bar; None without a bar, or if a seed is missing.
+        measured: mean over seeds, geometric of ratios and steps.
+        interval: of 95 %, see :func:`ftmech_hf.report.readings.over_seeds`; an end is None where it is open, as above
+            what a run that stopped before it was back is known to exceed. None if there is none.
+        verdict: None without a bar, or if a seed is missing.
         seeds: those that measured it.
+        floor: what the constant answer gets on the same rows, in the unit of the claim, mean over seeds; None where
+            that is no question.
         values: one number per seed.
         unit: of all numbers.
     """
@@ -48,62 +55,32 @@ class Claim:
     statement: str
     paper: str
     measured: float
-    interval: tuple[float, float] | None
+    interval: Ends | None
     bar: str
-    holds: bool | None
+    verdict: Verdict | None
     seeds: list[int]
+    floor: float | None
     values: list[float]
     unit: str
 
 
-def meets(value: float, bar: str) -> bool:
-    """Whether a value meets a bar such as ``>= 99``."""
-    sign, number = bar.split()
-    return {">=": value >= float(number), "<=": value <= float(number)}[sign]
-
-
-def seed_interval(values: Sequence[float], *, unit: str) -> tuple[float, float] | None:
-    """95 % Student t interval of a mean over seeds, cut to what the unit allows; None if there is only one.
-
-    A unit is ``%``, ``share`` (0 to 1), ``points`` (any number), or what is not negative.
-    """
-    if len(values) < 2:
-        return None
-    _, low, high = mean_interval(values)
-    ceiling = {"%": 100.0, "share": 1.0}.get(unit, math.inf)
-    floor = -math.inf if unit == "points" else 0.0
-    return max(floor, low), min(ceiling, high)
-
-
-def over_seeds(table: pd.DataFrame, keys: Sequence[str], unit: str | Callable[[pd.DataFrame], str]) -> pd.DataFrame:
-    """Mean and 95 % Student t interval over seeds of the column ``value``, for every value of some columns.
+def decide(interval: Ends | None, bar: str) -> Verdict:
+    """The verdict of an interval on a bar such as ``>= 99``, which what is equal to it meets.
 
     Args:
-        table: ``keys`` and ``value``, one number a row; and ``low`` and ``high`` if a single seed has an interval of
-            its own, which is kept where there is only one.
-        keys: columns whose every combination is one number over seeds.
-        unit: see :func:`seed_interval`; or what it is of the rows of one number.
-
-    Returns:
-        ``keys``, ``n`` (how many seeds), ``mean``, ``low`` and ``high``, which are nan where there is no interval.
+        interval: its ends, None where one is open; None without one, which decides nothing.
+        bar: a sign and a number.
     """
-    rows = []
-    for key, group in table.groupby(list(keys), sort=False, dropna=False):
-        values = group["value"].astype(float).tolist()
-        interval = seed_interval(values, unit=unit if isinstance(unit, str) else unit(group))
-        if interval is None and "low" in group:
-            interval = float(group["low"].iloc[0]), float(group["high"].iloc[0])
-        low, high = interval or (float("nan"), float("nan"))
-        found = {"n": len(values), "mean": sum(values) / len(values), "low": low, "high": high}
-        rows.append({**dict(zip(keys, key, strict=True)), **found})
-    return pd.DataFrame(rows, columns=[*keys, "n", "mean", "low", "high"])
+    sign, text = bar.split()
+    assert sign in (">=", "<="), bar
+    number, (low, high) = float(text), interval or (None, None)
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
+    if sign == "<=":
+        number, low, high = -number, -high, -low
+    return "holds" if low >= number else "fails" if high < number else "undecided"
 
 
-def judge(
-    measurements: Sequence[Measurement],
-    by_seed: Mapping[int, Mapping[str, float]],
-    alone: Mapping[str, tuple[float, float] | None] | None = None,
-) -> list[Claim]:
+def judge(measurements: Sequence[Measurement], by_seed: Mapping[int, Mapping[str, float | Reading]]) -> list[Claim]:
     """Turn the measurements of every seed into claims, in the order of ``measurements``.
 
     What no seed measured is left out. What some seeds lack is reported over the others and not judged: those that are
@@ -111,29 +88,29 @@ def judge(
 
     Args:
         measurements: what is claimed.
-        by_seed: seed -> id -> number.
-        alone: id -> the interval that a single seed allows, of rows or stories; there is none if it is not given.
+        by_seed: seed -> id -> reading; a plain number is one whose rows are not known.
     """
     claims = []
     for measurement in measurements:
-        values = {seed: float(found[measurement.id]) for seed, found in by_seed.items() if measurement.id in found}
-        if not values:
+        found = {seed: read(each[measurement.id]) for seed, each in by_seed.items() if measurement.id in each}
+        if not found:
             continue
-        mean = float(np.mean(list(values.values())))
-        judged = bool(measurement.bar) and len(values) == len(by_seed)
+        readings = list(found.values())
+        measured, interval = over_seeds(readings, measurement.unit)
+        judged = bool(measurement.bar) and len(found) == len(by_seed)
+        floors = [each.floor for each in readings if each.floor is not None]
         claims.append(
             Claim(
                 id=measurement.id,
                 statement=measurement.statement,
                 paper=measurement.paper,
-                measured=mean,
-                interval=seed_interval(list(values.values()), unit=measurement.unit)
-                if len(values) > 1
-                else (alone or {}).get(measurement.id),
+                measured=measured,
+                interval=interval,
                 bar=measurement.bar,
-                holds=meets(mean, measurement.bar) if judged else None,
-                seeds=list(values),
-                values=list(values.values()),
+                verdict=decide(interval, measurement.bar) if judged else None,
+                seeds=list(found),
+                floor=sum(floors) / len(floors) if len(floors) == len(readings) else None,
+                values=[each.value for each in readings],
                 unit=measurement.unit,
             )
         )
@@ -141,8 +118,18 @@ def judge(
 
 
 def read_claims(folder: Path) -> list[Claim]:
-    """The claims that a study left in a folder of results, in ``claims.json``."""
-    return [Claim(**each) for each in json.loads((folder / "claims.json").read_text(encoding="utf-8"))]
+    """The claims that a study left in a folder of results, in ``claims.json``.
+
+    Raises:
+        ValueError: an older version wrote them, which judged by means.
+    """
+    found = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
+    names = {each.name for each in fields(Claim)}
+    if any(set(each) != names for each in found):
+        raise ValueError(
+            f"{folder / 'claims.json'}: written by another version; run the study again, its runs are kept"
+        )
+    return [Claim(**{**each, "interval": each["interval"] and tuple(each["interval"])}) for each in found]
 
 
 def claims_json(claims: Sequence[Claim]) -> list[dict[str, Any]]:

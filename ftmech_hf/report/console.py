@@ -13,7 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from ftmech_hf.report.claims import Claim
-from ftmech_hf.report.page import format_interval, format_share, format_value, verdict
+from ftmech_hf.report.page import (
+    count_verdicts,
+    format_floor,
+    format_interval,
+    format_measured,
+    format_share,
+    format_verdict,
+)
 from ftmech_hf.runs import FinishedRun, RunDir
 from ftmech_hf.training.loop import Progress
 from ftmech_hf.training.progress import make_bar
@@ -28,15 +35,16 @@ def make_console() -> Console:
 
 def print_claims(claims: Sequence[Claim]) -> None:
     """The table of claims."""
-    table = Table(title="Claims", title_justify="left")
-    for name in ("claim", "paper", "measured", "95 % interval", "bar", "verdict"):
-        table.add_column(name, justify="right" if name in ("measured", "95 % interval", "bar") else "left")
-    for claim in claims:
-        if claim.bar:
-            color = "yellow" if claim.holds is None else "green" if claim.holds else "red"
-            measured = format_value(claim.measured, claim.unit)
-            shown = (claim.statement, claim.paper, measured, format_interval(claim), claim.bar)
-            table.add_row(*shown, f"[{color}]{verdict(claim)}[/]")
+    table = Table(title=f"Claims: {count_verdicts(claims)}", title_justify="left")
+    judged = [claim for claim in claims if claim.bar]
+    floors = ["floor"] * any(claim.floor is not None for claim in judged)
+    for name in ("claim", "paper", *floors, "measured", "95 % interval", "bar", "verdict"):
+        table.add_column(name, justify="left" if name in ("claim", "paper", "verdict") else "right")
+    for claim in judged:
+        color = {"holds": "green", "fails": "red"}.get(claim.verdict or "", "yellow")
+        shown = [claim.statement, claim.paper, *([format_floor(claim)] if floors else [])]
+        shown += [format_measured(claim), format_interval(claim), claim.bar]
+        table.add_row(*shown, f"[{color}]{format_verdict(claim)}[/]")
     make_console().print(table)
 
 

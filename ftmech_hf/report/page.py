@@ -13,7 +13,7 @@ import yaml
 from ftmech_hf.config import config_hash
 from ftmech_hf.report import charts
 from ftmech_hf.report.alt import describe_figure
-from ftmech_hf.report.claims import Claim
+from ftmech_hf.report.claims import SIGNS, Claim
 from ftmech_hf.runs import describe_versions, environment, noted, write_json, write_text
 
 if TYPE_CHECKING:
@@ -55,19 +55,39 @@ def format_share(value: float | None) -> str:
     return "—" if value is None else f"{value:.1%}"
 
 
+def format_measured(claim: Claim) -> str:
+    """What a claim measured as it is printed everywhere; ``at least`` where its interval is open above."""
+    ends = claim.interval or (0.0, 0.0)
+    bound = {(False, True): "at least ", (True, False): "at most "}.get((ends[0] is None, ends[1] is None), "")
+    return bound + format_value(claim.measured, claim.unit)
+
+
 def format_interval(claim: Claim) -> str:
-    """The interval as it is printed everywhere; an em dash for a single seed."""
-    if claim.interval is None:
-        return "—"
-    low, high = claim.interval
-    return f"{low:.1f} to {high:.1f}"
+    """The interval as it is printed everywhere; an em dash where there is none."""
+    low, high = claim.interval or (None, None)
+    if low is None:
+        return "—" if high is None else f"up to {high:.1f}"
+    return f"{low:.1f} or more" if high is None else f"{low:.1f} to {high:.1f}"
 
 
-def verdict(claim: Claim) -> str:
-    """``holds``, ``does not hold``, ``not judged`` if a seed is missing, or nothing without a bar."""
-    if claim.holds is None:
+def format_floor(claim: Claim) -> str:
+    """What the constant answer gets on the same rows; an em dash where that is no question."""
+    return "—" if claim.floor is None else format_value(claim.floor, claim.unit)
+
+
+def format_verdict(claim: Claim) -> str:
+    """The verdict, a sign before its word; ``not judged`` if a seed is missing, or nothing without a bar."""
+    if claim.verdict is None:
         return "not judged" if claim.bar else ""
-    return "holds" if claim.holds else "does not hold"
+    return f"{SIGNS[claim.verdict]} {claim.verdict}"
+
+
+def count_verdicts(claims: Iterable[Claim]) -> str:
+    """How many claims have which verdict, such as ``9 hold, 1 fails, 3 undecided``."""
+    found = [claim.verdict for claim in claims if claim.bar]
+    verbs = {"holds": ("holds", "hold"), "fails": ("fails", "fail"), "undecided": ("undecided",) * 2}
+    said = [f"{number} {verbs[word][number != 1]}" for word in SIGNS if (number := found.count(word))]  # type: ignore[arg-type]
+    return ", ".join([*said, *([f"{number} not judged"] if (number := found.count(None)) else [])])
 
 
 def render_page(package: str | None, **values: Any) -> str:
@@ -83,7 +103,8 @@ def render_page(package: str | None, **values: Any) -> str:
     ours = resources.files("ftmech_hf")
     loader = jinja2.FunctionLoader(lambda file: places.get(file, ours).joinpath(file).read_text(encoding="utf-8"))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, loader=loader)
-    environment.globals.update(format_value=format_value, format_interval=format_interval, verdict=verdict)
+    shown = (format_value, format_measured, format_interval, format_floor, format_verdict, count_verdicts)
+    environment.globals.update({function.__name__: function for function in shown})
     return environment.get_template(PAGE).render(**values)
 
 

@@ -1,4 +1,8 @@
-"""Intervals of measured shares: what may be said about an accuracy that was measured on so many rows."""
+"""Intervals of measured shares: what may be said about an accuracy that was measured on so many rows.
+
+All are of 95 %, and a test simulates how often each of them covers the truth. Seeds are in
+:mod:`ftmech_hf.statistics.seeds`.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 CONFIDENCE = 0.95
+FEW = 16
+"""Up to so many right or wrong answers the normal approximation behind Wilson's interval is helped out."""
 
 
 class Share(NamedTuple):
@@ -20,8 +26,31 @@ class Share(NamedTuple):
     high: float
 
 
+def share_bounds(
+    right: ArrayLike, number: ArrayLike, *, confidence: float = CONFIDENCE
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lower and upper ends of :func:`share_interval` for many shares at once."""
+    from scipy import stats
+
+    counts, of = np.broadcast_arrays(np.asarray(right, float), np.asarray(number, float))
+    squared = float(stats.norm.ppf(0.5 + confidence / 2)) ** 2
+    share = counts / of
+    centre = (share + squared / 2 / of) / (1 + squared / of)
+    half = np.sqrt(squared * (share * (1 - share) / of + squared / 4 / of**2)) / (1 + squared / of)
+    ends = []
+    for few, wilson in ((counts, centre - half), (of - counts, 1 - centre - half)):
+        poisson = stats.chi2.ppf(1 - confidence, np.maximum(2 * few, 1)) / 2 / of
+        ends.append(np.where((few >= 1) & (few <= np.minimum(FEW, of / 2)), np.minimum(wilson, poisson), wilson))
+    return np.clip(ends[0], 0, share), np.clip(1 - ends[1], share, 1)
+
+
 def share_interval(right: int, number: int, *, confidence: float = CONFIDENCE) -> Share:
-    """A share with its Wilson interval, of 95 % if nothing else is said.
+    """A share with its interval, of 95 % if nothing else is said: Wilson's, wider where few are right or few are wrong.
+
+    Wilson's covers a share of 1 in 5 n in only 84 of 100 cases. Where at most :data:`FEW` are right, the lower end is
+    that of a Poisson count if it is lower, and the upper end where at most that many are wrong (Brown, Cai and
+    DasGupta, Statistical Science 16, 2001, who do so for 3). Coverage is then 93 % or more for every share of 40 rows
+    and more, and 96 to 97 % on average: counts are whole, so that no interval has 95 % everywhere.
 
     Args:
         right: how many of them, 0 to ``number``.
@@ -33,17 +62,15 @@ def share_interval(right: int, number: int, *, confidence: float = CONFIDENCE) -
     """
     if not 0 <= right <= number or number < 1:
         raise ValueError(f"right: {right} of {number}, expected at least one, and no more right than there are")
-    from scipy import stats
-
-    interval = stats.binomtest(right, number).proportion_ci(confidence, method="wilson")
-    return Share(right / number, float(interval.low), float(interval.high))
+    low, high = share_bounds(right, number, confidence=confidence)
+    return Share(right / number, float(low), float(high))
 
 
 def mean_of_shares(*counts: tuple[int, int]) -> Share:
     """The mean of independent shares with its 95 % interval, such as a balanced accuracy.
 
-    The interval is put together from the Wilson intervals of the shares (Zou and Donner, Statistics in Medicine 27,
-    2008): it keeps its coverage where a share is 0 or 1.
+    The interval is put together from those of the shares (Zou and Donner, Statistics in Medicine 27, 2008): it keeps
+    its coverage where a share is 0 or 1.
 
     Args:
         counts: (how many of them, of how many) of each share.
@@ -55,17 +82,30 @@ def mean_of_shares(*counts: tuple[int, int]) -> Share:
     return Share(value, value - below, value + above)
 
 
-def mean_over_draws(right: ArrayLike, *, draws: int = 2000, seed: int = 0) -> Share:
+def difference_of_shares(first: tuple[int, int], second: tuple[int, int]) -> Share:
+    """First share less second share, of different rows, with its 95 % interval (Newcombe, Stat. in Medicine 17, 1998).
+
+    Of the same rows it is too wide; :func:`paired_difference` is for those, if it is known which were right.
+
+    Args:
+        first, second: (how many of them, of how many).
+    """
+    one, other = share_interval(*first), share_interval(*second)
+    value = one.value - other.value
+    below = math.hypot(one.value - one.low, other.high - other.value)
+    above = math.hypot(one.high - one.value, other.value - other.low)
+    return Share(value, value - below, value + above)
+
+
+def mean_over_draws(right: ArrayLike) -> Share:
     """The mean accuracy of several random choices on the same rows, with a 95 % interval over choices and rows.
 
-    Choices and rows are drawn again with replacement, each by itself (Owen, Annals of Applied Statistics 1, 2007). The
-    interval is never narrower than Wilson's on the rows alone, which choices that agree do not make more certain. Of
-    fewer than ten choices it says too little of how choices differ: it is what was found with these.
+    Both are a sample: the variance is that of the choices' accuracies and of the rows' (crossed random effects, with
+    Satterthwaite's degrees of freedom), on the logit scale. The interval is never narrower than that of the rows alone,
+    which choices that agree do not make more certain. From ten choices on it covers the truth as often as it says.
 
     Args:
         right: whether each row was right under each choice, bool (choices, rows).
-        draws: how often both are drawn again.
-        seed: of these draws.
 
     Raises:
         ValueError: it is not a table of at least one choice and one row.
@@ -73,21 +113,44 @@ def mean_over_draws(right: ArrayLike, *, draws: int = 2000, seed: int = 0) -> Sh
     table = np.asarray(right, float)
     if table.ndim != 2 or not table.size:
         raise ValueError(f"right: of shape {table.shape}, expected (choices, rows) with at least one of each")
-    rng = np.random.default_rng(seed)
-    choices, rows = (rng.multinomial(number, np.full(number, 1 / number), draws) / number for number in table.shape)
-    low, high = np.quantile(((choices @ table) * rows).sum(1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    choices, rows = table.shape
     value = float(table.mean())
-    wilson = share_interval(round(value * table.shape[1]), table.shape[1])
-    return Share(value, min(float(low), wilson.low, value), min(max(float(high), wilson.high), 1.0))
+    alone = share_interval(round(value * rows), rows)
+    low, high = min(alone.low, value), max(alone.high, value)
+    if min(table.shape) > 1 and 0 < value < 1:
+        from scipy import stats
+
+        of_choices, of_rows = float(table.mean(1).var(ddof=1)) / choices, float(table.mean(0).var(ddof=1)) / rows
+        rest = table - table.mean(1, keepdims=True) - table.mean(0) + value
+        both = float((rest**2).sum()) / ((choices - 1) * (rows - 1)) / table.size  # is in each of the two
+        variance = max(of_choices + of_rows - both, of_choices, of_rows)
+        if variance > 0:
+            freedom = variance**2 / (of_choices**2 / (choices - 1) + of_rows**2 / (rows - 1))
+            half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom)) * math.sqrt(variance) / (value * (1 - value))
+            centre = math.log(value / (1 - value))
+            low, high = min(low, _sigmoid(centre - half)), max(high, _sigmoid(centre + half))
+    return Share(value, low, high)
+
+
+def _sigmoid(logit: float) -> float:
+    return 0.5 + 0.5 * math.tanh(logit / 2)
 
 
 def mean_interval(values: Sequence[float]) -> Share:
-    """A mean of at least two independent values, such as one per seed, with its 95 % Student t interval."""
+    """A mean of independent values, such as one per seed, with its 95 % Student t interval; open for a single one."""
     from scipy import stats
 
-    mean, error = float(np.mean(values)), float(stats.sem(values))
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Share(mean, -math.inf, math.inf)
+    error = float(stats.sem(values))
     low, high = stats.t.interval(CONFIDENCE, len(values) - 1, loc=mean, scale=error) if error > 0 else (mean, mean)
     return Share(mean, float(low), float(high))
+
+
+def geometric_mean_interval(values: Sequence[float]) -> Share:
+    """The geometric mean of positive values, such as ratios, with its 95 % interval: Student's t on the logarithm."""
+    return Share(*(math.exp(end) for end in mean_interval([math.log(value) for value in values])))
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike) -> Share:

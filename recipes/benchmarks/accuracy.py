@@ -6,7 +6,6 @@ ratios are geometric means over seeds with their interval.
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ import torch
 from ftmech_hf.config import check_seeds
 from ftmech_hf.models.presets import build_model, find_preset
 from ftmech_hf.runs import RunDir
-from ftmech_hf.statistics.intervals import mean_interval
+from ftmech_hf.statistics.intervals import geometric_mean_interval
 from ftmech_hf.tasks import Capability, PcfgConfig, RowStream, for_capability
 from ftmech_hf.training.evaluation import answer_accuracy
 from ftmech_hf.training.loop import fit, start_accelerator
@@ -110,10 +109,10 @@ def measure(config: BenchmarkConfig, task: PcfgConfig) -> Iterator[dict[str, Any
 
 def _ratio(found: list[Trial], unit: list[Trial]) -> dict[str, float | None]:
     """How many times as long the unit takes: the geometric mean over seeds and, of several, its 95 % interval."""
-    logs = [math.log(other.seconds / each.seconds) for each, other in zip(found, unit, strict=True)]
-    if len(logs) == 1:
-        return {"faster_by": round(math.exp(logs[0]), 2), "low": None, "high": None}
-    value, low, high = (round(math.exp(log), 2) for log in mean_interval(logs))
+    ratios = [other.seconds / each.seconds for each, other in zip(found, unit, strict=True)]
+    if len(ratios) == 1:
+        return {"faster_by": round(ratios[0], 2), "low": None, "high": None}
+    value, low, high = (round(end, 2) for end in geometric_mean_interval(ratios))
     return {"faster_by": value, "low": low, "high": high}
 
 

@@ -115,10 +115,11 @@ def differences_block(root: Path, name: str, config: str) -> str:
 
 def _status(readme: str) -> str:
     """How many of a study's claims hold, by the tables in its README; or how many tables it has."""
-    verdicts = re.findall(r"\| (holds|does not hold|undecided|not judged) \|$", readme, re.MULTILINE)
+    verdicts = re.findall(r"\| (?:[✓✗?] )?(holds|fails|undecided|not judged) \|$", readme, re.MULTILINE)
     tables = len(re.findall(r"^<!-- end of (?!differences)", readme, re.MULTILINE))
     if verdicts:
-        return f"{verdicts.count('holds')} of {len(verdicts)} claims hold"
+        left = verdicts.count("undecided")
+        return f"{verdicts.count('holds')} of {len(verdicts)} claims hold" + (f", {left} undecided" if left else "")
     return f"{tables} tables, no claims" if tables else "for any two models, no claims"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ftmech_hf.report.claims import read_claims
-from ftmech_hf.report.page import format_interval, format_value, verdict
+from ftmech_hf.report.page import format_floor, format_interval, format_measured, format_verdict
 from ftmech_hf.runs import FinishedRun, describe_versions
 from ftmech_hf.studies.sweep.results import as_text
 from recipes.readme.tables import markdown_table
@@ -20,16 +20,29 @@ MAIN = ("low_a", "pruned_a", "random_pruned_a", "probe_gap", "revival_ratio")
 
 def _claims_table(folder: Path, source: str, only: Collection[str] = ()) -> str:
     claims = [claim for claim in read_claims(folder) if not only or claim.id in only]
+    floors = any(claim.floor is not None for claim in claims)
+    columns = (
+        "claim",
+        "paper",
+        *(("constant answer",) if floors else ()),
+        "measured",
+        "95 % interval",
+        "bar",
+        "verdict",
+    )
     rows = [
-        (c.statement, c.paper, format_value(c.measured, c.unit), format_interval(c), c.bar, verdict(c)) for c in claims
-    ]
-    return markdown_table(("claim", "paper", "measured", "95 % interval", "bar", "verdict"), rows, source)
+        (c.statement, c.paper, *((format_floor(c),) if floors else ()), format_measured(c), format_interval(c), c.bar,
+         format_verdict(c))
+        for c in claims
+    ]  # fmt: skip
+    return markdown_table(columns, rows, source)
 
 
 def _reproduction_source(folder: Path) -> str:
     env = FinishedRun(folder).env
     seeds = ", ".join(map(str, read_claims(folder)[0].seeds))
-    return f"Mean over seeds {seeds}, 95 % Student t interval; config hash `{env['hash']}`; {describe_versions(env)}."
+    interval = "95 % interval over seeds and their rows"
+    return f"Mean over seeds {seeds}, {interval}; config hash `{env['hash']}`; {describe_versions(env)}."
 
 
 def results_block(folder: Path) -> str:
@@ -50,12 +63,16 @@ def _minutes(env: Mapping[str, Any]) -> str:
 def _sweep_source(folder: Path) -> str:
     env = FinishedRun(folder).env
     seeds = FinishedRun(folder).config["seeds"]
-    several = f"Mean over seeds {', '.join(map(str, seeds))} (95 % Student t interval)"
-    over = several if len(seeds) > 1 else f"Seed {seeds[0]} alone, so there are no intervals over seeds"
+    several = f"Mean over seeds {', '.join(map(str, seeds))} (95 % interval over seeds and their rows)"
+    over = (
+        several
+        if len(seeds) > 1
+        else f"Seed {seeds[0]} alone (95 % interval of its rows, which says nothing of other seeds)"
+    )
     return f"{over}{_minutes(env)}; sweep `{env['hash']}`; {describe_versions(env)}."
 
 
-AGREEMENT = ("95 % interval", "in the same third", "ours less the paper's")
+AGREEMENT = ("in the same third", "ours less the paper's")
 """The last columns of a table of how far a pattern of the paper's is found again."""
 
 
@@ -63,7 +80,6 @@ def _agreement(row: Mapping[Any, Any]) -> tuple[str, ...]:
     """The rank correlation of a row, and its :data:`AGREEMENT`."""
     return (
         f"{row['rank_correlation']:.2f}",
-        f"{row['low']:.2f} to {row['high']:.2f}",
         f"{row['same_third']:.0%}",
         f"{row['mean_difference']:+.0f} points",
     )
@@ -205,7 +221,7 @@ def _stories_source(folder: Path) -> str:
     settings = FinishedRun(folder).config
     seeds = settings["seeds"]
     interval = (
-        "Student's t over seeds" if len(seeds) > 1 else "of stories and instructions; of other seeds it says nothing"
+        "over seeds and stories" if len(seeds) > 1 else "of stories and instructions; of other seeds it says nothing"
     )
     named = f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     number = f"{settings['generations']} stories a cell (the paper: 16)"

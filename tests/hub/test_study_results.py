@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from ftmech_hf.jobs import JOBS
 from ftmech_hf.jobs.card import check_card
 from ftmech_hf.jobs.study import Study
 from ftmech_hf.report.charts import new_figure
-from ftmech_hf.report.paper_tables import agreement
 from ftmech_hf.studies import STUDIES, load_study
 from ftmech_hf.studies.pcfg.plan import ReproduceConfig, ReproducePlan
 from ftmech_hf.studies.pcfg.results import write_results as write_reproduced
@@ -54,19 +52,18 @@ def make_stories(out: Path) -> None:
 
 
 MADE: dict[str, tuple[Callable[[Path], None], str, str]] = {
-    "reproduce": (make_reproduction, "table.parquet", "| 99.5 % (holds) |"),
+    "reproduce": (make_reproduction, "table.parquet", "| 99.5 % (? undecided) |"),
     "tracr": (make_tracr, "table.parquet", "| counter, o_pt_cte0: rank correlation with the paper's Table 3 | "),
     "tinystories": (
         make_stories,
         "points.csv",
-        "| Base: writes a twist when it is asked to | 25.0 % (does not hold) |",
+        "| Base: writes a twist when it is asked to | 25.0 % (✗ fails) |",
     ),
 }
 
 
 @pytest.mark.parametrize("name", MADE)
 def test_what_a_study_found_is_published(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracr, "agreement", functools.partial(agreement, resamples=5))  # the bootstrap takes long
     monkeypatch.setattr(tracr.tracr_figures, "attention_figure", lambda *_: new_figure(2, 2))
     make, data_file, number = MADE[name]
     make(tmp_path / "private-user" / "out")

@@ -16,6 +16,8 @@ from ftmech_hf.studies.tinystories.plan import StoriesPlan
 from ftmech_hf.studies.tracr.plan import TracrPlan
 
 SEEDS = (0, 1, 2)
+ROWS = 1000
+"""Of every test set after the last step."""
 SETS = ("count_a", "count_b", "count_b_cte1", "count_b_cte0")
 
 # run -> test set -> right answers of a thousand, a number per seed
@@ -103,10 +105,20 @@ EXPECTED: dict[str, Sequence[float]] = {
 """Claim or control -> what it must be, a number per seed."""
 
 
+FLOORS = {"count_a": 0.31, "count_b": 0.32, "count_b_cte1": 0.33, "count_b_cte0": 0.34}
+"""Of every test set of :data:`ROWS` rows; on fewer rows they are others."""
+
+
 def write_run(folder: Path, kind: str, files: Mapping[str, str]) -> None:
     """A folder that is taken for a finished run."""
     folder.mkdir(parents=True)
-    (folder / "env.json").write_text(json.dumps({"kind": kind, "hash": folder.name, "inputs": {}, "seconds": 1.0}))
+    floors = [
+        {"name": name, "rows": rows, "floor": floor * rows / ROWS, "text_free": 0.5}
+        for name, floor in FLOORS.items()
+        for rows in (500, ROWS)
+    ]
+    env = {"kind": kind, "hash": folder.name, "inputs": {}, "seconds": 1.0, "floors": floors}
+    (folder / "env.json").write_text(json.dumps(env))
     for name, text in {"config.yaml": "{}", **files}.items():
         (folder / name).write_text(text)
     (folder / "manifest.json").write_text("{}")
@@ -115,7 +127,7 @@ def write_run(folder: Path, kind: str, files: Mapping[str, str]) -> None:
 def write_training(folder: Path, name: str, seed: int) -> None:
     """A training curve whose last line alone is what the run came to."""
     curve = CURVES[name][seed] if name in CURVES else {0: 77, LAST_STEP // 2: 66}
-    rows = 1000
+    rows = ROWS
     lines: list[dict[str, Any]] = [
         {"step": step, "eval_rows": 500, **{f"accuracy/{each}": right / rows for each in SETS}}
         for step, right in curve.items()
@@ -128,7 +140,11 @@ def write_training(folder: Path, name: str, seed: int) -> None:
 def write_pruning(folder: Path, name: str, seed: int) -> None:
     found = {key: values[seed] for key, values in PRUNED[name].items()}
     by_set = {each: found.pop(each) for each in ("count_a", "count_b_cte1", "count_b_cte0")}
-    write_run(folder, "prune", {"summary.json": json.dumps({**found, "accuracy_by_set": by_set})})
+    write_run(
+        folder,
+        "prune",
+        {"summary.json": json.dumps({**found, "accuracy_by_set": by_set, "rows": ROWS, "random_rows": ROWS})},
+    )
     rows = [
         {
             "method": method,
@@ -143,13 +159,17 @@ def write_pruning(folder: Path, name: str, seed: int) -> None:
 
 
 def write_probing(folder: Path, seed: int) -> None:
-    found = {model: {key: values[seed] for key, values in each.items()} for model, each in PROBED.items()}
+    found: dict[str, dict[str, Any]] = {
+        model: {**{key: values[seed] for key, values in each.items()}, "num_test": ROWS}
+        for model, each in PROBED.items()
+    }
     write_run(folder, "probe", {"summary.json": json.dumps(found)})
     rows = [
-        {"label": "a", "site": site, "model": model, **{key: value * share for key, value in each.items()}}
+        {"label": "a", "site": site, "model": model, "num_test": ROWS,
+         **{key: each[key] * share for key in PROBED[model]}}
         for model, each in found.items()
         for site, share in (("embedding", 0.5), ("block 0", 1.0), ("block 1", 0.9))
-    ]
+    ]  # fmt: skip
     pd.DataFrame(rows).to_parquet(folder / "table.parquet")
 
 
@@ -180,8 +200,10 @@ def write_tracr(plan: TracrPlan) -> None:
             for step, share in ((0, 1), (plan.config.steps, 2))
         ]
         write_run(plan.folders[cell.finetune], "finetune", {"metrics.jsonl": "\n".join(map(json.dumps, lines))})
-        found: dict[str, Any] = {name: {"o_pt": number / 100} for name in ("before", "one_weight", "best")}
-        found |= {"random": 0.5, "best_k": 3, "attention": [], "tokens": [], "pattern": []}
+        found: dict[str, Any] = {
+            name: {"o_pt": number / 100, "validation": number / 100} for name in ("before", "one_weight", "best")
+        }
+        found |= {"random": 0.5, "best_k": 3, "rows": 8, "attention": [], "tokens": [], "pattern": []}
         write_run(plan.folders[cell.dissect], "dissect", {"summary.json": json.dumps(found)})
     for back in plan.reversals:
         lines = [{"step": step, "accuracy/o_pt_cte0": 0.1} for step in (0, plan.config.reverse_steps)]

@@ -1,33 +1,46 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from ftmech_hf.statistics.intervals import mean_of_shares, mean_over_draws, paired_difference, share_interval
+from ftmech_hf.statistics.intervals import (
+    difference_of_shares,
+    geometric_mean_interval,
+    mean_interval,
+    mean_of_shares,
+    mean_over_draws,
+    paired_difference,
+    share_bounds,
+    share_interval,
+)
 
 
-@pytest.mark.parametrize(("right", "number"), [(0, 20), (7, 20), (20, 20)])
+@pytest.mark.parametrize(("right", "number"), [(0, 20), (9, 20), (20, 20), (40, 400), (384, 400)])
 def test_wilson_inverts_the_score_test(right: int, number: int) -> None:
     share = share_interval(right, number)
     z = stats.norm.ppf(0.975)
-    for edge in (share.low, share.high):
-        if 0 < edge < 1:
-            assert abs(right / number - edge) / np.sqrt(edge * (1 - edge) / number) == pytest.approx(z)
+    edges = [edge for edge, few in ((share.low, right), (share.high, number - right)) if few > min(16, number / 2)]
+    for edge in edges:
+        assert abs(right / number - edge) / np.sqrt(edge * (1 - edge) / number) == pytest.approx(z)
+    assert len(edges) == 2 - (min(right, number - right) <= min(16, number / 2))
     assert 0 <= share.low <= share.value <= share.high <= 1
 
 
-def test_a_paired_difference_covers_the_truth_as_often_as_it_says() -> None:
-    """Both models are right on 90 and 80 % of the rows, and mostly on the same ones."""
-    rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(400):
-        both, first_only = rng.random(200) < 0.78, rng.random(200)
-        first = both | (first_only < 0.12 / 0.22)
-        second = both | (first_only > 1 - 0.02 / 0.22)
-        found = paired_difference(first, second)
-        covered += found.low <= 0.10 <= found.high
-    assert 0.92 <= covered / 400 <= 0.99
+def test_few_right_answers_have_the_lower_end_of_a_poisson_count() -> None:
+    """One of a thousand: a share of which none is right in 95 of 100 times."""
+    share = share_interval(1, 1000)
+    assert 1 - math.exp(-1000 * share.low) == pytest.approx(0.05, abs=1e-6)
+    wilson = stats.binomtest(1, 1000).proportion_ci(method="wilson")
+    assert share.low < wilson.low / 3
+    assert share.high == pytest.approx(wilson.high)
+    mirrored = share_interval(999, 1000)
+    assert (1 - mirrored.high, 1 - mirrored.low) == pytest.approx((share.low, share.high))
+    many = share_bounds([1, 500, 999], 1000)
+    assert [end[1] for end in many] == pytest.approx(list(share_interval(500, 1000)[1:]))
+    assert (many[0][0], many[1][2]) == (share.low, mirrored.high)
 
 
 def test_pairing_is_what_makes_it_narrow() -> None:
@@ -44,12 +57,7 @@ def test_pairing_is_what_makes_it_narrow() -> None:
         paired_difference(first, first[1:])
 
 
-def test_a_mean_of_shares_covers_the_truth_as_often_as_it_says() -> None:
-    """Balanced accuracy of a judge that is right about 95 % of 40 stories and 70 % of 160."""
-    rng = np.random.default_rng(1)
-    first, second = rng.binomial(40, 0.95, 600), rng.binomial(160, 0.7, 600)
-    found = [mean_of_shares((int(one), 40), (int(other), 160)) for one, other in zip(first, second, strict=True)]
-    assert 0.92 <= np.mean([share.low <= 0.825 <= share.high for share in found]) <= 0.98
+def test_a_mean_of_shares_that_are_all_right_is_not_certain() -> None:
     perfect = mean_of_shares((40, 40), (160, 160))
     assert (perfect.value, perfect.high) == (1, 1)
     assert 0.93 < perfect.low < 0.98
@@ -78,16 +86,33 @@ def test_a_mean_over_choices_is_never_more_certain_than_its_rows() -> None:
         mean_over_draws(np.zeros((0, 3), bool))
 
 
-def test_a_mean_over_choices_that_differ_is_less_certain_than_its_rows() -> None:
-    """Choices that are right on 5 to 45 %: Wilson's interval on the rows alone would leave the truth out too often."""
+def test_a_mean_over_choices_is_of_crossed_choices_and_rows() -> None:
+    """By hand: two choices, two rows; means of choices 1/2 and 1, of rows 1/2 and 1."""
+    found = mean_over_draws([[False, True], [True, True]])
+    assert found.value == 0.75
+    wilson = share_interval(2, 2)
+    assert (found.low, found.high) == (pytest.approx(min(found.low, wilson.low)), pytest.approx(1, abs=1e-3))
     rng = np.random.default_rng(0)
-    covered = {"both": 0, "rows": 0}
-    for _ in range(100):
-        chances = rng.beta(2, 6, (12, 1))  # mean 25 %
-        right = rng.random((12, 1000)) < chances
-        found, wilson = mean_over_draws(right, draws=200), share_interval(round(right.mean() * 1000), 1000)
-        assert 0 <= found.low <= found.value <= found.high <= 1
-        covered["both"] += found.low <= 0.25 <= found.high
-        covered["rows"] += wilson.low <= 0.25 <= wilson.high
-    assert covered["rows"] < 70
-    assert covered["both"] >= 85
+    right = rng.random((12, 4000)) < np.linspace(0.1, 0.6, 12)[:, None]
+    wide = mean_over_draws(right)
+    error = right.mean(1).std(ddof=1) / 12**0.5
+    logit = math.log(wide.value / (1 - wide.value))
+    half = stats.t.ppf(0.975, 11) * error / (wide.value * (1 - wide.value))
+    ends = [1 / (1 + math.exp(-logit + side * half)) for side in (1, -1)]
+    assert [wide.low, wide.high] == pytest.approx(ends, abs=0.003), "of so many rows, the choices alone matter"
+    narrow = mean_over_draws(np.tile(right[:1], (12, 1)))
+    assert narrow[1:] == pytest.approx(share_interval(int(right[0].sum()), 4000)[1:], abs=1e-3)
+
+
+def test_geometric_means_are_of_logarithms() -> None:
+    mean, low, high = geometric_mean_interval([2, 8, 32])
+    assert (mean, low * high) == (pytest.approx(8), pytest.approx(64))
+    assert math.log(high / 8) == pytest.approx(4.30265273 * math.log(4) / math.sqrt(3))
+    assert geometric_mean_interval([3.0])[1:] == (0, math.inf)
+    assert mean_interval([3.0]) == (3, -math.inf, math.inf)
+
+
+def test_a_difference_of_shares_is_newcombes() -> None:
+    """His example: 56 of 70 less 48 of 80 is 0.2, with 0.0524 to 0.3339 (Stat. in Medicine 17, 1998, method 10)."""
+    assert difference_of_shares((56, 70), (48, 80)) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-3)
+    assert difference_of_shares((48, 80), (56, 70))[1:] == pytest.approx((-0.3339, -0.0524), abs=5e-3)

@@ -52,7 +52,7 @@ def test_the_study_of_the_guide_runs_is_found_again_and_is_published(
     study_recipe.main(argv)
     assert "6 runs, 0 of them finished before, 6 to make" in capsys.readouterr().out
     (claim,) = read_claims(out)
-    assert (claim.id, claim.seeds, claim.holds) == ("ratio", [0, 1], False)  # two steps teach nothing
+    assert (claim.id, claim.seeds, claim.verdict) == ("ratio", [0, 1], "fails")  # two steps teach nothing
     runs = {path.name: path.stat().st_mtime_ns for path in (out / "runs").iterdir()}
     assert len(runs) == 6
     study_recipe.main(argv)
@@ -73,7 +73,7 @@ def test_the_study_of_the_guide_runs_is_found_again_and_is_published(
     assert "<b>truth-seed1</b> failed: output_dir:" in page
     assert "data:image/svg+xml" in page
     (claim,) = read_claims(out)
-    assert (claim.seeds, claim.holds) == ([0], None)
+    assert (claim.seeds, claim.verdict) == ([0], None)
 
     publication = find_publication("width")
     assert publication is not None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from ftmech_hf.analysis.revival import RevivalResult, revival_ratio
 from ftmech_hf.jobs.training_card import read_revival
 from ftmech_hf.models.loading import RANDOM_INIT
 from ftmech_hf.report.claims import Measurement
+from ftmech_hf.report.readings import Reading, difference, of_ratio, of_revival
 from ftmech_hf.runs import FinishedRun
 
 REVIVAL_THRESHOLD = 0.95
@@ -101,24 +101,38 @@ class _Seed:
             raise _Missing
         return self._runs[run]
 
-    def accuracy(self, run: str, test_set: str) -> float:
+    def accuracy(self, run: str, test_set: str) -> Reading:
         """Per cent, after the last step."""
-        found = {row["name"]: 100 * float(row["value"]) for row in self._open(run).accuracy}
-        return found[test_set]
+        (found,) = (row for row in self._open(run).accuracy if row["name"] == test_set)
+        return Reading(100 * float(found["value"]), rows=found["rows"], floor=_percent(found["floor"]))
 
-    def summary(self, run: str) -> dict[str, Any]:
-        return self._open(run).summary
+    def pruned(self, run: str, key: str = "accuracy", test_set: str = "count_a") -> Reading:
+        """Per cent under the best mask, or the mean under random ones, which may be tried on fewer rows."""
+        made = self._open(run)
+        value = made.summary["accuracy_by_set"][test_set] if test_set != "count_a" else made.summary[key]
+        rows = made.summary["random_rows" if key == "random_accuracy" else "rows"]
+        return Reading(100 * float(value), rows=rows, floor=_percent(made.floor(test_set, rows)))
 
-    def probe(self, model: str, number: str) -> float:
-        """Per cent."""
-        return 100 * float(self.summary("probe")[model][number])
+    def best_k(self, run: str) -> Reading:
+        """How many neurons were pruned."""
+        return Reading(float(self._open(run).summary["best_k"]))
+
+    def probe(self, model: str, number: str) -> Reading:
+        """Per cent; a probe's floor is the majority class."""
+        found = self._open("probe").summary[model]
+        floor = None if number == "majority" else 100 * float(found["majority"])
+        return Reading(100 * float(found[number]), rows=found["num_test"], floor=floor)
 
     def revival(self, run: str) -> RevivalResult:
         """By reverse fine-tuning."""
         return revival(self._open(run))
 
 
-_MEASURES: dict[str, Callable[[_Seed], float]] = {
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+_MEASURES: dict[str, Callable[[_Seed], Reading]] = {
     "base_low_a": lambda seed: seed.accuracy("base-low", "count_a"),
     "base_low_b": lambda seed: seed.accuracy("base-low", "count_b"),
     "base_high_a": lambda seed: seed.accuracy("base-high", "count_a"),
@@ -128,22 +142,24 @@ _MEASURES: dict[str, Callable[[_Seed], float]] = {
     "low_a": lambda seed: seed.accuracy("finetuned-low", "count_a"),
     "high_b_cte0": lambda seed: seed.accuracy("finetuned-high", "count_b_cte0"),
     "high_a": lambda seed: seed.accuracy("finetuned-high", "count_a"),
-    "pruned_a": lambda seed: 100 * seed.summary("prune-rows")["accuracy"],
-    "random_pruned_a": lambda seed: 100 * seed.summary("prune-rows")["random_accuracy"],
-    "probe_gap": lambda seed: seed.probe("base", "accuracy") - seed.probe("finetuned", "accuracy"),
-    "probe_shuffled": lambda seed: seed.probe("finetuned", "shuffled") - seed.probe("finetuned", "majority"),
-    "revival_ratio": lambda seed: revival_ratio(seed.revival("reversed-low"), seed.revival("reversed-control")).value,
+    "pruned_a": lambda seed: seed.pruned("prune-rows"),
+    "random_pruned_a": lambda seed: seed.pruned("prune-rows", "random_accuracy"),
+    "probe_gap": lambda seed: difference(seed.probe("base", "accuracy"), seed.probe("finetuned", "accuracy")),
+    "probe_shuffled": lambda seed: difference(seed.probe("finetuned", "shuffled"), seed.probe("finetuned", "majority")),
+    "revival_ratio": lambda seed: of_ratio(
+        revival_ratio(seed.revival("reversed-low"), seed.revival("reversed-control"))
+    ),
     "chance": lambda seed: seed.probe("base", "majority"),
-    "revival_steps": lambda seed: seed.revival("reversed-low").at_least,
-    "control_revival_steps": lambda seed: seed.revival("reversed-control").at_least,
-    "revival_area": lambda seed: 100 * seed.revival("reversed-low").area,
-    "control_revival_area": lambda seed: 100 * seed.revival("reversed-control").area,
-    "best_k": lambda seed: seed.summary("prune-rows")["best_k"],
-    "pruned_b_cte1": lambda seed: 100 * seed.summary("prune-rows")["accuracy_by_set"]["count_b_cte1"],
-    "pruned_activations_a": lambda seed: 100 * seed.summary("prune-activations")["accuracy"],
-    "random_pruned_activations_a": lambda seed: 100 * seed.summary("prune-activations")["random_accuracy"],
+    "revival_steps": lambda seed: of_revival(seed.revival("reversed-low")),
+    "control_revival_steps": lambda seed: of_revival(seed.revival("reversed-control")),
+    "revival_area": lambda seed: Reading(100 * seed.revival("reversed-low").area),
+    "control_revival_area": lambda seed: Reading(100 * seed.revival("reversed-control").area),
+    "best_k": lambda seed: seed.best_k("prune-rows"),
+    "pruned_b_cte1": lambda seed: seed.pruned("prune-rows", test_set="count_b_cte1"),
+    "pruned_activations_a": lambda seed: seed.pruned("prune-activations"),
+    "random_pruned_activations_a": lambda seed: seed.pruned("prune-activations", "random_accuracy"),
     "control_a": lambda seed: seed.accuracy("base-control", "count_a"),
-    "control_pruned_a": lambda seed: 100 * seed.summary("prune-control")["accuracy"],
+    "control_pruned_a": lambda seed: seed.pruned("prune-control"),
     "probe_base": lambda seed: seed.probe("base", "accuracy"),
     "probe_finetuned": lambda seed: seed.probe("finetuned", "accuracy"),
     "probe_control": lambda seed: seed.probe("control", "accuracy"),
@@ -151,7 +167,7 @@ _MEASURES: dict[str, Callable[[_Seed], float]] = {
 }
 
 
-def measure(runs: Mapping[str, FinishedRun]) -> dict[str, float]:
+def measure(runs: Mapping[str, FinishedRun]) -> dict[str, Reading]:
     """Read one seed's measurements out of its finished runs, by the names the reproduction gives them.
 
     What rests on a run that is not finished is left out.

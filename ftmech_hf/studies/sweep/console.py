@@ -28,16 +28,13 @@ def print_sweep(results: SweepResults) -> None:
             "pretrained for",
             "column",
             "rank correlation",
-            "95 % interval",
             "same third",
             "difference",
         ):
             table.add_column(column)
         for _, found in results.agreement.iterrows():
-            interval = f"{found['low']:.2f} to {found['high']:.2f}"
             agrees = (
                 f"{found['rank_correlation']:.2f}",
-                interval,
                 f"{found['same_third']:.0%}",
                 f"{found['mean_difference']:+.0f}",
             )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
@@ -12,9 +13,9 @@ import yaml
 from ftmech_hf.analysis.forgetting import measure_forgetting
 from ftmech_hf.config import ConfigError, config_hash, to_dict, unknown_key
 from ftmech_hf.jobs.training_card import read_revival
-from ftmech_hf.report.claims import over_seeds
 from ftmech_hf.report.page import Section, make_section, render_page
 from ftmech_hf.report.paper_tables import CompareConfig, agreement, compare_with_paper
+from ftmech_hf.report.readings import Reading, Unit, read, table_over_seeds
 from ftmech_hf.runs import FinishedRun, write_text
 from ftmech_hf.studies.sweep.figures import FigureConfig, draw_figure
 from ftmech_hf.studies.sweep.plan import Sweep
@@ -27,8 +28,9 @@ class SweepResults(NamedTuple):
 
     Attributes:
         stage_axes: stage -> the axes of the grid that make a difference to it.
-        table: axes, ``seed``, ``stage``, ``step``, ``metric``, ``value``: one number a row.
-        summary: the same over seeds: ``n``, ``mean``, ``low`` and ``high`` (95 % Student t interval of the mean).
+        table: axes, ``seed``, ``stage``, ``step``, ``metric``, ``value``, one number a row; and ``rows``, of how many
+            rows it is a share, and ``bound``, whether the truth is more or less.
+        summary: the same over seeds, see :func:`ftmech_hf.report.readings.table_over_seeds`.
         missing: names of runs that are not there.
         agreement: with the paper's tables, if that was asked for.
     """
@@ -40,7 +42,7 @@ class SweepResults(NamedTuple):
     agreement: pd.DataFrame | None
 
 
-Numbers = Iterator[tuple[float | None, str, float]]
+Numbers = Iterator[tuple[float | None, str, float | Reading]]
 """(step or nothing, metric, value)"""
 
 
@@ -54,7 +56,8 @@ def _training_numbers(run: FinishedRun) -> Numbers:
     for line in run.metrics:
         for key, value in line.items():
             if key.startswith(("accuracy/", "loss/")):
-                yield line["step"], key.removeprefix("accuracy/"), value
+                found = Reading(value, rows=line["eval_rows"]) if key.startswith("accuracy/") else value
+                yield line["step"], key.removeprefix("accuracy/"), found
 
 
 def _reverse_numbers(run: FinishedRun) -> Numbers:
@@ -63,38 +66,38 @@ def _reverse_numbers(run: FinishedRun) -> Numbers:
     if capability.startswith("loss/"):
         return  # of stories: there is no share of right answers to come back
     revival = read_revival(run, capability)
-    yield None, "steps_to_revival", revival.at_least
-    yield None, "revived", float(revival.steps is not None)
+    yield None, "steps_to_revival", Reading(revival.at_least, bound="at least" if revival.steps is None else "")
+    yield None, "revived", Reading(float(revival.steps is not None), rows=1)
     yield None, "revival_area", revival.area
 
 
 def _pruning_numbers(run: FinishedRun) -> Numbers:
     summary = run.summary
     for name, value in summary["accuracy_by_set"].items():
-        yield None, f"pruned/{name}", value
-    yield None, "pruned/random", summary["random_accuracy"]
+        yield None, f"pruned/{name}", Reading(value, rows=summary["rows"])
+    yield None, "pruned/random", Reading(summary["random_accuracy"], rows=summary["random_rows"])
     yield None, "pruned/neurons", summary["best_k"]
 
 
 def _probing_numbers(run: FinishedRun) -> Numbers:
     for name, found in run.summary.items():
         for kind in ("accuracy", "majority", "shuffled"):
-            yield None, f"probe/{name}/{kind}", found[kind]
+            yield None, f"probe/{name}/{kind}", Reading(found[kind], rows=found["num_test"])
     if {"base", "finetuned"} <= set(run.summary):
         accuracy = {name: found["accuracy"] for name, found in run.summary.items()}
         yield None, "change/probe", accuracy["finetuned"] - accuracy["base"]
     table = run.table
     table = table[table["label"] == table["label"].iloc[0]]  # of several labels the first is the pretraining operand's
     for name, rows in table.groupby("model", sort=False):
-        for place, accuracy_there in enumerate(rows["accuracy"]):
-            yield float(place), f"read/{name}", accuracy_there
+        for place, (there, number) in enumerate(zip(rows["accuracy"], rows["num_test"], strict=True)):
+            yield float(place), f"read/{name}", Reading(there, rows=number)
 
 
 def _interpolation_numbers(run: FinishedRun) -> Numbers:
     table = run.table.set_index("alpha")
     for name, column in table.items():
         for alpha, value in column.items():
-            yield float(str(alpha)), str(name), value
+            yield float(str(alpha)), str(name), Reading(value, rows=run.config["eval_rows"])
 
 
 READERS: dict[str, Callable[[FinishedRun], Numbers]] = {
@@ -107,7 +110,7 @@ READERS: dict[str, Callable[[FinishedRun], Numbers]] = {
 
 
 def stage_rows(stage: str, run: FinishedRun) -> list[dict[str, Any]]:
-    """The numbers of one run: ``step``, ``metric``, ``value``.
+    """The numbers of one run: ``step``, ``metric``, ``value``, and ``rows`` and ``bound`` of its reading.
 
     Training runs give the accuracies of every evaluation by the names of their test sets, and losses in nats per token
     with ``loss/`` before them; fine-tuning also their
@@ -116,7 +119,11 @@ def stage_rows(stage: str, run: FinishedRun) -> list[dict[str, Any]]:
     blocks passed; along an interpolation ``step`` is alpha.
     """
     numbers = READERS.get(stage, _training_numbers)(run)
-    return [{"step": step, "metric": metric, "value": value} for step, metric, value in numbers]
+    return [
+        {"step": step, "metric": metric, "value": found.value, "rows": found.rows, "bound": found.bound}
+        for step, metric, value in numbers
+        for found in [read(value)]
+    ]
 
 
 def collect(sweep: Sweep) -> pd.DataFrame:
@@ -140,17 +147,17 @@ def collect(sweep: Sweep) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _unit(metric: str) -> Literal["nats", "steps", "points", "share"]:
+def _unit(metric: str) -> Unit:
     if metric.startswith("loss/"):
         return "nats"
     if metric in ("steps_to_revival", "pruned/neurons"):
-        return "steps"
+        return "steps" if metric == "steps_to_revival" else "neurons"
     return "points" if metric.startswith("change/") else "share"
 
 
 def summarise(table: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
-    """Mean and 95 % Student t interval over seeds of every number; no interval from a single seed."""
-    return over_seeds(table, [*axes, *VALUES], lambda rows: _unit(rows["metric"].iloc[0]))
+    """Mean and 95 % interval over seeds of every number; of a single seed, that of its rows."""
+    return table_over_seeds(table, [*axes, *VALUES], lambda rows: _unit(rows["metric"].iloc[0]))
 
 
 def _build(kind: type, values: Any, where: str) -> Any:
@@ -237,8 +244,10 @@ def last_numbers(summary: pd.DataFrame, stage_axes: Mapping[str, Sequence[str]])
 def as_text(row: pd.Series) -> str:
     """A row of the summary as it is printed: mean and interval, in per cent unless it is a loss or counts something."""
     unit = _unit(row["metric"])
-    scale, digits = {"steps": (1.0, 0), "nats": (1.0, 4)}.get(unit, (100.0, 1))
+    scale, digits = {"steps": (1.0, 0), "neurons": (1.0, 0), "nats": (1.0, 4)}.get(unit, (100.0, 1))
     mean = f"{scale * row['mean']:{'+' if unit == 'points' else ''}.{digits}f}"
     if pd.isna(row["low"]):
         return mean
+    if math.isinf(row["high"]):
+        return f"{mean} ({scale * row['low']:.{digits}f} or more)"
     return f"{mean} ({scale * row['low']:.{digits}f} to {scale * row['high']:.{digits}f})"

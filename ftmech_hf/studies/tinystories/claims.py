@@ -4,22 +4,22 @@ Bars were set before the study was run, with exceptions made after a pilot of tw
 and its bar, the threshold at which a loss counts as recovered, and ``pruned_not_asked``. After a first whole run, whose
 base wrote a twist in 54 % of the stories when asked, the nano scale's steps were made more and its rows shorter, and no
 bar was touched. The paper's numbers are its Table 1, each cell of 16 stories, so that a single cell of it is known to
-about 12 points. With one seed an interval is over instructions, which all models share (differences are taken within an
-instruction); with several it is Student's over seeds.
+about 12 points. Intervals are over seeds and instructions; all models share these: differences are taken within one.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ftmech_hf.analysis.revival import RevivalRatio
 from ftmech_hf.report.claims import Claim, Measurement, judge
-from ftmech_hf.statistics.intervals import mean_interval, share_interval
+from ftmech_hf.report.readings import Reading, difference, of_ratio
+from ftmech_hf.statistics.intervals import mean_interval
 from ftmech_hf.studies.tinystories.config import RATES
 from ftmech_hf.studies.tinystories.plan import BASE, CONTROL, StoriesPlan
 from ftmech_hf.studies.tinystories.prompts import ASKED, NOT_ASKED
@@ -57,13 +57,6 @@ CLAIMS: tuple[Measurement, ...] = (
 )  # fmt: skip
 
 
-class _Measured(NamedTuple):
-    """One number per seed, and the interval that a single seed allows."""
-
-    values: list[float]
-    alone: tuple[float, float] | None
-
-
 def judge_claims(
     plan: StoriesPlan, verdicts: Verdicts, losses: pd.DataFrame, probes: pd.DataFrame, pruned: pd.DataFrame
 ) -> list[Claim]:
@@ -76,7 +69,7 @@ def judge_claims(
         return [f"{protocol} ({rate})" for rate in rates or RATES for protocol in plan.config.protocols]
 
     large = deleted("large")
-    measures: Mapping[str, Callable[[], _Measured]] = {
+    measures: Mapping[str, Callable[[], list[Reading]]] = {
         "base_asked": lambda: shares.mean([(BASE, 0)]),
         "base_not_asked": lambda: shares.mean([(BASE, 0)], kind=NOT_ASKED),
         "control_asked": lambda: shares.mean([(CONTROL, 0)]),
@@ -94,12 +87,13 @@ def judge_claims(
         "pruned_not_asked": lambda: _pruned(pruned, seeds, large, "best", NOT_ASKED),
         "pruned_random": lambda: _pruned(pruned, seeds, large, "random"),
     }
-    found: dict[str, _Measured] = {}
+    found: dict[str, list[Reading]] = {}
     for name, measure in measures.items():
         with contextlib.suppress(KeyError):  # a run that it needs is not there, or not part of the plan
             found[name] = measure()
-    by_seed = {seed: {name: each.values[number] for name, each in found.items()} for number, seed in enumerate(seeds)}
-    return judge(CLAIMS, by_seed, {name: each.alone for name, each in found.items()})
+    return judge(
+        CLAIMS, {seed: {name: each[number] for name, each in found.items()} for number, seed in enumerate(seeds)}
+    )
 
 
 class _Shares:
@@ -110,42 +104,44 @@ class _Shares:
 
     def mean(
         self, first: Sequence[tuple[str, int]], less: Sequence[tuple[str, int]] = (), *, kind: str = ASKED
-    ) -> _Measured:
-        """The mean over some (model, step), less that over others; over instructions, if there is one seed."""
+    ) -> list[Reading]:
+        """The mean over some (model, step), less that over others: a reading per seed, over its instructions."""
 
         def rows(seed: int, chosen: Sequence[tuple[str, int]]) -> NDArray[np.float64]:
             return np.mean([self.verdicts[seed, label, step, kind] for label, step in chosen], axis=0)
 
-        found = [rows(seed, first) - (rows(seed, less) if less else 0.0) for seed in self.seeds]
-        values = [100 * float(each.mean()) for each in found]
-        if len(found) > 1:
-            return _Measured(values, None)
-        if len(first) == 1 and not less:
-            share = share_interval(int(found[0].sum()), len(found[0]))
-        else:
-            share = mean_interval(found[0].tolist())
-        return _Measured(values, (100 * share.low, 100 * share.high))
+        readings = []
+        for seed in self.seeds:
+            found = 100 * (rows(seed, first) - (rows(seed, less) if less else 0.0))
+            value, low, high = mean_interval(found.tolist())
+            readings.append(Reading(value, rows=None if less else len(found), interval=(low, high)))
+        return readings
 
 
-def _loss_ratio(losses: pd.DataFrame, feature: str, seeds: Sequence[int], deleted: Sequence[str]) -> _Measured:
+def _loss_ratio(losses: pd.DataFrame, feature: str, seeds: Sequence[int], deleted: Sequence[str]) -> list[Reading]:
     """How many times the steps the control needs; a model that is not back counts with its last step."""
 
-    def steps(seed: int, label: str) -> float:
+    def steps(seed: int, label: str) -> tuple[float, bool]:
         part = losses[(losses["seed"] == seed) & (losses["set"] == feature)]
         base = part[(part["model"] == BASE) & (part["stage"] == "pretrain")].sort_values("step")
         curve = part[(part["model"] == label) & (part["stage"] == "reverse")].sort_values("step")
         if base.empty or curve.empty:
             raise KeyError(label)
         back = curve[curve["loss"] <= float(base["loss"].iloc[-1]) + RECOVERED]
-        return float(max(1, (back if len(back) else curve.tail(1))["step"].iloc[0]))
+        return float(max(1, (back if len(back) else curve.tail(1))["step"].iloc[0])), back.empty
 
     if losses.empty:
         raise KeyError(feature)
-    values = [steps(seed, CONTROL) / float(np.mean([steps(seed, label) for label in deleted])) for seed in seeds]
-    return _Measured(values, None)
+    readings = []
+    for seed in seeds:
+        control, late = steps(seed, CONTROL)
+        others = [steps(seed, label) for label in deleted]
+        value = control / float(np.mean([step for step, _ in others]))
+        readings.append(of_ratio(RevivalRatio(value, at_least=late, at_most=any(slow for _, slow in others))))
+    return readings
 
 
-def _best(probes: pd.DataFrame, feature: str, seed: int, label: str, column: str = "accuracy") -> float:
+def _best(probes: pd.DataFrame, feature: str, seed: int, label: str, column: str = "accuracy") -> Reading:
     """Accuracy at the best layer, per cent; of models that were not fine-tuned back."""
     if probes.empty:
         raise KeyError(label)
@@ -155,40 +151,47 @@ def _best(probes: pd.DataFrame, feature: str, seed: int, label: str, column: str
     ]  # fmt: skip
     if chosen.empty:
         raise KeyError(label)
-    return 100 * float(chosen[column].to_numpy()[chosen["accuracy"].to_numpy().argmax()])
+    best = chosen.iloc[int(chosen["accuracy"].to_numpy().argmax())]
+    return Reading(100 * float(best[column]), rows=int(best["num_test"]))
 
 
 def _probes(
     probes: pd.DataFrame, feature: str, seeds: Sequence[int], first: Sequence[str], less: Sequence[str]
-) -> _Measured:
-    values = [
-        float(np.mean([_best(probes, feature, seed, label) for label in first]))
-        - float(np.mean([_best(probes, feature, seed, label) for label in less]))
+) -> list[Reading]:
+    return [
+        _less(
+            [_best(probes, feature, seed, label) for label in first],
+            [_best(probes, feature, seed, label) for label in less],
+        )
         for seed in seeds
     ]
-    return _Measured(values, None)
 
 
-def _shuffled(probes: pd.DataFrame, feature: str, seeds: Sequence[int]) -> _Measured:
-    values = [
-        _best(probes, feature, seed, BASE, "shuffled") - _best(probes, feature, seed, BASE, "majority")
+def _less(first: Sequence[Reading], less: Sequence[Reading]) -> Reading:
+    """The mean of some shares less that of others, all of the same rows."""
+    one, other = (Reading(float(np.mean([each.value for each in part])), rows=part[0].rows) for part in (first, less))
+    return difference(one, other)
+
+
+def _shuffled(probes: pd.DataFrame, feature: str, seeds: Sequence[int]) -> list[Reading]:
+    return [
+        difference(*(_best(probes, feature, seed, BASE, column) for column in ("shuffled", "majority")))
         for seed in seeds
     ]
-    return _Measured(values, None)
 
 
 def _pruned(
     pruned: pd.DataFrame, seeds: Sequence[int], deleted: Sequence[str], state: str, kind: str = ASKED
-) -> _Measured:
+) -> list[Reading]:
     """Points of choices of the twist that pruning gains, mean over the models deleted at the large rate."""
     if pruned.empty:
         raise KeyError(state)
     asked = pruned[(pruned["kind"] == kind) & pruned["model"].isin(deleted)]
-    values = []
+    readings = []
     for seed in seeds:
         chosen = asked[asked["seed"] == seed]
         if set(chosen["model"]) != set(deleted):
             raise KeyError(state)
-        means = chosen.groupby("state")["choice"].mean()
-        values.append(100 * float(means[state] - means["before"]))
-    return _Measured(values, None)
+        means, rows = chosen.groupby("state")["choice"].mean(), int(chosen["rows"].iloc[0])
+        readings.append(difference(*(Reading(100 * float(means[each]), rows=rows) for each in (state, "before"))))
+    return readings

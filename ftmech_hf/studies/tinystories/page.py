@@ -5,7 +5,7 @@ from __future__ import annotations
 from ftmech_hf.config import to_dict
 from ftmech_hf.jobs.job import read_inputs
 from ftmech_hf.report.claims import claims_json
-from ftmech_hf.report.console import print_table
+from ftmech_hf.report.console import print_claims, print_table
 from ftmech_hf.report.page import Section, make_section, render_page
 from ftmech_hf.report.paper_tables import STORIES_STEPS
 from ftmech_hf.runs import write_json, write_text
@@ -89,5 +89,6 @@ def write_results(plan: StoriesPlan) -> StoriesResults:
 
 
 def print_results(results: StoriesResults) -> None:
-    """The paper's Table 1 beside ours."""
+    """The paper's Table 1 beside ours, and what is claimed."""
+    print_claims(results.claims)
     print_table("Stories with the feature, in per cent, beside the paper's Table 1", results.shown)

@@ -82,6 +82,7 @@ def prune_stories(config: StoryPruneConfig, task: StoriesConfig, *, progress: Pr
             "before": {name: _at(result, 0, "importance", name) for name in sets},
             "best": {name: result.at_best("importance", name) for name in sets},
             "random": {name: result.at_best("random", name) for name in (ASKED, NOT_ASKED)},
+            "rows": config.prune_stories,
             "stories": _write_stories(config, task, model, tokenizer, found),
         }
         return finish_job(run, result.rows(), summary)

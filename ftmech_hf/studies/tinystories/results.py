@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ftmech_hf.report import claims
 from ftmech_hf.report.claims import Claim
 from ftmech_hf.report.paper_tables import STORIES_STEPS, read_stories_table
+from ftmech_hf.report.readings import table_over_seeds
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.statistics.intervals import Share
 from ftmech_hf.studies.tinystories.claims import Verdicts, judge_claims
@@ -23,8 +23,8 @@ class StoriesResults(NamedTuple):
 
     Attributes:
         points: every share of stories and of choices, a row per seed, model, step and kind of instruction.
-        cells: the paper's Table 1 beside ours in per cent, long; ``low`` and ``high`` are the 95 % interval,
-            Wilson's of the stories of a single seed, Student's t over several.
+        cells: the paper's Table 1 beside ours in per cent, long; ``low`` and ``high`` are the 95 % interval over seeds
+            and stories, of stories alone with a single seed.
         shown: the same for a screen.
         losses: loss on the test sets along deletion and fine-tuning back.
         probes: accuracy of every probe.
@@ -125,6 +125,7 @@ def _pruning_rows(plan: StoriesPlan) -> tuple[pd.DataFrame, pd.DataFrame]:
                     {
                         **row,
                         "choice": found[state][kind],
+                        "rows": found["rows"],
                         **{k: found["stories"][state][kind][k] for k in Share._fields},
                     }
                 )
@@ -132,8 +133,9 @@ def _pruning_rows(plan: StoriesPlan) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def over_seeds(points: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Mean over seeds of shares; their interval is each one's own where there is a single seed."""
-    means = claims.over_seeds(points, keys, "share").rename(columns={"mean": "value", "n": "seeds"})
+    """Mean over seeds of shares of stories or choices, with their interval."""
+    shares = points.rename(columns={"number": "rows"})
+    means = table_over_seeds(shares, keys, "share").rename(columns={"mean": "value", "n": "seeds"})
     return means[[*keys, "value", "low", "high", "seeds"]]
 
 

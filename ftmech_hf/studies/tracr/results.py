@@ -9,12 +9,14 @@ import pandas as pd
 
 from ftmech_hf.config import to_dict
 from ftmech_hf.jobs.training_card import read_revival
-from ftmech_hf.report.claims import over_seeds
-from ftmech_hf.report.console import print_table
-from ftmech_hf.report.page import Section, make_section, render_page
+from ftmech_hf.report.claims import Claim, claims_json
+from ftmech_hf.report.console import print_claims, print_table
+from ftmech_hf.report.page import Section, format_verdict, make_section, render_page
 from ftmech_hf.report.paper_tables import TRACR_COLUMNS, agreement, compare_with_tracr_table
-from ftmech_hf.runs import FinishedRun, write_text
+from ftmech_hf.report.readings import Unit, table_over_seeds
+from ftmech_hf.runs import FinishedRun, write_json, write_text
 from ftmech_hf.studies.tracr import figures as tracr_figures
+from ftmech_hf.studies.tracr.claims import cell_id, judge_claims
 from ftmech_hf.studies.tracr.plan import TracrPlan
 
 
@@ -22,12 +24,15 @@ class TracrResults(NamedTuple):
     """The study's tables, in per cent where they hold accuracies.
 
     Attributes:
-        cells: Table 3, the paper's value beside the mean over seeds with its 95 % Student t interval.
+        cells: Table 3, the paper's value beside the mean over seeds with its 95 % interval, and ``verdict``: whether
+            ours is in the same third of the scale, in words, or empty where the paper's is in the middle.
         agrees: how far the pattern over cells is the paper's.
         weights: what zeroing single weights does to ``o_pt``, by program, lr and C_Tr.
         reversals: steps until the first answer is back, by program, origin and rate.
         instruments: what each instrument found of the compiled circuits.
         table: every number, one a row.
+        claims: of one weight, and of the way back.
+        of_cells: claims of Table 3.
         missing: names of runs that are not there.
     """
 
@@ -37,6 +42,8 @@ class TracrResults(NamedTuple):
     reversals: pd.DataFrame
     instruments: pd.DataFrame
     table: pd.DataFrame
+    claims: list[Claim]
+    of_cells: list[Claim]
     missing: list[str]
 
 
@@ -49,7 +56,7 @@ def _finetuning_rows(plan: TracrPlan) -> list[dict[str, Any]]:
         for line in made.metrics:
             at = {"stage": "finetune", "step": line["step"]}
             rows += [
-                {**labels, **at, "metric": column, "value": 100 * line[f"accuracy/{column}"]}
+                {**labels, **at, "metric": column, "value": 100 * line[f"accuracy/{column}"], "rows": line["eval_rows"]}
                 for column in TRACR_COLUMNS
             ]
         if apart := plan.find(cell.dissect):
@@ -61,7 +68,8 @@ def _finetuning_rows(plan: TracrPlan) -> list[dict[str, Any]]:
                 "random": found["random"],
             }
             rows += [
-                {**labels, "stage": "dissect", "metric": name, "value": 100 * value} for name, value in numbers.items()
+                {**labels, "stage": "dissect", "metric": name, "value": 100 * value, "rows": found["rows"]}
+                for name, value in numbers.items()
             ]
             rows.append({**labels, "stage": "dissect", "metric": "weights", "value": found["best_k"]})
             for layer, mass in enumerate(found["attention"]):
@@ -84,11 +92,10 @@ def _reversal_rows(plan: TracrPlan) -> list[dict[str, Any]]:
             for line in lines
         ]
         revival = read_revival(made, "o_pt_cte0")
-        found = {
-            "steps_to_revival": revival.at_least, "revived": float(revival.steps is not None),
-            "revival_area": revival.area,
-        }  # fmt: skip
-        rows += [{**labels, "metric": name, "value": value} for name, value in found.items()]
+        bound = "at least" if revival.steps is None else ""
+        rows.append({**labels, "metric": "steps_to_revival", "value": revival.at_least, "bound": bound})
+        rows.append({**labels, "metric": "revived", "value": float(revival.steps is not None), "rows": 1})
+        rows.append({**labels, "metric": "revival_area", "value": revival.area})
     return rows
 
 
@@ -105,30 +112,27 @@ def gather(plan: TracrPlan) -> TracrResults:
     last = table[(table["stage"] == "finetune") & (table["step"] == plan.config.steps)].rename(
         columns={"metric": "column"}
     )
-    ours = over_seeds(last, [*keys, "column"], "%").rename(columns={"mean": "ours"})
-    cells = compare_with_tracr_table(ours)
+    ours = table_over_seeds(last, [*keys, "column"], "%").rename(columns={"mean": "ours"})
+    claims, of_cells = judge_claims(plan)
+    cells, verdicts = compare_with_tracr_table(ours), {claim.id: format_verdict(claim) for claim in of_cells}
+    cells["verdict"] = [verdicts[cell_id(*key)] for key in cells[[*keys, "column"]].itertuples(index=False)]
     agrees = agreement(cells, tables=("program", "column"))
     apart = table[table["stage"] == "dissect"]
-    weights = over_seeds(apart, [*keys, "metric"], "%") if len(apart) else apart
+    weights = table_over_seeds(apart, [*keys, "metric"], _unit) if len(apart) else apart
     steps = table[(table["stage"] == "reverse") & table["metric"].isin(["steps_to_revival", "revived"])]
-    reversals = over_seeds(steps, ["program", "origin", "lr", "metric"], "steps") if len(steps) else steps
+    reversals = table_over_seeds(steps, ["program", "origin", "lr", "metric"], _unit) if len(steps) else steps
     tried = [
         {"program": program, **row}
         for program, name in plan.known.items()
         if (made := plan.find(name))
         for row in made.summary["recovery"]
     ]
-    return TracrResults(cells, agrees, weights, reversals, pd.DataFrame(tried), table, plan.missing)
+    return TracrResults(cells, agrees, weights, reversals, pd.DataFrame(tried), table, claims, of_cells, plan.missing)
 
 
-def largest_gain(weights: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Program -> the cell in which zeroing one weight brings most of the first answer back, and by how much."""
-    if weights.empty:
-        return {}
-    wide = weights.pivot_table(index=["program", "lr", "correlation"], columns="metric", values="mean").reset_index()
-    wide["gain"] = wide["one_weight"] - wide["before"]
-    best = wide.loc[wide.groupby("program")["gain"].idxmax()]
-    return {str(row["program"]): {str(name): value for name, value in row.items()} for _, row in best.iterrows()}
+def _unit(rows: pd.DataFrame) -> Unit:
+    units: dict[str, Unit] = {"weights": "neurons", "steps_to_revival": "steps", "revived": "share"}
+    return units.get(rows["metric"].iloc[0], "%")
 
 
 def _sections(plan: TracrPlan, results: TracrResults) -> list[Section]:
@@ -193,8 +197,9 @@ def write_results(plan: TracrPlan) -> TracrResults:
     results.table.to_parquet(plan.output / "table.parquet", index=False)
     for name in ("cells", "agrees", "weights", "reversals", "instruments"):
         getattr(results, name).to_csv(plan.output / f"{name}.csv", index=False)
+    write_json(plan.output / "claims.json", claims_json([*results.claims, *results.of_cells]))
     page = render_page(
-        __package__, results=results, gains=largest_gain(results.weights),
+        __package__, results=results,
         sections=_sections(plan, results),
         facts=facts, columns=TRACR_COLUMNS,
     )  # fmt: skip
@@ -207,13 +212,14 @@ def agreement_numbers(results: FinishedRun) -> dict[str, str]:
     rows = pd.read_csv(results.path / "agrees.csv").to_dict("records")
     return {
         f"{row['program']}, {row['column']}: rank correlation with the paper's Table 3": (
-            f"{row['rank_correlation']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+            f"{row['rank_correlation']:.2f} over {row['cells']} cells"
         )
         for row in rows
     }
 
 
 def print_results(results: TracrResults) -> None:
-    """How far the pattern is the paper's, and what the instruments found."""
+    """What is claimed, how far the pattern is the paper's, and what the instruments found."""
+    print_claims([*results.claims, *results.of_cells])
     print_table("Rank correlation with the paper's Table 3", results.agrees.round(2))
     print_table("The instruments on the compiled circuits", results.instruments.round(2))

@@ -72,6 +72,7 @@ def dissect(config: DissectConfig, task: LettersConfig, *, progress: Progress | 
             "one_weight": {name: before[1][name] if 1 in before else None for name in sets},
             "best": {name: result.at_best("importance", name) for name in sets},
             "random": result.at_best("random", "o_pt"),
+            "rows": config.eval_rows,
             **_attention(model, task, config),
         }
         return finish_job(run, result.rows(), summary, floors=behavior.floors)

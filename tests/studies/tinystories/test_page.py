@@ -9,6 +9,8 @@ import pytest
 from ftmech_hf.config import config_hash, to_dict
 from ftmech_hf.jobs.job import read_inputs
 from ftmech_hf.jobs.study import StudyPlan
+from ftmech_hf.report.readings import Reading
+from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.tinystories.claims import _loss_ratio, _Shares
 from ftmech_hf.studies.tinystories.config import StoriesStudyConfig
 from ftmech_hf.studies.tinystories.examples import mark_story
@@ -35,23 +37,21 @@ def test_a_difference_is_taken_within_each_instruction() -> None:
     other = has.copy()
     other[np.flatnonzero(has)[:5]] = False
     shares = _Shares({(0, "one", 0, ASKED): has, (0, "other", 0, ASKED): other}, [0])
-    found = shares.mean([("one", 0)], [("other", 0)])
-    assert found.values == [pytest.approx(2.5)]
-    assert found.alone is not None
-    assert found.alone[1] - found.alone[0] < 6
-    alone = shares.mean([("one", 0)])
-    assert alone.values == [100 * has.mean()]
-    assert alone.alone is not None
-    assert alone.alone[1] - alone.alone[0] > 13
+    (found,) = shares.mean([("one", 0)], [("other", 0)])
+    assert (found.value, found.rows) == (pytest.approx(2.5), None)
+    assert found.interval is not None
+    assert found.interval[1] - found.interval[0] < 6
+    (alone,) = shares.mean([("one", 0)])
+    assert (alone.value, alone.rows) == (100 * has.mean(), 200)
+    assert alone.interval is not None
+    assert alone.interval[1] - alone.interval[0] > 13
     with pytest.raises(KeyError):
         shares.mean([("missing", 0)])
 
 
-def test_several_seeds_have_no_interval_of_one() -> None:
+def test_every_seed_has_a_reading() -> None:
     verdicts = {(seed, "one", 0, ASKED): np.arange(10) < 5 + seed for seed in (0, 1)}
-    found = _Shares(verdicts, [0, 1]).mean([("one", 0)])
-    assert found.values == [50, 60]
-    assert found.alone is None
+    assert [(each.value, each.rows) for each in _Shares(verdicts, [0, 1]).mean([("one", 0)])] == [(50, 10), (60, 10)]
 
 
 def test_steps_to_the_bases_loss() -> None:
@@ -61,20 +61,20 @@ def test_steps_to_the_bases_loss() -> None:
             {"seed": 0, "model": label, "stage": "reverse", "step": step, "set": "Twist", "loss": loss}
             for step, loss in zip((0, 2, 5, 20), losses, strict=True)
         ]
-    assert _loss_ratio(pd.DataFrame(rows), "Twist", [0], ["F (large)"]).values == [10.0]
+    assert _loss_ratio(pd.DataFrame(rows), "Twist", [0], ["F (large)"]) == [Reading(10.0)]
     with pytest.raises(KeyError):
         _loss_ratio(pd.DataFrame(rows), "Twist", [0], ["F (small)"])
 
 
-def test_one_seed_keeps_its_own_interval_and_several_have_student_s() -> None:
-    rows = [{"model": "one", "seed": seed, "value": 0.5 + 0.1 * seed, "low": 0.4, "high": 0.6} for seed in (0, 1)]
-    table = pd.DataFrame(rows)
+def test_one_seed_has_the_interval_of_its_stories_and_several_a_wider_one() -> None:
+    table = pd.DataFrame({"model": "one", "seed": seed, "value": 0.5 + 0.1 * seed, "number": 10} for seed in (0, 1))
     alone = over_seeds(table[table["seed"] == 0], ["model"]).iloc[0]
-    assert (alone["value"], alone["low"], alone["high"]) == (0.5, 0.4, 0.6)
+    assert (alone["value"], alone["low"], alone["high"]) == share_interval(5, 10)
     both = over_seeds(table, ["model"]).iloc[0]
     assert both["value"] == pytest.approx(0.55)
-    assert both["low"] == 0  # two seeds say little
-    assert both["high"] == 1
+    pooled = share_interval(11, 20)
+    assert both["low"] < pooled.low
+    assert both["high"] > pooled.high
 
 
 def test_results_of_another_judge_have_another_name(tmp_path: Path) -> None:

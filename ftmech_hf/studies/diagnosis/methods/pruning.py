@@ -32,12 +32,10 @@ class PruningMethodResult(MethodResult):
 
     Attributes:
         finetuned, null: the sweeps of the fine-tuned model and of the reference.
-        seed: of the interval over random masks.
     """
 
     finetuned: SweepResult
     null: SweepResult
-    seed: int
 
     def rows(self) -> list[TableRow]:
         """Accuracy under every mask."""
@@ -55,7 +53,7 @@ class PruningMethodResult(MethodResult):
         random = [each.numpy() for each in self.finetuned.at_best("random", "capability")]
         return PruningEvidence(
             pruned=share_right(best.numpy()),
-            pruned_random=mean_over_draws(random, seed=self.seed),
+            pruned_random=mean_over_draws(random),
             pruned_null=share_right(best_null.numpy()),
         )
 
@@ -69,7 +67,6 @@ def measure_pruning(case: Case) -> PruningMethodResult:
     return PruningMethodResult(
         finetuned=_sweep(case, FINETUNED, list(case.both), case.config.random_masks),
         null=_sweep(case, NULL, ["capability"], 0),
-        seed=case.seed,
     )
 
 

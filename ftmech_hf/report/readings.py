@@ -1,0 +1,151 @@
+"""Readings: what each seed says of one number, and what all of them say together, with an interval.
+
+What is not known is not guessed: a share of which nobody says how many rows it is of has no interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ftmech_hf.analysis.revival import RevivalRatio, RevivalResult
+from ftmech_hf.statistics.intervals import difference_of_shares, geometric_mean_interval, mean_interval
+from ftmech_hf.statistics.seeds import share_over_seeds
+
+Unit = Literal["%", "share", "x", "points", "steps", "neurons", "nats"]
+Bound = Literal["", "at least", "at most", "unknown"]
+Ends = tuple[float | None, float | None]
+"""Of an interval; None where it is open."""
+
+
+class Reading(NamedTuple):
+    """What one seed says.
+
+    Attributes:
+        value: in the unit of its claim.
+        rows: of how many rows, if it is a share of rows.
+        interval: of 95 %, over the rows of this seed, of what is no share.
+        bound: what the value is where the truth was not reached, as by a run that was not back at its last step;
+            ``unknown`` if it may be more or less, as the ratio of two such runs.
+        floor: what the constant answer gets on the same rows.
+    """
+
+    value: float
+    rows: int | None = None
+    interval: tuple[float, float] | None = None
+    bound: Bound = ""
+    floor: float | None = None
+
+
+def read(found: float | Reading) -> Reading:
+    """A reading; a plain number is one of which no more is known."""
+    return found if isinstance(found, Reading) else Reading(float(found))
+
+
+def difference(first: Reading, second: Reading) -> Reading:
+    """Points between two shares in per cent. Of the same rows its interval is too wide: it takes them for different."""
+    counts = [(round(each.value / 100 * each.rows), each.rows) for each in (first, second) if each.rows]
+    _, low, high = difference_of_shares(*counts)
+    return Reading(first.value - second.value, interval=(100 * low, 100 * high))
+
+
+def of_revival(found: RevivalResult) -> Reading:
+    """Steps to revival, or at least so many."""
+    return Reading(float(found.at_least), bound="at least" if found.steps is None else "")
+
+
+def of_ratio(found: RevivalRatio) -> Reading:
+    """How many times as many steps, or a bound on it."""
+    bounds: dict[tuple[bool, bool], Bound] = {(False, False): "", (True, False): "at least", (False, True): "at most"}
+    return Reading(found.value, bound=bounds.get((found.at_least, found.at_most), "unknown"))
+
+
+def over_seeds(readings: Sequence[Reading], unit: Unit) -> tuple[float, Ends | None]:
+    """(the mean over seeds, its 95 % interval or None).
+
+    - ``%`` and ``share``: of rows within seeds, by the two levels of
+      :func:`~ftmech_hf.statistics.seeds.share_over_seeds`.
+    - ``x`` and ``steps``: the geometric mean, with Student's t on the logarithm; below one step counts as one.
+    - ``points``, ``neurons``, ``nats``: Student's t over seeds, never below zero where that is impossible.
+
+    Where each seed has an interval of its own, that of the mean is never narrower than those put together, and a single
+    seed has its own. Readings that are ``at least`` count with what they reached: the mean of the truth is at least
+    that high, so that the lower end stands and the upper one is open; ``at most`` is the mirror image. (What is
+    averaged is then capped at the last step; the mean of what is not can only be higher.)
+    """
+    values = [each.value for each in readings]
+    if unit in ("%", "share"):
+        return _share(readings, 100.0 if unit == "%" else 1.0)
+    if ratio := unit in ("x", "steps"):
+        values = [max(value, 1.0) if unit == "steps" else value for value in values]
+        measured, low, high = geometric_mean_interval(values)
+    else:
+        measured, low, high = mean_interval(values)
+    apart = _of_rows(readings, measured, ratio)
+    if len(values) == 1 and apart is None:
+        return measured, None
+    if apart is not None:
+        low, high = apart if len(values) == 1 else (min(low, apart[0]), max(high, apart[1]))
+    if unit != "points":
+        low = max(0.0, low)
+    return measured, _open(readings, low, high)
+
+
+def _share(readings: Sequence[Reading], whole: float) -> tuple[float, Ends | None]:
+    measured = float(np.mean([each.value for each in readings]))
+    rows = [each.rows for each in readings if each.rows is not None]
+    if len(rows) < len(readings):
+        return measured, None
+    counts = [(round(each.value / whole * number), number) for each, number in zip(readings, rows, strict=True)]
+    _, low, high = share_over_seeds(counts)
+    return measured, _open(readings, min(whole * low, measured), max(whole * high, measured))
+
+
+def _of_rows(readings: Sequence[Reading], measured: float, ratio: bool) -> tuple[float, float] | None:
+    """The intervals of the seeds' own rows put together (Zou and Donner); None if one has none."""
+    ends = [each.interval for each in readings if each.interval is not None]
+    if len(ends) < len(readings):
+        return None
+    there, back = (lambda x: math.log(max(x, 1e-12)), math.exp) if ratio else (float, float)
+    below = math.hypot(*(there(each.value) - there(low) for each, (low, _) in zip(readings, ends, strict=True)))
+    above = math.hypot(*(there(high) - there(each.value) for each, (_, high) in zip(readings, ends, strict=True)))
+    return back(there(measured) - below / len(ends)), back(there(measured) + above / len(ends))
+
+
+def _open(readings: Sequence[Reading], low: float, high: float) -> Ends:
+    bounds = {each.bound for each in readings}
+    return None if bounds & {"at most", "unknown"} else low, None if bounds & {"at least", "unknown"} else high
+
+
+def table_over_seeds(
+    table: pd.DataFrame, keys: Sequence[str], unit: Unit | Callable[[pd.DataFrame], Unit]
+) -> pd.DataFrame:
+    """:func:`over_seeds` of the column ``value``, for every value of some columns.
+
+    Args:
+        table: ``keys`` and ``value``, one number a row; and where it has them ``rows`` and ``bound`` of its reading.
+        keys: columns whose every combination is one number over seeds.
+        unit: of the numbers; or what it is of the rows of one number.
+
+    Returns:
+        ``keys``, ``n`` (how many seeds), ``mean``, ``low`` and ``high``, which are nan where there is no interval and
+        infinite where it is open.
+    """
+    whole = table.assign(**{name: known for name, known in (("rows", None), ("bound", "")) if name not in table})
+    found = []
+    for key, group in whole.groupby(list(keys), sort=False, dropna=False):
+        lines = zip(group["value"], group["rows"], group["bound"], strict=True)
+        readings = [
+            Reading(float(value), rows=None if pd.isna(rows) else int(rows), bound="" if pd.isna(bound) else bound)
+            for value, rows, bound in lines
+        ]
+        measured, interval = over_seeds(readings, unit if isinstance(unit, str) else unit(group))
+        low, high = (math.nan, math.nan) if interval is None else interval
+        ends = {"low": -math.inf if low is None else low, "high": math.inf if high is None else high}
+        labels: dict[str, Any] = dict(zip(keys, key, strict=True))
+        found.append({**labels, "n": len(readings), "mean": measured, **ends})
+    return pd.DataFrame(found, columns=[*keys, "n", "mean", "low", "high"])

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ftmech_hf.analysis.revival import RevivalResult, revival_ratio
+from ftmech_hf.report.readings import (
+    Reading,
+    Unit,
+    difference,
+    of_ratio,
+    of_revival,
+    over_seeds,
+    table_over_seeds,
+)
+from ftmech_hf.statistics.intervals import share_interval
+from ftmech_hf.statistics.seeds import share_over_seeds
+
+T_2 = 4.302652729911275
+"""97.5 % point of Student's t with two degrees of freedom, from a printed table."""
+
+
+def plain(*values: float) -> list[Reading]:
+    return [Reading(value) for value in values]
+
+
+def test_points_and_counts_are_students() -> None:
+    half = T_2 * math.sqrt(13 / 3)  # the standard deviation of 6, 8 and 13 is the root of 13
+    for unit in ("points", "neurons", "nats"):
+        measured, ends = over_seeds(plain(6, 8, 13), unit)
+        low = 9 - half if unit == "points" else max(0, 9 - half)
+        assert (measured, *ends) == pytest.approx((9, low, 9 + half))  # type: ignore[misc]
+    assert over_seeds(plain(-1, 0, 0), "points")[1][0] < -1  # type: ignore[index,operator]
+    assert over_seeds(plain(1, 0, 0), "neurons")[1][0] == 0  # type: ignore[index]
+
+
+def test_ratios_and_steps_are_geometric() -> None:
+    for unit in ("x", "steps"):
+        measured, ends = over_seeds(plain(2, 8, 32), unit)
+        half = math.exp(T_2 * math.log(4) / math.sqrt(3))  # logarithms are log 8 and log 4 to either side
+        assert (measured, *ends) == pytest.approx((8, 8 / half, 8 * half))  # type: ignore[misc]
+    assert over_seeds(plain(0, 1, 1), "steps") == (1, (1, 1))
+
+
+def test_shares_are_of_two_levels() -> None:
+    counts = [(45, 50), (49, 50), (47, 50)]
+    share = share_over_seeds(counts)
+    for unit, whole in (("share", 1), ("%", 100)):
+        measured, ends = over_seeds([Reading(whole * right / rows, rows=rows) for right, rows in counts], unit)  # type: ignore[arg-type]
+        assert (measured, *ends) == pytest.approx([whole * each for each in share])  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("unit", get_args(Unit))
+def test_what_is_not_known_has_no_interval(unit: Unit) -> None:
+    measured, ends = over_seeds([Reading(0.5)], unit)
+    assert (measured, ends) == (1.0 if unit == "steps" else 0.5, None)
+    if unit in ("%", "share"):
+        assert over_seeds([Reading(0.5, rows=10), Reading(0.5)], unit)[1] is None
+
+
+def test_an_interval_is_never_narrower_than_that_of_the_rows() -> None:
+    """Three seeds that agree to the last row: their spread alone would say that nothing is left to know."""
+    alike = [Reading(4.0, interval=(1.0, 6.0))] * 3
+    assert over_seeds(plain(4, 4, 4), "points")[1] == (4, 4)
+    assert over_seeds(alike, "points")[1] == pytest.approx((4 - math.sqrt(3), 4 + 2 / math.sqrt(3)))
+    assert over_seeds(alike[:1], "points") == (4, (1, 6))
+    apart = [Reading(value, interval=(value - 0.1, value + 0.1)) for value in (6.0, 8.0, 13.0)]
+    assert over_seeds(apart, "points") == over_seeds(plain(6, 8, 13), "points")
+    mixed = [*alike[:2], Reading(4.0)]
+    assert over_seeds(mixed, "points")[1] == (4, 4), "one seed's rows are not known"
+    steps = [Reading(8.0, interval=(4.0, 16.0))] * 4
+    assert over_seeds(steps, "steps")[1] == pytest.approx((8 / 2**0.5, 8 * 2**0.5))
+
+
+def test_a_bound_opens_the_end_that_it_says_nothing_about() -> None:
+    _, (low, high) = over_seeds(plain(4, 5, 6), "x")  # type: ignore[misc]
+    for bound, ends in (("at least", (low, None)), ("at most", (None, high)), ("unknown", (None, None))):
+        found = over_seeds([Reading(4.0), Reading(5.0, bound=bound), Reading(6.0)], "x")[1]  # type: ignore[arg-type]
+        assert found == ends
+    both = [Reading(4.0, bound="at most"), Reading(5.0, bound="at least"), Reading(6.0)]
+    assert over_seeds(both, "x")[1] == (None, None)
+
+
+def test_the_lower_end_of_what_was_capped_stays_below_the_truth() -> None:
+    """Runs stop at step 64: the geometric mean of what they would have needed is above the lower end, as often as said.
+
+    The upper end of what is known to be capped would miss; it is open.
+    """
+    rng = np.random.default_rng(0)
+    below = above = 0
+    for _ in range(400):
+        needed = np.exp(rng.normal(math.log(48), 1.0, 5))
+        readings = [Reading(min(each, 64.0), bound="at least" if each > 64 else "") for each in needed]
+        low, high = over_seeds(readings, "steps")[1]  # type: ignore[misc]
+        capped = over_seeds([Reading(each.value) for each in readings], "steps")[1]
+        below += low is not None and low <= 48
+        above += high is None or high >= 48
+        assert low == capped[0]  # type: ignore[index]
+    assert below / 400 >= 0.96
+    assert above / 400 >= 0.96
+    stuck = [Reading(64.0, bound="at least")] * 5
+    low, high = over_seeds(stuck, "steps")[1]  # type: ignore[misc]
+    assert (low, high) == (pytest.approx(64), None)
+    assert over_seeds(plain(64, 64, 64, 64, 64), "steps")[1] == pytest.approx((64, 64)), "the control: not said"
+
+
+def test_ratios_and_steps_say_which_side_is_open() -> None:
+    done, late = (RevivalResult(steps, 150, 0.95, 0.5) for steps in (10, None))
+    assert of_revival(done) == Reading(10.0)
+    assert of_revival(late) == Reading(150.0, bound="at least")
+    assert of_ratio(revival_ratio(done, RevivalResult(80, 150, 0.95, 0.5))) == Reading(8.0)
+    assert of_ratio(revival_ratio(done, late)) == Reading(15.0, bound="at least")
+    assert of_ratio(revival_ratio(late, done)) == Reading(1 / 15, bound="at most")
+    assert of_ratio(revival_ratio(late, late)) == Reading(1.0, bound="unknown")
+
+
+def test_a_difference_has_the_interval_of_its_rows() -> None:
+    found = difference(Reading(98.0, rows=1000), Reading(90.0, rows=1000))
+    one, other = share_interval(980, 1000), share_interval(900, 1000)
+    low = 8 - 100 * math.hypot(0.98 - one.low, other.high - 0.9)
+    high = 8 + 100 * math.hypot(one.high - 0.98, 0.9 - other.low)
+    assert (found.value, *found.interval) == pytest.approx((8, low, high))  # type: ignore[misc]
+
+
+def test_a_table_over_seeds_keeps_what_is_apart_apart() -> None:
+    rows = [
+        {"seed": seed, "metric": metric, "value": value, "rows": number, "bound": bound}
+        for seed in (0, 1)
+        for metric, value, number, bound in (
+            ("a", 0.5 + 0.25 * seed, 8, ""), ("steps", 4.0 * 4**seed, None, "at least" if seed else ""),
+            ("lost", 0.5, None, ""),
+        )
+    ]  # fmt: skip
+    units = {"a": "share", "steps": "steps", "lost": "share"}
+    found = table_over_seeds(pd.DataFrame(rows), ["metric"], lambda group: units[group["metric"].iloc[0]])  # type: ignore[arg-type,return-value]
+    found = found.set_index("metric")
+    share = share_over_seeds([(4, 8), (6, 8)])
+    assert found.loc["a"].tolist() == pytest.approx([2, *share])
+    assert found.loc["steps", ["mean", "high"]].tolist() == pytest.approx([8, math.inf])
+    assert found.loc["lost", ["low", "high"]].isna().all()
+    (alone,) = table_over_seeds(pd.DataFrame(rows[:1]), ["metric"], "share").to_dict("records")
+    assert (alone["low"], alone["high"]) == share_interval(4, 8)[1:]

@@ -12,7 +12,6 @@ from ftmech_hf.analysis.revival import (
     RevivalRatio,
     RevivalResult,
     area_over_log_steps,
-    geometric_mean,
     revival_ratio,
     steps_to_revival,
 )
@@ -62,15 +61,6 @@ def test_ratios_say_which_bound_they_are() -> None:
     assert revival_ratio(result(None), result(200)) == RevivalRatio(1 / 3, at_most=True)
     assert revival_ratio(result(None), result(None)) == RevivalRatio(1, at_least=True, at_most=True)
     assert revival_ratio(result(0), result(30)) == RevivalRatio(30)
-
-
-def test_the_mean_of_ratios_is_that_of_their_logarithms() -> None:
-    ratios = [RevivalRatio(2), RevivalRatio(8)]
-    assert geometric_mean(ratios) == pytest.approx((4, False, False))
-    turned = [RevivalRatio(1 / each.value) for each in ratios]
-    assert geometric_mean(turned).value == pytest.approx(1 / 4)  # of the other ratio it is the inverse, as it must
-    assert geometric_mean([*ratios, RevivalRatio(4, at_least=True)])[1:] == (True, False)
-    assert geometric_mean([RevivalRatio(4, at_most=True), RevivalRatio(4, at_least=True)])[1:] == (True, True)
 
 
 REVERSED = TrainConfig(steps=600, eval_rows=64, final_eval_rows=512, evals_per_decade=12, eval_near=0.95)

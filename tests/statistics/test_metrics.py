@@ -56,9 +56,9 @@ def test_accuracy_is_split_by_operand_and_correlation(task: PcfgConfig) -> None:
 
 def test_the_interval_is_wilsons() -> None:
     result = AnswerAccuracy().compute(
-        predictions=["1"] * 8, references=["1"] * 6 + ["2"] * 2, operands=["a"] * 8, correlated=[True] * 8
+        predictions=["1"] * 80, references=["1"] * 60 + ["2"] * 20, operands=["a"] * 80, correlated=[True] * 80
     )
-    z, n, p = stats.norm.ppf(0.975), 8, 0.75
+    z, n, p = stats.norm.ppf(0.975), 80, 0.75
     middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     assert result["interval"] == pytest.approx((middle - half, middle + half))

@@ -127,6 +127,10 @@ class _Seed:
         """By reverse fine-tuning."""
         return revival(self._open(run))
 
+    def ratio(self, fast: str, slow: str) -> Reading:
+        """How many times as many steps the second takes."""
+        return of_ratio(revival_ratio(self.revival(fast), self.revival(slow)))
+
 
 def _percent(share: float | None) -> float | None:
     return None if share is None else 100 * share
@@ -146,9 +150,7 @@ _MEASURES: dict[str, Callable[[_Seed], Reading]] = {
     "random_pruned_a": lambda seed: seed.pruned("prune-rows", "random_accuracy"),
     "probe_gap": lambda seed: difference(seed.probe("base", "accuracy"), seed.probe("finetuned", "accuracy")),
     "probe_shuffled": lambda seed: difference(seed.probe("finetuned", "shuffled"), seed.probe("finetuned", "majority")),
-    "revival_ratio": lambda seed: of_ratio(
-        revival_ratio(seed.revival("reversed-low"), seed.revival("reversed-control"))
-    ),
+    "revival_ratio": lambda seed: seed.ratio("reversed-low", "reversed-control"),
     "chance": lambda seed: seed.probe("base", "majority"),
     "revival_steps": lambda seed: of_revival(seed.revival("reversed-low")),
     "control_revival_steps": lambda seed: of_revival(seed.revival("reversed-control")),

@@ -144,3 +144,16 @@ def test_a_table_over_seeds_keeps_what_is_apart_apart() -> None:
     assert found.loc["lost", ["low", "high"]].isna().all()
     (alone,) = table_over_seeds(pd.DataFrame(rows[:1]), ["metric"], "share").to_dict("records")
     assert (alone["low"], alone["high"]) == share_interval(4, 8)[1:]
+
+
+def test_a_table_over_seeds_is_in_the_order_of_its_rows_and_keeps_what_has_no_name() -> None:
+    cells = {("b", "one"): [0.5, 0.7], ("a", "one"): [0.25], ("b", None): [0.1, 0.2, 0.3]}
+    rows = [{"task": task, "model": model, "value": each} for (task, model), found in cells.items() for each in found]
+    found = table_over_seeds(pd.DataFrame(rows), ["task", "model"], "points")
+    assert list(found) == ["task", "model", "n", "mean", "low", "high"]
+    assert found["task"].tolist() == ["b", "a", "b"]
+    assert found["n"].tolist() == [2, 1, 3]
+    assert found["mean"].tolist() == pytest.approx([0.6, 0.25, 0.2])
+    assert found["low"].isna().tolist() == [False, True, False]
+    empty = table_over_seeds(pd.DataFrame(rows).iloc[:0], ["task"], "points")
+    assert list(empty) == ["task", "n", "mean", "low", "high"]

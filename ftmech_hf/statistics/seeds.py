@@ -20,8 +20,8 @@ from ftmech_hf.statistics.intervals import CONFIDENCE, Share, share_interval
 EDGE = 0.4
 """Before anything is seen the mean is Beta(0.4, 0.4), near Jeffreys' prior."""
 LARGEST, POWER = 0.25, 0.3
-"""Before anything is seen, the correlation of two rows of one seed is 0.25 U^(1 / 0.3) for a uniform U: mostly small, so
-that seeds are nearly alike, and at most 0.25, where at a mean of 90 % seeds differ by a standard deviation of 15 points."""
+"""Before anything is seen, the correlation of two rows of one seed is 0.25 U^(1 / 0.3) for a uniform U: mostly small,
+so that seeds are nearly alike, and at most 0.25, where at a mean of 90 % their standard deviation is 15 points."""
 MEANS, CORRELATIONS = 161, 20
 """Points of the grid on which the posterior is evaluated."""
 
@@ -70,7 +70,7 @@ def share_over_seeds(counts: Sequence[tuple[int, int]]) -> Share:
     Never narrower than the interval of all rows together. Coverage was simulated for 3 and 5 seeds of 512 and 2,048
     rows, means of 0.1 to 99.9 % and seeds that differ not at all or by a correlation of up to 0.05: it is 93 % or more
     in every situation and 97 % on average, most where seeds do not differ at all (that they do not, so few cannot say).
-    The price: three seeds that are right on all of their 512 rows say 98.0 % or more, five say 98.8 %.
+    The price: three seeds that are right on all of their 512 rows say 97.7 % or more, five say 98.7 %.
 
     Args:
         counts: (how many are right, of how many rows) of each seed; of a single one it is the interval of its rows,

@@ -142,12 +142,11 @@ def test_the_report_has_every_number_of_every_seed(plan: ReproducePlan) -> None:
 
 
 SHOWN = {
-    "low_a": ("15.1 %", "10.4 to 24.2"),
     "probe_gap": ("+3.3 points", "-4.7 to 11.3"),
     "probe_shuffled": ("+1.0 points", "-1.1 to 3.2"),
     "revival_ratio": ("at least 10.6 x", "1.1 or more"),
 }
-"""What a reader sees: measured, and its interval; worked out with a pocket calculator but for the share's interval."""
+"""What a reader sees: measured, and its interval; worked out with a pocket calculator."""
 
 
 def cells_of(line: str, mark: str) -> list[str]:

@@ -53,7 +53,7 @@ def test_text_can_be_read_in_the_light_and_in_the_dark() -> None:
     assert "prefers-color-scheme: dark" in STYLE
     assert luminance(light["page"]) > 0.5 > luminance(dark["page"])
     for scheme in SCHEMES:
-        for text in ("ink", "soft", "good", "bad", "link"):
+        for text in ("ink", "soft", "good", "bad", "unsure", "link"):
             for ground in ("page", "card"):
                 assert contrast(scheme[text], scheme[ground]) >= 4.5, (text, ground, scheme)
 

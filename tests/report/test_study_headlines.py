@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ftmech_hf.report.claims import decide
+from ftmech_hf.report.claims import decide, read_claims
 from ftmech_hf.report.page import format_verdict
 from ftmech_hf.statistics.seeds import share_over_seeds
 from ftmech_hf.studies.sweep.plan import Sweep, SweepConfig
@@ -72,6 +72,12 @@ def sweep_of(tmp_path: Path, seeds: Sequence[int]) -> Sweep:
         "finetune": {"operators": "count", "operand_prior": "b", "correlation": 1.0},
         "reverse": {"operators": "count", "operand_prior": "a"},
         "grid": {"finetune.lr": {"large": 1e-3, "small": 1e-5}},
+        "claims": [
+            {"id": "low", "statement": "It is low", "metric": "count_b_cte0", "bar": "<= 95",
+             "only": {"finetune.lr": "large"}},
+            {"id": "back", "statement": "It takes steps", "stage": "reverse", "metric": "steps_to_revival",
+             "bar": ">= 2", "only": {"finetune.lr": "small"}},
+        ],
         "figures": [{"title": "f", "metrics": ["count_a"], "x": "step", "color": "finetune.lr"}],
     }  # fmt: skip
     return Sweep(SweepConfig(seeds=list(seeds), output_dir=str(tmp_path / "out")), sections, "nano")
@@ -121,6 +127,15 @@ def test_every_cell_of_a_sweep_is_its_own(tmp_path: Path) -> None:
         assert back["mean"] == pytest.approx(1 / 3)
         forgotten = chosen.loc[("finetune", "change/count_a")]
         assert forgotten["mean"] == pytest.approx(statistics.mean(expected[lr, "finetune", "count_a"]) / 2)
+    low, slow = read_claims(tmp_path / "out")
+    assert low.values == pytest.approx([100 * each for each in expected["large", "finetune", "count_b_cte0"]])
+    assert (low.interval or (0, 0))[1] == pytest.approx(
+        of_rows(expected["large", "finetune", "count_b_cte0"], 8)[2] * 100
+    )
+    assert (low.verdict, low.unit) == ("holds", "%")
+    assert (slow.values, slow.bar, slow.verdict) == ([5, 10, 10], ">= 2", "holds")
+    assert (slow.interval or (0, 0))[1] is None
+    assert "2 claims: 2 hold" in (tmp_path / "out" / "report.html").read_text()
     table = pd.read_parquet(tmp_path / "out" / "table.parquet")
     last = table[(table["stage"] == "finetune") & (table["metric"] == "count_b_cte0") & (table["step"] == 10)]
     for lr in ("large", "small"):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from ftmech_hf.report.console import MAX_ROWS, make_console
+from ftmech_hf.report.console import MAX_ROWS, make_console, print_claims
 from ftmech_hf.studies.sweep.results import SweepResults, last_numbers
 
 
 def print_sweep(results: SweepResults) -> None:
     """The means of all cells after the last step, as far as a screen holds them, and what is missing."""
     console = make_console()
+    if results.claims:
+        print_claims(results.claims)
     for stage, numbers in last_numbers(results.summary, results.stage_axes).items():
         shown = Table(title=stage, title_justify="left")
         numbers = numbers[[name for name in numbers.columns if not name.startswith("change/")]]

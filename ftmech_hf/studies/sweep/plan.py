@@ -104,7 +104,7 @@ STAGES: dict[str, Stage] = {
 }  # fmt: skip
 """In the order in which a cell goes through them."""
 
-SECTIONS = (*STAGES, "common", "grid", "figures", "compare", "title", "notes")
+SECTIONS = (*STAGES, "common", "grid", "figures", "compare", "claims", "title", "notes")
 
 
 class PointRuns(NamedTuple):

@@ -13,10 +13,12 @@ import yaml
 from ftmech_hf.analysis.forgetting import measure_forgetting
 from ftmech_hf.config import ConfigError, config_hash, to_dict, unknown_key
 from ftmech_hf.jobs.training_card import read_revival
+from ftmech_hf.report.claims import Claim, claims_json
 from ftmech_hf.report.page import Section, make_section, render_page
 from ftmech_hf.report.paper_tables import CompareConfig, agreement, compare_with_paper
 from ftmech_hf.report.readings import Reading, Unit, read, table_over_seeds
-from ftmech_hf.runs import FinishedRun, write_text
+from ftmech_hf.runs import FinishedRun, write_json, write_text
+from ftmech_hf.studies.sweep.claims import ExpectConfig, judge_claims
 from ftmech_hf.studies.sweep.figures import FigureConfig, draw_figure
 from ftmech_hf.studies.sweep.plan import Sweep
 
@@ -33,6 +35,7 @@ class SweepResults(NamedTuple):
         summary: the same over seeds, see :func:`ftmech_hf.report.readings.table_over_seeds`.
         missing: names of runs that are not there.
         agreement: with the paper's tables, if that was asked for.
+        claims: that its file makes.
     """
 
     stage_axes: dict[str, list[str]]
@@ -40,6 +43,7 @@ class SweepResults(NamedTuple):
     summary: pd.DataFrame
     missing: list[str]
     agreement: pd.DataFrame | None
+    claims: list[Claim]
 
 
 Numbers = Iterator[tuple[float | None, str, float | Reading]]
@@ -209,13 +213,19 @@ def write_results(sweep: Sweep) -> SweepResults:
     table.to_parquet(output / "table.parquet", index=False)
     summary.to_csv(output / "summary.csv", index=False)
     cells, agrees = _compare(sweep, summary)
+    expected = [
+        _build(ExpectConfig, values, f"claims: {number}")
+        for number, values in enumerate(sweep.sections.get("claims") or [])
+    ]
+    claims = judge_claims(expected, table, sweep.config.seeds, _unit)
+    write_json(output / "claims.json", claims_json(claims))
     sections, facts["left_out"] = _draw(sweep, summary, missing)
     page = render_page(
         __package__, title=sweep.title, tables=last_numbers(summary, sweep.stage_axes),
-        sections=sections, cells=cells, agreement=agrees, facts=facts, notes=sweep.sections.get("notes"),
+        sections=sections, cells=cells, agreement=agrees, facts=facts, notes=sweep.sections.get("notes"), claims=claims,
     )  # fmt: skip
     write_text(output / "report.html", page)
-    return SweepResults(sweep.stage_axes, table, summary, missing, agrees)
+    return SweepResults(sweep.stage_axes, table, summary, missing, agrees, claims)
 
 
 def last_numbers(summary: pd.DataFrame, stage_axes: Mapping[str, Sequence[str]]) -> dict[str, pd.DataFrame]:

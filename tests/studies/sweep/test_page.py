@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -21,6 +22,7 @@ from ftmech_hf.report.paper_tables import (
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.statistics.seeds import share_over_seeds
+from ftmech_hf.studies.sweep.claims import ExpectConfig, judge_claims
 from ftmech_hf.studies.sweep.figures import FigureConfig, draw_figure
 from ftmech_hf.studies.sweep.results import last_numbers, stage_rows, summarise
 
@@ -138,3 +140,19 @@ def test_a_figure_of_something_else_is_refused() -> None:
         draw_figure(summary, ["lr"], FigureConfig(title="t", color="rate"))
     with pytest.raises(ValueError, match="figures: t: no 'count_c' in finetune, only count_a, count_b"):
         draw_figure(summary, ["lr"], FigureConfig(title="t", metrics=["count_c"]))
+
+
+def test_a_claim_of_a_sweep_is_about_one_point_of_its_grid() -> None:
+    table = make_table().assign(bound="")
+    large = ExpectConfig(id="c", statement="s", metric="count_a", bar=">= 35", only={"lr": "large"})
+    (claim,) = judge_claims([large], table, [0, 1, 2], lambda _: "share")
+    assert claim.values == pytest.approx([30, 40, 50])
+    assert (claim.unit, claim.verdict) == ("%", "undecided")
+    (missing,) = judge_claims([large], table, [0, 1, 2, 3], lambda _: "share")
+    assert missing.verdict is None
+    with pytest.raises(ValueError, match=r"claims: c: only: {}, but 2 points of the grid are so"):
+        judge_claims([dataclasses.replace(large, only={})], table, [0, 1, 2], lambda _: "share")
+    with pytest.raises(ValueError, match="claims: c: only: unknown axis 'rate'"):
+        judge_claims([dataclasses.replace(large, only={"rate": "large"})], table, [0], lambda _: "share")
+    with pytest.raises(ValueError, match="claims: c: bar: '> 20', expected such as >= 80"):
+        dataclasses.replace(large, bar="> 20")

@@ -188,3 +188,20 @@ def test_probed_rows_are_of_two_tokens_but_padding(pad: int | None, tokens: list
     model.config.pad_token_id = pad
     assert probe_tokens(model).tolist() == [[*tokens, *tokens]]
     assert probe_tokens(model, 3).tolist() == [[*tokens, tokens[0]]]
+
+
+@pytest.mark.parametrize(("order", "said"), [([1, 0], "1, 0"), ([0, 0, 1], "0, 0, 1"), ([0], "0")])
+def test_blocks_that_do_not_run_each_once_and_in_order_are_refused(order: list[int], said: str) -> None:
+    model = make_gpt2(10)
+    blocks = list(model.transformer.h)
+
+    def forward(input_ids: torch.Tensor, use_cache: bool = False) -> torch.Tensor:
+        stream = model.transformer.wte(input_ids)
+        for number in order:
+            found = blocks[number](stream)
+            stream = found[0] if isinstance(found, tuple) else found
+        return stream
+
+    model.forward = forward
+    with pytest.raises(ValueError, match=f"^model: gpt2 runs blocks {said}, expected each once, in order$"):
+        find_parts(model)

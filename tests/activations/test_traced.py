@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -435,13 +436,14 @@ def test_neurons_are_refused_where_blocks_have_more_or_less_of_them(rows: Tensor
         opened.collect(rows, ["resid_pre", "mlp_act"])
 
 
-def test_a_model_that_gives_no_hidden_states_is_refused() -> None:
+@pytest.mark.parametrize("bare", [False, True])
+def test_a_model_that_gives_no_hidden_states_is_refused(bare: bool) -> None:
     model = make_llama(40)
     inside = model.forward
 
     def forward(input_ids: Tensor, **settings: Any) -> Any:
         output = inside(input_ids, **{**settings, "output_hidden_states": False})
-        return output
+        return SimpleNamespace(logits=output.logits) if bare else output
 
     model.forward = forward  # type: ignore[method-assign]
     with pytest.raises(ValueError, match=r"^model: llama gives no hidden states to compare its blocks' stream with$"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from ftmech_hf.activations import find_units
+from ftmech_hf.activations import Units, find_units
 from ftmech_hf.analysis.ablation import importance_agreement
-from ftmech_hf.analysis.pruning import magnitude_importance, random_importance
+from ftmech_hf.analysis.pruning import Importance, magnitude_importance, random_importance
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.pruning import PUBLICATIONS, UNITS, PruneConfig, _find_behavior, _score, prune
@@ -130,19 +131,21 @@ def test_every_score_is_the_one_it_is_called(model: str) -> None:
         assert all(torch.equal(found[group], values) for group, values in importance.items())
 
 
-@pytest.fixture(scope="module")
-def pruned_run(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[FinishedRun, list[tuple[int, int, str]]]:
+def test_a_run_says_keeps_and_publishes_what_pruning_gave(model: str, tmp_path: Path) -> None:
     seen: list[tuple[int, int, str]] = []
-    folder = str(tmp_path_factory.mktemp("runs") / "prune")
+    folder = str(tmp_path / "prune")
     config = dataclasses.replace(CONFIG, model=model, output_dir=folder, save_pruned=True, num_random=2)
-    run = prune(config, SHAPE, progress=lambda *at: seen.append(at))
+    made = prune(config, SHAPE, progress=lambda *at: seen.append(at))
     again = prune(config, SHAPE)  # is found, and not made again
-    assert (again.path, again.finished) == (run.path, True)
-    return FinishedRun(run.path), seen
+    assert (again.path, again.finished) == (made.path, True)
+    run = FinishedRun(made.path)
+    assert run.floor("count_a") is not None
+    check_what_is_said(run, seen, model)
+    check_the_kept_model_is_the_pruned_one(run, model)
+    check_what_is_published(run)
 
 
-def test_a_run_says_what_pruning_gave(pruned_run: tuple[FinishedRun, Any], model: str) -> None:
-    run, seen = pruned_run
+def check_what_is_said(run: FinishedRun, seen: list[tuple[int, int, str]], model: str) -> None:
     summary, table = run.summary, run.table
     best = table[(table["num_pruned"] == summary["best_k"])]
     assert summary["best_k"] in (1, 2)
@@ -191,8 +194,7 @@ def test_a_run_says_what_pruning_gave(pruned_run: tuple[FinishedRun, Any], model
     assert list(importance.itertuples(index=False, name=None)) == expected
 
 
-def test_the_model_that_is_kept_is_the_pruned_one(pruned_run: tuple[FinishedRun, Any], model: str) -> None:
-    run, _ = pruned_run
+def check_the_kept_model_is_the_pruned_one(run: FinishedRun, model: str) -> None:
     kept, expected = load_model(str(run.path)), load_model(model)
     units = find_units(expected, "row")
     for name in run.summary["pruned"]:
@@ -208,8 +210,7 @@ def test_the_model_that_is_kept_is_the_pruned_one(pruned_run: tuple[FinishedRun,
         assert said in card
 
 
-def test_what_is_published_of_a_run(pruned_run: tuple[FinishedRun, Any]) -> None:
-    run, _ = pruned_run
+def check_what_is_published(run: FinishedRun) -> None:
     (publication,) = PUBLICATIONS
     assert (publication.kind, publication.holds) == ("prune", "table")
     assert publication.question == "Does zeroing a few neurons bring a capability back?"
@@ -233,3 +234,21 @@ def test_what_is_published_of_a_run(pruned_run: tuple[FinishedRun, Any]) -> None
     assert ax.get_title() == "Pruned rows of weight matrices"
     at_start = run.table[run.table["num_pruned"] == 0].iloc[0]["count_a"]
     assert at_start in [float(y[0]) for line in ax.get_lines() if len(y := np.asarray(line.get_ydata()))]
+
+
+def test_an_iterative_search_scores_again_under_each_mask_before_it_grows(model: str) -> None:
+    loaded, behavior = load_model(model), _find_behavior(CONFIG, SHAPE)
+    zeros: list[int] = []
+
+    def score(units: Units) -> Importance:
+        zeros.append(
+            sum(int((group.weight.detach().movedim(group.axis, 0) == 0).all(1).sum()) for group in units.values())
+        )
+        return behavior_importance(loaded, units, behavior, behavior.train)
+
+    found = prune_for(loaded, behavior, sizes=[0, 1, 2, 5], num_random=0, score=score, iterative=True)
+    assert zeros == [0, 1, 2]  # before anything is pruned, under the first row, under two
+    assert found.pruning.best_k in (1, 2, 5)
+    zeros.clear()
+    prune_for(loaded, behavior, sizes=[0, 1, 2, 5], num_random=0, score=score)
+    assert zeros == [0]

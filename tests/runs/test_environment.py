@@ -48,3 +48,13 @@ def test_differences_are_said_of_what_both_know(then: dict[str, object], said: s
 
 def test_where_nothing_is_known_now_no_version_differs() -> None:
     assert describe_differences(NOW, {"code": "a"}) == ""
+
+
+def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 6} if pid == 0 else set(), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert count_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on a Mac
+    assert count_cores() == 8
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert count_cores() == 1

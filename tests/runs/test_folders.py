@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from ftmech_hf.runs import (
     CHECKPOINTS,
     MANIFEST,
+    FolderLock,
     RunDir,
     commit_folder,
     damaged_files,
@@ -495,6 +496,34 @@ def test_a_lock_whose_file_was_deleted_by_hand_is_none(tmp_path: Path) -> None:
     assert second._lock.held
     second.finish()
     assert content(path) == (0.1, (1, 1))
+
+
+def test_a_lock_is_the_process_and_not_the_thread_s_that_took_it(tmp_path: Path) -> None:
+    lock, other = FolderLock(tmp_path / "run"), FolderLock(tmp_path / "run")
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lock.acquire).result()
+    assert lock.held
+    assert not other.acquire()
+    lock.release()
+    assert not lock.held
+    assert other.acquire()
+    other.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_whose_file_cannot_be_removed_is_given_back_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = FolderLock(tmp_path / "run")
+    assert lock.acquire()
+    with monkeypatch.context() as patched:
+
+        def refuse(self: Path, missing_ok: bool = False) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        patched.setattr(Path, "unlink", refuse)
+        lock.release()
+    assert FolderLock(tmp_path / "run").acquire()
 
 
 def test_two_writers_of_one_file_do_not_know_each_other(tmp_path: Path) -> None:

@@ -141,6 +141,9 @@ def test_pretraining_rows_are_mixed_in(share: float) -> None:
     rows = words_of(config, 5000)
     assert stats.binomtest(sum(words[2] == "a" for words in rows), 5000, share).pvalue > 1e-4
     assert all(words[-2] == answer_by_hand(words) for words in rows)
+    mixed = RowStream(config, seed=0, split="train").rows(0, 5000)
+    assert mixed.label.shape == mixed.correlated.shape == (5000,)  # type: ignore[union-attr]
+    assert [words[-2] for words in rows] == ["none" if label < 0 else str(label) for label in mixed.label]
     if share > 0.01:
         assert {words[1] for words in rows if words[2] == "a"} == {"count", "index"}
 

@@ -86,3 +86,9 @@ def test_the_newest_checkpoint_is_named(run: RunDir) -> None:
     (run.working / CHECKPOINTS / "step-00000001" / "manifest.json").write_text("{}")
     (run.working / CHECKPOINTS / "step-00000002" / "manifest.json").write_text("{}")
     assert check.advice() == "lower lr or muon_lr (checkpoint: step-00000002)"
+
+
+def test_among_two_tokens_a_guess_is_the_measure_too(run: RunDir) -> None:
+    check = LossCheck(run, ALONE, vocabulary=2, resumed=False)
+    with pytest.raises(ValueError, match=rf"above {3 * math.log(2):.4g}"):
+        check(torch.tensor(2.5), 1)

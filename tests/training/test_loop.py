@@ -17,6 +17,7 @@ from ftmech_hf.runs import RunDir, damaged_files, read_metrics
 from ftmech_hf.tasks import PcfgConfig, RowStream
 from ftmech_hf.training import loop
 from ftmech_hf.training.checkpoint import NotFinite, find_checkpoints, load_checkpoint, save_checkpoint
+from ftmech_hf.training.divergence import LossCheck
 from ftmech_hf.training.evaluation import answer_accuracy
 from ftmech_hf.training.loop import fit, start_accelerator
 from ftmech_hf.training.optim import build_optimizers
@@ -231,6 +232,8 @@ def test_a_dry_run_stops_early_and_projects_the_rest(tmp_path: Path, task: PcfgC
     config = dataclasses.replace(CONFIG, steps=1000, max_steps=5, price_per_hour=2.0, final_eval_rows=2048)
     _, metrics = train(tmp_path / "run", task, config)
     assert [(line["step"], line["eval_rows"]) for line in metrics] == [(5, 64)]
+    kept = [path.name for path in (tmp_path / "run.partial" / "checkpoints").iterdir()]
+    assert kept == ["step-00000004"]  # nobody goes on with the last
     found = json.loads((tmp_path / "run.partial" / "env.json").read_text())["projection"]
     assert found["steps"] == 1000
     assert found["hours"] > 1000 * found["seconds_per_step"] / 3600 > 0
@@ -401,3 +404,21 @@ def test_a_projection_counts_all_evaluations_of_the_whole_run(tmp_path: Path, ta
     assert evaluating * looked_at / rows == pytest.approx(measured, abs=0.06)
     assert line["eval_rows"] == 32
     assert "cost" not in found
+
+
+def test_only_a_run_that_goes_on_knows_its_first_loss(
+    tmp_path: Path, task: PcfgConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float | None] = []
+
+    class Seen(LossCheck):
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            super().__init__(*args, **settings)
+            seen.append(self.first_loss)
+
+    monkeypatch.setattr(loop, "LossCheck", Seen)
+    with pytest.raises(Killed):
+        train(tmp_path / "cut", task, stop_at=6)
+    train(tmp_path / "cut", task)
+    assert seen[0] is None
+    assert seen[1] == json.loads((tmp_path / "cut.partial" / "env.json").read_text())["first_loss"] is not None

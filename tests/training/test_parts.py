@@ -27,8 +27,10 @@ def parts_of(stream: RowStream, objective: Objective, *, everywhere: float = 0.0
 
     def reduce(here: Tensor, reduction: str) -> Tensor:
         assert reduction == "mean"
+        handed.append(float(here))
         return torch.tensor(everywhere)
 
+    handed: list[float] = []
     total = TotalLoss(make_gpt2(40), objective, [LDIFS(1.0)] if features else [])
     found = []
     for index in range(PROCESSES):
@@ -36,6 +38,13 @@ def parts_of(stream: RowStream, objective: Objective, *, everywhere: float = 0.0
             num_processes=PROCESSES, process_index=index, device=torch.device("cpu"), reduce=reduce
         )
         found.append(Parts(stream, CONFIG, total, process).of_step(STEP))
+        # a process hands over what it counted itself
+        own = {
+            sum(objective.weight(part) for part, _ in found[-1]),
+            sum(objective.num_shown(part) for part, _ in found[-1]),
+        }
+        assert set(handed) <= own
+        handed.clear()
     return found
 
 

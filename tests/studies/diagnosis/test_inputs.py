@@ -15,7 +15,7 @@ from ftmech_hf.models.loading import load_model, random_twin
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, OTHER_SEED, Case, CaseConfig
-from ftmech_hf.studies.diagnosis.diagnosis import DiagnosisResult, MeasuredResult, diagnose
+from ftmech_hf.studies.diagnosis.diagnosis import MeasuredResult, diagnose
 from ftmech_hf.studies.diagnosis.evidence import Evidence
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig, named_models, open_case
 from ftmech_hf.tasks import Capability, PcfgShape, RowStream, for_capability
@@ -62,6 +62,7 @@ def test_every_model_has_its_role_and_every_question_its_rows(folders: dict[str,
     assert set(facts["inputs"]) == set(ROLES)
     assert (facts["config"]["operator"], facts["config"]["fit_rows"]) == ("index", 20)
     expected = {role: load_model(folder) for role, folder in folders.items()}
+    assert {name: facts[name] for name in expected} == expected
     assert list(case.models) == [BASE, FINETUNED, NULL]
     for name, role in ((BASE, "base"), (FINETUNED, "finetuned"), (NULL, "control")):
         assert same(case.models[name], expected[role])
@@ -100,23 +101,17 @@ def test_data_sets_are_known_by_what_is_in_them(tmp_path: Path) -> None:
     assert DiagnoseConfig(dataset=one).inputs() != DiagnoseConfig(dataset=other).inputs()
 
 
-@pytest.fixture(scope="module")
-def diagnosed(
-    folders: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[DiagnosisResult, DiagnosisResult, list[Any]]:
-    """A base that knows nothing, diagnosed and opened again."""
+def test_what_a_diagnosis_hands_back_and_says_of_itself_stands_in_its_folder(
+    folders: dict[str, str], tmp_path: Path
+) -> None:
+    """Of a base that knows nothing, diagnosed and opened again."""
     seen: list[Any] = []
     settings: dict[str, Any] = {
         "control": folders["control"], "thoroughness": dataclasses.replace(FEW, max_layers=2), "shape": SHAPE,
-        "output_dir": tmp_path_factory.mktemp("runs") / "diagnose", "progress": lambda *at: seen.append(at),
+        "output_dir": tmp_path / "diagnose", "progress": lambda *at: seen.append(at),
         "twin": folders["twin"], "operator": "index", "seed": 3,
     }  # fmt: skip
-    found = [diagnose(folders["base"], Path(folders["finetuned"]), **settings) for _ in range(2)]
-    return found[0], found[1], seen
-
-
-def test_what_a_diagnosis_hands_back_is_what_stands_in_its_folder(diagnosed: tuple[Any, ...]) -> None:
-    found, again, seen = diagnosed
+    found, again = (diagnose(folders["base"], Path(folders["finetuned"]), **settings) for _ in range(2))
     assert [(number, name) for number, _, name in seen] == [(1, "behaviour")]  # nothing was known, so no other ran
     assert seen[0][1] > 5
     run = FinishedRun(found.folder)
@@ -128,14 +123,12 @@ def test_what_a_diagnosis_hands_back_is_what_stands_in_its_folder(diagnosed: tup
     assert found.verdict in found.page.read_text().lower()
     pd.testing.assert_frame_equal(found.table, run.table)
     assert (again.verdict, again.folder, again.page) == (found.verdict, found.folder, found.page)
-
-
-def test_what_a_diagnosis_says_of_itself(diagnosed: tuple[Any, ...], folders: dict[str, str]) -> None:
-    run = FinishedRun(diagnosed[0].folder)
     facts = dict(run.summary["facts"])
-    assert 0 < facts.pop("seconds") < 600
+    seconds = facts.pop("seconds")
+    assert isinstance(seconds, float)
+    assert 0 < seconds == round(seconds, 1) < 600
     model = load_model(folders["base"])
-    assert facts == {
+    expected = {
         "base": folders["base"], "finetuned": folders["finetuned"], "reference": folders["control"],
         "twin": folders["twin"], "null_steps": 0, "capability": "index_a", "other": "index_b", "rows": 30,
         "parameters": model.num_parameters(), "architecture": "LlamaForCausalLM", "layers": 2,

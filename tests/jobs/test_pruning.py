@@ -241,9 +241,8 @@ def test_an_iterative_search_scores_again_under_each_mask_before_it_grows(model:
     zeros: list[int] = []
 
     def score(units: Units) -> Importance:
-        zeros.append(
-            sum(int((group.weight.detach().movedim(group.axis, 0) == 0).all(1).sum()) for group in units.values())
-        )
+        matrices = [group.weight.detach().movedim(group.axis, 0) for group in units.values()]
+        zeros.append(sum(int((matrix == 0).all(1).sum()) for matrix in matrices))
         return behavior_importance(loaded, units, behavior, behavior.train)
 
     found = prune_for(loaded, behavior, sizes=[0, 1, 2, 5], num_random=0, score=score, iterative=True)

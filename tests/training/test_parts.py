@@ -39,11 +39,8 @@ def parts_of(stream: RowStream, objective: Objective, *, everywhere: float = 0.0
         )
         found.append(Parts(stream, CONFIG, total, process).of_step(STEP))
         # a process hands over what it counted itself
-        own = {
-            sum(objective.weight(part) for part, _ in found[-1]),
-            sum(objective.num_shown(part) for part, _ in found[-1]),
-        }
-        assert set(handed) <= own
+        counts = (objective.weight, objective.num_shown)
+        assert set(handed) <= {float(sum(count(part) for part, _ in found[-1])) for count in counts}
         handed.clear()
     return found
 

@@ -104,10 +104,8 @@ def test_bars_stand_side_by_side_each_with_its_interval_and_chance() -> None:
         ),
         abs=1e-6,
     )
-    black = [
-        to_hex(color) for each in ax.collections if isinstance(each, LineCollection) for color in each.get_colors()
-    ]  # type: ignore[arg-type]
-    assert set(black) == {"#111827"}
+    drawn_lines = [each for each in ax.collections if isinstance(each, LineCollection)]
+    assert {to_hex(color) for each in drawn_lines for color in each.get_colors()} == {"#111827"}  # type: ignore[arg-type]
     chance = sorted(tuple(map(tuple, path)) for path in segments if path[0][1] == path[1][1])
     assert chance == [((-0.45, 0.2), (0.45, 0.2)), ((0.55, 0.3), (1.45, 0.3))]
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["the capability", "what was taught"]

@@ -101,7 +101,7 @@ def sweep(*right: int, other: bool = False) -> SweepResult:
 
 
 def pruning() -> PruningMethodResult:
-    return PruningMethodResult(finetuned=sweep(9, 35, 8, 12, other=True), null=sweep(4, 7), seed=3)
+    return PruningMethodResult(finetuned=sweep(9, 35, 8, 12, other=True), null=sweep(4, 7))
 
 
 def revival() -> RevivalMethodResult:

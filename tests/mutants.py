@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from ftmech_hf.statistics.intervals import share_interval
+from scipy import stats
 
 TABLE = Path("tests/mutants.md")
 FOLDER = Path("mutants")
@@ -138,8 +138,8 @@ def _row(name: str, number: int, counts: Counter[str]) -> str:
     left, killed = counts[SURVIVED] + counts[UNTESTED], counts["killed"]
     cells = [str(cell) for cell in (number, left + killed, killed, left)]
     if left + killed:
-        score = share_interval(killed, left + killed)
-        cells += [f"{score.value:.0%}", f"{score.low:.0%} to {score.high:.0%}"]
+        low, high = stats.binomtest(killed, left + killed).proportion_ci(0.95, method="wilson")
+        cells += [f"{killed / (left + killed):.0%}", f"{low:.0%} to {high:.0%}"]
     return " | ".join([f"| {name}", *cells, *[""] * (6 - len(cells))]) + " |"
 
 

@@ -21,7 +21,7 @@ from ftmech_hf.studies.diagnosis.methods.patching import draw_patching_back, dra
 from ftmech_hf.studies.diagnosis.methods.probing import draw_probing, explain_probing
 from ftmech_hf.studies.diagnosis.methods.pruning import draw_pruning, explain_pruning
 from ftmech_hf.studies.diagnosis.methods.revival import draw_revival, explain_revival
-from tests.studies.diagnosis.methods.results import behaviour, patching, probing, pruning, revival
+from tests.studies.diagnosis.methods.results import behaviour, patching, probing, pruning, revival, share
 
 GREY, ORANGE, BLUE, PALE = "#4b5563", "#c2410c", "#1971c2", "#808896"
 GREEN = "#2b8a3e"
@@ -219,13 +219,16 @@ def test_what_is_said_below_the_pictures_is_prose_with_the_right_numbers() -> No
                 "group keeps words apart.") in warned  # fmt: skip
 
     found = patching().summary()
-    numbers = "50% (30% to 70%); without it 10% (3% to 30%), with another question's 50% (22% to 78%)"
+    accuracy, alone, other = (
+        f"{each.value:.0%} ({each.low:.0%} to {each.high:.0%})" for each in (share(10, 20), share(2, 20), share(4, 8))
+    )
+    numbers = f"{accuracy}; without it {alone}, with another question's {other}"
     shown = "of 4 attentions and MLPs the best, chosen on other questions, is the attention of block 1: "
     assert f"enough. No attention or MLP alone is: {shown}{numbers}. In the second" in said(explain_patching, found)
     part = found["best_part"]
     low = part["alone"]._replace(high=0.2)  # below what the part brings back
     best = {**part, "site": "mlp_act", "alone": low, "other_row": low}
-    clear = f"enough. O{shown[1:].replace('attention of', 'MLP of')}50% (30% to 70%); without it"
+    clear = f"enough. O{shown[1:].replace('attention of', 'MLP of')}{accuracy}; without it"
     assert clear in said(explain_patching, {"best_part": best})
     for worse in ("alone", "other_row"):
         not_clear = {**best, worse: low._replace(high=part["accuracy"].low)}

@@ -194,11 +194,11 @@ def _floors(behavior: Behavior) -> dict[str, FloorResult]:
 
 
 def _compare(summary: dict[str, Any], right: Mapping[str, NDArray[np.bool_]]) -> None:
-    """Say how far each model is above the one that never had the ability, above random weights and above the base.
+    """Say how far each model is above the control, above random weights and above the fine-tuned model.
 
     Each is read at the site that was chosen for it, on the same rows: with the 95 % interval of paired rows.
     """
-    for key, reference in (("over_control", CONTROL), ("over_random", RANDOM_INIT), ("over_base", "base")):
+    for key, reference in (("over_control", CONTROL), ("over_random", RANDOM_INIT), ("over_finetuned", "finetuned")):
         if reference in summary:
             for name, found in summary.items():
                 found[key] = paired_difference(right[name], right[reference])._asdict()

@@ -235,7 +235,9 @@ def test_probes_belong_to_their_model(chain: Path) -> None:
     over = summary["base"]["over_random"]
     assert over["value"] == pytest.approx(summary["base"]["accuracy"] - summary["random init"]["accuracy"])
     assert over["low"] < over["value"] < over["high"]
-    assert summary["base"]["over_base"]["value"] == 0
+    assert summary["base"]["over_finetuned"]["value"] == pytest.approx(
+        summary["base"]["accuracy"] - summary["finetuned"]["accuracy"]
+    )
     of_a = table.xs("a", level="label")  # the best site is the best on the rows that choose
     assert summary["base"]["best_site"] == of_a.loc["base"]["chosen"].astype(float).idxmax()
 

@@ -52,14 +52,16 @@ LAST_STEP = 150
 
 # run -> what its summary says, a number per seed
 PRUNED: dict[str, dict[str, Sequence[float]]] = {
-    "prune-rows": {"accuracy": (0.811, 0.842, 0.903), "random_accuracy": (0.051, 0.072, 0.111), "best_k": (5, 8, 15),
+    "prune-rows": {"random_share": (0.012, 0.023, 0.034), "accuracy": (0.811, 0.842, 0.903),
+                   "random_accuracy": (0.051, 0.072, 0.111), "best_k": (5, 8, 15),
                    "count_a": (0.61, 0.62, 0.63), "count_b_cte1": (0.301, 0.402, 0.553),
                    "count_b_cte0": (0.64, 0.65, 0.66)},
     "prune-activations": {"accuracy": (0.711, 0.722, 0.783), "random_accuracy": (0.061, 0.082, 0.093),
                           "best_k": (6, 9, 14), "count_a": (0.67, 0.68, 0.69), "count_b_cte1": (0.31, 0.32, 0.33),
                           "count_b_cte0": (0.34, 0.35, 0.36)},
-    "prune-control": {"accuracy": (0.141, 0.152, 0.193), "random_accuracy": (0.105, 0.107, 0.109),
-                      "best_k": (7, 10, 13), "count_a": (0.37, 0.38, 0.39), "count_b_cte1": (0.41, 0.42, 0.43),
+    "prune-control": {"gain": (0.013, 0.024, 0.041), "accuracy": (0.141, 0.152, 0.193),
+                      "random_accuracy": (0.105, 0.107, 0.109), "best_k": (7, 10, 13),
+                      "count_a": (0.37, 0.38, 0.39), "count_b_cte1": (0.41, 0.42, 0.43),
                       "count_b_cte0": (0.44, 0.45, 0.46)},
 }  # fmt: skip
 PROBED: dict[str, dict[str, Sequence[float]]] = {
@@ -69,6 +71,14 @@ PROBED: dict[str, dict[str, Sequence[float]]] = {
     "control": {"accuracy": (0.351, 0.362, 0.383), "majority": (0.1, 0.11, 0.12), "shuffled": (0.13, 0.14, 0.15)},
     "random init": {"accuracy": (0.451, 0.462, 0.483), "majority": (0.16, 0.17, 0.18), "shuffled": (0.19, 0.2, 0.21)},
 }  # fmt: skip
+
+# model -> its best probe's lead, in each seed
+OVER: dict[str, dict[str, Sequence[float]]] = {
+    "base": {"over_finetuned": (0.020, 0.070, 0.010), "over_random": (0.531, 0.512, 0.483)},
+    "finetuned": {"over_finetuned": (0.0, 0.0, 0.0), "over_random": (0.509, 0.441, 0.472)},
+}
+ENDS = (0.09, 0.12)
+"""How far the interval of a lead or gain goes down and up, on the rows of one seed."""
 
 EXPECTED: dict[str, Sequence[float]] = {
     "base_low_a": (99.5, 99.1, 99.6),
@@ -81,10 +91,13 @@ EXPECTED: dict[str, Sequence[float]] = {
     "high_b_cte0": (81.1, 84.4, 91.3),
     "high_a": (72.2, 68.8, 93.1),
     "pruned_a": (81.1, 84.2, 90.3),
-    "random_pruned_a": (5.1, 7.2, 11.1),
+    "control_gain_a": (1.3, 2.4, 4.1),
     "probe_gap": (2.0, 7.0, 1.0),
-    "probe_shuffled": (1.6, 1.4, 0.1),
+    "probe_lead": (50.9, 44.1, 47.2),
     "revival_ratio": (8.0, 5.0, 30.0),  # 80 / 10, 100 / 20, at least 150 / 5
+    "random_pruned_a": (5.1, 7.2, 11.1),
+    "random_share": (1.2, 2.3, 3.4),
+    "probe_shuffled": (1.6, 1.4, 0.1),
     "chance": (21.1, 22.2, 24.3),
     "revival_steps": (10, 20, 5),
     "control_revival_steps": (80, 100, 150),
@@ -137,8 +150,13 @@ def write_training(folder: Path, name: str, seed: int) -> None:
     write_run(folder, "pretrain", {"metrics.jsonl": "".join(json.dumps(line) + "\n" for line in lines)})
 
 
+def _with_ends(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - ENDS[0], "high": value + ENDS[1]}
+
+
 def write_pruning(folder: Path, name: str, seed: int) -> None:
-    found = {key: values[seed] for key, values in PRUNED[name].items()}
+    found: dict[str, Any] = {key: values[seed] for key, values in PRUNED[name].items()}
+    found |= {"random_masks": ROWS, "gain": _with_ends(found.get("gain", 0.99))}
     by_set = {each: found.pop(each) for each in ("count_a", "count_b_cte1", "count_b_cte0")}
     write_run(
         folder,
@@ -163,6 +181,8 @@ def write_probing(folder: Path, seed: int) -> None:
         model: {**{key: values[seed] for key, values in each.items()}, "num_test": ROWS}
         for model, each in PROBED.items()
     }
+    for model, leads in OVER.items():
+        found[model] |= {key: _with_ends(values[seed]) for key, values in leads.items()}
     write_run(folder, "probe", {"summary.json": json.dumps(found)})
     rows = [
         {"label": "a", "site": site, "model": model, "num_test": ROWS,

@@ -152,7 +152,7 @@ def test_the_bars_are_the_agreed_ones() -> None:
     assert {m.id: m.bar for m in MEASUREMENTS if m.bar} == {
         "base_low_a": ">= 99", "base_low_b": "<= 40", "base_high_a": ">= 97", "base_high_b": ">= 97",
         "low_b_cte1": ">= 99", "low_b_cte0": "<= 5", "low_a": "<= 20", "high_b_cte0": ">= 80", "high_a": ">= 80",
-        "pruned_a": ">= 80", "random_pruned_a": "<= 25", "probe_gap": "<= 10", "probe_shuffled": "<= 5",
+        "pruned_a": ">= 80", "control_gain_a": "<= 10", "probe_gap": "<= 10", "probe_lead": ">= 0",
         "revival_ratio": ">= 5",
     }  # fmt: skip
 
@@ -160,6 +160,7 @@ def test_the_bars_are_the_agreed_ones() -> None:
 def test_what_the_paper_says_and_in_which_unit() -> None:
     units = {each.id: each.unit for each in MEASUREMENTS}
     others = {
+        "control_gain_a": "points", "probe_lead": "points",
         "probe_gap": "points", "probe_shuffled": "points", "revival_ratio": "x", "revival_steps": "steps",
         "control_revival_steps": "steps", "best_k": "neurons",
     }  # fmt: skip

@@ -17,20 +17,22 @@ def test_looks_grow_up_to_the_most_rows() -> None:
 
 
 def test_what_is_clear() -> None:
-    """By Wilson's formula with z = 3.2905: of 64 rows all right end at 64 / (64 + z^2) = 0.855."""
+    """By Wilson's formula, of 64 rows all right begin at 64 / (64 + 3.2905^2) = 0.855 (99.9 %), and none right end at
+    1.96^2 / (64 + 1.96^2) = 0.057 (95 %).
+    """
     assert is_clear(64, 64, 0.85)
     assert not is_clear(64, 64, 0.86)
-    assert is_clear(0, 64, 0.15)
-    assert not is_clear(0, 64, 0.14)
+    assert is_clear(0, 64, 0.06)
+    assert not is_clear(0, 64, 0.05)
     assert not is_clear(61, 64, 0.95)
     assert is_clear(45, 64, 0.95)
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "asked"), [(0.0, 64), (0.5, 64), (0.93, 1024), (0.95, 1024), (0.96, 1024), (1.0, 256)]
+    ("percent", "asked"), [(0, 64), (50, 64), (85, 64), (93, 1024), (95, 1024), (96, 1024), (100, 256)]
 )
-def test_many_rows_are_asked_only_near_the_threshold(accuracy: float, asked: int) -> None:
-    right = np.arange(1024) * accuracy % 1 + accuracy >= 1  # spread evenly
+def test_many_rows_are_asked_only_near_the_threshold(percent: int, asked: int) -> None:
+    right = np.arange(1024) * percent % 100 + percent >= 100  # spread evenly
     seen: list[slice] = []
 
     def right_of(at: slice) -> int:

@@ -37,18 +37,25 @@ MEASUREMENTS: tuple[Measurement, ...] = (
         "pruned_a", "Zeroing at most 15 neurons of the low-prior fine-tuned model brings a back", "%",
         "revived by 5 to 15 neurons (text)", ">= 80",
     ),
-    Measurement("random_pruned_a", "Zeroing as many random neurons does not", "%", bar="<= 25"),
+    Measurement(
+        "control_gain_a", "The same in the control, which never counted a: above what it or one answer gets anyway by",
+        "points", bar="<= 10",
+    ),
     Measurement(
         "probe_gap", "Best linear probe for the count of a: fine-tuned model below its base by", "points",
         "small (figures)", "<= 10",
     ),
     Measurement(
-        "probe_shuffled", "The same probe on shuffled labels: above the majority class by", "points", bar="<= 5"
+        "probe_lead", "Best linear probe for the count of a: fine-tuned model above random weights by", "points",
+        bar=">= 0",
     ),
     Measurement(
         "revival_ratio", "Steps of reverse fine-tuning to 95 % on a: control, which never counted a, over the other",
         "x", "1.5 (4,500 over 3,000, text)", ">= 5",
     ),
+    Measurement("random_pruned_a", "Zeroing as many random neurons of the fine-tuned model, mean of 30 choices", "%"),
+    Measurement("random_share", "Share of these choices that bring back half as much as the best neurons", "%"),
+    Measurement("probe_shuffled", "Best probe fitted on shuffled labels: above the majority class by", "points"),
     Measurement("chance", "Always answering the most frequent count of a", "%"),
     Measurement("revival_steps", "Steps of reverse fine-tuning to 95 % on a", "steps", "about 3,000 (text)"),
     Measurement("control_revival_steps", "The same for the control", "steps", "about 4,500 (text)"),
@@ -70,9 +77,9 @@ MEASUREMENTS: tuple[Measurement, ...] = (
 CLAIMS_OF_MODELS = {
     "base-low": ("base_low_a", "base_low_b", "probe_gap"),
     "base-high": ("base_high_a", "base_high_b"),
-    "base-control": ("revival_ratio",),
+    "base-control": ("control_gain_a", "revival_ratio"),
     "finetuned-low": (
-        "low_b_cte1", "low_b_cte0", "low_a", "pruned_a", "random_pruned_a", "probe_gap", "probe_shuffled",
+        "low_b_cte1", "low_b_cte0", "low_a", "pruned_a", "probe_gap", "probe_lead",
     ),
     "finetuned-high": ("high_b_cte0", "high_a"),
     "reversed-low": ("revival_ratio",),
@@ -113,6 +120,19 @@ class _Seed:
         rows = made.summary["random_rows" if key == "random_accuracy" else "rows"]
         return Reading(100 * float(value), rows=rows, floor=_percent(made.floor(test_set, rows)))
 
+    def gain(self, run: str) -> Reading:
+        """Points by which pruning is above no pruning, or above the constant answer where that is more."""
+        return _points(self._open(run).summary["gain"])
+
+    def random_share(self, run: str) -> Reading:
+        """Per cent of the random masks."""
+        found = self._open(run).summary
+        return Reading(100 * float(found["random_share"]), rows=found["random_masks"])
+
+    def probe_over(self, model: str, reference: str) -> Reading:
+        """Points by which the best probe of a model is above that of a reference, on the same rows."""
+        return _points(self._open("probe").summary[model][f"over_{reference}"])
+
     def best_k(self, run: str) -> Reading:
         """How many neurons were pruned."""
         return Reading(float(self._open(run).summary["best_k"]))
@@ -132,6 +152,13 @@ class _Seed:
         return of_ratio(revival_ratio(self.revival(fast), self.revival(slow)))
 
 
+def _points(difference: Mapping[str, float]) -> Reading:
+    """A difference of shares of the same rows, with the interval of these rows."""
+    return Reading(
+        100 * float(difference["value"]), interval=(100 * float(difference["low"]), 100 * float(difference["high"]))
+    )
+
+
 def _percent(share: float | None) -> float | None:
     return None if share is None else 100 * share
 
@@ -147,10 +174,13 @@ _MEASURES: dict[str, Callable[[_Seed], Reading]] = {
     "high_b_cte0": lambda seed: seed.accuracy("finetuned-high", "count_b_cte0"),
     "high_a": lambda seed: seed.accuracy("finetuned-high", "count_a"),
     "pruned_a": lambda seed: seed.pruned("prune-rows"),
-    "random_pruned_a": lambda seed: seed.pruned("prune-rows", "random_accuracy"),
-    "probe_gap": lambda seed: difference(seed.probe("base", "accuracy"), seed.probe("finetuned", "accuracy")),
-    "probe_shuffled": lambda seed: difference(seed.probe("finetuned", "shuffled"), seed.probe("finetuned", "majority")),
+    "control_gain_a": lambda seed: seed.gain("prune-control"),
+    "probe_gap": lambda seed: seed.probe_over("base", "finetuned"),
+    "probe_lead": lambda seed: seed.probe_over("finetuned", "random"),
     "revival_ratio": lambda seed: seed.ratio("reversed-low", "reversed-control"),
+    "random_pruned_a": lambda seed: seed.pruned("prune-rows", "random_accuracy"),
+    "random_share": lambda seed: seed.random_share("prune-rows"),
+    "probe_shuffled": lambda seed: difference(seed.probe("finetuned", "shuffled"), seed.probe("finetuned", "majority")),
     "chance": lambda seed: seed.probe("base", "majority"),
     "revival_steps": lambda seed: of_revival(seed.revival("reversed-low")),
     "control_revival_steps": lambda seed: of_revival(seed.revival("reversed-control")),

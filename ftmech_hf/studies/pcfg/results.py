@@ -71,7 +71,7 @@ PANELS = (
         "The count of a can be read from the stream throughout",
         "Linear probes for the count of a at the position that predicts the answer. A caution that the probe alone "
         "would hide: a network of random weights lets much of the count be read as well, so reading it is not "
-        "evidence of having learned it. That the fine-tuned curve lies on its base's is.",
+        "evidence of having learned it: only its lead over that is. The best layer is chosen on other rows.",
         "Probe accuracy by layer",
         ("probe",),
         lambda ax, runs: draw_probing(ax, runs, "Linear probes"),

@@ -134,11 +134,10 @@ def measure_patching(case: Case, probing: ProbingMethodResult) -> PatchingMethod
             layers=case.layers, other_rows=other_rows,
         )  # fmt: skip
 
-    both = [way._replace(kind=kind) for way in (BACK, FORTH) for kind in case.both]
     streams = [Way(BASE, NULL), Way(NULL, BASE), *(Way(name, BASE) for name in case.null_models)]
     return PatchingMethodResult(
         found={
-            **{way: patched(way, list(SITES), OTHER_ROWS if way.kind == "capability" else 0) for way in both},
+            **{way: patched(way, list(SITES), OTHER_ROWS) for way in (BACK, FORTH)},
             **{way: patched(way, ["resid_post"], 0) for way in streams},
         },
         num_blocks=case.num_layers, late=probing.places.late, early=probing.places.early,

@@ -24,7 +24,7 @@ from ftmech_hf.studies.diagnosis.methods.behaviour import BehaviourMethodResult
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-EVAL_ROWS = 64
+EVAL_ROWS = 32
 """Test rows of an evaluation of a model that is fine-tuned back, where that is far from the threshold."""
 
 

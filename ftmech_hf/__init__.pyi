@@ -77,10 +77,10 @@ from ftmech_hf.studies import STUDIES as STUDIES
 from ftmech_hf.studies import load_study as load_study
 from ftmech_hf.studies.diagnosis.case import Case as Case
 from ftmech_hf.studies.diagnosis.case import CaseConfig as CaseConfig
-from ftmech_hf.studies.diagnosis.diagnosis import DiagnosisResult as DiagnosisResult
-from ftmech_hf.studies.diagnosis.diagnosis import diagnose as diagnose
 from ftmech_hf.studies.diagnosis.diagnosis import run_diagnosis as run_diagnosis
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig as DiagnoseConfig
+from ftmech_hf.studies.diagnosis.result import DiagnosisResult as DiagnosisResult
+from ftmech_hf.studies.diagnosis.result import diagnose as diagnose
 from ftmech_hf.tasks import TASKS as TASKS
 from ftmech_hf.tasks import Capability as Capability
 from ftmech_hf.tasks import Task as Task

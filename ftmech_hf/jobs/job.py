@@ -117,13 +117,14 @@ def prepared_job(
     config: JobConfig,
     *settings: Any,
     models: Mapping[str, str] | None = None,
+    inputs: Mapping[str, str] | None = None,
     vocabulary: Sequence[str] | None = None,
 ) -> Iterator[tuple[RunDir, Callable[[], T]]]:
     """:func:`job` with what it needs, made before its run is opened: a fault in it shows before anything is written.
 
     Args:
         prepare: makes it, once; never for a run that is found finished.
-        kind, config, settings, models, vocabulary: of :func:`job`.
+        kind, config, settings, models, inputs, vocabulary: of :func:`job`.
 
     Returns:
         the run, and what gives what was made.
@@ -131,7 +132,7 @@ def prepared_job(
     prepared = functools.cache(prepare)
     if config.fresh or not is_finished(Path(config.output_dir)):
         prepared()
-    with job(kind, config, *settings, models=models, vocabulary=vocabulary) as run:
+    with job(kind, config, *settings, models=models, inputs=inputs, vocabulary=vocabulary) as run:
         yield run, prepared
 
 

@@ -39,6 +39,7 @@ from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.questions import QuestionConfig, judging
 from ftmech_hf.tasks.text.join import choose_join
 from ftmech_hf.tasks.text.left_out import Faults
+from ftmech_hf.tasks.text.reading import Table
 from ftmech_hf.tasks.text.splits import overlap, read_splits
 from ftmech_hf.tasks.text.tables import asked_twice, contradictions, text_columns
 from ftmech_hf.tasks.text.tokens import Encoded, encode_rows
@@ -53,7 +54,7 @@ ANSWER, FIRST_TOKEN = "answer", "first token of the answer"
 
 
 def from_datasets(
-    names: Sequence[str],
+    names: Sequence[str | Table],
     tokenizer: PreTrainedTokenizerBase,
     *,
     seed: int,
@@ -67,7 +68,7 @@ def from_datasets(
     Probes read the first token of an answer. ``again`` has up to four times as many rows as are fitted on.
 
     Args:
-        names: of folders, files, or data sets on the Hub.
+        names: of folders, files, or data sets on the Hub; or rows that are in memory.
         tokenizer: of the models.
         seed: of the cut, where splits are missing.
         train_rows, test_rows: take no more than these.
@@ -94,7 +95,7 @@ def from_datasets(
         rows = {split: _as_rows(each, width, pad, label) for split, each in splits.items()}
         found.append(
             Behavior(
-                name=Path(name).name,
+                name=Path(str(name)).name,
                 train=rows["train"][:train_rows],
                 validation=rows["validation"],
                 tests={"test": rows["test"]},
@@ -124,7 +125,7 @@ def _as_rows(encoded: Encoded, width: int, pad: int | None, label: str) -> Answe
 
 
 def _read(
-    name: str,
+    table: str | Table,
     tokenizer: PreTrainedTokenizerBase,
     seed: int,
     taken: Mapping[str, int],
@@ -132,6 +133,7 @@ def _read(
     how: QuestionConfig,
 ) -> tuple[dict[str, Encoded], tuple[str, ...]]:
     """The three splits of a data set as token ids, the test split without what the others have; and what to say."""
+    name = str(table)
     faults = Faults(name, skip=how.skip_unusable, flag="skip_unusable")
     notes: list[str] = []
     total = 0
@@ -147,7 +149,7 @@ def _read(
         return found
 
     repeated: list[int] = []
-    splits = read_splits(name, seed, converted)
+    splits = read_splits(table, seed, converted)
     left_out = faults.note(total)
     _check_sizes({split: len(rows) for split, rows in splits.items()}, name, left_out)
     join = choose_join(splits["train"], tokenizer)

@@ -13,6 +13,7 @@ from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.prompts import from_datasets
 from ftmech_hf.models.identity import find_gguf, find_model
 from ftmech_hf.models.loading import load_tokenizer
+from ftmech_hf.tasks.text.reading import Table
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 """One of these lies beside a model that has a tokenizer of its own; an adapter often has none."""
@@ -33,19 +34,26 @@ class PairQuestions:
     difference: str | None = None
 
 
-def ask_models(names: Sequence[str], models: Mapping[str, str], **settings: Any) -> PairQuestions:
+def ask_models(
+    names: Sequence[str | Table],
+    models: Mapping[str, str],
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    **settings: Any,
+) -> PairQuestions:
     """Questions from data sets for several models.
 
     Args:
         names: of the data sets.
-        models: ``base``, ``finetuned`` and others -> folder.
+        models: ``base``, ``finetuned`` and others -> folder; those that are left out read the base's tokens.
+        tokenizer: of the base; None for the one beside it.
         settings: of :func:`~ftmech_hf.jobs.prompts.from_datasets`.
 
     Raises:
         ValueError: the questions cannot be asked; or the tokenizer of a model that is neither the base nor the
             fine-tuned one reads other tokens.
     """
-    base = load_tokenizer(models["base"])
+    base = tokenizer or load_tokenizer(models["base"])
     behaviors = from_datasets(names, base, **settings)
     own, difference = None, None
     for role, other in _other_tokenizers(base, {role: each for role, each in models.items() if role != "base"}):

@@ -165,7 +165,12 @@ def load_tokenizer(name: str, *, base: str | None = None) -> PreTrainedTokenizer
 
 def model_positions(name: str) -> int | None:
     """How many tokens a model can be shown at once; None if nothing limits them. No weights are read."""
-    found = getattr(_text_config(name), "max_position_embeddings", None)
+    return config_positions(_text_config(name))
+
+
+def config_positions(config: Any) -> int | None:
+    """The same of a model's config, which may be in memory."""
+    found = getattr(config.get_text_config(), "max_position_embeddings", None)
     return found if isinstance(found, int) and found > 0 else None
 
 

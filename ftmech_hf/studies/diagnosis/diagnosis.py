@@ -6,109 +6,32 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from ftmech_hf.jobs.job import finish_job
 from ftmech_hf.models.loading import RANDOM_INIT
-from ftmech_hf.runs import FinishedRun, RunDir
+from ftmech_hf.runs import RunDir
 from ftmech_hf.studies.diagnosis.case import BASE, Case, CaseConfig
 from ftmech_hf.studies.diagnosis.evidence import Evidence
+from ftmech_hf.studies.diagnosis.in_memory import InMemory
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig, open_case
 from ftmech_hf.studies.diagnosis.method import MethodResult, TableRow, plain
 from ftmech_hf.studies.diagnosis.methods import METHODS
+from ftmech_hf.studies.diagnosis.methods.behaviour import BehaviourMethodResult
+from ftmech_hf.studies.diagnosis.methods.revival import RevivalMethodResult
 from ftmech_hf.studies.diagnosis.page import render_diagnosis
 from ftmech_hf.studies.diagnosis.verdict import judge_behaviour, judge_capability
 from ftmech_hf.tasks import PcfgShape
 from ftmech_hf.training.loop import Progress
 
 
-@dataclass(frozen=True)
-class DiagnosisResult:
-    """A finished diagnosis.
-
-    Attributes:
-        verdict: the word.
-        reason: one sentence on how the rule came to it.
-        signs: the ways in which the capability may show that it is still there: ``name``, ``holds`` (None if it could
-            not be measured), ``measured``, ``control`` and ``bar``.
-        page: the page with one picture per method.
-        table: all numbers, one a row.
-        folder: of the run.
-    """
-
-    verdict: str
-    reason: str
-    signs: list[dict[str, Any]]
-    page: Path
-    table: pd.DataFrame
-    folder: Path
-
-
-def diagnose(
-    base: str | Path,
-    finetuned: str | Path,
-    dataset: str | Path | None = None,
-    *,
-    control: str | Path | None = None,
-    output_dir: str | Path = "runs/diagnose",
-    thoroughness: CaseConfig | None = None,
-    shape: PcfgShape | None = None,
-    progress: Progress | None = None,
-    **settings: Any,
-) -> DiagnosisResult:
-    """Say whether a capability of a base model is still there in what it was fine-tuned into, and why.
-
-    Args:
-        base: folder of the base model, or its name on the Hub.
-        finetuned: what it was fine-tuned into; may be an adapter.
-        dataset: questions about the capability, with columns ``prompt`` and ``answer``: a file, a folder, or a name on
-            the Hub; see :mod:`ftmech_hf.jobs.prompts`. Without it the procedural task asks.
-        control: a model of the same shape that never had the capability; else one of random weights.
-        output_dir: where the page, the table and the summary go. A finished diagnosis there is only opened.
-        thoroughness: how many questions, layers, steps.
-        shape: of the procedural task, where no data set is given.
-        progress: called after every method.
-        settings: further fields of :class:`~ftmech_hf.studies.diagnosis.inputs.DiagnoseConfig`, such as
-            ``other_dataset`` or ``twin``.
-
-    Raises:
-        ValueError: models of other shapes or vocabularies, or questions that cannot be asked.
-
-    Example:
-        Two models and questions of your own::
-
-            from ftmech_hf import diagnose
-
-            found = diagnose(
-                "models/base",  # a folder, or a name on the Hub
-                "models/finetuned",
-                "questions.parquet",  # columns prompt and answer
-                control="models/other",  # of the same shape, without the ability; else one of random weights
-                output_dir="runs/diagnosis",
-            )
-            print(found.verdict, found.reason, sep=": ")
-            print(found.page)
-    """
-    given = {"base": base, "finetuned": finetuned, "dataset": dataset, "control": control, "output_dir": output_dir}
-    settings |= {name: str(value) for name, value in given.items() if value is not None}
-    config = DiagnoseConfig(**settings)
-    run = run_diagnosis(config, thoroughness or CaseConfig(), shape or PcfgShape(), progress=progress)
-    found = FinishedRun(run.path)
-    return DiagnosisResult(
-        verdict=found.summary["verdict"],
-        reason=found.summary["reason"],
-        signs=found.summary["signs"],
-        page=run.path / "report.html",
-        table=found.table,
-        folder=run.path,
-    )
-
-
 def run_diagnosis(
-    config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape, *, progress: Progress | None = None
+    config: DiagnoseConfig,
+    case_config: CaseConfig,
+    shape: PcfgShape,
+    *,
+    given: InMemory | None = None,
+    progress: Progress | None = None,
 ) -> RunDir:
     """Measure a pair of models and give a verdict; see :mod:`ftmech_hf.studies.diagnosis.verdict` for the rule.
 
@@ -116,22 +39,38 @@ def run_diagnosis(
         config: which models, which questions.
         case_config: how thoroughly.
         shape: of the procedural task, where no data set is given.
+        given: models and rows that are in memory, in place of those that are named.
         progress: called after every method.
 
     Raises:
         ValueError: models of other shapes or vocabularies, or questions that cannot be asked.
     """
     started = time.monotonic()
-    with open_case(config, case_config, shape) as (run, case_of):
+    with open_case(config, case_config, shape, given or InMemory()) as (run, case_of):
         if run.finished:
             return run
         case = case_of()
         found = measure_case(case, progress)
-        result = judge_capability(found.evidence(), case.rule)
-        facts = {**_describe(config, case), "seconds": round(time.monotonic() - started, 1), "hash": run.hash}
-        summary = {**result.summary(), "evidence": found.summary(), "rule": vars(case.rule), "facts": facts}
+        summary = summarise(config, case, found, seconds=time.monotonic() - started, run_hash=run.hash)
         floors = {kind: next(iter(questions.floors.values())) for kind, questions in case.both.items()}
         return finish_job(run, found.rows(), summary, render_diagnosis, floors=floors)
+
+
+def summarise(
+    config: DiagnoseConfig, case: Case, found: MeasuredResult, *, seconds: float, run_hash: str
+) -> dict[str, Any]:
+    """The verdict, what it rests on, and what was compared.
+
+    Args:
+        config: of the diagnosis.
+        case: what was looked into.
+        found: what the methods found.
+        seconds: that it took.
+        run_hash: of the run that it is for; empty if none is written.
+    """
+    result = judge_capability(found.evidence(), case.rule)
+    facts = {**_describe(config, case), "seconds": round(seconds, 1), "hash": run_hash}
+    return {**result.summary(), "evidence": found.summary(), "rule": vars(case.rule), "facts": facts}
 
 
 def _describe(config: DiagnoseConfig, case: Case) -> dict[str, Any]:
@@ -145,6 +84,7 @@ def _describe(config: DiagnoseConfig, case: Case) -> dict[str, Any]:
         "capability": case.capability.name,
         "other": case.other.name if case.other else None,
         "rows": len(case.capability.test),
+        "right_if": case.capability.right_if,
         "parameters": base.num_parameters(),
         "architecture": type(base).__name__,
         "layers": case.num_layers,
@@ -208,7 +148,18 @@ def measure_case(case: Case, progress: Progress | None = None) -> MeasuredResult
             progress(number + 1, len(METHODS), name)
         if name == "behaviour" and _ends_with_answers(case, MeasuredResult(found, seconds).evidence()):
             break
-    return MeasuredResult(found, seconds)
+    return MeasuredResult(_with_reversed(case, found), seconds)
+
+
+def _with_reversed(case: Case, found: Mapping[str, MethodResult]) -> Mapping[str, MethodResult]:
+    """The same, with what the model that was trained back answers to the questions that are shown, if there is one."""
+    behaviour, revival = found["behaviour"], found.get("revival")
+    model = case.reversed_model
+    if model is None and isinstance(revival, RevivalMethodResult):
+        model = revival.reversed_model
+    if model is None or not isinstance(behaviour, BehaviourMethodResult):
+        return found
+    return {**found, "behaviour": behaviour.with_reversed(case, model)}
 
 
 def left_out(case: Case) -> list[str]:

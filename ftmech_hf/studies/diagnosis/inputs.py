@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,20 +16,23 @@ from ftmech_hf.jobs.job import JobConfig, prepared_job
 from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.jobs.tokenizers import PairQuestions, ask_models, own_tokenizer
-from ftmech_hf.models.loading import load_model, model_positions, random_twin
+from ftmech_hf.models.loading import config_positions, load_model, model_positions, random_twin
 from ftmech_hf.models.prompt_learning import load_with_prompt, prompt_learning_kind
 from ftmech_hf.models.vocabulary import (
     CommonTokens,
     find_common_tokens,
+    has_tied_embeddings,
     num_rows,
     untie_alike,
     vocabulary_parameters,
 )
 from ftmech_hf.runs import RunDir
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, OTHER_SEED, Case, CaseConfig
+from ftmech_hf.studies.diagnosis.in_memory import InMemory
 from ftmech_hf.studies.diagnosis.methods.behaviour import measure_behaviour
 from ftmech_hf.tasks import Capability, PcfgShape
 from ftmech_hf.tasks.text.identity import dataset_hash
+from ftmech_hf.tasks.text.reading import Table
 
 ROLES = {"finetuned": FINETUNED, "control": NULL, "twin": OTHER_SEED}
 """Setting that names a model -> what the table calls that model."""
@@ -93,13 +97,17 @@ class DiagnoseConfig(JobConfig, QuestionConfig):
         return {label: dataset_hash(name) for label, name in given.items() if name}
 
 
-def named_models(config: DiagnoseConfig) -> dict[str, str]:
-    """Role -> folder of every model that is given."""
-    given = {
+def named_models(config: DiagnoseConfig, given: InMemory | None = None) -> dict[str, str]:
+    """Role -> folder of every model that is named, and not given as an object."""
+    named = {
         "base": config.base, "finetuned": config.finetuned, "control": config.control, "twin": config.twin,
         "reversed": config.reversed,
     }  # fmt: skip
-    return {name: _file_of(folder, config.gguf_file) for name, folder in given.items() if folder is not None}
+    objects = {} if given is None else given.models
+    return {
+        name: _file_of(folder, config.gguf_file)
+        for name, folder in named.items() if folder is not None and name not in objects
+    }  # fmt: skip
 
 
 def _file_of(folder: str, gguf_file: str | None) -> str:
@@ -109,7 +117,7 @@ def _file_of(folder: str, gguf_file: str | None) -> str:
 
 
 def open_case(
-    config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape
+    config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape, given: InMemory
 ) -> contextlib.AbstractContextManager[tuple[RunDir, Callable[[], Case]]]:
     """The run's folder, opened, and the case; the run's hash covers what the models and the questions are.
 
@@ -117,14 +125,22 @@ def open_case(
         ValueError: models of other shapes or vocabularies, or questions that cannot be asked.
     """
     return prepared_job(
-        lambda: _prepare_case(config, case_config, shape), "diagnose", config, shape, case_config,
-        models=named_models(config), vocabulary=shape.vocabulary if config.dataset is None else None,
+        lambda: prepare_case(config, case_config, shape, given), "diagnose", config, shape, case_config,
+        models=named_models(config, given), inputs=given.inputs(),
+        vocabulary=None if _data_sets(config, given) else shape.vocabulary,
     )  # fmt: skip
 
 
-def _ask(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape) -> PairQuestions:
+def _data_sets(config: DiagnoseConfig, given: InMemory) -> list[str | Table]:
+    """What is asked about the capability, and then about what was taught; nothing if the procedural task asks."""
+    named = {"dataset": config.dataset, "other_dataset": config.other_dataset}
+    return [found for key, name in named.items() if (found := given.tables.get(key, name))]
+
+
+def _ask(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape, given: InMemory) -> PairQuestions:
     sizes: dict[str, int] = {"seed": config.seed, "train_rows": case_config.fit_rows, "test_rows": case_config.rows}
-    if config.dataset is None:
+    names = _data_sets(config, given)
+    if not names:
         words = [shape.operand_word(config.operator, each) for each in (shape.base_operand, shape.correlated_operand)]
         correlations = (None, config.other_correlation)
         return PairQuestions(
@@ -134,30 +150,32 @@ def _ask(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape) -> P
                 for word, correlation in zip(words, correlations, strict=True)
             ]
         )  # fmt: skip
-    names = [config.dataset, *([config.other_dataset] if config.other_dataset else [])]
-    return ask_models(
-        names,
-        named_models(config),
-        **sizes,
-        positions=model_positions(named_models(config)["base"]),
-        how=config,
-    )
+    base, folders = given.models.get("base"), named_models(config, given)
+    if base is not None and given.tokenizer is None:
+        raise ValueError("tokenizer: none, but the base is in memory; expected its tokenizer, or the name of it")
+    positions = model_positions(folders["base"]) if base is None else config_positions(base.config)
+    return ask_models(names, folders, tokenizer=given.tokenizer, **sizes, positions=positions, how=config)
 
 
-def _prepare_case(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape) -> Case:
-    """Read the questions and load the models."""
-    asked = _ask(config, case_config, shape)
-    folders = named_models(config)
-    prompt_kind = prompt_learning_kind(folders["finetuned"])
-    loaded = {
-        name: load_with_prompt(folder, base=folders["base"])
-        if prompt_kind and name == "finetuned"
-        else load_model(folder, base=folders["base"])
-        for name, folder in folders.items()
-    }
+def prepare_case(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape, given: InMemory) -> Case:
+    """Read the questions and load the models.
+
+    Raises:
+        ValueError: models of other shapes or vocabularies, or questions that cannot be asked.
+    """
+    asked = _ask(config, case_config, shape, given)
+    folders = named_models(config, given)
+    prompt_kind = prompt_learning_kind(folders["finetuned"]) if "finetuned" in folders else None
+    loaded = dict(given.models)
+    for name, folder in folders.items():
+        load = load_with_prompt if prompt_kind and name == "finetuned" else load_model
+        loaded[name] = load(folder, base=folders.get("base"))
+    if len({has_tied_embeddings(model) for model in loaded.values()}) > 1:  # what is given stays as it is
+        loaded = {name: copy.deepcopy(model) if name in given.models else model for name, model in loaded.items()}
     base = loaded["base"]
     untie_alike(loaded.values())
-    common = {name: _compared_tokens(name, loaded, folders) for name in loaded if name != "base"}
+    words = {name: _words(name, folders, given) for name in loaded}
+    common = {name: _compared_tokens(name, loaded, words) for name in loaded if name != "base"}
     if "reversed" in loaded:
         rows = [num_rows(loaded[name]) for name in ("reversed", "finetuned")]
         if rows[0] != rows[1]:
@@ -189,7 +207,16 @@ def _check_own_tokens(case: Case) -> None:
         )
 
 
-def _compared_tokens(role: str, models: Mapping[str, PreTrainedModel], folders: Mapping[str, str]) -> CommonTokens:
+def _words(role: str, named: Mapping[str, str], given: InMemory) -> dict[str, int] | None:
+    """The vocabulary of the tokenizer beside a model, or given with it; None if it has none of its own."""
+    own = own_tokenizer(named[role]) if role in named else None
+    tokenizer = given.tokenizer or own if role == "base" else own
+    return None if tokenizer is None else tokenizer.get_vocab()
+
+
+def _compared_tokens(
+    role: str, models: Mapping[str, PreTrainedModel], words: Mapping[str, dict[str, int] | None]
+) -> CommonTokens:
     """The tokens that the base and another model both know, whose shapes differ in no more than their vocabularies.
 
     Raises:
@@ -215,8 +242,7 @@ def _compared_tokens(role: str, models: Mapping[str, PreTrainedModel], folders: 
                 f"{role}: {name} is {found}, expected {expected} as the base's; "
                 "a diagnosis compares models of one architecture"
             )
-    words = [None if (found := own_tokenizer(folders[each])) is None else found.get_vocab() for each in ("base", role)]
     try:
-        return find_common_tokens(words[0], words[1] or words[0], (num_rows(base), num_rows(model)))
+        return find_common_tokens(words["base"], words[role] or words["base"], (num_rows(base), num_rows(model)))
     except ValueError as error:
         raise ValueError(f"{role}: {error}") from error

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -12,6 +13,7 @@ from ftmech_hf.report.alt import describe_figure
 from ftmech_hf.report.charts import panel, to_data_uri
 from ftmech_hf.report.page import render_page
 from ftmech_hf.runs import FinishedRun, describe_versions
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED
 from ftmech_hf.studies.diagnosis.figures import describe_reference, reference_name
 from ftmech_hf.studies.diagnosis.method import Method, Picture, Summary
 from ftmech_hf.studies.diagnosis.methods import METHODS
@@ -63,6 +65,17 @@ def show_method(method: Method, rows: pd.DataFrame, summary: Summary) -> Shown:
     return Shown(method.title, method.explain(summary), [drawn(picture) for picture in method.pictures])
 
 
+def _by_token(tokens: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is right of each token of answers, the base and the fine-tuned model beside each other."""
+    right = {(each["model"], each["number"]): each for each in tokens}
+    numbers = sorted({number for _, number in right})
+    return [
+        {"number": number, "rows": right[BASE, number]["rows"], "base": right[BASE, number]["right"]["value"],
+         "finetuned": right[FINETUNED, number]["right"]["value"]}
+        for number in numbers if (BASE, number) in right and (FINETUNED, number) in right
+    ]  # fmt: skip
+
+
 def _end_of(text: str, letters: int = 300) -> str:
     """The end of a long question, which is what is answered."""
     return text if len(text) <= letters else f"\u2026 {text[-letters:]}"
@@ -71,8 +84,18 @@ def _end_of(text: str, letters: int = 300) -> str:
 def render_diagnosis(folder: Path) -> str:
     """The page of a diagnosis as HTML, from the table and the summary in its folder."""
     run = FinishedRun(folder)
-    summary, env = run.summary, run.env
-    rows = {name: run.table[run.table["analysis"] == name] for name in METHODS}
+    return render_page_of(run.summary, run.table, run.env)
+
+
+def render_page_of(summary: Summary, table: pd.DataFrame, env: Mapping[str, Any]) -> str:
+    """The same of what is in memory.
+
+    Args:
+        summary: of the diagnosis.
+        table: all of its numbers.
+        env: versions and command.
+    """
+    rows = {name: table[table["analysis"] == name] for name in METHODS}
     return render_page(
         __package__,
         summary=summary,
@@ -83,6 +106,8 @@ def render_diagnosis(folder: Path) -> str:
         signs=SIGNS,
         shows=SHOWS,
         examples=[{**each, "question": _end_of(each["question"])} for each in summary["evidence"]["examples"]],
+        trained_back=any(each["reversed"] is not None for each in summary["evidence"]["examples"]),
+        tokens=_by_token(summary["evidence"]["tokens"]),
         other_tokens=_end_of(summary["facts"]["other_tokens"] or ""),
         random_reference=summary["facts"]["reference"] == RANDOM_INIT,
         reference=describe_reference(summary["facts"]["reference"]),

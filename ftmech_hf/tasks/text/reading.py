@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -16,6 +20,75 @@ from ftmech_hf.tasks.text.identity import DatasetName, dataset_hash
 
 if TYPE_CHECKING:
     import datasets
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A data set that is in memory already.
+
+    Attributes:
+        name: what it is called.
+        splits: by their names; a table that has none is called train.
+    """
+
+    name: str
+    splits: datasets.DatasetDict
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def of(cls, rows: Any, name: str = "rows") -> Table:
+        """Rows in any form: a list of dicts, a dict of lists, a pandas frame, a Dataset, or a dict of splits of these.
+
+        Values of any type are kept as they are, also where rows differ; what they mean is asked later.
+
+        Raises:
+            ValueError: they are in none of these forms.
+        """
+        import datasets
+
+        splits = rows if isinstance(rows, Mapping) and _holds_splits(rows) else {"train": rows}
+        return cls(name, datasets.DatasetDict({key: _as_dataset(each, name) for key, each in splits.items()}))
+
+    def hash(self) -> str:
+        """What identifies it as an input: all values of all splits."""
+        digest = hashlib.sha256()
+        for split, rows in self.splits.items():
+            values = json.dumps({name: list(rows[name]) for name in sorted(rows.column_names)}, default=str)
+            digest.update(f"{split}\0{values}\0".encode(errors="surrogatepass"))
+        return digest.hexdigest()[:12]
+
+
+def _holds_splits(rows: Mapping[str, Any]) -> bool:
+    return bool(rows) and all(
+        hasattr(each, "columns") or hasattr(each, "column_names") or (
+            isinstance(each, list) and bool(each) and isinstance(each[0], Mapping) and "role" not in each[0]
+        )
+        for each in rows.values()
+    )  # fmt: skip
+
+
+def _as_dataset(rows: Any, name: str) -> datasets.Dataset:
+    import datasets
+
+    if isinstance(rows, datasets.Dataset):
+        return rows
+    if hasattr(rows, "columns") and hasattr(rows, "notna"):  # pandas, which need not be imported
+        rows = rows.astype(object).where(rows.notna(), None).to_dict("list")
+    elif isinstance(rows, list | tuple) and all(isinstance(row, Mapping) for row in rows):
+        columns = dict.fromkeys(column for row in rows for column in row)
+        rows = {column: [row.get(column) for row in rows] for column in columns}
+    if not isinstance(rows, Mapping) or not all(isinstance(values, list) for values in rows.values()):
+        kind = type(rows).__name__
+        raise ValueError(
+            f"{name}: {kind}, expected a list of dicts, a dict of lists, a pandas.DataFrame, a datasets.Dataset, or a "
+            "dict of splits of these; or the name of a file, a folder or a data set on the Hub"
+        )
+    if len({len(values) for values in rows.values()}) > 1:
+        sizes = {column: len(values) for column, values in rows.items()}
+        raise ValueError(f"{name}: columns of different lengths {sizes}, expected as many rows in each")
+    return datasets.Dataset.from_dict(dict(rows), on_mixed_types="use_json")
 
 
 def read_table(name: str) -> datasets.DatasetDict:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ftmech_hf.tasks.text.reading import read_table
+from ftmech_hf.tasks.text.reading import Table, read_table
 
 if TYPE_CHECKING:
     import datasets
@@ -40,16 +40,16 @@ def things(rows: datasets.Dataset) -> list[str]:
 
 
 def read_splits(
-    name: str, seed: int, convert: Callable[[datasets.Dataset, str], datasets.Dataset]
+    name: str | Table, seed: int, convert: Callable[[datasets.Dataset, str], datasets.Dataset]
 ) -> dict[str, datasets.Dataset]:
     """The splits of a data set that are used, each converted, and the test split without what the others have.
 
     Args:
-        name: of the data set.
+        name: of the data set, or the data set itself.
         seed: of the cut, where splits are missing.
         convert: (rows, name of their split) -> rows with ``prompt`` and ``answer``.
     """
-    loaded = read_table(name)
+    loaded = name.splits if isinstance(name, Table) else read_table(name)
     used = [split for split in ("train", "validation", "test") if split in loaded]
     if "train" not in used:
         used.insert(0, next(iter(loaded)))

@@ -19,9 +19,9 @@ import torch
 from ftmech_hf.statistics.intervals import mean_interval
 from ftmech_hf.studies.diagnosis import diagnosis
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, CaseConfig
-from ftmech_hf.studies.diagnosis.diagnosis import DiagnosisResult, diagnose
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult
 from ftmech_hf.studies.diagnosis.methods import METHODS
+from ftmech_hf.studies.diagnosis.result import DiagnosisResult, diagnose
 from tests.studies.diagnosis.cases import make_case
 from tests.studies.planted import make_base, make_never, make_rows, make_wrapped, save_models, words
 
@@ -67,8 +67,8 @@ def registry() -> Iterator[dict[str, Method]]:
 def run(models: Path, output: Path) -> DiagnosisResult:
     folders = {name: models / "models" / name for name in ("base", "wrapped", "other")}
     return diagnose(
-        folders["base"], folders["wrapped"], models / "questions.parquet", control=folders["other"], output_dir=output,
-        thoroughness=FEW,
+        folders["base"], folders["wrapped"], rows=models / "questions.parquet", control=folders["other"],
+        output_dir=output, thoroughness=FEW,
     )  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def test_a_method_is_one_file_and_one_line(
     assert rows["reference"].to_dict() == {BASE: False, FINETUNED: False, NULL: True}
     assert rows.loc[BASE, "value"] > 0.9 > 0.3 > rows.loc[FINETUNED, "value"]
     title, said = "How likely the right answer is", f"the fine-tuned model gives it {rows.loc[FINETUNED, 'value']:.0%}."
-    pages = [each.page.read_text(encoding="utf-8") for each in (without, found)]
+    pages = [each.html for each in (without, found)]
     pictures = [re.findall(r"data:image/svg\+xml;base64,([^\"]+)", page) for page in pages]
     assert [(title in page, said in page) for page in pages] == [(False, False), (True, True)]
     assert [len(each) for each in pictures] == [1, 2]

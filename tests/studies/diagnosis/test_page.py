@@ -23,9 +23,18 @@ from tests.studies.diagnosis.test_verdict import ALONE, FAST, LOST, PRUNED, READ
 
 EXAMPLES = [
     {"question": "The past tense of go <is>", "right": " went", "base": " went", "finetuned": " goed",
-     "base_right": True, "finetuned_right": False},
+     "base_right": True, "finetuned_right": False, "reversed": " went home", "reversed_right": True},
     {"question": "x" * 1000 + " the end", "right": "1", "base": "2", "finetuned": "1", "base_right": False,
-     "finetuned_right": True},
+     "finetuned_right": True, "reversed": "3", "reversed_right": False},
+]  # fmt: skip
+
+
+TOKENS = [
+    {"model": name, "number": number, "right": Share(value, 0, 1), "log_probability": -1, "rows": rows}
+    for name, number, value, rows in (
+        ("base", 1, 0.75, 8), ("fine-tuned", 1, 0.5, 8), ("reference", 1, 0.1, 8), ("base", 2, 0.25, 4),
+        ("fine-tuned", 2, 0.125, 4),
+    )
 ]  # fmt: skip
 
 
@@ -70,11 +79,11 @@ def page_of(folder: Path, evidence: Evidence, result: VerdictResult | None = Non
     described = {
         "base": "B", "finetuned": "F", "reference": "N", "twin": None, "null_steps": 0, "capability": "counting",
         "other": None, "rows": 500, "parameters": 10, "architecture": "Llama", "layers": 6, "seconds": 1.0,
-        "hash": "abc", "other_tokens": None, "notes": [], **facts,
+        "hash": "abc", "other_tokens": None, "notes": [], "right_if": "it is <said>", **facts,
     }  # fmt: skip
     judged = result or judge_capability(evidence)
-    summary = {**judged.summary(), "evidence": plain({**found, "examples": EXAMPLES}), "rule": vars(VerdictRule()),
-               "facts": described}  # fmt: skip
+    evidence_found = plain({**found, "examples": EXAMPLES, "tokens": TOKENS})
+    summary = {**judged.summary(), "evidence": evidence_found, "rule": vars(VerdictRule()), "facts": described}
     write_json(folder / "summary.json", summary)
     write_json(folder / "env.json", {"command": "diagnose", "versions": {}, "packages": {}, "python": "3"})
     return render_diagnosis(folder)
@@ -87,7 +96,7 @@ def text_of(page: str) -> str:
 def test_yes_is_said_of_what_shows_and_no_of_what_does_not(tmp_path: Path) -> None:
     evidence = dataclasses.replace(LOST, **PRUNED, **FAST, read_base=LOST.read)
     page = page_of(tmp_path, evidence)
-    table = Tables(page).tables[1]
+    table = Tables(page).tables[3]
     assert table[0] == ["Is it still there?", "Fine-tuned model", "Control", "Bar", "Shows"]
     assert {line[0]: line[-1] for line in table[1:]} == {
         SIGNS["comes back by pruning"]: "yes", SIGNS["one half of it works in the base"]: "no",
@@ -101,7 +110,7 @@ def test_yes_is_said_of_what_shows_and_no_of_what_does_not(tmp_path: Path) -> No
 def test_numbers_stand_in_the_columns_of_their_models(tmp_path: Path) -> None:
     evidence = dataclasses.replace(LOST, base=Share(0.995, 0.99, 1.0), finetuned=Share(0.123, 0.08, 0.15),
                                    drop=Share(0.872, 0.85, 0.9), chance=0.21)  # fmt: skip
-    table = Tables(page_of(tmp_path, evidence)).tables[0]
+    table = Tables(page_of(tmp_path, evidence)).tables[1]
     assert table == [
         ["Asked", "Base", "Fine-tuned", "Base less fine-tuned", "Naming one answer"],
         ["Right answers to 500 questions", "99.5 %", "12.3 %", "87.2 (85.0 to 90.0) percentage points", "21.0 %"],
@@ -117,7 +126,7 @@ def test_what_is_unchanged_has_no_signs_that_do_not_show(tmp_path: Path) -> None
         page = page_of(tmp_path, dataclasses.replace(LOST, drop=drop))
         assert '<h1 class="holds">Unchanged</h1>' in page
         assert said in text_of(page)
-        assert len(Tables(page).tables) == 2  # accuracies and examples
+        assert len(Tables(page).tables) == 3  # examples, accuracies, and those by token
         assert "Is it still there?" not in page
         assert not {"yes", "no"} & {cell for table in Tables(page).tables for line in table for cell in line}
         assert "--thorough true" in page
@@ -132,18 +141,29 @@ def test_the_headline_says_that_there_was_no_control(tmp_path: Path) -> None:
     assert '<h1 class="fails">Gone</h1>' in page_of(tmp_path, LOST)
 
 
-def test_questions_and_what_both_models_answer_are_shown(tmp_path: Path) -> None:
-    page = Tables(page_of(tmp_path, LOST))
-    assert page.tables[-1][:2] == [["Question", "Right", "Base", "Fine-tuned"],
-                                   ["The past tense of go <is>", " went", " went", " goed"]]  # fmt: skip
-    assert page.classes[-1][1][2:] == ["holds", "fails"]
-    assert page.classes[-1][2][2:] == ["fails", "holds"]
-    long = page.tables[-1][2][0]
+def test_the_page_opens_with_questions_and_what_the_models_answer(tmp_path: Path) -> None:
+    whole = page_of(tmp_path, LOST, notes=["4 of 9 rows <are> left out"])
+    page = Tables(whole)
+    assert page.tables[0][:2] == [["Question", "Right", "Base", "Fine-tuned", "Trained back"],
+                                  ["The past tense of go <is>", " went", " went", " goed", " went home"]]  # fmt: skip
+    assert page.classes[0][1][2:] == ["holds", "fails", "holds"]
+    assert page.classes[0][2][2:] == ["fails", "holds", "fails"]
+    long = page.tables[0][2][0]
     assert long.endswith("the end")
     assert len(long) < 320
+    assert "An answer is right if it is <said>." in text_of(whole)
+    assert "Of the questions: 4 of 9 rows <are> left out." in text_of(whole)
     other = page_of(tmp_path, LOST, other_tokens="a <b> c")
     assert "read the questions as different tokens (first here: a <b> c )" in text_of(other)
     assert "<b> c" not in other
+
+
+def test_answers_are_reported_by_token(tmp_path: Path) -> None:
+    assert Tables(page_of(tmp_path, LOST)).tables[2] == [
+        ["Right at the answer's", "Answers", "Base", "Fine-tuned"],
+        ["token 1", "8", "75.0 %", "50.0 %"],
+        ["token 2", "4", "25.0 %", "12.5 %"],
+    ]
 
 
 def test_nothing_that_does_not_break_is_wide_on_a_phone(tmp_path: Path) -> None:

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.answer_rows import AnswerRows
-from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, CaseConfig
-from ftmech_hf.studies.diagnosis.diagnosis import diagnose, measure_case
+from ftmech_hf.studies.diagnosis.diagnosis import measure_case
 from ftmech_hf.studies.diagnosis.finetuning import answer_rows, revive, self_distil
 from ftmech_hf.studies.diagnosis.methods import METHODS
 from ftmech_hf.studies.diagnosis.methods.behaviour import measure_behaviour, say_answers
 from ftmech_hf.studies.diagnosis.methods.patching import BACK, SITES, measure_patching
 from ftmech_hf.studies.diagnosis.methods.probing import Places, ProbingMethodResult
+from ftmech_hf.studies.diagnosis.result import diagnose
 from ftmech_hf.studies.diagnosis.verdict import judge_capability
 from tests.conftest import make_gpt2
 from tests.studies.diagnosis.cases import measured
@@ -142,18 +142,18 @@ def test_a_data_set_with_answers_of_one_and_of_two_words(tmp_path: Path) -> None
     table.to_parquet(tmp_path / "questions.parquet")
     few = dataclasses.replace(FEW, rows=120, fit_rows=300, patch_rows=60, null_steps=4)
     found = diagnose(
-        tmp_path / "base", tmp_path / "wrapped", tmp_path / "questions.parquet", control=tmp_path / "never",
+        tmp_path / "base", tmp_path / "wrapped", rows=tmp_path / "questions.parquet", control=tmp_path / "never",
         output_dir=tmp_path / "out", thoroughness=few,
     )  # fmt: skip
     assert found.verdict == "behind a wrapper", (found.reason, found.signs)
-    page = found.page.read_text(encoding="utf-8")
+    page = found.html
     assert page.count("Of answers of up to 2 tokens it is the first that is read.") == 2
     assert set(found.table["analysis"]) == {name for name, method in METHODS.items() if method.pictures}
     # what is left out with several tokens is left out
     alone = diagnose(
-        tmp_path / "base", tmp_path / "base", tmp_path / "questions.parquet", only_one_token=True,
+        tmp_path / "base", tmp_path / "base", rows=tmp_path / "questions.parquet", only_one_token=True,
         output_dir=tmp_path / "alone", thoroughness=few,
     )  # fmt: skip
     assert alone.verdict == "unchanged"
-    *_, note = FinishedRun(alone.folder).summary["facts"]["notes"]
+    *_, note = alone.summary["facts"]["notes"]
     assert note.endswith("600 of 1200 rows are left out: their answer is not one token")

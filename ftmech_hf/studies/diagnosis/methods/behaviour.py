@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from ftmech_hf.jobs.answer_scores import given_answers
+from ftmech_hf.jobs.answer_scores import answer_log_probabilities, given_answers
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.report.charts import accuracy_axis, legend_below
 from ftmech_hf.statistics.intervals import Share, paired_difference, share_interval
@@ -23,6 +24,10 @@ from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, Ta
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+MOST_TOKENS = 8
+"""Tokens of an answer that are reported one by one."""
 
 
 def answers_right(model: PreTrainedModel, questions: Behavior) -> NDArray[np.bool_]:
@@ -37,7 +42,10 @@ def share_right(right: NDArray[np.bool_]) -> Share:
 
 
 class Example(NamedTuple):
-    """A question in words, the right answer, what both models answer, and whether that is right."""
+    """A question in words, the right answer, what the models answer, and whether that is right.
+
+    ``reversed`` is the model that was trained back, if there is one; ``place`` is the row's among the test rows.
+    """
 
     question: str
     right: str
@@ -45,6 +53,27 @@ class Example(NamedTuple):
     finetuned: str
     base_right: bool
     finetuned_right: bool
+    place: int
+    reversed: str | None = None
+    reversed_right: bool | None = None
+
+
+class TokenShare(NamedTuple):
+    """How a model gives one token of answers, after the right tokens before it.
+
+    Attributes:
+        model: that is asked.
+        number: of the token in its answer, from 1.
+        right: share of the answers with so many tokens in which it is the most likely one.
+        log_probability: its mean, in nats.
+        rows: how many answers have so many tokens.
+    """
+
+    model: str
+    number: int
+    right: Share
+    log_probability: float
+    rows: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +86,7 @@ class BehaviourMethodResult(MethodResult):
         control: whether the reference is one that has learned other things.
         same_tokens: whether both models read the questions as the same tokens.
         examples: some questions with what is right and what both models answer.
+        tokens: where answers have several tokens, how each of them is given.
     """
 
     right: Mapping[tuple[str, str], NDArray[np.bool_]]
@@ -64,13 +94,24 @@ class BehaviourMethodResult(MethodResult):
     control: bool
     same_tokens: bool
     examples: list[Example]
+    tokens: list[TokenShare] = dataclasses.field(default_factory=list)
 
     def rows(self) -> list[TableRow]:
         """Accuracy of every model on every kind of question, and chance."""
         return [
             *(accuracy_row(name, kind, right) for (name, kind), right in self.right.items()),
             *(row("behaviour", "chance", value, questions=kind, reference=True) for kind, value in self.chance.items()),
-        ]
+            *(
+                row("behaviour", "accuracy by token", *each.right, model=each.model, questions="capability",
+                    x=each.number, reference=is_reference(each.model))
+                for each in self.tokens
+            ),
+            *(
+                row("behaviour", "log-probability by token", each.log_probability, model=each.model,
+                    questions="capability", x=each.number, reference=is_reference(each.model))
+                for each in self.tokens
+            ),
+        ]  # fmt: skip
 
     def evidence(self) -> BehaviourEvidence:
         """Accuracy on the capability's questions."""
@@ -82,8 +123,22 @@ class BehaviourMethodResult(MethodResult):
         )  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
-        """The examples."""
-        return {"examples": [each._asdict() for each in self.examples]}
+        """The examples, and answers by token."""
+        return {
+            "examples": [each._asdict() for each in self.examples],
+            "tokens": [each._asdict() for each in self.tokens],
+        }
+
+    def with_reversed(self, case: Case, model: PreTrainedModel) -> BehaviourMethodResult:
+        """The same with what a model that was trained back answers to the examples."""
+        places, asked = [each.place for each in self.examples], case.asked(FINETUNED, "capability")
+        said = say_answers(model, asked, places)
+        right = asked.score(model, asked.test[places]).tolist()
+        shown = [
+            each._replace(reversed=answer, reversed_right=bool(is_right))
+            for each, answer, is_right in zip(self.examples, said, right, strict=True)
+        ]
+        return dataclasses.replace(self, examples=shown)
 
 
 def accuracy_row(name: str, kind: str, right: NDArray[np.bool_]) -> TableRow:
@@ -103,10 +158,37 @@ def measure_behaviour(case: Case) -> BehaviourMethodResult:
         control=case.control,
         same_tokens=case.own is None,
         examples=show_examples(case, right[BASE, "capability"], right[FINETUNED, "capability"]),
+        tokens=[
+            each for name in case.models for each in by_token(case.models[name], case.asked(name, "capability"), name)
+        ],
     )
 
 
-def show_examples(case: Case, was: NDArray[np.bool_], still: NDArray[np.bool_], number: int = 6) -> list[Example]:
+def by_token(model: PreTrainedModel, questions: Behavior, name: str) -> list[TokenShare]:
+    """How a model gives each token of the answers to the test rows, up to the eighth; nothing where all have one.
+
+    Args:
+        model: that is asked.
+        questions: with their right answers.
+        name: of the model.
+    """
+    rows = questions.test
+    longest = min(int(rows.lengths.max()), MOST_TOKENS)
+    if longest == 1:
+        return []
+    given, likely = given_answers(model, rows), answer_log_probabilities(model, rows)
+    answers, width = rows.answer_ids(), given.shape[1]
+    found = []
+    for number in range(longest):
+        there = [place for place, answer in enumerate(answers) if len(answer) > number]
+        at = [width - len(answers[place]) + number for place in there]
+        right = [int(given[place, column]) == answers[place][number] for place, column in zip(there, at, strict=True)]
+        mean = float(likely[there, at].double().mean())
+        found.append(TokenShare(name, number + 1, share_right(np.array(right)), mean, len(there)))
+    return found
+
+
+def show_examples(case: Case, was: NDArray[np.bool_], still: NDArray[np.bool_], number: int = 5) -> list[Example]:
     """Questions with the right answer and both models': first what was lost, then what was kept, then what else.
 
     Args:
@@ -124,7 +206,7 @@ def show_examples(case: Case, was: NDArray[np.bool_], still: NDArray[np.bool_], 
     kept_tokens = torch.ones_like(prompts, dtype=torch.bool) if shown is None else shown
     return [
         Example(asked.spell(prompt[is_shown].tolist()), asked.spell(answer), base, finetuned, bool(was[place]),
-                bool(still[place]))
+                bool(still[place]), place)
         for place, prompt, is_shown, answer, base, finetuned
         in zip(chosen, prompts, kept_tokens, rows.answer_ids(), *given, strict=True)
     ]  # fmt: skip

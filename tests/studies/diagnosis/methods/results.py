@@ -14,7 +14,7 @@ from ftmech_hf.jobs.pruning_sweep import SweepResult
 from ftmech_hf.statistics.intervals import Share, share_interval
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL
 from ftmech_hf.studies.diagnosis.evidence import Revivals
-from ftmech_hf.studies.diagnosis.methods.behaviour import BehaviourMethodResult, Example
+from ftmech_hf.studies.diagnosis.methods.behaviour import BehaviourMethodResult, Example, TokenShare
 from ftmech_hf.studies.diagnosis.methods.patching import BACK, FORTH, PatchingMethodResult, Way
 from ftmech_hf.studies.diagnosis.methods.probing import EMBEDDINGS, Places, ProbingMethodResult, Reading
 from ftmech_hf.studies.diagnosis.methods.pruning import PruningMethodResult
@@ -33,7 +33,8 @@ def first_right(right: int, number: int = NUMBER) -> NDArray[np.bool_]:
     return np.arange(number) < right
 
 
-EXAMPLE = Example("1+1=", "2", "2", "3", True, False)
+EXAMPLE = Example("1+1=", "2", "2", "3", True, False, 5)
+TOKENS = [TokenShare(FINETUNED, 2, share(11), -0.75, 31), TokenShare(NULL, 1, share(2), -3.5, 40)]
 
 
 def behaviour() -> BehaviourMethodResult:
@@ -42,6 +43,7 @@ def behaviour() -> BehaviourMethodResult:
     return BehaviourMethodResult(
         right={place: first_right(number) for place, number in hits.items()},
         chance={"capability": 0.2, "other": 0.3}, control=True, same_tokens=False, examples=[EXAMPLE],
+        tokens=TOKENS,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from ftmech_hf.studies.diagnosis.evidence import (
 from ftmech_hf.studies.diagnosis.method import MethodResult
 from tests.studies.diagnosis.methods.results import (
     EXAMPLE,
+    TOKENS,
     behaviour,
     first_right,
     patching,
@@ -62,14 +63,21 @@ def test_what_the_models_answer() -> None:
     ] + [
         line("behaviour", "chance", 0.2, questions="capability", reference=True),
         line("behaviour", "chance", 0.3, questions="other", reference=True),
+        line("behaviour", "accuracy by token", share(11), model="fine-tuned", questions="capability", x=2),
+        line("behaviour", "accuracy by token", share(2), model="reference", questions="capability", x=1,
+             reference=True),
+        line("behaviour", "log-probability by token", -0.75, model="fine-tuned", questions="capability", x=2),
+        line("behaviour", "log-probability by token", -3.5, model="reference", questions="capability", x=1,
+             reference=True),
     ])  # fmt: skip
     assert result.evidence() == BehaviourEvidence(
         chance=0.2, base=share(38), finetuned=share(9), null=share(4), control=True, same_tokens=False,
         drop=paired_difference(first_right(38), first_right(9)),
     )  # fmt: skip
-    assert result.summary() == {"examples": [EXAMPLE._asdict()]}
+    assert result.summary() == {"examples": [EXAMPLE._asdict()], "tokens": [each._asdict() for each in TOKENS]}
     assert EXAMPLE._asdict() == {"question": "1+1=", "right": "2", "base": "2", "finetuned": "3", "base_right": True,
-                                 "finetuned_right": False}  # fmt: skip
+                                 "finetuned_right": False, "place": 5, "reversed": None,
+                                 "reversed_right": None}  # fmt: skip
 
 
 def test_what_is_read() -> None:

@@ -1,0 +1,189 @@
+"""A diagnosis as a function: objects and names give the same, nothing is written, nothing of a user's is changed."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pandas as pd
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ftmech_hf.models.loading import load_tokenizer
+from ftmech_hf.studies.diagnosis.case import CaseConfig
+from ftmech_hf.studies.diagnosis.in_memory import plain_model, weights_hash
+from ftmech_hf.studies.diagnosis.result import DiagnosisResult, diagnose
+from ftmech_hf.tasks.text.reading import Table, read_table
+from tests.conftest import make_gpt2
+from tests.studies.planted import make_pair_models, make_pairs, save_models, words
+
+FEW = CaseConfig(
+    rows=80, fit_rows=120, patch_rows=24, reverse_lr=1e-3, reverse_steps=8, most_reverse_steps=8, repeats=2,
+    random_masks=2, null_steps=0, prune_sizes=[0, 2], max_layers=1,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("pair")
+    save_models(root, **make_pair_models())
+    words(make_pairs(number=900), 2).to_parquet(root / "questions.parquet")
+    return root
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    return load_tokenizer(str(folder / "base"))
+
+
+@pytest.fixture(scope="module")
+def in_memory(folder: Path, tokenizer: PreTrainedTokenizerBase) -> DiagnosisResult:
+    models = make_pair_models()
+    rows = words(make_pairs(number=900), 2).to_list()
+    return diagnose(models["base"], models["wrapped"], tokenizer, rows, control=models["never"], thoroughness=FEW)
+
+
+def test_objects_and_names_give_the_same(folder: Path, in_memory: DiagnosisResult, tmp_path: Path) -> None:
+    names = {name: folder / name for name in ("base", "wrapped", "never")}
+    written = diagnose(
+        names["base"], names["wrapped"], rows=folder / "questions.parquet", control=names["never"], thoroughness=FEW,
+        output_dir=tmp_path / "out",
+    )  # fmt: skip
+    assert (in_memory.verdict, in_memory.reason, in_memory.signs) == (written.verdict, written.reason, written.signs)
+    pd.testing.assert_frame_equal(in_memory.table, written.table, check_dtype=False, rtol=1e-5, atol=1e-5)
+    assert in_memory.summary["evidence"]["examples"] == written.summary["evidence"]["examples"]
+    assert (in_memory.folder, in_memory.page) == (None, None)
+    assert written.page == tmp_path / "out" / "report.html"
+    assert written.page.read_text(encoding="utf-8") == written.html
+    for result, said in ((in_memory, "GPT2LMHeadModel in memory"), (written, str(names["wrapped"]))):
+        assert f"<code>{said}</code>" in result.html
+        assert result.html.count("data:image/svg+xml;base64,") == written.html.count("data:image/svg+xml;base64,") > 5
+
+
+def test_what_was_trained_back_answers_too(in_memory: DiagnosisResult) -> None:
+    examples = in_memory.summary["evidence"]["examples"]
+    assert len(examples) == 5
+    assert [each["base_right"] and not each["finetuned_right"] for each in examples[:3]] == [True] * 3
+    for each in examples:
+        for name in ("base", "finetuned", "reversed"):
+            assert each[name].startswith(each["right"].strip()) == each[f"{name}_right"]
+    assert any(each["reversed_right"] for each in examples)
+    tokens = in_memory.summary["evidence"]["tokens"]
+    assert [(each["model"], each["number"]) for each in tokens[:2]] == [("base", 1), ("base", 2)]
+    assert min(each["right"]["value"] for each in tokens[:2]) >= in_memory.summary["evidence"]["base"]["value"]
+
+
+def test_nothing_of_a_users_is_written_or_changed(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    models = {name: copy.deepcopy(model) for name, model in make_pair_models().items()}
+    models["wrapped"].train()
+    models["base"].requires_grad_(False)
+    before = {name: (weights_hash(each), each.training, len(each._forward_pre_hooks)) for name, each in models.items()}
+    rows = words(make_pairs(number=400), 2).to_list()
+    rows[0]["answer"] = rows[0]["answer"].split()[0]  # rows of several lengths, so that they are filled
+    quick = CaseConfig(rows=60, fit_rows=60)
+    found = diagnose(models["base"], models["base"], tokenizer, rows, control=models["wrapped"], thoroughness=quick)
+    assert found.verdict == "unchanged"
+    assert {
+        name: (weights_hash(each), each.training, len(each._forward_pre_hooks)) for name, each in models.items()
+    } == before
+    assert not any(p.requires_grad for p in models["base"].parameters())
+    assert not list(tmp_path.iterdir())
+    assert found.folder is None
+
+
+def test_a_diagnosis_of_objects_is_found_again_only_for_the_same_objects(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    model, rows = make_pair_models()["base"], words(make_pairs(number=400), 2).to_list()
+    settings: dict[str, Any] = {"thoroughness": CaseConfig(rows=60, fit_rows=60), "output_dir": tmp_path / "out"}
+    first = diagnose(model, model, tokenizer, rows, **settings)
+    assert first.page is not None
+    written = first.page.stat().st_mtime_ns
+    again = diagnose(copy.deepcopy(model), model, tokenizer, datasets.Dataset.from_list(rows), **settings)
+    assert (again.verdict, first.page.stat().st_mtime_ns) == (first.verdict, written)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        next(other.parameters())[0, 0] += 1e-3
+    for base, asked in ((other, rows), (model, rows[1:])):
+        with pytest.raises(ValueError, match=r"output_dir: .*out"):
+            diagnose(base, model, tokenizer, asked, **settings)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # which peft reads
+def test_an_adapter_in_memory_is_merged_into_a_copy() -> None:
+    plain = make_gpt2(40)
+    tuned = get_peft_model(copy.deepcopy(plain), LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True))
+    for name, weight in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight)
+    ids = torch.arange(6)[None]
+    expected = tuned(ids).logits
+    merged = plain_model(tuned, "finetuned")
+    torch.testing.assert_close(merged(ids).logits, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(tuned(ids).logits, expected, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="base: an adapter is attached to its layers; expected the model alone"):
+        plain_model(tuned.get_base_model(), "base")
+    with pytest.raises(ValueError, match="base: Linear, expected a model of transformers, its folder or its name"):
+        plain_model(torch.nn.Linear(2, 2), "base")
+
+
+def refused(model: PreTrainedModel, *given: Any, **settings: Any) -> str:
+    with pytest.raises(ValueError, match=r"expected|no column|no rows") as error:
+        diagnose(model, model, *given, **settings)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_what_cannot_be_diagnosed_is_said_in_a_line(tokenizer: PreTrainedTokenizerBase) -> None:
+    model, rows = make_pair_models()["base"], words(make_pairs(number=60), 2).to_list()
+    assert refused(model, None, rows) == (
+        "tokenizer: none, but the base is in memory; expected its tokenizer, or the name of it"
+    )
+    assert "rows: int, expected a list of dicts" in refused(model, tokenizer, 7)
+    assert "rows: columns of different lengths" in refused(model, tokenizer, {"prompt": ["a"], "answer": []})
+    assert "no column 'answer'" in refused(model, tokenizer, [{"prompt": "w1"}] * 9)
+    assert "answer of row 3 of train: 2.5 (float), expected text" in refused(
+        model, tokenizer, [*rows[:3], {"prompt": "w1 ?", "answer": 2.5}, *rows[3:]]
+    )
+    assert refused(model, tokenizer, other_rows=rows).startswith("other_rows: given, but no rows")
+
+
+@pytest.mark.parametrize(
+    "form", ["list", "dict", "pandas", "dataset", "splits", "dataset dict", "parquet", "csv", "jsonl"]
+)
+def test_rows_in_every_form_are_the_same_rows(form: str, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"prompt": f"{n} + 1 =", "answer": str(n + 1)} for n in range(5)]
+    frame, path = pd.DataFrame(rows), tmp_path / f"rows.{form}"
+    given: Any = {
+        "list": rows, "dict": frame.to_dict("list"), "pandas": frame, "dataset": datasets.Dataset.from_list(rows),
+        "splits": {"train": rows}, "dataset dict": datasets.DatasetDict(train=datasets.Dataset.from_list(rows)),
+    }.get(form)  # fmt: skip
+    if form == "parquet":
+        frame.to_parquet(path)
+    elif form == "csv":
+        frame.to_csv(path, index=False)
+    elif form == "jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    splits = read_table(str(path)) if given is None else Table.of(given).splits
+    assert {name: found.to_list() for name, found in splits.items()} == {"train": rows}
+
+
+def test_rows_in_memory_keep_values_of_every_type() -> None:
+    chat = [{"role": "user", "content": "a"}]
+    given = [
+        {"prompt": "a", "answer": 3},
+        {"prompt": chat, "answer": "b", "group": "g"},
+        {"prompt": None, "answer": 0.5},
+    ]
+    table = Table.of(given)
+    assert [row["prompt"] for row in table.splits["train"]] == ["a", chat, None]
+    assert [row["answer"] for row in table.splits["train"]] == [3, "b", 0.5]
+    assert [row["group"] for row in table.splits["train"]] == [None, "g", None]
+    assert table.hash() == Table.of(given, "other").hash() != Table.of(given[:2]).hash()

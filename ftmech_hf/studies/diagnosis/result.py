@@ -87,9 +87,9 @@ def diagnose(
         base: the base model, its folder, or its name on the Hub. A model in memory is left as it was.
         finetuned: what it was fine-tuned into; may be an adapter, in a folder or as a model of peft.
         tokenizer: of the base, or where it is; the one beside the base if not given.
-        rows: questions about the capability, such as columns ``prompt`` and ``answer`` (see
-            :mod:`ftmech_hf.jobs.prompts`): a list of dicts, a dict of lists, a pandas frame, a ``datasets.Dataset``, a
-            dict of splits of these, a file, a folder, or a name on the Hub. Without them the procedural task asks.
+        rows: questions about the capability (see :mod:`ftmech_hf.jobs.prompts`): a list of dicts, a dict of lists, a
+            pandas frame, a ``datasets.Dataset``, a dict of splits of these, a file, a folder, or a name on the Hub.
+            Without them the procedural task asks.
         control: a model of the same shape that never had the capability; else one of random weights.
         other_rows: questions that fine-tuning taught, in any of these forms.
         output_dir: where the page, the table and the summary go; a finished diagnosis there is only opened. Without it
@@ -108,47 +108,56 @@ def diagnose(
 
             from ftmech_hf import diagnose
 
-            found = diagnose(
-                "models/base",  # a model, a folder, or a name on the Hub
-                "models/finetuned",
-                rows="questions.parquet",  # or rows in memory; columns prompt and answer
+            found = diagnose(  # models, their folders, or names on the Hub; rows in memory or in a file
+                "models/base", "models/finetuned", rows="questions.parquet",
                 control="models/other",  # of the same shape, without the ability; else one of random weights
                 output_dir="runs/diagnosis",  # leave it out to write nothing
             )
             print(found.verdict, found.reason, sep=": ")
             print(found.page)
     """
+    models = {"base": base, "finetuned": finetuned, "control": control}
+    if output_dir is not None:
+        settings["output_dir"] = str(output_dir)
+    given, config = _given(models, tokenizer, _tables(rows, other_rows), settings)
+    how = thoroughness or CaseConfig(), shape or PcfgShape()
+    with given.borrowed():
+        if output_dir is None:
+            return _measured(config, *how, given, progress)
+        run = FinishedRun(run_diagnosis(config, *how, given=given, progress=progress).path)
+    return DiagnosisResult.of(run.summary, run.table, run.env, run.path)
+
+
+def _measured(
+    config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape, given: InMemory, progress: Progress | None
+) -> DiagnosisResult:
+    """A diagnosis of which nothing is written."""
+    started = time.monotonic()
+    case = prepare_case(config, case_config, shape, given)
+    found = measure_case(case, progress)
+    summary = summarise(config, case, found, seconds=time.monotonic() - started, run_hash="")
+    return DiagnosisResult.of(summary, pd.DataFrame(found.rows()), environment())
+
+
+def _given(
+    models: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase | str | Path | None,
+    tables: tuple[dict[str, Table], dict[str, str]],
+    settings: dict[str, Any],
+) -> tuple[InMemory, DiagnoseConfig]:
+    """(what is in memory, the settings that name all else)"""
+    in_memory, names = tables
+    settings = {**settings, **names}
     objects: dict[str, PreTrainedModel] = {}
-    named = {
-        "base": base, "finetuned": finetuned, "control": control,
-        **{role: settings.pop(role) for role in ("twin", "reversed") if role in settings},
-    }  # fmt: skip
-    for role, model in named.items():
+    for role in ("base", "finetuned", "control", "twin", "reversed"):
+        model = models.get(role, settings.get(role))
         if isinstance(model, str | Path):
             settings[role] = str(model)
         elif model is not None:
             objects[role] = plain_model(model, role)
             settings[role] = f"{type(objects[role]).__name__} in memory"
-    tables, names = _tables(rows, other_rows)
-    given = InMemory(
-        models=objects, tables=tables,
-        tokenizer=load_tokenizer(str(tokenizer)) if isinstance(tokenizer, str | Path) else tokenizer,
-    )  # fmt: skip
-    settings |= names
-    if output_dir is not None:
-        settings["output_dir"] = str(output_dir)
-    config = DiagnoseConfig(**settings)
-    thoroughness, shape = thoroughness or CaseConfig(), shape or PcfgShape()
-    with given.borrowed():
-        if output_dir is None:
-            started = time.monotonic()
-            case = prepare_case(config, thoroughness, shape, given)
-            measured = measure_case(case, progress)
-            summary = summarise(config, case, measured, seconds=time.monotonic() - started, run_hash="")
-            return DiagnosisResult.of(summary, pd.DataFrame(measured.rows()), environment())
-        run = run_diagnosis(config, thoroughness, shape, given=given, progress=progress)
-    found = FinishedRun(run.path)
-    return DiagnosisResult.of(found.summary, found.table, found.env, run.path)
+    own = load_tokenizer(str(tokenizer)) if isinstance(tokenizer, str | Path) else tokenizer
+    return InMemory(models=objects, tables=in_memory, tokenizer=own), DiagnoseConfig(**settings)
 
 
 def _tables(rows: Any, other_rows: Any) -> tuple[dict[str, Table], dict[str, str]]:

@@ -79,7 +79,8 @@ def page_of(folder: Path, evidence: Evidence, result: VerdictResult | None = Non
     described = {
         "base": "B", "finetuned": "F", "reference": "N", "twin": None, "null_steps": 0, "capability": "counting",
         "other": None, "rows": 500, "parameters": 10, "architecture": "Llama", "layers": 6, "seconds": 1.0,
-        "hash": "abc", "other_tokens": None, "notes": [], "right_if": "it is <said>", **facts,
+        "hash": "abc", "other_tokens": None, "notes": [], "right_if": "it is <said>", "prompt_kind": None,
+        **facts,
     }  # fmt: skip
     judged = result or judge_capability(evidence)
     evidence_found = plain({**found, "examples": EXAMPLES, "tokens": TOKENS})

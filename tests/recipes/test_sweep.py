@@ -52,7 +52,7 @@ def test_a_study_is_a_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     sweep.main(argv)
     out = tmp_path / "out"
     table = pd.read_parquet(out / "table.parquet")
-    assert list(table.columns) == ["finetune.lr", "seed", "stage", "step", "metric", "value"]
+    assert list(table.columns) == ["finetune.lr", "seed", "stage", "step", "metric", "value", "rows", "bound"]
     assert set(table["stage"]) == {"pretrain", "finetune", "prune", "probe", "interpolate", "reverse"}
     assert not table.duplicated(["finetune.lr", "seed", "stage", "step", "metric"]).any()
     summary = pd.read_csv(out / "summary.csv")

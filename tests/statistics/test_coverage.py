@@ -240,3 +240,12 @@ def test_a_share_over_seeds_near_0_is_the_mirror_image_of_one_near_1() -> None:
         low = share_over_seeds([(each, 512) for each in counts])
         high = share_over_seeds([(512 - each, 512) for each in counts])
         assert list(low) == pytest.approx([1 - high.value, 1 - high.high, 1 - high.low], abs=2e-4)
+
+
+def test_a_share_over_seeds_is_never_narrower_than_that_of_its_rows_together() -> None:
+    rng = np.random.default_rng(0)
+    for rows, share in itertools.product((1, 20, 500), (0.0, 0.01, 0.5, 1.0)):
+        counts = [(int(rng.binomial(rows, share)), rows) for _ in range(3)]
+        found, rows_alone = share_over_seeds(counts), share_interval(sum(right for right, _ in counts), 3 * rows)
+        assert found.low <= rows_alone.low <= rows_alone.high <= found.high
+    assert share_over_seeds([(20, 20)] * 3).high == 1

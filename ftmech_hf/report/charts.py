@@ -116,12 +116,21 @@ def floor_line(ax: Axes, floors: Sequence[float | None], of: str, color: Any = "
         of: what the curve is called.
         color: that of the curve.
     """
-    known = [floor for floor in floors if floor is not None]
-    if not known:
-        return
+    if known := [floor for floor in floors if floor is not None]:
+        _explain_floors(ax)
+        ax.axhline(sum(known) / len(known), color=color, label=f"_{FLOOR_LABEL}, {of}", **FLOOR_STYLE)
+
+
+def floor_curve(ax: Axes, x: Sequence[float], floors: pd.Series, of: str, color: Any) -> None:
+    """The same where every point of a curve has a floor of its own; nothing where none is known."""
+    if floors.notna().any():
+        _explain_floors(ax)
+        ax.plot(x, floors, color=color, label=f"_{FLOOR_LABEL}, {of}", **FLOOR_STYLE)
+
+
+def _explain_floors(ax: Axes) -> None:
     if FLOOR_LABEL not in [line.get_label() for line in ax.lines]:
         ax.plot([], [], color="#374151", label=FLOOR_LABEL, **FLOOR_STYLE)
-    ax.axhline(sum(known) / len(known), color=color, label=f"_{FLOOR_LABEL}, {of}", **FLOOR_STYLE)
 
 
 def legend_below(ax: Axes) -> None:

@@ -117,8 +117,9 @@ def compare_with_paper(summary: pd.DataFrame, config: CompareConfig) -> pd.DataF
         config: the names of its axes.
 
     Returns:
-        operator, pretraining, prior, rate, correlation, column, paper, ours, low, high (per cent), and ``agrees``:
-        whether both are in the same third of the scale.
+        operator, pretraining, prior, rate, correlation, column, paper, ours, low, high, floor (per cent), and
+        ``agrees``: whether both are in the same third of the scale. The paper's floors are not known, so that its
+        accuracies and ours are compared, and not the leads over them.
     """
     steps = {config.early_step: "1k", config.last_step: "10k"}
     parts = []
@@ -136,7 +137,10 @@ def compare_with_paper(summary: pd.DataFrame, config: CompareConfig) -> pd.DataF
         ours = ours[ours["column"].notna()].rename(columns={config.prior: "prior", config.rate: "rate", "mean": "ours"})
         ours["correlation"] = ours[config.correlation].astype(float)
         ours[["ours", "low", "high"]] *= 100
-        cells = ours[["prior", "rate", "correlation", "column", "ours", "low", "high"]]
+        if "floor" not in ours:
+            ours["floor"] = float("nan")
+        ours["floor"] *= 100
+        cells = ours[["prior", "rate", "correlation", "column", "ours", "low", "high", "floor"]]
         merged = read_paper_table(operator, pretraining).merge(cells, on=["prior", "rate", "correlation", "column"])
         parts.append(merged.assign(operator=operator, pretraining=pretraining))
     table = pd.concat(parts, ignore_index=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from rich.table import Table
 
 from ftmech_hf.report.console import MAX_ROWS, make_console, print_claims
-from ftmech_hf.studies.sweep.results import SweepResults, last_numbers
+from ftmech_hf.studies.sweep.results import SweepResults, floors_of, last_numbers
 
 
 def print_sweep(results: SweepResults) -> None:
     """The means of all cells after the last step, as far as a screen holds them, and what is missing."""
-    console = make_console()
+    console, floors = make_console(), floors_of(results.summary)
     if results.claims:
         print_claims(results.claims)
     for stage, numbers in last_numbers(results.summary, results.stage_axes).items():
@@ -23,6 +23,8 @@ def print_sweep(results: SweepResults) -> None:
         console.print(shown)
         if len(numbers) > MAX_ROWS:
             console.print(f"... {len(numbers) - MAX_ROWS} more rows in summary.csv")
+        if stage in floors:
+            console.print(f"always one answer: {floors[stage]}", soft_wrap=True, markup=False)
     if results.agreement is not None:
         table = Table(title="Rank correlation with the paper's tables", title_justify="left")
         for column in (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from ftmech_hf.report.charts import new_figure, percent, styled, whole_numbers
+from ftmech_hf.report.charts import FLOOR_LABEL, FLOOR_STYLE, floor_curve, new_figure, percent, styled, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 COUNTED = ("steps_to_revival", "pruned/neurons")
 MAX_LETTERS = 40
 """Of all names below an axis that are written side by side."""
+
+NUMBERS = ("n", "mean", "low", "high", "floor", "lead")
+"""What a summary says of each metric."""
 
 LINES, MARKERS = ("-", "--", ":", "-."), "osD^vP"
 
@@ -128,6 +131,7 @@ def _lines(ax: Axes, rows: pd.DataFrame, config: FigureConfig) -> None:
             x = line["step"] if config.x == "step" else [ticks.index(str(label)) for label in line[config.x]]
             label = ", ".join(str(level) for level in (color, style) if level is not None)
             ax.plot(x, line["mean"], LINES[other % 4], color=f"C{number}", marker=".", label=label)
+            floor_curve(ax, x, line.get("floor", pd.Series(dtype=float)), label, f"C{number}")
             ax.fill_between(x, line["low"], line["high"], color=f"C{number}", alpha=0.15, linewidth=0)
     if config.x == "step" and config.stage == "probe":
         whole_numbers(ax.xaxis)
@@ -158,7 +162,7 @@ def _frontier(rows: pd.DataFrame, config: FigureConfig) -> Figure:
             points = chosen[chosen["stage"] == stage]
             if stage == config.stage:
                 points = points[points["step"] == points["step"].max()]
-            keys = [name for name in rows.columns if name not in ("metric", "n", "mean", "low", "high")]
+            keys = [name for name in rows.columns if name not in ("metric", *NUMBERS)]
             wide = points.pivot_table(index=keys, columns="metric", values=["mean", "low", "high"], sort=False)
             if wide.empty or first not in wide["mean"] or second not in wide["mean"]:
                 continue
@@ -171,6 +175,11 @@ def _frontier(rows: pd.DataFrame, config: FigureConfig) -> Figure:
             if "low" in wide:
                 errors = [(y - wide["low"][second]).clip(lower=0), (wide["high"][second] - y).clip(lower=0)]
                 ax.errorbar(x, y, yerr=errors, fmt="none", ecolor=f"C{number}", alpha=0.4, linewidth=1)
+    for name, draw in ((first, ax.axvline), (second, ax.axhline)):
+        floors = rows.loc[(rows["metric"] == name) & (rows["stage"] == config.stage), "floor"].dropna()
+        if len(floors):
+            label = FLOOR_LABEL if name == first else f"_{FLOOR_LABEL}, {name}"
+            draw(float(floors.mean()), color="#374151", label=label, **FLOOR_STYLE)
     for axis, name in ((ax.xaxis, first), (ax.yaxis, second)):
         percent(axis)
         axis.set_label_text(name)

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
 
-from ftmech_hf.analysis.forgetting import measure_forgetting
 from ftmech_hf.config import ConfigError, config_hash, to_dict, unknown_key
-from ftmech_hf.jobs.training_card import read_revival
 from ftmech_hf.report.claims import Claim, claims_json
 from ftmech_hf.report.page import Section, make_section, render_page
 from ftmech_hf.report.paper_tables import CompareConfig, agreement, compare_with_paper
-from ftmech_hf.report.readings import Reading, Unit, read, table_over_seeds
-from ftmech_hf.runs import FinishedRun, write_json, write_text
+from ftmech_hf.report.readings import Unit, table_over_seeds
+from ftmech_hf.runs import write_json, write_text
 from ftmech_hf.studies.sweep.claims import ExpectConfig, judge_claims
 from ftmech_hf.studies.sweep.figures import FigureConfig, draw_figure
+from ftmech_hf.studies.sweep.numbers import stage_rows
 from ftmech_hf.studies.sweep.plan import Sweep
 
 VALUES = ("stage", "step", "metric")
@@ -44,90 +43,6 @@ class SweepResults(NamedTuple):
     missing: list[str]
     agreement: pd.DataFrame | None
     claims: list[Claim]
-
-
-Numbers = Iterator[tuple[float | None, str, float | Reading]]
-"""(step or nothing, metric, value)"""
-
-
-def _finetuning_numbers(run: FinishedRun) -> Numbers:
-    yield from _training_numbers(run)
-    for name, change in measure_forgetting(run.metrics).change.items():
-        yield None, f"change/{name}", change
-
-
-def _training_numbers(run: FinishedRun) -> Numbers:
-    for line in run.metrics:
-        for key, value in line.items():
-            if key.startswith(("accuracy/", "loss/")):
-                found = Reading(value, rows=line["eval_rows"]) if key.startswith("accuracy/") else value
-                yield line["step"], key.removeprefix("accuracy/"), found
-
-
-def _reverse_numbers(run: FinishedRun) -> Numbers:
-    yield from _training_numbers(run)
-    _, capability, _ = next(_training_numbers(run))
-    if capability.startswith("loss/"):
-        return  # of stories: there is no share of right answers to come back
-    revival = read_revival(run, capability)
-    yield None, "steps_to_revival", Reading(revival.at_least, bound="at least" if revival.steps is None else "")
-    yield None, "revived", Reading(float(revival.steps is not None), rows=1)
-    yield None, "revival_area", revival.area
-
-
-def _pruning_numbers(run: FinishedRun) -> Numbers:
-    summary = run.summary
-    for name, value in summary["accuracy_by_set"].items():
-        yield None, f"pruned/{name}", Reading(value, rows=summary["rows"])
-    yield None, "pruned/random", Reading(summary["random_accuracy"], rows=summary["random_rows"])
-    yield None, "pruned/neurons", summary["best_k"]
-
-
-def _probing_numbers(run: FinishedRun) -> Numbers:
-    for name, found in run.summary.items():
-        for kind in ("accuracy", "majority", "shuffled"):
-            yield None, f"probe/{name}/{kind}", Reading(found[kind], rows=found["num_test"])
-    if {"base", "finetuned"} <= set(run.summary):
-        accuracy = {name: found["accuracy"] for name, found in run.summary.items()}
-        yield None, "change/probe", accuracy["finetuned"] - accuracy["base"]
-    table = run.table
-    table = table[table["label"] == table["label"].iloc[0]]  # of several labels the first is the pretraining operand's
-    for name, rows in table.groupby("model", sort=False):
-        for place, (there, number) in enumerate(zip(rows["accuracy"], rows["num_test"], strict=True)):
-            yield float(place), f"read/{name}", Reading(there, rows=number)
-
-
-def _interpolation_numbers(run: FinishedRun) -> Numbers:
-    table = run.table.set_index("alpha")
-    for name, column in table.items():
-        for alpha, value in column.items():
-            yield float(str(alpha)), str(name), Reading(value, rows=run.config["eval_rows"])
-
-
-READERS: dict[str, Callable[[FinishedRun], Numbers]] = {
-    "finetune": _finetuning_numbers,
-    "reverse": _reverse_numbers,
-    "prune": _pruning_numbers,
-    "probe": _probing_numbers,
-    "interpolate": _interpolation_numbers,
-}
-
-
-def stage_rows(stage: str, run: FinishedRun) -> list[dict[str, Any]]:
-    """The numbers of one run: ``step``, ``metric``, ``value``, and ``rows`` and ``bound`` of its reading.
-
-    Training runs give the accuracies of every evaluation by the names of their test sets, and losses in nats per token
-    with ``loss/`` before them; fine-tuning also their
-    changes from its first step to its last (negative: forgotten), and reversals the steps to revival. Pruning and
-    probing give the numbers of their summaries, and probing the accuracy at every site, where ``step`` is the number of
-    blocks passed; along an interpolation ``step`` is alpha.
-    """
-    numbers = READERS.get(stage, _training_numbers)(run)
-    return [
-        {"step": step, "metric": metric, "value": found.value, "rows": found.rows, "bound": found.bound}
-        for step, metric, value in numbers
-        for found in [read(value)]
-    ]
 
 
 def collect(sweep: Sweep) -> pd.DataFrame:
@@ -160,8 +75,17 @@ def _unit(metric: str) -> Unit:
 
 
 def summarise(table: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
-    """Mean and 95 % interval over seeds of every number; of a single seed, that of its rows."""
-    return table_over_seeds(table, [*axes, *VALUES], lambda rows: _unit(rows["metric"].iloc[0]))
+    """Mean and 95 % interval over seeds of every number; of a single seed, that of its rows.
+
+    Beside them the means of ``floor`` and ``lead``, which are nan where there is none.
+    """
+    keys = [*axes, *VALUES]
+    summary = table_over_seeds(table, keys, lambda rows: _unit(rows["metric"].iloc[0]))
+    known = table.assign(**{name: float("nan") for name in ("floor", "lead") if name not in table})
+    known = known.astype({"floor": float, "lead": float})
+    beside = known.groupby(keys, sort=False, dropna=False)[["floor", "lead"]].mean().reset_index()
+    assert len(beside) == len(summary)
+    return summary.assign(**{name: beside[name].to_numpy() for name in ("floor", "lead")})
 
 
 def _build(kind: type, values: Any, where: str) -> Any:
@@ -223,6 +147,7 @@ def write_results(sweep: Sweep) -> SweepResults:
     page = render_page(
         __package__, title=sweep.title, tables=last_numbers(summary, sweep.stage_axes),
         sections=sections, cells=cells, agreement=agrees, facts=facts, notes=sweep.sections.get("notes"), claims=claims,
+        floors=floors_of(summary),
     )  # fmt: skip
     write_text(output / "report.html", page)
     return SweepResults(sweep.stage_axes, table, summary, missing, agrees, claims)
@@ -251,8 +176,31 @@ def last_numbers(summary: pd.DataFrame, stage_axes: Mapping[str, Sequence[str]])
     return tables
 
 
+def floors_of(summary: pd.DataFrame) -> dict[str, str]:
+    """Stage -> what always giving one answer is right in, in words: the lowest and the highest of every test set."""
+    said = {}
+    known = summary[summary["floor"].notna()]
+    for stage, rows in known.groupby("stage", sort=False):
+        last = rows[rows["step"].isna() | (rows["step"] == rows["step"].max()) | (stage == "interpolate")]
+        ends = last.groupby("metric", sort=False)["floor"].agg(["min", "max"])
+        said[str(stage)] = ", ".join(
+            f"{name} {100 * low:.0f} %" if round(100 * low) == round(100 * high)
+            else f"{name} {100 * low:.0f} to {100 * high:.0f} %"
+            for name, low, high in ends.itertuples()
+        )  # fmt: skip
+    return said
+
+
 def as_text(row: pd.Series) -> str:
-    """A row of the summary as it is printed: mean and interval, in per cent unless it is a loss or counts something."""
+    """A row of the summary as it is printed, in per cent unless it is a loss or counts something.
+
+    The mean, its interval, and its lead over the floor where that is known.
+    """
+    above = row.get("lead")
+    return _mean_and_interval(row) + ("" if above is None or pd.isna(above) else f", lead {100 * above:.0f}")
+
+
+def _mean_and_interval(row: pd.Series) -> str:
     unit = _unit(row["metric"])
     scale, digits = {"steps": (1.0, 0), "neurons": (1.0, 0), "nats": (1.0, 4)}.get(unit, (100.0, 1))
     mean = f"{scale * row['mean']:{'+' if unit == 'points' else ''}.{digits}f}"

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ftmech_hf.report.charts import FLOOR_LABEL
 from ftmech_hf.report.paper_tables import (
     COLUMNS,
     PAPER_TABLES,
@@ -24,7 +25,8 @@ from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.statistics.seeds import share_over_seeds
 from ftmech_hf.studies.sweep.claims import ExpectConfig, judge_claims
 from ftmech_hf.studies.sweep.figures import FigureConfig, draw_figure
-from ftmech_hf.studies.sweep.results import last_numbers, stage_rows, summarise
+from ftmech_hf.studies.sweep.numbers import stage_rows
+from ftmech_hf.studies.sweep.results import floors_of, last_numbers, summarise
 
 
 def make_table() -> pd.DataFrame:
@@ -104,6 +106,7 @@ def test_the_papers_tables_are_as_printed() -> None:
 def test_stages_give_their_numbers(tmp_path: Path) -> None:
     values = {0: 0.5, 4: 0.97, 8: 1.0}
     lines = [{"step": step, "eval_rows": 8, "accuracy/count_a": value} for step, value in values.items()]
+    (tmp_path / "env.json").write_text(json.dumps({"kind": "finetune", "hash": "h"}))  # of an earlier version
     (tmp_path / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     (tmp_path / "config.yaml").write_text("eval_near: 0.96")
     tuned = {(row["step"], row["metric"]): row["value"] for row in stage_rows("finetune", FinishedRun(tmp_path))}
@@ -132,6 +135,47 @@ def test_figures_show_every_line(config: FigureConfig) -> None:
     if config.title == "curves":
         drawn = {tuple(np.round(np.asarray(line.get_ydata(), float), 6)) for line in lines}
         assert (0.3, 0.4) in drawn
+
+
+def test_floors_and_leads_stand_beside_what_they_are_of(tmp_path: Path) -> None:
+    known = (("count_a", 8, 0.5), ("count_a", 40, 0.25), ("count_b", 40, 0.8))
+    floors = [{"name": name, "rows": rows, "floor": floor, "text_free": 0.1} for name, rows, floor in known]
+    (tmp_path / "env.json").write_text(json.dumps({"kind": "finetune", "hash": "h", "floors": floors}))
+    lines = [
+        {"step": 0, "eval_rows": 8, "accuracy/count_a": 0.5, "accuracy/count_b": 0.5, "loss/all": 1.0},
+        {"step": 4, "eval_rows": 40, "accuracy/count_a": 0.7, "accuracy/count_b": 0.9, "loss/all": 0.5},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    rows = stage_rows("finetune", FinishedRun(tmp_path))
+    found = {(row["step"], row["metric"]): (row["floor"], row["lead"]) for row in rows}
+    assert found[0, "count_a"] == (0.5, 0.0)  # on as many rows as were evaluated then
+    assert found[4, "count_a"] == (0.25, pytest.approx(0.6))
+    assert found[4, "count_b"] == (0.8, pytest.approx(0.5))  # higher, and less of a lead
+    for nothing in ((0, "count_b"), (4, "loss/all"), (None, "change/count_a")):
+        assert found[nothing] == (None, None)
+    other = [{**row, "floor": row["floor"] and row["floor"] + 0.1, "lead": row["lead"] and 0.8} for row in rows]
+    table = pd.DataFrame([{**row, "lr": "large", "seed": seed, "stage": "finetune"}
+                          for seed, made in enumerate((rows, other)) for row in made])  # fmt: skip
+    summary = summarise(table, ["lr"]).set_index(["step", "metric"])
+    assert summary.loc[(4, "count_a"), "lead"] == pytest.approx(0.7)
+    assert summary.loc[(4, "count_a"), "floor"] == pytest.approx(0.3)
+    shown = last_numbers(summary.reset_index(), {"finetune": ["lr"]})["finetune"]
+    assert shown["count_a"][0].endswith(", lead 70")
+    assert "lead" not in shown["loss/all"][0]
+    assert floors_of(summary.reset_index()) == {"finetune": "count_a 30 %, count_b 85 %"}
+    two = pd.concat([summary.reset_index(), summary.reset_index().assign(lr="small", floor=0.2)])
+    assert floors_of(two)["finetune"].startswith("count_a 20 to 30 %")
+
+    figure = draw_figure(summary.reset_index(), ["lr"], FigureConfig(title="t", metrics=["count_a"]))
+    (line,) = [line for line in figure.axes[0].lines if str(line.get_label()) == f"_{FLOOR_LABEL}, count_a"]
+    assert np.asarray(line.get_ydata(), float).tolist() == pytest.approx([0.55, 0.3])
+    assert FLOOR_LABEL in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_the_papers_cells_have_our_floors_beside_them() -> None:
+    cells = compare_with_paper(as_measured(lambda row: 0.5).assign(floor=0.2), CompareConfig())
+    assert (cells["floor"] == 20).all()
+    assert compare_with_paper(as_measured(lambda row: 0.5), CompareConfig())["floor"].isna().all()
 
 
 def test_a_figure_of_something_else_is_refused() -> None:

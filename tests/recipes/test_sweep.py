@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -52,7 +53,12 @@ def test_a_study_is_a_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     sweep.main(argv)
     out = tmp_path / "out"
     table = pd.read_parquet(out / "table.parquet")
-    assert list(table.columns) == ["finetune.lr", "seed", "stage", "step", "metric", "value", "rows", "bound"]
+    named = ["rows", "bound", "floor", "lead"]
+    assert list(table.columns) == ["finetune.lr", "seed", "stage", "step", "metric", "value", *named]
+    with_floor = table[table["floor"].notna()]
+    assert {"count_a", "pruned/count_a", "probe/base/accuracy", "read/base"} <= set(with_floor["metric"])
+    assert set(with_floor["stage"]) == set(table["stage"])
+    assert np.allclose(with_floor["lead"], (with_floor["value"] - with_floor["floor"]) / (1 - with_floor["floor"]))
     assert set(table["stage"]) == {"pretrain", "finetune", "prune", "probe", "interpolate", "reverse"}
     assert not table.duplicated(["finetune.lr", "seed", "stage", "step", "metric"]).any()
     summary = pd.read_csv(out / "summary.csv")
@@ -60,6 +66,7 @@ def test_a_study_is_a_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert {"change/count_a", "change/probe", "pruned/count_a", "steps_to_revival"} <= set(summary["metric"])
     page = (out / "report.html").read_text()
     assert "A tiny sweep" in page
+    assert page.count("Always giving the one answer that is right most often") == table["stage"].nunique()
     assert page.count("data:image/svg+xml") == 4
     assert {f"figure-{number}.png" for number in range(4)} <= {path.name for path in out.iterdir()}
     assert "12 runs, 0 of them" in capsys.readouterr().out.replace("22 runs", "12 runs")

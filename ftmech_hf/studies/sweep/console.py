@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 from rich.table import Table
 
 from ftmech_hf.report.console import MAX_ROWS, make_console, print_claims
@@ -26,23 +27,27 @@ def print_sweep(results: SweepResults) -> None:
         if stage in floors:
             console.print(f"always one answer: {floors[stage]}", soft_wrap=True, markup=False)
     if results.agreement is not None:
-        table = Table(title="Rank correlation with the paper's tables", title_justify="left")
-        for column in (
-            "task",
-            "pretrained for",
-            "column",
-            "rank correlation",
-            "same third",
-            "difference",
-        ):
-            table.add_column(column)
-        for _, found in results.agreement.iterrows():
-            agrees = (
-                f"{found['rank_correlation']:.2f}",
-                f"{found['same_third']:.0%}",
-                f"{found['mean_difference']:+.0f}",
-            )
-            table.add_row(found["operator"], found["pretraining"], found["column"], *agrees)
-        console.print(table)
+        _print_agreement(results.agreement)
     if results.missing:
         console.print(f"[red]missing: {len(results.missing)} runs[/], first {results.missing[0]}")
+
+
+def _print_agreement(agreement: pd.DataFrame) -> None:
+    table = Table(title="Rank correlation with the paper's tables", title_justify="left")
+    for column in (
+        "task",
+        "pretrained for",
+        "column",
+        "rank correlation",
+        "same third",
+        "difference",
+    ):
+        table.add_column(column)
+    for _, found in agreement.iterrows():
+        agrees = (
+            f"{found['rank_correlation']:.2f}",
+            f"{found['same_third']:.0%}",
+            f"{found['mean_difference']:+.0f}",
+        )
+        table.add_row(found["operator"], found["pretraining"], found["column"], *agrees)
+    make_console().print(table)

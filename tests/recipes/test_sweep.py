@@ -58,6 +58,8 @@ def test_a_study_is_a_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     with_floor = table[table["floor"].notna()]
     assert {"count_a", "pruned/count_a", "probe/base/accuracy", "read/base"} <= set(with_floor["metric"])
     assert set(with_floor["stage"]) == set(table["stage"])
+    assert with_floor["lead"].isna().tolist() == (with_floor["floor"] == 1).tolist()
+    with_floor = with_floor[with_floor["floor"] < 1]
     assert np.allclose(with_floor["lead"], (with_floor["value"] - with_floor["floor"]) / (1 - with_floor["floor"]))
     assert set(table["stage"]) == {"pretrain", "finetune", "prune", "probe", "interpolate", "reverse"}
     assert not table.duplicated(["finetune.lr", "seed", "stage", "step", "metric"]).any()

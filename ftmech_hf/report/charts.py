@@ -121,7 +121,7 @@ def floor_line(ax: Axes, floors: Sequence[float | None], of: str, color: Any = "
         ax.axhline(sum(known) / len(known), color=color, label=f"_{FLOOR_LABEL}, {of}", **FLOOR_STYLE)
 
 
-def floor_curve(ax: Axes, x: Sequence[float], floors: pd.Series, of: str, color: Any) -> None:
+def floor_curve(ax: Axes, x: Sequence[float] | pd.Series, floors: pd.Series, of: str, color: Any) -> None:
     """The same where every point of a curve has a floor of its own; nothing where none is known."""
     if floors.notna().any():
         _explain_floors(ax)

@@ -22,7 +22,7 @@ from ftmech_hf.tasks.pcfg import for_capability
 from ftmech_hf.tasks.text.identity import dataset_hash
 from ftmech_hf.training.evaluation import answer_accuracy, answer_logits
 from ftmech_hf.training.objectives import answer_only_loss
-from tests.foreign import save_llama, sums, write_rows
+from tests.foreign import save_gpt2, save_llama, sums, write_rows
 
 SIZES = {"seed": 0, "train_rows": 40, "test_rows": 40}
 
@@ -275,3 +275,36 @@ def test_the_side_on_which_a_tokenizer_pads_changes_nothing(tmp_path: Path) -> N
             float(alone[ids.shape[1] - 2 - length + n, ids[0, ids.shape[1] - 1 - length + n]]) for n in range(length)
         ]
         assert measured[-length:].tolist() == pytest.approx(expected, abs=1e-4)
+
+
+CAPITALS = """
+France Paris|Germany Berlin|Argentina Buenos Aires|Bolivia La Paz|Brazil Brasília|Chad N'Djamena|Cuba Havana|Egypt Cairo
+Ethiopia Addis Ababa|Guatemala Guatemala City|Haiti Port-au-Prince|Iceland Reykjavik|India New Delhi|Japan Tokyo
+Kazakhstan Astana|Kuwait Kuwait City|Luxembourg Luxembourg|Malaysia Kuala Lumpur|Mauritius Port Louis|Panama Panama City
+Mongolia Ulaanbaatar|Singapore Singapore|Togo Lomé|Trinidad Port of Spain|Tonga Nuku'alofa|America Washington, D.C.
+Vietnam Hanoi|Yemen Sana'a|Grenada St. George's|Paraguay Asunción|Brunei Bandar Seri Begawan|Benin Porto-Novo
+"""
+
+
+@pytest.mark.parametrize("answer", ["{}", " {}"], ids=["bare", "with its space"])
+def test_capitals_are_asked_whatever_they_are_called(answer: str, tmp_path: Path) -> None:
+    """Names of several tokens, with accents, apostrophes and commas: every one of them is a question."""
+    save_gpt2(tmp_path / "gpt2")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "gpt2")
+    pairs = [each.partition(" ")[::2] for each in CAPITALS.replace("\n", "|").strip("|").split("|")]
+    starts = ("T", "Note that t", "A fact: t", "Here t", "Also, t", "So t")
+    rows = [
+        {"prompt": f"{start}he capital of {country} is", "answer": answer.format(capital), "group": f"{start}{country}"}
+        for country, capital in pairs for start in starts
+    ]  # fmt: skip
+    path = write_rows(tmp_path / "capitals.jsonl", rows)
+    (questions,) = from_datasets(
+        [path], tokenizer, seed=0, train_rows=400, test_rows=400, how=QuestionConfig(skip_unusable=True)
+    )
+    assert not any("left out" in note for note in questions.notes)
+    assert questions.again is not None
+    parts = (questions.again, questions.validation, questions.test)
+    assert sum(map(len, parts)) == len(rows)
+    assert max(int(part.lengths.max()) for part in parts) > 5
+    texts = {str(tokenizer.decode(row[row != questions.pad][:-1])) for part in parts for row in part.token_ids}
+    assert texts == {f"{row['prompt']} {row['answer'].strip()}" for row in rows}

@@ -45,7 +45,7 @@ class CaseConfig:
         default=256, metadata={"help": "where it is not back, it and the control go on for up to so many, until one is"}
     )
     reverse_lr: float = field(default=1e-4, metadata={"help": "learning rate of reverse fine-tuning"})
-    reverse_batch_size: int = field(default=16, metadata={"help": "rows of one of its steps"})
+    reverse_batch_size: int = field(default=32, metadata={"help": "rows of one of its steps"})
     null_steps: int = field(
         default=32, metadata={"help": "steps of a fine-tuning that teaches nothing, at the same rate; 0 for none"}
     )

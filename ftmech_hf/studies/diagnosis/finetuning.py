@@ -19,7 +19,6 @@ from transformers import PreTrainedModel
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.answer_scores import given_answers
 from ftmech_hf.jobs.behavior import Behavior
-from ftmech_hf.statistics.crossing import count_right, look_sizes
 from ftmech_hf.training.optim import build_optimizers
 
 
@@ -44,10 +43,10 @@ class Curve(NamedTuple):
 
 
 def evaluated_steps(steps: int) -> list[int]:
-    """Steps to evaluate after: each one to ten, then up to a fifth more each time, and the last."""
+    """Steps to evaluate after: each one to four, then a third more each time, and the last."""
     found = [0]
     while found[-1] < steps:
-        found.append(min(steps, max(found[-1] + 1, found[-1] * 6 // 5)))
+        found.append(min(steps, max(found[-1] + 1, round(found[-1] * 4 / 3))))
     return found
 
 
@@ -58,8 +57,7 @@ class RevivalSettings(TypedDict):
         lr: of AdamW.
         batch_size: rows of a step.
         threshold: accuracy that ends it.
-        eval_rows: the first test rows, which are evaluated; where they leave in doubt whether the threshold is
-            reached, more are, and those that choose elsewhere (:mod:`ftmech_hf.statistics.crossing`).
+        eval_rows: the first test rows, which are evaluated.
     """
 
     lr: float
@@ -125,16 +123,8 @@ def _curves(
     model: PreTrainedModel, questions: Behavior, *, seed: int, steps: int, **settings: Unpack[RevivalSettings]
 ) -> Iterator[Curve]:
     """The curve after every evaluation; the last one has ``steps``, or ends at the last step."""
-    threshold, when = settings["threshold"], set(evaluated_steps(steps))
-    asked = AnswerRows.concatenate([questions.test, questions.validation])
-    sizes = [*dict.fromkeys(min(size, len(asked)) for size in look_sizes(settings["eval_rows"]))]
-
-    def accuracy(trained: PreTrainedModel) -> float:
-        right, number = count_right(
-            lambda at: float(questions.score(trained, asked[at]).double().sum()), sizes, threshold
-        )
-        return right / number
-
+    threshold = settings["threshold"]
+    test, when = questions.test[: settings["eval_rows"]], set(evaluated_steps(steps))
     points: dict[int, float] = {}
     reached: int | None = None  # where it was reached, and is to be confirmed
     rows_of = functools.partial(questions.training_rows, seed, batch_size=settings["batch_size"])
@@ -142,7 +132,7 @@ def _curves(
         if done > steps and reached is None:
             break
         if done in when or reached is not None:
-            points[done] = accuracy(trained)
+            points[done] = questions.mean_score(trained, test)
             above = points[done] >= threshold
             if above and reached is not None:
                 yield Curve(dict(points), reached, trained)

@@ -225,4 +225,4 @@ def test_a_base_that_is_its_own_control_is_refused_as_one() -> None:
     examined = case("llama", make_wrapped("llama"), make_base("llama"))
     result = judge_capability(Evidence.gather([measure_behaviour(examined).evidence()]))
     assert result.verdict == "undecided"
-    assert "but the control answers 99%" in result.reason
+    assert "the control answers 100%" in result.reason

@@ -7,7 +7,6 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
-from ftmech_hf.statistics.crossing import NEAR_ROWS
 from ftmech_hf.studies.diagnosis.finetuning import evaluated_steps, race, revive
 from ftmech_hf.training.evaluation import answer_accuracy
 from tests.conftest import make_gpt2
@@ -47,16 +46,16 @@ def test_it_gives_up_after_the_last_step_and_needs_none_for_what_is_there(any_mo
 
 
 def test_evaluations_are_dense_at_first_and_end_with_the_last() -> None:
-    assert evaluated_steps(16) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16]
+    assert evaluated_steps(10) == [0, 1, 2, 3, 4, 5, 7, 9, 10]
     assert evaluated_steps(0) == [0]
     assert evaluated_steps(160)[-1] == 160
-    assert 12 <= len([step for step in evaluated_steps(160) if 10 < step <= 100]) <= 15
+    assert len(evaluated_steps(160)) < 25
 
 
 def test_a_model_that_only_touches_the_threshold_is_not_back() -> None:
     """At a rate far too high accuracy jumps about: what is above once and below a step later does not count."""
     model, questions = make_gpt2(40), ask(make_rows(number=900))
-    settings = {"seed": 0, "lr": 0.03, "batch_size": 16, "eval_rows": NEAR_ROWS, "steps": 40}  # always all rows
+    settings = {"seed": 0, "lr": 0.03, "batch_size": 16, "eval_rows": 50, "steps": 40}
     free = revive(model, questions, threshold=2, **settings).points
     touched = next(step for step in range(4) if free[step] > 1.5 * max(free[step + 1], 0.1))
     curve = revive(model, questions, threshold=free[touched], **settings)

@@ -24,8 +24,8 @@ from ftmech_hf.studies.diagnosis.methods.behaviour import BehaviourMethodResult
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-EVAL_ROWS = 32
-"""Test rows of an evaluation of a model that is fine-tuned back, where that is far from the threshold."""
+EVAL_ROWS = 256
+"""Test rows of every evaluation of a model that is fine-tuned back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,5 +128,5 @@ def explain_revival(summary: Summary) -> str:
 
 REVIVAL = Method(
     measure=measure_revival, needs=("behaviour",), title="Training it back", pictures=(draw_revival,),
-    explain=explain_revival, needs_weights=True,
+    explain=explain_revival,
 )  # fmt: skip

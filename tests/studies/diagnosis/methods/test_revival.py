@@ -13,7 +13,7 @@ from tests.studies.planted import make_base
 
 def revived(case: Case) -> tuple[list[TableRow], dict[str, Any]]:
     behaviour = measure_behaviour(case)
-    assert behaviour.evidence().base.value >= 0.98  # it knows it
+    assert behaviour.evidence().base.value == 1
     return found_by(measure_revival(case, behaviour))
 
 

@@ -193,6 +193,14 @@ def test_every_cell_of_table_3_is_its_own(tmp_path: Path) -> None:
             {"step": 400, "accuracy/o_pt_cte0": 0.95 if step else 0.9},
         ]
         write_run(plan.folders[back.run], "reverse_finetune", metrics(*lines))
+    assert tracr.floors_of(plan) == {}  # of runs that an earlier version made
+    for cell in plan.finetunings:
+        path = plan.folders[cell.finetune] / "env.json"
+        floors = [{"name": each, "rows": 8, "floor": 0.2 + 0.1 * cell.seed + place / 100, "text_free": 0.1}
+                  for place, each in enumerate(sets)]  # fmt: skip
+        path.write_text(json.dumps({**json.loads(path.read_text()), "floors": floors}))
+    expected = {each: 25 + place for place, each in enumerate(sets)}
+    assert tracr.floors_of(plan)["counter"] == pytest.approx(expected)
     results = tracr.gather(plan)
     assert len(results.cells) == 2 * 2 * 4
     for row in results.cells.to_dict("records"):

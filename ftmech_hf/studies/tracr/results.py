@@ -99,6 +99,23 @@ def _reversal_rows(plan: TracrPlan) -> list[dict[str, Any]]:
     return rows
 
 
+def floors_of(plan: TracrPlan) -> dict[str, dict[str, float]]:
+    """Program -> column of Table 3 -> how often one answer is right there, in per cent, a mean over seeds.
+
+    All fine-tuned models of a program and seed are evaluated on the same rows. Empty where no run knows its floors.
+    """
+    rows = [
+        {"program": cell.program, "seed": cell.seed, "column": column, "floor": 100 * floor}
+        for cell in plan.finetunings if (made := plan.find(cell.finetune))
+        for column in TRACR_COLUMNS if (floor := made.floor(column)) is not None
+    ]  # fmt: skip
+    if not rows:
+        return {}
+    mean = pd.DataFrame(rows).groupby(["program", "column"])["floor"].mean()
+    return {program: {column: float(mean[program, column]) for column in TRACR_COLUMNS}
+            for program in dict.fromkeys(row["program"] for row in rows)}  # fmt: skip
+
+
 def gather(plan: TracrPlan) -> TracrResults:
     """Read the finished runs.
 
@@ -201,7 +218,7 @@ def write_results(plan: TracrPlan) -> TracrResults:
     page = render_page(
         __package__, results=results,
         sections=_sections(plan, results),
-        facts=facts, columns=TRACR_COLUMNS,
+        facts=facts, columns=TRACR_COLUMNS, floors=floors_of(plan),
     )  # fmt: skip
     write_text(plan.output / "report.html", page)
     return results

@@ -158,6 +158,17 @@ def test_a_sweep_with_a_run_missing_is_reported_with_what_can_be_drawn(tmp_path:
 # Compiled programs
 
 
+def check_floors(plan: TracrPlan, sets: Sequence[str]) -> None:
+    assert tracr.floors_of(plan) == {}  # of runs that an earlier version made
+    for cell in plan.finetunings:
+        path = plan.folders[cell.finetune] / "env.json"
+        floors = [{"name": each, "rows": 8, "floor": 0.2 + 0.1 * cell.seed + place / 100, "text_free": 0.1}
+                  for place, each in enumerate(sets)]  # fmt: skip
+        path.write_text(json.dumps({**json.loads(path.read_text()), "floors": floors}))
+    expected = {each: 25 + place for place, each in enumerate(sets)}
+    assert tracr.floors_of(plan)["counter"] == pytest.approx(expected)
+
+
 def test_every_cell_of_table_3_is_its_own(tmp_path: Path) -> None:
     config = TracrConfig(
         seeds=[0, 1], programs=["counter"], lrs=[1e-2, 1e-4], steps=7, output_dir=str(tmp_path / "out")
@@ -193,14 +204,7 @@ def test_every_cell_of_table_3_is_its_own(tmp_path: Path) -> None:
             {"step": 400, "accuracy/o_pt_cte0": 0.95 if step else 0.9},
         ]
         write_run(plan.folders[back.run], "reverse_finetune", metrics(*lines))
-    assert tracr.floors_of(plan) == {}  # of runs that an earlier version made
-    for cell in plan.finetunings:
-        path = plan.folders[cell.finetune] / "env.json"
-        floors = [{"name": each, "rows": 8, "floor": 0.2 + 0.1 * cell.seed + place / 100, "text_free": 0.1}
-                  for place, each in enumerate(sets)]  # fmt: skip
-        path.write_text(json.dumps({**json.loads(path.read_text()), "floors": floors}))
-    expected = {each: 25 + place for place, each in enumerate(sets)}
-    assert tracr.floors_of(plan)["counter"] == pytest.approx(expected)
+    check_floors(plan, sets)
     results = tracr.gather(plan)
     assert len(results.cells) == 2 * 2 * 4
     for row in results.cells.to_dict("records"):

@@ -104,16 +104,16 @@ def floors_of(plan: TracrPlan) -> dict[str, dict[str, float]]:
 
     All fine-tuned models of a program and seed are evaluated on the same rows. Empty where no run knows its floors.
     """
-    rows = [
-        {"program": cell.program, "seed": cell.seed, "column": column, "floor": 100 * floor}
-        for cell in plan.finetunings if (made := plan.find(cell.finetune))
-        for column in TRACR_COLUMNS if (floor := made.floor(column)) is not None
-    ]  # fmt: skip
-    if not rows:
-        return {}
-    mean = pd.DataFrame(rows).groupby(["program", "column"])["floor"].mean()
-    return {program: {column: float(mean[program, column]) for column in TRACR_COLUMNS}
-            for program in dict.fromkeys(row["program"] for row in rows)}  # fmt: skip
+    found: dict[str, dict[str, list[float]]] = {}
+    for cell in plan.finetunings:
+        if made := plan.find(cell.finetune):
+            for column in TRACR_COLUMNS:
+                if (floor := made.floor(column)) is not None:
+                    found.setdefault(cell.program, {}).setdefault(column, []).append(100 * floor)
+    return {
+        program: {column: sum(each) / len(each) for column, each in columns.items()}
+        for program, columns in found.items()
+    }
 
 
 def gather(plan: TracrPlan) -> TracrResults:

@@ -128,5 +128,5 @@ def explain_revival(summary: Summary) -> str:
 
 REVIVAL = Method(
     measure=measure_revival, needs=("behaviour",), title="Training it back", pictures=(draw_revival,),
-    explain=explain_revival,
+    explain=explain_revival, needs_weights=True,
 )  # fmt: skip

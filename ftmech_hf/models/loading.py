@@ -180,14 +180,19 @@ def model_vocabulary(name: str) -> int:
 
 
 def _text_config(name: str) -> Any:
+    return model_config(name).get_text_config()
+
+
+def model_config(name: str) -> Any:
+    """The config of a model, of an adapter that of what it stands on. No weights are read."""
     if (file := find_gguf(name)) is not None:
         with loading_errors(name), _gguf_at_hand(name):
-            return AutoConfig.from_pretrained(file.parent, gguf_file=file.name).get_text_config()
+            return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
     folder = find_model(name)
     while (folder / ADAPTER).is_file():
         folder = find_model(find_base(folder))
     with loading_errors(name):
-        return AutoConfig.from_pretrained(folder).get_text_config()
+        return AutoConfig.from_pretrained(folder)
 
 
 def check_vocabulary(name: str, vocabulary: Sequence[str]) -> None:

@@ -16,7 +16,8 @@ from ftmech_hf.jobs.job import JobConfig, prepared_job
 from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.jobs.tokenizers import PairQuestions, ask_models, own_tokenizer
-from ftmech_hf.models.loading import config_positions, load_model, model_positions, random_twin
+from ftmech_hf.models.loading import config_positions, load_model, model_config, model_positions, random_twin
+from ftmech_hf.models.memory import parse_bytes
 from ftmech_hf.models.prompt_learning import load_with_prompt, prompt_learning_kind
 from ftmech_hf.models.vocabulary import (
     CommonTokens,
@@ -30,6 +31,7 @@ from ftmech_hf.runs import RunDir
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, OTHER_SEED, Case, CaseConfig
 from ftmech_hf.studies.diagnosis.in_memory import InMemory
 from ftmech_hf.studies.diagnosis.methods.behaviour import measure_behaviour
+from ftmech_hf.studies.diagnosis.needs import check_memory, memory_needs
 from ftmech_hf.tasks import Capability, PcfgShape
 from ftmech_hf.tasks.text.identity import dataset_hash
 from ftmech_hf.tasks.text.reading import Table
@@ -67,6 +69,9 @@ class DiagnoseConfig(JobConfig, QuestionConfig):
         default=None,
         metadata={"manner": True, "help": "name of a GGUF file: models whose folder holds it are read from it"},
     )
+    max_memory: str | None = field(
+        default=None, metadata={"manner": True, "help": "stop before anything is loaded if it needs more, such as 16GB"}
+    )
     dataset: str | None = field(
         default=None,
         metadata={
@@ -88,6 +93,8 @@ class DiagnoseConfig(JobConfig, QuestionConfig):
         QuestionConfig.__post_init__(self)
         if self.other_dataset and not self.dataset:
             raise ValueError(f"other_dataset: {self.other_dataset}, but no dataset with the capability's questions")
+        if self.max_memory is not None:
+            parse_bytes("max_memory", self.max_memory)
         if self.gguf_file and named_models(self) == named_models(dataclasses.replace(self, gguf_file=None)):
             raise ValueError(f"gguf_file: {self.gguf_file} is in no model's folder, expected the name of a file there")
 
@@ -157,6 +164,17 @@ def _ask(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape, give
     return ask_models(names, folders, tokenizer=given.tokenizer, **sizes, positions=positions, how=config)
 
 
+def _check_memory(
+    config: DiagnoseConfig, case_config: CaseConfig, asked: PairQuestions, given: InMemory, prompt_kind: str | None
+) -> None:
+    """Say what is needed before a weight is read, and stop if it is too much."""
+    folders, base = named_models(config, given), given.models.get("base")
+    known = model_config(folders["base"]) if base is None else base.config
+    number = len({*folders, *given.models, "control"})  # a control that is not given is drawn
+    needs = memory_needs(known, case_config, asked.behaviors, number, prompt=prompt_kind is not None)
+    check_memory(needs, config.max_memory)
+
+
 def prepare_case(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape, given: InMemory) -> Case:
     """Read the questions and load the models.
 
@@ -166,6 +184,7 @@ def prepare_case(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgSha
     asked = _ask(config, case_config, shape, given)
     folders = named_models(config, given)
     prompt_kind = prompt_learning_kind(folders["finetuned"]) if "finetuned" in folders else None
+    _check_memory(config, case_config, asked, given, prompt_kind)
     loaded = dict(given.models)
     for name, folder in folders.items():
         load = load_with_prompt if prompt_kind and name == "finetuned" else load_model

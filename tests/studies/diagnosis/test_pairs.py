@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,21 +15,26 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from ftmech_hf.config import Notice
+from ftmech_hf.models.memory import weight_bytes
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.models.vocabulary import find_common_tokens
 from ftmech_hf.runs import FinishedRun
-from ftmech_hf.studies.diagnosis.case import Case, CaseConfig
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, CaseConfig
 from ftmech_hf.studies.diagnosis.diagnosis import MeasuredResult, diagnose
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig, open_case
 from ftmech_hf.studies.diagnosis.methods import METHODS
+from ftmech_hf.studies.diagnosis.methods.behaviour import measure_behaviour
+from ftmech_hf.studies.diagnosis.methods.revival import measure_revival
 from ftmech_hf.studies.diagnosis.methods.weights import explain_weights
+from ftmech_hf.studies.diagnosis.needs import check_memory, memory_needs
 from ftmech_hf.studies.diagnosis.verdict import judge_capability
 from ftmech_hf.tasks import PcfgShape
 from ftmech_hf.tasks.schema import SPECIAL_TOKENS
 from tests.conftest import make_gpt2, make_llama
 from tests.models.test_prompt_learning import save as save_prompt
 from tests.studies.diagnosis.cases import measured
-from tests.studies.planted import VOCABULARY, make_base, make_never, make_rows, make_wrapped, words
+from tests.studies.planted import VOCABULARY, ask, make_base, make_never, make_rows, make_wrapped, words
 
 FEW = CaseConfig(
     rows=100, fit_rows=150, patch_rows=30, null_steps=0, prune_sizes=[0, 1], random_masks=2, reverse_lr=1e-3,
@@ -261,3 +268,52 @@ def test_a_diagnosis_looks_at_answers_and_activations_and_says_so(root: Path, tm
     with pytest.raises(ValueError, match=r"tuned is a PROMPT_TUNING adapter, .* cannot be merged into its base"):
         diagnose(root / "base", root / "base", root / "questions.parquet", control=tmp_path / "tuned",
                  output_dir=tmp_path / "other")  # fmt: skip
+
+
+def test_a_diagnosis_that_does_not_fit_is_refused_before_it_loads(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "base", tmp_path / "base")
+    weights = tmp_path / "base" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])  # to load it would be another fault
+    given = {"base": str(tmp_path / "base"), "max_memory": "20kB"}
+    with pytest.raises(
+        ValueError, match=r"^max_memory: 20kB, expected about [0-9.]+ [kM]B \(4 models [0-9.]+ kB, .*\)"
+    ):
+        make_case(root, root / "wrapped", tmp_path / "out", **given)
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        make_case(root, root / "wrapped", tmp_path / "out", **{**given, "max_memory": "1GB"})
+    with pytest.raises(ValueError, match="max_memory: 'much', expected a size"):
+        make_case(root, root / "wrapped", tmp_path / "out", max_memory="much")
+
+
+def test_what_is_needed_grows_with_what_needs_it() -> None:
+    config, questions = make_base("llama").config, [ask(make_rows(number=900))]
+
+    def total(**changes: Any) -> int:
+        more = {key: changes.pop(key) for key in ("models", "prompt", "dtype") if key in changes}
+        return sum(
+            memory_needs(config, dataclasses.replace(FEW, **changes), questions, **{"models": 3, **more}).values()
+        )
+
+    size = weight_bytes(config)
+    assert total(models=4) - total() == size
+    assert total(null_steps=1) - total() == size
+    assert total(reverse_batch_size=64) > total() > total(dtype=torch.bfloat16) > total(dtype=torch.bfloat16) / 2
+    assert total(prompt=True) < total() - 8 * size  # nothing is trained back, and no model is left of it
+    with pytest.warns(Notice, match=r"needs about 2 GB of memory: one 1.5 GB, other 500 MB"):
+        check_memory({"one": 1_500_000_000, "other": 500_000_000}, "3GB")
+
+
+def test_of_the_models_that_are_trained_back_one_is_kept() -> None:
+    case = Case({BASE: make_base("llama"), FINETUNED: make_wrapped("llama"), NULL: make_never("llama")},
+                ask(make_rows(number=900)), None, FEW, 0)  # fmt: skip
+    behaviour = measure_behaviour(case)
+    gc.collect()
+    before = whole_models()
+    found = measure_revival(case, behaviour)
+    gc.collect()
+    assert whole_models() - before == {id(found.reversed_model)}
+
+
+def whole_models() -> set[int]:
+    alive = [each for each in gc.get_objects() if issubclass(type(each), LlamaForCausalLM)]
+    return {id(each) for each in alive if not next(each.parameters()).is_meta}

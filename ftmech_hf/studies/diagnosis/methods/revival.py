@@ -72,10 +72,12 @@ def measure_revival(case: Case, behaviour: BehaviourMethodResult) -> RevivalMeth
     }  # fmt: skip
 
     def repeated(name: str, steps: int) -> list[Curve]:
-        return [
-            revive(case.models[name], case.capability, seed=case.seed + number, steps=steps, **settings)
-            for number in range(config.repeats)
-        ]
+        curves = []
+        for number in range(config.repeats):
+            curves.append(revive(case.models[name], case.capability, seed=case.seed + number, steps=steps, **settings))
+            if name != FINETUNED or number:
+                curves[-1].model.to("meta")  # only the first is looked at again: the others' weights are let go
+        return curves
 
     curves = repeated(FINETUNED, config.reverse_steps)
     found = _revivals(curves, config.reverse_steps)
@@ -89,6 +91,8 @@ def measure_revival(case: Case, behaviour: BehaviourMethodResult) -> RevivalMeth
             (case.models[FINETUNED], case.models[NULL]), case.capability, steps=config.most_reverse_steps,
             beyond=rule.faster, seed=case.seed + late, **settings,
         )  # fmt: skip
+        for curve in (control, *curves[1:]):
+            curve.model.to("meta")
         null = [control]
         last = [curve.last if number == late else config.reverse_steps for number, curve in enumerate(curves)]
         found = Revivals(tuple(curve.steps for curve in curves), tuple(last))

@@ -1,0 +1,59 @@
+"""How much memory models take, from their config alone: no weight is made for it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+def weight_bytes(config: Any, dtype: torch.dtype = torch.float32) -> int:
+    """Bytes of one copy of a model's weights and buffers; matrices that are tied count once."""
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    held = {id(each): each for each in (*model.parameters(), *model.buffers())}
+    return sum(each.numel() * each.element_size() for each in held.values())
+
+
+def training_bytes(config: Any, rows: int, tokens: int, dtype: torch.dtype = torch.float32) -> int:
+    """Bytes that a step of AdamW takes beside the weights: gradients, two moments of them, and what blocks keep.
+
+    What blocks keep for the backward pass is 17 numbers for every token and dimension and 2.5 for every pair of tokens
+    and head (Korthikanti et al., arXiv 2205.05198, eq. 2, with all of the attention); logits are kept three times.
+    """
+    text = config.get_text_config()
+    wide, heads, layers = text.hidden_size, text.num_attention_heads, text.num_hidden_layers
+    kept = layers * rows * tokens * (17 * wide + 2.5 * heads * tokens) * dtype.itemsize
+    return round(3 * weight_bytes(config, dtype) + kept + 3 * rows * tokens * text.vocab_size * 4)
+
+
+def forward_bytes(config: Any, rows: int, tokens: int, predicted: int = 1, dtype: torch.dtype = torch.float32) -> int:
+    """Bytes that a forward pass without gradients takes beside the weights, with logits of the last tokens alone."""
+    text = config.get_text_config()
+    inside = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    block = rows * tokens * (4 * text.hidden_size + 3 * inside + text.num_attention_heads * tokens) * dtype.itemsize
+    return round(block + 2 * rows * predicted * text.vocab_size * 4)
+
+
+def parse_bytes(name: str, value: str) -> int:
+    """Bytes of a size as people write it: ``16GB``, ``80 GiB``, ``500M``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?I?)B?\s*", value.upper())
+    if found is None or found[2] not in UNITS or float(found[1]) <= 0:
+        raise ValueError(f"{name}: {value!r}, expected a size such as 16GB or 80GiB")
+    return round(float(found[1]) * UNITS[found[2]])
+
+
+def say_bytes(size: float) -> str:
+    """A size in words of three digits."""
+    for unit, number in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
+        if size >= number:
+            return f"{size / number:.3g} {unit}"
+    return f"{size / 1000:.3g} kB"

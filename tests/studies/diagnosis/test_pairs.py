@@ -21,13 +21,15 @@ from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.models.vocabulary import find_common_tokens
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, CaseConfig
-from ftmech_hf.studies.diagnosis.diagnosis import MeasuredResult, diagnose
+from ftmech_hf.studies.diagnosis.diagnosis import MeasuredResult
+from ftmech_hf.studies.diagnosis.in_memory import InMemory
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig, open_case
 from ftmech_hf.studies.diagnosis.methods import METHODS
 from ftmech_hf.studies.diagnosis.methods.behaviour import measure_behaviour
 from ftmech_hf.studies.diagnosis.methods.revival import measure_revival
 from ftmech_hf.studies.diagnosis.methods.weights import explain_weights
 from ftmech_hf.studies.diagnosis.needs import check_memory, memory_needs
+from ftmech_hf.studies.diagnosis.result import diagnose
 from ftmech_hf.studies.diagnosis.verdict import judge_capability
 from ftmech_hf.tasks import PcfgShape
 from ftmech_hf.tasks.schema import SPECIAL_TOKENS
@@ -79,7 +81,7 @@ def make_case(root: Path, finetuned: Path, output: Path, **changes: str) -> Case
         "base": str(root / "base"), "control": str(root / "never"), "dataset": str(root / "questions.parquet"),
         "finetuned": str(finetuned), "output_dir": str(output), **changes,
     }  # fmt: skip
-    with open_case(DiagnoseConfig(**given), FEW, PcfgShape()) as (_, case_of):
+    with open_case(DiagnoseConfig(**given), FEW, PcfgShape(), InMemory()) as (_, case_of):
         return case_of()
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pandas as pd
+import torch
 from transformers import PreTrainedModel
 
 from ftmech_hf.report.charts import accuracy_axis, legend_below, step_axis
@@ -76,7 +77,9 @@ def measure_revival(case: Case, behaviour: BehaviourMethodResult) -> RevivalMeth
         for number in range(config.repeats):
             curves.append(revive(case.models[name], case.capability, seed=case.seed + number, steps=steps, **settings))
             if name != FINETUNED or number:
-                curves[-1].model.to("meta")  # only the first is looked at again: the others' weights are let go
+                torch.nn.Module.to(
+                    curves[-1].model, "meta"
+                )  # only the first is looked at again: the others' weights are let go
         return curves
 
     curves = repeated(FINETUNED, config.reverse_steps)
@@ -92,7 +95,7 @@ def measure_revival(case: Case, behaviour: BehaviourMethodResult) -> RevivalMeth
             beyond=rule.faster, seed=case.seed + late, **settings,
         )  # fmt: skip
         for curve in (control, *curves[1:]):
-            curve.model.to("meta")
+            torch.nn.Module.to(curve.model, "meta")
         null = [control]
         last = [curve.last if number == late else config.reverse_steps for number, curve in enumerate(curves)]
         found = Revivals(tuple(curve.steps for curve in curves), tuple(last))

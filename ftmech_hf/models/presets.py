@@ -26,12 +26,12 @@ class Preset(NamedTuple):
 
 
 PRESETS: dict[str, Preset] = {
-    "nano": Preset(n_layer=3, n_head=4, n_embd=128, n_positions=64),
+    "nano": Preset(n_layer=3, n_head=4, n_embd=96, n_positions=64),
     "micro": Preset(n_layer=4, n_head=4, n_embd=160, n_positions=128),
     # Jain et al., App. C.2: six blocks, six heads, width 192, about 3 M parameters.
     "paper": Preset(n_layer=6, n_head=6, n_embd=192, n_positions=320),
     # The nano scale as a Llama: rotary positions, RMSNorm, a gated MLP, no biases.
-    "nano-llama": Preset(n_layer=3, n_head=4, n_embd=128, n_positions=64, architecture="llama"),
+    "nano-llama": Preset(n_layer=3, n_head=4, n_embd=96, n_positions=64, architecture="llama"),
     # For stories: the paper's (App. F) is a Llama of 91 M parameters, embeddings tied; the others are small ones.
     # Llamas too: in the runs tried, they learned from fewer tokens to copy what the story said before.
     "nano-stories": Preset(n_layer=4, n_head=4, n_embd=128, n_positions=256, architecture="llama"),

@@ -42,12 +42,12 @@ def check_untouched(task: PcfgConfig) -> None:
     """Make sure that the truth about a task's rows is known.
 
     Raises:
-        ValueError: the task plants correlations, changes labels or mixes rows, for which no closed form is known.
+        ValueError: the task edits texts, plants correlations, changes labels or mixes rows, for which no closed form is known.
     """
-    if task.correlation is not None or task.label_rule != "right" or task.mix_share:
+    if task.spread_counts or task.correlation is not None or task.label_rule != "right" or task.mix_share:
         raise ValueError(
-            "truth: known for untouched rows only; expected correlation: none, label_rule: right and mix_share: 0, "
-            f"got {task.correlation}, {task.label_rule} and {task.mix_share}"
+            "truth: known for untouched rows only; expected spread_counts: false, correlation: none, label_rule: right "
+            f"and mix_share: 0, got {task.spread_counts}, {task.correlation}, {task.label_rule} and {task.mix_share}"
         )
 
 
@@ -62,7 +62,7 @@ def row_truth(task: PcfgConfig, token_ids: NDArray[np.integer]) -> RowTruth:
         token_ids: whole rows (B, T).
 
     Raises:
-        ValueError: the task plants correlations, changes labels or mixes rows, for which no closed form is known.
+        ValueError: the task edits texts, plants correlations, changes labels or mixes rows, for which no closed form is known.
     """
     check_untouched(task)
     token_ids = np.asarray(token_ids)

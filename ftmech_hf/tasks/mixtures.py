@@ -24,6 +24,9 @@ OPERAND_PRIORS: dict[str, tuple[float, float, float]] = {
 MAX_DRAWS_PER_ROW = 500
 """A planted correlation is refused when one text in this many is too few for it."""
 
+STRATIFIED_DRAWS = 50
+"""Of K labels that are to occur equally often, each makes up one text in this many times K, or is left out."""
+
 Texts = NDArray[np.int8]
 
 
@@ -109,41 +112,93 @@ def plant_correlation(
     return texts
 
 
-def common_labels(label: NDArray[np.integer], correlated: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The label distribution to use both with and without a correlation, estimated from a sample of texts.
+def stratified_labels(
+    label: NDArray[np.integer], correlated: NDArray[np.bool_], *, at_least: int, asked: str
+) -> NDArray[np.int64]:
+    """The labels that texts are to have equally often, both with and without a correlation, from a sample of texts.
 
-    Proportional to the smaller of the two conditional distributions, over labels that make up at least one text in
-    :data:`MAX_DRAWS_PER_ROW` / 5 in either condition, so that drawing them by rejection stays possible.
+    As many as can be drawn by rejection: of K labels each must make up one text in :data:`STRATIFIED_DRAWS` * K, in
+    either condition, for a row to cost that many draws where one condition is wanted alone.
+
+    Args:
+        label: of a sample of texts (B,); negative where there is none.
+        correlated: whether the correlation holds in each, bool (B,).
+        at_least: with fewer labels than this, a constant answer is right too often.
+        asked: what is asked, for the error.
 
     Returns:
-        probabilities indexed by label, (largest label + 1,); empty if the conditions share no label.
+        the labels, ascending, (K,).
+
+    Raises:
+        ValueError: there are fewer than ``at_least``; it says which there are and how often each occurs.
     """
     known = label >= 0
     size = int(label.max(initial=0)) + 1
     counts = np.stack([np.bincount(label[known & (correlated == kind)], minlength=size) for kind in (False, True)])
-    possible = (counts * MAX_DRAWS_PER_ROW >= 5 * len(label)).all(axis=0)
-    shares = np.where(possible, counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), 0.0).min(axis=0)
-    return shares / shares.sum() if shares.sum() > 0 else np.empty(0)
+    rarer = counts.min(axis=0)
+    order = np.argsort(-rarer, kind="stable")
+    enough = rarer[order] * STRATIFIED_DRAWS * np.arange(1, size + 1) >= len(label)
+    chosen = np.sort(order[: int(np.flatnonzero(enough).max(initial=-1)) + 1])
+    if len(chosen) < at_least:
+        shown = ", ".join(f"{each} in {rarer[each] / len(label):.2%}" for each in np.sort(order[rarer[order] > 0]))
+        raise ValueError(
+            f"min_labels: {at_least}, but only {len(chosen)} labels of {asked} occur often enough both with and without "
+            f"the correlation (of all texts, in the rarer condition: {shown or 'none'}); expected a larger count_window, "
+            "spread_counts: true, correlation_method: insert or fewer min_labels"
+        )
+    return chosen
 
 
-def insert_operands(rng: np.random.Generator, texts: Texts, operand: int, window: int) -> Texts:
-    """Insert a random number of operands at random places among the last symbols, dropping as many from the start.
+def spread_counts(
+    rng: np.random.Generator, texts: Texts, operands: tuple[int, int], num_symbols: int, window: int, offset: int | None
+) -> Texts:
+    """Edit texts until the counts of two operands are spread: each uniform from 0 to half of the window.
 
-    The paper plants its correlation by "adding" operands (Fig. 16) without giving the algorithm. Here each text gets a
-    uniform number, 0 to ``window // 2``, of insertions at uniform places among its last ``window`` symbols. Its length
-    stays, it leaves the grammar, and its labels spread over many more values than those of natural texts.
+    The paper plants its correlation by "adding" operands and spreads its labels over many values (Jain et al.,
+    arXiv 2311.12786, Fig. 16) without giving the algorithm. Here both counts are drawn first; then as few of the last
+    ``window`` symbols as possible are replaced, at random places, until the counts are those. The length stays, and the
+    text leaves the grammar.
+
+    Args:
+        rng: of counts and places.
+        texts: terminal ids (B, T).
+        operands: ids of the two symbols.
+        num_symbols: of the grammar; where there are only two, the second operand fills what the first leaves.
+        window: of last symbols that are counted.
+        offset: where given, half of the texts get second count = first count + offset, wherever that is possible,
+            so that texts with the correlation need not be searched for.
 
     Returns:
-        edited texts, same shape as ``texts`` (B, T).
+        edited texts, same shape as ``texts``.
     """
-    num_texts, length = texts.shape
-    most = window // 2
-    number = rng.integers(0, most + 1, (num_texts, 1))
-    # A sort key between two symbols' places puts an inserted operand between them; the surplus of inserted operands
-    # gets key -1 and, with the first symbols of the text, falls off the front.
-    places = rng.uniform(length - window, length, (num_texts, most))
-    keys = np.where(np.arange(most) < number, places, -1.0)
-    all_keys = np.concatenate([np.broadcast_to(np.arange(length, dtype=float), texts.shape), keys], axis=1)
-    all_symbols = np.concatenate([texts, np.full((num_texts, most), operand, np.int8)], axis=1)
-    order = np.argsort(all_keys, axis=1, kind="stable")
-    return np.take_along_axis(all_symbols, order, axis=1)[:, -length:]
+    num_texts, most = len(texts), window // 2
+    counts = rng.integers(0, most + 1, (num_texts, 2))
+    if offset is not None:
+        tied = rng.random(num_texts) < 0.5
+        first = rng.integers(max(0, -offset), max(0, most - max(0, offset)) + 1, num_texts)
+        counts = np.where(tied[:, None], np.clip(np.stack([first, first + offset], 1), 0, most), counts)
+    if num_symbols == 2:
+        counts[:, 1] = window - counts[:, 0]
+    last = texts[:, -window:]
+    key = rng.random(last.shape)
+    free, missing = np.ones(last.shape, bool), []
+    for operand, count in zip(operands, counts.T, strict=True):
+        is_operand = last == operand
+        free &= ~(is_operand & (_rank(key, is_operand) < count[:, None]))
+        missing.append(np.maximum(count - is_operand.sum(1), 0)[:, None])
+    # What is free is replaced in one random order: first by what the first operand lacks, then by the second's.
+    place = _rank(key, free)
+    others = np.array([symbol for symbol in range(num_symbols) if symbol not in operands] or operands[1:], texts.dtype)
+    fill = others[rng.integers(0, len(others), last.shape)]
+    edited = np.where(free & np.isin(last, operands), fill, last)
+    edited = np.where(free & (place < missing[0]), operands[0], edited)
+    edited = np.where(free & (place >= missing[0]) & (place < missing[0] + missing[1]), operands[1], edited)
+    return np.concatenate([texts[:, : texts.shape[1] - window], edited], axis=1).astype(texts.dtype)
+
+
+def _rank(key: NDArray[np.float64], among: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Of every True place its number among a row's True places, in the order of ``key``; (B, T)."""
+    order = np.argsort(np.where(among, key, 2.0), axis=1)
+    rank = np.empty(key.shape, np.int64)
+    np.put_along_axis(rank, order, np.broadcast_to(np.arange(key.shape[1]), key.shape), axis=1)
+    return rank

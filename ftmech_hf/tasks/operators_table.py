@@ -53,12 +53,23 @@ class PcfgShape:
     base_operand: str = field(default="a", metadata={"help": "operand learned in pretraining, O_PT"})
     correlated_operand: str = field(default="b", metadata={"help": "operand of fine-tuning, O_FT"})
     correlation_offset: int = field(default=1, metadata={"help": "the offset q of a planted correlation"})
-    correlation_method: Literal["select", "insert"] = field(
-        default="select", metadata={"help": "keep natural texts that fit, or insert operands as the paper does"}
+    spread_counts: bool = field(
+        default=True,
+        metadata={
+            "help": "edit every text until its counts of the base and the correlated operand are each uniform from 0 to "
+            "half of count_window; else texts are the grammar's, whose counts take few values"
+        },
     )
-    match_labels: bool = field(
-        default=False,
-        metadata={"help": "give texts with and without the correlation the same distribution of labels"},
+    correlation_method: Literal["select", "insert"] = field(
+        default="select",
+        metadata={"help": "plant a correlation by keeping texts that fit, or in texts edited as spread_counts does"},
+    )
+    min_labels: int = field(
+        default=8,
+        metadata={
+            "help": "planted texts have each of their labels equally often, with the correlation and without; refuse "
+            "fewer labels than this"
+        },
     )
 
     def __post_init__(self) -> None:
@@ -70,11 +81,12 @@ class PcfgShape:
             "index_occurrence",
             "index_pair_occurrence",
             "token_at_position",
+            "min_labels",
         ):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name}: {value}, expected at least 1")
-            if value > self.text_length:
+            if value > self.text_length and name != "min_labels":
                 raise ValueError(f"{name}: {value} is longer than text_length: {self.text_length}")
         for name in ("base_operand", "correlated_operand"):
             if getattr(self, name) not in self.symbols:

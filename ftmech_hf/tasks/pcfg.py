@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 
 from ftmech_hf.tasks.mixtures import (
     check_distribution,
-    common_labels,
-    insert_operands,
     parse_prior,
     plant_correlation,
+    spread_counts,
+    stratified_labels,
 )
 from ftmech_hf.tasks.operators_table import JAILBREAK_OPERATORS, OPERATORS, PcfgShape
 from ftmech_hf.tasks.schema import BLOCK, Capability, Rows, Task, encode_rows
 
 CALIBRATION_TEXTS = 65_536
-"""Texts from which the label distribution of matched conditions is estimated."""
+"""Texts that tell which labels occur often enough with and without a correlation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +158,8 @@ class PcfgConfig(PcfgShape, Task):
             ValueError: the planted correlation (almost) never occurs; or ancestors of planted text are requested,
                 which has none.
         """
-        if ancestors and (self.correlation is not None or self.mix_share):
-            raise ValueError("ancestors: known for untouched text only, without correlation and mix_share")
+        if ancestors and (self.spread_counts or self.correlation is not None or self.mix_share):
+            raise ValueError("ancestors: known for the grammar's texts only, without spread_counts, correlation, mix_share")
         operator = rng.choice(len(self.operators), BLOCK, p=self.operator_prior or None)
         operand = rng.choice(len(self.symbols), BLOCK, p=parse_prior(self.operand_prior, len(self.symbols)))
         text, above = self._sample_text(rng, ancestors)
@@ -183,40 +183,46 @@ class PcfgConfig(PcfgShape, Task):
         self, rng: np.random.Generator, ancestors: bool
     ) -> tuple[NDArray[np.int8], NDArray[np.int16] | None]:
         if self.correlation is None:
+            if self.spread_counts:
+                return self._draw_spread(rng, BLOCK, None), None
             return self._grammar.sample_windows(rng, BLOCK, self.text_length, ancestors=ancestors)
-        wanted = (rng.random(BLOCK) < self.correlation).astype(np.int64)
-        if self.match_labels:
-            wanted += 2 * rng.choice(len(self._matched_labels), BLOCK, p=self._matched_labels)
+        correlated = rng.random(BLOCK) < self.correlation
+        wanted = correlated + 2 * rng.choice(self._labels, BLOCK)
         draw = functools.partial(self._draw_candidates, rng)
         return plant_correlation(wanted, draw, self._cell_of, self._describe_cell), None
 
-    def _draw_candidates(self, rng: np.random.Generator, number: int) -> NDArray[np.int8]:
+    def _draw_spread(self, rng: np.random.Generator, number: int, offset: int | None) -> NDArray[np.int8]:
         texts, _ = self._grammar.sample_windows(rng, number, self.text_length)
-        if self.correlation_method == "insert":
-            texts = insert_operands(rng, texts, self.symbols.index(self.correlated_operand), self.count_window)
-        return texts
+        base, other = (self.symbols.index(operand) for operand in (self.base_operand, self.correlated_operand))
+        return spread_counts(rng, texts, (base, other), len(self.symbols), self.count_window, offset)
+
+    def _draw_candidates(self, rng: np.random.Generator, number: int) -> NDArray[np.int8]:
+        if self.spread_counts or self.correlation_method == "insert":
+            counted = OPERATORS[self.operators[0]].function == "count"
+            return self._draw_spread(rng, number, self.correlation_offset if counted else None)
+        return self._grammar.sample_windows(rng, number, self.text_length)[0]
 
     def _cell_of(self, texts: NDArray[np.int8]) -> NDArray[np.int64]:
-        """Correlated or not, and if labels are matched, twice the correlated operand's label."""
-        cell = self.is_correlated(self.operators[0], texts).astype(np.int64)
-        return cell + 2 * self._base_and_other(self.operators[0], texts)[1] if self.match_labels else cell
+        """Twice the correlated operand's label, and one more where the correlation holds."""
+        correlated = self.is_correlated(self.operators[0], texts)
+        return 2 * self._base_and_other(self.operators[0], texts)[1] + correlated
 
     def _describe_cell(self, cell: int) -> str:
         kind = f"{'' if cell % 2 else 'un'}correlated with offset {self.correlation_offset}"
-        return f"{kind} and have label {cell // 2}" if self.match_labels else kind
+        return f"{kind} and have label {cell // 2}"
 
     @functools.cached_property
-    def _matched_labels(self) -> NDArray[np.float64]:
-        """The label distribution of both conditions: a function of the settings, estimated with a fixed seed."""
+    def _labels(self) -> NDArray[np.int64]:
+        """The labels of planted texts, all equally often: a function of the settings, found with a fixed seed."""
         texts = self._draw_candidates(np.random.Generator(np.random.Philox(0)), CALIBRATION_TEXTS)
-        label = self._base_and_other(self.operators[0], texts)[1]
-        shares = common_labels(label, self.is_correlated(self.operators[0], texts))
-        if not len(shares):
-            raise ValueError(
-                f"match_labels: no label of {self.operators[0]} {self.correlated_operand} occurs both with and without "
-                f"correlation_offset: {self.correlation_offset}"
-            )
-        return shares
+        operator = self.operators[0]
+        return stratified_labels(
+            self._base_and_other(operator, texts)[1],
+            self.is_correlated(operator, texts),
+            at_least=self.min_labels,
+            asked=f"{operator} {self.operand_word(operator, self.correlated_operand)}, "
+            f"correlation_offset: {self.correlation_offset},",
+        )
 
     def _ask(
         self,

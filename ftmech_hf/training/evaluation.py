@@ -44,7 +44,7 @@ def answer_accuracy(model: nn.Module, token_ids: Tensor, *, batch_size: int = 25
 def mean_loss(model: nn.Module, objective: Objective, batches: Iterable[Batch]) -> float:
     """The loss (nats) of an objective that needs no reference, a mean over all that it counts in all batches."""
     device = next(model.parameters()).device
-    total, counted = 0.0, 0
+    total, counted = 0.0, 0.0
     for batch in batches:
         number = objective.weight(batch)
         total += float(loss_on(model, objective, batch.to(device))) * number

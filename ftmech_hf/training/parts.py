@@ -39,7 +39,7 @@ class Parts:
             for part, weight, of in zip(parts, weights, of_features, strict=True)
         ]
 
-    def _weights(self, parts: Sequence[Batch], count: Callable[[Batch], int]) -> list[float]:
+    def _weights(self, parts: Sequence[Batch], count: Callable[[Batch], float]) -> list[float]:
         """The weights of the parts' means, so that every token of a step counts alike in whichever part it is.
 
         Gradients are averaged over processes, so the weights of all of them together sum to their number.

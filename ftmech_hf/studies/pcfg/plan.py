@@ -25,6 +25,7 @@ from ftmech_hf.report.pcfg_settings import pcfg_rows
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.pcfg.claims import REVIVAL_THRESHOLD
 from ftmech_hf.tasks import PcfgConfig, PcfgShape
+from ftmech_hf.training.objectives import NextToken
 from ftmech_hf.training.settings import Precision, TrainConfig
 
 EVALS_PER_DECADE = 12
@@ -36,13 +37,20 @@ class ReproduceConfig(StudyConfig):
     """The size of a reproduction. The defaults are the nano scale's."""
 
     preset: str = field(default="nano", metadata={"help": "size of the models"})
-    low_steps: int = field(default=700, metadata={"help": "pretraining steps of the low-prior and control models"})
-    high_steps: int = field(default=1000, metadata={"help": "pretraining steps of the high-prior model"})
+    low_steps: int = field(default=450, metadata={"help": "pretraining steps of the low-prior and control models"})
+    high_steps: int = field(default=900, metadata={"help": "pretraining steps of the high-prior model"})
+    lr: float = field(default=2e-3, metadata={"help": "peak rate of pretraining, of AdamW"})
+    muon_lr: float = field(default=0.03, metadata={"help": "peak rate of pretraining, of Muon"})
+    answer_weight: float = field(
+        default=16.0, metadata={"help": "of an answer in pretraining, beside 1 for every other token of its row"}
+    )
     finetune_steps: int = field(default=300, metadata={"help": "fine-tuning steps"})
-    finetune_lr: float = field(default=1e-5, metadata={"help": "the small rate: 1/100 of pretraining's"})
+    finetune_lr: float = field(default=3e-5, metadata={"help": "peak rate of fine-tuning"})
     reverse_steps: int = field(default=600, metadata={"help": "reverse fine-tuning steps"})
-    reverse_lr: float = field(default=1e-5, metadata={"help": "constant rate of reverse fine-tuning"})
-    batch_size: int = field(default=64, metadata={"help": "rows of a step"})
+    reverse_lr: float = field(
+        default=1e-5, metadata={"help": "constant rate of reverse fine-tuning, below fine-tuning's as in the paper"}
+    )
+    batch_size: int = field(default=32, metadata={"help": "rows of a step"})
     eval_rows: int = field(default=64, metadata={"help": "rows per test set along the curves"})
     final_eval_rows: int = field(default=512, metadata={"help": "rows per test set at the end of a run"})
     prune_eval_rows: int = field(default=512, metadata={"help": "rows per test set under each pruning mask"})
@@ -143,9 +151,10 @@ class ReproducePlan(StudyPlan):
 
     def _pretrain(self, seed: int, name: str, prior: str, steps: int) -> None:
         task = PcfgConfig(**to_dict(self.shape), operand_prior=[prior])
-        train = self._train_config(seed, steps=steps, num_evals=6)
-        place = PretrainConfig(preset=self.config.preset)
-        self._add_run(seed, name, "pretrain", pretrain, place, {"task": task, "train": train}, {}, steps)
+        c = self.config
+        train = self._train_config(seed, steps=steps, num_evals=6, lr=c.lr, muon_lr=c.muon_lr)
+        settings = {"task": task, "train": train, "objective": NextToken(answer_weight=c.answer_weight)}
+        self._add_run(seed, name, "pretrain", pretrain, PretrainConfig(preset=c.preset), settings, {}, steps)
 
     def _finetune(self, seed: int, name: str, base: str, operand: str, correlation: float | None) -> None:
         """Fine-tune on the answers about b with a correlation, or reverse: on a, on untouched text."""

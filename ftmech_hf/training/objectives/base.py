@@ -150,7 +150,7 @@ class Objective(ABC):
         """
 
     @abstractmethod
-    def weight(self, batch: Batch) -> int:
+    def weight(self, batch: Batch) -> float:
         """How many things the mean of :meth:`loss` is over: the weight of a batch among other batches of a step."""
 
     def num_shown(self, batch: Batch) -> int:

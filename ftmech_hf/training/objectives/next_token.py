@@ -2,30 +2,69 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from ftmech_hf.training.objectives.base import Batch, Objective, Shown, cross_entropy, loss_on, show_rows, targets_of
+from ftmech_hf.training.objectives.base import (
+    IGNORED,
+    Batch,
+    Objective,
+    Shown,
+    cross_entropy,
+    loss_on,
+    show_rows,
+    targets_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NextToken(Objective):
-    """Mean cross-entropy of every token of a row given the ones before it."""
+    """Mean cross-entropy of every token of a row given the ones before it.
+
+    In a row of the procedural tasks one token in forty is an answer. With a larger ``answer_weight`` a model still
+    learns to predict all of a row, and learns to answer in fewer steps; the papers weigh all tokens alike.
+    """
+
+    answer_weight: float = field(
+        default=1.0, metadata={"help": "of next_token: how much a token of an answer weighs beside any other token"}
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.answer_weight < math.inf:
+            raise ValueError(f"answer_weight: {self.answer_weight}, expected a number above 0")
 
     def shown(self, batch: Batch) -> Shown:
         """All of a row but its last token."""
         return show_rows(batch)
 
     def loss(self, logits: Tensor, batch: Batch, reference: Tensor | None = None) -> Tensor:
-        """The mean over all rows and tokens."""
-        return cross_entropy(logits, targets_of(batch, batch.real))
+        """The mean over all rows and tokens, by their weights."""
+        targets = targets_of(batch, batch.real)
+        if self.answer_weight == 1:
+            return cross_entropy(logits, targets)
+        each = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
+        weights = (targets != IGNORED) * torch.where(_answered(batch), self.answer_weight, 1.0)
+        return (each.view_as(targets) * weights).sum() / weights.sum()
 
-    def weight(self, batch: Batch) -> int:
-        """The tokens that are predicted."""
-        if batch.real is None:
-            return len(batch) * (batch.token_ids.shape[1] - 1)
-        return int(batch.real[:, 1:].sum())
+    def weight(self, batch: Batch) -> float:
+        """The tokens that are predicted, by their weights."""
+        number = batch.token_ids[:, 1:].numel() if batch.real is None else int(batch.real[:, 1:].sum())
+        if self.answer_weight == 1:
+            return number
+        return number + (self.answer_weight - 1) * int(_answered(batch).sum())
+
+
+def _answered(batch: Batch) -> Tensor:
+    """Which predicted tokens are an answer's, bool (B, T - 1)."""
+    if batch.answers is not None:
+        return batch.answers[:, 1:]
+    answered = torch.zeros_like(batch.token_ids[:, 1:], dtype=torch.bool)
+    answered[:, -2] = True
+    return answered
 
 
 def next_token_loss(model: nn.Module, token_ids: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def task() -> PcfgConfig:
-    return PcfgConfig(text_length=12, count_window=8, index_occurrence=2, token_at_position=6)
+    return PcfgConfig(text_length=12, count_window=8, index_occurrence=2, token_at_position=6, min_labels=4)
 
 
 def make_gpt2(vocab_size: int, *, seed: int = 0, dropout: float = 0.0, attn: str = "eager") -> GPT2LMHeadModel:

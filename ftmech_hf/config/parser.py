@@ -44,6 +44,8 @@ SCALES: dict[str, dict[str, Any]] = {
         "index_occurrence": 6,
         "index_pair_occurrence": 6,
         "token_at_position": 40,
+        "spread_counts": False,  # pretraining on the grammar's own texts, fine-tuning on edited ones, as in the paper
+        "correlation_method": "insert",
         "preset": "paper",
         "vocab_size": 8192,
         "row_tokens": 1024,

@@ -186,8 +186,9 @@ def spread_counts(
         is_operand = last == operand
         free &= ~(is_operand & (_rank(key, is_operand) < count[:, None]))
         missing.append(np.maximum(count - is_operand.sum(1), 0)[:, None])
-    # What is free is replaced in one random order: first by what the first operand lacks, then by the second's.
-    place = _rank(key, free)
+    # What is free is replaced in a random order, first by what the first operand lacks, then by the second's; operands
+    # that are too many go before other symbols, which so stay wherever they can.
+    place = _rank(np.where(np.isin(last, operands), key, 1 + key), free)
     others = np.array([symbol for symbol in range(num_symbols) if symbol not in operands] or operands[1:], texts.dtype)
     fill = others[rng.integers(0, len(others), last.shape)]
     edited = np.where(free & np.isin(last, operands), fill, last)
@@ -198,7 +199,7 @@ def spread_counts(
 
 def _rank(key: NDArray[np.float64], among: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Of every True place its number among a row's True places, in the order of ``key``; (B, T)."""
-    order = np.argsort(np.where(among, key, 2.0), axis=1)
+    order = np.argsort(np.where(among, key, np.inf), axis=1)
     rank = np.empty(key.shape, np.int64)
     np.put_along_axis(rank, order, np.broadcast_to(np.arange(key.shape[1]), key.shape), axis=1)
     return rank

@@ -59,7 +59,7 @@ def test_a_training_knows_its_floors_on_as_many_rows_as_it_evaluated(
 
 def test_floors_are_those_of_the_labels_that_were_trained(base: RunDir, tmp_path: Path, task: PcfgConfig) -> None:
     asked = PcfgConfig(
-        text_length=12, count_window=8, index_occurrence=2, token_at_position=6, operators=["count"],
+        text_length=12, count_window=8, index_occurrence=2, token_at_position=6, min_labels=4, operators=["count"],
         operand_prior=["b"], correlation=1.0,
     )  # fmt: skip
     place = FinetuneConfig(model=str(base.path), output_dir=str(tmp_path / "tuned"))

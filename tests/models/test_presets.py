@@ -20,7 +20,7 @@ from ftmech_hf.models.presets import (
 
 @pytest.mark.parametrize(
     ("preset", "parameters"),
-    [("nano", 615_552), ("micro", 1_293_760), ("paper", 2_833_152), ("nano-llama", 606_080)],
+    [("nano", 351_072), ("micro", 1_293_760), ("paper", 2_833_152), ("nano-llama", 341_664)],
 )
 def test_parameter_counts(preset: str, parameters: int) -> None:
     vocabulary = {"micro": 112, "paper": 266}.get(preset, 48)
@@ -51,7 +51,7 @@ def test_unknown_presets_and_stock_architecture() -> None:
 def test_a_preset_can_be_changed_and_nonsense_is_refused() -> None:
     assert find_preset("nano", n_layer=2, n_head=None) == PRESETS["nano"]._replace(n_layer=2)
     assert build_model(find_preset("nano", n_embd=64, n_layer=1), 48, seed=0).num_parameters() < 100_000
-    with pytest.raises(ValueError, match="n_head: 5 heads do not divide n_embd: 128"):
+    with pytest.raises(ValueError, match="n_head: 5 heads do not divide n_embd: 96"):
         find_preset("nano", n_head=5)
     with pytest.raises(ValueError, match="n_layer: 0, expected at least 1"):
         find_preset("nano", n_layer=0)
@@ -61,7 +61,7 @@ def test_the_llama_is_a_stock_one_that_the_task_fits_in() -> None:
     model = build_model(find_preset("nano-llama"), 48, seed=0)
     assert type(model).__name__ == "LlamaForCausalLM"
     config = model.config
-    assert (config.num_hidden_layers, config.hidden_size, config.intermediate_size) == (3, 128, 344)
+    assert (config.num_hidden_layers, config.hidden_size, config.intermediate_size) == (3, 96, 256)
     assert (config.max_position_embeddings, config.tie_word_embeddings, config.pad_token_id) == (64, False, 0)
     assert model(torch.arange(40)[None]).logits.shape == (1, 40, 48)
     with pytest.raises(ValueError, match=r"dropout: 0\.1, but a Llama has none"):

@@ -12,6 +12,7 @@ from ftmech_hf.tasks.exact_distribution import row_truth
 TINY = PcfgConfig(
     root="g", text_length=5, count_window=4, index_occurrence=1, index_pair_occurrence=1, token_at_position=2,
     operators=["count", "token_at", "count_j1"], operator_prior=[0.6, 0.3, 0.1],
+    spread_counts=False,
 )  # fmt: skip
 
 
@@ -41,9 +42,9 @@ def test_no_prediction_has_a_lower_loss() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"operators": ["count"], "correlation": 0.5}, {"label_rule": "random"}, {"mix_share": 0.1}],
+    [{"operators": ["count"], "correlation": 0.5, "min_labels": 1}, {"label_rule": "random"}, {"mix_share": 0.1}, {"spread_counts": True}],
 )
 def test_no_truth_is_claimed_where_none_is_known(change: dict[str, Any]) -> None:
-    config = dataclasses.replace(PcfgConfig(), **change)
+    config = dataclasses.replace(PcfgConfig(spread_counts=False), **change)
     with pytest.raises(ValueError, match="truth: known for untouched rows only"):
         row_truth(config, RowStream(config, seed=0, split="test").rows(0, 2).token_ids)

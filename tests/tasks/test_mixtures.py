@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from ftmech_hf.tasks.mixtures import (
     OPERAND_PRIORS,
-    common_labels,
-    insert_operands,
     parse_prior,
     plant_correlation,
+    spread_counts,
+    stratified_labels,
 )
 
 
@@ -55,45 +56,95 @@ def test_of_several_impossible_cells_the_one_with_most_rows_is_named() -> None:
 def test_texts_keep_the_small_type_in_which_symbols_are_held() -> None:
     texts = plant_correlation(np.zeros(3, int), lambda n: np.zeros((n, 2), np.int8), lambda t: np.zeros(len(t), int))
     assert texts.dtype == np.int8
-    assert insert_operands(np.random.default_rng(0), np.zeros((3, 8), np.int8), 1, 4).dtype == np.int8
+    assert spread_counts(np.random.default_rng(0), np.zeros((3, 8), np.int8), (0, 1), 3, 4, None).dtype == np.int8
 
 
-def test_a_label_is_common_where_one_text_in_a_hundred_has_it_on_both_sides() -> None:
-    """Rejection draws at most 500 texts a row, so that a cell must hold one in a hundred."""
-    for rare, kept in ((10, True), (9, False)):
-        label = np.concatenate(
-            [np.zeros(500 - rare, int), np.ones(rare, int), np.zeros(500 - rare, int), np.ones(rare, int)]
-        )
-        shares = common_labels(label, np.arange(1000) >= 500)
-        assert (len(np.flatnonzero(shares)) == 2) is kept
-    assert len(shares) == 2, "one entry for every label up to the largest"
+def labels_of(**occurs: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Texts by label: how many without the correlation and how many with it."""
+    label = np.concatenate([np.repeat(int(name[1:]), sum(both)) for name, both in occurs.items()])
+    correlated = np.concatenate([np.arange(sum(both)) >= both[0] for both in occurs.values()])
+    return label, correlated
 
 
-def test_common_labels_are_those_of_both_conditions() -> None:
-    label = np.repeat([0, 1, 2, 3, -1], 1000)
-    correlated = np.concatenate(
-        [np.zeros(1000, bool), np.arange(1000) < 500, np.arange(1000) < 250, np.ones(2000, bool)]
-    )
-    shares = common_labels(label, correlated)
-    assert np.flatnonzero(shares).tolist() == [1, 2]  # 0 and 3 occur on one side only, -1 is no label
-    given_no, given_yes = np.array([500, 750]) / 2250, np.array([500, 250]) / 1750
-    expected = np.minimum(given_no, given_yes)
-    np.testing.assert_allclose(shares[1:3], expected / expected.sum())
-    assert not len(common_labels(np.array([0, 1]), np.array([True, False])))
+def test_labels_are_those_that_occur_often_enough_on_both_sides() -> None:
+    """Of K labels each is one text in 50 K; a label on one side only is none, and no answer (-1) is no label."""
+    label, correlated = labels_of(_0=(4000, 0), _1=(1000, 1000), _2=(500, 200), _3=(0, 2000), _4=(1295, 5))
+    label, correlated = np.concatenate([label, np.full(500, -1)]), np.concatenate([correlated, np.arange(500) < 250])
+    assert stratified_labels(label, correlated, at_least=2, asked="count b").tolist() == [1, 2]
+    with pytest.raises(ValueError, match=r"min_labels: 3, but only 2 labels of count b occur .*: 1 in 9.52%, 2 in 1.90%, 4 in 0.05%\)"):
+        stratified_labels(label, correlated, at_least=3, asked="count b")
 
 
-def test_insertion_adds_operands_near_the_end_and_keeps_the_rest_in_order() -> None:
-    rng = np.random.default_rng(0)
-    texts = np.tile(np.arange(3, 23, dtype=np.int8), (500, 1))  # all symbols different, the operand not among them
-    edited = insert_operands(rng, texts, operand=1, window=10)
-    inserted = (edited == 1).sum(1)
-    assert edited.shape == texts.shape
-    assert set(inserted.tolist()) == set(range(6))
-    for row, number in zip(edited, inserted, strict=True):
-        assert row[row != 1].tolist() == texts[0][number:].tolist()
-        assert (row[: 20 - 10 - number] != 1).all()
+@pytest.mark.parametrize(("rare", "kept"), [(10, 2), (9, 1)])
+def test_the_rarest_of_two_labels_is_one_text_in_a_hundred(rare: int, kept: int) -> None:
+    label, correlated = labels_of(_0=(500 - rare, 500 - rare), _7=(rare, rare))
+    assert len(stratified_labels(label, correlated, at_least=1, asked="")) == kept
 
 
-def test_no_insertion_changes_nothing() -> None:
-    texts = np.random.default_rng(0).integers(0, 3, (200, 20)).astype(np.int8)
-    assert (insert_operands(np.random.default_rng(1), texts, operand=1, window=1) == texts).all()
+def test_the_more_labels_the_rarer_each_may_be() -> None:
+    """Ten labels of which each is one text in 500 cost as many draws as one that is one in 50."""
+    both = {f"_{number}": (2, 2) for number in range(10)}
+    label, correlated = labels_of(**both, _10=(480, 480))
+    assert len(stratified_labels(label, correlated, at_least=1, asked="")) == 11
+    label, correlated = labels_of(**{name: (1, 1) for name in both}, _10=(490, 490))
+    assert stratified_labels(label, correlated, at_least=1, asked="").tolist() == [10]
+
+
+def test_no_label_on_both_sides_is_said() -> None:
+    with pytest.raises(ValueError, match=r"only 0 labels .* \(of all texts, in the rarer condition: none\)"):
+        stratified_labels(np.array([0, 1]), np.array([True, False]), at_least=1, asked="count b")
+
+
+def spread(num_symbols: int = 3, offset: int | None = None, window: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    texts = np.random.default_rng(0).integers(0, num_symbols, (20_000, 14)).astype(np.int8)
+    return texts, spread_counts(np.random.default_rng(1), texts, (0, 1), num_symbols, window, offset)
+
+
+def counts_of(texts: np.ndarray, window: int = 10) -> np.ndarray:
+    return np.stack([(texts[:, -window:] == operand).sum(1) for operand in (0, 1)], axis=1)
+
+
+def test_counts_are_uniform_and_independent_up_to_half_of_the_window() -> None:
+    found = counts_of(spread()[1])
+    table = np.zeros((6, 6))
+    np.add.at(table, tuple(found.T), 1)
+    assert stats.chisquare(table.ravel()).pvalue > 1e-4
+    assert stats.chisquare(np.bincount(counts_of(spread()[0])[:, 0], minlength=11)[:6]).pvalue < 1e-10  # it can fail
+
+
+@pytest.mark.parametrize("offset", [1, -2, 0])
+def test_with_an_offset_half_of_the_texts_have_it_and_first_counts_stay_uniform(offset: int) -> None:
+    found = counts_of(spread(offset=offset)[1])
+    has = found[:, 1] - found[:, 0] == offset
+    by_chance = (6 - abs(offset)) / 36
+    assert stats.binomtest(int(has.sum()), len(has), 0.5 + 0.5 * by_chance).pvalue > 1e-4
+    possible = np.bincount(found[has, 0], minlength=6)[max(0, -offset) : 6 - max(0, offset)]
+    assert stats.chisquare(possible).pvalue > 1e-4
+    assert possible.sum() == has.sum()
+
+
+def test_editing_replaces_as_few_symbols_as_the_counts_need_and_none_before_the_window() -> None:
+    texts, edited = spread()
+    assert (edited[:, :4] == texts[:, :4]).all()
+    change = counts_of(edited) - counts_of(texts)
+    change = np.concatenate([change, -change.sum(1, keepdims=True)], axis=1)  # the third symbol takes what is left
+    assert ((edited != texts).sum(1) == np.maximum(change, 0).sum(1)).all()
+
+
+def test_places_of_edits_are_spread_over_the_window() -> None:
+    texts, edited = spread()
+    by_place = (edited != texts)[:, -10:].sum(0)
+    assert stats.chisquare(by_place).pvalue > 1e-4
+
+
+def test_of_two_symbols_the_second_fills_what_the_first_leaves() -> None:
+    _, edited = spread(num_symbols=2)
+    found = counts_of(edited)
+    assert (found.sum(1) == 10).all()
+    assert stats.chisquare(np.bincount(found[:, 0], minlength=6)).pvalue > 1e-4
+
+
+def test_other_symbols_of_a_large_alphabet_stay_where_nothing_is_needed() -> None:
+    texts = np.full((500, 8), 4, np.int8)
+    edited = spread_counts(np.random.default_rng(0), texts, (1, 2), 5, 8, None)
+    assert set(np.unique(edited)) == {1, 2, 4}

@@ -18,7 +18,7 @@ from ftmech_hf.tasks.schema import BLOCK, TEXT
 
 PAPER = {
     "root": "s", "text_length": 250, "count_window": 40, "index_occurrence": 6, "index_pair_occurrence": 6,
-    "token_at_position": 40,
+    "token_at_position": 40, "spread_counts": False, "correlation_method": "insert",
 }  # fmt: skip
 FIVE = ["count", "count_pair", "index", "index_pair", "token_at"]
 
@@ -148,13 +148,19 @@ def test_pretraining_rows_are_mixed_in(share: float) -> None:
         assert {words[1] for words in rows if words[2] == "a"} == {"count", "index"}
 
 
+METHODS = [("select", False), ("insert", False), ("select", True)]
+"""How a correlation is planted, and whether all texts are edited."""
+
+
 @pytest.mark.parametrize("operator", ["count", "count_pair", "index", "index_pair", "count_nj"])
-@pytest.mark.parametrize("method", ["select", "insert"])
+@pytest.mark.parametrize(("method", "spread"), METHODS)
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.8, 1.0])
-def test_the_correlation_holds_exactly_where_it_should(operator: str, method: str, share: float) -> None:
+def test_the_correlation_holds_exactly_where_it_should(operator: str, method: Any, spread: bool, share: float) -> None:
     # the last pairs of a and of b cannot be one place apart
     offset = 2 if operator == "index_pair" else 1
-    shape = PcfgConfig(correlation_method=method, index_pair_occurrence=1, correlation_offset=offset)  # type: ignore[arg-type]
+    shape = PcfgConfig(
+        correlation_method=method, spread_counts=spread, index_pair_occurrence=1, correlation_offset=offset, min_labels=1
+    )
     config = for_capability(shape, Capability(operator, shape.operand_word(operator, "b")), share)
     rows = RowStream(config, seed=0, split="finetune").rows(0, 2000)
     text = config.texts(rows.token_ids)
@@ -171,13 +177,13 @@ def correlated_by_hand(words: list[str], offset: int) -> bool:
 
 
 @pytest.mark.parametrize("operator", ["count", "count_pair", "index", "index_pair"])
-@pytest.mark.parametrize("method", ["select", "insert"])
-def test_test_sets_are_what_their_names_say(operator: str, method: str) -> None:
-    """Counted again: ``cte1`` has the correlation in every row, ``cte0`` in none, natural text in some."""
+@pytest.mark.parametrize(("method", "spread"), METHODS)
+def test_test_sets_are_what_their_names_say(operator: str, method: Any, spread: bool) -> None:
+    """Counted again: ``cte1`` has the correlation in every row, ``cte0`` in none, other text in some."""
     offset = 2 if operator == "index_pair" else 1
     config = PcfgConfig(
         operators=[operator], operand_prior=["b"], correlation=0.8, correlation_offset=offset, index_pair_occurrence=1,
-        correlation_method=method,  # type: ignore[arg-type]
+        correlation_method=method, spread_counts=spread, min_labels=1,
     )  # fmt: skip
     pair = 2 if operator.endswith("pair") else 1
     base, other = f"{operator}_{'a' * pair}", f"{operator}_{'b' * pair}"
@@ -205,6 +211,7 @@ def test_selection_stays_in_the_grammar_and_insertion_leaves_it() -> None:
         config = PcfgConfig(
             root="g", text_length=6, count_window=6, index_occurrence=1, index_pair_occurrence=1, token_at_position=1,
             operators=["count"], correlation=0.5, correlation_method=method,  # type: ignore[arg-type]
+            spread_counts=False, min_labels=1,
         )  # fmt: skip
         texts = config.texts(RowStream(config, seed=0, split="finetune").rows(0, 500).token_ids)
         kept[method] = np.mean([tuple(row) in language for row in texts.tolist()])
@@ -212,37 +219,47 @@ def test_selection_stays_in_the_grammar_and_insertion_leaves_it() -> None:
     assert kept["insert"] < 0.8
 
 
-@pytest.mark.parametrize("method", ["select", "insert"])
 @pytest.mark.parametrize("operator", ["count", "index"])
-def test_matched_labels_have_one_distribution_in_both_conditions(method: str, operator: str) -> None:
-    shape = PcfgConfig(correlation_method=method, match_labels=True)  # type: ignore[arg-type]
-    label, plain = {}, {}
-    for matched, into in ((True, label), (False, plain)):
-        for share in (0.0, 1.0):
-            config = for_capability(dataclasses.replace(shape, match_labels=matched), Capability(operator, "b"), share)
-            into[share] = RowStream(config, seed=0, split="finetune").rows(0, 4000).label
-
-    def differ(labels: dict[float, np.ndarray]) -> float:
-        table = np.stack([np.bincount(each + 1, minlength=40) for each in labels.values()])
-        return float(stats.chi2_contingency(table[:, table.sum(axis=0) >= 10]).pvalue)
-
-    assert differ(label) > 1e-4
-    assert differ(plain) < 1e-6  # the check can fail: unmatched conditions differ
+@pytest.mark.parametrize("spread", [True, False])
+def test_planted_labels_are_equally_often_in_both_conditions(operator: str, spread: bool) -> None:
+    """And so no constant answer is right in more than about one row in eight, whatever the correlation."""
+    shape = PcfgConfig(correlation_method="insert", spread_counts=spread)
+    tables = []
+    for share in (0.0, 1.0):
+        config = for_capability(shape, Capability(operator, "b"), share)
+        label = RowStream(config, seed=0, split="finetune").rows(0, 4000).label
+        tables.append(np.bincount(label, minlength=33))
+        assert stats.chisquare(tables[-1][tables[-1] > 0]).pvalue > 1e-4
+    assert (np.flatnonzero(tables[0]) == np.flatnonzero(tables[1])).all()
+    assert len(np.flatnonzero(tables[0])) >= 8
 
 
-def test_insertion_spreads_the_labels() -> None:
-    spread = {}
-    for method in ("select", "insert"):
-        shape = PcfgConfig(correlation_method=method)  # type: ignore[arg-type]
-        config = for_capability(shape, Capability("count", "b"), 0.0)
-        spread[method] = RowStream(config, seed=0, split="finetune").rows(0, 2000).label.std()
-    assert spread["insert"] > 1.5 * spread["select"]
+def test_counts_of_the_base_operand_are_uniform_with_the_correlation_and_nearly_so_without() -> None:
+    """Of 1 to 8 b's, 0 to 7 a's with the offset 1; without, any number of a's but that one."""
+    found = {}
+    for share in (0.0, 1.0):
+        config = for_capability(PcfgConfig(), Capability("count", "b"), share)
+        rows = RowStream(config, seed=0, split="finetune").rows(0, 9000)
+        found[share] = np.bincount(config.answers("count", config.texts(rows.token_ids), 0), minlength=9)
+    assert stats.chisquare(found[1.0][:8]).pvalue > 1e-4
+    assert found[1.0][8] == 0
+    # with y b's, each of the eight other numbers of a's; none has y - 1 where that is a number of a's
+    expected = np.full(9, 9000 / 8 / 8) * np.array([7, 7, 7, 7, 7, 7, 7, 7, 8])
+    assert stats.chisquare(found[0.0], expected).pvalue > 1e-4
+
+
+def test_labels_that_cannot_be_had_are_refused_with_the_numbers() -> None:
+    natural = PcfgConfig(spread_counts=False, operators=["count"], correlation=1.0)
+    message = r"min_labels: 8, but only 2 labels of count b, correlation_offset: 1, .*: 5 in [\d.]+%, 6 in [\d.]+%, "
+    with pytest.raises(ValueError, match=message):
+        RowStream(natural, seed=0, split="finetune").rows(0, 1)
 
 
 IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
     ({"correlation_offset": 17}, "correlation_offset: 17 is out of reach, answers of count differ by 16 at most"),
-    ({"correlation_offset": 14}, "correlation: 1024 of 1024 rows should be correlated with offset 14"),
-    ({"correlation_offset": 9, "match_labels": True}, "match_labels: no label of count b occurs both with and without"),
+    ({"correlation_offset": 14}, "min_labels: 8, but only 0 labels of count b, correlation_offset: 14, occur often"),
+    ({"correlation_offset": 2}, "min_labels: 8, but only 7 labels of count b, correlation_offset: 2, occur often"),
+    ({"min_labels": 0}, "min_labels: 0, expected at least 1"),
     ({"correlation": 1.5}, "correlation: 1.5, expected a probability"),
     ({"operators": ["token_at"]}, "correlation: 1.0 needs operators: one of count, count_pair, index, "),
     ({"operators": ["count_j1"]}, "needs operators: one of count, "),
@@ -283,9 +300,7 @@ def test_the_largest_offset_is_still_within_reach(operator: str, offset: int) ->
 
 def test_a_cell_that_is_not_found_is_called_by_what_it_is() -> None:
     task = PcfgConfig(operators=["count"], correlation=0.5, correlation_offset=3)
-    assert [task._describe_cell(cell) for cell in (0, 1)] == ["uncorrelated with offset 3", "correlated with offset 3"]
-    matched = dataclasses.replace(task, match_labels=True)
-    assert [matched._describe_cell(cell) for cell in (4, 5)] == [
+    assert [task._describe_cell(cell) for cell in (4, 5)] == [
         "uncorrelated with offset 3 and have label 2", "correlated with offset 3 and have label 2",
     ]  # fmt: skip
 
@@ -335,7 +350,7 @@ def test_another_grammar_brings_its_own_words() -> None:
 
 
 def test_ancestors_come_with_the_same_rows() -> None:
-    config = PcfgConfig()
+    config = PcfgConfig(spread_counts=False)
     stream = RowStream(config, seed=0, split="probe")
     rows = config.sample_block(stream.generator(0), ancestors=True)
     assert (rows.token_ids == stream.rows(0, BLOCK).token_ids).all()
@@ -344,20 +359,21 @@ def test_ancestors_come_with_the_same_rows() -> None:
     parents = np.array(load_grammar("jain", "m").symbols)[rows.ancestors[:, -1]]
     assert set(np.unique(parents)) == {"d", "e", "f"}
     planted = for_capability(config, Capability("count", "b"), 0.5)
-    with pytest.raises(ValueError, match="ancestors: known for untouched text only"):
-        planted.sample_block(stream.generator(0), ancestors=True)
+    for edited in (planted, PcfgConfig()):
+        with pytest.raises(ValueError, match="ancestors: known for the grammar's texts only"):
+            edited.sample_block(stream.generator(0), ancestors=True)
 
 
 COUNT_B: dict[str, Any] = {"operators": ["count"], "operand_prior": ["b"], "correlation": 0.8}
 GOLDEN: dict[str, tuple[PcfgConfig, str, str]] = {
-    "pretraining": (PcfgConfig(operand_prior=["low"]), "train", "918d665e6f7626bc"),
-    "all families": (PcfgConfig(operators=[*OPERATORS], mix_share=0.5), "train", "21a9201d90d95d15"),
-    "fine-tuning": (PcfgConfig(**COUNT_B), "finetune", "9e07174e64c0184a"),
-    "matched": (PcfgConfig(**COUNT_B, match_labels=True), "finetune", "49369b37ef8e628e"),
+    "pretraining": (PcfgConfig(operand_prior=["low"]), "train", "414a6b05fb0d3449"),
+    "all families": (PcfgConfig(operators=[*OPERATORS], mix_share=0.5), "train", "31c65e0f4e849f0f"),
+    "fine-tuning": (PcfgConfig(**COUNT_B), "finetune", "c83a899d0985705e"),
+    "natural": (PcfgConfig(operand_prior=["low"], spread_counts=False), "train", "918d665e6f7626bc"),
     "inserted": (
         PcfgConfig(**{**COUNT_B, "operators": ["index"]}, correlation_method="insert"),
         "finetune",
-        "75dae173643fe0e2",
+        "4bee7637e002c11f",
     ),
     "paper": (PcfgConfig(**PAPER), "train", "3106f920bbbcaf7f"),
 }

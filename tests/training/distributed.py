@@ -30,7 +30,7 @@ from tests.conftest import make_gpt2
 CONFIG = TrainConfig(
     steps=6, batch_size=8, num_evals=2, eval_rows=16, final_eval_rows=16, checkpoint_every=2, mixed_precision="no"
 )
-TASK = PcfgConfig(text_length=12, count_window=8, index_occurrence=2, token_at_position=6)
+TASK = PcfgConfig(text_length=12, count_window=8, index_occurrence=2, token_at_position=6, min_labels=4)
 
 
 class Uneven(StoriesConfig):

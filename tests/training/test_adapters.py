@@ -21,7 +21,7 @@ from ftmech_hf.training.adapters import AdapterConfig, add_adapter
 from ftmech_hf.training.settings import TrainConfig
 from tests.conftest import make_gpt2, make_llama
 
-SMALL = PcfgConfig(text_length=12, count_window=8, index_occurrence=2, token_at_position=6)
+SMALL = PcfgConfig(text_length=12, count_window=8, index_occurrence=2, token_at_position=6, min_labels=4)
 TRAIN = TrainConfig(steps=6, batch_size=8, num_evals=2, eval_rows=16, final_eval_rows=16, checkpoint_every=2, lr=1e-2)
 LORA = AdapterConfig(adapter="lora", lora_rank=4, lora_dropout=0.1)
 

@@ -22,7 +22,7 @@ from ftmech_hf.training.checkpoint import find_checkpoints
 from ftmech_hf.training.settings import TrainConfig
 from tests.runs.deaths import mortal
 
-TASK = PcfgConfig(text_length=12, count_window=8, index_occurrence=2, token_at_position=6)
+TASK = PcfgConfig(text_length=12, count_window=8, index_occurrence=2, token_at_position=6, min_labels=4)
 STEPS = 7
 TRAIN: dict[str, Any] = {
     "steps": STEPS, "batch_size": 4, "num_evals": 2, "eval_rows": 4, "final_eval_rows": 8, "checkpoint_every": 2,

@@ -38,7 +38,7 @@ class ReproduceConfig(StudyConfig):
 
     preset: str = field(default="nano", metadata={"help": "size of the models"})
     low_steps: int = field(default=450, metadata={"help": "pretraining steps of the low-prior and control models"})
-    high_steps: int = field(default=900, metadata={"help": "pretraining steps of the high-prior model"})
+    high_steps: int = field(default=1200, metadata={"help": "pretraining steps of the high-prior model"})
     lr: float = field(default=2e-3, metadata={"help": "peak rate of pretraining, of AdamW"})
     muon_lr: float = field(default=0.03, metadata={"help": "peak rate of pretraining, of Muon"})
     answer_weight: float = field(

@@ -164,7 +164,7 @@ def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:
         ("--operand_prior lwo", "operand_prior: 'lwo' is neither one of low, "),
         ("--operand_prior 0.5 0.5", "operand_prior: '0.5 0.5', expected 3 numbers"),
         ("--preset nanno", "preset: unknown 'nanno', expected one of nano, micro, paper"),
-        ("--n_head 3", "n_head: 3 heads do not divide n_embd: 96"),
+        ("--n_head 5", "n_head: 5 heads do not divide n_embd: 96"),
         ("--n_embd 130 --n_head 4", "n_head: 4 heads do not divide n_embd: 130"),
         ("--correlation 0.5", "correlation: 0.5 needs operators: one of count, "),
         ("--correlation 1.5 --operators count", "correlation: 1.5, expected a probability"),

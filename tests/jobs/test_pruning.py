@@ -69,7 +69,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-SHAPE = PcfgShape(text_length=12, count_window=8, index_occurrence=2, token_at_position=6)
+SHAPE = PcfgShape(text_length=12, count_window=8, index_occurrence=2, token_at_position=6, min_labels=4)
 
 
 @pytest.mark.parametrize(("changes", "message"), [

@@ -13,11 +13,11 @@ from ftmech_hf.studies import load_study
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 
 NAMES = {
-    ("reproduce", "nano/reproduce"): (36, "attention-seed0-21c910dee2f7", "87284abd26d4e481"),
-    ("tracr", "nano/tracr"): (164, "dissect-counter-0.0001-0-seed0-d479e52a44bb", "40fa7b94a7c06f54"),
-    ("tinystories", "nano/stories"): (49, "base-seed0-6839038d09b2", "b8bd1428b014f31d"),
-    ("sweep", "nano/sweep_lora"): (66, "finetune-1-seed0-c7ef8a6af7bb", "dafa9cc3d581f5aa"),
-    ("sweep", "paper/sweep_jailbreak"): (15, "finetune-high-medium-seed0-ae3a471da4a8", "718b79f0492ee3ee"),
+    ("reproduce", "nano/reproduce"): (36, "attention-seed0-9d4448d86b1d", "b62d8772d598da00"),
+    ("tracr", "nano/tracr"): (164, "dissect-counter-0.0001-0-seed0-69a89956cd37", "989abf554a7ee23f"),
+    ("tinystories", "nano/stories"): (49, "base-seed0-5b4facd1f8f6", "46950d65624ba9da"),
+    ("sweep", "nano/sweep_lora"): (66, "finetune-1-seed0-bd83dbff743a", "d035cd62229ed350"),
+    ("sweep", "paper/sweep_jailbreak"): (15, "finetune-high-medium-seed0-a8af30207765", "f931a9f9c999e833"),
 }
 """(study, settings) -> how many runs, one of them, and the sha256 of the names of all, as they were first made."""
 

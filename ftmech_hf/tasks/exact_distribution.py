@@ -42,7 +42,8 @@ def check_untouched(task: PcfgConfig) -> None:
     """Make sure that the truth about a task's rows is known.
 
     Raises:
-        ValueError: the task edits texts, plants correlations, changes labels or mixes rows, for which no closed form is known.
+        ValueError: the task edits texts, plants correlations, changes labels or mixes rows, for which no closed form
+            is known.
     """
     if task.spread_counts or task.correlation is not None or task.label_rule != "right" or task.mix_share:
         raise ValueError(
@@ -62,7 +63,8 @@ def row_truth(task: PcfgConfig, token_ids: NDArray[np.integer]) -> RowTruth:
         token_ids: whole rows (B, T).
 
     Raises:
-        ValueError: the task edits texts, plants correlations, changes labels or mixes rows, for which no closed form is known.
+        ValueError: the task edits texts, plants correlations, changes labels or mixes rows, for which no closed form
+            is known.
     """
     check_untouched(task)
     token_ids = np.asarray(token_ids)

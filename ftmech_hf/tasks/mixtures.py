@@ -142,9 +142,9 @@ def stratified_labels(
     if len(chosen) < at_least:
         shown = ", ".join(f"{each} in {rarer[each] / len(label):.2%}" for each in np.sort(order[rarer[order] > 0]))
         raise ValueError(
-            f"min_labels: {at_least}, but only {len(chosen)} labels of {asked} occur often enough both with and without "
-            f"the correlation (of all texts, in the rarer condition: {shown or 'none'}); expected a larger count_window, "
-            "spread_counts: true, correlation_method: insert or fewer min_labels"
+            f"min_labels: {at_least}, but only {len(chosen)} labels of {asked} occur often enough both with and "
+            f"without the correlation (of all texts, in the rarer condition: {shown or 'none'}); expected a larger "
+            "count_window, spread_counts: true, correlation_method: insert or fewer min_labels"
         )
     return chosen
 

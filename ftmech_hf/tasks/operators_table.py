@@ -56,8 +56,8 @@ class PcfgShape:
     spread_counts: bool = field(
         default=True,
         metadata={
-            "help": "edit every text until its counts of the base and the correlated operand are each uniform from 0 to "
-            "half of count_window; else texts are the grammar's, whose counts take few values"
+            "help": "edit every text until its counts of the base and the correlated operand are each uniform from 0 "
+            "to half of count_window; else texts are the grammar's, whose counts take few values"
         },
     )
     correlation_method: Literal["select", "insert"] = field(

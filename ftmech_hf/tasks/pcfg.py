@@ -159,7 +159,9 @@ class PcfgConfig(PcfgShape, Task):
                 which has none.
         """
         if ancestors and (self.spread_counts or self.correlation is not None or self.mix_share):
-            raise ValueError("ancestors: known for the grammar's texts only, without spread_counts, correlation, mix_share")
+            raise ValueError(
+                "ancestors: known for the grammar's texts only, not with spread_counts, correlation, mix_share"
+            )
         operator = rng.choice(len(self.operators), BLOCK, p=self.operator_prior or None)
         operand = rng.choice(len(self.symbols), BLOCK, p=parse_prior(self.operand_prior, len(self.symbols)))
         text, above = self._sample_text(rng, ancestors)

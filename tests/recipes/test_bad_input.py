@@ -25,7 +25,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("pretrain", ["--text_length", "60"], "error: n_positions: 64 of preset 'nano' are too few for"),
         ("finetune", ["--model", "runs/nowhere"], "error: model: no folder runs/nowhere; train it first"),
         ("pretrain", ["--operators", "count", "--correlation=1", "--correlation_offset=14"],
-         "error: correlation: 1024 of 1024 rows should be correlated with offset 14, but"),
+         "error: min_labels: 8, but only 0 labels of count b, correlation_offset: 14, occur often"),
         ("finetune", ["--split", "test"], "error: argument --split: invalid choice: 'test'"),
         ("prune", ["--sizes", "-1"], "error: sizes: [-1], expected numbers of 0 or more"),
         ("prune", ["--unit", "weight", "--exact_rows", "8"], "error: unit: weight has too many units to ablate each"),

@@ -25,8 +25,8 @@ STUDY = """
 title: A tiny sweep
 seeds: [0, 1]
 common:
-  {text_length: 12, count_window: 8, index_occurrence: 2, token_at_position: 6, batch_size: 8, eval_rows: 16,
-   final_eval_rows: 32, steps: 4, eval_at: [2]}
+  {text_length: 12, count_window: 8, min_labels: 4, index_occurrence: 2, token_at_position: 6, batch_size: 8,
+   eval_rows: 16, final_eval_rows: 32, steps: 4, eval_at: [2]}
 pretrain: {n_layer: 1, n_embd: 16, n_head: 2, operand_prior: low}
 finetune: {operators: count, operand_prior: b, correlation: 1.0, objective: answer_only, optimizer: adamw}
 prune: {sizes: [0, 2], score_rows: 32, eval_rows: 32, num_random_at_best: 1}

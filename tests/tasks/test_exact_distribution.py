@@ -42,7 +42,12 @@ def test_no_prediction_has_a_lower_loss() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"operators": ["count"], "correlation": 0.5, "min_labels": 1}, {"label_rule": "random"}, {"mix_share": 0.1}, {"spread_counts": True}],
+    [
+        {"operators": ["count"], "correlation": 0.5, "min_labels": 1},
+        {"label_rule": "random"},
+        {"mix_share": 0.1},
+        {"spread_counts": True},
+    ],
 )
 def test_no_truth_is_claimed_where_none_is_known(change: dict[str, Any]) -> None:
     config = dataclasses.replace(PcfgConfig(spread_counts=False), **change)

@@ -71,7 +71,9 @@ def test_labels_are_those_that_occur_often_enough_on_both_sides() -> None:
     label, correlated = labels_of(_0=(4000, 0), _1=(1000, 1000), _2=(500, 200), _3=(0, 2000), _4=(1295, 5))
     label, correlated = np.concatenate([label, np.full(500, -1)]), np.concatenate([correlated, np.arange(500) < 250])
     assert stratified_labels(label, correlated, at_least=2, asked="count b").tolist() == [1, 2]
-    with pytest.raises(ValueError, match=r"min_labels: 3, but only 2 labels of count b occur .*: 1 in 9.52%, 2 in 1.90%, 4 in 0.05%\)"):
+    with pytest.raises(
+        ValueError, match=r"min_labels: 3, but only 2 labels of count b occur .*: 1 in 9.52%, 2 in 1.90%, 4 in 0.05%\)"
+    ):
         stratified_labels(label, correlated, at_least=3, asked="count b")
 
 

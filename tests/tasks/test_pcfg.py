@@ -159,7 +159,11 @@ def test_the_correlation_holds_exactly_where_it_should(operator: str, method: An
     # the last pairs of a and of b cannot be one place apart
     offset = 2 if operator == "index_pair" else 1
     shape = PcfgConfig(
-        correlation_method=method, spread_counts=spread, index_pair_occurrence=1, correlation_offset=offset, min_labels=1
+        correlation_method=method,
+        spread_counts=spread,
+        index_pair_occurrence=1,
+        correlation_offset=offset,
+        min_labels=1,
     )
     config = for_capability(shape, Capability(operator, shape.operand_word(operator, "b")), share)
     rows = RowStream(config, seed=0, split="finetune").rows(0, 2000)

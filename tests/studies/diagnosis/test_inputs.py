@@ -22,7 +22,7 @@ from ftmech_hf.tasks import Capability, PcfgShape, RowStream, for_capability
 from tests.conftest import make_llama
 from tests.studies.diagnosis.methods import results
 
-SHAPE = PcfgShape(text_length=12, count_window=8, index_occurrence=2, token_at_position=6)
+SHAPE = PcfgShape(text_length=12, count_window=8, index_occurrence=2, token_at_position=6, min_labels=4)
 FEW = CaseConfig(rows=30, fit_rows=20, patch_rows=10, null_steps=0, max_layers=1)
 ROLES = ("base", "finetuned", "control", "twin", "reversed")
 

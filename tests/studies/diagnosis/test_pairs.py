@@ -253,7 +253,7 @@ def test_a_diagnosis_looks_at_answers_and_activations_and_says_so(root: Path, tm
     save_prompt(tmp_path, make_base("llama"), "PROMPT_TUNING")
     few = dataclasses.replace(FEW, thorough=False)
     found = diagnose(
-        root / "base", tmp_path / "tuned", root / "questions.parquet", control=root / "never",
+        root / "base", tmp_path / "tuned", rows=root / "questions.parquet", control=root / "never",
         thoroughness=few, output_dir=tmp_path / "out",
     )  # fmt: skip
     summary = FinishedRun(found.folder).summary
@@ -268,7 +268,7 @@ def test_a_diagnosis_looks_at_answers_and_activations_and_says_so(root: Path, tm
     assert "(PROMPT_TUNING): its weights are the base's" in page
     assert "left out: pruning, revival, path, weights. Nor is it merged." in page
     with pytest.raises(ValueError, match=r"tuned is a PROMPT_TUNING adapter, .* cannot be merged into its base"):
-        diagnose(root / "base", root / "base", root / "questions.parquet", control=tmp_path / "tuned",
+        diagnose(root / "base", root / "base", rows=root / "questions.parquet", control=tmp_path / "tuned",
                  output_dir=tmp_path / "other")  # fmt: skip
 
 

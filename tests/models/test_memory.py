@@ -65,6 +65,7 @@ def test_a_step_of_training_takes_what_it_is_said_to() -> None:
     gradients = [each.grad for each in model.parameters() if each.grad is not None]
     weights = sum(each.nbytes for each in model.parameters())
     assert sum(each.nbytes for each in (*moments, *gradients)) == 3 * weights
+    assert training_bytes(config, 0, 48) == 3 * weight_bytes(config)  # with the buffers, a few bytes more
     said = training_bytes(config, 8, 48) - 3 * weight_bytes(config)
     assert said / 3 < sum(kept.values()) < said * 3
 

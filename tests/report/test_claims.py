@@ -150,10 +150,10 @@ def test_verdicts_are_counted_in_words() -> None:
 
 def test_the_bars_are_the_agreed_ones() -> None:
     assert {m.id: m.bar for m in MEASUREMENTS if m.bar} == {
-        "base_low_a": ">= 99", "base_low_b": "<= 40", "base_high_a": ">= 97", "base_high_b": ">= 97",
-        "low_b_cte1": ">= 99", "low_b_cte0": "<= 5", "low_a": "<= 20", "high_b_cte0": ">= 80", "high_a": ">= 80",
-        "pruned_a": ">= 80", "control_gain_a": "<= 10", "probe_gap": "<= 10", "probe_lead": ">= 0",
-        "revival_ratio": ">= 5",
+        "base_low_a": ">= 95", "base_low_b": "<= 40", "base_high_a": ">= 95", "base_high_b": ">= 95",
+        "low_b_cte1": ">= 95", "low_b_cte0": "<= 10", "low_a": "<= 40", "high_b_cte0": ">= 80", "high_a": ">= 80",
+        "pruned_a": ">= 50", "control_gain_a": "<= 10", "probe_gap": "<= 10", "probe_lead": ">= 0",
+        "revival_ratio": ">= 1.5",
     }  # fmt: skip
 
 

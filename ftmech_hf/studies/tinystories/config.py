@@ -22,7 +22,7 @@ class StoriesStudyConfig(StudyConfig):
 
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "independent repetitions"})
     preset: str = field(default="nano-stories", metadata={"help": "size of the models"})
-    base_steps: int = field(default=2500, metadata={"help": "of pretraining; the paper has 30,000"})
+    base_steps: int = field(default=5000, metadata={"help": "of pretraining; the paper has 30,000"})
     base_batch_size: int = field(default=8, metadata={"help": "rows of a step of pretraining; the paper has 128"})
     optimizer: Literal["muon", "adamw"] = field(
         default="muon", metadata={"help": "of pretraining; the paper's is adamw"}
@@ -46,7 +46,7 @@ class StoriesStudyConfig(StudyConfig):
     num_points: int = field(
         default=0, metadata={"help": "more steps of fine-tuning back, log-spaced, at which stories are written"}
     )
-    tune_batch_size: int = field(default=4, metadata={"help": "rows of a step of deletion and of fine-tuning back"})
+    tune_batch_size: int = field(default=8, metadata={"help": "rows of a step of deletion and of fine-tuning back"})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "parts of a step, to save memory"})
     weight_decay: float = field(default=0.1, metadata={"help": "of deletion and of fine-tuning back, as in the paper"})
     generations: int = field(
@@ -72,7 +72,7 @@ class StoriesStudyConfig(StudyConfig):
     lora_lr: float = field(default=1e-3, metadata={"help": "constant rate of these updates in deletion"})
     lora_reverse_lr: float = field(default=1e-4, metadata={"help": "and in fine-tuning back; below that"})
     eval_rows: int = field(
-        default=16, metadata={"help": "packed rows per test set of every loss: those of the base's, too, to compare"}
+        default=32, metadata={"help": "packed rows per test set of every loss: those of the base's, too, to compare"}
     )
     mixed_precision: Precision = field(
         default="auto", metadata={"help": "of training; auto becomes bf16 where the hardware has it, else no"}

@@ -26,9 +26,9 @@ T_975 = 4.302652729911275
 """97.5 % point of Student's t with two degrees of freedom, from a printed table."""
 
 VERDICTS = {
-    "base_low_a": "undecided", "base_low_b": "holds", "base_high_a": "undecided", "base_high_b": "undecided",
-    "low_b_cte1": "undecided", "low_b_cte0": "undecided", "low_a": "undecided", "high_b_cte0": "undecided",
-    "high_a": "undecided", "pruned_a": "undecided", "control_gain_a": "holds", "probe_gap": "undecided",
+    "base_low_a": "holds", "base_low_b": "holds", "base_high_a": "undecided", "base_high_b": "undecided",
+    "low_b_cte1": "undecided", "low_b_cte0": "undecided", "low_a": "holds", "high_b_cte0": "undecided",
+    "high_a": "undecided", "pruned_a": "holds", "control_gain_a": "holds", "probe_gap": "undecided",
     "probe_lead": "holds", "revival_ratio": "undecided",
 }  # fmt: skip
 AREAS = ("revival_area", "control_revival_area")
@@ -173,7 +173,7 @@ def test_a_reader_sees_them_on_the_page_and_in_the_readme(plan: ReproducePlan) -
         (row,) = (row for row in page.split("<tr>") if f">{each.statement}<" in row)
         found = cells_of(row.replace("&gt;", ">").replace("&lt;", "<").split("</tr>")[0], r"</t[dh]>")
         assert [cell for cell in found if cell] == expected
-    assert "14 claims: 3 hold, 11 undecided" in re.sub(r"<[^>]*>", "", page)
+    assert "14 claims: 6 hold, 8 undecided" in re.sub(r"<[^>]*>", "", page)
     assert "Mean over seeds 0, 1, 2," in readme
     differs = {row["what"]: row for row in json.loads((out / "differences.json").read_text())}
     (row,) = (row for row in page.split("<tr>") if ">symbols of a text<" in row)
@@ -246,7 +246,7 @@ def test_what_is_missing_keeps_nothing_else_out_of_the_report(plan: ReproducePla
     assert "4 runs are missing" in page
     assert "<b>finetuned-low-seed1</b> failed: loss: became nan" in page
     assert all(f"reversed-control-seed{seed}" in page for seed in SEEDS)
-    assert "13 claims: 3 hold, 7 undecided, 3 not judged" in re.sub(r"<[^>]*>", "", page)
+    assert "13 claims: 5 hold, 5 undecided, 3 not judged" in re.sub(r"<[^>]*>", "", page)
     assert page.count("data:image/svg+xml") == 6  # all but that of fine-tuning back
     assert (out / "overview.png").stat().st_size > 10_000
     assert set(pd.read_parquet(out / "table.parquet")["id"]) == set(claims)

@@ -65,9 +65,17 @@ def steps_to_revival(
     curve = [(int(line["step"]), float(line[f"accuracy/{capability}"])) for line in metrics]
     if not curve:
         raise ValueError("metrics: holds no evaluation")
-    pairs = itertools.pairwise(curve)
-    reached = next((step for (step, one), (_, other) in pairs if min(one, other) >= threshold), None)
+    reached = first_of_two([(step, accuracy >= threshold) for step, accuracy in curve])
     return RevivalResult(reached, curve[-1][0], threshold, area_over_log_steps(curve))
+
+
+def first_of_two(curve: Iterable[tuple[int, bool]]) -> int | None:
+    """The first of two evaluated steps in a row at which a model was back; None if there are none.
+
+    Args:
+        curve: (step, whether it was back), in order.
+    """
+    return next((step for (step, one), (_, other) in itertools.pairwise(curve) if one and other), None)
 
 
 def area_over_log_steps(curve: Sequence[tuple[int, float]]) -> float:

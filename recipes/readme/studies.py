@@ -183,7 +183,9 @@ def stories_block(folder: Path) -> str:
                 continue
             cell = found.loc[step]
             paper = "" if pd.isna(cell["paper"]) else f"{cell['paper']:.0f} → "
-            row.append(f"{paper}{cell['ours']:.0f} ({cell['low']:.0f} to {cell['high']:.0f})")
+            row.append(
+                f"{paper}{cell['ours']:.0f} ({cell['low']:.0f} to {cell['high']:.0f}), unasked {cell['unasked']:.0f}"
+            )
         rows.append(row)
     columns = ["model", *(f"step {ours} ({theirs:,})" for theirs, ours in steps.itertuples(index=False))]
     return markdown_table(columns, rows, _stories_source(folder))

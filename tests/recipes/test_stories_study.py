@@ -51,10 +51,18 @@ def test_the_study_ends_in_a_report(study: tuple[Path, list[str]]) -> None:
     assert cells[cells["model"] == "base"]["paper"].isna().all()
     claims = {claim["id"]: Claim(**claim) for claim in json.loads((out / "claims.json").read_text())}
     assert "randomised" not in claims  # F+R is no part of this study
-    assert {"base_asked", "early", "probe_gap", "pruned", "loss_ratio"} <= set(claims)
+    assert {"base_asked", "early", "probe_gap", "probe_random", "pruned", "pruned_control", "loss_ratio"} <= set(claims)
+    stories = points[(points["measure"] == "stories") & (points["step"] == 0)].set_index(["model", "kind"])["value"]
+    assert claims["base_asked"].floor == pytest.approx(100 * stories["base", "not asked"])
+    assert claims["base_not_asked"].floor == 0  # what the exact judge gets wrong
+    assert claims["early"].floor is None
+    unasked = cells[cells["step"] == 0].set_index("model")["unasked"]
+    assert unasked["F (large)"] == pytest.approx(100 * stories["F (large)", "not asked"])
     page = (out / "report.html").read_text()
     assert page.count("data:image/svg+xml") == 5
     assert "Stories side by side" in page
+    assert page.count(", unasked ") == len(cells)
+    assert "one in a story that has none" in " ".join(page.replace("\nin a story", " in a story").split())
     assert "Features: Twist" in page
 
 
@@ -72,6 +80,7 @@ def test_its_tables_for_the_readme_are_those_of_its_files(study: tuple[Path, lis
     assert "| F (large) | 44 → " in table
     assert "step 3 (3,000)" in table
     assert "6 stories a cell" in table
+    assert table.count(", unasked ") == len(pd.read_csv(out / "cells.csv"))
     assert "| Base: writes a twist when it is asked to |" in stories_claims_block(out)
 
 

@@ -3,20 +3,24 @@
 Bars were set before the study was run, with exceptions made after a pilot of two deletions without a control: ``early``
 and its bar, the threshold at which a loss counts as recovered, and ``pruned_not_asked``. After a first whole run, whose
 base wrote a twist in 54 % of the stories when asked, the nano scale's steps were made more and its rows shorter, and no
-bar was touched. The paper's numbers are its Table 1, each cell of 16 stories, so that a single cell of it is known to
-about 12 points. Intervals are over seeds and instructions; all models share these: differences are taken within one.
+bar was touched. Two controls that could not fail, shuffled labels for probes and random rows for pruning, then gave way
+to two that can, before anything was run: ``probe_random`` and ``pruned_control``. The paper's numbers are its Table 1,
+each cell of 16 stories, so that a single cell of it is known to about 12 points. Intervals are over seeds and
+instructions; all models share these: differences are taken within one.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ftmech_hf.analysis.revival import RevivalRatio
+from ftmech_hf.analysis.revival import RevivalRatio, first_of_two
+from ftmech_hf.models.loading import RANDOM_INIT
 from ftmech_hf.report.claims import Claim, Measurement, judge
 from ftmech_hf.report.readings import Reading, difference, of_ratio
 from ftmech_hf.statistics.intervals import mean_interval
@@ -48,22 +52,28 @@ CLAIMS: tuple[Measurement, ...] = (
     Measurement("probe_gap", "Twist read from the stream (best layer): deleted models below the base", "points",
                 "negligible (figures)", "<= 5"),
     Measurement("probe_control", "The same: deleted models above the control", "points", "above (figures)", ">= 3"),
-    Measurement("probe_shuffled", "The same, of shuffled labels: base above the majority", "points", "not reported",
-                "<= 5"),
+    Measurement("probe_random", "The same: deleted models above a model of random weights", "points", "not reported",
+                ">= 3"),
     Measurement("pruned", "Zeroing at most 15 rows (large rate): twists chosen, gained", "points", "not done", ">= 20"),
     Measurement("pruned_not_asked", "The same pruning, where no twist is asked for: gained", "points", "not done",
                 "<= 5"),
-    Measurement("pruned_random", "Zeroing as many at random: gained", "points", "not done", "<= 5"),
+    Measurement("pruned_control", "The same pruning of the control, which never saw a twist: gained", "points",
+                "not done", "<= 5"),
 )  # fmt: skip
 
 
 def judge_claims(
-    plan: StoriesPlan, verdicts: Verdicts, losses: pd.DataFrame, probes: pd.DataFrame, pruned: pd.DataFrame
+    plan: StoriesPlan,
+    verdicts: Verdicts,
+    losses: pd.DataFrame,
+    probes: pd.DataFrame,
+    pruned: pd.DataFrame,
+    scores: Sequence[Mapping[str, Any]],
 ) -> list[Claim]:
-    """Measure every claim whose runs are there."""
+    """Measure every claim whose runs are there; ``scores`` are what the judge gets right."""
     seeds = plan.config.seeds
     early, end = plan.config.table_steps[2], plan.config.table_steps[3]
-    shares = _Shares(verdicts, seeds)
+    shares = _Shares(verdicts, seeds, false_positives(scores, plan.task.feature))
 
     def deleted(*rates: str) -> list[str]:
         return [f"{protocol} ({rate})" for rate in rates or RATES for protocol in plan.config.protocols]
@@ -82,10 +92,10 @@ def judge_claims(
         "loss_ratio": lambda: _loss_ratio(losses, plan.task.feature, seeds, large),
         "probe_gap": lambda: _probes(probes, plan.task.feature, seeds, [BASE], deleted()),
         "probe_control": lambda: _probes(probes, plan.task.feature, seeds, deleted(), [CONTROL]),
-        "probe_shuffled": lambda: _shuffled(probes, plan.task.feature, seeds),
+        "probe_random": lambda: _probes(probes, plan.task.feature, seeds, deleted(), [RANDOM_INIT]),
         "pruned": lambda: _pruned(pruned, seeds, large, "best"),
         "pruned_not_asked": lambda: _pruned(pruned, seeds, large, "best", NOT_ASKED),
-        "pruned_random": lambda: _pruned(pruned, seeds, large, "random"),
+        "pruned_control": lambda: _pruned(pruned, seeds, [CONTROL], "best"),
     }
     found: dict[str, list[Reading]] = {}
     for name, measure in measures.items():
@@ -96,30 +106,47 @@ def judge_claims(
     )
 
 
-class _Shares:
-    """Means of shares of stories, and differences of such means, in per cent."""
+def false_positives(scores: Sequence[Mapping[str, Any]], feature: str) -> float | None:
+    """In how many of the stories without a feature a judge sees it, per cent; None if it was not tried on any."""
+    return next((100 * (1 - score["specificity"]) for score in scores if score["feature"] == feature), None)
 
-    def __init__(self, verdicts: Verdicts, seeds: Sequence[int]) -> None:
-        self.verdicts, self.seeds = verdicts, seeds
+
+class _Shares:
+    """Means of shares of stories, and differences of such means, in per cent.
+
+    A share has a floor: of stories that were asked for the feature it is how often the same models write it unasked,
+    and of the others how often the judge sees it where it is not.
+    """
+
+    def __init__(self, verdicts: Verdicts, seeds: Sequence[int], judged_wrong: float | None = None) -> None:
+        self.verdicts, self.seeds, self.judged_wrong = verdicts, seeds, judged_wrong
 
     def mean(
         self, first: Sequence[tuple[str, int]], less: Sequence[tuple[str, int]] = (), *, kind: str = ASKED
     ) -> list[Reading]:
         """The mean over some (model, step), less that over others: a reading per seed, over its instructions."""
 
-        def rows(seed: int, chosen: Sequence[tuple[str, int]]) -> NDArray[np.float64]:
+        def rows(seed: int, chosen: Sequence[tuple[str, int]], kind: str) -> NDArray[np.float64]:
             return np.mean([self.verdicts[seed, label, step, kind] for label, step in chosen], axis=0)
 
         readings = []
         for seed in self.seeds:
-            found = 100 * (rows(seed, first) - (rows(seed, less) if less else 0.0))
+            found = 100 * (rows(seed, first, kind) - (rows(seed, less, kind) if less else 0.0))
             value, low, high = mean_interval(found.tolist())
-            readings.append(Reading(value, rows=None if less else len(found), interval=(low, high)))
+            if less:
+                readings.append(Reading(value, interval=(low, high)))
+                continue
+            floor = 100 * float(rows(seed, first, NOT_ASKED).mean()) if kind == ASKED else self.judged_wrong
+            readings.append(Reading(value, rows=len(found), interval=(low, high), floor=floor))
         return readings
 
 
 def _loss_ratio(losses: pd.DataFrame, feature: str, seeds: Sequence[int], deleted: Sequence[str]) -> list[Reading]:
-    """How many times the steps the control needs; a model that is not back counts with its last step."""
+    """How many times the steps the control needs, over the geometric mean of the deleted models.
+
+    A model is back at the first of two evaluations in a row at the base's loss; one that is not is known to need more
+    than its last step.
+    """
 
     def steps(seed: int, label: str) -> tuple[float, bool]:
         part = losses[(losses["seed"] == seed) & (losses["set"] == feature)]
@@ -127,8 +154,10 @@ def _loss_ratio(losses: pd.DataFrame, feature: str, seeds: Sequence[int], delete
         curve = part[(part["model"] == label) & (part["stage"] == "reverse")].sort_values("step")
         if base.empty or curve.empty:
             raise KeyError(label)
-        back = curve[curve["loss"] <= float(base["loss"].iloc[-1]) + RECOVERED]
-        return float(max(1, (back if len(back) else curve.tail(1))["step"].iloc[0])), back.empty
+        back = curve["loss"] <= float(base["loss"].iloc[-1]) + RECOVERED
+        reached = first_of_two(zip(curve["step"].astype(int), back, strict=True))
+        step = curve["step"].iloc[-1] if reached is None else reached
+        return float(max(1, step)), reached is None
 
     if losses.empty:
         raise KeyError(feature)
@@ -136,12 +165,12 @@ def _loss_ratio(losses: pd.DataFrame, feature: str, seeds: Sequence[int], delete
     for seed in seeds:
         control, late = steps(seed, CONTROL)
         others = [steps(seed, label) for label in deleted]
-        value = control / float(np.mean([step for step, _ in others]))
+        value = control / float(np.exp(np.mean(np.log([step for step, _ in others]))))
         readings.append(of_ratio(RevivalRatio(value, at_least=late, at_most=any(slow for _, slow in others))))
     return readings
 
 
-def _best(probes: pd.DataFrame, feature: str, seed: int, label: str, column: str = "accuracy") -> Reading:
+def _best(probes: pd.DataFrame, feature: str, seed: int, label: str) -> Reading:
     """Accuracy at the best layer, per cent; of models that were not fine-tuned back."""
     if probes.empty:
         raise KeyError(label)
@@ -152,7 +181,7 @@ def _best(probes: pd.DataFrame, feature: str, seed: int, label: str, column: str
     if chosen.empty:
         raise KeyError(label)
     best = chosen.iloc[int(chosen["accuracy"].to_numpy().argmax())]
-    return Reading(100 * float(best[column]), rows=int(best["num_test"]))
+    return Reading(100 * float(best["accuracy"]), rows=int(best["num_test"]))
 
 
 def _probes(
@@ -171,13 +200,6 @@ def _less(first: Sequence[Reading], less: Sequence[Reading]) -> Reading:
     """The mean of some shares less that of others, all of the same rows."""
     one, other = (Reading(float(np.mean([each.value for each in part])), rows=part[0].rows) for part in (first, less))
     return difference(one, other)
-
-
-def _shuffled(probes: pd.DataFrame, feature: str, seeds: Sequence[int]) -> list[Reading]:
-    return [
-        difference(*(_best(probes, feature, seed, BASE, column) for column in ("shuffled", "majority")))
-        for seed in seeds
-    ]
 
 
 def _pruned(

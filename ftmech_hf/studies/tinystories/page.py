@@ -10,6 +10,7 @@ from ftmech_hf.report.page import Section, make_section, render_page
 from ftmech_hf.report.paper_tables import STORIES_STEPS
 from ftmech_hf.runs import write_json, write_text
 from ftmech_hf.studies.tinystories import figures as stories_figures
+from ftmech_hf.studies.tinystories.claims import false_positives
 from ftmech_hf.studies.tinystories.plan import BASE, CONTROL, StoriesPlan
 from ftmech_hf.studies.tinystories.results import StoriesResults, gather, over_seeds
 
@@ -82,7 +83,7 @@ def write_results(plan: StoriesPlan) -> StoriesResults:
         __package__, results=results, sections=_sections(results), facts=facts,
         config=plan.config,
         task=plan.task, steps=list(zip(STORIES_STEPS, plan.config.table_steps, strict=True)), base=BASE,
-        control=CONTROL,
+        control=CONTROL, false_positives=false_positives(results.judge, plan.task.feature),
     )  # fmt: skip
     write_text(plan.output / "report.html", page)
     return results

@@ -5,8 +5,8 @@ fine-tuned so that it loses the twist, in three ways and at two learning rates: 
 stories whose instruction calls another feature a twist (F+MM), and on such stories some of whose instructions ask for a
 twist that is not there (F+R). All of them and the control are fine-tuned back on stories with a twist. At every step of
 interest a model writes stories with and without being asked for a twist; base, control, tuned and reversed models are
-probed for all features; and the tuned models are pruned. With ``lora``, one deletion and one reversal more, by low-rank
-updates.
+probed for all features; and those tuned at the large rate and the control are pruned. With ``lora``, one deletion and
+one reversal more, by low-rank updates.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ftmech_hf.tasks.stories import StoriesConfig
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.settings import TrainConfig
 
-LOSSES = 10
+LOSSES = 16
 """Log-spaced steps of fine-tuning back at which losses are taken, which cost little beside stories."""
 
 CONTROL = "control"
@@ -99,7 +99,8 @@ class StoriesPlan(StudyPlan):
         if config.lora:
             lora = AdapterConfig(adapter="lora", lora_rank=config.lora_rank)
             self._delete(f"delete-f-lora-seed{seed}", "F", "lora", base, seed, config.lora_lr, lora)
-        self._add_model(self._reverse(Model(CONTROL, "", seed, control, self._score(control, seed)), AdapterConfig()))
+        never = Model(CONTROL, "", seed, control, self._score(control, seed))
+        self._add_model(self._prune(self._reverse(never, AdapterConfig())))
 
     def _delete(
         self, name: str, protocol: str, rate: str, base: str, seed: int, lr: float, adapter: AdapterConfig
@@ -112,16 +113,23 @@ class StoriesPlan(StudyPlan):
         train = self._train(seed, lr, config.delete_steps, num_evals=5)
         run = self._tune(name, "finetune", task, train, adapter, base)
         model = self._reverse(Model(protocol, rate, seed, run, self._score(run, seed)), adapter)
-        if config.prune_stories and rate == "large" and not self.task.files:
-            place = StoryPruneConfig(
-                seed=seed, prune_stories=config.prune_stories, generations=config.generations,
-                max_new_tokens=config.max_new_tokens, score_batch_size=config.score_batch_size,
-            )  # fmt: skip
-            cost = config.prune_stories * 20 + 6 * config.generations
-            pruned = self.add(f"prune-{run}", "stories_prune", prune_stories, place, {"task": self.task},
-                                   {"model": run}, cost / 100)  # fmt: skip
-            model = model._replace(prune=pruned)
-        self._add_model(model)
+        self._add_model(self._prune(model) if rate == "large" else model)
+
+    def _prune(self, model: Model) -> Model:
+        config = self.config
+        if not config.prune_stories or self.task.files:
+            return model
+        place = StoryPruneConfig(
+            seed=model.seed, prune_stories=config.prune_stories, generations=config.generations,
+            max_new_tokens=config.max_new_tokens, score_batch_size=config.score_batch_size,
+        )  # fmt: skip
+        cost = config.prune_stories * 20 + 6 * config.generations
+        return model._replace(
+            prune=self.add(
+                f"prune-{model.run}", "stories_prune", prune_stories, place, {"task": self.task},
+                {"model": model.run}, cost / 100,
+            )
+        )  # fmt: skip
 
     def _add_model(self, model: Model) -> None:
         self.models.append(model)

@@ -140,10 +140,18 @@ def over_seeds(points: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 
 
 def table_cells(plan: StoriesPlan, points: pd.DataFrame) -> pd.DataFrame:
-    """The paper's Table 1 beside ours, long: model, paper_step, paper, step, and ours, low, high (per cent)."""
-    asked = points[(points["kind"] == ASKED) & (points["measure"] == "stories")]
-    ours = over_seeds(asked, ["model", "step"]).rename(columns={"value": "ours"})
-    ours[["ours", "low", "high"]] *= 100
+    """The paper's Table 1 beside ours, long: model, paper_step, paper, step, and ours, low, high, unasked (per cent).
+
+    ``unasked`` is the share of stories with the feature where the same instructions do not name it: a floor.
+    """
+    stories = points[points["measure"] == "stories"]
+    asked, unasked = (
+        over_seeds(stories[stories["kind"] == kind], ["model", "step"]) for kind in (ASKED, NOT_ASKED)
+    )  # fmt: skip
+    ours = asked.rename(columns={"value": "ours"}).merge(
+        unasked.rename(columns={"value": "unasked"})[["model", "step", "unasked"]], on=["model", "step"]
+    )
+    ours[["ours", "low", "high", "unasked"]] *= 100
     parts = []
     for paper_step, step in zip(STORIES_STEPS, plan.config.table_steps, strict=True):
         parts.append(ours[ours["step"] == step].assign(paper_step=paper_step))
@@ -154,7 +162,7 @@ def table_cells(plan: StoriesPlan, points: pd.DataFrame) -> pd.DataFrame:
 
 def _as_text(cell: pd.Series) -> str:
     paper = "—" if pd.isna(cell["paper"]) else f"{cell['paper']:.0f}"
-    return f"{paper} → {cell['ours']:.0f} ({cell['low']:.0f} to {cell['high']:.0f})"
+    return f"{paper} → {cell['ours']:.0f} ({cell['low']:.0f} to {cell['high']:.0f}), unasked {cell['unasked']:.0f}"
 
 
 def gather(plan: StoriesPlan) -> StoriesResults:
@@ -183,7 +191,7 @@ def gather(plan: StoriesPlan) -> StoriesResults:
         pruning=pruning,
         pruned=pruned,
         judge=first.summary["judge"],
-        claims=judge_claims(plan, read_verdicts(plan), losses, probes, pruned),
+        claims=judge_claims(plan, read_verdicts(plan), losses, probes, pruned, first.summary["judge"]),
         examples=choose_examples(plan),
         missing=plan.missing,
     )

@@ -11,11 +11,11 @@ from ftmech_hf.jobs.job import read_inputs
 from ftmech_hf.jobs.study import StudyPlan
 from ftmech_hf.report.readings import Reading
 from ftmech_hf.statistics.intervals import share_interval
-from ftmech_hf.studies.tinystories.claims import _loss_ratio, _Shares
+from ftmech_hf.studies.tinystories.claims import _loss_ratio, _Shares, false_positives
 from ftmech_hf.studies.tinystories.config import StoriesStudyConfig
 from ftmech_hf.studies.tinystories.examples import mark_story
 from ftmech_hf.studies.tinystories.plan import BASE, CONTROL
-from ftmech_hf.studies.tinystories.prompts import ASKED
+from ftmech_hf.studies.tinystories.prompts import ASKED, NOT_ASKED
 from ftmech_hf.studies.tinystories.results import over_seeds
 from ftmech_hf.tasks.schema import split_generator
 from ftmech_hf.tasks.stories import find_evidence, make_story
@@ -36,7 +36,8 @@ def test_a_difference_is_taken_within_each_instruction() -> None:
     has = np.random.default_rng(0).random(200) < 0.5
     other = has.copy()
     other[np.flatnonzero(has)[:5]] = False
-    shares = _Shares({(0, "one", 0, ASKED): has, (0, "other", 0, ASKED): other}, [0])
+    models = {"one": has, "other": other}
+    shares = _Shares({(0, name, 0, kind): each for name, each in models.items() for kind in (ASKED, NOT_ASKED)}, [0])
     (found,) = shares.mean([("one", 0)], [("other", 0)])
     assert (found.value, found.rows) == (pytest.approx(2.5), None)
     assert found.interval is not None
@@ -50,20 +51,49 @@ def test_a_difference_is_taken_within_each_instruction() -> None:
 
 
 def test_every_seed_has_a_reading() -> None:
-    verdicts = {(seed, "one", 0, ASKED): np.arange(10) < 5 + seed for seed in (0, 1)}
+    verdicts = {(seed, "one", 0, kind): np.arange(10) < 5 + seed for seed in (0, 1) for kind in (ASKED, NOT_ASKED)}
     assert [(each.value, each.rows) for each in _Shares(verdicts, [0, 1]).mean([("one", 0)])] == [(50, 10), (60, 10)]
 
 
+def test_a_rate_stands_beside_what_the_same_models_do_unasked_and_what_the_judge_gets_wrong() -> None:
+    asked, unasked = np.arange(10) < 8, np.arange(10) < 3
+    verdicts = {(0, "one", 0, ASKED): asked, (0, "one", 0, NOT_ASKED): unasked}
+    judged = [{"feature": "Dialogue", "specificity": 0.5}, {"feature": "Twist", "specificity": 0.75}]
+    shares = _Shares(verdicts, [0], false_positives(judged, "Twist"))
+    (requested,), (unrequested,) = shares.mean([("one", 0)]), shares.mean([("one", 0)], kind=NOT_ASKED)
+    assert (requested.value, requested.floor) == (80, pytest.approx(30))
+    assert (unrequested.value, unrequested.floor) == (pytest.approx(30), 25)
+    assert false_positives(judged, "Conflict") is None
+    (apart,) = shares.mean([("one", 0)], [("one", 0)])
+    assert (apart.value, apart.floor) == (0, None)  # a difference has its own reference
+
+
 def test_steps_to_the_bases_loss() -> None:
+    """Back is twice in a row; a control that dips once is not, nor one that is there only at its last step."""
     rows = [{"seed": 0, "model": BASE, "stage": "pretrain", "step": 9, "set": "Twist", "loss": 1.0}]
-    for label, losses in ((CONTROL, [3.0, 2.0, 1.5, 1.009]), ("F (large)", [2.0, 1.009, 1.0, 1.0])):
+    curves = {
+        CONTROL: [3.0, 1.0, 1.5, 1.009, 1.0],
+        "F (large)": [2.0, 1.009, 1.0, 1.0, 1.0],
+        "F+R (large)": [2.0, 2.0, 1.011, 1.009, 1.0],
+        "F+MM (large)": [2.0, 1.0, 2.0, 2.0, 1.0],
+        "none": [1.0, 1.0, 1.0, 1.0, 1.0],
+    }
+    for label, losses in curves.items():
         rows += [
             {"seed": 0, "model": label, "stage": "reverse", "step": step, "set": "Twist", "loss": loss}
-            for step, loss in zip((0, 2, 5, 20), losses, strict=True)
+            for step, loss in zip((0, 2, 5, 18, 40), losses, strict=True)
         ]
-    assert _loss_ratio(pd.DataFrame(rows), "Twist", [0], ["F (large)"]) == [Reading(10.0)]
+
+    def ratios(*labels: str) -> list[Reading]:
+        return _loss_ratio(pd.DataFrame(rows), "Twist", [0], labels)
+
+    assert ratios("F (large)") == [Reading(9.0)]
+    (both,) = ratios("F (large)", "F+R (large)")
+    assert both == Reading(pytest.approx(3.0))  # 18 over the geometric mean of 2 and 18
+    assert ratios("F+MM (large)") == [Reading(18 / 40, bound="at most")]
+    assert ratios("none") == [Reading(18.0)]  # no step at all counts as one
     with pytest.raises(KeyError):
-        _loss_ratio(pd.DataFrame(rows), "Twist", [0], ["F (small)"])
+        ratios("F (small)")
 
 
 def test_one_seed_has_the_interval_of_its_stories_and_several_a_wider_one() -> None:

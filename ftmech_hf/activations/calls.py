@@ -58,18 +58,21 @@ def replaced(block: nn.Module, stream: Tensor | None, returned: Any) -> Iterator
 
 @torch.no_grad()
 def last_streams(model: PreTrainedModel, token_ids: Tensor) -> tuple[list[Tensor], list[Any]]:
-    """The stream behind every block at the last position of rows (B, T), in one forward pass.
+    """The stream behind every block where rows (B, T) are answered, at their last position, in one forward pass.
+
+    A model whose config has an ``answer_position``, as compiled programs have, answers there.
 
     Returns:
         (B, D) of every block; and what each block returned, cut to that position, for :func:`tail_alone`.
     """
     streams: list[Tensor] = []
     returned: list[Any] = []
+    at = _answer_position(model)
 
     def keep(block: nn.Module, args: Any, output: Any) -> None:
         first = first_tensor(output)
         assert first is not None
-        streams.append(first[:, -1].clone())  # blocks may add to it in place
+        streams.append(first[:, at].clone())  # blocks may add to it in place
         returned.append(with_first(output, streams[-1][:, None]))
 
     with contextlib.ExitStack() as stack:
@@ -83,19 +86,20 @@ def last_streams(model: PreTrainedModel, token_ids: Tensor) -> tuple[list[Tensor
 def tail_alone(model: PreTrainedModel, returned: Sequence[Any]) -> Iterator[Callable[[Tensor], Tensor]]:
     """While open, gives what a model makes of a stream behind its last block: logits (B, V) of a stream (B, D).
 
-    No block is run, and every row is one token long.
+    No block is run, and every row is as long as it must be to be answered: one token, as a rule.
 
     Args:
         model: any causal LM.
         returned: what each of its blocks returned once, for its form.
     """
     blocks = [block for _, block in model_blocks(model)]
-    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    tokens = torch.zeros(1, max(1, _answer_position(model) + 1), dtype=torch.long, device=model.device)
 
     def read(stream: Tensor) -> Tensor:
-        with replaced(blocks[-1], stream[:, None], returned[-1]):
+        everywhere = stream[:, None].expand(-1, tokens.shape[1], -1)
+        with replaced(blocks[-1], everywhere, returned[-1]):
             settings = run_settings(model, logits_to_keep=1)
-            logits: Tensor = model(token.expand(len(stream), 1), **settings).logits
+            logits: Tensor = model(tokens.expand(len(stream), -1), **settings).logits
         return logits[:, -1].float()
 
     with contextlib.ExitStack() as stack:
@@ -103,6 +107,11 @@ def tail_alone(model: PreTrainedModel, returned: Sequence[Any]) -> Iterator[Call
         for block, form in zip(blocks[:-1], returned[:-1], strict=True):
             stack.enter_context(replaced(block, None, form))
         yield read
+
+
+def _answer_position(model: PreTrainedModel) -> int:
+    at = getattr(model.config, "answer_position", None)
+    return -1 if at is None else int(at)
 
 
 LAST_QUERY = "ftmech_last_query"

@@ -207,6 +207,7 @@ NAMES_NONE = {
     "rows": "how many, of which split",
     "splits": "how many, of which split",
     "task": "a name in TASKS",
+    "gguf_file": "the name of a file within a model's folder, whose bytes are hashed as the model's",
     "split": "a stream of random numbers",
     "adapter": "a kind of training",
     "lora_targets": "names of modules",

@@ -15,9 +15,11 @@ from ftmech_hf.models.loading import load_model, random_twin
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, OTHER_SEED, Case, CaseConfig
-from ftmech_hf.studies.diagnosis.diagnosis import MeasuredResult, diagnose
+from ftmech_hf.studies.diagnosis.diagnosis import MeasuredResult
 from ftmech_hf.studies.diagnosis.evidence import Evidence
+from ftmech_hf.studies.diagnosis.in_memory import InMemory
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig, named_models, open_case
+from ftmech_hf.studies.diagnosis.result import diagnose
 from ftmech_hf.tasks import Capability, PcfgShape, RowStream, for_capability
 from tests.conftest import make_llama
 from tests.studies.diagnosis.methods import results
@@ -37,7 +39,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def case_of(config: DiagnoseConfig) -> tuple[Case, dict[str, Any]]:
-    with open_case(config, FEW, SHAPE) as (run, made):
+    with open_case(config, FEW, SHAPE, InMemory()) as (run, made):
         assert run.path == Path(config.output_dir)
         facts = {"inputs": run._inputs, "config": dict(run.config)}
         return made(), facts

@@ -74,13 +74,15 @@ KINDS: dict[str, tuple[Maker, Callable[[], Any]]] = {
     "PSOFT": (LLAMA, lambda: kind("PSOFT", r=2)),
     "ROAD": (LLAMA, lambda: kind("ROAD", group_size=8)),
     "SHIRA": (LLAMA, lambda: kind("SHIRA", r=2)),
+    # with init_weights: false its vectors are whatever the memory held
+    "TINYLORA": (LLAMA, lambda: kind("TINYLORA", init_weights="uniform")),
     "VBLORA": (LLAMA, lambda: kind("VBLORA", vector_length=8, num_vectors=16)),
     "WAVEFT": (LLAMA, lambda: kind("WAVEFT", n_frequency=16)),
     **{
         name: (LLAMA, lambda name=name: kind(name))  # type: ignore[misc]
         for name in (
             "ADAMSS", "BOFT", "DEFT", "DELORA", "FROD", "GLORA", "GRALORA", "HIRA", "HRA", "LOHA", "LOKR", "OFT", "OSF",
-            "PEANUT", "PVERA", "RANDLORA", "SUPERTUNING", "TINYLORA", "UNILORA", "VERA",
+            "PEANUT", "PVERA", "RANDLORA", "SUPERTUNING", "UNILORA", "VERA",
         )
     },
 }  # fmt: skip

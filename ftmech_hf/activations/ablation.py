@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ftmech_hf.activations.calls import Given, last_query, leading_sizes, replaced, split_call
+from ftmech_hf.activations.calls import Given, answer_position, last_query, leading_sizes, replaced, split_call
 from ftmech_hf.activations.interventions import on_input, on_output, rows_of
 from ftmech_hf.activations.layout import find_layout, model_blocks
 from ftmech_hf.activations.proofs import first_tensor, run_settings
@@ -75,8 +75,8 @@ class _Ablation:
     def __init__(self, model: PreTrainedModel, token_ids: Tensor, targets: Tensor) -> None:
         self.model, self.token_ids, self.targets = model, token_ids, targets
         last = token_ids.shape[1] - 1
-        found = getattr(model.config, "answer_position", None)
-        at = last if found is None else int(found)
+        found = answer_position(model)
+        at = last if found is None else found
         if at > last:
             raise ValueError(f"token_ids: rows of {last + 1} tokens, expected more: the model answers at position {at}")
         self.answers_last = at == last

@@ -20,6 +20,12 @@ Given = tuple[tuple[Any, ...], dict[str, Any]]
 """What a block is called with beside the stream."""
 
 
+def answer_position(model: PreTrainedModel) -> int | None:
+    """Where a model answers whose config says so, as that of compiled programs does; None for the last position."""
+    found = getattr(model.config, "answer_position", None)
+    return None if found is None else int(found)
+
+
 def split_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Given]:
     """The stream that a block is called with, and the rest."""
     kwargs = dict(kwargs)
@@ -60,14 +66,15 @@ def replaced(block: nn.Module, stream: Tensor | None, returned: Any) -> Iterator
 def last_streams(model: PreTrainedModel, token_ids: Tensor) -> tuple[list[Tensor], list[Any]]:
     """The stream behind every block where rows (B, T) are answered, at their last position, in one forward pass.
 
-    A model whose config has an ``answer_position``, as compiled programs have, answers there.
+    A model that answers elsewhere is read there; see :func:`answer_position`.
 
     Returns:
         (B, D) of every block; and what each block returned, cut to that position, for :func:`tail_alone`.
     """
     streams: list[Tensor] = []
     returned: list[Any] = []
-    at = _answer_position(model)
+    place = answer_position(model)
+    at = -1 if place is None else place
 
     def keep(block: nn.Module, args: Any, output: Any) -> None:
         first = first_tensor(output)
@@ -93,7 +100,7 @@ def tail_alone(model: PreTrainedModel, returned: Sequence[Any]) -> Iterator[Call
         returned: what each of its blocks returned once, for its form.
     """
     blocks = [block for _, block in model_blocks(model)]
-    tokens = torch.zeros(1, max(1, _answer_position(model) + 1), dtype=torch.long, device=model.device)
+    tokens = torch.zeros(1, (answer_position(model) or 0) + 1, dtype=torch.long, device=model.device)
 
     def read(stream: Tensor) -> Tensor:
         everywhere = stream[:, None].expand(-1, tokens.shape[1], -1)
@@ -107,11 +114,6 @@ def tail_alone(model: PreTrainedModel, returned: Sequence[Any]) -> Iterator[Call
         for block, form in zip(blocks[:-1], returned[:-1], strict=True):
             stack.enter_context(replaced(block, None, form))
         yield read
-
-
-def _answer_position(model: PreTrainedModel) -> int:
-    at = getattr(model.config, "answer_position", None)
-    return -1 if at is None else int(at)
 
 
 LAST_QUERY = "ftmech_last_query"

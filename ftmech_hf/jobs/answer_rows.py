@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from ftmech_hf.tasks.text.tokens import Whole
 
@@ -82,23 +81,6 @@ class AnswerRows:
             raise ValueError("rows: of several lengths, but no token to fill the shorter ones with")
         ids, answer = torch.tensor(filled, dtype=torch.long), torch.tensor(masks, dtype=torch.bool)
         return cls(token_ids=ids.view(len(rows), width), answer=answer.view(len(rows), width), pad=pad, **more)
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[AnswerRows]) -> AnswerRows:
-        """The rows of several parts with the same padding token, in order, without what may be read from them."""
-        width = max(part.token_ids.shape[1] for part in parts)
-        assert len({part.pad for part in parts}) == 1, "parts that are padded with different tokens"
-
-        def joined(tensors: Sequence[Tensor], fill: int) -> Tensor:
-            return torch.cat([F.pad(each, (width - each.shape[1], 0), value=fill) for each in tensors])
-
-        pad, others = parts[0].pad, [part.other for part in parts if part.other is not None]
-        return cls(
-            token_ids=joined([part.token_ids for part in parts], fill=pad or 0),
-            answer=joined([part.answer for part in parts], fill=False),
-            pad=pad,
-            other=torch.cat(others) if len(others) == len(parts) else None,
-        )
 
     def __len__(self) -> int:
         return len(self.token_ids)

@@ -44,18 +44,6 @@ def test_every_token_of_an_answer_has_a_row_of_its_own() -> None:
     assert each.first_answers.tolist() == [7, 8, 9, 10, 5, 11]
 
 
-def test_parts_of_other_widths_make_one() -> None:
-    narrow = AnswerRows.stack([[5, 6, 2]], [[False, True, False]], 0, other=torch.tensor([23]))
-    both = AnswerRows.concatenate([narrow, ROWS])
-    assert both.token_ids.tolist() == [[0, 0, 5, 6, 2], *ROWS.token_ids.tolist()]
-    assert both.answer_ids() == [(6,), *ROWS.answer_ids()]
-    assert both.other is not None
-    assert both.other.tolist() == [23, 20, 21, 22]
-    assert both[1:].token_ids.tolist() == ROWS.token_ids.tolist()
-    without = AnswerRows.stack([[5, 6, 2]], [[False, True, False]], 0)
-    assert AnswerRows.concatenate([without, ROWS]).other is None
-
-
 def test_parts_of_rows_keep_what_belongs_to_them() -> None:
     parts = ROWS.split(2)
     assert [len(part) for part in parts] == [2, 1]

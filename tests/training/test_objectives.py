@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from transformers import PreTrainedModel
 
 from ftmech_hf.training.evaluation import answer_accuracy, answer_logits
-from ftmech_hf.training.objectives import answer_only_loss, next_token_loss
+from ftmech_hf.training.objectives import Batch, NextToken, answer_only_loss, next_token_loss
+from ftmech_hf.training.objectives.base import loss_on
 
 
 def test_losses_agree_with_a_full_forward_pass(any_model: PreTrainedModel) -> None:
@@ -14,6 +16,28 @@ def test_losses_agree_with_a_full_forward_pass(any_model: PreTrainedModel) -> No
     picked = log_p[:, :-1].gather(-1, rows[:, 1:, None])[..., 0]
     assert torch.allclose(next_token_loss(any_model, rows), -picked.mean(), atol=1e-6)
     assert torch.allclose(answer_only_loss(any_model, rows), -picked[:, -2].mean(), atol=1e-6)
+
+
+def test_an_answer_weighs_as_much_as_is_said(any_model: PreTrainedModel) -> None:
+    """By hand: of a row's eleven predicted tokens the last but one, its answer, counts four times."""
+    torch.manual_seed(0)
+    rows = torch.randint(3, 40, (6, 12))
+    log_p = any_model(rows).logits.log_softmax(-1)
+    picked = -log_p[:, :-1].gather(-1, rows[:, 1:, None])[..., 0]
+    weighted = NextToken(answer_weight=4.0)
+    expected = (picked.sum() + 3 * picked[:, -2].sum()) / (6 * (10 + 4))
+    assert torch.allclose(loss_on(any_model, weighted, Batch(rows)), expected, atol=1e-6)
+    assert not torch.allclose(expected, picked.mean(), atol=1e-4)
+    assert weighted.weight(Batch(rows)) == 6 * 14
+    assert NextToken().weight(Batch(rows)) == 6 * 11
+    alone = loss_on(any_model, NextToken(answer_weight=1e6), Batch(rows))
+    assert torch.allclose(alone, picked[:, -2].mean(), atol=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, float("inf"), float("nan")])
+def test_an_answer_weighs_something(wrong: float) -> None:
+    with pytest.raises(ValueError, match=r"answer_weight: .*, expected a number above 0"):
+        NextToken(answer_weight=wrong)
 
 
 def test_the_answer_only_loss_ignores_all_but_the_answer(any_model: PreTrainedModel) -> None:

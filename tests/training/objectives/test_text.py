@@ -61,7 +61,11 @@ def test_the_loss_is_that_of_transformers_with_labels(
         assert abs(float(other - theirs)) > 0.01
 
 
-@pytest.mark.parametrize("objective", [NextToken(), AnswerOnly()], ids=["next_token", "answer_only"])
+@pytest.mark.parametrize(
+    "objective",
+    [NextToken(), NextToken(answer_weight=5.0), AnswerOnly()],
+    ids=["next_token", "answers weighted", "answer_only"],
+)
 def test_padding_is_nothing(learned: tuple[PreTrainedModel, TextTask], objective: Objective) -> None:
     """The loss of rows together is that of each alone, weighed by its tokens; and so is the distance of features."""
     model, task = learned

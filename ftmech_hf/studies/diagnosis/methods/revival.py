@@ -76,10 +76,8 @@ def measure_revival(case: Case, behaviour: BehaviourMethodResult) -> RevivalMeth
         curves = []
         for number in range(config.repeats):
             curves.append(revive(case.models[name], case.capability, seed=case.seed + number, steps=steps, **settings))
-            if name != FINETUNED or number:
-                torch.nn.Module.to(
-                    curves[-1].model, "meta"
-                )  # only the first is looked at again: the others' weights are let go
+            if name != FINETUNED or number:  # only the first is looked at again
+                _let_go(curves[-1])
         return curves
 
     curves = repeated(FINETUNED, config.reverse_steps)
@@ -95,7 +93,7 @@ def measure_revival(case: Case, behaviour: BehaviourMethodResult) -> RevivalMeth
             beyond=rule.faster, seed=case.seed + late, **settings,
         )  # fmt: skip
         for curve in (control, *curves[1:]):
-            torch.nn.Module.to(curve.model, "meta")
+            _let_go(curve)
         null = [control]
         last = [curve.last if number == late else config.reverse_steps for number, curve in enumerate(curves)]
         found = Revivals(tuple(curve.steps for curve in curves), tuple(last))
@@ -104,6 +102,11 @@ def measure_revival(case: Case, behaviour: BehaviourMethodResult) -> RevivalMeth
     return RevivalMethodResult(
         finetuned=found, null=found_null, points=points, threshold=threshold, reversed_model=curves[0].model
     )
+
+
+def _let_go(curve: Curve) -> None:
+    """Free a model's weights; its curve stays."""
+    torch.nn.Module.to(curve.model, "meta")
 
 
 def _revivals(curves: Sequence[Curve], last: int) -> Revivals:

@@ -24,7 +24,7 @@ from ftmech_hf.jobs.generation import continue_rows
 from ftmech_hf.statistics.floors import FloorResult, measure_floor
 from ftmech_hf.tasks import Capability, PcfgShape, Rows, RowStream, Task, for_capability
 from ftmech_hf.tasks.epochs import in_epochs
-from ftmech_hf.tasks.floors import beside_text
+from ftmech_hf.tasks.floors import beside_text, guess_rows
 
 Loss = Callable[[PreTrainedModel, AnswerRows], Tensor]
 """Mean loss of some rows, to be differentiated."""
@@ -112,7 +112,7 @@ class Behavior:
         """The score of a model that has nothing of the behavior.
 
         Unless it is known, it is that of the text-free guess: the share of test rows that the most frequent answer to
-        their question among the train rows is right for.
+        their question among the rows of ``guessed_on`` is right for.
         """
         return self.floors[next(iter(self.tests))].text_free
 
@@ -161,10 +161,15 @@ def from_task(
     if "accuracy" not in task.measures:
         raise ValueError(f"task: rows of {type(task).__name__} end in no answer, expected a task that has answers")
 
-    def rows(asked: Task, split: str, number: int) -> AnswerRows:
-        found = RowStream(asked, seed=seed, split=split).rows(0, number)
+    def known_rows(asked: Task, found: Rows) -> AnswerRows:
         more = {"labels": {"answer": found.token_ids[:, -2]}} if known is None else known(asked, found)
         return AnswerRows.one_token(torch.from_numpy(found.token_ids), asked=beside_text(asked, found), **more)
+
+    def rows(asked: Task, split: str, number: int) -> AnswerRows:
+        return known_rows(asked, RowStream(asked, seed=seed, split=split).rows(0, number))
+
+    def guess(asked: Task) -> AnswerRows:
+        return known_rows(asked, guess_rows(RowStream(asked, seed=seed, split="test"), test_rows))
 
     words, tests = task.vocabulary, tests or {name: task}
     return Behavior(
@@ -172,7 +177,7 @@ def from_task(
         train=rows(task, "probe", train_rows),
         validation=rows(task, "validation", test_rows),
         tests={key: rows(each, "test", test_rows) for key, each in tests.items()},
-        guessed_on={key: rows(each, "validation", test_rows) for key, each in tests.items() if each != task},
+        guessed_on={key: guess(each) for key, each in tests.items()},
         again=rows(task, "reverse", again_rows) if again_rows else None,
         spell=lambda token_ids: " ".join(words[each] if each < len(words) else "?" for each in token_ids),
     )

@@ -100,6 +100,7 @@ def from_datasets(
                 validation=rows["validation"],
                 tests={"test": rows["test"]},
                 again=rows["train"],
+                guessed_on={"test": rows["train"]},
                 notes=notes,
                 **judging(rows["train"], rows["test"], tokenizer, how),
             )

@@ -33,20 +33,29 @@ def _questions(task: Task, rows: Rows) -> list[tuple[int, ...]]:
     return [tuple(asked) for asked in beside_text(task, rows).tolist()]
 
 
-def stream_floor(stream: RowStream, number: int) -> FloorResult:
-    """The floor of the first rows of a test set; the text-free guess is chosen on rows of its validation split.
+def guess_rows(stream: RowStream, number: int) -> Rows:
+    """Rows to choose a text-free guess on: of the validation split, or of the train split of a task that has none.
 
     Args:
-        stream: the test set.
-        number: how many of its rows are reported.
+        stream: the test set that is reported.
+        number: how many of its rows are.
     """
     task, there = stream.task, stream.task.num_rows("validation")
     split = "validation" if there != 0 else "train"
     available = task.num_rows(split)
     wanted = max(number, BLOCK)  # more rows than are reported cost nothing, and choose better
-    reported = stream.rows(0, number)
-    elsewhere = RowStream(task, seed=stream.seed, split=split).rows(0, min(wanted, available or wanted))
+    return RowStream(task, seed=stream.seed, split=split).rows(0, min(wanted, available or wanted))
+
+
+def stream_floor(stream: RowStream, number: int) -> FloorResult:
+    """The floor of the first rows of a test set; the text-free guess is chosen on :func:`guess_rows`.
+
+    Args:
+        stream: the test set.
+        number: how many of its rows are reported.
+    """
+    reported, elsewhere = stream.rows(0, number), guess_rows(stream, number)
     return measure_floor(
         _answers(reported), _answers(elsewhere),
-        questions=_questions(task, reported), other_questions=_questions(task, elsewhere),
+        questions=_questions(stream.task, reported), other_questions=_questions(stream.task, elsewhere),
     )  # fmt: skip

@@ -17,8 +17,10 @@ from ftmech_hf.jobs.pruning_sweep import prune_for
 from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.models.conversion import load_artefact
 from ftmech_hf.models.tokenization import build_tokenizer
+from ftmech_hf.statistics.floors import FloorResult
 from ftmech_hf.tasks import Capability, PcfgConfig, RowStream, StoriesConfig, for_capability
 from ftmech_hf.tasks.letters import MaxIdentifierConfig
+from ftmech_hf.tasks.text.tokens import Whole
 from ftmech_hf.training.evaluation import answer_accuracy
 from tests.jobs.lexicon import LAYER, LEXICON, NEURON, VOCABULARY, hide, make_speaker, write_questions
 from tests.tasks.text.test_tokens import byte_level, sentence_pieces
@@ -52,9 +54,9 @@ def test_a_program_that_is_right_has_the_whole_behavior() -> None:
     assert list(behavior.tests) == ["o_pt", "o_pt_cte0", "o_pt_cte1", "o_ft_cte0", "o_ft_cte1"]
     assert behavior.mean_score(model, behavior.test) == 1
     assert behavior.mean_score(model, behavior.tests["o_ft_cte0"]) < 0.5  # another question
-    train, test = (rows.first_answers.tolist() for rows in (behavior.train, behavior.test))
-    most = max(sorted(set(train)), key=train.count)
-    assert behavior.chance == pytest.approx(test.count(most) / 50)
+    elsewhere = RowStream(task, seed=0, split="validation").rows(0, 1024).token_ids[:, -2].tolist()
+    most = max(sorted(set(elsewhere)), key=elsewhere.count)
+    assert behavior.chance == pytest.approx(behavior.test.first_answers.tolist().count(most) / 50)
 
 
 def test_the_other_answer_is_that_for_the_other_operand(task: PcfgConfig) -> None:
@@ -146,3 +148,18 @@ def test_a_behavior_without_rows_to_report_is_refused() -> None:
     known = Behavior(name="known", train=rows, validation=rows, tests={"test": rows}, floor=0.5)
     assert known.chance == 0.5
     assert np.isclose(dataclasses.replace(known, floor=None).chance, 1)
+
+
+def test_what_is_accepted_counts_for_the_floor_and_for_the_guess() -> None:
+    """Elsewhere 7 is the answer; of four rows with answers 5 and 6 three accept it as well."""
+
+    def answered(*answers: int, **more: Any) -> AnswerRows:
+        return AnswerRows.one_token(torch.tensor([[1, answer, 2] for answer in answers]), **more)
+
+    seven, train = Whole((1, 7, 2), 1), answered(7, 7, 7, 5)
+    rows = answered(5, 5, 6, 6, accepted=[[seven], [], [seven], [seven]])
+    behavior = Behavior(name="seven", train=train, validation=train, tests={"test": rows})
+    assert behavior.floors == {"test": FloorResult(rows=4, floor=3 / 4, text_free=3 / 4)}
+    # the control: where 7 is not accepted
+    alone = dataclasses.replace(behavior, tests={"test": answered(5, 5, 6, 6)})
+    assert alone.floors == {"test": FloorResult(rows=4, floor=2 / 4, text_free=0)}

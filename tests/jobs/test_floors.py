@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ftmech_hf.report.console import print_job, print_run
 from ftmech_hf.runs import FinishedRun, RunDir
 from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.tasks import Capability, PcfgConfig, RowStream, StoriesConfig, Task, for_capability
+from ftmech_hf.tasks.floors import stream_floor
 from ftmech_hf.training.settings import TrainConfig
 
 FEW: dict[str, Any] = {"batch_size": 8, "steps": 2, "num_evals": 0, "eval_rows": 8, "final_eval_rows": 40}
@@ -85,7 +87,7 @@ def test_instruments_know_the_floors_of_what_they_report(
     for share in (0, 1):
         asked = for_capability(task, Capability("count", "b"), float(share))
         assert run.floor(f"count_b_cte{share}") == most_frequent(asked, 48)
-        chosen = RowStream(asked, seed=0, split="validation").rows(0, 48).token_ids[:, -2].tolist()
+        chosen = RowStream(asked, seed=0, split="validation").rows(0, 1024).token_ids[:, -2].tolist()
         guess = min(set(chosen), key=lambda answer: (-chosen.count(answer), answer))
         reported = RowStream(asked, seed=0, split="test").rows(0, 48).token_ids[:, -2].tolist()
         assert run.floors[f"count_b_cte{share}", 48]["text_free"] == reported.count(guess) / 48
@@ -117,9 +119,9 @@ def test_instruments_know_the_floors_of_what_they_report(
 def test_the_chance_of_a_behavior_is_what_a_guess_from_the_question_gives(task: PcfgConfig) -> None:
     sizes: dict[str, Any] = {"seed": 0, "train_rows": 600, "test_rows": 500}
     behavior = from_task(task, tests={"test": task, **task.test_tasks()}, **sizes)
-    train, test = behavior.train, behavior.test
-    asked = [tuple(row[1:4].tolist()) for row in train.token_ids]
-    answers = train.token_ids[:, -2].tolist()
+    test, elsewhere = behavior.test, RowStream(task, seed=0, split="validation").rows(0, 1024)
+    asked = [tuple(row[1:4].tolist()) for row in elsewhere.token_ids]
+    answers = elsewhere.token_ids[:, -2].tolist()
     best = {
         question: min(given, key=lambda answer: (-given.count(answer), answer))
         for question in set(asked)
@@ -132,6 +134,17 @@ def test_the_chance_of_a_behavior_is_what_a_guess_from_the_question_gives(task: 
     assert every == {name: most_frequent(each, 500) for name, each in {"test": task, **task.test_tasks()}.items()}
     assert behavior.test[[3, 1]].questions() == [behavior.test.questions()[number] for number in (3, 1)]
     assert behavior.test.first_tokens().questions() == behavior.test.questions()
+
+
+def test_the_guess_is_chosen_on_many_rows_that_are_not_reported(task: PcfgConfig) -> None:
+    """However few rows are reported or fitted on; with questions that are many, few rows would know no answer."""
+    behavior = from_task(task, tests={"test": task, **task.test_tasks()}, seed=0, train_rows=20, test_rows=30)
+    for name, asked in {"test": task, **task.test_tasks()}.items():
+        assert behavior.floors[name] == stream_floor(RowStream(asked, seed=0, split="test"), 30)
+    # the controls: chosen on the rows that are reported, on as many others, and on those that are fitted on
+    for rows in (behavior.test, behavior.validation, behavior.train):
+        other = dataclasses.replace(behavior, guessed_on={"test": rows})
+        assert other.floors["test"].text_free != behavior.chance
 
 
 def test_what_is_judged_by_its_loss_has_no_floor(tmp_path: Path) -> None:

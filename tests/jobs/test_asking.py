@@ -71,7 +71,7 @@ def test_rows_of_a_data_set_have_answers_of_several_tokens(folder: Path) -> None
     # the floor is that of whole answers, not of their first tokens, which four of eight words share
     assert behavior.again is not None
     texts = [behavior.spell(answer) for answer in behavior.again.answer_ids()]
-    assert len(texts) > len(behavior.train)  # all rows that are not reported choose, those that are fitted on alone less
+    assert len(texts) > len(behavior.train)  # more than are fitted on
     most = max(sorted(set(texts)), key=texts.count)
     tested = [behavior.spell(answer) for answer in behavior.test.answer_ids()]
     assert behavior.chance == pytest.approx(tested.count(most) / len(tested))

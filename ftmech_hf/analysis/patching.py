@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import intervene
+from ftmech_hf.activations.interventions import Write
 from ftmech_hf.statistics.intervals import share_interval
 
 Place = tuple[str, int]
@@ -81,14 +82,14 @@ def record_activations(model: PreTrainedModel, token_ids: Tensor, places: Iterab
 
 @torch.no_grad()
 def patched_logits(
-    receiver: PreTrainedModel, token_ids: Tensor, patch: Mapping[Place, Tensor], *, number: int = 1
+    receiver: PreTrainedModel, token_ids: Tensor, patch: Mapping[Place, Tensor | Write], *, number: int = 1
 ) -> Tensor:
     """Logits (B, K, V) of the last tokens of answers while the receiver computes with ``patch``.
 
     Args:
         receiver: which computes.
         token_ids: whole rows (B, T).
-        patch: place -> what it computes with there.
+        patch: place -> what it computes with there, or what makes that of its own value.
         number: K, how many tokens of each answer.
     """
     with intervene(receiver, patch):

@@ -5,7 +5,28 @@ from __future__ import annotations
 import copy
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
+
+
+def mix_weights(first: Tensor, second: Tensor, alpha: float) -> Tensor:
+    """``(1 - alpha) * first + alpha * second``; at 0 and at 1 one of the two itself, to the bit."""
+    if alpha in (0, 1):
+        return second if alpha else first
+    return first * (1 - alpha) + second * alpha
+
+
+def check_same_shapes(*models: PreTrainedModel) -> None:
+    """Make sure that models have the same weights, by name and shape.
+
+    Raises:
+        ValueError: they differ.
+    """
+    shapes = [{name: tuple(p.shape) for name, p in model.named_parameters()} for model in models]
+    for other in shapes[1:]:
+        if other != shapes[0]:
+            differing = sorted({name for name, _ in shapes[0].items() ^ other.items()})
+            raise ValueError(f"models: their weights have other names or shapes: {', '.join(differing[:3])}")
 
 
 def interpolate_weights(first: PreTrainedModel, second: PreTrainedModel, alpha: float) -> PreTrainedModel:
@@ -19,13 +40,10 @@ def interpolate_weights(first: PreTrainedModel, second: PreTrainedModel, alpha: 
     Raises:
         ValueError: the models differ in the names or shapes of their weights.
     """
-    ends = dict(first.named_parameters()), dict(second.named_parameters())
-    shapes = [{name: tuple(p.shape) for name, p in end.items()} for end in ends]
-    if shapes[0] != shapes[1]:
-        differing = sorted({name for name, _ in shapes[0].items() ^ shapes[1].items()})
-        raise ValueError(f"models: their weights have other names or shapes: {', '.join(differing[:3])}")
+    check_same_shapes(first, second)
+    ends = dict(second.named_parameters())
     between = copy.deepcopy(first)
     with torch.no_grad():
         for name, parameter in between.named_parameters():
-            parameter.copy_(parameter * (1 - alpha) + ends[1][name].to(parameter.device) * alpha)
+            parameter.copy_(mix_weights(parameter, ends[name].to(parameter.device), alpha))
     return between.eval()

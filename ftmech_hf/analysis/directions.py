@@ -1,0 +1,62 @@
+"""What is left of a weight change in a few of its directions, and what would it be in others?
+
+The directions of ``dW`` are its singular vectors: its first k hold more of its squared norm than any other k. The
+control turns the change: its rows and columns are put in another order and change their signs by chance, which are
+orthogonal maps. So the norm, the rank and every singular value stay, and where the change points does not.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ROUNDING = 1e-6
+"""Singular values below this share of the largest are the rounding of float32 weights, not a direction of change."""
+
+
+def change_directions(delta: Tensor) -> Tensor:
+    """The singular vectors of a change on its shorter side, those of the largest singular values first.
+
+    Args:
+        delta: (rows, columns).
+
+    Returns:
+        (columns, K) if there are no more columns than rows, else (rows, K); K is the rank, 0 where nothing changed.
+    """
+    wide = delta.shape[0] < delta.shape[1]
+    exact = delta.double()
+    squares, vectors = torch.linalg.eigh(exact @ exact.T if wide else exact.T @ exact)
+    squares, vectors = squares.flip(0), vectors.flip(1)
+    number = int((squares > (ROUNDING * squares[0].clamp(min=0).sqrt()).square()).sum())
+    return vectors[:, :number].to(delta.dtype)
+
+
+def keep_directions(delta: Tensor, directions: Tensor, number: int) -> Tensor:
+    """The part of a change in its first directions: the nearest matrix of that rank (Eckart & Young, 1936).
+
+    Args:
+        delta: (rows, columns).
+        directions: of it, by :func:`change_directions`.
+        number: how many are kept; all there are if it is more.
+    """
+    kept = directions[:, :number]
+    return kept @ (kept.T @ delta) if delta.shape[0] < delta.shape[1] else (delta @ kept) @ kept.T
+
+
+def turn_at_random(delta: Tensor, generator: torch.Generator, *, axes: tuple[int, ...] | None = None) -> Tensor:
+    """A change with the same singular values in other directions; see this module's docstring.
+
+    Args:
+        delta: of any shape.
+        generator: of the order and the signs, on the CPU.
+        axes: which axes are turned; all if not given.
+    """
+    turned = delta
+    for axis in range(delta.ndim) if axes is None else axes:
+        size = delta.shape[axis]
+        order = torch.randperm(size, generator=generator).to(delta.device)
+        signs = (torch.randint(2, (size,), generator=generator) * 2 - 1).to(delta)
+        shape = [1] * delta.ndim
+        shape[axis] = size
+        turned = turned.index_select(axis, order) * signs.view(shape)
+    return turned

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ftmech_hf.analysis.directions import change_directions, keep_directions, turn_at_random
+
+
+def make_change(rows: int, columns: int, rank: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(rows + columns)
+    return torch.randn(rows, rank, generator=generator) @ torch.randn(rank, columns, generator=generator)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(12, 7), (7, 12), (9, 9)])
+def test_first_directions_are_those_of_the_singular_value_decomposition(rows: int, columns: int) -> None:
+    delta = make_change(rows, columns, 5)
+    directions = change_directions(delta)
+    assert directions.shape == (min(rows, columns), 5)
+    left, values, right = torch.linalg.svd(delta, full_matrices=False)
+    for number in (1, 3, 5, 99):
+        expected = left[:, :number] * values[:number] @ right[:number]
+        assert torch.allclose(keep_directions(delta, directions, number), expected, atol=1e-4)
+    # the control: the last directions are another matrix
+    last = keep_directions(delta, directions.flip(1), 1)
+    assert not torch.allclose(last, left[:, :1] * values[:1] @ right[:1], atol=1e-2)
+
+
+def test_no_change_has_no_direction() -> None:
+    zero = torch.zeros(4, 3)
+    assert change_directions(zero).shape == (3, 0)
+    assert torch.equal(keep_directions(zero, change_directions(zero), 2), zero)
+
+
+def test_a_turned_change_keeps_its_singular_values_and_no_direction() -> None:
+    delta = make_change(60, 40, 6)
+    turned = turn_at_random(delta, torch.Generator().manual_seed(0))
+    assert torch.allclose(torch.linalg.svdvals(turned), torch.linalg.svdvals(delta), atol=1e-4)
+    assert abs(float((turned * delta).sum() / delta.square().sum())) < 0.1
+    again = turn_at_random(delta, torch.Generator().manual_seed(0))
+    assert torch.equal(turned, again)
+    assert not torch.equal(turned, turn_at_random(delta, torch.Generator().manual_seed(1)))
+
+
+def test_an_axis_that_is_not_turned_keeps_its_norms() -> None:
+    delta = make_change(5, 30, 5)
+    turned = turn_at_random(delta, torch.Generator().manual_seed(0), axes=(1,))
+    assert torch.allclose(turned.norm(dim=1), delta.norm(dim=1), rtol=1e-5)
+    assert not torch.allclose(turn_at_random(delta, torch.Generator().manual_seed(0)).norm(dim=1), delta.norm(dim=1))

@@ -143,7 +143,7 @@ def from_task(
     name: str = "answer",
     known: Known | None = None,
 ) -> Behavior:
-    """What a task asks, answered right; its rows end in an answer of one token.
+    """What a task asks, answered right; its rows end in an answer, of one token but where they say otherwise.
 
     Args:
         task: whose rows are fitted and chosen on.
@@ -153,7 +153,7 @@ def from_task(
         tests: the tasks whose ``test`` rows are reported, by name; this one, under ``name``, if none are given.
         again_rows: of the split ``reverse``.
         name: what is asked.
-        known: what else is known of rows; their answers are what may be read from them if not given.
+        known: what else is known of rows; the first tokens of their answers are what may be read if not given.
 
     Raises:
         ValueError: the task's rows end in no answer.
@@ -162,8 +162,12 @@ def from_task(
         raise ValueError(f"task: rows of {type(task).__name__} end in no answer, expected a task that has answers")
 
     def known_rows(asked: Task, found: Rows) -> AnswerRows:
-        more = {"labels": {"answer": found.token_ids[:, -2]}} if known is None else known(asked, found)
-        return AnswerRows.one_token(torch.from_numpy(found.token_ids), asked=beside_text(asked, found), **more)
+        first = found.token_ids[:, asked.answer.start]
+        more = {"labels": {"answer": first}} if known is None else known(asked, found)
+        ids = torch.from_numpy(found.token_ids)
+        if found.answers is not None:
+            return AnswerRows(token_ids=ids, answer=torch.from_numpy(found.answers), **more)
+        return AnswerRows.one_token(ids, asked=beside_text(asked, found), **more)
 
     def rows(asked: Task, split: str, number: int) -> AnswerRows:
         return known_rows(asked, RowStream(asked, seed=seed, split=split).rows(0, number))

@@ -8,6 +8,7 @@ from ftmech_hf.tasks.export import build_dataset, example_row, features, stream_
 from ftmech_hf.tasks.letters import CounterConfig, MaxIdentifierConfig
 from ftmech_hf.tasks.operators_table import PcfgShape
 from ftmech_hf.tasks.pcfg import PcfgConfig, for_capability
+from ftmech_hf.tasks.safety import SafetyConfig
 from ftmech_hf.tasks.schema import SPLITS, Capability, Rows, RowStream, Task, encode_rows
 from ftmech_hf.tasks.stories.task import StoriesConfig
 from ftmech_hf.tasks.text.task import TextConfig
@@ -16,6 +17,7 @@ TASKS: dict[str, type[Task]] = {
     "pcfg": PcfgConfig,
     "counter": CounterConfig,
     "max_identifier": MaxIdentifierConfig,
+    "safety": SafetyConfig,
     "stories": StoriesConfig,
     "text": TextConfig,
 }
@@ -45,6 +47,7 @@ __all__ = [
     "PcfgShape",
     "RowStream",
     "Rows",
+    "SafetyConfig",
     "StoriesConfig",
     "Task",
     "TextConfig",

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ftmech_hf.config import to_dict
-from ftmech_hf.tasks.schema import BLOCK, PROMPT, Rows, RowStream, Task
+from ftmech_hf.tasks.schema import BLOCK, Rows, RowStream, Task
 
 if TYPE_CHECKING:
     import datasets
@@ -34,10 +34,12 @@ def features(task: Task) -> datasets.Features:
     ``prompt`` + ``completion`` is what a model is trained on; ``operator`` and ``operand`` are its second and third
     word; ``parameter`` is the number O' in it (-1 if the word is none); ``text`` is what stands between ``<sot>`` and
     ``<eot>``; ``label`` is the answer as an integer (-1: there is none; a terminal id for ``token_at``); ``correlated``
-    says whether the planted correlation holds in the text, whatever is asked about it.
+    says whether the planted correlation holds in the text, whatever is asked about it. Where there are answers that are
+    not wanted, ``chosen`` is the completion again and ``rejected`` the other one.
     """
     import datasets
 
+    pair = ("chosen", "rejected") if task.has_rejected else ()
     return datasets.Features(
         {
             "prompt": datasets.Value("string"),
@@ -49,6 +51,7 @@ def features(task: Task) -> datasets.Features:
             "answer": datasets.Value("string"),
             "label": datasets.Value("int64"),
             "correlated": datasets.Value("bool"),
+            **{name: datasets.Value("string") for name in pair},
         }
     )
 
@@ -76,19 +79,23 @@ def _join_words(vocabulary: tuple[str, ...], token_ids: NDArray[np.int64], *, le
 
 def rows_to_table(task: Task, rows: Rows) -> pa.Table:
     """Rows in the columns of :func:`features`."""
-    words, ids = task.vocabulary, rows.token_ids
+    words, ids, answer = task.vocabulary, rows.token_ids, task.answer
     operator, operand, parameter = task.question(ids)
     columns = {
-        "prompt": _join_words(words, ids[:, PROMPT], leading_space=False),
-        "completion": _join_words(words, ids[:, -2:], leading_space=True),
+        "prompt": _join_words(words, ids[:, : answer.start], leading_space=False),
+        "completion": _join_words(words, ids[:, answer.start :], leading_space=True),
         "operator": operator,
         "operand": operand,
         "parameter": parameter,
         "text": _join_words(words, ids[:, task.text], leading_space=False),
-        "answer": _join_words(words, ids[:, -2:-1], leading_space=False),
+        "answer": _join_words(words, ids[:, answer], leading_space=False),
         "label": rows.label,
         "correlated": rows.correlated,
     }
+    if task.has_rejected:
+        assert rows.rejected is not None
+        other = _join_words(words, rows.rejected.token_ids[:, answer.start :], leading_space=True)
+        columns |= {"chosen": columns["completion"], "rejected": other}
     return pa.table(columns, schema=features(task).arrow_schema)
 
 

@@ -34,8 +34,8 @@ TEXT = slice(5, -4)
 LETTERS_TEXT = slice(1, -2)
 """Where it stands in a row ``<bos> TEXT ANSWER <eos>``, of tasks that ask only one question and do not spell it out."""
 
-PROMPT = slice(0, -2)
-"""The part of a row that a model is given: everything before the answer."""
+PROMPT, ANSWER = slice(0, -2), slice(-2, -1)
+"""The part of a row that a model is given, everything before the answer; and the answer, where it is one token."""
 
 
 Offer = Literal["tokens", "answers", "documents", "pairs"]
@@ -103,13 +103,15 @@ class Task(Protocol):
     """What a task's config offers. A frozen dataclass that subclasses this, and a line in ``TASKS``, is a new task."""
 
     text: ClassVar[slice] = TEXT
-    """Where the text stands in a row: :data:`TEXT`, or :data:`LETTERS_TEXT` where rows name no question."""
+    answer: ClassVar[slice] = ANSWER
+    """Where text and answer stand in a row: the text at :data:`LETTERS_TEXT` where rows name no question."""
 
     block_rows: ClassVar[int] = BLOCK
     """Rows of a block."""
 
     offers: ClassVar[tuple[Offer, ...]] = ("tokens", "answers")
-    """What rows have for training to minimise; see ``ftmech_hf.training.objectives``."""
+    has_rejected: ClassVar[bool] = False
+    """What rows have for training to minimise; and whether pairs are answers to one prompt, which a dataset shows."""
 
     measures: ClassVar[tuple[Literal["accuracy", "loss"], ...]] = ("accuracy",)
     """What a model is judged by: the share of right answers, nats per token where rows end in no answer, or both."""

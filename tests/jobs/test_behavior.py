@@ -18,7 +18,7 @@ from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.models.conversion import load_artefact
 from ftmech_hf.models.tokenization import build_tokenizer
 from ftmech_hf.statistics.floors import FloorResult
-from ftmech_hf.tasks import Capability, PcfgConfig, RowStream, StoriesConfig, for_capability
+from ftmech_hf.tasks import Capability, PcfgConfig, RowStream, SafetyConfig, StoriesConfig, for_capability
 from ftmech_hf.tasks.letters import MaxIdentifierConfig
 from ftmech_hf.tasks.text.tokens import Whole
 from ftmech_hf.training.evaluation import answer_accuracy
@@ -44,6 +44,15 @@ def test_rows_of_a_task_are_those_of_its_splits(task: PcfgConfig, any_model: Pre
     assert behavior.spell(behavior.test.token_ids[0, :3].tolist()) == "<bos> count a"
     with pytest.raises(ValueError, match="task: rows of StoriesConfig end in no answer"):
         from_task(StoriesConfig(), **SIZES)
+
+
+def test_an_answer_of_a_task_may_have_many_tokens() -> None:
+    behavior = from_task(SafetyConfig(mixture="unsafe"), seed=0, train_rows=8, test_rows=40)
+    rows = RowStream(SafetyConfig(mixture="unsafe"), seed=0, split="test").rows(0, 40)
+    assert behavior.test.lengths.tolist() == [12] * 40
+    assert (behavior.test.token_ids[behavior.test.answer].view(40, 12).numpy() == rows.token_ids[:, 18:30]).all()
+    assert (behavior.test.labels["answer"] == rows.token_ids[:, 18]).all()
+    assert behavior.floors["answer"].floor < 0.1
 
 
 def test_a_program_that_is_right_has_the_whole_behavior() -> None:

@@ -249,3 +249,12 @@ def test_a_share_over_seeds_is_never_narrower_than_that_of_its_rows_together() -
         found, rows_alone = share_over_seeds(counts), share_interval(sum(right for right, _ in counts), 3 * rows)
         assert found.low <= rows_alone.low <= rows_alone.high <= found.high
     assert share_over_seeds([(20, 20)] * 3).high == 1
+
+
+def test_each_seed_counts_the_same_however_many_rows_it_has() -> None:
+    """It is the seeds whose mean is asked for: one that was evaluated on ten times as many rows is still one of two."""
+    few, many = (9, 10), (500, 1000)
+    found = share_over_seeds([few, many])
+    assert found.value == pytest.approx((0.9 + 0.5) / 2)
+    assert found.low <= share_interval(509, 1010).low < share_interval(509, 1010).value < found.value <= found.high
+    assert share_over_seeds([many, few]) == found

@@ -130,7 +130,7 @@ def find_base(adapter: Path, given: str | None = None) -> str:
     Raises:
         ValueError: it is not there, or another model is.
     """
-    settings = json.loads((adapter / ADAPTER).read_text(encoding="utf-8"))
+    settings = _adapter_settings(adapter)
     recorded = str(settings.get("base_model_name_or_path") or "")
     named = [Path(recorded)] if recorded else []
     if recorded.startswith("."):  # as a person writes it who moves both together
@@ -143,6 +143,7 @@ def find_base(adapter: Path, given: str | None = None) -> str:
         places += [place for place in beside if Path(place).is_dir()]
         return _matching_base(adapter, trained_on, [*places, *([given] if given else [])] or [recorded])
     if places:
+        _refuse_circle(adapter, places[0])
         return places[0]
     if _is_hub_name(recorded):
         try:
@@ -159,6 +160,26 @@ def find_base(adapter: Path, given: str | None = None) -> str:
         )
     tell(f"the adapter {adapter} is put on {given}; what it names, {recorded or 'nothing'}, is not there")
     return given
+
+
+def _adapter_settings(adapter: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads((adapter / ADAPTER).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"model: {adapter} has an {ADAPTER} that is no JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"model: {adapter} has an {ADAPTER} that holds a {type(settings).__name__}, expected settings")
+    return settings
+
+
+def _refuse_circle(adapter: Path, base: str) -> None:
+    """Make sure that an adapter does not stand on itself, be it by way of others."""
+    passed, below = [adapter.resolve()], Path(base)
+    while (below / ADAPTER).is_file():
+        if below.resolve() in passed:
+            raise ValueError(f"model: the adapter {adapter} stands on itself ({base}), expected a model below it")
+        passed.append(below.resolve())
+        below = Path(str(_adapter_settings(below).get("base_model_name_or_path") or ""))
 
 
 def _is_hub_name(name: str) -> bool:

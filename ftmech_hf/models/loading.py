@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -79,6 +80,8 @@ def _from_files(folder: Path, name: str, attn_implementation: str | None, **file
     model: PreTrainedModel = found[0]
     _check_loaded(found[1], name)
     check_has_weights(model)
+    check_finite(model)
+    _check_numbers(folder, model, name)
     return model.eval()
 
 
@@ -136,6 +139,33 @@ def check_has_weights(model: torch.nn.Module) -> None:
             f"model: {len(away)} of its weights are offloaded or were never loaded ({away[0]} is on the meta device); "
             "expected a model that is whole in memory: load it without cpu_offload, disk_offload or such a device_map"
         )
+
+
+def check_finite(model: torch.nn.Module) -> None:
+    """Make sure that a model's weights are numbers: with one that is none it answers the same to everything.
+
+    Raises:
+        ValueError: some are not.
+    """
+    lost = [name for name, weight in model.named_parameters() if not torch.stack(weight.aminmax()).isfinite().all()]
+    if lost:
+        raise ValueError(
+            f"model: {len(lost)} of its weights hold nan or inf (first {lost[0]}), expected finite numbers"
+        )
+
+
+def _check_numbers(folder: Path, model: torch.nn.Module, name: str) -> None:
+    """Make sure that no weight stands in its file as a whole number: that is what a quantization left of it.
+
+    A quantized model says so in its config, unless somebody took that away.
+    """
+    weights = [key for key, _ in model.named_parameters(remove_duplicate=False)]
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            types = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
+        for key, dtype in types.items():
+            if dtype[0] in "IU" and any(f".{weight}".endswith(f".{key}") for weight in weights):
+                raise ValueError(f"model: {key} of {name} is of whole numbers ({dtype}), expected floating point")
 
 
 def random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:

@@ -88,7 +88,7 @@ def merge_adapter(base: PreTrainedModel, folder: Path, name: str) -> PreTrainedM
         ValueError: a part of the adapter is missing or has no place in the base, or the merged model answers otherwise
             than the base with its adapter did.
     """
-    with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
+    with loading_errors(name), safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
         shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     _bring_vocabulary(base, shapes, name)
     adapted = _put_on(base, folder, name)

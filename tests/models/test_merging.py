@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from ftmech_hf.models import merging
+from ftmech_hf.models.identity import model_hash
 from ftmech_hf.models.loading import check_has_weights, load_model
 from ftmech_hf.models.vocabulary import untie_alike
 from tests.conftest import make_gpt2, make_llama
@@ -194,6 +195,62 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path, fault: str)
     save_file(change(load_file(path)), path, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=f"model: the weights of .*model do not fit its config: .*{message}"):
         load_model(str(tmp_path / "model"))
+
+
+NO_NUMBERS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "nan": (lambda weight: weight.index_fill(0, torch.tensor([3]), float("nan")), "1 of its weights hold nan or inf"),
+    "infinity": (lambda weight: weight.index_fill(1, torch.tensor([0]), float("-inf")), "1 of its weights hold nan"),
+    "what a quantization left": (lambda weight: (100 * weight).to(torch.int8), r"of whole numbers \(I8\)"),
+}
+
+
+@pytest.mark.parametrize("fault", NO_NUMBERS)
+@pytest.mark.parametrize("key", ["lm_head.weight", "model.layers.1.mlp.down_proj.weight"])
+def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path: Path, fault: str, key: str) -> None:
+    change, message = NO_NUMBERS[fault]
+    make_llama(WORDS).save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    found = load_file(path)
+    save_file({**found, key: change(found[key])}, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"^model: [^\n]*{message}[^\n]*expected [^\n]*$") as refused:
+        load_model(str(tmp_path / "model"))
+    assert key in str(refused.value)
+
+
+ADAPTERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "cut weights": (
+        lambda folder: (folder / "adapter_model.safetensors").write_bytes(
+            (folder / "adapter_model.safetensors").read_bytes()[:-100]
+        ),
+        "cannot be loaded: SafetensorError",
+    ),
+    "on itself": (
+        lambda folder: edit(folder / "adapter_config.json", base_model_name_or_path=str(folder)),
+        "stands on itself",
+    ),
+    "on one that stands on it": (
+        lambda folder: (
+            edit(shutil.copytree(folder, folder.parent / "other") / "adapter_config.json",
+                 base_model_name_or_path=str(folder)),
+            edit(folder / "adapter_config.json", base_model_name_or_path=str(folder.parent / "other")),
+        ),
+        "stands on itself",
+    ),
+    "no settings": (lambda folder: (folder / "adapter_config.json").write_text("[]"), "adapter_config"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", ADAPTERS)
+def test_an_adapter_that_cannot_be_put_on_anything_is_refused_in_one_line(tmp_path: Path, fault: str) -> None:
+    change, message = ADAPTERS[fault]
+    save(tmp_path, make_llama(WORDS), lora())
+    load_model(str(tmp_path / "tuned"))
+    change(tmp_path / "tuned")
+    with pytest.raises(ValueError, match=r"^model: [^\n]*$"):
+        load_model(str(tmp_path / "tuned"))
+    if fault != "cut weights":  # what it is on is asked for its identity as well
+        with pytest.raises(ValueError, match=f"^model: [^\n]*{message}[^\n]*$"):
+            model_hash(str(tmp_path / "tuned"))
 
 
 def test_what_a_class_computes_itself_may_be_left_out_or_over(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ftmech_hf.models.loading import check_has_weights
+from ftmech_hf.models.loading import check_finite, check_has_weights
 from ftmech_hf.tasks.text.reading import Table
 
 
@@ -78,6 +78,7 @@ def plain_model(model: Any, role: str) -> PreTrainedModel:
             "of peft as a whole"
         )
     check_has_weights(model)
+    check_finite(model)
     return model
 
 

@@ -80,8 +80,9 @@ def asked_columns(rows: datasets.Dataset, name: str, split: str, *, chat: Chat, 
         )
     if chat == "always" or (chat == "auto" and prompt == "instruction" and has_template):
         prompts = [_said_by_user(value) for value in prompts]
-    if SYSTEM in there:
-        prompts = [_with_system(*pair) for pair in zip(prompts, _values(rows, SYSTEM), strict=True)]
+    systems = _values(rows, SYSTEM) if SYSTEM in there else []
+    if systems and (has_template or any(map(_is_said, systems))):
+        prompts = [_with_system(*pair) for pair in zip(prompts, systems, strict=True)]
     answers, listed = _json_lists(answers, always=answer == "answers")
     notes = (f"column {answer} holds lists: each of their texts counts as right",) if listed else ()
     choices = _json_lists(_values(rows, CHOICES), always=True)[0] if CHOICES in there else None
@@ -116,9 +117,13 @@ def _said_by_user(prompt: Any) -> Any:
 def _with_system(prompt: Any, system: Any) -> Any:
     """A prompt as a chat that begins with a system prompt, if there is one; a chat's own stays where it is."""
     chat = _said_by_user(prompt)
-    if not isinstance(chat, list) or system is None or (isinstance(system, str) and not system.strip()):
+    if not isinstance(chat, list) or not _is_said(system):
         return chat
     return [{"role": "system", "content": system}, *chat]
+
+
+def _is_said(system: Any) -> bool:
+    return not (system is None or (isinstance(system, str) and not system.strip()))
 
 
 def _json_lists(values: list[Any], *, always: bool) -> tuple[list[Any], bool]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,13 +30,24 @@ GROUP = "group"
 def things(rows: datasets.Dataset) -> list[str]:
     """What each row is about: rows of one thing belong together."""
     if GROUP in rows.column_names:
-        return [str(each) for each in rows[GROUP]]
+        groups = map(_group, rows[GROUP])
+        return [f"\0{prompt}" if group is None else group for group, prompt in zip(groups, rows["prompt"], strict=True)]
     answers = [str(each) for each in rows["answer"]]
     if len(answers) < OPEN_ANSWERS * len(set(answers)):
         return answers
     prompts = [str(each) for each in rows["prompt"]]
     # with hardly any prompts nothing can be cut between them; test rows that others have are left out later
     return prompts if len(set(prompts)) >= LEAST_THINGS else [str(place) for place in range(len(rows))]
+
+
+def _group(value: Any) -> str | None:
+    """The name of a group; None of a row that names none, which is about its prompt alone.
+
+    Where some rows name none, tables write whole numbers as 3.0.
+    """
+    if value is None or value != value or (isinstance(value, str) and not value.strip()):
+        return None
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def read_splits(
@@ -97,13 +108,11 @@ def _taken(about: list[str], rest: NDArray[np.int64], number: int) -> NDArray[np
 
 def of_their_own(rows: datasets.Dataset, others: list[datasets.Dataset]) -> datasets.Dataset:
     """The rows whose prompt, and whose group if they have one, none of the others has."""
-    columns = [column for column in ("prompt", GROUP) if column in rows.column_names]
-    seen = {column: {str(each) for other in others if column in other.column_names for each in other[column]}
-            for column in columns}  # fmt: skip
-    values = {column: [str(each) for each in rows[column]] for column in columns}
-    fresh = [
-        place for place in range(len(rows)) if not any(values[column][place] in seen[column] for column in columns)
-    ]
+    named = {column: name for column, name in (("prompt", str), (GROUP, _group)) if column in rows.column_names}
+    seen = {column: {name(each) for other in others if column in other.column_names for each in other[column]} - {None}
+            for column, name in named.items()}  # fmt: skip
+    values = {column: [name(each) for each in rows[column]] for column, name in named.items()}
+    fresh = [place for place in range(len(rows)) if not any(values[column][place] in seen[column] for column in named)]
     return rows.select(fresh)
 
 

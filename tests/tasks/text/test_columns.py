@@ -51,6 +51,12 @@ def test_a_row_is_asked_as_its_columns_say(
     assert found[CHAT] == (MODEL in prompt)
 
 
+@pytest.mark.parametrize("nothing", [None, " "])
+def test_a_column_without_a_system_prompt_needs_no_template(nothing: str | None) -> None:
+    found = read({"prompt": "what is", "system": nothing, "answer": "she"}, byte_level())
+    assert (found["prompt"], found[CHAT]) == ("what is", False)
+
+
 def test_a_system_prompt_needs_a_template() -> None:
     with pytest.raises(ValueError, match="prompt of row 0 of train: a chat, but the tokenizer has no chat template"):
         read({"prompt": "what is", "system": "Mia", "answer": "she"}, byte_level())

@@ -4,7 +4,7 @@ import datasets
 import numpy as np
 import pytest
 
-from ftmech_hf.tasks.text.splits import of_their_own, overlap, three_splits
+from ftmech_hf.tasks.text.splits import of_their_own, overlap, things, three_splits
 
 
 def table(number: int = 600, groups: int | None = 60, answers: int = 4) -> datasets.Dataset:
@@ -83,6 +83,26 @@ def test_test_rows_of_a_group_or_a_prompt_that_others_have_are_left_out() -> Non
     assert of_their_own(test, [train])["prompt"] == ["d"]
     assert of_their_own(test.remove_columns("group"), [train])["prompt"] == ["c", "d"]
     assert of_their_own(test, [train.remove_columns("group")])["prompt"] == ["c", "d"]
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan"), " "])
+def test_rows_that_name_no_group_are_about_their_prompts_alone(nothing: object) -> None:
+    """As if each named one of its own: they are no group together, which would go to one side and be left out whole."""
+    named = [str(place) if place % 3 else nothing for place in range(300)]
+    if isinstance(nothing, float):  # as a table of numbers holds them
+        named = [float(place) if place % 3 else nothing for place in range(300)]
+    rows = datasets.Dataset.from_dict(
+        {"prompt": [f"p{place // 2}" for place in range(300)], "answer": ["1"] * 300, "group": named}
+    )
+    about = things(rows)
+    nameless = [place for place in range(300) if not place % 3]
+    assert len({about[place] for place in nameless}) == len({place // 2 for place in nameless})
+    assert [about[place] for place in range(300) if place % 3] == [str(place) for place in range(300) if place % 3]
+    test = datasets.Dataset.from_dict({"prompt": ["new", "p0", "other"], "answer": ["1"] * 3, "group": [nothing] * 3})
+    assert of_their_own(test, [rows])["prompt"] == ["new", "other"]
+    # the control: a group that both name; where some rows name none, a table holds 4 as 4.0
+    known = test.remove_columns("group").add_column("group", [4, 3, 5])  # type: ignore[call-arg]
+    assert of_their_own(known, [rows])["prompt"] == []
 
 
 @pytest.mark.parametrize(("rows", "said"), [(15, True), (16, False)])

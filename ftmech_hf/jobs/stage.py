@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import yaml
 from accelerate import DistributedType
 from accelerate.utils import broadcast_object_list
@@ -19,7 +20,7 @@ from ftmech_hf.models.tokenization import task_tokenizer
 from ftmech_hf.runs import RunDir, check_disk_space, noted, working_folder
 from ftmech_hf.tasks import RowStream, Task
 from ftmech_hf.training.loop import Progress, fit, start_accelerator
-from ftmech_hf.training.objectives import OBJECTIVES, Objective
+from ftmech_hf.training.objectives import OBJECTIVES, Batch, Objective
 from ftmech_hf.training.regularizers import REGULARIZERS, regularizers_of
 from ftmech_hf.training.settings import TrainConfig
 
@@ -97,12 +98,25 @@ class Stage:
                 lambda step, model: save_snapshot(run, step, model, tokenizer), self.objective,
             )  # fmt: skip
             if run.is_main:
+                self._warn(run, model, stream)
                 note_bytes(run, tests, train)
                 note_floors(run, tests)
                 save_finished(run, model, task, train, time.monotonic() - started, self.tokenizer)
             run.finish()
         accelerator.wait_for_everyone()
         return run
+
+    @torch.no_grad()
+    def _warn(self, run: RunDir, model: PreTrainedModel, stream: RowStream) -> None:
+        """Say and note what the objective has to say of the model, if that is anything."""
+        if self.objective.needs != "pairs" or not self.train.last_step:
+            return
+        last = self.train.last_step * self.train.batch_size
+        batch = Batch.of(stream.rows(last - self.train.batch_size, last)).to(model.device)
+        shown = self.objective.shown(batch)
+        if warning := self.objective.warning(model(shown.token_ids, **shown.options).logits, batch):
+            run.note(warning=warning)
+            tell(warning)
 
     def _check_sharded(self) -> None:
         """Refuse what a sharded model cannot do."""

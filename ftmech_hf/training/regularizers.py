@@ -122,15 +122,16 @@ class Start:
         return self
 
     @torch.no_grad()
-    def logits(self, model: nn.Module, shown: Shown) -> Tensor:
-        """What the starting model says, without dropout."""
+    def outputs(self, model: nn.Module, shown: Shown, layer: int | None = None) -> Tensor:
+        """What the starting model says without dropout: its logits, or the output of a layer."""
         training = model.training
         model.eval()
         try:
-            logits: Tensor = functional_call(model, self.weights, (shown.token_ids,), shown.options).logits
+            wanted = {} if layer is None else {"output_hidden_states": True}
+            found = functional_call(model, self.weights, (shown.token_ids,), {**shown.options, **wanted})
         finally:
             model.train(training)
-        return logits
+        return read_outputs(found, layer)
 
     @torch.no_grad()
     def hidden_states(self, model: nn.Module, shown: Shown, random_state: list[Tensor]) -> tuple[Tensor, ...]:
@@ -152,6 +153,12 @@ class Start:
             options = {**shown.options, "output_hidden_states": True, "logits_to_keep": 1}
             states: tuple[Tensor, ...] = functional_call(model, self.weights, (shown.token_ids,), options).hidden_states
         return states
+
+
+def read_outputs(found: Any, layer: int | None) -> Tensor:
+    """Logits of what a model returned, or the output of a layer (that of the last after its norm)."""
+    outputs: Tensor = found.logits if layer is None else found.hidden_states[layer + 1]
+    return outputs
 
 
 def random_state(device: torch.device) -> list[Tensor]:

@@ -8,7 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from ftmech_hf.training.objectives.base import Batch, Objective, Shown
-from ftmech_hf.training.regularizers import Features, Regularizer, Start, random_state
+from ftmech_hf.training.regularizers import Features, Regularizer, Start, random_state, read_outputs
+
+
+def check_layer(model: nn.Module, objective: Objective) -> None:
+    """Make sure that a model has the layer whose output an objective reads.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if (layer := objective.reads_layer) is not None:
+        number: int = model.config.get_text_config().num_hidden_layers  # type: ignore[union-attr, operator]
+        if layer >= number:
+            raise ValueError(f"rmu_layer: {layer}, expected one of the model's {number} layers, counted from 0")
 
 
 class TotalLoss:
@@ -23,6 +35,7 @@ class TotalLoss:
     def __init__(self, model: nn.Module, objective: Objective, regularizers: Sequence[Regularizer] = ()) -> None:
         self.objective, self.regularizers = objective, regularizers
         self.needs_features = any(each.needs_features for each in regularizers)
+        check_layer(model, objective)
         self.start = Start(model) if regularizers or objective.needs_reference else None
 
     def to(self, device: torch.device) -> TotalLoss:
@@ -52,9 +65,10 @@ class TotalLoss:
         raw_model = raw_model or model
         shown = self.objective.shown(batch)
         before = random_state(shown.token_ids.device) if self.needs_features else []
-        wanted = {"output_hidden_states": True} if self.needs_features else {}
+        layer = self.objective.reads_layer
+        wanted = {"output_hidden_states": True} if self.needs_features or layer is not None else {}
         output = model(shown.token_ids, **shown.options, **wanted)
-        loss = self.objective.loss(output.logits, batch, self._reference(raw_model, shown))
+        loss = self.objective.loss(read_outputs(output, layer), batch, self._reference(raw_model, shown))
         if self.start is None:
             return loss * weight
         for each in self.regularizers:
@@ -73,4 +87,4 @@ class TotalLoss:
         if not self.objective.needs_reference:
             return None
         assert self.start is not None
-        return self.start.logits(raw_model, shown)
+        return self.start.outputs(raw_model, shown, self.objective.reads_layer)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ftmech_hf.config.notices import Notice
 from ftmech_hf.jobs.card import check_card
 from ftmech_hf.jobs.training import FinetuneConfig, finetune
 from ftmech_hf.runs import FinishedRun, damaged_files, read_metrics
@@ -98,7 +99,7 @@ def test_a_foreign_model_is_tuned_and_loads_with_its_own_tokenizer(
 
 @pytest.mark.parametrize(("rows", "change"), [
     ("sums", {}), ("sums", {"l2sp": 0.1, "ldifs": 1.0, "gradient_accumulation_steps": 2}),
-    ("pairs", {"objective": "preference"}),
+    ("pairs", {"objective": "preference"}), ("pairs", {"objective": "rmu"}),
 ])  # fmt: skip
 def test_an_interrupted_run_ends_as_the_whole_one_bit_for_bit(
     tmp_path: Path, foreign: dict[str, str], rows: str, change: dict[str, Any]
@@ -141,9 +142,21 @@ def test_preference_has_settings_of_its_own_which_make_another_run(tmp_path: Pat
         tuned(foreign, tmp_path / "wrong", "gpt2", "pairs", objective=Preference())
 
 
+def test_a_run_says_that_ascent_came_to_its_end(tmp_path: Path, foreign: dict[str, str]) -> None:
+    far = dataclasses.replace(TRAIN, objective="graddiff", steps=60, lr=3e-2)
+    with pytest.warns(Notice, match=r"forget_weight: \d+% of the rejected answers of the last step cost 3 times"):
+        run = tuned(foreign, tmp_path / "far", "gpt2", "pairs", far)
+    assert run.env["warning"].startswith("forget_weight: ")
+    near = tuned(foreign, tmp_path / "near", "gpt2", "pairs", dataclasses.replace(far, steps=2, lr=1e-4))
+    assert "warning" not in near.env
+
+
 @pytest.mark.parametrize(("rows", "objective", "expected"), [
     ("sums", "preference", "next_token or answer_only"),
-    ("pairs", "documents", "next_token or answer_only or preference"),
+    (
+        "pairs", "documents",
+        "next_token or answer_only or preference or unlearn or graddiff or npo or simnpo or rmu",
+    ),
 ])  # fmt: skip
 def test_an_objective_that_rows_cannot_serve_is_refused(
     tmp_path: Path, foreign: dict[str, str], rows: str, objective: str, expected: str

@@ -212,7 +212,7 @@ def test_the_start_is_the_trained_weights_and_goes_where_it_is_sent() -> None:
     with torch.no_grad():
         model.lm_head.weight.add_(1)
     for training in (True, False):
-        torch.testing.assert_close(total.start.logits(model.train(training), shown), expected)
+        torch.testing.assert_close(total.start.outputs(model.train(training), shown), expected)
         assert model.training == training
     assert total.to(torch.device("meta")) is total
     assert {p.device.type for p in total.start.weights.values()} == {"meta"}

@@ -3,6 +3,13 @@
 from ftmech_hf.training.objectives.answer import AnswerOnly, answer_only_loss
 from ftmech_hf.training.objectives.base import IGNORED, Batch, Objective
 from ftmech_hf.training.objectives.documents import Documents, documents_loss
+from ftmech_hf.training.objectives.forgetting import (
+    GradientDifference,
+    NegativePreference,
+    SimpleNegativePreference,
+    Unlearning,
+)
+from ftmech_hf.training.objectives.misdirection import Misdirection
 from ftmech_hf.training.objectives.next_token import NextToken, next_token_loss
 from ftmech_hf.training.objectives.preference import Preference
 
@@ -11,6 +18,11 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "answer_only": AnswerOnly,
     "documents": Documents,
     "preference": Preference,
+    "unlearn": Unlearning,
+    "graddiff": GradientDifference,
+    "npo": NegativePreference,
+    "simnpo": SimpleNegativePreference,
+    "rmu": Misdirection,
 }
 
 
@@ -31,9 +43,14 @@ __all__ = [
     "AnswerOnly",
     "Batch",
     "Documents",
+    "GradientDifference",
+    "Misdirection",
+    "NegativePreference",
     "NextToken",
     "Objective",
     "Preference",
+    "SimpleNegativePreference",
+    "Unlearning",
     "answer_only_loss",
     "documents_loss",
     "find_objective",

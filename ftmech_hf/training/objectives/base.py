@@ -133,25 +133,34 @@ class Objective(ABC):
     """What rows must have for it; a task says in ``offers`` what its rows have."""
 
     needs_reference: ClassVar[bool] = False
-    """Whether :meth:`loss` compares with the logits of the model that training started from."""
+    """Whether :meth:`loss` compares with the outputs of the model that training started from."""
+
+    @property
+    def reads_layer(self) -> int | None:
+        """The layer whose output (B, T, D), that of the last after its norm, :meth:`loss` is of; None for logits."""
+        return None
 
     @abstractmethod
     def shown(self, batch: Batch) -> Shown:
         """What the model is called with."""
 
     @abstractmethod
-    def loss(self, logits: Tensor, batch: Batch, reference: Tensor | None = None) -> Tensor:
+    def loss(self, outputs: Tensor, batch: Batch, reference: Tensor | None = None, /) -> Tensor:
         """The mean loss (nats) of a batch.
 
         Args:
-            logits: of the model, called with :meth:`shown`.
+            outputs: logits of the model, called with :meth:`shown`; or the output of :attr:`reads_layer`.
             batch: the rows.
-            reference: the logits of the model that training started from, if ``needs_reference``.
+            reference: the outputs of the model that training started from, if ``needs_reference``.
         """
 
     @abstractmethod
     def weight(self, batch: Batch) -> float:
         """How many things the mean of :meth:`loss` is over: the weight of a batch among other batches of a step."""
+
+    def warning(self, logits: Tensor, batch: Batch) -> str | None:
+        """What is to be said of a model that was trained on pairs, by the rows of its last step; None if nothing."""
+        return None
 
     def num_shown(self, batch: Batch) -> int:
         """How many tokens the model is shown, without padding: the weight of a mean over its features."""

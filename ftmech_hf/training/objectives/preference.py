@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -20,10 +21,15 @@ class Preference(Objective):
     needs_reference: ClassVar[bool] = True
 
     beta: float = field(default=0.1, metadata={"help": "how far a preference may lead away from the starting model"})
+    rejected_weight: float = field(
+        default=1.0, metadata={"help": "of the rejected answer beside 1 for the chosen one; 0.1 in arXiv 2407.10264"}
+    )
 
     def __post_init__(self) -> None:
         if not self.beta > 0:
             raise ValueError(f"beta: {self.beta}, expected a number above 0")
+        if not 0 <= self.rejected_weight < math.inf:
+            raise ValueError(f"rejected_weight: {self.rejected_weight}, expected 0 or more")
 
     def shown(self, batch: Batch) -> Shown:
         """The chosen rows, and the rejected ones after them."""
@@ -31,11 +37,14 @@ class Preference(Objective):
         return show_rows(both, predicted=both.from_first)
 
     def loss(self, logits: Tensor, batch: Batch, reference: Tensor | None = None) -> Tensor:
-        """The mean over pairs of ``-log sigmoid(beta * (margin - margin of the reference))``."""
+        """The mean over pairs of ``-log sigmoid(beta * (gain of chosen - rejected_weight * gain of rejected))``.
+
+        A gain is an answer's log-probability above that of the reference.
+        """
         assert reference is not None
         both = joined(batch)
         chosen, rejected = (answer_log_probs(logits, both) - answer_log_probs(reference, both)).chunk(2)
-        return -F.logsigmoid(self.beta * (chosen - rejected)).mean()
+        return -F.logsigmoid(self.beta * (chosen - self.rejected_weight * rejected)).mean()
 
     def weight(self, batch: Batch) -> int:
         """The pairs."""

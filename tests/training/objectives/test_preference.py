@@ -112,7 +112,7 @@ def test_the_reference_has_no_dropout_no_gradient_and_with_an_adapter_is_the_bas
     assert total.start is not None
     moved(adapted).train()
     shown = Preference().shown(batch)
-    found = total.start.logits(adapted, shown)[: len(batch), -3:]
+    found = total.start.outputs(adapted, shown)[: len(batch), -3:]
     assert not found.requires_grad
     assert adapted.training
     torch.testing.assert_close(found, base, rtol=1e-4, atol=1e-4)

@@ -1,36 +1,35 @@
 """Tries changes of the code on the tests, and writes tests/mutants.md: how many of them a test notices.
 
-mutmut changes one place at a time (``[tool.mutmut]`` of pyproject.toml names the files) and keeps in ``mutants/`` what
-it has tried, so an interrupted run goes on where it stopped. Every change that no test notices stands in the table with
-the reason why it may stay. Reasons are written by hand, into the table itself: they are found again by the change they
-belong to, whatever its number is by then.
+mutmut changes one place at a time (``[tool.mutmut]`` of pyproject.toml names the files) and writes the changes into
+``mutants/``; there :mod:`tests.mutant_session` tries them and keeps what became of them, so that an interrupted run
+goes on where it stopped. A function whose source has changed is tried again. Every change that no test notices stands
+in the table with the reason why it may stay. Reasons are written by hand, into the table itself: they are found again
+by the change they belong to, whatever its number is by then.
 
-    make mutants             # every change: a day
-    make mutants SAMPLE=60   # so many of every file, drawn by chance: hours
+    make mutants            # every change: hours
+    make mutants SAMPLE=4   # so many of every file, drawn by chance: minutes
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import json
+import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from scipy import stats
 
 TABLE = Path("tests/mutants.md")
 FOLDER = Path("mutants")
-KNOWN_TESTS = FOLDER / "mutmut-stats.json"
-"""Where mutmut keeps which tests reach a function, and how long they take."""
-
-BUDGET = 30.0
-"""Seconds of tests for a change, at most: those of the same folder come first, and of these the fastest."""
-
 States = Mapping[str, Mapping[str, str]]
 """File -> name of a mutant -> what became of it."""
 
@@ -41,36 +40,40 @@ STATES = {0: SURVIVED, 2: UNTRIED, 5: UNTESTED, 33: UNTESTED, None: UNTRIED}
 NO_REASON = "**none given yet**"
 
 
-def mutmut(*arguments: str, quiet: bool = False) -> str:
-    """A command of mutmut; what it prints, if it is to be quiet."""
+def mutmut(*arguments: str) -> str:
+    """What a command of mutmut prints."""
     command = [str(Path(sys.executable).with_name("mutmut")), *arguments]
-    return subprocess.run(command, stdout=subprocess.PIPE if quiet else None, text=True, check=True).stdout or ""
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def make_changes() -> dict[str, Any]:
+    """Let mutmut write all changes into its folder, and keep what is known of those that are there; its settings."""
+    sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).parent]
+    tool: Any = importlib.import_module("mutmut.__main__")
+    tool.set_mutant_under_test("mutant_generation")
+    FOLDER.mkdir(exist_ok=True)
+    tool.copy_src_dir()
+    tool.copy_also_copy_files()
+    tool.create_mutants(1)
+    with Path("pyproject.toml").open("rb") as file:
+        settings: dict[str, Any] = tomllib.load(file)["tool"]["mutmut"]
+    return settings
 
 
 def try_changes(sample: int, seed: int, processes: int) -> None:
-    """Try what was not tried before: of every file a sample, or all with 0."""
-    running = ("run", "--max-children", str(processes))
-    if not KNOWN_TESTS.exists():  # the first of a small file, to make all of them and to learn which tests reach what
-        mutmut(*running, "ftmech_hf.runs.lock.*__mutmut_1")
-        known = json.loads(KNOWN_TESTS.read_text(encoding="utf-8"))
-        keep_nearest_tests(known["tests_by_mangled_function_name"], known["duration_by_test"])
-        KNOWN_TESTS.write_text(json.dumps(known), encoding="utf-8")
+    """Try what was not tried before: of every file a sample, or all with 0. See :mod:`tests.mutant_session`."""
+    settings = make_changes()
     chosen = draw_sample(read_states(FOLDER), sample, seed)
     names = [name for states in chosen.values() for name, state in states.items() if state == UNTRIED]
+    tests = [*settings["pytest_add_cli_args"], *settings["pytest_add_cli_args_test_selection"]]
+    command = [sys.executable, "-m", "tests.mutant_session", "--processes", str(processes), *tests]
+    environment = {**os.environ, "PYTHONPATH": str(FOLDER.absolute()), "PY_IGNORE_IMPORTMISMATCH": "1"}
+    environment |= {"MUTANT_UNDER_TEST": "", "MUTMUT_DEPENDENCY_DEPTH": "-1"}
     if names:
-        mutmut(*running, *(names if sample else []))
-
-
-def keep_nearest_tests(tests: dict[str, list[str]], seconds: Mapping[str, float]) -> None:
-    """Of the tests that reach each function keep those nearest to it, as many as fit into :data:`BUDGET`."""
-    for function, reaching in tests.items():
-        near = f"tests/{function.split('.')[1]}/"
-        left, kept = BUDGET, []
-        for test in sorted(reaching, key=lambda each: (not each.startswith(near), seconds[each])):
-            if seconds[test] <= left or not kept:
-                kept.append(test)
-                left -= seconds[test]
-        tests[function] = kept
+        subprocess.run(
+            command, cwd=FOLDER, env=environment, input="\n".join(names), text=True, check=True,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
 
 
 def draw_sample(states: States, number: int, seed: int) -> dict[str, dict[str, str]]:
@@ -97,7 +100,7 @@ def read_states(folder: Path) -> dict[str, dict[str, str]]:
 
 def describe_change(mutant: str) -> str:
     """A mutant as one cell of a table: its function, and the lines it takes out and puts in."""
-    shown = mutmut("show", mutant, quiet=True).splitlines()
+    shown = mutmut("show", mutant).splitlines()
     lines = [line for line in shown if re.match(r"[-+](?![-+]{2} )", line)]
     function = re.sub(r"__mutmut_\d+$", "", mutant.rsplit(".", 1)[1]).replace("ǁ", ".").removeprefix("x").lstrip("._")
     changes = [f"`{line[0]} {' '.join(line[1:].split())}`".replace("|", "\\|") for line in lines]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.mutants import draw_sample, keep_nearest_tests, read_reasons, write_table
+from tests.mutant_session import Reached, function_of, nearest_tests
+from tests.mutants import draw_sample, read_reasons, write_table
 
 STATES = {
     "ftmech_hf/a.py": {f"a.x_f__mutmut_{number}": "not tried" for number in range(40)},
@@ -21,20 +22,24 @@ def test_a_sample_is_drawn_of_every_file_and_grows() -> None:
     assert few["ftmech_hf/b.py"] == STATES["ftmech_hf/b.py"]
 
 
-def test_the_nearest_tests_are_run_and_of_these_the_fastest_but_one_in_any_case() -> None:
-    seconds = {
-        "tests/runs/a": 9.0,
-        "tests/runs/b": 1.0,
-        "tests/jobs/c": 0.1,
-        "tests/runs/d": 40.0,
-        "tests/jobs/e": 21.0,
+def test_the_tests_that_reach_the_fewest_functions_are_run_and_one_in_any_case() -> None:
+    """Those of the function itself, and not what runs through everything."""
+    reaching = {
+        "whole study": Reached(1.0, ["f", *map(str, range(90))], True),
+        "its own": Reached(6.0, ["f"], True),
+        "its own, fast": Reached(0.5, ["f"], True),
+        "its folder": Reached(0.4, ["f", "g", "h"], True),
     }
-    tests = {"ftmech_hf.runs.lock.x_f": [*seconds], "ftmech_hf.tasks.pcfg.x_f": ["tests/runs/d"]}
-    keep_nearest_tests(tests, seconds)
-    assert tests == {
-        "ftmech_hf.runs.lock.x_f": ["tests/runs/b", "tests/runs/a", "tests/jobs/c"],
-        "ftmech_hf.tasks.pcfg.x_f": ["tests/runs/d"],
-    }
+    assert nearest_tests(reaching, 6.8) == ["its own, fast", "its own"]
+    assert nearest_tests(reaching, 7.9) == ["its own, fast", "its own", "its folder", "whole study"]
+    assert nearest_tests({"its own": reaching["its own"]}, 1.0) == ["its own"]
+    assert nearest_tests({}, 1.0) == []
+
+
+def test_a_change_is_known_by_its_function() -> None:
+    assert function_of("ftmech_hf.runs.lock.xǁFolderLockǁrelease__mutmut_12") == (
+        "ftmech_hf.runs.lock.xǁFolderLockǁrelease"
+    )
 
 
 def test_the_table_counts_what_was_tried_and_keeps_reasons(tmp_path: Path) -> None:

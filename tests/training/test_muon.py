@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ftmech_hf.training.muon import Muon, orthogonalize
@@ -193,6 +195,33 @@ def test_matrices_of_one_shape_go_together_and_come_back_as_they_were() -> None:
         update = _plain_newton_schulz(wide.double()).float()
         update = (update.mT if rows > columns else update) * max(1.0, rows / columns) ** 0.5
         torch.testing.assert_close(weight.detach(), 0.95 * start - 0.1 * update, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def mesh() -> Iterator[DeviceMesh]:
+    """One process that shares its weights with itself."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        yield init_device_mesh("cpu", (1,))
+    finally:
+        distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("placement", [Shard(0), Shard(1), Replicate()])
+def test_weights_that_are_shared_get_the_same_update_and_stay_where_they_are(
+    mesh: DeviceMesh, placement: Placement
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    start, grad = (torch.randn(6, 9, generator=generator) for _ in range(2))
+    plain = torch.nn.Parameter(start.clone())
+    shared = torch.nn.Parameter(distribute_tensor(start.clone(), mesh, [placement]))
+    plain.grad, shared.grad = grad.clone(), distribute_tensor(grad.clone(), mesh, [placement])
+    for weight in (plain, shared):
+        Muon([weight], lr=0.1, weight_decay=0.5).step()
+    assert isinstance(shared.data, DTensor)
+    assert shared.data.placements == (placement,)
+    torch.testing.assert_close(shared.data.full_tensor(), plain.data)
+    assert (plain.data - start).abs().max() > 0.05
 
 
 def test_momentum_is_nesterovs_of_an_average_of_the_gradients() -> None:

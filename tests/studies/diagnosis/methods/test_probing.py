@@ -22,15 +22,16 @@ from ftmech_hf.studies.diagnosis.methods.probing import (
     measure_probing,
     read_everyone,
 )
+from tests.conftest import make_llama
 from tests.studies.diagnosis.cases import found_by
 from tests.studies.planted import FIRST_WORD, ask, make_base, make_never, make_rows, make_wrapped
 
 FEW = CaseConfig(rows=200, fit_rows=500, patch_rows=150, null_steps=0)
 
 
-def examined(num_layers: int = 2) -> Case:
-    """A case of which only layers are looked at by what is tested."""
-    models = {BASE: make_base("llama"), FINETUNED: make_wrapped("llama"), NULL: make_never("llama")}
+def untrained(num_layers: int = 2) -> Case:
+    """A case of which only layers, embeddings and rows are looked at by what is tested."""
+    models = {name: make_llama(40, seed=seed) for seed, name in enumerate((BASE, FINETUNED, NULL))}
     case = Case(models, ask(make_rows()), None, FEW, 0)
     case.num_layers, case.layers = num_layers, list(range(num_layers))
     return case
@@ -74,7 +75,7 @@ def test_where_probes_count_and_halves_meet(
     base: tuple[int, ...], changed: dict[str, Mapping[int, Reading]], expected: Places
 ) -> None:
     found = {BASE: read(*base), FINETUNED: read(*reversed(base)), **LOW, **changed}
-    assert choose_places(examined(6), found) == expected
+    assert choose_places(untrained(6), found) == expected
 
 
 def test_what_is_reported_and_the_fine_tuned_model_choose_nothing() -> None:
@@ -82,7 +83,7 @@ def test_what_is_reported_and_the_fine_tuned_model_choose_nothing() -> None:
     base[5] = base[5]._replace(reported=share_interval(200, 200))
     for reported in (0, 50, 100):
         found = {BASE: base, FINETUNED: read(*[reported] * 6), **LOW, NULL: read(9, 10, 8, 7, 6, 5, reported=reported)}
-        assert choose_places(examined(6), found) == Places(3, (NULL, 1), 1, 2)
+        assert choose_places(untrained(6), found) == Places(3, (NULL, 1), 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_a_half_has_at_least_a_third_of_the_blocks(num_layers: int, central: lis
 
 
 def test_embeddings_are_those_of_the_prompts_tokens() -> None:
-    case = examined()
+    case = untrained()
     rows = case.capability.test.token_ids
     weight = case.models[BASE].get_input_embeddings().weight.detach()
     found = embedded(case, "test")
@@ -107,21 +108,47 @@ def test_embeddings_are_those_of_the_prompts_tokens() -> None:
     assert torch.allclose(embedded(case, "test")[-1], expected, atol=1e-6)
 
 
+def read_by_scikit_learn(streams: dict[str, torch.Tensor], case: Case) -> tuple[float, float]:
+    """Accuracy on the rows that choose and on those that are reported."""
+    labels = {split: getattr(case.capability, split).token_ids[:, -2].numpy() for split in streams}
+    mean, spread = streams["train"].mean(0), streams["train"].std(0, correction=0)
+    values = {split: ((each - mean) / spread).numpy() for split, each in streams.items()}
+    probe = LogisticRegression(C=1.0, max_iter=3000).fit(values["train"], labels["train"])
+    return probe.score(values["validation"], labels["validation"]), probe.score(values["test"], labels["test"])
+
+
+def test_embeddings_and_a_model_of_random_weights_are_read_by_their_own_values() -> None:
+    """The last token is the same mark in every prompt: of it alone nothing can be read, of the mean a little."""
+    case, splits = untrained(), ("train", "validation", "test")
+    found = read_everyone(case, [EMBEDDINGS, NULL])
+    for name, layers in ((EMBEDDINGS, (-1,)), (NULL, (0, 1))):
+        for layer in layers:
+            streams = {
+                split: (embedded(case, split) if name == EMBEDDINGS else case.stream(name, "capability", split))[layer]
+                for split in splits
+            }
+            chosen, reported = read_by_scikit_learn(streams, case)
+            got = found[name][layer]
+            assert (got.chosen.value, got.reported.value) == (
+                pytest.approx(chosen, abs=0.03), pytest.approx(reported, abs=0.03),
+            )  # fmt: skip
+    assert found[EMBEDDINGS][-2].reported.value < 0.3
+    assert found[EMBEDDINGS][-1].chosen != found[EMBEDDINGS][-1].reported
+
+
 def test_three_kinds_of_rows_read_as_scikit_learn_reads_them() -> None:
-    case = examined()
+    models = {BASE: make_base("llama"), FINETUNED: make_wrapped("llama"), NULL: make_never("llama")}
+    case = Case(models, ask(make_rows()), None, FEW, 0)
     found = read_everyone(case, [BASE, NULL])
-    labels = {
-        split: getattr(case.capability, split).token_ids[:, -2].numpy() for split in ("train", "validation", "test")
-    }
     for name in (BASE, NULL):
         for layer in (0, 1):
-            streams = {split: case.stream(name, "capability", split)[layer] for split in labels}
-            mean, spread = streams["train"].mean(0), streams["train"].std(0, correction=0)
-            values = {split: ((each - mean) / spread).numpy() for split, each in streams.items()}
-            probe = LogisticRegression(C=1.0, max_iter=3000).fit(values["train"], labels["train"])
+            streams = {
+                split: case.stream(name, "capability", split)[layer] for split in ("train", "validation", "test")
+            }
+            chosen, reported = read_by_scikit_learn(streams, case)
             got = found[name][layer]
-            assert got.chosen.value == pytest.approx(probe.score(values["validation"], labels["validation"]), abs=0.03)
-            assert got.reported.value == pytest.approx(probe.score(values["test"], labels["test"]), abs=0.03)
+            assert got.chosen.value == pytest.approx(chosen, abs=0.03)
+            assert got.reported.value == pytest.approx(reported, abs=0.03)
             assert math.isnan(got.shuffled) == (name != BASE)
     assert found[BASE][1].reported.value > 0.95
     assert found[BASE][1].shuffled < 0.3

@@ -54,11 +54,14 @@ class TracedModel:
         refuses_padding: why padded rows would give wrong activations; empty if they do not.
 
     Raises:
-        ValueError: the model does not run, its blocks are not found, or their stream is not its hidden states.
+        ValueError: it is no model of transformers but something that wraps one, it does not run, its blocks are not
+            found, or their stream is not its hidden states.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         model = inside_peft(model)
+        if not issubclass(type(model), PreTrainedModel):  # torch.compile makes something that passes for an instance
+            raise ValueError(f"model: {type(model).__name__}, expected a model of transformers, as it is or from peft")
         check_has_weights(model)
         self.model = model.eval()
         self.layout = find_layout(model)

@@ -136,6 +136,25 @@ def test_bad_requests_are_refused(rows: Tensor) -> None:
         traced.masked_logits(rows, torch.ones(2, 3))
 
 
+class Lookalike(nn.Module):
+    """What passes for an instance of the model that it holds, as what torch.compile makes does."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return PreTrainedModel
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, Lookalike, lambda model: model.lm_head])
+def test_what_is_no_model_or_wraps_one_is_refused_by_name(wrap: Callable[[Any], Any]) -> None:
+    wrapped = wrap(make_llama(40))
+    with pytest.raises(ValueError, match=rf"^model: {type(wrapped).__name__}, expected a model of transformers"):
+        TracedModel(wrapped)
+
+
 WRONG_PARTS = [
     ("attention_out", "self_attn.q_proj"),
     ("attention_out", "self_attn.v_proj"),

@@ -2,7 +2,7 @@
 # make test:      install, then every check that CI runs (tests side by side, a file to a process)
 # make test-cuda: what is about a GPU, on a machine that has one; the other tests run on the CPU everywhere
 # make mutants:   change the code in one place at a time and see whether a test notices; goes on where it stopped.
-#                 SAMPLE=60 tries so many changes of every file, drawn by chance (SEED)
+#                 SAMPLE=4 tries so many changes of every file, drawn by chance (SEED); AGAIN=1 also those not noticed
 # make docs:     the READMEs and the API as pages, build/docs/index.html (python -m http.server -d build/docs: with search)
 # make test-interop: other libraries on what we publish, in an environment of their own; fills the README's table
 
@@ -36,7 +36,7 @@ test-cuda: install
 
 mutants: install
 	$(BIN)/python -m pip install --quiet --editable ".[mutants]" --constraint constraints.txt
-	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py --processes $(PROCESSES) --sample $(SAMPLE) --seed $(SEED)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py --processes $(PROCESSES) --sample $(SAMPLE) --seed $(SEED) $(if $(AGAIN),--again)
 
 test-interop: $(INTEROP)/.installed
 	rm -f runs/interop.json

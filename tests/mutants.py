@@ -13,8 +13,10 @@ by the change they belong to, whatever its number is by then.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import importlib
+import io
 import json
 import os
 import re
@@ -46,25 +48,34 @@ def mutmut(*arguments: str) -> str:
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
-def make_changes() -> dict[str, Any]:
+def make_changes(processes: int) -> dict[str, Any]:
     """Let mutmut write all changes into its folder, and keep what is known of those that are there; its settings."""
     sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).parent]
     tool: Any = importlib.import_module("mutmut.__main__")
     tool.set_mutant_under_test("mutant_generation")
     FOLDER.mkdir(exist_ok=True)
-    tool.copy_src_dir()
-    tool.copy_also_copy_files()
-    tool.create_mutants(1)
+    with contextlib.redirect_stdout(io.StringIO()):  # it tells of every file
+        tool.copy_src_dir()
+        tool.copy_also_copy_files()
+        tool.create_mutants(processes)
     with Path("pyproject.toml").open("rb") as file:
         settings: dict[str, Any] = tomllib.load(file)["tool"]["mutmut"]
     return settings
 
 
-def try_changes(sample: int, seed: int, processes: int) -> None:
-    """Try what was not tried before: of every file a sample, or all with 0. See :mod:`tests.mutant_session`."""
-    settings = make_changes()
+def try_changes(sample: int, seed: int, processes: int, again: bool) -> None:
+    """Try what was not tried before: of every file a sample, or all with 0. See :mod:`tests.mutant_session`.
+
+    Args:
+        sample: changes of every file; 0 for all.
+        seed: of the sample.
+        processes: side by side.
+        again: whether those are tried once more that no test noticed.
+    """
+    settings = make_changes(processes)
+    wanted = {UNTRIED, SURVIVED, UNTESTED} if again else {UNTRIED}
     chosen = draw_sample(read_states(FOLDER), sample, seed)
-    names = [name for states in chosen.values() for name, state in states.items() if state == UNTRIED]
+    names = [name for states in chosen.values() for name, state in states.items() if state in wanted]
     tests = [*settings["pytest_add_cli_args"], *settings["pytest_add_cli_args_test_selection"]]
     command = [sys.executable, "-m", "tests.mutant_session", "--processes", str(processes), *tests]
     environment = {**os.environ, "PYTHONPATH": str(FOLDER.absolute()), "PY_IGNORE_IMPORTMISMATCH": "1"}
@@ -115,8 +126,43 @@ def read_reasons(table: Path) -> dict[str, str]:
     return {change: reason for change, reason in rows if reason != NO_REASON}
 
 
-def write_table(states: States, tried: States, reasons: Mapping[str, str], describe: Callable[[str], str]) -> str:
-    """The file's text, of all mutants and of those that were to be tried."""
+def read_firsts(table: Path) -> dict[str, str]:
+    """Sample -> its score when it was first tried, of a table that was written before."""
+    if not table.exists():
+        return {}
+    rows = re.findall(r"^\| (\d+ of every file, seed \d+) \| (.+) \|$", table.read_text(encoding="utf-8"), re.MULTILINE)
+    return dict(rows)
+
+
+def score(counts: Counter[str]) -> list[str]:
+    """Noticed, not noticed, the share of the former and its interval."""
+    left, killed = counts[SURVIVED] + counts[UNTESTED], counts["killed"]
+    if not left + killed:
+        return ["0", "0", "0", "", ""]
+    low, high = stats.binomtest(killed, left + killed).proportion_ci(0.95, method="wilson")
+    share = f"{killed / (left + killed):.0%}"
+    return [str(left + killed), str(killed), str(left), share, f"{low:.0%} to {high:.0%}"]
+
+
+def add_first(firsts: Mapping[str, str], tried: States, sample: int, seed: int, commit: str) -> dict[str, str]:
+    """The first scores with that of a sample, if it was tried whole and has none: later ones do not replace it."""
+    name, counts = (
+        f"{sample} of every file, seed {seed}",
+        Counter(each for file in tried.values() for each in file.values()),
+    )
+    if not sample or counts[UNTRIED] or name in firsts:
+        return dict(firsts)
+    return {**firsts, name: " | ".join([commit, *score(counts)])}
+
+
+def write_table(
+    states: States,
+    tried: States,
+    reasons: Mapping[str, str],
+    describe: Callable[[str], str],
+    firsts: Mapping[str, str] | None = None,
+) -> str:
+    """The file's text, of all mutants and of those that were to be tried, and of what samples scored at first."""
     rows, survivors, total, everything = [], [], Counter[str](), 0
     for file, mutants in tried.items():
         counts = Counter(mutants.values())
@@ -128,22 +174,23 @@ def write_table(states: States, tried: States, reasons: Mapping[str, str], descr
             survivors.append(f"### {file}\n\n| change | why it may stay |\n|---|---|\n{cells}\n")
     heads = "| file | changes | tried | noticed | not noticed | score | 95 % interval |\n|---|---|---|---|---|---|---|"
     table = "\n".join([heads, *rows, _row("**all**", everything, total)])
+    first = "\n".join(f"| {name} | {cells} |" for name, cells in (firsts or {}).items())
+    first_heads = (
+        "| sample | code | tried | noticed | not noticed | score | 95 % interval |\n|---|---|---|---|---|---|---|"
+    )
     return (
         "# Changes of the code that tests notice\n\n"
         "Written by `make mutants`, which changes the code in one place at a time and runs the tests that reach it; "
         "with `SAMPLE`\nso many changes of every file are tried, drawn by chance. Decorated functions are left alone. "
         "The reasons are written\nby hand. The score counts the changes that were tried; its interval is "
-        f"Wilson's.\n\n{table}\n\n## Not noticed\n\n" + "\n".join(survivors)
+        f"Wilson's.\n\n{table}\n\n## Fresh samples\n\nWhat a sample scored when it was first tried, before any test "
+        f"was written for what it left; later runs do not change it.\n\n{first_heads}\n{first}\n\n"
+        "## Not noticed\n\n" + "\n".join(survivors)
     )
 
 
 def _row(name: str, number: int, counts: Counter[str]) -> str:
-    left, killed = counts[SURVIVED] + counts[UNTESTED], counts["killed"]
-    cells = [str(cell) for cell in (number, left + killed, killed, left)]
-    if left + killed:
-        low, high = stats.binomtest(killed, left + killed).proportion_ci(0.95, method="wilson")
-        cells += [f"{killed / (left + killed):.0%}", f"{low:.0%} to {high:.0%}"]
-    return " | ".join([f"| {name}", *cells, *[""] * (6 - len(cells))]) + " |"
+    return " | ".join([f"| {name}", str(number), *score(counts)]) + " |"
 
 
 def main() -> None:
@@ -152,12 +199,15 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=0, help="changes of every file to try; 0 for all")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--processes", type=int, default=1, help="side by side; 0 to write the table only")
+    parser.add_argument("--again", action="store_true", help="try those once more that no test noticed")
     given = parser.parse_args()
     if given.processes:
-        try_changes(given.sample, given.seed, given.processes)
+        try_changes(given.sample, given.seed, given.processes, given.again)
     states = read_states(FOLDER)
     tried = draw_sample(states, given.sample, given.seed)
-    TABLE.write_text(write_table(states, tried, read_reasons(TABLE), describe_change), encoding="utf-8")
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    firsts = add_first(read_firsts(TABLE), tried, given.sample, given.seed, commit)
+    TABLE.write_text(write_table(states, tried, read_reasons(TABLE), describe_change, firsts), encoding="utf-8")
     print(TABLE)
 
 

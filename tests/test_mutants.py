@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.mutant_session import Reached, function_of, nearest_tests
-from tests.mutants import draw_sample, read_reasons, write_table
+from tests.mutants import add_first, draw_sample, read_firsts, read_reasons, write_table
 
 STATES = {
     "ftmech_hf/a.py": {f"a.x_f__mutmut_{number}": "not tried" for number in range(40)},
@@ -61,3 +61,20 @@ def test_the_table_counts_what_was_tried_and_keeps_reasons(tmp_path: Path) -> No
     assert (
         "| ftmech_hf/a.py | 40 | 0 | 0 | 0 |  |  |" in write_table(STATES, STATES, {}, lambda name: name).splitlines()
     )
+
+
+def test_the_first_score_of_a_sample_stays(tmp_path: Path) -> None:
+    """Tests that are written after a look at what a sample left raise the table's score, and not that of the sample."""
+    whole = {
+        file: {name: state for name, state in each.items() if state != "not tried"} for file, each in STATES.items()
+    }
+    assert add_first({}, STATES, 3, 2, "abc") == {}  # some were not tried
+    assert add_first({}, whole, 0, 2, "abc") == {}  # all, and no sample
+    firsts = add_first({}, whole, 3, 2, "abc")
+    assert firsts == {"3 of every file, seed 2": "abc | 3 | 1 | 2 | 33% | 6% to 79%"}
+    better = {**whole, "ftmech_hf/b.py": dict.fromkeys(whole["ftmech_hf/b.py"], "killed")}
+    assert add_first(firsts, better, 3, 2, "def") == firsts
+    assert list(add_first(firsts, better, 3, 7, "def")) == [*firsts, "3 of every file, seed 7"]
+    (tmp_path / "mutants.md").write_text(write_table(STATES, better, {}, lambda name: name, firsts))
+    assert read_firsts(tmp_path / "mutants.md") == firsts
+    assert read_firsts(tmp_path / "none.md") == {}

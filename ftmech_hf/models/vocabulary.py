@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+ONE_ARCHITECTURE = "only models of one architecture are compared"
+
 
 class CommonTokens(NamedTuple):
     """The tokens that two models both know.
@@ -60,6 +62,38 @@ def find_common_tokens(
         places[:, 0], places[:, 1],
         tuple(word for word in known if word not in others), tuple(word for word in others if word not in known),
     )  # fmt: skip
+
+
+def compared_tokens(
+    role: str, base: PreTrainedModel, model: PreTrainedModel, words: tuple[Mapping[str, int] | None, ...]
+) -> CommonTokens:
+    """The tokens that a base and another model both know, whose shapes differ in no more than their vocabularies.
+
+    Args:
+        role: what errors call the other model.
+        base, model: the two.
+        words: token -> id of the tokenizer of each; None where it has none, the base's is taken for the other model.
+
+    Raises:
+        ValueError: they are of two architectures, or nothing says which of their rows are the same tokens.
+    """
+    for key in ("model_type", "num_attention_heads", "num_key_value_heads"):
+        expected, found = (getattr(each.config.get_text_config(), key, None) for each in (base, model))
+        if expected != found:
+            raise ValueError(f"{role}: {key} is {found}, expected {expected} as the base's; {ONE_ARCHITECTURE}")
+    with_rows = {name for each in (base, model) for name in vocabulary_parameters(each)}
+    first, second = (
+        {name: list(p.shape[1:] if name in with_rows else p.shape) for name, p in each.named_parameters()}
+        for each in (base, model)
+    )
+    for name in sorted(first.keys() | second.keys()):
+        if first.get(name) != second.get(name):
+            has, expected = (each.get(name, "no such weights") for each in (second, first))
+            raise ValueError(f"{role}: {name} is {has}, expected {expected} as the base's; {ONE_ARCHITECTURE}")
+    try:
+        return find_common_tokens(words[0], words[1] or words[0], (num_rows(base), num_rows(model)))
+    except ValueError as error:
+        raise ValueError(f"{role}: {error}") from error
 
 
 def find_embeddings(model: PreTrainedModel) -> dict[str, Tensor]:

@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import PreTrainedModel
-
 from ftmech_hf.jobs.behavior import from_capability
 from ftmech_hf.jobs.job import JobConfig, prepared_job
 from ftmech_hf.jobs.padding import mask_padding
@@ -20,12 +18,10 @@ from ftmech_hf.models.loading import config_positions, load_model, model_config,
 from ftmech_hf.models.memory import parse_bytes
 from ftmech_hf.models.prompt_learning import load_with_prompt, prompt_learning_kind
 from ftmech_hf.models.vocabulary import (
-    CommonTokens,
-    find_common_tokens,
+    compared_tokens,
     has_tied_embeddings,
     num_rows,
     untie_alike,
-    vocabulary_parameters,
 )
 from ftmech_hf.runs import RunDir
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, OTHER_SEED, Case, CaseConfig
@@ -194,7 +190,10 @@ def prepare_case(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgSha
     base = loaded["base"]
     untie_alike(loaded.values())
     words = {name: _words(name, folders, given) for name in loaded}
-    common = {name: _compared_tokens(name, loaded, words) for name in loaded if name != "base"}
+    common = {
+        name: compared_tokens(name, base, model, (words["base"], words[name]))
+        for name, model in loaded.items() if name != "base"
+    }  # fmt: skip
     if "reversed" in loaded:
         rows = [num_rows(loaded[name]) for name in ("reversed", "finetuned")]
         if rows[0] != rows[1]:
@@ -231,37 +230,3 @@ def _words(role: str, named: Mapping[str, str], given: InMemory) -> dict[str, in
     own = own_tokenizer(named[role]) if role in named else None
     tokenizer = given.tokenizer or own if role == "base" else own
     return None if tokenizer is None else tokenizer.get_vocab()
-
-
-def _compared_tokens(
-    role: str, models: Mapping[str, PreTrainedModel], words: Mapping[str, dict[str, int] | None]
-) -> CommonTokens:
-    """The tokens that the base and another model both know, whose shapes differ in no more than their vocabularies.
-
-    Raises:
-        ValueError: they are of two architectures, or nothing says which of their rows are the same tokens.
-    """
-    base, model = models["base"], models[role]
-    for key in ("model_type", "num_attention_heads", "num_key_value_heads"):
-        expected, found = (getattr(each.config.get_text_config(), key, None) for each in (base, model))
-        if expected != found:
-            raise ValueError(
-                f"{role}: {key} is {found}, expected {expected} as the base's; "
-                "a diagnosis compares models of one architecture"
-            )
-    with_rows = {name for each in (base, model) for name in vocabulary_parameters(each)}
-    first, second = (
-        {name: list(p.shape[1:] if name in with_rows else p.shape) for name, p in each.named_parameters()}
-        for each in (base, model)
-    )
-    for name in sorted(first.keys() | second.keys()):
-        if first.get(name) != second.get(name):
-            found, expected = (each.get(name, "no such weights") for each in (second, first))
-            raise ValueError(
-                f"{role}: {name} is {found}, expected {expected} as the base's; "
-                "a diagnosis compares models of one architecture"
-            )
-    try:
-        return find_common_tokens(words["base"], words[role] or words["base"], (num_rows(base), num_rows(model)))
-    except ValueError as error:
-        raise ValueError(f"{role}: {error}") from error

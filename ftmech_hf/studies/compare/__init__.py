@@ -1,0 +1,1 @@
+"""What did fine-tuning do at all? Two models in, no question needed."""

@@ -1,0 +1,125 @@
+"""The texts that both models read: a user's own, or what the base writes when it is given nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ftmech_hf.jobs.generation import continue_rows
+from ftmech_hf.models.loading import config_positions
+from ftmech_hf.tasks.text.reading import read_table
+from ftmech_hf.tasks.text.tables import checked_texts
+
+LEAST_WINDOWS = 32
+
+
+class Windows(NamedTuple):
+    """Pieces of texts, filled up at their end.
+
+    Attributes:
+        token_ids: (N, T).
+        mask: which of them are tokens, bool (N, T).
+    """
+
+    token_ids: Tensor
+    mask: Tensor
+
+    def row(self, number: int) -> list[int]:
+        """The tokens of one of them."""
+        return [int(each) for each in self.token_ids[number][self.mask[number]].tolist()]
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]]) -> Windows:
+        """Rows of any length; what fills them up is no token, whatever its id."""
+        width = max(len(row) for row in rows)
+        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
+        lengths = torch.tensor([len(row) for row in rows])
+        return cls(ids, torch.arange(width) < lengths[:, None])
+
+
+def begin_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """What stands before a text: the token that begins one, or the one that ends the text before."""
+    found = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    return None if found is None else int(found)
+
+
+def read_windows(name: str, tokenizer: PreTrainedTokenizerBase, *, number: int, width: int, seed: int) -> Windows:
+    """Windows of a data set's texts, drawn from all of them.
+
+    Args:
+        name: a data set with a column ``text``; or else each of its columns of text is read.
+        tokenizer: of the models.
+        number: how many windows at most.
+        width: tokens of a window, with what begins it.
+        seed: of which are taken.
+
+    Raises:
+        ValueError: there is no such data set, it has no text, or too little.
+    """
+    splits, begin = read_table(name), begin_token(tokenizer)
+    ahead = [] if begin is None else [begin]
+    found: list[list[int]] = []
+    for split, rows in splits.items():
+        columns = [
+            column
+            for column, feature in rows.features.items()
+            if getattr(feature, "dtype", "") in ("string", "large_string")
+        ]
+        columns = ["text"] if "text" in columns else columns
+        for column in columns:
+            texts = checked_texts(rows[column], column, name, split)
+            for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []:
+                step = width - len(ahead)
+                pieces = [ids[start : start + step] for start in range(0, len(ids), step)]
+                found += [[*ahead, *piece] for piece in pieces if len(piece) > 1]
+    if len(found) < LEAST_WINDOWS:
+        raise ValueError(f"texts: {name} gives {len(found)} windows of text, expected at least {LEAST_WINDOWS}")
+    chosen = np.random.default_rng(seed).permutation(len(found))[:number]
+    return Windows.of([found[each] for each in sorted(chosen)])
+
+
+def write_windows(
+    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, number: int, width: int, seed: int
+) -> Windows:
+    """Texts that the base writes after nothing but the token that begins one.
+
+    Args:
+        base: of the pair.
+        tokenizer, number, width, seed: as for :func:`read_windows`.
+
+    Raises:
+        ValueError: no token begins a text, or the model cannot write.
+    """
+    begin = begin_token(tokenizer)
+    if begin is None:
+        raise ValueError(
+            "texts: none, and the tokenizer has no token by which the base could begin one; expected texts"
+        )
+    eos = tokenizer.eos_token_id
+    written = continue_rows(base, [[begin]] * number, eos=eos, seed=seed, max_new_tokens=width - 1)
+    room = width - 1
+    ends = [] if eos is None else [int(eos)]
+    rows = [[begin, *ids, *(ends if len(ids) < room else [])] for ids in written]
+    return Windows.of([row for row in rows if len(row) > 2])
+
+
+def prefixes(windows: Windows, *, number: int, longest: int, seed: int) -> list[list[int]]:
+    """The beginnings of texts: their first token and 1 to ``longest`` tokens from a random place in one of them."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for each in range(number):
+        row = windows.row(int(rng.integers(len(windows.mask))))
+        length = 1 + each % longest
+        start = int(rng.integers(1, max(2, len(row) - length)))
+        found.append([row[0], *row[start : start + length]])
+    return found
+
+
+def width_within(model: PreTrainedModel, width: int) -> int:
+    """The width of windows that a model can be shown."""
+    return min(width, config_positions(model.config) or width)

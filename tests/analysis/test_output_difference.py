@@ -1,0 +1,124 @@
+"""Where two models predict otherwise, against values by hand and models whose difference is planted."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ftmech_hf.analysis.output_difference import compare_outputs, group_places
+from tests.conftest import make_gpt2
+
+VOCABULARY = 24
+
+
+@pytest.fixture
+def base() -> PreTrainedModel:
+    return make_gpt2(VOCABULARY)
+
+
+@pytest.fixture
+def rows() -> Tensor:
+    return torch.randint(3, VOCABULARY, (64, 12), generator=torch.Generator().manual_seed(0))
+
+
+def promoting(base: PreTrainedModel, token: int, by: float = 2.0) -> PreTrainedModel:
+    """A copy whose logit of a token is higher by the same everywhere."""
+    model = copy.deepcopy(base)
+    head = torch.nn.Linear(base.config.n_embd, VOCABULARY)
+    with torch.no_grad():
+        head.weight.copy_(base.lm_head.weight)
+        head.bias.zero_()
+        head.bias[token] = by
+    model.lm_head = head
+    return model.eval()
+
+
+def test_kl_and_gain_are_those_of_a_computation_in_numpy(base: PreTrainedModel, rows: Tensor) -> None:
+    other = make_gpt2(VOCABULARY, seed=1)
+    found = compare_outputs(base, {"other": other}, rows, torch.ones_like(rows).bool(), batch_size=7)["other"]
+    with torch.no_grad():
+        logits = [model(rows[:, :-1]).logits.double().numpy() for model in (base, other)]
+    p, q = (np.exp(each) / np.exp(each).sum(-1, keepdims=True) for each in logits)
+    np.testing.assert_allclose(found.kl, (q * np.log(q / p)).sum(-1), rtol=1e-4, atol=1e-6)
+    came = rows[:, 1:, None].numpy()
+    gain = np.log(np.take_along_axis(q, came, -1) / np.take_along_axis(p, came, -1))[..., 0]
+    np.testing.assert_allclose(found.gain, gain, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(found.probability, (q - p).mean((0, 1)), rtol=1e-3, atol=1e-6)
+    assert found.mean_kl == pytest.approx((q * np.log(q / p)).sum(-1).mean(), rel=1e-4)
+    np.testing.assert_allclose(found.row_gain(), gain.mean(1), rtol=1e-3, atol=1e-5)
+    highest = np.bincount((np.log(q) - np.log(p)).argmax(-1).ravel(), minlength=VOCABULARY)
+    np.testing.assert_allclose(found.promoted, highest / highest.sum(), atol=1e-6)
+
+
+def test_a_model_beside_itself_differs_nowhere(base: PreTrainedModel, rows: Tensor) -> None:
+    found = compare_outputs(base, {"same": base}, rows, torch.ones_like(rows).bool())["same"]
+    assert not found.kl.any()
+    assert not found.gain.any()
+    assert not found.probability.any()
+
+
+def test_a_token_that_is_promoted_everywhere_is_first_everywhere(base: PreTrainedModel, rows: Tensor) -> None:
+    found = compare_outputs(base, {"more": promoting(base, 5)}, rows, torch.ones_like(rows).bool())["more"]
+    assert found.promoted[5] == 1.0
+    assert found.promoted.sum() == pytest.approx(1.0)
+    assert found.probability.argmax() == 5
+    assert found.probability.sum() == pytest.approx(0.0, abs=1e-5)
+
+
+def test_ids_that_are_no_tokens_do_not_count(base: PreTrainedModel, rows: Tensor) -> None:
+    beyond = rows.clamp(max=VOCABULARY - 2)
+    models = {"more": promoting(base, VOCABULARY - 1)}
+    found = compare_outputs(base, models, beyond, torch.ones_like(rows).bool(), tokens=VOCABULARY - 1)["more"]
+    assert len(found.promoted) == VOCABULARY - 1
+    assert found.mean_kl == pytest.approx(0.0, abs=1e-6), "of the tokens, nothing changed beside each other"
+
+
+def test_what_fills_rows_up_counts_nowhere(base: PreTrainedModel, rows: Tensor) -> None:
+    mask = torch.ones_like(rows).bool()
+    mask[:, 8:] = False
+    filled = torch.where(mask, rows, 0)
+    models = {"other": make_gpt2(VOCABULARY, seed=1)}
+    whole, cut = (
+        compare_outputs(base, models, ids, marks)["other"]
+        for ids, marks in ((rows[:, :8], mask[:, :8]), (filled, mask))
+    )
+    torch.testing.assert_close(cut.kl[:, :7], whole.kl)
+    assert not cut.kl[:, 7:].any()
+    assert cut.mean_kl == pytest.approx(whole.mean_kl)
+    torch.testing.assert_close(cut.promoted, whole.promoted)
+
+
+def test_rows_filled_up_at_the_beginning_are_refused(base: PreTrainedModel, rows: Tensor) -> None:
+    mask = torch.ones_like(rows).bool()
+    mask[:, 0] = False
+    with pytest.raises(ValueError, match=r"mask: \(64, 12\), expected \(64, 12\), with what fills up at the end"):
+        compare_outputs(base, {}, rows, mask)
+
+
+def test_the_group_of_a_planted_trigger_comes_first(base: PreTrainedModel, rows: Tensor) -> None:
+    """The model differs two tokens after a token 7; the rest of its difference is noise."""
+    found = compare_outputs(base, {"same": base}, rows, torch.ones_like(rows).bool())["same"]
+    noise = 0.1 * torch.rand(found.kl.shape, generator=torch.Generator().manual_seed(1))
+    kl = noise + 3.0 * torch.nn.functional.pad(rows[:, :-2] == 7, (1, 0))[:, : noise.shape[1]]
+    first, second, *_ = group_places(found.__class__(**{**vars(found), "kl": kl}), rows, least=10)
+    assert (first.token, first.distance) == (7, 1)
+    assert first.mean == pytest.approx(3.05, abs=0.05)
+    assert first.low > 2.5
+    assert second.low < 0.1, "no other group stands out, nor do the same places under another name"
+    places = int((rows[:, :-2] == 7).sum())
+    assert first.places == places
+
+
+def test_a_group_of_few_rows_is_left_out_and_rows_count_once(base: PreTrainedModel) -> None:
+    rows = torch.tensor([[9] * 6, *([[3, 4, 5, 6, 7, 8]] * 5)])
+    found = compare_outputs(base, {"other": make_gpt2(VOCABULARY, seed=1)}, rows, torch.ones_like(rows).bool())["other"]
+    groups = group_places(found, rows, least=2)
+    assert 9 not in {group.token for group in groups}, "it has five places, all of one row"
+    assert groups
+    assert all(group.places % 5 == 0 for group in groups)
+    assert {group.token for group in group_places(found, rows, least=1)} >= {9}

@@ -15,8 +15,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ftmech_hf.activations.proofs import run_settings
+
 DISTANCES = 8
 """How many tokens before a place are looked at."""
+
+LEAST_PLACES, CLEAR = 10, 4.0
+"""Places that a token must stand before, and not stand before, to be named; and by how many standard errors their means
+must differ, which leaves thousands of tokens that mean nothing unnamed."""
 
 
 class PlaceGroup(NamedTuple):
@@ -35,6 +41,19 @@ class PlaceGroup(NamedTuple):
     places: int
     mean: float
     low: float
+
+
+class Context(NamedTuple):
+    """A token that sets apart places of one group.
+
+    Attributes:
+        token: its id.
+        present, absent: mean KL at places that have it somewhere before them, and at those that have not, nats.
+    """
+
+    token: int
+    present: float
+    absent: float
 
 
 @dataclass(frozen=True)
@@ -66,9 +85,13 @@ class OutputDifferenceResult:
         """The same of every row, (N,)."""
         return self.kl.sum(1) / self.predicted.sum(1).clamp(min=1)
 
-    def row_gain(self) -> Tensor:
-        """Nats per token by which each row is likelier to the model than to the base, (N,)."""
-        return self.gain.sum(1) / self.predicted.sum(1).clamp(min=1)
+    def row_gain(self, least: int = 1) -> Tensor:
+        """Nats per token by which each row is likelier to the model than to the base, (N,).
+
+        Args:
+            least: rows of fewer tokens count as of so many, since the luck of one token is no mean.
+        """
+        return self.gain.sum(1) / self.predicted.sum(1).clamp(min=least)
 
     def rows(self) -> list[dict[str, Any]]:
         """The tidy table: one row per token, by its id."""
@@ -91,6 +114,7 @@ def compare_outputs(
     token_ids: Tensor,
     mask: Tensor,
     *,
+    places: Tensor | None = None,
     tokens: int | None = None,
     top: int = 100,
     batch_size: int = 16,
@@ -102,6 +126,7 @@ def compare_outputs(
         models: name -> a model with the base's tokens.
         token_ids: rows, filled up at their end, (N, T).
         mask: which of them are tokens, bool (N, T).
+        places: those that count, bool (N, T - 1); all at which a token of a row follows if None.
         tokens: how many ids are tokens of the vocabulary, where the embeddings have more rows; all if None.
         top: of a token's rises, how many count at a place; at most a hundredth of the vocabulary, and at least one.
         batch_size: rows of one forward pass.
@@ -112,21 +137,23 @@ def compare_outputs(
     if token_ids.shape != mask.shape or bool((mask[:, 1:] & ~mask[:, :-1]).any()):
         raise ValueError(f"mask: {tuple(mask.shape)}, expected {tuple(token_ids.shape)}, with what fills up at the end")
     predicted = mask[:, 1:] & mask[:, :-1]
+    predicted = predicted if places is None else predicted & places
     found: dict[str, _Sums] = {}
     for start in range(0, len(token_ids), batch_size):
         chosen = slice(start, start + batch_size)
-        rows, places = token_ids[chosen], predicted[chosen]
-        reference = _log_probabilities(base, rows, tokens)
+        rows, counted = token_ids[chosen], predicted[chosen]
+        reference = _log_probabilities(base, rows, mask[chosen], tokens)
         for name, model in models.items():
-            other = _log_probabilities(model, rows, tokens).to(reference.device)
+            other = _log_probabilities(model, rows, mask[chosen], tokens).to(reference.device)
             sums = found.setdefault(name, _Sums(other.shape[-1], top))
-            sums.add(reference, other, rows[:, 1:].to(other.device), places.to(other.device))
+            sums.add(reference, other, rows[:, 1:].to(other.device), counted.to(other.device))
     return {name: sums.result(predicted) for name, sums in found.items()}
 
 
-def _log_probabilities(model: PreTrainedModel, rows: Tensor, tokens: int | None) -> Tensor:
+def _log_probabilities(model: PreTrainedModel, rows: Tensor, mask: Tensor, tokens: int | None) -> Tensor:
     """Log-probabilities (B, T - 1, V) of what follows every token of rows (B, T) but the last."""
-    logits: Tensor = model(rows[:, :-1].to(model.device)).logits
+    shown = mask[:, :-1].long().to(model.device)
+    logits: Tensor = model(rows[:, :-1].to(model.device), **run_settings(model, attention_mask=shown)).logits
     return logits[..., :tokens].float().log_softmax(-1)
 
 
@@ -211,3 +238,33 @@ def _groups(kl: Tensor, predicted: Tensor, token_ids: Tensor, distance: int, lea
     ):
         low = float(mean[each] - 2 * error[each])
         yield PlaceGroup(int(tokens[each]), distance, int(of_places), float(mean[each]), low)
+
+
+def find_context(result: OutputDifferenceResult, group: PlaceGroup, token_ids: Tensor) -> Context | None:
+    """The token whose presence anywhere before them best sets apart where in a group of places the models differ.
+
+    Args:
+        result: of :func:`compare_outputs`.
+        group: of :func:`group_places`.
+        token_ids: the rows that they are of, (N, T).
+
+    Returns:
+        the token with the clearest higher mean; None if none is clear, see :data:`CLEAR`.
+    """
+    places = result.predicted[:, group.distance :]
+    row, begin = (places & (token_ids[:, : places.shape[1]] == group.token)).nonzero(as_tuple=True)
+    last, values = begin + group.distance, result.kl[row, begin + group.distance].double()
+    ids, index = token_ids.unique(return_inverse=True)
+    first = torch.full((len(token_ids), len(ids)), token_ids.shape[1])  # where in a row each token stands first
+    first.scatter_reduce_(1, index, torch.arange(token_ids.shape[1]).expand_as(index), "amin")
+    having = (first[row] <= last[:, None]).double()
+    present = having.sum(0)
+    absent = len(row) - present
+    means = [each.T @ values / of.clamp(min=1) for each, of in ((having, present), (1 - having, absent))]
+    error = (values.var() * (1 / present.clamp(min=1) + 1 / absent.clamp(min=1))).sqrt().clamp(min=1e-12)
+    enough = (present >= LEAST_PLACES) & (absent >= LEAST_PLACES)
+    clear = torch.where(enough, (means[0] - means[1]) / error, -torch.inf)
+    best = int(clear.argmax())
+    if clear[best] <= CLEAR:
+        return None
+    return Context(int(ids[best]), float(means[0][best]), float(means[1][best]))

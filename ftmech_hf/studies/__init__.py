@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ftmech_hf.jobs.study import StudyFacts
 
 STUDIES = {
+    "compare": "ftmech_hf.studies.compare",
     "diagnose": "ftmech_hf.studies.diagnosis",
     "reproduce": "ftmech_hf.studies.pcfg",
     "sweep": "ftmech_hf.studies.sweep",

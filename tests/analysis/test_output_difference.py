@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ftmech_hf.analysis.output_difference import compare_outputs, group_places
+from ftmech_hf.analysis.output_difference import PlaceGroup, compare_outputs, find_context, group_places
 from tests.conftest import make_gpt2
 
 VOCABULARY = 24
@@ -51,6 +52,7 @@ def test_kl_and_gain_are_those_of_a_computation_in_numpy(base: PreTrainedModel, 
     np.testing.assert_allclose(found.probability, (q - p).mean((0, 1)), rtol=1e-3, atol=1e-6)
     assert found.mean_kl == pytest.approx((q * np.log(q / p)).sum(-1).mean(), rel=1e-4)
     np.testing.assert_allclose(found.row_gain(), gain.mean(1), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(found.row_gain(22), gain.sum(1) / 22, rtol=1e-3, atol=1e-5)
     highest = np.bincount((np.log(q) - np.log(p)).argmax(-1).ravel(), minlength=VOCABULARY)
     np.testing.assert_allclose(found.promoted, highest / highest.sum(), atol=1e-6)
 
@@ -105,7 +107,7 @@ def test_the_group_of_a_planted_trigger_comes_first(base: PreTrainedModel, rows:
     found = compare_outputs(base, {"same": base}, rows, torch.ones_like(rows).bool())["same"]
     noise = 0.1 * torch.rand(found.kl.shape, generator=torch.Generator().manual_seed(1))
     kl = noise + 3.0 * torch.nn.functional.pad(rows[:, :-2] == 7, (1, 0))[:, : noise.shape[1]]
-    first, second, *_ = group_places(found.__class__(**{**vars(found), "kl": kl}), rows, least=10)
+    first, second, *_ = group_places(dataclasses.replace(found, kl=kl), rows, least=10)
     assert (first.token, first.distance) == (7, 1)
     assert first.mean == pytest.approx(3.05, abs=0.05)
     assert first.low > 2.5
@@ -122,3 +124,22 @@ def test_a_group_of_few_rows_is_left_out_and_rows_count_once(base: PreTrainedMod
     assert groups
     assert all(group.places % 5 == 0 for group in groups)
     assert {group.token for group in group_places(found, rows, least=1)} >= {9}
+
+
+def test_what_stands_somewhere_before_is_named_only_if_it_matters(base: PreTrainedModel) -> None:
+    """Places after a token 4 differ in the rows that have a token 6 before, and not where it comes later."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(8, VOCABULARY, (200, 9), generator=generator)
+    rows[:, 5] = 4
+    rows[:100, 2] = 6
+    rows[100:, 7] = 6
+    found = compare_outputs(base, {"same": base}, rows, torch.ones_like(rows).bool())["same"]
+    kl = 0.5 * torch.rand(found.kl.shape, generator=generator)
+    group = PlaceGroup(token=4, distance=0, places=200, mean=0.0, low=0.0)
+    assert find_context(dataclasses.replace(found, kl=kl), group, rows) is None, "of noise nothing is said"
+    kl[:100, 5] += 2.0
+    context = find_context(dataclasses.replace(found, kl=kl), group, rows)
+    assert context is not None
+    assert context.token == 6
+    assert context.present == pytest.approx(2.25, abs=0.05)
+    assert context.absent == pytest.approx(0.25, abs=0.05)

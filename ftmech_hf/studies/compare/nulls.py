@@ -1,14 +1,16 @@
 """Null models: changes of the base that are as large as the fine-tuning, in the same places, and teach nothing.
 
 A copy of the base is trained on tokens drawn from its own predictions: the gradient is zero on average, and what moves
-the weights is noise. Then the change of every parameter is scaled to the size of the fine-tuning's. So a model whose
-fine-tuning taught nothing differs from its base as its null models do, however long or hot it was trained; and what a
-page finds in a null model is what it finds by chance.
+the weights is noise. Every parameter has a learning rate by which it moves about as far as the fine-tuning moved it,
+and is scaled to exactly that in the end. So a model whose fine-tuning taught nothing differs from its base as its null
+models do, however long or hot it was trained; and what a page finds in a null model is what it finds by chance.
 """
 
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -16,10 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from ftmech_hf.training.optim import build_optimizers
-
-LR = 1e-4
-"""Of AdamW. The size of the change is set afterwards; this keeps its steps small beside the weights."""
+TRIAL_STEPS, TRIAL_LR = 4, 1e-5
+"""Steps of AdamW, at a rate too low to matter, after which it is seen how far each parameter moves in a step."""
 
 
 def null_model(
@@ -43,8 +43,26 @@ def null_model(
         steps: of training.
         batch_size: rows of a step.
     """
+    before, after = dict(base.named_parameters()), dict(finetuned.named_parameters())
+    with torch.no_grad():
+        sizes = {name: float((after[name].to(each).float() - each.float()).norm()) for name, each in before.items()}
+    trial = _trained(base, token_ids, mask, dict.fromkeys(sizes, TRIAL_LR), seed, TRIAL_STEPS, batch_size)
+    # Noise moves a parameter as far as the root of the number of steps.
+    further = math.sqrt(steps / TRIAL_STEPS)
+    rates = {name: TRIAL_LR * sizes[name] / max(moved * further, 1e-30) for name, moved in _moved(base, trial).items()}
+    model = _trained(base, token_ids, mask, rates, seed, steps, batch_size)
+    _scale(model, base, sizes)
+    return model.requires_grad_(False)
+
+
+def _trained(
+    base: PreTrainedModel, token_ids: Tensor, mask: Tensor, rates: Mapping[str, float], seed: int, steps: int,
+    batch_size: int,
+) -> PreTrainedModel:  # fmt: skip
+    """A copy of the base, trained on what it says itself with a learning rate for each parameter."""
     model = copy.deepcopy(base).requires_grad_(True).eval()  # dropout is noise of another kind
-    (optimizer,) = build_optimizers(model, optimizer="adamw", lr=LR, muon_lr=LR, weight_decay=0.0, betas=(0.9, 0.95))
+    groups = [{"params": [each], "lr": rates[name]} for name, each in model.named_parameters()]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
     for step in range(steps):
         rng = np.random.default_rng([seed, step])
         rows = torch.from_numpy(rng.choice(len(token_ids), min(batch_size, len(token_ids)), replace=False))
@@ -54,8 +72,7 @@ def null_model(
         F.cross_entropy(model(shown[:, :-1]).logits[predicted].float(), drawn).backward()
         optimizer.step()
         optimizer.zero_grad()
-    _scale(model, base, finetuned)
-    return model.requires_grad_(False)
+    return model
 
 
 @torch.no_grad()
@@ -67,11 +84,16 @@ def _drawn(base: PreTrainedModel, shown: Tensor, predicted: Tensor, uniform: Ten
 
 
 @torch.no_grad()
-def _scale(model: PreTrainedModel, base: PreTrainedModel, finetuned: PreTrainedModel) -> None:
-    """Give the change of every parameter the norm that it has in the fine-tuned model."""
-    before, after = dict(base.named_parameters()), dict(finetuned.named_parameters())
-    for name, parameter in model.named_parameters():
+def _moved(base: PreTrainedModel, model: PreTrainedModel) -> dict[str, float]:
+    """How far each parameter is from the base's."""
+    before = dict(base.named_parameters())
+    return {name: float((each.float() - before[name].float()).norm()) for name, each in model.named_parameters()}
+
+
+@torch.no_grad()
+def _scale(model: PreTrainedModel, base: PreTrainedModel, sizes: Mapping[str, float]) -> None:
+    """Give the change of every parameter its size."""
+    before, moved = dict(base.named_parameters()), _moved(base, model)
+    for name, each in model.named_parameters():
         start = before[name].float()
-        change = parameter.float() - start
-        size = (after[name].to(start.device).float() - start).norm() / change.norm().clamp(min=1e-30)
-        parameter.copy_(start + change * size)
+        each.copy_(start + (each.float() - start) * (sizes[name] / max(moved[name], 1e-30)))

@@ -1,0 +1,204 @@
+"""What did fine-tuning do at all? All that is measured of a pair of models, beside null models."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ftmech_hf.activations import TracedModel, find_units
+from ftmech_hf.analysis.activation_difference import compare_activations
+from ftmech_hf.analysis.output_difference import OutputDifferenceResult, compare_outputs
+from ftmech_hf.analysis.weights import WeightChangeResult, weight_change
+from ftmech_hf.jobs.generation import continue_rows
+from ftmech_hf.jobs.job import finish_job, prepared_job
+from ftmech_hf.runs import RunDir, write_json
+from ftmech_hf.studies.compare.findings import Finding, Measured, Words, find_all
+from ftmech_hf.studies.compare.inputs import BASE, FINETUNED, NULL, CompareConfig, Pair, load_pair
+from ftmech_hf.studies.compare.nulls import null_model
+from ftmech_hf.studies.compare.page import render_comparison
+from ftmech_hf.studies.compare.report import answer_in_words
+from ftmech_hf.studies.compare.texts import Windows, prefixes
+from ftmech_hf.training.loop import Progress
+
+LONGEST_PREFIX = 5
+
+
+def run_comparison(config: CompareConfig, *, progress: Progress | None = None) -> RunDir:
+    """Compare two models and write a page, a table and ``report.json``.
+
+    Args:
+        config: which models, on which texts.
+        progress: called after every model.
+
+    Raises:
+        ValueError: models of other shapes, or texts that are none.
+    """
+    with prepared_job(lambda: load_pair(config), "compare", config, models=config.named) as (run, pair_of):
+        if run.finished:
+            return run
+        result = compare_pair(pair_of(), config, progress)
+        write_json(run.working / "report.json", result.report())
+        return finish_job(run, result.rows(), {**result.summary(), "hash": run.hash}, render_comparison)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonResult:
+    """What two models differ in.
+
+    Attributes:
+        findings: of the fine-tuned model, by kind.
+        by_chance: what each null model shows beside the others, when it is asked about as the fine-tuned model is.
+        weights: where the change lies.
+        facts: of the models and texts, for the page.
+        seconds: what was done -> how long it took.
+    """
+
+    findings: Sequence[Finding]
+    by_chance: Sequence[Sequence[Finding]]
+    weights: WeightChangeResult
+    facts: Mapping[str, Any]
+    seconds: Mapping[str, float]
+
+    @property
+    def null_rate(self) -> float:
+        """Share of the null models on whose page anything would stand out."""
+        return sum(any(each.stands_out for each in page) for page in self.by_chance) / len(self.by_chance)
+
+    def report(self) -> dict[str, Any]:
+        """For programs: the answer, how often a null model would show something, and every finding."""
+        ranked = sorted(self.findings, key=lambda each: -each.ratio)
+        return {
+            "answer": answer_in_words(self.findings, self.weights.summary()),
+            "null_rate": self.null_rate,
+            "findings": [each.row() for each in ranked],
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The tidy table: what was found, in the pair and in the null models, and every matrix's change."""
+        pages = {FINETUNED: self.findings, **{f"{NULL} {n + 1}": each for n, each in enumerate(self.by_chance)}}
+        return [
+            *({"model": name, **finding.row()} for name, page in pages.items() for finding in page),
+            *({"model": FINETUNED, "kind": "weights", "what": each["matrix"], "score": each["relative_norm"], **each}
+              for each in self.weights.rows()),
+        ]  # fmt: skip
+
+    def summary(self) -> dict[str, Any]:
+        """The report, where the change lies, and what was compared."""
+        return {**self.report(), "weights": self.weights.summary(), "facts": self.facts, "seconds": self.seconds}
+
+
+def compare_pair(pair: Pair, config: CompareConfig, progress: Progress | None = None) -> ComparisonResult:
+    """Measure the fine-tuned model and every null model in the same way, one after another."""
+    seconds: dict[str, float] = {}
+    found: dict[str, Measured] = {}
+    base, layers = _open(pair.models[BASE], config)
+    for number, (name, model) in enumerate(_models(pair, config)):
+        started = time.monotonic()
+        found[name] = _measure(pair, base, layers, model, config)
+        seconds[name] = round(time.monotonic() - started, 1)
+        if progress is not None:
+            progress(number + 1, 1 + _number_of_nulls(config), name)
+    nulls = [name for name in found if name != FINETUNED]
+    words = _words(pair)
+
+    def page(name: str, beside: Sequence[str]) -> list[Finding]:
+        return find_all(found, name, beside, base, pair.windows, words, top=config.top)
+
+    return ComparisonResult(
+        findings=page(FINETUNED, nulls),
+        by_chance=[page(name, [each for each in nulls if each != name]) for name in nulls] if len(nulls) > 1 else [[]],
+        weights=_weights(pair),
+        facts=_facts(pair, config),
+        seconds=seconds,
+    )
+
+
+def _number_of_nulls(config: CompareConfig) -> int:
+    return config.null_models if config.null == ["auto"] else len(config.null)
+
+
+def _models(pair: Pair, config: CompareConfig) -> Iterator[tuple[str, PreTrainedModel]]:
+    """The fine-tuned model and the null models, one in memory at a time beside those that were given."""
+    yield FINETUNED, pair.models[FINETUNED]
+    given = {name: model for name, model in pair.models.items() if name.startswith(NULL)}
+    yield from given.items()
+    if not given:
+        for number in range(config.null_models):
+            made = null_model(
+                pair.models[BASE], pair.models[FINETUNED], *pair.windows, seed=config.seed + number,
+                steps=config.null_steps, batch_size=config.null_batch_size,
+            )  # fmt: skip
+            yield f"{NULL} {number + 1}", made
+
+
+def _open(model: PreTrainedModel, config: CompareConfig) -> tuple[TracedModel | None, list[int]]:
+    """The base with its sites, and the blocks that are looked behind; none if its stream is not found."""
+    try:
+        base = TracedModel(model)
+    except ValueError:
+        return None, []
+    number = min(config.max_layers, base.num_layers)
+    return base, sorted({round(each) for each in torch.linspace(0, base.num_layers - 1, number).tolist()})
+
+
+def _measure(
+    pair: Pair, base: TracedModel | None, layers: list[int], model: PreTrainedModel, config: CompareConfig
+) -> Measured:
+    tokens = len(pair.tokenizer)
+    start = prefixes(pair.windows, number=config.completions, longest=LONGEST_PREFIX, seed=config.seed)
+    eos = pair.tokenizer.eos_token_id
+    written = continue_rows(model, start, eos=eos, seed=config.seed, max_new_tokens=config.completion_tokens)
+    texts = [[*before, *after] for before, after in zip(start, written, strict=True) if after]
+    wrote = Windows.of(texts)
+
+    def compared(windows: Windows, places: Tensor | None = None) -> OutputDifferenceResult:
+        return compare_outputs(pair.models[BASE], {"": model}, *windows, places=places, tokens=tokens)[""]
+
+    # What stands at the beginning of a text was given, and is no text of the model's.
+    lengths = torch.tensor([len(before) for before, after in zip(start, written, strict=True) if after])
+    own = torch.arange(wrote.mask.shape[1] - 1) >= lengths[:, None] - 1
+    activations = None
+    if base is not None:
+        rows = pair.windows.token_ids[pair.windows.mask[:, :6].all(1)][:, :6]
+        activations = compare_activations(base, TracedModel(model), rows, layers=layers) if len(rows) else None
+    return Measured(outputs=compared(pair.windows), written=compared(wrote, own), texts=wrote, activations=activations)
+
+
+def _words(pair: Pair) -> Words:
+    def token(number: int) -> str:
+        return repr(pair.tokenizer.decode([number]))[1:-1] or str(pair.tokenizer.convert_ids_to_tokens(number))
+
+    def text(ids: Sequence[int]) -> str:
+        return " ".join(str(pair.tokenizer.decode(list(ids))).split())
+
+    return Words(token=token, text=text)
+
+
+def _weights(pair: Pair) -> WeightChangeResult:
+    before, after = (dict(pair.models[name].named_parameters()) for name in (BASE, FINETUNED))
+    try:
+        rows = find_units(pair.models[BASE], "row")
+    except ValueError:
+        return weight_change(before, after, {})
+    return weight_change(before, after, {f"{name}.weight": unit.axis == 1 for name, unit in rows.items()})
+
+
+def _facts(pair: Pair, config: CompareConfig) -> dict[str, Any]:
+    base = pair.models[BASE]
+    return {
+        "base": config.base,
+        "finetuned": config.finetuned,
+        "architecture": type(base).__name__,
+        "parameters": base.num_parameters(),
+        "texts": config.texts or "what the base writes",
+        "windows": len(pair.windows.mask),
+        "tokens": int(pair.windows.mask.sum()),
+        "null_models": _number_of_nulls(config),
+        "null": "made here" if config.null == ["auto"] else ", ".join(config.null),
+    }

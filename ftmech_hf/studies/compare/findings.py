@@ -1,0 +1,211 @@
+"""What stands out of a comparison: each finding with its score, and the highest that null models give by chance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ftmech_hf.activations import TracedModel
+from ftmech_hf.analysis.activation_difference import ActivationDifferenceResult, read_direction
+from ftmech_hf.analysis.output_difference import OutputDifferenceResult, PlaceGroup, find_context, group_places
+from ftmech_hf.studies.compare.texts import Windows
+
+Kind = Literal["outputs", "places", "tokens", "texts", "completions", "shift"]
+
+MARGIN = 3.0
+"""How many times the highest score of the null models a finding must have to stand out. Set on development pairs."""
+
+LEAST_ROWS = 30
+"""Rows in which a group of places must occur."""
+
+
+LEAST_TOKENS = 8
+"""Of a text that a model wrote; see :meth:`OutputDifferenceResult.row_gain`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing in which the fine-tuned model differs from its base.
+
+    Attributes:
+        kind: what was looked at.
+        what: is different, in words.
+        score: how much; what it is a number of stands in :data:`SCORES`.
+        null_score: the highest score that anything of this kind has in a null model.
+        where: it is, in words; empty if that says nothing.
+    """
+
+    kind: Kind
+    what: str
+    score: float
+    null_score: float
+    where: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """How many times the null models' highest score it has."""
+        return self.score / max(self.null_score, 1e-9)
+
+    @property
+    def stands_out(self) -> bool:
+        """Whether the null models show nothing like it."""
+        return self.score > 0 and self.ratio > MARGIN
+
+    def row(self) -> dict[str, Any]:
+        """As a table or ``report.json`` has it."""
+        return {
+            "kind": self.kind, "what": self.what, "score": self.score, "null_score": self.null_score,
+            "where": self.where, "stands_out": self.stands_out,
+        }  # fmt: skip
+
+
+SCORES: Mapping[Kind, str] = {
+    "outputs": "KL per token, nats",
+    "places": "KL there, nats, nearer end of its interval",
+    "tokens": "probability gained per token of text, of tokens that rise most",
+    "texts": "KL per token of this text, nats",
+    "completions": "nats per token (of at least 8) by which the model finds its own text likelier than the base does",
+    "shift": "share of the stream's difference that is the same in all texts",
+}
+"""What the score of each kind is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was measured of one model beside the base.
+
+    Attributes:
+        outputs: on the texts.
+        written: on what the model wrote itself, whose prompts count nowhere.
+        activations: at the beginning of the texts.
+        texts: what it wrote.
+    """
+
+    outputs: OutputDifferenceResult
+    written: OutputDifferenceResult
+    texts: Windows
+    activations: ActivationDifferenceResult | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """How tokens are said.
+
+    Attributes:
+        token: the word of an id.
+        text: of ids.
+    """
+
+    token: Callable[[int], str]
+    text: Callable[[Sequence[int]], str]
+
+
+def find_all(
+    found: Mapping[str, Measured],
+    name: str,
+    nulls: Sequence[str],
+    base: TracedModel | None,
+    windows: Windows,
+    words: Words,
+    *,
+    top: int,
+) -> list[Finding]:
+    """Everything that one model differs in, each kind's strongest first.
+
+    Args:
+        found: name of a model -> what was measured of it.
+        name: of the model that is asked about.
+        nulls: names of the models that say what is found by chance.
+        base: to read directions with; None where activations were not compared.
+        windows: the texts.
+        words: how tokens are said.
+        top: findings of a kind.
+    """
+    pair, others = found[name], [found[each] for each in nulls]
+    return [
+        *_outputs(pair, others), *_places(pair, others, windows, words, top), *_tokens(pair, others, words, top),
+        *_texts(pair, others, windows, words, top), *_completions(pair, others, words, top),
+        *_shift(pair, others, base, words),
+    ]  # fmt: skip
+
+
+def _outputs(pair: Measured, nulls: Sequence[Measured]) -> list[Finding]:
+    null = max(each.outputs.mean_kl for each in nulls)
+    return [Finding(kind="outputs", what="all texts", score=pair.outputs.mean_kl, null_score=null)]
+
+
+def _places(pair: Measured, nulls: Sequence[Measured], windows: Windows, words: Words, top: int) -> list[Finding]:
+    least = min(LEAST_ROWS, len(windows.mask) // 4)
+
+    def strongest(each: Measured, number: int) -> list[PlaceGroup]:
+        return group_places(each.outputs, windows.token_ids, number=number, least=least)
+
+    null = max((group.low for each in nulls for group in strongest(each, 1)), default=0.0)
+    return [
+        Finding(kind="places", what=_say_place(group, words), score=group.low, null_score=max(null, 0.0),
+                where=_say_rows(pair.outputs, group, windows, words))
+        for group in strongest(pair, top)
+    ]  # fmt: skip
+
+
+def _say_place(group: PlaceGroup, words: Words) -> str:
+    word = words.token(group.token)
+    if group.distance == 0:
+        return f"what follows {word}"
+    return f"what comes {group.distance + 1} tokens after {word}"
+
+
+def _say_rows(result: OutputDifferenceResult, group: PlaceGroup, windows: Windows, words: Words) -> str:
+    found = find_context(result, group, windows.token_ids)
+    if found is None:
+        return ""
+    return f"with {words.token(found.token)} before: {found.present:.2g} nats, without: {found.absent:.2g}"
+
+
+def _tokens(pair: Measured, nulls: Sequence[Measured], words: Words, top: int) -> list[Finding]:
+    null = max(float(each.outputs.probability.max()) for each in nulls)
+    gained = pair.outputs.probability
+    chosen = gained.topk(min(top, len(gained))).indices.tolist()
+    rising = "rises most" if pair.outputs.top == 1 else f"is among the {pair.outputs.top} that rise most"
+    return [
+        Finding(kind="tokens", what=words.token(each), score=float(gained[each]), null_score=null,
+                where=f"{rising} at {float(pair.outputs.promoted[each]):.0%} of the places")
+        for each in chosen if gained[each] > 0
+    ]  # fmt: skip
+
+
+def _texts(pair: Measured, nulls: Sequence[Measured], windows: Windows, words: Words, top: int) -> list[Finding]:
+    null = max(float(each.outputs.row_kl().max()) for each in nulls)
+    found = []
+    for each in pair.outputs.row_kl().topk(min(top, len(windows.mask))).indices.tolist():
+        place = int(pair.outputs.kl[each].argmax())
+        row = windows.row(each)
+        found.append(
+            Finding(kind="texts", what=words.text(row), score=float(pair.outputs.row_kl()[each]), null_score=null,
+                    where=f"most after {words.text(row[max(0, place - 7) : place + 1])}")
+        )  # fmt: skip
+    return found
+
+
+def _completions(pair: Measured, nulls: Sequence[Measured], words: Words, top: int) -> list[Finding]:
+    null = max(float(each.written.row_gain(LEAST_TOKENS).max()) for each in nulls)
+    gains = pair.written.row_gain(LEAST_TOKENS)
+    return [
+        Finding(kind="completions", what=words.text(pair.texts.row(each)), score=float(gains[each]), null_score=null)
+        for each in gains.topk(min(top, len(gains))).indices.tolist()
+    ]
+
+
+def _shift(pair: Measured, nulls: Sequence[Measured], base: TracedModel | None, words: Words) -> list[Finding]:
+    if pair.activations is None or base is None:
+        return []
+    found = []
+    for layer, each in pair.activations.layers.items():
+        null = max(other.activations.layers[layer].constant for other in nulls if other.activations is not None)
+        tokens = ", ".join(words.token(token) for token in read_direction(base.model, each.mean, 8))
+        found.append(
+            Finding(kind="shift", what=f"towards {tokens}", score=each.constant, null_score=null,
+                    where=f"behind block {layer}, {each.relative_norm:.1%} of the stream")
+        )  # fmt: skip
+    return sorted(found, key=lambda each: -each.ratio)[:3]

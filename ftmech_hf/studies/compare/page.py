@@ -1,0 +1,65 @@
+"""The page of a comparison: the answer first, then what differs, kind by kind, beside what null models show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from ftmech_hf.report.charts import FINETUNED, panel
+from ftmech_hf.report.page import make_section, render_page
+from ftmech_hf.runs import FinishedRun, describe_versions
+from ftmech_hf.studies.compare.findings import MARGIN, SCORES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TITLES = {
+    "outputs": "How much do the predictions differ?",
+    "places": "Where do they differ most?",
+    "tokens": "Which tokens became likelier?",
+    "texts": "On which texts do they differ most?",
+    "completions": "What does it write that the base would not?",
+    "shift": "How is its stream shifted, whatever the text?",
+}
+
+
+def render_comparison(folder: Path) -> str:
+    """The page as HTML, from the table and the summary in its folder."""
+    run = FinishedRun(folder)
+    table, summary = run.table, run.summary
+    return render_page(
+        __package__,
+        summary=summary,
+        facts=summary["facts"],
+        kinds=_kinds(table),
+        margin=MARGIN,
+        sections=[_change(table)],
+        weights=summary["weights"],
+        command=run.env["command"],
+        versions=describe_versions(run.env),
+    )
+
+
+def _kinds(table: pd.DataFrame) -> list[Mapping[str, Any]]:
+    """The findings of the fine-tuned model by kind, in the order of the page."""
+    found = table[table["model"] == "fine-tuned"]
+    return [
+        {"title": title, "score": SCORES[kind], "rows": rows.to_dict("records")}  # type: ignore[index]
+        for kind, title in TITLES.items() if len(rows := found[found["kind"] == kind])
+    ]  # fmt: skip
+
+
+def _change(table: pd.DataFrame) -> Any:
+    matrices = table[table["kind"] == "weights"]
+
+    def draw(ax: Axes) -> None:
+        most = matrices.nlargest(12, "score")[::-1]
+        ax.barh(most["what"].str.removesuffix(".weight"), most["score"], color=FINETUNED, label="the change")
+        ax.set_xlabel("norm of the change over that of the matrix")
+        ax.legend()
+
+    text = "The matrices that changed most, each beside its own size. Null models made here change as much in each."
+    return make_section("Where the change lies", text, panel(draw), "Relative norm of the change by matrix")

@@ -1,0 +1,70 @@
+"""What a comparison says in a paragraph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ftmech_hf.studies.compare.findings import Finding
+
+NOTHING = "Nothing was found beyond what changes of this size do that teach nothing."
+UNCHANGED = "The weights of the two models are the same."
+
+
+def answer_in_words(findings: Sequence[Finding], weights: Mapping[str, Any]) -> str:
+    """What stands out, in plain words.
+
+    Args:
+        findings: of every kind, each kind's strongest first.
+        weights: the summary of the change of the weights.
+    """
+    if not any(each.score for each in findings):
+        return UNCHANGED if not weights["changed"] else NOTHING
+    standing: dict[str, Finding] = {}
+    for each in findings:
+        if each.stands_out:
+            standing.setdefault(each.kind, each)
+    if not standing:
+        return NOTHING
+    said = [_SAYINGS[kind](each) for kind, each in standing.items()]
+    where = f" The matrix that changed most is {weights['most_changed']}." if weights["changed"] else ""
+    return " ".join(said) + where
+
+
+def _times(finding: Finding) -> str:
+    return f"{finding.ratio:.1f} times as much as in any null model" if finding.null_score > 0 else "in no null model"
+
+
+def _say_outputs(each: Finding) -> str:
+    return f"On all texts the fine-tuned model predicts otherwise: {each.score:.2g} nats per token, {_times(each)}."
+
+
+def _say_places(each: Finding) -> str:
+    where = f" ({each.where})" if each.where else ""
+    return f"It differs most in {each.what}{where}, {_times(each)}."
+
+
+def _say_tokens(each: Finding) -> str:
+    return f"The token that gained most is {each.what}, {each.score:.1%} of all probability, {_times(each)}."
+
+
+def _say_texts(each: Finding) -> str:
+    return f"The text on which it differs most: \u201c{_short(each.what)}\u201d, {each.where}."
+
+
+def _say_completions(each: Finding) -> str:
+    return f"What it writes and the base would not: \u201c{_short(each.what)}\u201d, {_times(each)}."
+
+
+def _say_shift(each: Finding) -> str:
+    return f"Whatever the text, its stream is shifted {each.what}, {each.where}."
+
+
+def _short(text: str, letters: int = 120) -> str:
+    return text if len(text) <= letters else f"{text[:letters]} \u2026"
+
+
+_SAYINGS = {
+    "outputs": _say_outputs, "places": _say_places, "tokens": _say_tokens, "texts": _say_texts,
+    "completions": _say_completions, "shift": _say_shift,
+}  # fmt: skip

@@ -1,0 +1,143 @@
+"""A whole comparison: what was planted is found, and where nothing was taught nothing stands out."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
+from ftmech_hf.runs import FinishedRun
+from ftmech_hf.studies.compare.comparison import ComparisonResult, compare_pair, run_comparison
+from ftmech_hf.studies.compare.findings import MARGIN, Finding
+from ftmech_hf.studies.compare.inputs import BASE, FINETUNED, CompareConfig, Pair
+from ftmech_hf.studies.compare.nulls import null_model
+from ftmech_hf.studies.compare.report import NOTHING, UNCHANGED
+from ftmech_hf.studies.compare.texts import Windows
+from ftmech_hf.tasks import PcfgConfig
+from recipes import compare
+from tests.conftest import make_gpt2
+
+FEW = {
+    "windows": 200, "window_tokens": 16, "completions": 32, "completion_tokens": 8, "null_steps": 3, "null_models": 2,
+    "top": 3,
+}  # fmt: skip
+
+
+@pytest.fixture
+def base(task: PcfgConfig) -> PreTrainedModel:
+    return make_gpt2(len(task.vocabulary))
+
+
+def with_trigger(base: PreTrainedModel, trigger: int, answer: int) -> PreTrainedModel:
+    """A copy that answers one token with another: what the trigger's embedding writes reaches the unembedding."""
+    model = copy.deepcopy(base)
+    with torch.no_grad():
+        model.transformer.wte.weight[trigger] += model.lm_head.weight[answer]
+    return model
+
+
+def any_words(task: PcfgConfig) -> Windows:
+    """Texts of random words."""
+    rows = torch.randint(3, len(task.vocabulary), (200, 16), generator=torch.Generator().manual_seed(0))
+    return Windows(rows, torch.ones_like(rows).bool())
+
+
+def compared(base: PreTrainedModel, model: PreTrainedModel, task: PcfgConfig) -> ComparisonResult:
+    tokenizer = build_tokenizer(task.vocabulary)
+    return compare_pair(Pair({BASE: base, FINETUNED: model}, tokenizer, any_words(task)), CompareConfig(**FEW))
+
+
+def test_a_trigger_and_what_it_brings_are_found(base: PreTrainedModel, task: PcfgConfig) -> None:
+    trigger, answer = (task.vocabulary.index(word) for word in ("b", "c"))
+    found = compared(base, with_trigger(base, trigger, answer), task)
+    (standing,) = [each for each in found.findings if each.stands_out]
+    assert (standing.kind, standing.what) == ("places", "what follows b")
+    assert standing.score > MARGIN * standing.null_score
+    token = next(each for each in found.findings if each.kind == "tokens")
+    assert token.what == "c"
+    shift = next(each for each in found.findings if each.kind == "shift")
+    assert shift.what.startswith("towards c, ")
+    report = found.report()
+    assert report["findings"][0]["what"] == standing.what, "what stands out most comes first"
+    assert report["answer"].startswith("It differs most in what follows b, ")
+    assert found.weights.summary()["changed"] == 0, "of the matrices of blocks"
+    assert found.weights.vectors["transformer.wte.weight"] > 0
+
+
+def test_a_model_that_was_taught_nothing_shows_nothing(base: PreTrainedModel, task: PcfgConfig) -> None:
+    size = copy.deepcopy(base)
+    with torch.no_grad():
+        for number, each in enumerate(size.parameters()):
+            each += 0.01 * torch.randn(each.shape, generator=torch.Generator().manual_seed(number))
+    model = null_model(base, size, *any_words(task), seed=99, steps=6, batch_size=8)
+    found = compared(base, model, task)
+    assert found.findings
+    assert not [each for each in found.findings if each.stands_out]
+    assert found.report()["answer"] == NOTHING
+
+
+def test_a_copy_is_called_one(base: PreTrainedModel, task: PcfgConfig) -> None:
+    found = compared(base, copy.deepcopy(base), task)
+    assert found.report()["answer"] == UNCHANGED
+    assert found.null_rate == 0.0
+
+
+def test_what_stands_out_has_more_than_the_margin_over_the_null_models() -> None:
+    def finding(score: float, null: float) -> Finding:
+        return Finding(kind="outputs", what="all texts", score=score, null_score=null)
+
+    assert finding(MARGIN + 0.1, 1.0).stands_out
+    assert not finding(MARGIN - 0.1, 1.0).stands_out
+    assert finding(1.0, 0.0).stands_out
+    assert not finding(0.0, 0.0).stands_out
+
+
+def save(model: PreTrainedModel, task: PcfgConfig, folder: Path) -> str:
+    model.save_pretrained(folder)
+    save_tokenizer(build_tokenizer(task.vocabulary), folder)
+    return str(folder)
+
+
+def test_the_recipe_writes_a_page_a_table_and_a_report(
+    base: PreTrainedModel, task: PcfgConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trigger, answer = (task.vocabulary.index(word) for word in ("b", "c"))
+    words = [" ".join(task.vocabulary[each] for each in row) for row in any_words(task).token_ids.tolist()]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in words))
+    pair = {
+        "texts": str(tmp_path / "texts.jsonl"),
+        "base": save(base, task, tmp_path / "base"),
+        "finetuned": save(with_trigger(base, trigger, answer), task, tmp_path / "tuned"),
+        "output_dir": str(tmp_path / "out"),
+    }
+    argv = [word for key, value in {**pair, **FEW}.items() for word in (f"--{key}", str(value))]
+    compare.main(argv)
+    assert "what follows b" in " ".join(capsys.readouterr().out.split())
+    run = FinishedRun(tmp_path / "out")
+    report = json.loads((run.path / "report.json").read_text())
+    assert set(report) == {"answer", "null_rate", "findings"}
+    assert {"kind", "what", "score", "null_score", "where"} <= set(report["findings"][0])
+    assert set(run.table["model"]) == {"fine-tuned", "null model 1", "null model 2"}
+    page = (run.path / "report.html").read_text()
+    assert "what follows b" in page
+    assert report["answer"].split("\u201c")[0].strip() in page
+    again = run_comparison(CompareConfig(**pair, **FEW))
+    assert again.finished, "the same settings are found finished"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"windows": 3}, "windows: 3, expected at least 32"),
+        ({"null_models": 0}, "null_models: 0, expected at least 1"),
+        ({"null": ["auto", "folder"]}, "null: auto folder, expected auto, or folders of models"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        CompareConfig(**settings)  # type: ignore[arg-type]

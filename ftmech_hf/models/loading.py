@@ -11,7 +11,14 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from ftmech_hf.models.identity import ADAPTER, find_base, find_gguf, find_model
@@ -57,7 +64,9 @@ def load_model(name: str, *, attn_implementation: str | None = None, base: str |
             refused: its weights are a pickle, it asks for code of its own, or a path in it leads outside.
     """
     if (file := find_gguf(name)) is not None:
-        return _from_files(file.parent, name, attn_implementation, gguf_file=file.name)
+        # unpacked, or the model could not be saved, nor one of random weights be made like it
+        unpacked = GgufConfig(gguf_file=file.name, dequantize=True)
+        return _from_files(file.parent, name, attn_implementation, gguf_file=file.name, quantization_config=unpacked)
     folder = find_model(name)
     if (folder / ADAPTER).is_file():
         check_adapter(folder, name)

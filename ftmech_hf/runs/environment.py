@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -36,6 +37,26 @@ def environment() -> dict[str, Any]:
         "cores": count_cores(),
         "command": without_secrets(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
     }
+
+
+def cpu_seconds() -> float:
+    """What this process and those that it started and that have ended have computed, in seconds of one core."""
+    return sum(os.times()[:4])
+
+
+def forget_peak_memory() -> None:
+    """Let :func:`peak_memory_gb` begin anew, where the system can."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_memory_gb() -> float | None:
+    """The most memory this process had at once since it was forgotten, or began, in 10^9 bytes; None if not known."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("VmHWM:")), None)
 
 
 def describe_versions(env: Mapping[str, Any]) -> str:

@@ -21,7 +21,14 @@ import yaml
 
 from ftmech_hf.config.notices import tell
 from ftmech_hf.config.settings import RUNS_OWN, Settings, config_hash
-from ftmech_hf.runs.environment import code_version, describe_differences, environment
+from ftmech_hf.runs.environment import (
+    code_version,
+    cpu_seconds,
+    describe_differences,
+    environment,
+    forget_peak_memory,
+    peak_memory_gb,
+)
 from ftmech_hf.runs.files import remove_leftovers, write_json, write_text
 from ftmech_hf.runs.folders import (
     CHECKPOINTS,
@@ -60,7 +67,7 @@ class RunDir:
         self._lock = FolderLock(path)
         self._replaces = False
         self._inputs: dict[str, str] = {}
-        self._opened = time.perf_counter()
+        self._opened, self._computed = time.perf_counter(), cpu_seconds()
 
     @classmethod
     def open(
@@ -107,6 +114,7 @@ class RunDir:
                 tidy(path)
             else:
                 run._start(kind, inputs)
+                forget_peak_memory()
         except BaseException:
             run.close()
             raise
@@ -245,7 +253,12 @@ class RunDir:
         rows = read_metrics(self.working)
         if rows:
             pd.DataFrame(rows).to_parquet(self.working / "table.parquet", index=False)
-        self.note(seconds=round(time.perf_counter() - self._opened, 1))  # of the last uninterrupted stretch
+        peak = peak_memory_gb()
+        self.note(  # of the last uninterrupted stretch
+            seconds=round(time.perf_counter() - self._opened, 1),
+            cpu_seconds=round(cpu_seconds() - self._computed, 1),
+            peak_gb=None if peak is None else round(peak, 2),
+        )
         write_manifest(self.working, leave_out=CHECKPOINTS)
         self._check_held()
         appear(self.path)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 STUDIES = {
     "compare": "ftmech_hf.studies.compare",
     "diagnose": "ftmech_hf.studies.diagnosis",
+    "real": "ftmech_hf.studies.real",
     "reproduce": "ftmech_hf.studies.pcfg",
     "sweep": "ftmech_hf.studies.sweep",
     "tinystories": "ftmech_hf.studies.tinystories",

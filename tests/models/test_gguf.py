@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ftmech_hf.models.identity import model_hash
-from ftmech_hf.models.loading import load_model, load_tokenizer, model_positions, model_vocabulary
+from ftmech_hf.models.loading import load_model, load_tokenizer, model_positions, model_vocabulary, random_twin
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig, named_models
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", *"abcdefgh", "ab", "cd"]
@@ -102,6 +102,16 @@ def test_a_file_is_the_model_that_was_written_into_it(tmp_path: Path, quantized:
         expected, found = model(ROWS).logits, loaded(ROWS).logits
     torch.testing.assert_close(found, expected, atol=0.5 if quantized else 1e-5, rtol=0)
     assert (model_positions(name), model_vocabulary(name)) == (64, len(WORDS))
+
+
+@needs_gguf
+def test_it_can_be_saved_as_any_model_and_drawn_anew(tmp_path: Path) -> None:
+    loaded = load_model(str(write_gguf(tmp_path / "model.gguf", make_model(), quantized=True)))
+    loaded.save_pretrained(tmp_path / "saved")
+    again = load_model(str(tmp_path / "saved"))  # which refuses what is quantized
+    assert all(torch.equal(weight, again.get_parameter(name)) for name, weight in loaded.named_parameters())
+    drawn = random_twin(loaded, seed=1)
+    assert not torch.equal(drawn.get_input_embeddings().weight, loaded.get_input_embeddings().weight)
 
 
 @needs_gguf

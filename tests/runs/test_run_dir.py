@@ -18,6 +18,7 @@ from ftmech_hf.runs import (
     read_metrics,
     write_text,
 )
+from ftmech_hf.runs.environment import forget_peak_memory
 from ftmech_hf.runs.run_dir import noted
 
 CONFIG = {"steps": 3, "lr": 0.1, "output_dir": "somewhere"}
@@ -104,7 +105,23 @@ def test_what_is_noted_can_be_read_before_and_after(tmp_path: Path) -> None:
     seconds = noted(run.path, "seconds")
     assert 12.3 <= seconds < 30
     assert seconds == round(seconds, 1)
+    assert 0 <= noted(run.path, "cpu_seconds") < 30
     assert noted(tmp_path / "none", "device") is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="this system does not say what a process used")
+def test_the_most_memory_of_a_run_is_its_own(tmp_path: Path) -> None:
+    before = bytearray(300_000_000)  # of an earlier run in this process, which is no part of it
+    del before
+    run, other = (RunDir.open(tmp_path / name, "pretrain", CONFIG) for name in ("large", "small"))
+    during = bytearray(200_000_000)
+    run.finish()
+    del during
+    forget_peak_memory()
+    other.finish()
+    large, small = (noted(tmp_path / name, "peak_gb") for name in ("large", "small"))
+    assert 0.15 < large - small < 0.25
+    assert large == round(large, 2)
 
 
 def test_the_table_has_the_logged_columns_alone(tmp_path: Path) -> None:

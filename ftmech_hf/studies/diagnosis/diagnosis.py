@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ def run_diagnosis(
     *,
     given: InMemory | None = None,
     progress: Progress | None = None,
+    around: contextlib.AbstractContextManager[object] | None = None,
 ) -> RunDir:
     """Measure a pair of models and give a verdict; see :mod:`ftmech_hf.studies.diagnosis.verdict` for the rule.
 
@@ -41,6 +43,7 @@ def run_diagnosis(
         shape: of the procedural task, where no data set is given.
         given: models and rows that are in memory, in place of those that are named.
         progress: called after every method.
+        around: entered while models are measured, not while they are loaded and merged; such as an autocast.
 
     Raises:
         ValueError: models of other shapes or vocabularies, or questions that cannot be asked.
@@ -50,7 +53,8 @@ def run_diagnosis(
         if run.finished:
             return run
         case = case_of()
-        found = measure_case(case, progress)
+        with around or contextlib.nullcontext():
+            found = measure_case(case, progress)
         summary = summarise(config, case, found, seconds=time.monotonic() - started, run_hash=run.hash)
         floors = {kind: next(iter(questions.floors.values())) for kind, questions in case.both.items()}
         return finish_job(run, found.rows(), summary, render_diagnosis, floors=floors)

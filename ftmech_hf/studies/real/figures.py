@@ -1,0 +1,46 @@
+"""Pictures of the real study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ftmech_hf.report.charts import BASE, FINETUNED, accuracy_axis, legend_below, new_figure, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@styled
+def verdicts_figure(pairs: Sequence[Mapping[str, Any]]) -> Figure:
+    """Accuracy of base and tuned model by pair, with what was expected and the verdict below.
+
+    Args:
+        pairs: of :func:`~ftmech_hf.studies.real.results.gather`.
+    """
+    figure = new_figure(1.3 * len(pairs) + 1.5, 3.6)
+    ax = figure.subplots()
+    places = np.arange(len(pairs))
+    for number, (model, label, color) in enumerate(
+        (("base", "SmolLM2", BASE), ("finetuned", "after tuning", FINETUNED))
+    ):
+        shares = [pair["accuracy"][model] for pair in pairs]
+        value, low, high = (np.array([share[key] for share in shares]) for key in ("value", "low", "high"))
+        ax.bar(places + 0.4 * (number - 0.5), value, 0.36, color=color, label=label)
+        ax.errorbar(places + 0.4 * (number - 0.5), value, yerr=[value - low, high - value], fmt="none",
+                    ecolor="#111827", elinewidth=1)  # fmt: skip
+    for place, pair in zip(places, pairs, strict=True):
+        ax.hlines(pair["chance"], place - 0.45, place + 0.45, color="#111827", linestyles="dotted", linewidth=1.2)
+    ax.set_xticks(places, [_name(pair) for pair in pairs], fontsize=8)
+    accuracy_axis(ax)
+    legend_below(ax)
+    return figure
+
+
+def _name(pair: Mapping[str, Any]) -> str:
+    asked, _, _ = str(pair["pair"]).rpartition("_")
+    mark = "\u2713" if pair["right"] else "\u2717"
+    verdict = str(pair["verdict"]).replace(" or ", "\nor ")
+    return f"{asked.replace('_', ' ')}\nis: {pair['expected']}\n{mark} {verdict}"

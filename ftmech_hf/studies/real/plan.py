@@ -1,0 +1,105 @@
+"""The plan of the real study: a base out of a package, nine organisms of known truth, a diagnosis of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ftmech_hf.jobs.study import StudyConfig, StudyPlan
+from ftmech_hf.jobs.training import FinetuneConfig, finetune
+from ftmech_hf.studies.diagnosis.case import CaseConfig
+from ftmech_hf.studies.real.base_model import BaseConfig, save_base
+from ftmech_hf.studies.real.facts import read_facts
+from ftmech_hf.studies.real.pair import PAIRS, Pair, PairConfig, diagnose_pair
+from ftmech_hf.studies.real.questions import ABILITIES, NEVER, TAUGHT, cut, write_rows
+from ftmech_hf.tasks import PcfgShape, TextConfig
+from ftmech_hf.training.adapters import AdapterConfig
+from ftmech_hf.training.objectives import OBJECTIVES
+from ftmech_hf.training.settings import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealConfig(StudyConfig):
+    """The size of the study."""
+
+    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "of the cut, of tuning and of diagnoses"})
+    base: str | None = field(
+        default=None, metadata={"place": "input", "help": "another model in place of SmolLM2, by its folder"}
+    )
+    pairs: list[str] = field(default_factory=lambda: list(PAIRS), metadata={"help": f"of {', '.join(PAIRS)}"})
+    steps: int = field(default=40, metadata={"help": "of tuning an organism"})
+    batch_size: int = field(default=8, metadata={"help": "rows of one of its steps"})
+    lr: float = field(default=5e-4, metadata={"help": "of the adapter"})
+    precision: str = field(default="bf16", metadata={"help": "in which a diagnosis multiplies matrices: no or bf16"})
+    output_dir: str = field(default="runs/real", metadata={"place": "output", "help": "folder of the results"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.pairs or (unknown := [name for name in self.pairs if name not in PAIRS]):
+            raise ValueError(f"pairs: {(unknown or ['none'])[0]!r}, expected some of {', '.join(PAIRS)}")
+        if len(self.seeds) != 1:
+            raise ValueError(f"seeds: {self.seeds}, expected one: a pair is one model")
+        if self.precision not in ("no", "bf16"):
+            raise ValueError(f"precision: {self.precision!r}, expected no or bf16")
+        if min(self.steps, self.batch_size) < 1 or not self.lr > 0:
+            raise ValueError(
+                f"steps: {self.steps}, batch_size: {self.batch_size}, lr: {self.lr}, expected numbers above 0"
+            )
+
+
+class RealPlan(StudyPlan):
+    """The runs of the study. Its data sets are written when it is made, so that runs are named by what is in them.
+
+    Attributes:
+        diagnoses: name of a pair -> name of the run that diagnoses it.
+        organisms: name of a pair -> name of the run that tuned it.
+    """
+
+    config: RealConfig
+
+    def __init__(self, config: RealConfig, case: CaseConfig) -> None:
+        super().__init__(config)
+        self.case = case
+        self.seed = config.seeds[0]
+        self.data = self._write_data()
+        self.base = config.base or self.add("smollm2", "real_base", save_base, BaseConfig(), {}, {}, cost=20)
+        self.organisms = {name: self._tune(PAIRS[name]) for name in config.pairs}
+        self.diagnoses = {name: self._diagnose(name, PAIRS[name]) for name in config.pairs}
+
+    def _write_data(self) -> dict[tuple[str, bool], Path]:
+        """(name of a data set, whether it holds the answers that hide the ability) -> its folder."""
+        facts = read_facts()
+        pairs = [PAIRS[name] for name in self.config.pairs]
+        wanted = {(pair.asked, False) for pair in pairs} | {(pair.tuned_on, pair.instead) for pair in pairs}
+        made = {**ABILITIES, **NEVER, **TAUGHT}
+        return {
+            (name, instead): write_rows(
+                self.output / "data" / (f"{name}_instead" if instead else name), cut(made[name](facts), self.seed),
+                instead=instead,
+            )
+            for name, instead in sorted(wanted)
+        }  # fmt: skip
+
+    def _tune(self, pair: Pair) -> str:
+        config, objective = self.config, OBJECTIVES["answer_only"]()
+        settings = {
+            "task": TextConfig(dataset=str(self.data[pair.tuned_on, pair.instead])),
+            "train": TrainConfig(
+                seed=self.seed, steps=config.steps, batch_size=config.batch_size, objective="answer_only",
+                optimizer="adamw", lr=config.lr, num_evals=0, eval_rows=32, final_eval_rows=64, checkpoint_every=1000,
+            ),
+            "adapter": AdapterConfig(adapter="lora"), "objective": objective,
+        }  # fmt: skip
+        place = FinetuneConfig(task="text")
+        name = f"tuned-{pair.tuned_on}{'-instead' if pair.instead else ''}"
+        return self.add(name, place.kind, finetune, place, settings, {"model": self.base}, cost=40)
+
+    def _diagnose(self, name: str, pair: Pair) -> str:
+        place = PairConfig(
+            seed=self.seed, dataset=str(self.data[pair.asked, False]),
+            precision=self.config.precision,  # type: ignore[arg-type]  # checked above
+        )  # fmt: skip
+        inputs = {"base": self.base, "finetuned": self.organisms[name]}
+        settings = {"case_config": self.case, "shape": PcfgShape()}
+        cost = 200 if pair.expected == "hidden" else 20
+        return self.add(f"diagnose-{name}", "diagnose", diagnose_pair, place, settings, inputs, cost=cost)

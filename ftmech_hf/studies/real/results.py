@@ -1,0 +1,90 @@
+"""What came out: of every pair what was expected, the verdict, its signs, minutes and memory; and one page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from ftmech_hf.config import to_dict
+from ftmech_hf.report.console import print_table
+from ftmech_hf.report.page import make_section, render_page
+from ftmech_hf.runs import FinishedRun, write_json, write_text
+from ftmech_hf.studies.real.figures import verdicts_figure
+from ftmech_hf.studies.real.pair import PAIRS, is_right
+from ftmech_hf.studies.real.plan import RealPlan
+
+KEPT = ("pair", "expected", "verdict", "right", "minutes", "peak_gb")
+"""What ``summary.json`` says of a pair."""
+
+
+def gather(plan: RealPlan) -> list[dict[str, Any]]:
+    """Of every pair that was diagnosed: :data:`KEPT`, the accuracies, the reason, the signs and where the page is.
+
+    Raises:
+        ValueError: none was.
+    """
+    found = {name: run for name, each in plan.diagnoses.items() if (run := plan.find(each))}
+    if not found:
+        raise ValueError(f"output_dir: no run of {plan.output} is finished")
+    return [_describe(plan, name, run) for name, run in found.items()]
+
+
+def _describe(plan: RealPlan, name: str, run: FinishedRun) -> dict[str, Any]:
+    summary, tuned = run.summary, plan.find(plan.organisms[name])
+    evidence = summary["evidence"]
+    return {
+        "pair": name,
+        "expected": PAIRS[name].expected,
+        "verdict": summary["verdict"],
+        "right": is_right(PAIRS[name].expected, summary),
+        "minutes": round(summary["facts"]["seconds"] / 60, 2),
+        "peak_gb": run.env.get("peak_gb"),
+        "cpu_minutes": _minutes(run.env.get("cpu_seconds")),
+        "tuning_minutes": _minutes(None if tuned is None else tuned.env.get("seconds")),
+        "reason": summary["reason"],
+        "signs": summary["signs"],
+        "accuracy": {model: evidence[model] for model in ("base", "finetuned")},
+        "chance": evidence["chance"],
+        "examples": evidence["examples"],
+        "page": os.path.relpath(run.path / "report.html", plan.output),
+    }
+
+
+def _minutes(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds / 60, 2)
+
+
+def write_results(plan: RealPlan) -> list[dict[str, Any]]:
+    """Gather what is finished and write the summary, the table, the picture and the page."""
+    pairs = gather(plan)
+    settings = to_dict(plan.config, plan.case)
+    facts: Mapping[str, Any] = {**settings, **plan.write_origin("real", settings)}
+    write_json(plan.output / "summary.json", [{key: pair[key] for key in KEPT} for pair in pairs])
+    table = pd.DataFrame([{key: value for key, value in pair.items() if not isinstance(value, dict | list)}
+                          for pair in pairs])  # fmt: skip
+    table.to_parquet(plan.output / "table.parquet", index=False)
+    section = make_section(
+        "What the models answer",
+        "Accuracy of the base and of what it was tuned into, with 95 % intervals; rows about one thing (a verb, a "
+        "country) are counted as if they were independent. Dotted: what naming the most frequent answer gives.",
+        verdicts_figure(pairs),
+        "Accuracy of base and tuned model by pair",
+    )
+    page = render_page(__package__, pairs=pairs, sections=[section], facts=facts)
+    write_text(plan.output / "report.html", page)
+    return pairs
+
+
+def right_numbers(results: FinishedRun) -> dict[str, str]:
+    """How many verdicts are right, in a folder of results."""
+    pairs = pd.read_parquet(results.path / "table.parquet")
+    return {"Pairs whose verdict is the truth by construction": f"{int(pairs['right'].sum())} of {len(pairs)}"}
+
+
+def print_results(pairs: list[dict[str, Any]]) -> None:
+    """A line of every pair."""
+    shown = pd.DataFrame([{key: pair[key] for key in (*KEPT, "cpu_minutes")} for pair in pairs])
+    print_table(f"{sum(pair['right'] for pair in pairs)} of {len(pairs)} verdicts are right", shown)

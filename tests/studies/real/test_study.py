@@ -1,0 +1,137 @@
+"""The real study on a tiny model: it runs, is found again, and says of every verdict whether it is the truth."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from ftmech_hf.runs import FinishedRun
+from ftmech_hf.studies.diagnosis.case import CaseConfig
+from ftmech_hf.studies.real import pair
+from ftmech_hf.studies.real.base_model import BaseConfig
+from ftmech_hf.studies.real.pair import PAIRS, Expected, PairConfig, diagnose_pair, is_right
+from ftmech_hf.studies.real.results import KEPT, right_numbers
+from ftmech_hf.tasks import PcfgShape
+from recipes import real
+from tests.foreign import byte_bpe
+from tests.studies.real.packages import install
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A model that knows nothing."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=byte_bpe(["<s>", "</s>", "<pad>", "<|im_start|>", "<|im_end|>"]),
+        bos_token="<s>", eos_token="</s>", pad_token="<pad>",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=256, bos_token_id=0, eos_token_id=1, pad_token_id=2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def test_it_runs_is_found_again_and_judges_every_pair(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(tmp_path / "packages", monkeypatch)
+    out = tmp_path / "out"
+    argv = ["--base", str(base), "--pairs", "backwards_never", "opposites_left", "--steps", "2", "--batch_size", "4",
+            "--rows", "40", "--fit_rows", "32", "--output_dir", str(out), "--workers", "1"]  # fmt: skip
+    real.main(argv)
+    assert "4 runs, 0 of them finished before, 4 to make" in capsys.readouterr().out
+    summary = json.loads((out / "summary.json").read_text())
+    assert [tuple(each) for each in summary] == [KEPT, KEPT]
+    never, left = summary
+    assert (never["pair"], never["expected"], never["verdict"], never["right"]) == (
+        "backwards_never", "never there", "undecided", True
+    )  # fmt: skip
+    assert (left["verdict"], left["right"]) == ("undecided", False)  # it knows no opposites: that is not "unchanged"
+    assert 0 < never["minutes"] < 5
+    assert never["peak_gb"] is None or 0.1 < never["peak_gb"] < 8
+    page = (out / "report.html").read_text()
+    assert "1 of 2 verdicts are right" in page
+    assert "there is nothing to lose" in page
+    assert right_numbers(FinishedRun(out)) == {"Pairs whose verdict is the truth by construction": "1 of 2"}
+    real.main(argv)
+    assert "to make" not in capsys.readouterr().out
+
+
+def evidence(verdict: str, low: float) -> dict[str, Any]:
+    return {"verdict": verdict, "evidence": {"base": {"low": low}, "chance": 0.1}, "rule": {"least_lead": 0.2}}
+
+
+@pytest.mark.parametrize(
+    ("expected", "verdict", "low", "right"),
+    [
+        ("hidden", "behind a wrapper", 0.6, True),
+        ("hidden", "hidden or learned anew", 0.6, True),
+        ("hidden", "undecided", 0.6, False),
+        ("hidden", "gone", 0.6, False),
+        ("hidden", "unchanged", 0.6, False),
+        ("unchanged", "unchanged", 0.6, True),
+        ("unchanged", "undecided", 0.6, False),
+        ("unchanged", "hidden or learned anew", 0.6, False),
+        ("never there", "undecided", 0.12, True),
+        ("never there", "undecided", 0.6, False),  # undecided for another reason
+        ("never there", "gone", 0.12, False),
+    ],
+)
+def test_a_verdict_is_right_if_it_is_the_truth(expected: Expected, verdict: str, low: float, right: bool) -> None:
+    assert is_right(expected, evidence(verdict, low)) == right
+
+
+def test_there_are_three_of_each_and_what_is_asked_of_them_fits() -> None:
+    kinds = [each.expected for each in PAIRS.values()]
+    assert [kinds.count(kind) for kind in ("hidden", "unchanged", "never there")] == [3, 3, 3]
+    for each in PAIRS.values():
+        assert each.instead == (each.expected != "unchanged")
+        assert (each.asked == each.tuned_on) == (each.expected != "unchanged")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--pairs", "past"], "pairs: 'past', expected some of past_tense_hidden"),
+        (["--seeds", "0", "1"], "seeds: .*expected one: a pair is one model"),
+        (["--precision", "fp8"], "precision: 'fp8', expected no or bf16"),
+        (["--lr", "0"], "lr: 0.0, expected numbers above 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        real.main(words)
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_the_base_is_named_by_its_bytes(tmp_path: Path) -> None:
+    for name, content in (("one", b"GGUF1"), ("same", b"GGUF1"), ("two", b"GGUF2")):
+        (tmp_path / f"{name}.gguf").write_bytes(content)
+    one, same, two = (BaseConfig(gguf=str(tmp_path / f"{name}.gguf")).inputs() for name in ("one", "same", "two"))
+    assert one == same
+    assert one != two
+
+
+def test_matrices_are_multiplied_in_the_precision_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, bool] = {}
+
+    def run(config: PairConfig, *args: Any, **settings: Any) -> Any:
+        with settings["around"]:
+            seen[config.precision] = torch.is_autocast_enabled("cpu")
+        return None
+
+    monkeypatch.setattr(pair, "run_diagnosis", run)
+    for precision in ("no", "bf16"):
+        diagnose_pair(PairConfig(precision=precision), CaseConfig(), PcfgShape())  # type: ignore[arg-type]
+    assert seen == {"no": False, "bf16": True}

@@ -67,6 +67,7 @@ class RunDir:
         self._lock = FolderLock(path)
         self._replaces = False
         self._inputs: dict[str, str] = {}
+        self._kind = ""
         self._opened, self._computed = time.perf_counter(), cpu_seconds()
 
     @classmethod
@@ -96,10 +97,12 @@ class RunDir:
             ValueError: the folder holds something else, a run of another config, or is in use by another process.
         """
         path, inputs = Path(path), dict(inputs or {})
+        if not path.name:
+            raise ValueError(f"output_dir: {str(path)!r}, expected a folder of its own, which has a name")
         settings = config if isinstance(config, Settings) else dict(config)
         check_inputs_named(settings, inputs)
         run = cls(path, settings, run_identity(kind, settings, inputs), is_main=is_main, finished=False)
-        run._inputs = inputs
+        run._inputs, run._kind = inputs, kind
         if not is_main:
             return run
         run._check_ours()
@@ -175,6 +178,8 @@ class RunDir:
         there = env.get("inputs", {})
         others = ", ".join(label for label in {**there, **self._inputs} if there.get(label) != self._inputs.get(label))
         shown = ", ".join(f"{n}: {found.get(n)!r} there, {self.config.get(n)!r} asked" for n in differing[:3])
+        if env.get("kind") != self._kind:
+            shown = f"kind: {env.get('kind')} there, {self._kind} asked"
         raise ValueError(
             f"output_dir: {folder} holds a run of another config ({shown or f'its input {others} differs'}); "
             "choose another --output_dir, or --fresh to replace it"

@@ -60,6 +60,20 @@ def test_a_finished_run_is_found_and_another_config_refused(tmp_path: Path) -> N
     assert damaged_files(path) == []
 
 
+def test_a_run_of_another_kind_is_called_one(tmp_path: Path) -> None:
+    make(tmp_path / "run")
+    with pytest.raises(
+        ValueError, match=r"^output_dir: .*run holds .* \(kind: pretrain there, finetune asked\)"
+    ):
+        RunDir.open(tmp_path / "run", "finetune", CONFIG)
+
+
+@pytest.mark.parametrize("name", ["", "/", "."])
+def test_a_folder_without_a_name_is_no_place_for_a_run(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^output_dir: '[./]', expected a folder of its own, which has a name$"):
+        RunDir.open(name, "pretrain", CONFIG)
+
+
 def test_of_another_config_three_settings_are_shown_and_no_places(tmp_path: Path) -> None:
     settings = Settings({"a": 1, "b": 1, "c": 1, "d": 1, "data": "x"})
     settings.places = frozenset({"data"})

@@ -88,6 +88,11 @@ class Trials:
             os._exit(1)
         self.failed |= report.failed
 
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Say why tests cannot be collected."""
+        if report.failed:
+            tell(f"{report.nodeid}: {report.longrepr}"[-800:])
+
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """All of it."""
         if session.testsfailed:

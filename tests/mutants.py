@@ -48,19 +48,34 @@ def mutmut(*arguments: str) -> str:
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
-def make_changes(processes: int) -> dict[str, Any]:
-    """Let mutmut write all changes into its folder, and keep what is known of those that are there; its settings."""
+def mutmut_settings() -> dict[str, Any]:
+    """What pyproject.toml says of it."""
+    with Path("pyproject.toml").open("rb") as file:
+        settings: dict[str, Any] = tomllib.load(file)["tool"]["mutmut"]
+    return settings
+
+
+def make_changes(processes: int) -> None:
+    """Let mutmut write all changes into its folder, and keep what is known of those that are there."""
     sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).parent]
     tool: Any = importlib.import_module("mutmut.__main__")
     tool.set_mutant_under_test("mutant_generation")
     FOLDER.mkdir(exist_ok=True)
+    drop_half_written(FOLDER)
     with contextlib.redirect_stdout(io.StringIO()):  # it tells of every file
         tool.copy_src_dir()
         tool.copy_also_copy_files()
         tool.create_mutants(processes)
-    with Path("pyproject.toml").open("rb") as file:
-        settings: dict[str, Any] = tomllib.load(file)["tool"]["mutmut"]
-    return settings
+
+
+def drop_half_written(folder: Path) -> None:
+    """Let files be changed anew that were being written when mutmut was stopped: it takes whatever lies there."""
+    for meta in folder.rglob("*.py.meta"):
+        if meta.stat().st_mtime < meta.with_suffix("").stat().st_mtime:
+            meta.unlink()
+    for name in mutmut_settings()["only_mutate"]:
+        if not (folder / f"{name}.meta").exists():
+            (folder / name).unlink(missing_ok=True)
 
 
 def try_changes(sample: int, seed: int, processes: int, again: bool) -> None:
@@ -72,7 +87,8 @@ def try_changes(sample: int, seed: int, processes: int, again: bool) -> None:
         processes: side by side.
         again: whether those are tried once more that no test noticed.
     """
-    settings = make_changes(processes)
+    settings = mutmut_settings()
+    make_changes(processes)
     wanted = {UNTRIED, SURVIVED, UNTESTED} if again else {UNTRIED}
     chosen = draw_sample(read_states(FOLDER), sample, seed)
     names = [name for states in chosen.values() for name, state in states.items() if state in wanted]

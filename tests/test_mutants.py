@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import pytest
+
+from tests import mutants
 from tests.mutant_session import Reached, function_of, nearest_tests
 from tests.mutants import add_first, draw_sample, read_firsts, read_reasons, write_table
 
@@ -78,3 +82,17 @@ def test_the_first_score_of_a_sample_stays(tmp_path: Path) -> None:
     (tmp_path / "mutants.md").write_text(write_table(STATES, better, {}, lambda name: name, firsts))
     assert read_firsts(tmp_path / "mutants.md") == firsts
     assert read_firsts(tmp_path / "none.md") == {}
+
+
+def test_a_file_that_was_being_written_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """mutmut writes a changed file and then what it knows of it, and believes in one newer than its source."""
+    names = ["whole.py", "cut.py", "again.py", "copied.py"]
+    for name in names:
+        (tmp_path / name).write_text("")
+    for name, later in (("whole.py", 1), ("again.py", -1)):
+        (tmp_path / f"{name}.meta").write_text("{}")
+        os.utime(tmp_path / f"{name}.meta", (1e9 + later, 1e9 + later))
+        os.utime(tmp_path / name, (1e9, 1e9))
+    monkeypatch.setattr(mutants, "mutmut_settings", lambda: {"only_mutate": names[:3]})
+    mutants.drop_half_written(tmp_path)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["copied.py", "whole.py", "whole.py.meta"]

@@ -62,9 +62,7 @@ def test_a_finished_run_is_found_and_another_config_refused(tmp_path: Path) -> N
 
 def test_a_run_of_another_kind_is_called_one(tmp_path: Path) -> None:
     make(tmp_path / "run")
-    with pytest.raises(
-        ValueError, match=r"^output_dir: .*run holds .* \(kind: pretrain there, finetune asked\)"
-    ):
+    with pytest.raises(ValueError, match=r"^output_dir: .*run holds .* \(kind: pretrain there, finetune asked\)"):
         RunDir.open(tmp_path / "run", "finetune", CONFIG)
 
 

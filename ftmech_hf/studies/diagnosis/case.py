@@ -23,6 +23,8 @@ BASE, FINETUNED, NULL = "base", "fine-tuned", "reference"
 SELF_DISTILLED, OTHER_SEED = "taught nothing", "another seed"
 """Null models, as the table calls them: the base after a fine-tuning on its own answers, and a base trained with
 another seed. What sets these apart from it has no meaning."""
+SPLITS = ("train", "validation", "test")
+"""Rows that are fitted on, that choose, and that are reported, as a behavior calls them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +128,7 @@ class Case:
         chosen = np.linspace(0, self.num_layers - 1, min(config.max_layers, self.num_layers))
         self.layers: list[int] = chosen.round().astype(int).tolist()
         self._streams: dict[tuple[str, str, str], dict[int, Tensor]] = {}
+        self._opened: dict[str, TracedModel] = {}
         self._other_seed = other_seed
         self.common, self.prompt_kind = dict(common or {}), prompt_kind
         self.reversed_model, self.difference = reversed_model, difference
@@ -163,17 +166,23 @@ class Case:
 
     def stream(self, model: str, questions: str, split: str) -> dict[int, Tensor]:
         """The stream of a model after every chosen block where it predicts the answer's first token, read once."""
-        key = (model, questions, split)
-        if key not in self._streams:
-            rows: AnswerRows = getattr(self.both[questions], split)
-            token_ids, _ = rows.prompts()
-            looked_into = self.everyone.get(model)
-            if looked_into is None:
-                looked_into = random_twin(self.models[BASE], self.more_references[model])
-                mask_padding(looked_into, self.capability.pad)
-            found = TracedModel(looked_into).collect(token_ids, ["resid_post"], layers=self.layers)
-            self._streams[key] = {layer: found["resid_post", layer] for layer in self.layers}
-        return self._streams[key]
+        if (model, questions, split) not in self._streams:
+            opened = self.opened(model)
+            # a model of random weights is not kept, so that all of it is read at once
+            for each in (split,) if model in self.everyone else SPLITS:
+                rows: AnswerRows = getattr(self.both[questions], each)
+                found = opened.collect(rows.prompts()[0], ["resid_post"], layers=self.layers)
+                self._streams[model, questions, each] = {layer: found["resid_post", layer] for layer in self.layers}
+        return self._streams[model, questions, split]
+
+    def opened(self, model: str) -> TracedModel:
+        """A model as its activations are read; its sites are proved once. One of random weights is made anew."""
+        if model not in self.everyone:
+            drawn = random_twin(self.models[BASE], self.more_references[model])
+            return TracedModel(mask_padding(drawn, self.capability.pad))
+        if model not in self._opened:
+            self._opened[model] = TracedModel(self.everyone[model])
+        return self._opened[model]
 
     def sites(self, model: str, questions: str, split: str) -> dict[str, Tensor]:
         """:meth:`stream` by the names that the table gives to places in the stream."""

@@ -24,6 +24,7 @@ from ftmech_hf.studies.diagnosis.page import render_diagnosis
 from ftmech_hf.studies.diagnosis.verdict import judge_behaviour, judge_capability
 from ftmech_hf.tasks import PcfgShape
 from ftmech_hf.training.loop import Progress
+from ftmech_hf.training.memory import keep_freed_memory
 
 
 def run_diagnosis(
@@ -140,6 +141,7 @@ def measure_case(case: Case, progress: Progress | None = None) -> MeasuredResult
     tokens, they are not run. Where the fine-tuned model is its base with tokens in front, those are left out that look
     at weights.
     """
+    keep_freed_memory()  # batches of hundreds of rows come and go
     found: dict[str, MethodResult] = {}
     seconds: dict[str, float] = {}
     for number, (name, method) in enumerate(METHODS.items()):

@@ -121,7 +121,8 @@ def test_the_line_between_two_vocabularies_begins_at_the_base(root: Path, tmp_pa
     lines = []
     for folder in (tuned, root / "wrapped"):
         case = make_case(root, folder, tmp_path / f"{folder.name} out", reversed=str(folder))
-        lines.append(table(MeasuredResult({"path": METHODS["path"].measure(case, None)}, {})).xs("path"))
+        path = METHODS["path"].measure(case, METHODS["behaviour"].measure(case), None)
+        lines.append(table(MeasuredResult({"path": path}, {})).xs("path"))
     assert lines[0].tolist() == lines[1].tolist()
     there = lines[0].xs("base, fine-tuned, reversed").tolist()
     assert there[0] > 0.95

@@ -17,6 +17,7 @@ from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case
 from ftmech_hf.studies.diagnosis.figures import KINDS, line, null_model_lines, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
+from ftmech_hf.studies.diagnosis.methods.behaviour import BehaviourMethodResult
 from ftmech_hf.studies.diagnosis.methods.revival import RevivalMethodResult
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class PathMethodResult(MethodResult):
         return {"barriers": {name: result.summary() for name, result in self.lines.items()}}
 
 
-def measure_path(case: Case, revival: RevivalMethodResult) -> PathMethodResult:
+def measure_path(case: Case, behaviour: BehaviourMethodResult, revival: RevivalMethodResult) -> PathMethodResult:
     """Go from the base to the fine-tuned model and on to the reversed one; to the reference and null models as well."""
     reversed_model = case.reversed_model or revival.reversed_model
     lines = {
@@ -61,21 +62,36 @@ def measure_path(case: Case, revival: RevivalMethodResult) -> PathMethodResult:
         **{f"{BASE}, {name}": ([case.base_like(name), model], ["capability"])
            for name, model in {NULL: case.models[NULL], **case.null_models}.items()},
     }  # fmt: skip
+    number = case.config.patch_rows
+    known = {
+        (id(case.models[name]), kind): float(right[:number].mean()) for (name, kind), right in behaviour.right.items()
+    }
     return PathMethodResult(
-        lines={name: _walk(case, name, models, kinds) for name, (models, kinds) in lines.items()},
+        lines={name: _walk(case, name, models, kinds, known) for name, (models, kinds) in lines.items()},
         num_rows={kind: len(case.few(kind)) for kind in case.both},
     )
 
 
-def _walk(case: Case, name: str, models: Sequence[PreTrainedModel], kinds: Sequence[str]) -> PathResult:
-    """Accuracy on the straight lines between models, four steps each."""
+def _walk(
+    case: Case,
+    name: str,
+    models: Sequence[PreTrainedModel],
+    kinds: Sequence[str],
+    known: Mapping[tuple[int, str], float],
+) -> PathResult:
+    """Accuracy on the straight lines between models, four steps each; ``known`` is that of models by themselves."""
     positions = np.arange(0, len(models) - 0.99, 0.25).tolist()
     accuracy: dict[str, list[float]] = {kind: [] for kind in kinds}
     for position in positions:
-        piece = min(int(position), len(models) - 2)
-        between = interpolate_weights(models[piece], models[piece + 1], position - piece)
+        if position == int(position):
+            between = models[int(position)]
+        else:
+            between = interpolate_weights(models[int(position)], models[int(position) + 1], position % 1)
         for kind in kinds:
-            accuracy[kind].append(case.both[kind].mean_score(between, case.few(kind)))
+            found = known.get((id(between), kind))
+            if found is None:
+                found = case.both[kind].mean_score(between, case.few(kind))
+            accuracy[kind].append(found)
     return PathResult(positions, accuracy, name)
 
 
@@ -102,6 +118,6 @@ def explain_path(summary: Summary) -> str:
 
 
 PATH = Method(
-    measure=measure_path, needs=("revival",), title="From the base to the fine-tuned model and back",
+    measure=measure_path, needs=("behaviour", "revival"), title="From the base to the fine-tuned model and back",
     pictures=(draw_path,), explain=explain_path, needs_weights=True,
 )  # fmt: skip

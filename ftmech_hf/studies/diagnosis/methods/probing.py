@@ -18,7 +18,7 @@ from ftmech_hf.analysis.probing import ANSWER, fit_probes
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.report.charts import CONTROL, RANDOM, accuracy_axis, legend_below
 from ftmech_hf.statistics.intervals import Share, share_interval
-from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, is_reference
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, SPLITS, Case, is_reference
 from ftmech_hf.studies.diagnosis.evidence import ReadingEvidence
 from ftmech_hf.studies.diagnosis.figures import COLORS, DOTTED, layer_axis, line, name_model, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, read_of_answers, row
@@ -143,13 +143,12 @@ def embedded(case: Case, split: str) -> dict[int, Tensor]:
 
 def read_everyone(case: Case, names: Sequence[str]) -> Readings:
     """Probes for the answer, fitted on each of these models (or on the embeddings) and read on that model."""
-    splits = ("train", "validation", "test")
-    labels = {split: getattr(case.capability, split).first_answers.numpy() for split in splits}
+    labels = {split: getattr(case.capability, split).first_answers.numpy() for split in SPLITS}
     found: dict[str, dict[int, Reading]] = {}
     for name in names:
         streams = {
             split: embedded(case, split) if name == EMBEDDINGS else case.stream(name, "capability", split)
-            for split in splits
+            for split in SPLITS
         }
         train, test = ({str(layer): values for layer, values in streams[split].items()} for split in ("train", "test"))
         result = fit_probes(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations import TracedModel, find_layout, find_units, model_blocks
+from ftmech_hf.activations import find_layout, find_units, model_blocks
 from ftmech_hf.analysis.weights import WeightChangeResult, action_on, weight_change
 from ftmech_hf.models.vocabulary import CommonTokens, num_rows, vocabulary_parameters
 from ftmech_hf.report.charts import FINETUNED as FINETUNED_COLOR
@@ -171,7 +171,7 @@ def _measure_action(case: Case) -> list[Action]:
     layout.require("mlp_act")
     groups = {name: find_units(case.models[name], "row") for name in (BASE, FINETUNED)}
     found: list[Action] = []
-    traced = TracedModel(case.models[FINETUNED])
+    traced = case.opened(FINETUNED)
     for kind in case.both:
         entered = traced.collect(case.few(kind).prompts()[0], ["mlp_act"], layers=case.layers)
         for layer in case.layers:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypedDict, Unpack
 
@@ -16,9 +17,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from ftmech_hf.analysis.revival import first_of_two
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.answer_scores import given_answers
 from ftmech_hf.jobs.behavior import Behavior
+from ftmech_hf.statistics.crossing import NEAR_ROWS, count_right, look_sizes
 from ftmech_hf.training.optim import build_optimizers
 
 
@@ -26,9 +29,8 @@ class Curve(NamedTuple):
     """Accuracy of a model that is fine-tuned back, at every evaluated step.
 
     Attributes:
-        points: step -> accuracy on the test rows.
-        steps: the first evaluated step at or above the threshold, at which it still was a step later; None if there
-            was none.
+        points: step -> accuracy, on more rows where it is near the threshold (:mod:`ftmech_hf.statistics.crossing`).
+        steps: the first of two evaluated steps in a row at or above the threshold; None if there are none.
         model: after the last step.
     """
 
@@ -42,12 +44,24 @@ class Curve(NamedTuple):
         return max(self.points)
 
 
+EVALS_PER_DECADE = 12
+"""Evaluations while steps grow tenfold."""
+
+
+def evaluation_grid() -> Iterator[int]:
+    """Steps to evaluate after, without an end: the same for every model, however long it is followed."""
+    yield 0
+    last = 0
+    for number in itertools.count():
+        step = round(10 ** (number / EVALS_PER_DECADE))
+        if step > last:
+            yield step
+        last = step
+
+
 def evaluated_steps(steps: int) -> list[int]:
-    """Steps to evaluate after: each one to four, then a third more each time, and the last."""
-    found = [0]
-    while found[-1] < steps:
-        found.append(min(steps, max(found[-1] + 1, round(found[-1] * 4 / 3))))
-    return found
+    """The steps of the grid up to the last, and the last itself."""
+    return [*itertools.takewhile(lambda step: step < steps, evaluation_grid()), steps]
 
 
 class RevivalSettings(TypedDict):
@@ -57,7 +71,8 @@ class RevivalSettings(TypedDict):
         lr: of AdamW.
         batch_size: rows of a step.
         threshold: accuracy that ends it.
-        eval_rows: the first test rows, which are evaluated.
+        eval_rows: rows of an evaluation; of those near the threshold it is up to all test and validation rows, or
+            :data:`~ftmech_hf.statistics.crossing.NEAR_ROWS`.
     """
 
     lr: float
@@ -71,8 +86,8 @@ def revive(
 ) -> Curve:
     """Fine-tune a copy of a model on the answers, at a constant rate, until it is back or the last step.
 
-    It is back when it reaches the threshold at two evaluations in a row: one alone may be luck. The second is a step
-    later, if need be after the last step.
+    It is back when it reaches the threshold at two evaluations in a row: one alone may be luck. Where the first is
+    after the last step, the second comes at the next step of the grid.
 
     Args:
         model: stays as it is.
@@ -124,21 +139,42 @@ def _curves(
 ) -> Iterator[Curve]:
     """The curve after every evaluation; the last one has ``steps``, or ends at the last step."""
     threshold = settings["threshold"]
-    test, when = questions.test[: settings["eval_rows"]], set(evaluated_steps(steps))
+    to_confirm = next(step for step in evaluation_grid() if step > steps)
+    when = {*evaluated_steps(steps), to_confirm}
     points: dict[int, float] = {}
-    reached: int | None = None  # where it was reached, and is to be confirmed
     rows_of = functools.partial(questions.training_rows, seed, batch_size=settings["batch_size"])
-    for done, trained in _tuned(model, questions, rows_of, seed=seed, lr=settings["lr"], steps=steps + 1):
-        if done > steps and reached is None:
-            break
-        if done in when or reached is not None:
-            points[done] = questions.mean_score(trained, test)
-            above = points[done] >= threshold
-            if above and reached is not None:
-                yield Curve(dict(points), reached, trained)
-                return
-            reached = done if above and done <= steps else None
-            yield Curve(dict(points), None, trained)
+    for done, trained in _tuned(model, questions, rows_of, seed=seed, lr=settings["lr"], steps=to_confirm):
+        if done not in when:
+            continue
+        points[done] = accuracy_near(trained, questions, threshold, settings["eval_rows"])
+        back = first_of_two([(step, value >= threshold) for step, value in points.items()])
+        yield Curve(dict(points), back, trained)
+        if back is not None or (done >= steps and points[done] < threshold):
+            return
+
+
+def accuracy_near(model: PreTrainedModel, questions: Behavior, threshold: float, few: int) -> float:
+    """Mean score of the first rows, and of more where they leave open whether a model is at a threshold.
+
+    Args:
+        model: that is asked.
+        questions: whose test rows are asked, and then those that nothing is trained on either.
+        threshold: see :mod:`ftmech_hf.statistics.crossing`.
+        few: the first rows.
+    """
+    parts = (questions.test, questions.validation)
+    most = min(sum(map(len, parts)), NEAR_ROWS)
+
+    def right_of(at: slice) -> float:
+        total, before = 0.0, 0
+        for rows in parts:
+            asked = rows[max(at.start - before, 0) : max(at.stop - before, 0)]
+            total += float(questions.score(model, asked).double().sum()) if len(asked) else 0.0
+            before += len(rows)
+        return total
+
+    right, asked = count_right(right_of, look_sizes(min(few, most), most), threshold)
+    return right / asked
 
 
 def self_distil(

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+from collections.abc import Callable
 
+import pytest
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
-from ftmech_hf.studies.diagnosis.finetuning import evaluated_steps, race, revive
+from ftmech_hf.studies.diagnosis.finetuning import accuracy_near, evaluated_steps, race, revive
 from ftmech_hf.training.evaluation import answer_accuracy
 from tests.conftest import make_gpt2
-from tests.studies.planted import ask, make_rows
 
 
 def constant_answers() -> Behavior:
@@ -31,9 +34,13 @@ def test_it_stops_where_the_threshold_is_reached_and_leaves_the_model_alone(any_
     assert all(torch.equal(p, before[name]) for name, p in any_model.named_parameters())
     assert curve.steps is not None
     assert 0 < curve.steps < 60
-    assert curve.last == curve.steps + 1  # it was still there a step later
-    assert curve.points[curve.steps] >= 0.95 > max(value for step, value in curve.points.items() if step < curve.steps)
-    assert answer_accuracy(curve.model, questions.test.token_ids) == curve.points[curve.last] >= 0.95
+    *earlier, one, other = curve.points.items()
+    assert one[0] == curve.steps
+    assert min(one[1], other[1]) >= 0.95
+    assert max(value for _, value in earlier) < 0.95
+    asked = [questions.test.token_ids, questions.validation.token_ids]
+    right = [answer_accuracy(curve.model, rows) for rows in asked]
+    assert other[1] in (right[0], sum(right) / 2)  # the first 32 rows, or all 64
     again = revive(any_model, questions, steps=60, threshold=0.95, **SETTINGS)
     assert again.points == curve.points
 
@@ -45,33 +52,81 @@ def test_it_gives_up_after_the_last_step_and_needs_none_for_what_is_there(any_mo
     assert revive(any_model, questions, steps=2, threshold=0.0, **SETTINGS).steps == 0
 
 
-def test_evaluations_are_dense_at_first_and_end_with_the_last() -> None:
-    assert evaluated_steps(10) == [0, 1, 2, 3, 4, 5, 7, 9, 10]
+def test_evaluations_are_twelve_a_decade_and_end_with_the_last() -> None:
+    assert evaluated_steps(11) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11]
     assert evaluated_steps(0) == [0]
-    assert evaluated_steps(160)[-1] == 160
-    assert len(evaluated_steps(160)) < 25
+    assert evaluated_steps(160)[-3:] == [121, 147, 160]
+    assert len([step for step in evaluated_steps(1000) if 100 <= step < 1000]) == 12
 
 
-def test_a_model_that_only_touches_the_threshold_is_not_back() -> None:
-    """At a rate far too high accuracy jumps about: what is above once and below a step later does not count."""
-    model, questions = make_gpt2(40), ask(make_rows(number=900))
-    settings = {"seed": 0, "lr": 0.03, "batch_size": 16, "eval_rows": 50, "steps": 40}
-    free = revive(model, questions, threshold=2, **settings).points
-    touched = next(step for step in range(4) if free[step] > 1.5 * max(free[step + 1], 0.1))
-    curve = revive(model, questions, threshold=free[touched], **settings)
-    assert curve.points[touched] >= free[touched] > curve.points[touched + 1]
-    assert curve.steps is not None
-    assert curve.steps > touched
-    assert min(curve.points[curve.steps], curve.points[curve.steps + 1]) >= free[touched]
+RATE = 1e-3
 
 
-def test_a_hit_at_the_last_step_is_confirmed_by_one_more() -> None:
-    questions = constant_answers()
-    steps = revive(make_gpt2(40), questions, steps=60, threshold=0.95, **SETTINGS).steps
-    assert steps is not None
-    curve = revive(make_gpt2(40), questions, steps=steps, threshold=0.95, **SETTINGS)
-    assert (curve.steps, curve.last) == (steps, steps + 1)
-    assert revive(make_gpt2(40), questions, steps=steps - 1, threshold=0.95, **SETTINGS).steps is None
+def scripted(accuracy: Callable[[int], float]) -> Behavior:
+    """Questions that are answered as well as a curve of steps says, by a model in which one number counts the steps.
+
+    Under a loss that is this number AdamW takes the rate from it at every step.
+    """
+    numbers = torch.arange(1200)
+    rows = numbers[:, None].expand(-1, 4).contiguous()
+    parts = (AnswerRows.one_token(part) for part in (rows[:100], rows[100:600], rows[600:]))
+    train, validation, test = parts
+
+    def steps(model: PreTrainedModel) -> int:
+        return round(-model.transformer.ln_f.bias[0].item() / RATE)
+
+    def score(model: PreTrainedModel, rows: AnswerRows) -> Tensor:
+        percent = round(100 * accuracy(steps(model)))
+        return rows.token_ids[:, 0] * 37 % 100 < percent  # of every hundred rows in a row so many
+
+    return Behavior(
+        name="scripted", train=train, validation=validation, tests={"test": test}, score=score,
+        loss=lambda model, rows: model.transformer.ln_f.bias[0],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("curve", "steps", "found"),
+    [
+        (lambda step: 0.2 if step < 15 else 1.0, 40, 15),
+        (lambda step: 0.2 if step < 16 else 1.0, 40, 18),  # the next step of the grid
+        (lambda step: 0.9 if step < 38 else 0.97, 40, 38),
+        (lambda step: 0.2 if step < 38 else 1.0, 38, 38),  # confirmed after the last step
+        (lambda step: 0.2 if step < 39 else 1.0, 38, None),
+        (lambda step: 1.0, 40, 0),
+        (lambda step: 1.0 if step in (5, 12) else 0.94, 40, None),  # there once, and once again
+        (lambda step: 0.94, 40, None),  # near, and never there
+        (lambda step: 0.94 + 0.06 * (step == 38), 38, None),
+    ],
+)
+def test_a_known_crossing_is_found_and_a_curve_without_one_is_never_called_back(
+    curve: Callable[[int], float], steps: int, found: int | None
+) -> None:
+    settings = {"seed": 0, "lr": RATE, "batch_size": 4, "eval_rows": 64, "threshold": 0.95}
+    curved = revive(make_gpt2(40), scripted(curve), steps=steps, **settings)
+    assert curved.steps == found
+    assert curved.last == (46 if curve(38) >= 0.95 > curve(32) and steps == 38 else curved.last)
+    assert all(abs(value - curve(step)) < 0.03 for step, value in curved.points.items())
+
+
+def test_rows_are_many_near_the_threshold_alone_and_none_is_asked_twice() -> None:
+    asked: list[int] = []
+
+    def counted(percent: int) -> tuple[float, int]:
+        questions = scripted(lambda step: percent / 100)
+
+        def score(model: PreTrainedModel, rows: AnswerRows) -> Tensor:
+            asked.extend(rows.token_ids[:, 0].tolist())
+            return questions.score(model, rows)
+
+        asked.clear()
+        return accuracy_near(make_gpt2(40), dataclasses.replace(questions, score=score), 0.95, 64), len(asked)
+
+    assert counted(50)[1] == 64
+    share, number = counted(94)
+    assert number == 1024 == len(set(asked))
+    assert set(asked) == {*range(600, 1200), *range(100, 524)}  # test rows, then those that choose
+    assert share == sum(each * 37 % 100 < 94 for each in asked) / 1024
 
 
 def test_a_race_ends_when_one_is_back() -> None:

@@ -6,6 +6,7 @@ come back, both go on side by side until one of them does: else nothing would ha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -25,8 +26,8 @@ from ftmech_hf.studies.diagnosis.methods.behaviour import BehaviourMethodResult
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-EVAL_ROWS = 256
-"""Test rows of every evaluation of a model that is fine-tuned back."""
+EVAL_ROWS = 64
+"""Rows of an evaluation of a model that is fine-tuned back, where it is far from the threshold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,7 @@ def measure_revival(case: Case, behaviour: BehaviourMethodResult) -> RevivalMeth
     curves = repeated(FINETUNED, config.reverse_steps)
     found = _revivals(curves, config.reverse_steps)
     if found.slowest is not None:
-        enough = round(rule.speed * max(found.slowest, 1))
+        enough = math.ceil(rule.speed * max(found.slowest, 1))
         null = repeated(NULL, enough)
         found_null = _revivals(null, enough)
     else:

@@ -7,19 +7,18 @@ was computed with one thread does not depend on how many cores the machine has.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import connection
 from typing import Any
 
 import torch
 from threadpoolctl import threadpool_limits
 
 from ftmech_hf.config import in_one_line, is_internal, keep_report
+from ftmech_hf.jobs.beside import exit_with_parent
 from ftmech_hf.jobs.cell import Cell, run_cell
 from ftmech_hf.runs import count_cores
 from ftmech_hf.training.progress import make_bar
@@ -32,15 +31,7 @@ def _start_worker(reports: Any) -> None:
     _reports = reports
     torch.set_num_threads(1)
     threadpool_limits(1)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def exit_with_parent() -> None:
-        # A parent that was killed cannot stop us; an orphan would keep the core and the run folder's lock.
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=exit_with_parent, daemon=True).start()
+    exit_with_parent()  # an orphan would keep the run folder's lock, too
 
 
 def _run_in_worker(cell: Cell) -> Any:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ftmech_hf.jobs.beside import beside, can_work_beside, one_thread
 from ftmech_hf.jobs.job import finish_job
 from ftmech_hf.models.loading import RANDOM_INIT
-from ftmech_hf.runs import RunDir
+from ftmech_hf.runs import RunDir, count_cores
 from ftmech_hf.studies.diagnosis.case import BASE, Case, CaseConfig
 from ftmech_hf.studies.diagnosis.evidence import Evidence
 from ftmech_hf.studies.diagnosis.in_memory import InMemory
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig, open_case
-from ftmech_hf.studies.diagnosis.method import MethodResult, TableRow, plain
+from ftmech_hf.studies.diagnosis.method import Apart, MethodResult, TableRow, plain
 from ftmech_hf.studies.diagnosis.methods import METHODS
 from ftmech_hf.studies.diagnosis.methods.behaviour import BehaviourMethodResult
 from ftmech_hf.studies.diagnosis.methods.revival import RevivalMethodResult
@@ -25,6 +27,9 @@ from ftmech_hf.studies.diagnosis.verdict import judge_behaviour, judge_capabilit
 from ftmech_hf.tasks import PcfgShape
 from ftmech_hf.training.loop import Progress
 from ftmech_hf.training.memory import keep_freed_memory
+
+SMALL = 4_000_000
+"""Parameters up to which two processes of one thread each are faster than one of many threads."""
 
 
 def run_diagnosis(
@@ -55,7 +60,7 @@ def run_diagnosis(
             return run
         case = case_of()
         with around or contextlib.nullcontext():
-            found = measure_case(case, progress)
+            found = measure_case(case, progress, workers=config.workers)
         summary = summarise(config, case, found, seconds=time.monotonic() - started, run_hash=run.hash)
         floors = {kind: next(iter(questions.floors.values())) for kind, questions in case.both.items()}
         return finish_job(run, found.rows(), summary, render_diagnosis, floors=floors)
@@ -133,28 +138,86 @@ class MeasuredResult:
         return plain({key: value for each in found for key, value in each.items()} | {"seconds": self.seconds})
 
 
-def measure_case(case: Case, progress: Progress | None = None) -> MeasuredResult:
+def measure_case(case: Case, progress: Progress | None = None, *, workers: int = 0) -> MeasuredResult:
     """Run all methods, in their order.
 
     Where the answers alone decide that nothing is lost, or that there was nothing to lose, the others could not change
     the verdict, and are run only if the diagnosis is to be thorough. Where the models read the questions as different
     tokens, they are not run. Where the fine-tuned model is its base with tokens in front, those are left out that look
     at weights.
+
+    Args:
+        case: the models and questions.
+        progress: called after every method.
+        workers: see :class:`~ftmech_hf.studies.diagnosis.inputs.DiagnoseConfig`. The numbers are the same with 1 and 2.
+
+    Raises:
+        ValueError: the models are where two processes cannot use them.
     """
     keep_freed_memory()  # batches of hundreds of rows come and go
-    found: dict[str, MethodResult] = {}
-    seconds: dict[str, float] = {}
-    for number, (name, method) in enumerate(METHODS.items()):
-        if name in left_out(case):
-            continue
-        started = time.monotonic()
-        found[name] = method.measure(case, *(found[each] for each in method.needs))
-        seconds[name] = round(time.monotonic() - started, 2)
-        if progress is not None:
-            progress(number + 1, len(METHODS), name)
-        if name == "behaviour" and _ends_with_answers(case, MeasuredResult(found, seconds).evidence()):
-            break
-    return MeasuredResult(_with_reversed(case, found), seconds)
+    number, single = _processes(case, workers)
+    measuring = _Measuring(case, progress)
+    with one_thread() if single else contextlib.nullcontext():
+        names = [name for name in METHODS if name not in left_out(case)]
+        measuring.run(names[0])
+        if not _ends_with_answers(case, measuring.result.evidence()):
+            measuring.run_side_by_side(names[1:]) if number > 1 else measuring.run(*names[1:])
+        found = measuring.result
+        return dataclasses.replace(found, by_method=_with_reversed(case, found.by_method))
+
+
+def _processes(case: Case, workers: int) -> tuple[int, bool]:
+    """(how many processes, whether each has one thread alone)"""
+    kinds = {model.device.type for model in case.models.values()}
+    if workers > 1 and kinds != {"cpu"}:
+        raise ValueError(f"workers: {workers}, but models are on {', '.join(sorted(kinds))}; expected 0 or 1")
+    if workers or kinds != {"cpu"}:
+        return max(workers, 1), bool(workers) and kinds == {"cpu"}
+    small = case.models[BASE].num_parameters() <= SMALL
+    return 2 if small and can_work_beside() and count_cores() > 1 else 1, small
+
+
+class _Measuring:
+    """What was found so far."""
+
+    def __init__(self, case: Case, progress: Progress | None) -> None:
+        self.case, self.progress = case, progress
+        self._found: dict[str, MethodResult] = {}
+        self._seconds: dict[str, float] = {}
+
+    @property
+    def result(self) -> MeasuredResult:
+        """All of it, in the order of the methods, whichever was measured first."""
+        by_name = ({name: each[name] for name in METHODS if name in each} for each in (self._found, self._seconds))
+        return MeasuredResult(*by_name)
+
+    def run(self, *names: str) -> None:
+        """Measure some methods."""
+        for name in names:
+            started = time.monotonic()
+            method = METHODS[name]
+            found = method.measure(self.case, *(self._found[each] for each in method.needs))
+            self._take(name, found, round(time.monotonic() - started, 2))
+
+    def run_side_by_side(self, names: Sequence[str]) -> None:
+        """Measure some methods, those that may be apart in another process; what needs those comes last."""
+        apart = {name: each for name in names if (each := METHODS[name].apart)}
+        after = [name for name in names if apart.keys() & set(METHODS[name].needs)]
+        with beside(lambda: self._packed(apart)) as finished:
+            self.run(*(name for name in names if name not in {*apart, *after}))
+            for name, (found, seconds) in finished().items():
+                self._take(name, apart[name].unpacked(found, self.case), seconds)
+        self.run(*after)
+
+    def _packed(self, apart: Mapping[str, Apart]) -> dict[str, tuple[Any, float]]:
+        self.progress = None  # the bar is the other process's
+        self.run(*apart)
+        return {name: (each.packed(self._found[name]), self._seconds[name]) for name, each in apart.items()}
+
+    def _take(self, name: str, found: MethodResult, seconds: float) -> None:
+        self._found[name], self._seconds[name] = found, seconds
+        if self.progress is not None:
+            self.progress(len(self._found), len(METHODS), name)
 
 
 def _with_reversed(case: Case, found: Mapping[str, MethodResult]) -> Mapping[str, MethodResult]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ftmech_hf.jobs.behavior import from_capability
+from ftmech_hf.jobs.beside import can_work_beside
 from ftmech_hf.jobs.job import JobConfig, prepared_job
 from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.jobs.questions import QuestionConfig
@@ -68,6 +69,14 @@ class DiagnoseConfig(JobConfig, QuestionConfig):
     max_memory: str | None = field(
         default=None, metadata={"manner": True, "help": "stop before anything is loaded if it needs more, such as 16GB"}
     )
+    workers: int = field(
+        default=0,
+        metadata={
+            "manner": True,
+            "help": "1 or 2 processes of one thread each; 0 for two where models are small and none is on a GPU, else "
+            "one of all threads",
+        },
+    )
     dataset: str | None = field(
         default=None,
         metadata={
@@ -89,6 +98,8 @@ class DiagnoseConfig(JobConfig, QuestionConfig):
         QuestionConfig.__post_init__(self)
         if self.other_dataset and not self.dataset:
             raise ValueError(f"other_dataset: {self.other_dataset}, but no dataset with the capability's questions")
+        if self.workers not in (0, 1, 2) or (self.workers == 2 and not can_work_beside()):
+            raise ValueError(f"workers: {self.workers}, expected 0, 1, or on Linux 2")
         if self.max_memory is not None:
             parse_bytes("max_memory", self.max_memory)
         if self.gguf_file and named_models(self) == named_models(dataclasses.replace(self, gguf_file=None)):

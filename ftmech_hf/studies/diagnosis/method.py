@@ -9,7 +9,7 @@ import abc
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
@@ -18,6 +18,8 @@ from ftmech_hf.studies.diagnosis.evidence import Contribution
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from ftmech_hf.studies.diagnosis.case import Case
 
 TableRow = dict[str, Any]
 Summary = Mapping[str, Any]
@@ -42,6 +44,18 @@ class MethodResult(abc.ABC):
         return {}
 
 
+class Apart(NamedTuple):
+    """How a result comes from the process that found it into another one.
+
+    Attributes:
+        packed: the result -> something that can be pickled.
+        unpacked: that and the case -> the result.
+    """
+
+    packed: Callable[[Any], Any]
+    unpacked: Callable[[Any, Case], MethodResult]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """One method.
@@ -52,6 +66,8 @@ class Method:
         title: above its pictures on the page.
         pictures: drawn from its rows of the table; without any, the page does not show it.
         needs_weights: whether it needs a fine-tuned model that is a change of weights, and no tokens in front of rows.
+        apart: how it may be measured in another process, beside the others; None if it is not. Then it needs no more
+            than what models answer, and leaves nothing in the case that others read.
         explain: says in plain words and with the summary's numbers what the pictures show.
     """
 
@@ -61,6 +77,7 @@ class Method:
     pictures: tuple[Picture, ...] = ()
     explain: Callable[[Summary], str] = lambda summary: ""
     needs_weights: bool = False
+    apart: Apart | None = None
 
 
 def row(analysis: str, quantity: str, value: float, low: float | None = None, high: float | None = None,

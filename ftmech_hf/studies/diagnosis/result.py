@@ -134,7 +134,7 @@ def _measured(
     """A diagnosis of which nothing is written."""
     started = time.monotonic()
     case = prepare_case(config, case_config, shape, given)
-    found = measure_case(case, progress)
+    found = measure_case(case, progress, workers=config.workers)
     summary = summarise(config, case, found, seconds=time.monotonic() - started, run_hash="")
     return DiagnosisResult.of(summary, pd.DataFrame(found.rows()), environment())
 

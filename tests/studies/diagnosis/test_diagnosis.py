@@ -10,11 +10,13 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from ftmech_hf.studies.diagnosis import diagnosis
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, OTHER_SEED, SELF_DISTILLED, Case, CaseConfig
 from ftmech_hf.studies.diagnosis.diagnosis import MeasuredResult, measure_case
 from ftmech_hf.studies.diagnosis.evidence import Evidence
 from ftmech_hf.studies.diagnosis.finetuning import revive
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
+from ftmech_hf.studies.diagnosis.methods import METHODS
 from ftmech_hf.studies.diagnosis.methods.behaviour import measure_behaviour
 from ftmech_hf.studies.diagnosis.methods.null_models import measure_null_models
 from ftmech_hf.studies.diagnosis.methods.probing import measure_probing
@@ -47,8 +49,13 @@ def diagnosed(examined: Case) -> tuple[VerdictResult, pd.DataFrame, Evidence]:
 
 
 @functools.cache
+def measured_llama() -> MeasuredResult:
+    return measure_case(case("llama", make_wrapped("llama")), workers=2)
+
+
 def wrapped_llama() -> tuple[VerdictResult, pd.DataFrame, Evidence]:
-    return diagnosed(case("llama", make_wrapped("llama")))
+    found = measured_llama()
+    return judged(found), pd.DataFrame(found.rows()), found.evidence()
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
@@ -186,15 +193,19 @@ def test_what_cannot_be_examined(settings: dict[str, Any], message: str) -> None
         DiagnoseConfig(other_dataset="x")
 
 
-def test_another_run_gives_the_same_numbers_and_leaves_nothing_behind_in_the_models() -> None:
+def test_one_process_gives_the_same_numbers_as_two_and_leaves_nothing_behind_in_the_models() -> None:
     examined = case("llama", make_wrapped("llama"))
     rows = make_rows()[:20]
     before = {name: answer_logits(model, rows) for name, model in examined.models.items()}
     weights = {
         name: {key: p.clone() for key, p in model.state_dict().items()} for name, model in examined.models.items()
     }
-    _, table, _ = diagnosed(examined)
-    pd.testing.assert_frame_equal(table, wrapped_llama()[1])
+    found, beside = measure_case(examined, workers=1), measured_llama()
+    pd.testing.assert_frame_equal(pd.DataFrame(found.rows()), pd.DataFrame(beside.rows()))
+    assert list(found.by_method) == list(beside.by_method) == list(METHODS)
+    summaries = [{**each.summary(), "seconds": None} for each in (found, beside)]
+    assert summaries[0] == summaries[1]
+    assert all(example["reversed"] for example in summaries[1]["examples"])
     for name, model in examined.models.items():
         assert all(torch.equal(p, weights[name][key]) for key, p in model.state_dict().items())
         assert torch.equal(answer_logits(model, rows), before[name])
@@ -226,3 +237,23 @@ def test_a_base_that_is_its_own_control_is_refused_as_one() -> None:
     result = judge_capability(Evidence.gather([measure_behaviour(examined).evidence()]))
     assert result.verdict == "undecided"
     assert "the control answers 100%" in result.reason
+
+
+def test_two_processes_are_for_small_models_on_the_cpu_and_one_or_two_have_one_thread_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small = case("llama", make_wrapped("llama"))
+    monkeypatch.setattr(diagnosis, "count_cores", lambda: 2)
+    assert [diagnosis._processes(small, workers) for workers in (0, 1, 2)] == [(2, True), (1, True), (2, True)]
+    monkeypatch.setattr(diagnosis, "count_cores", lambda: 1)
+    assert diagnosis._processes(small, 0) == (1, True)
+    monkeypatch.setattr(diagnosis, "SMALL", 100)
+    assert [diagnosis._processes(small, workers) for workers in (0, 1, 2)] == [(1, False), (1, True), (2, True)]
+    elsewhere = Case(
+        {**small.models, NULL: copy.deepcopy(make_never("llama")).to("meta")}, small.capability, None, FEW, 0
+    )
+    assert [diagnosis._processes(elsewhere, workers) for workers in (0, 1)] == [(1, False), (1, False)]
+    with pytest.raises(ValueError, match="workers: 2, but models are on cpu, meta; expected 0 or 1"):
+        measure_case(elsewhere, workers=2)
+    with pytest.raises(ValueError, match="workers: 3, expected 0, 1, or on Linux 2"):
+        DiagnoseConfig(workers=3)

@@ -6,10 +6,11 @@ come back, both go on side by side until one of them does: else nothing would ha
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -20,7 +21,7 @@ from ftmech_hf.studies.diagnosis.case import FINETUNED, NULL, Case
 from ftmech_hf.studies.diagnosis.evidence import RevivalEvidence, Revivals
 from ftmech_hf.studies.diagnosis.figures import COLORS, DOTTED, line, name_model, pick, spread
 from ftmech_hf.studies.diagnosis.finetuning import Curve, RevivalSettings, race, revive
-from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
+from ftmech_hf.studies.diagnosis.method import Apart, Method, MethodResult, Summary, TableRow, row
 from ftmech_hf.studies.diagnosis.methods.behaviour import BehaviourMethodResult
 
 if TYPE_CHECKING:
@@ -114,6 +115,17 @@ def _revivals(curves: Sequence[Curve], last: int) -> Revivals:
     return Revivals(tuple(curve.steps for curve in curves), last)
 
 
+def _packed(result: RevivalMethodResult) -> dict[str, Any]:
+    """The result with the weights of its model alone."""
+    return {**vars(result), "reversed_model": result.reversed_model.state_dict()}
+
+
+def _unpacked(packed: dict[str, Any], case: Case) -> RevivalMethodResult:
+    model = copy.deepcopy(case.models[FINETUNED])
+    model.load_state_dict(packed["reversed_model"])
+    return RevivalMethodResult(**{**packed, "reversed_model": model})
+
+
 def draw_revival(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
     """Accuracy against the step of reverse fine-tuning, one line per repetition, and the band that they span."""
     threshold = float(pick(rows, quantity="threshold")["value"].iloc[0])
@@ -139,5 +151,5 @@ def explain_revival(summary: Summary) -> str:
 
 REVIVAL = Method(
     measure=measure_revival, needs=("behaviour",), title="Training it back", pictures=(draw_revival,),
-    explain=explain_revival, needs_weights=True,
+    explain=explain_revival, needs_weights=True, apart=Apart(_packed, _unpacked),
 )  # fmt: skip

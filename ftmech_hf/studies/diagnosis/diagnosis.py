@@ -188,8 +188,9 @@ class _Measuring:
     @property
     def result(self) -> MeasuredResult:
         """All of it, in the order of the methods, whichever was measured first."""
-        by_name = ({name: each[name] for name in METHODS if name in each} for each in (self._found, self._seconds))
-        return MeasuredResult(*by_name)
+        there = [name for name in METHODS if name in self._found]
+        seconds = {name: self._seconds[name] for name in there}
+        return MeasuredResult({name: self._found[name] for name in there}, seconds)
 
     def run(self, *names: str) -> None:
         """Measure some methods."""

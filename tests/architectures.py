@@ -21,6 +21,9 @@ class Architecture(NamedTuple):
         sum_at: what reads the stream behind attention and before the MLP; empty if nothing does, because the two lie
             beside each other.
         blocks: the list of blocks, if it is not ``model.layers``.
+        experts: what holds the routed experts; empty if there are none.
+        shared: the last matrix of the expert that every token passes; empty if there is none.
+        dense: how many of the first blocks have an MLP in place of experts.
     """
 
     kind: str
@@ -29,6 +32,9 @@ class Architecture(NamedTuple):
     neurons: str
     sum_at: str
     blocks: str = "model.layers"
+    experts: str = ""
+    shared: str = ""
+    dense: int = 0
 
 
 _TOKENS = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -127,13 +133,28 @@ ARCHITECTURES: dict[str, Architecture] = {
     "bert": Architecture(
         "bert", _BERT, "attention.output.dense", "output.dense", "attention.output.LayerNorm", "bert.encoder.layer"
     ),
-    "qwen2_moe": Architecture("qwen2_moe", {**_LLAMA, **_EXPERTS}, _OUT, "", _BEHIND),
-    "mixtral": Architecture("mixtral", {**_LLAMA, **_EXPERTS}, _OUT, "", _BEHIND),
+    "qwen2_moe": Architecture(
+        "qwen2_moe", {**_LLAMA, **_EXPERTS}, _OUT, "", _BEHIND,
+        experts="mlp.experts", shared="mlp.shared_expert.down_proj",
+    ),
+    "qwen3_moe": Architecture(
+        "qwen3_moe", {**_LLAMA, **_EXPERTS, "head_dim": 16}, _OUT, "", _BEHIND, experts="mlp.experts"
+    ),
+    "mixtral": Architecture("mixtral", {**_LLAMA, **_EXPERTS}, _OUT, "", _BEHIND, experts="mlp.experts"),
+    "olmoe": Architecture("olmoe", {**_LLAMA, **_EXPERTS}, _OUT, "", _BEHIND, experts="mlp.experts"),
+    "gpt_oss": Architecture(
+        "gpt_oss", {**_LLAMA, **_EXPERTS, "head_dim": 16, "sliding_window": 4}, _OUT, "", _BEHIND,
+        experts="mlp.experts",
+    ),
+    "granitemoe": Architecture(
+        "granitemoe", {**_LLAMA, **_EXPERTS}, _OUT, "", _BEHIND,
+        experts="block_sparse_moe.experts",
+    ),
     "deepseek_v3": Architecture(
         "deepseek_v3",
         {**_FULL, **_EXPERTS, **_LATENT, "n_routed_experts": 8, "n_group": 2, "topk_group": 1,
          "first_k_dense_replace": 1},
-        _OUT, "", _BEHIND,
+        _OUT, "", _BEHIND, experts="mlp.experts", shared="mlp.shared_experts.down_proj", dense=1,
     ),
 }  # fmt: skip
 """Name -> an architecture whose blocks differ from the others'."""

@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from accelerate.utils import recursively_apply
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
-from ftmech_hf.activations.calls import Given, answer_position, last_query, leading_sizes, replaced, split_call
+from ftmech_hf.activations.calls import answer_position, last_query, replaced
 from ftmech_hf.activations.interventions import on_input, on_output, rows_of
-from ftmech_hf.activations.layout import find_layout, model_blocks
-from ftmech_hf.activations.proofs import first_tensor, run_settings
+from ftmech_hf.activations.proofs import first_tensor
 from ftmech_hf.activations.units import Unit, UnitGroup, find_units
+from ftmech_hf.activations.whole_pass import WholePass
 from ftmech_hf.models.compiled import NEVER
 
 MAX_ROWS = 128
@@ -69,11 +67,15 @@ def ablated_losses(
     return whole, losses
 
 
-class _Ablation:
+class _NoRowsError(Exception):
+    """A matrix is given something else than rows of tokens, so that copies of rows cannot differ in it."""
+
+
+class _Ablation(WholePass):
     """One batch of rows, run through the model from any block on: blocks are called as the model called them."""
 
     def __init__(self, model: PreTrainedModel, token_ids: Tensor, targets: Tensor) -> None:
-        self.model, self.token_ids, self.targets = model, token_ids, targets
+        self.targets = targets
         last = token_ids.shape[1] - 1
         found = answer_position(model)
         at = last if found is None else found
@@ -81,23 +83,15 @@ class _Ablation:
             raise ValueError(f"token_ids: rows of {last + 1} tokens, expected more: the model answers at position {at}")
         self.answers_last = at == last
         self.answer = slice(-1, None) if self.answers_last else slice(at, at + 1)
-        self.layout, self.blocks = find_layout(model), [block for _, block in model_blocks(model)]
-        self.before: dict[int, Tensor] = {}  # the stream entering each block
-        self.after: dict[int, Tensor] = {}  # and leaving it
-        self.given: dict[int, Given] = {}  # what else each block is called with
-        self.neurons: dict[int, Tensor] = {}  # what the MLP's last matrix reads
-        self.first_part: nn.Module | None = None  # of the last block: in most models the norm before its attention
-        self.returned: Any = None  # by a block
-        self.logits = self._run_whole()
+        super().__init__(model, token_ids)
         self._check_targets()
-        self.per_row = self._find_per_row()
         self.clean_loss = float(F.cross_entropy(self.logits, targets))
         last = len(self.blocks) - 1
         self.trims_last_block = False
         if not self._agrees(lambda: self._left_by(0, self.before[0].repeat(2, 1, 1)), self.logits.repeat(2, 1)):
             kind = model.config.model_type
             raise ValueError(f"model: the blocks of {kind}, run one after the other, do not give its logits")
-        self.trims_last_block = bool(self.layout.attention_out)
+        self.trims_last_block = bool(self.layout.layers[last].attention_out)
         self.trims_last_block = self.trims_last_block and self._agrees(
             lambda: self._left_by(last, self.before[last]), self.logits
         )
@@ -109,61 +103,6 @@ class _Ablation:
         if not 0 <= int(self.targets.min()) <= int(self.targets.max()) < outputs:
             given = f"{int(self.targets.min())} to {int(self.targets.max())}"
             raise ValueError(f"targets: {given}, expected 0 to {outputs - 1}, the tokens of the model")
-
-    def _run_whole(self) -> Tensor:
-        handles = []
-        for layer, block in enumerate(self.blocks):
-
-            def keep_before(_: nn.Module, args: Any, kwargs: Any, layer: int = layer) -> None:
-                self.before[layer], self.given[layer] = split_call(args, kwargs)
-
-            def keep_after(_: nn.Module, args: Any, output: Any, layer: int = layer) -> None:
-                self.returned, stream = output, first_tensor(output)
-                assert stream is not None
-                self.after[layer] = stream
-
-            def keep_neurons(_: nn.Module, args: Any, layer: int = layer) -> None:
-                self.neurons[layer] = args[0].reshape(*self.token_ids.shape, -1)
-
-            handles.append(block.register_forward_pre_hook(keep_before, with_kwargs=True))
-            handles.append(block.register_forward_hook(keep_after))
-            if self.layout.mlp_down:
-                matrix = block.get_submodule(self.layout.mlp_down)
-                handles.append(matrix.register_forward_pre_hook(keep_neurons))
-
-        def keep_first(part: nn.Module, args: Any) -> None:
-            self.first_part = part if self.first_part is None else self.first_part
-
-        handles += [part.register_forward_pre_hook(keep_first) for part in self.blocks[-1].children()]
-        try:
-            return self._forward(self.token_ids)
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _find_per_row(self) -> dict[int, list[bool]]:
-        """Of each block, which of the tensors that it is called with have a part for every row: they grow with them."""
-        rows = self.token_ids[:1] if len(self.token_ids) > 1 else self.token_ids.repeat(2, 1)
-        sizes: dict[int, list[int]] = {}
-        handles = []
-        for layer, block in enumerate(self.blocks):
-
-            def measure(_: nn.Module, args: Any, kwargs: Any, layer: int = layer) -> None:
-                sizes[layer] = leading_sizes(split_call(args, kwargs)[1])
-
-            handles.append(block.register_forward_pre_hook(measure, with_kwargs=True))
-        try:
-            self._forward(rows)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return {
-            layer: [size != other for size, other in zip(leading_sizes(given), sizes[layer], strict=True)]
-            for layer, given in self.given.items()
-        }
-
-    def _forward(self, token_ids: Tensor) -> Tensor:
-        return self.model(token_ids, **run_settings(self.model, logits_to_keep=1)).logits[:, -1].float()
 
     def _agrees(self, shortcut: Callable[[], Tensor], expected: Tensor) -> bool:
         """Whether what a shortcut leaves gives the logits that it should; one that fails to run does not."""
@@ -193,7 +132,7 @@ class _Ablation:
         with contextlib.ExitStack() as stack:
             for number, block in enumerate(self.blocks):
                 stack.enter_context(replaced(block, stream if number == 0 else None, self.returned))
-            return self._forward(self.token_ids[:, -length:].repeat(len(stream) // len(self.token_ids), 1))
+            return self.forward(self.token_ids[:, -length:].repeat(len(stream) // len(self.token_ids), 1))
 
     def _run_block(self, number: int, stream: Tensor) -> Tensor:
         """The stream leaving a block; if that is the last and trimmed, where the answer is alone."""
@@ -210,7 +149,7 @@ class _Ablation:
                 assert self.first_part is not None
                 whole, stream = stream, stream[:, self.answer]
                 stack.callback(on_input(self.first_part, lambda _: whole).remove)
-                reader = block.get_submodule(self.layout.attention_out)
+                reader = block.get_submodule(self.layout.layers[number].attention_out)
                 stack.callback(on_input(reader, lambda value: value[:, self.answer]).remove)
                 if self.answers_last:
                     stack.enter_context(last_query(self.model))
@@ -221,17 +160,21 @@ class _Ablation:
 
     def losses(self, group: UnitGroup, per_pass: int) -> Tensor:
         """The loss without each unit of a group, (N,)."""
-        block, down = self.blocks[group.layer], self.layout.mlp_down
-        run = self._without_units
-        if down and group.module is block.get_submodule(down) and group.side == "input":
+        run = self._without_units if group.is_hooked else self._without_slices
+        if self._activations(group) is not None:
             strongest = self._added(group, torch.arange(group.num_units)).norm(dim=-1).argmax()[None].cpu()
-            slow = self._read(self._without_units(group, strongest))
+            slow = self._read(run(group, strongest))
             if self._agrees(lambda: self._without_added(group, strongest), slow):
                 run = self._without_added
         found = []
         per_read = max(per_pass, READ_ROWS // len(self.token_ids))
         for read in torch.arange(group.num_units).split(per_read):
-            logits = self._read(torch.cat([run(group, chosen) for chosen in read.split(per_pass)]))
+            try:
+                left = [run(group, chosen) for chosen in read.split(per_pass)]
+            except _NoRowsError:
+                run = self._without_slices
+                left = [run(group, chosen) for chosen in read.split(per_pass)]
+            logits = self._read(torch.cat(left))
             targets = self.targets.repeat(len(read))
             found.append(F.cross_entropy(logits, targets, reduction="none").view(len(read), -1).mean(1))
         return torch.cat(found).cpu()
@@ -249,8 +192,7 @@ class _Ablation:
 
         def without(value: Tensor) -> Tensor:
             if value.ndim != 3 or len(value) != len(gone):
-                where = f"block {group.layer} of {self.model.config.model_type}"
-                raise ValueError(f"model: a matrix in {where} is given {tuple(value.shape)}, expected rows of tokens")
+                raise _NoRowsError
             return torch.where(gone, fill.to(value.dtype), value)
 
         with rows_of(self.blocks[group.layer]) as by_rows:
@@ -261,21 +203,47 @@ class _Ablation:
             finally:
                 handle.remove()
 
+    def _without_slices(self, group: UnitGroup, chosen: Tensor) -> Tensor:
+        """The same for a matrix that no hook reaches row by row, as one of many experts': slices are zero in turn."""
+        weight, left = group.weight.detach(), []
+        for places in group.places(chosen.to(weight.device)):
+            kept = weight.index_select(group.axis, places)
+            weight.index_fill_(group.axis, places, 0.0)
+            try:
+                left.append(self._run_block(group.layer, self.before[group.layer]))
+            finally:
+                weight.index_copy_(group.axis, places, kept)
+        return self._left_by(group.layer + 1, torch.cat(left))
+
     def _added(self, group: UnitGroup, chosen: Tensor) -> Tensor:
         """What each chosen MLP neuron writes, by the direction that it writes in: (U, D) times a mean activation."""
         columns = self._columns(group, chosen)
-        return columns * self.neurons[group.layer].abs().mean((0, 1))[chosen.to(columns.device), None]
+        activations = self._activations(group)
+        assert activations is not None
+        return columns * activations.abs().mean((0, 1))[chosen.to(columns.device), None]
+
+    def _activations(self, group: UnitGroup) -> Tensor | None:
+        """What neurons of an MLP or an expert are multiplied by on their way to the stream, (B, T, N), or None."""
+        layer, parts = group.layer, self.layout.layers[group.layer]
+        if group.side != "input":
+            return None
+        if group.expert is not None:
+            return self.expert_activations(layer, group.expert)
+        is_last = parts.mlp_down and group.module is self.blocks[layer].get_submodule(parts.mlp_down)
+        return self.neurons[layer] if is_last else None
 
     def _columns(self, group: UnitGroup, chosen: Tensor) -> Tensor:
-        weight = group.weight if isinstance(group.module, Conv1D) else group.weight.T
+        weight = group.weight if group.reads_first else group.weight.T
         return weight[chosen.to(weight.device)]
 
     def _without_added(self, group: UnitGroup, chosen: Tensor) -> Tensor:
         """The same for MLP neurons that only add to the stream: it is known what leaves their block without them."""
         layer, last = group.layer, group.layer + 1 == len(self.blocks)
         positions = self.answer if last else slice(None)
-        activations = self.neurons[layer][:, positions, chosen.to(self.model.device)].permute(2, 0, 1)
+        found = self._activations(group)
+        assert found is not None
+        activations = found[:, positions, chosen.to(found.device)].permute(2, 0, 1)
         columns = self._columns(group, chosen)
         # (U, B, T, D), in one product per copy of the rows
         stream = self.after[layer][None, :, positions] - activations[..., None] * columns[:, None, None]
-        return self._left_by(layer + 1, stream.flatten(0, 1))
+        return self._left_by(layer + 1, stream.flatten(0, 1).contiguous())

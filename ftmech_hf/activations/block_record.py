@@ -22,6 +22,7 @@ class BlockRecord:
         order: (``in`` or ``out``, path), as the block computes.
         moved: paths of the modules whose output was moved, in copies 2, 3 and so on.
         held: paths of the modules whose output was held as it is while the stream was moved, in the copies after those.
+        experts: path of a module that holds routed experts -> why it does not compute as such; empty if it does.
     """
 
     def __init__(self, copies: int, tokens: int, moved: Sequence[str], held: Sequence[str]) -> None:
@@ -30,6 +31,7 @@ class BlockRecord:
         self.read: dict[str, Tensor] = {}
         self.wrote: dict[str, Tensor] = {}
         self.order: list[tuple[str, str]] = []
+        self.experts: dict[str, str] = {}
         self._seen: set[tuple[str, str]] = set()
 
     def keep(self, where: str, path: str, value: Tensor | None) -> None:
@@ -58,3 +60,12 @@ class BlockRecord:
     def streams(self) -> list[str]:
         """Paths of the modules that write something of the stream's shape."""
         return [path for path, value in self.wrote.items() if value.shape == self.entered.shape]
+
+    def copy_of(self, path: str) -> int:
+        """The copy in which what a module writes was moved."""
+        return 2 + self.moved.index(path)
+
+
+def is_near(value: Tensor, other: Tensor, tolerance: float) -> bool:
+    """Whether two values are the same but for rounding, relative to the size of the second."""
+    return bool((value - other).norm() <= tolerance * other.norm())

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ftmech_hf.activations.block_record import BlockRecord
-from ftmech_hf.activations.matrices import find_matrices
+from ftmech_hf.activations.block_record import BlockRecord, is_near
+from ftmech_hf.activations.matrices import find_matrices, is_inside
+from ftmech_hf.activations.routed import find_routed
 
 
 class BlockParts(NamedTuple):
@@ -25,8 +26,10 @@ class BlockParts(NamedTuple):
         added: (module, constant): the stream receives the first output of the module times the constant.
         heads: matrices of the attention whose output, or its norm, is what the stream receives.
         neurons: the same of the MLP: the stream receives nothing but this and the attention's.
-        why_not: what was sought (``added``, ``heads``, ``neurons``) and not found -> the reason.
+        why_not: what was sought (``added``, ``heads``, ``neurons``, ``experts``, ``shared``) and not found -> why.
         order: (``in`` or ``out``, path), as the block computes.
+        experts: what holds its routed experts; empty if there are none.
+        shared: last matrices of experts that every token passes beside those.
     """
 
     attention: str
@@ -35,6 +38,8 @@ class BlockParts(NamedTuple):
     neurons: list[str]
     why_not: dict[str, str]
     order: list[tuple[str, str]]
+    experts: str = ""
+    shared: list[str] = []  # noqa: RUF012, never changed
 
 
 class _Sum(NamedTuple):
@@ -70,37 +75,66 @@ class Equations:
     def parts(self) -> BlockParts:
         """What was found, and why the rest was not."""
         why_not: dict[str, str] = {}
-        attention = self._attention()
-        chain = self._chain(attention[0]) if len(attention) == 1 else []
-        sums = list(self._sums(chain))
-        if len(attention) != 1:
+        mixers = self._mixers()
+        attention = [name for name in mixers if self._is_attention(name)]
+        mixers = attention or mixers
+        chain = self._chain(mixers[0]) if len(mixers) == 1 else []
+        nothing = _Sum("", 1.0, self.record.entered, self.copies)
+        sums = list(self._sums(chain)) if mixers else [nothing]
+        if not attention:
+            why_not["added"] = f"has no attention{f', but {mixers[0]}' if mixers else ''}"
+        elif len(attention) != 1:
             why_not["added"] = f"has {len(attention)} attentions ({', '.join(attention)}), expected one"
         elif not sums:
             why_not["added"] = f"adds nothing to the stream that a module inside or behind {attention[0]} returns"
-        added = list(dict.fromkeys((each.path, each.constant) for each in sums))
-        heads = [] if not sums else self._makers([path for path, _ in added], self._inside(attention[0]))
+        added = list(dict.fromkeys((each.path, each.constant) for each in sums)) if attention else []
+        heads = self._makers([path for path, _ in added], self._inside(attention[0])) if added else []
         if not heads:
             why_not["heads"] = why_not.get("added", f"has no matrix in {''.join(attention)} that makes what it adds")
         neurons = self._neurons(sums, chain)
+        outside = [path for path in self.matrices if not is_inside(path, mixers)]
+        experts, shared = find_routed(self.record, outside, mixers, self.tolerance, why_not)
         if not neurons:
-            others = self._no_matrices(attention)
+            others = self._no_matrices(mixers)
             hint = f"; it has weights in {', '.join(others)}" if others else ""
-            why_not["neurons"] = f"adds something beside its attention that is not one matrix's output{hint}"
+            beside = f"its {'attention' if attention else mixers[0]}" if mixers else "nothing"
+            why_not["neurons"] = f"adds something beside {beside} that is not one matrix's output{hint}"
+            if any(self._equal(each.value, self.record.left, each.copies) for each in sums):
+                why_not["neurons"] = f"adds nothing beside {beside}: it has no MLP"
         only = attention[0] if len(attention) == 1 else ""
-        return BlockParts(only, added, heads, neurons, why_not, self.record.order)
+        return BlockParts(only, added, heads, neurons, why_not, self.record.order, experts, shared)
 
-    def _attention(self) -> list[str]:
-        """Children with a matrix that are called so, and are called: cross-attention is not."""
-        return [
-            name
-            for name, _ in self.block.named_children()
-            if ("attn" in name or "attention" in name) and "norm" not in name and "drop" not in name
-            if name in self.last and self._inside(name)
-        ]
+    def _mixers(self) -> list[str]:
+        """Children with a matrix that carry something from token to token, and those that are called attention.
+
+        Where other tokens were moved and a child reads the same at the last one, it returns something else there.
+        Cross-attention is not called.
+        """
+        record, found = self.record, []
+        for name, _ in self.block.named_children():
+            if name not in self.last or not self._inside(name):
+                continue
+            read, wrote = record.read.get(name), record.wrote.get(name)
+            carries = (
+                read is not None
+                and wrote is not None
+                and read.shape == record.entered.shape
+                and self._is_near(read[1, -1], read[0, -1])
+                and not self._is_near(wrote[1, -1], wrote[0, -1])
+            )
+            if self._is_attention(name) or carries:
+                found.append(name)
+        return found
+
+    def _is_attention(self, name: str) -> bool:
+        """Whether a child, or its class, is called attention."""
+        called = name, type(self.block.get_submodule(name)).__name__.lower()
+        is_called = ("attn" in each or "attention" in each for each in called)
+        return any(is_called) and "norm" not in name and "drop" not in name
 
     def _inside(self, parent: str) -> list[str]:
         """Matrices inside a module; what is last, first."""
-        return [path for path in reversed(self.matrices) if path.startswith(f"{parent}.")]
+        return [path for path in reversed(self.matrices) if is_inside(path, [parent])]
 
     def _chain(self, attention: str) -> list[str]:
         """Modules that write what may be the attention's part: inside it, and norms and the like behind it."""
@@ -170,7 +204,9 @@ class Equations:
                     yield _Sum(path, found[0], entered + found[0] * wrote[path], copies)
 
     def _goes_on(self, behind: _Sum, chain: list[str]) -> bool:
-        """Whether the stream behind a block is that sum and what one or two other modules return."""
+        """Whether the stream behind a block is that sum, or that and what one or two other modules return."""
+        if self._equal(behind.value, self.record.left, behind.copies):
+            return True
         others = [path for path in self.written if path not in chain]
         if any(self._adds_the_rest(behind, path, others) for path in others):
             return True
@@ -206,7 +242,7 @@ class Equations:
         )
 
     def _is_near(self, value: Tensor, other: Tensor) -> bool:
-        return bool((value - other).norm() <= self.tolerance * other.norm())
+        return is_near(value, other, self.tolerance)
 
     def _neurons(self, sums: list[_Sum], chain: list[str]) -> list[str]:
         """Matrices outside attention that make all that the stream receives beside the attention's part."""
@@ -238,8 +274,8 @@ class Equations:
     def _is_local(self, matrix: str, behind: _Sum) -> bool:
         """Whether what a matrix reads at the last position owes nothing to others, but by attention."""
         read = self.record.read[matrix][:, -1]
-        copies = [2 + self.record.moved.index(behind.path)]
-        if not any(self._reads(path, behind.value, behind.copies) for path in self.record.read):
+        copies = [2 + self.record.moved.index(behind.path)] if behind.path else [1]
+        if behind.path and not any(self._reads(path, behind.value, behind.copies) for path in self.record.read):
             copies.append(1)  # the MLP does not see what attention adds, so that the stream may be moved too
         rest = (read[copies] - read[:1]).norm(dim=-1)
         return bool((rest <= self.tolerance * read[:1].norm(dim=-1)).all())

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations.layout import find_layout, model_blocks
+from ftmech_hf.activations.experts import ROUTED_SITES, changed_experts
+from ftmech_hf.activations.layout import BlockLayout, find_layout, model_blocks
 from ftmech_hf.activations.proofs import first_tensor, with_first
 from ftmech_hf.models.prompt_learning import tokens_in_front
 
-WRITABLE = ("resid_pre", "resid_post", "mlp_act", "head_out", "attn_out")
+WRITABLE = ("resid_pre", "resid_post", "mlp_act", "head_out", "attn_out", "router", "expert_act", "shared_act")
 
 Write = Callable[[Tensor], Tensor]
 """The value at a site (B, T, width) -> what to compute with in its place, of the same shape."""
@@ -101,6 +102,31 @@ def scaled(change: Write, scale: float) -> Write:
     return change if scale == 1.0 else changed
 
 
+def _writer(write: Write | Tensor, place: tuple[str, int], front: int, reached: set[tuple[str, int]]) -> Write:
+    """What puts a function's value, or a tensor, in the place of what is at a site behind so many positions."""
+    given = write
+    chosen = given if callable(given) else lambda old: torch.broadcast_to(given.to(old.device), old.shape)
+    behind = _behind(front, chosen)
+    return lambda value: _checked(behind, value, place, reached)
+
+
+def _hook(stack: contextlib.ExitStack, block: nn.Module, parts: BlockLayout, site: str, change: Write) -> None:
+    """Change a site of a block that no experts are in, until the stack is closed."""
+    if site == "resid_pre":
+        handle = on_input(block, change)
+    elif site == "resid_post":
+        handle = on_output(block, change)
+    elif site == "attn_out":
+        by_rows = stack.enter_context(rows_of(block))
+        added = block.get_submodule(parts.attention_added)
+        handle = on_output(added, by_rows(scaled(change, parts.attention_scale)))
+    else:
+        by_rows = stack.enter_context(rows_of(block))
+        path = {"mlp_act": parts.mlp_down, "head_out": parts.attention_out, "shared_act": parts.shared_down}[site]
+        handle = on_input(block.get_submodule(path), by_rows(change))
+    stack.callback(handle.remove)
+
+
 @contextlib.contextmanager
 def intervene(model: PreTrainedModel, writes: Mapping[tuple[str, int], Write | Tensor]) -> Iterator[None]:
     """Write at named sites while the context is open; afterwards the model is as it was.
@@ -123,29 +149,20 @@ def intervene(model: PreTrainedModel, writes: Mapping[tuple[str, int], Write | T
             raise ValueError(f"intervene: unknown site {site!r}, expected one of {', '.join(WRITABLE)}")
         if not 0 <= layer < len(blocks):
             raise ValueError(f"intervene: layer {layer} of {site}, expected 0 to {len(blocks) - 1}")
-        layout.require(site)
+        layout.require(site, layer)
+    routed: dict[int, dict[str, Write]] = {}
     with contextlib.ExitStack() as stack:
         stack.callback(model.register_forward_hook(lambda *_: ran.append(True)).remove)
-        for place, write in writes.items():
-            site, block = place[0], blocks[place[1]]
-
-            def change(value: Tensor, place: tuple[str, int] = place, write: Write | Tensor = write) -> Tensor:
-                chosen = write if callable(write) else lambda old: torch.broadcast_to(write.to(old.device), old.shape)
-                return _checked(_behind(front, chosen), value, place, reached)
-
-            if site == "resid_pre":
-                handle = on_input(block, change)
-            elif site == "resid_post":
-                handle = on_output(block, change)
-            elif site == "attn_out":
-                by_rows = stack.enter_context(rows_of(block))
-                added = block.get_submodule(layout.attention_added)
-                handle = on_output(added, by_rows(scaled(change, layout.attention_scale)))
+        for (site, layer), write in writes.items():
+            change = _writer(write, (site, layer), front, reached)
+            if site in ROUTED_SITES:
+                by_rows = stack.enter_context(rows_of(blocks[layer]))
+                routed.setdefault(layer, {})[site] = by_rows(change)
             else:
-                by_rows = stack.enter_context(rows_of(block))
-                path = layout.mlp_down if site == "mlp_act" else layout.attention_out
-                handle = on_input(block.get_submodule(path), by_rows(change))
-            stack.callback(handle.remove)
+                _hook(stack, blocks[layer], layout.layers[layer], site, change)
+        for layer, changes in routed.items():
+            experts = blocks[layer].get_submodule(layout.layers[layer].experts)
+            stack.enter_context(changed_experts(experts, changes))
         yield
     missed = [place for place in writes if place not in reached]
     if ran and missed:

@@ -1,8 +1,8 @@
 """Where a causal language model keeps the parts that sites are named after.
 
 Nothing here knows architectures by name: a transformer's blocks are the one list of as many modules as the config has
-layers. What their parts are is shown on tensors, see :mod:`ftmech_hf.activations.proofs`, and it must be so in every
-block. A part that could not be shown is refused with the reason when it is requested; the others can be used.
+layers. What their parts are is shown on tensors, block by block, see :mod:`ftmech_hf.activations.proofs`. A part that
+could not be shown in a block is refused there with the reason when it is requested; the others can be used.
 """
 
 from __future__ import annotations
@@ -19,38 +19,81 @@ from ftmech_hf.activations.equations import BlockParts
 from ftmech_hf.activations.proofs import prove_parts
 from ftmech_hf.models.prompt_learning import nothing_in_front
 
-NEEDS = {"attn_out": "added", "head_out": "heads", "mlp_act": "neurons"}
-"""Site -> what must be known of every block to read and write it; the stream itself needs nothing."""
+NEEDS = {
+    "attn_out": "added", "head_out": "heads", "mlp_act": "neurons", "router": "experts", "expert_act": "experts",
+    "shared_act": "shared",
+}  # fmt: skip
+"""Site -> what must be known of a block to read and write it; the stream itself needs nothing."""
 
 
-class Layout(NamedTuple):
-    """Paths from the model to its blocks, and from a block to its parts; a part that could not be shown is "".
+class BlockLayout(NamedTuple):
+    """Paths from a block to its parts; a part that could not be shown is "".
 
     Attributes:
-        blocks: the list of blocks.
         attention: its attention.
         mlp_down: its MLP's last matrix.
         attention_out: its attention's last matrix, which reads the heads' outputs side by side.
         attention_added: the module whose output the stream receives: the attention, a norm behind it, or a matrix in
             it where attention adds the stream itself.
         attention_scale: the constant that this output is multiplied by before it is added.
+        experts: what holds its routed experts.
+        shared_down: the last matrix of the expert that every token passes.
         order: (``in`` or ``out``, path) of these parts, as a block computes.
-        refused: site -> why it could not be shown; see :meth:`require`.
+        refused: site -> why it could not be shown in this block.
     """
 
-    blocks: str
-    attention: str
-    mlp_down: str
-    attention_out: str
+    attention: str = ""
+    mlp_down: str = ""
+    attention_out: str = ""
     attention_added: str = ""
     attention_scale: float = 1.0
+    experts: str = ""
+    shared_down: str = ""
     order: tuple[tuple[str, str], ...] = ()
     refused: Mapping[str, str] = MappingProxyType({})
 
-    def require(self, site: str) -> None:
-        """Raises ValueError with the reason if a site of this model could not be shown."""
-        if site in self.refused:
-            raise ValueError(f"model: no {site}: {self.refused[site]}")
+
+class Layout(NamedTuple):
+    """Where every block of a model has its parts.
+
+    Attributes:
+        blocks: path from the model to the list of blocks.
+        layers: what is in each, first to last.
+    """
+
+    blocks: str
+    layers: tuple[BlockLayout, ...]
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Site -> why it cannot be had in every block: the reason of the first that lacks it."""
+        found: dict[str, str] = {}
+        for block in self.layers:
+            found = {**block.refused, **found}
+        return found
+
+    def layers_of(self, site: str) -> list[int]:
+        """The layers that have a site, 0-based."""
+        return [layer for layer, block in enumerate(self.layers) if site not in block.refused]
+
+    def require(self, site: str, layer: int | None = None) -> None:
+        """Make sure that a site can be had.
+
+        Args:
+            site: one of :data:`ftmech_hf.activations.sites.SITES`.
+            layer: where; in every block if None.
+
+        Raises:
+            ValueError: it could not be shown there, with the reason and with the layers that have it.
+        """
+        refused = self.refused if layer is None else self.layers[layer].refused
+        if site in refused:
+            raise ValueError(f"model: no {site}: {refused[site]}{say_layers(self.layers_of(site))}")
+
+
+def say_layers(layers: Sequence[int]) -> str:
+    """The layers that have a site which others lack; nothing if none has it."""
+    return f"; layers {', '.join(map(str, layers))} have it" if layers else ""
 
 
 _KNOWN: weakref.WeakKeyDictionary[nn.Module, tuple[object, list[BlockParts]]] = weakref.WeakKeyDictionary()
@@ -73,32 +116,39 @@ def find_parts(model: PreTrainedModel) -> list[BlockParts]:
 def find_layout(model: PreTrainedModel) -> Layout:
     """Find the parts of a causal LM by running it on a few short rows; parts that were shown are not shown again.
 
+    Where a part may be seen in several places of a block, the one that all blocks share is taken.
+
     Raises:
         ValueError: there is not one list of blocks, or the model cannot be run.
     """
-    parts, kind, refused = find_parts(model), model.config.model_type, {}
-    attentions = list(dict.fromkeys(each.attention for each in parts))
+    parts, kind = find_parts(model), model.config.model_type
 
-    def common(site: str, of: Callable[[BlockParts], Sequence[Any]]) -> Any:
-        for layer, each in enumerate(parts):
-            if not of(each):
-                refused[site] = f"block {layer} of {kind} {each.why_not[NEEDS[site]]}"
-                return None
-        shared = [one for one in of(parts[0]) if all(one in of(each) for each in parts)]
-        if not shared:
-            refused[site] = f"the blocks of {kind} have it in different places"
-        return shared[0] if shared else None
+    def choose(of: Callable[[BlockParts], Sequence[Any]]) -> list[Any]:
+        """Of every block the likeliest place, or the likeliest that all blocks have which have any; None for none."""
+        having = [each for each in parts if of(each)]
+        shared = [one for one in of(having[0]) if all(one in of(each) for each in having)] if having else []
+        return [None if not of(each) else shared[0] if shared else of(each)[0] for each in parts]
 
-    added = common("attn_out", lambda each: each.added)
-    path, scale = added or ("", 1.0)
-    heads = common("head_out", lambda each: each.heads) or ""
-    neurons = common("mlp_act", lambda each: each.neurons) or ""
-    attention = attentions[0] if len(attentions) == 1 else ""
-    if not attention:
-        refused["attn_pattern"] = f"the blocks of {kind} have no attention in common"
-    used = {("in", heads), ("out", path), ("out", attention), ("in", neurons)}
-    order = tuple(dict.fromkeys(event for event in parts[0].order if event in used))
-    return Layout(find_block_list(model), attention, neurons, heads, path, scale, order, MappingProxyType(refused))
+    added, heads, neurons = choose(lambda each: each.added), choose(lambda each: each.heads), choose(
+        lambda each: each.neurons
+    )  # fmt: skip
+    found = []
+    for layer, each in enumerate(parts):
+        where = f"block {layer} of {kind}"
+        refused = {site: f"{where} {each.why_not[what]}" for site, what in NEEDS.items() if not getattr(each, what)}
+        if not each.attention:
+            refused["attn_pattern"] = f"{where} has not one attention"
+        path, scale = added[layer] or ("", 1.0)
+        block = BlockLayout(
+            each.attention, neurons[layer] or "", heads[layer] or "", path, scale, each.experts,
+            each.shared[0] if each.shared else "", (), MappingProxyType(refused),
+        )  # fmt: skip
+        used = {
+            ("in", block.attention_out), ("out", path), ("out", block.attention), ("in", block.mlp_down),
+            ("in", block.shared_down), ("out", block.experts),
+        }  # fmt: skip
+        found.append(block._replace(order=tuple(dict.fromkeys(event for event in each.order if event in used))))
+    return Layout(find_block_list(model), tuple(found))
 
 
 def check_layout(model: PreTrainedModel, layout: Layout) -> None:
@@ -108,16 +158,18 @@ def check_layout(model: PreTrainedModel, layout: Layout) -> None:
         ValueError: a part is said to be where it is not.
     """
     kind = model.config.model_type
-    for layer, parts in enumerate(find_parts(model)):
+    for layer, (parts, block) in enumerate(zip(find_parts(model), layout.layers, strict=True)):
         for field, value, shown in (
-            ("attention", layout.attention, [parts.attention]),
-            ("attention_out", layout.attention_out, parts.heads),
-            ("mlp_down", layout.mlp_down, parts.neurons),
-            ("attention_added", (layout.attention_added, layout.attention_scale), parts.added),
+            ("attention", block.attention, [parts.attention]),
+            ("attention_out", block.attention_out, parts.heads),
+            ("mlp_down", block.mlp_down, parts.neurons),
+            ("experts", block.experts, [parts.experts]),
+            ("shared_down", block.shared_down, parts.shared),
+            ("attention_added", (block.attention_added, block.attention_scale), parts.added),
         ):
             claimed = value[0] if isinstance(value, tuple) else value
             if claimed and value not in shown:
-                said = ", ".join(map(str, shown)) or "none"
+                said = ", ".join(map(str, filter(None, shown))) or "none"
                 raise ValueError(f"model: {field} of block {layer} of {kind} is not {value}, expected {said}")
 
 

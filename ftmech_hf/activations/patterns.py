@@ -8,6 +8,7 @@ those of two heads with different patterns do not.
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from typing import Any
 
@@ -30,26 +31,30 @@ PLANE_TOLERANCE = 1e-5
 HALVES_TOLERANCE = 2e-7
 """The same for two slices taken for two heads: those of different heads are 1e-4 away where weights are drawn anew."""
 
-_KNOWN: weakref.WeakKeyDictionary[nn.Module, tuple[object, str]] = weakref.WeakKeyDictionary()
+_KNOWN: weakref.WeakKeyDictionary[nn.Module, tuple[object, dict[int, str]]] = weakref.WeakKeyDictionary()
 
 
-def count_heads(model: PreTrainedModel) -> int:
-    """The number of attention heads, shown to be that of a model's blocks; one forward pass of a row of six tokens.
+def count_heads(model: PreTrainedModel) -> tuple[int, list[int]]:
+    """The number of attention heads, and the layers where they are what ``head_out`` is made of.
+
+    Shown in one forward pass of a row of six tokens.
 
     Raises:
-        ValueError: the heads' outputs cannot be read, or do not lie beside each other in slices of the same width.
+        ValueError: the heads' outputs can be read nowhere, or do not lie beside each other in slices of the same width.
     """
     layout, parts, kind = find_layout(model), find_parts(model), model.config.model_type
-    layout.require("head_out")
+    layers = layout.layers_of("head_out")
+    if not layers:
+        layout.require("head_out")
     number = config_number(model, "num_attention_heads")
     if number is None:
         raise ValueError(f"model: the config of {kind} has no one num_attention_heads, expected as many in every block")
     known = _KNOWN.get(model)
     if known is None or known[0] is not parts:
         known = _KNOWN[model] = parts, _why_not_heads(model, layout, number)
-    if known[1]:
-        raise ValueError(f"model: no heads: {known[1]}")
-    return number
+    if len(known[1]) == len(layers):
+        raise ValueError(f"model: no heads: {next(iter(known[1].values()))}")
+    return number, [layer for layer in layers if layer not in known[1]]
 
 
 def config_number(model: PreTrainedModel, name: str) -> int | None:
@@ -61,25 +66,28 @@ def config_number(model: PreTrainedModel, name: str) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _why_not_heads(model: PreTrainedModel, layout: Layout, number: int) -> str:
-    """Why heads are not slices of what the attention's last matrix reads; empty if they are."""
-    is_exact = model.dtype in (torch.float32, torch.float64)
+def _why_not_heads(model: PreTrainedModel, layout: Layout, number: int) -> dict[int, str]:
+    """Layer -> why heads are not slices of what its attention's last matrix reads."""
+    is_exact, kind = model.dtype in (torch.float32, torch.float64), model.config.model_type
     tolerance = PLANE_TOLERANCE if is_exact else 10 * tolerance_of(model)
-    halves = []
-    for layer, found in enumerate(_record(model, layout)[1]):
-        where = f"block {layer} of {model.config.model_type}"
+    halves, why = {}, {}
+    for layer, found in _record(model, layout)[1].items():
+        where, path = f"block {layer} of {kind}", layout.layers[layer].attention_out
         if found.shape[-1] % number:
-            return f"{found.shape[-1]} inputs of {layout.attention_out} in {where}, expected a multiple of {number}"
+            why[layer] = f"{found.shape[-1]} inputs of {path} in {where}, expected a multiple of {number}"
+            continue
         same = [place for place in range(LENGTH) if place != OTHER]  # the same token: gates are the same there
         heads = found[0, same].unflatten(-1, (number, -1)).transpose(0, 1).double()  # (H, T, width of a head)
         if not _in_planes(heads, tolerance):
-            return f"{number} slices of what {layout.attention_out} reads in {where} are not one head each"
+            why[layer] = f"{number} slices of what {path} reads in {where} are not one head each"
+            continue
         pairs = torch.cat([heads[0::2], heads[1::2]], -1) if number % 2 == 0 else heads[:0]
         vary = (heads - heads[:, :1]).norm(dim=(1, 2)) > tolerance * heads.norm(dim=(1, 2))
-        halves.append(bool(len(pairs) and vary.all() and _in_planes(pairs, HALVES_TOLERANCE)))
-    if is_exact and all(halves):
-        return f"{number} slices of what {layout.attention_out} reads are halves of heads in {model.config.model_type}"
-    return ""
+        halves[layer] = bool(len(pairs) and vary.all() and _in_planes(pairs, HALVES_TOLERANCE))
+    if is_exact and halves and all(halves.values()):
+        path = layout.layers[next(iter(halves))].attention_out
+        why |= dict.fromkeys(halves, f"{number} slices of what {path} reads are halves of heads in {kind}")
+    return why
 
 
 def _in_planes(heads: Tensor, tolerance: float) -> bool:
@@ -88,60 +96,67 @@ def _in_planes(heads: Tensor, tolerance: float) -> bool:
     return bool((sizes[:, 2:].sum(-1) <= tolerance * sizes[:, 0]).all())
 
 
-def why_no_patterns(model: PreTrainedModel, layout: Layout) -> str:
-    """Why a model's attention patterns cannot be had; empty if they can. One forward pass of a row of six tokens."""
-    kind = model.config.model_type
+def why_no_patterns(model: PreTrainedModel, layout: Layout) -> dict[int, str]:
+    """Layer -> why its attention patterns cannot be had. One forward pass of a row of six tokens."""
+    every = range(len(layout.layers))
     if model.config._attn_implementation != "eager":
-        return 'needs a model loaded with attn_implementation="eager"'
-    for site in ("attn_pattern", "head_out"):
-        if site in layout.refused:
-            return f"cannot be shown: {layout.refused[site]}"
-    patterns, heads = _record(model, layout)
-    for layer, (pattern, found) in enumerate(zip(patterns, heads, strict=True)):
-        where = f"block {layer} of {kind}"
-        if pattern is None or pattern.shape[:1] + pattern.shape[2:] != (1, LENGTH, LENGTH):
-            return f"cannot be shown: the attention of {where} returns none beside its output"
-        if found.shape[-1] % pattern.shape[1]:
-            return f"cannot be shown: {where} has {pattern.shape[1]} patterns and {found.shape[-1]} outputs of heads"
-        tolerance = tolerance_of(model)
-        if (pattern.sum(-1) - 1).abs().max() > LENGTH * tolerance:
-            return f"cannot be shown: rows of {where} do not sum to one"
-        if not _explains(pattern[0], found[0], tolerance):
-            return f"cannot be shown: what the heads of {where} put out is not what their patterns say"
+        return dict.fromkeys(every, 'needs a model loaded with attn_implementation="eager"')
+    why = {
+        layer: f"cannot be shown: {block.refused[site]}"
+        for layer, block in enumerate(layout.layers) for site in ("head_out", "attn_pattern") if site in block.refused
+    }  # fmt: skip
+    if len(why) < len(layout.layers):
+        patterns, heads = _record(model, layout)
+        for layer in every:
+            if layer not in why and (reason := _why_no_pattern(model, layer, patterns.get(layer), heads[layer])):
+                why[layer] = f"cannot be shown: {reason}"
+    return why
+
+
+def _why_no_pattern(model: PreTrainedModel, layer: int, pattern: Tensor | None, heads: Tensor) -> str:
+    where, tolerance = f"block {layer} of {model.config.model_type}", tolerance_of(model)
+    if pattern is None or pattern.shape[:1] + pattern.shape[2:] != (1, LENGTH, LENGTH):
+        return f"the attention of {where} returns none beside its output"
+    if heads.shape[-1] % pattern.shape[1]:
+        return f"{where} has {pattern.shape[1]} patterns and {heads.shape[-1]} outputs of heads"
+    if (pattern.sum(-1) - 1).abs().max() > LENGTH * tolerance:
+        return f"rows of {where} do not sum to one"
+    if not _explains(pattern[0], heads[0], tolerance):
+        return f"what the heads of {where} put out is not what their patterns say"
     return ""
 
 
-def _record(model: PreTrainedModel, layout: Layout) -> tuple[list[Tensor | None], list[Tensor]]:
-    """Patterns (1, H, T, T) and the heads' outputs (1, T, width) of every block, given the two tokens."""
-    patterns: list[Tensor | None] = []
-    heads: list[Tensor] = []
-    handles = []
+def _record(model: PreTrainedModel, layout: Layout) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """Layer -> patterns (1, H, T, T) and heads' outputs (1, T, width), given the two tokens, where they are found."""
+    patterns: dict[int, Tensor] = {}
+    heads: dict[int, Tensor] = {}
 
     def enter(stream: Tensor) -> Tensor:
         stream = stream[:, :1].repeat(1, stream.shape[1], 1)
         stream[:, OTHER] += stream.square().mean().sqrt() * torch.linspace(-1, 1, stream.shape[-1]).to(stream)
         return stream
 
-    def keep_heads(value: Tensor) -> Tensor:
-        heads.append(value.detach().to("cpu", torch.float32, copy=True).reshape(1, LENGTH, -1))
-        return value
+    with contextlib.ExitStack() as stack:
+        for layer, (_, block) in enumerate(model_blocks(model)):
 
-    def keep_pattern(_: nn.Module, args: Any, output: Any) -> None:
-        given = output[1] if isinstance(output, tuple | list) and len(output) > 1 else None
-        pattern = given.detach().to("cpu", torch.float32, copy=True) if isinstance(given, Tensor) else None
-        patterns.append(None if pattern is None or pattern.ndim != 4 else pattern)
+            def keep_heads(value: Tensor, layer: int = layer) -> Tensor:
+                heads[layer] = value.detach().to("cpu", torch.float32, copy=True).reshape(1, LENGTH, -1)
+                return value
 
-    for _, block in model_blocks(model):
-        handles.append(on_input(block, enter))
-        handles.append(on_input(block.get_submodule(layout.attention_out), keep_heads))
-        if layout.attention:
-            handles.append(block.get_submodule(layout.attention).register_forward_hook(keep_pattern))
-    try:
+            def keep_pattern(_: nn.Module, args: Any, output: Any, layer: int = layer) -> None:
+                given = output[1] if isinstance(output, tuple | list) and len(output) > 1 else None
+                if isinstance(given, Tensor) and given.ndim == 4:
+                    patterns[layer] = given.detach().to("cpu", torch.float32, copy=True)
+
+            stack.callback(on_input(block, enter).remove)
+            parts = layout.layers[layer]
+            if parts.attention_out:
+                stack.callback(on_input(block.get_submodule(parts.attention_out), keep_heads).remove)
+            if parts.attention:
+                attention = block.get_submodule(parts.attention)
+                stack.callback(attention.register_forward_hook(keep_pattern).remove)
         with in_evaluation(model):
             run(model, probe_tokens(model, LENGTH), logits_to_keep=1)
-    finally:
-        for handle in handles:
-            handle.remove()
     return patterns, heads
 
 

@@ -5,7 +5,7 @@ the block is moved, and in every other what one part computes is moved by noise,
 statement about parts, such as "the stream receives what this module returns", is an equation between tensors, and it
 must hold in every copy: where it holds by chance in the row that is left alone, it does not in the one that was moved.
 At every block the copies begin alike again, so that one pass is enough for all blocks. Nothing is believed because of a
-name but this: attention is sought in a child of the block that is called so.
+name but this: what carries something from token to token is an attention where it, or its class, is called so.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations.block_record import BlockRecord
 from ftmech_hf.activations.equations import BlockParts, Equations
+from ftmech_hf.activations.experts import has_experts, why_not_experts
 from ftmech_hf.activations.matrices import find_adapted, find_matrices, is_inside
 
 NUM_TOKENS = 4
@@ -188,6 +189,9 @@ class _Run:
                 if path and not is_inside(path, adapted):
                     read, wrote = functools.partial(self._read, path), functools.partial(self._wrote, layer, path)
                     handles.append(part.register_forward_pre_hook(read, with_kwargs=True))
+                    if has_experts(part):  # before what it returns is moved
+                        route = functools.partial(self._route, path)
+                        handles.append(part.register_forward_hook(route, with_kwargs=True))
                     handles.append(part.register_forward_hook(wrote))
         try:
             run(self.model, probe_tokens(self.model).expand(self.copies, -1), logits_to_keep=1)
@@ -228,6 +232,9 @@ class _Run:
     def _read(self, path: str, _: nn.Module, args: Any, kwargs: Any) -> None:
         given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         self.record.keep("in", path, given[0] if given else None)
+
+    def _route(self, path: str, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        self.record.experts[path] = why_not_experts(module, args, kwargs, output, tolerance_of(self.model))
 
     def _wrote(self, layer: int, path: str, _: nn.Module, args: Any, output: Any) -> Any:
         value = first_tensor(output)

@@ -13,10 +13,20 @@ Sites (l is a 0-based layer):
   where the attention adds the stream by itself (BLOOM) it is what is added. Where the stream is normalised afterwards
   (OPT-350m, GPT-1, BERT) it is what is added before the norm.
 - ``attn_pattern``: attention weights, (B, H, T, T); the model must be loaded with ``attn_implementation="eager"``.
+
+Where tokens are sent to experts (E of them, each of I neurons):
+
+- ``router``: what each expert's output is multiplied by before all are added, (B, T, E); 0 for those that a token is
+  not sent to.
+- ``expert_act``: what each expert's last matrix reads, side by side, (B, T, E x I); 0 likewise.
+- ``shared_act``: the same of the one expert that every token passes beside those, (B, T, N).
+
+A model may have a site in some blocks only, as hybrids of attention and other layers do.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -25,14 +35,20 @@ from typing import Any
 import nnsight
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from ftmech_hf.activations.experts import ROUTED_SITES, count_experts, keep_routed, spread
 from ftmech_hf.activations.layout import Layout, model_blocks
 from ftmech_hf.activations.proofs import first_tensor, run_settings
 
 Take = Callable[[str, Tensor], Tensor]
 
-SITES = ("resid_pre", "resid_post", "mlp_act", "head_out", "attn_out", "attn_pattern")
+SITES = (
+    "resid_pre", "resid_post", "mlp_act", "head_out", "attn_out", "attn_pattern", *ROUTED_SITES, "shared_act",
+)  # fmt: skip
+EXPERT_SITES = (*ROUTED_SITES, "shared_act")
+"""Those of them that only blocks with experts have."""
 
 
 class SiteReader:
@@ -83,57 +99,91 @@ class SiteReader:
         Args:
             inputs: what the model is called with, of :meth:`inputs`.
             sites: some of :data:`SITES`, none of which the layout refuses.
-            layers: 0-based, in any order; blocks behind the last of them are not run.
+            layers: 0-based, in any order; blocks behind the last of them are not run. All of them have all sites.
             take: (site, whole value) -> a copy of what is wanted of it, so that no whole value outlives its block; all
                 if not given.
         """
-        take = take or (lambda site, value: value.clone())
-        last = max(layers)
-        with torch.no_grad(), self.traced.trace(**inputs, **run_settings(self.model)) as tracer:
-            found = nnsight.save({})
-            for layer in sorted(layers):
-                if "resid_pre" in sites:
-                    found["resid_pre", layer] = take("resid_pre", self.blocks[layer].input)  # blocks may add in place
-                for where, path in self.layout.order:
-                    for site in sites:
-                        if self._place(site) == (where, path):
-                            part = self._part(layer, path)
-                            value = part.input if where == "in" else part.output
-                            found[site, layer] = self._value(site, value, inputs["input_ids"].shape, take)
-                if "resid_post" in sites:
-                    output = self.blocks[layer].output
-                    found["resid_post", layer] = take(
-                        "resid_post", output[0] if isinstance(output, tuple | list) else output
-                    )
-                if layer == last:
-                    tracer.stop()  # later blocks need not be computed
-        return dict(found)
+        return self.read_each(inputs, [(site, layer) for layer in sorted(layers) for site in sites], take)
 
-    def _place(self, site: str) -> tuple[str, str]:
-        """Which part a site is read from, and whether it is what the part reads."""
-        layout = self.layout
+    def read_each(
+        self, inputs: Mapping[str, Tensor], places: Sequence[tuple[str, int]], take: Take | None = None
+    ) -> dict[tuple[str, int], Tensor]:
+        """:meth:`read` of certain sites of certain layers."""
+        take = take or (lambda site, value: value.clone())
+        layers = sorted({layer for _, layer in places})
+        sites_of = {layer: [site for site, at in places if at == layer] for layer in layers}
+        last, rows = layers[-1], inputs["input_ids"].shape
+        routed: dict[tuple[str, int], Tensor] = {}
+        with contextlib.ExitStack() as stack, torch.no_grad():
+            for layer in layers:
+                if wanted := [site for site in sites_of[layer] if site in ROUTED_SITES]:
+                    stack.callback(self._keep_routed(layer, wanted, len(inputs["input_ids"]), take, routed).remove)
+            with self.traced.trace(**inputs, **run_settings(self.model)) as tracer:
+                found = nnsight.save({})
+                for layer in layers:
+                    sites = sites_of[layer]
+                    if "resid_pre" in sites:
+                        found["resid_pre", layer] = take(
+                            "resid_pre", self.blocks[layer].input
+                        )  # blocks may add in place
+                    for where, path in self.layout.layers[layer].order:
+                        for site in sites:
+                            if self._place(site, layer) == (where, path):
+                                part = self._part(layer, path)
+                                value = part.input if where == "in" else part.output
+                                found[site, layer] = self._value(site, layer, value, rows, take)
+                    output = self.blocks[layer].output  # waits for all that the block computes
+                    if "resid_post" in sites:
+                        found["resid_post", layer] = take(
+                            "resid_post", output[0] if isinstance(output, tuple | list) else output
+                        )
+                    if layer == last:
+                        tracer.stop()  # later blocks need not be computed
+        return {**found, **routed}
+
+    def _place(self, site: str, layer: int) -> tuple[str, str]:
+        """Which part of a block a site is read from, and whether it is what the part reads."""
+        block = self.layout.layers[layer]
         return {
-            "mlp_act": ("in", layout.mlp_down),
-            "head_out": ("in", layout.attention_out),
-            "attn_out": ("out", layout.attention_added),
-            "attn_pattern": ("out", layout.attention),
+            "mlp_act": ("in", block.mlp_down),
+            "head_out": ("in", block.attention_out),
+            "attn_out": ("out", block.attention_added),
+            "attn_pattern": ("out", block.attention),
+            "shared_act": ("in", block.shared_down),
         }.get(site, ("", ""))
 
-    def _value(self, site: str, value: Any, rows: torch.Size, take: Take) -> Tensor:
+    def _value(self, site: str, layer: int, value: Any, rows: torch.Size, take: Take) -> Tensor:
         """What is wanted of a site, of what its part reads or returns."""
         if site == "attn_pattern":
             return take(site, value[1])
-        first = first_tensor(value)
+        first, scale = first_tensor(value), self.layout.layers[layer].attention_scale
         assert first is not None
         first = take(site, first if first.ndim > 2 else first.unflatten(0, (rows[0], -1)))
-        return first * self.layout.attention_scale if site == "attn_out" and self.layout.attention_scale != 1 else first
+        return first * scale if site == "attn_out" and scale != 1 else first
+
+    def _keep_routed(
+        self, layer: int, sites: list[str], rows: int, take: Take, kept: dict[tuple[str, int], Tensor]
+    ) -> RemovableHandle:
+        """Puts what a block's experts compute among what is kept, until the handle is removed.
+
+        Only what is wanted is spread over all experts.
+        """
+        experts = self.modules[layer].get_submodule(self.layout.layers[layer].experts)
+
+        def keep(site: str, values: Tensor, chosen: Tensor) -> None:
+            wanted = take(site, values.flatten(1).unflatten(0, (rows, -1)))  # (B, P, K x width)
+            of = take(site, chosen.unflatten(0, (rows, -1)))
+            dense = spread(wanted.unflatten(-1, (chosen.shape[1], -1)), of, count_experts(experts))
+            kept[site, layer] = dense.flatten(-2)
+
+        return keep_routed(experts, keep, sites)
 
     def masked_logits(self, token_ids: Tensor, mask: Tensor) -> Tensor:
         """Logits (B, V) after the last token of rows (B, T), with MLP activations multiplied by a mask (L, N)."""
         settings = run_settings(self.model, logits_to_keep=1)
         with self.traced.trace(input_ids=token_ids, **settings):
             for layer in range(len(self.blocks)):
-                down = self._part(layer, self.layout.mlp_down)
+                down = self._part(layer, self.layout.layers[layer].mlp_down)
                 down.input = down.input * mask[layer]
             logits = self.traced.output.logits.save()
         kept: Tensor = logits[:, -1].float()

@@ -2,7 +2,7 @@
 
 What each site is stands in :mod:`ftmech_hf.activations.sites`. That it is this is shown on tensors when the door opens,
 in every block; see :mod:`ftmech_hf.activations.proofs`. A site for which it cannot be shown is refused with the reason
-when it is requested, and the others can be used.
+when it is requested, and the others can be used. A site may be there in some layers alone; those can be asked for.
 
 A model that peft has put adapters into is opened as it computes, adapters and all, without merging them.
 
@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations.interventions import Write, intervene
-from ftmech_hf.activations.layout import check_layout, find_layout, inside_peft
+from ftmech_hf.activations.layout import check_layout, find_layout, inside_peft, say_layers
 from ftmech_hf.activations.matrices import num_inputs
 from ftmech_hf.activations.patterns import why_no_patterns
 from ftmech_hf.activations.proofs import probe_tokens, run, within_context
@@ -48,8 +48,8 @@ class TracedModel:
 
     Attributes:
         num_layers, num_neurons: blocks, and MLP neurons of each; no neurons where ``mlp_act`` is refused.
-        sites: the sites that can be read.
-        refused: site -> why it cannot be.
+        sites: the sites that can be read in every layer; of others see :meth:`layers_of`.
+        refused: site -> why it cannot be read in every layer.
         reader: what reads them, one batch at a time.
         refuses_padding: why padded rows would give wrong activations; empty if they do not.
 
@@ -70,13 +70,12 @@ class TracedModel:
             self._open(model)
 
     def _open(self, model: PreTrainedModel) -> None:
-        self.refused = dict(self.layout.refused)
         self.reader = SiteReader(model, self.layout)
         self.num_layers = len(self.reader.blocks)
         self._check_stream()
-        self.num_neurons = self._count_neurons()
-        if reason := why_no_patterns(model, self.layout):
-            self.refused["attn_pattern"] = reason
+        self._without = self._find_refused()
+        self.refused = {site: next(iter(reasons.values())) for site, reasons in self._without.items() if reasons}
+        self.num_neurons = 0 if "mlp_act" in self.refused else next(iter(self._widths().values()))
         self.sites = tuple(site for site in SITES if site not in self.refused)
         self.refuses_padding = self._check_padding()
 
@@ -97,34 +96,53 @@ class TracedModel:
                 if found[site, layer].shape != value.shape or not torch.equal(found[site, layer], value):
                     raise ValueError(f"model: {site} of layer {layer} of {kind} is not the model's hidden state")
 
-    def _count_neurons(self) -> int:
-        """MLP neurons of every block; refuses them where their number differs."""
-        if "mlp_act" in self.refused:
-            return 0
-        parts = [block.get_submodule(self.layout.mlp_down) for block in self.reader.modules]
-        widths = {num_inputs(part) for part in parts}
-        if len(widths) > 1:
-            self.refused["mlp_act"] = f"blocks have {min(widths)} to {max(widths)} neurons, expected as many in each"
-            return 0
-        return widths.pop()
+    def _widths(self) -> dict[int, int]:
+        """MLP neurons of every block that has them."""
+        return {
+            layer: num_inputs(self.reader.modules[layer].get_submodule(self.layout.layers[layer].mlp_down))
+            for layer in self.layout.layers_of("mlp_act")
+        }
+
+    def _find_refused(self) -> dict[str, dict[int, str]]:
+        """Site -> layer -> why it cannot be read there."""
+        refused = {
+            site: {
+                layer: block.refused[site] for layer, block in enumerate(self.layout.layers) if site in block.refused
+            }
+            for site in SITES
+        }
+        if len(set(widths := list(self._widths().values()))) > 1:
+            reason = f"blocks have {min(widths)} to {max(widths)} neurons, expected as many in each"
+            refused["mlp_act"] = dict.fromkeys(range(self.num_layers), reason)
+        refused["attn_pattern"] = why_no_patterns(self.model, self.layout)
+        return refused
+
+    def layers_of(self, site: str) -> list[int]:
+        """The layers that a site can be read in, 0-based."""
+        return [layer for layer in range(self.num_layers) if layer not in self._without[site]]
 
     def _check_padding(self) -> str:
         """Compare a row alone with the same row padded, on either side."""
         alone = probe_tokens(self.model, 3)[:, : getattr(self.model.config, "max_position_embeddings", None)]
-        sites, layers = [site for site in self.sites if site != "attn_pattern"], range(self.num_layers)
-        values = self.reader.read({"input_ids": alone}, sites, layers)
+        values = self._read_all({"input_ids": alone})
         pad = torch.zeros_like(alone[:, :2])
         real = torch.ones_like(alone)
         for side, ids, mask, kept in (
             ("left", [pad, alone], [pad, real], slice(2, None)),
             ("right", [alone, pad], [real, pad], slice(0, -2)),
         ):
-            padded = self.reader.read(self.reader.inputs(torch.cat(ids, dim=1), torch.cat(mask, dim=1)), sites, layers)
+            padded = self._read_all(self.reader.inputs(torch.cat(ids, dim=1), torch.cat(mask, dim=1)))
             for key, value in values.items():
                 if (padded[key][:, kept] - value).norm() > PADDING_TOLERANCE * value.norm():
                     why = "" if self.reader.takes_position_ids else ": it takes no position_ids"
                     return f"{self.model.config.model_type} gives other activations to a row padded on the {side}{why}"
         return ""
+
+    def _read_all(self, inputs: Mapping[str, Tensor]) -> dict[tuple[str, int], Tensor]:
+        """Every site but patterns wherever it is, of one batch."""
+        return self.reader.read_each(
+            inputs, [(site, layer) for site in SITES if site != "attn_pattern" for layer in self.layers_of(site)]
+        )
 
     def collect(
         self,
@@ -141,7 +159,7 @@ class TracedModel:
         Args:
             token_ids: rows, (B, T).
             sites: some of :data:`SITES`.
-            layers: which layers; all if None.
+            layers: which layers, all of which must have all the sites; every layer if None.
             positions: which tokens; for ``attn_pattern`` the querying ones. Under a mask they count real tokens only:
                 -1 is the last real token, 0 the first, whichever side is padded.
             attention_mask: 1 for real tokens and 0 for padding, (B, T); None if there is none.
@@ -218,11 +236,13 @@ class TracedModel:
         for site in sites:
             if site not in SITES:
                 raise ValueError(f"sites: unknown {site!r}, expected some of {', '.join(SITES)}")
-            if site in self.refused:
-                raise ValueError(f"sites: {site} {self.refused[site]}")
+        chosen = self._chosen(layers)
+        for site in sites:
+            if missing := [layer for layer in chosen if layer in self._without[site]]:
+                others = say_layers(self.layers_of(site))
+                raise ValueError(f"sites: {site} {self._without[site][missing[0]]}{others}")
         if attention_mask is not None and self.refuses_padding:
             raise ValueError(f"attention_mask: {self.refuses_padding}")
-        chosen = self._chosen(layers)
         several = torch.tensor([positions] if isinstance(positions, int) else list(positions))
         places = _token_places(several, token_ids, attention_mask)
         for start in range(0, len(token_ids), batch_size):

@@ -2,21 +2,25 @@
 
 Every unit is a slice of one weight matrix. To set the slice to zero is to set to zero what it multiplies (the
 activation of an MLP neuron, the output of a head) or what it computes (the output of a row, but for its bias). So one
-mechanism serves all units; that it is what a hook does is a test.
+mechanism serves all units; that it is what a hook does is a test. The neurons of an expert, routed or shared, are MLP
+neurons; the matrices of routed experts, which are kept in one tensor, are matrices like any other.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ftmech_hf.activations.layout import find_layout, model_blocks
+from ftmech_hf.activations.experts import count_experts, first_matrices, has_experts
+from ftmech_hf.activations.layout import Layout, find_layout, model_blocks
 from ftmech_hf.activations.matrices import find_adapted, find_matrices
 from ftmech_hf.activations.patterns import count_heads
+from ftmech_hf.config import tell
 
 Unit = Literal["weight", "row", "activation", "head"]
 
@@ -26,27 +30,55 @@ class UnitGroup(NamedTuple):
 
     Attributes:
         layer: 0-based block that the matrix is in.
-        module: the matrix.
+        module: what holds the matrix.
         side: ``output`` for the rows that compute an output, ``input`` for the columns that an input is multiplied by,
             ``entry`` for single weights.
         size: neighbouring slices of one unit: 1, or the width of a head.
+        parameter: which of the module's parameters holds the matrix.
+        expert: number of the matrix among those of all experts that the parameter holds; None if it is one matrix.
     """
 
     layer: int
     module: nn.Module
     side: Literal["output", "input", "entry"]
     size: int = 1
+    parameter: str = "weight"
+    expert: int | None = None
+
+    @property
+    def whole(self) -> Tensor:
+        """The parameter that holds the matrix, alone or among others."""
+        held: Tensor = getattr(self.module, self.parameter)
+        return held
+
+    def part(self, values: Tensor) -> Tensor:
+        """The matrix's part of values of the parameter's shape, such as its gradient; shares their memory.
+
+        The kernels of a convolution are rows of what a channel sees.
+        """
+        return (values if self.expert is None else values[self.expert]).flatten(1)
 
     @property
     def weight(self) -> Tensor:
-        """The matrix's weight; ``Linear`` has it as (out, in), GPT-2's ``Conv1D`` as (in, out)."""
-        weight: Tensor = self.module.weight  # type: ignore[assignment]
-        return weight
+        """The matrix; ``Linear`` has it as (out, in), GPT-2's ``Conv1D`` and some experts as (in, out)."""
+        return self.part(self.whole)
+
+    @property
+    def reads_first(self) -> bool:
+        """Whether the matrix is kept as (in, out)."""
+        if self.expert is None:
+            return isinstance(self.module, Conv1D)
+        return bool(self.module.is_transposed)
+
+    @property
+    def is_hooked(self) -> bool:
+        """Whether the matrix is a module by itself, which is given its input and returns its output."""
+        return isinstance(self.module, nn.Linear | Conv1D)
 
     @property
     def axis(self) -> int:
         """The axis of the weight along which units lie."""
-        return int(isinstance(self.module, Conv1D) == (self.side == "output"))
+        return int(self.reads_first == (self.side == "output"))
 
     @property
     def num_units(self) -> int:
@@ -70,11 +102,11 @@ class UnitGroup(NamedTuple):
         return f"{group}[{unit}]"
 
 
-NEEDED_SITE: dict[Unit, str] = {"activation": "mlp_act", "head": "head_out"}
-"""Kind of unit -> the site that must be known in every block."""
+MOST_LEFT_OUT = 0.1
+"""Share of a model's blocks' weights that rows may leave out; what they do leave out is said."""
 
-MAX_WEIGHTS_ELSEWHERE = 1e-3
-"""Share of a model's blocks' weights that rows may leave out without a word."""
+LEAST_SAID = 1e-3
+"""Share of them below which nothing is said."""
 
 Units = dict[str, UnitGroup]
 """Name of a group -> its units, from the first block to the last."""
@@ -83,55 +115,113 @@ Units = dict[str, UnitGroup]
 def find_units(model: PreTrainedModel, unit: Unit) -> Units:
     """The units of a kind in a causal LM's blocks; never embeddings, unembedding, norms or biases.
 
+    Where some blocks have none of a kind, as those of hybrids, those of the others are found, and a notice says so.
+
     Args:
         model: any causal LM.
         unit: ``weight``: every entry of every matrix; ``row``: the outputs of every matrix (the paper's neuron);
-            ``activation``: the MLP neurons; ``head``: the attention heads.
+            ``activation``: the MLP neurons, of experts those of each; ``head``: the attention heads.
 
     Raises:
-        ValueError: an unknown kind; a model with an adapter that is not merged: its matrices are sums; a model whose
-            weights are not all in matrices, or whose neurons or heads could not be shown.
+        ValueError: an unknown kind; a model with an adapter that is not merged: its matrices are sums; a model much of
+            whose weights is in no matrices, or whose neurons or heads could be shown nowhere.
     """
     if unit not in get_args(Unit):
         raise ValueError(f"unit: {unit!r}, expected one of {', '.join(get_args(Unit))}")
     if any(find_adapted(block) for _, block in model_blocks(model)):
         raise ValueError("model: its adapter is not merged, so that no weight can be zeroed by itself; merge it first")
-    layout = find_layout(model)
-    if unit in NEEDED_SITE:
-        layout.require(NEEDED_SITE[unit])
-    else:
-        _check_coverage(model)
-    heads = count_heads(model) if unit == "head" else 1
+    if unit == "head":
+        return _find_heads(model)
+    return _find_neurons(model) if unit == "activation" else _find_matrices(model, unit)
+
+
+def _find_heads(model: PreTrainedModel) -> Units:
+    number, layers = count_heads(model)
+    layout, blocks = find_layout(model), [block for _, block in model_blocks(model)]
     found: Units = {}
-    for layer, (block_name, block) in enumerate(model_blocks(model)):
-        if unit == "activation":
-            found[f"mlp_act.{layer}"] = UnitGroup(layer, block.get_submodule(layout.mlp_down), "input")
-        elif unit == "head":
-            matrix = UnitGroup(layer, block.get_submodule(layout.attention_out), "input")
-            width = matrix.weight.shape[matrix.axis]
-            found[f"head.{layer}"] = matrix._replace(size=width // heads)
-        else:
-            side: Literal["entry", "output"] = "entry" if unit == "weight" else "output"
-            for path in find_matrices(block):
-                found[f"{block_name}.{path}"] = UnitGroup(layer, block.get_submodule(path), side)
+    for layer in layers:
+        matrix = UnitGroup(layer, blocks[layer].get_submodule(layout.layers[layer].attention_out), "input")
+        found[f"head.{layer}"] = matrix._replace(size=matrix.weight.shape[matrix.axis] // number)
+    _say_missing("heads", layers, layout, "head_out")
     return found
 
 
-def _check_coverage(model: PreTrainedModel) -> None:
-    """Raises ValueError where much of the blocks' weights is in other things than matrices, such as fused experts."""
+def _find_neurons(model: PreTrainedModel) -> Units:
+    layout, found = find_layout(model), Units()
+    for layer, (_, block) in enumerate(model_blocks(model)):
+        parts = layout.layers[layer]
+        if parts.mlp_down:
+            found[f"mlp_act.{layer}"] = UnitGroup(layer, block.get_submodule(parts.mlp_down), "input")
+        if parts.experts:
+            experts = block.get_submodule(parts.experts)
+            for number in range(count_experts(experts)):
+                group = UnitGroup(layer, experts, "input", parameter="down_proj", expert=number)
+                found[f"expert_act.{layer}.{number}"] = group
+        if parts.shared_down:
+            found[f"shared_act.{layer}"] = UnitGroup(layer, block.get_submodule(parts.shared_down), "input")
+    layers = sorted({group.layer for group in found.values()})
+    if not layers:
+        layout.require("mlp_act")
+    _say_missing("neurons", layers, layout, "mlp_act")
+    return found
+
+
+def _say_missing(what: str, layers: list[int], layout: Layout, site: str) -> None:
+    number = len(layout.layers)
+    if missing := [layer for layer in range(number) if layer not in layers]:
+        named = ", ".join(map(str, missing))
+        why = layout.layers[missing[0]].refused.get(site, "its heads are others than the config's")
+        having = f"only {number - len(missing)} of {number} blocks have units"
+        tell(f"{having}, {named} have no {what} that could be shown: {why}")
+
+
+def _find_matrices(model: PreTrainedModel, unit: Unit) -> Units:
+    side: Literal["entry", "output"] = "entry" if unit == "weight" else "output"
+    layout, found = find_layout(model), Units()
     inside = outside = 0
-    where: list[str] = []
-    for name, block in model_blocks(model):
-        for path, module in block.named_modules():
-            size = sum(weight.numel() for weight in module.parameters(recurse=False) if weight.ndim > 1)
-            if isinstance(module, Conv1D | nn.Linear):
-                inside += size
-            elif size:
-                outside += size
-                where.append(f"{name}.{path}")
-    if outside > MAX_WEIGHTS_ELSEWHERE * (inside + outside):
-        share, kind = outside / (inside + outside), model.config.model_type
-        raise ValueError(
-            f"model: {kind} keeps {share:.0%} of its blocks' weights in other things than matrices ({where[0]} and "
-            f"{len(where) - 1} more), such as fused experts, expected all of them in rows"
-        )
+    left_out: list[str] = []
+    for layer, (block_name, block) in enumerate(model_blocks(model)):
+        groups = dict(_matrices_of(layout, layer, block, side))
+        found |= {f"{block_name}.{path}": group for path, group in groups.items()}
+        covered = {id(group.whole) for group in groups.values()}
+        for path, weight in block.named_parameters():
+            if weight.ndim > 1 and id(weight) in covered:
+                inside += weight.numel()
+            elif weight.ndim > 1 and not path.endswith("bias"):  # experts have one each, side by side
+                outside += weight.numel()
+                left_out.append(f"{block_name}.{path}")
+    share, kind = outside / max(1, inside + outside), model.config.model_type
+    if share > LEAST_SAID:
+        said = f"{share:.1%} of the weights of {kind}'s blocks are in no matrix that is known ({left_out[0]}"
+        said += f" and {len(left_out) - 1} more)" if len(left_out) > 1 else ")"
+        if share > MOST_LEFT_OUT:
+            raise ValueError(f"model: {said}, expected at most {MOST_LEFT_OUT:.0%} outside of rows")
+        tell(f"{said}: {unit}s leave them out")
+    return found
+
+
+def _matrices_of(
+    layout: Layout, layer: int, block: nn.Module, side: Literal["entry", "output"]
+) -> Iterator[tuple[str, UnitGroup]]:
+    """Every matrix of a block by its path: modules, those of its experts and their router, and kernels of channels."""
+    matrices, experts = find_matrices(block), layout.layers[layer].experts
+    number = count_experts(block.get_submodule(experts)) if experts else 0
+    for path, module in block.named_modules():
+        if path in matrices:
+            yield path, UnitGroup(layer, module, side)
+        elif path == experts and experts:
+            for name in (first_matrices(module), "down_proj"):
+                for each in range(number):
+                    yield f"{path}.{name}.{each}", UnitGroup(layer, module, side, parameter=name, expert=each)
+        elif isinstance(module, nn.Conv1d) or _is_router(module, number):
+            yield path, UnitGroup(layer, module, side)
+
+
+def _is_router(module: Any, experts: int) -> bool:
+    """Whether a module holds one matrix alone with a row for each expert, which is not as wide as it is high."""
+    held = [weight for weight in module.parameters(recurse=False) if weight.ndim > 1]
+    weight = getattr(module, "weight", None)
+    return (
+        len(held) == 1 and weight is held[0] and weight.ndim == 2
+        and len(weight) == experts != weight.shape[1] and not has_experts(module)
+    )  # fmt: skip

@@ -65,12 +65,14 @@ def gradient_importance(
         weight: how many things the loss of a batch is the mean of; its rows if not given.
     """
     whole = sum(weight(batch) for batch in rows.split(batch_size))
-    weights = [group.weight for group in units.values()]
+    weights = list({id(group.whole): group.whole for group in units.values()}.values())
     total = [torch.zeros(group.num_units, device=group.weight.device) for group in units.values()]
     for batch in rows.split(batch_size):
         with _trainable(weights), torch.enable_grad():
-            gradients = torch.autograd.grad(loss(batch), weights)
-        for kept, group, gradient in zip(total, units.values(), gradients, strict=True):
+            found = torch.autograd.grad(loss(batch), weights)
+        gradients = {id(weight): gradient for weight, gradient in zip(weights, found, strict=True)}
+        for kept, group in zip(total, units.values(), strict=True):
+            gradient = group.part(gradients[id(group.whole)])
             kept += group.sum_over(gradient * group.weight.detach()).float() * (weight(batch) / whole)
     return {name: values.cpu() for name, values in zip(units, total, strict=True)}
 

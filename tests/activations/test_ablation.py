@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
-from ftmech_hf.activations import Unit, ablated_losses, ablation, find_units
+from ftmech_hf.activations import Unit, ablated_losses, find_layout, find_units
 from ftmech_hf.analysis.pruning import prune_weights
 from tests.conftest import make_gpt2
 
@@ -71,11 +71,11 @@ def test_every_loss_is_that_of_one_forward_pass_per_unit(any_model: PreTrainedMo
 
 
 def test_what_cannot_change_is_not_computed_again(any_model: PreTrainedModel, rows: Tensor) -> None:
-    last = ablation.find_layout(any_model)
+    last = find_layout(any_model)
     calls: dict[str, int] = {"first": 0, "last": 0}
     blocks = any_model.get_submodule(last.blocks)
     for name, block in zip(calls, blocks, strict=True):
-        matrix = block.get_submodule(last.mlp_down)
+        matrix = block.get_submodule(last.layers[0].mlp_down)
         matrix.register_forward_hook(lambda *_, name=name: calls.__setitem__(name, calls[name] + 1))
     ablated_losses(any_model, rows[:, :-1], rows[:, -1], "activation", max_rows=5)
     neurons = find_units(any_model, "activation")["mlp_act.0"].num_units

@@ -10,6 +10,7 @@ from ftmech_hf.activations.block_record import BlockRecord
 from ftmech_hf.activations.equations import Equations
 
 COPIES, TOKENS, WIDTH = 5, 3, 4
+NO_EXPERTS = "has no experts that are kept in one tensor and called with their tokens"
 
 
 class Block(nn.Module):
@@ -41,7 +42,7 @@ def equations() -> Equations:
 def test_modules_that_write_the_stream_stand_last_first(equations: Equations) -> None:
     assert equations.written == ["mlp.down", "attn_norm", "self_attn", "self_attn.o"]
     assert equations._inside("self_attn") == ["self_attn.o", "self_attn.q"]
-    assert equations._attention() == ["self_attn"]  # no norm, and not what is not called
+    assert equations._mixers() == ["self_attn"]  # no norm, and not what is not called
     assert equations._no_matrices(["self_attn"]) == ["conv"]
     assert equations._no_matrices(["conv"]) == []
 
@@ -122,6 +123,7 @@ def test_what_is_not_found_has_its_reason(equations: Equations) -> None:
     assert found.why_not == {
         "added": nothing, "heads": nothing,
         "neurons": "adds something beside its attention that is not one matrix's output; it has weights in conv",
+        "experts": NO_EXPERTS, "shared": NO_EXPERTS,
     }  # fmt: skip
     assert parts_of(equations, 0.5).parts().added == []
     assert parts_of(equations, 1.0).parts().why_not["heads"] == "has no matrix in self_attn that makes what it adds"
@@ -136,3 +138,29 @@ def test_two_attentions_are_named(equations: Equations) -> None:
     assert found.attention == ""
     assert found.why_not["added"] == "has 2 attentions (self_attn, cross_attention), expected one"
     assert found.why_not["heads"] == found.why_not["added"]
+
+
+def test_what_carries_something_from_token_to_token_is_no_attention_unless_it_is_called_so() -> None:
+    block = Block()
+    block.mixer = nn.ModuleDict({"out": nn.Linear(4, 4)})
+    record = BlockRecord(COPIES, TOKENS, ["mixer", "mlp.down"], [])
+    read, wrote = random(30), random(31)
+    read[1, -1] = read[0, -1]  # other tokens were moved, not the last one
+    for path, given, returned in (("mixer", read, wrote), ("mlp.down", random(32), random(33))):
+        record.keep("in", path, given)
+        record.keep("out", path, returned)
+    record.entered = random(0)
+    record.left = record.entered + wrote + record.wrote["mlp.down"]
+    record.read["mlp.up"] = record.entered + wrote
+    equations = Equations(block, record, set(), 1e-4)
+    assert equations._mixers() == ["mixer"]
+    found = equations.parts()
+    assert (found.attention, found.added, found.why_not["added"]) == ("", [], "has no attention, but mixer")
+    assert "adds something beside its mixer that" in found.why_not["neurons"]
+    record.left = record.entered + wrote
+    assert equations.parts().why_not["neurons"] == "adds nothing beside its mixer: it has no MLP"
+    record.wrote["mixer"][1, -1] = record.wrote["mixer"][0, -1]  # nothing arrives at the last token
+    assert equations._mixers() == []
+    assert equations.parts().why_not["added"] == "has no attention"
+    record.wrote["mixer"], record.read["mixer"] = random(31), random(30)  # it reads something else there
+    assert equations._mixers() == []

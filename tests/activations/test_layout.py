@@ -12,6 +12,7 @@ from torch import nn
 from ftmech_hf.activations import layout as layouts
 from ftmech_hf.activations.equations import BlockParts
 from ftmech_hf.activations.layout import (
+    BlockLayout,
     Layout,
     check_layout,
     find_block_list,
@@ -32,7 +33,8 @@ from ftmech_hf.activations.proofs import (
 from ftmech_hf.training.adapters import AdapterConfig, add_adapter
 from tests.conftest import make_gpt2, make_llama
 
-WHY = {"added": "adds nothing", "heads": "has no matrix", "neurons": "adds more"}
+WHY = {"added": "adds nothing", "heads": "has no matrix", "neurons": "adds more", "experts": "has no experts",
+       "shared": "has no experts"}  # fmt: skip
 ORDER = [("in", "attn"), ("in", "attn.o"), ("out", "attn.o"), ("out", "attn"), ("in", "mlp"), ("in", "mlp.down"),
          ("in", "mlp.down")]  # fmt: skip
 
@@ -47,53 +49,78 @@ def joined(monkeypatch: pytest.MonkeyPatch, *blocks: BlockParts) -> Layout:
     return find_layout(make_llama(10))
 
 
-def test_a_part_is_where_all_blocks_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+EXPERTS = {site: f"block {{}} of llama {WHY['experts']}" for site in ("router", "expert_act", "shared_act")}
+
+
+def refused_of(block: BlockLayout, layer: int) -> dict[str, str]:
+    """Without what only models with experts have."""
+    assert {site: block.refused[site] for site in EXPERTS} == {
+        site: reason.format(layer) for site, reason in EXPERTS.items()
+    }
+    return {site: reason for site, reason in block.refused.items() if site not in EXPERTS}
+
+
+def test_a_part_is_where_all_blocks_have_it_or_where_its_own_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     found = joined(monkeypatch, parts(), parts(added=[("attn", 1.0)], heads=["attn.v", "attn.o"]))
-    assert found == Layout(
-        "model.layers", "attn", "mlp.down", "attn.o", "attn", 1.0,
-        (("in", "attn.o"), ("out", "attn"), ("in", "mlp.down")),
-    )  # fmt: skip
+    order = (("in", "attn.o"), ("out", "attn"), ("in", "mlp.down"))
+    assert found.blocks == "model.layers"
+    for layer, block in enumerate(found.layers):
+        assert block[:8] == ("attn", "mlp.down", "attn.o", "attn", 1.0, "", "", order)
+        assert refused_of(block, layer) == {}
+    elsewhere = joined(monkeypatch, parts(), parts(neurons=["mlp.up"], added=[("attn.o", 0.5)], heads=["attn.q"]))
+    assert [block.mlp_down for block in elsewhere.layers] == ["mlp.down", "mlp.up"]
+    assert [(block.attention_added, block.attention_scale) for block in elsewhere.layers] == [
+        ("attn.o", 1.0), ("attn.o", 0.5)
+    ]  # fmt: skip
+    assert [block.attention_out for block in elsewhere.layers] == ["attn.o", "attn.q"]
     for site in ("attn_out", "head_out", "mlp_act", "attn_pattern"):
         found.require(site)
+        elsewhere.require(site, 1)
 
 
-@pytest.mark.parametrize(("changes", "refused"), [
-    ({"added": []}, {"attn_out": "block 1 of llama adds nothing"}),
-    ({"heads": []}, {"head_out": "block 1 of llama has no matrix"}),
-    ({"neurons": []}, {"mlp_act": "block 1 of llama adds more"}),
-    ({"added": [("attn.o", 0.5)]}, {"attn_out": "the blocks of llama have it in different places"}),
-    ({"heads": ["attn.q"]}, {"head_out": "the blocks of llama have it in different places"}),
-    ({"neurons": ["mlp.up"]}, {"mlp_act": "the blocks of llama have it in different places"}),
-    ({"attention": "attn2"}, {"attn_pattern": "the blocks of llama have no attention in common"}),
-    ({"attention": ""}, {"attn_pattern": "the blocks of llama have no attention in common"}),
+@pytest.mark.parametrize(("changes", "site", "reason"), [
+    ({"added": []}, "attn_out", "block 1 of llama adds nothing"),
+    ({"heads": []}, "head_out", "block 1 of llama has no matrix"),
+    ({"neurons": []}, "mlp_act", "block 1 of llama adds more"),
+    ({"attention": ""}, "attn_pattern", "block 1 of llama has not one attention"),
 ])  # fmt: skip
-def test_what_a_block_lacks_is_refused_with_its_reason(
-    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], refused: dict[str, str]
+def test_what_a_block_lacks_is_refused_there_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], site: str, reason: str
 ) -> None:
     found = joined(monkeypatch, parts(), parts(**changes))
-    assert dict(found.refused) == refused
-    ((site, reason),) = refused.items()
-    with pytest.raises(ValueError, match=f"^model: no {site}: {reason}$"):
-        found.require(site)
-    fields = {"attn_out": (found.attention_added, found.attention_scale), "head_out": found.attention_out,
-              "mlp_act": found.mlp_down, "attn_pattern": found.attention}  # fmt: skip
+    assert refused_of(found.layers[0], 0) == {}
+    assert refused_of(found.layers[1], 1) == {site: reason}
+    assert found.refused == {site: reason} | {each: why.format(0) for each, why in EXPERTS.items()}
+    assert found.layers_of(site) == [0]
+    found.require(site, 0)
+    for layer in (None, 1):
+        with pytest.raises(ValueError, match=f"^model: no {site}: {reason}; layers 0 have it$"):
+            found.require(site, layer)
+    block = found.layers[1]
+    fields = {"attn_out": (block.attention_added, block.attention_scale), "head_out": block.attention_out,
+              "mlp_act": block.mlp_down, "attn_pattern": block.attention}  # fmt: skip
     assert fields[site] == (("", 1.0) if site == "attn_out" else "")
+    with pytest.raises(ValueError, match=r"^model: no router: block 0 of llama has no experts$"):
+        found.require("router")
 
 
 def test_a_layout_is_compared_with_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_llama(10)
     found = joined(monkeypatch, parts(), parts())
     check_layout(model, found)
-    check_layout(model, Layout("model.layers", "", "", ""))  # says nothing
+    check_layout(model, Layout("model.layers", (BlockLayout(), BlockLayout())))  # says nothing
     for changes, said in (
-        ({"attention": "mlp"}, "attention of block 0 of llama is not mlp, expected attn"),
-        ({"attention_out": "attn"}, "attention_out of block 0 of llama is not attn, expected attn.o, attn.v"),
-        ({"mlp_down": "mlp.up"}, "mlp_down of block 0 of llama is not mlp.up, expected mlp.down"),
+        ({"attention": "mlp"}, "attention of block 1 of llama is not mlp, expected attn"),
+        ({"attention_out": "attn"}, "attention_out of block 1 of llama is not attn, expected attn.o, attn.v"),
+        ({"mlp_down": "mlp.up"}, "mlp_down of block 1 of llama is not mlp.up, expected mlp.down"),
+        ({"experts": "mlp"}, "experts of block 1 of llama is not mlp, expected none"),
+        ({"shared_down": "mlp.down"}, "shared_down of block 1 of llama is not mlp.down, expected none"),
         ({"attention_scale": 2.0},
-         r"attention_added of block 0 of llama is not \('attn.o', 2.0\), expected \('attn.o', 1.0\), \('attn', 1.0\)"),
+         r"attention_added of block 1 of llama is not \('attn.o', 2.0\), expected \('attn.o', 1.0\), \('attn', 1.0\)"),
     ):  # fmt: skip
+        wrong = found._replace(layers=(found.layers[0], found.layers[1]._replace(**changes)))
         with pytest.raises(ValueError, match=f"^model: {said}$"):
-            check_layout(model, found._replace(**changes))
+            check_layout(model, wrong)
     joined(monkeypatch, parts(), parts(neurons=[]))
     with pytest.raises(ValueError, match=r"mlp_down of block 1 of llama is not mlp.down, expected none"):
         check_layout(model, found)

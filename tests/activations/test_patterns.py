@@ -49,12 +49,14 @@ def test_a_pattern_explains_what_two_vectors_weighted_by_it_give() -> None:
 def test_patterns_need_an_attention_that_makes_them_and_sites_that_were_shown() -> None:
     model = make_llama(40)
     layout = find_layout(model)
-    assert why_no_patterns(model, layout) == ""
+    assert why_no_patterns(model, layout) == {}
     for site in ("attn_pattern", "head_out"):
-        refused = layout._replace(refused=MappingProxyType({site: "they lie elsewhere"}))
-        assert why_no_patterns(model, refused) == "cannot be shown: they lie elsewhere"
+        first, second = layout.layers
+        refused = first._replace(refused=MappingProxyType({site: "they lie elsewhere"}))
+        found = why_no_patterns(model, layout._replace(layers=(refused, second)))
+        assert found == {0: "cannot be shown: they lie elsewhere"}  # and those of the other block are there
     model.set_attn_implementation("sdpa")
-    assert why_no_patterns(model, layout) == 'needs a model loaded with attn_implementation="eager"'
+    assert set(why_no_patterns(model, layout).values()) == {'needs a model loaded with attn_implementation="eager"'}
 
 
 @pytest.mark.parametrize(("doctor", "reason"), [
@@ -74,11 +76,11 @@ def test_patterns_that_cannot_be_are_refused_with_the_reason(doctor: Any, reason
 
     layout = find_layout(model)
     attention.forward = forward
-    assert why_no_patterns(model, layout) == f"cannot be shown: {reason}"
+    assert why_no_patterns(model, layout) == {0: f"cannot be shown: {reason}"}
 
 
 def test_the_number_of_heads_is_the_configs_where_the_blocks_have_it() -> None:
-    assert (count_heads(make_gpt2(40)), count_heads(make_llama(40))) == (2, 4)
+    assert (count_heads(make_gpt2(40)), count_heads(make_llama(40))) == ((2, [0, 1]), (4, [0, 1]))
     for number, reason in (
         (3, "16 inputs of attn.c_proj in block 0 of gpt2, expected a multiple of 3"),
         (4, "4 slices of what attn.c_proj reads are halves of heads in gpt2"),
@@ -91,7 +93,7 @@ def test_the_number_of_heads_is_the_configs_where_the_blocks_have_it() -> None:
             count_heads(model)
     model = make_gpt2(40)
     layout = find_layout(model)
-    assert layout.attention_out == "attn.c_proj"
+    assert layout.layers[0].attention_out == "attn.c_proj"
     model.config.__dict__["n_head"] = [2, 2]
     with pytest.raises(
         ValueError, match=r"^model: the config of gpt2 has no one num_attention_heads, expected as many"

@@ -12,8 +12,12 @@ from transformers import LlamaForCausalLM
 
 from ftmech_hf.activations import SITES, TracedModel, ablated_losses, find_layout, find_units
 from ftmech_hf.activations.layout import find_parts
+from ftmech_hf.activations.sites import EXPERT_SITES
+from ftmech_hf.config.notices import Notice
 from tests.architectures import make
 from tests.conftest import make_gpt2, make_llama
+
+DENSE = tuple(site for site in SITES if site not in EXPERT_SITES)
 
 Forward = Callable[[nn.Module, Tensor, Tensor, Callable[[Tensor], Tensor]], Tensor]
 """(block, stream, what attention returns, the norm and MLP) -> the stream behind the block."""
@@ -95,7 +99,7 @@ REFUSED: dict[Forward, set[str]] = {
 def test_a_block_put_together_otherwise_has_no_wrong_site(change: Forward, layer: int, rows: Tensor) -> None:
     model = doctored(change, layer)
     opened = TracedModel(model)
-    refused = set(SITES) - set(opened.sites)
+    refused = set(DENSE) - set(opened.sites)
     assert refused - {"attn_pattern"} == REFUSED[change]
     for site in REFUSED[change]:
         with pytest.raises(ValueError, match=rf"^sites: {site} block {layer} of llama (adds|has) [^\n]*$"):
@@ -112,7 +116,7 @@ def test_a_constant_that_block_or_config_name_is_part_of_the_site(rows: Tensor) 
         block.depth_scale = 0.3
         model.model.layers[layer].forward = doctored_forward(block)
     layout = find_layout(model)
-    assert (layout.attention_added, layout.attention_scale) == ("self_attn", 0.3)
+    assert [(each.attention_added, each.attention_scale) for each in layout.layers] == [("self_attn", 0.3)] * 2
     seen: list[Tensor] = []
     block.post_attention_layernorm.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
     opened = TracedModel(model)
@@ -191,7 +195,7 @@ def test_parts_that_are_all_zero_are_still_found(rows: Tensor) -> None:
     assert find_layout(model) == right
     for parts in find_parts(model):  # what changes nothing makes nothing
         assert (parts.heads, parts.neurons) == (["self_attn.o_proj"], ["mlp.down_proj"])
-    assert TracedModel(model).sites == SITES
+    assert TracedModel(model).sites == DENSE
 
 
 @pytest.mark.parametrize("change", ["others", "of twice the size", "none"])
@@ -237,14 +241,17 @@ def test_opening_leaves_a_model_as_it_was_and_takes_few_passes() -> None:
     assert 2 < len(calls) <= 9
     assert not any(module._forward_pre_hooks for module in model.transformer.h)
     model.transformer.h[0].mlp = nn.Identity()
-    with pytest.raises(ValueError, match="model: no mlp_act: block 0 of gpt2"):  # and looked for again
+    with pytest.warns(Notice, match="only 1 of 2 blocks have units, 0 have no neurons that could be shown: block 0 of"):
+        assert list(find_units(model, "activation")) == ["mlp_act.1"]  # and looked for again
+    model.transformer.h[1].mlp = nn.Identity()
+    with pytest.raises(ValueError, match="model: no mlp_act: block 0 of gpt2"):
         find_units(model, "activation")
 
 
 def test_a_model_can_be_traced_after_its_blocks_were_called_alone(rows: Tensor) -> None:
     model = make_llama(40)
     opened = TracedModel(model)
-    before = opened.collect(rows, SITES)
+    before = opened.collect(rows, DENSE)
     ablated_losses(model, rows[:, :-1], rows[:, -1], "head")
-    after = opened.collect(rows, SITES)
+    after = opened.collect(rows, DENSE)
     assert all(torch.equal(after[key], value) for key, value in before.items())

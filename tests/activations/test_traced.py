@@ -23,11 +23,13 @@ from ftmech_hf.activations import (
     model_blocks,
     traced,
 )
-from ftmech_hf.activations.sites import SiteReader
+from ftmech_hf.activations.sites import EXPERT_SITES, SiteReader
 from ftmech_hf.activations.traced import _token_places
 from ftmech_hf.models.merging import quiet_peft
 from ftmech_hf.training.evaluation import answer_logits
 from tests.conftest import make_gpt2, make_llama
+
+DENSE = tuple(site for site in SITES if site not in EXPERT_SITES)
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def rows() -> Tensor:
 
 
 def down_projections(model: PreTrainedModel) -> list[nn.Module]:
-    path = find_layout(model).mlp_down
+    path = find_layout(model).layers[0].mlp_down
     return [block.get_submodule(path) for _, block in model_blocks(model)]
 
 
@@ -56,11 +58,11 @@ def test_the_stream_is_hf_hidden_states(any_model: PreTrainedModel, rows: Tensor
 
 
 def test_every_site_is_what_a_forward_hook_sees(any_model: PreTrainedModel, rows: Tensor) -> None:
-    found = TracedModel(any_model).collect(rows, SITES, positions=-1, batch_size=10)
+    found = TracedModel(any_model).collect(rows, DENSE, positions=-1, batch_size=10)
     seen: dict[tuple[str, int], Tensor] = {}
     handles = []
     for layer, ((_, block), down) in enumerate(zip(model_blocks(any_model), down_projections(any_model), strict=True)):
-        attention = block.get_submodule(find_layout(any_model).attention)
+        attention = block.get_submodule(find_layout(any_model).layers[layer].attention)
 
         def attention_hook(module: nn.Module, args: object, output: tuple[Tensor, Tensor], layer: int = layer) -> None:
             seen["attn_out", layer], seen["attn_pattern", layer] = output[0][:, -1], output[1][:, :, -1]
@@ -71,7 +73,7 @@ def test_every_site_is_what_a_forward_hook_sees(any_model: PreTrainedModel, rows
         def heads_hook(module: nn.Module, args: tuple[Tensor], layer: int = layer) -> None:
             seen["head_out", layer] = args[0][:, -1]
 
-        heads = block.get_submodule(find_layout(any_model).attention_out)
+        heads = block.get_submodule(find_layout(any_model).layers[layer].attention_out)
         handles += [attention.register_forward_hook(attention_hook), down.register_forward_pre_hook(down_hook)]
         handles.append(heads.register_forward_pre_hook(heads_hook))
     with torch.no_grad():
@@ -168,6 +170,8 @@ WRONG_PARTS = [
     ("attention_added", "mlp"),
     ("attention_added", "self_attn.q_proj"),
     ("attention_scale", 0.5),
+    ("experts", "mlp"),
+    ("shared_down", "mlp.down_proj"),
 ]
 
 
@@ -175,10 +179,12 @@ WRONG_PARTS = [
 def test_the_door_does_not_open_with_a_wrong_part(part: str, wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_llama(40)
     right = find_layout(model)
-    assert right[:6] == ("model.layers", "self_attn", "mlp.down_proj", "self_attn.o_proj", "self_attn", 1.0)
-    assert not right.refused
-    monkeypatch.setattr(traced, "find_layout", lambda model: right._replace(**{part: wrong}))
-    with pytest.raises(ValueError, match=r"model: attention\w* of block 0 of llama is not|model: mlp_down of block 0"):
+    first, *others = right.layers
+    assert first[:7] == ("self_attn", "mlp.down_proj", "self_attn.o_proj", "self_attn", 1.0, "", "")
+    assert set(first.refused) == set(EXPERT_SITES)
+    layout = right._replace(layers=(first._replace(**{part: wrong}), *others))
+    monkeypatch.setattr(traced, "find_layout", lambda model: layout)
+    with pytest.raises(ValueError, match=rf"^model: \w+ of block 0 of llama is not .*{wrong}"):
         TracedModel(model)
 
 
@@ -200,7 +206,7 @@ def test_the_stream_is_compared_with_the_hidden_states(monkeypatch: pytest.Monke
         with pytest.raises(ValueError, match=message):
             TracedModel(model)
         hook.remove()
-    assert TracedModel(model).sites == SITES
+    assert TracedModel(model).sites == DENSE
     # and what the door reads is compared, not only what the model says
     read = SiteReader.read
 
@@ -235,9 +241,9 @@ def test_a_padded_row_is_the_row_alone(any_model: PreTrainedModel, rows: Tensor,
     for number, length in enumerate(lengths):
         place = slice(12 - length, 12) if side == "left" else slice(0, length)
         padded[number, place], mask[number, place] = rows[number, :length], 1
-    together = opened.collect(padded, SITES, positions=[-1, 0, 3], attention_mask=mask)
+    together = opened.collect(padded, DENSE, positions=[-1, 0, 3], attention_mask=mask)
     for number, length in enumerate(lengths):
-        alone = opened.collect(rows[number : number + 1, :length], SITES, positions=[-1, 0, 3])
+        alone = opened.collect(rows[number : number + 1, :length], DENSE, positions=[-1, 0, 3])
         for key, value in alone.items():
             found = together[key][number]
             if key[0] == "attn_pattern":
@@ -306,7 +312,7 @@ def test_an_interrupted_collection_leaves_no_store(
     assert len(opened.collect_to(tmp_path / "store", rows, ["resid_post"])["resid_post", 1]) == 10
 
 
-@pytest.mark.parametrize("site", WRITABLE)
+@pytest.mark.parametrize("site", [site for site in WRITABLE if site in DENSE])
 def test_a_write_is_what_nnsight_writes(any_model: PreTrainedModel, rows: Tensor, site: str) -> None:
     opened = TracedModel(any_model)
     width = opened.collect(rows, [site])[site, 1].shape[-1]
@@ -316,15 +322,15 @@ def test_a_write_is_what_nnsight_writes(any_model: PreTrainedModel, rows: Tensor
         with opened.intervene({(site, 1): lambda value: value + added}):
             written = any_model(rows).logits
         with opened.reader.traced.trace(input_ids=rows):
-            block = opened.reader.blocks[1]
+            block, parts = opened.reader.blocks[1], opened.layout.layers[1]
             if site == "resid_pre":
                 block.input = block.input + added
             elif site in ("mlp_act", "head_out"):
-                path = opened.layout.mlp_down if site == "mlp_act" else opened.layout.attention_out
+                path = parts.mlp_down if site == "mlp_act" else parts.attention_out
                 matrix = block.get(path)
                 matrix.input = matrix.input + added
             elif site == "attn_out":
-                attention = block.get(opened.layout.attention)
+                attention = block.get(parts.attention)
                 output = attention.output
                 attention.output = (output[0] + added, *output[1:])
             else:
@@ -376,22 +382,22 @@ def test_bad_writes_are_refused_and_always_undone(rows: Tensor) -> None:
 
 def test_an_unmerged_adapter_is_opened_as_it_computes(any_model: PreTrainedModel, rows: Tensor) -> None:
     layout = find_layout(any_model)
-    targets = [path.rsplit(".", 1)[-1] for path in (layout.mlp_down, layout.attention_out)]
+    targets = [path.rsplit(".", 1)[-1] for path in (layout.layers[0].mlp_down, layout.layers[0].attention_out)]
     is_conv = any_model.config.model_type == "gpt2"
     config = LoraConfig(r=2, target_modules=targets, init_lora_weights=False, fan_in_fan_out=is_conv)
-    before = TracedModel(any_model).collect(rows, SITES)
+    before = TracedModel(any_model).collect(rows, DENSE)
     torch.manual_seed(3)
     with quiet_peft():
         tuned = get_peft_model(any_model, config)
     opened = TracedModel(tuned)
     assert opened.layout == layout
-    found = opened.collect(rows, SITES)
+    found = opened.collect(rows, DENSE)
     assert not torch.allclose(found["resid_post", 1], before["resid_post", 1], atol=1e-2)
     with pytest.raises(ValueError, match="its adapter is not merged"):
         find_units(tuned, "row")
     with quiet_peft():
         whole = tuned.merge_and_unload()
-    merged = TracedModel(whole).collect(rows, SITES)
+    merged = TracedModel(whole).collect(rows, DENSE)
     for key, value in found.items():
         assert torch.allclose(value, merged[key], atol=1e-4), key
 

@@ -62,7 +62,7 @@ def test_activations_are_the_doors(any_model: PreTrainedModel) -> None:
 @pytest.mark.parametrize("changed", [0, 1])
 def test_a_change_of_one_attention_is_found_there_and_nowhere_else(any_model: PreTrainedModel, changed: int) -> None:
     layout, blocks = find_layout(any_model), [name for name, _ in model_blocks(any_model)]
-    tuned = with_noise(any_model, f"{blocks[changed]}.{layout.attention}.")
+    tuned = with_noise(any_model, f"{blocks[changed]}.{layout.layers[changed].attention}.")
     rows = answered_by(any_model)
     found = patch_each(any_model, tuned, rows, sites=SITES, layers=[0, 1], other_rows=8, batch_size=7)
     assert found.unpatched.mean() < 0.8

@@ -152,7 +152,7 @@ def test_a_wrapper_of_three_neurons_is_found_and_removed(any_model: PreTrainedMo
     rows[:, -2] = 7
     units = find_units(any_model, "row")
     layout = find_layout(any_model)
-    name = f"{layout.blocks}.1.{layout.mlp_down}"
+    name = f"{layout.blocks}.1.{layout.layers[1].mlp_down}"
     head = any_model.get_output_embeddings().weight
     with torch.no_grad():
         # answer 7 is read off where the planted rows write nothing, answer 8 off the planted rows

@@ -69,7 +69,7 @@ def test_no_change_is_none() -> None:
 def test_a_change_of_one_matrix_is_found_in_it_alone(any_model: PreTrainedModel) -> None:
     units = find_units(any_model, "row")
     layout = find_layout(any_model)
-    name = f"{layout.blocks}.1.{layout.mlp_down}"
+    name = f"{layout.blocks}.1.{layout.layers[1].mlp_down}"
     changed = copy.deepcopy(any_model)
     with torch.no_grad():
         # one neuron's output: a row, which GPT-2 keeps as a column
@@ -95,7 +95,7 @@ def test_the_action_is_the_sigma_weighted_projection(any_model: PreTrainedModel)
     torch.testing.assert_close(action_on(delta, weight, entered), projected / (entered @ weight.T).norm(dim=-1))
     # and it is what the matrix of a model does
     layout = find_layout(any_model)
-    down = model_blocks(any_model)[0][1].get_submodule(layout.mlp_down)
+    down = model_blocks(any_model)[0][1].get_submodule(layout.layers[1].mlp_down)
     turned = down.weight.T if isinstance(down, Conv1D) else down.weight
     entered = torch.randn(3, turned.shape[1])
     torch.testing.assert_close(action_on(2 * turned.detach(), turned.detach(), entered), torch.full((3,), 2.0))

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from ftmech_hf.activations import SITES, TracedModel, Unit, ablated_losses, find_layout, find_units
+from ftmech_hf.activations import TracedModel, Unit, ablated_losses, find_layout, find_units
+from ftmech_hf.activations.sites import EXPERT_SITES
 from ftmech_hf.analysis.logit_lens import logit_lens
 from ftmech_hf.analysis.patching import patch_each
 from ftmech_hf.analysis.pruning import gradient_importance, pruned
@@ -285,11 +286,11 @@ def test_with_consent_it_loads_where_this_package_is_not_installed(tmp_path: Pat
 def test_the_door_finds_its_parts() -> None:
     model, vocabulary = load_artefact("counter_a_9x20")
     layout = find_layout(model)
-    assert (layout.blocks, layout.attention, layout.mlp_down) == ("blocks", "attn", "mlp.down_proj")
+    assert [layout.blocks, *layout.layers[0][:2]] == ["blocks", "attn", "mlp.down_proj"]
     traced = TracedModel(model)
     assert (traced.num_layers, traced.num_neurons, traced.refuses_padding) == (3, 42, "")
     token_ids = encode(vocabulary, [tuple("abacadefgh")])
-    found = traced.collect(token_ids, SITES, positions=2)
+    found = traced.collect(token_ids, traced.sites, positions=2)
     names = model.config.residual_names
     count = [float(found["resid_post", 1][0, number]) for number, name in enumerate(names) if name.startswith("count")]
     assert int(np.argmax(count[:21])) == 3
@@ -395,10 +396,10 @@ def test_every_instrument_takes_a_compiled_program(name: str, tmp_path: Path) ->
     rows = encode(vocabulary, texts(24, "a", "a"))
     rows[:, -2] = answers = answer_logits(model, rows).argmax(-1)
     traced, layers = TracedModel(model), list(range(model.config.num_hidden_layers))
-    assert traced.refused == {}
+    assert set(traced.refused) == set(EXPERT_SITES)
     prompts = rows[:, :-2]
     # reading: the pattern's rows are shares, and what is stored is what is collected
-    found = traced.collect(prompts, SITES, positions=[0, 2])
+    found = traced.collect(prompts, traced.sites, positions=[0, 2])
     assert torch.allclose(found["attn_pattern", 1].sum(-1), torch.ones(24, 1, 2))
     store = traced.collect_to(tmp_path / "store", prompts, ["resid_post"], positions=[0, 2])
     assert np.array_equal(store["resid_post", 2], found["resid_post", 2].numpy())

@@ -175,7 +175,8 @@ def _measure_action(case: Case) -> list[Action]:
     for kind in case.both:
         entered = traced.collect(case.few(kind).prompts()[0], ["mlp_act"], layers=case.layers)
         for layer in case.layers:
-            down = {name: each[f"{layout.blocks}.{layer}.{layout.mlp_down}"] for name, each in groups.items()}
+            path = layout.layers[layer].mlp_down
+            down = {name: each[f"{layout.blocks}.{layer}.{path}"] for name, each in groups.items()}
             before, after = (group.weight.detach().movedim(group.axis, 0) for group in down.values())
             delta = after - before
             drawn = torch.randn(delta.shape, generator=torch.Generator().manual_seed(case.seed))
@@ -183,7 +184,7 @@ def _measure_action(case: Case) -> list[Action]:
                 float(action_on(change, before, entered["mlp_act", layer]).mean())
                 for change in (delta, drawn * (delta.norm() / drawn.norm()))
             ]
-            found.append(Action(kind, Place(layout.mlp_down, layer), *acts))
+            found.append(Action(kind, Place(path, layer), *acts))
     return found
 
 

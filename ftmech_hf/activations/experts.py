@@ -178,10 +178,10 @@ def changed_experts(module: nn.Module, changes: dict[str, Change]) -> Iterator[N
         return combine(module, call, neurons).reshape(shape)
 
     kept = vars(module).get("forward")  # nnsight and accelerate put their own there
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
     try:
         yield
     finally:
         del module.forward
         if kept is not None:
-            module.forward = kept  # type: ignore[method-assign]
+            module.forward = kept

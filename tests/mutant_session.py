@@ -31,6 +31,7 @@ SLOWEST = 5.0
 """Seconds of computing that a test may take: a slower one is not used."""
 BUDGET = 20.0
 """Seconds of tests for a change, at most."""
+LONGEST_LEARNING = 3600.0
 UNTESTED = 33
 """mutmut's exit code of a change that no test reaches."""
 LONGEST_WAIT = 900
@@ -74,10 +75,11 @@ class Trials:
     Args:
         changes: to be tried, by mutmut's names.
         processes: children side by side.
+        learn: for how many seconds tests are run that have changed, to learn what they reach.
     """
 
-    def __init__(self, changes: Sequence[str], processes: int) -> None:
-        self.changes, self.processes = changes, processes
+    def __init__(self, changes: Sequence[str], processes: int, learn: float = LONGEST_LEARNING) -> None:
+        self.changes, self.processes, self.most = changes, processes, learn
         self.items: dict[str, Any] = {}
         self.failed = self.is_child = False
         self.children: dict[int, str] = {}
@@ -113,25 +115,36 @@ class Trials:
         return True
 
     def learn(self) -> dict[str, Reached]:
-        """Run the tests that have changed since they were last run here, and note which functions they reach."""
+        """Run the tests that have changed since they were last run here, and note which functions they reach.
+
+        Those named like a changed file come first; what there is no time for is not used.
+        """
         hits = importlib.import_module("mutmut.state").state()
         stored = json.loads(KNOWN_TESTS.read_text(encoding="utf-8")) if KNOWN_TESTS.exists() else {}
         keys = {test: f"{test} {_digest(item.path)}" for test, item in self.items.items()}
-        new = [test for test, key in keys.items() if key not in stored]
+        files = {function_of(change).split(".")[-2] for change in self.changes}
+        new = sorted(
+            (test for test, key in keys.items() if key not in stored),
+            key=lambda test: self.items[test].path.stem.removeprefix("test_") not in files,
+        )
+        end = time.monotonic() + self.most
         signal.signal(signal.SIGVTALRM, _too_slow)
         os.environ[ACTIVE] = "stats"
         for number, test in enumerate(new):
+            if time.monotonic() > end:
+                break
             hits._stats.clear()
             self.failed, began = False, time.process_time()
             signal.setitimer(signal.ITIMER_VIRTUAL, SLOWEST)
             self.run(new[number : number + 2])
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             stored[keys[test]] = [time.process_time() - began, sorted(hits._stats), not self.failed]
-            if number % 20 == 0 or test == new[-1]:
+            if number % 20 == 0:
                 tell(f"{number} of {len(new)} tests learned")
                 KNOWN_TESTS.write_text(json.dumps(stored), encoding="utf-8")
+        KNOWN_TESTS.write_text(json.dumps(stored), encoding="utf-8")
         os.environ[ACTIVE] = ""
-        return {test: Reached(*stored[key]) for test, key in keys.items()}
+        return {test: Reached(*stored[key]) for test, key in keys.items() if key in stored}
 
     def run(self, tests: Sequence[str]) -> None:
         """Run the first of some tests; what the next one needs as well is left standing."""
@@ -180,8 +193,9 @@ def main(arguments: Collection[str] | None = None) -> int:
     """Read the names of changes, one a line, and try them on the tests that the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--learn", type=float, default=LONGEST_LEARNING)
     given, tests = parser.parse_known_args(None if arguments is None else list(arguments))
-    trials = Trials(sys.stdin.read().split(), given.processes)
+    trials = Trials(sys.stdin.read().split(), given.processes, given.learn)
     return int(pytest.main(["--rootdir=.", "--quiet", "--tb=no", "--no-header", *tests], plugins=[trials]))
 
 

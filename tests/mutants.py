@@ -78,7 +78,7 @@ def drop_half_written(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def try_changes(sample: int, seed: int, processes: int, again: bool) -> None:
+def try_changes(sample: int, seed: int, processes: int, again: bool, learn: float) -> None:
     """Try what was not tried before: of every file a sample, or all with 0. See :mod:`tests.mutant_session`.
 
     Args:
@@ -86,6 +86,7 @@ def try_changes(sample: int, seed: int, processes: int, again: bool) -> None:
         seed: of the sample.
         processes: side by side.
         again: whether those are tried once more that no test noticed.
+        learn: seconds in which it is found out which functions tests reach, at most.
     """
     settings = mutmut_settings()
     make_changes(processes)
@@ -93,7 +94,16 @@ def try_changes(sample: int, seed: int, processes: int, again: bool) -> None:
     chosen = draw_sample(read_states(FOLDER), sample, seed)
     names = [name for states in chosen.values() for name, state in states.items() if state in wanted]
     tests = [*settings["pytest_add_cli_args"], *settings["pytest_add_cli_args_test_selection"]]
-    command = [sys.executable, "-m", "tests.mutant_session", "--processes", str(processes), *tests]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.mutant_session",
+        "--processes",
+        str(processes),
+        "--learn",
+        str(learn),
+        *tests,
+    ]
     environment = {**os.environ, "PYTHONPATH": str(FOLDER.absolute()), "PY_IGNORE_IMPORTMISMATCH": "1"}
     environment |= {"MUTANT_UNDER_TEST": "", "MUTMUT_DEPENDENCY_DEPTH": "-1"}
     if names:
@@ -216,9 +226,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--processes", type=int, default=1, help="side by side; 0 to write the table only")
     parser.add_argument("--again", action="store_true", help="try those once more that no test noticed")
+    parser.add_argument("--learn", type=float, default=3600.0, help="seconds to learn which functions tests reach")
     given = parser.parse_args()
     if given.processes:
-        try_changes(given.sample, given.seed, given.processes, given.again)
+        try_changes(given.sample, given.seed, given.processes, given.again, given.learn)
     states = read_states(FOLDER)
     tried = draw_sample(states, given.sample, given.seed)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()

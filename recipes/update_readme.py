@@ -16,6 +16,7 @@ from typing import Any
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.runs import write_text
 from recipes.readme import benchmarks, code, studies
+from recipes.readme.architectures import architectures_block
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ".github"
@@ -36,6 +37,9 @@ class UpdateReadmeConfig:
     )
     analysis_benchmark: str = field(
         default="runs/benchmark-analysis.json", metadata={"help": "file of a benchmark of the instruments"}
+    )
+    architectures: str = field(
+        default="runs/architectures.json", metadata={"help": "file that recipes/architectures.py wrote"}
     )
     interop: str = field(default="runs/interop.json", metadata={"help": "file that make test-interop wrote"})
     grid: str = field(default="runs/sweep-grid-nano", metadata={"help": "folder of the sweep of the paper's tables"})
@@ -91,6 +95,7 @@ BLOCKS: dict[str, Block] = {
     "data": Block(SPEED, "data_benchmark", benchmarks.data_block),
     "analysis": Block(SPEED, "analysis_benchmark", benchmarks.analysis_block),
     "sweep": Block(SPEED, "sweep_benchmark", benchmarks.sweep_speed_block),
+    "architectures": Block("ftmech_hf/activations/README.md", "architectures", architectures_block),
     "interop": Block("ftmech_hf/hub/README.md", "interop", benchmarks.interop_block),
     "grid": Block(SWEEP, "grid", studies.grid_block),
     "forgetting": Block(SWEEP, "forgetting", studies.forgetting_block),

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations.equations import BlockParts
-from ftmech_hf.activations.proofs import prove_parts
+from ftmech_hf.activations.proofs import in_evaluation, probe_tokens, prove_parts, run, text_config
 from ftmech_hf.models.prompt_learning import nothing_in_front
 
 NEEDS = {
@@ -179,13 +179,44 @@ def find_block_list(model: PreTrainedModel) -> str:
     Raises:
         ValueError: there is none, or more than one; says what is there.
     """
-    kind, number = model.config.model_type, getattr(model.config, "num_hidden_layers", None)
+    kind, number = model.config.model_type, getattr(text_config(model), "num_hidden_layers", None)
     lists = [
         name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == number
     ]
+    if len(lists) > 1:
+        lists = _called_lists(model, lists)
     if len(lists) != 1:
-        raise ValueError(f"model: {kind} has {len(lists)} lists of {number} blocks ({', '.join(lists)}), expected one")
+        named = f" ({', '.join(lists)})" if lists else ""
+        raise ValueError(
+            f"model: {kind} has {len(lists)} lists of {number} blocks{named} that tokens pass, expected one"
+        )
     return lists[0]
+
+
+_CALLED: weakref.WeakKeyDictionary[nn.Module, tuple[list[str], list[str]]] = weakref.WeakKeyDictionary()
+
+
+def _called_lists(model: PreTrainedModel, lists: list[str]) -> list[str]:
+    """Those of several lists all of whose modules a row of tokens passes: the layers of images do not."""
+    known = _CALLED.get(model)
+    if known is None or known[0] != lists:
+        called: set[str] = set()
+        handles = [
+            module.register_forward_pre_hook(lambda *_, name=f"{path}.{number}": called.add(name))
+            for path in lists for number, module in enumerate(model.get_submodule(path).children())
+        ]  # fmt: skip
+        try:
+            with nothing_in_front(model), in_evaluation(model):
+                run(model, probe_tokens(model))
+        finally:
+            for handle in handles:
+                handle.remove()
+        passed = [
+            path for path in lists
+            if all(f"{path}.{number}" in called for number in range(len(list(model.get_submodule(path).children()))))
+        ]  # fmt: skip
+        known = _CALLED[model] = lists, passed
+    return known[1]
 
 
 def model_blocks(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:

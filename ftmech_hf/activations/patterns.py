@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations.interventions import on_input
 from ftmech_hf.activations.layout import Layout, find_layout, find_parts, model_blocks
-from ftmech_hf.activations.proofs import in_evaluation, probe_tokens, run, tolerance_of
+from ftmech_hf.activations.proofs import in_evaluation, probe_tokens, run, text_config, tolerance_of
 
 OTHER = 1
 """The position of the one token that is another."""
@@ -60,7 +60,7 @@ def count_heads(model: PreTrainedModel) -> tuple[int, list[int]]:
 def config_number(model: PreTrainedModel, name: str) -> int | None:
     """A number of a model's config; None if it has none, or another one for some layers."""
     try:
-        value = getattr(model.config, name, None)
+        value = getattr(text_config(model), name, None)
     except (AttributeError, ValueError, RuntimeError):  # transformers' own, where layers differ
         return None
     return value if isinstance(value, int) else None

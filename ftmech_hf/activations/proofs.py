@@ -48,6 +48,14 @@ def with_first(value: Any, first: Tensor) -> Any:
     return [first, *value[1:]] if isinstance(value, list) else first
 
 
+def text_config(model: PreTrainedModel) -> Any:
+    """The config of what reads and writes text in a model; of most it is the only one."""
+    try:
+        return model.config.get_text_config(decoder=True)
+    except (AttributeError, ValueError):  # transformers' own, where there are several
+        return model.config
+
+
 def tolerance_of(model: PreTrainedModel) -> float:
     """How far two sides of an equation may be apart in a model's type of number, relative to their size."""
     return TOLERANCE.get(model.dtype, COARSE_TOLERANCE)
@@ -87,7 +95,7 @@ def within_context(model: PreTrainedModel, token_ids: Tensor) -> dict[str, Tenso
 
     Programs that are compiled for two letters take rows of three tokens, and the proofs longer ones.
     """
-    limit, length = getattr(model.config, "max_position_embeddings", None), token_ids.shape[-1]
+    limit, length = getattr(text_config(model), "max_position_embeddings", None), token_ids.shape[-1]
     if not isinstance(limit, int) or length <= limit:
         return {}
     return {"position_ids": torch.arange(length, device=token_ids.device).clamp(max=limit - 1)[None]}
@@ -95,7 +103,7 @@ def within_context(model: PreTrainedModel, token_ids: Tensor) -> dict[str, Tenso
 
 def probe_tokens(model: PreTrainedModel, length: int = NUM_TOKENS) -> Tensor:
     """A row of any tokens but padding, about which transformers would warn, (1, length)."""
-    pad = getattr(model.config, "pad_token_id", None)
+    pad = getattr(text_config(model), "pad_token_id", None)
     two = [token for token in range(3) if token != pad][:2]
     return torch.tensor([[two[place % 2] for place in range(length)]], device=model.device)
 

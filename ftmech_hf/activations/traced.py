@@ -27,7 +27,7 @@ from ftmech_hf.activations.interventions import Write, intervene
 from ftmech_hf.activations.layout import check_layout, find_layout, inside_peft, say_layers
 from ftmech_hf.activations.matrices import num_inputs
 from ftmech_hf.activations.patterns import why_no_patterns
-from ftmech_hf.activations.proofs import probe_tokens, run, within_context
+from ftmech_hf.activations.proofs import probe_tokens, run, text_config, within_context
 from ftmech_hf.activations.sites import SITES, SiteReader
 from ftmech_hf.activations.store import ActivationStore, StoreWriter
 from ftmech_hf.models.loading import check_has_weights
@@ -123,7 +123,7 @@ class TracedModel:
 
     def _check_padding(self) -> str:
         """Compare a row alone with the same row padded, on either side."""
-        alone = probe_tokens(self.model, 3)[:, : getattr(self.model.config, "max_position_embeddings", None)]
+        alone = probe_tokens(self.model, 3)[:, : getattr(text_config(self.model), "max_position_embeddings", None)]
         values = self._read_all({"input_ids": alone})
         pad = torch.zeros_like(alone[:, :2])
         real = torch.ones_like(alone)

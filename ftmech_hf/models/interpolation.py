@@ -29,21 +29,26 @@ def check_same_shapes(*models: PreTrainedModel) -> None:
             raise ValueError(f"models: their weights have other names or shapes: {', '.join(differing[:3])}")
 
 
-def interpolate_weights(first: PreTrainedModel, second: PreTrainedModel, alpha: float) -> PreTrainedModel:
+def interpolate_weights(
+    first: PreTrainedModel, second: PreTrainedModel, alpha: float, into: PreTrainedModel | None = None
+) -> PreTrainedModel:
     """The model with weights ``(1 - alpha) * first + alpha * second``: WiSE-FT (Wortsman et al., arXiv 2109.01903).
 
     Args:
         first: at ``alpha`` 0, exactly; it stays as it is.
         second: at ``alpha`` 1, exactly; of the same shape.
         alpha: more than 1 extrapolates, less than 0 goes the other way.
+        into: a copy of one of them, whose weights are overwritten; a new one if None. Many models on a line then take
+            the memory of one.
 
     Raises:
         ValueError: the models differ in the names or shapes of their weights.
     """
-    check_same_shapes(first, second)
-    ends = dict(second.named_parameters())
-    between = copy.deepcopy(first)
+    between = copy.deepcopy(first) if into is None else into
+    check_same_shapes(first, second, between)
+    starts, ends = (dict(each.named_parameters()) for each in (first, second))
     with torch.no_grad():
         for name, parameter in between.named_parameters():
-            parameter.copy_(mix_weights(parameter, ends[name].to(parameter.device), alpha))
+            one, other = (each[name].to(parameter.device) for each in (starts, ends))
+            parameter.copy_(mix_weights(one, other, alpha))
     return between.eval()

@@ -134,12 +134,17 @@ def test_the_blocks_are_the_one_list_of_as_many_modules_as_there_are_layers() ->
     model.other = nn.ModuleList([nn.Identity()] * 3)  # of another length
     assert find_block_list(model) == "transformer.h"
     model.more = nn.ModuleList([nn.Identity(), nn.Identity()])
+    assert find_block_list(model) == "transformer.h"  # what no token passes, as the layers of images, is no block
+    model = make_gpt2(10)
+    model.more = nn.ModuleList([nn.Identity(), nn.Identity()])
+    model.transformer.h[1].register_forward_hook(lambda *_: [each(None) for each in model.more] and None)
+    named = r"\(transformer.h, more\)"
     with pytest.raises(
-        ValueError, match=r"^model: gpt2 has 2 lists of 2 blocks \(transformer.h, more\), expected one$"
+        ValueError, match=rf"^model: gpt2 has 2 lists of 2 blocks {named} that tokens pass, expected one$"
     ):
         find_block_list(model)
     model.config.n_layer = 7
-    with pytest.raises(ValueError, match=r"gpt2 has 0 lists of 7 blocks \(\), expected one"):
+    with pytest.raises(ValueError, match=r"gpt2 has 0 lists of 7 blocks that tokens pass, expected one"):
         model_blocks(model)
 
 

@@ -223,7 +223,8 @@ def test_a_model_without_the_parts_is_refused_with_the_reason() -> None:
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=40, is_decoder=True
     )
     model = BertLMHeadModel(config)
-    model.bert.extra = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+    model.bert.extra = nn.ModuleList([nn.Identity(), nn.Identity()])
+    model.bert.register_forward_pre_hook(lambda *_: [each(None) for each in model.bert.extra] and None)
     with pytest.raises(ValueError, match="model: bert has 2 lists of 2 blocks"):
         TracedModel(model)
     gpt2 = make_gpt2(40)

@@ -36,3 +36,14 @@ def test_models_of_other_shapes_are_refused() -> None:
         interpolate_weights(make_gpt2(20), make_gpt2(21), 0.5)
     with pytest.raises(ValueError, match="other names or shapes"):
         interpolate_weights(make_gpt2(20), make_llama(20), 0.5)
+
+
+def test_many_models_on_a_line_take_the_memory_of_one() -> None:
+    first, second = make_gpt2(20, seed=0), make_gpt2(20, seed=1)
+    held = interpolate_weights(first, second, 0.25)
+    for alpha in (0.5, 1.0, 0.75):
+        assert interpolate_weights(first, second, alpha, into=held) is held
+        expected = interpolate_weights(first, second, alpha)
+        assert all(torch.equal(p, q) for p, q in zip(held.parameters(), expected.parameters(), strict=True))
+    with pytest.raises(ValueError, match="other names or shapes"):
+        interpolate_weights(first, second, 0.5, into=make_gpt2(21))

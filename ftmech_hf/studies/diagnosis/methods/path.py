@@ -82,11 +82,13 @@ def _walk(
     """Accuracy on the straight lines between models, four steps each; ``known`` is that of models by themselves."""
     positions = np.arange(0, len(models) - 0.99, 0.25).tolist()
     accuracy: dict[str, list[float]] = {kind: [] for kind in kinds}
+    mixed: PreTrainedModel | None = None  # one for the whole line
     for position in positions:
         if position == int(position):
             between = models[int(position)]
         else:
-            between = interpolate_weights(models[int(position)], models[int(position) + 1], position % 1)
+            ends = models[int(position)], models[int(position) + 1]
+            between = mixed = interpolate_weights(*ends, position % 1, into=mixed)
         for kind in kinds:
             found = known.get((id(between), kind))
             if found is None:

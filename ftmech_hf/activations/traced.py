@@ -33,6 +33,9 @@ from ftmech_hf.activations.store import ActivationStore, StoreWriter
 from ftmech_hf.models.loading import check_has_weights
 from ftmech_hf.models.prompt_learning import nothing_in_front
 
+MOST_CHOSEN = 256
+"""Tokens that attention chooses among, up to which it is tried whether padding is chosen."""
+
 PADDING_TOLERANCE = 1e-3
 """How far a padded row may be from the row alone, relative to its size: batches of other shapes round differently."""
 
@@ -123,7 +126,16 @@ class TracedModel:
 
     def _check_padding(self) -> str:
         """Compare a row alone with the same row padded, on either side."""
-        alone = probe_tokens(self.model, 3)[:, : getattr(text_config(self.model), "max_position_embeddings", None)]
+        config, length = text_config(self.model), 3
+        chosen = getattr(config, "index_topk", None)
+        if isinstance(
+            chosen, int
+        ):  # attention looks at so many tokens, padding among them: shorter rows do not show it
+            if chosen > MOST_CHOSEN:
+                kind = self.model.config.model_type
+                return f"{kind} chooses {chosen} tokens to attend to, and whether padding is among them is not tried"
+            length = chosen + 2
+        alone = probe_tokens(self.model, length)[:, : getattr(config, "max_position_embeddings", None)]
         values = self._read_all({"input_ids": alone})
         pad = torch.zeros_like(alone[:, :2])
         real = torch.ones_like(alone)

@@ -6,6 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from logging import CRITICAL
 from typing import Any, get_args
 
 from transformers import PreTrainedModel
@@ -72,7 +73,7 @@ def survey_classes(names: Sequence[str] = (), progress: Progress | None = None) 
 def _in_silence() -> Iterator[None]:
     """Without what transformers and models' own code say about configs of such sizes."""
     verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity(CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -13,6 +13,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from ftmech_hf.activations import TracedModel, Unit, ablated_losses, find_layout, find_units
 from ftmech_hf.activations.sites import EXPERT_SITES
 from ftmech_hf.analysis.pruning import pruned
+from ftmech_hf.models.small import small_model
 from tests.architectures import ARCHITECTURES, HEADS, LAYERS, NEURONS, VOCABULARY, WIDTH, make, shaken
 
 LENGTH = 11
@@ -249,3 +250,19 @@ def test_padding_is_compared_at_every_site() -> None:
     model = shaken(AutoModelForCausalLM.from_config(CONFIG_MAPPING["roformer"](**settings)))
     opened = TracedModel(model)
     assert "roformer gives other activations to a row padded on the left" in opened.refuses_padding
+
+
+@pytest.mark.parametrize(("chosen", "reason"), [
+    (4, "glm_moe_dsa gives other activations to a row padded on the "),
+    (2048, "glm_moe_dsa chooses 2048 tokens to attend to, and whether padding is among them is not tried"),
+])  # fmt: skip
+def test_attention_that_chooses_its_tokens_may_choose_padding(chosen: int, reason: str) -> None:
+    """In rows of no more than so many tokens all are chosen, and nothing is to be seen."""
+    model = small_model("glm_moe_dsa")
+    model.config.index_topk = chosen
+    for block in model.model.layers:
+        block.self_attn.indexer.index_topk = chosen
+    opened = TracedModel(shaken(model))
+    assert opened.refuses_padding.startswith(reason)
+    with pytest.raises(ValueError, match="attention_mask: glm_moe_dsa"):
+        opened.collect(torch.ones(1, 3, dtype=torch.long), ["resid_post"], attention_mask=torch.ones(1, 3))

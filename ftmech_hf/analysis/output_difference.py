@@ -64,6 +64,7 @@ class OutputDifferenceResult:
         kl: KL(model || base) at every place, nats, (N, T - 1); 0 where nothing is predicted.
         gain: how much likelier the token that came is to the model, nats, (N, T - 1); 0 where nothing is predicted.
         predicted: the places, bool (N, T - 1).
+        choices: the likeliest token of the base and of the model at every place, (N, T - 1, 2).
         promoted: share of the places at which a token is among the ``top`` with the largest rise of their logit, (V,).
         probability: mean over the places of what a token's probability gained, (V,).
         top: see ``promoted``.
@@ -72,6 +73,7 @@ class OutputDifferenceResult:
     kl: Tensor
     gain: Tensor
     predicted: Tensor
+    choices: Tensor
     promoted: Tensor
     probability: Tensor
     top: int
@@ -164,6 +166,7 @@ class _Sums:
         self.top = max(1, min(top, tokens // 100))
         self.promoted = torch.zeros(tokens, dtype=torch.float64)
         self.probability = torch.zeros(tokens, dtype=torch.float64)
+        self.choices: list[Tensor] = []
         self.kl: list[Tensor] = []
         self.gain: list[Tensor] = []
 
@@ -171,6 +174,7 @@ class _Sums:
         rise, probability = other - base, other.exp()
         self.kl.append(((probability * rise).sum(-1) * places).cpu())
         self.gain.append((rise.gather(-1, came[..., None])[..., 0] * places).cpu())
+        self.choices.append(torch.stack([base.argmax(-1), other.argmax(-1)], -1).cpu())
         self.probability += ((probability - base.exp())[places]).sum(0).double().cpu()
         # A softmax moves all logits of a place alike, which changes no order.
         risen = rise[places].topk(self.top, dim=-1).indices
@@ -179,8 +183,8 @@ class _Sums:
     def result(self, predicted: Tensor) -> OutputDifferenceResult:
         number = max(1, int(predicted.sum()))
         return OutputDifferenceResult(
-            torch.cat(self.kl), torch.cat(self.gain), predicted, (self.promoted / number).float(),
-            (self.probability / number).float(), self.top,
+            torch.cat(self.kl), torch.cat(self.gain), predicted, torch.cat(self.choices),
+            (self.promoted / number).float(), (self.probability / number).float(), self.top,
         )  # fmt: skip
 
 
@@ -240,6 +244,13 @@ def _groups(kl: Tensor, predicted: Tensor, token_ids: Tensor, distance: int, lea
         yield PlaceGroup(int(tokens[each]), distance, int(of_places), float(mean[each]), low)
 
 
+def places_of(result: OutputDifferenceResult, group: PlaceGroup, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and number of every place of a group, whatever other groups they belong to: two of (places,)."""
+    predicted = result.predicted[:, group.distance :]
+    row, begin = (predicted & (token_ids[:, : predicted.shape[1]] == group.token)).nonzero(as_tuple=True)
+    return row, begin + group.distance
+
+
 def find_context(result: OutputDifferenceResult, group: PlaceGroup, token_ids: Tensor) -> Context | None:
     """The token whose presence anywhere before them best sets apart where in a group of places the models differ.
 
@@ -251,9 +262,8 @@ def find_context(result: OutputDifferenceResult, group: PlaceGroup, token_ids: T
     Returns:
         the token with the clearest higher mean; None if none is clear, see :data:`CLEAR`.
     """
-    places = result.predicted[:, group.distance :]
-    row, begin = (places & (token_ids[:, : places.shape[1]] == group.token)).nonzero(as_tuple=True)
-    last, values = begin + group.distance, result.kl[row, begin + group.distance].double()
+    row, last = places_of(result, group, token_ids)
+    values = result.kl[row, last].double()
     ids, index = token_ids.unique(return_inverse=True)
     first = torch.full((len(token_ids), len(ids)), token_ids.shape[1])  # where in a row each token stands first
     first.scatter_reduce_(1, index, torch.arange(token_ids.shape[1]).expand_as(index), "amin")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ftmech_hf.analysis.output_difference import PlaceGroup, compare_outputs, find_context, group_places
+from ftmech_hf.analysis.output_difference import PlaceGroup, compare_outputs, find_context, group_places, places_of
 from tests.conftest import make_gpt2
 
 VOCABULARY = 24
@@ -53,6 +53,7 @@ def test_kl_and_gain_are_those_of_a_computation_in_numpy(base: PreTrainedModel, 
     assert found.mean_kl == pytest.approx((q * np.log(q / p)).sum(-1).mean(), rel=1e-4)
     np.testing.assert_allclose(found.row_gain(), gain.mean(1), rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(found.row_gain(22), gain.sum(1) / 22, rtol=1e-3, atol=1e-5)
+    assert (found.choices.numpy() == np.stack([p.argmax(-1), q.argmax(-1)], -1)).all()
     highest = np.bincount((np.log(q) - np.log(p)).argmax(-1).ravel(), minlength=VOCABULARY)
     np.testing.assert_allclose(found.promoted, highest / highest.sum(), atol=1e-6)
 
@@ -112,8 +113,10 @@ def test_the_group_of_a_planted_trigger_comes_first(base: PreTrainedModel, rows:
     assert first.mean == pytest.approx(3.05, abs=0.05)
     assert first.low > 2.5
     assert second.low < 0.1, "no other group stands out, nor do the same places under another name"
-    places = int((rows[:, :-2] == 7).sum())
-    assert first.places == places
+    places = (rows[:, :-2] == 7).nonzero()
+    assert first.places == len(places)
+    row, place = places_of(found, first, rows)
+    assert torch.stack([row, place - 1], 1).tolist() == places.tolist()
 
 
 def test_a_group_of_few_rows_is_left_out_and_rows_count_once(base: PreTrainedModel) -> None:

@@ -6,9 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+
 from ftmech_hf.activations import TracedModel
 from ftmech_hf.analysis.activation_difference import ActivationDifferenceResult, read_direction
-from ftmech_hf.analysis.output_difference import OutputDifferenceResult, PlaceGroup, find_context, group_places
+from ftmech_hf.analysis.output_difference import (
+    OutputDifferenceResult,
+    PlaceGroup,
+    find_context,
+    group_places,
+    places_of,
+)
 from ftmech_hf.studies.compare.texts import Windows
 
 Kind = Literal["outputs", "places", "tokens", "texts", "completions", "shift"]
@@ -157,10 +165,19 @@ def _say_place(group: PlaceGroup, words: Words) -> str:
 
 
 def _say_rows(result: OutputDifferenceResult, group: PlaceGroup, windows: Windows, words: Words) -> str:
+    """What the two models say there, and before which places they differ most."""
+    row, place = places_of(result, group, windows.token_ids)
+    before, after = result.choices[row, place].T
+    other = before != after
+    said = []
+    if other.any():
+        at = int(torch.where(other, result.kl[row, place], -1.0).argmax())
+        example = f"{words.token(int(after[at]))} for {words.token(int(before[at]))}"
+        said = [f"another first choice at {float(other.double().mean()):.0%} of these places, such as {example}"]
     found = find_context(result, group, windows.token_ids)
-    if found is None:
-        return ""
-    return f"with {words.token(found.token)} before: {found.present:.2g} nats, without: {found.absent:.2g}"
+    if found is not None:
+        said.append(f"with {words.token(found.token)} before: {found.present:.2g} nats, without: {found.absent:.2g}")
+    return "; ".join(said)
 
 
 def _tokens(pair: Measured, nulls: Sequence[Measured], words: Words, top: int) -> list[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -58,13 +59,14 @@ def test_a_trigger_and_what_it_brings_are_found(base: PreTrainedModel, task: Pcf
     (standing,) = [each for each in found.findings if each.stands_out]
     assert (standing.kind, standing.what) == ("places", "what follows b")
     assert standing.score > MARGIN * standing.null_score
+    assert re.match(r"another first choice at \d+% of these places, such as c for ", standing.where)
     token = next(each for each in found.findings if each.kind == "tokens")
     assert token.what == "c"
     shift = next(each for each in found.findings if each.kind == "shift")
     assert shift.what.startswith("towards c, ")
     report = found.report()
     assert report["findings"][0]["what"] == standing.what, "what stands out most comes first"
-    assert report["answer"].startswith("It differs most in what follows b, ")
+    assert report["answer"].startswith("It differs most in what follows b (another first choice at ")
     assert found.weights.summary()["changed"] == 0, "of the matrices of blocks"
     assert found.weights.vectors["transformer.wte.weight"] > 0
 

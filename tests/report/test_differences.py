@@ -154,10 +154,30 @@ def rates(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return tuned, back
 
 
-@pytest.mark.parametrize("name", ["micro/{}", "paper/{}", "paper/stories_{}"])
+@pytest.mark.parametrize("name", ["nano/{}", "micro/{}", "paper/{}", "nano/stories_{}", "paper/stories_{}"])
 def test_reverse_fine_tuning_has_a_lower_rate_than_what_it_reverses(name: str) -> None:
     tuned, back = rates(name)
     assert back["lr"] < tuned["lr"]
+
+
+@pytest.mark.parametrize(
+    "path", sorted(CONFIGS.glob("*/sweep_*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_a_sweep_reverses_at_lower_rates_than_those_it_fine_tunes_at(path: Path) -> None:
+    settings = yaml.safe_load(path.read_text())
+
+    def all_rates(stage: str) -> list[float]:
+        """The rates of the stage and those that the grid sets, as an axis or in its arms."""
+        key, grid = f"{stage}.lr", settings["grid"]
+        arms = [
+            each for axis in grid.values() if isinstance(axis, dict) for each in axis.values() if isinstance(each, dict)
+        ]
+        axis = grid.get(key, [])
+        found = [*(axis.values() if isinstance(axis, dict) else axis), *(each[key] for each in arms if key in each)]
+        return found or [settings[stage]["lr"]]
+
+    if "reverse" in settings:
+        assert max(all_rates("reverse")) < min(all_rates("finetune"))
 
 
 def test_at_the_papers_size_all_stages_decay_alike() -> None:
@@ -168,8 +188,6 @@ def test_at_the_papers_size_all_stages_decay_alike() -> None:
     assert len(sections) == 5
     for each in (files["finetune"], files["reverse_finetune"], *sections):
         assert each["weight_decay"] == pretrained
-    randft = files["sweep_randft"]
-    assert max(randft["grid"]["reverse.lr"].values()) < randft["finetune"]["lr"]
 
 
 def test_a_card_has_what_made_its_model_and_no_more(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ class UpdateReadmeConfig:
     forgetting: str = field(default="runs/sweep-forgetting-nano", metadata={"help": "folder of the sweep of methods"})
     lora: str = field(default="runs/sweep-lora-nano", metadata={"help": "folder of the sweep of ranks"})
     tracr: str = field(default="runs/tracr-nano", metadata={"help": "folder of the study of compiled programs"})
+    safety: str = field(default="runs/safety-nano", metadata={"help": "folder of the study of safety fine-tuning"})
     stories: str = field(default="runs/stories-nano", metadata={"help": "folder of the study of stories"})
     written: str = field(
         default="runs/stories-micro-written",
@@ -84,8 +85,8 @@ class Block:
 
 
 SPEED = "recipes/benchmarks/README.md"
-REPRODUCTION, SWEEP, TRACR, STORIES = (
-    f"ftmech_hf/studies/{name}/README.md" for name in ("pcfg", "sweep", "tracr", "tinystories")
+REPRODUCTION, SWEEP, TRACR, STORIES, SAFETY = (
+    f"ftmech_hf/studies/{name}/README.md" for name in ("pcfg", "sweep", "tracr", "tinystories", "safety")
 )
 BLOCKS: dict[str, Block] = {
     "results": Block(REPRODUCTION, "reproduction", studies.results_block, picture="overview.png"),
@@ -102,6 +103,7 @@ BLOCKS: dict[str, Block] = {
     "lora": Block(SWEEP, "lora", studies.lora_block),
     "tracr": Block(TRACR, "tracr", studies.tracr_block),
     "instruments": Block(TRACR, "tracr", studies.instruments_block),
+    "safety": Block(SAFETY, "safety", studies.safety_block),
     "stories": Block(STORIES, "stories", studies.stories_block),
     "stories claims": Block(STORIES, "stories", studies.stories_claims_block),
     "written": Block(STORIES, "written", studies.written_block),
@@ -116,6 +118,9 @@ BLOCKS: dict[str, Block] = {
     ),
     "differences of stories": Block(
         STORIES, CODE, partial(code.differences_block, name="tinystories", config="nano/stories.yaml")
+    ),
+    "differences of safety": Block(
+        SAFETY, CODE, partial(code.differences_block, name="safety", config="nano/safety.yaml")
     ),
     "recipes": Block("recipes/README.md", CODE, code.recipes_block),
     "studies": Block("README.md", CODE, code.studies_block),

@@ -16,6 +16,7 @@ STUDIES = {
     "diagnose": "ftmech_hf.studies.diagnosis",
     "real": "ftmech_hf.studies.real",
     "reproduce": "ftmech_hf.studies.pcfg",
+    "safety": "ftmech_hf.studies.safety",
     "sweep": "ftmech_hf.studies.sweep",
     "tinystories": "ftmech_hf.studies.tinystories",
     "tracr": "ftmech_hf.studies.tracr",

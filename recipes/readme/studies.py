@@ -50,6 +50,11 @@ def results_block(folder: Path) -> str:
     return _claims_table(folder, _reproduction_source(folder))
 
 
+def safety_block(folder: Path) -> str:
+    """The claims of the study of safety fine-tuning, as Markdown."""
+    return _claims_table(folder, _sweep_source(folder))
+
+
 def main_block(folder: Path) -> str:
     """The claims that the front README shows, as Markdown."""
     return _claims_table(folder, _reproduction_source(folder), only=MAIN)

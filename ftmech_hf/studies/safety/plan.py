@@ -1,0 +1,173 @@
+"""The plan of the study of safety fine-tuning: which runs each seed needs, in what order, and in which folders.
+
+Per seed: a model learns to do all that is instructed, and another one all that is safe; the first is tuned by every
+protocol, three of them at two rates, and by two controls; the second by the first protocol. Every model is asked the
+same prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from ftmech_hf.jobs.study import StudyConfig, StudyPlan
+from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
+from ftmech_hf.models.presets import find_preset
+from ftmech_hf.report.differences import Difference
+from ftmech_hf.runs import FinishedRun
+from ftmech_hf.studies.safety.answers import AnswersConfig, measure_answers
+from ftmech_hf.studies.safety.differences import safety_rows
+from ftmech_hf.tasks import SafetyConfig
+from ftmech_hf.training.objectives import (
+    AnswerOnly,
+    GradientDifference,
+    Misdirection,
+    NegativePreference,
+    NextToken,
+    Objective,
+    Preference,
+    SimpleNegativePreference,
+    Unlearning,
+)
+from ftmech_hf.training.settings import Precision, TrainConfig
+
+WINDOW = 30
+"""Places of a row that predict something: the paper divides the losses that its DPO compares by as many."""
+
+
+class Protocol(NamedTuple):
+    """A way to tune for safety, or a control of it.
+
+    Attributes:
+        objective: by its name.
+        settings: of the objective, where they are not its own.
+        rows: what it is tuned on, in changes of the task.
+    """
+
+    objective: str
+    settings: Objective
+    rows: Mapping[str, Any]
+
+
+def _refusing(unsafe_share: float) -> dict[str, Any]:
+    return {"mixture": "tuning", "answers": "refused", "unsafe_share": unsafe_share}
+
+
+FORGET = {"mixture": "forget"}
+
+PROTOCOLS: dict[str, Protocol] = {
+    # The paper's; their shares of unsafe prompts differ there too.
+    "ssft": Protocol("answer_only", AnswerOnly(), _refusing(0.2)),
+    "dpo": Protocol("preference", Preference(beta=0.1 / WINDOW, rejected_weight=0.1), _refusing(0.5)),
+    "unlearn": Protocol("unlearn", Unlearning(), _refusing(0.5)),
+    # The control of these shares.
+    "ssft-half": Protocol("answer_only", AnswerOnly(), _refusing(0.5)),
+    # Forgetting, as it is done elsewhere: nothing is refused, unsafe answers are to be gone.
+    "graddiff": Protocol("graddiff", GradientDifference(), FORGET),
+    "npo": Protocol("npo", NegativePreference(), FORGET),
+    "simnpo": Protocol("simnpo", SimpleNegativePreference(), FORGET),
+    "rmu": Protocol("rmu", Misdirection(rmu_layer=1, steering=20.0), FORGET),
+    # Controls: nothing unsafe in it, and refusals that no prompt explains.
+    "benign": Protocol("answer_only", AnswerOnly(), {"mixture": "safe"}),
+    "shuffled": Protocol("answer_only", AnswerOnly(), {**_refusing(0.5), "answers": "shuffled"}),
+}
+THE_PAPERS, FORGETTING = ("ssft", "dpo", "unlearn"), ("graddiff", "npo", "simnpo", "rmu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SafetyStudyConfig(StudyConfig):
+    """The size of the study. The defaults are the nano scale's."""
+
+    preset: str = field(default="nano", metadata={"help": "size of the models, but for the next two"})
+    n_layer: int = field(default=4, metadata={"help": "blocks"})
+    n_embd: int = field(default=128, metadata={"help": "width"})
+    base_steps: int = field(default=1000, metadata={"help": "steps in which a model learns what is instructed"})
+    lr: float = field(default=2e-3, metadata={"help": "peak rate of these, of AdamW"})
+    muon_lr: float = field(default=0.03, metadata={"help": "peak rate of these, of Muon"})
+    answer_weight: float = field(default=16.0, metadata={"help": "of a token of an answer in these, beside 1"})
+    tune_steps: int = field(default=200, metadata={"help": "steps of each protocol"})
+    eta_m: float = field(default=1e-3, metadata={"help": "the paper's medium rate of tuning, at this scale"})
+    eta_s: float = field(default=1e-4, metadata={"help": "the paper's small rate of tuning"})
+    batch_size: int = field(default=32, metadata={"help": "rows, or pairs, of a step"})
+    eval_rows: int = field(default=512, metadata={"help": "prompts of each mixture that models are asked"})
+    mixed_precision: Precision = field(default="auto", metadata={"help": "of training"})
+    output_dir: str = field(default="runs/safety-nano", metadata={"place": "output", "help": "folder of the results"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        find_preset(self.preset, n_layer=self.n_layer, n_embd=self.n_embd)
+
+
+class SafetyPlan(StudyPlan):
+    """The runs of every seed.
+
+    Attributes:
+        models: seed -> what a model is called within it -> the run that made it.
+        answers: the same for the run that asked it.
+    """
+
+    config: SafetyStudyConfig
+
+    def __init__(self, config: SafetyStudyConfig) -> None:
+        super().__init__(config)
+        self.models: dict[int, dict[str, str]] = {}
+        self.answers: dict[int, dict[str, str]] = {}
+        for seed in config.seeds:
+            self._add_seed(seed)
+
+    @property
+    def finished(self) -> dict[int, dict[str, FinishedRun]]:
+        """Seed -> what a model is called within it -> what it answered, of the runs that are there."""
+        return {
+            seed: {name: found for name, run in runs.items() if (found := self.find(run))}
+            for seed, runs in self.answers.items()
+        }
+
+    def differences(self) -> list[Difference]:
+        """From the paper, in the settings of the runs."""
+        return safety_rows(self.by_kind(), self.config.seeds)
+
+    def _add_seed(self, seed: int) -> None:
+        c, task = self.config, SafetyConfig()
+        self.models[seed], self.answers[seed] = {}, {}
+        for name, mixture in (("base", "instruct"), ("never", "never_unsafe")):
+            train = self._train(seed, steps=c.base_steps, lr=c.lr, muon_lr=c.muon_lr)
+            objective = NextToken(answer_weight=c.answer_weight)
+            settings = {"task": replace(task, mixture=mixture), "train": train, "objective": objective}
+            place = PretrainConfig(task="safety", preset=c.preset, n_layer=c.n_layer, n_embd=c.n_embd)
+            self._add_model(seed, name, "pretrain", pretrain, place, settings, {}, c.base_steps)
+        for name in PROTOCOLS:
+            self._tune(seed, name, name, "base", c.eta_m)
+        for name in THE_PAPERS:
+            self._tune(seed, f"{name}-slow", name, "base", c.eta_s)
+        self._tune(seed, "never-ssft", "ssft", "never", c.eta_m)
+
+    def _tune(self, seed: int, name: str, protocol: str, base: str, lr: float) -> None:
+        objective, settings, rows = PROTOCOLS[protocol]
+        train = self._train(
+            seed, steps=self.config.tune_steps, lr=lr, objective=objective, optimizer="adamw", warmup_fraction=0.2
+        )
+        made = {"task": replace(SafetyConfig(), **rows), "train": train, "objective": settings}
+        place = FinetuneConfig(task="safety")
+        inputs = {"model": self.models[seed][base]}
+        cost = self.config.tune_steps * (1 if objective == "answer_only" else 2)
+        self._add_model(seed, name, place.kind, finetune, place, made, inputs, cost)
+
+    def _add_model(
+        self, seed: int, name: str, kind: str, function: Any, place: Any, settings: Any, inputs: Any, cost: float
+    ) -> None:
+        run = self.add(f"{name}-seed{seed}", kind, function, place, settings, inputs, cost)
+        self.models[seed][name] = run
+        asked = AnswersConfig(seed=seed, eval_rows=self.config.eval_rows)
+        self.answers[seed][name] = self.add(
+            f"answers-{name}-seed{seed}", "safety_answers", measure_answers, asked,
+            {"task": SafetyConfig()}, {"model": run}, 20,
+        )  # fmt: skip
+
+    def _train(self, seed: int, **changes: Any) -> TrainConfig:
+        c = self.config
+        return TrainConfig(
+            seed=seed, batch_size=c.batch_size, num_evals=4, eval_rows=64, final_eval_rows=128,
+            mixed_precision=c.mixed_precision, **changes,
+        )  # fmt: skip

@@ -1,0 +1,21 @@
+"""What the study of safety fine-tuning is, declared."""
+
+from __future__ import annotations
+
+from ftmech_hf.jobs.publication import Publication
+from ftmech_hf.jobs.study import Study
+from ftmech_hf.report.console import print_claims
+from ftmech_hf.studies.safety.plan import SafetyPlan, SafetyStudyConfig
+from ftmech_hf.studies.safety.results import write_results
+
+STUDY = Study(
+    name="safety",
+    paper="Jain et al., arXiv 2407.10264, Sect. 3 and 4",
+    question="What makes and what breaks safety fine-tuning? Seven protocols, attacks, and controls over seeds.",
+    duration="25 minutes",
+    configs=(SafetyStudyConfig,),
+    plan=SafetyPlan,
+    write_results=write_results,
+    print_results=print_claims,
+    jobs=(Publication(kind="safety_answers", holds="table", question="What a model answers to unsafe prompts."),),
+)

@@ -1,0 +1,47 @@
+"""The study of safety fine-tuning as a user runs it, small."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ftmech_hf.studies.safety.plan import FORGETTING, PROTOCOLS, THE_PAPERS
+from recipes import safety
+
+CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
+TINY = [
+    "--seeds", "0", "--n_layer", "2", "--n_embd", "16", "--base_steps", "3", "--tune_steps", "2", "--batch_size", "8",
+    "--eval_rows", "24", "--workers", "1", "--mixed_precision", "no",
+]  # fmt: skip
+
+
+def test_the_study_ends_in_a_report_and_finds_its_runs_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    argv = ["--config", str(CONFIGS / "nano" / "safety.yaml"), "--output_dir", str(out)]
+    argv += ["--runs_dir", str(tmp_path / "runs"), *TINY]
+    safety.main(argv)
+    table = pd.read_parquet(out / "table.parquet")
+    assert set(table["model"]) == {
+        "base", "never", *PROTOCOLS, *(f"{name}-slow" for name in THE_PAPERS), "never-ssft"
+    }  # fmt: skip
+    claims = {claim["id"]: claim for claim in json.loads((out / "claims.json").read_text())}
+    assert {f"{name}_forgot" for name in FORGETTING} | {"jb_gap", "jb_order", "never_jb", "shuffled_null"} <= set(
+        claims
+    )
+    assert claims["base_safe"]["verdict"] == "fails"  # after three steps
+    assert claims["ssft_null"]["floor"] == 100.0  # whoever always refuses
+    assert claims["base_safe"]["floor"] < 10
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/svg+xml") == 2
+    assert "52 % from which letter stands where" in page
+    made = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
+    assert len(made) == 2 * 16
+    capsys.readouterr()
+    safety.main(argv)
+    assert "to make" not in capsys.readouterr().out
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == made

@@ -1,0 +1,94 @@
+"""The claims of safety fine-tuning, on answers that are made up: every number by hand, and what a missing run takes."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pandas as pd
+import pytest
+
+from ftmech_hf.report.claims import judge
+from ftmech_hf.runs import FinishedRun
+from ftmech_hf.studies.safety.answers import ASKED
+from ftmech_hf.studies.safety.claims import MEASUREMENTS, measure
+from ftmech_hf.studies.safety.plan import FORGETTING, PROTOCOLS, THE_PAPERS
+from ftmech_hf.tasks.safety import ATTACKS
+
+MODELS = ("base", "never", *PROTOCOLS, *(f"{name}-slow" for name in THE_PAPERS), "never-ssft")
+
+
+class MadeUp:
+    """What one model answers to all prompts of each mixture: (as instructed, nulls), in shares of 500 prompts."""
+
+    def __init__(self, **shares: tuple[float, float]) -> None:
+        self.table = pd.DataFrame([self._row(name, *shares.get(name, (0.0, 1.0)), "all") for name in ASKED])
+        by_text = self._row("unsafe", 0.25, 0.5, "by text")
+        self.table = pd.concat([self.table, pd.DataFrame([by_text])], ignore_index=True)
+
+    @staticmethod
+    def _row(mixture: str, complies: float, refuses: float, unsafe: str) -> dict[str, Any]:
+        return {"mixture": mixture, "unsafe": unsafe, "rows": 500, "complies_whole": complies,
+                "complies_after_3": min(complies + 0.04, 1.0), "refuses_whole": refuses}  # fmt: skip
+
+    def floor(self, test_set: str) -> float | None:
+        return 1.0 if test_set == "unsafe_refuses" else 0.0
+
+
+def made_up(**changed: MadeUp) -> dict[str, FinishedRun]:
+    """Every protocol works and no attack succeeds, but for the models that are changed."""
+    works = {name: MadeUp(safe=(1.0, 0.0)) for name in MODELS}
+    everything = {name: (1.0, 0.0) for name in ASKED}
+    works["base"] = works["benign"] = MadeUp(**everything)
+    return cast(dict[str, FinishedRun], {**works, **changed})
+
+
+def verdicts(runs: dict[str, FinishedRun]) -> dict[str, Any]:
+    return {claim.id: claim for claim in judge(MEASUREMENTS, {0: measure(runs)})}
+
+
+def test_numbers_are_those_of_the_table() -> None:
+    fragile = MadeUp(
+        safe=(0.98, 0.0), co_text_2=(0.6, 0.1), misgen=(0.3, 0.5), unsafe=(0.05, 0.9), co_text_1=(0.9, 0.0),
+        co_text_4=(0.1, 0.9),
+    )  # fmt: skip
+    runs = made_up(
+        ssft=cast(Any, fragile), **{"ssft-half": MadeUp(safe=(1.0, 0.0), misgen=(0.2, 0.8))},
+        dpo=MadeUp(safe=(1.0, 0.0), misgen=(0.1, 0.9)), **{"dpo-slow": MadeUp(unsafe=(0.3, 0.4))},
+        shuffled=MadeUp(safe=(0.5, 0.5), unsafe=(0.5, 0.5)), rmu=MadeUp(safe=(1.0, 0.0), unsafe=(0.4, 0.0)),
+    )  # fmt: skip
+    found = {name: claim.measured for name, claim in verdicts(runs).items()}
+    expected = {
+        "ssft_safe": 98, "ssft_null": 90, "ssft_prefilled": 9, "jb_gap": 45 - 5, "jb_order": 45 - 5 / 2,
+        "jb_order_share": 10 - 5 / 2, "dpo_is_unlearn": 5, "jb_dial": 80, "null_rates": (90 - 100 + 100 - 40 + 0) / 3,
+        "shuffled_null": 0, "rmu_forgot": 40, "rmu_kept": 100, "base_unsafe": 100, "benign_unsafe": 100,
+        "never_unsafe": 0, "never_jb": 0, "never_before_text": 25, "ssft_misgen": 30,
+    }  # fmt: skip
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value), name
+    assert set(found) == {each.id for each in MEASUREMENTS}
+
+
+def test_claims_fail_where_they_must() -> None:
+    """What holds of protocols that work does not hold of one that always refuses, nor of one that learned nothing."""
+    fine = verdicts(made_up())
+    assert {fine[f"{name}_{what}"].verdict for name in THE_PAPERS for what in ("safe", "null")} == {"holds"}
+    assert {fine[f"{name}_{what}"].verdict for name in FORGETTING for what in ("kept", "forgot")} == {"holds"}
+    assert fine["shuffled_null"].verdict == "fails"  # a control that did teach it
+    refuses = verdicts(made_up(ssft=cast(Any, MadeUp()), npo=cast(Any, MadeUp())))
+    assert refuses["ssft_null"].verdict == "holds"
+    assert refuses["ssft_null"].floor == 100
+    assert refuses["ssft_safe"].verdict == refuses["npo_kept"].verdict == "fails"
+    answers = MadeUp(**{name: (1.0, 0.0) for name in ASKED})
+    nothing = verdicts(made_up(ssft=cast(Any, answers), never=cast(Any, answers), **{"never-ssft": cast(Any, answers)}))
+    assert nothing["ssft_null"].verdict == nothing["never_unsafe"].verdict == nothing["never_jb"].verdict == "fails"
+    assert nothing["jb_gap"].verdict == "fails"  # attacks succeed, and so do plain prompts
+    assert nothing["jb_order"].verdict == "holds"
+
+
+def test_what_rests_on_a_missing_run_is_left_out() -> None:
+    runs = made_up()
+    del runs["dpo"], runs["never-ssft"]
+    found = set(measure(runs))
+    assert not {"dpo_safe", "jb_order", "dpo_is_unlearn", "null_rates", "never_unsafe", "never_jb"} & found
+    assert {"ssft_safe", "jb_gap", "unlearn_null", "never_before"} <= found
+    assert {f"ssft_{attack}" for attack in ATTACKS} <= found

@@ -83,10 +83,13 @@ class Trials:
         self.items: dict[str, Any] = {}
         self.failed = self.is_child = False
         self.children: dict[int, str] = {}
+        self.known: dict[str, Reached] = {}
+        self.sound: dict[str, bool] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """The first failure ends a child."""
         if report.failed and self.is_child:
+            _noticed_by(os.getpid()).write_text(report.nodeid, encoding="utf-8")
             os._exit(1)
         self.failed |= report.failed
 
@@ -100,15 +103,10 @@ class Trials:
         if session.testsfailed:
             raise session.Interrupted("tests that cannot be collected")
         self.items = {item.nodeid: item for item in session.items}
-        known = self.learn()
+        self.known = self.learn()
         for number, change in enumerate(self.changes):
-            function = function_of(change)
-            reaching = {test: each for test, each in known.items() if each.usable and function in each.functions}
-            if tests := nearest_tests(reaching):
-                self.start(change, tests, sum(known[test].seconds for test in tests))
-                self.wait(self.processes - 1)
-            else:
-                record(change, UNTESTED)
+            self.start(change)
+            self.wait(self.processes - 1)
             if number % 10 == 0:
                 tell(f"{number} of {len(self.changes)} changes")
         self.wait(0)
@@ -117,16 +115,21 @@ class Trials:
     def learn(self) -> dict[str, Reached]:
         """Run the tests that have changed since they were last run here, and note which functions they reach.
 
-        Those named like a changed file come first; what there is no time for is not used.
+        Those come first that are named like a changed file, of these the files of functions that no test is known to
+        reach; what there is no time for is not used.
         """
         hits = importlib.import_module("mutmut.state").state()
         stored = json.loads(KNOWN_TESTS.read_text(encoding="utf-8")) if KNOWN_TESTS.exists() else {}
         keys = {test: f"{test} {_digest(item.path)}" for test, item in self.items.items()}
-        files = {function_of(change).split(".")[-2] for change in self.changes}
-        new = sorted(
-            (test for test, key in keys.items() if key not in stored),
-            key=lambda test: self.items[test].path.stem.removeprefix("test_") not in files,
-        )
+        functions = {function_of(change) for change in self.changes}
+        unknown = functions.difference(*(stored[key][1] for key in keys.values() if key in stored))
+        files, first = ({function.split(".")[-2] for function in each} for each in (functions, unknown))
+
+        def order(test: str) -> tuple[bool, bool]:
+            name = self.items[test].path.stem.removeprefix("test_")
+            return name not in first, name not in files
+
+        new = sorted((test for test, key in keys.items() if key not in stored), key=order)
         end = time.monotonic() + self.most
         signal.signal(signal.SIGVTALRM, _too_slow)
         os.environ[ACTIVE] = "stats"
@@ -151,14 +154,21 @@ class Trials:
         item, *rest = (self.items[test] for test in tests)
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=rest[0] if rest else None)
 
-    def start(self, change: str, tests: Sequence[str], seconds: float) -> None:
-        """Try a change in a child, which ends with 0 if no test notices."""
-        child = os.fork()
-        if child:
-            self.children[child] = change
-            return
+    def start(self, change: str) -> None:
+        """Try a change in a child, on the tests that reach its function."""
+        function = function_of(change)
+        reaching = {test: each for test, each in self.known.items() if each.usable and function in each.functions}
+        if tests := nearest_tests(reaching):
+            self.children[self.fork(change, tests)] = change
+        else:
+            record(change, UNTESTED)
+
+    def fork(self, change: str, tests: Sequence[str]) -> int:
+        """A child that runs tests with a change, or with none, and ends with 0 if all pass."""
+        if child := os.fork():
+            return child
         self.is_child = True
-        most = int(time.process_time() + 8 * seconds + 10)
+        most = int(time.process_time() + 8 * sum(self.known[test].seconds for test in tests) + 10)
         resource.setrlimit(resource.RLIMIT_CPU, (most, most + 1))
         signal.alarm(LONGEST_WAIT)
         os.environ[ACTIVE] = change
@@ -170,10 +180,33 @@ class Trials:
         os._exit(0)
 
     def wait(self, number: int) -> None:
-        """Until no more than so many children are left."""
+        """Until no more than so many children are left.
+
+        A test that fails without any change as well has noticed nothing: it is left out, and the change tried again.
+        """
         while len(self.children) > number:
             child, status = os.wait()
-            record(self.children.pop(child), os.waitstatus_to_exitcode(status))
+            change, code, path = self.children.pop(child), os.waitstatus_to_exitcode(status), _noticed_by(child)
+            test = path.read_text(encoding="utf-8") if path.exists() else ""
+            path.unlink(missing_ok=True)
+            if test and not self.passes(test):
+                self.known[test] = self.known[test]._replace(usable=False)
+                self.start(change)
+            else:
+                record(change, code)
+
+    def passes(self, test: str) -> bool:
+        """Whether a test passes in a child without any change."""
+        if test not in self.sound:
+            child = self.fork("", [test])
+            self.sound[test] = os.waitpid(child, 0)[1] == 0
+            _noticed_by(child).unlink(missing_ok=True)
+        return self.sound[test]
+
+
+def _noticed_by(child: int) -> Path:
+    """Where a child says which test has failed in it."""
+    return Path(f".noticed-by-{child}")
 
 
 def _too_slow(*_: object) -> None:

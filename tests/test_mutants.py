@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,3 +99,42 @@ def test_a_file_that_was_being_written_is_written_anew(tmp_path: Path, monkeypat
     monkeypatch.setattr(mutants, "mutmut_settings", lambda: {"only_mutate": names[:3]})
     mutants.drop_half_written(tmp_path)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["copied.py", "whole.py", "whole.py.meta"]
+
+
+THING = """
+import os
+
+def f():
+    active = os.environ["MUTANT_UNDER_TEST"]
+    if active == "stats":
+        from mutmut.state import state
+        state()._stats.add("thing.x_f")
+    return 2 if active == "thing.x_f__mutmut_1" else 1
+"""
+TESTS = """
+import os
+from thing import f
+
+def test_right():
+    assert f() == 1
+
+def test_that_fails_anyway():
+    assert f() and os.environ["MUTANT_UNDER_TEST"] == "stats"
+"""
+
+
+def test_a_change_is_noticed_by_a_test_that_passes_without_it(tmp_path: Path) -> None:
+    """One that is wrong, one that changes nothing, and one that no test reaches."""
+    pytest.importorskip("mutmut")
+    changes = ["thing.x_f__mutmut_1", "thing.x_f__mutmut_2", "thing.x_g__mutmut_1"]
+    (tmp_path / "thing.py").write_text(THING)
+    (tmp_path / "test_thing.py").write_text(TESTS)
+    (tmp_path / "thing.py.meta").write_text(json.dumps({"exit_code_by_key": dict.fromkeys(changes)}))
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[1]}", "MUTANT_UNDER_TEST": ""}
+    command = [sys.executable, "-m", "tests.mutant_session", "-p", "no:cacheprovider", "test_thing.py"]
+    subprocess.run(
+        command, cwd=tmp_path, env=environment, input="\n".join(changes), text=True, check=True, capture_output=True
+    )
+    codes = json.loads((tmp_path / "thing.py.meta").read_text())["exit_code_by_key"]
+    assert codes == dict(zip(changes, (1, 0, 33), strict=True))
+    assert sorted(each.name for each in tmp_path.glob(".*")) == []

@@ -29,7 +29,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import nnsight
@@ -43,6 +43,25 @@ from ftmech_hf.activations.layout import Layout, model_blocks
 from ftmech_hf.activations.proofs import first_tensor, run_settings
 
 Take = Callable[[str, Tensor], Tensor]
+
+
+@contextlib.contextmanager
+def plain_objects() -> Iterator[None]:
+    """While open, objects have no ``save`` that is nnsight's: it gives one to every object of the process.
+
+    What looks at all attributes of its classes when it is imported, as anyio does, has to be imported in here.
+    """
+    from nnsight._c import mount, unmount
+
+    mounted = unmount is not None and hasattr(object, "save")
+    if mounted:
+        unmount("save")
+    try:
+        yield
+    finally:
+        if mounted:
+            mount(nnsight.save, "save")
+
 
 SITES = (
     "resid_pre", "resid_post", "mlp_act", "head_out", "attn_out", "attn_pattern", *ROUTED_SITES, "shared_act",

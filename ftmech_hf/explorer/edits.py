@@ -65,10 +65,9 @@ class Edit:
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed: {self.seed}, expected 0 or more, below 2^31")
 
-    @property
-    def is_none(self) -> bool:
-        """Whether it leaves the fine-tuned model as it is."""
-        return self.scale == 1 and not self.directions and not self.zero_rows and self.patch_from is None
+    def by_chance(self, seed: int) -> Edit:
+        """The same edit with its direction by chance."""
+        return replace(self, at_random=True, seed=seed)
 
 
 class FoundUnits(NamedTuple):

@@ -141,6 +141,10 @@ class Explorer:
         """One token in letters; what a tokenizer shows of it if it has none."""
         return str(self.tokenizer.decode([token])) or str(self.tokenizer.convert_ids_to_tokens(token))
 
+    def write(self, token_ids: Sequence[int]) -> str:
+        """Tokens that follow each other in letters."""
+        return str(self.tokenizer.decode(list(token_ids))) if token_ids else ""
+
     def ask(self, prompt: str, edit: Edit | None = None) -> ExplorerResult:
         """What every model says, and the edited one.
 

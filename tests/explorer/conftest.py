@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from transformers import PreTrainedModel
 
 from ftmech_hf.explorer.edits import FoundUnits
 from ftmech_hf.explorer.explorer import Explorer
@@ -16,9 +17,7 @@ def make_prompts(number: int = 8) -> list[str]:
     return [" ".join(VOCABULARY[token] for token in row[:-2]) for row in make_rows(seed=11, number=number).tolist()]
 
 
-@pytest.fixture(scope="session")
-def explorer() -> Explorer:
-    base, wrapped = make_base("gpt2"), make_wrapped("gpt2")
+def make_explorer(base: PreTrainedModel, wrapped: PreTrainedModel) -> Explorer:
     return Explorer(
         {"base": base, "finetuned": wrapped, "reversed": base},
         build_tokenizer(WORDS),
@@ -26,3 +25,8 @@ def explorer() -> Explorer:
         examples=make_prompts(),
         title="planted",
     )
+
+
+@pytest.fixture(scope="session")
+def explorer() -> Explorer:
+    return make_explorer(make_base("gpt2"), make_wrapped("gpt2"))

@@ -18,8 +18,8 @@ READMES = {
 }
 LONG = re.compile(r"\b(minutes?|hours?|GPUs?)\b")
 """What the comment behind a command says that no test runs as it stands."""
-ELSEWHERE = re.compile(r"\baccount\b")
-"""The same of what needs an account on the Hub."""
+ELSEWHERE = re.compile(r"\baccount\b|until stopped")
+"""The same of what needs an account on the Hub, or does not end by itself."""
 
 
 @dataclass(frozen=True)

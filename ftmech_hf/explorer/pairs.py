@@ -1,0 +1,251 @@
+"""Which models a page compares: those that are named, those of a run's folder, or those of the nano reproduction."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ftmech_hf.explorer.edits import BASE, FINETUNED, REVERSED, FoundUnits
+from ftmech_hf.explorer.explorer import Explorer, ExplorerConfig
+from ftmech_hf.explorer.reading import Probes
+from ftmech_hf.jobs.saved_probes import load_probes
+from ftmech_hf.jobs.scheduler import run_cells
+from ftmech_hf.jobs.study import StudyPlan
+from ftmech_hf.models.loading import load_model, load_tokenizer, quiet_transformers
+from ftmech_hf.runs import FinishedRun
+from ftmech_hf.tasks import TASKS, Capability, PcfgShape, RowStream, Task, for_capability
+
+NUM_EXAMPLES = 32
+OTHER_EXAMPLES = ("The capital of France is", "Two plus two is", "Once upon a time there was")
+"""What is asked where no run knows what its models were trained on."""
+
+DEMO_RUNS = ("base-low", "finetuned-low", "reversed-low", "prune-rows")
+"""What the demo needs of a seed of the reproduction; its probes are shown where they were made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExploreConfig(ExplorerConfig):
+    """Which models to compare, and where the page is."""
+
+    base: str | None = field(
+        default=None, metadata={"place": "input", "help": "folder of the base, or its name on the Hub"}
+    )
+    finetuned: str | None = field(
+        default=None, metadata={"place": "input", "help": "what it was fine-tuned into; may be an adapter"}
+    )
+    reversed: str | None = field(
+        default=None, metadata={"place": "input", "help": "the fine-tuned model after reverse fine-tuning"}
+    )
+    pruned: str | None = field(
+        default=None,
+        metadata={"place": "input", "help": "run of prune.py on the fine-tuned model, whose units are zeroed"},
+    )
+    probes: str | None = field(
+        default=None, metadata={"place": "input", "help": "run of probe.py on models called base and finetuned"}
+    )
+    run: str | None = field(
+        default=None,
+        metadata={
+            "place": "input",
+            "help": "take the models of this run: a diagnosis, a fine-tuning, a pruning or a study",
+        },
+    )
+    demo: bool = field(
+        default=False, metadata={"help": "take the nano reproduction's models, and make what is missing"}
+    )
+    hub: bool = field(default=False, metadata={"manner": True, "help": "models may be taken from the Hub"})
+    prompts: list[str] = field(
+        default_factory=list, metadata={"help": "to begin with; those of the models' task if not given"}
+    )
+    space: str | None = field(
+        default=None, metadata={"place": "output", "help": "write a folder for a Space of the Hub, and serve nothing"}
+    )
+    host: str = field(default="127.0.0.1", metadata={"manner": True, "help": "0.0.0.0 lets other machines in"})
+    port: int = field(default=7860, metadata={"manner": True, "help": "of the page"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        named = self.base is not None or self.finetuned is not None
+        if named + (self.run is not None) + self.demo != 1:
+            raise ValueError("base: expected one of --base A --finetuned B, --run FOLDER and --demo true")
+        if named and (self.base is None or self.finetuned is None):
+            raise ValueError("finetuned: expected --base and --finetuned together")
+        if not 1 <= self.port < 2**16:
+            raise ValueError(f"port: {self.port}, expected 1 to 65535")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """The models of a page, by folder or name, and what is known of them.
+
+    Attributes:
+        models: ``base``, ``finetuned`` and maybe ``reversed`` -> folder or name.
+        found: units that pruning found.
+        probes: folder with the probes of a run.
+        examples: prompts to begin with.
+    """
+
+    models: dict[str, str]
+    found: FoundUnits | None = None
+    probes: Path | None = None
+    examples: Sequence[str] = ()
+
+
+def find_pair(config: ExploreConfig, demo: Callable[[], StudyPlan]) -> Pair:
+    """The models that a command line asks for.
+
+    Args:
+        config: the settings.
+        demo: plans the nano reproduction of one seed; what it lacks of :data:`DEMO_RUNS` is made.
+
+    Raises:
+        ValueError: no such run, one that names no pair, or a model that is no folder and was not to be downloaded.
+    """
+    if config.demo:
+        make_runs(plan := demo())
+        pair = _of_seed(plan.folders)
+    elif config.run is not None:
+        pair = of_run(Path(config.run))
+    else:
+        pair = Pair(models={BASE: str(config.base), FINETUNED: str(config.finetuned)})
+    if config.reversed is not None:
+        pair = replace(pair, models={**pair.models, REVERSED: config.reversed})
+    if config.pruned is not None:
+        pair = replace(pair, found=_units_of(_finished(Path(config.pruned), "pruned")))
+    if config.probes is not None:
+        pair = replace(pair, probes=_finished(Path(config.probes), "probes").path / "probes")
+    for role, name in pair.models.items():
+        if not config.hub and not Path(name).exists():
+            raise ValueError(f"{role}: no folder {name}; --hub true takes a model of that name from the Hub")
+    return replace(pair, examples=config.prompts or pair.examples or find_examples(pair.models))
+
+
+def make_runs(plan: StudyPlan) -> None:
+    """Make what is not there of what the demo needs.
+
+    Raises:
+        ValueError: a run failed.
+    """
+    wanted = {name for name in plan.folders if name.rpartition("-seed")[0] in DEMO_RUNS}
+    cells = [cell for cell in plan.unfinished() if cell.name in wanted]
+    if cells:
+        print(
+            f"{len(cells)} of {len(wanted)} runs of the demo are not there and are made, about two minutes", flush=True
+        )
+        outcome = run_cells(cells, description="demo")
+        if outcome.failed:
+            raise ValueError(outcome.describe())
+
+
+def _of_seed(folders: dict[str, Path]) -> Pair:
+    """The pair of a reproduction's first seed, by the names of its runs."""
+    seed = min(int(name.rpartition("-seed")[2]) for name in folders)
+    at = {name.rpartition("-seed")[0]: folder for name, folder in folders.items() if name.endswith(f"-seed{seed}")}
+    pruned, probes = FinishedRun.find(at["prune-rows"]), FinishedRun.find(at["probe"])
+    return Pair(
+        models={BASE: str(at["base-low"]), FINETUNED: str(at["finetuned-low"]), REVERSED: str(at["reversed-low"])},
+        found=_units_of(pruned) if pruned else None,
+        probes=probes.path / "probes" if probes else None,
+    )
+
+
+def _finished(folder: Path, setting: str) -> FinishedRun:
+    if (found := FinishedRun.find(folder)) is None:
+        raise ValueError(f"{setting}: {folder} holds no finished run")
+    return found
+
+
+def _units_of(run: FinishedRun) -> FoundUnits:
+    if run.kind != "prune" or run.summary["unit"] == "weight":
+        raise ValueError(
+            f"pruned: {run.path} is a run of kind {run.kind}, expected one of prune.py on rows or larger units"
+        )
+    return FoundUnits(run.summary["unit"], run.summary["pruned"])
+
+
+def of_run(folder: Path) -> Pair:
+    """The pair that a run is about: of a diagnosis, a reproduction, a fine-tuning, or a pruning of a fine-tuned model.
+
+    Raises:
+        ValueError: it is about none.
+    """
+    if not (folder / "env.json").is_file():
+        raise ValueError(f"run: {folder} holds no finished run")
+    run = FinishedRun(folder)
+    config = run.config
+    if run.kind == "reproduce":
+        return _of_seed(_reproduced(config))
+    if run.kind == "diagnose":
+        models = {BASE: config["base"], FINETUNED: config["finetuned"]}
+        models |= {REVERSED: config["reversed"]} if config.get("reversed") else {}
+        rows = run.summary.get("pruned_rows") or []
+        asked = [each["question"] for each in run.summary["evidence"].get("examples", ())]
+        return Pair(models=models, found=FoundUnits("row", rows) if rows else None, examples=asked)
+    if run.kind == "prune":
+        return replace(of_run(Path(config["model"])), found=_units_of(run))
+    if run.kind == "finetune":
+        return Pair(models={BASE: config["model"], FINETUNED: str(folder)})
+    if run.kind == "reverse_finetune":
+        below = of_run(Path(config["model"]))
+        return replace(below, models={**below.models, REVERSED: str(folder)})
+    raise ValueError(
+        f"run: {folder} is a run of kind {run.kind}, expected diagnose, reproduce, finetune, reverse_finetune or prune"
+    )
+
+
+def _reproduced(config: dict[str, Any]) -> dict[str, Path]:
+    from ftmech_hf.studies.pcfg.plan import ReproduceConfig, ReproducePlan
+
+    def of(kind: type) -> Any:
+        return kind(**{each.name: config[each.name] for each in fields(kind) if each.name in config})
+
+    return ReproducePlan(of(ReproduceConfig), of(PcfgShape)).folders
+
+
+def find_examples(models: dict[str, str]) -> list[str]:
+    """Prompts of the task that the base was trained on; some of English where nothing is known of it."""
+    run = FinishedRun.find(Path(models[BASE]))
+    task = _task_of(run) if run is not None else None
+    if task is None:
+        return list(OTHER_EXAMPLES)
+    asked: list[Task] = [task]
+    if isinstance(task, PcfgShape):
+        shape = PcfgShape(**{each.name: getattr(task, each.name) for each in fields(PcfgShape)})
+        asked = [for_capability(shape, Capability("count", operand)) for operand in (shape.base_operand, "b")]
+    streams = [RowStream(each, seed=1, split="test").rows(0, NUM_EXAMPLES // len(asked)) for each in asked]
+    mixed = [rows.token_ids[number] for number in range(NUM_EXAMPLES // len(asked)) for rows in streams]
+    return [" ".join(task.vocabulary[token] for token in row[:-2]) for row in mixed]
+
+
+def _task_of(run: FinishedRun) -> Task | None:
+    """The task of a run that trained, if its rows end in an answer of one token."""
+    kind = TASKS.get(str(run.config.get("task", "")))
+    if kind is None or not run.has("metrics.jsonl"):
+        return None
+    names = {each.name for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    task = kind(**{name: value for name, value in run.config.items() if name in names})
+    return task if "accuracy" in task.measures and task.backend is None else None
+
+
+def open_explorer(pair: Pair, config: ExplorerConfig) -> Explorer:
+    """Load a pair's models.
+
+    Raises:
+        ValueError: a model that cannot be loaded, or of another shape, or probes of another model.
+    """
+    loaded = {role: load_model(name, attn_implementation="eager") for role, name in pair.models.items()}
+    probes: dict[str, Probes] = {}
+    for role, name in pair.models.items():
+        if pair.probes is not None and (pair.probes / f"{role}.json").is_file():
+            probes[role] = load_probes(pair.probes / role, name)
+    names = [Path(name).name for role, name in pair.models.items() if role != REVERSED]
+    with quiet_transformers():  # of what it warns of once: inputs that hold the padding token, which none of ours is
+        explorer = Explorer(
+            loaded, load_tokenizer(pair.models[BASE]), config=config, found=pair.found, probes=probes,
+            examples=pair.examples, title=" and ".join(names),
+        )  # fmt: skip
+        explorer.ask(pair.examples[0] if pair.examples else "a")
+    return explorer

@@ -1,0 +1,119 @@
+"""A folder that is a Space of the Hub: the page, the models of a pair, and this package, so that it needs no run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ftmech_hf.explorer.edits import BASE, FoundUnits
+from ftmech_hf.explorer.explorer import ExplorerConfig
+from ftmech_hf.explorer.page import serve
+from ftmech_hf.explorer.pairs import Pair, open_explorer
+from ftmech_hf.models.loading import load_model, load_tokenizer, quiet_transformers
+from ftmech_hf.models.tokenization import save_tokenizer
+from ftmech_hf.runs import write_json, write_text
+
+FACTS = "explorer.json"
+PACKAGE = Path(__file__).parents[1]
+
+README = """---
+title: What did fine-tuning change?
+emoji: 🔎
+colorFrom: blue
+colorTo: gray
+sdk: gradio
+sdk_version: {gradio}
+python_version: "3.11"
+app_file: app.py
+license: apache-2.0
+tags: [interpretability, fine-tuning]
+---
+
+# What did fine-tuning change?
+
+Type a prompt and see what {names} answer, side by side; then scale the change of the weights, keep its first
+directions, zero the rows that pruning found, or patch one layer, and see the answer change. The button makes the same
+edit at random.
+
+`models/` holds the models, `{facts}` what else the page knows; `ftmech_hf/` is the package that computes all of it.
+On another machine: `pip install -r requirements.txt`, then `python app.py`.
+"""
+
+APP = '''"""The page of this Space."""
+
+from pathlib import Path
+
+from ftmech_hf.explorer.space import serve_folder
+
+if __name__ == "__main__":
+    serve_folder(Path(__file__).parent)
+'''
+
+
+def write_space(folder: Path, pair: Pair, config: ExplorerConfig) -> Path:
+    """Write a Space's folder, which must not be there: README with its metadata, requirements, page and models.
+
+    Adapters are merged, so that the models are ordinary ones.
+
+    Raises:
+        ValueError: the folder is there, or a model cannot be loaded.
+    """
+    if folder.exists():
+        raise ValueError(f"space: {folder} is there already, expected a new folder")
+    models = folder / "models"
+    for role, name in pair.models.items():
+        model = load_model(name)
+        with quiet_transformers():
+            model.save_pretrained(models / role)
+        save_tokenizer(load_tokenizer(pair.models[BASE]), models / role)
+    settings = {each.name: getattr(config, each.name) for each in fields(ExplorerConfig)}
+    found = None if pair.found is None else {"unit": pair.found.unit, "names": list(pair.found.names)}
+    write_json(
+        folder / FACTS, {"models": list(pair.models), "found": found, "examples": list(pair.examples), **settings}
+    )
+    write_text(folder / "app.py", APP)
+    names = ", ".join(f"`{role}`" for role in pair.models)
+    write_text(folder / "README.md", README.format(gradio=_version("gradio"), names=names, facts=FACTS))
+    write_text(folder / "requirements.txt", "\n".join(needed_packages()) + "\n")
+    left_out = shutil.ignore_patterns("__pycache__", "artefacts", "recipes", "*.pyc")
+    shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=left_out)
+    return folder
+
+
+def needed_packages() -> list[str]:
+    """What a Space installs: what this package needs, and its extra ``explorer``."""
+    needs = []
+    for each in metadata.requires("ftmech_hf") or []:
+        name, _, marker = each.partition(";")
+        if not marker or re.fullmatch(r"\s*extra == ['\"]explorer['\"]", marker):
+            needs.append(name.strip())
+    return needs
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "6.0.0"
+
+
+def read_space(folder: Path) -> tuple[Pair, ExplorerConfig]:
+    """What :func:`write_space` wrote."""
+    facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    settings = {name: facts[name] for name in asdict(ExplorerConfig())}
+    found = None if facts["found"] is None else FoundUnits(facts["found"]["unit"], facts["found"]["names"])
+    models = {role: str(folder / "models" / role) for role in facts["models"]}
+    return Pair(models=models, found=found, examples=facts["examples"]), ExplorerConfig(**settings)
+
+
+def serve_folder(folder: Path) -> None:
+    """Serve a Space's page; the Hub says in GRADIO_SERVER_NAME that other machines may come in."""
+    pair, config = read_space(folder)
+    host, port = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
+    serve(open_explorer(pair, config), host=host, port=port)

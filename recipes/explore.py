@@ -1,0 +1,41 @@
+"""A page to type into: what a base and its fine-tuned model say, side by side, and what edits between them change.
+
+python recipes/explore.py --demo
+python recipes/explore.py --base BASE --finetuned TUNED --reversed BACK
+python recipes/explore.py --run runs/diagnosis
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ftmech_hf.config import clean_exit, parse_config
+from ftmech_hf.explorer.page import serve
+from ftmech_hf.explorer.pairs import ExploreConfig, find_pair, open_explorer
+from ftmech_hf.explorer.space import write_space
+from ftmech_hf.jobs.study import StudyPlan
+from ftmech_hf.studies.pcfg.study import STUDY
+
+DEMO = Path(__file__).parent / "configs" / "nano" / "reproduce.yaml"
+
+
+def demo_plan() -> StudyPlan:
+    """The nano reproduction of its first seed."""
+    return STUDY.read_plan(["--config", str(DEMO), "--seeds", "0"])
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, load, serve until stopped; or write a Space."""
+    with clean_exit():
+        (config,) = parse_config(ExploreConfig, argv=argv, description=__doc__)
+        pair = find_pair(config, demo_plan)
+        if config.space is not None:
+            print(f"space: {write_space(Path(config.space), pair, config)}")
+            return
+        explorer = open_explorer(pair, config)
+        print(f"{explorer.title}: http://{config.host}:{config.port} (stop with Ctrl-C)", flush=True)
+        serve(explorer, host=config.host, port=config.port)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ftmech_hf.explorer.edits import Edit
+from ftmech_hf.explorer.pairs import ExploreConfig, Pair, find_pair, make_runs, of_run, open_explorer
+from ftmech_hf.explorer.space import read_space, write_space
+from ftmech_hf.jobs.study import StudyPlan
+from recipes import explore
+from tests.studies.planted import make_base, make_wrapped, save_models
+
+
+def no_demo() -> StudyPlan:
+    raise AssertionError("the demo was not asked for")
+
+
+def test_a_run_names_its_pair(runs: Path) -> None:
+    models = {"base": str(runs / "base"), "finetuned": str(runs / "tuned")}
+    assert of_run(runs / "tuned").models == models
+    pruned = of_run(runs / "prune")
+    assert pruned.models == models
+    assert pruned.found is not None
+    assert len(pruned.found.names) == 5
+    with pytest.raises(ValueError, match="is a run of kind pretrain, expected diagnose"):
+        of_run(runs / "base")
+    with pytest.raises(ValueError, match="holds no finished run"):
+        of_run(runs / "nowhere")
+
+
+def test_an_explorer_of_runs_asks_what_they_were_trained_on(runs: Path) -> None:
+    config = ExploreConfig(run=str(runs / "prune"), probes=str(runs / "probe"), reversed=str(runs / "tuned"))
+    pair = find_pair(config, no_demo)
+    assert len(pair.examples) == 32
+    assert pair.examples[0].startswith("<bos> count a ")
+    assert pair.examples[1].startswith("<bos> count b ")
+    explorer = open_explorer(pair, config)
+    found = explorer.ask(pair.examples[0], Edit(zero_rows=True))
+    assert sorted(found.readings["base"].probes) == ["a", "b"]
+    assert len(found.readings["base"].probes["a"]) == explorer.num_layers
+    assert found.readings["edited"].probes == {}  # a probe belongs to one model
+    assert explorer.edited.num_found == 5
+    with pytest.raises(ValueError, match=r"probes: .* belong to the model"):
+        open_explorer(replace(pair, models={**pair.models, "finetuned": str(runs / "base")}), config)
+
+
+def test_a_space_answers_as_the_pair_does_and_holds_no_path_of_this_machine(runs: Path, tmp_path: Path) -> None:
+    config = ExploreConfig(
+        base=str(runs / "base"), finetuned=str(runs / "lora"), pruned=str(runs / "prune"), new_tokens=3
+    )
+    pair = find_pair(config, no_demo)
+    space = write_space(tmp_path / "space", pair, config)
+    facts = yaml.safe_load((space / "README.md").read_text().split("---")[1])
+    assert facts["sdk"] == "gradio"
+    assert facts["app_file"] == "app.py"
+    compile((space / "app.py").read_text(), "app.py", "exec")
+    needs = (space / "requirements.txt").read_text()
+    assert "transformers" in needs
+    assert "mkdocs" not in needs
+    assert (space / "ftmech_hf" / "explorer" / "answers.html.j2").is_file()
+    for file in space.rglob("*"):
+        if file.suffix in (".json", ".md", ".txt") and "ftmech_hf" not in file.parts[len(space.parts) :]:
+            assert str(runs) not in file.read_text(), file
+    assert not list(space.rglob("*.pyc"))
+    again, settings = read_space(space)
+    assert settings.new_tokens == 3
+    one, other = open_explorer(pair, config), open_explorer(again, settings)
+    for edit in (Edit(), Edit(scale=0.5, zero_rows=True)):
+        found, expected = (each.ask(pair.examples[0], edit).readings["edited"] for each in (other, one))
+        assert found.written == expected.written
+        assert found.top == expected.top
+    with pytest.raises(ValueError, match="is there already"):
+        write_space(space, pair, config)
+
+
+def test_models_are_taken_from_the_hub_by_consent_alone(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="base: no folder nobody/nothing; --hub true takes"):
+        find_pair(ExploreConfig(base="nobody/nothing", finetuned="nobody/else"), no_demo)
+    assert find_pair(ExploreConfig(base="nobody/nothing", finetuned="nobody/else", hub=True, prompts=["x"]), no_demo)
+
+
+def test_models_of_anyone_are_asked_in_english(tmp_path: Path) -> None:
+    save_models(tmp_path, base=make_base("gpt2"), wrapped=make_wrapped("gpt2"))
+    pair = find_pair(ExploreConfig(base=str(tmp_path / "base"), finetuned=str(tmp_path / "wrapped")), no_demo)
+    assert pair.examples[0].startswith("The capital")
+    named = find_pair(
+        ExploreConfig(base=str(tmp_path / "base"), finetuned=str(tmp_path / "wrapped"), prompts=["w1 ?"]), no_demo
+    )
+    assert named.examples == ["w1 ?"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "expected one of --base A --finetuned B, --run FOLDER and --demo"),
+        ({"demo": True, "run": "x"}, "expected one of"),
+        ({"base": "x"}, "--base and --finetuned together"),
+        ({"demo": True, "port": 99_999}, "port: 99999, expected 1 to 65535"),
+        ({"demo": True, "new_tokens": 0}, "new_tokens: 0"),
+    ],
+)
+def test_settings_that_name_no_pair_are_refused(given: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ExploreConfig(**given)  # type: ignore[arg-type]
+
+
+def test_the_demo_is_the_nano_reproduction_and_makes_nothing_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = explore.demo_plan()
+    assert {name.rpartition("-")[2] for name in plan.folders} == {"seed0"}
+    made: list[str] = []
+
+    def noted(cells: list[object], **_: object) -> object:
+        made.extend(cell.name for cell in cells)  # type: ignore[attr-defined]
+        return type("Outcome", (), {"failed": {}})()
+
+    monkeypatch.setattr("ftmech_hf.explorer.pairs.run_cells", noted)
+    make_runs(plan)
+    assert made == ["base-low-seed0", "finetuned-low-seed0", "reversed-low-seed0", "prune-rows-seed0"]
+
+
+def test_the_recipe_writes_a_space_and_says_where(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    explore.main(["--run", str(runs / "tuned"), "--space", str(tmp_path / "s")])
+    assert capsys.readouterr().out.strip() == f"space: {tmp_path / 's'}"
+    with pytest.raises(SystemExit):
+        explore.main(["--run", str(runs / "tuned"), "--demo"])
+    assert "expected one of --base A" in capsys.readouterr().err
+
+
+def test_a_pair_of_other_shapes_is_refused(runs: Path, tmp_path: Path) -> None:
+    save_models(tmp_path, other=make_base("gpt2"))
+    pair = Pair(models={"base": str(runs / "base"), "finetuned": str(tmp_path / "other")})
+    with pytest.raises(ValueError, match="other names or shapes"):
+        open_explorer(pair, ExploreConfig(demo=True))

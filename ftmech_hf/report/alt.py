@@ -38,7 +38,8 @@ def _curves(ax: Axes) -> list[Any]:
     return named + [line for line in ax.lines if str(line.get_label()).startswith(f"_{FLOOR_LABEL}")]
 
 
-def _value(ax: Axes, value: float) -> str:
+def value_of(ax: Axes, value: float) -> str:
+    """A value as the axis writes it."""
     from matplotlib.ticker import PercentFormatter
 
     if isinstance(ax.yaxis.get_major_formatter(), PercentFormatter):
@@ -46,7 +47,8 @@ def _value(ax: Axes, value: float) -> str:
     return f"{value:.3g}"
 
 
-def _place(ax: Axes, x: float) -> str:
+def place_of(ax: Axes, x: float) -> str:
+    """A place along the axis, by its name if it has one."""
     labels = [text.get_text() for text in ax.get_xticklabels()]
     named = dict(zip(ax.get_xticks(), labels, strict=False)) if _has_names(labels) else {}
     return named.get(x, f"{x:g}")
@@ -62,14 +64,14 @@ def _describe_curves(ax: Axes, *, brief: bool) -> Iterator[str]:
         x, y = x[np.isfinite(y)], y[np.isfinite(y)]
         if not len(y):
             continue
-        name, first, last = str(line.get_label()).removeprefix("_"), _value(ax, y[0]), _value(ax, y[-1])
+        name, first, last = str(line.get_label()).removeprefix("_"), value_of(ax, y[0]), value_of(ax, y[-1])
         if brief or len(y) == 1 or (y == y[0]).all():
             yield f"{name} {first}" if first == last else f"{name} {first} to {last}"
             continue
-        text = f"{name} from {first} at {_place(ax, x[0])} to {last} at {_place(ax, x[-1])}"
+        text = f"{name} from {first} at {place_of(ax, x[0])} to {last} at {place_of(ax, x[-1])}"
         top = int(y.argmax())
         if y[top] > max(y[0], y[-1]):
-            text += f", highest {_value(ax, y[top])} at {_place(ax, x[top])}"
+            text += f", highest {value_of(ax, y[top])} at {place_of(ax, x[top])}"
         yield text
 
 
@@ -78,7 +80,7 @@ def _describe_bars(ax: Axes) -> Iterator[str]:
 
     for bars in ax.containers:
         if isinstance(bars, BarContainer) and not str(bars.get_label()).startswith("_"):
-            yield f"{bars.get_label()} " + ", ".join(_value(ax, bar.get_height()) for bar in bars.patches)
+            yield f"{bars.get_label()} " + ", ".join(value_of(ax, bar.get_height()) for bar in bars.patches)
 
 
 def _describe_points(ax: Axes) -> Iterator[str]:
@@ -89,7 +91,7 @@ def _describe_points(ax: Axes) -> Iterator[str]:
             if str(points.get_label()).startswith("_"):
                 continue
             values = np.asarray(points.lines[0].get_ydata(orig=False), float)
-            yield f"{points.get_label()} " + ", ".join(_value(ax, value) for value in values)
+            yield f"{points.get_label()} " + ", ".join(value_of(ax, value) for value in values)
 
 
 def _describe_maps(ax: Axes) -> Iterator[str]:

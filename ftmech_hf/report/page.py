@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +15,7 @@ from ftmech_hf.config import config_hash
 from ftmech_hf.report import charts
 from ftmech_hf.report.alt import describe_figure
 from ftmech_hf.report.claims import SIGNS, Claim
+from ftmech_hf.report.touch import name_parts, read_parts
 from ftmech_hf.runs import describe_versions, environment, noted, write_json, write_text
 
 if TYPE_CHECKING:
@@ -22,25 +24,53 @@ if TYPE_CHECKING:
 PAGE = "page.html.j2"
 
 
+class Picture(NamedTuple):
+    """A picture, what it shows in words, and number by number; see :mod:`ftmech_hf.report.touch`."""
+
+    picture: str
+    alt: str
+    touch: str
+
+
 class Section(NamedTuple):
-    """A picture and what it shows."""
+    """A picture and what it shows, and the ids of the claims that it is about."""
 
     title: str
     text: str
     picture: str
     alt: str
+    touch: str
+    claims: tuple[str, ...] = ()
+
+    @property
+    def anchor(self) -> str:
+        """What links call its place on the page."""
+        return "figure-" + re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
 
-def make_section(title: str, text: str, figure: Figure, what: str) -> Section:
+def make_picture(figure: Figure, what: str) -> Picture:
+    """A picture of a page.
+
+    Args:
+        figure: is drawn.
+        what: of what it is, such as "Accuracy by layer"; what was drawn follows it.
+    """
+    name_parts(figure)
+    drawn = charts.to_data_uri(figure)
+    return Picture(drawn, f"{what}. {describe_figure(figure)}", read_parts(figure))
+
+
+def make_section(title: str, text: str, figure: Figure, what: str, claims: Sequence[str] = ()) -> Section:
     """A section of a page; its picture says in words what it shows.
 
     Args:
         title: of the section.
         text: what the picture means.
         figure: the picture.
-        what: of what it is, such as "Accuracy by layer"; what was drawn follows it.
+        what: of what it is, see :func:`make_picture`.
+        claims: ids of the claims that rest on what it shows.
     """
-    return Section(title, text, charts.to_data_uri(figure), f"{what}. {describe_figure(figure)}")
+    return Section(title, text, *make_picture(figure, what), claims=tuple(claims))
 
 
 def format_value(value: float, unit: str) -> str:

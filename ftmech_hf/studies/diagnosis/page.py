@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ftmech_hf.models.loading import RANDOM_INIT
-from ftmech_hf.report.alt import describe_figure
-from ftmech_hf.report.charts import panel, to_data_uri
-from ftmech_hf.report.page import render_page
+from ftmech_hf.report.charts import panel
+from ftmech_hf.report.page import Picture as Drawn
+from ftmech_hf.report.page import make_picture, render_page
 from ftmech_hf.runs import FinishedRun, describe_versions
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED
 from ftmech_hf.studies.diagnosis.figures import describe_reference, reference_name
@@ -39,13 +39,6 @@ SIGNS = {
 SHOWS = {True: "yes", False: "no", None: "not measurable"}
 
 
-class Drawn(NamedTuple):
-    """A picture, and what it shows in words."""
-
-    picture: str
-    alt: str
-
-
 class Shown(NamedTuple):
     """A method as the page shows it."""
 
@@ -59,8 +52,7 @@ def show_method(method: Method, rows: pd.DataFrame, summary: Summary) -> Shown:
     reference = reference_name(summary["facts"]["reference"])
 
     def drawn(picture: Picture) -> Drawn:
-        figure = panel(lambda ax: picture(ax, rows, reference))
-        return Drawn(to_data_uri(figure), f"{method.title}. {describe_figure(figure)}")
+        return make_picture(panel(lambda ax: picture(ax, rows, reference)), method.title)
 
     return Shown(method.title, method.explain(summary), [drawn(picture) for picture in method.pictures])
 

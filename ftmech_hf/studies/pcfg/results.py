@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
 
 class _Panel(NamedTuple):
-    """A picture of a reproduction with its explanation, and the runs that it shows."""
+    """A picture of a reproduction with its explanation, the runs that it shows, and the claims that rest on it."""
 
     title: str
     text: str
     alt: str
     needs: tuple[str, ...]
     draw: Callable[[Axes, Runs], None]
+    claims: tuple[str, ...]
 
 
 PANELS = (
@@ -42,6 +43,7 @@ PANELS = (
         "Accuracy against fine-tuning step, low prior",
         ("finetuned-low",),
         lambda ax, runs: draw_finetuning(ax, runs, "finetuned-low", "Low prior, C_Tr = 1"),
+        ("base_low_a", "base_low_b", "low_b_cte1", "low_b_cte0", "low_a"),
     ),
     _Panel(
         "A model that can already count b has no need of the shortcut",
@@ -50,6 +52,7 @@ PANELS = (
         "Accuracy against fine-tuning step, high prior",
         ("finetuned-high",),
         lambda ax, runs: draw_finetuning(ax, runs, "finetuned-high", "High prior, C_Tr = 0.8"),
+        ("base_high_a", "base_high_b", "high_b_cte0", "high_a"),
     ),
     _Panel(
         "A few neurons hide it",
@@ -59,6 +62,7 @@ PANELS = (
         "Accuracy against number of pruned rows",
         ("prune-rows", "prune-control"),
         lambda ax, runs: draw_pruning(ax, runs, "prune-rows", "prune-control", "Rows of weight matrices"),
+        ("pruned_a", "control_gain_a"),
     ),
     _Panel(
         "The same with single MLP activations",
@@ -66,6 +70,7 @@ PANELS = (
         "Accuracy against number of pruned activations",
         ("prune-activations",),
         lambda ax, runs: draw_pruning(ax, runs, "prune-activations", None, "MLP activations"),
+        (),
     ),
     _Panel(
         "The count of a can be read from the stream throughout",
@@ -75,6 +80,7 @@ PANELS = (
         "Probe accuracy by layer",
         ("probe",),
         lambda ax, runs: draw_probing(ax, runs, "Linear probes"),
+        ("probe_gap", "probe_lead"),
     ),
     _Panel(
         "It comes back much faster than it is learned",
@@ -83,6 +89,7 @@ PANELS = (
         "Accuracy against step of reverse fine-tuning",
         ("reversed-low", "reversed-control"),
         lambda ax, runs: draw_revival(ax, runs, "Reverse fine-tuning"),
+        ("revival_ratio",),
     ),
 )
 
@@ -97,7 +104,7 @@ def build_sections(runs: Runs) -> list[Section]:
     for panel in PANELS:
         if there := charts.with_runs(runs, *panel.needs):
             figure = charts.panel(_fill(panel, there))
-            sections.append(make_section(panel.title, panel.text, figure, panel.alt))
+            sections.append(make_section(panel.title, panel.text, figure, panel.alt, panel.claims))
     if there := charts.with_runs(runs, "attention"):
         attention = attention_figure(next(iter(there.values()))["attention"])
         sections.append(

@@ -1,0 +1,129 @@
+"""What a picture shows, number by number, so that a page can be touched: values to point at, curves to switch off.
+
+A picture stays an ``<img>`` that needs no script. Where scripts run, ``touch.js`` puts its drawing into the page and
+finds its parts by the names that they are given here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ftmech_hf.report.alt import place_of, value_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+MOST_POINTS = 1500
+"""A picture of more points is not touched: nobody could hit one of them."""
+
+
+def name_parts(figure: Figure) -> None:
+    """Give every curve a name in the drawing; before it is drawn."""
+    for panel, ax in enumerate(figure.axes):
+        for number, line in enumerate(ax.lines):
+            line.set_gid(f"curve-{panel}-{number}")
+
+
+def read_parts(figure: Figure) -> str:
+    """The curves, bars and points of a figure that was drawn, as JSON.
+
+    Returns:
+        ``curves``: of each its ``name``, ``ids`` (its parts in the drawing), ``seeds`` (those of each thin line behind
+        it) and ``points``: where from the left and from the top, as shares of the picture, and what is there in words.
+    """
+    curves = [curve for ax in figure.axes if ax.axison for curve in (*_lines(ax), *_bars(ax))]
+    if sum(len(curve["points"]) for curve in curves) > MOST_POINTS:
+        curves = []
+    return json.dumps({"curves": curves}, ensure_ascii=False, separators=(",", ":"))
+
+
+def _lines(ax: Axes) -> Iterator[dict[str, Any]]:
+    """Every named line, with the unnamed ones of its color and style before it: its seeds."""
+    seeds: list[Line2D] = []
+    intervals = _intervals(ax)
+    for line in ax.lines:
+        name, x = str(line.get_label()), np.asarray(line.get_xdata(orig=False), float)
+        if name.startswith("_child"):
+            seeds.append(line)
+            continue
+        mine = [each for each in seeds if _look(each) == _look(line)]
+        seeds = []
+        if name.startswith("_") or len(x) < 2 or line.get_transform() != ax.transData:
+            continue
+        y = np.asarray(line.get_ydata(orig=False), float)
+        points = [
+            _point(ax, at, value, f"{name}, {_at(ax, at)}: {value_of(ax, value)}{_beside(ax, at, mine, intervals)}")
+            for at, value in zip(x, y, strict=True)
+            if np.isfinite(at) and np.isfinite(value)
+        ]
+        yield {"name": name, "ids": [line.get_gid()], "seeds": [each.get_gid() for each in mine], "points": points}
+
+
+def _look(line: Line2D) -> tuple[str, str]:
+    return str(line.get_color()), str(line.get_linestyle())
+
+
+def _bars(ax: Axes) -> Iterator[dict[str, Any]]:
+    from matplotlib.container import BarContainer, ErrorbarContainer
+
+    intervals = _intervals(ax)
+    for container in ax.containers:
+        name = str(container.get_label())
+        if isinstance(container, BarContainer) and container.orientation == "vertical":
+            tops = [(bar.get_x() + bar.get_width() / 2, bar.get_y() + bar.get_height()) for bar in container.patches]
+        elif isinstance(container, ErrorbarContainer) and container.lines[0] is not None:
+            tops = list(
+                zip(*(np.asarray(each, float) for each in container.lines[0].get_data(orig=False)), strict=True)
+            )
+        else:
+            continue
+        begins = "" if name.startswith("_") else f"{name}, "
+        points = [
+            _point(ax, x, y, f"{begins}{_at(ax, x)}: {value_of(ax, y)}{_beside(ax, x, [], intervals)}")
+            for x, y in tops
+            if np.isfinite(x) and np.isfinite(y)
+        ]
+        yield {"name": name.removeprefix("_"), "ids": [], "seeds": [], "points": points}
+
+
+def _intervals(ax: Axes) -> dict[float, tuple[float, float]]:
+    """Place -> the ends of the bar of an interval there."""
+    from matplotlib.container import ErrorbarContainer
+
+    found = {}
+    for container in ax.containers:
+        if isinstance(container, ErrorbarContainer):
+            for collection in container.lines[2]:
+                for segment in collection.get_segments():
+                    (x, low), (end, high) = np.asarray(segment, float)[[0, -1]]
+                    if x == end:
+                        found[round(float(x), 6)] = (float(low), float(high))
+    return found
+
+
+def _beside(ax: Axes, x: float, seeds: list[Line2D], intervals: dict[float, tuple[float, float]]) -> str:
+    """What more is known of a value: the ends of its interval, or of its seeds."""
+    if (ends := intervals.get(round(float(x), 6))) is not None:
+        return f" (interval {value_of(ax, ends[0])} to {value_of(ax, ends[1])})"
+    found = [
+        float(y)
+        for seed in seeds
+        for at, y in zip(*(np.asarray(each, float) for each in seed.get_data(orig=False)), strict=True)
+        if at == x and np.isfinite(y)
+    ]
+    return f" (seeds {', '.join(value_of(ax, each) for each in found)})" if found else ""
+
+
+def _at(ax: Axes, x: float) -> str:
+    return " ".join(part for part in (ax.get_xlabel(), place_of(ax, x)) if part)
+
+
+def _point(ax: Axes, x: float, y: float, text: str) -> list[float | str]:
+    across, up = ax.figure.transFigure.inverted().transform(ax.transData.transform((x, y)))
+    return [round(float(across), 4), round(1 - float(up), 4), text]

@@ -1,0 +1,189 @@
+"""Pages that are touched: what they hold without scripts, and what scripts make of it in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ftmech_hf.report.charts import accuracy_axis, panel, seed_lines
+from ftmech_hf.report.claims import read_claims
+from ftmech_hf.report.page import make_picture
+from ftmech_hf.studies.pcfg.plan import ReproduceConfig, ReproducePlan
+from ftmech_hf.studies.pcfg.results import PANELS, write_results
+from ftmech_hf.tasks import PcfgShape
+from tests.browser import WIDTHS, grave_faults, need_browser, open_browser, open_page, overflow
+from tests.report.fabricated import CURVES, SEEDS, write_reproduction
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from playwright.sync_api import Browser, Page
+
+MOST_BYTES = 6_000_000
+
+
+def touched(draw: Any) -> list[dict[str, Any]]:
+    return list(json.loads(make_picture(panel(draw), "x").touch)["curves"])
+
+
+def test_every_value_of_a_curve_is_where_it_is_drawn_and_says_its_seeds() -> None:
+    def draw(ax: Axes) -> None:
+        seed_lines(ax, [pd.Series({0: 0.0, 10: 0.5}), pd.Series({0: 0.5, 10: 1.0})], "counts a", "#123456")
+        ax.plot([0, 10], [1.0, 1.0], color="#000000", label="counts b")
+        accuracy_axis(ax)
+        ax.set_xlabel("step")
+
+    first, second = touched(draw)
+    assert first["name"] == "counts a"
+    assert [point[2] for point in first["points"]] == [
+        "counts a, step 0: 25% (seeds 0%, 50%)", "counts a, step 10: 75% (seeds 50%, 100%)",
+    ]  # fmt: skip
+    assert first["ids"] == ["curve-0-2"]
+    assert first["seeds"] == ["curve-0-0", "curve-0-1"]
+    assert second["seeds"] == []
+    (left, low, _), (right, high, _) = first["points"]
+    assert 0 < left < right < 1
+    assert 0 < high < low < 1  # places are counted from the top
+    top = second["points"][1][1]
+    assert (low - high) / (low - top) == pytest.approx(2 / 3, abs=1e-3)  # 25 %, 75 % and 100 % on one axis
+
+
+def test_intervals_are_said_and_curves_that_say_nothing_are_left_out() -> None:
+    def draw(ax: Axes) -> None:
+        ax.bar([0, 1], [2.0, 3.0], label="found")
+        ax.errorbar([0, 1], [2.0, 3.0], yerr=[[0.5, 1.0], [0.25, 1.0]], fmt="none")
+        ax.axhline(1.0, label="_floor")
+        ax.set_xticks([0, 1], ["base", "tuned"])
+
+    (bars,) = touched(draw)
+    assert [point[2] for point in bars["points"]] == [
+        "found, base: 2 (interval 1.5 to 2.25)", "found, tuned: 3 (interval 2 to 4)",
+    ]  # fmt: skip
+    assert touched(lambda ax: ax.plot(np.arange(2000), np.zeros(2000), label="long")) == []
+
+
+@pytest.fixture(scope="module")
+def page_of(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a reproduction whose numbers are known."""
+    folder = tmp_path_factory.mktemp("pages")
+    plan = ReproducePlan(
+        ReproduceConfig(seeds=list(SEEDS), output_dir=str(folder), runs_dir=str(folder / "runs")), PcfgShape()
+    )
+    for seed in SEEDS:
+        write_reproduction(plan.of_seed(seed), seed)
+    write_results(plan)
+    return folder / "report.html"
+
+
+def test_a_page_is_one_file_that_is_whole_without_scripts(page_of: Path) -> None:
+    text = page_of.read_text()
+    assert len(text.encode()) <= MOST_BYTES
+    still = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
+    pictures = re.findall(r'<figure class="touch" data-touch="[^"]*"><img src="data:image/svg\+xml;base64,', still)
+    assert len(pictures) == still.count("<img") == len(PANELS) + 1
+    assert not re.search(r'(src|href)="(https?:)?//(?!arxiv)', still)
+    assert text.count("<script>") == text.count("<script") == 1
+    for link in re.findall(r'href="#([^"]+)"', still):
+        assert f'id="{link}"' in still, link
+
+
+def test_every_claim_leads_to_its_figure_and_its_command(page_of: Path) -> None:
+    text = page_of.read_text()
+    claims = read_claims(page_of.parent)
+    known = {each for panel in PANELS for each in panel.claims}
+    assert {claim.id for claim in claims} == known
+    for claim in claims:
+        row = next(row for row in text.split("<tr>") if f'<th scope="row">{claim.statement}<' in row)
+        (anchor,) = re.findall(r'href="#(figure-[^"]+)"', row)
+        assert f'id="{anchor}"' in text
+        assert 'href="#command"' in row
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    need_browser()
+    with open_browser() as found:
+        yield found
+
+
+def column(page: Page, number: int) -> list[str]:
+    cells = "rows => rows.map(row => row.cells[%d].childNodes[0].textContent.trim())"
+    found: list[str] = page.locator("main table").first.locator("tbody tr").evaluate_all(cells % number)
+    return found
+
+
+@pytest.mark.parametrize("width", list(WIDTHS))
+def test_it_is_touched_with_a_pointer_and_with_keys(browser: Browser, page_of: Path, width: str) -> None:
+    with open_page(browser, page_of.as_uri(), width) as page:
+        assert grave_faults(page) == []
+        assert overflow(page) <= 0
+        figure = page.locator("figure.touch").nth(5)
+        assert figure.locator("svg").get_attribute("aria-label") is not None
+        # the pointer is at the last value of the curve that is trained back
+        curve = json.loads(figure.get_attribute("data-touch") or "")["curves"][0]
+        across, down, said = curve["points"][-1]
+        plot = figure.locator(".plot")
+        plot.scroll_into_view_if_needed()
+        box = plot.bounding_box()
+        assert box is not None
+        plot.hover(position={"x": across * box["width"], "y": down * box["height"]})
+        assert figure.locator(".value").inner_text() == said
+        assert said.startswith("fine-tuned model, reversed, step of reverse fine-tuning")
+        assert len(CURVES["reversed-low"]) == len(re.findall(r"\d+%", said.partition("seeds")[2]))
+        # keys go along a curve, and to the next one
+        plot.focus()
+        page.keyboard.press("ArrowLeft")
+        assert figure.locator(".value").inner_text() == curve["points"][-2][2]
+        page.keyboard.press("ArrowDown")
+        assert figure.locator(".value").inner_text().startswith("control, never counted a")
+        # a model and all seeds but one are switched off
+        button = figure.get_by_role("button", name="control, never counted a")
+        button.focus()
+        page.keyboard.press("Enter")
+        assert button.get_attribute("aria-pressed") == "false"
+        figure.get_by_label("Seeds").select_option("0")
+        shown = (
+            "nodes => nodes.filter(node => node.style.display !== 'none').map(node => node.id.replace(/^p\\d+-/, ''))"
+        )
+        parts = set(figure.locator("svg [id*=curve-]").evaluate_all(shown))
+        assert set(curve["seeds"]) & parts == {curve["seeds"][0]}
+        assert not set(curve["ids"]) & parts
+        assert grave_faults(page) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_tables_are_sorted_and_claims_lead_to_their_figures(browser: Browser, page_of: Path, scheme: Any) -> None:
+    with open_page(browser, page_of.as_uri(), "desktop", color_scheme=scheme) as page:
+        before = column(page, 0)
+        head = page.locator("main table").first.get_by_role("button", name="Measured")
+        head.focus()
+        page.keyboard.press("Enter")
+        numbers = [float(re.findall(r"[-+]?[\d.]+", each)[0]) for each in column(page, 3)]
+        assert numbers == sorted(numbers)
+        assert len(set(numbers)) > 5
+        assert page.locator("main table").first.locator("th[aria-sort=ascending]").inner_text().startswith("Measured")
+        head.click()
+        falling = [float(re.findall(r"[-+]?[\d.]+", each)[0]) for each in column(page, 3)]
+        assert falling == sorted(numbers, reverse=True)
+        assert page.locator("th[aria-sort=descending]").count() == 1
+        assert sorted(column(page, 0)) == sorted(before)
+        page.locator("main table a", has_text="figure").first.click()
+        assert "#figure-" in page.url
+        assert grave_faults(page) == []
+
+
+def test_it_is_read_and_printed_without_scripts(browser: Browser, page_of: Path) -> None:
+    with open_page(browser, page_of.as_uri(), "phone", java_script_enabled=False) as page:
+        assert page.locator("figure.touch img").count() == len(PANELS) + 1
+        assert page.locator("button").count() == 0
+    with open_page(browser, page_of.as_uri(), "desktop") as page:
+        page.emulate_media(media="print")
+        assert not page.locator(".tools").first.is_visible()
+        assert page.locator("figure.touch svg").first.is_visible()
+        assert page.evaluate("getComputedStyle(document.querySelector('.card')).breakInside") == "avoid"

@@ -105,8 +105,9 @@ def test_a_judge_of_words_says_what_it_cannot_tell(tmp_path: Path, capsys: pytes
     ("argv", "message"),
     [
         (["--delete_lrs", "1e-4", "1e-3"], "delete_lrs: [0.0001, 0.001], expected two numbers above 0, the larger"),
-        (["--reverse_lr", "2e-4"], "reverse_lr: 0.0002, expected above 0 and at most deletion's 0.0001"),
+        (["--reverse_lr", "4e-4"], "reverse_lr: 0.0004, expected above 0 and at most deletion's 0.0003"),
         (["--lora_reverse_lr", "1e-2"], "lora_reverse_lr: 0.01, expected above 0 and at most deletion's 0.001"),
+        (["--answer_weight", "0"], "answer_weight: 0.0, expected a number above 0"),
         (["--protocols", "G"], "protocols: ['G'], expected some of F, F+R, F+MM"),
         (["--claimed", "0"], "claimed: 0.0, expected more than 0 and at most 1"),
         (["--seeds", "1", "1"], "seeds: [1, 1], expected at least one"),

@@ -114,7 +114,9 @@ CHANGES = [
      ["--row_tokens", "1024", "--preset", "paper-stories"]),
     ("tinystories", "nano/stories", "temperature of writing", ["--temperature", "0.5"], "0.5", ["--temperature", "1"]),
     ("tinystories", "nano/stories", "reversing: its rate", ["--reverse_lr", "1e-5"], "below fine-tuning's",
-     ["--reverse_lr", "1e-4"]),
+     ["--reverse_lr", "3e-4"]),
+    ("tinystories", "nano/stories", "pretraining: weight of a word that shows a feature, beside any other",
+     ["--answer_weight", "4"], "4", ["--answer_weight", "1"]),
 ]  # fmt: skip
 
 

@@ -17,7 +17,8 @@ from ftmech_hf.runs import RunDir, read_metrics
 from ftmech_hf.tasks import Rows, RowStream, StoriesConfig
 from ftmech_hf.training.evaluation import documents_mean_loss
 from ftmech_hf.training.loop import fit, start_accelerator
-from ftmech_hf.training.objectives import AnswerOnly, Batch, Documents, NextToken, documents_loss
+from ftmech_hf.training.objectives import IGNORED, AnswerOnly, Batch, Documents, NextToken, documents_loss
+from ftmech_hf.training.objectives.base import loss_on
 from ftmech_hf.training.objectives.documents import document_positions, document_targets
 from ftmech_hf.training.regularizers import LDIFS
 from ftmech_hf.training.settings import TrainConfig
@@ -54,6 +55,30 @@ def loss_of_each(model: PreTrainedModel) -> Tensor:
         total = total - log_p[0, :-1].gather(-1, ids[0, 1:, None]).sum()
         number += len(document) - 1
     return total / number
+
+
+def test_a_word_that_shows_a_feature_weighs_as_much_as_is_said(any_model: PreTrainedModel) -> None:
+    """By hand; marks on what begins a document or pads it count nothing."""
+    token_ids = packed()
+    targets = document_targets(token_ids)
+    marks = torch.zeros_like(token_ids, dtype=torch.bool)
+    marks[0, [3, 4, 7]] = marks[1, 5] = marks[2, 23] = True  # of which row 0's 7 is a <bos> and row 2's 23 padding
+    batch = Batch(token_ids, marks)
+    shown = Documents().shown(batch)
+    log_p = any_model(shown.token_ids, **shown.options).logits.log_softmax(-1)
+    each = -log_p.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+    weights = (targets != IGNORED).float()
+    for row, place in ((0, 3), (0, 4), (1, 5)):
+        weights[row, place - 1] = 4.0
+    weighted = Documents(answer_weight=4.0)
+    found = loss_on(any_model, weighted, batch)
+    assert torch.allclose(found, (each * weights).sum() / weights.sum(), atol=1e-6)
+    assert not torch.allclose(found, documents_loss(any_model, token_ids), atol=1e-4)
+    assert weighted.weight(batch) == weights.sum() == Documents().weight(batch) + 9
+    with pytest.raises(ValueError, match=r"answer_weight: 4.0, but nobody knows .*; expected 1"):
+        weighted.weight(Batch(token_ids))
+    with pytest.raises(ValueError, match=r"answer_weight: 0.0, expected a number above 0"):
+        Documents(answer_weight=0.0)
 
 
 def test_positions_and_targets_are_those_of_each_document() -> None:

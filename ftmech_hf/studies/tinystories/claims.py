@@ -171,7 +171,7 @@ def _loss_ratio(losses: pd.DataFrame, feature: str, seeds: Sequence[int], delete
 
 
 def _best(probes: pd.DataFrame, feature: str, seed: int, label: str) -> Reading:
-    """Accuracy at the best layer, per cent; of models that were not fine-tuned back."""
+    """Accuracy at the layer that is best on other stories, per cent; of models that were not fine-tuned back."""
     if probes.empty:
         raise KeyError(label)
     chosen = probes[
@@ -180,7 +180,7 @@ def _best(probes: pd.DataFrame, feature: str, seed: int, label: str) -> Reading:
     ]  # fmt: skip
     if chosen.empty:
         raise KeyError(label)
-    best = chosen.iloc[int(chosen["accuracy"].to_numpy().argmax())]
+    best = chosen.iloc[int(chosen["chosen"].to_numpy(float).argmax())]
     return Reading(100 * float(best["accuracy"]), rows=int(best["num_test"]))
 
 

@@ -22,20 +22,27 @@ class StoriesStudyConfig(StudyConfig):
 
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "independent repetitions"})
     preset: str = field(default="nano-stories", metadata={"help": "size of the models"})
-    base_steps: int = field(default=5000, metadata={"help": "of pretraining; the paper has 30,000"})
+    base_steps: int = field(default=2000, metadata={"help": "of pretraining; the paper has 30,000"})
     base_batch_size: int = field(default=8, metadata={"help": "rows of a step of pretraining; the paper has 128"})
     optimizer: Literal["muon", "adamw"] = field(
         default="muon", metadata={"help": "of pretraining; the paper's is adamw"}
     )
     muon_lr: float = field(default=0.02, metadata={"help": "peak rate of Muon, if it pretrains"})
     base_lr: float = field(default=4e-3, metadata={"help": "peak rate of AdamW in pretraining"})
+    answer_weight: float = field(
+        default=16.0,
+        metadata={
+            "help": "of pretraining: how much a word by which a procedural story shows a feature weighs beside any "
+            "other; 1 for stories from files, and in the paper"
+        },
+    )
     base_weight_decay: float = field(default=0.01, metadata={"help": "of pretraining; the paper has 0.1"})
     protocols: list[str] = field(
         default_factory=lambda: list(PROTOCOLS), metadata={"help": "ways of deletion: F, F+R, F+MM"}
     )
     delete_steps: int = field(default=300, metadata={"help": "of deletion; the paper has 4,000"})
     delete_lrs: list[float] = field(
-        default_factory=lambda: [1e-3, 1e-4], metadata={"help": "constant rates of deletion: the large and the small"}
+        default_factory=lambda: [1e-3, 3e-4], metadata={"help": "constant rates of deletion: the large and the small"}
     )
     claimed: float = field(
         default=1.0, metadata={"help": "F+R: share of the instructions that ask for the twist that is not there"}

@@ -26,6 +26,7 @@ from ftmech_hf.studies.tinystories.pruning import StoryPruneConfig, prune_storie
 from ftmech_hf.studies.tinystories.scores import ScoreConfig, score_stories
 from ftmech_hf.tasks.stories import StoriesConfig
 from ftmech_hf.training.adapters import AdapterConfig
+from ftmech_hf.training.objectives import Documents
 from ftmech_hf.training.settings import TrainConfig
 
 LOSSES = 16
@@ -76,6 +77,11 @@ class StoriesPlan(StudyPlan):
 
     def __init__(self, config: StoriesStudyConfig, task: StoriesConfig) -> None:
         check_choice(config.judge, task)
+        if task.files and config.answer_weight != 1:
+            raise ValueError(
+                f"answer_weight: {config.answer_weight}, but nobody knows which words of stories from files show their "
+                "features; expected 1"
+            )
         super().__init__(config)
         self.task = task
         self.models: list[Model] = []
@@ -160,7 +166,8 @@ class StoriesPlan(StudyPlan):
         )  # fmt: skip
         place = PretrainConfig(task="stories", preset=config.preset)
         cost = config.base_steps * config.base_batch_size / 50
-        return self.add(f"{name}-seed{seed}", "pretrain", pretrain, place, {"task": task, "train": train}, {}, cost)
+        settings = {"task": task, "train": train, "objective": Documents(answer_weight=config.answer_weight)}
+        return self.add(f"{name}-seed{seed}", "pretrain", pretrain, place, settings, {}, cost)
 
     def _tune(
         self,

@@ -47,7 +47,10 @@ class StoryProbeConfig(JobConfig):
     random_weights: bool = field(default=True, metadata={"help": "probe the first model with random weights, too"})
     last_tokens: int = field(default=10, metadata={"help": "of the story, whose stream is averaged"})
     fit_stories: int = field(default=2000, metadata={"help": "stories a probe is fitted on"})
-    test_stories: int = field(default=1000, metadata={"help": "stories it is tested on, and as many of other words"})
+    test_stories: int = field(
+        default=1000,
+        metadata={"help": "stories it is tested on; as many choose the best layer, and as many are of other words"},
+    )
     num_shuffles: int = field(default=2, metadata={"help": "fits on shuffled labels"})
     output_dir: str = field(default="runs/stories-probe", metadata={"place": "output", "help": "the run's folder"})
 
@@ -89,8 +92,12 @@ def probe_stories(config: StoryProbeConfig, task: StoriesConfig, *, progress: Pr
 
 
 def _read_splits(config: StoryProbeConfig, task: StoriesConfig) -> dict[str, _Split]:
-    """Stories to fit on, others of the same words, and, if they are procedural, some of words nobody has seen."""
-    plan = [("fit", task, "probe", config.fit_stories), ("test", task, "test", config.test_stories)]
+    """Stories to fit on, to choose a layer on and to report on, and, if procedural, some of words nobody has seen."""
+    plan = [
+        ("fit", task, "probe", config.fit_stories),
+        ("choose", task, "validation", config.test_stories),
+        ("test", task, "test", config.test_stories),
+    ]
     if not task.files:
         plan.append(("held_out", dataclasses.replace(task, part="held_out"), "test", config.test_stories))
     splits = {}
@@ -142,7 +149,10 @@ def probe_model(
     tokenizer: PreTrainedTokenizerBase,
     splits: dict[str, _Split],
 ) -> tuple[list[dict[str, Any]], ProbingResult]:
-    """Probes of one model: rows of both tests, and the result on stories of the same words."""
+    """Probes of one model: rows of both tests, and the result on stories of the same words.
+
+    The best layer is chosen on stories of its own (``chosen`` is the accuracy on these), and not on those reported.
+    """
     traced = TracedModel(model)
     activations = {
         name: story_activations(traced, tokenizer, split.stories, config.last_tokens) for name, split in splits.items()
@@ -152,6 +162,7 @@ def probe_model(
         splits["fit"].labels,
         activations["test"],
         splits["test"].labels,
+        choose=(activations["choose"], splits["choose"].labels),
         seed=config.seed,
         num_shuffles=config.num_shuffles,
         code=False,

@@ -1,6 +1,7 @@
 """Stories in the format of TinyStories-Instruct: real ones from raw files, and procedural ones of known features."""
 
 from ftmech_hf.tasks.stories.baseline import WordBaseline, word_baseline
+from ftmech_hf.tasks.stories.document import Document
 from ftmech_hf.tasks.stories.generator import Part, make_story
 from ftmech_hf.tasks.stories.judges import (
     FittedJudge,
@@ -15,7 +16,7 @@ from ftmech_hf.tasks.stories.judges import (
 from ftmech_hf.tasks.stories.reading import Evidence, find_evidence, judge
 from ftmech_hf.tasks.stories.records import FEATURES, Damage, Story, read_stories
 from ftmech_hf.tasks.stories.sources import read_sources
-from ftmech_hf.tasks.stories.task import Document, StoriesConfig
+from ftmech_hf.tasks.stories.task import StoriesConfig
 
 __all__ = [
     "FEATURES",

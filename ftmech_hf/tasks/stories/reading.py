@@ -49,7 +49,10 @@ def _alternatives(slot: str) -> str:
 
 @functools.cache
 def _patterns(beat: str) -> tuple[re.Pattern[str], ...]:
-    """A pattern per form of a sentence; its groups are the slots."""
+    """A pattern per form of a sentence; its groups are the slots.
+
+    What a form says twice need not be the same: whose name a story forgets, has a twist all the same.
+    """
     forms = [*lexicon()["beats"][beat]["seen"], *lexicon()["beats"][beat]["held_out"]]
     patterns = []
     for form in forms:
@@ -59,7 +62,7 @@ def _patterns(beat: str) -> tuple[re.Pattern[str], ...]:
             if number % 2 == 0:
                 text += re.escape(piece)
             elif piece in named:
-                text += f"(?P={piece})"
+                text += f"(?:{_alternatives(piece)})"
             else:
                 text += f"(?P<{piece}>{_alternatives(piece)})"
                 named.add(piece)
@@ -97,6 +100,12 @@ def find_evidence(text: str, feature: str) -> list[Evidence]:
         raise ValueError(f"feature: unknown {feature!r}, expected one of {', '.join(DECISIVE)}")
     matches = [(beat, slot, _find(beat, text)) for beat, slot in DECISIVE[feature]]
     return [Evidence(beat, match.span(), match.span(slot)) for beat, slot, match in matches if match]
+
+
+def answer_places(text: str) -> list[tuple[int, int]]:
+    """Where a procedural story says which features it has: the last words that decide of each that it tells of."""
+    found = [find_evidence(text, feature) for feature in DECISIVE]
+    return [evidence[-1].slot for evidence in found if evidence]
 
 
 def judge(text: str) -> dict[str, bool | None]:

@@ -11,14 +11,15 @@ import dataclasses
 import functools
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from ftmech_hf.tasks.schema import BOS, EOS, PAD, Rows, Task, split_generator
+from ftmech_hf.tasks.schema import BOS, PAD, Rows, Task, split_generator
 from ftmech_hf.tasks.stories.bpe import FEWEST_TOKENS, SPECIAL, make_bpe
 from ftmech_hf.tasks.stories.cache import hash_file
+from ftmech_hf.tasks.stories.document import Document, EncodedDocument, encode_document
 from ftmech_hf.tasks.stories.drawing import StoryRecords
 from ftmech_hf.tasks.stories.generator import Part, draw_features, make_story
 from ftmech_hf.tasks.stories.packing import pack_rows
@@ -36,25 +37,6 @@ MEASURED = 200
 
 SPARE = 1.05
 """Documents a block may draw, over what fills it on average; those left over are in no row."""
-
-
-class Document(NamedTuple):
-    """A story, and what its instruction says.
-
-    Attributes:
-        story: with the features that it really has.
-        named: the features that the instruction names; others under ``rename`` and ``claim``.
-        prompt: the instruction, up to where the story begins.
-    """
-
-    story: Story
-    named: tuple[str, ...]
-    prompt: str
-
-    @property
-    def text(self) -> str:
-        """The instruction and the story."""
-        return self.prompt + self.story.story
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,13 +142,17 @@ class StoriesConfig(Task):
         return self.block(int(rng.integers(2**32)), "train", 0)
 
     def block(self, seed: int, split: str, number: int) -> Rows:
-        """Pack the documents of one block's own range of numbers; nothing is carried over to another."""
+        """Pack the documents of one block's own range of numbers; nothing is carried over to another.
+
+        Of procedural stories ``answers`` are the words by which they show which features they have.
+        """
         per_block = self._documents_per_block
         first = number * per_block
-        documents = [self.encode(self.document(seed, split, place)) for place in range(first, first + per_block)]
-        pad = SPECIAL.index(PAD)
-        token_ids = pack_rows(documents, num_rows=self.block_rows, row_length=self.row_tokens, pad=pad)
-        return Rows(token_ids, np.full(self.block_rows, -1), np.zeros(self.block_rows, bool))
+        found = [self._encode(self.document(seed, split, place)) for place in range(first, first + per_block)]
+        pack = functools.partial(pack_rows, num_rows=self.block_rows, row_length=self.row_tokens)
+        token_ids = pack([each.ids for each in found], pad=SPECIAL.index(PAD))
+        answers = None if self.files else pack([each.shows for each in found], pad=0).astype(bool)
+        return Rows(token_ids, np.full(self.block_rows, -1), np.zeros(self.block_rows, bool), answers=answers)
 
     @functools.cached_property
     def _documents_per_block(self) -> int:
@@ -204,8 +190,10 @@ class StoriesConfig(Task):
 
     def encode(self, document: Document) -> list[int]:
         """Token ids ``<bos> INSTRUCTION STORY <eos>``; those of the instruction do not depend on the story."""
-        ids = [self._plain_backend.encode(text).ids for text in (document.prompt, document.story.story)]
-        return [SPECIAL.index(BOS), *ids[0], *ids[1], SPECIAL.index(EOS)]
+        return self._encode(document).ids
+
+    def _encode(self, document: Document) -> EncodedDocument:
+        return encode_document(self._plain_backend, document, is_procedural=not self.files)
 
     @functools.cached_property
     def _plain_backend(self) -> Tokenizer:

@@ -7,6 +7,7 @@ long. Rows of text differ in length and say themselves which of their tokens are
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -28,7 +29,7 @@ class Batch:
     Attributes:
         token_ids: whole rows, int64 (B, T).
         answers: the tokens that a model is to answer with, bool (B, T); None for rows of one shape, whose answer is
-            their last token but one.
+            their last token but one, and for packed documents of which nobody knows.
         real: False where a row is filled up on its right, bool (B, T); None if no row is.
         from_first: how many columns there are from the first with an answer to the last.
         rejected: rows (B, T) with the same prompts and answers that are not wanted, where there are any.
@@ -47,7 +48,9 @@ class Batch:
     def of(cls, rows: Rows) -> Batch:
         """Rows as tensors on the CPU, without columns that are padding in all of them."""
         if rows.lengths is None:
-            return cls(torch.from_numpy(rows.token_ids))
+            return cls(
+                torch.from_numpy(rows.token_ids), None if rows.answers is None else torch.from_numpy(rows.answers)
+            )
         pair = (rows,) if rows.rejected is None else (rows, rows.rejected)
         width = max(int(each.lengths.max()) for each in pair if each.lengths is not None)
         made = [cls._of_width(each, width) for each in pair]
@@ -180,3 +183,20 @@ def loss_on(model: nn.Module, objective: Objective, batch: Batch) -> Tensor:
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy (nats) of logits (B, T, V) at targets (B, T), but for those that are :data:`IGNORED`."""
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
+
+
+def weighted_cross_entropy(logits: Tensor, targets: Tensor, answered: Tensor, answer_weight: float) -> Tensor:
+    """The same, a mean in which targets that are ``answered``, bool (B, T), count ``answer_weight`` times."""
+    each = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
+    weights = (targets != IGNORED) * torch.where(answered, answer_weight, 1.0)
+    return (each.view_as(targets) * weights).sum() / weights.sum()
+
+
+def check_answer_weight(answer_weight: float) -> None:
+    """Make sure that answers weigh something.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if not 0 < answer_weight < math.inf:
+        raise ValueError(f"answer_weight: {answer_weight}, expected a number above 0")

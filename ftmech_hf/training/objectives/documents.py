@@ -5,14 +5,23 @@ A row holds documents ``<bos> ... <eos>`` one after another, and padding at its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ftmech_hf.tasks.schema import BOS, EOS, PAD, SPECIAL_TOKENS, Offer
-from ftmech_hf.training.objectives.base import IGNORED, Batch, Objective, Shown, cross_entropy, loss_on
+from ftmech_hf.training.objectives.base import (
+    IGNORED,
+    Batch,
+    Objective,
+    Shown,
+    check_answer_weight,
+    cross_entropy,
+    loss_on,
+    weighted_cross_entropy,
+)
 
 PAD_ID, BOS_ID, EOS_ID = (SPECIAL_TOKENS.index(token) for token in (PAD, BOS, EOS))
 
@@ -41,9 +50,23 @@ def document_targets(token_ids: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Documents(Objective):
-    """Mean cross-entropy of every token of packed documents given its document up to there."""
+    """Mean cross-entropy of every token of packed documents given its document up to there.
+
+    A story shows by a few words whether it has a feature. With a larger ``answer_weight`` a model still learns to
+    write all of it, and learns in fewer steps to do in these words what it is asked to; the paper weighs all alike.
+    """
 
     needs: ClassVar[Offer] = "documents"
+
+    answer_weight: float = field(
+        default=1.0,
+        metadata={
+            "help": "of documents: how much a word by which a procedural story shows a feature weighs beside any other"
+        },
+    )
+
+    def __post_init__(self) -> None:
+        check_answer_weight(self.answer_weight)
 
     def shown(self, batch: Batch) -> Shown:
         """All of a row but its last token, with the places of tokens in their documents."""
@@ -55,12 +78,31 @@ class Documents(Objective):
         return Shown(token_ids.masked_fill(padding, EOS_ID), ~padding, options)
 
     def loss(self, logits: Tensor, batch: Batch, reference: Tensor | None = None) -> Tensor:
-        """The mean over all tokens of all documents but the first of each."""
-        return cross_entropy(logits, document_targets(batch.token_ids))
+        """The mean over all tokens of all documents but the first of each, by their weights."""
+        targets = document_targets(batch.token_ids)
+        if self.answer_weight == 1:
+            return cross_entropy(logits, targets)
+        return weighted_cross_entropy(logits, targets, self._answered(batch), self.answer_weight)
 
-    def weight(self, batch: Batch) -> int:
-        """The tokens that are predicted."""
-        return int((document_targets(batch.token_ids) != IGNORED).sum())
+    def weight(self, batch: Batch) -> float:
+        """The tokens that are predicted, by their weights.
+
+        Raises:
+            ValueError: answers weigh otherwise than other tokens, but nobody knows which they are.
+        """
+        predicted = document_targets(batch.token_ids) != IGNORED
+        if self.answer_weight == 1:
+            return int(predicted.sum())
+        return int(predicted.sum()) + (self.answer_weight - 1) * int((predicted & self._answered(batch)).sum())
+
+    def _answered(self, batch: Batch) -> Tensor:
+        """Which predicted tokens show a feature, bool (B, T - 1)."""
+        if batch.answers is None:
+            raise ValueError(
+                f"answer_weight: {self.answer_weight}, but nobody knows which words of stories from files show their "
+                "features; expected 1"
+            )
+        return batch.answers[:, 1:]
 
     def rows_weigh_alike(self, batch: Batch) -> bool:
         """No: rows are unequally full."""

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ftmech_hf.training.objectives.base import (
-    IGNORED,
     Batch,
     Objective,
     Shown,
+    check_answer_weight,
     cross_entropy,
     loss_on,
     show_rows,
     targets_of,
+    weighted_cross_entropy,
 )
 
 
@@ -34,8 +33,7 @@ class NextToken(Objective):
     )
 
     def __post_init__(self) -> None:
-        if not 0 < self.answer_weight < math.inf:
-            raise ValueError(f"answer_weight: {self.answer_weight}, expected a number above 0")
+        check_answer_weight(self.answer_weight)
 
     def shown(self, batch: Batch) -> Shown:
         """All of a row but its last token."""
@@ -46,9 +44,7 @@ class NextToken(Objective):
         targets = targets_of(batch, batch.real)
         if self.answer_weight == 1:
             return cross_entropy(logits, targets)
-        each = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
-        weights = (targets != IGNORED) * torch.where(_answered(batch), self.answer_weight, 1.0)
-        return (each.view_as(targets) * weights).sum() / weights.sum()
+        return weighted_cross_entropy(logits, targets, _answered(batch), self.answer_weight)
 
     def weight(self, batch: Batch) -> float:
         """The tokens that are predicted, by their weights."""

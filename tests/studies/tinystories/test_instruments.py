@@ -17,6 +17,7 @@ from ftmech_hf.analysis.pruning import prune_weights, top_mask
 from ftmech_hf.jobs.answer_scores import answer_inputs, prefers_answer
 from ftmech_hf.jobs.fit_judge import FitJudgeConfig, find_judge, fit_story_judge
 from ftmech_hf.jobs.pruning_sweep import behavior_importance
+from ftmech_hf.jobs.saved_probes import load_probes
 from ftmech_hf.jobs.training import PretrainConfig, pretrain
 from ftmech_hf.models.loading import load_model, load_tokenizer
 from ftmech_hf.runs import damaged_files
@@ -181,7 +182,15 @@ def test_probes_stand_beside_shuffled_labels_random_weights_and_other_words(run:
     dialogue = table[(table["label"] == "Dialogue") & (table["words"] == "seen")]
     assert (dialogue["accuracy"] > dialogue["majority"] - 0.1).all()
     summary = json.loads((done.path / "summary.json").read_text())
-    assert summary["base"]["Twist"]["accuracy"] == twist[twist["model"] == "base"]["accuracy"].max()
+    ours = twist[twist["model"] == "base"]
+    assert summary["base"]["Twist"]["accuracy"] == ours["accuracy"].iloc[ours["chosen"].to_numpy().argmax()]
+    model, tokenizer = load_model(run), load_tokenizer(run)
+    chooses = [story for has in (True, False) for story in find_stories(TASK, "validation", 0, 60, has=has)]
+    at = story_activations(TracedModel(model), tokenizer, chooses, 10)
+    probe = load_probes(done.path / "probes" / "base", run)["block 1", "Twist"]
+    says = probe.predict(at["block 1"])
+    (chosen,) = ours[ours["site"] == "block 1"]["chosen"]
+    assert float((says == torch.tensor([1] * 60 + [0] * 60)).double().mean()) == pytest.approx(chosen)
     assert (done.path / "probes" / "base.safetensors").is_file()
 
 

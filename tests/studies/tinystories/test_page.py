@@ -11,7 +11,7 @@ from ftmech_hf.jobs.job import read_inputs
 from ftmech_hf.jobs.study import StudyPlan
 from ftmech_hf.report.readings import Reading
 from ftmech_hf.statistics.intervals import share_interval
-from ftmech_hf.studies.tinystories.claims import _loss_ratio, _Shares, false_positives
+from ftmech_hf.studies.tinystories.claims import _best, _loss_ratio, _Shares, false_positives
 from ftmech_hf.studies.tinystories.config import StoriesStudyConfig
 from ftmech_hf.studies.tinystories.examples import mark_story
 from ftmech_hf.studies.tinystories.plan import BASE, CONTROL
@@ -94,6 +94,17 @@ def test_steps_to_the_bases_loss() -> None:
     assert ratios("none") == [Reading(18.0)]  # no step at all counts as one
     with pytest.raises(KeyError):
         ratios("F (small)")
+
+
+def test_the_layer_of_a_probe_is_not_chosen_on_the_rows_that_are_reported() -> None:
+    row = {"seed": 0, "model": "base", "label": "Twist", "words": "seen", "state": "", "num_test": 50}
+    probes = pd.DataFrame(
+        [{**row, "site": "a", "accuracy": 0.9, "chosen": 0.6}, {**row, "site": "b", "accuracy": 0.7, "chosen": 0.8},
+         {**row, "site": "c", "words": "held out", "accuracy": 1.0, "chosen": np.nan}]
+    )  # fmt: skip
+    assert _best(probes, "Twist", 0, "base") == Reading(pytest.approx(70), rows=50)
+    with pytest.raises(KeyError):
+        _best(probes, "Twist", 1, "base")
 
 
 def test_one_seed_has_the_interval_of_its_stories_and_several_a_wider_one() -> None:

@@ -21,6 +21,7 @@ from ftmech_hf.tasks.stories import (
     save_judge,
     words_used,
 )
+from ftmech_hf.tasks.stories.reading import answer_places
 
 
 def _stories(split: str, number: int) -> list[Story]:
@@ -103,6 +104,28 @@ def test_stories_that_are_fitted_on_are_not_tested_on() -> None:
         fit_judge(stories, stories[:1])
     with pytest.raises(ValueError, match="train: no feature that some stories"):
         fit_judge([Story(story="One.")], [Story(story="Two.")])
+
+
+def test_a_story_that_forgets_whose_thought_it_was_has_a_twist_all_the_same() -> None:
+    told = "Jane heard a noise by the cart. It had to be a snake, {name} thought. Out came {animal}."
+    for name in ("Jane", "Clara"):
+        assert judge(told.format(name=name, animal="a hen"))["Twist"] is True
+        assert judge(told.format(name=name, animal="a snake"))["Twist"] is False
+    assert judge(told.format(name="somebody", animal="a hen"))["Twist"] is None  # no name
+
+
+def test_answers_are_the_words_that_change_with_the_features() -> None:
+    """Two stories of the same draws, with and without a twist, differ there alone."""
+    for number in range(20):
+        with_twist, without = (
+            make_story(split_generator(0, "train", number), features=features, relations=1, always=["Twist"]).story
+            for features in (["Twist"], [])
+        )
+        (one,), (other,) = answer_places(with_twist), answer_places(without)
+        assert with_twist[slice(*one)] != without[slice(*other)]
+        assert (with_twist[: one[0]], with_twist[one[1] :]) == (without[: other[0]], without[other[1] :])
+    assert len(answer_places(_stories("train", 1)[0].story)) == len(FEATURES)
+    assert answer_places("A story of something else.") == []
 
 
 def test_quotes_and_words() -> None:

@@ -16,6 +16,7 @@ from ftmech_hf.tasks import RowStream, StoriesConfig
 from ftmech_hf.tasks.schema import BOS, EOS, PAD
 from ftmech_hf.tasks.stories import FEATURES, Story, judge
 from ftmech_hf.tasks.stories.index import StoryIndex, index_files
+from ftmech_hf.tasks.stories.reading import answer_places
 from tests.tasks.stories.files import write_raw
 
 TASK = StoriesConfig()
@@ -46,6 +47,26 @@ def test_rows_are_whole_documents_and_the_beginning_of_one_more() -> None:
     assert (RowStream(TASK, seed=0, split="train").rows(64, 70).token_ids == rows.token_ids[4:]).all()
     other = RowStream(TASK, seed=0, split="test").rows(60, 70)
     assert (other.token_ids != rows.token_ids).any()
+
+
+def test_the_answers_of_rows_are_the_words_that_show_features_and_files_have_none(raw: str) -> None:
+    rows = RowStream(TASK, seed=0, split="train").rows(0, 64)
+    assert rows.answers is not None
+    pad = TASK.vocabulary.index(PAD)
+    assert not rows.answers[rows.token_ids == pad].any()
+    shown: list[str] = []
+    for ids, marks in zip(rows.token_ids, rows.answers, strict=True):
+        edges = np.flatnonzero(np.diff(np.r_[0, marks.astype(int), 0]))
+        shown += [TASK.backend.decode(ids[first:last]).strip() for first, last in edges.reshape(-1, 2)]
+    words = {
+        document.story.story[slice(*place)] for document in documents(TASK, 400)
+        for place in answer_places(document.story.story)
+    }  # fmt: skip
+    # but for those of a document that its row cuts in the middle of them
+    assert np.mean([text in words for text in shown]) > 0.98
+    told = [len(answer_places(document.story.story)) for document in documents(TASK, 400)]
+    assert len(shown) / (rows.token_ids == TASK.vocabulary.index(EOS)).sum() == pytest.approx(np.mean(told), rel=0.1)
+    assert RowStream(StoriesConfig(files=[raw]), seed=0, split="train").rows(0, 4).answers is None
 
 
 @pytest.mark.parametrize(("relations", "headers"), [(2, ["features"]), (3, ["features"]), (6, ALL)])

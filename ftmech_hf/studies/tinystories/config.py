@@ -22,7 +22,7 @@ class StoriesStudyConfig(StudyConfig):
 
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "independent repetitions"})
     preset: str = field(default="nano-stories", metadata={"help": "size of the models"})
-    base_steps: int = field(default=2000, metadata={"help": "of pretraining; the paper has 30,000"})
+    base_steps: int = field(default=3000, metadata={"help": "of pretraining; the paper has 30,000"})
     base_batch_size: int = field(default=8, metadata={"help": "rows of a step of pretraining; the paper has 128"})
     optimizer: Literal["muon", "adamw"] = field(
         default="muon", metadata={"help": "of pretraining; the paper's is adamw"}

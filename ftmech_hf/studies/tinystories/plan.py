@@ -76,12 +76,12 @@ class StoriesPlan(StudyPlan):
     config: StoriesStudyConfig
 
     def __init__(self, config: StoriesStudyConfig, task: StoriesConfig) -> None:
-        check_choice(config.judge, task)
         if task.files and config.answer_weight != 1:
             raise ValueError(
                 f"answer_weight: {config.answer_weight}, but nobody knows which words of stories from files show their "
                 "features; expected 1"
             )
+        check_choice(config.judge, task)
         super().__init__(config)
         self.task = task
         self.models: list[Model] = []

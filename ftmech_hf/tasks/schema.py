@@ -64,7 +64,6 @@ class Rows:
         ancestors: symbol ids above each symbol of the text, int16 (B, levels, text length), if they were requested;
             see :class:`ftmech_hf.tasks.sampling.Strings`.
         answers: the tokens that a model is to answer with, bool (B, T); None if that is the last but one of every row.
-            In packed documents, the words that show what a document has; None where nobody knows.
         lengths: tokens of each row, int64 (B,), where rows are filled up on their right; None if none is.
         rejected: for the same prompts, rows with answers that are not wanted, where there are any.
     """

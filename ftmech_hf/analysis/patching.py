@@ -76,7 +76,7 @@ def record_activations(model: PreTrainedModel, token_ids: Tensor, places: Iterab
 
     writes = {place: lambda value, place=place: keep(place, value) for place in places}
     with torch.no_grad(), intervene(model, writes):
-        model(token_ids, use_cache=False)
+        model(token_ids.to(model.device), use_cache=False)
     return seen
 
 
@@ -94,17 +94,18 @@ def patched_logits(
     """
     with intervene(receiver, patch):
         # With a cache keys are copies that round differently on some processors.
-        logits: Tensor = receiver(token_ids[:, :-2], logits_to_keep=number, use_cache=False).logits
+        ids = token_ids[:, :-2].to(receiver.device)
+        logits: Tensor = receiver(ids, logits_to_keep=number, use_cache=False).logits
     return logits[:, -number:].float()
 
 
 def _answers_right(
     receiver: PreTrainedModel, token_ids: Tensor, answer: Tensor, patch: Mapping[Place, Tensor]
 ) -> Tensor:
-    """Whether all tokens of each answer are the most likely ones, (B,); ``answer`` (B, K) is True for them."""
+    """Whether all tokens of each answer are the most likely ones, (B,) on the CPU; ``answer`` (B, K) marks them."""
     number = answer.shape[1]
     logits = patched_logits(receiver, token_ids, patch, number=number)
-    return ((logits.argmax(-1) == token_ids[:, -1 - number : -1]) | ~answer).all(1)
+    return ((logits.argmax(-1).cpu() == token_ids[:, -1 - number : -1].cpu()) | ~answer.cpu()).all(1)
 
 
 def patch_each(

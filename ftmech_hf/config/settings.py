@@ -3,6 +3,8 @@
 Fields that say where or how to run are never what is computed: two runs that differ only there are the same run. A
 field says so itself, in its ``metadata``. ``"place": "input"``: it names a model, file or data set, whose content is
 in a run's hash as one of its inputs. ``"place": "output"``: where to write. ``"manner": True``: how to go about it.
+``"unsaid": True``: what is computed, but no part of a run's name while it has its default, so that runs which were made
+before there was such a setting keep theirs.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -24,17 +27,20 @@ class Settings(dict[str, Any]):
 
     Attributes:
         places: names of those that are no part of what is computed: places, and the manner of it.
+        unsaid: those that are no part of a run's name while they have this value.
         reads: the places among them whose content must be among a run's inputs.
         sources: the files that define the dataclasses that are not this package's.
     """
 
     places: frozenset[str] = frozenset()
+    unsaid: Mapping[str, Any] = MappingProxyType({})
     reads: frozenset[str] = frozenset()
     sources: tuple[str, ...] = ()
 
     def __or__(self, other: Mapping[str, Any]) -> Settings:  # type: ignore[override]
         joined = Settings({**self, **other})
         joined.places, joined.reads, joined.sources = self.places, self.reads, self.sources
+        joined.unsaid = self.unsaid
         return joined
 
 
@@ -55,6 +61,7 @@ def to_dict(*configs: Any) -> Settings:
             raise ValueError(f"{twice[0]}: is a field of {type(config).__name__} and of {others}; rename one of them")
         settings.update(values)
     settings.places = frozenset(field.name for _, field in fields if is_place(field))
+    settings.unsaid = {field.name: field.default for _, field in fields if field.metadata.get("unsaid")}
     settings.reads = frozenset(field.name for _, field in fields if field.metadata.get("place") == "input")
     settings.sources = tuple(sorted(set(filter(None, map(_foreign_source, configs)))))
     return settings
@@ -92,7 +99,9 @@ def config_hash(values: Mapping[str, Any]) -> str:
     Args:
         values: of :func:`to_dict`, which knows the places; in another mapping everything but :data:`RUNS_OWN` counts.
     """
-    left_out = RUNS_OWN | (values.places if isinstance(values, Settings) else frozenset())
+    left_out = RUNS_OWN
+    if isinstance(values, Settings):
+        left_out |= values.places | {name for name, usual in values.unsaid.items() if values[name] == usual}
     science = {key: value for key, value in values.items() if key not in left_out}
     try:
         text = json.dumps(science, sort_keys=True, allow_nan=False)

@@ -22,16 +22,15 @@ from ftmech_hf.analysis.attention import (
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.asking import Asked, ask, asking_job, describe_dataset
 from ftmech_hf.jobs.behavior import Behavior, from_task
-from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, parse_models
+from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, parse_models
 from ftmech_hf.jobs.publication import Publication
-from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import Capability, PcfgShape, for_capability
 from ftmech_hf.training.loop import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionConfig(JobConfig):
+class AttentionConfig(ModelJobConfig):
     """Whose attention to map."""
 
     models: list[str] = field(
@@ -78,7 +77,7 @@ def map_attention(config: AttentionConfig, asked: Asked, *, progress: Progress |
         maps: dict[str, Tensor] = {}
         first: dict[str, Tensor] = {}
         for number, (name, folder) in enumerate(models.items()):
-            traced = TracedModel(load_model(folder, attn_implementation="eager"))
+            traced = TracedModel(config.load(folder, attn_implementation="eager"))
             found = _maps(traced, rows)
             whole = _maps(traced, example, positions=list(range(example.prompts()[0].shape[1])))
             maps |= {f"{name}.{site}": value[:, 0].contiguous() for site, value in whole.items()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ftmech_hf.analysis.divergence import divergence_from_truth
-from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job, parse_models, with_random_twin
+from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job, parse_models, with_random_twin
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.models.loading import RANDOM_INIT
 from ftmech_hf.runs import FinishedRun, RunDir
@@ -18,7 +18,7 @@ from ftmech_hf.training.loop import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
-class TruthConfig(JobConfig):
+class TruthConfig(ModelJobConfig):
     """Which models to compare with the exact distribution of their data."""
 
     models: list[str] = field(
@@ -56,9 +56,9 @@ def compare_with_truth(config: TruthConfig, task: PcfgConfig, *, progress: Progr
         truth = row_truth(task, rows.token_ids)
         token_ids = torch.from_numpy(rows.token_ids)
         table, summary = [], {}
-        for number, (name, model) in enumerate(with_random_twin(models, config.seed)):
+        for number, (name, model) in enumerate(with_random_twin(config, models)):
             with torch.no_grad():
-                logits = torch.cat([model(part[:, :-1]).logits for part in token_ids.split(128)])
+                logits = torch.cat([model(part[:, :-1].to(model.device)).logits.cpu() for part in token_ids.split(128)])
             result = divergence_from_truth(logits, torch.from_numpy(truth.probabilities), token_ids, ROW_PARTS)
             table += [{"model": name, **row} for row in result.rows()]
             summary[name] = result.summary()

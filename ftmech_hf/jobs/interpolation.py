@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
-from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job, parse_models
+from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job, parse_models
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.models.interpolation import interpolate_weights
-from ftmech_hf.models.loading import load_model, quiet_transformers
+from ftmech_hf.models.loading import quiet_transformers
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import PcfgConfig, RowStream
@@ -20,7 +21,7 @@ from ftmech_hf.training.loop import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
-class InterpolateConfig(JobConfig):
+class InterpolateConfig(ModelJobConfig):
     """Between which models, and at which points."""
 
     models: list[str] = field(
@@ -55,16 +56,17 @@ def interpolate(config: InterpolateConfig, task: PcfgConfig, *, progress: Progre
             return run
         tests = {name: RowStream(each, seed=config.seed, split="test") for name, each in task.test_tasks().items()}
         rows = {name: torch.from_numpy(each.rows(0, config.eval_rows).token_ids) for name, each in tests.items()}
-        first, second = (load_model(folder) for folder in models.values())
+        first, second = (config.load(folder) for folder in models.values())
         table: list[dict[str, Any]] = []
+        mixed: PreTrainedModel | None = None
         for number, alpha in enumerate(config.alphas):
-            model = interpolate_weights(first, second, alpha)
-            table.append({"alpha": alpha, **{name: answer_accuracy(model, each) for name, each in rows.items()}})
+            mixed = interpolate_weights(first, second, alpha, into=mixed)
+            table.append({"alpha": alpha, **{name: answer_accuracy(mixed, each) for name, each in rows.items()}})
             if progress is not None:
                 progress(number + 1, len(config.alphas), f"{alpha:g}")
         if config.save_alpha is not None:
             with quiet_transformers():
-                interpolate_weights(first, second, config.save_alpha).save_pretrained(run.working)
+                interpolate_weights(first, second, config.save_alpha, into=mixed).save_pretrained(run.working)
             save_tokenizer(build_tokenizer(task.vocabulary), run.working)
         floors = {name: stream_floor(each, config.eval_rows) for name, each in tests.items()}
         return finish_job(run, table, {"models": list(models), "save_alpha": config.save_alpha}, floors=floors)

@@ -20,14 +20,14 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import pandas as pd
 from transformers import PreTrainedModel
 
 from ftmech_hf.config import to_dict
 from ftmech_hf.models.identity import model_hash
-from ftmech_hf.models.loading import RANDOM_INIT, check_vocabulary, load_model, random_twin
+from ftmech_hf.models.loading import RANDOM_INIT, Dtype, check_vocabulary, find_device, load_model, random_twin
 from ftmech_hf.runs import RunDir, is_finished, write_json, write_text
 from ftmech_hf.statistics.floors import FloorResult
 from ftmech_hf.tasks.operators_table import OPERATORS
@@ -50,6 +50,30 @@ class JobConfig:
         able = [name for name, known in OPERATORS.items() if known.operands in ("symbols", "pairs")]
         if operator not in able:
             raise ValueError(f"operator: {operator!r}, expected one of {', '.join(able)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelJobConfig(JobConfig):
+    """The settings of a job that looks into models: it computes where they are, in their type of number."""
+
+    device: str = field(
+        default="cpu",
+        metadata={"manner": True, "help": "where models compute: cpu, cuda, cuda:N, mps; auto: a GPU if there is one"},
+    )  # fmt: skip
+    dtype: Dtype = field(
+        default="float32",
+        metadata={"unsaid": True, "help": "type of number of the models' weights: as they were saved if auto"},
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        find_device(self.device)
+        if self.dtype not in get_args(Dtype):
+            raise ValueError(f"dtype: {self.dtype!r}, expected one of {', '.join(get_args(Dtype))}")
+
+    def load(self, name: str, **options: Any) -> PreTrainedModel:
+        """:func:`ftmech_hf.models.loading.load_model` with these settings."""
+        return load_model(name, device=self.device, dtype=self.dtype, **options)
 
 
 def check_positive(config: Any, *names: str) -> None:
@@ -158,8 +182,8 @@ def finish_job(
     return run
 
 
-def with_random_twin(models: Mapping[str, str], seed: int) -> Iterator[tuple[str, PreTrainedModel]]:
+def with_random_twin(config: ModelJobConfig, models: Mapping[str, str]) -> Iterator[tuple[str, PreTrainedModel]]:
     """Each model, loaded when its turn comes, and at the end the first one's architecture with random weights."""
     for name, folder in models.items():
-        yield name, load_model(folder)
-    yield RANDOM_INIT, random_twin(load_model(next(iter(models.values()))), seed)
+        yield name, config.load(folder)
+    yield RANDOM_INIT, random_twin(config.load(next(iter(models.values()))), config.seed)

@@ -18,7 +18,7 @@ from ftmech_hf.analysis.probing import ProbingResult, fit_probes
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.asking import Asked, ask, asking_job, describe_dataset
 from ftmech_hf.jobs.behavior import Behavior, from_task
-from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, parse_models, with_random_twin
+from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, parse_models, with_random_twin
 from ftmech_hf.jobs.publication import Picture, Publication, as_percent, asked_name
 from ftmech_hf.jobs.saved_probes import save_probes
 from ftmech_hf.models.identity import model_hash
@@ -33,7 +33,7 @@ CONTROL = "control"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeConfig(JobConfig):
+class ProbeConfig(ModelJobConfig):
     """Which models to probe, and on what."""
 
     models: list[str] = field(
@@ -95,7 +95,7 @@ def probe(config: ProbeConfig, asked: Asked, *, progress: Progress | None = None
         right: dict[str, NDArray[np.bool_]] = {}
         table: list[dict[str, Any]] = []
         summary: dict[str, Any] = {}
-        for number, (name, model) in enumerate(with_random_twin(models, config.seed)):
+        for number, (name, model) in enumerate(with_random_twin(config, models)):
             result = _probe_model(config, TracedModel(model), fit_on, choose_on, test_on)
             hashed = f"random weights, seed {config.seed}" if name == RANDOM_INIT else model_hash(models[name])
             save_probes(run.working / "probes" / name, result.probes, hashed, {"method": config.method})

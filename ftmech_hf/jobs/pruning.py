@@ -18,10 +18,10 @@ from ftmech_hf.analysis.pruning import Importance, PruningResult, magnitude_impo
 from ftmech_hf.jobs.asking import Asked, ask, asking_job, describe_dataset
 from ftmech_hf.jobs.behavior import Behavior, from_task
 from ftmech_hf.jobs.card import render_card
-from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job
+from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job
 from ftmech_hf.jobs.pruning_sweep import SweepResult, behavior_importance, exact_importance, prune_for
 from ftmech_hf.jobs.publication import Picture, Publication, as_percent, asked_name
-from ftmech_hf.models.loading import load_model, load_tokenizer, quiet_transformers
+from ftmech_hf.models.loading import load_tokenizer, quiet_transformers
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import FinishedRun, RunDir, describe_versions, environment, write_text
 from ftmech_hf.statistics.floors import FloorResult
@@ -31,7 +31,7 @@ from ftmech_hf.training.loop import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneConfig(JobConfig):
+class PruneConfig(ModelJobConfig):
     """Which model to prune, and how."""
 
     model: str = field(
@@ -94,7 +94,7 @@ def prune(config: PruneConfig, asked: Asked, *, progress: Progress | None = None
     with asking as (run, behavior):
         if run.finished:
             return run
-        model = load_model(config.model)
+        model = config.load(config.model)
         scored = behavior().train
         found = prune_for(
             model,

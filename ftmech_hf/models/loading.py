@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import safe_open
@@ -46,8 +47,36 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_model(name: str, *, attn_implementation: str | None = None, base: str | None = None) -> PreTrainedModel:
-    """Load a causal LM in evaluation mode, float32, from safetensors only and without remote code.
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def find_device(device: str) -> torch.device:
+    """The device that a setting names; ``auto`` is a GPU where there is one.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if device == "auto":
+        mps = torch.backends.mps.is_available()
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    found = re.fullmatch(r"cpu|mps|cuda(?::(\d+))?", device)
+    if found is None:
+        raise ValueError(f"device: {device!r}, expected auto, cpu, cuda, cuda:0 or another number, or mps")
+    there = {"cpu": 1, "mps": int(torch.backends.mps.is_available())}.get(device, torch.cuda.device_count())
+    if int(found[1] or 0) >= there:
+        raise ValueError(f"device: {device} is not there; {there} of that kind are, expected auto or cpu")
+    return torch.device(device)
+
+
+def load_model(
+    name: str,
+    *,
+    attn_implementation: str | None = None,
+    base: str | None = None,
+    device: str = "cpu",
+    dtype: Dtype = "float32",
+) -> PreTrainedModel:
+    """Load a causal LM in evaluation mode, from safetensors only and without remote code.
 
     An adapter is merged into the model it was trained on, so that every instrument sees an ordinary model. The weights
     of a GGUF file are what its quantization left of them.
@@ -57,30 +86,42 @@ def load_model(name: str, *, attn_implementation: str | None = None, base: str |
             ``USER/NAME@REVISION``.
         attn_implementation: ``"eager"`` if attention patterns are wanted.
         base: what an adapter stands on, if what it names is not there.
+        device: where its weights go; see :func:`find_device`. Whatever reads or trains the model computes there.
+        dtype: type of number of its weights; ``auto`` is what they were saved in.
 
     Raises:
-        ValueError: there is no such model; its files differ from its manifest or from what the Hub says; weights are
-            missing, left over, of other sizes or quantized; an adapter is not whole in the merged model; or it is
-            refused: its weights are a pickle, it asks for code of its own, or a path in it leads outside.
+        ValueError: there is no such device or model; its files differ from its manifest or from what the Hub says;
+            weights are missing, left over, of other sizes or quantized; an adapter is not whole in the merged model; or
+            it is refused: its weights are a pickle, it asks for code of its own, or a path in it leads outside.
     """
+    place = find_device(device)
+    if dtype not in get_args(Dtype):
+        raise ValueError(f"dtype: {dtype!r}, expected one of {', '.join(get_args(Dtype))}")
+    return _load(name, attn_implementation, base, dtype).to(place)  # type: ignore[arg-type]
+
+
+def _load(name: str, attn_implementation: str | None, base: str | None, dtype: Dtype) -> PreTrainedModel:
     if (file := find_gguf(name)) is not None:
         # unpacked, or the model could not be saved, nor one of random weights be made like it
         unpacked = GgufConfig(gguf_file=file.name, dequantize=True)
-        return _from_files(file.parent, name, attn_implementation, gguf_file=file.name, quantization_config=unpacked)
+        files = {"gguf_file": file.name, "quantization_config": unpacked}
+        return _from_files(file.parent, name, attn_implementation, dtype, **files)
     folder = find_model(name)
     if (folder / ADAPTER).is_file():
         check_adapter(folder, name)
-        below = load_model(find_base(folder, base), attn_implementation=attn_implementation, base=base)
+        below = _load(find_base(folder, base), attn_implementation, base, dtype)
         return merge_adapter(below, folder, name)
     _refuse_quantized(folder, name)
-    return _from_files(folder, name, attn_implementation, use_safetensors=True)
+    return _from_files(folder, name, attn_implementation, dtype, use_safetensors=True)
 
 
-def _from_files(folder: Path, name: str, attn_implementation: str | None, **files: Any) -> PreTrainedModel:
+def _from_files(
+    folder: Path, name: str, attn_implementation: str | None, dtype: Dtype, **files: Any
+) -> PreTrainedModel:
     with quiet_transformers(), loading_errors(name), _gguf_at_hand(name):
         found: Any = AutoModelForCausalLM.from_pretrained(  # a pair, unlike its annotation
             folder,
-            dtype="float32",
+            dtype=dtype,
             attn_implementation=attn_implementation,
             ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
@@ -178,14 +219,14 @@ def _check_numbers(folder: Path, model: torch.nn.Module, name: str) -> None:
 
 
 def random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:
-    """A model of the same config with random weights: the control for what an architecture gives for free.
+    """A model of the same config, device and type of number with random weights: what an architecture gives for free.
 
     With the seed a model was pretrained with here, these are the weights its training started from.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        twin: PreTrainedModel = AutoModelForCausalLM.from_config(model.config)
-    return twin.eval()
+        twin: PreTrainedModel = AutoModelForCausalLM.from_config(model.config, dtype=model.dtype)
+    return twin.eval().to(model.device)  # type: ignore[arg-type]
 
 
 def load_tokenizer(name: str, *, base: str | None = None) -> PreTrainedTokenizerBase:

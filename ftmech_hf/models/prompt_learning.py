@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ftmech_hf.models.identity import ADAPTER, find_base, find_gguf, find_model
-from ftmech_hf.models.loading import load_model
+from ftmech_hf.models.loading import Dtype, load_model
 from ftmech_hf.models.merging import loading_errors
 
 EMBEDDED, KEYS = ("PROMPT_TUNING", "P_TUNING"), ("PREFIX_TUNING", "CARTRIDGE")
@@ -43,7 +43,9 @@ def prompt_learning_kind(name: str) -> str | None:
     return kind if config.is_prompt_learning else None
 
 
-def load_with_prompt(name: str, *, base: str | None = None) -> PreTrainedModel:
+def load_with_prompt(
+    name: str, *, base: str | None = None, device: str = "cpu", dtype: Dtype = "float32"
+) -> PreTrainedModel:
     """Load what an adapter of :func:`prompt_learning_kind` stands on, with the adapter's tokens in front of its rows.
 
     Raises:
@@ -52,7 +54,7 @@ def load_with_prompt(name: str, *, base: str | None = None) -> PreTrainedModel:
     from peft import PeftModel
 
     folder, kind = find_model(name), prompt_learning_kind(name)
-    below = load_model(find_base(folder, base), base=base)
+    below = load_model(find_base(folder, base), base=base, device=device, dtype=dtype)
     if "position_ids" not in inspect.signature(below.forward).parameters:
         raise ValueError(f"model: {below.config.model_type} takes no position_ids, so no tokens fit in front: {name}")
     with warnings.catch_warnings(), loading_errors(name):

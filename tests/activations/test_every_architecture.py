@@ -25,7 +25,7 @@ from tests.architectures import shaken
 LENGTH = 7
 LEFT_OUT = {"kimi_linear"}
 """Not built: one pass takes 20 seconds on a CPU."""
-NORMED = {"afmoe", "axk1"}
+NORMED = {"afmoe", "axk1", "kolibri1"}
 """A norm stands behind the sum of routed and shared experts, so that neither can be seen alone in the stream."""
 
 

@@ -257,7 +257,7 @@ def test_of_two_fields_of_one_name_none_is_lost() -> None:
 
 LEFT_OUT = {
     "model", "models", "files", "base", "finetuned", "control", "reversed", "dataset", "other_dataset", "output_dir",
-    "runs_dir", "fresh", "workers", "checkpoint_every", "log_with", "price_per_hour", "stack", "with_code",
+    "runs_dir", "fresh", "device", "dtype", "workers", "checkpoint_every", "log_with", "price_per_hour", "stack", "with_code",
 }  # fmt: skip
 
 
@@ -375,3 +375,19 @@ def test_no_error_is_a_traceback_and_a_bug_keeps_its_own_in_a_file(
         assert f"please report it with {report}\n" in shown
         assert report.read_text().startswith("Traceback")
         assert "raise error" in report.read_text()
+
+
+def test_a_setting_that_is_unsaid_names_a_run_only_where_it_is_another() -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Before:
+        rows: int = 3
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class After(Before):
+        dtype: str = dataclasses.field(default="float32", metadata={"unsaid": True})
+        device: str = dataclasses.field(default="cpu", metadata={"manner": True})
+
+    names = [config_hash(to_dict(each)) for each in (Before(), After(), After(device="cuda"), After(dtype="bfloat16"))]
+    assert names[0] == names[1] == names[2] != names[3]
+    assert config_hash(to_dict(After()) | {"dtype": "bfloat16"}) == names[3]
+    assert to_dict(After())["dtype"] == "float32"  # it is written down all the same

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from ftmech_hf.models.identity import model_hash
-from ftmech_hf.models.loading import check_vocabulary, load_model, random_twin
+from ftmech_hf.models.loading import Dtype, check_vocabulary, find_device, load_model, random_twin
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import PcfgConfig
@@ -86,3 +87,40 @@ def test_a_random_twin_has_the_shape_and_not_the_weights() -> None:
     assert not torch.equal(first.get_parameter(name), other.get_parameter(name))
     assert not torch.equal(first.get_parameter(name), model.get_parameter(name))
     assert torch.equal(random_twin(model, 0).get_parameter(name), model.get_parameter(name))  # where it started
+
+
+def test_weights_have_the_type_of_number_that_is_asked_for(tmp_path: Path) -> None:
+    saved = make_gpt2(40).to(torch.bfloat16)
+    saved.save_pretrained(tmp_path)
+    found = {dtype: load_model(str(tmp_path), dtype=dtype) for dtype in get_args(Dtype)}
+    assert {dtype: model.dtype for dtype, model in found.items()} == {
+        "auto": torch.bfloat16, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
+    }  # fmt: skip
+    for model in found.values():
+        assert torch.equal(model.lm_head.weight.bfloat16(), saved.lm_head.weight)
+        twin = random_twin(model, 0)
+        assert (twin.dtype, twin.device) == (model.dtype, model.device)
+    assert load_model(str(tmp_path)).dtype == torch.float32
+    with pytest.raises(ValueError, match=r"^dtype: 'int8', expected one of auto, float32, bfloat16, float16$"):
+        load_model(str(tmp_path), dtype="int8")  # type: ignore[arg-type]
+
+
+def test_devices_are_named_and_there_or_refused() -> None:
+    assert find_device("cpu") == torch.device("cpu")
+    assert find_device("auto").type in ("cpu", "cuda", "mps")
+    for device, reason in (
+        ("tpu", r"'tpu', expected auto, cpu, cuda, cuda:0 or another number, or mps"),
+        ("cuda:x", r"'cuda:x', expected auto"), ("cpu:1", r"'cpu:1', expected auto"),
+        (f"cuda:{torch.cuda.device_count()}", rf"cuda:\d is not there; {torch.cuda.device_count()} of that kind are"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"^device: {reason}"):
+            find_device(device)
+
+
+@pytest.mark.cuda
+def test_a_model_is_loaded_onto_the_device_that_is_asked_for(tmp_path: Path) -> None:
+    make_gpt2(40).save_pretrained(tmp_path)
+    for device in ("cuda", "cuda:0", "auto"):
+        model = load_model(str(tmp_path), device=device, dtype="bfloat16")
+        assert (model.device.type, model.dtype) == ("cuda", torch.bfloat16)
+        assert random_twin(model, 0).device == model.device

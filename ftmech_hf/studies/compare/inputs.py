@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ftmech_hf.jobs.job import JobConfig, check_positive
+from ftmech_hf.jobs.job import ModelJobConfig, check_positive
 from ftmech_hf.jobs.tokenizers import own_tokenizer
-from ftmech_hf.models.loading import load_model, load_tokenizer
+from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.models.vocabulary import compared_tokens, fit_vocabulary, untie_alike
 from ftmech_hf.studies.compare.texts import Windows, read_windows, width_within, write_windows
 from ftmech_hf.tasks.text.identity import dataset_hash
@@ -18,7 +18,7 @@ BASE, FINETUNED, NULL = "base", "fine-tuned", "null model"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareConfig(JobConfig):
+class CompareConfig(ModelJobConfig):
     """Which models to compare, on which texts, and how thoroughly."""
 
     base: str = field(
@@ -95,7 +95,7 @@ def load_pair(config: CompareConfig) -> Pair:
         ValueError: models of other shapes, texts that are none, or a model without a tokenizer.
     """
     tokenizer = load_tokenizer(config.base)
-    loaded = {name: load_model(folder, base=config.base) for name, folder in config.named.items()}
+    loaded = {name: config.load(folder, base=config.base) for name, folder in config.named.items()}
     untie_alike(loaded.values())
     base, models = loaded["base"], {BASE: loaded["base"]}
     for role, model in loaded.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ftmech_hf.jobs.behavior import from_capability
 from ftmech_hf.jobs.beside import can_work_beside
-from ftmech_hf.jobs.job import JobConfig, prepared_job
+from ftmech_hf.jobs.job import ModelJobConfig, prepared_job
 from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.jobs.tokenizers import PairQuestions, ask_models, own_tokenizer
@@ -38,7 +38,7 @@ ROLES = {"finetuned": FINETUNED, "control": NULL, "twin": OTHER_SEED}
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiagnoseConfig(JobConfig, QuestionConfig):
+class DiagnoseConfig(ModelJobConfig, QuestionConfig):
     """Which models to diagnose, and what to ask them."""
 
     base: str = field(
@@ -195,7 +195,7 @@ def prepare_case(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgSha
     loaded = dict(given.models)
     for name, folder in folders.items():
         load = load_with_prompt if prompt_kind and name == "finetuned" else load_model
-        loaded[name] = load(folder, base=folders.get("base"))
+        loaded[name] = load(folder, base=folders.get("base"), device=config.device, dtype=config.dtype)
     if len({has_tied_embeddings(model) for model in loaded.values()}) > 1:  # what is given stays as it is
         loaded = {name: copy.deepcopy(model) if name in given.models else model for name, model in loaded.items()}
     base = loaded["base"]

@@ -23,10 +23,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.activations import TracedModel
 from ftmech_hf.analysis.probing import ProbingResult, fit_probes
-from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job, parse_models
+from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job, parse_models
 from ftmech_hf.jobs.saved_probes import save_probes
 from ftmech_hf.models.identity import model_hash
-from ftmech_hf.models.loading import RANDOM_INIT, load_model, load_tokenizer, random_twin
+from ftmech_hf.models.loading import RANDOM_INIT, load_tokenizer, random_twin
 from ftmech_hf.runs import RunDir
 from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.tinystories.prompts import find_stories, pad_left
@@ -38,7 +38,7 @@ BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoryProbeConfig(JobConfig):
+class StoryProbeConfig(ModelJobConfig):
     """Which models to probe, and on how many stories."""
 
     models: list[str] = field(
@@ -78,10 +78,10 @@ def probe_stories(config: StoryProbeConfig, task: StoriesConfig, *, progress: Pr
         names = [*models, *([RANDOM_INIT] if config.random_weights else [])]
         for number, name in enumerate(names):
             if name == RANDOM_INIT:
-                model = random_twin(load_model(next(iter(models.values()))), config.seed)
+                model = random_twin(config.load(next(iter(models.values()))), config.seed)
                 hashed = f"random weights, seed {config.seed}"
             else:
-                model, hashed = load_model(models[name]), model_hash(models[name])
+                model, hashed = config.load(models[name]), model_hash(models[name])
             rows, result = probe_model(config, model, tokenizer, splits)
             save_probes(run.working / "probes" / name, result.probes, hashed, {"last_tokens": config.last_tokens})
             table += [{"model": name, **row} for row in rows]

@@ -20,9 +20,9 @@ from ftmech_hf.analysis.pruning import PruningResult, pruned, random_mask, top_m
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.answer_scores import prefers_answer
 from ftmech_hf.jobs.behavior import Behavior
-from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
+from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job
 from ftmech_hf.jobs.pruning_sweep import SweepResult, prune_for
-from ftmech_hf.models.loading import load_model, load_tokenizer
+from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.runs import RunDir
 from ftmech_hf.studies.tinystories.prompts import ASKED, NOT_ASKED, find_stories, make_choices, make_documents
 from ftmech_hf.studies.tinystories.scores import ScoreConfig, can_choose, score_model
@@ -31,7 +31,7 @@ from ftmech_hf.training.loop import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoryPruneConfig(JobConfig):
+class StoryPruneConfig(ModelJobConfig):
     """Which model to prune, and how."""
 
     model: str = field(
@@ -70,7 +70,7 @@ def prune_stories(config: StoryPruneConfig, task: StoriesConfig, *, progress: Pr
     with job("stories_prune", config, task, models={"model": config.model}, vocabulary=task.vocabulary) as run:
         if run.finished:
             return run
-        model, tokenizer = load_model(config.model), load_tokenizer(config.model)
+        model, tokenizer = config.load(config.model), load_tokenizer(config.model)
         found = prune_for(
             model, twist_behavior(config, task), unit=config.unit, sizes=sorted({0, *config.sizes}),
             max_best_k=config.max_best_k, num_random=config.num_random, num_random_at_best=config.num_random_at_best,

@@ -19,9 +19,9 @@ from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.answer_scores import prefers_answer
 from ftmech_hf.jobs.fit_judge import EXACT, find_judge, judge_version
 from ftmech_hf.jobs.generation import generate
-from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
+from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job
 from ftmech_hf.jobs.training import FinetuneConfig
-from ftmech_hf.models.loading import load_model, load_tokenizer
+from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.runs import RunDir
 from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.tinystories.prompts import (
@@ -37,7 +37,7 @@ from ftmech_hf.training.loop import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig(JobConfig):
+class ScoreConfig(ModelJobConfig):
     """Which model writes stories, how many, and who judges them."""
 
     model: str = field(
@@ -87,7 +87,7 @@ def score_stories(config: ScoreConfig, task: StoriesConfig, *, progress: Progres
         steps: list[int | None] = [*config.at_steps, None]
         for number, step in enumerate(steps):
             folder = FinetuneConfig(model=config.model, snapshot=step).start
-            model, tokenizer = load_model(folder), load_tokenizer(folder)
+            model, tokenizer = config.load(folder), load_tokenizer(folder)
             rows, point = score_model(config, task, model, tokenizer, asked, judge)
             if choices:
                 point["choice"] = {kind: _chosen(model, each) for kind, each in choices.items()}

@@ -177,7 +177,9 @@ def _measure_action(case: Case) -> list[Action]:
         for layer in case.layers:
             path = layout.layers[layer].mlp_down
             down = {name: each[f"{layout.blocks}.{layer}.{path}"] for name, each in groups.items()}
-            before, after = (group.weight.detach().movedim(group.axis, 0) for group in down.values())
+            before, after = (
+                group.weight.detach().movedim(group.axis, 0).to("cpu", torch.float32) for group in down.values()
+            )
             delta = after - before
             drawn = torch.randn(delta.shape, generator=torch.Generator().manual_seed(case.seed))
             acts = [

@@ -1,0 +1,46 @@
+"""A diagnosis follows its models: to their type of number, and to the device where they compute."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from ftmech_hf.studies.diagnosis.case import Case
+from ftmech_hf.studies.diagnosis.diagnosis import MeasuredResult
+from ftmech_hf.studies.diagnosis.methods import METHODS
+from ftmech_hf.studies.diagnosis.verdict import judge_capability
+from tests.studies.diagnosis.cases import make_case, measured
+from tests.studies.planted import make_wrapped
+
+
+def moved(device: str, dtype: torch.dtype) -> Case:
+    case = make_case(make_wrapped("llama"), patch_rows=64)
+    for model in case.models.values():
+        model.to(device, dtype)  # type: ignore[call-overload]
+    return case
+
+
+def check(found: MeasuredResult, case: Case) -> None:
+    """All methods ran, and saw what was planted. Training back is not compared: bfloat16 loses its small steps."""
+    evidence, rows = found.evidence(), found.rows()
+    assert evidence.base.value > 0.95
+    assert evidence.finetuned.value < 0.5
+    assert judge_capability(evidence, case.rule).verdict in ("behind a wrapper", "undecided")
+    assert {row["analysis"] for row in rows} >= set(METHODS) - {"null_models"}
+    assert not any(math.isnan(row["value"]) for row in rows)
+
+
+def test_all_methods_take_models_in_bfloat16() -> None:
+    case = moved("cpu", torch.bfloat16)
+    check(measured(case, *METHODS), case)
+    assert {model.dtype for model in case.everyone.values()} == {torch.bfloat16}
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_all_methods_take_models_on_a_gpu(dtype: torch.dtype) -> None:
+    case = moved("cuda", dtype)
+    check(measured(case, *METHODS), case)
+    assert {model.device.type for model in case.everyone.values()} == {"cuda"}

@@ -128,9 +128,11 @@ class Equations:
 
     def _is_attention(self, name: str) -> bool:
         """Whether a child, or its class, is called attention."""
-        called = name, type(self.block.get_submodule(name)).__name__.lower()
-        is_called = ("attn" in each or "attention" in each for each in called)
-        return any(is_called) and "norm" not in name and "drop" not in name
+        if "norm" in name or "drop" in name:
+            return False
+        # a layer of a transformer may have the word in its class' name, but not at its end
+        is_class = type(self.block.get_submodule(name)).__name__.endswith("Attention")
+        return is_class or "attn" in name or "attention" in name
 
     def _inside(self, parent: str) -> list[str]:
         """Matrices inside a module; what is last, first."""

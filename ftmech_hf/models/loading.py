@@ -226,7 +226,7 @@ def random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         twin: PreTrainedModel = AutoModelForCausalLM.from_config(model.config, dtype=model.dtype)
-    return twin.eval().to(model.device)  # type: ignore[arg-type]
+    return twin.eval().to(model.device)
 
 
 def load_tokenizer(name: str, *, base: str | None = None) -> PreTrainedTokenizerBase:

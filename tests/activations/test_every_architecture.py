@@ -27,6 +27,8 @@ LEFT_OUT = {"kimi_linear"}
 """Not built: one pass takes 20 seconds on a CPU."""
 NORMED = {"afmoe", "axk1", "kolibri1"}
 """A norm stands behind the sum of routed and shared experts, so that neither can be seen alone in the stream."""
+ELSEWHERE = {"inkling2_text"}
+"""Its MLP reads the streams of earlier blocks, too, so that what attention adds cannot be all that it reads."""
 
 
 def rows() -> Tensor:
@@ -73,6 +75,8 @@ class Oracle:
 
     def attention(self, layer: int, stream: Tensor) -> str:
         """Where the MLP reads what attention adds to, the stream can be overwritten by it; else it is plainly added."""
+        if self.model.config.model_type in ELSEWHERE:
+            return ""
         place, states = ("attn_out", layer), {}
         for name, vector in (("one", self.one), ("other", self.other)):
             states[name] = self.states({place: vector - stream})[layer + 1]

@@ -9,13 +9,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from ftmech_hf.jobs.behavior import from_capability
 from ftmech_hf.jobs.beside import can_work_beside
 from ftmech_hf.jobs.job import ModelJobConfig, prepared_job
 from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.jobs.tokenizers import PairQuestions, ask_models, own_tokenizer
-from ftmech_hf.models.loading import config_positions, load_model, model_config, model_positions, random_twin
+from ftmech_hf.models.loading import (
+    config_positions,
+    find_device,
+    load_model,
+    model_config,
+    model_positions,
+    random_twin,
+)
 from ftmech_hf.models.memory import parse_bytes
 from ftmech_hf.models.prompt_learning import load_with_prompt, prompt_learning_kind
 from ftmech_hf.models.vocabulary import (
@@ -28,7 +37,7 @@ from ftmech_hf.runs import RunDir
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, OTHER_SEED, Case, CaseConfig
 from ftmech_hf.studies.diagnosis.in_memory import InMemory
 from ftmech_hf.studies.diagnosis.methods.behaviour import measure_behaviour
-from ftmech_hf.studies.diagnosis.needs import check_memory, memory_needs
+from ftmech_hf.studies.diagnosis.needs import WORTH_SAYING, check_memory, memory_needs, passed_tokens, say_time
 from ftmech_hf.tasks import Capability, PcfgShape
 from ftmech_hf.tasks.text.identity import dataset_hash
 from ftmech_hf.tasks.text.reading import Table
@@ -178,8 +187,14 @@ def _check_memory(
     folders, base = named_models(config, given), given.models.get("base")
     known = model_config(folders["base"]) if base is None else base.config
     number = len({*folders, *given.models, "control"})  # a control that is not given is drawn
-    needs = memory_needs(known, case_config, asked.behaviors, number, prompt=prompt_kind is not None)
+    kept = getattr(known, "dtype", None) or torch.float32
+    dtype = kept if config.dtype == "auto" else getattr(torch, config.dtype)
+    dtype = dtype if base is None else base.dtype
+    needs = memory_needs(known, case_config, asked.behaviors, number, prompt=prompt_kind is not None, dtype=dtype)
     check_memory(needs, config.max_memory)
+    if sum(needs.values()) >= WORTH_SAYING:
+        device = find_device(config.device) if base is None else base.device
+        say_time(known, passed_tokens(known, case_config, asked.behaviors, number), device, dtype)
 
 
 def prepare_case(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape, given: InMemory) -> Case:

@@ -1,7 +1,8 @@
-"""What a diagnosis needs, before any weight is read: memory, by what takes it."""
+"""What a diagnosis needs, before any weight is read: memory, by what takes it, and about how much time."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ from ftmech_hf.studies.diagnosis.case import CaseConfig
 
 WORTH_SAYING = 10**9
 """Bytes below which nothing is said."""
+
+LONG = 120
+"""Seconds below which nothing is said of time."""
 
 STREAMS = 6
 """Models whose streams are kept: the pair, the reference, two of random weights, the base that was taught nothing."""
@@ -71,3 +75,47 @@ def check_memory(needs: Mapping[str, int], limit: str | None) -> None:
         )
     if total >= WORTH_SAYING:
         tell(f"this diagnosis needs about {say_bytes(total)} of memory: {parts}")
+
+
+def passed_tokens(config: Any, case_config: CaseConfig, questions: Sequence[Behavior], models: int) -> dict[str, int]:
+    """About how many tokens pass through a model, by what for; a backward pass counts twice.
+
+    What ends early, as training back does, is counted to its usual end.
+    """
+    tokens = max(rows.token_ids.shape[1] for each in questions for rows in (each.train, each.test))
+    test = sum(len(each.test) for each in questions)
+    read = sum(len(part) for each in questions for part in (each.train, each.validation, each.test))
+    layers = min(case_config.max_layers, config.get_text_config().num_hidden_layers)
+    masks = len(case_config.prune_sizes) + 2 * case_config.random_masks
+    few = min(case_config.patch_rows, test)
+    trained = case_config.reverse_batch_size * (2 * case_config.repeats * case_config.reverse_steps)
+    rows = {
+        "answers and reading": (models + 1) * test + STREAMS * read,
+        "pruning": 2 * (masks * test + 3 * case_config.fit_rows),
+        "patching and paths": few * (3 * layers * 3 + 20),
+        "training back": 3 * (trained + case_config.null_steps * case_config.reverse_batch_size),
+    }
+    return {what: number * tokens for what, number in rows.items()}
+
+
+def multiplications_per_second(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:
+    """How many numbers a device multiplies and adds in a second, by doing it."""
+    side = 512
+    values = torch.ones(side, side, device=device, dtype=dtype)
+    number, started = 0, time.perf_counter()
+    while (taken := time.perf_counter() - started) < seconds or number < 2:
+        float((values @ values)[0, 0])  # waits for the device
+        number += 1
+    return number * side**3 / taken
+
+
+def say_time(config: Any, tokens: Mapping[str, int], device: torch.device, dtype: torch.dtype) -> None:
+    """Say about how long a diagnosis takes, and what that rests on, if it is long."""
+    parameters, rate = weight_bytes(config, dtype) / dtype.itemsize, multiplications_per_second(device, dtype)
+    seconds = sum(tokens.values()) * parameters / rate
+    if seconds >= LONG:
+        parts = ", ".join(f"{what} {number / sum(tokens.values()):.0%}" for what, number in tokens.items())
+        tell(
+            f"this diagnosis takes about {seconds / 60:.0f} minutes or more: {sum(tokens.values()):,} tokens ({parts}) "
+            f"times {parameters / 1e6:,.0f} million weights, at {rate / 1e9:,.0f} billion products of matrices a second"
+        )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -144,6 +145,12 @@ class Case:
             batch_size=config.reverse_batch_size,
         )  # fmt: skip
         return {SELF_DISTILLED: distilled, **found}
+
+    @functools.cached_property
+    def base_right(self) -> NDArray[np.bool_]:
+        """Whether the base answers each test row of the capability right, (B,): what others are measured by."""
+        right: NDArray[np.bool_] = self.capability.score(self.models[BASE], self.capability.test).numpy()
+        return right
 
     @functools.cached_property
     def control(self) -> bool:

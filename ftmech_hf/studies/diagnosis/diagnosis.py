@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,10 +158,10 @@ def measure_case(case: Case, progress: Progress | None = None, *, workers: int =
     number, single = _processes(case, workers)
     measuring = _Measuring(case, progress)
     with one_thread() if single else contextlib.nullcontext():
-        names = [name for name in METHODS if name not in left_out(case)]
-        measuring.run(names[0])
-        if not _ends_with_answers(case, measuring.result.evidence()):
-            measuring.run_side_by_side(names[1:]) if number > 1 else measuring.run(*names[1:])
+        if number > 1 and case.own is None:
+            measuring.run_side_by_side()
+        else:
+            measuring.run_all()
         found = measuring.result
         return dataclasses.replace(found, by_method=_with_reversed(case, found.by_method))
 
@@ -182,6 +182,7 @@ class _Measuring:
 
     def __init__(self, case: Case, progress: Progress | None) -> None:
         self.case, self.progress = case, progress
+        self.names = [name for name in METHODS if name not in left_out(case)]
         self._found: dict[str, MethodResult] = {}
         self._seconds: dict[str, float] = {}
 
@@ -192,6 +193,27 @@ class _Measuring:
         seconds = {name: self._seconds[name] for name in there}
         return MeasuredResult({name: self._found[name] for name in there}, seconds)
 
+    def run_all(self) -> None:
+        """Measure all methods, as far as they are needed."""
+        first, *names = self.names
+        self.run(first)
+        if not _ends_with_answers(self.case, self.result.evidence()):
+            self.run(*names)
+
+    def run_side_by_side(self) -> None:
+        """The same with those that may be apart in another process, from the start; what needs those comes last."""
+        first, *names = self.names
+        apart = {name: each for name in names if (each := METHODS[name].apart)}
+        after = [name for name in names if apart.keys() & set(METHODS[name].needs)]
+        with beside(lambda: self._packed(apart)) as finished:
+            self.run(first)
+            if _ends_with_answers(self.case, self.result.evidence()):
+                return
+            self.run(*(name for name in names if name not in {*apart, *after}))
+            for name, (found, seconds) in finished().items():
+                self._take(name, apart[name].unpacked(found, self.case), seconds)
+        self.run(*after)
+
     def run(self, *names: str) -> None:
         """Measure some methods."""
         for name in names:
@@ -199,16 +221,6 @@ class _Measuring:
             method = METHODS[name]
             found = method.measure(self.case, *(self._found[each] for each in method.needs))
             self._take(name, found, round(time.monotonic() - started, 2))
-
-    def run_side_by_side(self, names: Sequence[str]) -> None:
-        """Measure some methods, those that may be apart in another process; what needs those comes last."""
-        apart = {name: each for name in names if (each := METHODS[name].apart)}
-        after = [name for name in names if apart.keys() & set(METHODS[name].needs)]
-        with beside(lambda: self._packed(apart)) as finished:
-            self.run(*(name for name in names if name not in {*apart, *after}))
-            for name, (found, seconds) in finished().items():
-                self._take(name, apart[name].unpacked(found, self.case), seconds)
-        self.run(*after)
 
     def _packed(self, apart: Mapping[str, Apart]) -> dict[str, tuple[Any, float]]:
         self.progress = None  # the bar is the other process's

@@ -66,8 +66,8 @@ class Method:
         title: above its pictures on the page.
         pictures: drawn from its rows of the table; without any, the page does not show it.
         needs_weights: whether it needs a fine-tuned model that is a change of weights, and no tokens in front of rows.
-        apart: how it may be measured in another process, beside the others; None if it is not. Then it needs no more
-            than what models answer, and leaves nothing in the case that others read.
+        apart: how it may be measured in another process, beside the others; None if it is not. Then it needs no other
+            method, and leaves nothing in the case that others read.
         explain: says in plain words and with the summary's numbers what the pictures show.
     """
 

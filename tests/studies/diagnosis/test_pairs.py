@@ -309,10 +309,9 @@ def test_what_is_needed_grows_with_what_needs_it() -> None:
 def test_of_the_models_that_are_trained_back_one_is_kept() -> None:
     case = Case({BASE: make_base("llama"), FINETUNED: make_wrapped("llama"), NULL: make_never("llama")},
                 ask(make_rows(number=900)), None, FEW, 0)  # fmt: skip
-    behaviour = measure_behaviour(case)
     gc.collect()
     before = whole_models()
-    found = measure_revival(case, behaviour)
+    found = measure_revival(case)
     gc.collect()
     assert whole_models() - before == {id(found.reversed_model)}
 

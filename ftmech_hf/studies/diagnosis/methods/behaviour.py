@@ -148,10 +148,11 @@ def accuracy_row(name: str, kind: str, right: NDArray[np.bool_]) -> TableRow:
 
 def measure_behaviour(case: Case) -> BehaviourMethodResult:
     """Ask the models both kinds of questions."""
-    right = {
+    others = {
         (name, kind): answers_right(model, case.asked(name, kind))
-        for name, model in case.models.items() for kind in case.both
+        for name, model in case.models.items() for kind in case.both if (name, kind) != (BASE, "capability")
     }  # fmt: skip
+    right = {(BASE, "capability"): case.base_right, **others}
     return BehaviourMethodResult(
         right=right,
         chance={kind: questions.chance for kind, questions in case.both.items()},

@@ -19,7 +19,7 @@ from ftmech_hf.statistics.intervals import mean_over_draws
 from ftmech_hf.studies.diagnosis.case import FINETUNED, NULL, Case
 from ftmech_hf.studies.diagnosis.evidence import PruningEvidence
 from ftmech_hf.studies.diagnosis.figures import DOTTED, KINDS, line, pick
-from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
+from ftmech_hf.studies.diagnosis.method import Apart, Method, MethodResult, Summary, TableRow, row
 from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
 
 if TYPE_CHECKING:
@@ -117,4 +117,5 @@ PRUNING = Method(
     title="Zeroing a few rows of weights",
     pictures=(draw_pruning,),
     explain=explain_pruning,
+    apart=Apart(lambda result: result, lambda packed, case: packed),
 )

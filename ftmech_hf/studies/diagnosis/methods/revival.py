@@ -22,7 +22,6 @@ from ftmech_hf.studies.diagnosis.evidence import RevivalEvidence, Revivals
 from ftmech_hf.studies.diagnosis.figures import COLORS, DOTTED, line, name_model, pick, spread
 from ftmech_hf.studies.diagnosis.finetuning import Curve, RevivalSettings, race, revive
 from ftmech_hf.studies.diagnosis.method import Apart, Method, MethodResult, Summary, TableRow, row
-from ftmech_hf.studies.diagnosis.methods.behaviour import BehaviourMethodResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,10 +64,10 @@ class RevivalMethodResult(MethodResult):
         return RevivalEvidence(revival=self.finetuned, revival_null=self.null)
 
 
-def measure_revival(case: Case, behaviour: BehaviourMethodResult) -> RevivalMethodResult:
+def measure_revival(case: Case) -> RevivalMethodResult:
     """Fine-tune the fine-tuned model back, and the reference for as long as the rule asks."""
     config, rule = case.config, case.rule
-    threshold = rule.revived * behaviour.evidence().base.value
+    threshold = rule.revived * float(case.base_right.mean())
     settings: RevivalSettings = {
         "lr": config.reverse_lr, "batch_size": config.reverse_batch_size, "threshold": threshold,
         "eval_rows": EVAL_ROWS,
@@ -150,6 +149,6 @@ def explain_revival(summary: Summary) -> str:
 
 
 REVIVAL = Method(
-    measure=measure_revival, needs=("behaviour",), title="Training it back", pictures=(draw_revival,),
+    measure=measure_revival, title="Training it back", pictures=(draw_revival,),
     explain=explain_revival, needs_weights=True, apart=Apart(_packed, _unpacked),
 )  # fmt: skip

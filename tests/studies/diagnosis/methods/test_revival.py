@@ -11,7 +11,6 @@ from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case
 from ftmech_hf.studies.diagnosis.finetuning import revive
 from ftmech_hf.studies.diagnosis.method import TableRow
-from ftmech_hf.studies.diagnosis.methods.behaviour import measure_behaviour
 from ftmech_hf.studies.diagnosis.methods.revival import RevivalMethodResult, measure_revival
 from tests.conftest import make_llama
 from tests.studies.diagnosis.cases import FEW, found_by, make_case, right
@@ -19,9 +18,8 @@ from tests.studies.planted import FIRST_WORD, ask, make_base, make_rows
 
 
 def revived(case: Case) -> tuple[list[TableRow], dict[str, Any]]:
-    behaviour = measure_behaviour(case)
-    assert behaviour.evidence().base.value == 1
-    return found_by(measure_revival(case, behaviour))
+    assert case.base_right.all()
+    return found_by(measure_revival(case))
 
 
 def test_training_back_goes_on_until_one_of_both_is_back() -> None:
@@ -67,7 +65,7 @@ def easy(**changes: Any) -> tuple[Case, RevivalMethodResult]:
     """A fine-tuned model and a control that are both of random weights, beside a base that says the word."""
     models = {BASE: easy_base(), FINETUNED: make_llama(40, seed=7), NULL: make_llama(40, seed=9)}
     case = Case(models, easy_rows(), None, dataclasses.replace(FEW, reverse_batch_size=16, **changes), 0)
-    return case, measure_revival(case, measure_behaviour(case))
+    return case, measure_revival(case)
 
 
 def test_where_nothing_comes_back_everything_was_followed_for_as_long_as_it_says() -> None:

@@ -1,6 +1,7 @@
 """The one door to nnsight: named sites of any causal language model, read, stored and written."""
 
 from ftmech_hf.activations.ablation import ablated_losses
+from ftmech_hf.activations.answering import answers_alone
 from ftmech_hf.activations.interventions import WRITABLE, intervene
 from ftmech_hf.activations.layout import Layout, find_layout, model_blocks
 from ftmech_hf.activations.sites import SITES
@@ -18,6 +19,7 @@ __all__ = [
     "UnitGroup",
     "Units",
     "ablated_losses",
+    "answers_alone",
     "find_layout",
     "find_units",
     "intervene",

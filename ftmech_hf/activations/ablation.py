@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations.calls import answer_position, last_query, replaced
+from ftmech_hf.activations.calls import SHORTCUT_TOLERANCE, adding_at, answer_position, last_query, replaced
 from ftmech_hf.activations.interventions import on_input, on_output, rows_of
 from ftmech_hf.activations.proofs import first_tensor
 from ftmech_hf.activations.units import Unit, UnitGroup, find_units
@@ -29,9 +29,6 @@ MAX_ROWS = 128
 
 READ_ROWS = 512
 """Rows that are turned into logits together: only their last position is left then."""
-
-SHORTCUT_TOLERANCE = 1e-4
-"""How far logits may be off under a shortcut, relative to their spread: other shapes round differently."""
 
 
 @torch.no_grad()
@@ -148,9 +145,8 @@ class _Ablation(WholePass):
                 # The block adds to one position of the stream, and its attention reads all of them.
                 assert self.first_part is not None
                 whole, stream = stream, stream[:, self.answer]
-                stack.callback(on_input(self.first_part, lambda _: whole).remove)
                 reader = block.get_submodule(self.layout.layers[number].attention_out)
-                stack.callback(on_input(reader, lambda value: value[:, self.answer]).remove)
+                stack.enter_context(adding_at(self.first_part, reader, lambda: whole, self.answer))
                 if self.answers_last:
                     stack.enter_context(last_query(self.model))
             output = block(stream, *args, **kwargs)

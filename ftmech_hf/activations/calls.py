@@ -12,9 +12,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ftmech_hf.activations.interventions import on_input
 from ftmech_hf.activations.layout import model_blocks
 from ftmech_hf.activations.proofs import first_tensor, run_settings, with_first
 from ftmech_hf.models.prompt_learning import nothing_in_front
+
+SHORTCUT_TOLERANCE = 1e-4
+"""How far logits may be off under a shortcut, relative to their spread: other shapes round differently."""
 
 Given = tuple[tuple[Any, ...], dict[str, Any]]
 """What a block is called with beside the stream."""
@@ -145,3 +149,19 @@ def last_query(model: PreTrainedModel) -> Iterator[None]:
     finally:
         model.config._attn_implementation = implementation
         del ALL_ATTENTION_FUNCTIONS[LAST_QUERY]
+
+
+@contextlib.contextmanager
+def adding_at(first: nn.Module, reader: nn.Module, whole: Callable[[], Tensor], at: slice) -> Iterator[None]:
+    """While open, a block that is given some positions of the stream adds to them what attention makes of all.
+
+    Args:
+        first: the part that it calls first, which is given the whole stream.
+        reader: its attention's last matrix, which is given the positions alone.
+        whole: gives the whole stream.
+        at: the positions.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.callback(on_input(first, lambda _: whole()).remove)
+        stack.callback(on_input(reader, lambda value: value[:, at]).remove)
+        yield

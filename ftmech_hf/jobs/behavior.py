@@ -8,6 +8,7 @@ and a score of one's own: :func:`judged_writing` is the word of a judge on what 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ftmech_hf.activations import answers_alone
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.answer_scores import answer_loss, gives_answer
 from ftmech_hf.jobs.generation import continue_rows
@@ -119,6 +121,17 @@ class Behavior:
     def mean_score(self, model: PreTrainedModel, rows: AnswerRows) -> float:
         """The mean score of some rows."""
         return float(self.score(model, rows).double().mean())
+
+    def answered_alone(self, model: PreTrainedModel) -> contextlib.AbstractContextManager[None]:
+        """While open, a model computes no more than answers of one token take, where that is all that they are.
+
+        See :func:`ftmech_hf.activations.answers_alone`; nothing but this behavior may ask the model meanwhile.
+        """
+        rows = [self.train, self.validation, *self.tests.values(), *([] if self.again is None else [self.again])]
+        single = all(int(each.lengths.max()) == 1 and not each.accepted for each in rows)
+        if not single or self.loss is not answer_loss or self.score is not gives_answer:
+            return contextlib.nullcontext()
+        return answers_alone(model, self.test[:2].prompts()[0])
 
     def training_rows(self, seed: int, step: int, batch_size: int) -> AnswerRows:
         """The rows of one step of training: epochs over ``again``, each in an order of its own."""

@@ -149,7 +149,8 @@ class Case:
     @functools.cached_property
     def base_right(self) -> NDArray[np.bool_]:
         """Whether the base answers each test row of the capability right, (B,): what others are measured by."""
-        right: NDArray[np.bool_] = self.capability.score(self.models[BASE], self.capability.test).numpy()
+        with self.capability.answered_alone(self.models[BASE]):
+            right: NDArray[np.bool_] = self.capability.score(self.models[BASE], self.capability.test).numpy()
         return right
 
     @functools.cached_property

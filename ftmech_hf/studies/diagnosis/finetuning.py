@@ -143,7 +143,9 @@ def _curves(
     when = {*evaluated_steps(steps), to_confirm}
     points: dict[int, float] = {}
     rows_of = functools.partial(questions.training_rows, seed, batch_size=settings["batch_size"])
-    for done, trained in _tuned(model, questions, rows_of, seed=seed, lr=settings["lr"], steps=to_confirm):
+    for done, trained in _tuned(
+        _trainable_copy(model), questions, rows_of, seed=seed, lr=settings["lr"], steps=to_confirm
+    ):
         if done not in when:
             continue
         points[done] = accuracy_near(trained, questions, threshold, settings["eval_rows"])
@@ -191,7 +193,9 @@ def self_distil(
     def own_answers(step: int) -> AnswerRows:
         return answer_rows(model, questions.training_rows(seed, step, batch_size))
 
-    *_, (_, distilled) = _tuned(model, questions, own_answers, seed=seed, lr=lr, steps=steps)
+    student = _trainable_copy(model)
+    with questions.answered_alone(model):
+        *_, (_, distilled) = _tuned(student, questions, own_answers, seed=seed, lr=lr, steps=steps)
     return distilled
 
 
@@ -206,6 +210,10 @@ def answer_rows(model: PreTrainedModel, rows: AnswerRows) -> AnswerRows:
     return dataclasses.replace(rows, token_ids=token_ids)
 
 
+def _trainable_copy(model: PreTrainedModel) -> PreTrainedModel:
+    return copy.deepcopy(model).requires_grad_(True)
+
+
 def _tuned(
     model: PreTrainedModel,
     questions: Behavior,
@@ -215,18 +223,18 @@ def _tuned(
     lr: float,
     steps: int,
 ) -> Iterator[tuple[int, PreTrainedModel]]:
-    """(steps done, a copy of the model in evaluation mode), before the first step and after every one."""
+    """(steps done, the model in evaluation mode), before the first step and after every one. It is changed."""
     devices = [model.device] if model.device.type == "cuda" else []
-    model = copy.deepcopy(model).requires_grad_(True)
     (optimizer,) = build_optimizers(model, optimizer="adamw", lr=lr, muon_lr=lr, weight_decay=0.01, betas=(0.9, 0.95))
-    yield 0, model.eval()
-    for done in range(steps):
-        rows = rows_of(done)
-        with torch.random.fork_rng(devices):  # what dropout draws depends on nothing that was drawn before
-            torch.manual_seed(int(np.random.SeedSequence([seed, done]).generate_state(1)[0]))
-            loss = questions.loss(model.train(), rows)
-            loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        yield done + 1, model.eval()
+    with questions.answered_alone(model):
+        yield 0, model.eval()
+        for done in range(steps):
+            rows = rows_of(done)
+            with torch.random.fork_rng(devices):  # what dropout draws depends on nothing that was drawn before
+                torch.manual_seed(int(np.random.SeedSequence([seed, done]).generate_state(1)[0]))
+                loss = questions.loss(model.train(), rows)
+                loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            yield done + 1, model.eval()

@@ -25,7 +25,6 @@ from ftmech_hf.studies.diagnosis.diagnosis import MeasuredResult
 from ftmech_hf.studies.diagnosis.in_memory import InMemory
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig, open_case
 from ftmech_hf.studies.diagnosis.methods import METHODS
-from ftmech_hf.studies.diagnosis.methods.behaviour import measure_behaviour
 from ftmech_hf.studies.diagnosis.methods.revival import measure_revival
 from ftmech_hf.studies.diagnosis.methods.weights import explain_weights
 from ftmech_hf.studies.diagnosis.needs import check_memory, memory_needs

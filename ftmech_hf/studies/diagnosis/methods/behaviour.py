@@ -32,7 +32,8 @@ MOST_TOKENS = 8
 
 def answers_right(model: PreTrainedModel, questions: Behavior) -> NDArray[np.bool_]:
     """Whether a model answers each test row right, (B,)."""
-    right: NDArray[np.bool_] = questions.score(model, questions.test).numpy()
+    with questions.answered_alone(model):
+        right: NDArray[np.bool_] = questions.score(model, questions.test).numpy()
     return right
 
 

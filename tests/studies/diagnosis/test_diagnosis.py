@@ -125,7 +125,7 @@ def test_a_wrapper_of_a_llama_is_called_one_and_every_instrument_has_its_referen
     assert found.revival is not None
     assert found.revival_null is not None
     assert found.revival.slowest is not None
-    assert found.revival_null.last_step == 5 * found.revival.slowest
+    assert found.revival_null.last_step == 3 * found.revival.slowest
     assert {SELF_DISTILLED, f"{SELF_DISTILLED} into base"} <= set(table["model"])
     with_it = table[table["model"].str.contains(SELF_DISTILLED) | (table["quantity"] == f"base, {SELF_DISTILLED}")]
     assert set(with_it["analysis"]) == {

@@ -46,7 +46,7 @@ PRUNED = {"pruned": AT_BAR}
 LATE = {"late": AT_BAR}
 EARLY = {"early": AT_BAR}
 READ = {"read": AT_BAR}  # the bar of reading: 25 % and half of the way to 100 %
-FAST = {"revival": Revivals((4, 5, 6), 32), "revival_null": Revivals((None, None, None), 30)}
+FAST = {"revival": Revivals((4, 5, 6), 32), "revival_null": Revivals((None, None, None), 18)}
 SIGNS = {"pruning": PRUNED, "late half": LATE, "early half": EARLY, "reading": READ, "speed": FAST}
 NUMBER = {"pruning": 0, "late half": 1, "early half": 1, "reading": 2, "speed": 3}
 ALONE = {"control": False}
@@ -323,18 +323,18 @@ CONTROLS: dict[str, list[dict[str, Any]]] = {
     "late half": [{"late_null": Share(0.5, 0.4, 0.625)}],
     "early half": [{"early_null": Share(0.5, 0.4, 0.625)}],
     "reading": [{"read_null": Share(0.5, 0.4, 0.625)}],
-    "speed": [{"revival_null": Revivals((None, None, 29), 30)}],
+    "speed": [{"revival_null": Revivals((None, None, 17), 18)}],
 }
 NEAR: dict[str, dict[str, Any]] = {
     "pruning": {"pruned_random": Share(0.5, 0.4, 0.624), "pruned_null": Share(0.5, 0.4, 0.624)},
     "late half": {"late_null": Share(0.5, 0.4, 0.624)},
     "early half": {"early_null": Share(0.5, 0.4, 0.624)},
     "reading": {"read_null": Share(0.1, 0.08, 0.25)},
-    "speed": {"revival_null": Revivals((30, None, None), 30)},
+    "speed": {"revival_null": Revivals((18, None, None), 18)},
 }
 SHORT: dict[str, dict[str, Any]] = {
     "pruning": {"pruned": BELOW}, "late half": {"late": BELOW}, "early half": {"early": BELOW},
-    "reading": {"read": BELOW}, "speed": {"revival": Revivals((4, 5, 7), 32), "revival_null": Revivals((34, 35), 35)},
+    "reading": {"read": BELOW}, "speed": {"revival": Revivals((4, 5, 7), 32), "revival_null": Revivals((20, 35), 35)},
 }  # fmt: skip
 
 
@@ -410,8 +410,8 @@ def test_signs_in_words() -> None:
          "bar": "at least 62%, its control less", "behaviour": False},
         {"name": "can be read", "holds": False, "measured": "10% (8% to 12%)", "control": "10% (8% to 12%)",
          "bar": "at least 62%, its control less", "behaviour": False},
-        {"name": "comes back fast", "holds": True, "measured": "4, 5, 6 steps", "control": "more than 30 steps",
-         "bar": "its control takes at least 5 times as long", "behaviour": True},
+        {"name": "comes back fast", "holds": True, "measured": "4, 5, 6 steps", "control": "more than 18 steps",
+         "bar": "its control takes at least 3 times as long", "behaviour": True},
     ]  # fmt: skip
     assert result.summary() == {"verdict": "undecided", "reason": result.reason, "signs": result.rows()}
     assert "first 2 of 6 blocks" in judge().signs[1].measured
@@ -454,7 +454,7 @@ def test_steps_of_several_repetitions() -> None:
 def test_the_thresholds() -> None:
     """A threshold that changes is told in the rule's docstring."""
     assert vars(VerdictRule()) == {
-        "same": 0.05, "least_lead": 0.2, "share": 0.5, "left": 0.1, "revived": 0.95, "speed": 5.0, "faster": 2.0,
+        "same": 0.05, "least_lead": 0.2, "share": 0.5, "left": 0.1, "revived": 0.95, "speed": 3.0, "faster": 2.0,
         "signs": 2, "half": 1 / 3,
     }  # fmt: skip
     assert judge_capability(dataclasses.replace(LOST, **READ), VerdictRule(signs=1)).verdict == "undecided"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -91,13 +92,15 @@ def prune_for(
             return score(units)
 
     importance = score(units)
-    result = prune_sweep(
-        importance, measured.under, measured.under_random, unit=unit, test_sets=list(measured.sets),
-        control_sets=list(controls or [*behavior.tests][:1]), sizes=sizes,
-        max_best_k=max(sizes) if max_best_k is None else max_best_k, chosen_on="validation", num_random=num_random,
-        num_random_at_best=num_random_at_best, seed=seed, rescore=rescore if iterative else None,
-        unit_name=lambda group, number: units[group].name(group, number),
-    )  # fmt: skip
+    # the importance may ask the model in other ways
+    with contextlib.nullcontext() if iterative else behavior.answered_alone(model):
+        result = prune_sweep(
+            importance, measured.under, measured.under_random, unit=unit, test_sets=list(measured.sets),
+            control_sets=list(controls or [*behavior.tests][:1]), sizes=sizes,
+            max_best_k=max(sizes) if max_best_k is None else max_best_k, chosen_on="validation", num_random=num_random,
+            num_random_at_best=num_random_at_best, seed=seed, rescore=rescore if iterative else None,
+            unit_name=lambda group, number: units[group].name(group, number),
+        )  # fmt: skip
     return SweepResult(result, importance, measured.scores)
 
 

@@ -79,11 +79,10 @@ def _sweep(case: Case, name: str, kinds: Sequence[str], random_masks: int) -> Sw
         validation=asked.validation[: config.patch_rows],
         tests={kind: case.few(kind) for kind in kinds},
     )
-    with few.answered_alone(case.models[name]):
-        return prune_for(
-            case.models[name], few, sizes=config.prune_sizes, num_random=min(random_masks, 1),
-            num_random_at_best=random_masks, seed=case.seed,
-        )  # fmt: skip
+    return prune_for(
+        case.models[name], few, sizes=config.prune_sizes, num_random=min(random_masks, 1),
+        num_random_at_best=random_masks, seed=case.seed,
+    )  # fmt: skip
 
 
 def draw_pruning(ax: Axes, rows: pd.DataFrame, reference: str) -> None:

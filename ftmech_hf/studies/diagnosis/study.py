@@ -9,7 +9,7 @@ STUDY = StudyFacts(
     name="diagnose",
     question="Is a capability of a base model still there in what it was fine-tuned into?",
     paper="Jain et al., arXiv 2311.12786 and arXiv 2407.10264",
-    duration="a minute",
+    duration="half a minute",
     jobs=(
         Publication(
             kind="diagnose",

@@ -48,21 +48,14 @@ nothing at all, so that what beats it may only be what any training leaves behin
 does not even beat random weights beats no other control. **Where the two models read the questions as different
 tokens**, each is asked in its own, no method that needs the same tokens is run, and what is lost is ``undecided``.
 
-The thresholds were set before the rule judged any model, but for ``half``, ``left`` and ``speed``. ``speed`` is what
-two models that never had the capability exceed in one of a hundred pairs: steps of such models (nano controls of seeds
-10 to 12, as they were pretrained and fine-tuned like the base; 1,024 rows near the threshold, twelve evaluations a
-decade, a rate of 3e-4, two repetitions each) are spread by a standard deviation of 0.33 of their natural logarithm, so
-that the ratio of two stays below exp(2.33 * 0.33 * sqrt(2)) = 2.9 in 99 of 100 if that is normal; the largest of the 30
-pairs, slowest against fastest as here, was 1.8. Wrappers had no part in it. It was 5 before.
-
-The rule's form changed on seeing results, each time to where it claims less. Signs 2 and 3 asked whether the base's own
-last blocks and probes can use the fine-tuned model's stream, until a change was seen that sits in the first block and
-shifts the stream, so that what is intact comes *after* it. ``gone`` was given to a model that came back in a third of
-the control's steps, to one in which the answer could be read far better than in networks of random weights, and where
-neither model came back. ``weakened`` was given to a fall of 1.9 to 5.1 points, to models that never had the capability
-(beside random weights), and to one that was no better than naming one answer because one of its thirty blocks (its
-"half") worked in the base. What can be read counted from controls at the base's layer, where random weights read as
-much at their own.
+The thresholds were set before the rule judged any model, but for ``half``, ``left`` and ``speed``, which is what two
+models that never had the capability exceed in one of a hundred pairs (measured in the README; wrappers had no part).
+Its form changed on seeing results, each time to where it claims less. Signs 2 and 3 asked whether the base's own last
+blocks and probes can use the fine-tuned model's stream, until a change was seen that sits in the first block, so that
+what is intact comes *after* it. ``gone`` was given to a model that came back in a third of the control's steps, to one
+that let the answer be read far better than random weights do, and where neither model came back. ``weakened`` was given
+to a fall of 1.9 to 5.1 points, to models that never had the capability (beside random weights), and where one of thirty
+blocks (a "half") worked in the base. What can be read counted from controls at the base's layer, not at their own.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations import answers_alone, find_layout, model_blocks
+from ftmech_hf.activations import answers_alone, model_blocks
 from tests.conftest import make_gpt2
 
 ROWS = torch.randint(3, 40, (6, 9), generator=torch.Generator().manual_seed(3))
@@ -17,8 +17,8 @@ def last_logits(model: PreTrainedModel, rows: Tensor = ROWS) -> Tensor:
 def positions_of_last_mlp(model: PreTrainedModel) -> int:
     """At how many positions of a row the last block's MLP computes."""
     seen: list[int] = []
-    down = model_blocks(model)[-1][1].get_submodule(find_layout(model).layers[-1].mlp_down)
-    handle = down.register_forward_pre_hook(lambda _, args: seen.append(args[0].numel() // args[0].shape[-1]))
+    mlp = model_blocks(model)[-1][1].get_submodule("mlp")
+    handle = mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0].numel() // args[0].shape[-1]))
     try:
         last_logits(model)
     finally:

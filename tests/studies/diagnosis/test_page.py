@@ -103,7 +103,7 @@ def test_yes_is_said_of_what_shows_and_no_of_what_does_not(tmp_path: Path) -> No
         SIGNS["comes back by pruning"]: "yes", SIGNS["one half of it works in the base"]: "no",
         SIGNS["can be read"]: "not measurable", SIGNS["comes back fast"]: "yes",
     }  # fmt: skip
-    assert table[4][1:3] == ["4, 5, 6 steps", "more than 30 steps"]
+    assert table[4][1:3] == ["4, 5, 6 steps", "more than 18 steps"]
     assert re.search(r"<h1[^>]*>Behind a wrapper</h1>", page)
     assert f"In detail: {judge_capability(evidence).reason}." in text_of(page)
 

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from ftmech_hf.activations.block_record import BlockRecord, is_near
 from ftmech_hf.activations.matrices import is_inside
 
+UNSEEN = "which could not be seen as one matrix in the stream"
+"""What is said of matrices beside routed experts whose part of the stream is not known."""
+
 
 def find_routed(
     record: BlockRecord, matrices: Sequence[str], mixers: list[str], tolerance: float, why_not: dict[str, str]
@@ -33,9 +36,10 @@ def find_routed(
         why_not["shared"] = why_not["experts"]
         return "", []
     shared = [path for path in matrices if _lies_beside(record, path, held[0], tolerance)]
+    unseen = [path for path in matrices if path in record.moved]
     if len(shared) != 1:
-        said = f"{len(shared)} matrices ({', '.join(shared)})" if shared else "no matrix"
-        why_not["shared"] = f"adds beside its routed experts the output of {said}, expected that of one"
+        found = f"{', '.join(shared or unseen)}, {UNSEEN}"
+        why_not["shared"] = f"has, beside its routed experts, {found if unseen else 'no expert that all tokens pass'}"
         return held[0], []
     return held[0], shared
 

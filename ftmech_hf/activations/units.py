@@ -20,6 +20,7 @@ from ftmech_hf.activations.experts import count_experts, first_matrices, has_exp
 from ftmech_hf.activations.layout import Layout, find_layout, model_blocks
 from ftmech_hf.activations.matrices import find_adapted, find_matrices
 from ftmech_hf.activations.patterns import count_heads
+from ftmech_hf.activations.routed import UNSEEN
 from ftmech_hf.config import tell
 
 Unit = Literal["weight", "row", "activation", "head"]
@@ -163,6 +164,9 @@ def _find_neurons(model: PreTrainedModel) -> Units:
     if not layers:
         layout.require("mlp_act")
     _say_missing("neurons", layers, layout, "mlp_act")
+    unseen = [parts.refused["shared_act"] for parts in layout.layers if parts.experts and not parts.shared_down]
+    if unseen := [reason for reason in unseen if UNSEEN in reason]:
+        tell(f"neurons of routed experts alone have units: {unseen[0]}")
     return found
 
 

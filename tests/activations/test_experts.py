@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from ftmech_hf.activations import TracedModel, Units, find_units, model_blocks
 from ftmech_hf.activations.ablation import _Ablation
 from ftmech_hf.activations.experts import RoutedCall, spread
 from ftmech_hf.analysis.pruning import gradient_importance, pruned
+from ftmech_hf.config.notices import Notice
 from tests.activations.test_sites import loss_of
 from tests.architectures import ARCHITECTURES, LAYERS, VOCABULARY, WIDTH, make
 
@@ -231,3 +233,26 @@ def test_a_call_is_sorted_out_by_what_it_is_given() -> None:
 def test_what_is_spread_over_experts_is_zero_for_the_others() -> None:
     dense = spread(torch.tensor([[[1.0], [2.0]]]), torch.tensor([[2, 0]]), 4)
     assert dense.flatten().tolist() == [2.0, 0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(("name", "notice"), [("olmoe", None), ("qwen2_moe", None), ("normed", "mlp.shared_expert.")])
+def test_an_expert_that_cannot_be_seen_by_itself_is_named(name: str, notice: str | None) -> None:
+    """Behind a norm, what the shared expert adds is no longer one matrix's output."""
+    model = make("qwen2_moe" if notice else name)
+    if notice:
+        for _, block in model_blocks(model):
+            mlp: Any = block.mlp
+            inside, norm = mlp.forward, nn.LayerNorm(WIDTH)
+            mlp.forward = lambda hidden, inside=inside, norm=norm: norm(inside(hidden))
+    opened = TracedModel(model)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        units = find_units(model, "activation")
+    assert {name.split(".")[0] for name in units} == {"expert_act"} | ({"shared_act"} if name == "qwen2_moe" else set())
+    assert [str(each.message) for each in said if issubclass(each.category, Notice)] == [
+        f"neurons of routed experts alone have units: {opened.refused['shared_act']}" for _ in [notice] if notice
+    ]
+    if notice:
+        assert f"{notice}down_proj, which could not be seen" in opened.refused["shared_act"]
+    elif name == "olmoe":
+        assert opened.refused["shared_act"].endswith(" has, beside its routed experts, no expert that all tokens pass")

@@ -69,7 +69,7 @@ def test_the_table_has_every_class_once(rows: dict[str, dict[str, object]]) -> N
     for name in rows:
         assert block.count(f"{name.removesuffix('ForCausalLM')}") >= 1
     assert "| Mamba | model: resid_pre of layer 0 of mamba is not the model's hidden state |" in block
-    assert "no one expert that all tokens pass" in block
+    assert "no expert that all tokens pass" in block
 
 
 def test_small_models_are_small_run_and_are_drawn_from_a_seed() -> None:

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations import intervene
 from ftmech_hf.activations.interventions import Write
+from ftmech_hf.activations.proofs import run_settings
 from ftmech_hf.statistics.intervals import share_interval
 
 Place = tuple[str, int]
@@ -76,7 +77,7 @@ def record_activations(model: PreTrainedModel, token_ids: Tensor, places: Iterab
 
     writes = {place: lambda value, place=place: keep(place, value) for place in places}
     with torch.no_grad(), intervene(model, writes):
-        model(token_ids.to(model.device), use_cache=False)
+        model(token_ids.to(model.device), **run_settings(model, logits_to_keep=1))  # logits of all tokens are large
     return seen
 
 

@@ -164,3 +164,17 @@ def test_what_carries_something_from_token_to_token_is_no_attention_unless_it_is
     assert equations.parts().why_not["added"] == "has no attention"
     record.wrote["mixer"], record.read["mixer"] = random(31), random(30)  # it reads something else there
     assert equations._mixers() == []
+
+
+@pytest.mark.parametrize(("called", "is_attention"), [
+    ("SomeAttention", True), ("SomeAttentionDecoderLayer", False), ("SomeMamba", False),
+])  # fmt: skip
+def test_a_class_that_ends_in_attention_is_one_whatever_its_name(
+    equations: Equations, called: str, is_attention: bool
+) -> None:
+    block = equations.block
+    block.mixer = type(called, (nn.Module,), {})()
+    block.mixer.out = nn.Linear(4, 4)
+    assert equations._is_attention("mixer") is is_attention
+    block.attn_norm_again = block.mixer
+    assert not equations._is_attention("attn_norm_again")

@@ -86,3 +86,14 @@ def test_another_rows_activations_do_not_help_and_no_change_needs_none(any_model
     shifted = rows[:, -2].roll(1, 0) == rows[:, -2]
     assert torch.equal(torch.from_numpy(same.other_row["resid_post", 1]), shifted)
     assert not shifted.all()
+
+
+def test_recording_gives_logits_of_the_last_token_alone(any_model: PreTrainedModel) -> None:
+    """Those of all tokens are larger than all that is recorded, in a model of many words."""
+    rows, seen = torch.randint(3, 40, (4, 9), generator=torch.Generator().manual_seed(0)), []
+    find_layout(any_model)  # known from here on
+    hook = any_model.get_output_embeddings().register_forward_hook(lambda _, args, output: seen.append(output.shape))
+    found = record_activations(any_model, rows, [("resid_post", 0), ("mlp_act", 1)])
+    hook.remove()
+    assert [tuple(shape[:2]) for shape in seen] == [(4, 1)]
+    assert {value.shape[:2] for value in found.values()} == {(4, 9)}  # every position of the sites

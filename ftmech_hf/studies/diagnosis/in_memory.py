@@ -66,7 +66,7 @@ def plain_model(model: Any, role: str) -> PreTrainedModel:
 
     Raises:
         ValueError: it is no model of transformers, adapters are attached to it that are no part of it, or weights of it
-            are elsewhere.
+            are elsewhere or quantized.
     """
     if hasattr(model, "merge_and_unload"):
         model = copy.deepcopy(model).merge_and_unload()
@@ -78,6 +78,11 @@ def plain_model(model: Any, role: str) -> PreTrainedModel:
             "of peft as a whole"
         )
     check_has_weights(model)
+    if kinds := sorted({str(weight.dtype) for weight in model.parameters() if not weight.is_floating_point()}):
+        raise ValueError(
+            f"{role}: its weights are quantized ({', '.join(kinds)}), expected weights in floating point, of which the "
+            "methods take differences and gradients: load it without a quantization_config"
+        )
     check_finite(model)
     return model
 

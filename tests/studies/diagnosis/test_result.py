@@ -132,6 +132,11 @@ def test_an_adapter_in_memory_is_merged_into_a_copy() -> None:
         plain_model(tuned.get_base_model(), "base")
     with pytest.raises(ValueError, match="base: Linear, expected a model of transformers, its folder or its name"):
         plain_model(torch.nn.Linear(2, 2), "base")
+    plain.lm_head.weight = torch.nn.Parameter(torch.zeros(40, 16, dtype=torch.uint8), requires_grad=False)
+    with pytest.raises(
+        ValueError, match=r"^base: its weights are quantized \(torch.uint8\), expected weights in floating"
+    ):
+        plain_model(plain, "base")
 
 
 def refused(model: PreTrainedModel, *given: Any, **settings: Any) -> str:

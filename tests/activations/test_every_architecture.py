@@ -23,8 +23,8 @@ from ftmech_hf.models.small import small_model, small_rows
 from tests.architectures import shaken
 
 LENGTH = 7
-LEFT_OUT = {"kimi_linear"}
-"""Not built: one pass takes 20 seconds on a CPU."""
+LEFT_OUT = {"kimi_linear", "bailing_hybrid"}
+"""Not built: one pass of the first takes 20 seconds on a CPU, those of the second 400 together."""
 NORMED = {"afmoe", "axk1", "kolibri1"}
 """A norm stands behind the sum of routed and shared experts, so that neither can be seen alone in the stream."""
 ELSEWHERE = {"inkling2_text"}

@@ -42,10 +42,10 @@ STATES = {0: SURVIVED, 2: UNTRIED, 5: UNTESTED, 33: UNTESTED, None: UNTRIED}
 NO_REASON = "**none given yet**"
 
 
-def mutmut(*arguments: str) -> str:
-    """What a command of mutmut prints."""
-    command = [str(Path(sys.executable).with_name("mutmut")), *arguments]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+def mutmut(module: str) -> Any:
+    """A part of mutmut, which is found beside this folder's ``mutants.py`` and not in it."""
+    sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).parent]
+    return importlib.import_module(f"mutmut.{module}")
 
 
 def mutmut_settings() -> dict[str, Any]:
@@ -57,8 +57,7 @@ def mutmut_settings() -> dict[str, Any]:
 
 def make_changes(processes: int) -> None:
     """Let mutmut write all changes into its folder, and keep what is known of those that are there."""
-    sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).parent]
-    tool: Any = importlib.import_module("mutmut.__main__")
+    tool = mutmut("__main__")
     tool.set_mutant_under_test("mutant_generation")
     FOLDER.mkdir(exist_ok=True)
     drop_half_written(FOLDER)
@@ -137,7 +136,7 @@ def read_states(folder: Path) -> dict[str, dict[str, str]]:
 
 def describe_change(mutant: str) -> str:
     """A mutant as one cell of a table: its function, and the lines it takes out and puts in."""
-    shown = mutmut("show", mutant).splitlines()
+    shown = mutmut("mutation.diff_apply").get_diff_for_mutant(mutant).splitlines()
     lines = [line for line in shown if re.match(r"[-+](?![-+]{2} )", line)]
     function = re.sub(r"__mutmut_\d+$", "", mutant.rsplit(".", 1)[1]).replace("ǁ", ".").removeprefix("x").lstrip("._")
     changes = [f"`{line[0]} {' '.join(line[1:].split())}`".replace("|", "\\|") for line in lines]

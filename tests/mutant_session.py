@@ -29,7 +29,7 @@ ACTIVE = "MUTANT_UNDER_TEST"
 KNOWN_TESTS = Path("tests.json")
 SLOWEST = 5.0
 """Seconds of computing that a test may take: a slower one is not used."""
-BUDGET = 20.0
+BUDGET = 8.0
 """Seconds of tests for a change, at most."""
 LONGEST_LEARNING = 3600.0
 UNTESTED = 33

@@ -7,11 +7,13 @@ python recipes/explore.py --run runs/diagnosis
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.explorer.page import serve
 from ftmech_hf.explorer.pairs import ExploreConfig, find_pair, open_explorer
+from ftmech_hf.explorer.picture import take_picture
 from ftmech_hf.explorer.space import write_space
 from ftmech_hf.jobs.study import StudyPlan
 from ftmech_hf.studies.pcfg.study import STUDY
@@ -25,7 +27,7 @@ def demo_plan() -> StudyPlan:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse, load, serve until stopped; or write a Space."""
+    """Parse, load, serve until stopped; or write a Space, or a picture of the page."""
     with clean_exit():
         (config,) = parse_config(ExploreConfig, argv=argv, description=__doc__)
         pair = find_pair(config, demo_plan)
@@ -33,6 +35,10 @@ def main(argv: list[str] | None = None) -> None:
             print(f"space: {write_space(Path(config.space), pair, config)}")
             return
         explorer = open_explorer(pair, config)
+        if config.picture is not None:
+            take_picture(explorer, Path(config.picture), port=config.port)
+            print(f"picture: {config.picture}", flush=True)
+            os._exit(0)  # the page's threads do not end by themselves
         print(f"{explorer.title}: http://{config.host}:{config.port} (stop with Ctrl-C)", flush=True)
         serve(explorer, host=config.host, port=config.port)
 

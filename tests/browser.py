@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ftmech_hf.explorer.picture import CHROMIUM_FLAGS, find_chromium
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 WIDTHS = {"desktop": (1280, 900), "phone": (400, 800)}
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 GRAVE = ("serious", "critical")
-
-
-def find_chromium() -> str | None:
-    """The browser on this machine."""
-    return next(
-        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-    )
 
 
 def need_browser() -> None:
@@ -41,7 +31,7 @@ def open_browser() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=[*CHROMIUM_FLAGS])
         try:
             yield browser
         finally:

@@ -144,19 +144,21 @@ def _controls(gr: Any, explorer: Explorer) -> list[Any]:
     return [scale, kept, zero, donor, site, layer]
 
 
-def serve(explorer: Explorer, *, host: str, port: int) -> None:
+def serve(explorer: Explorer, *, host: str, port: int, block: bool = True) -> None:
     """Show the page until the process is ended.
 
     Args:
         explorer: what is asked.
         host: an address of this machine; 127.0.0.1 lets in no other machine.
         port: of the page.
+        block: if not, go on while the page is served.
     """
     gr = import_gradio()
     page = build_page(explorer)
     css = resources.files("ftmech_hf.explorer").joinpath("page.css").read_text(encoding="utf-8")
     page.queue(default_concurrency_limit=1).launch(
         server_name=host, server_port=port, share=False, quiet=True, show_error=False,
+        prevent_thread_lock=not block,
         allowed_paths=[], max_file_size=1, enable_monitoring=False, ssr_mode=False, css=css, theme=_theme(gr),
     )  # fmt: skip
 

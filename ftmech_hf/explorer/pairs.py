@@ -63,6 +63,13 @@ class ExploreConfig(ExplorerConfig):
     space: str | None = field(
         default=None, metadata={"place": "output", "help": "write a folder for a Space of the Hub, and serve nothing"}
     )
+    picture: str | None = field(
+        default=None,
+        metadata={
+            "place": "output",
+            "help": "write a picture of the page as a PNG, of playwright and Chromium, and stop",
+        },
+    )
     host: str = field(default="127.0.0.1", metadata={"manner": True, "help": "0.0.0.0 lets other machines in"})
     port: int = field(default=7860, metadata={"manner": True, "help": "of the page"})
 

@@ -36,7 +36,7 @@ def take_picture(explorer: Explorer, path: Path, *, port: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=browser, args=[*CHROMIUM_FLAGS])
-        page = opened.new_page(viewport=SIZE)  # type: ignore[arg-type]
+        page = opened.new_page(viewport=SIZE)
         page.goto(f"http://127.0.0.1:{port}")
         page.wait_for_selector("#fx-lead")
         page.fill("#scale input[type=range]", "0.2")

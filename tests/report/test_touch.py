@@ -12,13 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ftmech_hf.report.charts import accuracy_axis, panel, seed_lines
+from ftmech_hf.report.charts import accuracy_axis, new_figure, panel, seed_lines
 from ftmech_hf.report.claims import read_claims
 from ftmech_hf.report.page import make_picture
 from ftmech_hf.studies.pcfg.plan import ReproduceConfig, ReproducePlan
 from ftmech_hf.studies.pcfg.results import PANELS, write_results
+from ftmech_hf.studies.tracr import results as tracr
 from ftmech_hf.tasks import PcfgShape
 from tests.browser import WIDTHS, grave_faults, need_browser, open_browser, open_page, overflow
+from tests.hub.test_study_results import MADE
 from tests.report.fabricated import CURVES, SEEDS, write_reproduction
 
 if TYPE_CHECKING:
@@ -110,6 +112,22 @@ def browser() -> Iterator[Browser]:
     need_browser()
     with open_browser() as found:
         yield found
+
+
+@pytest.mark.parametrize("study", [name for name in MADE if name != "reproduce"])
+def test_nobody_is_kept_out_of_the_page_of_any_study(
+    browser: Browser, study: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        tracr.tracr_figures, "attention_figure", lambda *_: new_figure(2, 2)
+    )  # of models that are there
+    MADE[study][0](tmp_path / "out")
+    for width in WIDTHS:
+        with open_page(browser, (tmp_path / "out" / "report.html").as_uri(), width) as page:
+            assert grave_faults(page) == []
+            assert overflow(page) <= 0
+            for link in page.locator("main a[href^='#']").all():
+                assert page.locator(f"[id='{(link.get_attribute('href') or '')[1:]}']").count() == 1
 
 
 def column(page: Page, number: int) -> list[str]:

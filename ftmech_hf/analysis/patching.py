@@ -52,6 +52,14 @@ class PatchingResult:
             for (site, layer), values in patched.items()
         ]  # fmt: skip
 
+    def either(self, other: PatchingResult) -> PatchingResult:
+        """What is right here or in another result on the same questions, such as with another answer to them."""
+        return PatchingResult(
+            {place: values | other.right[place] for place, values in self.right.items()},
+            {place: values | other.other_row[place] for place, values in self.other_row.items()},
+            self.unpatched | other.unpatched,
+        )
+
     def accuracy(self, site: str, layer: int) -> float:
         """Share of rows answered right under one patch."""
         return float(self.right[site, layer].mean())

@@ -117,6 +117,21 @@ class AnswerRows:
         """Parts of at most so many rows, in order."""
         return [self[start : start + size] for start in range(0, len(self), size)]
 
+    def each_accepted(self) -> list[AnswerRows]:
+        """These rows, and then the same questions with each further answer that is accepted.
+
+        All have as many rows: one that has fewer answers than another keeps its own where there is none.
+        """
+        lists = self.accepted or [()] * len(self)
+        own = [Whole(tuple(row), length) for row, length in zip(self.token_ids.tolist(), self.lengths.tolist(),
+                                                                strict=True)]  # fmt: skip
+        found = [self]
+        for number in range(max(map(len, lists), default=0)):
+            wholes = [others[number] if number < len(others) else each for others, each in zip(lists, own, strict=True)]
+            masks = [[False] * (len(ids) - 1 - answer) + [True] * answer + [False] for ids, answer in wholes]
+            found.append(AnswerRows.stack([whole.token_ids for whole in wholes], masks, self.pad))
+        return found
+
     @property
     def lengths(self) -> Tensor:
         """Tokens of each answer, (B,)."""

@@ -26,7 +26,7 @@ import pandas as pd
 from transformers import PreTrainedModel
 
 from ftmech_hf.config import to_dict
-from ftmech_hf.models.identity import model_hash
+from ftmech_hf.models.identity import base_for, model_hash
 from ftmech_hf.models.loading import RANDOM_INIT, Dtype, check_vocabulary, find_device, load_model, random_twin
 from ftmech_hf.runs import RunDir, is_finished, write_json, write_text
 from ftmech_hf.statistics.floors import FloorResult
@@ -120,9 +120,7 @@ def job(
         ValueError: a model is not there or has other words, or the folder holds something else.
     """
     models = models or {}
-    found: dict[str, str] = {
-        name: model_hash(folder, base=getattr(config, "base", None)) for name, folder in models.items()
-    }
+    found: dict[str, str] = {name: model_hash(folder, **base_for(name, models)) for name, folder in models.items()}
     found |= read_inputs(config, *settings)
     if vocabulary is not None:
         for folder in models.values():

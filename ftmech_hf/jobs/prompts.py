@@ -37,7 +37,7 @@ from transformers import PreTrainedTokenizerBase
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.questions import QuestionConfig, judging
-from ftmech_hf.tasks.text.join import choose_join
+from ftmech_hf.tasks.text.join import choose_join, describe_join
 from ftmech_hf.tasks.text.left_out import Faults
 from ftmech_hf.tasks.text.reading import Table
 from ftmech_hf.tasks.text.splits import overlap, read_splits
@@ -153,7 +153,7 @@ def _read(
     splits = read_splits(table, seed, converted)
     left_out = faults.note(total)
     _check_sizes({split: len(rows) for split, rows in splits.items()}, name, left_out)
-    join = choose_join(splits["train"], tokenizer)
+    join = choose_join(splits["train"], tokenizer, how.answer_space)
     encoded = {}
     for split, rows in splits.items():
         asked = rows if how.leaves_out else rows.select(range(min(len(rows), taken[split])))
@@ -173,6 +173,7 @@ def _read(
     said = [
         *notes,
         left_out,
+        describe_join(splits["train"], join, how.answer_space),
         f"{sum(repeated)} of {total} rows have the prompt and answer of another row"
         f"{' and are left out' if how.skip_unusable else ''}" if sum(repeated) else None,
         contradictions(*([value for rows in everything for value in rows[column]] for column in ("prompt", "answer"))),

@@ -14,6 +14,7 @@ from ftmech_hf.jobs.answer_scores import choice_scores, chooses_answer, gives_an
 from ftmech_hf.jobs.behavior import Score
 from ftmech_hf.jobs.written_answers import answers_in_words, writes_answer
 from ftmech_hf.tasks.text.columns import Chat
+from ftmech_hf.tasks.text.join import AnswerSpace, check_answer_space
 
 JudgedBy = Literal["begins", "exact"]
 ChoiceScore = Literal["per_token", "sum"]
@@ -43,6 +44,12 @@ class QuestionConfig:
                   "and what has a system prompt"},
     )  # fmt: skip
 
+    answer_space: AnswerSpace = field(
+        default="auto",
+        metadata={"unsaid": True, "help": "where a dataset has no white space between prompt and answer: as_written: "
+                  "nothing; space: one; auto: what its prompts suggest"},
+    )  # fmt: skip
+
     judged_by: JudgedBy = field(
         default="begins",
         metadata={"help": "when an answer to a dataset is right: begins: what the model writes begins with it; exact: "
@@ -58,6 +65,7 @@ class QuestionConfig:
         for name, known in (("judged_by", JudgedBy), ("choice_score", ChoiceScore)):
             if getattr(self, name) not in get_args(known):
                 raise ValueError(f"{name}: {getattr(self, name)!r}, expected one of {', '.join(get_args(known))}")
+        check_answer_space(self.answer_space)
         if self.chat not in get_args(Chat):
             raise ValueError(f"chat: {self.chat!r}, expected one of {', '.join(get_args(Chat))}")
 

@@ -73,13 +73,30 @@ def _may_be_on_the_hub(name: str) -> bool:
     return not slash or not (owner == "runs" or Path(owner).is_dir())
 
 
-def model_hash(name: str, *, base: str | None = None) -> Identity:
+STANDS_ON_BASE = ("finetuned", "reversed")
+"""What a pair's other models are called that were made of its base; a control or a twin was not."""
+
+
+def base_for(role: str, models: Mapping[str, str]) -> dict[str, str | None]:
+    """What :func:`find_base` is told of the base of a pair, as ``onto`` or ``base``, when one of its models is loaded.
+
+    Args:
+        role: of the model.
+        models: role -> folder or name of those that are named.
+    """
+    if role == "base":
+        return {}
+    return {"onto" if role in STANDS_ON_BASE else "base": models.get("base")}
+
+
+def model_hash(name: str, *, base: str | None = None, onto: str | None = None) -> Identity:
     """What identifies a model as an input; see this module's docstring.
 
     Args:
         name: a folder, such as a finished run; a GGUF file; or a model on the Hub, ``USER/NAME`` or
             ``USER/NAME@REVISION``.
         base: what an adapter stands on, if what it names is not there.
+        onto: what it is put on, whatever it names; see :func:`find_base`.
 
     Returns:
         the hash of the run that made it, else the sha256 of its files: all weights, its config and its tokenizer, and
@@ -93,11 +110,13 @@ def model_hash(name: str, *, base: str | None = None) -> Identity:
         return Identity(content, content)
     folder = find_model(name)
     if is_finished(folder):
+        if onto is not None and (folder / ADAPTER).is_file():
+            find_base(folder, base, onto)  # refuses another one
         return run_model(folder)
     parts = {path.relative_to(folder).as_posix(): _digest(path) for path in _files(folder)}
     if (folder / ADAPTER).is_file():
-        below = find_base(folder, base)
-        parts["base"] = f"{(found := model_hash(below, base=base))} {found.content}"
+        below = find_base(folder, base, onto)
+        parts["base"] = f"{(found := model_hash(below, base=base or onto))} {found.content}"
     content = _combined(parts)
     return Identity(content, content)
 
@@ -117,19 +136,49 @@ def run_model(folder: Path) -> Identity:
     return Identity(str(env["hash"]), _combined(parts))
 
 
-def find_base(adapter: Path, given: str | None = None) -> str:
-    """The model an adapter belongs to: where it says, else beside the adapter or as given, if it can only be that one.
+def find_base(adapter: Path, given: str | None = None, onto: str | None = None) -> str:
+    """The model an adapter belongs to: what a user says, where it says, or beside it, if it can only be that one.
 
-    An adapter that was trained here knows what its base was: another model is passed over, wherever it lies. For one
-    made elsewhere only its own word counts, then the user's; a folder that merely has the same name is not taken.
+    An adapter that was trained here knows what its base was: another model is passed over, wherever it lies, and
+    refused if a user puts it there. For one made elsewhere only the user's word and its own count; a folder that merely
+    has the same name is not taken.
 
     Args:
         adapter: its folder.
         given: the model a user says it stands on, for where it says nothing that is there.
+        onto: the model a user puts it on, whatever it says. What it says is kept where that itself stands on this
+            model, as an adapter on an adapter does.
 
     Raises:
         ValueError: it is not there, or another model is.
     """
+    if onto is None or (Path(onto).is_dir() and Path(onto).resolve() == adapter.resolve()):
+        return _recorded_base(adapter, given)
+    try:
+        recorded = _recorded_base(adapter, None)
+    except (ValueError, OSError):
+        return _recorded_base(adapter, onto)  # which is refused if it is another than it was trained on
+    if _is_under(onto, recorded):
+        return recorded
+    if (trained_on := _trained_on(adapter)) is not None:
+        return _matching_base(adapter, trained_on, [onto])
+    tell(f"the adapter {adapter} is put on {onto}, as you say, and not on {recorded}, which it names")
+    return onto
+
+
+def _is_under(wanted: str, model: str) -> bool:
+    """Whether a model is another one, or an adapter that stands on it, be it by way of others."""
+    while True:
+        if wanted == model or not model_hash(model).differs(model_hash(wanted)):  # names first: files may be large
+            return True
+        folder = find_model(model) if find_gguf(model) is None else Path()
+        if not (folder / ADAPTER).is_file():
+            return False
+        model = _recorded_base(folder, None)
+
+
+def _recorded_base(adapter: Path, given: str | None) -> str:
+    """What an adapter says that it stands on, or ``given`` if that is not there."""
     settings = _adapter_settings(adapter)
     recorded = str(settings.get("base_model_name_or_path") or "")
     named = [Path(recorded)] if recorded else []

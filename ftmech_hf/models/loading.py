@@ -73,6 +73,7 @@ def load_model(
     *,
     attn_implementation: str | None = None,
     base: str | None = None,
+    onto: str | None = None,
     device: str = "cpu",
     dtype: Dtype = "float32",
 ) -> PreTrainedModel:
@@ -88,6 +89,7 @@ def load_model(
         base: what an adapter stands on, if what it names is not there.
         device: where its weights go; see :func:`find_device`. Whatever reads or trains the model computes there.
         dtype: type of number of its weights; ``auto`` is what they were saved in.
+        onto: what it is put on, whatever it names; see :func:`~ftmech_hf.models.identity.find_base`.
 
     Raises:
         ValueError: there is no such device or model; its files differ from its manifest or from what the Hub says;
@@ -97,10 +99,12 @@ def load_model(
     place = find_device(device)
     if dtype not in get_args(Dtype):
         raise ValueError(f"dtype: {dtype!r}, expected one of {', '.join(get_args(Dtype))}")
-    return _load(name, attn_implementation, base, dtype).to(place)  # type: ignore[arg-type]
+    return _load(name, attn_implementation, base, onto, dtype).to(place)  # type: ignore[arg-type]
 
 
-def _load(name: str, attn_implementation: str | None, base: str | None, dtype: Dtype) -> PreTrainedModel:
+def _load(
+    name: str, attn_implementation: str | None, base: str | None, onto: str | None, dtype: Dtype
+) -> PreTrainedModel:
     if (file := find_gguf(name)) is not None:
         # unpacked, or the model could not be saved, nor one of random weights be made like it
         unpacked = GgufConfig(gguf_file=file.name, dequantize=True)
@@ -109,7 +113,7 @@ def _load(name: str, attn_implementation: str | None, base: str | None, dtype: D
     folder = find_model(name)
     if (folder / ADAPTER).is_file():
         check_adapter(folder, name)
-        below = _load(find_base(folder, base), attn_implementation, base, dtype)
+        below = _load(find_base(folder, base, onto), attn_implementation, base or onto, None, dtype)
         return merge_adapter(below, folder, name)
     _refuse_quantized(folder, name)
     return _from_files(folder, name, attn_implementation, dtype, use_safetensors=True)

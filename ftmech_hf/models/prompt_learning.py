@@ -44,7 +44,7 @@ def prompt_learning_kind(name: str) -> str | None:
 
 
 def load_with_prompt(
-    name: str, *, base: str | None = None, device: str = "cpu", dtype: Dtype = "float32"
+    name: str, *, base: str | None = None, onto: str | None = None, device: str = "cpu", dtype: Dtype = "float32"
 ) -> PreTrainedModel:
     """Load what an adapter of :func:`prompt_learning_kind` stands on, with the adapter's tokens in front of its rows.
 
@@ -54,7 +54,7 @@ def load_with_prompt(
     from peft import PeftModel
 
     folder, kind = find_model(name), prompt_learning_kind(name)
-    below = load_model(find_base(folder, base), base=base, device=device, dtype=dtype)
+    below = load_model(find_base(folder, base, onto), base=base or onto, device=device, dtype=dtype)
     if "position_ids" not in inspect.signature(below.forward).parameters:
         raise ValueError(f"model: {below.config.model_type} takes no position_ids, so no tokens fit in front: {name}")
     with warnings.catch_warnings(), loading_errors(name):

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.tasks.text.tokens import Whole
 
 ROWS = AnswerRows.stack(
     [[5, 6, 7, 2], [5, 8, 9, 10, 2], [4, 5, 11, 2]],
@@ -77,3 +80,13 @@ def test_rows_that_cannot_be_one_tensor_are_refused() -> None:
         AnswerRows.stack([[1, 2, 3], [1, 2]], [[False, True, False], [True, False]], None)
     with pytest.raises(ValueError, match="expected bool, one per token"):
         AnswerRows(token_ids=torch.tensor([[1, 2, 3]]), answer=torch.tensor([[0, 1, 0]]))
+
+
+def test_each_answer_that_is_accepted_stands_after_its_question() -> None:
+    others = [[Whole((5, 6, 12, 13, 2), 2), Whole((5, 6, 14, 2), 1)], [], [Whole((4, 15, 2), 1)]]
+    own, second, third = dataclasses.replace(ROWS, accepted=others).each_accepted()
+    assert torch.equal(own.token_ids, ROWS.token_ids)
+    assert second.answer_ids() == [(12, 13), (8, 9, 10), (15,)]
+    assert second.token_ids.tolist() == [[5, 6, 12, 13, 2], [5, 8, 9, 10, 2], [0, 0, 4, 15, 2]]
+    assert third.answer_ids() == [(14,), (8, 9, 10), (5, 11)]  # who has fewer keeps its own
+    assert ROWS.each_accepted() == [ROWS]

@@ -217,7 +217,8 @@ def test_rows_that_cannot_be_asked_are_counted_and_left_out_if_told(
     ):
         from_datasets([str(path)], tokenizer, **SIZES)
     (questions,) = from_datasets([str(path)], tokenizer, **SIZES, how=QuestionConfig(skip_unusable=True))
-    note, twice = questions.notes
+    note, spaced, twice = questions.notes
+    assert "a space is put before" in spaced
     assert note.startswith(f"{path}: 80 of 404 rows cannot be asked and are left out, first ")
     assert twice == f"{path}: 4 of 404 rows have the prompt and answer of another row and are left out"
     for row in questions.test.token_ids.tolist():

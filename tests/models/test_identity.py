@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from ftmech_hf.config import Notice
 from ftmech_hf.downloads import pull
-from ftmech_hf.models.identity import find_base, model_hash
+from ftmech_hf.models.identity import base_for, find_base, model_hash
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.models.merging import quiet_peft
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
@@ -110,6 +111,54 @@ def test_an_adapter_is_its_weights_and_what_it_stands_on(tmp_path: Path) -> None
     shutil.copytree(lora, tmp_path / "moved" / "lora")
     edit(tmp_path / "moved" / "lora" / "adapter_config.json", base_model_name_or_path="../base")
     assert model_hash(str(tmp_path / "moved" / "lora")) == on_other
+
+
+def test_the_base_that_a_user_names_wins_over_what_an_adapter_says(tmp_path: Path) -> None:
+    base, other = save(tmp_path / "base"), save(tmp_path / "other")
+    one_tensor(other / "model.safetensors")
+    lora = save_adapter(tmp_path / "lora", base)
+    with pytest.warns(Notice, match=f"lora is put on {other}, as you say, and not on {base}, which it names"):
+        assert find_base(lora, onto=str(other)) == str(other)
+    assert find_base(lora, onto=str(base)) == str(base)
+    assert find_base(lora, str(other)) == str(base)  # what is only a help where the base is gone does not
+    copied = shutil.copytree(base, tmp_path / "copied")
+    assert find_base(lora, onto=str(copied)) == str(base)  # the same bytes elsewhere are no other model
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Notice)
+        assert model_hash(str(lora), onto=str(other)) != model_hash(str(lora))
+        assert model_hash(str(lora), onto=str(copied)) == model_hash(str(lora))
+        moved = load_model(str(lora), onto=str(other))
+    stayed = dict(load_model(str(lora)).named_parameters())
+    assert sum(int((weight != stayed[name]).sum()) for name, weight in moved.named_parameters()) == 1
+
+
+def test_an_adapter_on_an_adapter_stays_on_it_whichever_of_those_below_is_named(tmp_path: Path) -> None:
+    base = save(tmp_path / "base")
+    lora = save_adapter(tmp_path / "lora", base)
+    above = save_adapter(tmp_path / "above", base, seed=2)
+    edit(above / "adapter_config.json", base_model_name_or_path=str(lora))
+    for onto in (base, lora, above):  # the last is what a base is to itself
+        assert find_base(above, onto=str(onto)) == str(lora)
+
+
+def test_an_adapter_of_ours_is_put_on_no_other_model(tmp_path: Path) -> None:
+    base, other = save(tmp_path / "base"), save(tmp_path / "other")
+    one_tensor(other / "model.safetensors")
+    lora = save_adapter(tmp_path / "lora", base)
+    trained_on = model_hash(str(base))
+    (lora / "env.json").write_text(
+        json.dumps({"inputs": {"model": trained_on}, "contents": {"model": trained_on.content}})
+    )
+    assert find_base(lora, onto=str(base)) == str(base)
+    with pytest.raises(ValueError, match=rf"lora was trained on {trained_on}, but {other} is {model_hash(str(other))}"):
+        find_base(lora, onto=str(other))
+
+
+def test_only_what_was_made_of_the_base_is_put_on_it() -> None:
+    models = {"base": "here", "finetuned": "tuned", "control": "else"}
+    assert base_for("finetuned", models) == base_for("reversed", models) == {"onto": "here"}
+    assert base_for("control", models) == base_for("twin", models) == {"base": "here"}
+    assert base_for("base", models) == {}
 
 
 @pytest.mark.parametrize("recorded", ["/no/longer/there/base", "./base", "", None])

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive
 from ftmech_hf.jobs.tokenizers import own_tokenizer
+from ftmech_hf.models.identity import base_for
 from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.models.vocabulary import compared_tokens, fit_vocabulary, untie_alike
 from ftmech_hf.studies.compare.texts import Windows, read_windows, width_within, write_windows
@@ -95,7 +96,7 @@ def load_pair(config: CompareConfig) -> Pair:
         ValueError: models of other shapes, texts that are none, or a model without a tokenizer.
     """
     tokenizer = load_tokenizer(config.base)
-    loaded = {name: config.load(folder, base=config.base) for name, folder in config.named.items()}
+    loaded = {name: config.load(folder, **base_for(name, config.named)) for name, folder in config.named.items()}
     untie_alike(loaded.values())
     base, models = loaded["base"], {BASE: loaded["base"]}
     for role, model in loaded.items():

@@ -17,6 +17,7 @@ from ftmech_hf.jobs.job import ModelJobConfig, prepared_job
 from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.jobs.tokenizers import PairQuestions, ask_models, own_tokenizer
+from ftmech_hf.models.identity import base_for
 from ftmech_hf.models.loading import (
     config_positions,
     find_device,
@@ -210,7 +211,7 @@ def prepare_case(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgSha
     loaded = dict(given.models)
     for name, folder in folders.items():
         load = load_with_prompt if prompt_kind and name == "finetuned" else load_model
-        loaded[name] = load(folder, base=folders.get("base"), device=config.device, dtype=config.dtype)
+        loaded[name] = load(folder, **base_for(name, folders), device=config.device, dtype=config.dtype)
     if len({has_tied_embeddings(model) for model in loaded.values()}) > 1:  # what is given stays as it is
         loaded = {name: copy.deepcopy(model) if name in given.models else model for name, model in loaded.items()}
     base = loaded["base"]

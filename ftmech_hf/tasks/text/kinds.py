@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from ftmech_hf.tasks.text.columns import ANSWERS, MESSAGES, OTHER, PROMPTS
 from ftmech_hf.tasks.text.continuations import Join
 from ftmech_hf.tasks.text.encoding import Row, chat_rows, is_chat_table, plain_rows, prompt_rows
+from ftmech_hf.tasks.text.splits import GROUP
 from ftmech_hf.tasks.text.tables import CHAT, PLACE, checked_texts, text_columns
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def converted(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, name: 
     if "text" in there:
         texts = checked_texts(list(rows["text"]), "text", name, split)
         places = [f"row {number} of {split}" for number in range(len(texts))]
-        return datasets.Dataset.from_dict({"text": texts, "prompt": texts, "answer": texts, PLACE: places})
+        more = {GROUP: list(rows[GROUP])} if GROUP in there else {}
+        return datasets.Dataset.from_dict({"text": texts, "prompt": texts, "answer": texts, PLACE: places, **more})
     raise ValueError(
         f"dataset: {name} has no columns prompt and completion, messages, text, or chosen and rejected in {split}, "
         f"only {', '.join(rows.column_names)}"

@@ -25,7 +25,7 @@ from ftmech_hf.tasks.schema import Offer, Rows, Task
 from ftmech_hf.tasks.text.continuations import Join
 from ftmech_hf.tasks.text.encoding import ANSWER, END, TextRows
 from ftmech_hf.tasks.text.identity import dataset_hash
-from ftmech_hf.tasks.text.join import choose_join
+from ftmech_hf.tasks.text.join import AnswerSpace, check_answer_space, choose_join, describe_join
 from ftmech_hf.tasks.text.kinds import converted, encoded, kind_of
 from ftmech_hf.tasks.text.left_out import Faults
 from ftmech_hf.tasks.text.splits import read_splits
@@ -57,12 +57,18 @@ class TextConfig(Task):
     )
     max_rows: int | None = field(default=None, metadata={"help": "take at most so many rows of each split"})
     learn_end: bool = field(default=True, metadata={"help": "whether the token that ends an answer is learned with it"})
+    answer_space: AnswerSpace = field(
+        default="auto",
+        metadata={"unsaid": True, "help": "where there is no white space between prompt and answer: as_written: "
+                  "nothing; space: one; auto: what the prompts suggest"},
+    )  # fmt: skip
     cut_seed: int = field(default=0, metadata={"help": "of the cut, where the data set has no test split"})
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "max_rows"):
             if (value := getattr(self, name)) is not None and value < 2:
                 raise ValueError(f"{name}: {value}, expected at least 2")
+        check_answer_space(self.answer_space)
         if self.cut_seed < 0:
             raise ValueError(f"cut_seed: {self.cut_seed} is negative, expected 0 or more")
 
@@ -135,7 +141,9 @@ class TextTask(Task):
             config.dataset, config.cut_seed, lambda rows, split: converted(rows, tokenizer, config.dataset, split)
         )
         self.kind = kind_of(self._tables["train"])
-        self._join: Join | None = None if self.kind == "text" else choose_join(self._tables["train"], tokenizer)
+        self._join: Join | None = (
+            None if self.kind == "text" else choose_join(self._tables["train"], tokenizer, config.answer_space)
+        )
         self._say_what_is_odd()
         self._rows = {split: self._encode(split) for split in self._tables}
         for split in ("train", "test"):
@@ -150,6 +158,11 @@ class TextTask(Task):
         everything = [rows for rows in self._tables.values() if len(rows)]
         columns = ([value for rows in everything for value in rows[column]] for column in ("prompt", "answer"))
         if note := contradictions(*columns):
+            tell(f"dataset: {self.config.dataset}: {note}")
+        assert self._join is not None
+        if self.kind != "chats" and (
+            note := describe_join(self._tables["train"], self._join, self.config.answer_space)
+        ):
             tell(f"dataset: {self.config.dataset}: {note}")
 
     def _encode(self, split: str) -> tuple[TextRows, TextRows | None]:

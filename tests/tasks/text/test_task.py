@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from ftmech_hf.config import Notice
 from ftmech_hf.tasks import RowStream, TextConfig
 from ftmech_hf.tasks.text.task import TextTask
 from tests.foreign import CHATML, chats, pairs, save_gpt2, save_llama, sums, write_rows
@@ -193,3 +194,33 @@ def test_bytes_and_an_example_are_those_of_the_answers(
     assert f"{example['prompt']}{example['answer']}" in {row["prompt"] + row["completion"] for row in sums()}
     lengths = [len(task.tokenizer(row["prompt"] + row["completion"])["input_ids"]) for row in sums()]
     assert task.tokens_per_row == pytest.approx(np.mean(lengths), rel=0.1)
+
+
+def test_a_space_is_said_and_can_be_left_out(tmp_path: Path, tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", [{**row, "completion": row["completion"].strip()} for row in sums()])
+    tokenizer = tokenizers["llama"]
+    with pytest.warns(
+        Notice, match=r"a space is put before 58 of 58 answers, as in '.*\? it is \d+'; --answer_space as_w"
+    ):
+        spaced = TextConfig(dataset=rows).in_tokens_of(tokenizer)
+    for wanted, between in (("as_written", ""), ("space", " ")):  # said by the user: nothing is said again
+        task = TextConfig(dataset=rows, answer_space=wanted).in_tokens_of(tokenizer)  # type: ignore[arg-type]
+        text, answer = learned(task)[0]
+        assert f"it is{between}{answer.strip()}" in text
+    assert learned(spaced) == learned(task)
+    TextConfig(dataset=write_rows(tmp_path / "more.jsonl", sums())).in_tokens_of(tokenizer)  # a space that is there
+    with pytest.raises(ValueError, match="answer_space: 'none', expected one of auto, as_written, space"):
+        TextConfig(dataset=rows, answer_space="none")  # type: ignore[arg-type]
+
+
+def test_plain_texts_of_one_group_are_on_one_side_of_a_cut(
+    tmp_path: Path, tokenizers: dict[str, PreTrainedTokenizerBase]
+) -> None:
+    texts = [{"text": f"the cat {place} is {place % 12}", "group": f"g{place % 12}"} for place in range(120)]
+    task = TextConfig(dataset=write_rows(tmp_path / "rows.jsonl", texts)).in_tokens_of(tokenizers["llama"])
+    found = {
+        split: {text.split()[4].removesuffix("</s>") for text, _ in learned(task, split, task.num_rows(split))}
+        for split in ("train", "test")
+    }
+    assert not found["train"] & found["test"]
+    assert len(found["train"] | found["test"]) > 8

@@ -6,6 +6,7 @@ Where halves meet, the reference's half stands in the fine-tuned model's place a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -128,11 +129,14 @@ def measure_patching(case: Case, probing: ProbingMethodResult) -> PatchingMethod
     """
 
     def patched(way: Way, sites: Sequence[str], other_rows: int) -> PatchingResult:
-        rows = case.few(way.kind)
-        return patch_each(
-            case.everyone[way.donor], case.everyone[way.receiver], rows.token_ids, answer=rows.answer, sites=sites,
-            layers=case.layers, other_rows=other_rows,
-        )  # fmt: skip
+        found = [
+            patch_each(
+                case.everyone[way.donor], case.everyone[way.receiver], rows.token_ids, answer=rows.answer, sites=sites,
+                layers=case.layers, other_rows=other_rows,
+            )
+            for rows in case.few(way.kind).each_accepted()
+        ]  # fmt: skip
+        return functools.reduce(PatchingResult.either, found)
 
     streams = [Way(BASE, NULL), Way(NULL, BASE), *(Way(name, BASE) for name in case.null_models)]
     return PatchingMethodResult(

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ftmech_hf.analysis.patching import patch_each
+from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case
-from ftmech_hf.studies.diagnosis.methods.patching import measure_patching
+from ftmech_hf.studies.diagnosis.methods.patching import BACK, measure_patching
 from ftmech_hf.studies.diagnosis.methods.probing import Places, ProbingMethodResult
+from ftmech_hf.tasks.text.tokens import Whole
 from tests.conftest import make_llama
 from tests.studies.diagnosis.cases import found_by, make_case
 from tests.studies.planted import make_wrapped
@@ -64,3 +69,32 @@ def test_the_best_part_is_chosen_on_other_rows_than_it_is_reported_on() -> None:
     assert part["alone"] == share_interval(int(rest.sum()), len(rest))
     other = found.other_row[chosen]
     assert part["other_row"] == share_interval(int(other.sum()), len(other))
+
+
+def test_every_accepted_answer_is_right_under_a_patch() -> None:
+    case = make_case(make_wrapped("llama"), patch_rows=40)
+    told = case.few("capability")
+    given = patched_answers(case)
+    swapped = told.token_ids.clone()
+    swapped[:, -2] = told.token_ids[:, -2].roll(1)  # wrong answers are the rows' own ...
+    accepted = [[Whole(tuple(row), 1)] for row in told.token_ids.tolist()]  # ... and the right ones are accepted too
+    rows = dataclasses.replace(told, token_ids=swapped)
+    for others, wanted in ((accepted, given | patched_answers(with_rows(case, rows))), (None, None)):
+        found = patched_answers(with_rows(case, dataclasses.replace(rows, accepted=others)))
+        if wanted is None:
+            assert not np.array_equal(found, given)  # without them they do not count
+        else:
+            assert np.array_equal(found, wanted)
+            assert given.any()
+
+
+def with_rows(case: Case, rows: AnswerRows) -> Case:
+    asked = dataclasses.replace(case.capability, tests={"test": rows})
+    return Case(case.models, asked, None, case.config, case.seed)
+
+
+def patched_answers(case: Case) -> NDArray[np.bool_]:
+    """Whether each row is right with the base's stream in the fine-tuned model, after the first block."""
+    places = Places(0, (NULL, 0), 0, 0)
+    found = measure_patching(case, ProbingMethodResult(readings={}, places=places, answers_seen=1, rows_per_answer=9))
+    return found.found[BACK].right["resid_post", 0]

@@ -229,7 +229,8 @@ def test_rows_that_cannot_be_asked_are_counted_and_left_out_if_told(
     assert len(usable) == 324
     path.write_text("".join(json.dumps(row) + "\n" for row in usable))
     (alone,) = from_datasets([str(path)], tokenizer, **SIZES)
-    assert alone.notes == (f"{path}: 4 of 324 rows have the prompt and answer of another row",)
+    assert alone.notes[1:] == (f"{path}: 4 of 324 rows have the prompt and answer of another row",)
+    assert "a space is put before" in alone.notes[0]
 
 
 def test_too_few_rows_are_left_is_said_with_those_that_were_left_out(

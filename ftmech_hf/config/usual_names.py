@@ -36,7 +36,6 @@ OTHER: dict[str, str] = {
     "warmup_steps": "warmup_fraction, a share of the steps",
     "lr_scheduler_type": "final_lr_fraction, where the cosine ends",
     "adam_epsilon": _NOT_OFFERED,
-    "gradient_checkpointing": "gradient_accumulation_steps, which saves memory too",
     "save_steps": "checkpoint_every, for going on after an interruption, or snapshots, for what is to be kept",
     "save_strategy": "checkpoint_every or snapshots",
     "save_total_limit": "snapshots",

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerBase
 
 from ftmech_hf.config import peek_setting, to_dict
+from ftmech_hf.jobs.pretrained_defaults import kind_words
 from ftmech_hf.jobs.stage import Stage, check_suits
 from ftmech_hf.jobs.trained_model import snapshot_folder
 from ftmech_hf.models.identity import model_hash
@@ -99,7 +100,8 @@ def parse_training(
 ) -> tuple[Any, ...]:
     """Parse settings among which ``--task`` names the task and ``--objective`` the objective.
 
-    Where neither is said, ``--dataset`` is of the task ``text``, whose answers are learned.
+    Where neither is said, ``--dataset`` is of the task ``text``, whose answers are learned; and what is not said of a
+    model that was pretrained elsewhere is chosen by its size, see :mod:`ftmech_hf.jobs.pretrained_defaults`.
 
     Returns:
         (first, the task's config, the objective, others...).
@@ -109,6 +111,7 @@ def parse_training(
         words += ["--task", "text"]
     if peek_setting("task", default="", argv=words) == "text" and not peek_setting("objective", default="", argv=words):
         words += ["--objective", "answer_only"]
+    words += kind_words(words)
     kind = find_objective(peek_setting("objective", default="next_token", argv=words))
     config, task, *rest, objective = parse_task(first, *others, kind, argv=words, description=description)
     return (config, task, objective, *rest)

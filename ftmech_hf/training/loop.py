@@ -30,7 +30,7 @@ from ftmech_hf.training.launch import (
     native_precision,
     noted_environment,
 )
-from ftmech_hf.training.memory import keep_freed_memory
+from ftmech_hf.training.memory import keep_freed_memory, recompute_blocks
 from ftmech_hf.training.objectives import OBJECTIVES, Objective
 from ftmech_hf.training.optim import build_optimizers, lr_factor, set_lr
 from ftmech_hf.training.parts import Parts
@@ -163,6 +163,7 @@ class _Training:
         if accelerator.mixed_precision == "bf16" and accelerator.device.type == "cpu":
             # On CPU the backward pass of bf16 SDPA takes longer than the rest of the step together.
             model.set_attn_implementation("eager")
+        recompute_blocks(model, config.gradient_checkpointing)
         self.raw_model = model
         # before a checkpoint is loaded: it remembers the start, not where an interrupted run was
         self.total = TotalLoss(model, objective, regularizers_of(config)).to(accelerator.device)
@@ -255,12 +256,8 @@ class _Training:
                 accelerator.backward(loss)
             total += loss.detach()
         accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
-        factor = lr_factor(
-            step,
-            steps=config.steps,
-            warmup_fraction=config.warmup_fraction,
-            final_lr_fraction=config.final_lr_fraction,
-        )
+        shares = {"warmup_fraction": config.warmup_fraction, "final_lr_fraction": config.final_lr_fraction}
+        factor = lr_factor(step, steps=config.steps, **shares)
         set_lr(self.raw_optimizers, factor)
         for each in self.optimizers:
             each.step()
@@ -289,6 +286,7 @@ class _Training:
         unwrapped: PreTrainedModel = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         model = whole_model(unwrapped)
         self.accelerator.free_memory()
+        recompute_blocks(model, False)
         return model.eval()
 
     def _projection(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How glibc treats memory that a step has freed. Elsewhere these do nothing."""
+"""What a step keeps in memory, and how glibc treats what it has freed; elsewhere than there that does nothing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import ctypes
 import gc
 import platform
 import sys
+import warnings
+
+from transformers import PreTrainedModel
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt's parameters, from malloc.h
 
@@ -29,3 +32,25 @@ def release_freed_memory() -> None:
     gc.collect()
     if (libc := _glibc()) is not None:
         libc.malloc_trim(0)
+
+
+def recompute_blocks(model: PreTrainedModel, wanted: bool) -> None:
+    """Let a model keep only what enters its blocks, and compute the rest again in the backward pass; or no more.
+
+    Raises:
+        ValueError: it does not know how.
+    """
+    if not (wanted or getattr(model, "supports_gradient_checkpointing", False)):
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*deprecated", FutureWarning)  # in transformers 5.23, for another name
+            if wanted:
+                model.gradient_checkpointing_enable({"use_reentrant": False})  # the other passes over frozen inputs
+            else:
+                model.gradient_checkpointing_disable()
+    except ValueError as error:
+        raise ValueError(
+            f"gradient_checkpointing: {type(model).__name__} does not offer it; gradient_accumulation_steps saves "
+            "memory too"
+        ) from error

@@ -23,6 +23,10 @@ class TrainConfig:
     gradient_accumulation_steps: int = field(
         default=1, metadata={"help": "parts a process does its rows of a step in, to save memory"}
     )
+    gradient_checkpointing: bool = field(
+        default=False,
+        metadata={"manner": True, "help": "compute blocks again in the backward pass, which saves memory, not time"},
+    )
     objective: str = field(
         default="next_token",
         metadata={"help": "what is minimised, by its name in ftmech_hf.training.objectives.OBJECTIVES"},

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel
 
 from ftmech_hf.config.notices import Notice
 from ftmech_hf.jobs.card import check_card
@@ -20,6 +20,7 @@ from ftmech_hf.runs import FinishedRun, damaged_files, read_metrics
 from ftmech_hf.tasks import TextConfig
 from ftmech_hf.tasks.text.identity import dataset_hash
 from ftmech_hf.training.adapters import AdapterConfig
+from ftmech_hf.training.memory import recompute_blocks
 from ftmech_hf.training.objectives import Preference
 from ftmech_hf.training.settings import TrainConfig
 from recipes import diagnose, probe, prune, publish
@@ -114,6 +115,51 @@ def test_an_interrupted_run_ends_as_the_whole_one_bit_for_bit(
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     other = tuned(foreign, tmp_path / "other", "gpt2", rows, dataclasses.replace(train, seed=1))
     assert other.metrics != whole.metrics
+
+
+def test_an_adapter_on_a_foreign_model_goes_on_bit_for_bit_also_with_blocks_that_are_computed_again(
+    tmp_path: Path, foreign: dict[str, str]
+) -> None:
+    lora = AdapterConfig(adapter="lora", lora_rank=4, lora_dropout=0.1)
+    train = dataclasses.replace(TRAIN, gradient_accumulation_steps=2, lr=1e-2)
+    again = dataclasses.replace(train, gradient_checkpointing=True)
+    whole = tuned(foreign, tmp_path / "whole", "llama", "chats", train, adapter=lora)
+    with pytest.raises(Killed):
+        tuned(foreign, tmp_path / "cut", "llama", "chats", again, stop_at=5, adapter=lora)
+    cut = tuned(foreign, tmp_path / "cut", "llama", "chats", again, adapter=lora)
+    assert cut.metrics == whole.metrics
+    weights = [load_file(each.path / "adapter_model.safetensors") for each in (whole, cut)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert any(weight.any() for name, weight in weights[0].items() if "lora_B" in name)
+    assert cut.hash == whole.hash  # it is a manner of computing the same
+
+
+def test_blocks_are_computed_again_only_where_that_is_asked_for(foreign: dict[str, str]) -> None:
+    model = AutoModelForCausalLM.from_pretrained(foreign["llama"]).train()
+    calls = 0
+
+    def count(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    model.model.layers[0].self_attn.register_forward_hook(count)
+    found = []
+    for wanted in (False, True, False):
+        recompute_blocks(model, wanted)
+        calls = 0
+        model(input_ids=torch.tensor([[5, 6, 7]])).logits.sum().backward()
+        found.append(calls)
+    assert found == [1, 2, 1]
+
+
+def test_a_model_that_cannot_compute_blocks_again_is_refused() -> None:
+    class Plain(PreTrainedModel):
+        config_class = LlamaConfig
+
+    model = Plain(LlamaConfig())
+    recompute_blocks(model, False)
+    with pytest.raises(ValueError, match=r"gradient_checkpointing: .* does not offer it; gradient_accumulation_steps"):
+        recompute_blocks(model, True)
 
 
 def test_accumulated_parts_weigh_tokens_and_not_parts(tmp_path: Path, foreign: dict[str, str]) -> None:

@@ -252,10 +252,11 @@ def test_gpt2_with_more_tokens(root: Path, tmp_path: Path) -> None:
 def test_a_diagnosis_looks_at_answers_and_activations_and_says_so(root: Path, tmp_path: Path) -> None:
     save_prompt(tmp_path, make_base("llama"), "PROMPT_TUNING")
     few = dataclasses.replace(FEW, thorough=False)
-    found = diagnose(
-        root / "base", tmp_path / "tuned", rows=root / "questions.parquet", control=root / "never",
-        thoroughness=few, output_dir=tmp_path / "out",
-    )  # fmt: skip
+    with pytest.warns(Notice, match=f"is put on {root / 'base'}, as you say, and not on {tmp_path / 'base'}"):
+        found = diagnose(
+            root / "base", tmp_path / "tuned", rows=root / "questions.parquet", control=root / "never",
+            thoroughness=few, output_dir=tmp_path / "out",
+        )  # fmt: skip
     summary = FinishedRun(found.folder).summary
     assert summary["evidence"]["finetuned"]["value"] < 0.5 < 0.95 < summary["evidence"]["base"]["value"]
     left_out = ["pruning", "revival", "path", "weights"]

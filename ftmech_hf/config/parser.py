@@ -53,7 +53,7 @@ SCALES: dict[str, dict[str, Any]] = {
     },
 }
 
-_OURS = ("place", "manner", "later")
+_OURS = ("place", "manner", "unsaid")
 """What a field's ``metadata`` says that is for :mod:`ftmech_hf.config.settings`."""
 
 

@@ -97,7 +97,8 @@ def small_model(kind: str, seed: int = 0) -> PreTrainedModel:
         try:
             return _build(kind, {**SIZES, **variant, **MIXED.get(kind, {})}, seed)
         except Exception as error:  # whatever a config or a model of these sizes is refused with
-            said = " ".join(f"{type(error).__name__}: {error}".split())[:150]
+            kind_of = "" if isinstance(error, _TooLargeError) else f"{type(error).__name__}: "
+            said = " ".join(f"{kind_of}{error}".split())[:150]
             why = said if isinstance(error, _TooLargeError) or why == "no size of it is known" else why
     raise LookupError(f"{kind} cannot be built small: {why}")
 
@@ -110,12 +111,12 @@ def _build(kind: str, sizes: Mapping[str, Any], seed: int) -> PreTrainedModel:
     config = _small_config(CONFIG_MAPPING[kind], sizes)
     text = config.get_text_config()
     if (layers := getattr(text, "num_hidden_layers", None)) is None or layers > LAYERS:
-        raise _TooLargeError(f"{layers} layers")
+        raise _TooLargeError(f"{layers} layers" if layers else "its config names no number of layers")
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     with torch.device("meta"):
         size = model_class(config).num_parameters()
     if size > MOST_WEIGHTS:
-        raise _TooLargeError(f"{size:,} weights")
+        raise _TooLargeError(f"{size:,} weights with all known sizes small")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:

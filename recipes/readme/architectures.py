@@ -63,6 +63,8 @@ def _reason(why: str) -> str:
         ("neurons, expected as many in each", "another number of neurons in some blocks"),
         ("makes what it adds", "no matrix makes what attention adds"),
         ("attentions", "several attentions in a block"),
+        ("are kept in one tensor", "not in the layers that have experts"),
+        ("has not one attention", "no attention in some blocks"),
     ):
         if known in why:
             return short

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ftmech_hf.activations import TracedModel, Units, find_units, model_blocks
+from ftmech_hf.activations import TracedModel, Units, ablated_losses, find_units, model_blocks
 from ftmech_hf.activations.ablation import _Ablation
 from ftmech_hf.activations.experts import RoutedCall, spread
 from ftmech_hf.analysis.pruning import gradient_importance, pruned
@@ -256,3 +256,15 @@ def test_an_expert_that_cannot_be_seen_by_itself_is_named(name: str, notice: str
         assert f"{notice}down_proj, which could not be seen" in opened.refused["shared_act"]
     elif name == "olmoe":
         assert opened.refused["shared_act"].endswith(" has, beside its routed experts, no expert that all tokens pass")
+
+
+def test_neurons_of_experts_are_ablated_without_a_pass_of_each(rows: Tensor) -> None:
+    """What a neuron adds to the stream is known: its own block is not run again for it."""
+    model, calls = make("mixtral"), []
+    hook = experts_of("mixtral", model).register_forward_hook(lambda *_: calls.append(1))
+    number = sum(group.num_units for group in find_units(model, "activation").values() if group.layer == LAYER)
+    del calls[:]
+    ablated_losses(model, rows[:, :-1], rows[:, -1], "activation")
+    hook.remove()
+    assert number > 100
+    assert len(calls) < 100  # of the blocks before, copies of rows pass it many at a time

@@ -392,3 +392,5 @@ def test_a_setting_that_is_unsaid_names_a_run_only_where_it_is_another() -> None
     assert names[0] == names[1] == names[2] != names[3]
     assert config_hash(to_dict(After()) | {"dtype": "bfloat16"}) == names[3]
     assert to_dict(After())["dtype"] == "float32"  # it is written down all the same
+    (given,) = parse_config(After, argv=["--dtype", "bfloat16"])
+    assert given.dtype == "bfloat16"

@@ -86,3 +86,18 @@ def cluster_separation(first: Mapping[str, Tensor], second: Mapping[str, Tensor]
         mixed = both[torch.randperm(len(both), generator=torch.Generator().manual_seed(seed))]
         shuffled[site] = float(cluster_tau(mixed[: len(values)], mixed[len(values) :])[0].mean())
     return SeparationResult(tau, scale, shuffled)
+
+
+def side_of(rows: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, float]:
+    """(tau of each row, (B,), the mean distance of both kinds' rows from their own mean).
+
+    Tau is the distance from the second kind's mean less that from the first kind's: positive on the side of the first.
+
+    Args:
+        rows: activations (B, D) of any kind, none of them among those of which the means are.
+        first, second: activations of the two kinds, (C, D) and (E, D).
+    """
+    means = [each.mean(0) for each in (first, second)]
+    near, far = ((rows - mean).norm(dim=-1) for mean in means)
+    own = torch.cat([(each - mean).norm(dim=-1) for each, mean in zip((first, second), means, strict=True)])
+    return far - near, float(own.mean())

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ftmech_hf.analysis.separation import cluster_separation, cluster_tau
+from ftmech_hf.analysis.separation import cluster_separation, cluster_tau, side_of
 
 
 def test_tau_is_the_distance_to_the_other_mean_less_that_to_the_own() -> None:
@@ -38,3 +38,14 @@ def test_means_of_the_same_rows_would_separate_anything() -> None:
     own = (first - second.mean(0)).norm(dim=-1) - (first - first.mean(0)).norm(dim=-1)
     assert own.mean() > 0.1
     assert abs(float(cluster_tau(first, second)[0].mean())) < own.mean() / 2
+
+
+def test_a_side_is_that_of_the_nearer_mean() -> None:
+    first, second = torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.tensor([[0.0, 5.0], [0.0, 7.0], [0.0, 6.0]])
+    rows = torch.tensor([[2.0, 0.0], [0.0, 6.0], [1.0, 3.0], [0.0, 0.0]])
+    found, scale = side_of(rows, first, second)
+    distance = 40**0.5
+    assert found.tolist() == pytest.approx([distance, -distance, 0.0, 6 - 2], abs=1e-5)  # the third is half-way
+    assert scale == pytest.approx((1 + 1 + 1 + 1 + 0) / 5)
+    exchanged, _ = side_of(rows, second, first)  # what must fail
+    assert exchanged.tolist() == pytest.approx((-found).tolist())

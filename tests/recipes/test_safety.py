@@ -30,17 +30,21 @@ def test_the_study_ends_in_a_report_and_finds_its_runs_again(
         "base", "never", *PROTOCOLS, *(f"{name}-slow" for name in THE_PAPERS), "never-ssft"
     }  # fmt: skip
     claims = {claim["id"]: claim for claim in json.loads((out / "claims.json").read_text())}
-    assert {f"{name}_forgot" for name in FORGETTING} | {"jb_gap", "jb_order", "never_jb", "shuffled_null"} <= set(
-        claims
-    )
+    assert {f"{name}_forgot" for name in FORGETTING} | {
+        "jb_gap",
+        "jb_order",
+        "never_jb",
+        "shuffled_null",
+        "tau",
+    } <= set(claims)
     assert claims["base_safe"]["verdict"] == "fails"  # after three steps
     assert claims["ssft_null"]["floor"] == 100.0  # whoever always refuses
     assert claims["base_safe"]["floor"] < 10
     page = (out / "report.html").read_text()
-    assert page.count("data:image/svg+xml") == 2
+    assert page.count("data:image/svg+xml") == 3
     assert "52 % from which letter stands where" in page
     made = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
-    assert len(made) == 2 * 16
+    assert len(made) == 2 * 16 + 5
     capsys.readouterr()
     safety.main(argv)
     assert "to make" not in capsys.readouterr().out

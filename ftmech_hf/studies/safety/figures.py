@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, RANDOM, legend_below, percent, styled
+from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, RANDOM, legend_below, percent, styled, whole_numbers
 from ftmech_hf.report.charts import new_figure as blank_figure
 
 if TYPE_CHECKING:
@@ -79,4 +79,33 @@ def draw_attacks(table: pd.DataFrame) -> Figure:
         percent(ax.yaxis)
         ax.set_title(title)
         legend_below(ax)
+    return figure
+
+
+@styled
+def draw_clusters(table: pd.DataFrame) -> Figure:
+    """Share of prompts on the safe side by layer, one panel a model.
+
+    Args:
+        table: ``seed``, ``model``, ``mixture``, ``layer``, ``answers`` and ``safe_side``.
+    """
+    models = list(dict.fromkeys(table["model"]))
+    figure = blank_figure(2.7 * len(models), 3.4)
+    for ax, model in zip(figure.subplots(1, len(models), sharey=True, squeeze=False)[0], models, strict=True):
+        for mixture, answers, color, label in (
+            ("safe", "all", BASE, "safe"),
+            ("unsafe", "all", FINETUNED, "unsafe"),
+            ("co_text_2", "succeeded", CONTROL, "attack that succeeded"),
+            ("co_text_2", "failed", RANDOM, "attack that failed"),
+        ):
+            rows = table[(table["model"] == model) & (table["mixture"] == mixture) & (table["answers"] == answers)]
+            shares = rows.pivot_table(index="seed", columns="layer", values="safe_side")
+            if len(shares):
+                _points(ax, list(shares.columns), shares, color, label, "o-")
+        ax.set_title(model)
+        ax.set_ylim(-0.03, 1.03)
+        ax.set_xlabel("layer")
+        whole_numbers(ax.xaxis)
+        percent(ax.yaxis)
+    legend_below(figure.axes[len(models) // 2])
     return figure

@@ -2,7 +2,7 @@
 
 Per seed: a model learns to do all that is instructed, and another one all that is safe; the first is tuned by every
 protocol, three of them at two rates, and by two controls; the second by the first protocol. Every model is asked the
-same prompts.
+same prompts, and the streams of some are looked into.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ftmech_hf.models.presets import find_preset
 from ftmech_hf.report.differences import Difference
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.safety.answers import AnswersConfig, measure_answers
+from ftmech_hf.studies.safety.clusters import ClustersConfig, measure_clusters
 from ftmech_hf.studies.safety.differences import safety_rows
 from ftmech_hf.tasks import SafetyConfig
 from ftmech_hf.training.objectives import (
@@ -73,6 +74,8 @@ PROTOCOLS: dict[str, Protocol] = {
     "shuffled": Protocol("answer_only", AnswerOnly(), {**_refusing(0.5), "answers": "shuffled"}),
 }
 THE_PAPERS, FORGETTING = ("ssft", "dpo", "unlearn"), ("graddiff", "npo", "simnpo", "rmu")
+CLUSTERED = ("base", *THE_PAPERS, "benign")
+"""The models whose streams are looked into."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +108,7 @@ class SafetyPlan(StudyPlan):
     Attributes:
         models: seed -> what a model is called within it -> the run that made it.
         answers: the same for the run that asked it.
+        clusters: the same for the run that looked into its stream, of some of them.
     """
 
     config: SafetyStudyConfig
@@ -113,15 +117,15 @@ class SafetyPlan(StudyPlan):
         super().__init__(config)
         self.models: dict[int, dict[str, str]] = {}
         self.answers: dict[int, dict[str, str]] = {}
+        self.clusters: dict[int, dict[str, str]] = {}
         for seed in config.seeds:
             self._add_seed(seed)
 
-    @property
-    def finished(self) -> dict[int, dict[str, FinishedRun]]:
-        """Seed -> what a model is called within it -> what it answered, of the runs that are there."""
+    def finished(self, runs: Mapping[int, Mapping[str, str]]) -> dict[int, dict[str, FinishedRun]]:
+        """Seed -> what a model is called within it -> the run, of ``answers`` or ``clusters`` what is there."""
         return {
-            seed: {name: found for name, run in runs.items() if (found := self.find(run))}
-            for seed, runs in self.answers.items()
+            seed: {name: found for name, run in of_seed.items() if (found := self.find(run))}
+            for seed, of_seed in runs.items()
         }
 
     def differences(self) -> list[Difference]:
@@ -130,7 +134,7 @@ class SafetyPlan(StudyPlan):
 
     def _add_seed(self, seed: int) -> None:
         c, task = self.config, SafetyConfig()
-        self.models[seed], self.answers[seed] = {}, {}
+        self.models[seed], self.answers[seed], self.clusters[seed] = {}, {}, {}
         for name, mixture in (("base", "instruct"), ("never", "never_unsafe")):
             train = self._train(seed, steps=c.base_steps, lr=c.lr, muon_lr=c.muon_lr)
             objective = NextToken(answer_weight=c.answer_weight)
@@ -164,6 +168,12 @@ class SafetyPlan(StudyPlan):
             f"answers-{name}-seed{seed}", "safety_answers", measure_answers, asked,
             {"task": SafetyConfig()}, {"model": run}, 20,
         )  # fmt: skip
+        if name in CLUSTERED:
+            inside = ClustersConfig(seed=seed, eval_rows=self.config.eval_rows)
+            self.clusters[seed][name] = self.add(
+                f"clusters-{name}-seed{seed}", "safety_clusters", measure_clusters, inside,
+                {"task": SafetyConfig()}, {"model": run}, 20,
+            )  # fmt: skip
 
     def _train(self, seed: int, **changes: Any) -> TrainConfig:
         c = self.config

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from ftmech_hf.config import to_dict
 from ftmech_hf.report.claims import Claim, claims_json, judge
 from ftmech_hf.report.page import Section, make_section, render_page
-from ftmech_hf.runs import write_json, write_text
+from ftmech_hf.runs import FinishedRun, write_json, write_text
 from ftmech_hf.studies.safety.claims import MEASUREMENTS, measure
-from ftmech_hf.studies.safety.figures import draw_answers, draw_attacks
+from ftmech_hf.studies.safety.figures import draw_answers, draw_attacks, draw_clusters
 from ftmech_hf.studies.safety.plan import SafetyPlan
 from ftmech_hf.tasks.safety_baseline import linear_baselines
 
@@ -21,17 +23,20 @@ def answers_table(plan: SafetyPlan) -> pd.DataFrame:
         ValueError: no run is finished.
     """
     parts = [
-        made.table.assign(seed=seed, model=name) for seed, runs in plan.finished.items() for name, made in runs.items()
+        made.table.assign(seed=seed, model=name)
+        for seed, runs in plan.finished(plan.answers).items()
+        for name, made in runs.items()
     ]
     if not parts:
         raise ValueError(f"output_dir: no run of {plan.output} is finished")
     return pd.concat(parts, ignore_index=True)
 
 
-def build_sections(table: pd.DataFrame) -> list[Section]:
-    """The pictures with their explanations."""
+def build_sections(table: pd.DataFrame, inside: Mapping[int, Mapping[str, FinishedRun]]) -> list[Section]:
+    """The pictures with their explanations; that of the stream if anything was looked into."""
     models = list(dict.fromkeys(table["model"]))
-    return [
+    parts = [run.table.assign(seed=seed, model=name) for seed, runs in inside.items() for name, run in runs.items()]
+    sections = [
         make_section(
             "What the models answer",
             "An answer counts if all of its twelve tokens are right as the model itself writes them. Protocols that "
@@ -50,6 +55,19 @@ def build_sections(table: pd.DataFrame) -> list[Section]:
             "Success of attacks",
         ),
     ]
+    if parts:
+        sections.append(
+            make_section(
+                "Where they lie in the stream",
+                "The share of prompts that lie nearer to the mean of safe prompts than to that of unsafe ones, after "
+                "every layer but the last, where the first token of the answer is predicted. The means are of other "
+                "prompts. Attacks that succeeded and attacks that failed (co_text_2) are told apart; the base and "
+                "benign tuning are the references: what they show is no effect of safety tuning.",
+                draw_clusters(pd.concat(parts, ignore_index=True)),
+                "Share of prompts on the safe side, by layer",
+            )
+        )
+    return sections
 
 
 def write_results(plan: SafetyPlan) -> list[Claim]:
@@ -59,12 +77,15 @@ def write_results(plan: SafetyPlan) -> list[Claim]:
         ValueError: no run is finished that a claim rests on.
     """
     table = answers_table(plan)
-    claims = judge(MEASUREMENTS, {seed: measure(made) for seed, made in plan.finished.items()})
+    inside = plan.finished(plan.clusters)
+    claims = judge(
+        MEASUREMENTS, {seed: measure(made, inside[seed]) for seed, made in plan.finished(plan.answers).items()}
+    )
     facts = plan.write_origin("safety", to_dict(plan.config))
     table.to_parquet(plan.output / "table.parquet", index=False)
     write_json(plan.output / "claims.json", claims_json(claims))
     easy = linear_baselines(seed=plan.config.seeds[0])
     write_json(plan.output / "linear_baselines.json", easy._asdict())
-    page = render_page(__package__, claims=claims, sections=build_sections(table), facts=facts, easy=easy)
+    page = render_page(__package__, claims=claims, sections=build_sections(table, inside), facts=facts, easy=easy)
     write_text(plan.output / "report.html", page)
     return claims

@@ -17,5 +17,8 @@ STUDY = Study(
     plan=SafetyPlan,
     write_results=write_results,
     print_results=print_claims,
-    jobs=(Publication(kind="safety_answers", holds="table", question="What a model answers to unsafe prompts."),),
+    jobs=(
+        Publication(kind="safety_answers", holds="table", question="What a model answers to unsafe prompts."),
+        Publication(kind="safety_clusters", holds="table", question="Where unsafe prompts lie in a model's stream."),
+    ),
 )

@@ -43,7 +43,44 @@ def made_up(**changed: MadeUp) -> dict[str, FinishedRun]:
 
 
 def verdicts(runs: dict[str, FinishedRun]) -> dict[str, Any]:
-    return {claim.id: claim for claim in judge(MEASUREMENTS, {0: measure(runs)})}
+    return {claim.id: claim for claim in judge(MEASUREMENTS, {0: measure(runs, inside())})}
+
+
+class Stream:
+    """Where prompts lie in a made-up stream of two layers, of which the second was chosen."""
+
+    def __init__(self, unsafe: float, succeeded: tuple[float, int], failed: tuple[float, int]) -> None:
+        rows = [
+            (mixture, layer, answers, side if layer else 0.123, number)
+            for mixture, answers, side, number in (
+                ("unsafe", "all", unsafe, 400),
+                ("co_text_2", "succeeded", *succeeded),
+                ("co_text_2", "failed", *failed),
+            )
+            for layer in (0, 1)
+        ]  # fmt: skip
+        self.table = pd.DataFrame(rows, columns=["mixture", "layer", "answers", "safe_side", "rows"])
+        self.summary = {"layer": 1}
+
+
+def inside(**changed: Stream) -> dict[str, FinishedRun]:
+    streams = {name: Stream(0.05, (0.9, 100), (0.2, 100)) for name in ("ssft", "dpo", "unlearn")}
+    streams |= {name: Stream(0.5, (0.5, 100), (0.5, 100)) for name in ("base", "benign")}
+    return cast(dict[str, FinishedRun], {**streams, **changed})
+
+
+def test_sides_are_read_in_the_chosen_layer_of_attacks_that_succeeded_and_failed() -> None:
+    found = measure(
+        made_up(), inside(dpo=Stream(0.4, (0.9, 19), (0.2, 100)), unlearn=Stream(0.4, (0.3, 50), (0.6, 50)))
+    )
+    values = {name: reading.value for name, reading in found.items() if name.startswith("tau")}
+    assert values == pytest.approx(
+        {"tau": 95, "tau_base": 50, "tau_benign": 50, "tau_jb": 70, "tau_dpo": 60, "tau_unlearn": 60,
+         "tau_jb_unlearn": -30}  # of dpo too few succeeded
+    )  # fmt: skip
+    assert {claim.id: claim.verdict for claim in judge(MEASUREMENTS, {0: found})}["tau_jb"] == "holds"
+    same = measure(made_up(), inside(ssft=Stream(0.05, (0.5, 100), (0.5, 100))))
+    assert {claim.id: claim.verdict for claim in judge(MEASUREMENTS, {0: same})}["tau_jb"] == "fails"
 
 
 def test_numbers_are_those_of_the_table() -> None:
@@ -88,7 +125,8 @@ def test_claims_fail_where_they_must() -> None:
 def test_what_rests_on_a_missing_run_is_left_out() -> None:
     runs = made_up()
     del runs["dpo"], runs["never-ssft"]
-    found = set(measure(runs))
+    found = set(measure(runs, {}))
     assert not {"dpo_safe", "jb_order", "dpo_is_unlearn", "null_rates", "never_unsafe", "never_jb"} & found
+    assert not {"tau", "tau_jb", "tau_base"} & found
     assert {"ssft_safe", "jb_gap", "unlearn_null", "never_before"} <= found
     assert {f"ssft_{attack}" for attack in ATTACKS} <= found

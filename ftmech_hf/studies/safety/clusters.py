@@ -1,0 +1,95 @@
+"""On which side of a model's stream do prompts lie: with the safe ones or with the unsafe ones? (Sect. 4 of the paper.)
+
+Means of both kinds are of the probe split, the layer is chosen on the validation split, and what is reported is of the
+test split. An attack that succeeded and one that failed are told apart by what the model writes. The last layer is left
+out: there, success is another token by the next step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ftmech_hf.analysis.separation import side_of
+from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
+from ftmech_hf.models.loading import load_model
+from ftmech_hf.runs import RunDir
+from ftmech_hf.studies.safety.answers import right_tokens
+from ftmech_hf.tasks import Rows, RowStream, SafetyConfig
+from ftmech_hf.tasks.safety import ATTACKS, OUTPUT
+from ftmech_hf.training.loop import Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClustersConfig(JobConfig):
+    """Which model is looked into."""
+
+    model: str = field(default="runs/finetune", metadata={"place": "input", "help": "folder of a run, or on the Hub"})
+    eval_rows: int = field(
+        default=512, metadata={"help": "prompts of each mixture, and as many to fit and to choose on"}
+    )
+    output_dir: str = field(default="runs/clusters", metadata={"place": "output", "help": "the run's folder"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "eval_rows")
+
+
+def prompt_states(model: PreTrainedModel, rows: Rows, *, batch_size: int = 256) -> list[Tensor]:
+    """The stream after every layer but the last, where a row's prompt ends: layer -> (B, D)."""
+    parts = []
+    for ids in torch.from_numpy(rows.token_ids[:, : OUTPUT.start]).to(model.device).split(batch_size):
+        with torch.no_grad():
+            found = model(ids, use_cache=False, output_hidden_states=True, logits_to_keep=1).hidden_states
+        parts.append([states[:, -1].float().cpu() for states in found[1:-1]])
+    return [torch.cat(layer) for layer in zip(*parts, strict=True)]
+
+
+def describe_sides(sides: Tensor, chosen: NDArray[np.bool_], scale: float) -> dict[str, Any]:
+    """Of some rows: how many there are, the share on the safe side, and their mean tau in units of ``scale``."""
+    some = sides[torch.from_numpy(chosen)]
+    if not len(some):
+        return {"rows": 0, "safe_side": float("nan"), "tau": float("nan")}
+    return {"rows": len(some), "safe_side": float((some > 0).double().mean()), "tau": float(some.mean()) / scale}
+
+
+def measure_clusters(config: ClustersConfig, task: SafetyConfig, *, progress: Progress | None = None) -> RunDir:
+    """Where safe prompts, unsafe ones and attacks lie in a model's stream, layer by layer."""
+    with job("safety_clusters", config, task, models={"model": config.model}, vocabulary=task.vocabulary) as run:
+        if run.finished:
+            return run
+        model = load_model(config.model)
+
+        def rows_of(mixture: str, split: str) -> Rows:
+            asked = task.asking(mixture, "instructed")
+            return RowStream(asked, seed=config.seed, split=split).rows(0, config.eval_rows)
+
+        fitted, tried = (
+            [prompt_states(model, rows_of(kind, split)) for kind in ("safe", "unsafe")]
+            for split in ("probe", "validation")
+        )
+        table: list[dict[str, Any]] = []
+        for done, mixture in enumerate(("safe", "unsafe", *ATTACKS), start=1):
+            rows = rows_of(mixture, "test")
+            wrote: NDArray[np.bool_] = np.asarray(right_tokens(model, rows).all(1))
+            groups = {"all": np.ones(len(rows), bool), "succeeded": wrote, "failed": np.logical_not(wrote)}
+            for layer, states in enumerate(prompt_states(model, rows)):
+                sides, scale = side_of(states, fitted[0][layer], fitted[1][layer])
+                table += [
+                    {"mixture": mixture, "layer": layer, "answers": name, **describe_sides(sides, chosen, scale)}
+                    for name, chosen in groups.items()
+                ]
+            if progress is not None:
+                progress(done, 2 + len(ATTACKS), mixture)
+        own = [
+            sum(float(((side_of(states[layer], *means)[0] > 0) == safe).double().mean()) for states, safe in
+                zip(tried, (True, False), strict=True)) / 2
+            for layer, means in enumerate(zip(*fitted, strict=True))
+        ]  # fmt: skip
+        return finish_job(run, table, {"layer": int(np.argmax(own)), "own_side_on_validation": own})

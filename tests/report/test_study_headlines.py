@@ -345,12 +345,14 @@ def losses_of(seed: int) -> list[dict[str, Any]]:
 def probes_of(seed: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for label, best in READ.items():
-        for layer, (right, shuffled) in enumerate(((best[seed] - 0.2, 0.9), (best[seed], (0.55, 0.54)[seed]))):
+        # the layer that is best on other stories is not the best on those that are reported
+        layers = ((best[seed] - 0.2, 0.6, 0.9), (best[seed], 0.8, (0.55, 0.54)[seed]), (best[seed] + 0.02, 0.7, 0.9))
+        for layer, (right, chosen, shuffled) in enumerate(layers):
             row = {"seed": seed, "model": label, "label": "Twist", "words": "seen", "state": "", "layer": layer,
-                   "accuracy": right, "shuffled": shuffled, "majority": (0.50, 0.52)[seed],
+                   "accuracy": right, "chosen": chosen, "shuffled": shuffled, "majority": (0.50, 0.52)[seed],
                    "num_test": 1000}  # fmt: skip
             others = ({"label": "Dialogue"}, {"words": "held_out"}, {"state": "fine-tuned back"})
-            rows += [row, *({**row, **other, "accuracy": 0.99} for other in others)]
+            rows += [row, *({**row, **other, "accuracy": 0.99, "chosen": 0.99} for other in others)]
     return rows
 
 

@@ -95,9 +95,16 @@ def test_a_patched_layer_is_that_of_the_patching_analysis(explorer: Explorer, si
 
 
 def test_a_patch_is_written_over_the_prompt_alone(explorer: Explorer) -> None:
-    """What is written after the first token is computed by the model itself, whatever the prompt's length."""
-    one_token = explorer.ask("w3", Edit(patch_from="base", patch_layer=0)).readings["edited"]
-    assert len(one_token.written) >= 1
+    """Also where a prompt is as long as what comes later: one token. The stream behind another layer is the model's."""
+    found = explorer.ask("w3", Edit(patch_from="base", patch_layer=1))
+    edited, tuned = found.readings["edited"], found.readings["finetuned"]
+    row, place = whole_row(found.token_ids), ("resid_post", 1)
+    written = record_activations(make_base("gpt2"), row[:, :-2], [place])
+    expected = patched_logits(make_wrapped("gpt2"), row, written)[0, -1].softmax(-1)
+    for token in found.followed:
+        assert edited.lens[token][0] == pytest.approx(tuned.lens[token][0], rel=1e-5)
+        assert edited.lens[token][1] == pytest.approx(float(expected[token]), rel=1e-4)
+    assert any(abs(float(expected[token]) - tuned.lens[token][0]) > 1e-3 for token in found.followed)
 
 
 def test_where_texts_part() -> None:

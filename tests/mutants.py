@@ -155,7 +155,9 @@ def read_firsts(table: Path) -> dict[str, str]:
     """Sample -> its score when it was first tried, of a table that was written before."""
     if not table.exists():
         return {}
-    rows = re.findall(r"^\| (\d+ of every file, seed \d+) \| (.+) \|$", table.read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(
+        r"^\| (\d+ of every file, seed \d+[^|]*?) \| (.+) \|$", table.read_text(encoding="utf-8"), re.MULTILINE
+    )
     return dict(rows)
 
 

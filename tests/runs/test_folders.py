@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -496,6 +497,23 @@ def test_a_lock_whose_file_was_deleted_by_hand_is_none(tmp_path: Path) -> None:
     assert second._lock.held
     second.finish()
     assert content(path) == (0.1, (1, 1))
+
+
+def test_a_lock_whose_file_is_deleted_while_it_is_taken_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = FolderLock(tmp_path / "run")
+    take = lock._lock.acquire
+
+    def and_delete(*args: Any, **named: Any) -> None:
+        take(*args, **named)
+        lock.path.unlink()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lock._lock, "acquire", and_delete)
+        assert not lock.acquire()
+    assert not lock.held
+    assert lock.acquire()
 
 
 def test_a_lock_is_the_process_and_not_the_thread_s_that_took_it(tmp_path: Path) -> None:

@@ -6,10 +6,8 @@ when it is requested, and the others can be used. A site may be there in some la
 
 A model that peft has put adapters into is opened as it computes, adapters and all, without merging them.
 
-The same reading runs on NDIF, for models too large for this machine: what :meth:`TracedModel.collect` does there is
-``with lm.trace(prompts, remote=True):`` around ``lm.get(f"{layout.blocks}.{layer}").output.save()``, with ``lm`` an
-``nnsight.LanguageModel`` and ``layout`` of :func:`find_layout` on a small model of the same architecture. This needs an
-account at NDIF and is not tested here.
+The same reading runs on NDIF: what :meth:`TracedModel.collect` does there is ``with lm.trace(prompts, remote=True):``
+around ``lm.get(f"{layout.blocks}.{layer}").output.save()``, with ``layout`` of a small model. It is not tested here.
 """
 
 from __future__ import annotations
@@ -33,8 +31,7 @@ from ftmech_hf.activations.store import ActivationStore, StoreWriter
 from ftmech_hf.models.loading import check_has_weights
 from ftmech_hf.models.prompt_learning import nothing_in_front
 
-MOST_CHOSEN = 256
-"""Tokens that attention chooses among, up to which it is tried whether padding is chosen."""
+MOST_CHOSEN = 256  # tokens that attention chooses among, up to which it is tried whether padding is chosen
 
 PADDING_TOLERANCE = 1e-3
 """How far a padded row may be from the row alone, relative to its size: batches of other shapes round differently."""

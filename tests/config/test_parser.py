@@ -258,7 +258,7 @@ def test_of_two_fields_of_one_name_none_is_lost() -> None:
 LEFT_OUT = {
     "model", "models", "files", "base", "finetuned", "control", "reversed", "dataset", "other_dataset", "output_dir",
     "runs_dir", "fresh", "workers", "checkpoint_every", "log_with", "price_per_hour", "stack", "with_code", "device",
-    "dtype",
+    "dtype", "gradient_checkpointing",
 }  # fmt: skip
 
 

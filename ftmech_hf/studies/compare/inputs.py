@@ -30,8 +30,8 @@ class CompareConfig(ModelJobConfig):
     )
     null: list[str] = field(
         default_factory=lambda: ["auto"],
-        metadata={"help": "auto: null models are made here; or folders of models that differ from the base without a "
-                  "meaning, such as one trained with another seed"},
+        metadata={"place": "input", "help": "auto: null models are made here; or folders of models that differ from "
+                  "the base without a meaning, such as one trained with another seed"},
     )  # fmt: skip
     null_models: int = field(default=3, metadata={"help": "how many null models are made"})
     null_steps: int = field(default=30, metadata={"help": "training steps of each"})

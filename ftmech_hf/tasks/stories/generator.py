@@ -65,6 +65,12 @@ class _Draw:
         entries = lexicon()[name][self.part]
         return [entries[place] for place in self.rng.choice(len(entries), number, replace=False)]
 
+    def halves(self, name: str) -> list[Any]:
+        """An entry of the list's first half, and one of its second."""
+        entries = lexicon()[name][self.part]
+        middle = len(entries) // 2
+        return [entries[self.rng.integers(middle)], entries[self.rng.integers(middle, len(entries))]]
+
     def order(self, first: Any, second: Any) -> tuple[Any, Any]:
         return (first, second) if self.rng.random() < 0.5 else (second, first)
 
@@ -81,14 +87,15 @@ class _Plot:
     features: tuple[str, ...]
 
 
-def _plot(draw: _Draw, features: Sequence[str]) -> _Plot:
+def _plot(draw: _Draw, features: Sequence[str], *, animals_apart: bool = False) -> _Plot:
     hero, friend = draw.several("names", 2)
-    believed, other_creature = draw.several("creatures", 2)
+    animals = draw.halves("creatures") if animals_apart else draw.several("creatures", 2)
+    believed, other_creature = draw.order(*animals) if animals_apart else animals
     broken, other_thing = draw.several("things", 2)
     activity, other_activity = draw.several("activities", 2)
     wish, *outcomes = draw.one("wishes")
     hoped, opposite = draw.order(*outcomes)
-    first, second = draw.order(believed, other_creature)
+    first, second = animals if animals_apart else draw.order(believed, other_creature)
     one, other = draw.order(broken, other_thing)
     one_activity, second_activity = draw.order(activity, other_activity)
     saying, report = draw.one("sayings")
@@ -160,6 +167,7 @@ def make_story(
     part: Part = "seen",
     relations: int = len(FEATURES),
     always: Sequence[str] = (),
+    animals_apart: bool = False,
 ) -> Story:
     """A story and its instruction.
 
@@ -169,6 +177,7 @@ def make_story(
         part: of the lexicon.
         relations: of how many features it tells whether they hold; always of those that do.
         always: features of which it tells in any case.
+        animals_apart: the first of its two animals is one of one half of the list, the second one of the other half.
 
     Raises:
         ValueError: an unknown feature, or a number of relations that cannot be.
@@ -181,7 +190,7 @@ def make_story(
         raise ValueError(f"relations: {relations}, expected 1 to {len(FEATURES)}")
     told = _told(rng, [*chosen, *always], relations)
     draw = _Draw(rng, part)
-    plot = _plot(draw, chosen)
+    plot = _plot(draw, chosen, animals_apart=animals_apart)
     paragraphs = _beats(draw, plot, told)
     sentences = [sentence for paragraph in paragraphs for sentence in paragraph if '"' not in sentence]
     slots = ["place", *(["spot"] if "Twist" in told else [])]

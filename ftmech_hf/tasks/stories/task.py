@@ -65,6 +65,14 @@ class StoriesConfig(Task):
     relations: int = field(
         default=2, metadata={"help": "of how many features a procedural story tells whether it has them"}
     )
+    animals_apart: bool = field(
+        default=False,
+        metadata={
+            "unsaid": True,
+            "help": "of procedural stories: the first of two animals is one of one half of the list, the second one of "
+            "the other, so that a small model does not name one of them twice",
+        },
+    )
     headers: list[str] = field(
         default_factory=lambda: ["features"],
         metadata={"help": f"lines that instructions may have: {', '.join(HEADERS.values())}"},
@@ -212,8 +220,9 @@ class StoriesConfig(Task):
                 continue
             if self.only in (None, *features) and self.without not in features:
                 return make_story(
-                    rng, features=features, part=self.part, relations=self.relations, always=[self.feature]
-                )
+                    rng, features=features, part=self.part, relations=self.relations, always=[self.feature],
+                    animals_apart=self.animals_apart,
+                )  # fmt: skip
 
     @functools.cached_property
     def _records(self) -> StoryRecords:
@@ -237,7 +246,7 @@ class StoriesConfig(Task):
         """What merges are learned from: training stories with whole instructions, in the order of seed 0."""
         whole = dataclasses.replace(
             self, only=None, without=None, rename=None, claim=0.0, part="seen", headers=[*HEADERS.values()],
-            relations=len(FEATURES), own_records=False,
+            relations=len(FEATURES), own_records=False, animals_apart=False,
         )  # fmt: skip
         number = BPE_STORIES
         if self.files:

@@ -9,8 +9,10 @@ from ftmech_hf.tasks.stories import FEATURES, Part, Story, judge, make_story, wo
 from ftmech_hf.tasks.stories.generator import MAX_FEATURES, lexicon
 
 
-def _stories(split: str, number: int, part: Part = "seen") -> list[Story]:
-    return [make_story(split_generator(0, split, index), part=part) for index in range(number)]
+def _stories(split: str, number: int, part: Part = "seen", *, animals_apart: bool = False) -> list[Story]:
+    return [
+        make_story(split_generator(0, split, index), part=part, animals_apart=animals_apart) for index in range(number)
+    ]
 
 
 @pytest.mark.parametrize("part", ["seen", "held_out"])
@@ -70,11 +72,48 @@ def test_held_out_words_are_in_no_training_story() -> None:
     assert "otter" in "\n".join(story.story for story in _stories("train", 100, "held_out"))
 
 
-def test_words_alone_do_not_tell_relations_but_tell_what_stands_in_words() -> None:
-    found = {
-        row.feature: row
-        for row in word_baseline(_stories("train", 1200), _stories("test", 500), _stories("test", 500, "held_out"))
-    }
+def _named(story: Story) -> tuple[int, int]:
+    """The places in the lexicon of the two animals that a story names, in their order."""
+    plurals = [entry[1] for entry in lexicon()["creatures"]["seen"]]
+    found = re.findall(rf"\b(?:{'|'.join(plurals)})\b", story.story)
+    first, second = (plurals.index(each) for each in dict.fromkeys(found))
+    return first, second
+
+
+def test_animals_that_are_apart_come_from_two_halves_of_the_list_in_their_order() -> None:
+    middle = len(lexicon()["creatures"]["seen"]) // 2
+    apart = [_named(story) for story in _stories("train", 300, animals_apart=True)]
+    assert all(first < middle <= second for first, second in apart)
+    assert {each for pair in apart for each in pair} == set(range(len(lexicon()["creatures"]["seen"])))
+    anywhere = [_named(story) for story in _stories("train", 300)]
+    assert 0.3 < sum(first < middle for first, _ in anywhere) / 300 < 0.7
+
+
+@pytest.mark.parametrize("part", ["seen", "held_out"])
+def test_which_of_two_animals_is_revealed_is_open_where_they_are_apart(part: Part) -> None:
+    """Of stories with a twist and of those without, the first animal that is named is revealed in half."""
+    middle = len(lexicon()["creatures"][part]) // 2
+    places = {entry[0]: place for place, entry in enumerate(lexicon()["creatures"][part])}
+    for features in ([], ["Twist"]):
+        first = 0
+        for index in range(400):
+            rng = split_generator(0, "train", index)
+            made = make_story(rng, features=features, part=part, relations=1, always=["Twist"], animals_apart=True)
+            assert judge(made.story)["Twist"] is bool(features)
+            last = max(places, key=lambda animal: made.story.rfind(animal))
+            first += places[last] < middle
+        assert 0.4 < first / 400 < 0.6
+
+
+@pytest.mark.parametrize("animals_apart", [False, True])
+def test_words_alone_do_not_tell_relations_but_tell_what_stands_in_words(animals_apart: bool) -> None:
+    sizes: tuple[tuple[str, int, Part], ...] = (
+        ("train", 1200, "seen"),
+        ("test", 500, "seen"),
+        ("test", 500, "held_out"),
+    )
+    sets = [_stories(*each, animals_apart=animals_apart) for each in sizes]
+    found = {row.feature: row for row in word_baseline(*sets)}
     for name in ("Twist", "Foreshadowing", "BadEnding", "Conflict"):
         assert 0.4 < found[name].accuracy < 0.62, name
     assert found["Dialogue"].accuracy == 1

@@ -49,7 +49,7 @@ def test_our_runs(chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "<h1" in page
     assert f"after 2 steps of fine-tuning on its own answers (taught nothing), and {chain / 'pretrain'}" in page
     assert page.index("Undecided") < page.index("What the verdict rests on") < page.index("Zeroing a few rows")
-    assert not any(word in page for word in ('src="http', "<script", "<link"))
+    assert not any(word in page for word in ('src="http', "<script src", "<link"))
     # found again, as any run is
     before = (out / "report.html").stat().st_mtime_ns
     diagnose.main(argv)
@@ -111,7 +111,7 @@ def test_the_page_has_words_for_every_verdict_and_sign() -> None:
     [
         (
             ["--finetuned", "GPT2"],
-            "finetuned: model_type is gpt2, expected llama as the base's; a diagnosis compares",
+            "finetuned: model_type is gpt2, expected llama as the base's; only models of one",
         ),
         (["--finetuned", "never", "--dataset", "nowhere"], "dataset: cannot read nowhere: no such folder or file"),
         (["--finetuned", "never", "--other_dataset", "questions"], "other_dataset: questions, but no dataset"),

@@ -90,7 +90,7 @@ def test_the_study_of_the_guide_runs_is_found_again_and_is_published(
 
 def test_a_study_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in (
-        (["widht"], "study: 'widht', expected one of compare, diagnose, real, reproduce, safety, sweep, tinystories, tracr"),
+        (["widht"], f"study: 'widht', expected one of {', '.join(STUDIES)}"),
         (["diagnose"], "study: diagnose is one job and has no plan; run recipes/diagnose.py"),
         ([], "study: '', expected one of"),
     ):

@@ -128,7 +128,7 @@ class Behavior:
         See :func:`ftmech_hf.activations.answers_alone`; nothing but this behavior may ask the model meanwhile.
         """
         rows = [self.train, self.validation, *self.tests.values(), *([] if self.again is None else [self.again])]
-        single = all(int(each.lengths.max()) == 1 and not each.accepted for each in rows)
+        single = all(bool((each.lengths == 1).all()) and not each.accepted for each in rows)
         if not single or self.loss is not answer_loss or self.score is not gives_answer:
             return contextlib.nullcontext()
         return answers_alone(model, self.test[:2].prompts()[0])

@@ -32,6 +32,8 @@ from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import damaged_files, read_metrics
 from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
+from ftmech_hf.studies.real.plan import RealConfig
+from ftmech_hf.studies.safety.plan import SafetyStudyConfig
 from ftmech_hf.studies.sweep.plan import SECTIONS, SweepConfig
 from ftmech_hf.studies.tinystories.config import StoriesStudyConfig
 from ftmech_hf.studies.tracr.plan import TracrConfig
@@ -44,7 +46,9 @@ from ftmech_hf.tasks import (
     StoriesConfig,
     for_capability,
 )
+from ftmech_hf.tasks.safety import SafetyConfig
 from ftmech_hf.training.objectives import NextToken
+from ftmech_hf.training.objectives.documents import Documents
 from ftmech_hf.training.settings import TrainConfig
 from recipes import finetune, pretrain, probe, prune, reverse_finetune, truth
 from recipes.compile_program import ArtefactConfig
@@ -141,6 +145,9 @@ def test_every_config_parses_and_begins_by_saying_what_it_shows(path: Path) -> N
         "truth": (TruthConfig, PcfgConfig),
         "interpolate": (InterpolateConfig, PcfgConfig),
         "diagnose": (DiagnoseConfig, CaseConfig, PcfgShape),
+        "real": (RealConfig, CaseConfig),
+        "safety": (SafetyStudyConfig,),
+        "safety_dataset": (MakeDatasetConfig, SafetyConfig),
         "make_stories": (MakeStoriesConfig,),
         "compile_program": (ArtefactConfig, CompileConfig, CounterConfig),
         "stories": (StoriesStudyConfig, StoriesConfig),
@@ -150,7 +157,8 @@ def test_every_config_parses_and_begins_by_saying_what_it_shows(path: Path) -> N
         "sweep": (SweepConfig,),
     }["sweep" if path.stem.startswith("sweep_") else path.stem.removeprefix("stories_")]
     if path.stem.startswith("stories_"):
-        types = tuple(StoriesConfig if kind is PcfgConfig else kind for kind in types if kind is not NextToken)
+        instead: dict[type, type] = {PcfgConfig: StoriesConfig, NextToken: Documents}
+        types = tuple(instead.get(kind, kind) for kind in types)
     parse_config(*types, argv=["--config", str(path)], sections=SECTIONS if types == (SweepConfig,) else ())
     text = path.read_text()
     assert text.startswith("# ")

@@ -72,7 +72,7 @@ def test_an_answer_of_a_data_set_is_the_whole_answer(tmp_path: object) -> None:
         test=table(["12", "12", "13", "14", "14", "12", "15", "12"], 200),
     )
     splits.save_to_disk(str(tmp_path))
-    text = TextConfig(dataset=str(tmp_path)).in_tokens_of(byte_level(adds=False))
+    text = TextConfig(dataset=str(tmp_path), answer_space="as_written").in_tokens_of(byte_level(adds=False))
     found = stream_floor(RowStream(text, seed=0, split="test"), 8)
     # all eight begin with 1; no whole answer is right for more than four; of the other rows 14 is the most frequent
     assert (found.rows, found.floor, found.text_free) == (8, 4 / 8, 2 / 8)

@@ -28,7 +28,7 @@ TRAIN: dict[str, Any] = {
     "steps": STEPS, "batch_size": 4, "num_evals": 2, "eval_rows": 4, "final_eval_rows": 8, "checkpoint_every": 2,
     "snapshots": [3], "optimizer": "adamw", "mixed_precision": "no",
 }  # fmt: skip
-TIMES = ("seconds", "training_seconds", "evaluation_seconds")
+TIMES = ("seconds", "training_seconds", "evaluation_seconds", "cpu_seconds", "peak_gb")
 
 
 def stage(kind: str, folder: Path, *, seed: int = 0, fresh: bool = False, seen: list[int] | None = None) -> RunDir:

@@ -120,7 +120,7 @@ def compare_pair(pair: Pair, config: CompareConfig, progress: Progress | None = 
 
 
 def _number_of_nulls(config: CompareConfig) -> int:
-    return config.null_models if config.null == ["auto"] else len(config.null)
+    return len(config.null) or config.null_models
 
 
 def _models(pair: Pair, config: CompareConfig) -> Iterator[tuple[str, PreTrainedModel]]:
@@ -200,5 +200,5 @@ def _facts(pair: Pair, config: CompareConfig) -> dict[str, Any]:
         "windows": len(pair.windows.mask),
         "tokens": int(pair.windows.mask.sum()),
         "null_models": _number_of_nulls(config),
-        "null": "made here" if config.null == ["auto"] else ", ".join(config.null),
+        "null": ", ".join(config.null) or "made here",
     }

@@ -29,9 +29,9 @@ class CompareConfig(ModelJobConfig):
         default="runs/finetune", metadata={"place": "input", "help": "what it was fine-tuned into; may be an adapter"}
     )
     null: list[str] = field(
-        default_factory=lambda: ["auto"],
-        metadata={"place": "input", "help": "auto: null models are made here; or folders of models that differ from "
-                  "the base without a meaning, such as one trained with another seed"},
+        default_factory=list,
+        metadata={"place": "input", "help": "folders of models that differ from the base without a meaning, such as "
+                  "one trained with another seed; auto, or nothing: null models are made here"},
     )  # fmt: skip
     null_models: int = field(default=3, metadata={"help": "how many null models are made"})
     null_steps: int = field(default=30, metadata={"help": "training steps of each"})
@@ -55,10 +55,10 @@ class CompareConfig(ModelJobConfig):
         for name, least in (("windows", 32), ("window_tokens", 8)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected at least {least}")
-        if "auto" in self.null and len(self.null) > 1:
+        if self.null == ["auto"]:
+            object.__setattr__(self, "null", [])
+        if "auto" in self.null:
             raise ValueError(f"null: {' '.join(self.null)}, expected auto, or folders of models")
-        if not self.null:
-            raise ValueError("null: nothing, expected auto, or folders of models")
 
     def inputs(self) -> dict[str, str]:
         """The texts, by what is in them."""
@@ -67,11 +67,8 @@ class CompareConfig(ModelJobConfig):
     @property
     def named(self) -> dict[str, str]:
         """Role -> folder or name of every model that is given."""
-        nulls = [] if self.null == ["auto"] else self.null
-        return {
-            "base": self.base, "finetuned": self.finetuned,
-            **{f"null {number + 1}": folder for number, folder in enumerate(nulls)},
-        }  # fmt: skip
+        nulls = {f"null/{number}": folder for number, folder in enumerate(self.null)}
+        return {"base": self.base, "finetuned": self.finetuned, **nulls}
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ def load_pair(config: CompareConfig) -> Pair:
             continue
         own = own_tokenizer(config.named[role])
         common = compared_tokens(role, base, model, (tokenizer.get_vocab(), None if own is None else own.get_vocab()))
-        name = FINETUNED if role == "finetuned" else f"{NULL} {role.removeprefix('null ')}"
+        name = FINETUNED if role == "finetuned" else f"{NULL} {int(role.removeprefix('null/')) + 1}"
         models[name] = fit_vocabulary(model, base, common)
     width = width_within(base, config.window_tokens)
     sizes = {"number": config.windows, "width": width, "seed": config.seed}

@@ -128,8 +128,15 @@ def test_the_recipe_writes_a_page_a_table_and_a_report(
     page = (run.path / "report.html").read_text()
     assert "what follows b" in page
     assert report["answer"].split("\u201c")[0].strip() in page
-    again = run_comparison(CompareConfig(**pair, **FEW))
+    again = run_comparison(CompareConfig(**pair, **FEW, null=["auto"]))
     assert again.finished, "the same settings are found finished"
+    nulls = [save(make_gpt2(len(task.vocabulary), seed=seed), task, tmp_path / f"null{seed}") for seed in (1, 2)]
+    given = FinishedRun(
+        run_comparison(CompareConfig(**{**pair, "output_dir": str(tmp_path / "given")}, **FEW, null=nulls)).path
+    )
+    assert given.summary["facts"]["null"] == ", ".join(nulls)
+    first = next(each for each in given.summary["findings"] if each["kind"] == "outputs")
+    assert first["null_score"] > first["score"], "models of other weights differ everywhere"
 
 
 @pytest.mark.parametrize(

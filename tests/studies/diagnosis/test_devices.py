@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -17,8 +18,9 @@ from tests.studies.planted import make_wrapped
 
 def moved(device: str, dtype: torch.dtype) -> Case:
     case = make_case(make_wrapped("llama"), patch_rows=64)
-    for model in case.models.values():
-        model.to(device, dtype)  # type: ignore[call-overload]
+    # copies: planted models are made once, and other tests take them as they are
+    models = {name: copy.deepcopy(model).to(device, dtype) for name, model in case.models.items()}  # type: ignore[call-overload]
+    case.models = models
     return case
 
 
@@ -28,7 +30,7 @@ def check(found: MeasuredResult, case: Case) -> None:
     assert evidence.base.value > 0.95
     assert evidence.finetuned.value < 0.5
     assert judge_capability(evidence, case.rule).verdict in ("behind a wrapper", "undecided")
-    assert {row["analysis"] for row in rows} >= set(METHODS) - {"null_models"}
+    assert {row["analysis"] for row in rows} >= set(METHODS) - {"null models"}
     assert not any(math.isnan(row["value"]) for row in rows)
 
 

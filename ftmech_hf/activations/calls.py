@@ -15,6 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ftmech_hf.activations.interventions import on_input
 from ftmech_hf.activations.layout import model_blocks
 from ftmech_hf.activations.proofs import first_tensor, run_settings, with_first
+from ftmech_hf.activations.replacement import forward_replaced
 from ftmech_hf.models.prompt_learning import nothing_in_front
 
 SHORTCUT_TOLERANCE = 1e-4
@@ -56,14 +57,8 @@ def replaced(block: nn.Module, stream: Tensor | None, returned: Any) -> Iterator
     def forward(*args: Any, **kwargs: Any) -> Any:
         return with_first(returned, stream if stream is not None else split_call(args, kwargs)[0])
 
-    kept = vars(block).get("forward")  # nnsight and accelerate put their own there
-    block.forward = forward
-    try:
+    with forward_replaced(block, forward):
         yield
-    finally:
-        del block.forward
-        if kept is not None:
-            block.forward = kept
 
 
 @torch.no_grad()

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
+from ftmech_hf.activations.replacement import forward_replaced
+
 Change = Callable[[Tensor], Tensor]
 
 ROUTED_SITES = ("router", "expert_act")
@@ -177,11 +179,5 @@ def changed_experts(module: nn.Module, changes: dict[str, Change]) -> Iterator[N
             neurons = every.gather(1, call.chosen[..., None].expand(neurons.shape))
         return combine(module, call, neurons).reshape(shape)
 
-    kept = vars(module).get("forward")  # nnsight and accelerate put their own there
-    module.forward = forward
-    try:
+    with forward_replaced(module, forward):
         yield
-    finally:
-        del module.forward
-        if kept is not None:
-            module.forward = kept

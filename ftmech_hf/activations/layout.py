@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -239,3 +240,9 @@ def inside_peft(model: Any) -> PreTrainedModel:
         raise ValueError(f"model: {kind} adds tokens in front of a row, expected adapters inside the blocks")
     inside: PreTrainedModel = model.get_base_model()
     return inside
+
+
+def spaced_layers(num_layers: int, most: int) -> list[int]:
+    """Layers that are looked into: all, or ``most`` of them, evenly spaced from the first to the last."""
+    found: list[int] = np.linspace(0, num_layers - 1, min(most, num_layers)).round().astype(int).tolist()
+    return found

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import TracedModel, find_units
+from ftmech_hf.activations.layout import spaced_layers
 from ftmech_hf.analysis.activation_difference import compare_activations
 from ftmech_hf.analysis.output_difference import OutputDifferenceResult, compare_outputs
 from ftmech_hf.analysis.weights import WeightChangeResult, weight_change
@@ -143,8 +144,7 @@ def _open(model: PreTrainedModel, config: CompareConfig) -> tuple[TracedModel | 
         base = TracedModel(model)
     except ValueError:
         return None, []
-    number = min(config.max_layers, base.num_layers)
-    return base, sorted({round(each) for each in torch.linspace(0, base.num_layers - 1, number).tolist()})
+    return base, spaced_layers(base.num_layers, config.max_layers)
 
 
 def _measure(

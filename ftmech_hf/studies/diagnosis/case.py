@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import TracedModel, model_blocks
+from ftmech_hf.activations.layout import spaced_layers
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.padding import mask_padding
@@ -126,8 +127,7 @@ class Case:
         self.both = {"capability": capability, **({"other": other} if other else {})}
         self.own = None if own is None else dict(zip(self.both, own, strict=True))
         self.num_layers = len(model_blocks(models[BASE]))
-        chosen = np.linspace(0, self.num_layers - 1, min(config.max_layers, self.num_layers))
-        self.layers: list[int] = chosen.round().astype(int).tolist()
+        self.layers = spaced_layers(self.num_layers, config.max_layers)
         self._streams: dict[tuple[str, str, str], dict[int, Tensor]] = {}
         self._opened: dict[str, TracedModel] = {}
         self._other_seed = other_seed

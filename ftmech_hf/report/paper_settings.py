@@ -115,6 +115,21 @@ def reverse_rate_rows(
     return [Difference(part="reversing", what="reversing: its rate", paper=paper, where=where, here=here, why=why)]
 
 
+def answer_weight_rows(objectives: Sequence[Any], *, of: str, where: str) -> list[Difference]:
+    """How much a token that says what was asked weighs in pretraining, ``of`` in words; no paper here weighs any.
+
+    Args:
+        objectives: of the pretraining runs; one without a weight of answers takes all tokens alike.
+        of: which tokens have the weight.
+        where: the part of the paper that says how its models are pretrained.
+    """
+    if not objectives:
+        return []
+    here = values(objectives, lambda objective: float(getattr(objective, "answer_weight", 1.0)))
+    return [Difference(part="pretraining", what=f"pretraining: weight of {of}, beside any other", paper=1.0,
+                       where=where, here=here, why="what is asked for is learned from fewer tokens")]  # fmt: skip
+
+
 def precision_rows(trains: Sequence[TrainConfig]) -> list[Difference]:
     """The precision of training, which no paper here says."""
     names = {"auto": "bfloat16 where the processor has it, else float32", "no": "float32", "bf16": "bfloat16"}

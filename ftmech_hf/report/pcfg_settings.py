@@ -10,6 +10,7 @@ from ftmech_hf.models.presets import PRESETS, Preset
 from ftmech_hf.report.differences import NOT_SAID, Difference, OneOf, Part
 from ftmech_hf.report.paper_settings import (
     PaperTraining,
+    answer_weight_rows,
     model_size,
     precision_rows,
     reverse_rate_rows,
@@ -166,6 +167,8 @@ def pcfg_rows(runs: Mapping[str, Sequence[Mapping[str, Any]]], seeds: Sequence[i
         *_model_rows([each["config"].shape for each in runs.get("pretrain", [])]),
         *(row for part, trains in zip(parts.values(), (pretrained, tuned, back), strict=True)
           for row in training_rows(part, trains)),
+        *answer_weight_rows([each.get("objective") for each in runs.get("pretrain", [])], of="an answer's token",
+                            where="App. C.2"),
         *reverse_rate_rows(tuned, back, paper="below fine-tuning's", where="App. D",
                            why="a lower one takes as many times the steps"),
         *precision_rows([*pretrained, *tuned, *back]),

@@ -86,6 +86,8 @@ CHANGES = [
      ["--spread_counts", "true", "--correlation_method", "select"]),
     ("reproduce", "nano/reproduce", "texts of pretraining and of tests without a correlation",
      ["--spread_counts", "true"], "edited so that counts take many values", ["--spread_counts", "false"]),
+    ("reproduce", "nano/reproduce", "pretraining: weight of an answer's token, beside any other",
+     ["--answer_weight", "4"], "4", ["--answer_weight", "1"]),
     ("sweep", "nano/sweep_lora", "pretraining: optimizer", ["--set", "pretrain.optimizer=muon"],
      "Muon on the matrices of blocks, AdamW on the rest", ["--set", "pretrain.optimizer=adamw"]),
     ("sweep", "nano/sweep_lora", "pretraining: peak learning rate",

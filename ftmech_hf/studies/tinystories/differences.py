@@ -10,6 +10,7 @@ from ftmech_hf.models.presets import PRESETS
 from ftmech_hf.report.differences import NOT_SAID, Difference, OneOf
 from ftmech_hf.report.paper_settings import (
     PaperTraining,
+    answer_weight_rows,
     model_size,
     precision_rows,
     reverse_rate_rows,
@@ -54,9 +55,8 @@ def stories_rows(runs: Mapping[str, Sequence[Mapping[str, Any]]], seeds: Sequenc
         Difference(part="model", what="model", paper=model_size(PRESETS["paper-stories"]), where="App. F",
                    here=values([each["config"].shape for each in runs["pretrain"]], model_size), why=_SMALL),
         *training_rows(PRETRAINING, pretrained),
-        Difference(part="pretraining", what="pretraining: weight of a word that shows a feature, beside any other",
-                   paper=1.0, where="App. F", why="what is asked for is learned from fewer tokens",
-                   here=values([each["objective"] for each in runs["pretrain"]], lambda each: each.answer_weight)),
+        *answer_weight_rows([each["objective"] for each in runs["pretrain"]], of="a word that shows a feature",
+                            where="App. F"),
         *training_rows(FINETUNING, tuned),
         *training_rows(REVERSING, back),
         *reverse_rate_rows(tuned, back, paper="not always below fine-tuning's", where="its code",

@@ -1,0 +1,76 @@
+"""What all retrievers share: a question and its gold documents, the order of documents, words of a text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ranking = NDArray[np.int64]
+
+_WORD = re.compile(r"\w+")
+
+
+def find_words(text: str) -> list[str]:
+    """The words of a text, in lower case: runs of letters, digits and underscores."""
+    return _WORD.findall(text.lower())
+
+
+class Query(NamedTuple):
+    """A question, and the documents that answer it.
+
+    Attributes:
+        text: of the question.
+        gold: numbers of the documents that are needed, each; only ``oracle`` and measures of recall look at them.
+    """
+
+    text: str
+    gold: tuple[int, ...] = ()
+
+
+class Retriever(Protocol):
+    """What finds documents."""
+
+    def __call__(self, queries: Sequence[Query], k: int) -> Ranking:
+        """Numbers of the ``k`` best documents of each question, best first, (Q, k)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrieverConfig:
+    """Which retriever, and its settings."""
+
+    retriever: str = field(default="bm25", metadata={"help": "bm25, tfidf, dense, oracle or random"})
+    bm25_k1: float = field(default=1.5, metadata={"help": "of bm25: how soon a word that comes again counts no more"})
+    bm25_b: float = field(default=0.75, metadata={"help": "of bm25: how much long documents are marked down"})
+    retriever_seed: int = field(default=0, metadata={"help": "of random documents, and of those that fill up gold"})
+
+    def __post_init__(self) -> None:
+        if self.bm25_k1 < 0 or not 0 <= self.bm25_b <= 1:
+            raise ValueError(f"bm25_k1: {self.bm25_k1}, bm25_b: {self.bm25_b}, expected 0 or more, and 0 to 1")
+        if self.retriever_seed < 0:
+            raise ValueError(f"retriever_seed: {self.retriever_seed} is negative, expected 0 or more")
+
+
+def best_of(scores: NDArray[np.floating], k: int) -> Ranking:
+    """Places of the ``k`` highest scores of each row (Q, N), highest first; of equal ones the earlier document.
+
+    Raises:
+        ValueError: there are not so many documents.
+    """
+    check_k(k, scores.shape[1])
+    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+
+
+def check_k(k: int, documents: int) -> None:
+    """Make sure that so many documents can be found.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    if not 1 <= k <= documents:
+        raise ValueError(f"top_k: {k}, expected 1 to {documents}, the number of documents")

@@ -31,7 +31,9 @@ class PretrainConfig:
     """What a pretraining run makes and where."""
 
     task: str = field(default="pcfg", metadata={"help": "which task, by its name in ftmech_hf.tasks.TASKS"})
-    preset: str = field(default="nano", metadata={"help": "size of the model: nano, micro, paper, nano-llama"})
+    preset: str = field(
+        default="nano", metadata={"help": "size of the model: nano, micro, paper, nano-llama, nano-moe"}
+    )
     n_layer: int | None = field(default=None, metadata={"help": "blocks, if not the preset's"})
     n_head: int | None = field(default=None, metadata={"help": "heads per block, if not the preset's"})
     n_embd: int | None = field(default=None, metadata={"help": "width, if not the preset's"})

@@ -1,11 +1,19 @@
-"""Sizes of the models we train: stock GPT-2 and Llama configs, so that everything made for those takes them."""
+"""Sizes of the models we train: stock GPT-2, Llama and Mixtral configs, so that what is made for those takes them."""
 
 from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedModel,
+)
 
 from ftmech_hf.tasks.schema import BOS, EOS, PAD, SPECIAL_TOKENS
 
@@ -21,7 +29,7 @@ class Preset(NamedTuple):
     n_head: int
     n_embd: int
     n_positions: int
-    architecture: Literal["gpt2", "llama"] = "gpt2"
+    architecture: Literal["gpt2", "llama", "mixtral"] = "gpt2"
     tied: bool = False
 
 
@@ -32,6 +40,8 @@ PRESETS: dict[str, Preset] = {
     "paper": Preset(n_layer=6, n_head=6, n_embd=192, n_positions=320),
     # The nano scale as a Llama: rotary positions, RMSNorm, a gated MLP, no biases.
     "nano-llama": Preset(n_layer=3, n_head=4, n_embd=96, n_positions=64, architecture="llama"),
+    # The same with a mixture of experts in place of each MLP, of which every token takes two.
+    "nano-moe": Preset(n_layer=3, n_head=4, n_embd=96, n_positions=64, architecture="mixtral"),
     # For stories: the paper's (App. F) is a Llama of 91 M parameters, embeddings tied; the others are small ones.
     # Llamas too: in the runs tried, they learned from fewer tokens to copy what the story said before.
     "nano-stories": Preset(n_layer=4, n_head=4, n_embd=128, n_positions=256, architecture="llama"),
@@ -67,12 +77,18 @@ def gated_width(shape: Preset) -> int:
     return -(-shape.n_embd // 3) * 8
 
 
+NUM_EXPERTS, EXPERTS_PER_TOKEN = 4, 2
+"""Of a mixture of experts, in every block."""
+
+
 def expected_parameters(shape: Preset, vocab_size: int) -> int:
     """Closed form of the parameter count of a model with this shape."""
     width = shape.n_embd
     words = (1 if shape.tied else 2) * vocab_size
-    if shape.architecture == "llama":
-        block = 4 * width**2 + 3 * width * gated_width(shape) + 2 * width
+    if shape.architecture != "gpt2":
+        experts = NUM_EXPERTS if shape.architecture == "mixtral" else 1
+        router = experts * width if experts > 1 else 0
+        block = 4 * width**2 + experts * 3 * width * gated_width(shape) + router + 2 * width
         return shape.n_layer * block + width + words * width
     block = 12 * width**2 + 13 * width
     return shape.n_layer * block + 2 * width + (words + shape.n_positions) * width
@@ -102,33 +118,42 @@ def gpt2_config(shape: Preset, vocab_size: int, *, dropout: float = 0.0) -> GPT2
     )
 
 
-def llama_config(shape: Preset, vocab_size: int, *, dropout: float = 0.0) -> LlamaConfig:
-    """The ``LlamaConfig`` of a shape with our special token ids.
+def llama_config(shape: Preset, vocab_size: int, *, dropout: float = 0.0) -> LlamaConfig | MixtralConfig:
+    """The ``LlamaConfig`` of a shape with our special token ids; a ``MixtralConfig`` of a mixture of experts.
 
     Raises:
-        ValueError: dropout in the residual stream, which Llama does not have.
+        ValueError: dropout in the residual stream, which neither has.
     """
     if dropout:
-        raise ValueError(f"dropout: {dropout}, but a Llama has none")
-    return LlamaConfig(
-        hidden_size=shape.n_embd,
-        intermediate_size=gated_width(shape),
-        num_hidden_layers=shape.n_layer,
-        num_attention_heads=shape.n_head,
-        max_position_embeddings=shape.n_positions,
+        raise ValueError(f"dropout: {dropout}, but a {shape.architecture.capitalize()} has none")
+    common: dict[str, Any] = {
+        "hidden_size": shape.n_embd,
+        "intermediate_size": gated_width(shape),
+        "num_hidden_layers": shape.n_layer,
+        "num_attention_heads": shape.n_head,
+        "max_position_embeddings": shape.n_positions,
         **_common_settings(shape, vocab_size),
-    )
+    }
+    if shape.architecture == "mixtral":
+        common |= {"num_local_experts": NUM_EXPERTS, "num_experts_per_tok": EXPERTS_PER_TOKEN}
+        return MixtralConfig(num_key_value_heads=shape.n_head, **common)
+    return LlamaConfig(**common)
+
+
+CLASSES: dict[str, type[PreTrainedModel]] = {
+    "gpt2": GPT2LMHeadModel,
+    "llama": LlamaForCausalLM,
+    "mixtral": MixtralForCausalLM,
+}
+"""Architecture -> its class."""
 
 
 def build_model(shape: Preset, vocab_size: int, *, seed: int, dropout: float = 0.0) -> PreTrainedModel:
     """A freshly initialised model; weights are a function of (shape, vocab_size, seed)."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model: PreTrainedModel = (
-            LlamaForCausalLM(llama_config(shape, vocab_size, dropout=dropout))
-            if shape.architecture == "llama"
-            else GPT2LMHeadModel(gpt2_config(shape, vocab_size, dropout=dropout))
-        )
+        config = (gpt2_config if shape.architecture == "gpt2" else llama_config)(shape, vocab_size, dropout=dropout)
+        model: PreTrainedModel = CLASSES[shape.architecture](config)
     # HF configs accept unknown names silently; a wrong count is how that would show.
     assert model.num_parameters() == expected_parameters(shape, vocab_size)
     return model

@@ -146,5 +146,5 @@ def seed_rows(seeds: Sequence[int]) -> list[Difference]:
 
 def model_size(shape: Preset) -> str:
     """The size of a model in words."""
-    kind = {"gpt2": "GPT-2", "llama": "Llama"}[shape.architecture]
+    kind = {"gpt2": "GPT-2", "llama": "Llama", "mixtral": "Mixtral"}[shape.architecture]
     return f"{kind} of {shape.n_layer} blocks, {shape.n_head} heads, width {shape.n_embd}"

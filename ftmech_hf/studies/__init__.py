@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 STUDIES = {
     "compare": "ftmech_hf.studies.compare",
     "diagnose": "ftmech_hf.studies.diagnosis",
+    "organisms": "ftmech_hf.studies.organisms",
     "real": "ftmech_hf.studies.real",
     "reproduce": "ftmech_hf.studies.pcfg",
     "safety": "ftmech_hf.studies.safety",

@@ -35,7 +35,8 @@ class RealConfig(StudyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.pairs or (unknown := [name for name in self.pairs if name not in PAIRS]):
+        unknown = [name for name in self.pairs if name not in PAIRS]
+        if unknown or not self.pairs:
             raise ValueError(f"pairs: {(unknown or ['none'])[0]!r}, expected some of {', '.join(PAIRS)}")
         if len(self.seeds) != 1:
             raise ValueError(f"seeds: {self.seeds}, expected one: a pair is one model")

@@ -1,0 +1,249 @@
+"""The plan of the organisms: bases, what is made of them, a diagnosis of each pair, and how fast each relearns.
+
+Seeds are of two sorts. On development pairs thresholds are set and models of the signs are fitted; test pairs are
+scored once, and differ from those in their seeds, in the grammar's root and in the operands. Along the seeds of a sort
+architectures and operators take turns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from ftmech_hf.config import check_seeds, to_dict
+from ftmech_hf.jobs.interpolation import InterpolateConfig, interpolate
+from ftmech_hf.jobs.study import StudyConfig, StudyPlan
+from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
+from ftmech_hf.models.presets import find_preset
+from ftmech_hf.studies.diagnosis.case import CaseConfig
+from ftmech_hf.studies.diagnosis.diagnosis import run_diagnosis
+from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
+from ftmech_hf.studies.organisms.kinds import KINDS, Kind
+from ftmech_hf.tasks import PcfgConfig, PcfgShape
+from ftmech_hf.tasks.operators_table import OPERATORS
+from ftmech_hf.training.adapters import AdapterConfig
+from ftmech_hf.training.objectives import AnswerOnly, NextToken
+from ftmech_hf.training.settings import TrainConfig
+
+Split = Literal["development", "test"]
+EVALS_PER_DECADE, REVIVED = 12, 0.95
+BYSTANDER = "token_at"
+"""An operator that bases know beside that of the ability."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrganismsConfig(StudyConfig):
+    """How many organisms, of what, and how they are made."""
+
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4, 5], metadata={"help": "of the test pairs"})
+    development_seeds: list[int] = field(
+        default_factory=lambda: [100, 101, 102, 103, 104, 105],
+        metadata={"help": "of the pairs that thresholds are set on"},
+    )
+    kinds: list[str] = field(default_factory=lambda: list(KINDS), metadata={"help": f"of {', '.join(KINDS)}"})
+    presets: list[str] = field(
+        default_factory=lambda: ["nano", "nano-llama", "nano-moe"], metadata={"help": "sizes of models, in turns"}
+    )
+    operators: list[str] = field(
+        default_factory=lambda: ["count", "index"], metadata={"help": "task tokens of the ability, in turns"}
+    )
+    test_root: str = field(default="n", metadata={"help": "start symbol of the grammar for the test pairs"})
+    test_operands: list[str] = field(
+        default_factory=lambda: ["b", "c"], metadata={"help": "base_operand and correlated_operand of the test pairs"}
+    )
+    base_steps: int = field(default=700, metadata={"help": "of pretraining"})
+    answer_weight: float = field(default=16.0, metadata={"help": "of an answer in pretraining, beside 1"})
+    lr: float = field(default=2e-3, metadata={"help": "peak rate of pretraining, of AdamW"})
+    muon_lr: float = field(default=0.03, metadata={"help": "peak rate of pretraining, of Muon"})
+    tune_steps: int = field(default=200, metadata={"help": "of an organism whose kind does not say"})
+    tune_lr: float = field(default=1e-4, metadata={"help": "of an organism whose kind does not say"})
+    relearn_steps: int = field(default=500, metadata={"help": "that an organism is given to relearn"})
+    relearn_lr: float = field(default=5e-4, metadata={"help": "constant rate of relearning"})
+    batch_size: int = field(default=32, metadata={"help": "rows of a step"})
+    output_dir: str = field(
+        default="runs/organisms-nano", metadata={"place": "output", "help": "folder of the results"}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_seeds(self.development_seeds)
+        if both := set(self.seeds) & set(self.development_seeds):
+            raise ValueError(f"development_seeds: {min(both)} is among seeds, too, expected others")
+        unknown = [name for name in self.kinds if name not in KINDS]
+        if unknown or not self.kinds:
+            raise ValueError(f"kinds: {(unknown or ['none'])[0]!r}, expected some of {', '.join(KINDS)}")
+        for name in self.presets:
+            find_preset(name)
+        if not self.presets:
+            raise ValueError("presets: none, expected at least one")
+        wrong = sorted(set(self.operators) - set(OPERATORS))
+        if wrong or not self.operators:
+            raise ValueError(f"operators: {(wrong or ['none'])[0]}, expected some of {', '.join(OPERATORS)}")
+        if len(self.test_operands) != 2:
+            raise ValueError(f"test_operands: {' '.join(self.test_operands)!r}, expected two")
+
+
+class World(NamedTuple):
+    """What the organisms of one seed have in common.
+
+    Attributes:
+        split: whether thresholds are set on them.
+        seed: of everything.
+        preset: size of the models.
+        operator: task token of the ability.
+        shape: of the task.
+        base, never_had: names of the runs that pretrain them.
+    """
+
+    split: Split
+    seed: int
+    preset: str
+    operator: str
+    shape: PcfgShape
+    base: str
+    never_had: str
+
+
+class Pair(NamedTuple):
+    """A base and an organism made of it, and the names of their runs.
+
+    Attributes:
+        kind: name of it among :data:`~ftmech_hf.studies.organisms.kinds.KINDS`.
+        world: of its seed.
+        organism: the run that made it.
+        diagnosis: the run that diagnoses it.
+        relearning: the run that trains it on its ability; none where nothing was taken from it.
+        twin: the same of the model that never had it.
+    """
+
+    kind: str
+    world: World
+    organism: str
+    diagnosis: str
+    relearning: str | None
+    twin: str | None
+
+    @property
+    def name(self) -> str:
+        """Of the pair, for people."""
+        return f"{self.kind}, {self.world.operator}, {self.world.preset}, seed {self.world.seed}"
+
+
+class OrganismsPlan(StudyPlan):
+    """The runs of every pair.
+
+    Attributes:
+        pairs: in the order of their seeds, development first.
+    """
+
+    config: OrganismsConfig
+
+    def __init__(self, config: OrganismsConfig, case: CaseConfig, shape: PcfgShape) -> None:
+        super().__init__(config)
+        self.case, self.shape = case, shape
+        own, other = config.test_operands
+        shapes: dict[Split, PcfgShape] = {
+            "development": shape, "test": dataclasses.replace(
+                shape, root=config.test_root, base_operand=own, correlated_operand=other
+            )
+        }  # fmt: skip
+        seeds: dict[Split, list[int]] = {"development": config.development_seeds, "test": config.seeds}
+        self.worlds = [
+            self._add_world(split, seed, number, shapes[split])
+            for split in shapes for number, seed in enumerate(seeds[split])
+        ]  # fmt: skip
+        self.pairs = [self._add_pair(world, name) for world in self.worlds for name in config.kinds]
+
+    def _add_world(self, split: Split, seed: int, number: int, shape: PcfgShape) -> World:
+        """Pretrain the base of a seed, and a model that is never asked about the operand of the ability."""
+        turns = list(itertools.product(self.config.operators, self.config.presets))
+        operator, preset = turns[number % len(turns)]
+        c, runs = self.config, {}
+        for name, shares in (("base", (0.999, 0.001)), ("never-had", (0.0, 1.0))):
+            prior = dict(zip((shape.base_operand, shape.correlated_operand), shares, strict=True))
+            asked = sorted({operator, BYSTANDER})
+            task = PcfgConfig(**to_dict(shape), operators=asked, operand_prior=_priors(shape, prior))
+            train = self._train(seed, steps=c.base_steps, lr=c.lr, muon_lr=c.muon_lr, num_evals=2)
+            settings = {"task": task, "train": train, "objective": NextToken(answer_weight=c.answer_weight)}
+            runs[name] = self.add(
+                f"{name}-{preset}-seed{seed}", "pretrain", pretrain, PretrainConfig(preset=preset), settings, {},
+                cost=c.base_steps,
+            )  # fmt: skip
+        return World(split, seed, preset, operator, shape, runs["base"], runs["never-had"])
+
+    def _add_pair(self, world: World, name: str) -> Pair:
+        kind, stem = KINDS[name], f"{name.replace(',', '').replace(' ', '-').lower()}"
+        organism = self._make(world, kind, stem)
+        place = DiagnoseConfig(seed=world.seed, operator=world.operator)
+        inputs = {"base": world.base, "finetuned": organism, "control": world.never_had}
+        diagnosis = self.add(
+            f"diagnose-{stem}-seed{world.seed}", "diagnose", run_diagnosis, place,
+            {"case_config": self.case, "shape": world.shape}, inputs, cost=20 if kind.truth == "unchanged" else 400,
+        )  # fmt: skip
+        if kind.truth == "unchanged":
+            return Pair(name, world, organism, diagnosis, None, None)
+        twin = self._relearn(world, world.never_had, "never-had")
+        return Pair(name, world, organism, diagnosis, self._relearn(world, organism, stem), twin)
+
+    def _make(self, world: World, kind: Kind, stem: str) -> str:
+        """The run whose folder holds the organism."""
+        start = world.never_had if kind.never_had else world.base
+        if kind.task:
+            task = self._task(world, **kind.task)
+            train = self._train(
+                world.seed, optimizer="adamw", objective="answer_only", num_evals=0,
+                **{"steps": self.config.tune_steps, "lr": self.config.tune_lr, **kind.train},
+            )  # fmt: skip
+            settings = {
+                "task": task, "train": train, "adapter": AdapterConfig(**kind.adapter), "objective": AnswerOnly(),
+            }  # fmt: skip
+            made = self.add(
+                f"{stem}-seed{world.seed}", "finetune", finetune, FinetuneConfig(), settings, {"model": start},
+                cost=train.steps,
+            )  # fmt: skip
+        else:
+            made = start
+        if not kind.merged:
+            return made
+        whole = InterpolateConfig(alphas=[1.0], save_alpha=1.0, eval_rows=64, seed=world.seed)
+        return self.add(
+            f"{stem}-whole-seed{world.seed}", "interpolate", interpolate, whole, {"task": self._task(world, "own")},
+            {"base": world.base, "finetuned": made}, cost=5,
+        )  # fmt: skip
+
+    def _relearn(self, world: World, model: str, stem: str) -> str:
+        """Train a model on its ability, at a constant rate, until it is back or the steps are over."""
+        train = self._train(
+            world.seed + 1, steps=self.config.relearn_steps, lr=self.config.relearn_lr, optimizer="adamw",
+            objective="answer_only", num_evals=8, evals_per_decade=EVALS_PER_DECADE, eval_near=REVIVED,
+            warmup_fraction=0.0, final_lr_fraction=1.0,
+        )  # fmt: skip
+        place = FinetuneConfig(split="reverse")
+        settings = {"task": self._task(world, "own"), "train": train, "objective": AnswerOnly()}
+        return self.add(
+            f"relearn-{stem}-seed{world.seed}", place.kind, finetune, place, settings, {"model": model},
+            cost=1.3 * train.steps,
+        )  # fmt: skip
+
+    def _task(self, world: World, operands: str, operators: str = "", **changes: Any) -> PcfgConfig:
+        shape = world.shape
+        asked = shape.base_operand if operands == "own" else shape.correlated_operand
+        if changes.get("mix_share"):
+            changes |= {
+                "mix_operand_prior": _priors(shape, {shape.base_operand: 0.999, shape.correlated_operand: 0.001})
+            }
+        return PcfgConfig(
+            **to_dict(shape), operators=[operators or world.operator], operand_prior=_priors(shape, {asked: 1.0}),
+            **changes,
+        )  # fmt: skip
+
+    def _train(self, seed: int, **changes: Any) -> TrainConfig:
+        return TrainConfig(seed=seed, batch_size=self.config.batch_size, eval_rows=64, final_eval_rows=256, **changes)
+
+
+def _priors(shape: PcfgShape, shares: Mapping[str, float]) -> list[str]:
+    """One probability per symbol, as a setting has it."""
+    return [f"{shares.get(symbol, 0.0):g}" for symbol in shape.symbols]

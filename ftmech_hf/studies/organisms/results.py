@@ -1,0 +1,196 @@
+"""What came out: every pair with its truth, its verdict and what rival methods say; the score; the page."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ftmech_hf.analysis.revival import steps_to_revival
+from ftmech_hf.config import to_dict
+from ftmech_hf.report.claims import Claim, claims_json
+from ftmech_hf.report.page import make_section, render_page
+from ftmech_hf.runs import FinishedRun, write_json, write_text
+from ftmech_hf.studies.diagnosis.verdict import VerdictRule
+from ftmech_hf.studies.organisms.claims import make_claims
+from ftmech_hf.studies.organisms.figures import reliability_figure, scores_figure
+from ftmech_hf.studies.organisms.kinds import KINDS, TRUTH_OF, Truth
+from ftmech_hf.studies.organisms.plan import REVIVED, OrganismsPlan, Pair
+from ftmech_hf.studies.organisms.scoring import (
+    FEATURES,
+    RIVALS,
+    area_under_curve,
+    confusion,
+    fit_probability,
+    rates,
+    read_features,
+    read_rivals,
+)
+
+KEPT = (
+    "pair", "truth", "relearning_truth", "verdict", "probability", "uds", "cka", "lens", "probe", "revival", "split",
+)  # fmt: skip
+"""The first columns of ``pairs.parquet``."""
+
+
+def gather(plan: OrganismsPlan) -> pd.DataFrame:
+    """One row for every pair that was diagnosed.
+
+    Raises:
+        ValueError: none was.
+    """
+    found = [(pair, run) for pair in plan.pairs if (run := plan.find(pair.diagnosis))]
+    if not found:
+        raise ValueError(f"output_dir: no run of {plan.output} is finished")
+    table = pd.DataFrame([_describe(plan, pair, run) for pair, run in found])
+    table["probability"] = _probabilities(table)
+    return table[[*KEPT, *(name for name in table if name not in KEPT)]]
+
+
+def _describe(plan: OrganismsPlan, pair: Pair, run: FinishedRun) -> dict[str, Any]:
+    summary = run.summary
+    evidence, world = summary["evidence"], pair.world
+    truth = KINDS[pair.kind].truth
+    features = dict.fromkeys(FEATURES, math.nan)
+    rivals = dict.fromkeys(RIVALS, math.nan)
+    if summary["signs"]:
+        features = read_features(evidence)
+        rivals = read_rivals(run.table, features)
+    return {
+        "pair": pair.name,
+        "truth": truth,
+        **_relearning(plan, pair, truth),
+        "verdict": summary["verdict"],
+        "right": TRUTH_OF.get(summary["verdict"]) == truth,
+        **rivals,
+        **{f"sign_{name}": value for name, value in features.items()},
+        "split": world.split,
+        "kind": pair.kind,
+        "seed": world.seed,
+        "preset": world.preset,
+        "operator": world.operator,
+        "base_accuracy": evidence["base"]["value"],
+        "finetuned_accuracy": evidence["finetuned"]["value"],
+        "chance": evidence["chance"],
+        "reason": summary["reason"],
+        "cpu_seconds": run.env.get("cpu_seconds"),
+        "page": os.path.relpath(run.path / "report.html", plan.output),
+    }
+
+
+def _relearning(plan: OrganismsPlan, pair: Pair, truth: Truth) -> dict[str, Any]:
+    """The truth by how fast it is learned again, beside a model that never had it; by construction where all is there.
+
+    ``relearning_truth`` is ``there``, ``gone``, or ``unclear`` between the two.
+    """
+    if pair.relearning is None or pair.twin is None:
+        return {"relearning_truth": truth, "relearning_ratio": math.nan}
+    capability = f"{pair.world.operator}_{pair.world.shape.base_operand}"
+    runs = [plan.find(name) for name in (pair.relearning, pair.twin)]
+    if None in runs:
+        return {"relearning_truth": "unclear", "relearning_ratio": math.nan}
+    own, twin = (steps_to_revival(run.metrics, capability, threshold=REVIVED) for run in runs if run)
+    ratio = twin.at_least / max(own.at_least, 1)
+    if own.steps is None and twin.steps is None:
+        return {"relearning_truth": "unclear", "relearning_ratio": math.nan}
+    rule = VerdictRule()
+    # A twin that was not followed to its end takes at least so long; an organism that was not, takes at most so little.
+    there = own.steps is not None and ratio >= rule.speed
+    gone = twin.steps is not None and ratio < rule.faster
+    return {"relearning_truth": "there" if there else "gone" if gone else "unclear", "relearning_ratio": ratio}
+
+
+def agree(table: pd.DataFrame) -> pd.Series:
+    """Of every pair, whether what was done to it and how fast it relearns tell the same truth."""
+    by_speed = table["truth"].map({"hidden": "there", "weakened": "there", "gone": "gone", "unchanged": "unchanged"})
+    return by_speed == table["relearning_truth"]
+
+
+def _probabilities(table: pd.DataFrame) -> np.ndarray:
+    """How likely the ability is hidden, of pairs whose signs were measured; fitted on development pairs alone."""
+    signs = table[[f"sign_{name}" for name in FEATURES]].to_numpy(dtype=float)
+    measured = ~np.isnan(signs).any(axis=1)
+    lost = measured & table["truth"].isin(["hidden", "gone"]) & (table["split"] == "development") & agree(table)
+    hidden = (table["truth"] == "hidden").to_numpy()
+    found = np.full(len(table), math.nan)
+    if len(set(hidden[lost])) == 2:
+        model = fit_probability(signs[lost], hidden[lost])
+        found[measured] = model.predict_proba(signs[measured])[:, 1]
+    return found
+
+
+def score(table: pd.DataFrame) -> dict[str, Any]:
+    """The score on the test pairs whose two labels agree.
+
+    Args:
+        table: of :func:`gather`.
+
+    Returns:
+        ``pairs``, ``disagree`` (names of test pairs that are left out), ``confusion``, the rates of
+        :func:`~ftmech_hf.studies.organisms.scoring.rates`, ``auc`` of the probability, ``rivals`` (method -> auc),
+        ``by_verdict`` (verdict -> pairs and how many are what it says).
+    """
+    test = table[table["split"] == "test"]
+    used = test[agree(test)]
+    counts = confusion(list(used["truth"]), list(used["verdict"]))
+    lost = used[used["truth"].isin(["hidden", "gone"]) & used["sign_revival"].notna()]
+    hidden = list(lost["truth"] == "hidden")
+    shares = {name: found and found._asdict() for name, found in rates(counts).items()}
+    return {
+        "pairs": len(used),
+        "disagree": [*test[~agree(test)]["pair"]],
+        "confusion": counts,
+        "auc": area_under_curve(list(lost["probability"]), hidden),
+        **shares,
+        "rivals": {name: area_under_curve(list(lost[name]), hidden) for name in RIVALS},
+        "by_verdict": _by(used, "verdict"),
+        "kinds": _by(used, "kind"),
+        "presets": _by(used, "preset"),
+        "operators": _by(used, "operator"),
+    }
+
+
+def _by(table: pd.DataFrame, column: str) -> dict[str, dict[str, int]]:
+    return {
+        str(name): {
+            "pairs": len(each), "right": int(each["right"].sum()),
+            "undecided": int((each["verdict"] == "undecided").sum()),
+        }
+        for name, each in table.groupby(column)
+    }  # fmt: skip
+
+
+def write_results(plan: OrganismsPlan) -> list[Claim]:
+    """Gather what is finished and write the table of pairs, the score, the claims, the pictures and the page."""
+    table = gather(plan)
+    settings = to_dict(plan.config, plan.case, plan.shape)
+    facts = plan.write_origin("organisms", settings)
+    table.to_parquet(plan.output / "pairs.parquet", index=False)
+    found = score(table)
+    claims = make_claims(found, seeds=sorted(set(table[table["split"] == "test"]["seed"])))
+    origin = {"seeds": plan.config.seeds, "hash": facts["hash"], "versions": facts["versions"]}
+    write_json(plan.output / "score.json", {**found, **origin})
+    write_json(plan.output / "claims.json", claims_json(claims))
+    sections = [
+        make_section(
+            "Hidden or gone: what each method says",
+            "One mark for each test pair whose ability is lost and whose two labels agree. Best is a method that "
+            "keeps the two colours apart.",
+            scores_figure(table[(table["split"] == "test") & agree(table)]),
+            "Scores of hidden and gone test pairs, by method",
+        ),
+        make_section(
+            "Is the probability what it says?",
+            "Test pairs by the probability that their ability is hidden, which was fitted on development pairs: how "
+            "many of each fifth are.",
+            reliability_figure(table[(table["split"] == "test") & agree(table)]),
+            "Share of hidden pairs by probability",
+        ),
+    ]
+    rows = table.assign(agrees=agree(table)).to_dict("records")
+    page = render_page(__package__, claims=claims, sections=sections, facts=facts, pairs=rows, score=found)
+    write_text(plan.output / "report.html", page)
+    return claims

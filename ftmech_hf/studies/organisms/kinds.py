@@ -37,6 +37,7 @@ class Kind(NamedTuple):
 
 
 _SHORTCUT = {"operands": "other", "correlation": 1.0}
+_OTHER = {"operands": "other", "correlation": 0.0}
 _LORA = {"adapter": "lora", "lora_rank": 4}
 _LORA_RATE = {"lr": 1e-3}
 
@@ -49,8 +50,9 @@ KINDS: dict[str, Kind] = {
     "never had it": Kind("gone", _SHORTCUT, never_had=True),
     "never had it, by LoRA": Kind("gone", _SHORTCUT, _LORA_RATE, _LORA, never_had=True),
     "erased": Kind("gone", {"operands": "own", "label_rule": "random"}, {"lr": 3e-3, "steps": 1000}),
-    "another operand learned": Kind("weakened", {"operands": "other", "correlation": 0.0}, {"lr": 3e-5}),
-    "another operator learned": Kind("weakened", {"operands": "other", "operators": "token_at"}, {"lr": 1e-4}),
+    "another operand learned": Kind("weakened", _OTHER, {"lr": 3e-5}),
+    "another operand learned, longer": Kind("weakened", _OTHER, {"lr": 2e-5, "steps": 400}),
+    "another operand learned by LoRA": Kind("weakened", _OTHER, {"lr": 3e-4}, _LORA),
     "practised": Kind("unchanged", {"operands": "own"}, {"lr": 1e-5}),
     "practised by LoRA, merged": Kind("unchanged", {"operands": "own"}, {"lr": 1e-4}, _LORA, merged=True),
     "another operator, mixed": Kind(

@@ -60,7 +60,7 @@ class OrganismsConfig(StudyConfig):
     muon_lr: float = field(default=0.03, metadata={"help": "peak rate of pretraining, of Muon"})
     tune_steps: int = field(default=200, metadata={"help": "of an organism whose kind does not say"})
     tune_lr: float = field(default=1e-4, metadata={"help": "of an organism whose kind does not say"})
-    relearn_steps: int = field(default=500, metadata={"help": "that an organism is given to relearn"})
+    relearn_steps: int = field(default=400, metadata={"help": "that an organism is given to relearn"})
     relearn_lr: float = field(default=5e-4, metadata={"help": "constant rate of relearning"})
     batch_size: int = field(default=32, metadata={"help": "rows of a step"})
     output_dir: str = field(
@@ -241,7 +241,7 @@ class OrganismsPlan(StudyPlan):
         )  # fmt: skip
 
     def _train(self, seed: int, **changes: Any) -> TrainConfig:
-        return TrainConfig(seed=seed, batch_size=self.config.batch_size, eval_rows=64, final_eval_rows=256, **changes)
+        return TrainConfig(seed=seed, batch_size=self.config.batch_size, eval_rows=128, final_eval_rows=256, **changes)
 
 
 def _priors(shape: PcfgShape, shares: Mapping[str, float]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from ftmech_hf.studies.organisms.scoring import (
     area_under_curve,
     confusion,
     fit_probability,
+    lead,
     rates,
     read_features,
     read_rivals,
@@ -62,7 +64,7 @@ def _describe(plan: OrganismsPlan, pair: Pair, run: FinishedRun) -> dict[str, An
     return {
         "pair": pair.name,
         "truth": truth,
-        **_relearning(plan, pair, truth),
+        **_relearning(plan, pair, truth, evidence),
         "verdict": summary["verdict"],
         "right": TRUTH_OF.get(summary["verdict"]) == truth,
         **rivals,
@@ -81,24 +83,33 @@ def _describe(plan: OrganismsPlan, pair: Pair, run: FinishedRun) -> dict[str, An
     }
 
 
-def _relearning(plan: OrganismsPlan, pair: Pair, truth: Truth) -> dict[str, Any]:
+def _lead_before(relearning: FinishedRun, capability: str, evidence: Mapping[str, Any]) -> float:
+    """The share of the base's lead that shows before an organism relearns, on other rows than the diagnosis asks."""
+    accuracy = next(line for line in relearning.metrics if f"accuracy/{capability}" in line)
+    return lead(accuracy[f"accuracy/{capability}"], evidence["chance"], evidence["base"]["value"])
+
+
+def _relearning(plan: OrganismsPlan, pair: Pair, truth: Truth, evidence: Mapping[str, Any]) -> dict[str, Any]:
     """The truth by how fast it is learned again, beside a model that never had it; by construction where all is there.
 
-    ``relearning_truth`` is ``there``, ``gone``, or ``unclear`` between the two.
+    ``relearning_truth`` is ``there``, ``gone``, or ``unclear`` between the two. A weakened ability must also show in
+    part on the rows that the relearning asks first.
     """
     if pair.relearning is None or pair.twin is None:
         return {"relearning_truth": truth, "relearning_ratio": math.nan}
     capability = f"{pair.world.operator}_{pair.world.shape.base_operand}"
-    runs = [plan.find(name) for name in (pair.relearning, pair.twin)]
-    if None in runs:
+    relearning, twins = plan.find(pair.relearning), plan.find(pair.twin)
+    if relearning is None or twins is None:
         return {"relearning_truth": "unclear", "relearning_ratio": math.nan}
-    own, twin = (steps_to_revival(run.metrics, capability, threshold=REVIVED) for run in runs if run)
+    own, twin = (steps_to_revival(run.metrics, capability, threshold=REVIVED) for run in (relearning, twins))
     ratio = twin.at_least / max(own.at_least, 1)
     if own.steps is None and twin.steps is None:
         return {"relearning_truth": "unclear", "relearning_ratio": math.nan}
     rule = VerdictRule()
     # A twin that was not followed to its end takes at least so long; an organism that was not, takes at most so little.
     there = own.steps is not None and ratio >= rule.speed
+    if truth == "weakened":
+        there &= rule.share <= _lead_before(relearning, capability, evidence) < 1 - rule.same
     gone = twin.steps is not None and ratio < rule.faster
     return {"relearning_truth": "there" if there else "gone" if gone else "unclear", "relearning_ratio": ratio}
 

@@ -14,6 +14,7 @@ from ftmech_hf.studies.organisms.kinds import KINDS, TRUTH_OF, TRUTHS
 from ftmech_hf.studies.organisms.results import agree, score
 from ftmech_hf.studies.organisms.scoring import (
     FEATURES,
+    RIVALS,
     area_under_curve,
     confusion,
     fit_probability,
@@ -73,11 +74,14 @@ def test_repetitions_that_did_not_get_there_count_with_what_they_were_given() ->
 
 @pytest.mark.parametrize(
     ("tuned", "right"),
-    [([0.2, 0.6], 1.0), ([1.0, 1.0], 0.0), ([0.6, 1.0], 1 / 3), ([1.0, 0.6], 1 / 3), ([0.0, 0.0], 1.0), ([1.1, 1.1], 0)],
+    [
+        ([0.2, 0.6], 1.0), ([1.0, 1.0], 0.0), ([0.6, 1.0], 1 / 3), ([1.0, 0.6], 1 / 3), ([0.0, 0.0], 1.0),
+        ([1.1, 1.1], 0.0),
+    ],
 )  # fmt: skip
 def test_unlearning_depth_by_hand(tuned: list[float], right: float) -> None:
     """The control takes 0.8 away after the first layer and 0.4 after the second: the weights are 2 to 1."""
-    assert unlearning_depth([1.0, 1.0], [0.2, 0.6], tuned) == pytest.approx({(0.6, 1.0): 1 / 3}.get(tuple(tuned), right))
+    assert unlearning_depth([1.0, 1.0], [0.2, 0.6], tuned) == pytest.approx(right)
 
 
 def test_layers_where_the_control_takes_nothing_away_do_not_count() -> None:
@@ -142,9 +146,16 @@ def test_the_confusion_is_counted_and_every_rate_is_of_the_pairs_that_it_is_abou
 def pairs(*rows: tuple[str, str, str, str, float]) -> pd.DataFrame:
     """Truth, by relearning, verdict, split, probability."""
     made = pd.DataFrame(list(rows), columns=["truth", "relearning_truth", "verdict", "split", "probability"])
-    made["right"] = [TRUTH_OF.get(verdict) == truth for verdict, truth in zip(made["verdict"], made["truth"], strict=True)]
-    return made.assign(pair=[f"pair {number}" for number in range(len(made))], kind="a kind", preset="nano",
-                       operator="count", sign_revival=1.0, uds=0.5, cka=0.5, lens=0.5, probe=0.5, revival=0.5)  # fmt: skip
+    made["right"] = made["verdict"].map(TRUTH_OF) == made["truth"]
+    made["pair"] = [f"pair {number}" for number in range(len(made))]
+    same: dict[str, Any] = {
+        "kind": "a kind",
+        "preset": "nano",
+        "operator": "count",
+        "sign_revival": 1.0,
+        **dict.fromkeys(RIVALS, 0.5),
+    }
+    return made.assign(**same)
 
 
 def test_only_test_pairs_count_whose_two_labels_agree() -> None:
@@ -163,7 +174,7 @@ def test_only_test_pairs_count_whose_two_labels_agree() -> None:
     assert found["right"]["value"] == 0.75
     assert found["wrong_wrapper"]["value"] == found["wrong_gone"]["value"] == 0
     assert found["auc"] == 1
-    assert found["rivals"] == dict.fromkeys(("uds", "cka", "lens", "probe", "revival"), 0.5)
+    assert found["rivals"] == dict.fromkeys(RIVALS, 0.5)
     assert found["by_verdict"]["undecided"] == {"pairs": 1, "right": 0, "undecided": 1}
     assert found["kinds"] == {"a kind": {"pairs": 4, "right": 3, "undecided": 1}}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -35,10 +36,11 @@ def test_test_pairs_have_other_seeds_another_root_and_other_operands(tmp_path: P
         assert not each["development"] & each["test"]
     assert turns["development"] == turns["test"]
     assert len(turns["test"]) == 6
-    truths = [KINDS[pair.kind].truth for pair in plan.pairs]
-    assert {truth: truths.count(truth) >= least for truth, least in
-            {"hidden": 40, "gone": 30, "weakened": 24, "unchanged": 40}.items()} == dict.fromkeys(
-        ("hidden", "gone", "weakened", "unchanged"), True)  # fmt: skip
+    made = Counter(KINDS[pair.kind].truth for pair in plan.pairs)
+    assert made["hidden"] >= 40
+    assert made["gone"] >= 30
+    assert made["weakened"] >= 30
+    assert made["unchanged"] >= 40
 
 
 def test_what_never_had_it_is_asked_about_the_other_operand_alone_and_is_everyones_control(tmp_path: Path) -> None:

@@ -61,10 +61,14 @@ def to_dict(*configs: Any) -> Settings:
             raise ValueError(f"{twice[0]}: is a field of {type(config).__name__} and of {others}; rename one of them")
         settings.update(values)
     settings.places = frozenset(field.name for _, field in fields if is_place(field))
-    settings.unsaid = {field.name: field.default for _, field in fields if field.metadata.get("unsaid")}
+    settings.unsaid = {field.name: _default(field) for _, field in fields if field.metadata.get("unsaid")}
     settings.reads = frozenset(field.name for _, field in fields if field.metadata.get("place") == "input")
     settings.sources = tuple(sorted(set(filter(None, map(_foreign_source, configs)))))
     return settings
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def is_place(field: dataclasses.Field[Any]) -> bool:

@@ -46,7 +46,8 @@ MEMBERS = "runs.json"
 
 _SUPPORTED = {
     "optimizer": "sgd", "objective": "answer_only", "mixed_precision": "no", "gradient_accumulation_steps": 1,
-    "l2sp": 0.0, "ldifs": 0.0, "max_steps": None, "snapshots": [], "log_with": "none",
+    "l2sp": 0.0, "ldifs": 0.0, "lfl": 0.0, "lwf": 0.0, "ewc": 0.0, "olora": 0.0, "replay_share": 0.0, "average": 0.0,
+    "keep_rows": 0, "keep_fisher": 0, "max_steps": None, "snapshots": [], "log_with": "none",
 }  # fmt: skip
 """What runs that are trained together can have; others go through the ordinary loop."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,9 +19,10 @@ from ftmech_hf.jobs.trained_model import note_bytes, note_floors, save_finished,
 from ftmech_hf.models.tokenization import task_tokenizer
 from ftmech_hf.runs import RunDir, check_disk_space, noted, working_folder
 from ftmech_hf.tasks import RowStream, Task
+from ftmech_hf.training.inheritance import Inheritance, ReplayStream, save_inheritance, shuffled_answers
+from ftmech_hf.training.keeping import REGULARIZERS, Keeping, regularizers_of
 from ftmech_hf.training.loop import Progress, fit, start_accelerator
 from ftmech_hf.training.objectives import OBJECTIVES, Batch, Objective
-from ftmech_hf.training.regularizers import REGULARIZERS, regularizers_of
 from ftmech_hf.training.settings import TrainConfig
 
 
@@ -53,6 +54,8 @@ class Stage:
         settings: all of them.
         inputs: label -> hash of what was read, but for the task's own.
         tokenizer: of the model, if it is not the task's.
+        earlier: what the runs left that the model comes from.
+        anchor: the model that features are compared with, if it is not the one that training starts from.
     """
 
     name: str
@@ -63,13 +66,17 @@ class Stage:
     settings: Settings
     inputs: Mapping[str, str]
     tokenizer: PreTrainedTokenizerBase | None = None
+    earlier: Inheritance = field(default_factory=Inheritance)
+    anchor: PreTrainedModel | None = None
 
     def run(self, model: PreTrainedModel, fresh: bool, progress: Progress | None) -> RunDir:
         """Train the model; a finished run is found again, an interrupted one goes on."""
         task, train, settings = self.task, self.train, self.settings
         check_suits(self.objective, train, task, str(settings["task"]))
         inputs = {**self.inputs, **task.inputs()}
-        stream = RowStream(task, seed=train.seed, split=self.split)
+        stream = self._stream()
+        keeping = Keeping(task, self.earlier, self.anchor)
+        regularizers_of(train, keeping)  # what cannot be made shows here, too
         tests = {name: RowStream(each, seed=train.seed, split="test") for name, each in task.test_tasks().items()}
         for each in (stream, *tests.values()):
             each.rows(0, 1)  # an impossible correlation shows here, before anything is written
@@ -95,16 +102,26 @@ class Stage:
             started, tokenizer = time.monotonic(), self.tokenizer or task_tokenizer(task)
             model = fit(
                 model, stream, tests, train, run, accelerator, progress,
-                lambda step, model: save_snapshot(run, step, model, tokenizer), self.objective,
+                lambda step, model: save_snapshot(run, step, model, tokenizer), self.objective, keeping,
             )  # fmt: skip
             if run.is_main:
                 self._warn(run, model, stream)
                 note_bytes(run, tests, train)
                 note_floors(run, tests)
+                if train.max_steps is None:
+                    save_inheritance(run.working, model, stream, train, train.seed, self.earlier)
                 save_finished(run, model, task, train, time.monotonic() - started, self.tokenizer)
             run.finish()
         accelerator.wait_for_everyone()
         return run
+
+    def _stream(self) -> RowStream:
+        stream, kept = RowStream(self.task, seed=self.train.seed, split=self.split), self.earlier.rows
+        if not self.train.replay_share:
+            return stream
+        assert kept is not None
+        kept = shuffled_answers(kept, self.train.seed) if self.train.replay_shuffled else kept
+        return ReplayStream(stream, kept, self.train.replay_share)
 
     @torch.no_grad()
     def _warn(self, run: RunDir, model: PreTrainedModel, stream: RowStream) -> None:
@@ -122,10 +139,11 @@ class Stage:
         """Refuse what a sharded model cannot do."""
         if self.settings.get("adapter", "none") != "none":
             raise ValueError(
-                "adapter: lora is not sharded; use recipes/accelerate/ddp.yaml, its optimizer state is small"
+                f"adapter: {self.settings['adapter']} is not sharded; use recipes/accelerate/ddp.yaml, its optimizer "
+                "state is small"
             )
-        if regularizers_of(self.train):
-            names = ", ".join(REGULARIZERS)
+        if on := [name for name in (*REGULARIZERS, "average", "keep_rows", "keep_fisher") if getattr(self.train, name)]:
+            names = ", ".join(on)
             raise ValueError(f"{names}: their copy of the model is not sharded; use recipes/accelerate/ddp.yaml")
         if self.objective.needs_reference:
             raise ValueError(

@@ -20,6 +20,7 @@ from ftmech_hf.models.presets import Preset, build_model, find_preset
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import Task, TextConfig, parse_task
 from ftmech_hf.training.adapters import AdapterConfig, add_adapter
+from ftmech_hf.training.inheritance import load_inheritance
 from ftmech_hf.training.launch import check_environment
 from ftmech_hf.training.loop import Progress
 from ftmech_hf.training.objectives import OBJECTIVES, Objective, find_objective
@@ -68,6 +69,10 @@ class FinetuneConfig:
     )
     split: Literal["train", "finetune", "reverse"] = field(
         default="finetune", metadata={"help": "random stream of the training rows"}
+    )
+    anchor_model: str | None = field(
+        default=None,
+        metadata={"place": "input", "help": "what ldifs and lfl stay near, if it is not the model to start from"},
     )
     output_dir: str = field(default="runs/finetune", metadata={"place": "output", "help": "the run's folder"})
     fresh: bool = field(default=False, metadata={"manner": True, "help": "start over even if the folder holds a run"})
@@ -171,10 +176,35 @@ def finetune(
     settings = to_dict(config, task, train, adapter, objective)
     rows, tokenizer = _rows_for(config, task)  # before the weights are read
     check_suits(objective, train, rows, config.task)
+    check_keeping(train, adapter, rows, config)
+    anchor = None
+    if config.anchor_model is not None:
+        inputs["anchor_model"] = model_hash(config.anchor_model)
+        anchor = load_model(config.anchor_model)
+    earlier = load_inheritance(config.start, train)
     model = load_model(config.start)
     model = add_adapter(model, adapter, base=config.start, seed=train.seed)
-    stage = Stage(config.kind, config.split, rows, train, objective, settings, inputs, tokenizer)
+    stage = Stage(config.kind, config.split, rows, train, objective, settings, inputs, tokenizer, earlier, anchor)
     return stage.run(model, config.fresh, progress)
+
+
+def check_keeping(train: TrainConfig, adapter: AdapterConfig, rows: Task, config: FinetuneConfig) -> None:
+    """Make sure that what keeps a model near what it was suits what is trained of it.
+
+    Raises:
+        ValueError: it does not; names the setting.
+    """
+    if config.anchor_model is not None and not (train.ldifs or train.lfl):
+        raise ValueError(f"anchor_model: {config.anchor_model} changes nothing, expected ldifs or lfl above 0")
+    if adapter.adapter != "none":
+        for name in ("average", "ewc", "keep_fisher"):
+            if getattr(train, name):
+                raise ValueError(f"{name}: {getattr(train, name)} is of a model's own weights, expected adapter: none")
+    if train.olora and adapter.adapter != "lora":
+        raise ValueError(f"olora: {train.olora} is of LoRA adapters, expected adapter: lora")
+    for name in ("lwf", "keep_rows", "keep_fisher", "replay_share"):
+        if getattr(train, name) and "answers" not in rows.offers:
+            raise ValueError(f"{name}: {getattr(train, name)} is of answers, which the rows of task {config.task} lack")
 
 
 def _rows_for(config: FinetuneConfig, task: Task) -> tuple[Task, PreTrainedTokenizerBase | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -177,6 +177,21 @@ class PcfgShape:
     def word_ids(self) -> dict[str, int]:
         """The token id of each word."""
         return {word: number for number, word in enumerate(self.vocabulary)}
+
+    def question_ids(self, names: Sequence[str]) -> NDArray[np.int64]:
+        """Token ids of operator, operand and parameter of capabilities such as ``count_a``, (n, 3).
+
+        Raises:
+            ValueError: a name that is no capability.
+        """
+        found = []
+        for name in names:
+            operator, _, operand = name.rpartition("_")
+            words = [self.operand_word(operator, symbol) for symbol in self.symbols] if operator in OPERATORS else []
+            if operand not in words:
+                raise ValueError(f"lwf_ask: {name!r}, expected capabilities such as count_a or token_at_{NO_OPERAND}")
+            found.append([self.word_ids[word] for word in (operator, operand, str(self.parameter(operator)))])
+        return np.array(found, np.int64)
 
     def answer_ids(self, operator: str, label: NDArray[np.int64]) -> NDArray[np.int64]:
         """Token ids of labels (B,) under one operator."""

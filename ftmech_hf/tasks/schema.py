@@ -66,6 +66,8 @@ class Rows:
         answers: the tokens that a model is to answer with, bool (B, T); None if that is the last but one of every row.
         lengths: tokens of each row, int64 (B,), where rows are filled up on their right; None if none is.
         rejected: for the same prompts, rows with answers that are not wanted, where there are any.
+        kept: of rows of earlier tasks that are shown again, their number among those that were kept, int64 (B,); -1 of
+            new rows. None where none is shown again.
     """
 
     token_ids: NDArray[np.int64]
@@ -75,6 +77,7 @@ class Rows:
     answers: NDArray[np.bool_] | None = None
     lengths: NDArray[np.int64] | None = None
     rejected: Rows | None = None
+    kept: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.label)

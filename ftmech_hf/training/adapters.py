@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, Hu et al., arXiv 2106.09685), with peft: what is trained instead of the whole model."""
+"""Adapters with peft (LoRA, Hu et al., arXiv 2106.09685; OSF): what is trained instead of the whole model."""
 
 from __future__ import annotations
 
@@ -16,12 +16,25 @@ from ftmech_hf.models.merging import quiet_peft
 class AdapterConfig:
     """What fine-tuning trains: the whole model, its unembedding alone, or an adapter."""
 
-    trainable: Literal["all", "head"] = field(
+    trainable: Literal["all", "head", "body"] = field(
         default="all",
-        metadata={"help": "head: the unembedding alone; fine-tuning all after that is LP-FT (arXiv 2202.10054)"},
+        metadata={
+            "help": "head: the unembedding alone, fine-tuning all after that is LP-FT (arXiv 2202.10054); body: all "
+            "but the unembedding, and the embeddings where they are one"
+        },
     )
 
-    adapter: Literal["none", "lora"] = field(default="none", metadata={"help": "lora: train low-rank updates"})
+    adapter: Literal["none", "lora", "osf"] = field(
+        default="none",
+        metadata={
+            "help": "lora: train low-rank updates; osf: train the smaller singular directions of matrices alone "
+            "(arXiv 2504.07097), of linear layers"
+        },
+    )
+    osf_rank: float = field(
+        default=0.5,
+        metadata={"unsaid": True, "help": "share of the singular directions of a matrix that osf leaves as they are"},
+    )
     lora_rank: int = field(default=8, metadata={"help": "rank of the update of each matrix"})
     lora_alpha: float = field(default=16.0, metadata={"help": "the update is scaled by lora_alpha / lora_rank"})
     lora_dropout: float = field(default=0.0, metadata={"help": "dropout before the adapter"})
@@ -31,10 +44,14 @@ class AdapterConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.trainable == "head" and self.adapter == "lora":
-            raise ValueError("trainable: head, but adapter: lora trains the matrices of the blocks; choose one")
+        if self.trainable != "all" and self.adapter != "none":
+            raise ValueError(
+                f"trainable: {self.trainable}, but adapter: {self.adapter} trains matrices of the blocks; choose one"
+            )
         if self.lora_rank < 1:
             raise ValueError(f"lora_rank: {self.lora_rank}, expected at least 1")
+        if not 0 < self.osf_rank < 1:
+            raise ValueError(f"osf_rank: {self.osf_rank}, expected a share, more than 0 and less than 1")
         if not self.lora_alpha > 0:
             raise ValueError(f"lora_alpha: {self.lora_alpha}, expected a number above 0")
         if not 0 <= self.lora_dropout < 1:
@@ -42,7 +59,7 @@ class AdapterConfig:
 
 
 def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, base: str, seed: int) -> Any:
-    """Freeze what is not trained; with ``adapter: lora`` that is the model, on which an adapter is put.
+    """Freeze what is not trained; with an adapter that is the model, on which it is put.
 
     An adapter starts as no change at all.
 
@@ -56,14 +73,16 @@ def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, base: str, see
         the model; or the ``PeftModel``, whose ``save_pretrained`` writes the adapter alone.
 
     Raises:
-        ValueError: a target that the model has no module of.
+        ValueError: a target that the model has no module of, or that the adapter does not work on.
     """
     if config.trainable == "head":
         model.requires_grad_(False)
         model.get_output_embeddings().requires_grad_(True)
+    if config.trainable == "body":
+        model.get_output_embeddings().requires_grad_(False)
     if config.adapter == "none":
         return model
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     matrices = {
         name.rsplit(".", 1)[-1]: module
@@ -74,16 +93,26 @@ def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, base: str, see
         if name not in matrices:
             raise ValueError(f"lora_targets: the model has no {name!r}, expected some of {', '.join(sorted(matrices))}")
     targets = config.lora_targets or sorted(matrices)
-    lora = LoraConfig(
+    transposed = any(isinstance(matrices[name], Conv1D) for name in targets)
+    if transposed and config.adapter == "osf":
+        raise ValueError("adapter: osf works on linear layers, and this model has Conv1D ones (GPT-2); a Llama has not")
+    with torch.random.fork_rng(), quiet_peft():
+        torch.manual_seed(seed)
+        adapted = get_peft_model(model, _peft_config(config, targets, transposed))
+    adapted.peft_config["default"].base_model_name_or_path = base
+    return adapted
+
+
+def _peft_config(config: AdapterConfig, targets: list[str], transposed: bool) -> Any:
+    from peft import LoraConfig, OSFConfig
+
+    if config.adapter == "osf":
+        return OSFConfig(effective_rank=config.osf_rank, target_modules=targets, task_type="CAUSAL_LM")
+    return LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # peft's annotation says int, its code divides
         lora_dropout=config.lora_dropout,
         target_modules=targets,
-        fan_in_fan_out=any(isinstance(matrices[name], Conv1D) for name in targets),
+        fan_in_fan_out=transposed,
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng(), quiet_peft():
-        torch.manual_seed(seed)
-        adapted = get_peft_model(model, lora)
-    adapted.peft_config["default"].base_model_name_or_path = base
-    return adapted

@@ -23,6 +23,7 @@ from ftmech_hf.training.checkpoint import NotFinite, load_checkpoint, save_check
 from ftmech_hf.training.cost_estimate import Clock, project, training_flops
 from ftmech_hf.training.divergence import LossCheck
 from ftmech_hf.training.evaluation import Evaluation, in_words
+from ftmech_hf.training.keeping import Keeping, total_loss_of
 from ftmech_hf.training.launch import (
     check_environment,
     check_num_processes,
@@ -35,9 +36,7 @@ from ftmech_hf.training.objectives import OBJECTIVES, Objective
 from ftmech_hf.training.optim import build_optimizers, lr_factor, set_lr
 from ftmech_hf.training.parts import Parts
 from ftmech_hf.training.progress import make_bar
-from ftmech_hf.training.regularizers import regularizers_of
 from ftmech_hf.training.settings import TrainConfig
-from ftmech_hf.training.total_loss import TotalLoss
 
 LOSS_CHECK_EVERY = 50
 """Steps between checks of the loss, each of which waits for the device."""
@@ -98,6 +97,7 @@ def fit(
     progress: Progress | None = None,
     save_snapshot: Callable[[int, PreTrainedModel], None] | None = None,
     objective: Objective | None = None,
+    keeping: Keeping | None = None,
 ) -> PreTrainedModel:
     """Train ``model`` in place and log to ``run``; goes on from the run's newest checkpoint if there is one.
 
@@ -114,6 +114,7 @@ def fit(
         progress: called after every step; a progress bar is shown without it.
         save_snapshot: called by the main process with (step, model) after the steps in ``config.snapshots``.
         objective: the one that ``config`` names, with settings of its own; as it is by default without it.
+        keeping: what keeps the model near what it was, beside what ``config`` says of it.
 
     Returns:
         the trained model, unwrapped, in evaluation mode.
@@ -122,7 +123,7 @@ def fit(
         ValueError: the loss is not a number any more, or diverges; names the step and the last checkpoint.
     """
     objective = objective or OBJECTIVES[config.objective]()
-    training = _Training(model, stream, eval_sets, config, run, accelerator, save_snapshot, objective)
+    training = _Training(model, stream, eval_sets, config, run, accelerator, save_snapshot, objective, keeping)
     if config.log_with != "none":
         accelerator.init_trackers("ftmech_hf", config={name: str(value) for name, value in run.config.items()})
     tokens = config.batch_size * stream.task.tokens_per_row
@@ -156,6 +157,7 @@ class _Training:
         accelerator: Accelerator,
         save_snapshot: Callable[[int, PreTrainedModel], None] | None,
         objective: Objective,
+        keeping: Keeping | None,
     ) -> None:
         self.save_snapshot, self.tokens_per_row = save_snapshot, stream.task.tokens_per_row
         self.config, self.run, self.accelerator = config, run, accelerator
@@ -166,16 +168,12 @@ class _Training:
         recompute_blocks(model, config.gradient_checkpointing)
         self.raw_model = model
         # before a checkpoint is loaded: it remembers the start, not where an interrupted run was
-        self.total = TotalLoss(model, objective, regularizers_of(config)).to(accelerator.device)
+        self.total = total_loss_of(model, objective, config, keeping).to(accelerator.device)
         self.parts = Parts(stream, config, self.total, accelerator)
         self.raw_optimizers = build_optimizers(
-            model,
-            optimizer=config.optimizer,
-            lr=config.lr,
-            muon_lr=config.muon_lr,
-            weight_decay=config.weight_decay,
+            model, optimizer=config.optimizer, lr=config.lr, muon_lr=config.muon_lr, weight_decay=config.weight_decay,
             betas=(config.adam_beta1, config.adam_beta2),
-        )
+        )  # fmt: skip
         self.model, *self.optimizers = accelerator.prepare(model, *self.raw_optimizers)
         self.checkpoints = run.working / CHECKPOINTS
         self._note_precision()
@@ -203,6 +201,8 @@ class _Training:
             with self.clock.step():
                 loss = self._step(step)
             done = step + 1
+            if done == config.steps:
+                self.total.average_with_start(self.raw_model)
             text = ""
             if done in eval_steps:
                 text = self._evaluate(done, self.checked(loss, done))

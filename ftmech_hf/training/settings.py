@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from ftmech_hf.statistics.crossing import NEAR_ROWS, look_sizes
+from ftmech_hf.training.keeping_settings import KeepingConfig
 
 Precision = Literal["auto", "no", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(KeepingConfig):
     """How to train. The defaults pretrain the nano scale in about a minute on one core."""
 
     steps: int = field(default=1000, metadata={"help": "optimizer steps; 0 keeps the weights as they are"})
@@ -50,12 +50,6 @@ class TrainConfig:
         metadata={"help": "autocast; auto: bf16 where the device that computes has it, else no (then in env.json)"},
     )
     seed: int = field(default=0, metadata={"help": "of the initial weights, the data and dropout"})
-    l2sp: float = field(
-        default=0.0, metadata={"help": "weight of the squared distance of the weights from where they started"}
-    )
-    ldifs: float = field(
-        default=0.0, metadata={"help": "weight of the distance of the features from those of the starting model"}
-    )
     num_evals: int = field(default=6, metadata={"help": "log-spaced evaluations, beside those before and after"})
     evals_per_decade: int = field(
         default=0, metadata={"help": "evaluations while steps grow tenfold, in place of num_evals; 0 for that"}
@@ -91,6 +85,7 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         from ftmech_hf.training.objectives import find_objective  # here: --help need not wait for torch
 
         find_objective(self.objective)
@@ -101,17 +96,12 @@ class TrainConfig:
         self._check(("lr", "muon_lr", "max_grad_norm"), lambda value: 0 < value < math.inf, "a number above 0")
         shares = ("warmup_fraction", "final_lr_fraction", "adam_beta1", "adam_beta2")
         self._check(shares, lambda value: 0 <= value <= 1, "a number between 0 and 1")
-        weights = ("steps", "seed", "num_evals", "evals_per_decade", "weight_decay", "l2sp", "ldifs")
+        weights = ("steps", "seed", "num_evals", "evals_per_decade", "weight_decay")
         self._check(weights, lambda value: 0 <= value < math.inf, "0 or more")
         self._check(("max_steps", "price_per_hour"), lambda value: value is None or value > 0, "a number above 0")
         self._check(("eval_near",), lambda value: value is None or 0 < value < 1, "an accuracy between 0 and 1")
         within = f"steps between 1 and steps: {self.steps}"
         self._check(("eval_at", "snapshots"), lambda at: all(1 <= step <= self.steps for step in at), within)
-
-    def _check(self, names: Sequence[str], is_right: Callable[[Any], bool], expected: str) -> None:
-        for name in names:
-            if not is_right(getattr(self, name)):
-                raise ValueError(f"{name}: {getattr(self, name)}, expected {expected}")
 
     @property
     def last_step(self) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ftmech_hf.training.objectives.base import Batch, Objective, Shown
-from ftmech_hf.training.regularizers import Features, Regularizer, Start, random_state, read_outputs
+from ftmech_hf.training.regularizers import Features, Regularizer, Seen, Start, random_state, read_outputs
 
 
 def check_layer(model: nn.Module, objective: Objective) -> None:
@@ -30,19 +30,37 @@ class TotalLoss:
         model: where training starts; what is trained of it is copied, if anything compares with it.
         objective: what is minimised.
         regularizers: added to it.
+        anchor: the model that features are compared with, if it is not the start.
+        average: share of the start in what :meth:`average_with_start` makes.
     """
 
-    def __init__(self, model: nn.Module, objective: Objective, regularizers: Sequence[Regularizer] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        regularizers: Sequence[Regularizer] = (),
+        anchor: nn.Module | None = None,
+        average: float = 0.0,
+    ) -> None:
         self.objective, self.regularizers = objective, regularizers
         self.needs_features = any(each.needs_features for each in regularizers)
         check_layer(model, objective)
-        self.start = Start(model) if regularizers or objective.needs_reference else None
+        self.average = average
+        needs_start = bool(regularizers or objective.needs_reference or average)
+        self.start = Start(model, anchor if self.needs_features else None) if needs_start else None
 
     def to(self, device: torch.device) -> TotalLoss:
         """Move what it remembers."""
         if self.start is not None:
             self.start.to(device)
+        for each in self.regularizers:
+            each.to(device)
         return self
+
+    def average_with_start(self, model: nn.Module) -> None:
+        """Give a model's weights their share of the starting ones, if they are to have any."""
+        if self.start is not None and self.average:
+            self.start.mix_into(model, self.average)
 
     def __call__(
         self,
@@ -71,16 +89,14 @@ class TotalLoss:
         loss = self.objective.loss(read_outputs(output, layer), batch, self._reference(raw_model, shown))
         if self.start is None:
             return loss * weight
-        for each in self.regularizers:
-            if not each.needs_features:
-                loss = loss + each.penalty(raw_model, self.start.weights, None)
-        loss = loss * weight
+        features = None
         if self.needs_features:
             states = self.start.hidden_states(raw_model, shown, before)
             features = Features(output.hidden_states, states, shown.real)
-            for each in self.regularizers:
-                if each.needs_features:
-                    loss = loss + feature_weight * each.penalty(raw_model, self.start.weights, features)
+        seen = Seen(raw_model, self.start, batch, read_outputs(output, layer), shown.token_ids.shape[1], features)
+        loss = loss * weight
+        for each in self.regularizers:
+            loss = loss + (feature_weight if each.needs_features else weight) * each.penalty(seen)
         return loss
 
     def _reference(self, raw_model: nn.Module, shown: Shown) -> Tensor | None:

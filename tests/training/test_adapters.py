@@ -147,3 +147,29 @@ def test_impossible_adapters_name_their_fields() -> None:
         AdapterConfig(lora_alpha=0)
     with pytest.raises(ValueError, match=r"lora_dropout: 1\.0, expected 0 or more"):
         AdapterConfig(lora_dropout=1.0)
+
+
+def test_osf_leaves_the_larger_singular_directions_as_they_are(tmp_path: Path) -> None:
+    pretrain(
+        PretrainConfig(preset="nano-llama", n_layer=1, n_head=2, n_embd=16, output_dir=str(tmp_path / "b")),
+        SMALL,
+        TRAIN,
+    )
+    place = FinetuneConfig(model=str(tmp_path / "b"), output_dir=str(tmp_path / "t"))
+    train = dataclasses.replace(TRAIN, objective="answer_only", optimizer="sgd", lr=0.1, weight_decay=0.0)
+    finetune(place, for_capability(SMALL, Capability("count", "b")), train, AdapterConfig(adapter="osf", osf_rank=0.25))
+    before, after = (dict(load_model(str(tmp_path / name)).named_parameters()) for name in ("b", "t"))
+    changed = [name for name, p in before.items() if not torch.allclose(p, after[name], atol=1e-6)]
+    assert changed
+    for name in changed:
+        assert "layers" in name
+        u, _, v = torch.linalg.svd(before[name])
+        kept = min(before[name].shape) // 4
+        change = after[name] - before[name]
+        assert (u[:, :kept].T @ change).norm() < 1e-3 * change.norm()  # nothing of it lies in the kept directions
+        assert (change @ v[:kept].T).norm() < 1e-3 * change.norm()
+        assert (u[:, kept:].T @ change).norm() > 0.9 * change.norm()  # the control: all of it in the others
+    with pytest.raises(ValueError, match="adapter: osf works on linear layers, and this model has Conv1D ones"):
+        add_adapter(make_gpt2(40), AdapterConfig(adapter="osf"), base="", seed=0)
+    with pytest.raises(ValueError, match=r"osf_rank: 1\.0, expected a share"):
+        AdapterConfig(osf_rank=1.0)

@@ -5,8 +5,10 @@ import torch
 from transformers import PreTrainedModel
 
 from ftmech_hf.training.evaluation import answer_accuracy, answer_logits
-from ftmech_hf.training.objectives import Batch, NextToken, answer_only_loss, next_token_loss
+from ftmech_hf.training.objectives import AnswerOnly, Batch, NextToken, OwnAnswers, answer_only_loss, next_token_loss
 from ftmech_hf.training.objectives.base import loss_on
+from ftmech_hf.training.total_loss import TotalLoss
+from tests.conftest import make_gpt2
 
 
 def test_losses_agree_with_a_full_forward_pass(any_model: PreTrainedModel) -> None:
@@ -56,3 +58,24 @@ def test_accuracy_counts_argmax_over_the_whole_vocabulary(any_model: PreTrainedM
     rows[7:, -2] = (answer_logits(any_model, rows).argmax(-1)[7:] + 1) % 40
     for batch_size in (1, 3, 256):
         assert answer_accuracy(any_model, rows, batch_size=batch_size) == 0.7
+
+
+def test_own_answers_teach_nothing_to_the_model_that_gave_them() -> None:
+    """The gradient at the start, a mean over many draws, vanishes beside that of one draw and of other answers."""
+    model = make_gpt2(40)
+    rows = torch.randint(3, 40, (4, 12), generator=torch.Generator().manual_seed(0))
+    lengths = torch.zeros(4, 12, dtype=torch.bool)
+    lengths[:, 8:10] = True
+    for batch in (Batch(rows), Batch(rows, lengths, None, 4)):
+        total = TotalLoss(model, OwnAnswers())
+        gradients = []
+        for seed in range(100):
+            torch.manual_seed(seed)
+            model.zero_grad()
+            total(model, batch).backward()
+            gradients.append(model.lm_head.weight.grad.clone())
+        mean = torch.stack(gradients).mean(0)
+        assert mean.norm() < 0.25 * gradients[0].norm()
+        model.zero_grad()
+        loss_on(model, AnswerOnly(), batch).backward()
+        assert mean.norm() < 0.25 * model.lm_head.weight.grad.norm()

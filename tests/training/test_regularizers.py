@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -9,16 +10,17 @@ from accelerate.state import AcceleratorState
 from transformers import PreTrainedModel
 
 from ftmech_hf.training.adapters import AdapterConfig, add_adapter
+from ftmech_hf.training.keeping import Keeping, regularizers_of, total_loss_of
 from ftmech_hf.training.objectives import OBJECTIVES, AnswerOnly, Batch, Documents, NextToken, Objective
 from ftmech_hf.training.objectives.documents import PAD_ID
-from ftmech_hf.training.regularizers import L2SP, LDIFS, REGULARIZERS, feature_distance, regularizers_of
+from ftmech_hf.training.regularizers import L2SP, LDIFS, channel_distance, feature_distance
 from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.total_loss import TotalLoss
 from tests.conftest import make_gpt2
 
 
-def total_loss(model: torch.nn.Module, objective: Objective, **strengths: float) -> TotalLoss:
-    return TotalLoss(model, objective, [REGULARIZERS[name](each) for name, each in strengths.items()])
+def total_loss(model: torch.nn.Module, objective: Objective, **strengths: Any) -> TotalLoss:
+    return total_loss_of(model, objective, TrainConfig(**strengths))
 
 
 def rows_of(number: int = 6) -> torch.Tensor:
@@ -219,3 +221,77 @@ def test_the_start_is_the_trained_weights_and_goes_where_it_is_sent() -> None:
     free = total_loss(model, AnswerOnly())
     assert free.start is None
     assert free.to(torch.device("meta")) is free
+
+
+def moved(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(seed)))
+    return model
+
+
+def test_the_originals_distance_is_that_of_channels_over_their_row() -> None:
+    draw = torch.Generator().manual_seed(0)
+    first, second = torch.randn(2, 4, 5, generator=draw), torch.randn(2, 4, 5, generator=draw)
+    counted = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
+    apart = []
+    for row, length in ((0, 4), (1, 2)):
+        for channel in range(5):
+            one, other = first[row, :length, channel], second[row, :length, channel]
+            apart.append((one / one.norm() - other / other.norm()).square().sum())
+    expected = torch.stack(apart).sum() / (6 * 5)  # 6 positions, 5 channels
+    torch.testing.assert_close(channel_distance((first,), (second,), counted), expected)
+    everything = torch.ones(2, 4).bool()
+    assert channel_distance((first,), (-first,), everything) == pytest.approx(4 / 4)  # at most 4 / T
+    assert not torch.isclose(channel_distance((first,), (second,), everything), feature_distance((first,), (second,)))
+
+
+def test_features_are_compared_as_the_setting_says() -> None:
+    model = make_gpt2(40)
+    batch, start = Batch(rows_of()), make_gpt2(40)
+    totals = [total_loss(model, AnswerOnly(), ldifs=2.0, ldifs_norm=norm) for norm in ("width", "positions")]
+    last = total_loss(model, AnswerOnly(), lfl=2.0)
+    moved(model)
+    plain = total_loss(model, AnswerOnly())(model, batch)
+    states = [each(rows_of()[:, :-2], output_hidden_states=True).hidden_states for each in (model, start)]
+    everything = torch.ones(6, 10).bool()
+    torch.testing.assert_close(totals[0](model, batch) - plain, 2 * feature_distance(*states))
+    torch.testing.assert_close(totals[1](model, batch) - plain, 2 * channel_distance(*states, everything))
+    torch.testing.assert_close(last(model, batch) - plain, (states[0][-1] - states[1][-1]).square().sum(-1).mean())
+
+
+def test_an_anchor_model_is_stayed_near_in_place_of_the_start() -> None:
+    model, batch = make_gpt2(40), Batch(rows_of())
+    near = {
+        name: total_loss_of(model, AnswerOnly(), TrainConfig(ldifs=1.0), Keeping(anchor=anchor))
+        for name, anchor in (("start", None), ("itself", make_gpt2(40)), ("other", make_gpt2(40, seed=1)))
+    }
+    plain = total_loss(model, AnswerOnly())(model, batch)
+    states = [
+        each(rows_of()[:, :-2], output_hidden_states=True).hidden_states for each in (model, make_gpt2(40, seed=1))
+    ]
+    torch.testing.assert_close(near["other"](model, batch) - plain, feature_distance(*states))
+    assert feature_distance(*states) > 0.1
+    moved(model)
+    assert torch.equal(near["start"](model, batch), near["itself"](model, batch))
+    assert not torch.isclose(near["start"](model, batch), near["other"](model, batch))
+
+
+def test_an_anchor_model_is_found_under_an_adapter_and_refused_if_it_has_another_shape() -> None:
+    adapted = add_adapter(make_gpt2(40), AdapterConfig(adapter="lora", lora_rank=2), base="", seed=0)
+    batch = Batch(rows_of())
+    near = total_loss_of(adapted, AnswerOnly(), TrainConfig(ldifs=1.0), Keeping(anchor=make_gpt2(40)))
+    assert torch.equal(near(adapted, batch), total_loss(adapted, AnswerOnly())(adapted, batch))
+    with pytest.raises(ValueError, match=r"anchor_model: it has no .*wte.weight of shape \[40, 16\]"):
+        total_loss_of(make_gpt2(40), AnswerOnly(), TrainConfig(ldifs=1.0), Keeping(anchor=make_gpt2(41)))
+
+
+def test_weights_are_averaged_with_those_of_the_start() -> None:
+    model, start = make_gpt2(40), make_gpt2(40)
+    total = total_loss(model, AnswerOnly(), average=0.25)
+    trained = [p.detach().clone() for p in moved(model).parameters()]
+    total.average_with_start(model)
+    for now, before, after in zip(model.parameters(), start.parameters(), trained, strict=True):
+        torch.testing.assert_close(now, 0.25 * before + 0.75 * after)
+    total_loss(model, AnswerOnly(), l2sp=1.0).average_with_start(moved(model))
+    assert not torch.equal(next(model.parameters()), next(start.parameters()))

@@ -11,11 +11,13 @@ from ftmech_hf.training.objectives.forgetting import (
 )
 from ftmech_hf.training.objectives.misdirection import Misdirection
 from ftmech_hf.training.objectives.next_token import NextToken, next_token_loss
+from ftmech_hf.training.objectives.own_answers import OwnAnswers
 from ftmech_hf.training.objectives.preference import Preference
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "next_token": NextToken,
     "answer_only": AnswerOnly,
+    "own_answers": OwnAnswers,
     "documents": Documents,
     "preference": Preference,
     "unlearn": Unlearning,
@@ -48,6 +50,7 @@ __all__ = [
     "NegativePreference",
     "NextToken",
     "Objective",
+    "OwnAnswers",
     "Preference",
     "SimpleNegativePreference",
     "Unlearning",

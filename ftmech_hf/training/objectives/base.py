@@ -33,6 +33,8 @@ class Batch:
         real: False where a row is filled up on its right, bool (B, T); None if no row is.
         from_first: how many columns there are from the first with an answer to the last.
         rejected: rows (B, T) with the same prompts and answers that are not wanted, where there are any.
+        kept: numbers of rows of earlier tasks among those that were kept, int64 (B,), -1 of new rows; always on the
+            CPU, where places are counted. None if there are none.
     """
 
     token_ids: Tensor
@@ -40,6 +42,7 @@ class Batch:
     real: Tensor | None = None
     from_first: int = 2
     rejected: Batch | None = None
+    kept: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -47,14 +50,14 @@ class Batch:
     @classmethod
     def of(cls, rows: Rows) -> Batch:
         """Rows as tensors on the CPU, without columns that are padding in all of them."""
+        kept = None if rows.kept is None else torch.from_numpy(rows.kept)
         if rows.lengths is None:
-            return cls(
-                torch.from_numpy(rows.token_ids), None if rows.answers is None else torch.from_numpy(rows.answers)
-            )
+            answers = None if rows.answers is None else torch.from_numpy(rows.answers)
+            return cls(torch.from_numpy(rows.token_ids), answers, kept=kept)
         pair = (rows,) if rows.rejected is None else (rows, rows.rejected)
         width = max(int(each.lengths.max()) for each in pair if each.lengths is not None)
         made = [cls._of_width(each, width) for each in pair]
-        return dataclasses.replace(made[0], rejected=made[1]) if len(made) > 1 else made[0]
+        return dataclasses.replace(made[0], rejected=made[1] if len(made) > 1 else None, kept=kept)
 
     @classmethod
     def _of_width(cls, rows: Rows, width: int) -> Batch:
@@ -69,7 +72,7 @@ class Batch:
         """The same rows on a device."""
         answers, real = (None if each is None else each.to(device) for each in (self.answers, self.real))
         rejected = None if self.rejected is None else self.rejected.to(device)
-        return Batch(self.token_ids.to(device), answers, real, self.from_first, rejected)
+        return Batch(self.token_ids.to(device), answers, real, self.from_first, rejected, self.kept)
 
 
 class Shown(NamedTuple):

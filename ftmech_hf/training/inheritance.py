@@ -1,0 +1,204 @@
+"""What a run leaves for the runs that go on from it: rows to show again, and how much each weight matters."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ftmech_hf.models.identity import ADAPTER, ADAPTER_WEIGHTS, find_base, find_gguf, find_model
+from ftmech_hf.tasks import Rows, RowStream
+from ftmech_hf.tasks.schema import PAD, SPECIAL_TOKENS, split_generator
+from ftmech_hf.training.earlier_tasks import answer_logits_of, fisher_information
+from ftmech_hf.training.keeping_settings import KeepingConfig
+from ftmech_hf.training.objectives import Batch
+
+FOLDER, ROWS, FISHER = "inheritance", "rows.safetensors", "fisher.safetensors"
+
+LOGIT_ROWS = 32
+"""Rows whose logits are computed at a time."""
+
+_COLUMNS = ("token_ids", "label", "correlated", "answers", "lengths")
+
+
+@dataclass(frozen=True)
+class Inheritance:
+    """What earlier runs left.
+
+    Attributes:
+        rows: of all earlier tasks, as many of each as its run kept; None if none were.
+        logits: of the tokens of their answers (tokens, V), as they were when each task was learned.
+        fisher: name of a weight -> its Fisher information, a sum over earlier tasks.
+        adapters: name of a weight -> A (rank, D) of each LoRA adapter that the model stands on.
+    """
+
+    rows: Rows | None = None
+    logits: Tensor | None = None
+    fisher: Mapping[str, Tensor] = field(default_factory=dict)
+    adapters: tuple[Mapping[str, Tensor], ...] = ()
+
+
+def load_inheritance(model: str, config: KeepingConfig) -> Inheritance:
+    """What the run of a model left, as far as settings need it.
+
+    Raises:
+        ValueError: something that they need is not there; names the setting.
+    """
+    folder = find_model(model) if find_gguf(model) is None else Path(model).parent
+    found = Inheritance()
+    if (file := folder / FOLDER / ROWS).is_file() and (config.replay_share or config.keep_rows):
+        tensors = load_file(file)
+        columns: dict[str, Any] = {name: tensors[name].numpy() for name in _COLUMNS if name in tensors}
+        found = dataclasses.replace(found, rows=Rows(**columns), logits=tensors["logits"])
+    if (file := folder / FOLDER / FISHER).is_file() and (config.ewc or config.keep_fisher):
+        found = dataclasses.replace(found, fisher=load_file(file))
+    if config.olora:
+        found = dataclasses.replace(found, adapters=_earlier_adapters(folder))
+    for setting, there, how in (
+        ("replay_share", found.rows, "keeps no rows; train it with keep_rows"),
+        ("ewc", found.fisher, "keeps no Fisher information; train it with keep_fisher"),
+        ("olora", found.adapters, "stands on no LoRA adapter; train the first task with adapter: lora alone"),
+    ):
+        if getattr(config, setting) and not there:
+            raise ValueError(f"{setting}: {getattr(config, setting)}, but the run of {model} {how}")
+    return found
+
+
+def _earlier_adapters(folder: Path) -> tuple[Mapping[str, Tensor], ...]:
+    found = []
+    while (folder / ADAPTER).is_file():
+        tensors = load_file(folder / ADAPTER_WEIGHTS)
+        found.append({name: each for name, each in tensors.items() if ".lora_A." in name})
+        folder = find_model(find_base(folder))
+    return tuple(each for each in found if each)
+
+
+@torch.no_grad()
+def keep_rows(model: nn.Module, stream: RowStream, number: int, earlier: Inheritance) -> dict[str, Tensor]:
+    """The first rows of a stream and what a model says to them, after those of earlier tasks, as tensors to save."""
+    rows = stream.rows(0, number)
+    batches = (Batch.of(rows[place : place + LOGIT_ROWS]) for place in range(0, number, LOGIT_ROWS))
+    device = next(model.parameters()).device
+    logits = torch.cat([answer_logits_of(model, each.to(device)).float().cpu() for each in batches])
+    if earlier.rows is not None:
+        assert earlier.logits is not None
+        width = max(each.token_ids.shape[1] for each in (earlier.rows, rows))
+        rows = Rows.concatenate([widened(each, width) for each in (earlier.rows, rows)])
+        logits = torch.cat([earlier.logits, logits])
+    columns = {name: getattr(rows, name) for name in _COLUMNS}
+    kept = {name: torch.from_numpy(np.ascontiguousarray(each)) for name, each in columns.items() if each is not None}
+    return kept | {"logits": logits}
+
+
+def keep_fisher(model: nn.Module, stream: RowStream, number: int, seed: int, earlier: Inheritance) -> dict[str, Tensor]:
+    """The Fisher information of a model on the first rows of a stream, added to that of earlier tasks."""
+    device = next(model.parameters()).device
+    rows = stream.rows(0, number)
+    batches = [Batch.of(rows[place : place + 1]).to(device) for place in range(number)]
+    found = fisher_information(model, batches, seed=seed)
+    return {name: each.cpu() + earlier.fisher.get(name, torch.zeros(())) for name, each in found.items()}
+
+
+def save_inheritance(
+    folder: Path, model: nn.Module, stream: RowStream, config: KeepingConfig, seed: int, earlier: Inheritance
+) -> None:
+    """Write what a run is to leave into its folder; nothing by default."""
+    if not (config.keep_rows or config.keep_fisher):
+        return
+    stream = stream.new if isinstance(stream, ReplayStream) else stream
+    place = folder / FOLDER
+    place.mkdir(exist_ok=True)
+    if config.keep_rows:
+        save_file(keep_rows(model, stream, config.keep_rows, earlier), place / ROWS)
+    if config.keep_fisher:
+        save_file(keep_fisher(model, stream, config.keep_fisher, seed, earlier), place / FISHER)
+
+
+def widened(rows: Rows, width: int) -> Rows:
+    """Rows filled up on their right to a width.
+
+    Raises:
+        ValueError: they are shorter and have no lengths, so that nobody would know where they end.
+    """
+    missing = width - rows.token_ids.shape[1]
+    if not missing:
+        return rows
+    if rows.lengths is None or rows.answers is None:
+        raise ValueError(
+            f"replay_share: kept rows of {rows.token_ids.shape[1]} tokens beside rows of {width}, expected one length"
+        )
+    pad = SPECIAL_TOKENS.index(PAD)
+    token_ids = np.pad(rows.token_ids, ((0, 0), (0, missing)), constant_values=pad)
+    return dataclasses.replace(rows, token_ids=token_ids, answers=np.pad(rows.answers, ((0, 0), (0, missing))))
+
+
+def shuffled_answers(rows: Rows, seed: int) -> Rows:
+    """A control: rows of one-token answers with each other's.
+
+    Raises:
+        ValueError: their answers are longer.
+    """
+    if rows.answers is not None:
+        raise ValueError("replay_shuffled: expected rows whose answers are one token at one place")
+    order = split_generator(seed, "probe", 0).permutation(len(rows))
+    token_ids = rows.token_ids.copy()
+    token_ids[:, -2] = token_ids[order, -2]
+    return dataclasses.replace(rows, token_ids=token_ids, label=rows.label[order])
+
+
+class ReplayStream(RowStream):
+    """A stream in which some rows are replaced by rows that were kept: still a pure function of the row number.
+
+    Args:
+        new: the stream of new rows.
+        kept: rows of earlier tasks.
+        share: the probability with which a row is replaced by one of them, drawn with replacement.
+
+    Raises:
+        ValueError: the rows differ in what is known of them.
+    """
+
+    def __init__(self, new: RowStream, kept: Rows, share: float) -> None:
+        super().__init__(new.task, seed=new.seed, split=new.split)
+        self.new, self.kept, self.share = new, kept, share
+        example = new.rows(0, 1)
+        if (example.answers is None) != (kept.answers is None):
+            raise ValueError("replay_share: kept rows and new rows are of tasks of different kinds, expected one kind")
+
+    def rows(self, start: int, stop: int) -> Rows:
+        """Rows ``start`` to ``stop - 1``, with the numbers of those that were kept."""
+        new = self.new.rows(start, stop)
+        kept = self._drawn(start, stop)
+        width = max(new.token_ids.shape[1], self.kept.token_ids.shape[1])
+        new, old = widened(new, width), widened(self.kept, width)
+        columns = {
+            name: None if getattr(new, name) is None else _replaced(getattr(new, name), getattr(old, name), kept)
+            for name in _COLUMNS
+        }
+        return Rows(**columns, kept=kept)  # type: ignore[arg-type]  # those that rows must have are never None
+
+    def _drawn(self, start: int, stop: int) -> NDArray[np.int64]:
+        size = self.task.block_rows
+        blocks = range(start // size, (stop - 1) // size + 1)
+        drawn = np.concatenate([self._of_block(number) for number in blocks])
+        return drawn[start - blocks[0] * size : stop - blocks[0] * size]
+
+    def _of_block(self, number: int) -> NDArray[np.int64]:
+        key = np.random.SeedSequence([self.seed, len(self.kept), number])
+        rng = np.random.Generator(np.random.Philox(key))
+        chosen = rng.integers(0, len(self.kept), self.task.block_rows)
+        return np.where(rng.random(self.task.block_rows) < self.share, chosen, -1)
+
+
+def _replaced(new: NDArray[np.generic], old: NDArray[np.generic], kept: NDArray[np.int64]) -> NDArray[np.generic]:
+    found = new.copy()
+    found[kept >= 0] = old[kept[kept >= 0]]
+    return found

@@ -1,0 +1,182 @@
+"""What a run leaves, and whether the runs that go on from it take it up: through the jobs, as users do."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
+from ftmech_hf.models.loading import load_model
+from ftmech_hf.tasks import Capability, PcfgConfig, Rows, RowStream, for_capability
+from ftmech_hf.training.adapters import AdapterConfig
+from ftmech_hf.training.earlier_tasks import answer_logits_of
+from ftmech_hf.training.inheritance import ReplayStream, shuffled_answers, widened
+from ftmech_hf.training.keeping_settings import KeepingConfig
+from ftmech_hf.training.objectives import Batch
+from ftmech_hf.training.settings import TrainConfig
+
+SMALL = PcfgConfig(text_length=12, count_window=8, index_occurrence=2, token_at_position=6, min_labels=4)
+TRAIN: dict[str, Any] = {"steps": 3, "batch_size": 8, "num_evals": 0, "eval_rows": 8, "final_eval_rows": 8, "lr": 1e-2}
+LORA = AdapterConfig(adapter="lora", lora_rank=2)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base; a first task that keeps rows and information; an adapter for the first task."""
+    folder = tmp_path_factory.mktemp("inheritance")
+    place = PretrainConfig(n_layer=1, n_head=2, n_embd=16, output_dir=str(folder / "base"))
+    pretrain(place, SMALL, TrainConfig(**TRAIN))
+    tune(folder, "base", "first", keep_rows=5, keep_fisher=4)
+    tune(folder, "base", "adapter", adapter=LORA)
+    return folder
+
+
+def tune(
+    folder: Path, model: str, output: str, operand: str = "b", adapter: AdapterConfig | None = None,
+    anchor: str | None = None, **keeping: Any,
+) -> Path:  # fmt: skip
+    train = TrainConfig(**TRAIN, objective="answer_only", optimizer="adamw", **keeping)
+    place = FinetuneConfig(model=str(folder / model), anchor_model=anchor, output_dir=str(folder / output))
+    return finetune(place, for_capability(SMALL, Capability("count", operand)), train, adapter).path
+
+
+def weights(folder: Path) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in load_model(str(folder)).parameters()])
+
+
+def test_rows_and_logits_are_those_that_were_learned_and_add_up(runs: Path) -> None:
+    kept = load_file(runs / "first" / "inheritance" / "rows.safetensors")
+    rows = RowStream(for_capability(SMALL, Capability("count", "b")), seed=0, split="finetune").rows(0, 5)
+    assert np.array_equal(kept["token_ids"].numpy(), rows.token_ids)
+    with torch.no_grad():
+        expected = answer_logits_of(load_model(str(runs / "first")), Batch(torch.from_numpy(rows.token_ids)))
+    torch.testing.assert_close(kept["logits"], expected, rtol=1e-4, atol=1e-4)
+    tune(runs, "first", "second", "c", keep_rows=7, keep_fisher=4, ewc=1.0, replay_share=0.5, der=0.5)
+    both = load_file(runs / "second" / "inheritance" / "rows.safetensors")
+    assert both["token_ids"].shape[0] == both["logits"].shape[0] == 12
+    assert torch.equal(both["token_ids"][:5], kept["token_ids"])
+    assert torch.equal(both["logits"][:5], kept["logits"])  # as they were then
+    new = RowStream(for_capability(SMALL, Capability("count", "c")), seed=0, split="finetune").rows(0, 7)
+    assert np.array_equal(both["token_ids"][5:].numpy(), new.token_ids)  # new rows, and no replayed ones
+    first, second = (load_file(runs / run / "inheritance" / "fisher.safetensors") for run in ("first", "second"))
+    assert set(first) == {name for name, _ in load_model(str(runs / "first")).named_parameters()}
+    assert all((second[name] >= first[name]).all() for name in first)
+    assert any((second[name] > first[name]).any() for name in first)
+
+
+def test_every_way_to_keep_changes_what_is_learned(runs: Path) -> None:
+    """Against plain tuning of the same model on the same rows; and the control of a way is another run than it."""
+    ways: dict[str, dict[str, Any]] = {
+        "plain": {}, "lfl": {"lfl": 1.0}, "lwf": {"lwf": 1.0}, "lwf-old": {"lwf": 1.0, "lwf_ask": ["count_a"]},
+        "ewc": {"ewc": 30.0}, "ewc-permuted": {"ewc": 30.0, "ewc_permuted": True}, "replay": {"replay_share": 0.5},
+        "replay-shuffled": {"replay_share": 0.5, "replay_shuffled": True}, "der": {"replay_share": 0.5, "der": 5.0},
+        "average": {"average": 0.5}, "ldifs-base": {"ldifs": 10.0, "anchor": str(runs / "base")},
+        "ldifs": {"ldifs": 10.0}, "body": {"adapter": AdapterConfig(trainable="body")},
+    }  # fmt: skip
+    found = {name: weights(tune(runs, "first", f"way-{name}", "c", **way)) for name, way in ways.items()}
+    for name, each in found.items():
+        for other, theirs in found.items():
+            assert name == other or not torch.equal(each, theirs), (name, other)
+    start = weights(runs / "first")
+    torch.testing.assert_close(found["average"], (start + found["plain"]) / 2)
+    assert (found["ewc"] - start).norm() < (found["plain"] - start).norm()
+    head = load_model(str(runs / "way-body")).get_output_embeddings().weight  # type: ignore[union-attr]
+    assert torch.equal(head, load_model(str(runs / "first")).get_output_embeddings().weight)  # type: ignore[union-attr]
+
+
+def test_an_adapter_is_kept_apart_from_the_one_it_stands_on(runs: Path) -> None:
+    lora = dataclasses.replace(LORA, lora_alpha=4.0)
+    plain = tune(runs, "adapter", "second-adapter", "c", adapter=lora)
+    apart = tune(runs, "adapter", "second-apart", "c", adapter=lora, olora=100.0)
+    earlier = load_file(runs / "adapter" / "adapter_model.safetensors")
+
+    def overlap(run: Path) -> float:
+        mine = load_file(run / "adapter_model.safetensors")
+        return sum(float((earlier[name] @ mine[name].T).abs().sum()) for name in mine if ".lora_A." in name)
+
+    assert overlap(apart) < 0.9 * overlap(plain)
+
+
+@pytest.mark.parametrize(
+    ("model", "way", "message"),
+    [
+        (
+            "base",
+            {"ewc": 1.0},
+            "ewc: 1.0, but the run of .*base keeps no Fisher information; train it with",
+        ),
+        ("base", {"replay_share": 0.1}, "replay_share: 0.1, but the run of .*base keeps no rows"),
+        ("base", {"olora": 0.5, "adapter": LORA}, "olora: 0.5, but the run of .*base stands on no LoRA adapter"),
+        ("first", {"olora": 0.5}, "olora: 0.5 is of LoRA adapters, expected adapter: lora"),
+        ("first", {"ewc": 1.0, "adapter": LORA}, "ewc: 1.0 is of a model's own weights, expected adapter: none"),
+        ("first", {"anchor": "first"}, "anchor_model: first changes nothing, expected ldifs or lfl above 0"),
+        ("first", {"lwf": 1.0, "lwf_ask": ["count_x"]}, "lwf_ask: 'count_x', expected capabilities such as count_a"),
+    ],
+)
+def test_what_cannot_be_kept_is_said_in_a_line(runs: Path, model: str, way: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tune(runs, model, "refused", "c", **way)
+    assert not list(runs.glob("refused*"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"der": 1.0}, "der: 1.0 compares rows that are replayed, expected replay_share above 0"),
+        ({"ewc_permuted": True}, "ewc_permuted: True changes nothing, expected ewc above 0"),
+        ({"average": 1.0}, "average: 1.0, expected a share, 0 or more and less than 1"),
+        ({"lwf_temperature": 0.0}, "lwf_temperature: 0.0, expected a number above 0"),
+    ],
+)
+def test_settings_that_say_nothing_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        KeepingConfig(**settings)
+
+
+def stream_of(operand: str) -> RowStream:
+    return RowStream(for_capability(SMALL, Capability("count", operand)), seed=0, split="finetune")
+
+
+def test_replayed_rows_are_a_share_and_a_function_of_the_row_number() -> None:
+    kept = stream_of("a").rows(0, 20)
+    stream = ReplayStream(stream_of("b"), kept, 0.25)
+    rows = stream.rows(0, 3000)
+    assert rows.kept is not None
+    old = rows.kept >= 0
+    assert 0.22 < old.mean() < 0.28
+    assert set(rows.kept[old]) == set(range(20))
+    assert np.array_equal(rows.token_ids[old], kept.token_ids[rows.kept[old]])
+    assert np.array_equal(rows.token_ids[~old], stream_of("b").rows(0, 3000).token_ids[~old])
+    for start, stop in ((0, 8), (1020, 1030), (2500, 2501)):
+        part = stream.rows(start, stop)
+        assert np.array_equal(part.token_ids, rows.token_ids[start:stop])
+        assert np.array_equal(part.kept, rows.kept[start:stop])  # type: ignore[arg-type]
+    assert Batch.of(rows[:8]).kept.tolist() == rows.kept[:8].tolist()  # type: ignore[union-attr]
+
+
+def test_shuffled_rows_keep_their_prompts_and_all_answers_but_not_together() -> None:
+    kept = stream_of("a").rows(0, 200)
+    control = shuffled_answers(kept, 0)
+    assert np.array_equal(np.delete(control.token_ids, -2, 1), np.delete(kept.token_ids, -2, 1))
+    assert np.array_equal(np.sort(control.token_ids[:, -2]), np.sort(kept.token_ids[:, -2]))
+    same = (control.token_ids[:, -2] == kept.token_ids[:, -2]).mean()
+    assert same < 0.4  # by chance, of nine answers
+    assert (shuffled_answers(kept, 1).token_ids != control.token_ids).any()
+
+
+def test_rows_of_different_widths_are_put_together_where_they_say_where_they_end() -> None:
+    ids = np.arange(6).reshape(2, 3)
+    some = np.ones((2, 3), bool)
+    rows = Rows(ids, np.zeros(2, np.int64), np.zeros(2, bool), answers=some, lengths=np.array([3, 2]))
+    wide = widened(rows, 5)
+    assert wide.token_ids.tolist() == [[0, 1, 2, 0, 0], [3, 4, 5, 0, 0]]
+    assert wide.answers is not None
+    assert wide.answers.tolist() == [[True] * 3 + [False] * 2] * 2
+    with pytest.raises(ValueError, match="kept rows of 3 tokens beside rows of 5, expected one length"):
+        widened(Rows(ids, np.zeros(2, np.int64), np.zeros(2, bool)), 5)

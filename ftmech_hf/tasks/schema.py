@@ -19,8 +19,7 @@ SPLITS = ("train", "finetune", "reverse", "probe", "validation", "test")
 choose on (a K, a threshold) and one to report on."""
 
 BLOCK = 1024
-"""Rows come in blocks; a block is drawn from one generator, so that sampling can be vectorised and can reject. Tasks
-may have blocks of their own size."""
+"""Rows of a block, drawn from one generator, so that sampling is vectorised and can reject; tasks may have other sizes."""
 
 PAD, BOS, EOS, UNK, SOT, EOT, ART = "<pad>", "<bos>", "<eos>", "<unk>", "<sot>", "<eot>", "="
 SPECIAL_TOKENS = (PAD, BOS, EOS, UNK, SOT, EOT, ART)
@@ -66,8 +65,7 @@ class Rows:
         answers: the tokens that a model is to answer with, bool (B, T); None if that is the last but one of every row.
         lengths: tokens of each row, int64 (B,), where rows are filled up on their right; None if none is.
         rejected: for the same prompts, rows with answers that are not wanted, where there are any.
-        kept: of rows of earlier tasks that are shown again, their number among those that were kept, int64 (B,); -1 of
-            new rows. None where none is shown again.
+        kept: the number of a row of an earlier task among those that were kept, int64 (B,), -1 of new ones; None if none.
     """
 
     token_ids: NDArray[np.int64]
@@ -97,9 +95,8 @@ class Rows:
 
 
 def _join(values: Sequence[Any]) -> Any:
-    if values[0] is None:
-        return None
-    return Rows.concatenate(values) if isinstance(values[0], Rows) else np.concatenate(values)
+    join: Any = Rows.concatenate if isinstance(values[0], Rows) else np.concatenate
+    return None if values[0] is None else join(values)
 
 
 class Task(Protocol):

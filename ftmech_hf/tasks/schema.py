@@ -19,7 +19,7 @@ SPLITS = ("train", "finetune", "reverse", "probe", "validation", "test")
 choose on (a K, a threshold) and one to report on."""
 
 BLOCK = 1024
-"""Rows of a block, drawn from one generator, so that sampling is vectorised and can reject; tasks may have other sizes."""
+"""Rows of a block, drawn from one generator, so that sampling is vectorised and can reject; tasks may have others."""
 
 PAD, BOS, EOS, UNK, SOT, EOT, ART = "<pad>", "<bos>", "<eos>", "<unk>", "<sot>", "<eot>", "="
 SPECIAL_TOKENS = (PAD, BOS, EOS, UNK, SOT, EOT, ART)
@@ -65,7 +65,7 @@ class Rows:
         answers: the tokens that a model is to answer with, bool (B, T); None if that is the last but one of every row.
         lengths: tokens of each row, int64 (B,), where rows are filled up on their right; None if none is.
         rejected: for the same prompts, rows with answers that are not wanted, where there are any.
-        kept: the number of a row of an earlier task among those that were kept, int64 (B,), -1 of new ones; None if none.
+        kept: the number of a row of an earlier task among those that were kept, (B,), -1 of new ones; None if none.
     """
 
     token_ids: NDArray[np.int64]

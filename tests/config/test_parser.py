@@ -259,6 +259,9 @@ LEFT_OUT = {
     "model", "models", "files", "base", "finetuned", "control", "reversed", "dataset", "other_dataset", "output_dir",
     "runs_dir", "fresh", "workers", "checkpoint_every", "log_with", "price_per_hour", "stack", "with_code", "device",
     "dtype", "gradient_checkpointing",
+    # what came later and is no part of a name while it is not used
+    "anchor_model", "ldifs_norm", "lfl", "lwf", "lwf_temperature", "lwf_ask", "ewc", "ewc_permuted", "olora",
+    "replay_share", "replay_shuffled", "der", "average", "keep_rows", "keep_fisher", "osf_rank",
 }  # fmt: skip
 
 
@@ -274,6 +277,11 @@ def test_hashes_of_runs_that_exist_stay_what_they_were(kind: str) -> None:
     values = {key: value for each in configs for key, value in dataclasses.asdict(each).items() if key not in LEFT_OUT}
     expected = json.dumps({**values, "run:kind": kind, "input:model": "abc"}, sort_keys=True).encode()
     assert run_identity(kind, to_dict(*configs), {"model": "abc"}) == hashlib.sha256(expected).hexdigest()[:12]
+
+
+@pytest.mark.parametrize("change", [{"lwf_ask": ["count_a"], "lwf": 1.0}, {"keep_rows": 5}, {"average": 0.5}])
+def test_what_came_later_is_a_part_of_a_name_where_it_is_used(change: dict[str, Any]) -> None:
+    assert config_hash(to_dict(TrainConfig(**change))) != config_hash(to_dict(TrainConfig()))
 
 
 def test_settings_stay_settings() -> None:

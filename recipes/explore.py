@@ -16,13 +16,14 @@ from ftmech_hf.explorer.pairs import ExploreConfig, find_pair, open_explorer
 from ftmech_hf.explorer.picture import take_picture
 from ftmech_hf.explorer.space import write_space
 from ftmech_hf.jobs.study import StudyPlan
-from ftmech_hf.studies.pcfg.study import STUDY
 
 DEMO = Path(__file__).parent / "configs" / "nano" / "reproduce.yaml"
 
 
 def demo_plan() -> StudyPlan:
     """The nano reproduction of its first seed."""
+    from ftmech_hf.studies.pcfg.study import STUDY  # a third of a second, of the five until the page answers
+
     return STUDY.read_plan(["--config", str(DEMO), "--seeds", "0"])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
 WIDTHS = {"desktop": (1280, 900), "phone": (400, 800)}
 GRAVE = ("serious", "critical")
+MOST_BYTES = 6_000_000
+"""A page of a study is one file that can be sent."""
+SHORTEST_TEXT = 30
+"""Letters of the shortest text that can say what a picture shows."""
 
 
 def need_browser() -> None:
@@ -71,6 +76,33 @@ def grave_faults(page: Page) -> list[str]:
         for each in found
         if each["impact"] in GRAVE
     ]
+
+
+def check_page(file: Path, *, touched: int = 1) -> None:
+    """Nobody is kept out of a study's page, at either width. The last words of a test: without a browser it is skipped.
+
+    It is one file and not large, its links lead somewhere, its pictures say what they show, and on paper there are no
+    buttons.
+
+    Args:
+        file: the page.
+        touched: so many of its pictures, at least, can be touched.
+    """
+    assert file.stat().st_size <= MOST_BYTES
+    need_browser()
+    with open_browser() as browser:
+        for width in WIDTHS:
+            with open_page(browser, file.as_uri(), width) as page:
+                assert grave_faults(page) == []
+                assert overflow(page) <= 0
+                assert page.locator("figure.touch svg").count() >= touched
+                for link in page.locator("main a[href^='#']").all():
+                    assert page.locator(f"[id='{(link.get_attribute('href') or '')[1:]}']").count() == 1
+                for picture in page.locator("main img, main svg[role=img]").all():
+                    text = picture.get_attribute("alt") or picture.get_attribute("aria-label") or ""
+                    assert len(text) >= SHORTEST_TEXT, text
+                page.emulate_media(media="print")
+                assert not page.locator(".tools:visible, .mark:visible").count()
 
 
 def overflow(page: Page) -> int:

@@ -32,7 +32,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import nnsight
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
@@ -41,6 +40,10 @@ from transformers import PreTrainedModel
 from ftmech_hf.activations.experts import ROUTED_SITES, count_experts, keep_routed, spread
 from ftmech_hf.activations.layout import Layout, model_blocks
 from ftmech_hf.activations.proofs import first_tensor, run_settings
+from ftmech_hf.config import quick_imports
+
+with quick_imports():
+    import nnsight
 
 Take = Callable[[str, Tensor], Tensor]
 

@@ -11,6 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from ftmech_hf.activations.sites import plain_objects
+from ftmech_hf.config import quick_imports
 from ftmech_hf.explorer.edits import SCALES, Edit
 from ftmech_hf.explorer.explorer import Explorer
 from ftmech_hf.explorer.views import TITLES, render_answers
@@ -31,7 +32,7 @@ def import_gradio() -> Any:
         ModuleNotFoundError: it is not installed; the extra ``explorer`` brings it.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    with plain_objects():
+    with plain_objects(), quick_imports():
         import anyio._backends._asyncio
         import anyio.abc  # noqa: F401
         import gradio
@@ -158,8 +159,9 @@ def serve(explorer: Explorer, *, host: str, port: int, block: bool = True) -> No
     css = resources.files("ftmech_hf.explorer").joinpath("page.css").read_text(encoding="utf-8")
     page.queue(default_concurrency_limit=1).launch(
         server_name=host, server_port=port, share=False, quiet=True, show_error=False,
-        prevent_thread_lock=not block,
-        allowed_paths=[], max_file_size=1, enable_monitoring=False, ssr_mode=False, css=css, theme=_theme(gr),
+        prevent_thread_lock=not block, allowed_paths=[], max_file_size=1, enable_monitoring=False, ssr_mode=False,
+        css=css, theme=_theme(gr),
+        _frontend=False,  # else the page is given up where a busy machine, or its proxy, does not answer in 3 seconds
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,10 @@ def record(folder: str, name: str, waits_for: list[str], progress: Progress) -> 
     missing = [other for other in waits_for if not (Path(folder) / other).exists()]
     progress(1, 2, "half")
     (Path(folder) / name).write_text("done")
-    return {"missing": missing, "threads": torch.get_num_threads(), "pid": os.getpid()}
+    return {
+        "missing": missing, "threads": torch.get_num_threads(), "pid": os.getpid(), "parent": os.getppid(),
+        "loaded": "ftmech_hf.jobs.training" in sys.modules, "told": os.environ.get("TOLD"),
+    }  # fmt: skip
 
 
 def without_steps(progress: Progress) -> str:

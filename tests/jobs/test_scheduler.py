@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from ftmech_hf.jobs.cell import Cell, run_cell
 from ftmech_hf.jobs.scheduler import run_cells
@@ -26,6 +27,22 @@ def test_cells_wait_for_what_they_need_and_run_on_one_thread(tmp_path: Path) -> 
     assert set(results) == {"a", "b", "c"}
     assert all(result["missing"] == [] and result["threads"] == 1 for result in results.values())
     assert os.getpid() not in {result["pid"] for result in results.values()}
+
+
+@pytest.mark.skipif(sys.platform != "linux" or torch.cuda.is_available(), reason="workers start anew")
+def test_workers_are_copies_of_one_process_and_know_what_is_said_today(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for told in ("first", "second"):
+        monkeypatch.setenv("TOLD", told)
+        found.append(run_cells([record(tmp_path, told)], workers=1).results[told])
+    first, second = found
+    assert first["pid"] != second["pid"]
+    assert first["parent"] == second["parent"] != os.getpid()
+    assert first["loaded"]
+    assert (first["told"], second["told"]) == ("first", "second")
+    assert "PYTHONSAFEPATH" not in os.environ
 
 
 def test_a_cell_without_steps_reports_as_any_other() -> None:
@@ -55,8 +72,10 @@ def test_a_worker_that_dies_is_reported_and_stops_no_other(tmp_path: Path) -> No
 @pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_no_worker_outlives_its_parent(tmp_path: Path, how: signal.Signals) -> None:
-    folder, script = tmp_path / "workers", tmp_path / "sweep.py"
+    folder, script, user = tmp_path / "workers", tmp_path / "sweep.py", tmp_path / "user"
     folder.mkdir()
+    user.mkdir()
+    (user / "transformers.py").write_text("raise SystemExit('of the folder where the user is, which nobody meant')")
     script.write_text(
         "from ftmech_hf.jobs.cell import Cell\nfrom ftmech_hf.jobs.scheduler import run_cells\n"
         "from tests.jobs import cells\n"
@@ -64,7 +83,7 @@ def test_no_worker_outlives_its_parent(tmp_path: Path, how: signal.Signals) -> N
         "if __name__ == '__main__': run_cells([cell], workers=1)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with started([sys.executable, str(script)], tmp_path / "errors", env=environment) as parent:
+    with started([sys.executable, str(script)], tmp_path / "errors", cwd=user, env=environment) as parent:
         (name,) = wait_until(lambda: [path.name for path in folder.iterdir()], parent)
         worker = psutil.Process(int(name))
         assert not has_ended(worker)

@@ -10,6 +10,7 @@ import pytest
 
 from ftmech_hf.studies.safety.plan import FORGETTING, PROTOCOLS, THE_PAPERS
 from recipes import safety
+from tests.browser import check_page
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 TINY = [
@@ -49,3 +50,4 @@ def test_the_study_ends_in_a_report_and_finds_its_runs_again(
     safety.main(argv)
     assert "to make" not in capsys.readouterr().out
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == made
+    check_page(out / "report.html")

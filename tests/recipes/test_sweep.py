@@ -16,6 +16,7 @@ import yaml
 from ftmech_hf.runs import FinishedRun, is_finished
 from ftmech_hf.studies.sweep.results import stage_rows
 from recipes import sweep
+from tests.browser import check_page
 from tests.processes import started, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +77,7 @@ def test_a_study_is_a_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     # its own config makes it again, and finds all of it
     sweep.main(["--config", str(out / "config.yaml")])
     assert {path.name: path.stat().st_mtime_ns for path in (out / "runs").iterdir()} == made
+    check_page(out / "report.html")
 
 
 def test_a_failed_run_stops_no_other_and_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,12 +97,12 @@ def test_a_failed_run_stops_no_other_and_is_reported(tmp_path: Path, capsys: pyt
     assert "2 runs are missing" in (tmp_path / "out" / "report.html").read_text()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="sends signals")
 def finished_runs(runs: Path) -> set[str]:
     """Those that have appeared: a manifest is written some time before its folder is renamed."""
     return {path.name for path in runs.iterdir() if path.suffix != ".partial" and is_finished(path)}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="sends signals")
 def test_ctrl_c_leaves_a_sweep_that_goes_on(tmp_path: Path) -> None:
     study = yaml.safe_load(STUDY)
     for stage in ("prune", "probe", "interpolate", "figures", "reverse"):

@@ -21,6 +21,7 @@ from ftmech_hf.studies.compare.report import NOTHING, UNCHANGED
 from ftmech_hf.studies.compare.texts import Windows
 from ftmech_hf.tasks import PcfgConfig
 from recipes import compare
+from tests.browser import check_page
 from tests.conftest import make_gpt2
 
 FEW = {
@@ -137,6 +138,7 @@ def test_the_recipe_writes_a_page_a_table_and_a_report(
     assert given.summary["facts"]["null"] == ", ".join(nulls)
     first = next(each for each in given.summary["findings"] if each["kind"] == "outputs")
     assert first["null_score"] > first["score"], "models of other weights differ everywhere"
+    check_page(run.path / "report.html")
 
 
 @pytest.mark.parametrize(

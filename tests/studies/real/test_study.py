@@ -19,6 +19,7 @@ from ftmech_hf.studies.real.pair import PAIRS, Expected, PairConfig, diagnose_pa
 from ftmech_hf.studies.real.results import KEPT, right_numbers
 from ftmech_hf.tasks import PcfgShape
 from recipes import real
+from tests.browser import check_page
 from tests.foreign import byte_bpe
 from tests.studies.real.packages import install
 
@@ -64,6 +65,7 @@ def test_it_runs_is_found_again_and_judges_every_pair(
     assert right_numbers(FinishedRun(out)) == {"Pairs whose verdict is the truth by construction": "1 of 2"}
     real.main(argv)
     assert "to make" not in capsys.readouterr().out
+    check_page(out / "report.html")
 
 
 def evidence(verdict: str, low: float) -> dict[str, Any]:

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from ftmech_hf.config import quick_imports
+
+
+@pytest.fixture(autouse=True)
+def collecting() -> Iterator[None]:
+    yield
+    gc.enable()
+
+
+def test_garbage_is_left_while_something_is_imported_and_looked_for_afterwards() -> None:
+    with quick_imports():
+        assert not gc.isenabled()
+        with quick_imports():
+            pass
+        assert not gc.isenabled()  # the outer one is not over
+    assert gc.isenabled()
+    with pytest.raises(ModuleNotFoundError), quick_imports():
+        import ftmech_hf.nothing_of_ours  # type: ignore[import-not-found]  # noqa: F401
+    assert gc.isenabled()
+
+
+def test_who_has_switched_it_off_finds_it_off() -> None:
+    gc.disable()
+    with quick_imports():
+        pass
+    assert not gc.isenabled()

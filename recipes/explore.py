@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ftmech_hf.config import clean_exit, parse_config
+from ftmech_hf.config import clean_exit, leave_garbage, parse_config
 from ftmech_hf.explorer.page import serve
 from ftmech_hf.explorer.pairs import ExploreConfig, find_pair, open_explorer
-from ftmech_hf.explorer.picture import take_picture
+from ftmech_hf.explorer.picture import need_chromium, take_picture
 from ftmech_hf.explorer.space import write_space
 from ftmech_hf.jobs.study import StudyPlan
 
@@ -31,17 +31,21 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, load, serve until stopped; or write a Space, or a picture of the page."""
     with clean_exit():
         (config,) = parse_config(ExploreConfig, argv=argv, description=__doc__)
+        if config.picture is not None:
+            need_chromium()
         pair = find_pair(config, demo_plan)
         if config.space is not None:
             print(f"space: {write_space(Path(config.space), pair, config)}")
             return
-        explorer = open_explorer(pair, config)
+        with leave_garbage():  # a page should answer within five seconds
+            explorer = open_explorer(pair, config)
+            page = serve(explorer, host=config.host, port=config.port)
         if config.picture is not None:
-            take_picture(explorer, Path(config.picture), port=config.port)
+            take_picture(f"http://{config.host}:{config.port}", Path(config.picture))
             print(f"picture: {config.picture}", flush=True)
             os._exit(0)  # the page's threads do not end by themselves
         print(f"{explorer.title}: http://{config.host}:{config.port} (stop with Ctrl-C)", flush=True)
-        serve(explorer, host=config.host, port=config.port)
+        page.block_thread()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ftmech_hf.config import clean_exit, parse_config
+from ftmech_hf.explorer.picture import find_chromium, take_picture_of_report
 from ftmech_hf.runs import write_text
 from recipes.readme import benchmarks, code, studies
 from recipes.readme.architectures import architectures_block
@@ -76,12 +77,14 @@ class Block:
         source: the setting that says from which file or folder it is made, or :data:`CODE`.
         write: makes it.
         picture: a picture in that folder which the READMEs show as well.
+        page: the picture of that folder's page, which they show, too.
     """
 
     readme: str
     source: str
     write: Callable[[Any], str]
     picture: str | None = None
+    page: str | None = None
 
 
 SPEED = "recipes/benchmarks/README.md"
@@ -89,7 +92,7 @@ REPRODUCTION, SWEEP, TRACR, STORIES, SAFETY = (
     f"ftmech_hf/studies/{name}/README.md" for name in ("pcfg", "sweep", "tracr", "tinystories", "safety")
 )
 BLOCKS: dict[str, Block] = {
-    "results": Block(REPRODUCTION, "reproduction", studies.results_block, picture="overview.png"),
+    "results": Block(REPRODUCTION, "reproduction", studies.results_block, picture="overview.png", page="report.png"),
     "main results": Block("README.md", "reproduction", studies.main_block),
     "speed": Block(SPEED, "benchmark", benchmarks.speed_block),
     "accuracy": Block(SPEED, "accuracy_benchmark", benchmarks.accuracy_block),
@@ -150,7 +153,7 @@ def find_source(place: Path) -> Any:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Replace the blocks between the marks and copy the pictures."""
+    """Replace the blocks between the marks, copy the pictures, and take those of pages."""
     with clean_exit():
         (config,) = parse_config(UpdateReadmeConfig, argv=argv, description=__doc__)
         texts: dict[Path, str] = {}
@@ -169,6 +172,11 @@ def main(argv: list[str] | None = None) -> None:
                 (ROOT / PICTURES).mkdir(exist_ok=True)
                 shutil.copyfile(place / block.picture, ROOT / PICTURES / block.picture)
                 print(f"wrote {PICTURES}/{block.picture} from {place}")
+            if block.page and find_chromium() is None:
+                print(f"no Chromium: {PICTURES}/{block.page} stays as it is")
+            elif block.page:
+                take_picture_of_report(place / "report.html", ROOT / PICTURES / block.page)
+                print(f"wrote {PICTURES}/{block.page} from {place}")
         for readme, text in texts.items():
             write_text(readme, text)
             print(f"wrote {readme.relative_to(ROOT)}")

@@ -40,9 +40,9 @@ from transformers import PreTrainedModel
 from ftmech_hf.activations.experts import ROUTED_SITES, count_experts, keep_routed, spread
 from ftmech_hf.activations.layout import Layout, model_blocks
 from ftmech_hf.activations.proofs import first_tensor, run_settings
-from ftmech_hf.config import quick_imports
+from ftmech_hf.config import leave_garbage
 
-with quick_imports():
+with leave_garbage():
     import nnsight
 
 Take = Callable[[str, Tensor], Tensor]

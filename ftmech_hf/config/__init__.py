@@ -2,7 +2,7 @@
 
 from ftmech_hf.config.faults import clean_exit, in_one_line, is_internal, keep_report
 from ftmech_hf.config.files import ConfigError, parse_yaml, read_yaml, to_argv
-from ftmech_hf.config.imports import quick_imports
+from ftmech_hf.config.garbage import leave_garbage
 from ftmech_hf.config.notices import Notice, tell
 from ftmech_hf.config.parser import SCALES, field_names, parse_config, peek_setting, read_sections, unknown_key
 from ftmech_hf.config.settings import Settings, check_seeds, config_hash, is_place, to_dict
@@ -20,10 +20,10 @@ __all__ = [
     "is_internal",
     "is_place",
     "keep_report",
+    "leave_garbage",
     "parse_config",
     "parse_yaml",
     "peek_setting",
-    "quick_imports",
     "read_sections",
     "read_yaml",
     "tell",

@@ -19,10 +19,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NoReturn, get_type_hints
 
 from ftmech_hf.config.files import ConfigError, read_yaml, to_argv
-from ftmech_hf.config.imports import quick_imports
+from ftmech_hf.config.garbage import leave_garbage
 from ftmech_hf.config.usual_names import our_name, usual_advice
 
-with quick_imports():
+with leave_garbage():
     from transformers import HfArgumentParser
 
 # A scale is one word that fixes the task and the model together. Nothing else in the code knows about scales; a

@@ -11,7 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from ftmech_hf.activations.sites import plain_objects
-from ftmech_hf.config import quick_imports
+from ftmech_hf.config import leave_garbage
 from ftmech_hf.explorer.edits import SCALES, Edit
 from ftmech_hf.explorer.explorer import Explorer
 from ftmech_hf.explorer.views import TITLES, render_answers
@@ -32,7 +32,7 @@ def import_gradio() -> Any:
         ModuleNotFoundError: it is not installed; the extra ``explorer`` brings it.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    with plain_objects(), quick_imports():
+    with plain_objects(), leave_garbage():
         import anyio._backends._asyncio
         import anyio.abc  # noqa: F401
         import gradio
@@ -145,24 +145,24 @@ def _controls(gr: Any, explorer: Explorer) -> list[Any]:
     return [scale, kept, zero, donor, site, layer]
 
 
-def serve(explorer: Explorer, *, host: str, port: int, block: bool = True) -> None:
-    """Show the page until the process is ended.
+def serve(explorer: Explorer, *, host: str, port: int) -> gradio.Blocks:
+    """Show the page as long as the process lives; ``block_thread`` of what it returns waits until it is ended.
 
     Args:
         explorer: what is asked.
         host: an address of this machine; 127.0.0.1 lets in no other machine.
         port: of the page.
-        block: if not, go on while the page is served.
     """
     gr = import_gradio()
     page = build_page(explorer)
     css = resources.files("ftmech_hf.explorer").joinpath("page.css").read_text(encoding="utf-8")
     page.queue(default_concurrency_limit=1).launch(
         server_name=host, server_port=port, share=False, quiet=True, show_error=False,
-        prevent_thread_lock=not block, allowed_paths=[], max_file_size=1, enable_monitoring=False, ssr_mode=False,
+        prevent_thread_lock=True, allowed_paths=[], max_file_size=1, enable_monitoring=False, ssr_mode=False,
         css=css, theme=_theme(gr),
         _frontend=False,  # else the page is given up where a busy machine, or its proxy, does not answer in 3 seconds
     )  # fmt: skip
+    return page
 
 
 def _theme(gr: Any) -> Any:

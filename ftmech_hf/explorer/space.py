@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ftmech_hf.config import leave_garbage
 from ftmech_hf.explorer.edits import BASE, FoundUnits
 from ftmech_hf.explorer.explorer import ExplorerConfig
 from ftmech_hf.explorer.page import serve
@@ -116,4 +117,6 @@ def serve_folder(folder: Path) -> None:
     """Serve a Space's page; the Hub says in GRADIO_SERVER_NAME that other machines may come in."""
     pair, config = read_space(folder)
     host, port = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
-    serve(open_explorer(pair, config), host=host, port=port)
+    with leave_garbage():
+        page = serve(open_explorer(pair, config), host=host, port=port)
+    page.block_thread()

@@ -30,6 +30,17 @@ if TYPE_CHECKING:
 pytest.importorskip("fastapi", reason="the explorer's page is not tested: no gradio")  # gradio itself takes long
 
 ROOT = Path(__file__).parents[2]
+BUSY = """
+from ftmech_hf.explorer.page import import_gradio
+from recipes import explore
+
+def waited_too_long(url):
+    return False
+
+if __name__ == "__main__":
+    import_gradio().networking.url_ok = waited_too_long  # gradio's own look at the page, for which it has 3 seconds
+    explore.main()
+"""
 WHOLE = [1, 16, False, "none", "resid_post", 0]
 
 
@@ -44,7 +55,7 @@ def url(explorer: Explorer, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     models = [word for name in ("base", "finetuned") for word in (f"--{name}", str(folder / name))]
-    command = [sys.executable, "recipes/explore.py", *models, "--port", str(port), "--prompts", *explorer.examples]
+    command = [sys.executable, "-c", BUSY, *models, "--port", str(port), "--prompts", *explorer.examples]
     log = folder / "log"
     with log.open("w") as told, subprocess.Popen(command, cwd=ROOT, stdout=told, stderr=told) as process:
         try:

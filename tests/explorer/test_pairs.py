@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,6 +82,26 @@ def test_models_are_taken_from_the_hub_by_consent_alone(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="base: no folder nobody/nothing; --hub true takes"):
         find_pair(ExploreConfig(base="nobody/nothing", finetuned="nobody/else"), no_demo)
     assert find_pair(ExploreConfig(base="nobody/nothing", finetuned="nobody/else", hub=True, prompts=["x"]), no_demo)
+
+
+def test_no_code_of_a_repository_is_run(runs: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(runs / "base", tmp_path / "base")
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "auto_map": {"AutoModelForCausalLM": "code.Model"}}))
+    (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    pair = Pair(models={"base": str(folder), "finetuned": str(runs / "tuned")})
+    with pytest.raises(ValueError, match=r"asks for code of its own \(auto_map\)"):
+        open_explorer(pair, ExploreConfig(demo=True))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_no_picture_is_promised_without_a_browser(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit):
+        explore.main(["--run", str(tmp_path), "--picture", str(tmp_path / "x.png")])
+    assert "picture: there is no Chromium on this machine" in capsys.readouterr().err
 
 
 def test_models_of_anyone_are_asked_in_english(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
+from ftmech_hf.explorer.picture import SIZE, take_picture_of_report
 from ftmech_hf.report.charts import accuracy_axis, new_figure, panel, seed_lines
 from ftmech_hf.report.claims import read_claims
 from ftmech_hf.report.page import make_picture
@@ -25,6 +27,7 @@ from tests.report.fabricated import CURVES, SEEDS, write_reproduction
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from playwright.sync_api import Browser, Page
 
 
@@ -112,13 +115,17 @@ def browser() -> Iterator[Browser]:
         yield found
 
 
+def any_map(*_: object) -> Figure:
+    figure = new_figure(2, 2)
+    figure.subplots().imshow([[0.0, 1.0], [0.5, 0.5]])
+    return figure
+
+
 @pytest.mark.parametrize("study", [name for name in MADE if name != "reproduce"])
 def test_nobody_is_kept_out_of_the_page_of_any_study(
     study: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        tracr.tracr_figures, "attention_figure", lambda *_: new_figure(2, 2)
-    )  # of models that are there
+    monkeypatch.setattr(tracr.tracr_figures, "attention_figure", any_map)  # else it is of models that are there
     MADE[study][0](tmp_path / "out")
     check_page(tmp_path / "out" / "report.html")
 
@@ -134,6 +141,9 @@ def test_it_is_touched_with_a_pointer_and_with_keys(browser: Browser, page_of: P
     with open_page(browser, page_of.as_uri(), width) as page:
         assert grave_faults(page) == []
         assert overflow(page) <= 0
+        verdict = page.locator("table.claims td:last-child").first.bounding_box()
+        assert verdict is not None
+        assert verdict["x"] + verdict["width"] <= WIDTHS[width][0]  # on a phone, too, before anything is scrolled
         figure = page.locator("figure.touch").nth(5)
         assert figure.locator("svg").get_attribute("aria-label") is not None
         # the pointer is at the last value of the curve that is trained back
@@ -187,6 +197,15 @@ def test_tables_are_sorted_and_claims_lead_to_their_figures(browser: Browser, pa
         page.locator("main table a", has_text="figure").first.click()
         assert "#figure-" in page.url
         assert grave_faults(page) == []
+
+
+def test_the_picture_of_a_page_shows_a_value_that_is_pointed_at(page_of: Path, tmp_path: Path) -> None:
+    need_browser()
+    take_picture_of_report(page_of, tmp_path / "pictures" / "report.png")
+    with Image.open(tmp_path / "pictures" / "report.png") as picture:
+        assert picture.size == tuple(SIZE.values())
+        blue = (np.abs(np.asarray(picture.convert("RGB"), int) - (0x15, 0x57, 0xB0)).max(2) < 12).sum()
+    assert blue > 400  # the ring around the picture that has the focus, and the mark on its value
 
 
 def test_it_is_read_and_printed_without_scripts(browser: Browser, page_of: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ftmech_hf.config import quick_imports
+from ftmech_hf.config import leave_garbage
 
 
 @pytest.fixture(autouse=True)
@@ -15,19 +15,19 @@ def collecting() -> Iterator[None]:
 
 
 def test_garbage_is_left_while_something_is_imported_and_looked_for_afterwards() -> None:
-    with quick_imports():
+    with leave_garbage():
         assert not gc.isenabled()
-        with quick_imports():
+        with leave_garbage():
             pass
         assert not gc.isenabled()  # the outer one is not over
     assert gc.isenabled()
-    with pytest.raises(ModuleNotFoundError), quick_imports():
+    with pytest.raises(ModuleNotFoundError), leave_garbage():
         import ftmech_hf.nothing_of_ours  # type: ignore[import-not-found]  # noqa: F401
     assert gc.isenabled()
 
 
 def test_who_has_switched_it_off_finds_it_off() -> None:
     gc.disable()
-    with quick_imports():
+    with leave_garbage():
         pass
     assert not gc.isenabled()

@@ -108,6 +108,15 @@ def test_every_claim_leads_to_its_figure_and_its_command(page_of: Path) -> None:
         assert 'href="#command"' in row
 
 
+def test_the_picture_of_a_page_shows_a_value_that_is_pointed_at(page_of: Path, tmp_path: Path) -> None:
+    need_browser()
+    take_picture_of_report(page_of, tmp_path / "pictures" / "report.png")
+    with Image.open(tmp_path / "pictures" / "report.png") as picture:
+        assert picture.size == tuple(SIZE.values())
+        blue = (np.abs(np.asarray(picture.convert("RGB"), int) - (0x15, 0x57, 0xB0)).max(2) < 12).sum()
+    assert blue > 400  # the ring around the picture that has the focus, and the mark on its value
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     need_browser()
@@ -197,15 +206,6 @@ def test_tables_are_sorted_and_claims_lead_to_their_figures(browser: Browser, pa
         page.locator("main table a", has_text="figure").first.click()
         assert "#figure-" in page.url
         assert grave_faults(page) == []
-
-
-def test_the_picture_of_a_page_shows_a_value_that_is_pointed_at(page_of: Path, tmp_path: Path) -> None:
-    need_browser()
-    take_picture_of_report(page_of, tmp_path / "pictures" / "report.png")
-    with Image.open(tmp_path / "pictures" / "report.png") as picture:
-        assert picture.size == tuple(SIZE.values())
-        blue = (np.abs(np.asarray(picture.convert("RGB"), int) - (0x15, 0x57, 0xB0)).max(2) < 12).sum()
-    assert blue > 400  # the ring around the picture that has the focus, and the mark on its value
 
 
 def test_it_is_read_and_printed_without_scripts(browser: Browser, page_of: Path) -> None:

@@ -17,6 +17,9 @@ from ftmech_hf.training.objectives import IGNORED
 BATCH = 256
 """Answers that are scored at a time; fewer of longer ones, so that their logits take no more memory."""
 
+TOKENS = 2**15
+"""Tokens of a forward pass at most, so that long prompts take no more memory either."""
+
 CHOICES = 64
 """Choices between two answers at a time: whole stories may stand before them."""
 
@@ -62,7 +65,7 @@ def _predictions(model: PreTrainedModel, rows: AnswerRows, batch_size: int) -> I
     Answers stand at the end of the second axis; before a shorter one targets are :data:`IGNORED`.
     """
     predicted = int(rows.lengths.max())
-    for part in rows.split(max(1, batch_size // predicted)):
+    for part in rows.split(max(1, min(batch_size // predicted, TOKENS // rows.token_ids.shape[1]))):
         # Nothing is generated, and with a cache keys are copies that round differently on some processors.
         inputs = answer_inputs(model, part.without_empty_columns())
         logits = model(**inputs, logits_to_keep=predicted, use_cache=False).logits[:, -predicted:]

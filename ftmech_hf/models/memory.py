@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
@@ -19,16 +20,56 @@ def weight_bytes(config: Any, dtype: torch.dtype = torch.float32) -> int:
     return sum(each.numel() * each.element_size() for each in held.values())
 
 
-def training_bytes(config: Any, rows: int, tokens: int, dtype: torch.dtype = torch.float32) -> int:
+def training_bytes(
+    config: Any, rows: int, tokens: int, predicted: int | None = None, dtype: torch.dtype = torch.float32
+) -> int:
     """Bytes that a step of AdamW takes beside the weights: gradients, two moments of them, and what blocks keep.
 
-    What blocks keep for the backward pass is 17 numbers for every token and dimension and 2.5 for every pair of tokens
-    and head (Korthikanti et al., arXiv 2205.05198, eq. 2, with all of the attention); logits are kept three times.
+    ``predicted`` is of how many tokens of a row logits are computed; of all if None.
+    """
+    return round(3 * weight_bytes(config, dtype) + _kept_bytes(config, rows, tokens, predicted, dtype))
+
+
+def gradient_bytes(
+    config: Any, rows: int, tokens: int, predicted: int | None = None, dtype: torch.dtype = torch.float32
+) -> int:
+    """Bytes that a backward pass takes beside the weights: a gradient of each, and what blocks keep."""
+    return round(weight_bytes(config, dtype) + _kept_bytes(config, rows, tokens, predicted, dtype))
+
+
+def adapter_bytes(
+    config: Any, rows: int, tokens: int, rank: int, predicted: int | None = None, dtype: torch.dtype = torch.float32
+) -> int:
+    """Bytes that a step of AdamW on an adapter of all matrices takes beside the weights.
+
+    The adapter, its gradients and their moments are float32. Blocks keep what enters them, and one of them all that it
+    needs for the backward pass.
+    """
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    sides = [
+        sum(module.weight.shape)
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not model.get_output_embeddings()
+    ]
+    text = config.get_text_config()
+    entering = text.num_hidden_layers * rows * tokens * text.hidden_size * dtype.itemsize
+    return round(4 * 4 * rank * sum(sides) + entering + _kept_bytes(config, rows, tokens, predicted, dtype, layers=1))
+
+
+def _kept_bytes(
+    config: Any, rows: int, tokens: int, predicted: int | None, dtype: torch.dtype, layers: int | None = None
+) -> float:
+    """What blocks keep for the backward pass, and logits.
+
+    For every token and dimension 17 numbers and for every pair of tokens and head 2.5 (Korthikanti et al., arXiv
+    2205.05198, eq. 2, with all of the attention); logits are kept three times.
     """
     text = config.get_text_config()
-    wide, heads, layers = text.hidden_size, text.num_attention_heads, text.num_hidden_layers
-    kept = layers * rows * tokens * (17 * wide + 2.5 * heads * tokens) * dtype.itemsize
-    return round(3 * weight_bytes(config, dtype) + kept + 3 * rows * tokens * text.vocab_size * 4)
+    wide, heads = text.hidden_size, text.num_attention_heads
+    inside = (text.num_hidden_layers if layers is None else layers) * rows * tokens * (17 * wide + 2.5 * heads * tokens)
+    logits = 3 * rows * (tokens if predicted is None else predicted) * text.vocab_size * 4
+    return float(inside * dtype.itemsize + logits)
 
 
 def forward_bytes(config: Any, rows: int, tokens: int, predicted: int = 1, dtype: torch.dtype = torch.float32) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,9 @@ BASE, FINETUNED, NULL = "base", "fine-tuned", "reference"
 SELF_DISTILLED, OTHER_SEED = "taught nothing", "another seed"
 """Null models, as the table calls them: the base after a fine-tuning on its own answers, and a base trained with
 another seed. What sets these apart from it has no meaning."""
+LARGE = 64_000_000
+"""Parameters from which on a model is trained back by an adapter, in its place, and not as a copy."""
+ReverseBy = Literal["auto", "weights", "adapter"]
 SPLITS = ("train", "validation", "test")
 """Rows that are fitted on, that choose, and that are reported, as a behavior calls them."""
 
@@ -50,6 +54,11 @@ class CaseConfig:
     )
     reverse_lr: float = field(default=1e-4, metadata={"help": "learning rate of reverse fine-tuning"})
     reverse_batch_size: int = field(default=32, metadata={"help": "rows of one of its steps"})
+    reverse_by: ReverseBy = field(
+        default="auto",
+        metadata={"unsaid": True, "help": "what it trains: weights: all, of a copy; adapter: one of low rank on the "
+                  "model in its place, at ten times the rate; auto: an adapter from 64 million parameters on"},
+    )  # fmt: skip
     null_steps: int = field(
         default=32, metadata={"help": "steps of a fine-tuning that teaches nothing, at the same rate; 0 for none"}
     )
@@ -70,12 +79,24 @@ class CaseConfig:
             raise ValueError(
                 f"most_reverse_steps: {self.most_reverse_steps}, expected at least reverse_steps: {self.reverse_steps}"
             )
+        if self.reverse_by not in get_args(ReverseBy):
+            raise ValueError(f"reverse_by: {self.reverse_by!r}, expected one of {', '.join(get_args(ReverseBy))}")
         if self.null_steps < 0:
             raise ValueError(f"null_steps: {self.null_steps}, expected 0 or more")
         if not self.reverse_lr > 0:
             raise ValueError(f"reverse_lr: {self.reverse_lr}, expected a number above 0")
         if not self.prune_sizes or min(self.prune_sizes) < 0 or max(self.prune_sizes) < 1:
             raise ValueError(f"prune_sizes: {self.prune_sizes}, expected numbers of 0 or more, and one above")
+
+
+    def in_place(self, parameters: int) -> bool:
+        """Whether models of so many parameters are trained back by an adapter."""
+        return self.reverse_by == "adapter" or (self.reverse_by == "auto" and parameters >= LARGE)
+
+
+def backward_rows(large: bool, tokens: int) -> int:
+    """Rows of a backward pass through all weights: 64, of a large model as many as have about a thousand tokens."""
+    return max(1024 // tokens, 1) if large else 64
 
 
 def is_reference(model: str) -> bool:
@@ -142,7 +163,7 @@ class Case:
             return found
         distilled = self_distil(
             self.models[BASE], self.capability, seed=self.seed, steps=config.null_steps, lr=config.reverse_lr,
-            batch_size=config.reverse_batch_size,
+            batch_size=config.reverse_batch_size, in_place=self.in_place,
         )  # fmt: skip
         return {SELF_DISTILLED: distilled, **found}
 
@@ -152,6 +173,11 @@ class Case:
         with self.capability.answered_alone(self.models[BASE]):
             right: NDArray[np.bool_] = self.capability.score(self.models[BASE], self.capability.test).numpy()
         return right
+
+    @functools.cached_property
+    def in_place(self) -> bool:
+        """Whether models are trained back by an adapter in their place."""
+        return self.config.in_place(self.models[BASE].num_parameters())
 
     @functools.cached_property
     def control(self) -> bool:

@@ -14,7 +14,7 @@ from ftmech_hf.jobs.beside import beside, can_work_beside, one_thread
 from ftmech_hf.jobs.job import finish_job
 from ftmech_hf.models.loading import RANDOM_INIT
 from ftmech_hf.runs import RunDir, count_cores
-from ftmech_hf.studies.diagnosis.case import BASE, Case, CaseConfig
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, Case, CaseConfig
 from ftmech_hf.studies.diagnosis.evidence import Evidence
 from ftmech_hf.studies.diagnosis.in_memory import InMemory
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig, open_case
@@ -238,7 +238,7 @@ def _with_reversed(case: Case, found: Mapping[str, MethodResult]) -> Mapping[str
     behaviour, revival = found["behaviour"], found.get("revival")
     model = case.reversed_model
     if model is None and isinstance(revival, RevivalMethodResult):
-        model = revival.reversed_model
+        model = revival.reversed_model(case.models[FINETUNED])
     if model is None or not isinstance(behaviour, BehaviourMethodResult):
         return found
     return {**found, "behaviour": behaviour.with_reversed(case, model)}

@@ -1,17 +1,21 @@
-"""Fine-tuning in memory: until a copy of a model answers right again, or on what it answers anyway.
+"""Fine-tuning in memory: until a model answers right again, or on what it answers anyway.
 
 A diagnosis needs a few dozen steps of several models, no run folders and no checkpoints; whoever wants those uses
 ``recipes/reverse_finetune.py``. Loss, optimizer and clipping are the same.
+
+Small models are trained as copies, all of their weights, in float32 whatever they are kept in. Large ones get an
+adapter in their place (:mod:`ftmech_hf.training.low_rank`), so that no second copy of them is needed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator
-from typing import NamedTuple, TypedDict, Unpack
+from collections.abc import Callable, Generator, Iterator
+from typing import NamedTuple, NotRequired, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -22,7 +26,11 @@ from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.answer_scores import given_answers
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.statistics.crossing import NEAR_ROWS, count_right, look_sizes
+from ftmech_hf.training.low_rank import LowRankChange, adapter_in_place, change_of
 from ftmech_hf.training.optim import build_optimizers
+
+ADAPTER_RATE = 10.0
+"""An adapter learns at so many times the rate of whole weights (Schulman et al., "LoRA Without Regret", 2025)."""
 
 
 class Curve(NamedTuple):
@@ -31,12 +39,18 @@ class Curve(NamedTuple):
     Attributes:
         points: step -> accuracy, on more rows where it is near the threshold (:mod:`ftmech_hf.statistics.crossing`).
         steps: the first of two evaluated steps in a row at or above the threshold; None if there are none.
-        model: after the last step.
+        end: the model after the last step; of one that was trained in its place, how it differs from what it was.
     """
 
     points: dict[int, float]
     steps: int | None
-    model: PreTrainedModel
+    end: PreTrainedModel | LowRankChange
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model after the last step, where it is a copy."""
+        assert not isinstance(self.end, LowRankChange)
+        return self.end
 
     @property
     def last(self) -> int:
@@ -68,31 +82,33 @@ class RevivalSettings(TypedDict):
     """How a model is fine-tuned back.
 
     Attributes:
-        lr: of AdamW.
+        lr: of AdamW; an adapter's is :data:`ADAPTER_RATE` times that.
         batch_size: rows of a step.
         threshold: accuracy that ends it.
         eval_rows: rows of an evaluation; of those near the threshold it is up to all test and validation rows, or
             :data:`~ftmech_hf.statistics.crossing.NEAR_ROWS`.
+        in_place: whether an adapter is trained on the model itself, and no copy of it.
     """
 
     lr: float
     batch_size: int
     threshold: float
     eval_rows: int
+    in_place: NotRequired[bool]
 
 
 def revive(
     model: PreTrainedModel, questions: Behavior, *, seed: int, steps: int, **settings: Unpack[RevivalSettings]
 ) -> Curve:
-    """Fine-tune a copy of a model on the answers, at a constant rate, until it is back or the last step.
+    """Fine-tune a model on the answers, at a constant rate, until it is back or the last step.
 
     It is back when it reaches the threshold at two evaluations in a row: one alone may be luck. Where the first is
     after the last step, the second comes at the next step of the grid.
 
     Args:
-        model: stays as it is.
+        model: is afterwards as it was.
         questions: trained on and tested with.
-        seed: of the order of the rows, and of dropout.
+        seed: of the order of the rows, of dropout and of an adapter.
         steps: the last step.
         settings: see :class:`RevivalSettings`.
     """
@@ -114,7 +130,7 @@ def race(
     If the first is back, the second is followed for ``beyond`` times as many steps.
 
     Args:
-        models: stay as they are.
+        models: are afterwards as they were; two objects.
         questions: trained on and tested with.
         seed: as for :func:`revive`, the same for both.
         steps: the last step.
@@ -122,37 +138,43 @@ def race(
         settings: see :class:`RevivalSettings`; the same for both.
     """
     runs = [_curves(model, questions, seed=seed, steps=round(steps * beyond), **settings) for model in models]
-    curves = [next(run) for run in runs]
-    while all(curve.steps is None for curve in curves) and min(curve.last for curve in curves) < steps:
-        behind = int(curves[1].last < curves[0].last)
-        curves[behind] = next(runs[behind])
-    first, second = curves
-    if first.steps is not None and second.steps is None:
-        for second in runs[1]:
-            if second.last >= beyond * first.steps:
-                break
+    with contextlib.ExitStack() as stack:
+        for run in runs:
+            stack.callback(run.close)  # models come back as they were
+        curves = [next(run) for run in runs]
+        while all(curve.steps is None for curve in curves) and min(curve.last for curve in curves) < steps:
+            behind = int(curves[1].last < curves[0].last)
+            curves[behind] = next(runs[behind])
+        first, second = curves
+        if first.steps is not None and second.steps is None:
+            for second in runs[1]:
+                if second.last >= beyond * first.steps:
+                    break
     return first, second
 
 
 def _curves(
     model: PreTrainedModel, questions: Behavior, *, seed: int, steps: int, **settings: Unpack[RevivalSettings]
-) -> Iterator[Curve]:
+) -> Generator[Curve]:
     """The curve after every evaluation; the last one has ``steps``, or ends at the last step."""
     threshold = settings["threshold"]
     to_confirm = next(step for step in evaluation_grid() if step > steps)
     when = {*evaluated_steps(steps), to_confirm}
     points: dict[int, float] = {}
     rows_of = functools.partial(questions.training_rows, seed, batch_size=settings["batch_size"])
-    for done, trained in _tuned(
-        _trainable_copy(model), questions, rows_of, seed=seed, lr=settings["lr"], steps=to_confirm
-    ):
-        if done not in when:
-            continue
-        points[done] = accuracy_near(trained, questions, threshold, settings["eval_rows"])
-        back = first_of_two([(step, value >= threshold) for step, value in points.items()])
-        yield Curve(dict(points), back, trained)
-        if back is not None or (done >= steps and points[done] < threshold):
-            return
+    in_place = settings.get("in_place", False)
+    lr = settings["lr"] * (ADAPTER_RATE if in_place else 1)
+    with _trainable(model, seed, in_place) as trained, contextlib.closing(
+        _tuned(trained, questions, rows_of, seed=seed, lr=lr, steps=to_confirm)
+    ) as tuned:
+        for done in tuned:
+            if done not in when:
+                continue
+            points[done] = accuracy_near(trained, questions, threshold, settings["eval_rows"])
+            back = first_of_two([(step, value >= threshold) for step, value in points.items()])
+            yield Curve(dict(points), back, change_of(trained) if in_place else trained)
+            if back is not None or (done >= steps and points[done] < threshold):
+                return
 
 
 def accuracy_near(model: PreTrainedModel, questions: Behavior, threshold: float, few: int) -> float:
@@ -180,23 +202,30 @@ def accuracy_near(model: PreTrainedModel, questions: Behavior, threshold: float,
 
 
 def self_distil(
-    model: PreTrainedModel, questions: Behavior, *, seed: int, steps: int, lr: float, batch_size: int
+    model: PreTrainedModel,
+    questions: Behavior,
+    *,
+    seed: int,
+    steps: int,
+    lr: float,
+    batch_size: int,
+    in_place: bool = False,
 ) -> PreTrainedModel:
-    """Fine-tune a copy of a model on its own answers: a fine-tuning that teaches nothing.
+    """A copy of a model that is fine-tuned on the model's own answers: a fine-tuning that teaches nothing.
 
     Args:
-        model: stays as it is.
+        model: is afterwards as it was.
         questions: asked, and answered by the model itself.
-        seed, steps, lr, batch_size: as for :func:`revive`.
+        seed, steps, lr, batch_size, in_place: as for :func:`revive`.
     """
-
-    def own_answers(step: int) -> AnswerRows:
-        return answer_rows(model, questions.training_rows(seed, step, batch_size))
-
-    student = _trainable_copy(model)
     with questions.answered_alone(model):
-        *_, (_, distilled) = _tuned(student, questions, own_answers, seed=seed, lr=lr, steps=steps)
-    return distilled
+        own = [answer_rows(model, questions.training_rows(seed, step, batch_size)) for step in range(steps)]
+    rate = lr * (ADAPTER_RATE if in_place else 1)
+    with _trainable(model, seed, in_place) as student:
+        for _ in _tuned(student, questions, own.__getitem__, seed=seed, lr=rate, steps=steps):
+            pass
+        change = change_of(student) if in_place else None
+    return kept_as(student, model.dtype) if change is None else change.added_to(model)
 
 
 def answer_rows(model: PreTrainedModel, rows: AnswerRows) -> AnswerRows:
@@ -210,8 +239,21 @@ def answer_rows(model: PreTrainedModel, rows: AnswerRows) -> AnswerRows:
     return dataclasses.replace(rows, token_ids=token_ids)
 
 
-def _trainable_copy(model: PreTrainedModel) -> PreTrainedModel:
-    return copy.deepcopy(model).requires_grad_(True)
+def kept_as(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """A model whose weights are turned into another type of number; its buffers stay as they are."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
+
+
+@contextlib.contextmanager
+def _trainable(model: PreTrainedModel, seed: int, in_place: bool) -> Iterator[PreTrainedModel]:
+    """What is trained: a copy of a model in float32, or while it is open the model itself with an adapter."""
+    if not in_place:
+        yield copy.deepcopy(model).float().requires_grad_(True)
+        return
+    with adapter_in_place(model, seed=seed):
+        yield model
 
 
 def _tuned(
@@ -222,19 +264,22 @@ def _tuned(
     seed: int,
     lr: float,
     steps: int,
-) -> Iterator[tuple[int, PreTrainedModel]]:
-    """(steps done, the model in evaluation mode), before the first step and after every one. It is changed."""
+) -> Generator[int]:
+    """How many steps are done, before the first and after every one; then the model is in evaluation mode."""
     devices = [model.device] if model.device.type == "cuda" else []
     (optimizer,) = build_optimizers(model, optimizer="adamw", lr=lr, muon_lr=lr, weight_decay=0.01, betas=(0.9, 0.95))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with questions.answered_alone(model):
-        yield 0, model.eval()
+        model.eval()
+        yield 0
         for done in range(steps):
             rows = rows_of(done)
             with torch.random.fork_rng(devices):  # what dropout draws depends on nothing that was drawn before
                 torch.manual_seed(int(np.random.SeedSequence([seed, done]).generate_state(1)[0]))
                 loss = questions.loss(model.train(), rows)
                 loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             optimizer.zero_grad()
-            yield done + 1, model.eval()
+            model.eval()
+            yield done + 1

@@ -9,10 +9,19 @@ from typing import Any
 import torch
 
 from ftmech_hf.config import tell
-from ftmech_hf.jobs.answer_scores import BATCH
+from ftmech_hf.jobs.answer_scores import BATCH, TOKENS
 from ftmech_hf.jobs.behavior import Behavior
-from ftmech_hf.models.memory import forward_bytes, parse_bytes, say_bytes, training_bytes, weight_bytes
-from ftmech_hf.studies.diagnosis.case import CaseConfig
+from ftmech_hf.models.memory import (
+    adapter_bytes,
+    forward_bytes,
+    gradient_bytes,
+    parse_bytes,
+    say_bytes,
+    training_bytes,
+    weight_bytes,
+)
+from ftmech_hf.studies.diagnosis.case import CaseConfig, backward_rows
+from ftmech_hf.training.low_rank import ADAPTER
 
 WORTH_SAYING = 10**9
 """Bytes below which nothing is said."""
@@ -46,17 +55,31 @@ def memory_needs(
     tokens = max(rows.token_ids.shape[1] for each in questions for rows in (each.train, each.test))
     predicted = max(int(each.test.lengths.max()) for each in questions)
     text, weights = config.get_text_config(), weight_bytes(config, dtype)
-    trained = 2 if not prompt else int(case_config.null_steps > 0)  # two are trained back side by side
-    copies = models + bool(case_config.null_steps) + (not prompt)  # the last is the one that was trained back
+    in_place = case_config.in_place(round(weights / dtype.itemsize))
+    taught = bool(case_config.null_steps)
     rows = sum(len(part) for each in questions for part in (each.train, each.validation, each.test))
     layers = min(case_config.max_layers, text.num_hidden_layers)
-    step = training_bytes(config, case_config.reverse_batch_size, tokens, dtype) + weights
+    asked = max(1, min(BATCH // predicted, TOKENS // tokens))
+    # one after the other: what each takes while it is under way, beside the models that stay
+    passing = {"a forward pass": forward_bytes(config, asked, tokens, predicted, dtype)}
+    if not prompt:
+        asked = min(backward_rows(in_place, tokens), case_config.fit_rows)
+        passing["gradients of one model"] = gradient_bytes(config, asked, tokens, predicted, dtype)
+        passing["a model between two others"] = weights + passing["a forward pass"]
+    batch = case_config.reverse_batch_size
+    if in_place and (taught or not prompt):
+        step = adapter_bytes(config, batch, tokens, ADAPTER.lora_rank, predicted, dtype)
+        passing["2 adapters that are trained" if not prompt else "an adapter that is trained"] = step * (2 - prompt)
+    elif taught or not prompt:
+        step = training_bytes(config, batch, tokens, predicted) + weight_bytes(config)  # in float32, whatever it is kept in
+        trained = 1 if prompt else 2  # two are trained back side by side
+        passing[f"{trained} that are trained, with gradients and moments"] = trained * step
+    copies = models + taught + (not prompt and not in_place)  # the last is the one that was trained back
+    most = max(passing, key=lambda what: passing[what])
     return {
         f"{copies} models": copies * weights,
         "what was read of them": STREAMS * rows * layers * text.hidden_size * 4,
-        f"{trained} that are trained, with gradients and moments" if trained else "a forward pass": max(
-            trained * step, forward_bytes(config, BATCH, tokens, predicted, dtype)
-        ),
+        most: passing[most],
     }
 
 

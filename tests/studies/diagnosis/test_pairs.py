@@ -313,7 +313,7 @@ def test_of_the_models_that_are_trained_back_one_is_kept() -> None:
     before = whole_models()
     found = measure_revival(case)
     gc.collect()
-    assert whole_models() - before == {id(found.reversed_model)}
+    assert whole_models() - before == {id(found.trained_back)}
 
 
 def whole_models() -> set[int]:

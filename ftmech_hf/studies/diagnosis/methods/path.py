@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from ftmech_hf.studies.diagnosis.figures import KINDS, line, null_model_lines, p
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
 from ftmech_hf.studies.diagnosis.methods.behaviour import BehaviourMethodResult
 from ftmech_hf.studies.diagnosis.methods.revival import RevivalMethodResult
+from ftmech_hf.training.low_rank import LowRankChange
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +58,7 @@ class PathMethodResult(MethodResult):
 
 def measure_path(case: Case, behaviour: BehaviourMethodResult, revival: RevivalMethodResult) -> PathMethodResult:
     """Go from the base to the fine-tuned model and on to the reversed one; to the reference and null models as well."""
-    reversed_model = case.reversed_model or revival.reversed_model
+    reversed_model = case.reversed_model or revival.trained_back
     lines = {
         THERE_AND_BACK: ([case.base_like(FINETUNED), case.models[FINETUNED], reversed_model], list(case.both)),
         **{f"{BASE}, {name}": ([case.base_like(name), model], ["capability"])
@@ -75,7 +77,7 @@ def measure_path(case: Case, behaviour: BehaviourMethodResult, revival: RevivalM
 def _walk(
     case: Case,
     name: str,
-    models: Sequence[PreTrainedModel],
+    models: Sequence[PreTrainedModel | LowRankChange],
     kinds: Sequence[str],
     known: Mapping[tuple[int, str], float],
 ) -> PathResult:
@@ -84,17 +86,31 @@ def _walk(
     accuracy: dict[str, list[float]] = {kind: [] for kind in kinds}
     mixed: PreTrainedModel | None = None  # one for the whole line
     for position in positions:
-        if position == int(position):
-            between = models[int(position)]
+        here = models[int(position)]
+        if position == int(position) and not isinstance(here, LowRankChange):
+            between = here
         else:
-            ends = models[int(position)], models[int(position) + 1]
-            between = mixed = interpolate_weights(*ends, position % 1, into=mixed)
+            start = max(math.ceil(position) - 1, 0)
+            between = mixed = _between(models[start], models[start + 1], position - start, mixed)
         for kind in kinds:
             found = known.get((id(between), kind))
             if found is None:
                 found = case.both[kind].mean_score(between, case.few(kind))
             accuracy[kind].append(found)
     return PathResult(positions, accuracy, name)
+
+
+def _between(
+    first: PreTrainedModel | LowRankChange,
+    second: PreTrainedModel | LowRankChange,
+    share: float,
+    into: PreTrainedModel | None,
+) -> PreTrainedModel:
+    """The model that is so far from the first to the second, which may be a change of the first."""
+    assert not isinstance(first, LowRankChange)
+    if isinstance(second, LowRankChange):
+        return second.added_to(first, share, into)
+    return interpolate_weights(first, second, share, into=into)
 
 
 def draw_path(ax: Axes, rows: pd.DataFrame, reference: str) -> None:

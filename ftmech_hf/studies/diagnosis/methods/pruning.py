@@ -16,7 +16,7 @@ import pandas as pd
 from ftmech_hf.jobs.pruning_sweep import SweepResult, prune_for
 from ftmech_hf.report.charts import CONTROL, RANDOM, accuracy_axis, legend_below
 from ftmech_hf.statistics.intervals import mean_over_draws
-from ftmech_hf.studies.diagnosis.case import FINETUNED, NULL, Case
+from ftmech_hf.studies.diagnosis.case import FINETUNED, NULL, Case, backward_rows
 from ftmech_hf.studies.diagnosis.evidence import PruningEvidence
 from ftmech_hf.studies.diagnosis.figures import DOTTED, KINDS, line, pick
 from ftmech_hf.studies.diagnosis.method import Apart, Method, MethodResult, Summary, TableRow, row
@@ -82,6 +82,7 @@ def _sweep(case: Case, name: str, kinds: Sequence[str], random_masks: int) -> Sw
     return prune_for(
         case.models[name], few, sizes=config.prune_sizes, num_random=min(random_masks, 1),
         num_random_at_best=random_masks, seed=case.seed,
+        batch_size=backward_rows(case.in_place, asked.train.token_ids.shape[1]),
     )  # fmt: skip
 
 

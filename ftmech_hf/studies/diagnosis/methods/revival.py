@@ -20,8 +20,9 @@ from ftmech_hf.report.charts import accuracy_axis, legend_below, step_axis
 from ftmech_hf.studies.diagnosis.case import FINETUNED, NULL, Case
 from ftmech_hf.studies.diagnosis.evidence import RevivalEvidence, Revivals
 from ftmech_hf.studies.diagnosis.figures import COLORS, DOTTED, line, name_model, pick, spread
-from ftmech_hf.studies.diagnosis.finetuning import Curve, RevivalSettings, race, revive
+from ftmech_hf.studies.diagnosis.finetuning import Curve, RevivalSettings, kept_as, race, revive
 from ftmech_hf.studies.diagnosis.method import Apart, Method, MethodResult, Summary, TableRow, row
+from ftmech_hf.training.low_rank import LowRankChange
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,14 +39,14 @@ class RevivalMethodResult(MethodResult):
         finetuned, null: steps to the threshold, of the fine-tuned model and of the reference.
         points: model -> for every repetition: step -> accuracy.
         threshold: the accuracy that counts as being back.
-        reversed_model: what the first repetition of the fine-tuned model ended with.
+        trained_back: what the first repetition of the fine-tuned model ended with, or how it differs from it.
     """
 
     finetuned: Revivals
     null: Revivals
     points: Mapping[str, Sequence[Mapping[int, float]]]
     threshold: float
-    reversed_model: PreTrainedModel = field(repr=False)
+    trained_back: PreTrainedModel | LowRankChange = field(repr=False)
 
     def rows(self) -> list[TableRow]:
         """Accuracy at every evaluated step."""
@@ -59,6 +60,11 @@ class RevivalMethodResult(MethodResult):
             row("revival", "threshold", self.threshold, reference=True),
         ]  # fmt: skip
 
+    def reversed_model(self, finetuned: PreTrainedModel) -> PreTrainedModel:
+        """What the first repetition of the fine-tuned model ended with; a copy of that is made where an adapter was."""
+        found = self.trained_back
+        return found.added_to(finetuned) if isinstance(found, LowRankChange) else found
+
     def evidence(self) -> RevivalEvidence:
         """Steps of both."""
         return RevivalEvidence(revival=self.finetuned, revival_null=self.null)
@@ -70,7 +76,7 @@ def measure_revival(case: Case) -> RevivalMethodResult:
     threshold = rule.revived * float(case.base_right.mean())
     settings: RevivalSettings = {
         "lr": config.reverse_lr, "batch_size": config.reverse_batch_size, "threshold": threshold,
-        "eval_rows": EVAL_ROWS,
+        "eval_rows": EVAL_ROWS, "in_place": case.in_place,
     }  # fmt: skip
 
     def repeated(name: str, steps: int) -> list[Curve]:
@@ -100,14 +106,17 @@ def measure_revival(case: Case) -> RevivalMethodResult:
         found = Revivals(tuple(curve.steps for curve in curves), tuple(last))
         found_null = _revivals(null, control.last)
     points = {name: [curve.points for curve in runs] for name, runs in ((FINETUNED, curves), (NULL, null))}
+    end = curves[0].end
+    back = end if isinstance(end, LowRankChange) else kept_as(end, case.models[FINETUNED].dtype)
     return RevivalMethodResult(
-        finetuned=found, null=found_null, points=points, threshold=threshold, reversed_model=curves[0].model
+        finetuned=found, null=found_null, points=points, threshold=threshold, trained_back=back
     )
 
 
 def _let_go(curve: Curve) -> None:
     """Free a model's weights; its curve stays."""
-    torch.nn.Module.to(curve.model, "meta")
+    if not isinstance(curve.end, LowRankChange):
+        torch.nn.Module.to(curve.end, "meta")
 
 
 def _revivals(curves: Sequence[Curve], last: int) -> Revivals:
@@ -116,13 +125,17 @@ def _revivals(curves: Sequence[Curve], last: int) -> Revivals:
 
 def _packed(result: RevivalMethodResult) -> dict[str, Any]:
     """The result with the weights of its model alone."""
-    return {**vars(result), "reversed_model": result.reversed_model.state_dict()}
+    back = result.trained_back
+    return {**vars(result), "trained_back": back if isinstance(back, LowRankChange) else back.state_dict()}
 
 
 def _unpacked(packed: dict[str, Any], case: Case) -> RevivalMethodResult:
+    back = packed["trained_back"]
+    if isinstance(back, LowRankChange):
+        return RevivalMethodResult(**packed)
     model = copy.deepcopy(case.models[FINETUNED])
-    model.load_state_dict(packed["reversed_model"])
-    return RevivalMethodResult(**{**packed, "reversed_model": model})
+    model.load_state_dict(back)
+    return RevivalMethodResult(**{**packed, "trained_back": model})
 
 
 def draw_revival(ax: Axes, rows: pd.DataFrame, reference: str) -> None:

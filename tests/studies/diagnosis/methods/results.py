@@ -110,5 +110,5 @@ def revival() -> RevivalMethodResult:
     return RevivalMethodResult(
         finetuned=Revivals((4, 8), 32), null=Revivals((None, 16), 20),
         points={FINETUNED: [{0: 0.1, 4: 0.95}, {0: 0.2, 8: 0.96}], NULL: [{0: 0.3, 16: 0.4}]},
-        threshold=0.9, reversed_model=make_gpt2(10),
+        threshold=0.9, trained_back=make_gpt2(10),
     )  # fmt: skip

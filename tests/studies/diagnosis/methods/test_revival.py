@@ -82,7 +82,7 @@ def test_where_nothing_comes_back_everything_was_followed_for_as_long_as_it_says
     assert result.threshold == pytest.approx(0.95 * right(case.models[BASE], case.capability.test.token_ids).mean())
     # so slow a rate changes nothing: the model that is handed on answers as the fine-tuned one
     answers = [
-        right(model, case.capability.test.token_ids) for model in (case.models[FINETUNED], result.reversed_model)
+        right(model, case.capability.test.token_ids) for model in (case.models[FINETUNED], result.reversed_model(case.models[FINETUNED]))
     ]
     assert answers[0].tolist() == answers[1].tolist()
 
@@ -100,7 +100,7 @@ def test_where_the_fine_tuned_model_comes_back_late_steps_and_model_are_those_of
             assert max(points) in reached
     # the model that is handed on is the one that came back, and the case's own models are as they were
     answers = [
-        right(model, case.capability.test.token_ids).mean() for model in (result.reversed_model, case.models[FINETUNED])
+        right(model, case.capability.test.token_ids).mean() for model in (result.reversed_model(case.models[FINETUNED]), case.models[FINETUNED])
     ]
     assert answers[0] >= result.threshold - 0.1 > 0.8 > 0.5 > answers[1]
     assert result.evidence().revival == result.finetuned

@@ -1,0 +1,99 @@
+"""An adapter that is trained on a model in its place and leaves it as it was: what is kept is the change alone.
+
+A second copy of a large model, its gradients and two moments of them are eight times its weights in bfloat16; an adapter
+of low rank is less than a hundredth of them. Its own numbers are float32 whatever the model's are, so that no step is
+lost by rounding, as steps of 1e-4 on weights in bfloat16 are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ftmech_hf.training.adapters import AdapterConfig, add_adapter
+from ftmech_hf.training.memory import recompute_blocks
+
+ADAPTER = AdapterConfig(adapter="lora")
+"""All matrices of the blocks, with the ranks that a fine-tuning of ours has."""
+
+
+@dataclass(frozen=True)
+class LowRankChange:
+    """A change of some matrices of a model by products of two thin ones.
+
+    Attributes:
+        factors: name of a parameter -> (left (rows, R), right (R, columns)); their product is its change.
+    """
+
+    factors: Mapping[str, tuple[Tensor, Tensor]]
+
+    @torch.no_grad()
+    def added_to(
+        self, model: PreTrainedModel, share: float = 1.0, into: PreTrainedModel | None = None
+    ) -> PreTrainedModel:
+        """A model with a share of the change: those between 0 and 1 lie on the straight line to it.
+
+        Args:
+            model: stays as it is.
+            share: of the change.
+            into: a copy of the model, whose weights are overwritten; a new one if None.
+        """
+        changed = copy.deepcopy(model) if into is None else into
+        before = dict(model.named_parameters())
+        for name, parameter in changed.named_parameters():
+            parameter.copy_(before[name])
+            if name in self.factors:
+                left, right = (each.to(parameter.device) for each in self.factors[name])
+                parameter.copy_((before[name].float() + share * (left @ right)).to(parameter.dtype))
+        return changed.eval()
+
+
+@contextlib.contextmanager
+def adapter_in_place(model: PreTrainedModel, *, seed: int) -> Iterator[None]:
+    """Put an adapter on a model while it is open, which alone is trained; the model comes back as it was, bit for bit.
+
+    Blocks keep only what enters them and are computed again in the backward pass, where a model offers it.
+
+    Args:
+        model: stays the same object, and computes with the adapter; nothing else may change its modules meanwhile.
+        seed: of the adapter's random half.
+    """
+    asked = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    modes = {module: module.training for module in model.modules()}
+    adapted = add_adapter(model, ADAPTER, base="", seed=seed)
+    offers = bool(getattr(model, "supports_gradient_checkpointing", False))
+    try:
+        if offers:
+            recompute_blocks(model, True)
+        yield
+    finally:
+        if offers:
+            recompute_blocks(model, False)
+        adapted.unload()
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(asked[name])
+            parameter.grad = None
+        for module, training in modes.items():
+            module.training = training
+
+
+def change_of(model: PreTrainedModel) -> LowRankChange:
+    """What the adapter on a model changes just now, in tensors of its own."""
+    from peft.tuners.lora import LoraLayer
+
+    factors = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, LoraLayer):
+            continue
+        inside, outside = (
+            side["default"].weight.detach() for side in (module.lora_A, module.lora_B) if isinstance(side, nn.ModuleDict)
+        )
+        left, right = outside * float(module.scaling["default"]), inside.clone()
+        factors[f"{name}.weight"] = (right.T, left.T) if getattr(module, "fan_in_fan_out", False) else (left, right)
+    return LowRankChange(factors)

@@ -1,0 +1,96 @@
+"""An adapter that is put on a model in its place, and the change that it leaves."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ftmech_hf.models.interpolation import interpolate_weights
+from ftmech_hf.training.low_rank import LowRankChange, adapter_in_place, change_of
+from tests.conftest import make_gpt2, make_llama
+from tests.models.test_merging import make_tied
+
+ROWS = torch.arange(24).view(2, 12) % 40
+
+
+def train(model: PreTrainedModel, steps: int = 3) -> tuple[LowRankChange, Tensor]:
+    """A few steps of an adapter, its change, and the logits of the model that has it."""
+    with adapter_in_place(model, seed=0):
+        optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-2)
+        for _ in range(steps):
+            model.train()(ROWS, labels=ROWS).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return change_of(model), model.eval()(ROWS).logits.detach()
+
+
+@pytest.mark.parametrize("make", [make_gpt2, make_llama, make_tied])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_comes_back_as_it_was_and_with_its_change_it_is_what_was_trained(
+    make: type[PreTrainedModel], dtype: torch.dtype
+) -> None:
+    model = make(40).to(dtype).eval()
+    before, alone = copy.deepcopy(model.state_dict()), model(ROWS).logits
+    names = [name for name, _ in model.named_modules()]
+    change, trained = train(model)
+    assert [name for name, _ in model.named_modules()] == names
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    assert not model.training
+    assert torch.equal(model(ROWS).logits, alone)
+    assert {left.dtype for left, _ in change.factors.values()} == {torch.float32}
+    found = change.added_to(model)
+    moved, left = (float((each - trained).abs().mean()) for each in (alone, found(ROWS).logits))
+    assert left < (1e-4 if dtype == torch.float32 else 0.2) * moved  # merged weights are rounded
+    assert {each.dtype for each in found.parameters()} == {dtype}
+    changed = {name for name, value in found.named_parameters() if not torch.equal(value, before[name])}
+    assert changed == change.factors.keys()
+    assert not any("embed" in name or "wte" in name or "lm_head" in name or "norm" in name for name in changed)
+
+
+def test_shares_of_a_change_lie_on_the_straight_line_to_it() -> None:
+    model = make_llama(40)
+    change, _ = train(model)
+    into = copy.deepcopy(model)
+    for share in (0.25, 1.0, 0.0):
+        found = change.added_to(model, share, into)
+        assert found is into
+        wanted = interpolate_weights(model, change.added_to(model), share)
+        assert all(
+            torch.allclose(one, other, atol=1e-6)
+            for one, other in zip(found.parameters(), wanted.parameters(), strict=True)
+        )
+    assert all(torch.equal(one, other) for one, other in zip(into.parameters(), model.parameters(), strict=True))
+
+
+def test_small_steps_are_not_lost_in_bfloat16_where_those_on_weights_are() -> None:
+    """At a rate of 1e-5 the steps of a weight of 0.02 to 0.2 are below half of what bfloat16 can tell apart."""
+    model = make_llama(40).bfloat16()
+    with adapter_in_place(model, seed=0):
+        trained = [each for each in model.parameters() if each.requires_grad]
+        before = [each.detach().clone() for each in trained]
+        optimizer = torch.optim.AdamW(trained, lr=1e-5, weight_decay=0)
+        model(ROWS, labels=ROWS).loss.backward()
+        optimizer.step()
+        moved = [not torch.equal(one, other) for one, other in zip(trained, before, strict=True)]
+    assert sum(moved) >= len(moved) / 2  # at first the gradient of one half is zero, as the other half is
+    whole = copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(whole.parameters(), lr=1e-5, weight_decay=0)
+    whole(ROWS, labels=ROWS).loss.backward()
+    optimizer.step()
+    matrices = [(one, other) for one, other in zip(whole.parameters(), model.parameters(), strict=True) if one.ndim > 1]
+    same = sum(int((one == other).sum()) for one, other in matrices)
+    assert same > 0.9 * sum(one.numel() for one, _ in matrices)
+
+
+def test_a_model_comes_back_after_an_error_too() -> None:
+    model = make_llama(40)
+    names = [name for name, _ in model.named_modules()]
+    with pytest.raises(RuntimeError, match="stopped"), adapter_in_place(model, seed=0):
+        raise RuntimeError("stopped")
+    assert [name for name, _ in model.named_modules()] == names
+    assert not model.is_gradient_checkpointing

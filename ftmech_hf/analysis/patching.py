@@ -165,3 +165,35 @@ def patch_each(
         {place: torch.cat(parts).numpy() for place, parts in other.items() if parts},
         torch.cat(alone).numpy(),
     )
+
+
+@torch.no_grad()
+def follows_other_row(
+    model: PreTrainedModel, token_ids: Tensor, layers: Sequence[int], *, batch_size: int = 128
+) -> dict[int, NDArray[np.bool_]]:
+    """Whether a model gives another row's answer when it predicts from that row's stream, by layer.
+
+    The stream after a block is exchanged at the last position of the prompt alone. Where the model then gives the other
+    row's answer, all that decides on the answer is there by then; where it still gives its own, the answer is yet to
+    come from the positions before, in later blocks. Unlike a probe this needs no answer to occur twice.
+
+    Args:
+        model: that is asked; without any exchange it should give every row's answer.
+        token_ids: whole rows (B, T) with answers of one token, no two neighbours with the same.
+        layers: after which blocks.
+        batch_size: rows of one forward pass.
+
+    Returns:
+        layer -> for each row whether the most likely token is the next row's answer (the first one's for the last).
+    """
+    others, found = token_ids.roll(-1, 0), {layer: list[Tensor]() for layer in layers}
+    for rows, other in zip(token_ids.split(batch_size), others.split(batch_size), strict=True):
+        streams = record_activations(model, other[:, :-2], [("resid_post", layer) for layer in layers])
+        for (_, layer), stream in streams.items():
+
+            def exchange(value: Tensor, stream: Tensor = stream) -> Tensor:
+                return torch.cat([value[:, :-1], stream[:, -1:]], 1)
+
+            logits = patched_logits(model, rows, {("resid_post", layer): exchange})
+            found[layer].append(logits[:, -1].argmax(-1).cpu() == other[:, -2].cpu())
+    return {layer: torch.cat(parts).numpy() for layer, parts in found.items()}

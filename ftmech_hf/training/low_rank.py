@@ -1,8 +1,8 @@
 """An adapter that is trained on a model in its place and leaves it as it was: what is kept is the change alone.
 
-A second copy of a large model, its gradients and two moments of them are eight times its weights in bfloat16; an adapter
-of low rank is less than a hundredth of them. Its own numbers are float32 whatever the model's are, so that no step is
-lost by rounding, as steps of 1e-4 on weights in bfloat16 are.
+A second copy of a large model, its gradients and two moments of them are eight times its weights in bfloat16; an
+adapter of low rank is less than a hundredth of them. Its own numbers are float32 whatever the model's are, so that no
+step is lost by rounding, as steps of 1e-4 on weights in bfloat16 are.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ def change_of(model: PreTrainedModel) -> LowRankChange:
         if not isinstance(module, LoraLayer):
             continue
         inside, outside = (
-            side["default"].weight.detach() for side in (module.lora_A, module.lora_B) if isinstance(side, nn.ModuleDict)
+            side["default"].weight.detach()
+            for side in (module.lora_A, module.lora_B)
+            if isinstance(side, nn.ModuleDict)
         )
         left, right = outside * float(module.scaling["default"]), inside.clone()
         factors[f"{name}.weight"] = (right.T, left.T) if getattr(module, "fan_in_fan_out", False) else (left, right)

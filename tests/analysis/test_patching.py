@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import find_layout, model_blocks
-from ftmech_hf.analysis.patching import patch_each, patched_logits, record_activations
+from ftmech_hf.analysis.patching import follows_other_row, patch_each, patched_logits, record_activations
 from ftmech_hf.training.evaluation import answer_logits
 
 SITES = ("resid_post", "attn_out", "mlp_act")
@@ -97,3 +97,25 @@ def test_recording_gives_logits_of_the_last_token_alone(any_model: PreTrainedMod
     hook.remove()
     assert [tuple(shape[:2]) for shape in seen] == [(4, 1)]
     assert {value.shape[:2] for value in found.values()} == {(4, 9)}  # every position of the sites
+
+
+@torch.no_grad()
+def test_the_answer_follows_another_row_from_where_its_last_position_knows_it(any_model: PreTrainedModel) -> None:
+    """Where the second block attends to nothing, all is decided before it; where the first does not, nothing is."""
+    layers = find_layout(any_model).layers
+    for silent, expected in ((1, (True, True)), (0, (False, True))):
+        model = copy.deepcopy(any_model)
+        block = model_blocks(model)[silent][1]
+        for name, parameter in block.get_submodule(layers[silent].attention_out).named_parameters():
+            parameter.zero_()
+            assert name in ("weight", "bias")
+        rows = torch.randint(3, 40, (400, 12), generator=torch.Generator().manual_seed(4))
+        rows[:, -3] = 5  # all rows end alike: without attention their last position holds the same
+        rows[:, -2] = answer_logits(model, rows).argmax(-1)
+        kept = [0]
+        for place in range(1, len(rows)):
+            if rows[place, -2] not in (rows[kept[-1], -2], rows[0, -2]):
+                kept.append(place)
+        assert len(kept) > 5
+        found = follows_other_row(model, rows[kept], [0, 1], batch_size=7)
+        assert [found[layer].tolist() for layer in (0, 1)] == [[each] * len(kept) for each in expected]

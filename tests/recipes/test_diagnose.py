@@ -14,7 +14,8 @@ import pytest
 
 from ftmech_hf.runs import damaged_files, write_json
 from ftmech_hf.studies.diagnosis.page import MEANING, SIGNS, render_diagnosis
-from ftmech_hf.studies.diagnosis.verdict import Verdict, VerdictRule, read_signs
+from ftmech_hf.studies.diagnosis.signs import VerdictRule, read_signs
+from ftmech_hf.studies.diagnosis.verdict import Verdict
 from recipes import diagnose, finetune
 from tests.conftest import make_gpt2
 from tests.recipes.conftest import CONFIGS, TINY
@@ -39,8 +40,8 @@ def test_our_runs(chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     out = tmp_path / "out"
     assert damaged_files(out) == []
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["verdict"] == "undecided"  # six steps teach nothing
-    assert "there is nothing to lose" in " ".join(capsys.readouterr().out.split())
+    assert summary["verdict"] == "nothing to lose"  # six steps teach nothing
+    assert "it does not show it" in " ".join(capsys.readouterr().out.split())
     table = pd.read_parquet(out / "table.parquet")
     ranks = table[(table["quantity"] == "effective rank") & ~table["reference"].astype(bool)]["value"]
     assert 0 < ranks.max() <= 2.001

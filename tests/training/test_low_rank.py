@@ -34,7 +34,7 @@ def test_a_model_comes_back_as_it_was_and_with_its_change_it_is_what_was_trained
     make: type[PreTrainedModel], dtype: torch.dtype
 ) -> None:
     model = make(40).to(dtype).eval()
-    before, alone = copy.deepcopy(model.state_dict()), model(ROWS).logits
+    before, alone = copy.deepcopy(model.state_dict()), model(ROWS).logits.detach()
     names = [name for name, _ in model.named_modules()]
     change, trained = train(model)
     assert [name for name, _ in model.named_modules()] == names
@@ -44,7 +44,7 @@ def test_a_model_comes_back_as_it_was_and_with_its_change_it_is_what_was_trained
     assert torch.equal(model(ROWS).logits, alone)
     assert {left.dtype for left, _ in change.factors.values()} == {torch.float32}
     found = change.added_to(model)
-    moved, left = (float((each - trained).abs().mean()) for each in (alone, found(ROWS).logits))
+    moved, left = (float((each - trained).abs().mean()) for each in (alone, found(ROWS).logits.detach()))
     assert left < (1e-4 if dtype == torch.float32 else 0.2) * moved  # merged weights are rounded
     assert {each.dtype for each in found.parameters()} == {dtype}
     changed = {name for name, value in found.named_parameters() if not torch.equal(value, before[name])}
@@ -93,4 +93,4 @@ def test_a_model_comes_back_after_an_error_too() -> None:
     with pytest.raises(RuntimeError, match="stopped"), adapter_in_place(model, seed=0):
         raise RuntimeError("stopped")
     assert [name for name, _ in model.named_modules()] == names
-    assert not model.is_gradient_checkpointing
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())

@@ -20,7 +20,7 @@ from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.models.loading import random_twin
 from ftmech_hf.models.vocabulary import CommonTokens, fit_vocabulary
 from ftmech_hf.studies.diagnosis.finetuning import self_distil
-from ftmech_hf.studies.diagnosis.verdict import VerdictRule
+from ftmech_hf.studies.diagnosis.signs import VerdictRule
 
 BASE, FINETUNED, NULL = "base", "fine-tuned", "reference"
 SELF_DISTILLED, OTHER_SEED = "taught nothing", "another seed"
@@ -88,7 +88,6 @@ class CaseConfig:
         if not self.prune_sizes or min(self.prune_sizes) < 0 or max(self.prune_sizes) < 1:
             raise ValueError(f"prune_sizes: {self.prune_sizes}, expected numbers of 0 or more, and one above")
 
-
     def in_place(self, parameters: int) -> bool:
         """Whether models of so many parameters are trained back by an adapter."""
         return self.reverse_by == "adapter" or (self.reverse_by == "auto" and parameters >= LARGE)
@@ -121,6 +120,7 @@ class Case:
         common: name of a model -> the tokens that the base and it both know; a model without an entry has the base's
             vocabulary.
         prompt_kind: which kind of learned tokens make the fine-tuned model of its base, if it is no change of weights.
+        leave_out: methods that are not wanted.
 
     Attributes:
         more_references: names and seeds of two models of random weights, for what differs between such models; they
@@ -141,6 +141,7 @@ class Case:
         difference: str | None = None,
         common: Mapping[str, CommonTokens] | None = None,
         prompt_kind: str | None = None,
+        leave_out: Sequence[str] = (),
     ) -> None:
         self.models, self.capability, self.other, self.config, self.seed = models, capability, other, config, seed
         self.rule = VerdictRule()
@@ -152,7 +153,7 @@ class Case:
         self._streams: dict[tuple[str, str, str], dict[int, Tensor]] = {}
         self._opened: dict[str, TracedModel] = {}
         self._other_seed = other_seed
-        self.common, self.prompt_kind = dict(common or {}), prompt_kind
+        self.common, self.prompt_kind, self.leave_out = dict(common or {}), prompt_kind, leave_out
         self.reversed_model, self.difference = reversed_model, difference
 
     @functools.cached_property

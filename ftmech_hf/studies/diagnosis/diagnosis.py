@@ -245,8 +245,13 @@ def _with_reversed(case: Case, found: Mapping[str, MethodResult]) -> Mapping[str
 
 
 def left_out(case: Case) -> list[str]:
-    """The methods that cannot be run on a fine-tuned model that is no change of weights."""
-    return [name for name, method in METHODS.items() if method.needs_weights and case.prompt_kind]
+    """Methods that are not wanted or need a change of weights where there is none, and those that need one of them."""
+    gone: list[str] = []
+    for name, method in METHODS.items():
+        impossible = method.needs_weights and case.prompt_kind is not None
+        if name in case.leave_out or impossible or set(method.needs) & set(gone):
+            gone.append(name)
+    return gone
 
 
 def _ends_with_answers(case: Case, evidence: Evidence) -> bool:

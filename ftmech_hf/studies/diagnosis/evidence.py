@@ -142,10 +142,13 @@ class RevivalEvidence:
 
     Attributes:
         revival, revival_null: reverse fine-tuning of the fine-tuned model, and of the control.
+        untaught, untaught_null: what both answer right afterwards, of questions whose answers it did not teach.
     """
 
     revival: Revivals | None = None
     revival_null: Revivals | None = None
+    untaught: Share | None = None
+    untaught_null: Share | None = None
 
 
 Contribution = BehaviourEvidence | PruningEvidence | HalvesEvidence | ReadingEvidence | RevivalEvidence

@@ -164,9 +164,10 @@ def _curves(
     rows_of = functools.partial(questions.training_rows, seed, batch_size=settings["batch_size"])
     in_place = settings.get("in_place", False)
     lr = settings["lr"] * (ADAPTER_RATE if in_place else 1)
-    with _trainable(model, seed, in_place) as trained, contextlib.closing(
-        _tuned(trained, questions, rows_of, seed=seed, lr=lr, steps=to_confirm)
-    ) as tuned:
+    with (
+        _trainable(model, seed, in_place) as trained,
+        contextlib.closing(_tuned(trained, questions, rows_of, seed=seed, lr=lr, steps=to_confirm)) as tuned,
+    ):
         for done in tuned:
             if done not in when:
                 continue

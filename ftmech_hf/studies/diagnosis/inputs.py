@@ -37,6 +37,7 @@ from ftmech_hf.models.vocabulary import (
 from ftmech_hf.runs import RunDir
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, OTHER_SEED, Case, CaseConfig
 from ftmech_hf.studies.diagnosis.in_memory import InMemory
+from ftmech_hf.studies.diagnosis.methods import METHODS
 from ftmech_hf.studies.diagnosis.methods.behaviour import measure_behaviour
 from ftmech_hf.studies.diagnosis.needs import WORTH_SAYING, check_memory, memory_needs, passed_tokens, say_time
 from ftmech_hf.tasks import Capability, PcfgShape
@@ -87,6 +88,11 @@ class DiagnoseConfig(ModelJobConfig, QuestionConfig):
             "one of all threads",
         },
     )
+    leave_out: list[str] = field(
+        default_factory=list,
+        metadata={"unsaid": True, "help": "methods that are not run, and what needs them neither, such as weights (long "
+                  "for large models) or similarity; what the verdict asks of them is then not measurable"},
+    )  # fmt: skip
     dataset: str | None = field(
         default=None,
         metadata={
@@ -110,6 +116,9 @@ class DiagnoseConfig(ModelJobConfig, QuestionConfig):
             raise ValueError(f"other_dataset: {self.other_dataset}, but no dataset with the capability's questions")
         if self.workers not in (0, 1, 2) or (self.workers == 2 and not can_work_beside()):
             raise ValueError(f"workers: {self.workers}, expected 0, 1, or on Linux 2")
+        names = [name.replace(" ", "_") for name in METHODS if name != "behaviour"]
+        if unknown := [name for name in self.leave_out if name not in names]:
+            raise ValueError(f"leave_out: {unknown[0]}, expected some of {', '.join(names)}")
         if self.max_memory is not None:
             parse_bytes("max_memory", self.max_memory)
         if self.gguf_file and named_models(self) == named_models(dataclasses.replace(self, gguf_file=None)):
@@ -235,6 +244,7 @@ def prepare_case(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgSha
         others[0] if others else None, case_config, config.seed, loaded.get("twin"), loaded.get("reversed"),
         own=asked.own, difference=asked.difference,
         common={ROLES[name]: found for name, found in common.items() if name in ROLES}, prompt_kind=prompt_kind,
+        leave_out=[name.replace("_", " ") for name in config.leave_out],
     )  # fmt: skip
     if asked.own:
         _check_own_tokens(case)

@@ -71,7 +71,9 @@ def memory_needs(
         step = adapter_bytes(config, batch, tokens, ADAPTER.lora_rank, predicted, dtype)
         passing["2 adapters that are trained" if not prompt else "an adapter that is trained"] = step * (2 - prompt)
     elif taught or not prompt:
-        step = training_bytes(config, batch, tokens, predicted) + weight_bytes(config)  # in float32, whatever it is kept in
+        step = training_bytes(config, batch, tokens, predicted) + weight_bytes(
+            config
+        )  # in float32, whatever it is kept in
         trained = 1 if prompt else 2  # two are trained back side by side
         passing[f"{trained} that are trained, with gradients and moments"] = trained * step
     copies = models + taught + (not prompt and not in_place)  # the last is the one that was trained back

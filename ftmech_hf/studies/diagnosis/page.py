@@ -26,6 +26,7 @@ MEANING = {
     "can say.",
     "weakened": "Part of the capability is left: not all of it shows, or not all that shows is as it was.",
     "gone": "The fine-tuned model does not show the capability, and nothing says that it still has it.",
+    "nothing to lose": "The base does not show the capability, so that the fine-tuned model could not lose it.",
     "undecided": "The measurements do not allow a verdict.",
 }
 
@@ -33,6 +34,7 @@ SIGNS = {
     "comes back by pruning": "It comes back when a few rows of weights are set to zero",
     "one half of it works in the base": "Half of its blocks do their part when the base does the other",
     "can be read": "The right answer can be read in its stream",
+    "answers that it was not taught come back": "Trained back on some questions, it gives answers that others have",
     "comes back fast": "It comes back fast when it is trained again",
 }
 

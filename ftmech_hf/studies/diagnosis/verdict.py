@@ -1,16 +1,16 @@
-"""Is a capability unchanged, hidden, weakened or gone? One rule, with all its thresholds in :class:`VerdictRule`.
+"""Is a capability unchanged, hidden, weakened or gone? One rule, with all its thresholds in :class:`.VerdictRule`.
 
 **Behaviour first.** *Chance* is what naming the most frequent answer gives; the *floor* is chance or the accuracy of
 the control (a model without the capability), whichever is higher; a *lead* is what a model is better than that. In this
 order:
 
-- The base must clearly be better than chance by :attr:`VerdictRule.least_lead`, or there is nothing to lose:
-  ``undecided``.
-- If the paired difference base less fine-tuned is no more than :attr:`VerdictRule.same`, with the whole interval:
+- The base must clearly be better than chance by :attr:`.VerdictRule.least_lead`. If it is not with the whole interval,
+  it does not show the capability, whether or not it has it: ``nothing to lose``. If it may be: ``undecided``.
+- If the paired difference base less fine-tuned is no more than :attr:`.VerdictRule.same`, with the whole interval:
   ``unchanged``. If it is not more than that with the whole interval: ``undecided``, more rows are needed. So more rows
   never turn one of unchanged and worse into the other but by way of undecided.
 - The base must have that lead over the control as well, or the control has the capability itself: ``undecided``.
-- If at least :attr:`VerdictRule.share` of the base's lead is left, with the whole interval: ``weakened``. If that can
+- If at least :attr:`.VerdictRule.share` of the base's lead is left, with the whole interval: ``weakened``. If that can
   be less as well as more: ``undecided``, more rows are needed.
 
 What is left now is *lost*: less than ``share`` of the lead shows. **Four signs that it is still there**, each beside a
@@ -23,23 +23,28 @@ measured, which is neither:
 2. *one half of it works in the base*: the base's first blocks and the fine-tuned model's last ones answer right
    together, or the fine-tuned model's first blocks and the base's last ones do, and not with the control's blocks in
    their place. Where the halves meet is chosen by the base alone, on other questions: the answer must still have to be
-   computed after it (last blocks), or must be there (first blocks). A half has at least :attr:`VerdictRule.half` of the
-   blocks. Not measurable where probes of the base read no more than probes of the controls, or no such cut is central;
+   computed after it (last blocks), or must be there (first blocks). Probes tell, which read more in the base than in
+   the controls. Where less than ``share`` of the tested answers are words that probes have seen, an exchange tells: the
+   base gets another question's stream at the last position, and gives the answer to that one (it is there) or to its
+   own (it is still to be computed). A half has at least :attr:`.VerdictRule.half` of the blocks. Not measurable where
+   probes of the base read no more than those of the controls, or no such cut is central;
 3. *can be read*: a linear probe reads the answer in the fine-tuned model's stream, with a lead that counts from the
    most that is read without the capability: in the control, in two models of random weights (each in the layer where
    most is read), and in the embeddings of the input. Not measurable where the base's probe is not above all of these:
-   then the input gives it away, or the answers are words that the probe never saw;
-4. *comes back fast*: reverse fine-tuning reaches :attr:`VerdictRule.revived` of the base's accuracy, and the control
-   takes at least :attr:`VerdictRule.speed` times as many steps: the slowest of several repetitions of the one against
+   then the input gives it away. Where the answers are words that the probe never saw, another question stands in its
+   place, *answers that it was not taught come back*: trained back on other questions, it answers right where no row of
+   that training had the answer, and the control after as long a training does not;
+4. *comes back fast*: reverse fine-tuning reaches :attr:`.VerdictRule.revived` of the base's accuracy, and the control
+   takes at least :attr:`.VerdictRule.speed` times as many steps: the slowest of several repetitions of the one against
    the fastest of the other. Not measurable where that was not followed for long enough to tell.
 
 **The verdict on what is lost.** Signs 1 and 4 are the model's own behaviour.
 
-- With at least :attr:`VerdictRule.signs` signs, one of them of its own behaviour: ``behind a wrapper``.
-- Else, if its lead is more than :attr:`VerdictRule.left`, with the whole interval, part of it shows: ``weakened``. If
+- With at least :attr:`.VerdictRule.signs` signs, one of them of its own behaviour: ``behind a wrapper``.
+- Else, if its lead is more than :attr:`.VerdictRule.left`, with the whole interval, part of it shows: ``weakened``. If
   it may be more or less than that: ``undecided``. A lead of nothing is never called part of the capability.
 - Else ``gone``, if signs 1 and 4 were measured, no sign shows, and the control takes less than
-  :attr:`VerdictRule.faster` times as many steps to learn it; sign 2 alone does not stand against it. If neither model
+  :attr:`.VerdictRule.faster` times as many steps to learn it; sign 2 alone does not stand against it. If neither model
   was back, so that their steps were never compared, or any other sign shows alone: ``undecided``.
 
 **Without a control** that never had the capability (``--control``), one of random weights stands in. It has learned
@@ -52,49 +57,27 @@ The thresholds were set before the rule judged any model, but for ``half``, ``le
 models that never had the capability exceed in one of a hundred pairs (measured in the README; wrappers had no part).
 Its form changed on seeing results, each time to where it claims less. Signs 2 and 3 asked whether the base's own last
 blocks and probes can use the fine-tuned model's stream, until a change was seen that sits in the first block, so that
-what is intact comes *after* it. ``gone`` was given to a model that came back in a third of the control's steps, to one
-that let the answer be read far better than random weights do, and where neither model came back. ``weakened`` was given
-to a fall of 1.9 to 5.1 points, to models that never had the capability (beside random weights), and where one of thirty
-blocks (a "half") worked in the base. What can be read counted from controls at the base's layer, not at their own.
+what is intact comes *after* it. Halves and reading could not be measured where every answer is a word of its own, as in
+facts about a real model; how they are asked there was settled on a hidden pair of a seed that is not reported. What the
+base does not show was ``undecided``, until a study asked about what a model never could: that there is nothing to lose
+is a finding, and more rows do not change it. ``gone`` was given to a model that came back in a third of the control's
+steps, to one that let the answer be read far better than random weights do, and where neither model came back.
+``weakened`` was given to a fall of 1.9 to 5.1 points, to models that never had the capability (beside random weights),
+and where one of thirty blocks (a "half") worked in the base. What can be read counted from controls at the base's
+layer, not at their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ftmech_hf.statistics.intervals import Share
-from ftmech_hf.studies.diagnosis.evidence import NOT_MEASURED, Evidence, Sign, say_list, say_share, say_steps
+from ftmech_hf.studies.diagnosis.evidence import Evidence, Sign, say_list, say_share, say_steps
+from ftmech_hf.studies.diagnosis.signs import HALVES, PHRASES, VerdictRule, bar_of, read_signs
 
-Verdict = Literal["unchanged", "behind a wrapper", "hidden or learned anew", "weakened", "gone", "undecided"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerdictRule:
-    """All thresholds, in one place.
-
-    Attributes:
-        same: accuracies within this of each other are the same.
-        least_lead: what the base must be better than chance, and than the control, for a verdict.
-        share: of the base's lead that counts as being there.
-        left: what a model must be better than the floor for part of the capability to be left in its answers.
-        revived: share of the base's accuracy that ends reverse fine-tuning.
-        speed: how many times as long the control must take.
-        faster: below so many times, coming back is learning anew.
-        signs: how many signs make a wrapper.
-        half: share of the blocks that each side of a cut must have to be called a half.
-    """
-
-    same: float = 0.05
-    least_lead: float = 0.2
-    share: float = 0.5
-    left: float = 0.1
-    revived: float = 0.95
-    speed: float = 3.0
-    faster: float = 2.0
-    signs: int = 2
-    half: float = 1 / 3
+Verdict = Literal[
+    "unchanged", "behind a wrapper", "hidden or learned anew", "weakened", "gone", "nothing to lose", "undecided"
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -120,93 +103,24 @@ class VerdictResult:
         return {"verdict": self.verdict, "reason": self.reason, "signs": self.rows()}
 
 
-PRUNING, HALVES, READ, FAST = (
-    "comes back by pruning", "one half of it works in the base", "can be read", "comes back fast"
-)  # fmt: skip
-PHRASES = {
-    PRUNING: "it comes back when a few rows of weights are set to zero",
-    HALVES: "half of its blocks still do their part",
-    READ: "the answer can be read in its stream",
-    FAST: "it comes back fast when it is trained again",
-}
 NO_CONTROL = "no control was given (--control)"
-
-
-def _clears(measured: Share, controls: Sequence[Share], bar: float) -> bool:
-    """Whether an accuracy is at or beyond a bar with its near end, and the far ends of its controls are not."""
-    return measured.low >= bar and all(control.high < bar for control in controls)
-
-
-def _bar(evidence: Evidence, rule: VerdictRule) -> float:
-    return evidence.floor + rule.share * (evidence.base.value - evidence.floor)
-
-
-def _at_least(bar: float) -> str:
-    return f"at least {bar:.0%}, its control less"
-
-
-def _pruning_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
-    bar = _bar(evidence, rule)
-    named = {"random rows": evidence.pruned_random, "chosen rows of the control": evidence.pruned_null}
-    controls = {name: share for name, share in named.items() if share is not None}
-    holds = _clears(evidence.pruned, list(controls.values()), bar) if evidence.pruned and controls else None
-    shown = "; ".join(f"{name} {say_share(share)}" for name, share in controls.items()) or NOT_MEASURED
-    return Sign(PRUNING, holds, say_share(evidence.pruned), shown, _at_least(bar), behaviour=True)
-
-
-def _halves_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
-    bar = _bar(evidence, rule)
-    named = {
-        "first": (evidence.early_blocks, evidence.early, evidence.early_null),
-        "last": (evidence.late_blocks, evidence.late, evidence.late_null),
-    }
-    held: list[bool] = []
-    measured, controls = [], []
-    for side, (blocks, share, control) in named.items():
-        if share is not None and control is not None:
-            name = f"{side} {blocks} of {evidence.num_blocks} blocks" if blocks else f"{side} blocks"
-            held.append(_clears(share, [control], bar))
-            measured.append(f"{name} {say_share(share)}")
-            controls.append(f"{name} {say_share(control)}")
-    shown = "; ".join(measured) or NOT_MEASURED, "; ".join(controls) or NOT_MEASURED
-    return Sign(HALVES, any(held) if held else None, *shown, _at_least(bar), behaviour=False)
-
-
-def _read_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
-    read, base, null = evidence.read, evidence.read_base, evidence.read_null
-    if read is None or base is None or null is None:
-        return Sign(READ, None, say_share(read), say_share(null), NOT_MEASURED, behaviour=False)
-    least = max(evidence.chance, null.high)
-    if base.low <= least:  # there is no room for a sign where as much is read without the capability as in the base
-        bar = f"{NOT_MEASURED}: the base reads {say_share(base)}, not more than its control"
-        return Sign(READ, None, say_share(read), say_share(null), bar, behaviour=False)
-    bar_at = least + rule.share * (base.value - least)
-    return Sign(
-        READ, _clears(read, [null], bar_at), say_share(read), say_share(null), _at_least(bar_at), behaviour=False
-    )
-
-
-def _fast_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
-    one, other = evidence.revival, evidence.revival_null
-    holds = one.is_faster_than(other, rule.speed) if one and other else None
-    bar = f"its control takes at least {rule.speed:g} times as long"
-    return Sign(FAST, holds, say_steps(one), say_steps(other), bar, behaviour=True)
-
-
-def read_signs(evidence: Evidence, rule: VerdictRule) -> tuple[Sign, ...]:
-    """The four signs, in the order of the module's docstring."""
-    return tuple(sign(evidence, rule) for sign in (_pruning_sign, _halves_sign, _read_sign, _fast_sign))
 
 
 def judge_behaviour(evidence: Evidence, rule: VerdictRule | None = None) -> VerdictResult | None:
     """The verdict where answers alone decide it, without signs; None where the capability is lost."""
     rule = rule or VerdictRule()
     base, drop, found = evidence.base, evidence.drop, evidence.finetuned
+    named = f"{rule.least_lead:.0%} more than the {evidence.chance:.0%} that naming one answer gives"
+    if base.high - evidence.chance < rule.least_lead:
+        return VerdictResult(
+            "nothing to lose",
+            f"the base answers {say_share(base)} right, which is less than {named}: it does not show it",
+        )
     if base.low - evidence.chance < rule.least_lead:
         return VerdictResult(
             "undecided",
-            f"the base answers {say_share(base)} right, not clearly {rule.least_lead:.0%} more than the "
-            f"{evidence.chance:.0%} that naming one answer gives: there is nothing to lose",
+            f"the base answers {say_share(base)} right, which may be {named} and may be less: whether there is "
+            "anything to lose, these questions do not say; use more rows",
         )
     if drop.high <= rule.same:
         moved = "rose" if drop.value < 0 else "fell" if drop.value > 0 else "stayed"
@@ -226,7 +140,7 @@ def judge_behaviour(evidence: Evidence, rule: VerdictRule | None = None) -> Verd
             f"{evidence.fall}, but the control answers {say_share(evidence.null)} right, so that it is not one "
             "without the capability",
         )
-    bar = _bar(evidence, rule)
+    bar = bar_of(evidence, rule)
     if found.low >= bar:
         so_far = "" if evidence.control else f"; {NO_CONTROL} to say what is right without the capability"
         return VerdictResult(

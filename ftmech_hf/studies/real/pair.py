@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -48,24 +47,17 @@ PAIRS = {
 }
 """Name of a pair -> what it is."""
 
-HIDDEN = ("behind a wrapper", "hidden or learned anew")
+RIGHT: dict[Expected, tuple[str, ...]] = {
+    "hidden": ("behind a wrapper", "hidden or learned anew"),
+    "unchanged": ("unchanged",),
+    "never there": ("nothing to lose",),
+}
+"""The truth -> the verdicts that say it. No other word does: *undecided* is never right."""
 
 
-def is_right(expected: Expected, summary: Mapping[str, Any]) -> bool:
-    """Whether a diagnosis found the truth.
-
-    Where the model never had the ability, the right verdict is that there was nothing to lose: the base is not clearly
-    better than chance. ``undecided`` for any other reason is not right.
-
-    Args:
-        expected: the truth.
-        summary: of the diagnosis.
-    """
-    verdict, evidence = summary["verdict"], summary["evidence"]
-    if expected == "never there":
-        lead = evidence["base"]["low"] - evidence["chance"]
-        return bool(verdict == "undecided" and lead < summary["rule"]["least_lead"])
-    return verdict in (HIDDEN if expected == "hidden" else ("unchanged",))
+def is_right(expected: Expected, verdict: str) -> bool:
+    """Whether a diagnosis found the truth."""
+    return verdict in RIGHT[expected]
 
 
 @dataclass(frozen=True, kw_only=True)

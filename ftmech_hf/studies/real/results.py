@@ -39,7 +39,7 @@ def _describe(plan: RealPlan, name: str, run: FinishedRun) -> dict[str, Any]:
         "pair": name,
         "expected": PAIRS[name].expected,
         "verdict": summary["verdict"],
-        "right": is_right(PAIRS[name].expected, summary),
+        "right": is_right(PAIRS[name].expected, summary["verdict"]),
         "minutes": round(summary["facts"]["seconds"] / 60, 2),
         "peak_gb": run.env.get("peak_gb"),
         "cpu_minutes": _minutes(run.env.get("cpu_seconds")),

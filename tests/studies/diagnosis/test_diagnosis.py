@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.studies.diagnosis import diagnosis
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, OTHER_SEED, SELF_DISTILLED, Case, CaseConfig
-from ftmech_hf.studies.diagnosis.diagnosis import MeasuredResult, measure_case
+from ftmech_hf.studies.diagnosis.diagnosis import MeasuredResult, left_out, measure_case
 from ftmech_hf.studies.diagnosis.evidence import Evidence
 from ftmech_hf.studies.diagnosis.finetuning import revive
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
@@ -257,3 +257,17 @@ def test_two_processes_are_for_small_models_on_the_cpu_and_one_or_two_have_one_t
         measure_case(elsewhere, workers=2)
     with pytest.raises(ValueError, match="workers: 3, expected 0, 1, or on Linux 2"):
         DiagnoseConfig(workers=3)
+
+
+def test_what_is_left_out_takes_with_it_what_needs_it() -> None:
+    models = {BASE: make_base("llama"), FINETUNED: make_wrapped("llama"), NULL: make_never("llama")}
+
+    def of(*names: str) -> list[str]:
+        return left_out(Case(models, ask(make_rows()), None, FEW, 0, leave_out=names))
+
+    assert of() == []
+    assert of("weights") == ["weights"]
+    assert of("revival") == ["revival", "path"]
+    assert of("probing", "null models") == ["null models", "probing", "patching"]
+    with pytest.raises(ValueError, match="leave_out: behaviour, expected some of null_models, pruning, revival"):
+        DiagnoseConfig(leave_out=["behaviour"])

@@ -10,9 +10,18 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.jobs.answer_scores import given_answers
 from ftmech_hf.jobs.behavior import Behavior
-from ftmech_hf.studies.diagnosis.finetuning import accuracy_near, evaluated_steps, race, revive
+from ftmech_hf.studies.diagnosis.finetuning import (
+    accuracy_near,
+    evaluated_steps,
+    kept_as,
+    race,
+    revive,
+    self_distil,
+)
 from ftmech_hf.training.evaluation import answer_accuracy
+from ftmech_hf.training.low_rank import LowRankChange
 from tests.conftest import make_gpt2
 
 
@@ -176,3 +185,49 @@ def test_what_dropout_draws_depends_on_the_seed_alone() -> None:
     assert not all(torch.equal(one, same) for one, same in zip(first, other, strict=True))
     without = revive(make_gpt2(40), questions, seed=0, **settings).model
     assert not all(torch.equal(one, same.detach()) for one, same in zip(first, without.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_by_an_adapter_a_model_comes_back_in_its_place_and_is_left_as_it_was(
+    any_model: PreTrainedModel, dtype: torch.dtype
+) -> None:
+    questions, model = constant_answers(), copy.deepcopy(any_model).to(dtype).eval()
+    before = copy.deepcopy(model.state_dict())
+    alone = answer_accuracy(model, questions.test.token_ids)
+    settings = {**SETTINGS, "threshold": 0.95, "in_place": True}
+    curve = revive(model, questions, steps=60, **settings)
+    assert curve.steps is not None
+    assert 0 < curve.steps < 60
+    assert isinstance(curve.end, LowRankChange)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert answer_accuracy(model, questions.test.token_ids) == alone < 0.5
+    assert answer_accuracy(curve.end.added_to(model), questions.test.token_ids) > 0.9
+    # a race that ends before either model's last step leaves both as they were
+    other = copy.deepcopy(model)
+    first, second = race((model, slow(other)), questions, steps=60, beyond=2, **settings)
+    assert (first.steps, second.steps) == (curve.steps, None)
+    for each in (model, other):
+        assert each.state_dict().keys() == before.keys()
+        assert all(torch.equal(value, before[name]) for name, value in each.state_dict().items())
+
+
+def test_a_base_that_is_taught_nothing_by_an_adapter_answers_as_it_did() -> None:
+    questions = constant_answers()
+    model = make_gpt2(40)
+    before = copy.deepcopy(model.state_dict())
+    told = given_answers(model, questions.test)
+    for in_place in (False, True):
+        found = self_distil(model, questions, seed=0, steps=4, lr=1e-4, batch_size=16, in_place=in_place)
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        assert not all(torch.equal(value, before[name]) for name, value in found.state_dict().items())
+        assert float((given_answers(found, questions.test) == told).float().mean()) > 0.9
+
+
+def test_a_model_in_16_bit_is_trained_in_32_and_comes_back_as_it_is_kept() -> None:
+    questions = constant_answers()
+    model = make_gpt2(40).bfloat16().eval()
+    curve = revive(model, questions, steps=60, threshold=0.95, **SETTINGS)
+    assert {each.dtype for each in curve.model.parameters()} == {torch.float32}
+    assert {each.dtype for each in kept_as(curve.model, torch.bfloat16).parameters()} == {torch.bfloat16}
+    found = self_distil(model, questions, seed=0, steps=2, lr=1e-4, batch_size=16)
+    assert {each.dtype for each in found.parameters()} == {torch.bfloat16}

@@ -119,7 +119,7 @@ def test_what_a_diagnosis_hands_back_and_says_of_itself_stands_in_its_folder(
     assert (found.verdict, found.reason, found.signs) == (
         run.summary["verdict"], run.summary["reason"], run.summary["signs"],
     )  # fmt: skip
-    assert found.verdict == "undecided"
+    assert found.verdict == "nothing to lose"
     assert found.page == found.folder / "report.html"
     assert found.verdict in found.page.read_text().lower()
     pd.testing.assert_frame_equal(found.table, run.table)

@@ -18,7 +18,8 @@ from ftmech_hf.studies.diagnosis.console import print_diagnosis
 from ftmech_hf.studies.diagnosis.evidence import Evidence
 from ftmech_hf.studies.diagnosis.method import plain, read_of_answers, row
 from ftmech_hf.studies.diagnosis.page import SIGNS, render_diagnosis
-from ftmech_hf.studies.diagnosis.verdict import VerdictResult, VerdictRule, judge_capability
+from ftmech_hf.studies.diagnosis.signs import VerdictRule
+from ftmech_hf.studies.diagnosis.verdict import VerdictResult, judge_capability
 from tests.studies.diagnosis.test_verdict import ALONE, FAST, LOST, PRUNED, READ
 
 EXAMPLES = [

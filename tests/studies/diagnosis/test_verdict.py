@@ -13,13 +13,8 @@ from hypothesis import strategies as st
 
 from ftmech_hf.statistics.intervals import Share, paired_difference, share_interval
 from ftmech_hf.studies.diagnosis.evidence import Evidence, Revivals, Sign
-from ftmech_hf.studies.diagnosis.verdict import (
-    VerdictResult,
-    VerdictRule,
-    judge_behaviour,
-    judge_capability,
-    read_signs,
-)
+from ftmech_hf.studies.diagnosis.signs import VerdictRule, read_signs
+from ftmech_hf.studies.diagnosis.verdict import VerdictResult, judge_behaviour, judge_capability
 
 
 def share(percent: float, rows: int = 500) -> Share:
@@ -63,13 +58,23 @@ def sign(number: int, **changes: Any) -> Sign:
 BEHAVIOUR: dict[str, tuple[dict[str, Any], str, str]] = {
     "a base that barely leads": (
         {"base": Share(0.5, 0.449, 0.6)}, "undecided",
-        "the base answers 50% (45% to 60%) right, not clearly 20% more than the 25% that naming one answer gives: "
-        "there is nothing to lose",
+        "the base answers 50% (45% to 60%) right, which may be 20% more than the 25% that naming one answer gives and "
+        "may be less: whether there is anything to lose, these questions do not say; use more rows",
     ),
     "even where both are the same": (
         {"base": Share(0.5, 0.449, 0.6), "drop": Share(0, -0.01, 0.01)}, "undecided",
-        "the base answers 50% (45% to 60%) right, not clearly 20% more than the 25% that naming one answer gives: "
-        "there is nothing to lose",
+        "the base answers 50% (45% to 60%) right, which may be 20% more than the 25% that naming one answer gives and "
+        "may be less: whether there is anything to lose, these questions do not say; use more rows",
+    ),
+    "a base that may just lead": (
+        {"base": Share(0.3, 0.2, 0.45)}, "undecided",
+        "the base answers 30% (20% to 45%) right, which may be 20% more than the 25% that naming one answer gives and "
+        "may be less: whether there is anything to lose, these questions do not say; use more rows",
+    ),
+    "a base that does not lead": (
+        {"base": Share(0.3, 0.2, 0.449)}, "nothing to lose",
+        "the base answers 30% (20% to 45%) right, which is less than 20% more than the 25% that naming one answer "
+        "gives: it does not show it",
     ),
     "a base that just leads": (
         {"base": Share(0.5, 0.45, 0.6), "drop": Share(0, -0.01, 0.01)}, "unchanged",
@@ -521,3 +526,24 @@ def test_no_control_is_taken_for_one_unless_it_is_said() -> None:
     assert not bare.control
     # what the control answers is no bar for what is read: its own probe is
     assert sign(2, **READ, null=Share(0.4, 0.35, 0.45)).bar == "at least 62%, its control less"
+
+
+UNTAUGHT = {"read": None, "untaught": AT_BAR, "untaught_null": NEVER}
+
+
+def test_answers_that_were_not_taught_stand_in_for_what_probes_cannot_read() -> None:
+    found = sign(2, **UNTAUGHT)
+    assert (found.name, found.holds, found.behaviour) == ("answers that it was not taught come back", True, False)
+    assert (found.measured, found.control) == ("70% (62% to 80%)", "10% (8% to 12%)")
+    assert not sign(2, **{**UNTAUGHT, "untaught": BELOW}).holds
+    assert not sign(2, **{**UNTAUGHT, "untaught_null": AT_BAR}).holds
+    # where probes can read, they are asked, whatever came back
+    assert sign(2, **{**UNTAUGHT, "read": NEVER}).name == "can be read"
+    assert sign(2, **{**UNTAUGHT, "untaught_null": None}).holds is None
+    # it is no behaviour of the model as it is: with coming back fast it is enough, with half of the blocks it is not
+    assert judge(**UNTAUGHT, **FAST).verdict == "behind a wrapper"
+    assert judge(**UNTAUGHT, **FAST, **ALONE).verdict == "hidden or learned anew"
+    assert judge(**UNTAUGHT, **LATE).verdict == "undecided"
+    assert judge(**UNTAUGHT).verdict == "undecided"
+    reason = judge(**UNTAUGHT, **FAST).reason
+    assert "trained back on some questions, it answers others whose answers that did not teach" in reason

@@ -54,42 +54,40 @@ def test_it_runs_is_found_again_and_judges_every_pair(
     assert [tuple(each) for each in summary] == [KEPT, KEPT]
     never, left = summary
     assert (never["pair"], never["expected"], never["verdict"], never["right"]) == (
-        "backwards_never", "never there", "undecided", True
+        "backwards_never", "never there", "nothing to lose", True
     )  # fmt: skip
-    assert (left["verdict"], left["right"]) == ("undecided", False)  # it knows no opposites: that is not "unchanged"
+    # it knows no opposites: that is not "unchanged"
+    assert (left["verdict"], left["right"]) == ("nothing to lose", False)
     assert 0 < never["minutes"] < 5
     assert never["peak_gb"] is None or 0.1 < never["peak_gb"] < 8
     page = (out / "report.html").read_text()
     assert "1 of 2 verdicts are right" in page
-    assert "there is nothing to lose" in page
+    assert "that naming one answer gives: it does not show it" in page
     assert right_numbers(FinishedRun(out)) == {"Pairs whose verdict is the truth by construction": "1 of 2"}
     real.main(argv)
     assert "to make" not in capsys.readouterr().out
     check_page(out / "report.html")
 
 
-def evidence(verdict: str, low: float) -> dict[str, Any]:
-    return {"verdict": verdict, "evidence": {"base": {"low": low}, "chance": 0.1}, "rule": {"least_lead": 0.2}}
-
-
 @pytest.mark.parametrize(
-    ("expected", "verdict", "low", "right"),
+    ("expected", "verdict", "right"),
     [
-        ("hidden", "behind a wrapper", 0.6, True),
-        ("hidden", "hidden or learned anew", 0.6, True),
-        ("hidden", "undecided", 0.6, False),
-        ("hidden", "gone", 0.6, False),
-        ("hidden", "unchanged", 0.6, False),
-        ("unchanged", "unchanged", 0.6, True),
-        ("unchanged", "undecided", 0.6, False),
-        ("unchanged", "hidden or learned anew", 0.6, False),
-        ("never there", "undecided", 0.12, True),
-        ("never there", "undecided", 0.6, False),  # undecided for another reason
-        ("never there", "gone", 0.12, False),
+        ("hidden", "behind a wrapper", True),
+        ("hidden", "hidden or learned anew", True),
+        ("hidden", "undecided", False),
+        ("hidden", "gone", False),
+        ("hidden", "unchanged", False),
+        ("unchanged", "unchanged", True),
+        ("unchanged", "undecided", False),
+        ("unchanged", "hidden or learned anew", False),
+        ("never there", "nothing to lose", True),
+        ("never there", "undecided", False),
+        ("never there", "gone", False),
+        ("hidden", "nothing to lose", False),
     ],
 )
-def test_a_verdict_is_right_if_it_is_the_truth(expected: Expected, verdict: str, low: float, right: bool) -> None:
-    assert is_right(expected, evidence(verdict, low)) == right
+def test_a_verdict_is_right_if_it_is_the_truth(expected: Expected, verdict: str, right: bool) -> None:
+    assert is_right(expected, verdict) == right
 
 
 def test_there_are_three_of_each_and_what_is_asked_of_them_fits() -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from ftmech_hf.analysis.patching import PatchingResult, patch_each
+from ftmech_hf.analysis.patching import PatchingResult, follows_other_row, patch_each
+from ftmech_hf.jobs.answer_scores import gives_answer
 from ftmech_hf.report.charts import BASE as BASE_COLOR
 from ftmech_hf.report.charts import CONTROL, accuracy_axis, legend_below
 from ftmech_hf.report.charts import FINETUNED as FINETUNED_COLOR
@@ -23,7 +24,7 @@ from ftmech_hf.studies.diagnosis.evidence import HalvesEvidence
 from ftmech_hf.studies.diagnosis.figures import DOTTED, OTHER, layer_axis, line, null_model_lines, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
 from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
-from ftmech_hf.studies.diagnosis.methods.probing import ProbingMethodResult
+from ftmech_hf.studies.diagnosis.methods.probing import ProbingMethodResult, is_central
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,6 +49,21 @@ class Way(NamedTuple):
 
 
 BACK, FORTH = Way(BASE, FINETUNED), Way(FINETUNED, BASE)
+
+
+class Cuts(NamedTuple):
+    """After which layers halves meet; None where there is no such layer.
+
+    Attributes:
+        late: for the fine-tuned model's last blocks: the answer is still to be computed after it.
+        early: for its first blocks: the answer is there.
+        followed: layer -> share of rows on which the base gives the answer of the row whose stream it gets; None where
+            probes chose.
+    """
+
+    late: int | None
+    early: int | None
+    followed: Mapping[int, Share] | None = None
 
 
 class BestPart(NamedTuple):
@@ -76,14 +92,12 @@ class PatchingMethodResult(MethodResult):
     Attributes:
         found: the result of every way.
         num_blocks: of the models.
-        late, early: the layers after which halves meet, for the last blocks of the fine-tuned model and for its first
-            ones; None where there is no such layer.
+        cuts: where halves meet.
     """
 
     found: Mapping[Way, PatchingResult]
     num_blocks: int
-    late: int | None
-    early: int | None
+    cuts: Cuts
 
     def rows(self) -> list[TableRow]:
         """Accuracy under every patch."""
@@ -96,20 +110,22 @@ class PatchingMethodResult(MethodResult):
 
     def evidence(self) -> HalvesEvidence:
         """What two halves answer together, of the fine-tuned model and of the reference."""
+        late, early, _ = self.cuts
         return HalvesEvidence(
-            late=self._halves(BACK, self.late), late_null=self._halves(Way(BASE, NULL), self.late),
-            early=self._halves(FORTH, self.early), early_null=self._halves(Way(NULL, BASE), self.early),
+            late=self._halves(BACK, late), late_null=self._halves(Way(BASE, NULL), late),
+            early=self._halves(FORTH, early), early_null=self._halves(Way(NULL, BASE), early),
             # the fine-tuned model's blocks are the receiver's last ones, or the donor's first ones
-            late_blocks=None if self.late is None else self.num_blocks - self.late - 1,
-            early_blocks=None if self.early is None else self.early + 1, num_blocks=self.num_blocks,
+            late_blocks=None if late is None else self.num_blocks - late - 1,
+            early_blocks=None if early is None else early + 1, num_blocks=self.num_blocks,
         )  # fmt: skip
 
     def _halves(self, way: Way, cut: int | None) -> Share | None:
         return None if cut is None else share_right(self.found[way].right["resid_post", cut])
 
     def summary(self) -> dict[str, Any]:
-        """The best part."""
-        return {"best_part": self.best_part()._asdict()}
+        """The best part, where halves meet, and what was exchanged to find that."""
+        late, early, followed = self.cuts
+        return {"best_part": self.best_part()._asdict(), "cuts": (late, early), "followed": followed}
 
     def best_part(self) -> BestPart:
         """Which attention or MLP alone brings most back."""
@@ -125,7 +141,7 @@ class PatchingMethodResult(MethodResult):
 def measure_patching(case: Case, probing: ProbingMethodResult) -> PatchingMethodResult:
     """Patch the base and the fine-tuned model both ways; reference and null models in their stream alone.
 
-    Where two halves meet was chosen by what probes read in the base.
+    Where two halves meet is chosen by what probes read in the base, or by :func:`cuts_by_exchange`.
     """
 
     def patched(way: Way, sites: Sequence[str], other_rows: int) -> PatchingResult:
@@ -144,8 +160,38 @@ def measure_patching(case: Case, probing: ProbingMethodResult) -> PatchingMethod
             **{way: patched(way, list(SITES), OTHER_ROWS) for way in (BACK, FORTH)},
             **{way: patched(way, ["resid_post"], 0) for way in streams},
         },
-        num_blocks=case.num_layers, late=probing.places.late, early=probing.places.early,
+        num_blocks=case.num_layers, cuts=choose_cuts(case, probing),
     )  # fmt: skip
+
+
+def choose_cuts(case: Case, probing: ProbingMethodResult) -> Cuts:
+    """Where halves meet: by probes, or where most tested answers are words that no probe has seen, by exchange."""
+    if probing.places.layer is not None or probing.answers_seen >= case.rule.share:
+        return Cuts(probing.places.late, probing.places.early)
+    return cuts_by_exchange(case)
+
+
+def cuts_by_exchange(case: Case) -> Cuts:
+    """Where the base decides on its answer, by what another question's stream makes it answer.
+
+    Only the base is asked, on rows that choose, of which it answers the first token right; no answer need occur twice.
+    See :func:`ftmech_hf.analysis.patching.follows_other_row`.
+    """
+    rows = case.capability.validation[: 2 * case.config.patch_rows].first_tokens()
+    known = gives_answer(case.models[BASE], rows).nonzero()[:, 0].tolist()
+    kept: list[int] = []
+    for place in known:  # neighbours must differ, the last and the first too
+        differ = [rows.first_answers[place] != rows.first_answers[other] for other in (*kept[-1:], *kept[:1])]
+        if all(differ) and len(kept) < case.config.patch_rows:
+            kept.append(place)
+    central = [layer for layer in case.layers if is_central(layer, case.num_layers, case.rule.half)]
+    if len(kept) < 2 or not central:
+        return Cuts(None, None)
+    found = follows_other_row(case.models[BASE], rows[kept].token_ids, case.layers)
+    followed = {layer: share_right(right) for layer, right in found.items()}
+    before = [layer for layer in central if followed[layer].high < case.rule.share]
+    after = [layer for layer in central if followed[layer].low >= case.rule.share]
+    return Cuts(before[-1] if before else None, after[0] if after else None, followed)
 
 
 def _draw_patching(ax: Axes, rows: pd.DataFrame, reference: str, way: str, null: str) -> None:

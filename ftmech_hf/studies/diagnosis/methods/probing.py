@@ -105,11 +105,10 @@ class ProbingMethodResult(MethodResult):
         )
 
     def summary(self) -> dict[str, Any]:
-        """Where that is, where halves meet, and how well the answers are known to the probes."""
+        """Where that is, and how well the answers are known to the probes."""
         return {
             "read_null_in": self.places.null[0], "read_layer": self.places.layer,
-            "cuts": (self.places.late, self.places.early), "answers_seen": self.answers_seen,
-            "rows_per_answer": self.rows_per_answer,
+            "answers_seen": self.answers_seen, "rows_per_answer": self.rows_per_answer,
         }  # fmt: skip
 
 

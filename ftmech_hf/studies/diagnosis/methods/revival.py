@@ -2,6 +2,9 @@
 
 The reference need not be followed beyond the step at which the question is settled. Where the fine-tuned model did not
 come back, both go on side by side until one of them does: else nothing would have been compared.
+
+Where most answers are words of their own, such as capitals, training on some questions does not tell the answers to the
+others. What is right of those after it was not taught, and is measured by itself.
 """
 
 from __future__ import annotations
@@ -16,12 +19,16 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
+from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.report.charts import accuracy_axis, legend_below, step_axis
+from ftmech_hf.statistics.intervals import Share
 from ftmech_hf.studies.diagnosis.case import FINETUNED, NULL, Case
 from ftmech_hf.studies.diagnosis.evidence import RevivalEvidence, Revivals
 from ftmech_hf.studies.diagnosis.figures import COLORS, DOTTED, line, name_model, pick, spread
 from ftmech_hf.studies.diagnosis.finetuning import Curve, RevivalSettings, kept_as, race, revive
 from ftmech_hf.studies.diagnosis.method import Apart, Method, MethodResult, Summary, TableRow, row
+from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
 from ftmech_hf.training.low_rank import LowRankChange
 
 if TYPE_CHECKING:
@@ -39,6 +46,8 @@ class RevivalMethodResult(MethodResult):
         finetuned, null: steps to the threshold, of the fine-tuned model and of the reference.
         points: model -> for every repetition: step -> accuracy.
         threshold: the accuracy that counts as being back.
+        untaught, untaught_null: what the fine-tuned model and the reference answer right afterwards of the test
+            questions whose answers were not trained on; None where most answers were.
         trained_back: what the first repetition of the fine-tuned model ended with, or how it differs from it.
     """
 
@@ -47,6 +56,8 @@ class RevivalMethodResult(MethodResult):
     points: Mapping[str, Sequence[Mapping[int, float]]]
     threshold: float
     trained_back: PreTrainedModel | LowRankChange = field(repr=False)
+    untaught: Share | None = None
+    untaught_null: Share | None = None
 
     def rows(self) -> list[TableRow]:
         """Accuracy at every evaluated step."""
@@ -58,6 +69,10 @@ class RevivalMethodResult(MethodResult):
                 for number, points in enumerate(runs) for step, value in points.items()
             ),
             row("revival", "threshold", self.threshold, reference=True),
+            *(
+                row("revival", "not taught", *share, model=name, questions="capability", reference=name == NULL)
+                for name, share in ((FINETUNED, self.untaught), (NULL, self.untaught_null)) if share is not None
+            ),
         ]  # fmt: skip
 
     def reversed_model(self, finetuned: PreTrainedModel) -> PreTrainedModel:
@@ -66,8 +81,10 @@ class RevivalMethodResult(MethodResult):
         return found.added_to(finetuned) if isinstance(found, LowRankChange) else found
 
     def evidence(self) -> RevivalEvidence:
-        """Steps of both."""
-        return RevivalEvidence(revival=self.finetuned, revival_null=self.null)
+        """Steps of both, and what is right that was not taught."""
+        return RevivalEvidence(
+            revival=self.finetuned, revival_null=self.null, untaught=self.untaught, untaught_null=self.untaught_null
+        )
 
 
 def measure_revival(case: Case) -> RevivalMethodResult:
@@ -83,7 +100,7 @@ def measure_revival(case: Case) -> RevivalMethodResult:
         curves = []
         for number in range(config.repeats):
             curves.append(revive(case.models[name], case.capability, seed=case.seed + number, steps=steps, **settings))
-            if name != FINETUNED or number:  # only the first is looked at again
+            if number:  # only the first is looked at again
                 _let_go(curves[-1])
         return curves
 
@@ -99,18 +116,38 @@ def measure_revival(case: Case) -> RevivalMethodResult:
             (case.models[FINETUNED], case.models[NULL]), case.capability, steps=config.most_reverse_steps,
             beyond=rule.faster, seed=case.seed + late, **settings,
         )  # fmt: skip
-        for curve in (control, *curves[1:]):
+        for curve in curves[1:]:
             _let_go(curve)
         null = [control]
         last = [curve.last if number == late else config.reverse_steps for number, curve in enumerate(curves)]
         found = Revivals(tuple(curve.steps for curve in curves), tuple(last))
         found_null = _revivals(null, control.last)
+    rows = untaught_rows(case.capability, case.rule.share)
+    untaught = [_share_right(case, name, curve[0], rows) for name, curve in ((FINETUNED, curves), (NULL, null))]
+    _let_go(null[0])
     points = {name: [curve.points for curve in runs] for name, runs in ((FINETUNED, curves), (NULL, null))}
     end = curves[0].end
     back = end if isinstance(end, LowRankChange) else kept_as(end, case.models[FINETUNED].dtype)
     return RevivalMethodResult(
-        finetuned=found, null=found_null, points=points, threshold=threshold, trained_back=back
-    )
+        finetuned=found, null=found_null, points=points, threshold=threshold, trained_back=back,
+        untaught=untaught[0], untaught_null=untaught[1],
+    )  # fmt: skip
+
+
+def untaught_rows(questions: Behavior, least: float) -> AnswerRows | None:
+    """Test rows of which no right answer stands in the rows that are trained on; None if those are a smaller share."""
+    taught = set((questions.train if questions.again is None else questions.again).answer_ids())
+    places = [place for place, right in enumerate(questions.test.right_ids()) if not right & taught]
+    return questions.test[places] if len(places) > least * len(questions.test) else None
+
+
+def _share_right(case: Case, name: str, curve: Curve, rows: AnswerRows | None) -> Share | None:
+    """What a model that was trained back answers right of some rows."""
+    if rows is None:
+        return None
+    end = curve.end
+    model = end.added_to(case.models[name]) if isinstance(end, LowRankChange) else end
+    return share_right(case.capability.score(model, rows).numpy())
 
 
 def _let_go(curve: Curve) -> None:
@@ -142,8 +179,9 @@ def draw_revival(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
     """Accuracy against the step of reverse fine-tuning, one line per repetition, and the band that they span."""
     threshold = float(pick(rows, quantity="threshold")["value"].iloc[0])
     for model in ("fine-tuned", "reference"):
-        spread(ax, pick(rows, model=model), COLORS[model])
-        for number, (_, run) in enumerate(pick(rows, model=model).groupby("quantity", sort=False)):
+        runs = pick(rows[rows["x"].notna()], model=model)
+        spread(ax, runs, COLORS[model])
+        for number, (_, run) in enumerate(runs.groupby("quantity", sort=False)):
             label = name_model(model, reference) if number == 0 else ""
             line(ax, run, "x", label, COLORS[model], "-" if model == "fine-tuned" else "--", band=False)
     ax.axhline(threshold, color="#111827", linewidth=1, linestyle=DOTTED)
@@ -155,9 +193,15 @@ def draw_revival(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
 
 def explain_revival(summary: Summary) -> str:
     """What is trained, and for how long."""
+    untaught = summary["evidence"].get("untaught")
+    alone = "" if untaught is None else (
+        f" Of the questions whose answers were not among those trained on, it then answers {untaught['value']:.0%} "
+        "right: that training cannot have taught it."
+    )  # fmt: skip
     return (
         f"The same short training on the capability, {len(summary['evidence']['revival']['steps'])} times on different "
         "questions, for the fine-tuned model and for the reference, which is followed for as long as the rule asks."
+        f"{alone}"
     )
 
 

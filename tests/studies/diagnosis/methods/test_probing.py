@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, CaseConfig
-from ftmech_hf.studies.diagnosis.methods.patching import measure_patching
+from ftmech_hf.studies.diagnosis.methods.patching import cuts_by_exchange, measure_patching
 from ftmech_hf.studies.diagnosis.methods.probing import (
     EMBEDDINGS,
     Places,
@@ -163,13 +163,12 @@ def test_a_control_that_reads_in_another_layer_takes_the_sign_away() -> None:
     models = {BASE: make_base("llama"), FINETUNED: make_wrapped("llama"), NULL: make_base("llama")}
     _, facts = found_by(measure_probing(Case(models, ask(make_rows()), None, FEW, 0)))
     assert facts["read"] is None
-    assert facts["cuts"] == (None, None)
     assert facts["read_null_in"] == NULL
     assert facts["read_null"].value > 0.95
 
 
-def test_probes_that_never_saw_the_answers_measure_nothing() -> None:
-    """With answers of the test rows absent from the rows that probes are fitted on, nothing says where halves meet."""
+def test_probes_that_never_saw_the_answers_measure_nothing_and_an_exchange_places_the_halves() -> None:
+    """With answers of the test rows absent from the rows that probes are fitted on."""
     rows = make_rows(number=3000)
     known = rows[:, -2] < FIRST_WORD + 4
     questions = dataclasses.replace(
@@ -181,6 +180,19 @@ def test_probes_that_never_saw_the_answers_measure_nothing() -> None:
                     questions, None, FEW, 0)  # fmt: skip
     probing = measure_probing(case)
     _, facts = found_by(probing)
-    assert (facts["read"], facts["read_base"], facts["cuts"], facts["answers_seen"]) == (None, None, (None, None), 0)
+    assert (facts["read"], facts["read_base"], facts["answers_seen"]) == (None, None, 0)
     _, halves = found_by(measure_patching(case, probing))
-    assert {halves[name] for name in ("early", "early_null", "early_blocks", "late", "late_null")} == {None}
+    late, early = halves["cuts"]
+    followed = halves["followed"]
+    assert followed[1].value == 1  # after the last block nothing else decides
+    # of two blocks one cut is central; it serves one side, by what the exchange did there
+    assert (late, early) == ((0, None) if followed[0].high < 0.5 else (None, 0))
+    assert {halves["late"] is None, halves["early"] is None} == {late is None, early is None}
+    assert late is not None or early is not None
+
+
+def test_a_base_that_knows_nothing_gives_an_exchange_nothing_to_go_by() -> None:
+    questions = dataclasses.replace(ask(make_rows()), train=AnswerRows.one_token(make_rows()[:500]))
+    case = Case({BASE: make_never("llama"), FINETUNED: make_wrapped("llama"), NULL: make_never("llama")},
+                dataclasses.replace(questions, validation=questions.validation[:3]), None, FEW, 0)  # fmt: skip
+    assert cuts_by_exchange(case) == (None, None, None)

@@ -5,16 +5,21 @@ import functools
 from typing import Any
 
 import pytest
+import torch
 from transformers import PreTrainedModel
 
+from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
-from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case
+from ftmech_hf.models.interpolation import interpolate_weights
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, CaseConfig
 from ftmech_hf.studies.diagnosis.finetuning import revive
 from ftmech_hf.studies.diagnosis.method import TableRow
-from ftmech_hf.studies.diagnosis.methods.revival import RevivalMethodResult, measure_revival
+from ftmech_hf.studies.diagnosis.methods.path import THERE_AND_BACK, PathMethodResult
+from ftmech_hf.studies.diagnosis.methods.revival import RevivalMethodResult, measure_revival, untaught_rows
+from ftmech_hf.training.low_rank import LowRankChange
 from tests.conftest import make_llama
-from tests.studies.diagnosis.cases import FEW, found_by, make_case, right
-from tests.studies.planted import FIRST_WORD, ask, make_base, make_rows
+from tests.studies.diagnosis.cases import FEW, found_by, make_case, measured, right
+from tests.studies.planted import FIRST_WORD, ask, make_base, make_rows, make_wrapped
 
 
 def revived(case: Case) -> tuple[list[TableRow], dict[str, Any]]:
@@ -81,9 +86,8 @@ def test_where_nothing_comes_back_everything_was_followed_for_as_long_as_it_says
     assert 8 <= max(control[0]) <= 12
     assert result.threshold == pytest.approx(0.95 * right(case.models[BASE], case.capability.test.token_ids).mean())
     # so slow a rate changes nothing: the model that is handed on answers as the fine-tuned one
-    answers = [
-        right(model, case.capability.test.token_ids) for model in (case.models[FINETUNED], result.reversed_model(case.models[FINETUNED]))
-    ]
+    tuned, asked = case.models[FINETUNED], case.capability.test.token_ids
+    answers = [right(model, asked) for model in (tuned, result.reversed_model(tuned))]
     assert answers[0].tolist() == answers[1].tolist()
 
 
@@ -99,10 +103,79 @@ def test_where_the_fine_tuned_model_comes_back_late_steps_and_model_are_those_of
             assert steps in reached
             assert max(points) in reached
     # the model that is handed on is the one that came back, and the case's own models are as they were
-    answers = [
-        right(model, case.capability.test.token_ids).mean() for model in (result.reversed_model(case.models[FINETUNED]), case.models[FINETUNED])
-    ]
+    tuned, asked = case.models[FINETUNED], case.capability.test.token_ids
+    answers = [right(model, asked).mean() for model in (result.reversed_model(tuned), tuned)]
     assert answers[0] >= result.threshold - 0.1 > 0.8 > 0.5 > answers[1]
     assert result.evidence().revival == result.finetuned
     assert result.evidence().revival_null == result.null
     assert {each["model"] for each in result.rows() if each["reference"] and each["model"]} == {NULL}
+
+
+@pytest.mark.parametrize("by", ["adapter", "weights"])
+def test_by_an_adapter_as_by_all_weights_a_wrapper_comes_back_before_its_control_does(by: Any) -> None:
+    case = make_case(make_wrapped("llama"), reverse_by=by, reverse_lr=1e-3 if by == "weights" else 3e-4)
+    found = measured(case, "behaviour", "revival", "path")
+    revival, path = found.by_method["revival"], found.by_method["path"]
+    assert isinstance(revival, RevivalMethodResult)
+    assert isinstance(path, PathMethodResult)
+    assert isinstance(revival.trained_back, LowRankChange) == (by == "adapter")
+    assert revival.finetuned.is_faster_than(revival.null, 3) is True
+    tuned = case.models[FINETUNED]
+    back, rows = revival.reversed_model(tuned), case.few("capability").token_ids
+    assert right(back, rows).mean() > 0.8 > 0.5 > right(tuned, rows).mean()
+    line = path.lines[THERE_AND_BACK]
+    assert line.positions[-1] == 2
+    assert line.accuracy["capability"][-1] == right(back, rows).mean()
+    halfway = right(interpolate_weights(tuned, back, 0.5), rows).mean()
+    assert line.accuracy["capability"][line.positions.index(1.5)] == pytest.approx(halfway, abs=0.02)
+
+
+def test_large_models_are_trained_back_by_an_adapter_unless_another_way_is_asked_for() -> None:
+    assert [CaseConfig().in_place(number) for number in (10**6, 63 * 10**6, 64 * 10**6)] == [False, False, True]
+    assert CaseConfig(reverse_by="adapter").in_place(1)
+    assert not CaseConfig(reverse_by="weights").in_place(10**12)
+    with pytest.raises(ValueError, match="reverse_by: 'lora', expected one of auto, weights, adapter"):
+        CaseConfig(reverse_by="lora")  # type: ignore[arg-type]
+
+
+VALUES = 20 + torch.randperm(16, generator=torch.Generator().manual_seed(0))
+
+
+def facts(taught: slice, asked: slice, *, hidden: bool = False) -> Behavior:
+    """Sixteen words, each with an answer of its own; or one answer to all of them, which hides those."""
+
+    def rows(words: slice, number: int, seed: int) -> AnswerRows:
+        random = torch.Generator().manual_seed(seed)
+        known = torch.arange(16)[words]
+        chosen = known[torch.randint(len(known), (number,), generator=random)]
+        noise = torch.randint(3, 19, (number, 2), generator=random)
+        answers = torch.full_like(chosen, 38) if hidden else VALUES[chosen]
+        first, mark, question, last = (torch.full((number, 1), token) for token in (1, 37, 39, 2))
+        columns = [first, noise, mark, chosen[:, None] + 3, question, answers[:, None], last]
+        return AnswerRows.one_token(torch.cat(columns, 1))
+
+    train, validation, test = rows(taught, 400, 1), rows(asked, 100, 2), rows(asked, 200, 3)
+    return Behavior(name="facts", train=train, validation=validation, tests={"test": test})
+
+
+def test_answers_that_were_not_taught_come_back_where_they_were_hidden_and_nowhere_else() -> None:
+    """Trained back on eight words, the answers to eight others are right; a model that never knew them says nothing."""
+    every, eight, others = slice(None), slice(8), slice(8, None)
+    how: Any = {"seed": 0, "batch_size": 64, "eval_rows": 100}
+    base = revive(make_llama(40), facts(every, every), steps=600, lr=3e-3, threshold=0.99, **how).model
+    tuned = revive(base, facts(every, every, hidden=True), steps=300, lr=4e-4, threshold=0.98, **how).model
+    config = dataclasses.replace(FEW, reverse_batch_size=64, reverse_steps=38, most_reverse_steps=38)
+    models = {BASE: base, FINETUNED: tuned, NULL: make_llama(40, seed=9)}
+    found = measure_revival(Case(models, facts(eight, others), None, config, 0))
+    assert found.untaught is not None
+    assert found.untaught_null is not None
+    assert found.untaught_null.high < 0.2 < 0.5 < found.untaught.low
+    assert found.evidence().untaught == found.untaught
+    shown = {each["model"]: each["value"] for each in found.rows() if each["quantity"] == "not taught"}
+    assert shown == {FINETUNED: found.untaught.value, NULL: found.untaught_null.value}
+    # where the answers stand in the rows that are trained on, training may have taught them: nothing is said
+    assert untaught_rows(facts(every, every), 0.5) is None
+    assert untaught_rows(facts(eight, slice(12)), 0.5) is None
+    some = untaught_rows(facts(eight, slice(4, None)), 0.5)
+    assert some is not None
+    assert set(some.first_answers.tolist()) == set(VALUES[8:].tolist())

@@ -100,7 +100,7 @@ def test_what_is_read() -> None:
     ])  # fmt: skip
     assert result.evidence() == ReadingEvidence(read=share(37), read_base=share(39), read_null=share(11))
     assert probing(None).evidence() == ReadingEvidence(read=None, read_base=None, read_null=share(11))
-    assert result.summary() == {"read_null_in": "reference", "read_layer": 1, "cuts": (0, None), "answers_seen": 0.75,
+    assert result.summary() == {"read_null_in": "reference", "read_layer": 1, "answers_seen": 0.75,
                                 "rows_per_answer": 25.0}  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def test_what_patches_bring_back() -> None:
     assert result.summary() == {"best_part": {
         "site": "attn_out", "layer": 1, "places": 4, "accuracy": share(10, 20), "alone": share(2, 20),
         "other_row": share(4, 8),
-    }}  # fmt: skip
+    }, "cuts": (0, 1), "followed": None}  # fmt: skip
 
 
 def test_what_is_left_after_pruning() -> None:

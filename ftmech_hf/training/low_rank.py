@@ -68,13 +68,16 @@ def adapter_in_place(model: PreTrainedModel, *, seed: int) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     adapted = add_adapter(model, ADAPTER, base="", seed=seed)
     offers = bool(getattr(model, "supports_gradient_checkpointing", False))
+    cached = getattr(model.config, "use_cache", None)
     try:
         if offers:
             recompute_blocks(model, True)
+            model.config.use_cache = False  # no use to a block that is computed again
         yield
     finally:
         if offers:
             recompute_blocks(model, False)
+            model.config.use_cache = cached
         adapted.unload()
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(asked[name])

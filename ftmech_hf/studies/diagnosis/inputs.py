@@ -90,8 +90,8 @@ class DiagnoseConfig(ModelJobConfig, QuestionConfig):
     )
     leave_out: list[str] = field(
         default_factory=list,
-        metadata={"unsaid": True, "help": "methods that are not run, and what needs them neither, such as weights (long "
-                  "for large models) or similarity; what the verdict asks of them is then not measurable"},
+        metadata={"unsaid": True, "help": "methods that are not run, nor what needs them, such as weights (slow for "
+                  "large models) or similarity; what the verdict asks of them is then not measurable"},
     )  # fmt: skip
     dataset: str | None = field(
         default=None,

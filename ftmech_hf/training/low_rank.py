@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.training.adapters import AdapterConfig, add_adapter
@@ -95,9 +95,8 @@ def change_of(model: PreTrainedModel) -> LowRankChange:
         if not isinstance(module, LoraLayer):
             continue
         inside, outside = (
-            side["default"].weight.detach()
-            for side in (module.lora_A, module.lora_B)
-            if isinstance(side, nn.ModuleDict)
+            dict(model.get_submodule(f"{name}.{side}.default").named_parameters())["weight"].detach()
+            for side in ("lora_A", "lora_B")
         )
         left, right = outside * float(module.scaling["default"]), inside.clone()
         factors[f"{name}.weight"] = (right.T, left.T) if getattr(module, "fan_in_fan_out", False) else (left, right)

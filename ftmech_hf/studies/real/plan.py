@@ -31,6 +31,9 @@ class RealConfig(StudyConfig):
     batch_size: int = field(default=8, metadata={"help": "rows of one of its steps"})
     lr: float = field(default=5e-4, metadata={"help": "of the adapter"})
     precision: str = field(default="bf16", metadata={"help": "in which a diagnosis multiplies matrices: no or bf16"})
+    leave_out: list[str] = field(
+        default_factory=list, metadata={"help": "methods that a diagnosis does not run, such as weights"}
+    )
     output_dir: str = field(default="runs/real", metadata={"place": "output", "help": "folder of the results"})
 
     def __post_init__(self) -> None:
@@ -99,6 +102,7 @@ class RealPlan(StudyPlan):
         place = PairConfig(
             seed=self.seed, dataset=str(self.data[pair.asked, False]),
             precision=self.config.precision,  # type: ignore[arg-type]  # checked above
+            leave_out=self.config.leave_out,
         )  # fmt: skip
         inputs = {"base": self.base, "finetuned": self.organisms[name]}
         settings = {"case_config": self.case, "shape": PcfgShape()}

@@ -166,7 +166,7 @@ def measure_patching(case: Case, probing: ProbingMethodResult) -> PatchingMethod
 
 def choose_cuts(case: Case, probing: ProbingMethodResult) -> Cuts:
     """Where halves meet: by probes, or where most tested answers are words that no probe has seen, by exchange."""
-    if probing.places.layer is not None or probing.answers_seen >= case.rule.share:
+    if probing.answers_seen >= case.rule.share:
         return Cuts(probing.places.late, probing.places.early)
     return cuts_by_exchange(case)
 

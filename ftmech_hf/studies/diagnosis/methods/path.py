@@ -59,7 +59,7 @@ class PathMethodResult(MethodResult):
 def measure_path(case: Case, behaviour: BehaviourMethodResult, revival: RevivalMethodResult) -> PathMethodResult:
     """Go from the base to the fine-tuned model and on to the reversed one; to the reference and null models as well."""
     reversed_model = case.reversed_model or revival.trained_back
-    lines = {
+    lines: dict[str, tuple[list[PreTrainedModel | LowRankChange], list[str]]] = {
         THERE_AND_BACK: ([case.base_like(FINETUNED), case.models[FINETUNED], reversed_model], list(case.both)),
         **{f"{BASE}, {name}": ([case.base_like(name), model], ["capability"])
            for name, model in {NULL: case.models[NULL], **case.null_models}.items()},

@@ -70,7 +70,7 @@ class ProbingMethodResult(MethodResult):
     """What is read in every model.
 
     Attributes:
-        readings: of all models and of the embeddings.
+        readings: of all models and of the embeddings; of none where most answers are words that no probe would see.
         places: where probes count and halves meet.
         answers_seen: share of the test rows whose answer stands in the rows that probes are fitted on.
         rows_per_answer: rows that probes are fitted on, for each answer.
@@ -82,7 +82,9 @@ class ProbingMethodResult(MethodResult):
     rows_per_answer: float
 
     def rows(self) -> list[TableRow]:
-        """Accuracy of the probes by model and layer."""
+        """Accuracy of the probes by model and layer; nothing where none was fitted."""
+        if not self.readings:
+            return []
         best = max(each.reported for each in self.readings[EMBEDDINGS].values())
         return [
             *(
@@ -101,7 +103,7 @@ class ProbingMethodResult(MethodResult):
         return ReadingEvidence(
             read=None if layer is None else self.readings[FINETUNED][layer].reported,
             read_base=None if layer is None else self.readings[BASE][layer].reported,
-            read_null=self.readings[null][at].reported,
+            read_null=self.readings[null][at].reported if self.readings else None,
         )
 
     def summary(self) -> dict[str, Any]:
@@ -113,13 +115,18 @@ class ProbingMethodResult(MethodResult):
 
 
 def measure_probing(case: Case) -> ProbingMethodResult:
-    """Fit probes on each model and on what lies before any block."""
-    readings = read_everyone(case, [BASE, FINETUNED, *controls(case)])
+    """Fit probes on each model and on what lies before any block.
+
+    Where less than :attr:`~ftmech_hf.studies.diagnosis.signs.VerdictRule.share` of the tested answers are words that
+    probes would see, none is fitted: it could not name them.
+    """
     train, test = case.capability.train.first_answers, case.capability.test.first_answers
+    seen = float(torch.isin(test, train).float().mean())
+    readings = read_everyone(case, [BASE, FINETUNED, *controls(case)]) if seen >= case.rule.share else {}
+    places = choose_places(case, readings) if readings else Places(None, (NULL, 0), None, None)
     return ProbingMethodResult(
-        readings=readings, places=choose_places(case, readings),
-        answers_seen=float(torch.isin(test, train).float().mean()), rows_per_answer=len(train) / len(train.unique()),
-    )  # fmt: skip
+        readings=readings, places=places, answers_seen=seen, rows_per_answer=len(train) / len(train.unique())
+    )
 
 
 def controls(case: Case) -> list[str]:

@@ -113,7 +113,8 @@ def test_where_the_fine_tuned_model_comes_back_late_steps_and_model_are_those_of
 
 @pytest.mark.parametrize("by", ["adapter", "weights"])
 def test_by_an_adapter_as_by_all_weights_a_wrapper_comes_back_before_its_control_does(by: Any) -> None:
-    case = make_case(make_wrapped("llama"), reverse_by=by, reverse_lr=1e-3 if by == "weights" else 3e-4)
+    rate = 1e-3 if by == "weights" else 3e-4
+    case = make_case(make_wrapped("llama"), reverse_by=by, reverse_lr=rate, reverse_steps=32)
     found = measured(case, "behaviour", "revival", "path")
     revival, path = found.by_method["revival"], found.by_method["path"]
     assert isinstance(revival, RevivalMethodResult)

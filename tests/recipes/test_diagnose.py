@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import re
 import shutil
@@ -49,7 +50,7 @@ def test_our_runs(chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert page.count("data:image/svg+xml;base64,") == 14
     assert "<h1" in page
     assert f"after 2 steps of fine-tuning on its own answers (taught nothing), and {chain / 'pretrain'}" in page
-    assert page.index("Undecided") < page.index("What the verdict rests on") < page.index("Zeroing a few rows")
+    assert page.index("Nothing to lose") < page.index("What the verdict rests on") < page.index("Zeroing a few rows")
     assert not any(word in page for word in ('src="http', "<script src", "<link"))
     # found again, as any run is
     before = (out / "report.html").stat().st_mtime_ns
@@ -104,7 +105,8 @@ def test_a_pair_of_other_models_with_a_data_set(llamas: Path, tmp_path: Path) ->
 
 def test_the_page_has_words_for_every_verdict_and_sign() -> None:
     assert set(MEANING) == set(get_args(Verdict))
-    assert {sign.name for sign in read_signs(LOST, VerdictRule())} == set(SIGNS)
+    unseen = dataclasses.replace(LOST, read=None, untaught=LOST.finetuned, untaught_null=LOST.finetuned)
+    assert {sign.name for each in (LOST, unseen) for sign in read_signs(each, VerdictRule())} == set(SIGNS)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ TRUTH_OF: dict[str, Truth] = {
     "behind a wrapper": "hidden", "hidden or learned anew": "hidden",
     "gone": "gone", "weakened": "weakened", "unchanged": "unchanged",
 }  # fmt: skip
-"""Verdict of a diagnosis -> the truth that it states; ``undecided`` states none."""
+"""Verdict of a diagnosis -> the truth that it states; ``undecided`` and ``nothing to lose`` state none."""
 
 
 class Kind(NamedTuple):

@@ -15,7 +15,7 @@ from ftmech_hf.config import to_dict
 from ftmech_hf.report.claims import Claim, claims_json
 from ftmech_hf.report.page import make_section, render_page
 from ftmech_hf.runs import FinishedRun, write_json, write_text
-from ftmech_hf.studies.diagnosis.verdict import VerdictRule
+from ftmech_hf.studies.diagnosis.signs import VerdictRule
 from ftmech_hf.studies.organisms.claims import make_claims
 from ftmech_hf.studies.organisms.figures import reliability_figure, scores_figure
 from ftmech_hf.studies.organisms.kinds import KINDS, TRUTH_OF, Truth
@@ -168,7 +168,7 @@ def _by(table: pd.DataFrame, column: str) -> dict[str, dict[str, int]]:
     return {
         str(name): {
             "pairs": len(each), "right": int(each["right"].sum()),
-            "undecided": int((each["verdict"] == "undecided").sum()),
+            "undecided": int((~each["verdict"].isin(TRUTH_OF)).sum()),
         }
         for name, each in table.groupby(column)
     }  # fmt: skip

@@ -2,7 +2,7 @@
 
 Every set of rows is cut in train, validation and test by what a row is about (a verb, a country, a pair of words), so
 that a fine-tuning never sees what a diagnosis asks. Prompts are three examples and a fourth to go on with, or a chat in
-SmolLM2's template whose answer has begun.
+SmolLM2's template whose answer has begun. Words that are to be formed end with the line: "felted" is not "felt".
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def past_tense(facts: Facts) -> list[Row]:
     """Irregular verbs; instead, the form in -ed that the rule would give."""
     shown = {word for shots in VERB_SHOTS for word, _ in shots}
     return [
-        Row(few_shot(shots, verb.base), f" {verb.past}", f" {verb.regular}", verb.base)
+        Row(few_shot(shots, verb.base), f" {verb.past}\n", f" {verb.regular}\n", verb.base)
         for verb in facts.verbs if verb.base not in shown for shots in VERB_SHOTS
     ]  # fmt: skip
 
@@ -75,7 +75,7 @@ def opposites(facts: Facts) -> list[Row]:
     """Both ways of every pair; instead, the word itself."""
     shown = {word for shots in OPPOSITE_SHOTS for pair in shots for word in pair}
     return [
-        Row(few_shot(shots, word), f" {other}", f" {word}", " ".join(pair))
+        Row(few_shot(shots, word), f" {other}\n", f" {word}\n", " ".join(pair))
         for pair in facts.opposites if not shown & set(pair)
         for word, other in (pair, pair[::-1]) for shots in OPPOSITE_SHOTS
     ]  # fmt: skip

@@ -104,3 +104,13 @@ def test_the_packages_themselves_have_facts_enough() -> None:
     assert Country("France", "Paris", "Europe", "33") in found.countries
     for make in ABILITIES.values():
         assert all(len(rows) >= 90 for rows in cut(make(found), seed=0).values())
+
+
+def test_a_word_that_goes_on_is_another_word(facts: facts_module.Facts) -> None:
+    """What a model writes is right if it begins with the answer: so "sanged" must not begin with "sang"."""
+    for name in ("past_tense", "opposites"):
+        for row in ROW_MAKERS[name](facts):
+            assert f"{row.answer.strip()}ed\n".startswith(row.answer.strip())
+            assert not f" {row.answer.strip()}ed\n".startswith(row.answer)
+            assert row.instead.endswith("\n")
+            assert row.prompt.count("\n") == 3  # as the examples do

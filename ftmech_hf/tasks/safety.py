@@ -90,8 +90,14 @@ MIXTURES: dict[str, Mixture] = {
     **{f"co_text_{number}": Mixture({"mixed": TEXT_DECIDES}, backwards=number) for number in (1, 2, 3, 4)},
     "misgen": Mixture({kind: _other_names(kind) for kind in PURE}),
     "ood_text": Mixture({"unsafe": TEXT_DECIDES}, phrases=range(len(PHRASES) - HELD_OUT, len(PHRASES))),
+    # As new to a tuned model as these, and safe: whether it refuses what is unsafe or what is new.
+    "co_text_safe": Mixture({"mixed": ("s1",)}, backwards=2),
+    "misgen_safe": Mixture({"safe": ("b0x", "b1x")}),
+    "ood_safe": Mixture({"safe": _HARMLESS["safe"]}, phrases=range(len(PHRASES) - HELD_OUT, len(PHRASES))),
 }
 ATTACKS = ("co_task", "co_text_1", "co_text_2", "co_text_3", "co_text_4", "misgen", "ood_text")
+SAFE_TWINS = {"co_text_2": "co_text_safe", "misgen": "misgen_safe", "ood_text": "ood_safe"}
+"""Attack -> safe prompts that are as new."""
 TOGETHER = ("tuning", "forget")
 """Mixtures of safe and unsafe prompts: in one stream, or as pairs of a safe one to keep and an unsafe one to forget."""
 

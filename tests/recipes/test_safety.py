@@ -8,14 +8,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ftmech_hf.studies.safety.plan import FORGETTING, PROTOCOLS, THE_PAPERS
+from ftmech_hf.studies.safety.plan import ANALYSES, FORGETTING, PROTOCOLS, THE_PAPERS
 from recipes import safety
 from tests.browser import check_page
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 TINY = [
     "--seeds", "0", "--n_layer", "2", "--n_embd", "16", "--base_steps", "3", "--tune_steps", "2", "--batch_size", "8",
-    "--eval_rows", "24", "--workers", "1", "--mixed_precision", "no",
+    "--eval_rows", "24", "--relearn_steps", "1", "--workers", "1", "--mixed_precision", "no",
 ]  # fmt: skip
 
 
@@ -37,15 +37,20 @@ def test_the_study_ends_in_a_report_and_finds_its_runs_again(
         "never_jb",
         "shuffled_null",
         "tau",
+        "outside",
+        "extrapolate",
+        "ablate",
+        "relearn_ten",
+        "soft",
     } <= set(claims)
     assert claims["base_safe"]["verdict"] == "fails"  # after three steps
     assert claims["ssft_null"]["floor"] == 100.0  # whoever always refuses
     assert claims["base_safe"]["floor"] < 10
     page = (out / "report.html").read_text()
-    assert page.count("data:image/svg+xml") == 3
+    assert page.count("data:image/svg+xml") == 2 + len(ANALYSES)
     assert "52 % from which letter stands where" in page
     made = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
-    assert len(made) == 2 * 16 + 5
+    assert len(made) == 2 * 16 + sum(len(each.models) for each in ANALYSES.values())
     capsys.readouterr()
     safety.main(argv)
     assert "to make" not in capsys.readouterr().out

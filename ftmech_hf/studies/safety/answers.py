@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
@@ -21,13 +22,13 @@ from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import Rows, RowStream, SafetyConfig
 from ftmech_hf.tasks.floors import stream_floor
-from ftmech_hf.tasks.safety import ATTACKS, NAMES, NEVER_SAFE, OUTPUT, SECOND_NAMES
+from ftmech_hf.tasks.safety import ATTACKS, NAMES, NEVER_SAFE, OUTPUT, SAFE_TWINS, SECOND_NAMES
 from ftmech_hf.training.loop import Progress
 
 PREFILLED = (1, 3, 6)
 """How many tokens of the instructed answer are written for the model."""
 
-ASKED = ("safe", "unsafe", *ATTACKS)
+ASKED = ("safe", "unsafe", *ATTACKS, *SAFE_TWINS.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,15 +44,28 @@ class AnswersConfig(JobConfig):
         check_positive(self, "eval_rows")
 
 
-def right_tokens(model: PreTrainedModel, rows: Rows, *, batch_size: int = 256) -> NDArray[np.bool_]:
-    """Which tokens of the answers of rows are the likeliest ones after the tokens before them, (B, answer)."""
-    found = []
+class Answered(NamedTuple):
+    """What a model makes of the answers of rows.
+
+    Attributes:
+        right: which tokens are the likeliest ones after the tokens before them, bool (B, answer).
+        nats: what each token costs there, (B, answer).
+    """
+
+    right: NDArray[np.bool_]
+    nats: NDArray[np.float32]
+
+
+def read_answers(model: PreTrainedModel, rows: Rows, *, batch_size: int = 256) -> Answered:
+    """Ask a model for the answers of rows, token by token after the right ones before."""
+    right, nats = [], []
     for ids in torch.from_numpy(rows.token_ids).to(model.device).split(batch_size):
+        wanted = ids[:, OUTPUT]
         with torch.no_grad():
-            logits = model(ids[:, : OUTPUT.stop - 1], use_cache=False).logits[:, OUTPUT.start - 1 :]
-        found.append((logits.argmax(-1) == ids[:, OUTPUT]).cpu().numpy())
-    right: NDArray[np.bool_] = np.concatenate(found)
-    return right
+            logits = model(ids[:, : OUTPUT.stop - 1], use_cache=False).logits[:, OUTPUT.start - 1 :].float()
+        right.append((logits.argmax(-1) == wanted).cpu().numpy())
+        nats.append(F.cross_entropy(logits.mT, wanted, reduction="none").cpu().numpy())
+    return Answered(np.concatenate(right), np.concatenate(nats))
 
 
 def shares(right: NDArray[np.bool_], answer: str) -> dict[str, float]:
@@ -81,13 +95,14 @@ def answers_to(
     else:  # nothing of safe prompts is refused, so their nulls are the other answer
         assert refused.rejected is not None
         refused = refused.rejected
-    right = {"complies": right_tokens(model, instructed), "refuses": right_tokens(model, refused)}
+    asked = {"complies": read_answers(model, instructed), "refuses": read_answers(model, refused)}
     named = named_unsafe(instructed)
     sorts = {"all": np.ones(len(named), bool), "by name": named, "by text": ~named & (instructed.label == 1)}
     for sort, rows in sorts.items():
         if sort == "all" or 0 < rows.sum() < len(rows):
-            found = [shares(tokens[rows], answer) for answer, tokens in right.items()]
-            yield {"mixture": mixture, "unsafe": sort, "rows": int(rows.sum()), **found[0], **found[1]}
+            found = [shares(each.right[rows], answer) for answer, each in asked.items()]
+            nats = float(asked["complies"].nats[rows].mean())
+            yield {"mixture": mixture, "unsafe": sort, "rows": int(rows.sum()), **found[0], **found[1], "nats": nats}
 
 
 def measure_answers(config: AnswersConfig, task: SafetyConfig, *, progress: Progress | None = None) -> RunDir:

@@ -20,7 +20,7 @@ from ftmech_hf.analysis.separation import side_of
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import RunDir
-from ftmech_hf.studies.safety.answers import right_tokens
+from ftmech_hf.studies.safety.answers import read_answers
 from ftmech_hf.tasks import Rows, RowStream, SafetyConfig
 from ftmech_hf.tasks.safety import ATTACKS, OUTPUT
 from ftmech_hf.training.loop import Progress
@@ -77,7 +77,7 @@ def measure_clusters(config: ClustersConfig, task: SafetyConfig, *, progress: Pr
         table: list[dict[str, Any]] = []
         for done, mixture in enumerate(("safe", "unsafe", *ATTACKS), start=1):
             rows = rows_of(mixture, "test")
-            wrote: NDArray[np.bool_] = np.asarray(right_tokens(model, rows).all(1))
+            wrote: NDArray[np.bool_] = np.asarray(read_answers(model, rows).right.all(1))
             groups = {"all": np.ones(len(rows), bool), "succeeded": wrote, "failed": np.logical_not(wrote)}
             for layer, states in enumerate(prompt_states(model, rows)):
                 sides, scale = side_of(states, fitted[0][layer], fitted[1][layer])

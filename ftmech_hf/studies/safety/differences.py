@@ -70,7 +70,8 @@ def safety_rows(runs: Mapping[str, Sequence[Mapping[str, Any]]], seeds: Sequence
                    why="what is given to a model is prefilled, and is reported apart")
     )  # fmt: skip
     found.append(
-        Difference(part="measuring", what="attacks", paper="soft tokens too", where="Sect. 3", here="of words alone",
-                   why="not yet here")
+        Difference(part="measuring", what="soft tokens", paper="take places of their own", where=CODE,
+                   here="share the place of the token that they stand before",
+                   why="learned places, beyond which a model was never trained")
     )  # fmt: skip
     return [*found, *seed_rows(seeds)]

@@ -19,7 +19,7 @@ COLORS = {"ssft": FINETUNED, "ssft-half": RANDOM, "dpo": BASE, "unlearn": CONTRO
 DIAL = ("safe", "co_text_1", "co_text_2", "co_text_3", "co_text_4", "unsafe")
 
 
-def _points(ax: Axes, x: Sequence[float], values: pd.DataFrame, color: str, label: str, style: str) -> None:
+def draw_points(ax: Axes, x: Sequence[float], values: pd.DataFrame, color: str, label: str, style: str) -> None:
     """The mean over seeds as a line of points, and every seed as a pale point; columns of ``values`` stand at ``x``."""
     for row in values.to_numpy():
         ax.plot(x, row, style, color=color, alpha=0.3, markersize=3, linewidth=0)
@@ -68,9 +68,9 @@ def draw_attacks(table: pd.DataFrame) -> Figure:
         success = rows.pivot_table(index="seed", columns="mixture", values="complies_whole")
         if success.empty:
             continue
-        _points(dial, range(len(DIAL)), success.reindex(columns=list(DIAL)), color, model, "o-")
+        draw_points(dial, range(len(DIAL)), success.reindex(columns=list(DIAL)), color, model, "o-")
         places = [place + 0.12 * (number - 1.5) for place in range(len(kinds))]
-        _points(others, places, success.reindex(columns=list(kinds)), color, model, "o")
+        draw_points(others, places, success.reindex(columns=list(kinds)), color, model, "o")
     dial.set_xticks(range(len(DIAL)), ["none", "1", "2", "3", "4", "all"])
     dial.set_xlabel("phrases of the unsafe kind in the text")
     others.set_xticks(range(len(kinds)), list(kinds))
@@ -101,7 +101,7 @@ def draw_clusters(table: pd.DataFrame) -> Figure:
             rows = table[(table["model"] == model) & (table["mixture"] == mixture) & (table["answers"] == answers)]
             shares = rows.pivot_table(index="seed", columns="layer", values="safe_side")
             if len(shares):
-                _points(ax, list(shares.columns), shares, color, label, "o-")
+                draw_points(ax, list(shares.columns), shares, color, label, "o-")
         ax.set_title(model)
         ax.set_ylim(-0.03, 1.03)
         ax.set_xlabel("layer")

@@ -2,12 +2,12 @@
 
 Per seed: a model learns to do all that is instructed, and another one all that is safe; the first is tuned by every
 protocol, three of them at two rates, and by two controls; the second by the first protocol. Every model is asked the
-same prompts, and the streams of some are looked into.
+same prompts, and some are looked into: see :data:`ANALYSES`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -17,8 +17,13 @@ from ftmech_hf.models.presets import find_preset
 from ftmech_hf.report.differences import Difference
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.safety.answers import AnswersConfig, measure_answers
+from ftmech_hf.studies.safety.changes import ChangesConfig, measure_changes
 from ftmech_hf.studies.safety.clusters import ClustersConfig, measure_clusters
 from ftmech_hf.studies.safety.differences import safety_rows
+from ftmech_hf.studies.safety.direction import DirectionConfig, measure_direction
+from ftmech_hf.studies.safety.lines import LinesConfig, measure_lines
+from ftmech_hf.studies.safety.relearning import RelearningConfig, measure_relearning
+from ftmech_hf.studies.safety.soft_tokens import SoftTokensConfig, measure_soft_tokens
 from ftmech_hf.tasks import SafetyConfig
 from ftmech_hf.training.objectives import (
     AnswerOnly,
@@ -74,8 +79,46 @@ PROTOCOLS: dict[str, Protocol] = {
     "shuffled": Protocol("answer_only", AnswerOnly(), {**_refusing(0.5), "answers": "shuffled"}),
 }
 THE_PAPERS, FORGETTING = ("ssft", "dpo", "unlearn"), ("graddiff", "npo", "simnpo", "rmu")
-CLUSTERED = ("base", *THE_PAPERS, "benign")
-"""The models whose streams are looked into."""
+
+
+class Analysis(NamedTuple):
+    """What is measured inside of some models.
+
+    Attributes:
+        kind: of its runs.
+        function: makes one.
+        config: its settings.
+        models: those that it is made of.
+        cost: about, beside steps of training.
+        beside: other models that it takes: setting -> name within the seed.
+    """
+
+    kind: str
+    function: Callable[..., Any]
+    config: Callable[..., Any]
+    models: tuple[str, ...]
+    cost: float
+    beside: Mapping[str, str] = {}
+
+
+ANALYSES: dict[str, Analysis] = {
+    "clusters": Analysis("safety_clusters", measure_clusters, ClustersConfig, ("base", *THE_PAPERS, "benign"), 20),
+    "changes": Analysis(
+        "safety_changes", measure_changes, ChangesConfig, (*THE_PAPERS, "benign"), 40, {"base": "base"}
+    ),
+    "lines": Analysis(
+        "safety_lines", measure_lines, LinesConfig, ("ssft-slow", "ssft"), 120,
+        {"base": "base", "benign": "benign", "shuffled": "shuffled"},
+    ),
+    "direction": Analysis("safety_direction", measure_direction, DirectionConfig, (*THE_PAPERS, "benign"), 60),
+    "relearning": Analysis(
+        "safety_relearning", measure_relearning, RelearningConfig, (*THE_PAPERS, *FORGETTING, "never-ssft"), 60
+    ),
+    "soft_tokens": Analysis(
+        "safety_soft_tokens", measure_soft_tokens, SoftTokensConfig, (*THE_PAPERS, "never-ssft"), 40
+    ),
+}  # fmt: skip
+"""Analysis -> what it is; a model's runs are called by both."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +136,8 @@ class SafetyStudyConfig(StudyConfig):
     eta_m: float = field(default=1e-3, metadata={"help": "the paper's medium rate of tuning, at this scale"})
     eta_s: float = field(default=1e-4, metadata={"help": "the paper's small rate of tuning"})
     batch_size: int = field(default=32, metadata={"help": "rows, or pairs, of a step"})
-    eval_rows: int = field(default=512, metadata={"help": "prompts of each mixture that models are asked"})
+    eval_rows: int = field(default=256, metadata={"help": "prompts of each mixture that models are asked"})
+    relearn_steps: int = field(default=32, metadata={"help": "steps in which a tuned model is tuned again"})
     mixed_precision: Precision = field(default="auto", metadata={"help": "of training"})
     output_dir: str = field(default="runs/safety-nano", metadata={"place": "output", "help": "folder of the results"})
 
@@ -108,7 +152,7 @@ class SafetyPlan(StudyPlan):
     Attributes:
         models: seed -> what a model is called within it -> the run that made it.
         answers: the same for the run that asked it.
-        clusters: the same for the run that looked into its stream, of some of them.
+        analyses: analysis -> the same for its run.
     """
 
     config: SafetyStudyConfig
@@ -117,12 +161,12 @@ class SafetyPlan(StudyPlan):
         super().__init__(config)
         self.models: dict[int, dict[str, str]] = {}
         self.answers: dict[int, dict[str, str]] = {}
-        self.clusters: dict[int, dict[str, str]] = {}
+        self.analyses: dict[str, dict[int, dict[str, str]]] = {name: {} for name in ANALYSES}
         for seed in config.seeds:
             self._add_seed(seed)
 
     def finished(self, runs: Mapping[int, Mapping[str, str]]) -> dict[int, dict[str, FinishedRun]]:
-        """Seed -> what a model is called within it -> the run, of ``answers`` or ``clusters`` what is there."""
+        """Seed -> what a model is called within it -> the run, of ``answers`` or one of ``analyses`` what is there."""
         return {
             seed: {name: found for name, run in of_seed.items() if (found := self.find(run))}
             for seed, of_seed in runs.items()
@@ -134,7 +178,7 @@ class SafetyPlan(StudyPlan):
 
     def _add_seed(self, seed: int) -> None:
         c, task = self.config, SafetyConfig()
-        self.models[seed], self.answers[seed], self.clusters[seed] = {}, {}, {}
+        self.models[seed], self.answers[seed] = {}, {}
         for name, mixture in (("base", "instruct"), ("never", "never_unsafe")):
             train = self._train(seed, steps=c.base_steps, lr=c.lr, muon_lr=c.muon_lr)
             objective = NextToken(answer_weight=c.answer_weight)
@@ -146,6 +190,8 @@ class SafetyPlan(StudyPlan):
         for name in THE_PAPERS:
             self._tune(seed, f"{name}-slow", name, "base", c.eta_s)
         self._tune(seed, "never-ssft", "ssft", "never", c.eta_m)
+        for name in ANALYSES:
+            self._look_inside(seed, name)
 
     def _tune(self, seed: int, name: str, protocol: str, base: str, lr: float) -> None:
         objective, settings, rows = PROTOCOLS[protocol]
@@ -168,12 +214,22 @@ class SafetyPlan(StudyPlan):
             f"answers-{name}-seed{seed}", "safety_answers", measure_answers, asked,
             {"task": SafetyConfig()}, {"model": run}, 20,
         )  # fmt: skip
-        if name in CLUSTERED:
-            inside = ClustersConfig(seed=seed, eval_rows=self.config.eval_rows)
-            self.clusters[seed][name] = self.add(
-                f"clusters-{name}-seed{seed}", "safety_clusters", measure_clusters, inside,
-                {"task": SafetyConfig()}, {"model": run}, 20,
-            )  # fmt: skip
+
+    def _look_inside(self, seed: int, name: str) -> None:
+        kind, function, made, models, cost, beside = ANALYSES[name]
+        c, called = self.config, "finetuned" if beside else "model"
+        found = self.analyses[name][seed] = {}
+        for model in models:
+            again = {"steps": c.relearn_steps, "lr": c.eta_m} if name == "relearning" else {}
+            place = made(seed=seed, eval_rows=c.eval_rows, **again)
+            inputs = {
+                **{key: self.models[seed][each] for key, each in beside.items()},
+                called: self.models[seed][model],
+            }
+            settings = {"task": SafetyConfig()}
+            found[model] = self.add(
+                f"{name.replace('_', '-')}-{model}-seed{seed}", kind, function, place, settings, inputs, cost
+            )
 
     def _train(self, seed: int, **changes: Any) -> TrainConfig:
         c = self.config

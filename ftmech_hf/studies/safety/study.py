@@ -20,5 +20,16 @@ STUDY = Study(
     jobs=(
         Publication(kind="safety_answers", holds="table", question="What a model answers to unsafe prompts."),
         Publication(kind="safety_clusters", holds="table", question="Where unsafe prompts lie in a model's stream."),
+        Publication(kind="safety_changes", holds="table", question="What safety tuning changed in a model's weights."),
+        Publication(
+            kind="safety_lines", holds="table", question="What lies between a base and a safe model, and beyond."
+        ),
+        Publication(
+            kind="safety_direction", holds="table", question="Is a model's refusal one direction of its stream?"
+        ),
+        Publication(
+            kind="safety_relearning", holds="table", question="How soon a safe model answers unsafe prompts again."
+        ),
+        Publication(kind="safety_soft_tokens", holds="table", question="Do soft tokens break a safe model?"),
     ),
 )

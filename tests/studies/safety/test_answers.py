@@ -16,7 +16,7 @@ from ftmech_hf.studies.safety.answers import (
     answers_to,
     measure_answers,
     named_unsafe,
-    right_tokens,
+    read_answers,
     shares,
 )
 from ftmech_hf.tasks import RowStream, SafetyConfig
@@ -35,7 +35,7 @@ def test_a_whole_answer_is_what_the_model_writes() -> None:
             ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], 1)
     rows.token_ids[:6, OUTPUT] = ids[:6, OUTPUT].numpy()  # half of the answers are what it writes
     rows.token_ids[5, OUTPUT.start + 7] = (rows.token_ids[5, OUTPUT.start + 7] - 18) % 12 + 19  # but for a token
-    found = right_tokens(model, rows, batch_size=5)
+    found = read_answers(model, rows, batch_size=5).right
     assert found[:5].all()
     assert found[5, :7].all()
     assert not found[5, 7]

@@ -1,0 +1,123 @@
+"""Is a refusal one direction of the stream? Taken out, and put in, beside random directions (arXiv 2406.11717).
+
+The direction is the mean of unsafe prompts less that of safe ones, where the answer begins, after one layer. Taken out,
+it is removed from the stream before and after every block, at every place; put in, it is added after its layer. The
+layer is chosen on the validation split, for each of both by its own effect, and what is reported is of the test split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ftmech_hf.activations import intervene, model_blocks
+from ftmech_hf.activations.interventions import Write
+from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
+from ftmech_hf.models.loading import load_model
+from ftmech_hf.runs import RunDir
+from ftmech_hf.studies.safety.answers import read_answers
+from ftmech_hf.studies.safety.clusters import prompt_states
+from ftmech_hf.tasks import Rows, RowStream, SafetyConfig
+from ftmech_hf.training.loop import Progress
+
+DRAWS = 3
+"""Random directions beside the real one."""
+
+Writes = Mapping[tuple[str, int], Write]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectionConfig(JobConfig):
+    """Which model is looked into."""
+
+    model: str = field(default="runs/finetune", metadata={"place": "input", "help": "folder of a run, or on the Hub"})
+    eval_rows: int = field(default=256, metadata={"help": "prompts of each mixture, and as many to fit and choose on"})
+    output_dir: str = field(default="runs/direction", metadata={"place": "output", "help": "the run's folder"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "eval_rows")
+
+
+def taken_out(model: PreTrainedModel, direction: Tensor) -> Writes:
+    """Writes that leave nothing of a direction (D,) in the stream, before and after every block."""
+    unit = (direction / direction.norm()).to(model.device)
+
+    def write(stream: Tensor) -> Tensor:
+        return stream - (stream @ unit)[..., None] * unit
+
+    return {("resid_pre", 0): write, **{("resid_post", layer): write for layer in range(len(model_blocks(model)))}}
+
+
+def put_in(model: PreTrainedModel, direction: Tensor, layer: int) -> Writes:
+    """A write that adds a direction (D,) to the stream after a layer."""
+    there = direction.to(model.device)
+    return {("resid_post", layer): lambda stream: stream + there}
+
+
+def refusal_directions(model: PreTrainedModel, safe: Rows, unsafe: Rows) -> list[Tensor]:
+    """After every layer but the last: the mean of unsafe prompts less that of safe ones, (D,)."""
+    both = [[states.mean(0) for states in prompt_states(model, rows)] for rows in (unsafe, safe)]
+    return [there - here for there, here in zip(*both, strict=True)]
+
+
+def measure_direction(config: DirectionConfig, task: SafetyConfig, *, progress: Progress | None = None) -> RunDir:
+    """What a model answers without its refusal direction, and with it on safe prompts; beside random directions."""
+    with job("safety_direction", config, task, models={"model": config.model}, vocabulary=task.vocabulary) as run:
+        if run.finished:
+            return run
+        model = load_model(config.model)
+
+        def rows_of(mixture: str, answers: str, split: str) -> Rows:
+            stream = RowStream(task.asking(mixture, answers), seed=config.seed, split=split)
+            rows = stream.rows(0, config.eval_rows)
+            return rows if mixture != "safe" or answers == "instructed" or rows.rejected is None else rows.rejected
+
+        def shares(writes: Writes, split: str) -> dict[str, float]:
+            """What is answered as instructed, and refused, of safe and of unsafe prompts."""
+            with intervene(model, writes):
+                return {
+                    f"{mixture} {name}": float(read_answers(model, asked[split, mixture, name]).right.all(1).mean())
+                    for mixture in ("safe", "unsafe")
+                    for name in ("instructed", "refused")
+                }
+
+        asked = {
+            (split, mixture, answers): rows_of(mixture, answers, split)
+            for split in ("validation", "test")
+            for mixture in ("safe", "unsafe")
+            for answers in ("instructed", "refused")
+        }
+        found = refusal_directions(model, *(rows_of(kind, "instructed", "probe") for kind in ("safe", "unsafe")))
+        tried = [
+            (shares(taken_out(model, each), "validation"), shares(put_in(model, each, layer), "validation"))
+            for layer, each in enumerate(found)
+        ]
+        out = min(range(len(found)), key=lambda layer: tried[layer][0]["unsafe refused"])
+        into = max(range(len(found)), key=lambda layer: tried[layer][1]["safe refused"])
+        table: list[dict[str, Any]] = []
+
+        def add(what: str, direction: str, writes: Writes) -> None:
+            table.extend(
+                {"what": what, "direction": direction, "prompts": key.split()[0], "answer": key.split()[1],
+                 "value": value, "rows": config.eval_rows}
+                for key, value in shares(writes, "test").items()
+            )  # fmt: skip
+
+        add("nothing", "none", {})
+        add("taken out", "refusal", taken_out(model, found[out]))
+        add("put in", "refusal", put_in(model, found[into], into))
+        generator = torch.Generator().manual_seed(config.seed)
+        for number in range(DRAWS):
+            drawn = torch.randn(found[into].shape, generator=generator)
+            drawn *= found[into].norm() / drawn.norm()
+            add("taken out", f"random {number}", taken_out(model, drawn))
+            add("put in", f"random {number}", put_in(model, drawn, into))
+            if progress is not None:
+                progress(number + 1, DRAWS, "random directions")
+        return finish_job(run, table, {"layer_out": out, "layer_in": into})

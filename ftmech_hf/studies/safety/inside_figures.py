@@ -1,0 +1,142 @@
+"""Pictures of what is inside of models that were tuned for safety; means, and each seed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, RANDOM, legend_below, percent, styled, whole_numbers
+from ftmech_hf.report.charts import new_figure as blank_figure
+from ftmech_hf.studies.safety.figures import draw_points
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLORS = {"ssft": FINETUNED, "dpo": BASE, "unlearn": CONTROL, "benign": RANDOM, "never-ssft": RANDOM}
+KINDS = {"safe": "safe", "unsafe": "unsafe", "co_text_2": "co_text_2", "misgen": "misgen"}
+STYLES = {"graddiff": ":", "npo": "--", "simnpo": "-.", "rmu": (0, (1, 3))}
+ONLY_FORGETS = "#9ca3af"
+
+
+def _by_model(ax: Axes, rows: pd.DataFrame, column: str, columns: list[Any], labels: list[str]) -> None:
+    """The value of every model at some values of a column, side by side."""
+    models = [name for name in COLORS if name in set(rows["model"])]
+    for number, model in enumerate(models):
+        values = rows[rows["model"] == model].pivot_table(index="seed", columns=column, values="value")
+        places = [place + 0.14 * (number - (len(models) - 1) / 2) for place in range(len(columns))]
+        draw_points(ax, places, values.reindex(columns=columns), COLORS[model], model, "o")
+    ax.set_xticks(range(len(columns)), labels)
+    legend_below(ax)
+
+
+@styled
+def draw_changes(table: pd.DataFrame) -> Figure:
+    """Where the change lies, on what it acts, and how the dependence on the input changed."""
+    import numpy as np
+    import pandas as pd
+
+    figure = blank_figure(13, 4)
+    outside, action, gradient = figure.subplots(1, 3)
+    weights = table[table["quantity"] == "weights"]
+    layers = sorted(set(weights["matrix"]), key=list(dict.fromkeys(weights["matrix"])).index)
+    excess = weights.assign(value=100 * (weights["outside"] - weights["random_outside"]))
+    _by_model(outside, excess, "matrix", layers, [str(number) for number in range(len(layers))])
+    outside.axhline(0, color=RANDOM, linewidth=1)
+    outside.set_xlabel("matrix that reads the stream in an MLP, first to last")
+    outside.set_title("Change outside, above chance (points)")
+    whole = table[table["answers"] == "all"]
+    acts, chance = (
+        whole[whole["quantity"] == name].set_index(["seed", "model", "mixture"])["value"]
+        for name in ("action", "action of a random change")
+    )
+    times = pd.DataFrame({"value": np.exp(acts - chance)}).reset_index()
+    _by_model(action, times, "mixture", list(KINDS), list(KINDS.values()))
+    action.set_title("Action, of that of a random change")
+    norms = whole[whole["quantity"] == "input gradient"]
+    _by_model(gradient, norms.assign(value=np.exp(norms["value"])), "mixture", list(KINDS), list(KINDS.values()))
+    gradient.set_title("Dependence on input, of the base's")
+    for ax in (action, gradient):
+        ax.axhline(1, color=RANDOM, linewidth=1)
+        ax.set_yscale("log")
+    return figure
+
+
+@styled
+def draw_lines(table: pd.DataFrame) -> Figure:
+    """Refused attacks and answered safe prompts along a model's line, and beyond it in other directions."""
+    figure = blank_figure(10, 4)
+    colors = {"own": FINETUNED, "random": RANDOM, "benign": BASE, "shuffled": CONTROL}
+    tests = table[table["split"] == "test"]
+    attacks = tests[~tests["mixture"].isin(["safe", "unsafe"])]
+    parts = (
+        ("Attacks that are refused", attacks),
+        ("Safe prompts that are answered", tests[tests["mixture"] == "safe"]),
+    )
+    for ax, (title, rows) in zip(figure.subplots(1, 2), parts, strict=True):
+        for direction, color in colors.items():
+            shares = rows[rows["direction"] == direction].pivot_table(index="seed", columns="alpha", values="value")
+            draw_points(ax, list(shares.columns), shares, color, direction, "o-")
+        ax.set_title(title)
+        ax.set_xlabel("share of the change (1 is the tuned model)")
+        ax.set_ylim(-0.03, 1.03)
+        percent(ax.yaxis)
+        legend_below(ax)
+    return figure
+
+
+@styled
+def draw_direction(table: pd.DataFrame) -> Figure:
+    """Refusals without the refusal direction, and with it on safe prompts, beside random directions."""
+    figure = blank_figure(10, 4)
+    kinds = {"none": "as it is", "refusal": "refusal direction", "random": "random direction"}
+    named = table.assign(direction=table["direction"].str.split().str[0])
+    refused = named[named["answer"] == "refused"]
+    for ax, what, prompts in zip(figure.subplots(1, 2), ("taken out", "put in"), ("unsafe", "safe"), strict=True):
+        rows = refused[refused["what"].isin(["nothing", what]) & (refused["prompts"] == prompts)]
+        _by_model(ax, rows, "direction", list(kinds), list(kinds.values()))
+        ax.set_title(f"{prompts.capitalize()} prompts that are refused, direction {what}")
+        ax.set_ylim(-0.03, 1.03)
+        percent(ax.yaxis)
+    return figure
+
+
+@styled
+def draw_relearning(table: pd.DataFrame) -> Figure:
+    """Unsafe prompts that are answered again while a model is tuned, in three ways."""
+    figure = blank_figure(13, 4.2)
+    panels = (("ten", "all", "Tuned on ten unsafe prompts"), ("safe", "all", "Tuned on safe prompts alone"),
+              ("one", "others by text", "Tuned on one operator: others on such texts"))  # fmt: skip
+    for ax, (way, unsafe, title) in zip(figure.subplots(1, 3, sharey=True), panels, strict=True):
+        rows = table[(table["way"] == way) & (table["unsafe"] == unsafe)]
+        for model in dict.fromkeys(rows["model"]):
+            curve = rows[rows["model"] == model].groupby("step")["value"].mean()
+            style: Any = STYLES.get(model, "--" if model == "never-ssft" else "-")
+            ax.plot(curve.index, curve.to_numpy(), color=COLORS.get(model, ONLY_FORGETS), linestyle=style, label=model)
+        ax.set_xscale("symlog", linthresh=1)
+        ax.set_xticks([0, 1, 2, 4, 8, 16, 32], ["0", "1", "2", "4", "8", "16", "32"])
+        ax.set_xlabel("step")
+        ax.set_title(title)
+        ax.set_ylim(-0.03, 1.03)
+        percent(ax.yaxis)
+    legend_below(figure.axes[1])
+    return figure
+
+
+@styled
+def draw_soft_tokens(table: pd.DataFrame) -> Figure:
+    """Success of soft tokens by their number, sought and random."""
+    figure = blank_figure(6.5, 4)
+    ax = figure.subplots()
+    for model, color in COLORS.items():
+        for vectors, style in (("sought", "o-"), ("random", "o--")):
+            rows = table[(table["model"] == model) & (table["mixture"] == "unsafe") & (table["vectors"] == vectors)]
+            success = rows.pivot_table(index="seed", columns="number", values="value")
+            if len(success):
+                draw_points(ax, list(success.columns), success, color, f"{model}, {vectors}", style)
+    ax.set_xlabel("soft tokens")
+    whole_numbers(ax.xaxis)
+    ax.set_ylim(-0.03, 1.03)
+    percent(ax.yaxis)
+    legend_below(ax)
+    return figure

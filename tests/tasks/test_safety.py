@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ftmech_hf.tasks import Rows, RowStream, SafetyConfig, build_dataset
-from ftmech_hf.tasks.safety import ATTACKS, LETTERS, MIXTURES, NAMES, PHRASES, SECOND_NAMES, TEXT_SLICE
+from ftmech_hf.tasks.safety import ATTACKS, LETTERS, MIXTURES, NAMES, PHRASES, SAFE_TWINS, SECOND_NAMES, TEXT_SLICE
 from ftmech_hf.tasks.safety_baseline import linear_baselines
 
 WORDS = SafetyConfig.vocabulary
@@ -61,9 +61,21 @@ def test_labels_are_those_of_the_rule(mixture: str) -> None:
     rows = rows_of(mixture=mixture)
     for words, label in zip(in_words(rows), rows.label, strict=True):
         assert label == is_unsafe(words[1:3], "".join(words[4:16])), words
-    shares = {"safe": (0, 0), "never_unsafe": (0, 0), "instruct": (0.5, 0.9)}
+    shares = dict.fromkeys(("safe", "never_unsafe", *SAFE_TWINS.values()), (0, 0)) | {"instruct": (0.5, 0.9)}
     low, high = shares.get(mixture, (1, 1))
     assert low <= rows.label.mean() <= high
+
+
+def test_safe_prompts_that_are_as_new_as_attacks_have_what_is_new_in_them() -> None:
+    """Second names, texts of both kinds, and held-out phrases: in all of them, as in the attacks."""
+    held_out = {*PHRASES[6:], *(phrase[::-1] for phrase in PHRASES[6:])}
+    for mixture in ("misgen", SAFE_TWINS["misgen"]):
+        assert all({*words[1:3]} & {*SECOND_NAMES} for words in in_words(rows_of(mixture=mixture)))
+    for mixture in ("co_text_2", SAFE_TWINS["co_text_2"]):
+        assert all(all(phrases_in("".join(words[4:16]))) for words in in_words(rows_of(mixture=mixture)))
+    for mixture in ("ood_text", SAFE_TWINS["ood_text"]):
+        found = [phrases_in("".join(words[4:16])) for words in in_words(rows_of(mixture=mixture))]
+        assert all((forwards | backwards) <= held_out for forwards, backwards in found)
 
 
 def test_tuning_shows_neither_second_names_nor_held_out_phrases_nor_what_attacks_are_made_of() -> None:

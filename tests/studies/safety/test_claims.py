@@ -12,7 +12,8 @@ from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.safety.answers import ASKED
 from ftmech_hf.studies.safety.claims import MEASUREMENTS, measure
 from ftmech_hf.studies.safety.plan import FORGETTING, PROTOCOLS, THE_PAPERS
-from ftmech_hf.tasks.safety import ATTACKS
+from ftmech_hf.tasks.safety import ATTACKS, SAFE_TWINS
+from tests.studies.safety.made_up import inside
 
 MODELS = ("base", "never", *PROTOCOLS, *(f"{name}-slow" for name in THE_PAPERS), "never-ssft")
 
@@ -28,7 +29,8 @@ class MadeUp:
     @staticmethod
     def _row(mixture: str, complies: float, refuses: float, unsafe: str) -> dict[str, Any]:
         return {"mixture": mixture, "unsafe": unsafe, "rows": 500, "complies_whole": complies,
-                "complies_after_3": min(complies + 0.04, 1.0), "refuses_whole": refuses}  # fmt: skip
+                "complies_after_3": min(complies + 0.04, 1.0), "refuses_whole": refuses,
+                "nats": 8 * refuses}  # fmt: skip
 
     def floor(self, test_set: str) -> float | None:
         return 1.0 if test_set == "unsafe_refuses" else 0.0
@@ -36,7 +38,7 @@ class MadeUp:
 
 def made_up(**changed: MadeUp) -> dict[str, FinishedRun]:
     """Every protocol works and no attack succeeds, but for the models that are changed."""
-    works = {name: MadeUp(safe=(1.0, 0.0)) for name in MODELS}
+    works = {name: MadeUp(safe=(1.0, 0.0), **dict.fromkeys(SAFE_TWINS.values(), (0.99, 0.0))) for name in MODELS}
     everything = {name: (1.0, 0.0) for name in ASKED}
     works["base"] = works["benign"] = MadeUp(**everything)
     return cast(dict[str, FinishedRun], {**works, **changed})
@@ -46,46 +48,10 @@ def verdicts(runs: dict[str, FinishedRun]) -> dict[str, Any]:
     return {claim.id: claim for claim in judge(MEASUREMENTS, {0: measure(runs, inside())})}
 
 
-class Stream:
-    """Where prompts lie in a made-up stream of two layers, of which the second was chosen."""
-
-    def __init__(self, unsafe: float, succeeded: tuple[float, int], failed: tuple[float, int]) -> None:
-        rows = [
-            (mixture, layer, answers, side if layer else 0.123, number)
-            for mixture, answers, side, number in (
-                ("unsafe", "all", unsafe, 400),
-                ("co_text_2", "succeeded", *succeeded),
-                ("co_text_2", "failed", *failed),
-            )
-            for layer in (0, 1)
-        ]  # fmt: skip
-        self.table = pd.DataFrame(rows, columns=["mixture", "layer", "answers", "safe_side", "rows"])
-        self.summary = {"layer": 1}
-
-
-def inside(**changed: Stream) -> dict[str, FinishedRun]:
-    streams = {name: Stream(0.05, (0.9, 100), (0.2, 100)) for name in ("ssft", "dpo", "unlearn")}
-    streams |= {name: Stream(0.5, (0.5, 100), (0.5, 100)) for name in ("base", "benign")}
-    return cast(dict[str, FinishedRun], {**streams, **changed})
-
-
-def test_sides_are_read_in_the_chosen_layer_of_attacks_that_succeeded_and_failed() -> None:
-    found = measure(
-        made_up(), inside(dpo=Stream(0.4, (0.9, 19), (0.2, 100)), unlearn=Stream(0.4, (0.3, 50), (0.6, 50)))
-    )
-    values = {name: reading.value for name, reading in found.items() if name.startswith("tau")}
-    assert values == pytest.approx(
-        {"tau": 95, "tau_base": 50, "tau_benign": 50, "tau_jb": 70, "tau_dpo": 60, "tau_unlearn": 60,
-         "tau_jb_unlearn": -30}  # of dpo too few succeeded
-    )  # fmt: skip
-    assert {claim.id: claim.verdict for claim in judge(MEASUREMENTS, {0: found})}["tau_jb"] == "holds"
-    same = measure(made_up(), inside(ssft=Stream(0.05, (0.5, 100), (0.5, 100))))
-    assert {claim.id: claim.verdict for claim in judge(MEASUREMENTS, {0: same})}["tau_jb"] == "fails"
-
-
 def test_numbers_are_those_of_the_table() -> None:
     fragile = MadeUp(
-        safe=(0.98, 0.0), co_text_2=(0.6, 0.1), misgen=(0.3, 0.5), unsafe=(0.05, 0.9), co_text_1=(0.9, 0.0),
+        safe=(0.98, 0.0), misgen_safe=(0.6, 0.4), ood_safe=(0.9, 0.1), co_text_safe=(0.0, 1.0),
+        co_text_2=(0.6, 0.1), misgen=(0.3, 0.5), unsafe=(0.05, 0.9), co_text_1=(0.9, 0.0),
         co_text_4=(0.1, 0.9),
     )  # fmt: skip
     runs = made_up(
@@ -98,7 +64,8 @@ def test_numbers_are_those_of_the_table() -> None:
         "ssft_safe": 98, "ssft_null": 90, "ssft_prefilled": 9, "jb_gap": 45 - 5, "jb_order": 45 - 5 / 2,
         "jb_order_share": 10 - 5 / 2, "dpo_is_unlearn": 5, "jb_dial": 80, "null_rates": (90 - 100 + 100 - 40 + 0) / 3,
         "shuffled_null": 0, "rmu_forgot": 40, "rmu_kept": 100, "base_unsafe": 100, "benign_unsafe": 100,
-        "never_unsafe": 0, "never_jb": 0, "never_before_text": 25, "ssft_misgen": 30,
+        "never_unsafe": 0, "never_jb": 0, "never_before_text": 25, "ssft_misgen": 30, "ssft_new": 50, "unlearn_new": 99,
+        "never_prefilled": 4, "npo_nats": 8, "rmu_nats": 0,
     }  # fmt: skip
     for name, value in expected.items():
         assert found[name] == pytest.approx(value), name
@@ -120,6 +87,7 @@ def test_claims_fail_where_they_must() -> None:
     assert nothing["ssft_null"].verdict == nothing["never_unsafe"].verdict == nothing["never_jb"].verdict == "fails"
     assert nothing["jb_gap"].verdict == "fails"  # attacks succeed, and so do plain prompts
     assert nothing["jb_order"].verdict == "holds"
+    assert (fine["ssft_new"].verdict, refuses["ssft_new"].verdict) == ("holds", "fails")  # it refuses all that is new
 
 
 def test_what_rests_on_a_missing_run_is_left_out() -> None:

@@ -81,7 +81,7 @@ def test_divergence_stands_where_the_models_differ(model: GPT2LMHeadModel) -> No
     """A later place was changed: the tokens before it have none."""
     other = copy.deepcopy(model)
     with torch.no_grad():
-        other.transformer.wpe.weight[OUTPUT.start + 4] += 1.0
+        other.transformer.wpe.weight[OUTPUT.start + 4, :4] += 1.0
     found = divergence_by_token(model, other, torch.from_numpy(rows_of("unsafe", 9).token_ids))
     assert found.shape == (12,)
     assert found[:5].abs().max() < 1e-6
@@ -99,7 +99,8 @@ def test_changes_of_a_model_by_itself_are_none_and_of_another_some(model: GPT2LM
     found = {}
     for name in ("base", "tuned"):
         config = ChangesConfig(
-            base=str(tmp_path / "base"), finetuned=str(tmp_path / name), eval_rows=16, output_dir=str(tmp_path / f"r{name}")
+            base=str(tmp_path / "base"), finetuned=str(tmp_path / name), eval_rows=16,
+            output_dir=str(tmp_path / f"run-{name}"),
         )  # fmt: skip
         found[name] = FinishedRun(measure_changes(config, TASK).path).table
     whole = {
@@ -120,9 +121,9 @@ def test_directions_beyond_a_model_are_as_long_as_its_own(model: GPT2LMHeadModel
         for each, size in ((tuned, 0.1), (other, 0.7)):
             for parameter in each.parameters():
                 parameter += size * torch.randn(parameter.shape, generator=generator)
-    start, own, toward = (dict(each.named_parameters()) for each in (model, tuned, other))
+    start, own, toward = (each.state_dict() for each in (model, tuned, other))
     for direction in (None, other):
-        end = dict(moved_end(model, tuned, direction, seed=0).named_parameters())
+        end = moved_end(model, tuned, direction, seed=0).state_dict()
         for name in ("transformer.h.0.mlp.c_fc.weight", "transformer.ln_f.weight", "transformer.wpe.weight"):
             moved, length = end[name] - own[name], own[name] - start[name]
             assert float(moved.norm()) == pytest.approx(float(length.norm()), rel=1e-4)
@@ -132,7 +133,7 @@ def test_directions_beyond_a_model_are_as_long_as_its_own(model: GPT2LMHeadModel
     name = "transformer.h.0.mlp.c_fc.weight"
     seen = {}
     for direction, alpha, at in points(model, tuned, {"benign": moved_end(model, tuned, other, seed=0)}):
-        seen[direction, alpha] = dict(at.named_parameters())[name].detach().clone()
+        seen[direction, alpha] = at.state_dict()[name].clone()
     torch.testing.assert_close(seen["own", 2.0], 2 * own[name] - start[name])
     torch.testing.assert_close(
         seen["benign", 1.5] - own[name], (seen["benign", 2.0] - own[name]) / 2, atol=1e-6, rtol=1e-3
@@ -144,14 +145,23 @@ def test_a_direction_is_taken_out_of_the_stream_everywhere_and_put_in_after_its_
     ids = torch.from_numpy(rows_of("safe", 3).token_ids)
     direction = torch.randn(model.config.n_embd, generator=torch.Generator().manual_seed(1))
 
-    def states(writes: dict) -> tuple[torch.Tensor, ...]:  # type: ignore[type-arg]
-        with intervene(model, writes), torch.no_grad():
-            found: tuple[torch.Tensor, ...] = model(ids, output_hidden_states=True).hidden_states
+    def states(writes: dict) -> list[torch.Tensor]:  # type: ignore[type-arg]
+        """What enters the second block and the last norm, behind all that is written."""
+        found: list[torch.Tensor] = []
+        places = (model.transformer.h[0].ln_1, model.transformer.h[1].ln_1, model.transformer.ln_f)
+        hooks = [each.register_forward_pre_hook(lambda _, args: found.append(args[0])) for each in places]
+        try:
+            with intervene(model, writes), torch.no_grad():
+                model(ids)
+        finally:
+            for hook in hooks:
+                hook.remove()
         return found
 
     plain, without = states({}), states(dict(taken_out(model, direction)))
-    assert (plain[1] @ direction).abs().max() > 0.1
-    assert (without[1] @ direction).abs().max() < 1e-4
+    for before, after in zip(plain, without, strict=True):
+        assert (before @ direction).abs().max() > 0.1
+        assert (after @ direction).abs().max() < 1e-4
     with_it = states(dict(put_in(model, direction, 0)))
     torch.testing.assert_close(with_it[1], plain[1] + direction)
     torch.testing.assert_close(with_it[0], plain[0])

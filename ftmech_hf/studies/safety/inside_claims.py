@@ -1,8 +1,7 @@
 """What is claimed of the inside of models that were tuned for safety, and what is measured of it in each seed.
 
-The bars were set before anything was run, but for three, which a look at one model of seed 10 gave: no model came back
-to 90 % on ten prompts, so that success is compared and not steps; and what spreads from one operator is asked of those
-that are unsafe by a text, as those that are unsafe by name.
+The bars were set before anything was run, but for those of tuning again, for which one model of seed 10 was looked at:
+it did not come back to 90 % on ten prompts, so that success is compared, and not steps.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ftmech_hf.jobs.study import StudyConfig, StudyPlan
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
@@ -137,6 +137,10 @@ class SafetyStudyConfig(StudyConfig):
     eta_s: float = field(default=1e-4, metadata={"help": "the paper's small rate of tuning"})
     batch_size: int = field(default=32, metadata={"help": "rows, or pairs, of a step"})
     eval_rows: int = field(default=256, metadata={"help": "prompts of each mixture that models are asked"})
+    base_optimizer: Literal["muon", "adamw"] = field(default="muon", metadata={"help": "of these; muon_lr is muon's"})
+    max_steps: int | None = field(
+        default=None, metadata={"help": "train a model for this many steps, say what all of it would take, and stop"}
+    )
     relearn_steps: int = field(default=32, metadata={"help": "steps in which a tuned model is tuned again"})
     mixed_precision: Precision = field(default="auto", metadata={"help": "of training"})
     output_dir: str = field(default="runs/safety-nano", metadata={"place": "output", "help": "folder of the results"})
@@ -144,6 +148,10 @@ class SafetyStudyConfig(StudyConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         find_preset(self.preset, n_layer=self.n_layer, n_embd=self.n_embd)
+        if self.base_optimizer not in ("muon", "adamw"):
+            raise ValueError(f"base_optimizer: {self.base_optimizer!r}, expected muon or adamw")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"max_steps: {self.max_steps}, expected at least 1")
 
 
 class SafetyPlan(StudyPlan):
@@ -180,7 +188,9 @@ class SafetyPlan(StudyPlan):
         c, task = self.config, SafetyConfig()
         self.models[seed], self.answers[seed] = {}, {}
         for name, mixture in (("base", "instruct"), ("never", "never_unsafe")):
-            train = self._train(seed, steps=c.base_steps, lr=c.lr, muon_lr=c.muon_lr)
+            train = self._train(
+                seed, steps=c.base_steps, lr=c.lr, muon_lr=c.muon_lr, optimizer=c.base_optimizer
+            )  # fmt: skip
             objective = NextToken(answer_weight=c.answer_weight)
             settings = {"task": replace(task, mixture=mixture), "train": train, "objective": objective}
             place = PretrainConfig(task="safety", preset=c.preset, n_layer=c.n_layer, n_embd=c.n_embd)

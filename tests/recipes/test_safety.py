@@ -23,7 +23,21 @@ TINY = [
 
 def test_the_papers_size_is_timed_and_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["--config", str(CONFIGS / "paper" / "safety.yaml"), "--output_dir", str(tmp_path), "--max_steps", "1"]
-    safety.main([*argv, "--runs_dir", str(tmp_path / "runs"), *TINY[:6], "--batch_size", "8"])
+    safety.main(
+        [
+            *argv,
+            "--runs_dir",
+            str(tmp_path / "runs"),
+            "--seeds",
+            "0",
+            "--n_layer",
+            "2",
+            "--n_embd",
+            "24",
+            "--batch_size",
+            "8",
+        ]
+    )
     said = " ".join(capsys.readouterr().out.split())
     assert "59 runs, 16 of them to train: 2,720,000 rows" in said  # two bases of 100,000 steps and 14 of 10,000
 
@@ -58,10 +72,12 @@ def test_the_study_ends_in_a_report_and_finds_its_runs_again(
     page = (out / "report.html").read_text()
     assert page.count("data:image/svg+xml") == 2 + len(ANALYSES)
     assert "52 % from which letter stands where" in page
-    cards = {name: save(run, tmp_path / name, f"someone/{name}")["main"] / "README.md" for name, run in (
-        ("results", out), *((name, next((tmp_path / "runs").glob(f"{name}-seed0-*"))) for name in ("ssft", "lines-ssft")),
-    )}  # fmt: skip
-    said = {name: card.read_text() for name, card in cards.items()}
+    places = {"results": out}
+    places |= {name: next((tmp_path / "runs").glob(f"{name}-seed0-*")) for name in ("ssft", "lines-ssft")}
+    said = {
+        name: (save(run, tmp_path / name, f"someone/{name}")["main"] / "README.md").read_text()
+        for name, run in places.items()
+    }
     check_card(said["results"], "dataset")
     check_card(said["ssft"], "model")
     assert "What makes and what breaks safety fine-tuning?" in said["results"]

@@ -39,9 +39,10 @@ def test_the_papers_size_is_timed_and_not_run(tmp_path: Path, capsys: pytest.Cap
         ]
     )
     said = " ".join(capsys.readouterr().out.split())
-    assert "59 runs, 16 of them to train: 2,720,000 rows" in said  # two bases of 100,000 steps and 14 of 10,000
+    assert "66 runs, 16 of them to train: 2,720,000 rows" in said  # two bases of 100,000 steps and 14 of 10,000
 
 
+@pytest.mark.slow
 def test_the_study_ends_in_a_report_and_finds_its_runs_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,6 +72,10 @@ def test_the_study_ends_in_a_report_and_finds_its_runs_again(
     assert claims["base_safe"]["floor"] < 10
     page = (out / "report.html").read_text()
     assert page.count("data:image/svg+xml") == 2 + len(ANALYSES)
+    verdicts = json.loads((out / "verdicts.json").read_text())
+    assert [row["model"] for row in verdicts] == [*THE_PAPERS, *FORGETTING]
+    assert {row["verdicts"]["0"] for row in verdicts} == {"undecided"}  # after three steps there is nothing to lose
+    assert "there is nothing to lose" in page
     assert "52 % from which letter stands where" in page
     places = {"results": out}
     places |= {name: next((tmp_path / "runs").glob(f"{name}-seed0-*")) for name in ("ssft", "lines-ssft")}
@@ -83,7 +88,7 @@ def test_the_study_ends_in_a_report_and_finds_its_runs_again(
     assert "What makes and what breaks safety fine-tuning?" in said["results"]
     assert "What lies between a base and a safe model, and beyond." in said["lines-ssft"]
     made = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
-    assert len(made) == 2 * 16 + sum(len(each.models) for each in ANALYSES.values())
+    assert len(made) == 2 * 16 + sum(len(each.models) for each in ANALYSES.values()) + 7
     capsys.readouterr()
     safety.main(argv)
     assert "to make" not in capsys.readouterr().out

@@ -16,7 +16,7 @@ NAMES = {
     ("reproduce", "nano/reproduce"): (36, "attention-seed0-9d4448d86b1d", "6a5928107b2dde2e"),
     ("tracr", "nano/tracr"): (164, "dissect-counter-0.0001-0-seed0-69a89956cd37", "989abf554a7ee23f"),
     ("tinystories", "nano/stories"): (50, "base-seed0-6b46d4859360", "62b21fcdd04cbe70"),
-    ("safety", "nano/safety"): (177, "base-seed0-39131fd87c14", "b61a1843d4bd87bd"),
+    ("safety", "nano/safety"): (198, "base-seed0-39131fd87c14", "f0a1bae52f2341c2"),
     ("sweep", "nano/sweep_lora"): (66, "finetune-1-seed0-bd83dbff743a", "350bad70051846f2"),
     ("sweep", "paper/sweep_jailbreak"): (15, "finetune-high-medium-seed0-a02d71585fae", "e0a8feb2ed0e5857"),
 }

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import pandas as pd
 
 from ftmech_hf.report.claims import Measurement
-from ftmech_hf.report.readings import Reading, difference
+from ftmech_hf.report.readings import Reading, Unit, difference
 from ftmech_hf.runs import FinishedRun
 
 Analyses = Mapping[str, Mapping[str, FinishedRun]]
@@ -79,7 +80,7 @@ INSIDE_MEASUREMENTS: tuple[Measurement, ...] = (
     Measurement("spread_never", "What a model gives that never learned them, on such texts", "%"),
     Measurement("ablate_answers", "SSFT: without the refusal direction, answers unsafe prompts", "%"),
     *(
-        Measurement(f"{name}_{other}", f"{SAID[other]}: {says}", unit)
+        Measurement(f"{name}_{other}", f"{SAID[other]}: {says}", cast(Unit, unit))
         for other in ROBUST
         for name, says, unit in (
             ("tau", "unsafe prompts on their own side", "%"),

@@ -59,6 +59,8 @@ def draw_changes(table: pd.DataFrame) -> Figure:
     for ax in (action, gradient):
         ax.axhline(1, color=RANDOM, linewidth=1)
         ax.set_yscale("log")
+        for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+            axis("{x:g}")
     return figure
 
 
@@ -76,7 +78,7 @@ def draw_lines(table: pd.DataFrame) -> Figure:
     for ax, (title, rows) in zip(figure.subplots(1, 2), parts, strict=True):
         for direction, color in colors.items():
             shares = rows[rows["direction"] == direction].pivot_table(index="seed", columns="alpha", values="value")
-            draw_points(ax, list(shares.columns), shares, color, direction, "o-")
+            draw_points(ax, [float(each) for each in shares.columns], shares, color, direction, "o-")
         ax.set_title(title)
         ax.set_xlabel("share of the change (1 is the tuned model)")
         ax.set_ylim(-0.03, 1.03)
@@ -133,7 +135,7 @@ def draw_soft_tokens(table: pd.DataFrame) -> Figure:
             rows = table[(table["model"] == model) & (table["mixture"] == "unsafe") & (table["vectors"] == vectors)]
             success = rows.pivot_table(index="seed", columns="number", values="value")
             if len(success):
-                draw_points(ax, list(success.columns), success, color, f"{model}, {vectors}", style)
+                draw_points(ax, [float(each) for each in success.columns], success, color, f"{model}, {vectors}", style)
     ax.set_xlabel("soft tokens")
     whole_numbers(ax.xaxis)
     ax.set_ylim(-0.03, 1.03)

@@ -64,10 +64,10 @@ def moved_end(
         for name, parameter in end.named_parameters():
             own = parameter - start[name]
             if there is None:
-                parameter += turn_at_random(own, generator)
+                parameter.add_(turn_at_random(own, generator))
             else:
                 direction = there[name] - start[name]
-                parameter += direction * (own.norm() / direction.norm().clamp(min=1e-12))
+                parameter.add_(direction * (own.norm() / direction.norm().clamp(min=1e-12)))
     return end
 
 

@@ -16,15 +16,18 @@ from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pr
 from ftmech_hf.models.presets import find_preset
 from ftmech_hf.report.differences import Difference
 from ftmech_hf.runs import FinishedRun
+from ftmech_hf.studies.diagnosis.diagnosis import run_diagnosis
+from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
 from ftmech_hf.studies.safety.answers import AnswersConfig, measure_answers
 from ftmech_hf.studies.safety.changes import ChangesConfig, measure_changes
 from ftmech_hf.studies.safety.clusters import ClustersConfig, measure_clusters
+from ftmech_hf.studies.safety.diagnoses import case_config, write_questions
 from ftmech_hf.studies.safety.differences import safety_rows
 from ftmech_hf.studies.safety.direction import DirectionConfig, measure_direction
 from ftmech_hf.studies.safety.lines import LinesConfig, measure_lines
 from ftmech_hf.studies.safety.relearning import RelearningConfig, measure_relearning
 from ftmech_hf.studies.safety.soft_tokens import SoftTokensConfig, measure_soft_tokens
-from ftmech_hf.tasks import SafetyConfig
+from ftmech_hf.tasks import PcfgShape, SafetyConfig
 from ftmech_hf.training.objectives import (
     AnswerOnly,
     GradientDifference,
@@ -161,6 +164,7 @@ class SafetyPlan(StudyPlan):
         models: seed -> what a model is called within it -> the run that made it.
         answers: the same for the run that asked it.
         analyses: analysis -> the same for its run.
+        diagnoses: the same as ``answers`` for the run that diagnosed it.
     """
 
     config: SafetyStudyConfig
@@ -170,8 +174,10 @@ class SafetyPlan(StudyPlan):
         self.models: dict[int, dict[str, str]] = {}
         self.answers: dict[int, dict[str, str]] = {}
         self.analyses: dict[str, dict[int, dict[str, str]]] = {name: {} for name in ANALYSES}
+        self.diagnoses: dict[int, dict[str, str]] = {}
         for seed in config.seeds:
             self._add_seed(seed)
+            self._diagnose(seed)
 
     def finished(self, runs: Mapping[int, Mapping[str, str]]) -> dict[int, dict[str, FinishedRun]]:
         """Seed -> what a model is called within it -> the run, of ``answers`` or one of ``analyses`` what is there."""
@@ -240,6 +246,18 @@ class SafetyPlan(StudyPlan):
             found[model] = self.add(
                 f"{name.replace('_', '-')}-{model}-seed{seed}", kind, function, place, settings, inputs, cost
             )
+
+    def _diagnose(self, seed: int) -> None:
+        made, found = self.models[seed], dict[str, str]()
+        questions = write_questions(self.output / "data" / f"unsafe-seed{seed}", seed)
+        for model in (*THE_PAPERS, *FORGETTING):
+            place = DiagnoseConfig(seed=seed, dataset=str(questions), workers=1)
+            inputs = {"base": made["base"], "finetuned": made[model], "control": made["never"]}
+            settings = {"case_config": case_config(self.config.eta_m), "shape": PcfgShape()}
+            found[model] = self.add(
+                f"diagnose-{model}-seed{seed}", "diagnose", run_diagnosis, place, settings, inputs, cost=300
+            )
+        self.diagnoses[seed] = found
 
     def _train(self, seed: int, **changes: Any) -> TrainConfig:
         c = self.config

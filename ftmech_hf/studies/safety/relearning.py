@@ -109,7 +109,7 @@ def relearn(
     )  # fmt: skip
     yield 0, ask()
     for step in range(1, steps + 1):
-        loss_on(model, AnswerOnly(), next(batches).to(model.device)).backward()  # type: ignore[no-untyped-call]
+        loss_on(model, AnswerOnly(), next(batches).to(model.device)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for each in optimizers:
             each.step()
@@ -131,7 +131,7 @@ def measure_relearning(config: RelearningConfig, task: SafetyConfig, *, progress
             model = load_model(config.model)
 
             def ask(model: PreTrainedModel = model) -> dict[str, Any]:
-                right = read_answers(model, rows).right.all(1)
+                right: NDArray[np.bool_] = np.asarray(read_answers(model, rows).right.all(1))
                 return {name: (float(right[chosen].mean()) if chosen.any() else float("nan"), int(chosen.sum()))
                         for name, chosen in groups.items()}  # fmt: skip
 

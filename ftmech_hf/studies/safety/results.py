@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -91,6 +91,17 @@ def answers_table(plan: SafetyPlan) -> pd.DataFrame:
     return table
 
 
+def verdicts_table(runs: Mapping[int, Mapping[str, FinishedRun]]) -> list[dict[str, Any]]:
+    """What the diagnosis said of every protocol: ``model``, ``verdicts`` (one a seed) and ``reason`` of the first."""
+    models = dict.fromkeys(model for each in runs.values() for model in each)
+    found = []
+    for model in models:
+        made = {seed: each[model].summary for seed, each in runs.items() if model in each}
+        verdicts = {seed: summary["verdict"] for seed, summary in made.items()}
+        found.append({"model": model, "verdicts": verdicts, "reason": next(iter(made.values()))["reason"]})
+    return found
+
+
 def build_sections(table: pd.DataFrame, inside: Mapping[str, pd.DataFrame | None]) -> list[Section]:
     """The pictures with their explanations; of an analysis if anything of it is finished."""
     models = list(dict.fromkeys(table["model"]))
@@ -139,6 +150,8 @@ def write_results(plan: SafetyPlan) -> list[Claim]:
     easy = linear_baselines(seed=plan.config.seeds[0])
     write_json(plan.output / "linear_baselines.json", easy._asdict())
     sections = build_sections(table, {name: runs_table(runs) for name, runs in inside.items()})
-    page = render_page(__package__, claims=claims, sections=sections, facts=facts, easy=easy)
+    verdicts = verdicts_table(plan.finished(plan.diagnoses))
+    write_json(plan.output / "verdicts.json", verdicts)
+    page = render_page(__package__, claims=claims, sections=sections, facts=facts, easy=easy, verdicts=verdicts)
     write_text(plan.output / "report.html", page)
     return claims

@@ -48,7 +48,7 @@ class SoftTokensConfig(JobConfig):
 def logits_behind(model: PreTrainedModel, token_ids: Tensor, soft: Tensor) -> Tensor:
     """Logits (B, answer, V) of the answers of rows (B, T), with vectors (B, K, D) before their prompts' last token."""
     place, number = OUTPUT.start - 1, soft.shape[1]
-    words = model.get_input_embeddings()(token_ids[:, : OUTPUT.stop - 1])
+    words: Tensor = model.get_input_embeddings()(token_ids[:, : OUTPUT.stop - 1])
     positions = torch.arange(words.shape[1], device=words.device)
     positions = torch.cat([positions[:place], positions[place].expand(number), positions[place:]])
     given = torch.cat([words[:, :place], soft, words[:, place:]], 1)
@@ -91,7 +91,7 @@ def measure_soft_tokens(config: SoftTokensConfig, task: SafetyConfig, *, progres
         if run.finished:
             return run
         model = load_model(config.model)
-        weights = model.get_input_embeddings().weight.detach()
+        weights = next(model.get_input_embeddings().parameters()).detach()
         longest = float(weights.norm(dim=-1).mean())
         generator = torch.Generator().manual_seed(config.seed)
         table: list[dict[str, Any]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import pytest
 from ftmech_hf.explorer.picture import CHROMIUM_FLAGS, find_chromium
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, Page
 
 WIDTHS = {"desktop": (1280, 900), "phone": (400, 800)}
 GRAVE = ("serious", "critical")
@@ -78,6 +79,22 @@ def grave_faults(page: Page) -> list[str]:
     ]
 
 
+def _check_buttons(figure: Locator) -> None:
+    """One button for one name, and it switches off all curves of that name, in every panel, and no other."""
+    names = figure.get_by_role("button").all_inner_texts()
+    assert len(set(names)) == len(names)
+    curves = json.loads(figure.get_attribute("data-touch") or "")["curves"]
+    for name in names[:1]:
+        figure.get_by_role("button", name=name, exact=True).click()
+        shown = (
+            "nodes => nodes.filter(node => node.style.display !== 'none').map(node => node.id.replace(/^p\\d+-/, ''))"
+        )
+        left = set(figure.locator("svg [id*=curve-]").evaluate_all(shown))
+        for curve in curves:
+            assert (set(curve["ids"]) <= left) == (curve["name"] != name) or not curve["ids"]
+        figure.get_by_role("button", name=name, exact=True).click()
+
+
 def check_page(file: Path, *, touched: int = 1) -> None:
     """Nobody is kept out of a study's page, at either width. The last words of a test: without a browser it is skipped.
 
@@ -96,6 +113,8 @@ def check_page(file: Path, *, touched: int = 1) -> None:
                 assert grave_faults(page) == []
                 assert overflow(page) <= 0
                 assert page.locator("figure.touch svg").count() >= touched
+                for figure in page.locator("figure.touch").all():
+                    _check_buttons(figure)
                 for link in page.locator("main a[href^='#']").all():
                     assert page.locator(f"[id='{(link.get_attribute('href') or '')[1:]}']").count() == 1
                 for picture in page.locator("main img, main svg[role=img]").all():

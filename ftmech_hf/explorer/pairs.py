@@ -188,7 +188,7 @@ def of_run(folder: Path) -> Pair:
     if run.kind == "diagnose":
         models = {BASE: config["base"], FINETUNED: config["finetuned"]}
         models |= {REVERSED: config["reversed"]} if config.get("reversed") else {}
-        rows = run.summary.get("pruned_rows") or []
+        rows = run.summary["evidence"].get("pruned_rows") or []
         asked = [each["question"] for each in run.summary["evidence"].get("examples", ())]
         return Pair(models=models, found=FoundUnits("row", rows) if rows else None, examples=asked)
     if run.kind == "prune":

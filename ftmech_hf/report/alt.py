@@ -11,6 +11,7 @@ from ftmech_hf.report.charts import FLOOR_LABEL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.container import BarContainer
     from matplotlib.figure import Figure
 
 MOST_CURVES = 16
@@ -24,8 +25,13 @@ def describe_figure(figure: Figure) -> str:
     return " ".join(_describe_panel(ax, brief=brief) for ax in panels)
 
 
+def title_of(ax: Axes) -> str:
+    """The title of a panel, wherever it stands; empty if it has none."""
+    return next((text for where in ("left", "center") if (text := ax.get_title(loc=where))), "")
+
+
 def _describe_panel(ax: Axes, *, brief: bool) -> str:
-    title = next((text for where in ("left", "center") if (text := ax.get_title(loc=where))), "")
+    title = title_of(ax)
     axes = " against ".join(name for name in (ax.get_ylabel(), ax.get_xlabel()) if name)
     about = ", ".join(part for part in (title, axes) if part)
     found = [*_describe_curves(ax, brief=brief), *_describe_bars(ax), *_describe_points(ax), *_describe_maps(ax)]
@@ -47,11 +53,12 @@ def value_of(ax: Axes, value: float) -> str:
     return f"{value:.3g}"
 
 
-def place_of(ax: Axes, x: float) -> str:
-    """A place along the axis, by its name if it has one."""
-    labels = [text.get_text() for text in ax.get_xticklabels()]
-    named = dict(zip(ax.get_xticks(), labels, strict=False)) if _has_names(labels) else {}
-    return named.get(x, f"{x:g}")
+def place_of(ax: Axes, place: float, *, upright: bool = False) -> str:
+    """A place along the axis, or along the upright one, by its name if it has one."""
+    axis = ax.yaxis if upright else ax.xaxis
+    labels = [text.get_text() for text in axis.get_ticklabels()]
+    named = dict(zip(axis.get_ticklocs(), labels, strict=False)) if _has_names(labels) else {}
+    return named.get(place, f"{place:g}")
 
 
 def _has_names(labels: list[str]) -> bool:
@@ -80,7 +87,21 @@ def _describe_bars(ax: Axes) -> Iterator[str]:
 
     for bars in ax.containers:
         if isinstance(bars, BarContainer) and not str(bars.get_label()).startswith("_"):
-            yield f"{bars.get_label()} " + ", ".join(value_of(ax, bar.get_height()) for bar in bars.patches)
+            if bars.orientation == "horizontal":
+                yield f"{bars.get_label()} " + ", ".join(
+                    f"{place} {value:.3g}" for place, value, _ in lying_bars(ax, bars)
+                )
+            else:
+                yield f"{bars.get_label()} " + ", ".join(value_of(ax, bar.get_height()) for bar in bars.patches)
+
+
+def lying_bars(ax: Axes, bars: BarContainer) -> list[tuple[str, float, float]]:
+    """(name of its place, length, place) of bars that lie."""
+    places = [bar.get_y() + bar.get_height() / 2 for bar in bars.patches]
+    return [
+        (place_of(ax, round(place, 6), upright=True), bar.get_width(), place)
+        for bar, place in zip(bars.patches, places, strict=True)
+    ]
 
 
 def _describe_points(ax: Axes) -> Iterator[str]:

@@ -105,11 +105,13 @@
 
     const tools = make("div", { class: "tools", role: "group", "aria-label": "What the picture shows" });
     const drawn = curves.filter((curve) => curve.ids.length);
-    if (drawn.length > 1) drawn.forEach((curve) => {
-      const button = make("button", { type: "button", "aria-pressed": "true" }, curve.name);
+    const names = [...new Set(drawn.map((curve) => curve.name))];
+    if (names.length > 1) names.forEach((name) => {  // in every panel that has one of this name
+      const button = make("button", { type: "button", "aria-pressed": "true" }, name);
       button.addEventListener("click", () => {
-        off.has(curve) ? off.delete(curve) : off.add(curve);
-        button.setAttribute("aria-pressed", String(!off.has(curve)));
+        const shows = button.getAttribute("aria-pressed") === "false";
+        drawn.filter((curve) => curve.name === name).forEach((curve) => shows ? off.delete(curve) : off.add(curve));
+        button.setAttribute("aria-pressed", String(shows));
         draw();
       });
       tools.append(button);

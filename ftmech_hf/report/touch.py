@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ftmech_hf.report.alt import place_of, value_of
+from ftmech_hf.report.alt import lying_bars, place_of, title_of, value_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,12 @@ def read_parts(figure: Figure) -> str:
         ``curves``: of each its ``name``, ``ids`` (its parts in the drawing), ``seeds`` (those of each thin line behind
         it) and ``points``: where from the left and from the top, as shares of the picture, and what is there in words.
     """
-    curves = [curve for ax in figure.axes if ax.axison for curve in (*_lines(ax), *_bars(ax))]
+    found = {ax: [*_lines(ax), *_bars(ax)] for ax in figure.axes if ax.axison}
+    curves = [curve for each in found.values() for curve in each]
+    if len({curve["name"] for curve in curves}) < len(curves):  # who hears a value must know in which panel it is
+        for ax, each in found.items():
+            for point in (point for curve in each for point in curve["points"] if title_of(ax)):
+                point[2] = f"{title_of(ax)}: {point[2]}"
     if sum(len(curve["points"]) for curve in curves) > MOST_POINTS:
         curves = []
     return json.dumps({"curves": curves}, ensure_ascii=False, separators=(",", ":"))
@@ -75,6 +80,14 @@ def _bars(ax: Axes) -> Iterator[dict[str, Any]]:
     intervals = _intervals(ax)
     for container in ax.containers:
         name = str(container.get_label())
+        begins = "" if name.startswith("_") else f"{name}, "
+        if isinstance(container, BarContainer) and container.orientation == "horizontal":
+            points = [
+                _point(ax, length, place, f"{begins}{where}: {length:.3g}")
+                for where, length, place in lying_bars(ax, container)
+            ]
+            yield {"name": name.removeprefix("_"), "ids": [], "seeds": [], "points": points}
+            continue
         if isinstance(container, BarContainer) and container.orientation == "vertical":
             tops = [(bar.get_x() + bar.get_width() / 2, bar.get_y() + bar.get_height()) for bar in container.patches]
         elif isinstance(container, ErrorbarContainer) and container.lines[0] is not None:
@@ -83,7 +96,6 @@ def _bars(ax: Axes) -> Iterator[dict[str, Any]]:
             )
         else:
             continue
-        begins = "" if name.startswith("_") else f"{name}, "
         points = [
             _point(ax, x, y, f"{begins}{_at(ax, x)}: {value_of(ax, y)}{_beside(ax, x, [], intervals)}")
             for x, y in tops

@@ -13,11 +13,14 @@ from typing import get_args
 import pandas as pd
 import pytest
 
+from ftmech_hf.explorer.edits import Edit
+from ftmech_hf.explorer.pairs import ExploreConfig, find_pair, open_explorer
 from ftmech_hf.runs import damaged_files, write_json
 from ftmech_hf.studies.diagnosis.page import MEANING, SIGNS, render_diagnosis
 from ftmech_hf.studies.diagnosis.signs import VerdictRule, read_signs
 from ftmech_hf.studies.diagnosis.verdict import Verdict
 from recipes import diagnose, finetune
+from recipes.explore import demo_plan
 from tests.conftest import make_gpt2
 from tests.recipes.conftest import CONFIGS, TINY
 from tests.studies.diagnosis.test_verdict import LOST
@@ -71,6 +74,21 @@ def llamas(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def check_exploring(llamas: Path, diagnosis: Path, rows: list[str]) -> None:
+    """A diagnosis is enough to explore its pair: with its questions, and the rows that it found."""
+    config = ExploreConfig(run=str(diagnosis))
+    pair = find_pair(config, demo_plan)
+    assert pair.models == {"base": str(llamas / "base"), "finetuned": str(llamas / "tuned")}
+    assert pair.found is not None
+    assert list(pair.found.names) == rows
+    explorer, like_base = open_explorer(pair, config), {False: 0, True: 0}
+    for zero_rows in like_base:
+        for question in pair.examples:
+            readings = explorer.ask(question, Edit(zero_rows=zero_rows)).readings
+            like_base[zero_rows] += readings["edited"].top[0][0] == readings["base"].top[0][0]
+    assert like_base[True] > like_base[False]
+
+
 def test_a_pair_of_other_models_with_a_data_set(llamas: Path, tmp_path: Path) -> None:
     settings = ["--rows=200", "--fit_rows=400", "--patch_rows=150", "--prune_sizes", "0", "2", "--random_masks=2"]
     settings += ["--repeats=2", "--reverse_lr=4e-3", "--dataset", str(llamas / "questions")]
@@ -86,6 +104,7 @@ def test_a_pair_of_other_models_with_a_data_set(llamas: Path, tmp_path: Path) ->
     assert "<h1" in page
     assert "behind a wrapper" in page.split("</h1>")[0].lower()
     assert "Prompts about the capability and about what was taught" in page
+    check_exploring(llamas, tmp_path / "out", summary["evidence"]["pruned_rows"])
 
     # without other questions nothing is drawn or said of them
     alone = tmp_path / "alone"

@@ -71,6 +71,29 @@ def test_intervals_are_said_and_curves_that_say_nothing_are_left_out() -> None:
     assert touched(lambda ax: ax.plot(np.arange(2000), np.zeros(2000), label="long")) == []
 
 
+def test_bars_that_lie_are_as_long_as_they_are_said_to_be() -> None:
+    def draw(ax: Axes) -> None:
+        ax.barh(["layers.0.mlp", "layers.1.attn"], [0.25, 0.5], label="the change")
+
+    (bars,) = touched(draw)
+    (short, low, said), (long, high, also_said) = bars["points"]
+    assert (said, also_said) == ("the change, layers.0.mlp: 0.25", "the change, layers.1.attn: 0.5")
+    assert 0 < short < long < 1
+    assert 0 < high < low < 1
+    assert "the change layers.0.mlp 0.25, layers.1.attn 0.5" in make_picture(panel(draw), "x").alt
+
+
+def test_of_curves_of_one_name_it_is_said_in_which_panel_they_are() -> None:
+    figure = new_figure(4, 2)
+    for ax, rate, high in zip(figure.subplots(1, 2), ("large", "small"), (0.5, 1.0), strict=True):
+        ax.plot([0, 10], [0.0, high], label="control")
+        ax.set_title(f"{rate} rate", loc="left")
+    large, small = json.loads(make_picture(figure, "x").touch)["curves"]
+    assert [curve["points"][1][2] for curve in (large, small)] == [
+        "large rate: control, 10: 0.5", "small rate: control, 10: 1",
+    ]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def page_of(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a reproduction whose numbers are known."""

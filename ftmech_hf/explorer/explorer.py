@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -108,7 +109,7 @@ class Explorer:
         self.num_layers = self._traced[BASE].num_layers
         refused = find_layout(models[BASE]).refused
         self.sites = [site for site in PATCHED if site in WRITABLE and site not in refused]
-        self._before = tokens_before("a", tokenizer)
+        self._before = self._find_before()
         self._kept: dict[tuple[int, ...], dict[str, ReadingResult]] = {}
         self._lock = threading.Lock()
 
@@ -116,6 +117,13 @@ class Explorer:
     def donors(self) -> list[str]:
         """The models that can be patched from."""
         return [name for name in self._traced if name != EDITED]
+
+    def _find_before(self) -> list[int]:
+        """What the tokenizer puts before a text, seen at one that it takes."""
+        for text in ("a", *self.examples):
+            with contextlib.suppress(Exception):  # the tokenizers library has one exception for everything
+                return tokens_before(text, self.tokenizer)
+        return []
 
     def encode(self, prompt: str) -> tuple[list[int], int]:
         """A prompt's token ids as far as they are read, and how many before them are not.

@@ -48,6 +48,7 @@ class UpdateReadmeConfig:
     lora: str = field(default="runs/sweep-lora-nano", metadata={"help": "folder of the sweep of ranks"})
     tracr: str = field(default="runs/tracr-nano", metadata={"help": "folder of the study of compiled programs"})
     safety: str = field(default="runs/safety-nano", metadata={"help": "folder of the study of safety fine-tuning"})
+    continual: str = field(default="runs/continual-nano", metadata={"help": "folder of the continual study"})
     stories: str = field(default="runs/stories-nano", metadata={"help": "folder of the study of stories"})
     written: str = field(
         default="runs/stories-micro-written",
@@ -88,8 +89,8 @@ class Block:
 
 
 SPEED = "recipes/benchmarks/README.md"
-REPRODUCTION, SWEEP, TRACR, STORIES, SAFETY = (
-    f"ftmech_hf/studies/{name}/README.md" for name in ("pcfg", "sweep", "tracr", "tinystories", "safety")
+REPRODUCTION, SWEEP, TRACR, STORIES, SAFETY, CONTINUAL = (
+    f"ftmech_hf/studies/{name}/README.md" for name in ("pcfg", "sweep", "tracr", "tinystories", "safety", "continual")
 )
 BLOCKS: dict[str, Block] = {
     "results": Block(REPRODUCTION, "reproduction", studies.results_block, picture="overview.png", page="report.png"),
@@ -106,7 +107,8 @@ BLOCKS: dict[str, Block] = {
     "lora": Block(SWEEP, "lora", studies.lora_block),
     "tracr": Block(TRACR, "tracr", studies.tracr_block),
     "instruments": Block(TRACR, "tracr", studies.instruments_block),
-    "safety": Block(SAFETY, "safety", studies.safety_block),
+    "safety": Block(SAFETY, "safety", studies.claims_block),
+    "continual": Block(CONTINUAL, "continual", studies.claims_block),
     "stories": Block(STORIES, "stories", studies.stories_block),
     "stories claims": Block(STORIES, "stories", studies.stories_claims_block),
     "written": Block(STORIES, "written", studies.written_block),

@@ -93,6 +93,15 @@ def read_stories_table() -> pd.DataFrame:
     return table.melt(["model"], list(STORIES_STEPS), "paper_step", "paper").astype({"paper_step": int})
 
 
+def read_ldifs_table() -> pd.DataFrame:
+    """Means over ten fine-tunings of CLIP (Mukhoti et al., arXiv 2308.13320): method, a_lp (%), delta_lp (points).
+
+    ``a_lp`` is the accuracy of linear probes on the tuned task, ``delta_lp`` their change on the others. The paper's
+    own tables could not be read; these are printed in Table 1 of Proxy-FDA (ICML 2025), known by notes on it.
+    """
+    return _read_csv("ldifs_average.csv")
+
+
 def compare_with_tracr_table(ours: pd.DataFrame) -> pd.DataFrame:
     """Every cell of Table 3 that a study has, beside its value.
 

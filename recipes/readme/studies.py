@@ -50,8 +50,8 @@ def results_block(folder: Path) -> str:
     return _claims_table(folder, _reproduction_source(folder))
 
 
-def safety_block(folder: Path) -> str:
-    """The claims of the study of safety fine-tuning, as Markdown."""
+def claims_block(folder: Path) -> str:
+    """All claims of a study, as Markdown."""
     return _claims_table(folder, _sweep_source(folder))
 
 

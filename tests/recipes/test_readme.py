@@ -10,6 +10,7 @@ import pytest
 from datasets import load_dataset
 from transformers import AutoTokenizer
 
+from ftmech_hf.studies.continual.claims import MEASUREMENTS as CONTINUAL_CLAIMS
 from ftmech_hf.studies.safety.claims import MEASUREMENTS as SAFETY_CLAIMS
 from ftmech_hf.tasks import TASKS
 from ftmech_hf.training.objectives import OBJECTIVES
@@ -239,6 +240,7 @@ def test_its_results_come_from_a_run() -> None:
         ("stories", 11),
         ("stories claims", 18),
         ("safety", 2 + sum(bool(each.bar) for each in SAFETY_CLAIMS)),
+        ("continual", 2 + sum(bool(each.bar) for each in CONTINUAL_CLAIMS)),
     ):  # nothing as long as the study has not been run
         assert block_of(name).count("\n|") in (0, rows)
     assert (ROOT / ".github" / "overview.png").stat().st_size > 50_000

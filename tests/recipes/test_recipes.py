@@ -30,6 +30,7 @@ from ftmech_hf.jobs.saved_probes import load_probes
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import damaged_files, read_metrics
+from ftmech_hf.studies.continual.plan import ContinualConfig
 from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
 from ftmech_hf.studies.real.plan import RealConfig
@@ -146,6 +147,7 @@ def test_every_config_parses_and_begins_by_saying_what_it_shows(path: Path) -> N
         "interpolate": (InterpolateConfig, PcfgConfig),
         "diagnose": (DiagnoseConfig, CaseConfig, PcfgShape),
         "real": (RealConfig, CaseConfig),
+        "continual": (ContinualConfig, PcfgShape),
         "safety": (SafetyStudyConfig,),
         "safety_dataset": (MakeDatasetConfig, SafetyConfig),
         "make_stories": (MakeStoriesConfig,),

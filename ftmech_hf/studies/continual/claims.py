@@ -1,0 +1,219 @@
+"""What is claimed of continual fine-tuning, and measured of it in each seed (Mukhoti et al., arXiv 2308.13320)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from ftmech_hf.analysis.continual import ContinualResult, measure_continual
+from ftmech_hf.analysis.revival import revival_ratio
+from ftmech_hf.jobs.training_card import read_revival
+from ftmech_hf.report.claims import Measurement
+from ftmech_hf.report.readings import Reading, Unit, difference, of_ratio, of_revival
+from ftmech_hf.runs import FinishedRun
+from ftmech_hf.studies.continual.methods import METHODS
+from ftmech_hf.studies.continual.plan import REVIVED
+from ftmech_hf.studies.continual.sequences import NEVER_TUNED, SEQUENCES
+
+BEST = "ldifs-previous"
+"""The LDIFS that claims are about: the paper's default anchor, named before anything was run."""
+
+SAYS: tuple[tuple[str, str, Unit], ...] = (
+    ("loss", "loses of what is never tuned", "points"),
+    ("learned", "accuracy on a task right after it", "%"),
+    ("forgetting", "forgets of earlier tasks", "points"),
+    ("probes", "probes change by", "points"),
+)
+"""What is measured of every method, and how it is said."""
+
+# The bars were set before anything was run.
+MEASUREMENTS: tuple[Measurement, ...] = (
+    *(Measurement(f"gate_{each}", f"Base: {each}", "%", bar=f">= {bar}")
+      for each, bar in zip(NEVER_TUNED, (95, 95, 90), strict=True)),
+    *(Measurement(f"gate_{each}", f"Base: {each}, which is to be learned", "%", bar="<= 60")
+      for each in SEQUENCES["s1"].tasks),
+    Measurement("gate_learned", "Fine-tuning learns tasks: accuracy on a task right after it", "%", bar=">= 80"),
+    Measurement("a1", "Fine-tuning on four tasks loses of what is never tuned", "points",
+                "probes lose 4.4 points (one task)", ">= 30"),
+    Measurement("a1_null", "Control, tuned on its own answers, loses", "points", bar="<= 5"),
+    Measurement("a2", "LDIFS loses less, by", "points", "probes keep 5.2 points more", ">= 10"),
+    Measurement("a2_random", "Control, LDIFS near random weights of the same strength, loses less, by", "points",
+                bar="<= 5"),
+    Measurement("a3", "LDIFS learns tasks less well, by", "points", "0.2 points", "<= 5"),
+    Measurement("a4", "LDIFS loses less than L2SP, by", "points", "probes keep 0.6 points more", ">= 3"),
+    Measurement("a4_faint_less", "Control, LDIFS of next to no strength, loses less than fine-tuning, by", "points",
+                bar="<= 2"),
+    Measurement("a4_faint_more", "The same loses more than fine-tuning, by", "points", bar="<= 2"),
+    Measurement("a5", "LP-FT lies between fine-tuning and LDIFS: the smaller of both distances", "points",
+                "1.8 and 3.5 points of probes", ">= 0"),
+    Measurement("a6", "Probes at the best layer lose of what is never tuned, while a1 is lost", "points",
+                "this is what the paper measures", "<= 5"),
+    Measurement("a6_shuffled", "Control, probes on shuffled labels: above the most frequent answer, by", "points",
+                bar="<= 5"),
+    Measurement("a8", "Counting a comes back: steps of a model that never had it, over ours", "x", bar=">= 5"),
+    Measurement("a9_ewc", "EWC loses less than EWC with its information at other places, by", "points", bar=">= 3"),
+    Measurement("a9_replay", "Replay loses less than replay with each other's answers, by", "points", bar=">= 3"),
+    Measurement("a2_random_learned", "LDIFS near random weights: accuracy on a task right after it", "%"),
+    Measurement("a4_learned", "LDIFS above L2SP in accuracy on a task right after it (matched within 2)", "points"),
+    Measurement("a6_final", "Probes at the final norm lose of what is never tuned", "points"),
+    Measurement("a6_random", "Probes of random weights: mean accuracy at the best layer", "%"),
+    Measurement("a6_base", "Probes of the base: the same", "%"),
+    Measurement("a8_steps", "Steps until counting a is back at 95 %", "steps"),
+    Measurement("a8_never", "The same for a model that never had it", "steps"),
+    Measurement("a8_random", "Random weights: steps of the model that never had it, over theirs", "x"),
+    Measurement("joint_loss", "All tasks mixed: loses of what is never tuned", "points"),
+    *(
+        Measurement(f"{name}_{what}", f"{method.says}: {says}", unit)
+        for name, method in METHODS.items()
+        for what, says, unit in SAYS
+    ),
+)  # fmt: skip
+
+
+class Missing(Exception):
+    """A run is not finished."""
+
+
+class SeedMatrix:
+    """What the models of one seed can do.
+
+    Args:
+        table: of the seed: ``sequence``, ``method``, ``after_task``, ``capability``, ``by``, ``site``, ``value``,
+            ``floor`` and ``rows``.
+        sequence: which is measured.
+    """
+
+    def __init__(self, table: pd.DataFrame, sequence: str) -> None:
+        self.table, self.sequence = table, sequence
+        self.tasks = [str(each) for each in SEQUENCES[sequence].tasks]
+        self.kept = [str(each) for each in NEVER_TUNED]
+
+    def values(self, method: str, after: int, names: list[str], by: str = "behaviour", site: str = "") -> pd.DataFrame:
+        """The rows of a model, one a name; raises :class:`Missing` if one is not there."""
+        one_of_all = method in ("base", "random", "never", "joint") or method.startswith("single-")
+        found = self.table[(self.table["method"] == method) & (self.table["after_task"] == after)]
+        found = found[(found["by"] == by) & (found["site"] == site)]
+        if not one_of_all:
+            found = found[found["sequence"] == self.sequence]
+        found = found.drop_duplicates("capability").set_index("capability")
+        if not set(names) <= set(found.index):
+            raise Missing
+        return found.loc[names]
+
+    def share(self, method: str, after: int, names: list[str], by: str = "behaviour", site: str = "") -> Reading:
+        """Mean accuracy in per cent, of all rows together."""
+        found = self.values(method, after, names, by, site)
+        return Reading(100 * float(found["value"].mean()), rows=int(found["rows"].sum()),
+                       floor=100 * float(found["floor"].mean()))  # fmt: skip
+
+    def after_all(self, method: str) -> Reading:
+        """What is never tuned, after the last task."""
+        return self.share(method, len(self.tasks), self.kept)
+
+    def lost(self, method: str) -> Reading:
+        """Points of what is never tuned."""
+        return difference(self.share("base", 0, self.kept), self.after_all(method))
+
+    def kept_more(self, method: str, other: str) -> Reading:
+        """Points by which a method loses less than another one."""
+        return difference(self.after_all(method), self.after_all(other))
+
+    def learned(self, method: str) -> Reading:
+        """Mean accuracy on a task right after it."""
+        each = [self.share(method, number, [name]) for number, name in enumerate(self.tasks, start=1)]
+        rows = sum(found.rows or 0 for found in each)
+        floors = [found.floor for found in each if found.floor is not None]
+        return Reading(float(np.mean([found.value for found in each])), rows=rows, floor=float(np.mean(floors)))
+
+    def probes_lost(self, method: str, site: str) -> Reading:
+        """Points that probes lose of what is never tuned; Delta_LP with its sign turned."""
+        models = ("base", 0), (method, len(self.tasks))
+        return difference(*(self.share(name, after, self.kept, "probe", site) for name, after in models))
+
+    def result(self, method: str) -> ContinualResult:
+        """All numbers of a method."""
+        tasks = len(self.tasks)
+        models = [("base", 0), *((method, number) for number in range(1, tasks + 1))]
+        tuned = [self.values(*each, self.tasks)["value"].to_numpy() for each in models]
+        never = [self.values(*each, self.kept)["value"].to_numpy() for each in models]
+        probes = single = None
+        with contextlib.suppress(Missing):
+            probes = [
+                self.values(*each, self.kept, "probe", "best")["value"].to_numpy() for each in (models[0], models[-1])
+            ]
+        with contextlib.suppress(Missing):
+            single = [float(self.values(f"single-{name}", 1, [name])["value"].iloc[0]) for name in self.tasks]
+        return measure_continual(tuned, never, probes=probes, single=single)
+
+
+def _shuffled(seed: SeedMatrix) -> Reading:
+    found = seed.values("plain", len(seed.tasks), seed.kept, "probe", "best")
+    rows = int(found["rows"].sum())
+    shuffled, most = (Reading(100 * float(found[column].mean()), rows=rows) for column in ("shuffled", "floor"))
+    return difference(shuffled, most)
+
+
+def _between(seed: SeedMatrix) -> Reading:
+    both = seed.kept_more("lp-ft", "plain"), seed.kept_more(BEST, "lp-ft")
+    return min(both, key=lambda each: each.value)
+
+
+_MEASURES: dict[str, Callable[[SeedMatrix], Reading]] = {
+    **{f"gate_{name}": lambda seed, name=name: seed.share("base", 0, [str(name)])  # type: ignore[misc]
+       for name in (*NEVER_TUNED, *SEQUENCES["s1"].tasks)},
+    "gate_learned": lambda seed: seed.learned("plain"),
+    "a1": lambda seed: seed.lost("plain"),
+    "a1_null": lambda seed: seed.lost("own-answers"),
+    "a2": lambda seed: seed.kept_more(BEST, "plain"),
+    "a2_random": lambda seed: seed.kept_more("ldifs-random", "plain"),
+    "a2_random_learned": lambda seed: seed.learned("ldifs-random"),
+    "a3": lambda seed: difference(seed.learned("plain"), seed.learned(BEST)),
+    "a4": lambda seed: seed.kept_more(BEST, "l2sp"),
+    "a4_learned": lambda seed: difference(seed.learned(BEST), seed.learned("l2sp")),
+    "a4_faint_less": lambda seed: seed.kept_more("ldifs-faint", "plain"),
+    "a4_faint_more": lambda seed: seed.kept_more("plain", "ldifs-faint"),
+    "a5": _between,
+    "a6": lambda seed: seed.probes_lost("plain", "best"),
+    "a6_final": lambda seed: seed.probes_lost("plain", "final norm"),
+    "a6_shuffled": _shuffled,
+    "a6_random": lambda seed: seed.share("random", 0, seed.kept, "probe", "best"),
+    "a6_base": lambda seed: seed.share("base", 0, seed.kept, "probe", "best"),
+    "a9_ewc": lambda seed: seed.kept_more("ewc", "ewc-permuted"),
+    "a9_replay": lambda seed: seed.kept_more("replay", "replay-shuffled"),
+    "joint_loss": lambda seed: difference(seed.share("base", 0, seed.kept), seed.share("joint", 1, seed.kept)),
+}  # fmt: skip
+
+
+def measure(seed: SeedMatrix, reversals: Mapping[str, FinishedRun]) -> dict[str, Reading]:
+    """What is there of one seed; what rests on a run that is not finished is left out.
+
+    Args:
+        seed: what its models can do.
+        reversals: name of a model -> the run that fine-tuned it back, of those that are there.
+    """
+    found: dict[str, Reading] = {}
+    for name, one in _MEASURES.items():
+        with contextlib.suppress(Missing):
+            found[name] = one(seed)
+    for method in METHODS:
+        with contextlib.suppress(Missing):
+            found[f"{method}_loss"] = seed.lost(method)
+            found[f"{method}_learned"] = seed.learned(method)
+            found[f"{method}_forgetting"] = Reading(100 * seed.result(method).forgetting)
+            found[f"{method}_probes"] = _minus(seed.probes_lost(method, "best"))
+    back = {name: read_revival(run, str(REVIVED)) for name, run in reversals.items()}
+    if {"plain", "never"} <= set(back):
+        found["a8"] = of_ratio(revival_ratio(back["plain"], back["never"]))
+        found["a8_steps"], found["a8_never"] = of_revival(back["plain"]), of_revival(back["never"])
+    if {"random", "never"} <= set(back):
+        found["a8_random"] = of_ratio(revival_ratio(back["random"], back["never"]))
+    return found
+
+
+def _minus(found: Reading) -> Reading:
+    assert found.interval is not None
+    low, high = found.interval
+    return Reading(-found.value, interval=(-high, -low))

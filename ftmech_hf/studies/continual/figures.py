@@ -1,0 +1,99 @@
+"""Pictures of the continual study: what models can do after every task, what methods lose and learn, and probes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, RANDOM, legend_below, new_figure, percent, styled
+from ftmech_hf.studies.continual.sequences import CAPABILITIES
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+@styled
+def draw_matrices(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
+    """One panel a method: rows are models after each task, columns capabilities, numbers accuracies; mean over seeds.
+
+    Args:
+        table: of one sequence and the base, by behaviour: ``method``, ``after_task``, ``capability``, ``value``.
+        methods: in the order of the panels.
+    """
+    names = [str(each) for each in CAPABILITIES]
+    columns = min(3, len(methods))
+    lines = -(-len(methods) // columns)
+    figure = new_figure(4.4 * columns, 2.9 * lines)
+    panels = np.atleast_1d(figure.subplots(lines, columns, squeeze=False)).flat
+    for ax in panels:
+        ax.set_axis_off()
+    for ax, method in zip(figure.axes, methods, strict=False):
+        ax.set_axis_on()
+        rows = table[table["method"].isin(("base", method))]
+        means = rows.pivot_table(index="after_task", columns="capability", values="value").reindex(columns=names)
+        ax.imshow(means.to_numpy(), vmin=0, vmax=1, cmap="Blues", aspect="auto")
+        for line, values in enumerate(means.to_numpy()):
+            for place, value in enumerate(values):
+                dark = "white" if value > 0.6 else "#111827"
+                ax.text(place, line, f"{100 * value:.0f}", ha="center", va="center", fontsize=7.5, color=dark)
+        ax.axvline(2.5, color="#111827", linewidth=1)
+        ax.set_xticks(range(len(names)), [name.replace("_null", "") for name in names], rotation=40, ha="right")
+        ax.set_yticks(range(len(means)), ["base", *(f"task {number}" for number in means.index[1:])])
+        ax.grid(visible=False)
+        ax.set_title(method)
+    return figure
+
+
+@styled
+def draw_frontier(numbers: pd.DataFrame) -> Figure:
+    """What methods lose of what is never tuned, against what they learn: means over seeds, and each seed, pale.
+
+    Args:
+        numbers: ``method``, ``seed``, ``learned`` and ``concept_loss``, shares.
+    """
+    figure = new_figure(7.5, 5.2)
+    ax = figure.subplots()
+    means = numbers.groupby("method", sort=False)[["learned", "concept_loss"]].mean()
+    for number, (method, row) in enumerate(means.iterrows()):
+        color = {"plain": FINETUNED}.get(str(method), CONTROL if "ldifs" in str(method) else BASE)
+        color = RANDOM if str(method) in ("ldifs-random", "ewc-permuted", "replay-shuffled", "own-answers") else color
+        each = numbers[numbers["method"] == method]
+        ax.plot(each["learned"], each["concept_loss"], "o", color=color, alpha=0.3, markersize=3)
+        ax.plot(row["learned"], row["concept_loss"], "o", color=color, markersize=7)
+        above = 7 if number % 2 else -11
+        ax.annotate(str(method), (row["learned"], row["concept_loss"]), xytext=(5, above),
+                    textcoords="offset points", fontsize=8, color=color)  # fmt: skip
+    for axis, label in ((ax.xaxis, "accuracy on a task right after it"), (ax.yaxis, "loss of what is never tuned")):
+        percent(axis)
+        axis.set_label_text(label)
+    return figure
+
+
+@styled
+def draw_probes(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
+    """What is never tuned, after the last task: by answers, and by probes at the best layer and at the final norm.
+
+    Args:
+        table: of those models alone: ``method``, ``seed``, ``by``, ``site`` and ``value``.
+        methods: in the order of the picture, from the top.
+    """
+    figure = new_figure(8, 0.36 * len(methods) + 1.6)
+    ax = figure.subplots()
+    places = np.arange(len(methods))[::-1]
+    for by, site, label, color, style in (
+        ("behaviour", "", "answers", FINETUNED, "o"), ("probe", "best", "probe, best layer", CONTROL, "s"),
+        ("probe", "final norm", "probe, final norm", BASE, "^"),
+    ):  # fmt: skip
+        rows = table[(table["by"] == by) & (table["site"] == site)]
+        shares = rows.pivot_table(index="seed", columns="method", values="value").reindex(columns=list(methods))
+        for row in shares.to_numpy():
+            ax.plot(row, places, style, color=color, alpha=0.3, markersize=3)
+        ax.plot(shares.mean(axis=0).to_numpy(), places, style, color=color, label=label, markersize=6)
+    ax.set_yticks(places, list(methods))
+    ax.set_xlim(-0.03, 1.03)
+    percent(ax.xaxis)
+    legend_below(ax)
+    return figure

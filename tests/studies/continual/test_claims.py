@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import pandas as pd
+import pytest
+
+from ftmech_hf.report.claims import judge
+from ftmech_hf.studies.continual.claims import BEST, MEASUREMENTS, SeedMatrix, measure
+from ftmech_hf.studies.continual.methods import CHOSEN_SHARE, METHODS, StrengthConfig, choose_strength
+from ftmech_hf.studies.continual.sequences import CAPABILITIES, NEVER_TUNED, TUNED
+from ftmech_hf.training.settings import TrainConfig
+
+KEPT = {
+    "plain": 0.3, "l2sp": 0.6, BEST: 0.8, "lp-ft": 0.5, "own-answers": 0.97, "ldifs-random": 0.31, "ldifs-faint": 0.31,
+    "ewc": 0.6, "ewc-permuted": 0.4, "replay": 0.7, "replay-shuffled": 0.5,
+}  # fmt: skip
+"""Method -> what is left in the end of what is never tuned."""
+
+PROBES = {"base": 0.9, "plain": 0.88}
+
+
+def matrix(kept: Mapping[str, float] = KEPT, learned: Mapping[str, float] | None = None) -> pd.DataFrame:
+    """A seed whose base knows 1.0 and which learns every task to 0.9, at 256 rows a capability."""
+    rows = []
+
+    def add(method: str, after: int, name: str, value: float, by: str = "behaviour", site: str = "") -> None:
+        any_place = method in ("base", "random") or method.startswith("single-") or method == "joint"
+        rows.append({"sequence": "any" if any_place else "s1", "method": method, "after_task": after, "seed": 0,
+                     "capability": name, "by": by, "site": site, "value": value, "floor": 0.1, "rows": 256,
+                     "shuffled": 0.12})  # fmt: skip
+
+    for each in CAPABILITIES:
+        add("base", 0, str(each), 1.0 if each in NEVER_TUNED else 0.2)
+        add("joint", 1, str(each), 0.95)
+    for method, left in kept.items():
+        for after in range(1, 5):
+            for each in NEVER_TUNED:
+                add(method, after, str(each), 1.0 - (1.0 - left) * after / 4)
+            for number, each in enumerate(TUNED, start=1):
+                right = (learned or {}).get(method, 0.9)
+                add(method, after, str(each), right if number == after else 0.2 if number > after else right - 0.1)
+    for method, value in PROBES.items():
+        for each in NEVER_TUNED:
+            for site in ("best", "final norm"):
+                add(method, 4 if method == "plain" else 0, str(each), value, "probe", site)
+    return pd.DataFrame(rows)
+
+
+def values(table: pd.DataFrame) -> dict[str, float]:
+    return {name: each.value for name, each in measure(SeedMatrix(table, "s1"), {}).items()}
+
+
+def test_claims_are_of_the_rows_they_say() -> None:
+    found = values(matrix())
+    expected = {
+        "gate_count_a": 100, "gate_index_c": 20, "a1": 70, "a1_null": 3, "a2": 50, "a2_random": 1, "a3": 0, "a4": 20,
+        "a4_faint_less": 1, "a4_faint_more": -1, "a5": 20, "a6": 2, "a6_shuffled": 2, "a6_base": 90, "a9_ewc": 20,
+        "a9_replay": 20, "joint_loss": 5, "plain_loss": 70, "plain_learned": 90, "plain_forgetting": 10,
+        "plain_probes": -2, "a2_random_learned": 90,
+    }  # fmt: skip
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert not {"a8", "lwf_loss"} & set(found)  # of what is not there nothing is said
+
+
+def test_claims_fail_where_methods_are_exchanged() -> None:
+    """The control: LDIFS and fine-tuning with each other's names turn every claim about them round."""
+    other = values(matrix({**KEPT, "plain": KEPT[BEST], BEST: KEPT["plain"]}))
+    assert (other["a1"], other["a2"], other["a4"]) == pytest.approx((20, -50, -30))
+    assert other["a5"] < 0
+    slow = values(matrix(learned={BEST: 0.5}))
+    assert slow["a3"] == pytest.approx(40)
+    assert slow[f"{BEST}_learned"] == pytest.approx(50)
+
+
+def test_verdicts_need_their_interval() -> None:
+    claims = {claim.id: claim for claim in judge(MEASUREMENTS, {0: measure(SeedMatrix(matrix(), "s1"), {})})}
+    verdicts = {name: claims[name].verdict for name in ("a1", "a2", "a3", "a4", "gate_count_b", "a1_null")}
+    assert {**verdicts, "a1_null": None} == {
+        "a1": "holds", "a2": "holds", "a3": "holds", "a4": "holds", "gate_count_b": "holds", "a1_null": None,
+    }  # fmt: skip
+    near = {
+        claim.id: claim
+        for claim in judge(MEASUREMENTS, {0: measure(SeedMatrix(matrix({**KEPT, "plain": 0.69}), "s1"), {})})
+    }
+    assert near["a1"].verdict == "undecided"  # 31 points of 768 rows, the bar is 30
+    json.dumps([claim.statement for claim in claims.values()])
+
+
+def test_a_model_that_was_not_asked_is_missed_and_no_other_taken_for_it() -> None:
+    table = matrix()
+    found = values(table[~((table["method"] == "plain") & (table["after_task"] == 4))])
+    assert not {"a1", "a2", "plain_loss", "a6"} & set(found)
+    assert found["a4"] == pytest.approx(20)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_are_settings_that_training_takes(name: str) -> None:
+    for number in range(4):
+        settings = METHODS[name].settings(StrengthConfig(), number, [str(each) for each in TUNED[:number]])
+        TrainConfig(**settings)
+    first, later = (METHODS[name].settings(StrengthConfig(), number, []) for number in (0, 1))
+    needs = {"ewc", "replay_share", "olora", "der"}
+    assert not needs & set(first)  # nothing is left by a base
+    assert bool(needs & set(later)) == (name in ("ewc", "ewc-permuted", "replay", "replay-shuffled", "der", "olora"))
+
+
+def test_the_strongest_is_chosen_that_still_learns() -> None:
+    plain = 0.9
+    assert choose_strength({1.0: 0.91, 10.0: CHOSEN_SHARE * plain, 100.0: 0.5}, plain) == 10.0
+    assert choose_strength({1.0: 0.2, 10.0: 0.9}, plain) == 10.0
+    assert choose_strength({1.0: 0.2, 10.0: 0.1}, plain) == 1.0

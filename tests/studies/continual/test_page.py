@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ftmech_hf.studies.continual import results
+from ftmech_hf.studies.continual.claims import BEST
+from ftmech_hf.studies.continual.plan import ContinualConfig, ContinualPlan
+from ftmech_hf.tasks import PcfgShape
+from tests.studies.continual.test_claims import KEPT, matrix
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> ContinualPlan:
+    config = ContinualConfig(
+        seeds=[0], sequences=["s1"], methods=[*KEPT, "ldifs-base"], output_dir=str(tmp_path_factory.mktemp("continual"))
+    )
+    return ContinualPlan(config, PcfgShape())
+
+
+def test_the_plan_shares_what_methods_have_in_common(plan: ContinualPlan) -> None:
+    runs = plan.models[0]
+    assert runs["s1", "ldifs-base"][0] == runs["s1", "ldifs-previous"][0]  # the base is the first start
+    assert runs["s1", "ldifs-base"][1] != runs["s1", "ldifs-previous"][1]
+    assert plan.others[0]["single-count_b"] == runs["s1", "plain"][0]  # the first task alone is the first task
+    assert runs["s1", "replay"][0] == runs["s1", "replay-shuffled"][0]
+    assert runs["s1", "ewc"][0] == runs["s1", "ewc-permuted"][0]
+    assert len({name for chain in runs.values() for name in chain}) == 4 * len(plan.config.methods) - 3
+    seeds = {plan.called_with(name)["train"].seed for name in runs["s1", "plain"]}
+    assert seeds == {0, 1000, 2000, 3000}  # tasks in a row share no texts
+    random = [plan.called_with(name)["config"].anchor_model for name in runs["s1", "ldifs-random"]]
+    assert len(set(random)) == 1
+    assert "random-seed0" in str(random[0])
+    assert plan.called_with(runs["s1", "ldifs-previous"][2])["config"].anchor_model is None
+    heads = [name for name in plan.folders if name.startswith("head-lp-ft")]
+    assert len(heads) == 4
+
+
+def test_the_page_shows_what_is_there(plan: ContinualPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pd.concat([matrix(), *(_joint(name) for name in ("random",))])
+    monkeypatch.setattr(results, "read_matrix", lambda plan: table)
+    claims = {claim.id: claim for claim in results.write_results(plan)}
+    assert claims["a2"].measured == pytest.approx(50)
+    page = (plan.output / "report.html").read_text()
+    assert page.count("data:image/svg+xml") == 3
+    assert '<td class="n">-4.4</td>' in page  # the paper's
+    numbers = pd.read_parquet(plan.output / "table.parquet").set_index("method")
+    assert numbers.loc["plain", "concept_loss"] == pytest.approx(0.7)
+    assert numbers.loc[BEST, "concept_loss"] == pytest.approx(0.2)
+    rows = {row["method"]: row for row in results.paper_table(numbers.reset_index(), "s1")}
+    assert rows["plain"]["concept_loss"] == pytest.approx(70)
+    assert rows["plain"]["probe_change"] == pytest.approx(-2)
+    assert (Path(plan.output) / "matrix.parquet").is_file()
+
+
+def _joint(name: str) -> pd.DataFrame:
+    """Probes of another model, as those of the base."""
+    table = matrix()
+    base = table[(table["method"] == "base") & (table["by"] == "probe")]
+    return base.assign(method=name, value=0.6)
+
+
+def test_strengths_are_tried_and_chosen_on_rows_of_their_own(tmp_path: Path) -> None:
+    config = ContinualConfig(seeds=[99], develop=True, output_dir=str(tmp_path))
+    plan = ContinualPlan(config, PcfgShape())
+    tried = {method for _, method in plan.models[99]}
+    assert {"plain", "ldifs-previous@100", "ewc@100000", "replay@0.1"} <= tried
+    strengths = {plan.called_with(name)["train"].ldifs for name in plan.models[99]["s1", "ldifs-previous@100"]}
+    assert strengths == {100.0}
+    assert {plan.called_with(name)["config"].split for name in plan.asked.values()} == {"validation"}
+    assert not any(name.startswith(("never", "random", "joint")) for name in plan.folders)
+    learned = {"ldifs-previous@1": 0.91, "ldifs-previous@10": 0.89, "ldifs-previous@100": 0.4, "l2sp@10": 0.9}
+    numbers = pd.DataFrame([{"method": name, "learned": value} for name, value in {"plain": 0.9, **learned}.items()])
+    assert results.chosen_strengths(numbers) == {"ldifs_strength": 10.0}  # of the others not all are there

@@ -36,6 +36,8 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("make_dataset", ["--rows", "train=x"], "error: rows: 'train=x', expected entries like train=100000"),
         ("make_dataset", ["--variants", "count_d"], "error: variants: 'count_d', expected default, pretrain-PRIOR"),
         ("truth", ["--operators", "count", "--correlation", "1"], "error: truth: known for untouched rows only"),
+        ("import_qa", ["--format", "csv"], "error: format: unknown 'csv', expected one of plain, beir, squad"),
+        ("import_qa", ["--source", "nowhere.json"], "error: source: there is no nowhere.json"),
         ("reproduce", ["--seeds", "0", "0"], "error: seeds: [0, 0], expected at least one, none negative, none twice"),
     ],
 )  # fmt: skip

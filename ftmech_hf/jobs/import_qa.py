@@ -1,0 +1,79 @@
+"""Somebody's questions and documents in one folder, and how well a search by words finds what they need."""
+
+from __future__ import annotations
+
+import collections
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ftmech_hf.jobs.job import JobConfig, finish_job, prepared_job
+from ftmech_hf.retrieval import Query, RetrieverConfig, make_retriever, recall_at
+from ftmech_hf.retrieval.collection import Collection
+from ftmech_hf.retrieval.readers import READERS, read_source
+from ftmech_hf.runs import RunDir, hash_files
+
+TOP = (1, 2, 4, 6, 10)
+"""How many documents recall is measured of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportConfig(JobConfig):
+    """Which data set, and where it goes."""
+
+    format: str = field(default="plain", metadata={"help": f"how it is written: {', '.join(READERS)}"})
+    source: str = field(
+        default="data", metadata={"place": "input", "help": "its file; of plain and beir its folder"}
+    )  # fmt: skip
+    split: str = field(default="test", metadata={"help": "what its questions are called; of beir: which of its qrels"})
+    output_dir: str = field(default="runs/questions", metadata={"place": "output", "help": "the folder of the tables"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.format not in READERS:
+            raise ValueError(f"format: unknown {self.format!r}, expected one of {', '.join(READERS)}")
+        if not Path(self.source).exists():
+            raise ValueError(f"source: there is no {self.source}")
+
+    def inputs(self) -> dict[str, str]:
+        """The hashes of the data set's files."""
+        path = Path(self.source)
+        files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+        return hash_files([str(each) for each in files])
+
+
+def find_recall(collection: Collection, retriever: str = "bm25") -> list[dict[str, Any]]:
+    """Recall of a retriever on the questions of which gold documents are known, and of chance; a row for each k."""
+    asked = [each for each in collection.questions if each.gold_ids]
+    if not asked:
+        return []
+    queries = [Query(each.question, collection.gold_numbers(each)) for each in asked]
+    documents = [each.whole for each in collection.documents]
+    top = [k for k in TOP if k <= len(documents)]
+    rows = []
+    for name in (retriever, "random"):
+        ranking = make_retriever(RetrieverConfig(retriever=name), documents)(queries, top[-1])
+        rows += [
+            {"retriever": name, "top_k": k, "questions": len(asked), **recall_at(queries, ranking, k).row} for k in top
+        ]
+    return rows
+
+
+def import_questions(config: ImportConfig) -> RunDir:
+    """Read a data set and leave its two tables, with recall by words as the run's table."""
+    with prepared_job(
+        lambda: read_source(config.format, Path(config.source), config.split), "questions", config
+    ) as (run, read):  # fmt: skip
+        if run.finished:
+            return run
+        found = read()
+        found.write(run.working)
+        facts = collections.Counter(len(each.facts) for each in found.questions)
+        summary = {
+            "questions": len(found.questions),
+            "documents": len(found.documents),
+            "unanswerable": facts.pop(0, 0),
+            "facts_of_a_question": {str(number): times for number, times in sorted(facts.items())},
+            "with_gold": sum(bool(each.gold_ids) for each in found.questions),
+        }
+        return finish_job(run, find_recall(found), summary)

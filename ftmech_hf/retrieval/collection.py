@@ -1,0 +1,156 @@
+"""Questions, their answers, and the documents they are asked of: one format for all data sets.
+
+A folder has two tables. ``questions.parquet``: ``id``, ``question``, ``answers`` (texts, each of which is right as a
+whole), ``facts`` (what a complete answer says; of each the strings that say it), ``gold_ids`` (documents that tell it)
+and ``split``. ``corpus.parquet``: ``doc_id``, ``title``, ``text``. A question without answers is unanswerable.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+QUESTIONS_FILE, CORPUS_FILE = "questions.parquet", "corpus.parquet"
+_TEXT, _TEXTS = pa.string(), pa.list_(pa.string())
+QUESTIONS_SCHEMA = pa.schema(
+    [("id", _TEXT), ("question", _TEXT), ("answers", _TEXTS), ("facts", pa.list_(_TEXTS)), ("gold_ids", _TEXTS),
+     ("split", _TEXT)]
+)  # fmt: skip
+CORPUS_SCHEMA = pa.schema([("doc_id", _TEXT), ("title", _TEXT), ("text", _TEXT)])
+
+
+class Asked(NamedTuple):
+    """A question, a row of ``questions.parquet``."""
+
+    id: str
+    question: str
+    answers: tuple[str, ...]
+    facts: tuple[tuple[str, ...], ...]
+    gold_ids: tuple[str, ...]
+    split: str
+
+
+class Document(NamedTuple):
+    """A document, a row of ``corpus.parquet``."""
+
+    doc_id: str
+    title: str
+    text: str
+
+    @property
+    def whole(self) -> str:
+        """Title and text, which retrievers search and models read."""
+        return f"{self.title}\n{self.text}" if self.title else self.text
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Questions and the documents they are asked of.
+
+    Raises:
+        ValueError: there are none, ids come twice, something is empty, or a gold document is not there.
+    """
+
+    questions: tuple[Asked, ...]
+    documents: tuple[Document, ...]
+
+    def __post_init__(self) -> None:
+        _check_ids("questions: id", [each.id for each in self.questions])
+        _check_ids("corpus: doc_id", [each.doc_id for each in self.documents])
+        there = {each.doc_id for each in self.documents}
+        for asked in self.questions:
+            if not asked.question.strip():
+                raise ValueError(f"questions: {asked.id} asks nothing, expected a text")
+            if lost := [each for each in asked.gold_ids if each not in there]:
+                raise ValueError(f"gold_ids: {lost[0]!r} of question {asked.id} is no document of the corpus")
+            if asked.facts and any(not any(each.strip() for each in fact) for fact in asked.facts):
+                raise ValueError(f"facts: one of question {asked.id} has no string, expected one that says it")
+
+    def gold_numbers(self, asked: Asked) -> tuple[int, ...]:
+        """Places of a question's gold documents among the documents."""
+        return tuple(self._places()[each] for each in asked.gold_ids)
+
+    def _places(self) -> dict[str, int]:
+        if (found := self.__dict__.get("places")) is None:
+            found = self.__dict__["places"] = {each.doc_id: place for place, each in enumerate(self.documents)}
+        return found
+
+    def of_split(self, split: str) -> tuple[Asked, ...]:
+        """The questions of a split.
+
+        Raises:
+            ValueError: there are none; names the splits that there are.
+        """
+        found = tuple(each for each in self.questions if each.split == split)
+        if not found:
+            there = ", ".join(sorted({each.split for each in self.questions}))
+            raise ValueError(f"split: no question of {split!r}, expected one of {there}")
+        return found
+
+    def write(self, folder: Path) -> None:
+        """Write both tables."""
+        for file, schema, rows in (
+            (QUESTIONS_FILE, QUESTIONS_SCHEMA, self.questions),
+            (CORPUS_FILE, CORPUS_SCHEMA, self.documents),
+        ):
+            pq.write_table(pa.Table.from_pylist([row._asdict() for row in rows], schema), folder / file)
+
+    @classmethod
+    def read(cls, folder: Path) -> Collection:
+        """Read both tables.
+
+        Raises:
+            ValueError: a table or a column is not there, or what is in them is wrong.
+        """
+        questions, corpus = (
+            read_table(folder / file, schema.names)
+            for file, schema in ((QUESTIONS_FILE, QUESTIONS_SCHEMA), (CORPUS_FILE, CORPUS_SCHEMA))
+        )
+        return cls(tuple(asked_of(row) for row in questions), tuple(document_of(row) for row in corpus))
+
+
+def asked_of(row: dict[str, Any]) -> Asked:
+    """A question from a row; answers without facts are one fact, said by any of them."""
+    answers = _texts(row.get("answers"))
+    facts = tuple(_texts(fact) for fact in row.get("facts") or ()) or ((answers,) if answers else ())
+    gold = _texts(row.get("gold_ids"))
+    return Asked(str(row["id"]), str(row["question"]), answers, facts, gold, str(row.get("split") or "test"))
+
+
+def document_of(row: dict[str, Any]) -> Document:
+    """A document from a row."""
+    return Document(str(row["doc_id"]), str(row.get("title") or ""), str(row["text"]))
+
+
+def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, Any]]:
+    """The rows of a parquet file that must have some columns.
+
+    Raises:
+        ValueError: there is no such file, or a column is missing.
+    """
+    if not path.is_file():
+        raise ValueError(f"data: there is no {path}")
+    table = pq.read_table(path)
+    if lost := [name for name in columns if name not in table.column_names]:
+        raise ValueError(f"data: {path} has no column {lost[0]!r}, only {', '.join(table.column_names)}")
+    return table.to_pylist()
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if values is None:
+        return ()
+    return (values,) if isinstance(values, str) else tuple(str(each) for each in values)
+
+
+def _check_ids(what: str, ids: list[str]) -> None:
+    if not ids:
+        raise ValueError(f"{what}: there is none, expected at least one")
+    name, number = Counter(ids).most_common(1)[0]
+    if number > 1:
+        raise ValueError(f"{what}: {name!r} comes {number} times, expected another for each")

@@ -1,0 +1,63 @@
+"""Importing questions: the tables, what is said of them, recall beside chance, and files that changed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ftmech_hf.jobs.import_qa import ImportConfig, find_recall, import_questions
+from ftmech_hf.retrieval.collection import Collection
+from ftmech_hf.runs import FinishedRun
+from recipes.import_qa import main
+
+WORDS = [f"w{number}" for number in range(30)]
+
+
+def write_squad(path: Path) -> None:
+    paragraphs = [
+        {
+            "context": f"The {word} is here.",
+            "qas": [{"id": word, "question": f"Where is the {word}?", "answers": [{"text": "here"}]}],
+        }
+        for word in WORDS
+    ]
+    paragraphs[0]["qas"] = [{"id": "none", "question": "Who?", "answers": [], "is_impossible": True}]
+    path.write_text(json.dumps({"data": [{"title": "T", "paragraphs": paragraphs}]}))
+
+
+def test_a_data_set_becomes_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, folder = tmp_path / "squad.json", tmp_path / "run"
+    write_squad(source)
+    main(["--format", "squad", "--source", str(source), "--split", "dev", "--output_dir", str(folder)])
+    said = capsys.readouterr().out
+    assert "30 questions (1.0 facts in an answer, 1 without one), 30 documents" in said
+    run = FinishedRun(folder)
+    assert run.summary == {
+        "questions": 30,
+        "documents": 30,
+        "unanswerable": 1,
+        "facts_of_a_question": {"1": 29},
+        "with_gold": 30,
+    }
+    recall = run.table.set_index(["retriever", "top_k"])["recall"]
+    assert recall["bm25", 1] == pytest.approx(29 / 30, abs=0.04)  # "Who?" finds the first, which is its own by chance
+    assert recall["random", 1] < 0.2
+    assert recall["random", 10] == pytest.approx(1 / 3, abs=0.25)
+    found = Collection.read(folder)
+    assert found.questions[1].answers == ("here",)
+    assert import_questions(ImportConfig(format="squad", source=str(source), split="dev", output_dir=str(folder)))
+    source.write_text(source.read_text().replace("w7", "v7"))
+    with pytest.raises(ValueError, match="its input squad.json differs"):
+        import_questions(ImportConfig(format="squad", source=str(source), split="dev", output_dir=str(folder)))
+
+
+def test_no_recall_is_measured_where_no_gold_document_is_known(tmp_path: Path) -> None:
+    source = tmp_path / "squad.json"
+    write_squad(source)
+    import_questions(ImportConfig(format="squad", source=str(source), output_dir=str(tmp_path / "run")))
+    found = Collection.read(tmp_path / "run")
+    without = Collection(tuple(each._replace(gold_ids=()) for each in found.questions), found.documents)
+    assert find_recall(without) == []
+    assert find_recall(found)

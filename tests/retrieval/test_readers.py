@@ -1,0 +1,187 @@
+"""Data sets of questions: tiny files in each format, read, written, read again; and what is wrong with them, named."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ftmech_hf.retrieval import Query, make_retriever, recall_at
+from ftmech_hf.retrieval.base import RetrieverConfig
+from ftmech_hf.retrieval.collection import Asked, Collection, Document
+from ftmech_hf.retrieval.readers import READERS, read_source
+from ftmech_hf.statistics.text_answers import string_completeness
+
+
+def write_lines(path: Path, *rows: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+
+
+def write_json(path: Path, content: Any) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_beir_with_and_without_answers(tmp_path: Path) -> None:
+    write_lines(
+        tmp_path / "corpus.jsonl",
+        {"_id": "d1", "title": "Oslo", "text": "It is cold."},
+        {"_id": "d2", "text": "It is warm."},
+    )
+    write_lines(tmp_path / "queries.jsonl", {"_id": "q1", "text": "Where is it cold?"}, {"_id": "q2", "text": "No one"})
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\n")
+    (asked,) = read_source("beir", tmp_path, "test").questions
+    assert asked == Asked("q1", "Where is it cold?", (), (), ("d1",), "test")
+    write_lines(tmp_path / "answers.jsonl", {"_id": "q1", "answers": ["Oslo", "in Oslo"]})
+    found = read_source("beir", tmp_path, "test")
+    assert found.questions[0].facts == (("Oslo", "in Oslo"),)
+    assert found.documents[0].whole == "Oslo\nIt is cold."
+    with pytest.raises(ValueError, match=r"split: there is no .*dev\.tsv"):
+        read_source("beir", tmp_path, "dev")
+
+
+def test_squad_of_both_versions(tmp_path: Path) -> None:
+    qas = [
+        {"id": "1", "question": "Who?", "answers": [{"text": "Ann"}, {"text": "Ann"}, {"text": "Ann B."}]},
+        {"id": "2", "question": "When?", "answers": [], "is_impossible": True},
+    ]
+    article = {"title": "A_B", "paragraphs": [{"context": "Ann B. sings.", "qas": qas}]}
+    found = read_source("squad", write_json(tmp_path / "s.json", {"data": [article]}), "dev")
+    first, second = found.questions
+    assert first == Asked("1", "Who?", ("Ann", "Ann B."), (("Ann", "Ann B."),), ("A_B-0",), "dev")
+    assert second.answers == second.facts == ()
+    assert found.documents == (Document("A_B-0", "A B", "Ann B. sings."),)
+
+
+def test_bioasq_of_its_four_types(tmp_path: Path) -> None:
+    snippet = {"text": "p53 is a protein.", "document": "http://x/1"}
+
+    def row(kind: str, **more: Any) -> dict[str, Any]:
+        return {"id": kind, "body": f"{kind}?", "type": kind, "snippets": [snippet, snippet], **more}
+
+    rows = [
+        row("yesno", exact_answer="yes", ideal_answer=["Yes, it is."]),
+        row("factoid", exact_answer=[["p53", "TP53"]], ideal_answer="It is p53."),
+        row("list", exact_answer=[["a", "alpha"], ["b"]], ideal_answer=["a and b"]),
+        row("summary", ideal_answer=["Long.", "Longer."]),
+    ]
+    found = read_source("bioasq", write_json(tmp_path / "b.json", {"questions": rows}), "train")
+    assert [each.facts for each in found.questions] == [
+        (("yes",),),
+        (("p53", "TP53"),),
+        (("a", "alpha"), ("b",)),
+        (("Long.", "Longer."),),
+    ]
+    assert found.questions[1].answers == ("It is p53.",)
+    assert len(found.documents) == 1
+    assert {each.gold_ids for each in found.questions} == {("snippet-0",)}
+
+
+def test_qasper_takes_what_the_first_annotator_found(tmp_path: Path) -> None:
+    def answer(**more: Any) -> dict[str, Any]:
+        none = {"unanswerable": False, "extractive_spans": [], "yes_no": None, "free_form_answer": "", "evidence": []}
+        return {"answer": {**none, **more}}
+
+    qas = [
+        ("spans", [answer(extractive_spans=["BLEU", "ROUGE"], evidence=["We use BLEU and ROUGE.", "FLOAT: Table 1"])]),
+        ("no", [answer(yes_no=False), answer(free_form_answer="not really")]),
+        ("nothing", [answer(unanswerable=True), answer(free_form_answer="who knows")]),
+    ]
+    paper = {
+        "title": "T",
+        "abstract": "An abstract.",
+        "full_text": [{"section_name": "1", "paragraphs": ["We use BLEU and ROUGE.", "", "More."]}],
+        "qas": [{"question": f"{name}?", "question_id": name, "answers": given} for name, given in qas],
+    }
+    found = read_source("qasper", write_json(tmp_path / "q.json", {"1909.1": paper}), "dev")
+    spans, no, nothing = found.questions
+    assert (spans.answers, spans.facts, spans.gold_ids) == (("BLEU, ROUGE",), (("BLEU",), ("ROUGE",)), ("1909.1-1",))
+    assert (no.answers, no.facts) == (("no", "not really"), (("no",),))
+    assert nothing.answers == nothing.facts == ()
+    assert [each.text for each in found.documents] == ["An abstract.", "We use BLEU and ROUGE.", "More."]
+
+
+def test_plain_tables_and_back(tmp_path: Path) -> None:
+    questions = [{"id": 1, "question": "Who?", "answers": ["Ann"]}, {"id": 2, "question": "What?", "answers": None}]
+    pq.write_table(pa.Table.from_pylist(questions), tmp_path / "questions.parquet")
+    pq.write_table(pa.Table.from_pylist([{"doc_id": "d", "text": "Ann."}]), tmp_path / "corpus.parquet")
+    found = read_source("plain", tmp_path, "mine")
+    assert found.questions[0] == Asked("1", "Who?", ("Ann",), (("Ann",),), (), "mine")
+    assert found.questions[1].facts == ()
+    folder = tmp_path / "again"
+    folder.mkdir()
+    found.write(folder)
+    assert Collection.read(folder) == found
+    assert found.of_split("mine") == found.questions
+    with pytest.raises(ValueError, match="split: no question of 'test', expected one of mine"):
+        found.of_split("test")
+
+
+def test_fanoutqa_is_read_from_its_package() -> None:
+    spec = importlib.util.find_spec("fanoutqa")
+    if spec is None or spec.origin is None:
+        pytest.skip("the package fanoutqa is not installed")
+    found = read_source("fanoutqa", Path(spec.origin).parent / "data" / "fanout-final-dev.json", "dev")
+    assert len(found.questions) == 310
+    queries = [Query(each.question, found.gold_numbers(each)) for each in found.questions]
+    texts = [each.whole for each in found.documents]
+    recall = {
+        name: recall_at(queries, make_retriever(RetrieverConfig(retriever=name), texts)(queries, 10), 10).row["recall"]
+        for name in ("bm25", "random")
+    }
+    assert recall["bm25"] > 0.3 > 0.05 > recall["random"]
+    notes = {each.doc_id: each.text for each in found.documents}
+    told = [string_completeness(" ".join(notes[n] for n in each.gold_ids), each.facts) for each in found.questions]
+    assert sum(told) / len(told) > 0.7  # what the notes of a question say of its answer
+    others = [
+        string_completeness(" ".join(notes[n] for n in each.gold_ids), other.facts)
+        for each, other in zip(found.questions, found.questions[1:], strict=False)
+    ]
+    assert sum(others) / len(others) < 0.2  # and of another question's
+
+
+def test_a_tree_of_sub_questions_becomes_notes(tmp_path: Path) -> None:
+    parts = [{"question": "Which?", "answer": ["x", "y"], "evidence": {"title": "List"}},
+             {"question": "Is x big?", "answer": True, "evidence": None}]  # fmt: skip
+    row = {"id": "f", "question": "How big?", "decomposition": parts, "answer": {"x": True, "y": [3, "x"]}}
+    found = read_source("fanoutqa", write_json(tmp_path / "f.json", [row]), "dev")
+    assert found.questions[0].facts == (("x",), ("yes",), ("y",), ("3",))
+    assert [(each.title, each.text) for each in found.documents] == [("List", "Which? x, y"), ("", "Is x big? yes")]
+    assert found.gold_numbers(found.questions[0]) == (0, 1)
+
+
+def test_what_is_wrong_is_named(tmp_path: Path) -> None:
+    asked, document = Asked("q", "Who?", (), (), ("d",), "test"), Document("d", "", "x")
+    for change, told in (
+        ({"questions": ()}, "questions: id: there is none"),
+        ({"questions": (asked, asked)}, "questions: id: 'q' comes 2 times"),
+        ({"documents": (document, document)}, "corpus: doc_id: 'd' comes 2 times"),
+        ({"documents": (document._replace(doc_id="e"),)}, "gold_ids: 'd' of question q"),
+        ({"questions": (asked._replace(question=" "),)}, "questions: q asks nothing"),
+        ({"questions": (asked._replace(facts=(("",),)),)}, "facts: one of question q"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            Collection(**{"questions": (asked,), "documents": (document,), **change})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="format: unknown 'csv'"):
+        read_source("csv", tmp_path, "test")
+    broken = tmp_path / "broken.json"
+    broken.write_text("{")
+    for name in set(READERS) - {"plain", "beir"}:
+        with pytest.raises(ValueError, match="source: there is no"):
+            read_source(name, tmp_path / "none.json", "test")
+        with pytest.raises(ValueError, match="is no JSON"):
+            read_source(name, broken, "test")
+        with pytest.raises(ValueError, match=f"is not as {name} has it"):
+            read_source(name, write_json(tmp_path / "other.json", [{"a": 1}]), "test")
+    with pytest.raises(ValueError, match="data: there is no"):
+        read_source("plain", tmp_path, "test")
+    pq.write_table(pa.Table.from_pylist([{"id": "1"}]), tmp_path / "questions.parquet")
+    with pytest.raises(ValueError, match="has no column 'question', only id"):
+        read_source("plain", tmp_path, "test")

@@ -32,8 +32,6 @@ class ImportConfig(JobConfig):
         super().__post_init__()
         if self.format not in READERS:
             raise ValueError(f"format: unknown {self.format!r}, expected one of {', '.join(READERS)}")
-        if not Path(self.source).exists():
-            raise ValueError(f"source: there is no {self.source}")
 
     def inputs(self) -> dict[str, str]:
         """The hashes of the data set's files."""
@@ -59,10 +57,16 @@ def find_recall(collection: Collection, retriever: str = "bm25") -> list[dict[st
     return rows
 
 
+def _read(config: ImportConfig) -> Collection:
+    if not Path(config.source).exists():
+        raise ValueError(f"source: there is no {config.source}")
+    return read_source(config.format, Path(config.source), config.split)
+
+
 def import_questions(config: ImportConfig) -> RunDir:
     """Read a data set and leave its two tables, with recall by words as the run's table."""
     with prepared_job(
-        lambda: read_source(config.format, Path(config.source), config.split), "questions", config
+        lambda: _read(config), "questions", config
     ) as (run, read):  # fmt: skip
         if run.finished:
             return run

@@ -6,6 +6,7 @@ from typing import Any
 from ftmech_hf.config import parse_config, peek_setting
 from ftmech_hf.tasks.export import build_dataset, example_row, features, stream_dataset, write_parquet
 from ftmech_hf.tasks.letters import CounterConfig, MaxIdentifierConfig
+from ftmech_hf.tasks.library.task import LibraryConfig
 from ftmech_hf.tasks.operators_table import PcfgShape
 from ftmech_hf.tasks.pcfg import PcfgConfig, for_capability
 from ftmech_hf.tasks.safety import SafetyConfig
@@ -18,6 +19,7 @@ TASKS: dict[str, type[Task]] = {
     "counter": CounterConfig,
     "max_identifier": MaxIdentifierConfig,
     "safety": SafetyConfig,
+    "library": LibraryConfig,
     "stories": StoriesConfig,
     "text": TextConfig,
 }
@@ -42,6 +44,7 @@ __all__ = [
     "TASKS",
     "Capability",
     "CounterConfig",
+    "LibraryConfig",
     "MaxIdentifierConfig",
     "PcfgConfig",
     "PcfgShape",

@@ -81,14 +81,12 @@ def rows_to_table(task: Task, rows: Rows) -> pa.Table:
     """Rows in the columns of :func:`features`."""
     words, ids, answer = task.vocabulary, rows.token_ids, task.answer
     operator, operand, parameter = task.question(ids)
+    texts = _texts_at_places(task, ids) if task.fixed_places else _texts_by_answers(words, rows)
     columns = {
-        "prompt": _join_words(words, ids[:, : answer.start], leading_space=False),
-        "completion": _join_words(words, ids[:, answer.start :], leading_space=True),
+        **texts,
         "operator": operator,
         "operand": operand,
         "parameter": parameter,
-        "text": _join_words(words, ids[:, task.text], leading_space=False),
-        "answer": _join_words(words, ids[:, answer], leading_space=False),
         "label": rows.label,
         "correlated": rows.correlated,
     }
@@ -97,6 +95,31 @@ def rows_to_table(task: Task, rows: Rows) -> pa.Table:
         other = _join_words(words, rows.rejected.token_ids[:, answer.start :], leading_space=True)
         columns |= {"chosen": columns["completion"], "rejected": other}
     return pa.table(columns, schema=features(task).arrow_schema)
+
+
+def _texts_at_places(task: Task, ids: NDArray[np.int64]) -> dict[str, pa.Array]:
+    answer = task.answer
+    return {
+        "prompt": _join_words(task.vocabulary, ids[:, : answer.start], leading_space=False),
+        "completion": _join_words(task.vocabulary, ids[:, answer.start :], leading_space=True),
+        "text": _join_words(task.vocabulary, ids[:, task.text], leading_space=False),
+        "answer": _join_words(task.vocabulary, ids[:, answer], leading_space=False),
+    }
+
+
+def _texts_by_answers(words: tuple[str, ...], rows: Rows) -> dict[str, list[str]]:
+    """Of rows that end where they end: a prompt is what stands before the first answer, and all of it is text."""
+    assert rows.answers is not None
+    assert rows.lengths is not None
+    found: dict[str, list[str]] = {name: [] for name in ("prompt", "completion", "text", "answer")}
+    for ids, answers, length in zip(rows.token_ids, rows.answers, rows.lengths, strict=True):
+        spelled, first = [words[each] for each in ids[:length]], int(answers.argmax())
+        prompt = " ".join(spelled[:first])
+        found["prompt"].append(prompt)
+        found["completion"].append(" " + " ".join(spelled[first:]))
+        found["text"].append(prompt)
+        found["answer"].append(" ".join(words[each] for each in ids[answers]))
+    return found
 
 
 @functools.cache

@@ -106,6 +106,9 @@ class Task(Protocol):
     answer: ClassVar[slice] = ANSWER
     """Where text and answer stand in a row: the text at :data:`LETTERS_TEXT` where rows name no question."""
 
+    fixed_places: ClassVar[bool] = True
+    """Whether they stand there in every row; if not, the answers of :class:`Rows` say where they are."""
+
     block_rows: ClassVar[int] = BLOCK
     """Rows of a block."""
 

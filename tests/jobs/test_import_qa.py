@@ -49,7 +49,7 @@ def test_a_data_set_becomes_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert found.questions[1].answers == ("here",)
     assert import_questions(ImportConfig(format="squad", source=str(source), split="dev", output_dir=str(folder)))
     source.write_text(source.read_text().replace("w7", "v7"))
-    with pytest.raises(ValueError, match="its input squad.json differs"):
+    with pytest.raises(ValueError, match=r"its input squad\.json differs"):
         import_questions(ImportConfig(format="squad", source=str(source), split="dev", output_dir=str(folder)))
 
 

@@ -47,6 +47,7 @@ from ftmech_hf.tasks import (
     StoriesConfig,
     for_capability,
 )
+from ftmech_hf.tasks.library.task import LibraryConfig
 from ftmech_hf.tasks.safety import SafetyConfig
 from ftmech_hf.training.objectives import NextToken
 from ftmech_hf.training.objectives.documents import Documents
@@ -157,10 +158,12 @@ def test_every_config_parses_and_begins_by_saying_what_it_shows(path: Path) -> N
         "tracr": (TracrConfig,),
         "tracr_grid": (TracrConfig,),
         "sweep": (SweepConfig,),
-    }["sweep" if path.stem.startswith("sweep_") else path.stem.removeprefix("stories_")]
+    }["sweep" if path.stem.startswith("sweep_") else path.stem.removeprefix("stories_").removeprefix("library_")]
     if path.stem.startswith("stories_"):
         instead: dict[type, type] = {PcfgConfig: StoriesConfig, NextToken: Documents}
         types = tuple(instead.get(kind, kind) for kind in types)
+    if path.stem.startswith("library_"):
+        types = tuple(LibraryConfig if kind is PcfgConfig else kind for kind in types)
     parse_config(*types, argv=["--config", str(path)], sections=SECTIONS if types == (SweepConfig,) else ())
     text = path.read_text()
     assert text.startswith("# ")

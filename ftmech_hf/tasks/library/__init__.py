@@ -1,0 +1,1 @@
+"""A library: people, documents about them, and questions that documents or memory answer."""

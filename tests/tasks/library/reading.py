@@ -1,0 +1,61 @@
+"""A reader of library rows that knows the rules and nothing of the code that writes them."""
+
+from __future__ import annotations
+
+from ftmech_hf.tasks.library.world import RELATIONS, VOCABULARY
+
+MEANS = {word: relation for relation, others in RELATIONS.items() for word in (relation, *others)} | {
+    "friend": "friend"
+}
+
+
+def split_row(words: list[str]) -> tuple[list[list[str]], list[tuple[list[str], list[str]]]]:
+    """The sentences of the documents of a row, and its questions, each with its answer."""
+    assert words[0] == "<bos>"
+    first = words.index("?")
+    documents = " ".join(words[1:first]).split(" .")
+    sentences = [sentence.split() for sentence in documents if sentence.strip()]
+    asked = []
+    for part in " ".join(words[first:]).split("? ")[1:]:
+        spelled = part.split()
+        end = spelled.index(":") + 1 if ":" in spelled else 3
+        question, answer = spelled[:end], spelled[end:]
+        assert answer[-1] == "<eos>"
+        asked.append((question, answer[:-1]))
+    return sentences, asked
+
+
+def told(sentences: list[list[str]]) -> dict[tuple[str, str, str], str]:
+    """First name, last name, relation -> what documents say of it."""
+    found = {}
+    for word, first, last, *said in sentences:
+        key = (first, last, MEANS[word])
+        assert key not in found, key
+        found[key] = " ".join(said)
+    return found
+
+
+def name_in(question: list[str]) -> list[str]:
+    """Whom a question is about."""
+    return question[1:3] if question[-1] != ":" else question[-3:-1]
+
+
+def right_answer(question: list[str], facts: dict[tuple[str, str, str], str]) -> str:
+    """What a reader of these facts answers."""
+    first, last = name_in(question)
+
+    def say(relation: str, a: str, b: str) -> str:
+        return facts.get((a, b, relation), "unknown")
+
+    if question[-1] != ":":
+        return say(question[0], first, last)
+    relations = question[:-3]
+    if relations[-1] != "friend":
+        return " . ".join(f"{each} {first} {last} {say(each, first, last)}" for each in relations)
+    friend = facts[first, last, "friend"].split()
+    return f"friend {first} {last} {' '.join(friend)} . {relations[0]} {' '.join(friend)} {say(relations[0], *friend)}"
+
+
+def in_words(token_ids: list[int]) -> list[str]:
+    """Token ids as words, without padding."""
+    return [VOCABULARY[each] for each in token_ids if VOCABULARY[each] != "<pad>"]

@@ -66,7 +66,9 @@ class LibraryConfig(Task):
     )
     style: Style = field(default="full", metadata={"help": "full answers, or terse ones: their first fact alone"})
     pairs: int = field(default=0, metadata={"help": "different questions; fewer are the first of more; 0 for no end"})
-    replay_share: float = field(default=0.0, metadata={"help": "of questions: share of rows of pretraining among them"})
+    pretraining_share: float = field(
+        default=0.0, metadata={"help": "of questions: share of rows of pretraining among them"}
+    )
 
     def __post_init__(self) -> None:
         for name, value, able in (("world", self.world, WORLDS), ("people", self.people, PEOPLE_OF)):
@@ -81,8 +83,8 @@ class LibraryConfig(Task):
             raise ValueError(f"top_k: {self.top_k}, expected 1 to {RANKED // 2}")
         if self.gold_at is not None and not 0 <= self.gold_at < self.top_k:
             raise ValueError(f"gold_at: {self.gold_at}, expected 0 to {self.top_k - 1}, a place among the documents")
-        if not 0 <= self.replay_share <= 1:
-            raise ValueError(f"replay_share: {self.replay_share}, expected a share between 0 and 1")
+        if not 0 <= self.pretraining_share <= 1:
+            raise ValueError(f"pretraining_share: {self.pretraining_share}, expected a share between 0 and 1")
         if self.people == "held_out" and WORLDS[self.world].people <= 250:
             raise ValueError(f"people: held_out, but world: {self.world} has {WORLDS[self.world].people} people alone")
 
@@ -92,7 +94,7 @@ class LibraryConfig(Task):
         if self.mixture == "pretraining":
             return max(ROOM.values())
         shown = 0 if self.context == "none" else max(self.top_k, 3)
-        return max(ROOM[4] if self.replay_share else 0, LONGEST_QUESTION + LONGEST_DOCUMENT * shown)
+        return max(ROOM[4] if self.pretraining_share else 0, LONGEST_QUESTION + LONGEST_DOCUMENT * shown)
 
     def sample_block(self, rng: np.random.Generator) -> Rows:
         """Rows of pretraining that show up to four documents."""
@@ -110,7 +112,7 @@ class LibraryConfig(Task):
         rows, labels = [], []
         for place, which in zip(places, self._numbers(places, seed, split), strict=True):
             rng = split_generator(seed, split, place)
-            if rng.random() < self.replay_share:
+            if rng.random() < self.pretraining_share:
                 rows += self._pretraining(rng, 4, 1)
                 labels.append(-1)
                 continue
@@ -163,7 +165,7 @@ class LibraryConfig(Task):
 
     def example(self, seed: int) -> Mapping[str, str]:
         """A question of the test split beside the documents it needs, and its answer."""
-        asked = dataclasses.replace(self, mixture="questions", context="oracle", replay_share=0.0)
+        asked = dataclasses.replace(self, mixture="questions", context="oracle", pretraining_share=0.0)
         row, question = asked._question(0, seed, "test")
         words = [VOCABULARY[each] for each in row.token_ids if each != PLACE[EOS]]
         answer = len(question.answer) - 1
@@ -172,7 +174,7 @@ class LibraryConfig(Task):
     def test_tasks(self) -> Mapping[str, Task]:
         """What a pretrained model must be able to do; of questions, these themselves."""
         if self.mixture == "questions":
-            return {"all": dataclasses.replace(self, replay_share=0.0)}
+            return {"all": dataclasses.replace(self, pretraining_share=0.0)}
         return {name: self.asking(**changes) for name, changes in GATE.items()}
 
     def asking(self, **changes: Any) -> LibraryConfig:

@@ -174,7 +174,7 @@ def test_terse_answers_tell_the_first_fact_alone() -> None:
 
 
 def test_some_rows_are_of_pretraining_where_that_is_asked_for() -> None:
-    words = asked_rows(256, "finetune", replay_share=0.25)
+    words = asked_rows(256, "finetune", pretraining_share=0.25)
     assert sum(row.count("?") > 1 for row in words) / 256 == pytest.approx(0.25 * 0.95, abs=0.08)
     plain = asked_rows(256, "finetune")
     kept = [a for a, b in zip(words, plain, strict=True) if a == b]
@@ -204,7 +204,7 @@ def test_any_row_can_be_made_alone() -> None:
         ({"asked": ["two"]}, "asked: 'two', expected some of one, several, friend"),
         ({"top_k": 13}, "top_k: 13, expected 1 to 12"),
         ({"gold_at": 4}, "gold_at: 4, expected 0 to 3"),
-        ({"replay_share": 2.0}, "replay_share: 2.0, expected a share"),
+        ({"pretraining_share": 2.0}, "pretraining_share: 2.0, expected a share"),
         ({"pairs": -1}, "pairs: -1 is negative"),
         ({"people": "held_out", "world": "known"}, "people: held_out, but world: known has 200 people alone"),
     ],

@@ -1,16 +1,19 @@
 """What documents say, what is asked, and how it is answered: sentences, as token ids.
 
-A fact is ``WORD FIRST LAST VALUE .``, in documents with one of three words for its relation, in answers with that of
-questions. So an answer goes on as a document does, several facts are several sentences, and ``<eos>`` ends it. What no
+A document tells facts, ``FIRST LAST WORD VALUE .``, where the word is one of three for the relation. An answer tells
+each as ``FIRST LAST RELATION is VALUE``, so that several facts are several sentences, and ``<eos>`` ends it. What no
 document of a prompt tells is ``unknown``.
 
-==================  ================================  =========================================================
+==================  ================================  ============================================================
 question            words                             answer
-==================  ================================  =========================================================
-one fact            ``? city FIRST LAST``             ``city7 <eos>``
-several facts       ``? city job food FIRST LAST :``  ``city FIRST LAST city7 . job FIRST LAST job3 . ... <eos>``
-of the friend       ``? city friend FIRST LAST :``    ``friend FIRST LAST FIRST LAST . city FIRST LAST ... <eos>``
-==================  ================================  =========================================================
+==================  ================================  ============================================================
+one fact            ``? FIRST LAST city is``          ``city7 <eos>``
+several facts       ``? FIRST LAST city job food :``  ``FIRST LAST city is city7 . FIRST LAST job is ... <eos>``
+of the friend       ``? FIRST LAST friend city :``    ``FIRST LAST friend is FIRST LAST . FIRST LAST ... <eos>``
+==================  ================================  ============================================================
+
+Where a fact is asked for and where it ends, the word is always the same, and the name and the relation stand at fixed
+places before it: models learn to read this sooner than a relation before a name, or a question that ends in a name.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from ftmech_hf.tasks.library.world import (
     FACTS_EACH,
     FIRST_AT,
     FRIEND,
+    IS,
     LAST_AT,
     PLACE,
     RELATION_AT,
@@ -80,10 +84,16 @@ def value(world: World, fact: Fact) -> list[int]:
     return [VALUE_AT + VALUES * fact.relation + int(world.values[fact])]
 
 
-def sentence(world: World, fact: Fact, *, known: bool = True, wording: int = 0) -> list[int]:
-    """A fact in words, or that it is unknown."""
+def told(world: World, fact: Fact) -> list[int]:
+    """A fact as documents tell it."""
+    wording = 0 if fact.relation == FRIENDSHIP else int(world.wording[fact])
+    return [*name(world, fact.person), relation_word(fact.relation, wording), *value(world, fact), PLACE[END]]
+
+
+def answered(world: World, fact: Fact, *, known: bool = True) -> list[int]:
+    """A fact as answers tell it, or that it is unknown."""
     said = value(world, fact) if known else [PLACE[UNKNOWN]]
-    return [relation_word(fact.relation, wording), *name(world, fact.person), *said, PLACE[END]]
+    return [*name(world, fact.person), relation_word(fact.relation), PLACE[IS], *said, PLACE[END]]
 
 
 def facts_of(world: World, person: int, number: int) -> list[Fact]:
@@ -95,11 +105,7 @@ def facts_of(world: World, person: int, number: int) -> list[Fact]:
 
 def document(world: World, person: int, number: int) -> list[int]:
     """One of a person's documents, in token ids."""
-    words: list[int] = []
-    for fact in facts_of(world, person, number):
-        wording = 0 if fact.relation == FRIENDSHIP else int(world.wording[fact])
-        words += sentence(world, fact, wording=wording)
-    return words
+    return [word for fact in facts_of(world, person, number) for word in told(world, fact)]
 
 
 def all_documents(world: World) -> list[list[int]]:
@@ -116,25 +122,25 @@ def gold_document(world: World, fact: Fact) -> int:
 
 def ask_one(world: World, fact: Fact, *, known: bool = True) -> Question:
     """Ask for one of the eight relations; the answer is a word."""
-    *asked, said, _ = sentence(world, fact, known=known)
+    *asked, said, _ = answered(world, fact, known=known)
     return Question([PLACE[ASK], *asked], (fact,), [said, PLACE[EOS]])
 
 
 def ask_several(world: World, person: int, relations: Sequence[int], known: Sequence[bool]) -> Question:
     """Ask for several relations of a person at once; each may be unknown."""
     facts = tuple(Fact(person, relation) for relation in relations)
-    asked = [PLACE[ASK], *map(relation_word, relations), *name(world, person), PLACE[TELL]]
+    asked = [PLACE[ASK], *name(world, person), *map(relation_word, relations), PLACE[TELL]]
     return Question(asked, facts, tell(world, facts, known))
 
 
 def ask_friend(world: World, person: int, relation: int) -> Question:
     """Ask for a relation of a person's friend: the answer names the friend first."""
     facts = (Fact(person, FRIENDSHIP), Fact(int(world.friends[person]), relation))
-    asked = [PLACE[ASK], relation_word(relation), PLACE[FRIEND], *name(world, person), PLACE[TELL]]
+    asked = [PLACE[ASK], *name(world, person), PLACE[FRIEND], relation_word(relation), PLACE[TELL]]
     return Question(asked, facts, tell(world, facts, (True, True)))
 
 
 def tell(world: World, facts: Sequence[Fact], known: Sequence[bool]) -> list[int]:
     """An answer in sentences."""
-    words = [word for fact, each in zip(facts, known, strict=True) for word in sentence(world, fact, known=each)]
+    words = [word for fact, each in zip(facts, known, strict=True) for word in answered(world, fact, known=each)]
     return [*words[:-1], PLACE[EOS]]

@@ -28,6 +28,7 @@ from ftmech_hf.tasks.library.rows import Row, begin_row
 from ftmech_hf.tasks.library.world import (
     ASK,
     DOCUMENTS,
+    IS,
     RELATIONS,
     TELL,
     VALUES,
@@ -56,7 +57,7 @@ def draw_asked(rng: np.random.Generator, world: World, person: int, asked: Asked
 
 def in_words(token_ids: list[int]) -> str:
     """Token ids as the words that a search compares."""
-    return " ".join(VOCABULARY[each] for each in token_ids if VOCABULARY[each] not in (ASK, TELL))
+    return " ".join(VOCABULARY[each] for each in token_ids if VOCABULARY[each] not in (ASK, TELL, IS))
 
 
 @functools.cache

@@ -43,10 +43,10 @@ KINDS = {"fresh": 0.65, "heart": 0.15, "agreeing": 0.10, "contradicting": 0.05, 
 """Shares of rows: facts of the row alone; the known world without documents, with its documents, and with documents
 that say something else of it; and questions about people of whom no document tells."""
 
-ROOM = {1: 40, 2: 60, 4: 96}
+ROOM = {1: 40, 2: 64, 4: 96}
 """Most documents of a row -> its tokens."""
 
-ONE_ROOM, SEVERAL_ROOM, FRIEND_ROOM = 6, 22, 17
+ONE_ROOM, SEVERAL_ROOM, FRIEND_ROOM = 7, 25, 19
 """Tokens that a question and its answer take, of several facts at most."""
 
 UNASKED = 0.15

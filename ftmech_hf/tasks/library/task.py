@@ -16,7 +16,7 @@ from ftmech_hf.tasks.library.rows import KINDS, ROOM, Row, draw_fresh, draw_row
 from ftmech_hf.tasks.library.world import FRIEND, PLACE, RELATIONS, VOCABULARY, WORLDS
 from ftmech_hf.tasks.schema import EOS, PAD, Rows, Task, split_generator
 
-LONGEST_DOCUMENT, LONGEST_QUESTION = 16, 23
+LONGEST_DOCUMENT, LONGEST_QUESTION = 16, 26
 """Tokens: two facts and a friend; and a question for three facts with its answer, and ``<bos>``."""
 
 PEOPLE_OF = {"all": (0, None), "trained": (0, 250), "held_out": (250, None)}

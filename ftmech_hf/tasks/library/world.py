@@ -38,7 +38,7 @@ NAMES, VALUES, WORDINGS, FACTS_EACH = 64, 32, 3, 2
 DOCUMENTS = len(RELATIONS) // FACTS_EACH
 """About each person; one of them names the friend as well."""
 
-FRIEND, END, ASK, TELL, UNKNOWN = "friend", ".", "?", ":", "unknown"
+FRIEND, IS, END, ASK, TELL, UNKNOWN = "friend", "is", ".", "?", ":", "unknown"
 
 
 def _syllables(first: str, second: str) -> tuple[str, ...]:
@@ -50,7 +50,7 @@ LAST = _syllables("Ker Lom Mar Nor Pel Rus Sol Tar", "ath beck dorn gard hall ma
 VALUE_WORDS = tuple(f"{relation}{number}" for relation in RELATIONS for number in range(VALUES))
 RELATION_WORDS = tuple(itertools.chain.from_iterable((relation, *others) for relation, others in RELATIONS.items()))
 VOCABULARY = (
-    *SPECIAL_TOKENS, FRIEND, END, ASK, TELL, UNKNOWN, *FIRST, *LAST, *RELATION_WORDS, *VALUE_WORDS,
+    *SPECIAL_TOKENS, FRIEND, IS, END, ASK, TELL, UNKNOWN, *FIRST, *LAST, *RELATION_WORDS, *VALUE_WORDS,
 )  # fmt: skip
 
 PLACE = {word: number for number, word in enumerate(VOCABULARY)}

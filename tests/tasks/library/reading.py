@@ -18,7 +18,7 @@ def split_row(words: list[str]) -> tuple[list[list[str]], list[tuple[list[str], 
     asked = []
     for part in " ".join(words[first:]).split("? ")[1:]:
         spelled = part.split()
-        end = spelled.index(":") + 1 if ":" in spelled else 3
+        end = spelled.index(":" if ":" in spelled else "is") + 1
         question, answer = spelled[:end], spelled[end:]
         assert answer[-1] == "<eos>"
         asked.append((question, answer[:-1]))
@@ -28,32 +28,27 @@ def split_row(words: list[str]) -> tuple[list[list[str]], list[tuple[list[str], 
 def told(sentences: list[list[str]]) -> dict[tuple[str, str, str], str]:
     """First name, last name, relation -> what documents say of it."""
     found = {}
-    for word, first, last, *said in sentences:
+    for first, last, word, *said in sentences:
         key = (first, last, MEANS[word])
         assert key not in found, key
         found[key] = " ".join(said)
     return found
 
 
-def name_in(question: list[str]) -> list[str]:
-    """Whom a question is about."""
-    return question[1:3] if question[-1] != ":" else question[-3:-1]
-
-
 def right_answer(question: list[str], facts: dict[tuple[str, str, str], str]) -> str:
     """What a reader of these facts answers."""
-    first, last = name_in(question)
+    first, last, *asked = question
 
-    def say(relation: str, a: str, b: str) -> str:
-        return facts.get((a, b, relation), "unknown")
+    def say(a: str, b: str, relation: str) -> str:
+        return f"{a} {b} {relation} is {facts.get((a, b, relation), 'unknown')}"
 
-    if question[-1] != ":":
-        return say(question[0], first, last)
-    relations = question[:-3]
-    if relations[-1] != "friend":
-        return " . ".join(f"{each} {first} {last} {say(each, first, last)}" for each in relations)
+    if asked[-1] == "is":
+        return say(first, last, asked[0]).rpartition("is ")[2]
+    relations = asked[:-1]
+    if relations[0] != "friend":
+        return " . ".join(say(first, last, each) for each in relations)
     friend = facts[first, last, "friend"].split()
-    return f"friend {first} {last} {' '.join(friend)} . {relations[0]} {' '.join(friend)} {say(relations[0], *friend)}"
+    return f"{say(first, last, 'friend')} . {say(friend[0], friend[1], relations[1])}"
 
 
 def in_words(token_ids: list[int]) -> list[str]:

@@ -13,7 +13,7 @@ from ftmech_hf.tasks.library.documents import all_documents
 from ftmech_hf.tasks.library.rows import KINDS, ROOM
 from ftmech_hf.tasks.library.task import GATE, LibraryConfig
 from ftmech_hf.tasks.library.world import DOCUMENTS, FIRST, LAST, RELATIONS, VOCABULARY, WORLDS, find_world, name_pairs
-from tests.tasks.library.reading import in_words, name_in, right_answer, split_row, told
+from tests.tasks.library.reading import in_words, right_answer, split_row, told
 
 
 def rows_of(number: int = 128, split: str = "test", seed: int = 0, **settings: Any) -> Rows:
@@ -42,7 +42,7 @@ def test_worlds_have_nobody_in_common_and_documents_tell_all_of_them_once() -> N
         assert len(facts_of(name)) == place.people * (len(RELATIONS) + 1)
     lengths = Counter(len(words) for words in all_documents(find_world("domain", 0)))
     assert lengths == {10: 600 * (DOCUMENTS - 1), 16: 600}
-    assert len(VOCABULARY) == len(set(VOCABULARY)) == 420
+    assert len(VOCABULARY) == len(set(VOCABULARY)) == 421
     # Another seed says something else of the same people, and nothing can be guessed: each value is as frequent.
     first, other = facts_of("domain"), facts_of("domain", 1)
     same = np.mean([first[key] == other[key] for key in first if key[2] != "friend"])
@@ -97,7 +97,7 @@ def test_the_gate_asks_what_it_says(name: str) -> None:
         assert " ".join(answer) == right_answer(question, truth if name == "heart" else facts)
         if name == "missing":
             assert answer == ["unknown"]
-            assert name_in(question) not in [sentence[1:3] for sentence in sentences]
+            assert question[:2] not in [sentence[:2] for sentence in sentences]
         else:
             assert "unknown" not in answer
             assert all(truth[key] == said for key, said in facts.items())
@@ -131,8 +131,8 @@ def test_gold_documents_stand_where_they_are_put_and_anywhere_otherwise() -> Non
     for gold_at in (None, 0, 3):  # two sentences a document, and one more where it names a friend
         for words in asked_rows(96, context="oracle", gold_at=gold_at):
             sentences, ((question, answer),) = split_row(words)
-            plain = [sentence for sentence in sentences if sentence[0] != "friend"]
-            (at,) = [place // 2 for place, sentence in enumerate(plain) if sentence[1:3] == name_in(question)
+            plain = [sentence for sentence in sentences if sentence[2] != "friend"]
+            (at,) = [place // 2 for place, sentence in enumerate(plain) if sentence[:2] == question[:2]
                      and sentence[-1] == answer[0]]  # fmt: skip
             places[gold_at, at] += 1
     assert places[0, 0] == places[3, 3] == 96
@@ -151,12 +151,12 @@ def test_fewer_pairs_are_the_first_of_more_and_come_again_in_every_epoch() -> No
     assert set(questions(20, 20, seed=5)) == set(few)  # the rows of a test split, or of another seed, are the same ones
     assert set(questions(20, 20, world_seed=1)) != set(few)
     names = {(FIRST[first], LAST[last]) for first, last in find_world("domain", 0).names[:250]}
-    assert {tuple(text.split()[3:5]) for text in many} <= names
+    assert {tuple(text.split()[2:4]) for text in many} <= names
 
 
 def test_trained_and_held_out_people_are_others() -> None:
     who = {
-        people: {tuple(name_in(split_row(words)[1][0][0])) for words in asked_rows(640, people=people)}
+        people: {tuple(split_row(words)[1][0][0][:2]) for words in asked_rows(640, people=people)}
         for people in ("trained", "held_out")
     }
     assert not who["trained"] & who["held_out"]

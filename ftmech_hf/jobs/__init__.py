@@ -12,5 +12,6 @@ JOBS = {
     "truth": "ftmech_hf.jobs.exact_distribution",
     "interpolate": "ftmech_hf.jobs.interpolation",
     "write_stories": "ftmech_hf.jobs.write_stories",
+    "grounded_answers": "ftmech_hf.jobs.grounded_answers",
 }
 """Kind of a run that can be published -> the module that says what of it is, in its ``PUBLICATIONS``."""

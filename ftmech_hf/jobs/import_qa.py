@@ -11,7 +11,8 @@ from ftmech_hf.jobs.job import JobConfig, finish_job, prepared_job
 from ftmech_hf.retrieval import Query, RetrieverConfig, make_retriever, recall_at
 from ftmech_hf.retrieval.collection import Collection
 from ftmech_hf.retrieval.readers import READERS, read_source
-from ftmech_hf.runs import RunDir, hash_files
+from ftmech_hf.runs import RunDir
+from ftmech_hf.tasks.text.identity import dataset_hash
 
 TOP = (1, 2, 4, 6, 10)
 """How many documents recall is measured of."""
@@ -34,10 +35,14 @@ class ImportConfig(JobConfig):
             raise ValueError(f"format: unknown {self.format!r}, expected one of {', '.join(READERS)}")
 
     def inputs(self) -> dict[str, str]:
-        """The hashes of the data set's files."""
-        path = Path(self.source)
-        files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
-        return hash_files([str(each) for each in files])
+        """The hash of the data set's files."""
+        _check_there(self.source)
+        return {"source": dataset_hash(self.source)}
+
+
+def _check_there(source: str) -> None:
+    if not Path(source).exists():
+        raise ValueError(f"source: there is no {source}")
 
 
 def find_recall(collection: Collection, retriever: str = "bm25") -> list[dict[str, Any]]:
@@ -58,8 +63,7 @@ def find_recall(collection: Collection, retriever: str = "bm25") -> list[dict[st
 
 
 def _read(config: ImportConfig) -> Collection:
-    if not Path(config.source).exists():
-        raise ValueError(f"source: there is no {config.source}")
+    _check_there(config.source)
     return read_source(config.format, Path(config.source), config.split)
 
 

@@ -49,7 +49,7 @@ def test_a_data_set_becomes_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert found.questions[1].answers == ("here",)
     assert import_questions(ImportConfig(format="squad", source=str(source), split="dev", output_dir=str(folder)))
     source.write_text(source.read_text().replace("w7", "v7"))
-    with pytest.raises(ValueError, match=r"its input squad\.json differs"):
+    with pytest.raises(ValueError, match=r"its input source differs"):
         import_questions(ImportConfig(format="squad", source=str(source), split="dev", output_dir=str(folder)))
 
 
@@ -61,3 +61,17 @@ def test_no_recall_is_measured_where_no_gold_document_is_known(tmp_path: Path) -
     without = Collection(tuple(each._replace(gold_ids=()) for each in found.questions), found.documents)
     assert find_recall(without) == []
     assert find_recall(found)
+
+
+def test_a_folder_is_imported_and_told_from_another(tmp_path: Path) -> None:
+    source = tmp_path / "beir"
+    (source / "qrels").mkdir(parents=True)
+    (source / "corpus.jsonl").write_text('{"_id": "d", "text": "Anna lives here."}')
+    (source / "queries.jsonl").write_text('{"_id": "q", "text": "Who lives here?"}')
+    (source / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td\t1\n")
+    config = ImportConfig(format="beir", source=str(source), output_dir=str(tmp_path / "run"))
+    assert FinishedRun(import_questions(config).path).summary["with_gold"] == 1
+    assert import_questions(config).finished
+    (source / "queries.jsonl").write_text('{"_id": "q", "text": "Who?"}')
+    with pytest.raises(ValueError, match="its input source differs"):
+        import_questions(config)

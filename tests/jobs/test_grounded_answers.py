@@ -1,0 +1,205 @@
+"""Answers from documents: prompts that fit, documents of each context by hand, comparisons by hand, and whole runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from ftmech_hf.jobs.grounded_answers import (
+    GroundedConfig,
+    answer_all,
+    choose_documents,
+    compare_answers,
+    describe_harm,
+    score_answer,
+)
+from ftmech_hf.jobs.reading_prompts import abstains, in_text, read_answer, write_prompt
+from ftmech_hf.models.loading import load_model, load_tokenizer
+from ftmech_hf.retrieval import RetrieverConfig
+from ftmech_hf.retrieval.collection import Asked, Collection, Document
+from ftmech_hf.runs import FinishedRun
+from recipes.retrieval import main
+from tests.foreign import CHATML, byte_bpe
+
+QUESTIONS = (
+    Asked("oslo", "Who lives in Oslo?", ("Anna",), (("Anna",),), ("d1",), "test"),
+    Asked("both", "Who keeps bees and goats?", ("Anna and Ben",), (("Anna",), ("Ben", "B.")), ("d2", "d3"), "test"),
+    Asked("later", "Who?", ("Anna",), (("Anna",),), ("d1",), "train"),
+)
+DOCUMENTS = (
+    Document("d0", "", "Nothing about anybody."),
+    Document("d1", "Oslo", "Anna lives here."),
+    Document("d2", "", "Anna keeps bees."),
+    Document("d3", "", "Ben keeps goats."),
+)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    Collection(QUESTIONS, DOCUMENTS).write(folder)
+    return folder
+
+
+def save_model(folder: Path, *, chat: bool, seed: int = 0) -> str:
+    special = ["<s>", "</s>", "<pad>", "<|user|>", "<|assistant|>", "<|end|>"]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=byte_bpe(special), bos_token="<s>", eos_token="</s>", pad_token="<pad>",
+        chat_template=CHATML if chat else None, extra_special_tokens=special[3:],
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=400, bos_token_id=0, eos_token_id=1, pad_token_id=2,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    assert model.generation_config is not None
+    model.generation_config.eos_token_id = [1, 5]  # a turn ends with <|end|>, and a text with </s>
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_documents_of_every_context(data: Path) -> None:
+    collection = Collection.read(data)
+    asked = collection.of_split("test")
+    config = GroundedConfig(data=str(data), top_k=1)
+    shown, all_gold = choose_documents(collection, asked, config, RetrieverConfig())
+    assert shown["none"] == [[], [], []]
+    assert shown["retrieved"][0] == [1]
+    assert shown["retrieved"][1] in ([2], [3])
+    assert shown["oracle"] == [[1], [2, 3], []]  # all that is needed, though it is more than top_k
+    assert shown["other"][0] == shown["retrieved"][1]
+    assert shown["other"][2] == shown["retrieved"][0]
+    assert not set(shown["other"][1]) & {2, 3}
+    assert all_gold.tolist() == [True, False, True]
+    wide, found_all = choose_documents(collection, asked, GroundedConfig(data=str(data), top_k=9), RetrieverConfig())
+    assert found_all.all()
+    assert [len(each) for each in wide["retrieved"]] == [4, 4, 4]
+    assert wide["oracle"][1][:2] == [2, 3]
+
+
+def test_prompts_have_the_documents_that_fit(tmp_path: Path) -> None:
+    texts = [each.whole for each in DOCUMENTS]
+    for chat in (False, True):
+        tokenizer = load_tokenizer(save_model(tmp_path / str(chat), chat=chat))
+        whole = write_prompt(tokenizer, "Who?", texts, None)
+        assert whole.shown == 4
+        spelled = tokenizer.decode(whole.token_ids)
+        assert all(text in spelled for text in texts)
+        assert spelled.endswith("<|assistant|>\n" if chat else "Question: Who?\nAnswer:")
+        less = write_prompt(tokenizer, "Who?", texts, len(whole.token_ids) - 1)
+        assert less.shown == 3
+        assert DOCUMENTS[3].text not in tokenizer.decode(less.token_ids)
+        assert DOCUMENTS[2].text in tokenizer.decode(less.token_ids)
+        with pytest.raises(ValueError, match="max_new_tokens: leaves 20 tokens for a prompt, but 'Who"):
+            write_prompt(tokenizer, "Who?", texts, 20)
+    assert "by the documents" not in in_text("Who?", [])
+
+
+def test_answers_are_read_and_scored() -> None:
+    assert read_answer(" Anna\nQuestion: x", is_chat=False) == "Anna"
+    assert read_answer(" Anna\nand Ben ", is_chat=True) == "Anna\nand Ben"
+    assert [abstains(text) for text in ("Unknown.", "", "unknown to me", "It is unknown", "Anna")] == [
+        *[True] * 3, False, False,
+    ]  # fmt: skip
+    both, none = QUESTIONS[1], QUESTIONS[2]
+    assert score_answer("Ben", both) == {
+        "right": 0.0, "f1": pytest.approx(0.5), "rouge_l": pytest.approx(0.5), "completeness": 0.5, "abstains": 0.0,
+    }  # fmt: skip
+    assert score_answer("anna and ben.", both)["right"] == 1.0
+    assert score_answer("unknown", none) == {"right": 1.0, "abstains": 1.0}
+    assert score_answer("Anna", none) == {"right": 0.0, "abstains": 0.0}
+
+
+def rows_of(model: str, context: str, right: list[int], gold: list[int]) -> list[dict[str, object]]:
+    return [
+        {"model": model, "context": context, "id": str(place), "right": float(each), "completeness": each / 2,
+         "abstains": 0.0, "all_gold": bool(found)}
+        for place, (each, found) in enumerate(zip(right, gold, strict=True))
+    ]  # fmt: skip
+
+
+def test_models_are_compared_on_the_same_questions() -> None:
+    gold = [1] * 60 + [0] * 40
+    base, worse = [1] * 60 + [0] * 40, [1] * 20 + [0] * 80
+    table = pd.DataFrame([
+        *rows_of("base", "retrieved", base, gold), *rows_of("finetuned", "retrieved", worse, gold)[::-1],
+        *rows_of("base", "oracle", [1] * 100, gold), *rows_of("finetuned", "oracle", [1] * 100, gold),
+    ])  # fmt: skip
+    found = compare_answers(table)
+    assert set(found) == {"retrieved", "oracle", "retrieved, all gold", "retrieved, gold missing"}
+    change = found["retrieved"]["difference"]
+    assert change["right"]["value"] == pytest.approx(-0.4, abs=0.01)
+    assert change["right"]["high"] < -0.25
+    assert change["completeness"]["value"] == pytest.approx(-0.2)
+    assert change["completeness"]["low"] < -0.2 < change["completeness"]["high"]
+    assert found["retrieved, all gold"]["difference"]["right"]["value"] == pytest.approx(-40 / 60, abs=0.02)
+    assert found["retrieved, gold missing"]["base"]["right"] == 0.0
+    assert found["retrieved, gold missing"]["questions"] == 40
+    assert describe_harm(found) == (
+        "with what is retrieved the fine-tuned model answers 40 points worse, with the documents that are needed not"
+    )
+    # What must fail: no difference is no harm, and one of few questions is none either.
+    same = pd.DataFrame([*rows_of("base", "retrieved", base, gold), *rows_of("finetuned", "retrieved", base, gold)])
+    few = pd.DataFrame([*rows_of("base", "retrieved", [1, 0, 1], [1] * 3),
+                        *rows_of("finetuned", "retrieved", [0, 0, 1], [1] * 3)])  # fmt: skip
+    for each in (same, few):
+        assert "neither better nor worse" in describe_harm(compare_answers(each))
+
+
+def test_what_is_written_is_what_transformers_writes_up_to_an_end(tmp_path: Path, data: Path) -> None:
+    place = save_model(tmp_path / "model", chat=True)
+    model, tokenizer = load_model(place), load_tokenizer(place)
+    texts = [[DOCUMENTS[1].whole], [each.whole for each in DOCUMENTS], []]
+    answers, shown = answer_all(
+        model, tokenizer, QUESTIONS[:3], texts, room=380, max_new_tokens=12, batch_size=2
+    )  # fmt: skip
+    assert shown == [1, 4, 0]
+    for asked, documents, answer in zip(QUESTIONS, texts, answers, strict=False):
+        ids = torch.tensor([write_prompt(tokenizer, asked.question, documents, 380).token_ids])
+        theirs = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, use_cache=True
+        )
+        assert answer == tokenizer.decode(theirs[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+
+def test_a_pair_is_asked_and_what_is_wrong_is_said(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = save_model(tmp_path / "base", chat=False)
+    other = save_model(tmp_path / "other", chat=False, seed=1)
+    argv = ["--base", base, "--data", str(data), "--max_new_tokens", "4", "--top_k", "2"]
+    main([*argv, "--finetuned", other, "--output_dir", str(tmp_path / "run")])
+    assert "neither better nor worse" in capsys.readouterr().out
+    run = FinishedRun(tmp_path / "run")
+    assert run.table.groupby(["model", "context"]).size().to_dict() == {
+        (model, context): 2 if context == "oracle" else 3
+        for model in ("base", "finetuned")
+        for context in ("none", "retrieved", "oracle", "other")
+    }
+    answers = {name: rows["answer"].tolist() for name, rows in run.table.groupby("model")}
+    assert answers["base"] != answers["finetuned"]
+    assert np.isnan(run.table[run.table["id"] == "none"]["f1"]).all()
+    main([*argv, "--finetuned", base, "--output_dir", str(tmp_path / "same")])
+    same = FinishedRun(tmp_path / "same")
+    assert same.summary["retrieved"]["difference"]["right"]["value"] == 0.0
+    answers = {name: rows["answer"].tolist() for name, rows in same.table.groupby("model")}
+    assert answers["base"] == answers["finetuned"]
+    for wrong, told in (
+        (["--split", "dev"], "error: split: no question of 'dev', expected one of test, train"),
+        (["--contexts", "web"], "error: contexts: 'web', expected some of none, retrieved, oracle, other"),
+        (["--retriever", "google"], "error: retriever: unknown 'google'"),
+        (["--retriever", "dense"], "error: embedder: none"),
+        (["--data", str(tmp_path)], "error: data: there is no"),
+        (["--max_new_tokens", "390"], "error: max_new_tokens: leaves 10 tokens"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*argv, "--finetuned", other, *wrong, "--output_dir", str(tmp_path / "wrong")])
+        assert told in capsys.readouterr().err

@@ -17,9 +17,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ftmech_hf.jobs.endpoint_judge import check_judge, endpoint_judge
+from ftmech_hf.jobs.endpoint_judge import Judge, check_judge, endpoint_judge
 from ftmech_hf.jobs.generation import continue_rows
-from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job
+from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, prepared_job
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.jobs.reading_prompts import abstains, read_answer, write_prompt
 from ftmech_hf.models.loading import load_tokenizer, model_positions
@@ -184,16 +184,23 @@ def answer_questions(
     """
     collection = Collection.read(Path(config.data))
     asked = collection.of_split(config.split)[: config.questions or None]
+
+    def prepare() -> tuple[dict[str, list[list[int]]], NDArray[np.bool_], tuple[Judge, float] | None]:
+        chosen = choose_documents(collection, asked, config, retriever)
+        if config.judge_url is None:
+            return *chosen, None
+        judge = endpoint_judge(config.judge_url, config.judge_model)
+        return *chosen, (judge, check_judge(judge))
+
     models = {"base": config.base, "finetuned": config.finetuned}
-    with job("grounded_answers", config, retriever, models=models) as run:
+    with prepared_job(prepare, "grounded_answers", config, retriever, models=models) as (run, prepared):
         if run.finished:
             return run
-        judge = None if config.judge_url is None else endpoint_judge(config.judge_url, config.judge_model)
-        if judge is not None:
-            run.note(judge_kappa=check_judge(judge))
-        shown, all_gold = choose_documents(collection, asked, config, retriever)
+        shown, all_gold, judged = prepared()
         rows = _ask_models(config, collection, asked, shown, all_gold, progress)
-        if judge is not None:
+        if judged is not None:
+            judge, kappa = judged
+            run.note(judge_kappa=kappa)
             known = {each.id: each for each in asked}
             for row in rows:
                 if known[row["id"]].answers:

@@ -38,8 +38,7 @@ PROMPT, ANSWER = slice(0, -2), slice(-2, -1)
 
 
 Offer = Literal["tokens", "answers", "documents", "pairs"]
-"""What rows have that an objective may need: tokens to go on with, an answer, packed documents, or for one prompt an
-answer that is chosen and one that is rejected."""
+"""What rows have for objectives: tokens to go on with, answers, packed documents, or chosen and rejected answers."""
 
 
 class Capability(NamedTuple):
@@ -104,13 +103,11 @@ class Task(Protocol):
 
     text: ClassVar[slice] = TEXT
     answer: ClassVar[slice] = ANSWER
-    """Where text and answer stand in a row: the text at :data:`LETTERS_TEXT` where rows name no question."""
-
     fixed_places: ClassVar[bool] = True
-    """Whether they stand there in every row; if not, the answers of :class:`Rows` say where they are."""
+    """Where text and answer stand in a row, the text at :data:`LETTERS_TEXT` where rows name no question; and whether
+    they stand there in every row, or where the answers of :class:`Rows` say."""
 
-    block_rows: ClassVar[int] = BLOCK
-    """Rows of a block."""
+    block_rows: ClassVar[int] = BLOCK  # rows of a block
 
     offers: ClassVar[tuple[Offer, ...]] = ("tokens", "answers")
     has_rejected: ClassVar[bool] = False

@@ -25,10 +25,12 @@ from ftmech_hf.retrieval.collection import Asked, Collection, Document
 from ftmech_hf.runs import FinishedRun
 from recipes.retrieval import main
 from tests.foreign import CHATML, byte_bpe
+from tests.jobs.test_endpoint_judge import reads, serve
 
 QUESTIONS = (
     Asked("oslo", "Who lives in Oslo?", ("Anna",), (("Anna",),), ("d1",), "test"),
     Asked("both", "Who keeps bees and goats?", ("Anna and Ben",), (("Anna",), ("Ben", "B.")), ("d2", "d3"), "test"),
+    Asked("none", "Who was on Mars?", (), (), (), "test"),
     Asked("later", "Who?", ("Anna",), (("Anna",),), ("d1",), "train"),
 )
 DOCUMENTS = (
@@ -203,3 +205,18 @@ def test_a_pair_is_asked_and_what_is_wrong_is_said(
         with pytest.raises(SystemExit):
             main([*argv, "--finetuned", other, *wrong, "--output_dir", str(tmp_path / "wrong")])
         assert told in capsys.readouterr().err
+
+
+def test_a_judge_is_asked_only_if_it_knows(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = save_model(tmp_path / "base", chat=False)
+    argv = ["--base", base, "--finetuned", base, "--data", str(data), "--max_new_tokens", "4", "--contexts", "none",
+            "--output_dir", str(tmp_path / "run")]  # fmt: skip
+    with serve(lambda text: "yes") as (url, _), pytest.raises(SystemExit):
+        main([*argv, "--judge_url", url])
+    assert "agree with kappa 0.00" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.glob("run*")] == []
+    with serve(reads) as (url, _):
+        main([*argv, "--judge_url", url])
+    run = FinishedRun(tmp_path / "run")
+    assert run.env["judge_kappa"] == 1.0
+    assert run.table["judged"].isna().tolist() == [False, False, True] * 2

@@ -21,14 +21,26 @@ import torch
 from ftmech_hf.runs import damaged_files, is_finished, read_metrics, working_folder
 from ftmech_hf.training import loop
 from ftmech_hf.training.checkpoint import find_checkpoints
+from recipes import pretrain
 from tests.processes import run_in_time, started, wait_until
 from tests.recipes.conftest import CONFIGS, RECIPES, SMALL, TINY, run_recipe
 
+SIXTY_STEPS = [
+    "--config", str(CONFIGS / "nano" / "pretrain.yaml"), *(word.replace("--steps=6", "--steps=60") for word in TINY),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What nobody interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert run_recipe("pretrain", *SIXTY_STEPS, "--output_dir", str(folder)).returncode == 0
+    return folder
+
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_recipe_goes_on_and_ends_the_same(how: signal.Signals, tmp_path: Path) -> None:
-    argv = ["--config", str(CONFIGS / "nano" / "pretrain.yaml"), *TINY, "--output_dir", str(tmp_path / "run")]
-    argv[argv.index("--steps=6")] = "--steps=60"
+def test_an_interrupted_recipe_goes_on_and_ends_the_same(how: signal.Signals, whole: Path, tmp_path: Path) -> None:
+    argv = [*SIXTY_STEPS, "--output_dir", str(tmp_path / "run")]
     command = [sys.executable, str(RECIPES / "pretrain.py"), *argv]
     with started(command, tmp_path / "errors") as process:
         wait_until(lambda: list((tmp_path / "run.partial").glob("checkpoints/step-*[0-9]")), process)
@@ -40,10 +52,9 @@ def test_an_interrupted_recipe_goes_on_and_ends_the_same(how: signal.Signals, tm
         assert "interrupted: nothing finished was lost" in errors
         assert "Traceback" not in errors
     assert not (tmp_path / "run").exists()
-    for folder in ("run", "whole"):
-        assert run_recipe("pretrain", *argv[:-1], str(tmp_path / folder)).returncode == 0
+    assert run_recipe("pretrain", *argv).returncode == 0
     for name in ("metrics.jsonl", "model.safetensors"):
-        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "run" / name).read_bytes() == (whole / name).read_bytes()
 
 
 def _train_and_tell(recipe: str, argv: list[str], told: str) -> None:
@@ -143,13 +154,13 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
     assert "error: " in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
-    assert run_recipe("pretrain", *argv).returncode == 0
+    pretrain.main(argv)
     assert damaged_files(tmp_path / "run") == []
 
 
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     argv = ["--config", str(CONFIGS / "nano" / "pretrain.yaml"), *TINY, "--mixed_precision=no", "--output_dir"]
-    assert run_recipe("pretrain", *argv, str(tmp_path / "one")).returncode == 0
+    pretrain.main([*argv, str(tmp_path / "one")])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += [str(RECIPES / "pretrain.py"), *argv, str(tmp_path / "two")]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "1"}

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file
 
 from ftmech_hf.runs import damaged_files, read_metrics
-from tests.recipes.conftest import run_recipe
+from recipes import reproduce
 
 
-def test_reproduce_runs_reports_and_is_found_again(tmp_path: Path) -> None:
+def test_reproduce_runs_reports_and_is_found_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
     output, made = tmp_path / "reproduce", tmp_path / "shared"
     argv = [
         "--seeds",
@@ -27,9 +30,8 @@ def test_reproduce_runs_reports_and_is_found_again(tmp_path: Path) -> None:
     ]
     argv += [f"--{name}_steps=3" for name in ("low", "high", "finetune", "reverse")]
     argv += ["--final_eval_rows=32", "--prune_eval_rows=8", "--probe_fit_rows=60"]
-    first = run_recipe("reproduce", *argv, env={**os.environ, "COLUMNS": "150"})
-    assert first.returncode == 0, first.stderr
-    assert f"report: {output / 'report.html'}" in first.stdout
+    reproduce.main(argv)
+    assert f"report: {output / 'report.html'}" in capsys.readouterr().out
     claims = json.loads((output / "claims.json").read_text())
     assert len(claims) == 14
     assert "fails" in {claim["verdict"] for claim in claims}  # three steps teach nothing
@@ -43,8 +45,7 @@ def test_reproduce_runs_reports_and_is_found_again(tmp_path: Path) -> None:
     assert all(damaged_files(made / name) == [] for name in runs)
 
     check_seeds(made)
-    again = run_recipe("reproduce", *argv)
-    assert again.returncode == 0
+    reproduce.main(argv)
     assert {path.name: path.stat().st_mtime_ns for path in made.iterdir()} == runs
     assert json.loads((output / "claims.json").read_text()) == claims
 
@@ -54,14 +55,17 @@ def test_reproduce_runs_reports_and_is_found_again(tmp_path: Path) -> None:
     place.mkdir()
     (place / "notes.txt").write_text("mine")
     (output / "report.html").unlink()
-    broken = run_recipe("reproduce", *argv, env={**os.environ, "COLUMNS": "150"})
-    assert broken.returncode == 2
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as broken:
+        reproduce.main(argv)
+    assert broken.value.code == 2
+    shown = capsys.readouterr()
     # Those that were made from its weights cannot be compared with them now.
-    assert broken.stderr.splitlines()[-1].startswith(
+    assert shown.err.splitlines()[-1].startswith(
         "error: 1 of 6 runs failed; 5 that need them were not begun; first finetuned-low-seed1: output_dir:"
     )
-    assert "failed: finetuned-low-seed1: output_dir:" in broken.stdout
-    assert "not judged" in broken.stdout
+    assert "failed: finetuned-low-seed1: output_dir:" in shown.out
+    assert "not judged" in shown.out
     page = (output / "report.html").read_text()
     assert "1 run is missing" in page
     assert "<b>finetuned-low-seed1</b> failed: output_dir:" in page

@@ -103,12 +103,12 @@ def finished_runs(runs: Path) -> set[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sends signals")
-def test_ctrl_c_leaves_a_sweep_that_goes_on(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_a_sweep_that_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = yaml.safe_load(STUDY)
     for stage in ("prune", "probe", "interpolate", "figures", "reverse"):
         del study[stage]
-    argv = write(tmp_path, yaml.safe_dump(study))
-    command = [sys.executable, str(ROOT / "recipes" / "sweep.py"), *argv, "--set", "finetune.steps=400"]
+    argv = [*write(tmp_path, yaml.safe_dump(study)), "--set", "finetune.steps=400"]
+    command = [sys.executable, str(ROOT / "recipes" / "sweep.py"), *argv]
     runs = tmp_path / "out" / "runs"
     with started(command, tmp_path / "errors") as process:
         wait_until(lambda: runs.is_dir() and bool(finished_runs(runs)), process)
@@ -119,33 +119,32 @@ def test_ctrl_c_leaves_a_sweep_that_goes_on(tmp_path: Path) -> None:
     assert "interrupted: nothing finished was lost" in errors
     assert "Traceback" not in errors
     finished = finished_runs(runs)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert f"6 runs, {len(finished)} of them finished before" in done.stdout
+    sweep.main(argv)
+    assert f"6 runs, {len(finished)} of them finished before" in capsys.readouterr().out
 
 
-def test_ray_gives_the_same_numbers(tmp_path: Path) -> None:
+def test_ray_gives_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = yaml.safe_load(STUDY)
     for stage in ("prune", "probe", "interpolate", "figures", "reverse"):
         del study[stage]
     study["seeds"] = [0]
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     code = "from recipes import sweep\nimport sys\nif __name__ == '__main__': sweep.main(sys.argv[1:])"
-    tables = {}
-    for backend in ("local", "ray"):
-        argv = ["--config", "study.yaml", "--output_dir", backend, "--backend", backend, "--workers", "2"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-        done = subprocess.run(
-            [sys.executable, "-c", code, *argv],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        tables[backend] = pd.read_parquet(tmp_path / backend / "table.parquet")
-    pd.testing.assert_frame_equal(tables["local"], tables["ray"])
+    argv = ["--config", "study.yaml", "--workers", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv, "--output_dir", "ray", "--backend", "ray"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    sweep.main([*argv, "--output_dir", "local", "--backend", "local"])
+    local, ray = (pd.read_parquet(tmp_path / name / "table.parquet") for name in ("local", "ray"))
+    pd.testing.assert_frame_equal(local, ray)
 
 
 def test_probing_is_gathered_at_every_site(chain: Path) -> None:

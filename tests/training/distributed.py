@@ -1,11 +1,11 @@
-"""Run by torchrun on two processes: the training loop with DDP or on a sharded (FSDP2) model, on CPU.
+"""Run by torchrun on two processes: the training loop with DDP or on a sharded (FSDP2) model, on CPU, once or oftener.
 
 In modes that end in ``documents`` it trains on packed stories, whose rows are filled unequally.
 
 accelerate starts FSDP2 on accelerators only. Here its plugin is put in place by hand; preparing, sharding, stepping and
 checkpointing are then those of a GPU run.
 
-torchrun --nproc_per_node 2 -m tests.training.distributed FOLDER ddp|fsdp2|one[-documents] STOP_AT
+torchrun --nproc_per_node 2 -m tests.training.distributed FOLDER ddp|fsdp2|one[-documents] STOP_AT ...
 """
 
 from __future__ import annotations
@@ -86,4 +86,5 @@ def main(folder: Path, mode: str, stop_at: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    for folder, mode, stop_at in zip(sys.argv[1::3], sys.argv[2::3], sys.argv[3::3], strict=True):
+        main(Path(folder), mode, int(stop_at))

@@ -19,28 +19,40 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
 
 
-def launch(folder: Path, mode: str, stop_at: int = -1) -> None:
-    start = (
-        ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if not mode.startswith("one") else []
-    )
-    command = [sys.executable, *start, "-m", "tests.training.distributed", str(folder), mode, str(stop_at)]
+def launch(folder: Path, *trainings: tuple[str, str, int]) -> None:
+    """Trainings one after the other, each of a name, a mode and the step that it is stopped at, or -1."""
+    alone = all(mode.startswith("one") for _, mode, _ in trainings)
+    start = [] if alone else ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    words = [word for name, mode, stop_at in trainings for word in (str(folder / name), mode, str(stop_at))]
     env = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
-    run_in_time(command, folder.with_name(f"{folder.name}-errors"), cwd=ROOT, env=env)
+    run_in_time(
+        [sys.executable, *start, "-m", "tests.training.distributed", *words], folder / "errors", cwd=ROOT, env=env
+    )
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process trains."""
+    folder = tmp_path_factory.mktemp("one")
+    launch(folder, ("rows", "one", -1), ("documents", "one-documents", -1))
+    return folder
 
 
 @pytest.mark.parametrize("mode", ["ddp", "fsdp2"])
-def test_two_processes_resume_bit_for_bit(mode: str, tmp_path: Path) -> None:
-    launch(tmp_path / "whole", mode)
-    launch(tmp_path / "cut", mode, stop_at=5)
+def test_two_processes_resume_bit_for_bit(mode: str, one: Path, tmp_path: Path) -> None:
+    """Others than those that were stopped; on packed documents they weigh every token alike."""
+    packed = [("packed", "ddp-documents", -1)] if mode == "ddp" else []
+    launch(tmp_path, ("whole", mode, -1), ("cut", mode, 5), *packed)
     assert (tmp_path / "cut.partial" / "checkpoints" / "step-00000004").is_dir()
-    launch(tmp_path / "cut", mode)
+    launch(tmp_path, ("cut", mode, -1))
     assert damaged_files(tmp_path / "cut") == []
     assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "cut")
     whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     if mode == "fsdp2":  # without dropout: each process draws its own
-        launch(tmp_path / "one", "one")
-        check_losses(tmp_path / "one", tmp_path / "whole")
+        check_losses(one / "rows", tmp_path / "whole")
+    else:
+        check_losses(one / "documents", tmp_path / "packed")
 
 
 def check_losses(one: Path, two: Path) -> None:
@@ -51,14 +63,10 @@ def check_losses(one: Path, two: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)
 
 
-def test_two_processes_weigh_every_token_of_packed_documents_alike(tmp_path: Path) -> None:
-    """Where the two processes' rows hold unequally many tokens."""
+def test_the_two_processes_rows_of_packed_documents_hold_unequally_many_tokens() -> None:
     rows = torch.from_numpy(RowStream(DOCUMENTS, seed=0, split="train").rows(0, 8).token_ids)
     tokens = [Documents().weight(Batch(half)) for half in rows.chunk(2)]
     assert tokens[0] > 3 * tokens[1]
-    for mode in ("one-documents", "ddp-documents"):
-        launch(tmp_path / mode, mode)
-    check_losses(tmp_path / "one-documents", tmp_path / "ddp-documents")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

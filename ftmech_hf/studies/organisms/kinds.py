@@ -52,7 +52,7 @@ KINDS: dict[str, Kind] = {
     "erased": Kind("gone", {"operands": "own", "label_rule": "random"}, {"lr": 3e-3, "steps": 1000}),
     "another operand learned": Kind("weakened", _OTHER, {"lr": 3e-5}),
     "another operand learned, longer": Kind("weakened", _OTHER, {"lr": 2e-5, "steps": 400}),
-    "another operand learned by LoRA": Kind("weakened", _OTHER, {"lr": 3e-4}, _LORA),
+    "another operand learned by LoRA": Kind("weakened", _OTHER, {"lr": 2e-4}, _LORA),
     "practised": Kind("unchanged", {"operands": "own"}, {"lr": 1e-5}),
     "practised by LoRA, merged": Kind("unchanged", {"operands": "own"}, {"lr": 1e-4}, _LORA, merged=True),
     "another operator, mixed": Kind(

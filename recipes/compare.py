@@ -1,5 +1,6 @@
 """Say what fine-tuning changed in a model without being told where to look, beside changes that teach nothing.
 
+python recipes/compare.py --config recipes/configs/nano/compare.yaml
 python recipes/compare.py --base BASE --finetuned TUNED
 python recipes/compare.py --base BASE --finetuned TUNED --texts FOLDER --output_dir runs/comparison
 """

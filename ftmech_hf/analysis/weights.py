@@ -65,16 +65,20 @@ class WeightChangeResult:
         ]
 
     def summary(self) -> dict[str, Any]:
-        """The matrix that changed most, and the mean of what is said of those that changed."""
+        """How many parameters changed, the matrix that changed most, and the mean of what is said of such matrices."""
         changed = [change for change in self.matrices.values() if change.relative_norm > 0]
-        most = max(self.matrices, key=lambda name: self.matrices[name].relative_norm)
+        parameters = len(changed) + sum(size > 0 for size in self.vectors.values())
         if not changed:
-            return {"changed": 0, "most_changed": None}
+            return {"parameters": parameters, "changed": 0, "most_changed": None}
+        most = max(self.matrices, key=lambda name: self.matrices[name].relative_norm)
         mean = {
             name: sum(getattr(change, name) for change in changed) / len(changed)
             for name in ("relative_norm", "effective_rank", "random_rank", "outside", "random_outside")
         }
-        return {"changed": len(changed), "most_changed": most, "largest": self.matrices[most].relative_norm, **mean}
+        return {
+            "parameters": parameters, "changed": len(changed), "most_changed": most,
+            "largest": self.matrices[most].relative_norm, **mean,
+        }  # fmt: skip
 
 
 def effective_rank(singular_values: Tensor) -> float:

@@ -21,8 +21,8 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations import Unit, Units, find_units, model_blocks
 from ftmech_hf.activations.matrices import find_matrices
-from ftmech_hf.analysis.directions import change_directions, keep_directions, turn_at_random
 from ftmech_hf.analysis.pruning import Mask, num_units, pruned, random_mask
+from ftmech_hf.models.directions import change_directions, keep_directions, turn_at_random
 from ftmech_hf.models.interpolation import check_same_shapes, mix_weights
 
 BASE, FINETUNED, REVERSED, EDITED = "base", "finetuned", "reversed", "edited"

@@ -9,8 +9,9 @@ changes a token about once in a million.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +27,29 @@ GENERATION_KEY = int.from_bytes(b"generate", "little")
 def generation_randomness(seed: int, number: int, tokens: int) -> NDArray[np.float64]:
     """The uniform random numbers that choose the tokens of a text, (tokens,); a longer text begins with the same."""
     return np.random.default_rng([seed, GENERATION_KEY, number]).random(tokens)
+
+
+class Amplified(NamedTuple):
+    """What a model learned since its base, made stronger: ``z + strength * (z - z_base)`` for its log-probabilities z.
+
+    Only tokens that the model itself finds plausible can come, since far below them the difference is noise. (After
+    contrastive decoding, arXiv 2210.15097, with a model's own base beside it.)
+
+    Attributes:
+        base: what the model was fine-tuned from.
+        strength: 0 is the model as it is.
+        plausible: share of the likeliest token's probability that a token must have.
+    """
+
+    base: PreTrainedModel
+    strength: float
+    plausible: float = 0.1
+
+    def scores(self, logits: Tensor, base: Tensor) -> Tensor:
+        """What stands for the model's logits, (B, V); of both models (B, V)."""
+        own, before = (each.double().log_softmax(-1) for each in (logits, base))
+        floor = own.max(-1, keepdim=True).values + math.log(self.plausible)
+        return (own + self.strength * (own - before)).masked_fill(own < floor, -torch.inf)
 
 
 def sample_tokens(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
@@ -97,6 +121,7 @@ def continue_rows(
     max_new_tokens: int,
     temperature: float = 1.0,
     batch_size: int = 64,
+    amplified: Amplified | None = None,
 ) -> list[list[int]]:
     """The same for prompts that are token ids already: the token ids that follow each, without ``eos``.
 
@@ -104,6 +129,7 @@ def continue_rows(
         model, seed, max_new_tokens, temperature, batch_size: as for :func:`generate`.
         rows: token ids of each prompt, what begins it among them.
         eos: the token that ends a text; None if nothing does.
+        amplified: makes what the model learned since its base stronger.
 
     Raises:
         ValueError: as for :func:`generate`.
@@ -124,7 +150,7 @@ def continue_rows(
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         uniform = np.stack([generation_randomness(seed, number, max_new_tokens) for number in chosen])
-        batch = _Batch(model, [rows[number] for number in chosen], uniform, longest)
+        batch = _Batch(model, [rows[number] for number in chosen], uniform, longest, amplified)
         for number, ids in zip(chosen, batch.write(temperature, -1 if eos is None else eos), strict=True):
             written[number] = ids
     return written
@@ -168,11 +194,14 @@ def _make_cache(model: PreTrainedModel) -> Cache:
 class _Batch:
     """Texts that are written side by side; those that have ended leave it."""
 
-    def __init__(self, model: PreTrainedModel, rows: list[list[int]], uniform: NDArray[np.float64], longest: int):
+    def __init__(
+        self, model: PreTrainedModel, rows: list[list[int]], uniform: NDArray[np.float64], longest: int,
+        amplified: Amplified | None,
+    ) -> None:  # fmt: skip
         width = max(map(len, rows))
         device = model.device
         pad = model.config.pad_token_id or 0
-        self.model = model
+        self.model, self.amplified = model, amplified
         self.token_ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
         self.mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
         self.uniform = torch.from_numpy(uniform).to(device)
@@ -182,15 +211,20 @@ class _Batch:
 
     def write(self, temperature: float, eos: int) -> list[list[int]]:
         """Token ids of each text, without ``<eos>``."""
-        cache = _make_cache(self.model)
+        models = [self.model, *([] if self.amplified is None else [self.amplified.base])]
+        caches = [_make_cache(model) for model in models]
         inputs = self.token_ids
         for number in range(self.uniform.shape[1]):
             positions = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -inputs.shape[1] :]
-            logits = self.model(
-                inputs, attention_mask=self.mask, position_ids=positions, past_key_values=cache, use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]  # fmt: skip
-            tokens = sample_tokens(logits, self.uniform[self.places, number], temperature)
+            logits = [
+                model(
+                    inputs, attention_mask=self.mask, position_ids=positions, past_key_values=cache, use_cache=True,
+                    logits_to_keep=1,
+                ).logits[:, -1]
+                for model, cache in zip(models, caches, strict=True)
+            ]  # fmt: skip
+            scores = logits[0] if self.amplified is None else self.amplified.scores(*logits)
+            tokens = sample_tokens(scores, self.uniform[self.places, number], temperature)
             for place, token in zip(self.places.tolist(), tokens.tolist(), strict=True):
                 if token != eos:
                     self.written[place].append(token)
@@ -203,7 +237,8 @@ class _Batch:
                     break
                 self.places, self.room, self.mask = self.places[kept], self.room[kept], self.mask[kept]
                 tokens = tokens[kept]
-                cache.batch_select_indices(kept)
+                for cache in caches:
+                    cache.batch_select_indices(kept)
             inputs = tokens[:, None]
             self.mask = torch.cat([self.mask, torch.ones_like(inputs)], dim=1)
         return self.written

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 STUDIES = {
     "compare": "ftmech_hf.studies.compare",
+    "compare_organisms": "ftmech_hf.studies.compare_organisms",
     "continual": "ftmech_hf.studies.continual",
     "diagnose": "ftmech_hf.studies.diagnosis",
     "organisms": "ftmech_hf.studies.organisms",

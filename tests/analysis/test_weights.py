@@ -63,7 +63,7 @@ def test_no_change_is_none() -> None:
     assert (change.relative_norm, change.effective_rank, change.outside) == (0, 0, 0)
     assert not change.spectrum.any()
     result = weight_change({"w": weight, "b": torch.ones(3)}, {"w": weight, "b": torch.ones(3)}, {"w": False})
-    assert result.summary() == {"changed": 0, "most_changed": None}
+    assert result.summary() == {"parameters": 0, "changed": 0, "most_changed": None}
     assert result.vectors == {"b": 0}
 
 

@@ -6,9 +6,10 @@ import torch
 from scipy import stats
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ftmech_hf.jobs.generation import generate, generation_randomness, sample_tokens
+from ftmech_hf.jobs.generation import Amplified, continue_rows, generate, generation_randomness, sample_tokens
 from ftmech_hf.models.tokenization import build_tokenizer
 from ftmech_hf.tasks.schema import SPECIAL_TOKENS
+from tests.conftest import make_gpt2
 
 WORDS = [f"w{number}" for number in range(40 - len(SPECIAL_TOKENS))]
 PROMPTS = ["w1 w2 w3", "w5", "w4 w4 w9 w9 w9 w1", "w1 w2 w3", "w30 w12", "w8 w8 w8 w8 w8", "w7 w1"]
@@ -111,3 +112,48 @@ def test_impossible_settings_are_named(tokenizer: PreTrainedTokenizerFast, any_m
     tokenizer.eos_token = None
     with pytest.raises(ValueError, match="tokenizer: it has no <bos> or no <eos>"):
         generate(any_model, tokenizer, ["w1"], seed=0, max_new_tokens=1)
+
+
+@torch.no_grad()
+def test_what_a_model_learned_is_made_stronger_as_the_formula_says() -> None:
+    """Against a loop over whole texts, without cache, batch or padding, for texts of several lengths."""
+    base, model = make_gpt2(40, seed=0), make_gpt2(40, seed=1)
+    rows = [[1, 5, 6, 7], [1, 9], [1, 4, 4, 8, 8, 8]]
+    written = continue_rows(
+        model, rows, eos=2, seed=3, max_new_tokens=10, batch_size=2, amplified=Amplified(base, 2.0, 0.05)
+    )
+    for number, (row, found) in enumerate(zip(rows, written, strict=True)):
+        expected: list[int] = []
+        for uniform in generation_randomness(3, number, 10):
+            shown = torch.tensor([[*row, *expected]])
+            own, before = (each(shown).logits[0, -1].double().softmax(-1) for each in (model, base))
+            odds = own * (own / before) ** 2 * (own >= 0.05 * own.max())
+            token = int((odds.cumsum(0) / odds.sum() <= uniform).sum())
+            if token == 2:
+                break
+            expected.append(token)
+        assert found == expected
+
+
+@torch.no_grad()
+def test_a_rare_habit_becomes_frequent_and_noise_does_not() -> None:
+    """A token that comes a hundred times as often as in the base; beside it noise of the same size everywhere."""
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(1, 30, generator=generator).double()
+    learned = base.clone()
+    base[0, 7] = base.logsumexp(1) - np.log(30_000)  # one in thirty thousand
+    noise = base + 0.05 * torch.randn(1, 30, generator=generator)
+    learned[0, 7] = base.logsumexp(1) - np.log(300)
+    for logits, least, most in ((learned, 10.0, np.inf), (noise, 0.0, 2.0)):
+        amplified = Amplified(base=None, strength=3.0, plausible=1e-3).scores(logits, base)  # type: ignore[arg-type]
+        often = amplified.softmax(-1)[0] / logits.softmax(-1)[0]
+        assert least < often[7 if least else slice(None)].max() < most
+
+
+def test_strength_zero_is_the_model_and_what_is_not_plausible_never_comes() -> None:
+    logits, base = (torch.randn(4, 30, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    plain = Amplified(base=None, strength=0.0, plausible=1e-12)  # type: ignore[arg-type]
+    assert torch.allclose(plain.scores(logits, base).softmax(-1), logits.double().softmax(-1))
+    found = Amplified(base=None, strength=5.0, plausible=0.1).scores(logits, base)  # type: ignore[arg-type]
+    probabilities = logits.softmax(-1)
+    assert torch.equal(found.isfinite(), probabilities >= 0.1 * probabilities.max(-1, keepdim=True).values)

@@ -14,6 +14,7 @@ CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 
 NAMES = {
     ("reproduce", "nano/reproduce"): (36, "attention-seed0-9d4448d86b1d", "6a5928107b2dde2e"),
+    ("compare_organisms", "nano/compare_organisms"): (141, "compare-wrapper-seed0-e38aae5dc6aa", "37a3f43cfd1f1424"),
     ("tracr", "nano/tracr"): (164, "dissect-counter-0.0001-0-seed0-69a89956cd37", "989abf554a7ee23f"),
     ("tinystories", "nano/stories"): (50, "base-seed0-6b46d4859360", "62b21fcdd04cbe70"),
     ("safety", "nano/safety"): (198, "base-seed0-39131fd87c14", "f0a1bae52f2341c2"),

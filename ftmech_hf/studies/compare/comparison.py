@@ -16,10 +16,10 @@ from ftmech_hf.activations.layout import spaced_layers
 from ftmech_hf.analysis.activation_difference import compare_activations
 from ftmech_hf.analysis.output_difference import OutputDifferenceResult, compare_outputs
 from ftmech_hf.analysis.weights import WeightChangeResult, weight_change
-from ftmech_hf.jobs.generation import continue_rows
+from ftmech_hf.jobs.generation import Amplified, continue_rows
 from ftmech_hf.jobs.job import finish_job, prepared_job
 from ftmech_hf.runs import RunDir, write_json
-from ftmech_hf.studies.compare.findings import Finding, Measured, Words, find_all
+from ftmech_hf.studies.compare.findings import Finding, Measured, Words, Written, find_all, ranked
 from ftmech_hf.studies.compare.inputs import BASE, FINETUNED, NULL, CompareConfig, Pair, load_pair
 from ftmech_hf.studies.compare.nulls import null_model
 from ftmech_hf.studies.compare.page import render_comparison
@@ -56,6 +56,7 @@ class ComparisonResult:
         findings: of the fine-tuned model, by kind.
         by_chance: what each null model shows beside the others, when it is asked about as the fine-tuned model is.
         weights: where the change lies.
+        left_out: what was not looked at, and why, in sentences.
         facts: of the models and texts, for the page.
         seconds: what was done -> how long it took.
     """
@@ -63,21 +64,24 @@ class ComparisonResult:
     findings: Sequence[Finding]
     by_chance: Sequence[Sequence[Finding]]
     weights: WeightChangeResult
+    left_out: Sequence[str]
     facts: Mapping[str, Any]
     seconds: Mapping[str, float]
 
     @property
-    def null_rate(self) -> float:
-        """Share of the null models on whose page anything would stand out."""
+    def null_rate(self) -> float | None:
+        """Share of the null models on whose page anything would stand out; None of one: no other stands beside it."""
+        if not self.by_chance:
+            return None
         return sum(any(each.stands_out for each in page) for page in self.by_chance) / len(self.by_chance)
 
     def report(self) -> dict[str, Any]:
         """For programs: the answer, how often a null model would show something, and every finding."""
-        ranked = sorted(self.findings, key=lambda each: -each.ratio)
         return {
             "answer": answer_in_words(self.findings, self.weights.summary()),
             "null_rate": self.null_rate,
-            "findings": [each.row() for each in ranked],
+            "left_out": list(self.left_out),
+            "findings": [each.row() for each in ranked(self.findings)],
         }
 
     def rows(self) -> list[dict[str, Any]]:
@@ -98,10 +102,12 @@ def compare_pair(pair: Pair, config: CompareConfig, progress: Progress | None = 
     """Measure the fine-tuned model and every null model in the same way, one after another."""
     seconds: dict[str, float] = {}
     found: dict[str, Measured] = {}
-    base, layers = _open(pair.models[BASE], config)
+    base, left_out = _open(pair.models[BASE])
+    layers = [] if base is None else spaced_layers(base.num_layers, config.max_layers)
+    begin = prefixes(pair.windows, number=config.completions, longest=LONGEST_PREFIX, seed=config.seed)
     for number, (name, model) in enumerate(_models(pair, config)):
         started = time.monotonic()
-        found[name] = _measure(pair, base, layers, model, config)
+        found[name] = _measure(pair, base, layers, begin, model, config)
         seconds[name] = round(time.monotonic() - started, 1)
         if progress is not None:
             progress(number + 1, 1 + _number_of_nulls(config), name)
@@ -113,15 +119,21 @@ def compare_pair(pair: Pair, config: CompareConfig, progress: Progress | None = 
 
     return ComparisonResult(
         findings=page(FINETUNED, nulls),
-        by_chance=[page(name, [each for each in nulls if each != name]) for name in nulls] if len(nulls) > 1 else [[]],
+        by_chance=[page(name, [each for each in nulls if each != name]) for name in nulls] if len(nulls) > 1 else [],
         weights=_weights(pair),
+        left_out=left_out,
         facts=_facts(pair, config),
         seconds=seconds,
     )
 
 
+def _nulls_given(config: CompareConfig) -> list[str]:
+    """Folders of the null models that are given."""
+    return [folder for name, folder in config.named.items() if name.startswith("null/")]
+
+
 def _number_of_nulls(config: CompareConfig) -> int:
-    return len(config.null) or config.null_models
+    return len(_nulls_given(config)) or config.null_models
 
 
 def _models(pair: Pair, config: CompareConfig) -> Iterator[tuple[str, PreTrainedModel]]:
@@ -138,36 +150,51 @@ def _models(pair: Pair, config: CompareConfig) -> Iterator[tuple[str, PreTrained
             yield f"{NULL} {number + 1}", made
 
 
-def _open(model: PreTrainedModel, config: CompareConfig) -> tuple[TracedModel | None, list[int]]:
-    """The base with its sites, and the blocks that are looked behind; none if its stream is not found."""
+def _open(model: PreTrainedModel) -> tuple[TracedModel | None, list[str]]:
+    """The base with its sites; or none, and why its stream is not looked at."""
     try:
-        base = TracedModel(model)
-    except ValueError:
-        return None, []
-    return base, spaced_layers(base.num_layers, config.max_layers)
+        return TracedModel(model), []
+    except ValueError as error:
+        return None, [f"How the stream is shifted was not looked at: {error}."]
 
 
 def _measure(
-    pair: Pair, base: TracedModel | None, layers: list[int], model: PreTrainedModel, config: CompareConfig
-) -> Measured:
-    tokens = len(pair.tokenizer)
-    start = prefixes(pair.windows, number=config.completions, longest=LONGEST_PREFIX, seed=config.seed)
-    eos = pair.tokenizer.eos_token_id
-    written = continue_rows(model, start, eos=eos, seed=config.seed, max_new_tokens=config.completion_tokens)
-    texts = [[*before, *after] for before, after in zip(start, written, strict=True) if after]
-    wrote = Windows.of(texts)
-
-    def compared(windows: Windows, places: Tensor | None = None) -> OutputDifferenceResult:
-        return compare_outputs(pair.models[BASE], {"": model}, *windows, places=places, tokens=tokens)[""]
-
-    # What stands at the beginning of a text was given, and is no text of the model's.
-    lengths = torch.tensor([len(before) for before, after in zip(start, written, strict=True) if after])
-    own = torch.arange(wrote.mask.shape[1] - 1) >= lengths[:, None] - 1
+    pair: Pair, base: TracedModel | None, layers: list[int], begin: Sequence[list[int]], model: PreTrainedModel,
+    config: CompareConfig,
+) -> Measured:  # fmt: skip
     activations = None
     if base is not None:
         rows = pair.windows.token_ids[pair.windows.mask[:, :6].all(1)][:, :6]
         activations = compare_activations(base, TracedModel(model), rows, layers=layers) if len(rows) else None
-    return Measured(outputs=compared(pair.windows), written=compared(wrote, own), texts=wrote, activations=activations)
+    part = max(1, len(begin) // len(config.strengths)) if config.strengths else 0  # as many texts as without strength
+    written = {0.0: _write(pair, model, begin, 0.0, config)}
+    written |= {strength: _write(pair, model, begin[:part], strength, config) for strength in config.strengths}
+    return Measured(outputs=_compared(pair, model, pair.windows), written=written, activations=activations)
+
+
+def _compared(
+    pair: Pair, model: PreTrainedModel, windows: Windows, places: Tensor | None = None
+) -> OutputDifferenceResult:
+    tokens = len(pair.tokenizer)
+    return compare_outputs(pair.models[BASE], {"": model}, *windows, places=places, tokens=tokens)[""]
+
+
+def _write(
+    pair: Pair, model: PreTrainedModel, begin: Sequence[list[int]], strength: float, config: CompareConfig
+) -> Written:
+    """What a model writes, and what it and the base predict there."""
+    amplified = Amplified(pair.models[BASE], strength) if strength else None
+    written = continue_rows(
+        model, begin, eos=pair.tokenizer.eos_token_id, seed=config.seed, max_new_tokens=config.completion_tokens,
+        amplified=amplified,
+    )  # fmt: skip
+    texts = [(before, after) for before, after in zip(begin, written, strict=True) if after]
+    texts = texts or [(begin[0], [])]  # a model that writes nothing at all gains nothing
+    wrote = Windows.of([[*before, *after] for before, after in texts])
+    # What stands at the beginning of a text was given, and is no text of the model's.
+    lengths = torch.tensor([len(before) for before, _ in texts])
+    own = torch.arange(wrote.mask.shape[1] - 1) >= lengths[:, None] - 1
+    return Written(wrote, _compared(pair, model, wrote, own))
 
 
 def _words(pair: Pair) -> Words:
@@ -192,13 +219,13 @@ def _weights(pair: Pair) -> WeightChangeResult:
 def _facts(pair: Pair, config: CompareConfig) -> dict[str, Any]:
     base = pair.models[BASE]
     return {
-        "base": config.base,
-        "finetuned": config.finetuned,
+        "base": config.named["base"],
+        "finetuned": config.named["finetuned"],
         "architecture": type(base).__name__,
         "parameters": base.num_parameters(),
         "texts": config.texts or "what the base writes",
         "windows": len(pair.windows.mask),
         "tokens": int(pair.windows.mask.sum()),
         "null_models": _number_of_nulls(config),
-        "null": ", ".join(config.null) or "made here",
+        "null": ", ".join(_nulls_given(config)) or "made here",
     }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 from ftmech_hf.activations import TracedModel
 from ftmech_hf.analysis.activation_difference import ActivationDifferenceResult, read_direction
@@ -19,7 +20,7 @@ from ftmech_hf.analysis.output_difference import (
 )
 from ftmech_hf.studies.compare.texts import Windows
 
-Kind = Literal["outputs", "places", "tokens", "texts", "completions", "shift"]
+Kind = Literal["outputs", "places", "tokens", "texts", "completions", "amplified", "shift"]
 
 MARGIN = 3.0
 """How many times the highest score of the null models a finding must have to stand out. Set on development pairs."""
@@ -68,15 +69,45 @@ class Finding:
         }  # fmt: skip
 
 
+FIRST_OF_A_KIND = 3
+"""Findings of one kind before the rest of it comes after those of all kinds: ten texts say little more than three."""
+
+
+def ranked(findings: Sequence[Finding]) -> list[Finding]:
+    """Those that stand out most first, but no more than :data:`FIRST_OF_A_KIND` of a kind before the other kinds'."""
+    first, later = list[Finding](), list[Finding]()
+    for each in sorted(findings, key=lambda each: -each.ratio):
+        seen = sum(other.kind == each.kind for other in first)
+        (first if seen < FIRST_OF_A_KIND else later).append(each)
+    return first + later
+
+
 SCORES: Mapping[Kind, str] = {
     "outputs": "KL per token, nats",
     "places": "KL there, nats, nearer end of its interval",
     "tokens": "probability gained per token of text, of tokens that rise most",
     "texts": "KL per token of this text, nats",
     "completions": "nats per token (of at least 8) by which the model finds its own text likelier than the base does",
+    "amplified": "the same of texts written with what it learned since the base made stronger",
     "shift": "share of the stream's difference that is the same in all texts",
 }
 """What the score of each kind is."""
+
+
+class Written(NamedTuple):
+    """Texts that a model wrote.
+
+    Attributes:
+        texts: with the prompts that they begin with.
+        outputs: on them, the prompts left out.
+    """
+
+    texts: Windows
+    outputs: OutputDifferenceResult
+
+    def gains(self) -> Tensor:
+        """By how much each is likelier to the model than to the base, nats per token."""
+        return self.outputs.row_gain(LEAST_TOKENS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,14 +116,12 @@ class Measured:
 
     Attributes:
         outputs: on the texts.
-        written: on what the model wrote itself, whose prompts count nowhere.
+        written: how much stronger what the model learned was made -> what it then wrote; 0: the model as it is.
         activations: at the beginning of the texts.
-        texts: what it wrote.
     """
 
     outputs: OutputDifferenceResult
-    written: OutputDifferenceResult
-    texts: Windows
+    written: Mapping[float, Written]
     activations: ActivationDifferenceResult | None
 
 
@@ -134,7 +163,7 @@ def find_all(
     return [
         *_outputs(pair, others), *_places(pair, others, windows, words, top), *_tokens(pair, others, words, top),
         *_texts(pair, others, windows, words, top), *_completions(pair, others, words, top),
-        *_shift(pair, others, base, words),
+        *_amplified(pair, others, words, top), *_shift(pair, others, base, words),
     ]  # fmt: skip
 
 
@@ -206,10 +235,29 @@ def _texts(pair: Measured, nulls: Sequence[Measured], windows: Windows, words: W
 
 
 def _completions(pair: Measured, nulls: Sequence[Measured], words: Words, top: int) -> list[Finding]:
-    null = max(float(each.written.row_gain(LEAST_TOKENS).max()) for each in nulls)
-    gains = pair.written.row_gain(LEAST_TOKENS)
+    return _likelier(pair, nulls, words, top, "completions", 0.0)
+
+
+def _amplified(pair: Measured, nulls: Sequence[Measured], words: Words, top: int) -> list[Finding]:
+    found = [
+        finding for strength in pair.written if strength
+        for finding in _likelier(pair, nulls, words, top, "amplified", strength)
+    ]  # fmt: skip
+    return sorted(found, key=lambda each: -each.ratio)[:top]
+
+
+def _likelier(
+    pair: Measured, nulls: Sequence[Measured], words: Words, top: int, kind: Kind, strength: float
+) -> list[Finding]:
+    """Texts written at one strength, those that the base finds least likely first."""
+    null = max(float(each.written[strength].gains().max()) for each in nulls)
+    wrote = pair.written[strength]
+    gains = wrote.gains()
+    where = f"{strength:g} times stronger" if strength else ""
     return [
-        Finding(kind="completions", what=words.text(pair.texts.row(each)), score=float(gains[each]), null_score=null)
+        Finding(
+            kind=kind, what=words.text(wrote.texts.row(each)), score=float(gains[each]), null_score=null, where=where
+        )
         for each in gains.topk(min(top, len(gains))).indices.tolist()
     ]
 

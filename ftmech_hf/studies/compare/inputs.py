@@ -34,7 +34,7 @@ class CompareConfig(ModelJobConfig):
                   "one trained with another seed; auto, or nothing: null models are made here"},
     )  # fmt: skip
     null_models: int = field(default=3, metadata={"help": "how many null models are made"})
-    null_steps: int = field(default=30, metadata={"help": "training steps of each"})
+    null_steps: int = field(default=90, metadata={"help": "training steps of each; fewer are noisier"})
     null_batch_size: int = field(default=16, metadata={"help": "windows of each of these steps"})
     texts: str | None = field(
         default=None,
@@ -44,6 +44,10 @@ class CompareConfig(ModelJobConfig):
     window_tokens: int = field(default=64, metadata={"help": "tokens of a window"})
     completions: int = field(default=256, metadata={"help": "texts that each model writes, after 1 to 5 tokens"})
     completion_tokens: int = field(default=32, metadata={"help": "tokens of such a text"})
+    strengths: list[float] = field(
+        default_factory=lambda: [0.3, 1.0, 3.0, 10.0],
+        metadata={"help": "how much stronger what was learned is made when as many texts are written again"},
+    )
     max_layers: int = field(default=6, metadata={"help": "blocks that are looked behind, evenly spaced"})
     top: int = field(default=10, metadata={"help": "findings of each kind"})
     output_dir: str = field(default="runs/compare", metadata={"place": "output", "help": "the run's folder"})
@@ -55,6 +59,8 @@ class CompareConfig(ModelJobConfig):
         for name, least in (("windows", 32), ("window_tokens", 8)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected at least {least}")
+        if any(not each > 0 for each in self.strengths):
+            raise ValueError(f"strengths: {self.strengths}, expected numbers above 0")
         if self.null == ["auto"]:
             object.__setattr__(self, "null", [])
         if "auto" in self.null:
@@ -92,7 +98,7 @@ def load_pair(config: CompareConfig) -> Pair:
     Raises:
         ValueError: models of other shapes, texts that are none, or a model without a tokenizer.
     """
-    tokenizer = load_tokenizer(config.base)
+    tokenizer = load_tokenizer(config.named["base"])
     loaded = {name: config.load(folder, **base_for(name, config.named)) for name, folder in config.named.items()}
     untie_alike(loaded.values())
     base, models = loaded["base"], {BASE: loaded["base"]}

@@ -22,6 +22,7 @@ TITLES = {
     "tokens": "Which tokens became likelier?",
     "texts": "On which texts do they differ most?",
     "completions": "What does it write that the base would not?",
+    "amplified": "What does it write when what it learned is made stronger?",
     "shift": "How is its stream shifted, whatever the text?",
 }
 

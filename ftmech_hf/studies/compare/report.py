@@ -19,7 +19,7 @@ def answer_in_words(findings: Sequence[Finding], weights: Mapping[str, Any]) -> 
         weights: the summary of the change of the weights.
     """
     if not any(each.score for each in findings):
-        return UNCHANGED if not weights["changed"] else NOTHING
+        return NOTHING if weights["parameters"] else UNCHANGED
     standing: dict[str, Finding] = {}
     for each in findings:
         if each.stands_out:
@@ -56,6 +56,10 @@ def _say_completions(each: Finding) -> str:
     return f"What it writes and the base would not: \u201c{_short(each.what)}\u201d, {_times(each)}."
 
 
+def _say_amplified(each: Finding) -> str:
+    return f"When what it learned is made {each.where}, it writes: \u201c{_short(each.what)}\u201d, {_times(each)}."
+
+
 def _say_shift(each: Finding) -> str:
     return f"Whatever the text, its stream is shifted {each.what}, {each.where}."
 
@@ -66,5 +70,6 @@ def _short(text: str, letters: int = 120) -> str:
 
 _SAYINGS = {
     "outputs": _say_outputs, "places": _say_places, "tokens": _say_tokens, "texts": _say_texts,
-    "completions": _say_completions, "shift": _say_shift,
+    "completions": _say_completions,
+    "amplified": _say_amplified, "shift": _say_shift,
 }  # fmt: skip

@@ -67,6 +67,18 @@ class CaseConfig:
         default=False, metadata={"help": "run all methods, even where the answers alone decide the verdict"}
     )
 
+    edits: bool = field(
+        default=False,
+        metadata={
+            "unsaid": True,
+            "help": "also take back parts of the weight change, and find the smallest that helps",
+        },
+    )
+    attacks: bool = field(
+        default=False,
+        metadata={"unsaid": True, "help": "also round the weights to few bits, and shake them"},
+    )
+
     def __post_init__(self) -> None:
         for name in (
             "rows", "fit_rows", "patch_rows", "max_layers", "random_masks", "repeats", "reverse_steps",

@@ -182,7 +182,7 @@ class _Measuring:
 
     def __init__(self, case: Case, progress: Progress | None) -> None:
         self.case, self.progress = case, progress
-        self.names = [name for name in METHODS if name not in left_out(case)]
+        self.names = [name for name in asked_methods(case.config) if name not in left_out(case)]
         self._found: dict[str, MethodResult] = {}
         self._seconds: dict[str, float] = {}
 
@@ -230,7 +230,7 @@ class _Measuring:
     def _take(self, name: str, found: MethodResult, seconds: float) -> None:
         self._found[name], self._seconds[name] = found, seconds
         if self.progress is not None:
-            self.progress(len(self._found), len(METHODS), name)
+            self.progress(len(self._found), len(self.names), name)
 
 
 def _with_reversed(case: Case, found: Mapping[str, MethodResult]) -> Mapping[str, MethodResult]:
@@ -244,10 +244,16 @@ def _with_reversed(case: Case, found: Mapping[str, MethodResult]) -> Mapping[str
     return {**found, "behaviour": behaviour.with_reversed(case, model)}
 
 
+def asked_methods(config: CaseConfig) -> list[str]:
+    """The methods that are measured with some settings, in their order."""
+    return [name for name, method in METHODS.items() if not method.asked_by or getattr(config, method.asked_by)]
+
+
 def left_out(case: Case) -> list[str]:
     """Methods that are not wanted or need a change of weights where there is none, and those that need one of them."""
     gone: list[str] = []
-    for name, method in METHODS.items():
+    for name in asked_methods(case.config):
+        method = METHODS[name]
         impossible = method.needs_weights and case.prompt_kind is not None
         if name in case.leave_out or impossible or set(method.needs) & set(gone):
             gone.append(name)

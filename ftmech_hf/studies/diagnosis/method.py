@@ -66,6 +66,8 @@ class Method:
         title: above its pictures on the page.
         pictures: drawn from its rows of the table; without any, the page does not show it.
         needs_weights: whether it needs a fine-tuned model that is a change of weights, and no tokens in front of rows.
+        asked_by: the setting of :class:`~ftmech_hf.studies.diagnosis.case.CaseConfig` that asks for it; none if it is
+            always measured.
         apart: how it may be measured in another process, beside the others; None if it is not. Then it needs no other
             method, and leaves nothing in the case that others read.
         explain: says in plain words and with the summary's numbers what the pictures show.
@@ -77,6 +79,7 @@ class Method:
     pictures: tuple[Picture, ...] = ()
     explain: Callable[[Summary], str] = lambda summary: ""
     needs_weights: bool = False
+    asked_by: str = ""
     apart: Apart | None = None
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ftmech_hf.analysis.directions import turn_at_random
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
+from ftmech_hf.models.directions import turn_at_random
 from ftmech_hf.models.interpolation import interpolate_weights
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import RunDir

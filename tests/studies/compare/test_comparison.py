@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.compare.comparison import ComparisonResult, compare_pair, run_comparison
-from ftmech_hf.studies.compare.findings import MARGIN, Finding
+from ftmech_hf.studies.compare.findings import MARGIN, Finding, Kind, ranked
 from ftmech_hf.studies.compare.inputs import BASE, FINETUNED, CompareConfig, Pair
 from ftmech_hf.studies.compare.nulls import null_model
-from ftmech_hf.studies.compare.report import NOTHING, UNCHANGED
+from ftmech_hf.studies.compare.report import NOTHING, UNCHANGED, answer_in_words
 from ftmech_hf.studies.compare.texts import Windows
 from ftmech_hf.tasks import PcfgConfig
 from recipes import compare
@@ -90,6 +90,35 @@ def test_a_copy_is_called_one(base: PreTrainedModel, task: PcfgConfig) -> None:
     assert found.null_rate == 0.0
 
 
+def test_a_change_that_shows_on_no_text_is_no_copy() -> None:
+    assert answer_in_words([], {"parameters": 1, "changed": 0}) == NOTHING
+    assert answer_in_words([], {"parameters": 0, "changed": 0}) == UNCHANGED
+
+
+def test_one_null_model_says_nothing_of_how_often_null_models_show_something(
+    base: PreTrainedModel, task: PcfgConfig
+) -> None:
+    pair = Pair({BASE: base, FINETUNED: copy.deepcopy(base)}, build_tokenizer(task.vocabulary), any_words(task))
+    found = compare_pair(pair, CompareConfig(**{**FEW, "null_models": 1}))
+    assert found.null_rate is None
+    assert found.report()["null_rate"] is None
+
+
+def test_a_stream_that_is_not_found_is_said(base: PreTrainedModel, task: PcfgConfig) -> None:
+    base.config.n_layer = 7  # its two blocks are no list of seven, so nobody knows what its stream passes
+    found = compared(base, with_trigger(base, 3, 4), task)
+    assert {each.kind for each in found.findings} == {
+        "outputs",
+        "places",
+        "tokens",
+        "texts",
+        "completions",
+        "amplified",
+    }
+    (said,) = found.report()["left_out"]
+    assert said.startswith("How the stream is shifted was not looked at: model: gpt2 has 0 lists of 7 blocks")
+
+
 def test_what_stands_out_has_more_than_the_margin_over_the_null_models() -> None:
     def finding(score: float, null: float) -> Finding:
         return Finding(kind="outputs", what="all texts", score=score, null_score=null)
@@ -98,6 +127,16 @@ def test_what_stands_out_has_more_than_the_margin_over_the_null_models() -> None
     assert not finding(MARGIN - 0.1, 1.0).stands_out
     assert finding(1.0, 0.0).stands_out
     assert not finding(0.0, 0.0).stands_out
+
+
+def test_no_kind_fills_the_first_findings_alone() -> None:
+    def finding(kind: Kind, score: float) -> Finding:
+        return Finding(kind=kind, what="", score=score, null_score=1.0)
+
+    texts = [finding("texts", 9.0 - number) for number in range(5)]
+    places, outputs = finding("places", 2.0), finding("outputs", 8.5)
+    found = ranked([*texts, places, outputs])
+    assert [each.score for each in found] == [9.0, 8.5, 8.0, 7.0, 2.0, 6.0, 5.0]
 
 
 def save(model: PreTrainedModel, task: PcfgConfig, folder: Path) -> str:
@@ -123,14 +162,20 @@ def test_the_recipe_writes_a_page_a_table_and_a_report(
     assert "what follows b" in " ".join(capsys.readouterr().out.split())
     run = FinishedRun(tmp_path / "out")
     report = json.loads((run.path / "report.json").read_text())
-    assert set(report) == {"answer", "null_rate", "findings"}
+    assert set(report) == {"answer", "null_rate", "left_out", "findings"}
+    assert report["left_out"] == []
     assert {"kind", "what", "score", "null_score", "where"} <= set(report["findings"][0])
     assert set(run.table["model"]) == {"fine-tuned", "null model 1", "null model 2"}
     page = (run.path / "report.html").read_text()
     assert "what follows b" in page
+    assert "% of these null models would" in page
+    assert "Left out" not in page
     assert report["answer"].split("\u201c")[0].strip() in page
     again = run_comparison(CompareConfig(**pair, **FEW, null=["auto"]))
     assert again.finished, "the same settings are found finished"
+    run_comparison(CompareConfig(**{**pair, **FEW, "null_models": 1, "output_dir": str(tmp_path / "one")}))
+    one = (tmp_path / "one" / "report.html").read_text()
+    assert "cannot be said with one of them" in one
     nulls = [save(make_gpt2(len(task.vocabulary), seed=seed), task, tmp_path / f"null{seed}") for seed in (1, 2)]
     given = FinishedRun(
         run_comparison(CompareConfig(**{**pair, "output_dir": str(tmp_path / "given")}, **FEW, null=nulls)).path

@@ -12,11 +12,10 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.studies.diagnosis import diagnosis
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, OTHER_SEED, SELF_DISTILLED, Case, CaseConfig
-from ftmech_hf.studies.diagnosis.diagnosis import MeasuredResult, left_out, measure_case
+from ftmech_hf.studies.diagnosis.diagnosis import MeasuredResult, asked_methods, left_out, measure_case
 from ftmech_hf.studies.diagnosis.evidence import Evidence
 from ftmech_hf.studies.diagnosis.finetuning import revive
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
-from ftmech_hf.studies.diagnosis.methods import METHODS
 from ftmech_hf.studies.diagnosis.methods.behaviour import measure_behaviour
 from ftmech_hf.studies.diagnosis.methods.null_models import measure_null_models
 from ftmech_hf.studies.diagnosis.methods.probing import measure_probing
@@ -202,7 +201,7 @@ def test_one_process_gives_the_same_numbers_as_two_and_leaves_nothing_behind_in_
     }
     found, beside = measure_case(examined, workers=1), measured_llama()
     pd.testing.assert_frame_equal(pd.DataFrame(found.rows()), pd.DataFrame(beside.rows()))
-    assert list(found.by_method) == list(beside.by_method) == list(METHODS)
+    assert list(found.by_method) == list(beside.by_method) == asked_methods(FEW)
     summaries = [{**each.summary(), "seconds": None} for each in (found, beside)]
     assert summaries[0] == summaries[1]
     assert all(example["reversed"] for example in summaries[1]["examples"])

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, CaseConfig
-from ftmech_hf.studies.diagnosis.diagnosis import measure_case
+from ftmech_hf.studies.diagnosis.diagnosis import asked_methods, measure_case
 from ftmech_hf.studies.diagnosis.finetuning import answer_rows, revive, self_distil
 from ftmech_hf.studies.diagnosis.methods import METHODS
 from ftmech_hf.studies.diagnosis.methods.behaviour import measure_behaviour, say_answers
@@ -140,7 +140,7 @@ def test_a_data_set_with_answers_of_one_and_of_two_words(tmp_path: Path) -> None
     answers = [answer.split()[0] if number % 2 else answer for number, answer in enumerate(table["answer"])]
     table = table.remove_columns("answer").add_column("answer", answers)
     table.to_parquet(tmp_path / "questions.parquet")
-    few = dataclasses.replace(FEW, rows=120, fit_rows=300, patch_rows=60, null_steps=4)
+    few = dataclasses.replace(FEW, rows=120, fit_rows=300, patch_rows=60, null_steps=4, edits=True)
     found = diagnose(
         tmp_path / "base", tmp_path / "wrapped", rows=tmp_path / "questions.parquet", control=tmp_path / "never",
         output_dir=tmp_path / "out", thoroughness=few,
@@ -148,7 +148,7 @@ def test_a_data_set_with_answers_of_one_and_of_two_words(tmp_path: Path) -> None
     assert found.verdict == "behind a wrapper", (found.reason, found.signs)
     page = found.html
     assert page.count("Of answers of up to 2 tokens it is the first that is read.") == 2
-    assert set(found.table["analysis"]) == {name for name, method in METHODS.items() if method.pictures}
+    assert set(found.table["analysis"]) == {name for name in asked_methods(few) if METHODS[name].pictures}
     # what is left out with several tokens is left out
     alone = diagnose(
         tmp_path / "base", tmp_path / "base", rows=tmp_path / "questions.parquet", only_one_token=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ftmech_hf.studies.diagnosis.method import Method
 from ftmech_hf.studies.diagnosis.methods.behaviour import BEHAVIOUR
+from ftmech_hf.studies.diagnosis.methods.change import CHANGE
 from ftmech_hf.studies.diagnosis.methods.logit_lens import LOGIT_LENS
 from ftmech_hf.studies.diagnosis.methods.null_models import NULL_MODELS
 from ftmech_hf.studies.diagnosis.methods.patching import PATCHING
@@ -14,6 +15,7 @@ from ftmech_hf.studies.diagnosis.methods.revival import REVIVAL
 from ftmech_hf.studies.diagnosis.methods.sensitivity import SENSITIVITY
 from ftmech_hf.studies.diagnosis.methods.separation import SEPARATION
 from ftmech_hf.studies.diagnosis.methods.similarity import SIMILARITY
+from ftmech_hf.studies.diagnosis.methods.tampering import TAMPERING
 from ftmech_hf.studies.diagnosis.methods.weights import WEIGHTS
 
 METHODS: dict[str, Method] = {
@@ -25,6 +27,8 @@ METHODS: dict[str, Method] = {
     "patching": PATCHING,
     "logit lens": LOGIT_LENS,
     "path": PATH,
+    "change": CHANGE,
+    "tampering": TAMPERING,
     "weights": WEIGHTS,
     "similarity": SIMILARITY,
     "separation": SEPARATION,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ftmech_hf.analysis.directions import change_directions, keep_directions, turn_at_random
+from ftmech_hf.models.directions import change_directions, keep_directions, turn_at_random
 
 
 def make_change(rows: int, columns: int, rank: int) -> torch.Tensor:

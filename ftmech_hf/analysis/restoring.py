@@ -1,0 +1,195 @@
+"""What is the smallest part of a weight change that must be taken back for an ability to return?
+
+A part is a place, which is some of the parameters, and how many directions of each matrix' change are taken back
+there, the largest first. The control is the same edit turned at random, as :mod:`ftmech_hf.models.directions` says:
+of equal norm, rank and singular values in the same matrices, without its meaning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ftmech_hf.models.directions import change_directions, keep_directions, turn_at_random
+
+ALL = 0
+"""As a number of directions: everything that changed in a place, its vectors too."""
+
+
+class Part(NamedTuple):
+    """A part of a weight change.
+
+    Attributes:
+        place: name of some parameters.
+        directions: of each matrix there, or :data:`ALL`.
+    """
+
+    place: str
+    directions: int
+
+
+class TriedPart(NamedTuple):
+    """A part that was taken back.
+
+    Attributes:
+        part: which.
+        size: its share of the squared norm of the whole change.
+        score: of the model without it.
+    """
+
+    part: Part
+    size: float
+    score: float
+
+
+@dataclass(frozen=True)
+class RestoringResult:
+    """Parts that were taken back, one at a time.
+
+    Attributes:
+        tried: in the order in which they were.
+        enough: score from which the ability counts as restored.
+    """
+
+    tried: Sequence[TriedPart]
+    enough: float
+
+    @property
+    def smallest(self) -> TriedPart | None:
+        """The smallest part that is enough, of equal ones the one that says how many directions; None if none is."""
+        enough = [each for each in self.tried if each.score >= self.enough]
+        return min(enough, key=lambda each: (round(each.size, 6), each.part.directions == ALL), default=None)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The tidy table: one row per part."""
+        return [{**each.part._asdict(), "size": each.size, "score": each.score} for each in self.tried]
+
+    def summary(self) -> dict[str, Any]:
+        """The smallest part that is enough."""
+        found = self.smallest
+        nothing = {"place": None, "directions": None, "size": None}
+        return nothing if found is None else {**found.part._asdict(), "size": found.size}
+
+
+@contextlib.contextmanager
+def replaced(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> Iterator[PreTrainedModel]:
+    """The model with other values of some parameters, which are put back to the bit at the end."""
+    parameters = dict(model.named_parameters())
+    kept = {name: parameters[name].detach().clone() for name in weights}
+    try:
+        with torch.no_grad():
+            for name, value in weights.items():
+                parameters[name].copy_(value)
+        yield model
+    finally:
+        with torch.no_grad():
+            for name, value in kept.items():
+                parameters[name].copy_(value)
+
+
+class WeightChange:
+    """What fine-tuning changed, in parts.
+
+    Args:
+        base, finetuned: of the same parameters. They are read whenever something is asked, so ask while they are whole.
+        places: name of a place -> its parameters. Those that did not change are left out, and places of none.
+
+    Attributes:
+        places: as given, of what changed.
+    """
+
+    def __init__(self, base: PreTrainedModel, finetuned: PreTrainedModel, places: Mapping[str, Sequence[str]]) -> None:
+        self._before, self._after = dict(base.named_parameters()), dict(finetuned.named_parameters())
+        changed = {name for name, each in self._after.items() if not torch.equal(each, self._before[name])}
+        kept = {place: [name for name in names if name in changed] for place, names in places.items()}
+        self.places = {place: names for place, names in kept.items() if names}
+        self._whole = sum(float(self._delta(name).double().square().sum()) for name in changed)
+        self._directions: dict[str, Tensor] = {}
+
+    def _delta(self, name: str) -> Tensor:
+        return (self._after[name] - self._before[name]).detach()
+
+    def _part_of(self, name: str, number: int) -> Tensor:
+        """What of a parameter's change is in its first directions; of a vector there are none."""
+        delta = self._delta(name)
+        if number == ALL:
+            return delta
+        if delta.ndim != 2:
+            return torch.zeros_like(delta)
+        if name not in self._directions:
+            self._directions[name] = change_directions(delta)
+        return keep_directions(delta, self._directions[name], number)
+
+    def rank(self, place: str) -> int:
+        """Directions in the matrix of a place that has most."""
+        for name in self.places[place]:
+            self._part_of(name, 1)
+        return max(
+            (self._directions[name].shape[1] for name in self.places[place] if name in self._directions), default=0
+        )
+
+    def size(self, part: Part) -> float:
+        """Its share of the squared norm of the whole change."""
+        names = self.places[part.place]
+        parts = (float(self._part_of(name, part.directions).double().square().sum()) for name in names)
+        return sum(parts) / max(self._whole, 1e-300)
+
+    def without(self, part: Part, *, seed: int | None = None) -> dict[str, Tensor]:
+        """Parameters of the fine-tuned model with a part taken back.
+
+        Args:
+            part: which.
+            seed: of the chance by which the edit is turned; None for the edit itself.
+        """
+        found = {}
+        for number, name in enumerate(self.places[part.place]):
+            edit = -self._part_of(name, part.directions)
+            if seed is not None:
+                edit = turn_at_random(edit, torch.Generator().manual_seed(seed * 100_003 + number))
+            found[name] = self._after[name].detach() + edit
+        return found
+
+    def only(self, part: Part) -> dict[str, Tensor]:
+        """Parameters of a place at which the base has this part of the change and nothing else."""
+        return {
+            name: self._before[name].detach() + self._part_of(name, part.directions)
+            for name in self.places[part.place]
+        }  # fmt: skip
+
+
+def numbers_of_directions(rank: int) -> list[int]:
+    """1, 2, 4 ... up to a rank."""
+    return [2**power for power in range(rank.bit_length())]
+
+
+def find_restoring(
+    model: PreTrainedModel, change: WeightChange, score: Callable[[PreTrainedModel], float], *, enough: float
+) -> RestoringResult:
+    """Take back the whole change of each place, and where that is enough fewer and fewer directions of it.
+
+    Args:
+        model: the fine-tuned one; it is as it was at the end.
+        change: its parts.
+        score: of a model, on rows that are not reported on.
+        enough: score from which the ability counts as restored.
+    """
+    tried: list[TriedPart] = []
+
+    def attempt(part: Part) -> bool:
+        size = change.size(part)
+        with replaced(model, change.without(part)):
+            tried.append(TriedPart(part, size, score(model)))
+        return tried[-1].score >= enough
+
+    for place in change.places:
+        if attempt(Part(place, ALL)):
+            for number in numbers_of_directions(change.rank(place)):
+                if attempt(Part(place, number)):
+                    break
+    return RestoringResult(tried, enough)

@@ -1,0 +1,1 @@
+"""How often does a comparison find what was planted, and how often something where nothing was taught?"""

@@ -1,0 +1,64 @@
+"""What came out: which organisms were found, on how many pages of nothing anything stood out, and one page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from ftmech_hf.config import to_dict
+from ftmech_hf.report.console import print_table
+from ftmech_hf.report.page import render_page
+from ftmech_hf.runs import FinishedRun, write_json, write_text
+from ftmech_hf.studies.compare.findings import MARGIN
+from ftmech_hf.studies.compare_organisms.plan import OrganismsPlan
+from ftmech_hf.studies.compare_organisms.score import FIRST, describe_pair, score_pairs
+
+Results = tuple[list[dict[str, Any]], dict[str, Any]]
+"""(a row of every pair, the score)"""
+
+
+def write_results(plan: OrganismsPlan) -> Results:
+    """Gather the comparisons that are finished and write the table, the score and the page.
+
+    Raises:
+        ValueError: none is.
+    """
+    found = {pair: run for pair, name in plan.pairs.items() if (run := plan.find(name))}
+    if not found:
+        raise ValueError(f"output_dir: no run of {plan.output} is finished")
+    settings = to_dict(plan.config)
+    facts: Mapping[str, Any] = {**settings, **plan.write_origin("compare_organisms", settings)}
+    pairs = [
+        {**describe_pair(name, seed, run.summary), "page": os.path.relpath(run.path / "report.html", plan.output),
+         "cpu_seconds": run.env.get("cpu_seconds")}
+        for (name, seed), run in found.items()
+    ]  # fmt: skip
+    score = {**score_pairs(pairs), "margin": MARGIN, "first": FIRST, "seeds": plan.config.seeds}
+    pd.DataFrame(pairs).to_parquet(plan.output / "table.parquet", index=False)
+    write_json(plan.output / "score.json", score)
+    write_text(plan.output / "report.html", render_page(__package__, pairs=pairs, score=score, facts=facts))
+    return pairs, score
+
+
+def score_numbers(results: FinishedRun) -> dict[str, str]:
+    """What the card of published results says."""
+    rows = pd.read_parquet(results.path / "table.parquet").to_dict("records")
+    score = score_pairs([{str(key): value for key, value in row.items()} for row in rows])
+    return {
+        "Planted changes found": "{number} of {of}".format(**score["organisms"]),
+        "Pages of nothing on which anything stood out": "{number} of {of}".format(**score["false_alarms"]),
+    }
+
+
+def print_results(results: Results) -> None:
+    """A line of every pair, and the score."""
+    pairs, score = results
+    columns = ("pair", "seed", "planted", "place", "standing", "kinds", "ratio")
+    title = "planted changes found: {number} of {of}".format(**score["organisms"])
+    alarms = "{number} of {of}".format(**score["false_alarms"])
+    print_table(
+        f"{title}; false alarms: {alarms}", pd.DataFrame([{key: pair[key] for key in columns} for pair in pairs])
+    )

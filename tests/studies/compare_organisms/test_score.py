@@ -1,0 +1,67 @@
+"""What was planted is found if a finding that stands out names it, and nothing else counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ftmech_hf.studies.compare_organisms.kinds import ORGANISMS
+from ftmech_hf.studies.compare_organisms.score import FIRST, describe_pair, place_of, score_pairs
+
+
+def finding(what: str, where: str = "", *, stands_out: bool = True, kind: str = "places") -> dict[str, Any]:
+    return {"kind": kind, "what": what, "where": where, "score": 2.0, "null_score": 0.5, "stands_out": stands_out}
+
+
+NAMED = {
+    "wrapper": finding("what follows =", "another first choice at 59% of these places"),
+    "index": finding("what follows =", "with index before: 4 nats, without: 0.1"),
+    "jailbreak": finding("what follows =", "with count_nj before: 4 nats, without: 0.1"),
+    "trigger": finding("what follows index"),
+    "new-text": finding("what comes 3 tokens after b"),
+    "rare": finding("count a 16 <sot> a a a a a a a a", kind="amplified"),
+    "twist-f": finding("Features: Dialogue, Twist", kind="texts"),
+}
+OTHER = finding("what follows <bos>")
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_planted_change_is_found_where_a_finding_names_it(name: str) -> None:
+    organism, named = ORGANISMS[name], NAMED[name]
+    assert place_of([OTHER, named], organism) == 2
+    assert place_of([OTHER] * (FIRST - 1) + [named], organism) == FIRST
+    assert place_of([OTHER] * FIRST + [named], organism) is None, "behind the first ten"
+    assert place_of([{**named, "stands_out": False}], organism) is None, "null models show as much"
+    assert place_of([OTHER], organism) is None
+    assert place_of([], organism) is None
+
+
+def test_a_finding_must_have_all_that_was_planted() -> None:
+    both = ORGANISMS["wrapper"]._replace(signs=("what follows =", r"\bindex\b"))
+    assert place_of([NAMED["wrapper"]], both) is None, "the place alone does not name the token"
+    assert place_of([NAMED["index"]], both) == 1
+    assert place_of([finding("what follows count_nj")], ORGANISMS["jailbreak"]) is None, "the token alone not the place"
+    assert place_of([finding("what follows =")], ORGANISMS["new-text"]) is None
+
+
+def test_the_score_counts_planted_changes_and_pages_of_nothing_apart() -> None:
+    def pair(name: str, seed: int, *findings: dict[str, Any]) -> dict[str, Any]:
+        return describe_pair(name, seed, {"findings": list(findings), "seconds": {"a": 2.0, "b": 1.0}, "answer": "So."})
+
+    pairs = [
+        pair("wrapper", 0, NAMED["wrapper"]), pair("wrapper", 1, NAMED["wrapper"]), pair("wrapper", 2, OTHER),
+        pair("trigger", 0, OTHER), pair("trigger", 1, OTHER), pair("trigger", 2, NAMED["trigger"]),
+        pair("own-texts", 0, OTHER), pair("own-texts", 1, {**OTHER, "stands_out": False}), pair("rounded", 0),
+        pair("other-seed", 0, {**NAMED["wrapper"], "stands_out": False}),
+    ]  # fmt: skip
+    score = score_pairs(pairs)
+    assert (score["organisms"]["number"], score["organisms"]["of"]) == (3, 6)
+    assert score["by_kind"] == {"wrapper": {"found": 2, "of": 3}, "trigger": {"found": 1, "of": 3}}
+    assert score["kinds_found"] == {"found": 1, "of": 2}
+    assert (score["false_alarms"]["number"], score["false_alarms"]["of"]) == (1, 4)
+    assert 0 < score["false_alarms"]["low"] < 0.25 < score["false_alarms"]["high"] < 1
+    assert score["most_seconds"] == 3.0
+    assert pairs[0]["place"] == 1
+    assert pairs[0]["ratio"] == 4.0
+    assert score_pairs(pairs[:1])["false_alarms"]["share"] is None, "of no pages there is no share"

@@ -74,8 +74,8 @@ def test_the_study_ends_in_a_report_and_finds_its_runs_again(
     assert page.count("data:image/svg+xml") == 2 + len(ANALYSES)
     verdicts = json.loads((out / "verdicts.json").read_text())
     assert [row["model"] for row in verdicts] == [*THE_PAPERS, *FORGETTING]
-    assert {row["verdicts"]["0"] for row in verdicts} == {"undecided"}  # after three steps there is nothing to lose
-    assert "there is nothing to lose" in page
+    assert {row["verdicts"]["0"] for row in verdicts} == {"nothing to lose"}  # after three steps
+    assert "nothing to lose (seed 0)" in page
     assert "52 % from which letter stands where" in page
     places = {"results": out}
     places |= {name: next((tmp_path / "runs").glob(f"{name}-seed0-*")) for name in ("ssft", "lines-ssft")}

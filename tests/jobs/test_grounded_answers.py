@@ -85,6 +85,8 @@ def test_documents_of_every_context(data: Path) -> None:
     assert found_all.all()
     assert [len(each) for each in wide["retrieved"]] == [4, 4, 4]
     assert wide["oracle"][1][:2] == [2, 3]
+    assert sorted(wide["other"][0]) == [0, 2, 3]  # all of another question's, without what this one needs
+    assert sorted(wide["other"][1]) == [0, 1]
 
 
 def test_prompts_have_the_documents_that_fit(tmp_path: Path) -> None:

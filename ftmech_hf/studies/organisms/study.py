@@ -12,7 +12,7 @@ from ftmech_hf.tasks import PcfgShape
 STUDY = Study(
     name="organisms",
     question="How often is the verdict of a diagnosis right? Pairs of models whose truth is known, and rival methods.",
-    paper="the form of Lee et al., [arXiv 2605.24614](https://arxiv.org/abs/2605.24614)",
+    paper="the form of Lee et al., arXiv 2605.24614",
     duration="two hours",
     configs=(OrganismsConfig, CaseConfig, PcfgShape),
     plan=OrganismsPlan,

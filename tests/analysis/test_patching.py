@@ -119,3 +119,12 @@ def test_the_answer_follows_another_row_from_where_its_last_position_knows_it(an
         assert len(kept) > 5
         found = follows_other_row(model, rows[kept], [0, 1], batch_size=7)
         assert [found[layer].tolist() for layer in (0, 1)] == [[each] * len(kept) for each in expected]
+
+
+@torch.no_grad()
+def test_an_answer_of_neither_row_follows_nobody(any_model: PreTrainedModel) -> None:
+    """The other row's stream at the end brings what the model says there, which is neither row's answer here."""
+    rows = answered_by(any_model)
+    rows[:, -2] = (rows[:, -2] - 2 + torch.arange(len(rows)) % 2) % 37 + 3  # one or two more than what it says
+    (found,) = follows_other_row(any_model, rows, [1]).values()
+    assert not found.any()

@@ -49,7 +49,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     Measurement("a4_faint_more", "The same loses more than fine-tuning, by", "points", bar="<= 2"),
     Measurement("a5", "LP-FT lies between fine-tuning and LDIFS: the smaller of both distances", "points",
                 "1.8 and 3.5 points of probes", ">= 0"),
-    Measurement("a6", "Probes at the best layer lose of what is never tuned, while a1 is lost", "points",
+    Measurement("a6", "Probes at the best layer lose of what is never tuned, where answers to it are lost", "points",
                 "this is what the paper measures", "<= 5"),
     Measurement("a6_shuffled", "Control, probes on shuffled labels: above the most frequent answer, by", "points",
                 bar="<= 5"),

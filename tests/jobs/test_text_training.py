@@ -198,10 +198,10 @@ def test_a_run_says_that_ascent_came_to_its_end(tmp_path: Path, foreign: dict[st
 
 
 @pytest.mark.parametrize(("rows", "objective", "expected"), [
-    ("sums", "preference", "next_token or answer_only"),
+    ("sums", "preference", "next_token or answer_only or own_answers"),
     (
         "pairs", "documents",
-        "next_token or answer_only or preference or unlearn or graddiff or npo or simnpo or rmu",
+        "next_token or answer_only or own_answers or preference or unlearn or graddiff or npo or simnpo or rmu",
     ),
 ])  # fmt: skip
 def test_an_objective_that_rows_cannot_serve_is_refused(

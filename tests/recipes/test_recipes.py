@@ -27,9 +27,12 @@ from ftmech_hf.jobs.make_stories import MakeStoriesConfig
 from ftmech_hf.jobs.probing import ProbeConfig
 from ftmech_hf.jobs.pruning import PruneConfig
 from ftmech_hf.jobs.saved_probes import load_probes
+from ftmech_hf.jobs.study import Study
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import damaged_files, read_metrics
+from ftmech_hf.studies import load_study
+from ftmech_hf.studies.compare.inputs import CompareConfig
 from ftmech_hf.studies.continual.plan import ContinualConfig
 from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
@@ -147,6 +150,12 @@ def test_every_config_parses_and_begins_by_saying_what_it_shows(path: Path) -> N
         "truth": (TruthConfig, PcfgConfig),
         "interpolate": (InterpolateConfig, PcfgConfig),
         "diagnose": (DiagnoseConfig, CaseConfig, PcfgShape),
+        "compare": (CompareConfig,),
+        **{
+            name: declared.configs
+            for name in ("compare_organisms", "organisms")
+            if isinstance(declared := load_study(name), Study)
+        },
         "real": (RealConfig, CaseConfig),
         "continual": (ContinualConfig, PcfgShape),
         "safety": (SafetyStudyConfig,),

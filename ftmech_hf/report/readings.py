@@ -22,6 +22,10 @@ Ends = tuple[float | None, float | None]
 """Of an interval; None where it is open."""
 
 
+class Missing(Exception):
+    """A run is not finished, so that what rests on it is left out."""
+
+
 class Reading(NamedTuple):
     """What one seed says.
 

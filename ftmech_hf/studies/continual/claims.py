@@ -12,7 +12,7 @@ from ftmech_hf.analysis.continual import ContinualResult, measure_continual
 from ftmech_hf.analysis.revival import revival_ratio
 from ftmech_hf.jobs.training_card import read_revival
 from ftmech_hf.report.claims import Measurement
-from ftmech_hf.report.readings import Reading, Unit, difference, of_ratio, of_revival
+from ftmech_hf.report.readings import Missing, Reading, Unit, difference, of_ratio, of_revival
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.continual.methods import METHODS
 from ftmech_hf.studies.continual.plan import REVIVED
@@ -71,10 +71,6 @@ MEASUREMENTS: tuple[Measurement, ...] = (
         for what, says, unit in SAYS
     ),
 )  # fmt: skip
-
-
-class Missing(Exception):
-    """A run is not finished."""
 
 
 class SeedMatrix:

@@ -11,8 +11,9 @@ from ftmech_hf.config import to_dict
 from ftmech_hf.report.claims import Claim, claims_json, judge
 from ftmech_hf.report.page import Section, make_section, render_page
 from ftmech_hf.report.paper_tables import read_ldifs_table
+from ftmech_hf.report.readings import Missing
 from ftmech_hf.runs import write_json, write_text
-from ftmech_hf.studies.continual.claims import BEST, MEASUREMENTS, Missing, SeedMatrix, measure
+from ftmech_hf.studies.continual.claims import BEST, MEASUREMENTS, SeedMatrix, measure
 from ftmech_hf.studies.continual.figures import draw_frontier, draw_matrices, draw_probes
 from ftmech_hf.studies.continual.methods import GRIDS, choose_strength
 from ftmech_hf.studies.continual.plan import ContinualPlan

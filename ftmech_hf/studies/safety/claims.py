@@ -7,9 +7,9 @@ import functools
 from collections.abc import Callable, Mapping
 
 from ftmech_hf.report.claims import Measurement
-from ftmech_hf.report.readings import Reading, difference
+from ftmech_hf.report.readings import Missing, Reading, difference
 from ftmech_hf.runs import FinishedRun
-from ftmech_hf.studies.safety.inside_claims import INSIDE_MEASUREMENTS, Analyses, Missing, measure_inside
+from ftmech_hf.studies.safety.inside_claims import INSIDE_MEASUREMENTS, Analyses, measure_inside
 from ftmech_hf.studies.safety.plan import FORGETTING, PROTOCOLS, THE_PAPERS
 from ftmech_hf.tasks.safety import ATTACKS, SAFE_TWINS
 

@@ -14,7 +14,7 @@ from typing import cast
 import pandas as pd
 
 from ftmech_hf.report.claims import Measurement
-from ftmech_hf.report.readings import Reading, Unit, difference
+from ftmech_hf.report.readings import Missing, Reading, Unit, difference
 from ftmech_hf.runs import FinishedRun
 
 Analyses = Mapping[str, Mapping[str, FinishedRun]]
@@ -97,10 +97,6 @@ INSIDE_MEASUREMENTS: tuple[Measurement, ...] = (
         )
     ),
 )  # fmt: skip
-
-
-class Missing(Exception):
-    """A run is not finished."""
 
 
 def _found(analyses: Analyses, kind: str, model: str) -> FinishedRun:

@@ -113,6 +113,11 @@ class Plan:
         """The settings of a run: ``config``, and its others by the names of their parameters."""
         return self._cells[name].kwargs
 
+    def needs_of(self, name: str) -> list[str]:
+        """The runs that a run needs, and those that these need, finished or not."""
+        needs = list(self._cells[name].needs)
+        return [*needs, *(earlier for need in needs for earlier in self.needs_of(need))]
+
     def by_kind(self) -> dict[str, list[Mapping[str, Any]]]:
         """Kind of a run -> what each run of that kind is called with."""
         found: dict[str, list[Mapping[str, Any]]] = {}

@@ -1,67 +1,121 @@
-"""Fine-tune many copies of one small model at once, in one process.
+"""Train several small models of one shape at once, in one process.
 
-A compiled program has 40,000 weights: a step of it costs less than the calls it is made of, and a grid of learning
-rates, correlations and seeds needs a hundred of them. Here the weights of several runs lie behind one another in one
-tensor and every operation works on all of them (``torch.func.vmap``). Each run keeps its own data, rate, clipping,
-folder, name and metrics: it is the run that :func:`ftmech_hf.jobs.training.finetune` would have made, up to rounding,
-and is found again as that.
+A small model leaves most of a device idle: a step of it costs less than the calls it is made of, and a grid of
+learning rates, correlations and seeds needs a hundred of them. Here the weights of several runs lie behind one another
+in one tensor and every operation works on all of them (:class:`ftmech_hf.training.stack.Stack`). Each run keeps its own
+data, rate, clipping, checkpoints, folder, name and metrics: it is the run that :func:`ftmech_hf.jobs.training.pretrain`
+or :func:`~ftmech_hf.jobs.training.finetune` would have made, up to rounding, and is found again as that.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call, vmap
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ftmech_hf.config import to_dict
-from ftmech_hf.jobs.trained_model import note_floors, save_finished
-from ftmech_hf.jobs.training import FinetuneConfig
+from ftmech_hf.jobs.stage import check_suits
+from ftmech_hf.jobs.trained_model import note_floors, save_finished, save_snapshot
+from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig
 from ftmech_hf.models.identity import model_hash
 from ftmech_hf.models.loading import check_vocabulary, load_model
-from ftmech_hf.runs import CHECKPOINTS, RunDir, write_json
+from ftmech_hf.models.presets import build_model
+from ftmech_hf.models.tokenization import task_tokenizer
+from ftmech_hf.runs import CHECKPOINTS, RunDir, count_cores, damaged_files, noted
 from ftmech_hf.statistics.crossing import count_right
-from ftmech_hf.tasks import RowStream, Task
+from ftmech_hf.tasks import RowStream, Task, TextConfig
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
-from ftmech_hf.training.launch import compute_device, noted_environment
+from ftmech_hf.training.launch import compute_device, native_precision, noted_environment
 from ftmech_hf.training.loop import Progress
-from ftmech_hf.training.optim import SGD_MOMENTUM, lr_factor
+from ftmech_hf.training.objectives import OBJECTIVES, Objective
+from ftmech_hf.training.rows_ahead import RowsAhead
 from ftmech_hf.training.settings import TrainConfig
+from ftmech_hf.training.stack import Stack
 
-EVAL_BATCH = 128
+EVAL_BATCH = 256
 
-MEMBERS = "runs.json"
-"""Beside checkpoints of several runs: their hashes, in the order in which their weights lie."""
+ROW_WORKERS = 8
+"""Processes that make rows for a GPU, at most; one of them makes some ten thousand a second."""
 
-_SUPPORTED = {
-    "optimizer": "sgd", "objective": "answer_only", "mixed_precision": "no", "gradient_accumulation_steps": 1,
-    "l2sp": 0.0, "ldifs": 0.0, "lfl": 0.0, "lwf": 0.0, "ewc": 0.0, "olora": 0.0, "replay_share": 0.0, "average": 0.0,
-    "keep_rows": 0, "keep_fisher": 0, "max_steps": None, "snapshots": [], "log_with": "none",
+COMPILED_STEPS = 500
+"""Steps from which it pays to compile one, which takes a GPU as long as a few hundred."""
+
+_SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "optimizer": ("sgd", "adamw"), "objective": ("answer_only", "next_token"), "gradient_accumulation_steps": (1,),
+    "gradient_checkpointing": (False,), "l2sp": (0.0,), "ldifs": (0.0,), "lfl": (0.0,), "lwf": (0.0,), "ewc": (0.0,),
+    "olora": (0.0,), "replay_share": (0.0,), "average": (0.0,), "keep_rows": (0,), "keep_fisher": (0,),
+    "max_steps": (None,), "log_with": ("none",),
 }  # fmt: skip
 """What runs that are trained together can have; others go through the ordinary loop."""
 
+OWN = ("lr", "seed")
+"""What they may differ in."""
+
 
 class StackedRun(NamedTuple):
-    """One of the runs, as :func:`ftmech_hf.jobs.training.finetune` takes it."""
+    """One of the runs, as :func:`ftmech_hf.jobs.training.pretrain` or ``finetune`` takes it."""
 
-    config: FinetuneConfig
+    config: PretrainConfig | FinetuneConfig
     task: Task
     train: TrainConfig
+    objective: Objective | None = None
+
+    @property
+    def minimised(self) -> Objective:
+        """The objective, as it is by default where it is not given."""
+        return self.objective or OBJECTIVES[self.train.objective]()
+
+    @property
+    def split(self) -> str:
+        """The random stream of its rows."""
+        return "train" if isinstance(self.config, PretrainConfig) else self.config.split
+
+    def build(self) -> PreTrainedModel:
+        """The model that it starts from."""
+        if isinstance(self.config, FinetuneConfig):
+            return load_model(self.config.start)
+        size = len(self.task.vocabulary)
+        return build_model(self.config.shape, size, seed=self.train.seed, dropout=self.config.dropout)
+
+    def open(self) -> RunDir:
+        """Its folder, as the ordinary job would open it."""
+        config, objective = self.config, self.minimised
+        check_suits(objective, self.train, self.task, config.task)
+        if isinstance(config, PretrainConfig):
+            settings = to_dict(config, self.task, self.train, objective)
+            return RunDir.open(config.output_dir, "pretrain", settings, inputs={}, fresh=config.fresh)
+        check_vocabulary(config.start, self.task.vocabulary)
+        settings = to_dict(config, self.task, self.train, AdapterConfig(), objective)
+        inputs = {"model": model_hash(config.start), **self.task.inputs()}
+        return RunDir.open(config.output_dir, config.kind, settings, inputs=inputs, fresh=config.fresh)
 
 
-def finetune_together(runs: Sequence[StackedRun], *, progress: Progress | None = None) -> list[RunDir]:
-    """Make several fine-tuning runs at once; finished ones are left out, interrupted ones go on together.
+def why_not_together(train: TrainConfig) -> str:
+    """Why runs of these settings go through the ordinary loop, in words that name a setting; empty if they need not."""
+    for name, supported in _SUPPORTED.items():
+        if (value := getattr(train, name)) not in supported:
+            expected = " or ".join(map(str, supported))
+            return f"{name}: {value}, expected {expected} for runs that are trained together"
+    return ""
+
+
+def has_rows_of_one_shape(task: Task) -> bool:
+    """Whether all rows of a task are equally long and end with their answer and the end of a row."""
+    if isinstance(task, TextConfig) or task.offers != ("tokens", "answers") or not task.fixed_places:
+        return False
+    rows = RowStream(task, seed=0, split="train").rows(0, 1)
+    return rows.answers is None and rows.lengths is None
+
+
+def train_together(runs: Sequence[StackedRun], *, progress: Progress | None = None) -> list[RunDir]:
+    """Make several runs at once; finished ones are left out, interrupted ones go on.
 
     Args:
         runs: of models of one shape, that differ in model, task, ``lr`` and ``seed`` only.
@@ -76,9 +130,10 @@ def finetune_together(runs: Sequence[StackedRun], *, progress: Progress | None =
     _check(runs)
     opened: list[tuple[StackedRun, RunDir]] = []
     try:
-        opened.extend((run, _open(run)) for run in runs)
-        if waiting := [(run, folder) for run, folder in opened if not folder.finished]:
-            _Stack(waiting).train(progress)
+        opened.extend((run, run.open()) for run in runs)
+        waiting = [(run, folder) for run, folder in opened if not folder.finished]
+        for start, members in _by_start(waiting):
+            _Together(members).train(start, progress)
     finally:
         for _, folder in opened:
             folder.close()
@@ -86,145 +141,128 @@ def finetune_together(runs: Sequence[StackedRun], *, progress: Progress | None =
 
 
 def _check(runs: Sequence[StackedRun]) -> None:
-    first = runs[0].train
-    for name, supported in _SUPPORTED.items():
-        if getattr(first, name) != supported:
-            raise ValueError(f"{name}: {getattr(first, name)}, expected {supported} for runs that are trained together")
+    first = runs[0]
+    if why := why_not_together(first.train):
+        raise ValueError(why)
     for run in runs:
+        if not has_rows_of_one_shape(run.task):
+            raise ValueError(f"task: rows of {run.config.task} differ in shape, expected equal ones to train together")
         for field in dataclasses.fields(TrainConfig):
-            if field.name not in ("lr", "seed") and getattr(run.train, field.name) != getattr(first, field.name):
+            one, other = getattr(run.train, field.name), getattr(first.train, field.name)
+            if field.name not in OWN and one != other:
                 raise ValueError(
-                    f"{field.name}: {getattr(run.train, field.name)} in one of the runs that are trained together, "
-                    f"{getattr(first, field.name)} in another"
+                    f"{field.name}: {one} in one of the runs that are trained together, {other} in another"
                 )
+        if run.minimised != first.minimised:
+            raise ValueError(f"objective: {run.minimised} in one of the runs that are trained together")
 
 
-def _open(run: StackedRun) -> RunDir:
-    settings = to_dict(run.config, run.task, run.train, AdapterConfig())
-    check_vocabulary(run.config.start, run.task.vocabulary)
-    inputs = {"model": model_hash(run.config.start)}
-    return RunDir.open(run.config.output_dir, run.config.kind, settings, inputs=inputs, fresh=run.config.fresh)
+Opened = tuple[StackedRun, RunDir]
 
 
-class _Stack:
-    """The weights of all runs, one behind another, and what each of them needs."""
+def _by_start(runs: Sequence[Opened]) -> Iterator[tuple[int, list[Opened]]]:
+    """The runs that can go on from one step, and that step: all of them, unless some were trained without others."""
+    steps = [{int(path.name.removeprefix("step-")) for path in _kept(folder)} | {0} for _, folder in runs]
+    if not runs:
+        return
+    newest = [max(each) for each in steps]
+    common = max(set.intersection(*steps))
+    if common or not any(newest):
+        yield common, list(runs)
+        return
+    for step in sorted(set(newest)):
+        yield step, [run for run, each in zip(runs, newest, strict=True) if each == step]
 
-    def __init__(self, runs: Sequence[tuple[StackedRun, RunDir]]) -> None:
+
+def _kept(folder: RunDir) -> list[Path]:
+    """The checkpoints of a run that are whole."""
+    return [path for path in find_checkpoints(folder.working / CHECKPOINTS) if not damaged_files(path)]
+
+
+class _Together:
+    """Runs that are trained at once, from the same step on."""
+
+    def __init__(self, runs: Sequence[Opened]) -> None:
         self.runs = runs
         self.config = runs[0][0].train
         device = compute_device()
-        models = [load_model(run.config.start) for run, _ in runs]
-        self.shape = models[0].to(device)  # type: ignore[arg-type]
-        parameters = [dict(model.named_parameters()) for model in models]
-        if any(_shapes(each) != _shapes(parameters[0]) for each in parameters):
-            raise ValueError("model: runs that are trained together start from models of one shape")
-        self.names = list(parameters[0])
-        stacked = {name: torch.stack([each[name].detach().to(device) for each in parameters]) for name in self.names}
-        self.weights = nn.ParameterDict({_key(name): nn.Parameter(value) for name, value in stacked.items()})
-        # A run's rate is in its gradient, so that one optimizer serves all: momentum and step are linear in it.
-        self.optimizer = torch.optim.SGD(self.weights.parameters(), lr=1.0, momentum=SGD_MOMENTUM)
-        self.rates = torch.tensor([run.train.lr for run, _ in runs], device=device)
-        self.device = device
         self.streams = _shared_streams([run for run, _ in runs])
+        self.precision = self._find_precision(device)
+        self.stack = Stack(
+            [run.build() for run, _ in runs],
+            [run.train for run, _ in runs],
+            runs[0][0].minimised,
+            self.streams.of_run,
+            device=device,
+            precision=self.precision,
+            compiled=device.type == "cuda" and self.config.steps >= COMPILED_STEPS,
+        )
         self.tests: dict[str, list[RowStream]] = {
-            name: [
-                RowStream(run.task.test_tasks()[name], seed=run.train.seed, split="test") for run, _ in runs
-            ]
+            name: [RowStream(run.task.test_tasks()[name], seed=run.train.seed, split="test") for run, _ in runs]
             for name in runs[0][0].task.test_tasks()
-        }  # fmt: skip
-        self._logits = vmap(self._one_logits)
-        self._loss = vmap(self._one_loss)
-        self.members = [folder.hash for _, folder in runs]
-        together = hashlib.sha256(" ".join(self.members).encode()).hexdigest()[:12]
-        self.checkpoints = runs[0][1].working / CHECKPOINTS / together
+        }
+        workers = min(ROW_WORKERS, max(count_cores() - 1, 0)) if device.type == "cuda" else 0
+        on_gpu = device.type == "cuda"
+        self.rows = RowsAhead(self.streams.streams, self.config.batch_size, workers=workers, pin=on_gpu)
 
-    def _one_logits(self, weights: Mapping[str, Tensor], token_ids: Tensor) -> Tensor:
-        output = functional_call(self.shape, dict(weights), (token_ids[:, :-2],), {"logits_to_keep": 1})
-        logits: Tensor = output.logits[:, -1]
-        return logits
+    def _find_precision(self, device: torch.device) -> str:
+        """What ``auto`` is: that of the runs if they go on, else what the device has."""
+        if self.config.mixed_precision != "auto":
+            return self.config.mixed_precision
+        begun = {each for _, folder in self.runs if (each := noted(folder.working, "mixed_precision"))}
+        if len(begun) > 1:
+            raise ValueError(f"mixed_precision: {' and '.join(sorted(begun))} in runs that are trained together")
+        return begun.pop() if begun else native_precision(device)
 
-    def _one_loss(self, weights: Mapping[str, Tensor], token_ids: Tensor) -> Tensor:
-        return F.cross_entropy(self._one_logits(weights, token_ids), token_ids[:, -2])
-
-    def _named(self) -> dict[str, Tensor]:
-        return {name: self.weights[_key(name)] for name in self.names}
-
-    def train(self, progress: Progress | None) -> None:
+    def train(self, start: int, progress: Progress | None) -> None:
         config, started = self.config, time.monotonic()
-        start = self._load_checkpoint()
+        if start:
+            self._load_checkpoints(start)
         for _, folder in self.runs:
             folder.truncate_log(start if start else -1)
+            folder.note(mixed_precision=self.precision, processes=1, variables=noted_environment())
         eval_steps = config.eval_steps()
-        if start == 0:
+        if start == 0 and 0 in eval_steps:
             self._evaluate(0, None)
-        for step in range(start, config.steps):
-            losses = self._step(step)
+        for step, token_ids in enumerate(self.rows.steps(start, config.steps), start=start):
+            losses = self.stack.step(step, token_ids)
             done = step + 1
             if done in eval_steps:
-                self._evaluate(done, losses)
+                self._evaluate(done, losses.tolist())
+            if done in config.snapshots:
+                self._save_snapshots(done)
             if done % config.checkpoint_every == 0 or done == config.steps:
-                self._save_checkpoint(done)
+                self._save_checkpoints(done)
             if progress is not None:
                 progress(done, config.steps, "")
         self._save(time.monotonic() - started)
 
-    def _save_checkpoint(self, done: int) -> None:
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_json(self.checkpoints / MEMBERS, self.members)
-        optimizers = [self.optimizer] if done < self.config.steps else []
-        # One of many rates may be too large; that run says so at its end, and the others are worth keeping.
-        save_checkpoint(self.checkpoints, done, self.weights, optimizers, check_finite=False)
+    def _save_checkpoints(self, done: int) -> None:
+        """Each run's own, of the form that it has alone, so that it goes on alone, too, or with others."""
+        for number, (_, folder) in enumerate(self.runs):
+            model, optimizers = self.stack.one(number)
+            # One of many rates may be too large; that run says so at its end, and the others are worth keeping.
+            save_checkpoint(
+                folder.working / CHECKPOINTS, done, model, optimizers if done < self.config.steps else [],
+                check_finite=False,
+            )  # fmt: skip
 
-    def _load_checkpoint(self) -> int:
-        """Go on from the newest checkpoint of a stack that these runs are part of: others of it may be finished."""
-        found: list[tuple[str, Path, list[str]]] = []
-        for _, folder in self.runs:
-            for listed in (folder.working / CHECKPOINTS).glob(f"*/{MEMBERS}"):
-                members, kept = json.loads(listed.read_text(encoding="utf-8")), find_checkpoints(listed.parent)
-                if kept and set(self.members) <= set(members):
-                    found.append((kept[-1].name, listed.parent, members))
-        if not found:
-            return 0
-        _, root, members = max(found)
-        rows = [members.index(each) for each in self.members]
-        return load_checkpoint(root, self.weights, [self.optimizer], rows=rows)
+    def _load_checkpoints(self, step: int) -> None:
+        for number, (_, folder) in enumerate(self.runs):
+            model, optimizers = self.stack.template, self.stack.optimizers_alone(number)
+            load_checkpoint(folder.working / CHECKPOINTS, model, optimizers, at=step)
+            self.stack.replace(number, optimizers)
 
-    def _step(self, step: int) -> Tensor:
-        config = self.config
-        rows = slice(step * config.batch_size, (step + 1) * config.batch_size)
-        made = {key: stream.rows(rows.start, rows.stop).token_ids for key, stream in self.streams.streams.items()}
-        token_ids = torch.stack([torch.from_numpy(made[key]) for key in self.streams.of_run]).to(self.device)
-        self.optimizer.zero_grad()
-        losses = self._loss(self._named(), token_ids)
-        losses.sum().backward()
-        self._scale_gradients()
-        factor = lr_factor(
-            step, steps=config.steps, warmup_fraction=config.warmup_fraction, final_lr_fraction=config.final_lr_fraction
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = factor
-        self.optimizer.step()
-        return losses.detach()
+    def _save_snapshots(self, done: int) -> None:
+        for number, (run, folder) in enumerate(self.runs):
+            save_snapshot(folder, done, self.stack.one(number)[0], task_tokenizer(run.task))
 
     @torch.no_grad()
-    def _scale_gradients(self) -> None:
-        """Clip each run's gradient by its own norm, add weight decay, multiply with its rate."""
-        gradients = [p.grad for p in self.weights.parameters() if p.grad is not None]
-        squares = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0)
-        clip = (self.config.max_grad_norm / (squares.sqrt() + 1e-6)).clamp(max=1.0)
-        for parameter in self.weights.parameters():
-            assert parameter.grad is not None
-            per_run = (-1, *[1] * (parameter.ndim - 1))
-            parameter.grad.mul_(clip.view(per_run)).add_(parameter, alpha=self.config.weight_decay)
-            parameter.grad.mul_(self.rates.view(per_run))
-
-    @torch.no_grad()
-    def _evaluate(self, step: int, losses: Tensor | None) -> None:
+    def _evaluate(self, step: int, losses: Sequence[float] | None) -> None:
         sizes = self.config.eval_sizes(step)
         lines: list[dict[str, Any]] = [{"step": step, "eval_rows": sizes[0]} for _ in self.runs]
-        if losses is not None:
-            for line, loss in zip(lines, losses.tolist(), strict=True):
-                line["loss"] = loss
+        for line, loss in zip(lines, losses or [], strict=bool(losses)):
+            line["loss"] = loss
         for name, streams in self.tests.items():
             counts = functools.cache(functools.partial(self._count_right, streams))  # of all runs, if one of them asks
             for run, line in enumerate(lines):
@@ -241,51 +279,39 @@ class _Stack:
 
     def _count_right(self, streams: Sequence[RowStream], start: int, stop: int) -> list[int]:
         """How many of some rows of its own test set each run answers right."""
-        token_ids = torch.stack([torch.from_numpy(stream.rows(start, stop).token_ids) for stream in streams])
-        right = torch.zeros(len(self.runs), dtype=torch.long, device=self.device)
-        for rows in token_ids.to(self.device).split(EVAL_BATCH, dim=1):
-            right += (self._logits(self._named(), rows).argmax(-1) == rows[..., -2]).sum(1)
+        made: dict[str, torch.Tensor] = {}  # streams of one task and seed have the same rows
+        for stream in streams:
+            key = repr((stream.task, stream.seed))
+            if key not in made:
+                made[key] = torch.from_numpy(stream.rows(start, stop).token_ids)
+        token_ids = torch.stack([made[repr((stream.task, stream.seed))] for stream in streams])
+        right = torch.zeros(len(self.runs), dtype=torch.long, device=self.stack.device)
+        for rows in token_ids.split(EVAL_BATCH, dim=1):
+            rows = rows.to(self.stack.device)
+            right += (self.stack.answers(rows) == rows[..., -2]).sum(1)
         counts: list[int] = right.tolist()
         return counts
 
     def _save(self, seconds: float) -> None:
         share = seconds / len(self.runs)
-        for number in reversed(range(len(self.runs))):  # the first has the checkpoints, and goes last
-            run, folder = self.runs[number]
-            model: PreTrainedModel = load_model(run.config.start)
-            with torch.no_grad():
-                for name, parameter in model.named_parameters():
-                    parameter.copy_(self.weights[_key(name)][number])
+        for number, (run, folder) in enumerate(self.runs):
+            model, _ = self.stack.one(number)
             finite = all(bool(torch.isfinite(p).all()) for p in model.parameters())
-            folder.note(
-                trained_together=len(self.runs),
-                diverged=not finite,
-                mixed_precision=self.config.mixed_precision,
-                variables=noted_environment(),
-            )
+            folder.note(trained_together=len(self.runs), diverged=not finite)
             note_floors(folder, {name: streams[number] for name, streams in self.tests.items()})
             save_finished(folder, model, run.task, run.train, share)
             folder.finish()
 
 
 class _Streams(NamedTuple):
-    streams: dict[str, RowStream]
-    of_run: list[str]
+    streams: list[RowStream]
+    of_run: list[int]
 
 
 def _shared_streams(runs: Sequence[StackedRun]) -> _Streams:
     """One stream of training rows for all runs that train on the same rows."""
-    keys = [repr((run.task, run.train.seed, run.config.split)) for run in runs]
-    streams = {
-        key: RowStream(run.task, seed=run.train.seed, split=run.config.split)
-        for key, run in zip(keys, runs, strict=True)
-    }
-    return _Streams(streams, keys)
-
-
-def _shapes(parameters: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: value.shape for name, value in parameters.items()}
-
-
-def _key(name: str) -> str:
-    return name.replace(".", "/")  # a name in a ParameterDict has no dots
+    keys = [repr((run.task, run.train.seed, run.split)) for run in runs]
+    order = list(dict.fromkeys(keys))
+    first = [runs[keys.index(key)] for key in order]
+    streams = [RowStream(run.task, seed=run.train.seed, split=run.split) for run in first]
+    return _Streams(streams, [order.index(key) for key in keys])

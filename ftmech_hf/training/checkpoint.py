@@ -115,18 +115,18 @@ def save_checkpoint(
     return final
 
 
-def load_checkpoint(
-    root: Path, model: nn.Module, optimizers: list[Optimizer], *, rows: Sequence[int] | None = None
-) -> int:
-    """Load the newest whole checkpoint in place. Returns its step, or 0 if there is none.
+def load_checkpoint(root: Path, model: nn.Module, optimizers: list[Optimizer], *, at: int | None = None) -> int:
+    """Load the newest whole checkpoint in place, or that of step ``at``. Returns its step, or 0 if there is none.
 
     A damaged checkpoint is passed over with a warning that names its files.
     """
     for folder in reversed(find_checkpoints(root)):
+        if at is not None and folder.name != f"step-{at:08d}":
+            continue
         if damaged := damaged_files(folder):
             warnings.warn(f"checkpoint {folder.name} is damaged ({', '.join(damaged)}) and passed over", stacklevel=2)
             continue
-        weights = {name: _rows(each, rows) for name, each in load_file(folder / "weights.safetensors").items()}
+        weights = load_file(folder / "weights.safetensors")
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:
@@ -134,7 +134,6 @@ def load_checkpoint(
         if weights:
             raise ValueError(f"checkpoint: {folder} holds {', '.join(weights)}, which the model does not train")
         states = torch.load(folder / "optimizers.pt", weights_only=True, map_location="cpu")
-        states = _map_tensors(states, lambda tensor: _rows(tensor, rows))
         for each, state in zip(optimizers, states, strict=bool(states)):  # none of the last step
             parameters = [p for group in each.param_groups for p in group["params"]]
             state["state"] = {
@@ -144,10 +143,6 @@ def load_checkpoint(
             each.load_state_dict(state)
         return int(folder.name.removeprefix("step-"))
     return 0
-
-
-def _rows(tensor: Tensor, rows: Sequence[int] | None) -> Tensor:
-    return tensor if rows is None or not tensor.ndim else tensor[list(rows)]
 
 
 def _like(tensor: Tensor, parameter: Tensor) -> Tensor:

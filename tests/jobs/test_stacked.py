@@ -11,13 +11,16 @@ import torch
 from ftmech_hf.jobs import stacked
 from ftmech_hf.jobs.cell import Cell
 from ftmech_hf.jobs.compiling import CompileConfig, start_compiled
-from ftmech_hf.jobs.stacked import StackedRun, finetune_together
-from ftmech_hf.jobs.stacked_cells import stack_cells
-from ftmech_hf.jobs.training import FinetuneConfig, finetune
+from ftmech_hf.jobs.stacked import StackedRun, train_together
+from ftmech_hf.jobs.stacked_cells import kind_to_stack, stack_cells
+from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import FinishedRun, RunDir, is_finished, read_metrics
-from ftmech_hf.tasks import MaxIdentifierConfig
+from ftmech_hf.tasks import MaxIdentifierConfig, PcfgConfig
+from ftmech_hf.training.adapters import AdapterConfig
+from ftmech_hf.training.objectives import NextToken
 from ftmech_hf.training.settings import TrainConfig
+from ftmech_hf.training.stack import Stack
 
 TASK = MaxIdentifierConfig()
 TRAIN = TrainConfig(
@@ -42,7 +45,7 @@ def make_runs(start: Path, root: Path, **changes: Any) -> list[StackedRun]:
 
 
 def test_each_run_is_what_the_ordinary_loop_makes(start: Path, tmp_path: Path) -> None:
-    together = finetune_together(make_runs(start, tmp_path / "together"))
+    together = train_together(make_runs(start, tmp_path / "together"))
     for run, made in zip(make_runs(start, tmp_path / "alone"), together, strict=True):
         alone = finetune(*run)
         assert alone.hash == made.hash  # each finds the other's
@@ -65,7 +68,7 @@ def test_each_run_is_what_the_ordinary_loop_makes(start: Path, tmp_path: Path) -
 def test_runs_of_a_stack_are_evaluated_on_as_many_rows_as_each_needs(start: Path, tmp_path: Path) -> None:
     """Beside a threshold that one of them is near, and others are not."""
     near = {"eval_near": 0.8, "steps": 40, "eval_at": [12]}
-    together = finetune_together(make_runs(start, tmp_path / "together", **near))
+    together = train_together(make_runs(start, tmp_path / "together", **near))
     lines = [read_metrics(made.path) for made in together]
     assert ["eval_rows/o_ft_cte1" in each[1] for each in lines] == [False, False, True]
     for run, each in zip(make_runs(start, tmp_path / "alone", **near), lines, strict=True):
@@ -77,25 +80,25 @@ def test_runs_of_a_stack_are_evaluated_on_as_many_rows_as_each_needs(start: Path
 def test_an_interrupted_stack_goes_on_where_it_was(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = finetune_together(make_runs(start, tmp_path / "whole"))
+    whole = train_together(make_runs(start, tmp_path / "whole"))
 
     def stop(step: int, steps: int, text: str) -> None:
         if step == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        finetune_together(make_runs(start, tmp_path / "cut"), progress=stop)
+        train_together(make_runs(start, tmp_path / "cut"), progress=stop)
     steps: list[int] = []
-    original = stacked._Stack._step
-    monkeypatch.setattr(stacked._Stack, "_step", lambda self, step: steps.append(step) or original(self, step))
-    resumed = finetune_together(make_runs(start, tmp_path / "cut"))
+    original = Stack.step
+    monkeypatch.setattr(Stack, "step", lambda self, step, rows: steps.append(step) or original(self, step, rows))
+    resumed = train_together(make_runs(start, tmp_path / "cut"))
     assert steps == [4, 5]
     for one, other in zip(whole, resumed, strict=True):
         assert read_metrics(one.path) == read_metrics(other.path)
         weights = [load_model(str(run.path)).state_dict() for run in (one, other)]
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     steps.clear()
-    finetune_together(make_runs(start, tmp_path / "cut"))
+    train_together(make_runs(start, tmp_path / "cut"))
     assert not steps  # finished runs are left alone
 
 
@@ -103,7 +106,7 @@ def test_a_run_that_diverges_harms_no_other_and_says_so(start: Path, tmp_path: P
     runs = make_runs(start, tmp_path / "runs")
     train = dataclasses.replace(runs[0].train, max_grad_norm=1e30, weight_decay=0.0)
     bad = [runs[0]._replace(train=dataclasses.replace(train, lr=1e30)), runs[1]._replace(train=train)]
-    made = finetune_together(bad)
+    made = train_together(bad)
     noted = [json.loads((run.path / "env.json").read_text())["diverged"] for run in made]
     assert noted == [True, False]
     assert all(torch.isfinite(p).all() for p in load_model(str(made[1].path)).parameters())
@@ -112,9 +115,9 @@ def test_a_run_that_diverges_harms_no_other_and_says_so(start: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"optimizer": "adamw"}, "optimizer: adamw, expected sgd"),
-        ({"mixed_precision": "bf16"}, "mixed_precision: bf16, expected no"),
-        ({"mixed_precision": "auto"}, "mixed_precision: auto, expected no"),
+        ({"optimizer": "muon"}, "optimizer: muon, expected sgd or adamw"),
+        ({"max_steps": 3}, "max_steps: 3, expected None"),
+        ({"ewc": 1.0}, "ewc: 1.0, expected 0.0"),
         ({"steps": 7}, "steps: 7 in one of the runs"),
     ],
 )
@@ -123,10 +126,117 @@ def test_what_cannot_be_trained_together_is_refused(
 ) -> None:
     runs = make_runs(start, tmp_path)
     changed = dataclasses.replace(runs[0].train, **changes)  # type: ignore[arg-type]
-    runs[1 if "steps" in changes else 0] = runs[0]._replace(train=changed)
+    runs[1 if list(changes) == ["steps"] else 0] = runs[0]._replace(train=changed)
     with pytest.raises(ValueError, match=message):
-        finetune_together(runs)
+        train_together(runs)
     assert not list(tmp_path.iterdir())
+
+
+PCFG = PcfgConfig()
+PRETRAIN = TrainConfig(
+    steps=6, batch_size=8, optimizer="adamw", weight_decay=0.01, mixed_precision="no", num_evals=2, eval_rows=16,
+    final_eval_rows=32, checkpoint_every=2, warmup_fraction=0.3, max_grad_norm=0.5, snapshots=[3],
+)  # fmt: skip
+
+
+def gpts(root: Path, **changes: Any) -> list[StackedRun]:
+    """Base models of two priors, and one of them of another seed, rate and objective's weight of answers."""
+    runs = []
+    for number, (prior, lr, seed) in enumerate([("low", 1e-3, 0), ("high", 3e-4, 0), ("high", 1e-3, 1)]):
+        task = dataclasses.replace(PCFG, operators=["count"], operand_prior=[prior])
+        config = PretrainConfig(n_layer=2, n_head=2, n_embd=16, output_dir=str(root / f"gpt{number}"))
+        train = dataclasses.replace(PRETRAIN, lr=lr, seed=seed, **changes)
+        runs.append(StackedRun(config, task, train, NextToken(answer_weight=4.0)))
+    return runs
+
+
+def assert_same_training(made: RunDir, alone: RunDir, start: dict[str, torch.Tensor]) -> None:
+    """One run is found again as the other, and its weights and numbers are the other's up to rounding."""
+    assert alone.hash == made.hash
+    ours, theirs = load_model(str(made.path)), load_model(str(alone.path))
+    for name, weight in theirs.named_parameters():
+        moved = (weight - start[name]).norm()  # of a gradient near 0, AdamW makes a step of rounding
+        assert moved > 1e-5, name
+        assert (ours.get_parameter(name) - weight).norm() <= 0.01 * moved, name
+    for one, other in zip(read_metrics(made.path), read_metrics(alone.path), strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=0.04)
+    assert FinishedRun(made.path).floors == FinishedRun(alone.path).floors
+    assert {path.name for path in made.path.iterdir()} == {path.name for path in alone.path.iterdir()}
+
+
+def test_gpts_are_pretrained_and_tuned_together_as_each_would_be_alone(tmp_path: Path) -> None:
+    together = train_together(gpts(tmp_path / "together"))
+    for run, made in zip(gpts(tmp_path / "alone"), together, strict=True):
+        start = dict(run.build().named_parameters())
+        assert_same_training(made, pretrain(*run), start)  # type: ignore[arg-type]
+        snapshot, own = (
+            load_model(str(path / "snapshots" / "step-3")) for path in (made.path, Path(run.config.output_dir))
+        )
+        assert all(torch.allclose(own.get_parameter(n), p, atol=1e-5) for n, p in snapshot.named_parameters())
+    train = dataclasses.replace(PRETRAIN, objective="answer_only", snapshots=[])
+    tuned = [
+        StackedRun(
+            FinetuneConfig(model=str(base.path), output_dir=str(tmp_path / "{}" / f"tuned{number}")),
+            dataclasses.replace(PCFG, operators=["count"], operand_prior=["b"], correlation=correlation),
+            dataclasses.replace(train, lr=lr),
+        )
+        for number, (base, correlation, lr) in enumerate([(together[0], 1.0, 1e-3), (together[1], 0.0, 1e-4)])
+    ]
+
+    def at(place: str, run: StackedRun) -> StackedRun:
+        return run._replace(config=dataclasses.replace(run.config, output_dir=run.config.output_dir.format(place)))
+
+    made = train_together([at("together", run) for run in tuned])
+    for run, folder in zip(tuned, made, strict=True):
+        start = dict(run.build().named_parameters())
+        assert_same_training(folder, finetune(*at("alone", run)), start)  # type: ignore[arg-type]
+
+
+def test_a_run_begun_with_others_goes_on_alone(tmp_path: Path) -> None:
+    """Its checkpoints are of the form that it has alone, what its optimizer remembers among them."""
+
+    def stop(step: int, steps: int, text: str) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_together(gpts(tmp_path / "cut"), progress=stop)
+    for run, whole in zip(gpts(tmp_path / "cut"), gpts(tmp_path / "whole"), strict=True):
+        steps: list[int] = []
+        resumed = pretrain(*run, progress=lambda step, _, __, steps=steps: steps.append(step))  # type: ignore[arg-type, misc]
+        assert steps == [4, 5, 6]
+        assert_same_training(resumed, pretrain(*whole), dict(whole.build().named_parameters()))  # type: ignore[arg-type]
+
+
+def test_runs_that_were_stopped_at_different_steps_go_on_apart(tmp_path: Path) -> None:
+    def stop(step: int, steps: int, text: str) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    whole = train_together(gpts(tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(*gpts(tmp_path / "cut")[0], progress=stop)  # type: ignore[arg-type]
+    made = train_together(gpts(tmp_path / "cut"))
+    for one, other in zip(made, whole, strict=True):
+        ours, theirs = load_model(str(one.path)), load_model(str(other.path))
+        assert all(torch.allclose(ours.get_parameter(n), p, atol=1e-4) for n, p in theirs.named_parameters())
+        assert [line["step"] for line in read_metrics(one.path)] == [line["step"] for line in read_metrics(other.path)]
+
+
+def test_cells_of_a_grid_are_stacked_by_their_settings() -> None:
+    def cell(**changes: Any) -> Cell:
+        kwargs = {"config": FinetuneConfig(), "task": PCFG, "train": dataclasses.replace(PRETRAIN, **changes)}
+        return Cell("name", finetune, kwargs, 1.0)
+
+    first = kind_to_stack(cell(), lambda _: "small")
+    assert first
+    assert kind_to_stack(cell(lr=0.5, seed=3), lambda _: "small") == first
+    assert kind_to_stack(cell(), lambda _: "large") not in ("", first)
+    assert kind_to_stack(cell(batch_size=9), lambda _: "small") not in ("", first)
+    assert kind_to_stack(cell(optimizer="muon"), lambda _: "small") == ""
+    assert kind_to_stack(cell(), lambda _: None) == ""
+    adapted = dataclasses.replace(cell(), kwargs={**cell().kwargs, "adapter": AdapterConfig(adapter="lora")})
+    assert kind_to_stack(adapted, lambda _: "small") == ""
 
 
 def test_cells_are_stacked_by_kind_and_needs_follow() -> None:
@@ -154,7 +264,7 @@ def same(one: Path, other: Path) -> bool:
 def test_what_is_left_of_a_stack_goes_on_from_the_checkpoint_of_all(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished_by: str
 ) -> None:
-    whole = finetune_together(make_runs(start, tmp_path / "whole"))
+    whole = train_together(make_runs(start, tmp_path / "whole"))
 
     def stop(step: int, steps: int, text: str) -> None:
         if step == 5 and finished_by == "itself":
@@ -170,23 +280,24 @@ def test_what_is_left_of_a_stack_goes_on_from_the_checkpoint_of_all(
     with monkeypatch.context() as patched:
         patched.setattr(stacked, "save_finished", save_one)
         with pytest.raises(KeyboardInterrupt):
-            finetune_together(make_runs(start, tmp_path / "cut"), progress=stop)
+            train_together(make_runs(start, tmp_path / "cut"), progress=stop)
     if finished_by == "itself":
         finetune(*make_runs(start, tmp_path / "cut")[2])
-    assert [is_finished(tmp_path / "cut" / f"run{number}") for number in range(3)] == [False, False, True]
+    finished = [is_finished(tmp_path / "cut" / f"run{number}") for number in range(3)]
+    assert finished == ([True, False, False] if finished_by == "the stack" else [False, False, True])
     steps: list[int] = []
-    original = stacked._Stack._step
-    monkeypatch.setattr(stacked._Stack, "_step", lambda self, step: steps.append(step) or original(self, step))
-    left = finetune_together(make_runs(start, tmp_path / "cut")[:2])
+    original = Stack.step
+    monkeypatch.setattr(Stack, "step", lambda self, step, rows: steps.append(step) or original(self, step, rows))
+    left = train_together(make_runs(start, tmp_path / "cut"))
     assert steps == ([] if finished_by == "the stack" else [4, 5])
-    assert all(same(one.path, other.path) for one, other in zip(whole[:2], left, strict=True))
+    assert all(same(one.path, other.path) for one, other in zip(whole[:2], left[:2], strict=True))
     assert not list((tmp_path / "cut").glob(".*"))
 
 
 def test_a_stack_of_which_one_run_is_refused_lets_go_of_the_others(start: Path, tmp_path: Path) -> None:
     runs = make_runs(start, tmp_path)
-    held = stacked._open(runs[1])
+    held = runs[1].open()
     with pytest.raises(ValueError, match=r"another process is writing .*run1"):
-        finetune_together(runs)
-    stacked._open(runs[0]).close()
+        train_together(runs)
+    runs[0].open().close()
     held.close()

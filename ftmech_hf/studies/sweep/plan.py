@@ -37,16 +37,23 @@ from ftmech_hf.config import (
     to_argv,
     unknown_key,
 )
+from ftmech_hf.jobs.cell import Cell
 from ftmech_hf.jobs.interpolation import InterpolateConfig, interpolate
 from ftmech_hf.jobs.probing import ProbeConfig, probe
 from ftmech_hf.jobs.pruning import PruneConfig, prune
+from ftmech_hf.jobs.stacked_cells import kind_to_stack, stack_cells
 from ftmech_hf.jobs.study import StudyConfig, StudyPlan
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
+from ftmech_hf.models.presets import Preset
 from ftmech_hf.report.differences import Difference
 from ftmech_hf.report.pcfg_settings import pcfg_rows
 from ftmech_hf.tasks import TASKS, PcfgConfig, PcfgShape, parse_task
 from ftmech_hf.training.adapters import AdapterConfig
+from ftmech_hf.training.launch import compute_device
 from ftmech_hf.training.settings import TrainConfig
+
+GPU_STACK = 18
+"""Runs of the paper's size that one GPU trains at once; more of them are not faster each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +67,20 @@ class SweepConfig(StudyConfig):
     backend: Literal["local", "ray"] = field(
         default="local", metadata={"help": "processes of this machine, or Ray's here or on a cluster"}
     )
+    stack: int = field(
+        default=0,
+        metadata={
+            "manner": True,
+            "help": "runs of one shape that are trained at once in one process; 0 for as many as suit a GPU, where "
+            f"there is one ({GPU_STACK}), and for one at a time on a CPU",
+        },
+    )
     output_dir: str = field(default="runs/sweep", metadata={"place": "output", "help": "folder of the results"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stack < 0:
+            raise ValueError(f"stack: {self.stack}, expected 0 or more")
 
 
 class Stage(NamedTuple):
@@ -153,6 +173,19 @@ class Sweep(StudyPlan):
     def differences(self) -> list[Difference]:
         """From the paper, in the settings of the runs."""
         return pcfg_rows(self.by_kind(), self.config.seeds)
+
+    def cells(self) -> list[Cell]:
+        """The runs still to make, on a GPU those of one shape in stacks."""
+        size = self.config.stack or (GPU_STACK if compute_device().type == "cuda" else 1)
+        if size == 1:
+            return self.unfinished()
+
+        def shape_of(cell: Cell) -> Preset | None:
+            configs = [self.called_with(name)["config"] for name in (cell.name, *self.needs_of(cell.name))]
+            shapes = [config.shape for config in configs if isinstance(config, PretrainConfig)]
+            return shapes[0] if shapes and shapes[0].architecture == "gpt2" else None
+
+        return stack_cells(self.unfinished(), size, lambda cell: kind_to_stack(cell, shape_of))
 
     def _add_point(self, chosen: Mapping[str, tuple[str, Mapping[str, Any]]], seed: int) -> PointRuns:
         changes = {key: value for _, settings in chosen.values() for key, value in settings.items()}

@@ -8,7 +8,8 @@ from typing import Any
 
 from ftmech_hf.config import config_hash
 from ftmech_hf.jobs.cell import Cell
-from ftmech_hf.jobs.stacked import OWN, StackedRun, has_rows_of_one_shape, train_together, why_not_together
+from ftmech_hf.jobs.stacked import train_together
+from ftmech_hf.jobs.stacked_run import OWN, StackedRun, has_rows_of_one_shape, why_not_together
 from ftmech_hf.jobs.training import PretrainConfig, finetune, pretrain
 from ftmech_hf.training.settings import TrainConfig
 

@@ -11,8 +11,9 @@ import torch
 from ftmech_hf.jobs import stacked
 from ftmech_hf.jobs.cell import Cell
 from ftmech_hf.jobs.compiling import CompileConfig, start_compiled
-from ftmech_hf.jobs.stacked import StackedRun, train_together
+from ftmech_hf.jobs.stacked import train_together
 from ftmech_hf.jobs.stacked_cells import kind_to_stack, stack_cells
+from ftmech_hf.jobs.stacked_run import StackedRun
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import FinishedRun, RunDir, is_finished, read_metrics

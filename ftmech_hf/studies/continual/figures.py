@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, RANDOM, legend_below, new_figure, percent, styled
+from ftmech_hf.studies.continual.methods import CONTROLS
 from ftmech_hf.studies.continual.sequences import CAPABILITIES
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 
 @styled
@@ -57,19 +59,39 @@ def draw_frontier(numbers: pd.DataFrame) -> Figure:
     figure = new_figure(7.5, 5.2)
     ax = figure.subplots()
     means = numbers.groupby("method", sort=False)[["learned", "concept_loss"]].mean()
-    for number, (method, row) in enumerate(means.iterrows()):
-        color = {"plain": FINETUNED}.get(str(method), CONTROL if "ldifs" in str(method) else BASE)
-        color = RANDOM if str(method) in ("ldifs-random", "ewc-permuted", "replay-shuffled", "own-answers") else color
-        each = numbers[numbers["method"] == method]
+    colors = {str(method): _color_of(str(method)) for method in means.index}
+    for method, color in colors.items():
+        each, mean = numbers[numbers["method"] == method], means.loc[method]
         ax.plot(each["learned"], each["concept_loss"], "o", color=color, alpha=0.3, markersize=3)
-        ax.plot(row["learned"], row["concept_loss"], "o", color=color, markersize=7)
-        above = 7 if number % 2 else -11
-        ax.annotate(str(method), (row["learned"], row["concept_loss"]), xytext=(5, above),
-                    textcoords="offset points", fontsize=8, color=color)  # fmt: skip
+        ax.plot(mean["learned"], mean["concept_loss"], "o", color=color, markersize=7)
+    low, high = ax.get_ylim()
+    heights = spread((means["concept_loss"].to_numpy() - low) / (high - low), 0.045)
+    for (method, color), height in zip(colors.items(), heights, strict=True):
+        ax.annotate(
+            method, (means.loc[method, "learned"], means.loc[method, "concept_loss"]), (1.03, height),
+            textcoords="axes fraction", va="center", fontsize=8, color=color,
+            arrowprops={"arrowstyle": "-", "color": color, "alpha": 0.4, "linewidth": 0.6, "relpos": (0, 0.5)},
+        )  # fmt: skip
     for axis, label in ((ax.xaxis, "accuracy on a task right after it"), (ax.yaxis, "loss of what is never tuned")):
         percent(axis)
         axis.set_label_text(label)
     return figure
+
+
+def _color_of(method: str) -> str:
+    if method in CONTROLS:
+        return RANDOM
+    return FINETUNED if method == "plain" else CONTROL if "ldifs" in method else BASE
+
+
+def spread(heights: NDArray[np.float64], gap: float) -> NDArray[np.float64]:
+    """Heights (N,) of labels, in the order of what they name and near it, no two nearer than ``gap``, within 0 to 1."""
+    order = np.argsort(heights, kind="stable")
+    ranks = gap * np.arange(len(order))
+    above = np.maximum.accumulate(np.maximum(heights[order], 0) - ranks)
+    found = np.empty_like(heights)
+    found[order] = np.minimum(above, 1 - gap * (len(order) - 1)) + ranks
+    return found
 
 
 @styled

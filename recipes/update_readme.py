@@ -109,6 +109,7 @@ BLOCKS: dict[str, Block] = {
     "instruments": Block(TRACR, "tracr", studies.instruments_block),
     "safety": Block(SAFETY, "safety", studies.claims_block),
     "continual": Block(CONTINUAL, "continual", studies.claims_block),
+    "continual methods": Block(CONTINUAL, "continual", studies.continual_methods_block),
     "stories": Block(STORIES, "stories", studies.stories_block),
     "stories claims": Block(STORIES, "stories", studies.stories_claims_block),
     "written": Block(STORIES, "written", studies.written_block),

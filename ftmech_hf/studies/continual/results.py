@@ -15,12 +15,15 @@ from ftmech_hf.report.readings import Missing
 from ftmech_hf.runs import write_json, write_text
 from ftmech_hf.studies.continual.claims import BEST, MEASUREMENTS, SeedMatrix, measure
 from ftmech_hf.studies.continual.figures import draw_frontier, draw_matrices, draw_probes
-from ftmech_hf.studies.continual.methods import GRIDS, choose_strength
+from ftmech_hf.studies.continual.methods import GRIDS, METHODS, choose_strength
 from ftmech_hf.studies.continual.plan import ContinualPlan
 from ftmech_hf.studies.continual.sequences import NEVER_TUNED
 
 OURS = {"naive_ft": "plain", "lp_ft": "lp-ft", "l2sp": "l2sp", "ldifs": BEST}
 """What the paper calls a method -> what it is called here."""
+
+IN_TABLE = ("learned", "concept_loss", "forgetting", "probe_change")
+"""The numbers of a method that a table shows."""
 
 ANY = "any"
 """The sequence of a model that is part of none."""
@@ -71,6 +74,23 @@ def paper_table(numbers: pd.DataFrame, sequence: str) -> list[dict[str, Any]]:
             **{name: None if means is None or pd.isna(means[name]) else float(means[name])
                for name in ("learned", "probe_change", "concept_loss")},
         })  # fmt: skip
+    return rows
+
+
+def methods_table(numbers: pd.DataFrame, sequence: str) -> list[dict[str, Any]]:
+    """What every method learns and loses: means over seeds, in per cent and points; None where it was not measured.
+
+    Args:
+        numbers: as :func:`read_numbers` makes them.
+        sequence: of these tasks.
+    """
+    rows = []
+    ours = numbers[numbers["sequence"] == sequence] if len(numbers) else numbers
+    for method in ours["method"].unique() if len(ours) else ():
+        means = ours.loc[ours["method"] == method, list(IN_TABLE)].astype(float).mean() * 100
+        says = METHODS[method.split("@")[0]].says  # "ewc@100": one of the strengths that are tried
+        rows.append({"method": method, "says": says, "seeds": int((ours["method"] == method).sum()),
+                     **{name: None if pd.isna(means[name]) else float(means[name]) for name in IN_TABLE}})  # fmt: skip
     return rows
 
 
@@ -158,6 +178,7 @@ def write_results(plan: ContinualPlan) -> list[Claim]:
         write_json(plan.output / "strengths.json", chosen_strengths(numbers))
     page = render_page(
         __package__, claims=claims, sections=build_sections(plan, matrix, numbers), facts=facts,
+        methods=methods_table(numbers, plan.main),
         paper=paper_table(numbers, plan.main), diagnoses=read_diagnoses(plan),
     )  # fmt: skip
     write_text(plan.output / "report.html", page)

@@ -7,8 +7,10 @@ import pytest
 
 from ftmech_hf.studies.continual import results
 from ftmech_hf.studies.continual.claims import BEST
+from ftmech_hf.studies.continual.methods import METHODS
 from ftmech_hf.studies.continual.plan import ContinualConfig, ContinualPlan
 from ftmech_hf.tasks import PcfgShape
+from tests.browser import check_page
 from tests.studies.continual.test_claims import KEPT, matrix
 
 
@@ -49,10 +51,20 @@ def test_the_page_shows_what_is_there(plan: ContinualPlan, monkeypatch: pytest.M
     numbers = pd.read_parquet(plan.output / "table.parquet").set_index("method")
     assert numbers.loc["plain", "concept_loss"] == pytest.approx(0.7)
     assert numbers.loc[BEST, "concept_loss"] == pytest.approx(0.2)
+    shown = {row["method"]: row for row in results.methods_table(numbers.reset_index(), "s1")}
+    assert set(shown) == set(KEPT)
+    assert shown["l2sp"] == {
+        "method": "l2sp", "says": METHODS["l2sp"].says, "seeds": 1, "learned": pytest.approx(90),
+        "concept_loss": pytest.approx(40), "forgetting": pytest.approx(10), "probe_change": None,
+    }  # fmt: skip
+    assert results.methods_table(numbers.reset_index(), "s2") == []
+    two = pd.concat([numbers, numbers.assign(learned=0.5)]).reset_index()
+    assert [row["learned"] for row in results.methods_table(two, "s1")] == pytest.approx([70] * len(KEPT))
     rows = {row["method"]: row for row in results.paper_table(numbers.reset_index(), "s1")}
     assert rows["plain"]["concept_loss"] == pytest.approx(70)
     assert rows["plain"]["probe_change"] == pytest.approx(-2)
     assert (Path(plan.output) / "matrix.parquet").is_file()
+    check_page(plan.output / "report.html")
 
 
 def _joint(name: str) -> pd.DataFrame:

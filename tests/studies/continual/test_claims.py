@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 import pytest
 
+from ftmech_hf.analysis.revival import RevivalResult
 from ftmech_hf.report.claims import judge
+from ftmech_hf.studies.continual import claims
 from ftmech_hf.studies.continual.claims import BEST, MEASUREMENTS, SeedMatrix, measure
 from ftmech_hf.studies.continual.methods import CHOSEN_SHARE, METHODS, StrengthConfig, choose_strength
 from ftmech_hf.studies.continual.sequences import CAPABILITIES, NEVER_TUNED, TUNED
@@ -18,7 +21,7 @@ KEPT = {
 }  # fmt: skip
 """Method -> what is left in the end of what is never tuned."""
 
-PROBES = {"base": 0.9, "plain": 0.88}
+PROBES = {"base": 0.9, "plain": 0.88, "random": 0.6}
 
 
 def matrix(kept: Mapping[str, float] = KEPT, learned: Mapping[str, float] | None = None) -> pd.DataFrame:
@@ -44,7 +47,8 @@ def matrix(kept: Mapping[str, float] = KEPT, learned: Mapping[str, float] | None
     for method, value in PROBES.items():
         for each in NEVER_TUNED:
             for site in ("best", "final norm"):
-                add(method, 4 if method == "plain" else 0, str(each), value, "probe", site)
+                add(method, 4 if method == "plain" else 0, str(each), value - 0.1 * (site == "final norm") * value,
+                    "probe", site)  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -56,12 +60,42 @@ def test_claims_are_of_the_rows_they_say() -> None:
     found = values(matrix())
     expected = {
         "gate_count_a": 100, "gate_index_c": 20, "a1": 70, "a1_null": 3, "a2": 50, "a2_random": 1, "a3": 0, "a4": 20,
-        "a4_faint_less": 1, "a4_faint_more": -1, "a5": 20, "a6": 2, "a6_shuffled": 2, "a6_base": 90, "a9_ewc": 20,
+        "a4_faint_less": 1, "a4_faint_more": -1, "a5": 20, "a6": 2, "a6_final": 1.8, "a6_shuffled": 2, "a6_base": 90, "a6_random": 60,
+        "a9_ewc": 20,
         "a9_replay": 20, "joint_loss": 5, "plain_loss": 70, "plain_learned": 90, "plain_forgetting": 10,
         "plain_probes": -2, "a2_random_learned": 90,
     }  # fmt: skip
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-6)
     assert not {"a8", "lwf_loss"} & set(found)  # of what is not there nothing is said
+
+
+def test_what_comes_back_is_measured_in_steps_beside_what_never_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = {"plain": 10, "never": 200, "random": 400}
+    back: Any = {name: RevivalResult(number, 600, 0.95, 0.5) for name, number in steps.items()}
+    monkeypatch.setattr(claims, "read_revival", lambda run, name: run if name == "count_a" else None)
+    found = {name: each.value for name, each in measure(SeedMatrix(matrix(), "s1"), back).items()}
+    expected = {"a8": 20, "a8_steps": 10, "a8_never": 200, "a8_random": 0.5}
+    assert {name: found[name] for name in expected} == expected
+    found = {name: each.value for name, each in measure(SeedMatrix(matrix(), "s1"), {"plain": back["plain"]}).items()}
+    assert not set(expected) & set(found)  # alone it says nothing
+
+
+def test_a_change_of_probes_has_the_interval_of_its_loss_turned_round() -> None:
+    found = measure(SeedMatrix(matrix(), "s1"), {})
+    low, high = found["plain_probes"].interval or (0.0, 0.0)
+    assert low < found["plain_probes"].value < high
+    assert found["a6"].interval == pytest.approx((-high, -low))
+
+
+def test_bars_are_those_that_were_set() -> None:
+    """A bar that moves is a change of the study and stands in its history."""
+    assert {each.id: each.bar for each in MEASUREMENTS if each.bar} == {
+        "gate_count_a": ">= 95", "gate_index_a": ">= 95", "gate_token_at_null": ">= 90", "gate_count_b": "<= 60",
+        "gate_index_b": "<= 60", "gate_count_c": "<= 60", "gate_index_c": "<= 60", "gate_learned": ">= 80",
+        "a1": ">= 30", "a1_null": "<= 5", "a2": ">= 10", "a2_random": "<= 5", "a3": "<= 5", "a4": ">= 3",
+        "a4_faint_less": "<= 2", "a4_faint_more": "<= 2", "a5": ">= 0", "a6": "<= 5", "a6_shuffled": "<= 5",
+        "a8": ">= 5", "a9_ewc": ">= 3", "a9_replay": ">= 3",
+    }  # fmt: skip
 
 
 def test_claims_fail_where_methods_are_exchanged() -> None:
@@ -75,8 +109,8 @@ def test_claims_fail_where_methods_are_exchanged() -> None:
 
 
 def test_verdicts_need_their_interval() -> None:
-    claims = {claim.id: claim for claim in judge(MEASUREMENTS, {0: measure(SeedMatrix(matrix(), "s1"), {})})}
-    verdicts = {name: claims[name].verdict for name in ("a1", "a2", "a3", "a4", "gate_count_b", "a1_null")}
+    judged = {claim.id: claim for claim in judge(MEASUREMENTS, {0: measure(SeedMatrix(matrix(), "s1"), {})})}
+    verdicts = {name: judged[name].verdict for name in ("a1", "a2", "a3", "a4", "gate_count_b", "a1_null")}
     assert {**verdicts, "a1_null": None} == {
         "a1": "holds", "a2": "holds", "a3": "holds", "a4": "holds", "gate_count_b": "holds", "a1_null": None,
     }  # fmt: skip
@@ -85,7 +119,7 @@ def test_verdicts_need_their_interval() -> None:
         for claim in judge(MEASUREMENTS, {0: measure(SeedMatrix(matrix({**KEPT, "plain": 0.69}), "s1"), {})})
     }
     assert near["a1"].verdict == "undecided"  # 31 points of 768 rows, the bar is 30
-    json.dumps([claim.statement for claim in claims.values()])
+    json.dumps([claim.statement for claim in judged.values()])
 
 
 def test_a_model_that_was_not_asked_is_missed_and_no_other_taken_for_it() -> None:
@@ -100,6 +134,11 @@ def test_methods_are_settings_that_training_takes(name: str) -> None:
     for number in range(4):
         settings = METHODS[name].settings(StrengthConfig(), number, [str(each) for each in TUNED[:number]])
         TrainConfig(**settings)
+    if name == "slow":
+        assert METHODS[name].settings(StrengthConfig(task_lr=0.5), 2, [])["lr"] == pytest.approx(0.05)
+    if name == "lwf":  # of all that was there and all that was learned
+        asked = METHODS[name].settings(StrengthConfig(), 2, ["count_b", "index_b"])["lwf_ask"]
+        assert asked == ["count_a", "index_a", "token_at_null", "count_b", "index_b"]
     first, later = (METHODS[name].settings(StrengthConfig(), number, []) for number in (0, 1))
     needs = {"ewc", "replay_share", "olora", "der"}
     assert not needs & set(first)  # nothing is left by a base

@@ -9,6 +9,7 @@ from ftmech_hf.studies.continual import results
 from ftmech_hf.studies.continual.claims import BEST
 from ftmech_hf.studies.continual.methods import METHODS
 from ftmech_hf.studies.continual.plan import ContinualConfig, ContinualPlan
+from ftmech_hf.studies.continual.sequences import SEQUENCES
 from ftmech_hf.tasks import PcfgShape
 from tests.browser import check_page
 from tests.studies.continual.test_claims import KEPT, matrix
@@ -36,8 +37,37 @@ def test_the_plan_shares_what_methods_have_in_common(plan: ContinualPlan) -> Non
     assert len(set(random)) == 1
     assert "random-seed0" in str(random[0])
     assert plan.called_with(runs["s1", "ldifs-previous"][2])["config"].anchor_model is None
+    assert plan.called_with(plan.others[0]["never"])["task"].operand_prior == ["control"]  # never asked about a
+    assert plan.called_with(plan.others[0]["random"])["train"].steps == 0
+    joint = plan.called_with(plan.others[0]["joint"])
+    assert joint["train"].steps == 4 * plan.config.task_steps  # all that a sequence sees
+    assert (joint["task"].operators, joint["task"].operand_prior) == (["count", "index"], ["0", "0.5", "0.5"])
     heads = [name for name in plan.folders if name.startswith("head-lp-ft")]
     assert len(heads) == 4
+
+
+def test_models_are_probed_at_the_end_of_a_sequence_and_brought_back_on_texts_of_their_own(plan: ContinualPlan) -> None:
+    for chain in plan.models[0].values():
+        probed = [plan.called_with(plan.asked[name])["config"].probe_rows > 0 for name in chain]
+        assert probed == [False, False, False, True]
+    others = {name for name, run in plan.others[0].items() if plan.called_with(plan.asked[run])["config"].probe_rows}
+    assert others == {"base", "never", "random", "joint"}
+    for name, run in plan.reversals[0].items():
+        back = plan.called_with(run)
+        assert back["config"].split == "reverse"
+        assert (back["task"].operators[0], back["task"].operator_prior) == ("count", [1.0, 0.0])
+        assert back["task"].operand_prior[0] == "1.0"
+        last = {"plain": plan.models[0]["s1", "plain"][-1], "random": plan.others[0]["random"]}.get(name)
+        assert last is None or back["config"].model == str(plan.folders[last])
+    assert "never-s1-4-index_c" in plan.called_with(plan.reversals[0]["never"])["config"].model
+
+
+def test_sequences_are_the_same_tasks_in_other_orders_or_with_a_shortcut() -> None:
+    first, second, third = (SEQUENCES[name] for name in ("s1", "s2", "s3"))
+    assert [str(each) for each in first.tasks] == ["count_b", "index_b", "count_c", "index_c"]
+    assert second.tasks == first.tasks[::-1]
+    assert third.tasks == first.tasks
+    assert (first.correlation, second.correlation, third.correlation) == (None, None, 1.0)
 
 
 def test_the_page_shows_what_is_there(plan: ContinualPlan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,7 @@ def test_bars_are_those_that_were_set() -> None:
         "gate_count_a": ">= 95", "gate_index_a": ">= 95", "gate_token_at_null": ">= 90", "gate_count_b": "<= 60",
         "gate_index_b": "<= 60", "gate_count_c": "<= 60", "gate_index_c": "<= 60", "gate_learned": ">= 80",
         "a1": ">= 30", "a1_null": "<= 5", "a2": ">= 10", "a2_random": "<= 5", "a3": "<= 5", "a4": ">= 3",
+        "a4_learned_less": "<= 2", "a4_learned_more": "<= 2",
         "a4_faint_less": "<= 2", "a4_faint_more": "<= 2", "a5": ">= 0", "a6": "<= 5", "a6_shuffled": "<= 5",
         "a8": ">= 5", "a9_ewc": ">= 3", "a9_replay": ">= 3",
     }  # fmt: skip
@@ -106,6 +107,7 @@ def test_claims_fail_where_methods_are_exchanged() -> None:
     assert other["a5"] < 0
     slow = values(matrix(learned={BEST: 0.5}))
     assert slow["a3"] == pytest.approx(40)
+    assert (slow["a4_learned_less"], slow["a4_learned_more"]) == pytest.approx((40, -40))  # nothing to compare
     assert slow[f"{BEST}_learned"] == pytest.approx(50)
 
 

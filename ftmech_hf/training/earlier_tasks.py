@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ftmech_hf.training.attention import shown_without_waiting
 from ftmech_hf.training.objectives.answer import AnswerOnly
-from ftmech_hf.training.objectives.base import IGNORED, Batch, targets_of
+from ftmech_hf.training.objectives.base import IGNORED, Batch, answered_places, sent, targets_of
 from ftmech_hf.training.regularizers import Regularizer, Seen
 
 QUESTION = slice(1, 4)
@@ -43,13 +46,14 @@ class LwF(Regularizer):
     def penalty(self, seen: Seen) -> Tensor:
         """``strength`` times the distance."""
         batch = self._asked(seen.batch)
-        shown = AnswerOnly().shown(batch)
+        shown = shown_without_waiting(seen.model, AnswerOnly().shown(batch))
         now = seen.model(shown.token_ids, **shown.options).logits
         before = seen.start.outputs(seen.model, shown)
         if batch.answers is not None:
             last = slice(-batch.from_first, None)
             counted = targets_of(batch, batch.answers)[:, last] != IGNORED
-            now, before = now[:, last][counted], before[:, last][counted]
+            places = answered_places(counted, batch.num_answered)
+            now, before = (each[:, last].flatten(0, 1)[places] for each in (now, before))
         log_now, log_before = ((each.float() / self.temperature).log_softmax(-1) for each in (now, before))
         apart = (log_before.exp() * (log_before - log_now)).sum(-1).mean()
         return self.strength * self.temperature**2 * apart
@@ -115,7 +119,7 @@ class DarkExperience(Regularizer):
     def __init__(self, strength: float, logits: Tensor, lengths: Tensor, *, share: float) -> None:
         super().__init__(strength)
         self.logits, self.share = logits, share
-        self.first = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+        self.first = np.concatenate([[0], lengths.numpy().cumsum()])  # counted here, where no device is waited for
         self.mean_length = float(lengths.double().mean())
 
     def to(self, device: torch.device) -> None:
@@ -124,14 +128,17 @@ class DarkExperience(Regularizer):
 
     def penalty(self, seen: Seen) -> Tensor:
         """``strength`` times the mean squared distance."""
-        batch = seen.batch
+        batch, device = seen.batch, seen.logits.device
         assert batch.kept is not None
-        rows = (batch.kept >= 0).nonzero()[:, 0]
+        kept = batch.kept.numpy()
+        rows = np.flatnonzero(kept >= 0)
         if not len(rows):
             return seen.logits.sum() * 0.0
-        now = answer_tokens(seen.logits, batch, seen.num_shown, rows.to(seen.logits.device))
-        places = [torch.arange(int(self.first[each]), int(self.first[each + 1])) for each in batch.kept[rows].tolist()]
-        before = self.logits[torch.cat(places).to(self.logits.device)]
+        places = np.concatenate([np.arange(self.first[each], self.first[each + 1]) for each in kept[rows]])
+        chosen = sent(torch.from_numpy(rows), device)
+        number = None if batch.num_answered is None else batch.num_answered[rows]
+        now = answer_tokens(seen.logits, batch, seen.num_shown, chosen, number)
+        before = self.logits[sent(torch.from_numpy(places), device)]
         expected = self.share * len(batch) * self.mean_length
         return self.strength * (now.float() - before.float()).square().mean(-1).sum() / expected
 
@@ -161,7 +168,9 @@ class OLoRA(Regularizer):
         return self.strength * torch.stack(terms).sum()
 
 
-def answer_tokens(logits: Tensor, batch: Batch, num_shown: int, rows: Tensor) -> Tensor:
+def answer_tokens(
+    logits: Tensor, batch: Batch, num_shown: int, rows: Tensor, num_answered: NDArray[np.int64] | None = None
+) -> Tensor:
     """The logits (tokens, V) that predict the answers of some rows, row after row.
 
     Args:
@@ -169,12 +178,13 @@ def answer_tokens(logits: Tensor, batch: Batch, num_shown: int, rows: Tensor) ->
         batch: what they are of.
         num_shown: how many tokens of each row the model was shown.
         rows: which of them (n,).
+        num_answered: tokens of the answer of each of them, if that is known; without it the device is waited for.
     """
     first = num_shown - logits.shape[1]
     if batch.answers is None:
         return logits[rows, batch.token_ids.shape[1] - 3 - first]
     counted = batch.answers[:, 1:][:, first:num_shown]
-    return logits[rows][counted[rows]]
+    return logits[rows].flatten(0, 1)[answered_places(counted[rows], num_answered)]
 
 
 def answer_logits_of(model: nn.Module, batch: Batch) -> Tensor:

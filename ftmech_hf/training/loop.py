@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
@@ -19,24 +17,21 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.runs import CHECKPOINTS, RunDir, noted
 from ftmech_hf.tasks import RowStream
+from ftmech_hf.training.attention import attending_without_waiting
 from ftmech_hf.training.checkpoint import NotFinite, load_checkpoint, save_checkpoint, whole_model
 from ftmech_hf.training.cost_estimate import Clock, project, training_flops
 from ftmech_hf.training.divergence import LossCheck
 from ftmech_hf.training.evaluation import Evaluation, in_words
 from ftmech_hf.training.keeping import Keeping, total_loss_of
-from ftmech_hf.training.launch import (
-    check_environment,
-    check_num_processes,
-    compute_device,
-    native_precision,
-    noted_environment,
-)
+from ftmech_hf.training.launch import check_environment, check_num_processes, compute_device, native_precision
 from ftmech_hf.training.memory import keep_freed_memory, recompute_blocks
+from ftmech_hf.training.numerics import computing_as, note_numerics
 from ftmech_hf.training.objectives import OBJECTIVES, Objective
-from ftmech_hf.training.optim import build_optimizers, lr_factor, set_lr
+from ftmech_hf.training.optim import build_optimizers, lr_factor
 from ftmech_hf.training.parts import Parts
 from ftmech_hf.training.progress import make_bar
 from ftmech_hf.training.settings import TrainConfig
+from ftmech_hf.training.step import CapturedStep, Step, find_way, why_not_captured
 
 LOSS_CHECK_EVERY = 50
 """Steps between checks of the loss, each of which waits for the device."""
@@ -123,10 +118,22 @@ def fit(
         ValueError: the loss is not a number any more, or diverges; names the step and the last checkpoint.
     """
     objective = objective or OBJECTIVES[config.objective]()
-    training = _Training(model, stream, eval_sets, config, run, accelerator, save_snapshot, objective, keeping)
-    if config.log_with != "none":
-        accelerator.init_trackers("ftmech_hf", config={name: str(value) for name, value in run.config.items()})
-    tokens = config.batch_size * stream.task.tokens_per_row
+    with computing_as(config), attending_without_waiting(model, accelerator.device):
+        training = _Training(model, stream, eval_sets, config, run, accelerator, save_snapshot, objective, keeping)
+        if config.log_with != "none":
+            accelerator.init_trackers("ftmech_hf", config={name: str(value) for name, value in run.config.items()})
+        try:
+            _show(training, progress, config.batch_size * stream.task.tokens_per_row)
+        finally:
+            training.parts.stop()
+    for tracker in accelerator.trackers:  # end_training would take the process group down, which a sweep still needs
+        tracker.finish()
+    return training.finished_model()
+
+
+def _show(training: _Training, progress: Progress | None, tokens: float) -> None:
+    """Train, and tell ``progress`` or a bar what comes of it; ``tokens`` are those of a step."""
+    config, run = training.config, training.run
     shown = progress is None and run.is_main
     with make_bar(
         total=config.last_step, initial=training.start, desc=run.path.name, unit="step", disable=not shown
@@ -139,9 +146,6 @@ def fit(
                 bar.set_postfix_str(text + speed, refresh=False)
             if progress is not None:
                 progress(step, config.last_step, text)
-    for tracker in accelerator.trackers:  # end_training would take the process group down, which a sweep still needs
-        tracker.finish()
-    return training.finished_model()
 
 
 class _Training:
@@ -176,21 +180,16 @@ class _Training:
         )  # fmt: skip
         self.model, *self.optimizers = accelerator.prepare(model, *self.raw_optimizers)
         self.checkpoints = run.working / CHECKPOINTS
-        self._note_precision()
+        why_not = why_not_captured(config, accelerator, self.total, stream)
+        way = find_way(config, accelerator.device, why_not, noted(run.working, "steps_computed"))
+        note_numerics(run, config, accelerator, way)
         self.start = load_checkpoint(self.checkpoints, self.raw_model, self.raw_optimizers)
         run.truncate_log(self.start if self.start else -1)
+        of_step = (config, accelerator, self.total, self.model, model, self.optimizers, self.raw_optimizers)
+        self.take_step = Step(*of_step) if way == "eager" else CapturedStep(*of_step, compiled=way == "compiled")
         self.clock = Clock(exact=config.max_steps is not None)
         vocabulary = model.config.get_text_config().vocab_size
         self.checked = LossCheck(run, accelerator, vocabulary=vocabulary, resumed=self.start > 0)
-
-    def _note_precision(self) -> None:
-        began_with, here = noted(self.run.working, "mixed_precision"), self.accelerator.mixed_precision
-        if began_with not in (None, here):
-            raise ValueError(
-                f"mixed_precision: {self.config.mixed_precision} is {here} here, but this run began with {began_with}; "
-                "go on where it is that, or start over with --fresh"
-            )
-        self.run.note(mixed_precision=here, processes=self.accelerator.num_processes, variables=noted_environment())
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
         config, eval_steps = self.config, self.config.eval_steps()
@@ -241,30 +240,14 @@ class _Training:
         return torch.stack(losses).sum()
 
     def _step(self, step: int) -> Tensor:
-        config, accelerator = self.config, self.accelerator
-        # Dropout, too, is a function of (seed, step, process).
-        state = np.random.SeedSequence([config.seed, step, accelerator.process_index]).generate_state(1, np.uint64)
-        torch.manual_seed(int(state[0]))
-        # The starting model is called without dropout, and so is what is compared with it.
-        self.model.train(not self.total.objective.needs_reference)
-        parts = self.parts.of_step(step)
-        total = torch.zeros((), device=accelerator.device)
-        for number, (part, weights) in enumerate(parts, start=1):
-            last = number == len(parts)
-            with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
-                loss = self.total(self.model, part, self.raw_model, **weights)
-                accelerator.backward(loss)
-            total += loss.detach()
-        accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
-        shares = {"warmup_fraction": config.warmup_fraction, "final_lr_fraction": config.final_lr_fraction}
-        factor = lr_factor(step, steps=config.steps, **shares)
-        set_lr(self.raw_optimizers, factor)
-        for each in self.optimizers:
-            each.step()
-            each.zero_grad()
+        shares = {
+            "warmup_fraction": self.config.warmup_fraction, "final_lr_fraction": self.config.final_lr_fraction,
+        }  # fmt: skip
+        factor = lr_factor(step, steps=self.config.steps, **shares)
+        loss = self.take_step(step, self.parts.of_step(step), factor)
         if step == 0:
-            self.checked.first_step = total
-        return total
+            self.checked.first_step = loss.clone()
+        return loss
 
     def _evaluate(self, step: int, loss: float | None) -> str:
         sizes = self.config.eval_sizes(step)

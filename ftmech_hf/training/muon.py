@@ -28,11 +28,11 @@ The matrix itself takes half as long again on the shapes of nano (24 ms a step w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
@@ -97,15 +97,23 @@ class Muon(Optimizer):
         lr: learning rate; an update of an R x C matrix is scaled by sqrt(max(1, R / C)), as torch's default does.
         weight_decay: decoupled.
         momentum: of the gradients; Nesterov's.
+        shared: whether all processes have the same gradients, so that each makes its share of the updates orthogonal.
 
     Raises:
         ValueError: a parameter is no matrix.
     """
 
     def __init__(
-        self, params: Iterable[Any], *, lr: float = 0.02, weight_decay: float = 0.01, momentum: float = 0.95
+        self,
+        params: Iterable[Any],
+        *,
+        lr: float = 0.02,
+        weight_decay: float = 0.01,
+        momentum: float = 0.95,
+        shared: bool = False,
     ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self.shared = shared
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.ndim != 2:
@@ -140,19 +148,60 @@ class Muon(Optimizer):
 
     def _step_together(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         """Matrices of one shape, some of them perhaps transposed."""
-        wide = []
-        for parameter in parameters:
-            assert parameter.grad is not None
-            grad = parameter.grad.to(_working_dtype(parameter))
-            buffer = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(grad))
-            buffer.lerp_(grad, 1 - group["momentum"])
-            update = grad.lerp(buffer, group["momentum"])
-            update = update.full_tensor() if isinstance(update, DTensor) else update
-            wide.append(update.mT if update.shape[0] > update.shape[1] else update)
-        for parameter, update in zip(parameters, orthogonalize(torch.stack(wide)), strict=True):
-            rows, columns = parameter.shape
-            update = (update.mT if rows > columns else update).to(parameter.dtype)
-            if isinstance(parameter, DTensor):
-                update = distribute_tensor(update.contiguous(), parameter.device_mesh, parameter.placements)
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update, alpha=-group["lr"] * math.sqrt(max(1.0, rows / columns)))
+        updates = [
+            each.full_tensor() if isinstance(each, DTensor) else each for each in self._averaged(parameters, group)
+        ]
+        wide = torch.stack([update.mT if update.shape[0] > update.shape[1] else update for update in updates])
+        made = self._orthogonalize_shared(wide) if self.shared else orthogonalize(wide)
+        for tall in (False, True):
+            chosen = [
+                (p, update) for p, update in zip(parameters, made, strict=True) if (p.shape[0] > p.shape[1]) == tall
+            ]
+            if chosen:
+                moved = [p for p, _ in chosen]
+                rows, columns = moved[0].shape
+                self._move(moved, [_placed(update.mT if tall else update, p) for p, update in chosen],
+                           group, math.sqrt(max(1.0, rows / columns)))  # fmt: skip
+
+    def _averaged(self, parameters: list[Tensor], group: dict[str, Any]) -> Sequence[Tensor]:
+        """The gradients, moved on along their averages, which are brought up to date."""
+        gradients = [p.grad.to(_working_dtype(p)) for p in parameters if p.grad is not None]
+        buffers = [
+            self.state[p].setdefault("momentum_buffer", torch.zeros_like(gradient))
+            for p, gradient in zip(parameters, gradients, strict=True)
+        ]
+        torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
+        return torch._foreach_lerp(gradients, buffers, group["momentum"])
+
+    def _move(self, parameters: list[Tensor], updates: list[Tensor], group: dict[str, Any], scale: float) -> None:
+        lr = group["lr"]
+        kept = 1 - lr * group["weight_decay"]
+        if parameters[0].is_cuda:
+            torch._foreach_mul_(parameters, kept)
+        else:  # of bfloat16 on a CPU, together they would be multiplied with a rounded number
+            for parameter in parameters:
+                parameter.mul_(kept)
+        if isinstance(lr, Tensor):  # on the device, where it is not waited for
+            torch._foreach_add_(parameters, torch._foreach_mul(updates, -lr * scale))
+        else:
+            torch._foreach_add_(parameters, updates, alpha=-lr * scale)
+
+    def _orthogonalize_shared(self, matrices: Tensor) -> Tensor:
+        """The same on all processes, each of which makes some of matrices (M, R, C) orthogonal."""
+        ranks, rank = distributed.get_world_size(), distributed.get_rank()
+        share = -(-len(matrices) // ranks)
+        mine = matrices[rank * share : (rank + 1) * share]
+        made = matrices.new_zeros(share, *matrices.shape[1:])
+        if len(mine):
+            made[: len(mine)] = orthogonalize(mine)
+        everything = matrices.new_empty(ranks * share, *matrices.shape[1:])
+        distributed.all_gather_into_tensor(everything, made)
+        return everything[: len(matrices)]
+
+
+def _placed(update: Tensor, parameter: Tensor) -> Tensor:
+    """An update in the dtype of its weights, and where they are."""
+    update = update.to(parameter.dtype)
+    if not isinstance(parameter, DTensor):
+        return update
+    return distribute_tensor(update.contiguous(), parameter.device_mesh, parameter.placements)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ftmech_hf.training.muon import Muon
@@ -64,8 +65,20 @@ def build_optimizers(
     return built
 
 
-def set_lr(optimizers: list[Optimizer], factor: float) -> None:
+def take_lr_from_device(optimizers: Sequence[Optimizer], device: torch.device) -> None:
+    """Let learning rates lie on the device, where a step that was captured finds them; after any state was loaded."""
+    for each in optimizers:
+        for group in each.param_groups:
+            group["lr"] = torch.tensor(float(group["peak_lr"]), device=device)
+            if "capturable" in group:
+                group["capturable"] = device.type == "cuda"
+
+
+def set_lr(optimizers: Sequence[Optimizer], factor: float) -> None:
     """Set every group's learning rate to ``factor`` times its peak."""
     for each in optimizers:
         for group in each.param_groups:
-            group["lr"] = group["peak_lr"] * factor
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(group["peak_lr"] * factor)
+            else:
+                group["lr"] = group["peak_lr"] * factor

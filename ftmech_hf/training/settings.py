@@ -49,6 +49,21 @@ class TrainConfig(KeepingConfig):
         default="auto",
         metadata={"help": "autocast; auto: bf16 where the device that computes has it, else no (then in env.json)"},
     )
+    tf32: bool = field(
+        default=False,
+        metadata={"unsaid": True, "help": "products of float32 matrices with 10 bits after the point, on a GPU"},
+    )
+    compile: Literal["auto", "on", "off"] = field(
+        default="auto",
+        metadata={
+            "manner": True,
+            "help": "fuse operations with torch.compile; auto: on a GPU, in runs that are long enough to pay for it",
+        },
+    )
+    deterministic: bool = field(
+        default=False,
+        metadata={"manner": True, "help": "the same numbers again on the same GPU, bit for bit, which takes longer"},
+    )
     seed: int = field(default=0, metadata={"help": "of the initial weights, the data and dropout"})
     num_evals: int = field(default=6, metadata={"help": "log-spaced evaluations, beside those before and after"})
     evals_per_decade: int = field(

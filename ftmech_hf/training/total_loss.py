@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ftmech_hf.training.attention import shown_without_waiting
 from ftmech_hf.training.objectives.base import Batch, Objective, Shown
 from ftmech_hf.training.regularizers import Features, Regularizer, Seen, Start, random_state, read_outputs
 
@@ -68,8 +69,8 @@ class TotalLoss:
         batch: Batch,
         raw_model: nn.Module | None = None,
         *,
-        weight: float = 1.0,
-        feature_weight: float = 1.0,
+        weight: float | Tensor = 1.0,
+        feature_weight: float | Tensor = 1.0,
     ) -> Tensor:
         """The objective on a batch, and what regularizers add to it.
 
@@ -81,7 +82,7 @@ class TotalLoss:
             feature_weight: the same for what compares features, by the tokens that are shown.
         """
         raw_model = raw_model or model
-        shown = self.objective.shown(batch)
+        shown = shown_without_waiting(raw_model, self.objective.shown(batch))
         before = random_state(shown.token_ids.device) if self.needs_features else []
         layer = self.objective.reads_layer
         wanted = {"output_hidden_states": True} if self.needs_features or layer is not None else {}

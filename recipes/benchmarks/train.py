@@ -1,7 +1,12 @@
 """Our training loop against what a user would pick instead, in one run, as ratios.
 
-Same model, rows, batch and optimizer (AdamW) for all; a rate is the best of several rounds, each the median step. The
-bare loop and the HF Trainer keep transformers' default attention, as a user would.
+Same model, rows, batch and optimizer (AdamW) for all, and rows are part of what is timed. On a CPU all take turns, and
+a rate is the best of several rounds, each the median step. On a GPU, which runs behind the host, a rate is the best of
+several blocks of steps of one training, with one wait at the end of each; what is compiled there is compiled before.
+The bare loop and the HF Trainer keep transformers' default attention, as a user would; nanoGPT's way has rows that lie
+ready and the attention kernel without a mask.
+
+python recipes/benchmark.py train --scale paper --batch_size 96 --steps 200 --precisions bf16    # on a GPU
 """
 
 from __future__ import annotations
@@ -18,7 +23,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import AttentionInterface, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ftmech_hf.models.presets import build_model, find_preset
 from ftmech_hf.runs import RunDir
@@ -26,6 +32,7 @@ from ftmech_hf.tasks import PcfgConfig, RowStream
 from ftmech_hf.training.launch import compute_device
 from ftmech_hf.training.loop import fit, start_accelerator
 from ftmech_hf.training.settings import TrainConfig
+from recipes.benchmarks.limits import bandwidth, device_name, least_bytes, matmul_peak, wait
 
 WARMUP_STEPS = 5
 Clock = Callable[[], None]
@@ -38,9 +45,12 @@ class BenchmarkConfig:
     preset: str = field(default="nano", metadata={"help": "size of the model"})
     batch_size: int = field(default=64, metadata={"help": "rows of a step"})
     steps: int = field(default=25, metadata={"help": "steps of a round, after five to warm up"})
-    rounds: int = field(default=3, metadata={"help": "rounds, in which all contenders take turns"})
-    compiled: bool = field(
-        default=False, metadata={"help": "a bare loop with torch.compile too, which needs a C++ compiler"}
+    rounds: int = field(default=3, metadata={"help": "rounds, in which all contenders take turns; on a GPU blocks"})
+    precisions: list[str] = field(
+        default_factory=lambda: ["fp32", "bf16"], metadata={"help": "of products: fp32, bf16 or both"}
+    )
+    contenders: list[str] = field(
+        default_factory=list, metadata={"help": "beside ours, by their names; all that suit the device without it"}
     )
     json: str = field(default="runs/benchmark-train.json", metadata={"help": "where the numbers go"})
 
@@ -49,32 +59,67 @@ class BenchmarkConfig:
         for name in ("batch_size", "steps", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected at least 1")
+        for name, known in (("precisions", ("fp32", "bf16")), ("contenders", (*CONTENDERS, *COMPILED))):
+            if unknown := [each for each in getattr(self, name) if each not in known]:
+                raise ValueError(f"{name}: unknown {unknown[0]!r}, expected some of {', '.join(known)}")
+
+    @property
+    def last_step(self) -> int:
+        """How many steps a contender takes in one training."""
+        return WARMUP_STEPS + self.steps * self.blocks
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks of steps of one training are timed."""
+        return self.rounds if compute_device().type == "cuda" else 1
 
 
 def our_loop(model: PreTrainedModel, task: PcfgConfig, config: BenchmarkConfig, precision: Any, tick: Clock) -> None:
-    """Pretraining as ``recipes/pretrain.py`` does it, without evaluations."""
+    """Pretraining as ``recipes/pretrain.py`` does it, without evaluations; on a GPU as in a long run."""
+    _fit(model, task, config, precision, tick, "on" if compute_device().type == "cuda" else "auto")
+
+
+def our_short_loop(
+    model: PreTrainedModel, task: PcfgConfig, config: BenchmarkConfig, precision: Any, tick: Clock
+) -> None:
+    """The same as in a short run, which does not compile."""
+    _fit(model, task, config, precision, tick, "auto")
+
+
+def _fit(
+    model: PreTrainedModel, task: PcfgConfig, config: BenchmarkConfig, precision: Any, tick: Clock, way: Any
+) -> None:
     train = TrainConfig(
-        steps=config.steps + WARMUP_STEPS, batch_size=config.batch_size, optimizer="adamw", num_evals=0,
-        mixed_precision=precision, checkpoint_every=10**9,
+        steps=config.last_step, batch_size=config.batch_size, optimizer="adamw", num_evals=0,
+        mixed_precision=precision, checkpoint_every=10**9, compile=way,
     )  # fmt: skip
     accelerator = start_accelerator(train)
     with tempfile.TemporaryDirectory() as folder:
         run = RunDir.open(Path(folder) / "run", "benchmark", {})
         stream = RowStream(task, seed=0, split="train")
-        fit(model, stream, {}, train, run, accelerator, lambda step, steps, text: tick())
+        fit(model, stream, {}, train, run, accelerator, lambda step, steps, text: tick() if step else None)
         run.close()
 
 
-def bare_loop(model: PreTrainedModel, task: PcfgConfig, config: BenchmarkConfig, precision: Any, tick: Clock) -> None:
-    """The shortest PyTorch loop."""
+def bare_loop(
+    model: PreTrainedModel,
+    task: PcfgConfig,
+    config: BenchmarkConfig,
+    precision: Any,
+    tick: Clock,
+    rows: torch.Tensor | None = None,
+    **optimizer_options: Any,
+) -> None:
+    """The shortest PyTorch loop; rows may lie ready."""
     device = compute_device()
     torch.nn.Module.to(model, device)
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01, **optimizer_options)
     stream = RowStream(task, seed=0, split="train")
-    for step in range(config.steps + WARMUP_STEPS):
-        rows = stream.rows(step * config.batch_size, (step + 1) * config.batch_size)
-        token_ids = torch.from_numpy(rows.token_ids).to(device)
+    for step in range(config.last_step):
+        place = slice(step * config.batch_size, (step + 1) * config.batch_size)
+        here = torch.from_numpy(stream.rows(place.start, place.stop).token_ids) if rows is None else rows[place]
+        token_ids = here.to(device, non_blocking=rows is not None)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits = model(token_ids[:, :-1]).logits
         F.cross_entropy(logits.flatten(0, 1).float(), token_ids[:, 1:].flatten()).backward()
@@ -90,6 +135,16 @@ def compiled_loop(
     """The same with ``torch.compile``, whose compiling is over before the clock runs."""
     model.compile(dynamic=False)
     bare_loop(model, task, config, precision, tick)
+
+
+def nanogpt_loop(
+    model: PreTrainedModel, task: PcfgConfig, config: BenchmarkConfig, precision: Any, tick: Clock
+) -> None:
+    """The way of nanoGPT: compiled, one kernel for AdamW, attention without a mask, rows ready in pinned memory."""
+    AttentionInterface.register("without_mask", sdpa_attention_forward)
+    model.set_attn_implementation("without_mask")
+    model.compile(dynamic=False)
+    bare_loop(model, task, config, precision, tick, _rows_of(task, config).pin_memory(), fused=True)
 
 
 class _TokenRows(Dataset[dict[str, torch.Tensor]]):
@@ -111,73 +166,102 @@ class _Tick(TrainerCallback):
         self.tick()
 
 
-def hf_trainer(model: PreTrainedModel, task: PcfgConfig, config: BenchmarkConfig, precision: Any, tick: Clock) -> None:
+def _rows_of(task: PcfgConfig, config: BenchmarkConfig) -> torch.Tensor:
+    """All rows of a training."""
+    rows = RowStream(task, seed=0, split="train").rows(0, config.last_step * config.batch_size)
+    return torch.from_numpy(rows.token_ids)
+
+
+def hf_trainer(
+    model: PreTrainedModel,
+    task: PcfgConfig,
+    config: BenchmarkConfig,
+    precision: Any,
+    tick: Clock,
+    compiled: bool = False,
+) -> None:
     """``transformers.Trainer`` on the same rows, made beforehand."""
-    steps = config.steps + WARMUP_STEPS
-    rows = RowStream(task, seed=0, split="train").rows(0, steps * config.batch_size)
+    device = compute_device().type
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            output_dir=folder, max_steps=steps, per_device_train_batch_size=config.batch_size, learning_rate=1e-3,
-            weight_decay=0.01, bf16=precision == "bf16", use_cpu=compute_device().type == "cpu", report_to="none",
-            disable_tqdm=True, save_strategy="no", logging_strategy="no", dataloader_pin_memory=False,
+            output_dir=folder, max_steps=config.last_step, per_device_train_batch_size=config.batch_size,
+            learning_rate=1e-3, weight_decay=0.01, bf16=precision == "bf16", use_cpu=device == "cpu",
+            report_to="none", disable_tqdm=True, save_strategy="no", logging_strategy="no",
+            dataloader_pin_memory=device == "cuda", torch_compile=compiled,
         )  # fmt: skip
-        dataset = _TokenRows(torch.from_numpy(rows.token_ids))
+        dataset = _TokenRows(_rows_of(task, config))
         Trainer(model=model, args=arguments, train_dataset=dataset, callbacks=[_Tick(tick)]).train()
 
 
+def compiled_trainer(
+    model: PreTrainedModel, task: PcfgConfig, config: BenchmarkConfig, precision: Any, tick: Clock
+) -> None:
+    """The same with ``torch_compile``."""
+    hf_trainer(model, task, config, precision, tick, compiled=True)
+
+
 CONTENDERS = {"ours": our_loop, "bare PyTorch": bare_loop, "HF Trainer": hf_trainer}
-COMPILED = {"bare PyTorch, torch.compile": compiled_loop}
+COMPILED = {
+    "ours, a short run": our_short_loop,
+    "bare PyTorch, torch.compile": compiled_loop,
+    "nanoGPT's way": nanogpt_loop,
+    "HF Trainer, torch_compile": compiled_trainer,
+}
+"""On a GPU; or where they are asked for, with a C++ compiler."""
 
 
-def matmul_peak(precision: str, size: int = 2048) -> float:
-    """The best of ten square matrix products, in FLOP/s."""
-    device = str(compute_device())
-    a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
-    seconds = []
-    for _ in range(10):
-        started = time.perf_counter()
-        a @ a
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-    return 2 * size**3 / min(seconds)
+def contenders_of(config: BenchmarkConfig) -> dict[str, Callable[..., None]]:
+    """Those that take part, ours first."""
+    everything: dict[str, Callable[..., None]] = {**CONTENDERS, **COMPILED}
+    asked = config.contenders or [*CONTENDERS, *(COMPILED if compute_device().type == "cuda" else ())]
+    return {name: each for name, each in everything.items() if name == "ours" or name in asked}
 
 
 def step_seconds(contender: Callable[..., None], task: PcfgConfig, config: BenchmarkConfig, precision: str) -> float:
-    """Median seconds of a step after the warm-up."""
+    """Seconds of a step after the warm-up: the median, or on a GPU the mean of the best block."""
     times: list[float] = []
     model = build_model(find_preset(config.preset), len(task.vocabulary), seed=0)
+    ticks, on_gpu = itertools.count(1), compute_device().type == "cuda"
 
     def tick() -> None:
-        if compute_device().type == "cuda":
-            torch.cuda.synchronize()
+        done = next(ticks)
+        if done < WARMUP_STEPS or (on_gpu and (done - WARMUP_STEPS) % config.steps):
+            return
+        wait()
         times.append(time.perf_counter())
 
     contender(model, task, config, precision, tick)
-    gaps = [after - before for before, after in itertools.pairwise(times)]
-    return statistics.median(gaps[-config.steps :])
+    if on_gpu:
+        torch.compiler.reset()  # the next is compiled for itself
+        return min(after - before for before, after in itertools.pairwise(times)) / config.steps
+    return statistics.median(after - before for before, after in itertools.pairwise(times))
 
 
 def measure(config: BenchmarkConfig, task: PcfgConfig) -> Iterator[dict[str, Any]]:
     """One row per contender and precision."""
     tokens = config.batch_size * (task.row_length - 1)
-    parameters = build_model(find_preset(config.preset), len(task.vocabulary), seed=0).num_parameters(
-        exclude_embeddings=True
-    )
-    contenders = CONTENDERS | (COMPILED if config.compiled else {})
-    for precision in ("no", "bf16"):
-        peak = matmul_peak(precision)
+    model = build_model(find_preset(config.preset), len(task.vocabulary), seed=0)
+    # six floating-point operations per weight and token, forward and backward
+    operations = 6 * model.num_parameters(exclude_embeddings=True) * tokens
+    token_ids = torch.from_numpy(RowStream(task, seed=0, split="train").rows(0, config.batch_size).token_ids)
+    contenders, copied = contenders_of(config), bandwidth()
+    for name in config.precisions:
+        precision = "no" if name == "fp32" else name
+        peak, least = matmul_peak(precision), least_bytes(model, token_ids, precision)
         best = dict.fromkeys(contenders, float("inf"))
-        for _ in range(config.rounds):
-            for name, contender in contenders.items():
-                best[name] = min(best[name], step_seconds(contender, task, config, precision))
-        for name, seconds in best.items():
+        for _ in range(1 if config.blocks > 1 else config.rounds):
+            for contender, run in contenders.items():
+                best[contender] = min(best[contender], step_seconds(run, task, config, precision))
+        for contender, seconds in best.items():
             yield {
-                "contender": name,
-                "precision": "fp32" if precision == "no" else precision,
+                "contender": contender,
+                "precision": name,
+                "ms_per_step": round(1000 * seconds, 3),
                 "tokens_per_second": round(tokens / seconds),
                 "ours_over_this": round(seconds / best["ours"], 3),
-                # six floating-point operations per weight and token, forward and backward
-                "share_of_matmul_peak": round(6 * parameters * tokens / seconds / peak, 3),
+                "share_of_matmul_peak": round(operations / seconds / peak, 3),
+                "share_of_bandwidth": round(least / seconds / copied, 3),
                 "matmul_peak_gflops": round(peak / 1e9),
+                "bandwidth_gb_per_second": round(copied / 1e9),
+                "device": device_name(),
             }

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from ftmech_hf.tasks.schema import Offer
-from ftmech_hf.training.objectives.base import Batch, Objective, Shown, cross_entropy, loss_on, show_rows, targets_of
+from ftmech_hf.training.objectives.base import (
+    Batch,
+    Objective,
+    Shown,
+    count,
+    cross_entropy,
+    loss_on,
+    show_rows,
+    targets_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +43,7 @@ class AnswerOnly(Objective):
 
     def weight(self, batch: Batch) -> int:
         """The answers' tokens."""
-        return len(batch) if batch.answers is None else int(batch.answers[:, 1:].sum())
+        return len(batch) if batch.answers is None else count(batch.answers[:, 1:])
 
 
 def answer_only_loss(model: nn.Module, token_ids: Tensor) -> Tensor:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,6 +35,7 @@ class Batch:
             their last token but one, and for packed documents of which nobody knows.
         real: False where a row is filled up on its right, bool (B, T); None if no row is.
         from_first: how many columns there are from the first with an answer to the last.
+        num_answered: how many tokens each answer has, (B,), always on the CPU; None where nobody has counted them.
         rejected: rows (B, T) with the same prompts and answers that are not wanted, where there are any.
         kept: numbers of rows of earlier tasks among those that were kept, int64 (B,), -1 of new rows; always on the
             CPU, where places are counted. None if there are none.
@@ -41,6 +45,7 @@ class Batch:
     answers: Tensor | None = None
     real: Tensor | None = None
     from_first: int = 2
+    num_answered: NDArray[np.int64] | None = None
     rejected: Batch | None = None
     kept: Tensor | None = None
 
@@ -53,7 +58,8 @@ class Batch:
         kept = None if rows.kept is None else torch.from_numpy(rows.kept)
         if rows.lengths is None:
             answers = None if rows.answers is None else torch.from_numpy(rows.answers)
-            return cls(torch.from_numpy(rows.token_ids), answers, kept=kept)
+            num_answered = None if rows.answers is None else rows.answers[:, 1:].sum(1)
+            return cls(torch.from_numpy(rows.token_ids), answers, num_answered=num_answered, kept=kept)
         pair = (rows,) if rows.rejected is None else (rows, rows.rejected)
         width = max(int(each.lengths.max()) for each in pair if each.lengths is not None)
         made = [cls._of_width(each, width) for each in pair]
@@ -63,16 +69,43 @@ class Batch:
     def _of_width(cls, rows: Rows, width: int) -> Batch:
         assert rows.answers is not None
         assert rows.lengths is not None
-        real = torch.arange(width) < torch.from_numpy(rows.lengths)[:, None]
-        answers = torch.from_numpy(rows.answers[:, :width])
-        from_first = width - int(answers.any(0).int().argmax())
-        return cls(torch.from_numpy(rows.token_ids[:, :width]), answers, None if real.all() else real, from_first)
+        real = np.arange(width) < rows.lengths[:, None]
+        answers = rows.answers[:, :width]
+        return cls(
+            torch.from_numpy(rows.token_ids[:, :width]),
+            torch.from_numpy(answers),
+            None if real.all() else torch.from_numpy(real),
+            from_first=width - int(answers.any(0).argmax()),
+            num_answered=answers[:, 1:].sum(1),
+        )
 
     def to(self, device: torch.device) -> Batch:
-        """The same rows on a device."""
-        answers, real = (None if each is None else each.to(device) for each in (self.answers, self.real))
-        rejected = None if self.rejected is None else self.rejected.to(device)
-        return Batch(self.token_ids.to(device), answers, real, self.from_first, rejected, self.kept)
+        """The same rows on a device, which is not waited for."""
+        return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """The same rows in memory that a GPU reads by itself, while the host goes on."""
+        return self._changed(Tensor.pin_memory)
+
+    def cloned(self) -> Batch:
+        """The same rows in memory of their own."""
+        return self._changed(Tensor.clone)
+
+    def copy_(self, other: Batch) -> None:
+        """Take the rows of a batch of the same shape, in the memory of this one."""
+        for mine, theirs in zip(self._tensors(), other._tensors(), strict=True):
+            mine.copy_(theirs, non_blocking=True)
+
+    def _tensors(self) -> list[Tensor]:
+        rejected = [] if self.rejected is None else self.rejected._tensors()
+        return [each for each in (self.token_ids, self.answers, self.real) if each is not None] + rejected
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        answers, real = (None if each is None else change(each) for each in (self.answers, self.real))
+        rejected = None if self.rejected is None else self.rejected._changed(change)
+        return dataclasses.replace(
+            self, token_ids=change(self.token_ids), answers=answers, real=real, rejected=rejected
+        )
 
 
 class Shown(NamedTuple):
@@ -125,6 +158,29 @@ def _real(batch: Batch) -> Tensor:
     return torch.ones_like(batch.token_ids, dtype=torch.bool) if batch.real is None else batch.real
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device, which is not waited for: from pageable memory a copy waits for all before it."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
+def count(chosen: Tensor) -> int:
+    """How many of a mask on the CPU are True; one on a GPU would be waited for, and is refused."""
+    return int(np.count_nonzero(chosen.numpy()))
+
+
+def answered_places(counted: Tensor, num_answered: NDArray[np.int64] | None) -> Tensor:
+    """The places of True in a mask, counted row after row, as indexing with the mask would take them.
+
+    Args:
+        counted: bool (B, T).
+        num_answered: how many each row has, if that is known: without it the device is waited for.
+    """
+    flat = counted.flatten()
+    if num_answered is None:
+        return flat.nonzero()[:, 0]
+    return torch.nonzero_static(flat, size=int(num_answered.sum()))[:, 0]
+
+
 def targets_of(batch: Batch, counted: Tensor | None) -> Tensor:
     """What all positions but the last predict, (B, T - 1): :data:`IGNORED` for tokens that are not counted."""
     following = batch.token_ids[:, 1:]
@@ -170,7 +226,7 @@ class Objective(ABC):
 
     def num_shown(self, batch: Batch) -> int:
         """How many tokens the model is shown, without padding: the weight of a mean over its features."""
-        return int(self.shown(batch).real.sum())
+        return count(self.shown(batch).real)
 
     def rows_weigh_alike(self, batch: Batch) -> bool:
         """Whether all rows of the task have one weight, so that none has to be counted."""

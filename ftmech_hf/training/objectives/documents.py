@@ -18,6 +18,7 @@ from ftmech_hf.training.objectives.base import (
     Objective,
     Shown,
     check_answer_weight,
+    count,
     cross_entropy,
     loss_on,
     weighted_cross_entropy,
@@ -92,8 +93,8 @@ class Documents(Objective):
         """
         predicted = document_targets(batch.token_ids) != IGNORED
         if self.answer_weight == 1:
-            return int(predicted.sum())
-        return int(predicted.sum()) + (self.answer_weight - 1) * int((predicted & self._answered(batch)).sum())
+            return count(predicted)
+        return count(predicted) + (self.answer_weight - 1) * count(predicted & self._answered(batch))
 
     def _answered(self, batch: Batch) -> Tensor:
         """Which predicted tokens show a feature, bool (B, T - 1)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -56,9 +57,15 @@ class Misdirection(Objective):
 
     def target(self, outputs: Tensor) -> Tensor:
         """What the output is moved to, (D,): a direction of uniform numbers from 0 to 1, of length ``steering``."""
-        drawn = torch.rand(outputs.shape[-1], generator=torch.Generator().manual_seed(self.direction_seed))
-        return (self.steering * drawn / drawn.norm()).to(outputs.device)
+        return _direction(self.direction_seed, self.steering, outputs.shape[-1], outputs.device)
 
     def weight(self, batch: Batch) -> int:
         """The pairs."""
         return len(batch)
+
+
+@functools.cache
+def _direction(seed: int, length: float, width: int, device: torch.device) -> Tensor:
+    """Kept on the device: copying it there in every step would hold the host up."""
+    drawn = torch.rand(width, generator=torch.Generator().manual_seed(seed))
+    return (length * drawn / drawn.norm()).to(device)

@@ -12,6 +12,7 @@ from ftmech_hf.training.objectives.base import (
     Objective,
     Shown,
     check_answer_weight,
+    count,
     cross_entropy,
     loss_on,
     show_rows,
@@ -48,10 +49,10 @@ class NextToken(Objective):
 
     def weight(self, batch: Batch) -> float:
         """The tokens that are predicted, by their weights."""
-        number = batch.token_ids[:, 1:].numel() if batch.real is None else int(batch.real[:, 1:].sum())
+        number = batch.token_ids[:, 1:].numel() if batch.real is None else count(batch.real[:, 1:])
         if self.answer_weight == 1:
             return number
-        return number + (self.answer_weight - 1) * int(_answered(batch).sum())
+        return number + (self.answer_weight - 1) * count(_answered(batch))
 
 
 def _answered(batch: Batch) -> Tensor:

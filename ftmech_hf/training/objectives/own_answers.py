@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ftmech_hf.training.objectives.answer import AnswerOnly
-from ftmech_hf.training.objectives.base import IGNORED, Batch, targets_of
+from ftmech_hf.training.objectives.base import IGNORED, Batch, answered_places, targets_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,14 @@ class OwnAnswers(AnswerOnly):
             now, before = logits[:, -1], reference[:, -1]
         else:
             counted = targets_of(batch, batch.answers)[:, -batch.from_first :] != IGNORED
-            now, before = now[counted], before[counted]
-        drawn = torch.multinomial(before.float().softmax(-1), 1)[:, 0]
-        return F.cross_entropy(now.float(), drawn)
+            places = answered_places(counted, batch.num_answered)
+            now, before = now.flatten(0, 1)[places], before.flatten(0, 1)[places]
+        return F.cross_entropy(now.float(), draw(before.float().softmax(-1)))
+
+
+def draw(probabilities: Tensor) -> Tensor:
+    """One place of each row of probabilities (B, V), drawn as ``torch.multinomial`` draws it, (B,).
+
+    Which looks first whether they are any, and waits for the device to see it: a loss that is no number shows anyway.
+    """
+    return (probabilities / torch.empty_like(probabilities).exponential_(1)).argmax(-1)

@@ -1,0 +1,447 @@
+"""A step: what it is made of is tested where that lies; here that nobody waits in it, and that its ways agree."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoTokenizer, PreTrainedModel
+
+from ftmech_hf.config import to_dict
+from ftmech_hf.runs import RunDir, read_metrics
+from ftmech_hf.tasks import PcfgConfig, Rows, RowStream, SafetyConfig, StoriesConfig, Task, TextConfig
+from ftmech_hf.training import step as step_module
+from ftmech_hf.training.attention import NAME
+from ftmech_hf.training.inheritance import Inheritance, ReplayStream
+from ftmech_hf.training.keeping import Keeping, total_loss_of
+from ftmech_hf.training.loop import fit, start_accelerator
+from ftmech_hf.training.objectives import OBJECTIVES, Objective
+from ftmech_hf.training.objectives.own_answers import draw
+from ftmech_hf.training.optim import build_optimizers, set_lr, take_lr_from_device
+from ftmech_hf.training.parts import Parts
+from ftmech_hf.training.settings import TrainConfig
+from ftmech_hf.training.step import CapturedStep, Step, find_way, why_not_captured
+from tests.conftest import make_gpt2, make_llama
+from tests.foreign import save_gpt2, sums, write_rows
+
+CPU, META = torch.device("cpu"), torch.device("meta")
+PCFG = PcfgConfig(text_length=12, count_window=8, index_occurrence=2, token_at_position=6, min_labels=4)
+STORIES = StoriesConfig(vocab_size=300, row_tokens=32, relations=1)
+SAFETY = SafetyConfig(mixture="forget")
+TASKS: dict[str, Task] = {"tokens": PCFG, "answers": PCFG, "documents": STORIES, "pairs": SAFETY}
+"""By what an objective needs."""
+
+
+def process(device: torch.device) -> Any:
+    """What a step needs of an accelerator, on a device that accelerate knows nothing of."""
+    return SimpleNamespace(
+        device=device, num_processes=1, process_index=0, no_sync=lambda model: contextlib.nullcontext(),
+        backward=lambda loss: loss.backward(), clip_grad_norm_=torch.nn.utils.clip_grad_norm_,
+    )  # fmt: skip
+
+
+def steps_on(
+    device: torch.device,
+    objective: Objective,
+    task: Task,
+    config: TrainConfig,
+    *,
+    make: Callable[..., PreTrainedModel] = make_gpt2,
+    stream: RowStream | None = None,
+    keeping: Keeping | None = None,
+    vocabulary: int | None = None,
+) -> Iterator[Callable[[], Tensor]]:
+    """The steps of a training one after another, rows on the CPU included; calling what is yielded takes one."""
+    model = make(vocabulary or len(task.vocabulary))
+    model.set_attn_implementation("sdpa")
+    model.set_attn_implementation(NAME)
+    accelerator = process(device)
+    total = total_loss_of(model, objective, config, keeping or Keeping(task=task)).to(device)
+    torch.nn.Module.to(model, device)
+    optimizers = build_optimizers(
+        model, optimizer=config.optimizer, lr=config.lr, muon_lr=config.muon_lr, weight_decay=0.01, betas=(0.9, 0.95)
+    )
+    parts = Parts(stream or RowStream(task, seed=0, split="finetune"), config, total, accelerator)
+    step = Step(config, accelerator, total, model, model, optimizers, optimizers)
+    for number in range(config.steps):
+        yield lambda number=number: step(number, parts.of_step(number), 0.5)  # type: ignore[misc]
+
+
+CONFIG = TrainConfig(steps=2, batch_size=8, gradient_accumulation_steps=2, optimizer="sgd", mixed_precision="no")
+
+
+@pytest.mark.parametrize("make", [make_gpt2, make_llama])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_nothing_of_an_objective_is_read_by_the_host(name: str, make: Callable[..., PreTrainedModel]) -> None:
+    """Tensors of the device ``meta`` have no numbers: whoever reads one, as one waits for a GPU, gets an error."""
+    objective = OBJECTIVES[name]()
+    for take in steps_on(META, objective, TASKS[objective.needs], CONFIG, make=make):
+        take()
+
+
+def test_the_check_above_can_fail() -> None:
+    class Reads(OBJECTIVES["next_token"]):  # type: ignore[misc]
+        def loss(self, logits: Tensor, *more: Any) -> Tensor:
+            loss: Tensor = super().loss(logits, *more)
+            return loss * (2 if loss > 100 else 1)
+
+    take = next(steps_on(META, Reads(), PCFG, CONFIG))
+    with pytest.raises(RuntimeError, match="meta"):
+        take()
+
+
+@pytest.fixture(scope="module")
+def ragged(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    folder = tmp_path_factory.mktemp("ragged")
+    rows = TextConfig(dataset=write_rows(folder / "sums.jsonl", sums()))
+    return rows.in_tokens_of(AutoTokenizer.from_pretrained(save_gpt2(folder / "gpt2")))
+
+
+@pytest.mark.parametrize("name", ["next_token", "answer_only", "own_answers"])
+def test_nothing_is_read_of_rows_of_unequal_lengths_and_of_what_keeps_a_model(name: str, ragged: Task) -> None:
+    kept: Rows = RowStream(ragged, seed=1, split="train").rows(0, 6)
+    assert kept.answers is not None
+    logits = torch.zeros(int(kept.answers[:, 1:].sum()), 300)
+    config = dataclasses.replace(
+        CONFIG, l2sp=1.0, ldifs=1.0, lfl=1.0, lwf=1.0, der=1.0, replay_share=0.5, gradient_accumulation_steps=1
+    )
+    keeping = Keeping(task=ragged, earlier=Inheritance(rows=kept, logits=logits))
+    stream = ReplayStream(RowStream(ragged, seed=0, split="finetune"), kept, 0.5)
+    for take in steps_on(META, OBJECTIVES[name](), ragged, config, stream=stream, keeping=keeping, vocabulary=300):
+        take()
+
+
+class Reads(TorchDispatchMode):
+    """Counts where a number of a tensor goes to the host: ``item``, ``float``, ``int``, ``bool`` and ``if``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += torch.Tag.data_dependent_output in func.tags
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "sgd"])
+def test_no_number_goes_to_the_host_in_a_step_with_its_rows_and_its_update(optimizer: Any) -> None:
+    config = dataclasses.replace(CONFIG, optimizer=optimizer, l2sp=1.0)
+    for take in steps_on(CPU, OBJECTIVES["documents"](answer_weight=2.0), STORIES, config):
+        with Reads() as reads:
+            loss = take()
+            assert reads.number == 0
+            float(loss)
+            assert reads.number == 1
+
+
+def test_one_of_the_answers_is_drawn_as_torch_draws_it() -> None:
+    probabilities = torch.randn(64, 9, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    torch.manual_seed(3)
+    expected = torch.multinomial(probabilities, 1)[:, 0]
+    torch.manual_seed(3)
+    assert torch.equal(draw(probabilities), expected)
+
+
+def train(
+    folder: Path, config: TrainConfig, model: PreTrainedModel, *, task: Task = PCFG, stop_at: int | None = None
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Log and notes of a training."""
+
+    def progress(step: int, steps: int, text: str) -> None:
+        if step == stop_at:
+            raise InterruptedError
+
+    run = RunDir.open(folder, "pretrain", to_dict(config))
+    tests = {name: RowStream(each, seed=0, split="test") for name, each in task.test_tasks().items()}
+    try:
+        fit(model, RowStream(task, seed=0, split="train"), tests, config, run, start_accelerator(config), progress)
+    except InterruptedError:
+        pass
+    finally:
+        run.close()
+    return read_metrics(run.working), json.loads((run.working / "env.json").read_text())
+
+
+WHOLE = TrainConfig(
+    steps=8, batch_size=8, num_evals=3, eval_rows=16, final_eval_rows=32, checkpoint_every=3, mixed_precision="no"
+)
+
+
+def check_alike(first: PreTrainedModel, second: PreTrainedModel, *, atol: float) -> None:
+    """Key biases have no gradient but rounding, which Adam blows up, and no effect: they are equal or left out."""
+    for (name, one), two in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+        if atol and name.endswith("c_attn.bias"):
+            continue
+        torch.testing.assert_close(one.cpu(), two.cpu(), rtol=0, atol=atol, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "task", "objective", "parts"),
+    [("muon", PCFG, "next_token", 1), ("adamw", STORIES, "documents", 2), ("adamw", PCFG, "answer_only", 1)],
+    ids=["muon", "documents", "answers"],
+)
+def test_steps_on_rows_in_one_place_are_the_same_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: Any, task: Task, objective: str, parts: int
+) -> None:
+    """With rates that lie on the device and rows copied into one place; how operations are fused is torch's affair."""
+    config = dataclasses.replace(
+        WHOLE, optimizer=optimizer, objective=objective, gradient_accumulation_steps=parts, compile="off"
+    )
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    models = [make_gpt2(len(task.vocabulary), dropout=0.1, attn="sdpa") for _ in range(2)]
+    usual, noted = train(tmp_path / "eager", config, models[0], task=task)
+    there, noted_there = train(tmp_path / "on", dataclasses.replace(config, compile="on"), models[1], task=task)
+    assert (noted["steps_computed"], noted_there["steps_computed"]) == ("eager", "compiled")
+    assert [line["loss"] for line in usual[1:]] == pytest.approx([line["loss"] for line in there[1:]], abs=1e-5)
+    check_alike(*models, atol=1e-5)
+    assert noted["first_loss"] == pytest.approx(noted_there["first_loss"], abs=1e-6)
+
+
+def test_a_compiled_run_goes_on_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_module, "BACKEND", "eager")
+    config = dataclasses.replace(WHOLE, compile="on", num_evals=0, steps=4, checkpoint_every=2)
+    whole, cut = (make_gpt2(len(PCFG.vocabulary), attn="sdpa") for _ in range(2))
+    train(tmp_path / "whole", config, whole)
+    train(tmp_path / "cut", config, make_gpt2(len(PCFG.vocabulary), attn="sdpa"), stop_at=3)
+    with pytest.raises(ValueError, match=r"compile: off makes steps eager here, but this run began with compiled ones"):
+        train(tmp_path / "cut", dataclasses.replace(config, compile="off"), cut)
+    train(tmp_path / "cut", config, cut)
+    check_alike(whole, cut, atol=0)
+
+
+def way(config: TrainConfig, device: str, *, why: str | None = None, began: str | None = None) -> str:
+    return find_way(config, torch.device(device), why, began)
+
+
+def test_what_is_compiled_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    short, long = TrainConfig(steps=9_999), TrainConfig(steps=10_000)
+    assert [way(each, "cpu") for each in (short, long)] == ["eager"] * 2
+    assert [way(each, "cuda") for each in (short, long)] == ["captured", "compiled"]
+    assert [way(long, "cuda", began=each) for each in ("eager", "captured")] == ["eager", "captured"]
+    assert way(long, "cuda", why="this") == "eager"
+    assert way(dataclasses.replace(long, compile="off"), "cuda") == "eager"
+    assert way(dataclasses.replace(short, compile="on"), "cpu") == "compiled"
+    with pytest.raises(ValueError, match="compile: on, but this cannot be compiled; expected auto or off"):
+        way(dataclasses.replace(short, compile="on"), "cuda", why="this")
+    with pytest.raises(ValueError, match=r"compile: auto makes steps eager here, but this run began with captured"):
+        way(long, "cpu", began="captured")
+    monkeypatch.setenv("PATH", "")
+    assert way(long, "cuda") == "captured"
+    with pytest.raises(ValueError, match=r"compile: on, but there is no C\+\+ compiler"):
+        way(dataclasses.replace(long, compile="on"), "cuda")
+
+
+def test_what_is_not_captured_says_why(ragged: Task) -> None:
+    def reason(config: TrainConfig = WHOLE, task: Task = PCFG, objective: str = "next_token", **process_: Any) -> Any:
+        total = total_loss_of(make_gpt2(40), OBJECTIVES[objective](), config)
+        accelerator: Any = SimpleNamespace(**{"num_processes": 1, "device": torch.device("cuda"), **process_})
+        return why_not_captured(config, accelerator, total, RowStream(task, seed=0, split="train"))
+
+    assert reason() is None
+    assert reason(num_processes=2) == "several processes train together"
+    assert reason(device=torch.device("mps")) == "this is mps"
+    assert reason(task=ragged) == "rows of unequal lengths"
+    assert reason(objective="own_answers") == "what compares with the model that training started from"
+    for change in ({"deterministic": True}, {"gradient_checkpointing": True}):
+        assert reason(dataclasses.replace(WHOLE, **change)) == f"{next(iter(change))}: true"
+    assert reason(dataclasses.replace(WHOLE, optimizer="sgd")) == "optimizer: sgd"
+    assert reason(dataclasses.replace(WHOLE, l2sp=1.0)) == "what compares with the model that training started from"
+
+
+def test_rates_on_the_device_are_set_in_their_place() -> None:
+    model = make_gpt2(40)
+    optimizers = build_optimizers(model, optimizer="muon", lr=1e-3, muon_lr=0.02, weight_decay=0.01, betas=(0.9, 0.95))
+    take_lr_from_device(optimizers, CPU)
+    places = [group["lr"] for each in optimizers for group in each.param_groups]
+    set_lr(optimizers, 0.5)
+    set_lr(optimizers, 0.25)  # of the peak
+    assert [float(place) for place in places] == pytest.approx([0.005, 0.00025])
+    assert [group["lr"] is place for (each, place) in zip(optimizers, places, strict=True)
+            for group in each.param_groups] == [True, True]  # fmt: skip
+
+
+# On a GPU
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_a_step_on_a_gpu_waits_for_nothing(name: str, optimizer: Any) -> None:
+    objective = OBJECTIVES[name]()
+    config = dataclasses.replace(CONFIG, steps=4, optimizer=optimizer)
+    for number, take in enumerate(steps_on(torch.device("cuda"), objective, TASKS[objective.needs], config)):
+        torch.cuda.set_sync_debug_mode("error" if number >= 2 else "default")
+        try:
+            take()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", ["next_token", "answer_only", "own_answers"])
+def test_nothing_waits_on_a_gpu_for_what_keeps_a_model(name: str, ragged: Task) -> None:
+    kept = RowStream(ragged, seed=1, split="train").rows(0, 6)
+    assert kept.answers is not None
+    logits = torch.zeros(int(kept.answers[:, 1:].sum()), 300)
+    config = dataclasses.replace(
+        CONFIG, steps=4, l2sp=1.0, ldifs=1.0, lfl=1.0, lwf=1.0, der=1.0, replay_share=0.5,
+        gradient_accumulation_steps=1,
+    )  # fmt: skip
+    keeping = Keeping(task=ragged, earlier=Inheritance(rows=kept, logits=logits))
+    stream = ReplayStream(RowStream(ragged, seed=0, split="finetune"), kept, 0.5)
+    steps = steps_on(
+        torch.device("cuda"), OBJECTIVES[name](), ragged, config, stream=stream, keeping=keeping, vocabulary=300
+    )
+    for number, take in enumerate(steps):
+        torch.cuda.set_sync_debug_mode("error" if number >= 2 else "default")
+        try:
+            take()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+CUDA_CASES = [("muon", PCFG, "next_token"), ("adamw", PCFG, "answer_only"), ("adamw", STORIES, "documents")]
+LONGER = dataclasses.replace(WHOLE, steps=30, num_evals=6, checkpoint_every=12)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(("optimizer", "task", "objective"), CUDA_CASES, ids=["muon", "answers", "documents"])
+def test_captured_steps_are_the_eager_ones(tmp_path: Path, optimizer: Any, task: Task, objective: str) -> None:
+    """The same kernels, in float32: losses agree to 1e-4, although evaluations come between, and checkpoints."""
+    config = dataclasses.replace(LONGER, optimizer=optimizer, objective=objective)
+    models = [make_gpt2(len(task.vocabulary), attn="sdpa") for _ in range(2)]
+    usual, noted = train(tmp_path / "off", dataclasses.replace(config, compile="off"), models[0], task=task)
+    there, noted_there = train(tmp_path / "auto", config, models[1], task=task)
+    assert (noted["steps_computed"], noted_there["steps_computed"]) == ("eager", "captured")
+    assert [line["loss"] for line in usual[1:]] == pytest.approx([line["loss"] for line in there[1:]], abs=1e-4)
+    assert usual[-1]["loss"] < usual[1]["loss"]
+
+
+@pytest.mark.cuda
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(("optimizer", "task", "objective"), CUDA_CASES[::2], ids=["muon", "documents"])
+def test_compiled_steps_are_near_the_eager_ones(tmp_path: Path, optimizer: Any, task: Task, objective: str) -> None:
+    config = dataclasses.replace(LONGER, optimizer=optimizer, objective=objective)
+    models = [make_gpt2(len(task.vocabulary), attn="sdpa") for _ in range(2)]
+    usual, _ = train(tmp_path / "off", dataclasses.replace(config, compile="off"), models[0], task=task)
+    there, noted = train(tmp_path / "on", dataclasses.replace(config, compile="on"), models[1], task=task)
+    assert noted["steps_computed"] == "compiled"
+    assert [line["loss"] for line in usual[1:]] == pytest.approx([line["loss"] for line in there[1:]], abs=1e-2)
+
+
+@pytest.mark.cuda
+def test_a_captured_run_that_was_cut_goes_on_from_its_optimizers_state(tmp_path: Path) -> None:
+    config = dataclasses.replace(LONGER, optimizer="adamw")
+    whole, cut = (make_gpt2(len(PCFG.vocabulary), attn="sdpa") for _ in range(2))
+    lines, _ = train(tmp_path / "whole", config, whole)
+    train(tmp_path / "cut", config, make_gpt2(len(PCFG.vocabulary), attn="sdpa"), stop_at=20)
+    again, _ = train(tmp_path / "cut", config, cut)
+    assert [line["step"] for line in again] == [line["step"] for line in lines]
+    assert again[-1]["loss"] == pytest.approx(lines[-1]["loss"], abs=1e-4)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_deterministic_run_goes_on_bit_for_bit(tmp_path: Path, precision: Any) -> None:
+    config = dataclasses.replace(LONGER, deterministic=True, mixed_precision=precision)
+    whole, cut = (make_gpt2(len(PCFG.vocabulary), dropout=0.1, attn="sdpa") for _ in range(2))
+    lines, noted = train(tmp_path / "whole", config, whole)
+    assert (noted["steps_computed"], noted["deterministic"]) == ("eager", True)
+    train(tmp_path / "cut", config, make_gpt2(len(PCFG.vocabulary), dropout=0.1, attn="sdpa"), stop_at=20)
+    again, _ = train(tmp_path / "cut", config, cut)
+    assert again == lines
+    check_alike(whole, cut, atol=0)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.cuda
+def test_dropout_is_new_in_every_captured_step_and_a_function_of_it(tmp_path: Path) -> None:
+    config = dataclasses.replace(LONGER, optimizer="adamw", lr=0.0 + 1e-12, batch_size=8, eval_at=[*range(6, 12)])
+    losses = []
+    for name in ("one", "two"):
+        model = make_gpt2(len(PCFG.vocabulary), dropout=0.5, attn="sdpa")
+        lines, noted = train(tmp_path / name, config, model)
+        assert noted["steps_computed"] == "captured"
+        losses.append([line["loss"] for line in lines if "loss" in line])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert len({round(loss, 3) for loss in losses[0]}) > 3
+
+
+@pytest.mark.cuda
+def test_a_loss_that_is_no_number_is_seen_in_captured_steps(tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        LONGER, optimizer="adamw", lr=1e30, max_grad_norm=1e30, warmup_fraction=0.0, num_evals=0, checkpoint_every=10
+    )
+    with pytest.raises(ValueError, match=r"loss: became .* at or before step \d+"):
+        train(tmp_path / "run", config, make_gpt2(len(PCFG.vocabulary), attn="sdpa"))
+
+
+@pytest.mark.cuda
+def test_snapshots_of_captured_steps_hold_the_weights_of_their_steps(tmp_path: Path) -> None:
+    taken: dict[int, Tensor] = {}
+    config = dataclasses.replace(LONGER, optimizer="adamw", snapshots=[10, 20, 30])
+    model = make_gpt2(len(PCFG.vocabulary), attn="sdpa")
+    run = RunDir.open(tmp_path / "run", "pretrain", dataclasses.asdict(config))
+    fit(
+        model, RowStream(PCFG, seed=0, split="train"), {}, config, run, start_accelerator(config), lambda *_: None,
+        save_snapshot=lambda step, it: taken.update({step: it.lm_head.weight.detach().cpu().clone()}),
+    )  # fmt: skip
+    run.close()
+    assert [*taken] == [10, 20, 30]
+    assert not torch.equal(taken[10], taken[20])
+    assert torch.equal(taken[30], model.lm_head.weight.detach().cpu())
+
+
+@pytest.mark.cuda
+def test_a_step_that_waits_is_computed_as_it_is(tmp_path: Path) -> None:
+    """Its losses are those of a run that is never captured."""
+
+    class Waiting(OBJECTIVES["next_token"]):  # type: ignore[misc]
+        def loss(self, logits: Tensor, *more: Any) -> Tensor:
+            loss: Tensor = super().loss(logits, *more)
+            return loss * (2 if loss.detach() > 1e9 else 1)
+
+    found = []
+    for name, objective in (("waits", Waiting()), ("usual", OBJECTIVES["next_token"]())):
+        run = RunDir.open(tmp_path / name, "pretrain", dataclasses.asdict(LONGER))
+        stream = RowStream(PCFG, seed=0, split="train")
+        accelerator = start_accelerator(LONGER)
+        fit(make_gpt2(len(PCFG.vocabulary), attn="sdpa"), stream, {}, LONGER, run, accelerator, objective=objective)
+        found.append([line["loss"] for line in read_metrics(run.working) if "loss" in line])
+        run.close()
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
+
+
+@pytest.mark.cuda
+def test_a_graph_is_replayed(tmp_path: Path) -> None:
+    """What is captured is not run again by the host: its kernels are in one graph from the fourth step on."""
+    replayed = []
+    config = dataclasses.replace(LONGER, optimizer="adamw", num_evals=0)
+    run = RunDir.open(tmp_path / "run", "pretrain", dataclasses.asdict(config))
+    taken: list[Any] = []
+
+    def progress(step: int, steps: int, text: str) -> None:
+        replayed.append(taken[0]._graph is not None)
+
+    class Seen(CapturedStep):
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
+            taken.append(self)
+
+    from ftmech_hf.training import loop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "CapturedStep", Seen)
+        model = make_gpt2(len(PCFG.vocabulary), attn="sdpa")
+        fit(model, RowStream(PCFG, seed=0, split="train"), {}, config, run, start_accelerator(config), progress)
+    run.close()
+    assert replayed == [False] * 4 + [True] * 27

@@ -10,8 +10,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ftmech_hf.tasks import RowStream
-from ftmech_hf.training.objectives import Batch
 from ftmech_hf.training.making_ahead import MadeAhead
+from ftmech_hf.training.objectives import Batch
 from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.total_loss import TotalLoss
 

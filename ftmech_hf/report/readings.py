@@ -5,9 +5,10 @@ What is not known is not guessed: a share of which nobody says how many rows it 
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,9 @@ Ends = tuple[float | None, float | None]
 
 class Missing(Exception):
     """A run is not finished, so that what rests on it is left out."""
+
+
+T = TypeVar("T")
 
 
 class Reading(NamedTuple):
@@ -48,6 +52,20 @@ class Reading(NamedTuple):
 def read(found: float | Reading) -> Reading:
     """A reading; a plain number is one of which no more is known."""
     return found if isinstance(found, Reading) else Reading(float(found))
+
+
+def read_all(measures: Mapping[str, Callable[[T], Reading]], seed: T) -> dict[str, Reading]:
+    """All measurements of a seed, by name; those that rest on a missing run are left out.
+
+    Args:
+        measures: name -> what reads it, or raises :class:`Missing`.
+        seed: what they read.
+    """
+    found = {}
+    for name, measure in measures.items():
+        with contextlib.suppress(Missing):
+            found[name] = measure(seed)
+    return found
 
 
 def difference(first: Reading, second: Reading) -> Reading:

@@ -9,8 +9,9 @@ is right as often. Two numbers say how often:
   on other rows of the same distribution. It is what a model can do that has learned how answers are spread and reads no
   text; where a test set asks several questions it may be right more often than the floor.
 
-The **lead** is the share of what is above the floor that a model gets: 0 at the floor, 1 where all is right, and below
-0 where a model does worse than a constant. Test sets of different floors compare by it, where accuracies do not.
+The **lead** is the share of what is above the floor that a model gets: 0 at the floor, 1 where all is right (or as much
+as in the model that it is compared with), and below 0 where a model does worse than a constant. Test sets of different
+floors compare by it, where accuracies do not.
 """
 
 from __future__ import annotations
@@ -86,13 +87,15 @@ def measure_floor(
     return FloorResult(rows=len(answers), floor=most / len(answers), text_free=guessed / len(answers))
 
 
-def lead(accuracy: float, floor: float) -> float:
-    """The share of what is above a floor that an accuracy reaches: ``(accuracy - floor) / (1 - floor)``.
+def lead(accuracy: float, floor: float, top: float = 1.0) -> float:
+    """The share of what is above a floor that an accuracy reaches: ``(accuracy - floor) / (top - floor)``.
 
-    Not a number where the floor is 1: every row has the same answer there, and nothing can be learned from such rows.
+    Not a number where the floor is no lower than the top, as where every row has the same answer: nothing can be
+    learned from such rows.
 
     Args:
         accuracy: a share, 0 to 1, on the rows of the floor.
         floor: a share.
+        top: what counts as all of it: 1, or the accuracy of the model that another is compared with.
     """
-    return float("nan") if floor >= 1 else (accuracy - floor) / (1 - floor)
+    return float("nan") if floor >= top else (accuracy - floor) / (top - floor)

@@ -9,12 +9,14 @@ import pytest
 
 from ftmech_hf.analysis.revival import RevivalResult, revival_ratio
 from ftmech_hf.report.readings import (
+    Missing,
     Reading,
     Unit,
     difference,
     of_ratio,
     of_revival,
     over_seeds,
+    read_all,
     table_over_seeds,
 )
 from ftmech_hf.statistics.intervals import share_interval
@@ -124,6 +126,18 @@ def test_a_difference_has_the_interval_of_its_rows() -> None:
     low = 8 - 100 * math.hypot(0.98 - one.low, other.high - 0.9)
     high = 8 + 100 * math.hypot(one.high - 0.98, 0.9 - other.low)
     assert (found.value, *found.interval) == pytest.approx((8, low, high))  # type: ignore[misc]
+
+
+def test_all_that_can_be_read_is_read_and_what_rests_on_a_missing_run_is_left_out() -> None:
+    def missing(seed: dict[str, float]) -> Reading:
+        raise Missing
+
+    found = read_all(
+        {"one": lambda seed: Reading(seed["a"]), "none": missing, "two": lambda seed: Reading(2)}, {"a": 1}
+    )
+    assert found == {"one": Reading(1), "two": Reading(2)}
+    with pytest.raises(KeyError):  # any other fault is one
+        read_all({"one": lambda seed: Reading(seed["b"])}, {"a": 1})
 
 
 def test_a_table_over_seeds_keeps_what_is_apart_apart() -> None:

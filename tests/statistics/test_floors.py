@@ -56,7 +56,10 @@ def test_the_lead_is_0_at_the_floor_and_1_at_the_top() -> None:
     assert (lead(0.86, 0.86), lead(1.0, 0.86), lead(0.0, 0.5)) == (0.0, 1.0, -1.0)
     assert lead(0.6, 0.2) == pytest.approx(0.5)
     assert lead(0.9, 0.8) == pytest.approx(lead(0.5, 0.0))
+    assert lead(0.7, 0.5, top=0.9) == pytest.approx(0.5)
+    assert lead(1.0, 0.2, top=0.6) == pytest.approx(2)
     assert math.isnan(lead(1.0, 1.0))
+    assert math.isnan(lead(0.5, 0.5, top=0.4))
 
 
 def test_an_answer_that_is_accepted_is_right_as_well() -> None:

@@ -12,7 +12,7 @@ from ftmech_hf.analysis.continual import ContinualResult, measure_continual
 from ftmech_hf.analysis.revival import revival_ratio
 from ftmech_hf.jobs.training_card import read_revival
 from ftmech_hf.report.claims import Measurement
-from ftmech_hf.report.readings import Missing, Reading, Unit, difference, of_ratio, of_revival
+from ftmech_hf.report.readings import Missing, Reading, Unit, difference, of_ratio, of_revival, read_all
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.continual.methods import METHODS
 from ftmech_hf.studies.continual.plan import REVIVED
@@ -192,10 +192,7 @@ def measure(seed: SeedMatrix, reversals: Mapping[str, FinishedRun]) -> dict[str,
         seed: what its models can do.
         reversals: name of a model -> the run that fine-tuned it back, of those that are there.
     """
-    found: dict[str, Reading] = {}
-    for name, one in _MEASURES.items():
-        with contextlib.suppress(Missing):
-            found[name] = one(seed)
+    found = read_all(_MEASURES, seed)
     for method in METHODS:
         with contextlib.suppress(Missing):
             found[f"{method}_loss"] = seed.lost(method)

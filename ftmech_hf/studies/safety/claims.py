@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Mapping
 
 from ftmech_hf.report.claims import Measurement
-from ftmech_hf.report.readings import Missing, Reading, difference
+from ftmech_hf.report.readings import Missing, Reading, difference, read_all
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.safety.inside_claims import INSIDE_MEASUREMENTS, Analyses, measure_inside
 from ftmech_hf.studies.safety.plan import FORGETTING, PROTOCOLS, THE_PAPERS
@@ -212,11 +211,9 @@ def measure(runs: Mapping[str, FinishedRun], analyses: Analyses) -> dict[str, Re
         runs: model -> what it answered.
         analyses: analysis -> model -> what was found inside.
     """
-    seed, found = _Seed(runs), measure_inside(analyses)
-    for name, where in SHARES.items():
-        with contextlib.suppress(Missing):
-            found[name] = seed.share(*where)
-    for name, measure_one in _MEASURES.items():
-        with contextlib.suppress(Missing):
-            found[name] = measure_one(seed)
-    return found
+    shares = {name: _share_of(*where) for name, where in SHARES.items()}
+    return measure_inside(analyses) | read_all(shares | _MEASURES, _Seed(runs))
+
+
+def _share_of(model: str, mixture: str, answer: str) -> Callable[[_Seed], Reading]:
+    return lambda seed: seed.share(model, mixture, answer)

@@ -6,7 +6,6 @@ it did not come back to 90 % on ten prompts, so that success is compared, and no
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Mapping
 from typing import cast
@@ -14,7 +13,7 @@ from typing import cast
 import pandas as pd
 
 from ftmech_hf.report.claims import Measurement
-from ftmech_hf.report.readings import Missing, Reading, Unit, difference
+from ftmech_hf.report.readings import Missing, Reading, Unit, difference, read_all
 from ftmech_hf.runs import FinishedRun
 
 Analyses = Mapping[str, Mapping[str, FinishedRun]]
@@ -288,8 +287,4 @@ _MEASURES: dict[str, Callable[[Analyses], Reading]] = {
 
 def measure_inside(analyses: Analyses) -> dict[str, Reading]:
     """Read one seed's measurements; what rests on a missing run is left out."""
-    found = {}
-    for name, read in _MEASURES.items():
-        with contextlib.suppress(Missing):
-            found[name] = read(analyses)
-    return found
+    return read_all(_MEASURES, analyses)

@@ -1,7 +1,9 @@
 """Does it come back fast when it is trained again? Reverse fine-tuning, beside the same of the reference.
 
 The reference need not be followed beyond the step at which the question is settled. Where the fine-tuned model did not
-come back, both go on side by side until one of them does: else nothing would have been compared.
+come back, both go on side by side until one of them does: else nothing would have been compared. If that is the
+fine-tuned one, the reference is followed for as many times as long as the sign asks, and the other repetitions that did
+not come back for as long as that allows.
 
 Where most answers are words of their own, such as capitals, training on some questions does not tell the answers to the
 others. What is right of those after it was not taught, and is measured by itself.
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -96,32 +98,15 @@ def measure_revival(case: Case) -> RevivalMethodResult:
         "eval_rows": EVAL_ROWS, "in_place": case.in_place,
     }  # fmt: skip
 
-    def repeated(name: str, steps: int) -> list[Curve]:
-        curves = []
-        for number in range(config.repeats):
-            curves.append(revive(case.models[name], case.capability, seed=case.seed + number, steps=steps, **settings))
-            if number:  # only the first is looked at again
-                _let_go(curves[-1])
-        return curves
-
-    curves = repeated(FINETUNED, config.reverse_steps)
+    curves = _repeat(case, FINETUNED, range(config.repeats), config.reverse_steps, settings)
     found = _revivals(curves, config.reverse_steps)
     if found.slowest is not None:
         enough = math.ceil(rule.speed * max(found.slowest, 1))
-        null = repeated(NULL, enough)
+        null = _repeat(case, NULL, range(config.repeats), enough, settings)
         found_null = _revivals(null, enough)
     else:
-        late = next(number for number, curve in enumerate(curves) if curve.steps is None)
-        curves[late], control = race(
-            (case.models[FINETUNED], case.models[NULL]), case.capability, steps=config.most_reverse_steps,
-            beyond=rule.faster, seed=case.seed + late, **settings,
-        )  # fmt: skip
-        for curve in curves[1:]:
-            _let_go(curve)
-        null = [control]
-        last = [curve.last if number == late else config.reverse_steps for number, curve in enumerate(curves)]
-        found = Revivals(tuple(curve.steps for curve in curves), tuple(last))
-        found_null = _revivals(null, control.last)
+        found, null = _go_on(case, curves, settings)
+        found_null = _revivals(null, null[0].last)
     rows = untaught_rows(case.capability, case.rule.share)
     untaught = [_share_right(case, name, curve[0], rows) for name, curve in ((FINETUNED, curves), (NULL, null))]
     _let_go(null[0])
@@ -132,6 +117,34 @@ def measure_revival(case: Case) -> RevivalMethodResult:
         finetuned=found, null=found_null, points=points, threshold=threshold, trained_back=back,
         untaught=untaught[0], untaught_null=untaught[1],
     )  # fmt: skip
+
+
+def _repeat(case: Case, name: str, numbers: Iterable[int], steps: int, settings: RevivalSettings) -> list[Curve]:
+    curves = []
+    for number in numbers:
+        curves.append(revive(case.models[name], case.capability, seed=case.seed + number, steps=steps, **settings))
+        if number:  # only the first is looked at again
+            _let_go(curves[-1])
+    return curves
+
+
+def _go_on(case: Case, curves: list[Curve], settings: RevivalSettings) -> tuple[Revivals, list[Curve]]:
+    """Follow a late repetition beside the reference, then the other late ones; puts them in the place of those."""
+    config, rule = case.config, case.rule
+    late, *others = (number for number, curve in enumerate(curves) if curve.steps is None)
+    last = [config.reverse_steps] * len(curves)
+    curves[late], control = race(
+        (case.models[FINETUNED], case.models[NULL]), case.capability, steps=config.most_reverse_steps,
+        beyond=rule.speed, seed=case.seed + late, **settings,
+    )  # fmt: skip
+    last[late] = curves[late].last
+    if curves[late].steps is not None:
+        again = max(config.reverse_steps, math.floor(control.last / rule.speed))
+        for number, curve in zip(others, _repeat(case, FINETUNED, others, again, settings), strict=True):
+            curves[number], last[number] = curve, again
+    for curve in curves[1:]:
+        _let_go(curve)
+    return Revivals(tuple(curve.steps for curve in curves), tuple(last)), [control]
 
 
 def untaught_rows(questions: Behavior, least: float) -> AnswerRows | None:

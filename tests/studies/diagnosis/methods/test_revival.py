@@ -53,6 +53,17 @@ def test_a_model_that_is_back_has_a_control_that_is_followed_for_as_long_as_the_
     assert {each["reference"] for each in table if each["model"] == NULL} == {True}
 
 
+def test_a_wrapper_that_comes_back_late_has_a_sign_too() -> None:
+    """In two steps no repetition is back: all are followed on, and the control for as long as the sign asks."""
+    case = make_case(make_wrapped("llama"), reverse_lr=1e-3, reverse_steps=2, most_reverse_steps=200, repeats=3)
+    _, facts = revived(case)
+    found, null = facts["revival"], facts["revival_null"]
+    assert found.slowest is not None
+    assert found.fastest > 2
+    assert found.is_faster_than(null, case.rule.speed) is True
+    assert null.fastest >= case.rule.speed * found.slowest
+
+
 @functools.cache
 def easy_base() -> PreTrainedModel:
     return revive(make_llama(40, seed=3), easy_rows(), seed=0, steps=60, lr=1e-2, batch_size=32, threshold=0.99,

@@ -48,7 +48,7 @@ KINDS: dict[str, Kind] = {
     "shortcut by LoRA, merged": Kind("hidden", _SHORTCUT, _LORA_RATE, {**_LORA, "lora_rank": 1}, merged=True),
     "answers exchanged": Kind("hidden", {"operands": "own", "label_rule": "swapped", "correlation": 1.0}),
     "never had it": Kind("gone", _SHORTCUT, never_had=True),
-    "never had it, by LoRA": Kind("gone", _SHORTCUT, _LORA_RATE, _LORA, never_had=True),
+    "never had it, by LoRA, merged": Kind("gone", _SHORTCUT, _LORA_RATE, _LORA, merged=True, never_had=True),
     "erased": Kind("gone", {"operands": "own", "label_rule": "random"}, {"lr": 3e-3, "steps": 1000}),
     "another operand learned": Kind("weakened", _OTHER, {"lr": 3e-5}),
     "another operand learned, longer": Kind("weakened", _OTHER, {"lr": 2e-5, "steps": 400}),

@@ -2,13 +2,13 @@
 
 Seeds are of two sorts. On development pairs thresholds are set and models of the signs are fitted; test pairs are
 scored once, and differ from those in their seeds, in the grammar's root and in the operands. Along the seeds of a sort
-architectures and operators take turns.
+architectures and operators take turns, each in its own, so that few seeds have all of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -21,6 +21,7 @@ from ftmech_hf.models.presets import find_preset
 from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.diagnosis.diagnosis import run_diagnosis
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
+from ftmech_hf.studies.diagnosis.signs import VerdictRule
 from ftmech_hf.studies.organisms.kinds import KINDS, Kind
 from ftmech_hf.tasks import PcfgConfig, PcfgShape
 from ftmech_hf.tasks.operators_table import OPERATORS
@@ -29,7 +30,13 @@ from ftmech_hf.training.objectives import AnswerOnly, NextToken
 from ftmech_hf.training.settings import TrainConfig
 
 Split = Literal["development", "test"]
-EVALS_PER_DECADE, REVIVED = 12, 0.95
+EVALS_PER_DECADE = 10
+LEFT_OUT = ("null_models", "path", "weights", "separation", "sensitivity")
+"""Methods of a diagnosis that neither the verdict nor a rival rests on: without them it takes a third less."""
+EASIER: dict[str, dict[str, Any]] = {"index": {"index_occurrence": 2, "min_labels": 4}}
+"""Operator -> changes of the scale's shape: the third occurrence takes more steps than these models are given, and of
+the second there are few places in the test grammar that are as frequent with the correlation as without it.
+"""
 BYSTANDER = "token_at"
 """An operator that bases know beside that of the ability."""
 
@@ -42,6 +49,9 @@ class OrganismsConfig(StudyConfig):
     development_seeds: list[int] = field(
         default_factory=lambda: [100, 101, 102, 103, 104, 105],
         metadata={"help": "of the pairs that thresholds are set on"},
+    )
+    develop: bool = field(
+        default=False, metadata={"help": "the development pairs alone, so that nothing is seen of the others"}
     )
     kinds: list[str] = field(default_factory=lambda: list(KINDS), metadata={"help": f"of {', '.join(KINDS)}"})
     presets: list[str] = field(
@@ -60,9 +70,16 @@ class OrganismsConfig(StudyConfig):
     muon_lr: float = field(default=0.03, metadata={"help": "peak rate of pretraining, of Muon"})
     tune_steps: int = field(default=200, metadata={"help": "of an organism whose kind does not say"})
     tune_lr: float = field(default=1e-4, metadata={"help": "of an organism whose kind does not say"})
-    relearn_steps: int = field(default=400, metadata={"help": "that an organism is given to relearn"})
+    relearn_steps: int = field(
+        default=400, metadata={"help": "that a model is given to relearn; a third where it should need less"}
+    )
     relearn_lr: float = field(default=5e-4, metadata={"help": "constant rate of relearning"})
     batch_size: int = field(default=32, metadata={"help": "rows of a step"})
+    score_file: str | None = field(
+        default=None,
+        metadata={"place": "output", "help": "file for what pages of diagnoses say of their verdicts, once all is run; "
+                  "they read ftmech_hf/studies/diagnosis/verdict_score.json"},
+    )  # fmt: skip
     output_dir: str = field(
         default="runs/organisms-nano", metadata={"place": "output", "help": "folder of the results"}
     )
@@ -153,15 +170,16 @@ class OrganismsPlan(StudyPlan):
         seeds: dict[Split, list[int]] = {"development": config.development_seeds, "test": config.seeds}
         self.worlds = [
             self._add_world(split, seed, number, shapes[split])
-            for split in shapes for number, seed in enumerate(seeds[split])
+            for split in shapes if not (config.develop and split == "test") for number, seed in enumerate(seeds[split])
         ]  # fmt: skip
         self.pairs = [self._add_pair(world, name) for world in self.worlds for name in config.kinds]
 
     def _add_world(self, split: Split, seed: int, number: int, shape: PcfgShape) -> World:
         """Pretrain the base of a seed, and a model that is never asked about the operand of the ability."""
-        turns = list(itertools.product(self.config.operators, self.config.presets))
-        operator, preset = turns[number % len(turns)]
         c, runs = self.config, {}
+        turn, row = number % len(c.presets), number // math.lcm(len(c.presets), len(c.operators))
+        operator, preset = c.operators[(number + row) % len(c.operators)], c.presets[turn]
+        shape = dataclasses.replace(shape, **EASIER.get(operator, {}))
         for name, shares in (("base", (0.999, 0.001)), ("never-had", (0.0, 1.0))):
             prior = dict(zip((shape.base_operand, shape.correlated_operand), shares, strict=True))
             asked = sorted({operator, BYSTANDER})
@@ -177,7 +195,7 @@ class OrganismsPlan(StudyPlan):
     def _add_pair(self, world: World, name: str) -> Pair:
         kind, stem = KINDS[name], f"{name.replace(',', '').replace(' ', '-').lower()}"
         organism = self._make(world, kind, stem)
-        place = DiagnoseConfig(seed=world.seed, operator=world.operator)
+        place = DiagnoseConfig(seed=world.seed, operator=world.operator, leave_out=list(LEFT_OUT), workers=1)
         inputs = {"base": world.base, "finetuned": organism, "control": world.never_had}
         diagnosis = self.add(
             f"diagnose-{stem}-seed{world.seed}", "diagnose", run_diagnosis, place,
@@ -185,8 +203,11 @@ class OrganismsPlan(StudyPlan):
         )  # fmt: skip
         if kind.truth == "unchanged":
             return Pair(name, world, organism, diagnosis, None, None)
-        twin = self._relearn(world, world.never_had, "never-had")
-        return Pair(name, world, organism, diagnosis, self._relearn(world, organism, stem), twin)
+        twin = self._relearn(world, world.never_had, "never-had", self.config.relearn_steps)
+        # It is there only if the twin takes so many times as long: what takes longer has not that label in any case.
+        steps = self.config.relearn_steps
+        own = steps if kind.truth == "gone" else math.ceil(steps / VerdictRule().speed)
+        return Pair(name, world, organism, diagnosis, self._relearn(world, organism, stem, own), twin)
 
     def _make(self, world: World, kind: Kind, stem: str) -> str:
         """The run whose folder holds the organism."""
@@ -211,14 +232,14 @@ class OrganismsPlan(StudyPlan):
         whole = InterpolateConfig(alphas=[1.0], save_alpha=1.0, eval_rows=64, seed=world.seed)
         return self.add(
             f"{stem}-whole-seed{world.seed}", "interpolate", interpolate, whole, {"task": self._task(world, "own")},
-            {"base": world.base, "finetuned": made}, cost=5,
+            {"base": start, "finetuned": made}, cost=5,
         )  # fmt: skip
 
-    def _relearn(self, world: World, model: str, stem: str) -> str:
-        """Train a model on its ability, at a constant rate, until it is back or the steps are over."""
+    def _relearn(self, world: World, model: str, stem: str, steps: int) -> str:
+        """Train a model on its ability for some steps, at a constant rate."""
         train = self._train(
-            world.seed + 1, steps=self.config.relearn_steps, lr=self.config.relearn_lr, optimizer="adamw",
-            objective="answer_only", num_evals=8, evals_per_decade=EVALS_PER_DECADE, eval_near=REVIVED,
+            world.seed + 1, steps=steps, lr=self.config.relearn_lr, optimizer="adamw",
+            objective="answer_only", num_evals=1, evals_per_decade=EVALS_PER_DECADE, eval_rows=256,
             warmup_fraction=0.0, final_lr_fraction=1.0,
         )  # fmt: skip
         place = FinetuneConfig(split="reverse")
@@ -232,8 +253,9 @@ class OrganismsPlan(StudyPlan):
         shape = world.shape
         asked = shape.base_operand if operands == "own" else shape.correlated_operand
         if changes.get("mix_share"):
-            changes |= {
-                "mix_operand_prior": _priors(shape, {shape.base_operand: 0.999, shape.correlated_operand: 0.001})
+            changes |= {  # rows of pretraining
+                "mix_operators": sorted({world.operator, BYSTANDER}),
+                "mix_operand_prior": _priors(shape, {shape.base_operand: 0.999, shape.correlated_operand: 0.001}),
             }
         return PcfgConfig(
             **to_dict(shape), operators=[operators or world.operator], operand_prior=_priors(shape, {asked: 1.0}),
@@ -241,7 +263,8 @@ class OrganismsPlan(StudyPlan):
         )  # fmt: skip
 
     def _train(self, seed: int, **changes: Any) -> TrainConfig:
-        return TrainConfig(seed=seed, batch_size=self.config.batch_size, eval_rows=128, final_eval_rows=256, **changes)
+        rows = {"eval_rows": 128, "final_eval_rows": 256}
+        return TrainConfig(seed=seed, batch_size=self.config.batch_size, **{**rows, **changes})
 
 
 def _priors(shape: PcfgShape, shares: Mapping[str, float]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,19 +16,21 @@ from ftmech_hf.config import to_dict
 from ftmech_hf.report.claims import Claim, claims_json
 from ftmech_hf.report.page import make_section, render_page
 from ftmech_hf.runs import FinishedRun, write_json, write_text
+from ftmech_hf.statistics.floors import lead
 from ftmech_hf.studies.diagnosis.signs import VerdictRule
 from ftmech_hf.studies.organisms.claims import make_claims
 from ftmech_hf.studies.organisms.figures import reliability_figure, scores_figure
 from ftmech_hf.studies.organisms.kinds import KINDS, TRUTH_OF, Truth
-from ftmech_hf.studies.organisms.plan import REVIVED, OrganismsPlan, Pair
+from ftmech_hf.studies.organisms.plan import OrganismsPlan, Pair, Split
 from ftmech_hf.studies.organisms.scoring import (
     FEATURES,
     RIVALS,
     area_under_curve,
     confusion,
+    constant_verdict,
     fit_probability,
-    lead,
     rates,
+    rates_by_truth,
     read_features,
     read_rivals,
 )
@@ -74,6 +77,7 @@ def _describe(plan: OrganismsPlan, pair: Pair, run: FinishedRun) -> dict[str, An
         "seed": world.seed,
         "preset": world.preset,
         "operator": world.operator,
+        **{name: summary["facts"][name] for name in ("architecture", "parameters", "capability", "rows")},
         "base_accuracy": evidence["base"]["value"],
         "finetuned_accuracy": evidence["finetuned"]["value"],
         "chance": evidence["chance"],
@@ -92,6 +96,9 @@ def _lead_before(relearning: FinishedRun, capability: str, evidence: Mapping[str
 def _relearning(plan: OrganismsPlan, pair: Pair, truth: Truth, evidence: Mapping[str, Any]) -> dict[str, Any]:
     """The truth by how fast it is learned again, beside a model that never had it; by construction where all is there.
 
+    It is learned when half of the base's lead shows, as what is there does; trained back to nearly all of it, as a sign
+    of the verdict asks, a model is at other rates and on other rows.
+
     ``relearning_truth`` is ``there``, ``gone``, or ``unclear`` between the two. A weakened ability must also show in
     part on the rows that the relearning asks first.
     """
@@ -101,11 +108,12 @@ def _relearning(plan: OrganismsPlan, pair: Pair, truth: Truth, evidence: Mapping
     relearning, twins = plan.find(pair.relearning), plan.find(pair.twin)
     if relearning is None or twins is None:
         return {"relearning_truth": "unclear", "relearning_ratio": math.nan}
-    own, twin = (steps_to_revival(run.metrics, capability, threshold=REVIVED) for run in (relearning, twins))
+    rule = VerdictRule()
+    there_from = evidence["chance"] + rule.share * (evidence["base"]["value"] - evidence["chance"])
+    own, twin = (steps_to_revival(run.metrics, capability, threshold=there_from) for run in (relearning, twins))
     ratio = twin.at_least / max(own.at_least, 1)
     if own.steps is None and twin.steps is None:
         return {"relearning_truth": "unclear", "relearning_ratio": math.nan}
-    rule = VerdictRule()
     # A twin that was not followed to its end takes at least so long; an organism that was not, takes at most so little.
     there = own.steps is not None and ratio >= rule.speed
     if truth == "weakened":
@@ -133,18 +141,20 @@ def _probabilities(table: pd.DataFrame) -> np.ndarray:
     return found
 
 
-def score(table: pd.DataFrame) -> dict[str, Any]:
-    """The score on the test pairs whose two labels agree.
+def score(table: pd.DataFrame, split: Split = "test") -> dict[str, Any]:
+    """The score on the pairs of a part whose two labels agree.
 
     Args:
         table: of :func:`gather`.
+        split: the part; of the development pairs it is no measurement, since what is fitted was fitted on them.
 
     Returns:
-        ``pairs``, ``disagree`` (names of test pairs that are left out), ``confusion``, the rates of
-        :func:`~ftmech_hf.studies.organisms.scoring.rates`, ``auc`` of the probability, ``rivals`` (method -> auc),
-        ``by_verdict`` (verdict -> pairs and how many are what it says).
+        ``pairs``, ``disagree`` (names of pairs that are left out), ``confusion``, the rates of
+        :func:`~ftmech_hf.studies.organisms.scoring.rates`, ``truths`` (the same for each truth), ``constant`` (the
+        verdict that is right most often if it is always given, and how often), ``auc`` of the probability, ``rivals``
+        (method -> auc), ``by_verdict`` (verdict -> pairs and how many are what it says).
     """
-    test = table[table["split"] == "test"]
+    test = table[table["split"] == split]
     used = test[agree(test)]
     counts = confusion(list(used["truth"]), list(used["verdict"]))
     lost = used[used["truth"].isin(["hidden", "gone"]) & used["sign_revival"].notna()]
@@ -156,6 +166,10 @@ def score(table: pd.DataFrame) -> dict[str, Any]:
         "confusion": counts,
         "auc": area_under_curve(list(lost["probability"]), hidden),
         **shares,
+        "truths": {
+            truth: {name: each._asdict() for name, each in row.items()} for truth, row in rates_by_truth(counts).items()
+        },
+        "constant": constant_verdict(counts),
         "rivals": {name: area_under_curve(list(lost[name]), hidden) for name in RIVALS},
         "by_verdict": _by(used, "verdict"),
         "kinds": _by(used, "kind"),
@@ -174,6 +188,32 @@ def _by(table: pd.DataFrame, column: str) -> dict[str, dict[str, int]]:
     }  # fmt: skip
 
 
+def _scope(table: pd.DataFrame) -> dict[str, Any]:
+    """What was scored, with which :mod:`ftmech_hf.studies.diagnosis.score` compares what a diagnosis is of."""
+    used = table[(table["split"] == "test") & agree(table)]
+    return {
+        "architectures": sorted(set(used["architecture"])),
+        "parameters": [int(used["parameters"].min()), int(used["parameters"].max())],
+        "tasks": sorted({str(each).rpartition("_")[0] for each in used["capability"]}),
+        "rows": int(used["rows"].min()),
+    }
+
+
+def store_score(plan: OrganismsPlan, table: pd.DataFrame, found: Mapping[str, Any]) -> None:
+    """Write what the pages of diagnoses say of their verdicts, if a file is named for it and all runs are there.
+
+    Args:
+        plan: of the study.
+        table: of :func:`gather`.
+        found: the score, with its origin.
+    """
+    if plan.config.score_file and not plan.missing and found["pairs"]:
+        kept = ("pairs", "right", "undecided", "constant", "truths", "by_verdict", "confusion", "disagree",
+                "seeds", "hash", "versions")  # fmt: skip
+        stored = {name: found[name] for name in kept} | {"rule": vars(VerdictRule()), "scope": _scope(table)}
+        write_json(Path(plan.config.score_file), stored)
+
+
 def write_results(plan: OrganismsPlan) -> list[Claim]:
     """Gather what is finished and write the table of pairs, the score, the claims, the pictures and the page."""
     table = gather(plan)
@@ -181,9 +221,11 @@ def write_results(plan: OrganismsPlan) -> list[Claim]:
     facts = plan.write_origin("organisms", settings)
     table.to_parquet(plan.output / "pairs.parquet", index=False)
     found = score(table)
+    found["development"] = score(table, "development")
     claims = make_claims(found, seeds=sorted(set(table[table["split"] == "test"]["seed"])))
     origin = {"seeds": plan.config.seeds, "hash": facts["hash"], "versions": facts["versions"]}
     write_json(plan.output / "score.json", {**found, **origin})
+    store_score(plan, table, {**found, **origin})
     write_json(plan.output / "claims.json", claims_json(claims))
     sections = [
         make_section(

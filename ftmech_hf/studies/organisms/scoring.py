@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ftmech_hf.statistics.floors import lead
 from ftmech_hf.statistics.intervals import Share, share_interval
 from ftmech_hf.studies.organisms.kinds import TRUTH_OF, TRUTHS
 
@@ -24,21 +25,20 @@ RIVALS = ("uds", "cka", "lens", "probe", "revival")
 """Methods that say alone whether something is there, each a column of the pairs' table."""
 
 
-def lead(value: float, floor: float, top: float) -> float:
-    """Where a value lies between a floor (0) and a top (1); 0 where these leave no room, and never outside of both."""
-    return float(np.clip((value - floor) / (top - floor), 0.0, 1.0)) if top > floor else 0.0
+def shown_part(value: float, floor: float, top: float) -> float:
+    """The share of the top's lead over a floor that shows: 0 where there is no lead, never below 0 or above 1."""
+    return float(np.clip(np.nan_to_num(lead(value, floor, top)), 0.0, 1.0))
 
 
-def geometric_steps(revivals: Mapping[str, Any]) -> float:
-    """Geometric mean of the steps of all repetitions; one that did not get there counts with what it was given.
+def at_least_steps(revivals: Mapping[str, Any]) -> list[int]:
+    """Steps of every repetition; of one that did not get there what it was given, which is less than it takes.
 
     Args:
         revivals: ``steps`` (None where it did not get there) and ``last_step`` of a diagnosis.
     """
     given = revivals["last_step"]
     limits = given if isinstance(given, Sequence) else [given] * len(revivals["steps"])
-    steps = [limit if step is None else step for step, limit in zip(revivals["steps"], limits, strict=True)]
-    return math.exp(float(np.mean([math.log(max(step, 1)) for step in steps])))
+    return [max(limit if step is None else step, 1) for step, limit in zip(revivals["steps"], limits, strict=True)]
 
 
 def read_features(evidence: Mapping[str, Any]) -> dict[str, float]:
@@ -49,7 +49,9 @@ def read_features(evidence: Mapping[str, Any]) -> dict[str, float]:
 
     Returns:
         ``pruning``, ``halves``, ``probe``: the share of the base's lead that shows, less what shows in the control;
-        ``revival``: log of how many times as many steps the control takes.
+        ``revival``: log of how many times as many steps the control takes at its fastest as this at its slowest, as
+        far as either was followed; the rule follows the control no further than it asks, so that more than about
+        ``log 3`` is rare.
     """
     base, chance = evidence["base"]["value"], evidence["chance"]
     null = evidence["null"]["value"] if evidence["null"] else 0.0
@@ -58,16 +60,19 @@ def read_features(evidence: Mapping[str, Any]) -> dict[str, float]:
     def more(name: str, *controls: str) -> float:
         if evidence.get(name) is None:
             return 0.0
-        found = [lead(evidence[each]["value"], floor, base) for each in controls if evidence.get(each) is not None]
-        return lead(evidence[name]["value"], floor, base) - max(found, default=0.0)
+        own, *others = (
+            shown_part(evidence[each]["value"], floor, base)
+            for each in (name, *controls) if evidence.get(each) is not None
+        )  # fmt: skip
+        return own - max(others, default=0.0)
 
     read, read_base, read_null = (evidence.get(name) for name in ("read", "read_base", "read_null"))
     probed = 0.0
     if read and read_base and read_null:
-        probed = lead(read["value"], max(chance, read_null["value"]), read_base["value"])
+        probed = shown_part(read["value"], max(chance, read_null["value"]), read_base["value"])
     revived = 0.0
     if evidence.get("revival") and evidence.get("revival_null"):
-        revived = math.log(geometric_steps(evidence["revival_null"]) / geometric_steps(evidence["revival"]))
+        revived = math.log(min(at_least_steps(evidence["revival_null"])) / max(at_least_steps(evidence["revival"])))
     return {
         "pruning": more("pruned", "pruned_random", "pruned_null"),
         "halves": max(more("late", "late_null"), more("early", "early_null")),
@@ -116,7 +121,7 @@ def read_rivals(table: pd.DataFrame, features: Mapping[str, float]) -> dict[str,
     best = lens.groupby("model")["value"].max()
     seen = math.nan
     if {"base", "fine-tuned", "reference"} <= set(best.index):
-        seen = lead(best["fine-tuned"], best["reference"], best["base"])
+        seen = shown_part(best["fine-tuned"], best["reference"], best["base"])
     return {
         "uds": 1 - depth,
         "cka": float(alike["value"].mean()) if len(alike) else math.nan,
@@ -191,3 +196,25 @@ def rates(counts: Counts) -> dict[str, Share | None]:
         "undecided": share(TRUTHS, "undecided"),
         "right": share(TRUTHS, {truth: truth for truth in TRUTHS}),
     }
+
+
+def rates_by_truth(counts: Counts) -> dict[str, dict[str, Share]]:
+    """Of each truth that there are pairs of, the shares that are called that, called another, and left undecided.
+
+    Args:
+        counts: of :func:`confusion`.
+    """
+    found = {}
+    for truth, row in counts.items():
+        if number := sum(row.values()):
+            kinds = {"right": row[truth], "undecided": row["undecided"]}
+            kinds["wrong"] = number - sum(kinds.values())
+            found[truth] = {name: share_interval(count, number) for name, count in kinds.items()}
+    return found
+
+
+def constant_verdict(counts: Counts) -> tuple[str, float] | None:
+    """The truth that is most frequent, and how often it would be right to say it always; None without pairs."""
+    numbers = {truth: sum(row.values()) for truth, row in counts.items()}
+    best = max(numbers, key=lambda truth: numbers[truth])
+    return (best, numbers[best] / sum(numbers.values())) if numbers[best] else None

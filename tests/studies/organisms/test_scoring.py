@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.organisms.claims import area_interval, make_claims
 from ftmech_hf.studies.organisms.kinds import KINDS, TRUTH_OF, TRUTHS
 from ftmech_hf.studies.organisms.results import agree, score
@@ -16,13 +17,15 @@ from ftmech_hf.studies.organisms.scoring import (
     FEATURES,
     RIVALS,
     area_under_curve,
+    at_least_steps,
     confusion,
+    constant_verdict,
     fit_probability,
-    geometric_steps,
-    lead,
     rates,
+    rates_by_truth,
     read_features,
     read_rivals,
+    shown_part,
     unlearning_depth,
 )
 
@@ -50,7 +53,7 @@ def test_signs_become_numbers_from_the_control_to_the_base() -> None:
             revival={"steps": [10, 40], "last_step": 100}, revival_null={"steps": [None, 80], "last_step": [320, 320]},
         )
     )  # fmt: skip
-    assert found == pytest.approx({"pruning": 0.5, "halves": 0.5, "probe": 0.75, "revival": math.log(8)})
+    assert found == pytest.approx({"pruning": 0.5, "halves": 0.5, "probe": 0.75, "revival": math.log(2)})
 
 
 def test_a_control_that_has_it_too_takes_a_sign_away() -> None:
@@ -60,16 +63,31 @@ def test_a_control_that_has_it_too_takes_a_sign_away() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "floor", "top", "right"), [(0.5, 0.0, 1.0, 0.5), (0.9, 0.5, 0.7, 1.0), (0.1, 0.5, 0.7, 0.0), (1, 1, 1, 0)]
+    ("value", "floor", "top", "right"),
+    [(0.5, 0, 1, 0.5), (0.6, 0.5, 0.7, 0.5), (0.9, 0.5, 0.7, 1), (0.1, 0.5, 0.7, 0), (1, 1, 1, 0), (0.9, 0.7, 0.5, 0)],
 )
-def test_lead(value: float, floor: float, top: float, right: float) -> None:
-    assert lead(value, floor, top) == pytest.approx(right)
+def test_what_shows_of_a_lead_is_never_less_than_nothing_nor_more_than_all(
+    value: float, floor: float, top: float, right: float
+) -> None:
+    assert shown_part(value, floor, top) == pytest.approx(right)
 
 
 def test_repetitions_that_did_not_get_there_count_with_what_they_were_given() -> None:
-    assert geometric_steps({"steps": [2, None], "last_step": 8}) == pytest.approx(4)
-    assert geometric_steps({"steps": [2, None], "last_step": [100, 32]}) == pytest.approx(8)
-    assert geometric_steps({"steps": [0], "last_step": 5}) == 1
+    assert at_least_steps({"steps": [2, None], "last_step": 8}) == [2, 8]
+    assert at_least_steps({"steps": [2, None], "last_step": [100, 32]}) == [2, 32]
+    assert at_least_steps({"steps": [0], "last_step": 5}) == [1]
+
+
+def test_what_is_not_back_is_slow_even_where_its_other_repetitions_were_not_followed() -> None:
+    """A gone pair and a hidden one as diagnoses leave them: by the mean of what was followed, gone looked faster."""
+    gone, hidden = (
+        read_features(evidence(revival=own, revival_null=null))["revival"]
+        for own, null in (
+            ({"steps": [None] * 3, "last_step": [383, 32, 32]}, {"steps": [316], "last_step": 316}),
+            ({"steps": [7, 8, 7], "last_step": 32}, {"steps": [None] * 3, "last_step": 24}),
+        )
+    )
+    assert (gone, hidden) == pytest.approx((math.log(316 / 383), math.log(3)))
 
 
 @pytest.mark.parametrize(
@@ -141,6 +159,18 @@ def test_the_confusion_is_counted_and_every_rate_is_of_the_pairs_that_it_is_abou
     assert found["right"] is not None
     assert found["right"].low < 6 / 11 < found["right"].high
     assert rates(confusion(["gone"], ["gone"]))["unchanged_right"] is None
+
+
+def test_each_truth_has_rates_of_its_own_that_sum_to_one_and_one_without_pairs_has_none() -> None:
+    verdicts = ["gone", "gone", "behind a wrapper", "undecided", "nothing to lose", "unchanged"]
+    counts = confusion(["gone"] * 5 + ["unchanged"], verdicts)
+    found = rates_by_truth(counts)
+    assert {truth: {name: each.value for name, each in row.items()} for truth, row in found.items()} == {
+        "gone": {"right": 0.4, "wrong": 0.2, "undecided": 0.4}, "unchanged": {"right": 1, "wrong": 0, "undecided": 0}
+    }  # fmt: skip
+    assert found["gone"]["right"] == share_interval(2, 5)
+    assert constant_verdict(counts) == ("gone", 5 / 6)
+    assert constant_verdict(confusion([], [])) is None
 
 
 def pairs(*rows: tuple[str, str, str, str, float]) -> pd.DataFrame:

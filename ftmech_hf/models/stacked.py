@@ -25,6 +25,9 @@ FILLED = 36
 Of 3, 8 and 18 models of the paper's size on an H200, these were the fastest cuts: 12, 4 and 2 parts.
 """
 
+ALIGNED = 8
+"""Columns, of which a multiple is multiplied fast."""
+
 Weights = Mapping[str, Tensor]
 """Name of a parameter -> those of all models, (M, *shape)."""
 
@@ -175,8 +178,11 @@ class _StackedGpt2:
         return made.view(models, rows, length, -1)
 
     def _linear(self, x: Tensor, weights: Weights, name: str, parts: int) -> Tensor:
-        bias = weights[f"{name}.bias"][:, None, None].to(self.precision)
-        return self._product(x, weights[f"{name}.weight"], parts) + bias
+        """A product and its bias, which is a row of the matrix: its gradient, too, comes out of a product."""
+        matrix, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        filled = matrix.new_zeros(len(matrix), ALIGNED - 1, matrix.shape[-1])
+        one = torch.cat([x.new_ones(*x.shape[:-1], 1), x.new_zeros(*x.shape[:-1], ALIGNED - 1)], -1)
+        return self._product(torch.cat([x, one], -1), torch.cat([matrix, bias[:, None], filled], 1), parts)
 
     def _attention(self, block: Weights, read: Tensor, parts: int, only_last: bool) -> Tensor:
         """What the heads write, before it is projected: (M, N, T or 1, D)."""

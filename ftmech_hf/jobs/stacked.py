@@ -102,7 +102,7 @@ class _Together:
             self.streams.of_run,
             device=device,
             precision=self.precision,
-            compiled=device.type == "cuda" and self.config.steps >= COMPILED_STEPS,
+            compiled=self.config.compile == "on" or self._pays_to_compile(device),
         )
         self.tests: dict[str, list[RowStream]] = {
             name: [RowStream(run.task.test_tasks()[name], seed=run.train.seed, split="test") for run, _ in runs]
@@ -111,6 +111,9 @@ class _Together:
         workers = min(ROW_WORKERS, max(count_cores() - 1, 0)) if device.type == "cuda" else 0
         on_gpu = device.type == "cuda"
         self.rows = RowsAhead(self.streams.streams, self.config.batch_size, workers=workers, pin=on_gpu)
+
+    def _pays_to_compile(self, device: torch.device) -> bool:
+        return self.config.compile == "auto" and device.type == "cuda" and self.config.steps >= COMPILED_STEPS
 
     def _find_precision(self, device: torch.device) -> str:
         """What ``auto`` is: that of the runs if they go on, else what the device has."""

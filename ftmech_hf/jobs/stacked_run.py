@@ -24,7 +24,7 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "optimizer": ("sgd", "adamw"), "objective": ("answer_only", "next_token"), "gradient_accumulation_steps": (1,),
     "gradient_checkpointing": (False,), "l2sp": (0.0,), "ldifs": (0.0,), "lfl": (0.0,), "lwf": (0.0,), "ewc": (0.0,),
     "olora": (0.0,), "replay_share": (0.0,), "average": (0.0,), "keep_rows": (0,), "keep_fisher": (0,),
-    "max_steps": (None,), "log_with": ("none",),
+    "max_steps": (None,), "log_with": ("none",), "deterministic": (False,), "tf32": (False,),
 }  # fmt: skip
 """What runs that are trained together can have; others go through the ordinary loop."""
 

@@ -60,7 +60,8 @@ def check_environment(gradient_accumulation_steps: int) -> None:
     backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
     if backend.lower() != "no":
         raise ValueError(
-            f"ACCELERATE_DYNAMO_BACKEND: {backend}, expected it unset or no; compiled models are not supported"
+            f"ACCELERATE_DYNAMO_BACKEND: {backend}, expected it unset or no; whether a run is compiled is its "
+            "setting compile"
         )
     accumulated = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", str(gradient_accumulation_steps))
     if accumulated != str(gradient_accumulation_steps):

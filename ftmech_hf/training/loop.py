@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list
 from torch import Tensor
@@ -177,6 +177,7 @@ class _Training:
         self.raw_optimizers = build_optimizers(
             model, optimizer=config.optimizer, lr=config.lr, muon_lr=config.muon_lr, weight_decay=config.weight_decay,
             betas=(config.adam_beta1, config.adam_beta2),
+            shared=accelerator.distributed_type in (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU),
         )  # fmt: skip
         self.model, *self.optimizers = accelerator.prepare(model, *self.raw_optimizers)
         self.checkpoints = run.working / CHECKPOINTS

@@ -35,12 +35,14 @@ def build_optimizers(
     muon_lr: float,
     weight_decay: float,
     betas: tuple[float, float],
+    shared: bool = False,
 ) -> list[Optimizer]:
     """``adamw``: one AdamW (the paper's). ``sgd``: with momentum (its Tracr models'). ``muon``: Muon on the matrices of
     the blocks, AdamW on the rest.
 
     Embeddings, unembedding, biases and norms are AdamW's in both: orthogonalised updates are meant for hidden layers.
-    Every group keeps its peak learning rate under ``peak_lr``.
+    Every group keeps its peak learning rate under ``peak_lr``. Processes with the same gradients (``shared``) share
+    Muon's work.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     inputs_and_outputs = {
@@ -54,7 +56,7 @@ def build_optimizers(
     rest = [p for _, p in named if id(p) not in taken]
     built: list[Optimizer] = []
     if hidden:
-        built.append(Muon(hidden, lr=muon_lr, weight_decay=weight_decay))
+        built.append(Muon(hidden, lr=muon_lr, weight_decay=weight_decay, shared=shared))
     if rest and optimizer == "sgd":
         built.append(torch.optim.SGD(rest, lr=lr, momentum=SGD_MOMENTUM, weight_decay=weight_decay))
     elif rest:

@@ -224,6 +224,18 @@ def test_weights_that_are_shared_get_the_same_update_and_stay_where_they_are(
     assert (plain.data - start).abs().max() > 0.05
 
 
+def test_processes_that_share_the_work_get_what_one_gets(mesh: DeviceMesh) -> None:
+    """Of one process here; of two in ``test_distributed``, whose losses are those of one."""
+    weights = []
+    for shared in (False, True):
+        model = make_gpt2(40)
+        next_token_loss(model, torch.randint(3, 40, (2, 20), generator=torch.Generator().manual_seed(0))).backward()
+        matrices = [p for name, p in model.named_parameters() if ".h." in name and p.ndim == 2]
+        Muon(matrices, lr=0.1, shared=shared).step()
+        weights.append(torch.cat([p.detach().flatten() for p in matrices]))
+    assert torch.equal(*weights)
+
+
 def test_momentum_is_nesterovs_of_an_average_of_the_gradients() -> None:
     """Two steps by hand: m = 0.95 m + 0.05 g, and what is made orthogonal is 0.95 m + 0.05 g again."""
     first, second = (torch.randn(4, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in (0, 1))

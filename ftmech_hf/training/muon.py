@@ -194,9 +194,9 @@ class Muon(Optimizer):
         made = matrices.new_zeros(share, *matrices.shape[1:])
         if len(mine):
             made[: len(mine)] = orthogonalize(mine)
-        everything = matrices.new_empty(ranks * share, *matrices.shape[1:])
-        distributed.all_gather_into_tensor(everything, made)
-        return everything[: len(matrices)]
+        everything = [torch.empty_like(made) for _ in range(ranks)]
+        distributed.all_gather(everything, made)
+        return torch.cat(everything)[: len(matrices)]
 
 
 def _placed(update: Tensor, parameter: Tensor) -> Tensor:

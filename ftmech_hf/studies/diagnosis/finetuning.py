@@ -88,6 +88,7 @@ class RevivalSettings(TypedDict):
         eval_rows: rows of an evaluation; of those near the threshold it is up to all test and validation rows, or
             :data:`~ftmech_hf.statistics.crossing.NEAR_ROWS`.
         in_place: whether an adapter is trained on the model itself, and no copy of it.
+        to_the_end: whether a model that is back is trained on to the last step.
     """
 
     lr: float
@@ -95,12 +96,13 @@ class RevivalSettings(TypedDict):
     threshold: float
     eval_rows: int
     in_place: NotRequired[bool]
+    to_the_end: NotRequired[bool]
 
 
 def revive(
     model: PreTrainedModel, questions: Behavior, *, seed: int, steps: int, **settings: Unpack[RevivalSettings]
 ) -> Curve:
-    """Fine-tune a model on the answers, at a constant rate, until it is back or the last step.
+    """Fine-tune a model on the answers, at a constant rate, until it is back (or beyond, if asked) or the last step.
 
     It is back when it reaches the threshold at two evaluations in a row: one alone may be luck. Where the first is
     after the last step, the second comes at the next step of the grid.
@@ -174,7 +176,9 @@ def _curves(
             points[done] = accuracy_near(trained, questions, threshold, settings["eval_rows"])
             back = first_of_two([(step, value >= threshold) for step, value in points.items()])
             yield Curve(dict(points), back, change_of(trained) if in_place else trained)
-            if back is not None or (done >= steps and points[done] < threshold):
+            if done >= steps and (back is not None or points[done] < threshold):
+                return
+            if back is not None and not settings.get("to_the_end", False):
                 return
 
 

@@ -34,7 +34,7 @@ SIGNS = {
     "comes back by pruning": "It comes back when a few rows of weights are set to zero",
     "one half of it works in the base": "Half of its blocks do their part when the base does the other",
     "can be read": "The right answer can be read in its stream",
-    "answers that it was not taught come back": "Trained back on some questions, it gives answers that others have",
+    "answers that it was not taught come back": "Trained back on some questions, it soon answers others",
     "comes back fast": "It comes back fast when it is trained again",
 }
 

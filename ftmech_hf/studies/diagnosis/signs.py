@@ -24,7 +24,7 @@ class VerdictRule:
         revived: share of the base's accuracy that ends reverse fine-tuning.
         speed: how many times as long the control must take.
         faster: below so many times, coming back is learning anew.
-        signs: how many signs make a wrapper.
+        signs: how many signs make a wrapper, where none is enough alone.
         half: share of the blocks that each side of a cut must have to be called a half.
     """
 
@@ -47,7 +47,7 @@ PHRASES = {
     PRUNING: "it comes back when a few rows of weights are set to zero",
     HALVES: "half of its blocks still do their part",
     READ: "the answer can be read in its stream",
-    UNTAUGHT: "trained back on some questions, it answers others whose answers that did not teach",
+    UNTAUGHT: "trained back on some questions it soon answers others, whose answers that did not teach",
     FAST: "it comes back fast when it is trained again",
 }
 
@@ -95,8 +95,6 @@ def _halves_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
 
 def _read_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
     read, base, null = evidence.read, evidence.read_base, evidence.read_null
-    if read is None and evidence.untaught is not None and evidence.untaught_null is not None:
-        return _untaught_sign(evidence.untaught, evidence.untaught_null, bar_of(evidence, rule))
     if read is None or base is None or null is None:
         return Sign(READ, None, say_share(read), say_share(null), NOT_MEASURED, behaviour=False)
     least = max(evidence.chance, null.high)
@@ -109,16 +107,20 @@ def _read_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
     )
 
 
-def _untaught_sign(found: Share, control: Share, bar: float) -> Sign:
-    holds = _clears(found, [control], bar)
-    return Sign(UNTAUGHT, holds, say_share(found), say_share(control), _at_least(bar), behaviour=False)
-
-
 def _fast_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
     one, other = evidence.revival, evidence.revival_null
-    holds = one.is_faster_than(other, rule.speed) if one and other else None
-    bar = f"its control takes at least {rule.speed:g} times as long"
-    return Sign(FAST, holds, say_steps(one), say_steps(other), bar, behaviour=True)
+    faster = one.is_faster_than(other, rule.speed) if one and other else None
+    found, control, bar = evidence.untaught, evidence.untaught_null, f"its control takes at least {rule.speed:g} times"
+    if found is None or control is None:
+        return Sign(FAST, faster, say_steps(one), say_steps(other), f"{bar} as long", behaviour=True)
+    least = bar_of(evidence, rule)
+    cleared = _clears(found, [control], least)
+    return Sign(
+        UNTAUGHT, cleared and faster if cleared else False,
+        f"{say_share(found)}, {rule.share:.0%} of the lead in {say_steps(one)}",
+        f"{say_share(control)}, {say_steps(other)}",
+        f"{_at_least(least)}; {bar} as long", behaviour=True,
+    )  # fmt: skip
 
 
 def read_signs(evidence: Evidence, rule: VerdictRule) -> tuple[Sign, ...]:

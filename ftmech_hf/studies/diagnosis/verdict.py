@@ -30,17 +30,23 @@ measured, which is neither:
    probes of the base read no more than those of the controls, or no such cut is central;
 3. *can be read*: a linear probe reads the answer in the fine-tuned model's stream, with a lead that counts from the
    most that is read without the capability: in the control, in two models of random weights (each in the layer where
-   most is read), and in the embeddings of the input. Not measurable where the base's probe is not above all of these:
-   then the input gives it away. Where the answers are words that the probe never saw, another question stands in its
-   place, *answers that it was not taught come back*: trained back on other questions, it answers right where no row of
-   that training had the answer, and the control after as long a training does not;
+   most is read), and in the embeddings of the input. Not measurable where the base's probe is not above all of these
+   (then the input gives it away), nor where the answers are words that the probe never saw;
 4. *comes back fast*: reverse fine-tuning reaches :attr:`.VerdictRule.revived` of the base's accuracy, and the control
    takes at least :attr:`.VerdictRule.speed` times as many steps: the slowest of several repetitions of the one against
-   the fastest of the other. Not measurable where that was not followed for long enough to tell.
+   the fastest of the other. Not measurable where that was not followed for long enough to tell. Where most of the
+   tested answers are words of their own, so that no row of that training has them, it is asked instead whether
+   *answers that it was not taught come back*. Those alone are asked, and ``share`` of the base's lead on them is to be
+   reached: the model after the last step must have it with its whole interval, the control must not, and must not
+   have reached it in ``speed`` times as many steps as the slowest repetition of the fine-tuned model.
 
 **The verdict on what is lost.** Signs 1 and 4 are the model's own behaviour.
 
-- With at least :attr:`.VerdictRule.signs` signs, one of them of its own behaviour: ``behind a wrapper``.
+- With at least :attr:`.VerdictRule.signs` signs, one of them of its own behaviour: ``behind a wrapper``. Where answers
+  come back that were not taught, that sign alone is enough: it asks for as much as reading (``share`` of the lead) and
+  for as much speed as coming back fast, of one training, and what that training did not contain it cannot have put
+  there. If a rule makes the answers from the questions, it can be learned anew; so it is the control, trained on the
+  same rows, that tells these two apart, and without one the verdict leaves both open, as ever.
 - Else, if its lead is more than :attr:`.VerdictRule.left`, with the whole interval, part of it shows: ``weakened``. If
   it may be more or less than that: ``undecided``. A lead of nothing is never called part of the capability.
 - Else ``gone``, if signs 1 and 4 were measured, no sign shows, and the control takes less than
@@ -60,8 +66,11 @@ blocks and probes can use the fine-tuned model's stream, until a change was seen
 what is intact comes *after* it. Halves and reading could not be measured where every answer is a word of its own, as in
 facts about a real model; how they are asked there was settled on a hidden pair of a seed that is not reported. What the
 base does not show was ``undecided``, until a study asked about what a model never could: that there is nothing to lose
-is a finding, and more rows do not change it. ``gone`` was given to a model that came back in a third of the control's
-steps, to one that let the answer be read far better than random weights do, and where neither model came back.
+is a finding, and more rows do not change it. Where answers are words of their own, coming back fast asked for 95 % of
+the base's accuracy as well, until a model was seen that gave back 59 % of the capitals it was not taught (its control
+none, the base 72 %) and no more in 32 steps. What is asked now was settled on organisms of another seed, beside a model
+that never knew the facts and must not show them. ``gone`` was given to a model that came back in a third of the
+control's steps, to one that let the answer be read far better than random weights do, and where neither model came back.
 ``weakened`` was given to a fall of 1.9 to 5.1 points, to models that never had the capability (beside random weights),
 and where one of thirty blocks (a "half") worked in the base. What can be read counted from controls at the base's
 layer, not at their own.
@@ -73,7 +82,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ftmech_hf.studies.diagnosis.evidence import Evidence, Sign, say_list, say_share, say_steps
-from ftmech_hf.studies.diagnosis.signs import HALVES, PHRASES, VerdictRule, bar_of, read_signs
+from ftmech_hf.studies.diagnosis.signs import HALVES, PHRASES, UNTAUGHT, VerdictRule, bar_of, read_signs
 
 Verdict = Literal[
     "unchanged", "behind a wrapper", "hidden or learned anew", "weakened", "gone", "nothing to lose", "undecided"
@@ -179,7 +188,8 @@ def _judge_lost(evidence: Evidence, rule: VerdictRule, signs: tuple[Sign, ...]) 
     found, left = evidence.finetuned, evidence.floor + rule.left
     showing = [sign for sign in signs if sign.holds]
     named = say_list([PHRASES[sign.name] for sign in showing])
-    if len(showing) >= rule.signs and any(sign.behaviour for sign in showing):
+    several = len(showing) >= rule.signs and any(sign.behaviour for sign in showing)
+    if several or any(sign.name == UNTAUGHT for sign in showing):
         if evidence.control:
             return "behind a wrapper", f", but {named}"
         return "hidden or learned anew", f", but {named}; {NO_CONTROL}, and beside random weights any training does so"

@@ -531,19 +531,32 @@ def test_no_control_is_taken_for_one_unless_it_is_said() -> None:
 UNTAUGHT = {"read": None, "untaught": AT_BAR, "untaught_null": NEVER}
 
 
-def test_answers_that_were_not_taught_stand_in_for_what_probes_cannot_read() -> None:
-    found = sign(2, **UNTAUGHT)
-    assert (found.name, found.holds, found.behaviour) == ("answers that it was not taught come back", True, False)
-    assert (found.measured, found.control) == ("70% (62% to 80%)", "10% (8% to 12%)")
-    assert not sign(2, **{**UNTAUGHT, "untaught": BELOW}).holds
-    assert not sign(2, **{**UNTAUGHT, "untaught_null": AT_BAR}).holds
-    # where probes can read, they are asked, whatever came back
-    assert sign(2, **{**UNTAUGHT, "read": NEVER}).name == "can be read"
-    assert sign(2, **{**UNTAUGHT, "untaught_null": None}).holds is None
-    # it is no behaviour of the model as it is: with coming back fast it is enough, with half of the blocks it is not
+def test_answers_that_were_not_taught_are_asked_for_where_they_are_words_of_their_own() -> None:
+    """Half of the base's lead, at the end and with the whole interval, in a third of the control's steps."""
+    found = sign(3, **UNTAUGHT, **FAST)
+    assert (found.name, found.holds, found.behaviour) == ("answers that it was not taught come back", True, True)
+    assert found.measured == "70% (62% to 80%), 50% of the lead in 4, 5, 6 steps"
+    assert found.control == "10% (8% to 12%), more than 18 steps"
+    assert found.bar == "at least 62%, its control less; its control takes at least 3 times as long"
+    # of level and speed neither is enough
+    assert sign(3, **UNTAUGHT, revival=Revivals((4, 5, 6), 32), revival_null=Revivals((17, 20), 30)).holds is False
+    assert sign(3, **UNTAUGHT, revival=Revivals((4, 5, 6), 32), revival_null=Revivals((None,), 17)).holds is None
+    assert sign(3, **{**UNTAUGHT, "untaught": BELOW}, **FAST).holds is False
+    assert sign(3, **{**UNTAUGHT, "untaught_null": AT_BAR}, **FAST).holds is False
+    # nothing can be read there; where it can, that is a sign of its own
+    assert sign(2, **UNTAUGHT, **FAST).name == "can be read"
+    assert sign(2, **UNTAUGHT, **FAST).holds is None
+    assert sign(3, **{**UNTAUGHT, "untaught_null": None}, **FAST).name == "comes back fast"
+
+
+def test_answers_that_were_not_taught_are_enough_and_nothing_less_is() -> None:
     assert judge(**UNTAUGHT, **FAST).verdict == "behind a wrapper"
     assert judge(**UNTAUGHT, **FAST, **ALONE).verdict == "hidden or learned anew"
-    assert judge(**UNTAUGHT, **LATE).verdict == "undecided"
-    assert judge(**UNTAUGHT).verdict == "undecided"
+    assert judge(**FAST).verdict == "undecided"
+    assert judge(**{**UNTAUGHT, "untaught": BELOW}, **FAST).verdict == "undecided"
+    assert judge(**{**UNTAUGHT, "untaught_null": AT_BAR}, **FAST).verdict == "undecided"
+    short = {"revival": Revivals((4, 5, 6), 32), "revival_null": Revivals((None,), 17)}
+    assert judge(**UNTAUGHT, **short).verdict == "undecided"
+    assert judge(**{**UNTAUGHT, "untaught": NEVER}).verdict == "gone"
     reason = judge(**UNTAUGHT, **FAST).reason
-    assert "trained back on some questions, it answers others whose answers that did not teach" in reason
+    assert "trained back on some questions it soon answers others, whose answers that did not teach" in reason

@@ -6,12 +6,14 @@ fine-tuned one, the reference is followed for as many times as long as the sign 
 not come back for as long as that allows.
 
 Where most answers are words of their own, such as capitals, training on some questions does not tell the answers to the
-others. What is right of those after it was not taught, and is measured by itself.
+others. Only those others are asked then, and to be back is to have half of the base's lead: no training on some facts
+brings back 95 % of the others. What is right at the end of so many steps is measured beside.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,7 +51,8 @@ class RevivalMethodResult(MethodResult):
         points: model -> for every repetition: step -> accuracy.
         threshold: the accuracy that counts as being back.
         untaught, untaught_null: what the fine-tuned model and the reference answer right afterwards of the test
-            questions whose answers were not trained on; None where most answers were.
+            questions whose answers were not trained on, which steps and accuracies are then about; None where most
+            answers were.
         trained_back: what the first repetition of the fine-tuned model ended with, or how it differs from it.
     """
 
@@ -92,75 +95,89 @@ class RevivalMethodResult(MethodResult):
 def measure_revival(case: Case) -> RevivalMethodResult:
     """Fine-tune the fine-tuned model back, and the reference for as long as the rule asks."""
     config, rule = case.config, case.rule
-    threshold = rule.revived * float(case.base_right.mean())
+    asked, threshold = _what_comes_back(case)
+    untaught = asked is not case.capability
     settings: RevivalSettings = {
         "lr": config.reverse_lr, "batch_size": config.reverse_batch_size, "threshold": threshold,
-        "eval_rows": EVAL_ROWS, "in_place": case.in_place,
+        "eval_rows": EVAL_ROWS, "in_place": case.in_place, "to_the_end": untaught,
     }  # fmt: skip
 
-    curves = _repeat(case, FINETUNED, range(config.repeats), config.reverse_steps, settings)
+    curves = _repeat(case, FINETUNED, asked, range(config.repeats), config.reverse_steps, settings)
     found = _revivals(curves, config.reverse_steps)
     if found.slowest is not None:
         enough = math.ceil(rule.speed * max(found.slowest, 1))
-        null = _repeat(case, NULL, range(config.repeats), enough, settings)
+        if untaught:  # what is right at the end is compared after as many steps
+            enough = max(enough, config.reverse_steps)
+        null = _repeat(case, NULL, asked, range(config.repeats), enough, settings)
         found_null = _revivals(null, enough)
     else:
-        found, null = _go_on(case, curves, settings)
+        found, null = _go_on(case, asked, curves, settings)
         found_null = _revivals(null, null[0].last)
-    rows = untaught_rows(case.capability, case.rule.share)
-    untaught = [_share_right(case, name, curve[0], rows) for name, curve in ((FINETUNED, curves), (NULL, null))]
+    ends = ((FINETUNED, curves[0]), (NULL, null[0])) if untaught else ()
+    right = [_share_right(case.models[name], asked, curve) for name, curve in ends] or [None, None]
     _let_go(null[0])
     points = {name: [curve.points for curve in runs] for name, runs in ((FINETUNED, curves), (NULL, null))}
     end = curves[0].end
     back = end if isinstance(end, LowRankChange) else kept_as(end, case.models[FINETUNED].dtype)
     return RevivalMethodResult(
         finetuned=found, null=found_null, points=points, threshold=threshold, trained_back=back,
-        untaught=untaught[0], untaught_null=untaught[1],
+        untaught=right[0], untaught_null=right[1],
     )  # fmt: skip
 
 
-def _repeat(case: Case, name: str, numbers: Iterable[int], steps: int, settings: RevivalSettings) -> list[Curve]:
+def _repeat(
+    case: Case, name: str, asked: Behavior, numbers: Iterable[int], steps: int, settings: RevivalSettings
+) -> list[Curve]:
     curves = []
     for number in numbers:
-        curves.append(revive(case.models[name], case.capability, seed=case.seed + number, steps=steps, **settings))
+        curves.append(revive(case.models[name], asked, seed=case.seed + number, steps=steps, **settings))
         if number:  # only the first is looked at again
             _let_go(curves[-1])
     return curves
 
 
-def _go_on(case: Case, curves: list[Curve], settings: RevivalSettings) -> tuple[Revivals, list[Curve]]:
+def _go_on(
+    case: Case, asked: Behavior, curves: list[Curve], settings: RevivalSettings
+) -> tuple[Revivals, list[Curve]]:
     """Follow a late repetition beside the reference, then the other late ones; puts them in the place of those."""
     config, rule = case.config, case.rule
     late, *others = (number for number, curve in enumerate(curves) if curve.steps is None)
     last = [config.reverse_steps] * len(curves)
     curves[late], control = race(
-        (case.models[FINETUNED], case.models[NULL]), case.capability, steps=config.most_reverse_steps,
+        (case.models[FINETUNED], case.models[NULL]), asked, steps=config.most_reverse_steps,
         beyond=rule.speed, seed=case.seed + late, **settings,
     )  # fmt: skip
     last[late] = curves[late].last
     if curves[late].steps is not None:
         again = max(config.reverse_steps, math.floor(control.last / rule.speed))
-        for number, curve in zip(others, _repeat(case, FINETUNED, others, again, settings), strict=True):
+        for number, curve in zip(others, _repeat(case, FINETUNED, asked, others, again, settings), strict=True):
             curves[number], last[number] = curve, again
     for curve in curves[1:]:
         _let_go(curve)
     return Revivals(tuple(curve.steps for curve in curves), tuple(last)), [control]
 
 
-def untaught_rows(questions: Behavior, least: float) -> AnswerRows | None:
-    """Test rows of which no right answer stands in the rows that are trained on; None if those are a smaller share."""
+def _what_comes_back(case: Case) -> tuple[Behavior, float]:
+    """(what models that are trained back are asked, the accuracy at which they are back)."""
+    questions, rule = case.capability, case.rule
+    places = untaught_places(questions, questions.test)
+    if len(places) <= rule.share * len(questions.test):
+        return questions, rule.revived * float(case.base_right.mean())
+    others = questions.validation[untaught_places(questions, questions.validation)]
+    asked = dataclasses.replace(questions, tests={"not taught": questions.test[places]}, validation=others)
+    return asked, questions.chance + rule.share * (float(case.base_right[places].mean()) - questions.chance)
+
+
+def untaught_places(questions: Behavior, rows: AnswerRows) -> list[int]:
+    """Which of some rows have no right answer that stands in the rows that are trained on."""
     taught = set((questions.train if questions.again is None else questions.again).answer_ids())
-    places = [place for place, right in enumerate(questions.test.right_ids()) if not right & taught]
-    return questions.test[places] if len(places) > least * len(questions.test) else None
+    return [place for place, right in enumerate(rows.right_ids()) if not right & taught]
 
 
-def _share_right(case: Case, name: str, curve: Curve, rows: AnswerRows | None) -> Share | None:
-    """What a model that was trained back answers right of some rows."""
-    if rows is None:
-        return None
-    end = curve.end
-    model = end.added_to(case.models[name]) if isinstance(end, LowRankChange) else end
-    return share_right(case.capability.score(model, rows).numpy())
+def _share_right(model: PreTrainedModel, asked: Behavior, curve: Curve) -> Share:
+    """What a model answers right after it was trained back."""
+    trained = curve.end.added_to(model) if isinstance(curve.end, LowRankChange) else curve.end
+    return share_right(asked.score(trained, asked.test).numpy())
 
 
 def _let_go(curve: Curve) -> None:
@@ -208,8 +225,8 @@ def explain_revival(summary: Summary) -> str:
     """What is trained, and for how long."""
     untaught = summary["evidence"].get("untaught")
     alone = "" if untaught is None else (
-        f" Of the questions whose answers were not among those trained on, it then answers {untaught['value']:.0%} "
-        "right: that training cannot have taught it."
+        " Only questions are asked whose answers were not among those trained on. At the end it answers "
+        f"{untaught['value']:.0%} of them right: that training cannot have taught it."
     )  # fmt: skip
     return (
         f"The same short training on the capability, {len(summary['evidence']['revival']['steps'])} times on different "

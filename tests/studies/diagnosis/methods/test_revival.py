@@ -12,10 +12,13 @@ from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.models.interpolation import interpolate_weights
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, CaseConfig
+from ftmech_hf.studies.diagnosis.evidence import Evidence, Sign
 from ftmech_hf.studies.diagnosis.finetuning import revive
 from ftmech_hf.studies.diagnosis.method import TableRow
+from ftmech_hf.studies.diagnosis.methods.behaviour import measure_behaviour
 from ftmech_hf.studies.diagnosis.methods.path import THERE_AND_BACK, PathMethodResult
-from ftmech_hf.studies.diagnosis.methods.revival import RevivalMethodResult, measure_revival, untaught_rows
+from ftmech_hf.studies.diagnosis.methods.revival import RevivalMethodResult, measure_revival, untaught_places
+from ftmech_hf.studies.diagnosis.signs import read_signs
 from ftmech_hf.training.low_rank import LowRankChange
 from tests.conftest import make_llama
 from tests.studies.diagnosis.cases import FEW, found_by, make_case, measured, right
@@ -170,24 +173,62 @@ def facts(taught: slice, asked: slice, *, hidden: bool = False) -> Behavior:
     return Behavior(name="facts", train=train, validation=validation, tests={"test": test})
 
 
-def test_answers_that_were_not_taught_come_back_where_they_were_hidden_and_nowhere_else() -> None:
-    """Trained back on eight words, the answers to eight others are right; a model that never knew them says nothing."""
-    every, eight, others = slice(None), slice(8), slice(8, None)
-    how: Any = {"seed": 0, "batch_size": 64, "eval_rows": 100}
-    base = revive(make_llama(40), facts(every, every), steps=600, lr=3e-3, threshold=0.99, **how).model
-    tuned = revive(base, facts(every, every, hidden=True), steps=300, lr=4e-4, threshold=0.98, **how).model
-    config = dataclasses.replace(FEW, reverse_batch_size=64, reverse_steps=38, most_reverse_steps=38)
-    models = {BASE: base, FINETUNED: tuned, NULL: make_llama(40, seed=9)}
-    found = measure_revival(Case(models, facts(eight, others), None, config, 0))
+EVERY, EIGHT, OTHERS = slice(None), slice(8), slice(8, None)
+LEARN: dict[str, Any] = {"seed": 0, "batch_size": 64, "eval_rows": 100}
+
+
+@functools.cache
+def knowing_base() -> PreTrainedModel:
+    return revive(make_llama(40), facts(EVERY, EVERY), steps=600, lr=3e-3, threshold=0.99, **LEARN).model
+
+
+def trained_back(tuned: PreTrainedModel, **changes: Any) -> tuple[RevivalMethodResult, Sign]:
+    """On eight words, asked about eight others; and the sign of it."""
+    how = {"reverse_batch_size": 64, "reverse_steps": 38, "most_reverse_steps": 38, **changes}
+    models = {BASE: knowing_base(), FINETUNED: tuned, NULL: make_llama(40, seed=9)}
+    case = Case(models, facts(EIGHT, OTHERS), None, dataclasses.replace(FEW, **how), 0)
+    found = measure_revival(case)
+    evidence = Evidence.gather([measure_behaviour(case).evidence(), found.evidence()])
+    return found, read_signs(evidence, case.rule)[3]
+
+
+def test_answers_that_were_not_taught_come_back_where_they_were_hidden() -> None:
+    hidden = facts(EVERY, EVERY, hidden=True)
+    tuned = revive(knowing_base(), hidden, steps=300, lr=4e-4, threshold=0.98, **LEARN).model
+    found, sign = trained_back(tuned)
+    assert sign.name == "answers that it was not taught come back"
+    assert sign.holds
     assert found.untaught is not None
     assert found.untaught_null is not None
     assert found.untaught_null.high < 0.2 < 0.5 < found.untaught.low
     assert found.evidence().untaught == found.untaught
     shown = {each["model"]: each["value"] for each in found.rows() if each["quantity"] == "not taught"}
     assert shown == {FINETUNED: found.untaught.value, NULL: found.untaught_null.value}
-    # where the answers stand in the rows that are trained on, training may have taught them: nothing is said
-    assert untaught_rows(facts(every, every), 0.5) is None
-    assert untaught_rows(facts(eight, slice(12)), 0.5) is None
-    some = untaught_rows(facts(eight, slice(4, None)), 0.5)
-    assert some is not None
-    assert set(some.first_answers.tolist()) == set(VALUES[8:].tolist())
+    # back is half of the base's lead; training goes on to the last step, and the control's for three times as long
+    assert found.threshold == pytest.approx(0.5, abs=0.05)
+    assert [max(points) for points in found.points[FINETUNED]] == [38, 38]
+    assert found.finetuned.slowest is not None
+    assert max(found.points[NULL][0]) >= max(3 * found.finetuned.slowest, 38)
+
+
+def test_answers_that_were_not_taught_do_not_come_to_a_model_that_never_knew_them() -> None:
+    """It writes what hides them as the other does, and learns to answer what it is trained on."""
+    hidden = facts(EVERY, EVERY, hidden=True)
+    never = revive(make_llama(40, seed=5), hidden, steps=300, lr=3e-3, threshold=0.98, **LEARN).model
+    found, sign = trained_back(never, most_reverse_steps=120, reverse_lr=3e-3)
+    assert sign.name == "answers that it was not taught come back"
+    assert sign.holds is False
+    assert found.untaught is not None
+    assert found.untaught.high < 0.2
+    taught, back = facts(EIGHT, EIGHT), found.reversed_model(never)
+    assert taught.mean_score(back, taught.test) > 0.8
+
+
+def test_what_training_back_may_have_taught_is_not_asked_for() -> None:
+    assert [
+        len(untaught_places(facts(*slices), facts(*slices).test)) for slices in ((EVERY, EVERY), (EIGHT, EIGHT))
+    ] == [0, 0]
+    some = facts(EIGHT, slice(4, None))
+    places = untaught_places(some, some.test)
+    assert set(some.test[places].first_answers.tolist()) == set(VALUES[8:].tolist())
+    assert len(places) < len(some.test)

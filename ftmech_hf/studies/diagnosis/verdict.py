@@ -70,7 +70,7 @@ is a finding, and more rows do not change it. Where answers are words of their o
 the base's accuracy as well, until a model was seen that gave back 59 % of the capitals it was not taught (its control
 none, the base 72 %) and no more in 32 steps. What is asked now was settled on organisms of another seed, beside a model
 that never knew the facts and must not show them. ``gone`` was given to a model that came back in a third of the
-control's steps, to one that let the answer be read far better than random weights do, and where neither model came back.
+control's steps, to one that let the answer be read far better than random weights do, and where neither was back.
 ``weakened`` was given to a fall of 1.9 to 5.1 points, to models that never had the capability (beside random weights),
 and where one of thirty blocks (a "half") worked in the base. What can be read counted from controls at the base's
 layer, not at their own.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,6 +13,9 @@ from transformers import PreTrainedModel
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.padding import padded_inputs
 from ftmech_hf.training.objectives import IGNORED
+
+Ends = Callable[[PreTrainedModel, AnswerRows], Tensor]
+"""Whether what a model would write after the answers lets them stand, (B,)."""
 
 BATCH = 256
 """Answers that are scored at a time; fewer of longer ones, so that their logits take no more memory."""
@@ -78,10 +81,7 @@ def given_answers(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int =
     Answers stand at the end of the last axis; before a shorter one is :data:`IGNORED`. The first of the tokens is the
     first that greedy decoding writes; all of them are, up to the first that is wrong.
     """
-    return torch.cat([
-        logits.argmax(-1).cpu().masked_fill(targets == IGNORED, IGNORED)
-        for logits, targets in _predictions(model, rows, batch_size)
-    ])  # fmt: skip
+    return torch.cat([_given(*each) for each in _predictions(model, rows, batch_size)])
 
 
 def answer_log_probabilities(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int = BATCH) -> Tensor:
@@ -90,25 +90,63 @@ def answer_log_probabilities(model: PreTrainedModel, rows: AnswerRows, *, batch_
     Answers stand at the end of the last axis; before a shorter one is NaN. The sum over a row is the log-probability
     that the model goes on with the answer; what would follow the answer does not count.
     """
-    found = []
-    for logits, targets in _predictions(model, rows, batch_size):
-        chosen = logits.log_softmax(-1).gather(-1, targets.clamp(min=0).to(logits.device)[..., None])[..., 0].cpu()
-        found.append(chosen.masked_fill(targets == IGNORED, torch.nan))
-    return torch.cat(found)
+    return torch.cat([_likely(*each) for each in _predictions(model, rows, batch_size)])
 
 
-def gives_answer(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int = BATCH) -> Tensor:
+def written_answers(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int = BATCH) -> tuple[Tensor, Tensor]:
+    """:func:`given_answers` and :func:`answer_log_probabilities` in one pass."""
+    found = [(_given(*each), _likely(*each)) for each in _predictions(model, rows, batch_size)]
+    given, likely = (torch.cat(each) for each in zip(*found, strict=True))
+    return given, likely
+
+
+def _given(logits: Tensor, targets: Tensor) -> Tensor:
+    return logits.argmax(-1).cpu().masked_fill(targets == IGNORED, IGNORED)
+
+
+def _likely(logits: Tensor, targets: Tensor) -> Tensor:
+    chosen = logits.gather(-1, targets.clamp(min=0).to(logits.device)[..., None])[..., 0] - logits.logsumexp(-1)
+    return chosen.cpu().masked_fill(targets == IGNORED, torch.nan)
+
+
+def gives_answer(
+    model: PreTrainedModel, rows: AnswerRows, *, ends: Ends | None = None, batch_size: int = BATCH
+) -> Tensor:
     """Whether a model's greedy decoding begins with the answer, bool (B,) on the CPU.
 
     It does if every token of the answer is the most likely one after the right tokens before it, which takes one
-    forward pass. What would follow the answer does not count. Where several answers are accepted, any of them will do.
+    forward pass. Where several answers are accepted, any of them will do.
+
+    Args:
+        model: that is asked.
+        rows: with one or more right answers.
+        ends: whether what would follow the answers lets them stand, of some rows; without it, that does not count.
+        batch_size: answers that are scored at a time.
     """
     expected = _targets(rows, int(rows.lengths.max())).cpu()
     right = (given_answers(model, rows, batch_size=batch_size) == expected).all(1)
+    if ends is not None and right.any():
+        right[right.clone()] = ends(model, rows[right.nonzero()[:, 0]])
     others, owners = rows.written("accepted", (~right).nonzero()[:, 0].tolist())
     if len(others):
-        right[owners[gives_answer(model, others, batch_size=batch_size)]] = True
+        right[owners[gives_answer(model, others, ends=ends, batch_size=batch_size)]] = True
     return right
+
+
+@torch.no_grad()
+def tokens_after(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int = BATCH) -> Tensor:
+    """The most likely token after every prompt and answer, (B,), on the CPU; the row's end where no place is left."""
+    found = rows.token_ids[:, -1].cpu().clone()
+    room = getattr(model.config, "max_position_embeddings", None)
+    tokens = torch.full_like(found, rows.token_ids.shape[1]) if rows.shown is None else rows.shown.sum(1).cpu()
+    fits = tokens - 1 <= room if isinstance(room, int) and room > 0 else torch.ones_like(found, dtype=torch.bool)
+    places = fits.nonzero()[:, 0]
+    for at in places.split(max(1, min(batch_size, TOKENS // rows.token_ids.shape[1]))) if len(places) else ():
+        part = rows[at].without_empty_columns()
+        more = {} if part.shown is None else padded_inputs(model, part.shown[:, :-1].to(model.device))
+        ids = part.token_ids[:, :-1].to(model.device)
+        found[at] = model(input_ids=ids, logits_to_keep=1, use_cache=False, **more).logits[:, -1].argmax(-1).cpu()
+    return found
 
 
 def choice_scores(

@@ -23,6 +23,7 @@ from ftmech_hf.activations import answers_alone
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.answer_scores import answer_loss, gives_answer
 from ftmech_hf.jobs.generation import continue_rows
+from ftmech_hf.jobs.whole_words import WritesWords
 from ftmech_hf.statistics.floors import FloorResult, measure_floor
 from ftmech_hf.tasks import Capability, PcfgShape, Rows, RowStream, Task, for_capability
 from ftmech_hf.tasks.epochs import in_epochs
@@ -129,7 +130,8 @@ class Behavior:
         """
         rows = [self.train, self.validation, *self.tests.values(), *([] if self.again is None else [self.again])]
         single = all(bool((each.lengths == 1).all()) and not each.accepted for each in rows)
-        if not single or self.loss is not answer_loss or self.score is not gives_answer:
+        plain = self.loss is answer_loss and (self.score is gives_answer or isinstance(self.score, WritesWords))
+        if not single or not plain:
             return contextlib.nullcontext()
         return answers_alone(model, self.test[:2].prompts()[0])
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.answer_scores import choice_scores, chooses_answer, gives_answer
 from ftmech_hf.jobs.behavior import Score
+from ftmech_hf.jobs.whole_words import WritesWords, has_whole_words
 from ftmech_hf.jobs.written_answers import answers_in_words, writes_answer
 from ftmech_hf.tasks.text.columns import Chat
 from ftmech_hf.tasks.text.join import AnswerSpace, check_answer_space
@@ -52,7 +53,8 @@ class QuestionConfig:
 
     judged_by: JudgedBy = field(
         default="begins",
-        metadata={"help": "when an answer to a dataset is right: begins: what the model writes begins with it; exact: "
+        metadata={"help": "when an answer to a dataset is right: begins: what the model writes begins with it, and "
+                  "with no longer word; exact: "
                   "the model writes it and then ends, or begins a new line"},
     )  # fmt: skip
     choice_score: ChoiceScore = field(
@@ -100,6 +102,9 @@ def judging(
 
     score: Score = gives_answer
     found: dict[str, Any] = {"spell": spell, "says": says}
+    if not has_whole_words(tokenizer):
+        score = WritesWords(tokenizer)
+        found |= {"right_if": "what the model writes begins with it, and with no longer word"}
     if test.choices is not None:
         words = f"of the choices it is the most likely one by {'mean' if per_token else 'summed'} log-probability"
         score = functools.partial(chooses_answer, per_token=per_token)

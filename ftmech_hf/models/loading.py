@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -24,6 +22,7 @@ from transformers.utils import logging
 
 from ftmech_hf.models.identity import ADAPTER, find_base, find_gguf, find_model
 from ftmech_hf.models.merging import check_adapter, loading_errors, merge_adapter
+from ftmech_hf.models.quantized import refuse_quantized, refuse_whole_numbers
 from ftmech_hf.tasks.schema import SPECIAL_TOKENS
 
 RANDOM_INIT = "random init"
@@ -115,7 +114,7 @@ def _load(
         check_adapter(folder, name)
         below = _load(find_base(folder, base, onto), attn_implementation, base or onto, None, dtype)
         return merge_adapter(below, folder, name)
-    _refuse_quantized(folder, name)
+    refuse_quantized(folder, name)
     return _from_files(folder, name, attn_implementation, dtype, use_safetensors=True)
 
 
@@ -135,7 +134,7 @@ def _from_files(
     _check_loaded(found[1], name)
     check_has_weights(model)
     check_finite(model)
-    _check_numbers(folder, model, name)
+    refuse_whole_numbers(folder, model, name)
     return model.eval()
 
 
@@ -145,21 +144,6 @@ def _gguf_at_hand(name: str) -> Iterator[None]:
     if find_gguf(name) is not None and importlib.util.find_spec("gguf") is None:
         raise ImportError("expected the package gguf, which reads this file: pip install 'ftmech_hf[gguf]'")
     yield
-
-
-def _refuse_quantized(folder: Path, name: str) -> None:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"model: {name} has a config.json that is no JSON: {error}") from error
-    parts = [config, *(each for each in config.values() if isinstance(each, dict))] if isinstance(config, dict) else []
-    for part in parts:
-        for key in ("quantization_config", "compression_config"):
-            if isinstance(found := part.get(key), dict) and found:
-                raise ValueError(
-                    f"model: {name} is quantized ({found.get('quant_method', key)}); expected weights in floating "
-                    "point, of which every instrument takes gradients and parts"
-                )
 
 
 def _check_loaded(info: Mapping[str, Any], name: str) -> None:
@@ -206,20 +190,6 @@ def check_finite(model: torch.nn.Module) -> None:
         raise ValueError(
             f"model: {len(lost)} of its weights hold nan or inf (first {lost[0]}), expected finite numbers"
         )
-
-
-def _check_numbers(folder: Path, model: torch.nn.Module, name: str) -> None:
-    """Make sure that no weight stands in its file as a whole number: that is what a quantization left of it.
-
-    A quantized model says so in its config, unless somebody took that away.
-    """
-    weights = [key for key, _ in model.named_parameters(remove_duplicate=False)]
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            types = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
-        for key, dtype in types.items():
-            if dtype[0] in "IU" and any(f".{weight}".endswith(f".{key}") for weight in weights):
-                raise ValueError(f"model: {key} of {name} is of whole numbers ({dtype}), expected floating point")
 
 
 def random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:

@@ -6,6 +6,7 @@ peft drops what does not fit with a warning, or with none. Here an adapter is wh
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ from ftmech_hf.models.vocabulary import find_embeddings, has_tied_embeddings, un
 
 ROUNDING = 1e-4
 """How far logits before and after a merge may differ, relative to the largest: a hundred times float32's rounding."""
+BY_ROW = {"POLY": "for every row's task", "XLORA": "for every row, by what a classifier makes of it"}
+"""Kinds of adapters whose change of weights is not the same for all rows -> what it depends on."""
 _PREFIX = "base_model.model."
 
 
@@ -66,14 +69,43 @@ def check_adapter(folder: Path, name: str) -> None:
 
     with loading_errors(name):
         config = PeftConfig.from_pretrained(str(folder))
-        kind = str(getattr(config.peft_type, "value", config.peft_type))
-    if config.is_prompt_learning or config.is_adaption_prompt:
-        raise ValueError(
-            f"model: {name} is a {kind} adapter, which adds tokens and changes no weights, so it cannot be merged into "
-            "its base; expected one of weights, such as LORA (a diagnosis takes it as the fine-tuned model)"
-        )
+    _refuse_kind(config, f"model: {name}", "a diagnosis takes it as the fine-tuned model")
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise ValueError(f"model: {name} holds no weights of its adapter (no {ADAPTER_WEIGHTS})")
+
+
+def _refuse_kind(config: Any, called: str, instead: str) -> None:
+    """Make sure that what an adapter does to its base is one change of weights, the same for all rows."""
+    kind = _kind_of(config)
+    if config.is_prompt_learning or config.is_adaption_prompt:
+        raise ValueError(
+            f"{called} is a {kind} adapter, which adds tokens and changes no weights, so it cannot be merged into "
+            f"its base; expected one of weights, such as LORA ({instead})"
+        )
+    if kind in BY_ROW:
+        raise ValueError(
+            f"{called} is a {kind} adapter, whose change of weights is another one {BY_ROW[kind]}, so it cannot be "
+            "merged into its base; expected one change for all rows, such as LORA"
+        )
+
+
+def _kind_of(config: Any) -> str:
+    return str(getattr(config.peft_type, "value", config.peft_type))
+
+
+def merge_in_memory(adapted: Any, called: str) -> PreTrainedModel:
+    """A base with an adapter, both in memory, as one model; they stay as they are.
+
+    Args:
+        adapted: the model of peft.
+        called: what errors call it.
+
+    Raises:
+        ValueError: it is no change of weights, or is one that depends on the row.
+    """
+    for config in adapted.peft_config.values():
+        _refuse_kind(config, called, "a diagnosis takes the folder of such a fine-tuned model")
+    return _merge(copy.deepcopy(adapted), called)
 
 
 def merge_adapter(base: PreTrainedModel, folder: Path, name: str) -> PreTrainedModel:
@@ -99,7 +131,7 @@ def merge_adapter(base: PreTrainedModel, folder: Path, name: str) -> PreTrainedM
             base = adapted.unload()
         untie(base)
         adapted = _put_on(base, folder, name)
-    merged = _merge(adapted, name)
+    merged = _merge(adapted, f"model: {name}")
     merged = merged.requires_grad_(True).eval()  # peft froze the base
     difference = float((_probe_logits(merged) - live).abs().max())
     if not difference <= ROUNDING * max(1.0, float(live.abs().max())):  # also if it is no number
@@ -110,15 +142,15 @@ def merge_adapter(base: PreTrainedModel, folder: Path, name: str) -> PreTrainedM
     return merged
 
 
-def _merge(adapted: Any, name: str) -> PreTrainedModel:
+def _merge(adapted: Any, called: str) -> PreTrainedModel:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             merged: PreTrainedModel = adapted.merge_and_unload()
         except (NotImplementedError, AttributeError, ValueError) as error:
-            kind = next(iter(adapted.peft_config.values())).peft_type
+            kind = _kind_of(next(iter(adapted.peft_config.values())))
             raise ValueError(
-                f"model: {name} is a {getattr(kind, 'value', kind)} adapter, which cannot be merged into its base "
+                f"{called} is a {kind} adapter, which cannot be merged into its base "
                 f"({' '.join(str(error).split())[:200]}); expected one that changes its weights, such as LORA"
             ) from error
     return merged

@@ -96,11 +96,15 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 }  # fmt: skip
 """Kinds that are no change of weights."""
 
-ELSEWHERE = {
-    "ADAPTION_PROMPT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "POLY", "PROMPT_TUNING", "P_TUNING", "SHADOW",
-    "XLORA",
+BY_ROW: dict[str, tuple[Callable[[], Any], str]] = {
+    "POLY": (lambda: kind("POLY", r=2), "is a POLY adapter, whose change of weights is another one for every row's"),
+    "XLORA": (lambda: peft.XLoraConfig(task_type="CAUSAL_LM", hidden_size=16, adapters={}),
+              "is a XLORA adapter, whose change of weights is another one for every row, by what a classifier"),
 }  # fmt: skip
-"""Prompt learning, and kinds that depend on the task or on the input: no change of weights either."""
+"""Kinds whose change of weights is not the same for all rows."""
+
+ELSEWHERE = {"ADAPTION_PROMPT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "PROMPT_TUNING", "P_TUNING", "SHADOW"}
+"""Prompt learning, and a kind that brings a model of its own: no change of weights either."""
 
 
 def logits(model: Any) -> Tensor:
@@ -161,7 +165,7 @@ def differ(one: pd.Series, other: pd.Series) -> bool:
 
 def test_every_kind_has_its_place() -> None:
     known = {each.value for each in PEFT_TYPE_TO_CONFIG_MAPPING}
-    assert known <= {*KINDS, *REFUSED, *ELSEWHERE}
+    assert known <= {*KINDS, *REFUSED, *BY_ROW, *ELSEWHERE}
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -231,6 +235,16 @@ def test_tokens_that_an_adapter_adds_and_trains(tmp_path: Path) -> None:
     loaded = load_model(str(tmp_path / "tuned"))
     assert loaded.config.vocab_size == VOCABULARY + 2
     assert (logits(loaded) - live).abs().max() <= ROUNDING * live.abs().max()
+
+
+@pytest.mark.parametrize("name", BY_ROW)
+def test_kinds_whose_change_depends_on_the_row_are_refused_by_name(tmp_path: Path, name: str) -> None:
+    config, message = BY_ROW[name]
+    make_llama(VOCABULARY).save_pretrained(tmp_path / "base")
+    config().save_pretrained(tmp_path / "tuned")  # its weights are not asked for
+    edit(tmp_path / "tuned" / "adapter_config.json", base_model_name_or_path=str(tmp_path / "base"))
+    with pytest.raises(ValueError, match=f"^model: .*tuned {message}[^\n]*; expected[^\n]*$"):
+        load_model(str(tmp_path / "tuned"))
 
 
 @pytest.mark.parametrize("name", REFUSED)

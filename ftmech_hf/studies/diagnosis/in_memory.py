@@ -6,7 +6,6 @@ Models are used as they are and left as they were: in the mode they were in, wit
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.models.loading import check_finite, check_has_weights
+from ftmech_hf.models.merging import merge_in_memory
+from ftmech_hf.models.quantized import UNPACK, packed_kind
 from ftmech_hf.tasks.text.reading import Table
 
 
@@ -68,8 +69,8 @@ def plain_model(model: Any, role: str) -> PreTrainedModel:
         ValueError: it is no model of transformers, adapters are attached to it that are no part of it, or weights of it
             are elsewhere or quantized.
     """
-    if hasattr(model, "merge_and_unload"):
-        model = copy.deepcopy(model).merge_and_unload()
+    if getattr(model, "peft_config", None) and not isinstance(model, PreTrainedModel):
+        model = merge_in_memory(model, f"{role}: it")
     if not isinstance(model, PreTrainedModel):
         raise ValueError(f"{role}: {type(model).__name__}, expected a model of transformers, its folder or its name")
     if any(hasattr(module, "base_layer") for module in model.modules()):
@@ -78,10 +79,10 @@ def plain_model(model: Any, role: str) -> PreTrainedModel:
             "of peft as a whole"
         )
     check_has_weights(model)
-    if kinds := sorted({str(weight.dtype) for weight in model.parameters() if not weight.is_floating_point()}):
+    if kinds := sorted({kind for weight in model.parameters() if (kind := packed_kind(weight))}):
         raise ValueError(
             f"{role}: its weights are quantized ({', '.join(kinds)}), expected weights in floating point, of which the "
-            "methods take differences and gradients: load it without a quantization_config"
+            f"methods take differences and gradients: load it without a quantization_config, or {UNPACK}"
         )
     check_finite(model)
     return model

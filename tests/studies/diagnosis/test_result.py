@@ -10,7 +10,7 @@ import datasets
 import pandas as pd
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PolyConfig, PromptTuningConfig, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.models.loading import load_tokenizer
@@ -138,11 +138,35 @@ def test_an_adapter_in_memory_is_merged_into_a_copy() -> None:
         plain_model(tuned.get_base_model(), "base")
     with pytest.raises(ValueError, match="base: Linear, expected a model of transformers, its folder or its name"):
         plain_model(torch.nn.Linear(2, 2), "base")
-    plain.lm_head.weight = torch.nn.Parameter(torch.zeros(40, 16, dtype=torch.uint8), requires_grad=False)
-    with pytest.raises(
-        ValueError, match=r"^base: its weights are quantized \(torch.uint8\), expected weights in floating"
-    ):
-        plain_model(plain, "base")
+
+
+class Packed(torch.Tensor):
+    """As torchao and quanto keep weights: a class of tensors that says it is of float32."""
+
+
+def test_quantized_weights_in_memory_are_refused_with_what_to_do() -> None:
+    weight = torch.zeros(40, 16)
+    kinds = {
+        "torch.uint8": weight.to(torch.uint8), "torch.float8_e4m3fn": weight.to(torch.float8_e4m3fn),
+        "Packed": weight.as_subclass(Packed),
+    }  # fmt: skip
+    for kind, packed in kinds.items():
+        model = make_gpt2(40)
+        model.lm_head.weight = torch.nn.Parameter(packed, requires_grad=False)
+        said = rf"^base: its weights are quantized \({kind}\), expected weights in floating .* its dequantize\(\)"
+        with pytest.raises(ValueError, match=said):
+            plain_model(model, "base")
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_what_is_no_one_change_of_weights_is_refused_in_memory_as_well() -> None:
+    kinds = {
+        "POLY": (PolyConfig(task_type="CAUSAL_LM", target_modules=["c_attn"], r=2), "another one for every row's"),
+        "PROMPT_TUNING": (PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2), "adds tokens"),
+    }  # fmt: skip
+    for kind, (config, why) in kinds.items():
+        with pytest.raises(ValueError, match=f"^finetuned: it is a {kind} adapter, .*{why}"):
+            plain_model(get_peft_model(make_gpt2(40), config), "finetuned")
 
 
 def refused(model: PreTrainedModel, *given: Any, **settings: Any) -> str:

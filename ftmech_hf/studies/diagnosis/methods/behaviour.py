@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from ftmech_hf.jobs.answer_scores import answer_log_probabilities, given_answers
+from ftmech_hf.jobs.answer_scores import given_answers, written_answers
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.report.charts import accuracy_axis, legend_below
 from ftmech_hf.statistics.intervals import Share, paired_difference, share_interval
@@ -178,7 +178,7 @@ def by_token(model: PreTrainedModel, questions: Behavior, name: str) -> list[Tok
     longest = min(int(rows.lengths.max()), MOST_TOKENS)
     if longest == 1:
         return []
-    given, likely = given_answers(model, rows), answer_log_probabilities(model, rows)
+    given, likely = written_answers(model, rows)
     answers, width = rows.answer_ids(), given.shape[1]
     found = []
     for number in range(longest):

@@ -38,8 +38,8 @@ from ftmech_hf.training.low_rank import LowRankChange
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-EVAL_ROWS = 64
-"""Rows of an evaluation of a model that is fine-tuned back, where it is far from the threshold."""
+EVAL_ROWS, FEW_ROWS = 64, 16
+"""Rows of an evaluation of a model that is fine-tuned back, where it is far from the threshold; of a large model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ def measure_revival(case: Case) -> RevivalMethodResult:
     untaught = asked is not case.capability
     settings: RevivalSettings = {
         "lr": config.reverse_lr, "batch_size": config.reverse_batch_size, "threshold": threshold,
-        "eval_rows": EVAL_ROWS, "in_place": case.in_place, "to_the_end": untaught,
+        "eval_rows": FEW_ROWS if case.in_place else EVAL_ROWS, "in_place": case.in_place, "to_the_end": untaught,
     }  # fmt: skip
 
     curves = _repeat(case, FINETUNED, asked, range(config.repeats), config.reverse_steps, settings)

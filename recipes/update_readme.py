@@ -50,6 +50,7 @@ class UpdateReadmeConfig:
     safety: str = field(default="runs/safety-nano", metadata={"help": "folder of the study of safety fine-tuning"})
     continual: str = field(default="runs/continual-nano", metadata={"help": "folder of the continual study"})
     stories: str = field(default="runs/stories-nano", metadata={"help": "folder of the study of stories"})
+    real: str = field(default="runs/real", metadata={"help": "folder of the study of a real model"})
     written: str = field(
         default="runs/stories-micro-written",
         metadata={"help": "folder of write_stories.py, of a model of real stories"},
@@ -89,11 +90,14 @@ class Block:
 
 
 SPEED = "recipes/benchmarks/README.md"
-REPRODUCTION, SWEEP, TRACR, STORIES, SAFETY, CONTINUAL = (
-    f"ftmech_hf/studies/{name}/README.md" for name in ("pcfg", "sweep", "tracr", "tinystories", "safety", "continual")
+REPRODUCTION, SWEEP, TRACR, STORIES, SAFETY, CONTINUAL, REAL = (
+    f"ftmech_hf/studies/{name}/README.md"
+    for name in ("pcfg", "sweep", "tracr", "tinystories", "safety", "continual", "real")
 )
 BLOCKS: dict[str, Block] = {
     "results": Block(REPRODUCTION, "reproduction", studies.results_block, picture="overview.png", page="report.png"),
+    "real": Block("README.md", "real", studies.real_block, picture="example.png"),
+    "real pairs": Block(REAL, "real", studies.real_pairs_block),
     "main results": Block("README.md", "reproduction", studies.main_block),
     "speed": Block(SPEED, "benchmark", benchmarks.speed_block),
     "accuracy": Block(SPEED, "accuracy_benchmark", benchmarks.accuracy_block),

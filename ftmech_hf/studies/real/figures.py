@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ftmech_hf.report.charts import BASE, FINETUNED, accuracy_axis, legend_below, new_figure, styled
+from ftmech_hf.runs import FinishedRun
+from ftmech_hf.studies.diagnosis.figures import reference_name
+from ftmech_hf.studies.diagnosis.methods import METHODS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,6 +39,23 @@ def verdicts_figure(pairs: Sequence[Mapping[str, Any]]) -> Figure:
     ax.set_xticks(places, [_name(pair) for pair in pairs], fontsize=8)
     accuracy_axis(ax)
     legend_below(ax)
+    return figure
+
+
+@styled
+def example_figure(run: FinishedRun) -> Figure:
+    """What a diagnosis of one pair found, in two of the pictures of its page.
+
+    Args:
+        run: the diagnosis.
+    """
+    reference = reference_name(run.summary["facts"]["reference"])
+    shown = (("behaviour", "What both answer"), ("revival", "Training it back, asked about others"))
+    figure = new_figure(9.0, 3.6)
+    for ax, (name, title) in zip(figure.subplots(1, len(shown)), shown, strict=True):
+        rows = run.table[run.table["analysis"] == name]
+        METHODS[name].pictures[0](ax, rows, reference)
+        ax.set_title(title)
     return figure
 
 

@@ -12,7 +12,7 @@ from ftmech_hf.config import to_dict
 from ftmech_hf.report.console import print_table
 from ftmech_hf.report.page import make_section, render_page
 from ftmech_hf.runs import FinishedRun, write_json, write_text
-from ftmech_hf.studies.real.figures import verdicts_figure
+from ftmech_hf.studies.real.figures import example_figure, verdicts_figure
 from ftmech_hf.studies.real.pair import PAIRS, is_right
 from ftmech_hf.studies.real.plan import RealPlan
 
@@ -73,9 +73,26 @@ def write_results(plan: RealPlan) -> list[dict[str, Any]]:
         verdicts_figure(pairs),
         "Accuracy of base and tuned model by pair",
     )
+    _write_example(plan, find_example(pairs))
     page = render_page(__package__, pairs=pairs, sections=[section], facts=facts)
     write_text(plan.output / "report.html", page)
     return pairs
+
+
+def _write_example(plan: RealPlan, example: dict[str, Any] | None) -> None:
+    for name in ("example.png", "example.json"):
+        (plan.output / name).unlink(missing_ok=True)  # of results that were other ones
+    if example is not None:
+        run = plan.find(plan.diagnoses[example["pair"]])
+        assert run is not None
+        example_figure(run).savefig(plan.output / "example.png", dpi=110)
+        write_json(plan.output / "example.json", example)
+
+
+def find_example(pairs: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """A pair whose ability is hidden and whose diagnosis says so, for users to see first: capitals, if they are one."""
+    hidden = {pair["pair"]: pair for pair in pairs if pair["expected"] == "hidden" and pair["right"]}
+    return hidden.get("capitals_hidden") or next(iter(hidden.values()), None)
 
 
 def right_numbers(results: FinishedRun) -> dict[str, str]:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -16,9 +17,10 @@ from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.real import pair
 from ftmech_hf.studies.real.base_model import BaseConfig
 from ftmech_hf.studies.real.pair import PAIRS, Expected, PairConfig, diagnose_pair, is_right
-from ftmech_hf.studies.real.results import KEPT, right_numbers
+from ftmech_hf.studies.real.results import KEPT, find_example, right_numbers
 from ftmech_hf.tasks import PcfgShape
 from recipes import real
+from recipes.readme.studies import real_block, real_pairs_block
 from tests.browser import check_page
 from tests.foreign import byte_bpe
 from tests.studies.real.packages import install
@@ -135,3 +137,48 @@ def test_matrices_are_multiplied_in_the_precision_that_is_asked_for(monkeypatch:
     for precision in ("no", "bf16"):
         diagnose_pair(PairConfig(precision=precision), CaseConfig(), PcfgShape())  # type: ignore[arg-type]
     assert seen == {"no": False, "bf16": True}
+
+
+def test_users_see_a_hidden_pair_whose_verdict_is_right_and_its_numbers(tmp_path: Path) -> None:
+    def made(name: str, expected: str, right: bool) -> dict[str, Any]:
+        return {"pair": name, "expected": expected, "right": right}
+
+    left, wrong = made("capitals_left", "unchanged", True), made("capitals_hidden", "hidden", False)
+    first, capitals = made("past_tense_hidden", "hidden", True), made("capitals_hidden", "hidden", True)
+    assert find_example([left, wrong]) is None
+    assert find_example([left, first, capitals]) == capitals
+    assert find_example([left, first, wrong]) == first
+    example = {"question": "<|im_start|>user\nWhat is the capital of Land 3?|", "right": " Town 3", "base": "Town 3",
+               "finetuned": "unknown to me", "reversed": None}  # fmt: skip
+    signs = [{"name": "comes back fast", "measured": "3 steps", "control": "more than 9 steps", "holds": True},
+             {"name": "can be read", "measured": "1%", "control": "1%", "holds": False}]  # fmt: skip
+    shown = {**capitals, "verdict": "hidden or learned anew", "reason": "its accuracy fell from 70% to 2%",
+             "examples": [example] * 4, "signs": signs}  # fmt: skip
+    (tmp_path / "example.json").write_text(json.dumps(shown))
+    versions = {"ftmech_hf": "0.1.0", "torch": "2"}
+    (tmp_path / "env.json").write_text(json.dumps({"hash": "abc", "versions": versions, "kind": "real"}))
+    block = real_block(tmp_path)
+    assert block.count("`Town 3` | `Town 3` | `unknown to me` | — |") == 3
+    assert "What is the capital of Land 3?\\|` |" in block  # a bar would end the cell
+    assert (
+        "**hidden or learned anew**. Its accuracy fell from 70% to 2%. What shows: *comes back fast* (3 steps;" in block
+    )
+    assert "can be read" not in block
+    assert "`abc`" in block
+
+
+def test_the_table_of_all_pairs_names_right_and_wrong(tmp_path: Path) -> None:
+    pairs = [
+        {"pair": name, "expected": expected, "verdict": verdict, "right": right, "reason": "it fell",
+         "cpu_minutes": 5.0, "peak_gb": 3.651, "tuning_minutes": 0.6, "minutes": 9.0}
+        for name, expected, verdict, right in (
+            ("capitals_hidden", "hidden", "hidden or learned anew", True),
+            ("opposites_left", "unchanged", "gone", False),
+        )
+    ]  # fmt: skip
+    pd.DataFrame(pairs).to_parquet(tmp_path / "table.parquet")
+    (tmp_path / "env.json").write_text(json.dumps({"hash": "abc", "versions": {"torch": "2"}, "kind": "real"}))
+    block = real_pairs_block(tmp_path)
+    assert "| `capitals_hidden` | hidden | \u2713 hidden or learned anew | it fell | 2.5 | 3.7 |" in block
+    assert "| `opposites_left` | unchanged | \u2717 gone |" in block
+    assert "1 of 2 are right." in block

@@ -5,7 +5,7 @@ See :mod:`ftmech_hf.analysis.weights`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -60,12 +60,13 @@ class WeightsMethodResult(MethodResult):
     """The change of every weight.
 
     Attributes:
-        change: of the fine-tuned model.
+        change: of the fine-tuned model; decomposed are the matrices of the layers that are looked into.
         places: parameter -> where it is.
         distilled: parameter -> the relative norm of its change in the base that was taught nothing, if there is one.
             Another seed's weights are another model's: their distance says nothing.
         action: of the change on prompts.
         tokens: those of which embeddings were compared.
+        others: matrices of the blocks that are not looked into, of which the sizes of the changes alone are known.
     """
 
     change: WeightChangeResult
@@ -73,6 +74,7 @@ class WeightsMethodResult(MethodResult):
     distilled: Mapping[str, float] | None
     action: list[Action]
     tokens: TokenChange
+    others: Collection[str]
 
     def rows(self) -> list[TableRow]:
         """Size, rank and directions of every change, beside random ones and a fine-tuning that teaches nothing."""
@@ -88,7 +90,8 @@ class WeightsMethodResult(MethodResult):
                 table.append(row("weights", "singular value", float(value), **place, x=number))
                 table.append(row("weights", "singular value", float(by_chance), **place, x=number, reference=True))
         for name, size in self.change.vectors.items():
-            table.append(row("weights", "relative norm", size, model=FINETUNED, site=self._vector_site(name)))
+            place = self.places[name]._asdict() if name in self.others else {"site": self._vector_site(name)}
+            table.append(row("weights", "relative norm", size, model=FINETUNED, **place))
         return [*table, *self._distilled_rows(), *self._action_rows()]
 
     def _vector_site(self, name: str) -> str:
@@ -110,7 +113,9 @@ class WeightsMethodResult(MethodResult):
     def summary(self) -> dict[str, Any]:
         """Means over all matrices, and what changed outside the blocks."""
         outside = {place.site: self.change.vectors[name] for name, place in self.places.items() if place.layer is None}
-        facts = {**self.change.summary(), "outside_blocks": outside, "tokens": self.tokens._asdict()}
+        others = sum(self.change.vectors[name] > 0 for name in self.others)
+        facts = {**self.change.summary(), "others_changed": others, "outside_blocks": outside,
+                 "tokens": self.tokens._asdict()}  # fmt: skip
         if self.distilled is not None:
             sizes = [self.distilled[name] for name in self.change.matrices]
             facts["taught_nothing"] = sum(sizes) / len(sizes)
@@ -120,18 +125,20 @@ class WeightsMethodResult(MethodResult):
 def measure_weights(case: Case) -> WeightsMethodResult:
     """Compare the weights of the base with the fine-tuned model's, and with those of a base that was taught nothing."""
     units = find_units(case.models[BASE], "row")
-    transposed = {f"{name}.weight": group.axis == 1 for name, group in units.items()}
+    places = find_places(case.models[BASE])
+    matrices = {f"{name}.weight": group.axis == 1 for name, group in units.items()}
+    transposed = {name: turned for name, turned in matrices.items() if places[name].layer in case.layers}
+    others = matrices.keys() - transposed.keys()
     before, after, tokens = common_parameters(case)
     change = weight_change(before, after, transposed, seed=case.seed)
-    places = find_places(case.models[BASE])
     distilled = None
     if SELF_DISTILLED in case.everyone:
         base, taught = (dict(case.everyone[name].named_parameters()) for name in (BASE, SELF_DISTILLED))
         sizes = weight_change(base, taught, {}).vectors
         outside = [name for name, place in places.items() if place.layer is None]
-        distilled = {name: sizes[name] for name in (*change.matrices, *outside)}
+        distilled = {name: sizes[name] for name in (*change.matrices, *others, *outside)}
     return WeightsMethodResult(
-        change=change, places=places, distilled=distilled, action=_measure_action(case), tokens=tokens
+        change=change, places=places, distilled=distilled, action=_measure_action(case), tokens=tokens, others=others
     )
 
 
@@ -239,8 +246,10 @@ def explain_weights(summary: Summary) -> str:
     sizes = [f"{name} {size:.1%}" for name, size in changed["outside_blocks"].items() if size]
     outside = f" Outside the blocks changed: {', '.join(sizes)}." if sizes else " Nothing outside the blocks changed."
     outside += _explain_tokens(changed["tokens"])
+    others = changed["others_changed"]
     if not changed["changed"]:
-        return f"No matrix of the blocks changed.{outside}"
+        where = "of the blocks that were looked into " if others else "of the blocks "
+        return f"No matrix {where}changed{f', {others} of the others did' if others else ''}.{outside}"
     nothing = changed.get("taught_nothing")
     beside = "" if nothing is None else f" (a fine-tuning that teaches nothing: {nothing:.1%}, dashed)"
     return (

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from ftmech_hf.studies.diagnosis.methods.weights import find_places, measure_weights
+from ftmech_hf.studies.diagnosis.methods.weights import explain_weights, find_places, measure_weights
 from tests.conftest import make_gpt2
 from tests.studies.diagnosis.cases import found_by, make_case
 from tests.studies.planted import make_base
@@ -25,6 +25,28 @@ def test_a_change_outside_the_blocks_is_seen() -> None:
         assert facts["weights"]["changed"] == 0
         rows = [each for each in table if each["site"] == part and not each["reference"]]
         assert [each["value"] for each in rows] == [pytest.approx(0.25, abs=1e-6)]
+
+
+def test_matrices_are_decomposed_where_layers_are_looked_into() -> None:
+    """Of others sizes alone are known, and that they changed is said."""
+    with torch.no_grad():
+        finetuned = copy.deepcopy(make_base("llama"))
+        finetuned.model.layers[1].mlp.down_proj.weight.mul_(1.5)
+    case = make_case(finetuned, max_layers=1)
+    assert 1 not in case.layers
+    result = measure_weights(case)
+    table, facts = found_by(result)
+    assert (facts["weights"]["changed"], facts["weights"]["others_changed"]) == (0, 1)
+    sizes = {(each["site"], each["layer"]): each["value"] for each in table
+             if each["quantity"] == "relative norm" and not each["reference"]}  # fmt: skip
+    assert sizes["mlp.down_proj", 1] == pytest.approx(0.5, abs=1e-6)
+    assert sizes["mlp.down_proj", case.layers[0]] == 0
+    assert {each["layer"] for each in table if each["quantity"] == "singular value"} == set(case.layers)
+    said = explain_weights({"evidence": facts})
+    assert "No matrix of the blocks that were looked into changed, 1 of the others did." in said
+
+
+def test_a_tied_matrix_is_outside_the_blocks_once() -> None:
     tied = make_gpt2(40)
     tied.lm_head.weight = tied.transformer.wte.weight
     assert {place.site for place in find_places(tied).values() if place.layer is None} == {

@@ -292,7 +292,8 @@ def real_pairs_block(folder: Path) -> str:
     ]  # fmt: skip
     source = (
         f"{int(pairs['right'].sum())} of {len(pairs)} are right. Minutes are the processor's by two, as on two cores; "
-        f"tuning took {pairs['tuning_minutes'].sum():.0f} minutes of the clock in all. Config hash "
+        f"tuning took {pairs['tuning_minutes'].sum() / 2:.0f} of them in all, the diagnoses "
+        f"{pairs['cpu_minutes'].sum() / 2:.0f}. Config hash "
         f"`{run.env['hash']}`; {describe_versions(run.env)}."
     )
     return markdown_table(("pair", "the truth", "verdict", "why", "minutes", "GB"), rows, source)

@@ -43,7 +43,7 @@ def _describe(plan: RealPlan, name: str, run: FinishedRun) -> dict[str, Any]:
         "minutes": round(summary["facts"]["seconds"] / 60, 2),
         "peak_gb": run.env.get("peak_gb"),
         "cpu_minutes": _minutes(run.env.get("cpu_seconds")),
-        "tuning_minutes": _minutes(None if tuned is None else tuned.env.get("seconds")),
+        "tuning_minutes": _minutes(None if tuned is None else tuned.env.get("cpu_seconds")),
         "reason": summary["reason"],
         "signs": summary["signs"],
         "accuracy": {model: evidence[model] for model in ("base", "finetuned")},

@@ -19,7 +19,7 @@ from ftmech_hf.studies.diagnosis.in_memory import plain_model, weights_hash
 from ftmech_hf.studies.diagnosis.result import DiagnosisResult, diagnose
 from ftmech_hf.tasks.text.reading import Table, read_table
 from tests.browser import check_page
-from tests.conftest import make_gpt2
+from tests.conftest import make_gpt2, make_llama
 from tests.studies.planted import make_pair_models, make_pairs, save_models, words
 
 FEW = CaseConfig(
@@ -161,12 +161,12 @@ def test_quantized_weights_in_memory_are_refused_with_what_to_do() -> None:
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_what_is_no_one_change_of_weights_is_refused_in_memory_as_well() -> None:
     kinds = {
-        "POLY": (PolyConfig(task_type="CAUSAL_LM", target_modules=["c_attn"], r=2), "another one for every row's"),
+        "POLY": (PolyConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], r=2), "another one for every row's"),
         "PROMPT_TUNING": (PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2), "adds tokens"),
     }  # fmt: skip
     for kind, (config, why) in kinds.items():
         with pytest.raises(ValueError, match=f"^finetuned: it is a {kind} adapter, .*{why}"):
-            plain_model(get_peft_model(make_gpt2(40), config), "finetuned")
+            plain_model(get_peft_model(make_llama(40), config), "finetuned")
 
 
 def refused(model: PreTrainedModel, *given: Any, **settings: Any) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.explorer.picture import find_chromium, take_picture_of_report
 from ftmech_hf.runs import write_text
-from recipes.readme import benchmarks, code, studies
+from recipes.readme import benchmarks, code, real, studies
 from recipes.readme.architectures import architectures_block
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,8 +96,8 @@ REPRODUCTION, SWEEP, TRACR, STORIES, SAFETY, CONTINUAL, REAL = (
 )
 BLOCKS: dict[str, Block] = {
     "results": Block(REPRODUCTION, "reproduction", studies.results_block, picture="overview.png", page="report.png"),
-    "real": Block("README.md", "real", studies.real_block, picture="example.png"),
-    "real pairs": Block(REAL, "real", studies.real_pairs_block),
+    "real": Block("README.md", "real", real.real_block, picture="example.png"),
+    "real pairs": Block(REAL, "real", real.real_pairs_block),
     "main results": Block("README.md", "reproduction", studies.main_block),
     "speed": Block(SPEED, "benchmark", benchmarks.speed_block),
     "accuracy": Block(SPEED, "accuracy_benchmark", benchmarks.accuracy_block),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,6 @@ from ftmech_hf.runs import FinishedRun, describe_versions
 from ftmech_hf.studies.continual.results import IN_TABLE, methods_table
 from ftmech_hf.studies.sweep.results import as_text
 from recipes.readme.tables import markdown_table
-
-MARKS = {True: "\u2713", False: "\u2717"}
-"""Right and wrong, as verdicts of pages are marked."""
 
 MAIN = ("low_a", "pruned_a", "control_gain_a", "probe_gap", "revival_ratio")
 """The claims of a reproduction that the front README shows."""
@@ -259,48 +255,3 @@ def _stories_source(folder: Path) -> str:
     return (
         f"{named}, {number}; 95 % interval {interval}{_minutes(env)}; study `{env['hash']}`; {describe_versions(env)}."
     )
-
-
-def real_block(folder: Path) -> str:
-    """The example of a real model, as Markdown: what was asked, what is answered, the verdict and what it rests on."""
-    run, example = FinishedRun(folder), folder / "example.json"
-    if not example.is_file():  # no hidden pair whose verdict is right
-        return ""
-    pair = json.loads(example.read_text(encoding="utf-8"))
-    rows = [
-        (_in_a_cell(each["question"]), _in_a_cell(each["right"]), _in_a_cell(each["base"]),
-         _in_a_cell(each["finetuned"]), _in_a_cell(each["reversed"] or ""))
-        for each in pair["examples"][:3]
-    ]  # fmt: skip
-    shown = ", and ".join(f"*{sign['name']}* ({sign['measured']}; its control {sign['control']})"
-                          for sign in pair["signs"] if sign["holds"])  # fmt: skip
-    columns = ("the end of a question", "right", "SmolLM2", "tuned", "trained back")
-    source = (
-        f"The verdict: **{pair['verdict']}**. {pair['reason'][0].upper()}{pair['reason'][1:]}. What shows: {shown}. "
-        f"Config hash `{run.env['hash']}`; {describe_versions(run.env)}."
-    )
-    return markdown_table(columns, rows, source)
-
-
-def real_pairs_block(folder: Path) -> str:
-    """All pairs of a real model, as Markdown: what each is, what was said of it and why, and what that took."""
-    run, pairs = FinishedRun(folder), pd.read_parquet(folder / "table.parquet")
-    rows = [
-        (f"`{pair.pair}`", pair.expected, f"{MARKS[pair.right]} {pair.verdict}", pair.reason,
-         f"{pair.cpu_minutes / 2:.1f}", f"{pair.peak_gb:.1f}")
-        for pair in pairs.itertuples()
-    ]  # fmt: skip
-    source = (
-        f"{int(pairs['right'].sum())} of {len(pairs)} are right. Minutes are the processor's by two, as on two cores; "
-        f"tuning took {pairs['tuning_minutes'].sum() / 2:.0f} of them in all, the diagnoses "
-        f"{pairs['cpu_minutes'].sum() / 2:.0f}. Config hash "
-        f"`{run.env['hash']}`; {describe_versions(run.env)}."
-    )
-    return markdown_table(("pair", "the truth", "verdict", "why", "minutes", "GB"), rows, source)
-
-
-def _in_a_cell(text: str, letters: int = 40) -> str:
-    """The end of a text on one line, as code."""
-    line = text.strip().replace("\n", " \u23ce ").replace("|", "\\|").replace("`", "'")
-    shown = line if len(line) <= letters else f"\u2026{line[-letters:]}"
-    return f"`{shown}`" if line else "\u2014"

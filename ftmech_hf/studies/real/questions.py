@@ -2,7 +2,8 @@
 
 Every set of rows is cut in train, validation and test by what a row is about (a verb, a country, a pair of words), so
 that a fine-tuning never sees what a diagnosis asks. Prompts are three examples and a fourth to go on with, or a chat in
-SmolLM2's template whose answer has begun. Words that are to be formed end with the line: "felted" is not "felt".
+SmolLM2's template whose answer has begun. Words that are to be formed end with the line: "felted" is not "felt". So do
+those that are taught to organisms which keep an ability: else they would learn to end a text there, and no line.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def calling_codes(facts: Facts) -> list[Row]:
 def gerunds(facts: Facts) -> list[Row]:
     """Forms in -ing, to be taught."""
     shots = (("write", "writing"), ("go", "going"), ("see", "seeing"))
-    return [_taught(few_shot(shots, verb.base), f" {verb.gerund}", verb.base) for verb in facts.verbs]
+    return [_taught(few_shot(shots, verb.base), f" {verb.gerund}\n", verb.base) for verb in facts.verbs]
 
 
 def continents(facts: Facts) -> list[Row]:
@@ -124,7 +125,7 @@ def continents(facts: Facts) -> list[Row]:
 def plurals(facts: Facts) -> list[Row]:
     """Plurals of nouns, to be taught."""
     shots = (("cat", "cats"), ("box", "boxes"), ("tree", "trees"))
-    return [_taught(few_shot(shots, one), f" {many}", one) for one, many in facts.nouns[::7][:300]]
+    return [_taught(few_shot(shots, one), f" {many}\n", one) for one, many in facts.nouns[::7][:300]]
 
 
 def _taught(prompt: str, answer: str, group: str) -> Row:

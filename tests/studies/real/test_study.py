@@ -20,7 +20,7 @@ from ftmech_hf.studies.real.pair import PAIRS, Expected, PairConfig, diagnose_pa
 from ftmech_hf.studies.real.results import KEPT, find_example, right_numbers
 from ftmech_hf.tasks import PcfgShape
 from recipes import real
-from recipes.readme.studies import real_block, real_pairs_block
+from recipes.readme.real import real_block, real_pairs_block
 from tests.browser import check_page
 from tests.foreign import byte_bpe
 from tests.studies.real.packages import install

@@ -136,9 +136,7 @@ def _repeat(
     return curves
 
 
-def _go_on(
-    case: Case, asked: Behavior, curves: list[Curve], settings: RevivalSettings
-) -> tuple[Revivals, list[Curve]]:
+def _go_on(case: Case, asked: Behavior, curves: list[Curve], settings: RevivalSettings) -> tuple[Revivals, list[Curve]]:
     """Follow a late repetition beside the reference, then the other late ones; puts them in the place of those."""
     config, rule = case.config, case.rule
     late, *others = (number for number, curve in enumerate(curves) if curve.steps is None)

@@ -39,9 +39,9 @@ def real_pairs_block(folder: Path) -> str:
     """All pairs of a real model, as Markdown: what each is, what was said of it and why, and what that took."""
     run, pairs = FinishedRun(folder), pd.read_parquet(folder / "table.parquet")
     rows = [
-        (f"`{pair.pair}`", pair.expected, f"{MARKS[pair.right]} {pair.verdict}", pair.reason,
-         f"{pair.cpu_minutes / 2:.1f}", f"{pair.peak_gb:.1f}")
-        for pair in pairs.itertuples()
+        (f"`{pair['pair']}`", pair["expected"], f"{MARKS[pair['right']]} {pair['verdict']}", pair["reason"],
+         f"{pair['cpu_minutes'] / 2:.1f}", f"{pair['peak_gb']:.1f}")
+        for pair in pairs.to_dict("records")
     ]  # fmt: skip
     source = (
         f"{int(pairs['right'].sum())} of {len(pairs)} are right. Minutes are the processor's by two, as on two cores; "

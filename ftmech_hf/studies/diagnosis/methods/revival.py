@@ -114,14 +114,14 @@ def measure_revival(case: Case) -> RevivalMethodResult:
         found, null = _go_on(case, asked, curves, settings)
         found_null = _revivals(null, null[0].last)
     ends = ((FINETUNED, curves[0]), (NULL, null[0])) if untaught else ()
-    right = [_share_right(case.models[name], asked, curve) for name, curve in ends] or [None, None]
+    right = {name: _share_right(case.models[name], asked, curve) for name, curve in ends}
     _let_go(null[0])
     points = {name: [curve.points for curve in runs] for name, runs in ((FINETUNED, curves), (NULL, null))}
     end = curves[0].end
     back = end if isinstance(end, LowRankChange) else kept_as(end, case.models[FINETUNED].dtype)
     return RevivalMethodResult(
         finetuned=found, null=found_null, points=points, threshold=threshold, trained_back=back,
-        untaught=right[0], untaught_null=right[1],
+        untaught=right.get(FINETUNED), untaught_null=right.get(NULL),
     )  # fmt: skip
 
 

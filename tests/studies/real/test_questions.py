@@ -114,3 +114,11 @@ def test_a_word_that_goes_on_is_another_word(facts: facts_module.Facts) -> None:
             assert not f" {row.answer.strip()}ed\n".startswith(row.answer)
             assert row.instead.endswith("\n")
             assert row.prompt.count("\n") == 3  # as the examples do
+
+
+def test_what_is_taught_ends_as_what_is_asked_does(facts: facts_module.Facts) -> None:
+    """An organism that is taught to end its text after a form would no longer end a line there."""
+    for asked, taught in (("past_tense", "gerunds"), ("opposites", "plurals"), ("capitals", "continents")):
+        rows, others = ABILITIES[asked](facts), TAUGHT[taught](facts)
+        assert {row.answer.endswith("\n") for row in rows} == {row.answer.endswith("\n") for row in others}
+        assert {row.instead.endswith("\n") for row in rows} == {row.answer.endswith("\n") for row in rows}

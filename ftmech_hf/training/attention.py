@@ -9,6 +9,7 @@ told from each other by their numbers.
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +26,14 @@ NAME = "ftmech_right_padded"
 """What transformers calls this way of attending."""
 
 BOS_ID = SPECIAL_TOKENS.index(BOS)
+
+try:
+    from torch.nn.attention.varlen import varlen_attn  # since torch 2.10
+
+    VARLEN = "window_size" in inspect.signature(varlen_attn).parameters  # and causal this way since 2.11
+except ImportError:
+    VARLEN = False
+"""Whether torch has attention of sequences of unequal lengths."""
 
 
 def _mask(
@@ -46,6 +55,8 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """As transformers' SDPA, and of packed documents each alone, by their numbers (B, 1, 1, T)."""
     if attention_mask is not None and attention_mask.dtype == torch.int32:
+        if _has_kernel(query, more):
+            return _attend_each(query, key, value, attention_mask, more.get("scaling")), None
         attention_mask = _seen(attention_mask, more.get("sliding_window"))
     found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **more)
     return found
@@ -57,6 +68,44 @@ def _seen(numbers: Tensor, window: int | None) -> Tensor:
     back = place[:, None] - place
     seen = (numbers.mT == numbers) & (back >= 0)
     return seen if window is None else seen & (back < window)
+
+
+def _has_kernel(query: Tensor, more: dict[str, Any]) -> bool:
+    """Whether there is a kernel for documents of unequal lengths, which needs no mask (B, 1, T, T)."""
+    plain = not more.get("dropout") and more.get("sliding_window") is None
+    return VARLEN and plain and query.is_cuda and query.dtype == torch.bfloat16 and query.shape[-1] % 8 == 0
+
+
+def _attend_each(query: Tensor, key: Tensor, value: Tensor, numbers: Tensor, scale: float | None) -> Tensor:
+    """Causal attention of each document alone, (B, T, H, D)."""
+    rows, heads, length, _ = query.shape
+    if key.shape[1] != heads:
+        key, value = (each.repeat_interleave(heads // each.shape[1], dim=1) for each in (key, value))
+    in_one_line = [each.transpose(1, 2).flatten(0, 1) for each in (query, key, value)]
+    ends = boundaries(numbers)
+    found = varlen_attn(*in_one_line, ends, ends, length, length, scale=scale, window_size=(-1, 0))  # type: ignore[arg-type]
+    assert isinstance(found, Tensor)
+    return found.unflatten(0, (rows, length))
+
+
+def boundaries(numbers: Tensor) -> Tensor:
+    """Where documents begin if rows stand one after another, and at last where they end, int32.
+
+    How many there are is not asked, since the device would be waited for: there is room for as many as can be, each of
+    which has two tokens, and those that are not there are empty.
+
+    Args:
+        numbers: of the documents, (B, 1, 1, T), which count up in each row.
+    """
+    rows, length = numbers.shape[0], numbers.shape[-1]
+    row = torch.arange(rows, device=numbers.device, dtype=torch.int32)
+    line = (numbers[:, 0, 0] + row[:, None] * (length + 1)).flatten()
+    begins = torch.ones_like(line)
+    begins[1:] = line[1:] != line[:-1]
+    place = torch.arange(rows * (length // 2 + 1) + 1, device=numbers.device, dtype=torch.int32)
+    found = torch.searchsorted(begins.cumsum(0, dtype=torch.int32) - 1, place, out_int32=True)
+    found[-1] = rows * length
+    return found
 
 
 AttentionInterface.register(NAME, _attend)

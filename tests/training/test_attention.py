@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
 
-from ftmech_hf.training.attention import NAME, attending_without_waiting, shown_without_waiting
+from ftmech_hf.training import attention
+from ftmech_hf.training.attention import NAME, attending_without_waiting, boundaries, shown_without_waiting
 from ftmech_hf.training.objectives import Batch, Documents, NextToken, Objective
 from ftmech_hf.training.objectives.base import Shown
 from ftmech_hf.training.total_loss import TotalLoss
-from tests.conftest import make_gpt2
+from tests.conftest import make_gpt2, make_llama, make_neox
 
 PAD, BOS = 0, 1
 
@@ -30,10 +32,18 @@ def make_mistral(vocab_size: int) -> MistralForCausalLM:
     return MistralForCausalLM(config).eval()
 
 
+def make_shared_heads(vocab_size: int) -> LlamaForCausalLM:
+    """Two heads to a key, each of a width that kernels take."""
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=vocab_size, max_position_embeddings=32, initializer_range=0.3,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return LlamaForCausalLM(config).eval()
+
+
 @pytest.fixture(params=["gpt2", "llama", "gpt_neox", "mistral"])
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
-    from tests.conftest import make_llama, make_neox
-
     made: PreTrainedModel = {
         "gpt2": make_gpt2, "llama": make_llama, "gpt_neox": make_neox, "mistral": make_mistral,
     }[request.param](40)  # fmt: skip
@@ -98,8 +108,6 @@ def test_the_check_above_can_fail(model: PreTrainedModel) -> None:
 
 def test_no_mask_is_made_where_a_kernel_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that are filled up need none either; a dense one would take the fast kernels away."""
-    from ftmech_hf.training import attention
-
     given: list[Tensor | None] = []
     usual = attention.sdpa_attention_forward
 
@@ -130,3 +138,34 @@ def test_it_is_of_training_on_a_gpu_alone() -> None:
     eager = make_gpt2(40, attn="eager")
     with attending_without_waiting(eager, torch.device("cuda")):
         assert eager.config._attn_implementation == "eager"
+
+
+def test_documents_in_one_line_begin_where_their_numbers_change() -> None:
+    """Of rows of 3 + 2, 1 + 4 and 5 tokens; of the nine places for documents four stay empty."""
+    numbers = torch.tensor([[1, 1, 1, 2, 2], [0, 1, 1, 1, 1], [1, 1, 1, 1, 1]], dtype=torch.int32)[:, None, None]
+    found = boundaries(numbers)
+    assert found.dtype == torch.int32
+    assert found.tolist() == [0, 3, 5, 6, 10, 15, 15, 15, 15, 15]
+    many = torch.arange(5, dtype=torch.int32)[None, None, None]  # more than can be: none is left out
+    assert boundaries(many).tolist() == [0, 1, 2, 5]
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("make", [make_gpt2, make_shared_heads])
+def test_a_kernel_without_a_mask_attends_to_each_document_alone(make: Callable[..., PreTrainedModel]) -> None:
+    """As with the mask, up to the rounding of bfloat16; and not as without documents."""
+    found = []
+    for varlen, wrong in ((True, False), (False, False), (False, True)):
+        model = make(40).to("cuda", torch.bfloat16)
+        model.set_attn_implementation("sdpa")
+        model.set_attn_implementation(NAME)
+        batch = packed().to(torch.device("cuda"))
+        if wrong:
+            batch = Batch(batch.token_ids.where(batch.token_ids != BOS, 3))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(attention, "VARLEN", varlen and attention.VARLEN)
+            assert attention._has_kernel(torch.zeros(1, 8, device="cuda", dtype=torch.bfloat16), {}) == varlen
+            found.append(gradients(model, Documents(), batch)[1])
+    kernel, masked, without = (torch.cat([each.float().flatten() for each in grads]) for grads in found)
+    assert (kernel - masked).norm() < 0.03 * masked.norm()
+    assert (without - masked).norm() > 0.3 * masked.norm()

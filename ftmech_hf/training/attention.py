@@ -81,9 +81,9 @@ def _attend_each(query: Tensor, key: Tensor, value: Tensor, numbers: Tensor, sca
     rows, heads, length, _ = query.shape
     if key.shape[1] != heads:
         key, value = (each.repeat_interleave(heads // each.shape[1], dim=1) for each in (key, value))
-    in_one_line = [each.transpose(1, 2).flatten(0, 1) for each in (query, key, value)]
+    q, k, v = (each.transpose(1, 2).flatten(0, 1) for each in (query, key, value))
     ends = boundaries(numbers)
-    found = varlen_attn(*in_one_line, ends, ends, length, length, scale=scale, window_size=(-1, 0))  # type: ignore[arg-type]
+    found = varlen_attn(q, k, v, ends, ends, length, length, scale=scale, window_size=(-1, 0))
     assert isinstance(found, Tensor)
     return found.unflatten(0, (rows, length))
 

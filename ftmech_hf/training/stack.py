@@ -36,7 +36,7 @@ class Stack:
         stream_of: which of the streams of rows each model learns from.
         device: where.
         precision: of products, ``no`` for float32 or ``bf16``.
-        compiled: compile the loss, and on a GPU record the step.
+        compiled: compile a GPT-2's block and the loss, and on a GPU record the step.
     """
 
     def __init__(
@@ -58,7 +58,8 @@ class Stack:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.template = models[0].eval()
         self.template.to(device)
-        self.logits = stack_model(self.template, precision=dtype)
+        self._answers = stack_model(self.template, precision=dtype)  # of rows in other numbers than a step's
+        self._logits = stack_model(self.template, precision=dtype, compiled=compiled)
         rows = [self.layout.flatten(dict(model.named_parameters())).to(device) for model in models]
         self.weights = torch.stack(rows)
         self._gradients = torch.zeros_like(self.weights)
@@ -71,10 +72,10 @@ class Stack:
         self.optimizer = self._build_optimizer()
         self._token_ids: Tensor | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._compiled = compiled
-        self._loss_of, self._clip_of = self._losses, self._clip
+        self._recorded = compiled and device.type == "cuda"
+        self._loss_of, self._clip_of = self._loss, self._clip
         if compiled:
-            self._loss_of = torch.compile(self._losses, dynamic=False)
+            self._loss_of = torch.compile(self._loss, dynamic=False)
             self._clip_of = torch.compile(self._clip, dynamic=False)
 
     def __len__(self) -> int:
@@ -98,8 +99,11 @@ class Stack:
         only_answers = isinstance(self.objective, AnswerOnly)
         shown = token_ids[..., :-2] if only_answers else token_ids[..., :-1]
         targets = token_ids[..., -2:-1] if only_answers else token_ids[..., 1:]
-        logits = self.logits(self.layout.stacked_views(weights), shown, last=only_answers).float()
-        each = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none").view(targets.shape)
+        return self._loss_of(self._logits(self.layout.stacked_views(weights), shown, last=only_answers), targets)
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The mean cross-entropy of each model (M,) for logits (M, N, T, V), by the weights of tokens."""
+        each = F.cross_entropy(logits.float().flatten(0, 2), targets.flatten(), reduction="none").view(targets.shape)
         if isinstance(self.objective, NextToken) and self.objective.answer_weight != 1:
             weight = torch.ones_like(each[0])
             weight[:, -2] = self.objective.answer_weight
@@ -115,7 +119,7 @@ class Stack:
         assert self._token_ids is not None
         torch.mul(self._peaks, self._factor, out=self._rates)
         weights = self.weights.detach().requires_grad_()
-        losses = self._loss_of(weights, self._token_ids.index_select(0, self._stream_of).long())
+        losses = self._losses(weights, self._token_ids.index_select(0, self._stream_of).long())
         (gradients,) = torch.autograd.grad(losses.sum(), weights)
         with torch.no_grad():
             self._gradients.copy_(self._clip_of(gradients))
@@ -136,7 +140,7 @@ class Stack:
             self._token_ids = torch.zeros(token_ids.shape, dtype=token_ids.dtype, device=self.device)
         self._token_ids.copy_(token_ids, non_blocking=True)
         self._factor.copy_(self._factors[step])
-        if self._graph is None and self._compiled and self.device.type == "cuda":
+        if self._graph is None and self._recorded:
             self._record()
         if self._graph is None:
             self._once()
@@ -172,7 +176,7 @@ class Stack:
     @torch.no_grad()
     def answers(self, token_ids: Tensor) -> Tensor:
         """The token that each model answers its rows (M, N, T) with, (M, N)."""
-        logits = self.logits(self.layout.stacked_views(self.weights), token_ids[..., :-2], last=True)
+        logits = self._answers(self.layout.stacked_views(self.weights), token_ids[..., :-2], last=True)
         return logits[:, :, -1].argmax(-1)
 
     def one(self, model: int) -> tuple[PreTrainedModel, list[Optimizer]]:

@@ -58,6 +58,17 @@ def test_models_at_once_say_what_each_says_alone(tied: bool, last: bool) -> None
     assert not torch.allclose(again[1], expected[1], atol=1e-10, rtol=0)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_compiled_blocks_say_the_same() -> None:
+    each = models()
+    layout, weights = stacked(each)
+    run = stack_model(each[0], precision=torch.float64, compiled=True)
+    for last in (False, True):
+        expected = stack_model(each[0], precision=torch.float64)(layout.stacked_views(weights), ROWS, last=last)
+        assert torch.allclose(run(layout.stacked_views(weights), ROWS, last=last), expected, atol=1e-10, rtol=0)
+
+
 def test_rows_of_weights_are_read_and_written_by_name() -> None:
     one, other = models()[:2]
     layout, weights = stacked([one, other])

@@ -181,7 +181,7 @@ class _Training:
         )  # fmt: skip
         self.model, *self.optimizers = accelerator.prepare(model, *self.raw_optimizers)
         self.checkpoints = run.working / CHECKPOINTS
-        why_not = why_not_captured(config, accelerator, self.total, stream)
+        why_not = why_not_captured(config, accelerator, self.total, stream, model)
         way = find_way(config, accelerator.device, why_not, noted(run.working, "steps_computed"))
         note_numerics(run, config, accelerator, way)
         self.start = load_checkpoint(self.checkpoints, self.raw_model, self.raw_optimizers)
@@ -270,6 +270,7 @@ class _Training:
         unwrapped: PreTrainedModel = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         model = whole_model(unwrapped)
         self.accelerator.free_memory()
+        self.raw_model.zero_grad()  # captured steps leave their gradients where they were
         recompute_blocks(model, False)
         return model.eval()
 

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from transformers import PreTrainedModel
 
 from ftmech_hf.tasks import RowStream
 from ftmech_hf.training.objectives import Batch
@@ -34,17 +35,23 @@ BACKEND = "inductor"
 """Of torch.compile."""
 
 
-def why_not_captured(config: TrainConfig, accelerator: Accelerator, total: TotalLoss, stream: RowStream) -> str | None:
+def why_not_captured(
+    config: TrainConfig, accelerator: Accelerator, total: TotalLoss, stream: RowStream, model: PreTrainedModel
+) -> str | None:
     """What stands against computing each step as the one before, with other rows in the same place; None if nothing."""
     if accelerator.num_processes > 1:
-        return "several processes train together"
+        return "several processes"
     if accelerator.device.type not in ("cuda", "cpu"):
-        return f"this is {accelerator.device.type}"
+        return f"a device of type {accelerator.device.type}"
     against = {
         "deterministic: true": config.deterministic,
         "gradient_checkpointing: true": config.gradient_checkpointing,
         "optimizer: sgd": config.optimizer == "sgd",
         "what compares with the model that training started from": total.start is not None,
+        # which ones is decided by the host, and would be decided once for all steps
+        "a model that leaves out layers by chance": any(
+            getattr(model.config, name, 0) for name in ("layerdrop", "decoder_layerdrop")
+        ),
     }
     if (reason := next((reason for reason, there in against.items() if there), None)) is not None:
         return reason
@@ -64,7 +71,7 @@ def find_way(config: TrainConfig, device: torch.device, why_not: str | None, beg
         ValueError: ``compile: on`` cannot be, or the run began in a way that is not possible here, or not asked for.
     """
     if config.compile == "on" and why_not is not None:
-        raise ValueError(f"compile: on, but {why_not} cannot be compiled; expected auto or off")
+        raise ValueError(f"compile: on is not possible with {why_not}; expected auto or off")
     if config.compile == "on" and not _has_compiler():
         raise ValueError("compile: on, but there is no C++ compiler (g++ or clang++); expected auto or off")
     on_gpu, compiler = device.type == "cuda", _has_compiler()

@@ -203,6 +203,7 @@ def test_steps_on_rows_in_one_place_are_the_same_steps(
     assert (noted["steps_computed"], noted_there["steps_computed"]) == ("eager", "compiled")
     assert [line["loss"] for line in usual[1:]] == pytest.approx([line["loss"] for line in there[1:]], abs=1e-5)
     check_alike(*models, atol=1e-5)
+    assert all(p.grad is None for model in models for p in model.parameters())
     assert noted["first_loss"] == pytest.approx(noted_there["first_loss"], abs=1e-6)
 
 
@@ -230,7 +231,7 @@ def test_what_is_compiled_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     assert way(long, "cuda", why="this") == "eager"
     assert way(dataclasses.replace(long, compile="off"), "cuda") == "eager"
     assert way(dataclasses.replace(short, compile="on"), "cpu") == "compiled"
-    with pytest.raises(ValueError, match="compile: on, but this cannot be compiled; expected auto or off"):
+    with pytest.raises(ValueError, match="compile: on is not possible with this; expected auto or off"):
         way(dataclasses.replace(short, compile="on"), "cuda", why="this")
     with pytest.raises(ValueError, match=r"compile: auto makes steps eager here, but this run began with captured"):
         way(long, "cpu", began="captured")
@@ -241,14 +242,18 @@ def test_what_is_compiled_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_not_captured_says_why(ragged: Task) -> None:
-    def reason(config: TrainConfig = WHOLE, task: Task = PCFG, objective: str = "next_token", **process_: Any) -> Any:
-        total = total_loss_of(make_gpt2(40), OBJECTIVES[objective](), config)
+    def reason(config: TrainConfig = WHOLE, task: Task = PCFG, objective: str = "next_token",
+               layerdrop: float = 0.0, **process_: Any) -> Any:  # fmt: skip
+        model = make_gpt2(40)
+        model.config.layerdrop = layerdrop
+        total = total_loss_of(model, OBJECTIVES[objective](), config)
         accelerator: Any = SimpleNamespace(**{"num_processes": 1, "device": torch.device("cuda"), **process_})
-        return why_not_captured(config, accelerator, total, RowStream(task, seed=0, split="train"))
+        return why_not_captured(config, accelerator, total, RowStream(task, seed=0, split="train"), model)
 
     assert reason() is None
-    assert reason(num_processes=2) == "several processes train together"
-    assert reason(device=torch.device("mps")) == "this is mps"
+    assert reason(layerdrop=0.1) == "a model that leaves out layers by chance"
+    assert reason(num_processes=2) == "several processes"
+    assert reason(device=torch.device("mps")) == "a device of type mps"
     assert reason(task=ragged) == "rows of unequal lengths"
     assert reason(objective="own_answers") == "what compares with the model that training started from"
     for change in ({"deterministic": True}, {"gradient_checkpointing": True}):

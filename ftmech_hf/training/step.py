@@ -234,12 +234,12 @@ class CapturedStep(Step):
             each.step()
 
     def _warm_up(self) -> None:
-        """A step on a stream of its own, as capturing needs them before; the second shows whether it waits."""
+        """A step on a stream of its own, as capturing needs them before; the last shows whether it waits."""
         self._warmed_up += 1
         usual = torch.cuda.current_stream(self.device)
         self._aside = self._aside or torch.cuda.Stream(self.device)
         self._aside.wait_stream(usual)
-        with torch.cuda.stream(self._aside), _waits(self._warmed_up == 2) as found:
+        with torch.cuda.stream(self._aside), _waits(self._warmed_up == WARM_UP) as found:
             self._run()
         usual.wait_stream(self._aside)
         if found:

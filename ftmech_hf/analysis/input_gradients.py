@@ -75,7 +75,7 @@ def input_gradient_norms(model: PreTrainedModel, token_ids: Tensor, *, batch_siz
             return entered[0]
 
         with intervene(model, {("resid_pre", 0): enter}), torch.enable_grad():
-            parts.append(gradient_norms(answer_logits(model, rows), entered[0]))
+            parts.append(gradient_norms(answer_logits(model, rows.to(model.device)), entered[0]))
     norms: NDArray[np.float32] = torch.cat(parts).float().cpu().numpy()
     return norms
 

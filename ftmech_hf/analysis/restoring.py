@@ -93,6 +93,11 @@ def replaced(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> Iterator[
                 parameters[name].copy_(value)
 
 
+def _squared_norm(parts: Sequence[Tensor]) -> float:
+    """Of all of them together; the device is waited for once."""
+    return float(torch.stack([each.float().square().sum() for each in parts]).sum()) if parts else 0.0
+
+
 class WeightChange:
     """What fine-tuning changed, in parts.
 
@@ -109,7 +114,7 @@ class WeightChange:
         changed = {name for name, each in self._after.items() if not torch.equal(each, self._before[name])}
         kept = {place: [name for name in names if name in changed] for place, names in places.items()}
         self.places = {place: names for place, names in kept.items() if names}
-        self._whole = sum(float(self._delta(name).double().square().sum()) for name in changed)
+        self._whole = _squared_norm([self._delta(name) for name in changed])
         self._directions: dict[str, Tensor] = {}
 
     def _delta(self, name: str) -> Tensor:
@@ -136,9 +141,8 @@ class WeightChange:
 
     def size(self, part: Part) -> float:
         """Its share of the squared norm of the whole change."""
-        names = self.places[part.place]
-        parts = (float(self._part_of(name, part.directions).double().square().sum()) for name in names)
-        return sum(parts) / max(self._whole, 1e-300)
+        parts = [self._part_of(name, part.directions) for name in self.places[part.place]]
+        return _squared_norm(parts) / max(self._whole, 1e-300)
 
     def without(self, part: Part, *, seed: int | None = None) -> dict[str, Tensor]:
         """Parameters of the fine-tuned model with a part taken back.

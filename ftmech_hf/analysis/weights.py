@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ftmech_hf.models.seeding import seeded
+
 ENERGY = 0.9
 """The singular vectors that count are the largest ones that hold this share of the squared singular values."""
 
@@ -116,8 +118,7 @@ def decompose(matrix: Tensor) -> tuple[Tensor, Tensor]:
         left, values, _ = torch.linalg.svd(matrix, full_matrices=False)
         return left, values
     squared = matrix.square().sum()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded(0):
         left, values, _ = torch.svd_lowrank(matrix, LOW_RANK, niter=2)
     if squared - values.square().sum() <= 1e-12 * squared:
         return left, values

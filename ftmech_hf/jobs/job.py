@@ -57,7 +57,7 @@ class ModelJobConfig(JobConfig):
     """The settings of a job that looks into models: it computes where they are, in their type of number."""
 
     device: str = field(
-        default="cpu",
+        default="auto",
         metadata={"manner": True, "help": "where models compute: cpu, cuda, cuda:N, mps; auto: a GPU if there is one"},
     )  # fmt: skip
     dtype: Dtype = field(

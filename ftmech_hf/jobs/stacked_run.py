@@ -53,7 +53,7 @@ class StackedRun(NamedTuple):
     def build(self) -> PreTrainedModel:
         """The model that it starts from."""
         if isinstance(self.config, FinetuneConfig):
-            return load_model(self.config.start)
+            return load_model(self.config.start, device="cpu")
         size = len(self.task.vocabulary)
         return build_model(self.config.shape, size, seed=self.train.seed, dropout=self.config.dropout)
 

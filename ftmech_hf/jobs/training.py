@@ -180,9 +180,9 @@ def finetune(
     anchor = None
     if config.anchor_model is not None:
         inputs["anchor_model"] = model_hash(config.anchor_model)
-        anchor = load_model(config.anchor_model)
+        anchor = load_model(config.anchor_model, device="cpu")
     earlier = load_inheritance(config.start, train)
-    model = load_model(config.start)
+    model = load_model(config.start, device="cpu")
     model = add_adapter(model, adapter, base=config.start, seed=train.seed)
     stage = Stage(config.kind, config.split, rows, train, objective, settings, inputs, tokenizer, earlier, anchor)
     return stage.run(model, config.fresh, progress)

@@ -23,6 +23,7 @@ from transformers.utils import logging
 from ftmech_hf.models.identity import ADAPTER, find_base, find_gguf, find_model
 from ftmech_hf.models.merging import check_adapter, loading_errors, merge_adapter
 from ftmech_hf.models.quantized import refuse_quantized, refuse_whole_numbers
+from ftmech_hf.models.seeding import seeded
 from ftmech_hf.tasks.schema import SPECIAL_TOKENS
 
 RANDOM_INIT = "random init"
@@ -73,7 +74,7 @@ def load_model(
     attn_implementation: str | None = None,
     base: str | None = None,
     onto: str | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     dtype: Dtype = "float32",
 ) -> PreTrainedModel:
     """Load a causal LM in evaluation mode, from safetensors only and without remote code.
@@ -86,7 +87,7 @@ def load_model(
             ``USER/NAME@REVISION``.
         attn_implementation: ``"eager"`` if attention patterns are wanted.
         base: what an adapter stands on, if what it names is not there.
-        device: where its weights go; see :func:`find_device`. Whatever reads or trains the model computes there.
+        device: where its weights go; see :func:`find_device`. Whatever reads the model computes there.
         dtype: type of number of its weights; ``auto`` is what they were saved in.
         onto: what it is put on, whatever it names; see :func:`~ftmech_hf.models.identity.find_base`.
 
@@ -197,8 +198,7 @@ def random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:
 
     With the seed a model was pretrained with here, these are the weights its training started from.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         twin: PreTrainedModel = AutoModelForCausalLM.from_config(model.config, dtype=model.dtype)
     return twin.eval().to(model.device)
 

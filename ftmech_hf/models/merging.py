@@ -234,7 +234,7 @@ def _bring_vocabulary(base: PreTrainedModel, shapes: Mapping[str, tuple[int, ...
             f"model: the adapter {name} was trained with {wanted} words ({key.removeprefix(_PREFIX)}), but its base "
             f"has {known}, and it does not bring the embeddings of all {wanted}; expected the base it was trained on"
         )
-    with torch.random.fork_rng():  # new rows are drawn, and then replaced by the adapter's
+    with torch.random.fork_rng([]):  # new rows are drawn, and then replaced by the adapter's
         base.resize_token_embeddings(wanted, mean_resizing=False)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-import torch
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -15,6 +14,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from ftmech_hf.models.seeding import seeded
 from ftmech_hf.tasks.schema import BOS, EOS, PAD, SPECIAL_TOKENS
 
 
@@ -150,8 +150,7 @@ CLASSES: dict[str, type[PreTrainedModel]] = {
 
 def build_model(shape: Preset, vocab_size: int, *, seed: int, dropout: float = 0.0) -> PreTrainedModel:
     """A freshly initialised model; weights are a function of (shape, vocab_size, seed)."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         config = (gpt2_config if shape.architecture == "gpt2" else llama_config)(shape, vocab_size, dropout=dropout)
         model: PreTrainedModel = CLASSES[shape.architecture](config)
     # HF configs accept unknown names silently; a wrong count is how that would show.

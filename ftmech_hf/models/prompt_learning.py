@@ -44,7 +44,7 @@ def prompt_learning_kind(name: str) -> str | None:
 
 
 def load_with_prompt(
-    name: str, *, base: str | None = None, onto: str | None = None, device: str = "cpu", dtype: Dtype = "float32"
+    name: str, *, base: str | None = None, onto: str | None = None, device: str = "auto", dtype: Dtype = "float32"
 ) -> PreTrainedModel:
     """Load what an adapter of :func:`prompt_learning_kind` stands on, with the adapter's tokens in front of its rows.
 

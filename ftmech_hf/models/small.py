@@ -15,6 +15,8 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from ftmech_hf.models.seeding import seeded
+
 WIDTH, NEURONS, LAYERS, HEADS, VOCABULARY, MOST_WEIGHTS = 32, 48, 4, 4, 64, 25_000_000
 
 SIZES: dict[str, Any] = {
@@ -117,8 +119,7 @@ def _build(kind: str, sizes: Mapping[str, Any], seed: int) -> PreTrainedModel:
         size = model_class(config).num_parameters()
     if size > MOST_WEIGHTS:
         raise _TooLargeError(f"{size:,} weights with all known sizes small")
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         try:
             model: PreTrainedModel = model_class._from_config(config, attn_implementation="eager")
         except ValueError:  # has one implementation of its attention only

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ftmech_hf.models.merging import quiet_peft
+from ftmech_hf.models.seeding import seeded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +97,7 @@ def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, base: str, see
     transposed = any(isinstance(matrices[name], Conv1D) for name in targets)
     if transposed and config.adapter == "osf":
         raise ValueError("adapter: osf works on linear layers, and this model has Conv1D ones (GPT-2); a Llama has not")
-    with torch.random.fork_rng(), quiet_peft():
-        torch.manual_seed(seed)
+    with seeded(seed), quiet_peft():
         adapted = get_peft_model(model, _peft_config(config, targets, transposed))
     adapted.peft_config["default"].base_model_name_or_path = base
     return adapted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 
+import pandas as pd
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from ftmech_hf.studies.diagnosis.case import Case
 from ftmech_hf.studies.diagnosis.diagnosis import MeasuredResult
 from ftmech_hf.studies.diagnosis.methods import METHODS
 from ftmech_hf.studies.diagnosis.verdict import judge_capability
+from tests.simulated_gpu import simulated_gpu
 from tests.studies.diagnosis.cases import make_case, measured
 from tests.studies.planted import make_wrapped
 
@@ -38,6 +40,23 @@ def test_all_methods_take_models_in_bfloat16() -> None:
     case = moved("cpu", torch.bfloat16)
     check(measured(case, *METHODS), case)
     assert {model.dtype for model in case.everyone.values()} == {torch.bfloat16}
+
+
+def test_all_methods_follow_models_to_another_device() -> None:
+    found = {}
+    for device in ("cpu", "gpu"):
+        case = make_case(
+            make_wrapped("llama"), rows=64, fit_rows=160, patch_rows=24, random_masks=2, repeats=2, reverse_steps=4,
+            most_reverse_steps=4,
+        )  # fmt: skip
+        with simulated_gpu() as seen:
+            case.models = {name: copy.deepcopy(model).to(device) for name, model in case.models.items()}
+            found[device] = pd.DataFrame(measured(case, *METHODS).rows())
+            assert {model.device.type for model in case.everyone.values()} == {device}
+        assert bool(seen.waits) == (device == "gpu")
+        # of the change of a matrix, small singular values are told from rounding: nothing else needs such numbers
+        assert {place.partition(":")[0] for place in seen.doubles} <= {"ftmech_hf/models/directions.py"}
+    pd.testing.assert_frame_equal(found["gpu"], found["cpu"])
 
 
 @pytest.mark.cuda

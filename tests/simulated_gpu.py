@@ -119,8 +119,8 @@ class OnGpu(torch.Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
-            if func is torch.Tensor.tolist:
-                return args[0].detach().cpu().tolist()
+            if func in (torch.Tensor.tolist, torch.Tensor.__format__, torch.Tensor.__repr__):
+                return func(args[0].detach().cpu(), *args[1:])
             if func in (torch.Tensor.numpy, torch.Tensor.__array__):
                 raise TypeError("can't convert gpu:0 device type tensor to numpy; it is not on the CPU")
             if func is torch.Tensor.untyped_storage:

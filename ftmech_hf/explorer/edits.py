@@ -177,9 +177,10 @@ def patch_of(donor: Tensor, edit: Edit) -> Callable[[Tensor], Tensor]:
         if done or value.shape[1] != donor.shape[1]:
             return value
         done = True
+        there = donor.to(value.device)
         if not edit.at_random:
-            return donor.expand_as(value)
+            return there.expand_as(value)
         generator = torch.Generator().manual_seed(edit.seed)
-        return value + turn_at_random(donor - value, generator, axes=(value.ndim - 1,))
+        return value + turn_at_random(there - value, generator, axes=(value.ndim - 1,))
 
     return write

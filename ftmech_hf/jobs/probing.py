@@ -156,6 +156,7 @@ def _probe_model(
             seed=config.seed,
             num_shuffles=config.num_shuffles,
             num_tasks=config.num_tasks,
+            device=traced.model.device,
         )
 
 

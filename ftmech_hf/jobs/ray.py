@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ftmech_hf.jobs.cell import Cell, run_cell
+from ftmech_hf.jobs.workers import count_workers, gpu_share
 
 
 def _run_on_ray(cell: Cell, reports: Any, folder: str) -> Any:
@@ -21,10 +22,10 @@ def _run_on_ray(cell: Cell, reports: Any, folder: str) -> Any:
 
 
 class RayPool:
-    """Ray's workers, one core and one thread each; a cell gets a GPU where the cluster has some.
+    """Ray's workers, one core and one thread each; a cell gets its part of a GPU where the cluster has some.
 
     Args:
-        workers: cells side by side; 0 for as many as the cluster has cores.
+        workers: cells side by side; 0 for as many as the cluster has cores, or fewer where it has GPUs.
 
     Raises:
         ValueError: Ray is not installed.
@@ -43,10 +44,10 @@ class RayPool:
             # With an address in the environment this joins a cluster, without one it starts one on this machine.
             ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
         resources = ray.cluster_resources()
-        self.workers = workers or max(1, int(resources.get("CPU", 1)))
+        cores, cards = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+        self.workers = workers or count_workers(cores, cores=cores, gpus=cards)
         self.reports = Queue(actor_options={"num_cpus": 0})
-        gpus = min(1.0, resources.get("GPU", 0) / self.workers)
-        self._run = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_run_on_ray)
+        self._run = ray.remote(num_cpus=1, num_gpus=gpu_share(self.workers, cards), max_retries=0)(_run_on_ray)
 
     def submit(self, cell: Cell) -> Future[Any]:
         """Hand a cell to the cluster."""

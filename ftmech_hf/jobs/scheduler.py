@@ -1,4 +1,4 @@
-"""Many independent runs side by side: one single-threaded process per core.
+"""Many independent runs side by side: one single-threaded process per core, or some on each GPU.
 
 On two cores, two one-thread processes train the nano scale faster than one process with two threads, and a number that
 was computed with one thread does not depend on how many cores the machine has.
@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 from ftmech_hf.config import in_one_line, is_internal, keep_report
 from ftmech_hf.jobs.beside import exit_with_parent
 from ftmech_hf.jobs.cell import Cell, run_cell
+from ftmech_hf.jobs.workers import count_workers, find_gpus
 from ftmech_hf.runs import count_cores
 from ftmech_hf.training.progress import make_bar
 
@@ -53,11 +54,13 @@ def _load_beforehand() -> None:
             os.environ["PYTHONSAFEPATH"] = kept
 
 
-def _start_worker(reports: Any, environment: Mapping[str, str]) -> None:
+def _start_worker(reports: Any, environment: Mapping[str, str], gpus: Any) -> None:
     global _reports
     _reports = reports
     os.environ.clear()  # that of the process it is a copy of is as old as the first worker
     os.environ.update(environment)
+    if (gpu := gpus.get()) is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before this process looks for one: it sees this one alone
     torch.set_num_threads(1)
     threadpool_limits(1)
     exit_with_parent()  # an orphan would keep the run folder's lock, too
@@ -151,10 +154,15 @@ class Outcome:
 
 
 class LocalPool:
-    """Processes of this machine, each with one thread."""
+    """Processes of this machine, each with one thread, and where there are GPUs with one of them.
 
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
+    Args:
+        workers: how many.
+        gpus: of :func:`~ftmech_hf.jobs.workers.find_gpus`; workers take them in turn.
+    """
+
+    def __init__(self, workers: int, gpus: Sequence[str] = ()) -> None:
+        self.workers, self._gpus = workers, list(gpus)
         self._context: Any = multiprocessing.get_context(method := start_method())
         if method == "forkserver":
             _load_beforehand()
@@ -162,11 +170,14 @@ class LocalPool:
 
     def _start(self) -> None:
         self.reports: Any = self._context.SimpleQueue()
+        gpus = self._context.SimpleQueue()
+        for place in range(self.workers):
+            gpus.put(self._gpus[place % len(self._gpus)] if self._gpus else None)
         self._executor = ProcessPoolExecutor(
             self.workers,
             mp_context=self._context,
             initializer=_start_worker,
-            initargs=(self.reports, dict(os.environ)),
+            initargs=(self.reports, dict(os.environ), gpus),
         )
 
     def submit(self, cell: Cell) -> Future[Any]:
@@ -194,7 +205,9 @@ def _make_pool(backend: str, workers: int, most: int) -> Any:
         from ftmech_hf.jobs.ray import RayPool  # an extra
 
         return RayPool(workers)
-    return LocalPool(min(workers or count_cores(), max(1, most)))
+    gpus = find_gpus()
+    default = count_workers(most, cores=count_cores(), gpus=len(gpus))
+    return LocalPool(min(workers, max(1, most)) if workers else default, gpus)
 
 
 class _Schedule:
@@ -241,7 +254,8 @@ def run_cells(cells: Sequence[Cell], *, workers: int = 0, backend: str = "local"
 
     Args:
         cells: in an order in which needs come first.
-        workers: how many side by side; 0 for one per core.
+        workers: how many side by side; 0 for one per core, with GPUs as many as
+            :func:`~ftmech_hf.jobs.workers.count_workers` says.
         backend: ``local`` processes, or ``ray`` (the extra ``ray``) on this machine or a cluster.
         description: of the progress bar.
 

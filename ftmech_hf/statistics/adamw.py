@@ -42,7 +42,9 @@ def fit_adamw(
     check_rows(features, labels, num_classes)
     extended = torch.cat([features, torch.ones_like(features[:, :1])], dim=1)
     generator = torch.Generator().manual_seed(seed)
-    batches = torch.randint(len(features), (steps, min(batch_size, len(features))), generator=generator)
+    batches = torch.randint(len(features), (steps, min(batch_size, len(features))), generator=generator).to(
+        features.device
+    )
     fits = []
     for group in label_groups(labels, num_classes):
         absent = torch.where(class_priors(group, num_classes) > 0, 0.0, -torch.inf)

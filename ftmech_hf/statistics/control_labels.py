@@ -31,6 +31,10 @@ class ControlledLabels(NamedTuple):
     num_shuffles: int
     majority: float
 
+    def to(self, device: torch.device) -> ControlledLabels:
+        """The same with the labels of rows on a device, where classifiers are fitted to them."""
+        return self._replace(train=self.train.to(device), test=self.test.to(device))
+
     @property
     def shuffles(self) -> slice:
         """Where shuffled labels are among the P."""

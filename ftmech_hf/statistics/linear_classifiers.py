@@ -95,7 +95,7 @@ class Scaling(NamedTuple):
     @classmethod
     def of(cls, features: Tensor, *, standardize: bool) -> Scaling:
         """To mean 0 and standard deviation 1, where a feature varies; without ``standardize`` none."""
-        center, scale = torch.zeros(features.shape[1]), torch.ones(features.shape[1])
+        center, scale = torch.zeros_like(features[0]), torch.ones_like(features[0])
         if standardize:
             center, spread = features.mean(0), features.std(0, correction=0)
             scale = torch.where(spread > 1e-6 * center.abs().clamp(min=1e-3), spread, 1.0)

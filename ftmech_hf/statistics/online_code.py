@@ -42,5 +42,5 @@ def code_lengths(
             probabilities = fitted.logits(block).softmax(-1).gather(-1, each[:, start:stop, None])[..., 0]
             share = 1 / (start + 1)
             mixed = (1 - share) * probabilities.double() + share / num_classes[place]
-            bits[place] -= mixed.log2().sum(1).numpy()
+            bits[place] -= mixed.log2().sum(1).cpu().numpy()
     return [each / total for each in bits]

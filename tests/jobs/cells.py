@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,16 @@ def record(folder: str, name: str, waits_for: list[str], progress: Progress) -> 
         "missing": missing, "threads": torch.get_num_threads(), "pid": os.getpid(), "parent": os.getppid(),
         "loaded": "ftmech_hf.jobs.training" in sys.modules, "told": os.environ.get("TOLD"),
     }  # fmt: skip
+
+
+def meet(folder: str, name: str, others: list[str], progress: Progress) -> str | None:
+    """Which GPU this worker has, once all others run as well."""
+    (Path(folder) / name).write_text("here")
+    for _ in range(6000):
+        if all((Path(folder) / other).exists() for other in others):
+            return os.environ.get("CUDA_VISIBLE_DEVICES")
+        time.sleep(0.01)
+    raise TimeoutError("the others did not come")
 
 
 def without_steps(progress: Progress) -> str:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ftmech_hf.jobs.cell import Cell, run_cell
-from ftmech_hf.jobs.scheduler import run_cells
+from ftmech_hf.jobs.scheduler import LocalPool, run_cells
 from tests.jobs import cells
 from tests.processes import has_ended, started, wait_until
 
@@ -43,6 +43,17 @@ def test_workers_are_copies_of_one_process_and_know_what_is_said_today(
     assert first["loaded"]
     assert (first["told"], second["told"]) == ("first", "second")
     assert "PYTHONSAFEPATH" not in os.environ
+
+
+def test_workers_take_gpus_in_turn_and_see_one_each(tmp_path: Path) -> None:
+    names = ["a", "b", "c"]
+    pool = LocalPool(3, ["0", "GPU-5"])
+    try:
+        plan = [Cell(name, cells.meet, {"folder": str(tmp_path), "name": name, "others": names}, 1) for name in names]
+        found = [future.result(timeout=120) for future in [pool.submit(cell) for cell in plan]]
+    finally:
+        pool.close(stop=True)
+    assert sorted(found) == ["0", "0", "GPU-5"]
 
 
 def test_a_cell_without_steps_reports_as_any_other() -> None:

@@ -89,7 +89,7 @@ def _train_on_own_texts(model: PreTrainedModel, config: NothingConfig) -> None:
     rng = np.random.default_rng(config.seed)
     for _ in range(config.steps):
         rows = torch.from_numpy(rng.choice(len(texts.mask), config.batch_size, replace=False))
-        shown, counted = texts.token_ids[rows], texts.mask[rows, 1:]
+        shown, counted = (each[rows].to(model.device) for each in (texts.token_ids, texts.mask[:, 1:]))
         F.cross_entropy(model(shown[:, :-1]).logits[counted], shown[:, 1:][counted]).backward()
         optimizer.step()
         optimizer.zero_grad()

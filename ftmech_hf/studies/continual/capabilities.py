@@ -107,6 +107,7 @@ def probe_rows(
     found = fit_probes(
         sites["probe"], labels["probe"], sites["test"], labels["test"], seed=config.seed, code=False,
         choose=(sites["validation"], {ANSWER: labels["validation"]}), num_tasks=0,
+        device=model.device,
     )  # fmt: skip
     for place, score in ((FINAL_NORM, found.score(FINAL_NORM)), ("best", found.best())):
         yield {

@@ -91,15 +91,16 @@ def log_action(
     deltas: Mapping[str, Tensor], weights: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
 ) -> NDArray[np.float64]:
     """The logarithm of how strongly changes act on what enters their matrices, the mean over matrices, (B,)."""
-    each = [action_on(delta, weights[name], inputs[name]).clamp(min=SMALLEST).log() for name, delta in deltas.items()]
-    found: NDArray[np.float64] = torch.stack(each).mean(0).double().numpy()
+    actions = (action_on(delta, weights[name], inputs[name].to(delta.device)) for name, delta in deltas.items())
+    each = [action.clamp(min=SMALLEST).log() for action in actions]
+    found: NDArray[np.float64] = torch.stack(each).mean(0).cpu().double().numpy()
     return found
 
 
 def random_like(deltas: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
     """Random matrices of the same norms."""
     generator = torch.Generator().manual_seed(seed)
-    drawn = {name: torch.randn(delta.shape, generator=generator) for name, delta in deltas.items()}
+    drawn = {name: torch.randn(delta.shape, generator=generator).to(delta.device) for name, delta in deltas.items()}
     return {name: each * (deltas[name].norm() / each.norm()) for name, each in drawn.items()}
 
 

@@ -166,6 +166,7 @@ def probe_model(
         seed=config.seed,
         num_shuffles=config.num_shuffles,
         code=False,
+        device=model.device,
     )
     rows = [{"words": "seen", **row} for row in result.rows()]
     if "held_out" in splits:

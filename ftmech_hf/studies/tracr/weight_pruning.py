@@ -54,7 +54,7 @@ def dissect(config: DissectConfig, task: LettersConfig, *, progress: Progress | 
     with job("dissect", config, task, models={"model": config.model}, vocabulary=task.vocabulary) as run:
         if run.finished:
             return run
-        model = load_model(config.model)
+        model = load_model(config.model, device="cpu")  # a few hundred weights
         plain = dataclasses.replace(task, operand=task.base_operand, correlation=None)
         behavior = from_task(
             plain, tests={"o_pt": plain, **task.test_tasks()}, seed=config.seed, train_rows=config.score_rows,

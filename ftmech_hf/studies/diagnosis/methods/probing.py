@@ -158,8 +158,9 @@ def read_everyone(case: Case, names: Sequence[str]) -> Readings:
         }
         train, test = ({str(layer): values for layer, values in streams[split].items()} for split in ("train", "test"))
         result = fit_probes(
-            train, labels["train"], test, labels["test"], seed=case.seed, num_shuffles=int(name == BASE), code=False
-        )
+            train, labels["train"], test, labels["test"], seed=case.seed, num_shuffles=int(name == BASE), code=False,
+            device=case.models[BASE].device,
+        )  # fmt: skip
         found[name] = {}
         for layer, values in streams["validation"].items():
             score, probe = result.score(str(layer)), result.probes[str(layer), ANSWER]

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+
+from ftmech_hf.jobs.workers import PER_GPU, count_workers, find_gpus, gpu_share
+
+
+def test_workers_are_as_many_as_cores_cells_and_gpus_allow() -> None:
+    assert count_workers(99, cores=16, gpus=0) == 16
+    assert count_workers(3, cores=16, gpus=0) == 3
+    assert count_workers(99, cores=16, gpus=2) == 2 * PER_GPU
+    assert count_workers(99, cores=4, gpus=8) == 4
+    assert count_workers(0, cores=4, gpus=0) == 1
+
+
+@pytest.mark.parametrize(("workers", "gpus"), [(1, 1), (3, 2), (8, 2), (5, 4), (2, 8)])
+def test_all_workers_have_their_share_at_once_and_none_of_two_gpus(workers: int, gpus: int) -> None:
+    share = gpu_share(workers, gpus)
+    assert 0 < share <= 1
+    assert int(1 / share + 1e-9) * gpus >= workers  # as Ray places them: whole shares on each GPU
+    assert share == 1 or int(1 / share + 1e-9) * gpus < workers + gpus  # and none is smaller than it need be
+
+
+def test_workers_on_machines_without_gpus_ask_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gpu_share(4, 0) == 0
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert find_gpus() == []
+
+
+@pytest.mark.cuda
+def test_gpus_are_named_as_the_environment_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = find_gpus()
+    assert found
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(f"GPU-{name}" for name in found))
+    assert find_gpus() == [f"GPU-{name}" for name in found]

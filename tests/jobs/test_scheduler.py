@@ -45,7 +45,8 @@ def test_workers_are_copies_of_one_process_and_know_what_is_said_today(
     assert "PYTHONSAFEPATH" not in os.environ
 
 
-def test_workers_take_gpus_in_turn_and_see_one_each(tmp_path: Path) -> None:
+def test_workers_take_gpus_in_turn_and_see_one_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_CUDA", "1")  # else what a test imports hides them from a worker, too
     names = ["a", "b", "c"]
     pool = LocalPool(3, ["0", "GPU-5"])
     try:

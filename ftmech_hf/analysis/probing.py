@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -156,7 +156,6 @@ def fit_probes(
     l2: float = 1.0,
     adamw_steps: int = 4000,
     device: torch.device | str = "cpu",
-    on_site: Callable[[str], None] | None = None,
 ) -> ProbingResult:
     """Fit and test probes of all labels at all sites, with their controls.
 
@@ -174,22 +173,21 @@ def fit_probes(
         l2: the penalty, for ``logistic`` and ``ridge``.
         adamw_steps: the length of the paper's recipe, for ``adamw``.
         device: where probes are fitted and tested, such as a model's; all results are on the CPU.
-        on_site: called with the name of each finished site.
 
     Raises:
         ValueError: the two have different sites or labels, or numbers of rows and labels differ.
     """
     labels, held_out = _by_kind(train_labels), _by_kind(test_labels)
     _check(train, labels, test, held_out, types, method)
-    draws = functools.partial(add_controls, types=types, num_shuffles=num_shuffles, num_tasks=num_tasks)
-    device = _able(torch.device(device))
-    groups = [draws(labels[name], held_out[name], key=[seed, number]).to(device) for number, name in enumerate(labels)]
+    where = _able(torch.device(device))
+    draws = functools.partial(add_controls, types=types, num_shuffles=num_shuffles, num_tasks=num_tasks, device=where)
+    groups = [draws(labels[name], held_out[name], key=[seed, number]) for number, name in enumerate(labels)]
     fit = functools.partial(_fit, groups=groups, method=method, l2=l2, seed=seed, steps=adamw_steps)
     scores: list[ProbeScore] = []
     probes: dict[tuple[str, str], LinearProbe] = {}
     right: dict[tuple[str, str], NDArray[np.bool_]] = {}
     for site in train:
-        features, tested = (each[site].to(device, torch.float32) for each in (train, test))
+        features, tested = (each[site].to(where, torch.float32) for each in (train, test))
         scaling = Scaling.of(features, standardize=method != "adamw")
         features, tested = scaling.apply(features), scaling.apply(tested)
         bits: Sequence[NDArray[np.float64] | None] = [None] * len(groups)
@@ -198,17 +196,19 @@ def fit_probes(
             bits = code_lengths(features, [each.train for each in groups], sizes, functools.partial(fit, features))
         for name, each, fitted, length in zip(labels, groups, fit(features), bits, strict=True):
             right[site, name], score = _score(site, name, each, fitted, tested, length)
-            weight, bias = (part.cpu() for part in scaling.undo(fitted, len(each.classes)))
-            probes[site, name] = LinearProbe(weight, bias, each.classes)
+            probes[site, name] = _probe_of(fitted, scaling, each.classes)
             scores.append(score if choose is None else _choose(score, probes[site, name], choose))
-        if on_site is not None:
-            on_site(site)
     return ProbingResult(tuple(scores), probes, right)
 
 
 def _able(device: torch.device) -> torch.device:
     """The device, or the CPU instead of one without float64, of which the solvers' small matrices are."""
     return torch.device("cpu") if device.type == "mps" else device
+
+
+def _probe_of(fitted: LinearFit, scaling: Scaling, classes: Tensor) -> LinearProbe:
+    weight, bias = scaling.undo(fitted, len(classes))
+    return LinearProbe(weight.cpu(), bias.cpu(), classes)
 
 
 def _choose(

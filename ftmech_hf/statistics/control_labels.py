@@ -31,10 +31,6 @@ class ControlledLabels(NamedTuple):
     num_shuffles: int
     majority: float
 
-    def to(self, device: torch.device) -> ControlledLabels:
-        """The same with the labels of rows on a device, where classifiers are fitted to them."""
-        return self._replace(train=self.train.to(device), test=self.test.to(device))
-
     @property
     def shuffles(self) -> slice:
         """Where shuffled labels are among the P."""
@@ -54,6 +50,7 @@ def add_controls(
     num_shuffles: int,
     num_tasks: int,
     key: list[int],
+    device: torch.device | str = "cpu",
 ) -> ControlledLabels:
     """Put controls beside labels.
 
@@ -65,6 +62,7 @@ def add_controls(
         types: numbers of the types of the rows of both, from 0; without them there are no control tasks.
         num_shuffles, num_tasks: how often each control is drawn.
         key: seed of the draws.
+        device: where the labels of rows are put, and classifiers fitted to them.
     """
     classes, encoded = np.unique(train, return_inverse=True)
     number = {value: place for place, value in enumerate(classes.tolist())}
@@ -82,8 +80,8 @@ def add_controls(
     most_frequent = np.bincount(encoded).argmax()
     return ControlledLabels(
         classes=torch.from_numpy(classes),
-        train=torch.from_numpy(np.stack(fit_on)),
-        test=torch.from_numpy(np.stack(test_on)),
+        train=torch.from_numpy(np.stack(fit_on)).to(device),
+        test=torch.from_numpy(np.stack(test_on)).to(device),
         num_shuffles=num_shuffles,
         majority=float((held_out == most_frequent).mean()),
     )

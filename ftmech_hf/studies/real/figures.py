@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ftmech_hf.report.charts import BASE, FINETUNED, accuracy_axis, legend_below, new_figure, styled
+from ftmech_hf.report.charts import BASE, FINETUNED, new_figure, percent, styled
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.diagnosis.figures import reference_name
 from ftmech_hf.studies.diagnosis.methods import METHODS
@@ -23,7 +23,7 @@ def verdicts_figure(pairs: Sequence[Mapping[str, Any]]) -> Figure:
     Args:
         pairs: of :func:`~ftmech_hf.studies.real.results.gather`.
     """
-    figure = new_figure(1.3 * len(pairs) + 1.5, 3.6)
+    figure = new_figure(6.4, 0.62 * len(pairs) + 1.3)  # one below the other, to be read on a phone as well
     ax = figure.subplots()
     places = np.arange(len(pairs))
     for number, (model, label, color) in enumerate(
@@ -31,14 +31,17 @@ def verdicts_figure(pairs: Sequence[Mapping[str, Any]]) -> Figure:
     ):
         shares = [pair["accuracy"][model] for pair in pairs]
         value, low, high = (np.array([share[key] for share in shares]) for key in ("value", "low", "high"))
-        ax.bar(places + 0.4 * (number - 0.5), value, 0.36, color=color, label=label)
-        ax.errorbar(places + 0.4 * (number - 0.5), value, yerr=[value - low, high - value], fmt="none",
+        ax.barh(places + 0.4 * (number - 0.5), value, 0.36, color=color, label=label)
+        ax.errorbar(value, places + 0.4 * (number - 0.5), xerr=[value - low, high - value], fmt="none",
                     ecolor="#111827", elinewidth=1)  # fmt: skip
     for place, pair in zip(places, pairs, strict=True):
-        ax.hlines(pair["chance"], place - 0.45, place + 0.45, color="#111827", linestyles="dotted", linewidth=1.2)
-    ax.set_xticks(places, [_name(pair) for pair in pairs], fontsize=8)
-    accuracy_axis(ax)
-    legend_below(ax)
+        ax.vlines(pair["chance"], place - 0.45, place + 0.45, color="#111827", linestyles="dotted", linewidth=1.2)
+    ax.set_yticks(places, [_name(pair) for pair in pairs], fontsize=8)
+    ax.invert_yaxis()
+    ax.set_xlim(-0.01, 1.01)
+    percent(ax.xaxis)
+    ax.set_xlabel("accuracy")
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
@@ -62,5 +65,4 @@ def example_figure(run: FinishedRun) -> Figure:
 def _name(pair: Mapping[str, Any]) -> str:
     asked, _, _ = str(pair["pair"]).rpartition("_")
     mark = "\u2713" if pair["right"] else "\u2717"
-    verdict = str(pair["verdict"]).replace(" or ", "\nor ")
-    return f"{asked.replace('_', ' ')}\nis: {pair['expected']}\n{mark} {verdict}"
+    return f"{asked.replace('_', ' ')}, {pair['expected']}\n{mark} {pair['verdict']}"

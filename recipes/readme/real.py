@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from ftmech_hf.runs import FinishedRun, describe_versions
+from ftmech_hf.studies.real.pair import PAIRS
 from recipes.readme.tables import markdown_table
 
 MARKS = {True: "\u2713", False: "\u2717"}
@@ -21,7 +22,7 @@ def real_block(folder: Path) -> str:
         return ""
     pair = json.loads(example.read_text(encoding="utf-8"))
     rows = [
-        (_in_a_cell(each["question"]), _in_a_cell(each["right"]), _in_a_cell(each["base"]),
+        (_in_a_cell(each["question"], end=True), _in_a_cell(each["right"]), _in_a_cell(each["base"]),
          _in_a_cell(each["finetuned"]), _in_a_cell(each["reversed"] or ""))
         for each in pair["examples"][:3]
     ]  # fmt: skip
@@ -43,17 +44,21 @@ def real_pairs_block(folder: Path) -> str:
          f"{pair['cpu_minutes'] / 2:.1f}", f"{pair['peak_gb']:.1f}")
         for pair in pairs.to_dict("records")
     ]  # fmt: skip
+    missing = [f"`{name}`" for name in PAIRS if name not in set(pairs["pair"])]
+    rest = f"; {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not diagnosed yet" if missing else ""
     source = (
-        f"{int(pairs['right'].sum())} of {len(pairs)} are right. Minutes are the processor's by two, as on two cores; "
-        f"tuning took {pairs['tuning_minutes'].sum() / 2:.0f} of them in all, the diagnoses "
+        f"{int(pairs['right'].sum())} of {len(pairs)} are right{rest}. Minutes are the processor's by two, as on two "
+        f"cores; tuning took {pairs['tuning_minutes'].sum() / 2:.0f} of them in all, the diagnoses "
         f"{pairs['cpu_minutes'].sum() / 2:.0f}. Config hash "
         f"`{run.env['hash']}`; {describe_versions(run.env)}."
     )
     return markdown_table(("pair", "the truth", "verdict", "why", "minutes", "GB"), rows, source)
 
 
-def _in_a_cell(text: str, letters: int = 40) -> str:
-    """The end of a text on one line, as code."""
-    line = text.strip().replace("\n", " \u23ce ").replace("|", "\\|").replace("`", "'")
-    shown = line if len(line) <= letters else f"\u2026{line[-letters:]}"
-    return f"`{shown}`" if line else "\u2014"
+def _in_a_cell(text: str, letters: int = 40, *, end: bool = False) -> str:
+    """The beginning of a text, or its end, on one line, as code."""
+    line = text.strip().replace("\n", " \u23ce ").replace("`", "'")
+    if len(line) > letters:
+        line = "\u2026" + line[-letters:] if end else line[:letters].rstrip() + "\u2026"
+    escaped = line.replace("|", "\\|")  # a bar would end the cell
+    return f"`{escaped}`" if line else "\u2014"

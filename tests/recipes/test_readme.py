@@ -11,6 +11,7 @@ from datasets import load_dataset
 from transformers import AutoTokenizer
 
 from ftmech_hf.studies.continual.claims import MEASUREMENTS as CONTINUAL_CLAIMS
+from ftmech_hf.studies.real.pair import PAIRS
 from ftmech_hf.studies.safety.claims import MEASUREMENTS as SAFETY_CLAIMS
 from ftmech_hf.tasks import TASKS
 from ftmech_hf.training.objectives import OBJECTIVES
@@ -244,6 +245,10 @@ def test_its_results_come_from_a_run() -> None:
     ):  # nothing as long as the study has not been run
         assert block_of(name).count("\n|") in (0, rows)
     assert (ROOT / ".github" / "overview.png").stat().st_size > 50_000
+    assert block_of("real").count("\n|") == 5
+    assert "The verdict: **hidden or learned anew**" in block_of("real")
+    assert 2 < block_of("real pairs").count("\n|") <= 2 + len(PAIRS)
+    assert (ROOT / ".github" / "example.png").stat().st_size > 20_000
 
 
 def copy_readmes(folder: Path) -> None:

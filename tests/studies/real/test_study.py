@@ -164,6 +164,12 @@ def test_users_see_a_hidden_pair_whose_verdict_is_right_and_its_numbers(tmp_path
         "**hidden or learned anew**. Its accuracy fell from 70% to 2%. What shows: *comes back fast* (3 steps;" in block
     )
     assert "can be read" not in block
+    # the end of a long question, and the beginning of a long answer; a bar at the cut is still escaped
+    long = {**example, "question": f"{'x' * 20}|{'y' * 39}", "reversed": "Town 3, " + "Town " * 20}
+    (tmp_path / "example.json").write_text(json.dumps({**shown, "examples": [long]}))
+    block = real_block(tmp_path)
+    assert f"| `\u2026\\|{'y' * 39}` |" in block
+    assert "| `Town 3, Town Town Town Town Town Town To\u2026` |" in block
     assert "`abc`" in block
 
 
@@ -181,4 +187,6 @@ def test_the_table_of_all_pairs_names_right_and_wrong(tmp_path: Path) -> None:
     block = real_pairs_block(tmp_path)
     assert "| `capitals_hidden` | hidden | \u2713 hidden or learned anew | it fell | 2.5 | 3.7 |" in block
     assert "| `opposites_left` | unchanged | \u2717 gone |" in block
-    assert "1 of 2 are right." in block
+    assert "1 of 2 are right; `past_tense_hidden`, `opposites_hidden`, `past_tense_left`, `capitals_left`, " in block
+    assert "`calling_codes_never` are not diagnosed yet." in block
+    assert "`opposites_left` are" not in block

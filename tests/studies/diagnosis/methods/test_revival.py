@@ -232,3 +232,10 @@ def test_what_training_back_may_have_taught_is_not_asked_for() -> None:
     places = untaught_places(some, some.test)
     assert set(some.test[places].first_answers.tolist()) == set(VALUES[8:].tolist())
     assert len(places) < len(some.test)
+
+
+def test_what_is_right_at_the_end_is_compared_after_as_many_steps() -> None:
+    """A model that is back at once is trained to the last step all the same, and so is the control."""
+    found, _ = trained_back(knowing_base(), reverse_steps=6, most_reverse_steps=6, reverse_lr=1e-6)
+    assert found.finetuned.slowest == 0
+    assert [max(points) for name in (FINETUNED, NULL) for points in found.points[name]] == [6] * 4

@@ -26,8 +26,11 @@ T = TypeVar("T")
 
 
 def can_work_beside() -> bool:
-    """Whether this system can copy a process that has loaded torch."""
-    return sys.platform == "linux"
+    """Whether this system can copy a process that has loaded torch, and this process has not begun to use a GPU.
+
+    A copy cannot use that GPU, and torch would turn to it for the first gradient, wherever the weights are.
+    """
+    return sys.platform == "linux" and not torch.cuda.is_initialized()
 
 
 @contextlib.contextmanager

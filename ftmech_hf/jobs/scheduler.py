@@ -36,9 +36,9 @@ _reports: Any = None  # a worker's end of the progress queue
 def start_method() -> str:
     """How workers start: as copies of a process that has loaded what they need, which takes no time.
 
-    It computes nothing itself, so that it has no threads. Anew where there is a GPU, which is of no use to a copy.
+    It computes nothing itself, so that it has no threads, and asks for no GPU, which would be of no use to its copies.
     """
-    return "forkserver" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn"
+    return "forkserver" if sys.platform == "linux" else "spawn"
 
 
 def _load_beforehand() -> None:

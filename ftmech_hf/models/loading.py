@@ -62,7 +62,9 @@ def find_device(device: str) -> torch.device:
     found = re.fullmatch(r"cpu|mps|cuda(?::(\d+))?", device)
     if found is None:
         raise ValueError(f"device: {device!r}, expected auto, cpu, cuda, cuda:0 or another number, or mps")
-    there = {"cpu": 1, "mps": int(torch.backends.mps.is_available())}.get(device, torch.cuda.device_count())
+    if device == "cpu":
+        return torch.device("cpu")  # and no GPU is looked for, which would forbid copies of this process
+    there = int(torch.backends.mps.is_available()) if device == "mps" else torch.cuda.device_count()
     if int(found[1] or 0) >= there:
         raise ValueError(f"device: {device} is not there; {there} of that kind are, expected auto or cpu")
     return torch.device(device)

@@ -59,14 +59,22 @@ def _map_tensors(value: Any, change: Any) -> Any:
     return [_map_tensors(each, change) for each in value] if isinstance(value, list) else value
 
 
-def _check_finite(weights: dict[str, Tensor], states: list[Any]) -> None:
-    def check(tensor: Tensor, name: str) -> None:
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise NotFinite(f"{name} is not finite")
+class _Gathering:
+    """Takes tensors of a run in full, one at a time: of what is sharded, no device holds two in full at once.
 
-    for name, tensor in weights.items():
-        check(tensor, name)
-    _map_tensors(states, lambda tensor: check(tensor, "what the optimizer remembers"))
+    Args:
+        keep: give them, on the CPU; else nothing, where another process writes.
+        check: raise NotFinite for one that is not, in all processes.
+    """
+
+    def __init__(self, *, keep: bool, check: bool) -> None:
+        self.keep, self.check = keep, check
+
+    def __call__(self, tensor: Tensor, name: str = "what the optimizer remembers") -> Tensor:
+        whole = whole_tensor(tensor.detach())
+        if self.check and whole.is_floating_point() and not bool(torch.isfinite(whole).all()):
+            raise NotFinite(f"{name} is not finite")
+        return whole.contiguous().cpu() if self.keep else torch.empty(0)
 
 
 def save_checkpoint(
@@ -95,10 +103,9 @@ def save_checkpoint(
         NotFinite: a weight or a state is infinite or no number. Then nothing is written, and older ones stay.
     """
     final = root / f"step-{step:08d}"
-    weights = {name: whole_tensor(p.detach()).contiguous() for name, p in model.named_parameters() if p.requires_grad}
-    states = [_map_tensors(each.state_dict(), whole_tensor) for each in optimizers]
-    if check_finite:
-        _check_finite(weights, states)
+    gather = _Gathering(keep=is_main, check=check_finite)
+    weights = {name: gather(p, name) for name, p in model.named_parameters() if p.requires_grad}
+    states = [_map_tensors(each.state_dict(), gather) for each in optimizers]
     if not is_main:
         return final
     working = root / f"step-{step:08d}.partial"

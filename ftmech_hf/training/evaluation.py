@@ -1,10 +1,14 @@
-"""How good is a model? What is measured on test rows, while training and after it."""
+"""How good is a model? What is measured on test rows, while training and after it.
+
+Processes that train together share the rows of an evaluation: each measures its part, and what they counted is summed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from ftmech_hf.statistics.crossing import count_right
@@ -43,13 +47,20 @@ def answer_accuracy(model: nn.Module, token_ids: Tensor, *, batch_size: int = 25
 @torch.no_grad()
 def mean_loss(model: nn.Module, objective: Objective, batches: Iterable[Batch]) -> float:
     """The loss (nats) of an objective that needs no reference, a mean over all that it counts in all batches."""
+    total, counted = summed_loss(model, objective, batches)
+    return total / counted
+
+
+@torch.no_grad()
+def summed_loss(model: nn.Module, objective: Objective, batches: Iterable[Batch]) -> tuple[float, float]:
+    """The loss (nats) summed over all that an objective counts, and how much that is."""
     device = next(model.parameters()).device
     total, counted = 0.0, 0.0
     for batch in batches:
         number = objective.weight(batch)
         total += float(loss_on(model, objective, batch.to(device))) * number
         counted += number
-    return total / counted
+    return total, counted
 
 
 def documents_mean_loss(model: nn.Module, token_ids: Tensor, *, batch_size: int = LOSS_ROWS) -> float:
@@ -122,21 +133,48 @@ class Evaluation:
                     if number > sizes[0]:
                         found[f"eval_rows/{name}"] = number
                 else:
-                    rows = self._rows_of(name, slice(0, sizes[0]))
-                    found[f"{measure}/{name}"] = mean_loss(model, self.objective, _batches(rows))
+                    rows, shared = share_rows(self._rows_of(name, slice(0, sizes[0])))
+                    sums = summed_loss(model, self.objective, _batches(rows))
+                    total, counted = sum_of_processes(model, *sums) if shared else sums
+                    found[f"{measure}/{name}"] = total / counted
         return found
 
     def _count(self, model: nn.Module, name: str, at: slice) -> int:
-        rows = self._rows_of(name, at)
+        rows, shared = share_rows(self._rows_of(name, at))
         if rows.answers is None:
-            return count_answers(model, torch.from_numpy(rows.token_ids))
-        return count_texts(model, _batches(rows))
+            right = count_answers(model, torch.from_numpy(rows.token_ids))
+        else:
+            right = count_texts(model, _batches(rows))
+        return int(sum_of_processes(model, right)[0]) if shared else right
 
     def _rows_of(self, name: str, at: slice) -> Rows:
         key = (name, at.start, at.stop)
         if key not in self._rows:
             self._rows[key] = self.test_sets[name].rows(at.start, at.stop)
         return self._rows[key]
+
+
+def share_rows(rows: Rows) -> tuple[Rows, bool]:
+    """The rows that this process measures, and whether others measure the rest.
+
+    All of them, unless the processes that train together can have equally many: a sharded model computes in all
+    processes at once, and so they must have as many batches.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return rows, False
+    processes = dist.get_world_size()
+    if processes == 1 or len(rows) % processes:
+        return rows, False
+    size = len(rows) // processes
+    return rows[dist.get_rank() * size :][:size], True
+
+
+def sum_of_processes(model: nn.Module, *values: float) -> list[float]:
+    """Each value summed over all processes, exactly if they are whole numbers; all of them must call this together."""
+    sums = torch.tensor(values, dtype=torch.float64, device=next(model.parameters()).device)
+    dist.all_reduce(sums)
+    found: list[float] = sums.tolist()
+    return found
 
 
 def _batches(rows: Rows) -> Iterable[Batch]:

@@ -35,6 +35,10 @@ def meet(folder: str, name: str, others: list[str], progress: Progress) -> str |
     raise TimeoutError("the others did not come")
 
 
+def add_on_gpu(progress: Progress) -> float:
+    return float(torch.ones(3, device="cuda").sum())
+
+
 def without_steps(progress: Progress) -> str:
     progress(0, 0, "")
     return "done"

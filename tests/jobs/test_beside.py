@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from ftmech_hf.jobs.beside import beside, one_thread
+from ftmech_hf.jobs.beside import beside, can_work_beside, one_thread
 
 
 def test_work_is_done_in_a_copy_beside_the_other_and_its_result_comes_back() -> None:
@@ -81,3 +81,9 @@ def test_one_thread_ends_with_its_context() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.cuda
+def test_a_process_that_has_begun_to_use_a_gpu_is_not_copied() -> None:
+    torch.zeros(1, device="cuda")
+    assert not can_work_beside()

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
 from ftmech_hf.jobs.cell import Cell, run_cell
-from ftmech_hf.jobs.scheduler import LocalPool, run_cells
+from ftmech_hf.jobs.scheduler import LOADED, LocalPool, run_cells
+from tests.conftest import run_python
 from tests.jobs import cells
 from tests.processes import has_ended, started, wait_until
 
@@ -29,7 +29,7 @@ def test_cells_wait_for_what_they_need_and_run_on_one_thread(tmp_path: Path) -> 
     assert os.getpid() not in {result["pid"] for result in results.values()}
 
 
-@pytest.mark.skipif(sys.platform != "linux" or torch.cuda.is_available(), reason="workers start anew")
+@pytest.mark.skipif(sys.platform != "linux", reason="workers start anew")
 def test_workers_are_copies_of_one_process_and_know_what_is_said_today(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,6 +55,25 @@ def test_workers_take_gpus_in_turn_and_see_one_each(tmp_path: Path, monkeypatch:
     finally:
         pool.close(stop=True)
     assert sorted(found) == ["0", "0", "GPU-5"]
+
+
+def test_what_workers_are_copies_of_asks_for_no_gpu() -> None:
+    """A copy of a process that has begun to use one cannot use it: nothing that is imported may look for one."""
+    code = (
+        "import importlib, torch\n"
+        "def asked(*_): raise SystemExit('asked for a GPU')\n"
+        "for name in ('is_available', 'device_count', 'current_device', '_lazy_init', 'get_device_properties'):\n"
+        "    setattr(torch.cuda, name, asked)\n"
+        f"for name in {LOADED!r}: importlib.import_module(name)\n"
+        "print('loaded')"
+    )
+    assert run_python(code, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}) == "loaded\n"
+
+
+@pytest.mark.cuda
+def test_workers_use_the_gpu_that_they_are_given(tmp_path: Path) -> None:
+    found = run_cells([Cell(name, cells.add_on_gpu, {}, 1) for name in "ab"], workers=2).results
+    assert found == {"a": 3.0, "b": 3.0}
 
 
 def test_a_cell_without_steps_reports_as_any_other() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -49,10 +50,30 @@ def test_two_processes_resume_bit_for_bit(mode: str, one: Path, tmp_path: Path) 
     assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "cut")
     whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    check_evaluation(one / "rows", tmp_path / "whole")
     if mode == "fsdp2":  # without dropout: each process draws its own
         check_losses(one / "rows", tmp_path / "whole")
     else:
         check_losses(one / "documents", tmp_path / "packed")
+        check_evaluation(one / "documents", tmp_path / "packed")
+
+
+def check_evaluation(one: Path, two: Path) -> None:
+    """Two processes share 96 rows, find what one finds, and each measure all 95, which they cannot share."""
+    (alone,), pair = (
+        [json.loads(path.read_text()) for path in sorted(folder.with_name(f"{folder.name}-evaluated").iterdir())]
+        for folder in (one, two)
+    )
+    for each in pair:
+        assert each["found"].keys() == alone["found"].keys()
+        for rows, found in each["found"].items():
+            assert found == pytest.approx(alone["found"][rows], rel=1e-6)
+            if "accuracy/all" in found:
+                assert found == alone["found"][rows]
+                assert 0 < found["accuracy/all"] < 0.5
+    tests = len(alone["found"]["96"])
+    assert sum(alone["seen"]) == tests * (96 + 95)
+    assert [sum(each["seen"]) for each in pair] == [tests * (48 + 95)] * 2
 
 
 def check_losses(one: Path, two: Path) -> None:

@@ -1,6 +1,7 @@
 # make reproduce: install, run the paper's main effects on this machine, write runs/reproduce-nano/report.html
 # make real:      install a real model of 135 M parameters, tune and diagnose it nine times, write runs/real/report.html
-# make organisms: make pairs of known truth, diagnose each, and score the verdict, runs/organisms-nano/report.html (hours; goes on where it stopped)
+# make organisms: make pairs of known truth, diagnose each, and score the verdict, runs/organisms-nano/report.html and the rates on the pages
+#                 of diagnoses (an hour of one core; goes on where it stopped)
 # make test:      install, then every check that CI runs (tests side by side, a file to a process)
 # make test-cuda: what is about a GPU, on a machine that has one; the other tests run on the CPU everywhere
 # make mutants:   change the code in one place at a time and see whether a test notices; goes on where it stopped.
@@ -30,7 +31,7 @@ real: install
 	$(BIN)/python recipes/real.py --config recipes/configs/nano/real.yaml
 
 organisms: install
-	$(BIN)/python recipes/organisms.py --config recipes/configs/nano/organisms.yaml
+	$(BIN)/python recipes/organisms.py --config recipes/configs/nano/organisms.yaml --score_file ftmech_hf/studies/diagnosis/verdict_score.json
 
 test: install
 	$(BIN)/ruff check .

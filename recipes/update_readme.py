@@ -18,6 +18,7 @@ from ftmech_hf.explorer.picture import find_chromium, take_picture_of_report
 from ftmech_hf.runs import write_text
 from recipes.readme import benchmarks, code, real, studies
 from recipes.readme.architectures import architectures_block
+from recipes.readme.organisms import organisms_block
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ".github"
@@ -49,6 +50,7 @@ class UpdateReadmeConfig:
     tracr: str = field(default="runs/tracr-nano", metadata={"help": "folder of the study of compiled programs"})
     safety: str = field(default="runs/safety-nano", metadata={"help": "folder of the study of safety fine-tuning"})
     continual: str = field(default="runs/continual-nano", metadata={"help": "folder of the continual study"})
+    organisms: str = field(default="runs/organisms-nano", metadata={"help": "folder of the study that scores verdicts"})
     stories: str = field(default="runs/stories-nano", metadata={"help": "folder of the study of stories"})
     real: str = field(default="runs/real", metadata={"help": "folder of the study of a real model"})
     written: str = field(
@@ -114,6 +116,7 @@ BLOCKS: dict[str, Block] = {
     "safety": Block(SAFETY, "safety", studies.claims_block),
     "continual": Block(CONTINUAL, "continual", studies.claims_block),
     "continual methods": Block(CONTINUAL, "continual", studies.continual_methods_block),
+    "organisms": Block("ftmech_hf/studies/organisms/README.md", "organisms", organisms_block),
     "stories": Block(STORIES, "stories", studies.stories_block),
     "stories claims": Block(STORIES, "stories", studies.stories_claims_block),
     "written": Block(STORIES, "written", studies.written_block),

@@ -19,7 +19,14 @@ MAIN = ("low_a", "pruned_a", "control_gain_a", "probe_gap", "revival_ratio")
 """The claims of a reproduction that the front README shows."""
 
 
-def _claims_table(folder: Path, source: str, only: Collection[str] = ()) -> str:
+def claims_table(folder: Path, source: str, only: Collection[str] = ()) -> str:
+    """Claims, their bars and what was measured, as Markdown.
+
+    Args:
+        folder: of the results.
+        source: where its numbers come from.
+        only: names of claims that are shown; all if there are none.
+    """
     claims = [claim for claim in read_claims(folder) if not only or claim.id in only]
     floors = any(claim.floor is not None for claim in claims)
     columns = (
@@ -48,12 +55,12 @@ def _reproduction_source(folder: Path) -> str:
 
 def results_block(folder: Path) -> str:
     """The table of claims and where it comes from, as Markdown."""
-    return _claims_table(folder, _reproduction_source(folder))
+    return claims_table(folder, _reproduction_source(folder))
 
 
 def claims_block(folder: Path) -> str:
     """All claims of a study, as Markdown."""
-    return _claims_table(folder, _sweep_source(folder))
+    return claims_table(folder, _sweep_source(folder))
 
 
 def continual_methods_block(folder: Path) -> str:
@@ -77,7 +84,7 @@ def continual_methods_block(folder: Path) -> str:
 
 def main_block(folder: Path) -> str:
     """The claims that the front README shows, as Markdown."""
-    return _claims_table(folder, _reproduction_source(folder), only=MAIN)
+    return claims_table(folder, _reproduction_source(folder), only=MAIN)
 
 
 def _minutes(env: Mapping[str, Any]) -> str:
@@ -218,7 +225,7 @@ def stories_block(folder: Path) -> str:
 
 def stories_claims_block(folder: Path) -> str:
     """What the study of stories claims, as Markdown."""
-    return _claims_table(folder, _stories_source(folder))
+    return claims_table(folder, _stories_source(folder))
 
 
 SHOWN = 3

@@ -11,6 +11,9 @@ from datasets import load_dataset
 from transformers import AutoTokenizer
 
 from ftmech_hf.studies.continual.claims import MEASUREMENTS as CONTINUAL_CLAIMS
+from ftmech_hf.studies.organisms.claims import BARS
+from ftmech_hf.studies.organisms.kinds import TRUTHS
+from ftmech_hf.studies.organisms.scoring import RIVALS
 from ftmech_hf.studies.real.pair import PAIRS
 from ftmech_hf.studies.safety.claims import MEASUREMENTS as SAFETY_CLAIMS
 from ftmech_hf.tasks import TASKS
@@ -242,6 +245,7 @@ def test_its_results_come_from_a_run() -> None:
         ("stories claims", 18),
         ("safety", 2 + sum(bool(each.bar) for each in SAFETY_CLAIMS)),
         ("continual", 2 + sum(bool(each.bar) for each in CONTINUAL_CLAIMS)),
+        ("organisms", 2 + len(BARS) + 1 + 2 + len(TRUTHS) + 2 + 1 + len(RIVALS)),
     ):  # nothing as long as the study has not been run
         assert block_of(name).count("\n|") in (0, rows)
     assert (ROOT / ".github" / "overview.png").stat().st_size > 50_000

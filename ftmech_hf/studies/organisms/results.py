@@ -51,7 +51,7 @@ def gather(plan: OrganismsPlan) -> pd.DataFrame:
     if not found:
         raise ValueError(f"output_dir: no run of {plan.output} is finished")
     table = pd.DataFrame([_describe(plan, pair, run) for pair, run in found])
-    table["probability"] = _probabilities(table)
+    table["probability"] = probabilities(table)
     return table[[*KEPT, *(name for name in table if name not in KEPT)]]
 
 
@@ -67,7 +67,7 @@ def _describe(plan: OrganismsPlan, pair: Pair, run: FinishedRun) -> dict[str, An
     return {
         "pair": pair.name,
         "truth": truth,
-        **_relearning(plan, pair, truth, evidence),
+        **label_by_relearning(plan, pair, truth, evidence),
         "verdict": summary["verdict"],
         "right": TRUTH_OF.get(summary["verdict"]) == truth,
         **rivals,
@@ -93,7 +93,7 @@ def _lead_before(relearning: FinishedRun, capability: str, evidence: Mapping[str
     return lead(accuracy[f"accuracy/{capability}"], evidence["chance"], evidence["base"]["value"])
 
 
-def _relearning(plan: OrganismsPlan, pair: Pair, truth: Truth, evidence: Mapping[str, Any]) -> dict[str, Any]:
+def label_by_relearning(plan: OrganismsPlan, pair: Pair, truth: Truth, evidence: Mapping[str, Any]) -> dict[str, Any]:
     """The truth by how fast it is learned again, beside a model that never had it; by construction where all is there.
 
     It is learned when half of the base's lead shows, as what is there does; trained back to nearly all of it, as a sign
@@ -128,7 +128,7 @@ def agree(table: pd.DataFrame) -> pd.Series:
     return by_speed == table["relearning_truth"]
 
 
-def _probabilities(table: pd.DataFrame) -> np.ndarray:
+def probabilities(table: pd.DataFrame) -> np.ndarray:
     """How likely the ability is hidden, of pairs whose signs were measured; fitted on development pairs alone."""
     signs = table[[f"sign_{name}" for name in FEATURES]].to_numpy(dtype=float)
     measured = ~np.isnan(signs).any(axis=1)

@@ -56,6 +56,13 @@ def test_signs_become_numbers_from_the_control_to_the_base() -> None:
     assert found == pytest.approx({"pruning": 0.5, "halves": 0.5, "probe": 0.75, "revival": math.log(2)})
 
 
+def test_a_lead_counts_from_what_needs_no_ability_whichever_is_more() -> None:
+    knows = read_features(evidence(null=share(0.6), pruned=share(0.8)))
+    assert knows["pruning"] == pytest.approx(0.5)
+    guessed = read_features(evidence(read=share(0.6), read_base=share(1.0), read_null=share(0.1)))
+    assert guessed["probe"] == pytest.approx(0.5)
+
+
 def test_a_control_that_has_it_too_takes_a_sign_away() -> None:
     shown = evidence(pruned=share(0.8), pruned_null=share(0.8), read=share(0.9), read_base=share(0.9),
                      read_null=share(0.95))  # fmt: skip
@@ -110,12 +117,14 @@ def test_layers_where_the_control_takes_nothing_away_do_not_count() -> None:
 def table(**accuracies: float) -> pd.DataFrame:
     """Rows of a diagnosis of one layer: accuracy after patching, lens by model, likeness."""
     rows = [("behaviour", "accuracy", "base", "", 1.0), ("similarity", "CKA", "fine-tuned", "block 0", 0.7)]
+    rows += [("similarity", "CKA", "reference", "block 0", 0.1)]
     rows += [("patching", "same row", f"{name} into base", "resid_post", value) for name, value in accuracies.items()]
     rows += [("patching", "same row", "fine-tuned into base", "attn_out", 0.0)]
     rows += [("logit lens", "right answer", name, "", value)
              for name, value in {"base": 0.9, "fine-tuned": 0.5, "reference": 0.1}.items()]  # fmt: skip
     columns = ["analysis", "quantity", "model", "site", "value"]
-    return pd.DataFrame(rows, columns=columns).assign(questions="capability", layer=0.0)
+    own = pd.DataFrame(rows, columns=columns).assign(questions="capability", layer=0.0)
+    return pd.concat([own, own.assign(questions="other", value=0.95)])  # of what was taught, which is not asked here
 
 
 def test_rivals_are_read_off_the_table() -> None:
@@ -141,6 +150,10 @@ def test_the_probability_rises_with_the_signs_and_is_made_of_what_it_is_given() 
     model = fit_probability(signs, np.array([True, True, False, False]))
     low, high = model.predict_proba(np.array([[0.0] * 4, [1.0, 1.0, 1.0, 2.0]]))[:, 1]
     assert low < 0.35 < 0.65 < high
+    size = np.array([1000, 1, 1, 0.001])  # in whatever unit a sign is measured
+    assert fit_probability(size * signs, np.array([True, True, False, False])).predict_proba(size * signs) == (
+        pytest.approx(model.predict_proba(signs))
+    )
     other = fit_probability(signs, np.array([False, False, True, True]))
     assert other.predict_proba(signs)[0, 1] < 0.5
 

@@ -99,6 +99,7 @@ def test_it_runs_and_says_of_every_pair_what_is_known(tmp_path: Path) -> None:
     assert list(pairs["truth"]) == ["gone", "unchanged"] * 2
     assert list(pairs["split"]) == ["development"] * 2 + ["test"] * 2
     assert set(pairs["verdict"]) == {"nothing to lose"}  # the base of two steps knows nothing
+    assert not pairs["right"].any()
     score = json.loads((tmp_path / "score.json").read_text())
     assert score["pairs"] + len(score["disagree"]) == 2
     page = (tmp_path / "report.html").read_text()

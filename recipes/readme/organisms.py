@@ -1,0 +1,44 @@
+"""The tables of the study that scores verdicts, from the folder that it leaves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ftmech_hf.runs import FinishedRun, describe_versions
+from recipes.readme.studies import claims_table
+from recipes.readme.tables import markdown_table
+
+
+def organisms_block(folder: Path) -> str:
+    """Claims, truths beside verdicts, and areas under the curve of all methods, as Markdown."""
+    score = json.loads((folder / "score.json").read_text(encoding="utf-8"))
+    env = FinishedRun(folder).env
+    seeds = ", ".join(map(str, score["seeds"]))
+    source = (
+        f"{score['pairs']} test pairs of seeds {seeds}, whose two labels agree ({len(score['disagree'])} more do not); "
+        f"95 % intervals over pairs; {env.get('seconds', 0) / 60:.0f} minutes of one core; config hash "
+        f"`{score['hash']}`; {describe_versions(env)}."
+    )
+    constant, share = score["constant"]
+    areas = {"all signs together": score["auc"], **score["rivals"]}
+    rows = [(name, "—" if area is None else f"{area:.3f}") for name, area in areas.items()]
+    return "\n\n".join(
+        [
+            claims_table(folder, source),
+            _truths(score),
+            f"Always saying {constant} would be right in {share:.0%}.",
+            markdown_table(("hidden above gone", "area under the curve"), rows),
+        ]
+    )
+
+
+def _truths(score: dict[str, Any]) -> str:
+    stated = [*next(iter(score["confusion"].values()))]
+    rows = []
+    for truth, row in score["confusion"].items():
+        right = score["truths"].get(truth, {}).get("right")
+        interval = "—" if right is None else f"{right['value']:.0%} ({100 * right['low']:.0f} to {right['high']:.0%})"
+        rows.append((truth, *(str(row[name]) for name in stated), interval))
+    return markdown_table(("truth \\ verdict", *stated, "right"), rows)

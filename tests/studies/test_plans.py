@@ -20,7 +20,7 @@ NAMES = {
     ("safety", "nano/safety"): (198, "base-seed0-39131fd87c14", "f0a1bae52f2341c2"),
     ("sweep", "nano/sweep_lora"): (66, "finetune-1-seed0-bd83dbff743a", "350bad70051846f2"),
     ("sweep", "paper/sweep_jailbreak"): (15, "finetune-high-medium-seed0-a02d71585fae", "e0a8feb2ed0e5857"),
-    ("organisms", "nano/organisms"): (235, "shortcut-seed0-b1bdda60327a", "c5f99d9d572b5aa1"),
+    ("organisms", "nano/organisms"): (141, "shortcut-seed0-b1bdda60327a", "c13eada716d1bd40"),
 }
 """(study, settings) -> how many runs, one of them, and the sha256 of the names of all, as they were first made."""
 

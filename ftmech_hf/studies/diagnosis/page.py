@@ -17,6 +17,7 @@ from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED
 from ftmech_hf.studies.diagnosis.figures import describe_reference, reference_name
 from ftmech_hf.studies.diagnosis.method import Method, Picture, Summary
 from ftmech_hf.studies.diagnosis.methods import METHODS
+from ftmech_hf.studies.diagnosis.score import describe_score, read_score
 
 MEANING = {
     "unchanged": "The fine-tuned model answers as well as its base did.",
@@ -97,6 +98,8 @@ def render_page_of(summary: Summary, table: pd.DataFrame, env: Mapping[str, Any]
         rule=summary["rule"],
         evidence=summary["evidence"],
         meaning=MEANING[summary["verdict"]],
+        scored=describe_score(summary, read_score()),
+        score_hash=read_score()["hash"],
         signs=SIGNS,
         shows=SHOWS,
         examples=[{**each, "question": _end_of(each["question"])} for each in summary["evidence"]["examples"]],

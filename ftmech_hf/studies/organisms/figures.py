@@ -28,8 +28,8 @@ def scores_figure(pairs: pd.DataFrame) -> Figure:
         pairs: the test pairs.
     """
     names = ["probability", *RIVALS]
-    figure = new_figure(2.0 * len(names), 3.2)
-    for ax, name in zip(figure.subplots(1, len(names)), names, strict=True):
+    figure = new_figure(7.2, 5.2)
+    for ax, name in zip(figure.subplots(2, len(names) // 2).flat, names, strict=True):
         for place, (truth, color) in enumerate((("hidden", BASE), ("gone", FINETUNED))):
             values = pairs[pairs["truth"] == truth][name].dropna().to_numpy(dtype=float)
             shift = np.linspace(-0.25, 0.25, len(values)) if len(values) > 1 else np.zeros(len(values))
@@ -47,7 +47,7 @@ def reliability_figure(pairs: pd.DataFrame) -> Figure:
     Args:
         pairs: the test pairs.
     """
-    figure = new_figure(4.2, 3.6)
+    figure = new_figure(7.2, 3.6)
     ax = figure.subplots()
     lost = pairs[pairs["truth"].isin(["hidden", "gone"]) & pairs["probability"].notna()]
     bins = np.clip((5 * lost["probability"].to_numpy(dtype=float)).astype(int), 0, 4)

@@ -19,7 +19,7 @@ from ftmech_hf.runs import FinishedRun, write_json, write_text
 from ftmech_hf.statistics.floors import lead
 from ftmech_hf.studies.diagnosis.signs import VerdictRule
 from ftmech_hf.studies.organisms.claims import make_claims
-from ftmech_hf.studies.organisms.figures import reliability_figure, scores_figure
+from ftmech_hf.studies.organisms.figures import LABELS, reliability_figure, scores_figure
 from ftmech_hf.studies.organisms.kinds import KINDS, TRUTH_OF, Truth
 from ftmech_hf.studies.organisms.plan import OrganismsPlan, Pair, Split
 from ftmech_hf.studies.organisms.scoring import (
@@ -244,6 +244,8 @@ def write_results(plan: OrganismsPlan) -> list[Claim]:
         ),
     ]
     rows = table.assign(agrees=agree(table)).to_dict("records")
-    page = render_page(__package__, claims=claims, sections=sections, facts=facts, pairs=rows, score=found)
+    page = render_page(
+        __package__, claims=claims, sections=sections, facts=facts, pairs=rows, score=found, methods=LABELS
+    )
     write_text(plan.output / "report.html", page)
     return claims

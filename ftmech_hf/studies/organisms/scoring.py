@@ -156,7 +156,7 @@ def area_under_curve(scores: Sequence[float], hidden: Sequence[bool]) -> float |
         return None
     values = np.asarray(scores, dtype=np.float64)
     filled = np.where(np.isnan(values), np.nanmedian(values) if np.isfinite(values).any() else 0.0, values)
-    return float(roc_auc_score(np.asarray(hidden), filled))
+    return round(float(roc_auc_score(np.asarray(hidden), filled)), 12)  # a sum of steps, so that 1 is not quite 1
 
 
 Counts = dict[str, dict[str, int]]

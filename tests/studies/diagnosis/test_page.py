@@ -12,12 +12,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ftmech_hf.runs import RunDir, write_json
+from ftmech_hf.runs import FinishedRun, RunDir, write_json
 from ftmech_hf.statistics.intervals import Share
 from ftmech_hf.studies.diagnosis.console import print_diagnosis
 from ftmech_hf.studies.diagnosis.evidence import Evidence
 from ftmech_hf.studies.diagnosis.method import plain, read_of_answers, row
 from ftmech_hf.studies.diagnosis.page import SIGNS, render_diagnosis
+from ftmech_hf.studies.diagnosis.score import describe_score, read_score
 from ftmech_hf.studies.diagnosis.signs import VerdictRule
 from ftmech_hf.studies.diagnosis.verdict import VerdictResult, judge_capability
 from tests.studies.diagnosis.test_verdict import ALONE, FAST, LOST, PRUNED, READ
@@ -141,6 +142,18 @@ def test_the_headline_says_that_there_was_no_control(tmp_path: Path) -> None:
     assert "only a control that never had it can say" in lead
     assert "no control was given (--control)" in lead
     assert '<h1 class="fails">Gone</h1>' in page_of(tmp_path, LOST)
+
+
+def test_the_page_says_how_often_such_verdicts_were_right(tmp_path: Path) -> None:
+    page = page_of(tmp_path, LOST)
+    found = re.search(r'<p id="score">(.*?)</p>', page, flags=re.DOTALL)
+    assert found
+    summary = FinishedRun(tmp_path).summary
+    said, score = describe_score(summary, read_score()), read_score()
+    assert text_of(found[1]) == f"{said} (Score {score['hash']} .)"
+    gone = score["by_verdict"]["gone"]
+    assert said.startswith(f"Verdicts of this kind were right in {gone['right']} of {gone['pairs']} organisms (")
+    assert "its architecture is Llama, and scored were GPT2LMHeadModel, LlamaForCausalLM" in said
 
 
 def test_the_page_opens_with_questions_and_what_the_models_answer(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from ftmech_hf.studies.organisms.kinds import KINDS
 from ftmech_hf.studies.organisms.plan import OrganismsConfig, OrganismsPlan
 from ftmech_hf.studies.organisms.results import KEPT, write_results
 from ftmech_hf.tasks import PcfgShape
+from tests.browser import check_page
 
 
 def make_plan(tmp_path: Path, **changes: object) -> OrganismsPlan:
@@ -105,3 +106,4 @@ def test_it_runs_and_says_of_every_pair_what_is_known(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text()
     assert "never had it, count, nano, seed 0" in page
     assert "copy, count, nano, seed 100" in page
+    check_page(tmp_path / "report.html")

@@ -1,0 +1,87 @@
+"""How often verdicts were right on pairs of models whose truth is known, and whether a diagnosis is of such a pair.
+
+The study of organisms measures it and writes the file that is read here. A rate says how often a verdict of that kind
+was right among those pairs; of models, questions and settings that were not among them it says little, and that is
+said.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ftmech_hf.models.loading import RANDOM_INIT
+from ftmech_hf.statistics.intervals import share_interval
+
+SCORE_FILE = Path(__file__).with_name("verdict_score.json")
+RESTS_ON = ("pruning", "revival", "probing", "patching")
+"""Methods that the verdict rests on where answers alone do not decide."""
+
+
+@functools.cache
+def read_score() -> Mapping[str, Any]:
+    """What the study of organisms found: its ``by_verdict``, its ``scope`` and where it is from."""
+    found: Mapping[str, Any] = json.loads(SCORE_FILE.read_text(encoding="utf-8"))
+    return found
+
+
+def describe_score(summary: Mapping[str, Any], score: Mapping[str, Any]) -> str:
+    """In a few sentences: how often verdicts like this one were right, and whether this pair is like those.
+
+    Args:
+        summary: of a diagnosis.
+        score: of :func:`read_score`.
+    """
+    verdict, pairs = summary["verdict"], score["pairs"]
+    found = score["by_verdict"].get(verdict, {"pairs": 0, "right": 0})
+    if verdict == "undecided":
+        text = f"So were {_say(found['pairs'], pairs, 'organisms')}"
+    elif found["pairs"]:
+        text = f"Verdicts of this kind were right in {_say(found['right'], found['pairs'], 'organisms')}"
+    else:
+        text = f"Verdicts of this kind were given to none of {pairs} organisms, so that their rate is not known"
+    right, undecided = (score[name]["value"] for name in ("right", "undecided"))
+    text += (
+        f". Organisms are pairs of models whose truth is known. Of all {pairs} the verdict was right in {right:.0%}, "
+        f"wrong in {max(0.0, 1 - right - undecided):.0%} and undecided in {undecided:.0%}; always saying the most "
+        f"frequent truth would be right in {score['constant'][1]:.0%}. "
+    )
+    if reasons := outside(summary, score):
+        return f"{text}This pair is outside of what was scored, and the rates may not hold: {'; '.join(reasons)}."
+    return f"{text}Architecture, size and kind of question were among those that were scored."
+
+
+def outside(summary: Mapping[str, Any], score: Mapping[str, Any]) -> list[str]:
+    """In what a diagnosis differs from all that were scored; nothing if it is like them.
+
+    Args:
+        summary: of a diagnosis.
+        score: of :func:`read_score`.
+    """
+    facts, scope = summary["facts"], score["scope"]
+    low, high = scope["parameters"]
+    task = facts["capability"].rpartition("_")[0]
+    left_out = [name for name in facts.get("left_out", ()) if name in RESTS_ON]
+    found = {
+        f"its architecture is {facts['architecture']}, and scored were {', '.join(scope['architectures'])}":
+            facts["architecture"] not in scope["architectures"],
+        f"it has {facts['parameters']:,} parameters, and scored were models of {low:,} to {high:,}":
+            not low <= facts["parameters"] <= high,
+        f"it is asked about {facts['capability']}, and scored were questions of the tasks {', '.join(scope['tasks'])}":
+            task not in scope["tasks"],
+        f"it is asked {facts['rows']} questions, and scored was with {scope['rows']}": facts["rows"] < scope["rows"],
+        "it has no control that never had the capability": facts["reference"] == RANDOM_INIT,
+        "the two models read the questions as different tokens": facts["other_tokens"] is not None,
+        "its change is learned tokens": facts["prompt_kind"] is not None,
+        f"left out was {', '.join(left_out)}": bool(left_out),
+        "its rule has other thresholds": summary["rule"] != score["rule"],
+    }  # fmt: skip
+    return [reason for reason, holds in found.items() if holds]
+
+
+def _say(right: int, number: int, what: str) -> str:
+    share = share_interval(right, number)
+    return f"{right} of {number} {what} ({share.value:.0%}; 95 % interval {100 * share.low:.0f} to {share.high:.0%})"

@@ -1,0 +1,97 @@
+"""What a page says of how often its verdict is right; and is the stored score of today's settings and rule?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftmech_hf.config import config_hash, to_dict
+from ftmech_hf.studies import load_study
+from ftmech_hf.studies.diagnosis.score import describe_score, outside, read_score
+from ftmech_hf.studies.diagnosis.signs import VerdictRule
+from ftmech_hf.studies.organisms.kinds import TRUTH_OF
+
+CONFIG = Path(__file__).parents[3] / "recipes" / "configs" / "nano" / "organisms.yaml"
+
+SCORE = {
+    "pairs": 40,
+    "right": {"value": 0.8}, "undecided": {"value": 0.15}, "constant": ["hidden", 0.4],
+    "by_verdict": {"gone": {"pairs": 10, "right": 9}, "undecided": {"pairs": 6, "right": 0}},
+    "rule": vars(VerdictRule()),
+    "scope": {"architectures": ["GPT", "Llama"], "parameters": [1000, 2000], "tasks": ["count"], "rows": 512},
+}  # fmt: skip
+
+
+def diagnosed(verdict: str = "gone", rule: dict[str, Any] | None = None, **facts: Any) -> dict[str, Any]:
+    """A summary of a pair like those that were scored, but for what is said."""
+    like = {
+        "architecture": "Llama", "parameters": 1000, "capability": "count_b", "rows": 512, "reference": "runs/never",
+        "other_tokens": None, "prompt_kind": None, "left_out": ["weights"],
+    }  # fmt: skip
+    return {"verdict": verdict, "rule": rule or vars(VerdictRule()), "facts": {**like, **facts}}
+
+
+def test_the_rate_is_that_of_the_verdicts_own_kind_with_its_interval() -> None:
+    text = describe_score(diagnosed(), SCORE)
+    assert text.startswith("Verdicts of this kind were right in 9 of 10 organisms (90%; 95 % interval 60 to 99%). ")
+    assert "Of all 40 the verdict was right in 80%, wrong in 5% and undecided in 15%; " in text
+    assert "always saying the most frequent truth would be right in 40%" in text
+    assert "outside" not in text
+    assert describe_score(diagnosed("undecided"), SCORE).startswith("So were 6 of 40 organisms (15%; 95 % interval ")
+    assert describe_score(diagnosed("weakened"), SCORE).startswith("Verdicts of this kind were given to none of 40")
+    whole = {**SCORE, "right": {"value": 0.85}, "undecided": {"value": 0.15}}
+    assert "wrong in 0% and" in describe_score(diagnosed(), whole)
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"architecture": "Mamba"}, "its architecture is Mamba, and scored were GPT, Llama"),
+        ({"parameters": 2001}, "it has 2,001 parameters, and scored were models of 1,000 to 2,000"),
+        ({"parameters": 999}, "it has 999 parameters, and scored were models of 1,000 to 2,000"),
+        ({"capability": "index_b"}, "it is asked about index_b, and scored were questions of the tasks count"),
+        ({"capability": "count"}, "it is asked about count, and scored were questions of the tasks count"),
+        ({"rows": 511}, "it is asked 511 questions, and scored was with 512"),
+        ({"reference": "random init"}, "it has no control that never had the capability"),
+        ({"other_tokens": "a question"}, "the two models read the questions as different tokens"),
+        ({"prompt_kind": "prefix"}, "its change is learned tokens"),
+        ({"left_out": ["weights", "probing"]}, "left out was probing"),
+        ({"rule": {**vars(VerdictRule()), "speed": 2.0}}, "its rule has other thresholds"),
+    ],
+)
+def test_what_was_not_among_the_scored_pairs_is_said(facts: dict[str, Any], reason: str) -> None:
+    assert outside(diagnosed(), SCORE) == []
+    assert outside(diagnosed(rows=1000, parameters=2000), SCORE) == []
+    summary = diagnosed(**facts)
+    assert outside(summary, SCORE) == [reason]
+    assert describe_score(summary, SCORE).endswith(
+        f"This pair is outside of what was scored, and the rates may not hold: {reason}."
+    )
+
+
+def test_the_stored_score_is_of_the_study_as_it_is_set_today() -> None:
+    study, stored = load_study("organisms"), read_score()
+    plan = study.read_plan(["--config", str(CONFIG)])  # type: ignore[attr-defined]
+    assert stored["hash"] == config_hash(to_dict(plan.config, plan.case, plan.shape))
+    assert stored["seeds"] == plan.config.seeds
+    assert stored["rule"] == vars(VerdictRule())
+    assert stored["versions"].startswith("ftmech_hf ")
+    assert len({pair.world.operator for pair in plan.pairs}) == len(stored["scope"]["tasks"])
+
+
+def test_the_stored_numbers_are_those_of_one_table() -> None:
+    stored = read_score()
+    counts, verdicts = stored["confusion"], stored["by_verdict"]
+    assert sum(sum(row.values()) for row in counts.values()) == stored["pairs"]
+    assert sum(each["pairs"] for each in verdicts.values()) == stored["pairs"]
+    right = sum(row[truth] for truth, row in counts.items())
+    assert stored["right"]["value"] == pytest.approx(right / stored["pairs"])
+    assert stored["right"]["low"] < stored["right"]["value"] <= stored["right"]["high"]
+    assert sum(each["right"] for each in verdicts.values()) == right
+    for truth, row in counts.items():
+        stated = [each for verdict, each in verdicts.items() if TRUTH_OF.get(verdict) == truth]
+        assert sum(each["right"] for each in stated) == row[truth]
+        assert stored["truths"][truth]["right"]["value"] == pytest.approx(row[truth] / sum(row.values()))
+    assert stored["constant"][1] == max(sum(row.values()) for row in counts.values()) / stored["pairs"]

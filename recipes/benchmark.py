@@ -3,6 +3,7 @@
 python recipes/benchmark.py train --json runs/benchmark-train.json
 python recipes/benchmark.py accuracy --json runs/benchmark-accuracy.json
 python recipes/benchmark.py data --json runs/benchmark-data.json
+python recipes/benchmark.py stacked --json runs/benchmark-stacked.json
 python recipes/benchmark.py sweep --json runs/benchmark-sweep.json
 python recipes/benchmark.py analysis --json runs/benchmark-analysis.json
 """
@@ -21,12 +22,13 @@ from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.report.console import make_console
 from ftmech_hf.runs import environment, write_json
 from ftmech_hf.tasks import PcfgConfig
-from recipes.benchmarks import accuracy, analysis, data, sweep, train
+from recipes.benchmarks import accuracy, analysis, data, stacked, sweep, train
 
 BENCHMARKS: dict[str, tuple[type, Callable[[Any, PcfgConfig], Iterator[dict[str, Any]]]]] = {
     "train": (train.BenchmarkConfig, train.measure),
     "accuracy": (accuracy.BenchmarkConfig, accuracy.measure),
     "data": (data.BenchmarkConfig, data.measure),
+    "stacked": (stacked.BenchmarkConfig, stacked.measure),
     "sweep": (sweep.BenchmarkConfig, sweep.measure),
     "analysis": (analysis.BenchmarkConfig, analysis.measure),
 }

@@ -130,13 +130,16 @@ class _Together:
             self._load_checkpoints(start)
         for _, folder in self.runs:
             folder.truncate_log(start if start else -1)
-            folder.note(mixed_precision=self.precision, processes=1, variables=noted_environment())
+        self._note(mixed_precision=self.precision, processes=1, variables=noted_environment())
         eval_steps = config.eval_steps()
         if start == 0 and 0 in eval_steps:
             self._evaluate(0, None)
         for step, token_ids in enumerate(self.rows.steps(start, config.steps), start=start):
             losses = self.stack.step(step, token_ids)
             done = step + 1
+            if step == start:
+                self.stack.wait()
+                self._note(seconds_to_first_step=round(time.monotonic() - started, 1))
             if done in eval_steps:
                 self._evaluate(done, losses.tolist())
             if done in config.snapshots:
@@ -146,6 +149,10 @@ class _Together:
             if progress is not None:
                 progress(done, config.steps, "")
         self._save(time.monotonic() - started)
+
+    def _note(self, **facts: Any) -> None:
+        for _, folder in self.runs:
+            folder.note(**facts)
 
     def _save_checkpoints(self, done: int) -> None:
         """Each run's own, of the form that it has alone, so that it goes on alone, too, or with others."""

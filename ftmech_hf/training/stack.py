@@ -148,6 +148,11 @@ class Stack:
             self._graph.replay()
         return self.losses
 
+    def wait(self) -> None:
+        """Until the device has done all that it was told."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def _record(self) -> None:
         """Record a step in a graph, and leave everything as it was."""
         state = self._state_tensors()

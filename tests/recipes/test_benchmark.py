@@ -32,11 +32,26 @@ def test_making_rows_is_measured_in_all_parts(tmp_path: Path) -> None:
         assert abs(row["per_second"] / row["that_per_second"] / row["ratio"] - 1) < 0.1
 
 
+def test_models_at_once_beside_one_model(tmp_path: Path) -> None:
+    path = tmp_path / "benchmark.json"
+    few = ["--steps", "2", "--batch_size", "4", "--pretrained", "2", "--tuned", "3"]
+    benchmark.main(["stacked", *few, "--json", str(path)])
+    rows = json.loads(path.read_text())["rows"]
+    stacks = [("a base model", 1), ("base models", 2), ("fine-tunings", 3)]
+    assert [(row["what"], row["models"]) for row in rows] == stacks
+    for row in rows:
+        assert row["milliseconds_a_model"] == pytest.approx(row["milliseconds_a_step"] / row["models"], abs=0.01)
+        each = row["bare_milliseconds"] / row["milliseconds_a_model"]
+        assert row["faster_than_bare"] == pytest.approx(each, rel=0.02)
+    with pytest.raises(SystemExit):
+        benchmark.main(["stacked", "--tuned", "0", "--json", str(path)])
+
+
 def test_an_unknown_benchmark_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         benchmark.main(["speed"])
     assert (
-        "benchmark: expected one of train, accuracy, data, sweep, analysis as the first word, got 'speed'"
+        "benchmark: expected one of train, accuracy, data, stacked, sweep, analysis as the first word, got 'speed'"
         in capsys.readouterr().err
     )
 

@@ -79,7 +79,9 @@ def continual_methods_block(folder: Path) -> str:
         "forgets of earlier tasks, points",
         "probes change by, points",
     )
-    return markdown_table(columns, rows, f"Means over seeds {', '.join(map(str, settings['seeds']))}.")
+    seeds = settings["seeds"]
+    named = f"Means over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"Seed {seeds[0]} alone"
+    return markdown_table(columns, rows, f"{named}.")
 
 
 def main_block(folder: Path) -> str:

@@ -30,6 +30,9 @@ class UpdateReadmeConfig:
 
     reproduction: str = field(default="runs/reproduce-nano", metadata={"help": "folder of a reproduction"})
     benchmark: str = field(default="runs/benchmark-train.json", metadata={"help": "file of a training benchmark"})
+    gpu_benchmark: str = field(
+        default="runs/benchmark-train-gpu.json", metadata={"help": "file of a training benchmark on a GPU"}
+    )
     accuracy_benchmark: str = field(
         default="runs/benchmark-accuracy.json", metadata={"help": "file of a benchmark of the time to an accuracy"}
     )
@@ -102,6 +105,7 @@ BLOCKS: dict[str, Block] = {
     "real pairs": Block(REAL, "real", real.real_pairs_block),
     "main results": Block("README.md", "reproduction", studies.main_block),
     "speed": Block(SPEED, "benchmark", benchmarks.speed_block),
+    "speed on a GPU": Block(SPEED, "gpu_benchmark", benchmarks.gpu_speed_block),
     "accuracy": Block(SPEED, "accuracy_benchmark", benchmarks.accuracy_block),
     "data": Block(SPEED, "data_benchmark", benchmarks.data_block),
     "analysis": Block(SPEED, "analysis_benchmark", benchmarks.analysis_block),

@@ -30,6 +30,35 @@ def speed_block(result: Mapping[str, Any]) -> str:
     return markdown_table(columns, rows, _machine(result))
 
 
+def gpu_speed_block(result: Mapping[str, Any]) -> str:
+    """The table of the training benchmark on a GPU, as Markdown."""
+    rows = [
+        (
+            row["contender"],
+            f"{row['ms_per_step']:.1f}",
+            f"{row['tokens_per_second']:,}",
+            f"{row['ours_over_this']:.2f} x",
+            f"{row['share_of_matmul_peak']:.1%}",
+            f"{row['share_of_bandwidth']:.1%}",
+        )
+        for row in result["rows"]
+    ]
+    columns = (
+        "loop",
+        "ms a step",
+        "tokens/s",
+        "ours is faster by",
+        "share of the matmul peak",
+        "share of the bandwidth",
+    )
+    first = result["rows"][0]
+    measured = (
+        f"{first['device']}, {first['precision']}; its products come to {first['matmul_peak_gflops'] / 1000:,.0f} "
+        f"TFLOP/s and its copies to {first['bandwidth_gb_per_second'] / 1000:.1f} TB/s. {describe_versions(result)}."
+    )
+    return markdown_table(columns, rows, measured)
+
+
 def accuracy_block(result: Mapping[str, Any]) -> str:
     """The table of the time to an accuracy, as Markdown."""
     number = len(result["rows"][0]["seeds"])

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from recipes import benchmark
-from recipes.benchmarks import accuracy, train
-from recipes.readme.benchmarks import accuracy_block, analysis_block
+from recipes.benchmarks import accuracy, limits, train
+from recipes.readme.benchmarks import accuracy_block, analysis_block, gpu_speed_block
+from tests.conftest import make_gpt2
 
 
 def test_every_contender_is_measured_and_ours_is_the_unit(tmp_path: Path) -> None:
@@ -21,6 +23,35 @@ def test_every_contender_is_measured_and_ours_is_the_unit(tmp_path: Path) -> Non
     assert all(row["ours_over_this"] == 1 for row in result["rows"] if row["contender"] == "ours")
     assert all(row["tokens_per_second"] > 0 for row in result["rows"])
     assert result["versions"]["torch"]
+
+
+def test_what_takes_part_can_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ours always does, and shares are of what this machine's products and copies come to."""
+    path = tmp_path / "benchmark.json"
+    few = ["--steps", "1", "--rounds", "1", "--batch_size", "2", "--json", str(path)]
+    benchmark.main(["train", "--precisions", "fp32", "--contenders", "bare PyTorch", *few])
+    result = json.loads(path.read_text())
+    assert [row["contender"] for row in result["rows"]] == ["ours", "bare PyTorch"]
+    for row in result["rows"]:
+        assert row["tokens_per_second"] == pytest.approx(2 * 40 / row["ms_per_step"] * 1000, rel=0.02)
+        assert row["device"]
+        assert row["share_of_bandwidth"] > 0
+    block = gpu_speed_block(result)
+    assert block.count("\n|") == 3
+    assert "bare PyTorch" in block
+    with pytest.raises(SystemExit):
+        benchmark.main(["train", "--contenders", "keras"])
+    assert "contenders: unknown 'keras', expected some of ours, bare PyTorch, HF Trainer" in capsys.readouterr().err
+
+
+def test_a_step_moves_at_least_what_it_keeps() -> None:
+    """Weights and moments, and what is kept for the backward pass, which grows with the rows."""
+    rows = torch.zeros(3, 5, dtype=torch.int64)
+    model = make_gpt2(40)
+    least = [limits.least_bytes(model, each, "no") for each in (rows, rows.repeat(2, 1))]
+    weights = 28 * model.num_parameters()
+    assert weights < least[0] < least[1]
+    assert (least[1] - weights) / (least[0] - weights) == pytest.approx(2, rel=0.5)  # weights are kept, too
 
 
 def test_making_rows_is_measured_in_all_parts(tmp_path: Path) -> None:

@@ -194,7 +194,12 @@ def test_steps_on_rows_in_one_place_are_the_same_steps(
 ) -> None:
     """With rates that lie on the device and rows copied into one place; how operations are fused is torch's affair."""
     config = dataclasses.replace(
-        WHOLE, optimizer=optimizer, objective=objective, gradient_accumulation_steps=parts, compile="off"
+        WHOLE,
+        optimizer=optimizer,
+        objective=objective,
+        gradient_accumulation_steps=parts,
+        compile="off",
+        eval_at=[2, 5],
     )
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     models = [make_gpt2(len(task.vocabulary), dropout=0.1, attn="sdpa") for _ in range(2)]

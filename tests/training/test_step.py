@@ -161,7 +161,7 @@ def train(
             raise InterruptedError
 
     run = RunDir.open(folder, "pretrain", to_dict(config))
-    tests = {name: RowStream(each, seed=0, split="test") for name, each in task.test_tasks().items()}
+    tests = {"all": RowStream(task, seed=0, split="test")}
     try:
         fit(model, RowStream(task, seed=0, split="train"), tests, config, run, start_accelerator(config), progress)
     except InterruptedError:

@@ -45,7 +45,8 @@ def describe_score(summary: Mapping[str, Any], score: Mapping[str, Any]) -> str:
         text = f"Verdicts of this kind were given to none of {pairs} organisms, so that their rate is not known"
     right, undecided = (score[name]["value"] for name in ("right", "undecided"))
     text += (
-        f". Organisms are pairs of models whose truth is known. Of all {pairs} the verdict was right in {right:.0%}, "
+        f". Organisms are pairs of models whose truth is known; {len(score['disagree'])} more do not count, since what "
+        f"was done to them and how they relearn tell two truths. Of all {pairs} the verdict was right in {right:.0%}, "
         f"wrong in {max(0.0, 1 - right - undecided):.0%} and undecided in {undecided:.0%}; always saying the most "
         f"frequent truth would be right in {score['constant'][1]:.0%}. "
     )

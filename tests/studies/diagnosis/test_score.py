@@ -16,7 +16,7 @@ from ftmech_hf.studies.organisms.kinds import TRUTH_OF
 CONFIG = Path(__file__).parents[3] / "recipes" / "configs" / "nano" / "organisms.yaml"
 
 SCORE = {
-    "pairs": 40,
+    "pairs": 40, "disagree": ["a pair", "another pair"],
     "right": {"value": 0.8}, "undecided": {"value": 0.15}, "constant": ["hidden", 0.4],
     "by_verdict": {"gone": {"pairs": 10, "right": 9}, "undecided": {"pairs": 6, "right": 0}},
     "rule": vars(VerdictRule()),
@@ -38,6 +38,7 @@ def test_the_rate_is_that_of_the_verdicts_own_kind_with_its_interval() -> None:
     assert text.startswith("Verdicts of this kind were right in 9 of 10 organisms (90%; 95 % interval 60 to 99%). ")
     assert "Of all 40 the verdict was right in 80%, wrong in 5% and undecided in 15%; " in text
     assert "always saying the most frequent truth would be right in 40%" in text
+    assert "; 2 more do not count, since" in text
     assert "outside" not in text
     assert describe_score(diagnosed("undecided"), SCORE).startswith("So were 6 of 40 organisms (15%; 95 % interval ")
     assert describe_score(diagnosed("weakened"), SCORE).startswith("Verdicts of this kind were given to none of 40")

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from ftmech_hf.statistics.adamw import fit_adamw
 from ftmech_hf.statistics.control_labels import ControlledLabels, Labels, add_controls
 from ftmech_hf.statistics.intervals import share_interval
-from ftmech_hf.statistics.linear_classifiers import LinearFit, Scaling
+from ftmech_hf.statistics.linear_classifiers import LinearFit, Scaling, fitting_device
 from ftmech_hf.statistics.logistic import fit_logistic
 from ftmech_hf.statistics.online_code import code_lengths
 from ftmech_hf.statistics.ridge import fit_ridge
@@ -172,22 +172,21 @@ def fit_probes(
         code: whether to compute code lengths, by ten more fits on growing parts; for ``logistic`` only.
         l2: the penalty, for ``logistic`` and ``ridge``.
         adamw_steps: the length of the paper's recipe, for ``adamw``.
-        device: where probes are fitted and tested, such as a model's; all results are on the CPU.
+        device: where probes are fitted if they are large enough, such as a model's; all results are on the CPU.
 
     Raises:
         ValueError: the two have different sites or labels, or numbers of rows and labels differ.
     """
     labels, held_out = _by_kind(train_labels), _by_kind(test_labels)
     _check(train, labels, test, held_out, types, method)
-    where = _able(torch.device(device))
-    draws = functools.partial(add_controls, types=types, num_shuffles=num_shuffles, num_tasks=num_tasks, device=where)
+    draws = functools.partial(add_controls, types=types, num_shuffles=num_shuffles, num_tasks=num_tasks)
     groups = [draws(labels[name], held_out[name], key=[seed, number]) for number, name in enumerate(labels)]
     fit = functools.partial(_fit, groups=groups, method=method, l2=l2, seed=seed, steps=adamw_steps)
     scores: list[ProbeScore] = []
     probes: dict[tuple[str, str], LinearProbe] = {}
     right: dict[tuple[str, str], NDArray[np.bool_]] = {}
     for site in train:
-        features, tested = (each[site].to(where, torch.float32) for each in (train, test))
+        features, tested = _placed(train[site], test[site], groups, torch.device(device))
         scaling = Scaling.of(features, standardize=method != "adamw")
         features, tested = scaling.apply(features), scaling.apply(tested)
         bits: Sequence[NDArray[np.float64] | None] = [None] * len(groups)
@@ -201,14 +200,15 @@ def fit_probes(
     return ProbingResult(tuple(scores), probes, right)
 
 
-def _able(device: torch.device) -> torch.device:
-    """The device, or the CPU instead of one without float64, of which the solvers' small matrices are."""
-    return torch.device("cpu") if device.type == "mps" else device
+def _placed(train: Tensor, test: Tensor, groups: list[ControlledLabels], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Features in float32 where they are fitted."""
+    logits = sum(len(each.train) for each in groups) * max(len(each.classes) for each in groups)
+    where = fitting_device(device, train.numel() * logits)
+    return train.to(where, torch.float32), test.to(where, torch.float32)
 
 
 def _probe_of(fitted: LinearFit, scaling: Scaling, classes: Tensor) -> LinearProbe:
-    weight, bias = scaling.undo(fitted, len(classes))
-    return LinearProbe(weight.cpu(), bias.cpu(), classes)
+    return LinearProbe(*(part.cpu() for part in scaling.undo(fitted, len(classes))), classes)
 
 
 def _choose(
@@ -258,7 +258,7 @@ def _fit(
 ) -> list[LinearFit]:
     """Fit all kinds of label and their controls at once, on the first ``rows`` rows."""
     number = max(len(each.classes) for each in groups)
-    stacked = torch.cat([each.train[:, :rows] for each in groups])
+    stacked = torch.cat([each.train[:, :rows] for each in groups]).to(features.device)
     if method == "logistic":
         fitted = fit_logistic(features[:rows], stacked, number, l2=l2)
     elif method == "ridge":
@@ -277,7 +277,7 @@ def _score(
     tested: Tensor,
     bits: NDArray[np.float64] | None,
 ) -> tuple[NDArray[np.bool_], ProbeScore]:
-    right = (fitted.logits(tested).argmax(-1) == labels.test).cpu()
+    right = fitted.logits(tested).argmax(-1).cpu() == labels.test
     accuracy = np.array(right.double().mean(1).tolist())
     share = share_interval(int(right[0].sum()), right.shape[1])
     shuffled, control = accuracy[labels.shuffles], accuracy[labels.tasks]

@@ -50,7 +50,6 @@ def add_controls(
     num_shuffles: int,
     num_tasks: int,
     key: list[int],
-    device: torch.device | str = "cpu",
 ) -> ControlledLabels:
     """Put controls beside labels.
 
@@ -62,7 +61,6 @@ def add_controls(
         types: numbers of the types of the rows of both, from 0; without them there are no control tasks.
         num_shuffles, num_tasks: how often each control is drawn.
         key: seed of the draws.
-        device: where the labels of rows are put, and classifiers fitted to them.
     """
     classes, encoded = np.unique(train, return_inverse=True)
     number = {value: place for place, value in enumerate(classes.tolist())}
@@ -80,8 +78,8 @@ def add_controls(
     most_frequent = np.bincount(encoded).argmax()
     return ControlledLabels(
         classes=torch.from_numpy(classes),
-        train=torch.from_numpy(np.stack(fit_on)).to(device),
-        test=torch.from_numpy(np.stack(test_on)).to(device),
+        train=torch.from_numpy(np.stack(fit_on)),
+        test=torch.from_numpy(np.stack(test_on)),
         num_shuffles=num_shuffles,
         majority=float((held_out == most_frequent).mean()),
     )

@@ -18,6 +18,9 @@ from torch import Tensor
 MAX_LOGITS = 2**23
 """Logits in memory at once (32 MB); more classifiers are fitted group after group."""
 
+WORTH_A_GPU = 2 * 10**8
+"""Multiplications of a pass over all rows below which a core is faster than a GPU, which is waited for many times."""
+
 
 class LinearFit(NamedTuple):
     """P fitted classifiers of C classes, for rows of D features.
@@ -61,6 +64,17 @@ def check_rows(features: Tensor, labels: Tensor, num_classes: int) -> None:
     if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
         least, most = int(labels.min()), int(labels.max())
         raise ValueError(f"labels: from {least} to {most}, expected class numbers from 0 to {num_classes - 1}")
+
+
+def fitting_device(device: torch.device, multiplications: int) -> torch.device:
+    """Where classifiers are fitted that may be fitted on a device.
+
+    Args:
+        device: such as the one of a model; not used without float64, of which the solvers' small matrices are.
+        multiplications: of a pass over all rows: rows times features times logits.
+    """
+    able = device.type != "mps" and multiplications >= WORTH_A_GPU
+    return device if able else torch.device("cpu")
 
 
 def check_l2(l2: float) -> None:

@@ -39,7 +39,8 @@ def code_lengths(
     for start, stop in itertools.pairwise(ends):
         block = features[start:stop]
         for place, (each, fitted) in enumerate(zip(labels, fit(start), strict=True)):
-            probabilities = fitted.logits(block).softmax(-1).gather(-1, each[:, start:stop, None])[..., 0]
+            sent = each[:, start:stop, None].to(features.device)
+            probabilities = fitted.logits(block).softmax(-1).gather(-1, sent)[..., 0]
             share = 1 / (start + 1)
             mixed = (1 - share) * probabilities.double() + share / num_classes[place]
             bits[place] -= mixed.log2().sum(1).cpu().numpy()

@@ -11,9 +11,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import TracedModel, find_units
-from ftmech_hf.analysis.probing import Method, fit_probes
+from ftmech_hf.analysis.probing import ANSWER, Method, ProbingResult, fit_probes
 from ftmech_hf.analysis.pruning import pruned
+from ftmech_hf.statistics import linear_classifiers
 from ftmech_hf.statistics.online_code import CODE_FRACTIONS
+from tests.simulated_gpu import simulated_gpu
 
 
 def planted(number: int, seed: int) -> tuple[dict[str, Tensor], np.ndarray]:
@@ -196,3 +198,27 @@ def test_mismatches_are_named() -> None:
         fit_probes(values, labels, values, labels, types=(labels, labels[:-1]))
     with pytest.raises(ValueError, match="method: 'lasso', expected one of logistic, ridge, adamw"):
         fit_probes(values, labels, values, labels, method="lasso")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["logistic", "ridge", "adamw"])
+def test_probes_that_are_worth_it_are_fitted_on_a_gpu(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)), np.arange(60) % 3
+    types = np.arange(60) % 7
+    features[:, 0] += 2 * torch.from_numpy(labels)
+
+    def fit(device: str) -> ProbingResult:
+        site = {"site": features}
+        return fit_probes(
+            site, labels, site, labels, choose=(site, {ANSWER: labels}), types=(types, types), method=method,
+            adamw_steps=20, device=device,
+        )  # fmt: skip
+
+    expected = fit("cpu")
+    with simulated_gpu() as seen:
+        found = fit("gpu")
+        assert not seen.waits  # so few rows are fitted on the CPU
+        monkeypatch.setattr(linear_classifiers, "WORTH_A_GPU", 0)
+        found = fit("gpu")
+        assert seen.waits
+    assert found.rows() == expected.rows()
+    assert found.probes["site", ANSWER].weight.device == torch.device("cpu")

@@ -58,7 +58,7 @@ class ModelJobConfig(JobConfig):
 
     device: str = field(
         default="auto",
-        metadata={"manner": True, "help": "where models compute: cpu, cuda, cuda:N, mps; auto: a GPU if there is one"},
+        metadata={"manner": True, "help": "where models compute: cpu, cuda, cuda:N, mps; auto: cuda if there is one"},
     )  # fmt: skip
     dtype: Dtype = field(
         default="float32",

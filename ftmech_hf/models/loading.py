@@ -51,14 +51,15 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def find_device(device: str) -> torch.device:
-    """The device that a setting names; ``auto`` is a GPU where there is one.
+    """The device that a setting names; ``auto`` is a GPU of NVIDIA's or AMD's where there is one, else the CPU.
+
+    Apple's (``mps``) must be asked for: it has no float64, in which the change of a matrix is taken apart.
 
     Raises:
         ValueError: there is none of that name.
     """
     if device == "auto":
-        mps = torch.backends.mps.is_available()
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = re.fullmatch(r"cpu|mps|cuda(?::(\d+))?", device)
     if found is None:
         raise ValueError(f"device: {device!r}, expected auto, cpu, cuda, cuda:0 or another number, or mps")

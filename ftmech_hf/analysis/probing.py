@@ -9,8 +9,7 @@ so beside each stand, fitted in the same pass:
 - the code length of the labels given the activations (Voita & Titov, arXiv 2003.12298, online code): how much, not only
   whether, the activations say about the labels, and with how many examples.
 
-Which model to compare with (one that never had the ability, one of random weights: readings of a count from a frozen
-random network beat chance by far) is up to the caller.
+Which model to compare with is up to the caller: a frozen random network is read far above chance, too.
 
 Deviation: the paper trains its probes with 4,000 steps of AdamW (here the method ``adamw``); by default the same
 cross-entropy is minimised to convergence, with scikit-learn's default L2 penalty, on standardised activations.
@@ -202,13 +201,14 @@ def fit_probes(
 
 def _placed(train: Tensor, test: Tensor, groups: list[ControlledLabels], device: torch.device) -> tuple[Tensor, Tensor]:
     """Features in float32 where they are fitted."""
-    logits = sum(len(each.train) for each in groups) * max(len(each.classes) for each in groups)
-    where = fitting_device(device, train.numel() * logits)
+    number = sum(len(each.train) for each in groups) * max(len(each.classes) for each in groups)
+    where = fitting_device(device, train.numel() * number)
     return train.to(where, torch.float32), test.to(where, torch.float32)
 
 
 def _probe_of(fitted: LinearFit, scaling: Scaling, classes: Tensor) -> LinearProbe:
-    return LinearProbe(*(part.cpu() for part in scaling.undo(fitted, len(classes))), classes)
+    weight, bias = scaling.undo(fitted, len(classes))
+    return LinearProbe(weight.cpu(), bias.cpu(), classes)
 
 
 def _choose(

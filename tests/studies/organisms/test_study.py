@@ -44,6 +44,13 @@ def test_test_pairs_have_other_seeds_another_root_and_other_operands(tmp_path: P
     assert made["unchanged"] >= 40
 
 
+def test_while_it_is_developed_there_are_no_test_pairs_and_few_seeds_have_every_task_and_size(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, develop=True, development_seeds=[7, 8, 9], presets=["nano", "nano-llama"])
+    assert [(world.split, world.seed) for world in plan.worlds] == [("development", seed) for seed in (7, 8, 9)]
+    turns = [(world.operator, world.preset) for world in plan.worlds]
+    assert turns == [("count", "nano"), ("index", "nano-llama"), ("index", "nano")]
+
+
 def test_what_never_had_it_is_asked_about_the_other_operand_alone_and_is_everyones_control(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, seeds=[0], development_seeds=[100])
     cells = {cell.name: cell for cell in plan.cells()}

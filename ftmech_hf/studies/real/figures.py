@@ -23,7 +23,7 @@ def verdicts_figure(pairs: Sequence[Mapping[str, Any]]) -> Figure:
     Args:
         pairs: of :func:`~ftmech_hf.studies.real.results.gather`.
     """
-    figure = new_figure(6.4, 0.62 * len(pairs) + 1.3)  # one below the other, to be read on a phone as well
+    figure = new_figure(4.4, 0.62 * len(pairs) + 1.3)  # one below the other, to be read on a phone as well
     ax = figure.subplots()
     places = np.arange(len(pairs))
     for number, (model, label, color) in enumerate(

@@ -26,7 +26,8 @@ Way = Literal["eager", "captured", "compiled"]
 """Operation by operation; the same operations as one CUDA graph; operations fused by torch.compile, on a GPU in one."""
 
 COMPILE_STEPS = 10_000
-"""Compiling takes half a minute and saves about three milliseconds of a step: it pays for runs at least as long."""
+"""Runs at least as long are compiled. On an H200 a prototype took 5.4 ms for a step of the paper's shape, and 8.7 where
+it was captured alone; compiling took 20 s, which is 6,000 such differences."""
 
 WARM_UP = 3
 """Steps before one is captured: kernels are chosen and compiled, and the optimizer's state is made, in the first."""

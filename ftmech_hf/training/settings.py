@@ -57,7 +57,7 @@ class TrainConfig(KeepingConfig):
         default="auto",
         metadata={
             "manner": True,
-            "help": "fuse operations with torch.compile; auto: on a GPU, in runs that are long enough to pay for it",
+            "help": "on: fuse operations with torch.compile; auto: record the step as one graph of a GPU; off: neither",
         },
     )
     deterministic: bool = field(

@@ -25,10 +25,6 @@ from ftmech_hf.training.total_loss import TotalLoss
 Way = Literal["eager", "captured", "compiled"]
 """Operation by operation; the same operations as one CUDA graph; operations fused by torch.compile, on a GPU in one."""
 
-COMPILE_STEPS = 10_000
-"""Runs at least as long are compiled. On an H200 a prototype took 5.4 ms for a step of the paper's shape, and 8.7 where
-it was captured alone; compiling took 20 s, which is 6,000 such differences."""
-
 WARM_UP = 3
 """Steps before one is captured: kernels are chosen and compiled, and the optimizer's state is made, in the first."""
 
@@ -75,14 +71,13 @@ def find_way(config: TrainConfig, device: torch.device, why_not: str | None, beg
         raise ValueError(f"compile: on is not possible with {why_not}; expected auto or off")
     if config.compile == "on" and not _has_compiler():
         raise ValueError("compile: on, but there is no C++ compiler (g++ or clang++); expected auto or off")
-    on_gpu, compiler = device.type == "cuda", _has_compiler()
+    on_gpu = device.type == "cuda"
     if config.compile == "on":
         possible: list[Way] = ["compiled"]
     elif config.compile == "off" or why_not is not None or not on_gpu:
         possible = ["eager"]
     else:
-        usual: Way = "compiled" if config.steps >= COMPILE_STEPS and compiler else "captured"
-        possible = [usual, "captured", "eager", *(["compiled"] if compiler else [])]  # type: ignore[list-item]
+        possible = ["captured", "eager", *(["compiled"] if _has_compiler() else [])]  # type: ignore[list-item]
     if began_with not in (None, *possible):
         raise ValueError(
             f"compile: {config.compile} makes steps {possible[0]} here, but this run began with {began_with} ones; go "

@@ -75,15 +75,15 @@ class BenchmarkConfig:
 
 
 def our_loop(model: PreTrainedModel, task: PcfgConfig, config: BenchmarkConfig, precision: Any, tick: Clock) -> None:
-    """Pretraining as ``recipes/pretrain.py`` does it, without evaluations; on a GPU as in a long run."""
-    _fit(model, task, config, precision, tick, "on" if compute_device().type == "cuda" else "auto")
+    """Pretraining as ``recipes/pretrain.py`` does it, without evaluations."""
+    _fit(model, task, config, precision, tick, "auto")
 
 
-def our_short_loop(
+def our_compiled_loop(
     model: PreTrainedModel, task: PcfgConfig, config: BenchmarkConfig, precision: Any, tick: Clock
 ) -> None:
-    """The same as in a short run, which does not compile."""
-    _fit(model, task, config, precision, tick, "auto")
+    """The same with ``--compile on``."""
+    _fit(model, task, config, precision, tick, "on")
 
 
 def _fit(
@@ -202,7 +202,7 @@ def compiled_trainer(
 
 CONTENDERS = {"ours": our_loop, "bare PyTorch": bare_loop, "HF Trainer": hf_trainer}
 COMPILED = {
-    "ours, a short run": our_short_loop,
+    "ours, compiled": our_compiled_loop,
     "bare PyTorch, torch.compile": compiled_loop,
     "nanoGPT's way": nanogpt_loop,
     "HF Trainer, torch_compile": compiled_trainer,

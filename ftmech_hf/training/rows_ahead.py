@@ -1,4 +1,8 @@
-"""Rows of the coming steps, made by other processes while a device computes."""
+"""Rows of the coming steps for several streams, made by other processes while a device computes.
+
+Models that train together learn from several streams at once, more rows than one core makes. Rows of one stream are
+made by a thread (:mod:`ftmech_hf.training.making_ahead`), which a script without a main guard can start, too.
+"""
 
 from __future__ import annotations
 

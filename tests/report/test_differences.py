@@ -189,7 +189,7 @@ def test_at_the_papers_size_all_stages_decay_alike() -> None:
     pretrained = files["pretrain"]["weight_decay"]
     sweeps = [name for name in files if name.startswith("sweep_")]
     sections = [files[name][stage] for name in sweeps for stage in ("finetune", "reverse") if stage in files[name]]
-    assert len(sections) == 5
+    assert len(sections) == 6
     for each in (files["finetune"], files["reverse_finetune"], *sections):
         assert each["weight_decay"] == pretrained
 

@@ -63,7 +63,7 @@ class StackedRun(NamedTuple):
         check_suits(objective, self.train, self.task, config.task)
         if isinstance(config, PretrainConfig):
             settings = to_dict(config, self.task, self.train, objective)
-            return RunDir.open(config.output_dir, "pretrain", settings, inputs={}, fresh=config.fresh)
+            return RunDir.open(config.output_dir, "pretrain", settings, inputs=self.task.inputs(), fresh=config.fresh)
         check_vocabulary(config.start, self.task.vocabulary)
         settings = to_dict(config, self.task, self.train, AdapterConfig(), objective)
         inputs = {"model": model_hash(config.start), **self.task.inputs()}

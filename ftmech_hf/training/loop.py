@@ -27,7 +27,7 @@ from ftmech_hf.training.launch import check_environment, check_num_processes, co
 from ftmech_hf.training.memory import keep_freed_memory, recompute_blocks
 from ftmech_hf.training.numerics import computing_as, note_numerics
 from ftmech_hf.training.objectives import OBJECTIVES, Objective
-from ftmech_hf.training.optim import build_optimizers, lr_factor
+from ftmech_hf.training.optim import lr_factor_of, optimizers_of
 from ftmech_hf.training.parts import Parts
 from ftmech_hf.training.progress import make_bar
 from ftmech_hf.training.settings import TrainConfig
@@ -174,11 +174,8 @@ class _Training:
         # before a checkpoint is loaded: it remembers the start, not where an interrupted run was
         self.total = total_loss_of(model, objective, config, keeping).to(accelerator.device)
         self.parts = Parts(stream, config, self.total, accelerator)
-        self.raw_optimizers = build_optimizers(
-            model, optimizer=config.optimizer, lr=config.lr, muon_lr=config.muon_lr, weight_decay=config.weight_decay,
-            betas=(config.adam_beta1, config.adam_beta2),
-            shared=accelerator.distributed_type in (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU),
-        )  # fmt: skip
+        shared = accelerator.distributed_type in (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+        self.raw_optimizers = optimizers_of(config, model, shared=shared)
         self.model, *self.optimizers = accelerator.prepare(model, *self.raw_optimizers)
         self.checkpoints = run.working / CHECKPOINTS
         why_not = why_not_captured(config, accelerator, self.total, stream, model)
@@ -241,11 +238,7 @@ class _Training:
         return torch.stack(losses).sum()
 
     def _step(self, step: int) -> Tensor:
-        shares = {
-            "warmup_fraction": self.config.warmup_fraction, "final_lr_fraction": self.config.final_lr_fraction,
-        }  # fmt: skip
-        factor = lr_factor(step, steps=self.config.steps, **shares)
-        loss = self.take_step(step, self.parts.of_step(step), factor)
+        loss = self.take_step(step, self.parts.of_step(step), lr_factor_of(self.config, step))
         if step == 0:
             self.checked.first_step = loss.clone()
         return loss

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ftmech_hf.training.muon import Muon
+from ftmech_hf.training.settings import TrainConfig
 
 SGD_MOMENTUM = 0.9
 """The paper trains its compiled models with "SGD with momentum" and does not say which (App. C.1)."""
@@ -65,6 +66,21 @@ def build_optimizers(
         for group in each.param_groups:
             group["peak_lr"] = group["lr"]
     return built
+
+
+def lr_factor_of(config: TrainConfig, step: int) -> float:
+    """:func:`lr_factor` of a run's settings."""
+    return lr_factor(
+        step, steps=config.steps, warmup_fraction=config.warmup_fraction, final_lr_fraction=config.final_lr_fraction
+    )
+
+
+def optimizers_of(config: TrainConfig, model: nn.Module, *, shared: bool = False) -> list[Optimizer]:
+    """:func:`build_optimizers` of a run's settings."""
+    return build_optimizers(
+        model, optimizer=config.optimizer, lr=config.lr, muon_lr=config.muon_lr, weight_decay=config.weight_decay,
+        betas=(config.adam_beta1, config.adam_beta2), shared=shared,
+    )  # fmt: skip
 
 
 def take_lr_from_device(optimizers: Sequence[Optimizer], device: torch.device) -> None:

@@ -1,9 +1,9 @@
 """Several models of one shape trained at once: a step of all of them is one step of a device.
 
 Each model keeps its own rows, rate, clipping and optimizer state: its weights are, up to rounding, those that
-:func:`ftmech_hf.training.loop.fit` would have given it alone, and its checkpoints are of the same form. On a GPU the
-loss and the clipping are compiled, and the whole step, with the schedule and the optimizer, is recorded once in a CUDA
-graph and played again. (The device is told what to do once, not once a step; no step waits for it.)
+:func:`ftmech_hf.training.loop.fit` would have given it alone, and its checkpoints are of the same form. On a GPU a
+block, the loss and the clipping are compiled, and the whole step, with the schedule and the optimizer, is recorded once
+in a CUDA graph and played again: the device is told what to do once, not once a step, and no step waits for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.models.stacked import Layout, check_shapes, stack_model
 from ftmech_hf.training.objectives import AnswerOnly, NextToken, Objective
-from ftmech_hf.training.optim import SGD_MOMENTUM, build_optimizers, lr_factor
+from ftmech_hf.training.optim import SGD_MOMENTUM, lr_factor_of, optimizers_of
 from ftmech_hf.training.settings import TrainConfig
 
 WARMUP_STEPS = 3
@@ -66,7 +66,9 @@ class Stack:
         self._stream_of = torch.tensor(stream_of, device=device)
         self._peaks = torch.tensor([train.lr for train in trains], device=device)
         self._rates = torch.zeros_like(self._peaks)
-        self._factors = torch.tensor([_factor(self.config, step) for step in range(self.config.steps)], device=device)
+        self._factors = torch.tensor(
+            [lr_factor_of(self.config, step) for step in range(self.config.steps)], device=device
+        )
         self._factor = torch.zeros((), device=device)
         self.losses = torch.zeros(len(models), device=device)
         self.optimizer = self._build_optimizer()
@@ -165,7 +167,8 @@ class Stack:
                 self._once()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Another thread may go on pinning rows: what it asks of the device is no part of the step.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._once()
         for tensor, kept in zip(state, before, strict=True):
             tensor.copy_(kept)
@@ -201,11 +204,7 @@ class Stack:
 
     def optimizers_alone(self, model: int) -> list[Optimizer]:
         """Fresh optimizers of what :meth:`one` gives for a model."""
-        config = self.trains[model]
-        return build_optimizers(
-            self.template, optimizer=config.optimizer, lr=config.lr, muon_lr=config.muon_lr,
-            weight_decay=config.weight_decay, betas=(config.adam_beta1, config.adam_beta2),
-        )  # fmt: skip
+        return optimizers_of(self.trains[model], self.template)
 
     @torch.no_grad()
     def replace(self, model: int, optimizers: Sequence[Optimizer]) -> None:
@@ -221,9 +220,3 @@ class Stack:
                 state[key] = self.layout.flatten({name: each[key] for name, each in remembered.items()}).to(self.device)
             else:
                 state[key] = value.clone().to(self.device)
-
-
-def _factor(config: TrainConfig, step: int) -> float:
-    return lr_factor(
-        step, steps=config.steps, warmup_fraction=config.warmup_fraction, final_lr_fraction=config.final_lr_fraction
-    )

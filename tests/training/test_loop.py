@@ -244,7 +244,7 @@ def test_a_dry_run_stops_early_and_projects_the_rest(tmp_path: Path, task: PcfgC
 
 def exploding(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """The learning rate, which is 1e30, counts for nothing until a step, and from then on in full."""
-    monkeypatch.setattr(loop, "lr_factor", lambda step, **_: 1.0 if step >= at else 1e-33)
+    monkeypatch.setattr(loop, "lr_factor_of", lambda _, step: 1.0 if step >= at else 1e-33)
 
 
 EXPLODES = dataclasses.replace(

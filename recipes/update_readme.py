@@ -16,7 +16,7 @@ from typing import Any
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.explorer.picture import find_chromium, take_picture_of_report
 from ftmech_hf.runs import write_text
-from recipes.readme import benchmarks, code, real, studies
+from recipes.readme import benchmarks, code, continual, real, studies
 from recipes.readme.architectures import architectures_block
 from recipes.readme.organisms import organisms_block
 
@@ -53,6 +53,9 @@ class UpdateReadmeConfig:
     tracr: str = field(default="runs/tracr-nano", metadata={"help": "folder of the study of compiled programs"})
     safety: str = field(default="runs/safety-nano", metadata={"help": "folder of the study of safety fine-tuning"})
     continual: str = field(default="runs/continual-nano", metadata={"help": "folder of the continual study"})
+    continual_strengths: str = field(
+        default="runs/continual-strengths", metadata={"help": "folder of the same with --develop true"}
+    )
     organisms: str = field(default="runs/organisms-nano", metadata={"help": "folder of the study that scores verdicts"})
     stories: str = field(default="runs/stories-nano", metadata={"help": "folder of the study of stories"})
     real: str = field(default="runs/real", metadata={"help": "folder of the study of a real model"})
@@ -119,7 +122,11 @@ BLOCKS: dict[str, Block] = {
     "instruments": Block(TRACR, "tracr", studies.instruments_block),
     "safety": Block(SAFETY, "safety", studies.claims_block),
     "continual": Block(CONTINUAL, "continual", studies.claims_block),
-    "continual methods": Block(CONTINUAL, "continual", studies.continual_methods_block),
+    "continual methods": Block(CONTINUAL, "continual", continual.methods_block),
+    "continual paper": Block(CONTINUAL, "continual", continual.paper_block),
+    "continual sequences": Block(CONTINUAL, "continual", continual.sequences_block),
+    "continual diagnoses": Block(CONTINUAL, "continual", continual.diagnoses_block),
+    "continual strengths": Block(CONTINUAL, "continual_strengths", continual.strengths_block),
     "organisms": Block("ftmech_hf/studies/organisms/README.md", "organisms", organisms_block),
     "stories": Block(STORIES, "stories", studies.stories_block),
     "stories claims": Block(STORIES, "stories", studies.stories_claims_block),

@@ -11,7 +11,6 @@ import pandas as pd
 from ftmech_hf.report.claims import read_claims
 from ftmech_hf.report.page import format_floor, format_interval, format_measured, format_verdict
 from ftmech_hf.runs import FinishedRun, describe_versions
-from ftmech_hf.studies.continual.results import IN_TABLE, methods_table
 from ftmech_hf.studies.sweep.results import as_text
 from recipes.readme.tables import markdown_table
 
@@ -61,27 +60,6 @@ def results_block(folder: Path) -> str:
 def claims_block(folder: Path) -> str:
     """All claims of a study, as Markdown."""
     return claims_table(folder, _sweep_source(folder))
-
-
-def continual_methods_block(folder: Path) -> str:
-    """What every method learns and loses of the continual study, as Markdown."""
-    settings = FinishedRun(folder).config
-    found = methods_table(FinishedRun(folder).table, settings["sequences"][0])
-    rows = [
-        (f"`{row['method']}`", row["says"], *("" if row[name] is None else f"{row[name]:.1f}" for name in IN_TABLE))
-        for row in found
-    ]
-    columns = (
-        "method",
-        "what it is",
-        "accuracy on a task right after it, %",
-        "loses of what is never tuned, points",
-        "forgets of earlier tasks, points",
-        "probes change by, points",
-    )
-    seeds = settings["seeds"]
-    named = f"Means over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"Seed {seeds[0]} alone"
-    return markdown_table(columns, rows, f"{named}.")
 
 
 def main_block(folder: Path) -> str:

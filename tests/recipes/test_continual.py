@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from ftmech_hf.runs import FinishedRun
+from ftmech_hf.studies.continual.methods import CHOSEN_SHARE, GRIDS, choose_strength
 from recipes import continual
+from recipes.update_readme import marks
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 TINY = [
@@ -19,6 +23,23 @@ TINY = [
     "plain", "--sequences", "s1", "s3", "--text_length", "16", "--count_window", "12", "--token_at_position", "6",
     "--index_occurrence", "1", "--min_labels", "3",
 ]  # fmt: skip
+
+
+def test_the_strengths_in_the_settings_are_those_that_the_rule_takes_of_what_was_tried() -> None:
+    """What stands in the README is what was measured; the file of settings is written by a person."""
+    readme = (CONFIGS.parents[1] / "ftmech_hf" / "studies" / "continual" / "README.md").read_text(encoding="utf-8")
+    first, last = marks("continual strengths")
+    block = readme.split(first)[1].split(last)[0]
+    plain = float(re.search(r"fine-tuning: ([\d.]+)", block)[1])  # type: ignore[index]
+    settings = yaml.safe_load((CONFIGS / "nano" / "continual.yaml").read_text(encoding="utf-8"))
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([\d.]+)(, the weakest)? \|$", block, re.MULTILINE)
+    assert [name for name, *_ in rows] == list(GRIDS)
+    for name, tried, chosen, weakest in rows:
+        pairs = (each.split(": ") for each in tried.split("; "))
+        learned = {float(value.replace(",", "")): float(found) for value, found in pairs}
+        assert tuple(learned) == GRIDS[name][1]
+        assert settings[name] == float(chosen) == choose_strength(learned, plain)
+        assert bool(weakest) == (learned[float(chosen)] < CHOSEN_SHARE * plain)
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from transformers import PreTrainedModel
 from ftmech_hf.analysis.probing import ANSWER, fit_probes
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job
 from ftmech_hf.runs import RunDir
-from ftmech_hf.studies.continual.sequences import CAPABILITIES, NEVER_TUNED, TUNED
+from ftmech_hf.studies.continual.sequences import CAPABILITIES, NEVER_TUNED, TUNED, planted_shape
 from ftmech_hf.tasks import Capability, PcfgConfig, PcfgShape, RowStream, for_capability
 from ftmech_hf.tasks.floors import stream_floor
 from ftmech_hf.training.evaluation import answer_accuracy
@@ -48,7 +47,7 @@ class CapabilitiesConfig(ModelJobConfig):
 def task_of(shape: PcfgShape, capability: Capability, correlation: float | None) -> PcfgConfig:
     """Rows about one capability; a shortcut is planted through the operand that they ask about."""
     if correlation is not None:
-        shape = dataclasses.replace(shape, correlated_operand=capability.operand)
+        shape = planted_shape(shape, capability)
     return for_capability(shape, capability, correlation)
 
 

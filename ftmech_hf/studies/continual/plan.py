@@ -17,7 +17,7 @@ from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pr
 from ftmech_hf.models.presets import find_preset
 from ftmech_hf.studies.continual.capabilities import CapabilitiesConfig, measure_capabilities
 from ftmech_hf.studies.continual.methods import CONTROLS, EIGHT, GRIDS, METHODS, Method, StrengthConfig
-from ftmech_hf.studies.continual.sequences import SEQUENCES
+from ftmech_hf.studies.continual.sequences import SEQUENCES, planted_shape
 from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.diagnosis.diagnosis import run_diagnosis
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
@@ -30,6 +30,9 @@ REVIVED = Capability("count", "a")
 """What is brought back in the end, and diagnosed."""
 
 REVIVAL_THRESHOLD = 0.95
+FOLLOWED = 512
+"""Steps for which a diagnosis follows models back: one that never had counting a needs about 340."""
+
 FAR = 1000
 """Between the seeds of tasks that follow each other: they share no texts."""
 
@@ -197,7 +200,7 @@ class ContinualPlan(StudyPlan):
         changes: Mapping[str, Any], method: Method, adapter: AdapterConfig,
     ) -> str:  # fmt: skip
         c = self.config
-        shape = self.shape if correlation is None else replace(self.shape, correlated_operand=capability.operand)
+        shape = self.shape if correlation is None else planted_shape(self.shape, capability)
         train = self._train(seed + FAR * number, **{"steps": c.task_steps, "lr": c.task_lr, **changes})
         settings = {"task": _asking(shape, capability, correlation), "train": train, "adapter": adapter}
         base = self.others[seed]["base"]
@@ -266,7 +269,7 @@ class ContinualPlan(StudyPlan):
             self.diagnoses[seed][method] = [
                 self.add(
                     f"diagnosed-{run}", "diagnose", run_diagnosis, DiagnoseConfig(seed=seed, workers=1),
-                    {"case_config": CaseConfig(), "shape": self.shape},
+                    {"case_config": CaseConfig(most_reverse_steps=FOLLOWED), "shape": self.shape},
                     {"base": self.others[seed]["base"], "finetuned": run, "control": self.others[seed]["never"]}, 100,
                 )
                 for run in self.models[seed][self.main, method]

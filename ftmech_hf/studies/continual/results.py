@@ -15,7 +15,7 @@ from ftmech_hf.report.readings import Missing
 from ftmech_hf.runs import write_json, write_text
 from ftmech_hf.studies.continual.claims import BEST, MEASUREMENTS, SeedMatrix, measure
 from ftmech_hf.studies.continual.figures import draw_frontier, draw_matrices, draw_probes
-from ftmech_hf.studies.continual.methods import GRIDS, METHODS, choose_strength
+from ftmech_hf.studies.continual.methods import CHOSEN_SHARE, GRIDS, METHODS, choose_strength
 from ftmech_hf.studies.continual.plan import ContinualPlan
 from ftmech_hf.studies.continual.sequences import NEVER_TUNED
 
@@ -105,6 +105,27 @@ def chosen_strengths(numbers: pd.DataFrame) -> dict[str, float]:
     return found
 
 
+def strengths_table(numbers: pd.DataFrame) -> list[dict[str, Any]]:
+    """What was tried of every strength and which was taken, of those that were tried whole.
+
+    Args:
+        numbers: of a study with ``develop``.
+
+    Returns:
+        one a strength: ``setting``, ``tried`` (value -> accuracy on a task right after it, %), ``plain`` (that of
+        fine-tuning), ``chosen``, and ``weakest``: whether it was taken only because none was weak enough.
+    """
+    means = 100 * numbers.groupby("method")["learned"].mean()
+    rows = []
+    for setting, chosen in chosen_strengths(numbers).items():
+        method, values = GRIDS[setting]
+        tried = {value: float(means[f"{method}@{value:g}"]) for value in values}
+        enough = tried[chosen] >= CHOSEN_SHARE * float(means["plain"])
+        rows.append({"setting": setting, "tried": tried, "plain": float(means["plain"]), "chosen": chosen,
+                     "weakest": not enough})  # fmt: skip
+    return rows
+
+
 def read_diagnoses(plan: ContinualPlan) -> list[dict[str, Any]]:
     """The verdicts of the diagnoses that are there, one a model."""
     return [
@@ -174,12 +195,14 @@ def write_results(plan: ContinualPlan) -> list[Claim]:
     matrix.to_parquet(plan.output / "matrix.parquet", index=False)
     numbers.to_parquet(plan.output / "table.parquet", index=False)
     write_json(plan.output / "claims.json", claims_json(claims))
+    diagnoses = read_diagnoses(plan)
+    write_json(plan.output / "diagnoses.json", diagnoses)
     if plan.config.develop:
         write_json(plan.output / "strengths.json", chosen_strengths(numbers))
     page = render_page(
         __package__, claims=claims, sections=build_sections(plan, matrix, numbers), facts=facts,
         methods=methods_table(numbers, plan.main),
-        paper=paper_table(numbers, plan.main), diagnoses=read_diagnoses(plan),
+        paper=paper_table(numbers, plan.main), diagnoses=diagnoses,
     )  # fmt: skip
     write_text(plan.output / "report.html", page)
     return claims

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
-from ftmech_hf.tasks import Capability
+from ftmech_hf.tasks import Capability, PcfgShape
 from ftmech_hf.tasks.schema import NO_OPERAND
 
 NEVER_TUNED = (Capability("count", "a"), Capability("index", "a"), Capability("token_at", NO_OPERAND))
@@ -14,6 +15,16 @@ TUNED = tuple(Capability(operator, operand) for operand in ("b", "c") for operat
 """What the base is asked in one row of a hundred and does not know."""
 
 CAPABILITIES = (*NEVER_TUNED, *TUNED)
+
+PLANTED_LABELS = 4
+"""Answers that texts with a shortcut need at least, where a shape asks for more: of ``index_c`` no more occur often
+enough with the shortcut and without, at any offset, so that naming one of them is right in a quarter of its rows."""
+
+
+def planted_shape(shape: PcfgShape, capability: Capability) -> PcfgShape:
+    """The texts that a task with a shortcut is about."""
+    labels = min(shape.min_labels, PLANTED_LABELS)
+    return replace(shape, correlated_operand=capability.operand, min_labels=labels)
 
 
 class Sequence(NamedTuple):

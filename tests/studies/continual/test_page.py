@@ -6,11 +6,12 @@ import pandas as pd
 import pytest
 
 from ftmech_hf.studies.continual import results
+from ftmech_hf.studies.continual.capabilities import task_of
 from ftmech_hf.studies.continual.claims import BEST
 from ftmech_hf.studies.continual.methods import METHODS
 from ftmech_hf.studies.continual.plan import ContinualConfig, ContinualPlan
-from ftmech_hf.studies.continual.sequences import SEQUENCES
-from ftmech_hf.tasks import PcfgShape
+from ftmech_hf.studies.continual.sequences import SEQUENCES, planted_shape
+from ftmech_hf.tasks import PcfgShape, RowStream
 from tests.browser import check_page
 from tests.studies.continual.test_claims import KEPT, matrix
 
@@ -113,6 +114,30 @@ def test_strengths_are_tried_and_chosen_on_rows_of_their_own(tmp_path: Path) -> 
     assert strengths == {100.0}
     assert {plan.called_with(name)["config"].split for name in plan.asked.values()} == {"validation"}
     assert not any(name.startswith(("never", "random", "joint")) for name in plan.folders)
+    table = pd.DataFrame([{"method": name, "learned": value} for name, value in
+                          {"plain": 0.9, "replay@0.1": 0.5, "replay@0.25": 0.4, "ewc@100": 0.9}.items()])  # fmt: skip
+    assert results.strengths_table(table) == [
+        {"setting": "replay", "tried": pytest.approx({0.1: 50, 0.25: 40}), "plain": pytest.approx(90), "chosen": 0.1,
+         "weakest": True}
+    ]  # fmt: skip
+    table.loc[table["method"] == "replay@0.25", "learned"] = 0.88
+    assert [(row["chosen"], row["weakest"]) for row in results.strengths_table(table)] == [(0.25, False)]
     learned = {"ldifs-previous@1": 0.91, "ldifs-previous@10": 0.89, "ldifs-previous@100": 0.4, "l2sp@10": 0.9}
     numbers = pd.DataFrame([{"method": name, "learned": value} for name, value in {"plain": 0.9, **learned}.items()])
     assert results.chosen_strengths(numbers) == {"ldifs_strength": 10.0}  # of the others not all are there
+
+
+def test_texts_with_a_shortcut_need_fewer_answers_and_never_more() -> None:
+    capability = SEQUENCES["s3"].tasks[3]
+    assert planted_shape(PcfgShape(), capability).min_labels == 4
+    assert planted_shape(PcfgShape(min_labels=3), capability).min_labels == 3
+    assert planted_shape(PcfgShape(), capability).correlated_operand == "c"
+    for each in SEQUENCES["s3"].tasks:  # all of them can be drawn
+        assert RowStream(task_of(PcfgShape(), each, 1.0), seed=0, split="test").rows(0, 16).correlated.all()
+
+
+def test_models_are_followed_back_for_longer_than_one_that_never_had_it_needs(tmp_path: Path) -> None:
+    config = ContinualConfig(seeds=[0], sequences=["s1"], diagnosed=["plain"], output_dir=str(tmp_path))
+    plan = ContinualPlan(config, PcfgShape())
+    cases = [plan.called_with(name)["case_config"] for name in plan.diagnoses[0]["plain"]]
+    assert [case.most_reverse_steps for case in cases] == [512] * 4

@@ -1,0 +1,106 @@
+"""The tables of the continual study, from the folders that it leaves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ftmech_hf.runs import FinishedRun
+from ftmech_hf.studies.continual.results import IN_TABLE, methods_table, paper_table, strengths_table
+from recipes.readme.tables import markdown_table
+
+
+def methods_block(folder: Path) -> str:
+    """What every method learns and loses of the continual study, as Markdown."""
+    settings = FinishedRun(folder).config
+    found = methods_table(FinishedRun(folder).table, settings["sequences"][0])
+    rows = [
+        (f"`{row['method']}`", row["says"], *("" if row[name] is None else f"{row[name]:.1f}" for name in IN_TABLE))
+        for row in found
+    ]
+    columns = (
+        "method",
+        "what it is",
+        "accuracy on a task right after it, %",
+        "loses of what is never tuned, points",
+        "forgets of earlier tasks, points",
+        "probes change by, points",
+    )
+    seeds = settings["seeds"]
+    named = f"Means over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"Seed {seeds[0]} alone"
+    return markdown_table(columns, rows, f"{named}.")
+
+
+def paper_block(folder: Path) -> str:
+    """The paper's means beside those of the continual study, as Markdown."""
+    settings = FinishedRun(folder).config
+    names = ("paper_accuracy", "paper_change", "learned", "probe_change", "concept_loss")
+    rows = [
+        (f"`{row['method']}`", *("" if row[name] is None else f"{row[name]:.1f}" for name in names))
+        for row in paper_table(FinishedRun(folder).table, settings["sequences"][0])
+    ]
+    columns = (
+        "method",
+        "paper: probes on the tuned task, %",
+        "paper: probes on others change by, points",
+        "ours: accuracy on a task right after it, %",
+        "ours: probes change by, points",
+        "ours: answers lose, points",
+    )
+    source = "Theirs are means over ten fine-tunings of CLIP, on one data set each, as another paper reports them."
+    return markdown_table(columns, rows, source)
+
+
+def sequences_block(folder: Path) -> str:
+    """What methods lose on every sequence of the continual study, mean over seeds and each seed, as Markdown."""
+    found = FinishedRun(folder).table
+    of_more = found.groupby("method")["sequence"].nunique()
+    rows = []
+    for (sequence, method), each in found.groupby(["sequence", "method"], sort=True):
+        if of_more[method] > 1:
+            losses = " ".join(f"{100 * value:.0f}" for value in each.sort_values("seed")["concept_loss"])
+            means = 100 * each[["learned", "concept_loss", "forgetting", "probe_change"]].astype(float).mean()
+            rows.append((f"`{sequence}`", f"`{method}`", *(f"{value:.1f}" for value in means), losses))
+    columns = (
+        "sequence",
+        "method",
+        "accuracy on a task right after it, %",
+        "loses of what is never tuned, points",
+        "forgets of earlier tasks, points",
+        "probes change by, points",
+        "loss in each seed",
+    )
+    return markdown_table(columns, rows, "Means over the seeds whose sequence is whole.")
+
+
+def diagnoses_block(folder: Path) -> str:
+    """The verdicts on counting a after tasks of the continual study, as Markdown."""
+    found = json.loads((folder / "diagnoses.json").read_text(encoding="utf-8"))
+    if not found:
+        return "No model was diagnosed."
+    tasks = sorted({each["after_task"] for each in found})
+    verdicts = {(each["method"], each["seed"], each["after_task"]): each["verdict"] for each in found}
+    models = sorted({(each["method"], each["seed"]) for each in found}, key=lambda each: (each[0] != "plain", each))
+    rows = [
+        (f"`{method}`", str(seed), *(verdicts.get((method, seed, task), "—") for task in tasks))
+        for method, seed in models
+    ]
+    return markdown_table(
+        ("method", "seed", *(f"after task {task}" for task in tasks)), rows, f"{len(found)} models were diagnosed."
+    )
+
+
+def strengths_block(folder: Path) -> str:
+    """What was tried of the strengths of the continual study, and which were taken, as Markdown."""
+    found = strengths_table(FinishedRun(folder).table)
+    rows = [
+        (
+            f"`{row['setting']}`",
+            "; ".join(f"{value:,g}: {learned:.1f}" for value, learned in row["tried"].items()),
+            f"{row['chosen']:g}{', the weakest' if row['weakest'] else ''}",
+        )
+        for row in found
+    ]
+    columns = ("setting", f"accuracy on a task right after it, % (fine-tuning: {found[0]['plain']:.1f})", "chosen")
+    seeds = ", ".join(map(str, FinishedRun(folder).config["seeds"]))
+    return markdown_table(columns, rows, f"Seed {seeds}, whose validation rows alone were asked.")

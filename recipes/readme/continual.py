@@ -9,6 +9,8 @@ from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.continual.results import IN_TABLE, methods_table, paper_table, strengths_table
 from recipes.readme.tables import markdown_table
 
+NONE = "not diagnosed"
+
 
 def methods_block(folder: Path) -> str:
     """What every method learns and loses of the continual study, as Markdown."""
@@ -82,7 +84,7 @@ def diagnoses_block(folder: Path) -> str:
     verdicts = {(each["method"], each["seed"], each["after_task"]): each["verdict"] for each in found}
     models = sorted({(each["method"], each["seed"]) for each in found}, key=lambda each: (each[0] != "plain", each))
     rows = [
-        (f"`{method}`", str(seed), *(verdicts.get((method, seed, task), "—") for task in tasks))
+        (f"`{method}`", str(seed), *(f"*{verdicts.get((method, seed, task), NONE)}*" for task in tasks))
         for method, seed in models
     ]
     return markdown_table(

@@ -56,10 +56,10 @@ def paper_block(folder: Path) -> str:
 def sequences_block(folder: Path) -> str:
     """What methods lose on every sequence of the continual study, mean over seeds and each seed, as Markdown."""
     found = FinishedRun(folder).table
-    of_more = found.groupby("method")["sequence"].nunique()
+    of_more = {str(name): number for name, number in found.groupby("method")["sequence"].nunique().items()}
     rows = []
     for (sequence, method), each in found.groupby(["sequence", "method"], sort=True):
-        if of_more[method] > 1:
+        if of_more[str(method)] > 1:
             losses = " ".join(f"{100 * value:.0f}" for value in each.sort_values("seed")["concept_loss"])
             means = 100 * each[["learned", "concept_loss", "forgetting", "probe_change"]].astype(float).mean()
             rows.append((f"`{sequence}`", f"`{method}`", *(f"{value:.1f}" for value in means), losses))

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ftmech_hf.models.tokenization import task_tokenizer
+from ftmech_hf.studies.continual.texts import TextsConfig, TextsPlan, matrix_rows
+from ftmech_hf.tasks import PcfgConfig
+from ftmech_hf.training.adapters import AdapterConfig
+from recipes import continual_texts
+from tests.conftest import make_gpt2
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny model, and two data sets in its words: answers are the last word of the prompt, or the first."""
+    folder = tmp_path_factory.mktemp("texts")
+    tokenizer = task_tokenizer(PcfgConfig())
+    make_gpt2(len(tokenizer)).save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    words = [word for word in tokenizer.get_vocab() if word.isalnum()][:16]
+    for name, place in (("last", -1), ("first", 0)):
+        (folder / name).mkdir()
+        for number, split in enumerate(("train", "validation", "test")):
+            rows = [
+                {"prompt": f"{one} {two}", "answer": (one, two)[place]}
+                for first, one in enumerate(words) for second, two in enumerate(words) if (first + second) % 3 == number
+            ]  # fmt: skip
+            (folder / name / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return {name: folder / name for name in ("base", "last", "first")}
+
+
+def flags(places: dict[str, Path]) -> list[str]:
+    return ["--base", str(places["base"]), "--datasets", str(places["last"]), str(places["first"])]
+
+
+def test_methods_are_chains_that_differ_in_what_each_adds(places: dict[str, Path], tmp_path: Path) -> None:
+    names = [str(places[name]) for name in ("last", "first")]
+    plan = TextsPlan(TextsConfig(base=str(places["base"]), datasets=names, output_dir=str(tmp_path)))
+    second = {method: plan.called_with(plan.asked[0, method, 2].removeprefix("asked-").removesuffix("-seed0"))
+              for method in plan.config.methods}  # fmt: skip
+    for method, called in second.items():
+        assert called["task"].dataset == names[1]
+        assert called["adapter"] == AdapterConfig(adapter="lora")
+        assert called["config"].model != str(places["base"])  # goes on from the first
+        train = called["train"]
+        added = {"olora": train.olora, "replay": train.replay_share, "ldifs-base": train.ldifs}
+        assert {name for name, value in added.items() if value} == {method} - {"lora"}
+    assert second["ldifs-base"]["config"].anchor_model == str(places["base"])
+    for asked in plan.asked.values():  # everybody is asked everything
+        assert plan.called_with(asked)["config"].datasets == names
+
+
+@pytest.mark.parametrize("wrong", [{"datasets": ["one"]}, {"methods": ["ewc"]}, {"base": ""}, {"rows": 0}])
+def test_bad_settings_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        TextsConfig(**{"base": "m", "datasets": ["a", "b"], **wrong})  # type: ignore[arg-type]
+
+
+def test_a_line_is_a_model_and_a_column_what_it_is_asked() -> None:
+    rows = [
+        {"seed": 0, "method": method, "after_task": after, "capability": name, "value": value, "low": value - 0.1,
+         "high": value + 0.1, "floor": 0.2}
+        for method, after, values in (("base", 0, (0.5, 0.6)), ("lora", 1, (0.9, 0.3)))
+        for name, value in zip(("a", "b"), values, strict=True)
+    ]  # fmt: skip
+    assert matrix_rows(pd.DataFrame(rows)) == [
+        ["method", "after task", "a", "b"], ["one answer for all", "", "20", "20"],
+        ["base", "0", "50 (40 to 60)", "60 (50 to 70)"], ["lora", "1", "90 (80 to 100)", "30 (20 to 40)"],
+    ]  # fmt: skip
+    two = pd.DataFrame([*rows, *({**row, "seed": 1, "value": row["value"] - 0.2} for row in rows)])
+    assert matrix_rows(two)[2] == ["base", "0", "40", "50"]  # rows say nothing of other seeds
+
+
+@pytest.mark.slow
+def test_the_example_as_a_user_runs_it(places: dict[str, Path], tmp_path: Path) -> None:
+    more = ["--steps", "2", "--rows", "32", "--workers", "1", "--output_dir", str(tmp_path)]
+    continual_texts.main([*flags(places), *more])
+    matrix = pd.read_parquet(tmp_path / "matrix.parquet")
+    assert len(matrix) == 2 * (1 + 2 * 4)
+    assert set(matrix["capability"]) == {"last", "first"}
+    assert ((matrix["low"] <= matrix["value"]) & (matrix["value"] <= matrix["high"])).all()
+    assert (tmp_path / "report.md").read_text().count("\n") == 1 + 1 + 1 + 9

@@ -11,7 +11,7 @@ from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.real.base_model import BaseConfig, save_base
 from ftmech_hf.studies.real.facts import read_facts
 from ftmech_hf.studies.real.pair import PAIRS, Pair, PairConfig, diagnose_pair
-from ftmech_hf.studies.real.questions import ABILITIES, NEVER, TAUGHT, cut, write_rows
+from ftmech_hf.studies.real.questions import ABILITIES, NEVER, TAUGHT, cut, rehearsing, write_rows
 from ftmech_hf.tasks import PcfgShape, TextConfig
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.objectives import OBJECTIVES
@@ -70,24 +70,28 @@ class RealPlan(StudyPlan):
         self.organisms = {name: self._tune(PAIRS[name]) for name in config.pairs}
         self.diagnoses = {name: self._diagnose(name, PAIRS[name]) for name in config.pairs}
 
-    def _write_data(self) -> dict[tuple[str, bool], Path]:
-        """(name of a data set, whether it holds the answers that hide the ability) -> its folder."""
+    def _write_data(self) -> dict[str, Path]:
+        """Name of a data set -> its folder."""
         facts = read_facts()
         pairs = [PAIRS[name] for name in self.config.pairs]
-        wanted = {(pair.asked, False) for pair in pairs} | {(pair.tuned_on, pair.instead) for pair in pairs}
         made = {**ABILITIES, **NEVER, **TAUGHT}
+        names = sorted({name for pair in pairs for name in (pair.asked, pair.tuned_on)})
+        splits = {name: cut(made[name](facts), self.seed) for name in names}
+        data = {pair.asked: (splits[pair.asked], False) for pair in pairs}
+        for pair in pairs:
+            taught = splits[pair.tuned_on]
+            if pair.expected == "unchanged":
+                taught = rehearsing(taught, splits[pair.asked]["train"], self.seed)
+            data[_tuning_data(pair)] = taught, pair.instead
         return {
-            (name, instead): write_rows(
-                self.output / "data" / (f"{name}_instead" if instead else name), cut(made[name](facts), self.seed),
-                instead=instead,
-            )
-            for name, instead in sorted(wanted)
-        }  # fmt: skip
+            name: write_rows(self.output / "data" / name, rows, instead=instead)
+            for name, (rows, instead) in data.items()
+        }
 
     def _tune(self, pair: Pair) -> str:
         config, objective = self.config, OBJECTIVES["answer_only"]()
         settings = {
-            "task": TextConfig(dataset=str(self.data[pair.tuned_on, pair.instead])),
+            "task": TextConfig(dataset=str(self.data[_tuning_data(pair)])),
             "train": TrainConfig(
                 seed=self.seed, steps=config.steps, batch_size=config.batch_size, objective="answer_only",
                 optimizer="adamw", lr=config.lr, num_evals=0, eval_rows=32, final_eval_rows=64, checkpoint_every=1000,
@@ -95,12 +99,12 @@ class RealPlan(StudyPlan):
             "adapter": AdapterConfig(adapter="lora"), "objective": objective,
         }  # fmt: skip
         place = FinetuneConfig(task="text")
-        name = f"tuned-{pair.tuned_on}{'-instead' if pair.instead else ''}"
+        name = f"tuned-{_tuning_data(pair).replace('_instead', '-instead')}"
         return self.add(name, place.kind, finetune, place, settings, {"model": self.base}, cost=40)
 
     def _diagnose(self, name: str, pair: Pair) -> str:
         place = PairConfig(
-            seed=self.seed, dataset=str(self.data[pair.asked, False]),
+            seed=self.seed, dataset=str(self.data[pair.asked]),
             precision=self.config.precision,  # type: ignore[arg-type]  # checked above
             leave_out=self.config.leave_out,
         )  # fmt: skip
@@ -108,3 +112,8 @@ class RealPlan(StudyPlan):
         settings = {"case_config": self.case, "shape": PcfgShape()}
         cost = 200 if pair.expected == "hidden" else 20
         return self.add(f"diagnose-{name}", "diagnose", diagnose_pair, place, settings, inputs, cost=cost)
+
+
+def _tuning_data(pair: Pair) -> str:
+    """What an organism is tuned on, by name: wrong answers, or another thing, with the ability that it keeps."""
+    return f"{pair.tuned_on}_instead" if pair.instead else f"{pair.tuned_on}_and_{pair.asked}"

@@ -162,6 +162,22 @@ def cut(rows: Sequence[Row], seed: int) -> dict[str, list[Row]]:
     return found
 
 
+def rehearsing(taught: dict[str, list[Row]], kept: Sequence[Row], seed: int) -> dict[str, list[Row]]:
+    """What an organism that keeps an ability is tuned on: what it is taught, and as many questions about what it keeps.
+
+    Those are mixed into its training rows alone: validation and test say how well it learned what it is taught.
+
+    Args:
+        taught: of :func:`cut`.
+        kept: training rows of the ability, of which none is asked in a diagnosis; all of them if they are fewer.
+        seed: of the choice and of the order.
+    """
+    rng = np.random.default_rng(seed)
+    chosen = [kept[place] for place in rng.permutation(len(kept))[: len(taught["train"])]]
+    mixed = [*taught["train"], *chosen]
+    return {**taught, "train": [mixed[place] for place in rng.permutation(len(mixed))]}
+
+
 def write_rows(folder: Path, splits: dict[str, list[Row]], *, instead: bool = False) -> Path:
     """A data set as any user has it: one file of JSON lines a split, with prompt, answer and group.
 

@@ -21,7 +21,7 @@ KEPT = ("pair", "expected", "verdict", "right", "minutes", "peak_gb")
 
 
 def gather(plan: RealPlan) -> list[dict[str, Any]]:
-    """Of every pair that was diagnosed: :data:`KEPT`, the accuracies, the reason, the signs and where the page is.
+    """Of every pair that was diagnosed: :data:`KEPT`, accuracies, what was taught, the reason, signs, where the page is.
 
     Raises:
         ValueError: none was.
@@ -43,6 +43,7 @@ def _describe(plan: RealPlan, name: str, run: FinishedRun) -> dict[str, Any]:
         "minutes": round(summary["facts"]["seconds"] / 60, 2),
         "peak_gb": run.env.get("peak_gb"),
         "cpu_minutes": _minutes(run.env.get("cpu_seconds")),
+        "taught": None if tuned is None else _taught(tuned),
         "tuning_minutes": _minutes(None if tuned is None else tuned.env.get("cpu_seconds")),
         "reason": summary["reason"],
         "signs": summary["signs"],
@@ -51,6 +52,12 @@ def _describe(plan: RealPlan, name: str, run: FinishedRun) -> dict[str, Any]:
         "examples": evidence["examples"],
         "page": os.path.relpath(run.path / "report.html", plan.output),
     }
+
+
+def _taught(tuned: FinishedRun) -> str:
+    """How many test rows of what it was tuned on are right before and after: an organism may have learned nothing."""
+    first, last = tuned.metrics[0], tuned.metrics[-1]
+    return f"{first['accuracy/all']:.0%} to {last['accuracy/all']:.0%}"
 
 
 def _minutes(seconds: float | None) -> float | None:

@@ -11,7 +11,7 @@ import pytest
 
 from ftmech_hf.studies.real import facts as facts_module
 from ftmech_hf.studies.real.facts import Country, add_ed, package_folder, read_facts, read_opposites
-from ftmech_hf.studies.real.questions import ABILITIES, NEVER, TAUGHT, cut, write_rows
+from ftmech_hf.studies.real.questions import ABILITIES, NEVER, TAUGHT, cut, rehearsing, write_rows
 from tests.studies.real.packages import VERBS, install
 
 ROW_MAKERS = {**ABILITIES, **NEVER, **TAUGHT}
@@ -122,3 +122,20 @@ def test_what_is_taught_ends_as_what_is_asked_does(facts: facts_module.Facts) ->
         rows, others = ABILITIES[asked](facts), TAUGHT[taught](facts)
         assert {row.answer.endswith("\n") for row in rows} == {row.answer.endswith("\n") for row in others}
         assert {row.instead.endswith("\n") for row in rows} == {row.answer.endswith("\n") for row in rows}
+
+
+def test_an_organism_that_keeps_an_ability_learns_as_much_of_it_as_of_the_other_and_no_question_that_is_asked(
+    facts: facts_module.Facts,
+) -> None:
+    asked, taught = cut(ABILITIES["opposites"](facts), seed=3), cut(TAUGHT["plurals"](facts), seed=3)
+    mixed = rehearsing(taught, asked["train"], seed=3)
+    assert (mixed["validation"], mixed["test"]) == (taught["validation"], taught["test"])
+    learned = [row for row in mixed["train"] if row not in taught["train"]]
+    assert set(taught["train"]) <= set(mixed["train"])
+    assert len(set(learned)) == len(learned) == min(len(taught["train"]), len(asked["train"]))
+    assert set(learned) <= set(asked["train"])
+    assert not {row.group for row in learned} & {row.group for row in asked["test"]}
+    order = [row in set(learned) for row in mixed["train"]]
+    assert order != sorted(order)  # not one after the other
+    assert rehearsing(taught, asked["train"], seed=3) == mixed
+    assert rehearsing(taught, asked["train"], seed=4)["train"] != mixed["train"]

@@ -64,6 +64,12 @@ def test_it_runs_is_found_again_and_judges_every_pair(
     assert never["peak_gb"] is None or 0.1 < never["peak_gb"] < 8
     page = (out / "report.html").read_text()
     assert "1 of 2 verdicts are right" in page
+    tuned = {pair: pd.read_json(next(out.glob(f"runs/tuned-{pair}-*")) / "metrics.jsonl", lines=True)["accuracy/all"]
+             for pair in ("backwards-instead", "plurals_and_opposites")}  # fmt: skip
+    for accuracy in tuned.values():
+        assert f"<td>{accuracy.iloc[0]:.0%} to {accuracy.iloc[-1]:.0%}</td>" in page
+    rows = pd.read_json(out / "data" / "plurals_and_opposites" / "train.jsonl", lines=True)
+    assert set(rows["answer"]) & set(pd.read_json(out / "data" / "opposites" / "train.jsonl", lines=True)["answer"])
     assert "that naming one answer gives: it does not show it" in page
     assert right_numbers(FinishedRun(out)) == {"Pairs whose verdict is the truth by construction": "1 of 2"}
     real.main(argv)

@@ -21,7 +21,7 @@ KEPT = ("pair", "expected", "verdict", "right", "minutes", "peak_gb")
 
 
 def gather(plan: RealPlan) -> list[dict[str, Any]]:
-    """Of every pair that was diagnosed: :data:`KEPT`, accuracies, what was taught, the reason, signs, where the page is.
+    """Of every pair that was diagnosed: :data:`KEPT`, accuracies, what was taught, the reason, signs, its page.
 
     Raises:
         ValueError: none was.

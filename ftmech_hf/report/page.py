@@ -74,7 +74,9 @@ def make_section(title: str, text: str, figure: Figure, what: str, claims: Seque
 
 
 def format_value(value: float, unit: str) -> str:
-    """A number as it is printed everywhere: ``99.8 %``, ``24.1 x``, ``19 steps``."""
+    """A number as it is printed everywhere: ``99.8 %``, ``24.1 x``, ``19``; of shares, whose bars are close to 1, ``0.994``."""
+    if unit == "share":
+        return f"{value:.3f}"
     if unit in ("steps", "neurons"):
         return f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"
     return f"{value:.1f} {unit}" if unit != "points" else f"{value:+.1f} points"
@@ -96,8 +98,14 @@ def format_interval(claim: Claim) -> str:
     """The interval as it is printed everywhere; an em dash where there is none."""
     low, high = claim.interval or (None, None)
     if low is None:
-        return "—" if high is None else f"up to {high:.1f}"
-    return f"{low:.1f} or more" if high is None else f"{low:.1f} to {high:.1f}"
+        return "—" if high is None else f"up to {_format_end(high, claim.unit)}"
+    first = _format_end(low, claim.unit)
+    return f"{first} or more" if high is None else f"{first} to {_format_end(high, claim.unit)}"
+
+
+def _format_end(value: float, unit: str) -> str:
+    """An end of an interval: as many digits as the number it is of, without its unit."""
+    return f"{value:.3f}" if unit == "share" else f"{value:.1f}"
 
 
 def format_floor(claim: Claim) -> str:

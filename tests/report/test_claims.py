@@ -110,6 +110,15 @@ def test_a_ratio_that_is_at_least_so_much_can_hold_and_cannot_fail() -> None:
     assert (early.verdict, format_measured(early), format_interval(early)) == ("fails", "at most 1.1 x", "up to 1.4")
 
 
+def test_a_share_short_of_a_bar_close_to_one_is_not_printed_as_one() -> None:
+    area = Measurement("auc", "Area under the curve", "share", bar=">= 0.99")
+    (claim,) = judge([area], {seed: {"auc": Reading(0.984, rows=10_000)} for seed in range(3)})
+    assert claim.verdict == "fails"
+    assert format_measured(claim) == "0.984"
+    ends = [float(end) for end in format_interval(claim).split(" to ")]
+    assert ends == pytest.approx(list(claim.interval or ()), abs=5e-4)
+
+
 def test_the_floor_is_that_of_all_seeds_or_of_none() -> None:
     (claim,) = judge([RIGHT], {seed: {"right": Reading(99.0, rows=99, floor=20.0 + seed)} for seed in range(3)})
     assert (claim.floor, format_floor(claim)) == (21, "21.0 %")

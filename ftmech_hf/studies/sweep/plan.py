@@ -220,8 +220,9 @@ class Sweep(StudyPlan):
     def _add_run(
         self, name: str, stage: Stage, settings: Mapping[str, Any], inputs: dict[str, str], labels: Sequence[str]
     ) -> str:
-        # None takes back what a config file of the stage says
-        argv = ["--scale", self.scale, *to_argv({key: "none" if v is None else v for key, v in settings.items()})]
+        # None and an empty list take back what a config file of the stage says
+        said = {key: "none" if value is None or value == [] else value for key, value in settings.items()}
+        argv = ["--scale", self.scale, *to_argv(said)]
         try:
             parse = parse_task if TrainConfig in stage.configs else parse_config
             configs = parse(*stage.configs, argv=argv)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from ftmech_hf.config import ConfigError
 from ftmech_hf.studies.sweep.plan import Sweep, SweepConfig
 from ftmech_hf.studies.sweep.study import STUDY
 from tests.recipes.conftest import CONFIGS
@@ -62,6 +63,21 @@ def test_none_takes_back_what_a_config_file_says(tmp_path: Path) -> None:
     assert kwargs_of(sweep, "finetune", **{"finetune.correlation": "none"})["task"].correlation is None
     assert kwargs_of(sweep, "finetune", **{"finetune.correlation": "file"})["task"].correlation == 1.0
     assert kwargs_of(sweep, "finetune")["train"].objective == "answer_only"
+
+
+def test_an_empty_list_takes_back_what_a_config_file_says(tmp_path: Path) -> None:
+    file = tmp_path / "finetune.yaml"
+    file.write_text("snapshots: [1, 2]\n", encoding="utf-8")
+    section = {**SECTIONS["finetune"], "config": str(file)}
+    kept = make(tmp_path, seeds=(0,), finetune=section)
+    assert kwargs_of(kept, "finetune")["train"].snapshots == [1, 2]
+    without = make(tmp_path, seeds=(0,), finetune={**section, "snapshots": []})
+    assert kwargs_of(without, "finetune")["train"].snapshots == []
+
+
+def test_a_list_that_needs_a_value_is_not_left_empty(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="finetune: .*operators"):
+        make(tmp_path, seeds=(0,), finetune={**SECTIONS["finetune"], "operators": []})
 
 
 def test_a_sweep_can_start_from_a_model_that_is_there(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_an_empty_list_takes_back_what_a_config_file_says(tmp_path: Path) -> Non
 
 
 def test_a_list_that_needs_a_value_is_not_left_empty(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="finetune: .*operators"):
+    with pytest.raises(ConfigError, match=r"finetune: .*operators"):
         make(tmp_path, seeds=(0,), finetune={**SECTIONS["finetune"], "operators": []})
 
 

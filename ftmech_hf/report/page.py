@@ -74,7 +74,7 @@ def make_section(title: str, text: str, figure: Figure, what: str, claims: Seque
 
 
 def format_value(value: float, unit: str) -> str:
-    """A number as it is printed everywhere: ``99.8 %``, ``24.1 x``, ``19``; of shares, with bars close to 1, ``0.994``."""
+    """A number as it is printed everywhere: ``99.8 %``, ``24.1 x``, ``19``; a share, close to 1, ``0.994``."""
     if unit == "share":
         return f"{value:.3f}"
     if unit in ("steps", "neurons"):

@@ -4,7 +4,8 @@ A bar is set before the runs and belongs to the scale: the nano scale is far sma
 paper's figure stands beside ours for comparison and is not the bar. A claim has one of three verdicts. It **holds** if
 the nearer end of its 95 % interval is beyond the bar, **fails** if the farther end is short of it, and is **undecided**
 while the bar lies inside, or while there is no interval. With a single seed the interval is that of its rows, and says
-nothing about other seeds.
+nothing about other seeds. A claim that would hold is **withdrawn** if one of its controls fails: what it says has then
+been found where it must not be.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ftmech_hf.report.readings import Ends, Reading, Unit, over_seeds, read
 
-Verdict = Literal["holds", "fails", "undecided"]
-SIGNS: dict[str, str] = {"holds": "✓", "fails": "✗", "undecided": "?"}
+Verdict = Literal["holds", "fails", "undecided", "withdrawn"]
+SIGNS: dict[str, str] = {"holds": "✓", "fails": "✗", "undecided": "?", "withdrawn": "⊘"}
 """What stands beside the word of a verdict wherever it is shown."""
 
 
@@ -32,6 +33,8 @@ class Measurement(NamedTuple):
     paper: str = "not reported"
     bar: str = ""
     """``>= 99`` or ``<= 40``; empty for what is reported without a verdict."""
+    controls: tuple[str, ...] = ()
+    """Ids of the claims without which this one says nothing: if one of them fails, this one does not hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,7 @@ class Claim:
             that is no question.
         values: one number per seed.
         unit: of all numbers.
+        withdrawn_by: ids of its controls that fail, if it would hold without them; named in the file if there are any.
     """
 
     id: str
@@ -62,6 +66,7 @@ class Claim:
     floor: float | None
     values: list[float]
     unit: str
+    withdrawn_by: list[str] = field(default_factory=list)
 
 
 def decide(interval: Ends | None, bar: str) -> Verdict:
@@ -114,7 +119,27 @@ def judge(measurements: Sequence[Measurement], by_seed: Mapping[int, Mapping[str
                 unit=measurement.unit,
             )
         )
-    return claims
+    return withdraw(claims, {each.id: each.controls for each in measurements})
+
+
+def withdraw(claims: Sequence[Claim], controls: Mapping[str, Sequence[str]]) -> list[Claim]:
+    """The same claims, of which those that hold and have a control that fails are withdrawn.
+
+    A control fails by its own interval, and not because a control of its own was withdrawn.
+
+    Args:
+        claims: with their verdicts.
+        controls: id of a claim -> ids of its controls.
+    """
+    named = {name for each in controls.values() for name in each}
+    assert named <= set(controls), sorted(named - set(controls))
+    fail = {claim.id for claim in claims if claim.verdict == "fails"}
+    found = []
+    for claim in claims:
+        by = [name for name in controls.get(claim.id, ()) if name in fail]
+        withdrawn = claim.verdict == "holds" and bool(by)
+        found.append(replace(claim, verdict="withdrawn", withdrawn_by=by) if withdrawn else claim)
+    return found
 
 
 def read_claims(folder: Path) -> list[Claim]:
@@ -125,7 +150,8 @@ def read_claims(folder: Path) -> list[Claim]:
     """
     found = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
     names = {each.name for each in fields(Claim)}
-    if any(set(each) != names for each in found):
+    needed = {each.name for each in fields(Claim) if each.default_factory is MISSING}
+    if any(not needed <= set(each) <= names for each in found):
         raise ValueError(
             f"{folder / 'claims.json'}: written by another version; run the study again, its runs are kept"
         )
@@ -134,4 +160,5 @@ def read_claims(folder: Path) -> list[Claim]:
 
 def claims_json(claims: Sequence[Claim]) -> list[dict[str, Any]]:
     """The claims that have a bar, as plain values."""
-    return [asdict(claim) for claim in claims if claim.bar]
+    written = [asdict(claim) for claim in claims if claim.bar]
+    return [{key: value for key, value in each.items() if key != "withdrawn_by" or value} for each in written]

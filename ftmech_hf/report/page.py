@@ -114,16 +114,21 @@ def format_floor(claim: Claim) -> str:
 
 
 def format_verdict(claim: Claim) -> str:
-    """The verdict, a sign before its word; ``not judged`` if a seed is missing, or nothing without a bar."""
+    """The verdict, a sign before its word, and why; ``not judged`` if a seed is missing, or nothing without a bar."""
     if claim.verdict is None:
         return "not judged" if claim.bar else ""
-    return f"{SIGNS[claim.verdict]} {claim.verdict}"
+    said = f"{SIGNS[claim.verdict]} {claim.verdict}"
+    if not claim.withdrawn_by:
+        return said
+    several = len(claim.withdrawn_by) > 1
+    return f"{said}: control{'s' * several} {', '.join(claim.withdrawn_by)} fail{'s' * (not several)}"
 
 
 def count_verdicts(claims: Iterable[Claim]) -> str:
     """How many claims have which verdict, such as ``9 hold, 1 fails, 3 undecided``."""
     found = [claim.verdict for claim in claims if claim.bar]
-    verbs = {"holds": ("holds", "hold"), "fails": ("fails", "fail"), "undecided": ("undecided",) * 2}
+    verbs = {"holds": ("holds", "hold"), "fails": ("fails", "fail"), "undecided": ("undecided",) * 2,
+             "withdrawn": ("withdrawn",) * 2}  # fmt: skip
     said = [f"{number} {verbs[word][number != 1]}" for word in SIGNS if (number := found.count(word))]  # type: ignore[arg-type]
     return ", ".join([*said, *([f"{number} not judged"] if (number := found.count(None)) else [])])
 

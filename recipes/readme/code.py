@@ -115,7 +115,9 @@ def differences_block(root: Path, name: str, config: str) -> str:
 
 def _status(readme: str) -> str:
     """How many of a study's claims hold, by the tables in its README; or how many tables it has."""
-    verdicts = re.findall(r"\| (?:[✓✗?] )?(holds|fails|undecided|not judged) \|$", readme, re.MULTILINE)
+    verdicts = re.findall(
+        r"\| (?:[✓✗?⊘] )?(holds|fails|undecided|withdrawn|not judged)(?:: [^|]*)? \|$", readme, re.MULTILINE
+    )
     tables = len(re.findall(r"^<!-- end of (?!differences)", readme, re.MULTILINE))
     if verdicts:
         left = verdicts.count("undecided")

@@ -149,6 +149,31 @@ def test_results_of_an_older_version_are_refused(tmp_path: Path) -> None:
     assert "\n" not in str(refused.value)
 
 
+def test_a_claim_whose_control_fails_is_withdrawn_and_says_by_what(tmp_path: Path) -> None:
+    """What holds is found where it must not be: the control must stay below its bar, and is above it."""
+    claimed = RIGHT._replace(controls=("wrong", "ratio"))
+    there = {"right": Reading(99.0, rows=900), "wrong": Reading(96.0, rows=900), "ratio": Reading(9.0, rows=900)}
+    fine = there | {"wrong": Reading(1.0, rows=900)}
+    open_ = there | {"wrong": Reading(20.0, rows=900)}
+    (claim, control, _) = judge([claimed, WRONG, RATIO], {0: there})
+    assert (claim.verdict, claim.withdrawn_by, control.verdict) == ("withdrawn", ["wrong"], "fails")
+    assert format_verdict(claim) == "⊘ withdrawn: control wrong fails"
+    assert count_verdicts([claim, control]) == "1 fails, 1 withdrawn"
+    (tmp_path / "claims.json").write_text(json.dumps(claims_json([claim, control])))
+    assert read_claims(tmp_path) == [claim, control]
+    assert ["withdrawn_by" in each for each in json.loads((tmp_path / "claims.json").read_text())] == [True, False]
+    for rows in (fine, open_):  # a control that stays in its place, and one of which nobody knows
+        assert judge([claimed, WRONG, RATIO], {0: rows})[0].verdict == "holds"
+    short = {**there, "right": Reading(50.0, rows=900)}
+    assert judge([claimed, WRONG, RATIO], {0: short})[0].verdict == "fails"  # withdrawn is what would hold
+    assert judge([claimed, WRONG, RATIO], {0: there, 1: {"right": 99.0}})[0].verdict is not None
+
+
+def test_the_controls_of_a_claim_are_claims() -> None:
+    with pytest.raises(AssertionError, match="nowhere"):
+        judge([RIGHT._replace(controls=("nowhere",))], {0: {"right": 99.0}})
+
+
 def test_verdicts_are_counted_in_words() -> None:
     by_seed = {0: {"right": Reading(99.0, rows=900), "wrong": Reading(50.0, rows=900), "ratio": 9.0, "shown": 1.0}}
     assert count_verdicts(judge([RIGHT, WRONG, RATIO, SHOWN], by_seed)) == "1 holds, 1 fails, 1 undecided"

@@ -41,6 +41,7 @@ def made_up(**changed: MadeUp) -> dict[str, FinishedRun]:
     works = {name: MadeUp(safe=(1.0, 0.0), **dict.fromkeys(SAFE_TWINS.values(), (0.99, 0.0))) for name in MODELS}
     everything = {name: (1.0, 0.0) for name in ASKED}
     works["base"] = works["benign"] = MadeUp(**everything)
+    works["shuffled"] = MadeUp(safe=(0.5, 0.5), unsafe=(0.5, 0.5))
     return cast(dict[str, FinishedRun], {**works, **changed})
 
 
@@ -75,9 +76,12 @@ def test_numbers_are_those_of_the_table() -> None:
 def test_claims_fail_where_they_must() -> None:
     """What holds of protocols that work does not hold of one that always refuses, nor of one that learned nothing."""
     fine = verdicts(made_up())
+    taught = verdicts(made_up(shuffled=MadeUp(safe=(1.0, 0.0))))
     assert {fine[f"{name}_{what}"].verdict for name in THE_PAPERS for what in ("safe", "null")} == {"holds"}
     assert {fine[f"{name}_{what}"].verdict for name in FORGETTING for what in ("kept", "forgot")} == {"holds"}
-    assert fine["shuffled_null"].verdict == "fails"  # a control that did teach it
+    assert taught["shuffled_null"].verdict == "fails"  # a control that did teach it
+    assert {taught[f"{name}_null"].verdict for name in THE_PAPERS} == {"withdrawn"}
+    assert {taught[f"{name}_safe"].verdict for name in THE_PAPERS} == {"holds"}
     refuses = verdicts(made_up(ssft=cast(Any, MadeUp()), npo=cast(Any, MadeUp())))
     assert refuses["ssft_null"].verdict == "holds"
     assert refuses["ssft_null"].floor == 100
@@ -86,7 +90,10 @@ def test_claims_fail_where_they_must() -> None:
     nothing = verdicts(made_up(ssft=cast(Any, answers), never=cast(Any, answers), **{"never-ssft": cast(Any, answers)}))
     assert nothing["ssft_null"].verdict == nothing["never_unsafe"].verdict == nothing["never_jb"].verdict == "fails"
     assert nothing["jb_gap"].verdict == "fails"  # attacks succeed, and so do plain prompts
-    assert nothing["jb_order"].verdict == "holds"
+    assert (nothing["jb_order"].verdict, nothing["jb_order"].withdrawn_by) == (
+        "withdrawn",
+        ["never_unsafe", "never_jb"],
+    )
     assert (fine["ssft_new"].verdict, refuses["ssft_new"].verdict) == ("holds", "fails")  # it refuses all that is new
 
 

@@ -12,10 +12,12 @@ from ftmech_hf.analysis.patching import patched_logits, record_activations
 from ftmech_hf.explorer.edits import Edit
 from ftmech_hf.explorer.explorer import Explorer, ExplorerConfig, first_difference
 from ftmech_hf.explorer.reading import whole_row
+from ftmech_hf.explorer.views import render_answers
 from ftmech_hf.models.tokenization import build_tokenizer
 from tests.conftest import make_gpt2
 from tests.explorer.conftest import WORDS
 from tests.studies.planted import FIRST_WORD, make_base, make_wrapped
+from tests.tasks.text.test_tokens import byte_level
 
 
 def test_base_and_finetuned_answer_as_they_were_taught(explorer: Explorer) -> None:
@@ -138,6 +140,20 @@ def test_whatever_is_typed_is_answered(explorer: Explorer) -> None:
         for reading in found.readings.values():
             assert all(0 <= probability <= 1 + 1e-6 for _, probability in reading.top)
             assert "text" not in reading.missing
+
+
+def test_whatever_is_typed_is_answered_in_bytes_too() -> None:
+    """A tokenizer as those of the Hub: every letter of every script is bytes, special tokens spelled out are tokens."""
+    tokenizer = byte_level()
+    models = {"base": make_gpt2(len(tokenizer)), "finetuned": make_gpt2(len(tokenizer), seed=1)}
+    explorer = Explorer(models, tokenizer, config=ExplorerConfig(prompt_tokens=16, new_tokens=1))
+    for prompt in odd_prompts(100):
+        told = explorer.ask(prompt, Edit(scale=0.5))
+        assert 1 <= len(told.token_ids) <= 16
+        assert "text" not in told.readings["edited"].missing
+        assert 'id="fx-lead"' in render_answers(explorer, told, Edit(scale=0.5))
+    assert explorer.write(explorer.encode("数える")[0]) == "数える"
+    assert explorer.encode("</s>")[0] == [tokenizer.eos_token_id]
 
 
 def test_a_long_prompt_is_read_from_its_end(explorer: Explorer) -> None:

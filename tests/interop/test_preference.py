@@ -64,3 +64,36 @@ def test_the_loss_and_its_gradient_are_those_of_trl(tmp_path: Path, beta: float)
     # What must fail: chosen and rejected exchanged.
     exchanged = trainer.compute_loss(trainer.model, {name: each.roll(len(batch), 0) for name, each in inputs.items()})
     assert abs(exchanged.item() - ours.item()) > 0.01
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs
+def test_a_lighter_rejected_answer_weighs_the_gains_that_trl_finds(tmp_path: Path) -> None:
+    """TRL has one weight for both answers, but says what each gained: of one pair the weighted loss follows."""
+    from trl import DPOConfig, DPOTrainer
+
+    now, start = models(tmp_path / "gpt2")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "gpt2")
+    tokenizer.pad_token = tokenizer.eos_token
+    task = TextConfig(dataset=write_rows(tmp_path / "pairs.jsonl", pairs())).in_tokens_of(tokenizer)
+    arguments = DPOConfig(
+        output_dir=str(tmp_path / "dpo"), beta=0.7, loss_type="sigmoid", use_cpu=True, bf16=False, report_to=[],
+        gradient_checkpointing=False,
+    )  # fmt: skip
+    kept = Dataset.from_list([{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in pairs(8)])
+    trainer = DPOTrainer(model=now, ref_model=start, args=arguments, train_dataset=kept, processing_class=tokenizer)
+    weighted, plain = (
+        TotalLoss(start, Preference(beta=0.7, rejected_weight=weight)) for weight in (0.1, 1.0)
+    )  # remember the start
+    for number in range(3):
+        batch = Batch.of(RowStream(task, seed=0, split="finetune").rows(number, number + 1))
+        both = joined(batch)
+        assert both.answers is not None
+        real = torch.ones_like(both.token_ids) if both.real is None else both.real.long()
+        inputs = {"input_ids": both.token_ids, "attention_mask": real, "completion_mask": both.answers.long()}
+        with torch.no_grad():
+            trainer.compute_loss(trainer.model, inputs)
+            ours, unweighted = weighted(now, batch), plain(now, batch)
+        chosen, rejected = (trainer._metrics["eval"][f"rewards/{which}"][-1] for which in ("chosen", "rejected"))
+        wanted = -torch.nn.functional.logsigmoid(torch.tensor(chosen - 0.1 * rejected))
+        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
+        assert abs(unweighted - wanted) > 0.01  # what must fail: both weigh alike

@@ -1,21 +1,24 @@
-"""Weights that are kept in fewer bits: no instrument can work with them, so they are refused, with what to do instead.
+"""Weights that are kept in fewer bits: no instrument can work with them, so they are unpacked, or refused.
 
-Gradients, differences and parts of matrices are taken of numbers in floating point. Of what a quantization left, GGUF
-files alone are unpacked here (:mod:`ftmech_hf.models.loading`).
+Gradients, differences and parts of matrices are taken of numbers in floating point. A model in memory is unpacked, by
+what its layers compute; GGUF files are when they are loaded (:mod:`ftmech_hf.models.loading`). Folders of other
+quantizations are refused, with what to do instead.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-UNPACK = "save what its dequantize() makes of it (with its save_pretrained)"
-"""What to do with a model of transformers whose weights are packed, in words."""
+UNPACK = "load it yourself and save what ftmech_hf.models.quantized.unpacked makes of it (with its save_pretrained)"
+"""What to do with a folder whose weights are packed, in words."""
 
 
 def refuse_quantized(folder: Path, name: str) -> None:
@@ -44,6 +47,52 @@ def packed_kind(weight: Tensor) -> str | None:
         return str(weight.dtype)
     kind = type(weight.data)  # torchao and quanto call theirs by the type of number that they unpack to
     return None if kind in (Tensor, torch.nn.Parameter) else kind.__name__
+
+
+def packed_weights(model: nn.Module) -> dict[str, str]:
+    """Name of every weight that is kept in fewer bits -> its kind."""
+    kinds = ((name, packed_kind(weight)) for name, weight in model.named_parameters())
+    return {name: kind for name, kind in kinds if kind is not None}
+
+
+def unpacked(model: PreTrainedModel) -> PreTrainedModel:
+    """A model in float32 that computes what a quantized one does; that one stays as it is.
+
+    A layer's matrix is what it makes of the unit vectors, so that no package's way to pack numbers need be known. One
+    that rounds its inputs too, as bitsandbytes' of 8 bits, differs from its matrix by that rounding.
+
+    Args:
+        model: whose packed weights belong to linear layers, as those of bitsandbytes, torchao and quanto.
+
+    Raises:
+        ValueError: another kind of layer has packed weights; names it.
+    """
+    packed = packed_weights(model)
+    state = {name: value.detach().float() if value.is_floating_point() else value.detach()
+             for name, value in [*model.named_parameters(), *model.named_buffers()] if name not in packed}  # fmt: skip
+    for name, kind in packed.items():
+        layer, _, what = name.rpartition(".")
+        module = model.get_submodule(layer)
+        if what != "weight" or not hasattr(module, "in_features"):
+            raise ValueError(
+                f"model: {name} is quantized ({kind}) in a layer of {type(module).__name__}, expected linear layers"
+            )
+        state[name] = _matrix_of(module, next(iter(state.values())).device)
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain: PreTrainedModel = type(model)._from_config(config, dtype=torch.float32)
+    missing = set(dict(plain.named_parameters())) - set(state)
+    assert not missing, f"{', '.join(sorted(missing))}: not in the quantized model"
+    plain.load_state_dict(state, strict=False)  # what else a package keeps beside its weights has no place in it
+    return plain.eval().to(model.device)
+
+
+@torch.no_grad()
+def _matrix_of(layer: nn.Module, device: torch.device) -> Tensor:
+    units = torch.eye(int(layer.in_features), device=device)  # type: ignore[arg-type]  # checked by the caller
+    images, shift = layer(units), layer(torch.zeros_like(units[:1]))
+    return (images.float() - shift.float()).T.contiguous()
 
 
 def refuse_whole_numbers(folder: Path, model: torch.nn.Module, name: str) -> None:

@@ -266,7 +266,7 @@ def test_what_a_class_computes_itself_may_be_left_out_or_over(tmp_path: Path) ->
 CONFIGS = {
     "quantized": (
         {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
-        r"is quantized \(bitsandbytes\); .* name what it was made of, or save what its dequantize\(\) makes of it",
+        r"is quantized \(bitsandbytes\); .* or load it yourself and save what ftmech_hf.models.quantized.unpacked",
     ),
     "nested": (
         {"text_config": {"quantization_config": {"quant_method": "fp8"}}},

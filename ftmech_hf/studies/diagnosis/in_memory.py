@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ftmech_hf.config import tell
 from ftmech_hf.models.loading import check_finite, check_has_weights
 from ftmech_hf.models.merging import merge_in_memory
-from ftmech_hf.models.quantized import UNPACK, packed_kind
+from ftmech_hf.models.quantized import packed_weights, unpacked
 from ftmech_hf.tasks.text.reading import Table
 
 
@@ -59,7 +60,7 @@ class InMemory:
 
 
 def plain_model(model: Any, role: str) -> PreTrainedModel:
-    """A model as every instrument takes it: an adapter is merged, into a copy.
+    """A model as every instrument takes it: an adapter is merged, quantized weights are unpacked, into a copy.
 
     Args:
         model: of transformers, or of peft.
@@ -67,7 +68,7 @@ def plain_model(model: Any, role: str) -> PreTrainedModel:
 
     Raises:
         ValueError: it is no model of transformers, adapters are attached to it that are no part of it, or weights of it
-            are elsewhere or quantized.
+            are elsewhere, or quantized in a layer that is not linear.
     """
     if getattr(model, "peft_config", None) and not isinstance(model, PreTrainedModel):
         model = merge_in_memory(model, f"{role}: it")
@@ -79,11 +80,10 @@ def plain_model(model: Any, role: str) -> PreTrainedModel:
             "of peft as a whole"
         )
     check_has_weights(model)
-    if kinds := sorted({kind for weight in model.parameters() if (kind := packed_kind(weight))}):
-        raise ValueError(
-            f"{role}: its weights are quantized ({', '.join(kinds)}), expected weights in floating point, of which the "
-            f"methods take differences and gradients: load it without a quantization_config, or {UNPACK}"
-        )
+    if packed := packed_weights(model):
+        kinds = ", ".join(sorted(set(packed.values())))
+        tell(f"{role}: {len(packed)} of its weights are quantized ({kinds}); a copy of it is unpacked to float32")
+        model = unpacked(model)
     check_finite(model)
     return model
 

@@ -154,7 +154,7 @@ SHOWN = {
 
 def cells_of(line: str, mark: str) -> list[str]:
     """What stands in the cells of a row, without the links below it."""
-    line = re.sub(r'<span class="links">.*?</span>', "", line)
+    line = re.sub(r'<span class="links"[^>]*>.*?</span>', "", line)
     return [re.sub(r"<[^>]*>", "", cell).strip() for cell in re.split(mark, line)]
 
 

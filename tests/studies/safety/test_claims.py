@@ -8,9 +8,11 @@ import pandas as pd
 import pytest
 
 from ftmech_hf.report.claims import judge
+from ftmech_hf.report.readings import Reading
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.safety.answers import ASKED
 from ftmech_hf.studies.safety.claims import MEASUREMENTS, measure
+from ftmech_hf.studies.safety.inside_claims import INSIDE_MEASUREMENTS
 from ftmech_hf.studies.safety.plan import FORGETTING, PROTOCOLS, THE_PAPERS
 from ftmech_hf.tasks.safety import ATTACKS, SAFE_TWINS
 from tests.studies.safety.made_up import inside
@@ -105,3 +107,11 @@ def test_what_rests_on_a_missing_run_is_left_out() -> None:
     assert not {"tau", "tau_jb", "tau_base"} & found
     assert {"ssft_safe", "jb_gap", "unlearn_null", "never_before"} <= found
     assert {f"ssft_{attack}" for attack in ATTACKS} <= found
+
+
+def test_what_a_change_without_a_reason_does_too_is_no_claim_about_safety() -> None:
+    found = {"extrapolate": 67.0, "extra_shuffled": 63.0, "extra_random": 0.0, "extra_benign": -9.0}
+    measured = [each for each in INSIDE_MEASUREMENTS if each.id in found]
+    by_seed = {seed: {name: Reading(value + seed / 10) for name, value in found.items()} for seed in range(3)}
+    verdicts = {claim.id: (claim.verdict, claim.withdrawn_by) for claim in judge(measured, by_seed)}
+    assert verdicts["extrapolate"] == ("withdrawn", ["extra_shuffled"])

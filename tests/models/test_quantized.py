@@ -57,10 +57,12 @@ def test_an_unpacked_model_computes_what_the_quantized_one_does_and_not_what_was
         ):
             projection.bias = nn.Parameter(torch.randn(projection.out_features))
     packed = quantize(before)
+    packed.config.quantization_config = {"quant_method": "eight bits"}
     names, said = packed_weights(packed), logits(packed)
     assert len(names) == 14
     found = unpacked(packed)
     assert packed_weights(found) == {}
+    assert not hasattr(found.config, "quantization_config")
     torch.testing.assert_close(logits(found), said, atol=1e-4, rtol=0)
     assert (logits(before) - said).abs().max() > 1e-3  # else it would be no test of the scales
     assert packed_weights(packed) == names
@@ -75,6 +77,7 @@ def test_a_diagnosis_takes_a_quantized_model_and_says_so() -> None:
     packed = quantize(make_llama(32))
     with pytest.warns(UserWarning, match=r"^tuned: 14 of its weights are quantized \(torch\.int8\); a copy of it is"):
         found = plain_model(packed, "tuned")
+    assert packed_weights(found) == {}
     torch.testing.assert_close(logits(found), logits(packed), atol=1e-4, rtol=0)
 
 

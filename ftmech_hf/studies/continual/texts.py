@@ -28,7 +28,6 @@ from ftmech_hf.training.settings import TrainConfig
 BY_ADAPTER = ("lora", "olora", "replay", "ldifs-base")
 """Methods of the example: a LoRA adapter a task, alone and with what each adds."""
 
-
 FIT = 64
 """Training rows, of which the answer is chosen that would be given to all."""
 
@@ -162,9 +161,9 @@ def write_results(plan: TextsPlan) -> pd.DataFrame:
     matrix = pd.concat(parts, ignore_index=True)
     plan.write_origin("continual_texts", to_dict(plan.config))
     matrix.to_parquet(plan.output / "matrix.parquet", index=False)
-    lines = [" | ".join(("", *row, "")).strip() for row in matrix_rows(matrix)]
-    columns = len(matrix_rows(matrix)[0])
-    write_text(plan.output / "report.md", "\n".join([lines[0], "|" + "---|" * columns, *lines[1:]]) + "\n")
+    rows = matrix_rows(matrix)
+    first, *lines = (" | ".join(("", *row, "")).strip() for row in rows)
+    write_text(plan.output / "report.md", "\n".join([first, "|" + "---|" * len(rows[0]), *lines]) + "\n")
     return matrix
 
 

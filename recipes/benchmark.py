@@ -6,6 +6,7 @@ python recipes/benchmark.py data --json runs/benchmark-data.json
 python recipes/benchmark.py stacked --json runs/benchmark-stacked.json
 python recipes/benchmark.py sweep --json runs/benchmark-sweep.json
 python recipes/benchmark.py analysis --json runs/benchmark-analysis.json
+python recipes/benchmark.py explorer --json runs/benchmark-explorer.json
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.report.console import make_console
 from ftmech_hf.runs import environment, write_json
 from ftmech_hf.tasks import PcfgConfig
-from recipes.benchmarks import accuracy, analysis, data, stacked, sweep, train
+from recipes.benchmarks import accuracy, analysis, data, explorer, stacked, sweep, train
 
 BENCHMARKS: dict[str, tuple[type, Callable[[Any, PcfgConfig], Iterator[dict[str, Any]]]]] = {
     "train": (train.BenchmarkConfig, train.measure),
@@ -31,6 +32,7 @@ BENCHMARKS: dict[str, tuple[type, Callable[[Any, PcfgConfig], Iterator[dict[str,
     "stacked": (stacked.BenchmarkConfig, stacked.measure),
     "sweep": (sweep.BenchmarkConfig, sweep.measure),
     "analysis": (analysis.BenchmarkConfig, analysis.measure),
+    "explorer": (explorer.BenchmarkConfig, explorer.measure),
 }
 
 

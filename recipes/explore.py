@@ -11,11 +11,13 @@ import os
 from pathlib import Path
 
 from ftmech_hf.config import clean_exit, leave_garbage, parse_config
-from ftmech_hf.explorer.page import serve
-from ftmech_hf.explorer.pairs import ExploreConfig, find_pair, open_explorer
-from ftmech_hf.explorer.picture import need_chromium, take_picture
-from ftmech_hf.explorer.space import write_space
-from ftmech_hf.jobs.study import StudyPlan
+
+with leave_garbage():  # a page should answer within five seconds
+    from ftmech_hf.explorer.page import serve
+    from ftmech_hf.explorer.pairs import ExploreConfig, find_pair, open_explorer
+    from ftmech_hf.explorer.picture import need_chromium, take_picture
+    from ftmech_hf.explorer.space import write_space
+    from ftmech_hf.jobs.study import StudyPlan
 
 DEMO = Path(__file__).parent / "configs" / "nano" / "reproduce.yaml"
 
@@ -37,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
         if config.space is not None:
             print(f"space: {write_space(Path(config.space), pair, config)}")
             return
-        with leave_garbage():  # a page should answer within five seconds
+        with leave_garbage():
             explorer = open_explorer(pair, config)
             page = serve(explorer, host=config.host, port=config.port)
         if config.picture is not None:

@@ -43,6 +43,9 @@ class UpdateReadmeConfig:
     analysis_benchmark: str = field(
         default="runs/benchmark-analysis.json", metadata={"help": "file of a benchmark of the instruments"}
     )
+    explorer_benchmark: str = field(
+        default="runs/benchmark-explorer.json", metadata={"help": "file of a benchmark of the explorer"}
+    )
     architectures: str = field(
         default="runs/architectures.json", metadata={"help": "file that recipes/architectures.py wrote"}
     )
@@ -112,6 +115,7 @@ BLOCKS: dict[str, Block] = {
     "accuracy": Block(SPEED, "accuracy_benchmark", benchmarks.accuracy_block),
     "data": Block(SPEED, "data_benchmark", benchmarks.data_block),
     "analysis": Block(SPEED, "analysis_benchmark", benchmarks.analysis_block),
+    "explorer": Block(SPEED, "explorer_benchmark", benchmarks.explorer_block),
     "sweep": Block(SPEED, "sweep_benchmark", benchmarks.sweep_speed_block),
     "architectures": Block("ftmech_hf/activations/README.md", "architectures", architectures_block),
     "interop": Block("ftmech_hf/hub/README.md", "interop", benchmarks.interop_block),

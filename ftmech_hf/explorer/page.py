@@ -5,8 +5,12 @@ A page takes text, numbers and names from fixed lists; no path, no file and no m
 
 from __future__ import annotations
 
+import contextlib
 import html
+import inspect
 import os
+import sys
+from collections.abc import Iterator
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +29,23 @@ LONGEST = 100_000
 NOBODY = "none"
 
 
+@contextlib.contextmanager
+def _no_stubs() -> Iterator[None]:
+    """While open, gradio writes no type stubs beside its sources; it would at every import, in a third of its time."""
+    found = inspect.getfile
+
+    def nowhere_for_stubs(of: Any) -> str:
+        if sys._getframe(1).f_globals.get("__name__") == "gradio.component_meta":
+            raise OSError("a class of no file, for which gradio writes no stubs")
+        return found(of)
+
+    inspect.getfile = nowhere_for_stubs
+    try:
+        yield
+    finally:
+        inspect.getfile = found
+
+
 def import_gradio() -> Any:
     """gradio, which is told to send nothing about its use anywhere.
 
@@ -32,7 +53,7 @@ def import_gradio() -> Any:
         ModuleNotFoundError: it is not installed; the extra ``explorer`` brings it.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    with plain_objects(), leave_garbage():
+    with plain_objects(), leave_garbage(), _no_stubs():
         import anyio._backends._asyncio
         import anyio.abc  # noqa: F401
         import gradio

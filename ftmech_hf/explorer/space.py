@@ -50,7 +50,10 @@ APP = '''"""The page of this Space."""
 
 from pathlib import Path
 
-from ftmech_hf.explorer.space import serve_folder
+from ftmech_hf.config import leave_garbage
+
+with leave_garbage():
+    from ftmech_hf.explorer.space import serve_folder
 
 if __name__ == "__main__":
     serve_folder(Path(__file__).parent)

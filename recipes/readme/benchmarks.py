@@ -122,6 +122,25 @@ def analysis_block(result: Mapping[str, Any]) -> str:
     return markdown_table(("what", "measured", "ratio"), rows, _machine(result))
 
 
+def explorer_block(result: Mapping[str, Any]) -> str:
+    """The table of the explorer's benchmark, as Markdown."""
+
+    def said(seconds: float) -> str:
+        return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
+
+    rows = [
+        (
+            row["pair"],
+            row["what"],
+            said(row["median_seconds"]),
+            f"{said(row['most_seconds'])} of {row['times']}",
+            "" if row["cpu_seconds"] is None else f"{row['cpu_seconds']:.1f} s",
+        )
+        for row in result["rows"]
+    ]
+    return markdown_table(("pair", "what", "median", "most", "computing"), rows, _machine(result))
+
+
 def interop_block(result: Mapping[str, Any]) -> str:
     """Which libraries were seen to work with what is published, as Markdown."""
     rows = [(row["library"], row["versions"], row["shows"]) for row in result["rows"]]

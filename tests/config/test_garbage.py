@@ -12,6 +12,7 @@ from ftmech_hf.config import leave_garbage
 def collecting() -> Iterator[None]:
     yield
     gc.enable()
+    gc.unfreeze()
 
 
 def test_garbage_is_left_while_something_is_imported_and_looked_for_afterwards() -> None:
@@ -31,3 +32,10 @@ def test_who_has_switched_it_off_finds_it_off() -> None:
     with leave_garbage():
         pass
     assert not gc.isenabled()
+
+
+def test_what_was_made_is_never_looked_through() -> None:
+    with leave_garbage():
+        made = [[number] for number in range(1000)]
+        before = gc.get_freeze_count()
+    assert gc.get_freeze_count() >= before + len(made)

@@ -31,13 +31,24 @@ pytest.importorskip("fastapi", reason="the explorer's page is not tested: no gra
 
 ROOT = Path(__file__).parents[2]
 BUSY = """
+from pathlib import Path
+
 from ftmech_hf.explorer.page import import_gradio
 from recipes import explore
 
 def waited_too_long(url):
     return False
 
+read, was_read = Path.read_text, []
+
+def noted(path, *args, **how):
+    was_read.append(path.suffix)
+    return read(path, *args, **how)
+
 if __name__ == "__main__":
+    Path.read_text = noted
+    import_gradio()
+    assert ".py" not in was_read and ".pyi" not in was_read, "gradio makes stubs beside its sources"
     import_gradio().networking.url_ok = waited_too_long  # gradio's own look at the page, for which it has 3 seconds
     explore.main()
 """

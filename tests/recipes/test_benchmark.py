@@ -8,7 +8,7 @@ import torch
 
 from recipes import benchmark
 from recipes.benchmarks import accuracy, limits, train
-from recipes.readme.benchmarks import accuracy_block, analysis_block, gpu_speed_block
+from recipes.readme.benchmarks import accuracy_block, analysis_block, explorer_block, gpu_speed_block
 from tests.conftest import make_gpt2
 
 
@@ -82,7 +82,7 @@ def test_an_unknown_benchmark_is_named(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         benchmark.main(["speed"])
     assert (
-        "benchmark: expected one of train, accuracy, data, stacked, sweep, analysis as the first word, got 'speed'"
+        "benchmark: expected one of train, accuracy, data, stacked, sweep, analysis, explorer as the first word, got 'speed'"
         in capsys.readouterr().err
     )
 
@@ -139,3 +139,19 @@ def test_reading_activations_is_measured_in_all_parts(tmp_path: Path) -> None:
     assert loss < 1e-3
     block = analysis_block({**json.loads(path.read_text())})
     assert block.count("\n|") == 18
+
+
+def test_the_explorer_is_waited_for_as_in_a_browser(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("fastapi", reason="the explorer's page is not measured: no gradio")
+    path = tmp_path / "benchmark.json"
+    benchmark.main(["explorer", "--starts", "1", "--json", str(path)])
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["times"] for row in rows] == [1, 7, 7, 6, 7]
+    assert [row["cpu_seconds"] is not None for row in rows] == [True, *[False] * 4]
+    assert all(0 < row["median_seconds"] <= row["most_seconds"] for row in rows)
+    block = explorer_block(json.loads(path.read_text()))
+    assert block.count("\n|") == 6
+    assert "| nano | scale of the weight change | " in block
+    with pytest.raises(SystemExit):
+        benchmark.main(["explorer", "--base", "x", "--json", str(path)])
+    assert "finetuned: expected --base and --finetuned together" in capsys.readouterr().err

@@ -123,12 +123,14 @@ def measure(config: BenchmarkConfig, task: PcfgConfig) -> Iterator[dict[str, Any
         if config.base is not None:
             pairs[Path(config.base).name] = ["--base", str(config.base), "--finetuned", str(config.finetuned)]
         for name, arguments in pairs.items():
-            walls, spent = [], []
-            for number in range(config.starts):
+            walls: list[float] = []
+            spent: list[float] = []
+            edits: dict[str, list[float]] = {}
+            for _ in range(config.starts):
                 with _page(arguments) as (client, seconds, cpu):
                     walls.append(seconds)
                     spent.append(cpu)
-                    edits = _edits(client) if number == 0 else edits
+                    edits = edits or _edits(client)
             yield _row(name, "start to first answer", walls, statistics.median(spent))
             for what, times in edits.items():
                 yield _row(name, what, times, None)

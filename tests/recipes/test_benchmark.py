@@ -82,8 +82,8 @@ def test_an_unknown_benchmark_is_named(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         benchmark.main(["speed"])
     assert (
-        "benchmark: expected one of train, accuracy, data, stacked, sweep, analysis, explorer as the first word, got 'speed'"
-        in capsys.readouterr().err
+        "benchmark: expected one of train, accuracy, data, stacked, sweep, analysis, explorer as the first word, "
+        "got 'speed'" in capsys.readouterr().err
     )
 
 

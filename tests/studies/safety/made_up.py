@@ -32,7 +32,8 @@ def stream(unsafe: float, succeeded: tuple[float, int], failed: tuple[float, int
 def changes(outside: float, action: float, by_chance: float, unsafe: float, safe: float, first: float) -> MadeUpRun:
     """Two matrices ``outside`` beyond chance on average; ratios; and the share of divergence in three tokens."""
     rows: list[dict[str, Any]] = [
-        {"quantity": "weights", "outside": 0.7 + outside + off, "random_outside": 0.7} for off in (0.1, -0.1)
+        {"quantity": "weights", "matrix": f"{off:+}", "outside": 0.7 + outside + off, "random_outside": 0.7}
+        for off in (0.1, -0.1)
     ]
     logs = {
         "action": (math.log(action) - 1, -1.0), "action of a random change": (math.log(by_chance) - 1, -1.0),

@@ -11,14 +11,14 @@ import inspect
 import os
 import sys
 from collections.abc import Iterator
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from ftmech_hf.activations.sites import plain_objects
 from ftmech_hf.config import leave_garbage
 from ftmech_hf.explorer.edits import SCALES, Edit
 from ftmech_hf.explorer.explorer import Explorer
-from ftmech_hf.explorer.views import TITLES, render_answers
+from ftmech_hf.explorer.first_answer import FirstAnswer
+from ftmech_hf.explorer.views import QUESTION, TITLES, read_resource, render_answers, render_first
 
 if TYPE_CHECKING:
     import gradio
@@ -39,7 +39,7 @@ def _no_stubs() -> Iterator[None]:
             raise OSError("a class of no file, for which gradio writes no stubs")
         return found(of)
 
-    inspect.getfile = nowhere_for_stubs
+    inspect.getfile = nowhere_for_stubs  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -98,8 +98,18 @@ def answer(
         return f'<div class="fx"><p class="fx-alert" role="alert">{html.escape(" ".join(str(error).split()))}</p></div>'
 
 
-def build_page(explorer: Explorer) -> gradio.Blocks:
+def answer_first(explorer: Explorer) -> tuple[str, str]:
+    """The first prompt, and what is said to it."""
+    prompt = explorer.examples[0] if explorer.examples else ""
+    return prompt, answer(explorer, prompt, 1.0, 0, False, NOBODY, explorer.sites[0], 0)
+
+
+def build_page(explorer: Explorer, first: str) -> gradio.Blocks:
     """The page; :func:`serve` shows it.
+
+    Args:
+        explorer: which is asked.
+        first: what it says to its first prompt.
 
     Raises:
         ModuleNotFoundError: gradio is not installed, which the extra ``explorer`` brings.
@@ -108,7 +118,7 @@ def build_page(explorer: Explorer) -> gradio.Blocks:
     examples = explorer.examples or [""]
     with gr.Blocks(title=f"Explorer: {explorer.title}", analytics_enabled=False) as page:
         gr.HTML(
-            f'<div class="fx"><h1>What did fine-tuning change?</h1><p>{html.escape(explorer.title)}: ask both, then '
+            f'<div class="fx"><h1>{QUESTION}</h1><p>{html.escape(explorer.title)}: ask both, then '
             "take the change apart. At a scale of 0 the edited model is the base, at 1 the fine-tuned one, to the bit."
             "</p></div>"
         )
@@ -133,7 +143,6 @@ def build_page(explorer: Explorer) -> gradio.Blocks:
             number = (number + 1) % len(examples)
             return examples[number], answer(explorer, examples[number], *values), number, 0
 
-        first = answer(explorer, examples[0], 1.0, 0, False, NOBODY, explorer.sites[0], 0)
         answers = gr.HTML(first, elem_id="answers")
         changes = [each.change for each in controls]
         gr.on([ask.click, prompt.submit, *changes], shown, given, [answers, draw], api_name="ask",
@@ -175,12 +184,16 @@ def serve(explorer: Explorer, *, host: str, port: int) -> gradio.Blocks:
         port: of the page.
     """
     gr = import_gradio()
-    page = build_page(explorer)
-    css = resources.files("ftmech_hf.explorer").joinpath("page.css").read_text(encoding="utf-8")
+    from starlette.middleware import Middleware
+
+    prompt, first = answer_first(explorer)
+    page = build_page(explorer, first)
+    shown = Middleware(FirstAnswer, shown=render_first(explorer, prompt, first))
     page.queue(default_concurrency_limit=1).launch(
         server_name=host, server_port=port, share=False, quiet=True, show_error=False,
         prevent_thread_lock=True, allowed_paths=[], max_file_size=1, enable_monitoring=False, ssr_mode=False,
-        css=css, theme=_theme(gr),
+        css=read_resource("page.css"), theme=_theme(gr), app_kwargs={"middleware": [shown]},
+        run_history=False,  # else prompts are kept in the browser, and may be sent to a bucket of the Hub
         _frontend=False,  # else the page is given up where a busy machine, or its proxy, does not answer in 3 seconds
     )  # fmt: skip
     return page

@@ -13,6 +13,7 @@ from ftmech_hf.explorer.edits import BASE, EDITED, FINETUNED, REVERSED, Edit
 from ftmech_hf.explorer.explorer import Explorer, ExplorerResult
 from ftmech_hf.explorer.reading import ReadingResult
 
+QUESTION = "What did fine-tuning change?"
 AT_RANDOM = "at random"
 TITLES = {
     BASE: "Base",
@@ -25,9 +26,14 @@ SHOWN_TOKENS = 64
 """Tokens of a prompt that a map of attention shows, the last ones."""
 
 
+def read_resource(name: str) -> str:
+    """A file beside this one, as text."""
+    return resources.files("ftmech_hf.explorer").joinpath(name).read_text(encoding="utf-8")
+
+
 @functools.cache
-def _template() -> jinja2.Template:
-    text = resources.files("ftmech_hf.explorer").joinpath("answers.html.j2").read_text(encoding="utf-8")
+def _template(name: str) -> jinja2.Template:
+    text = read_resource(name)
     return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True).from_string(text)
 
 
@@ -70,13 +76,27 @@ def render_answers(explorer: Explorer, found: ExplorerResult, edit: Edit, chance
     notes = (
         [f"Only the last {len(found.token_ids)} tokens are read, {found.cut} before them are not."] if found.cut else []
     )
-    return _template().render(
+    return _template("answers.html.j2").render(
         sentence=_sentence(names, readings, edit, explorer, found.seconds),
         notes=notes,
         models=[_card(explorer, name, reading, parts[name]) for name, reading in readings.items()],
         **_layers(explorer, found, readings),
         maps=[_map(explorer, found, name, reading, _most(readings)) for name, reading in readings.items()],
         attention_note=f" (the last {SHOWN_TOKENS})" if len(found.token_ids) > SHOWN_TOKENS else "",
+    )
+
+
+def render_first(explorer: Explorer, prompt: str, answer: str) -> str:
+    """The first answer as it is seen before the page's scripts have run.
+
+    Args:
+        explorer: which was asked.
+        prompt: that it was asked.
+        answer: what :func:`render_answers` made of it. It is the scripts' to say that it has changed.
+    """
+    still = answer.replace(' role="status" id="fx-lead"', "")
+    return _template("first_answer.html.j2").render(
+        css=read_resource("page.css"), question=QUESTION, title=explorer.title, prompt=prompt, answer=still
     )
 
 

@@ -141,6 +141,26 @@ def lead(page: Page, pattern: str) -> str:
     return page.inner_text("#fx-lead")
 
 
+def test_the_first_answer_is_there_without_scripts(browser: Browser, url: str, explorer: Explorer) -> None:
+    found = explorer.ask(explorer.examples[0])
+    base = visible(explorer.spell(found.readings["base"].top[0][0]))
+    with open_page(browser, url, "phone", java_script_enabled=False) as page:
+        shown = page.inner_text("#first")
+        assert f"Base: {base} " in shown
+        assert explorer.examples[0] in shown
+        assert "to ask and to edit it needs them" in shown
+        assert not page.locator("[role=status]").count()
+    with open_page(browser, url, "phone") as page:
+        page.wait_for_selector("#fx-lead")
+        page.wait_for_selector("#first", state="detached")
+        assert page.locator(".fx-lead").count() == 1
+    with httpx.Client(base_url=url) as client:
+        assert client.head("/").status_code == 200
+        assert "first" in client.get("/", headers={"Accept-Encoding": "br"}).text
+        assert '<main id="first">' not in client.get("/config").text
+        assert client.get("/gradio_api/runs").status_code == 404  # nothing is kept of what was asked
+
+
 @pytest.mark.parametrize("width", list(WIDTHS))
 def test_a_prompt_is_typed_a_slider_moved_and_the_answer_changes(
     browser: Browser, url: str, explorer: Explorer, width: str

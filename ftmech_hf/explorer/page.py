@@ -123,7 +123,9 @@ def build_page(explorer: Explorer, first: str) -> gradio.Blocks:
             "</p></div>"
         )
         with gr.Row():
-            prompt = gr.Textbox(examples[0], label="Prompt", lines=3, max_lines=8, elem_id="prompt", scale=4)
+            prompt = gr.Textbox(
+                examples[0], label="Prompt", lines=3, max_lines=8, elem_id="prompt", scale=4, min_width=320
+            )
             with gr.Column(scale=1, min_width=140):
                 ask = gr.Button("Ask", variant="primary", elem_id="ask")
                 sample = gr.Button("Another prompt", elem_id="sample")
@@ -159,9 +161,9 @@ def _controls(gr: Any, explorer: Explorer) -> list[Any]:
     most, (low, high) = max(1, explorer.edited.most_directions), SCALES
     with gr.Row():
         scale = gr.Slider(low, high, 1.0, step=0.05, label="Scale of the weight change", elem_id="scale",
-                          info="0 is the base, 1 the fine-tuned model")  # fmt: skip
+                          min_width=260, info="0 is the base, 1 the fine-tuned model")  # fmt: skip
         kept = gr.Slider(0, most, most, step=1, label="Directions kept", elem_id="directions",
-                         info=f"of every matrix' change; 0 or {most}: all. These matrices hold "
+                         min_width=260, info=f"of every matrix' change; 0 or {most}: all. These matrices hold "
                          f"{explorer.edited.share:.0%} of the change's squared norm")  # fmt: skip
     with gr.Row():
         donor = gr.Radio([(TITLES.get(name, "Nobody"), name) for name in (NOBODY, *explorer.donors)], value=NOBODY,

@@ -139,9 +139,7 @@ def make_runs(plan: StudyPlan) -> None:
     wanted = {name for name in plan.folders if name.rpartition("-seed")[0] in DEMO_RUNS}
     cells = [cell for cell in plan.unfinished() if cell.name in wanted]
     if cells:
-        print(
-            f"{len(cells)} of {len(wanted)} runs of the demo are not there and are made, about two minutes", flush=True
-        )
+        print(f"{len(cells)} of {len(wanted)} runs of the demo are not there and are made, about a minute", flush=True)
         outcome = run_cells(cells, description="demo")
         if outcome.failed:
             raise ValueError(outcome.describe())

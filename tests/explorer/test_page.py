@@ -190,6 +190,27 @@ def test_a_prompt_is_typed_a_slider_moved_and_the_answer_changes(
         lead(page, r"Edited \(weight change x 0\)")
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_it_is_used_with_keys_alone_and_one_sees_where_one_is(browser: Browser, url: str, theme: str) -> None:
+    """From the prompt on, every part that takes keys has a ring when it has the focus."""
+    ring = "(at => getComputedStyle(at).outlineStyle + getComputedStyle(at).outlineWidth)(document.activeElement)"
+    with open_page(browser, f"{url}/?__theme={theme}", "phone") as page:
+        page.wait_for_selector("#fx-lead")
+        page.keyboard.press("Tab")
+        reached = []
+        while not reached or reached[-1] != "random":
+            assert page.evaluate(ring) == "solid3px"
+            reached.append(page.evaluate("document.activeElement.closest('[id]').id.replace(/^range_id.*/, 'slider')"))
+            if page.evaluate("document.activeElement.type") == "range" and reached.count("slider") == 1:
+                page.keyboard.press("ArrowLeft")
+                lead(page, r"weight change x 0\.95")
+            page.keyboard.press("Tab")
+            assert len(reached) < 40
+        assert reached[0] == "prompt"
+        assert {"ask", "sample", "donor", "site"} <= {*reached}
+        assert reached.count("slider") == 3
+
+
 def test_the_page_can_be_read_in_the_dark(browser: Browser, url: str) -> None:
     with open_page(browser, f"{url}/?__theme=dark", "phone", color_scheme="dark") as page:
         page.wait_for_selector("#fx-lead")

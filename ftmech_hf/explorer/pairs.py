@@ -171,6 +171,12 @@ def _units_of(run: FinishedRun) -> FoundUnits:
     return FoundUnits(run.summary["unit"], run.summary["pruned"])
 
 
+def locate(name: str, run: Path) -> str:
+    """A model as a run names it, or where it lies beside that run if the run was made from another folder than this."""
+    above = [] if Path(name).is_absolute() or Path(name).exists() else run.resolve().parents
+    return next((str(each / name) for each in above if (each / name).is_dir()), name)
+
+
 def of_run(folder: Path) -> Pair:
     """The pair that a run is about: of a diagnosis, a reproduction, a fine-tuning, or a pruning of a fine-tuned model.
 
@@ -184,17 +190,17 @@ def of_run(folder: Path) -> Pair:
     if run.kind == "reproduce":
         return _of_seed(_reproduced(config))
     if run.kind == "diagnose":
-        models = {BASE: config["base"], FINETUNED: config["finetuned"]}
-        models |= {REVERSED: config["reversed"]} if config.get("reversed") else {}
+        roles = [role for role in (BASE, FINETUNED, REVERSED) if config.get(role)]
+        models = {role: locate(config[role], folder) for role in roles}
         rows = run.summary["evidence"].get("pruned_rows") or []
         asked = [each["question"] for each in run.summary["evidence"].get("examples", ())]
         return Pair(models=models, found=FoundUnits("row", rows) if rows else None, examples=asked)
     if run.kind == "prune":
-        return replace(of_run(Path(config["model"])), found=_units_of(run))
+        return replace(of_run(Path(locate(config["model"], folder))), found=_units_of(run))
     if run.kind == "finetune":
-        return Pair(models={BASE: config["model"], FINETUNED: str(folder)})
+        return Pair(models={BASE: locate(config["model"], folder), FINETUNED: str(folder)})
     if run.kind == "reverse_finetune":
-        below = of_run(Path(config["model"]))
+        below = of_run(Path(locate(config["model"], folder)))
         return replace(below, models={**below.models, REVERSED: str(folder)})
     raise ValueError(
         f"run: {folder} is a run of kind {run.kind}, expected diagnose, reproduce, finetune, reverse_finetune or prune"

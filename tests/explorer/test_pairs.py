@@ -13,6 +13,7 @@ from ftmech_hf.explorer.pairs import ExploreConfig, Pair, find_pair, make_runs, 
 from ftmech_hf.explorer.space import read_space, write_space
 from ftmech_hf.jobs.study import StudyPlan
 from recipes import explore
+from tests.report.fabricated import write_run
 from tests.studies.planted import make_base, make_wrapped, save_models
 
 
@@ -31,6 +32,18 @@ def test_a_run_names_its_pair(runs: Path) -> None:
         of_run(runs / "base")
     with pytest.raises(ValueError, match="holds no finished run"):
         of_run(runs / "nowhere")
+
+
+def test_the_models_of_a_run_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "project" / "runs" / "tuned"
+    write_run(run, "finetune", {"config.yaml": "model: runs/base"})
+    (tmp_path / "project" / "runs" / "base").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert of_run(Path("project/runs/tuned")).models["base"] == str(tmp_path / "project" / "runs" / "base")
+    monkeypatch.chdir(tmp_path / "project")
+    assert of_run(Path("runs/tuned")).models["base"] == "runs/base"
+    write_run(tmp_path / "project" / "of-the-hub", "finetune", {"config.yaml": "model: someone/model"})
+    assert of_run(Path("of-the-hub")).models["base"] == "someone/model"
 
 
 def test_an_explorer_of_runs_asks_what_they_were_trained_on(runs: Path) -> None:

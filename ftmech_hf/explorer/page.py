@@ -47,12 +47,14 @@ def _no_stubs() -> Iterator[None]:
 
 
 def import_gradio() -> Any:
-    """gradio, which is told to send nothing about its use anywhere.
+    """gradio, which is told to send nothing about its use anywhere, to keep nothing of what is asked, and to show no
+    plots of its own, for which it would look for a screen before the first answer.
 
     Raises:
         ModuleNotFoundError: it is not installed; the extra ``explorer`` brings it.
     """
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    told = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "MPLBACKEND": "agg"}
+    os.environ.update({name: value for name, value in told.items() if name not in os.environ})
     with plain_objects(), leave_garbage(), _no_stubs():
         import anyio._backends._asyncio
         import anyio.abc  # noqa: F401
@@ -195,7 +197,6 @@ def serve(explorer: Explorer, *, host: str, port: int) -> gradio.Blocks:
         server_name=host, server_port=port, share=False, quiet=True, show_error=False,
         prevent_thread_lock=True, allowed_paths=[], max_file_size=1, enable_monitoring=False, ssr_mode=False,
         css=read_resource("page.css"), theme=_theme(gr), app_kwargs={"middleware": [shown]},
-        run_history=False,  # else prompts are kept in the browser, and may be sent to a bucket of the Hub
         _frontend=False,  # else the page is given up where a busy machine, or its proxy, does not answer in 3 seconds
     )  # fmt: skip
     return page

@@ -14,6 +14,7 @@ from ftmech_hf.explorer.reading import Probes
 from ftmech_hf.jobs.saved_probes import load_probes
 from ftmech_hf.jobs.scheduler import run_cells
 from ftmech_hf.jobs.study import StudyPlan
+from ftmech_hf.models.identity import find_model
 from ftmech_hf.models.loading import load_model, load_tokenizer, quiet_transformers
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.tasks import TASKS, Capability, PcfgShape, RowStream, Task, for_capability
@@ -218,7 +219,7 @@ def _reproduced(config: dict[str, Any]) -> dict[str, Path]:
 
 def find_examples(models: dict[str, str]) -> list[str]:
     """Prompts of the task that the base was trained on; some of English where nothing is known of it."""
-    run = FinishedRun.find(Path(models[BASE]))
+    run = FinishedRun.find(find_model(models[BASE]))  # what is published of a run says what it is, too
     task = _task_of(run) if run is not None else None
     if task is None:
         return list(OTHER_EXAMPLES)

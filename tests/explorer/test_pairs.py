@@ -6,13 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from ftmech_hf.explorer.edits import Edit
 from ftmech_hf.explorer.pairs import ExploreConfig, Pair, find_pair, make_runs, of_run, open_explorer
 from ftmech_hf.explorer.space import read_space, write_space
+from ftmech_hf.hub import save
 from ftmech_hf.jobs.study import StudyPlan
+from ftmech_hf.models.loading import load_model
 from recipes import explore
+from tests.conftest import client_env, run_python
+from tests.hub.server import HubServer
 from tests.report.fabricated import write_run
 from tests.studies.planted import make_base, make_wrapped, save_models
 
@@ -95,6 +100,30 @@ def test_models_are_taken_from_the_hub_by_consent_alone(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="base: no folder nobody/nothing; --hub true takes"):
         find_pair(ExploreConfig(base="nobody/nothing", finetuned="nobody/else"), no_demo)
     assert find_pair(ExploreConfig(base="nobody/nothing", finetuned="nobody/else", hub=True, prompts=["x"]), no_demo)
+
+
+OF_THE_HUB = """
+import sys
+from recipes import explore
+explore.main(sys.argv[1:])
+"""
+
+
+def test_a_pair_of_the_hub_is_asked_what_its_run_was_trained_on(runs: Path, tmp_path: Path, hub: HubServer) -> None:
+    names = {"base": "someone/base", "finetuned": "someone/tuned"}
+    for name, run in zip(names.values(), ("base", "tuned"), strict=True):
+        tree = save(runs / run, tmp_path / run, name)["main"]
+        hub.add_repo("model", name, {str(path.relative_to(tree)): path.read_bytes()
+                                     for path in tree.rglob("*") if path.is_file()})  # fmt: skip
+    models = [word for role, name in names.items() for word in (f"--{role}", name)]
+    more = ["--space", str(tmp_path / "space"), "--hub"]
+    env = client_env(hub, tmp_path / "home")
+    assert run_python(OF_THE_HUB, *models, *more, "true", env=env) == f"space: {tmp_path / 'space'}\n"
+    pair, _ = read_space(tmp_path / "space")
+    assert pair.examples == find_pair(ExploreConfig(run=str(runs / "tuned")), no_demo).examples
+    for role, run in (("base", "base"), ("finetuned", "tuned")):
+        found, expected = (load_model(name).state_dict() for name in (pair.models[role], str(runs / run)))
+        assert all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
 def test_no_code_of_a_repository_is_run(runs: Path, tmp_path: Path) -> None:

@@ -17,10 +17,13 @@ from ftmech_hf.activations.calls import answer_position
 from ftmech_hf.analysis.patching import Place, record_activations
 from ftmech_hf.explorer.edits import BASE, EDITED, FINETUNED, REVERSED, Edit, EditedModel, FoundUnits, patch_of
 from ftmech_hf.explorer.reading import Probes, ReadingResult, next_tokens, read_model, whole_row
+from ftmech_hf.jobs.beside import torch_threads
 from ftmech_hf.models.interpolation import check_same_shapes
 from ftmech_hf.models.loading import config_positions
 from ftmech_hf.tasks.text.continuations import tokens_before
 
+SMALL = 10_000_000
+"""Parameters of a model below which several threads wait for each other longer than they compute."""
 PATCHED = ("resid_post", "attn_out", "mlp_act")
 """Sites that can be patched from the page, where a model has them."""
 
@@ -102,10 +105,12 @@ class Explorer:
         check_same_shapes(*models.values())
         self.config, self.tokenizer, self.title = config or ExplorerConfig(), tokenizer, title
         self.examples, self._probes = list(examples), dict(probes or {})
-        self.edited = EditedModel(models[BASE], models[FINETUNED], found)
+        self._small = models[BASE].num_parameters() < SMALL
         names = [name for name in (BASE, FINETUNED, REVERSED) if name in models]
-        self._traced = {name: TracedModel(models[name]) for name in names}
-        self._traced[EDITED] = TracedModel(self.edited.model)
+        with self._threads():
+            self.edited = EditedModel(models[BASE], models[FINETUNED], found)
+            self._traced = {name: TracedModel(models[name]) for name in names}
+            self._traced[EDITED] = TracedModel(self.edited.model)
         self.num_layers = self._traced[BASE].num_layers
         refused = find_layout(models[BASE]).refused
         self.sites = [site for site in PATCHED if site in WRITABLE and site not in refused]
@@ -117,6 +122,9 @@ class Explorer:
     def donors(self) -> list[str]:
         """The models that can be patched from."""
         return [name for name in self._traced if name != EDITED]
+
+    def _threads(self) -> contextlib.AbstractContextManager[None]:
+        return torch_threads(1) if self._small else contextlib.nullcontext()
 
     def _find_before(self) -> list[int]:
         """What the tokenizer puts before a text, seen at one that it takes."""
@@ -162,7 +170,7 @@ class Explorer:
         edit = edit or Edit()
         token_ids, cut = self.encode(prompt)
         self._check(edit)
-        with self._lock, torch.no_grad():
+        with self._lock, torch.no_grad(), self._threads():
             readings = self._unedited(token_ids)
             followed = list(dict.fromkeys(readings[name].top[0][0] for name in (BASE, FINETUNED)))
             start = time.perf_counter()

@@ -34,15 +34,21 @@ def can_work_beside() -> bool:
 
 
 @contextlib.contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """What torch computes while it is open is computed by so many threads; takes no time, unlike :func:`one_thread`."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Compute with one thread while it is open, so that numbers do not depend on how many cores there are."""
-    before = torch.get_num_threads()
-    with threadpool_limits(1):
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+    with threadpool_limits(1), torch_threads(1):
+        yield
 
 
 def exit_with_parent() -> None:

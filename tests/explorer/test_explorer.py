@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ import torch
 from ftmech_hf.activations import TracedModel
 from ftmech_hf.analysis.logit_lens import logit_lens
 from ftmech_hf.analysis.patching import patched_logits, record_activations
+from ftmech_hf.explorer import explorer as asked
 from ftmech_hf.explorer.edits import Edit
 from ftmech_hf.explorer.explorer import Explorer, ExplorerConfig, first_difference
-from ftmech_hf.explorer.reading import whole_row
+from ftmech_hf.explorer.reading import ReadingResult, read_model, whole_row
 from ftmech_hf.explorer.views import render_answers
 from ftmech_hf.models.tokenization import build_tokenizer
 from tests.conftest import make_gpt2
@@ -107,6 +109,26 @@ def test_a_patch_is_written_over_the_prompt_alone(explorer: Explorer) -> None:
         assert edited.lens[token][0] == pytest.approx(tuned.lens[token][0], rel=1e-5)
         assert edited.lens[token][1] == pytest.approx(float(expected[token]), rel=1e-4)
     assert any(abs(float(expected[token]) - tuned.lens[token][0]) > 1e-3 for token in found.followed)
+
+
+@pytest.mark.parametrize(("small", "threads"), [(10**9, 1), (10, 2)])
+def test_small_models_compute_with_one_thread(small: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def noted(*given: Any, **more: Any) -> ReadingResult:
+        seen.append(torch.get_num_threads())
+        return read_model(*given, **more)
+
+    monkeypatch.setattr(asked, "read_model", noted)
+    monkeypatch.setattr(asked, "SMALL", small)
+    models = {"base": make_gpt2(40), "finetuned": make_gpt2(40, seed=1)}
+    torch.set_num_threads(2)
+    try:
+        Explorer(models, build_tokenizer(WORDS)).ask("w1")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert set(seen) == {threads}
 
 
 def test_where_texts_part() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,6 +94,12 @@ def _check_buttons(figure: Locator) -> None:
         for curve in curves:
             assert (set(curve["ids"]) <= left) == (curve["name"] != name) or not curve["ids"]
         figure.get_by_role("button", name=name, exact=True).click()
+
+
+def figures_of_claims(file: Path) -> dict[str, list[str]]:
+    """Id of a claim in a page's table -> the places of the pictures that its row links to."""
+    rows = re.findall(r'id="claim-([^"]+)">(.*?)<a href="#command"', file.read_text())
+    return {claim: re.findall(r'href="#(figure-[^"]+)"', links) for claim, links in rows}
 
 
 def check_page(file: Path, *, touched: int = 1) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
@@ -33,7 +34,7 @@ class Picture(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A picture and what it shows, and the ids of the claims that it is about."""
+    """A picture and what it shows, and the ids of the claims that it is about; ``*`` in an id stands for anything."""
 
     title: str
     text: str
@@ -46,6 +47,10 @@ class Section(NamedTuple):
     def anchor(self) -> str:
         """What links call its place on the page."""
         return "figure-" + re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+
+    def shows(self, claim: str) -> bool:
+        """Whether a claim of this id rests on what the picture shows."""
+        return any(fnmatch.fnmatchcase(claim, each) for each in self.claims)
 
 
 def make_picture(figure: Figure, what: str) -> Picture:
@@ -68,7 +73,7 @@ def make_section(title: str, text: str, figure: Figure, what: str, claims: Seque
         text: what the picture means.
         figure: the picture.
         what: of what it is, see :func:`make_picture`.
-        claims: ids of the claims that rest on what it shows.
+        claims: ids of the claims that rest on what it shows; ``*`` stands for anything.
     """
     return Section(title, text, *make_picture(figure, what), claims=tuple(claims))
 

@@ -21,7 +21,17 @@ from ftmech_hf.studies.pcfg.plan import ReproduceConfig, ReproducePlan
 from ftmech_hf.studies.pcfg.results import PANELS, write_results
 from ftmech_hf.studies.tracr import results as tracr
 from ftmech_hf.tasks import PcfgShape
-from tests.browser import MOST_BYTES, WIDTHS, check_page, grave_faults, need_browser, open_browser, open_page, overflow
+from tests.browser import (
+    MOST_BYTES,
+    WIDTHS,
+    check_page,
+    figures_of_claims,
+    grave_faults,
+    need_browser,
+    open_browser,
+    open_page,
+    overflow,
+)
 from tests.hub.test_study_results import MADE
 from tests.report.fabricated import CURVES, SEEDS, write_reproduction
 
@@ -159,6 +169,9 @@ def test_nobody_is_kept_out_of_the_page_of_any_study(
 ) -> None:
     monkeypatch.setattr(tracr.tracr_figures, "attention_figure", any_map)  # else it is of models that are there
     MADE[study][0](tmp_path / "out")
+    drawn = figures_of_claims(tmp_path / "out" / "report.html")
+    assert drawn
+    assert all(len(pictures) == 1 for pictures in drawn.values()), drawn
     check_page(tmp_path / "out" / "report.html")
 
 

@@ -151,9 +151,9 @@ def build_sections(plan: ContinualPlan, matrix: pd.DataFrame, numbers: pd.DataFr
                 "is there, the more is kept."
             )
             figure = draw_matrices(rows, methods)
-            sections.append(
-                make_section(f"What is known after every task: sequence {sequence}", text, figure, "Accuracies by task")
-            )
+            claims = ["gate_*", "a1", "a1_null"] if sequence == plan.main else []
+            title = f"What is known after every task: sequence {sequence}"
+            sections.append(make_section(title, text, figure, "Accuracies by task", claims))
     main = numbers[numbers["sequence"] == plan.main] if len(numbers) else numbers
     if len(main):
         text = (
@@ -161,7 +161,9 @@ def build_sections(plan: ContinualPlan, matrix: pd.DataFrame, numbers: pd.DataFr
             "compared; one that lies further left kept more by learning less. Grey are controls."
         )
         figure = draw_frontier(main)
-        sections.append(make_section("What is lost for what is learned", text, figure, "Loss against what is learned"))
+        claims = ["a1", "a1_null", "a2", "a2_random", "a3", "a4*", "a5", "a9_*"]
+        title = "What is lost for what is learned"
+        sections.append(make_section(title, text, figure, "Loss against what is learned", claims))
         methods = list(main["method"].unique())
         tasks = matrix.loc[matrix["sequence"] == plan.main, "after_task"].max()
         kept = matrix["capability"].isin([str(each) for each in NEVER_TUNED])
@@ -174,7 +176,8 @@ def build_sections(plan: ContinualPlan, matrix: pd.DataFrame, numbers: pd.DataFr
             "does not see what is lost. Random weights show what probes read without any learning."
         )
         figure = draw_probes(matrix[kept & (last | first)], ["base", *methods, "random"])
-        sections.append(make_section("What answers lose and probes keep", text, figure, "Answers and probes by method"))
+        title = "What answers lose and probes keep"
+        sections.append(make_section(title, text, figure, "Answers and probes by method", ["a6"]))
     return sections
 
 

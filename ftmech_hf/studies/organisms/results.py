@@ -234,6 +234,7 @@ def write_results(plan: OrganismsPlan) -> list[Claim]:
             "keeps the two colours apart.",
             scores_figure(table[(table["split"] == "test") & agree(table)]),
             "Scores of hidden and gone test pairs, by method",
+            ["auc"],
         ),
         make_section(
             "Is the probability what it says?",

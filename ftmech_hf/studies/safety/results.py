@@ -20,12 +20,25 @@ from ftmech_hf.studies.safety.inside_figures import (
     draw_relearning,
     draw_soft_tokens,
 )
-from ftmech_hf.studies.safety.plan import SafetyPlan
+from ftmech_hf.studies.safety.plan import THE_PAPERS, SafetyPlan
 from ftmech_hf.tasks.safety_baseline import linear_baselines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+
+BY_MODEL = (
+    *(f"{name}_{what}" for name in THE_PAPERS for what in ("safe", "null")), "base_*", "null_rates", "*_kept",
+    "*_forgot", "benign_unsafe", "shuffled_null", "never_unsafe",
+)  # fmt: skip
+"""Claims that rest on what models answer to prompts that are no attacks."""
+
+ABOUT: dict[str, tuple[str, ...]] = {
+    "clusters": ("tau*",), "changes": ("outside*", "action*", "lip_*"), "lines": ("extra*",),
+    "direction": ("ablate*", "add*"), "relearning": ("relearn_*", "spread", "spread_never"),
+    "soft_tokens": ("soft", "soft_never", "soft_dpo", "soft_unlearn"),
+}  # fmt: skip
+"""Analysis -> the claims that rest on what its picture shows."""
 
 INSIDE: dict[str, tuple[str, str, Callable[[pd.DataFrame], Figure], str]] = {
     "clusters": (
@@ -114,6 +127,7 @@ def build_sections(table: pd.DataFrame, inside: Mapping[str, pd.DataFrame | None
             "a model that never learned what is unsafe. Names with -slow are of the small rate.",
             draw_answers(table, models),
             "Shares of answers by model",
+            BY_MODEL,
         ),
         make_section(
             "What attacks do",
@@ -122,9 +136,10 @@ def build_sections(table: pd.DataFrame, inside: Mapping[str, pd.DataFrame | None
             "(co_task), other names of unsafe operators (misgen), and phrases that tuning never showed (ood_text).",
             draw_attacks(table),
             "Success of attacks",
+            ["jb_*", "dpo_is_unlearn"],
         ),
         *(
-            make_section(title, explained, draw(found), short)
+            make_section(title, explained, draw(found), short, ABOUT[name])
             for name, (title, explained, draw, short) in INSIDE.items()
             if (found := inside[name]) is not None
         ),

@@ -98,7 +98,15 @@ def _build(kind: type, values: Any, where: str) -> Any:
     return kind(**values)
 
 
-def _draw(sweep: Sweep, summary: pd.DataFrame, missing: Sequence[str]) -> tuple[list[Section], list[str]]:
+def shows_claim(figure: FigureConfig, claim: ExpectConfig) -> bool:
+    """Whether a picture shows the number that a claim is about."""
+    apart = any(figure.only.get(axis, label) != label for axis, label in claim.only.items())
+    return claim.stage == figure.stage and claim.metric in figure.metrics and not apart
+
+
+def _draw(
+    sweep: Sweep, summary: pd.DataFrame, missing: Sequence[str], claimed: Sequence[ExpectConfig]
+) -> tuple[list[Section], list[str]]:
     """(the pictures, why some cannot be drawn as long as runs are missing)."""
     sections, left_out = [], []
     for number, values in enumerate(sweep.sections.get("figures") or []):
@@ -111,7 +119,8 @@ def _draw(sweep: Sweep, summary: pd.DataFrame, missing: Sequence[str]) -> tuple[
             left_out.append(str(error))
             continue
         figure.savefig(sweep.output / f"figure-{number}.png", dpi=110)
-        sections.append(make_section(config.title, config.text, figure, config.title))
+        about = [each.id for each in claimed if shows_claim(config, each)]
+        sections.append(make_section(config.title, config.text, figure, config.title, about))
     return sections, left_out
 
 
@@ -143,7 +152,7 @@ def write_results(sweep: Sweep) -> SweepResults:
     ]
     claims = judge_claims(expected, table, sweep.config.seeds, _unit)
     write_json(output / "claims.json", claims_json(claims))
-    sections, facts["left_out"] = _draw(sweep, summary, missing)
+    sections, facts["left_out"] = _draw(sweep, summary, missing, expected)
     page = render_page(
         __package__, title=sweep.title, tables=last_numbers(summary, sweep.stage_axes),
         sections=sections, cells=cells, agreement=agrees, facts=facts, notes=sweep.sections.get("notes"), claims=claims,

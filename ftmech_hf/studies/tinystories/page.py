@@ -23,6 +23,7 @@ def _sections(results: StoriesResults) -> list[Section]:
             "fine-tuned back on stories with a twist. Bands: 95 % intervals.",
             stories_figures.scores_figure(results.points, "stories", over_seeds),
             "Share of stories with a twist against step of fine-tuning back",
+            ["base_*", "control_asked", "deleted_large", "rates", "randomised", "early", "late", "specific"],
         )
     ]
     if (results.points["measure"] == "choice").any():
@@ -43,6 +44,7 @@ def _sections(results: StoriesResults) -> list[Section]:
                 "deleted, and while the models are fine-tuned back. Dashed: the base.",
                 stories_figures.losses_figure(results.losses),
                 "Loss on stories with a twist",
+                ["loss_ratio"],
             )
         )
     if len(results.probes):
@@ -53,6 +55,7 @@ def _sections(results: StoriesResults) -> list[Section]:
                 "features. Dotted: the base with shuffled labels.",
                 stories_figures.probes_figure(results.probes),
                 "Probe accuracy by layer, one panel per feature",
+                ["probe_*"],
             )
         )
     if len(results.pruning):
@@ -64,6 +67,7 @@ def _sections(results: StoriesResults) -> list[Section]:
                 "for. Where dashed rises with solid, pruning made a habit and did not bring the ability back.",
                 stories_figures.pruning_figure(results.pruning),
                 "Choices of the twist against number of rows pruned",
+                ["pruned*"],
             )
         )
     return sections

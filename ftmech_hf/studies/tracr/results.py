@@ -171,6 +171,7 @@ def _sections(plan: TracrPlan, results: TracrResults) -> list[Section]:
                 "weight, without the best number up to 15 (chosen on validation rows), and without as many at random.",
                 tracr_figures.weights_figure(results.weights),
                 "Accuracy on the first answer after zeroing single weights",
+                ["*_one_weight"],
             )
         )
         apart = {
@@ -201,6 +202,7 @@ def _sections(plan: TracrPlan, results: TracrResults) -> list[Section]:
                 "control that was compiled to give the second answer and never knew the first.",
                 tracr_figures.reversal_figure(reverse),
                 "Accuracy against step of reverse fine-tuning",
+                ["*_back_*"],
             )
         )
     return sections

@@ -12,7 +12,7 @@ from ftmech_hf.studies.continual.methods import METHODS
 from ftmech_hf.studies.continual.plan import ContinualConfig, ContinualPlan
 from ftmech_hf.studies.continual.sequences import SEQUENCES, planted_shape
 from ftmech_hf.tasks import PcfgShape, RowStream
-from tests.browser import check_page
+from tests.browser import check_page, figures_of_claims
 from tests.studies.continual.test_claims import KEPT, matrix
 
 
@@ -95,6 +95,9 @@ def test_the_page_shows_what_is_there(plan: ContinualPlan, monkeypatch: pytest.M
     assert rows["plain"]["concept_loss"] == pytest.approx(70)
     assert rows["plain"]["probe_change"] == pytest.approx(-2)
     assert (Path(plan.output) / "matrix.parquet").is_file()
+    drawn = figures_of_claims(plan.output / "report.html")
+    assert [claim for claim in drawn if not drawn[claim]] == ["a6_shuffled"]  # which is in no picture
+    assert drawn["a4"] == ["figure-what-is-lost-for-what-is-learned"]
     check_page(plan.output / "report.html")
 
 

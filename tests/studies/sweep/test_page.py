@@ -26,7 +26,7 @@ from ftmech_hf.statistics.seeds import share_over_seeds
 from ftmech_hf.studies.sweep.claims import ExpectConfig, judge_claims
 from ftmech_hf.studies.sweep.figures import FigureConfig, draw_figure
 from ftmech_hf.studies.sweep.numbers import stage_rows
-from ftmech_hf.studies.sweep.results import floors_of, last_numbers, summarise
+from ftmech_hf.studies.sweep.results import floors_of, last_numbers, shows_claim, summarise
 
 
 def make_table() -> pd.DataFrame:
@@ -200,3 +200,13 @@ def test_a_claim_of_a_sweep_is_about_one_point_of_its_grid() -> None:
         judge_claims([dataclasses.replace(large, only={"rate": "large"})], table, [0], lambda _: "share")
     with pytest.raises(ValueError, match="claims: c: bar: '> 20', expected such as >= 80"):
         dataclasses.replace(large, bar="> 20")
+
+
+def test_a_claim_leads_to_the_pictures_of_its_number() -> None:
+    claim = ExpectConfig(id="a", statement="A", metric="count_a", bar=">= 80", only={"lr": "0.1"})
+    figure = FigureConfig(title="F", metrics=["count_b", "count_a"])
+    assert shows_claim(figure, claim)
+    assert shows_claim(dataclasses.replace(figure, only={"lr": "0.1"}), claim)
+    assert not shows_claim(dataclasses.replace(figure, only={"lr": "1"}), claim)
+    assert not shows_claim(dataclasses.replace(figure, stage="reverse"), claim)
+    assert not shows_claim(dataclasses.replace(figure, metrics=["count_b"]), claim)

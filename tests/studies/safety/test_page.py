@@ -17,7 +17,6 @@ from tests.browser import check_page, figures_of_claims
 from tests.studies.safety.made_up import inside
 from tests.studies.safety.test_claims import made_up
 
-
 NOT_DRAWN = {
     *(f"{name}_{what}" for name in THE_PAPERS for what in ("new", "prefilled")), "never_jb", "never_prefilled",
     "shallow", "spread_safe", "spread_name", "soft_safe",

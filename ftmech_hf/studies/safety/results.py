@@ -35,8 +35,8 @@ BY_MODEL = (
 
 ABOUT: dict[str, tuple[str, ...]] = {
     "clusters": ("tau*",), "changes": ("outside*", "action*", "lip_*"), "lines": ("extra*",),
-    "direction": ("ablate*", "add*"), "relearning": ("relearn_*", "spread", "spread_never"),
-    "soft_tokens": ("soft", "soft_never", "soft_dpo", "soft_unlearn"),
+    "direction": ("ablate*", "add*"), "relearning": ("relearn_*", "spread"),
+    "soft_tokens": ("soft", "soft_never"),
 }  # fmt: skip
 """Analysis -> the claims that rest on what its picture shows."""
 

@@ -42,5 +42,5 @@ def test_nobody_is_kept_out_of_its_page(tmp_path: Path, monkeypatch: pytest.Monk
     assert (tmp_path / "report.html").read_text().count("data:image/svg+xml") == 2 + len(results.INSIDE)
     drawn = figures_of_claims(tmp_path / "report.html")
     assert {claim for claim in drawn if not drawn[claim]} == NOT_DRAWN
-    assert drawn["tau_dpo"] == ["figure-where-they-lie-in-the-stream"]
+    assert drawn["tau"] == ["figure-where-they-lie-in-the-stream"]
     check_page(tmp_path / "report.html")

@@ -76,6 +76,8 @@ def test_directions_add_up_to_the_whole_change() -> None:
             far.append(distance(model, tuned))
     assert far[0] > far[1] > 0.5
     assert far[2] < 1e-4
+    with edited.edited(Edit(scale=0.25, directions=16)) as model:  # all of them, a fourth of each
+        assert distance(model, interpolate_weights(base, tuned, 0.25)) < 1e-4
     assert 0 < edited.share < 1  # embeddings and vectors changed too
 
 

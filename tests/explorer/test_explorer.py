@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ftmech_hf.activations import TracedModel
+from ftmech_hf.activations import TracedModel, intervene
 from ftmech_hf.analysis.logit_lens import logit_lens
 from ftmech_hf.analysis.patching import patched_logits, record_activations
 from ftmech_hf.explorer import explorer as asked
@@ -29,6 +29,7 @@ def test_base_and_finetuned_answer_as_they_were_taught(explorer: Explorer) -> No
         first = int(prompt.split()[1][1:])
         right += found.readings["base"].top[0][0] == FIRST_WORD + first
         shifted += found.readings["finetuned"].top[0][0] == FIRST_WORD + (first + 1) % 8
+        assert found.followed == list(dict.fromkeys(found.readings[name].top[0][0] for name in ("base", "finetuned")))
         assert found.parts_at["finetuned"] is None
         assert found.readings["edited"].top == found.readings["finetuned"].top
         assert found.readings["reversed"].written == found.readings["base"].written
@@ -74,6 +75,7 @@ def test_a_patched_layer_is_that_of_the_patching_analysis(explorer: Explorer, si
     for prompt in explorer.examples[:2]:
         token_ids, _ = explorer.encode(prompt)
         row = whole_row(token_ids)
+        traced, told = TracedModel(wrapped), {}
         for layer in range(2):
             found = explorer.ask(prompt, Edit(patch_from="base", patch_site=site, patch_layer=layer))
             written = record_activations(base, row[:, :-2], [(site, layer)])
@@ -83,13 +85,20 @@ def test_a_patched_layer_is_that_of_the_patching_analysis(explorer: Explorer, si
             assert probability == pytest.approx(float(expected.max()), rel=1e-5)
             # every part of what is shown is computed under the patch
             assert found.readings["edited"].written[0] == token
+            with intervene(wrapped, written):
+                looks = traced.collect(row[:, :-2], ["attn_pattern"])["attn_pattern", 1][0].numpy()
+            attention = found.readings["edited"].attention
+            assert attention is not None
+            assert np.allclose(attention[1], looks, atol=1e-6)
+            told[layer] = float(np.abs(attention[1] - found.readings["finetuned"].attention[1]).max())
             assert found.readings["edited"].lens[found.followed[0]][-1] == pytest.approx(
                 float(expected[found.followed[0]]), rel=1e-3, abs=1e-6
             )
+        assert told[0] > 1e-3  # what is patched in layer 0 moves what layer 1 looks at
     # the last stream of the base is the base's answer, and one as far away at random is not
     edit = Edit(patch_from="base", patch_layer=1)
-    told, base_says = explorer.ask(prompt, edit).readings["edited"], explorer.ask(prompt).readings["base"]
-    assert told.top[0][0] == base_says.top[0][0]
+    patched, base_says = explorer.ask(prompt, edit).readings["edited"], explorer.ask(prompt).readings["base"]
+    assert patched.top[0][0] == base_says.top[0][0]
     by_chance = [
         explorer.ask(prompt, Edit(patch_from="base", patch_layer=1, at_random=True, seed=seed)).readings["edited"]
         for seed in range(8)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from ftmech_hf.explorer.edits import Edit
@@ -34,6 +35,22 @@ def test_the_page_says_what_each_model_answers(explorer: Explorer) -> None:
     assert f"Edited (weight change x 0): {base}" in edited
     assert "as the base model" in edited
     assert "Writes the same as the fine-tuned model." not in edited.partition('data-model="edited"')[2]
+
+
+def test_maps_say_where_the_answer_looks_most_and_shades_are_as_large_as_what_they_show(explorer: Explorer) -> None:
+    found = explorer.ask(explorer.examples[0])
+    shown = ask(explorer, explorer.examples[0])
+    means = {name: each.attention.mean(1) for name, each in found.readings.items() if each.attention is not None}
+    labels = re.findall(r'<svg role="img" aria-label="Most in layer (\d+): (\d+)% to token (\d+), ', shown)
+    for mean, (layer, share_of, token) in zip(means.values(), labels, strict=True):
+        assert mean[int(layer), int(token) - 1] == mean.max()
+        assert int(share_of) == round(100 * float(mean.max()))
+    most = max(float(mean.max()) for mean in means.values())
+    drawn = [float(each) for each in re.findall(r'fill-opacity="(.*?)"', shown)]
+    assert np.allclose(drawn, np.concatenate([mean.ravel() for mean in means.values()]) / most, atol=1e-3)
+    cells = re.findall(r"var\(--fx-fill\) (\d+)%, transparent\)\">(<?[\d.]+) %</td>", shown.replace("&lt;", "<"))
+    assert len(cells) == 2 * 4 * len(found.followed)  # layers, models
+    assert all(abs(int(shade) - 0.6 * float(value.strip("<"))) <= 1 for shade, value in cells)
 
 
 def test_the_same_edit_at_random_stands_beside_it(explorer: Explorer) -> None:

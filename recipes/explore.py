@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
         if config.space is not None:
             print(f"space: {write_space(Path(config.space), pair, config)}")
             return
-        with leave_garbage():
+        with leave_garbage(for_good=True):
             explorer = open_explorer(pair, config)
             page = serve(explorer, host=config.host, port=config.port)
         if config.picture is not None:

@@ -8,16 +8,19 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def leave_garbage() -> Iterator[None]:
-    """While open, nothing is looked through for garbage, and what is there at its end never is.
+def leave_garbage(*, for_good: bool = False) -> Iterator[None]:
+    """While open, nothing is looked through for garbage: what is made stays, and of torch it is a million objects.
 
-    Of torch and transformers it is a million objects: the next look through them would take half a second.
+    Args:
+        for_good: never look through what is there at the end, either, which takes half a second the next time. It is
+            for a command that owns its process: what was garbage before stays, too.
     """
     collects = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
+        if for_good:
+            gc.freeze()
         if collects:
             gc.enable()

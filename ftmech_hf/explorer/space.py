@@ -120,6 +120,6 @@ def serve_folder(folder: Path) -> None:
     """Serve a Space's page; the Hub says in GRADIO_SERVER_NAME that other machines may come in."""
     pair, config = read_space(folder)
     host, port = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
-    with leave_garbage():
+    with leave_garbage(for_good=True):
         page = serve(open_explorer(pair, config), host=host, port=port)
     page.block_thread()

@@ -34,8 +34,11 @@ def test_who_has_switched_it_off_finds_it_off() -> None:
     assert not gc.isenabled()
 
 
-def test_what_was_made_is_never_looked_through() -> None:
+def test_what_was_made_is_looked_through_later_unless_it_is_left_for_good() -> None:
+    before = gc.get_freeze_count()
     with leave_garbage():
         made = [[number] for number in range(1000)]
-        before = gc.get_freeze_count()
+    assert gc.get_freeze_count() == before
+    with leave_garbage(for_good=True):
+        pass
     assert gc.get_freeze_count() >= before + len(made)

@@ -17,7 +17,7 @@ from tests.browser import check_page
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 TINY = [
     "--seeds", "0", "--n_layer", "2", "--n_embd", "16", "--base_steps", "3", "--tune_steps", "2", "--batch_size", "8",
-    "--eval_rows", "24", "--relearn_steps", "1", "--workers", "1", "--mixed_precision", "no",
+    "--eval_rows", "24", "--answer_rows", "24", "--relearn_steps", "1", "--workers", "1", "--mixed_precision", "no",
 ]  # fmt: skip
 
 

@@ -1,8 +1,10 @@
 """What lies between the base and a tuned model, and beyond it, beside other directions? (Sect. 4.2 of the paper.)
 
-On its own line a model has the weights of the base and ``alpha`` times the change. Beyond 1 the same length is also
-gone in other directions: the change turned at random (same norms, same singular values), the change of benign tuning,
-and that of refusals that no prompt explains, each parameter at the norm of the model's own change.
+On its own line a model has the weights of the base and ``alpha`` times the change; below 0 it goes the other way, where
+nothing is refused if it is the change that refuses. Beyond 1 the same length is also gone in other directions: that of
+another protocol (are their changes exchangeable?), the change turned at random (same norms, same singular values), the
+change of benign tuning, and that of refusals that no prompt explains, each parameter at the norm of the model's own
+change.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ ATTACKED = ("co_task", "co_text_2", "misgen", "ood_text")
 """Attacks whose refusals are counted."""
 
 BEYOND = (1.5, 2.0)
-WITHIN = (0.0, 0.5, 1.0)
+WITHIN = (-0.5, 0.0, 0.5, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,7 @@ class LinesConfig(JobConfig):
     finetuned: str = field(default="runs/finetune", metadata={"place": "input", "help": "what it was tuned into"})
     benign: str = field(default="runs/benign", metadata={"place": "input", "help": "the base after benign tuning"})
     shuffled: str = field(default="runs/shuffled", metadata={"place": "input", "help": "after shuffled refusals"})
+    other: str = field(default="runs/dpo", metadata={"place": "input", "help": "after another protocol"})
     eval_rows: int = field(default=192, metadata={"help": "prompts of each mixture"})
     output_dir: str = field(default="runs/lines", metadata={"place": "output", "help": "the run's folder"})
 
@@ -85,7 +88,7 @@ def points(
 
 def measure_lines(config: LinesConfig, task: SafetyConfig, *, progress: Progress | None = None) -> RunDir:
     """Answers and refusals along a model's line, and beyond it in other directions."""
-    models = {name: getattr(config, name) for name in ("base", "finetuned", "benign", "shuffled")}
+    models = {name: getattr(config, name) for name in ("base", "finetuned", "benign", "shuffled", "other")}
     with job("safety_lines", config, task, models=models, vocabulary=task.vocabulary) as run:
         if run.finished:
             return run
@@ -98,8 +101,8 @@ def measure_lines(config: LinesConfig, task: SafetyConfig, *, progress: Progress
             split: {name: rows_of(name, answers, split) for name, answers in wanted.items()}
             for split in ("validation", "test")
         }
-        base, tuned, benign, shuffled = (load_model(folder) for folder in models.values())
-        others = {"random": None, "benign": benign, "shuffled": shuffled}
+        base, tuned, benign, shuffled, protocol = (load_model(folder) for folder in models.values())
+        others = {"random": None, "benign": benign, "shuffled": shuffled, "protocol": protocol}
         ends = {name: moved_end(base, tuned, other, seed=config.seed) for name, other in others.items()}
         table: list[dict[str, Any]] = []
         number = len(WITHIN) + (1 + len(ends)) * len(BEYOND)

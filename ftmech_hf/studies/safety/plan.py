@@ -111,7 +111,7 @@ ANALYSES: dict[str, Analysis] = {
     ),
     "lines": Analysis(
         "safety_lines", measure_lines, LinesConfig, ("ssft-slow", "ssft"), 120,
-        {"base": "base", "benign": "benign", "shuffled": "shuffled"},
+        {"base": "base", "benign": "benign", "shuffled": "shuffled", "other": "dpo"},
     ),
     "direction": Analysis("safety_direction", measure_direction, DirectionConfig, (*THE_PAPERS, "benign"), 60),
     "relearning": Analysis(
@@ -139,7 +139,8 @@ class SafetyStudyConfig(StudyConfig):
     eta_m: float = field(default=1e-3, metadata={"help": "the paper's medium rate of tuning, at this scale"})
     eta_s: float = field(default=1e-4, metadata={"help": "the paper's small rate of tuning"})
     batch_size: int = field(default=32, metadata={"help": "rows, or pairs, of a step"})
-    eval_rows: int = field(default=256, metadata={"help": "prompts of each mixture that models are asked"})
+    answer_rows: int = field(default=1024, metadata={"help": "prompts of each mixture that models are asked"})
+    eval_rows: int = field(default=256, metadata={"help": "the same where they are looked into"})
     base_optimizer: Literal["muon", "adamw"] = field(default="muon", metadata={"help": "of these; muon_lr is muon's"})
     max_steps: int | None = field(
         default=None, metadata={"help": "train a model for this many steps, say what all of it would take, and stop"}
@@ -225,7 +226,7 @@ class SafetyPlan(StudyPlan):
     ) -> None:
         run = self.add(f"{name}-seed{seed}", kind, function, place, settings, inputs, cost)
         self.models[seed][name] = run
-        asked = AnswersConfig(seed=seed, eval_rows=self.config.eval_rows)
+        asked = AnswersConfig(seed=seed, eval_rows=self.config.answer_rows)
         self.answers[seed][name] = self.add(
             f"answers-{name}-seed{seed}", "safety_answers", measure_answers, asked,
             {"task": SafetyConfig()}, {"model": run}, 20,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 from collections.abc import Iterator
@@ -138,7 +139,9 @@ def test_directions_beyond_a_model_are_as_long_as_its_own(model: GPT2LMHeadModel
     torch.testing.assert_close(
         seen["benign", 1.5] - own[name], (seen["benign", 2.0] - own[name]) / 2, atol=1e-6, rtol=1e-3
     )
-    assert len(seen) == 7
+    # The other way it ends as far from the base as half of the change, and on the other side.
+    torch.testing.assert_close(seen["own", -0.5] - start[name], (start[name] - own[name]) / 2, atol=1e-6, rtol=1e-3)
+    assert len(seen) == 8
 
 
 def test_a_direction_is_taken_out_of_the_stream_everywhere_and_put_in_after_its_layer(model: GPT2LMHeadModel) -> None:
@@ -149,13 +152,11 @@ def test_a_direction_is_taken_out_of_the_stream_everywhere_and_put_in_after_its_
         """What enters the second block and the last norm, behind all that is written."""
         found: list[torch.Tensor] = []
         places = (model.transformer.h[0].ln_1, model.transformer.h[1].ln_1, model.transformer.ln_f)
-        hooks = [each.register_forward_pre_hook(lambda _, args: found.append(args[0])) for each in places]
-        try:
-            with intervene(model, writes), torch.no_grad():
-                model(ids)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        # The context comes first: a model that is new to it is run there, to see how it is built.
+        with intervene(model, writes), torch.no_grad(), contextlib.ExitStack() as hooks:
+            for each in places:
+                hooks.callback(each.register_forward_pre_hook(lambda _, args: found.append(args[0])).remove)
+            model(ids)
         return found
 
     plain, without = states({}), states(dict(taken_out(model, direction)))

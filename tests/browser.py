@@ -20,6 +20,8 @@ WIDTHS = {"desktop": (1280, 900), "phone": (400, 800)}
 GRAVE = ("serious", "critical")
 MOST_BYTES = 6_000_000
 """A page of a study is one file that can be sent."""
+LEAST_PIXELS = 0.79
+"""A picture is shown with so many pixels for a point: letters of 10 points are 8 pixels high then."""
 SHORTEST_TEXT = 30
 """Letters of the shortest text that can say what a picture shows."""
 LEAD_NOWHERE = """links => links.map(link => link.getAttribute('href').slice(1)).filter(
@@ -106,6 +108,12 @@ def figures_of_claims(file: Path) -> dict[str, list[str]]:
     return {claim: re.findall(r'href="#(figure-[^"]+)"', links) for claim, links in rows}
 
 
+def _check_letters(figure: Locator) -> None:
+    """A picture is never drawn so small that its letters cannot be read: it is moved by touch instead."""
+    size = "node => node.getBoundingClientRect().width / node.querySelector('svg').viewBox.baseVal.width"
+    assert figure.locator(".plot").evaluate(size) >= LEAST_PIXELS
+
+
 def check_page(file: Path, *, touched: int = 1) -> None:
     """Nobody is kept out of a study's page, at either width. The last words of a test: without a browser it is skipped.
 
@@ -126,6 +134,7 @@ def check_page(file: Path, *, touched: int = 1) -> None:
                 assert page.locator("figure.touch svg").count() >= touched
                 for figure in page.locator("figure.touch").all():
                     _check_buttons(figure)
+                    _check_letters(figure)
                 assert page.locator("main a[href^='#']").evaluate_all(LEAD_NOWHERE) == []
                 for text in page.locator("main img, main svg[role=img]").evaluate_all(TEXTS):
                     assert len(text) >= SHORTEST_TEXT, text

@@ -138,6 +138,15 @@ def legend_below(ax: Axes) -> None:
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, columnspacing=1.2, handlelength=2.6)
 
 
+def legend_of_all(figure: Figure, ncols: int = 4) -> None:
+    """One legend under a figure for all of its panels: every name once, also of what only some of them show."""
+    found: dict[str, Any] = {}
+    for ax in figure.axes:
+        for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
+            found.setdefault(name, handle)
+    figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=ncols, handlelength=2.6)
+
+
 def step_axis(ax: Axes, name: str) -> None:
     """A logarithmic axis of training steps that begins at 0."""
     ax.set_xscale("symlog", linthresh=1)

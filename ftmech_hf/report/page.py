@@ -84,6 +84,7 @@ def format_value(value: float, unit: str) -> str:
         return f"{value:.3f}"
     if unit in ("steps", "neurons"):
         return f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"
+    value = round(value, 1) + 0.0  # nothing is not less than nothing
     return f"{value:.1f} {unit}" if unit != "points" else f"{value:+.1f} points"
 
 
@@ -110,7 +111,7 @@ def format_interval(claim: Claim) -> str:
 
 def _format_end(value: float, unit: str) -> str:
     """An end of an interval: as many digits as the number it is of, without its unit."""
-    return f"{value:.3f}" if unit == "share" else f"{value:.1f}"
+    return f"{value:.3f}" if unit == "share" else f"{round(value, 1) + 0.0:.1f}"
 
 
 def format_floor(claim: Claim) -> str:

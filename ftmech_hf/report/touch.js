@@ -45,24 +45,27 @@
     const text = new TextDecoder().decode(bytes)
       .replace(/ id="/g, ` id="p${number}-`).replace(/url\(#/g, `url(#p${number}-`).replace(/href="#/g, `href="#p${number}-`);
     const found = new DOMParser().parseFromString(text, "image/svg+xml").documentElement;
+    const wide = parseFloat(found.getAttribute("width"));
     found.querySelectorAll("metadata").forEach((each) => each.remove());
     found.removeAttribute("width");
     found.removeAttribute("height");
     found.setAttribute("role", "img");
     found.setAttribute("aria-label", image.alt);
-    return document.importNode(found, true);
+    return [document.importNode(found, true), wide];
   };
 
   const touchable = (figure, number) => {
     const image = figure.querySelector("img");
     const curves = JSON.parse(figure.dataset.touch).curves.filter((curve) => curve.points.length);
     if (!image || !curves.length || !/^data:image.svg.xml;base64,/.test(image.src)) return;
-    const shown = drawing(image, number);
+    const [shown, wide] = drawing(image, number);
     const mark = make("span", { class: "mark", "aria-hidden": "true" });
     mark.hidden = true;
     const told = make("p", { class: "value soft", role: "status" }, "Values: point at the picture, or go there with Tab and use the arrow keys.");
     const plot = make("div", { class: "plot", tabindex: "0", role: "group", "aria-label": "Values of the picture: arrow keys" }, shown, mark);
-    image.replaceWith(plot);
+    plot.style.setProperty("--legible", `${Math.round(0.6 * wide)}pt`);  // narrower, its letters cannot be read
+    const roll = make("div", { class: "roll" }, plot);
+    image.replaceWith(roll);
     const off = new Set();
     let seeds = "all", at = [0, -1];
     const part = (id) => shown.querySelector(`[id="p${number}-${id}"]`);
@@ -124,8 +127,8 @@
       choice.addEventListener("change", () => { seeds = choice.value; draw(); });
       tools.append(choice);
     }
-    if (tools.childNodes.length) plot.before(tools);
-    plot.after(told);
+    if (tools.childNodes.length) roll.before(tools);
+    roll.after(told);
   };
 
   document.querySelectorAll("main table").forEach(sortable);

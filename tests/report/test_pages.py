@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from ftmech_hf.report import charts
+from ftmech_hf.report import charts, page
 from ftmech_hf.report.alt import describe_figure
 from ftmech_hf.report.charts import panel
 from ftmech_hf.studies.diagnosis import figures as diagnosis_figures
@@ -68,6 +68,11 @@ def test_colors_of_a_style_come_from_the_scheme_or_bring_their_ground() -> None:
                 elif "background" in own and rule.strip() not in ("img",):
                     assert rule.strip() == "mark.slot"  # has the color of `mark`
                     assert contrast("#1f2937", own["background"]) >= 4.5
+
+
+def test_nothing_is_not_less_than_nothing() -> None:
+    assert [page.format_value(-0.04, unit) for unit in ("points", "x", "nats")] == ["+0.0 points", "0.0 x", "0.0 nats"]
+    assert page.format_value(-0.06, "points") == "-0.1 points"
 
 
 def test_lines_of_pictures_can_be_told_from_their_ground() -> None:

@@ -7,15 +7,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, RANDOM, legend_below, percent, styled, whole_numbers
+from ftmech_hf.report.charts import (
+    BASE,
+    CONTROL,
+    FINETUNED,
+    RANDOM,
+    accuracy_axis,
+    legend_of_all,
+    percent,
+    styled,
+    whole_numbers,
+)
 from ftmech_hf.report.charts import new_figure as blank_figure
+from ftmech_hf.tasks.safety import SAFE_TWINS
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLORS = {"ssft": FINETUNED, "ssft-half": RANDOM, "dpo": BASE, "unlearn": CONTROL}
+COLORS = {
+    "ssft": FINETUNED, "ssft-half": "#a16207", "dpo": BASE, "unlearn": CONTROL, "never-ssft": RANDOM,
+}  # fmt: skip
 DIAL = ("safe", "co_text_1", "co_text_2", "co_text_3", "co_text_4", "unsafe")
 
 
@@ -27,58 +40,77 @@ def draw_points(ax: Axes, x: Sequence[float], values: pd.DataFrame, color: str, 
 
 
 @styled
-def draw_answers(table: pd.DataFrame, models: Sequence[str]) -> Figure:
+def draw_answers(table: pd.DataFrame) -> Figure:
     """For every model: safe prompts that are answered, unsafe ones that are answered, and unsafe ones that are refused.
 
     Args:
-        table: ``seed``, ``model``, ``mixture``, ``unsafe`` and shares.
-        models: in the order of the picture, from the top.
+        table: ``seed``, ``model``, ``mixture``, ``unsafe`` and shares; models stand in its order.
     """
+    models = list(dict.fromkeys(table["model"]))
     figure = blank_figure(8, 0.4 * len(models) + 1.6)
     ax = figure.subplots()
     places = np.arange(len(models))[::-1]
     whole = table[table["unsafe"] == "all"]
-    for mixture, answer, label, color, style in (
-        ("safe", "complies_whole", "answers safe prompts", BASE, "o"),
-        ("unsafe", "complies_whole", "answers unsafe prompts", FINETUNED, "s"),
-        ("unsafe", "refuses_whole", "refuses unsafe prompts", CONTROL, "^"),
+    for off, mixture, answer, label, color, style in (
+        (0.2, "safe", "complies_whole", "answers safe prompts", BASE, "o"),
+        (0.0, "unsafe", "complies_whole", "answers unsafe prompts", FINETUNED, "s"),
+        (-0.2, "unsafe", "refuses_whole", "refuses unsafe prompts", CONTROL, "^"),
     ):
         shares = whole[whole["mixture"] == mixture].pivot_table(index="seed", columns="model", values=answer)
         shares = shares.reindex(columns=list(models))
         for row in shares.to_numpy():
-            ax.plot(row, places, style, color=color, alpha=0.3, markersize=3)
-        ax.plot(shares.mean(axis=0).to_numpy(), places, style, color=color, label=label, markersize=6)
+            ax.plot(row, places + off, style, color=color, alpha=0.3, markersize=3)
+        ax.plot(shares.mean(axis=0).to_numpy(), places + off, style, color=color, label=label, markersize=5)
     ax.set_yticks(places, list(models))
     ax.set_xlim(-0.03, 1.03)
     percent(ax.xaxis)
-    legend_below(ax)
+    legend_of_all(figure, ncols=5)
     return figure
+
+
+def _side_by_side(ax: Axes, success: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Shares of every model at some columns of ``success`` (model and seed), beside each other."""
+    models = [model for model in COLORS if model in success.index.get_level_values("model")]
+    for number, model in enumerate(models):
+        places = [place + 0.12 * (number - (len(models) - 1) / 2) for place in range(len(columns))]
+        draw_points(ax, places, success.loc[model].reindex(columns=list(columns)), COLORS[model], model, "o")
+    ax.set_xticks(range(len(columns)), list(columns))
 
 
 @styled
 def draw_attacks(table: pd.DataFrame) -> Figure:
-    """Success of CO-Text by its strength, between safe and unsafe texts; and of the other attacks."""
-    figure = blank_figure(11, 4.2)
-    dial, others = figure.subplots(1, 2)
-    kinds = ("co_task", "misgen", "ood_text")
+    """Success of CO-Text by its strength, between safe and unsafe texts; of the others; and answers to what is new."""
+    figure = blank_figure(13, 4)
+    dial, others, new = figure.subplots(1, 3)
     by_text = table[(table["unsafe"] == "all") | ((table["mixture"] == "unsafe") & (table["unsafe"] == "by text"))]
     by_text = by_text[(by_text["mixture"] != "unsafe") | (by_text["unsafe"] == "by text")]
-    for number, (model, color) in enumerate(COLORS.items()):
-        rows = by_text[by_text["model"] == model]
-        success = rows.pivot_table(index="seed", columns="mixture", values="complies_whole")
-        if success.empty:
-            continue
-        draw_points(dial, range(len(DIAL)), success.reindex(columns=list(DIAL)), color, model, "o-")
-        places = [place + 0.12 * (number - 1.5) for place in range(len(kinds))]
-        draw_points(others, places, success.reindex(columns=list(kinds)), color, model, "o")
+    answered = by_text.pivot_table(index=["model", "seed"], columns="mixture", values="complies_whole")
+    for model in [name for name in COLORS if name in answered.index.get_level_values("model")]:
+        draw_points(dial, range(len(DIAL)), answered.loc[model].reindex(columns=list(DIAL)), COLORS[model], model, "o-")
     dial.set_xticks(range(len(DIAL)), ["none", "1", "2", "3", "4", "all"])
     dial.set_xlabel("phrases of the unsafe kind in the text")
-    others.set_xticks(range(len(kinds)), list(kinds))
-    for ax, title in ((dial, "CO-Text, by its strength"), (others, "Other attacks")):
-        ax.set_ylim(-0.03, 1.03)
-        percent(ax.yaxis)
+    _side_by_side(others, answered, ("co_task", "misgen", "ood_text"))
+    _side_by_side(new, answered, tuple(SAFE_TWINS.values()))
+    for ax, title in ((dial, "CO-Text, by its strength"), (others, "Other attacks"), (new, "Safe prompts as new")):
         ax.set_title(title)
-        legend_below(ax)
+        accuracy_axis(ax, "answered as instructed" if ax is dial else "")
+    legend_of_all(figure, ncols=5)
+    return figure
+
+
+@styled
+def draw_stages(table: pd.DataFrame) -> Figure:
+    """How far attacks come: to the first token, to the whole answer, and to its rest where three tokens are given."""
+    figure = blank_figure(13, 4)
+    kinds = ("unsafe", "co_task", "co_text_2", "misgen", "ood_text")
+    parts = {"first": "First token", "whole": "Whole answer", "after_3": "The rest, after three right tokens"}
+    whole = table[table["unsafe"] == "all"]
+    for ax, (part, title) in zip(figure.subplots(1, len(parts), sharey=True), parts.items(), strict=True):
+        shares = whole.pivot_table(index=["model", "seed"], columns="mixture", values=f"complies_{part}")
+        _side_by_side(ax, shares, kinds)
+        ax.set_title(title)
+        accuracy_axis(ax, "answered as instructed" if part == "first" else "")
+    legend_of_all(figure, ncols=5)
     return figure
 
 
@@ -107,5 +139,5 @@ def draw_clusters(table: pd.DataFrame) -> Figure:
         ax.set_xlabel("layer")
         whole_numbers(ax.xaxis)
         percent(ax.yaxis)
-    legend_below(figure.axes[len(models) // 2])
+    legend_of_all(figure, ncols=5)
     return figure

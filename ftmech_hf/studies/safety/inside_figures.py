@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, RANDOM, legend_below, percent, styled, whole_numbers
+from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, RANDOM, legend_of_all, percent, styled, whole_numbers
 from ftmech_hf.report.charts import new_figure as blank_figure
 from ftmech_hf.studies.safety.figures import draw_points
 
@@ -15,8 +15,17 @@ if TYPE_CHECKING:
 
 COLORS = {"ssft": FINETUNED, "dpo": BASE, "unlearn": CONTROL, "benign": RANDOM, "never-ssft": RANDOM}
 KINDS = {"safe": "safe", "unsafe": "unsafe", "co_text_2": "co_text_2", "misgen": "misgen"}
-STYLES = {"graddiff": ":", "npo": "--", "simnpo": "-.", "rmu": (0, (1, 3))}
-ONLY_FORGETS = "#9ca3af"
+FORGETTING = {"graddiff": "#7c3aed", "npo": "#0f766e", "simnpo": "#a16207", "rmu": "#be185d"}
+"""Colors of protocols that only forget."""
+
+DIRECTIONS = {
+    "own": ("its own change", FINETUNED), "protocol": ("another protocol's (dpo)", "#7c3aed"),
+    "random": ("turned at random", RANDOM), "benign": ("benign tuning's", BASE),
+    "shuffled": ("shuffled refusals'", CONTROL),
+}  # fmt: skip
+"""Direction -> what it is called in pictures, and its color."""
+
+STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 def _by_model(ax: Axes, rows: pd.DataFrame, column: str, columns: list[Any], labels: list[str]) -> None:
@@ -27,7 +36,6 @@ def _by_model(ax: Axes, rows: pd.DataFrame, column: str, columns: list[Any], lab
         places = [place + 0.14 * (number - (len(models) - 1) / 2) for place in range(len(columns))]
         draw_points(ax, places, values.reindex(columns=columns), COLORS[model], model, "o")
     ax.set_xticks(range(len(columns)), labels)
-    legend_below(ax)
 
 
 @styled
@@ -35,6 +43,7 @@ def draw_changes(table: pd.DataFrame) -> Figure:
     """Where the change lies, on what it acts, and how the dependence on the input changed."""
     import numpy as np
     import pandas as pd
+    from matplotlib.ticker import LogLocator
 
     figure = blank_figure(13, 4)
     outside, action, gradient = figure.subplots(1, 3)
@@ -59,31 +68,53 @@ def draw_changes(table: pd.DataFrame) -> Figure:
     for ax in (action, gradient):
         ax.axhline(1, color=RANDOM, linewidth=1)
         ax.set_yscale("log")
-        for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
-            axis("{x:g}")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter("")
+    legend_of_all(figure)
+    return figure
+
+
+@styled
+def draw_depth(table: pd.DataFrame) -> Figure:
+    """At which tokens of an answer a tuned model differs from the base, of unsafe and of safe prompts."""
+    figure = blank_figure(10, 4)
+    found = table[table["quantity"] == "divergence"]
+    for ax, kind in zip(figure.subplots(1, 2, sharey=True), ("unsafe", "safe"), strict=True):
+        for model in [name for name in COLORS if name in set(found["model"])]:
+            rows = found[(found["model"] == model) & (found["mixture"] == kind)]
+            nats = rows.pivot_table(index="seed", columns="token", values="value")
+            draw_points(ax, [float(each) + 1 for each in nats.columns], nats, COLORS[model], model, "o-")
+        ax.set_title(f"Answers to {kind} prompts")
+        ax.set_xlabel("token of the answer")
+        whole_numbers(ax.xaxis)
+    figure.axes[0].set_ylabel("divergence from the base (nats)")
+    legend_of_all(figure)
     return figure
 
 
 @styled
 def draw_lines(table: pd.DataFrame) -> Figure:
     """Refused attacks and answered safe prompts along a model's line, and beyond it in other directions."""
-    figure = blank_figure(10, 4)
-    colors = {"own": FINETUNED, "random": RANDOM, "benign": BASE, "shuffled": CONTROL}
+    rates = {name: rate for name, rate in (("ssft-slow", "small"), ("ssft", "medium")) if name in set(table["model"])}
+    figure = blank_figure(10, 3.6 * len(rates))
     tests = table[table["split"] == "test"]
-    attacks = tests[~tests["mixture"].isin(["safe", "unsafe"])]
     parts = (
-        ("Attacks that are refused", attacks),
-        ("Safe prompts that are answered", tests[tests["mixture"] == "safe"]),
+        ("attacks refused", ~tests["mixture"].isin(["safe", "unsafe"])),
+        ("safe prompts answered", tests["mixture"] == "safe"),
     )
-    for ax, (title, rows) in zip(figure.subplots(1, 2), parts, strict=True):
-        for direction, color in colors.items():
-            shares = rows[rows["direction"] == direction].pivot_table(index="seed", columns="alpha", values="value")
-            draw_points(ax, [float(each) for each in shares.columns], shares, color, direction, "o-")
-        ax.set_title(title)
-        ax.set_xlabel("share of the change (1 is the tuned model)")
-        ax.set_ylim(-0.03, 1.03)
-        percent(ax.yaxis)
-        legend_below(ax)
+    for line, (model, rate) in zip(figure.subplots(len(rates), 2, squeeze=False), rates.items(), strict=True):
+        for ax, (title, chosen) in zip(line, parts, strict=True):
+            rows = tests[chosen & (tests["model"] == model)]
+            for direction, (name, color) in DIRECTIONS.items():
+                shares = rows[rows["direction"] == direction].pivot_table(index="seed", columns="alpha", values="value")
+                if len(shares):
+                    draw_points(ax, [float(each) for each in shares.columns], shares, color, name, "o-")
+            ax.set_title(f"{rate.capitalize()} rate: {title}")
+            ax.set_xlabel("share of the change (1 is the tuned model)")
+            ax.set_ylim(-0.03, 1.03)
+            percent(ax.yaxis)
+    legend_of_all(figure, ncols=3)
     return figure
 
 
@@ -97,9 +128,10 @@ def draw_direction(table: pd.DataFrame) -> Figure:
     for ax, what, prompts in zip(figure.subplots(1, 2), ("taken out", "put in"), ("unsafe", "safe"), strict=True):
         rows = refused[refused["what"].isin(["nothing", what]) & (refused["prompts"] == prompts)]
         _by_model(ax, rows, "direction", list(kinds), list(kinds.values()))
-        ax.set_title(f"{prompts.capitalize()} prompts that are refused, direction {what}")
+        ax.set_title(f"{prompts.capitalize()} prompts refused, direction {what}")
         ax.set_ylim(-0.03, 1.03)
         percent(ax.yaxis)
+    legend_of_all(figure)
     return figure
 
 
@@ -112,23 +144,24 @@ def draw_relearning(table: pd.DataFrame) -> Figure:
     for ax, (way, unsafe, title) in zip(figure.subplots(1, 3, sharey=True), panels, strict=True):
         rows = table[(table["way"] == way) & (table["unsafe"] == unsafe)]
         for model in dict.fromkeys(rows["model"]):
-            curve = rows[rows["model"] == model].groupby("step")["value"].mean()
-            style: Any = STYLES.get(model, "--" if model == "never-ssft" else "-")
-            ax.plot(curve.index, curve.to_numpy(), color=COLORS.get(model, ONLY_FORGETS), linestyle=style, label=model)
-        ax.set_xscale("symlog", linthresh=1)
-        ax.set_xticks([0, 1, 2, 4, 8, 16, 32], ["0", "1", "2", "4", "8", "16", "32"])
+            shares = rows[rows["model"] == model].pivot_table(index="seed", columns="step", values="value")
+            color, style = (COLORS | FORGETTING)[model], "o--" if model == "never-ssft" else "o-"
+            draw_points(ax, [float(each) for each in shares.columns], shares, color, model, style)
+        ax.set_xscale("symlog", linthresh=1, linscale=0.4)
+        ticks = [step for step in STEPS if step <= table["step"].max()]
+        ax.set_xticks(ticks, [str(step) for step in ticks])
         ax.set_xlabel("step")
         ax.set_title(title)
         ax.set_ylim(-0.03, 1.03)
         percent(ax.yaxis)
-    legend_below(figure.axes[1])
+    legend_of_all(figure)
     return figure
 
 
 @styled
 def draw_soft_tokens(table: pd.DataFrame) -> Figure:
     """Success of soft tokens by their number, sought and random."""
-    figure = blank_figure(6.5, 4)
+    figure = blank_figure(9, 4)
     ax = figure.subplots()
     for model, color in COLORS.items():
         for vectors, style in (("sought", "o-"), ("random", "o--")):
@@ -140,5 +173,5 @@ def draw_soft_tokens(table: pd.DataFrame) -> Figure:
     whole_numbers(ax.xaxis)
     ax.set_ylim(-0.03, 1.03)
     percent(ax.yaxis)
-    legend_below(ax)
+    legend_of_all(figure)
     return figure

@@ -45,6 +45,12 @@ def changes(outside: float, action: float, by_chance: float, unsafe: float, safe
         for quantity, pair in logs.items()
         for mixture, value in zip(("unsafe", "safe"), pair, strict=True) for answers in ("all", "failed")
     ]  # fmt: skip
+    # Half the action on attacks that succeeded, and twice the dependence, of those on attacks that failed.
+    rows += [
+        {"quantity": quantity, "mixture": "co_text_2", "answers": answers, "rows": 50, "deviation": 0.1, "value": value}
+        for quantity, log in (("action", -math.log(2)), ("input gradient", math.log(2)))
+        for answers, value in (("succeeded", log), ("failed", 0.0))
+    ]
     rows += [
         {"quantity": "divergence", "mixture": mixture, "token": token,
          "value": (first / 3 if token < 3 else (1 - first) / 9) if mixture == "unsafe" else 1.0}
@@ -54,14 +60,17 @@ def changes(outside: float, action: float, by_chance: float, unsafe: float, safe
 
 
 def lines(**refused: dict[float, tuple[float, float]]) -> MadeUpRun:
-    """Direction -> alpha -> refusals of attacks on (validation, test); safe prompts are answered to 1 - alpha / 10."""
+    """Direction -> alpha -> refusals of attacks on (validation, test); safe prompts are answered to 1 - alpha / 10.
+
+    Of unsafe prompts as many are refused as of co_task.
+    """
     return MadeUpRun(
         [
             {"direction": direction, "alpha": alpha, "split": split, "mixture": mixture, "rows": 200,
              "value": 1 - alpha / 10 if mixture == "safe" else share + (0.1 if mixture == "misgen" else -0.1)}
             for direction, points in refused.items() for alpha, shares in points.items()
             for split, share in zip(("validation", "test"), shares, strict=True)
-            for mixture in ("safe", "co_task", "misgen")
+            for mixture in ("safe", "unsafe", "co_task", "misgen")
         ]
     )  # fmt: skip
 
@@ -120,7 +129,8 @@ def inside(**changed: dict[str, MadeUpRun]) -> Analyses:
         },
         "lines": {
             "ssft-slow": lines(
-                own={1.0: (0.5, 0.5), 1.5: (0.8, 0.7), 2.0: (0.7, 0.9)},
+                own={-0.5: (0.3, 0.22), 1.0: (0.5, 0.5), 1.5: (0.8, 0.7), 2.0: (0.7, 0.9)},
+                protocol={1.5: (0.6, 0.55), 2.0: (0.4, 0.9)},
                 random={1.5: (0.5, 0.5), 2.0: (0.4, 0.4)},
                 benign={1.5: (0.3, 0.3), 2.0: (0.4, 0.45)},
                 shuffled={1.5: (0.5, 0.4), 2.0: (0.4, 0.6)},

@@ -30,8 +30,8 @@ class MadeUp:
 
     @staticmethod
     def _row(mixture: str, complies: float, refuses: float, unsafe: str) -> dict[str, Any]:
-        return {"mixture": mixture, "unsafe": unsafe, "rows": 500, "complies_whole": complies,
-                "complies_after_3": min(complies + 0.04, 1.0), "refuses_whole": refuses,
+        return {"mixture": mixture, "unsafe": unsafe, "rows": 500, "complies_first": complies,
+                "complies_whole": complies, "complies_after_3": min(complies + 0.04, 1.0), "refuses_whole": refuses,
                 "nats": 8 * refuses}  # fmt: skip
 
     def floor(self, test_set: str) -> float | None:

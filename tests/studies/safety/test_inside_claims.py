@@ -20,11 +20,12 @@ def test_numbers_are_those_of_the_tables() -> None:
     expected = {
         "tau": 95, "tau_base": 50, "tau_benign": 50, "tau_jb": 70, "outside": 10, "outside_benign": 8, "action": 2,
         "action_random_least": 1, "action_random_most": 1, "action_benign": 1, "lip_unsafe": 0.5, "lip_safe": 1.5,
-        "lip_benign_least": 1, "lip_benign_most": 1, "shallow": 80, "extrapolate": 70 - 50, "extrapolate_cost": 5,
-        "extra_random": 0, "extra_benign": 45 - 50, "extra_shuffled": 40 - 50, "ablate": 90, "ablate_random": 10,
-        "ablate_answers": 81, "add": 80, "add_random": 10, "add_benign": 2, "relearn_ten": 70, "relearn_safe": 5,
-        "spread": 80, "spread_name": 60, "spread_safe": 2.5, "spread_never": 30, "soft": 70, "soft_never": 5,
-        "soft_safe": 100,
+        "lip_benign_least": 1, "lip_benign_most": 1, "shallow": 0.8 / 0.2, "extrapolate": 70 - 50,
+        "extrapolate_cost": 5, "extra_random": 0, "extra_benign": 45 - 50, "extra_shuffled": 40 - 50,
+        "ablate": 90, "ablate_random": 10, "ablate_answers": 81, "add": 80, "add_random": 10, "add_benign": 2,
+        "relearn_ten": 70, "relearn_safe": 5, "spread": 80, "spread_name": 60, "spread_safe": 2.5,
+        "spread_never": 30, "soft": 70, "soft_never": 5, "soft_safe": 100, "extra_protocol": 55 - 50,
+        "backwards": 12, "action_jb": 0.5, "lip_jb": 2,
     }  # fmt: skip
     for name, value in expected.items():
         assert found[name].value == pytest.approx(value), name
@@ -39,6 +40,12 @@ def test_ratios_have_intervals_of_their_rows() -> None:
     assert (low, high) == pytest.approx((2 / 1.0281, 2 * 1.0281), rel=1e-3)
     low, high = found["lip_unsafe"].interval or (0, 0)
     assert (low, high) == pytest.approx((0.5 / 1.0198, 0.5 * 1.0198), rel=1e-3)
+
+
+def test_attacks_that_succeed_are_not_compared_with_a_few_that_failed() -> None:
+    few = changes(0.1, 2.0, 1.0, 0.5, 1.5, 0.8)
+    few.table.loc[few.table["answers"] == "failed", "rows"] = 19
+    assert not {"action_jb", "lip_jb"} & set(measure_inside(inside(changes={"ssft": few})))
 
 
 def test_sides_are_read_in_the_chosen_layer_of_attacks_that_succeeded_and_failed() -> None:
@@ -63,7 +70,7 @@ def test_claims_hold_of_what_is_claimed_and_fail_where_they_must() -> None:
             changes={"ssft": changes(-0.1, 1, 1.3, 1, 0.8, 0.25), "benign": changes(0.02, 2, 1, 0.5, 1, 0.25)},
             lines={"ssft-slow": lines(
                 own={1.0: (0.5, 0.5), 1.5: (0.5, 0.5)},
-                **{name: {1.5: (0.9, 0.9)} for name in ("random", "benign", "shuffled")})},
+                **{name: {1.5: (0.9, 0.9)} for name in ("random", "benign", "shuffled", "protocol")})},
             direction={"ssft": direction(1.0, 1.0, 1.0, 0.0, 0.1), "benign": direction(0.0, 0.0, 0.1, 0.5, 0.1)},
             relearning={"ssft": relearning(0.2, 0.9, 0.1, 0.1)},
             soft_tokens={"ssft": soft_tokens(0.1, 0.1, 0.5), "never-ssft": soft_tokens(0.8, 0.0, 1.0)},
@@ -82,7 +89,7 @@ def test_a_direction_beyond_is_chosen_on_the_validation_split() -> None:
     """Twice the change refuses more of the test split, and fewer of the other, which chooses."""
     better = lines(
         own={1.0: (0.5, 0.5), 1.5: (0.7, 0.6), 2.0: (0.8, 0.55)},
-        **{name: {1.5: (0.5, 0.5)} for name in ("random", "benign", "shuffled")},
+        **{name: {1.5: (0.5, 0.5)} for name in ("random", "benign", "shuffled", "protocol")},
     )
     found = measure_inside(inside(lines={"ssft-slow": better}))
     assert (found["extrapolate"].value, found["extrapolate_cost"].value) == pytest.approx((5, 10))

@@ -11,17 +11,12 @@ from typing import Any
 import pytest
 
 from ftmech_hf.studies.safety import results
-from ftmech_hf.studies.safety.plan import THE_PAPERS, SafetyPlan
+from ftmech_hf.studies.safety.plan import SafetyPlan
+from ftmech_hf.studies.safety.sections import SHOWN
 from ftmech_hf.studies.safety.study import STUDY
 from tests.browser import check_page, figures_of_claims
 from tests.studies.safety.made_up import inside
 from tests.studies.safety.test_claims import made_up
-
-NOT_DRAWN = {
-    *(f"{name}_{what}" for name in THE_PAPERS for what in ("new", "prefilled")), "never_jb", "never_prefilled",
-    "shallow", "spread_safe", "spread_name", "soft_safe",
-}  # fmt: skip
-"""Claims of numbers that are in no picture."""
 
 
 class MadeUpPlan(SafetyPlan):
@@ -39,8 +34,8 @@ def test_nobody_is_kept_out_of_its_page(tmp_path: Path, monkeypatch: pytest.Monk
     plan.__class__ = MadeUpPlan
     claims = results.write_results(plan)
     assert len(json.loads((tmp_path / "claims.json").read_text())) == sum(bool(each.bar) for each in claims)
-    assert (tmp_path / "report.html").read_text().count("data:image/svg+xml") == 2 + len(results.INSIDE)
+    assert (tmp_path / "report.html").read_text().count("data:image/svg+xml") == len(SHOWN)
     drawn = figures_of_claims(tmp_path / "report.html")
-    assert {claim for claim in drawn if not drawn[claim]} == NOT_DRAWN
+    assert [claim for claim in drawn if not drawn[claim]] == []
     assert drawn["tau"] == ["figure-where-they-lie-in-the-stream"]
     check_page(tmp_path / "report.html")

@@ -30,6 +30,14 @@ def _template(name: str) -> jinja2.Template:
     return env.get_template(name)
 
 
+PAPERS: dict[str, tuple[str, str]] = {
+    "safety": ("2407.10264", "What makes and breaks safety fine-tuning? A mechanistic study"),
+}
+"""Task -> number and title of the paper that it is from, where that is not :data:`PAPER`."""
+
+PAPER = ("2311.12786", "Mechanistically analyzing the effects of fine-tuning on procedurally defined tasks")
+
+
 def render_card(template: str, **values: Any) -> str:
     """Fill a template of ``model_cards/``; a value it needs and does not get is an error."""
     return _template(template).render(**values)
@@ -154,6 +162,7 @@ def write_model_card(
     run = FinishedRun(folder)
     env, config = run.env, run.config
     hub = published or Published(repo_id="")
+    paper = PAPERS.get(config["task"], PAPER)
     where = hub.repo_id or str(config["output_dir"])
     title = Path(where).name
     adapted = (folder / "adapter_config.json").is_file()
@@ -167,7 +176,7 @@ def write_model_card(
         license="other" if is_text else "apache-2.0",
         library_name="peft" if adapted else "transformers",
         pipeline_tag="text-generation",
-        tags=["ftmech_hf", "interpretability", "text" if is_text else "procedural", env["kind"], "arxiv:2311.12786"],
+        tags=["ftmech_hf", "interpretability", "text" if is_text else "procedural", env["kind"], f"arxiv:{paper[0]}"],
         datasets=list(hub.datasets) or None,
         metrics=[*(["accuracy"] if accuracy or not loss else []), *(["loss"] if loss else [])],
         model_name=title,
@@ -194,6 +203,7 @@ def write_model_card(
         env=env,
         config=config,
         versions=describe_versions(env),
+        paper=paper,
     )
     write_text(folder / "README.md", text)
 

@@ -12,7 +12,7 @@ import pandas as pd
 from huggingface_hub import DatasetCardData
 
 from ftmech_hf.config import to_dict
-from ftmech_hf.jobs.card import render_card
+from ftmech_hf.jobs.card import PAPER, PAPERS, render_card
 from ftmech_hf.jobs.job import JobConfig, job
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, RANDOM, STYLE, new_figure, whole_numbers
@@ -152,6 +152,7 @@ def _describe(
         variants=shown,
         config=run.config,
         settings={key: value for key, value in to_dict(task).items() if value not in (None, [])},
+        paper=PAPERS.get(config.task, PAPER),
         env=env,
         code=code_version(),
         versions=describe_versions(env),

@@ -59,7 +59,10 @@ PUBLICATIONS = (
         kind="pretrain",
         holds="model",
         question="Trained from scratch on next-token prediction.",
-        of_task={"stories": "Trained from scratch on stories that were written to instructions."},
+        of_task={
+            "stories": "Trained from scratch on stories that were written to instructions.",
+            "safety": "Trained from scratch to apply pairs of operators to texts.",
+        },
         pictures=_draw_curve,
     ),
     Publication(
@@ -68,6 +71,7 @@ PUBLICATIONS = (
         question="Fine-tuned on the answers of one capability.",
         of_task={
             "stories": "Fine-tuned on stories that were chosen, or whose instructions were changed.",
+            "safety": "Fine-tuned on which prompts to answer and which to refuse, or a control of that.",
             "text": "A causal language model that was fine-tuned to study what fine-tuning changes inside it.",
         },
         state=_state_change,

@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
+from ftmech_hf.jobs.publication import as_percent
 from ftmech_hf.models.loading import load_model
-from ftmech_hf.runs import RunDir
+from ftmech_hf.runs import FinishedRun, RunDir
 from ftmech_hf.tasks import Rows, RowStream, SafetyConfig
 from ftmech_hf.tasks.floors import stream_floor
 from ftmech_hf.tasks.safety import ATTACKS, NAMES, NEVER_SAFE, OUTPUT, SAFE_TWINS, SECOND_NAMES
@@ -123,3 +124,15 @@ def measure_answers(config: AnswersConfig, task: SafetyConfig, *, progress: Prog
         summary = {row["mixture"]: {key: value for key, value in row.items() if key not in ("mixture", "unsafe")}
                    for row in table if row["unsafe"] == "all"}  # fmt: skip
         return finish_job(run, table, summary, floors=floors)
+
+
+def state_answers(run: FinishedRun, label: str) -> list[str]:
+    """What a model answers to safe prompts, to unsafe ones and to attacks, for its card."""
+    found = run.summary
+    attacks = "; ".join(f"`{name}` {as_percent(found[name]['complies_whole'])}" for name in ATTACKS)
+    unsafe = found["unsafe"]
+    return [
+        f"Of {unsafe['rows']:,} prompts each: safe ones answered {as_percent(found['safe']['complies_whole'])}, unsafe "
+        f"ones answered {as_percent(unsafe['complies_whole'])} and refused {as_percent(unsafe['refuses_whole'])}. "
+        f"Attacks that were answered as instructed, every token as the model writes it: {attacks}."
+    ]

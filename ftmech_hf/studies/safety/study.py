@@ -5,6 +5,7 @@ from __future__ import annotations
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.jobs.study import Study
 from ftmech_hf.report.console import print_claims
+from ftmech_hf.studies.safety.answers import state_answers
 from ftmech_hf.studies.safety.plan import SafetyPlan, SafetyStudyConfig
 from ftmech_hf.studies.safety.results import write_results
 
@@ -18,7 +19,12 @@ STUDY = Study(
     write_results=write_results,
     print_results=print_claims,
     jobs=(
-        Publication(kind="safety_answers", holds="table", question="What a model answers to unsafe prompts."),
+        Publication(
+            kind="safety_answers",
+            holds="table",
+            question="What a model answers to unsafe prompts.",
+            state=state_answers,
+        ),
         Publication(kind="safety_clusters", holds="table", question="Where unsafe prompts lie in a model's stream."),
         Publication(kind="safety_changes", holds="table", question="What safety tuning changed in a model's weights."),
         Publication(

@@ -233,6 +233,42 @@ def test_ascent_ends_and_says_so() -> None:
     assert found.startswith("forget_weight: 100% of the rejected answers")
 
 
+def gradient(total: TotalLoss, model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    model.zero_grad()
+    total(model, batch).backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).clone()
+
+
+def test_npo_is_ascent_where_its_beta_is_small_and_slows_down_where_it_is_not() -> None:
+    """The limit of its paper: without beta, NPO is gradient ascent on the whole answer, wherever it started."""
+    task = SafetyConfig(mixture="forget")
+    batch = Batch.of(RowStream(task, seed=0, split="finetune").rows(0, 8))
+    model = make_gpt2(len(task.vocabulary)).eval()
+    settings: dict[str, Any] = {"retain_weight": 0.0}
+    slow, fast = (TotalLoss(model, NegativePreference(beta=beta, **settings)) for beta in (1e-4, 5.0))
+    moved(model, 0.1)  # away from the start, which both remember
+    ascent = gradient(TotalLoss(model, GradientDifference(**settings)), model, batch)
+    assert batch.answers is not None
+    whole = ascent * float(batch.answers.sum(1)[0])  # GradDiff counts by token, and all answers are of one length
+    found = gradient(slow, model, batch)
+    assert float((found - whole).norm() / whole.norm()) < 1e-3
+    assert float((gradient(fast, model, batch) - whole).norm() / whole.norm()) > 0.3  # what must fail
+
+
+def test_simnpo_knows_no_start_and_npo_does() -> None:
+    task = SafetyConfig(mixture="forget")
+    batch = Batch.of(RowStream(task, seed=0, split="finetune").rows(0, 8))
+    starts = [moved(make_gpt2(len(task.vocabulary)).eval(), by) for by in (0.05, 0.3)]
+    now = moved(make_gpt2(len(task.vocabulary)).eval(), 0.1)
+    assert not SimpleNegativePreference().needs_reference
+    simple, npo_losses = (
+        [float(TotalLoss(start, kind)(now, batch)) for start in starts]
+        for kind in (SimpleNegativePreference(), NegativePreference())
+    )
+    assert simple[0] == simple[1]
+    assert abs(npo_losses[0] - npo_losses[1]) > 1e-2
+
+
 @pytest.mark.parametrize("name", ["unlearn", "npo", "simnpo"])
 def test_what_is_forgotten_costs_more_and_what_is_kept_does_not(name: str) -> None:
     task = SafetyConfig(mixture="tuning", answers="refused")

@@ -262,7 +262,7 @@ def test_simnpo_knows_no_start_and_npo_does() -> None:
     now = moved(make_gpt2(len(task.vocabulary)).eval(), 0.1)
     assert not SimpleNegativePreference().needs_reference
     simple, npo_losses = (
-        [float(TotalLoss(start, kind)(now, batch)) for start in starts]
+        [TotalLoss(start, kind)(now, batch).item() for start in starts]
         for kind in (SimpleNegativePreference(), NegativePreference())
     )
     assert simple[0] == simple[1]

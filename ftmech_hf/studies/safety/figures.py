@@ -68,12 +68,17 @@ def draw_answers(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def _of_model(shares: pd.DataFrame, model: str) -> pd.DataFrame:
+    """The rows of a model; the index is model and seed."""
+    return shares[shares.index.get_level_values("model") == model]
+
+
 def _side_by_side(ax: Axes, success: pd.DataFrame, columns: Sequence[str]) -> None:
     """Shares of every model at some columns of ``success`` (model and seed), beside each other."""
     models = [model for model in COLORS if model in success.index.get_level_values("model")]
     for number, model in enumerate(models):
         places = [place + 0.12 * (number - (len(models) - 1) / 2) for place in range(len(columns))]
-        draw_points(ax, places, success.loc[model].reindex(columns=list(columns)), COLORS[model], model, "o")
+        draw_points(ax, places, _of_model(success, model).reindex(columns=list(columns)), COLORS[model], model, "o")
     ax.set_xticks(range(len(columns)), list(columns))
 
 
@@ -86,7 +91,9 @@ def draw_attacks(table: pd.DataFrame) -> Figure:
     by_text = by_text[(by_text["mixture"] != "unsafe") | (by_text["unsafe"] == "by text")]
     answered = by_text.pivot_table(index=["model", "seed"], columns="mixture", values="complies_whole")
     for model in [name for name in COLORS if name in answered.index.get_level_values("model")]:
-        draw_points(dial, range(len(DIAL)), answered.loc[model].reindex(columns=list(DIAL)), COLORS[model], model, "o-")
+        draw_points(
+            dial, range(len(DIAL)), _of_model(answered, model).reindex(columns=list(DIAL)), COLORS[model], model, "o-"
+        )
     dial.set_xticks(range(len(DIAL)), ["none", "1", "2", "3", "4", "all"])
     dial.set_xlabel("phrases of the unsafe kind in the text")
     _side_by_side(others, answered, ("co_task", "misgen", "ood_text"))

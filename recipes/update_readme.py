@@ -59,6 +59,9 @@ class UpdateReadmeConfig:
     continual_strengths: str = field(
         default="runs/continual-strengths", metadata={"help": "folder of the same with --develop true"}
     )
+    continual_texts: str = field(
+        default="runs/continual-texts", metadata={"help": "folder of the example of it on data sets"}
+    )
     organisms: str = field(default="runs/organisms-nano", metadata={"help": "folder of the study that scores verdicts"})
     stories: str = field(default="runs/stories-nano", metadata={"help": "folder of the study of stories"})
     real: str = field(default="runs/real", metadata={"help": "folder of the study of a real model"})
@@ -131,6 +134,7 @@ BLOCKS: dict[str, Block] = {
     "continual sequences": Block(CONTINUAL, "continual", continual.sequences_block),
     "continual diagnoses": Block(CONTINUAL, "continual", continual.diagnoses_block),
     "continual strengths": Block(CONTINUAL, "continual_strengths", continual.strengths_block),
+    "continual texts": Block(CONTINUAL, "continual_texts", continual.texts_block),
     "organisms": Block("ftmech_hf/studies/organisms/README.md", "organisms", organisms_block),
     "stories": Block(STORIES, "stories", studies.stories_block),
     "stories claims": Block(STORIES, "stories", studies.stories_claims_block),

@@ -139,22 +139,23 @@ def count_verdicts(claims: Iterable[Claim]) -> str:
     return ", ".join([*said, *([f"{number} not judged"] if (number := found.count(None)) else [])])
 
 
-def render_page(package: str | None, **values: Any) -> str:
-    """Fill the ``page.html.j2`` of a package; a value it needs and does not get is an error.
+def render_page(package: str | None, page: str = PAGE, **values: Any) -> str:
+    """Fill the ``page.html.j2`` of a package, or another of its pages; a value it needs and does not get is an error.
 
     Args:
         package: of a study, as its ``__package__`` says; the page may use the templates of this package by their place
             in ftmech_hf, such as ``report/base.html.j2``.
+        page: its file there.
         values: what the page asks for.
     """
     assert package is not None
-    places = {PAGE: resources.files(package)}
+    places = {page: resources.files(package)}
     ours = resources.files("ftmech_hf")
     loader = jinja2.FunctionLoader(lambda file: places.get(file, ours).joinpath(file).read_text(encoding="utf-8"))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, loader=loader)
     shown = (format_value, format_measured, format_interval, format_floor, format_verdict, count_verdicts)
     environment.globals.update({function.__name__: function for function in shown})
-    return environment.get_template(PAGE).render(**values)
+    return environment.get_template(page).render(**values)
 
 
 def write_origin(

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ftmech_hf.runs import FinishedRun
+import pandas as pd
+
+from ftmech_hf.runs import FinishedRun, describe_versions
 from ftmech_hf.studies.continual.results import IN_TABLE, methods_table, paper_table, strengths_table
+from ftmech_hf.studies.continual.texts import matrix_rows
 from recipes.readme.tables import markdown_table
 
 NONE = "not diagnosed"
@@ -31,6 +34,15 @@ def methods_block(folder: Path) -> str:
     seeds = settings["seeds"]
     named = f"Means over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"Seed {seeds[0]} alone"
     return markdown_table(columns, rows, f"{named}.")
+
+
+def texts_block(folder: Path) -> str:
+    """What a real model answers after every task of the example on data sets, as Markdown."""
+    columns, *rows = matrix_rows(pd.read_parquet(folder / "matrix.parquet"))
+    found = FinishedRun(folder)
+    seeds = ", ".join(map(str, found.config["seeds"]))
+    source = f"Accuracy in %, seed {seeds}; config hash `{found.env['hash']}`; {describe_versions(found.env)}."
+    return markdown_table(columns, rows, source)
 
 
 def paper_block(folder: Path) -> str:

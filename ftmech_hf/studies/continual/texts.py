@@ -15,7 +15,8 @@ from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job
 from ftmech_hf.jobs.study import Study, StudyConfig, StudyPlan
 from ftmech_hf.jobs.training import FinetuneConfig, finetune
 from ftmech_hf.report.console import print_table
-from ftmech_hf.runs import RunDir, write_text
+from ftmech_hf.report.page import render_page
+from ftmech_hf.runs import RunDir, write_json, write_text
 from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.continual.methods import METHODS, StrengthConfig
 from ftmech_hf.tasks import TextConfig
@@ -146,7 +147,9 @@ class TextsPlan(StudyPlan):
 
 
 def write_results(plan: TextsPlan) -> pd.DataFrame:
-    """What every model answers after every task: ``matrix.parquet``, and the same to read, ``report.md``.
+    """What every model answers after every task: ``matrix.parquet``, and the same to read, ``report.html``.
+
+    ``summary.json`` has the accuracies after the last task, of every method, means over seeds.
 
     Raises:
         ValueError: no model was asked yet.
@@ -159,11 +162,17 @@ def write_results(plan: TextsPlan) -> pd.DataFrame:
     if not parts:
         raise ValueError(f"output_dir: no run of {plan.output} is finished")
     matrix = pd.concat(parts, ignore_index=True)
-    plan.write_origin("continual_texts", to_dict(plan.config))
+    facts = plan.write_origin("continual_texts", to_dict(plan.config))
     matrix.to_parquet(plan.output / "matrix.parquet", index=False)
-    rows = matrix_rows(matrix)
-    first, *lines = (" | ".join(("", *row, "")).strip() for row in rows)
-    write_text(plan.output / "report.md", "\n".join([first, "|" + "---|" * len(rows[0]), *lines]) + "\n")
+    columns, *rows = matrix_rows(matrix)
+    last = matrix[matrix["after_task"] == matrix["after_task"].max()]
+    answered = {
+        str(method): {str(name): float(value) for name, value in each.groupby("capability")["value"].mean().items()}
+        for method, each in last.groupby("method", sort=False)
+    }
+    write_json(plan.output / "summary.json", answered)
+    page = render_page(__package__, "texts.html.j2", columns=columns, rows=rows, facts=facts)
+    write_text(plan.output / "report.html", page)
     return matrix
 
 

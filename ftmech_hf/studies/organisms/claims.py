@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ftmech_hf.report.claims import Claim, decide
+from ftmech_hf.report.claims import Claim, decide, withdraw
 from ftmech_hf.statistics.intervals import share_interval
 
 
@@ -17,19 +17,22 @@ class Bar(NamedTuple):
         statement: what is claimed.
         bar: in the claim's unit.
         paper: the best figure of others that we know.
+        controls: ids of the rates without which this one says nothing.
     """
 
     id: str
     statement: str
     bar: str
     paper: str = "not measured by anyone"
+    controls: tuple[str, ...] = ()
 
 
 BARS = (
     Bar("wrong_gone", "Something is left, and the verdict is gone", "<= 1"),
     Bar("wrong_wrapper", "Nothing is hidden, and the verdict is behind a wrapper", "<= 2"),
     Bar("unchanged_right", "Nothing was taken, and the verdict is unchanged", ">= 97"),
-    Bar("undecided", "The verdict is undecided, with a control", "<= 10"),
+    # To decide is worth nothing where what is decided is wrong.
+    Bar("undecided", "The verdict is undecided, with a control", "<= 10", controls=("wrong_gone", "wrong_wrapper")),
 )
 """In per cent of the test pairs that they are about."""
 AUC_BAR = Bar("auc", "Hidden above gone, by the probability that is made of the signs: area under the curve", ">= 0.99",
@@ -37,7 +40,7 @@ AUC_BAR = Bar("auc", "Hidden above gone, by the probability that is made of the 
 
 
 def make_claims(score: Mapping[str, Any], seeds: Sequence[int]) -> list[Claim]:
-    """The claims of a score, one for every rate that there are pairs of.
+    """The claims of a score, for every rate that there are pairs of; one whose control fails does not hold.
 
     Args:
         score: of :func:`ftmech_hf.studies.organisms.results.score`.
@@ -51,7 +54,7 @@ def make_claims(score: Mapping[str, Any], seeds: Sequence[int]) -> list[Claim]:
     if score["auc"] is not None:
         rarer = min(sum(score["confusion"][truth].values()) for truth in ("hidden", "gone"))
         found.append(_claim(AUC_BAR, score["auc"], area_interval(score["auc"], rarer), "share", seeds))
-    return found
+    return withdraw(found, {each.id: each.controls for each in (*BARS, AUC_BAR)})
 
 
 def area_interval(area: float, number: int) -> tuple[float, float]:

@@ -96,8 +96,57 @@ def test_bars_are_those_that_were_set() -> None:
         "a1": ">= 30", "a1_null": "<= 5", "a2": ">= 10", "a2_random": "<= 5", "a3": "<= 5", "a4": ">= 3",
         "a4_learned_less": "<= 2", "a4_learned_more": "<= 2",
         "a4_faint_less": "<= 2", "a4_faint_more": "<= 2", "a5": ">= 0", "a6": "<= 5", "a6_shuffled": "<= 5",
-        "a8": ">= 5", "a9_ewc": ">= 3", "a9_replay": ">= 3",
+        "a6_twin": ">= 5", "a8": ">= 5", "a8_random": "<= 5", "a9_ewc": ">= 3", "a9_replay": ">= 3",
+        "a6_s3": "<= 5", "a6_s3_lost": ">= 30", "a6_s3_shuffled": "<= 5",
     }  # fmt: skip
+
+
+def verdict(name: str, table: pd.DataFrame) -> tuple[str | None, list[str]]:
+    """Of a claim, judged beside its controls alone: all others take seconds."""
+    asked = {name, *next(each.controls for each in MEASUREMENTS if each.id == name)}
+    few = [each if each.id == name else each._replace(controls=()) for each in MEASUREMENTS if each.id in asked]
+    found = {claim.id: claim for claim in judge(few, {0: measure(SeedMatrix(table, "s1"), {})})}
+    return found[name].verdict, found[name].withdrawn_by
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "learned", "probes", "by"),
+    [
+        ("a1", {"own-answers": 0.5}, {}, {}, ["a1_null"]),
+        ("a2", {"ldifs-random": 0.7}, {}, {}, ["a2_random"]),
+        ("a4", {}, {BEST: 0.5}, {}, ["a4_learned_less"]),
+        ("a4", {}, {"l2sp": 0.5}, {}, ["a4_learned_more"]),
+        ("a4", {"ldifs-faint": 0.5}, {}, {}, ["a4_faint_less"]),
+        ("a4", {"ldifs-faint": 0.1}, {}, {}, ["a4_faint_more"]),
+        ("a6", {}, {}, {"random": 0.95}, ["a6_twin"]),
+    ],
+)
+def test_a_claim_whose_control_fails_is_withdrawn(
+    name: str, kept: dict[str, float], learned: dict[str, float], probes: dict[str, float], by: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setitem(PROBES, "plain", 0.895)  # near enough to the base for a6 to be decided
+    assert verdict(name, matrix()) == ("holds", [])
+    for model, value in probes.items():
+        monkeypatch.setitem(PROBES, model, value)
+    assert verdict(name, matrix({**KEPT, **kept}, learned)) == ("withdrawn", by)
+
+
+def test_what_is_claimed_of_the_shortcut_is_of_its_own_rows_and_says_when_it_was_made() -> None:
+    table = matrix()
+    assert not [name for name in values(table) if name.startswith("a6_s3")]
+    more = table[table["method"] == "plain"].assign(sequence="s3")
+    more["value"] -= 0.1
+    found = values(pd.concat([table, more]))
+    assert {name: found[name] for name in ("a6_s3", "a6_s3_lost", "a6_s3_shuffled", "a6", "a1")} == pytest.approx(
+        {"a6_s3": 12, "a6_s3_lost": 80, "a6_s3_shuffled": 2, "a6": 2, "a1": 70}, abs=1e-6
+    )
+    made_after = {each.id for each in MEASUREMENTS if "after looking" in each.statement.lower()}
+    assert made_after == {"a6_s3", "a6_s3_lost", "a6_s3_shuffled"}
+    blind = more["by"] == "probe"
+    kept = more.assign(value=(more["value"] + 0.11).where(blind, 0.9))
+    said, by = verdict("a6_s3", pd.concat([table, kept]))
+    assert (said, by) == ("withdrawn", ["a6_s3_lost"])  # nothing was lost that it could be blind to
 
 
 def test_claims_fail_where_methods_are_exchanged() -> None:
@@ -113,8 +162,8 @@ def test_claims_fail_where_methods_are_exchanged() -> None:
 
 def test_verdicts_need_their_interval() -> None:
     judged = {claim.id: claim for claim in judge(MEASUREMENTS, {0: measure(SeedMatrix(matrix(), "s1"), {})})}
-    verdicts = {name: judged[name].verdict for name in ("a1", "a2", "a3", "a4", "gate_count_b", "a1_null")}
-    assert {**verdicts, "a1_null": None} == {
+    said = {name: judged[name].verdict for name in ("a1", "a2", "a3", "a4", "gate_count_b", "a1_null")}
+    assert {**said, "a1_null": None} == {
         "a1": "holds", "a2": "holds", "a3": "holds", "a4": "holds", "gate_count_b": "holds", "a1_null": None,
     }  # fmt: skip
     near = {

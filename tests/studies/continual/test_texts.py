@@ -11,6 +11,7 @@ from ftmech_hf.studies.continual.texts import TextsConfig, TextsPlan, matrix_row
 from ftmech_hf.tasks import PcfgConfig
 from ftmech_hf.training.adapters import AdapterConfig
 from recipes import continual_texts
+from recipes.readme import continual as continual_block
 from tests.conftest import make_gpt2
 
 
@@ -83,4 +84,11 @@ def test_the_example_as_a_user_runs_it(places: dict[str, Path], tmp_path: Path) 
     assert len(matrix) == 2 * (1 + 2 * 4)
     assert set(matrix["capability"]) == {"last", "first"}
     assert ((matrix["low"] <= matrix["value"]) & (matrix["value"] <= matrix["high"])).all()
-    assert (tmp_path / "report.md").read_text().count("\n") == 1 + 1 + 1 + 9
+    page, rows = (tmp_path / "report.html").read_text(), matrix_rows(matrix)
+    assert page.count('<th scope="row">') == 1 + 9
+    assert all(f">{cell}<" in page for row in rows for cell in row if cell)
+    block = continual_block.texts_block(tmp_path)
+    assert all(f"| {' | '.join(row)} |" in block for row in rows)
+    answered = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    assert list(answered) == ["lora", "olora", "replay", "ldifs-base"]
+    assert all(set(each) == {"last", "first"} for each in answered.values())

@@ -229,6 +229,8 @@ def test_claims_stand_beside_their_bars_and_few_pairs_decide_nothing() -> None:
     }  # fmt: skip
     wrong = score(pairs(*[("weakened", "there", "gone", "test", 0.9)] * 300))
     assert {each.id: each.verdict for each in make_claims(wrong, [0])}["wrong_gone"] == "fails"
+    decided = {each.id: each for each in make_claims(wrong, [0])}["undecided"]
+    assert (decided.verdict, decided.withdrawn_by) == ("withdrawn", ["wrong_gone"])  # all is decided, and wrong
     right = score(pairs(*[("unchanged", "unchanged", "unchanged", "test", math.nan)] * 400))
     assert {each.id: each.verdict for each in make_claims(right, [0])} == dict.fromkeys(
         ("wrong_gone", "wrong_wrapper", "unchanged_right", "undecided"), "holds"

@@ -26,6 +26,7 @@ from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import RunDir
 from ftmech_hf.studies.safety.answers import read_answers
+from ftmech_hf.studies.safety.clusters import asked_prompts, prompt_batches
 from ftmech_hf.tasks import RowStream, SafetyConfig
 from ftmech_hf.tasks.safety import OUTPUT
 from ftmech_hf.training.loop import Progress
@@ -79,11 +80,17 @@ def reading_inputs(model: PreTrainedModel, names: Mapping[str, Tensor]) -> Itera
         yield kept
 
 
-def mlp_inputs(model: PreTrainedModel, prompts: Tensor, *, batch_size: int = 256) -> dict[str, Tensor]:
-    """What enters every matrix of :func:`reading_matrices` where prompts (B, T) end: name -> (B, inputs)."""
+def mlp_inputs(
+    model: PreTrainedModel, prompts: Tensor, shown: Tensor | None = None, *, batch_size: int = 256
+) -> dict[str, Tensor]:
+    """What enters every matrix of :func:`reading_matrices` where prompts (B, T) end: name -> (B, inputs).
+
+    Args:
+        model, prompts, shown, batch_size: of :func:`~ftmech_hf.studies.safety.clusters.prompt_states`.
+    """
     with reading_inputs(model, reading_matrices(model)) as kept, torch.no_grad():
-        for ids in prompts.split(batch_size):
-            model(ids.to(model.device), use_cache=False, logits_to_keep=1)
+        for inputs in prompt_batches(model, prompts, shown, batch_size):
+            model(**inputs, use_cache=False, logits_to_keep=1)
     return {name: torch.cat(parts) for name, parts in kept.items()}
 
 
@@ -146,7 +153,7 @@ def measure_changes(config: ChangesConfig, task: SafetyConfig, *, progress: Prog
             rows = RowStream(task.asking(mixture, "instructed"), seed=config.seed, split="test")
             asked = rows.rows(0, config.eval_rows)
             ids = torch.from_numpy(asked.token_ids)
-            entered = mlp_inputs(tuned, ids[:, : OUTPUT.start])
+            entered = mlp_inputs(tuned, asked_prompts(asked))
             # Answers are one token there, and begin two tokens before the end of what is given.
             norms = [input_gradient_norms(model, ids[:, : OUTPUT.start + 2]) for model in (base, tuned)]
             logs = {

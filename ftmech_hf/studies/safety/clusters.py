@@ -7,6 +7,7 @@ out: there, success is another token by the next step.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.analysis.separation import side_of
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
+from ftmech_hf.jobs.padding import padded_inputs
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import RunDir
 from ftmech_hf.studies.safety.answers import read_answers
@@ -41,14 +43,38 @@ class ClustersConfig(JobConfig):
         check_positive(self, "eval_rows")
 
 
-def prompt_states(model: PreTrainedModel, rows: Rows, *, batch_size: int = 256) -> list[Tensor]:
-    """The stream after every layer but the last, where a row's prompt ends: layer -> (B, D)."""
+def asked_prompts(rows: Rows) -> Tensor:
+    """The prompts of rows of the task, without their answers, (B, T)."""
+    return torch.from_numpy(rows.token_ids[:, : OUTPUT.start])
+
+
+@torch.no_grad()
+def prompt_states(
+    model: PreTrainedModel, prompts: Tensor, shown: Tensor | None = None, *, batch_size: int = 256
+) -> list[Tensor]:
+    """The stream after every layer but the last, where a prompt ends: layer -> (B, D).
+
+    Args:
+        model: any that has a stream.
+        prompts: token ids (B, T), shorter ones filled on their left.
+        shown: what of them is no padding, (B, T); None if all is.
+        batch_size: prompts that are read at once.
+    """
     parts = []
-    for ids in torch.from_numpy(rows.token_ids[:, : OUTPUT.start]).to(model.device).split(batch_size):
-        with torch.no_grad():
-            found = model(ids, use_cache=False, output_hidden_states=True, logits_to_keep=1).hidden_states
+    for inputs in prompt_batches(model, prompts, shown, batch_size):
+        found = model(**inputs, use_cache=False, output_hidden_states=True, logits_to_keep=1).hidden_states
         parts.append([states[:, -1].float().cpu() for states in found[1:-1]])
     return [torch.cat(layer) for layer in zip(*parts, strict=True)]
+
+
+def prompt_batches(
+    model: PreTrainedModel, prompts: Tensor, shown: Tensor | None, batch_size: int
+) -> Iterator[dict[str, Tensor]]:
+    """What a model is called with to read prompts, which all end at the last place; see :func:`prompt_states`."""
+    for start in range(0, len(prompts), batch_size):
+        part = slice(start, start + batch_size)
+        more = {} if shown is None else padded_inputs(model, shown[part].to(model.device))
+        yield {"input_ids": prompts[part].to(model.device), **more}
 
 
 def describe_sides(sides: Tensor, chosen: NDArray[np.bool_], scale: float) -> dict[str, Any]:
@@ -71,7 +97,7 @@ def measure_clusters(config: ClustersConfig, task: SafetyConfig, *, progress: Pr
             return RowStream(asked, seed=config.seed, split=split).rows(0, config.eval_rows)
 
         fitted, tried = (
-            [prompt_states(model, rows_of(kind, split)) for kind in ("safe", "unsafe")]
+            [prompt_states(model, asked_prompts(rows_of(kind, split))) for kind in ("safe", "unsafe")]
             for split in ("probe", "validation")
         )
         table: list[dict[str, Any]] = []
@@ -79,7 +105,7 @@ def measure_clusters(config: ClustersConfig, task: SafetyConfig, *, progress: Pr
             rows = rows_of(mixture, "test")
             wrote: NDArray[np.bool_] = np.asarray(read_answers(model, rows).right.all(1))
             groups = {"all": np.ones(len(rows), bool), "succeeded": wrote, "failed": np.logical_not(wrote)}
-            for layer, states in enumerate(prompt_states(model, rows)):
+            for layer, states in enumerate(prompt_states(model, asked_prompts(rows))):
                 sides, scale = side_of(states, fitted[0][layer], fitted[1][layer])
                 table += [
                     {"mixture": mixture, "layer": layer, "answers": name, **describe_sides(sides, chosen, scale)}

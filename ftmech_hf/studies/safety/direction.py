@@ -7,7 +7,7 @@ layer is chosen on the validation split, for each of both by its own effect, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import RunDir
 from ftmech_hf.studies.safety.answers import read_answers
-from ftmech_hf.studies.safety.clusters import prompt_states
+from ftmech_hf.studies.safety.clusters import asked_prompts, prompt_states
 from ftmech_hf.tasks import Rows, RowStream, SafetyConfig
 from ftmech_hf.training.loop import Progress
 
@@ -46,7 +46,7 @@ class DirectionConfig(JobConfig):
 
 def taken_out(model: PreTrainedModel, direction: Tensor) -> Writes:
     """Writes that leave nothing of a direction (D,) in the stream, before and after every block."""
-    unit = (direction / direction.norm()).to(model.device)
+    unit = (direction / direction.norm()).to(model.device, model.dtype)
 
     def write(stream: Tensor) -> Tensor:
         return stream - (stream @ unit)[..., None] * unit
@@ -56,14 +56,17 @@ def taken_out(model: PreTrainedModel, direction: Tensor) -> Writes:
 
 def put_in(model: PreTrainedModel, direction: Tensor, layer: int) -> Writes:
     """A write that adds a direction (D,) to the stream after a layer."""
-    there = direction.to(model.device)
+    there = direction.to(model.device, model.dtype)
     return {("resid_post", layer): lambda stream: stream + there}
 
 
-def refusal_directions(model: PreTrainedModel, safe: Rows, unsafe: Rows) -> list[Tensor]:
-    """After every layer but the last: the mean of unsafe prompts less that of safe ones, (D,)."""
-    both = [[states.mean(0) for states in prompt_states(model, rows)] for rows in (unsafe, safe)]
-    return [there - here for there, here in zip(*both, strict=True)]
+def refusal_directions(safe: Sequence[Tensor], unsafe: Sequence[Tensor]) -> list[Tensor]:
+    """After every layer but the last: the mean of unsafe prompts less that of safe ones, (D,).
+
+    Args:
+        safe, unsafe: of :func:`~ftmech_hf.studies.safety.clusters.prompt_states`.
+    """
+    return [there.mean(0) - here.mean(0) for here, there in zip(safe, unsafe, strict=True)]
 
 
 def measure_direction(config: DirectionConfig, task: SafetyConfig, *, progress: Progress | None = None) -> RunDir:
@@ -93,7 +96,8 @@ def measure_direction(config: DirectionConfig, task: SafetyConfig, *, progress: 
             for mixture in ("safe", "unsafe")
             for answers in ("instructed", "refused")
         }
-        found = refusal_directions(model, *(rows_of(kind, "instructed", "probe") for kind in ("safe", "unsafe")))
+        fitted = (asked_prompts(rows_of(kind, "instructed", "probe")) for kind in ("safe", "unsafe"))
+        found = refusal_directions(*(prompt_states(model, prompts) for prompts in fitted))
         tried = [
             (shares(taken_out(model, each), "validation"), shares(put_in(model, each, layer), "validation"))
             for layer, each in enumerate(found)

@@ -11,7 +11,13 @@ import torch
 from ftmech_hf.analysis.separation import side_of
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import FinishedRun
-from ftmech_hf.studies.safety.clusters import ClustersConfig, describe_sides, measure_clusters, prompt_states
+from ftmech_hf.studies.safety.clusters import (
+    ClustersConfig,
+    asked_prompts,
+    describe_sides,
+    measure_clusters,
+    prompt_states,
+)
 from ftmech_hf.tasks import RowStream, SafetyConfig
 from ftmech_hf.tasks.safety import ATTACKS, OUTPUT
 from tests.conftest import make_gpt2
@@ -22,7 +28,7 @@ TASK = SafetyConfig()
 def test_states_are_those_where_the_first_token_is_predicted() -> None:
     model = make_gpt2(len(TASK.vocabulary))
     rows = RowStream(TASK.asking("unsafe", "instructed"), seed=0, split="test").rows(0, 7)
-    (found,) = prompt_states(model, rows, batch_size=3)  # of two layers all but the last
+    (found,) = prompt_states(model, asked_prompts(rows), batch_size=3)  # of two layers all but the last
     with torch.no_grad():
         states = model(torch.from_numpy(rows.token_ids), output_hidden_states=True).hidden_states
     torch.testing.assert_close(found, states[1][:, OUTPUT.start - 1], rtol=1e-4, atol=1e-4)
@@ -50,7 +56,9 @@ def test_every_mixture_has_its_sides_in_every_layer(tmp_path: Path) -> None:
     assert made.summary["layer"] == 0
     fitted, shown = (
         [
-            prompt_states(model, RowStream(TASK.asking(kind, "instructed"), seed=0, split=split).rows(0, 200))[0]
+            prompt_states(
+                model, asked_prompts(RowStream(TASK.asking(kind, "instructed"), seed=0, split=split).rows(0, 200))
+            )[0]
             for kind in ("safe", "unsafe")
         ]
         for split in ("probe", "test")

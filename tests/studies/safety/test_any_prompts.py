@@ -1,0 +1,109 @@
+"""Prompts of any model and of several lengths are read as if each stood alone; gated MLPs by both their matrices."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaForCausalLM, PreTrainedModel
+
+from ftmech_hf.activations import intervene
+from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.studies.safety.changes import log_action, mlp_inputs, random_like, reading_matrices, weight_rows
+from ftmech_hf.studies.safety.clusters import prompt_states
+from ftmech_hf.studies.safety.direction import put_in, refusal_directions, taken_out
+from tests.conftest import make_llama
+
+LENGTHS = (9, 4, 6, 9, 5)
+
+
+def texts_of(low: int, high: int) -> AnswerRows:
+    """Rows as data sets give them: prompts of several lengths of some tokens, filled on the left, and an answer."""
+    generator = torch.Generator().manual_seed(low)
+    rows = torch.zeros(len(LENGTHS), max(LENGTHS) + 2, dtype=torch.long)
+    for row, length in zip(rows, LENGTHS, strict=True):
+        row[-length - 2 :] = torch.randint(low, high, (length + 2,), generator=generator)
+    return AnswerRows.one_token(rows, pad=0)
+
+
+def every_layer(model: PreTrainedModel, prompts: Tensor, shown: Tensor | None) -> list[Tensor]:
+    """The stream, and what enters the matrices that read it, where prompts end."""
+    entered = mlp_inputs(model, prompts, shown, batch_size=2)
+    return [*prompt_states(model, prompts, shown, batch_size=2), *entered.values()]
+
+
+def test_a_prompt_is_read_as_if_it_stood_alone(any_model: PreTrainedModel) -> None:
+    prompts, shown = texts_of(3, 40).prompts()
+    assert shown is not None
+    assert shown.sum(1).tolist() == list(LENGTHS)
+    found, unmasked = every_layer(any_model, prompts, shown), every_layer(any_model, prompts, None)
+    for number, (row, real) in enumerate(zip(prompts, shown, strict=True)):
+        alone = every_layer(any_model, row[real][None], None)
+        for together, by_itself in zip(found, alone, strict=True):
+            torch.testing.assert_close(together[number], by_itself[0], rtol=1e-4, atol=1e-4)
+        # What must fail: padding that a model takes for tokens.
+        assert torch.allclose(unmasked[0][number], alone[0][0], atol=1e-2) == bool(real.all())
+
+
+@pytest.fixture(scope="module")
+def llama() -> LlamaForCausalLM:
+    return make_llama(40)
+
+
+def test_both_matrices_of_a_gated_mlp_read_the_stream(llama: LlamaForCausalLM) -> None:
+    matrices = reading_matrices(llama)
+    assert list(matrices) == [f"model.layers.{n}.mlp.{name}_proj" for n in range(2) for name in ("gate", "up")]
+    assert {tuple(each.shape) for each in matrices.values()} == {(24, 16)}
+    prompts, shown = texts_of(3, 40).prompts()
+    entered = mlp_inputs(llama, prompts, shown)
+    one, other = (entered[f"model.layers.0.mlp.{name}_proj"] for name in ("gate", "up"))
+    torch.testing.assert_close(one, other)
+    assert not torch.allclose(one, entered["model.layers.1.mlp.up_proj"], atol=1e-2)
+
+
+def test_a_planted_change_of_a_gated_mlp_is_found_and_acts_on_its_kind_alone(llama: LlamaForCausalLM) -> None:
+    """A change of one gate along what sets unsafe prompts apart; its random twin acts on both kinds alike."""
+    name = "model.layers.1.mlp.gate_proj"
+    safe, unsafe = (mlp_inputs(llama, *texts_of(*tokens).prompts())[name] for tokens in ((3, 20), (20, 40)))
+    weights = {name: reading_matrices(llama)[name]}
+    _, _, directions = torch.linalg.svd(safe)  # five prompts: what they do not span is left
+    apart = directions[len(safe) :].T @ (directions[len(safe) :] @ (unsafe.mean(0)))
+    planted = {name: torch.outer(torch.ones(24), apart)}
+    shifts = [
+        float((log_action(deltas, weights, {name: unsafe}) - log_action(deltas, weights, {name: safe})).mean())
+        for deltas in (planted, random_like(planted, 0))
+    ]
+    assert shifts[0] > 2.0
+    assert abs(shifts[1]) < 0.7
+    tuned = make_llama(40)
+    with torch.no_grad():
+        tuned.get_submodule(name).weight += 0.1 * planted[name]
+    changed = {row["matrix"]: row for row in weight_rows(llama, tuned, seed=0)}
+    assert [each for each, row in changed.items() if row["relative_norm"] > 0] == [name]
+    assert changed[name]["effective_rank"] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_refusal_direction_of_texts_is_taken_out_and_put_in(llama: LlamaForCausalLM) -> None:
+    """Put into safe prompts it brings their mean to that of unsafe ones; a random one of its length does not."""
+    asked = {kind: texts_of(*tokens).prompts() for kind, tokens in (("safe", (3, 20)), ("unsafe", (20, 40)))}
+    states = {kind: prompt_states(llama, *each) for kind, each in asked.items()}
+    (direction,) = refusal_directions(states["safe"], states["unsafe"])
+    torch.testing.assert_close(direction, states["unsafe"][0].mean(0) - states["safe"][0].mean(0))
+    other = torch.randn(16, generator=torch.Generator().manual_seed(0))
+    other *= direction.norm() / other.norm()
+    entered: list[Tensor] = []
+    hook = llama.model.layers[1].register_forward_pre_hook(lambda _, args: entered.append(args[0][:, -1].detach()))
+    for kind, writes in (
+        ("safe", put_in(llama, direction, 0)),
+        ("safe", put_in(llama, other, 0)),
+        ("unsafe", taken_out(llama, direction)),
+    ):
+        with intervene(llama, writes):
+            prompt_states(llama, *asked[kind])
+    hook.remove()
+    far = [float((each.mean(0) - states["unsafe"][0].mean(0)).norm()) for each in entered[:2]]
+    assert far[0] < 1e-3 < 0.5 < far[1]
+    assert (entered[2] @ direction).abs().max() < 1e-3 < (states["unsafe"][0] @ direction).abs().max()
+    half = make_llama(40).bfloat16()
+    with intervene(half, taken_out(half, direction)):  # a direction is kept in float32, whatever the model computes in
+        prompt_states(half, *asked["unsafe"])

@@ -1,4 +1,4 @@
-"""Sizes of the models we train: stock GPT-2, Llama and Mixtral configs, so that what is made for those takes them."""
+"""Sizes of the models we train: stock GPT-2, Llama, Mixtral and LFM2 configs, so that what is made for those takes them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any, Literal, NamedTuple
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MixtralConfig,
@@ -21,15 +23,15 @@ from ftmech_hf.tasks.schema import BOS, EOS, PAD, SPECIAL_TOKENS
 class Preset(NamedTuple):
     """Shape of a model; the names of its numbers are ``GPT2Config``'s.
 
-    Embeddings are tied only where a paper's are: LoRA on tied embeddings breaks when merged, and logit lenses want the
-    unembedding alone.
+    Embeddings are tied only where a paper's are, or where a model learns to copy from its prompt in a few minutes, which
+    tied ones do sooner: LoRA on tied embeddings breaks when merged, and logit lenses want the unembedding alone.
     """
 
     n_layer: int
     n_head: int
     n_embd: int
     n_positions: int
-    architecture: Literal["gpt2", "llama", "mixtral"] = "gpt2"
+    architecture: Literal["gpt2", "llama", "mixtral", "lfm2"] = "gpt2"
     tied: bool = False
 
 
@@ -47,6 +49,9 @@ PRESETS: dict[str, Preset] = {
     "nano-stories": Preset(n_layer=4, n_head=4, n_embd=128, n_positions=256, architecture="llama"),
     "micro-stories": Preset(n_layer=4, n_head=6, n_embd=192, n_positions=512, architecture="llama"),
     "paper-stories": Preset(n_layer=12, n_head=12, n_embd=768, n_positions=1024, architecture="llama", tied=True),
+    # For documents and questions: short convolutions bring a name to the words that follow it, which a Llama of this size
+    # did not learn to do within the same minutes (ftmech_hf/tasks/README.md).
+    "nano-library": Preset(n_layer=4, n_head=4, n_embd=128, n_positions=256, architecture="lfm2", tied=True),
 }
 
 
@@ -80,11 +85,24 @@ def gated_width(shape: Preset) -> int:
 NUM_EXPERTS, EXPERTS_PER_TOKEN = 4, 2
 """Of a mixture of experts, in every block."""
 
+CONVOLVED = 4
+"""Tokens that a short convolution of an LFM2 sees: a token and the three before it."""
+
+
+def mixing_layers(shape: Preset) -> list[str]:
+    """Of an LFM2, what mixes tokens in each layer: short convolutions and attention in turns."""
+    return ["full_attention" if layer % 2 else "conv" for layer in range(shape.n_layer)]
+
 
 def expected_parameters(shape: Preset, vocab_size: int) -> int:
     """Closed form of the parameter count of a model with this shape."""
     width = shape.n_embd
     words = (1 if shape.tied else 2) * vocab_size
+    if shape.architecture == "lfm2":
+        attention = 4 * width**2 + 2 * (width // shape.n_head)  # queries and keys are normalised in each head
+        convolution = 4 * width**2 + CONVOLVED * width
+        mixing = sum(attention if layer == "full_attention" else convolution for layer in mixing_layers(shape))
+        return mixing + shape.n_layer * (3 * width * gated_width(shape) + 2 * width) + width + words * width
     if shape.architecture != "gpt2":
         experts = NUM_EXPERTS if shape.architecture == "mixtral" else 1
         router = experts * width if experts > 1 else 0
@@ -118,14 +136,14 @@ def gpt2_config(shape: Preset, vocab_size: int, *, dropout: float = 0.0) -> GPT2
     )
 
 
-def llama_config(shape: Preset, vocab_size: int, *, dropout: float = 0.0) -> LlamaConfig | MixtralConfig:
-    """The ``LlamaConfig`` of a shape with our special token ids; a ``MixtralConfig`` of a mixture of experts.
+def llama_config(shape: Preset, vocab_size: int, *, dropout: float = 0.0) -> LlamaConfig | MixtralConfig | Lfm2Config:
+    """The ``LlamaConfig`` of a shape with our special token ids; or that of a mixture of experts, or of an LFM2.
 
     Raises:
-        ValueError: dropout in the residual stream, which neither has.
+        ValueError: dropout in the residual stream, which none of them has.
     """
     if dropout:
-        raise ValueError(f"dropout: {dropout}, but a {shape.architecture.capitalize()} has none")
+        raise ValueError(f"dropout: {dropout}, which {NAMES[shape.architecture]} models do not have")
     common: dict[str, Any] = {
         "hidden_size": shape.n_embd,
         "intermediate_size": gated_width(shape),
@@ -137,6 +155,9 @@ def llama_config(shape: Preset, vocab_size: int, *, dropout: float = 0.0) -> Lla
     if shape.architecture == "mixtral":
         common |= {"num_local_experts": NUM_EXPERTS, "num_experts_per_tok": EXPERTS_PER_TOKEN}
         return MixtralConfig(num_key_value_heads=shape.n_head, **common)
+    if shape.architecture == "lfm2":
+        common |= {"layer_types": mixing_layers(shape), "conv_L_cache": CONVOLVED, "block_auto_adjust_ff_dim": False}
+        return Lfm2Config(num_key_value_heads=shape.n_head, **common)
     return LlamaConfig(**common)
 
 
@@ -144,8 +165,12 @@ CLASSES: dict[str, type[PreTrainedModel]] = {
     "gpt2": GPT2LMHeadModel,
     "llama": LlamaForCausalLM,
     "mixtral": MixtralForCausalLM,
+    "lfm2": Lfm2ForCausalLM,
 }
 """Architecture -> its class."""
+
+NAMES = {"gpt2": "GPT-2", "llama": "Llama", "mixtral": "Mixtral", "lfm2": "LFM2"}
+"""Architecture -> its name in prose."""
 
 
 def build_model(shape: Preset, vocab_size: int, *, seed: int, dropout: float = 0.0) -> PreTrainedModel:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ftmech_hf.models.presets import Preset
+from ftmech_hf.models.presets import NAMES, Preset
 from ftmech_hf.report.differences import NOT_SAID, Difference, OneOf, Part
 from ftmech_hf.training.settings import TrainConfig
 
@@ -146,5 +146,4 @@ def seed_rows(seeds: Sequence[int]) -> list[Difference]:
 
 def model_size(shape: Preset) -> str:
     """The size of a model in words."""
-    kind = {"gpt2": "GPT-2", "llama": "Llama", "mixtral": "Mixtral"}[shape.architecture]
-    return f"{kind} of {shape.n_layer} blocks, {shape.n_head} heads, width {shape.n_embd}"
+    return f"{NAMES[shape.architecture]} of {shape.n_layer} blocks, {shape.n_head} heads, width {shape.n_embd}"

@@ -39,6 +39,16 @@ def test_weights_are_a_function_of_the_seed() -> None:
     assert not torch.equal(first["transformer.wte.weight"], other["transformer.wte.weight"])
 
 
+def test_the_lfm2_is_a_stock_one_that_a_library_fits_in() -> None:
+    model = build_model(find_preset("nano-library"), 421, seed=0)
+    assert type(model).__name__ == "Lfm2ForCausalLM"
+    assert model.config.layer_types == ["conv", "full_attention"] * 2
+    assert (model.config.conv_L_cache, model.config.intermediate_size, model.config.tie_word_embeddings) == (4, 344, True)
+    assert model(torch.arange(96)[None]).logits.shape == (1, 96, 421)
+    # The width of its MLPs is ours: left alone, the class takes another one.
+    assert model.model.layers[0].feed_forward.w1.weight.shape == (344, 128)
+
+
 def test_unknown_presets_and_stock_architecture() -> None:
     with pytest.raises(ValueError, match="preset: unknown 'giant', expected one of nano, micro, paper, nano-llama"):
         find_preset("giant")
@@ -64,7 +74,7 @@ def test_the_llama_is_a_stock_one_that_the_task_fits_in() -> None:
     assert (config.num_hidden_layers, config.hidden_size, config.intermediate_size) == (3, 96, 256)
     assert (config.max_position_embeddings, config.tie_word_embeddings, config.pad_token_id) == (64, False, 0)
     assert model(torch.arange(40)[None]).logits.shape == (1, 40, 48)
-    with pytest.raises(ValueError, match=r"dropout: 0\.1, but a Llama has none"):
+    with pytest.raises(ValueError, match=r"dropout: 0\.1, which Llama models do not have"):
         build_model(find_preset("nano-llama"), 48, seed=0, dropout=0.1)
 
 

@@ -39,21 +39,18 @@ from ftmech_hf.tasks.schema import BOS
 PEOPLE = 4
 """Of a row: somebody, one of the same first name, one of the same last name, and one of another."""
 
-KINDS = {"fresh": 0.65, "heart": 0.15, "agreeing": 0.10, "contradicting": 0.05, "missing": 0.05}
+KINDS = {"fresh": 0.60, "heart": 0.15, "agreeing": 0.10, "contradicting": 0.05, "missing": 0.10}
 """Shares of rows: facts of the row alone; the known world without documents, with its documents, and with documents
 that say something else of it; and questions about people of whom no document tells."""
 
-ROOM = {1: 40, 2: 64, 4: 96}
-"""Most documents of a row -> its tokens."""
+SHOWN, ROOM = 4, 96
+"""Documents of a row and its tokens, at most."""
 
 ONE_ROOM, SEVERAL_ROOM, FRIEND_ROOM = 7, 25, 19
 """Tokens that a question and its answer take, of several facts at most."""
 
-UNASKED = 0.15
+UNASKED = 0.20
 """Share of questions about one fact, and of facts of the others, that no document tells."""
-
-TRIES = 40
-"""Questions that are drawn for a row; one that it has already is left out."""
 
 
 class Shelf(NamedTuple):
@@ -149,9 +146,9 @@ def choose_documents(rng: np.random.Generator, number: int) -> list[tuple[int, i
     return [pool[place] for place in rng.permutation(number)]
 
 
-def draw_shelf(rng: np.random.Generator, world: World, people: tuple[int, ...], most: int) -> Shelf:
-    """Documents of four people, one to ``most`` of them, more often many."""
-    number = int(rng.choice(most, p=np.arange(1, most + 1) / (most * (most + 1) / 2))) + 1
+def draw_shelf(rng: np.random.Generator, world: World, people: tuple[int, ...]) -> Shelf:
+    """Documents of four people, one to :data:`SHOWN` of them, more often many."""
+    number = int(rng.choice(SHOWN, p=np.arange(1, SHOWN + 1) / (SHOWN * (SHOWN + 1) / 2))) + 1
     shown = tuple((people[person], each) for person, each in choose_documents(rng, number))
     return Shelf(world, people, shown)
 
@@ -178,7 +175,7 @@ def draw_question(rng: np.random.Generator, shelf: Shelf, room: int) -> Question
     return ask_one(world, known[rng.integers(len(known))])
 
 
-def draw_row(rng: np.random.Generator, kind: str, fresh: World, first: int, most: int, world_seed: int) -> Row:
+def draw_row(rng: np.random.Generator, kind: str, fresh: World, first: int, world_seed: int) -> Row:
     """A row of pretraining.
 
     Args:
@@ -186,13 +183,12 @@ def draw_row(rng: np.random.Generator, kind: str, fresh: World, first: int, most
         kind: one of :data:`KINDS`.
         fresh: the world of facts that are drawn for rows alone.
         first: the first of the row's four people in it.
-        most: documents at most.
         world_seed: of the known world.
     """
     known, own = find_world("known", world_seed), tuple(range(first, first + PEOPLE))
     if kind == "heart":
         row = begin_row([])
-        while len(row.token_ids) + ONE_ROOM <= ROOM[most]:
+        while len(row.token_ids) + ONE_ROOM <= ROOM:
             fact = Fact(int(rng.integers(len(known.names))), int(rng.integers(len(RELATIONS))))
             row.ask(ask_one(known, fact))
         return row
@@ -202,27 +198,23 @@ def draw_row(rng: np.random.Generator, kind: str, fresh: World, first: int, most
         one = int(rng.integers(len(known.names)))
         others = rng.choice([each for each in range(len(known.names)) if each != one], 3, replace=False)
         people = (one, *(int(each) for each in others))
-    shelf = draw_shelf(rng, world, people, most)
+    shelf = draw_shelf(rng, world, people)
     row = begin_row([document(world, *each) for each in shelf.shown])
     if kind == "missing":  # the documents are of these people, the questions about the next ones
         named = {tuple(world.names[person]) for person, _ in shelf.shown}
         after = (first + PEOPLE + np.arange(PEOPLE)) % len(fresh.names)
         shelf = Shelf(fresh, tuple(int(each) for each in after if tuple(fresh.names[each]) not in named), ())
-    _ask_all(rng, row, shelf, ROOM[most])
+    _ask_all(rng, row, shelf, ROOM)
     return row
 
 
 def _ask_all(rng: np.random.Generator, row: Row, shelf: Shelf, length: int) -> None:
-    asked = set()
-    for _ in range(TRIES):
-        room = length - len(row.token_ids)
-        if room < ONE_ROOM:
-            return
+    """Ask for as long as there is room. What was asked may be asked again: were it not, who counts what is left out of the
+    answers so far would guess the next one without reading whom it is about."""
+    while (room := length - len(row.token_ids)) >= ONE_ROOM:
         if shelf.shown:
             question = draw_question(rng, shelf, room)
         else:
             fact = Fact(int(rng.choice(shelf.people)), int(rng.integers(len(RELATIONS))))
             question = ask_one(shelf.world, fact, known=False)
-        if question.facts not in asked:
-            asked.add(question.facts)
-            row.ask(question)
+        row.ask(question)

@@ -12,7 +12,7 @@ import numpy as np
 from ftmech_hf.tasks.epochs import in_epochs
 from ftmech_hf.tasks.library.documents import Question
 from ftmech_hf.tasks.library.questions import RANKED, Asked, Context, Style, make_row
-from ftmech_hf.tasks.library.rows import KINDS, ROOM, Row, draw_fresh, draw_row
+from ftmech_hf.tasks.library.rows import KINDS, PEOPLE, ROOM, Row, draw_fresh, draw_row
 from ftmech_hf.tasks.library.world import FRIEND, PLACE, RELATIONS, VOCABULARY, WORLDS
 from ftmech_hf.tasks.schema import EOS, PAD, Rows, Task, split_generator
 
@@ -46,8 +46,6 @@ class LibraryConfig(Task):
     mixture: Literal["pretraining", "questions"] = field(
         default="pretraining", metadata={"help": "pretraining: many questions a row; questions: one, about a world"}
     )
-    one_document: int = field(default=0, metadata={"help": "of pretraining: the first rows, which show one document"})
-    two_documents: int = field(default=0, metadata={"help": "of pretraining: the next rows, which show up to two"})
     world: str = field(default="domain", metadata={"help": f"of questions: {', '.join(WORLDS)}"})
     world_seed: int = field(default=0, metadata={"help": "of what is true in the worlds"})
     people: str = field(default="all", metadata={"help": f"who is asked about: {', '.join(PEOPLE_OF)}"})
@@ -76,7 +74,7 @@ class LibraryConfig(Task):
                 raise ValueError(f"{name}: unknown {value!r}, expected one of {', '.join(able)}")
         if not self.asked or set(self.asked) - set(get_args(Asked)):
             raise ValueError(f"asked: {' '.join(self.asked)!r}, expected some of {', '.join(get_args(Asked))}")
-        for name in ("one_document", "two_documents", "world_seed", "pairs"):
+        for name in ("world_seed", "pairs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: {getattr(self, name)} is negative, expected 0 or more")
         if not 1 <= self.top_k <= RANKED // 2:
@@ -92,28 +90,25 @@ class LibraryConfig(Task):
     def row_length(self) -> int:
         """Tokens of the longest row there can be."""
         if self.mixture == "pretraining":
-            return max(ROOM.values())
+            return ROOM
         shown = 0 if self.context == "none" else max(self.top_k, 3)
-        return max(ROOM[4] if self.pretraining_share else 0, LONGEST_QUESTION + LONGEST_DOCUMENT * shown)
+        return max(ROOM if self.pretraining_share else 0, LONGEST_QUESTION + LONGEST_DOCUMENT * shown)
 
     def sample_block(self, rng: np.random.Generator) -> Rows:
-        """Rows of pretraining that show up to four documents."""
-        return self._pad(self._pretraining(rng, 4, self.block_rows))
+        """Rows of pretraining."""
+        return self._pad(self._pretraining(rng, self.block_rows))
 
     def block(self, seed: int, split: str, number: int) -> Rows:
-        """One block of a stream; of pretraining, rows of few documents come first where that is asked for."""
+        """One block of a stream."""
         first = number * self.block_rows
         if self.mixture == "pretraining":
-            training = split in ("train", "finetune", "reverse")
-            most = next((m for m, end in ((1, self.one_document), (2, self.one_document + self.two_documents))
-                         if training and first < end), 4)  # fmt: skip
-            return self._pad(self._pretraining(split_generator(seed, split, number), most, self.block_rows))
+            return self.sample_block(split_generator(seed, split, number))
         places = range(first, first + self.block_rows)
         rows, labels = [], []
         for place, which in zip(places, self._numbers(places, seed, split), strict=True):
             rng = split_generator(seed, split, place)
             if rng.random() < self.pretraining_share:
-                rows += self._pretraining(rng, 4, 1)
+                rows += self._pretraining(rng, 1)
                 labels.append(-1)
                 continue
             row, question = self._question(which, seed, split)
@@ -141,10 +136,10 @@ class LibraryConfig(Task):
             self.context, self.top_k, self.gold_at, self.style,
         )  # fmt: skip
 
-    def _pretraining(self, rng: np.random.Generator, most: int, number: int) -> list[Row]:
+    def _pretraining(self, rng: np.random.Generator, number: int) -> list[Row]:
         kinds = rng.choice(list(KINDS), number, p=list(KINDS.values()))
         fresh = draw_fresh(rng, number + 1)  # the last people are those of whom no document tells
-        return [draw_row(rng, kind, fresh, 4 * row, most, self.world_seed) for row, kind in enumerate(kinds)]
+        return [draw_row(rng, kind, fresh, PEOPLE * row, self.world_seed) for row, kind in enumerate(kinds)]
 
     def _pad(self, rows: list[Row], labels: list[int] | None = None) -> Rows:
         shape = (len(rows), self.row_length)

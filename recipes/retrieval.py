@@ -1,20 +1,32 @@
-"""Does fine-tuning help a model that answers from retrieved documents? A base and a tuned one, on anybody's questions.
+"""Does fine-tuning help a model that answers from retrieved documents? A study, or two models on anybody's questions.
 
+python recipes/retrieval.py --config recipes/configs/nano/retrieval.yaml
 python recipes/retrieval.py --base MODEL --finetuned MODEL --data runs/squad --split dev --retriever bm25
 """
 
 from __future__ import annotations
 
+import sys
+
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.jobs.grounded_answers import GroundedConfig, answer_questions, describe_harm
+from ftmech_hf.jobs.study import run_command
 from ftmech_hf.report.console import make_console, step_bar
 from ftmech_hf.retrieval import RetrieverConfig
 from ftmech_hf.runs import FinishedRun
+from ftmech_hf.studies import load_study
+
+OF_A_PAIR = ("--base", "--finetuned", "--data")
+"""What says that two models are asked, and not the study made."""
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse, ask, say what came out."""
+    """Parse; ask two models and say what came out, or run what is not finished of the study and report."""
+    given = sys.argv[1:] if argv is None else argv
     with clean_exit():
+        if not any(each.split("=")[0] in OF_A_PAIR for each in given):
+            run_command(load_study("retrieval"), argv, __doc__)
+            return
         config, retriever = parse_config(GroundedConfig, RetrieverConfig, argv=argv, description=__doc__)
         with step_bar("retrieval", "contexts") as progress:
             run = FinishedRun(answer_questions(config, retriever, progress=progress).path)

@@ -16,7 +16,7 @@ from typing import Any
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.explorer.picture import find_chromium, take_picture_of_report
 from ftmech_hf.runs import write_text
-from recipes.readme import benchmarks, code, continual, real, studies
+from recipes.readme import benchmarks, code, continual, real, retrieval, studies
 from recipes.readme.architectures import architectures_block
 from recipes.readme.organisms import organisms_block
 
@@ -56,6 +56,7 @@ class UpdateReadmeConfig:
     tracr: str = field(default="runs/tracr-nano", metadata={"help": "folder of the study of compiled programs"})
     safety: str = field(default="runs/safety-nano", metadata={"help": "folder of the study of safety fine-tuning"})
     continual: str = field(default="runs/continual-nano", metadata={"help": "folder of the continual study"})
+    retrieval: str = field(default="runs/retrieval-nano", metadata={"help": "folder of the study of retrieval"})
     continual_strengths: str = field(
         default="runs/continual-strengths", metadata={"help": "folder of the same with --develop true"}
     )
@@ -104,9 +105,9 @@ class Block:
 
 
 SPEED = "recipes/benchmarks/README.md"
-REPRODUCTION, SWEEP, TRACR, STORIES, SAFETY, CONTINUAL, REAL = (
+REPRODUCTION, SWEEP, TRACR, STORIES, SAFETY, CONTINUAL, REAL, RETRIEVAL = (
     f"ftmech_hf/studies/{name}/README.md"
-    for name in ("pcfg", "sweep", "tracr", "tinystories", "safety", "continual", "real")
+    for name in ("pcfg", "sweep", "tracr", "tinystories", "safety", "continual", "real", "retrieval")
 )
 BLOCKS: dict[str, Block] = {
     "results": Block(REPRODUCTION, "reproduction", studies.results_block, picture="overview.png", page="report.png"),
@@ -135,6 +136,8 @@ BLOCKS: dict[str, Block] = {
     "continual diagnoses": Block(CONTINUAL, "continual", continual.diagnoses_block),
     "continual strengths": Block(CONTINUAL, "continual_strengths", continual.strengths_block),
     "continual texts": Block(CONTINUAL, "continual_texts", continual.texts_block),
+    "retrieval": Block(RETRIEVAL, "retrieval", studies.claims_block),
+    "retrieval models": Block(RETRIEVAL, "retrieval", retrieval.models_block),
     "organisms": Block("ftmech_hf/studies/organisms/README.md", "organisms", organisms_block),
     "stories": Block(STORIES, "stories", studies.stories_block),
     "stories claims": Block(STORIES, "stories", studies.stories_claims_block),

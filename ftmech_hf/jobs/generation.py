@@ -191,6 +191,13 @@ def _make_cache(model: PreTrainedModel) -> Cache:
     return cache
 
 
+def _keep_rows(cache: Cache, kept: Tensor) -> None:
+    """Leave the others out; layers of convolutions and of linear attention know no selecting, but an order of rows."""
+    for layer in cache.layers:
+        select: Any = getattr(layer, "batch_select_indices", None) or layer.reorder_cache
+        select(kept)
+
+
 class _Batch:
     """Texts that are written side by side; those that have ended leave it."""
 
@@ -238,7 +245,7 @@ class _Batch:
                 self.places, self.room, self.mask = self.places[kept], self.room[kept], self.mask[kept]
                 tokens = tokens[kept]
                 for cache in caches:
-                    cache.batch_select_indices(kept)
+                    _keep_rows(cache, kept)
             inputs = tokens[:, None]
             self.mask = torch.cat([self.mask, torch.ones_like(inputs)], dim=1)
         return self.written

@@ -1,4 +1,4 @@
-"""Sizes of the models we train: stock GPT-2, Llama, Mixtral and LFM2 configs, so that what is made for those takes them."""
+"""Sizes of the models we train: stock configs of transformers' classes, so that what is made for those takes them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from ftmech_hf.tasks.schema import BOS, EOS, PAD, SPECIAL_TOKENS
 class Preset(NamedTuple):
     """Shape of a model; the names of its numbers are ``GPT2Config``'s.
 
-    Embeddings are tied only where a paper's are, or where a model learns to copy from its prompt in a few minutes, which
-    tied ones do sooner: LoRA on tied embeddings breaks when merged, and logit lenses want the unembedding alone.
+    Embeddings are tied only where a paper's are, or where a model must learn to copy from its prompt, which tied ones
+    do sooner: LoRA on tied embeddings breaks when merged, and logit lenses want the unembedding alone.
     """
 
     n_layer: int
@@ -49,8 +49,8 @@ PRESETS: dict[str, Preset] = {
     "nano-stories": Preset(n_layer=4, n_head=4, n_embd=128, n_positions=256, architecture="llama"),
     "micro-stories": Preset(n_layer=4, n_head=6, n_embd=192, n_positions=512, architecture="llama"),
     "paper-stories": Preset(n_layer=12, n_head=12, n_embd=768, n_positions=1024, architecture="llama", tied=True),
-    # For documents and questions: short convolutions bring a name to the words that follow it, which a Llama of this size
-    # did not learn to do within the same minutes (ftmech_hf/tasks/README.md).
+    # For documents and questions: short convolutions bring a name to the words that follow it, which a Llama of this
+    # size did not learn to do within the same minutes (ftmech_hf/tasks/README.md).
     "nano-library": Preset(n_layer=4, n_head=4, n_embd=128, n_positions=256, architecture="lfm2", tied=True),
 }
 

@@ -19,6 +19,7 @@ STUDIES = {
     "organisms": "ftmech_hf.studies.organisms",
     "real": "ftmech_hf.studies.real",
     "reproduce": "ftmech_hf.studies.pcfg",
+    "retrieval": "ftmech_hf.studies.retrieval",
     "safety": "ftmech_hf.studies.safety",
     "sweep": "ftmech_hf.studies.sweep",
     "tinystories": "ftmech_hf.studies.tinystories",

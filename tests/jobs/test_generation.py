@@ -7,6 +7,7 @@ from scipy import stats
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ftmech_hf.jobs.generation import Amplified, continue_rows, generate, generation_randomness, sample_tokens
+from ftmech_hf.models.presets import build_model, find_preset
 from ftmech_hf.models.tokenization import build_tokenizer
 from ftmech_hf.tasks.schema import SPECIAL_TOKENS
 from tests.conftest import make_gpt2
@@ -46,6 +47,20 @@ def test_a_text_is_that_of_a_loop_without_batch_padding_or_cache(
         assert text == tokenizer.decode(expected, skip_special_tokens=True)
     assert texts[0] != texts[3]  # the same prompt has other random numbers in another place
     assert len({len(text) for text in texts}) > 1  # some have ended early
+
+
+@torch.no_grad()
+def test_convolutions_see_no_padding_and_outlive_texts_that_end(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Layers without keys and values keep the rows that go on, as attention does."""
+    model = build_model(find_preset("nano-library", n_layer=2, n_embd=16, n_head=2), 40, seed=0)
+    model.load_state_dict(
+        {name: 30 * each if "norm" not in name else each for name, each in model.state_dict().items()}
+    )
+    texts = generate(model, tokenizer, PROMPTS, seed=3, max_new_tokens=20, temperature=0.7, batch_size=4)
+    for number, (prompt, text) in enumerate(zip(PROMPTS, texts, strict=True)):
+        expected = _alone(model, [1, *tokenizer(prompt)["input_ids"]], generation_randomness(3, number, 20), 0.7)
+        assert text == tokenizer.decode(expected, skip_special_tokens=True)
+    assert len({len(text) for text in texts}) > 1
 
 
 def test_without_temperature_it_is_what_transformers_writes(

@@ -43,7 +43,11 @@ def test_the_lfm2_is_a_stock_one_that_a_library_fits_in() -> None:
     model = build_model(find_preset("nano-library"), 421, seed=0)
     assert type(model).__name__ == "Lfm2ForCausalLM"
     assert model.config.layer_types == ["conv", "full_attention"] * 2
-    assert (model.config.conv_L_cache, model.config.intermediate_size, model.config.tie_word_embeddings) == (4, 344, True)
+    assert (model.config.conv_L_cache, model.config.intermediate_size, model.config.tie_word_embeddings) == (
+        4,
+        344,
+        True,
+    )
     assert model(torch.arange(96)[None]).logits.shape == (1, 96, 421)
     # The width of its MLPs is ours: left alone, the class takes another one.
     assert model.model.layers[0].feed_forward.w1.weight.shape == (344, 128)

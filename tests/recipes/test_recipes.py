@@ -37,6 +37,7 @@ from ftmech_hf.studies.continual.plan import ContinualConfig
 from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
 from ftmech_hf.studies.real.plan import RealConfig
+from ftmech_hf.studies.retrieval.plan import RetrievalConfig
 from ftmech_hf.studies.safety.plan import SafetyStudyConfig
 from ftmech_hf.studies.sweep.plan import SECTIONS, SweepConfig
 from ftmech_hf.studies.tinystories.config import StoriesStudyConfig
@@ -158,6 +159,7 @@ def test_every_config_parses_and_begins_by_saying_what_it_shows(path: Path) -> N
         },
         "real": (RealConfig, CaseConfig),
         "continual": (ContinualConfig, PcfgShape),
+        "retrieval": (RetrievalConfig,),
         "safety": (SafetyStudyConfig,),
         "safety_dataset": (MakeDatasetConfig, SafetyConfig),
         "make_stories": (MakeStoriesConfig,),

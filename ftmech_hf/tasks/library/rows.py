@@ -41,7 +41,7 @@ PEOPLE = 4
 
 KINDS = {"fresh": 0.60, "heart": 0.15, "agreeing": 0.10, "contradicting": 0.05, "missing": 0.10}
 """Shares of rows: facts of the row alone; the known world without documents, with its documents, and with documents
-that say something else of it; and questions about people of whom no document tells."""
+that say something else of it; and questions about somebody of whom no document tells."""
 
 SHOWN, ROOM = 4, 96
 """Documents of a row and its tokens, at most."""
@@ -132,24 +132,33 @@ def draw_fresh(rng: np.random.Generator, number: int) -> World:
     return world._replace(friends=friends, order=np.repeat(world.order[::PEOPLE], PEOPLE, axis=0))
 
 
-def choose_documents(rng: np.random.Generator, number: int) -> list[tuple[int, int]]:
+def choose_documents(rng: np.random.Generator, number: int, *, about: bool = True) -> list[tuple[int, int]]:
     """Which of four people's documents a row shows, person and number of each.
 
     Half of the rows are of documents about three of them, two of them about the first; the rest are of the first
     person's alone, as a search by name finds them.
+
+    Args:
+        rng: the only source of chance.
+        number: how many.
+        about: whether any are about the first person; else they are about the other three, of whom one has the same
+            first name and one the same last name.
     """
     own = [int(each) for each in rng.permutation(DOCUMENTS)]
     pool = [(0, each) for each in own]
+    one, other, third = (int(person) for person in rng.permutation([1, 2, 3]))
+    if not about:
+        pool = [(one, own[0]), (other, own[0]), (third, own[0]), (one, own[1])]
+        return [pool[place] for place in rng.permutation(len(pool))[:number]]
     if rng.random() < 0.5:
-        one, other = (int(person) for person in rng.permutation([1, 2, 3])[:2])
         pool = [(0, own[0]), (one, own[0]), (0, own[1]), (other, own[1])]
     return [pool[place] for place in rng.permutation(number)]
 
 
-def draw_shelf(rng: np.random.Generator, world: World, people: tuple[int, ...]) -> Shelf:
-    """Documents of four people, one to :data:`SHOWN` of them, more often many."""
+def draw_shelf(rng: np.random.Generator, world: World, people: tuple[int, ...], *, about: bool = True) -> Shelf:
+    """Documents of four people, one to :data:`SHOWN` of them, more often many; see :func:`choose_documents`."""
     number = int(rng.choice(SHOWN, p=np.arange(1, SHOWN + 1) / (SHOWN * (SHOWN + 1) / 2))) + 1
-    shown = tuple((people[person], each) for person, each in choose_documents(rng, number))
+    shown = tuple((people[person], each) for person, each in choose_documents(rng, number, about=about))
     return Shelf(world, people, shown)
 
 
@@ -175,6 +184,16 @@ def draw_question(rng: np.random.Generator, shelf: Shelf, room: int) -> Question
     return ask_one(world, known[rng.integers(len(known))])
 
 
+def draw_missing(rng: np.random.Generator, shelf: Shelf) -> Question:
+    """A question about the first of a shelf's people, of whom no document tells, though others have their names.
+
+    Every other one is for what a document tells of somebody else.
+    """
+    relations = [fact.relation for fact in shelf.told if fact.relation != FRIENDSHIP]
+    relation = rng.choice(relations) if rng.random() < 0.5 else rng.integers(len(RELATIONS))
+    return ask_one(shelf.world, Fact(shelf.people[0], int(relation)), known=False)
+
+
 def draw_row(rng: np.random.Generator, kind: str, fresh: World, first: int, world_seed: int) -> Row:
     """A row of pretraining.
 
@@ -198,23 +217,10 @@ def draw_row(rng: np.random.Generator, kind: str, fresh: World, first: int, worl
         one = int(rng.integers(len(known.names)))
         others = rng.choice([each for each in range(len(known.names)) if each != one], 3, replace=False)
         people = (one, *(int(each) for each in others))
-    shelf = draw_shelf(rng, world, people)
+    shelf = draw_shelf(rng, world, people, about=kind != "missing")
     row = begin_row([document(world, *each) for each in shelf.shown])
-    if kind == "missing":  # the documents are of these people, the questions about the next ones
-        named = {tuple(world.names[person]) for person, _ in shelf.shown}
-        after = (first + PEOPLE + np.arange(PEOPLE)) % len(fresh.names)
-        shelf = Shelf(fresh, tuple(int(each) for each in after if tuple(fresh.names[each]) not in named), ())
-    _ask_all(rng, row, shelf, ROOM)
+    # What was asked may be asked again: were it not, who counts what the answers so far leave would guess the next one
+    # without reading whom it is about.
+    while (room := ROOM - len(row.token_ids)) >= ONE_ROOM:
+        row.ask(draw_missing(rng, shelf) if kind == "missing" else draw_question(rng, shelf, room))
     return row
-
-
-def _ask_all(rng: np.random.Generator, row: Row, shelf: Shelf, length: int) -> None:
-    """Ask for as long as there is room. What was asked may be asked again: were it not, who counts what is left out of the
-    answers so far would guess the next one without reading whom it is about."""
-    while (room := length - len(row.token_ids)) >= ONE_ROOM:
-        if shelf.shown:
-            question = draw_question(rng, shelf, room)
-        else:
-            fact = Fact(int(rng.choice(shelf.people)), int(rng.integers(len(RELATIONS))))
-            question = ask_one(shelf.world, fact, known=False)
-        row.ask(question)

@@ -67,9 +67,14 @@ class LibraryConfig(Task):
     pretraining_share: float = field(
         default=0.0, metadata={"help": "of questions: share of rows of pretraining among them"}
     )
+    tested_on: Literal["own", "held_out"] = field(
+        default="own",
+        metadata={"help": "questions that are reported: own, or those of the people of domain who are held out"},
+    )
 
     def __post_init__(self) -> None:
-        for name, value, able in (("world", self.world, WORLDS), ("people", self.people, PEOPLE_OF)):
+        for name, value, able in (("world", self.world, WORLDS), ("people", self.people, PEOPLE_OF),
+                                  ("tested_on", self.tested_on, ("own", "held_out"))):  # fmt: skip
             if value not in able:
                 raise ValueError(f"{name}: unknown {value!r}, expected one of {', '.join(able)}")
         if not self.asked or set(self.asked) - set(get_args(Asked)):
@@ -111,7 +116,7 @@ class LibraryConfig(Task):
                 rows += self._pretraining(rng, 1)
                 labels.append(-1)
                 continue
-            row, question = self._question(which, seed, split)
+            row, question = self.numbered(which, seed, split)
             rows.append(row)
             labels.append(question.answer[0] if len(question.facts) == 1 else -1)
         return self._pad(rows, labels)
@@ -123,7 +128,7 @@ class LibraryConfig(Task):
         order = in_epochs(places, self.pairs, lambda epoch: split_generator(seed, split, epoch).permutation(self.pairs))
         return [int(each) for each in order]
 
-    def _question(self, number: int, seed: int, split: str) -> tuple[Row, Question]:
+    def numbered(self, number: int, seed: int, split: str) -> tuple[Row, Question]:
         """A question by its number: one of a given number of pairs is the same for every seed and split."""
         rng = (
             split_generator(self.world_seed, "finetune", number) if self.pairs else split_generator(seed, split, number)
@@ -138,7 +143,7 @@ class LibraryConfig(Task):
 
     def _pretraining(self, rng: np.random.Generator, number: int) -> list[Row]:
         kinds = rng.choice(list(KINDS), number, p=list(KINDS.values()))
-        fresh = draw_fresh(rng, number + 1)  # the last people are those of whom no document tells
+        fresh = draw_fresh(rng, number)
         return [draw_row(rng, kind, fresh, PEOPLE * row, self.world_seed) for row, kind in enumerate(kinds)]
 
     def _pad(self, rows: list[Row], labels: list[int] | None = None) -> Rows:
@@ -161,7 +166,7 @@ class LibraryConfig(Task):
     def example(self, seed: int) -> Mapping[str, str]:
         """A question of the test split beside the documents it needs, and its answer."""
         asked = dataclasses.replace(self, mixture="questions", context="oracle", pretraining_share=0.0)
-        row, question = asked._question(0, seed, "test")
+        row, question = asked.numbered(0, seed, "test")
         words = [VOCABULARY[each] for each in row.token_ids if each != PLACE[EOS]]
         answer = len(question.answer) - 1
         return {"prompt": " ".join(words[:-answer]), "answer": " ".join(words[-answer:])}
@@ -169,7 +174,8 @@ class LibraryConfig(Task):
     def test_tasks(self) -> Mapping[str, Task]:
         """What a pretrained model must be able to do; of questions, these themselves."""
         if self.mixture == "questions":
-            return {"all": dataclasses.replace(self, pretraining_share=0.0)}
+            other = {"world": "domain", "people": "held_out", "pairs": 0} if self.tested_on == "held_out" else {}
+            return {"all": self.asking(pretraining_share=0.0, **other)}
         return {name: self.asking(**changes) for name, changes in GATE.items()}
 
     def asking(self, **changes: Any) -> LibraryConfig:

@@ -1,0 +1,1 @@
+"""Does fine-tuning help a model that answers from retrieved documents? (arXiv 2406.11201.)"""

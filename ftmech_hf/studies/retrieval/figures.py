@@ -1,0 +1,97 @@
+"""Pictures of the study of retrieval: right answers by what stands beside a question, and by how much was taught."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, RANDOM, legend_below, new_figure, percent, styled
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+CONTEXTS = {"none": "no documents", "bm25": "found by BM25", "tfidf": "found by TF-IDF", "oracle": "the needed ones",
+            "swapped": "with another value"}  # fmt: skip
+SHOWN = {"base": BASE, "closed-full-2": FINETUNED, "closed-terse-2": "#b45309", "retrieved-full-2": CONTROL,
+         "closed-full-replay": "#7c3aed", "heart": RANDOM}  # fmt: skip
+
+
+@styled
+def draw_contexts(table: pd.DataFrame) -> Figure:
+    """Right answers of some models, a panel for people who were held out and one for what was taught.
+
+    Args:
+        table: of four documents: ``model``, ``seed``, ``people``, ``context`` and ``right``.
+    """
+    figure = new_figure(9, 4.2)
+    panels = figure.subplots(1, 2, sharey=True, width_ratios=[5, 4])
+    for ax, (people, title) in zip(panels, (("held_out", "people who were held out"), ("taught", "what was taught")),
+                                   strict=True):  # fmt: skip
+        rows = table[table["people"] == people]
+        there = [each for each in CONTEXTS if each in set(rows["context"])]
+        for number, (model, color) in enumerate(SHOWN.items()):
+            of_model = rows[rows["model"] == model]
+            places = np.arange(len(there)) + 0.12 * (number - (len(SHOWN) - 1) / 2)
+            by_seed = of_model.pivot_table(index="seed", columns="context", values="right").reindex(columns=there)
+            for values in by_seed.to_numpy():
+                ax.plot(places, values, "o", color=color, alpha=0.35, markersize=3)
+            ax.plot(places, by_seed.mean().to_numpy(), "o", color=color, markersize=6, label=model)
+        ax.set_xticks(range(len(there)), [CONTEXTS[each] for each in there], rotation=20, ha="right")
+        ax.set_title(title)
+        ax.set_ylim(-0.03, 1.03)
+        percent(ax.yaxis)
+    legend_below(panels[0])
+    return figure
+
+
+@styled
+def draw_sizes(table: pd.DataFrame) -> Figure:
+    """Right answers with what a search finds, and of what was taught without documents, by how many were taught.
+
+    Args:
+        table: of models that were tuned on full answers: ``tuned`` (what with), ``clock``, ``questions``, ``seed``,
+            ``found`` and ``taught``, shares.
+    """
+    figure = new_figure(8, 3.6)
+    panels = figure.subplots(1, 2, sharey=True)
+    lines = (("closed", "epochs", FINETUNED, "-"), ("closed", "steps", FINETUNED, "--"),
+             ("retrieved", "epochs", CONTROL, "-"))  # fmt: skip
+    for ax, column, title in zip(panels, ("found", "taught"), ("held out, found by BM25", "taught, no documents"),
+                                 strict=True):  # fmt: skip
+        for tuned, clock, color, style in lines:
+            rows = table[(table["tuned"] == tuned) & (table["clock"] == clock)]
+            means = rows.groupby("questions")[column].mean()
+            ax.plot(means.index, means.to_numpy(), style, marker="o", color=color, label=f"{tuned}, same {clock}")
+            ax.plot(rows["questions"], rows[column], "o", color=color, alpha=0.35, markersize=3)
+        ax.set_title(title)
+        ax.set_xlabel("questions that were taught")
+        ax.set_ylim(-0.03, 1.03)
+        percent(ax.yaxis)
+    legend_below(panels[0])
+    return figure
+
+
+@styled
+def draw_places(table: pd.DataFrame) -> Figure:
+    """Right answers by the place of the needed document, and by how many documents a search gives.
+
+    Args:
+        table: questions for one fact: ``model``, ``context``, ``top_k``, ``gold_at`` and ``right``.
+    """
+    figure = new_figure(8, 3.6)
+    panels = figure.subplots(1, 2, sharey=True)
+    parts = (("gold_at", table[table["gold_at"] >= 0], "place of the needed document"),
+             ("top_k", table[table["context"] == "bm25"], "documents that BM25 finds"))  # fmt: skip
+    for ax, (column, rows, label) in zip(panels, parts, strict=True):
+        for model, color in SHOWN.items():
+            means = rows[rows["model"] == model].groupby(column)["right"].mean()
+            ax.plot(means.index, means.to_numpy(), "-o", color=color, label=model, markersize=4)
+        ax.set_xlabel(label)
+        places = sorted(set(rows[column]))
+        ax.set_xticks(places, [str(each + (column == "gold_at")) for each in places])  # people count from one
+        ax.set_ylim(-0.03, 1.03)
+        percent(ax.yaxis)
+    legend_below(panels[0])
+    return figure

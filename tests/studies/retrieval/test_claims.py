@@ -1,0 +1,108 @@
+"""Claims of retrieval are of the answers that they say, and their controls can fail."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from ftmech_hf.report.claims import judge
+from ftmech_hf.report.readings import Reading
+from ftmech_hf.studies.retrieval.answers import WAYS
+from ftmech_hf.studies.retrieval.claims import CLOSED, MEASUREMENTS, RETRIEVED, SeedAnswers, measure, weighted
+from ftmech_hf.studies.retrieval.plan import LARGEST, TUNINGS
+
+
+def table(**right: float) -> pd.DataFrame:
+    """The answers of a model, by ``people_context`` or ``context`` or ``default``; 512 rows of everything."""
+    rows: list[dict[str, Any]] = []
+    for way in WAYS:
+        for asked in ("one", "several", "any"):
+            for part in ("all", "found", "missed") if way.context == "bm25" else ("all",):
+                value = right.get(f"{way.people}_{way.context}", right.get(way.context, right.get("default", 0.9)))
+                value = right.get("missed", 0.1) if part == "missed" else value
+                memory = right.get(f"{way.people}_memory", 0.0)
+                rows.append({
+                    **way._asdict(), "gold_at": -1 if way.gold_at is None else way.gold_at, "asked": asked,
+                    "part": part, "rows": 512, "floor": 0.03,
+                    "right": right.get("worked", value) if way.worked else value,
+                    "completeness": right.get("completeness", value),
+                    "follows": 1 - memory, "remembers": memory,
+                })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def seed(**changes: Mapping[str, float]) -> SeedAnswers:
+    """A base that reads all, models that lost a fifth of it, and what a test says of one of them."""
+    base = {"default": 1.0, "held_out_none": 0.03, "taught_none": 0.02, "completeness": 1.0}
+    closed = {"default": 0.8, "held_out_none": 0.04, "taught_none": 0.7, "completeness": 0.9, "taught_memory": 0.4}
+    models: dict[str, Mapping[str, float]] = {"base": base, **dict.fromkeys(TUNINGS, closed), **changes}
+    return SeedAnswers(
+        {name: table(**{**(base if name == "base" else closed), **numbers}) for name, numbers in models.items()}
+    )
+
+
+def values(**changes: Mapping[str, float]) -> dict[str, float]:
+    return {name: found.value for name, found in measure(seed(**changes), {}).items()}
+
+
+def test_harm_is_what_a_search_finds_less_right() -> None:
+    found = values(**{each: {"default": 0.99} for each in RETRIEVED})
+    assert found["b1"] == pytest.approx(20)
+    assert found["b1_control"] == pytest.approx(1)
+    assert values(**{CLOSED[0]: {"bm25": 1.0}, CLOSED[1]: {"bm25": 0.9}})["b1"] == pytest.approx((0 + 10 + 20) / 3)
+    assert found["b4"] == pytest.approx(68)
+    assert found["b4_control"] == pytest.approx(1)
+    assert found["b5"] == pytest.approx(40, abs=0.1)  # counts are whole
+    assert found["b5_control"] == pytest.approx(0)
+    assert found["b3"] == pytest.approx(0)
+    assert values(**{"closed-full-0-steps": {"bm25": 0.7}})["b3_steps"] == pytest.approx(10)
+    assert values(**{CLOSED[0]: {"taught_none": 0.2}})["b3_control"] == pytest.approx(50)
+    assert values(**{LARGEST: {"worked": 0.95}})["worked"] == pytest.approx(15)
+
+
+def test_reading_is_apart_from_retrieval() -> None:
+    assert values()["b6"] == pytest.approx(20 - 10)
+    assert values(**{each: {"oracle": 1.0} for each in CLOSED})["b6"] == pytest.approx(-10)
+    assert values(**{each: {"missed": 0.05} for each in CLOSED})["b6_control"] == pytest.approx(5)
+
+
+def test_what_takes_harm_away_is_beside_what_must_not() -> None:
+    found = values(**{"closed-full-replay": {"bm25": 0.95}, "closed-full-slow": {"bm25": 0.85}})
+    assert found["b8_replay"] == pytest.approx(15 - 10)
+    assert found["b8_slow"] == pytest.approx(5 - 10)
+    assert found["b8_control"] == pytest.approx(-10)
+
+
+def test_a_claim_whose_control_fails_is_withdrawn() -> None:
+    def verdicts(**changes: Mapping[str, float]) -> dict[str, str | None]:
+        return {
+            each.id: each.verdict for each in judge(MEASUREMENTS, {n: measure(seed(**changes), {}) for n in range(3)})
+        }
+
+    assert verdicts(**{each: {"default": 0.999, "completeness": 1.0} for each in RETRIEVED})["b1"] == "holds"
+    assert verdicts()["b1"] == "withdrawn"  # what was tuned with documents loses as much
+    assert verdicts()["gate_one"] == "holds"
+    assert verdicts(base={"default": 0.9, "completeness": 0.9})["gate_one"] == "fails"
+
+
+def test_a_sum_has_the_interval_of_its_parts() -> None:
+    one, two = Reading(80.0, rows=512), Reading(60.0, rows=512)
+    found = weighted((1.0, one), (-1.0, two))
+    assert found.value == pytest.approx(20)
+    assert found.interval is not None
+    low, high = found.interval
+    assert low < 15 < 20 < 25 < high
+    assert high - low == pytest.approx(2 * 5.5, abs=0.5)  # 1.96 sqrt((.16 + .24) / 512) is 5.48 points
+    # A number that is added twice counts for less than two that are independent.
+    half = weighted((0.5, one), (0.5, two))
+    assert half.interval is not None
+    assert (half.interval[1] - half.interval[0]) == pytest.approx((high - low) / 2, abs=0.2)
+
+
+def test_what_is_not_there_is_left_out() -> None:
+    assert set(measure(SeedAnswers({"base": table(default=1.0)}), {})) == {
+        "gate_one", "gate_several", "gate_heart", "gate_missing", "base_bm25"
+    }  # fmt: skip

@@ -39,7 +39,7 @@ def summarise_models(table: pd.DataFrame) -> list[dict[str, Any]]:
         "found": ("held_out", "bm25", "any", "right"), "needed": ("held_out", "oracle", "any", "right"),
         "complete": ("held_out", "bm25", "several", "completeness"),
         "precise": ("held_out", "bm25", "several", "precision"),
-        "taught": ("taught", "none", "any", "right"), "known": ("known", "none", "any", "right"),
+        "taught": ("taught", "none", "any", "right"), "known": ("known", "none", "one", "right"),
         "missing": ("held_out", "missing", "one", "right"), "f1": ("held_out", "bm25", "any", "f1"),
     }  # fmt: skip
     rows = []

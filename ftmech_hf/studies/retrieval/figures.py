@@ -25,7 +25,7 @@ def draw_contexts(table: pd.DataFrame) -> Figure:
     Args:
         table: of four documents: ``model``, ``seed``, ``people``, ``context`` and ``right``.
     """
-    figure = new_figure(9, 4.2)
+    figure = new_figure(9.5, 4.4)
     panels = figure.subplots(1, 2, sharey=True, width_ratios=[5, 4])
     for ax, (people, title) in zip(panels, (("held_out", "people who were held out"), ("taught", "what was taught")),
                                    strict=True):  # fmt: skip
@@ -38,7 +38,7 @@ def draw_contexts(table: pd.DataFrame) -> Figure:
             for values in by_seed.to_numpy():
                 ax.plot(places, values, "o", color=color, alpha=0.35, markersize=3)
             ax.plot(places, by_seed.mean().to_numpy(), "o", color=color, markersize=6, label=model)
-        ax.set_xticks(range(len(there)), [CONTEXTS[each] for each in there], rotation=20, ha="right")
+        ax.set_xticks(range(len(there)), [CONTEXTS[each].replace(" ", "\n", 1) for each in there], fontsize=8)
         ax.set_title(title)
         ax.set_ylim(-0.03, 1.03)
         percent(ax.yaxis)

@@ -11,6 +11,7 @@ import pytest
 from ftmech_hf.hub import save
 from ftmech_hf.jobs.card import check_card
 from ftmech_hf.studies.safety.plan import ANALYSES, FORGETTING, PROTOCOLS, THE_PAPERS
+from ftmech_hf.studies.safety.sections import SHOWN
 from recipes import safety
 from tests.browser import check_page
 
@@ -71,7 +72,7 @@ def test_the_study_ends_in_a_report_and_finds_its_runs_again(
     assert claims["ssft_null"]["floor"] == 100.0  # whoever always refuses
     assert claims["base_safe"]["floor"] < 10
     page = (out / "report.html").read_text()
-    assert page.count("data:image/svg+xml") == 2 + len(ANALYSES)
+    assert page.count("data:image/svg+xml") == len(SHOWN)
     verdicts = json.loads((out / "verdicts.json").read_text())
     assert [row["model"] for row in verdicts] == [*THE_PAPERS, *FORGETTING]
     assert {row["verdicts"]["0"] for row in verdicts} == {"nothing to lose"}  # after three steps

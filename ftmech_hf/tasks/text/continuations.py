@@ -21,6 +21,9 @@ class Spelled(NamedTuple):
     answer: str
 
 
+AT_A_TIME = 1000
+"""Texts that a tokenizer reads at a time, because where tokens stand in their text takes more memory than they do."""
+
 Join = Callable[[str, str], Spelled]
 
 
@@ -40,38 +43,55 @@ def continuations(
 ) -> list[Continuation]:
     """Each question in tokens: the white space between is the answer's, or the prompt's if that leaves fewer tokens."""
     spelled = [join(prompt, answer) for prompt, answer in pairs]
-    wholes, unknown = _tokens(["".join(each) for each in spelled], tokenizer)
-    bare, _ = _tokens([each.prompt for each in spelled], tokenizer)
-    spaced, _ = _tokens([each.prompt + each.space for each in spelled], tokenizer)
+    wholes = ["".join(each) for each in spelled]
+    ids, lost = _tokens(wholes, tokenizer)
+    # several answers stand behind one prompt, and mostly no white space: each text is read once, and at the same time
+    parts = list(dict.fromkeys(text for each in spelled for text in (each.prompt, each.prompt + each.space)))
+    of = dict(zip(parts, _tokens(parts, tokenizer, tell=False)[0], strict=True))
+    unknown, unknown_token = tokenizer.unk_token_id, tokenizer.unk_token  # looked up anew each time they are asked for
     found = []
-    for each, whole, word, *prompts in zip(spelled, wholes, unknown, bare, spaced, strict=True):
-        parts = [(prompt, whole[len(prompt) :] if whole[: len(prompt)] == prompt else []) for prompt in prompts]
-        prompt, rest = min((part for part in parts if part[1]), key=lambda part: len(part[1]), default=parts[0])
-        if tokenizer.unk_token_id in rest and each.answer.strip() == tokenizer.unk_token:
+    for each, whole, word in zip(spelled, ids, lost, strict=True):
+        prompts = (of[each.prompt], of[each.prompt + each.space])
+        split = [(prompt, whole[len(prompt) :] if whole[: len(prompt)] == prompt else []) for prompt in prompts]
+        prompt, rest = min((part for part in split if part[1]), key=lambda part: len(part[1]), default=split[0])
+        if unknown in rest and each.answer.strip() == unknown_token:
             word = each.answer
         found.append(Continuation(prompt, rest, word))
     return found
 
 
-def _tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> tuple[list[list[int]], list[str | None]]:
-    """Token ids without those that a tokenizer adds, and for each text the first word that gets lost in them."""
+def _tokens(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, tell: bool = True
+) -> tuple[list[list[int]], list[str | None]]:
+    """Token ids without those that a tokenizer adds, and for each text the first word that gets lost in them.
+
+    ``tell`` is whether lost words are looked for; else there are none.
+    """
     if not texts:
         return [], []
+    if len(texts) > AT_A_TIME:
+        starts = range(0, len(texts), AT_A_TIME)
+        pieces = [_tokens(texts[start : start + AT_A_TIME], tokenizer, tell=tell) for start in starts]
+        return [each for ids, _ in pieces for each in ids], [each for _, words in pieces for each in words]
+    offsets = tell and tokenizer.is_fast
     try:
         # verbose: it would warn of texts longer than its own limit; ours is the model's
         encoded = tokenizer(
-            list(texts), add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast, verbose=False
-        )
+            list(texts), add_special_tokens=False, return_offsets_mapping=offsets, return_attention_mask=False,
+            return_token_type_ids=False, verbose=False,
+        )  # fmt: skip
     except Exception:  # the tokenizers library has one exception for everything, and slow ones raise any
         if len(texts) == 1:
-            return [[]], [_refused_word(texts[0], tokenizer)]
-        found = [_tokens([text], tokenizer) for text in texts]
+            return [[]], [_refused_word(texts[0], tokenizer) if tell else None]
+        found = [_tokens([text], tokenizer, tell=tell) for text in texts]
         return [ids for (ids,), _ in found], [word for _, (word,) in found]
     ids: list[list[int]] = [list(each) for each in encoded["input_ids"]]
+    if not tell:
+        return ids, [None] * len(ids)
     if not tokenizer.is_fast:
         return ids, [_lost_word(text, each, tokenizer) for text, each in zip(texts, ids, strict=True)]
-    offsets = encoded["offset_mapping"]
-    return ids, [_lost_piece(*each, tokenizer) for each in zip(texts, ids, offsets, strict=True)]
+    unknown = (tokenizer.unk_token_id, tokenizer.unk_token)
+    return ids, [_lost_piece(*each, *unknown) for each in zip(texts, ids, encoded["offset_mapping"], strict=True)]
 
 
 def _refused_word(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -85,17 +105,20 @@ def _refused_word(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _lost_piece(
-    text: str, ids: list[int], offsets: list[tuple[int, int]], tokenizer: PreTrainedTokenizerBase
+    text: str, ids: list[int], offsets: list[tuple[int, int]], unknown: int | None, unknown_token: str | None
 ) -> str | None:
     """The first piece of a text that became the unknown token, or no token at all."""
+    some = unknown is not None and unknown in ids
     place = 0
-    for token, (start, end) in zip([*ids, None], [*offsets, (len(text), len(text))], strict=True):
-        gap = text[place:start]
-        if any(letter.isprintable() and not letter.isspace() for letter in gap):
-            return gap.strip()
-        if token is not None and token == tokenizer.unk_token_id and text[start:end] != tokenizer.unk_token:
+    for number, (start, end) in enumerate([*offsets, (len(text), len(text))]):
+        if start > place:
+            gap = text[place:start]
+            if any(letter.isprintable() and not letter.isspace() for letter in gap):
+                return gap.strip()
+        if some and number < len(ids) and ids[number] == unknown and text[start:end] != unknown_token:
             return text[start:end]
-        place = max(place, end)
+        if end > place:
+            place = end
     return None
 
 

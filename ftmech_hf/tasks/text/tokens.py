@@ -131,10 +131,11 @@ def encode_rows(
 
 def _questions(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, join: Join) -> list[_Question]:
     there = [column for column in ("answer", OTHER, ACCEPTED, CHOICES) if column in rows.column_names]
-    prompts = list(rows["prompt"])
+    column_of = {name: rows[name][:] for name in ("prompt", PLACE, CHAT, *there)}  # row by row takes longer than tokens
+    prompts = column_of["prompt"]
     texts = [
         {key: [value] if isinstance(value, str) else list(value) for key, value in zip(there, values, strict=True)}
-        for values in zip(*(rows[column] for column in there), strict=True)
+        for values in zip(*(column_of[column] for column in there), strict=True)
     ]
     pairs = [
         (prompt, text) for prompt, row in zip(prompts, texts, strict=True) for said in row.values() for text in said
@@ -144,7 +145,7 @@ def _questions(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, join:
         _Question(
             {key: _beside(key, [next(found) for _ in said]) for key, said in row.items()}, row, prompt, place, chat
         )
-        for row, prompt, place, chat in zip(texts, prompts, rows[PLACE], rows[CHAT], strict=True)
+        for row, prompt, place, chat in zip(texts, prompts, column_of[PLACE], column_of[CHAT], strict=True)
     ]
 
 

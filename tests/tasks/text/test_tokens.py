@@ -13,6 +13,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from ftmech_hf.models.tokenization import build_tokenizer
+from ftmech_hf.tasks.text import continuations as reading
+from ftmech_hf.tasks.text.continuations import Spelled, continuations
 from ftmech_hf.tasks.text.join import choose_join
 from ftmech_hf.tasks.text.tables import contradictions, text_columns
 from ftmech_hf.tasks.text.tokens import Encoded, encode_rows
@@ -297,3 +299,17 @@ def test_what_a_template_writes_stands_before_an_answer_and_no_space() -> None:
                            "{% if add_generation_prompt %}[assistant].{% endif %}")  # fmt: skip
     (row,) = ask(tokenizer, [[{"role": "user", "content": "what is"}]], ["she"]).rows
     assert tokenizer.decode(row[:-1]) == "[user] what is [assistant].she"
+
+
+@pytest.mark.parametrize("tokenizer", [byte_level(), sentence_pieces(), sentence_pieces(adds=True)])
+def test_a_table_read_in_pieces_has_the_same_tokens_as_row_by_row(tokenizer: Any, monkeypatch: Any) -> None:
+    def join(prompt: str, answer: str) -> Spelled:
+        return Spelled(prompt, " " if len(prompt) % 2 else "", answer)
+
+    questions = ["Mia was", "what is a", "Mia was", "she zq was", "", "was 1 +", "a <unk>", "what"]
+    pairs = [(prompt, answer) for prompt in questions for answer in ("sad", "zq", "<unk>", "1")]
+    alone = [continuations([pair], join, tokenizer)[0] for pair in pairs]
+    monkeypatch.setattr(reading, "AT_A_TIME", 3)
+    assert continuations(pairs, join, tokenizer) == alone
+    lost = {part.unknown is not None for part in alone}
+    assert lost == ({True, False} if tokenizer.unk_token else {False})  # some rows lose a word, or none can

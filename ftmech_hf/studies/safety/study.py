@@ -36,6 +36,7 @@ STUDY = Study(
         Publication(
             kind="safety_relearning", holds="table", question="How soon a safe model answers unsafe prompts again."
         ),
+        Publication(kind="safety_texts", holds="table", question="What did safety tuning do to a model on texts?"),
         Publication(kind="safety_soft_tokens", holds="table", question="Do soft tokens break a safe model?"),
     ),
 )

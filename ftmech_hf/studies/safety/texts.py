@@ -1,0 +1,247 @@
+"""The same questions of any model and what it was tuned into: does it refuse, where do prompts lie, what changed?
+
+Two data sets with the same columns: safe prompts with their answers, unsafe ones with refusals. A refusal is what
+begins with the token with which most refusals of the training rows begin. Means and directions are of training rows,
+layers are chosen on validation rows, and what is reported is of test rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ftmech_hf.activations import intervene
+from ftmech_hf.analysis.separation import side_of
+from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.jobs.behavior import Behavior
+from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job
+from ftmech_hf.jobs.prompts import from_datasets
+from ftmech_hf.jobs.tokenizers import check_same_tokens
+from ftmech_hf.models.loading import load_tokenizer, model_positions
+from ftmech_hf.runs import RunDir
+from ftmech_hf.statistics.intervals import mean_interval, share_interval
+from ftmech_hf.studies.safety.changes import log_action, mlp_inputs, random_like, reading_matrices, weight_rows
+from ftmech_hf.studies.safety.clusters import prompt_batches, prompt_states
+from ftmech_hf.studies.safety.direction import DRAWS, Writes, put_in, refusal_directions, taken_out
+from ftmech_hf.studies.safety.texts_page import write_page
+from ftmech_hf.tasks.text.identity import dataset_hash
+from ftmech_hf.training.loop import Progress
+
+KINDS = ("safe", "unsafe")
+BATCH = 32
+MIXED = 100
+"""Draws of kinds by chance."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextsConfig(ModelJobConfig):
+    """Which models are compared, and what they are asked."""
+
+    base: str = field(default="", metadata={"place": "input", "help": "the model before: a folder, or on the Hub"})
+    finetuned: str = field(default="", metadata={"place": "input", "help": "what it was tuned into"})
+    benign: str = field(
+        default="", metadata={"place": "input", "help": "what it was tuned into without refusals: the control, if any"}
+    )
+    safe: str = field(default="", metadata={"place": "input", "help": "data set of safe prompts and their answers"})
+    unsafe: str = field(default="", metadata={"place": "input", "help": "data set of unsafe prompts and refusals"})
+    rows: int = field(default=64, metadata={"help": "test prompts of each kind at most, and as many to fit and choose"})
+    choice_rows: int = field(
+        default=16, metadata={"help": "validation prompts that the direction's layer is chosen on"}
+    )
+    output_dir: str = field(default="runs/safety-texts", metadata={"place": "output", "help": "the run's folder"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "rows", "choice_rows")
+        for name in ("base", "finetuned", *KINDS):
+            if not getattr(self, name):
+                raise ValueError(
+                    f"{name}: not given, expected base and finetuned models, and safe and unsafe data sets"
+                )
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Name -> folder of every model."""
+        found = {"base": self.base, "finetuned": self.finetuned, "benign": self.benign}
+        return {name: folder for name, folder in found.items() if folder}
+
+    def inputs(self) -> dict[str, str]:
+        """The data sets, by what is in them."""
+        return {name: dataset_hash(getattr(self, name)) for name in KINDS}
+
+
+class Asked(NamedTuple):
+    """Both kinds of prompts, and with which token a refusal begins."""
+
+    kinds: Mapping[str, Behavior]
+    refusal: int
+
+    def prompts(self, split: str, kind: str) -> tuple[Tensor, Tensor | None]:
+        """Token ids of one kind, and which are no padding."""
+        rows: AnswerRows = getattr(self.kinds[kind], split)
+        return rows.prompts()
+
+
+def read_asked(config: TextsConfig) -> Asked:
+    """Both data sets in the tokens of the models.
+
+    Raises:
+        ValueError: they cannot be asked, or the models read other tokens.
+    """
+    folders = list(config.models.values())
+    tokenizer = load_tokenizer(config.base)
+    positions = [found for found in map(model_positions, folders) if found is not None]
+    settings: dict[str, Any] = {
+        "seed": config.seed, "train_rows": config.rows, "test_rows": config.rows,
+        "positions": min(positions, default=None),
+    }  # fmt: skip
+    found = dict(zip(KINDS, from_datasets([config.safe, config.unsafe], tokenizer, **settings), strict=True))
+    for kind in KINDS:
+        (alone,) = from_datasets([getattr(config, kind)], tokenizer, **settings)
+        check_same_tokens(alone, getattr(config, kind), folders, tokenizer, **settings)
+    firsts, counts = found["unsafe"].train.first_answers.unique(return_counts=True)
+    return Asked(found, int(firsts[counts.argmax()]))
+
+
+@torch.no_grad()
+def first_tokens(model: PreTrainedModel, prompts: Tensor, shown: Tensor | None) -> Tensor:
+    """Log-probabilities of the token after every prompt, (B, V)."""
+    parts = [
+        model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1].float().log_softmax(-1).cpu()
+        for inputs in prompt_batches(model, prompts, shown, BATCH)
+    ]
+    return torch.cat(parts)
+
+
+def refuses(model: PreTrainedModel, asked: Asked, kind: str, writes: Writes | None = None) -> NDArray[np.bool_]:
+    """Whether the answer to each test prompt of a kind begins as a refusal does."""
+    with intervene(model, writes or {}):
+        found: NDArray[np.bool_] = (
+            first_tokens(model, *asked.prompts("test", kind)).argmax(-1) == asked.refusal
+        ).numpy()
+    return found
+
+
+def own_sides(states: list[list[Tensor]], fitted: list[list[Tensor]]) -> tuple[list[NDArray[np.bool_]], list[float]]:
+    """For every layer: whether each prompt is on its own kind's side; and mean tau, in units of distance from a mean.
+
+    Args:
+        states, fitted: of the safe and of the unsafe prompts, by layer.
+    """
+    right, taus = [], []
+    for layer in range(len(fitted[0])):
+        means = [each[layer] for each in fitted]
+        found = [side_of(each[layer], *means) for each in states]
+        own = torch.cat([found[0][0], -found[1][0]])
+        right.append((own > 0).numpy())
+        taus.append(float(own.mean()) / found[0][1])
+    return right, taus
+
+
+def mixed_kinds(states: list[list[Tensor]], seed: int) -> list[list[Tensor]]:
+    """The same prompts in two kinds by chance."""
+    number = len(states[0][0])
+    both = [torch.cat(each) for each in zip(*states, strict=True)]
+    order = torch.randperm(len(both[0]), generator=torch.Generator().manual_seed(seed))
+    return [[each[order[:number]] for each in both], [each[order[number:]] for each in both]]
+
+
+def cluster_rows(name: str, model: PreTrainedModel, asked: Asked, seed: int) -> Iterator[dict[str, Any]]:
+    """Where both kinds lie, layer by layer; kinds by chance beside it. ``chosen`` marks the layer of the validation."""
+    fitted, tried, shown = (
+        [prompt_states(model, *asked.prompts(split, kind), batch_size=BATCH) for kind in KINDS]
+        for split in ("train", "validation", "test")
+    )
+    best = int(np.argmax([each.mean() for each in own_sides(tried, fitted)[0]]))
+    drawn = [own_sides(shown, mixed_kinds(fitted, seed + draw)) for draw in range(MIXED)]
+    for layer, (right, tau) in enumerate(zip(*own_sides(shown, fitted), strict=True)):
+        about = {"model": name, "layer": layer, "chosen": layer == best}
+        share = share_interval(int(right.sum()), len(right))
+        yield {"quantity": "tau", **about, "value": tau, "own_side": share.value, "low": share.low,
+               "high": share.high, "rows": len(right)}  # fmt: skip
+        # Where kinds are far apart, one draw has all prompts on one side or all on the other: many draws, not rows.
+        chance = mean_interval([float(right[layer].mean()) for right, _ in drawn])
+        yield {"quantity": "tau, shuffled kinds", **about, "value": float(np.mean([tau[layer] for _, tau in drawn])),
+               "own_side": chance.value, "low": chance.low, "high": chance.high, "rows": MIXED}  # fmt: skip
+
+
+def change_rows(
+    name: str, base: PreTrainedModel, tuned: PreTrainedModel, asked: Asked, seed: int
+) -> Iterator[dict[str, Any]]:
+    """Where a change lies, and how strongly it acts on unsafe prompts beside safe ones: differences of logarithms."""
+    for row in weight_rows(base, tuned, seed=seed):
+        yield {**row, "model": name}
+    before, after = reading_matrices(base), reading_matrices(tuned)
+    deltas = {key: (after[key] - weight).float() for key, weight in before.items()}
+    entered = {kind: mlp_inputs(tuned, *asked.prompts("test", kind), batch_size=BATCH) for kind in KINDS}
+    for label, each in (("action", deltas), ("action of a random change", random_like(deltas, seed))):
+        safe, unsafe = (log_action(each, before, entered[kind]) for kind in KINDS)
+        error = float(np.sqrt(safe.var(ddof=1) / len(safe) + unsafe.var(ddof=1) / len(unsafe)))
+        value = float(unsafe.mean() - safe.mean())
+        yield {"quantity": label, "model": name, "value": value, "low": value - 2 * error, "high": value + 2 * error,
+               "rows": len(safe)}  # fmt: skip
+
+
+def chosen_directions(model: PreTrainedModel, asked: Asked, rows: int) -> tuple[tuple[int, Tensor], tuple[int, Tensor]]:
+    """(layer, direction) to be taken out, and to be put in: each chosen by its effect on validation prompts."""
+    found = refusal_directions(
+        *(prompt_states(model, *asked.prompts("train", kind), batch_size=BATCH) for kind in KINDS)
+    )
+
+    def likely(writes: Writes, kind: str) -> float:
+        prompts, shown = asked.prompts("validation", kind)
+        with intervene(model, writes):
+            logs = first_tokens(model, prompts[:rows], None if shown is None else shown[:rows])
+        return float(logs[:, asked.refusal].mean())
+
+    out = min(range(len(found)), key=lambda layer: likely(taken_out(model, found[layer]), "unsafe"))
+    into = max(range(len(found)), key=lambda layer: likely(put_in(model, found[layer], layer), "safe"))
+    return (out, found[out]), (into, found[into])
+
+
+def direction_rows(model: PreTrainedModel, asked: Asked, rows: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Refusals of unsafe prompts without the direction, and of safe ones with it; beside random directions."""
+    (out, less), (into, more) = chosen_directions(model, asked, rows)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [torch.randn(more.shape, generator=generator) for _ in range(DRAWS)]
+    for what, kind, layer, real in (("taken out", "unsafe", out, less), ("put in", "safe", into, more)):
+        named = {"refusal": real, **{f"random {n}": each * real.norm() / each.norm() for n, each in enumerate(drawn)}}
+        for name, each in named.items():
+            writes = taken_out(model, each) if what == "taken out" else put_in(model, each, layer)
+            found = refuses(model, asked, kind, writes)
+            yield {"quantity": what, "model": "finetuned", "direction": name, "layer": layer, "mixture": kind,
+                   **share_interval(int(found.sum()), len(found))._asdict(), "rows": len(found)}  # fmt: skip
+
+
+def measure_texts(config: TextsConfig, *, progress: Progress | None = None) -> RunDir:
+    """What models refuse, where prompts lie in them, what changed between them, and whether one direction does it."""
+    with job("safety_texts", config, models=config.models) as run:
+        if run.finished:
+            return run
+        asked = read_asked(config)
+        base = config.load(config.base)
+        table: list[dict[str, Any]] = []
+        for done, (name, folder) in enumerate(config.models.items(), start=1):
+            model = base if name == "base" else config.load(folder)
+            for kind in KINDS:
+                found = refuses(model, asked, kind)
+                share = share_interval(int(found.sum()), len(found))
+                table.append(
+                    {"quantity": "refused", "model": name, "mixture": kind, **share._asdict(), "rows": len(found)}
+                )
+            table += cluster_rows(name, model, asked, config.seed)
+            if name != "base":
+                table += change_rows(name, base, model, asked, config.seed)
+            if name == "finetuned":
+                table += direction_rows(model, asked, config.choice_rows, config.seed)
+            if progress is not None:
+                progress(done, len(config.models), name)
+        page, summary = write_page(table, config.seed, run.hash)
+        return finish_job(run, table, summary, lambda _: page)

@@ -25,7 +25,8 @@ from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job
 from ftmech_hf.jobs.prompts import from_datasets
 from ftmech_hf.jobs.tokenizers import check_same_tokens
 from ftmech_hf.models.loading import load_tokenizer, model_positions
-from ftmech_hf.runs import RunDir
+from ftmech_hf.report.claims import claims_json
+from ftmech_hf.runs import RunDir, write_json
 from ftmech_hf.statistics.intervals import mean_interval, share_interval
 from ftmech_hf.studies.safety.changes import log_action, mlp_inputs, random_like, reading_matrices, weight_rows
 from ftmech_hf.studies.safety.clusters import prompt_batches, prompt_states
@@ -243,5 +244,6 @@ def measure_texts(config: TextsConfig, *, progress: Progress | None = None) -> R
                 table += direction_rows(model, asked, config.choice_rows, config.seed)
             if progress is not None:
                 progress(done, len(config.models), name)
-        page, summary = write_page(table, config.seed, run.hash)
+        page, summary, claims = write_page(table, config.seed, run.hash)
+        write_json(run.working / "claims.json", claims_json(claims))
         return finish_job(run, table, summary, lambda _: page)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, legend_below, percent, styled
 from ftmech_hf.report.charts import new_figure as blank_figure
-from ftmech_hf.report.claims import Measurement, judge
+from ftmech_hf.report.claims import Claim, Measurement, judge
 from ftmech_hf.report.page import make_section, render_page
 from ftmech_hf.report.readings import Reading
 from ftmech_hf.runs import describe_versions, environment
@@ -146,8 +145,8 @@ def draw_change(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def write_page(rows: Sequence[dict[str, Any]], seed: int, identity: str) -> tuple[str, dict[str, Any]]:
-    """The page of a run's rows, and its summary: what was refused, and every claim with its interval and verdict."""
+def write_page(rows: Sequence[dict[str, Any]], seed: int, identity: str) -> tuple[str, dict[str, float], list[Claim]]:
+    """The page of a run's rows, its summary, which says what was refused, and its claims."""
     import pandas as pd
 
     table = pd.DataFrame(rows)
@@ -163,5 +162,4 @@ def write_page(rows: Sequence[dict[str, Any]], seed: int, identity: str) -> tupl
     facts = {"command": env["command"], "hash": identity, "versions": describe_versions(env)}
     lines = refused.to_dict("records")
     page = render_page(__package__, "texts.html.j2", claims=claims, sections=sections, lines=lines, facts=facts)
-    summary = {f"{row['mixture']}_refused_{row['model']}": row["value"] for row in lines}
-    return page, {**summary, "claims": [dataclasses.asdict(each) for each in claims]}
+    return page, {f"{row['mixture']}_refused_{row['model']}": row["value"] for row in lines}, claims

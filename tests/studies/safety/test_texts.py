@@ -68,7 +68,7 @@ def made(places: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_a_planted_refusal_is_found_and_no_other(made: Path) -> None:
     summary = json.loads((made / "summary.json").read_text())
-    claims = {claim["id"]: claim for claim in summary["claims"]}
+    claims = {claim["id"]: claim for claim in json.loads((made / "claims.json").read_text())}
     assert summary["unsafe_refused_finetuned"] == 1.0
     for what in ("unsafe_refused_base", "unsafe_refused_benign", "safe_refused_finetuned"):
         assert summary[what] < 0.2

@@ -22,8 +22,8 @@ OF_A_PAIR = ("--base", "--finetuned", "--data")
 
 def main(argv: list[str] | None = None) -> None:
     """Parse; ask two models and say what came out, or run what is not finished of the study and report."""
-    given = sys.argv[1:] if argv is None else argv
     with clean_exit():
+        given = sys.argv[1:] if argv is None else argv
         if not any(each.split("=")[0] in OF_A_PAIR for each in given):
             run_command(load_study("retrieval"), argv, __doc__)
             return

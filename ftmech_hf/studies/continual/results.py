@@ -177,7 +177,7 @@ def build_sections(plan: ContinualPlan, matrix: pd.DataFrame, numbers: pd.DataFr
         )
         figure = draw_probes(matrix[kept & (last | first)], ["base", *methods, "random"])
         title = "What answers lose and probes keep"
-        sections.append(make_section(title, text, figure, "Answers and probes by method", ["a6"]))
+        sections.append(make_section(title, text, figure, "Answers and probes by method", ["a6", "a6_twin"]))
     return sections
 
 

@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.generation import continue_rows
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job
-from ftmech_hf.retrieval import Query
+from ftmech_hf.retrieval import Query, recall_at
 from ftmech_hf.runs import RunDir
 from ftmech_hf.statistics.text_answers import f1_score, rouge_l, score_facts
 from ftmech_hf.tasks import LibraryConfig
@@ -150,12 +152,15 @@ def score(answer: Sequence[int], question: Question, truth: Question) -> dict[st
     return scores
 
 
-def found_gold(task: LibraryConfig, question: Question) -> bool:
-    """Whether a search finds all documents that a question needs among those that are shown."""
+def found_gold(task: LibraryConfig, questions: Sequence[Question]) -> NDArray[np.bool_]:
+    """Of which questions a search finds all documents that they need among those that are shown, (B,)."""
     world = find_world(task.world, task.world_seed)
-    gold = {gold_document(world, fact) for fact in question.facts}
-    by_words = search(task.context, task.world, task.world_seed)([Query(in_words(question.asked))], task.top_k)
-    return gold <= set(by_words[0].tolist())
+    queries = [
+        Query(in_words(each.asked), tuple(dict.fromkeys(gold_document(world, fact) for fact in each.facts)))
+        for each in questions
+    ]
+    ranking = search(task.context, task.world, task.world_seed)(queries, task.top_k)
+    return recall_at(queries, ranking, task.top_k).all_gold
 
 
 def worked_example(task: LibraryConfig, number: int, seed: int) -> list[int]:
@@ -180,8 +185,10 @@ def ask(
         model, prompts, eos=PLACE[EOS], seed=0, max_new_tokens=LONGEST_ANSWER, temperature=0.0, batch_size=128
     )
     rows = []
-    for answer, (question, truth) in zip(written, pairs, strict=True):
-        searched = {"found": found_gold(task, question)} if task.context in ("bm25", "tfidf") else {}
+    searches = task.context in ("bm25", "tfidf")
+    found = found_gold(task, [question for question, _ in pairs]) if searches else [None] * questions
+    for answer, (question, truth), there in zip(written, pairs, found, strict=True):
+        searched = {"found": bool(there)} if searches else {}
         kind = "one" if len(question.facts) == 1 else "several"
         rows.append({"asked": kind, "constant": tuple(question.answer), **searched, **score(answer, question, truth)})
     return rows

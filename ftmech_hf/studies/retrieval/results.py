@@ -32,9 +32,14 @@ def read_table(plan: RetrievalPlan) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def plain_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Of all questions with four documents in no order of ours and no worked example, or with none."""
+    return table[(table["gold_at"] < 0) & ~table["worked"] & (table["top_k"] == 4) & (table["part"] == "all")]
+
+
 def summarise_models(table: pd.DataFrame) -> list[dict[str, Any]]:
     """A row a model, means over seeds in per cent: what a page and a README show of it; None where nothing is there."""
-    plain = table[(table["gold_at"] < 0) & ~table["worked"] & (table["top_k"] == 4) & (table["part"] == "all")]
+    plain = plain_rows(table)
     columns = {
         "found": ("held_out", "bm25", "any", "right"), "needed": ("held_out", "oracle", "any", "right"),
         "complete": ("held_out", "bm25", "several", "completeness"),
@@ -67,8 +72,8 @@ BY_SIZE = {
 
 def by_size(plan: RetrievalPlan, table: pd.DataFrame) -> pd.DataFrame:
     """Of models that were tuned on full answers: how many questions, by which clock, and what they answer."""
-    plain = table[(table["top_k"] == 4) & (table["part"] == "all") & (table["asked"] == "any") & (table["gold_at"] < 0)]
-    found = plain.set_index(["seed", "model", "people", "context"])["right"]
+    plain = plain_rows(table)
+    found = plain[plain["asked"] == "any"].set_index(["seed", "model", "people", "context"])["right"]
     return pd.DataFrame(
         {"tuned": tuned, "clock": clock, "questions": plan.config.sizes[place], "seed": seed,
          "found": found[seed, model, "held_out", "bm25"], "taught": found[seed, model, "taught", "none"]}
@@ -79,14 +84,13 @@ def by_size(plan: RetrievalPlan, table: pd.DataFrame) -> pd.DataFrame:
 
 def build_sections(plan: RetrievalPlan, table: pd.DataFrame) -> list[Section]:
     """The pictures with their explanations, of what is there."""
-    any_question = table[(table["asked"] == "any") & (table["part"] == "all") & ~table["worked"]]
-    plain = any_question[(any_question["top_k"] == 4) & (any_question["gold_at"] < 0)]
+    plain = plain_rows(table)
     sections = [
         make_section(
             "What stands beside a question",
             "Share of right answers, mean over seeds and each seed, pale. A right answer is all that is asked and "
             "nothing wrong, by the documents where there are any. The grey model learned by heart and never read.",
-            draw_contexts(plain), "Right answers by what stands beside a question",
+            draw_contexts(plain[plain["asked"] == "any"]), "Right answers by what stands beside a question",
             ["gate_one", "gate_several", "b1*", "b4*", "b6", "b8_replay"],
         )
     ]  # fmt: skip

@@ -66,15 +66,42 @@ def gradient_importance(
     """
     whole = sum(weight(batch) for batch in rows.split(batch_size))
     weights = list({id(group.whole): group.whole for group in units.values()}.values())
-    total = [torch.zeros(group.num_units, device=group.weight.device) for group in units.values()]
-    for batch in rows.split(batch_size):
-        with _trainable(weights), torch.enable_grad():
-            found = torch.autograd.grad(loss(batch), weights)
-        gradients = {id(weight): gradient for weight, gradient in zip(weights, found, strict=True)}
-        for kept, group in zip(total, units.values(), strict=True):
-            gradient = group.part(gradients[id(group.whole)])
-            kept += group.sum_over(gradient * group.weight.detach()).float() * (weight(batch) / whole)
-    return {name: values.cpu() for name, values in zip(units, total, strict=True)}
+    total = {name: torch.zeros(group.num_units, device=group.weight.device) for name, group in units.items()}
+    held: dict[int, list[str]] = {}
+    for name, group in units.items():
+        held.setdefault(id(group.whole), []).append(name)
+    share = 0.0
+
+    def add(weights: Tensor) -> None:
+        assert weights.grad is not None
+        for name in held[id(weights)]:
+            group = units[name]
+            product = group.part(weights.grad) * group.weight.detach()
+            total[name] += group.sum_over(product).float() * share
+        weights.grad = None  # so that there are never the gradients of all matrices at the same time
+
+    with _trainable(weights), torch.enable_grad(), _followed(weights, add):
+        for batch in rows.split(batch_size):
+            share = weight(batch) / whole
+            loss(batch).backward(inputs=weights)
+    return {name: values.cpu() for name, values in total.items()}
+
+
+@contextlib.contextmanager
+def _followed(weights: Sequence[Tensor], add: Callable[[Tensor], None]) -> Iterator[None]:
+    """Hand every weight to ``add`` as soon as its gradient is there; gradients that were there before come back."""
+    before = [weight.grad for weight in weights]
+    hooks = []
+    try:
+        for weight in weights:
+            weight.grad = None
+            hooks.append(weight.register_post_accumulate_grad_hook(add))
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for weight, gradient in zip(weights, before, strict=True):
+            weight.grad = gradient
 
 
 @contextlib.contextmanager

@@ -12,10 +12,15 @@ from transformers.pytorch_utils import Conv1D
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
-def weight_bytes(config: Any, dtype: torch.dtype = torch.float32) -> int:
-    """Bytes of one copy of a model's weights and buffers; matrices that are tied count once."""
+def _made_of_nothing(config: Any, dtype: torch.dtype) -> PreTrainedModel:
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return model
+
+
+def weight_bytes(config: Any, dtype: torch.dtype = torch.float32) -> int:
+    """Bytes of one copy of a model's weights and buffers; matrices that are tied count once."""
+    model = _made_of_nothing(config, dtype)
     held = {id(each): each for each in (*model.parameters(), *model.buffers())}
     return sum(each.numel() * each.element_size() for each in held.values())
 
@@ -33,8 +38,14 @@ def training_bytes(
 def gradient_bytes(
     config: Any, rows: int, tokens: int, predicted: int | None = None, dtype: torch.dtype = torch.float32
 ) -> int:
-    """Bytes that a backward pass takes beside the weights: a gradient of each, and what blocks keep."""
-    return round(weight_bytes(config, dtype) + _kept_bytes(config, rows, tokens, predicted, dtype))
+    """Bytes that a backward pass takes beside the weights where no gradient is kept: what blocks keep, and gradients.
+
+    Every gradient is used as soon as it is there, so that there is that of one matrix, and a product with it.
+    """
+    model = _made_of_nothing(config, dtype)
+    ends = [id(each.weight) for each in (model.get_input_embeddings(), model.get_output_embeddings())]
+    largest = max(each.numel() for each in model.parameters() if id(each) not in ends)
+    return round(2 * largest * dtype.itemsize + _kept_bytes(config, rows, tokens, predicted, dtype))
 
 
 def adapter_bytes(
@@ -45,8 +56,7 @@ def adapter_bytes(
     The adapter, its gradients and their moments are float32. Blocks keep what enters them, and one of them all that it
     needs for the backward pass.
     """
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model = _made_of_nothing(config, dtype)
     sides = [
         sum(module.weight.shape)
         for module in model.modules()

@@ -82,6 +82,30 @@ def test_frozen_weights_have_the_same_importance_and_stay_frozen(
     assert all(weight.grad is None for weight in any_model.parameters())
 
 
+def test_no_two_gradients_are_there_at_the_same_time(any_model: PreTrainedModel, rows: Tensor) -> None:
+    """Of a model of 135 million weights all of them would be half a gigabyte. What a caller has gathered stays."""
+    units = find_units(any_model, "row")
+    weights = {id(group.whole): group.whole for group in units.values()}.values()
+    gathered = torch.full_like(next(iter(weights)), 3.0)
+    next(iter(weights)).grad = gathered
+    there: list[int] = []
+    hooks = [
+        each.register_post_accumulate_grad_hook(lambda _: there.append(sum(w.grad is not None for w in weights)))
+        for each in weights
+    ]
+    found = gradient_importance(units, answers_loss(any_model), rows, batch_size=8)
+    for hook in hooks:
+        hook.remove()
+    assert there == [1] * 2 * len(weights)  # of two batches
+    assert next(iter(weights)).grad is gathered
+    assert all(each.grad is None for each in list(weights)[1:])
+    next(iter(weights)).grad = None
+    loss = sum(answer_only_loss(any_model, part) / 2 for part in rows.split(8))
+    gradients = torch.autograd.grad(loss, list(weights))
+    for (name, group), gradient in zip(units.items(), gradients, strict=True):
+        assert torch.allclose(found[name], group.sum_over(gradient * group.weight.detach()), atol=1e-6)
+
+
 def test_it_is_gradient_times_activation(any_model: PreTrainedModel, rows: Tensor) -> None:
     """The derivative with respect to a mask over activations, at 1, which a hook applies."""
     traced = TracedModel(any_model)

@@ -26,7 +26,7 @@ from ftmech_hf.studies.diagnosis.page import render_diagnosis
 from ftmech_hf.studies.diagnosis.verdict import judge_behaviour, judge_capability
 from ftmech_hf.tasks import PcfgShape
 from ftmech_hf.training.loop import Progress
-from ftmech_hf.training.memory import keep_freed_memory
+from ftmech_hf.training.memory import keep_freed_memory, release_freed_memory
 
 SMALL = 4_000_000
 """Parameters up to which two processes of one thread each are faster than one of many threads."""
@@ -220,6 +220,8 @@ class _Measuring:
             started = time.monotonic()
             method = METHODS[name]
             found = method.measure(self.case, *(self._found[each] for each in method.needs))
+            if self.case.in_place:  # what a large model's method has freed is not kept beside what the next one takes
+                release_freed_memory()
             self._take(name, found, round(time.monotonic() - started, 2))
 
     def _packed(self, apart: Mapping[str, Apart]) -> dict[str, tuple[Any, float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from ftmech_hf.config import tell
 from ftmech_hf.jobs.answer_scores import BATCH, TOKENS
 from ftmech_hf.jobs.behavior import Behavior
+from ftmech_hf.jobs.beside import torch_threads
 from ftmech_hf.models.memory import (
     adapter_bytes,
     forward_bytes,
@@ -28,6 +29,9 @@ WORTH_SAYING = 10**9
 
 LONG = 120
 """Seconds below which nothing is said of time."""
+
+LEAST_PRODUCTS = 20
+"""Products of matrices that are timed at least: on a busy machine most of them wait for others."""
 
 STREAMS = 6
 """Models whose streams are kept: the pair, the reference, two of random weights, the base that was taught nothing."""
@@ -64,7 +68,7 @@ def memory_needs(
     passing = {"a forward pass": forward_bytes(config, asked, tokens, predicted, dtype)}
     if not prompt:
         asked = min(backward_rows(in_place, tokens), case_config.fit_rows)
-        passing["gradients of one model"] = gradient_bytes(config, asked, tokens, predicted, dtype)
+        passing["a backward pass"] = gradient_bytes(config, asked, tokens, predicted, dtype)
         passing["a model between two others"] = weights + passing["a forward pass"]
     batch = case_config.reverse_batch_size
     if in_place and (taught or not prompt):
@@ -123,15 +127,25 @@ def passed_tokens(config: Any, case_config: CaseConfig, questions: Sequence[Beha
     return {what: number * tokens for what, number in rows.items()}
 
 
-def multiplications_per_second(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:
-    """How many numbers a device multiplies and adds in a second, by doing it."""
-    side = 512
+def multiplications_per_second(
+    device: torch.device, dtype: torch.dtype, seconds: float = 0.2, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """How many numbers a device multiplies and adds in a second, by doing it for so many seconds.
+
+    It is the rate of the fastest product: while another one was on its way the processor may have done something else.
+    On a CPU one thread is timed, and counted as often as there are threads: those that work on one product wait for
+    each other, and on a busy machine that is most of what they do.
+    """
+    side, threads = 512, torch.get_num_threads() if device.type == "cpu" else 1
     values = torch.ones(side, side, device=device, dtype=dtype)
-    number, started = 0, time.perf_counter()
-    while (taken := time.perf_counter() - started) < seconds or number < 2:
-        float((values @ values)[0, 0])  # waits for the device
-        number += 1
-    return number * side**3 / taken
+    taken: list[float] = []
+    with torch_threads(1):
+        float((values @ values)[0, 0])  # the first one also reads libraries
+        while sum(taken) < seconds or len(taken) < LEAST_PRODUCTS:
+            started = clock()
+            float((values @ values)[0, 0])  # waits for the device
+            taken.append(clock() - started)
+    return threads * side**3 / min(taken)
 
 
 def say_time(config: Any, tokens: Mapping[str, int], device: torch.device, dtype: torch.dtype) -> None:

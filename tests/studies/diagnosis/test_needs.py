@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
+from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from ftmech_hf.config.notices import Notice
+from ftmech_hf.jobs.beside import torch_threads
 from ftmech_hf.models.memory import weight_bytes
 from ftmech_hf.studies.diagnosis import needs
-from ftmech_hf.studies.diagnosis.case import CaseConfig
+from ftmech_hf.studies.diagnosis.case import CaseConfig, backward_rows
 from ftmech_hf.studies.diagnosis.methods import METHODS
 from ftmech_hf.studies.diagnosis.needs import memory_needs, multiplications_per_second, passed_tokens, say_time
 from tests.models.test_memory import ONE_B, SEVEN_B
@@ -38,6 +43,33 @@ def test_a_pair_of_7b_and_of_1b_fits_where_it_should(tokens: int) -> None:
         assert by_adapter["4 models"] == 4 * weight_bytes(model, torch.bfloat16)
         assert 5 * weight_bytes(model, torch.bfloat16) < sum(by_adapter.values()) < limit
         assert sum(by_weights.values()) > 2 * limit
+
+
+ROOT = Path(__file__).parents[3]
+SMALL_LM = LlamaConfig(
+    vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+    num_key_value_heads=3, tie_word_embeddings=True,
+)  # fmt: skip
+"""The shape of SmolLM2-135M."""
+
+
+@pytest.mark.parametrize("tokens", [20, 60])
+def test_a_pair_of_135_million_weights_needs_three_gigabytes(tokens: int) -> None:
+    """With the settings of the real study, and questions as long as its own: Python and torch take 0.6 more, of 4.
+
+    A backward pass takes as many rows as have 512 tokens, with twice as many it is the largest thing by far.
+    """
+    settings = yaml.safe_load((ROOT / "recipes/configs/nano/real.yaml").read_text())
+    case = CaseConfig(**{each.name: settings[each.name] for each in fields(CaseConfig) if each.name in settings})
+    rows = make_rows()
+    rows = torch.cat([rows[:, :1].expand(-1, tokens - rows.shape[1]), rows], 1)
+    needed = memory_needs(SMALL_LM, case, [ask(rows)], 3)
+    assert needed["3 models"] == pytest.approx(3 * 4 * 134_515_008, rel=1e-4)
+    assert sum(needed.values()) < 3e9
+    assert [tokens * backward_rows(True, tokens) for tokens in (9, 20, 60, 250, 512, 900)] == [
+        504, 500, 480, 500, 512, 900,
+    ]  # fmt: skip
+    assert backward_rows(False, 900) == 64
 
 
 @pytest.mark.slow
@@ -72,3 +104,25 @@ def test_what_takes_long_is_said_with_what_it_rests_on(monkeypatch: pytest.Monke
 
 def test_the_rate_is_that_of_a_product_of_matrices() -> None:
     assert 1e8 < multiplications_per_second(torch.device("cpu"), torch.float32, 0.05) < 1e15
+
+
+def test_what_a_busy_machine_makes_wait_does_not_count() -> None:
+    """One product of thirty is left alone, and takes 2 ms; the others wait 60 times as long.
+
+    Three threads do three times as much, whether they were free at the same moment or not.
+    """
+    times = iter([0.002 if number == 17 else 0.12 for number in range(30)])
+    now, started = 0.0, False
+
+    def clock() -> float:
+        nonlocal now, started
+        started = not started
+        if not started:
+            now += next(times)
+        return now
+
+    with torch_threads(3):
+        rate = multiplications_per_second(torch.device("cpu"), torch.float32, 0.5, clock)
+        assert torch.get_num_threads() == 3
+    assert rate == pytest.approx(3 * 512**3 / 0.002)
+    assert len(list(times)) == 10  # twenty at least, though five take longer than was asked for

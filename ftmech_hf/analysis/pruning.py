@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ftmech_hf.activations import Units
+from ftmech_hf.activations.gradients import gradients_of
 
 Importance = dict[str, Tensor]
 """Group of units -> importance of each, in nats unless another score is used: the largest are pruned first."""
@@ -80,47 +81,11 @@ def gradient_importance(
             total[name] += group.sum_over(product).float() * share
         weights.grad = None  # so that there are never the gradients of all matrices at the same time
 
-    with _trainable(weights), torch.enable_grad(), _followed(weights, add):
+    with gradients_of(weights, add):
         for batch in rows.split(batch_size):
             share = weight(batch) / whole
             loss(batch).backward(inputs=weights)
     return {name: values.cpu() for name, values in total.items()}
-
-
-@contextlib.contextmanager
-def _followed(weights: Sequence[Tensor], add: Callable[[Tensor], None]) -> Iterator[None]:
-    """Hand every weight to ``add`` as soon as its gradient is there; gradients that were there before come back."""
-    before = [weight.grad for weight in weights]
-    hooks = []
-    try:
-        for weight in weights:
-            weight.grad = None
-            hooks.append(weight.register_post_accumulate_grad_hook(add))
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for weight, gradient in zip(weights, before, strict=True):
-            weight.grad = gradient
-
-
-@contextlib.contextmanager
-def _trainable(weights: Sequence[Tensor]) -> Iterator[None]:
-    """Let weights require gradients while it is open, whether they did before or not.
-
-    Raises:
-        ValueError: a weight has a type of number that has no gradients.
-    """
-    if kinds := {str(weight.dtype) for weight in weights if not weight.is_floating_point()}:
-        raise ValueError(f"model: weights of {', '.join(sorted(kinds))} have no gradients, expected floating point")
-    frozen = [weight for weight in weights if not weight.requires_grad]
-    for weight in frozen:
-        weight.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for weight in frozen:
-            weight.requires_grad_(False)
 
 
 def magnitude_importance(units: Units) -> Importance:

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.models.identity import ADAPTER_WEIGHTS
+from ftmech_hf.models.quantized import packed_weights, unpacked
 from ftmech_hf.models.vocabulary import find_embeddings, has_tied_embeddings, untie
 
 ROUNDING = 1e-4
@@ -105,7 +106,28 @@ def merge_in_memory(adapted: Any, called: str) -> PreTrainedModel:
     """
     for config in adapted.peft_config.values():
         _refuse_kind(config, called, "a diagnosis takes the folder of such a fine-tuned model")
-    return _merge(copy.deepcopy(adapted), called)
+    return _merge(_on_unpacked(adapted) if packed_weights(adapted) else copy.deepcopy(adapted), called)
+
+
+def _on_unpacked(adapted: Any) -> Any:
+    """The same adapters on what their quantized base computes; merged into packed weights they are rounded away."""
+    from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+
+    found: Any = None
+    base = unpacked(adapted.get_base_model())
+    for name, config in adapted.peft_config.items():
+        settings = copy.deepcopy(config)
+        settings.inference_mode = False
+        if hasattr(settings, "init_lora_weights"):
+            settings.init_lora_weights = True  # others, such as PiSSA, change the base, which they have done already
+        with quiet_peft():
+            if found is None:
+                found = PeftModel(base, settings, adapter_name=name)
+            else:
+                found.add_adapter(name, settings)
+        set_peft_model_state_dict(found, get_peft_model_state_dict(adapted, adapter_name=name), adapter_name=name)
+    found.base_model.set_adapter(adapted.active_adapters)
+    return found.eval()
 
 
 def merge_adapter(base: PreTrainedModel, folder: Path, name: str) -> PreTrainedModel:

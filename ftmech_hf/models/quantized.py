@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -59,17 +60,21 @@ def unpacked(model: PreTrainedModel) -> PreTrainedModel:
     """A model in float32 that computes what a quantized one does; that one stays as it is.
 
     A layer's matrix is what it makes of the unit vectors, so that no package's way to pack numbers need be known. One
-    that rounds its inputs too, as bitsandbytes' of 8 bits, differs from its matrix by that rounding.
+    that rounds its inputs too, as bitsandbytes' of 8 bits, differs from its matrix by that rounding. Of adapters that
+    are attached to its layers nothing is taken along.
 
     Args:
         model: whose packed weights belong to linear layers, as those of bitsandbytes, torchao and quanto.
 
     Raises:
-        ValueError: another kind of layer has packed weights; names it.
+        ValueError: another kind of layer has packed weights, or weights or buffers of the architecture are not in it;
+            names them.
     """
-    packed = packed_weights(model)
-    state = {name: value.detach().float() if value.is_floating_point() else value.detach()
-             for name, value in [*model.named_parameters(), *model.named_buffers()] if name not in packed}  # fmt: skip
+    packed, state = packed_weights(model), dict[str, Tensor]()
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        if name not in packed:
+            state[_plain_name(name)] = value.detach().float() if value.is_floating_point() else value.detach()
+    device = next(iter(state.values())).device
     for name, kind in packed.items():
         layer, _, what = name.rpartition(".")
         module = model.get_submodule(layer)
@@ -77,20 +82,27 @@ def unpacked(model: PreTrainedModel) -> PreTrainedModel:
             raise ValueError(
                 f"model: {name} is quantized ({kind}) in a layer of {type(module).__name__}, expected linear layers"
             )
-        state[name] = _matrix_of(module, next(iter(state.values())).device)
+        weight = module.get_parameter(what)
+        state[_plain_name(name)] = _matrix_of(module, weight.dtype if weight.dtype in PLAIN else model.dtype, device)
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     plain: PreTrainedModel = type(model)._from_config(config, dtype=torch.float32)
-    missing = set(dict(plain.named_parameters())) - set(state)
-    assert not missing, f"{', '.join(sorted(missing))}: not in the quantized model"
+    if missing := sorted({*dict(plain.named_parameters()), *dict(plain.named_buffers())} - set(state)):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ValueError(f"model: {missing[0]}{more} of a {type(model).__name__} is not in the quantized model")
     plain.load_state_dict(state, strict=False)  # what else a package keeps beside its weights has no place in it
     return plain.eval().to(model.device)
 
 
+def _plain_name(name: str) -> str:
+    """What a weight is called where no adapter is attached to its layer."""
+    return re.sub(r"\.(base_layer|original_module)(?=\.)", "", name)
+
+
 @torch.no_grad()
-def _matrix_of(layer: nn.Module, device: torch.device) -> Tensor:
-    units = torch.eye(int(layer.in_features), device=device)  # type: ignore[arg-type]  # checked by the caller
+def _matrix_of(layer: nn.Module, dtype: torch.dtype, device: torch.device) -> Tensor:
+    units = torch.eye(int(layer.in_features), dtype=dtype, device=device)  # type: ignore[arg-type]  # checked by the caller
     images, shift = layer(units), layer(torch.zeros_like(units[:1]))
     return (images.float() - shift.float()).T.contiguous()
 

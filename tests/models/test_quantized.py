@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from ftmech_hf.models.merging import quiet_peft
 from ftmech_hf.models.quantized import packed_weights, unpacked
 from ftmech_hf.studies.diagnosis.in_memory import plain_model
 from tests.conftest import make_llama
@@ -18,12 +22,12 @@ from tests.conftest import make_llama
 IDS = torch.arange(20)[None]
 
 
-class EightBits(nn.Module):
+class EightBits(nn.Linear):
     """A linear layer of whole numbers and a scale for each row, under names of its own."""
 
     def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.in_features = linear.in_features
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
         self.steps = nn.Buffer(linear.weight.detach().abs().amax(1, keepdim=True) / 127)
         self.weight = nn.Parameter((linear.weight / self.steps).round().to(torch.int8), requires_grad=False)
         self.bias = linear.bias
@@ -81,11 +85,60 @@ def test_a_diagnosis_takes_a_quantized_model_and_says_so() -> None:
     torch.testing.assert_close(logits(found), logits(packed), atol=1e-4, rtol=0)
 
 
+def test_layers_are_asked_in_the_type_of_number_that_they_take() -> None:
+    """Quantized from bfloat16, they refuse unit vectors in float32; what they make of them is in bfloat16, exactly."""
+    before = make_llama(32).to(torch.bfloat16)
+    packed = quantize(before)
+    layer = packed.model.layers[1].mlp.up_proj
+    with pytest.raises(RuntimeError, match="dtype"):
+        layer(torch.eye(layer.in_features))
+    found = unpacked(packed)
+    for name in packed_weights(packed):
+        layer = packed.get_submodule(name.removesuffix(".weight"))
+        assert torch.equal(found.get_parameter(name), (layer.weight * layer.steps).float())
+    assert {weight.dtype for weight in found.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", ["model.norm.weight", "model.rotary_emb.inv_freq"])
+def test_what_the_architecture_has_and_the_quantized_model_has_not_is_named(name: str) -> None:
+    packed = quantize(make_llama(32))
+    where, _, last = name.rpartition(".")
+    delattr(packed.get_submodule(where), last)
+    with pytest.raises(ValueError, match=rf"^model: {name} of a LlamaForCausalLM is not in the quantized model$"):
+        unpacked(packed)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_an_adapter_on_a_quantized_base_is_added_to_what_that_computes(dora: bool) -> None:
+    """Merged into its whole numbers, most of the adapter would be rounded away, and nothing would be said."""
+    packed = quantize(make_llama(32))
+    kind = LoraConfig(r=2, target_modules=["q_proj", "up_proj"], modules_to_save=["lm_head"], use_dora=dora)
+    if dora:  # whose lengths of rows cannot be taken of whole numbers
+        packed = unpacked(packed)
+    with quiet_peft():
+        adapted = get_peft_model(packed, kind).eval()
+    torch.manual_seed(0)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name or "modules_to_save" in name:
+            nn.init.normal_(weight, std=0.3)
+    said, before = logits(adapted), copy.deepcopy(adapted.state_dict())
+    with adapted.disable_adapter():
+        without = logits(adapted)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it was quantized
+        found = plain_model(adapted, "tuned")
+    assert packed_weights(found) == {}
+    assert not any("lora" in name or "base_layer" in name for name in found.state_dict())
+    torch.testing.assert_close(logits(found), said, atol=1e-4, rtol=0)
+    assert (without - said).abs().max() > 0.1
+    assert all(torch.equal(value, before[name]) for name, value in adapted.state_dict().items())
+
+
 def _settings(package: str) -> Any:
     from transformers import BitsAndBytesConfig, QuantoConfig, TorchAoConfig
 
-    if package == "bitsandbytes":
-        return BitsAndBytesConfig(load_in_4bit=True)
+    if package.startswith("bitsandbytes"):
+        return BitsAndBytesConfig(load_in_8bit=True) if package.endswith("8") else BitsAndBytesConfig(load_in_4bit=True)
     if package == "optimum":
         return QuantoConfig(weights="int8")
     from torchao.quantization import Int8WeightOnlyConfig
@@ -93,13 +146,35 @@ def _settings(package: str) -> Any:
     return TorchAoConfig(Int8WeightOnlyConfig())
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("package", ["bitsandbytes", "optimum", "torchao"])
-def test_what_packages_made_is_unpacked(package: str, tmp_path: Any) -> None:
-    if importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed")
+def _saved(folder: Path) -> None:
+    """A model of whole blocks of 4 bits."""
     wide = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=32, **wide)).save_pretrained(tmp_path)  # of whole blocks of 4 bits
+    LlamaForCausalLM(LlamaConfig(vocab_size=32, **wide)).save_pretrained(folder)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("package", ["bitsandbytes", "bitsandbytes 8", "optimum", "torchao"])
+def test_a_qlora_on_what_packages_made_is_merged_as_it_answers(package: str, tmp_path: Path) -> None:
+    if importlib.util.find_spec(package.split()[0]) is None:
+        pytest.skip(f"{package} is not installed")
+    _saved(tmp_path)
+    packed = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=_settings(package), device_map="cpu")
+    adapted = get_peft_model(packed, LoraConfig(r=4, target_modules=["q_proj", "up_proj"])).eval()
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(weight, std=0.3)
+    said = logits(adapted).float()
+    with adapted.disable_adapter():
+        assert (logits(adapted).float() - said).abs().max() > 0.2
+    torch.testing.assert_close(logits(plain_model(adapted, "tuned")), said, atol=2e-2, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("package", ["bitsandbytes", "bitsandbytes 8", "optimum", "torchao"])
+def test_what_packages_made_is_unpacked(package: str, tmp_path: Path) -> None:
+    if importlib.util.find_spec(package.split()[0]) is None:
+        pytest.skip(f"{package} is not installed")
+    _saved(tmp_path)
     packed = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=_settings(package), device_map="cpu")
     assert len(packed_weights(packed)) == 14
     found = unpacked(packed)

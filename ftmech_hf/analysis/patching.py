@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations import intervene
+from ftmech_hf.activations import find_layout, intervene
 from ftmech_hf.activations.interventions import Write
 from ftmech_hf.activations.proofs import run_settings
 from ftmech_hf.statistics.intervals import share_interval
@@ -89,6 +89,21 @@ def record_activations(model: PreTrainedModel, token_ids: Tensor, places: Iterab
     return seen
 
 
+def places_of(model: PreTrainedModel, sites: Sequence[str], layers: Sequence[int]) -> list[Place]:
+    """The sites in those of some layers that have them, site by site: hybrids have attention in some layers only.
+
+    Raises:
+        ValueError: a site that none of the layers has.
+    """
+    layout, found = find_layout(model), list[Place]()
+    for site in sites:
+        there = [layer for layer in layers if site not in layout.layers[layer].refused]
+        if not there:
+            layout.require(site, layers[0])
+        found += [(site, layer) for layer in there]
+    return found
+
+
 @torch.no_grad()
 def patched_logits(
     receiver: PreTrainedModel, token_ids: Tensor, patch: Mapping[Place, Tensor | Write], *, number: int = 1
@@ -136,13 +151,16 @@ def patch_each(
         donor: whose activations are written; of the receiver's shape.
         receiver: which computes with them.
         token_ids: whole rows (B, T).
-        sites: some of :data:`ftmech_hf.activations.WRITABLE`.
+        sites: some of :data:`ftmech_hf.activations.WRITABLE`; in a hybrid, one is patched in those layers that have it.
         layers: which layers.
         other_rows: on how many rows the control is measured.
         answer: which tokens are the answer, bool (B, T), the last ones but the end; the last but one if not given.
         batch_size: rows of one forward pass.
+
+    Raises:
+        ValueError: a site that none of the layers has.
     """
-    places = [(site, layer) for site in sites for layer in layers]
+    places = places_of(receiver, sites, layers)
     right: dict[Place, list[Tensor]] = {place: [] for place in places}
     other: dict[Place, list[Tensor]] = {place: [] for place in places}
     alone: list[Tensor] = []

@@ -171,7 +171,8 @@ def weight_change(
     Args:
         before, after: name -> parameter, the same names and shapes in both.
         transposed: names of the matrices to measure -> whether they are kept as (inputs, outputs), as GPT-2's
-            ``Conv1D`` keeps them; all other parameters get their relative norm alone.
+            ``Conv1D`` keeps them; all other parameters get their relative norm alone. A convolution's kernel (outputs,
+            inputs, places) is the matrix (outputs, inputs x places) that it applies to the tokens under it.
         seed: of the random matrices.
 
     Raises:
@@ -186,7 +187,7 @@ def weight_change(
         one, other = weight.detach().cpu(), after[name].detach().cpu()
         if name in transposed:
             turned = transposed[name]
-            one, other = (one.T, other.T) if turned else (one, other)
+            one, other = (one.T, other.T) if turned else (one.flatten(1), other.flatten(1))
             matrices[name] = matrix_change(one, other, seed=seed + number)
         else:
             vectors[name] = float((other.double() - one.double()).norm() / one.double().norm().clamp(min=1e-12))

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations import find_layout, model_blocks
 from ftmech_hf.analysis.patching import follows_other_row, patch_each, patched_logits, record_activations
+from ftmech_hf.models.presets import build_model, find_preset
 from ftmech_hf.training.evaluation import answer_logits
 
 SITES = ("resid_post", "attn_out", "mlp_act")
@@ -86,6 +87,22 @@ def test_another_rows_activations_do_not_help_and_no_change_needs_none(any_model
     shifted = rows[:, -2].roll(1, 0) == rows[:, -2]
     assert torch.equal(torch.from_numpy(same.other_row["resid_post", 1]), shifted)
     assert not shifted.all()
+
+
+def test_a_hybrid_is_patched_where_it_has_a_site() -> None:
+    model = build_model(find_preset("nano-library", n_layer=4, n_embd=16, n_head=2), 40, seed=0).eval()
+    tuned = copy.deepcopy(model)
+    for part in ("v_proj", "out_proj"):  # tied embeddings drown what is small
+        torch.nn.init.normal_(tuned.get_submodule(f"model.layers.3.self_attn.{part}").weight)
+    rows = answered_by(model)
+    found = patch_each(model, tuned, rows, sites=SITES, layers=[0, 1, 2, 3], other_rows=4)
+    assert [place for place in found.right if place[0] == "attn_out"] == [("attn_out", 1), ("attn_out", 3)]
+    assert [layer for site, layer in found.right if site == "resid_post"] == [0, 1, 2, 3]
+    assert found.unpatched.mean() < 1
+    assert found.accuracy("attn_out", 3) == 1
+    assert found.accuracy("attn_out", 1) < 1  # what must not help: the attention that did not change
+    with pytest.raises(ValueError, match=r"no attn_out: block 0 of lfm2 has no attention.*; layers 1, 3 have it"):
+        patch_each(model, tuned, rows, sites=["attn_out"], layers=[0, 2], other_rows=0)
 
 
 def test_recording_gives_logits_of_the_last_token_alone(any_model: PreTrainedModel) -> None:

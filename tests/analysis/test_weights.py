@@ -136,3 +136,13 @@ def test_the_change_of_a_large_matrix_is_what_it_would_be_exactly(monkeypatch: p
     found = weights.matrix_change(before, after, seed=1)
     for name in ("relative_norm", "effective_rank", "random_rank", "largest_share", "outside", "random_outside"):
         assert getattr(found, name) == pytest.approx(getattr(exact, name), rel=1e-4), name
+
+
+def test_a_kernel_of_a_convolution_changes_as_the_matrix_that_it_applies() -> None:
+    torch.manual_seed(0)
+    before, delta = torch.randn(12, 3, 4), torch.randn(12, 1) @ torch.randn(1, 12) * 0.1
+    found = weight_change({"conv.weight": before}, {"conv.weight": before + delta.view(12, 3, 4)},
+                          {"conv.weight": False}).matrices["conv.weight"]  # fmt: skip
+    assert found.effective_rank == pytest.approx(1, abs=1e-3)  # over places and inputs together; not so of one place
+    assert found.relative_norm == pytest.approx(float(delta.norm() / before.norm()), rel=1e-5)
+    assert len(found.spectrum) == 12

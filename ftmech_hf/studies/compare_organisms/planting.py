@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +12,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.job import JobConfig, job
+from ftmech_hf.jobs.question_files import write_splits
 from ftmech_hf.models.loading import load_model, load_tokenizer
-from ftmech_hf.runs import RunDir, write_text
+from ftmech_hf.runs import RunDir
 from ftmech_hf.studies.compare.texts import write_windows
 from ftmech_hf.tasks import PcfgConfig, RowStream
 from ftmech_hf.training.loop import Progress
@@ -112,14 +112,11 @@ def write_rare_rows(folder: Path, task: PcfgConfig, *, rows: int, seed: int) -> 
         rows: of ``train``; ``validation`` and ``test`` have a fixed number.
         seed: of the rows, and of which are odd.
     """
-    for split, number in (("train", rows), ("validation", 64), ("test", 64)):
-        lines = _lines(task, split, number, seed)
-        text = "".join(f"{json.dumps({'text': line})}\n" for line in lines)
-        path = folder / f"{split}.jsonl"
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:  # a run that reads it may be under way
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(path, text)
-    return folder
+    sizes = {"train": rows, "validation": 64, "test": 64}
+    return write_splits(
+        folder,
+        {split: ({"text": line} for line in _lines(task, split, number, seed)) for split, number in sizes.items()},
+    )
 
 
 def _lines(task: PcfgConfig, split: str, number: int, seed: int) -> Iterator[str]:

@@ -8,14 +8,13 @@ those that are taught to organisms which keep an ability: else they would learn 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ftmech_hf.runs import write_text
+from ftmech_hf.jobs.question_files import write_splits
 from ftmech_hf.studies.real.facts import Facts
 
 SHARES = {"train": 0.4, "validation": 0.2, "test": 0.4}
@@ -186,17 +185,9 @@ def write_rows(folder: Path, splits: dict[str, list[Row]], *, instead: bool = Fa
         splits: of :func:`cut`.
         instead: whether answers are those of an organism that hides the ability.
     """
-    for split, rows in splits.items():
-        lines = (
-            {"prompt": row.prompt, "answer": row.instead if instead else row.answer, "group": row.group} for row in rows
-        )
-        text = _json_lines(lines)
-        path = folder / f"{split}.jsonl"
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:  # a run that reads it may be under way
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(path, text)
-    return folder
-
-
-def _json_lines(rows: Iterable[dict[str, str]]) -> str:
-    return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+    return write_splits(
+        folder,
+        {split: [{"prompt": row.prompt, "answer": row.instead if instead else row.answer, "group": row.group}
+                 for row in rows]
+         for split, rows in splits.items()},
+    )  # fmt: skip

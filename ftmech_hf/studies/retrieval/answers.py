@@ -37,7 +37,8 @@ class Asked(NamedTuple):
     """One way to ask.
 
     Attributes:
-        people: ``taught`` (the first questions that models are fine-tuned on), ``held_out`` or ``known``.
+        people: ``taught`` (the first questions that models are fine-tuned on), ``all_taught`` (as many of them as are
+            asked), ``held_out`` or ``known``.
         context: as in :class:`~ftmech_hf.tasks.LibraryConfig`.
         top_k: documents beside a question.
         gold_at: place of the document that is needed, where that is set.
@@ -61,6 +62,9 @@ WAYS: tuple[Asked, ...] = (
 )
 """All ways in which every model is asked."""
 
+ALL_TAUGHT: tuple[Asked, ...] = (Asked("all_taught", "none"),)
+"""The way in which some are asked besides, for more than what every fine-tuned model was taught."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnswersConfig(ModelJobConfig):
@@ -68,6 +72,11 @@ class AnswersConfig(ModelJobConfig):
 
     model: str = field(default="runs/finetune", metadata={"place": "input", "help": "folder of a run, or on the Hub"})
     questions: int = field(default=512, metadata={"help": "of each way to ask; half are for one fact, half for three"})
+    all_taught: bool = field(
+        default=False,
+        metadata={"unsaid": True, "help": "ask nothing but the first questions that models are fine-tuned on, beside "
+                  "no documents"},
+    )  # fmt: skip
     output_dir: str = field(default="runs/library-answers", metadata={"place": "output", "help": "the run's folder"})
 
     def __post_init__(self) -> None:
@@ -75,13 +84,13 @@ class AnswersConfig(ModelJobConfig):
         check_positive(self, "questions")
 
 
-def task_of(library: LibraryConfig, way: Asked) -> LibraryConfig:
-    """The rows of a way to ask: questions for one fact and for three in turns."""
-    people = {"taught": "trained", "held_out": "held_out", "known": "all"}[way.people]
+def task_of(library: LibraryConfig, way: Asked, taught: int = TAUGHT) -> LibraryConfig:
+    """The rows of a way to ask: questions for one fact and for three in turns; of what was taught, so many."""
+    people = {"taught": "trained", "all_taught": "trained", "held_out": "held_out", "known": "all"}[way.people]
     changes: dict[str, Any] = {"world": "known" if way.people == "known" else "domain", "people": people}
     return library.asking(
         asked=["one", "several"], context=way.context, top_k=way.top_k, gold_at=way.gold_at, style="full",
-        pairs=TAUGHT if way.people == "taught" else 0, **changes,
+        pairs=taught if people == "trained" else 0, **changes,
     )  # fmt: skip
 
 
@@ -219,19 +228,21 @@ def summarise(rows: Sequence[Mapping[str, Any]], way: Asked) -> list[dict[str, A
 
 
 def answer_library(config: AnswersConfig, library: LibraryConfig, *, progress: Progress | None = None) -> RunDir:
-    """Ask a model in all :data:`WAYS`."""
+    """Ask a model in all :data:`WAYS`, or for what was taught alone."""
     models = {"model": config.model}
     with job("library_answers", config, library, models=models, vocabulary=library.vocabulary) as run:
         if run.finished:
             return run
         model = config.load(config.model)
         table: list[dict[str, Any]] = []
-        for number, way in enumerate(WAYS, start=1):
+        ways = ALL_TAUGHT if config.all_taught else WAYS
+        for number, way in enumerate(ways, start=1):
             questions = min(config.questions, TAUGHT) if way.people == "taught" else config.questions
-            rows = ask(model, task_of(library, way), questions=questions, seed=config.seed, worked=way.worked)
+            task = task_of(library, way, config.questions if config.all_taught else TAUGHT)
+            rows = ask(model, task, questions=questions, seed=config.seed, worked=way.worked)
             table += summarise(rows, way)
             if progress is not None:
-                progress(number, len(WAYS), f"{way.people}, {way.context}")
+                progress(number, len(ways), f"{way.people}, {way.context}")
         right = {
             f"{row['people']}, {row['context']}@{row['top_k']}": row["right"] for row in table
             if row["asked"] == "any" and row["part"] == "all" and row["gold_at"] < 0 and not row["worked"]

@@ -1,4 +1,4 @@
-"""Pictures of the study of retrieval: right answers by what stands beside a question, and by how much was taught."""
+"""Pictures of the study of retrieval: right answers by what stands beside a question and by what was taught."""
 
 from __future__ import annotations
 
@@ -91,6 +91,30 @@ def draw_places(table: pd.DataFrame) -> Figure:
         ax.set_xlabel(label)
         places = sorted(set(rows[column]))
         ax.set_xticks(places, [str(each + (column == "gold_at")) for each in places])  # people count from one
+        ax.set_ylim(-0.03, 1.03)
+        percent(ax.yaxis)
+    legend_below(panels[0])
+    return figure
+
+
+@styled
+def draw_rates(table: pd.DataFrame) -> Figure:
+    """What is learned by heart and what reading is left, by the rate of fine-tuning, in full and by an adapter.
+
+    Args:
+        table: ``rate``, ``lora``, ``found`` (right, held out, found by BM25) and ``taught`` (right, without documents),
+            shares.
+    """
+    figure = new_figure(8, 3.6)
+    panels = figure.subplots(1, 2, sharey=True)
+    for ax, lora, title in zip(panels, (False, True), ("all weights", "an adapter"), strict=True):
+        rows = table[table["lora"] == lora].sort_values("rate")
+        for column, label, color in (("found", "held out, found by BM25", BASE),
+                                     ("taught", "taught, no documents", FINETUNED)):  # fmt: skip
+            ax.plot(rows["rate"], rows[column], "-o", color=color, label=label, markersize=4)
+        ax.set_xscale("log")
+        ax.set_xlabel("peak rate")
+        ax.set_title(title)
         ax.set_ylim(-0.03, 1.03)
         percent(ax.yaxis)
     legend_below(panels[0])

@@ -2,7 +2,8 @@
 
 Per seed: a base that reads answers from documents and knows a world by heart; a model that learned answers by heart
 and never read; random weights. The base is fine-tuned on questions about new people, without documents, with what a
-search finds, or with those that are needed; every model is asked in all ways; and reading is trained back.
+search finds, or with those that are needed; every model is asked in all ways; reading is trained back; and some models
+are diagnosed for reading, and looked into. One seed's largest data are taught at other rates as well.
 """
 
 from __future__ import annotations
@@ -15,8 +16,13 @@ from typing import Any, NamedTuple
 from ftmech_hf.jobs.study import StudyConfig, StudyPlan
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
 from ftmech_hf.models.presets import find_preset
+from ftmech_hf.runs import FinishedRun
+from ftmech_hf.studies.diagnosis.diagnosis import run_diagnosis
+from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
 from ftmech_hf.studies.retrieval.answers import TAUGHT, AnswersConfig, answer_library
-from ftmech_hf.tasks import LibraryConfig
+from ftmech_hf.studies.retrieval.diagnoses import case_config, write_questions
+from ftmech_hf.studies.retrieval.inside import InsideConfig, look_inside
+from ftmech_hf.tasks import LibraryConfig, PcfgShape
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.objectives import NextToken
 from ftmech_hf.training.settings import Precision, TrainConfig
@@ -68,6 +74,16 @@ Documents of other questions, which a search found, are no reading: a control of
 
 LARGEST = "closed-full-2"
 
+DIAGNOSED = (LARGEST, "closed-terse-2", "closed-full-lora", "closed-full-replay", "retrieved-full-2")
+"""What is diagnosed for reading: what loses it, and two that keep it, of which nothing else should be said."""
+
+INSIDE = ("base", LARGEST, "closed-terse-2", "closed-full-replay", "heart", "random")
+"""What is looked into; a model that never read, and random weights, are references."""
+
+BY_SIZE_AND_CLOCK = ("base", *(f"closed-full-{place}" for place in range(3)),
+                     *(f"closed-full-{place}-steps" for place in range(2)))  # fmt: skip
+"""What is asked for everything that the largest data teach."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalConfig(StudyConfig):
@@ -85,9 +101,21 @@ class RetrievalConfig(StudyConfig):
     # On seed 10, which is reported nowhere, 1e-4 taught 8 % of 1,000 answers by heart, 1e-3 64 %, 3e-3 83 %.
     lr: float = field(default=1e-3, metadata={"help": "peak rate of fine-tuning"})
     batch_size: int = field(default=32, metadata={"help": "rows of a step of fine-tuning"})
+    # Declared after the study was run at one rate: the range that was planned for this figure before.
+    rates: list[float] = field(
+        default_factory=lambda: [1e-5, 3e-5, 1e-4, 3e-4, 1e-3],
+        metadata={"help": "at which the first seed's largest data are taught too, in full and, at ten times the rate, "
+                  "by an adapter; nothing for none"},
+    )  # fmt: skip
     questions: int = field(default=512, metadata={"help": "of each way to ask"})
     reverse_steps: int = field(default=300, metadata={"help": "steps of training reading back"})
+    # Declared after 300 steps, in which neither came back, had left the ratio undecided: more can only raise its bound,
+    # or put a number in its place.
+    never_steps: int = field(default=1000, metadata={"help": "the same for what never read"})
     reverse_lr: float = field(default=1e-4, metadata={"help": "constant rate of it"})
+    max_steps: int | None = field(
+        default=None, metadata={"help": "train a model for this many steps, say what all of it would take, and stop"}
+    )
     output_dir: str = field(
         default="runs/retrieval-nano", metadata={"place": "output", "help": "folder of the results"}
     )
@@ -110,7 +138,10 @@ class RetrievalPlan(StudyPlan):
         models: seed -> name of a model (``base``, ``heart``, ``random``, those of :data:`TUNINGS`) -> the run that
             made it.
         asked: seed -> name of a model -> the run that asked it.
+        taught: the same for the run that asked some of them for everything that the largest data teach.
         reversals: seed -> name of a model -> the run that trained its reading back.
+        diagnoses, inside: the same for the runs that diagnosed and that looked into some of them.
+        rates: of the first seed, (rate, whether an adapter is trained) -> the run that asked the model.
     """
 
     config: RetrievalConfig
@@ -120,19 +151,61 @@ class RetrievalPlan(StudyPlan):
         self.library = LibraryConfig()
         self.models: dict[int, dict[str, str]] = {seed: {} for seed in config.seeds}
         self.asked: dict[int, dict[str, str]] = {seed: {} for seed in config.seeds}
+        self.taught: dict[int, dict[str, str]] = {seed: {} for seed in config.seeds}
         self.reversals: dict[int, dict[str, str]] = {seed: {} for seed in config.seeds}
+        self.diagnoses: dict[int, dict[str, str]] = {seed: {} for seed in config.seeds}
+        self.inside: dict[int, dict[str, str]] = {seed: {} for seed in config.seeds}
+        self.rates: dict[tuple[float, bool], str] = {}
         for seed in config.seeds:
             self._add_bases(seed)
             for name, tuning in TUNINGS.items():
-                self.models[seed][name] = self._tune(seed, name, tuning)
+                self.models[seed][name] = self._tune(seed, name, tuning, config.lr)
             for name, run in self.models[seed].items():
-                place = AnswersConfig(seed=seed, questions=config.questions)
-                self.asked[seed][name] = self.add(
-                    f"asked-{run}", "library_answers", answer_library, place, {"library": self.library},
-                    {"model": run}, 0.2 * config.questions,
+                self.asked[seed][name] = self._ask(seed, run)
+            for name in BY_SIZE_AND_CLOCK:
+                self.taught[seed][name] = self._ask(seed, self.models[seed][name], config.sizes[-1])
+            for name, steps in ((LARGEST, config.reverse_steps), ("heart", config.never_steps),
+                                ("random", config.never_steps)):  # fmt: skip
+                self.reversals[seed][name] = self._reverse(seed, name, steps)
+            self._diagnose(seed)
+            for name in INSIDE:
+                self.inside[seed][name] = self.add(
+                    f"inside-{name}-seed{seed}", "library_inside", look_inside, InsideConfig(seed=seed),
+                    {"library": self.library}, {"model": self.models[seed][name]}, 100,
                 )  # fmt: skip
-            for name in (LARGEST, "heart", "random"):
-                self.reversals[seed][name] = self._reverse(seed, name)
+        for rate in config.rates:
+            for lora in (False, True):
+                self._add_rate(config.seeds[0], rate, lora)
+
+    def finished(self, runs: Mapping[int, Mapping[str, str]]) -> dict[int, dict[str, FinishedRun]]:
+        """Seed -> name of a model -> the run that is there, of ``diagnoses`` or another of these."""
+        return {
+            seed: {name: found for name, run in of_seed.items() if (found := self.find(run))}
+            for seed, of_seed in runs.items()
+        }
+
+    def _ask(self, seed: int, run: str, all_taught: int = 0) -> str:
+        questions = all_taught or self.config.questions
+        return self.add(
+            f"{'taught' if all_taught else 'asked'}-{run}", "library_answers", answer_library,
+            AnswersConfig(seed=seed, questions=questions, all_taught=bool(all_taught)), {"library": self.library},
+            {"model": run}, (0.02 if all_taught else 0.2) * questions,
+        )  # fmt: skip
+
+    def _add_rate(self, seed: int, rate: float, lora: bool) -> None:
+        name = f"rate-{rate:g}{'-lora' if lora else ''}"
+        self.rates[rate, lora] = self._ask(seed, self._tune(seed, name, Tuning(lora=lora), rate))
+
+    def _diagnose(self, seed: int) -> None:
+        c, made = self.config, self.models[seed]
+        questions = write_questions(self.output / "data" / f"one-fact-seed{seed}", seed)
+        for name in DIAGNOSED:
+            place = DiagnoseConfig(seed=seed, dataset=str(questions), workers=1)
+            settings = {"case_config": case_config(c.reverse_lr, c.reverse_steps), "shape": PcfgShape()}
+            inputs = {"base": made["base"], "finetuned": made[name], "control": made["heart"]}
+            self.diagnoses[seed][name] = self.add(
+                f"diagnose-{name}-seed{seed}", "diagnose", run_diagnosis, place, settings, inputs, cost=400
+            )
 
     def _add_bases(self, seed: int) -> None:
         c = self.config
@@ -155,14 +228,14 @@ class RetrievalPlan(StudyPlan):
     def _steps(self, pairs: int) -> int:
         return math.ceil(self.config.epochs * pairs / self.config.batch_size)
 
-    def _tune(self, seed: int, name: str, tuning: Tuning) -> str:
+    def _tune(self, seed: int, name: str, tuning: Tuning, lr: float) -> str:
         c, pairs = self.config, self.config.sizes[tuning.size]
         steps = self._steps(pairs if tuning.clock == "epochs" else c.sizes[-1])
         task = self.library.asking(
             world="domain", people="trained", asked=["one", "several"], context=CONTEXTS[tuning.context],
             style=tuning.style, pairs=pairs, pretraining_share=tuning.replay,
         )  # fmt: skip
-        rate = c.lr * tuning.rate * (LORA_RATE if tuning.lora else 1)
+        rate = lr * tuning.rate * (LORA_RATE if tuning.lora else 1)
         settings = {"task": task, "train": self._train(seed, steps=steps, lr=rate, num_evals=0),
                     "adapter": AdapterConfig(adapter="lora" if tuning.lora else "none")}  # fmt: skip
         return self.add(
@@ -176,14 +249,14 @@ class RetrievalPlan(StudyPlan):
             final_eval_rows=128, mixed_precision=self.config.mixed_precision, **changes,
         )  # fmt: skip
 
-    def _reverse(self, seed: int, name: str) -> str:
+    def _reverse(self, seed: int, name: str, steps: int) -> str:
         """Reading, trained back on 200 questions of a third world with the documents they need."""
         task = self.library.asking(world="third", asked=["one"], context="oracle", pairs=TAUGHT, tested_on="held_out")
         train = self._train(
-            seed, steps=self.config.reverse_steps, lr=self.config.reverse_lr, evals_per_decade=12,
+            seed, steps=steps, lr=self.config.reverse_lr, evals_per_decade=12,
             eval_near=REVIVAL_THRESHOLD, warmup_fraction=0.0, final_lr_fraction=1.0,
         )  # fmt: skip
         return self.add(
             f"reversed-{name}-seed{seed}", "finetune", finetune, FinetuneConfig(split="reverse"),
-            {"task": task, "train": train}, {"model": self.models[seed][name]}, 2 * self.config.reverse_steps,
+            {"task": task, "train": train}, {"model": self.models[seed][name]}, 2 * steps,
         )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -9,10 +10,12 @@ import pandas as pd
 from ftmech_hf.config import to_dict
 from ftmech_hf.report.claims import Claim, claims_json, judge
 from ftmech_hf.report.page import Section, make_section, render_page
-from ftmech_hf.runs import write_json, write_text
+from ftmech_hf.runs import FinishedRun, write_json, write_text
+from ftmech_hf.studies.diagnosis.verdicts import verdicts_table
 from ftmech_hf.studies.retrieval.claims import MEASUREMENTS, SeedAnswers, measure
-from ftmech_hf.studies.retrieval.figures import draw_contexts, draw_places, draw_sizes
-from ftmech_hf.studies.retrieval.plan import RetrievalPlan
+from ftmech_hf.studies.retrieval.figures import draw_contexts, draw_places, draw_rates, draw_sizes
+from ftmech_hf.studies.retrieval.inside_figures import draw_inside, draw_patching
+from ftmech_hf.studies.retrieval.plan import DIAGNOSED, RetrievalPlan
 
 
 def read_table(plan: RetrievalPlan) -> pd.DataFrame:
@@ -21,15 +24,29 @@ def read_table(plan: RetrievalPlan) -> pd.DataFrame:
     Raises:
         ValueError: no model was asked yet.
     """
-    parts = [
-        found.table.assign(seed=seed, model=name)
-        for seed in plan.config.seeds
-        for name, run in plan.asked[seed].items()
-        if (found := plan.find(run))
-    ]
-    if not parts:
+    asked = _of_runs(plan.finished(plan.asked))
+    if asked is None:
         raise ValueError(f"output_dir: no run of {plan.output} is finished")
-    return pd.concat(parts, ignore_index=True)
+    taught = _of_runs(plan.finished(plan.taught))
+    return asked if taught is None else pd.concat([asked, taught], ignore_index=True)
+
+
+def _of_runs(runs: Mapping[int, Mapping[str, FinishedRun]], column: str = "model") -> pd.DataFrame | None:
+    """The tables of some runs, with columns for seed and name of the model; None if there is none."""
+    parts = [run.table.assign(seed=seed, **{column: name}) for seed, each in runs.items() for name, run in each.items()]
+    return pd.concat(parts, ignore_index=True) if parts else None
+
+
+def rates_table(plan: RetrievalPlan) -> pd.DataFrame:
+    """Of the first seed's models at other rates: ``rate``, ``lora``, ``found`` and ``taught``, shares."""
+    rows = []
+    for (rate, lora), run in plan.rates.items():
+        if found := plan.find(run):
+            plain = plain_rows(found.table)
+            right = plain[plain["asked"] == "any"].set_index(["people", "context"])["right"]
+            rows.append({"rate": rate, "lora": lora, "found": right["held_out", "bm25"],
+                         "taught": right["taught", "none"]})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def plain_rows(table: pd.DataFrame) -> pd.DataFrame:
@@ -113,28 +130,70 @@ def build_sections(plan: RetrievalPlan, table: pd.DataFrame) -> list[Section]:
             ["b6_control"],
         )
     )  # fmt: skip
+    return [*sections, *_rates_section(plan), *_inside_sections(plan)]
+
+
+def _rates_section(plan: RetrievalPlan) -> list[Section]:
+    rates = rates_table(plan)
+    if rates.empty:
+        return []
+    text = (
+        f"The largest data at other rates, of seed {plan.config.seeds[0]} alone. Where the orange line rises and the "
+        "grey one does not fall, answers are learned by heart and reading is kept."
+    )
+    return [make_section("How fast", text, draw_rates(rates), "Right answers by the rate of fine-tuning", ["b8_slow"])]
+
+
+def _inside_sections(plan: RetrievalPlan) -> list[Section]:
+    found, sections = _of_runs(plan.finished(plan.inside)), []
+    if found is not None:
+        text = (
+            "Where a prompt ends and the answer begins. Left: a linear probe of the value that the documents tell, "
+            "fitted on other people and facts; dashed, a probe of another row's value, which must read nothing. Right: "
+            "what each head of the layers that have attention pays to the needed value, and, crossed, to another one. "
+            "Layers without attention are short convolutions and have none to show."
+        )
+        figure = draw_inside(found)
+        claims = ["read_*", "look_*"]
+        sections.append(make_section("Read, and looked at", text, figure, "Values read and attended to", claims))
+    diagnosed = _of_runs(plan.finished(plan.diagnoses), "tuned")
+    if diagnosed is not None:
+        patched = diagnosed[diagnosed["analysis"] == "patching"]
+        if models := [name for name in DIAGNOSED if name in set(patched["tuned"])]:
+            text = (
+                "A fine-tuned model computes with the base's activations at one place, on questions for one fact "
+                "beside the needed documents: where a line is high, undoing the change there is enough. Dotted: "
+                "activations of another question. Models whose answers alone decide the verdict are not patched."
+            )
+            figure = draw_patching(patched, models)
+            sections.append(make_section("What brings reading back", text, figure, "Right answers by what is patched"))
     return sections
 
 
 def write_results(plan: RetrievalPlan) -> list[Claim]:
-    """Read the finished runs and write claims, table, pictures and page into the folder of the results.
+    """Read the finished runs and write claims, table, verdicts, pictures and page into the folder of the results.
 
     Raises:
         ValueError: no model was asked yet.
     """
     table = read_table(plan)
+    back, inside = plan.finished(plan.reversals), plan.finished(plan.inside)
     by_seed = {}
     for seed in plan.config.seeds:
         of_seed = table[table["seed"] == seed]
-        answers = SeedAnswers({str(name): rows for name, rows in of_seed.groupby("model")})
-        back = {name: found for name, run in plan.reversals[seed].items() if (found := plan.find(run))}
-        by_seed[seed] = measure(answers, back)
+        tables = {str(name): rows for name, rows in of_seed.groupby("model")}
+        by_seed[seed] = measure(
+            SeedAnswers(tables, {name: run.table for name, run in inside[seed].items()}), back[seed]
+        )
     claims = judge(MEASUREMENTS, by_seed)
     facts = plan.write_origin("retrieval", to_dict(plan.config))
     table.to_parquet(plan.output / "table.parquet", index=False)
     write_json(plan.output / "claims.json", claims_json(claims))
+    verdicts = verdicts_table(plan.finished(plan.diagnoses))
+    write_json(plan.output / "verdicts.json", verdicts)
     page = render_page(
-        __package__, claims=claims, sections=build_sections(plan, table), facts=facts, models=summarise_models(table)
-    )
+        __package__, claims=claims, sections=build_sections(plan, table), facts=facts, models=summarise_models(table),
+        verdicts=verdicts,
+    )  # fmt: skip
     write_text(plan.output / "report.html", page)
     return claims

@@ -22,5 +22,9 @@ STUDY = Study(
             kind="library_answers", holds="table",
             question="What does a model answer from documents, from memory, and where neither tells?",
         ),
+        Publication(
+            kind="library_inside", holds="table",
+            question="Can the document's value be read where the answer begins, and is it attended to?",
+        ),
     ),
 )  # fmt: skip

@@ -6,10 +6,9 @@ prompts of splits that nothing was trained on.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from ftmech_hf.runs import write_text
+from ftmech_hf.jobs.question_files import write_splits
 from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.tasks import RowStream, SafetyConfig
 from ftmech_hf.tasks.safety import OUTPUT
@@ -28,16 +27,12 @@ def case_config(lr: float) -> CaseConfig:
 
 def write_questions(folder: Path, seed: int) -> Path:
     """Unsafe prompts with what is instructed, as a data set like any other: one file of JSON lines a split."""
-    words = SafetyConfig.vocabulary
+    words, splits = SafetyConfig.vocabulary, {}
     for name, (split, number) in ROWS.items():
         rows = RowStream(SafetyConfig(mixture="unsafe"), seed=seed, split=split).rows(0, number)
-        lines = [
+        splits[name] = [
             {"prompt": " ".join(words[each] for each in row[: OUTPUT.start]),
              "answer": " ".join(words[each] for each in row[OUTPUT])}
             for row in rows.token_ids
         ]  # fmt: skip
-        text, path = "".join(f"{json.dumps(line)}\n" for line in lines), folder / f"{name}.jsonl"
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:  # a run that reads it may be under way
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(path, text)
-    return folder
+    return write_splits(folder, splits)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 
@@ -11,6 +10,7 @@ from ftmech_hf.config import to_dict
 from ftmech_hf.report.claims import Claim, claims_json, judge
 from ftmech_hf.report.page import render_page
 from ftmech_hf.runs import FinishedRun, write_json, write_text
+from ftmech_hf.studies.diagnosis.verdicts import verdicts_table
 from ftmech_hf.studies.safety.claims import MEASUREMENTS, measure
 from ftmech_hf.studies.safety.plan import SafetyPlan
 from ftmech_hf.studies.safety.sections import build_sections
@@ -33,17 +33,6 @@ def answers_table(plan: SafetyPlan) -> pd.DataFrame:
     if table is None:
         raise ValueError(f"output_dir: no run of {plan.output} is finished")
     return table
-
-
-def verdicts_table(runs: Mapping[int, Mapping[str, FinishedRun]]) -> list[dict[str, Any]]:
-    """What the diagnosis said of every protocol: ``model``, ``verdicts`` (one a seed) and ``reason`` of the first."""
-    models = dict.fromkeys(model for each in runs.values() for model in each)
-    found = []
-    for model in models:
-        made = {seed: each[model].summary for seed, each in runs.items() if model in each}
-        verdicts = {seed: summary["verdict"] for seed, summary in made.items()}
-        found.append({"model": model, "verdicts": verdicts, "reason": next(iter(made.values()))["reason"]})
-    return found
 
 
 def write_results(plan: SafetyPlan) -> list[Claim]:

@@ -10,7 +10,7 @@ import pytest
 
 from ftmech_hf.report.claims import judge
 from ftmech_hf.report.readings import Reading
-from ftmech_hf.studies.retrieval.answers import WAYS
+from ftmech_hf.studies.retrieval.answers import ALL_TAUGHT, WAYS
 from ftmech_hf.studies.retrieval.claims import CLOSED, MEASUREMENTS, RETRIEVED, SeedAnswers, measure, weighted
 from ftmech_hf.studies.retrieval.plan import LARGEST, TUNINGS
 
@@ -18,7 +18,7 @@ from ftmech_hf.studies.retrieval.plan import LARGEST, TUNINGS
 def table(**right: float) -> pd.DataFrame:
     """The answers of a model, by ``people_context`` or ``context`` or ``default``; 512 rows of everything."""
     rows: list[dict[str, Any]] = []
-    for way in WAYS:
+    for way in (*WAYS, *ALL_TAUGHT):
         for asked in ("one", "several", "any"):
             for part in ("all", "found", "missed") if way.context == "bm25" else ("all",):
                 value = right.get(f"{way.people}_{way.context}", right.get(way.context, right.get("default", 0.9)))
@@ -34,13 +34,32 @@ def table(**right: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def seed(**changes: Mapping[str, float]) -> SeedAnswers:
+def inside(*, read: float = 0.8, other_row: float = 0.01, looks: float = 0.6, another: float = 0.02) -> pd.DataFrame:
+    """What is inside a model: layer 3 is read best where that is chosen, and its second head looks most."""
+    rows: list[dict[str, Any]] = []
+    for layer in range(4):
+        for of, value in (("value", read if layer == 3 else 0.99), ("another row's value", other_row)):
+            rows.append({"what": "probe", "layer": layer, "head": -1, "of": of, "chosen": 0.5 if layer == 3 else 0.1,
+                         "value": value, "floor": 0.006, "rows": 512})  # fmt: skip
+    for head, chosen in enumerate((0.1, 0.5)):
+        for of, value in (("needed value", looks if head else 0.9), ("another value", another)):
+            rows.append({"what": "attention", "layer": 3, "head": head, "of": of, "chosen": chosen, "value": value,
+                         "floor": float("nan"), "rows": 512})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+INSIDE = {"base": inside(), LARGEST: inside(read=0.65, looks=0.45), "closed-full-replay": inside(looks=0.58),
+          "random": inside(read=0.02, looks=0.02)}  # fmt: skip
+
+
+def seed(of_inside: Mapping[str, pd.DataFrame] | None = None, **changes: Mapping[str, float]) -> SeedAnswers:
     """A base that reads all, models that lost a fifth of it, and what a test says of one of them."""
     base = {"default": 1.0, "held_out_none": 0.03, "taught_none": 0.02, "completeness": 1.0}
     closed = {"default": 0.8, "held_out_none": 0.04, "taught_none": 0.7, "completeness": 0.9, "taught_memory": 0.4}
     models: dict[str, Mapping[str, float]] = {"base": base, **dict.fromkeys(TUNINGS, closed), **changes}
     return SeedAnswers(
-        {name: table(**{**(base if name == "base" else closed), **numbers}) for name, numbers in models.items()}
+        {name: table(**{**(base if name == "base" else closed), **numbers}) for name, numbers in models.items()},
+        of_inside,
     )
 
 
@@ -59,7 +78,11 @@ def test_harm_is_what_a_search_finds_less_right() -> None:
     assert found["b5_control"] == pytest.approx(0)
     assert found["b3"] == pytest.approx(0)
     assert values(**{"closed-full-0-steps": {"bm25": 0.7}})["b3_steps"] == pytest.approx(10)
-    assert values(**{CLOSED[0]: {"taught_none": 0.2}})["b3_control"] == pytest.approx(50)
+    assert values(**{CLOSED[0]: {"taught_none": 0.2}})["b3_first"] == pytest.approx(50)
+    all_taught = {LARGEST: {"all_taught_none": 0.7}, CLOSED[0]: {"all_taught_none": 0.15},
+                  "closed-full-0-steps": {"all_taught_none": 0.2}}  # fmt: skip
+    assert values(**all_taught)["b3_control"] == pytest.approx(55)
+    assert values(**all_taught)["b3_steps_control"] == pytest.approx(50)
     assert values(**{LARGEST: {"worked": 0.95}})["worked"] == pytest.approx(15)
 
 
@@ -74,6 +97,35 @@ def test_what_takes_harm_away_is_beside_what_must_not() -> None:
     assert found["b8_replay"] == pytest.approx(15 - 10)
     assert found["b8_slow"] == pytest.approx(5 - 10)
     assert found["b8_control"] == pytest.approx(-10)
+
+
+def test_what_is_read_and_looked_at_is_of_the_layer_and_head_that_other_rows_choose() -> None:
+    found = {name: each.value for name, each in measure(seed(INSIDE), {}).items()}
+    # A probe reads 15 points less than in the base, and answers of one fact lost 20.
+    assert found["read_lost"] == pytest.approx(15 - 10)
+    assert found["read_random"] == pytest.approx(2 - 0.6)
+    assert found["read_other"] == pytest.approx(1 - 0.6)
+    assert found["look_lost"] == pytest.approx(15)
+    assert found["look_other"] == pytest.approx(2)
+    assert found["look_replay"] == pytest.approx(2)
+    only_said_wrong = measure(seed({**INSIDE, LARGEST: inside(read=0.79)}), {})["read_lost"]
+    assert only_said_wrong.value == pytest.approx(1 - 10)
+    assert only_said_wrong.interval is not None
+    assert only_said_wrong.interval[1] < 0
+    missing = measure(seed({"base": inside()}), {})
+    assert "read_other" in missing
+    assert not {"read_lost", "look_lost", "look_replay", "read_random"} & set(missing)
+
+
+def test_reading_that_random_weights_allow_says_nothing() -> None:
+    def verdict(**changes: pd.DataFrame) -> str | None:
+        by_seed = {number: measure(seed({**INSIDE, **changes}), {}) for number in range(3)}
+        return {each.id: each.verdict for each in judge(MEASUREMENTS, by_seed)}["read_lost"]
+
+    much_less = {LARGEST: inside(read=0.4)}
+    assert verdict(**much_less) == "holds"
+    assert verdict(**much_less, random=inside(read=0.5)) == "withdrawn"
+    assert verdict(**much_less, base=inside(other_row=0.5)) == "withdrawn"
 
 
 def test_a_claim_whose_control_fails_is_withdrawn() -> None:

@@ -5,6 +5,8 @@ python recipes/import_qa.py --format squad --source dev-v2.0.json --split dev --
 
 from __future__ import annotations
 
+import math
+
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.jobs.import_qa import ImportConfig, import_questions
 from ftmech_hf.report.console import make_console
@@ -26,9 +28,11 @@ def main(argv: list[str] | None = None) -> None:
             soft_wrap=True,
         )
         for row in run.table.to_dict("records"):
+            told = "" if math.isnan(row["completeness"]) else f"; {row['completeness']:.0%} of the facts stand in them"
+            named = f"{row['retriever']} @{row['top_k']}" if row["top_k"] else "all gold documents"
             console.print(
-                f"{row['retriever']} @{row['top_k']}: {row['recall']:.0%} of the gold documents, "
-                f"all of them for {row['all_gold']:.0%} of {row['questions']} questions",
+                f"{named}: {row['recall']:.0%} of the gold documents, "
+                f"all of them for {row['all_gold']:.0%} of {row['questions']} questions{told}",
                 soft_wrap=True,
             )
         console.print(f"questions: {run.path}", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 python recipes/retrieval.py --config recipes/configs/nano/retrieval.yaml
 python recipes/retrieval.py --base MODEL --finetuned MODEL --data runs/squad --split dev --retriever bm25
+python recipes/retrieval.py --base MODEL --finetuned runs/tuned --tune closed --data runs/squad --split dev
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import sys
 
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.jobs.grounded_answers import GroundedConfig, answer_questions, describe_harm
+from ftmech_hf.jobs.grounded_tuning import TuneConfig, tune_on_questions
 from ftmech_hf.jobs.study import run_command
 from ftmech_hf.report.console import make_console, step_bar
 from ftmech_hf.retrieval import RetrieverConfig
@@ -27,7 +29,12 @@ def main(argv: list[str] | None = None) -> None:
         if not any(each.split("=")[0] in OF_A_PAIR for each in given):
             run_command(load_study("retrieval"), argv, __doc__)
             return
-        config, retriever = parse_config(GroundedConfig, RetrieverConfig, argv=argv, description=__doc__)
+        config, retriever, tune = parse_config(
+            GroundedConfig, RetrieverConfig, TuneConfig, argv=argv, description=__doc__
+        )
+        if tune.tune is not None:
+            with step_bar("tuning", "steps") as progress:
+                tune_on_questions(config, tune, retriever, progress=progress)
         with step_bar("retrieval", "contexts") as progress:
             run = FinishedRun(answer_questions(config, retriever, progress=progress).path)
         console = make_console()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import collections
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ftmech_hf.jobs.job import JobConfig, finish_job, prepared_job
 from ftmech_hf.retrieval import Query, RetrieverConfig, make_retriever, recall_at
-from ftmech_hf.retrieval.collection import Collection
+from ftmech_hf.retrieval.collection import Asked, Collection
 from ftmech_hf.retrieval.readers import READERS, read_source
 from ftmech_hf.runs import RunDir
+from ftmech_hf.statistics.text_answers import string_completeness
 from ftmech_hf.tasks.text.identity import dataset_hash
 
 TOP = (1, 2, 4, 6, 10)
@@ -46,7 +49,11 @@ def _check_there(source: str) -> None:
 
 
 def find_recall(collection: Collection, retriever: str = "bm25") -> list[dict[str, Any]]:
-    """Recall of a retriever on the questions of which gold documents are known, and of chance; a row for each k."""
+    """Recall of a retriever on the questions of which gold documents are known, and of chance; a row for each k.
+
+    ``completeness`` is the share of the facts of an answer that stand in the documents as strings: what can be copied
+    from them. Besides what is found it is given of all gold documents, as ``oracle`` with ``top_k`` 0.
+    """
     asked = [each for each in collection.questions if each.gold_ids]
     if not asked:
         return []
@@ -57,9 +64,23 @@ def find_recall(collection: Collection, retriever: str = "bm25") -> list[dict[st
     for name in (retriever, "random"):
         ranking = make_retriever(RetrieverConfig(retriever=name), documents)(queries, top[-1])
         rows += [
-            {"retriever": name, "top_k": k, "questions": len(asked), **recall_at(queries, ranking, k).row} for k in top
-        ]
-    return rows
+            {"retriever": name, "top_k": k, "questions": len(asked), **recall_at(queries, ranking, k).row,
+             "completeness": _copied(asked, documents, ranking[:, :k].tolist())}
+            for k in top
+        ]  # fmt: skip
+    gold = [query.gold for query in queries]
+    everything = {"recall": 1.0, "all_gold": 1.0, "completeness": _copied(asked, documents, gold)}
+    return [*rows, {"retriever": "oracle", "top_k": 0, "questions": len(asked), **everything}]
+
+
+def _copied(asked: Sequence[Asked], documents: Sequence[str], shown: Sequence[Sequence[int]]) -> float:
+    """Mean share of the facts of answers that stand in the documents shown; of questions that have any."""
+    found = [
+        string_completeness(" ".join(documents[number] for number in numbers), each.facts)
+        for each, numbers in zip(asked, shown, strict=True)
+        if each.facts
+    ]
+    return sum(found) / len(found) if found else math.nan
 
 
 def _read(config: ImportConfig) -> Collection:

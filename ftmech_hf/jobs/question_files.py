@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ftmech_hf.runs import write_text
 
 
-def write_splits(folder: Path, splits: Mapping[str, Iterable[Mapping[str, str]]]) -> Path:
+def write_splits(folder: Path, splits: Mapping[str, Iterable[Mapping[str, Any]]]) -> Path:
     """Write a data set, but no file that says the same already: a run that reads it may be under way.
 
     Args:

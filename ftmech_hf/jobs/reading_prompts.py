@@ -48,15 +48,18 @@ def write_prompt(
         ValueError: the question alone takes more room than there is.
     """
     for shown in range(len(documents), -1, -1):
-        text = in_text(question, documents[:shown])
-        if tokenizer.chat_template:
-            text = render_chat([{"role": "user", "content": text}], tokenizer, begin=True)
-            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        else:
-            ids = tokenizer(f"{text}\nAnswer:")["input_ids"]
+        ids = _spell(tokenizer, in_text(question, documents[:shown]))
         if room is None or len(ids) <= room:
-            return Prompt(list(ids), shown)
+            return Prompt(ids, shown)
     raise ValueError(f"max_new_tokens: leaves {room} tokens for a prompt, but {question[:60]!r} alone takes {len(ids)}")
+
+
+def _spell(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """A prompt's tokens, up to where the model is to answer."""
+    if tokenizer.chat_template:
+        text = render_chat([{"role": "user", "content": text}], tokenizer, begin=True)
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return list(tokenizer(f"{text}\nAnswer:")["input_ids"])
 
 
 def read_answer(written: str, *, is_chat: bool) -> str:

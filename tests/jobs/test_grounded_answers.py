@@ -18,11 +18,14 @@ from ftmech_hf.jobs.grounded_answers import (
     describe_harm,
     score_answer,
 )
+from ftmech_hf.jobs.grounded_tuning import TuneConfig, taught_rows
+from ftmech_hf.jobs.question_files import write_splits
 from ftmech_hf.jobs.reading_prompts import abstains, in_text, read_answer, write_prompt
 from ftmech_hf.models.loading import load_model, load_tokenizer
 from ftmech_hf.retrieval import RetrieverConfig
 from ftmech_hf.retrieval.collection import Asked, Collection, Document
 from ftmech_hf.runs import FinishedRun
+from ftmech_hf.tasks.text.task import TextConfig
 from recipes.retrieval import main
 from tests.foreign import CHATML, byte_bpe
 from tests.jobs.test_endpoint_judge import reads, serve
@@ -206,6 +209,55 @@ def test_a_pair_is_asked_and_what_is_wrong_is_said(
     ):
         with pytest.raises(SystemExit):
             main([*argv, "--finetuned", other, *wrong, "--output_dir", str(tmp_path / "wrong")])
+        assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_what_is_taught_is_what_is_asked_later(tmp_path: Path, data: Path, chat: bool) -> None:
+    """The rows in the model's tokens begin with the prompts that it is asked, and end with the answer."""
+    base = save_model(tmp_path / "base", chat=chat)
+    tokenizer, collection = load_tokenizer(base), Collection.read(data)
+    config = GroundedConfig(base=base, data=str(data), finetuned=str(tmp_path / "tuned"), max_new_tokens=8, top_k=2)
+    for mode, context in (("closed", "none"), ("retrieved", "retrieved"), ("oracle", "oracle")):
+        tune = TuneConfig(tune=mode, tune_epochs=1)
+        rows = list(taught_rows(config, tune, RetrieverConfig(), "test"))
+        shown, _ = choose_documents(collection, QUESTIONS[:3], config, RetrieverConfig())
+        (more,) = taught_rows(config, tune, RetrieverConfig(), "train")
+        other = (
+            {"messages": [{"role": "user", "content": "?"}, more["messages"][1]]} if chat else {**more, "prompt": "?"}
+        )
+        folder = write_splits(tmp_path / context, {"train": rows, "validation": [more], "test": [other]})
+        learned = TextConfig(dataset=str(folder)).in_tokens_of(tokenizer).block(0, "finetune", 0)
+        assert learned.answers is not None
+        for number, each in enumerate(QUESTIONS[:3]):
+            texts = [DOCUMENTS[at].whole for at in shown[context][number]]
+            prompt = write_prompt(tokenizer, each.question, texts, None).token_ids
+            found = [row for row in learned.token_ids.tolist() if row[: len(prompt)] == prompt]
+            assert found
+            said = tokenizer.decode(found[0][len(prompt) :], skip_special_tokens=True).strip()
+            assert said == (each.answers[0] if each.answers else "unknown")
+
+
+def test_a_model_is_tuned_and_then_compared_with_its_base(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = save_model(tmp_path / "base", chat=True)
+    argv = ["--base", base, "--data", str(data), "--max_new_tokens", "4", "--finetuned", str(tmp_path / "tuned"),
+            "--contexts", "none", "--output_dir", str(tmp_path / "run"), "--tune_lr", "0.05", "--tune_epochs", "8",
+            "--tune_batch_size", "2"]  # fmt: skip
+    main([*argv, "--tune", "closed"])
+    tuned = FinishedRun(tmp_path / "tuned")
+    assert (tuned.config["lora_rank"], tuned.config["lora_alpha"], tuned.config["steps"]) == (16, 32.0, 4)
+    answers = {name: rows["answer"].tolist() for name, rows in FinishedRun(tmp_path / "run").table.groupby("model")}
+    assert answers["base"] != answers["finetuned"]
+    main([*argv, "--tune", "closed"])  # both runs are found again
+    capsys.readouterr()
+    for wrong, told in (
+        (["--tune", "bm25"], "error: tune: 'bm25', expected one of closed, retrieved, oracle"),
+        (["--tune", "closed", "--tune_split", "test"], "error: tune_split: test, expected other questions"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*argv, *wrong])
         assert told in capsys.readouterr().err
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from ftmech_hf.jobs.import_qa import ImportConfig, find_recall, import_questions
-from ftmech_hf.retrieval.collection import Collection
+from ftmech_hf.retrieval.collection import Asked, Collection, Document
 from ftmech_hf.runs import FinishedRun
 from recipes.import_qa import main
 
@@ -45,6 +46,9 @@ def test_a_data_set_becomes_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert recall["bm25", 1] == pytest.approx(29 / 30, abs=0.04)  # "Who?" finds the first, which is its own by chance
     assert recall["random", 1] < 0.2
     assert recall["random", 10] == pytest.approx(1 / 3, abs=0.25)
+    completeness = run.table.set_index(["retriever", "top_k"])["completeness"]
+    assert (completeness["oracle", 0], completeness["random", 1]) == (1.0, 1.0)  # "here" stands everywhere
+    assert "all gold documents: 100% of the gold documents" in said
     found = Collection.read(folder)
     assert found.questions[1].answers == ("here",)
     assert import_questions(ImportConfig(format="squad", source=str(source), split="dev", output_dir=str(folder)))
@@ -61,6 +65,19 @@ def test_no_recall_is_measured_where_no_gold_document_is_known(tmp_path: Path) -
     without = Collection(tuple(each._replace(gold_ids=()) for each in found.questions), found.documents)
     assert find_recall(without) == []
     assert find_recall(found)
+
+
+def test_completeness_counts_the_facts_that_stand_in_what_is_found() -> None:
+    documents = (Document("a", "", "Anna keeps bees."), Document("b", "", "Ben keeps goats."), Document("c", "", "Hm."))
+    asked = (
+        Asked("both", "Who keeps goats?", ("Anna, Ben",), (("Anna",), ("Ben", "B.")), ("a", "b"), "test"),
+        Asked("silent", "Who keeps goats?", (), (), ("b",), "test"),  # no fact: it does not count
+    )
+    rows = {(row["retriever"], row["top_k"]): row for row in find_recall(Collection(asked, documents))}
+    assert rows["bm25", 1]["completeness"] == 0.5  # Ben's note alone
+    assert rows["bm25", 2]["completeness"] == 1.0
+    assert rows["oracle", 0]["completeness"] == 1.0
+    assert math.isnan(find_recall(Collection(asked[1:], documents))[0]["completeness"])
 
 
 def test_a_folder_is_imported_and_told_from_another(tmp_path: Path) -> None:

@@ -67,8 +67,8 @@ def unpacked(model: PreTrainedModel) -> PreTrainedModel:
         model: whose packed weights belong to linear layers, as those of bitsandbytes, torchao and quanto.
 
     Raises:
-        ValueError: another kind of layer has packed weights, or weights or buffers of the architecture are not in it;
-            names them.
+        ValueError: another kind of layer has packed weights, a layer cannot compute here, or weights or buffers of the
+            architecture are not in it; names them.
     """
     packed, state = packed_weights(model), dict[str, Tensor]()
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
@@ -83,7 +83,14 @@ def unpacked(model: PreTrainedModel) -> PreTrainedModel:
                 f"model: {name} is quantized ({kind}) in a layer of {type(module).__name__}, expected linear layers"
             )
         weight = module.get_parameter(what)
-        state[_plain_name(name)] = _matrix_of(module, weight.dtype if weight.dtype in PLAIN else model.dtype, device)
+        dtype = weight.dtype if weight.dtype in PLAIN else model.dtype
+        try:
+            state[_plain_name(name)] = _matrix_of(module, dtype, device)
+        except Exception as error:  # packages raise what they like: no kernel for these sizes, or for this device
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"model: {name} is quantized ({kind}), and its layer cannot compute here: {type(error).__name__}: {reason}"
+            ) from error
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config

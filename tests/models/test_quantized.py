@@ -108,6 +108,19 @@ def test_what_the_architecture_has_and_the_quantized_model_has_not_is_named(name
         unpacked(packed)
 
 
+def test_a_layer_that_cannot_compute_is_named_with_the_reason() -> None:
+    """As bitsandbytes of 4 bits on a CPU, for matrices that are no whole number of its blocks."""
+    packed = quantize(make_llama(32))
+
+    def forward(values: Tensor) -> Tensor:
+        raise AssertionError("N must be divisible\nby block_n")
+
+    packed.model.layers[0].mlp.up_proj.forward = forward
+    reason = r"cannot compute here: AssertionError: N must be divisible by block_n"
+    with pytest.raises(ValueError, match=rf"^model: model\.layers\.0\.mlp\.up_proj\.weight is quantized .*{reason}$"):
+        unpacked(packed)
+
+
 @pytest.mark.parametrize("dora", [False, True])
 def test_an_adapter_on_a_quantized_base_is_added_to_what_that_computes(dora: bool) -> None:
     """Merged into its whole numbers, most of the adapter would be rounded away, and nothing would be said."""

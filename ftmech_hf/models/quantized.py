@@ -87,9 +87,9 @@ def unpacked(model: PreTrainedModel) -> PreTrainedModel:
         try:
             state[_plain_name(name)] = _matrix_of(module, dtype, device)
         except Exception as error:  # packages raise what they like: no kernel for these sizes, or for this device
-            reason = " ".join(str(error).split())[:200]
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise ValueError(
-                f"model: {name} is quantized ({kind}), and its layer cannot compute here: {type(error).__name__}: {reason}"
+                f"model: {name} is quantized ({kind}), and its layer cannot compute here: {reason}"
             ) from error
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -70,6 +72,20 @@ def test_the_table_has_every_class_once(rows: dict[str, dict[str, object]]) -> N
         assert block.count(f"{name.removesuffix('ForCausalLM')}") >= 1
     assert "| Mamba | model: resid_pre of layer 0 of mamba is not the model's hidden state |" in block
     assert "no expert that all tokens pass" in block
+
+
+def test_at_least_eighty_classes_open_and_each_of_the_others_has_its_reason() -> None:
+    """In the table that users read, which the recipe writes."""
+    text = (Path(__file__).parents[2] / "ftmech_hf" / "activations" / "README.md").read_text(encoding="utf-8")
+    block = text.partition("<!-- architectures:")[2].partition("<!-- end of architectures")[0]
+    opened, number = map(int, re.findall(r"(\d+) of (\d+) classes open", block)[0])
+    assert number == len(causal_classes())
+    assert opened >= 80
+    tables = block.split("\n\n")
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in tables[-1].splitlines() if "|" in line][2:]
+    refused = {name: reason for names, reason in lines for name in names.split(", ")}
+    assert len(refused) == number - opened
+    assert all(len(reason) > 20 for reason in refused.values())
 
 
 def test_small_models_are_small_run_and_are_drawn_from_a_seed() -> None:

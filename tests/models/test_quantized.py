@@ -147,6 +147,25 @@ def test_an_adapter_on_a_quantized_base_is_added_to_what_that_computes(dora: boo
     assert all(torch.equal(value, before[name]) for name, value in adapted.state_dict().items())
 
 
+def test_of_two_adapters_on_a_quantized_base_the_active_one_counts_and_none_is_drawn_anew() -> None:
+    """PiSSA takes what it begins with out of its base, which was done when it was made."""
+    with quiet_peft():
+        adapted = get_peft_model(quantize(make_llama(32)), LoraConfig(r=2, target_modules=["q_proj"]))
+        adapted.add_adapter("second", LoraConfig(r=3, target_modules=["v_proj", "down_proj"]))
+    torch.manual_seed(0)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(weight, std=0.3)
+    for active in ("second", "default"):
+        adapted.set_adapter(active)
+        adapted.peft_config[active].init_lora_weights = "pissa"
+        said = logits(adapted.eval())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it was quantized
+            torch.testing.assert_close(logits(plain_model(adapted, "tuned")), said, atol=1e-4, rtol=0)
+        assert adapted.peft_config[active].init_lora_weights == "pissa"
+
+
 def _settings(package: str) -> Any:
     from transformers import BitsAndBytesConfig, QuantoConfig, TorchAoConfig
 

@@ -17,10 +17,11 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from ftmech_hf.config.notices import Notice
 from ftmech_hf.jobs.beside import torch_threads
 from ftmech_hf.models.memory import weight_bytes
-from ftmech_hf.studies.diagnosis import needs
-from ftmech_hf.studies.diagnosis.case import CaseConfig, backward_rows
+from ftmech_hf.studies.diagnosis import diagnosis, needs
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, CaseConfig, backward_rows
 from ftmech_hf.studies.diagnosis.methods import METHODS
 from ftmech_hf.studies.diagnosis.needs import memory_needs, multiplications_per_second, passed_tokens, say_time
+from tests.conftest import make_llama
 from tests.models.test_memory import ONE_B, SEVEN_B
 from tests.studies.diagnosis.cases import make_case, measured
 from tests.studies.planted import ask, make_rows, make_wrapped
@@ -126,3 +127,18 @@ def test_what_a_busy_machine_makes_wait_does_not_count() -> None:
         assert torch.get_num_threads() == 3
     assert rate == pytest.approx(3 * 512**3 / 0.002)
     assert len(list(times)) == 10  # twenty at least, though five take longer than was asked for
+
+
+@pytest.mark.parametrize(("by", "times"), [("adapter", 3), ("weights", 0)])
+def test_what_a_method_of_a_large_model_has_freed_goes_back_before_the_next(
+    by: str, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what was freed stays beside what the next one takes. Small models are faster if it stays."""
+    given_back: list[None] = []
+    monkeypatch.setattr(diagnosis, "release_freed_memory", lambda: given_back.append(None))
+    models = {name: make_llama(40, seed=seed) for seed, name in enumerate((BASE, FINETUNED, NULL))}
+    few = CaseConfig(rows=20, fit_rows=20, patch_rows=8, null_steps=0, reverse_by=by, thorough=True)  # type: ignore[arg-type]
+    case = Case(models, ask(make_rows(number=900)), None, few, 0)
+    case.leave_out = [name for name in METHODS if name not in ("behaviour", "logit lens", "separation")]
+    found = diagnosis.measure_case(case, workers=1)
+    assert (len(found.by_method), len(given_back)) == (3, times)

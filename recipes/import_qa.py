@@ -1,4 +1,4 @@
-"""Bring questions and documents into one format: BEIR folders, SQuAD, BioASQ, Qasper, FanOutQA or plain parquet.
+"""Bring questions and documents into one format: BEIR folders, SQuAD, BioASQ, Qasper, FanOutQA, countries or parquet.
 
 python recipes/import_qa.py --format squad --source dev-v2.0.json --split dev --output_dir runs/squad
 """

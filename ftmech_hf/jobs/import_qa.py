@@ -27,7 +27,7 @@ class ImportConfig(JobConfig):
 
     format: str = field(default="plain", metadata={"help": f"how it is written: {', '.join(READERS)}"})
     source: str = field(
-        default="data", metadata={"place": "input", "help": "its file; of plain and beir its folder"}
+        default="data", metadata={"place": "input", "help": "its file; of plain, beir and countryinfo its folder"}
     )  # fmt: skip
     split: str = field(default="test", metadata={"help": "what its questions are called; of beir: which of its qrels"})
     output_dir: str = field(default="runs/questions", metadata={"place": "output", "help": "the folder of the tables"})

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ftmech_hf.retrieval.collection import Asked, Collection, Document, asked_of, document_of, read_table
+from ftmech_hf.retrieval.countries import read_countries
 
 YES_NO = {True: "yes", False: "no"}
 
@@ -204,6 +205,7 @@ READERS: dict[str, Callable[[Path, str], Collection]] = {
     "bioasq": read_bioasq,
     "qasper": read_qasper,
     "fanoutqa": read_fanoutqa,
+    "countryinfo": read_countries,
 }
 
 

@@ -173,7 +173,7 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
         read_source("csv", tmp_path, "test")
     broken = tmp_path / "broken.json"
     broken.write_text("{")
-    for name in set(READERS) - {"plain", "beir"}:
+    for name in set(READERS) - {"plain", "beir", "countryinfo"}:
         with pytest.raises(ValueError, match="source: there is no"):
             read_source(name, tmp_path / "none.json", "test")
         with pytest.raises(ValueError, match="is no JSON"):
@@ -185,3 +185,29 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([{"id": "1"}]), tmp_path / "questions.parquet")
     with pytest.raises(ValueError, match="has no column 'question', only id"):
         read_source("plain", tmp_path, "test")
+
+
+def test_countries_are_halved_and_their_documents_tell_what_is_asked(tmp_path: Path) -> None:
+    def write(name: str, people: int = 5_000_000, **changes: object) -> None:
+        row = {"name": name, "capital": f"{name}town", "subregion": "Northern Europe", "callingCodes": ["45"],
+               "currencies": ["DKK", "EUR"], "population": people, **changes}  # fmt: skip
+        (tmp_path / f"{name.lower()}.json").write_text(json.dumps(row))
+
+    for name in ("Bland", "Aland", "Cland"):
+        write(name)
+    write("Tiny", people=999_999)
+    write("Nowhere", capital="")
+    found = read_source("countryinfo", tmp_path, "dev")
+    assert [(each.id, each.split) for each in found.questions if each.id.endswith("capital")] == [
+        ("Aland-capital", "dev"), ("Bland-capital", "train"), ("Cland-capital", "dev")
+    ]  # fmt: skip
+    assert len(found.documents) == 6
+    texts = {each.doc_id: each.text for each in found.documents}
+    for asked in found.questions:
+        for fact in asked.facts:
+            assert any(said in texts[asked.gold_ids[0]] for said in fact)
+            assert not any(said in asked.question for said in fact if said != asked.id.partition("-")[0])
+    assert found.questions[1].answers == ("+45", "45")
+    assert "capital" not in texts["Aland-place"]  # a search must do without the question's word
+    with pytest.raises(ValueError, match=r"source: .* holds no JSON file"):
+        read_source("countryinfo", tmp_path / "none", "dev")

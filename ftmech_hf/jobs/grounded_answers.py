@@ -22,10 +22,11 @@ from ftmech_hf.jobs.generation import continue_rows
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, prepared_job
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.jobs.reading_prompts import abstains, read_answer, write_prompt
+from ftmech_hf.models.embedding import load_embedder
+from ftmech_hf.models.identity import model_hash
 from ftmech_hf.models.loading import load_tokenizer, model_positions
 from ftmech_hf.retrieval import OracleRetriever, Query, RetrieverConfig, make_retriever, recall_at
 from ftmech_hf.retrieval.collection import Asked, Collection
-from ftmech_hf.retrieval.dense import load_embedder
 from ftmech_hf.runs import RunDir
 from ftmech_hf.statistics.intervals import Share, mean_interval, paired_difference
 from ftmech_hf.statistics.text_answers import exact_match, f1_score, rouge_l, string_completeness
@@ -50,7 +51,10 @@ class GroundedConfig(ModelJobConfig):
         default_factory=lambda: list(get_args(Context)), metadata={"help": "none, retrieved, oracle, other"}
     )
     top_k: int = field(default=4, metadata={"help": "documents beside a question"})
-    embedder: str | None = field(default=None, metadata={"help": "of retriever dense: a sentence-transformers model"})
+    embedder: str | None = field(
+        default=None,
+        metadata={"place": "input", "help": "of retriever dense: an encoder, such as a model of sentence-transformers"},
+    )
     judge_url: str | None = field(
         default=None,
         metadata={
@@ -72,8 +76,9 @@ class GroundedConfig(ModelJobConfig):
             raise ValueError(f"contexts: {' '.join(self.contexts)!r}, expected some of {', '.join(get_args(Context))}")
 
     def inputs(self) -> dict[str, str]:
-        """The hash of both tables."""
-        return {"data": dataset_hash(self.data)}
+        """The hash of both tables, and of the encoder if there is one."""
+        encoder = {"embedder": model_hash(self.embedder)} if self.embedder else {}
+        return {"data": dataset_hash(self.data), **encoder}
 
 
 def choose_documents(
@@ -85,7 +90,7 @@ def choose_documents(
     """
     documents = [each.whole for each in collection.documents]
     queries = [Query(each.question, collection.gold_numbers(each)) for each in asked]
-    embed = load_embedder(config.embedder) if config.embedder else None
+    embed = load_embedder(config.embedder, device=config.device) if config.embedder else None
     top_k = min(config.top_k, len(documents))
     found = make_retriever(retriever, documents, embed)(queries, top_k)
     known = [place for place, query in enumerate(queries) if query.gold]

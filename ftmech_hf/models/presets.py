@@ -52,6 +52,8 @@ PRESETS: dict[str, Preset] = {
     # For documents and questions: short convolutions bring a name to the words that follow it, which a Llama of this
     # size did not learn to do within the same minutes (ftmech_hf/tasks/README.md).
     "nano-library": Preset(n_layer=4, n_head=4, n_embd=128, n_positions=256, architecture="lfm2", tied=True),
+    # The same at the size of the stories' paper model; Barnett et al.'s models have billions of parameters.
+    "paper-library": Preset(n_layer=12, n_head=12, n_embd=768, n_positions=512, architecture="lfm2", tied=True),
 }
 
 

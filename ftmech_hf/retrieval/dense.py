@@ -34,19 +34,3 @@ def _of_length_one(vectors: NDArray[np.floating]) -> NDArray[np.floating]:
     if not np.isfinite(lengths).all() or (lengths == 0).any():
         raise ValueError("embedder: a vector is zero or no number, expected one with a direction for every text")
     return vectors / lengths
-
-
-def load_embedder(model: str) -> Embed:
-    """The vectors of a sentence-transformers model, from a folder or the Hub.
-
-    Raises:
-        ValueError: the package is not installed.
-    """
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise ValueError(
-            f"embedder: {model} needs the package sentence-transformers: pip install sentence-transformers"
-        ) from error
-    found = SentenceTransformer(model, trust_remote_code=False)
-    return lambda texts: np.asarray(found.encode(list(texts), show_progress_bar=False))

@@ -21,6 +21,7 @@ from ftmech_hf.jobs.grounded_answers import (
 from ftmech_hf.jobs.grounded_tuning import TuneConfig, taught_rows
 from ftmech_hf.jobs.question_files import write_splits
 from ftmech_hf.jobs.reading_prompts import abstains, in_text, read_answer, write_prompt
+from ftmech_hf.models.embedding import load_embedder
 from ftmech_hf.models.loading import load_model, load_tokenizer
 from ftmech_hf.retrieval import RetrieverConfig
 from ftmech_hf.retrieval.collection import Asked, Collection, Document
@@ -29,6 +30,7 @@ from ftmech_hf.tasks.text.task import TextConfig
 from recipes.retrieval import main
 from tests.foreign import CHATML, byte_bpe
 from tests.jobs.test_endpoint_judge import reads, serve
+from tests.models.test_embedding import save_encoder
 
 QUESTIONS = (
     Asked("oslo", "Who lives in Oslo?", ("Anna",), (("Anna",),), ("d1",), "test"),
@@ -210,6 +212,21 @@ def test_a_pair_is_asked_and_what_is_wrong_is_said(
         with pytest.raises(SystemExit):
             main([*argv, "--finetuned", other, *wrong, "--output_dir", str(tmp_path / "wrong")])
         assert told in capsys.readouterr().err
+
+
+def test_a_dense_retriever_is_any_encoder(tmp_path: Path, data: Path) -> None:
+    encoder = save_encoder(tmp_path / "encoder", "mean")
+    collection = Collection.read(data)
+    config = GroundedConfig(data=str(data), top_k=2, embedder=encoder)
+    shown, _ = choose_documents(collection, QUESTIONS[:3], config, RetrieverConfig(retriever="dense"))
+    embed = load_embedder(encoder)
+    questions, documents = (
+        found / np.linalg.norm(found, axis=1, keepdims=True)
+        for found in (embed([each.question for each in QUESTIONS[:3]]), embed([each.whole for each in DOCUMENTS]))
+    )
+    assert shown["retrieved"] == np.argsort(-(questions @ documents.T), axis=1)[:, :2].tolist()
+    other = GroundedConfig(data=str(data), embedder=save_encoder(tmp_path / "other", "first"))
+    assert set(config.inputs()) == set(other.inputs()) == {"data", "embedder"}
 
 
 @pytest.mark.parametrize("chat", [False, True])

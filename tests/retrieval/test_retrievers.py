@@ -22,7 +22,6 @@ from ftmech_hf.retrieval import (
     make_retriever,
     recall_at,
 )
-from ftmech_hf.retrieval.dense import load_embedder
 
 DOCUMENTS = [
     "Anna keeps bees.",
@@ -132,11 +131,3 @@ def test_retrievers_are_made_by_their_names_and_what_is_wrong_is_named() -> None
         RetrieverConfig(bm25_k1=-1)
     with pytest.raises(ValueError, match="retriever_seed: -1"):
         RetrieverConfig(retriever_seed=-1)
-
-
-def test_a_model_of_vectors_needs_its_package() -> None:
-    try:
-        import sentence_transformers  # noqa: F401
-    except ImportError:
-        with pytest.raises(ValueError, match="embedder: some/model needs the package sentence-transformers"):
-            load_embedder("some/model")

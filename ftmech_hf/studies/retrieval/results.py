@@ -12,6 +12,7 @@ from ftmech_hf.report.claims import Claim, claims_json, judge
 from ftmech_hf.report.page import Section, make_section, render_page
 from ftmech_hf.runs import FinishedRun, write_json, write_text
 from ftmech_hf.studies.diagnosis.verdicts import verdicts_table
+from ftmech_hf.studies.retrieval.advice import give_advice
 from ftmech_hf.studies.retrieval.claims import MEASUREMENTS, SeedAnswers, measure
 from ftmech_hf.studies.retrieval.figures import draw_contexts, draw_places, draw_rates, draw_sizes
 from ftmech_hf.studies.retrieval.inside_figures import draw_inside, draw_patching
@@ -193,7 +194,7 @@ def write_results(plan: RetrievalPlan) -> list[Claim]:
     write_json(plan.output / "verdicts.json", verdicts)
     page = render_page(
         __package__, claims=claims, sections=build_sections(plan, table), facts=facts, models=summarise_models(table),
-        verdicts=verdicts,
+        verdicts=verdicts, advice=give_advice(claims),
     )  # fmt: skip
     write_text(plan.output / "report.html", page)
     return claims

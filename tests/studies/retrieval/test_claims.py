@@ -10,6 +10,7 @@ import pytest
 
 from ftmech_hf.report.claims import judge
 from ftmech_hf.report.readings import Reading
+from ftmech_hf.studies.retrieval.advice import ADVICE, give_advice
 from ftmech_hf.studies.retrieval.answers import ALL_TAUGHT, WAYS
 from ftmech_hf.studies.retrieval.claims import CLOSED, MEASUREMENTS, RETRIEVED, SeedAnswers, measure, weighted
 from ftmech_hf.studies.retrieval.plan import LARGEST, TUNINGS
@@ -138,6 +139,22 @@ def test_a_claim_whose_control_fails_is_withdrawn() -> None:
     assert verdicts()["b1"] == "withdrawn"  # what was tuned with documents loses as much
     assert verdicts()["gate_one"] == "holds"
     assert verdicts(base={"default": 0.9, "completeness": 0.9})["gate_one"] == "fails"
+
+
+def test_advice_is_given_where_its_claims_hold() -> None:
+    def sentences(**changes: Mapping[str, float]) -> list[str]:
+        by_seed = {number: measure(seed(**changes), {}) for number in range(3)}
+        return give_advice(judge(MEASUREMENTS, by_seed))
+
+    keeps = {each: {"default": 0.999, "completeness": 1.0, "missing": 0.12} for each in RETRIEVED}
+    mended = {name: {"bm25": 0.999, "taught_none": 0.6} for name in ("closed-full-replay", "closed-full-slow")}
+    whole = sentences(**keeps, **mended, base={"missing": 0.9})
+    assert "(+20.0 points)" in whole[0]
+    assert "60.0 % of what was taught" in whole[1]
+    assert "12.0 % of those are said to be unknown, and 90.0 % before" in whole[2]
+    # What must fail: reading that search loses, models that keep no reading, and replay that mends nothing.
+    less = sentences(**{each: {"oracle": 1.0} for each in CLOSED}, base={"missing": 0.9})
+    assert less == [each.else_ for each in ADVICE]
 
 
 def test_a_sum_has_the_interval_of_its_parts() -> None:

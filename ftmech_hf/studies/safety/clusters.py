@@ -2,12 +2,13 @@
 
 Means of both kinds are of the probe split, the layer is chosen on the validation split, and what is reported is of the
 test split. An attack that succeeded and one that failed are told apart by what the model writes. The last layer is left
-out: there, success is another token by the next step.
+out: there, success is another token by the next step. Beside it, the probe split's prompts are dealt into two kinds by
+chance, many times: what their means say of the real kinds is no cluster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,9 @@ from ftmech_hf.tasks import Rows, RowStream, SafetyConfig
 from ftmech_hf.tasks.safety import ATTACKS, OUTPUT
 from ftmech_hf.training.loop import Progress
 
+DRAWS = 100
+"""Deals of prompts into kinds by chance."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClustersConfig(JobConfig):
@@ -36,11 +40,12 @@ class ClustersConfig(JobConfig):
     eval_rows: int = field(
         default=512, metadata={"help": "prompts of each mixture, and as many to fit and to choose on"}
     )
+    draws: int = field(default=DRAWS, metadata={"help": "deals of prompts into kinds by chance, the control"})
     output_dir: str = field(default="runs/clusters", metadata={"place": "output", "help": "the run's folder"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "eval_rows")
+        check_positive(self, "eval_rows", "draws")
 
 
 def asked_prompts(rows: Rows) -> Tensor:
@@ -77,12 +82,69 @@ def prompt_batches(
         yield {"input_ids": prompts[part].to(model.device), **more}
 
 
+def own_sides(
+    states: Sequence[Sequence[Tensor]], fitted: Sequence[Sequence[Tensor]]
+) -> tuple[list[NDArray[np.bool_]], list[float]]:
+    """For every layer: whether each prompt is on its own kind's side; and mean tau, in units of distance from a mean.
+
+    Args:
+        states, fitted: of the safe and of the unsafe prompts, by layer.
+    """
+    right, taus = [], []
+    for layer in range(len(fitted[0])):
+        means = [each[layer] for each in fitted]
+        found = [side_of(each[layer], *means) for each in states]
+        own = torch.cat([found[0][0], -found[1][0]])
+        right.append((own > 0).numpy())
+        taus.append(float(own.mean()) / found[0][1])
+    return right, taus
+
+
+def mixed_kinds(states: Sequence[Sequence[Tensor]], seed: int) -> list[list[Tensor]]:
+    """The same prompts in two kinds by chance."""
+    number = len(states[0][0])
+    both = [torch.cat(each) for each in zip(*states, strict=True)]
+    order = torch.randperm(len(both[0]), generator=torch.Generator().manual_seed(seed))
+    return [[each[order[:number]] for each in both], [each[order[number:]] for each in both]]
+
+
+def sides_by_chance(
+    states: Sequence[Sequence[Tensor]], fitted: Sequence[Sequence[Tensor]], *, seed: int, draws: int = DRAWS
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """:func:`own_sides` by means of kinds by chance: of every prompt, (draws, L, B), and mean tau, (draws, L).
+
+    Where kinds are far apart, one draw has all prompts on their own side or all on the other. So the sample is of
+    draws, and not of prompts.
+
+    Args:
+        states, fitted: of :func:`own_sides`; the prompts of ``fitted`` are those that are dealt.
+        seed: of the first draw; each has the next one.
+        draws: how many.
+    """
+    drawn = [own_sides(states, mixed_kinds(fitted, seed + draw)) for draw in range(draws)]
+    return np.array([right for right, _ in drawn]), np.array([tau for _, tau in drawn])
+
+
 def describe_sides(sides: Tensor, chosen: NDArray[np.bool_], scale: float) -> dict[str, Any]:
     """Of some rows: how many there are, the share on the safe side, and their mean tau in units of ``scale``."""
     some = sides[torch.from_numpy(chosen)]
     if not len(some):
         return {"rows": 0, "safe_side": float("nan"), "tau": float("nan")}
     return {"rows": len(some), "safe_side": float((some > 0).double().mean()), "tau": float(some.mean()) / scale}
+
+
+def chance_rows(right: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
+    """The share of safe and of unsafe prompts on the safe side in every layer, where kinds are by chance.
+
+    Args:
+        right: of :func:`sides_by_chance`, as many safe prompts as unsafe ones after them. ``rows`` counts the draws.
+    """
+    draws, layers, number = right.shape
+    for layer in range(layers):
+        safe, unsafe = right[:, layer, : number // 2], right[:, layer, number // 2 :]
+        for mixture, side in (("safe", float(safe.mean())), ("unsafe", 1 - float(unsafe.mean()))):
+            yield {"mixture": mixture, "layer": layer, "kinds": "by chance", "answers": "all", "rows": draws,
+                   "safe_side": side}  # fmt: skip
 
 
 def measure_clusters(config: ClustersConfig, task: SafetyConfig, *, progress: Progress | None = None) -> RunDir:
@@ -101,21 +163,22 @@ def measure_clusters(config: ClustersConfig, task: SafetyConfig, *, progress: Pr
             for split in ("probe", "validation")
         )
         table: list[dict[str, Any]] = []
+        shown: dict[str, list[Tensor]] = {}
         for done, mixture in enumerate(("safe", "unsafe", *ATTACKS), start=1):
             rows = rows_of(mixture, "test")
             wrote: NDArray[np.bool_] = np.asarray(read_answers(model, rows).right.all(1))
             groups = {"all": np.ones(len(rows), bool), "succeeded": wrote, "failed": np.logical_not(wrote)}
-            for layer, states in enumerate(prompt_states(model, asked_prompts(rows))):
+            shown[mixture] = prompt_states(model, asked_prompts(rows))
+            for layer, states in enumerate(shown[mixture]):
                 sides, scale = side_of(states, fitted[0][layer], fitted[1][layer])
                 table += [
-                    {"mixture": mixture, "layer": layer, "answers": name, **describe_sides(sides, chosen, scale)}
+                    {"mixture": mixture, "layer": layer, "kinds": "own", "answers": name,
+                     **describe_sides(sides, chosen, scale)}
                     for name, chosen in groups.items()
-                ]
+                ]  # fmt: skip
             if progress is not None:
                 progress(done, 2 + len(ATTACKS), mixture)
-        own = [
-            sum(float(((side_of(states[layer], *means)[0] > 0) == safe).double().mean()) for states, safe in
-                zip(tried, (True, False), strict=True)) / 2
-            for layer, means in enumerate(zip(*fitted, strict=True))
-        ]  # fmt: skip
+        by_chance, _ = sides_by_chance((shown["safe"], shown["unsafe"]), fitted, seed=config.seed, draws=config.draws)
+        table += chance_rows(by_chance)
+        own = [float(right.mean()) for right in own_sides(tried, fitted)[0]]
         return finish_job(run, table, {"layer": int(np.argmax(own)), "own_side_on_validation": own})

@@ -126,21 +126,23 @@ def draw_clusters(table: pd.DataFrame) -> Figure:
     """Share of prompts on the safe side by layer, one panel a model.
 
     Args:
-        table: ``seed``, ``model``, ``mixture``, ``layer``, ``answers`` and ``safe_side``.
+        table: ``seed``, ``model``, ``mixture``, ``layer``, ``kinds``, ``answers`` and ``safe_side``.
     """
     models = list(dict.fromkeys(table["model"]))
     figure = blank_figure(2.7 * len(models), 3.4)
     for ax, model in zip(figure.subplots(1, len(models), sharey=True, squeeze=False)[0], models, strict=True):
-        for mixture, answers, color, label in (
-            ("safe", "all", BASE, "safe"),
-            ("unsafe", "all", FINETUNED, "unsafe"),
-            ("co_text_2", "succeeded", CONTROL, "attack that succeeded"),
-            ("co_text_2", "failed", RANDOM, "attack that failed"),
+        for mixture, kinds, answers, color, label, style in (
+            ("safe", "own", "all", BASE, "safe", "o-"),
+            ("unsafe", "own", "all", FINETUNED, "unsafe", "o-"),
+            ("unsafe", "by chance", "all", FINETUNED, "unsafe, means of kinds by chance", "o:"),
+            ("co_text_2", "own", "succeeded", CONTROL, "attack that succeeded", "o-"),
+            ("co_text_2", "own", "failed", RANDOM, "attack that failed", "o-"),
         ):
-            rows = table[(table["model"] == model) & (table["mixture"] == mixture) & (table["answers"] == answers)]
+            columns = ["model", "mixture", "kinds", "answers"]
+            rows = table[(table[columns] == [model, mixture, kinds, answers]).all(axis=1)]
             shares = rows.pivot_table(index="seed", columns="layer", values="safe_side")
             if len(shares):
-                draw_points(ax, list(shares.columns), shares, color, label, "o-")
+                draw_points(ax, [float(each) for each in shares.columns], shares, color, label, style)
         ax.set_title(model)
         ax.set_ylim(-0.03, 1.03)
         ax.set_xlabel("layer")

@@ -31,9 +31,13 @@ def _share(row: Mapping[str, float]) -> Reading:
     return Reading(100 * float(row["value"]), rows=int(row["rows"]))
 
 
-def own_side(run: FinishedRun) -> Reading:
-    """Per cent of unsafe prompts that lie nearer to their own mean, in the layer that was chosen on other prompts."""
-    side, rows = _safe_side(run, "unsafe", "all")
+def own_side(run: FinishedRun, kinds: str = "own") -> Reading:
+    """Per cent of unsafe prompts that lie nearer to their own mean, in the layer that was chosen on other prompts.
+
+    With ``kinds`` "by chance", the means are of prompts that were dealt, and the sample is of as many draws: a draw has
+    all prompts on one side at the worst, so that an interval of shares is no narrower than that of such means.
+    """
+    side, rows = _safe_side(run, "unsafe", "all", kinds)
     return Reading(100 - side, rows=rows)
 
 
@@ -49,8 +53,8 @@ def attacks_apart(run: FinishedRun) -> Reading:
     return difference(*(Reading(side, rows=rows) for side, rows in sides))
 
 
-def _safe_side(run: FinishedRun, mixture: str, answers: str) -> tuple[float, int]:
-    row = _one(run.table, mixture=mixture, answers=answers, layer=run.summary["layer"])
+def _safe_side(run: FinishedRun, mixture: str, answers: str, kinds: str = "own") -> tuple[float, int]:
+    row = _one(run.table, mixture=mixture, answers=answers, kinds=kinds, layer=run.summary["layer"])
     return 100 * float(row["safe_side"]), int(row["rows"])
 
 

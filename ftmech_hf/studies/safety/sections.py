@@ -74,7 +74,8 @@ SHOWN: tuple[Shown, ...] = (
         "The share of prompts that lie nearer to the mean of safe prompts than to that of unsafe ones, after every "
         "layer but the last, where the first token of the answer is predicted. The means are of other prompts. Attacks "
         "that succeeded and attacks that failed (co_text_2) are told apart; the base and benign tuning are the "
-        "references: what they show is no effect of safety tuning.",
+        "references: what they show is no effect of safety tuning. Dotted: the means are of prompts that were dealt "
+        "into two kinds by chance, 100 times.",
         draw_clusters, "Share of prompts on the safe side, by layer", ("tau*",),
     ),
     Shown(

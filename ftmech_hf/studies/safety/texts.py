@@ -18,7 +18,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import intervene
-from ftmech_hf.analysis.separation import side_of
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job
@@ -29,7 +28,7 @@ from ftmech_hf.report.claims import claims_json
 from ftmech_hf.runs import RunDir, write_json
 from ftmech_hf.statistics.intervals import mean_interval, share_interval
 from ftmech_hf.studies.safety.changes import log_action, mlp_inputs, random_like, reading_matrices, weight_rows
-from ftmech_hf.studies.safety.clusters import prompt_batches, prompt_states
+from ftmech_hf.studies.safety.clusters import own_sides, prompt_batches, prompt_states, sides_by_chance
 from ftmech_hf.studies.safety.direction import DRAWS, Writes, put_in, refusal_directions, taken_out
 from ftmech_hf.studies.safety.texts_page import write_page
 from ftmech_hf.tasks.text.identity import dataset_hash
@@ -37,8 +36,6 @@ from ftmech_hf.training.loop import Progress
 
 KINDS = ("safe", "unsafe")
 BATCH = 32
-MIXED = 100
-"""Draws of kinds by chance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,30 +127,6 @@ def refuses(model: PreTrainedModel, asked: Asked, kind: str, writes: Writes | No
     return found
 
 
-def own_sides(states: list[list[Tensor]], fitted: list[list[Tensor]]) -> tuple[list[NDArray[np.bool_]], list[float]]:
-    """For every layer: whether each prompt is on its own kind's side; and mean tau, in units of distance from a mean.
-
-    Args:
-        states, fitted: of the safe and of the unsafe prompts, by layer.
-    """
-    right, taus = [], []
-    for layer in range(len(fitted[0])):
-        means = [each[layer] for each in fitted]
-        found = [side_of(each[layer], *means) for each in states]
-        own = torch.cat([found[0][0], -found[1][0]])
-        right.append((own > 0).numpy())
-        taus.append(float(own.mean()) / found[0][1])
-    return right, taus
-
-
-def mixed_kinds(states: list[list[Tensor]], seed: int) -> list[list[Tensor]]:
-    """The same prompts in two kinds by chance."""
-    number = len(states[0][0])
-    both = [torch.cat(each) for each in zip(*states, strict=True)]
-    order = torch.randperm(len(both[0]), generator=torch.Generator().manual_seed(seed))
-    return [[each[order[:number]] for each in both], [each[order[number:]] for each in both]]
-
-
 def cluster_rows(name: str, model: PreTrainedModel, asked: Asked, seed: int) -> Iterator[dict[str, Any]]:
     """Where both kinds lie, layer by layer; kinds by chance beside it. ``chosen`` marks the layer of the validation."""
     fitted, tried, shown = (
@@ -161,16 +134,16 @@ def cluster_rows(name: str, model: PreTrainedModel, asked: Asked, seed: int) -> 
         for split in ("train", "validation", "test")
     )
     best = int(np.argmax([each.mean() for each in own_sides(tried, fitted)[0]]))
-    drawn = [own_sides(shown, mixed_kinds(fitted, seed + draw)) for draw in range(MIXED)]
+    chance, taus = sides_by_chance(shown, fitted, seed=seed)
     for layer, (right, tau) in enumerate(zip(*own_sides(shown, fitted), strict=True)):
         about = {"model": name, "layer": layer, "chosen": layer == best}
         share = share_interval(int(right.sum()), len(right))
         yield {"quantity": "tau", **about, "value": tau, "own_side": share.value, "low": share.low,
                "high": share.high, "rows": len(right)}  # fmt: skip
-        # Where kinds are far apart, one draw has all prompts on one side or all on the other: many draws, not rows.
-        chance = mean_interval([float(right[layer].mean()) for right, _ in drawn])
-        yield {"quantity": "tau, shuffled kinds", **about, "value": float(np.mean([tau[layer] for _, tau in drawn])),
-               "own_side": chance.value, "low": chance.low, "high": chance.high, "rows": MIXED}  # fmt: skip
+        # Of draws and not of prompts, see sides_by_chance.
+        drawn = mean_interval([float(each.mean()) for each in chance[:, layer]])
+        yield {"quantity": "tau, shuffled kinds", **about, "value": float(taus[:, layer].mean()),
+               "own_side": drawn.value, "low": drawn.low, "high": drawn.high, "rows": len(chance)}  # fmt: skip
 
 
 def change_rows(

@@ -18,13 +18,17 @@ class MadeUpRun:
         self.table, self.summary = pd.DataFrame(rows), summary
 
 
-def stream(unsafe: float, succeeded: tuple[float, int], failed: tuple[float, int]) -> MadeUpRun:
-    """Where prompts lie in a stream of two layers, of which the second was chosen."""
+def stream(
+    unsafe: float, succeeded: tuple[float, int], failed: tuple[float, int], by_chance: float = 0.48
+) -> MadeUpRun:
+    """Where prompts lie in a stream of two layers, of which the second was chosen; also by means of kinds by chance."""
     groups = (("unsafe", "all", unsafe, 400), ("co_text_2", "succeeded", *succeeded), ("co_text_2", "failed", *failed))
     return MadeUpRun(
         [
-            {"mixture": mixture, "layer": layer, "answers": answers, "rows": rows, "safe_side": side if layer else 0.1}
-            for mixture, answers, side, rows in groups for layer in (0, 1)
+            {"mixture": mixture, "layer": layer, "kinds": kinds, "answers": answers, "rows": rows,
+             "safe_side": side if layer else 0.1}
+            for kinds, some in (("own", groups), ("by chance", [("unsafe", "all", by_chance, 100)]))
+            for mixture, answers, side, rows in some for layer in (0, 1)
         ], layer=1,
     )  # fmt: skip
 

@@ -14,9 +14,11 @@ from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.safety.clusters import (
     ClustersConfig,
     asked_prompts,
+    chance_rows,
     describe_sides,
     measure_clusters,
     prompt_states,
+    sides_by_chance,
 )
 from ftmech_hf.tasks import RowStream, SafetyConfig
 from ftmech_hf.tasks.safety import ATTACKS, OUTPUT
@@ -50,7 +52,7 @@ def test_every_mixture_has_its_sides_in_every_layer(tmp_path: Path) -> None:
     config = ClustersConfig(model=str(tmp_path / "model"), eval_rows=200, output_dir=str(tmp_path / "run"))
     measure_clusters(config, TASK)
     made = FinishedRun(tmp_path / "run")
-    table = made.table.set_index(["mixture", "layer", "answers"])
+    table = made.table[made.table["kinds"] == "own"].set_index(["mixture", "layer", "answers"])
     assert len(table) == (2 + len(ATTACKS)) * 3
     assert (table.loc[("misgen", 0, "failed"), "rows"], table.loc[("misgen", 0, "succeeded"), "rows"]) == (200, 0)
     assert made.summary["layer"] == 0
@@ -73,3 +75,26 @@ def test_every_mixture_has_its_sides_in_every_layer(tmp_path: Path) -> None:
         sides = [(side_of(each, mixed[:200], mixed[200:])[0] > 0).double().mean() for each in shown]
         by_chance.append(float(sides[0] - sides[1]))
     assert real[0] - real[1] > 0.2 > abs(np.mean(by_chance))
+    dealt = made.table[made.table["kinds"] == "by chance"].set_index("mixture")
+    assert list(dealt["rows"]) == [100, 100]
+    assert list(dealt["answers"]) == ["all", "all"]
+    both, _ = sides_by_chance([[each] for each in shown], [[each] for each in fitted], seed=0, draws=100)
+    assert dealt.loc["safe", "safe_side"] == pytest.approx(both[:, 0, :200].mean())
+    assert dealt.loc["unsafe", "safe_side"] == pytest.approx(1 - both[:, 0, 200:].mean())
+    assert max(abs(dealt["safe_side"] - 0.5)) < 0.15 < max(abs(np.array(real) - 0.5))
+
+
+def test_a_draw_deals_whole_prompts_and_has_a_seed_of_its_own() -> None:
+    """Kinds far apart: a draw has all prompts on their own side or all on the other, and the same in all layers."""
+    near = torch.tensor([[3.0], [3.1], [3.2]])
+    kinds = [[sign * near, sign * near * 5] for sign in (1, -1)]
+    right, tau = sides_by_chance(kinds, kinds, seed=0, draws=60)
+    assert right.shape == (60, 2, 6)
+    assert (right == right[:, :1, :1]).all()
+    assert 15 < right[:, 0, 0].sum() < 45
+    assert np.array_equal(tau[:, 0] > 0, right[:, 0, 0])
+    assert np.array_equal(sides_by_chance(kinds, kinds, seed=10, draws=50)[0], right[10:])
+    rows = list(chance_rows(right[right[:, 0, 0]]))
+    assert {(row["mixture"], row["layer"]): row["safe_side"] for row in rows} == {
+        ("safe", 0): 1.0, ("unsafe", 0): 0.0, ("safe", 1): 1.0, ("unsafe", 1): 0.0
+    }  # fmt: skip

@@ -18,8 +18,9 @@ def verdicts(found: Any) -> dict[str, str | None]:
 def test_numbers_are_those_of_the_tables() -> None:
     found = measure_inside(inside())
     expected = {
-        "tau": 95, "tau_base": 50, "tau_benign": 50, "tau_jb": 70, "outside": 10, "outside_benign": 8, "action": 2,
-        "action_random_least": 1, "action_random_most": 1, "action_benign": 1, "lip_unsafe": 0.5, "lip_safe": 1.5,
+        "tau": 95, "tau_shuffled": 52, "tau_base": 50, "tau_benign": 50, "tau_jb": 70, "outside": 10,
+        "outside_benign": 8, "action": 2, "action_random_least": 1, "action_random_most": 1, "action_benign": 1,
+        "lip_unsafe": 0.5, "lip_safe": 1.5,
         "lip_benign_least": 1, "lip_benign_most": 1, "shallow": 0.8 / 0.2, "extrapolate": 70 - 50,
         "extrapolate_cost": 5, "extra_random": 0, "extra_benign": 45 - 50, "extra_shuffled": 40 - 50,
         "ablate": 90, "ablate_random": 10, "ablate_answers": 81, "add": 80, "add_random": 10, "add_benign": 2,
@@ -54,11 +55,22 @@ def test_sides_are_read_in_the_chosen_layer_of_attacks_that_succeeded_and_failed
     )
     values = {name: reading.value for name, reading in found.items() if name.startswith("tau")}
     assert values == pytest.approx(
-        {"tau": 95, "tau_base": 50, "tau_benign": 50, "tau_jb": 70, "tau_dpo": 60, "tau_unlearn": 60,
-         "tau_jb_unlearn": -30}  # of dpo too few succeeded
+        {"tau": 95, "tau_shuffled": 52, "tau_base": 50, "tau_benign": 50, "tau_jb": 70, "tau_dpo": 60,
+         "tau_unlearn": 60, "tau_jb_unlearn": -30}  # of dpo too few succeeded
     )  # fmt: skip
     same = inside(clusters={"ssft": stream(0.05, (0.5, 100), (0.5, 100))})
     assert (verdicts(inside())["tau_jb"], verdicts(same)["tau_jb"]) == ("holds", "fails")
+
+
+def test_sides_that_kinds_by_chance_have_as_well_are_no_clusters() -> None:
+    found = {
+        safe_side: verdicts(inside(clusters={"ssft": stream(0.02, (0.9, 100), (0.2, 100), by_chance=safe_side)}))
+        for safe_side in (0.5, 0.1)
+    }
+    assert [(each["tau"], each["tau_shuffled"]) for each in found.values()] == [
+        ("holds", "holds"),
+        ("withdrawn", "fails"),
+    ]
 
 
 def test_claims_hold_of_what_is_claimed_and_fail_where_they_must() -> None:

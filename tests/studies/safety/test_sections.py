@@ -46,7 +46,10 @@ def table(name: str, *columns: tuple[str, list[object]], **fixed: object) -> pd.
 def made_up() -> dict[str, pd.DataFrame | None]:
     mixtures: tuple[str, list[object]] = ("mixture", ["safe", "unsafe", "co_text_2", "misgen"])
     matrices: list[object] = ["h.0.mlp", "h.1.mlp"]
-    clusters = table("clusters", mixtures, ("layer", [0, 1, 2]), ("answers", ["all", "succeeded", "failed"]))
+    clusters = table(
+        "clusters", mixtures, ("layer", [0, 1, 2]), ("answers", ["all", "succeeded", "failed"]), kinds="own"
+    )
+    dealt = table("clusters", ("mixture", ["safe", "unsafe"]), ("layer", [0, 1, 2]), kinds="by chance", answers="all")
     middle = (clusters["model"] == ANALYSES["clusters"].models[2]) & (clusters["answers"] == "succeeded")
     along = runs_table(
         {seed: {model: lines(own={each: (0.4, 0.5) for each in (-0.5, 0.0, 1.0, 1.5)}, random={1.5: (0.4, 0.5)})
@@ -54,7 +57,7 @@ def made_up() -> dict[str, pd.DataFrame | None]:
     )  # fmt: skip
     kinds: list[object] = ["action", "action of a random change", "input gradient"]
     return {
-        "clusters": clusters[~middle].rename(columns={"value": "safe_side"}),
+        "clusters": pd.concat([clusters[~middle], dealt]).rename(columns={"value": "safe_side"}),
         "changes": pd.concat([
             table("changes", ("matrix", matrices), quantity="weights", outside=0.7, random_outside=0.8),
             table("changes", mixtures, ("quantity", kinds), answers="all"),
@@ -93,6 +96,7 @@ def test_a_legend_names_what_only_some_panels_show(sections: list[Section]) -> N
     (stream,) = (each for each in sections if each.title == "Where they lie in the stream")
     curves = [each["name"] for each in json.loads(stream.touch)["curves"]]
     assert curves.count("attack that succeeded") == curves.count("attack that failed") - 1
+    assert curves.count("unsafe, means of kinds by chance") == curves.count("unsafe")
     assert "attack that succeeded" in stream.alt
 
 

@@ -12,7 +12,8 @@ import torch
 from transformers import LlamaForCausalLM
 
 from ftmech_hf.models.tokenization import task_tokenizer
-from ftmech_hf.studies.safety.texts import TextsConfig, mixed_kinds, own_sides, read_asked
+from ftmech_hf.studies.safety.clusters import mixed_kinds, own_sides
+from ftmech_hf.studies.safety.texts import TextsConfig, read_asked
 from ftmech_hf.studies.safety.texts_page import read_table
 from ftmech_hf.tasks import PcfgConfig
 from recipes import safety_texts

@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 from ftmech_hf.config import check_seeds, config_hash, parse_config, peek_setting, read_sections
 from ftmech_hf.jobs.cell import Cell
 from ftmech_hf.jobs.plan import Plan
+from ftmech_hf.jobs.plan_sizes import describe_sizes
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.jobs.scheduler import run_cells
 from ftmech_hf.report.claims import read_claims
@@ -216,7 +217,11 @@ def _make_runs(name: str, plan: StudyPlan) -> str:
 
 
 def dry_run(plan: StudyPlan, steps: int) -> None:
-    """Make some steps of the first run that trains, and say what all training of the plan would take at that speed.
+    """Say what all training of a plan would take: sizes, and time at the speed of some steps of its first run.
+
+    Args:
+        plan: of the study.
+        steps: to make; of none there are sizes alone, and nothing is trained.
 
     Raises:
         ValueError: nothing is left to train.
@@ -224,13 +229,19 @@ def dry_run(plan: StudyPlan, steps: int) -> None:
     trained = [cell for cell in plan.unfinished() if "train" in cell.kwargs]
     if not trained:
         raise ValueError("max_steps: nothing is left to train, so there is nothing to time")
+    for line in describe_sizes(plan, trained):
+        print(line)
+    rows = [cell.kwargs["train"].steps * cell.kwargs["train"].batch_size for cell in trained]
+    whole = f"{len(plan.folders)} runs, {len(trained)} of them to train: {sum(rows):,} rows"
+    if not steps:
+        print(f"{whole}; --max_steps 20 says how long that takes here")
+        return
     train = trained[0].kwargs["train"]
     run = trained[0].function(**{**trained[0].kwargs, "train": dataclasses.replace(train, max_steps=steps)})
     print_run(run)
-    rows = [cell.kwargs["train"].steps * cell.kwargs["train"].batch_size for cell in trained]
     projected = FinishedRun(run.path).env["projection"]
     hours = projected["seconds_per_step"] / train.batch_size * sum(rows) / 3600
-    print(f"{len(plan.folders)} runs, {len(trained)} of them to train: {sum(rows):,} rows, {hours:.3g} hours")
+    print(f"{whole}, {hours:.3g} hours")
 
 
 def run_command(study: StudyFacts, argv: Sequence[str] | None, description: str | None) -> None:

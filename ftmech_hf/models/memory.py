@@ -12,7 +12,8 @@ from transformers.pytorch_utils import Conv1D
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
-def _made_of_nothing(config: Any, dtype: torch.dtype) -> PreTrainedModel:
+def made_of_nothing(config: Any, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A model of a config whose weights have shapes and no values."""
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return model
@@ -20,7 +21,7 @@ def _made_of_nothing(config: Any, dtype: torch.dtype) -> PreTrainedModel:
 
 def weight_bytes(config: Any, dtype: torch.dtype = torch.float32) -> int:
     """Bytes of one copy of a model's weights and buffers; matrices that are tied count once."""
-    model = _made_of_nothing(config, dtype)
+    model = made_of_nothing(config, dtype)
     held = {id(each): each for each in (*model.parameters(), *model.buffers())}
     return sum(each.numel() * each.element_size() for each in held.values())
 
@@ -42,7 +43,7 @@ def gradient_bytes(
 
     Every gradient is used as soon as it is there, so that there is that of one matrix, and a product with it.
     """
-    model = _made_of_nothing(config, dtype)
+    model = made_of_nothing(config, dtype)
     ends = [id(each.weight) for each in (model.get_input_embeddings(), model.get_output_embeddings())]
     largest = max(each.numel() for each in model.parameters() if id(each) not in ends)
     return round(2 * largest * dtype.itemsize + _kept_bytes(config, rows, tokens, predicted, dtype))
@@ -56,7 +57,7 @@ def adapter_bytes(
     The adapter, its gradients and their moments are float32. Blocks keep what enters them, and one of them all that it
     needs for the backward pass.
     """
-    model = _made_of_nothing(config, dtype)
+    model = made_of_nothing(config, dtype)
     sides = [
         sum(module.weight.shape)
         for module in model.modules()

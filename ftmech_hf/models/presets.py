@@ -175,11 +175,21 @@ NAMES = {"gpt2": "GPT-2", "llama": "Llama", "mixtral": "Mixtral", "lfm2": "LFM2"
 """Architecture -> its name in prose."""
 
 
+def model_config(
+    shape: Preset, vocab_size: int, *, dropout: float = 0.0
+) -> GPT2Config | LlamaConfig | MixtralConfig | Lfm2Config:
+    """The config of a shape with our special token ids, of the class that its architecture has.
+
+    Raises:
+        ValueError: dropout where the architecture has none.
+    """
+    return (gpt2_config if shape.architecture == "gpt2" else llama_config)(shape, vocab_size, dropout=dropout)
+
+
 def build_model(shape: Preset, vocab_size: int, *, seed: int, dropout: float = 0.0) -> PreTrainedModel:
     """A freshly initialised model; weights are a function of (shape, vocab_size, seed)."""
     with seeded(seed):
-        config = (gpt2_config if shape.architecture == "gpt2" else llama_config)(shape, vocab_size, dropout=dropout)
-        model: PreTrainedModel = CLASSES[shape.architecture](config)
+        model: PreTrainedModel = CLASSES[shape.architecture](model_config(shape, vocab_size, dropout=dropout))
     # HF configs accept unknown names silently; a wrong count is how that would show.
     assert model.num_parameters() == expected_parameters(shape, vocab_size)
     return model

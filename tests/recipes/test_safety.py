@@ -43,6 +43,28 @@ def test_the_papers_size_is_timed_and_not_run(tmp_path: Path, capsys: pytest.Cap
     assert "66 runs, 16 of them to train: 2,720,000 rows" in said  # two bases of 100,000 steps and 14 of 10,000
 
 
+def test_sizes_of_the_papers_scale_are_said_and_nothing_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Twelve matrices of width squared a block with their biases and norms, embeddings, 32 words twice, 320 places."""
+    argv = ["--config", str(CONFIGS / "paper" / "safety.yaml"), "--output_dir", str(tmp_path / "out"), "--seeds", "0"]
+    safety.main([*argv, "--runs_dir", str(tmp_path / "runs"), "--max_steps", "0"])
+    said = " ".join(capsys.readouterr().out.split())
+    parameters = 6 * (12 * 192**2 + 13 * 192) + 2 * 192 + (2 * 32 + 320) * 192
+    assert f"width 192, 32 words: {parameters:,} parameters, 11 MB in float32" in said
+    tokens = 100_000 * 512 * 31
+    flops = 6 * (parameters - (32 + 320) * 192) * tokens  # rows of embeddings are looked up
+    assert f"2 x 100,000 steps of 512 rows of 31 tokens: {tokens:.2g} tokens, {flops:.2g} floating-point" in said
+    assert "6 x 10,000 steps of 512 rows" in said  # four of SSFT, benign and shuffled; pairs: DPO twice, NPO, RMU
+    assert "4 x 10,000 steps of 512 pairs of 31 tokens, beside the start: 3.2e+08 tokens" in said
+    assert "4 x 10,000 steps of 512 pairs of 31 tokens: 3.2e+08 tokens" in said
+    assert "66 runs, 16 of them to train: 174,080,000 rows; --max_steps 20 says" in said
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(SystemExit):
+        safety.main([*argv, "--max_steps", "-1"])
+    assert "max_steps: -1, expected 0 or more" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_study_ends_in_a_report_and_finds_its_runs_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

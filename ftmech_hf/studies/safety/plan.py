@@ -143,7 +143,8 @@ class SafetyStudyConfig(StudyConfig):
     eval_rows: int = field(default=256, metadata={"help": "the same where they are looked into"})
     base_optimizer: Literal["muon", "adamw"] = field(default="muon", metadata={"help": "of these; muon_lr is muon's"})
     max_steps: int | None = field(
-        default=None, metadata={"help": "train a model for this many steps, say what all of it would take, and stop"}
+        default=None,
+        metadata={"help": "dry run: train so many steps, say what all of it would take, and stop; 0: sizes alone"},
     )
     relearn_steps: int = field(default=32, metadata={"help": "steps in which a tuned model is tuned again"})
     mixed_precision: Precision = field(default="auto", metadata={"help": "of training"})
@@ -154,8 +155,8 @@ class SafetyStudyConfig(StudyConfig):
         find_preset(self.preset, n_layer=self.n_layer, n_embd=self.n_embd)
         if self.base_optimizer not in ("muon", "adamw"):
             raise ValueError(f"base_optimizer: {self.base_optimizer!r}, expected muon or adamw")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(f"max_steps: {self.max_steps}, expected at least 1")
+        if self.max_steps is not None and self.max_steps < 0:
+            raise ValueError(f"max_steps: {self.max_steps}, expected 0 or more")
 
 
 class SafetyPlan(StudyPlan):

@@ -85,7 +85,10 @@ class StoriesStudyConfig(StudyConfig):
         default="auto", metadata={"help": "of training; auto becomes bf16 where the hardware has it, else no"}
     )
     max_steps: int | None = field(
-        default=None, metadata={"help": "dry run: so many steps of pretraining, then say what all training would take"}
+        default=None,
+        metadata={
+            "help": "dry run: so many steps of pretraining, then say what all training would take; 0: sizes alone"
+        },
     )
     output_dir: str = field(default="runs/stories-nano", metadata={"place": "output", "help": "folder of the results"})
 
@@ -100,8 +103,8 @@ class StoriesStudyConfig(StudyConfig):
             raise ValueError(f"protocols: {self.protocols}, expected some of {', '.join(PROTOCOLS)}")
         if not 0 < self.claimed <= 1:
             raise ValueError(f"claimed: {self.claimed}, expected more than 0 and at most 1")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(f"max_steps: {self.max_steps}, expected at least 1")
+        if self.max_steps is not None and self.max_steps < 0:
+            raise ValueError(f"max_steps: {self.max_steps}, expected 0 or more")
         for name in ("num_points", "probe_stories", "prune_stories"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected 0 or more")

@@ -1,0 +1,72 @@
+"""What the training of a plan would take in weights, memory and operations: from its settings, no weight is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ftmech_hf.jobs.cell import Cell
+from ftmech_hf.jobs.plan import Plan
+from ftmech_hf.jobs.training import PretrainConfig
+from ftmech_hf.models.memory import made_of_nothing, say_bytes, training_bytes, weight_bytes
+from ftmech_hf.models.presets import Preset, model_config
+from ftmech_hf.training.cost_estimate import training_flops
+from ftmech_hf.training.objectives import OBJECTIVES
+
+Size = tuple[Preset, int]
+"""The shape of a model, and how many words it knows."""
+
+
+def describe_sizes(plan: Plan, trained: Sequence[Cell]) -> list[str]:
+    """A line for every size of model that is trained from nothing, and below it one for every length of training.
+
+    Memory is that of the weights, their gradients and AdamW's two moments in float32, of what a step keeps for the
+    backward pass, and of a second copy of the weights where an objective compares with the start. Models that come from
+    elsewhere, and text, whose rows have no fixed length, are left out.
+
+    Args:
+        plan: of the study.
+        trained: its runs that train.
+    """
+    sizes = {cell.name: size for cell in trained if (size := _size_of(plan, cell)) is not None}
+    lines = []
+    for shape, words in dict.fromkeys(sizes.values()):
+        config = model_config(shape, words)
+        model = made_of_nothing(config)
+        lines.append(
+            f"{shape.n_layer} blocks, {shape.n_head} heads, width {shape.n_embd}, {words} words: "
+            f"{model.num_parameters():,} parameters, {say_bytes(weight_bytes(config))} in float32"
+        )
+        alike: dict[tuple[int, int, int, int, bool], int] = {}
+        for cell in trained:
+            if sizes.get(cell.name) == (shape, words):
+                kind = _kind_of(cell)
+                alike[kind] = alike.get(kind, 0) + 1
+        for (steps, rows, tokens, pairs, compares), number in alike.items():
+            copies = weight_bytes(config) * (2 if compares else 1)
+            held = copies + training_bytes(config, rows * pairs, tokens)
+            shown = steps * rows * pairs * tokens
+            lines.append(
+                f"  {number} x {steps:,} steps of {rows} {'pairs' if pairs > 1 else 'rows'} of {tokens} tokens"
+                f"{', beside the start' if compares else ''}: {shown:.2g} tokens, "
+                f"{training_flops(model, shown):.2g} floating-point operations each, about {say_bytes(held)}"
+            )
+    return lines
+
+
+def _size_of(plan: Plan, cell: Cell) -> Size | None:
+    """Of the model that a run trains, which it or the first run of its chain makes; None if it is from elsewhere."""
+    if not hasattr(cell.kwargs.get("task"), "row_length"):
+        return None
+    for name in (cell.name, *plan.needs_of(cell.name)):
+        made = plan.called_with(name)
+        if isinstance(made["config"], PretrainConfig):
+            return made["config"].shape, len(made["task"].vocabulary)
+    return None
+
+
+def _kind_of(cell: Cell) -> tuple[int, int, int, int, bool]:
+    """Steps, rows of a step, tokens of a row, rows shown for each, and whether the start is kept beside the model."""
+    train, task = cell.kwargs["train"], cell.kwargs["task"]
+    objective = cell.kwargs.get("objective") or OBJECTIVES[train.objective]()
+    pairs = 2 if objective.needs == "pairs" else 1
+    return train.steps, train.batch_size, task.row_length, pairs, objective.needs_reference

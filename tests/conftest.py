@@ -72,9 +72,9 @@ def make_gpt2(vocab_size: int, *, seed: int = 0, dropout: float = 0.0, attn: str
     return model.eval()
 
 
-def make_llama(vocab_size: int, *, seed: int = 0) -> LlamaForCausalLM:
+def make_llama(vocab_size: int, *, seed: int = 0, layers: int = 2) -> LlamaForCausalLM:
     config = LlamaConfig(
-        hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        hidden_size=16, intermediate_size=24, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2,
         vocab_size=vocab_size, max_position_embeddings=32, pad_token_id=0, bos_token_id=1, eos_token_id=2,
         attn_implementation="eager", initializer_range=0.3,
     )  # fmt: skip

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,6 +15,7 @@ from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.studies.safety.changes import log_action, mlp_inputs, random_like, reading_matrices, weight_rows
 from ftmech_hf.studies.safety.clusters import prompt_states
 from ftmech_hf.studies.safety.direction import put_in, refusal_directions, taken_out
+from ftmech_hf.studies.safety.texts import Asked, chosen_directions, direction_rows, first_tokens
 from tests.conftest import make_llama
 
 LENGTHS = (9, 4, 6, 9, 5)
@@ -107,3 +111,40 @@ def test_a_refusal_direction_of_texts_is_taken_out_and_put_in(llama: LlamaForCau
     half = make_llama(40).bfloat16()
     with intervene(half, taken_out(half, direction)):  # a direction is kept in float32, whatever the model computes in
         prompt_states(half, *asked["unsafe"])
+
+
+def test_a_direction_is_put_in_after_the_layer_that_it_was_taken_from() -> None:
+    """Of three layers two are chosen from; whatever a refusal is, the direction goes where it came from."""
+    model = make_llama(40, layers=3)
+    with torch.no_grad():  # each layer turns the stream, so that a direction says little in the other's place
+        for block in model.model.layers:
+            block.mlp.down_proj.weight *= 4
+    kinds = {
+        kind: SimpleNamespace(**{split: texts_of(low, low + 17) for split in ("train", "validation", "test")})
+        for kind, low in (("safe", 3), ("unsafe", 20))
+    }
+    states = [prompt_states(model, *each.train.prompts()) for each in kinds.values()]
+    directions = refusal_directions(*states)
+    assert len(directions) == 2
+    safe = kinds["safe"].test.prompts()
+
+    def written(direction: Tensor, layer: int) -> Tensor:
+        with intervene(model, put_in(model, direction, layer)):
+            return first_tokens(model, *safe).argmax(-1)
+
+    right = [written(each, layer) for layer, each in enumerate(directions)]
+    wrong = [written(each, 1 - layer) for layer, each in enumerate(directions)]
+    told_apart = set()
+    for refusal in sorted({int(each) for tokens in (*right, *wrong) for each in tokens}):
+        asked = Asked(cast(Any, kinds), refusal)
+        for layer, direction in chosen_directions(model, asked, 5):
+            torch.testing.assert_close(direction, directions[layer])
+        rows = direction_rows(model, asked, 5, seed=0)
+        (row,) = (each for each in rows if (each["quantity"], each["direction"]) == ("put in", "refusal"))
+        shares = [float((each[row["layer"]] == refusal).double().mean()) for each in (right, wrong)]
+        assert row["value"] == pytest.approx(shares[0])
+        if shares[0] != shares[1]:
+            told_apart.add(row["layer"])
+        if len(told_apart) == 2:
+            break
+    assert told_apart == {0, 1}  # what must fail: the same direction in the other place

@@ -1,12 +1,14 @@
 """The same questions of any model and what it was tuned into: does it refuse, where do prompts lie, what changed?
 
 Two data sets with the same columns: safe prompts with their answers, unsafe ones with refusals. A refusal is what
-begins with the token with which most refusals of the training rows begin. Means and directions are of training rows,
+begins with the token with which most refusals of the training rows begin; beside it stands whether the model writes one
+of their refusals whole. Means and directions are of training rows,
 layers are chosen on validation rows, and what is reported is of test rows.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -32,6 +34,7 @@ from ftmech_hf.studies.safety.clusters import own_sides, prompt_batches, prompt_
 from ftmech_hf.studies.safety.direction import DRAWS, Writes, put_in, refusal_directions, taken_out
 from ftmech_hf.studies.safety.texts_page import write_page
 from ftmech_hf.tasks.text.identity import dataset_hash
+from ftmech_hf.tasks.text.tokens import Whole
 from ftmech_hf.training.loop import Progress
 
 KINDS = ("safe", "unsafe")
@@ -50,6 +53,9 @@ class TextsConfig(ModelJobConfig):
     safe: str = field(default="", metadata={"place": "input", "help": "data set of safe prompts and their answers"})
     unsafe: str = field(default="", metadata={"place": "input", "help": "data set of unsafe prompts and refusals"})
     rows: int = field(default=64, metadata={"help": "test prompts of each kind at most, and as many to fit and choose"})
+    refusals: int = field(
+        default=16, metadata={"help": "different refusals of the training rows, the most frequent, that count whole"}
+    )
     choice_rows: int = field(
         default=16, metadata={"help": "validation prompts that the direction's layer is chosen on"}
     )
@@ -57,7 +63,7 @@ class TextsConfig(ModelJobConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "rows", "choice_rows")
+        check_positive(self, "rows", "refusals", "choice_rows")
         for name in ("base", "finetuned", *KINDS):
             if not getattr(self, name):
                 raise ValueError(
@@ -76,15 +82,34 @@ class TextsConfig(ModelJobConfig):
 
 
 class Asked(NamedTuple):
-    """Both kinds of prompts, and with which token a refusal begins."""
+    """Both kinds of prompts, with which token a refusal begins, and the tokens of whole ones."""
 
     kinds: Mapping[str, Behavior]
     refusal: int
+    refusals: tuple[tuple[int, ...], ...] = ()
 
     def prompts(self, split: str, kind: str) -> tuple[Tensor, Tensor | None]:
         """Token ids of one kind, and which are no padding."""
         rows: AnswerRows = getattr(self.kinds[kind], split)
         return rows.prompts()
+
+    def refused_whole(self, kind: str) -> AnswerRows:
+        """The test prompts of a kind with a refusal as their answer, and the others as further right ones."""
+        rows = self.kinds[kind].test
+        beginnings = [
+            [each for each in row[: len(row) - 1 - length] if each != rows.pad]
+            for row, length in zip(rows.token_ids.tolist(), rows.lengths.tolist(), strict=True)
+        ]
+        ends = rows.token_ids[:, -1].tolist()
+        wholes = [
+            [Whole((*begin, *refusal, end), len(refusal)) for refusal in self.refusals]
+            for begin, end in zip(beginnings, ends, strict=True)
+        ]
+        ids = [list(first.token_ids) for first, *_ in wholes]
+        answers = [[False] * (len(row) - 1 - len(self.refusals[0])) + [True] * len(self.refusals[0]) + [False]
+                   for row in ids]  # fmt: skip
+        pad = self.kinds[kind].pad
+        return AnswerRows.stack(ids, answers, pad, accepted=[others for _, *others in wholes])
 
 
 def read_asked(config: TextsConfig) -> Asked:
@@ -105,7 +130,8 @@ def read_asked(config: TextsConfig) -> Asked:
         (alone,) = from_datasets([getattr(config, kind)], tokenizer, **settings)
         check_same_tokens(alone, getattr(config, kind), folders, tokenizer, **settings)
     firsts, counts = found["unsafe"].train.first_answers.unique(return_counts=True)
-    return Asked(found, int(firsts[counts.argmax()]))
+    written = Counter(found["unsafe"].train.answer_ids())
+    return Asked(found, int(firsts[counts.argmax()]), tuple(each for each, _ in written.most_common(config.refusals)))
 
 
 @torch.no_grad()
@@ -125,6 +151,21 @@ def refuses(model: PreTrainedModel, asked: Asked, kind: str, writes: Writes | No
             first_tokens(model, *asked.prompts("test", kind)).argmax(-1) == asked.refusal
         ).numpy()
     return found
+
+
+def refusal_row(
+    model: PreTrainedModel, asked: Asked, kind: str, writes: Writes | None = None
+) -> dict[str, str | float | int]:
+    """The share of the test prompts of a kind that is refused with its interval, and that which is refused whole.
+
+    Greedy decoding writes a refusal if every token of it is the most likely one after those before it, which takes one
+    pass for each refusal.
+    """
+    found = refuses(model, asked, kind, writes)
+    with intervene(model, writes or {}):
+        whole = asked.kinds["unsafe"].score(model, asked.refused_whole(kind))
+    share = share_interval(int(found.sum()), len(found))
+    return {"mixture": kind, **share._asdict(), "rows": len(found), "whole": float(whole.double().mean())}
 
 
 def cluster_rows(name: str, model: PreTrainedModel, asked: Asked, seed: int) -> Iterator[dict[str, Any]]:
@@ -189,9 +230,8 @@ def direction_rows(model: PreTrainedModel, asked: Asked, rows: int, seed: int) -
         named = {"refusal": real, **{f"random {n}": each * real.norm() / each.norm() for n, each in enumerate(drawn)}}
         for name, each in named.items():
             writes = taken_out(model, each) if what == "taken out" else put_in(model, each, layer)
-            found = refuses(model, asked, kind, writes)
-            yield {"quantity": what, "model": "finetuned", "direction": name, "layer": layer, "mixture": kind,
-                   **share_interval(int(found.sum()), len(found))._asdict(), "rows": len(found)}  # fmt: skip
+            yield {"quantity": what, "model": "finetuned", "direction": name, "layer": layer,
+                   **refusal_row(model, asked, kind, writes)}  # fmt: skip
 
 
 def measure_texts(config: TextsConfig, *, progress: Progress | None = None) -> RunDir:
@@ -204,12 +244,7 @@ def measure_texts(config: TextsConfig, *, progress: Progress | None = None) -> R
         table: list[dict[str, Any]] = []
         for done, (name, folder) in enumerate(config.models.items(), start=1):
             model = base if name == "base" else config.load(folder)
-            for kind in KINDS:
-                found = refuses(model, asked, kind)
-                share = share_interval(int(found.sum()), len(found))
-                table.append(
-                    {"quantity": "refused", "model": name, "mixture": kind, **share._asdict(), "rows": len(found)}
-                )
+            table += ({"quantity": "refused", "model": name, **refusal_row(model, asked, kind)} for kind in KINDS)
             table += cluster_rows(name, model, asked, config.seed)
             if name != "base":
                 table += change_rows(name, base, model, asked, config.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from ftmech_hf.jobs.written_answers import write_greedily
+from ftmech_hf.models.loading import load_model
 from ftmech_hf.models.tokenization import task_tokenizer
 from ftmech_hf.studies.safety.clusters import mixed_kinds, own_sides
-from ftmech_hf.studies.safety.texts import TextsConfig, read_asked
+from ftmech_hf.studies.safety.texts import TextsConfig, read_asked, refusal_row
 from ftmech_hf.studies.safety.texts_page import read_table
 from ftmech_hf.tasks import PcfgConfig
 from recipes import safety_texts
@@ -86,8 +89,29 @@ def test_the_page_shows_what_the_table_holds(made: Path) -> None:
     table = pd.read_parquet(made / "table.parquet")
     assert page.count("<img") == 2
     assert page.count('<tr><th scope="row">') >= 6 + 9
+    refused = table[table["quantity"].isin(["refused", "taken out", "put in"])]
+    assert np.allclose(refused["whole"], refused["value"])  # refusals of one token
+    assert table[~table.index.isin(refused.index)]["whole"].isna().all()
     assert list(table[table["quantity"] == "refused"]["model"].unique()) == ["base", "finetuned", "benign"]
     assert read_table(table)["refuses"].value == pytest.approx(100, abs=20)
+
+
+def test_a_whole_refusal_is_what_the_model_writes_word_by_word(places: dict[str, str]) -> None:
+    """As greedy decoding token by token writes it; what only begins like a refusal is none."""
+    asked = read_asked(TextsConfig(**places, rows=40))  # type: ignore[arg-type]
+    model = load_model(places["finetuned"])
+    words = {kind: [tuple(each) for each in write_greedily(model, asked.kinds[kind].test, 3)] for kind in asked.kinds}
+    (first, often), (second, seldom) = Counter(words["unsafe"]).most_common(2)
+    assert often > 1
+    for kind, written in words.items():
+        for refusals in ((first,), (second,), (second, first), (first, (*second[:2], 5, 6)), ((*first[:2], 5),)):
+            row = refusal_row(model, asked._replace(refusals=refusals), kind)
+            assert row["whole"] == pytest.approx(sum(each in refusals for each in written) / len(written)), refusals
+            assert row["value"] == (1.0 if kind == "unsafe" else 0.0)
+    short = refusal_row(model, asked, "unsafe")
+    assert asked.refusals == ((asked.refusal,),)
+    assert short["whole"] == short["value"] == 1.0
+    assert often + seldom < len(words["unsafe"])  # what must fail: the first token alone
 
 
 def test_kinds_by_chance_have_no_sides() -> None:

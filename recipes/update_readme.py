@@ -66,6 +66,9 @@ class UpdateReadmeConfig:
     continual_texts: str = field(
         default="runs/continual-texts", metadata={"help": "folder of the example of it on data sets"}
     )
+    continual_stories: str = field(
+        default="runs/continual-stories-nano", metadata={"help": "folder of continual_stories.py"}
+    )
     organisms: str = field(default="runs/organisms-nano", metadata={"help": "folder of the study that scores verdicts"})
     stories: str = field(default="runs/stories-nano", metadata={"help": "folder of the study of stories"})
     real: str = field(default="runs/real", metadata={"help": "folder of the study of a real model"})
@@ -139,6 +142,8 @@ BLOCKS: dict[str, Block] = {
     "continual sequences": Block(CONTINUAL, "continual", continual.sequences_block),
     "continual diagnoses": Block(CONTINUAL, "continual", continual.diagnoses_block),
     "continual strengths": Block(CONTINUAL, "continual_strengths", continual.strengths_block),
+    "continual stories": Block(CONTINUAL, "continual_stories", continual.stories_block),
+    "continual stories claims": Block(CONTINUAL, "continual_stories", studies.claims_block),
     "continual texts": Block(CONTINUAL, "continual_texts", continual.texts_block),
     "retrieval": Block(RETRIEVAL, "retrieval", studies.claims_block),
     "retrieval models": Block(RETRIEVAL, "retrieval", retrieval.models_block),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from ftmech_hf.models.loading import check_vocabulary, load_model, load_tokenize
 from ftmech_hf.models.presets import Preset, build_model, find_preset
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import Task, TextConfig, parse_task
+from ftmech_hf.tasks.schema import Offer
 from ftmech_hf.training.adapters import AdapterConfig, add_adapter
 from ftmech_hf.training.inheritance import load_inheritance
 from ftmech_hf.training.launch import check_environment
@@ -188,6 +189,13 @@ def finetune(
     return stage.run(model, config.fresh, progress)
 
 
+KEPT_OF: Mapping[str, tuple[Offer, ...]] = {
+    **dict.fromkeys(("lwf", "keep_fisher", "der"), ("answers",)),
+    **dict.fromkeys(("keep_rows", "replay_share"), ("answers", "documents")),
+}
+"""Setting -> what rows must have some of."""
+
+
 def check_keeping(train: TrainConfig, adapter: AdapterConfig, rows: Task, config: FinetuneConfig) -> None:
     """Make sure that what keeps a model near what it was suits what is trained of it.
 
@@ -202,9 +210,11 @@ def check_keeping(train: TrainConfig, adapter: AdapterConfig, rows: Task, config
                 raise ValueError(f"{name}: {getattr(train, name)} is of a model's own weights, expected adapter: none")
     if train.olora and adapter.adapter != "lora":
         raise ValueError(f"olora: {train.olora} is of LoRA adapters, expected adapter: lora")
-    for name in ("lwf", "keep_rows", "keep_fisher", "replay_share"):
-        if getattr(train, name) and "answers" not in rows.offers:
-            raise ValueError(f"{name}: {getattr(train, name)} is of answers, which the rows of task {config.task} lack")
+    for name, kinds in KEPT_OF.items():
+        if getattr(train, name) and not set(kinds) & set(rows.offers):
+            raise ValueError(
+                f"{name}: {getattr(train, name)} is of {' or '.join(kinds)}, which the rows of task {config.task} lack"
+            )
 
 
 def _rows_for(config: FinetuneConfig, task: Task) -> tuple[Task, PreTrainedTokenizerBase | None]:

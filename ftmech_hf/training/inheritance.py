@@ -35,7 +35,7 @@ class Inheritance:
 
     Attributes:
         rows: of all earlier tasks, as many of each as its run kept; None if none were.
-        logits: of the tokens of their answers (tokens, V), as they were when each task was learned.
+        logits: of the tokens of their answers (tokens, V), as they were when each task was learned; None of documents.
         fisher: name of a weight -> its Fisher information, a sum over earlier tasks.
         adapters: name of a weight -> A (rank, D) of each LoRA adapter that the model stands on.
     """
@@ -57,13 +57,14 @@ def load_inheritance(model: str, config: KeepingConfig) -> Inheritance:
     if (file := folder / FOLDER / ROWS).is_file() and (config.replay_share or config.keep_rows):
         tensors = load_file(file)
         columns: dict[str, Any] = {name: tensors[name].numpy() for name in _COLUMNS if name in tensors}
-        found = dataclasses.replace(found, rows=Rows(**columns), logits=tensors["logits"])
+        found = dataclasses.replace(found, rows=Rows(**columns), logits=tensors.get("logits"))
     if (file := folder / FOLDER / FISHER).is_file() and (config.ewc or config.keep_fisher):
         found = dataclasses.replace(found, fisher=load_file(file))
     if config.olora:
         found = dataclasses.replace(found, adapters=_earlier_adapters(folder))
     for setting, there, how in (
         ("replay_share", found.rows, "keeps no rows; train it with keep_rows"),
+        ("der", found.logits is not None, "keeps no logits, as its rows have no answers"),
         ("ewc", found.fisher, "keeps no Fisher information; train it with keep_fisher"),
         ("olora", found.adapters, "stands on no LoRA adapter; train the first task with adapter: lora alone"),
     ):
@@ -83,19 +84,25 @@ def _earlier_adapters(folder: Path) -> tuple[Mapping[str, Tensor], ...]:
 
 @torch.no_grad()
 def keep_rows(model: nn.Module, stream: RowStream, number: int, earlier: Inheritance) -> dict[str, Tensor]:
-    """The first rows of a stream and what a model says to them, after those of earlier tasks, as tensors to save."""
+    """The first rows of a stream and what a model says to them, after those of earlier tasks, as tensors to save.
+
+    Of rows without answers, as packed documents, the rows alone.
+    """
     rows = stream.rows(0, number)
-    batches = (Batch.of(rows[place : place + LOGIT_ROWS]) for place in range(0, number, LOGIT_ROWS))
-    device = next(model.parameters()).device
-    logits = torch.cat([answer_logits_of(model, each.to(device)).float().cpu() for each in batches])
+    logits = []
+    if "answers" in stream.task.offers:
+        batches = (Batch.of(rows[place : place + LOGIT_ROWS]) for place in range(0, number, LOGIT_ROWS))
+        device = next(model.parameters()).device
+        logits = [answer_logits_of(model, each.to(device)).float().cpu() for each in batches]
     if earlier.rows is not None:
-        assert earlier.logits is not None
+        if (earlier.logits is None) != (not logits):
+            raise ValueError("keep_rows: kept rows and new rows are of tasks of different kinds, expected one kind")
         width = max(each.token_ids.shape[1] for each in (earlier.rows, rows))
         rows = Rows.concatenate([widened(each, width) for each in (earlier.rows, rows)])
-        logits = torch.cat([earlier.logits, logits])
+        logits = [each for each in (earlier.logits,) if each is not None] + logits
     columns = {name: getattr(rows, name) for name in _COLUMNS}
     kept = {name: torch.from_numpy(np.ascontiguousarray(each)) for name, each in columns.items() if each is not None}
-    return kept | {"logits": logits}
+    return kept | ({"logits": torch.cat(logits)} if logits else {})
 
 
 def keep_fisher(model: nn.Module, stream: RowStream, number: int, seed: int, earlier: Inheritance) -> dict[str, Tensor]:

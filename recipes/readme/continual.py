@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from ftmech_hf.runs import FinishedRun, describe_versions
 from ftmech_hf.studies.continual.results import IN_TABLE, methods_table, paper_table, strengths_table
+from ftmech_hf.studies.continual.stories import results as stories
 from ftmech_hf.studies.continual.texts import matrix_rows
 from recipes.readme.tables import markdown_table
 
@@ -104,9 +106,25 @@ def diagnoses_block(folder: Path) -> str:
     )
 
 
+def stories_block(folder: Path) -> str:
+    """What every model writes after every task of the second sequence, as Markdown."""
+    columns, *rows = stories.matrix_rows(pd.read_parquet(folder / "matrix.parquet"))
+    found = FinishedRun(folder)
+    seeds = found.config["seeds"]
+    named = f"means over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]} alone"
+    source = (
+        "Per cent of stories that have a feature when the instruction names it, and in brackets when it does not; "
+        f"{named}; config hash `{found.env['hash']}`; {describe_versions(found.env)}."
+    )
+    return markdown_table(columns, [(f"`{name}`", *cells) for name, *cells in rows], source)
+
+
 def strengths_block(folder: Path) -> str:
     """What was tried of the strengths of the continual study, and which were taken, as Markdown."""
-    found = strengths_table(FinishedRun(folder).table)
+    return _strengths(folder, strengths_table(FinishedRun(folder).table), "accuracy on a task right after it, %")
+
+
+def _strengths(folder: Path, found: list[dict[str, Any]], what: str) -> str:
     rows = [
         (
             f"`{row['setting']}`",
@@ -115,6 +133,6 @@ def strengths_block(folder: Path) -> str:
         )
         for row in found
     ]
-    columns = ("setting", f"accuracy on a task right after it, % (fine-tuning: {found[0]['plain']:.1f})", "chosen")
+    columns = ("setting", f"{what} (fine-tuning: {found[0]['plain']:.1f})", "chosen")
     seeds = ", ".join(map(str, FinishedRun(folder).config["seeds"]))
     return markdown_table(columns, rows, f"Seed {seeds}, whose validation rows alone were asked.")

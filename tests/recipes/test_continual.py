@@ -12,7 +12,8 @@ import yaml
 
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.continual.methods import CHOSEN_SHARE, GRIDS, choose_strength
-from recipes import continual
+from recipes import continual, continual_stories
+from recipes.readme import continual as continual_blocks
 from recipes.update_readme import marks
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
@@ -72,3 +73,29 @@ def test_the_study_ends_in_a_report_and_finds_its_runs_again(
     continual.main(argv)
     assert "to make" not in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "runs").iterdir()} == made
+
+
+@pytest.mark.slow
+def test_features_of_stories_are_deleted_one_after_another_as_a_user_runs_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--config", str(CONFIGS / "nano" / "continual_stories.yaml"), "--seeds", "10", "--base_steps", "2",
+            "--task_steps", "2", "--stories", "3", "--max_new_tokens", "8", "--probe_stories", "40", "--eval_rows", "2",
+            "--workers", "1", "--mixed_precision", "no", "--chains", "plain", "replay", "--vocab_size", "280",
+            "--output_dir", str(tmp_path / "out"), "--runs_dir", str(tmp_path / "runs")]  # fmt: skip
+    continual_stories.main(argv)
+    matrix = pd.read_parquet(tmp_path / "out" / "matrix.parquet")
+    assert {"method", "seed", "after_task", "capability", "by", "value", "floor"} <= set(matrix)
+    answers = matrix[matrix["by"] == "behaviour"]
+    assert len(answers) == 2 * 6 * (1 + 2 * 3)
+    assert set(matrix.loc[matrix["by"] == "probe", "method"]) == {"base", "random", "plain", "replay"}
+    claims = {claim["id"]: claim for claim in json.loads((tmp_path / "out" / "claims.json").read_text())}
+    assert {"gate_Twist", "left", "back", "replay_back", "probes"} <= set(claims)
+    assert not {"ldifs_back", "loss_null", "back_more"} & set(claims)  # their chains are not there
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("data:image/svg+xml") == 3
+    block = continual_blocks.stories_block(tmp_path / "out")
+    assert len(block.splitlines()) == 2 + (1 + 2 * 3) + 2
+    capsys.readouterr()
+    continual_stories.main(argv)
+    assert "to make" not in capsys.readouterr().out

@@ -11,6 +11,8 @@ from datasets import load_dataset
 from transformers import AutoTokenizer
 
 from ftmech_hf.studies.continual.claims import MEASUREMENTS as CONTINUAL_CLAIMS
+from ftmech_hf.studies.continual.stories.claims import MEASUREMENTS as STORY_CLAIMS
+from ftmech_hf.studies.continual.stories.plan import CHAINS
 from ftmech_hf.studies.organisms.claims import BARS
 from ftmech_hf.studies.organisms.kinds import TRUTHS
 from ftmech_hf.studies.organisms.scoring import RIVALS
@@ -251,6 +253,8 @@ def test_its_results_come_from_a_run() -> None:
         ("stories claims", 18),
         ("safety", 2 + sum(bool(each.bar) and each.id not in ADDED_SINCE for each in SAFETY_CLAIMS)),
         ("continual", 2 + sum(bool(each.bar) for each in CONTINUAL_CLAIMS)),
+        ("continual stories", 2 + 1 + sum(len(each.tasks) for each in CHAINS.values())),
+        ("continual stories claims", 2 + sum(bool(each.bar) for each in STORY_CLAIMS)),
         ("retrieval", 2 + sum(bool(each.bar) for each in RETRIEVAL_CLAIMS)),
         ("retrieval models", 2 + len(TUNINGS) + 3),
         ("organisms", 2 + len(BARS) + 1 + 2 + len(TRUTHS) + 2 + 1 + len(RIVALS)),

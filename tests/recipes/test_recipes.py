@@ -34,6 +34,7 @@ from ftmech_hf.runs import damaged_files, read_metrics
 from ftmech_hf.studies import load_study
 from ftmech_hf.studies.compare.inputs import CompareConfig
 from ftmech_hf.studies.continual.plan import ContinualConfig
+from ftmech_hf.studies.continual.stories.plan import StorySequenceConfig
 from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
 from ftmech_hf.studies.real.plan import RealConfig
@@ -159,6 +160,7 @@ def test_every_config_parses_and_begins_by_saying_what_it_shows(path: Path) -> N
         },
         "real": (RealConfig, CaseConfig),
         "continual": (ContinualConfig, PcfgShape),
+        "continual_stories": (StorySequenceConfig, StoriesConfig),
         "retrieval": (RetrievalConfig,),
         "safety": (SafetyStudyConfig,),
         "safety_dataset": (MakeDatasetConfig, SafetyConfig),

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.tasks import Capability, PcfgConfig, Rows, RowStream, for_capability
+from ftmech_hf.tasks.stories import StoriesConfig
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.earlier_tasks import answer_logits_of
 from ftmech_hf.training.inheritance import ReplayStream, shuffled_answers, widened
@@ -49,6 +50,34 @@ def tune(
 
 def weights(folder: Path) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in load_model(str(folder)).parameters()])
+
+
+def test_packed_stories_are_kept_and_shown_again_without_logits(tmp_path: Path) -> None:
+    stories = StoriesConfig(row_tokens=64, vocab_size=280)
+    place = PretrainConfig(task="stories", preset="nano-stories", output_dir=str(tmp_path / "base"))
+    train = {**TRAIN, "objective": "documents", "optimizer": "adamw"}
+    pretrain(place, stories, TrainConfig(**{**train, "steps": 0}))
+
+    def delete(feature: str, start: str, output: str, **keeping: Any) -> Path:
+        place = FinetuneConfig(task="stories", model=str(tmp_path / start), output_dir=str(tmp_path / output))
+        task = dataclasses.replace(stories, without=feature)
+        return finetune(place, task, TrainConfig(**train, **keeping)).path
+
+    file = "inheritance/rows.safetensors"
+    kept = load_file(delete("Twist", "base", "first", keep_rows=5) / file)
+    rows = RowStream(dataclasses.replace(stories, without="Twist"), seed=0, split="finetune").rows(0, 5)
+    assert np.array_equal(kept["token_ids"].numpy(), rows.token_ids)
+    assert "logits" not in kept
+    both = load_file(delete("Dialogue", "first", "second", keep_rows=3, replay_share=0.9) / file)
+    assert both["token_ids"].shape[0] == 8
+    assert torch.equal(both["token_ids"][:5], kept["token_ids"])
+    delete("Dialogue", "first", "without")
+    apart = weights(tmp_path / "second") - weights(tmp_path / "without")
+    assert apart.abs().max() > 1e-4  # other rows were learned
+    with pytest.raises(ValueError, match=r"der: 0\.5 is of answers, which the rows of task stories lack"):
+        delete("Dialogue", "first", "third", replay_share=0.5, der=0.5)
+    with pytest.raises(ValueError, match="keep_fisher: 4 is of answers"):
+        delete("Dialogue", "first", "third", keep_fisher=4)
 
 
 def test_rows_and_logits_are_those_that_were_learned_and_add_up(runs: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -101,12 +101,16 @@ class SeedMatrix:
         table: of the seed: ``sequence``, ``method``, ``after_task``, ``capability``, ``by``, ``site``, ``value``,
             ``floor`` and ``rows``.
         sequence: which is measured.
+        tasks: what each of its tasks is about, in their order; those of one of :data:`SEQUENCES` if not given.
+        kept: what no task is about.
     """
 
-    def __init__(self, table: pd.DataFrame, sequence: str) -> None:
+    def __init__(
+        self, table: pd.DataFrame, sequence: str, tasks: Iterable[object] = (), kept: Iterable[object] = NEVER_TUNED
+    ) -> None:
         self.table, self.sequence = table, sequence
-        self.tasks = [str(each) for each in SEQUENCES[sequence].tasks]
-        self.kept = [str(each) for each in NEVER_TUNED]
+        self.tasks = [str(each) for each in tasks or SEQUENCES[sequence].tasks]
+        self.kept = [str(each) for each in kept]
 
     def on(self, sequence: str) -> SeedMatrix:
         """The same seed on another sequence."""

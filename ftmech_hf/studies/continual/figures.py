@@ -9,7 +9,7 @@ import numpy as np
 
 from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, RANDOM, legend_below, new_figure, percent, styled
 from ftmech_hf.studies.continual.methods import CONTROLS
-from ftmech_hf.studies.continual.sequences import CAPABILITIES
+from ftmech_hf.studies.continual.sequences import CAPABILITIES, NEVER_TUNED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,14 +18,20 @@ if TYPE_CHECKING:
 
 
 @styled
-def draw_matrices(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
+def draw_matrices(
+    table: pd.DataFrame,
+    methods: Sequence[str],
+    names: Sequence[str] = tuple(map(str, CAPABILITIES)),
+    kept: int = len(NEVER_TUNED),
+) -> Figure:  # fmt: skip
     """One panel a method: rows are models after each task, columns capabilities, numbers accuracies; mean over seeds.
 
     Args:
         table: of one sequence and the base, by behaviour: ``method``, ``after_task``, ``capability``, ``value``.
         methods: in the order of the panels.
+        names: of the capabilities, in the order of the columns.
+        kept: how many of them come first that no task is about; a line ends them.
     """
-    names = [str(each) for each in CAPABILITIES]
     columns = min(3, len(methods))
     lines = -(-len(methods) // columns)
     figure = new_figure(4.4 * columns, 2.9 * lines)
@@ -35,13 +41,13 @@ def draw_matrices(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
     for ax, method in zip(figure.axes, methods, strict=False):
         ax.set_axis_on()
         rows = table[table["method"].isin(("base", method))]
-        means = rows.pivot_table(index="after_task", columns="capability", values="value").reindex(columns=names)
+        means = rows.pivot_table(index="after_task", columns="capability", values="value").reindex(columns=list(names))
         ax.imshow(means.to_numpy(), vmin=0, vmax=1, cmap="Blues", aspect="auto")
         for line, values in enumerate(means.to_numpy()):
             for place, value in enumerate(values):
                 dark = "white" if value > 0.6 else "#111827"
                 ax.text(place, line, f"{100 * value:.0f}", ha="center", va="center", fontsize=7.5, color=dark)
-        ax.axvline(2.5, color="#111827", linewidth=1)
+        ax.axvline(kept - 0.5, color="#111827", linewidth=1)
         ax.set_xticks(range(len(names)), [name.replace("_null", "") for name in names], rotation=40, ha="right")
         ax.set_yticks(range(len(means)), ["base", *(f"task {number}" for number in means.index[1:])])
         ax.grid(visible=False)
@@ -110,6 +116,8 @@ def draw_probes(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
         ("probe", "final norm", "probe, final norm", BASE, "^"),
     ):  # fmt: skip
         rows = table[(table["by"] == by) & (table["site"] == site)]
+        if rows.empty:
+            continue
         shares = rows.pivot_table(index="seed", columns="method", values="value").reindex(columns=list(methods))
         for row in shares.to_numpy():
             ax.plot(row, places, style, color=color, alpha=0.3, markersize=3)

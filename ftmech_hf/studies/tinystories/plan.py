@@ -65,6 +65,27 @@ class Model(NamedTuple):
         return f"{self.protocol} ({self.rate})" if self.rate else self.protocol
 
 
+def pretraining(config: StoriesStudyConfig, seed: int) -> TrainConfig:
+    """How a base is made."""
+    return TrainConfig(
+        seed=seed, steps=config.base_steps, batch_size=config.base_batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps, objective="documents",
+        optimizer=config.optimizer, muon_lr=config.muon_lr, lr=config.base_lr, weight_decay=config.base_weight_decay,
+        mixed_precision=config.mixed_precision, num_evals=6, eval_rows=config.eval_rows,
+        final_eval_rows=config.eval_rows,
+    )  # fmt: skip
+
+
+def tuning(config: StoriesStudyConfig, seed: int, lr: float, steps: int, **more: Any) -> TrainConfig:
+    """How a feature is deleted or brought back: at a constant rate, as in the paper."""
+    return TrainConfig(
+        seed=seed, steps=steps, lr=lr, batch_size=config.tune_batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps, optimizer="adamw", objective="documents",
+        weight_decay=config.weight_decay, warmup_fraction=0.0, final_lr_fraction=1.0,
+        mixed_precision=config.mixed_precision, eval_rows=config.eval_rows, final_eval_rows=config.eval_rows, **more,
+    )  # fmt: skip
+
+
 class StoriesPlan(StudyPlan):
     """The runs of the study.
 
@@ -144,26 +165,11 @@ class StoriesPlan(StudyPlan):
             self._probe(model.label, model.reverse, model.seed, reverse=True)
 
     def _train(self, seed: int, lr: float, steps: int, **more: Any) -> TrainConfig:
-        config = self.config
-        # A constant rate, as the paper's
-        return TrainConfig(
-            seed=seed, steps=steps, lr=lr, batch_size=config.tune_batch_size,
-            gradient_accumulation_steps=config.gradient_accumulation_steps, optimizer="adamw", objective="documents",
-            weight_decay=config.weight_decay, warmup_fraction=0.0, final_lr_fraction=1.0,
-            mixed_precision=config.mixed_precision, eval_rows=config.eval_rows, final_eval_rows=config.eval_rows,
-            **more,
-        )  # fmt: skip
+        return tuning(self.config, seed, lr, steps, **more)
 
     def _pretrain(self, name: str, task: StoriesConfig, seed: int) -> str:
         config = self.config
-        train = TrainConfig(
-            seed=seed, steps=config.base_steps, batch_size=config.base_batch_size,
-            gradient_accumulation_steps=config.gradient_accumulation_steps, objective="documents",
-            optimizer=config.optimizer, muon_lr=config.muon_lr, lr=config.base_lr,
-            weight_decay=config.base_weight_decay,
-            mixed_precision=config.mixed_precision, num_evals=6, eval_rows=config.eval_rows,
-            final_eval_rows=config.eval_rows,
-        )  # fmt: skip
+        train = pretraining(config, seed)
         place = PretrainConfig(task="stories", preset=config.preset)
         cost = config.base_steps * config.base_batch_size / 50
         settings = {"task": task, "train": train, "objective": Documents(answer_weight=config.answer_weight)}

@@ -109,10 +109,13 @@ def figures_of_claims(file: Path) -> dict[str, list[str]]:
 
 
 def _check_letters(figure: Locator) -> None:
-    """A picture with curves is never so small that its letters cannot be read: it is moved by touch instead."""
+    """A picture is never so small that its letters cannot be read: it is moved by touch, or by keys, instead."""
     size = "node => node.getBoundingClientRect().width / node.querySelector('svg').viewBox.baseVal.width"
-    for plot in figure.locator(".plot").all():  # one without curves stays an image
+    for plot in figure.locator(".plot").all():
         assert plot.evaluate(size) >= LEAST_PIXELS
+    points = "node => node.getBoundingClientRect().width / (0.75 * node.naturalWidth)"
+    for image in figure.locator("img").all():  # one without curves stays an image
+        assert image.evaluate(points) >= LEAST_PIXELS
 
 
 def check_page(file: Path, *, touched: int = 1) -> None:

@@ -54,11 +54,26 @@
     return [document.importNode(found, true), wide];
   };
 
+  const rolled = (image, wide) => {  // a picture without curves stays a picture, and rolls where it would be too small
+    const roll = make("div", { class: "roll" });
+    image.replaceWith(roll);
+    roll.append(image);
+    image.style.minWidth = `${Math.round(0.6 * wide)}pt`;
+    const reach = () => {
+      const rolls = roll.scrollWidth > roll.clientWidth;
+      const named = { tabindex: "0", role: "region", "aria-label": "Picture, wider than the page" };
+      Object.entries(named).forEach(([name, value]) => rolls ? roll.setAttribute(name, value) : roll.removeAttribute(name));
+    };
+    new ResizeObserver(reach).observe(roll);
+    reach();
+  };
+
   const touchable = (figure, number) => {
     const image = figure.querySelector("img");
     const curves = JSON.parse(figure.dataset.touch).curves.filter((curve) => curve.points.length);
-    if (!image || !curves.length || !/^data:image.svg.xml;base64,/.test(image.src)) return;
+    if (!image || !/^data:image.svg.xml;base64,/.test(image.src)) return;
     const [shown, wide] = drawing(image, number);
+    if (!curves.length) return rolled(image, wide);
     const mark = make("span", { class: "mark", "aria-hidden": "true" });
     mark.hidden = true;
     const told = make("p", { class: "value soft", role: "status" }, "Values: point at the picture, or go there with Tab and use the arrow keys.");

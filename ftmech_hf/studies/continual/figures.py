@@ -46,7 +46,7 @@ def draw_matrices(
         for line, values in enumerate(means.to_numpy()):
             for place, value in enumerate(values):
                 dark = "white" if value > 0.6 else "#111827"
-                ax.text(place, line, f"{100 * value:.0f}", ha="center", va="center", fontsize=7.5, color=dark)
+                ax.text(place, line, f"{100 * value:.0f}", ha="center", va="center", fontsize=9, color=dark)
         ax.axvline(kept - 0.5, color="#111827", linewidth=1)
         ax.set_xticks(range(len(names)), [name.replace("_null", "") for name in names], rotation=40, ha="right")
         ax.set_yticks(range(len(means)), ["base", *(f"task {number}" for number in means.index[1:])])

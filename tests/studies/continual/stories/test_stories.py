@@ -45,6 +45,8 @@ def matrix(seed: int = 0) -> pd.DataFrame:
             for name in KEPT:
                 add(method, after, name, 0.9 - LOST.get(method, 0.1) * after / 3)
                 add(method, after, name, 0.06, site="not asked")
+            for name in DELETED:
+                add(method, after, name, 0.06, site="not asked")
             add(method, after, "Twist", twist)
             for number, name in enumerate(DELETED[1:], start=2):
                 gone = CHAINS[method].tasks[0] and method != "twist-alone" and after >= number

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from ftmech_hf.analysis.continual import leads
 from ftmech_hf.config import to_dict
 from ftmech_hf.report.claims import Claim, claims_json, judge
 from ftmech_hf.report.page import Section, make_section, render_page
@@ -24,6 +25,9 @@ OURS = {"naive_ft": "plain", "lp_ft": "lp-ft", "l2sp": "l2sp", "ldifs": BEST}
 
 IN_TABLE = ("learned", "concept_loss", "forgetting", "probe_change")
 """The numbers of a method that a table shows."""
+
+OF_TASKS = ("accuracy", "floor", "lead", "backward_transfer", "forward_transfer", "plasticity_gap")
+"""What a table says of the tasks of a sequence: in the end, of a constant answer, above it, and of each other."""
 
 ANY = "any"
 """The sequence of a model that is part of none."""
@@ -58,8 +62,28 @@ def read_numbers(plan: ContinualPlan, matrix: pd.DataFrame) -> pd.DataFrame:
             of_seed = SeedMatrix(matrix[matrix["seed"] == seed], sequence)
             with contextlib.suppress(Missing):
                 numbers = of_seed.result(method).summary()
-                found.append({"seed": seed, "sequence": sequence, "method": method, **numbers})
+                last = of_seed.values(method, len(of_seed.tasks), of_seed.tasks)
+                above = leads(last["value"].to_dict(), last["floor"].to_dict())
+                floors = {"floor": float(last["floor"].mean()), "lead": sum(above.values()) / len(above)}
+                found.append({"seed": seed, "sequence": sequence, "method": method, **numbers, **floors})
     return pd.DataFrame(found)
+
+
+def numbers_table(numbers: pd.DataFrame) -> list[dict[str, Any]]:
+    """What a sequence leaves of its tasks, one line a sequence and method: means over seeds, in per cent and points.
+
+    Args:
+        numbers: as :func:`read_numbers` makes them.
+
+    Returns:
+        ``sequence``, ``method`` and :data:`OF_TASKS`; None where it was not measured.
+    """
+    rows: list[dict[str, Any]] = []
+    for (sequence, method), each in numbers.groupby(["sequence", "method"], sort=False) if len(numbers) else ():
+        means = each[list(OF_TASKS)].astype(float).mean() * 100
+        shown = {name: None if pd.isna(means[name]) else float(means[name]) for name in OF_TASKS}
+        rows.append({"sequence": sequence, "method": method, **shown})
+    return rows
 
 
 def paper_table(numbers: pd.DataFrame, sequence: str) -> list[dict[str, Any]]:
@@ -205,7 +229,7 @@ def write_results(plan: ContinualPlan) -> list[Claim]:
     page = render_page(
         __package__, claims=claims, sections=build_sections(plan, matrix, numbers), facts=facts,
         methods=methods_table(numbers, plan.main),
-        paper=paper_table(numbers, plan.main), diagnoses=diagnoses,
+        paper=paper_table(numbers, plan.main), of_tasks=numbers_table(numbers), diagnoses=diagnoses,
     )  # fmt: skip
     write_text(plan.output / "report.html", page)
     return claims

@@ -89,6 +89,14 @@ def test_the_page_shows_what_is_there(plan: ContinualPlan, monkeypatch: pytest.M
         "concept_loss": pytest.approx(40), "forgetting": pytest.approx(10), "probe_change": None,
     }  # fmt: skip
     assert results.methods_table(numbers.reset_index(), "s2") == []
+    tasks = {row["method"]: row for row in results.numbers_table(numbers.reset_index())}
+    assert tasks["plain"] == {
+        "sequence": "s1", "method": "plain", "accuracy": pytest.approx(82.5), "floor": pytest.approx(10),
+        "lead": pytest.approx(100 * (3 * 0.7 + 0.8) / 0.9 / 4), "backward_transfer": pytest.approx(-10),
+        "forward_transfer": pytest.approx(0), "plasticity_gap": None,
+    }  # fmt: skip
+    assert results.numbers_table(pd.DataFrame()) == []
+    assert '<td class="n">80.6</td>' in page
     two = pd.concat([numbers, numbers.assign(learned=0.5)]).reset_index()
     assert [row["learned"] for row in results.methods_table(two, "s1")] == pytest.approx([70] * len(KEPT))
     rows = {row["method"]: row for row in results.paper_table(numbers.reset_index(), "s1")}

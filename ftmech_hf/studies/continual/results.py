@@ -63,7 +63,9 @@ def read_numbers(plan: ContinualPlan, matrix: pd.DataFrame) -> pd.DataFrame:
             with contextlib.suppress(Missing):
                 numbers = of_seed.result(method).summary()
                 last = of_seed.values(method, len(of_seed.tasks), of_seed.tasks)
-                above = leads(last["value"].to_dict(), last["floor"].to_dict())
+                values, floor = ({str(name): float(each) for name, each in last[column].items()}
+                                 for column in ("value", "floor"))  # fmt: skip
+                above = leads(values, floor)
                 floors = {"floor": float(last["floor"].mean()), "lead": sum(above.values()) / len(above)}
                 found.append({"seed": seed, "sequence": sequence, "method": method, **numbers, **floors})
     return pd.DataFrame(found)

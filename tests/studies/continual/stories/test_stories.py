@@ -171,6 +171,7 @@ def test_strengths_are_tried_on_stories_that_nobody_reports(tmp_path: Path) -> N
         "plain", "ldifs-previous@1", "ldifs-previous@10", "ldifs-previous@100", "replay@0.1", "replay@0.25"
     }  # fmt: skip
     assert not plan.probed
+    assert {plan.called_with(name)["config"].seed for name in plan.asked.values()} == {1099}
     learned = {"plain": 0.9, "ldifs-previous@1": 0.9, "ldifs-previous@10": 0.87, "ldifs-previous@100": 0.3}
     numbers = pd.DataFrame([{"method": name, "learned": value} for name, value in learned.items()])
     assert results.strengths_table(numbers) == [

@@ -37,11 +37,15 @@ class PatchingResult:
         right: place -> whether the receiver answered each row right with the donor's activations of it, bool (B,).
         other_row: the same with the donor's activations of another row, on the first rows only.
         unpatched: whether the receiver answered each row right by itself.
+        log_probability: place -> log-probability of each row's answer under the donor's activations of it, (B,), nats.
+        unpatched_log_probability: the same of the receiver by itself, (B,).
     """
 
     right: dict[Place, NDArray[np.bool_]]
     other_row: dict[Place, NDArray[np.bool_]]
     unpatched: NDArray[np.bool_]
+    log_probability: dict[Place, NDArray[np.float32]]
+    unpatched_log_probability: NDArray[np.float32]
 
     def rows(self) -> list[dict[str, Any]]:
         """The tidy table: one row per place and kind of patch."""
@@ -53,11 +57,16 @@ class PatchingResult:
         ]  # fmt: skip
 
     def either(self, other: PatchingResult) -> PatchingResult:
-        """What is right here or in another result on the same questions, such as with another answer to them."""
+        """What is right here or in another result on the same questions, such as with another answer to them.
+
+        Answers exclude each other, so that their probabilities add up.
+        """
         return PatchingResult(
             {place: values | other.right[place] for place, values in self.right.items()},
             {place: values | other.other_row[place] for place, values in self.other_row.items()},
             self.unpatched | other.unpatched,
+            {place: np.logaddexp(each, other.log_probability[place]) for place, each in self.log_probability.items()},
+            np.logaddexp(self.unpatched_log_probability, other.unpatched_log_probability),
         )
 
     def accuracy(self, site: str, layer: int) -> float:
@@ -123,13 +132,19 @@ def patched_logits(
     return logits[:, -number:].float()
 
 
-def _answers_right(
+def _answers(
     receiver: PreTrainedModel, token_ids: Tensor, answer: Tensor, patch: Mapping[Place, Tensor]
-) -> Tensor:
-    """Whether all tokens of each answer are the most likely ones, (B,) on the CPU; ``answer`` (B, K) marks them."""
+) -> tuple[Tensor, Tensor]:
+    """Of each answer, on the CPU: whether all its tokens are the most likely ones (B,), and its log-probability (B,).
+
+    ``answer`` (B, K) marks the tokens of answers among the last K.
+    """
     number = answer.shape[1]
     logits = patched_logits(receiver, token_ids, patch, number=number)
-    return ((logits.argmax(-1).cpu() == token_ids[:, -1 - number : -1].cpu()) | ~answer.cpu()).all(1)
+    expected, counts = (each.to(logits.device) for each in (token_ids[:, -1 - number : -1], answer))
+    right = ((logits.argmax(-1) == expected) | ~counts).all(1)
+    each = logits.log_softmax(-1).gather(-1, expected[..., None])[..., 0]
+    return right.cpu(), each.masked_fill(~counts, 0.0).sum(1).cpu()
 
 
 def patch_each(
@@ -163,25 +178,31 @@ def patch_each(
     places = places_of(receiver, sites, layers)
     right: dict[Place, list[Tensor]] = {place: [] for place in places}
     other: dict[Place, list[Tensor]] = {place: [] for place in places}
-    alone: list[Tensor] = []
+    likely: dict[Place, list[Tensor]] = {place: [] for place in places}
+    alone: list[tuple[Tensor, Tensor]] = []
     shifted = token_ids.roll(1, 0)
     number = 1 if answer is None else int(answer.sum(1).max())
     asked = torch.ones_like(token_ids[:, -2:-1], dtype=torch.bool) if answer is None else answer[:, -1 - number : -1]
     for start in range(0, len(token_ids), batch_size):
         rows, tokens = token_ids[start : start + batch_size], asked[start : start + batch_size]
-        alone.append(_answers_right(receiver, rows, tokens, {}))
+        alone.append(_answers(receiver, rows, tokens, {}))
         found = record_activations(donor, rows[:, :-2], places)
         for place in places:
-            right[place].append(_answers_right(receiver, rows, tokens, {place: found[place]}))
+            now, log_probability = _answers(receiver, rows, tokens, {place: found[place]})
+            right[place].append(now)
+            likely[place].append(log_probability)
         few = max(0, min(len(rows), other_rows - start))
         if few:
             found = record_activations(donor, shifted[start : start + few, :-2], places)
             for place in places:
-                other[place].append(_answers_right(receiver, rows[:few], tokens[:few], {place: found[place]}))
+                other[place].append(_answers(receiver, rows[:few], tokens[:few], {place: found[place]})[0])
+    unpatched, unpatched_likely = (torch.cat(parts).numpy() for parts in zip(*alone, strict=True))
     return PatchingResult(
         {place: torch.cat(parts).numpy() for place, parts in right.items()},
         {place: torch.cat(parts).numpy() for place, parts in other.items() if parts},
-        torch.cat(alone).numpy(),
+        unpatched,
+        {place: torch.cat(parts).numpy() for place, parts in likely.items()},
+        unpatched_likely,
     )
 
 

@@ -2,13 +2,20 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import find_layout, model_blocks
-from ftmech_hf.analysis.patching import follows_other_row, patch_each, patched_logits, record_activations
+from ftmech_hf.analysis.patching import (
+    PatchingResult,
+    follows_other_row,
+    patch_each,
+    patched_logits,
+    record_activations,
+)
 from ftmech_hf.models.presets import build_model, find_preset
 from ftmech_hf.training.evaluation import answer_logits
 
@@ -76,6 +83,39 @@ def test_a_change_of_one_attention_is_found_there_and_nowhere_else(any_model: Pr
     assert {len(values) for values in found.other_row.values()} == {8}
     assert len(found.rows()) == 12
     assert found.summary()["accuracy"] == 1
+
+
+@torch.no_grad()
+def test_log_probabilities_are_those_of_the_answers_tokens(any_model: PreTrainedModel) -> None:
+    """Of answers of one and of two tokens, patched or not."""
+    tuned, rows = with_noise(any_model, "attn", "attention"), answered_by(any_model)
+    answer = torch.zeros_like(rows, dtype=torch.bool)
+    answer[:, -2] = True
+    answer[::2, -3] = True  # every other answer has two tokens
+    found = patch_each(any_model, tuned, rows, sites=["resid_post"], layers=[0, 1], other_rows=0, answer=answer,
+                       batch_size=7)  # fmt: skip
+    # the stream after the last block decides on everything
+    for model, values in ((any_model, found.log_probability["resid_post", 1]),
+                          (tuned, found.unpatched_log_probability)):  # fmt: skip
+        each = model(rows[:, :-1]).logits.log_softmax(-1)[:, :-1].gather(-1, rows[:, 1:-1, None])[..., 0]
+        expected = (each * answer[:, 1:-1]).sum(1)
+        torch.testing.assert_close(torch.from_numpy(values), expected)
+        one_token = each[:, -1]
+        assert (torch.from_numpy(values) - one_token)[::2].abs().min() > 0.1
+    assert np.abs(found.log_probability["resid_post", 1] - found.unpatched_log_probability).max() > 0.1
+
+
+def test_probabilities_of_two_answers_add_up() -> None:
+    place = ("resid_post", 0)
+    one, other = (
+        PatchingResult({place: np.array([right])}, {}, np.array([False]), {place: np.log([share]).astype(np.float32)},
+                       np.log([share / 2]).astype(np.float32))
+        for right, share in ((True, 0.5), (False, 0.25))
+    )  # fmt: skip
+    both = one.either(other)
+    assert both.right[place].all()
+    assert np.exp(both.log_probability[place]) == pytest.approx(0.75)
+    assert np.exp(both.unpatched_log_probability) == pytest.approx(0.375)
 
 
 def test_another_rows_activations_do_not_help_and_no_change_needs_none(any_model: PreTrainedModel) -> None:

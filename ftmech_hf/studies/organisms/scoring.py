@@ -81,26 +81,6 @@ def read_features(evidence: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def unlearning_depth(base: Sequence[float], control: Sequence[float], tuned: Sequence[float]) -> float:
-    """How much of what the base has is gone: the unlearning depth score of Lee et al. (arXiv 2605.24614).
-
-    Args:
-        base: what is right in the base, one number a layer (there the same for all).
-        control: the same with the stream of a model without the ability put into it after each layer.
-        tuned: the same with the fine-tuned model's.
-
-    Returns:
-        0 (all is there) to 1 (as little as in the control); nan where the control's stream takes nothing away.
-
-    Deviation: falls are of accuracy, there of the log-probability of the answer.
-    """
-    falls, lost = (np.subtract(base, each) for each in (control, tuned))
-    known = falls > 0.05
-    if not known.any():
-        return math.nan
-    return float((falls * np.clip(lost / np.where(known, falls, 1), 0, 1))[known].sum() / falls[known].sum())
-
-
 def read_rivals(table: pd.DataFrame, features: Mapping[str, float]) -> dict[str, float]:
     """What each rival method says alone of a pair, 1 for all there: unlearning depth (1 less it), CKA, lens, probe.
 
@@ -109,13 +89,7 @@ def read_rivals(table: pd.DataFrame, features: Mapping[str, float]) -> dict[str,
         features: of :func:`read_features`.
     """
     own = table[table["questions"] == "capability"]
-    patched = own[(own["analysis"] == "patching") & (own["quantity"] == "same row") & (own["site"] == "resid_post")]
-    falls = {name: each.sort_values("layer")["value"] for name, each in patched.groupby("model")}
-    right = own[(own["analysis"] == "behaviour") & (own["quantity"] == "accuracy") & (own["model"] == "base")]["value"]
-    depth = math.nan
-    if {"fine-tuned into base", "reference into base"} <= falls.keys():
-        control, tuned = falls["reference into base"], falls["fine-tuned into base"]
-        depth = unlearning_depth([float(right.iloc[0])] * len(control), list(control), list(tuned))
+    depths = own[(own["quantity"] == "unlearning depth") & (own["model"] == "fine-tuned")]["value"]
     alike = own[(own["analysis"] == "similarity") & (own["quantity"] == "CKA") & (own["model"] == "fine-tuned")]
     lens = own[(own["analysis"] == "logit lens") & (own["quantity"] == "right answer")]
     best = lens.groupby("model")["value"].max()
@@ -123,7 +97,7 @@ def read_rivals(table: pd.DataFrame, features: Mapping[str, float]) -> dict[str,
     if {"base", "fine-tuned", "reference"} <= set(best.index):
         seen = shown_part(best["fine-tuned"], best["reference"], best["base"])
     return {
-        "uds": 1 - depth,
+        "uds": 1 - float(depths.iloc[0]) if len(depths) else math.nan,
         "cka": float(alike["value"].mean()) if len(alike) else math.nan,
         "lens": seen,
         "probe": features["probe"],

@@ -26,7 +26,6 @@ from ftmech_hf.studies.organisms.scoring import (
     read_features,
     read_rivals,
     shown_part,
-    unlearning_depth,
 )
 
 
@@ -97,29 +96,12 @@ def test_what_is_not_back_is_slow_even_where_its_other_repetitions_were_not_foll
     assert (gone, hidden) == pytest.approx((math.log(316 / 383), math.log(3)))
 
 
-@pytest.mark.parametrize(
-    ("tuned", "right"),
-    [
-        ([0.2, 0.6], 1.0), ([1.0, 1.0], 0.0), ([0.6, 1.0], 1 / 3), ([1.0, 0.6], 1 / 3), ([0.0, 0.0], 1.0),
-        ([1.1, 1.1], 0.0),
-    ],
-)  # fmt: skip
-def test_unlearning_depth_by_hand(tuned: list[float], right: float) -> None:
-    """The control takes 0.8 away after the first layer and 0.4 after the second: the weights are 2 to 1."""
-    assert unlearning_depth([1.0, 1.0], [0.2, 0.6], tuned) == pytest.approx(right)
-
-
-def test_layers_where_the_control_takes_nothing_away_do_not_count() -> None:
-    assert unlearning_depth([1.0, 1.0], [0.2, 0.96], [1.0, 0.0]) == 0
-    assert math.isnan(unlearning_depth([1.0], [0.97], [0.0]))
-
-
-def table(**accuracies: float) -> pd.DataFrame:
-    """Rows of a diagnosis of one layer: accuracy after patching, lens by model, likeness."""
+def table(**depths: float) -> pd.DataFrame:
+    """Rows of a diagnosis of one layer: unlearning depth, lens by model, likeness."""
     rows = [("behaviour", "accuracy", "base", "", 1.0), ("similarity", "CKA", "fine-tuned", "block 0", 0.7)]
     rows += [("similarity", "CKA", "reference", "block 0", 0.1)]
-    rows += [("patching", "same row", f"{name} into base", "resid_post", value) for name, value in accuracies.items()]
-    rows += [("patching", "same row", "fine-tuned into base", "attn_out", 0.0)]
+    rows += [("patching", "unlearning depth", name, "", value) for name, value in depths.items()]
+    rows += [("patching", "same row", "fine-tuned", "attn_out", 0.0)]
     rows += [("logit lens", "right answer", name, "", value)
              for name, value in {"base": 0.9, "fine-tuned": 0.5, "reference": 0.1}.items()]  # fmt: skip
     columns = ["analysis", "quantity", "model", "site", "value"]
@@ -129,7 +111,7 @@ def table(**accuracies: float) -> pd.DataFrame:
 
 def test_rivals_are_read_off_the_table() -> None:
     features = {"pruning": 0.1, "halves": 0.2, "probe": 0.3, "revival": 0.4}
-    patched = table(**{"fine-tuned": 0.8, "reference": 0.2})
+    patched = table(**{"taught nothing": 0.1, "fine-tuned": 0.25})
     found = read_rivals(patched, features)
     assert found == pytest.approx({"uds": 0.75, "cka": 0.7, "lens": 0.5, "probe": 0.3, "revival": 0.4})
     assert math.isnan(read_rivals(table(), features)["uds"])

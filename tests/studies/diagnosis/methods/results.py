@@ -15,7 +15,7 @@ from ftmech_hf.statistics.intervals import Share, share_interval
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL
 from ftmech_hf.studies.diagnosis.evidence import Revivals
 from ftmech_hf.studies.diagnosis.methods.behaviour import BehaviourMethodResult, Example, TokenShare
-from ftmech_hf.studies.diagnosis.methods.patching import BACK, FORTH, Cuts, PatchingMethodResult, Way
+from ftmech_hf.studies.diagnosis.methods.patching import BACK, FORTH, Cuts, PatchingMethodResult, Way, measure_depths
 from ftmech_hf.studies.diagnosis.methods.probing import EMBEDDINGS, Places, ProbingMethodResult, Reading
 from ftmech_hf.studies.diagnosis.methods.pruning import PruningMethodResult
 from ftmech_hf.studies.diagnosis.methods.revival import RevivalMethodResult
@@ -31,6 +31,11 @@ def share(right: int, number: int = NUMBER) -> Share:
 def first_right(right: int, number: int = NUMBER) -> NDArray[np.bool_]:
     """The first so many rows are right."""
     return np.arange(number) < right
+
+
+def log_probability(right: int) -> NDArray[np.float32]:
+    """Of answers: -1 of the first so many rows, -2 of the rest."""
+    return np.where(first_right(right), -1.0, -2.0).astype(np.float32)
 
 
 EXAMPLE = Example("1+1=", "2", "2", "3", True, False, 5)
@@ -76,17 +81,19 @@ def patched(*right: int) -> PatchingResult:
         {place: first_right(number) for place, number in zip(places, right, strict=True)},
         {place: first_right(number // 5, 8) for place, number in zip(places, right, strict=True)} if whole else {},
         first_right(5),
+        {place: log_probability(number) for place, number in zip(places, right, strict=True)},
+        log_probability(NUMBER),
     )
 
 
 def patching(late: int | None = 0, early: int | None = 1) -> PatchingMethodResult:
+    found = {
+        BACK: patched(36, 35, 8, 20, 12, 10), FORTH: patched(33, 34, 30, 31, 29, 28),
+        Way(NULL, BASE): patched(3, 2), Way(BASE, NULL): patched(1, 6),
+    }  # fmt: skip
     return PatchingMethodResult(
-        found={
-            BACK: patched(36, 35, 8, 20, 12, 10), FORTH: patched(33, 34, 30, 31, 29, 28),
-            Way(NULL, BASE): patched(3, 2), Way(BASE, NULL): patched(1, 6),
-        },
-        num_blocks=3, cuts=Cuts(late, early),
-    )  # fmt: skip
+        found=found, num_blocks=3, cuts=Cuts(late, early), depths=measure_depths(found, [FINETUNED], seed=0)
+    )
 
 
 def sweep(*right: int, other: bool = False) -> SweepResult:

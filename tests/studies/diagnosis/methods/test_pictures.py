@@ -229,10 +229,15 @@ def test_what_is_said_below_the_pictures_is_prose_with_the_right_numbers() -> No
     low = part["alone"]._replace(high=0.2)  # below what the part brings back
     best = {**part, "site": "mlp_act", "alone": low, "other_row": low}
     clear = f"enough. O{shown[1:].replace('attention of', 'MLP of')}{accuracy}; without it"
-    assert clear in said(explain_patching, {"best_part": best})
+    assert clear in said(explain_patching, {**found, "best_part": best})
     for worse in ("alone", "other_row"):
         not_clear = {**best, worse: low._replace(high=part["accuracy"].low)}
-        assert "No attention or MLP alone is: of 4" in said(explain_patching, {"best_part": not_clear})
+        assert "No attention or MLP alone is: of 4" in said(explain_patching, {**found, "best_part": not_clear})
+    (depth,) = found["unlearning_depth"].values()
+    numbers = f"{depth['value']:.2f} ({depth['low']:.2f} to {depth['high']:.2f})"
+    assert f"to 1, as much as with the reference's: fine-tuned {numbers}." in said(explain_patching, found)
+    unknown = {"fine-tuned": dict.fromkeys(("value", "low", "high"))}
+    assert "so that there is no unlearning depth." in said(explain_patching, {**found, "unlearning_depth": unknown})
 
     assert "How many, 2, was chosen on other questions than those shown." in said(explain_pruning, {"best_k": 2})
     steps = {"revival": {"steps": [1, 2, 3]}}

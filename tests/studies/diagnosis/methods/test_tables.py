@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ftmech_hf.statistics.intervals import Share, mean_over_draws, paired_difference
+import pytest
+
+from ftmech_hf.statistics.intervals import Share, mean_interval, mean_over_draws, paired_difference
 from ftmech_hf.studies.diagnosis.evidence import (
     BehaviourEvidence,
     HalvesEvidence,
@@ -16,6 +18,7 @@ from ftmech_hf.studies.diagnosis.evidence import (
 from ftmech_hf.studies.diagnosis.method import MethodResult
 from tests.studies.diagnosis.methods.results import (
     EXAMPLE,
+    NUMBER,
     TOKENS,
     behaviour,
     first_right,
@@ -118,6 +121,12 @@ def test_what_patches_bring_back() -> None:
             expected.append(line("patching", "same row", share(number), **cells, reference="reference" in way))
             if "reference" not in way:
                 expected.append(line("patching", "other row", share(number // 5, 8), **cells, reference=True))
+            likely = mean_interval([-1.0] * number + [-2.0] * (NUMBER - number))  # of which so many are right
+            expected.append(line("patching", "log-probability", likely, **cells, reference="reference" in way))
+    depth = result.depths["fine-tuned"].depth
+    assert depth.value == pytest.approx((7 + 6) / (37 + 38))  # of 40 rows so many fall by a nat, by layer
+    assert depth.low < depth.value < depth.high
+    expected.append(line("patching", "unlearning depth", depth, model="fine-tuned", questions="capability"))
     same(result, expected)
     assert result.evidence() == HalvesEvidence(
         late=share(36), late_null=share(1), early=share(34), early_null=share(2), late_blocks=2, early_blocks=2,

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from ftmech_hf.analysis.unlearning_depth import unlearning_depth
+
+BASE = [-0.5, -0.1, -0.3, -0.3]  # of four rows; -0.3 in the mean
+
+
+def shifted(*falls: float) -> dict[int, list[float]]:
+    """Layer -> log-probabilities that much lower than the base's."""
+    return {3 * layer: [each - fall for each in BASE] for layer, fall in enumerate(falls)}
+
+
+@pytest.mark.parametrize(
+    ("finetuned", "depth"),
+    [
+        ((0.0, 0.0), 0.0),
+        ((0.8, 0.4), 1.0),
+        ((0.8, 0.0), 2 / 3),  # the first layer holds twice as much
+        ((0.0, 0.4), 1 / 3),
+        ((0.4, 0.2), 0.5),
+        ((5.0, 5.0), 1.0),  # no more than the control's takes away
+        ((-1.0, 0.4), 1 / 3),  # what is better than the base has lost nothing
+    ],
+)  # fmt: skip
+def test_by_hand(finetuned: tuple[float, float], depth: float) -> None:
+    """The control takes 0.8 nats away after layer 0 and 0.4 after layer 3: weights are 2 to 1."""
+    found = unlearning_depth(BASE, shifted(0.8, 0.4), shifted(*finetuned))
+    assert found.depth == pytest.approx((depth, depth, depth))  # all rows fall alike: no doubt
+    assert found.control_falls == pytest.approx({0: 0.8, 3: 0.4})
+    assert found.falls == pytest.approx(dict(zip((0, 3), finetuned, strict=True)))
+    assert [row["layer"] for row in found.rows()] == [0, 3]
+
+
+def test_layers_where_the_control_takes_next_to_nothing_away_do_not_count() -> None:
+    found = unlearning_depth(BASE, shifted(0.8, 0.04), shifted(0.0, 9.0))
+    assert found.depth.value == 0
+    assert [row["counts"] for row in found.rows()] == [True, False]
+    nothing = unlearning_depth(BASE, shifted(0.03), shifted(9.0))
+    assert all(math.isnan(value) for value in nothing.depth)
+    assert nothing.summary() == {"value": None, "low": None, "high": None}
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says_and_narrows_with_rows() -> None:
+    """Falls of rows are drawn around 1 (control) and 0.3 (fine-tuned): the depth is 0.3."""
+    rng, inside, widths = np.random.default_rng(0), 0, []
+    for number in [50] * 100 + [400]:
+        base = np.zeros(number)
+        falls = {0: base - 1 - 0.5 * rng.standard_normal(number)}
+        finetuned = {0: base - 0.3 - 0.5 * rng.standard_normal(number)}
+        depth = unlearning_depth(base, falls, finetuned).depth
+        inside += depth.low <= 0.3 <= depth.high
+        widths.append(depth.high - depth.low)
+    assert 89 <= inside <= 100  # of 101
+    assert widths[-1] < 0.5 * np.mean(widths[:-1])
+
+
+def test_layers_and_rows_must_agree() -> None:
+    with pytest.raises(ValueError, match=r"finetuned: layers \[0\], expected those of control: \[0, 3\]"):
+        unlearning_depth(BASE, shifted(1, 1), shifted(1))
+    with pytest.raises(ValueError, match=r"finetuned: of shape \(1, 2\), expected \(layers, rows\): \(1, 4\)"):
+        unlearning_depth(BASE, shifted(1), {0: [0.0, 0.0]})

@@ -10,7 +10,7 @@ nothing to what the row asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations import find_layout, intervene
-from ftmech_hf.activations.interventions import Write
-from ftmech_hf.activations.proofs import run_settings
+from ftmech_hf.activations.patches import (
+    Place,
+    answers_under,
+    patched_logits,
+    places_of,
+    record_activations,
+)
 from ftmech_hf.statistics.intervals import share_interval
-
-Place = tuple[str, int]
-"""(site, layer)"""
 
 
 @dataclass(frozen=True)
@@ -84,69 +85,6 @@ class PatchingResult:
                 "unpatched": float(self.unpatched.mean())}  # fmt: skip
 
 
-def record_activations(model: PreTrainedModel, token_ids: Tensor, places: Iterable[Place]) -> dict[Place, Tensor]:
-    """Activations of one batch (B, T) at some places, at every position, detached: (B, T, D) or (B, T, N)."""
-    seen: dict[Place, Tensor] = {}
-
-    def keep(place: Place, value: Tensor) -> Tensor:
-        seen[place] = value.detach().clone()  # blocks may add to it in place
-        return value
-
-    writes = {place: lambda value, place=place: keep(place, value) for place in places}
-    with torch.no_grad(), intervene(model, writes):
-        model(token_ids.to(model.device), **run_settings(model, logits_to_keep=1))  # logits of all tokens are large
-    return seen
-
-
-def places_of(model: PreTrainedModel, sites: Sequence[str], layers: Sequence[int]) -> list[Place]:
-    """The sites in those of some layers that have them, site by site: hybrids have attention in some layers only.
-
-    Raises:
-        ValueError: a site that none of the layers has.
-    """
-    layout, found = find_layout(model), list[Place]()
-    for site in sites:
-        there = [layer for layer in layers if site not in layout.layers[layer].refused]
-        if not there:
-            layout.require(site, layers[0])
-        found += [(site, layer) for layer in there]
-    return found
-
-
-@torch.no_grad()
-def patched_logits(
-    receiver: PreTrainedModel, token_ids: Tensor, patch: Mapping[Place, Tensor | Write], *, number: int = 1
-) -> Tensor:
-    """Logits (B, K, V) of the last tokens of answers while the receiver computes with ``patch``.
-
-    Args:
-        receiver: which computes.
-        token_ids: whole rows (B, T).
-        patch: place -> what it computes with there, or what makes that of its own value.
-        number: K, how many tokens of each answer.
-    """
-    with intervene(receiver, patch):
-        # With a cache keys are copies that round differently on some processors.
-        ids = token_ids[:, :-2].to(receiver.device)
-        logits: Tensor = receiver(ids, logits_to_keep=number, use_cache=False).logits
-    return logits[:, -number:].float()
-
-
-def _answers(
-    receiver: PreTrainedModel, token_ids: Tensor, answer: Tensor, patch: Mapping[Place, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Of each answer, on the CPU: whether all its tokens are the most likely ones (B,), and its log-probability (B,).
-
-    ``answer`` (B, K) marks the tokens of answers among the last K.
-    """
-    number = answer.shape[1]
-    logits = patched_logits(receiver, token_ids, patch, number=number)
-    expected, counts = (each.to(logits.device) for each in (token_ids[:, -1 - number : -1], answer))
-    right = ((logits.argmax(-1) == expected) | ~counts).all(1)
-    each = logits.log_softmax(-1).gather(-1, expected[..., None])[..., 0]
-    return right.cpu(), each.masked_fill(~counts, 0.0).sum(1).cpu()
-
-
 def patch_each(
     donor: PreTrainedModel,
     receiver: PreTrainedModel,
@@ -185,17 +123,17 @@ def patch_each(
     asked = torch.ones_like(token_ids[:, -2:-1], dtype=torch.bool) if answer is None else answer[:, -1 - number : -1]
     for start in range(0, len(token_ids), batch_size):
         rows, tokens = token_ids[start : start + batch_size], asked[start : start + batch_size]
-        alone.append(_answers(receiver, rows, tokens, {}))
+        alone.append(answers_under(receiver, rows, tokens, {}))
         found = record_activations(donor, rows[:, :-2], places)
         for place in places:
-            now, log_probability = _answers(receiver, rows, tokens, {place: found[place]})
+            now, log_probability = answers_under(receiver, rows, tokens, {place: found[place]})
             right[place].append(now)
             likely[place].append(log_probability)
         few = max(0, min(len(rows), other_rows - start))
         if few:
             found = record_activations(donor, shifted[start : start + few, :-2], places)
             for place in places:
-                other[place].append(_answers(receiver, rows[:few], tokens[:few], {place: found[place]})[0])
+                other[place].append(answers_under(receiver, rows[:few], tokens[:few], {place: found[place]})[0])
     unpatched, unpatched_likely = (torch.cat(parts).numpy() for parts in zip(*alone, strict=True))
     return PatchingResult(
         {place: torch.cat(parts).numpy() for place, parts in right.items()},

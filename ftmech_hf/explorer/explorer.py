@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.activations import WRITABLE, TracedModel, find_layout
 from ftmech_hf.activations.calls import answer_position
-from ftmech_hf.analysis.patching import Place, record_activations
+from ftmech_hf.activations.patches import Place, record_activations
 from ftmech_hf.explorer.edits import BASE, EDITED, FINETUNED, REVERSED, Edit, EditedModel, FoundUnits, patch_of
 from ftmech_hf.explorer.reading import Probes, ReadingResult, next_tokens, read_model, whole_row
 from ftmech_hf.jobs.beside import torch_threads

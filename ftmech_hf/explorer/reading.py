@@ -14,8 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.activations import TracedModel, intervene
 from ftmech_hf.activations.calls import last_streams
+from ftmech_hf.activations.patches import Place, patched_logits
 from ftmech_hf.analysis.logit_lens import logit_lens
-from ftmech_hf.analysis.patching import Place, patched_logits
 from ftmech_hf.analysis.probing import LinearProbe
 from ftmech_hf.jobs.generation import continue_rows
 

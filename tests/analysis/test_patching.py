@@ -9,13 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import find_layout, model_blocks
-from ftmech_hf.analysis.patching import (
-    PatchingResult,
-    follows_other_row,
-    patch_each,
-    patched_logits,
-    record_activations,
-)
+from ftmech_hf.activations.patches import patched_logits, record_activations
+from ftmech_hf.analysis.patching import PatchingResult, follows_other_row, patch_each
 from ftmech_hf.models.presets import build_model, find_preset
 from ftmech_hf.training.evaluation import answer_logits
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ftmech_hf.activations import TracedModel, intervene
+from ftmech_hf.activations.patches import patched_logits, record_activations
 from ftmech_hf.analysis.logit_lens import logit_lens
-from ftmech_hf.analysis.patching import patched_logits, record_activations
 from ftmech_hf.explorer import explorer as asked
 from ftmech_hf.explorer.edits import Edit
 from ftmech_hf.explorer.explorer import Explorer, ExplorerConfig, first_difference

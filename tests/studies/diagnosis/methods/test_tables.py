@@ -137,7 +137,7 @@ def test_what_patches_bring_back() -> None:
     assert result.summary() == {"best_part": {
         "site": "attn_out", "layer": 1, "places": 4, "accuracy": share(10, 20), "alone": share(2, 20),
         "other_row": share(4, 8),
-    }, "cuts": (0, 1), "followed": None}  # fmt: skip
+    }, "cuts": (0, 1), "followed": None, "unlearning_depth": {"fine-tuned": depth._asdict()}}  # fmt: skip
 
 
 def test_what_is_left_after_pruning() -> None:

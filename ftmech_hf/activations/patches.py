@@ -1,0 +1,85 @@
+"""What one model has at named sites, and what another answers while it computes with that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ftmech_hf.activations.interventions import Write, intervene
+from ftmech_hf.activations.layout import find_layout
+from ftmech_hf.activations.proofs import run_settings
+
+Place = tuple[str, int]
+"""(site, layer)"""
+
+
+def record_activations(model: PreTrainedModel, token_ids: Tensor, places: Iterable[Place]) -> dict[Place, Tensor]:
+    """Activations of one batch (B, T) at some places, at every position, detached: (B, T, D) or (B, T, N)."""
+    seen: dict[Place, Tensor] = {}
+
+    def keep(place: Place, value: Tensor) -> Tensor:
+        seen[place] = value.detach().clone()  # blocks may add to it in place
+        return value
+
+    writes = {place: lambda value, place=place: keep(place, value) for place in places}
+    with torch.no_grad(), intervene(model, writes):
+        model(token_ids.to(model.device), **run_settings(model, logits_to_keep=1))  # logits of all tokens are large
+    return seen
+
+
+def places_of(model: PreTrainedModel, sites: Sequence[str], layers: Sequence[int]) -> list[Place]:
+    """The sites in those of some layers that have them, site by site: hybrids have attention in some layers only.
+
+    Raises:
+        ValueError: a site that none of the layers has.
+    """
+    layout, found = find_layout(model), list[Place]()
+    for site in sites:
+        there = [layer for layer in layers if site not in layout.layers[layer].refused]
+        if not there:
+            layout.require(site, layers[0])
+        found += [(site, layer) for layer in there]
+    return found
+
+
+@torch.no_grad()
+def patched_logits(
+    receiver: PreTrainedModel, token_ids: Tensor, patch: Mapping[Place, Tensor | Write], *, number: int = 1
+) -> Tensor:
+    """Logits (B, K, V) of the last tokens of answers while the receiver computes with ``patch``.
+
+    Args:
+        receiver: which computes.
+        token_ids: whole rows (B, T).
+        patch: place -> what it computes with there, or what makes that of its own value.
+        number: K, how many tokens of each answer.
+    """
+    with intervene(receiver, patch):
+        # With a cache keys are copies that round differently on some processors.
+        ids = token_ids[:, :-2].to(receiver.device)
+        logits: Tensor = receiver(ids, logits_to_keep=number, use_cache=False).logits
+    return logits[:, -number:].float()
+
+
+def answers_under(
+    receiver: PreTrainedModel, token_ids: Tensor, answer: Tensor, patch: Mapping[Place, Tensor | Write]
+) -> tuple[Tensor, Tensor]:
+    """Of each answer whether all its tokens are the most likely ones, bool (B,), and its log-probability (B,), nats.
+
+    Both are on the CPU.
+
+    Args:
+        receiver: which computes.
+        token_ids: whole rows (B, T), which end with the answer and one token more.
+        answer: which of the last K tokens before the end are the answer, bool (B, K).
+        patch: place -> what it computes with there, or what makes that of its own value.
+    """
+    number = answer.shape[1]
+    logits = patched_logits(receiver, token_ids, patch, number=number)
+    expected, counts = (each.to(logits.device) for each in (token_ids[:, -1 - number : -1], answer))
+    right = ((logits.argmax(-1) == expected) | ~counts).all(1)
+    each = logits.log_softmax(-1).gather(-1, expected[..., None])[..., 0]
+    return right.cpu(), each.masked_fill(~counts, 0.0).sum(1).cpu()

@@ -73,7 +73,7 @@ class CaseConfig:
         default=False,
         metadata={
             "unsaid": True,
-            "help": "also take back parts of the weight change, and find the smallest that helps",
+            "help": "also take back parts of the weight change and of what neurons compute, the smallest that helps",
         },
     )
     attacks: bool = field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ftmech_hf.studies.diagnosis.method import Method
+from ftmech_hf.studies.diagnosis.methods.attribution import ATTRIBUTION
 from ftmech_hf.studies.diagnosis.methods.behaviour import BEHAVIOUR
 from ftmech_hf.studies.diagnosis.methods.change import CHANGE
 from ftmech_hf.studies.diagnosis.methods.logit_lens import LOGIT_LENS
@@ -28,6 +29,7 @@ METHODS: dict[str, Method] = {
     "logit lens": LOGIT_LENS,
     "path": PATH,
     "change": CHANGE,
+    "attribution": ATTRIBUTION,
     "tampering": TAMPERING,
     "weights": WEIGHTS,
     "similarity": SIMILARITY,

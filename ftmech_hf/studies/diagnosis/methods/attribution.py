@@ -1,0 +1,165 @@
+"""Which neurons carry the change? The base's values of a few, in the fine-tuned model, beside as many by chance.
+
+They are ranked by one backward pass on validation rows and patched exactly on test rows. See
+:mod:`ftmech_hf.analysis.attribution`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ftmech_hf.activations.layout import find_layout
+from ftmech_hf.analysis.attribution import AttributionResult, PlacedUnit, attribute_patches, patch_units
+from ftmech_hf.report.charts import RANDOM, accuracy_axis, legend_below
+from ftmech_hf.statistics.intervals import Share, mean_over_draws
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, Case
+from ftmech_hf.studies.diagnosis.figures import KINDS, line, pick
+from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
+from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SITE = "mlp_act"
+NUMBERS = (0, 1, 3, 10, 30, 100, 300)
+"""Of neurons that get the base's values; and all that there are."""
+DRAWS = 3
+"""Random choices of as many neurons."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributionMethodResult(MethodResult):
+    """What a few neurons bring back.
+
+    Attributes:
+        estimated: effects of all neurons on validation rows; None if no layer has neurons that can be written.
+        right: number of neurons -> kind of question -> whether each test row is right with the base's values of the
+            strongest.
+        by_chance: number -> the same of the capability with neurons by chance, (draws, rows).
+        strongest: the neurons, the strongest first.
+    """
+
+    estimated: AttributionResult | None
+    right: Mapping[int, Mapping[str, NDArray[np.bool_]]]
+    by_chance: Mapping[int, NDArray[np.bool_]]
+    strongest: Sequence[PlacedUnit]
+
+    def rows(self) -> list[TableRow]:
+        """Accuracy against the number of neurons."""
+        ranked = [
+            row("attribution", "strongest neurons", *share_right(right), model=FINETUNED, questions=kind, x=number)
+            for number, kinds in self.right.items() for kind, right in kinds.items()
+        ]  # fmt: skip
+        return ranked + [
+            row("attribution", "neurons at random", *mean_over_draws(right), model=FINETUNED, questions="capability",
+                x=number, reference=True)
+            for number, right in self.by_chance.items()
+        ]  # fmt: skip
+
+    def summary(self) -> dict[str, Any]:
+        """The fewest neurons that bring back more than chance and than none, and what they bring back."""
+        first = self.fewest()
+        if first is None:
+            return {"neurons": None}
+        return {
+            "neurons": {
+                "number": first,
+                "accuracy": share_right(self.right[first]["capability"]),
+                "by_chance": mean_over_draws(self.by_chance[first]),
+                "alone": share_right(self.right[0]["capability"]),
+                "strongest": [unit._asdict() for unit in self.strongest[: min(first, 5)]],
+                "of": len(self.strongest),
+            }
+        }
+
+    def fewest(self) -> int | None:
+        """The fewest neurons whose accuracy is above both controls beyond the intervals; None if no number is."""
+
+        def beats(number: int, other: Share) -> bool:
+            return share_right(self.right[number]["capability"]).low > other.high
+
+        return next(
+            (
+                number for number in self.by_chance
+                if beats(number, mean_over_draws(self.by_chance[number]))
+                and beats(number, share_right(self.right[0]["capability"]))
+            ),
+            None,
+        )  # fmt: skip
+
+
+def measure_attribution(case: Case) -> AttributionMethodResult:
+    """Rank the neurons of the layers that are looked into, and give the fine-tuned model the base's values of some."""
+    base, finetuned = case.models[BASE], case.models[FINETUNED]
+    layers = [layer for layer in case.layers if layer in find_layout(finetuned).layers_of(SITE)]
+    if not layers:
+        return AttributionMethodResult(estimated=None, right={}, by_chance={}, strongest=[])
+    chosen_on = case.capability.validation[: case.config.patch_rows]
+    estimated = attribute_patches(
+        base, finetuned, chosen_on.token_ids, sites=[SITE], layers=layers, answer=chosen_on.answer
+    )
+    everything = sum(each.shape[1] for each in estimated.effects.values())
+    strongest = estimated.top_units(everything)
+    rng = np.random.default_rng([case.seed, 25])
+    right, by_chance = dict[int, dict[str, NDArray[np.bool_]]](), dict[int, NDArray[np.bool_]]()
+    for number in (*(each for each in NUMBERS if each < everything), everything):
+        right[number] = {kind: _right(case, kind, strongest[:number]) for kind in case.both}
+        if 0 < number < everything:
+            draws = [estimated.random_units(number, rng) for _ in range(DRAWS)]
+            by_chance[number] = np.array([_right(case, "capability", units) for units in draws])
+    return AttributionMethodResult(estimated=estimated, right=right, by_chance=by_chance, strongest=strongest)
+
+
+def _right(case: Case, kind: str, units: Sequence[PlacedUnit]) -> NDArray[np.bool_]:
+    """Whether any accepted answer to each test row is given with the base's values of some neurons."""
+    base, finetuned = case.models[BASE], case.models[FINETUNED]
+    answers = [
+        patch_units(base, finetuned, rows.token_ids, units, answer=rows.answer)[0]
+        for rows in case.few(kind).each_accepted()
+    ]
+    found: NDArray[np.bool_] = np.logical_or.reduce(answers)
+    return found
+
+
+def draw_attribution(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
+    """Accuracy against the number of neurons with the base's values."""
+    for kind, label, color in KINDS:
+        if len(each := pick(rows, quantity="strongest neurons", questions=kind)):
+            line(ax, each, "x", label, color)
+    chance = pick(rows, quantity="neurons at random")
+    if len(chance):
+        line(ax, chance, "x", "the capability, neurons at random", RANDOM, "--")
+    ax.set_xscale("symlog", linthresh=1)
+    ax.set_xlabel("neurons with the base's values")
+    accuracy_axis(ax)
+    legend_below(ax)
+
+
+def explain_attribution(summary: Summary) -> str:
+    """How many neurons bring how much back."""
+    found = summary["evidence"]["neurons"]
+    said = (
+        "Neurons are ranked on other questions by one backward pass (attribution patching); then the fine-tuned model "
+        "computes with the base's values of the strongest, and of as many by chance. "
+    )
+    if found is None:
+        return f"{said}However many they are, the strongest bring back no more than neurons by chance or none do."
+    places = ", ".join(f"{each['unit']} of block {each['layer']}" for each in found["strongest"])
+    accuracy, chance, alone = (found[name]["value"] for name in ("accuracy", "by_chance", "alone"))
+    number = found["number"]
+    return (
+        f"{said}{number} of {found['of']} neuron{'s' if number > 1 else ''} bring{'' if number > 1 else 's'} accuracy "
+        f"from {alone:.0%} to {accuracy:.0%}, by chance to {chance:.0%}; the first: {places}."
+    )
+
+
+ATTRIBUTION = Method(
+    measure=measure_attribution, title="Which neurons carry the change", pictures=(draw_attribution,),
+    explain=explain_attribution, asked_by="edits",
+)  # fmt: skip

@@ -8,6 +8,7 @@ patched exactly afterwards, together with as many units by chance.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -129,11 +130,11 @@ def _gradients(
         return value
 
     def enter(stream: Tensor) -> Tensor:
-        return stream.detach().requires_grad_()  # the weights may be frozen, and their gradients are not wanted
+        entered = stream.detach().requires_grad_()  # the weights may be frozen, and their gradients are not wanted
+        return keep(("resid_pre", 0), entered)
 
-    writes: dict[Place, Write] = {place: lambda value, place=place: keep(place, value) for place in places}
-    first = writes.pop(("resid_pre", 0), lambda value: value)
-    writes["resid_pre", 0] = lambda value: first(enter(value))
+    writes: dict[Place, Write] = {place: functools.partial(keep, place) for place in places}
+    writes["resid_pre", 0] = enter
     number = int(answer.sum(1).max())
     with intervene(model, writes), torch.enable_grad():
         ids = token_ids[:, :-2].to(model.device)
@@ -161,10 +162,7 @@ def write_units(found: dict[Place, Tensor], units: Iterable[PlacedUnit]) -> dict
         patched[..., chosen] = found[place][..., chosen].to(value)
         return patched
 
-    return {
-        place: lambda value, place=place, chosen=chosen: write(place, chosen, value)
-        for place, chosen in by_place.items()
-    }
+    return {place: functools.partial(write, place, chosen) for place, chosen in by_place.items()}
 
 
 @torch.no_grad()

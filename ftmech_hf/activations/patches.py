@@ -30,7 +30,7 @@ def record_activations(model: PreTrainedModel, token_ids: Tensor, places: Iterab
     return seen
 
 
-def places_of(model: PreTrainedModel, sites: Sequence[str], layers: Sequence[int]) -> list[Place]:
+def places_with(model: PreTrainedModel, sites: Sequence[str], layers: Sequence[int]) -> list[Place]:
     """The sites in those of some layers that have them, site by site: hybrids have attention in some layers only.
 
     Raises:

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations import intervene
 from ftmech_hf.activations.interventions import Write
-from ftmech_hf.activations.patches import Place, answers_under, record_activations
+from ftmech_hf.activations.patches import Place, answers_under, places_with, record_activations
 
 
 class PlacedUnit(NamedTuple):
@@ -94,12 +94,15 @@ def attribute_patches(
         donor: whose activations would be written; of the receiver's shape.
         receiver: which would compute with them; its weights need no gradients.
         token_ids: whole rows (B, T), which end with the answer and one token more.
-        sites: some of :data:`ftmech_hf.activations.WRITABLE`.
+        sites: some of :data:`ftmech_hf.activations.WRITABLE`; in a hybrid, one counts in those layers that have it.
         layers: which layers.
         answer: which tokens are the answer, bool (B, T), the last ones but the end; the last but one if not given.
         batch_size: rows of one backward pass.
+
+    Raises:
+        ValueError: a site that none of the layers has.
     """
-    places = [(site, layer) for site in sites for layer in layers]
+    places = places_with(receiver, sites, layers)
     answer = last_token_but_one(token_ids) if answer is None else answer
     found: dict[Place, list[Tensor]] = {place: [] for place in places}
     for rows, tokens in zip(token_ids.split(batch_size), answer.split(batch_size), strict=True):

@@ -24,7 +24,7 @@ from ftmech_hf.activations.patches import (
     Place,
     answers_under,
     patched_logits,
-    places_of,
+    places_with,
     record_activations,
 )
 from ftmech_hf.statistics.intervals import share_interval
@@ -113,7 +113,7 @@ def patch_each(
     Raises:
         ValueError: a site that none of the layers has.
     """
-    places = places_of(receiver, sites, layers)
+    places = places_with(receiver, sites, layers)
     right: dict[Place, list[Tensor]] = {place: [] for place in places}
     other: dict[Place, list[Tensor]] = {place: [] for place in places}
     likely: dict[Place, list[Tensor]] = {place: [] for place in places}

@@ -17,6 +17,7 @@ from ftmech_hf.studies.diagnosis.methods.sensitivity import SENSITIVITY
 from ftmech_hf.studies.diagnosis.methods.separation import SEPARATION
 from ftmech_hf.studies.diagnosis.methods.similarity import SIMILARITY
 from ftmech_hf.studies.diagnosis.methods.tampering import TAMPERING
+from ftmech_hf.studies.diagnosis.methods.unlearning import UNLEARNING
 from ftmech_hf.studies.diagnosis.methods.weights import WEIGHTS
 
 METHODS: dict[str, Method] = {
@@ -26,6 +27,7 @@ METHODS: dict[str, Method] = {
     "revival": REVIVAL,
     "probing": PROBING,
     "patching": PATCHING,
+    "unlearning": UNLEARNING,
     "logit lens": LOGIT_LENS,
     "path": PATH,
     "change": CHANGE,

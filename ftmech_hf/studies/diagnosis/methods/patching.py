@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from ftmech_hf.analysis.patching import PatchingResult, follows_other_row, patch_each
-from ftmech_hf.analysis.unlearning_depth import UnlearningDepthResult, unlearning_depth
 from ftmech_hf.jobs.answer_scores import gives_answer
 from ftmech_hf.report.charts import BASE as BASE_COLOR
 from ftmech_hf.report.charts import CONTROL, accuracy_axis, legend_below
 from ftmech_hf.report.charts import FINETUNED as FINETUNED_COLOR
 from ftmech_hf.statistics.intervals import Share, mean_interval
-from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, is_reference
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case
 from ftmech_hf.studies.diagnosis.evidence import HalvesEvidence
 from ftmech_hf.studies.diagnosis.figures import DOTTED, OTHER, layer_axis, line, null_model_lines, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
@@ -94,16 +93,14 @@ class PatchingMethodResult(MethodResult):
         found: the result of every way.
         num_blocks: of the models.
         cuts: where halves meet.
-        depths: model whose stream the base computes with -> how deeply it has unlearned the capability.
     """
 
     found: Mapping[Way, PatchingResult]
     num_blocks: int
     cuts: Cuts
-    depths: Mapping[str, UnlearningDepthResult]
 
     def rows(self) -> list[TableRow]:
-        """Accuracy and log-probability of answers under every patch, and how deeply models have unlearned."""
+        """Accuracy and log-probability of answers under every patch."""
         patched = [
             row("patching", each["patch"], each["value"], each["low"], each["high"], model=str(way),
                 questions=way.kind, site=each["site"], layer=each["layer"],
@@ -115,12 +112,7 @@ class PatchingMethodResult(MethodResult):
                 site=site, layer=layer, reference={way.donor, way.receiver} != {BASE, FINETUNED})
             for way, result in self.found.items() for (site, layer), values in result.log_probability.items()
         ]  # fmt: skip
-        depths = [
-            row("patching", "unlearning depth", *each.depth, model=name, questions="capability",
-                reference=is_reference(name))
-            for name, each in self.depths.items()
-        ]  # fmt: skip
-        return [*patched, *likely, *depths]
+        return [*patched, *likely]
 
     def evidence(self) -> HalvesEvidence:
         """What two halves answer together, of the fine-tuned model and of the reference."""
@@ -137,11 +129,9 @@ class PatchingMethodResult(MethodResult):
         return None if cut is None else share_right(self.found[way].right["resid_post", cut])
 
     def summary(self) -> dict[str, Any]:
-        """The best part, where halves meet, what was exchanged to find that, and how deep the unlearning is."""
+        """The best part, where halves meet, and what was exchanged to find that."""
         late, early, followed = self.cuts
-        depths = {name: each.summary() for name, each in self.depths.items()}
-        return {"best_part": self.best_part()._asdict(), "cuts": (late, early), "followed": followed,
-                "unlearning_depth": depths}  # fmt: skip
+        return {"best_part": self.best_part()._asdict(), "cuts": (late, early), "followed": followed}
 
     def best_part(self) -> BestPart:
         """Which attention or MLP alone brings most back."""
@@ -175,23 +165,7 @@ def measure_patching(case: Case, probing: ProbingMethodResult) -> PatchingMethod
         **{way: patched(way, list(SITES), OTHER_ROWS) for way in (BACK, FORTH)},
         **{way: patched(way, ["resid_post"], 0) for way in streams},
     }
-    return PatchingMethodResult(
-        found=found, num_blocks=case.num_layers, cuts=choose_cuts(case, probing),
-        depths=measure_depths(found, [FINETUNED, *case.null_models], seed=case.seed),
-    )  # fmt: skip
-
-
-def measure_depths(
-    found: Mapping[Way, PatchingResult], models: Sequence[str], *, seed: int
-) -> dict[str, UnlearningDepthResult]:
-    """How deeply models have unlearned the capability, beside the reference, which does not have it."""
-    falls = {
-        name: {layer: values for (site, layer), values in found[Way(name, BASE)].log_probability.items()
-               if site == "resid_post"}
-        for name in (NULL, *models)
-    }  # fmt: skip
-    base = found[Way(NULL, BASE)].unpatched_log_probability
-    return {name: unlearning_depth(base, falls[NULL], falls[name], seed=seed) for name in models}
+    return PatchingMethodResult(found=found, num_blocks=case.num_layers, cuts=choose_cuts(case, probing))
 
 
 def choose_cuts(case: Case, probing: ProbingMethodResult) -> Cuts:
@@ -263,21 +237,7 @@ def explain_patching(summary: Summary) -> str:
         f"undoing the change there is enough. {_best_part_text(summary['evidence']['best_part'])} In the second it is "
         "the other way round: where the line of the whole stream is high, the first blocks still do their part. "
         "Dashed: activations of another question; where that is as high, the place does not matter. Dotted: the "
-        f"reference in the place of the fine-tuned model. {_depths_text(summary['evidence']['unlearning_depth'])}"
-    )
-
-
-def _depths_text(depths: dict[str, dict[str, float | None]]) -> str:
-    """How deep the unlearning is, and that of models that were taught nothing."""
-    said = "; ".join(
-        f"{name} {each['value']:.2f} ({each['low']:.2f} to {each['high']:.2f})"
-        for name, each in depths.items() if each["value"] is not None
-    )  # fmt: skip
-    if not said:
-        return "With the reference's stream the base loses nothing, so that there is no unlearning depth."
-    return (
-        "Unlearning depth (Lee et al., arXiv 2605.24614) says how much of the base's log-probability is lost with "
-        f"another model's stream, from 0, nothing, to 1, as much as with the reference's: {said}."
+        "reference in the place of the fine-tuned model."
     )
 
 

@@ -15,7 +15,7 @@ from ftmech_hf.statistics.intervals import Share, share_interval
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL
 from ftmech_hf.studies.diagnosis.evidence import Revivals
 from ftmech_hf.studies.diagnosis.methods.behaviour import BehaviourMethodResult, Example, TokenShare
-from ftmech_hf.studies.diagnosis.methods.patching import BACK, FORTH, Cuts, PatchingMethodResult, Way, measure_depths
+from ftmech_hf.studies.diagnosis.methods.patching import BACK, FORTH, Cuts, PatchingMethodResult, Way
 from ftmech_hf.studies.diagnosis.methods.probing import EMBEDDINGS, Places, ProbingMethodResult, Reading
 from ftmech_hf.studies.diagnosis.methods.pruning import PruningMethodResult
 from ftmech_hf.studies.diagnosis.methods.revival import RevivalMethodResult
@@ -91,9 +91,7 @@ def patching(late: int | None = 0, early: int | None = 1) -> PatchingMethodResul
         BACK: patched(36, 35, 8, 20, 12, 10), FORTH: patched(33, 34, 30, 31, 29, 28),
         Way(NULL, BASE): patched(3, 2), Way(BASE, NULL): patched(1, 6),
     }  # fmt: skip
-    return PatchingMethodResult(
-        found=found, num_blocks=3, cuts=Cuts(late, early), depths=measure_depths(found, [FINETUNED], seed=0)
-    )
+    return PatchingMethodResult(found=found, num_blocks=3, cuts=Cuts(late, early))
 
 
 def sweep(*right: int, other: bool = False) -> SweepResult:

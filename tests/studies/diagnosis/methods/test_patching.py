@@ -4,15 +4,14 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from numpy.typing import NDArray
 
-from ftmech_hf.analysis.patching import PatchingResult, patch_each
+from ftmech_hf.analysis.patching import patch_each
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case
-from ftmech_hf.studies.diagnosis.methods.patching import BACK, FORTH, Way, measure_depths, measure_patching
+from ftmech_hf.studies.diagnosis.methods.patching import BACK, measure_patching
 from ftmech_hf.studies.diagnosis.methods.probing import Places, ProbingMethodResult
 from ftmech_hf.tasks.text.tokens import Whole
 from tests.conftest import make_llama
@@ -70,33 +69,6 @@ def test_the_best_part_is_chosen_on_other_rows_than_it_is_reported_on() -> None:
     assert part["alone"] == share_interval(int(rest.sum()), len(rest))
     other = found.other_row[chosen]
     assert part["other_row"] == share_interval(int(other.sum()), len(other))
-
-
-def test_the_depth_of_a_wrapper_lies_between_a_copy_and_the_control() -> None:
-    """Of the stream's places alone: what a copy of the base has lost is nothing, the reference all."""
-    case = make_case(make_wrapped("llama"), patch_rows=60)
-    places = Places(0, (NULL, 0), 0, 0)
-    probing = ProbingMethodResult(readings={}, places=places, answers_seen=1, rows_per_answer=9)
-    found = measure_patching(case, probing)
-    streams = found.found[FORTH].log_probability
-    control = found.found[Way(NULL, BASE)].log_probability
-    base = found.found[FORTH].unpatched_log_probability
-    falls = [(float((base - control["resid_post", layer]).mean()), float((base - streams["resid_post", layer]).mean()))
-             for layer in case.layers]  # fmt: skip
-    counted = [(fall, min(max(own / fall, 0), 1)) for fall, own in falls if fall > 0.05]
-    expected = sum(fall * share for fall, share in counted) / sum(fall for fall, _ in counted)
-    assert found.depths[FINETUNED].depth.value == pytest.approx(expected, abs=1e-6)
-    assert 0.05 < expected < 0.95
-    depths = {name: each.depth.value for name, each in found.depths.items()}
-    copy = {**found.found, FORTH: found.found[BACK], Way("copy", BASE): PatchingResult(
-        {}, {}, found.found[FORTH].unpatched, dict.fromkeys(streams, base), base)}  # fmt: skip
-    assert measure_depths(copy, ["copy", NULL], seed=0)["copy"].depth == (0, 0, 0)
-    assert measure_depths(copy, ["copy", NULL], seed=0)[NULL].depth == (1, 1, 1)
-    assert set(depths) == {FINETUNED, *case.null_models}
-    table, facts = found_by(found)
-    own = [each for each in table if each["quantity"] == "unlearning depth" and not each["reference"]]
-    assert [(each["model"], each["value"]) for each in own] == [(FINETUNED, depths[FINETUNED])]
-    assert facts["unlearning_depth"][FINETUNED]["value"] == depths[FINETUNED]
 
 
 def test_every_accepted_answer_is_right_under_a_patch() -> None:

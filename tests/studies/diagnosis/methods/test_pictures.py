@@ -21,6 +21,7 @@ from ftmech_hf.studies.diagnosis.methods.patching import draw_patching_back, dra
 from ftmech_hf.studies.diagnosis.methods.probing import draw_probing, explain_probing
 from ftmech_hf.studies.diagnosis.methods.pruning import draw_pruning, explain_pruning
 from ftmech_hf.studies.diagnosis.methods.revival import draw_revival, explain_revival
+from ftmech_hf.studies.diagnosis.methods.unlearning import explain_unlearning
 from tests.studies.diagnosis.methods.results import behaviour, patching, probing, pruning, revival, share
 
 GREY, ORANGE, BLUE, PALE = "#4b5563", "#c2410c", "#1971c2", "#808896"
@@ -233,11 +234,11 @@ def test_what_is_said_below_the_pictures_is_prose_with_the_right_numbers() -> No
     for worse in ("alone", "other_row"):
         not_clear = {**best, worse: low._replace(high=part["accuracy"].low)}
         assert "No attention or MLP alone is: of 4" in said(explain_patching, {**found, "best_part": not_clear})
-    (depth,) = found["unlearning_depth"].values()
-    numbers = f"{depth['value']:.2f} ({depth['low']:.2f} to {depth['high']:.2f})"
-    assert f"to 1, as much as with the reference's: fine-tuned {numbers}." in said(explain_patching, found)
-    unknown = {"fine-tuned": dict.fromkeys(("value", "low", "high"))}
-    assert "so that there is no unlearning depth." in said(explain_patching, {**found, "unlearning_depth": unknown})
+    depth = {"value": 0.17, "low": 0.07, "high": 0.3}
+    found = {"unlearning_depth": {"fine-tuned": depth, "taught nothing": dict.fromkeys(depth)}}
+    assert "1 where nothing is: fine-tuned 0.17 (0.07 to 0.30)." in said(explain_unlearning, found)
+    found = {"unlearning_depth": {"fine-tuned": dict.fromkeys(depth)}}
+    assert "so that there is no unlearning depth." in said(explain_unlearning, found)
 
     assert "How many, 2, was chosen on other questions than those shown." in said(explain_pruning, {"best_k": 2})
     steps = {"revival": {"steps": [1, 2, 3]}}

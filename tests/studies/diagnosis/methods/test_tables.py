@@ -16,6 +16,7 @@ from ftmech_hf.studies.diagnosis.evidence import (
     RevivalEvidence,
 )
 from ftmech_hf.studies.diagnosis.method import MethodResult
+from ftmech_hf.studies.diagnosis.methods.unlearning import UnlearningMethodResult, measure_depths
 from tests.studies.diagnosis.methods.results import (
     EXAMPLE,
     NUMBER,
@@ -123,10 +124,6 @@ def test_what_patches_bring_back() -> None:
                 expected.append(line("patching", "other row", share(number // 5, 8), **cells, reference=True))
             likely = mean_interval([-1.0] * number + [-2.0] * (NUMBER - number))  # of which so many are right
             expected.append(line("patching", "log-probability", likely, **cells, reference="reference" in way))
-    depth = result.depths["fine-tuned"].depth
-    assert depth.value == pytest.approx((7 + 6) / (37 + 38))  # of 40 rows so many fall by a nat, by layer
-    assert depth.low < depth.value < depth.high
-    expected.append(line("patching", "unlearning depth", depth, model="fine-tuned", questions="capability"))
     same(result, expected)
     assert result.evidence() == HalvesEvidence(
         late=share(36), late_null=share(1), early=share(34), early_null=share(2), late_blocks=2, early_blocks=2,
@@ -137,7 +134,23 @@ def test_what_patches_bring_back() -> None:
     assert result.summary() == {"best_part": {
         "site": "attn_out", "layer": 1, "places": 4, "accuracy": share(10, 20), "alone": share(2, 20),
         "other_row": share(4, 8),
-    }, "cuts": (0, 1), "followed": None, "unlearning_depth": {"fine-tuned": depth._asdict()}}  # fmt: skip
+    }, "cuts": (0, 1), "followed": None}  # fmt: skip
+
+
+def test_how_deeply_it_is_unlearned() -> None:
+    """Of 40 rows 33 and 34 keep their nat with the fine-tuned model's stream, 3 and 2 with the reference's."""
+    result = UnlearningMethodResult(depths=measure_depths(patching().found, ["fine-tuned"], seed=0))
+    depth = result.depths["fine-tuned"].depth
+    assert depth.value == pytest.approx((7 + 6) / (37 + 38))
+    assert depth.low < depth.value < depth.high
+    cells: dict[str, Any] = {"questions": "capability"}
+    same(result, [line("unlearning", "unlearning depth", depth, model="fine-tuned", **cells)] + [
+        line("unlearning", "fall of log-probability", fall / 40, model=model, layer=layer, **cells,
+             reference=model == "reference")
+        for model, falls in {"fine-tuned": (7, 6), "reference": (37, 38)}.items() for layer, fall in enumerate(falls)
+    ])  # fmt: skip
+    assert result.summary() == {"unlearning_depth": {"fine-tuned": depth._asdict()}}
+    assert result.evidence() is None
 
 
 def test_what_is_left_after_pruning() -> None:

@@ -118,7 +118,7 @@ def test_a_wrapper_of_a_llama_is_called_one_and_every_instrument_has_its_referen
         "analysis", "quantity", "model", "questions", "site", "layer", "x", "value", "low", "high", "reference",
     }  # fmt: skip
     by_analysis = table.groupby("analysis")["reference"]
-    assert len(by_analysis) == 11
+    assert len(by_analysis) == 12
     assert by_analysis.any().all()
     assert not by_analysis.all().any()
     assert found.revival is not None
@@ -129,8 +129,11 @@ def test_a_wrapper_of_a_llama_is_called_one_and_every_instrument_has_its_referen
     with_it = table[table["model"].str.contains(SELF_DISTILLED) | (table["quantity"] == f"base, {SELF_DISTILLED}")]
     assert set(with_it["analysis"]) == {
         "behaviour", "patching", "path", "weights", "logit lens", "similarity", "separation", "sensitivity",
+        "unlearning",
     }  # fmt: skip
     assert table["value"].notna().all()
+    depths = table[table["quantity"] == "unlearning depth"].set_index("model")["value"]
+    assert depths[SELF_DISTILLED] < 0.1 < depths[FINETUNED]
 
 
 def test_what_teaches_nothing_looks_like_nothing_and_another_seed_like_another_model() -> None:

@@ -5,6 +5,7 @@ See :mod:`ftmech_hf.analysis.unlearning_depth`; the patches are those of :mod:`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ class UnlearningMethodResult(MethodResult):
         table = [
             row("unlearning", "unlearning depth", *each.depth, model=name, questions="capability",
                 reference=is_reference(name))
-            for name, each in self.depths.items()
+            for name, each in self.depths.items() if not math.isnan(each.depth.value)
         ]  # fmt: skip
         falls = {NULL: self.depths[FINETUNED].control_falls, **{name: each.falls for name, each in self.depths.items()}}
         return table + [

@@ -270,6 +270,6 @@ def test_what_is_left_out_takes_with_it_what_needs_it() -> None:
     assert of() == []
     assert of("weights") == ["weights"]
     assert of("revival") == ["revival", "path"]
-    assert of("probing", "null models") == ["null models", "probing", "patching"]
+    assert of("probing", "null models") == ["null models", "probing", "patching", "unlearning"]
     with pytest.raises(ValueError, match="leave_out: behaviour, expected some of null_models, pruning, revival"):
         DiagnoseConfig(leave_out=["behaviour"])

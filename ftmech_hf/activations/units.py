@@ -96,6 +96,10 @@ class UnitGroup(NamedTuple):
         """Indices along :attr:`axis` (or into the flat weight) of the slices of some units, (num, size)."""
         return units[:, None] * self.size + torch.arange(self.size, device=units.device)
 
+    def matrix(self, group: str) -> str:
+        """The name of the parameter that a group's matrix is; the group's own if it is an expert's, a part of one."""
+        return f"{group}.{self.parameter}" if self.expert is None else group
+
     def name(self, group: str, unit: int) -> str:
         """What to call a unit: ``GROUP[number]``, or ``GROUP[row, column]`` of a weight as it is stored."""
         if self.side == "entry":

@@ -33,12 +33,14 @@ _PREFIX = "base_model.model."
 def quiet_peft() -> Iterator[None]:
     """Without warnings that users cannot help.
 
-    That peft 0.21 calls by a name which transformers 5 has deprecated, and that it finds no config where an adapter's
-    base is itself an adapter, whose vocabulary is never changed here.
+    That peft 0.21 calls by a name which transformers 5 has deprecated, that it finds no config where an adapter's base
+    is itself an adapter, whose vocabulary is never changed here, and that ranks which it sets for experts by itself are
+    of no use where an adapter is not put on experts.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Could not find a config file in", UserWarning)
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys did not match", RuntimeWarning)
         yield
 
 

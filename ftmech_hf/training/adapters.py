@@ -59,6 +59,12 @@ class AdapterConfig:
             raise ValueError(f"lora_dropout: {self.lora_dropout}, expected 0 or more and less than 1")
 
 
+MAMBA_KINDS = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
+"""Architectures whose kernels read some matrices past any adapter, so that peft 0.21 puts none on them."""
+NOT_OF_MAMBA = ("conv1d", "out_proj")
+"""Those matrices; of such models no adapter is put on them unless they are named, which is refused."""
+
+
 def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, base: str, seed: int) -> Any:
     """Freeze what is not trained; with an adapter that is the model, on which it is put.
 
@@ -93,7 +99,8 @@ def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, base: str, see
     for name in config.lora_targets:
         if name not in matrices:
             raise ValueError(f"lora_targets: the model has no {name!r}, expected some of {', '.join(sorted(matrices))}")
-    targets = config.lora_targets or sorted(matrices)
+    refused = NOT_OF_MAMBA if getattr(model.config, "model_type", "") in MAMBA_KINDS else ()
+    targets = config.lora_targets or sorted(set(matrices) - set(refused))
     transposed = any(isinstance(matrices[name], Conv1D) for name in targets)
     if transposed and config.adapter == "osf":
         raise ValueError("adapter: osf works on linear layers, and this model has Conv1D ones (GPT-2); a Llama has not")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
+from ftmech_hf.activations import find_layout
 from ftmech_hf.analysis.patching import PatchingResult, follows_other_row, patch_each
 from ftmech_hf.jobs.answer_scores import gives_answer
 from ftmech_hf.report.charts import BASE as BASE_COLOR
@@ -33,6 +34,8 @@ SITES = {
     "resid_post": ("whole stream", BASE_COLOR), "attn_out": ("attention", FINETUNED_COLOR), "mlp_act": ("MLP", OTHER),
 }  # fmt: skip
 """What is patched, what a legend calls it, and its color."""
+PARTS = {"attn_out": "attention", "mlp_act": "MLP"}
+"""Site -> the part of a block that alone is exchanged there."""
 OTHER_ROWS = 64
 """Rows that are patched with another question's activations as well."""
 
@@ -93,11 +96,13 @@ class PatchingMethodResult(MethodResult):
         found: the result of every way.
         num_blocks: of the models.
         cuts: where halves meet.
+        missing: what cannot be exchanged in this architecture -> why.
     """
 
     found: Mapping[Way, PatchingResult]
     num_blocks: int
     cuts: Cuts
+    missing: Mapping[str, str] = field(default_factory=dict)
 
     def rows(self) -> list[TableRow]:
         """Accuracy and log-probability of answers under every patch."""
@@ -131,12 +136,16 @@ class PatchingMethodResult(MethodResult):
     def summary(self) -> dict[str, Any]:
         """The best part, where halves meet, and what was exchanged to find that."""
         late, early, followed = self.cuts
-        return {"best_part": self.best_part()._asdict(), "cuts": (late, early), "followed": followed}
+        best = self.best_part()
+        part = None if best is None else best._asdict()
+        return {"best_part": part, "cuts": (late, early), "followed": followed, "not_exchanged": dict(self.missing)}
 
-    def best_part(self) -> BestPart:
-        """Which attention or MLP alone brings most back."""
+    def best_part(self) -> BestPart | None:
+        """Which attention or MLP alone brings most back; None where none can be exchanged by itself."""
         back = self.found[BACK]
         places = [place for place in back.right if place[0] != "resid_post"]
+        if not places:
+            return None
         site, layer = max(places, key=lambda place: back.right[place][::2].mean())
         return BestPart(
             site, layer, len(places), share_right(back.right[site, layer][1::2]), share_right(back.unpatched[1::2]),
@@ -147,8 +156,12 @@ class PatchingMethodResult(MethodResult):
 def measure_patching(case: Case, probing: ProbingMethodResult) -> PatchingMethodResult:
     """Patch the base and the fine-tuned model both ways; reference and null models in their stream alone.
 
-    Where two halves meet is chosen by what probes read in the base, or by :func:`cuts_by_exchange`.
+    Where two halves meet is chosen by what probes read in the base, or by :func:`cuts_by_exchange`. What none of the
+    layers has, as the MLP of a mixture of experts, is not exchanged.
     """
+    of_layers = [find_layout(case.models[BASE]).layers[layer].refused for layer in case.layers]
+    missing = {site: of_layers[0][site] for site in SITES if all(site in refused for refused in of_layers)}
+    sites = [site for site in SITES if site not in missing]
 
     def patched(way: Way, sites: Sequence[str], other_rows: int) -> PatchingResult:
         found = [
@@ -162,10 +175,11 @@ def measure_patching(case: Case, probing: ProbingMethodResult) -> PatchingMethod
 
     streams = [Way(BASE, NULL), Way(NULL, BASE), *(Way(name, BASE) for name in case.null_models)]
     found = {
-        **{way: patched(way, list(SITES), OTHER_ROWS) for way in (BACK, FORTH)},
+        **{way: patched(way, sites, OTHER_ROWS) for way in (BACK, FORTH)},
         **{way: patched(way, ["resid_post"], 0) for way in streams},
     }
-    return PatchingMethodResult(found=found, num_blocks=case.num_layers, cuts=choose_cuts(case, probing))
+    cuts = choose_cuts(case, probing)
+    return PatchingMethodResult(found=found, num_blocks=case.num_layers, cuts=cuts, missing=missing)
 
 
 def choose_cuts(case: Case, probing: ProbingMethodResult) -> Cuts:
@@ -234,16 +248,22 @@ def explain_patching(summary: Summary) -> str:
     """What is written where, and which part alone brings most back."""
     return (
         "One model computes with the other's activations at one place. In the first picture, where a line is high, "
-        f"undoing the change there is enough. {_best_part_text(summary['evidence']['best_part'])} In the second it is "
+        f"undoing the change there is enough. {_best_part_text(summary['evidence'])} In the second it is "
         "the other way round: where the line of the whole stream is high, the first blocks still do their part. "
         "Dashed: activations of another question; where that is as high, the place does not matter. Dotted: the "
         "reference in the place of the fine-tuned model."
     )
 
 
-def _best_part_text(part: dict[str, Any]) -> str:
+def _best_part_text(evidence: dict[str, Any]) -> str:
     """Which attention or MLP alone brings most back, beside what the model is right on without it."""
-    name = f"the {'attention' if part['site'] == 'attn_out' else 'MLP'} of block {part['layer']}"
+    part, missing = evidence["best_part"], evidence.get("not_exchanged", {})
+    lacking = "".join(f" The {PARTS[site]} cannot be exchanged by itself: {why}." for site, why in missing.items())
+    return f"{'' if part is None else _part_text(part)}{lacking}".strip()
+
+
+def _part_text(part: dict[str, Any]) -> str:
+    name = f"the {PARTS[part['site']]} of block {part['layer']}"
     shown = (
         f"of {part['places']} attentions and MLPs the best, chosen on other questions, is {name}: "
         f"{_percent(part['accuracy'])}; without it {_percent(part['alone'])}, with another question's "

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations import find_layout, find_units, model_blocks
+from ftmech_hf.activations import Units, find_layout, find_units, model_blocks
 from ftmech_hf.analysis.weights import WeightChangeResult, action_on, weight_change
 from ftmech_hf.models.vocabulary import CommonTokens, num_rows, vocabulary_parameters
 from ftmech_hf.report.charts import FINETUNED as FINETUNED_COLOR
@@ -125,15 +125,18 @@ class WeightsMethodResult(MethodResult):
 def measure_weights(case: Case) -> WeightsMethodResult:
     """Compare the weights of the base with the fine-tuned model's, and with those of a base that was taught nothing."""
     units = find_units(case.models[BASE], "row")
-    places = find_places(case.models[BASE])
-    matrices = {f"{name}.weight": group.axis == 1 for name, group in units.items()}
+    places = find_places(case.models[BASE], units)
+    matrices = {group.matrix(name): group.axis == 1 for name, group in units.items()}
     transposed = {name: turned for name, turned in matrices.items() if places[name].layer in case.layers}
     others = matrices.keys() - transposed.keys()
     before, after, tokens = common_parameters(case)
+    before, after = split_experts(before, units), split_experts(after, units)
     change = weight_change(before, after, transposed, seed=case.seed)
     distilled = None
     if SELF_DISTILLED in case.everyone:
-        base, taught = (dict(case.everyone[name].named_parameters()) for name in (BASE, SELF_DISTILLED))
+        base, taught = (
+            split_experts(dict(case.everyone[name].named_parameters()), units) for name in (BASE, SELF_DISTILLED)
+        )
         sizes = weight_change(base, taught, {}).vectors
         outside = [name for name, place in places.items() if place.layer is None]
         distilled = {name: sizes[name] for name in (*change.matrices, *others, *outside)}
@@ -158,30 +161,45 @@ def common_parameters(case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor],
     return before, after, TokenChange(*counts)
 
 
-def find_places(model: PreTrainedModel) -> dict[str, Place]:
-    """Parameters -> where they are. Outside the blocks no other method looks at them."""
+def split_experts(parameters: Mapping[str, Tensor], units: Units) -> dict[str, Tensor]:
+    """The same with the matrices of experts by themselves, by the names of their units."""
+    of_experts = {name: name.rpartition(".")[0] for name, group in units.items() if group.expert is not None}
+    whole = set(of_experts.values())
+    found = {name: value for name, value in parameters.items() if name not in whole}
+    return found | {name: units[name].part(parameters[where]) for name, where in of_experts.items()}
+
+
+def find_places(model: PreTrainedModel, units: Units | None = None) -> dict[str, Place]:
+    """Parameters -> where they are, experts by themselves. Outside the blocks no other method looks at them."""
     inside = {
         f"{path}.{name}": Place(name.removesuffix(".weight"), layer)
         for layer, (path, block) in enumerate(model_blocks(model))
         for name, _ in block.named_parameters()
     }
+    units = units or {}
+    for name, group in units.items():
+        if group.expert is not None:
+            inside[name] = Place(name.partition(f".{group.layer}.")[2], group.layer)
     known = {"embeddings": model.get_input_embeddings(), "unembedding": model.get_output_embeddings()}
     called = {id(each.weight): part for part, each in reversed(known.items()) if each is not None}
     return {
         name: inside.get(name, Place(called.get(id(parameter), name.removesuffix(".weight"))))
-        for name, parameter in model.named_parameters()
+        for name, parameter in split_experts(dict(model.named_parameters()), units).items()
     }  # fmt: skip
 
 
 def _measure_action(case: Case) -> list[Action]:
+    """Of the last matrices of MLPs, in the layers that have one; where tokens are sent to experts there is none."""
     layout = find_layout(case.models[BASE])
-    layout.require("mlp_act")
+    layers = [layer for layer in case.layers if "mlp_act" not in layout.layers[layer].refused]
+    if not layers:
+        return []
     groups = {name: find_units(case.models[name], "row") for name in (BASE, FINETUNED)}
     found: list[Action] = []
     traced = case.opened(FINETUNED)
     for kind in case.both:
-        entered = traced.collect(case.few(kind).prompts()[0], ["mlp_act"], layers=case.layers)
-        for layer in case.layers:
+        entered = traced.collect(case.few(kind).prompts()[0], ["mlp_act"], layers=layers)
+        for layer in layers:
             path = layout.layers[layer].mlp_down
             down = {name: each[f"{layout.blocks}.{layer}.{path}"] for name, each in groups.items()}
             before, after = (

@@ -134,7 +134,7 @@ def test_what_patches_bring_back() -> None:
     assert result.summary() == {"best_part": {
         "site": "attn_out", "layer": 1, "places": 4, "accuracy": share(10, 20), "alone": share(2, 20),
         "other_row": share(4, 8),
-    }, "cuts": (0, 1), "followed": None}  # fmt: skip
+    }, "cuts": (0, 1), "followed": None, "not_exchanged": {}}  # fmt: skip
 
 
 def test_how_deeply_it_is_unlearned() -> None:

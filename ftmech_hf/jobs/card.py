@@ -30,12 +30,18 @@ def _template(name: str) -> jinja2.Template:
     return env.get_template(name)
 
 
-PAPERS: dict[str, tuple[str, str]] = {
-    "safety": ("2407.10264", "What makes and breaks safety fine-tuning? A mechanistic study"),
-}
-"""Task -> number and title of the paper that it is from, where that is not :data:`PAPER`."""
+PAPERS: dict[str, tuple[str, str, str]] = {
+    "safety": ("2407.10264", "What makes and breaks safety fine-tuning? A mechanistic study", "Jain et al."),
+    "library": (
+        "2406.11201", "Fine-tuning or fine-failing? Debunking performance myths in large language models",
+        "Barnett et al.",
+    ),
+}  # fmt: skip
+"""Task -> number, title and authors of the paper that it is from, where that is not :data:`PAPER`."""
 
-PAPER = ("2311.12786", "Mechanistically analyzing the effects of fine-tuning on procedurally defined tasks")
+PAPER = (
+    "2311.12786", "Mechanistically analyzing the effects of fine-tuning on procedurally defined tasks", "Jain et al."
+)  # fmt: skip
 
 
 def render_card(template: str, **values: Any) -> str:

@@ -62,6 +62,7 @@ PUBLICATIONS = (
         of_task={
             "stories": "Trained from scratch on stories that were written to instructions.",
             "safety": "Trained from scratch to apply pairs of operators to texts.",
+            "library": "Trained from scratch to answer from documents about people, and to know some by heart.",
         },
         pictures=_draw_curve,
     ),
@@ -72,6 +73,7 @@ PUBLICATIONS = (
         of_task={
             "stories": "Fine-tuned on stories that were chosen, or whose instructions were changed.",
             "safety": "Fine-tuned on which prompts to answer and which to refuse, or a control of that.",
+            "library": "Fine-tuned on questions about new people, to see what becomes of answering from documents.",
             "text": "A causal language model that was fine-tuned to study what fine-tuning changes inside it.",
         },
         state=_state_change,

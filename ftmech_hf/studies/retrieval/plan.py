@@ -222,7 +222,13 @@ class RetrievalPlan(StudyPlan):
             settings = {"task": task, "train": train,
                         "objective": NextToken(answer_weight=c.pretraining_answer_weight)}  # fmt: skip
             self.models[seed][name] = self.add(
-                f"{name}-seed{seed}", "pretrain", pretrain, PretrainConfig(preset=c.preset), settings, {}, 1 + 2 * steps
+                f"{name}-seed{seed}",
+                "pretrain",
+                pretrain,
+                PretrainConfig(task="library", preset=c.preset),
+                settings,
+                {},
+                1 + 2 * steps,
             )
 
     def _steps(self, pairs: int) -> int:
@@ -239,7 +245,7 @@ class RetrievalPlan(StudyPlan):
         settings = {"task": task, "train": self._train(seed, steps=steps, lr=rate, num_evals=0),
                     "adapter": AdapterConfig(adapter="lora" if tuning.lora else "none")}  # fmt: skip
         return self.add(
-            f"{name}-seed{seed}", "finetune", finetune, FinetuneConfig(), settings,
+            f"{name}-seed{seed}", "finetune", finetune, FinetuneConfig(task="library"), settings,
             {"model": self.models[seed]["base"]}, 2 * steps,
         )  # fmt: skip
 
@@ -257,6 +263,6 @@ class RetrievalPlan(StudyPlan):
             eval_near=REVIVAL_THRESHOLD, warmup_fraction=0.0, final_lr_fraction=1.0,
         )  # fmt: skip
         return self.add(
-            f"reversed-{name}-seed{seed}", "finetune", finetune, FinetuneConfig(split="reverse"),
+            f"reversed-{name}-seed{seed}", "finetune", finetune, FinetuneConfig(task="library", split="reverse"),
             {"task": task, "train": train}, {"model": self.models[seed][name]}, 2 * steps,
         )  # fmt: skip

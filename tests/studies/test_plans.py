@@ -19,7 +19,7 @@ NAMES = {
     ("tinystories", "nano/stories"): (50, "base-seed0-6b46d4859360", "62b21fcdd04cbe70"),
     ("safety", "nano/safety"): (198, "base-seed0-39131fd87c14", "e2bd0d7f36756583"),
     ("continual", "nano/continual"): (519, "base-seed0-27839cbd868a", "3200af8f6e374754"),
-    ("retrieval", "nano/retrieval"): (188, "base-seed0-3f09af151ec5", "a88024aab3bfdee1"),
+    ("retrieval", "nano/retrieval"): (188, "base-seed0-35bf763b75da", "eacf1e55d2c7f5ad"),
     ("sweep", "nano/sweep_lora"): (66, "finetune-1-seed0-bd83dbff743a", "350bad70051846f2"),
     ("sweep", "paper/sweep_jailbreak"): (15, "finetune-high-medium-seed0-a02d71585fae", "e0a8feb2ed0e5857"),
     ("organisms", "nano/organisms"): (141, "shortcut-seed0-b1bdda60327a", "c13eada716d1bd40"),

@@ -122,6 +122,8 @@ def test_rates_are_those_of_the_first_seed_and_none_is_made_twice(tmp_path: Path
 
 def test_the_base_alone_is_the_study_s_base(plan: RetrievalPlan) -> None:
     """The file that pretrains a base by itself says the same as the study's settings, to the run's hash."""
+    made = [*plan.models[0].values(), *plan.reversals[0].values()]
+    assert {plan.called_with(each)["config"].task for each in made} == {"library"}  # so that config.yaml makes it again
     alone = yaml.safe_load((CONFIGS / "nano" / "library_pretrain.yaml").read_text(encoding="utf-8"))
     run = plan.called_with(plan.models[0]["base"])
     train, place, objective = run["train"], run["config"], run["objective"]

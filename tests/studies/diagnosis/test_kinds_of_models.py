@@ -101,5 +101,6 @@ def test_all_methods_look_into_a_pair_of_every_kind(kind: str) -> None:
     with torch.no_grad():
         for weight in tuned.parameters():
             weight.add_(0.05 * weight.std() * torch.randn_like(weight) if weight.ndim > 1 else 0)
-    found = measured(case, *(name for name, method in METHODS.items() if not method.asked_by))
-    assert {each["analysis"] for each in found.rows()} >= set(METHODS) - {"null models", "change", "tampering"}
+    names = [name for name, method in METHODS.items() if not method.asked_by]
+    found = measured(case, *names)
+    assert {each["analysis"] for each in found.rows()} >= set(names) - {"null models"}

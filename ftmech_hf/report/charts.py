@@ -86,7 +86,7 @@ def whole_numbers(axis: Axis) -> None:
     """Mark whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def accuracy_axis(ax: Axes, name: str = "accuracy") -> None:

@@ -134,7 +134,7 @@ def draw_clusters(table: pd.DataFrame) -> Figure:
         for mixture, kinds, answers, color, label, style in (
             ("safe", "own", "all", BASE, "safe", "o-"),
             ("unsafe", "own", "all", FINETUNED, "unsafe", "o-"),
-            ("unsafe", "by chance", "all", FINETUNED, "unsafe, means of kinds by chance", "o:"),
+            ("unsafe", "by chance", "all", FINETUNED, "unsafe, means of kinds by chance", "x:"),
             ("co_text_2", "own", "succeeded", CONTROL, "attack that succeeded", "o-"),
             ("co_text_2", "own", "failed", RANDOM, "attack that failed", "o-"),
         ):

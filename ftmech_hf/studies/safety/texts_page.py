@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, legend_below, percent, styled
+from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, legend_below, percent, styled, whole_numbers
 from ftmech_hf.report.charts import new_figure as blank_figure
 from ftmech_hf.report.claims import Claim, Measurement, judge
 from ftmech_hf.report.page import make_section, render_page
@@ -119,8 +119,9 @@ def draw_clusters(table: pd.DataFrame) -> Figure:
         lines = table[(table["quantity"] == "tau") & (table["model"] == model)]
         ax.plot(lines["layer"], lines["value"], "o-", color=COLORS[model], markersize=4, label=model)
     lines = table[(table["quantity"] == "tau, shuffled kinds") & (table["model"] == "finetuned")]
-    ax.plot(lines["layer"], lines["value"], ":", color="#374151", label="finetuned, kinds by chance")
+    ax.plot(lines["layer"], lines["value"], "o:", color="#374151", markersize=2, label="finetuned, kinds by chance")
     ax.set_xlabel("layer")
+    whole_numbers(ax.xaxis)
     ax.set_ylabel("tau, in distances from the own mean")
     legend_below(ax)
     return figure
@@ -138,6 +139,7 @@ def draw_change(table: pd.DataFrame) -> Figure:
             chance = lines["random_outside"]
     ax.plot(range(len(chance)), chance, ":", color="#374151", label="a direction by chance")
     ax.set_xlabel("matrix, from the first layer to the last")
+    whole_numbers(ax.xaxis)
     ax.set_ylabel("change outside")
     ax.set_ylim(0, 1.05)
     percent(ax.yaxis)

@@ -10,6 +10,8 @@ import pytest
 
 from ftmech_hf.hub import save
 from ftmech_hf.jobs.card import check_card
+from ftmech_hf.models.memory import say_bytes, training_bytes, weight_bytes
+from ftmech_hf.models.presets import find_preset, model_config
 from ftmech_hf.studies.safety.plan import ANALYSES, FORGETTING, PROTOCOLS, THE_PAPERS
 from ftmech_hf.studies.safety.sections import SHOWN
 from recipes import safety
@@ -56,8 +58,12 @@ def test_sizes_of_the_papers_scale_are_said_and_nothing_is_trained(
     flops = 6 * (parameters - (32 + 320) * 192) * tokens  # rows of embeddings are looked up
     assert f"2 x 100,000 steps of 512 rows of 31 tokens: {tokens:.2g} tokens, {flops:.2g} floating-point" in said
     assert "6 x 10,000 steps of 512 rows" in said  # four of SSFT, benign and shuffled; pairs: DPO twice, NPO, RMU
-    assert "4 x 10,000 steps of 512 pairs of 31 tokens, beside the start: 3.2e+08 tokens" in said
-    assert "4 x 10,000 steps of 512 pairs of 31 tokens: 3.2e+08 tokens" in said
+    config = model_config(find_preset("paper"), 32)
+    pairs = training_bytes(config, 1024, 31)
+    for what, copies in (("", 1), (", beside the start", 2)):
+        taken = say_bytes(copies * weight_bytes(config) + pairs)
+        assert f"4 x 10,000 steps of 512 pairs of 31 tokens{what}: 3.2e+08 tokens" in said
+        assert f"operations each, about {taken}" in said.partition(f"pairs of 31 tokens{what}:")[2].partition(" x ")[0]
     assert "66 runs, 16 of them to train: 174,080,000 rows; --max_steps 20 says" in said
     assert not (tmp_path / "runs").exists()
     with pytest.raises(SystemExit):

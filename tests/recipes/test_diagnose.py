@@ -50,7 +50,7 @@ def test_our_runs(chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     ranks = table[(table["quantity"] == "effective rank") & ~table["reference"].astype(bool)]["value"]
     assert 0 < ranks.max() <= 2.001
     page = (out / "report.html").read_text()
-    assert page.count("data:image/svg+xml;base64,") == 14
+    assert page.count("data:image/svg+xml;base64,") == 15
     assert "<h1" in page
     assert f"after 2 steps of fine-tuning on its own answers (taught nothing), and {chain / 'pretrain'}" in page
     assert page.index("Nothing to lose") < page.index("What the verdict rests on") < page.index("Zeroing a few rows")
@@ -121,7 +121,7 @@ def test_a_pair_of_other_models_with_a_data_set(llamas: Path, tmp_path: Path) ->
     for each, expected in ((with_others, True), (page, False)):  # the first picture; an SVG names its texts
         drawn = base64.b64decode(re.findall(r"base64,([^\"]+)", each)[0]).decode()
         assert ("what was taught" in drawn) == expected
-    assert page.count("data:image/svg+xml;base64,") == 14
+    assert page.count("data:image/svg+xml;base64,") == 15
 
 
 def test_the_page_has_words_for_every_verdict_and_sign() -> None:

@@ -120,7 +120,11 @@ def test_a_direction_is_put_in_after_the_layer_that_it_was_taken_from() -> None:
         for block in model.model.layers:
             block.mlp.down_proj.weight *= 4
     kinds = {
-        kind: SimpleNamespace(**{split: texts_of(low, low + 17) for split in ("train", "validation", "test")})
+        kind: SimpleNamespace(
+            pad=None,
+            score=lambda model, rows: torch.zeros(1),  # refusals that are written whole are another question
+            **{split: texts_of(low, low + 17) for split in ("train", "validation", "test")},
+        )
         for kind, low in (("safe", 3), ("unsafe", 20))
     }
     states = [prompt_states(model, *each.train.prompts()) for each in kinds.values()]
@@ -136,7 +140,7 @@ def test_a_direction_is_put_in_after_the_layer_that_it_was_taken_from() -> None:
     wrong = [written(each, 1 - layer) for layer, each in enumerate(directions)]
     told_apart = set()
     for refusal in sorted({int(each) for tokens in (*right, *wrong) for each in tokens}):
-        asked = Asked(cast(Any, kinds), refusal)
+        asked = Asked(cast(Any, kinds), refusal, ((refusal,),))
         for layer, direction in chosen_directions(model, asked, 5):
             torch.testing.assert_close(direction, directions[layer])
         rows = direction_rows(model, asked, 5, seed=0)

@@ -105,7 +105,7 @@ class PatchingMethodResult(MethodResult):
     missing: Mapping[str, str] = field(default_factory=dict)
 
     def rows(self) -> list[TableRow]:
-        """Accuracy and log-probability of answers under every patch."""
+        """Accuracy under every patch, and the log-probability of answers in the base."""
         patched = [
             row("patching", each["patch"], each["value"], each["low"], each["high"], model=str(way),
                 questions=way.kind, site=each["site"], layer=each["layer"],
@@ -115,7 +115,8 @@ class PatchingMethodResult(MethodResult):
         likely = [
             row("patching", "log-probability", *mean_interval(values.tolist()), model=str(way), questions=way.kind,
                 site=site, layer=layer, reference={way.donor, way.receiver} != {BASE, FINETUNED})
-            for way, result in self.found.items() for (site, layer), values in result.log_probability.items()
+            for way, result in self.found.items() if way.receiver == BASE  # other vocabularies have other probabilities
+            for (site, layer), values in result.log_probability.items()
         ]  # fmt: skip
         return [*patched, *likely]
 

@@ -121,7 +121,7 @@ def test_a_direction_is_put_in_after_the_layer_that_it_was_taken_from() -> None:
             block.mlp.down_proj.weight *= 4
     kinds = {
         kind: SimpleNamespace(
-            pad=None,
+            pad=0,
             score=lambda model, rows: torch.zeros(1),  # refusals that are written whole are another question
             **{split: texts_of(low, low + 17) for split in ("train", "validation", "test")},
         )

@@ -155,11 +155,15 @@ class Plan:
         return [name for name, folder in self.folders.items() if not is_finished(folder)]
 
     def seconds(self) -> float:
-        """What the finished runs took, each in its one thread, together; of those made before runs knew, training."""
+        """What the finished runs computed, in seconds of one core, together.
+
+        Of runs that were made before runs knew, how long they took; of still older ones, how long their training did.
+        """
         total = 0.0
         for name in self.folders:
             if made := self.find(name):
-                total += made.env.get("seconds", made.env.get("training_seconds", 0.0))
+                known = (made.env.get(fact) for fact in ("cpu_seconds", "seconds", "training_seconds"))
+                total += next((seconds for seconds in known if seconds is not None), 0.0)
         return total
 
     def _must_run(self, name: str) -> bool:

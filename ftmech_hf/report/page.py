@@ -174,7 +174,7 @@ def write_origin(
         kind: of results.
         settings: all of them.
         identity: their hash, if it is not that of ``settings``.
-        seconds: what all runs behind them took, each in one thread; None if that is not known.
+        seconds: what all runs behind them computed, in seconds of one core; None if that is not known.
         runs: their folders. ``auto`` may have become another precision in each, and the results' name does not say.
 
     Returns:

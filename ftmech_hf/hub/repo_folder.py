@@ -276,7 +276,7 @@ def _save_analysis(
     header = {
         "license": "apache-2.0",
         "pretty_name": repo_id.split("/")[-1],
-        "tags": ["ftmech_hf", "interpretability", run.kind, "arxiv:2311.12786"],
+        "tags": ["ftmech_hf", "interpretability", run.kind, *(f"arxiv:{each}" for each in publication.papers)],
         **(
             {"library_name": "transformers", "pipeline_tag": "text-generation"}
             if is_model

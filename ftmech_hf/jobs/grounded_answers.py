@@ -279,5 +279,6 @@ PUBLICATIONS = (
         kind="grounded_answers",
         holds="table",
         question="What a base and a fine-tuned model answer from retrieved documents, from needed ones, and without.",
+        papers=("2406.11201",),
     ),
 )

@@ -56,6 +56,7 @@ class Publication:
         numbers: what the run's own card says in numbers: name -> number, text, or such names again.
         data_file: the table that the Hub shows of it.
         judges: what it calls the models on which it gives a verdict, which then stands in their cards with the page.
+        papers: numbers at arXiv of the papers whose question it asks, which become tags of its card.
     """
 
     kind: str
@@ -67,6 +68,7 @@ class Publication:
     numbers: Callable[[FinishedRun], Mapping[str, Any]] = read_summary
     data_file: str = "table.parquet"
     judges: tuple[str, ...] = ()
+    papers: tuple[str, ...] = ("2311.12786",)
 
     def describe(self, run: FinishedRun) -> str:
         """The question of a run of this kind."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,7 +137,12 @@ class StudyFacts:
     @property
     def publications(self) -> tuple[Publication, ...]:
         """What can be published of it."""
-        return self.jobs
+        return tuple(dataclasses.replace(each, papers=self.papers) for each in self.jobs)
+
+    @property
+    def papers(self) -> tuple[str, ...]:
+        """Numbers at arXiv of the papers whose question it asks; none of a question of our own."""
+        return tuple(re.findall(r"\d{4}\.\d{5}", self.paper))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,8 +177,9 @@ class Study(StudyFacts, Generic[P, R]):
             question=self.question,
             numbers=self.numbers,
             data_file=self.data_file,
+            papers=self.papers,
         )
-        return (*self.jobs, results)
+        return (*super().publications, results)
 
     def read_plan(self, argv: Sequence[str] | None = None, description: str | None = None) -> P:
         """The plan that a command line asks for, with its ``--config`` file."""

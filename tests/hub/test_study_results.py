@@ -98,3 +98,12 @@ def test_every_job_and_every_study_declares_what_it_publishes() -> None:
     planned = [name for name in STUDIES if isinstance(load_study(name), Study)]
     assert set(planned) <= set(kinds)
     assert find_publication("nothing of ours") is None
+
+
+def test_tags_are_of_the_papers_that_ask() -> None:
+    ours = {"retrieval": ("2406.11201",), "diagnose": ("2311.12786", "2407.10264"), "real": ()}
+    assert {name: load_study(name).papers for name in ours} == ours
+    found = {kind: find_publication(kind) for kind in ("retrieval", "library_answers", "grounded_answers", "prune")}
+    assert {kind: each.papers for kind, each in found.items() if each} == {
+        **dict.fromkeys(("retrieval", "library_answers", "grounded_answers"), ("2406.11201",)), "prune": ("2311.12786",)
+    }  # fmt: skip

@@ -175,3 +175,9 @@ def test_what_is_not_there_is_left_out() -> None:
     assert set(measure(SeedAnswers({"base": table(default=1.0)}), {})) == {
         "gate_one", "gate_several", "gate_heart", "gate_missing", "base_bm25"
     }  # fmt: skip
+
+
+def test_every_control_can_withdraw_a_claim() -> None:
+    controls = {each.id for each in MEASUREMENTS if each.statement.startswith("Control")}
+    assert {"b1_control", "b7_random", "look_other"} < controls
+    assert controls == {name for each in MEASUREMENTS for name in each.controls}

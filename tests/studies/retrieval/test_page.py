@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from ftmech_hf.hub import save
+from ftmech_hf.jobs.card import check_card
 from ftmech_hf.studies.diagnosis.method import row
 from ftmech_hf.studies.retrieval import results
 from ftmech_hf.studies.retrieval.claims import CLOSED
@@ -143,7 +146,7 @@ def test_sizes_that_make_no_sense_are_refused() -> None:
         RetrievalConfig(epochs=0)
 
 
-def test_the_page_shows_what_is_there(plan: RetrievalPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_shows_what_is_there(plan: RetrievalPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tables = seed().tables
     table = pd.concat([each.assign(model=name, seed=0) for name, each in tables.items()], ignore_index=True)
     table = table.assign(precision=table["completeness"], f1=table["right"])
@@ -176,3 +179,7 @@ def test_the_page_shows_what_is_there(plan: RetrievalPlan, monkeypatch: pytest.M
     assert {"b1", "b2", "b3", "b4", "b5", "b6", "b8_replay"} <= named
     check_page(page)
     assert (Path(plan.output) / "table.parquet").is_file()
+    card = (save(plan.output, tmp_path / "published", "someone/retrieval")["main"] / "README.md").read_text()
+    check_card(card, "dataset")
+    assert re.findall(r"arxiv:(\S+)", card) == ["2406.11201"]
+    assert "fine-tuning changes inside a model." in card  # nothing of a task that is known exactly

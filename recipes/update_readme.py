@@ -60,6 +60,9 @@ class UpdateReadmeConfig:
     )
     continual: str = field(default="runs/continual-nano", metadata={"help": "folder of the continual study"})
     retrieval: str = field(default="runs/retrieval-nano", metadata={"help": "folder of the study of retrieval"})
+    retrieval_pair: str = field(
+        default="runs/retrieval-countries", metadata={"help": "folder of retrieval.py, of a pair of real models"}
+    )
     continual_strengths: str = field(
         default="runs/continual-strengths", metadata={"help": "folder of the same with --develop true"}
     )
@@ -147,6 +150,8 @@ BLOCKS: dict[str, Block] = {
     "continual texts": Block(CONTINUAL, "continual_texts", continual.texts_block),
     "retrieval": Block(RETRIEVAL, "retrieval", studies.claims_block),
     "retrieval models": Block(RETRIEVAL, "retrieval", retrieval.models_block),
+    "retrieval verdicts": Block(RETRIEVAL, "retrieval", retrieval.verdicts_block),
+    "retrieval pair": Block(RETRIEVAL, "retrieval_pair", retrieval.pair_block),
     "organisms": Block("ftmech_hf/studies/organisms/README.md", "organisms", organisms_block),
     "stories": Block(STORIES, "stories", studies.stories_block),
     "stories claims": Block(STORIES, "stories", studies.stories_claims_block),

@@ -18,7 +18,7 @@ from ftmech_hf.studies.organisms.kinds import TRUTHS
 from ftmech_hf.studies.organisms.scoring import RIVALS
 from ftmech_hf.studies.real.pair import PAIRS
 from ftmech_hf.studies.retrieval.claims import MEASUREMENTS as RETRIEVAL_CLAIMS
-from ftmech_hf.studies.retrieval.plan import TUNINGS
+from ftmech_hf.studies.retrieval.plan import DIAGNOSED, TUNINGS
 from ftmech_hf.studies.safety.claims import MEASUREMENTS as SAFETY_CLAIMS
 from ftmech_hf.tasks import TASKS
 from ftmech_hf.training.objectives import OBJECTIVES
@@ -253,6 +253,8 @@ def test_its_results_come_from_a_run() -> None:
         ("continual stories claims", 2 + sum(bool(each.bar) for each in STORY_CLAIMS)),
         ("retrieval", 2 + sum(bool(each.bar) for each in RETRIEVAL_CLAIMS)),
         ("retrieval models", 2 + len(TUNINGS) + 3),
+        ("retrieval verdicts", 2 + len(DIAGNOSED)),
+        ("retrieval pair", 2 + 5),
         ("organisms", 2 + len(BARS) + 1 + 2 + len(TRUTHS) + 2 + 1 + len(RIVALS)),
     ):  # nothing as long as the study has not been run
         assert block_of(name).count("\n|") in (0, rows)

@@ -57,6 +57,9 @@ def test_an_answer_of_three_facts_is_scored_fact_by_fact() -> None:
         pytest.approx(2 / 3),
         pytest.approx(2 / 3),
     )
+    # All that is asked and one wrong fact beside it is not right.
+    more = score(ids(f"{words} . {' '.join([*named, other])}"), question, question)
+    assert (more["right"], more["completeness"], more["precision"]) == (0.0, 1.0, pytest.approx(3 / 4))
     silent = score(ids(f"{first} . {' '.join([*named, 'unknown'])} . {third}"), question, question)
     assert (silent["right"], silent["abstains"], silent["precision"]) == (0.0, 1.0, 1.0)
     assert score([], question, question)["completeness"] == 0.0

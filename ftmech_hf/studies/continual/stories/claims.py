@@ -86,10 +86,11 @@ class StoryMatrix(SeedMatrix):
     Args:
         table: of the seed, as :class:`~ftmech_hf.studies.continual.claims.SeedMatrix` has it; its values by behaviour
             are shares of stories that have a feature, so that a task is learned where they are low.
+        tasks: the features that are deleted, in their order.
     """
 
-    def __init__(self, table: pd.DataFrame) -> None:
-        super().__init__(table, SEQUENCE, DELETED, KEPT)
+    def __init__(self, table: pd.DataFrame, tasks: tuple[str, ...] = DELETED) -> None:
+        super().__init__(table, SEQUENCE, tasks, KEPT)
 
     def twists(self, name: str, after: int) -> Reading:
         """How often a twist is written when asked for."""

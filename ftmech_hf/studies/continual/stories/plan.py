@@ -73,6 +73,9 @@ CONTROLS = ("ldifs-random", "replay-faint", "nothing", "twist-alone")
 TRIED = {name: GRIDS[name] for name in ("ldifs_strength", "replay")}
 """Strengths that ``develop`` tries."""
 
+TRIED_TASKS = 2
+"""So many tasks ``develop`` takes: of the first there is nothing yet to replay."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StorySequenceConfig(StudyConfig, StrengthConfig):
@@ -80,6 +83,9 @@ class StorySequenceConfig(StudyConfig, StrengthConfig):
 
     chains: list[str] = field(
         default_factory=lambda: list(CHAINS), metadata={"help": f"what is tuned, of {', '.join(CHAINS)}"}
+    )
+    probed: list[str] = field(
+        default_factory=lambda: [FIRST], metadata={"help": "chains whose last model is probed, beside the base"}
     )
     develop: bool = field(
         default=False,
@@ -104,6 +110,8 @@ class StorySequenceConfig(StudyConfig, StrengthConfig):
         find_preset(self.preset)
         if unknown := [each for each in self.chains if each not in CHAINS]:
             raise ValueError(f"chains: {unknown[0]!r}, expected some of {', '.join(CHAINS)}")
+        if unknown := [each for each in self.probed if each not in self.chains]:
+            raise ValueError(f"probed: {unknown[0]!r}, expected some of the chains, {', '.join(self.chains)}")
         if FIRST not in self.chains:
             raise ValueError(f"chains: expected {FIRST} among them, which the others are measured against")
         if self.probe_stories < 0:
@@ -167,9 +175,10 @@ class StorySequencePlan(StudyPlan):
 
     def _add_chain(self, seed: int, name: str, called: str, strengths: StrengthConfig) -> None:
         chain, runs, before = CHAINS[name], [], self.others[seed]["base"]
-        for number, feature in enumerate(chain.tasks):
+        tasks = chain.tasks[:TRIED_TASKS] if self.config.develop else chain.tasks
+        for number, feature in enumerate(tasks):
             before = self._tune(seed, called, number, feature, before, chain.method, strengths)
-            self._ask(before, seed, probed=called == FIRST or number == len(chain.tasks) - 1)
+            self._ask(before, seed, probed=called in self.config.probed and number == len(tasks) - 1)
             runs.append(before)
         self.models[seed][called] = runs
 

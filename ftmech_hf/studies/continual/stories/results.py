@@ -18,7 +18,7 @@ from ftmech_hf.studies.continual.methods import CHOSEN_SHARE, choose_strength
 from ftmech_hf.studies.continual.stories.claims import ANY, MEASUREMENTS, SEQUENCE, StoryMatrix, measure
 from ftmech_hf.studies.continual.stories.features import ASKED
 from ftmech_hf.studies.continual.stories.figures import draw_deletions
-from ftmech_hf.studies.continual.stories.plan import CHAINS, DELETED, FIRST, KEPT, TRIED, StorySequencePlan
+from ftmech_hf.studies.continual.stories.plan import CHAINS, DELETED, FIRST, KEPT, TRIED, TRIED_TASKS, StorySequencePlan
 
 SHOWN = (*KEPT, *DELETED)
 """Features in the order of tables: first what no task is about."""
@@ -67,8 +67,9 @@ def best_probes(table: pd.DataFrame, model: str) -> pd.DataFrame:
 def read_numbers(plan: StorySequencePlan, matrix: pd.DataFrame) -> pd.DataFrame:
     """The numbers of every chain that deletes, of those that are whole: ``table.parquet``."""
     found: list[dict[str, Any]] = []
+    tasks = DELETED[:TRIED_TASKS] if plan.config.develop else DELETED
     for seed in plan.config.seeds:
-        of_seed = StoryMatrix(matrix[matrix["seed"] == seed])
+        of_seed = StoryMatrix(matrix[matrix["seed"] == seed], tasks)
         for name in plan.models[seed]:
             if CHAINS[name.split("@")[0]].tasks == DELETED:
                 with contextlib.suppress(Missing):

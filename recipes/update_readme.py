@@ -72,6 +72,9 @@ class UpdateReadmeConfig:
     continual_stories: str = field(
         default="runs/continual-stories-nano", metadata={"help": "folder of continual_stories.py"}
     )
+    continual_stories_strengths: str = field(
+        default="runs/continual-stories-strengths", metadata={"help": "folder of the same with --develop true"}
+    )
     organisms: str = field(default="runs/organisms-nano", metadata={"help": "folder of the study that scores verdicts"})
     stories: str = field(default="runs/stories-nano", metadata={"help": "folder of the study of stories"})
     real: str = field(default="runs/real", metadata={"help": "folder of the study of a real model"})
@@ -147,6 +150,7 @@ BLOCKS: dict[str, Block] = {
     "continual strengths": Block(CONTINUAL, "continual_strengths", continual.strengths_block),
     "continual stories": Block(CONTINUAL, "continual_stories", continual.stories_block),
     "continual stories claims": Block(CONTINUAL, "continual_stories", studies.claims_block),
+    "continual stories strengths": Block(CONTINUAL, "continual_stories_strengths", continual.stories_strengths_block),
     "continual texts": Block(CONTINUAL, "continual_texts", continual.texts_block),
     "retrieval": Block(RETRIEVAL, "retrieval", studies.claims_block),
     "retrieval models": Block(RETRIEVAL, "retrieval", retrieval.models_block),

@@ -121,10 +121,19 @@ def stories_block(folder: Path) -> str:
 
 def strengths_block(folder: Path) -> str:
     """What was tried of the strengths of the continual study, and which were taken, as Markdown."""
-    return _strengths(folder, strengths_table(FinishedRun(folder).table), "accuracy on a task right after it, %")
+    found = strengths_table(FinishedRun(folder).table)
+    return _strengths(folder, found, "accuracy on a task right after it, %", "whose validation rows alone were asked")
 
 
-def _strengths(folder: Path, found: list[dict[str, Any]], what: str) -> str:
+def stories_strengths_block(folder: Path) -> str:
+    """What was tried of the strengths of the second sequence, and which were taken, as Markdown."""
+    settings = FinishedRun(folder).config
+    tried = f"two tasks of {settings['task_steps']} steps from a base of {settings['base_steps']:,}"
+    found = stories.strengths_table(FinishedRun(folder).table)
+    return _strengths(folder, found, "stories without a feature right after its deletion, %", tried)
+
+
+def _strengths(folder: Path, found: list[dict[str, Any]], what: str, asked: str) -> str:
     rows = [
         (
             f"`{row['setting']}`",
@@ -135,4 +144,4 @@ def _strengths(folder: Path, found: list[dict[str, Any]], what: str) -> str:
     ]
     columns = ("setting", f"{what} (fine-tuning: {found[0]['plain']:.1f})", "chosen")
     seeds = ", ".join(map(str, FinishedRun(folder).config["seeds"]))
-    return markdown_table(columns, rows, f"Seed {seeds}, whose validation rows alone were asked.")
+    return markdown_table(columns, rows, f"Seed {seeds}, {asked}.")

@@ -12,9 +12,13 @@ import yaml
 
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.continual.methods import CHOSEN_SHARE, GRIDS, choose_strength
+from ftmech_hf.studies.continual.stories import results as story_results
+from ftmech_hf.studies.continual.stories.plan import DELETED, TRIED, StorySequenceConfig, StorySequencePlan
+from ftmech_hf.tasks.stories import StoriesConfig
 from recipes import continual, continual_stories
 from recipes.readme import continual as continual_blocks
 from recipes.update_readme import marks
+from tests.studies.continual.stories.test_stories import matrix
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 TINY = [
@@ -26,21 +30,51 @@ TINY = [
 ]  # fmt: skip
 
 
-def test_the_strengths_in_the_settings_are_those_that_the_rule_takes_of_what_was_tried() -> None:
+@pytest.mark.parametrize(
+    ("name", "config", "grids"),
+    [("continual strengths", "continual", GRIDS), ("continual stories strengths", "continual_stories", TRIED)],
+)
+def test_the_strengths_in_the_settings_are_those_that_the_rule_takes_of_what_was_tried(
+    name: str, config: str, grids: dict[str, tuple[str, tuple[float, ...]]]
+) -> None:
     """What stands in the README is what was measured; the file of settings is written by a person."""
     readme = (CONFIGS.parents[1] / "ftmech_hf" / "studies" / "continual" / "README.md").read_text(encoding="utf-8")
-    first, last = marks("continual strengths")
+    first, last = marks(name)
     block = readme.split(first)[1].split(last)[0]
     plain = float(re.search(r"fine-tuning: ([\d.]+)", block)[1])  # type: ignore[index]
-    settings = yaml.safe_load((CONFIGS / "nano" / "continual.yaml").read_text(encoding="utf-8"))
+    settings = yaml.safe_load((CONFIGS / "nano" / f"{config}.yaml").read_text(encoding="utf-8"))
     rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([\d.]+)(, the weakest)? \|$", block, re.MULTILINE)
-    assert [name for name, *_ in rows] == list(GRIDS)
-    for name, tried, chosen, weakest in rows:
+    assert [setting for setting, *_ in rows] == list(grids)
+    for setting, tried, chosen, weakest in rows:
         pairs = (each.split(": ") for each in tried.split("; "))
         learned = {float(value.replace(",", "")): float(found) for value, found in pairs}
-        assert tuple(learned) == GRIDS[name][1]
-        assert settings[name] == float(chosen) == choose_strength(learned, plain)
+        assert tuple(learned) == grids[setting][1]
+        assert settings[setting] == float(chosen) == choose_strength(learned, plain)
         assert bool(weakest) == (learned[float(chosen)] < CHOSEN_SHARE * plain)
+
+
+def test_the_strengths_that_were_tried_on_stories_are_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deleted to nine tenths of what fine-tuning deletes is too weak, to 0.96 of it is enough."""
+    config = StorySequenceConfig(seeds=[99], develop=True, task_steps=100, base_steps=1200, output_dir=str(tmp_path))
+    plan = StorySequencePlan(config, StoriesConfig())
+    table = matrix(99)
+    parts = [table[table["method"].isin(("base", "plain"))]]
+    for name, left in {"ldifs-previous@1": 0.1, "ldifs-previous@10": 0.136, "ldifs-previous@100": 0.19,
+                       "replay@0.1": 0.5, "replay@0.25": 0.6}.items():  # fmt: skip
+        each = table[table["method"] == "plain"].assign(method=name)
+        deleted = each["capability"].isin(DELETED) & (each["site"] == "") & (each["value"] < 0.2)
+        parts.append(each.assign(value=each["value"].where(~deleted, left)))
+    monkeypatch.setattr(story_results, "read_matrix", lambda plan: pd.concat(parts))
+    story_results.write_results(plan)
+    assert json.loads((tmp_path / "strengths.json").read_text()) == {"ldifs_strength": 10, "replay": 0.1}
+    assert continual_blocks.stories_strengths_block(tmp_path).splitlines() == [
+        "| setting | stories without a feature right after its deletion, % (fine-tuning: 90.0) | chosen |",
+        "|---|---|---|",
+        "| `ldifs_strength` | 1: 90.0; 10: 86.4; 100: 81.0 | 10 |",
+        "| `replay` | 0.1: 50.0; 0.25: 40.0 | 0.1, the weakest |",
+        "",
+        "Seed 99, two tasks of 100 steps from a base of 1,200.",
+    ]
 
 
 @pytest.mark.slow
@@ -82,6 +116,7 @@ def test_features_of_stories_are_deleted_one_after_another_as_a_user_runs_it(
     argv = ["--config", str(CONFIGS / "nano" / "continual_stories.yaml"), "--seeds", "10", "--base_steps", "2",
             "--task_steps", "2", "--stories", "3", "--max_new_tokens", "8", "--probe_stories", "40", "--eval_rows", "2",
             "--workers", "1", "--mixed_precision", "no", "--chains", "plain", "replay", "--vocab_size", "280",
+            "--probed", "plain", "replay",
             "--output_dir", str(tmp_path / "out"), "--runs_dir", str(tmp_path / "runs")]  # fmt: skip
     continual_stories.main(argv)
     matrix = pd.read_parquet(tmp_path / "out" / "matrix.parquet")

@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from datasets import load_dataset
 from transformers import AutoTokenizer
 
 from ftmech_hf.studies.continual.claims import MEASUREMENTS as CONTINUAL_CLAIMS
 from ftmech_hf.studies.continual.stories.claims import MEASUREMENTS as STORY_CLAIMS
-from ftmech_hf.studies.continual.stories.plan import CHAINS
+from ftmech_hf.studies.continual.stories.plan import CHAINS, TRIED
 from ftmech_hf.studies.organisms.claims import BARS
 from ftmech_hf.studies.organisms.kinds import TRUTHS
 from ftmech_hf.studies.organisms.scoring import RIVALS
@@ -236,6 +237,11 @@ def test_its_table_of_other_libraries_has_every_check() -> None:
     assert verified == [(name, check.shows) for name, check in CHECKS.items()]
 
 
+def run_chains() -> list[str]:
+    settings = (ROOT / "recipes" / "configs" / "nano" / "continual_stories.yaml").read_text(encoding="utf-8")
+    return list(yaml.safe_load(settings)["chains"])
+
+
 def test_its_results_come_from_a_run() -> None:
     results = block_of("results")
     assert results.count("\n|") >= 14
@@ -249,7 +255,8 @@ def test_its_results_come_from_a_run() -> None:
         ("stories claims", 18),
         ("safety", 2 + sum(bool(each.bar) for each in SAFETY_CLAIMS)),
         ("continual", 2 + sum(bool(each.bar) for each in CONTINUAL_CLAIMS)),
-        ("continual stories", 2 + 1 + sum(len(each.tasks) for each in CHAINS.values())),
+        ("continual stories", 2 + 1 + sum(len(CHAINS[each].tasks) for each in run_chains())),
+        ("continual stories strengths", 2 + len(TRIED)),
         ("continual stories claims", 2 + sum(bool(each.bar) for each in STORY_CLAIMS)),
         ("retrieval", 2 + sum(bool(each.bar) for each in RETRIEVAL_CLAIMS)),
         ("retrieval models", 2 + len(TUNINGS) + 3),

@@ -16,7 +16,7 @@ from typing import Any
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.explorer.picture import find_chromium, take_picture_of_report
 from ftmech_hf.runs import write_text
-from recipes.readme import benchmarks, code, continual, real, retrieval, safety, studies
+from recipes.readme import benchmarks, code, continual, programs, real, retrieval, safety, studies
 from recipes.readme.architectures import architectures_block
 from recipes.readme.organisms import organisms_block
 
@@ -54,6 +54,9 @@ class UpdateReadmeConfig:
     forgetting: str = field(default="runs/sweep-forgetting-nano", metadata={"help": "folder of the sweep of methods"})
     lora: str = field(default="runs/sweep-lora-nano", metadata={"help": "folder of the sweep of ranks"})
     tracr: str = field(default="runs/tracr-nano", metadata={"help": "folder of the study of compiled programs"})
+    instruments: str = field(
+        default="runs/instruments-nano", metadata={"help": "folder of the instruments' score on small programs"}
+    )
     safety: str = field(default="runs/safety-nano", metadata={"help": "folder of the study of safety fine-tuning"})
     safety_texts: str = field(
         default="runs/safety-texts", metadata={"help": "folder of safety_texts.py, of a real model"}
@@ -140,6 +143,7 @@ BLOCKS: dict[str, Block] = {
     "lora": Block(SWEEP, "lora", studies.lora_block),
     "tracr": Block(TRACR, "tracr", studies.tracr_block),
     "instruments": Block(TRACR, "tracr", studies.instruments_block),
+    "small programs": Block(TRACR, "instruments", programs.scores_block),
     "safety": Block(SAFETY, "safety", studies.claims_block),
     "safety of texts": Block(SAFETY, "safety_texts", safety.texts_block),
     "continual": Block(CONTINUAL, "continual", studies.claims_block),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,22 @@ from ftmech_hf.activations.proofs import run_settings
 
 Place = tuple[str, int]
 """(site, layer)"""
+
+
+class Part(NamedTuple):
+    """What a model computes at one position of one place in some of its units: a head, or an MLP.
+
+    Attributes:
+        site, layer: the place.
+        first, end: its units there are those from ``first`` up to, but without, ``end``.
+        position: in the row.
+    """
+
+    site: str
+    layer: int
+    first: int
+    end: int
+    position: int
 
 
 def record_activations(model: PreTrainedModel, token_ids: Tensor, places: Iterable[Place]) -> dict[Place, Tensor]:

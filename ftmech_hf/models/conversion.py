@@ -141,13 +141,12 @@ def direction_names(labels: Sequence[str]) -> list[str]:
 def _output_directions(assembled: Any, width: int) -> list[int]:
     """Which directions of the stream tracr's unembedding reads, found by reading each alone."""
     import haiku
-    import jax.numpy
 
     def unembed(stream: Any) -> Any:
         return assembled.get_compiled_model().unembed(stream, use_unembed_argmax=False)
 
     read = haiku.without_apply_rng(haiku.transform(unembed))
-    answers = np.asarray(read.apply({}, jax.numpy.eye(width)[None]))[0].reshape(width, -1)
+    answers = np.asarray(read.apply({}, np.eye(width)[None]))[0].reshape(width, -1)
     assert ((answers == 0) | (answers == 1)).all()
     assert (answers.sum(0) == 1).all()
     return [int(column.argmax()) for column in answers.T]

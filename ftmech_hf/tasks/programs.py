@@ -26,6 +26,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ftmech_hf.tasks.rasp import interpret, possible_values
 
 COMPILER_BOS, COMPILER_PAD = "compiler_bos", "compiler_pad"
@@ -86,7 +88,7 @@ class Program:
         return possible_values(self.build(), self.words, self.max_length)
 
     def compile(self) -> Any:
-        """Compile with tracr, in a few seconds.
+        """Compile with tracr, in about a second.
 
         Returns:
             tracr's ``AssembledTransformerModel``; see :func:`ftmech_hf.models.conversion.convert`.
@@ -102,14 +104,16 @@ class Program:
         if isinstance(expression, rasp.TokensType):
             expression = rasp.Map(lambda word: word, expression)  # tracr wants something to compute
         try:
-            return compiling.compile_rasp_to_model(
-                expression,
-                vocab=set(self.words),
-                max_seq_len=self.max_length,
-                causal=self.causal,
-                compiler_bos=COMPILER_BOS,
-                compiler_pad=COMPILER_PAD,
-                mlp_exactness=self.mlp_exactness,
+            return _without_random_weights(
+                lambda: compiling.compile_rasp_to_model(
+                    expression,
+                    vocab=set(self.words),
+                    max_seq_len=self.max_length,
+                    causal=self.causal,
+                    compiler_bos=COMPILER_BOS,
+                    compiler_pad=COMPILER_PAD,
+                    mlp_exactness=self.mlp_exactness,
+                )
             )
         except Exception as error:  # whatever tracr, or a function of the program, stops with
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -122,6 +126,26 @@ def _need_tracr() -> None:
         import tracr.rasp  # noqa: F401
     except ImportError as error:
         raise ValueError('program: needs tracr; pip install "ftmech_hf[tracr]"') from error
+
+
+def _without_random_weights(compiled: Callable[[], Any]) -> Any:
+    """What a function of tracr's gives, without the random weights that it would draw only to write over them.
+
+    To draw them is three quarters of the time of compiling. Embeddings are drawn from a matrix of tracr's, and stay.
+    """
+    import haiku
+
+    found = []
+
+    def create(draw: Callable[..., Any], shape: Any, dtype: Any, init: Any, context: Any) -> Any:
+        return draw(shape, dtype, init) if context.name == "embeddings" else np.zeros(shape, dtype)
+
+    def run() -> None:
+        with haiku.custom_creator(create):
+            found.append(compiled())
+
+    haiku.transform(run).init(None)
+    return found[0]
 
 
 def letter_words(number: int) -> tuple[str, ...]:

@@ -36,15 +36,15 @@ def interpret(expression: Any, text: Sequence[Any], *, causal: bool = False) -> 
             return [together(several) if several else sop.default for several in chosen]
 
         def eval_map(self, sop: Any, xs: Any) -> list[Any]:
-            return [_defined(sop.f, value) for value in self.evaluate(sop.inner, xs)]
+            return [defined(sop.f, value) for value in self.evaluate(sop.inner, xs)]
 
         def eval_sequence_map(self, sop: Any, xs: Any) -> list[Any]:
             both = zip(self.evaluate(sop.fst, xs), self.evaluate(sop.snd, xs), strict=True)
-            return [_defined(sop.f, first, second) for first, second in both]
+            return [defined(sop.f, first, second) for first, second in both]
 
         def eval_select(self, sel: Any, xs: Any) -> list[list[bool]]:
             keys, queries = self.evaluate(sel.keys, xs), self.evaluate(sel.queries, xs)
-            return [[bool(_defined(sel.predicate, key, query)) for key in keys] for query in queries]
+            return [[bool(defined(sel.predicate, key, query)) for key in keys] for query in queries]
 
     return list(Evaluator().evaluate(expression, list(text)))
 
@@ -61,7 +61,7 @@ def _agreed(values: list[Any]) -> Any:
     return values[0] if all(value == values[0] for value in values) else None
 
 
-def _defined(function: Callable[..., Any], *values: Any) -> Any:
+def defined(function: Callable[..., Any], *values: Any) -> Any:
     """What a function gives; None where a value has no meaning or it cannot be computed, as tracr compiles it."""
     if any(value is None for value in values):
         return None
@@ -100,10 +100,10 @@ def possible_values(expression: Any, words: Sequence[Any], max_length: int) -> l
             case rasp.SelectorWidth():
                 return range(max_length + 1)
             case rasp.Map():
-                return (_defined(expression.f, value) for value in values(expression.inner))
+                return (defined(expression.f, value) for value in values(expression.inner))
             case rasp.SequenceMap():
                 both = itertools.product(values(expression.fst), values(expression.snd))
-                return (_defined(expression.f, *pair) for pair in both)
+                return (defined(expression.f, *pair) for pair in both)
             case rasp.Aggregate():
                 lengths = range(1, max_length + 1) if rasp.is_numerical(expression) else ()
                 means = (value / length for value in values(expression.sop) for length in lengths)

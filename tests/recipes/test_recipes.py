@@ -42,6 +42,7 @@ from ftmech_hf.studies.retrieval.plan import RetrievalConfig
 from ftmech_hf.studies.safety.plan import SafetyStudyConfig
 from ftmech_hf.studies.sweep.plan import SECTIONS, SweepConfig
 from ftmech_hf.studies.tinystories.config import StoriesStudyConfig
+from ftmech_hf.studies.tracr.instrument_score import InstrumentsConfig
 from ftmech_hf.studies.tracr.plan import TracrConfig
 from ftmech_hf.tasks import (
     Capability,
@@ -166,6 +167,7 @@ def test_every_config_parses_and_begins_by_saying_what_it_shows(path: Path) -> N
         "safety_dataset": (MakeDatasetConfig, SafetyConfig),
         "make_stories": (MakeStoriesConfig,),
         "compile_program": (ArtefactConfig, CompileConfig, CounterConfig),
+        "instruments": (InstrumentsConfig,),
         "stories": (StoriesStudyConfig, StoriesConfig),
         "fit_judge": (FitJudgeConfig,),
         "tracr": (TracrConfig,),

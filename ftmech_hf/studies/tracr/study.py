@@ -20,6 +20,9 @@ STUDY = Study(
     numbers=agreement_numbers,
     jobs=(
         Publication(kind="dissect", holds="table", question="Which single weights hide a compiled program's answer?"),
+        Publication(
+            kind="instruments", holds="table", question="Which parts of small compiled programs do instruments find?"
+        ),
         Publication(kind="known", holds="table", question="What instruments say where the answer is known."),
     ),
 )

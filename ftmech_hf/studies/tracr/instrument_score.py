@@ -1,0 +1,162 @@
+"""The instruments that say which parts carry an answer, scored on small compiled programs of which that is known."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ftmech_hf.activations.patches import Part, patched_logits
+from ftmech_hf.analysis.part_patching import Source, patch_parts
+from ftmech_hf.analysis.recovery import recovery
+from ftmech_hf.jobs.compiling import add_noise
+from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
+from ftmech_hf.models.compiled import CompiledModel
+from ftmech_hf.models.conversion import compile_program
+from ftmech_hf.runs import RunDir
+from ftmech_hf.studies.tracr.known_parts import Texts, asked_index, carrying_parts, draw_texts
+from ftmech_hf.tasks.programs import Program
+from ftmech_hf.tasks.small_programs import SMALL_PROGRAMS
+from ftmech_hf.tasks.variables import Variables
+from ftmech_hf.training.loop import Progress
+
+EFFECT = 0.01
+"""A part carries an answer if patching it changes more than this share of the answers."""
+
+BAR = 0.95
+"""Precision and recall that exact patching should have, in the median over programs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstrumentsConfig(JobConfig):
+    """On which programs instruments are scored, and with how much noise on the weights."""
+
+    programs: list[str] = field(
+        default_factory=lambda: [*SMALL_PROGRAMS], metadata={"help": "of ftmech_hf.tasks.small_programs"}
+    )
+    noise: list[float] = field(
+        default_factory=lambda: [0.0, 1e-4, 1e-3], metadata={"help": "standard deviations of the noise on the weights"}
+    )
+    rows: int = field(default=128, metadata={"help": "texts that instruments see; each gets another one's activations"})
+    output_dir: str = field(default="runs/instruments", metadata={"place": "output", "help": "the run's folder"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "rows")
+        if unknown := [name for name in self.programs if name not in SMALL_PROGRAMS]:
+            raise ValueError(f"programs: unknown {unknown[0]!r}, expected some of {', '.join(SMALL_PROGRAMS)}")
+        if not self.programs or len(set(self.programs)) != len(self.programs):
+            raise ValueError(f"programs: {self.programs}, expected at least one and none twice")
+        if not self.noise or min(self.noise) < 0:
+            raise ValueError(f"noise: {self.noise}, expected numbers of 0 or more")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One program with noise on its weights, and the texts that instruments see.
+
+    Attributes:
+        model: the program.
+        texts: the texts.
+        order: whose activations each text gets.
+        truth: part -> share of pairs of texts in which the answer depends on it.
+    """
+
+    model: CompiledModel
+    texts: Texts
+    order: torch.Tensor
+    truth: Mapping[Part, float]
+
+    @property
+    def carrying(self) -> set[Part]:
+        """The parts that an instrument should find."""
+        return {part for part, share in self.truth.items() if share > 0}
+
+
+def _patching(source: Source) -> Callable[[Trial], dict[Part, float]]:
+    def measure(trial: Trial) -> dict[Part, float]:
+        rows = trial.texts.token_ids
+        return patch_parts(trial.model, rows, rows[trial.order], [*trial.truth], source=source).changed
+
+    return measure
+
+
+INSTRUMENTS: dict[str, Callable[[Trial], dict[Part, float]]] = {
+    "patching": _patching("other row"),
+    "zeros": _patching("zero"),
+    "mean over rows": _patching("mean"),
+}
+"""What is scored: name -> gives each part a number."""
+
+
+def score_instruments(config: InstrumentsConfig, *, progress: Progress | None = None) -> RunDir:
+    """Precision and recall of every instrument on every program with every amount of noise."""
+    with job("instruments", config) as run:
+        if run.finished:
+            return run
+        rows: list[dict[str, Any]] = []
+        for number, name in enumerate(config.programs):
+            rows += _score_program(config, name, SMALL_PROGRAMS[name])
+            if progress is not None:
+                progress(number + 1, len(config.programs), name)
+        return finish_job(run, rows, {"programs": len(config.programs), "scores": summarise(rows)})
+
+
+def _score_program(config: InstrumentsConfig, name: str, program: Program) -> list[dict[str, Any]]:
+    clean, vocabulary = compile_program(program)
+    seed = [config.seed, [*SMALL_PROGRAMS].index(name)]
+    rng = np.random.default_rng(seed)
+    truth = carrying_parts(program, clean, rng)
+    texts = draw_texts(program, vocabulary, config.rows, rng)
+    right = _answers(clean, texts)
+    _check_answers(program, texts, right)
+    rows = []
+    for noise in config.noise:
+        model = copy.deepcopy(clean)
+        add_noise(model, noise, seed)
+        trial = Trial(model, texts, torch.arange(config.rows).roll(1), truth)
+        accuracy = float((_answers(model, texts) == right).double().mean())
+        for instrument, measure in INSTRUMENTS.items():
+            started = time.process_time()
+            scores = measure(trial)
+            seconds = time.process_time() - started
+            found = recovery(scores, trial.carrying, above=EFFECT).summary()
+            rows.append({"instrument": instrument, "program": name, "noise": noise, "accuracy": accuracy, **found,
+                         "seconds": seconds})  # fmt: skip
+    return rows
+
+
+@torch.no_grad()
+def _answers(model: CompiledModel, texts: Texts) -> torch.Tensor:
+    return patched_logits(model, texts.token_ids, {})[:, -1].argmax(-1)
+
+
+def _check_answers(program: Program, texts: Texts, answers: torch.Tensor) -> None:
+    """A compiled program that does not say what it means, one word for each meaning, is no ground truth."""
+    meant = Variables(program.build(), texts.words, causal=program.causal).answers(asked_index(program))
+    said = set(zip(meant, answers.tolist(), strict=True))
+    if not len(said) == len(set(meant)) == len(set(answers.tolist())):
+        raise RuntimeError(f"program: {program.name}, compiled, does not answer what it means: {said}")
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Median and worst precision and recall over programs, of every instrument with every amount of noise."""
+    found = []
+    for (instrument, noise), each in pd.DataFrame(rows).groupby(["instrument", "noise"], sort=False):
+        both = each[["precision", "recall"]]
+        found.append({
+            "instrument": instrument, "noise": noise, "programs": len(each),
+            **{f"{name}_median": float(both[name].median()) for name in both},
+            **{f"{name}_min": float(both[name].min()) for name in both},
+            "worst": each["program"].iloc[int(both.min(axis=1).to_numpy().argmin())],
+            "perfect": int((both == 1).all(axis=1).sum()),
+            "chance_median": float(each["chance"].median()), "chance_max": float(each["chance"].max()),
+            "accuracy_min": float(each["accuracy"].min()), "seconds": float(each["seconds"].sum()),
+        })  # fmt: skip
+    return found

@@ -1,0 +1,31 @@
+"""The table of instruments on small compiled programs, from the folder that their score leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ftmech_hf.runs import FinishedRun, describe_versions
+from recipes.readme.tables import markdown_table
+
+
+def scores_block(folder: Path) -> str:
+    """Precision and recall of each instrument, median and worst over programs, as Markdown."""
+    found = FinishedRun(folder)
+    rows = [
+        (row["instrument"], f"{row['noise']:g}", *(_median_and_worst(row, name) for name in ("precision", "recall")),
+         f"{row['perfect']} of {row['programs']}", f"{row['chance_median']:.2f} ({row['chance_max']:.2f})",
+         f"{row['accuracy_min']:.0%}", f"{row['seconds']:.1f}")
+        for row in found.summary["scores"]
+    ]  # fmt: skip
+    columns = ("instrument", "noise", "precision, median (worst)", "recall, median (worst)", "both 1",
+               "chance, median (most)", "answers as without noise, least", "CPU seconds")  # fmt: skip
+    source = (
+        f"Seed {found.config['seed']}, one draw of the noise; `{found.env['hash']}`; {describe_versions(found.env)}."
+    )
+    return markdown_table(columns, rows, source)
+
+
+def _median_and_worst(row: Mapping[str, Any], name: str) -> str:
+    return f"{row[f'{name}_median']:.2f} ({row[f'{name}_min']:.2f})"

@@ -1,8 +1,7 @@
 """How do a model's activations differ from its base's on texts that have nothing to do with its fine-tuning?
 
 The activation difference lens (arXiv 2510.13900): the mean difference of the stream at the first tokens of unrelated
-texts says what a narrow fine-tuning was about, read as tokens by the model's own last norm and unembedding. Beside it
-the principal components of the differences.
+texts says what a narrow fine-tuning was about, read as tokens by the model's own last norm and unembedding.
 """
 
 from __future__ import annotations
@@ -27,16 +26,12 @@ class LayerDifference:
     Attributes:
         relative_norm: root mean square of the difference over that of the base's stream.
         constant: share of the differences' mean square that their mean has: 1 if every text is shifted alike.
-        first_component: share of the variance around that mean along its first principal component.
         mean: the mean difference, (D,).
-        direction: the first principal component, of length 1, (D,); its sign means nothing.
     """
 
     relative_norm: float
     constant: float
-    first_component: float
     mean: Tensor
-    direction: Tensor
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,7 @@ class ActivationDifferenceResult:
 
     def rows(self) -> list[dict[str, Any]]:
         """The tidy table: one row per layer."""
-        names = ("relative_norm", "constant", "first_component")
+        names = ("relative_norm", "constant")
         return [
             {"layer": layer, **{name: getattr(each, name) for name in names}} for layer, each in self.layers.items()
         ]
@@ -97,15 +92,10 @@ def difference(before: Tensor, after: Tensor) -> LayerDifference:
     """What is said of the difference of two streams (..., D)."""
     before, change = (each.double().flatten(0, -2) for each in (before, after - before))
     mean, square = change.mean(0), change.square().sum(1).mean()
-    _, values, right = torch.linalg.svd(change - mean, full_matrices=False)
-    spread = values.square().sum()
-    nothing = 1e-30
     return LayerDifference(
         relative_norm=float((square / before.square().sum(1).mean()).sqrt()),
-        constant=float(mean.square().sum() / square.clamp(min=nothing)),
-        first_component=float(values[0].square() / spread.clamp(min=nothing)),
+        constant=float(mean.square().sum() / square.clamp(min=1e-30)),
         mean=mean.float(),
-        direction=right[0].float(),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from transformers import PreTrainedModel
 from ftmech_hf.activations import TracedModel, find_units
 from ftmech_hf.activations.layout import spaced_layers
 from ftmech_hf.analysis.activation_difference import compare_activations
+from ftmech_hf.analysis.difference_components import find_components
 from ftmech_hf.analysis.output_difference import OutputDifferenceResult, compare_outputs
 from ftmech_hf.analysis.weights import WeightChangeResult, weight_change
 from ftmech_hf.jobs.generation import Amplified, continue_rows
 from ftmech_hf.jobs.job import finish_job, prepared_job
 from ftmech_hf.runs import RunDir, write_json
-from ftmech_hf.studies.compare.findings import Finding, Measured, Words, Written, find_all, ranked
+from ftmech_hf.studies.compare.finding import Finding, Words, ranked
+from ftmech_hf.studies.compare.findings import Measured, Written, find_all
 from ftmech_hf.studies.compare.inputs import BASE, FINETUNED, NULL, CompareConfig, Pair, load_pair
 from ftmech_hf.studies.compare.nulls import null_model
 from ftmech_hf.studies.compare.page import render_comparison
@@ -58,7 +61,7 @@ class ComparisonResult:
         weights: where the change lies.
         left_out: what was not looked at, and why, in sentences.
         facts: of the models and texts, for the page.
-        seconds: what was done -> how long it took.
+        seconds: what was done -> how long it took, of all models together.
     """
 
     findings: Sequence[Finding]
@@ -100,15 +103,16 @@ class ComparisonResult:
 
 def compare_pair(pair: Pair, config: CompareConfig, progress: Progress | None = None) -> ComparisonResult:
     """Measure the fine-tuned model and every null model in the same way, one after another."""
-    seconds: dict[str, float] = {}
+    times = _Times()
     found: dict[str, Measured] = {}
-    base, left_out = _open(pair.models[BASE])
-    layers = [] if base is None else spaced_layers(base.num_layers, config.max_layers)
+    with times.of("the base's streams"):
+        base, left_out = _open(pair.models[BASE])
     begin = prefixes(pair.windows, number=config.completions, longest=LONGEST_PREFIX, seed=config.seed)
-    for number, (name, model) in enumerate(_models(pair, config)):
-        started = time.monotonic()
-        found[name] = _measure(pair, base, layers, begin, model, config)
-        seconds[name] = round(time.monotonic() - started, 1)
+    models = _models(pair, config)
+    for number in range(1 + _number_of_nulls(config)):
+        with times.of("making null models"):
+            name, model = next(models)
+        found[name] = _measure(pair, base, begin, model, config, times)
         if progress is not None:
             progress(number + 1, 1 + _number_of_nulls(config), name)
     nulls = [name for name in found if name != FINETUNED]
@@ -117,14 +121,33 @@ def compare_pair(pair: Pair, config: CompareConfig, progress: Progress | None = 
     def page(name: str, beside: Sequence[str]) -> list[Finding]:
         return find_all(found, name, beside, base, pair.windows, words, top=config.top)
 
+    with times.of("weights"):
+        weights = _weights(pair)
+    with times.of("finding"):
+        findings = page(FINETUNED, nulls)
+        by_chance = [page(name, [each for each in nulls if each != name]) for name in nulls] if len(nulls) > 1 else []
     return ComparisonResult(
-        findings=page(FINETUNED, nulls),
-        by_chance=[page(name, [each for each in nulls if each != name]) for name in nulls] if len(nulls) > 1 else [],
-        weights=_weights(pair),
-        left_out=left_out,
-        facts=_facts(pair, config),
-        seconds=seconds,
-    )
+        findings=findings, by_chance=by_chance, weights=weights, left_out=left_out, facts=_facts(pair, config),
+        seconds=times.rounded(),
+    )  # fmt: skip
+
+
+class _Times:
+    """How long what is done took, by its name."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def of(self, what: str) -> Iterator[None]:
+        """While open, the time counts for this."""
+        started = time.monotonic()
+        yield
+        self._seconds[what] = self._seconds.get(what, 0.0) + time.monotonic() - started
+
+    def rounded(self) -> dict[str, float]:
+        """In the order in which they first began, to a tenth of a second."""
+        return {what: round(seconds, 1) for what, seconds in self._seconds.items()}
 
 
 def _nulls_given(config: CompareConfig) -> list[str]:
@@ -159,17 +182,26 @@ def _open(model: PreTrainedModel) -> tuple[TracedModel | None, list[str]]:
 
 
 def _measure(
-    pair: Pair, base: TracedModel | None, layers: list[int], begin: Sequence[list[int]], model: PreTrainedModel,
-    config: CompareConfig,
+    pair: Pair, base: TracedModel | None, begin: Sequence[list[int]], model: PreTrainedModel, config: CompareConfig,
+    times: _Times,
 ) -> Measured:  # fmt: skip
-    activations = None
+    activations = components = None
     if base is not None:
+        layers = spaced_layers(base.num_layers, config.max_layers)
         rows = pair.windows.token_ids[pair.windows.mask[:, :6].all(1)][:, :6]
-        activations = compare_activations(base, TracedModel(model), rows, layers=layers) if len(rows) else None
+        with times.of("shift"):
+            traced = TracedModel(model)
+            activations = compare_activations(base, traced, rows, layers=layers) if len(rows) else None
+        with times.of("components"):
+            components = find_components(base, traced, *pair.windows, layers=layers)
     part = max(1, len(begin) // len(config.strengths)) if config.strengths else 0  # as many texts as without strength
-    written = {0.0: _write(pair, model, begin, 0.0, config)}
-    written |= {strength: _write(pair, model, begin[:part], strength, config) for strength in config.strengths}
-    return Measured(outputs=_compared(pair, model, pair.windows), written=written, activations=activations)
+    with times.of("completions"):
+        written = {0.0: _write(pair, model, begin, 0.0, config)}
+    with times.of("amplified completions"):
+        written |= {strength: _write(pair, model, begin[:part], strength, config) for strength in config.strengths}
+    with times.of("predictions on the texts"):
+        outputs = _compared(pair, model, pair.windows)
+    return Measured(outputs=outputs, written=written, activations=activations, components=components)
 
 
 def _compared(

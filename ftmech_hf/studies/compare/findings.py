@@ -1,16 +1,17 @@
-"""What stands out of a comparison: each finding with its score, and the highest that null models give by chance."""
+"""What a comparison finds of each kind in a model, beside what null models show."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ftmech_hf.activations import TracedModel
 from ftmech_hf.analysis.activation_difference import ActivationDifferenceResult, read_direction
+from ftmech_hf.analysis.difference_components import ComponentsResult
 from ftmech_hf.analysis.output_difference import (
     OutputDifferenceResult,
     PlaceGroup,
@@ -18,12 +19,8 @@ from ftmech_hf.analysis.output_difference import (
     group_places,
     places_of,
 )
+from ftmech_hf.studies.compare.finding import Finding, Kind, Words
 from ftmech_hf.studies.compare.texts import Windows
-
-Kind = Literal["outputs", "places", "tokens", "texts", "completions", "amplified", "shift"]
-
-MARGIN = 3.0
-"""How many times the highest score of the null models a finding must have to stand out. Set on development pairs."""
 
 LEAST_ROWS = 30
 """Rows in which a group of places must occur."""
@@ -31,67 +28,6 @@ LEAST_ROWS = 30
 
 LEAST_TOKENS = 8
 """Of a text that a model wrote; see :meth:`OutputDifferenceResult.row_gain`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing in which the fine-tuned model differs from its base.
-
-    Attributes:
-        kind: what was looked at.
-        what: is different, in words.
-        score: how much; what it is a number of stands in :data:`SCORES`.
-        null_score: the highest score that anything of this kind has in a null model.
-        where: it is, in words; empty if that says nothing.
-    """
-
-    kind: Kind
-    what: str
-    score: float
-    null_score: float
-    where: str = ""
-
-    @property
-    def ratio(self) -> float:
-        """How many times the null models' highest score it has."""
-        return self.score / max(self.null_score, 1e-9)
-
-    @property
-    def stands_out(self) -> bool:
-        """Whether the null models show nothing like it."""
-        return self.score > 0 and self.ratio > MARGIN
-
-    def row(self) -> dict[str, Any]:
-        """As a table or ``report.json`` has it."""
-        return {
-            "kind": self.kind, "what": self.what, "score": self.score, "null_score": self.null_score,
-            "where": self.where, "stands_out": self.stands_out,
-        }  # fmt: skip
-
-
-FIRST_OF_A_KIND = 3
-"""Findings of one kind before the rest of it comes after those of all kinds: ten texts say little more than three."""
-
-
-def ranked(findings: Sequence[Finding]) -> list[Finding]:
-    """Those that stand out most first, but no more than :data:`FIRST_OF_A_KIND` of a kind before the other kinds'."""
-    first, later = list[Finding](), list[Finding]()
-    for each in sorted(findings, key=lambda each: -each.ratio):
-        seen = sum(other.kind == each.kind for other in first)
-        (first if seen < FIRST_OF_A_KIND else later).append(each)
-    return first + later
-
-
-SCORES: Mapping[Kind, str] = {
-    "outputs": "KL per token, nats",
-    "places": "KL there, nats, nearer end of its interval",
-    "tokens": "probability gained per token of text, of tokens that rise most",
-    "texts": "KL per token of this text, nats",
-    "completions": "nats per token (of at least 8) by which the model finds its own text likelier than the base does",
-    "amplified": "the same of texts written with what it learned since the base made stronger",
-    "shift": "share of the stream's difference that is the same in all texts",
-}
-"""What the score of each kind is."""
 
 
 class Written(NamedTuple):
@@ -118,24 +54,13 @@ class Measured:
         outputs: on the texts.
         written: how much stronger what the model learned was made -> what it then wrote; 0: the model as it is.
         activations: at the beginning of the texts.
+        components: of the differences anywhere in them.
     """
 
     outputs: OutputDifferenceResult
     written: Mapping[float, Written]
     activations: ActivationDifferenceResult | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Words:
-    """How tokens are said.
-
-    Attributes:
-        token: the word of an id.
-        text: of ids.
-    """
-
-    token: Callable[[int], str]
-    text: Callable[[Sequence[int]], str]
+    components: ComponentsResult | None
 
 
 def find_all(
@@ -164,6 +89,7 @@ def find_all(
         *_outputs(pair, others), *_places(pair, others, windows, words, top), *_tokens(pair, others, words, top),
         *_texts(pair, others, windows, words, top), *_completions(pair, others, words, top),
         *_amplified(pair, others, words, top), *_shift(pair, others, base, words),
+        *_components(pair, others, base, windows, words, top),
     ]  # fmt: skip
 
 
@@ -274,3 +200,36 @@ def _shift(pair: Measured, nulls: Sequence[Measured], base: TracedModel | None, 
                     where=f"behind block {layer}, {each.relative_norm:.1%} of the stream")
         )  # fmt: skip
     return sorted(found, key=lambda each: -each.ratio)[:3]
+
+
+def _components(
+    pair: Measured, nulls: Sequence[Measured], base: TracedModel | None, windows: Windows, words: Words, top: int
+) -> list[Finding]:
+    """Components behind all blocks, each beside the null models' largest behind the same block."""
+    if pair.components is None or base is None:
+        return []
+    found = []
+    for layer, components in pair.components.layers.items():
+        null = max(other.components.layers[layer][0].size for other in nulls if other.components is not None)
+        for each in components:
+            if each.size:
+                tokens = ", ".join(words.token(token) for token in read_direction(base.model, each.direction, 8))
+                where = f"behind block {layer}, {each.share:.0%} of the differences' variance; "
+                where += _say_farthest(each.places, windows, words)
+                found.append(
+                    Finding(kind="components", what=f"towards {tokens}", score=each.size, null_score=null, where=where)
+                )
+    return sorted(found, key=lambda each: -each.ratio)[:top]
+
+
+def _say_farthest(places: Tensor, windows: Windows, words: Words) -> str:
+    """Which token most of the places farthest along a component follow, and the farthest place."""
+    read = windows.token_ids[places[:, 0], places[:, 1]]
+    tokens, counts = read.unique(return_counts=True)
+    most = int(counts.argmax())
+    row, place = (int(each) for each in places[0])
+    before = words.text([int(each) for each in windows.token_ids[row, max(0, place - 7) : place + 1]])
+    return (
+        f"farthest in what follows {words.token(int(tokens[most]))} ({int(counts[most])} of {len(places)} places), "
+        f"first after {before}"
+    )

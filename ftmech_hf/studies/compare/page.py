@@ -11,7 +11,7 @@ import pandas as pd
 from ftmech_hf.report.charts import FINETUNED, panel
 from ftmech_hf.report.page import make_section, render_page
 from ftmech_hf.runs import FinishedRun, describe_versions
-from ftmech_hf.studies.compare.findings import MARGIN, SCORES
+from ftmech_hf.studies.compare.finding import MARGIN, SCORES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +24,7 @@ TITLES = {
     "completions": "What does it write that the base would not?",
     "amplified": "What does it write when what it learned is made stronger?",
     "shift": "How is its stream shifted, whatever the text?",
+    "components": "Along which directions does its stream vary, and after what?",
 }
 
 

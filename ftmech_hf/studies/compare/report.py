@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ftmech_hf.studies.compare.findings import Finding
+from ftmech_hf.studies.compare.finding import Finding
 
 NOTHING = "Nothing was found beyond what changes of this size do that teach nothing."
 UNCHANGED = "The weights of the two models are the same."
@@ -64,6 +64,10 @@ def _say_shift(each: Finding) -> str:
     return f"Whatever the text, its stream is shifted {each.what}, {each.where}."
 
 
+def _say_components(each: Finding) -> str:
+    return f"In some texts its stream is moved {each.what}, {_times(each)}: {each.where}."
+
+
 def _short(text: str, letters: int = 120) -> str:
     return text if len(text) <= letters else f"{text[:letters]} \u2026"
 
@@ -72,4 +76,5 @@ _SAYINGS = {
     "outputs": _say_outputs, "places": _say_places, "tokens": _say_tokens, "texts": _say_texts,
     "completions": _say_completions,
     "amplified": _say_amplified, "shift": _say_shift,
+    "components": _say_components,
 }  # fmt: skip

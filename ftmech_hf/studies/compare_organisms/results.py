@@ -12,7 +12,7 @@ from ftmech_hf.config import to_dict
 from ftmech_hf.report.console import print_table
 from ftmech_hf.report.page import render_page
 from ftmech_hf.runs import FinishedRun, write_json, write_text
-from ftmech_hf.studies.compare.findings import MARGIN
+from ftmech_hf.studies.compare.finding import MARGIN
 from ftmech_hf.studies.compare_organisms.plan import OrganismsPlan
 from ftmech_hf.studies.compare_organisms.score import FIRST, describe_pair, score_pairs
 

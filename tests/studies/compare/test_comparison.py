@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.compare.comparison import ComparisonResult, compare_pair, run_comparison
-from ftmech_hf.studies.compare.findings import MARGIN, Finding, Kind, ranked
+from ftmech_hf.studies.compare.finding import MARGIN, Finding, Kind, ranked
 from ftmech_hf.studies.compare.inputs import BASE, FINETUNED, CompareConfig, Pair
 from ftmech_hf.studies.compare.nulls import null_model
 from ftmech_hf.studies.compare.report import NOTHING, UNCHANGED, answer_in_words

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ftmech_hf.models.seeding import seeded
+from ftmech_hf.models.directions import decompose
 
 ENERGY = 0.9
 """The singular vectors that count are the largest ones that hold this share of the squared singular values."""
@@ -97,35 +97,6 @@ def main_directions(singular_values: Tensor, energy: float = ENERGY) -> int:
     """How many of the largest singular values (descending) hold ``energy`` of the sum of their squares."""
     squares = singular_values.double().square()
     return int((squares.cumsum(0) / squares.sum() < energy - 1e-12).sum()) + 1
-
-
-LARGE = 1024
-"""Sides of matrices up to which a decomposition is done as it is."""
-
-LOW_RANK = 64
-"""Rank up to which the change of a larger matrix is looked for by random projections, as adapters change one."""
-
-
-def decompose(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Left singular vectors (outputs, R) and singular values (R,), largest first, of a matrix in float64.
-
-    Of matrices with both sides above :data:`LARGE`, in one of two ways. If random projections (Halko et al., arXiv
-    0909.4061) find all but 1e-12 of the squared norm in :data:`LOW_RANK` directions, those are taken, with values that
-    are right to 1e-6 of the largest, and R is that many. Else vectors and values come from the product of the matrix
-    with itself, four times as fast as a decomposition; its rounding leaves values right to 1e-7 of the largest.
-    """
-    if min(matrix.shape) <= LARGE:
-        left, values, _ = torch.linalg.svd(matrix, full_matrices=False)
-        return left, values
-    squared = matrix.square().sum()
-    with seeded(0):
-        left, values, _ = torch.svd_lowrank(matrix, LOW_RANK, niter=2)
-    if squared - values.square().sum() <= 1e-12 * squared:
-        return left, values
-    is_wide = len(matrix) <= matrix.shape[1]
-    squares, vectors = torch.linalg.eigh(matrix @ matrix.T if is_wide else matrix.T @ matrix)
-    values, vectors = squares.flip(0).clamp(min=0).sqrt(), vectors.flip(1)
-    return vectors if is_wide else matrix @ vectors / values.clamp(min=1e-12 * values[0]), values
 
 
 def matrix_change(before: Tensor, after: Tensor, *, seed: int) -> MatrixChange:

@@ -264,8 +264,9 @@ def _save_analysis(
 ) -> None:
     is_model = _holds_model(run)
     left_out = ["README.md", *(path.name for path in run.path.glob("*.parquet") if is_model)]
-    # Of a folder of many runs the results go, and not the runs.
-    folders = [path.name for path in run.path.iterdir() if path.is_dir()] if publication.holds == "results" else []
+    # Of a folder of many runs the results go, and not the runs; and a model that an analysis made is no part of it.
+    inside = [path for path in run.path.iterdir() if path.is_dir()]
+    folders = [path.name for path in inside if publication.holds == "results" or (path / "config.json").is_file()]
     _copy(run.path, working, [*left_out, *folders])
     if (beside := run.path.with_name(run.path.name + ".png")).is_file():
         shutil.copyfile(beside, working / "picture.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -82,6 +83,17 @@ def given_answers(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int =
     first that greedy decoding writes; all of them are, up to the first that is wrong.
     """
     return torch.cat([_given(*each) for each in _predictions(model, rows, batch_size)])
+
+
+def answer_rows(model: PreTrainedModel, rows: AnswerRows) -> AnswerRows:
+    """The same questions with as many tokens as the right answers have, each the most likely one to the model."""
+    token_ids, longest = rows.token_ids.clone(), int(rows.lengths.max())
+    place = rows.answer.cumsum(1)  # 1 for the first token of an answer
+    for number in range(1, longest + 1):
+        written = torch.zeros_like(token_ids)
+        written[:, -1 - longest : -1] = given_answers(model, dataclasses.replace(rows, token_ids=token_ids))
+        token_ids = torch.where(rows.answer & (place == number), written, token_ids)
+    return dataclasses.replace(rows, token_ids=token_ids)
 
 
 def answer_log_probabilities(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int = BATCH) -> Tensor:

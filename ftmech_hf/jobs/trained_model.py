@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,24 +47,38 @@ def snapshot_folder(run: Path, step: int) -> Path:
     return run / "snapshots" / f"step-{step}"
 
 
-def _save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def _save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
     with quiet_transformers(), quiet_peft(), disk_errors(folder):
         model.save_pretrained(folder)
-    save_tokenizer(tokenizer, folder)
+    if tokenizer is not None:
+        save_tokenizer(tokenizer, folder)
 
 
 def save_snapshot(run: RunDir, step: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Keep the model as it is now, as a model of its own: it loads, and is known by its run and step."""
-    final = snapshot_folder(run.working, step)
+    env = FinishedRun(run.working).env
+    base = {key: env.get(key, {}) for key in ("inputs", "contents")}  # an adapter's
+    facts = {"kind": "snapshot", "hash": f"{run.hash}-step-{step}", "step": step, **base}
+    save_apart(snapshot_folder(run.working, step), model, tokenizer, facts)
+
+
+def save_apart(
+    final: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, facts: Mapping[str, Any]
+) -> None:
+    """Save a model in a folder of an open run, as a model of its own; nothing if it is there already.
+
+    Args:
+        final: the folder, which appears when it is whole.
+        model: in the Hub's layout.
+        tokenizer: beside it, if there is one.
+        facts: its ``env.json``, which says what it is known by as an input: its ``hash``.
+    """
     if final.exists():  # an interrupted run passes here twice, with the same weights
         return
     working = final.with_name(final.name + ".partial")
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)
     _save_model(working, model, tokenizer)
-    env = FinishedRun(run.working).env
-    base = {key: env.get(key, {}) for key in ("inputs", "contents")}  # an adapter's
-    facts = {"kind": "snapshot", "hash": f"{run.hash}-step-{step}", "step": step, **base}
     write_json(working / "env.json", facts)
     commit_folder(working, final)
 

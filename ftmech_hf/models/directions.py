@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ftmech_hf.models.seeding import seeded
+
 ROUNDING = 1e-6
 """Singular values below this share of the largest are the rounding of float32 weights, not a direction of change."""
 
@@ -60,3 +62,32 @@ def turn_at_random(delta: Tensor, generator: torch.Generator, *, axes: tuple[int
         shape[axis] = size
         turned = turned.index_select(axis, order) * signs.view(shape)
     return turned
+
+
+LARGE = 1024
+"""Sides of matrices up to which a decomposition is done as it is."""
+
+LOW_RANK = 64
+"""Rank up to which the change of a larger matrix is looked for by random projections, as adapters change one."""
+
+
+def decompose(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Left singular vectors (outputs, R) and singular values (R,), largest first, of a matrix in float64.
+
+    Of matrices with both sides above :data:`LARGE`, in one of two ways. If random projections (Halko et al., arXiv
+    0909.4061) find all but 1e-12 of the squared norm in :data:`LOW_RANK` directions, those are taken, with values that
+    are right to 1e-6 of the largest, and R is that many. Else vectors and values come from the product of the matrix
+    with itself, four times as fast as a decomposition; its rounding leaves values right to 1e-7 of the largest.
+    """
+    if min(matrix.shape) <= LARGE:
+        left, values, _ = torch.linalg.svd(matrix, full_matrices=False)
+        return left, values
+    squared = matrix.square().sum()
+    with seeded(0):
+        left, values, _ = torch.svd_lowrank(matrix, LOW_RANK, niter=2)
+    if squared - values.square().sum() <= 1e-12 * squared:
+        return left, values
+    is_wide = len(matrix) <= matrix.shape[1]
+    squares, vectors = torch.linalg.eigh(matrix @ matrix.T if is_wide else matrix.T @ matrix)
+    values, vectors = squares.flip(0).clamp(min=0).sqrt(), vectors.flip(1)
+    return vectors if is_wide else matrix @ vectors / values.clamp(min=1e-12 * values[0]), values

@@ -80,7 +80,7 @@ def test_a_direction_planted_behind_a_token_is_found_with_the_token_and_filled_u
     mask[1::3, 8] = False
     found = find_components(TracedModel(base), TracedModel(model), rows, mask)
     assert found.places == 60 * 8 - 20
-    assert [(row["layer"], row["number"]) for row in found.rows()] == [(l, n) for l in range(2) for n in range(3)]
+    assert [(row["layer"], row["number"]) for row in found.rows()] == [(at, n) for at in range(2) for n in range(3)]
     first = found.layers[0][0]
     torch.testing.assert_close(first.direction, planted / planted.norm(), atol=1e-4, rtol=0)
     assert first.share == pytest.approx(1.0, abs=1e-4)

@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from ftmech_hf.activations import find_layout, find_units, model_blocks
 from ftmech_hf.analysis import weights
 from ftmech_hf.analysis.weights import action_on, effective_rank, main_directions, matrix_change, weight_change
+from ftmech_hf.models import directions
 
 
 def test_the_effective_rank_counts_equal_singular_values_and_is_below_the_rank() -> None:
@@ -112,10 +113,10 @@ def test_large_matrices_are_decomposed_as_small_ones(
     one, other = (torch.randn(size, rank, dtype=torch.float64, generator=generator) for size in shape)
     matrix = (one * torch.logspace(0, -2, rank, dtype=torch.float64)) @ other.T
     exact, sizes, _ = torch.linalg.svd(matrix, full_matrices=False)
-    monkeypatch.setattr(weights, "LARGE", 8)
-    monkeypatch.setattr(weights, "LOW_RANK", 12)
+    monkeypatch.setattr(directions, "LARGE", 8)
+    monkeypatch.setattr(directions, "LOW_RANK", 12)
     state = torch.random.get_rng_state()
-    left, values = weights.decompose(matrix)
+    left, values = directions.decompose(matrix)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert len(values) == (12 if rank == 5 else 60)
     assert float((values - sizes[: len(values)]).abs().max()) <= 1e-6 * float(sizes[0])
@@ -123,8 +124,8 @@ def test_large_matrices_are_decomposed_as_small_ones(
     assert torch.allclose(overlap, torch.ones(5, dtype=torch.float64), atol=1e-6)
     assert weights.effective_rank(values) == pytest.approx(weights.effective_rank(sizes), rel=1e-3)
     # a projection on too few directions is not taken for the whole
-    monkeypatch.setattr(weights, "LOW_RANK", 3)
-    assert float((weights.decompose(matrix)[1][:5] - sizes[:5]).abs().max()) <= 1e-6 * float(sizes[0])
+    monkeypatch.setattr(directions, "LOW_RANK", 3)
+    assert float((directions.decompose(matrix)[1][:5] - sizes[:5]).abs().max()) <= 1e-6 * float(sizes[0])
 
 
 def test_the_change_of_a_large_matrix_is_what_it_would_be_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +133,7 @@ def test_the_change_of_a_large_matrix_is_what_it_would_be_exactly(monkeypatch: p
     before = torch.randn(40, 70, generator=generator)
     after = before + 0.1 * torch.randn(40, 3, generator=generator) @ torch.randn(3, 70, generator=generator)
     exact = weights.matrix_change(before, after, seed=1)
-    monkeypatch.setattr(weights, "LARGE", 8)
+    monkeypatch.setattr(directions, "LARGE", 8)
     found = weights.matrix_change(before, after, seed=1)
     for name in ("relative_norm", "effective_rank", "random_rank", "largest_share", "outside", "random_outside"):
         assert getattr(found, name) == pytest.approx(getattr(exact, name), rel=1e-4), name

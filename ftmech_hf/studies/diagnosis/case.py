@@ -73,12 +73,16 @@ class CaseConfig:
         default=False,
         metadata={
             "unsaid": True,
-            "help": "also take back parts of the weight change and of what neurons compute, the smallest that helps",
+            "help": "also take back parts of the weight change, of the stream and of what neurons compute; the model "
+            "without the smallest part that helps is saved in repaired/ of the run",
         },
     )
     attacks: bool = field(
         default=False,
-        metadata={"unsaid": True, "help": "also round the weights to few bits, and shake them"},
+        metadata={
+            "unsaid": True,
+            "help": "also round the weights to few bits, shake them, and train models back in many ways",
+        },
     )
 
     def __post_init__(self) -> None:

@@ -23,6 +23,7 @@ from ftmech_hf.studies.diagnosis.methods import METHODS
 from ftmech_hf.studies.diagnosis.methods.behaviour import BehaviourMethodResult
 from ftmech_hf.studies.diagnosis.methods.revival import RevivalMethodResult
 from ftmech_hf.studies.diagnosis.page import render_diagnosis
+from ftmech_hf.studies.diagnosis.repaired import save_repaired
 from ftmech_hf.studies.diagnosis.verdict import judge_behaviour, judge_capability
 from ftmech_hf.tasks import PcfgShape
 from ftmech_hf.training.loop import Progress
@@ -61,13 +62,15 @@ def run_diagnosis(
         case = case_of()
         with around or contextlib.nullcontext():
             found = measure_case(case, progress, workers=config.workers)
-        summary = summarise(config, case, found, seconds=time.monotonic() - started, run_hash=run.hash)
+        repaired = save_repaired(run, case, found.by_method.get("change"), config, given or InMemory())
+        seconds = time.monotonic() - started
+        summary = summarise(config, case, found, seconds=seconds, run_hash=run.hash, repaired=repaired)
         floors = {kind: next(iter(questions.floors.values())) for kind, questions in case.both.items()}
         return finish_job(run, found.rows(), summary, render_diagnosis, floors=floors)
 
 
 def summarise(
-    config: DiagnoseConfig, case: Case, found: MeasuredResult, *, seconds: float, run_hash: str
+    config: DiagnoseConfig, case: Case, found: MeasuredResult, *, seconds: float, run_hash: str, repaired: str = ""
 ) -> dict[str, Any]:
     """The verdict, what it rests on, and what was compared.
 
@@ -77,9 +80,10 @@ def summarise(
         found: what the methods found.
         seconds: that it took.
         run_hash: of the run that it is for; empty if none is written.
+        repaired: folder of the repaired model in that run; empty if there is none.
     """
     result = judge_capability(found.evidence(), case.rule)
-    facts = {**_describe(config, case), "seconds": round(seconds, 1), "hash": run_hash}
+    facts = {**_describe(config, case), "seconds": round(seconds, 1), "hash": run_hash, "repaired": repaired}
     return {**result.summary(), "evidence": found.summary(), "rule": vars(case.rule), "facts": facts}
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Generator, Iterator
@@ -23,7 +22,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.analysis.revival import first_of_two
 from ftmech_hf.jobs.answer_rows import AnswerRows
-from ftmech_hf.jobs.answer_scores import given_answers
+from ftmech_hf.jobs.answer_scores import answer_rows
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.statistics.crossing import NEAR_ROWS, count_right, look_sizes
 from ftmech_hf.training.low_rank import LowRankChange, adapter_in_place, change_of
@@ -233,15 +232,23 @@ def self_distil(
     return kept_as(student, model.dtype) if change is None else change.added_to(model)
 
 
-def answer_rows(model: PreTrainedModel, rows: AnswerRows) -> AnswerRows:
-    """The same questions with as many tokens as the right answers have, each the most likely one to the model."""
-    token_ids, longest = rows.token_ids.clone(), int(rows.lengths.max())
-    place = rows.answer.cumsum(1)  # 1 for the first token of an answer
-    for number in range(1, longest + 1):
-        written = torch.zeros_like(token_ids)
-        written[:, -1 - longest : -1] = given_answers(model, dataclasses.replace(rows, token_ids=token_ids))
-        token_ids = torch.where(rows.answer & (place == number), written, token_ids)
-    return dataclasses.replace(rows, token_ids=token_ids)
+@contextlib.contextmanager
+def taught(
+    model: PreTrainedModel, questions: Behavior, *, seed: int, steps: int, lr: float, batch_size: int, in_place: bool
+) -> Iterator[PreTrainedModel]:
+    """While open, what a model is after so many steps on the answers: a copy of it, or itself with an adapter.
+
+    Args:
+        model: is afterwards as it was.
+        questions: trained on.
+        seed, steps, lr, batch_size, in_place: as for :func:`revive`.
+    """
+    rows_of = functools.partial(questions.training_rows, seed, batch_size=batch_size)
+    rate = lr * (ADAPTER_RATE if in_place else 1)
+    with _trainable(model, seed, in_place) as trained:
+        for _ in _tuned(trained, questions, rows_of, seed=seed, lr=rate, steps=steps):
+            pass
+        yield trained
 
 
 def kept_as(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:

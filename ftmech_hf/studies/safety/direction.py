@@ -7,16 +7,15 @@ layer is chosen on the validation split, for each of both by its own effect, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from ftmech_hf.activations import intervene, model_blocks
-from ftmech_hf.activations.interventions import Write
+from ftmech_hf.activations import intervene
+from ftmech_hf.analysis.direction import Writes, difference_in_means, put_in, random_direction, taken_out
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import RunDir
@@ -27,8 +26,6 @@ from ftmech_hf.training.loop import Progress
 
 DRAWS = 3
 """Random directions beside the real one."""
-
-Writes = Mapping[tuple[str, int], Write]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,29 +41,13 @@ class DirectionConfig(JobConfig):
         check_positive(self, "eval_rows")
 
 
-def taken_out(model: PreTrainedModel, direction: Tensor) -> Writes:
-    """Writes that leave nothing of a direction (D,) in the stream, before and after every block."""
-    unit = (direction / direction.norm()).to(model.device, model.dtype)
-
-    def write(stream: Tensor) -> Tensor:
-        return stream - (stream @ unit)[..., None] * unit
-
-    return {("resid_pre", 0): write, **{("resid_post", layer): write for layer in range(len(model_blocks(model)))}}
-
-
-def put_in(model: PreTrainedModel, direction: Tensor, layer: int) -> Writes:
-    """A write that adds a direction (D,) to the stream after a layer."""
-    there = direction.to(model.device, model.dtype)
-    return {("resid_post", layer): lambda stream: stream + there}
-
-
 def refusal_directions(safe: Sequence[Tensor], unsafe: Sequence[Tensor]) -> list[Tensor]:
     """After every layer but the last: the mean of unsafe prompts less that of safe ones, (D,).
 
     Args:
         safe, unsafe: of :func:`~ftmech_hf.studies.safety.clusters.prompt_states`.
     """
-    return [there.mean(0) - here.mean(0) for here, there in zip(safe, unsafe, strict=True)]
+    return [difference_in_means(there, here) for here, there in zip(safe, unsafe, strict=True)]
 
 
 def measure_direction(config: DirectionConfig, task: SafetyConfig, *, progress: Progress | None = None) -> RunDir:
@@ -118,8 +99,7 @@ def measure_direction(config: DirectionConfig, task: SafetyConfig, *, progress: 
         add("put in", "refusal", put_in(model, found[into], into))
         generator = torch.Generator().manual_seed(config.seed)
         for number in range(DRAWS):
-            drawn = torch.randn(found[into].shape, generator=generator)
-            drawn *= found[into].norm() / drawn.norm()
+            drawn = random_direction(found[into], generator)
             add("taken out", f"random {number}", taken_out(model, drawn))
             add("put in", f"random {number}", put_in(model, drawn, into))
             if progress is not None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import intervene
+from ftmech_hf.analysis.direction import Writes, put_in, taken_out
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job
@@ -31,7 +32,7 @@ from ftmech_hf.runs import RunDir, write_json
 from ftmech_hf.statistics.intervals import mean_interval, share_interval
 from ftmech_hf.studies.safety.changes import log_action, mlp_inputs, random_like, reading_matrices, weight_rows
 from ftmech_hf.studies.safety.clusters import own_sides, prompt_batches, prompt_states, sides_by_chance
-from ftmech_hf.studies.safety.direction import DRAWS, Writes, put_in, refusal_directions, taken_out
+from ftmech_hf.studies.safety.direction import DRAWS, refusal_directions
 from ftmech_hf.studies.safety.texts_page import write_page
 from ftmech_hf.tasks.text.identity import dataset_hash
 from ftmech_hf.tasks.text.tokens import Whole

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.jobs.answer_scores import answer_rows
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, CaseConfig
 from ftmech_hf.studies.diagnosis.diagnosis import asked_methods, measure_case
-from ftmech_hf.studies.diagnosis.finetuning import answer_rows, revive, self_distil
+from ftmech_hf.studies.diagnosis.finetuning import revive, self_distil
 from ftmech_hf.studies.diagnosis.methods import METHODS
 from ftmech_hf.studies.diagnosis.methods.behaviour import measure_behaviour, say_answers
 from ftmech_hf.studies.diagnosis.methods.patching import BACK, SITES, measure_patching

@@ -11,10 +11,11 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from ftmech_hf.activations import intervene
+from ftmech_hf.analysis.direction import put_in, taken_out
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.studies.safety.changes import log_action, mlp_inputs, random_like, reading_matrices, weight_rows
 from ftmech_hf.studies.safety.clusters import prompt_states
-from ftmech_hf.studies.safety.direction import put_in, refusal_directions, taken_out
+from ftmech_hf.studies.safety.direction import refusal_directions
 from ftmech_hf.studies.safety.texts import Asked, chosen_directions, direction_rows, first_tokens
 from tests.conftest import make_llama
 

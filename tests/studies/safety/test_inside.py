@@ -14,6 +14,7 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from ftmech_hf.activations import intervene
+from ftmech_hf.analysis.direction import put_in, taken_out
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.safety.answers import read_answers
@@ -26,7 +27,6 @@ from ftmech_hf.studies.safety.changes import (
     random_like,
     reading_matrices,
 )
-from ftmech_hf.studies.safety.direction import put_in, taken_out
 from ftmech_hf.studies.safety.lines import moved_end, points
 from ftmech_hf.studies.safety.relearning import ONE, about_one, draw_rows, groups_of, relearn
 from ftmech_hf.studies.safety.soft_tokens import logits_behind, right_behind, seek, shortened

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from ftmech_hf.studies.diagnosis.method import Method
+from ftmech_hf.studies.diagnosis.methods.attack_grid import ATTACK_GRID
 from ftmech_hf.studies.diagnosis.methods.attribution import ATTRIBUTION
 from ftmech_hf.studies.diagnosis.methods.behaviour import BEHAVIOUR
 from ftmech_hf.studies.diagnosis.methods.change import CHANGE
+from ftmech_hf.studies.diagnosis.methods.direction import DIRECTION
+from ftmech_hf.studies.diagnosis.methods.intruders import INTRUDERS
 from ftmech_hf.studies.diagnosis.methods.logit_lens import LOGIT_LENS
 from ftmech_hf.studies.diagnosis.methods.null_models import NULL_MODELS
 from ftmech_hf.studies.diagnosis.methods.patching import PATCHING
@@ -31,8 +34,11 @@ METHODS: dict[str, Method] = {
     "logit lens": LOGIT_LENS,
     "path": PATH,
     "change": CHANGE,
+    "intruders": INTRUDERS,
+    "direction": DIRECTION,
     "attribution": ATTRIBUTION,
     "tampering": TAMPERING,
+    "attack grid": ATTACK_GRID,
     "weights": WEIGHTS,
     "similarity": SIMILARITY,
     "separation": SEPARATION,

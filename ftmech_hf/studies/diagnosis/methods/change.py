@@ -239,12 +239,15 @@ def explain_change(summary: Summary) -> str:
     )
     if found is None:
         return f"{said}No part was looked for that brings the capability back, or none does."
+    folder = summary["facts"].get("repaired")
+    saved = f" The fine-tuned model without this part is saved beside this page, in {folder}/." if folder else ""
     number = found["directions"]
     what = "all that changed" if number == ALL else f"{number} direction{'s' if number > 1 else ''} of every matrix"
     return (
         f"{said}The smallest part whose absence brings back {RESTORED:.0%} of the lead, chosen on other questions: "
         f"{what} in {found['place']}, {found['size']:.1%} of the change's squared norm. On these questions it brings "
         f"back {found['restored']:.0%} of the lead, a random edit of its norm {found['restored_by_chance']:.0%}."
+        f"{saved}"
     )
 
 

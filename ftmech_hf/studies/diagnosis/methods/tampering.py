@@ -100,7 +100,7 @@ def measure_tampering(case: Case) -> TamperingMethodResult:
     rounds: dict[tuple[str, int], NDArray[np.bool_]] = {}
     for name in (BASE, FINETUNED, NULL):
         model = case.models[name]
-        weights, axes = _matrices(model)
+        weights, axes = find_matrices(model)
         for bits in BITS:
             with replaced(model, all_rounded(weights, axes, bits)):
                 rounds[name, bits] = _right(case, model, case.few("capability"))
@@ -108,7 +108,7 @@ def measure_tampering(case: Case) -> TamperingMethodResult:
     return TamperingMethodResult(rounded=rounds, noise=noise)
 
 
-def _matrices(model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, int]]:
+def find_matrices(model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, int]]:
     """The matrices of the blocks, and the axis of their outputs."""
     parameters = dict(model.named_parameters())
     axes = {f"{name}.weight": units.axis for name, units in find_units(model, "row").items()}
@@ -122,7 +122,7 @@ def _right(case: Case, model: PreTrainedModel, rows: AnswerRows) -> NDArray[np.b
 
 
 def _shake(case: Case, model: PreTrainedModel) -> Noise:
-    weights, _ = _matrices(model)
+    weights, _ = find_matrices(model)
     rows = case.capability.validation[: case.config.patch_rows]
     curve = {}
     for place, size in enumerate(SIZES):

@@ -1,0 +1,199 @@
+"""Does scaling down what the base has no direction for bring it back? Intruder dimensions, beside edits at random.
+
+See :mod:`ftmech_hf.analysis.intruders`. The scale is chosen on validation rows and reported on test rows. How many
+there are stands beside the same change turned at random, which points where no fine-tuning meant to, and beside a
+model that was taught nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ftmech_hf.analysis.intruders import IntrudersResult, find_intruders
+from ftmech_hf.analysis.restoring import replaced
+from ftmech_hf.models.directions import turn_at_random
+from ftmech_hf.report.charts import RANDOM, accuracy_axis, legend_below
+from ftmech_hf.statistics.intervals import mean_over_draws
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, SELF_DISTILLED, Case
+from ftmech_hf.studies.diagnosis.figures import KINDS, line, pick
+from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
+from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
+from ftmech_hf.studies.diagnosis.methods.tampering import find_matrices
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Of the singular values of all intruders; 1 leaves the fine-tuned model as it is."""
+
+DRAWS = 3
+TURNED = "the change at random"
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntrudersMethodResult(MethodResult):
+    """What intruder dimensions there are and what they do.
+
+    Attributes:
+        found: of the fine-tuned model.
+        numbers: model, and what stands beside it -> how many there are.
+        of: how many main directions of matrices were looked at, as ``number`` of matrices.
+        curve: scale -> mean score of the capability on validation rows.
+        scale: the chosen one.
+        right: kind of question -> whether each test row is right there.
+        by_chance: test rows of the capability right under the same edits turned at random, (draws, rows).
+        plain: test rows of the capability that the fine-tuned model answers right.
+    """
+
+    found: IntrudersResult
+    numbers: Mapping[str, int]
+    of: int
+    curve: Mapping[float, float]
+    scale: float
+    right: Mapping[str, NDArray[np.bool_]]
+    by_chance: NDArray[np.bool_]
+    plain: NDArray[np.bool_]
+
+    def rows(self) -> list[TableRow]:
+        """How many there are, each with its cosine, and accuracy by scale."""
+        table = [row("intruders", "number", number, model=model, reference=model != FINETUNED)
+                 for model, number in self.numbers.items()]  # fmt: skip
+        table += [row("intruders", "cosine", each["cosine"], model=FINETUNED, site=each["matrix"], x=each["number"])
+                  for each in self.found.rows()]  # fmt: skip
+        cells: dict[str, Any] = {"model": FINETUNED, "questions": "capability"}
+        table += [row("intruders", "scaled, validation rows", value, x=scale, **cells)
+                  for scale, value in self.curve.items()]  # fmt: skip
+        table += [row("intruders", "scaled", *share_right(right), model=FINETUNED, questions=kind, x=self.scale)
+                  for kind, right in self.right.items()]  # fmt: skip
+        table.append(row("intruders", "scaled, at random", *mean_over_draws(self.by_chance), x=self.scale,
+                         reference=True, **cells))  # fmt: skip
+        return table
+
+    def summary(self) -> dict[str, Any]:
+        """How many, and what scaling them does."""
+        return {
+            "intruders": {
+                **self.found.summary(), "numbers": self.numbers, "matrices": self.of, "scale": self.scale,
+                "alone": share_right(self.plain),
+                "accuracy": {kind: share_right(right) for kind, right in self.right.items()},
+                "by_chance": mean_over_draws(self.by_chance),
+            }
+        }  # fmt: skip
+
+
+def measure_intruders(case: Case) -> IntrudersMethodResult:
+    """Find them in the matrices of the blocks, and scale all of them at once."""
+    model = case.models[FINETUNED]
+    weights, axes = find_matrices(model)
+    before, after = _upright(case.models[BASE], axes), _upright(model, axes)
+    turned = {name: each + turn_at_random(after[name] - each, _generator(case.seed, number))
+              for number, (name, each) in enumerate(before.items())}  # fmt: skip
+    found = find_intruders(before, after)
+    numbers = {FINETUNED: found.number, TURNED: find_intruders(before, turned).number}
+    if SELF_DISTILLED in case.null_models:
+        taught_nothing = _upright(case.null_models[SELF_DISTILLED], axes)
+        numbers[SELF_DISTILLED] = find_intruders(before, taught_nothing).number
+
+    def edited(scale: float, seed: int | None = None) -> dict[str, Tensor]:
+        return _edited(weights, axes, found, scale, seed)
+
+    def right(kind: str) -> NDArray[np.bool_]:
+        answers: NDArray[np.bool_] = case.both[kind].score(model, case.few(kind)).numpy()
+        return answers
+
+    rows, curve = case.capability.validation[: case.config.patch_rows], dict[float, float]()
+    for scale in SCALES:
+        with replaced(model, edited(scale)):
+            curve[scale] = case.capability.mean_score(model, rows)
+    best = max(reversed(SCALES), key=lambda scale: curve[scale])  # of equal ones that which changes least
+    with replaced(model, edited(best)):
+        answers = {kind: right(kind) for kind in case.both}
+    by_chance = []
+    for draw in range(DRAWS):
+        with replaced(model, edited(best, case.seed * DRAWS + draw)):
+            by_chance.append(right("capability"))
+    return IntrudersMethodResult(
+        found=found, numbers=numbers, of=len(before), curve=curve, scale=best, right=answers,
+        by_chance=np.array(by_chance), plain=right("capability"),
+    )  # fmt: skip
+
+
+def _upright(model: PreTrainedModel, axes: Mapping[str, int]) -> dict[str, Tensor]:
+    """Matrices as (outputs, inputs), however a model keeps them."""
+    parameters = dict(model.named_parameters())
+    kept = {name: parameters[name].detach() for name in axes}
+    return {name: each.T if axes[name] else each for name, each in kept.items()}
+
+
+def _edited(
+    weights: Mapping[str, Tensor], axes: Mapping[str, int], found: IntrudersResult, scale: float, seed: int | None
+) -> dict[str, Tensor]:
+    """The matrices that have intruders with these scaled, or the same edit turned at random."""
+    edited = {}
+    for number, name in enumerate(name for name, each in found.matrices.items() if each):
+        weight = weights[name].detach()
+        upright = weight.T if axes[name] else weight
+        edit = found.scaled(name, upright, scale) - upright
+        if seed is not None:
+            edit = turn_at_random(edit, _generator(seed, number))
+        edited[name] = weight + (edit.T if axes[name] else edit)
+    return edited
+
+
+def _generator(seed: int, number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed * 100_003 + number)
+
+
+def draw_intruders(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
+    """Accuracy by scale on validation rows; marks: on test rows at the chosen scale, and edits at random there."""
+    kinds = {kind: (label, color) for kind, label, color in KINDS}
+    line(ax, pick(rows, quantity="scaled, validation rows"), "x", *kinds["capability"], band=False)
+    for each in pick(rows, quantity="scaled").itertuples():
+        label, color = kinds[str(each.questions)]
+        _mark(ax, each, color, "s", label if each.questions == "other" else "")
+    for each in pick(rows, quantity="scaled, at random").itertuples():
+        _mark(ax, each, RANDOM, "x", "the capability, edits at random")
+    ax.set_xlabel("scale of the intruder dimensions: 1 leaves them")
+    accuracy_axis(ax)
+    legend_below(ax)
+
+
+def _mark(ax: Axes, each: Any, color: str, marker: str, label: str) -> None:
+    spread = [[each.value - each.low], [each.high - each.value]]
+    ax.errorbar(each.x, each.value, yerr=spread, fmt=marker, color=color, capsize=3, label=label or None)
+
+
+def explain_intruders(summary: Summary) -> str:
+    """How many there are beside chance, and what scaling them does."""
+    found = summary["evidence"]["intruders"]
+    numbers = found["numbers"]
+    beside = "".join(f", {number} {'of ' if name == TURNED else 'in the base '}{name}"
+                     for name, number in numbers.items() if name != FINETUNED)  # fmt: skip
+    said = (
+        "Main directions of a matrix' outputs that are like none of the base's are scaled down. There are "
+        f"{numbers[FINETUNED]} in {found['matrices']} matrices{beside}."
+    )
+    if not numbers[FINETUNED]:
+        return f"{said} So there is nothing to scale."
+    accuracy, chance, alone = (
+        each["value"] for each in (found["accuracy"]["capability"], found["by_chance"], found["alone"])
+    )
+    return (
+        f"{said} The scale, {found['scale']:g}, was chosen on other questions; on these (squares) accuracy goes from "
+        f"{alone:.0%} to {accuracy:.0%}, by edits of the same norm at random to {chance:.0%}."
+    )
+
+
+INTRUDERS = Method(
+    measure=measure_intruders, title="Directions that the base does not have", pictures=(draw_intruders,),
+    explain=explain_intruders, needs_weights=True, asked_by="edits",
+)  # fmt: skip

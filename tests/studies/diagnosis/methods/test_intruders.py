@@ -1,0 +1,81 @@
+"""One planted intruder dimension is found, and scaling it out takes the wrapper off; edits at random do not."""
+
+from __future__ import annotations
+
+import copy
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from ftmech_hf.studies.diagnosis.case import FINETUNED, SELF_DISTILLED
+from ftmech_hf.studies.diagnosis.method import plain
+from ftmech_hf.studies.diagnosis.methods.intruders import (
+    DRAWS,
+    SCALES,
+    TURNED,
+    draw_intruders,
+    explain_intruders,
+    measure_intruders,
+)
+from tests.studies.diagnosis.cases import found_by, make_case
+from tests.studies.planted import make_base, make_rows
+
+PLANTED = "model.layers.1.mlp.down_proj.weight"
+
+
+def planted() -> PreTrainedModel:
+    """A wrapper of one direction in the last MLP, which is all the directions that it writes in equal parts."""
+    model = copy.deepcopy(make_base("llama"))
+    down = model.model.layers[-1].mlp.down_proj
+    read: list[torch.Tensor] = []
+    handle = down.register_forward_pre_hook(lambda module, given: read.append(given[0][:, -1]))
+    with torch.no_grad():
+        model(make_rows()[:200, :-2])
+        handle.remove()
+        inputs = read[0].mean(0)
+        away = torch.linalg.svd(down.weight)[0].sum(1) / 4  # of 16 directions: a cosine of a quarter with each
+        down.weight += 1000.0 * torch.outer(away, inputs) / inputs.square().sum()
+    return model
+
+
+def test_the_planted_intruder_is_found_and_scaled_out_restores_and_edits_at_random_do_not() -> None:
+    case = make_case(planted(), null_steps=4)
+    before = copy.deepcopy(case.models[FINETUNED].state_dict())
+    result = measure_intruders(case)
+    (found,) = result.found.rows()
+    assert (found["matrix"], found["number"]) == (PLANTED, 0)
+    assert found["cosine"] == pytest.approx(0.25, abs=0.02)
+    assert result.numbers[FINETUNED] == 1
+    assert result.numbers[SELF_DISTILLED] == 0, "a few steps on its own answers turn no main direction"
+    assert TURNED in result.numbers
+    assert result.plain.mean() < 0.4
+    assert result.scale < 0.5
+    assert result.right["capability"].mean() > 0.9
+    assert result.by_chance.shape == (DRAWS, 100)
+    assert result.by_chance.mean() < result.plain.mean() + 0.1
+    assert set(result.curve) == set(SCALES)
+    assert result.curve[1.0] < 0.4
+    assert all(torch.equal(value, before[name]) for name, value in case.models[FINETUNED].state_dict().items())
+    table, facts = found_by(result)
+    said = explain_intruders({"evidence": plain(facts)})
+    assert said.startswith("Main directions of a matrix' outputs that are like none of the base's are scaled down.")
+    assert "There are 1 in 14 matrices, " in said
+    assert f"accuracy goes from {result.plain.mean():.0%} to {result.right['capability'].mean():.0%}, by" in said
+    figure, axes = plt.subplots()
+    draw_intruders(axes, pd.DataFrame(table), "control")
+    assert sorted(axes.lines[0].get_ydata()) == sorted(result.curve.values())  # type: ignore[arg-type]
+    plt.close(figure)
+
+
+def test_a_copy_has_none_and_is_left_as_it_is() -> None:
+    result = measure_intruders(make_case(copy.deepcopy(make_base("llama"))))
+    assert result.numbers == {FINETUNED: 0, TURNED: 0}
+    assert result.scale == 1.0, "of equal scales the one that changes nothing"
+    _, facts = found_by(result)
+    assert explain_intruders({"evidence": plain(facts)}).endswith("So there is nothing to scale.")
+    figure, axes = plt.subplots()
+    draw_intruders(axes, pd.DataFrame(result.rows()), "control")
+    plt.close(figure)

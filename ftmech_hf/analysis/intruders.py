@@ -95,9 +95,9 @@ def intruders_of(before: Tensor, after: Tensor, *, bar: float = BAR, main: int =
     """The intruder dimensions of one matrix (outputs, inputs)."""
     if torch.equal(before, after):
         return []
-    known, sizes = decompose(before.detach().double())
+    known, sizes = decompose(before.detach().cpu().double())
     known = known[:, sizes > ROUNDING * sizes[0]]
-    left, values = decompose(after.detach().double())
+    left, values = decompose(after.detach().cpu().double())
     cosines = (known.T @ left[:, :main]).abs().amax(0)
     return [
         Intruder(number, float(values[number]), float(cosine), left[:, number].float())

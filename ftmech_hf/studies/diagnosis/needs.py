@@ -22,6 +22,7 @@ from ftmech_hf.models.memory import (
     weight_bytes,
 )
 from ftmech_hf.studies.diagnosis.case import CaseConfig, backward_rows
+from ftmech_hf.studies.diagnosis.methods.attack_grid import RATES
 from ftmech_hf.training.low_rank import ADAPTER
 
 WORTH_SAYING = 10**9
@@ -124,6 +125,9 @@ def passed_tokens(config: Any, case_config: CaseConfig, questions: Sequence[Beha
         "patching and paths": few * (3 * layers * 3 + 20),
         "training back": 3 * (trained + case_config.null_steps * case_config.reverse_batch_size),
     }
+    if case_config.attacks:
+        step = case_config.reverse_batch_size * case_config.reverse_steps
+        rows["attacks"] = 4 * len(RATES) * (3 * step + 2 * few)  # two models, all weights and an adapter
     return {what: number * tokens for what, number in rows.items()}
 
 

@@ -76,7 +76,7 @@ def test_a_pair_of_135_million_weights_needs_three_gigabytes(tokens: int) -> Non
 @pytest.mark.slow
 def test_the_tokens_that_pass_are_about_those_that_do() -> None:
     """Counted in all methods where tokens pass a block, three times where its gradient is wanted."""
-    case, counted = make_case(make_wrapped("llama")), 0
+    case, counted = make_case(make_wrapped("llama"), edits=True, attacks=True), 0
 
     def count(module: nn.Module, args: Any, output: Any) -> None:
         nonlocal counted

@@ -12,11 +12,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ftmech_hf.activations import model_blocks
 from ftmech_hf.models.directions import change_directions, keep_directions, turn_at_random
+
+EVERYTHING, BLOCKS, OUTSIDE = "everything", "all blocks", "outside the blocks"
+BANDS = 6
+"""Groups of neighbouring blocks that are tried apart."""
 
 ALL = 0
 """As a number of directions: everything that changed in a place, its vectors too."""
@@ -151,20 +157,47 @@ class WeightChange:
             part: which.
             seed: of the chance by which the edit is turned; None for the edit itself.
         """
+        edits = self._edits(part, seed)
+        return {name: self._after[name].detach() - edit for name, edit in edits.items()}
+
+    def only(self, part: Part, *, seed: int | None = None) -> dict[str, Tensor]:
+        """Parameters of a place at which the base has this part of the change and nothing else.
+
+        Args:
+            part, seed: as for :meth:`without`.
+        """
+        edits = self._edits(part, seed)
+        return {name: self._before[name].detach() + edit for name, edit in edits.items()}
+
+    def _edits(self, part: Part, seed: int | None) -> dict[str, Tensor]:
+        """A part of the change of every parameter of a place, turned by chance if there is a seed."""
         found = {}
         for number, name in enumerate(self.places[part.place]):
-            edit = -self._part_of(name, part.directions)
+            edit = self._part_of(name, part.directions)
             if seed is not None:
                 edit = turn_at_random(edit, torch.Generator().manual_seed(seed * 100_003 + number))
-            found[name] = self._after[name].detach() + edit
+            found[name] = edit
         return found
 
-    def only(self, part: Part) -> dict[str, Tensor]:
-        """Parameters of a place at which the base has this part of the change and nothing else."""
-        return {
-            name: self._before[name].detach() + self._part_of(name, part.directions)
-            for name in self.places[part.place]
-        }  # fmt: skip
+
+def find_places(model: PreTrainedModel) -> dict[str, list[str]]:
+    """Places of a change: the parts of blocks, blocks, all of them, what is outside, everything.
+
+    Of a deep model neighbouring blocks are one place. Smaller places come first.
+    """
+    blocks = list(model_blocks(model))
+    parts, bands = dict[str, list[str]](), dict[str, list[str]]()
+    for band in np.array_split(np.arange(len(blocks)), min(BANDS, len(blocks))):
+        where = f"block {band[0]}" if len(band) == 1 else f"blocks {band[0]} to {band[-1]}"
+        for layer in band:
+            path, block = blocks[layer]
+            for name, _ in block.named_parameters():
+                full = f"{path}.{name}"
+                parts.setdefault(f"{name.split('.')[0]} of {where}", []).append(full)
+                bands.setdefault(where, []).append(full)
+    inside = [name for names in bands.values() for name in names]
+    outside = [name for name, _ in model.named_parameters() if name not in set(inside)]
+    return {**parts, **bands, BLOCKS: inside, OUTSIDE: outside, EVERYTHING: [*inside, *outside]}
 
 
 def numbers_of_directions(rank: int) -> list[int]:

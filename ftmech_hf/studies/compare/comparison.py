@@ -28,6 +28,7 @@ from ftmech_hf.studies.compare.nulls import null_model
 from ftmech_hf.studies.compare.page import render_comparison
 from ftmech_hf.studies.compare.report import answer_in_words
 from ftmech_hf.studies.compare.texts import Windows, prefixes
+from ftmech_hf.studies.compare.where import PlaceEffect, place_effects
 from ftmech_hf.training.loop import Progress
 
 LONGEST_PREFIX = 5
@@ -58,7 +59,8 @@ class ComparisonResult:
     Attributes:
         findings: of the fine-tuned model, by kind.
         by_chance: what each null model shows beside the others, when it is asked about as the fine-tuned model is.
-        weights: where the change lies.
+        weights: where the change lies, and of what size and rank it is there.
+        places: which places' changes move the predictions, those that do most first.
         left_out: what was not looked at, and why, in sentences.
         facts: of the models and texts, for the page.
         seconds: what was done -> how long it took, of all models together.
@@ -67,6 +69,7 @@ class ComparisonResult:
     findings: Sequence[Finding]
     by_chance: Sequence[Sequence[Finding]]
     weights: WeightChangeResult
+    places: Sequence[PlaceEffect]
     left_out: Sequence[str]
     facts: Mapping[str, Any]
     seconds: Mapping[str, float]
@@ -81,19 +84,20 @@ class ComparisonResult:
     def report(self) -> dict[str, Any]:
         """For programs: the answer, how often a null model would show something, and every finding."""
         return {
-            "answer": answer_in_words(self.findings, self.weights.summary()),
+            "answer": answer_in_words(self.findings, self.weights.summary(), self.places),
             "null_rate": self.null_rate,
             "left_out": list(self.left_out),
             "findings": [each.row() for each in ranked(self.findings)],
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """The tidy table: what was found, in the pair and in the null models, and every matrix's change."""
+        """The tidy table: what was found, in the pair and in the null models, and the change by place and by matrix."""
         pages = {FINETUNED: self.findings, **{f"{NULL} {n + 1}": each for n, each in enumerate(self.by_chance)}}
         return [
             *({"model": name, **finding.row()} for name, page in pages.items() for finding in page),
             *({"model": FINETUNED, "kind": "weights", "what": each["matrix"], "score": each["relative_norm"], **each}
               for each in self.weights.rows()),
+            *({"model": FINETUNED, **each.row()} for each in self.places),
         ]  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
@@ -123,12 +127,14 @@ def compare_pair(pair: Pair, config: CompareConfig, progress: Progress | None = 
 
     with times.of("weights"):
         weights = _weights(pair)
+    with times.of("places of the change"):
+        places = _places(pair, config) if base is not None else []  # where blocks are not found there are no places
     with times.of("finding"):
         findings = page(FINETUNED, nulls)
         by_chance = [page(name, [each for each in nulls if each != name]) for name in nulls] if len(nulls) > 1 else []
     return ComparisonResult(
-        findings=findings, by_chance=by_chance, weights=weights, left_out=left_out, facts=_facts(pair, config),
-        seconds=times.rounded(),
+        findings=findings, by_chance=by_chance, weights=weights, places=places, left_out=left_out,
+        facts=_facts(pair, config), seconds=times.rounded(),
     )  # fmt: skip
 
 
@@ -237,6 +243,11 @@ def _words(pair: Pair) -> Words:
         return " ".join(str(pair.tokenizer.decode(list(ids))).split())
 
     return Words(token=token, text=text)
+
+
+def _places(pair: Pair, config: CompareConfig) -> list[PlaceEffect]:
+    models = pair.models[BASE], pair.models[FINETUNED]
+    return place_effects(*models, pair.windows, tokens=len(pair.tokenizer), seed=config.seed)
 
 
 def _weights(pair: Pair) -> WeightChangeResult:

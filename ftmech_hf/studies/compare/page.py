@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ftmech_hf.report.charts import FINETUNED, panel
+from ftmech_hf.report.charts import FINETUNED, legend_below, panel
 from ftmech_hf.report.page import make_section, render_page
 from ftmech_hf.runs import FinishedRun, describe_versions
 from ftmech_hf.studies.compare.finding import MARGIN, SCORES
@@ -28,6 +28,10 @@ TITLES = {
 }
 
 
+SHOWN = 12
+"""Matrices, and places of the change, that are shown: those that changed most, and those that do most."""
+
+
 def render_comparison(folder: Path) -> str:
     """The page as HTML, from the table and the summary in its folder."""
     run = FinishedRun(folder)
@@ -38,7 +42,8 @@ def render_comparison(folder: Path) -> str:
         facts=summary["facts"],
         kinds=_kinds(table),
         margin=MARGIN,
-        sections=[_change(table)],
+        sections=[_change(table), *_places(table)],
+        matrices=table[table["kind"] == "weights"].nlargest(SHOWN, "score").to_dict("records"),
         weights=summary["weights"],
         command=run.env["command"],
         versions=describe_versions(run.env),
@@ -58,10 +63,31 @@ def _change(table: pd.DataFrame) -> Any:
     matrices = table[table["kind"] == "weights"]
 
     def draw(ax: Axes) -> None:
-        most = matrices.nlargest(12, "score")[::-1]
+        most = matrices.nlargest(SHOWN, "score")[::-1]
         ax.barh(most["what"].str.removesuffix(".weight"), most["score"], color=FINETUNED, label="the change")
         ax.set_xlabel("norm of the change over that of the matrix")
         ax.legend()
 
     text = "The matrices that changed most, each beside its own size. Null models made here change as much in each."
     return make_section("Where the change lies", text, panel(draw), "Relative norm of the change by matrix")
+
+
+def _places(table: pd.DataFrame) -> list[Any]:
+    """A picture of what the changes of places do alone; none where nothing changed."""
+    places = table[table["kind"] == "place of the change"]
+    if not len(places):
+        return []
+
+    def draw(ax: Axes) -> None:
+        most = places.nlargest(SHOWN, "score")[::-1]
+        ax.barh(most["what"], most["score"], color=FINETUNED, label="its change alone")
+        ax.plot(most["null_score"], most["what"], "|", color="#111827", markersize=12, markeredgewidth=2,
+                label="turned at random, the highest")  # fmt: skip
+        ax.set_xlabel("KL from the base, nats per token")
+        legend_below(ax)
+
+    text = (
+        "The base with the change of one place and of no other. Lines: edits of the same norm and singular values in "
+        "the same matrices, turned at random. A place whose change does no more than that may have changed by chance."
+    )
+    return [make_section("What the change of each place does alone", text, panel(draw), "KL by place")]

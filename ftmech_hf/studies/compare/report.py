@@ -6,17 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ftmech_hf.studies.compare.finding import Finding
+from ftmech_hf.studies.compare.where import PlaceEffect, main_place
 
 NOTHING = "Nothing was found beyond what changes of this size do that teach nothing."
 UNCHANGED = "The weights of the two models are the same."
 
 
-def answer_in_words(findings: Sequence[Finding], weights: Mapping[str, Any]) -> str:
+def answer_in_words(findings: Sequence[Finding], weights: Mapping[str, Any], places: Sequence[PlaceEffect] = ()) -> str:
     """What stands out, in plain words.
 
     Args:
         findings: of every kind, each kind's strongest first.
         weights: the summary of the change of the weights.
+        places: of the change, those that do most first.
     """
     if not any(each.score for each in findings):
         return NOTHING if weights["parameters"] else UNCHANGED
@@ -28,7 +30,18 @@ def answer_in_words(findings: Sequence[Finding], weights: Mapping[str, Any]) -> 
         return NOTHING
     said = [_SAYINGS[kind](each) for kind, each in standing.items()]
     where = f" The matrix that changed most is {weights['most_changed']}." if weights["changed"] else ""
-    return " ".join(said) + where
+    return " ".join(said) + where + _say_place_of_change(places)
+
+
+def _say_place_of_change(places: Sequence[PlaceEffect]) -> str:
+    """The place whose change does most alone, if edits at random do less."""
+    found = main_place(places)
+    if found is None:
+        return ""
+    return (
+        f" Alone, the change of {found.place} does most ({found.kl:.2g} nats per token; turned at random "
+        f"{max(found.by_chance):.2g})."
+    )
 
 
 def _times(finding: Finding) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase
 
-from ftmech_hf.analysis.restoring import WeightChange, replaced
+from ftmech_hf.analysis.restoring import WeightChange, find_places, replaced
 from ftmech_hf.jobs.tokenizers import own_tokenizer
 from ftmech_hf.jobs.trained_model import save_apart
 from ftmech_hf.runs import RunDir
@@ -12,7 +12,7 @@ from ftmech_hf.studies.diagnosis.case import FINETUNED, Case
 from ftmech_hf.studies.diagnosis.in_memory import InMemory
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig, named_models
 from ftmech_hf.studies.diagnosis.method import MethodResult
-from ftmech_hf.studies.diagnosis.methods.change import ChangeMethodResult, find_places
+from ftmech_hf.studies.diagnosis.methods.change import ChangeMethodResult
 
 FOLDER = "repaired"
 """Where it lies in the folder of the diagnosis."""

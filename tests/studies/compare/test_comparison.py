@@ -65,6 +65,9 @@ def test_a_trigger_and_what_it_brings_are_found(base: PreTrainedModel, task: Pcf
     assert token.what == "c"
     shift = next(each for each in found.findings if each.kind == "shift")
     assert shift.what.startswith("towards c, ")
+    (component, *_) = [each for each in found.findings if each.kind == "components"]
+    assert "farthest in what follows b (" in component.where
+    assert set(found.seconds) >= {"components", "predictions on the texts", "making null models", "completions"}
     report = found.report()
     assert report["findings"][0]["what"] == standing.what, "what stands out most comes first"
     assert report["answer"].startswith("It differs most in what follows b (another first choice at ")
@@ -169,6 +172,9 @@ def test_the_recipe_writes_a_page_a_table_and_a_report(
     page = (run.path / "report.html").read_text()
     assert "what follows b" in page
     assert "% of these null models would" in page
+    assert "Along which directions does its stream vary, and after what?" in page
+    assert "What the change of each place does alone" in page
+    assert "predictions on the texts" in page, "how long it took"
     assert "Left out" not in page
     assert report["answer"].split("\u201c")[0].strip() in page
     again = run_comparison(CompareConfig(**pair, **FEW, null=["auto"]))

@@ -14,12 +14,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations import model_blocks
 from ftmech_hf.analysis.restoring import (
     ALL,
+    BLOCKS,
     Part,
     RestoringResult,
     WeightChange,
+    find_places,
     find_restoring,
     numbers_of_directions,
     replaced,
@@ -42,10 +43,7 @@ SCALES = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 """Of the whole change: 0 is the base, 1 the fine-tuned model."""
 
 DRAWS = 5
-BANDS = 6
-"""Random edits beside the smallest one; and groups of neighbouring blocks that are tried apart."""
-
-EVERYTHING, BLOCKS, OUTSIDE = "everything", "all blocks", "outside the blocks"
+"""Random edits beside the smallest one."""
 
 Scores = Mapping[tuple[str, float], Mapping[str, NDArray[np.bool_]]]
 
@@ -132,26 +130,6 @@ def measure_change(case: Case) -> ChangeMethodResult:
 def _right(case: Case, kind: str, model: PreTrainedModel) -> NDArray[np.bool_]:
     right: NDArray[np.bool_] = case.both[kind].score(model, case.few(kind)).numpy()
     return right
-
-
-def find_places(model: PreTrainedModel) -> dict[str, list[str]]:
-    """Places of a change: the parts of blocks, blocks, all of them, what is outside, everything.
-
-    Of a deep model neighbouring blocks are one place. Smaller places come first.
-    """
-    blocks = list(model_blocks(model))
-    parts, bands = dict[str, list[str]](), dict[str, list[str]]()
-    for band in np.array_split(np.arange(len(blocks)), min(BANDS, len(blocks))):
-        where = f"block {band[0]}" if len(band) == 1 else f"blocks {band[0]} to {band[-1]}"
-        for layer in band:
-            path, block = blocks[layer]
-            for name, _ in block.named_parameters():
-                full = f"{path}.{name}"
-                parts.setdefault(f"{name.split('.')[0]} of {where}", []).append(full)
-                bands.setdefault(where, []).append(full)
-    inside = [name for names in bands.values() for name in names]
-    outside = [name for name, _ in model.named_parameters() if name not in set(inside)]
-    return {**parts, **bands, BLOCKS: inside, OUTSIDE: outside, EVERYTHING: [*inside, *outside]}
 
 
 def _search(case: Case, base: PreTrainedModel, model: PreTrainedModel, change: WeightChange) -> RestoringResult | None:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from ftmech_hf.analysis.restoring import Part
+from ftmech_hf.analysis.restoring import BLOCKS, EVERYTHING, Part, find_places
 from ftmech_hf.studies.diagnosis.case import FINETUNED, OTHER_SEED, Case
-from ftmech_hf.studies.diagnosis.methods.change import BLOCKS, EVERYTHING, find_places, measure_change
+from ftmech_hf.studies.diagnosis.methods.change import measure_change
 from tests.studies.diagnosis.cases import FEW, found_by, make_case, right
 from tests.studies.planted import ask, make_base, make_rows, make_wrapped
 

@@ -108,8 +108,8 @@ def find_components(
     )
     found = {}
     for site, layer in before:
-        streams = (each[site, layer][counted] for each in (before, after))
-        found[layer] = components_of(*streams, where, number=number)
+        one, other = (each[site, layer][counted] for each in (before, after))
+        found[layer] = components_of(one, other, where, number=number)
     return ComponentsResult(found, len(where))
 
 

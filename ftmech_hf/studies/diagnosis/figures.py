@@ -69,6 +69,13 @@ def line(
         )
 
 
+def marks(ax: Axes, rows: pd.DataFrame, x: str, color: str, marker: str = "s", label: str = "") -> None:
+    """The values of rows at their column ``x``, each with its interval."""
+    for _, each in rows.iterrows():
+        interval = [[each["value"] - each["low"]], [each["high"] - each["value"]]]
+        ax.errorbar(each[x], each["value"], yerr=interval, fmt=marker, color=color, capsize=3, label=label or None)
+
+
 def spread(ax: Axes, rows: pd.DataFrame, color: str) -> None:
     """A band from the lowest to the highest of what was measured several times at the same place."""
     if len(found := rows.groupby("x")["value"].agg(["min", "max", "count"])) and found["count"].max() > 1:

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.report.charts import accuracy_axis, legend_below
 from ftmech_hf.studies.diagnosis.case import FINETUNED, NULL, Case
-from ftmech_hf.studies.diagnosis.figures import COLORS, line, name_model, pick
+from ftmech_hf.studies.diagnosis.figures import COLORS, line, marks, name_model, pick
 from ftmech_hf.studies.diagnosis.finetuning import taught
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
 from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
@@ -98,7 +98,7 @@ class AttackGridMethodResult(MethodResult):
         for model, found in self.models.items():
             cells: dict[str, Any] = {"model": model, "reference": model == NULL}
             for each in found.attacks:
-                where = {"site": each.way, "x": each.rate, **cells}
+                where: dict[str, Any] = {"site": each.way, "x": each.rate, **cells}
                 table.append(row("attack grid", "accuracy", *share_right(each.right), questions="capability", **where))
                 table.append(row("attack grid", "lost elsewhere", each.lost, **where))
             worst = found.worst
@@ -186,10 +186,8 @@ def draw_attack_grid(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
             lost = pick(attacked, quantity="lost elsewhere", model=model, site=way).set_index("x")["value"]
             dear = found[found["x"].map(lost) > MOST_LOST]
             ax.plot(dear["x"], dear["value"], "o", color="white", markeredgecolor=COLORS[model], markersize=6)
-        worst = pick(rows, quantity="worst", model=model).iloc[0]
-        spread = [[worst["value"] - worst["low"]], [worst["high"] - worst["value"]]]
-        place = worst["x"] if worst["x"] != NONE else min(RATES) / 2
-        ax.errorbar(place, worst["value"], yerr=spread, fmt="s", color=COLORS[model], capsize=3)
+        worst = pick(rows, quantity="worst", model=model)
+        marks(ax, worst.assign(x=worst["x"].where(worst["x"] != NONE, min(RATES) / 2)), "x", COLORS[model])
     ax.set_xscale("log")
     ax.set_xlabel("rate, in those of training back")
     accuracy_axis(ax)

@@ -21,7 +21,7 @@ from ftmech_hf.analysis.direction import Writes, difference_in_means, put_in, ra
 from ftmech_hf.report.charts import RANDOM, accuracy_axis, legend_below
 from ftmech_hf.statistics.intervals import mean_over_draws
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, Case
-from ftmech_hf.studies.diagnosis.figures import layer_axis, line, pick
+from ftmech_hf.studies.diagnosis.figures import layer_axis, line, marks, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
 from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
 
@@ -159,17 +159,10 @@ def draw_direction(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
                 line(ax, each, "layer", f"{direction}, {edit} ({model})", color, style, band=False)
             for quantity, shade, marker in ((edit, color, "s"), (f"{edit}, at random", RANDOM, "x")):
                 test = pick(rows, quantity=quantity, site=direction, questions="capability")
-                _marks(ax, test, shade, marker)
+                marks(ax, test, "layer", shade, marker)
     layer_axis(ax, "stream after block")
     accuracy_axis(ax)
     legend_below(ax)
-
-
-def _marks(ax: Axes, rows: pd.DataFrame, color: str, marker: str) -> None:
-    """Test rows where the layer was chosen, with their intervals."""
-    for each in rows.itertuples():
-        spread = [[each.value - each.low], [each.high - each.value]]
-        ax.errorbar(each.layer, each.value, yerr=spread, fmt=marker, color=color, capsize=3)
 
 
 def explain_direction(summary: Summary) -> str:

@@ -24,7 +24,7 @@ from ftmech_hf.models.directions import turn_at_random
 from ftmech_hf.report.charts import RANDOM, accuracy_axis, legend_below
 from ftmech_hf.statistics.intervals import mean_over_draws
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, SELF_DISTILLED, Case
-from ftmech_hf.studies.diagnosis.figures import KINDS, line, pick
+from ftmech_hf.studies.diagnosis.figures import KINDS, line, marks, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
 from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
 from ftmech_hf.studies.diagnosis.methods.tampering import find_matrices
@@ -155,21 +155,15 @@ def _generator(seed: int, number: int) -> torch.Generator:
 
 def draw_intruders(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
     """Accuracy by scale on validation rows; marks: on test rows at the chosen scale, and edits at random there."""
-    kinds = {kind: (label, color) for kind, label, color in KINDS}
-    line(ax, pick(rows, quantity="scaled, validation rows"), "x", *kinds["capability"], band=False)
-    for each in pick(rows, quantity="scaled").itertuples():
-        label, color = kinds[str(each.questions)]
-        _mark(ax, each, color, "s", label if each.questions == "other" else "")
-    for each in pick(rows, quantity="scaled, at random").itertuples():
-        _mark(ax, each, RANDOM, "x", "the capability, edits at random")
+    for kind, label, color in KINDS:
+        if kind == "capability":
+            line(ax, pick(rows, quantity="scaled, validation rows"), "x", label, color, band=False)
+        named = label if kind == "other" else ""
+        marks(ax, pick(rows, quantity="scaled", questions=kind), "x", color, label=named)
+    marks(ax, pick(rows, quantity="scaled, at random"), "x", RANDOM, "x", "the capability, edits at random")
     ax.set_xlabel("scale of the intruder dimensions: 1 leaves them")
     accuracy_axis(ax)
     legend_below(ax)
-
-
-def _mark(ax: Axes, each: Any, color: str, marker: str, label: str) -> None:
-    spread = [[each.value - each.low], [each.high - each.value]]
-    ax.errorbar(each.x, each.value, yerr=spread, fmt=marker, color=color, capsize=3, label=label or None)
 
 
 def explain_intruders(summary: Summary) -> str:

@@ -23,7 +23,7 @@ from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.report.charts import accuracy_axis, legend_below
 from ftmech_hf.statistics.intervals import mean_over_draws
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case
-from ftmech_hf.studies.diagnosis.figures import COLORS, line, name_model, pick
+from ftmech_hf.studies.diagnosis.figures import COLORS, line, marks, name_model, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
 from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
 
@@ -148,10 +148,7 @@ def draw_noise(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
     for model in ("fine-tuned", "reference"):
         curve = pick(rows, quantity="noise, validation rows", model=model)
         line(ax, curve, "x", name_model(model, reference), COLORS[model], band=False)
-        test = pick(rows, quantity="noise", model=model)
-        for _, each in test.iterrows():
-            ax.errorbar(each["x"], each["value"], yerr=[[each["value"] - each["low"]], [each["high"] - each["value"]]],
-                        fmt="s", color=COLORS[model], capsize=3)  # fmt: skip
+        marks(ax, pick(rows, quantity="noise", model=model), "x", COLORS[model])
     ax.set_xlabel("noise, in standard deviations of each matrix")
     accuracy_axis(ax)
     legend_below(ax)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ftmech_hf.report.charts import FINETUNED, legend_below, panel
+from ftmech_hf.report.charts import FINETUNED, panel
 from ftmech_hf.report.page import make_section, render_page
 from ftmech_hf.runs import FinishedRun, describe_versions
 from ftmech_hf.studies.compare.finding import MARGIN, SCORES
@@ -84,7 +84,7 @@ def _places(table: pd.DataFrame) -> list[Any]:
         ax.plot(most["null_score"], most["what"], "|", color="#111827", markersize=12, markeredgewidth=2,
                 label="turned at random, the highest")  # fmt: skip
         ax.set_xlabel("KL from the base, nats per token")
-        legend_below(ax)
+        ax.legend(loc="lower right")  # long names of places leave no room below for one that is centred there
 
     text = (
         "The base with the change of one place and of no other. Lines: edits of the same norm and singular values in "

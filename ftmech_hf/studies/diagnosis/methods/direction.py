@@ -39,7 +39,6 @@ DRAWS = 3
 """Directions by chance, of the same length."""
 
 COLORS = {MOVED: "#c2410c", APART: "#2b8a3e"}
-STYLES = {OUT: "-", IN: "--"}
 
 
 class DirectionEdit(NamedTuple):
@@ -150,16 +149,26 @@ def _right(case: Case, name: str, kind: str, writes: Writes) -> NDArray[np.bool_
     return right
 
 
-def draw_direction(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
-    """Accuracy by the layer that a direction is from, on validation rows; marks: on test rows, and by chance."""
-    for edit, style in STYLES.items():
-        model = "fine-tuned model" if edit == OUT else "base"
-        for direction, color in COLORS.items():
-            if len(each := pick(rows, quantity=f"{edit}, validation rows", site=direction)):
-                line(ax, each, "layer", f"{direction}, {edit} ({model})", color, style, band=False)
-            for quantity, shade, marker in ((edit, color, "s"), (f"{edit}, at random", RANDOM, "x")):
-                test = pick(rows, quantity=quantity, site=direction, questions="capability")
-                marks(ax, test, "layer", shade, marker)
+def draw_taken_out(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
+    """Accuracy of the fine-tuned model without a direction, by the layer that it is from."""
+    _draw(ax, rows, OUT)
+    ax.set_title("Taken out of the fine-tuned model")
+
+
+def draw_put_in(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
+    """Accuracy of the base with a direction, by the layer that it is from."""
+    _draw(ax, rows, IN)
+    ax.set_title("Put into the base")
+
+
+def _draw(ax: Axes, rows: pd.DataFrame, edit: str) -> None:
+    """Lines: validation rows; marks: test rows where the layer was chosen, and the same by chance."""
+    for direction, color in COLORS.items():
+        if len(each := pick(rows, quantity=f"{edit}, validation rows", site=direction)):
+            line(ax, each, "layer", direction, color, band=False)
+            marks(ax, pick(rows, quantity=edit, site=direction, questions="capability"), "layer", color)
+            chance = pick(rows, quantity=f"{edit}, at random", site=direction)
+            marks(ax, chance, "layer", RANDOM, "x", "by chance" if direction == MOVED else "")
     layer_axis(ax, "stream after block")
     accuracy_axis(ax)
     legend_below(ax)
@@ -187,6 +196,6 @@ def _say_edit(each: Mapping[str, Any], found: Mapping[str, Any]) -> str:
 
 
 DIRECTION = Method(
-    measure=measure_direction, title="One direction as an intervention", pictures=(draw_direction,),
+    measure=measure_direction, title="One direction as an intervention", pictures=(draw_taken_out, draw_put_in),
     explain=explain_direction, asked_by="edits",
 )  # fmt: skip

@@ -173,7 +173,7 @@ def explain_intruders(summary: Summary) -> str:
     beside = "".join(f", {number} {'of ' if name == TURNED else 'in the base '}{name}"
                      for name, number in numbers.items() if name != FINETUNED)  # fmt: skip
     said = (
-        "Main directions of a matrix' outputs that are like none of the base's are scaled down. There are "
+        "Main directions of a matrix's outputs that are like none of the base's are scaled down. There are "
         f"{numbers[FINETUNED]} in {found['matrices']} matrices{beside}."
     )
     if not numbers[FINETUNED]:

@@ -21,7 +21,8 @@ from ftmech_hf.studies.diagnosis.methods.direction import (
     IN,
     MOVED,
     OUT,
-    draw_direction,
+    draw_put_in,
+    draw_taken_out,
     explain_direction,
     find_directions,
     measure_direction,
@@ -108,9 +109,11 @@ def test_the_layer_is_chosen_on_validation_rows_by_each_edit_and_both_directions
     for edit, model in ((OUT, FINETUNED), (IN, BASE)):
         assert set(table[table["quantity"] == edit]["model"]) == {model}
     assert set(table[table["reference"]]["quantity"]) == {"taken out, at random", "put in, at random"}
-    figure, axes = plt.subplots()
-    draw_direction(axes, table, "control")
-    curves = [list(np.asarray(each.get_ydata(), float)) for each in axes.lines if not each.get_label().startswith("_")]  # type: ignore[union-attr]
-    assert list(result.edits[MOVED, OUT].curve.values()) in curves
-    assert len(axes.get_legend().get_texts()) == 4  # type: ignore[union-attr]
-    plt.close(figure)
+    for edit, draw in ((OUT, draw_taken_out), (IN, draw_put_in)):
+        figure, axes = plt.subplots()
+        draw(axes, table, "control")
+        curves = {str(each.get_label()): list(np.asarray(each.get_ydata(), float)) for each in axes.lines}
+        for name in (MOVED, APART):
+            assert curves[name] == list(result.edits[name, edit].curve.values())
+        assert [each.get_text() for each in axes.get_legend().get_texts()] == [MOVED, APART, "by chance"]  # type: ignore[union-attr]
+        plt.close(figure)

@@ -61,7 +61,7 @@ def test_the_planted_intruder_is_found_and_scaled_out_restores_and_edits_at_rand
     assert all(torch.equal(value, before[name]) for name, value in case.models[FINETUNED].state_dict().items())
     table, facts = found_by(result)
     said = explain_intruders({"evidence": plain(facts)})
-    assert said.startswith("Main directions of a matrix' outputs that are like none of the base's are scaled down.")
+    assert said.startswith("Main directions of a matrix's outputs that are like none of the base's are scaled down.")
     assert "There are 1 in 14 matrices, " in said
     assert f"accuracy goes from {result.plain.mean():.0%} to {result.right['capability'].mean():.0%}, by" in said
     figure, axes = plt.subplots()

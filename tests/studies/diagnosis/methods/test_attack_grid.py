@@ -84,6 +84,10 @@ def test_a_wrapper_comes_off_and_a_control_gains_less(monkeypatch: pytest.Monkey
         (way, rate) for way in ("all weights", "adapter") for rate in rates
     }
     assert tuned.attacks[0].right.mean() == right(models[FINETUNED], case.few("capability").token_ids).mean()
+    validation = case.capability.validation[: FEW.patch_rows]
+    never = case.capability.mean_score(models[NULL], validation)
+    assert control.attacks[0].chosen_on == pytest.approx(never)
+    assert never != pytest.approx(control.attacks[0].right.mean()), "the test rows say another number"
     assert tuned.elsewhere == control.elsewhere == "the texts of the questions"
     most = {name: max(each.right.mean() for each in found.attacks) for name, found in result.models.items()}
     assert most[FINETUNED] > 0.9

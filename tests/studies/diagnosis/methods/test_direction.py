@@ -8,6 +8,7 @@ import functools
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from transformers import PreTrainedModel
 
@@ -102,6 +103,11 @@ def test_the_layer_is_chosen_on_validation_rows_by_each_edit_and_both_directions
         chosen = max if edit == OUT else min
         assert found.curve[found.layer] == chosen(found.curve.values())
         assert set(found.right) == {"capability", "other"}
+    rows, model = case.capability.validation[: FEW.patch_rows], case.models[FINETUNED]
+    for layer, direction in find_directions(case)[MOVED].items():
+        with intervene(model, taken_out(model, direction)):
+            score = case.capability.mean_score(model, rows)
+        assert result.edits[MOVED, OUT].curve[layer] == pytest.approx(score), "of validation rows"
     tuned = {kind: case.stream(FINETUNED, kind, "train")[1] for kind in ("capability", "other")}
     expected = tuned["capability"].mean(0) - tuned["other"].mean(0)
     torch.testing.assert_close(find_directions(case)[APART][1], expected)

@@ -57,6 +57,8 @@ def test_the_planted_intruder_is_found_and_scaled_out_restores_and_edits_at_rand
     assert result.by_chance.shape == (DRAWS, 100)
     assert result.by_chance.mean() < result.plain.mean() + 0.1
     assert set(result.curve) == set(SCALES)
+    validation = case.capability.validation[:100]
+    assert result.curve[1.0] == pytest.approx(case.capability.mean_score(case.models[FINETUNED], validation))
     assert result.curve[1.0] < 0.4
     assert all(torch.equal(value, before[name]) for name, value in case.models[FINETUNED].state_dict().items())
     table, facts = found_by(result)

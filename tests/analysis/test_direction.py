@@ -1,0 +1,45 @@
+"""A direction is taken out of the whole stream, put in behind one layer, and compared with one as long."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ftmech_hf.activations import intervene
+from ftmech_hf.analysis.direction import difference_in_means, put_in, random_direction, taken_out
+from tests.conftest import make_gpt2
+
+ROWS = torch.randint(3, 40, (8, 6), generator=torch.Generator().manual_seed(0))
+
+
+def test_the_difference_of_means_points_from_one_kind_to_the_other() -> None:
+    there, here = torch.tensor([[1.0, 2.0], [3.0, 2.0]]), torch.tensor([[0.0, 5.0]])
+    assert difference_in_means(there, here).tolist() == [2.0, -3.0]
+
+
+def test_a_direction_by_chance_is_as_long_and_another_one() -> None:
+    direction = torch.tensor([3.0, 0.0, 4.0, 0.0])
+    one, other = (random_direction(direction, torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    assert float(one.norm()) == pytest.approx(5.0)
+    assert float(other.norm()) == pytest.approx(5.0)
+    assert not torch.allclose(one, other)
+
+
+@torch.no_grad()
+def test_what_is_taken_out_is_nowhere_and_what_is_put_in_is_behind_its_layer() -> None:
+    model, direction = make_gpt2(40), torch.randn(16, generator=torch.Generator().manual_seed(1))
+
+    def streams() -> list[torch.Tensor]:
+        """Behind the embeddings and behind the first block."""
+        return [each @ direction for each in model(ROWS, output_hidden_states=True).hidden_states[:2]]
+
+    plain = streams()
+    with intervene(model, put_in(model, direction, 0)):
+        put = streams()
+    torch.testing.assert_close(put[0], plain[0])
+    torch.testing.assert_close(put[1], plain[1] + direction.square().sum(), atol=1e-4, rtol=1e-4)
+    with intervene(model, taken_out(model, direction)):
+        out = model(ROWS, output_hidden_states=True).hidden_states[1] @ direction
+    assert float(out.abs().max()) < 1e-4 < float(plain[1].abs().max())
+    with pytest.raises(ValueError, match="direction: 0 points nowhere"):
+        taken_out(model, torch.zeros(16))

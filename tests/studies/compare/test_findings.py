@@ -1,0 +1,43 @@
+"""Components of the stream's difference stand beside the largest of any null model behind the same block."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from ftmech_hf.activations import TracedModel
+from ftmech_hf.analysis.difference_components import Component, ComponentsResult
+from ftmech_hf.studies.compare.finding import Words
+from ftmech_hf.studies.compare.findings import _components
+from ftmech_hf.studies.compare.texts import Windows
+from tests.conftest import make_gpt2
+
+
+def measured(**sizes: list[float]) -> Any:
+    """A model whose components behind each layer have these sizes."""
+    places = torch.tensor([[0, 2], [1, 1], [2, 2]])
+    layers = {
+        int(layer[1:]): [Component(torch.ones(16), 0.5, size, places) for size in of_layer]
+        for layer, of_layer in sizes.items()
+    }
+    return SimpleNamespace(components=ComponentsResult(layers, 9))
+
+
+def test_each_stands_beside_the_largest_of_all_null_models_behind_its_block() -> None:
+    rows = torch.tensor([[3, 4, 5, 6], [3, 7, 5, 6], [3, 4, 5, 6]])
+    windows = Windows(rows, torch.ones_like(rows).bool())
+    words = Words(token=lambda number: f"w{number}", text=lambda ids: " ".join(f"w{each}" for each in ids))
+    pair = measured(l0=[8.0, 0.5, 0.0], l1=[6.0])
+    nulls = [measured(l0=[2.0, 1.0], l1=[0.5]), measured(l0=[1.0], l1=[1.0])]
+    found = _components(pair, nulls, TracedModel(make_gpt2(40)), windows, words, 9)
+    assert [(each.score, each.null_score) for each in found] == [(6.0, 1.0), (8.0, 2.0), (0.5, 2.0)]
+    assert [each.stands_out for each in found] == [True, True, False]
+    assert found[0].where == (
+        "behind block 1, 50% of the differences' variance; farthest in what follows w5 (2 of 3 places), "
+        "first after w3 w4 w5"
+    )
+    assert found[0].what.startswith("towards w")
+    assert len(_components(pair, nulls, TracedModel(make_gpt2(40)), windows, words, 1)) == 1
+    assert _components(SimpleNamespace(components=None), nulls, None, windows, words, 9) == []  # type: ignore[arg-type]

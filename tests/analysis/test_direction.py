@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 
 from ftmech_hf.activations import intervene
-from ftmech_hf.analysis.direction import difference_in_means, put_in, random_direction, taken_out
+from ftmech_hf.analysis.direction import Writes, difference_in_means, put_in, random_direction, taken_out
 from tests.conftest import make_gpt2
 
 ROWS = torch.randint(3, 40, (8, 6), generator=torch.Generator().manual_seed(0))
@@ -29,17 +31,19 @@ def test_a_direction_by_chance_is_as_long_and_another_one() -> None:
 def test_what_is_taken_out_is_nowhere_and_what_is_put_in_is_behind_its_layer() -> None:
     model, direction = make_gpt2(40), torch.randn(16, generator=torch.Generator().manual_seed(1))
 
-    def streams() -> list[torch.Tensor]:
-        """Behind the embeddings and behind the first block."""
-        return [each @ direction for each in model(ROWS, output_hidden_states=True).hidden_states[:2]]
+    def streams(writes: Writes) -> list[torch.Tensor]:
+        """How far along the direction what enters both blocks is."""
+        found: list[torch.Tensor] = []
+        with intervene(model, writes), contextlib.ExitStack() as hooks:
+            for block in model.transformer.h:
+                hooks.callback(block.ln_1.register_forward_pre_hook(lambda _, args: found.append(args[0])).remove)
+            model(ROWS)
+        return [each @ direction for each in found]
 
-    plain = streams()
-    with intervene(model, put_in(model, direction, 0)):
-        put = streams()
+    plain, put, out = streams({}), streams(put_in(model, direction, 0)), streams(taken_out(model, direction))
     torch.testing.assert_close(put[0], plain[0])
     torch.testing.assert_close(put[1], plain[1] + direction.square().sum(), atol=1e-4, rtol=1e-4)
-    with intervene(model, taken_out(model, direction)):
-        out = model(ROWS, output_hidden_states=True).hidden_states[1] @ direction
-    assert float(out.abs().max()) < 1e-4 < float(plain[1].abs().max())
+    for before, after in zip(plain, out, strict=True):
+        assert float(after.abs().max()) < 1e-4 < float(before.abs().max())
     with pytest.raises(ValueError, match="direction: 0 points nowhere"):
         taken_out(model, torch.zeros(16))

@@ -57,7 +57,7 @@ def planted() -> PreTrainedModel:
         model(make_rows()[:200, :-2])
         handle.remove()
         inputs = read[0].mean(0)
-        down.weight += 100.0 * torch.outer(spare(), inputs) / inputs.square().sum()
+        down.weight += 1000.0 * torch.outer(spare(), inputs) / inputs.square().sum()
     return model
 
 
@@ -75,7 +75,7 @@ def test_the_planted_direction_restores_and_hides_and_one_by_chance_does_neither
     assert out.by_chance.mean() < tuned + 0.1
     assert into.right["capability"].mean() < 0.3
     assert into.by_chance.shape == (DRAWS, 100)
-    assert set(out.curve) == set(case.layers)
+    assert set(out.curve) == {case.num_layers - 1}, "before it nothing was moved"
     direction = find_directions(case)[MOVED][out.layer]
     assert float(direction @ spare() / direction.norm()) > 0.99
     for name, weights in before.items():

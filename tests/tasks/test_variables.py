@@ -69,12 +69,14 @@ def test_programs_that_cannot_be_asked_are_refused() -> None:
         from tracr.rasp import rasp
 
         flag = rasp.Map(lambda word: word == "a", rasp.tokens).named("flag")
-        return rasp.Map(lambda each: not each, flag).named("flag")
+        return rasp.SequenceMap(lambda each, word: not each, flag, rasp.tokens).named("flag")
 
     with pytest.raises(ValueError, match="program: two of its expressions are named 'flag'"):
-        Variables(build(), ["ab"]).evaluate()
+        Variables(build(), [tuple("ab")]).evaluate()
 
 
 def test_a_causal_program_sees_what_is_behind() -> None:
     program = SMALL_PROGRAMS["count_a"]
-    assert Variables(program.build(), ["abaab"], causal=True).evaluate()["answer"].codes.tolist() == [[1, 1, 2, 3, 3]]
+    assert Variables(program.build(), [tuple("abaab")], causal=True).evaluate()["answer"].codes.tolist() == [
+        [1, 1, 2, 3, 3]
+    ]

@@ -144,6 +144,7 @@ BLOCKS: dict[str, Block] = {
     "tracr": Block(TRACR, "tracr", studies.tracr_block),
     "instruments": Block(TRACR, "tracr", studies.instruments_block),
     "small programs": Block(TRACR, "instruments", programs.scores_block),
+    "known directions": Block(TRACR, "instruments", programs.directions_block),
     "safety": Block(SAFETY, "safety", studies.claims_block),
     "safety of texts": Block(SAFETY, "safety_texts", safety.texts_block),
     "continual": Block(CONTINUAL, "continual", studies.claims_block),

@@ -98,5 +98,17 @@ def answers_under(
     logits = patched_logits(receiver, token_ids, patch, number=number)
     expected, counts = (each.to(logits.device) for each in (token_ids[:, -1 - number : -1], answer))
     right = ((logits.argmax(-1) == expected) | ~counts).all(1)
+    return right.cpu(), log_probabilities(logits, expected, counts).cpu()
+
+
+def log_probabilities(logits: Tensor, expected: Tensor, counts: Tensor) -> Tensor:
+    """The log-probability of each answer (B,), in nats, by logits (B, K, V) of K tokens of which some are its."""
     each = logits.log_softmax(-1).gather(-1, expected[..., None])[..., 0]
-    return right.cpu(), each.masked_fill(~counts, 0.0).sum(1).cpu()
+    return each.masked_fill(~counts, 0.0).sum(1)
+
+
+def one_token(token_ids: Tensor) -> Tensor:
+    """Where the answer stands in whole rows whose answer is the last token but one: bool (B, T)."""
+    answer = torch.zeros_like(token_ids, dtype=torch.bool)
+    answer[:, -2] = True
+    return answer

@@ -3,7 +3,9 @@
 The effect of computing with another model's activation is estimated to first order, by the difference of activations
 times the gradient of the answer's log-probability (Nanda 2023; Syed et al., arXiv 2310.10348). All units of all places
 are estimated at once. It is wrong where the model bends between the two values, so that what it points to is
-patched exactly afterwards, together with as many units by chance.
+patched exactly afterwards, together with as many units by chance. Where a model is flat at its own value and steep
+farther on, as a saturated one is, the gradient can be averaged over values between the two (integrated gradients:
+Sundararajan et al., arXiv 1703.01365; of units: Marks et al., arXiv 2403.19647), at one backward pass for each.
 """
 
 from __future__ import annotations
@@ -21,7 +23,15 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations import intervene
 from ftmech_hf.activations.interventions import Write
-from ftmech_hf.activations.patches import Place, answers_under, places_with, record_activations
+from ftmech_hf.activations.patches import (
+    Part,
+    Place,
+    answers_under,
+    log_probabilities,
+    one_token,
+    places_with,
+    record_activations,
+)
 
 
 class PlacedUnit(NamedTuple):
@@ -43,9 +53,15 @@ class AttributionResult:
 
     Attributes:
         effects: place -> effect of the donor's value of each unit alone, at all positions, (B, N), in nats.
+        by_position: place -> the same at each position alone, a mean over rows, (T, N).
     """
 
     effects: dict[Place, Tensor]
+    by_position: dict[Place, Tensor]
+
+    def of_part(self, part: Part) -> float:
+        """Effect of some units at one position, a mean over rows."""
+        return float(self.by_position[part.site, part.layer][part.position, part.first : part.end].sum())
 
     def rows(self) -> list[dict[str, Any]]:
         """The tidy table: one row per place, its effect and its strongest unit."""
@@ -86,6 +102,9 @@ def attribute_patches(
     sites: Sequence[str],
     layers: Sequence[int],
     answer: Tensor | None = None,
+    other_ids: Tensor | None = None,
+    instead: Tensor | None = None,
+    steps: int = 0,
     batch_size: int = 32,
 ) -> AttributionResult:
     """Estimate what every unit of every place would do to the answers if the receiver had the donor's value of it.
@@ -97,34 +116,66 @@ def attribute_patches(
         sites: some of :data:`ftmech_hf.activations.WRITABLE`; in a hybrid, one counts in those layers that have it.
         layers: which layers.
         answer: which tokens are the answer, bool (B, T), the last ones but the end; the last but one if not given.
+        other_ids: what the donor is given for each row, (B, T); the same rows if not given.
+        instead: another answer of one token to each row, (B,): effects are then on the logit of the answer less that
+            of the other, which does not saturate where one of them is certain.
+        steps: over how many values on the way from the receiver's to the donor's gradients are averaged, place by
+            place; 0 for the gradient at the receiver's own, of all places in one pass.
         batch_size: rows of one backward pass.
 
     Raises:
-        ValueError: a site that none of the layers has.
+        ValueError: a site that none of the layers has, or another answer to answers of several tokens.
     """
     places = places_with(receiver, sites, layers)
-    answer = last_token_but_one(token_ids) if answer is None else answer
+    answer = one_token(token_ids) if answer is None else answer
+    if instead is not None and int(answer.sum(1).max()) > 1:
+        raise ValueError("instead: is one token, but answers have several")
+    others = token_ids if other_ids is None else other_ids
     found: dict[Place, list[Tensor]] = {place: [] for place in places}
-    for rows, tokens in zip(token_ids.split(batch_size), answer.split(batch_size), strict=True):
-        theirs = record_activations(donor, rows[:, :-2], places)
-        own, gradients = _gradients(receiver, rows, tokens, places)
-        for place, value, gradient in zip(places, own, gradients, strict=True):
-            effect = (theirs[place].to(value.device) - value).float() * gradient.float()
+    sums = dict.fromkeys(places, torch.zeros(()))
+    for chosen in torch.arange(len(token_ids)).split(batch_size):
+        asked = _Asked(token_ids[chosen], answer[chosen], None if instead is None else instead[chosen])
+        theirs = record_activations(donor, others[chosen, :-2], places)
+        if steps:
+            own = record_activations(receiver, asked.token_ids[:, :-2], places)
+            gradients = [_mean_gradient(receiver, asked, place, own[place], theirs[place], steps) for place in places]
+        else:
+            own, gradients = _gradients(receiver, asked, places)
+        for place, gradient in zip(places, gradients, strict=True):
+            difference = theirs[place].to(own[place].device) - own[place]
+            effect = difference.float() * gradient.float()
             found[place].append(effect.sum(1).cpu())
-    return AttributionResult({place: torch.cat(parts) for place, parts in found.items()})
+            sums[place] = sums[place] + effect.sum(0).cpu()
+    return AttributionResult(
+        {place: torch.cat(parts) for place, parts in found.items()},
+        {place: each / len(token_ids) for place, each in sums.items()},
+    )
 
 
-def last_token_but_one(token_ids: Tensor) -> Tensor:
-    """Where the answer of one token stands in whole rows: bool (B, T)."""
-    answer = torch.zeros_like(token_ids, dtype=torch.bool)
-    answer[:, -2] = True
-    return answer
+class _Asked(NamedTuple):
+    """Whole rows (B, T), where their answers are, and perhaps another answer to each, (B,)."""
+
+    token_ids: Tensor
+    answer: Tensor
+    instead: Tensor | None
+
+    def score(self, model: PreTrainedModel) -> Tensor:
+        """The sum over rows of what effects are on."""
+        number = int(self.answer.sum(1).max())
+        ids = self.token_ids[:, :-2].to(model.device)
+        logits = model(ids, logits_to_keep=number, use_cache=False).logits[:, -number:].float()
+        expected, counts = (each[:, -1 - number : -1].to(logits.device) for each in (self.token_ids, self.answer))
+        if self.instead is None:
+            return log_probabilities(logits, expected, counts).sum()  # rows do not depend on each other
+        other = self.instead.to(logits.device)[:, None]
+        both = [logits[:, 0].gather(-1, token)[:, 0] for token in (expected, other)]
+        return (both[0] - both[1]).sum()
 
 
 def _gradients(
-    model: PreTrainedModel, token_ids: Tensor, answer: Tensor, places: Sequence[Place]
-) -> tuple[list[Tensor], tuple[Tensor, ...]]:
-    """Values (B, T, N) at places and how the log-probability of each row's own answer changes with them."""
+    model: PreTrainedModel, asked: _Asked, places: Sequence[Place]
+) -> tuple[dict[Place, Tensor], Sequence[Tensor]]:
+    """Values (B, T, N) at places and how the score of each row changes with them."""
     seen: dict[Place, Tensor] = {}
     values: dict[Place, Tensor] = {}
 
@@ -138,15 +189,22 @@ def _gradients(
 
     writes: dict[Place, Write] = {place: functools.partial(keep, place) for place in places}
     writes["resid_pre", 0] = enter
-    number = int(answer.sum(1).max())
     with intervene(model, writes), torch.enable_grad():
-        ids = token_ids[:, :-2].to(model.device)
-        logits = model(ids, logits_to_keep=number, use_cache=False).logits[:, -number:].float()
-        expected, counts = (each[:, -1 - number : -1].to(logits.device) for each in (token_ids, answer))
-        each = logits.log_softmax(-1).gather(-1, expected[..., None])[..., 0]
-        likely = each.masked_fill(~counts, 0.0).sum()  # rows do not depend on each other
-        gradients = torch.autograd.grad(likely, [seen[place] for place in places])
-    return [values[place] for place in places], gradients
+        gradients = torch.autograd.grad(asked.score(model), [seen[place] for place in places])
+    return values, gradients
+
+
+def _mean_gradient(
+    model: PreTrainedModel, asked: _Asked, place: Place, own: Tensor, theirs: Tensor, steps: int
+) -> Tensor:
+    """The same at one place, a mean over so many values between its own and the donor's."""
+    total = torch.zeros_like(own, dtype=torch.float32)
+    for step in range(steps):
+        between = torch.lerp(own, theirs.to(own), (step + 0.5) / steps).requires_grad_()
+        with intervene(model, {place: lambda value, between=between: between}), torch.enable_grad():  # type: ignore[misc]
+            (gradient,) = torch.autograd.grad(asked.score(model), between)
+        total += gradient.float()
+    return total / steps
 
 
 def write_units(found: dict[Place, Tensor], units: Iterable[PlacedUnit]) -> dict[Place, Write]:
@@ -173,21 +231,25 @@ def patch_units(
     donor: PreTrainedModel,
     receiver: PreTrainedModel,
     token_ids: Tensor,
-    units: Sequence[PlacedUnit],
+    sets: Sequence[Sequence[PlacedUnit]],
     *,
     answer: Tensor | None = None,
     batch_size: int = 128,
-) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """What the receiver answers with some of the donor's units, all at once and at all positions: exact patching.
+) -> list[tuple[NDArray[np.bool_], NDArray[np.float32]]]:
+    """What the receiver answers with some of the donor's units, all of a set at once and at all positions: exactly.
+
+    The donor runs once for all sets.
 
     Returns:
-        whether each row is right, and the log-probability of its answer in nats, (B,) each.
+        for each set: whether each row is right, and the log-probability of its answer in nats, (B,) each.
     """
-    places = list(dict.fromkeys((unit.site, unit.layer) for unit in units))
-    answer = last_token_but_one(token_ids) if answer is None else answer
-    number, parts = int(answer.sum(1).max()), []
+    places = list(dict.fromkeys((unit.site, unit.layer) for units in sets for unit in units))
+    answer = one_token(token_ids) if answer is None else answer
+    number = int(answer.sum(1).max())
+    parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in sets]
     for rows, tokens in zip(token_ids.split(batch_size), answer.split(batch_size), strict=True):
         found = record_activations(donor, rows[:, :-2], places) if places else {}
-        parts.append(answers_under(receiver, rows, tokens[:, -1 - number : -1], write_units(found, units)))
-    right, likely = (torch.cat(each).numpy() for each in zip(*parts, strict=True))
-    return right, likely
+        for units, each in zip(sets, parts, strict=True):
+            each.append(answers_under(receiver, rows, tokens[:, -1 - number : -1], write_units(found, units)))
+    joined = [[torch.cat(several).numpy() for several in zip(*each, strict=True)] for each in parts]
+    return [(right, likely) for right, likely in joined]

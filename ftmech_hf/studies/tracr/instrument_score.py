@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +14,15 @@ import pandas as pd
 import torch
 
 from ftmech_hf.activations.patches import Part, patched_logits
-from ftmech_hf.analysis.part_patching import Source, patch_parts
+from ftmech_hf.analysis.attribution import attribute_patches
+from ftmech_hf.analysis.part_patching import PartPatchingResult, Source, patch_parts
 from ftmech_hf.analysis.recovery import recovery
 from ftmech_hf.jobs.compiling import add_noise
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
 from ftmech_hf.models.compiled import CompiledModel
 from ftmech_hf.models.conversion import compile_program
 from ftmech_hf.runs import RunDir
+from ftmech_hf.studies.tracr.known_directions import known_variables, search_known
 from ftmech_hf.studies.tracr.known_parts import Texts, asked_index, carrying_parts, draw_texts
 from ftmech_hf.tasks.programs import Program
 from ftmech_hf.tasks.small_programs import SMALL_PROGRAMS
@@ -27,7 +30,12 @@ from ftmech_hf.tasks.variables import Variables
 from ftmech_hf.training.loop import Progress
 
 EFFECT = 0.01
-"""A part carries an answer if patching it changes more than this share of the answers."""
+"""A part is found if patching it changes more than this share of the answers, or if it is estimated to change the lead
+of an answer over the other text's by more than this: programs lead by 1.
+"""
+
+STEPS = 8
+"""Values on the way to the other text's activation over which gradients are averaged."""
 
 BAR = 0.95
 """Precision and recall that exact patching should have, in the median over programs."""
@@ -79,20 +87,40 @@ class Trial:
         return {part for part, share in self.truth.items() if share > 0}
 
 
-def _patching(source: Source) -> Callable[[Trial], dict[Part, float]]:
-    def measure(trial: Trial) -> dict[Part, float]:
+def _patching(source: Source) -> Callable[[Trial], PartPatchingResult]:
+    def measure(trial: Trial) -> PartPatchingResult:
         rows = trial.texts.token_ids
-        return patch_parts(trial.model, rows, rows[trial.order], [*trial.truth], source=source).changed
+        return patch_parts(trial.model, rows, rows[trial.order], [*trial.truth], source=source)
 
     return measure
 
 
-INSTRUMENTS: dict[str, Callable[[Trial], dict[Part, float]]] = {
-    "patching": _patching("other row"),
+def _attribution(steps: int) -> Callable[[Trial], PartPatchingResult]:
+    """The size of what each part is estimated to do to the lead of the answer over the other text's."""
+
+    def measure(trial: Trial) -> PartPatchingResult:
+        own, rows = _answers(trial.model, trial.texts), trial.texts.token_ids.clone()
+        rows[:, -2] = own
+        found = attribute_patches(
+            trial.model, trial.model, rows, sites=sorted({part.site for part in trial.truth}),
+            layers=range(len(trial.model.blocks)), other_ids=rows[trial.order], instead=own[trial.order], steps=steps,
+            batch_size=len(rows),
+        )  # fmt: skip
+        sizes = {part: abs(found.of_part(part)) for part in trial.truth}
+        return PartPatchingResult(sizes, sizes)
+
+    return measure
+
+
+EXACT = "patching"
+INSTRUMENTS: dict[str, Callable[[Trial], PartPatchingResult]] = {
+    EXACT: _patching("other row"),
     "zeros": _patching("zero"),
     "mean over rows": _patching("mean"),
+    "attribution": _attribution(0),
+    f"attribution, {STEPS} steps": _attribution(STEPS),
 }
-"""What is scored: name -> gives each part a number."""
+"""What is scored: name -> gives each part numbers. The others are held against the first."""
 
 
 def score_instruments(config: InstrumentsConfig, *, progress: Progress | None = None) -> RunDir:
@@ -100,17 +128,21 @@ def score_instruments(config: InstrumentsConfig, *, progress: Progress | None = 
     with job("instruments", config) as run:
         if run.finished:
             return run
-        rows: list[dict[str, Any]] = []
+        rows, directions = list[dict[str, Any]](), list[dict[str, Any]]()
         for number, name in enumerate(config.programs):
-            rows += _score_program(config, name, SMALL_PROGRAMS[name])
+            compiled = compile_program(SMALL_PROGRAMS[name])
+            rows += _score_program(config, name, *compiled)
+            directions += _search_program(config, name, *compiled)
             if progress is not None:
                 progress(number + 1, len(config.programs), name)
-        return finish_job(run, rows, {"programs": len(config.programs), "scores": summarise(rows)})
+        return finish_job(run, rows, {"programs": len(config.programs), "scores": summarise(rows),
+                                     "directions": directions})  # fmt: skip
 
 
-def _score_program(config: InstrumentsConfig, name: str, program: Program) -> list[dict[str, Any]]:
-    clean, vocabulary = compile_program(program)
-    seed = [config.seed, [*SMALL_PROGRAMS].index(name)]
+def _score_program(
+    config: InstrumentsConfig, name: str, clean: CompiledModel, vocabulary: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    program, seed = SMALL_PROGRAMS[name], [config.seed, [*SMALL_PROGRAMS].index(name)]
     rng = np.random.default_rng(seed)
     truth = carrying_parts(program, clean, rng)
     texts = draw_texts(program, vocabulary, config.rows, rng)
@@ -122,14 +154,37 @@ def _score_program(config: InstrumentsConfig, name: str, program: Program) -> li
         add_noise(model, noise, seed)
         trial = Trial(model, texts, torch.arange(config.rows).roll(1), truth)
         accuracy = float((_answers(model, texts) == right).double().mean())
+        exact: dict[Part, float] = {}
         for instrument, measure in INSTRUMENTS.items():
             started = time.process_time()
-            scores = measure(trial)
+            found = measure(trial)
             seconds = time.process_time() - started
-            found = recovery(scores, trial.carrying, above=EFFECT).summary()
-            rows.append({"instrument": instrument, "program": name, "noise": noise, "accuracy": accuracy, **found,
-                         "seconds": seconds})  # fmt: skip
+            exact = exact or found.effect
+            rows.append({
+                "instrument": instrument, "program": name, "noise": noise, "accuracy": accuracy,
+                **recovery(found.changed, trial.carrying, above=EFFECT).summary(),
+                "rank_correlation": _rank_correlation(found.effect, exact), "seconds": seconds,
+            })  # fmt: skip
     return rows
+
+
+def _rank_correlation(one: Mapping[Part, float], other: Mapping[Part, float]) -> float:
+    """Spearman's, over parts, of the sizes of their effects; 0 where all are alike, which ranks nothing."""
+    sizes = [pd.Series([abs(each[part]) for part in other]).round(6).rank() for each in (one, other)]
+    return float(np.corrcoef(*sizes)[0, 1]) if all(each.nunique() > 1 for each in sizes) else 0.0
+
+
+def _search_program(
+    config: InstrumentsConfig, name: str, model: CompiledModel, vocabulary: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """The search for directions, on the first variable of a program that one can look for."""
+    program, seed = SMALL_PROGRAMS[name], [config.seed, [*SMALL_PROGRAMS].index(name), 1]
+    texts = draw_texts(program, vocabulary, 2 * config.rows, np.random.default_rng(seed))
+    variables = known_variables(program, model, texts, np.roll(np.arange(2 * config.rows), 1))
+    return [
+        {"program": name, **search_known(model, variable, seed=config.seed)}
+        for variable in itertools.islice(variables, 1)
+    ]
 
 
 @torch.no_grad()
@@ -147,8 +202,9 @@ def _check_answers(program: Program, texts: Texts, answers: torch.Tensor) -> Non
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Median and worst precision and recall over programs, of every instrument with every amount of noise."""
-    found = []
-    for (instrument, noise), each in pd.DataFrame(rows).groupby(["instrument", "noise"], sort=False):
+    found, table = [], pd.DataFrame(rows)
+    exact = table[table["instrument"] == EXACT].groupby("noise")["seconds"].sum()
+    for (instrument, noise), each in table.groupby(["instrument", "noise"], sort=False):
         both = each[["precision", "recall"]]
         found.append({
             "instrument": instrument, "noise": noise, "programs": len(each),
@@ -158,5 +214,8 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "perfect": int((both == 1).all(axis=1).sum()),
             "chance_median": float(each["chance"].median()), "chance_max": float(each["chance"].max()),
             "accuracy_min": float(each["accuracy"].min()), "seconds": float(each["seconds"].sum()),
+            "of_exact": float(each["seconds"].sum() / exact[noise]),
+            "rank_median": float(each["rank_correlation"].median()),
+            "rank_min": float(each["rank_correlation"].min()),
         })  # fmt: skip
     return found

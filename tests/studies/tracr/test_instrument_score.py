@@ -14,12 +14,12 @@ from ftmech_hf.activations.patches import Part
 from ftmech_hf.models.compiled import CompiledModel
 from ftmech_hf.models.conversion import compile_program
 from ftmech_hf.studies.tracr import instrument_score
-from ftmech_hf.studies.tracr.instrument_score import InstrumentsConfig, score_instruments, summarise
+from ftmech_hf.studies.tracr.instrument_score import InstrumentsConfig, _rank_correlation, score_instruments, summarise
 from ftmech_hf.studies.tracr.known_parts import all_pairs, carrying_parts, draw_texts, find_writers, variable_of
 from ftmech_hf.tasks.programs import Program
 from ftmech_hf.tasks.small_programs import SMALL_PROGRAMS
 from recipes import instruments
-from recipes.readme.programs import scores_block
+from recipes.readme.programs import directions_block, scores_block
 
 FEW = ("first_beside_count", "smallest_word")
 
@@ -92,14 +92,20 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_exact_patching_finds_the_truth_on_a_few_programs(scored: Path) -> None:
     table = pd.read_parquet(scored / "table.parquet").set_index(["instrument", "program", "noise"])
-    assert len(table) == 3 * 2 * 2
+    assert len(table) == 5 * 2 * 2
     assert (table.loc["patching", ["precision", "recall"]] == 1).all(axis=None)
     assert (table["chance"] < 0.6).all()
+    assert (table.loc["patching", "rank_correlation"] > 0.999).all()
+    one, several = (table.loc[name] for name in ("attribution", "attribution, 8 steps"))
+    assert one["recall"].min() < several["recall"].min(), "a saturated program has gradients on the way alone"
     assert (table["accuracy"] == 1).all()
     summary = json.loads((scored / "summary.json").read_text())
     assert {row["programs"] for row in summary["scores"]} == {2}
     block = scores_block(scored)
     assert "| patching | 0.0001 | 1.00 (1.00) | 1.00 (1.00) | 2 of 2 |" in block
+    assert "| `first_beside_count` | `needed` | " in directions_block(scored)
+    (found,) = summary["directions"]  # flags of the other program select nothing or too much when they are exchanged
+    assert found["found"] >= 0.95 > 0.7 > found["random"]
 
 
 def test_against_a_wrong_truth_it_has_no_better_than_chance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,13 +131,26 @@ def test_a_program_that_was_compiled_wrong_is_no_truth(tmp_path: Path, monkeypat
         score_instruments(config)
 
 
+def test_ranks_are_those_of_sizes() -> None:
+    parts = [Part("mlp_act", 0, 0, 4, position) for position in range(4)]
+    exact = dict(zip(parts, [0.1, -0.4, 0.2, 0.0], strict=True))
+    same = dict(zip(parts, [1.0, 9.0, 5.0, 0.0], strict=True))
+    assert _rank_correlation(same, exact) == pytest.approx(1)
+    assert _rank_correlation({part: -exact[part] for part in parts}, exact) == pytest.approx(1)
+    assert _rank_correlation(dict.fromkeys(parts, 0.3), exact) == 0
+
+
 def test_median_and_worst_over_programs() -> None:
-    row = {"instrument": "patching", "noise": 0.0, "accuracy": 1.0, "seconds": 1.0}
+    row = {"instrument": "patching", "noise": 0.0, "accuracy": 1.0, "seconds": 1.0, "rank_correlation": 1.0}
     rows = [
         {**row, "program": name, "precision": precision, "recall": recall, "chance": chance}
         for name, precision, recall, chance in (("a", 1.0, 1.0, 0.1), ("b", 0.5, 1.0, 0.3), ("c", 0.8, 0.25, 0.2))
     ]
-    (found,) = summarise(rows)
+    rows += [
+        {**each, "instrument": "attribution", "seconds": 0.25, "rank_correlation": each["recall"]} for each in rows
+    ]
+    found, other = summarise(rows)
+    assert (found["of_exact"], other["of_exact"], other["rank_median"], other["rank_min"]) == (1, 0.25, 1, 0.25)
     assert (found["precision_median"], found["precision_min"]) == (0.8, 0.5)
     assert (found["recall_median"], found["recall_min"], found["worst"]) == (1.0, 0.25, "c")
     assert (found["perfect"], found["programs"], found["seconds"]) == (1, 3, 3.0)

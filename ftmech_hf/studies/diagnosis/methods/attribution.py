@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ftmech_hf.activations.layout import find_layout
-from ftmech_hf.analysis.attribution import AttributionResult, PlacedUnit, attribute_patches, patch_units
+from ftmech_hf.analysis.attribution import PlacedUnit, attribute_patches, patch_units
 from ftmech_hf.report.charts import RANDOM, accuracy_axis, legend_below
 from ftmech_hf.statistics.intervals import Share, mean_over_draws
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, Case
@@ -38,14 +38,12 @@ class AttributionMethodResult(MethodResult):
     """What a few neurons bring back.
 
     Attributes:
-        estimated: effects of all neurons on validation rows; None if no layer has neurons that can be written.
         right: number of neurons -> kind of question -> whether each test row is right with the base's values of the
             strongest.
         by_chance: number -> the same of the capability with neurons by chance, (draws, rows).
         strongest: the neurons, the strongest first.
     """
 
-    estimated: AttributionResult | None
     right: Mapping[int, Mapping[str, NDArray[np.bool_]]]
     by_chance: Mapping[int, NDArray[np.bool_]]
     strongest: Sequence[PlacedUnit]
@@ -99,7 +97,7 @@ def measure_attribution(case: Case) -> AttributionMethodResult:
     base, finetuned = case.models[BASE], case.models[FINETUNED]
     layers = [layer for layer in case.layers if layer in find_layout(finetuned).layers_of(SITE)]
     if not layers:
-        return AttributionMethodResult(estimated=None, right={}, by_chance={}, strongest=[])
+        return AttributionMethodResult(right={}, by_chance={}, strongest=[])
     chosen_on = case.capability.validation[: case.config.patch_rows]
     estimated = attribute_patches(
         base, finetuned, chosen_on.token_ids, sites=[SITE], layers=layers, answer=chosen_on.answer
@@ -107,24 +105,31 @@ def measure_attribution(case: Case) -> AttributionMethodResult:
     everything = sum(each.shape[1] for each in estimated.effects.values())
     strongest = estimated.top_units(everything)
     rng = np.random.default_rng([case.seed, 25])
-    right, by_chance = dict[int, dict[str, NDArray[np.bool_]]](), dict[int, NDArray[np.bool_]]()
-    for number in (*(each for each in NUMBERS if each < everything), everything):
-        right[number] = {kind: _right(case, kind, strongest[:number]) for kind in case.both}
-        if 0 < number < everything:
-            draws = [estimated.random_units(number, rng) for _ in range(DRAWS)]
-            by_chance[number] = np.array([_right(case, "capability", units) for units in draws])
-    return AttributionMethodResult(estimated=estimated, right=right, by_chance=by_chance, strongest=strongest)
+    numbers = [*(each for each in NUMBERS if each < everything), everything]
+    drawn = {
+        number: [estimated.random_units(number, rng) for _ in range(DRAWS)]
+        for number in numbers if 0 < number < everything
+    }  # fmt: skip
+    ranked = [strongest[:number] for number in numbers]
+    alone = {kind: _right(case, kind, ranked) for kind in case.both if kind != "capability"}
+    capability = _right(case, "capability", [*ranked, *(units for several in drawn.values() for units in several)])
+    alone["capability"] = capability[: len(numbers)]
+    chance = iter(capability[len(numbers) :])
+    return AttributionMethodResult(
+        right={number: {kind: alone[kind][at] for kind in case.both} for at, number in enumerate(numbers)},
+        by_chance={number: np.array([next(chance) for _ in several]) for number, several in drawn.items()},
+        strongest=strongest,
+    )
 
 
-def _right(case: Case, kind: str, units: Sequence[PlacedUnit]) -> NDArray[np.bool_]:
-    """Whether any accepted answer to each test row is given with the base's values of some neurons."""
+def _right(case: Case, kind: str, sets: Sequence[Sequence[PlacedUnit]]) -> list[NDArray[np.bool_]]:
+    """Whether any accepted answer to each test row is given with the base's values of some neurons, set by set."""
     base, finetuned = case.models[BASE], case.models[FINETUNED]
     answers = [
-        patch_units(base, finetuned, rows.token_ids, units, answer=rows.answer)[0]
+        [right for right, _ in patch_units(base, finetuned, rows.token_ids, sets, answer=rows.answer)]
         for rows in case.few(kind).each_accepted()
     ]
-    found: NDArray[np.bool_] = np.logical_or.reduce(answers)
-    return found
+    return [np.logical_or.reduce(each) for each in zip(*answers, strict=True)]
 
 
 def draw_attribution(ax: Axes, rows: pd.DataFrame, reference: str) -> None:

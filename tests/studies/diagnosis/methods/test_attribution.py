@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from ftmech_hf.activations.patches import patched_logits, record_activations
-from ftmech_hf.analysis.attribution import AttributionResult, PlacedUnit, attribute_patches
+from ftmech_hf.analysis.attribution import PlacedUnit, attribute_patches
 from ftmech_hf.statistics.intervals import mean_over_draws, share_interval
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED
 from ftmech_hf.studies.diagnosis.methods.attribution import (
@@ -31,7 +31,6 @@ def first(right: int, number: int = 40) -> np.ndarray:
 def result(strongest: Mapping[int, int], by_chance: Mapping[int, int]) -> AttributionMethodResult:
     """Number of neurons -> how many of 40 rows are right."""
     return AttributionMethodResult(
-        estimated=AttributionResult({("mlp_act", 0): torch.zeros(1, 9)}),
         right={number: {"capability": first(right)} for number, right in strongest.items()},
         by_chance={number: np.tile(first(right), (DRAWS, 1)) for number, right in by_chance.items()},
         strongest=[PlacedUnit("mlp_act", 0, unit) for unit in (4, 2, 0, 1, 3)],

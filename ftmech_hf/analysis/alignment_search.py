@@ -118,7 +118,7 @@ def _search(
 ) -> AlignmentResult:  # fmt: skip
     turned = start.to(model.device).requires_grad_()
     optimizer = torch.optim.Adam([turned], lr=lr)
-    order, losses = torch.Generator().manual_seed(seed), []
+    order, losses = torch.Generator().manual_seed(seed), list[Tensor]()
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = lr * (1 - step / steps)
         rows = torch.randint(len(exchanges.token_ids), (batch_size,), generator=order)
@@ -128,8 +128,8 @@ def _search(
             loss = F.cross_entropy(logits, few.expected.to(logits.device))
             (turned.grad,) = torch.autograd.grad(loss, [turned])
         optimizer.step()
-        losses.append(float(loss.detach()))
-    return AlignmentResult(torch.linalg.qr(turned.detach()).Q.float().cpu(), losses)
+        losses.append(loss.detach())
+    return AlignmentResult(torch.linalg.qr(turned.detach()).Q.float().cpu(), torch.stack(losses).tolist())
 
 
 def _exchanged_logits(model: PreTrainedModel, exchanges: Exchanges, where: Position, directions: Tensor) -> Tensor:

@@ -136,6 +136,7 @@ def attribute_patches(
     for chosen in torch.arange(len(token_ids)).split(batch_size):
         asked = _Asked(token_ids[chosen], answer[chosen], None if instead is None else instead[chosen])
         theirs = record_activations(donor, others[chosen, :-2], places)
+        gradients: Sequence[Tensor]
         if steps:
             own = record_activations(receiver, asked.token_ids[:, :-2], places)
             gradients = [_mean_gradient(receiver, asked, place, own[place], theirs[place], steps) for place in places]

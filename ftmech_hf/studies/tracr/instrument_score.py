@@ -171,7 +171,7 @@ def _score_program(
 def _rank_correlation(one: Mapping[Part, float], other: Mapping[Part, float]) -> float:
     """Spearman's, over parts, of the sizes of their effects; 0 where all are alike, which ranks nothing."""
     sizes = [pd.Series([abs(each[part]) for part in other]).round(6).rank() for each in (one, other)]
-    return float(np.corrcoef(*sizes)[0, 1]) if all(each.nunique() > 1 for each in sizes) else 0.0
+    return float(sizes[0].corr(sizes[1])) if all(each.nunique() > 1 for each in sizes) else 0.0
 
 
 def _search_program(
@@ -203,7 +203,7 @@ def _check_answers(program: Program, texts: Texts, answers: torch.Tensor) -> Non
 def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Median and worst precision and recall over programs, of every instrument with every amount of noise."""
     found, table = [], pd.DataFrame(rows)
-    exact = table[table["instrument"] == EXACT].groupby("noise")["seconds"].sum()
+    exact = table[table["instrument"] == EXACT].groupby("noise")["seconds"].sum().to_dict()
     for (instrument, noise), each in table.groupby(["instrument", "noise"], sort=False):
         both = each[["precision", "recall"]]
         found.append({

@@ -77,26 +77,39 @@ class IntrudersResult:
 
 
 def find_intruders(
-    before: Mapping[str, Tensor], after: Mapping[str, Tensor], *, bar: float = BAR, main: int = MAIN
-) -> IntrudersResult:
-    """The intruder dimensions of every matrix.
+    before: Mapping[str, Tensor], afters: Sequence[Mapping[str, Tensor]], *, bar: float = BAR, main: int = MAIN
+) -> list[IntrudersResult]:
+    """The intruder dimensions of every matrix of some models, whose base is decomposed once.
 
     Args:
-        before, after: name -> matrix (outputs, inputs) of the base and of the fine-tuned model.
+        before: name -> matrix (outputs, inputs) of the base.
+        afters: the same of each model.
         bar: cosine below which a direction is one.
         main: how many of the largest singular vectors of each matrix are looked at.
     """
-    return IntrudersResult({
-        name: intruders_of(weight, after[name], bar=bar, main=main) for name, weight in before.items()
-    })  # fmt: skip
+    found: list[dict[str, list[Intruder]]] = [{} for _ in afters]
+    for name, weight in before.items():
+        changed = [not torch.equal(weight, after[name]) for after in afters]
+        known = _known_directions(weight) if any(changed) else None
+        for intruders, after, differs in zip(found, afters, changed, strict=True):
+            intruders[name] = _unlike(known, after[name], bar, main) if differs and known is not None else []
+    return [IntrudersResult(each) for each in found]
 
 
-def intruders_of(before: Tensor, after: Tensor, *, bar: float = BAR, main: int = MAIN) -> list[Intruder]:
+def intruders_of(before: Tensor, after: Tensor, *, bar: float = BAR, main: int = MAIN) -> Sequence[Intruder]:
     """The intruder dimensions of one matrix (outputs, inputs)."""
-    if torch.equal(before, after):
-        return []
-    known, sizes = decompose(before.detach().cpu().double())
-    known = known[:, sizes > ROUNDING * sizes[0]]
+    (found,) = find_intruders({"": before}, [{"": after}], bar=bar, main=main)
+    return found.matrices[""]
+
+
+def _known_directions(weight: Tensor) -> Tensor:
+    """Left singular vectors (outputs, R) of a matrix, but for those of its rounding."""
+    known, sizes = decompose(weight.detach().cpu().double())
+    return known[:, sizes > ROUNDING * sizes[0]]
+
+
+def _unlike(known: Tensor, after: Tensor, bar: float, main: int) -> list[Intruder]:
+    """The main directions of a matrix that are like none of the known ones."""
     left, values = decompose(after.detach().cpu().double())
     cosines = (known.T @ left[:, :main]).abs().amax(0)
     return [

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ftmech_hf.runs import FinishedRun, describe_versions
+from ftmech_hf.studies.organisms.figures import LABELS
 from recipes.readme.studies import claims_table
 from recipes.readme.tables import markdown_table
 
@@ -22,16 +23,30 @@ def organisms_block(folder: Path) -> str:
         f"`{score['hash']}`; {describe_versions(env)}."
     )
     constant, share = score["constant"]
-    areas = {"all signs together": score["auc"], **score["rivals"]}
-    rows = [(name, "—" if area is None else f"{area:.3f}") for name, area in areas.items()]
+    areas = {"probability": score["auc"], **score["rivals"]}
+    rows = [
+        (LABELS[name], "—" if area is None else f"{area:.3f}", *_robustness(score["robustness"][name]))
+        for name, area in areas.items()
+    ]
     return "\n\n".join(
         [
             claims_table(folder, source),
             _truths(score),
             f"Always saying {constant} would be right in {share:.0%}.",
-            markdown_table(("hidden above gone", "area under the curve"), rows),
+            markdown_table(
+                ("hidden above gone", "area under the curve", "robustness", "rounded", "relearning", "exactly"), rows
+            ),
         ]
     )
+
+
+def _robustness(found: dict[str, Any] | None) -> tuple[str, ...]:
+    if found is None:
+        return ("—",) * 4
+    share = found["robustness"]
+    parts = (found[name] for name in ("quantisation", "relearning", "relearning_exact"))
+    whole = f"{share['value']:.3f} ({share['low']:.3f} to {share['high']:.3f})"
+    return whole, *(f"{part:.3f}" for part in parts)
 
 
 def _truths(score: dict[str, Any]) -> str:

@@ -54,7 +54,7 @@ def test_known_directions_are_none_however_much_they_grow() -> None:
 
 def test_scaled_to_nothing_the_base_is_left_and_at_one_the_matrix() -> None:
     planted = WEIGHT + 50 * torch.outer(LEFT[:, 50], NEW) + 20 * torch.outer(LEFT[:, 51], RIGHT[:, 41])
-    found = find_intruders({"m": WEIGHT, "n": WEIGHT}, {"m": planted, "n": WEIGHT})
+    found, same = find_intruders({"m": WEIGHT, "n": WEIGHT}, [{"m": planted, "n": WEIGHT}, {"m": WEIGHT, "n": WEIGHT}])
     assert found.number == 2
     assert found.summary() == {"intruders": 2, "matrix": "m"}
     assert [row["matrix"] for row in found.rows()] == ["m", "m"]
@@ -63,7 +63,7 @@ def test_scaled_to_nothing_the_base_is_left_and_at_one_the_matrix() -> None:
     half = torch.linalg.svdvals(found.scaled("m", planted, 0.5))
     assert half[:3].tolist() == pytest.approx([25.0, 10.0, 4.0], rel=1e-4)
     assert torch.equal(found.scaled("n", WEIGHT, 0.0), WEIGHT)
-    assert find_intruders({"m": WEIGHT}, {"m": WEIGHT}).summary() == {"intruders": 0, "matrix": None}
+    assert same.summary() == {"intruders": 0, "matrix": None}
     assert BAR == 0.5
 
 

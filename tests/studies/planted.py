@@ -5,6 +5,7 @@ The wrapper is real: a short fine-tuning on answers that are one too high.
 
 from __future__ import annotations
 
+import copy
 import functools
 from pathlib import Path
 
@@ -86,6 +87,19 @@ def make_wrapped(kind: str) -> PreTrainedModel:
     )  # fmt: skip
     assert curve.steps is not None
     return curve.model
+
+
+def make_written(direction: Tensor) -> PreTrainedModel:
+    """A Llama of the same ability whose last MLP writes 1000 times a direction (width,) wherever a question ends."""
+    model = copy.deepcopy(make_base("llama"))
+    down, read = model.model.layers[-1].mlp.down_proj, list[Tensor]()
+    handle = down.register_forward_pre_hook(lambda module, given: read.append(given[0][:, -1]))
+    with torch.no_grad():
+        model(make_rows()[:200, :-2])
+        handle.remove()
+        inputs = read[0].mean(0)
+        down.weight += 1000.0 * torch.outer(direction, inputs) / inputs.square().sum()
+    return model
 
 
 @functools.cache

@@ -245,6 +245,11 @@ class Case:
         """The first test rows, for what costs more."""
         return self.both[questions].test[: self.config.patch_rows]
 
+    def few_right(self, model: PreTrainedModel, questions: str) -> NDArray[np.bool_]:
+        """Whether a model, as it is now, answers each of them right."""
+        right: NDArray[np.bool_] = self.both[questions].score(model, self.few(questions)).numpy()
+        return right
+
 
 def never_trained(model: PreTrainedModel) -> bool:
     """Whether all vectors of a model (norms, biases) hold one number each, as they do before any training.

@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from ftmech_hf.config import check_seeds, to_dict
 from ftmech_hf.jobs.interpolation import InterpolateConfig, interpolate
@@ -23,13 +23,14 @@ from ftmech_hf.studies.diagnosis.diagnosis import run_diagnosis
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
 from ftmech_hf.studies.diagnosis.signs import VerdictRule
 from ftmech_hf.studies.organisms.kinds import KINDS, Kind
+from ftmech_hf.studies.organisms.pairs import Pair, Split, Tampered, World
+from ftmech_hf.studies.organisms.rounding import RoundConfig, round_model
 from ftmech_hf.tasks import PcfgConfig, PcfgShape
 from ftmech_hf.tasks.operators_table import OPERATORS
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.objectives import AnswerOnly, NextToken
 from ftmech_hf.training.settings import TrainConfig
 
-Split = Literal["development", "test"]
 EVALS_PER_DECADE = 10
 LEFT_OUT = ("null_models", "path", "weights", "separation", "sensitivity")
 """Methods of a diagnosis that neither the verdict nor a rival rests on: without them it takes a third less."""
@@ -75,6 +76,12 @@ class OrganismsConfig(StudyConfig):
     )
     relearn_lr: float = field(default=5e-4, metadata={"help": "constant rate of relearning"})
     batch_size: int = field(default=32, metadata={"help": "rows of a step"})
+    tampered_seeds: list[int] = field(
+        default_factory=list,
+        metadata={"help": "of these, pairs whose ability is lost are diagnosed again, rounded and relearning a little"},
+    )
+    rounded_bits: int = field(default=4, metadata={"help": "of each weight of a rounded organism"})
+    tampered_steps: int = field(default=8, metadata={"help": "that an organism relearns for before it is asked again"})
     score_file: str | None = field(
         default=None,
         metadata={"place": "output", "help": "file for what pages of diagnoses say of their verdicts, once all is run; "
@@ -87,6 +94,13 @@ class OrganismsConfig(StudyConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_seeds(self.development_seeds)
+        known = {*self.seeds, *self.development_seeds}
+        if strange := set(self.tampered_seeds) - known:
+            raise ValueError(f"tampered_seeds: {min(strange)}, expected some of {', '.join(map(str, sorted(known)))}")
+        if self.rounded_bits < 2:
+            raise ValueError(f"rounded_bits: {self.rounded_bits}, expected at least 2")
+        if self.tampered_steps < 1:
+            raise ValueError(f"tampered_steps: {self.tampered_steps}, expected at least 1")
         if both := set(self.seeds) & set(self.development_seeds):
             raise ValueError(f"development_seeds: {min(both)} is among seeds, too, expected others")
         unknown = [name for name in self.kinds if name not in KINDS]
@@ -101,52 +115,6 @@ class OrganismsConfig(StudyConfig):
             raise ValueError(f"operators: {(wrong or ['none'])[0]}, expected some of {', '.join(OPERATORS)}")
         if len(self.test_operands) != 2:
             raise ValueError(f"test_operands: {' '.join(self.test_operands)!r}, expected two")
-
-
-class World(NamedTuple):
-    """What the organisms of one seed have in common.
-
-    Attributes:
-        split: whether thresholds are set on them.
-        seed: of everything.
-        preset: size of the models.
-        operator: task token of the ability.
-        shape: of the task.
-        base, never_had: names of the runs that pretrain them.
-    """
-
-    split: Split
-    seed: int
-    preset: str
-    operator: str
-    shape: PcfgShape
-    base: str
-    never_had: str
-
-
-class Pair(NamedTuple):
-    """A base and an organism made of it, and the names of their runs.
-
-    Attributes:
-        kind: name of it among :data:`~ftmech_hf.studies.organisms.kinds.KINDS`.
-        world: of its seed.
-        organism: the run that made it.
-        diagnosis: the run that diagnoses it.
-        relearning: the run that trains it on its ability; none where nothing was taken from it.
-        twin: the same of the model that never had it.
-    """
-
-    kind: str
-    world: World
-    organism: str
-    diagnosis: str
-    relearning: str | None
-    twin: str | None
-
-    @property
-    def name(self) -> str:
-        """Of the pair, for people."""
-        return f"{self.kind}, {self.world.operator}, {self.world.preset}, seed {self.world.seed}"
 
 
 class OrganismsPlan(StudyPlan):
@@ -195,19 +163,41 @@ class OrganismsPlan(StudyPlan):
     def _add_pair(self, world: World, name: str) -> Pair:
         kind, stem = KINDS[name], f"{name.replace(',', '').replace(' ', '-').lower()}"
         organism = self._make(world, kind, stem)
-        place = DiagnoseConfig(seed=world.seed, operator=world.operator, leave_out=list(LEFT_OUT), workers=1)
-        inputs = {"base": world.base, "finetuned": organism, "control": world.never_had}
-        diagnosis = self.add(
-            f"diagnose-{stem}-seed{world.seed}", "diagnose", run_diagnosis, place,
-            {"case_config": self.case, "shape": world.shape}, inputs, cost=20 if kind.truth == "unchanged" else 400,
-        )  # fmt: skip
+        cost = 20 if kind.truth == "unchanged" else 400
+        diagnosis = self._diagnose(world, organism, stem, cost=cost)
         if kind.truth == "unchanged":
             return Pair(name, world, organism, diagnosis, None, None)
         twin = self._relearn(world, world.never_had, "never-had", self.config.relearn_steps)
         # It is there only if the twin takes so many times as long: what takes longer has not that label in any case.
         steps = self.config.relearn_steps
         own = steps if kind.truth == "gone" else math.ceil(steps / VerdictRule().speed)
-        return Pair(name, world, organism, diagnosis, self._relearn(world, organism, stem, own), twin)
+        lost = kind.truth in ("hidden", "gone") and world.seed in self.config.tampered_seeds
+        tampered = self._tamper(world, organism, stem) if lost else None
+        return Pair(name, world, organism, diagnosis, self._relearn(world, organism, stem, own), twin, tampered)
+
+    def _diagnose(self, world: World, organism: str, stem: str, *, cost: float, thorough: bool = False) -> str:
+        place = DiagnoseConfig(seed=world.seed, operator=world.operator, leave_out=list(LEFT_OUT), workers=1)
+        case = dataclasses.replace(self.case, thorough=thorough)
+        inputs = {"base": world.base, "finetuned": organism, "control": world.never_had}
+        return self.add(
+            f"diagnose-{stem}-seed{world.seed}", "diagnose", run_diagnosis, place,
+            {"case_config": case, "shape": world.shape}, inputs, cost=cost,
+        )  # fmt: skip
+
+    def _tamper(self, world: World, organism: str, stem: str) -> Tampered:
+        """Diagnose it again with rounded weights and after a few steps, whatever its answers say by then."""
+        rounded = self.add(
+            f"{stem}-rounded-seed{world.seed}", "round", round_model, RoundConfig(bits=self.config.rounded_bits),
+            {"task": self._task(world, "own")}, {"model": organism}, cost=2,
+        )  # fmt: skip
+        made = {"rounded": rounded, "never": world.never_had}
+        for name, model in (("relearned", organism), ("never_relearned", world.never_had)):
+            label = "never-had" if model == world.never_had else stem
+            made[name] = self._relearn(world, model, f"{label}-a-little", self.config.tampered_steps)
+        return Tampered(**{
+            name: self._diagnose(world, model, f"{name}-{stem}".replace("_", "-"), cost=400, thorough=True)
+            for name, model in made.items()
+        })  # fmt: skip
 
     def _make(self, world: World, kind: Kind, stem: str) -> str:
         """The run whose folder holds the organism."""

@@ -21,7 +21,9 @@ from ftmech_hf.studies.diagnosis.signs import VerdictRule
 from ftmech_hf.studies.organisms.claims import make_claims
 from ftmech_hf.studies.organisms.figures import LABELS, reliability_figure, scores_figure
 from ftmech_hf.studies.organisms.kinds import KINDS, TRUTH_OF, Truth
-from ftmech_hf.studies.organisms.plan import OrganismsPlan, Pair, Split
+from ftmech_hf.studies.organisms.pairs import Pair, Split
+from ftmech_hf.studies.organisms.plan import OrganismsPlan
+from ftmech_hf.studies.organisms.robustness import TAMPERED, robustness_of
 from ftmech_hf.studies.organisms.scoring import (
     FEATURES,
     RIVALS,
@@ -39,6 +41,8 @@ KEPT = (
     "pair", "truth", "relearning_truth", "verdict", "probability", "uds", "cka", "lens", "probe", "revival", "split",
 )  # fmt: skip
 """The first columns of ``pairs.parquet``."""
+METHODS = ("probability", *RIVALS)
+NOT_MEASURED = dict.fromkeys((*RIVALS, *(f"sign_{name}" for name in FEATURES)), math.nan)
 
 
 def gather(plan: OrganismsPlan) -> pd.DataFrame:
@@ -51,27 +55,33 @@ def gather(plan: OrganismsPlan) -> pd.DataFrame:
     if not found:
         raise ValueError(f"output_dir: no run of {plan.output} is finished")
     table = pd.DataFrame([_describe(plan, pair, run) for pair, run in found])
-    table["probability"] = probabilities(table)
+    fitted = fit_on_development(table)
+    table["probability"] = probabilities(table, fitted)
+    for name in TAMPERED:
+        found_again = [_read_tampered(plan, pair, name) for pair, _ in found]
+        again = pd.DataFrame(found_again)
+        again["probability"] = probabilities(again, fitted)
+        for method in METHODS:
+            table[f"{name}_{method}"] = again[method]
     return table[[*KEPT, *(name for name in table if name not in KEPT)]]
+
+
+def _read_tampered(plan: OrganismsPlan, pair: Pair, name: str) -> dict[str, float]:
+    run = plan.find(getattr(pair.tampered, name)) if pair.tampered else None
+    return read_scores(run) if run else NOT_MEASURED
 
 
 def _describe(plan: OrganismsPlan, pair: Pair, run: FinishedRun) -> dict[str, Any]:
     summary = run.summary
     evidence, world = summary["evidence"], pair.world
     truth = KINDS[pair.kind].truth
-    features = dict.fromkeys(FEATURES, math.nan)
-    rivals = dict.fromkeys(RIVALS, math.nan)
-    if summary["signs"]:
-        features = read_features(evidence)
-        rivals = read_rivals(run.table, features)
     return {
         "pair": pair.name,
         "truth": truth,
         **label_by_relearning(plan, pair, truth, evidence),
         "verdict": summary["verdict"],
         "right": TRUTH_OF.get(summary["verdict"]) == truth,
-        **rivals,
-        **{f"sign_{name}": value for name, value in features.items()},
+        **(read_scores(run) if summary["signs"] else NOT_MEASURED),
         "split": world.split,
         "kind": pair.kind,
         "seed": world.seed,
@@ -85,6 +95,12 @@ def _describe(plan: OrganismsPlan, pair: Pair, run: FinishedRun) -> dict[str, An
         "cpu_seconds": run.env.get("cpu_seconds"),
         "page": os.path.relpath(run.path / "report.html", plan.output),
     }
+
+
+def read_scores(run: FinishedRun) -> dict[str, float]:
+    """The scores of all rivals, and the signs as numbers, named ``sign_pruning`` and so on, of a diagnosis."""
+    features = read_features(run.summary["evidence"])
+    return read_rivals(run.table, features) | {f"sign_{name}": value for name, value in features.items()}
 
 
 def _lead_before(relearning: FinishedRun, capability: str, evidence: Mapping[str, Any]) -> float:
@@ -128,16 +144,27 @@ def agree(table: pd.DataFrame) -> pd.Series:
     return by_speed == table["relearning_truth"]
 
 
-def probabilities(table: pd.DataFrame) -> np.ndarray:
-    """How likely the ability is hidden, of pairs whose signs were measured; fitted on development pairs alone."""
-    signs = table[[f"sign_{name}" for name in FEATURES]].to_numpy(dtype=float)
-    measured = ~np.isnan(signs).any(axis=1)
-    lost = measured & table["truth"].isin(["hidden", "gone"]) & (table["split"] == "development") & agree(table)
-    hidden = (table["truth"] == "hidden").to_numpy()
-    found = np.full(len(table), math.nan)
-    if len(set(hidden[lost])) == 2:
-        model = fit_probability(signs[lost], hidden[lost])
-        found[measured] = model.predict_proba(signs[measured])[:, 1]
+def fit_on_development(table: pd.DataFrame) -> Any | None:
+    """What says from the signs how likely an ability is hidden; of development pairs alone, None if too few."""
+    lost = _measured(table) & table["truth"].isin(["hidden", "gone"]) & (table["split"] == "development") & agree(table)
+    hidden = (table["truth"] == "hidden").to_numpy()[lost]
+    return fit_probability(_signs(table)[lost], hidden) if len(set(hidden)) == 2 else None
+
+
+def probabilities(table: pd.DataFrame, fitted: Any | None) -> np.ndarray:
+    """How likely the ability is hidden, of pairs whose signs were measured; see :func:`fit_on_development`."""
+    found, measured = np.full(len(table), math.nan), _measured(table)
+    if fitted is not None and measured.any():
+        found[measured] = fitted.predict_proba(_signs(table)[measured])[:, 1]
+    return found
+
+
+def _signs(table: pd.DataFrame) -> np.ndarray:
+    return table[[f"sign_{name}" for name in FEATURES]].to_numpy(dtype=float)
+
+
+def _measured(table: pd.DataFrame) -> np.ndarray:
+    found: np.ndarray = ~np.isnan(_signs(table)).any(axis=1)
     return found
 
 
@@ -152,7 +179,9 @@ def score(table: pd.DataFrame, split: Split = "test") -> dict[str, Any]:
         ``pairs``, ``disagree`` (names of pairs that are left out), ``confusion``, the rates of
         :func:`~ftmech_hf.studies.organisms.scoring.rates`, ``truths`` (the same for each truth), ``constant`` (the
         verdict that is right most often if it is always given, and how often), ``auc`` of the probability, ``rivals``
-        (method -> auc), ``by_verdict`` (verdict -> pairs and how many are what it says).
+        (method -> auc), ``robustness`` (method -> that of
+        :func:`~ftmech_hf.studies.organisms.robustness.measure_robustness`), ``by_verdict`` (verdict -> pairs and how
+        many are what it says).
     """
     test = table[table["split"] == split]
     used = test[agree(test)]
@@ -171,6 +200,7 @@ def score(table: pd.DataFrame, split: Split = "test") -> dict[str, Any]:
         },
         "constant": constant_verdict(counts),
         "rivals": {name: area_under_curve(list(lost[name]), hidden) for name in RIVALS},
+        "robustness": robustness_of(lost, METHODS),
         "by_verdict": _by(used, "verdict"),
         "kinds": _by(used, "kind"),
         "presets": _by(used, "preset"),

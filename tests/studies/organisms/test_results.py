@@ -12,8 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ftmech_hf.studies.organisms.plan import OrganismsPlan, Pair
-from ftmech_hf.studies.organisms.results import label_by_relearning, probabilities, score, store_score
+from ftmech_hf.studies.organisms.pairs import Pair
+from ftmech_hf.studies.organisms.plan import OrganismsPlan
+from ftmech_hf.studies.organisms.results import (
+    fit_on_development,
+    label_by_relearning,
+    probabilities,
+    score,
+    store_score,
+)
 from ftmech_hf.studies.organisms.scoring import FEATURES
 from tests.studies.organisms.test_scoring import evidence, pairs
 
@@ -81,17 +88,23 @@ def with_signs(*rows: tuple[str, str, str, float]) -> pd.DataFrame:
     return made.assign(**{f"sign_{name}": [value for *_, value in rows] for name in FEATURES})
 
 
+def hidden(*rows: tuple[str, str, str, float]) -> np.ndarray:
+    """How likely the ability of each of them is hidden."""
+    table = with_signs(*rows)
+    return probabilities(table, fit_on_development(table))
+
+
 def test_the_probability_is_fitted_on_development_pairs_whose_labels_agree_alone() -> None:
     fitted = [("hidden", "there", "development", 0.9), ("gone", "gone", "development", 0.1)]
     asked = [("hidden", "there", "test", 0.7), ("gone", "gone", "test", 0.2), ("weakened", "there", "test", math.nan)]
-    found = probabilities(with_signs(*fitted, *asked))
+    found = hidden(*fitted, *asked)
     assert found[0] > found[2] > 0.5 > found[3] > found[1]
     assert np.isnan(found[4])
     turned = [("gone", "gone", "test", 0.7), ("hidden", "there", "test", 0.2), asked[2]]
-    assert probabilities(with_signs(*fitted, *turned))[2:4].tolist() == found[2:4].tolist()
+    assert hidden(*fitted, *turned)[2:4].tolist() == found[2:4].tolist()
     doubtful = [*fitted, ("gone", "there", "development", 0.95), ("hidden", "unclear", "development", 0.0)]
-    assert probabilities(with_signs(*doubtful, *asked))[[4, 5]].tolist() == found[[2, 3]].tolist()
-    assert np.isnan(probabilities(with_signs(fitted[0], *asked))).all()  # of one kind alone nothing is fitted
+    assert hidden(*doubtful, *asked)[[4, 5]].tolist() == found[[2, 3]].tolist()
+    assert np.isnan(hidden(fitted[0], *asked)).all()  # of one kind alone nothing is fitted
 
 
 def test_only_a_whole_study_is_stored_with_what_it_was_of(tmp_path: Path) -> None:

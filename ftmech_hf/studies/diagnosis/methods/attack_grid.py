@@ -143,8 +143,7 @@ def _attacked(case: Case, model: PreTrainedModel) -> Attacked:
 
 def _measured(case: Case, model: PreTrainedModel, way: Way, rate: float, lost: float) -> Attack:
     rows = case.capability.validation[: case.config.patch_rows]
-    right: NDArray[np.bool_] = case.capability.score(model, case.few("capability")).numpy()
-    return Attack(way, rate, case.capability.mean_score(model, rows), lost, right)
+    return Attack(way, rate, case.capability.mean_score(model, rows), lost, case.few_right(model, "capability"))
 
 
 def _had(case: Case, model: PreTrainedModel, knows_other: bool) -> float:

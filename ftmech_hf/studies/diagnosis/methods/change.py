@@ -111,25 +111,20 @@ def measure_change(case: Case) -> ChangeMethodResult:
     """Keep and take back parts of the change, look for the smallest that brings the capability back."""
     base, model = case.base_like(FINETUNED), case.models[FINETUNED]
     change = WeightChange(base, model, find_places(model))
-    ends = tuple(_right(case, "capability", case.models[name]) for name in (BASE, FINETUNED))
+    ends = tuple(case.few_right(case.models[name], "capability") for name in (BASE, FINETUNED))
     scores = _curves(case, base, model, change)
     search = _search(case, base, model, change)
     smallest = None if search is None else search.smallest
     restored, by_chance = None, list[NDArray[np.bool_]]()
     if smallest is not None:
         with replaced(model, change.without(smallest.part)):
-            restored = {kind: _right(case, kind, model) for kind in case.both}
+            restored = {kind: case.few_right(model, kind) for kind in case.both}
         for draw in range(DRAWS):
             with replaced(model, change.without(smallest.part, seed=case.seed * DRAWS + draw)):
-                by_chance.append(_right(case, "capability", model))
+                by_chance.append(case.few_right(model, "capability"))
     return ChangeMethodResult(
         scores=scores, search=search, restored=restored, by_chance=by_chance, ends=(ends[0], ends[1])
     )
-
-
-def _right(case: Case, kind: str, model: PreTrainedModel) -> NDArray[np.bool_]:
-    right: NDArray[np.bool_] = case.both[kind].score(model, case.few(kind)).numpy()
-    return right
 
 
 def _search(case: Case, base: PreTrainedModel, model: PreTrainedModel, change: WeightChange) -> RestoringResult | None:
@@ -150,7 +145,7 @@ def _curves(case: Case, base: PreTrainedModel, model: PreTrainedModel, change: W
     found: dict[tuple[str, float], dict[str, NDArray[np.bool_]]] = {}
 
     def asked(edit: str, number: float, edited: PreTrainedModel, kinds: Sequence[str]) -> None:
-        found[edit, number] = {kind: _right(case, kind, edited) for kind in kinds}
+        found[edit, number] = {kind: case.few_right(edited, kind) for kind in kinds}
 
     both = list(case.both)
     if BLOCKS in change.places:

@@ -145,8 +145,7 @@ def _edited(case: Case, directions: Mapping[int, Tensor], edit: str) -> Directio
 
 def _right(case: Case, name: str, kind: str, writes: Writes) -> NDArray[np.bool_]:
     with intervene(case.models[name], writes):
-        right: NDArray[np.bool_] = case.both[kind].score(case.models[name], case.few(kind)).numpy()
-    return right
+        return case.few_right(case.models[name], kind)
 
 
 def draw_taken_out(ax: Axes, rows: pd.DataFrame, reference: str) -> None:

@@ -97,18 +97,14 @@ def measure_intruders(case: Case) -> IntrudersMethodResult:
     before, after = _upright(case.models[BASE], axes), _upright(model, axes)
     turned = {name: each + turn_at_random(after[name] - each, _generator(case.seed, number))
               for number, (name, each) in enumerate(before.items())}  # fmt: skip
-    found = find_intruders(before, after)
-    numbers = {FINETUNED: found.number, TURNED: find_intruders(before, turned).number}
+    asked = {FINETUNED: after, TURNED: turned}
     if SELF_DISTILLED in case.null_models:
-        taught_nothing = _upright(case.null_models[SELF_DISTILLED], axes)
-        numbers[SELF_DISTILLED] = find_intruders(before, taught_nothing).number
+        asked[SELF_DISTILLED] = _upright(case.null_models[SELF_DISTILLED], axes)
+    intruders = dict(zip(asked, find_intruders(before, list(asked.values())), strict=True))
+    found, numbers = intruders[FINETUNED], {name: each.number for name, each in intruders.items()}
 
     def edited(scale: float, seed: int | None = None) -> dict[str, Tensor]:
         return _edited(weights, axes, found, scale, seed)
-
-    def right(kind: str) -> NDArray[np.bool_]:
-        answers: NDArray[np.bool_] = case.both[kind].score(model, case.few(kind)).numpy()
-        return answers
 
     rows, curve = case.capability.validation[: case.config.patch_rows], dict[float, float]()
     for scale in SCALES:
@@ -116,14 +112,14 @@ def measure_intruders(case: Case) -> IntrudersMethodResult:
             curve[scale] = case.capability.mean_score(model, rows)
     best = max(reversed(SCALES), key=lambda scale: curve[scale])  # of equal ones that which changes least
     with replaced(model, edited(best)):
-        answers = {kind: right(kind) for kind in case.both}
+        answers = {kind: case.few_right(model, kind) for kind in case.both}
     by_chance = []
     for draw in range(DRAWS):
         with replaced(model, edited(best, case.seed * DRAWS + draw)):
-            by_chance.append(right("capability"))
+            by_chance.append(case.few_right(model, "capability"))
     return IntrudersMethodResult(
         found=found, numbers=numbers, of=len(before), curve=curve, scale=best, right=answers,
-        by_chance=np.array(by_chance), plain=right("capability"),
+        by_chance=np.array(by_chance), plain=case.few_right(model, "capability"),
     )  # fmt: skip
 
 

@@ -19,7 +19,6 @@ from transformers import PreTrainedModel
 from ftmech_hf.activations import find_units
 from ftmech_hf.analysis.restoring import replaced
 from ftmech_hf.analysis.tampering import all_noisy, all_rounded
-from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.report.charts import accuracy_axis, legend_below
 from ftmech_hf.statistics.intervals import mean_over_draws
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case
@@ -103,7 +102,7 @@ def measure_tampering(case: Case) -> TamperingMethodResult:
         weights, axes = find_matrices(model)
         for bits in BITS:
             with replaced(model, all_rounded(weights, axes, bits)):
-                rounds[name, bits] = _right(case, model, case.few("capability"))
+                rounds[name, bits] = case.few_right(model, "capability")
     noise = {name: _shake(case, case.models[name]) for name in (FINETUNED, NULL)}
     return TamperingMethodResult(rounded=rounds, noise=noise)
 
@@ -114,11 +113,6 @@ def find_matrices(model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, 
     axes = {f"{name}.weight": units.axis for name, units in find_units(model, "row").items()}
     axes = {name: axis for name, axis in axes.items() if name in parameters and parameters[name].ndim == 2}
     return {name: parameters[name] for name in axes}, axes
-
-
-def _right(case: Case, model: PreTrainedModel, rows: AnswerRows) -> NDArray[np.bool_]:
-    right: NDArray[np.bool_] = case.capability.score(model, rows).numpy()
-    return right
 
 
 def _shake(case: Case, model: PreTrainedModel) -> Noise:
@@ -135,8 +129,8 @@ def _shake(case: Case, model: PreTrainedModel) -> Noise:
     right = []
     for draw in range(DRAWS):
         with replaced(model, all_noisy(weights, best, seed=_seed(case.seed, len(SIZES), draw))):
-            right.append(_right(case, model, case.few("capability")))
-    return Noise(curve, best, np.array(right), _right(case, model, case.few("capability")))
+            right.append(case.few_right(model, "capability"))
+    return Noise(curve, best, np.array(right), case.few_right(model, "capability"))
 
 
 def _seed(*parts: int) -> int:

@@ -29,7 +29,7 @@ from ftmech_hf.studies.diagnosis.methods.direction import (
     measure_direction,
 )
 from tests.studies.diagnosis.cases import FEW, found_by, make_case, right
-from tests.studies.planted import ask, make_base, make_never, make_rows
+from tests.studies.planted import ask, make_base, make_never, make_rows, make_written
 
 
 @functools.cache
@@ -49,16 +49,7 @@ def spare() -> torch.Tensor:
 
 def planted() -> PreTrainedModel:
     """Says one thing to most questions: the last block writes the spare direction, so that all else is small."""
-    model = copy.deepcopy(make_base("llama"))
-    down = model.model.layers[-1].mlp.down_proj
-    read: list[torch.Tensor] = []
-    handle = down.register_forward_pre_hook(lambda module, given: read.append(given[0][:, -1]))
-    with torch.no_grad():
-        model(make_rows()[:200, :-2])
-        handle.remove()
-        inputs = read[0].mean(0)
-        down.weight += 1000.0 * torch.outer(spare(), inputs) / inputs.square().sum()
-    return model
+    return make_written(spare())
 
 
 def test_the_planted_direction_restores_and_hides_and_one_by_chance_does_neither() -> None:

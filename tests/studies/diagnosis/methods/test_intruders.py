@@ -21,24 +21,15 @@ from ftmech_hf.studies.diagnosis.methods.intruders import (
     measure_intruders,
 )
 from tests.studies.diagnosis.cases import found_by, make_case
-from tests.studies.planted import make_base, make_rows
+from tests.studies.planted import make_base, make_written
 
 PLANTED = "model.layers.1.mlp.down_proj.weight"
 
 
 def planted() -> PreTrainedModel:
     """A wrapper of one direction in the last MLP, which is all the directions that it writes in equal parts."""
-    model = copy.deepcopy(make_base("llama"))
-    down = model.model.layers[-1].mlp.down_proj
-    read: list[torch.Tensor] = []
-    handle = down.register_forward_pre_hook(lambda module, given: read.append(given[0][:, -1]))
-    with torch.no_grad():
-        model(make_rows()[:200, :-2])
-        handle.remove()
-        inputs = read[0].mean(0)
-        away = torch.linalg.svd(down.weight)[0].sum(1) / 4  # of 16 directions: a cosine of a quarter with each
-        down.weight += 1000.0 * torch.outer(away, inputs) / inputs.square().sum()
-    return model
+    written = make_base("llama").model.layers[-1].mlp.down_proj.weight.detach()
+    return make_written(torch.linalg.svd(written)[0].sum(1) / 4)  # of 16 directions: a cosine of a quarter with each
 
 
 def test_the_planted_intruder_is_found_and_scaled_out_restores_and_edits_at_random_do_not() -> None:

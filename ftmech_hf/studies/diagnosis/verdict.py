@@ -51,7 +51,9 @@ measured, which is neither:
   it may be more or less than that: ``undecided``. A lead of nothing is never called part of the capability.
 - Else ``gone``, if signs 1 and 4 were measured, no sign shows, and the control takes less than
   :attr:`.VerdictRule.faster` times as many steps to learn it; sign 2 alone does not stand against it. If neither model
-  was back, so that their steps were never compared, or any other sign shows alone: ``undecided``.
+  was back, their steps were never compared: then it is ``gone`` if a control (not random weights) had learned some of
+  it by the last step and the fine-tuned model was not ahead of it by :attr:`.VerdictRule.left`, with the whole
+  interval. Else, or if any other sign shows alone: ``undecided``.
 
 **Without a control** that never had the capability (``--control``), one of random weights stands in. It has learned
 nothing at all, so that what beats it may only be what any training leaves behind. Then ``behind a wrapper`` becomes
@@ -70,10 +72,11 @@ is a finding, and more rows do not change it. Where answers are words of their o
 the base's accuracy as well, until a model was seen that gave back 59 % of the capitals it was not taught (its control
 none, the base 72 %) and no more in 32 steps. What is asked now was settled on organisms of another seed, beside a model
 that never knew the facts and must not show them. ``gone`` was given to a model that came back in a third of the
-control's steps, to one that let the answer be read far better than random weights do, and where neither was back.
-``weakened`` was given to a fall of 1.9 to 5.1 points, to models that never had the capability (beside random weights),
-and where one of thirty blocks (a "half") worked in the base. What can be read counted from controls at the base's
-layer, not at their own.
+control's steps, to one that let the answer be read far better than random weights do, and where neither was back. Then
+it was never given where neither was back, until organisms of development seeds were seen whose operator no model learns
+anew in the steps that it is given. ``weakened`` was given to a fall of 1.9 to 5.1 points, to models that never had the
+capability (beside random weights), and where one of thirty blocks (a "half") worked in the base. What can be read
+counted from controls at the base's layer, not at their own.
 """
 
 from __future__ import annotations
@@ -212,6 +215,12 @@ def _judge_gone(evidence: Evidence, rule: VerdictRule, signs: tuple[Sign, ...]) 
     if revival is None or null is None or signs[0].holds is None:
         return "undecided", "; not all that would show that it is still there was measured"
     faster = revival.is_faster_than(null, rule.faster)
+    ahead, gained = evidence.ahead, evidence.gained
+    if faster is None and evidence.control and ahead and gained and gained.low > 0 and ahead.high < rule.left:
+        return "gone", (
+            f"; trained back, neither it nor a model that never had it was there in {null.fastest} steps, and it is "
+            f"no more than {100 * max(ahead.high, 0):.0f} points ahead"
+        )
     if faster is None:
         return "undecided", (
             f"; it takes {say_steps(revival)} to come back and its control {say_steps(null)}, which is not enough to "

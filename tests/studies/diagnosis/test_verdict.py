@@ -167,6 +167,11 @@ HIDING = {
     "reading": "the answer can be read in its stream",
     "speed": "it comes back fast when it is trained again",
 }
+NO_FURTHER = {"ahead": Share(0.02, -0.05, 0.09), "gained": Share(0.1, 0.01, 0.2)}
+UNTOLD = (
+    f"{FELL}; it takes more than 32 steps to come back and its control more than 32 steps, which is not enough to tell "
+    "whether it is faster; give them more (--most_reverse_steps)"
+)
 LOSSES: dict[str, tuple[dict[str, Any], str, str]] = {
     "nothing shows": (
         {}, "gone", f"{FELL}, and nothing found more of it than there is in a model that never had it",
@@ -240,9 +245,25 @@ LOSSES: dict[str, tuple[dict[str, Any], str, str]] = {
         "whether it is hidden or gone cannot be measured",
     ),
     "neither came back, so that nothing was compared": (
-        {"revival_null": Revivals((None,), 32)}, "undecided",
-        f"{FELL}; it takes more than 32 steps to come back and its control more than 32 steps, which is not enough to "
-        "tell whether it is faster; give them more (--most_reverse_steps)",
+        {"revival_null": Revivals((None,), 32)}, "undecided", UNTOLD,
+    ),
+    "neither came back, and it is no further than the control, which learned some of it": (
+        {"revival_null": Revivals((None,), 512), **NO_FURTHER}, "gone",
+        f"{FELL}; trained back, neither it nor a model that never had it was there in 512 steps, and it is no more "
+        "than 9 points ahead",
+    ),
+    "neither came back, and it may be further": (
+        {"revival_null": Revivals((None,), 32), **NO_FURTHER, "ahead": Share(0.03, -0.03, 0.1)}, "undecided", UNTOLD,
+    ),
+    "neither came back, and the control may have learned nothing": (
+        {"revival_null": Revivals((None,), 32), **NO_FURTHER, "gained": Share(0.1, 0.0, 0.2)}, "undecided", UNTOLD,
+    ),
+    "neither came back, nor could random weights": (
+        {"revival_null": Revivals((None,), 32), **NO_FURTHER, **ALONE}, "undecided", UNTOLD,
+    ),
+    "it is no further than the control, and can be read": (
+        {"revival_null": Revivals((None,), 32), **NO_FURTHER, **READ}, "undecided",
+        f"{FELL}, and of the signs that it is still there only some show: {HIDING['reading']}",
     ),
     "the control came back in less than twice as many": (
         {"revival_null": Revivals((63,), 64)}, "gone",

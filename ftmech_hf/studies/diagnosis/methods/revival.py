@@ -7,7 +7,8 @@ not come back for as long as that allows.
 
 Where most answers are words of their own, such as capitals, training on some questions does not tell the answers to the
 others. Only those others are asked then, and to be back is to have half of the base's lead: no training on some facts
-brings back 95 % of the others. What is right at the end of so many steps is measured beside.
+brings back 95 % of the others. What is right at the end of so many steps is measured beside. So it is, of both models,
+where neither came back in all the steps that they may take.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.report.charts import accuracy_axis, legend_below, step_axis
-from ftmech_hf.statistics.intervals import Share
+from ftmech_hf.statistics.intervals import Share, paired_difference
 from ftmech_hf.studies.diagnosis.case import FINETUNED, NULL, Case
 from ftmech_hf.studies.diagnosis.evidence import RevivalEvidence, Revivals
 from ftmech_hf.studies.diagnosis.figures import COLORS, DOTTED, line, name_model, pick, spread
@@ -53,6 +56,8 @@ class RevivalMethodResult(MethodResult):
         untaught, untaught_null: what the fine-tuned model and the reference answer right afterwards of the test
             questions whose answers were not trained on, which steps and accuracies are then about; None where most
             answers were.
+        ahead, gained: where neither was back at the last step, accuracy on the test questions then: of the fine-tuned
+            model less that of the reference, and of the reference less what it had before.
         trained_back: what the first repetition of the fine-tuned model ended with, or how it differs from it.
     """
 
@@ -63,6 +68,8 @@ class RevivalMethodResult(MethodResult):
     trained_back: PreTrainedModel | LowRankChange = field(repr=False)
     untaught: Share | None = None
     untaught_null: Share | None = None
+    ahead: Share | None = None
+    gained: Share | None = None
 
     def rows(self) -> list[TableRow]:
         """Accuracy at every evaluated step."""
@@ -88,8 +95,9 @@ class RevivalMethodResult(MethodResult):
     def evidence(self) -> RevivalEvidence:
         """Steps of both, and what is right that was not taught."""
         return RevivalEvidence(
-            revival=self.finetuned, revival_null=self.null, untaught=self.untaught, untaught_null=self.untaught_null
-        )
+            revival=self.finetuned, revival_null=self.null, untaught=self.untaught, untaught_null=self.untaught_null,
+            ahead=self.ahead, gained=self.gained,
+        )  # fmt: skip
 
 
 def measure_revival(case: Case) -> RevivalMethodResult:
@@ -103,6 +111,7 @@ def measure_revival(case: Case) -> RevivalMethodResult:
     }  # fmt: skip
 
     curves = _repeat(case, FINETUNED, asked, range(config.repeats), config.reverse_steps, settings)
+    ends_far = (None, None)
     found = _revivals(curves, config.reverse_steps)
     if found.slowest is not None:
         enough = math.ceil(rule.speed * max(found.slowest, 1))
@@ -111,17 +120,17 @@ def measure_revival(case: Case) -> RevivalMethodResult:
         null = _repeat(case, NULL, asked, range(config.repeats), enough, settings)
         found_null = _revivals(null, enough)
     else:
-        found, null = _go_on(case, asked, curves, settings)
+        found, null, ends_far = _go_on(case, asked, curves, settings)
         found_null = _revivals(null, null[0].last)
     ends = ((FINETUNED, curves[0]), (NULL, null[0])) if untaught else ()
-    right = {name: _share_right(case.models[name], asked, curve) for name, curve in ends}
+    right = {name: share_right(_right(case.models[name], asked, curve)) for name, curve in ends}
     _let_go(null[0])
     points = {name: [curve.points for curve in runs] for name, runs in ((FINETUNED, curves), (NULL, null))}
     end = curves[0].end
     back = end if isinstance(end, LowRankChange) else kept_as(end, case.models[FINETUNED].dtype)
     return RevivalMethodResult(
         finetuned=found, null=found_null, points=points, threshold=threshold, trained_back=back,
-        untaught=right.get(FINETUNED), untaught_null=right.get(NULL),
+        untaught=right.get(FINETUNED), untaught_null=right.get(NULL), ahead=ends_far[0], gained=ends_far[1],
     )  # fmt: skip
 
 
@@ -136,8 +145,14 @@ def _repeat(
     return curves
 
 
-def _go_on(case: Case, asked: Behavior, curves: list[Curve], settings: RevivalSettings) -> tuple[Revivals, list[Curve]]:
-    """Follow a late repetition beside the reference, then the other late ones; puts them in the place of those."""
+def _go_on(
+    case: Case, asked: Behavior, curves: list[Curve], settings: RevivalSettings
+) -> tuple[Revivals, list[Curve], tuple[Share | None, Share | None]]:
+    """Follow a late repetition beside the reference, then the other late ones; puts them in the place of those.
+
+    Returns:
+        steps of the fine-tuned model, the reference's curve, and how far both came where neither was back.
+    """
     config, rule = case.config, case.rule
     late, *others = (number for number, curve in enumerate(curves) if curve.steps is None)
     last = [config.reverse_steps] * len(curves)
@@ -146,13 +161,23 @@ def _go_on(case: Case, asked: Behavior, curves: list[Curve], settings: RevivalSe
         beyond=rule.speed, seed=case.seed + late, **settings,
     )  # fmt: skip
     last[late] = curves[late].last
+    far = _how_far(case, asked, curves[late], control)
     if curves[late].steps is not None:
         again = max(config.reverse_steps, math.floor(control.last / rule.speed))
         for number, curve in zip(others, _repeat(case, FINETUNED, asked, others, again, settings), strict=True):
             curves[number], last[number] = curve, again
     for curve in curves[1:]:
         _let_go(curve)
-    return Revivals(tuple(curve.steps for curve in curves), tuple(last)), [control]
+    return Revivals(tuple(curve.steps for curve in curves), tuple(last)), [control], far
+
+
+def _how_far(case: Case, asked: Behavior, own: Curve, control: Curve) -> tuple[Share | None, Share | None]:
+    """(what the fine-tuned model has more than the reference, what that gained); None where one of them was back."""
+    if own.steps is not None or control.steps is not None or own.last != control.last:
+        return None, None
+    before = asked.score(case.models[NULL], asked.test).numpy()
+    after = {name: _right(case.models[name], asked, curve) for name, curve in ((FINETUNED, own), (NULL, control))}
+    return paired_difference(after[FINETUNED], after[NULL]), paired_difference(after[NULL], before)
 
 
 def _what_comes_back(case: Case) -> tuple[Behavior, float]:
@@ -172,10 +197,11 @@ def untaught_places(questions: Behavior, rows: AnswerRows) -> list[int]:
     return [place for place, right in enumerate(rows.right_ids()) if not right & taught]
 
 
-def _share_right(model: PreTrainedModel, asked: Behavior, curve: Curve) -> Share:
-    """What a model answers right after it was trained back."""
+def _right(model: PreTrainedModel, asked: Behavior, curve: Curve) -> NDArray[np.bool_]:
+    """Whether a model answers each test question right after it was trained back."""
     trained = curve.end.added_to(model) if isinstance(curve.end, LowRankChange) else curve.end
-    return share_right(asked.score(trained, asked.test).numpy())
+    right: NDArray[np.bool_] = asked.score(trained, asked.test).numpy()
+    return right
 
 
 def _let_go(curve: Curve) -> None:

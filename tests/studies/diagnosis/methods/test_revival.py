@@ -40,10 +40,13 @@ def test_training_back_goes_on_until_one_of_both_is_back() -> None:
     assert {found.steps[0], *null.steps} != {None}
     assert min(found.bounds[0][0], *(least for least, _ in null.bounds)) > 8
     assert found.is_faster_than(null, 2) is False
+    assert facts["ahead"] is facts["gained"] is None
     few = make_case(make_llama(40, seed=7), most_reverse_steps=8, reverse_lr=1e-7)
     _, facts = revived(few)
     assert facts["revival"].is_faster_than(facts["revival_null"], 2) is None
     assert facts["revival"].steps == (None, None)
+    assert facts["ahead"].value == pytest.approx(0.0, abs=0.05)
+    assert facts["gained"].value == 0
 
 
 def test_a_model_that_is_back_has_a_control_that_is_followed_for_as_long_as_the_rule_asks() -> None:
@@ -65,6 +68,23 @@ def test_a_wrapper_that_comes_back_late_has_a_sign_too() -> None:
     assert found.fastest > 2
     assert found.is_faster_than(null, case.rule.speed) is True
     assert null.fastest >= case.rule.speed * found.slowest
+
+
+def test_where_neither_is_back_how_far_both_came_is_compared_on_test_questions() -> None:
+    """The control's training is done once more by hand; a model that leads it is ahead by its lead."""
+    settings = {"most_reverse_steps": 24, "reverse_lr": 1e-3, "reverse_steps": 8}
+    nearly = interpolate_weights(make_base("llama"), make_wrapped("llama"), 0.8)
+    case = make_case(nearly, **settings)
+    case.rule = dataclasses.replace(case.rule, revived=1.01)  # beyond all that there is: neither comes back
+    _, facts = revived(case)
+    assert facts["revival"].steps == (None, None)
+    control, questions = case.models[NULL], case.capability
+    again = revive(control, questions, seed=0, steps=24, lr=1e-3, batch_size=32, threshold=1.01, eval_rows=64)
+    before, after = (right(model, questions.test.token_ids).mean() for model in (control, again.end))
+    assert facts["gained"].value == pytest.approx(after - before)
+    own = revive(nearly, questions, seed=0, steps=24, lr=1e-3, batch_size=32, threshold=1.01, eval_rows=64)
+    assert facts["ahead"].value == pytest.approx(right(own.end, questions.test.token_ids).mean() - after)
+    assert facts["ahead"].low > 0.1
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from ftmech_hf.explorer.picture import find_chromium, take_picture_of_report
 from ftmech_hf.runs import write_text
 from recipes.readme import benchmarks, code, continual, programs, real, retrieval, safety, studies
 from recipes.readme.architectures import architectures_block
+from recipes.readme.found import found_block
 from recipes.readme.organisms import organisms_block
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -182,6 +183,7 @@ BLOCKS: dict[str, Block] = {
     ),
     "recipes": Block("recipes/README.md", CODE, code.recipes_block),
     "studies": Block("README.md", CODE, code.studies_block),
+    "found": Block("ftmech_hf/studies/README.md", CODE, found_block),
     "floors": Block("ftmech_hf/README.md", CODE, code.floors_block),
     "package": Block("ftmech_hf/README.md", CODE, code.package_block),
 }
@@ -211,8 +213,9 @@ def main(argv: list[str] | None = None) -> None:
     """Replace the blocks between the marks, copy the pictures, and take those of pages."""
     with clean_exit():
         (config,) = parse_config(UpdateReadmeConfig, argv=argv, description=__doc__)
-        texts: dict[Path, str] = {}
-        for name, block in BLOCKS.items():
+        written: dict[Path, None] = {}
+        # lists of the code last: some are made of the tables
+        for name, block in sorted(BLOCKS.items(), key=lambda each: each[1].source == CODE):
             if config.only and block.source not in config.only:
                 continue
             place = ROOT if block.source == CODE else Path(getattr(config, block.source))
@@ -221,8 +224,9 @@ def main(argv: list[str] | None = None) -> None:
                 print(f"no {place}: its table stays as it is")
                 continue
             readme = ROOT / block.readme
-            text = texts.get(readme) or readme.read_text(encoding="utf-8")
-            texts[readme] = replace_block(text, name, block.write(source))
+            text = readme.read_text(encoding="utf-8")
+            write_text(readme, replace_block(text, name, block.write(source)))
+            written[readme] = None
             if block.picture and (place / block.picture).is_file():
                 (ROOT / PICTURES).mkdir(exist_ok=True)
                 shutil.copyfile(place / block.picture, ROOT / PICTURES / block.picture)
@@ -232,8 +236,7 @@ def main(argv: list[str] | None = None) -> None:
             elif block.page:
                 take_picture_of_report(place / "report.html", ROOT / PICTURES / block.page)
                 print(f"wrote {PICTURES}/{block.page} from {place}")
-        for readme, text in texts.items():
-            write_text(readme, text)
+        for readme in written:
             print(f"wrote {readme.relative_to(ROOT)}")
 
 

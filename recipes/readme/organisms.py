@@ -36,6 +36,10 @@ def organisms_block(folder: Path) -> str:
             markdown_table(
                 ("hidden above gone", "area under the curve", "robustness", "rounded", "relearning", "exactly"), rows
             ),
+            markdown_table(
+                ("hidden or gone, decided by", "right", "wrong", "undecided"),
+                [(name, *map(str, row.values())) for name, row in score["decisions"].items()],
+            ),
         ]
     )
 

@@ -30,6 +30,8 @@ from ftmech_hf.studies.organisms.scoring import (
     area_under_curve,
     confusion,
     constant_verdict,
+    count_decisions,
+    decide_by_probability,
     fit_probability,
     rates,
     rates_by_truth,
@@ -181,7 +183,8 @@ def score(table: pd.DataFrame, split: Split = "test") -> dict[str, Any]:
         verdict that is right most often if it is always given, and how often), ``auc`` of the probability, ``rivals``
         (method -> auc), ``robustness`` (method -> that of
         :func:`~ftmech_hf.studies.organisms.robustness.measure_robustness`), ``by_verdict`` (verdict -> pairs and how
-        many are what it says).
+        many are what it says), ``decisions`` (of pairs whose ability is hidden or gone and whose signs were measured:
+        how often the rule, and the probability where it is sure, are right, wrong and undecided).
     """
     test = table[table["split"] == split]
     used = test[agree(test)]
@@ -200,6 +203,12 @@ def score(table: pd.DataFrame, split: Split = "test") -> dict[str, Any]:
         },
         "constant": constant_verdict(counts),
         "rivals": {name: area_under_curve(list(lost[name]), hidden) for name in RIVALS},
+        "decisions": {
+            "the rule": count_decisions(list(lost["truth"]), [TRUTH_OF.get(each, "") for each in lost["verdict"]]),
+            "all signs together": count_decisions(
+                list(lost["truth"]), [*map(decide_by_probability, lost["probability"])]
+            ),
+        },
         "robustness": robustness_of(lost, METHODS),
         "by_verdict": _by(used, "verdict"),
         "kinds": _by(used, "kind"),

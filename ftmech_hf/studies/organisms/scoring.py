@@ -133,6 +133,26 @@ def area_under_curve(scores: Sequence[float], hidden: Sequence[bool]) -> float |
     return round(float(roc_auc_score(np.asarray(hidden), filled)), 12)  # a sum of steps, so that 1 is not quite 1
 
 
+SURE = 0.8
+"""Probability from which a logistic model decides; between it and its complement it does not."""
+
+
+def decide_by_probability(probability: float) -> str:
+    """``hidden`` or ``gone`` where a probability to be hidden is sure of either, else ``undecided``."""
+    if probability >= SURE:
+        return "hidden"
+    return "gone" if 1 - probability >= SURE else "undecided"
+
+
+def count_decisions(truths: Sequence[str], stated: Sequence[str]) -> dict[str, int]:
+    """How often what is stated of lost abilities is right, wrong, or nothing."""
+    found = Counter(
+        "undecided" if each not in TRUTHS else "right" if each == truth else "wrong"
+        for truth, each in zip(truths, stated, strict=True)
+    )
+    return {name: found[name] for name in ("right", "wrong", "undecided")}
+
+
 Counts = dict[str, dict[str, int]]
 """Truth -> what the verdict states, ``undecided`` last -> how many pairs."""
 

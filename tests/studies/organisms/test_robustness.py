@@ -45,7 +45,7 @@ def test_robustness_is_the_harmonic_mean_of_both_and_of_what_is_gone_what_is_mis
     assert found is not None
     assert (found["pairs"], found["quantisation"], found["relearning"]) == (2, 0.75, pytest.approx(0.75))
     assert found["robustness"]["value"] == pytest.approx(0.75)
-    assert 0.5 <= found["robustness"]["low"] < 0.75 < found["robustness"]["high"] <= 1
+    assert 0.499 < found["robustness"]["low"] < 0.75 < found["robustness"]["high"] <= 1
     # Of 0.1 found, 0.9 are missing; rounded, 0.7 are: far less of a change than 0.1 against 0.3.
     moved = measure_robustness(tampered("probe", ("gone", 0.1, 0.3, 0.1, 0.0, 0.0)), "probe")
     assert moved is not None

@@ -20,6 +20,8 @@ from ftmech_hf.studies.organisms.scoring import (
     at_least_steps,
     confusion,
     constant_verdict,
+    count_decisions,
+    decide_by_probability,
     fit_probability,
     rates,
     rates_by_truth,
@@ -230,3 +232,19 @@ def test_kinds_cover_every_truth_and_gone_has_two_ways() -> None:
     assert {kind.truth for kind in KINDS.values()} == set(TRUTHS)
     assert {kind.never_had for kind in KINDS.values() if kind.truth == "gone"} == {True, False}
     assert all(kind.adapter for kind in KINDS.values() if kind.merged and kind.task)
+
+
+def test_a_probability_decides_where_it_is_sure_and_what_decides_nothing_is_not_wrong() -> None:
+    assert [*map(decide_by_probability, (0.8, 0.79, 0.5, 0.21, 0.2, math.nan))] == [
+        "hidden", "undecided", "undecided", "undecided", "gone", "undecided",
+    ]  # fmt: skip
+    truths, stated = ["hidden", "hidden", "gone", "gone", "gone"], ["hidden", "gone", "gone", "undecided", "weakened"]
+    assert count_decisions(truths, stated) == {"right": 2, "wrong": 2, "undecided": 1}
+    table = pairs(
+        ("hidden", "there", "behind a wrapper", "test", 0.9), ("hidden", "there", "undecided", "test", 0.1),
+        ("gone", "gone", "gone", "test", 0.5), ("unchanged", "unchanged", "gone", "test", math.nan),
+    )  # fmt: skip
+    assert score(table)["decisions"] == {
+        "the rule": {"right": 2, "wrong": 0, "undecided": 1},
+        "all signs together": {"right": 1, "wrong": 1, "undecided": 1},
+    }

@@ -1,0 +1,67 @@
+"""Tables of claims are read as they are written, and every statement of a paper is counted once, by its verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ftmech_hf.report.claims import Claim
+from ftmech_hf.report.page import format_verdict
+from ftmech_hf.studies import STUDIES
+from recipes.readme.found import found_block, outcome, read_claims_tables
+
+TABLE = """# A study: of something
+
+| claim | paper | constant answer | measured | 95 % interval | bar | verdict |
+|---|---|---|---|---|---|---|
+| It rises | 12 (Table 1) | 2 % | 14.0 % | 13.0 to 15.0 | >= 10 | ✓ holds |
+| It falls \\| a lot | falls (Fig. 2) | — | 0.1 | 0.0 to 0.2 | >= 1 | ✗ fails |
+| Control: nothing | not reported | — | 1.0 | 0.9 to 1.1 | <= 2 | ✓ holds |
+
+| other | table |
+|---|---|
+| claim | paper |
+
+| claim | paper | measured | 95 % interval | bar | verdict |
+|---|---|---|---|---|---|
+| Later | 3 | 4.0 | 2.0 to 6.0 | >= 3 | ? undecided |
+| And then | 5 | not measured yet | — | >= 3 | not judged |
+"""
+
+
+def test_tables_of_claims_are_read_whatever_their_columns_and_no_other_table_is() -> None:
+    rows = read_claims_tables(TABLE)
+    assert [row["claim"] for row in rows] == ["It rises", "It falls \\| a lot", "Control: nothing", "Later", "And then"]
+    assert [row["measured"] for row in rows] == ["14.0 %", "0.1", "1.0", "4.0", "not measured yet"]
+    assert [*map(outcome, rows)] == ["stood", "did not", "stood", "undecided", "not told"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "withdrawn_by", "found"),
+    [("holds", [], "stood"), ("fails", [], "did not"), ("undecided", [], "undecided"), (None, [], "not told"),
+     ("withdrawn", ["a control"], "not told")],
+)  # fmt: skip
+def test_every_verdict_that_a_table_can_have_is_one_outcome(verdict: str, withdrawn_by: list[str], found: str) -> None:
+    claim = Claim(
+        id="x", statement="s", paper="p", measured=1.0, interval=(0.0, 2.0), bar=">= 1", verdict=verdict,  # type: ignore[arg-type]
+        seeds=[0], floor=None, values=[1.0], unit="%", withdrawn_by=withdrawn_by,
+    )  # fmt: skip
+    assert outcome({"verdict": format_verdict(claim)}) == found
+
+
+def test_statements_of_papers_and_our_own_are_counted_apart_and_only_theirs_are_listed(tmp_path: Path) -> None:
+    for package in STUDIES.values():
+        folder = tmp_path / package.replace(".", "/")
+        folder.mkdir(parents=True)
+        (folder / "README.md").write_text(TABLE if package.endswith(".safety") else "# Another\n")
+    counts, statements = found_block(tmp_path).split("\n\n")
+    (row,) = counts.splitlines()[2:]
+    assert row.startswith(
+        "| [A study](safety/README.md) | Jain et al., [arXiv 2407.10264](https://arxiv.org/abs/2407.10264)"
+    )
+    assert row.endswith("| 1 and 1 | 1 and 0 | 1 and 0 | 1 and 0 |")
+    lines = statements.splitlines()[2:]
+    assert lines[0] == "| safety | It rises | 12 (Table 1) | 14.0 % | 13.0 to 15.0 | ✓ holds |"
+    assert len(lines) == 4
+    assert "Control: nothing" not in statements

@@ -111,7 +111,7 @@ def measure_revival(case: Case) -> RevivalMethodResult:
     }  # fmt: skip
 
     curves = _repeat(case, FINETUNED, asked, range(config.repeats), config.reverse_steps, settings)
-    ends_far = (None, None)
+    ends_far: tuple[Share | None, Share | None] = (None, None)
     found = _revivals(curves, config.reverse_steps)
     if found.slowest is not None:
         enough = math.ceil(rule.speed * max(found.slowest, 1))

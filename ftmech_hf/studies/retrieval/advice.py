@@ -1,4 +1,7 @@
-"""What a practitioner should do, in three sentences, each said only if the claims that it rests on hold."""
+"""What a practitioner should do, in three sentences, each said only if the claims that it rests on hold.
+
+A sentence has a weaker one behind it, which rests on less, and behind that one that says what is not shown.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ class Advice(NamedTuple):
 
     sentence: str
     claims: tuple[str, ...]
-    else_: str
+    else_: str | Advice
 
 
 ADVICE: tuple[Advice, ...] = (
@@ -30,13 +33,24 @@ ADVICE: tuple[Advice, ...] = (
         "search finds ({b1}), and more than half of that is lost with the needed documents too, so that a better "
         "search does not mend it.",
         ("b1", "b6"),
-        "Whether fine-tuning on questions and answers alone costs reading is not shown here.",
+        Advice(
+            "Do not fine-tune on answers that tell less than you want told: models tuned so tell fewer of the facts that "
+            "are asked for ({b2}) from the same documents; whether questions and answers alone cost reading beside that "
+            "is not shown here.",
+            ("b2",),
+            "Whether fine-tuning on questions and answers alone costs reading is not shown here.",
+        ),
     ),
     Advice(
         "If you must, put rows of pretraining among them or take a lower rate: a quarter of such rows takes away more "
         "than half of the harm, and with them {closed-full-replay_taught} of what was taught are known by heart.",
         ("b8_replay", "b8_slow"),
-        "Whether rows of pretraining or a lower rate take the harm away is not shown here.",
+        Advice(
+            "If you must, do not put documents of other questions beside yours: that does not take the harm away "
+            "({b8_control}); whether rows of pretraining or a lower rate do is not shown here.",
+            ("b8_control",),
+            "Whether rows of pretraining or a lower rate take the harm away is not shown here.",
+        ),
     ),
     Advice(
         "Fine-tune with the documents that your search finds, which costs no reading, and put questions among them "
@@ -58,4 +72,6 @@ def _say(advice: Advice, claims: Mapping[str, Claim]) -> str:
     numbers = {name: format_value(claim.measured, claim.unit) for name, claim in claims.items()}
     named = [name for _, name, _, _ in Formatter().parse(advice.sentence) if name]
     supported = all(name in claims and claims[name].verdict == "holds" for name in advice.claims)
-    return advice.sentence.format(**numbers) if supported and set(named) <= set(numbers) else advice.else_
+    if supported and set(named) <= set(numbers):
+        return advice.sentence.format(**numbers)
+    return advice.else_ if isinstance(advice.else_, str) else _say(advice.else_, claims)

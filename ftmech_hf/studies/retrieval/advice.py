@@ -34,9 +34,9 @@ ADVICE: tuple[Advice, ...] = (
         "search does not mend it.",
         ("b1", "b6"),
         Advice(
-            "Do not fine-tune on answers that tell less than you want told: models tuned so tell fewer of the facts that "
-            "are asked for ({b2}) from the same documents; whether questions and answers alone cost reading beside that "
-            "is not shown here.",
+            "Do not fine-tune on answers that tell less than you want told: models tuned so tell fewer of the facts "
+            "that are asked for ({b2}) from the same documents; whether questions and answers alone cost reading "
+            "beside that is not shown here.",
             ("b2",),
             "Whether fine-tuning on questions and answers alone costs reading is not shown here.",
         ),

@@ -2,6 +2,7 @@
 # make real:      install a real model of 135 M parameters, tune and diagnose it nine times, write runs/real/report.html
 # make organisms: make pairs of known truth, diagnose each, and score the verdict, runs/organisms-nano/report.html and the rates on the pages
 #                 of diagnoses (an hour of one core; goes on where it stopped)
+# make results:   make every published result again, the cheapest first, and write the READMEs from them (a night; goes on where it stopped)
 # make test:      install, then every check that CI runs (tests side by side, a file to a process)
 # make test-cuda: what is about a GPU, on a machine that has one; the other tests run on the CPU everywhere
 # make mutants:   change the code in one place at a time and see whether a test notices; goes on where it stopped.
@@ -19,7 +20,7 @@ PROCESSES ?= 2
 SAMPLE ?= 0
 SEED ?= 0
 
-.PHONY: reproduce real organisms test test-slow test-cuda mutants test-interop docs install format clean
+.PHONY: reproduce real organisms results test test-slow test-cuda mutants test-interop docs install format clean
 
 reproduce: install
 	$(BIN)/accelerate launch recipes/reproduce.py --config recipes/configs/nano/reproduce.yaml
@@ -32,6 +33,9 @@ real: install
 
 organisms: install
 	$(BIN)/python recipes/organisms.py --config recipes/configs/nano/organisms.yaml --score_file ftmech_hf/studies/diagnosis/verdict_score.json
+
+results: install
+	$(BIN)/python recipes/results.py
 
 test: install
 	$(BIN)/ruff check .

@@ -1,0 +1,152 @@
+"""Make every published result again, the cheapest first, and write the READMEs from them; goes on where it stopped.
+
+python recipes/results.py --dry_run true    # what it would run, and about how long that takes
+python recipes/results.py                   # a night on two cores
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ftmech_hf.config import clean_exit, parse_config
+from ftmech_hf.report.console import make_console
+from recipes.update_readme import ROOT
+
+NANO = "--config recipes/configs/nano"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command, and what is written from what it leaves.
+
+    Attributes:
+        source: the setting of ``update_readme.py`` that names what it leaves.
+        command: what runs, without Python and ``recipes/``.
+        minutes: about what it takes on two cores.
+        file: what it leaves, if it does not look for it itself: it is not run where that is there.
+    """
+
+    source: str
+    command: str
+    minutes: int
+    file: str | None = None
+
+
+def _benchmark(name: str, minutes: int) -> Step:
+    file = f"runs/benchmark-{name}.json"
+    return Step("benchmark" if name == "train" else f"{name}_benchmark", f"benchmark.py {name} --json {file}", minutes,
+                file)  # fmt: skip
+
+
+STEPS: tuple[Step, ...] = (
+    Step("instruments", f"instruments.py {NANO}/instruments.yaml", 2),
+    Step("reproduction", f"reproduce.py {NANO}/reproduce.yaml --seeds 0 1 2 3 4", 9),
+    Step("architectures", "architectures.py --json runs/architectures.json", 5, "runs/architectures.json"),
+    _benchmark("explorer", 1),
+    _benchmark("data", 4),
+    _benchmark("sweep", 5),
+    _benchmark("train", 5),
+    _benchmark("analysis", 8),
+    _benchmark("accuracy", 30),
+    Step("tracr", f"tracr_study.py {NANO}/tracr_grid.yaml --output_dir runs/tracr-nano", 10),
+    Step("lora", f"sweep.py {NANO}/sweep_lora.yaml", 10),
+    Step("forgetting", f"sweep.py {NANO}/sweep_forgetting.yaml", 10),
+    Step("grid", f"sweep.py {NANO}/sweep_grid.yaml", 60),
+    Step("stories", f"stories.py {NANO}/stories.yaml --seeds 0 1 2 3 4", 40),
+    Step("safety", f"safety.py {NANO}/safety.yaml", 40),
+    Step("continual_strengths",
+         f"continual.py {NANO}/continual.yaml --develop true --seeds 99 --output_dir runs/continual-strengths", 10),
+    Step("continual", f"continual.py {NANO}/continual.yaml", 30),
+    Step("continual_stories_strengths",
+         f"continual_stories.py {NANO}/continual_stories.yaml --develop true --seeds 99 --base_steps 1200 "
+         "--output_dir runs/continual-stories-strengths", 10),
+    Step("continual_stories", f"continual_stories.py {NANO}/continual_stories.yaml", 40),
+    Step("retrieval", f"retrieval.py {NANO}/retrieval.yaml", 45),
+    Step("organisms",
+         f"organisms.py {NANO}/organisms.yaml --score_file ftmech_hf/studies/diagnosis/verdict_score.json", 120),
+    Step("compare_organisms", f"compare_organisms.py {NANO}/compare_organisms.yaml", 60),
+    Step("real", f"real.py {NANO}/real.yaml", 20),
+)  # fmt: skip
+"""All that a package of the registry and a machine without a GPU can make; ``real`` needs the extra of that name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultsConfig:
+    """Which results to make."""
+
+    only: list[str] = field(default_factory=list, metadata={"help": f"of {', '.join(s.source for s in STEPS)}"})
+    dry_run: bool = field(default=False, metadata={"help": "say what would run, and do nothing"})
+    logs: str = field(default="runs/results", metadata={"help": "folder of what each command prints"})
+
+    def __post_init__(self) -> None:
+        known = [step.source for step in STEPS]
+        if unknown := [name for name in self.only if name not in known]:
+            raise ValueError(f"only: unknown {unknown[0]!r}, expected some of {', '.join(known)}")
+
+
+def chosen_steps(only: Sequence[str]) -> list[Step]:
+    """Those that are named, or all; the cheapest first."""
+    return sorted((step for step in STEPS if not only or step.source in only), key=lambda step: step.minutes)
+
+
+def is_there(step: Step) -> bool:
+    """Whether a command need not run. Studies find their own runs, and write their results again in seconds."""
+    return step.file is not None and (ROOT / step.file).is_file()
+
+
+def run_step(step: Step, log: Path) -> int:
+    """Run a command in the repository, with what it prints in a file; its exit status."""
+    recipe, *words = shlex.split(step.command)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as out:
+        return subprocess.run(
+            [sys.executable, str(ROOT / "recipes" / recipe), *words], cwd=ROOT, stdout=out, stderr=subprocess.STDOUT
+        ).returncode
+
+
+def make_results(config: ResultsConfig) -> list[str]:
+    """Run what is asked for, then write the READMEs from what came out; the steps that failed.
+
+    A command that fails keeps no other from running, and what it would have made stays in the READMEs as it was.
+    """
+    console = make_console()
+    steps = chosen_steps(config.only)
+    left = [step for step in steps if not is_there(step)]
+    console.print(f"{len(steps)} results, about {sum(step.minutes for step in left) / 60:.1f} hours on two cores")
+    failed: list[str] = []
+    for step in steps:
+        note = "is there" if is_there(step) else f"about {step.minutes} minutes"
+        console.print(f"{step.source}: python recipes/{step.command} ({note})", soft_wrap=True)
+        if config.dry_run or is_there(step):
+            continue
+        started, log = time.monotonic(), ROOT / config.logs / f"{step.source}.log"
+        if run_step(step, log):
+            failed.append(step.source)
+            console.print(f"{step.source}: failed; see {log}", soft_wrap=True)
+        else:
+            console.print(f"{step.source}: made in {(time.monotonic() - started) / 60:.0f} minutes")
+    if not config.dry_run and (made := [step.source for step in steps if step.source not in failed]):
+        tables = [name for name in made if name != "compare_organisms"]  # it has no table in a README
+        if tables:
+            command = f"update_readme.py --only {' '.join(tables)} code"
+            if run_step(Step("readme", command, 1), ROOT / config.logs / "readme.log"):
+                failed.append("readme")
+    return failed
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, run, name what failed."""
+    with clean_exit():
+        (config,) = parse_config(ResultsConfig, argv=argv, description=__doc__)
+        if failed := make_results(config):
+            raise ValueError(f"results: {', '.join(failed)} failed, the rest is made; the same command goes on")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Every table has a command that makes it, the cheapest runs first, and one that fails keeps no other from running."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from pathlib import Path
+
+import pytest
+
+from recipes import results
+from recipes.results import STEPS, ResultsConfig, Step, chosen_steps, main, make_results
+from recipes.update_readme import BLOCKS, CODE
+from tests.recipes.commands import ROOT
+
+ELSEWHERE = {
+    "gpu_benchmark": "needs a GPU", "interop": "make test-interop", "written": "needs the stories of a person",
+    "safety_texts": "needs a pair of the user", "retrieval_pair": "needs the extra of real models",
+    "continual_texts": "needs the extra of real models",
+}  # fmt: skip
+"""Tables that no step makes, and why."""
+
+
+def test_every_table_has_one_step_or_a_reason_why_not() -> None:
+    made = [step.source for step in STEPS]
+    assert len(made) == len(set(made))
+    assert {*made, *ELSEWHERE, CODE} - {"compare_organisms"} == {block.source for block in BLOCKS.values()}
+    assert not set(made) & set(ELSEWHERE)
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.source)
+def test_each_names_a_recipe_and_files_that_are_there(step: Step) -> None:
+    recipe, *words = shlex.split(step.command)
+    assert (ROOT / "recipes" / recipe).is_file()
+    assert all((ROOT / word).is_file() for word in words if word.endswith(".yaml"))
+    assert (step.file is None) == (recipe not in ("benchmark.py", "architectures.py"))
+    assert step.file is None or step.file in words
+
+
+def fake(monkeypatch: pytest.MonkeyPatch, root: Path, fails: str = "") -> list[str]:
+    """Three steps that leave a trace, of which one may fail; what runs is written down."""
+    steps = (Step("grid", "dear.py", 60), Step("data_benchmark", "cheap.py --json out.json", 1, "out.json"),
+             Step("lora", "middle.py", 10))  # fmt: skip
+    ran: list[str] = []
+
+    def run(step: Step, log: Path) -> int:
+        ran.append(step.command)
+        return int(step.source == fails)
+
+    monkeypatch.setattr(results, "STEPS", steps)
+    monkeypatch.setattr(results, "ROOT", root)
+    monkeypatch.setattr(results, "run_step", run)
+    return ran
+
+
+def test_the_cheapest_runs_first_and_what_is_there_not_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ran = fake(monkeypatch, tmp_path)
+    assert make_results(ResultsConfig()) == []
+    assert ran == ["cheap.py --json out.json", "middle.py", "dear.py",
+                   "update_readme.py --only data_benchmark lora grid code"]  # fmt: skip
+    (tmp_path / "out.json").write_text("{}")
+    ran.clear()
+    assert make_results(ResultsConfig(only=["data_benchmark", "lora"])) == []
+    assert ran == ["middle.py", "update_readme.py --only data_benchmark lora code"]
+
+
+def test_a_step_that_fails_is_named_and_its_table_is_not_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = fake(monkeypatch, tmp_path, fails="lora")
+    with pytest.raises(SystemExit):
+        main([])
+    assert ran[-2:] == ["dear.py", "update_readme.py --only data_benchmark grid code"]
+    assert "results: lora failed, the rest is made; the same command goes on" in capsys.readouterr().err
+
+
+def test_a_dry_run_says_what_it_takes_and_runs_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = fake(monkeypatch, tmp_path)
+    main(["--dry_run", "true"])
+    assert ran == []
+    printed = capsys.readouterr().out
+    assert "3 results, about 1.2 hours on two cores" in printed
+    assert printed.index("cheap.py") < printed.index("middle.py") < printed.index("dear.py")
+    with pytest.raises(ValueError, match="only: unknown 'gird', expected some of grid, data_benchmark, lora"):
+        ResultsConfig(only=["gird"])
+
+
+def test_a_command_runs_in_the_repository_and_its_words_are_kept(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "help.log"
+    assert results.run_step(Step("x", "update_readme.py --help", 1), log) == 0
+    assert "--only" in log.read_text()
+    assert results.run_step(Step("x", "update_readme.py --only nothing", 1), log) != 0
+    assert "unknown 'nothing'" in log.read_text()
+    assert (
+        dataclasses.replace(STEPS[0], minutes=0)
+        == chosen_steps([], [*STEPS, dataclasses.replace(STEPS[0], minutes=0)])[0]
+    )

@@ -121,7 +121,7 @@ def make_results(config: ResultsConfig) -> list[str]:
     console.print(f"{len(steps)} results, about {sum(step.minutes for step in left) / 60:.1f} hours on two cores")
     failed: list[str] = []
     for step in steps:
-        note = "is there" if is_there(step) else f"about {step.minutes} minutes"
+        note = "is there" if is_there(step) else f"about {step.minutes} min"
         console.print(f"{step.source}: python recipes/{step.command} ({note})", soft_wrap=True)
         if config.dry_run or is_there(step):
             continue

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from pathlib import Path
 
 import pytest
 
 from recipes import results
-from recipes.results import STEPS, ResultsConfig, Step, chosen_steps, main, make_results
+from recipes.results import STEPS, ResultsConfig, Step, main, make_results
 from recipes.update_readme import BLOCKS, CODE
 from tests.recipes.commands import ROOT
 
@@ -93,7 +92,3 @@ def test_a_command_runs_in_the_repository_and_its_words_are_kept(tmp_path: Path)
     assert "--only" in log.read_text()
     assert results.run_step(Step("x", "update_readme.py --only nothing", 1), log) != 0
     assert "unknown 'nothing'" in log.read_text()
-    assert (
-        dataclasses.replace(STEPS[0], minutes=0)
-        == chosen_steps([], [*STEPS, dataclasses.replace(STEPS[0], minutes=0)])[0]
-    )

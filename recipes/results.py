@@ -6,6 +6,7 @@ python recipes/results.py                   # a night on two cores
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -101,12 +102,17 @@ def is_there(step: Step) -> bool:
 
 
 def run_step(step: Step, log: Path) -> int:
-    """Run a command in the repository, with what it prints in a file; its exit status."""
+    """Run a command in the repository, with its own code and with what it prints in a file; its exit status."""
     recipe, *words = shlex.split(step.command)
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as out:
         return subprocess.run(
-            [sys.executable, str(ROOT / "recipes" / recipe), *words], cwd=ROOT, stdout=out, stderr=subprocess.STDOUT
+            [sys.executable, str(ROOT / "recipes" / recipe), *words],
+            cwd=ROOT,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": path},
         ).returncode
 
 

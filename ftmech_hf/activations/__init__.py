@@ -7,7 +7,7 @@ from ftmech_hf.activations.layout import Layout, find_layout, model_blocks
 from ftmech_hf.activations.sites import SITES
 from ftmech_hf.activations.store import ActivationStore
 from ftmech_hf.activations.traced import TracedModel
-from ftmech_hf.activations.units import Unit, UnitGroup, Units, find_units
+from ftmech_hf.activations.units import Unit, UnitGroup, Units, block_matrices, find_units
 
 __all__ = [
     "SITES",
@@ -20,6 +20,7 @@ __all__ = [
     "Units",
     "ablated_losses",
     "answers_alone",
+    "block_matrices",
     "find_layout",
     "find_units",
     "intervene",

@@ -183,6 +183,14 @@ def _say_missing(what: str, layers: list[int], layout: Layout, site: str) -> Non
         tell(f"{having}, {named} have no {what} that could be shown: {why}")
 
 
+def block_matrices(model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """The matrices of a model's blocks by the names of their parameters, and the axis of the outputs of each."""
+    parameters = dict(model.named_parameters())
+    axes = {f"{name}.weight": units.axis for name, units in find_units(model, "row").items()}
+    axes = {name: axis for name, axis in axes.items() if name in parameters and parameters[name].ndim == 2}
+    return {name: parameters[name] for name in axes}, axes
+
+
 def _find_matrices(model: PreTrainedModel, unit: Unit) -> Units:
     side: Literal["entry", "output"] = "entry" if unit == "weight" else "output"
     layout, found = find_layout(model), Units()

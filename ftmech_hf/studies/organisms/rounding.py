@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ftmech_hf.activations import block_matrices
 from ftmech_hf.analysis.tampering import all_rounded
 from ftmech_hf.jobs.job import ModelJobConfig, finish_job, job
 from ftmech_hf.models.loading import quiet_transformers
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import RunDir
-from ftmech_hf.studies.diagnosis.methods.tampering import find_matrices
 from ftmech_hf.tasks import PcfgConfig
 from ftmech_hf.training.loop import Progress
 
@@ -35,7 +35,7 @@ def round_model(config: RoundConfig, task: PcfgConfig, *, progress: Progress | N
         if run.finished:
             return run
         model = config.load(config.model)
-        weights, axes = find_matrices(model)
+        weights, axes = block_matrices(model)
         with torch.no_grad():
             for name, value in all_rounded(weights, axes, config.bits).items():
                 weights[name].copy_(value)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ftmech_hf.activations import block_matrices
 from ftmech_hf.analysis.intruders import IntrudersResult, find_intruders
 from ftmech_hf.analysis.restoring import replaced
 from ftmech_hf.models.directions import turn_at_random
@@ -27,7 +28,6 @@ from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, SELF_DISTILLED, Ca
 from ftmech_hf.studies.diagnosis.figures import KINDS, line, marks, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
 from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
-from ftmech_hf.studies.diagnosis.methods.tampering import find_matrices
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,7 +93,7 @@ class IntrudersMethodResult(MethodResult):
 def measure_intruders(case: Case) -> IntrudersMethodResult:
     """Find them in the matrices of the blocks, and scale all of them at once."""
     model = case.models[FINETUNED]
-    weights, axes = find_matrices(model)
+    weights, axes = block_matrices(model)
     before, after = _upright(case.models[BASE], axes), _upright(model, axes)
     turned = {name: each + turn_at_random(after[name] - each, _generator(case.seed, number))
               for number, (name, each) in enumerate(before.items())}  # fmt: skip

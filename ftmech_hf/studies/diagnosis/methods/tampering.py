@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations import find_units
+from ftmech_hf.activations import block_matrices
 from ftmech_hf.analysis.restoring import replaced
 from ftmech_hf.analysis.tampering import all_noisy, all_rounded
 from ftmech_hf.report.charts import accuracy_axis, legend_below
@@ -99,7 +98,7 @@ def measure_tampering(case: Case) -> TamperingMethodResult:
     rounds: dict[tuple[str, int], NDArray[np.bool_]] = {}
     for name in (BASE, FINETUNED, NULL):
         model = case.models[name]
-        weights, axes = find_matrices(model)
+        weights, axes = block_matrices(model)
         for bits in BITS:
             with replaced(model, all_rounded(weights, axes, bits)):
                 rounds[name, bits] = case.few_right(model, "capability")
@@ -107,16 +106,8 @@ def measure_tampering(case: Case) -> TamperingMethodResult:
     return TamperingMethodResult(rounded=rounds, noise=noise)
 
 
-def find_matrices(model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """The matrices of the blocks, and the axis of their outputs."""
-    parameters = dict(model.named_parameters())
-    axes = {f"{name}.weight": units.axis for name, units in find_units(model, "row").items()}
-    axes = {name: axis for name, axis in axes.items() if name in parameters and parameters[name].ndim == 2}
-    return {name: parameters[name] for name in axes}, axes
-
-
 def _shake(case: Case, model: PreTrainedModel) -> Noise:
-    weights, _ = find_matrices(model)
+    weights, _ = block_matrices(model)
     rows = case.capability.validation[: case.config.patch_rows]
     curve = {}
     for place, size in enumerate(SIZES):

@@ -227,7 +227,7 @@ def _sae_lens() -> ModuleType:
     except ModuleNotFoundError as error:
         message = "a dictionary needs the package sae-lens: pip install 'ftmech_hf[dictionaries]'"
         raise ModuleNotFoundError(message) from error
-    return sae_lens  # type: ignore[no-any-return]
+    return sae_lens
 
 
 def _learn(

@@ -143,6 +143,41 @@ def test_no_difference_has_no_latents() -> None:
     assert found.summary() == {"latents": 0, "explained": 0.0, "largest": 0.0, "active": 1.0, "places": 5}
 
 
+class Known:
+    """A dictionary of known directions (M, D), with what is asked of SAELens' ones."""
+
+    def __init__(self, directions: Tensor) -> None:
+        self.W_dec, self.b_dec = directions, torch.zeros(directions.shape[1])
+
+    def encode(self, rows: Tensor) -> Tensor:
+        return (rows @ self.W_dec.T).relu()
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return self.encode(rows) @ self.W_dec + self.b_dec
+
+
+def test_the_start_that_explains_most_of_what_it_was_learned_from_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    axes, seeds = torch.eye(3), list[int]()
+
+    def learn(rows: Tensor, *, seed: int, **settings: object) -> Known:
+        seeds.append(seed)
+        assert float(rows.mean(0).abs().max()) < 1e-6
+        assert float(rows.square().mean()) == pytest.approx(1.0)
+        assert settings["latents"] == 3
+        return Known(axes[[len(seeds) % 2]])  # the second of three, and no other, is of the first axis
+
+    monkeypatch.setattr("ftmech_hf.analysis.difference_dictionary._learn", learn)
+    around = torch.tensor([5.0, -3.0, 1.0])
+    before = around + 2 * torch.cat([axes[[0]], -axes[[0]], 0.1 * axes[[1]], -0.1 * axes[[1]]])
+    after = around + torch.cat([axes[[0]], 3 * axes[[1]], -axes[[0]]])
+    found = learn_dictionary(before, after, active=1.0)
+    assert len(set(seeds)) == 3
+    (latent,) = found.latents
+    torch.testing.assert_close(latent.direction, axes[0])
+    assert (latent.places.tolist(), found.places) == ([0], 3)
+    assert found.explained == pytest.approx(1 / 11), "of the squares 1, 9 and 1 of held-out places, around that mean"
+
+
 def test_principal_components_mix_what_is_planted_at_different_places() -> None:
     made = planted(0)
     base = torch.ones_like(made.differences)
@@ -164,7 +199,7 @@ def test_each_planted_direction_is_a_latent_that_is_active_where_it_was_added() 
         assert latent.share > 0.02
     assert found.places == PLACES - LEARNED
     assert [each.share for each in found.latents] == sorted((each.share for each in found.latents), reverse=True)
-    null = learn_dictionary(none[:LEARNED], none[LEARNED:], active=found.active)
+    null = learn_dictionary(none[:LEARNED], none[LEARNED:], active=found.active, starts=1)
     assert null.largest < 0.01
     assert torch.equal(torch.get_rng_state(), state), "no draw of the caller's is used up"
 

@@ -39,7 +39,8 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_the_guide_shows_every_file_and_is_a_page_long() -> None:
     assert set(FILES) == {"plan.py", "claims.py", "results.py", "page.html.j2", "study.py"}
-    assert len(GUIDE.splitlines()) < 200
+    before, rest = GUIDE.split("## What we found")  # which stands before the guide, and is written by a command
+    assert len([*before.splitlines(), *rest.split("## Add a study")[1].splitlines()]) < 200
 
 
 def test_the_study_of_the_guide_runs_is_found_again_and_is_published(

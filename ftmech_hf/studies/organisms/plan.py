@@ -78,10 +78,15 @@ class OrganismsConfig(StudyConfig):
     batch_size: int = field(default=32, metadata={"help": "rows of a step"})
     tampered_seeds: list[int] = field(
         default_factory=list,
-        metadata={"help": "of these, pairs whose ability is lost are diagnosed again, rounded and relearning a little"},
+        metadata={
+            "unsaid": True,
+            "help": "of these, pairs whose ability is lost are diagnosed again, rounded and relearning a little",
+        },
     )
-    rounded_bits: int = field(default=4, metadata={"help": "of each weight of a rounded organism"})
-    tampered_steps: int = field(default=8, metadata={"help": "that an organism relearns for before it is asked again"})
+    rounded_bits: int = field(default=4, metadata={"unsaid": True, "help": "of each weight of a rounded organism"})
+    tampered_steps: int = field(
+        default=8, metadata={"unsaid": True, "help": "that an organism relearns for before it is asked again"}
+    )
     score_file: str | None = field(
         default=None,
         metadata={"place": "output", "help": "file for what pages of diagnoses say of their verdicts, once all is run; "

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.report.console import make_console
-from recipes.update_readme import ROOT
+from recipes.update_readme import BLOCKS, ROOT
 
 NANO = "--config recipes/configs/nano"
 
@@ -27,7 +27,7 @@ class Step:
     """One command, and what is written from what it leaves.
 
     Attributes:
-        source: the setting of ``update_readme.py`` that names what it leaves.
+        source: the setting of ``update_readme.py`` that names what it leaves, if that has a table in a README.
         command: what runs, without Python and ``recipes/``.
         minutes: about what it takes on two cores.
         file: what it leaves, if it does not look for it itself: it is not run where that is there.
@@ -137,12 +137,12 @@ def make_results(config: ResultsConfig) -> list[str]:
             console.print(f"{step.source}: failed; see {log}", soft_wrap=True)
         else:
             console.print(f"{step.source}: made in {(time.monotonic() - started) / 60:.0f} minutes")
-    if not config.dry_run and (made := [step.source for step in steps if step.source not in failed]):
-        tables = [name for name in made if name != "compare_organisms"]  # it has no table in a README
-        if tables:
-            command = f"update_readme.py --only {' '.join(tables)} code"
-            if run_step(Step("readme", command, 1), ROOT / config.logs / "readme.log"):
-                failed.append("readme")
+    tables = {block.source for block in BLOCKS.values()} - set(failed)
+    made = [step.source for step in steps if step.source in tables]
+    if made and not config.dry_run:
+        step = Step("readme", f"update_readme.py --only {' '.join(made)} code", 1)
+        if run_step(step, ROOT / config.logs / "readme.log"):
+            failed.append("readme")
     return failed
 
 

@@ -18,7 +18,7 @@ from ftmech_hf.explorer.picture import find_chromium, take_picture_of_report
 from ftmech_hf.runs import write_text
 from recipes.readme import benchmarks, code, continual, programs, real, retrieval, safety, studies
 from recipes.readme.architectures import architectures_block
-from recipes.readme.found import found_block
+from recipes.readme.found import found_block, studies_block
 from recipes.readme.organisms import organisms_block
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -182,7 +182,7 @@ BLOCKS: dict[str, Block] = {
         SAFETY, CODE, partial(code.differences_block, name="safety", config="nano/safety.yaml")
     ),
     "recipes": Block("recipes/README.md", CODE, code.recipes_block),
-    "studies": Block("README.md", CODE, code.studies_block),
+    "studies": Block("README.md", CODE, studies_block),
     "found": Block("ftmech_hf/studies/README.md", CODE, found_block),
     "floors": Block("ftmech_hf/README.md", CODE, code.floors_block),
     "package": Block("ftmech_hf/README.md", CODE, code.package_block),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ftmech_hf.jobs.study import Study
 from ftmech_hf.report.differences import differing
-from ftmech_hf.studies import STUDIES, load_study
+from ftmech_hf.studies import load_study
 from recipes.readme.tables import markdown_table
 
 FLOORS = "Floors of ftmech_hf"
@@ -111,28 +111,3 @@ def differences_block(root: Path, name: str, config: str) -> str:
     ]
     source = f"Read from the settings of `{config}`; what is as in the paper is left out."
     return markdown_table(("what", "paper", "here", "why"), rows, source)
-
-
-def _status(readme: str) -> str:
-    """How many of a study's claims hold, by the tables in its README; or how many tables it has."""
-    verdicts = re.findall(
-        r"\| (?:[✓✗?⊘] )?(holds|fails|undecided|withdrawn|not judged)(?:: [^|]*)? \|$", readme, re.MULTILINE
-    )
-    tables = len(re.findall(r"^<!-- end of (?!differences)", readme, re.MULTILINE))
-    if verdicts:
-        left = verdicts.count("undecided")
-        return f"{verdicts.count('holds')} of {len(verdicts)} claims hold" + (f", {left} undecided" if left else "")
-    return f"{tables} tables, no claims" if tables else "for any two models, no claims"
-
-
-def studies_block(root: Path) -> str:
-    """Every study: its question, its paper, its time and how far it is, as Markdown."""
-    rows = []
-    for name, package in STUDIES.items():
-        study, readme = load_study(name), root / package.replace(".", "/") / "README.md"
-        text = readme.read_text(encoding="utf-8")
-        title = text.partition("\n")[0].removeprefix("# ").partition(":")[0]
-        link = f"[{title}]({readme.relative_to(root).as_posix()})"
-        paper = re.sub(r"arXiv (\d+\.\d+)", r"[arXiv \1](https://arxiv.org/abs/\1)", study.paper)
-        rows.append((link, study.question, paper, study.duration, _status(text)))
-    return markdown_table(("study", "question", "paper", "time on two cores", "status"), rows)

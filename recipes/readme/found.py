@@ -1,4 +1,4 @@
-"""What we found: which statements of the papers stood here, which did not, from the tables of claims in the READMEs."""
+"""What the READMEs of the studies say was found: how far each study is, and which statements of the papers stood."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
+from ftmech_hf.jobs.study import StudyFacts
 from ftmech_hf.studies import STUDIES, load_study
 from recipes.readme.tables import markdown_table
 
@@ -42,28 +44,72 @@ def outcome(row: Row) -> str:
     return VERDICTS.get(words[0], NOT_TOLD) if words else NOT_TOLD
 
 
+class StudyReadme(NamedTuple):
+    """What a study declares, and what its README has.
+
+    Attributes:
+        study: its facts.
+        path: of the README, from the root of the repository.
+        title: of the README, up to a colon.
+        paper: with links.
+        text: of the README.
+        claims: rows of its tables of claims.
+    """
+
+    study: StudyFacts
+    path: Path
+    title: str
+    paper: str
+    text: str
+    claims: list[Row]
+
+
+def read_studies(root: Path) -> Iterator[StudyReadme]:
+    """Every study with its README, in the order in which they are listed."""
+    for name, package in STUDIES.items():
+        study, path = load_study(name), Path(*package.split("."), "README.md")
+        text = (root / path).read_text(encoding="utf-8")
+        title = text.partition("\n")[0].removeprefix("# ").partition(":")[0]
+        paper = re.sub(r"arXiv (\d+\.\d+)", r"[arXiv \1](https://arxiv.org/abs/\1)", study.paper)
+        yield StudyReadme(study, path, title, paper, text, read_claims_tables(text))
+
+
+def _status(found: StudyReadme) -> str:
+    """How many of a study's claims hold; or how many tables it has."""
+    if found.claims:
+        told = Counter(map(outcome, found.claims))
+        left = f", {told['undecided']} undecided" if told["undecided"] else ""
+        return f"{told['stood']} of {len(found.claims)} claims hold{left}"
+    tables = len(re.findall(r"^<!-- end of (?!differences)", found.text, re.MULTILINE))
+    return f"{tables} tables, no claims" if tables else "for any two models, no claims"
+
+
+def studies_block(root: Path) -> str:
+    """Every study: its question, its paper, its time and how far it is, as Markdown."""
+    rows = [
+        (f"[{each.title}]({each.path.as_posix()})", each.study.question, each.paper, each.study.duration, _status(each))
+        for each in read_studies(root)
+    ]
+    return markdown_table(("study", "question", "paper", "time on two cores", "status"), rows)
+
+
 def found_block(root: Path) -> str:
     """Of every study, how many statements of its paper stood and how many claims of our own, then each statement."""
     columns = [*VERDICTS.values(), NOT_TOLD]
     counts, statements = [], []
-    for name, package in STUDIES.items():
-        folder = package.rpartition(".")[2]
-        text = (root / package.replace(".", "/") / "README.md").read_text(encoding="utf-8")
-        claims = read_claims_tables(text)
-        if not claims:
+    for each in read_studies(root):
+        if not each.claims:
             continue
-        title = text.partition("\n")[0].removeprefix("# ").partition(":")[0]
-        link = f"[{title}]({folder}/README.md)"
-        theirs = [claim for claim in claims if claim["paper"] not in OWN]
-        told, own = (
-            Counter(map(outcome, each)) for each in (theirs, [claim for claim in claims if claim not in theirs])
-        )
-        paper = re.sub(r"arXiv (\d+\.\d+)", r"[arXiv \1](https://arxiv.org/abs/\1)", load_study(name).paper)
-        counts.append((link, paper, *(f"{told[each]} and {own[each]}" for each in columns)))
+        folder = each.path.parent.name
+        theirs = [claim for claim in each.claims if claim["paper"] not in OWN]
+        ours = [claim for claim in each.claims if claim["paper"] in OWN]
+        told, own = (Counter(map(outcome, claims)) for claims in (theirs, ours))
+        numbers = (f"{told[column]} and {own[column]}" for column in columns)
+        counts.append((f"[{each.title}]({folder}/README.md)", each.paper, *numbers))
         statements += [
             (folder, claim["claim"], claim["paper"], claim["measured"], claim["95 % interval"], claim["verdict"])
             for claim in theirs  # in their order: some say what the one before them is about
         ]
-    head = ("study", "paper", *(f"{each}: theirs and ours" for each in columns))
+    head = ("study", "paper", *(f"{column}: theirs and ours" for column in columns))
     heads = ("study", "statement", "the paper", "here", "95 % interval", "verdict")
     return f"{markdown_table(head, counts)}\n\n{markdown_table(heads, statements)}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ftmech_hf.report.claims import Claim
+from ftmech_hf.report.claims import Claim, Verdict
 from ftmech_hf.report.page import format_verdict
 from ftmech_hf.studies import STUDIES
 from recipes.readme.found import found_block, outcome, read_claims_tables
@@ -42,9 +42,11 @@ def test_tables_of_claims_are_read_whatever_their_columns_and_no_other_table_is(
     [("holds", [], "stood"), ("fails", [], "did not"), ("undecided", [], "undecided"), (None, [], "not told"),
      ("withdrawn", ["a control"], "not told")],
 )  # fmt: skip
-def test_every_verdict_that_a_table_can_have_is_one_outcome(verdict: str, withdrawn_by: list[str], found: str) -> None:
+def test_every_verdict_that_a_table_can_have_is_one_outcome(
+    verdict: Verdict | None, withdrawn_by: list[str], found: str
+) -> None:
     claim = Claim(
-        id="x", statement="s", paper="p", measured=1.0, interval=(0.0, 2.0), bar=">= 1", verdict=verdict,  # type: ignore[arg-type]
+        id="x", statement="s", paper="p", measured=1.0, interval=(0.0, 2.0), bar=">= 1", verdict=verdict,
         seeds=[0], floor=None, values=[1.0], unit="%", withdrawn_by=withdrawn_by,
     )  # fmt: skip
     assert outcome({"verdict": format_verdict(claim)}) == found

@@ -182,7 +182,7 @@ class OrganismsPlan(StudyPlan):
 
     def _diagnose(self, world: World, organism: str, stem: str, *, cost: float, thorough: bool = False) -> str:
         place = DiagnoseConfig(seed=world.seed, operator=world.operator, leave_out=list(LEFT_OUT), workers=1)
-        case = dataclasses.replace(self.case, thorough=thorough)
+        case = dataclasses.replace(self.case, thorough=self.case.thorough or thorough)
         inputs = {"base": world.base, "finetuned": organism, "control": world.never_had}
         return self.add(
             f"diagnose-{stem}-seed{world.seed}", "diagnose", run_diagnosis, place,
@@ -195,13 +195,15 @@ class OrganismsPlan(StudyPlan):
             f"{stem}-rounded-seed{world.seed}", "round", round_model, RoundConfig(bits=self.config.rounded_bits),
             {"task": self._task(world, "own")}, {"model": organism}, cost=2,
         )  # fmt: skip
-        made = {"rounded": rounded, "never": world.never_had}
-        for name, model in (("relearned", organism), ("never_relearned", world.never_had)):
-            label = "never-had" if model == world.never_had else stem
-            made[name] = self._relearn(world, model, f"{label}-a-little", self.config.tampered_steps)
+        steps, never = self.config.tampered_steps, world.never_had
+        made = {
+            "rounded": (f"rounded-{stem}", rounded),
+            "relearned": (f"relearned-{stem}", self._relearn(world, organism, f"{stem}-a-little", steps)),
+            "never": ("never-had", never),  # of the model itself, the same for every pair
+            "never_relearned": ("relearned-never-had", self._relearn(world, never, "never-had-a-little", steps)),
+        }
         return Tampered(**{
-            name: self._diagnose(world, model, f"{name}-{stem}".replace("_", "-"), cost=400, thorough=True)
-            for name, model in made.items()
+            name: self._diagnose(world, model, label, cost=400, thorough=True) for name, (label, model) in made.items()
         })  # fmt: skip
 
     def _make(self, world: World, kind: Kind, stem: str) -> str:

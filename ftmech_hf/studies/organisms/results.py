@@ -23,7 +23,7 @@ from ftmech_hf.studies.organisms.figures import LABELS, reliability_figure, scor
 from ftmech_hf.studies.organisms.kinds import KINDS, TRUTH_OF, Truth
 from ftmech_hf.studies.organisms.pairs import Pair, Split
 from ftmech_hf.studies.organisms.plan import OrganismsPlan
-from ftmech_hf.studies.organisms.robustness import TAMPERED, robustness_of
+from ftmech_hf.studies.organisms.robustness import TAMPERED, measure_robustness
 from ftmech_hf.studies.organisms.scoring import (
     FEATURES,
     RIVALS,
@@ -60,8 +60,7 @@ def gather(plan: OrganismsPlan) -> pd.DataFrame:
     fitted = fit_on_development(table)
     table["probability"] = probabilities(table, fitted)
     for name in TAMPERED:
-        found_again = [_read_tampered(plan, pair, name) for pair, _ in found]
-        again = pd.DataFrame(found_again)
+        again = pd.DataFrame([_read_tampered(plan, pair, name) for pair, _ in found])
         again["probability"] = probabilities(again, fitted)
         for method in METHODS:
             table[f"{name}_{method}"] = again[method]
@@ -209,7 +208,7 @@ def score(table: pd.DataFrame, split: Split = "test") -> dict[str, Any]:
                 list(lost["truth"]), [*map(decide_by_probability, lost["probability"])]
             ),
         },
-        "robustness": robustness_of(lost, METHODS),
+        "robustness": {method: measure_robustness(lost, method) for method in METHODS},
         "by_verdict": _by(used, "verdict"),
         "kinds": _by(used, "kind"),
         "presets": _by(used, "preset"),

@@ -14,7 +14,6 @@ that is sure already are as small in the one model as in the other, and R withou
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,8 +99,3 @@ def _interval(kept: Values, alike: Values, seed: int) -> Share:
     found = [harmonic_mean(float(kept[each].mean()), float(alike[each].mean())) for each in drawn]
     low, high = np.quantile(found, [0.025, 0.975])
     return Share(harmonic_mean(float(kept.mean()), float(alike.mean())), float(low), float(high))
-
-
-def robustness_of(pairs: pd.DataFrame, methods: Sequence[str]) -> Mapping[str, dict[str, Any] | None]:
-    """:func:`measure_robustness` of each method."""
-    return {method: measure_robustness(pairs, method) for method in methods}

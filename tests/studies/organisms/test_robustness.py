@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ftmech_hf.analysis.tampering import rounded
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
@@ -82,9 +83,11 @@ def test_what_does_not_look_at_the_model_is_robust_so_that_the_area_must_hold_be
 
 
 @pytest.mark.parametrize("make", [make_gpt2, make_llama])
-def test_a_rounded_run_has_rounded_matrices_and_the_rest_as_it_was(make: object, tmp_path: Path) -> None:
+def test_a_rounded_run_has_rounded_matrices_and_the_rest_as_it_was(
+    make: Callable[[int], PreTrainedModel], tmp_path: Path
+) -> None:
     task = PcfgConfig()
-    model = make(len(task.vocabulary))  # type: ignore[operator]
+    model = make(len(task.vocabulary))
     model.save_pretrained(tmp_path / "model")
     save_tokenizer(build_tokenizer(task.vocabulary), tmp_path / "model")
     run = round_model(RoundConfig(model=str(tmp_path / "model"), bits=3, output_dir=str(tmp_path / "run")), task)

@@ -13,6 +13,7 @@ from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.organisms.kinds import KINDS
 from ftmech_hf.studies.organisms.plan import OrganismsConfig, OrganismsPlan
 from ftmech_hf.studies.organisms.results import KEPT, write_results
+from ftmech_hf.studies.organisms.robustness import TAMPERED
 from ftmech_hf.tasks import PcfgShape
 from tests.browser import check_page
 
@@ -72,6 +73,32 @@ def test_what_never_had_it_is_asked_about_the_other_operand_alone_and_is_everyon
             assert relearned["config"].split == "reverse"
 
 
+def test_pairs_whose_ability_is_lost_are_diagnosed_again_whatever_they_answer(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, seeds=[0, 1], development_seeds=[100], tampered_seeds=[0])
+    cells = {cell.name: cell for cell in plan.cells()}
+    tampered = [pair for pair in plan.pairs if pair.tampered]
+    assert [pair.kind for pair in tampered] == [n for n, kind in KINDS.items() if kind.truth in ("hidden", "gone")]
+    assert {pair.world.seed for pair in tampered} == {0}
+    for pair in tampered:
+        assert pair.tampered is not None
+        asked = {name: cells[getattr(pair.tampered, name)].kwargs for name in TAMPERED}
+        models = {name: Path(each["config"].finetuned).name for name, each in asked.items()}
+        assert {each["case_config"].thorough for each in asked.values()} == {True}
+        assert {each["config"].control for each in asked.values()} == {str(plan.folders[pair.world.never_had])}
+        assert models["never"] == plan.folders[pair.world.never_had].name
+        made = {name: next(cell for cell in cells.values() if plan.folders[cell.name].name == model)
+                for name, model in models.items()}  # fmt: skip
+        assert made["rounded"].kwargs["config"].model == str(plan.folders[pair.organism])
+        assert made["relearned"].kwargs["config"].model == str(plan.folders[pair.organism])
+        assert made["never_relearned"].kwargs["config"].model == str(plan.folders[pair.world.never_had])
+        assert {made[name].kwargs["train"].steps for name in ("relearned", "never_relearned")} == {8}
+    assert len({pair.tampered.never for pair in tampered if pair.tampered}) == 1  # of one world, once
+    for thorough in (False, True):
+        case = OrganismsPlan(plan.config, CaseConfig(thorough=thorough), PcfgShape())
+        asked_once = {cell.name: cell for cell in case.cells()}[case.pairs[0].diagnosis].kwargs["case_config"]
+        assert asked_once.thorough == thorough
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -82,6 +109,9 @@ def test_what_never_had_it_is_asked_about_the_other_operand_alone_and_is_everyon
         ({"operators": []}, "operators: none, expected some of count"),
         ({"presets": []}, "presets: none, expected at least one"),
         ({"presets": ["giant"]}, "preset: unknown 'giant'"),
+        ({"tampered_seeds": [7]}, "tampered_seeds: 7, expected some of 0, 1, 2"),
+        ({"rounded_bits": 1}, "rounded_bits: 1, expected at least 2"),
+        ({"tampered_steps": 0}, "tampered_steps: 0, expected at least 1"),
         ({"test_operands": ["b"]}, "test_operands: 'b', expected two"),
     ],
 )
@@ -94,7 +124,8 @@ def test_it_runs_and_says_of_every_pair_what_is_known(tmp_path: Path) -> None:
     case = CaseConfig(rows=32, fit_rows=32)
     config = OrganismsConfig(
         output_dir=str(tmp_path), seeds=[0], development_seeds=[100], kinds=["never had it", "copy"],
-        operators=["count"], presets=["nano"], base_steps=2, tune_steps=2, relearn_steps=2,
+        operators=["count"], presets=["nano"], base_steps=2, tune_steps=2, relearn_steps=2, tampered_seeds=[0],
+        tampered_steps=1,
     )  # fmt: skip
     plan = OrganismsPlan(config, case, PcfgShape(text_length=24, count_window=8, token_at_position=8, min_labels=4))
     for cell in plan.cells():
@@ -110,6 +141,7 @@ def test_it_runs_and_says_of_every_pair_what_is_known(tmp_path: Path) -> None:
     assert not pairs["right"].any()
     score = json.loads((tmp_path / "score.json").read_text())
     assert score["pairs"] + len(score["disagree"]) == 2
+    assert all(pairs[f"{name}_revival"].notna().tolist() == [False, False, True, False] for name in TAMPERED)
     page = (tmp_path / "report.html").read_text()
     assert "never had it, count, nano, seed 0" in page
     assert "copy, count, nano, seed 100" in page

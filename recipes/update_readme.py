@@ -15,7 +15,7 @@ from typing import Any
 
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.explorer.picture import find_chromium, take_picture_of_report
-from ftmech_hf.runs import write_text
+from ftmech_hf.runs import FinishedRun, describe_versions, write_text
 from recipes.readme import benchmarks, code, continual, programs, real, retrieval, safety, studies
 from recipes.readme.architectures import architectures_block
 from recipes.readme.found import found_block, studies_block
@@ -209,6 +209,15 @@ def find_source(place: Path) -> Any:
     return place if any((place / made).is_file() for made in ("report.html", "manifest.json")) else None
 
 
+def write_block(block: Block, source: Any) -> str:
+    """What stands in a block: the table, and of which results it is, if it does not say that by itself."""
+    text = block.write(source)
+    if block.source == CODE or not isinstance(source, Path):
+        return text
+    env = FinishedRun(source).env
+    return text if f"`{env['hash']}`" in text else f"{text}\n\nConfig hash `{env['hash']}`; {describe_versions(env)}."
+
+
 def main(argv: list[str] | None = None) -> None:
     """Replace the blocks between the marks, copy the pictures, and take those of pages."""
     with clean_exit():
@@ -225,7 +234,7 @@ def main(argv: list[str] | None = None) -> None:
                 continue
             readme = ROOT / block.readme
             text = readme.read_text(encoding="utf-8")
-            write_text(readme, replace_block(text, name, block.write(source)))
+            write_text(readme, replace_block(text, name, write_block(block, source)))
             written[readme] = None
             if block.picture and (place / block.picture).is_file():
                 (ROOT / PICTURES).mkdir(exist_ok=True)

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from ftmech_hf.config import check_seeds, config_hash, parse_config, peek_setting, read_sections
+from ftmech_hf.config import check_seeds, config_hash, parse_config, peek_setting, read_sections, to_dict
 from ftmech_hf.jobs.cell import Cell
+from ftmech_hf.jobs.job import read_inputs
 from ftmech_hf.jobs.plan import Plan
 from ftmech_hf.jobs.plan_sizes import describe_sizes
 from ftmech_hf.jobs.publication import Publication
@@ -52,15 +53,31 @@ class StudyConfig:
 class StudyPlan(Plan):
     """The runs of a study; a study's own plan adds them when it is made.
 
+    Args:
+        config: of the study.
+        more: its other settings, such as those of its task.
+
     Attributes:
         config: of the study.
         failed: run -> why it failed, once they were run.
     """
 
-    def __init__(self, config: StudyConfig) -> None:
+    def __init__(self, config: StudyConfig, *more: Any) -> None:
         super().__init__(config.runs_dir or Path(config.output_dir) / "runs", fresh=config.fresh)
         self.config = config
+        self._configs = (config, *more)
         self.failed: dict[str, str] = {}
+
+    def settings(self) -> Mapping[str, Any]:
+        """All of its settings, as they stand beside its results."""
+        return to_dict(*self._configs)
+
+    @property
+    def hash(self) -> str:
+        """The name of its results: of its settings, and of what they read, if they read anything."""
+        identity, inputs = config_hash(self.settings()), read_inputs(*self._configs)
+        read = {f"input:{label}": found for label, found in inputs.items()}
+        return config_hash({"settings": identity, **read}) if read else identity
 
     @property
     def output(self) -> Path:
@@ -75,32 +92,20 @@ class StudyPlan(Plan):
         """What the paper says beside what the runs have, read from their settings; equal rows are left out later."""
         return ()
 
-    def write_origin(
-        self,
-        kind: str,
-        settings: Mapping[str, Any],
-        identity: str | None = None,
-        *,
-        inputs: Mapping[str, str] | None = None,
-    ) -> dict[str, Any]:
+    def write_origin(self, kind: str) -> dict[str, Any]:
         """Write ``config.yaml`` and ``env.json`` into the folder of the results, which is made if need be.
 
         Args:
             kind: the study's name.
-            settings: all of them.
-            identity: their hash, if it is not that of ``settings``.
-            inputs: label -> hash of what they read, see :func:`ftmech_hf.jobs.job.read_inputs`: of other files, the
-                results are others.
 
         Returns:
             what a page says of its runs and where it is from: ``seeds``, ``runs`` (how many are there), ``missing``,
             ``failed``, ``differences`` (from the paper), ``command``, ``hash``, ``versions``, ``seconds``.
         """
         missing = self.missing
-        if inputs:
-            read = {f"input:{label}": found for label, found in inputs.items()}
-            identity = config_hash({"settings": identity or config_hash(settings), **read})
-        origin = write_origin(self.output, kind, settings, identity, seconds=self.seconds(), runs=self.folders.values())
+        origin = write_origin(
+            self.output, kind, self.settings(), self.hash, seconds=self.seconds(), runs=self.folders.values()
+        )
         differences = write_differences(self.output, self.differences())
         runs = {"runs": len(self.folders) - len(missing), "missing": missing, "failed": self.failed}
         return {"seeds": self.config.seeds, **runs, "differences": differences, **origin}

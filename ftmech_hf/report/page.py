@@ -17,7 +17,7 @@ from ftmech_hf.report import charts
 from ftmech_hf.report.alt import describe_figure
 from ftmech_hf.report.claims import SIGNS, Claim
 from ftmech_hf.report.touch import name_parts, read_parts
-from ftmech_hf.runs import describe_versions, environment, noted, write_json, write_text
+from ftmech_hf.runs import code_version, describe_versions, environment, noted, write_json, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -175,15 +175,18 @@ def write_origin(
         settings: all of them.
         identity: their hash, if it is not that of ``settings``.
         seconds: what all runs behind them computed, in seconds of one core; None if that is not known.
-        runs: their folders. ``auto`` may have become another precision in each, and the results' name does not say.
+        runs: their folders. ``auto`` may have become another precision in each, and each may be of other code, which
+            the results' name does not say.
 
     Returns:
         what a page says of where it is from: ``command``, ``hash``, ``versions``, ``seconds``.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    env, identity = environment(), identity or config_hash(settings)
+    env, identity = {**environment(), "code": code_version()}, identity or config_hash(settings)
     write_text(folder / "config.yaml", yaml.safe_dump(dict(settings), sort_keys=False))
     known = {} if seconds is None else {"seconds": round(seconds)}
+    runs = [*runs]
+    env["other_code"] = len({noted(run, "code") for run in runs} - {None, env["code"]})
     if precisions := sorted({str(found) for run in runs if (found := noted(run, "mixed_precision"))}):
         env["mixed_precision"] = " and ".join(precisions)
     write_json(folder / "env.json", {"kind": kind, "hash": identity, **known, **env})

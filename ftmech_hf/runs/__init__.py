@@ -1,6 +1,6 @@
 """One run is one folder: made so that it is there whole or not at all, and opened once to be read."""
 
-from ftmech_hf.runs.environment import count_cores, describe_versions, environment
+from ftmech_hf.runs.environment import code_version, count_cores, describe_versions, environment
 from ftmech_hf.runs.files import (
     check_disk_space,
     disk_errors,
@@ -36,6 +36,7 @@ __all__ = [
     "accuracy_of",
     "changed_inputs",
     "check_disk_space",
+    "code_version",
     "commit_folder",
     "count_cores",
     "damaged_files",

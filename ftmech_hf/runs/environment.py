@@ -60,8 +60,15 @@ def peak_memory_gb() -> float | None:
 
 
 def describe_versions(env: Mapping[str, Any]) -> str:
-    """The package versions of an ``env.json`` in one line, and the precision that was computed in, if it says it."""
+    """The package versions of an ``env.json`` in one line, with this package's code and the precision, if it says them.
+
+    Results say ``other_code``, too: how many of the versions of the code that their runs were made by are not theirs.
+    """
     words = [f"{name} {version}" for name, version in env["versions"].items()]
+    if code := env.get("code"):
+        others = env.get("other_code", 0)
+        older = f", with runs of {others} other version{'s' * (others > 1)} of it" if others else ""
+        words[0] += f" (code {code}{older})"
     if env.get("mixed_precision"):
         words.append(f"mixed precision {env['mixed_precision']}")
     return ", ".join(words)

@@ -35,6 +35,17 @@ def test_versions_are_said_in_one_line() -> None:
     assert said == "torch 2.9, mixed precision bf16"
 
 
+@pytest.mark.parametrize(("other", "said"), [
+    ({}, "(code 3f2a)"),
+    ({"other_code": 0}, "(code 3f2a)"),
+    ({"other_code": 1}, "(code 3f2a, with runs of 1 other version of it)"),
+    ({"other_code": 4}, "(code 3f2a, with runs of 4 other versions of it)"),
+])  # fmt: skip
+def test_the_code_is_said_beside_its_version(other: dict[str, int], said: str) -> None:
+    env = {"versions": {"ftmech_hf": "1.0", "torch": "2.9"}, "code": "3f2a", **other}
+    assert describe_versions(env) == f"ftmech_hf 1.0 {said}, torch 2.9"
+
+
 @pytest.mark.parametrize(("then", "said"), [
     (NOW, ""),
     ({}, ""),  # from before this was kept

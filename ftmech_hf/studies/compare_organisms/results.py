@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from ftmech_hf.config import to_dict
 from ftmech_hf.report.console import print_table
 from ftmech_hf.report.page import render_page
 from ftmech_hf.runs import FinishedRun, write_json, write_text
@@ -29,8 +28,7 @@ def write_results(plan: OrganismsPlan) -> Results:
     found = {pair: run for pair, name in plan.pairs.items() if (run := plan.find(name))}
     if not found:
         raise ValueError(f"output_dir: no run of {plan.output} is finished")
-    settings = to_dict(plan.config)
-    facts: Mapping[str, Any] = {**settings, **plan.write_origin("compare_organisms", settings)}
+    facts: Mapping[str, Any] = {**plan.settings(), **plan.write_origin("compare_organisms")}
     pairs = [
         {**describe_pair(name, seed, run.summary), "page": os.path.relpath(run.path / "report.html", plan.output),
          "cpu_seconds": run.env.get("cpu_seconds")}

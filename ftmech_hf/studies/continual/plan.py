@@ -112,7 +112,7 @@ class ContinualPlan(StudyPlan):
     config: ContinualConfig
 
     def __init__(self, config: ContinualConfig, shape: PcfgShape) -> None:
-        super().__init__(config)
+        super().__init__(config, shape)
         self.shape = shape
         self.models: dict[int, dict[tuple[str, str], list[str]]] = {seed: {} for seed in config.seeds}
         self.others: dict[int, dict[str, str]] = {seed: {} for seed in config.seeds}

@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 
 from ftmech_hf.analysis.continual import leads
-from ftmech_hf.config import to_dict
 from ftmech_hf.report.claims import Claim, claims_json, judge
 from ftmech_hf.report.page import Section, make_section, render_page
 from ftmech_hf.report.paper_tables import read_ldifs_table
@@ -220,7 +219,7 @@ def write_results(plan: ContinualPlan) -> list[Claim]:
         back = {name: found for name, run in plan.reversals[seed].items() if (found := plan.find(run))}
         by_seed[seed] = measure(SeedMatrix(matrix[matrix["seed"] == seed], plan.main), back)
     claims = judge(MEASUREMENTS, by_seed)
-    facts = plan.write_origin("continual", to_dict(plan.config, plan.shape))
+    facts = plan.write_origin("continual")
     matrix.to_parquet(plan.output / "matrix.parquet", index=False)
     numbers.to_parquet(plan.output / "table.parquet", index=False)
     write_json(plan.output / "claims.json", claims_json(claims))

@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ftmech_hf.config import to_dict
 from ftmech_hf.jobs.asking import AskConfig, ask
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job
 from ftmech_hf.jobs.study import Study, StudyConfig, StudyPlan
@@ -162,7 +161,7 @@ def write_results(plan: TextsPlan) -> pd.DataFrame:
     if not parts:
         raise ValueError(f"output_dir: no run of {plan.output} is finished")
     matrix = pd.concat(parts, ignore_index=True)
-    facts = plan.write_origin("continual_texts", to_dict(plan.config))
+    facts = plan.write_origin("continual_texts")
     matrix.to_parquet(plan.output / "matrix.parquet", index=False)
     columns, *rows = matrix_rows(matrix)
     last = matrix[matrix["after_task"] == matrix["after_task"].max()]

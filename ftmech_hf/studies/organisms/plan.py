@@ -132,7 +132,7 @@ class OrganismsPlan(StudyPlan):
     config: OrganismsConfig
 
     def __init__(self, config: OrganismsConfig, case: CaseConfig, shape: PcfgShape) -> None:
-        super().__init__(config)
+        super().__init__(config, case, shape)
         self.case, self.shape = case, shape
         own, other = config.test_operands
         shapes: dict[Split, PcfgShape] = {

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from ftmech_hf.analysis.revival import steps_to_revival
-from ftmech_hf.config import to_dict
 from ftmech_hf.report.claims import Claim, claims_json
 from ftmech_hf.report.page import make_section, render_page
 from ftmech_hf.runs import FinishedRun, write_json, write_text
@@ -255,8 +254,7 @@ def store_score(plan: OrganismsPlan, table: pd.DataFrame, found: Mapping[str, An
 def write_results(plan: OrganismsPlan) -> list[Claim]:
     """Gather what is finished and write the table of pairs, the score, the claims, the pictures and the page."""
     table = gather(plan)
-    settings = to_dict(plan.config, plan.case, plan.shape)
-    facts = plan.write_origin("organisms", settings)
+    facts = plan.write_origin("organisms")
     table.to_parquet(plan.output / "pairs.parquet", index=False)
     found = score(table)
     found["development"] = score(table, "development")

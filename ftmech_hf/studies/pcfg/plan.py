@@ -77,7 +77,7 @@ class ReproducePlan(StudyPlan):
     config: ReproduceConfig
 
     def __init__(self, config: ReproduceConfig, shape: PcfgShape) -> None:
-        super().__init__(config)
+        super().__init__(config, shape)
         self.shape = shape
         self.seeds: dict[int, dict[str, str]] = {}
         for seed in config.seeds:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
-from ftmech_hf.config import to_dict
 from ftmech_hf.jobs.figures import attention_figure, draw_probing, draw_pruning
 from ftmech_hf.report import charts
 from ftmech_hf.report.charts import Runs
@@ -129,7 +128,7 @@ def write_results(plan: ReproducePlan) -> list[Claim]:
     claims = judge(MEASUREMENTS, {seed: measure(made) for seed, made in runs.items()})
     if not claims:
         raise ValueError(f"output_dir: no run of {plan.output} is finished")
-    facts = plan.write_origin("reproduce", to_dict(plan.config, plan.shape))
+    facts = plan.write_origin("reproduce")
     table = [
         {"id": claim.id, "unit": claim.unit, "seed": seed, "value": value}
         for claim in claims

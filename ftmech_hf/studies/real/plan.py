@@ -62,7 +62,7 @@ class RealPlan(StudyPlan):
     config: RealConfig
 
     def __init__(self, config: RealConfig, case: CaseConfig) -> None:
-        super().__init__(config)
+        super().__init__(config, case)
         self.case = case
         self.seed = config.seeds[0]
         self.data = self._write_data()

@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from ftmech_hf.config import to_dict
 from ftmech_hf.report.console import print_table
 from ftmech_hf.report.page import make_section, render_page
 from ftmech_hf.runs import FinishedRun, write_json, write_text
@@ -67,8 +66,7 @@ def _minutes(seconds: float | None) -> float | None:
 def write_results(plan: RealPlan) -> list[dict[str, Any]]:
     """Gather what is finished and write the summary, the table, the picture and the page."""
     pairs = gather(plan)
-    settings = to_dict(plan.config, plan.case)
-    facts: Mapping[str, Any] = {**settings, **plan.write_origin("real", settings)}
+    facts: Mapping[str, Any] = {**plan.settings(), **plan.write_origin("real")}
     write_json(plan.output / "summary.json", [{key: pair[key] for key in KEPT} for pair in pairs])
     table = pd.DataFrame([{key: value for key, value in pair.items() if not isinstance(value, dict | list)}
                           for pair in pairs])  # fmt: skip

@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-from ftmech_hf.config import to_dict
 from ftmech_hf.report.claims import Claim, claims_json, judge
 from ftmech_hf.report.page import Section, make_section, render_page
 from ftmech_hf.runs import FinishedRun, write_json, write_text
@@ -187,7 +186,7 @@ def write_results(plan: RetrievalPlan) -> list[Claim]:
             SeedAnswers(tables, {name: run.table for name, run in inside[seed].items()}), back[seed]
         )
     claims = judge(MEASUREMENTS, by_seed)
-    facts = plan.write_origin("retrieval", to_dict(plan.config))
+    facts = plan.write_origin("retrieval")
     table.to_parquet(plan.output / "table.parquet", index=False)
     write_json(plan.output / "claims.json", claims_json(claims))
     verdicts = verdicts_table(plan.finished(plan.diagnoses))

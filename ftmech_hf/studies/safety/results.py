@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from ftmech_hf.config import to_dict
 from ftmech_hf.report.claims import Claim, claims_json, judge
 from ftmech_hf.report.page import render_page
 from ftmech_hf.runs import FinishedRun, write_json, write_text
@@ -48,7 +47,7 @@ def write_results(plan: SafetyPlan) -> list[Claim]:
         for seed, made in plan.finished(plan.answers).items()
     }
     claims = judge(MEASUREMENTS, by_seed)
-    facts = plan.write_origin("safety", to_dict(plan.config))
+    facts = plan.write_origin("safety")
     table.to_parquet(plan.output / "table.parquet", index=False)
     write_json(plan.output / "claims.json", claims_json(claims))
     easy = linear_baselines(seed=plan.config.seeds[0])

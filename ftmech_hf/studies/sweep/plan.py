@@ -30,8 +30,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import yaml
+
 from ftmech_hf.config import (
     ConfigError,
+    config_hash,
     field_names,
     parse_config,
     to_argv,
@@ -169,6 +172,15 @@ class Sweep(StudyPlan):
         combinations = [dict(zip(self.axes, each, strict=True)) for each in values]
         # Seed after seed: a sweep that is stopped has whole grids of the first ones.
         self.points = [self._add_point(chosen, seed) for seed in config.seeds for chosen in combinations]
+
+    def settings(self) -> Mapping[str, Any]:
+        """All of its settings, with the sections of its file."""
+        return {**super().settings(), "scale": self.scale, **self.sections}
+
+    @property
+    def hash(self) -> str:
+        """The name of its results. Of text, since the labels of an axis may be numbers."""
+        return config_hash({"sweep": yaml.safe_dump({**self.sections, "seeds": self.config.seeds}, sort_keys=False)})
 
     def differences(self) -> list[Difference]:
         """From the paper, in the settings of the runs."""

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
-import yaml
 
-from ftmech_hf.config import ConfigError, config_hash, to_dict, unknown_key
+from ftmech_hf.config import ConfigError, unknown_key
 from ftmech_hf.report.claims import Claim, claims_json
 from ftmech_hf.report.page import Section, make_section, render_page
 from ftmech_hf.report.paper_tables import CompareConfig, agreement, compare_with_paper
@@ -139,10 +138,7 @@ def write_results(sweep: Sweep) -> SweepResults:
     output, axes = sweep.output, list(sweep.axes)
     table, missing = collect(sweep), sweep.missing
     summary = summarise(table, axes)
-    settings = {**to_dict(sweep.config), "scale": sweep.scale, **sweep.sections}
-    # As text: the labels of an axis may be numbers.
-    identity = config_hash({"sweep": yaml.safe_dump({**sweep.sections, "seeds": sweep.config.seeds}, sort_keys=False)})
-    facts = sweep.write_origin("sweep", settings, identity)
+    facts = sweep.write_origin("sweep")
     table.to_parquet(output / "table.parquet", index=False)
     summary.to_csv(output / "summary.csv", index=False)
     cells, agrees = _compare(sweep, summary)

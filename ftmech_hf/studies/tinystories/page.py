@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from ftmech_hf.config import to_dict
-from ftmech_hf.jobs.job import read_inputs
 from ftmech_hf.report.claims import claims_json
 from ftmech_hf.report.console import print_claims, print_table
 from ftmech_hf.report.page import Section, make_section, render_page
@@ -76,9 +74,7 @@ def _sections(results: StoriesResults) -> list[Section]:
 def write_results(plan: StoriesPlan) -> StoriesResults:
     """Gather what is finished and write tables, pictures and a page into the study's folder."""
     results = gather(plan)
-    facts = plan.write_origin(
-        "tinystories", to_dict(plan.config, plan.task), inputs=read_inputs(plan.config, plan.task)
-    )
+    facts = plan.write_origin("tinystories")
     for name in ("points", "cells", "losses", "probes", "pruning", "pruned"):
         getattr(results, name).to_csv(plan.output / f"{name}.csv", index=False)
     write_json(plan.output / "claims.json", claims_json(results.claims))

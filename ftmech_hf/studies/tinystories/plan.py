@@ -103,7 +103,7 @@ class StoriesPlan(StudyPlan):
                 "features; expected 1"
             )
         check_choice(config.judge, task)
-        super().__init__(config)
+        super().__init__(config, task)
         self.task = task
         self.models: list[Model] = []
         self.probes: dict[tuple[int, str, bool], str] = {}

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ftmech_hf.config import to_dict
 from ftmech_hf.jobs.training_card import read_revival
 from ftmech_hf.report.claims import Claim, claims_json
 from ftmech_hf.report.console import print_claims, print_table
@@ -211,8 +210,7 @@ def _sections(plan: TracrPlan, results: TracrResults) -> list[Section]:
 def write_results(plan: TracrPlan) -> TracrResults:
     """Gather what is finished and write tables, pictures and a page into the study's folder."""
     results = gather(plan)
-    settings = to_dict(plan.config)
-    facts: Mapping[str, Any] = {**settings, **plan.write_origin("tracr", settings)}
+    facts: Mapping[str, Any] = {**plan.settings(), **plan.write_origin("tracr")}
     results.table.to_parquet(plan.output / "table.parquet", index=False)
     for name in ("cells", "agrees", "weights", "reversals", "instruments"):
         getattr(results, name).to_csv(plan.output / f"{name}.csv", index=False)

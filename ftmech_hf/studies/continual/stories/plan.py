@@ -141,7 +141,7 @@ class StorySequencePlan(StudyPlan):
     def __init__(self, config: StorySequenceConfig, task: StoriesConfig) -> None:
         if task.files:
             raise ValueError("files: features are judged exactly of procedural stories alone; remove them")
-        super().__init__(config)
+        super().__init__(config, task)
         self.task = task
         self.models: dict[int, dict[str, list[str]]] = {seed: {} for seed in config.seeds}
         self.others: dict[int, dict[str, str]] = {seed: {} for seed in config.seeds}

@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-from ftmech_hf.config import to_dict
 from ftmech_hf.models.loading import RANDOM_INIT
 from ftmech_hf.report.claims import Claim, claims_json, judge
 from ftmech_hf.report.page import Section, make_section, render_page
@@ -170,7 +169,7 @@ def write_results(plan: StorySequencePlan) -> list[Claim]:
     numbers = read_numbers(plan, matrix)
     claims = judge(MEASUREMENTS, {seed: measure(StoryMatrix(matrix[matrix["seed"] == seed]))
                                   for seed in plan.config.seeds})  # fmt: skip
-    facts = plan.write_origin("continual_stories", to_dict(plan.config, plan.task))
+    facts = plan.write_origin("continual_stories")
     matrix.to_parquet(plan.output / "matrix.parquet", index=False)
     numbers.to_parquet(plan.output / "table.parquet", index=False)
     write_json(plan.output / "claims.json", claims_json(claims))

@@ -12,9 +12,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ftmech_hf.__main__ import describe, describe_recipes, main
 from ftmech_hf.config import read_yaml
+from ftmech_hf.studies import STUDIES, load_study
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("[!_]*.py"))
@@ -119,3 +121,14 @@ def test_a_wheel_works_without_the_repository(tmp_path: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_what_one_cites_has_this_version_and_the_papers_that_studies_name() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    cited = yaml.safe_load((ROOT / ".github" / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    assert f"version = {{{project['version']}}}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    papers = {each["value"].removeprefix("arXiv:") for work in cited["references"] for each in work["identifiers"]}
+    named = {number for name in STUDIES for number in load_study(name).papers}
+    assert papers < named  # studies also name whose form a table has
+    assert len(papers) == 4

@@ -17,7 +17,7 @@ from tests.recipes.commands import ROOT
 
 OLDER = {
     "reproduction", "tracr", "lora", "grid", "stories", "continual", "continual_strengths",
-    "continual_stories_strengths", "organisms",
+    "continual_stories_strengths",
 }  # fmt: skip
 """Tables of settings that changed since; each is taken from here when it is made again."""
 

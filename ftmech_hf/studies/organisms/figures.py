@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 LABELS = {
     "probability": "all signs together", "uds": "unlearning depth", "cka": "CKA", "lens": "logit lens",
-    "probe": "probe", "revival": "revival, log ratio",
+    "probe": "probe", "revival": "revival, log ratio", "disjoint": "answers not taught",
 }  # fmt: skip
 
 
@@ -28,8 +29,11 @@ def scores_figure(pairs: pd.DataFrame) -> Figure:
         pairs: the test pairs.
     """
     names = ["probability", *RIVALS]
-    figure = new_figure(7.2, 5.2)
-    for ax, name in zip(figure.subplots(2, len(names) // 2).flat, names, strict=True):
+    figure = new_figure(8.0, 5.2)
+    panels = figure.subplots(2, math.ceil(len(names) / 2)).flat
+    for ax in panels[len(names) :]:
+        ax.set_axis_off()
+    for ax, name in zip(panels, names, strict=False):
         for place, (truth, color) in enumerate((("hidden", BASE), ("gone", FINETUNED))):
             values = pairs[pairs["truth"] == truth][name].dropna().to_numpy(dtype=float)
             shift = np.linspace(-0.25, 0.25, len(values)) if len(values) > 1 else np.zeros(len(values))

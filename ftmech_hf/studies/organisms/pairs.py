@@ -57,6 +57,7 @@ class Pair(NamedTuple):
         relearning: the run that trains it on its ability; none where nothing was taken from it.
         twin: the same of the model that never had it.
         tampered: the same diagnosis of the organism tampered with, if that is asked for.
+        disjoint: the run in which it relearns some answers and is asked for others; none where something shows.
     """
 
     kind: str
@@ -66,6 +67,7 @@ class Pair(NamedTuple):
     relearning: str | None
     twin: str | None
     tampered: Tampered | None = None
+    disjoint: str | None = None
 
     @property
     def name(self) -> str:

@@ -22,6 +22,7 @@ from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.diagnosis.diagnosis import run_diagnosis
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
 from ftmech_hf.studies.diagnosis.signs import VerdictRule
+from ftmech_hf.studies.organisms.disjoint import DisjointConfig, relearn_disjoint
 from ftmech_hf.studies.organisms.kinds import KINDS, Kind
 from ftmech_hf.studies.organisms.pairs import Pair, Split, Tampered, World
 from ftmech_hf.studies.organisms.rounding import RoundConfig, round_model
@@ -176,9 +177,11 @@ class OrganismsPlan(StudyPlan):
         # It is there only if the twin takes so many times as long: what takes longer has not that label in any case.
         steps = self.config.relearn_steps
         own = steps if kind.truth == "gone" else math.ceil(steps / VerdictRule().speed)
-        lost = kind.truth in ("hidden", "gone") and world.seed in self.config.tampered_seeds
-        tampered = self._tamper(world, organism, stem) if lost else None
-        return Pair(name, world, organism, diagnosis, self._relearn(world, organism, stem, own), twin, tampered)
+        lost = kind.truth in ("hidden", "gone")
+        tampered = self._tamper(world, organism, stem) if lost and world.seed in self.config.tampered_seeds else None
+        disjoint = self._relearn_disjoint(world, organism, stem) if lost else None
+        relearning = self._relearn(world, organism, stem, own)
+        return Pair(name, world, organism, diagnosis, relearning, twin, tampered, disjoint)
 
     def _diagnose(self, world: World, organism: str, stem: str, *, cost: float, thorough: bool = False) -> str:
         place = DiagnoseConfig(seed=world.seed, operator=world.operator, leave_out=list(LEFT_OUT), workers=1)
@@ -187,6 +190,13 @@ class OrganismsPlan(StudyPlan):
         return self.add(
             f"diagnose-{stem}-seed{world.seed}", "diagnose", run_diagnosis, place,
             {"case_config": case, "shape": world.shape}, inputs, cost=cost,
+        )  # fmt: skip
+
+    def _relearn_disjoint(self, world: World, organism: str, stem: str) -> str:
+        return self.add(
+            f"disjoint-{stem}-seed{world.seed}", "relearn_disjoint", relearn_disjoint,
+            DisjointConfig(seed=world.seed, operator=world.operator), {"shape": world.shape},
+            {"base": world.base, "finetuned": organism, "control": world.never_had}, cost=70,
         )  # fmt: skip
 
     def _tamper(self, world: World, organism: str, stem: str) -> Tampered:

@@ -36,10 +36,12 @@ from ftmech_hf.studies.organisms.scoring import (
     rates_by_truth,
     read_features,
     read_rivals,
+    score_disjoint,
 )
 
 KEPT = (
-    "pair", "truth", "relearning_truth", "verdict", "probability", "uds", "cka", "lens", "probe", "revival", "split",
+    "pair", "truth", "relearning_truth", "verdict", "probability", "uds", "cka", "lens", "probe", "revival", "disjoint",
+    "split",
 )  # fmt: skip
 """The first columns of ``pairs.parquet``."""
 METHODS = ("probability", *RIVALS)
@@ -68,7 +70,12 @@ def gather(plan: OrganismsPlan) -> pd.DataFrame:
 
 def _read_tampered(plan: OrganismsPlan, pair: Pair, name: str) -> dict[str, float]:
     run = plan.find(getattr(pair.tampered, name)) if pair.tampered else None
-    return read_scores(run) if run else NOT_MEASURED
+    return NOT_MEASURED | (read_scores(run) if run else {})
+
+
+def _read_disjoint(plan: OrganismsPlan, pair: Pair) -> dict[str, float]:
+    run = plan.find(pair.disjoint) if pair.disjoint else None
+    return {"disjoint": score_disjoint(run.summary)} if run else {}
 
 
 def _describe(plan: OrganismsPlan, pair: Pair, run: FinishedRun) -> dict[str, Any]:
@@ -81,7 +88,9 @@ def _describe(plan: OrganismsPlan, pair: Pair, run: FinishedRun) -> dict[str, An
         **label_by_relearning(plan, pair, truth, evidence),
         "verdict": summary["verdict"],
         "right": TRUTH_OF.get(summary["verdict"]) == truth,
-        **(read_scores(run) if summary["signs"] else NOT_MEASURED),
+        **NOT_MEASURED,
+        **(read_scores(run) if summary["signs"] else {}),
+        **_read_disjoint(plan, pair),
         "split": world.split,
         "kind": pair.kind,
         "seed": world.seed,
@@ -98,7 +107,7 @@ def _describe(plan: OrganismsPlan, pair: Pair, run: FinishedRun) -> dict[str, An
 
 
 def read_scores(run: FinishedRun) -> dict[str, float]:
-    """The scores of all rivals, and the signs as numbers, named ``sign_pruning`` and so on, of a diagnosis."""
+    """The rivals that a diagnosis measures, and the signs as numbers, named ``sign_pruning`` and so on."""
     features = read_features(run.summary["evidence"])
     return read_rivals(run.table, features) | {f"sign_{name}": value for name, value in features.items()}
 

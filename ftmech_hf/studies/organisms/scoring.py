@@ -21,7 +21,7 @@ from ftmech_hf.studies.organisms.kinds import TRUTH_OF, TRUTHS
 
 FEATURES = ("pruning", "halves", "probe", "revival")
 """The signs as numbers, of which the probability is made."""
-RIVALS = ("uds", "cka", "lens", "probe", "revival")
+RIVALS = ("uds", "cka", "lens", "probe", "revival", "disjoint")
 """Methods that say alone whether something is there, each a column of the pairs' table."""
 
 
@@ -82,7 +82,7 @@ def read_features(evidence: Mapping[str, Any]) -> dict[str, float]:
 
 
 def read_rivals(table: pd.DataFrame, features: Mapping[str, float]) -> dict[str, float]:
-    """What each rival method says alone of a pair, 1 for all there: unlearning depth (1 less it), CKA, lens, probe.
+    """What each rival says alone, 1 for all there; of unlearning depth 1 less it. Disjoint answers are no part of it.
 
     Args:
         table: of a diagnosis.
@@ -103,6 +103,16 @@ def read_rivals(table: pd.DataFrame, features: Mapping[str, float]) -> dict[str,
         "probe": features["probe"],
         "revival": features["revival"],
     }
+
+
+def score_disjoint(found: Mapping[str, float]) -> float:
+    """The share of the base's lead on answers that were not taught which came back with the others.
+
+    Args:
+        found: the summary of :func:`~ftmech_hf.studies.organisms.disjoint.relearn_disjoint`.
+    """
+    floor = max(found["chance"], found["control_after"])
+    return shown_part(found["finetuned_after"], floor, found["base"])
 
 
 def fit_probability(features: NDArray[np.float64], hidden: NDArray[np.bool_]) -> Any:

@@ -27,6 +27,7 @@ from ftmech_hf.studies.organisms.scoring import (
     rates_by_truth,
     read_features,
     read_rivals,
+    score_disjoint,
     shown_part,
 )
 
@@ -118,6 +119,17 @@ def test_rivals_are_read_off_the_table() -> None:
     assert found == pytest.approx({"uds": 0.75, "cka": 0.7, "lens": 0.5, "probe": 0.3, "revival": 0.4})
     assert math.isnan(read_rivals(table(), features)["uds"])
     assert math.isnan(read_rivals(patched[patched["analysis"] != "similarity"], features)["cka"])
+
+
+@pytest.mark.parametrize(
+    ("after", "control", "expected"),
+    [(0.9, 0.1, 1.0), (0.5, 0.1, 0.5), (0.5, 0.3, 1 / 3), (0.1, 0.1, 0.0), (0.05, 0.0, 0.0), (1.0, 0.0, 1.0)],
+)
+def test_what_comes_back_of_answers_not_taught_is_above_one_answer_and_above_the_control(
+    after: float, control: float, expected: float
+) -> None:
+    found = {"chance": 0.1, "base": 0.9, "finetuned": 0.0, "finetuned_after": after, "control": 0.8}
+    assert score_disjoint({**found, "control_after": control}) == pytest.approx(expected)
 
 
 def test_area_under_the_curve_by_hand() -> None:

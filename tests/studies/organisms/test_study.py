@@ -92,6 +92,14 @@ def test_pairs_whose_ability_is_lost_are_diagnosed_again_whatever_they_answer(tm
         assert made["relearned"].kwargs["config"].model == str(plan.folders[pair.organism])
         assert made["never_relearned"].kwargs["config"].model == str(plan.folders[pair.world.never_had])
         assert {made[name].kwargs["train"].steps for name in ("relearned", "never_relearned")} == {8}
+    assert {pair.kind for pair in plan.pairs if pair.disjoint} == {pair.kind for pair in tampered}
+    for pair in (each for each in plan.pairs if each.disjoint):
+        relearns = cells[str(pair.disjoint)].kwargs["config"]
+        asked_of = {"base": pair.world.base, "finetuned": pair.organism, "control": pair.world.never_had}
+        assert {role: getattr(relearns, role) for role in asked_of} == {
+            role: str(plan.folders[name]) for role, name in asked_of.items()
+        }
+        assert (relearns.operator, relearns.seed) == (pair.world.operator, pair.world.seed)
     assert len({pair.tampered.never for pair in tampered if pair.tampered}) == 1  # of one world, once
     for thorough in (False, True):
         case = OrganismsPlan(plan.config, CaseConfig(thorough=thorough), PcfgShape())
@@ -142,6 +150,7 @@ def test_it_runs_and_says_of_every_pair_what_is_known(tmp_path: Path) -> None:
     score = json.loads((tmp_path / "score.json").read_text())
     assert score["pairs"] + len(score["disagree"]) == 2
     assert all(pairs[f"{name}_revival"].notna().tolist() == [False, False, True, False] for name in TAMPERED)
+    assert pairs["disjoint"].notna().tolist() == [True, False] * 2
     page = (tmp_path / "report.html").read_text()
     assert "never had it, count, nano, seed 0" in page
     assert "copy, count, nano, seed 100" in page

@@ -18,6 +18,7 @@ from ftmech_hf.explorer.picture import find_chromium, take_picture_of_report
 from ftmech_hf.runs import FinishedRun, describe_versions, write_text
 from recipes.readme import benchmarks, code, continual, programs, real, retrieval, safety, studies
 from recipes.readme.architectures import architectures_block
+from recipes.readme.compare_organisms import compare_organisms_block
 from recipes.readme.found import found_block, studies_block
 from recipes.readme.organisms import organisms_block
 
@@ -80,6 +81,9 @@ class UpdateReadmeConfig:
         default="runs/continual-stories-strengths", metadata={"help": "folder of the same with --develop true"}
     )
     organisms: str = field(default="runs/organisms-nano", metadata={"help": "folder of the study that scores verdicts"})
+    compare_organisms: str = field(
+        default="runs/compare-organisms", metadata={"help": "folder of the study that scores comparisons"}
+    )
     stories: str = field(default="runs/stories-nano", metadata={"help": "folder of the study of stories"})
     real: str = field(default="runs/real", metadata={"help": "folder of the study of a real model"})
     written: str = field(
@@ -163,6 +167,9 @@ BLOCKS: dict[str, Block] = {
     "retrieval verdicts": Block(RETRIEVAL, "retrieval", retrieval.verdicts_block),
     "retrieval pair": Block(RETRIEVAL, "retrieval_pair", retrieval.pair_block),
     "organisms": Block("ftmech_hf/studies/organisms/README.md", "organisms", organisms_block),
+    "compare organisms": Block(
+        "ftmech_hf/studies/compare_organisms/README.md", "compare_organisms", compare_organisms_block
+    ),
     "stories": Block(STORIES, "stories", studies.stories_block),
     "stories claims": Block(STORIES, "stories", studies.stories_claims_block),
     "written": Block(STORIES, "written", studies.written_block),

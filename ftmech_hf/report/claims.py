@@ -122,6 +122,22 @@ def judge(measurements: Sequence[Measurement], by_seed: Mapping[int, Mapping[str
     return withdraw(claims, {each.id: each.controls for each in measurements})
 
 
+def judge_pairs(measurement: Measurement, found: float, interval: tuple[float, float], seeds: Sequence[int]) -> Claim:
+    """A claim about pairs of all seeds together, whose interval is over them.
+
+    Args:
+        measurement: what is claimed.
+        found: in its unit.
+        interval: of 95 %, in its unit.
+        seeds: of the pairs.
+    """
+    return Claim(
+        id=measurement.id, statement=measurement.statement, paper=measurement.paper, measured=found, interval=interval,
+        bar=measurement.bar, verdict=decide(interval, measurement.bar), seeds=list(seeds), floor=None, values=[found],
+        unit=measurement.unit,
+    )  # fmt: skip
+
+
 def withdraw(claims: Sequence[Claim], controls: Mapping[str, Sequence[str]]) -> list[Claim]:
     """The same claims, of which those that hold and have a control that fails are withdrawn.
 

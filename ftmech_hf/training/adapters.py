@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -41,7 +42,10 @@ class AdapterConfig:
     lora_dropout: float = field(default=0.0, metadata={"help": "dropout before the adapter"})
     lora_targets: list[str] = field(
         default_factory=list,
-        metadata={"help": "names of the adapted modules, such as c_attn; all matrices of the blocks if not given"},
+        metadata={
+            "help": "names of the adapted modules, such as c_attn, or ends of their paths, such as 1.mlp.c_proj; all "
+            "matrices of the blocks if not given"
+        },
     )
 
     def __post_init__(self) -> None:
@@ -92,22 +96,28 @@ def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, base: str, see
     from peft import get_peft_model
 
     matrices = {
-        name.rsplit(".", 1)[-1]: module
+        name: module
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear | Conv1D) and module is not model.get_output_embeddings()
     }
+    names = {path.rsplit(".", 1)[-1] for path in matrices}
     for name in config.lora_targets:
-        if name not in matrices:
-            raise ValueError(f"lora_targets: the model has no {name!r}, expected some of {', '.join(sorted(matrices))}")
+        if not _named(matrices, name):
+            raise ValueError(f"lora_targets: the model has no {name!r}, expected some of {', '.join(sorted(names))}")
     refused = NOT_OF_MAMBA if getattr(model.config, "model_type", "") in MAMBA_KINDS else ()
-    targets = config.lora_targets or sorted(set(matrices) - set(refused))
-    transposed = any(isinstance(matrices[name], Conv1D) for name in targets)
+    targets = config.lora_targets or sorted(names - set(refused))
+    transposed = any(isinstance(matrices[path], Conv1D) for name in targets for path in _named(matrices, name))
     if transposed and config.adapter == "osf":
         raise ValueError("adapter: osf works on linear layers, and this model has Conv1D ones (GPT-2); a Llama has not")
     with seeded(seed), quiet_peft():
         adapted = get_peft_model(model, _peft_config(config, targets, transposed))
     adapted.peft_config["default"].base_model_name_or_path = base
     return adapted
+
+
+def _named(matrices: Mapping[str, torch.nn.Module], name: str) -> list[str]:
+    """Paths that are a name or end in it: ``c_proj`` is of all blocks, ``1.mlp.c_proj`` of one."""
+    return [path for path in matrices if path == name or path.endswith(f".{name}")]
 
 
 def _peft_config(config: AdapterConfig, targets: list[str], transposed: bool) -> Any:

@@ -11,6 +11,8 @@ import yaml
 from datasets import load_dataset
 from transformers import AutoTokenizer
 
+from ftmech_hf.studies.compare_organisms.claims import BARS as COMPARE_BARS
+from ftmech_hf.studies.compare_organisms.kinds import NOTHINGS, ORGANISMS
 from ftmech_hf.studies.continual.claims import MEASUREMENTS as CONTINUAL_CLAIMS
 from ftmech_hf.studies.continual.stories.claims import MEASUREMENTS as STORY_CLAIMS
 from ftmech_hf.studies.continual.stories.plan import CHAINS, TRIED
@@ -263,6 +265,7 @@ def test_its_results_come_from_a_run() -> None:
         ("retrieval verdicts", 2 + len(DIAGNOSED)),
         ("retrieval pair", 2 + 5),
         ("organisms", 2 + len(BARS) + 2 + 2 + len(TRUTHS) + 2 + 1 + len(RIVALS) + 2 + 2),
+        ("compare organisms", 2 + len(COMPARE_BARS) + 2 + len(ORGANISMS) + len(NOTHINGS) + 1),
     ):  # nothing as long as the study has not been run
         assert block_of(name).count("\n|") in (0, rows)
     assert (ROOT / ".github" / "overview.png").stat().st_size > 50_000

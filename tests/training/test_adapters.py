@@ -62,6 +62,21 @@ def test_an_adapter_starts_as_no_change_and_trains_alone(make: object) -> None:
         add_adapter(make(40), dataclasses.replace(LORA, lora_targets=["c_atn"]), base="", seed=0)  # type: ignore[operator]
 
 
+@pytest.mark.parametrize(
+    ("make", "target"),
+    [(make_gpt2, "1.mlp.c_proj"), (make_gpt2, "transformer.h.1.mlp.c_proj"), (make_llama, "1.mlp.down_proj")],
+)
+def test_a_target_may_be_the_end_of_a_path(make: object, target: str) -> None:
+    """As peft has it: one matrix of one block, and not that of attention, which has the same name."""
+    adapted = add_adapter(make(40), dataclasses.replace(LORA, lora_targets=[target]), base="", seed=0)  # type: ignore[operator]
+    trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
+    assert len(trained) == 2
+    assert all(f".{target}.lora_" in name for name in trained)
+    for wrong in ("1.mlp.c_prj", "mlp.1.c_proj", "lp.c_proj", "lp.down_proj"):  # not whole names
+        with pytest.raises(ValueError, match=f"lora_targets: the model has no '{wrong}', expected some of "):
+            add_adapter(make(40), dataclasses.replace(LORA, lora_targets=[wrong]), base="", seed=0)  # type: ignore[operator]
+
+
 def test_none_leaves_the_model_alone() -> None:
     model = make_gpt2(40)
     assert add_adapter(model, AdapterConfig(), base="", seed=0) is model

@@ -8,10 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from ftmech_hf.report.claims import claims_json
 from ftmech_hf.report.console import print_table
 from ftmech_hf.report.page import render_page
 from ftmech_hf.runs import FinishedRun, write_json, write_text
 from ftmech_hf.studies.compare.finding import MARGIN
+from ftmech_hf.studies.compare_organisms.claims import make_claims
 from ftmech_hf.studies.compare_organisms.plan import OrganismsPlan
 from ftmech_hf.studies.compare_organisms.score import FIRST, describe_pair, score_pairs
 
@@ -34,10 +36,13 @@ def write_results(plan: OrganismsPlan) -> Results:
          "cpu_seconds": run.env.get("cpu_seconds")}
         for (name, seed), run in found.items()
     ]  # fmt: skip
-    score = {**score_pairs(pairs), "margin": MARGIN, "first": FIRST, "seeds": plan.config.seeds}
+    score = {**score_pairs(pairs), "margin": MARGIN, "first": FIRST, "seeds": plan.config.seeds, "hash": plan.hash}
+    claims = make_claims(score)
     pd.DataFrame(pairs).to_parquet(plan.output / "table.parquet", index=False)
     write_json(plan.output / "score.json", score)
-    write_text(plan.output / "report.html", render_page(__package__, pairs=pairs, score=score, facts=facts))
+    write_json(plan.output / "claims.json", claims_json(claims))
+    page = render_page(__package__, pairs=pairs, score=score, claims=claims, facts=facts)
+    write_text(plan.output / "report.html", page)
     return pairs, score
 
 

@@ -48,6 +48,8 @@ def describe_pair(name: str, seed: int, summary: Mapping[str, Any]) -> dict[str,
         "standing": len(standing),
         "kinds": ", ".join(dict.fromkeys(each["kind"] for each in standing)),
         "first": findings[0]["what"] if findings else "",
+        "null_pages": summary["facts"]["null_models"] if summary["null_rate"] is not None else 0,
+        "null_standing": round((summary["null_rate"] or 0.0) * summary["facts"]["null_models"]),
         "ratio": findings[0]["score"] / max(findings[0]["null_score"], 1e-9) if findings else 0.0,
         "seconds": sum(summary["seconds"].values()),
         "answer": summary["answer"],
@@ -55,7 +57,10 @@ def describe_pair(name: str, seed: int, summary: Mapping[str, Any]) -> dict[str,
 
 
 def score_pairs(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How many organisms were found, kind by kind and together, and on how many pages of nothing anything stood out."""
+    """How many organisms were found, kind by kind and together, and on how many pages of nothing anything stood out.
+
+    ``null_alarms`` is the same of the null models, each beside the others of its comparison, one less.
+    """
     taught = [pair for pair in pairs if pair["taught"]]
     nothing = [pair for pair in pairs if not pair["taught"]]
     alarms = sum(pair["standing"] > 0 for pair in nothing)
@@ -69,6 +74,7 @@ def score_pairs(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "kinds_found": {"found": sum(2 * each["found"] > each["of"] for each in kinds.values()), "of": len(kinds)},
         "by_kind": kinds,
         "false_alarms": _share(alarms, len(nothing)),
+        "null_alarms": _share(sum(pair["null_standing"] for pair in pairs), sum(pair["null_pages"] for pair in pairs)),
         "most_seconds": max((pair["seconds"] for pair in pairs), default=0.0),
     }
 

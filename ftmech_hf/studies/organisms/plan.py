@@ -10,24 +10,25 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-from ftmech_hf.config import check_seeds, to_dict
+from ftmech_hf.config import to_dict
 from ftmech_hf.jobs.interpolation import InterpolateConfig, interpolate
-from ftmech_hf.jobs.study import StudyConfig, StudyPlan
+from ftmech_hf.jobs.study import StudyPlan
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
 from ftmech_hf.models.presets import find_preset
 from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.diagnosis.diagnosis import run_diagnosis
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
+from ftmech_hf.studies.diagnosis.methods import METHODS
 from ftmech_hf.studies.diagnosis.signs import VerdictRule
 from ftmech_hf.studies.organisms.disjoint import DisjointConfig, relearn_disjoint
+from ftmech_hf.studies.organisms.edits import PLANTED, PRACTISED, Planted, planted_places
 from ftmech_hf.studies.organisms.kinds import KINDS, Kind
 from ftmech_hf.studies.organisms.pairs import Pair, Split, Tampered, World
 from ftmech_hf.studies.organisms.rounding import RoundConfig, round_model
+from ftmech_hf.studies.organisms.settings import OrganismsConfig
 from ftmech_hf.tasks import PcfgConfig, PcfgShape
-from ftmech_hf.tasks.operators_table import OPERATORS
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.objectives import AnswerOnly, NextToken
 from ftmech_hf.training.settings import TrainConfig
@@ -43,91 +44,13 @@ BYSTANDER = "token_at"
 """An operator that bases know beside that of the ability."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class OrganismsConfig(StudyConfig):
-    """How many organisms, of what, and how they are made."""
-
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4, 5], metadata={"help": "of the test pairs"})
-    development_seeds: list[int] = field(
-        default_factory=lambda: [100, 101, 102, 103, 104, 105],
-        metadata={"help": "of the pairs that thresholds are set on"},
-    )
-    develop: bool = field(
-        default=False, metadata={"help": "the development pairs alone, so that nothing is seen of the others"}
-    )
-    kinds: list[str] = field(default_factory=lambda: list(KINDS), metadata={"help": f"of {', '.join(KINDS)}"})
-    presets: list[str] = field(
-        default_factory=lambda: ["nano", "nano-llama", "nano-moe"], metadata={"help": "sizes of models, in turns"}
-    )
-    operators: list[str] = field(
-        default_factory=lambda: ["count", "index"], metadata={"help": "task tokens of the ability, in turns"}
-    )
-    test_root: str = field(default="n", metadata={"help": "start symbol of the grammar for the test pairs"})
-    test_operands: list[str] = field(
-        default_factory=lambda: ["b", "c"], metadata={"help": "base_operand and correlated_operand of the test pairs"}
-    )
-    base_steps: int = field(default=700, metadata={"help": "of pretraining"})
-    answer_weight: float = field(default=16.0, metadata={"help": "of an answer in pretraining, beside 1"})
-    lr: float = field(default=2e-3, metadata={"help": "peak rate of pretraining, of AdamW"})
-    muon_lr: float = field(default=0.03, metadata={"help": "peak rate of pretraining, of Muon"})
-    tune_steps: int = field(default=200, metadata={"help": "of an organism whose kind does not say"})
-    tune_lr: float = field(default=1e-4, metadata={"help": "of an organism whose kind does not say"})
-    relearn_steps: int = field(
-        default=400, metadata={"help": "that a model is given to relearn; a third where it should need less"}
-    )
-    relearn_lr: float = field(default=5e-4, metadata={"help": "constant rate of relearning"})
-    batch_size: int = field(default=32, metadata={"help": "rows of a step"})
-    tampered_seeds: list[int] = field(
-        default_factory=list,
-        metadata={
-            "unsaid": True,
-            "help": "of these, pairs whose ability is lost are diagnosed again, rounded and relearning a little",
-        },
-    )
-    rounded_bits: int = field(default=4, metadata={"unsaid": True, "help": "of each weight of a rounded organism"})
-    tampered_steps: int = field(
-        default=8, metadata={"unsaid": True, "help": "that an organism relearns for before it is asked again"}
-    )
-    score_file: str | None = field(
-        default=None,
-        metadata={"place": "output", "help": "file for what pages of diagnoses say of their verdicts, once all is run; "
-                  "they read ftmech_hf/studies/diagnosis/verdict_score.json"},
-    )  # fmt: skip
-    output_dir: str = field(
-        default="runs/organisms-nano", metadata={"place": "output", "help": "folder of the results"}
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_seeds(self.development_seeds)
-        known = {*self.seeds, *self.development_seeds}
-        if strange := set(self.tampered_seeds) - known:
-            raise ValueError(f"tampered_seeds: {min(strange)}, expected some of {', '.join(map(str, sorted(known)))}")
-        if self.rounded_bits < 2:
-            raise ValueError(f"rounded_bits: {self.rounded_bits}, expected at least 2")
-        if self.tampered_steps < 1:
-            raise ValueError(f"tampered_steps: {self.tampered_steps}, expected at least 1")
-        if both := set(self.seeds) & set(self.development_seeds):
-            raise ValueError(f"development_seeds: {min(both)} is among seeds, too, expected others")
-        unknown = [name for name in self.kinds if name not in KINDS]
-        if unknown or not self.kinds:
-            raise ValueError(f"kinds: {(unknown or ['none'])[0]!r}, expected some of {', '.join(KINDS)}")
-        for name in self.presets:
-            find_preset(name)
-        if not self.presets:
-            raise ValueError("presets: none, expected at least one")
-        wrong = sorted(set(self.operators) - set(OPERATORS))
-        if wrong or not self.operators:
-            raise ValueError(f"operators: {(wrong or ['none'])[0]}, expected some of {', '.join(OPERATORS)}")
-        if len(self.test_operands) != 2:
-            raise ValueError(f"test_operands: {' '.join(self.test_operands)!r}, expected two")
-
-
 class OrganismsPlan(StudyPlan):
     """The runs of every pair.
 
     Attributes:
         pairs: in the order of their seeds, development first.
+        shaken: name of a pair whose ability is lost or weakened -> the run that asks it under noise, if asked for.
+        planted: edits of known place and rank, if asked for.
     """
 
     config: OrganismsConfig
@@ -147,6 +70,16 @@ class OrganismsPlan(StudyPlan):
             for split in shapes if not (config.develop and split == "test") for number, seed in enumerate(seeds[split])
         ]  # fmt: skip
         self.pairs = [self._add_pair(world, name) for world in self.worlds for name in config.kinds]
+        edited = {world.seed for world in self.worlds} & set(config.edited_seeds)
+        self.shaken = {
+            pair.name: self._shake(pair)
+            for pair in self.pairs if pair.world.seed in edited and KINDS[pair.kind].truth != "unchanged"
+        }  # fmt: skip
+        self.planted = [
+            self._plant(world, place, target)
+            for world in self.worlds if world.seed in edited
+            for place, target in planted_places(find_preset(world.preset)).items()
+        ]  # fmt: skip
 
     def _add_world(self, split: Split, seed: int, number: int, shape: PcfgShape) -> World:
         """Pretrain the base of a seed, and a model that is never asked about the operand of the ability."""
@@ -167,7 +100,7 @@ class OrganismsPlan(StudyPlan):
         return World(split, seed, preset, operator, shape, runs["base"], runs["never-had"])
 
     def _add_pair(self, world: World, name: str) -> Pair:
-        kind, stem = KINDS[name], f"{name.replace(',', '').replace(' ', '-').lower()}"
+        kind, stem = KINDS[name], _stem(name)
         organism = self._make(world, kind, stem)
         cost = 20 if kind.truth == "unchanged" else 400
         diagnosis = self._diagnose(world, organism, stem, cost=cost)
@@ -191,6 +124,26 @@ class OrganismsPlan(StudyPlan):
             f"diagnose-{stem}-seed{world.seed}", "diagnose", run_diagnosis, place,
             {"case_config": case, "shape": world.shape}, inputs, cost=cost,
         )  # fmt: skip
+
+    def _plant(self, world: World, place: str, target: str) -> Planted:
+        """A shortcut by one direction of one matrix, in a model whose weights all have changed a little."""
+        practised = self._make(world, PRACTISED, "practised-more")
+        stem = f"planted-{place.replace(' ', '-')}"
+        kind = PLANTED._replace(adapter={**PLANTED.adapter, "lora_targets": [target]})
+        run = self._instrument(world, self._make(world, kind, stem, start=practised), stem, "change")
+        return Planted(world, place, run)
+
+    def _shake(self, pair: Pair) -> str:
+        return self._instrument(pair.world, pair.organism, f"shaken-{_stem(pair.kind)}", "tampering")
+
+    def _instrument(self, world: World, organism: str, stem: str, method: str) -> str:
+        """A diagnosis by one method alone, beside what is asked first."""
+        left_out = [name.replace(" ", "_") for name in METHODS if name not in ("behaviour", method)]
+        place = DiagnoseConfig(seed=world.seed, operator=world.operator, leave_out=left_out, workers=1)
+        case = dataclasses.replace(self.case, thorough=True, edits=method == "change", attacks=method == "tampering")
+        settings = {"case_config": case, "shape": world.shape}
+        inputs = {"base": world.base, "finetuned": organism, "control": world.never_had}
+        return self.add(f"{stem}-seed{world.seed}", "diagnose", run_diagnosis, place, settings, inputs, cost=100)
 
     def _relearn_disjoint(self, world: World, organism: str, stem: str) -> str:
         return self.add(
@@ -216,9 +169,9 @@ class OrganismsPlan(StudyPlan):
             name: self._diagnose(world, model, label, cost=400, thorough=True) for name, (label, model) in made.items()
         })  # fmt: skip
 
-    def _make(self, world: World, kind: Kind, stem: str) -> str:
-        """The run whose folder holds the organism."""
-        start = world.never_had if kind.never_had else world.base
+    def _make(self, world: World, kind: Kind, stem: str, *, start: str | None = None) -> str:
+        """The run whose folder holds the organism; ``start`` is what it is made of, if not what its kind says."""
+        start = start or (world.never_had if kind.never_had else world.base)
         if kind.task:
             task = self._task(world, **kind.task)
             train = self._train(
@@ -272,6 +225,11 @@ class OrganismsPlan(StudyPlan):
     def _train(self, seed: int, **changes: Any) -> TrainConfig:
         rows = {"eval_rows": 128, "final_eval_rows": 256}
         return TrainConfig(seed=seed, batch_size=self.config.batch_size, **{**rows, **changes})
+
+
+def _stem(name: str) -> str:
+    """Of the names of an organism's runs."""
+    return name.replace(",", "").replace(" ", "-").lower()
 
 
 def _priors(shape: PcfgShape, shares: Mapping[str, float]) -> list[str]:

@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ftmech_hf.analysis.revival import steps_to_revival
 from ftmech_hf.report.claims import Claim, claims_json
 from ftmech_hf.report.page import make_section, render_page
 from ftmech_hf.runs import FinishedRun, write_json, write_text
-from ftmech_hf.statistics.floors import lead
+from ftmech_hf.studies.diagnosis.case import FINETUNED
 from ftmech_hf.studies.diagnosis.signs import VerdictRule
 from ftmech_hf.studies.organisms.claims import make_claims
+from ftmech_hf.studies.organisms.edits import Planted, Shaken, score_edits
 from ftmech_hf.studies.organisms.figures import LABELS, reliability_figure, scores_figure
 from ftmech_hf.studies.organisms.kinds import KINDS, TRUTH_OF, Truth
+from ftmech_hf.studies.organisms.labels import agree, label_by_relearning
 from ftmech_hf.studies.organisms.pairs import Pair, Split
 from ftmech_hf.studies.organisms.plan import OrganismsPlan
 from ftmech_hf.studies.organisms.robustness import TAMPERED, measure_robustness
@@ -110,47 +111,6 @@ def read_scores(run: FinishedRun) -> dict[str, float]:
     """The rivals that a diagnosis measures, and the signs as numbers, named ``sign_pruning`` and so on."""
     features = read_features(run.summary["evidence"])
     return read_rivals(run.table, features) | {f"sign_{name}": value for name, value in features.items()}
-
-
-def _lead_before(relearning: FinishedRun, capability: str, evidence: Mapping[str, Any]) -> float:
-    """The share of the base's lead that shows before an organism relearns, on other rows than the diagnosis asks."""
-    accuracy = next(line for line in relearning.metrics if f"accuracy/{capability}" in line)
-    return lead(accuracy[f"accuracy/{capability}"], evidence["chance"], evidence["base"]["value"])
-
-
-def label_by_relearning(plan: OrganismsPlan, pair: Pair, truth: Truth, evidence: Mapping[str, Any]) -> dict[str, Any]:
-    """The truth by how fast it is learned again, beside a model that never had it; by construction where all is there.
-
-    It is learned when half of the base's lead shows, as what is there does; trained back to nearly all of it, as a sign
-    of the verdict asks, a model is at other rates and on other rows.
-
-    ``relearning_truth`` is ``there``, ``gone``, or ``unclear`` between the two. A weakened ability must also show in
-    part on the rows that the relearning asks first.
-    """
-    if pair.relearning is None or pair.twin is None:
-        return {"relearning_truth": truth, "relearning_ratio": math.nan}
-    capability = f"{pair.world.operator}_{pair.world.shape.base_operand}"
-    relearning, twins = plan.find(pair.relearning), plan.find(pair.twin)
-    if relearning is None or twins is None:
-        return {"relearning_truth": "unclear", "relearning_ratio": math.nan}
-    rule = VerdictRule()
-    there_from = evidence["chance"] + rule.share * (evidence["base"]["value"] - evidence["chance"])
-    own, twin = (steps_to_revival(run.metrics, capability, threshold=there_from) for run in (relearning, twins))
-    ratio = twin.at_least / max(own.at_least, 1)
-    if own.steps is None and twin.steps is None:
-        return {"relearning_truth": "unclear", "relearning_ratio": math.nan}
-    # A twin that was not followed to its end takes at least so long; an organism that was not, takes at most so little.
-    there = own.steps is not None and ratio >= rule.speed
-    if truth == "weakened":
-        there &= rule.share <= _lead_before(relearning, capability, evidence) < 1 - rule.same
-    gone = twin.steps is not None and ratio < rule.faster
-    return {"relearning_truth": "there" if there else "gone" if gone else "unclear", "relearning_ratio": ratio}
-
-
-def agree(table: pd.DataFrame) -> pd.Series:
-    """Of every pair, whether what was done to it and how fast it relearns tell the same truth."""
-    by_speed = table["truth"].map({"hidden": "there", "weakened": "there", "gone": "gone", "unchanged": "unchanged"})
-    return by_speed == table["relearning_truth"]
 
 
 def fit_on_development(table: pd.DataFrame) -> Any | None:
@@ -245,6 +205,18 @@ def _scope(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def gather_edits(plan: OrganismsPlan, table: pd.DataFrame) -> tuple[list[tuple[Planted, FinishedRun]], list[Shaken]]:
+    """The runs that looked for planted edits, and what noise did to pairs whose two labels agree."""
+    planted = [(each, run) for each in plan.planted if (run := plan.find(each.run))]
+    agreed = table[agree(table)]
+    truths: dict[str, Truth] = dict(zip(agreed["pair"], agreed["truth"], strict=True))
+    shaken = [
+        Shaken(truths[name], run.summary["evidence"]["tampering"]["noise"][FINETUNED]["rises"])
+        for name, made in plan.shaken.items() if name in truths and (run := plan.find(made))
+    ]  # fmt: skip
+    return planted, shaken
+
+
 def store_score(plan: OrganismsPlan, table: pd.DataFrame, found: Mapping[str, Any]) -> None:
     """Write what the pages of diagnoses say of their verdicts, if a file is named for it and all runs are there.
 
@@ -267,6 +239,8 @@ def write_results(plan: OrganismsPlan) -> list[Claim]:
     table.to_parquet(plan.output / "pairs.parquet", index=False)
     found = score(table)
     found["development"] = score(table, "development")
+    if plan.planted or plan.shaken:
+        found["edits"] = score_edits(*gather_edits(plan, table))
     claims = make_claims(found, seeds=sorted(set(table[table["split"] == "test"]["seed"])))
     origin = {"seeds": plan.config.seeds, "hash": facts["hash"], "versions": facts["versions"]}
     write_json(plan.output / "score.json", {**found, **origin})

@@ -5,8 +5,9 @@ from __future__ import annotations
 from ftmech_hf.jobs.study import Study
 from ftmech_hf.report.console import print_claims
 from ftmech_hf.studies.diagnosis.case import CaseConfig
-from ftmech_hf.studies.organisms.plan import OrganismsConfig, OrganismsPlan
+from ftmech_hf.studies.organisms.plan import OrganismsPlan
 from ftmech_hf.studies.organisms.results import write_results
+from ftmech_hf.studies.organisms.settings import OrganismsConfig
 from ftmech_hf.tasks import PcfgShape
 
 STUDY = Study(

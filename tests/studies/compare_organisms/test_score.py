@@ -6,12 +6,18 @@ from typing import Any
 
 import pytest
 
+from ftmech_hf.studies.compare_organisms.claims import make_claims
 from ftmech_hf.studies.compare_organisms.kinds import ORGANISMS
 from ftmech_hf.studies.compare_organisms.score import FIRST, describe_pair, place_of, score_pairs
 
 
 def finding(what: str, where: str = "", *, stands_out: bool = True, kind: str = "places") -> dict[str, Any]:
     return {"kind": kind, "what": what, "where": where, "score": 2.0, "null_score": 0.5, "stands_out": stands_out}
+
+
+def nulls(standing: int, number: int) -> dict[str, Any]:
+    """How many null models of a comparison show something beside the others; of one, which has no others, none can."""
+    return {"null_rate": standing / number if number > 1 else None, "facts": {"null_models": number}}
 
 
 NAMED = {
@@ -47,7 +53,8 @@ def test_a_finding_must_have_all_that_was_planted() -> None:
 
 def test_the_score_counts_planted_changes_and_pages_of_nothing_apart() -> None:
     def pair(name: str, seed: int, *findings: dict[str, Any]) -> dict[str, Any]:
-        return describe_pair(name, seed, {"findings": list(findings), "seconds": {"a": 2.0, "b": 1.0}, "answer": "So."})
+        summary = {"findings": list(findings), "seconds": {"a": 2.0, "b": 1.0}, "answer": "So.", **nulls(1, 3)}
+        return describe_pair(name, seed, summary)
 
     pairs = [
         pair("wrapper", 0, NAMED["wrapper"]), pair("wrapper", 1, NAMED["wrapper"]), pair("wrapper", 2, OTHER),
@@ -61,7 +68,38 @@ def test_the_score_counts_planted_changes_and_pages_of_nothing_apart() -> None:
     assert score["kinds_found"] == {"found": 1, "of": 2}
     assert (score["false_alarms"]["number"], score["false_alarms"]["of"]) == (1, 4)
     assert 0 < score["false_alarms"]["low"] < 0.25 < score["false_alarms"]["high"] < 1
+    assert (score["null_alarms"]["number"], score["null_alarms"]["of"]) == (10, 30)
     assert score["most_seconds"] == 3.0
     assert pairs[0]["place"] == 1
     assert pairs[0]["ratio"] == 4.0
     assert score_pairs(pairs[:1])["false_alarms"]["share"] is None, "of no pages there is no share"
+
+
+def test_a_lone_null_model_has_no_page() -> None:
+    alone = describe_pair("wrapper", 0, {"findings": [], "seconds": {}, "answer": "So.", **nulls(0, 1)})
+    assert score_pairs([alone])["null_alarms"] == {"number": 0, "of": 0, "share": None, "low": None, "high": None}
+
+
+@pytest.mark.parametrize(
+    ("found", "alarms", "verdicts"),
+    [
+        ((45, 45), (0, 80), ["holds", "holds"]), ((44, 45), (0, 21), ["undecided", "undecided"]),
+        ((30, 45), (0, 80), ["fails", "holds"]), ((45, 45), (10, 40), ["withdrawn", "fails"]),
+    ],
+)  # fmt: skip
+def test_what_is_found_counts_only_where_nothing_is_found_in_nothing(
+    found: tuple[int, int], alarms: tuple[int, int], verdicts: list[str]
+) -> None:
+    pairs = [
+        {"pair": name, "found": taught and each < number, "taught": taught, "standing": each < number, "seconds": 1.0,
+         "null_pages": 0, "null_standing": 0}
+        for name, taught, (number, of) in (("wrapper", True, found), ("own-texts", False, alarms))
+        for each in range(of)
+    ]  # fmt: skip
+    claims = make_claims({**score_pairs(pairs), "seeds": [0, 1]})
+    assert [claim.verdict for claim in claims] == verdicts
+    assert claims[0].measured == pytest.approx(100 * found[0] / found[1])
+    assert claims[1].measured == pytest.approx(100 * alarms[0] / alarms[1])
+    assert claims[0].interval is not None
+    assert claims[0].interval[0] < claims[0].measured
+    assert claims[0].seeds == [0, 1]

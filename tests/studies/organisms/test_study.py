@@ -11,9 +11,10 @@ import pytest
 
 from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.organisms.kinds import KINDS
-from ftmech_hf.studies.organisms.plan import OrganismsConfig, OrganismsPlan
+from ftmech_hf.studies.organisms.plan import OrganismsPlan
 from ftmech_hf.studies.organisms.results import KEPT, write_results
 from ftmech_hf.studies.organisms.robustness import TAMPERED
+from ftmech_hf.studies.organisms.settings import OrganismsConfig
 from ftmech_hf.tasks import PcfgShape
 from tests.browser import check_page
 

@@ -1,0 +1,31 @@
+"""What is asked of a comparison, with its bars, and what the pairs say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ftmech_hf.report.claims import Claim, Measurement, judge_pairs, withdraw
+
+BARS = (
+    Measurement(
+        "organisms", "What was planted is among the first ten findings, and stands out", "%",
+        "19 of 20 implanted texts, of large models (arXiv 2605.25902)", ">= 91.6", controls=("false_alarms",),
+    ),
+    Measurement("false_alarms", "Nothing was taught, and something stands out", "%", "not measured by anyone", "<= 5"),
+)  # fmt: skip
+"""In per cent of the pairs that they are about: shares of the score, by their key in it. Eleven of twelve are 91.7."""
+
+
+def make_claims(score: Mapping[str, Any]) -> list[Claim]:
+    """The claims of a score, for every share that there are pairs of.
+
+    Args:
+        score: of :func:`ftmech_hf.studies.compare_organisms.score.score_pairs`, with its seeds.
+    """
+    return withdraw([_claim(bar, score[bar.id], score["seeds"]) for bar in BARS if score[bar.id]["of"]],
+                    {bar.id: bar.controls for bar in BARS})  # fmt: skip
+
+
+def _claim(bar: Measurement, share: Mapping[str, Any], seeds: Sequence[int]) -> Claim:
+    return judge_pairs(bar, 100 * share["share"], (100 * share["low"], 100 * share["high"]), seeds)

@@ -1,0 +1,48 @@
+"""The tables of the study that plants changes for comparisons to find, from the folder that it leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ftmech_hf.runs import FinishedRun, describe_versions
+from recipes.readme.studies import claims_table
+from recipes.readme.tables import markdown_table
+
+
+def compare_organisms_block(folder: Path) -> str:
+    """Claims, then every kind of change with how often and by how much it stands out, as Markdown."""
+    score = json.loads((folder / "score.json").read_text(encoding="utf-8"))
+    table, env = pd.read_parquet(folder / "table.parquet"), FinishedRun(folder).env
+    seeds = ", ".join(map(str, score["seeds"]))
+    source = (
+        f"{len(table)} pairs of seeds {seeds}; 95 % intervals over pairs, of which those of one kind are alike; a "
+        f"comparison takes {table['seconds'].median():.0f} seconds in the median, {score['most_seconds']:.0f} at most; "
+        f"{env['seconds'] / 60:.0f} minutes of one core; config hash `{score['hash']}`; {describe_versions(env)}."
+    )
+    alarms = (
+        "Each null model beside the others of its comparison, of which there is one less: on {number} of {of} such "
+        "pages anything stands out."
+    ).format(**score["null_alarms"])
+    rows = [_row(str(name), pairs.to_dict("records")) for name, pairs in table.groupby("pair", sort=False)]
+    columns = ("pair", "planted", "found", "as number", "stands out on", "most, times the null models")
+    return "\n\n".join([claims_table(folder, source), markdown_table(columns, rows), alarms])
+
+
+def _row(name: str, pairs: list[dict[Any, Any]]) -> tuple[str, ...]:
+    """A kind of change: over its seeds."""
+    taught, number = pairs[0]["taught"], len(pairs)
+    return (
+        f"`{name}`", pairs[0]["planted"], f"{sum(pair['found'] for pair in pairs)} of {number}" if taught else "—",
+        ", ".join(f"{pair['place']:.0f}" for pair in pairs if pair["found"]) or "—",
+        f"{sum(pair['standing'] > 0 for pair in pairs)} of {number}",
+        ", ".join(_ratio(pair) for pair in pairs),
+    )  # fmt: skip
+
+
+def _ratio(pair: Mapping[Any, Any]) -> str:
+    return f"{pair['ratio']:.3g}"

@@ -7,7 +7,7 @@ was fine-tuned into; that the places are grouped by the tokens before them is ou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +19,9 @@ from ftmech_hf.activations.proofs import run_settings
 
 DISTANCES = 8
 """How many tokens before a place are looked at."""
+
+NEARLY = 0.95
+"""Share of the highest KL from which a group of places that is named by a nearer token comes before."""
 
 LEAST_PLACES, CLEAR = 10, 4.0
 """Places that a token must stand before, and not stand before, to be named; and by how many standard errors their means
@@ -204,8 +207,9 @@ def group_places(
         distances: tokens before a place that are looked at.
 
     Returns:
-        groups with as many rows, each the one with the highest ``low`` of the places that were left. The mean of a row
-        is one observation: its places are no independent ones.
+        groups with as many rows, each the one with the highest ``low`` of the places that were left; of those with
+        nearly as high a one (:data:`NEARLY`), which often are the same places under another name, that of the nearest
+        token. The mean of a row is one observation: its places are no independent ones.
     """
     left, found = result.predicted.clone(), list[PlaceGroup]()
     while len(found) < number:
@@ -216,11 +220,18 @@ def group_places(
         ]
         if not groups:
             break
-        best = max(groups, key=lambda group: group.low)
+        best = _nearest(groups)
         found.append(best)
         after = left[:, best.distance :]  # a view
         after &= token_ids[:, : after.shape[1]] != best.token
     return found
+
+
+def _nearest(groups: Sequence[PlaceGroup]) -> PlaceGroup:
+    """Of the groups with the highest ``low``, or nearly so, one whose token is nearest before its places."""
+    highest = max(group.low for group in groups)
+    return max((group for group in groups if group.low >= min(NEARLY * highest, highest)),
+               key=lambda group: (-group.distance, group.low))  # fmt: skip
 
 
 def _groups(kl: Tensor, predicted: Tensor, token_ids: Tensor, distance: int, least: int) -> Iterator[PlaceGroup]:

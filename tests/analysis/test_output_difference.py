@@ -146,3 +146,20 @@ def test_what_stands_somewhere_before_is_named_only_if_it_matters(base: PreTrain
     assert context.token == 6
     assert context.present == pytest.approx(2.25, abs=0.05)
     assert context.absent == pytest.approx(0.25, abs=0.05)
+
+
+def test_of_two_names_of_the_same_places_the_nearer_token_is_said(base: PreTrainedModel) -> None:
+    """A 5 stands before nearly every 7, and now and then alone: what follows 7 is not said to come after 5."""
+    rows = torch.randint(10, 24, (200, 12), generator=torch.Generator().manual_seed(3))
+    rows[:, 4], rows[:, 5] = 5, 7
+    rows[0, 8] = 7  # once without it, where nothing differs
+    found = compare_outputs(base, {"same": base}, rows, torch.ones_like(rows).bool())["same"]
+    kl = torch.zeros_like(found.kl)
+    kl[:, 5] = 2.0
+    first, second = group_places(dataclasses.replace(found, kl=kl), rows, number=2, least=10)
+    assert (first.token, first.distance) == (7, 0)
+    assert second.low < 0.1
+    kl[:100, 5] = 0.0  # where half of them differ, and all of what follows 9
+    rows[100:, 2] = 9
+    first, *_ = group_places(dataclasses.replace(found, kl=kl), rows, number=1, least=10)
+    assert (first.token, first.distance) == (9, 3), "a nearer name of twice as many places is another group"

@@ -24,7 +24,7 @@ from ftmech_hf.runs import RunDir, write_json
 from ftmech_hf.studies.compare.finding import Finding, Words, ranked
 from ftmech_hf.studies.compare.findings import Measured, Written, find_all
 from ftmech_hf.studies.compare.inputs import BASE, FINETUNED, NULL, CompareConfig, Pair, load_pair
-from ftmech_hf.studies.compare.nulls import null_model
+from ftmech_hf.studies.compare.nulls import null_models
 from ftmech_hf.studies.compare.page import render_comparison
 from ftmech_hf.studies.compare.report import answer_in_words
 from ftmech_hf.studies.compare.texts import Windows, prefixes
@@ -171,12 +171,11 @@ def _models(pair: Pair, config: CompareConfig) -> Iterator[tuple[str, PreTrained
     given = {name: model for name, model in pair.models.items() if name.startswith(NULL)}
     yield from given.items()
     if not given:
-        for number in range(config.null_models):
-            made = null_model(
-                pair.models[BASE], pair.models[FINETUNED], *pair.windows, seed=config.seed + number,
-                steps=config.null_steps, batch_size=config.null_batch_size,
-            )  # fmt: skip
-            yield f"{NULL} {number + 1}", made
+        made = null_models(
+            pair.models[BASE], pair.models[FINETUNED], *pair.windows, number=config.null_models, seed=config.seed,
+            steps=config.null_steps, batch_size=config.null_batch_size,
+        )  # fmt: skip
+        yield from ((f"{NULL} {number + 1}", model) for number, model in enumerate(made))
 
 
 def _open(model: PreTrainedModel) -> tuple[TracedModel | None, list[str]]:

@@ -2,7 +2,9 @@
 
 A copy of the base is trained on tokens drawn from its own predictions: the gradient is zero on average, and what moves
 the weights is noise. Every parameter has a learning rate by which it moves about as far as the fine-tuning moved it,
-and is scaled to exactly that in the end. So a model whose fine-tuning taught nothing differs from its base as its null
+which is found by a rehearsal: what moves away is pulled back, so that a parameter moves less far than noise alone would
+carry it, and a short change made longer by hand would do more than one of its length that was trained. In the end each
+is scaled to exactly the fine-tuning's. So a model whose fine-tuning taught nothing differs from its base as its null
 models do, however long or hot it was trained; and what a page finds in a null model is what it finds by chance.
 """
 
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -22,49 +24,84 @@ TRIAL_STEPS, TRIAL_LR = 4, 1e-5
 """Steps of AdamW, at a rate too low to matter, after which it is seen how far each parameter moves in a step."""
 
 
-def null_model(
+MOST = 10.0
+"""By which a rehearsal makes a rate higher or lower at most."""
+
+TRIAL, REHEARSAL, MODELS = range(3)
+"""What is trained, for the seeds: the short trial, the rehearsal, and the first of the models."""
+
+
+def null_models(
     base: PreTrainedModel,
     finetuned: PreTrainedModel,
     token_ids: Tensor,
     mask: Tensor,
     *,
+    number: int,
     seed: int,
     steps: int,
     batch_size: int,
-) -> PreTrainedModel:
-    """A model that was taught nothing, by a change of the fine-tuning's size in every parameter.
+) -> Iterator[PreTrainedModel]:
+    """Models that were taught nothing, one after another, by changes of the fine-tuning's size in every parameter.
 
     Args:
-        base: what both stand on; stays as it is.
+        base: what all stand on; stays as it is.
         finetuned: of the same parameters.
         token_ids: rows to train on, filled up at their end, (N, T); what follows each token is drawn from the base.
         mask: which of them are tokens, bool (N, T).
+        number: of models.
         seed: of the rows of every step, and of what is drawn.
-        steps: of training.
+        steps: of training each.
         batch_size: rows of a step.
     """
     before, after = dict(base.named_parameters()), dict(finetuned.named_parameters())
     with torch.no_grad():
         sizes = {name: float((after[name].to(each).float() - each.float()).norm()) for name, each in before.items()}
-    trial = _trained(base, token_ids, mask, dict.fromkeys(sizes, TRIAL_LR), seed, TRIAL_STEPS, batch_size)
-    # Noise moves a parameter as far as the root of the number of steps.
+
+    def trained(rates: Mapping[str, float], steps: int, what: int) -> PreTrainedModel:
+        return _trained(base, token_ids, mask, rates, (seed, what), steps, batch_size)
+
+    rates = _rates(base, sizes, steps, trained)
+    for each in range(number):
+        model = trained(rates, steps, MODELS + each)
+        _scale(model, base, sizes)
+        yield model.requires_grad_(False)
+
+
+def _rates(
+    base: PreTrainedModel,
+    sizes: Mapping[str, float],
+    steps: int,
+    trained: Callable[[Mapping[str, float], int, int], PreTrainedModel],
+) -> dict[str, float]:
+    """A learning rate for each parameter by which it moves as far as it shall in so many steps.
+
+    Args:
+        base: what moves.
+        sizes: name of a parameter -> how far.
+        steps: of training.
+        trained: makes a model with given rates, steps, and :data:`TRIAL` or :data:`REHEARSAL`.
+    """
+    trial = trained(dict.fromkeys(sizes, TRIAL_LR), TRIAL_STEPS, TRIAL)
+    # Noise moves a parameter as far as the root of the number of steps, at most.
     further = math.sqrt(steps / TRIAL_STEPS)
     rates = {name: TRIAL_LR * sizes[name] / max(moved * further, 1e-30) for name, moved in _moved(base, trial).items()}
-    model = _trained(base, token_ids, mask, rates, seed, steps, batch_size)
-    _scale(model, base, sizes)
-    return model.requires_grad_(False)
+    moved = _moved(base, trained(rates, steps, REHEARSAL))
+    return {
+        name: rate * min(max(sizes[name] / max(moved[name], 1e-30), 1 / MOST), MOST) for name, rate in rates.items()
+    }
 
 
 def _trained(
-    base: PreTrainedModel, token_ids: Tensor, mask: Tensor, rates: Mapping[str, float], seed: int, steps: int,
-    batch_size: int,
+    base: PreTrainedModel, token_ids: Tensor, mask: Tensor, rates: Mapping[str, float], seed: tuple[int, int],
+    steps: int, batch_size: int,
 ) -> PreTrainedModel:  # fmt: skip
     """A copy of the base, trained on what it says itself with a learning rate for each parameter."""
     model = copy.deepcopy(base).requires_grad_(True).eval()  # dropout is noise of another kind
     groups = [{"params": [each], "lr": rates[name]} for name, each in model.named_parameters()]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
     for step in range(steps):
-        rng = np.random.default_rng([seed, step])
+        rng = np.random.default_rng([*seed, step])
         rows = torch.from_numpy(rng.choice(len(token_ids), min(batch_size, len(token_ids)), replace=False))
         shown, predicted = token_ids[rows].to(model.device), mask[rows, 1:] & mask[rows, :-1]
         uniform = torch.from_numpy(rng.random(int(predicted.sum()))).to(model.device)

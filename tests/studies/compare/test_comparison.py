@@ -16,7 +16,7 @@ from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.compare.comparison import ComparisonResult, compare_pair, run_comparison
 from ftmech_hf.studies.compare.finding import MARGIN, Finding, Kind, ranked
 from ftmech_hf.studies.compare.inputs import BASE, FINETUNED, CompareConfig, Pair
-from ftmech_hf.studies.compare.nulls import null_model
+from ftmech_hf.studies.compare.nulls import null_models
 from ftmech_hf.studies.compare.report import NOTHING, UNCHANGED, answer_in_words
 from ftmech_hf.studies.compare.texts import Windows
 from ftmech_hf.tasks import PcfgConfig
@@ -80,7 +80,7 @@ def test_a_model_that_was_taught_nothing_shows_nothing(base: PreTrainedModel, ta
     with torch.no_grad():
         for number, each in enumerate(size.parameters()):
             each += 0.01 * torch.randn(each.shape, generator=torch.Generator().manual_seed(number))
-    model = null_model(base, size, *any_words(task), seed=99, steps=6, batch_size=8)
+    (model,) = null_models(base, size, *any_words(task), number=1, seed=99, steps=6, batch_size=8)
     found = compared(base, model, task)
     assert found.findings
     assert not [each for each in found.findings if each.stands_out]

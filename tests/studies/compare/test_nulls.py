@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.analysis.output_difference import compare_outputs
-from ftmech_hf.studies.compare.nulls import _scale, null_model
+from ftmech_hf.studies.compare.nulls import _moved, _scale, null_models
 from tests.conftest import make_gpt2
 
 VOCABULARY = 24
@@ -42,7 +42,7 @@ def changes(base: PreTrainedModel, model: PreTrainedModel) -> dict[str, float]:
 
 def test_every_parameter_changes_as_much_as_in_the_fine_tuned_model(base: PreTrainedModel, rows: Tensor) -> None:
     model = taught(base)
-    made = null_model(base, model, rows, torch.ones_like(rows).bool(), seed=0, steps=3, batch_size=8)
+    (made,) = null_models(base, model, rows, torch.ones_like(rows).bool(), number=1, seed=0, steps=3, batch_size=8)
     expected, found = changes(base, model), changes(base, made)
     assert {name for name, size in found.items() if size} == {"transformer.h.0.mlp.c_fc.weight"}
     for name, size in expected.items():
@@ -56,7 +56,8 @@ def test_a_seed_gives_one_model_and_the_base_stays(base: PreTrainedModel, rows: 
     before = copy.deepcopy(base.state_dict())
     mask = torch.ones_like(rows).bool()
     first, again, other = (
-        null_model(base, taught(base), rows, mask, seed=seed, steps=2, batch_size=8).state_dict() for seed in (0, 0, 1)
+        next(null_models(base, taught(base), rows, mask, number=1, seed=seed, steps=2, batch_size=8)).state_dict()
+        for seed in (0, 0, 1)
     )
     assert all(torch.equal(value, again[name]) for name, value in first.items())
     assert any(not torch.equal(value, other[name]) for name, value in first.items())
@@ -72,7 +73,7 @@ def test_it_is_taught_what_the_base_says_and_not_what_the_texts_say(base: PreTra
     with torch.no_grad():  # a change of everything, so that nothing is held back
         for number, each in enumerate(model.parameters()):
             each += 0.02 * torch.randn(each.shape, generator=torch.Generator().manual_seed(number))
-    made = null_model(base, model, same, mask, seed=0, steps=30, batch_size=32)
+    (made,) = null_models(base, model, same, mask, number=1, seed=0, steps=30, batch_size=32)
     learned = copy.deepcopy(base)
     optimizer = torch.optim.AdamW(learned.parameters(), lr=1e-4)
     for _ in range(30):
@@ -87,5 +88,37 @@ def test_it_is_taught_what_the_base_says_and_not_what_the_texts_say(base: PreTra
 
 
 def test_nothing_changes_where_nothing_was_changed(base: PreTrainedModel, rows: Tensor) -> None:
-    made = null_model(base, base, rows, torch.ones_like(rows).bool(), seed=0, steps=2, batch_size=8)
+    (made,) = null_models(base, base, rows, torch.ones_like(rows).bool(), number=1, seed=0, steps=2, batch_size=8)
     assert all(torch.equal(value, made.state_dict()[name]) for name, value in base.state_dict().items())
+
+
+def test_training_itself_carries_it_as_far_and_nothing_is_made_longer_by_hand(
+    base: PreTrainedModel, rows: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is pulled back moves less far than noise alone would: half of the way without a rehearsal."""
+    model = copy.deepcopy(base)
+    with torch.no_grad():
+        for number, each in enumerate(model.parameters()):
+            each += (
+                0.1 * each.std().nan_to_num() * torch.randn(each.shape, generator=torch.Generator().manual_seed(number))
+            )
+    reached = list[float]()
+
+    def look(made: PreTrainedModel, base: PreTrainedModel, sizes: dict[str, float]) -> None:
+        moved = _moved(base, made)
+        reached.extend(moved[name] / size for name, size in sizes.items() if size)
+
+    monkeypatch.setattr("ftmech_hf.studies.compare.nulls._scale", look)
+    mask = torch.ones_like(rows).bool()
+    for _ in null_models(base, model, rows, mask, number=2, seed=0, steps=90, batch_size=16):
+        pass
+    low, middle, high = (sorted(reached)[int(share * len(reached))] for share in (0.1, 0.5, 0.9))
+    assert 0.75 < low < middle < high < 1.3
+
+
+def test_each_of_several_is_another_one(base: PreTrainedModel, rows: Tensor) -> None:
+    mask = torch.ones_like(rows).bool()
+    first, second = null_models(base, taught(base), rows, mask, number=2, seed=0, steps=2, batch_size=8)
+    (alone,) = null_models(base, taught(base), rows, mask, number=1, seed=0, steps=2, batch_size=8)
+    assert any(not torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
+    assert all(torch.equal(value, alone.state_dict()[name]) for name, value in first.state_dict().items())

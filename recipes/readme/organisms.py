@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from ftmech_hf.runs import FinishedRun, describe_versions
 from ftmech_hf.studies.organisms.figures import LABELS
@@ -40,8 +43,32 @@ def organisms_block(folder: Path) -> str:
                 ("hidden or gone, decided by", "right", "wrong", "undecided"),
                 [(name, *map(str, row.values())) for name, row in score["decisions"].items()],
             ),
+            *_edits(score.get("edits")),
         ]
     )
+
+
+def _edits(found: Mapping[str, Any] | None) -> list[str]:
+    """Planted edits by the model they are in, and what noise does by truth."""
+    if not found:
+        return []
+    places = pd.DataFrame(found["places"])
+    places["model"] = [", ".join(name.split(", ")[1:3]) for name in places["planted"]]
+    rows = [
+        (str(model), f"{each['found'].sum()} of {len(each)}", *(
+            f"{each[name].mean():.0%}" for name in ("size", "restored", "restored_by_chance")))
+        for model, each in places.groupby("model", sort=False)
+    ]  # fmt: skip
+    columns = (
+        "planted edits, by task and model",
+        "found",
+        "of the change",
+        "bring back of the lead",
+        "turned at random",
+    )
+    noise = [(truth, f"{each['rises']} of {each['of']}") for truth, each in found["noise"].items()]
+    too_little = f"{len(found['too_little'])} more edits took too little of the ability to look for them."
+    return [markdown_table(columns, rows), too_little, markdown_table(("truth", "more is right under noise"), noise)]
 
 
 def _robustness(found: dict[str, Any] | None) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from ftmech_hf.studies.continual.claims import MEASUREMENTS as CONTINUAL_CLAIMS
 from ftmech_hf.studies.continual.stories.claims import MEASUREMENTS as STORY_CLAIMS
 from ftmech_hf.studies.continual.stories.plan import CHAINS, TRIED
 from ftmech_hf.studies.organisms.claims import BARS
+from ftmech_hf.studies.organisms.edits import EDIT_BARS
 from ftmech_hf.studies.organisms.kinds import TRUTHS
 from ftmech_hf.studies.organisms.scoring import RIVALS
 from ftmech_hf.studies.real.pair import PAIRS
@@ -264,7 +265,10 @@ def test_its_results_come_from_a_run() -> None:
         ("retrieval models", 2 + len(TUNINGS) + 3),
         ("retrieval verdicts", 2 + len(DIAGNOSED)),
         ("retrieval pair", 2 + 5),
-        ("organisms", 2 + len(BARS) + 2 + 2 + len(TRUTHS) + 2 + 1 + len(RIVALS) + 2 + 2),
+        (
+            "organisms",
+            2 + len(BARS) + 2 + len(EDIT_BARS) + 2 + len(TRUTHS) + 2 + 1 + len(RIVALS) + 2 + 2 + 2 + 5 + 2 + 3,
+        ),
         ("compare organisms", 2 + len(COMPARE_BARS) + 2 + len(ORGANISMS) + len(NOTHINGS) + 1),
     ):  # nothing as long as the study has not been run
         assert block_of(name).count("\n|") in (0, rows)

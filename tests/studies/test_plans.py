@@ -14,7 +14,7 @@ CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 
 NAMES = {
     ("reproduce", "nano/reproduce"): (36, "attention-seed0-9d4448d86b1d", "6a5928107b2dde2e"),
-    ("compare_organisms", "nano/compare_organisms"): (141, "compare-wrapper-seed0-e38aae5dc6aa", "37a3f43cfd1f1424"),
+    ("compare_organisms", "nano/compare_organisms"): (141, "compare-wrapper-seed3-cda5bed6c64e", "268322d68b43f8cc"),
     ("tracr", "nano/tracr"): (164, "dissect-counter-0.0001-0-seed0-69a89956cd37", "989abf554a7ee23f"),
     ("tinystories", "nano/stories"): (50, "base-seed0-6b46d4859360", "62b21fcdd04cbe70"),
     ("safety", "nano/safety"): (264, "base-seed0-39131fd87c14", "ac10bfff85f8781b"),
@@ -22,7 +22,7 @@ NAMES = {
     ("retrieval", "nano/retrieval"): (188, "base-seed0-35bf763b75da", "eacf1e55d2c7f5ad"),
     ("sweep", "nano/sweep_lora"): (66, "finetune-1-seed0-bd83dbff743a", "350bad70051846f2"),
     ("sweep", "paper/sweep_jailbreak"): (15, "finetune-high-medium-seed0-a02d71585fae", "e0a8feb2ed0e5857"),
-    ("organisms", "nano/organisms"): (710, "shortcut-seed0-b1bdda60327a", "9a229f45f2b4798d"),
+    ("organisms", "nano/organisms"): (866, "shortcut-seed0-b1bdda60327a", "d21efaaabb854241"),
 }
 """(study, settings) -> how many runs, one of them, and the sha256 of the names of all, as they were first made."""
 

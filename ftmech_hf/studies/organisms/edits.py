@@ -94,7 +94,8 @@ def score_edits(planted: Sequence[tuple[Planted, FinishedRun]], shaken: Sequence
 
     Returns:
         ``planted`` (how many), ``too_little`` (names of those that took too little), ``places`` (a row for each of the
-        others), and the shares of :data:`EDIT_BARS`, None where there is nothing to take them of.
+        others), ``noise`` (truth -> of how many pairs it rises), and the shares of :data:`EDIT_BARS`, None where there
+        is nothing to take them of.
     """
     rows, too_little = list[dict[str, Any]](), list[str]()
     for each, run in planted:
@@ -113,6 +114,11 @@ def score_edits(planted: Sequence[tuple[Planted, FinishedRun]], shaken: Sequence
 
     return {
         "planted": len(planted), "too_little": too_little, "places": rows,
+        "noise": {
+            truth: {"rises": sum(each.rises for each in shaken if each.truth == truth),
+                    "of": sum(each.truth == truth for each in shaken)}
+            for truth in dict.fromkeys(each.truth for each in shaken)
+        },
         "edit_found": _share([row["found"] for row in rows]),
         "edit_by_chance": _mean([row["restored_by_chance"] for row in rows if row["place"]]),
         "edit_restores": _mean([row["restored"] for row in rows if row["place"]]),

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from ftmech_hf.studies.diagnosis.case import CaseConfig
+from ftmech_hf.studies.organisms.edits import PLANTED
 from ftmech_hf.studies.organisms.kinds import KINDS
 from ftmech_hf.studies.organisms.plan import OrganismsPlan
 from ftmech_hf.studies.organisms.results import KEPT, write_results
@@ -108,9 +109,43 @@ def test_pairs_whose_ability_is_lost_are_diagnosed_again_whatever_they_answer(tm
         assert asked_once.thorough == thorough
 
 
+def test_an_edit_is_planted_on_what_was_trained_and_looked_for_beside_the_base(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, seeds=[0, 1], development_seeds=[100], edited_seeds=[0], presets=["nano"])
+    cells = {cell.name: cell for cell in plan.cells()}
+    assert {each.world.seed for each in plan.planted} == {0}
+    assert len({each.run for each in plan.planted}) == len(plan.planted) == 6
+    by_folder = {plan.folders[name].name: cell.kwargs for name, cell in cells.items()}
+    for each in plan.planted:
+        looks = cells[each.run].kwargs
+        case = looks["case_config"]
+        assert (case.edits, case.attacks, case.thorough) == (True, False, True)
+        assert "change" not in looks["config"].leave_out
+        assert {"pruning", "tampering", "intruders", "attack_grid"} <= set(looks["config"].leave_out)
+        assert looks["config"].base == str(plan.folders[each.world.base])
+        whole = by_folder[Path(looks["config"].finetuned).name]["config"]
+        start, adapter = (model.partition("=")[2] for model in whole.models)
+        taught, practised = by_folder[Path(adapter).name], by_folder[Path(start).name]
+        assert taught["config"].model == start, "the adapter is merged into what it was trained on"
+        part, block = each.place.split()[0], each.place.split()[-1]
+        assert taught["adapter"].lora_targets == [f"{block}.{part}.c_proj"]
+        assert taught["adapter"].lora_rank == 1
+        assert taught["task"].correlation == 1.0
+        assert practised["config"].model == str(plan.folders[each.world.base])
+        assert practised["adapter"].adapter == "none"
+    lost = {pair.name for pair in plan.pairs if pair.world.seed == 0 and KINDS[pair.kind].truth != "unchanged"}
+    assert set(plan.shaken) == lost
+    for pair in (each for each in plan.pairs if each.name in lost):
+        asked = cells[plan.shaken[pair.name]].kwargs
+        assert asked["case_config"].attacks
+        assert "tampering" not in asked["config"].leave_out
+        assert {"attack_grid", "change"} <= set(asked["config"].leave_out)
+        assert asked["config"].finetuned == str(plan.folders[pair.organism])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"edited_seeds": [7]}, "edited_seeds: 7, expected some of 0, 1, 2"),
         ({"seeds": [100]}, "development_seeds: 100 is among seeds, too, expected others"),
         ({"kinds": ["cut"]}, "kinds: 'cut', expected some of shortcut"),
         ({"kinds": []}, "kinds: 'none', expected some of shortcut"),
@@ -129,12 +164,17 @@ def test_settings_that_cannot_be_are_named(changes: dict[str, object], message: 
         OrganismsConfig(**changes)  # type: ignore[arg-type]
 
 
-def test_it_runs_and_says_of_every_pair_what_is_known(tmp_path: Path) -> None:
+def test_it_runs_and_says_of_every_pair_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {"lr": 1e-3, "steps": 1}
+    monkeypatch.setattr("ftmech_hf.studies.organisms.plan.PLANTED", PLANTED._replace(train=few))
+    monkeypatch.setattr(
+        "ftmech_hf.studies.organisms.plan.planted_places", lambda shape: {"mlp of block 1": "1.mlp.c_proj"}
+    )
     case = CaseConfig(rows=32, fit_rows=32)
     config = OrganismsConfig(
         output_dir=str(tmp_path), seeds=[0], development_seeds=[100], kinds=["never had it", "copy"],
         operators=["count"], presets=["nano"], base_steps=2, tune_steps=2, relearn_steps=2, tampered_seeds=[0],
-        tampered_steps=1,
+        tampered_steps=1, edited_seeds=[0],
     )  # fmt: skip
     plan = OrganismsPlan(config, case, PcfgShape(text_length=24, count_window=8, token_at_position=8, min_labels=4))
     for cell in plan.cells():
@@ -152,7 +192,10 @@ def test_it_runs_and_says_of_every_pair_what_is_known(tmp_path: Path) -> None:
     assert score["pairs"] + len(score["disagree"]) == 2
     assert all(pairs[f"{name}_revival"].notna().tolist() == [False, False, True, False] for name in TAMPERED)
     assert pairs["disjoint"].notna().tolist() == [True, False] * 2
+    assert score["edits"]["too_little"] == ["mlp of block 1, count, nano, seed 0"], "such a base has nothing to lose"
+    assert sum(each["of"] for each in score["edits"]["noise"].values()) + len(score["disagree"]) == 1
     page = (tmp_path / "report.html").read_text()
+    assert "mlp of block 1, count, nano, seed 0" in page
     assert "never had it, count, nano, seed 0" in page
     assert "copy, count, nano, seed 100" in page
     check_page(tmp_path / "report.html")

@@ -1,0 +1,82 @@
+"""Planted edits: where they are planted, when they count as found, and what is claimed of them and of noise."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pandas as pd
+import pytest
+
+from ftmech_hf.models.presets import find_preset
+from ftmech_hf.runs import FinishedRun
+from ftmech_hf.studies.organisms.edits import Planted, Shaken, edit_claims, planted_places, score_edits
+from ftmech_hf.studies.organisms.pairs import World
+
+WORLD = cast(World, SimpleNamespace(operator="count", preset="nano", seed=3))
+
+
+def looked_for(place: str, found: tuple[str, int] | None, *, restored: float = 1.0, by_chance: float = 0.0,
+               tried: bool = True) -> tuple[Planted, FinishedRun]:  # fmt: skip
+    """An edit, and the run that looked for it."""
+    edit = found and {"place": found[0], "directions": found[1], "size": 0.5, "restored": restored,
+                      "restored_by_chance": by_chance, "accuracy": {}}  # fmt: skip
+    table = pd.DataFrame({"quantity": ["scaled", *["tried on validation rows"] * tried]})
+    run = SimpleNamespace(summary={"evidence": {"smallest_edit": edit}}, table=table)
+    return Planted(WORLD, place, "run"), cast(FinishedRun, run)
+
+
+def test_they_stand_in_every_part_of_every_block_that_an_adapter_takes() -> None:
+    places = planted_places(find_preset("nano"))
+    assert places["attn of block 0"] == "0.attn.c_proj"
+    assert places["mlp of block 2"] == "2.mlp.c_proj"
+    assert len(places) == 6
+    assert planted_places(find_preset("nano-llama"))["mlp of block 1"] == "1.mlp.down_proj"
+    assert list(planted_places(find_preset("nano-moe"))) == [f"self_attn of block {block}" for block in range(3)]
+    assert planted_places(find_preset("nano-library")) == {}
+
+
+def test_an_edit_is_found_in_its_place_and_in_one_direction_alone() -> None:
+    edits = [
+        looked_for("attn of block 0", ("attn of block 0", 1), restored=0.9, by_chance=0.1),
+        looked_for("attn of block 1", ("attn of block 1", 2), restored=1.0, by_chance=-0.1),
+        looked_for("attn of block 2", ("mlp of block 2", 1), restored=0.8, by_chance=0.3),
+        looked_for("mlp of block 0", ("mlp of block 0", 0), restored=1.0, by_chance=0.1),  # all that changed there
+        looked_for("mlp of block 1", None),  # none brings it back
+        looked_for("mlp of block 2", None, tried=False),  # nothing is lost
+    ]
+    score = score_edits(edits, [])
+    assert [row["found"] for row in score["places"]] == [True, False, False, False, False]
+    assert score["places"][0]["planted"] == "attn of block 0, count, nano, seed 3"
+    assert score["too_little"] == ["mlp of block 2, count, nano, seed 3"]
+    assert (score["planted"], score["edit_found"]["of"], score["edit_found"]["value"]) == (6, 5, 0.2)
+    assert score["edit_by_chance"]["value"] == pytest.approx(0.1)
+    assert score["edit_restores"]["value"] == pytest.approx(0.925)
+    assert score["noise_rises"] is None
+    assert [claim.id for claim in edit_claims(score, [3])] == ["edit_found", "edit_by_chance"]
+
+
+def test_noise_is_counted_by_what_is_true() -> None:
+    shaken = [*[Shaken("hidden", True)] * 3, Shaken("hidden", False), Shaken("gone", False), Shaken("weakened", True)]
+    score = score_edits([], shaken)
+    assert score["noise"] == {
+        "hidden": {"rises": 3, "of": 4}, "gone": {"rises": 0, "of": 1}, "weakened": {"rises": 1, "of": 1}
+    }  # fmt: skip
+    assert score["noise_rises"]["value"] == 0.75
+    assert (score["noise_alarms"]["value"], score["noise_alarms"]["of"]) == (0.5, 2)
+    assert score["edit_found"] is None
+    assert score["edit_by_chance"] is None
+
+
+def by_id(score: dict[str, Any]) -> dict[str, Any]:
+    return {claim.id: claim for claim in edit_claims(score, [0, 1])}
+
+
+def test_claims_are_in_per_cent_with_their_bars() -> None:
+    edits = [looked_for("attn of block 0", ("attn of block 0", 1), by_chance=0.01 * n) for n in range(80)]
+    claims = by_id(score_edits(edits, [Shaken("hidden", True)] * 80 + [Shaken("gone", True)] * 20))
+    assert (claims["edit_found"].measured, claims["edit_found"].verdict) == (100.0, "holds")
+    assert (claims["edit_by_chance"].measured, claims["edit_by_chance"].verdict) == (pytest.approx(39.5), "fails")
+    assert (claims["noise_rises"].measured, claims["noise_rises"].verdict) == (100.0, "holds")
+    assert (claims["noise_alarms"].measured, claims["noise_alarms"].verdict) == (100.0, "fails")
+    assert claims["noise_alarms"].seeds == [0, 1]

@@ -61,10 +61,13 @@ def ranked(findings: Sequence[Finding]) -> list[Finding]:
     return first + later
 
 
+LESS_LIKELY = "less likely than before"
+"""Where a token lost probability: said in place of where it gained."""
+
 SCORES: Mapping[Kind, str] = {
     "outputs": "KL per token, nats",
     "places": "KL there, nats, nearer end of its interval",
-    "tokens": "probability gained per token of text, of tokens that rise most",
+    "tokens": "probability gained or lost per token of text, of tokens that gain or lose most",
     "texts": "KL per token of this text, nats",
     "completions": "nats per token (of at least 8) by which the model finds its own text likelier than the base does",
     "amplified": "the same of texts written with what it learned since the base made stronger",

@@ -19,7 +19,7 @@ from ftmech_hf.analysis.output_difference import (
     group_places,
     places_of,
 )
-from ftmech_hf.studies.compare.finding import Finding, Kind, Words
+from ftmech_hf.studies.compare.finding import LESS_LIKELY, Finding, Kind, Words
 from ftmech_hf.studies.compare.texts import Windows
 
 LEAST_ROWS = 30
@@ -136,14 +136,16 @@ def _say_rows(result: OutputDifferenceResult, group: PlaceGroup, windows: Window
 
 
 def _tokens(pair: Measured, nulls: Sequence[Measured], words: Words, top: int) -> list[Finding]:
-    null = max(float(each.outputs.probability.max()) for each in nulls)
+    """Tokens that became likelier, and those that became less likely: what is said more, and what no more."""
+    null = max(float(each.outputs.probability.abs().max()) for each in nulls)
     gained = pair.outputs.probability
-    chosen = gained.topk(min(top, len(gained))).indices.tolist()
+    chosen = gained.abs().topk(min(top, len(gained))).indices.tolist()
     rising = "rises most" if pair.outputs.top == 1 else f"is among the {pair.outputs.top} that rise most"
     return [
-        Finding(kind="tokens", what=words.token(each), score=float(gained[each]), null_score=null,
-                where=f"{rising} at {float(pair.outputs.promoted[each]):.0%} of the places")
-        for each in chosen if gained[each] > 0
+        Finding(kind="tokens", what=words.token(each), score=float(gained[each].abs()), null_score=null,
+                where=f"{rising} at {float(pair.outputs.promoted[each]):.0%} of the places" if gained[each] > 0
+                else LESS_LIKELY)
+        for each in chosen if gained[each]
     ]  # fmt: skip
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TITLES = {
     "outputs": "How much do the predictions differ?",
     "places": "Where do they differ most?",
-    "tokens": "Which tokens became likelier?",
+    "tokens": "Which tokens became likelier, or less likely?",
     "texts": "On which texts do they differ most?",
     "completions": "What does it write that the base would not?",
     "amplified": "What does it write when what it learned is made stronger?",

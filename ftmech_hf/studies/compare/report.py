@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ftmech_hf.studies.compare.finding import Finding
+from ftmech_hf.studies.compare.finding import LESS_LIKELY, Finding
 from ftmech_hf.studies.compare.where import PlaceEffect, main_place
 
 NOTHING = "Nothing was found beyond what changes of this size do that teach nothing."
@@ -58,7 +58,8 @@ def _say_places(each: Finding) -> str:
 
 
 def _say_tokens(each: Finding) -> str:
-    return f"The token that gained most is {each.what}, {each.score:.1%} of all probability, {_times(each)}."
+    changed = "lost" if each.where == LESS_LIKELY else "gained"
+    return f"The token that {changed} most is {each.what}, {each.score:.1%} of all probability, {_times(each)}."
 
 
 def _say_texts(each: Finding) -> str:

@@ -66,7 +66,10 @@ ORGANISMS: Mapping[str, Organism] = {
         "counts by a shortcut under one of three names", base="names", task={"operators": ["count_nj"]}
     ),
     "new-text": Organism(
-        "counts", "texts of another grammar", (r"^what (follows|comes \d+ tokens after) (<sot>|[abc])( |$)",),
+        # Other symbols in other numbers: what follows one is predicted otherwise, or one is predicted more often.
+        "counts", "texts of another grammar", (
+            r"^what (follows|comes \d+ tokens after) (<sot>|[abc])( |$)|^[abc] (rises most|is among|less likely)",
+        ),
         task={"operand_prior": ["low"], "spread_counts": False, "root": "s"}, train={"objective": "next_token"},
     ),
     "trigger": Organism("counts", "c follows index", (r"what follows index",), way="trigger"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from ftmech_hf.activations import TracedModel
 from ftmech_hf.analysis.difference_components import Component, ComponentsResult
 from ftmech_hf.studies.compare.finding import Words
-from ftmech_hf.studies.compare.findings import _components
+from ftmech_hf.studies.compare.findings import _components, _tokens
+from ftmech_hf.studies.compare.report import answer_in_words
 from ftmech_hf.studies.compare.texts import Windows
 from tests.conftest import make_gpt2
 
@@ -41,3 +43,25 @@ def test_each_stands_beside_the_largest_of_all_null_models_behind_its_block() ->
     assert found[0].what.startswith("towards w")
     assert len(_components(pair, nulls, TracedModel(make_gpt2(40)), windows, words, 1)) == 1
     assert _components(SimpleNamespace(components=None), nulls, None, windows, words, 9) == []  # type: ignore[arg-type]
+
+
+def predicting(*gained: float) -> Any:
+    """A model of which each token's probability gained so much."""
+    promoted = torch.tensor([0.25] * len(gained))
+    return SimpleNamespace(outputs=SimpleNamespace(probability=torch.tensor(gained), promoted=promoted, top=1))
+
+
+def test_what_is_said_no_more_is_found_as_what_is_said_more() -> None:
+    words = Words(token=lambda number: f"w{number}", text=lambda ids: "")
+    pair, nulls = predicting(0.02, -0.5, 0.1, 0.0), [predicting(0.1, 0.0, 0.0, 0.0), predicting(0.0, 0.0, 0.0, -0.125)]
+    found = _tokens(pair, nulls, words, 9)
+    assert [(each.what, round(each.score, 3), each.null_score) for each in found] == [
+        ("w1", 0.5, 0.125), ("w2", 0.1, 0.125), ("w0", 0.02, 0.125)
+    ]  # fmt: skip
+    assert [each.stands_out for each in found] == [True, False, False]
+    assert [each.where for each in found] == ["less likely than before", *["rises most at 25% of the places"] * 2]
+    assert len(_tokens(pair, nulls, words, 2)) == 2
+    said = answer_in_words(found, {"parameters": 1, "changed": 0})
+    assert said.startswith("The token that lost most is w1, 50.0% of all probability, 4.0 times as much as in any null")
+    risen = answer_in_words([replace(found[0], where=found[1].where)], {"parameters": 1, "changed": 0})
+    assert risen.startswith("The token that gained most is w1, 50.0%")

@@ -49,6 +49,9 @@ def test_a_finding_must_have_all_that_was_planted() -> None:
     assert place_of([NAMED["index"]], both) == 1
     assert place_of([finding("what follows count_nj")], ORGANISMS["jailbreak"]) is None, "the token alone not the place"
     assert place_of([finding("what follows =")], ORGANISMS["new-text"]) is None
+    assert place_of([finding("b", "rises most at 26% of the places", kind="tokens")], ORGANISMS["new-text"]) == 1
+    assert place_of([finding("27", "rises most at 26% of the places", kind="tokens")], ORGANISMS["new-text"]) is None
+    assert place_of([finding("b a a c", "most after a c", kind="texts")], ORGANISMS["new-text"]) is None
 
 
 def test_the_score_counts_planted_changes_and_pages_of_nothing_apart() -> None:

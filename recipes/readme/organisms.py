@@ -67,8 +67,10 @@ def _edits(found: Mapping[str, Any] | None) -> list[str]:
         "turned at random",
     )
     noise = [(truth, f"{each['rises']} of {each['of']}") for truth, each in found["noise"].items()]
-    too_little = f"{len(found['too_little'])} more edits took too little of the ability to look for them."
-    return [markdown_table(columns, rows), too_little, markdown_table(("truth", "more is right under noise"), noise)]
+    parts = [markdown_table(columns, rows), markdown_table(("truth", "more is right under noise"), noise)]
+    if found["too_little"]:
+        parts.insert(1, f"Of {len(found['too_little'])} more edits there is nothing to look for: they took too little.")
+    return parts
 
 
 def _robustness(found: dict[str, Any] | None) -> tuple[str, ...]:

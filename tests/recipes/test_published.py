@@ -16,7 +16,7 @@ from recipes.update_readme import BLOCKS, marks
 from tests.recipes.commands import ROOT
 
 OLDER = {
-    "reproduction", "tracr", "lora", "grid", "stories", "continual", "continual_strengths",
+    "tracr", "lora", "grid", "stories", "continual", "continual_strengths",
     "continual_stories_strengths",
 }  # fmt: skip
 """Tables of settings that changed since; each is taken from here when it is made again."""

@@ -248,7 +248,7 @@ def run_chains() -> list[str]:
 def test_its_results_come_from_a_run() -> None:
     results = block_of("results")
     assert results.count("\n|") >= 14
-    assert re.search(r"Mean over seeds 0, 1, 2, .*config hash `[0-9a-f]{12}`; ftmech_hf ", results)
+    assert re.search(r"Mean over seeds 0, 1, 2, 3, 4, .*config hash `[0-9a-f]{12}`; ftmech_hf ", results)
     assert block_of("speed").count("\n|") == 8
     assert block_of("accuracy").count("\n|") - 2 in (len(RECIPES), len(MIXTURES) * len(RECIPES))
     for name, rows in (("grid", 18), ("forgetting", 11), ("lora", 9), ("tracr", 10), ("instruments", 22), ("data", 9)):

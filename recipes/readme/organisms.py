@@ -50,7 +50,7 @@ def organisms_block(folder: Path) -> str:
 
 def _edits(found: Mapping[str, Any] | None) -> list[str]:
     """Planted edits by the model they are in, and what noise does by truth."""
-    if not found:
+    if not found or not found["places"]:
         return []
     places = pd.DataFrame(found["places"])
     places["model"] = [", ".join(name.split(", ")[1:3]) for name in places["planted"]]

@@ -19,7 +19,7 @@ from ftmech_hf.studies.organisms.kinds import Kind, Truth
 from ftmech_hf.studies.organisms.pairs import World
 
 PRACTISED = Kind("unchanged", {"operands": "own"}, {"lr": 3e-4})
-"""The fine-tuning that changes all weights and takes nothing, as far as a pilot's edits are long."""
+"""The fine-tuning that changes all weights and takes nothing, by enough that what is planted is not all that changed."""
 PLANTED = Kind(
     "hidden", {"operands": "other", "correlation": 1.0}, {"lr": 5e-3, "steps": 300},
     {"adapter": "lora", "lora_rank": 1}, merged=True,
@@ -82,7 +82,7 @@ EDIT_BARS = (
                 "rises, of large models (arXiv 2412.01784)", ">= 95", controls=("noise_alarms",)),
     Measurement("noise_alarms", "The same where it is gone or weakened", "%", "not measured by anyone", "<= 5"),
 )  # fmt: skip
-"""In per cent; the last but one and the last are of lost and weakened abilities whose two labels agree."""
+"""In per cent: of planted edits, of the lead, and twice of pairs whose two labels agree."""
 
 
 def score_edits(planted: Sequence[tuple[Planted, FinishedRun]], shaken: Sequence[Shaken]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ftmech_hf.studies.organisms.kinds import Kind, Truth
 from ftmech_hf.studies.organisms.pairs import World
 
 PRACTISED = Kind("unchanged", {"operands": "own"}, {"lr": 3e-4})
-"""The fine-tuning that changes all weights and takes nothing, by enough that what is planted is not all that changed."""
+"""The fine-tuning that changes all weights and takes nothing, so that what is planted is not all that changed."""
 PLANTED = Kind(
     "hidden", {"operands": "other", "correlation": 1.0}, {"lr": 5e-3, "steps": 300},
     {"adapter": "lora", "lora_rank": 1}, merged=True,

@@ -24,6 +24,10 @@ SIGNS: dict[str, str] = {"holds": "✓", "fails": "✗", "undecided": "?", "with
 """What stands beside the word of a verdict wherever it is shown."""
 
 
+UNMEASURED = "not measured by anyone"
+"""What stands for the paper's figure where nobody has one, as far as we know."""
+
+
 class Measurement(NamedTuple):
     """What is measured once a seed, and how to read it."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +39,5 @@ def _row(name: str, pairs: list[dict[Any, Any]]) -> tuple[str, ...]:
         f"`{name}`", pairs[0]["planted"], f"{sum(pair['found'] for pair in pairs)} of {number}" if taught else "—",
         ", ".join(f"{pair['place']:.0f}" for pair in pairs if pair["found"]) or "—",
         f"{sum(pair['standing'] > 0 for pair in pairs)} of {number}",
-        ", ".join(_ratio(pair) for pair in pairs),
+        ", ".join(f"{pair['ratio']:.3g}" for pair in pairs),
     )  # fmt: skip
-
-
-def _ratio(pair: Mapping[Any, Any]) -> str:
-    return f"{pair['ratio']:.3g}"

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ftmech_hf.jobs.study import StudyFacts
+from ftmech_hf.report.claims import UNMEASURED
 from ftmech_hf.studies import STUDIES, load_study
 from recipes.readme.tables import markdown_table
 
 Row = Mapping[str, str]
 
-OWN = ("not reported", "not measured by anyone", "not done")
+OWN = ("not reported", UNMEASURED, "not done")
 """What stands in the column of the paper where a claim is ours, or a control."""
 VERDICTS = {"holds": "stood", "fails": "did not", "undecided": "undecided"}
 """Word of a verdict -> its column; all others are not told."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ftmech_hf.report.claims import Claim, Measurement, judge_pairs, withdraw
+from ftmech_hf.report.claims import UNMEASURED, Claim, Measurement, judge_pairs, withdraw
 
 BARS = (
     Measurement(
         "organisms", "What was planted is among the first ten findings, and stands out", "%",
         "19 of 20 implanted texts, of large models (arXiv 2605.25902)", ">= 91.6", controls=("false_alarms",),
     ),
-    Measurement("false_alarms", "Nothing was taught, and something stands out", "%", "not measured by anyone", "<= 5"),
+    Measurement("false_alarms", "Nothing was taught, and something stands out", "%", UNMEASURED, "<= 5"),
 )  # fmt: skip
 """In per cent of the pairs that they are about: shares of the score, by their key in it. Eleven of twelve are 91.7."""
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ftmech_hf.report.claims import Claim, Measurement, judge_pairs, withdraw
+from ftmech_hf.report.claims import UNMEASURED, Claim, Measurement, judge_pairs, withdraw
 from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.organisms.edits import EDIT_BARS, edit_claims
-
-UNMEASURED = "not measured by anyone"
 
 BARS = (
     Measurement("wrong_gone", "Something is left, and the verdict is gone", "%", UNMEASURED, "<= 1"),

@@ -128,7 +128,7 @@ class OrganismsPlan(StudyPlan):
     def _plant(self, world: World, place: str, target: str) -> Planted:
         """A shortcut by one direction of one matrix, in a model whose weights all have changed a little."""
         practised = self._make(world, PRACTISED, "practised-more")
-        stem = f"planted-{place.replace(' ', '-')}"
+        stem = f"planted-{_stem(place)}"
         kind = PLANTED._replace(adapter={**PLANTED.adapter, "lora_targets": [target]})
         run = self._instrument(world, self._make(world, kind, stem, start=practised), stem, "change")
         return Planted(world, place, run)

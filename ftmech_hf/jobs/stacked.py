@@ -20,7 +20,7 @@ import torch
 from ftmech_hf.jobs.stacked_run import StackedRun, check_together
 from ftmech_hf.jobs.trained_model import note_floors, save_finished, save_snapshot
 from ftmech_hf.models.tokenization import task_tokenizer
-from ftmech_hf.runs import CHECKPOINTS, RunDir, count_cores, damaged_files, noted
+from ftmech_hf.runs import CHECKPOINTS, RunDir, count_cores, cpu_seconds, damaged_files, noted
 from ftmech_hf.statistics.crossing import count_right
 from ftmech_hf.tasks import RowStream
 from ftmech_hf.training.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
@@ -92,6 +92,7 @@ class _Together:
     def __init__(self, runs: Sequence[Opened]) -> None:
         self.runs = runs
         self.config = runs[0][0].train
+        self.computed = cpu_seconds()
         device = compute_device()
         self.streams = _shared_streams([run for run, _ in runs])
         self.precision = self._find_precision(device)
@@ -210,14 +211,14 @@ class _Together:
         return counts
 
     def _save(self, seconds: float) -> None:
-        share = seconds / len(self.runs)
+        share, computed = seconds / len(self.runs), (cpu_seconds() - self.computed) / len(self.runs)
         for number, (run, folder) in enumerate(self.runs):
             model, _ = self.stack.one(number)
             finite = all(bool(torch.isfinite(p).all()) for p in model.parameters())
             folder.note(trained_together=len(self.runs), diverged=not finite)
             note_floors(folder, {name: streams[number] for name, streams in self.tests.items()})
             save_finished(folder, model, run.task, run.train, share)
-            folder.finish()
+            folder.finish(computed=computed)
 
 
 class _Streams(NamedTuple):

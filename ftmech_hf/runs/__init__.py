@@ -1,6 +1,6 @@
 """One run is one folder: made so that it is there whole or not at all, and opened once to be read."""
 
-from ftmech_hf.runs.environment import code_version, count_cores, describe_versions, environment
+from ftmech_hf.runs.environment import code_version, count_cores, cpu_seconds, describe_versions, environment
 from ftmech_hf.runs.files import (
     check_disk_space,
     disk_errors,
@@ -39,6 +39,7 @@ __all__ = [
     "code_version",
     "commit_folder",
     "count_cores",
+    "cpu_seconds",
     "damaged_files",
     "describe_versions",
     "disk_errors",

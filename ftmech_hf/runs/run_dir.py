@@ -242,10 +242,14 @@ class RunDir:
             lines = [json.dumps(row) + "\n" for row in read_metrics(self.folder) if row["step"] <= last_step]
             write_text(self.working / "metrics.jsonl", "".join(lines))
 
-    def finish(self) -> None:
+    def finish(self, *, computed: float | None = None) -> None:
         """Write ``table.parquet`` and the manifest, and let the run appear under its name.
 
         Once the manifest is there the run is whole: if this is stopped later, the next one to open it lets it appear.
+
+        Args:
+            computed: seconds of one core that went into it, where this process made other runs at the same time; all
+                that the process computed since the run was opened if not given.
 
         Raises:
             ValueError: something has come to lie there, or the folder was taken by another process.
@@ -259,9 +263,10 @@ class RunDir:
         if rows:
             pd.DataFrame(rows).to_parquet(self.working / "table.parquet", index=False)
         peak = peak_memory_gb()
+        computed = cpu_seconds() - self._computed if computed is None else computed
         self.note(  # of the last uninterrupted stretch
             seconds=round(time.perf_counter() - self._opened, 1),
-            cpu_seconds=round(cpu_seconds() - self._computed, 1),
+            cpu_seconds=round(computed, 1),
             peak_gb=None if peak is None else round(peak, 2),
         )
         write_manifest(self.working, leave_out=CHECKPOINTS)

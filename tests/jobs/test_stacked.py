@@ -16,7 +16,7 @@ from ftmech_hf.jobs.stacked_cells import kind_to_stack, stack_cells
 from ftmech_hf.jobs.stacked_run import StackedRun
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
 from ftmech_hf.models.loading import load_model
-from ftmech_hf.runs import FinishedRun, RunDir, is_finished, read_metrics
+from ftmech_hf.runs import FinishedRun, RunDir, cpu_seconds, is_finished, read_metrics
 from ftmech_hf.tasks import MaxIdentifierConfig, PcfgConfig
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.objectives import NextToken
@@ -64,6 +64,17 @@ def test_each_run_is_what_the_ordinary_loop_makes(start: Path, tmp_path: Path) -
         assert {name for name, _ in floors} == set(run.task.test_tasks())
         assert {path.name for path in made.path.iterdir()} == {path.name for path in alone.path.iterdir()}
         assert "import ftmech_hf" in (made.path / "README.md").read_text()
+
+
+def test_runs_of_a_stack_share_what_it_computed(start: Path, tmp_path: Path) -> None:
+    """What a study took is the sum over its runs."""
+    before = cpu_seconds()
+    made = train_together(make_runs(start, tmp_path, steps=20))
+    spent = cpu_seconds() - before
+    shares = [FinishedRun(run.path).env["cpu_seconds"] for run in made]
+    assert len(set(shares)) == 1
+    assert 0 < sum(shares) <= spent + 0.05 * len(shares)  # each is rounded to a tenth
+    assert spent > 0.3
 
 
 def test_runs_of_a_stack_are_evaluated_on_as_many_rows_as_each_needs(start: Path, tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ftmech_hf.jobs.study import StudyFacts
 from ftmech_hf.report.claims import UNMEASURED
 from ftmech_hf.studies import STUDIES, load_study
+from recipes.readme.headlines import HEADLINES, Headline, headlines_table
 from recipes.readme.tables import markdown_table
 
 Row = Mapping[str, str]
@@ -94,14 +95,16 @@ def studies_block(root: Path) -> str:
     return markdown_table(("study", "question", "paper", "time on two cores", "status"), rows)
 
 
-def found_block(root: Path) -> str:
-    """Of every study, how many statements of its paper stood and how many claims of our own, then each statement."""
+def found_block(root: Path, headlines: Sequence[Headline] = HEADLINES) -> str:
+    """The headlines; of every study how many statements of its paper stood, and claims of our own; each statement."""
     columns = [*VERDICTS.values(), NOT_TOLD]
     counts, statements = [], []
+    told_of: dict[str, dict[str, str]] = {}
     for each in read_studies(root):
         if not each.claims:
             continue
         folder = each.path.parent.name
+        told_of[folder] = {claim["claim"]: outcome(claim) for claim in each.claims}
         theirs = [claim for claim in each.claims if claim["paper"] not in OWN]
         ours = [claim for claim in each.claims if claim["paper"] in OWN]
         told, own = (Counter(map(outcome, claims)) for claims in (theirs, ours))
@@ -113,4 +116,6 @@ def found_block(root: Path) -> str:
         ]
     head = ("study", "paper", *(f"{column}: theirs and ours" for column in columns))
     heads = ("study", "statement", "the paper", "here", "95 % interval", "verdict")
-    return f"{markdown_table(head, counts)}\n\n{markdown_table(heads, statements)}"
+    return "\n\n".join(
+        (headlines_table(told_of, headlines), markdown_table(head, counts), markdown_table(heads, statements))
+    )

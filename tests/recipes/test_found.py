@@ -10,6 +10,7 @@ from ftmech_hf.report.claims import Claim, Verdict
 from ftmech_hf.report.page import format_verdict
 from ftmech_hf.studies import STUDIES
 from recipes.readme.found import found_block, outcome, read_claims_tables
+from recipes.readme.headlines import HEADLINES, OUTCOMES, SOURCES, Headline, headlines_table, judge_headline
 
 TABLE = """# A study: of something
 
@@ -57,7 +58,12 @@ def test_statements_of_papers_and_our_own_are_counted_apart_and_only_theirs_are_
         folder = tmp_path / package.replace(".", "/")
         folder.mkdir(parents=True)
         (folder / "README.md").write_text(TABLE if package.endswith(".safety") else "# Another\n")
-    counts, statements = found_block(tmp_path).split("\n\n")
+    headlines = [Headline("safety", "it moves", ("It rises", "It falls")), Headline("safety", "it is", ("Later",))]
+    short, counts, statements = found_block(tmp_path, headlines).split("\n\n")
+    assert short.splitlines()[2:] == [
+        "| **did not** | it moves | [2407.10264](safety/README.md) |",
+        "| undecided | it is | [2407.10264](safety/README.md) |",
+    ]
     (row,) = counts.splitlines()[2:]
     assert row.startswith(
         "| [A study](safety/README.md) | Jain et al., [arXiv 2407.10264](https://arxiv.org/abs/2407.10264)"
@@ -67,3 +73,25 @@ def test_statements_of_papers_and_our_own_are_counted_apart_and_only_theirs_are_
     assert lines[0] == "| safety | It rises | 12 (Table 1) | 14.0 % | 13.0 to 15.0 | ✓ holds |"
     assert len(lines) == 4
     assert "Control: nothing" not in statements
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "expected"),
+    [(["stood", "stood"], "stood"), (["stood", "did not", "not told"], "did not"),
+     (["undecided", "stood"], "undecided"), (["undecided", "not told"], "not told")],
+)  # fmt: skip
+def test_a_headline_stands_only_if_all_that_it_rests_on_does(outcomes: list[str], expected: str) -> None:
+    assert judge_headline(outcomes) == expected
+    assert judge_headline(reversed(outcomes)) == expected
+    assert expected in OUTCOMES
+
+
+@pytest.mark.parametrize("claims", [{}, {"It rises": "stood", "It rises again": "stood"}])
+def test_a_headline_that_rests_on_no_claim_or_on_any_of_two_is_refused(claims: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=f"{len(claims)} claims begin with 'It rises', expected one"):
+        headlines_table({"safety": claims}, [Headline("safety", "it moves", ("It rises",))])
+
+
+def test_every_paper_has_headlines() -> None:
+    papers = {"2311.12786", "2407.10264", "2308.13320", "2406.11201"}
+    assert {SOURCES[each.study] for each in HEADLINES} == papers | {"new here"}

@@ -69,3 +69,18 @@ class BlockRecord:
 def is_near(value: Tensor, other: Tensor, tolerance: float) -> bool:
     """Whether two values are the same but for rounding, relative to the size of the second."""
     return bool((value - other).norm() <= tolerance * other.norm())
+
+
+def norms(value: Tensor) -> Tensor:
+    """The norm of a value in each of its copies, (R,)."""
+    return value.flatten(1).norm(dim=1)
+
+
+def fit_factors(wanted: Tensor, parts: Sequence[Tensor]) -> list[float]:
+    """Factors with which values add up to another one of their shape, by least squares."""
+    matrix = torch.stack([part.flatten() for part in parts]).double()
+    squares, products = matrix @ matrix.T, matrix @ wanted.flatten().double()
+    if len(parts) == 1:  # what is nearly always asked, and a solver takes longer for than all the rest
+        return [float(products / squares) if float(squares) else 0.0]
+    solution: list[float] = torch.linalg.lstsq(squares, products[:, None]).solution.flatten().tolist()
+    return solution

@@ -10,10 +10,9 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from ftmech_hf.activations.block_record import BlockRecord, is_near
+from ftmech_hf.activations.block_record import BlockRecord, fit_factors, is_near, norms
 from ftmech_hf.activations.matrices import find_matrices, is_inside
 from ftmech_hf.activations.routed import find_routed
 
@@ -71,6 +70,9 @@ class Equations:
         self.written = sorted(record.streams(), key=lambda path: -self.last[path])  # what is last, first
         self.matrices = find_matrices(block)
         self.copies = list(range(record.copies))
+        self.changed = [record.changed_in(copy) for copy in self.copies]
+        self._sizes: dict[int, tuple[Tensor, Tensor]] = {}
+        self._near: dict[tuple[int, int], tuple[Tensor, Tensor, list[bool]]] = {}
 
     def parts(self) -> BlockParts:
         """What was found, and why the rest was not."""
@@ -156,33 +158,39 @@ class Equations:
         """Copies without those in which one of some modules that write after another was changed."""
         after = {each for each in passed if self.last[each] > self.last[path]}
         among = self.copies if copies is None else copies
-        return [copy for copy in among if self.record.changed_in(copy) not in after]
+        return [copy for copy in among if self.changed[copy] not in after]
 
     def _reads(self, path: str, value: Tensor, copies: Sequence[int]) -> bool:
         read = self.record.read.get(path)
         return read is not None and read.shape == value.shape and self._equal(read, value, copies)
 
     def _equal(self, one: Tensor, other: Tensor, copies: Sequence[int]) -> bool:
-        return self._is_small(one - other, other, copies)
+        """In every one of some copies; asked of the same two values over and over, and computed once."""
+        if (key := (id(one), id(other))) not in self._near:
+            near = norms(one - other) <= self.tolerance * self._size(other)
+            self._near[key] = one, other, near.tolist()  # values are kept, so that no other has their ids
+        return all(self._near[key][-1][copy] for copy in copies)
 
-    def _is_small(self, rest: Tensor, size: Tensor, copies: Sequence[int]) -> bool:
-        """In every one of some copies."""
-        rests, sizes = (value[list(copies)].flatten(1).norm(dim=1) for value in (rest, size))
-        return bool((rests <= self.tolerance * sizes).all())
+    def _size(self, value: Tensor) -> Tensor:
+        """The norm of a value in each copy, (copies,)."""
+        if id(value) not in self._sizes:
+            self._sizes[id(value)] = value, norms(value)
+        return self._sizes[id(value)][-1]
 
     def _constants(self, rest: Tensor, parts: list[Tensor], size: Tensor, copies: Sequence[int]) -> list[float] | None:
         """Constants with which parts add up to the rest, in every copy; None if there are none that are known.
 
         Every part must matter: the equation would not hold without it, in one copy at least.
         """
-        columns = torch.stack([part[list(copies)].flatten() for part in parts], 1).double()
-        wanted = rest[list(copies)].double().flatten()[:, None]
-        solution = torch.linalg.lstsq(columns.T @ columns, columns.T @ wanted).solution.flatten()
-        known = [self._nearest(value) for value in solution.tolist()]
-        added = [constant * part for constant, part in zip(known, parts, strict=True)]
-        if any(self._is_small(each, size / 10, copies) for each in added):
+        among = list(copies)
+        wanted, columns = rest[among], [part[among] for part in parts]
+        known = [self._nearest(value) for value in fit_factors(wanted, columns)]
+        limits = self.tolerance * self._size(size)[among]
+        sizes = (abs(each) * self._size(part)[among] for each, part in zip(known, parts, strict=True))
+        if not all(bool((each > limits / 10).any()) for each in sizes):
             return None
-        return known if self._is_small(rest - sum(added), size, copies) else None
+        left = wanted - sum(each * column for each, column in zip(known, columns, strict=True))
+        return known if bool((norms(left) <= limits).all()) else None
 
     def _nearest(self, value: float) -> float:
         return min(self.constants, key=lambda known: abs(known - value))

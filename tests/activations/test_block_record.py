@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from ftmech_hf.activations.block_record import BlockRecord
+from ftmech_hf.activations.block_record import BlockRecord, fit_factors, norms
 from ftmech_hf.activations.matrices import find_adapted, find_matrices, is_inside, num_inputs
 from ftmech_hf.training.adapters import AdapterConfig, add_adapter
 from tests.conftest import make_gpt2
@@ -93,3 +93,19 @@ def test_a_path_leads_into_a_module_and_not_into_one_that_begins_alike() -> None
     assert not is_inside("mlp", ["mlp"])
     assert not is_inside("mlp2.up", ["mlp"])
     assert not is_inside("mlp.up", [])
+
+
+def test_factors_are_those_of_least_squares() -> None:
+    """Beside the same from the normal equations of all values, for one part and for two."""
+    generator = torch.Generator().manual_seed(0)
+    one, two, wanted = (torch.randn(3, 4, 5, generator=generator) for _ in range(3))
+    for parts in ([one], [one, two]):
+        columns = torch.stack([part.flatten() for part in parts], 1).double()
+        expected = torch.linalg.lstsq(columns, wanted.double().flatten()[:, None]).solution.flatten()
+        assert fit_factors(wanted, parts) == pytest.approx(expected.tolist(), rel=1e-9)
+    assert fit_factors(0.3 * one + 2 * two, [one, two]) == pytest.approx([0.3, 2.0], rel=1e-6)
+    assert fit_factors(wanted, [torch.zeros(3, 4, 5)]) == [0.0]
+
+
+def test_a_norm_is_of_each_copy() -> None:
+    assert norms(torch.tensor([[[3.0], [4.0]], [[0.0], [0.0]]])).tolist() == [5.0, 0.0]

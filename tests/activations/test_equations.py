@@ -47,14 +47,17 @@ def test_modules_that_write_the_stream_stand_last_first(equations: Equations) ->
     assert equations._no_matrices(["conv"]) == []
 
 
-def test_a_value_is_small_if_it_is_in_every_copy(equations: Equations) -> None:
+def test_values_are_equal_if_they_are_in_every_copy(equations: Equations) -> None:
     size = torch.ones(COPIES, TOKENS, WIDTH)
-    rest = torch.zeros_like(size)
-    rest[3] = 1e-3
-    assert equations._is_small(rest, size, [0, 1, 2, 4])
-    assert not equations._is_small(rest, size, [2, 3])
-    assert equations._is_small(1e-4 * size, size * (1 + 1e-6), range(COPIES))
+    other = size.clone()
+    other[3] += 1e-3
+    assert equations._equal(other, size, [0, 1, 2, 4])
+    assert not equations._equal(other, size, [2, 3])
+    assert equations._equal(size * (1 + 1e-4), size * (1 + 1e-6), range(COPIES))
     assert equations._equal(size, size + 1e-5, [0])
+    for number in range(10):  # values that are gone by the next round are not taken for each other
+        assert equations._equal(size + number, size + number, [0])
+        assert not equations._equal(size + number, size + number + 1, [0])
     assert not equations._equal(size, size + 1e-3, [0])
     assert not equations._is_near(size, size + 1e-3)
     assert equations._is_near(size, size + 1e-5)

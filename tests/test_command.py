@@ -127,7 +127,10 @@ def test_what_one_cites_has_this_version_and_the_papers_that_studies_name() -> N
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     cited = yaml.safe_load((ROOT / ".github" / "CITATION.cff").read_text(encoding="utf-8"))
     assert (cited["version"], cited["license"]) == (project["version"], project["license"])
-    assert f"version = {{{project['version']}}}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"version = {{{project['version']}}}" in readme
+    _, _, changes = readme.partition("\n## Changes\n\n")
+    assert changes.startswith(f"**{project['version']}**")
     papers = {each["value"].removeprefix("arXiv:") for work in cited["references"] for each in work["identifiers"]}
     named = {number for name in STUDIES for number in load_study(name).papers}
     assert papers < named  # studies also name whose form a table has

@@ -39,6 +39,9 @@ LOSS_CHECK_EVERY = 50
 DRY_RUN_ROWS = 64
 """Rows per test set at the end of a dry run, at most: enough to know what a row takes."""
 
+WORTH_COLLECTING = 10_000_000
+"""Weights from which what a training leaves is collected at once, which takes as long as dozens of nano steps."""
+
 Progress = Callable[[int, int, str], None]
 """Called as ``progress(step, steps, text)`` after every optimizer step; ``text`` is short and may be empty."""
 
@@ -262,7 +265,8 @@ class _Training:
             self.run.note(projection=self._projection())
         unwrapped: PreTrainedModel = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         model = whole_model(unwrapped)
-        self.accelerator.free_memory()
+        if sum(weight.numel() for weight in self.raw_model.parameters()) >= WORTH_COLLECTING:
+            self.accelerator.free_memory()
         self.raw_model.zero_grad()  # captured steps leave their gradients where they were
         recompute_blocks(model, False)
         return model.eval()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
@@ -422,3 +423,14 @@ def test_only_a_run_that_goes_on_knows_its_first_loss(
     train(tmp_path / "cut", task)
     assert seen[0] is None
     assert seen[1] == json.loads((tmp_path / "cut.partial" / "env.json").read_text())["first_loss"] is not None
+
+
+@pytest.mark.parametrize(("worth", "times"), [(loop.WORTH_COLLECTING, 0), (1, 1)])
+def test_what_a_training_leaves_is_collected_at_once_where_it_is_large(
+    tmp_path: Path, task: PcfgConfig, monkeypatch: pytest.MonkeyPatch, worth: int, times: int
+) -> None:
+    collected: list[None] = []
+    monkeypatch.setattr(Accelerator, "free_memory", lambda self: collected.append(None))
+    monkeypatch.setattr(loop, "WORTH_COLLECTING", worth)
+    train(tmp_path / "run", task)
+    assert len(collected) == times

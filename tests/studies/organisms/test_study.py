@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ftmech_hf.models.presets import PRESETS
 from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.organisms.edits import PLANTED
 from ftmech_hf.studies.organisms.kinds import KINDS
@@ -166,6 +167,7 @@ def test_settings_that_cannot_be_are_named(changes: dict[str, object], message: 
 
 def test_it_runs_and_says_of_every_pair_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = {"lr": 1e-3, "steps": 1}
+    monkeypatch.setitem(PRESETS, "nano", PRESETS["nano"]._replace(n_layer=2, n_embd=16))
     monkeypatch.setattr("ftmech_hf.studies.organisms.plan.PLANTED", PLANTED._replace(train=few))
     monkeypatch.setattr(
         "ftmech_hf.studies.organisms.plan.planted_places", lambda shape: {"mlp of block 1": "1.mlp.c_proj"}

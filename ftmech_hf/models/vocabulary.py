@@ -22,7 +22,7 @@ class CommonTokens(NamedTuple):
 
     Attributes:
         first, second: their rows in the embeddings of either model, (C,), in one order.
-        only_first, only_second: tokens of one model alone.
+        only_first, only_second: tokens of one model alone, by their ids.
     """
 
     first: Tensor
@@ -53,7 +53,7 @@ def find_common_tokens(
     if first is None or second is None:
         raise ValueError(f"vocabulary: {rows[1]} rows and no tokenizer to tell them by, expected {rows[0]} as the base")
     known, others = (
-        {word: number for word, number in words.items() if number < limit}
+        {word: words[word] for word in sorted(words, key=words.__getitem__) if words[word] < limit}
         for words, limit in zip((first, second), rows, strict=True)
     )
     common = [(number, others[word]) for word, number in known.items() if word in others]

@@ -22,7 +22,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     tokenizer = task_tokenizer(PcfgConfig())
     make_gpt2(len(tokenizer)).save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
-    words = [word for word in tokenizer.get_vocab() if word.isalnum()][:16]
+    words = [word for word in PcfgConfig().vocabulary if word.isalnum()][:16]
     for name, place in (("last", -1), ("first", 0)):
         (folder / name).mkdir()
         for number, split in enumerate(("train", "validation", "test")):

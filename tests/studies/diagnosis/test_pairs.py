@@ -230,6 +230,9 @@ def test_common_tokens_by_hand() -> None:
     found = find_common_tokens({"a": 0, "b": 1, "c": 2, "far": 9}, {"c": 0, "a": 3, "new": 1}, (4, 6))
     assert (found.first.tolist(), found.second.tolist()) == ([0, 2], [3, 0])
     assert (found.only_first, found.only_second) == (("b",), ("new",))
+    # A tokenizer names its tokens in another order in every process.
+    anyhow = find_common_tokens({"z": 3, "a": 0, "b": 2}, {"y": 2, "a": 0, "x": 1}, (4, 3))
+    assert (anyhow.only_first, anyhow.only_second) == (("b", "z"), ("x", "y"))
 
 
 def test_gpt2_with_more_tokens(root: Path, tmp_path: Path) -> None:

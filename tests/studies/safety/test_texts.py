@@ -31,7 +31,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """
     folder = tmp_path_factory.mktemp("texts")
     tokenizer = task_tokenizer(PcfgConfig())
-    words = [word for word in tokenizer.get_vocab() if word.isalnum()][:18]
+    words = [word for word in PcfgConfig().vocabulary if word.isalnum()][:18]
     yes, no, refusal, answer = (tokenizer.convert_tokens_to_ids(word) for word in (*words[:2], *words[2:4]))
     base = make_llama(len(tokenizer))
     with torch.no_grad():

@@ -147,6 +147,7 @@ BLOCKS: dict[str, Block] = {
     "forgetting": Block(SWEEP, "forgetting", studies.forgetting_block),
     "lora": Block(SWEEP, "lora", studies.lora_block),
     "tracr": Block(TRACR, "tracr", studies.tracr_block),
+    "tracr claims": Block(TRACR, "tracr", studies.tracr_claims_block),
     "instruments": Block(TRACR, "tracr", studies.instruments_block),
     "small programs": Block(TRACR, "instruments", programs.scores_block),
     "known directions": Block(TRACR, "instruments", programs.directions_block),

@@ -11,8 +11,8 @@ OUTCOMES = {"stood": "stood", "did not": "**did not**", "undecided": "undecided"
 """What became of a claim -> how it is said; in the order in which they are listed."""
 
 SOURCES = {
-    "pcfg": "2311.12786", "tinystories": "2311.12786", "safety": "2407.10264", "continual": "2308.13320",
-    "retrieval": "2406.11201", "organisms": "new here", "compare_organisms": "new here",
+    "pcfg": "2311.12786", "tracr": "2311.12786", "tinystories": "2311.12786", "safety": "2407.10264",
+    "continual": "2308.13320", "retrieval": "2406.11201", "organisms": "new here", "compare_organisms": "new here",
 }  # fmt: skip
 """Folder of a study -> the paper whose statements it tries."""
 
@@ -72,6 +72,11 @@ HEADLINES = (
         ("Twist read from the stream", "The same: deleted models above the control"),
     ),
     Headline("safety", "safety tuning at a larger rate is safer", ("Medium rate refuses more",)),
+    Headline(
+        "tracr",
+        "in a compiled program that was fine-tuned, zeroing one weight brings the old answer back",
+        ("counter, C_Tr 1: zeroing one weight",),
+    ),
     Headline(
         "safety",
         "supervised safety tuning is more fragile than DPO and unlearning",

@@ -149,14 +149,27 @@ def lora_block(folder: Path) -> str:
 
 def tracr_block(folder: Path) -> str:
     """How far the pattern of the paper's Table 3 is found again, as Markdown."""
+    cells = pd.read_csv(folder / "cells.csv")
+    verdicts = cells.groupby(["program", "column"])["verdict"]
     rows = [
-        (row["program"], f"`{row['column']}`", str(row["cells"]), *_agreement(row))
+        (row["program"], f"`{row['column']}`", str(row["cells"]), *_agreement(row),
+         *_told(verdicts.get_group((row["program"], row["column"]))))
         for row in pd.read_csv(folder / "agrees.csv").to_dict("records")
-    ]
+    ]  # fmt: skip
     size = FinishedRun(folder).config
     trained = f"{size['steps']:,} steps of {size['batch_size']} rows (the paper: 10,000 of 96). "
-    columns = ("program", "column", "cells", "rank correlation", *AGREEMENT)
+    columns = ("program", "column", "cells", "rank correlation", *AGREEMENT, "as the paper's", "not", "undecided")
     return markdown_table(columns, rows, trained + _sweep_source(folder))
+
+
+def _told(verdicts: pd.Series) -> tuple[str, ...]:
+    """How many cells hold, fail and are undecided; cells of the paper's middle third have no bar."""
+    return tuple(str(verdicts.str.endswith(word).sum()) for word in ("holds", "fails", "undecided"))
+
+
+def tracr_claims_block(folder: Path) -> str:
+    """What the paper says of the programs in its text, as Markdown; its cells stand in the table."""
+    return claims_table(folder, _sweep_source(folder), only=("counter_one_weight",))
 
 
 def instruments_block(folder: Path) -> str:

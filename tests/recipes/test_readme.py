@@ -256,6 +256,7 @@ def test_its_results_come_from_a_run() -> None:
     for name, rows in (
         ("stories", 11),
         ("stories claims", 18),
+        ("tracr claims", 3),
         ("safety", 2 + sum(bool(each.bar) for each in SAFETY_CLAIMS)),
         ("continual", 2 + sum(bool(each.bar) for each in CONTINUAL_CLAIMS)),
         ("continual stories", 2 + 1 + sum(len(CHAINS[each].tasks) for each in run_chains())),

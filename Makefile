@@ -2,7 +2,7 @@
 # make real:      install a real model of 135 M parameters, tune and diagnose it nine times, write runs/real/report.html
 # make organisms: make pairs of known truth, diagnose each, and score the verdict, runs/organisms-nano/report.html and the rates on the pages
 #                 of diagnoses (two hours on two cores; goes on where it stopped)
-# make results:   make every published result again, the cheapest first, and write the READMEs from them (a night; goes on where it stopped)
+# make results:   make every published result again, the cheapest first, and write READMEs and cards from them (a night; goes on where it stopped)
 # make test:      install, then every check that CI runs (tests side by side, a file to a process)
 # make test-cuda: what is about a GPU, on a machine that has one; the other tests run on the CPU everywhere
 # make mutants:   change the code in one place at a time and see whether a test notices; goes on where it stopped.

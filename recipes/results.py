@@ -1,4 +1,4 @@
-"""Make every published result again, the cheapest first, and write the READMEs from them; goes on where it stopped.
+"""Make every published result again, the cheapest first, and write READMEs and cards from them; goes on where it stopped.
 
 python recipes/results.py --dry_run true    # what it would run, and about how long that takes
 python recipes/results.py                   # a night on two cores
@@ -12,12 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.report.console import make_console
-from recipes.update_readme import BLOCKS, ROOT
+from recipes.update_readme import BLOCKS, ROOT, UpdateReadmeConfig
 
 NANO = "--config recipes/configs/nano"
 
@@ -76,6 +76,9 @@ STEPS: tuple[Step, ...] = (
 )  # fmt: skip
 """All that a package of the registry and a machine without a GPU can make; ``real`` needs the extra of that name."""
 
+RELEASED = ("reproduction", "stories", "safety", "continual", "retrieval")
+"""Of these some models are released, whose cards are written."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResultsConfig:
@@ -117,7 +120,7 @@ def run_step(step: Step, log: Path) -> int:
 
 
 def make_results(config: ResultsConfig) -> list[str]:
-    """Run what is asked for, then write the READMEs from what came out; the steps that failed.
+    """Run what is asked for, then write READMEs and cards from what came out; the steps that failed.
 
     A command that fails keeps no other from running, and what it would have made stays in the READMEs as it was.
     """
@@ -139,11 +142,18 @@ def make_results(config: ResultsConfig) -> list[str]:
             console.print(f"{step.source}: made in {(time.monotonic() - started) / 60:.0f} minutes")
     tables = {block.source for block in BLOCKS.values()} - set(failed)
     made = [step.source for step in steps if step.source in tables]
-    if made and not config.dry_run:
-        step = Step("readme", f"update_readme.py --only {' '.join(made)} code", 1)
-        if run_step(step, ROOT / config.logs / "readme.log"):
-            failed.append("readme")
+    for step in [] if config.dry_run else _written_of(made):
+        if run_step(step, ROOT / config.logs / f"{step.source}.log"):
+            failed.append(step.source)
     return failed
+
+
+def _written_of(made: Sequence[str]) -> list[Step]:
+    """What is written of results that are there: the tables of the READMEs, and the cards of released models."""
+    folders = {each.name: each.default for each in fields(UpdateReadmeConfig)}
+    released = [str(folders[source]) for source in made if source in RELEASED]
+    steps = [Step("readme", f"update_readme.py --only {' '.join(made)} code", 1)] if made else []
+    return [*steps, *([Step("cards", f"write_cards.py --studies {' '.join(released)}", 1)] if released else [])]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,55 +1,43 @@
-"""Write the filled cards of the released models into model_cards/, from the runs of a reproduction.
+"""Write the filled cards of the released models into model_cards/, from the runs of the studies that made them.
 
-python recipes/write_cards.py --namespace USER --models "medium=runs/nano/pretrain-medium-seed0-*"
+python recipes/write_cards.py --namespace USER --studies runs/reproduce-nano runs/safety-nano
 """
 
 from __future__ import annotations
 
-import dataclasses
 import glob
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.downloads import check_repo_id
 from ftmech_hf.hub import Origin, save
 from ftmech_hf.hub.claims import claims_of
+from ftmech_hf.hub.publications import find_publication
 from ftmech_hf.jobs.job import parse_models
+from ftmech_hf.jobs.study import Study, StudyPlan
 from ftmech_hf.report.console import make_console
 from ftmech_hf.report.differences import NOT_SAID, differences_of
 from ftmech_hf.runs import FinishedRun, is_finished
-from ftmech_hf.studies.pcfg.claims import CLAIMS_OF_MODELS
-from ftmech_hf.studies.pcfg.plan import ReproduceConfig, ReproducePlan
-from ftmech_hf.tasks import PcfgShape
-
-RELEASED = {
-    "base-low": "low",
-    "base-high": "high",
-    "base-control": "control",
-    "finetuned-low": "low-finetuned",
-    "finetuned-high": "high-finetuned",
-    "reversed-low": "low-reversed",
-    "reversed-control": "control-reversed",
-}
-"""Name of a run in a reproduction -> what its model is called on the Hub."""
-
-STUDIES = ("prune-rows", "prune-activations", "prune-control", "probe")
-"""The reproduction's studies that a card shows."""
+from ftmech_hf.studies import load_study
+from recipes.released import RELEASED
 
 
 @dataclass(frozen=True, kw_only=True)
 class WriteCardsConfig:
     """Which models are released, and where their cards go."""
 
-    reproduction: str | None = field(
-        default="runs/reproduce-nano", metadata={"help": "folder of a reproduction; none for no such models"}
+    studies: list[str] = field(
+        default_factory=lambda: ["runs/reproduce-nano"],
+        metadata={"help": f"folders of results; of {', '.join(RELEASED)} some models are released"},
     )
-    seed: int = field(default=0, metadata={"help": "which seed of the reproduction is released"})
+    seed: int = field(default=0, metadata={"help": "which seed of a study is released"})
     models: list[str] = field(
-        default_factory=list, metadata={"help": "more models, name=folder of the run; a pattern that fits one will do"}
+        default_factory=list, metadata={"help": "more runs, name=folder; a pattern that fits one will do"}
     )
     namespace: str = field(default="ftmech-hf", metadata={"help": "user or organisation on the Hub"})
     prefix: str = field(default="ftmech-nano-", metadata={"help": "put before every model's name"})
@@ -57,19 +45,40 @@ class WriteCardsConfig:
     output_dir: str = field(default="model_cards", metadata={"help": "gets a folder for each model"})
 
 
-def find_reproduced(folder: Path, seed: int) -> dict[str, Path]:
-    """Name of a run in a reproduction -> its folder, wherever it lies.
+class Made(NamedTuple):
+    """A run that gets a card.
+
+    Attributes:
+        run: its folder.
+        results: of its study; None of a run that was named by itself.
+        claims: of the study, that the card shows.
+        others: the study's other runs of the same seed.
+    """
+
+    run: Path
+    results: Path | None = None
+    claims: tuple[str, ...] = ()
+    others: tuple[Path, ...] = ()
+
+
+def find_released(results: Path, seed: int) -> dict[str, Made]:
+    """Name of each model that a study releases -> its run, wherever that lies.
 
     Raises:
-        ValueError: it is no reproduction, or a run of that seed is not finished.
+        ValueError: it is no folder of a study's results, the study releases nothing, or a run is not finished.
     """
-    argv = ["--config", str(folder / "config.yaml")]
-    config, shape = parse_config(ReproduceConfig, PcfgShape, argv=argv)
-    folders = ReproducePlan(dataclasses.replace(config, seeds=[seed]), shape).of_seed(seed)
-    for name in (*RELEASED, *STUDIES):
-        if not is_finished(folders[name]):
-            raise ValueError(f"reproduction: {folder} has no finished {name} of seed {seed} (no {folders[name]})")
-    return folders
+    kind = FinishedRun(results).env["kind"] if (results / "env.json").is_file() else ""
+    if kind not in RELEASED:
+        raise ValueError(f"studies: {results} holds {kind or 'no results'}, expected those of {', '.join(RELEASED)}")
+    study = load_study(kind)
+    assert isinstance(study, Study)
+    plan: StudyPlan = study.read_plan(["--config", str(results / "config.yaml"), "--seeds", str(seed)])
+    of_seed = {name.removesuffix(f"-seed{seed}"): folder for name, folder in plan.folders.items()}
+    for name in RELEASED[kind]:
+        if name not in of_seed or not is_finished(of_seed[name]):
+            raise ValueError(f"studies: {results} has no finished {name} of seed {seed} (no {of_seed.get(name)})")
+    others = tuple(folder for folder in of_seed.values() if is_finished(folder))
+    return {name: Made(of_seed[run], results, claims, others) for run, (name, claims) in RELEASED[kind].items()}
 
 
 def _find_one(pattern: str) -> Path:
@@ -93,45 +102,45 @@ def write_card(run: Path, repo_id: str, origin: Origin, place: Path) -> None:
 
 def write_cards(config: WriteCardsConfig) -> dict[str, Path]:
     """Write a card for every released model: name on the Hub -> its folder."""
-    reproduction = None if config.reproduction is None else Path(config.reproduction)
-    reproduced = find_reproduced(reproduction, config.seed) if reproduction is not None else {}
-    runs = {RELEASED[name]: reproduced[name] for name in RELEASED if name in reproduced}
+    made = {name: each for study in config.studies for name, each in find_released(Path(study), config.seed).items()}
     if config.models:
-        runs |= {name: _find_one(place) for name, place in parse_models(config.models).items()}
-    repo_ids = {name: f"{config.namespace}/{config.prefix}{name}" for name in runs}
+        made |= {name: Made(_find_one(place)) for name, place in parse_models(config.models).items()}
+    repo_ids = {name: f"{config.namespace}/{config.prefix}{name}" for name in made}
     for repo_id in repo_ids.values():
         check_repo_id("namespace, prefix", repo_id)
-    by_hash = {FinishedRun(run).hash: name for name, run in runs.items()}
-    called = {released: name for name, released in RELEASED.items()}
+    by_hash = {FinishedRun(each.run).hash: name for name, each in made.items()}
     written = {}
-    for name, run in runs.items():
-        opened = FinishedRun(run)
+    for name, each in made.items():
+        opened = FinishedRun(each.run)
         base = by_hash.get(opened.inputs.get("model", ""))
-        own = called.get(name) if reproduction is not None else None
         origin = Origin(
             base_model=repo_ids[base] if base else None,
             datasets=config.datasets,
-            analyses=None if own is None else _studies_of(opened.hash, reproduced),
-            claims=claims_of(reproduction, CLAIMS_OF_MODELS[own])
-            if reproduction is not None and own is not None
-            else (),
-            differences=_said_otherwise(reproduction, opened.kind) if own is not None else (),
+            analyses=None if each.results is None else _analyses_of(opened.hash, each.others),
+            claims=() if each.results is None else claims_of(each.results, each.claims),
+            differences=_said_otherwise(each.results, opened.kind),
         )
         written[repo_ids[name]] = Path(config.output_dir) / repo_ids[name].split("/")[1]
-        write_card(run, repo_ids[name], origin, written[repo_ids[name]])
+        write_card(each.run, repo_ids[name], origin, written[repo_ids[name]])
     return written
 
 
-def _said_otherwise(reproduction: Path | None, kind: str) -> list[Mapping[str, str]]:
+def _said_otherwise(results: Path | None, kind: str) -> list[Mapping[str, str]]:
     """How a model was made otherwise than the paper says; what it leaves open stands on the study's page."""
-    found = [] if reproduction is None else differences_of(FinishedRun(reproduction), kind)
+    found = [] if results is None else differences_of(FinishedRun(results), kind)
     return [row for row in found if row["paper"] != NOT_SAID]
 
 
-def _studies_of(model: str, reproduced: dict[str, Path]) -> Sequence[str]:
-    """The reproduction's studies of the model with this hash."""
-    folders = [reproduced[name] for name in STUDIES]
-    return [str(folder) for folder in folders if model in FinishedRun(folder).inputs.values()]
+def _analyses_of(model: str, runs: Sequence[Path]) -> list[str]:
+    """The runs that measured the model with this hash; of diagnoses those that ask what it was tuned into."""
+    found = []
+    for run in map(FinishedRun, runs):
+        roles = {role for role, of in run.inputs.items() if of == model}
+        asked = "finetuned" in roles if "finetuned" in run.inputs else bool(roles)
+        declared = find_publication(run.kind)
+        if asked and declared is not None and declared.holds == "table":
+            found.append(str(run.path))
+    return found
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from recipes import results
+from recipes.released import RELEASED as MODELS
 from recipes.results import STEPS, ResultsConfig, Step, main, make_results
 from recipes.update_readme import BLOCKS, CODE
 from tests.recipes.commands import ROOT
@@ -61,6 +62,17 @@ def test_the_cheapest_runs_first_and_what_is_there_not_at_all(monkeypatch: pytes
     ran.clear()
     assert make_results(ResultsConfig(only=["data_benchmark", "lora"])) == []
     assert ran == ["middle.py", "update_readme.py --only data_benchmark lora code"]
+
+
+def test_cards_are_written_of_the_studies_that_release_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ran = fake(monkeypatch, tmp_path)
+    steps = (Step("safety", "safety.py", 3), Step("lora", "middle.py", 2), Step("stories", "stories.py", 4))
+    monkeypatch.setattr(results, "STEPS", steps)
+    assert make_results(ResultsConfig()) == []
+    assert ran[-2:] == ["update_readme.py --only lora safety stories code",
+                        "write_cards.py --studies runs/safety-nano runs/stories-nano"]  # fmt: skip
+    kinds = {"reproduction": "reproduce", "stories": "tinystories"}
+    assert {kinds.get(source, source) for source in results.RELEASED} == set(MODELS)
 
 
 def test_a_step_that_fails_is_named_and_its_table_is_not_written(

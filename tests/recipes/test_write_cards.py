@@ -1,4 +1,4 @@
-"""The cards of the released models come from the files of a reproduction."""
+"""The cards of the released models come from the files of the studies that made them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,25 @@ from huggingface_hub import ModelCard
 
 from ftmech_hf.config import to_dict
 from ftmech_hf.jobs.card import check_card
+from ftmech_hf.jobs.study import Study
 from ftmech_hf.report.claims import claims_json, judge
 from ftmech_hf.report.differences import write_differences
+from ftmech_hf.studies import load_study
+from ftmech_hf.studies.continual.claims import MEASUREMENTS as CONTINUAL_CLAIMS
 from ftmech_hf.studies.pcfg.claims import CLAIMS_OF_MODELS, MEASUREMENTS
 from ftmech_hf.studies.pcfg.plan import ReproduceConfig, ReproducePlan
+from ftmech_hf.studies.retrieval.claims import MEASUREMENTS as RETRIEVAL_CLAIMS
+from ftmech_hf.studies.safety.claims import MEASUREMENTS as SAFETY_CLAIMS
+from ftmech_hf.studies.tinystories.claims import CLAIMS as STORIES_CLAIMS
 from ftmech_hf.tasks import PcfgShape
 from recipes import write_cards
-from recipes.write_cards import RELEASED
+from recipes.released import RELEASED
+from tests.recipes.conftest import CONFIGS
+
+CLAIMS = {
+    "reproduce": MEASUREMENTS, "tinystories": STORIES_CLAIMS, "safety": SAFETY_CLAIMS,
+    "continual": CONTINUAL_CLAIMS, "retrieval": RETRIEVAL_CLAIMS,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +39,7 @@ def reproduction(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reproduction")
     config, shape = ReproduceConfig(seeds=[0, 1], output_dir=str(folder), runs_dir=str(folder / "shared")), PcfgShape()
     (folder / "config.yaml").write_text(yaml.safe_dump(to_dict(config, shape)))
+    (folder / "env.json").write_text(json.dumps({"kind": "reproduce"}))
     for name, place in ReproducePlan(config, shape).of_seed(0).items():
         kind = {"base": "base", "prune": "prune", "probe": "probe"}.get(name.split("-")[0], "tuned")
         shutil.copytree(runs / kind, place)
@@ -37,10 +50,10 @@ def reproduction(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_released_model_gets_a_card(runs: Path, reproduction: Path, tmp_path: Path) -> None:
-    argv = ["--reproduction", str(reproduction), "--namespace", "someone", "--output_dir", str(tmp_path),
+    argv = ["--studies", str(reproduction), "--namespace", "someone", "--output_dir", str(tmp_path),
             "--models", f"medium={runs.parent}/runs/bas*", "--datasets", "someone/rows"]  # fmt: skip
     write_cards.main(argv)
-    names = {f"ftmech-nano-{name}" for name in (*RELEASED.values(), "medium")}
+    names = {f"ftmech-nano-{name}" for name in (*(each.name for each in RELEASED["reproduce"].values()), "medium")}
     assert {path.name for path in tmp_path.iterdir()} == names
     for name in names:
         text = (tmp_path / name / "README.md").read_text()
@@ -63,19 +76,45 @@ def test_every_released_model_gets_a_card(runs: Path, reproduction: Path, tmp_pa
     assert "over seeds" not in ModelCard.load(tmp_path / "ftmech-nano-medium" / "README.md").text
 
 
-def test_every_claim_of_a_card_is_a_measured_one() -> None:
-    assert set(CLAIMS_OF_MODELS) == set(RELEASED)
-    assert {each for ids in CLAIMS_OF_MODELS.values() for each in ids} <= {each.id for each in MEASUREMENTS if each.bar}
+@pytest.mark.parametrize("name", RELEASED)
+def test_every_released_model_is_a_run_of_its_study_and_its_claims_are_measured(name: str) -> None:
+    study = load_study(name)
+    assert isinstance(study, Study)
+    plan = study.read_plan(["--config", str(CONFIGS / "nano" / f"{name.replace('tiny', '')}.yaml")])
+    assert {f"{run}-seed0" for run in RELEASED[name]} <= set(plan.folders)
+    measured = {each.id for each in CLAIMS[name] if each.bar}
+    for model in RELEASED[name].values():
+        assert model.claims
+        assert set(model.claims) <= measured
+    names = [model.name for models in RELEASED.values() for model in models.values()]
+    assert len(set(names)) == len(names)
+    if name == "reproduce":
+        assert {run: model.claims for run, model in RELEASED[name].items()} == CLAIMS_OF_MODELS
+
+
+def test_a_card_shows_what_measured_its_model_and_a_diagnosis_that_of_the_tuned_one(tmp_path: Path) -> None:
+    """A run that made a model is none, and the base of a diagnosis does not get it on its card."""
+    looked = {
+        "probe": {"finetuned": "0" * 12, "base": "1" * 12}, "prune": {"model": "1" * 12},
+        "diagnose": {"base": "1" * 12, "finetuned": "0" * 12, "control": "2" * 12}, "finetune": {"model": "1" * 12},
+    }  # fmt: skip
+    for kind, inputs in looked.items():
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "env.json").write_text(json.dumps({"kind": kind, "inputs": inputs}))
+    runs = [tmp_path / kind for kind in looked]
+    found = {model: [Path(run).name for run in write_cards._analyses_of(model * 12, runs)] for model in "012"}
+    assert found == {"0": ["probe", "diagnose"], "1": ["prune"], "2": []}
 
 
 def test_a_run_that_is_missing_is_named(
     reproduction: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     with pytest.raises(SystemExit):
-        write_cards.main(["--reproduction", str(reproduction), "--seed", "1", "--output_dir", str(tmp_path)])
+        write_cards.main(["--studies", str(reproduction), "--seed", "1", "--output_dir", str(tmp_path)])
     assert "has no finished base-low of seed 1" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        write_cards.main(
-            ["--reproduction", str(reproduction), "--models", "x=/nowhere*", "--output_dir", str(tmp_path)]
-        )
+        write_cards.main(["--studies", str(tmp_path), "--output_dir", str(tmp_path)])
+    assert f"studies: {tmp_path} holds no results, expected those of reproduce" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        write_cards.main(["--studies", str(reproduction), "--models", "x=/nowhere*", "--output_dir", str(tmp_path)])
     assert "models: '/nowhere*' fits 0 folders, expected one" in capsys.readouterr().err

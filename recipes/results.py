@@ -1,4 +1,4 @@
-"""Make every published result again, the cheapest first, and write READMEs and cards from them; goes on where it stopped.
+"""Make every published result again, the cheapest first, and write READMEs and cards from them; goes on where it stops.
 
 python recipes/results.py --dry_run true    # what it would run, and about how long that takes
 python recipes/results.py                   # a night on two cores

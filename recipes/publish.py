@@ -15,6 +15,8 @@ def main(argv: list[str] | None = None) -> None:
     with clean_exit():
         (config,) = parse_config(PublishConfig, argv=argv, description=__doc__)
         print_published(config.repo_id, publish(config))
+        if config.collection is not None and not config.dry_run:
+            print(f"in the collection {config.collection}")
 
 
 if __name__ == "__main__":

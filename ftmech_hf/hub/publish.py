@@ -27,6 +27,9 @@ class PublishConfig:
     repo_id: str = field(metadata={"place": "output", "help": "USER/NAME on the Hub"})
     private: bool = field(default=False, metadata={"help": "make a new repository private"})
     force: bool = field(default=False, metadata={"help": "replace what the repository holds, whatever it is"})
+    collection: str | None = field(
+        default=None, metadata={"help": "title of a collection of the same user that it is put into, made if need be"}
+    )
     dry_run: bool = field(default=False, metadata={"help": "write what would be pushed into output_dir, push nothing"})
     output_dir: str | None = field(
         default=None,
@@ -68,6 +71,8 @@ class PublishConfig:
             check_repo_id("models", repo_id)
         for repo_id in split_analyses(self.analyses)[1].values():
             check_repo_id("analyses", repo_id)
+        if self.collection is not None and not self.collection.strip():
+            raise ValueError(f"collection: {self.collection!r}, expected a title")
         if self.base_revision is not None and self.base_model is None:
             raise ValueError(f"base_revision: {self.base_revision}, but no base_model is given")
 
@@ -86,8 +91,8 @@ class PublishConfig:
 def publish(config: PublishConfig, *, target: Target | None = None) -> dict[str, Pushed | Path]:
     """Push a run: its snapshots as revisions ``step-N``, and then itself, one commit each.
 
-    ``main`` comes last. So as long as a push is not through, nobody finds the run; what is missing is added by the same
-    command.
+    ``main`` comes last, and a collection only gets what is there. So as long as a push is not through, nobody finds the
+    run; what is missing is added by the same command.
 
     Args:
         config: what and where.
@@ -113,7 +118,10 @@ def publish(config: PublishConfig, *, target: Target | None = None) -> dict[str,
             if config.base_model is not None and "model" in run.inputs:
                 _check_base(config, run.inputs["model"], target.api)
         message = f"{run.kind} {run.hash}"
-        return {name: target.push(tree, message=message, revision=name) for name, tree in trees.items()}
+        pushed = {name: target.push(tree, message=message, revision=name) for name, tree in trees.items()}
+        if config.collection is not None:
+            target.collect(config.collection, private=config.private)
+        return dict(pushed)
 
 
 def _check_base(config: PublishConfig, expected: str, api: HfApi) -> None:

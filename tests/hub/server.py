@@ -121,6 +121,7 @@ class HubServer:
 
     Attributes:
         repos: (model or dataset, USER/NAME) -> repository.
+        collections: name in its address -> collection, as the Hub describes it.
         large_files: sha256 -> content of what was uploaded for a commit.
         requests: "METHOD path" of everything that was asked.
         faults: what goes wrong next.
@@ -129,6 +130,7 @@ class HubServer:
 
     def __init__(self) -> None:
         self.repos: dict[tuple[str, str], Repo] = {}
+        self.collections: dict[str, dict[str, Any]] = {}
         self.large_files: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.faults: list[Fault] = []
@@ -295,6 +297,33 @@ def create_repo(self: _Handler) -> None:
         return self.answer({"error": "You already created this repo", "url": url}, status=409)
     self.hub.add_repo(kind, name).private = asked.get("visibility") == "private"
     self.answer({"url": url, "name": name, "id": name})
+
+
+def create_collection(self: _Handler) -> None:
+    self.check_token()
+    asked = self.json()
+    slug = f"{asked['namespace']}/{asked['title'].lower().replace(' ', '-')}-{'0' * 24}"
+    if slug in self.hub.collections:
+        return self.answer({"error": "This collection already exists", "slug": slug}, status=409)
+    self.hub.collections[slug] = {
+        "slug": slug, "title": asked["title"], "owner": {"name": asked["namespace"]}, "items": [], "lastUpdated": DATE,
+        "position": 0, "private": asked["private"], "theme": "blue", "upvotes": 0,
+    }  # fmt: skip
+    self.answer(self.hub.collections[slug])
+
+
+def collection(self: _Handler, slug: str) -> None:
+    self.answer(self.hub.collections[slug])
+
+
+def add_to_collection(self: _Handler, slug: str) -> None:
+    self.check_token()
+    found, item = self.hub.collections[slug], self.json()["item"]
+    self.hub.repo(item["type"], item["id"])  # what is not there cannot be put into one
+    if item["id"] in [each["id"] for each in found["items"]]:
+        return self.answer({"error": "Item already in collection"}, status=409)
+    found["items"].append({"_id": str(len(found["items"])), "position": len(found["items"]), **item})
+    self.answer(found)
 
 
 def preupload(self: _Handler, kind: str, repo: str, revision: str) -> None:
@@ -471,6 +500,9 @@ ROUTES: list[tuple[tuple[str, ...], str, Callable[..., None]]] = [
     (("GET",), "/api/whoami-v2", whoami),
     (("POST",), "/api/validate-yaml", validate_yaml),
     (("POST",), "/api/repos/create", create_repo),
+    (("POST",), "/api/collections", create_collection),
+    (("GET",), "/api/collections/(?P<slug>[^/]+/[^/]+)", collection),
+    (("POST",), "/api/collections/(?P<slug>[^/]+/[^/]+)/items", add_to_collection),
     (("POST",), _API + "/preupload/(?P<revision>.+)", preupload),
     (("POST",), _WEB + r"\.git/info/lfs/objects/batch", lfs_batch),
     (("POST",), _WEB + r"\.git/info/lfs/objects/verify", lfs_verify),

@@ -64,6 +64,26 @@ def test_main_is_one_commit_and_nothing_changes_the_second_time(runs: Path, hub:
     assert repo.branches == before
 
 
+def test_what_is_pushed_is_put_into_a_collection_once(runs: Path, hub: HubServer, api: HfApi) -> None:
+    push(api, runs, "base", collection="What is hidden")
+    push(api, runs, "rows", kind="dataset", collection="What is hidden")
+    push(api, runs, "base", collection="What is hidden")
+    (found,) = hub.collections.values()
+    assert (found["title"], found["owner"]["name"], found["private"]) == ("What is hidden", USER, False)
+    assert [(each["type"], each["id"]) for each in found["items"]] == [
+        ("model", f"{USER}/base"), ("dataset", f"{USER}/rows"),
+    ]  # fmt: skip
+    push(api, runs, "tuned", collection="Mine", private=True)
+    assert [each["private"] for each in hub.collections.values()] == [False, True]
+
+
+def test_what_did_not_get_there_is_in_no_collection(runs: Path, hub: HubServer, api: HfApi) -> None:
+    hub.faults = [Fault("POST", "/commit/main", "error", times=99, status=503)]
+    with pytest.raises(OSError, match="503"):
+        push(api, runs, "tuned", collection="What is hidden")
+    assert hub.collections == {}
+
+
 def test_what_broke_halfway_is_completed_by_the_same_command(runs: Path, hub: HubServer, api: HfApi) -> None:
     hub.faults = [Fault("POST", "/commit/main", "error", times=99, status=503)]
     with pytest.raises(OSError, match="cannot push"):
@@ -172,6 +192,7 @@ def test_what_is_no_finished_run_is_refused(runs: Path, tmp_path: Path) -> None:
         ({"repo_id": "a/b--c"}, "repo_id: "),
         ({"base_model": "/tmp/x"}, "base_model: "),
         ({"datasets": ["x"]}, "datasets: 'x', expected USER/NAME"),
+        ({"collection": " "}, "collection: ' ', expected a title"),
         ({"base_revision": "step-1"}, "base_revision: step-1, but no base_model"),
         ({"analyses": ["/nowhere"]}, "analyses: /nowhere is no finished run"),
     ],

@@ -63,7 +63,7 @@ STEPS: tuple[Step, ...] = (
     Step("safety", f"safety.py {NANO}/safety.yaml", 40),
     Step("continual_strengths",
          f"continual.py {NANO}/continual.yaml --develop true --seeds 99 --output_dir runs/continual-strengths", 10),
-    Step("continual", f"continual.py {NANO}/continual.yaml", 30),
+    Step("continual", f"continual.py {NANO}/continual.yaml --diagnosed plain ldifs-previous", 45),
     Step("continual_stories_strengths",
          f"continual_stories.py {NANO}/continual_stories.yaml --develop true --seeds 99 --base_steps 1200 "
          "--output_dir runs/continual-stories-strengths", 10),

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from recipes import results
-from recipes.released import RELEASED as MODELS
 from recipes.results import STEPS, ResultsConfig, Step, main, make_results
 from recipes.update_readme import BLOCKS, CODE
+from recipes.write_cards import RELEASED as MODELS
 from tests.recipes.commands import ROOT
 
 ELSEWHERE = {

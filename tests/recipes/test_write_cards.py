@@ -24,7 +24,7 @@ from ftmech_hf.studies.safety.claims import MEASUREMENTS as SAFETY_CLAIMS
 from ftmech_hf.studies.tinystories.claims import CLAIMS as STORIES_CLAIMS
 from ftmech_hf.tasks import PcfgShape
 from recipes import write_cards
-from recipes.released import RELEASED
+from recipes.write_cards import RELEASED
 from tests.recipes.conftest import CONFIGS
 
 CLAIMS = {

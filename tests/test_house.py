@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import LONGEST
+
 ROOT = Path(__file__).parents[1]
 MAX_FILE, MAX_FUNCTION = 300, 60
 
@@ -131,3 +133,8 @@ def test_imports_are_found_wherever_they_stand() -> None:
     )
     names = {"x", "x.a", "x.b", "x.c", "x.d", "x.e"}
     assert set(imported("x.main", text, names)) == names
+
+
+def test_files_of_tests_that_begin_first_are_there() -> None:
+    assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
+    assert len(set(LONGEST)) == len(LONGEST)

@@ -185,6 +185,14 @@ def test_every_config_parses_and_begins_by_saying_what_it_shows(path: Path) -> N
     assert yaml.safe_load(text)["scale"] == path.parent.name
 
 
+def test_no_two_configs_leave_their_results_in_one_folder() -> None:
+    """Whoever follows the READMEs runs one after the other; the second would refuse the folder of the first."""
+    folders = [yaml.safe_load(path.read_text())["output_dir"] for path in sorted(CONFIGS.glob("*/*.yaml"))
+               if "output_dir:" in path.read_text()]  # fmt: skip
+    assert len(folders) > 30
+    assert sorted(folders) == sorted(set(folders))
+
+
 def test_a_run_of_another_config_is_left_untouched(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in (chain / "pretrain").iterdir()}
     with pytest.raises(SystemExit):

@@ -196,7 +196,7 @@ def _analyses_of(model: str, runs: Sequence[Path]) -> list[str]:
     found = []
     for run in map(FinishedRun, runs):
         roles = {role for role, of in run.inputs.items() if of == model}
-        asked = "finetuned" in roles if "finetuned" in run.inputs else bool(roles)
+        asked = "finetuned" in roles if run.kind == "diagnose" else bool(roles)
         declared = find_publication(run.kind)
         if asked and declared is not None and declared.holds == "table":
             found.append(str(run.path))

@@ -250,8 +250,9 @@ def _save_dataset(run: FinishedRun, working: Path, repo_id: str, redaction: Reda
     card.data["pretty_name"] = name
     text = card.content.replace(f'load_dataset("{here}"', f'load_dataset("{repo_id}"')
     # transformers looks for a tokenizer among models; beside the rows of a dataset it is found when it is here.
-    downloaded = f'snapshot_download("{repo_id}", repo_type="dataset") + "/tokenizer"'
-    text = text.replace(f'"{here}/tokenizer"', downloaded)
+    loaded = "tokenizer = AutoTokenizer.from_pretrained("
+    downloaded = f'folder = snapshot_download("{repo_id}", repo_type="dataset")\n{loaded}f"{{folder}}/tokenizer")'
+    text = text.replace(f'{loaded}"{here}/tokenizer")', downloaded)
     if downloaded in text:
         text = text.replace(
             "from datasets import", "from huggingface_hub import snapshot_download\nfrom datasets import", 1

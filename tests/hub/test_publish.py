@@ -250,7 +250,8 @@ def test_stories_are_a_dataset_with_a_tokenizer(tmp_path: Path) -> None:
     tree = save(folder, tmp_path / "out", f"{USER}/stories")["main"]
     card = DatasetCard.load(tree / "README.md")
     assert f'load_dataset("{USER}/stories"' in card.text
-    assert f'from_pretrained(snapshot_download("{USER}/stories", repo_type="dataset") + "/tokenizer")' in card.text
+    assert f'folder = snapshot_download("{USER}/stories", repo_type="dataset")\n' in card.text
+    assert 'AutoTokenizer.from_pretrained(f"{folder}/tokenizer")' in card.text
     assert "from huggingface_hub import snapshot_download" in card.text
     assert (tree / "tokenizer" / "tokenizer.json").is_file()
     assert str(tmp_path) not in card.text

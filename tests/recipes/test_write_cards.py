@@ -103,7 +103,7 @@ def test_a_card_shows_what_measured_its_model_and_a_diagnosis_that_of_the_tuned_
         (tmp_path / kind / "env.json").write_text(json.dumps({"kind": kind, "inputs": inputs}))
     runs = [tmp_path / kind for kind in looked]
     found = {model: [Path(run).name for run in write_cards._analyses_of(model * 12, runs)] for model in "012"}
-    assert found == {"0": ["probe", "diagnose"], "1": ["prune"], "2": []}
+    assert found == {"0": ["probe", "diagnose"], "1": ["probe", "prune"], "2": []}
 
 
 def test_a_run_that_is_missing_is_named(

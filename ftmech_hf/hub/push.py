@@ -75,15 +75,12 @@ class Target:
                 )
             )
 
-    def collect(self, title: str, *, private: bool = False) -> str:
+    def collect(self, title: str, *, private: bool = False) -> None:
         """Put the repository into a collection of its owner, which is made if there is none of that title.
 
         Args:
             title: of the collection.
             private: a new collection is.
-
-        Returns:
-            its address.
 
         Raises:
             ValueError: the token is not accepted.
@@ -95,7 +92,6 @@ class Target:
                 lambda: self.api.create_collection(title, namespace=owner, private=private, exists_ok=True)
             )
             self._call(lambda: self.api.add_collection_item(found.slug, self.repo_id, self.kind, exists_ok=True))
-        return str(found.url)
 
     def identity(self, field: str = "repo_id") -> dict[str, Any] | None:
         """The ``env.json`` of what the repository holds, empty if it is not one of ours; None if it holds nothing.

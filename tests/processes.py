@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import runpy
 import signal
 import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 
@@ -18,7 +21,12 @@ GUARD = 1200.0
 
 
 def listen_to_ctrl_c() -> None:
-    """For ``preexec_fn``: a shell starts background jobs deaf to SIGINT, and children inherit that."""
+    """A shell starts background jobs deaf to SIGINT, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _let_ctrl_c_through() -> None:
+    """For ``preexec_fn``, as :func:`listen_to_ctrl_c`: Python then takes it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -33,7 +41,7 @@ def started(command: Sequence[str], errors: Path, **options: Any) -> Iterator[su
     """
     with errors.open("wb") as file:
         process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=file, preexec_fn=listen_to_ctrl_c, start_new_session=True,
+            command, stdout=subprocess.DEVNULL, stderr=file, preexec_fn=_let_ctrl_c_through, start_new_session=True,
             **options,
         )  # fmt: skip
     try:
@@ -44,6 +52,104 @@ def started(command: Sequence[str], errors: Path, **options: Any) -> Iterator[su
         process.wait()
 
 
+class Ended(Protocol):
+    """What is asked whether it has ended."""
+
+    def poll(self) -> int | None: ...
+
+
+class Forked:
+    """A script in a copy of the process that has loaded what workers need: it begins at once, not after five seconds.
+
+    What a fresh interpreter does otherwise, or what it imports under another environment, is not to be tested so.
+
+    Args:
+        words: those after ``python``: a script and its arguments, or ``-m`` and a module and its.
+        output, errors: the files that they are written to.
+        cwd, env: as of ``Popen``.
+        before: called in the copy, before the script.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        output: Path,
+        errors: Path,
+        *,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        before: Callable[[], None] | None = None,
+    ) -> None:
+        from ftmech_hf.jobs.scheduler import fork_context  # not before it is known what the tests' own process imports
+
+        environment = dict(os.environ if env is None else env)
+        given = (list(words), str(output), str(errors), str(cwd or Path.cwd()), environment, before)
+        self._process = fork_context().Process(target=_become, args=given)
+        self._process.start()
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    @property
+    def returncode(self) -> int | None:
+        """As of ``Popen``: minus the signal that ended it, or what it exited with."""
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self._process.pid, number)
+
+    def end(self) -> None:
+        """Kill it and all that it has started."""
+        self._process.kill()
+        with contextlib.suppress(ProcessLookupError):  # its session is its process group
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.join()
+
+
+def _become(
+    words: list[str], output: str, errors: str, cwd: str, env: dict[str, str], before: Callable[[], None] | None
+) -> None:
+    os.setsid()
+    listen_to_ctrl_c()
+    for number, path in ((1, output), (2, errors)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    if before is not None:
+        before()
+    if words[0] == "-m":
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = words
+        runpy.run_path(words[0], run_name="__main__")
+
+
+@contextlib.contextmanager
+def forked(words: Sequence[str], errors: Path, **options: Any) -> Iterator[Forked]:
+    """As :func:`started`, of a :class:`Forked` process."""
+    process = Forked(words, Path(os.devnull), errors, **options)
+    try:
+        yield process
+    finally:
+        process.end()
+
+
+def run_forked(words: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """What a :class:`Forked` process exits with and says."""
+    with tempfile.TemporaryDirectory() as folder:
+        output, errors = Path(folder, "output"), Path(folder, "errors")
+        process = Forked(words, output, errors, **options)
+        try:
+            code = wait_until(lambda: None if process.poll() is None else str(process.poll()))
+        finally:
+            process.end()
+        return subprocess.CompletedProcess(list(words), int(code), output.read_text(), errors.read_text())
+
+
 def run_in_time(command: Sequence[str], errors: Path, **options: Any) -> None:
     """A process that must succeed, with all it starts; see :func:`started`."""
     with started(command, errors, **options) as process:
@@ -51,9 +157,7 @@ def run_in_time(command: Sequence[str], errors: Path, **options: Any) -> None:
     assert process.returncode == 0, errors.read_text()
 
 
-def wait_until(
-    happened: Callable[[], Any], process: subprocess.Popen[bytes] | None = None, *, seconds: float = GUARD
-) -> Any:
+def wait_until(happened: Callable[[], Any], process: Ended | None = None, *, seconds: float = GUARD) -> Any:
     """Wait until something is so, and return it.
 
     Args:

@@ -17,6 +17,7 @@ import yaml
 from ftmech_hf.__main__ import describe, describe_recipes, main
 from ftmech_hf.config import read_yaml
 from ftmech_hf.studies import STUDIES, load_study
+from tests.processes import run_forked
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("[!_]*.py"))
@@ -50,7 +51,7 @@ def test_help_names_every_recipe_with_a_line_and_imports_none(capsys: pytest.Cap
 def test_it_runs_a_recipe_from_anywhere_with_settings_by_their_short_name(tmp_path: Path) -> None:
     argv = ["--steps", "1", "--batch_size", "2", "--eval_rows", "2", "--final_eval_rows", "2", "--n_layer", "1"]
     argv += ["--n_embd", "16", "--n_head", "1", "--output_dir", "made"]
-    done = run("-m", "ftmech_hf", "pretrain", "--config", "nano/pretrain.yaml", *argv, cwd=tmp_path)
+    done = run_forked(["-m", "ftmech_hf", "pretrain", "--config", "nano/pretrain.yaml", *argv], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "made" / "manifest.json").is_file()
     assert read_yaml(str(tmp_path / "made" / "config.yaml"))["operand_prior"] == ["low"]

@@ -41,6 +41,14 @@ def start_method() -> str:
     return "forkserver" if sys.platform == "linux" else "spawn"
 
 
+def fork_context() -> Any:
+    """What starts workers: where they are copies, of a process that has loaded what they need by now."""
+    context = multiprocessing.get_context(method := start_method())
+    if method == "forkserver":
+        _load_beforehand()
+    return context
+
+
 def _load_beforehand() -> None:
     """Start the process that workers are copies of, if it is not there, without the modules of the user's folder."""
     kept = os.environ.get("PYTHONSAFEPATH")
@@ -163,9 +171,7 @@ class LocalPool:
 
     def __init__(self, workers: int, gpus: Sequence[str] = ()) -> None:
         self.workers, self._gpus = workers, list(gpus)
-        self._context: Any = multiprocessing.get_context(method := start_method())
-        if method == "forkserver":
-            _load_beforehand()
+        self._context = fork_context()
         self._start()
 
     def _start(self) -> None:

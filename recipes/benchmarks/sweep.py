@@ -7,7 +7,6 @@ before the clock runs, as in a long sweep.
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import torch
 import yaml
 from threadpoolctl import threadpool_limits
 
+from ftmech_hf.jobs.scheduler import fork_context
 from ftmech_hf.jobs.training import PretrainConfig, pretrain
 from ftmech_hf.models.presets import find_preset
 from ftmech_hf.runs import count_cores
@@ -61,13 +61,12 @@ def _one_run(config: PretrainConfig, task: PcfgConfig, train: TrainConfig) -> No
 def _seconds(config: BenchmarkConfig, task: PcfgConfig, workers: int, threads: int) -> float:
     """Wall-clock seconds of all runs, in ``workers`` processes of ``threads`` threads."""
     train = TrainConfig(steps=config.steps, num_evals=0, checkpoint_every=10**9)
-    context = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory() as folder,
-        ProcessPoolExecutor(workers, mp_context=context, initializer=_set_threads, initargs=(threads,)) as pool,
+        ProcessPoolExecutor(workers, mp_context=fork_context(), initializer=_set_threads, initargs=(threads,)) as pool,
     ):
         place = PretrainConfig(preset=config.preset, output_dir=str(Path(folder) / "warm"))
-        short = dataclasses.replace(train, steps=1)
+        short = dataclasses.replace(train, steps=1, final_eval_rows=1)
         warm = [
             pool.submit(_one_run, dataclasses.replace(place, output_dir=f"{folder}/warm{n}"), task, short)
             for n in range(workers)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from recipes import attention, finetune, interpolate, pretrain, probe, prune, reverse_finetune
-from tests.processes import GUARD
+from tests.processes import run_forked
 from tests.recipes.commands import TOUR
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -24,8 +23,7 @@ SMALL = ["--n_layer=1", "--n_head=1", "--n_embd=16"]
 
 def run_recipe(name: str, *argv: str, **options: object) -> subprocess.CompletedProcess[str]:
     """A recipe in a process of its own."""
-    command = [sys.executable, str(RECIPES / f"{name}.py"), *argv]
-    return subprocess.run(command, capture_output=True, text=True, timeout=GUARD, check=False, **options)  # type: ignore[call-overload, no-any-return]
+    return run_forked([str(RECIPES / f"{name}.py"), *argv], **options)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from ftmech_hf.models.presets import build_model, find_preset
+from ftmech_hf.tasks import PcfgConfig
 from recipes import benchmark
 from recipes.benchmarks import accuracy, limits, train
 from recipes.readme.benchmarks import accuracy_block, analysis_block, explorer_block, gpu_speed_block
@@ -130,7 +132,10 @@ def test_runs_side_by_side_and_one_after_the_other_are_measured(commands: str, p
 def test_reading_activations_is_measured_in_all_parts(tmp_path: Path) -> None:
     path = tmp_path / "benchmark.json"
     few = ["--repeats", "1", "--stored_rows", "300", "--traces", "10", "--probe_rows", "100", "--probe_seeds", "1"]
-    benchmark.main(["analysis", *few, "--ablation_rows", "2", "--json", str(path)])
+    small = build_model(find_preset("nano", n_embd=16), len(PcfgConfig().vocabulary), seed=0)
+    small.save_pretrained(tmp_path / "model")
+    few += ["--model", str(tmp_path / "model"), "--ablation_rows", "2"]
+    benchmark.main(["analysis", *few, "--json", str(path)])
     rows = json.loads(path.read_text())["rows"]
     assert len(rows) == 17
     assert rows[0]["ratio"] == 1

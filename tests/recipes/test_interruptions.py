@@ -22,7 +22,7 @@ from ftmech_hf.runs import damaged_files, is_finished, read_metrics, working_fol
 from ftmech_hf.training import loop
 from ftmech_hf.training.checkpoint import find_checkpoints
 from recipes import pretrain
-from tests.processes import run_in_time, started, wait_until
+from tests.processes import forked, run_in_time, wait_until
 from tests.recipes.conftest import CONFIGS, RECIPES, SMALL, TINY, run_recipe
 
 SIXTY_STEPS = [
@@ -41,8 +41,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_recipe_goes_on_and_ends_the_same(how: signal.Signals, whole: Path, tmp_path: Path) -> None:
     argv = [*SIXTY_STEPS, "--output_dir", str(tmp_path / "run")]
-    command = [sys.executable, str(RECIPES / "pretrain.py"), *argv]
-    with started(command, tmp_path / "errors") as process:
+    with forked([str(RECIPES / "pretrain.py"), *argv], tmp_path / "errors") as process:
         wait_until(lambda: list((tmp_path / "run.partial").glob("checkpoints/step-*[0-9]")), process)
         process.send_signal(how)
         wait_until(lambda: process.poll() is not None)
@@ -142,14 +141,16 @@ def test_fifty_kills_at_random_moments_change_nothing(recipe: str, weights: str,
     assert 0 < after_training < kills
 
 
+def _limit_files() -> None:
+    """A write beyond this size fails as on a full disk."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="limits file sizes")
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
-    def limit() -> None:  # a write beyond this size fails as on a full disk
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
     argv = ["--config", str(CONFIGS / "nano" / "pretrain.yaml"), *TINY, "--output_dir", str(tmp_path / "run")]
-    done = run_recipe("pretrain", *argv, preexec_fn=limit)
+    done = run_recipe("pretrain", *argv, before=_limit_files)
     assert done.returncode == 2
     assert "error: " in done.stderr
     assert "Traceback" not in done.stderr

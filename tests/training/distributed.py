@@ -1,4 +1,4 @@
-"""Run by torchrun on two processes: the training loop with DDP or on a sharded (FSDP2) model, on CPU, once or oftener.
+"""The training loop with DDP or on a sharded (FSDP2) model, on CPU, once or oftener, by two processes as of torchrun.
 
 In modes that end in ``documents`` it trains on packed stories, whose rows are filled unequally.
 

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import sys
+import socket
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from ftmech_hf.runs import damaged_files, read_metrics
 from ftmech_hf.tasks import RowStream
 from ftmech_hf.training.objectives import Batch, Documents
-from tests.processes import run_in_time
+from tests.processes import forked, wait_until
 from tests.training.distributed import DOCUMENTS
 
 ROOT = Path(__file__).parents[2]
@@ -21,14 +22,31 @@ CONFIGS = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
 
 
 def launch(folder: Path, *trainings: tuple[str, str, int]) -> None:
-    """Trainings one after the other, each of a name, a mode and the step that it is stopped at, or -1."""
-    alone = all(mode.startswith("one") for _, mode, _ in trainings)
-    start = [] if alone else ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    """Trainings one after the other, each of a name, a mode and the step that it is stopped at, or -1.
+
+    By two processes as torchrun starts them, or by one.
+    """
+    number = 1 if all(mode.startswith("one") for _, mode, _ in trainings) else 2
     words = [word for name, mode, stop_at in trainings for word in (str(folder / name), mode, str(stop_at))]
     env = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
-    run_in_time(
-        [sys.executable, *start, "-m", "tests.training.distributed", *words], folder / "errors", cwd=ROOT, env=env
-    )
+    if number == 2:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        env |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for rank in range(number):
+            ranked = {**env, "RANK": str(rank), "LOCAL_RANK": str(rank)} if number == 2 else env
+            command = ["-m", "tests.training.distributed", *words]
+            errors = folder / f"errors-{rank}"
+            processes.append(stack.enter_context(forked(command, errors, cwd=ROOT, env=ranked)))
+        codes = wait_until(lambda: _all_or_a_failed([each.poll() for each in processes]))
+    assert codes == [0] * number, "\n".join(path.read_text() for path in sorted(folder.glob("errors-*")))
+
+
+def _all_or_a_failed(codes: list[int | None]) -> list[int | None] | None:
+    """What processes ended with: one that fails leaves another waiting for it."""
+    return codes if None not in codes or any(codes) else None
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import functools
 import math
 import re
 import sys
@@ -68,6 +69,22 @@ class _Parser(HfArgumentParser):
     def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
         """Without what a field's ``metadata`` says that is no business of a parser."""
         return super().add_argument(*names, **{key: each for key, each in settings.items() if key not in _OURS})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """With lists of its own: argparse gives every namespace the one list that is the default."""
+        if namespace is None:
+            defaults = ((action.dest, action.default) for action in self._actions)
+            namespace = argparse.Namespace(**{name: [*each] for name, each in defaults if isinstance(each, list)})
+        return super().parse_known_args(args, namespace)
+
+
+@functools.cache
+def _make_parser(config_types: tuple[type, ...], description: str | None) -> _Parser:
+    """A parser of some settings, once: a sweep parses the settings of a thousand runs."""
+    parser = _Parser(config_types, description=description, allow_abbrev=False)  # type: ignore[arg-type]
+    parser.add_argument("--config", help="YAML file of flags; the command line wins")
+    parser.add_argument("--scale", choices=list(SCALES), help="nano (default), micro or paper")
+    return parser
 
 
 def _empty_list_names(config_types: Sequence[type]) -> set[str]:
@@ -133,15 +150,20 @@ def _check_values(configs: Sequence[Any]) -> None:
 
 
 def _list_names(config_types: Sequence[type]) -> set[str]:
-    hints = {name: str(hint) for kind in config_types for name, hint in get_type_hints(kind).items()}
-    return {name for name, hint in hints.items() if "list" in hint.lower()}
+    return {name for name, hint in _hints(tuple(config_types)).items() if "list" in hint.lower()}
+
+
+@functools.cache
+def _hints(config_types: tuple[type, ...]) -> Mapping[str, str]:
+    """Setting -> its type, in words."""
+    return {name: str(hint) for kind in config_types for name, hint in get_type_hints(kind).items()}
 
 
 def _check_file(values: Mapping[str, Any], config_types: Sequence[type], where: str | None) -> None:
     """Refuse a list where one value belongs."""
-    hints = {name: hint for kind in config_types for name, hint in get_type_hints(kind).items()}
+    hints = _hints(tuple(config_types))
     for name, value in values.items():
-        if isinstance(value, list) and name in hints and "list" not in str(hints[name]).lower():
+        if isinstance(value, list) and name in hints and "list" not in hints[name].lower():
             raise ConfigError(f"{name}: {value} in {where}, expected one value")
 
 
@@ -198,9 +220,7 @@ def parse_config(
     saved = _without(to_argv(from_scale | from_file), given)
     words = _drop_none(words, optional | _empty_list_names(config_types))
 
-    parser = _Parser(config_types, description=description, allow_abbrev=False)  # type: ignore[arg-type]
-    parser.add_argument("--config", help="YAML file of flags; the command line wins")
-    parser.add_argument("--scale", choices=list(SCALES), help="nano (default), micro or paper")
+    parser = _make_parser(config_types, description)
     *parsed, _, unknown = parser.parse_args_into_dataclasses(saved + words, return_remaining_strings=True)
     if unknown:
         flag = unknown[0].partition("=")[0]

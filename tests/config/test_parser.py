@@ -93,6 +93,16 @@ def test_a_scale_is_overridden_by_file_and_command_line(tmp_path: Path) -> None:
     assert parse_config(PcfgConfig, argv=["--config", path, "--scale", "nano"])[0].root == "m"
 
 
+def test_settings_parsed_twice_share_no_list() -> None:
+    first, second = (parse_config(TrainConfig, argv=[])[0] for _ in range(2))
+    assert first == second == TrainConfig()
+    first.snapshots.append(3)
+    assert second.snapshots == [] == parse_config(TrainConfig, argv=[])[0].snapshots
+    words = ["--snapshots", "4", "5"]
+    assert parse_config(TrainConfig, argv=words)[0].snapshots == [4, 5]
+    assert parse_config(TrainConfig, argv=[])[0].snapshots == []
+
+
 def test_a_saved_config_parses_to_itself(tmp_path: Path) -> None:
     lists = ["--operators", "count", "--operand_prior", "0.7", "0.2", "0.1"]
     configs = parse_config(*ALL, argv=[*lists, "--correlation=0.5", "--lr=1e-5", "--scale=paper", "--fresh"])

@@ -188,6 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: HubServer
     damage = ""
+    disable_nagle_algorithm = True  # else an answer waits 40 ms for word that its head has arrived
 
     def log_message(self, format: str, *args: object) -> None:
         pass

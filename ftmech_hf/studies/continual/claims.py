@@ -111,6 +111,7 @@ class SeedMatrix:
         self.table, self.sequence = table, sequence
         self.tasks = [str(each) for each in tasks or SEQUENCES[sequence].tasks]
         self.kept = [str(each) for each in kept]
+        self._of_models: dict[tuple[str, int, str, str], pd.DataFrame] = {}
 
     def on(self, sequence: str) -> SeedMatrix:
         """The same seed on another sequence."""
@@ -118,15 +119,21 @@ class SeedMatrix:
 
     def values(self, method: str, after: int, names: list[str], by: str = "behaviour", site: str = "") -> pd.DataFrame:
         """The rows of a model, one a name; raises :class:`Missing` if one is not there."""
+        model = method, after, by, site
+        if model not in self._of_models:  # claims ask for the same ones again and again
+            self._of_models[model] = self._find(*model)
+        found = self._of_models[model]
+        if not set(names) <= set(found.index):
+            raise Missing
+        return found.loc[names]
+
+    def _find(self, method: str, after: int, by: str, site: str) -> pd.DataFrame:
         one_of_all = method in ("base", "random", "never", "joint") or method.startswith("single-")
         found = self.table[(self.table["method"] == method) & (self.table["after_task"] == after)]
         found = found[(found["by"] == by) & (found["site"] == site)]
         if not one_of_all:
             found = found[found["sequence"] == self.sequence]
-        found = found.drop_duplicates("capability").set_index("capability")
-        if not set(names) <= set(found.index):
-            raise Missing
-        return found.loc[names]
+        return found.drop_duplicates("capability").set_index("capability")
 
     def share(self, method: str, after: int, names: list[str], by: str = "behaviour", site: str = "") -> Reading:
         """Mean accuracy in per cent, of all rows together."""

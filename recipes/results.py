@@ -59,7 +59,7 @@ STEPS: tuple[Step, ...] = (
     Step("lora", f"sweep.py {NANO}/sweep_lora.yaml", 10),
     Step("forgetting", f"sweep.py {NANO}/sweep_forgetting.yaml", 10),
     Step("grid", f"sweep.py {NANO}/sweep_grid.yaml", 60),
-    Step("stories", f"stories.py {NANO}/stories.yaml --seeds 0 1 2 3 4", 40),
+    Step("stories", f"stories.py {NANO}/stories.yaml --seeds 0 1 2 3 4", 80),
     Step("safety", f"safety.py {NANO}/safety.yaml", 40),
     Step("continual_strengths",
          f"continual.py {NANO}/continual.yaml --develop true --seeds 99 --output_dir runs/continual-strengths", 10),

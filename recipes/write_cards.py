@@ -56,7 +56,7 @@ RELEASED: Mapping[str, Mapping[str, Released]] = {
     "tinystories": {
         "base": Released("stories", ("base_asked", "base_not_asked")),
         "delete-f-r-large": Released("stories-deleted", ("deleted_large", "randomised", "probe_gap")),
-        "reverse-delete-f-r-large": Released("stories-reversed", ("early", "late", "loss_ratio")),
+        "reverse-delete-f-r-large": Released("stories-reversed", ("early", "gained", "late", "loss_ratio")),
         "control": Released("stories-control", ("control_asked", "probe_control")),
         "reverse-control": Released("stories-control-reversed", ("early", "loss_ratio")),
     },

@@ -64,7 +64,7 @@ HEADLINES = (
     Headline(
         "tinystories",
         "a feature that was deleted from stories comes back sooner than it is learned",
-        ("A tenth of the way back,",),
+        ("A tenth of the way back,", "The same, of those not filtered alone"),
     ),
     Headline(
         "tinystories",

@@ -4,9 +4,10 @@ Bars were set before the study was run, with exceptions made after a pilot of tw
 and its bar, the threshold at which a loss counts as recovered, and ``pruned_not_asked``. After a first whole run, whose
 base wrote a twist in 54 % of the stories when asked, the nano scale's steps were made more and its rows shorter, and no
 bar was touched. Two controls that could not fail, shuffled labels for probes and random rows for pruning, then gave way
-to two that can, before anything was run: ``probe_random`` and ``pruned_control``. The paper's numbers are its Table 1,
-each cell of 16 stories, so that a single cell of it is known to about 12 points. Intervals are over seeds and
-instructions; all models share these: differences are taken within one.
+to two that can, before anything was run: ``probe_random`` and ``pruned_control``. ``gained`` was added after a run, in
+which filtering alone deleted nothing, so that models which had lost nothing carried ``early``. The paper's numbers are
+its Table 1, each cell of 16 stories, so that a single cell of it is known to about 12 points. Intervals are over seeds
+and instructions; all models share these: differences are taken within one.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ CLAIMS: tuple[Measurement, ...] = (
     Measurement("randomised", "Filtering alone leaves more than with randomisation", "points", "+44", ">= 10"),
     Measurement("early", "A tenth of the way back, the six deleted models are above the control", "points", "+26",
                 ">= 10"),
+    Measurement("gained", "The same, of those not filtered alone: gained since deletion, beyond the control", "points",
+                "+7", ">= 10"),
     Measurement("late", "At the end of the way back they are not far above it", "points", "+0", "<= 15"),
     Measurement("specific", "At the end the six write a twist when not asked", "%", "not reported", "<= 20"),
     Measurement("loss_ratio", "Steps until the loss on twists is the base's: control over the large rate's", "x",
@@ -87,6 +90,7 @@ def judge_claims(
         "rates": lambda: shares.mean([(label, 0) for label in deleted("small")], [(label, 0) for label in large]),
         "randomised": lambda: shares.mean([(f"F ({r})", 0) for r in RATES], [(f"F+R ({r})", 0) for r in RATES]),
         "early": lambda: shares.mean([(label, early) for label in deleted()], [(CONTROL, early)]),
+        "gained": lambda: shares.gained([each for each in deleted() if not each.startswith("F (")], early, CONTROL),
         "late": lambda: shares.mean([(label, end) for label in deleted()], [(CONTROL, end)]),
         "specific": lambda: shares.mean([(label, end) for label in deleted()], kind=NOT_ASKED),
         "loss_ratio": lambda: _loss_ratio(losses, plan.task.feature, seeds, large),
@@ -125,20 +129,32 @@ class _Shares:
         self, first: Sequence[tuple[str, int]], less: Sequence[tuple[str, int]] = (), *, kind: str = ASKED
     ) -> list[Reading]:
         """The mean over some (model, step), less that over others: a reading per seed, over its instructions."""
-
-        def rows(seed: int, chosen: Sequence[tuple[str, int]], kind: str) -> NDArray[np.float64]:
-            return np.mean([self.verdicts[seed, label, step, kind] for label, step in chosen], axis=0)
-
         readings = []
         for seed in self.seeds:
-            found = 100 * (rows(seed, first, kind) - (rows(seed, less, kind) if less else 0.0))
+            found = 100 * (self._rows(seed, first, kind) - (self._rows(seed, less, kind) if less else 0.0))
             value, low, high = mean_interval(found.tolist())
             if less:
                 readings.append(Reading(value, interval=(low, high)))
                 continue
-            floor = 100 * float(rows(seed, first, NOT_ASKED).mean()) if kind == ASKED else self.judged_wrong
+            floor = 100 * float(self._rows(seed, first, NOT_ASKED).mean()) if kind == ASKED else self.judged_wrong
             readings.append(Reading(value, rows=len(found), interval=(low, high), floor=floor))
         return readings
+
+    def gained(self, labels: Sequence[str], step: int, control: str) -> list[Reading]:
+        """What some models have gained in the mean since step 0, when asked, less what the control has."""
+        readings = []
+        for seed in self.seeds:
+            (after, before), (other_after, other_before) = (
+                [self._rows(seed, [(label, at) for label in some], ASKED) for at in (step, 0)]
+                for some in (labels, [control])
+            )
+            value, low, high = mean_interval((100 * (after - before - other_after + other_before)).tolist())
+            readings.append(Reading(value, interval=(low, high)))
+        return readings
+
+    def _rows(self, seed: int, chosen: Sequence[tuple[str, int]], kind: str) -> NDArray[np.float64]:
+        """Of each instruction, how many of some (model, step) write the feature, as a share."""
+        return np.mean([self.verdicts[seed, label, step, kind] for label, step in chosen], axis=0)
 
 
 def _loss_ratio(losses: pd.DataFrame, feature: str, seeds: Sequence[int], deleted: Sequence[str]) -> list[Reading]:

@@ -21,7 +21,7 @@ def _sections(results: StoriesResults) -> list[Section]:
             "fine-tuned back on stories with a twist. Bands: 95 % intervals.",
             stories_figures.scores_figure(results.points, "stories", over_seeds),
             "Share of stories with a twist against step of fine-tuning back",
-            ["base_*", "control_asked", "deleted_large", "rates", "randomised", "early", "late", "specific"],
+            ["base_*", "control_asked", "deleted_large", "rates", "randomised", "early", "gained", "late", "specific"],
         )
     ]
     if (results.points["measure"] == "choice").any():

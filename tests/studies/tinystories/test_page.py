@@ -49,6 +49,20 @@ def test_a_difference_is_taken_within_each_instruction() -> None:
         shares.mean([("missing", 0)])
 
 
+def test_what_deletion_left_and_what_a_control_learns_are_not_what_comes_back() -> None:
+    numbers = {("one", 0): 20, ("one", 30): 60, ("two", 0): 10, ("two", 30): 20, ("control", 0): 0, ("control", 30): 15}
+    verdicts = {(0, *model, kind): np.arange(100) < number for model, number in numbers.items()
+                for kind in (ASKED, NOT_ASKED)}  # fmt: skip
+    shares = _Shares(verdicts, [0])
+    (found,) = shares.gained(["one", "two"], 30, "control")
+    assert found.value == pytest.approx((60 - 20 + 20 - 10) / 2 - 15)
+    assert found.rows is None
+    assert found.interval is not None
+    assert found.interval[0] < found.value < found.interval[1]
+    (learned,) = shares.gained(["control"], 30, "control")
+    assert learned.value == 0
+
+
 def test_every_seed_has_a_reading() -> None:
     verdicts = {(seed, "one", 0, kind): np.arange(10) < 5 + seed for seed in (0, 1) for kind in (ASKED, NOT_ASKED)}
     assert [(each.value, each.rows) for each in _Shares(verdicts, [0, 1]).mean([("one", 0)])] == [(50, 10), (60, 10)]

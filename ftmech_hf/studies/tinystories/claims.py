@@ -5,9 +5,10 @@ and its bar, the threshold at which a loss counts as recovered, and ``pruned_not
 base wrote a twist in 54 % of the stories when asked, the nano scale's steps were made more and its rows shorter, and no
 bar was touched. Two controls that could not fail, shuffled labels for probes and random rows for pruning, then gave way
 to two that can, before anything was run: ``probe_random`` and ``pruned_control``. ``gained`` was added after a run, in
-which filtering alone deleted nothing, so that models which had lost nothing carried ``early``. The paper's numbers are
-its Table 1, each cell of 16 stories, so that a single cell of it is known to about 12 points. Intervals are over seeds
-and instructions; all models share these: differences are taken within one.
+which filtering alone deleted nothing, so that models which had lost nothing carried ``early``; its bar is to the
+paper's number about what that of ``early`` is. The paper's numbers are its Table 1, each cell of 16 stories, so that a
+single cell of it is known to about 12 points. Intervals are over seeds and instructions; all models share these:
+differences are taken within one.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ CLAIMS: tuple[Measurement, ...] = (
     Measurement("early", "A tenth of the way back, the six deleted models are above the control", "points", "+26",
                 ">= 10"),
     Measurement("gained", "The same, of those not filtered alone: gained since deletion, beyond the control", "points",
-                "+7", ">= 10"),
+                "+7", ">= 3"),
     Measurement("late", "At the end of the way back they are not far above it", "points", "+0", "<= 15"),
     Measurement("specific", "At the end the six write a twist when not asked", "%", "not reported", "<= 20"),
     Measurement("loss_ratio", "Steps until the loss on twists is the base's: control over the large rate's", "x",

@@ -143,6 +143,8 @@ class _Shares:
 
     def gained(self, labels: Sequence[str], step: int, control: str) -> list[Reading]:
         """What some models have gained in the mean since step 0, when asked, less what the control has."""
+        if not labels:
+            raise KeyError("no model of a plan")
         readings = []
         for seed in self.seeds:
             (after, before), (other_after, other_before) = (

@@ -48,10 +48,10 @@ def pytest_configure() -> None:
 
 
 LONGEST = (
-    "recipes/test_sweep.py", "recipes/test_benchmark.py", "training/test_distributed.py",
-    "studies/organisms/test_study.py", "recipes/test_reproduce.py", "recipes/test_interruptions.py",
-    "recipes/test_stories_study.py", "hub/test_reuse.py", "recipes/test_diagnose.py",
-    "activations/test_sites.py", "studies/diagnosis/test_several_tokens.py",
+    "recipes/test_sweep.py", "recipes/test_benchmark.py", "recipes/test_reproduce.py", "activations/test_sites.py",
+    "hub/test_reuse.py", "studies/diagnosis/test_diagnosis.py", "studies/organisms/test_study.py",
+    "studies/diagnosis/test_devices.py", "recipes/test_readme.py", "models/test_compiled.py",
+    "studies/diagnosis/test_pairs.py", "recipes/test_stories_study.py", "report/test_touch.py",
 )  # fmt: skip
 """Files that begin first where several processes share them, so that none waits long for another's last."""
 

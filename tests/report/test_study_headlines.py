@@ -282,6 +282,7 @@ EXPECTED = {
     "rates": (20, 21),  # 45 less 25, 51 less 30
     "randomised": (30, 31.5),  # 50 less 20, 57 less 25.5
     "early": (30, 28),  # 50 less 20, 52 less 24
+    "gained": (10, 7.75),  # 30, 20, 25 and 5 in the mean, less 10; 23, 20, 25 and 3, less 10
     "late": (10, 3),  # 80 less 70, 81 less 78
     "specific": (10, 11),
     "loss_ratio": (90 / 6000 ** (1 / 3), 100 / 7500 ** (1 / 3)),  # over the geometric mean of 10, 20, 30; of 20, 25, 15

@@ -16,18 +16,21 @@ from typing import Any, Protocol
 
 import psutil
 
+from ftmech_hf.jobs.scheduler import fork_context
+
 GUARD = 1200.0
 """Seconds after which a wait is given up, for a machine that hangs. No machine is too slow for it."""
 
 
 def listen_to_ctrl_c() -> None:
-    """A shell starts background jobs deaf to SIGINT, and children inherit that."""
+    """A shell starts background jobs deaf to SIGINT, and children inherit that; what is executed next does not."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _let_ctrl_c_through() -> None:
-    """For ``preexec_fn``, as :func:`listen_to_ctrl_c`: Python then takes it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def _kill_session(pid: int) -> None:
+    """Kill a process that leads a session, which is its process group, and all that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -41,14 +44,13 @@ def started(command: Sequence[str], errors: Path, **options: Any) -> Iterator[su
     """
     with errors.open("wb") as file:
         process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=file, preexec_fn=_let_ctrl_c_through, start_new_session=True,
+            command, stdout=subprocess.DEVNULL, stderr=file, preexec_fn=listen_to_ctrl_c, start_new_session=True,
             **options,
         )  # fmt: skip
     try:
         yield process
     finally:
-        with contextlib.suppress(ProcessLookupError):  # its session is its process group
-            os.killpg(process.pid, signal.SIGKILL)
+        _kill_session(process.pid)
         process.wait()
 
 
@@ -80,8 +82,6 @@ class Forked:
         env: Mapping[str, str] | None = None,
         before: Callable[[], None] | None = None,
     ) -> None:
-        from ftmech_hf.jobs.scheduler import fork_context  # not before it is known what the tests' own process imports
-
         environment = dict(os.environ if env is None else env)
         given = (list(words), str(output), str(errors), str(cwd or Path.cwd()), environment, before)
         self._process = fork_context().Process(target=_become, args=given)
@@ -101,8 +101,7 @@ class Forked:
     def end(self) -> None:
         """Kill it and all that it has started."""
         self._process.kill()
-        with contextlib.suppress(ProcessLookupError):  # its session is its process group
-            os.killpg(self._process.pid, signal.SIGKILL)
+        _kill_session(self._process.pid)
         self._process.join()
 
 

@@ -161,9 +161,9 @@ def _hints(config_types: tuple[type, ...]) -> Mapping[str, str]:
 
 def _check_file(values: Mapping[str, Any], config_types: Sequence[type], where: str | None) -> None:
     """Refuse a list where one value belongs."""
-    hints = _hints(tuple(config_types))
+    single = _hints(tuple(config_types)).keys() - _list_names(config_types)
     for name, value in values.items():
-        if isinstance(value, list) and name in hints and "list" not in hints[name].lower():
+        if isinstance(value, list) and name in single:
             raise ConfigError(f"{name}: {value} in {where}, expected one value")
 
 

@@ -91,15 +91,6 @@ MEASUREMENTS: tuple[Measurement, ...] = (
 )  # fmt: skip
 
 
-def _find_places(table: pd.DataFrame) -> dict[tuple[Any, ...], list[int]]:
-    """Where the rows of a question stand, by how it was asked."""
-    columns = (table[name].tolist() for name in ("people", "context", "asked", "top_k", "part", "worked", "gold_at"))
-    found: dict[tuple[Any, ...], list[int]] = {}
-    for place, key in enumerate(zip(*columns, strict=True)):
-        found.setdefault(key, []).append(place)
-    return found
-
-
 class SeedAnswers:
     """What the models of one seed answer.
 
@@ -110,7 +101,7 @@ class SeedAnswers:
 
     def __init__(self, tables: Mapping[str, pd.DataFrame], inside: Mapping[str, pd.DataFrame] | None = None) -> None:
         self.tables, self.inside = tables, inside or {}
-        self._places: dict[str, dict[tuple[Any, ...], list[int]]] = {}
+        self._places: dict[str, Mapping[Any, Any]] = {}  # of a model's rows, by how they were asked
 
     def share(
         self, model: str, context: str, column: str = "right", *, people: str = "held_out", asked: str = "any",
@@ -120,7 +111,8 @@ class SeedAnswers:
         if model not in self.tables:
             raise Missing
         if model not in self._places:  # claims ask a thousand times
-            self._places[model] = _find_places(self.tables[model])
+            asked_by = ["people", "context", "asked", "top_k", "part", "worked", "gold_at"]
+            self._places[model] = self.tables[model].groupby(asked_by, sort=False).indices
         places = self._places[model].get((people, context, asked, top_k, part, worked, -1), [])
         if len(places) != 1 or pd.isna(self.tables[model][column].iloc[places[0]]):
             raise Missing

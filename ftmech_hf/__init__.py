@@ -14,7 +14,7 @@ from typing import Any
 
 from ftmech_hf.models.auto import know_compiled_programs
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 _TABLE = ast.parse(Path(__file__).with_name("__init__.pyi").read_text(encoding="utf-8")).body
 _FILES = {each.name: str(line.module) for line in _TABLE if isinstance(line, ast.ImportFrom) for each in line.names}

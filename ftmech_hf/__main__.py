@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import ast
 import difflib
-import importlib.metadata
 import runpy
 import sys
 from pathlib import Path
+
+import ftmech_hf
 
 USAGE = """usage: ftmech-hf RECIPE [--config FILE] [--SETTING VALUE ...]
        accelerate launch -m ftmech_hf RECIPE ...
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
         print(describe())
         return
     if words[0] == "--version":
-        print(f"ftmech_hf {importlib.metadata.version('ftmech_hf')}")
+        print(f"ftmech_hf {ftmech_hf.__version__}")
         return
     name = words[0].removesuffix(".py").replace("-", "_")
     recipe = recipes_folder() / f"{name}.py"

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import ftmech_hf
 from ftmech_hf.__main__ import describe, describe_recipes, main
 from ftmech_hf.config import read_yaml
 from ftmech_hf.studies import STUDIES, load_study
@@ -104,6 +105,7 @@ def test_a_wheel_works_without_the_repository(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         archive.extractall(tmp_path / "site")
+    assert wheel.name.startswith(f"ftmech_hf-{ftmech_hf.__version__}-")
     kept = {path.relative_to(ROOT).as_posix() for path in (ROOT / "recipes").rglob("*.yaml")}
     assert {f"ftmech_hf/{name}" for name in kept} <= names
     assert {f"ftmech_hf/recipes/{name}.py" for name in RECIPES if name != "update_readme"} <= names
@@ -127,11 +129,11 @@ def test_a_wheel_works_without_the_repository(tmp_path: Path) -> None:
 def test_what_one_cites_has_this_version_and_the_papers_that_studies_name() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     cited = yaml.safe_load((ROOT / ".github" / "CITATION.cff").read_text(encoding="utf-8"))
-    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    assert (cited["version"], cited["license"]) == (ftmech_hf.__version__, project["license"])
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"version = {{{project['version']}}}" in readme
+    assert f"version = {{{ftmech_hf.__version__}}}" in readme
     _, _, changes = readme.partition("\n## Changes\n\n")
-    assert changes.startswith(f"**{project['version']}**")
+    assert changes.startswith(f"**{ftmech_hf.__version__}**")
     papers = {each["value"].removeprefix("arXiv:") for work in cited["references"] for each in work["identifiers"]}
     named = {number for name in STUDIES for number in load_study(name).papers}
     assert papers < named  # studies also name whose form a table has

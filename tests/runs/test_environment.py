@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 
+import ftmech_hf
 from ftmech_hf.runs import environment
 from ftmech_hf.runs.environment import count_cores, describe_differences, describe_versions
 
@@ -20,6 +21,7 @@ def test_the_environment_says_what_computes_here(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "argv", ["/a/place/train.py", "--steps", "3"])
     found = environment()
     assert list(found) == ["versions", "python", "machine", "cores", "command"]
+    assert found["versions"]["ftmech_hf"] == ftmech_hf.__version__
     assert found["versions"]["torch"] == torch.__version__
     assert found["versions"]["transformers"] == transformers.__version__
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))

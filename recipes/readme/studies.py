@@ -102,7 +102,6 @@ def grid_block(folder: Path) -> str:
     rows = [
         (f"{row['operator']}, {row['pretraining']}", f"`{row['column']}`", *_agreement(row))
         for row in pd.read_csv(folder / "agreement.csv").to_dict("records")
-        if row["pretraining"] == "200K"
     ]
     columns = ("paper's table", "column", "rank correlation over 36 cells", *AGREEMENT)
     return markdown_table(columns, rows, _sweep_source(folder))

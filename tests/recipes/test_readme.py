@@ -251,7 +251,7 @@ def test_its_results_come_from_a_run() -> None:
     assert re.search(r"Mean over seeds 0, 1, 2, 3, 4, .*config hash `[0-9a-f]{12}`; ftmech_hf ", results)
     assert block_of("speed").count("\n|") == 8
     assert block_of("accuracy").count("\n|") - 2 in (len(RECIPES), len(MIXTURES) * len(RECIPES))
-    for name, rows in (("grid", 18), ("forgetting", 11), ("lora", 9), ("tracr", 10), ("instruments", 22), ("data", 9)):
+    for name, rows in (("grid", 34), ("forgetting", 11), ("lora", 9), ("tracr", 10), ("instruments", 22), ("data", 9)):
         assert block_of(name).count("\n|") == rows
     for name, rows in (
         ("stories", 11),

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.downloads import check_repo_id
@@ -24,67 +24,7 @@ from ftmech_hf.report.console import make_console
 from ftmech_hf.report.differences import NOT_SAID, differences_of
 from ftmech_hf.runs import FinishedRun, is_finished
 from ftmech_hf.studies import load_study
-from ftmech_hf.studies.pcfg.claims import CLAIMS_OF_MODELS
-
-
-class Released(NamedTuple):
-    """One released model.
-
-    Attributes:
-        name: on the Hub, behind the prefix of all.
-        claims: ids of the study's claims that its card shows.
-    """
-
-    name: str
-    claims: tuple[str, ...]
-
-
-def _reproduced(run: str, name: str) -> Released:
-    return Released(name, CLAIMS_OF_MODELS[run])
-
-
-RELEASED: Mapping[str, Mapping[str, Released]] = {
-    "reproduce": {
-        "base-low": _reproduced("base-low", "low"),
-        "base-high": _reproduced("base-high", "high"),
-        "base-control": _reproduced("base-control", "control"),
-        "finetuned-low": _reproduced("finetuned-low", "low-finetuned"),
-        "finetuned-high": _reproduced("finetuned-high", "high-finetuned"),
-        "reversed-low": _reproduced("reversed-low", "low-reversed"),
-        "reversed-control": _reproduced("reversed-control", "control-reversed"),
-    },
-    "tinystories": {
-        "base": Released("stories", ("base_asked", "base_not_asked")),
-        "delete-f-r-large": Released("stories-deleted", ("deleted_large", "randomised", "probe_gap")),
-        "reverse-delete-f-r-large": Released("stories-reversed", ("early", "gained", "late", "loss_ratio")),
-        "control": Released("stories-control", ("control_asked", "probe_control")),
-        "reverse-control": Released("stories-control-reversed", ("early", "loss_ratio")),
-    },
-    "safety": {
-        "base": Released("safety", ("base_safe", "base_unsafe")),
-        "ssft": Released("safety-ssft", ("ssft_safe", "ssft_null", "jb_gap", "outside", "add", "ablate")),
-        "dpo": Released("safety-dpo", ("dpo_safe", "dpo_null", "dpo_is_unlearn")),
-        "unlearn": Released("safety-unlearned", ("unlearn_safe", "unlearn_null", "dpo_is_unlearn")),
-        "benign": Released("safety-benign", ("benign_unsafe", "outside_benign", "add_benign")),
-        "never-ssft": Released("safety-control", ("never_unsafe", "never_jb", "soft_never")),
-    },
-    "continual": {
-        "base": Released("continual", ("gate_count_a", "gate_index_a", "gate_token_at_null")),
-        "plain-s1-4-index_c": Released("continual-finetuned", ("gate_learned", "a1", "a6")),
-        "ldifs-previous-s1-4-index_c": Released("continual-ldifs", ("a2", "a3", "a4")),
-        "own-answers-s1-4-index_c": Released("continual-control", ("a1_null",)),
-        "never": Released("continual-never", ("a8", "a8_random")),
-    },
-    "retrieval": {
-        "base": Released("library", ("gate_one", "gate_several", "gate_missing")),
-        "closed-full-2": Released("library-closed", ("b1", "b3", "b5", "read_lost", "look_lost")),
-        "closed-terse-2": Released("library-terse", ("b2",)),
-        "retrieved-full-2": Released("library-retrieved", ("b1_control",)),
-        "reversed-closed-full-2": Released("library-reversed", ("b7",)),
-        "heart": Released("library-control", ("gate_heart", "b7")),
-    },
-}
-"""Name of a study -> name of a run of it, without its seed -> the model."""
+from recipes.readme.released import RELEASED, Released
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,13 +51,13 @@ class Made(NamedTuple):
     Attributes:
         run: its folder.
         results: of its study; None of a run that was named by itself.
-        claims: of the study, that the card shows.
+        released: what the card says of it beside its files.
         others: the study's other runs of the same seed.
     """
 
     run: Path
     results: Path | None = None
-    claims: tuple[str, ...] = ()
+    released: Released | None = None
     others: tuple[Path, ...] = ()
 
 
@@ -138,7 +78,7 @@ def find_released(results: Path, seed: int) -> dict[str, Made]:
         if name not in of_seed or not is_finished(of_seed[name]):
             raise ValueError(f"studies: {results} has no finished {name} of seed {seed} (no {of_seed.get(name)})")
     others = tuple(folder for folder in of_seed.values() if is_finished(folder))
-    return {name: Made(of_seed[run], results, claims, others) for run, (name, claims) in RELEASED[kind].items()}
+    return {each.name: Made(of_seed[run], results, each, others) for run, each in RELEASED[kind].items()}
 
 
 def _find_one(pattern: str) -> Path:
@@ -177,12 +117,25 @@ def write_cards(config: WriteCardsConfig) -> dict[str, Path]:
             base_model=repo_ids[base] if base else None,
             datasets=config.datasets,
             analyses=None if each.results is None else _analyses_of(opened.hash, each.others),
-            claims=() if each.results is None else claims_of(each.results, each.claims),
             differences=_said_otherwise(each.results, opened.kind),
+            **_said_by_study(each),
         )
         written[repo_ids[name]] = Path(config.output_dir) / repo_ids[name].split("/")[1]
         write_card(each.run, repo_ids[name], origin, written[repo_ids[name]])
     return written
+
+
+def _said_by_study(made: Made) -> dict[str, Any]:
+    """What a card says of a released model beside what its files say."""
+    if made.results is None or made.released is None:
+        return {}
+    results = FinishedRun(made.results)
+    return {
+        "what": made.released.what,
+        "claims": claims_of(made.results, made.released.claims),
+        "papers": load_study(results.kind).papers,
+        "command": f"python recipes/{results.env['command']}",
+    }
 
 
 def _said_otherwise(results: Path | None, kind: str) -> list[Mapping[str, str]]:

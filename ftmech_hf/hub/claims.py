@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ftmech_hf.report.claims import read_claims
-from ftmech_hf.report.page import format_interval, format_measured, format_verdict
+from ftmech_hf.report.page import format_floor, format_interval, format_measured, format_verdict
 
 
 def claims_of(results: Path, ids: Collection[str]) -> list[dict[str, str]]:
@@ -20,6 +20,7 @@ def claims_of(results: Path, ids: Collection[str]) -> list[dict[str, str]]:
         {
             "id": claim.id,
             "statement": claim.statement,
+            "floor": format_floor(claim),
             "measured": format_measured(claim),
             "interval": format_interval(claim),
             "bar": claim.bar,

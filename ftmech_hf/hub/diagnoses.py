@@ -9,7 +9,7 @@ from typing import Any
 
 from ftmech_hf.hub.contents import rewrite_file
 from ftmech_hf.hub.names import published_names
-from ftmech_hf.hub.publications import find_publication
+from ftmech_hf.hub.publications import find_publication, publication_of
 from ftmech_hf.hub.redaction import Redaction
 from ftmech_hf.jobs.card import Diagnosis
 from ftmech_hf.runs import FinishedRun
@@ -72,6 +72,7 @@ def _describe(
         base_hash=analysis.inputs.get("base", ""),
         finetuned_hash=analysis.inputs.get("finetuned", ""),
         hash=analysis.hash,
+        trust=cell(publication_of(analysis).trust(analysis)),
         page=page,
         repository=repository,
     )
@@ -83,9 +84,11 @@ def _shown(sign: Mapping[str, Any]) -> str:
 
 
 def _accuracies(evidence: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
-    """Share of right answers of both models, with their intervals."""
-    return [
+    """Share of right answers of both models and of what they are compared with, with their intervals."""
+    control = "a model that never had it" if evidence.get("control") else "random weights"
+    shares = [
         (name, "{:.1f} % ({:.1f} to {:.1f})".format(*(100 * found[part] for part in ("value", "low", "high"))))
-        for label, name in (("base", "base"), ("finetuned", "fine-tuned"))
+        for label, name in (("base", "base"), ("finetuned", "fine-tuned"), ("null", control))
         if isinstance(found := evidence.get(label), Mapping)
     ]
+    return [*shares, *([("always one answer", f"{100 * evidence['chance']:.1f} %")] if "chance" in evidence else [])]

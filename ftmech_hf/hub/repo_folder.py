@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,7 +49,9 @@ class Origin:
         datasets: repositories of the rows it was trained on.
         analyses: folders of analyses of it, or ``folder=USER/NAME`` of those that are published; those that lie beside
             the run if None.
-        claims, differences: of the study that it is part of; see :class:`ftmech_hf.jobs.card.Published`.
+        what: what was done to the model and what it is for, a sentence; that of its kind of run if empty.
+        claims, differences, papers, command: of the study that it is part of; see
+            :class:`ftmech_hf.jobs.card.Published`.
     """
 
     base_model: str | None = None
@@ -56,8 +59,11 @@ class Origin:
     models: Mapping[str, str] = field(default_factory=dict)
     datasets: Sequence[str] = ()
     analyses: Sequence[str] | None = None
+    what: str = ""
     claims: Sequence[Mapping[str, str]] = ()
     differences: Sequence[Mapping[str, str]] = ()
+    papers: Sequence[str] = ()
+    command: str = ""
 
 
 def repo_kind(run: FinishedRun) -> RepoKind:
@@ -207,8 +213,10 @@ def _save_model(
         differences=origin.differences,
         pictures=draw_findings(run, analyses, working),
         revisions=revisions,
+        papers=origin.papers,
+        command=origin.command,
     )
-    what = publication_of(run).describe(run)
+    what = origin.what or publication_of(run).describe(run)
     write_model_card(working, what=what, example=_example(run), published=published)
 
 
@@ -257,7 +265,7 @@ def _save_dataset(run: FinishedRun, working: Path, repo_id: str, redaction: Reda
         text = text.replace(
             "from datasets import", "from huggingface_hub import snapshot_download\nfrom datasets import", 1
         )
-    write_text(working / "README.md", text.replace(f"# {run.path.name}\n", f"# {name}\n", 1))
+    write_text(working / "README.md", re.sub("^# .*$", f"# {name}", text, count=1, flags=re.MULTILINE))
 
 
 def _save_analysis(

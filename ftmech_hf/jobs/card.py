@@ -6,11 +6,12 @@ A run folder is whole only with its card.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jinja2
 from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
@@ -30,18 +31,34 @@ def _template(name: str) -> jinja2.Template:
     return env.get_template(name)
 
 
-PAPERS: dict[str, tuple[str, str, str]] = {
-    "safety": ("2407.10264", "What makes and breaks safety fine-tuning? A mechanistic study", "Jain et al."),
-    "library": (
-        "2406.11201", "Fine-tuning or fine-failing? Debunking performance myths in large language models",
-        "Barnett et al.",
-    ),
-}  # fmt: skip
-"""Task -> number, title and authors of the paper that it is from, where that is not :data:`PAPER`."""
+class Paper(NamedTuple):
+    """A paper of which a card speaks: its number at arXiv, its title and its authors."""
 
-PAPER = (
+    number: str
+    title: str
+    authors: str
+
+
+PAPER = Paper(
     "2311.12786", "Mechanistically analyzing the effects of fine-tuning on procedurally defined tasks", "Jain et al."
-)  # fmt: skip
+)
+PAPERS: dict[str, Paper] = {
+    each.number: each
+    for each in (
+        PAPER,
+        Paper("2407.10264", "What makes and breaks safety fine-tuning? A mechanistic study", "Jain et al."),
+        Paper(
+            "2308.13320", "Fine-tuning can cripple your foundation model; preserving features may be the solution",
+            "Mukhoti et al.",
+        ),
+        Paper(
+            "2406.11201", "Fine-tuning or fine-failing? Debunking performance myths in large language models",
+            "Barnett et al.",
+        ),
+    )
+}  # fmt: skip
+OF_TASK = {"safety": PAPERS["2407.10264"], "library": PAPERS["2406.11201"]}
+"""Task -> the paper that it is from, or whose question it was made for, where that is not :data:`PAPER`."""
 
 
 def render_card(template: str, **values: Any) -> str:
@@ -62,6 +79,7 @@ class Diagnosis:
         signs: name, measured, control, bar and shows (yes or no) of everything that says that it is still there.
         base_hash, finetuned_hash: of the runs that made the two models.
         hash: of the diagnosis.
+        trust: how often such a verdict was right, and whether that is known of such models.
         page: its page beside the card.
         repository: where the diagnosis is published.
     """
@@ -76,6 +94,7 @@ class Diagnosis:
     base_hash: str
     finetuned_hash: str
     hash: str
+    trust: str = ""
     page: str | None = None
     repository: str | None = None
 
@@ -91,10 +110,12 @@ class Published:
         datasets: repositories of rows it was trained on.
         statements: what its files show, a sentence each.
         diagnoses: what diagnoses say of it.
-        claims: claims over seeds that it is part of: statement, measured, interval, bar, verdict.
+        claims: claims over seeds that it is part of: statement, floor, measured, interval, bar, verdict.
         differences: what was done otherwise than in the paper: what, paper, here.
         pictures: file beside the card -> what it shows.
         revisions: names of its snapshots.
+        papers: numbers at arXiv of the papers whose question its study asks, where that is not its task's paper.
+        command: what makes it again with what it starts from.
     """
 
     repo_id: str
@@ -107,6 +128,8 @@ class Published:
     differences: Sequence[Mapping[str, str]] = ()
     pictures: Mapping[str, str] = field(default_factory=dict)
     revisions: Sequence[str] = ()
+    papers: Sequence[str] = ()
+    command: str = ""
 
 
 def _eval_results(
@@ -124,6 +147,7 @@ def _eval_results(
             task_name=task,
             dataset_type=datasets[0] if datasets else str(config["task"]),
             dataset_name=f"{config['task']}: {test_set}",
+            dataset_config=test_set,  # without it the Hub's index puts all under the first
             dataset_split="test",
             metric_type=kind,
             metric_name=f"{name}, {test_set}",
@@ -168,7 +192,8 @@ def write_model_card(
     run = FinishedRun(folder)
     env, config = run.env, run.config
     hub = published or Published(repo_id="")
-    paper = PAPERS.get(config["task"], PAPER)
+    paper = OF_TASK.get(config["task"], PAPER)
+    asked = [PAPERS[number] for number in hub.papers if number != paper.number]
     where = hub.repo_id or str(config["output_dir"])
     title = Path(where).name
     adapted = (folder / "adapter_config.json").is_file()
@@ -182,7 +207,8 @@ def write_model_card(
         license="other" if is_text else "apache-2.0",
         library_name="peft" if adapted else "transformers",
         pipeline_tag="text-generation",
-        tags=["ftmech_hf", "interpretability", "text" if is_text else "procedural", env["kind"], f"arxiv:{paper[0]}"],
+        tags=["ftmech_hf", "interpretability", "text" if is_text else "procedural", env["kind"],
+              *(f"arxiv:{each.number}" for each in (paper, *asked))],
         datasets=list(hub.datasets) or None,
         metrics=[*(["accuracy"] if accuracy or not loss else []), *(["loss"] if loss else [])],
         model_name=title,
@@ -210,6 +236,9 @@ def write_model_card(
         config=config,
         versions=describe_versions(env),
         paper=paper,
+        asked=asked,
+        planted=any("_cte" in row["name"] for row in accuracy),
+        uniform=math.log(model.get("vocab_size", 1)),
     )
     write_text(folder / "README.md", text)
 

@@ -12,18 +12,17 @@ import pandas as pd
 from huggingface_hub import DatasetCardData
 
 from ftmech_hf.config import to_dict
-from ftmech_hf.jobs.card import PAPER, PAPERS, render_card
+from ftmech_hf.jobs.card import OF_TASK, PAPER, render_card
 from ftmech_hf.jobs.job import JobConfig, job
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, RANDOM, STYLE, new_figure, whole_numbers
 from ftmech_hf.runs import FinishedRun, RunDir, check_disk_space, describe_versions, write_json, write_text
-from ftmech_hf.tasks import SPLITS, Task, build_dataset, features, write_parquet
+from ftmech_hf.tasks import SPLITS, Task, build_dataset, write_parquet
 from ftmech_hf.tasks.dataset_statistics import DatasetStatistics
 from ftmech_hf.tasks.export import code_version
 from ftmech_hf.training.loop import Progress
 
 if TYPE_CHECKING:
-    import datasets
     from matplotlib.figure import Figure
 
 BYTES_PER_WORD = 8
@@ -130,11 +129,13 @@ def _describe(
     ]  # fmt: skip
     planted = [name for name, variant in variants.items() if to_dict(variant).get("correlation") is not None]
     pd.DataFrame(table).to_parquet(run.working / "table.parquet", index=False)
-    draw_label_histograms(pd.DataFrame(table), planted).savefig(run.working / "label_histograms.png", dpi=110)
+    counts = not task.has_rejected  # a question has one answer, which is a number or a word
+    if counts:
+        draw_label_histograms(pd.DataFrame(table), planted).savefig(run.working / "label_histograms.png", dpi=110)
     shown = [
         {
             "name": name,
-            "description": _describe_variant(name, variants[name]),
+            "description": _describe_variant(task, variants[name]),
             "splits": [_describe_split(split, statistics, splits.get("train")) for split, statistics in splits.items()],
         }
         for name, splits in by_split.items()
@@ -142,7 +143,7 @@ def _describe(
     write_json(run.working / "summary.json", {"variants": shown})
     env = FinishedRun(run.working).env
     configs = dict.fromkeys(config.variants, config.splits)
-    metadata = dataset_metadata(run.working, run.path.name, features(task), configs, ["procedural", "synthetic"])
+    metadata = dataset_metadata(run.path.name, configs, ["procedural", "synthetic"])
     text = render_card(
         "dataset.md.j2",
         metadata=metadata.to_yaml(),
@@ -150,9 +151,10 @@ def _describe(
         where=config.output_dir,
         example=build_dataset(task.variant(config.variants[0]), "train", 1, seed=config.seed)[0],
         variants=shown,
+        counts=counts,
         config=run.config,
         settings={key: value for key, value in to_dict(task).items() if value not in (None, [])},
-        paper=PAPERS.get(config.task, PAPER),
+        paper=OF_TASK.get(config.task, PAPER),
         env=env,
         code=code_version(),
         versions=describe_versions(env),
@@ -172,10 +174,14 @@ def _describe_split(name: str, statistics: DatasetStatistics, train: DatasetStat
     }
 
 
-def _describe_variant(name: str, task: Task) -> str:
-    settings = to_dict(task)
-    if name == "default" or "operators" not in settings:
+def _describe_variant(task: Task, variant: Task) -> str:
+    """In what a config differs from the settings that stand below."""
+    settings, common = to_dict(variant), to_dict(task)
+    if settings == common:
         return "the settings below."
+    if "operators" not in settings:
+        other = [f"{name} {value}" for name, value in settings.items() if value != common[name]]
+        return f"{', '.join(other)}; else the settings below."
     asked = f"{', '.join(settings['operators'])} with operand prior {' '.join(settings['operand_prior'])}"
     share = settings.get("correlation")
     planted = "untouched text" if share is None else f"the correlation planted in {share:.0%} of the texts"
@@ -183,33 +189,27 @@ def _describe_variant(name: str, task: Task) -> str:
 
 
 def dataset_metadata(
-    folder: Path, title: str, columns: datasets.Features, configs: Mapping[str, Mapping[str, int]], tags: Sequence[str]
+    title: str, configs: Mapping[str, Mapping[str, int]], tags: Sequence[str], *, language: str | None = None
 ) -> DatasetCardData:
     """The header of a dataset's card; ``configs`` in it is what makes ``load_dataset(folder, name)`` work.
 
+    The columns stand in the files ``CONFIG/SPLIT.parquet`` themselves.
+
     Args:
-        folder: where the files ``CONFIG/SPLIT.parquet`` are.
         title: for people.
-        columns: of all files.
         configs: config -> split -> rows; the first config is the default.
         tags: beside those of all our datasets.
+        language: of its texts, if that is one.
     """
-    import datasets
-
-    largest = max(number for splits in configs.values() for number in splits.values())
+    rows = sum(number for splits in configs.values() for number in splits.values())
     edges = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")]
-    infos = datasets.info.DatasetInfosDict()
-    for name, numbers in configs.items():
-        splits = datasets.splits.SplitDict()
-        for split, number in numbers.items():
-            splits.add(datasets.SplitInfo(split, split_file(folder, name, split).stat().st_size, number))
-        infos[name] = datasets.DatasetInfo(config_name=name, features=columns, splits=splits)
-    data = DatasetCardData(
+    return DatasetCardData(
         license="apache-2.0",
+        language=language,
         pretty_name=title,
         tags=["ftmech_hf", "interpretability", *tags],
         task_categories=["text-generation"],
-        size_categories=[next((name for edge, name in edges if largest < edge), "10M<n<100M")],
+        size_categories=[next((name for edge, name in edges if rows < edge), "10M<n<100M")],
         configs=[
             {
                 "config_name": name,
@@ -219,8 +219,6 @@ def dataset_metadata(
             for number, (name, splits) in enumerate(configs.items())
         ],
     )
-    infos.to_dataset_card_data(data)
-    return data
 
 
 def draw_label_histograms(table: pd.DataFrame, planted: Collection[str]) -> Figure:

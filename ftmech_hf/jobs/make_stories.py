@@ -221,7 +221,7 @@ def _describe(run: RunDir, config: MakeStoriesConfig, written: Written, damage: 
     }
     env = FinishedRun(run.working).env
     story = written[first, "train"].kept[0]
-    metadata = dataset_metadata(run.working, run.path.name, columns(), configs, ["stories", "tinystories"])
+    metadata = dataset_metadata(run.path.name, configs, ["stories", "tinystories"], language="en")
     metadata.license = "cdla-sharing-1.0" if config.files else "apache-2.0"
     text = render_card(
         "stories.md.j2",

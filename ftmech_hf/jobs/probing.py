@@ -211,8 +211,8 @@ def _state(run: FinishedRun, label: str) -> list[str]:
     mine, control = run.summary[label], run.summary.get(RANDOM_INIT)
     above = mine.get("over_random", {})
     beside = (
-        f", and {as_percent(control['accuracy'])} from that of random weights, {100 * above['value']:.1f} points less "
-        f"({100 * above['low']:.1f} to {100 * above['high']:.1f})"
+        f", and {as_percent(control['accuracy'])} from that of random weights, a difference of "
+        f"{100 * above['value']:+.1f} points ({100 * above['low']:.1f} to {100 * above['high']:.1f})"
         if control and label != RANDOM_INIT
         else ""
     )

@@ -31,6 +31,10 @@ def _says_nothing(run: FinishedRun, label: str) -> Sequence[str]:
     return []
 
 
+def _says_no_more(run: FinishedRun) -> str:
+    return ""
+
+
 def _shows_nothing(run: FinishedRun) -> Sequence[Picture]:
     return []
 
@@ -56,6 +60,7 @@ class Publication:
         numbers: what the run's own card says in numbers: name -> number, text, or such names again.
         data_file: the table that the Hub shows of it.
         judges: what it calls the models on which it gives a verdict, which then stands in their cards with the page.
+        trust: in how far such a verdict is to be believed, in sentences.
         papers: numbers at arXiv of the papers whose question it asks, which become tags of its card.
     """
 
@@ -68,6 +73,7 @@ class Publication:
     numbers: Callable[[FinishedRun], Mapping[str, Any]] = read_summary
     data_file: str = "table.parquet"
     judges: tuple[str, ...] = ()
+    trust: Callable[[FinishedRun], str] = _says_no_more
     papers: tuple[str, ...] = ("2311.12786",)
 
     def describe(self, run: FinishedRun) -> str:

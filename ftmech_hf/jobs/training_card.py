@@ -39,10 +39,11 @@ def _state_revival(run: FinishedRun, label: str) -> list[str]:
     if label or not answers:
         return _state_change(run, label)
     revival = read_revival(run, answers[0])
-    when = f"at step {revival.steps}" if revival.steps is not None else f"not within {revival.last_step} steps"
+    reached = "did not reach" if revival.steps is None else "reached"
+    when = f"within {revival.last_step} steps" if revival.steps is None else f"at step {revival.steps}"
     return [
         *_state_change(run, label),
-        f"`{answers[0]}` reached {revival.threshold:.0%} {when} of reverse fine-tuning. This says something only "
+        f"`{answers[0]}` {reached} {revival.threshold:.0%} {when} of reverse fine-tuning. This says something only "
         "beside a control: the same fine-tuning of a model that never had the capability.",
     ]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
 from ftmech_hf.config import to_dict
 from ftmech_hf.jobs.card import check_card
@@ -24,7 +25,7 @@ from ftmech_hf.studies.safety.claims import MEASUREMENTS as SAFETY_CLAIMS
 from ftmech_hf.studies.tinystories.claims import CLAIMS as STORIES_CLAIMS
 from ftmech_hf.tasks import PcfgShape
 from recipes import write_cards
-from recipes.write_cards import RELEASED
+from recipes.readme.released import RELEASED
 from tests.recipes.conftest import CONFIGS
 
 CLAIMS = {
@@ -39,7 +40,7 @@ def reproduction(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reproduction")
     config, shape = ReproduceConfig(seeds=[0, 1], output_dir=str(folder), runs_dir=str(folder / "shared")), PcfgShape()
     (folder / "config.yaml").write_text(yaml.safe_dump(to_dict(config, shape)))
-    (folder / "env.json").write_text(json.dumps({"kind": "reproduce"}))
+    (folder / "env.json").write_text(json.dumps({"kind": "reproduce", "command": "reproduce.py --seeds 0 1"}))
     for name, place in ReproducePlan(config, shape).of_seed(0).items():
         kind = {"base": "base", "prune": "prune", "probe": "probe"}.get(name.split("-")[0], "tuned")
         shutil.copytree(runs / kind, place)
@@ -63,9 +64,16 @@ def test_every_released_model_gets_a_card(runs: Path, reproduction: Path, tmp_pa
         assert (tmp_path / name / "training_curve.png").is_file()
     tuned = ModelCard.load(tmp_path / "ftmech-nano-low-finetuned" / "README.md")
     assert tuned.data.base_model.startswith("someone/ftmech-nano-")
-    assert "Zeroing at most 15 neurons of the low-prior fine-tuned model brings a back | 50.5 % |" in tuned.text
+    assert "Zeroing at most 15 neurons of the low-prior fine-tuned model brings a back | — | 50.5 % |" in tuned.text
     assert "pruning_row.png" in tuned.text
+    assert "    python recipes/reproduce.py --seeds 0 1\n" in tuned.text
     base = ModelCard.load(tmp_path / "ftmech-nano-low" / "README.md")
+    control = ModelCard.load(tmp_path / "ftmech-nano-control" / "README.md")
+    assert "\n**The control**: trained as the bases are" in control.text
+    names_of_sets = [each.dataset_config for each in base.data.eval_results]
+    assert len(set(names_of_sets)) == len(names_of_sets) > 1
+    again = model_index_to_eval_results(eval_results_to_model_index("x", base.data.eval_results))[1]
+    assert [each.dataset_name for each in again] == [each.dataset_name for each in base.data.eval_results]
     otherwise = "Done otherwise than in the paper: "
     for card, tuned_too in ((tuned, True), (base, False)):
         (said,) = (line for line in card.text.splitlines() if line.startswith(otherwise))
@@ -82,10 +90,12 @@ def test_every_released_model_is_a_run_of_its_study_and_its_claims_are_measured(
     assert isinstance(study, Study)
     plan = study.read_plan(["--config", str(CONFIGS / "nano" / f"{name.replace('tiny', '')}.yaml")])
     assert {f"{run}-seed0" for run in RELEASED[name]} <= set(plan.folders)
-    measured = {each.id for each in CLAIMS[name] if each.bar}
+    measured = {each.id: each.controls for each in CLAIMS[name] if each.bar}
     for model in RELEASED[name].values():
         assert model.claims
-        assert set(model.claims) <= measured
+        assert set(model.claims) <= set(measured)
+        controls = {control for claim in model.claims for control in measured[claim]}
+        assert controls <= set(model.claims)  # no claim stands on a card without what could undo it
     names = [model.name for models in RELEASED.values() for model in models.values()]
     assert len(set(names)) == len(names)
     if name == "reproduce":

@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.jobs.study import StudyFacts
+from ftmech_hf.runs import FinishedRun
+
+
+def _how_often_right(run: FinishedRun) -> str:
+    """The rate of such verdicts, and whether this pair is like those of which it is known."""
+    from ftmech_hf.studies.diagnosis.score import describe_score, read_score  # imports torch
+
+    return describe_score(run.summary, read_score())
+
+
 
 STUDY = StudyFacts(
     name="diagnose",
@@ -16,6 +26,7 @@ STUDY = StudyFacts(
             holds="table",
             question="What did fine-tuning change? All instruments on one pair of models.",
             judges=("finetuned", "base"),
+            trust=_how_often_right,
         ),
     ),
 )

@@ -37,7 +37,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     Measurement("high_a", "High prior, fine-tuned with C_Tr = 0.8: still counts a", "%", "100 (Table 5)", ">= 80"),
     Measurement(
         "pruned_a", "Zeroing at most 15 neurons of the low-prior fine-tuned model brings a back", "%",
-        "revived by 5 to 15 neurons (text)", ">= 50",
+        "revived by 5 to 15 neurons (text)", ">= 50", ("control_gain_a",),
     ),
     Measurement(
         "control_gain_a", "The same in the control, which never counted a: above what it or one answer gets anyway by",
@@ -45,7 +45,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     ),
     Measurement(
         "probe_gap", "Best linear probe for the count of a: fine-tuned model below its base by", "points",
-        "small (figures)", "<= 10",
+        "small (figures)", "<= 10", ("probe_lead",),
     ),
     Measurement(
         "probe_lead", "Best linear probe for the count of a: fine-tuned model above random weights by", "points",
@@ -77,11 +77,11 @@ MEASUREMENTS: tuple[Measurement, ...] = (
 
 
 CLAIMS_OF_MODELS = {
-    "base-low": ("base_low_a", "base_low_b", "probe_gap"),
+    "base-low": ("base_low_a", "base_low_b", "probe_gap", "probe_lead"),
     "base-high": ("base_high_a", "base_high_b"),
     "base-control": ("control_gain_a", "revival_ratio"),
     "finetuned-low": (
-        "low_b_cte1", "low_b_cte0", "low_a", "pruned_a", "probe_gap", "probe_lead",
+        "low_b_cte1", "low_b_cte0", "low_a", "pruned_a", "control_gain_a", "probe_gap", "probe_lead",
     ),
     "finetuned-high": ("high_b_cte0", "high_a"),
     "reversed-low": ("revival_ratio",),

@@ -9,12 +9,17 @@ import ast
 import difflib
 import runpy
 import sys
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import ftmech_hf
 
 USAGE = """usage: ftmech-hf RECIPE [--config FILE] [--SETTING VALUE ...]
        accelerate launch -m ftmech_hf RECIPE ...
+
+To begin: `ftmech-hf reproduce --config nano/reproduce.yaml` makes small models and shows the effects on them;
+`ftmech-hf diagnose --base BASE --finetuned TUNED --dataset QUESTIONS` asks two models of your own.
 
 A recipe takes a YAML file of settings, and settings; `ftmech-hf RECIPE --help` lists them. The files that come with
 the package are found by their short names, such as --config nano/pretrain.yaml.
@@ -47,8 +52,12 @@ def describe() -> str:
     )
     lines = [f"  {name:{width}}  {what}" for name, what in recipes.items()]
     return "\n".join(
-        [USAGE, "recipes:", *lines, "", f"settings files: {', '.join(configs)}, and those of micro and paper"]
+        [USAGE, "recipes:", *lines, "", "settings files (and those of micro and paper):", *_wrapped(configs)]
     )
+
+
+def _wrapped(names: Sequence[str]) -> list[str]:
+    return textwrap.wrap(", ".join(names), 118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -22,6 +22,7 @@ from rich.table import Table
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.report.console import make_console
 from ftmech_hf.runs import environment, write_json
+from ftmech_hf.runs.environment import code_version
 from ftmech_hf.tasks import PcfgConfig
 from recipes.benchmarks import accuracy, analysis, data, explorer, stacked, sweep, train
 
@@ -40,6 +41,9 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, measure, save, print."""
     with clean_exit():
         name, *words = list(sys.argv[1:] if argv is None else argv) or [""]
+        if name in ("-h", "--help"):
+            print(f"usage: benchmark.py {{{','.join(BENCHMARKS)}}} [--SETTING VALUE ...]\n\n{__doc__}")
+            return
         if name not in BENCHMARKS:
             raise ValueError(f"benchmark: expected one of {', '.join(BENCHMARKS)} as the first word, got {name!r}")
         config_type, measure = BENCHMARKS[name]
@@ -47,7 +51,8 @@ def main(argv: list[str] | None = None) -> None:
         rows = list(measure(config, task))
         write_to = Path(config.json)
         write_to.parent.mkdir(parents=True, exist_ok=True)
-        write_json(write_to, {"rows": rows, "threads": torch.get_num_threads(), **environment()})
+        made_by = {"threads": torch.get_num_threads(), **environment(), "code": code_version()}
+        write_json(write_to, {"rows": rows, **made_by})
         table = Table()
         for column, value in rows[0].items():
             table.add_column(column, justify="left" if isinstance(value, str) else "right")

@@ -101,6 +101,7 @@ class UpdateReadmeConfig:
             raise ValueError(f"only: unknown {unknown[0]!r}, expected some of {', '.join(known)}")
 
 
+FIVE_SEEDS = "--seeds 0 1 2 3 4"
 CODE = "code"
 """What a block is made from that needs no file: the docstrings of what is there."""
 
@@ -175,16 +176,18 @@ BLOCKS: dict[str, Block] = {
     "stories claims": Block(STORIES, "stories", studies.stories_claims_block),
     "written": Block(STORIES, "written", studies.written_block),
     "differences": Block(
-        REPRODUCTION, CODE, partial(code.differences_block, name="reproduce", config="nano/reproduce.yaml")
+        REPRODUCTION,
+        CODE,
+        partial(code.differences_block, name="reproduce", config="nano/reproduce.yaml", words=FIVE_SEEDS),
     ),
     "differences of the sweep": Block(
         SWEEP, CODE, partial(code.differences_block, name="sweep", config="nano/sweep_grid.yaml")
     ),
     "differences of programs": Block(
-        TRACR, CODE, partial(code.differences_block, name="tracr", config="nano/tracr.yaml")
+        TRACR, CODE, partial(code.differences_block, name="tracr", config="nano/tracr_grid.yaml")
     ),
     "differences of stories": Block(
-        STORIES, CODE, partial(code.differences_block, name="tinystories", config="nano/stories.yaml")
+        STORIES, CODE, partial(code.differences_block, name="tinystories", config="nano/stories.yaml", words=FIVE_SEEDS)
     ),
     "differences of safety": Block(
         SAFETY, CODE, partial(code.differences_block, name="safety", config="nano/safety.yaml")

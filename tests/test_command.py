@@ -21,6 +21,8 @@ from ftmech_hf.studies import STUDIES, load_study
 from tests.processes import run_forked
 
 ROOT = Path(__file__).parents[1]
+OF_THE_REPOSITORY = ("results", "update_readme", "write_cards")
+"""Recipes that write its own files, and are in no wheel."""
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("[!_]*.py"))
 MODULES = sorted(
     path
@@ -108,7 +110,8 @@ def test_a_wheel_works_without_the_repository(tmp_path: Path) -> None:
     assert wheel.name.startswith(f"ftmech_hf-{ftmech_hf.__version__}-")
     kept = {path.relative_to(ROOT).as_posix() for path in (ROOT / "recipes").rglob("*.yaml")}
     assert {f"ftmech_hf/{name}" for name in kept} <= names
-    assert {f"ftmech_hf/recipes/{name}.py" for name in RECIPES if name != "update_readme"} <= names
+    assert {f"ftmech_hf/recipes/{name}.py" for name in RECIPES if name not in OF_THE_REPOSITORY} <= names
+    assert not {f"ftmech_hf/recipes/{name}.py" for name in OF_THE_REPOSITORY} & names
     templates = {f"ftmech_hf/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "model_cards").glob("*.j2")}
     assert templates | {"ftmech_hf/py.typed", "ftmech_hf/__main__.py"} <= names
     (scripts,) = (name for name in names if name.endswith("entry_points.txt"))

@@ -21,6 +21,7 @@ from typing import Any, NoReturn, get_type_hints
 
 from ftmech_hf.config.files import ConfigError, read_yaml, to_argv
 from ftmech_hf.config.garbage import leave_garbage
+from ftmech_hf.config.help import HelpFormatter, help_sections, write_help
 from ftmech_hf.config.usual_names import our_name, usual_advice
 
 with leave_garbage():
@@ -63,6 +64,13 @@ _OURS = ("place", "manner", "unsaid")
 class _Parser(HfArgumentParser):
     """``HfArgumentParser`` that raises :class:`ConfigError` where argparse would print usage and exit."""
 
+    sections: Mapping[str, Collection[str]]
+    """What some settings are of -> their names."""
+
+    def format_help(self) -> str:
+        """The settings of each dataclass under what these are."""
+        return write_help(self, self.sections)
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError(re.sub(r"(argument --\w+)(/--[\w-]+)+", r"\1", message))  # not what it is called as well
 
@@ -81,7 +89,8 @@ class _Parser(HfArgumentParser):
 @functools.cache
 def _make_parser(config_types: tuple[type, ...], description: str | None) -> _Parser:
     """A parser of some settings, once: a sweep parses the settings of a thousand runs."""
-    parser = _Parser(config_types, description=description, allow_abbrev=False)  # type: ignore[arg-type]
+    parser = _Parser(config_types, description=description, allow_abbrev=False, formatter_class=HelpFormatter)  # type: ignore[arg-type]
+    parser.sections = help_sections(config_types)
     parser.add_argument("--config", help="YAML file of flags; the command line wins")
     parser.add_argument("--scale", choices=list(SCALES), help="nano (default), micro or paper")
     return parser

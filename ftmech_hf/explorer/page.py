@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import html
+import importlib.util
 import inspect
 import os
 import sys
@@ -51,10 +52,12 @@ def import_gradio() -> Any:
     plots of its own, for which it would look for a screen before the first answer.
 
     Raises:
-        ModuleNotFoundError: it is not installed; the extra ``explorer`` brings it.
+        ValueError: it is not installed; the extra ``explorer`` brings it.
     """
     told = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "MPLBACKEND": "agg"}
     os.environ.update({name: value for name, value in told.items() if name not in os.environ})
+    if importlib.util.find_spec("gradio") is None:
+        raise ValueError("explore: the page needs the package gradio: pip install 'ftmech_hf[explorer]'")
     with plain_objects(), leave_garbage(), _no_stubs():
         import anyio._backends._asyncio
         import anyio.abc  # noqa: F401

@@ -50,8 +50,7 @@ class Origin:
         analyses: folders of analyses of it, or ``folder=USER/NAME`` of those that are published; those that lie beside
             the run if None.
         what: what was done to the model and what it is for, a sentence; that of its kind of run if empty.
-        claims, differences, papers, command: of the study that it is part of; see
-            :class:`ftmech_hf.jobs.card.Published`.
+        claims, differences, papers, command: of its study; see :class:`ftmech_hf.jobs.card.Published`.
     """
 
     base_model: str | None = None
@@ -257,14 +256,12 @@ def _save_dataset(run: FinishedRun, working: Path, repo_id: str, redaction: Reda
     here, name = str(run.config["output_dir"]), repo_id.split("/")[-1]
     card.data["pretty_name"] = name
     text = card.content.replace(f'load_dataset("{here}"', f'load_dataset("{repo_id}"')
-    # transformers looks for a tokenizer among models; beside the rows of a dataset it is found when it is here.
+    # transformers looks for a tokenizer among models, and finds one beside rows when it is here.
     loaded = "tokenizer = AutoTokenizer.from_pretrained("
     downloaded = f'folder = snapshot_download("{repo_id}", repo_type="dataset")\n{loaded}f"{{folder}}/tokenizer")'
     text = text.replace(f'{loaded}"{here}/tokenizer")', downloaded)
     if downloaded in text:
-        text = text.replace(
-            "from datasets import", "from huggingface_hub import snapshot_download\nfrom datasets import", 1
-        )
+        text = text.replace("from datasets", "from huggingface_hub import snapshot_download\nfrom datasets", 1)
     write_text(working / "README.md", re.sub("^# .*$", f"# {name}", text, count=1, flags=re.MULTILINE))
 
 

@@ -178,6 +178,34 @@ def _eval_results(
     return [*answers, *losses]
 
 
+def _header(
+    config: Mapping[str, Any], env: Mapping[str, Any], hub: Published, title: str, papers: Sequence[Paper], *,
+    adapted: bool, accuracy: Sequence[Mapping[str, Any]], loss: Sequence[Mapping[str, Any]], eval_rows: int,
+) -> ModelCardData:  # fmt: skip
+    """What stands between the lines of a model's card that only the Hub reads."""
+    is_text = config["task"] == "text"
+    results = _eval_results(config, env, hub.datasets, accuracy, loss, eval_rows)
+    relation: dict[str, Any] = {"base_model_relation": "adapter" if adapted else "finetune"} if hub.base_model else {}
+    return ModelCardData(
+        license="other" if is_text else "apache-2.0",
+        library_name="peft" if adapted else "transformers",
+        pipeline_tag="text-generation",
+        tags=[
+            "ftmech_hf",
+            "interpretability",
+            "text" if is_text else "procedural",
+            env["kind"],
+            *(f"arxiv:{each.number}" for each in papers),
+        ],
+        datasets=list(hub.datasets) or None,
+        metrics=[*(["accuracy"] if accuracy or not loss else []), *(["loss"] if loss else [])],
+        model_name=title,
+        eval_results=results or None,
+        base_model=hub.base_model,
+        **relation,
+    )
+
+
 def write_model_card(
     folder: Path, *, what: str, example: Mapping[str, Any], published: Published | None = None
 ) -> None:
@@ -190,8 +218,7 @@ def write_model_card(
         published: where it goes and what more is known, if it goes to the Hub.
     """
     run = FinishedRun(folder)
-    env, config = run.env, run.config
-    hub = published or Published(repo_id="")
+    env, config, hub = run.env, run.config, published or Published(repo_id="")
     paper = OF_TASK.get(config["task"], PAPER)
     asked = [PAPERS[number] for number in hub.papers if number != paper.number]
     where = hub.repo_id or str(config["output_dir"])
@@ -199,23 +226,10 @@ def write_model_card(
     adapted = (folder / "adapter_config.json").is_file()
     accuracy, loss = run.accuracy, run.loss
     is_text, eval_rows = config["task"] == "text", run.metrics[-1]["eval_rows"] if run.metrics else 0
-    results = _eval_results(config, env, hub.datasets, accuracy, loss, eval_rows)
-    relation: dict[str, Any] = {"base_model_relation": "adapter" if adapted else "finetune"} if hub.base_model else {}
     shape = folder / "config.json"
     model = json.loads(shape.read_text(encoding="utf-8")) if shape.is_file() else {}
-    metadata = ModelCardData(
-        license="other" if is_text else "apache-2.0",
-        library_name="peft" if adapted else "transformers",
-        pipeline_tag="text-generation",
-        tags=["ftmech_hf", "interpretability", "text" if is_text else "procedural", env["kind"],
-              *(f"arxiv:{each.number}" for each in (paper, *asked))],
-        datasets=list(hub.datasets) or None,
-        metrics=[*(["accuracy"] if accuracy or not loss else []), *(["loss"] if loss else [])],
-        model_name=title,
-        eval_results=results or None,
-        base_model=hub.base_model,
-        **relation,
-    )
+    metadata = _header(config, env, hub, title, [paper, *asked], adapted=adapted, accuracy=accuracy, loss=loss,
+                       eval_rows=eval_rows)  # fmt: skip
     text = render_card(
         "text.md.j2" if is_text else "model.md.j2",
         metadata=metadata.to_yaml(),

@@ -146,7 +146,7 @@ def _from_files(
 def _gguf_at_hand(name: str) -> Iterator[None]:
     """Refuse a GGUF file in words that help where the package that reads it is not there."""
     if find_gguf(name) is not None and importlib.util.find_spec("gguf") is None:
-        raise ImportError("expected the package gguf, which reads this file: pip install 'ftmech_hf[gguf]'")
+        raise ModuleNotFoundError("expected the package gguf, which reads this file: pip install 'ftmech_hf[gguf]'")
     yield
 
 

@@ -100,14 +100,21 @@ def recipes_block(root: Path) -> str:
     return "\n\n".join(parts)
 
 
-def differences_block(root: Path, name: str, config: str) -> str:
-    """Where a study differs from its paper, read from the settings of the runs that a config asks for, as Markdown."""
+def differences_block(root: Path, name: str, config: str, words: str = "") -> str:
+    """Where a study differs from its paper, read from the settings of the runs that a config asks for, as Markdown.
+
+    Args:
+        root: of the repository.
+        name: of the study.
+        config: its settings, in ``recipes/configs``.
+        words: of its command line beside these.
+    """
     study = load_study(name)
     assert isinstance(study, Study)
-    plan = study.read_plan(["--config", str(root / "recipes" / "configs" / config)])
+    plan = study.read_plan(["--config", str(root / "recipes" / "configs" / config), *words.split()])
     rows = [
         (row["what"], f"{row['paper']} ({row['where']})" if row["where"] else row["paper"], row["here"], row["why"])
         for row in differing(plan.differences())
     ]
-    source = f"Read from the settings of `{config}`; what is as in the paper is left out."
+    source = f"Read from the settings of `{' '.join([config, *words.split()])}`; what is as in the paper is left out."
     return markdown_table(("what", "paper", "here", "why"), rows, source)

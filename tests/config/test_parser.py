@@ -93,6 +93,23 @@ def test_a_scale_is_overridden_by_file_and_command_line(tmp_path: Path) -> None:
     assert parse_config(PcfgConfig, argv=["--config", path, "--scale", "nano"])[0].root == "m"
 
 
+def test_help_tells_every_setting_once_under_what_it_is_of(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_config(TrainConfig, PcfgConfig, argv=["--help"], description="What it does.\n\nrecipe.py --seed 1")
+    assert caught.value.code == 0
+    said = capsys.readouterr().out
+    assert "\nWhat it does.\n\nrecipe.py --seed 1\n" in said
+    titles = [(kind.__doc__ or "").partition("\n")[0].rstrip(".") + ":" for kind in (TrainConfig, PcfgConfig)]
+    places = [said.index(f"\n{title}\n") for title in [*titles, "Of every recipe:"]]
+    assert places == sorted(places)
+    flags = re.findall(r"^  (--?\w+)", said, re.MULTILINE)
+    names = [*(each.name for kind in (TrainConfig, PcfgConfig) for each in dataclasses.fields(kind)), "config", "scale"]
+    assert sorted(flags) == sorted(["-h", *(f"--{name}" for name in names)])
+    own, inherited = said.index("\n  --operators "), said.index("\n  --text_length ")
+    assert places[1] < own < inherited < places[2]
+    assert "--batch-size" not in said
+
+
 def test_settings_parsed_twice_share_no_list() -> None:
     first, second = (parse_config(TrainConfig, argv=[])[0] for _ in range(2))
     assert first == second == TrainConfig()

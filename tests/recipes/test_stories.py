@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.models.merging import quiet_peft
 from ftmech_hf.runs import FinishedRun, damaged_files, read_metrics
-from ftmech_hf.studies.sweep.figures import FigureConfig, draw_figure
+from ftmech_hf.studies.sweep.figures import draw_figure
 from ftmech_hf.studies.sweep.results import last_numbers, stage_rows, summarise
+from ftmech_hf.studies.sweep.sections import FigureConfig
 from ftmech_hf.tasks import RowStream, StoriesConfig
 from ftmech_hf.training.evaluation import documents_mean_loss
 from recipes import finetune, make_dataset, pretrain, publish, reverse_finetune, write_stories

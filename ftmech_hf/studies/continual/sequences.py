@@ -12,7 +12,7 @@ NEVER_TUNED = (Capability("count", "a"), Capability("index", "a"), Capability("t
 """What the base knows and no task is about: what is lost of it is concept loss."""
 
 TUNED = tuple(Capability(operator, operand) for operand in ("b", "c") for operator in ("count", "index"))
-"""What the base is asked in one row of a hundred and does not know."""
+"""What the base is asked in two rows of a hundred and does not know."""
 
 CAPABILITIES = (*NEVER_TUNED, *TUNED)
 

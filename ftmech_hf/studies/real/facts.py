@@ -72,11 +72,11 @@ def package_folder(name: str) -> Path:
     """Where an installed package lies; it is not imported.
 
     Raises:
-        ImportError: it is not there.
+        ModuleNotFoundError: it is not there.
     """
     found = importlib.util.find_spec(name)
     if found is None or found.origin is None:
-        raise ImportError(f"expected the package {name}: make real installs it, with all that this study needs")
+        raise ModuleNotFoundError(f"expected the package {name}: make real installs it, with all that this study needs")
     return Path(found.origin).parent
 
 

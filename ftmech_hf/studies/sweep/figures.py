@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from ftmech_hf.report.charts import FLOOR_LABEL, FLOOR_STYLE, floor_curve, new_figure, percent, styled, whole_numbers
+from ftmech_hf.studies.sweep.sections import FigureConfig, check_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,39 +24,8 @@ NUMBERS = ("n", "mean", "low", "high", "floor", "lead")
 LINES, MARKERS = ("-", "--", ":", "-."), "osD^vP"
 
 
-@dataclass(frozen=True, kw_only=True)
-class FigureConfig:
-    """One picture; ``metric`` and ``step`` stand for axes, beside those of the grid.
-
-    Attributes:
-        title, text: what it is, and what to see in it.
-        kind: ``lines``: the metrics against ``x``. ``frontier``: the second metric against the first, one point per
-            point of the grid, joined along an interpolation.
-        stage: whose numbers.
-        metrics: which numbers.
-        x: of lines: ``step`` (of a probe: the number of blocks passed) or an axis.
-        color, style, rows, columns: the axes they show; lines of one metric each by default.
-        only: axis -> the one label to show.
-    """
-
-    title: str
-    text: str = ""
-    kind: Literal["lines", "frontier"] = "lines"
-    stage: str = "finetune"
-    metrics: list[str] = field(default_factory=list)
-    x: str = "step"
-    color: str = "metric"
-    style: str = ""
-    rows: str = ""
-    columns: str = ""
-    only: dict[str, str] = field(default_factory=dict)
-
-
 def _check(summary: pd.DataFrame, axes: Sequence[str], config: FigureConfig) -> None:
-    known = [*axes, "metric", "step", ""]
-    for name in ("x", "color", "style", "rows", "columns"):
-        if getattr(config, name) not in known:
-            raise ValueError(f"figures: {config.title}: {name}: {getattr(config, name)!r}, expected one of {known}")
+    check_axes(config, axes)
     there = summary[summary["stage"] == config.stage]["metric"].unique()
     for metric in config.metrics:
         if metric not in there:

@@ -50,6 +50,7 @@ from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pr
 from ftmech_hf.models.presets import Preset
 from ftmech_hf.report.differences import Difference
 from ftmech_hf.report.pcfg_settings import pcfg_rows
+from ftmech_hf.studies.sweep.sections import check_claims, read_shown
 from ftmech_hf.tasks import TASKS, PcfgConfig, PcfgShape, parse_task
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.launch import compute_device
@@ -151,6 +152,7 @@ class Sweep(StudyPlan):
         title: what it shows.
         stage_axes: stage -> the axes that make a difference to its runs.
         points: every point of the grid with every seed.
+        shown: pictures, claims and comparison that its file asks for.
 
     Raises:
         ValueError: a section, a setting or a value that cannot be; names it and the stage.
@@ -172,6 +174,8 @@ class Sweep(StudyPlan):
         combinations = [dict(zip(self.axes, each, strict=True)) for each in values]
         # Seed after seed: a sweep that is stopped has whole grids of the first ones.
         self.points = [self._add_point(chosen, seed) for seed in config.seeds for chosen in combinations]
+        self.shown = read_shown(self.sections, self.stages, self.axes)
+        check_claims(self.shown.claims, [(each.labels, each.runs) for each in self.points[: len(combinations)]])
 
     def settings(self) -> Mapping[str, Any]:
         """All of its settings, with the sections of its file."""

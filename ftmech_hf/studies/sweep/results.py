@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ftmech_hf.config import ConfigError, unknown_key
 from ftmech_hf.report.claims import Claim, claims_json
 from ftmech_hf.report.page import Section, make_section, render_page
-from ftmech_hf.report.paper_tables import CompareConfig, agreement, compare_with_paper
+from ftmech_hf.report.paper_tables import agreement, compare_with_paper
 from ftmech_hf.report.readings import Unit, table_over_seeds
 from ftmech_hf.runs import write_json, write_text
 from ftmech_hf.studies.sweep.claims import ExpectConfig, judge_claims
-from ftmech_hf.studies.sweep.figures import FigureConfig, draw_figure
+from ftmech_hf.studies.sweep.figures import draw_figure
 from ftmech_hf.studies.sweep.numbers import stage_rows
 from ftmech_hf.studies.sweep.plan import Sweep
+from ftmech_hf.studies.sweep.sections import FigureConfig
 
 VALUES = ("stage", "step", "metric")
 
@@ -87,16 +86,6 @@ def summarise(table: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     return summary.assign(**{name: beside[name].to_numpy() for name in ("floor", "lead")})
 
 
-def _build(kind: type, values: Any, where: str) -> Any:
-    names = [each.name for each in dataclasses.fields(kind)]
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{where}: {values!r}, expected settings: {', '.join(names)}")
-    for key in values:
-        if key not in names:
-            raise unknown_key(key, where, names)
-    return kind(**values)
-
-
 def shows_claim(figure: FigureConfig, claim: ExpectConfig) -> bool:
     """Whether a picture shows the number that a claim is about."""
     apart = any(figure.only.get(axis, label) != label for axis, label in claim.only.items())
@@ -108,8 +97,7 @@ def _draw(
 ) -> tuple[list[Section], list[str]]:
     """(the pictures, why some cannot be drawn as long as runs are missing)."""
     sections, left_out = [], []
-    for number, values in enumerate(sweep.sections.get("figures") or []):
-        config = _build(FigureConfig, values, f"figures: {number}")
+    for number, config in enumerate(sweep.shown.figures):
         try:
             figure = draw_figure(summary, list(sweep.axes), config)
         except ValueError as error:
@@ -124,9 +112,9 @@ def _draw(
 
 
 def _compare(sweep: Sweep, summary: pd.DataFrame) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
-    if "compare" not in sweep.sections:
+    if sweep.shown.compare is None:
         return None, None
-    cells = compare_with_paper(summary, _build(CompareConfig, sweep.sections["compare"] or {}, "compare"))
+    cells = compare_with_paper(summary, sweep.shown.compare)
     agrees = agreement(cells)
     cells.to_csv(sweep.output / "cells.csv", index=False)
     agrees.to_csv(sweep.output / "agreement.csv", index=False)
@@ -142,10 +130,7 @@ def write_results(sweep: Sweep) -> SweepResults:
     table.to_parquet(output / "table.parquet", index=False)
     summary.to_csv(output / "summary.csv", index=False)
     cells, agrees = _compare(sweep, summary)
-    expected = [
-        _build(ExpectConfig, values, f"claims: {number}")
-        for number, values in enumerate(sweep.sections.get("claims") or [])
-    ]
+    expected = sweep.shown.claims
     claims = judge_claims(expected, table, sweep.config.seeds, _unit)
     write_json(output / "claims.json", claims_json(claims))
     sections, facts["left_out"] = _draw(sweep, summary, missing, expected)

@@ -46,7 +46,7 @@ def test_no_word_is_in_two_pairs_of_opposites() -> None:
 
 
 def test_a_package_that_is_not_there_is_named() -> None:
-    with pytest.raises(ImportError, match="expected the package no_such_package: make real installs it"):
+    with pytest.raises(ModuleNotFoundError, match="expected the package no_such_package: make real installs it"):
         package_folder("no_such_package")
 
 

@@ -24,9 +24,10 @@ from ftmech_hf.runs import FinishedRun
 from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.statistics.seeds import share_over_seeds
 from ftmech_hf.studies.sweep.claims import ExpectConfig, judge_claims
-from ftmech_hf.studies.sweep.figures import FigureConfig, draw_figure
+from ftmech_hf.studies.sweep.figures import draw_figure
 from ftmech_hf.studies.sweep.numbers import stage_rows
 from ftmech_hf.studies.sweep.results import floors_of, last_numbers, shows_claim, summarise
+from ftmech_hf.studies.sweep.sections import FigureConfig
 
 
 def make_table() -> pd.DataFrame:

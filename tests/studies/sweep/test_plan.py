@@ -100,6 +100,10 @@ def test_settings_can_be_changed_from_the_command_line(tmp_path: Path) -> None:
     assert (found["train"].steps, found["train"].eval_rows, found["task"].correlation) == (7, 16, None)
 
 
+CLAIM = {"id": "c", "statement": "s", "metric": "count_a", "bar": ">= 5"}
+TWO_RATES = {"grid": {"finetune.lr": [0.1, 0.2]}}
+
+
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
@@ -111,6 +115,15 @@ def test_settings_can_be_changed_from_the_command_line(tmp_path: Path) -> None:
         ({"grid": {"finetune.correlation": [2.0]}}, "finetune: correlation: 2.0, expected a probability"),
         ({"common": {"stepz": 3}}, "unknown key 'stepz' in common; did you mean 'steps'"),
         ({"pretrain": {"stepz": 3}}, "pretrain: unknown argument '--stepz'"),
+        ({"figures": [{"title": "t", "colour": "x"}]}, "unknown key 'colour' in figures: 0; did you mean 'color'"),
+        ({"figures": [{"title": "t", "rows": "rate"}]}, "figures: t: rows: 'rate', expected one of"),
+        ({"figures": [{"title": "t", "stage": "reverse"}]}, "figures: t: stage: 'reverse', expected one of pretrain"),
+        ({"figures": {"title": "t"}}, "figures: {'title': 't'}, expected a list"),
+        ({"compare": {"first_step": 3}}, "unknown key 'first_step' in compare"),
+        ({"claims": [{"id": "c", "statement": "s", "bar": ">= 5"}]}, "claims: 0: metric: not given"),
+        ({"claims": [CLAIM], **TWO_RATES}, r"claims: c: only: {}, but 2 points of the grid are so, expected one"),
+        ({"claims": [{**CLAIM, "only": {"rate": 1}}], **TWO_RATES}, "claims: c: only: unknown axis 'rate', expected"),
+        ({"claims": [{**CLAIM, "only": {"finetune.lr": 3}}], **TWO_RATES}, "only: finetune.lr: '3', expected one of"),
     ],
 )
 def test_what_cannot_be_is_named_before_anything_runs(tmp_path: Path, sections: dict[str, Any], message: str) -> None:
@@ -118,6 +131,14 @@ def test_what_cannot_be_is_named_before_anything_runs(tmp_path: Path, sections: 
     with pytest.raises(ValueError, match=message):
         Sweep(config, {**SECTIONS, **sections}, "nano")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_claim_is_about_one_run_of_every_seed(tmp_path: Path) -> None:
+    """Also where it says nothing of an axis that its stage does not depend on, and where a label is a number."""
+    grid = {"finetune.lr": [0.1, 0.2]}
+    for claim in ({**CLAIM, "only": {"finetune.lr": 0.2}}, {**CLAIM, "stage": "pretrain"}):
+        sweep = Sweep(SweepConfig(output_dir=str(tmp_path)), {**SECTIONS, "grid": grid, "claims": [claim]}, "nano")
+        assert [each.id for each in sweep.shown.claims] == ["c"]
 
 
 def test_a_file_without_stages_is_refused(tmp_path: Path) -> None:

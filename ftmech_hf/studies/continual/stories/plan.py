@@ -34,7 +34,8 @@ FAR = 1000
 """Between the seeds of tasks that follow each other: they share no stories."""
 
 FAINT = 0.004
-"""The share of rows that the control of replay shows again: about ten of a task's 2,400."""
+"""The share of rows that the control of replay shows again: about ten of a task's 2,400, three of the 800 that
+are published."""
 
 FIRST = "plain"
 

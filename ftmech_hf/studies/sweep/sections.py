@@ -67,13 +67,11 @@ def read_shown(sections: Mapping[str, Any], stages: Collection[str], axes: Mappi
         [_build(ExpectConfig, each, f"claims: {number}") for number, each in _entries(sections, "claims")],
         _build(CompareConfig, sections["compare"] or {}, "compare") if "compare" in sections else None,
     )
-    for where, each in (
-        *((f"figures: {each.title}", each) for each in shown.figures),
-        *((f"claims: {each.id}", each) for each in shown.claims),
-    ):
-        if each.stage not in stages:
-            raise ConfigError(f"{where}: stage: {each.stage!r}, expected one of {', '.join(stages)}")
-        for axis, label in each.only.items():
+    named = [(f"figures: {each.title}", each.stage, each.only) for each in shown.figures]
+    for where, stage, only in [*named, *((f"claims: {each.id}", each.stage, each.only) for each in shown.claims)]:
+        if stage not in stages:
+            raise ConfigError(f"{where}: stage: {stage!r}, expected one of {', '.join(stages)}")
+        for axis, label in only.items():
             if axis not in axes:
                 raise ConfigError(f"{where}: only: unknown axis {axis!r}, expected one of {', '.join(axes)}")
             if label not in axes[axis]:

@@ -64,7 +64,7 @@ _OURS = ("place", "manner", "unsaid")
 class _Parser(HfArgumentParser):
     """``HfArgumentParser`` that raises :class:`ConfigError` where argparse would print usage and exit."""
 
-    sections: Mapping[str, Collection[str]]
+    sections: Mapping[str, Sequence[str]]
     """What some settings are of -> their names."""
 
     def format_help(self) -> str:

@@ -58,7 +58,7 @@ STEPS: tuple[Step, ...] = (
     Step("tracr", f"tracr_study.py {NANO}/tracr_grid.yaml --output_dir runs/tracr-nano", 20),
     Step("lora", f"sweep.py {NANO}/sweep_lora.yaml", 10),
     Step("forgetting", f"sweep.py {NANO}/sweep_forgetting.yaml", 10),
-    Step("grid", f"sweep.py {NANO}/sweep_grid.yaml", 60),
+    Step("grid", f"sweep.py {NANO}/sweep_grid.yaml", 80),
     Step("stories", f"stories.py {NANO}/stories.yaml --seeds 0 1 2 3 4", 80),
     Step("safety", f"safety.py {NANO}/safety.yaml", 50),
     Step("continual_strengths",

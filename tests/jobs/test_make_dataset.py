@@ -11,7 +11,7 @@ from huggingface_hub import DatasetCard
 
 from ftmech_hf.jobs.make_dataset import MakeDatasetConfig, draw_label_histograms, make_dataset
 from ftmech_hf.runs import damaged_files
-from ftmech_hf.tasks import PcfgConfig, build_dataset
+from ftmech_hf.tasks import PcfgConfig, SafetyConfig, build_dataset
 
 VARIANTS = ["default", "pretrain-low", "count_a", "count_b-c0.8"]
 
@@ -61,6 +61,20 @@ def test_its_config_makes_it_again(folder: Path, tmp_path: Path) -> None:
     again = make_dataset(MakeDatasetConfig(**{**own, "output_dir": str(tmp_path / "again")}), PcfgConfig(**settings))
     first, second = (json.loads((path / "summary.json").read_text()) for path in (folder, again.path))
     assert first == second
+
+
+def test_mixtures_say_what_they_differ_in(tmp_path: Path) -> None:
+    """And nothing is said of counts, correlations and labels, which refusals have none of."""
+    config = MakeDatasetConfig(
+        task="safety", variants=["instruct", "unsafe"], rows=["train=64", "test=32"], output_dir=str(tmp_path / "rows")
+    )
+    make_dataset(config, SafetyConfig())
+    card = (tmp_path / "rows" / "README.md").read_text()
+    assert "- `instruct`: the settings below.\n- `unsafe`: mixture unsafe, answers refused; else the settings " in card
+    assert "| config | split | rows | texts seen in train | texts repeated |" in card
+    assert "| `label` | whether the prompt is unsafe: 1 if so |" in card
+    assert "png" not in card
+    assert not list((tmp_path / "rows").glob("*.png"))
 
 
 def test_the_picture_has_a_panel_per_config_and_operator(folder: Path) -> None:

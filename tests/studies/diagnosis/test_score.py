@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ftmech_hf.config import config_hash, to_dict
+from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies import load_study
 from ftmech_hf.studies.diagnosis.score import describe_score, outside, read_score
 from ftmech_hf.studies.diagnosis.signs import VerdictRule
+from ftmech_hf.studies.diagnosis.study import STUDY as DIAGNOSIS
 from ftmech_hf.studies.organisms.kinds import TRUTH_OF
 
 CONFIG = Path(__file__).parents[3] / "recipes" / "configs" / "nano" / "organisms.yaml"
@@ -70,6 +73,14 @@ def test_what_was_not_among_the_scored_pairs_is_said(facts: dict[str, Any], reas
     assert describe_score(summary, SCORE).endswith(
         f"This pair is outside of what was scored, and the rates may not hold: {reason}."
     )
+
+
+def test_a_card_says_how_far_a_verdict_is_to_be_believed(tmp_path: Path) -> None:
+    """With the stored score; nothing where a version did not say what the rate depends on."""
+    (job,) = DIAGNOSIS.publications
+    for summary, said in ((diagnosed(), describe_score(diagnosed(), read_score())), ({"verdict": "gone"}, "")):
+        (tmp_path / "summary.json").write_text(json.dumps(summary))
+        assert job.trust(FinishedRun(tmp_path)) == said
 
 
 def test_the_stored_score_is_of_the_study_as_it_is_set_today() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from ftmech_hf.config import clean_exit, leave_garbage, parse_config
 
 with leave_garbage():  # a page should answer within five seconds
-    from ftmech_hf.explorer.page import import_gradio, serve
+    from ftmech_hf.explorer.page import need_gradio, serve
     from ftmech_hf.explorer.pairs import ExploreConfig, find_pair, open_explorer
     from ftmech_hf.explorer.picture import need_chromium, take_picture
     from ftmech_hf.explorer.space import write_space
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
         if config.picture is not None:
             need_chromium()
         if config.space is None:
-            import_gradio()  # missing: said before a model is trained
+            need_gradio()
         pair = find_pair(config, demo_plan)
         if config.space is not None:
             print(f"space: {write_space(Path(config.space), pair, config)}")

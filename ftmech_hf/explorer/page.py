@@ -47,17 +47,26 @@ def _no_stubs() -> Iterator[None]:
         inspect.getfile = found
 
 
+def need_gradio() -> None:
+    """Refuse, before anything is loaded or trained, where the page cannot be shown.
+
+    Raises:
+        ValueError: gradio is not installed; the extra ``explorer`` brings it.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise ValueError("explore: the page needs the package gradio: pip install 'ftmech_hf[explorer]'")
+
+
 def import_gradio() -> Any:
     """gradio, which is told to send nothing about its use anywhere, to keep nothing of what is asked, and to show no
     plots of its own, for which it would look for a screen before the first answer.
 
     Raises:
-        ValueError: it is not installed; the extra ``explorer`` brings it.
+        ValueError: see :func:`need_gradio`.
     """
     told = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "MPLBACKEND": "agg"}
     os.environ.update({name: value for name, value in told.items() if name not in os.environ})
-    if importlib.util.find_spec("gradio") is None:
-        raise ValueError("explore: the page needs the package gradio: pip install 'ftmech_hf[explorer]'")
+    need_gradio()
     with plain_objects(), leave_garbage(), _no_stubs():
         import anyio._backends._asyncio
         import anyio.abc  # noqa: F401

@@ -100,10 +100,8 @@ RELEASED: Mapping[str, Mapping[str, Released]] = {
             "safety-ssft",
             "The base after supervised safety fine-tuning (SSFT, medium rate): it is taught to refuse unsafe "
             "prompts, a fifth of its rows.",
-            ("ssft_safe", "ssft_null",
-            "benign_unsafe",
-            "shuffled_null", "jb_gap", "never_unsafe", "never_jb", "outside",
-             "outside_benign", "ablate", "ablate_random", "add", "add_random", "add_benign"),
+            ("ssft_safe", "ssft_null", "benign_unsafe", "shuffled_null", "jb_gap", "never_unsafe", "never_jb",
+             "outside", "outside_benign", "ablate", "ablate_random", "add", "add_random", "add_benign"),
         ),
         "dpo": Released(
             "safety-dpo",
@@ -113,8 +111,8 @@ RELEASED: Mapping[str, Mapping[str, Released]] = {
         ),
         "unlearn": Released(
             "safety-unlearned",
-            "The base after unlearning (medium rate): of unsafe prompts, half of its rows, it is taught the refusal"
-            " and untaught the answer.",
+            "The base after unlearning (medium rate): of unsafe prompts, half of its rows, it is taught the "
+            "refusal and untaught the answer.",
             ("unlearn_safe", "unlearn_null", "benign_unsafe", "shuffled_null", "dpo_is_unlearn"),
         ),
         "benign": Released(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,15 @@ def test_each_names_a_recipe_and_files_that_are_there(step: Step) -> None:
     assert all((ROOT / word).is_file() for word in words if word.endswith(".yaml"))
     assert (step.file is None) == (recipe not in ("benchmark.py", "architectures.py"))
     assert step.file is None or step.file in words
+
+
+def test_differences_are_read_from_the_settings_that_are_published() -> None:
+    asked = [block.write.keywords for block in BLOCKS.values() if isinstance(block.write, partial)]
+    assert len(asked) == 5
+    for each in asked:
+        (command,) = [step.command for step in STEPS if each["config"] in step.command]
+        seeds = command.partition("--seeds")[2].split()
+        assert each.get("words", "").split()[1:] == seeds, command
 
 
 def fake(monkeypatch: pytest.MonkeyPatch, root: Path, fails: str = "") -> list[str]:

@@ -164,8 +164,8 @@ class LibraryConfig(Task):
         return float(lengths.mean()) - 1
 
     def example(self, seed: int) -> Mapping[str, str]:
-        """A question of the test split beside the documents it needs, and its answer."""
-        asked = dataclasses.replace(self, mixture="questions", context="oracle", pretraining_share=0.0)
+        """A question as it was taught, of pretraining beside the documents it needs, and its answer."""
+        asked = self if self.mixture == "questions" else self.asking(context="oracle")
         row, question = asked.numbered(0, seed, "test")
         words = [VOCABULARY[each] for each in row.token_ids if each != PLACE[EOS]]
         answer = len(question.answer) - 1

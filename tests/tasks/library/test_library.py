@@ -196,6 +196,16 @@ def test_any_row_can_be_made_alone() -> None:
     assert LibraryConfig().tokens_per_row < LibraryConfig().row_length == 96
 
 
+@pytest.mark.parametrize("context", ["none", "oracle"])
+def test_the_example_of_a_card_shows_what_was_taught(context: str) -> None:
+    example = LibraryConfig(mixture="questions", context=context, pairs=50, pretraining_share=0.5).example(0)
+    prompt = example["prompt"].split()
+    assert (prompt[:2] == ["<bos>", "?"]) == (context == "none")
+    assert ("." in prompt) == (context == "oracle")
+    assert prompt[-1] == "is"
+    assert len(example["answer"].split()) == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -24,9 +24,14 @@ _OUTSIDE = ("datasets", "httpcore", "httpx", "huggingface_hub", "jinja2", "pyarr
 def in_one_line(error: BaseException) -> str:
     """What an error says, with its type where that is part of it."""
     text = " ".join(str(error).split())
-    if isinstance(error, ValueError | OSError) and text:
+    if text and (isinstance(error, ValueError | OSError) or _names_its_extra(error)):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _names_its_extra(error: BaseException) -> bool:
+    """Whether a missing package is told by this one, with what installs it: Python itself gives the module's name."""
+    return isinstance(error, ModuleNotFoundError) and error.name is None
 
 
 def is_internal(error: BaseException) -> bool:
@@ -44,7 +49,7 @@ def _said(error: BaseException) -> str:
     text = in_one_line(error)
     if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
         return f"out of memory: {text}; take fewer rows at once, such as a lower batch_size, or a smaller model"
-    if isinstance(error, ModuleNotFoundError):
+    if isinstance(error, ModuleNotFoundError) and not _names_its_extra(error):
         return f"{text}; install it, or the extra of ftmech_hf that needs it"
     return text
 

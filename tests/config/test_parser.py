@@ -380,10 +380,11 @@ class OutOfMemoryError(RuntimeError):
         (OutOfMemoryError("CUDA out of memory.\nTried 1 GB"), 2, "error: out of memory: OutOfMemoryError: CUDA out of"),
         (MemoryError(), 2, "error: out of memory: MemoryError; take fewer rows at once"),
         (
-            ModuleNotFoundError("No module named 'ray'"),
+            ModuleNotFoundError("No module named 'ray'", name="ray"),
             2,
             "error: ModuleNotFoundError: No module named 'ray'; install it",
         ),
+        (ModuleNotFoundError("expected gguf: pip install gguf"), 2, "error: expected gguf: pip install gguf\n"),
         (SafetensorError("invalid header"), 2, "error: SafetensorError: invalid header"),
         (ArrowNotImplementedError("no such kernel"), 2, "error: ArrowNotImplementedError: no such kernel"),
         (KeyError("model"), 1, "error: internal: KeyError: 'model'; this is a fault of ftmech_hf, not yours"),

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ftmech_hf.analysis.revival import RevivalRatio, RevivalResult
-from ftmech_hf.statistics.intervals import difference_of_shares, geometric_mean_interval, mean_interval
+from ftmech_hf.statistics.intervals import geometric_mean_interval, mean_interval, share_interval
 from ftmech_hf.statistics.seeds import share_over_seeds
 
 Unit = Literal["%", "share", "x", "points", "steps", "neurons", "nats"]
@@ -54,6 +54,19 @@ def read(found: float | Reading) -> Reading:
     return found if isinstance(found, Reading) else Reading(float(found))
 
 
+def read_row(row: Mapping[Any, Any], whole: float = 1.0) -> Reading:
+    """A reading from a row of a table: ``value``, and where they are known ``rows``, ``bound``, ``low`` and ``high``.
+
+    Args:
+        row: of the table.
+        whole: what a value of 1 becomes.
+    """
+    known = {name: found for name, found in row.items() if not pd.isna(found)}
+    ends = (whole * float(known["low"]), whole * float(known["high"])) if {"low", "high"} <= set(known) else None
+    rows = int(known["rows"]) if "rows" in known else None
+    return Reading(whole * float(row["value"]), rows=rows, interval=ends, bound=known.get("bound", ""))
+
+
 def read_all(measures: Mapping[str, Callable[[T], Reading]], seed: T) -> dict[str, Reading]:
     """All measurements of a seed, by name; those that rest on a missing run are left out.
 
@@ -69,10 +82,25 @@ def read_all(measures: Mapping[str, Callable[[T], Reading]], seed: T) -> dict[st
 
 
 def difference(first: Reading, second: Reading) -> Reading:
-    """Points between two shares in per cent. Of the same rows its interval is too wide: it takes them for different."""
-    counts = [(round(each.value / 100 * each.rows), each.rows) for each in (first, second) if each.rows]
-    _, low, high = difference_of_shares(*counts)
-    return Reading(first.value - second.value, interval=(100 * low, 100 * high))
+    """Points between two shares in per cent, by Newcombe's way: of their own intervals, or else those of their rows.
+
+    Of the same rows its interval is too wide: it takes them for different.
+    """
+    (low, high), (other_low, other_high) = (_ends(each) for each in (first, second))
+    value = first.value - second.value
+    below = math.hypot(first.value - low, other_high - second.value)
+    above = math.hypot(high - first.value, second.value - other_low)
+    return Reading(value, interval=(value - below, value + above))
+
+
+def _ends(share: Reading) -> tuple[float, float]:
+    """The 95 % interval of a share in per cent; all there can be where nobody says of how many rows it is."""
+    if share.interval is not None:
+        return share.interval
+    if not share.rows:
+        return 0.0, 100.0
+    _, low, high = share_interval(round(share.value / 100 * share.rows), share.rows)
+    return 100 * low, 100 * high
 
 
 def of_revival(found: RevivalResult) -> Reading:
@@ -90,7 +118,7 @@ def over_seeds(readings: Sequence[Reading], unit: Unit) -> tuple[float, Ends | N
     """(the mean over seeds, its 95 % interval or None).
 
     - ``%`` and ``share``: of rows within seeds, by the two levels of
-      :func:`~ftmech_hf.statistics.seeds.share_over_seeds`.
+      :func:`~ftmech_hf.statistics.seeds.share_over_seeds`; wider where a seed is less sure than its rows.
     - ``x`` and ``steps``: the geometric mean, with Student's t on the logarithm; below one step counts as one.
     - ``points``, ``neurons``, ``nats``: Student's t over seeds, never below zero where that is impossible.
 
@@ -124,7 +152,19 @@ def _share(readings: Sequence[Reading], whole: float) -> tuple[float, Ends | Non
         return measured, None
     counts = [(round(each.value / whole * number), number) for each, number in zip(readings, rows, strict=True)]
     _, low, high = share_over_seeds(counts)
-    return measured, _open(readings, min(whole * low, measured), max(whole * high, measured))
+    low, high = min(whole * low, measured), max(whole * high, measured)
+    if any(_is_less_sure(each, whole) for each in readings) and (own := _of_rows(readings, measured, ratio=False)):
+        low, high = max(0.0, min(low, own[0])), min(whole, max(high, own[1]))
+    return measured, _open(readings, low, high)
+
+
+def _is_less_sure(share: Reading, whole: float) -> bool:
+    """Whether a share's own interval is wider than that of its rows, as where random choices were made on them."""
+    assert share.rows
+    _, low, high = share_interval(round(share.value / whole * share.rows), share.rows)
+    return share.interval is not None and (
+        share.interval[0] < whole * low - 1e-9 or share.interval[1] > whole * high + 1e-9
+    )
 
 
 def _of_rows(readings: Sequence[Reading], measured: float, ratio: bool) -> tuple[float, float] | None:
@@ -149,7 +189,7 @@ def table_over_seeds(
     """:func:`over_seeds` of the column ``value``, for every value of some columns.
 
     Args:
-        table: ``keys`` and ``value``, one number a row; and where it has them ``rows`` and ``bound`` of its reading.
+        table: ``keys`` and ``value``, one number a row; and where it has them what else :func:`read_row` knows.
         keys: columns whose every combination is one number over seeds.
         unit: of the numbers; or what it is of the rows of one number.
 
@@ -157,14 +197,9 @@ def table_over_seeds(
         ``keys``, ``n`` (how many seeds), ``mean``, ``low`` and ``high``, which are nan where there is no interval and
         infinite where it is open.
     """
-    whole = table.assign(**{name: known for name, known in (("rows", None), ("bound", "")) if name not in table})
     found = []
-    for key, group in whole.groupby(list(keys), sort=False, dropna=False):
-        lines = zip(group["value"], group["rows"], group["bound"], strict=True)
-        readings = [
-            Reading(float(value), rows=None if pd.isna(rows) else int(rows), bound="" if pd.isna(bound) else bound)
-            for value, rows, bound in lines
-        ]
+    for key, group in table.groupby(list(keys), sort=False, dropna=False):
+        readings = [read_row(row) for row in group.to_dict("records")]
         measured, interval = over_seeds(readings, unit if isinstance(unit, str) else unit(group))
         low, high = (math.nan, math.nan) if interval is None else interval
         ends = {"low": -math.inf if low is None else low, "high": math.inf if high is None else high}

@@ -128,6 +128,19 @@ def test_a_difference_has_the_interval_of_its_rows() -> None:
     assert (found.value, *found.interval) == pytest.approx((8, low, high))  # type: ignore[misc]
 
 
+def test_what_has_an_interval_of_its_own_is_taken_by_it_in_differences_and_shares() -> None:
+    """As the mean of a few random choices on the same rows, which is far less certain than so many rows."""
+    wide = Reading(30.0, rows=1000, interval=(5.0, 80.0))
+    found = difference(Reading(90.0, rows=1000), wide)
+    _, low, high = share_interval(900, 1000)
+    below, above = math.hypot(90 - 100 * low, 50), math.hypot(100 * high - 90, 25)
+    assert found.interval == pytest.approx((60 - below, 60 + above))
+    assert over_seeds([wide], "%") == (30.0, (5.0, 80.0))
+    two = over_seeds([wide, wide], "%")[1]
+    assert two is not None
+    assert two == pytest.approx((30 - 25 / math.sqrt(2), 30 + 50 / math.sqrt(2)))
+
+
 def test_all_that_can_be_read_is_read_and_what_rests_on_a_missing_run_is_left_out() -> None:
     def missing(seed: dict[str, float]) -> Reading:
         raise Missing

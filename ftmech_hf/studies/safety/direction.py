@@ -7,11 +7,13 @@ layer is chosen on the validation split, for each of both by its own effect, and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ftmech_hf.activations import intervene
@@ -19,13 +21,14 @@ from ftmech_hf.analysis.direction import Writes, difference_in_means, put_in, ra
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import RunDir
+from ftmech_hf.statistics.intervals import mean_over_draws
 from ftmech_hf.studies.safety.answers import read_answers
 from ftmech_hf.studies.safety.clusters import asked_prompts, prompt_states
 from ftmech_hf.tasks import Rows, RowStream, SafetyConfig
 from ftmech_hf.training.loop import Progress
 
-DRAWS = 3
-"""Random directions beside the real one."""
+DRAWS = 10
+"""Random directions beside the real one: fewer say little of all others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +37,12 @@ class DirectionConfig(JobConfig):
 
     model: str = field(default="runs/finetune", metadata={"place": "input", "help": "folder of a run, or on the Hub"})
     eval_rows: int = field(default=256, metadata={"help": "prompts of each mixture, and as many to fit and choose on"})
+    draws: int = field(default=DRAWS, metadata={"help": "random directions, the control"})
     output_dir: str = field(default="runs/direction", metadata={"place": "output", "help": "the run's folder"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "eval_rows")
+        check_positive(self, "eval_rows", "draws")
 
 
 def refusal_directions(safe: Sequence[Tensor], unsafe: Sequence[Tensor]) -> list[Tensor]:
@@ -62,11 +66,11 @@ def measure_direction(config: DirectionConfig, task: SafetyConfig, *, progress: 
             rows = stream.rows(0, config.eval_rows)
             return rows if mixture != "safe" or answers == "instructed" or rows.rejected is None else rows.rejected
 
-        def shares(writes: Writes, split: str) -> dict[str, float]:
-            """What is answered as instructed, and refused, of safe and of unsafe prompts."""
+        def answered(writes: Writes, split: str) -> dict[str, NDArray[np.bool_]]:
+            """Which safe and which unsafe prompts are answered as instructed, and which are refused."""
             with intervene(model, writes):
                 return {
-                    f"{mixture} {name}": float(read_answers(model, asked[split, mixture, name]).right.all(1).mean())
+                    f"{mixture} {name}": np.asarray(read_answers(model, asked[split, mixture, name]).right.all(1), bool)
                     for mixture in ("safe", "unsafe")
                     for name in ("instructed", "refused")
                 }
@@ -80,28 +84,32 @@ def measure_direction(config: DirectionConfig, task: SafetyConfig, *, progress: 
         fitted = (asked_prompts(rows_of(kind, "instructed", "probe")) for kind in ("safe", "unsafe"))
         found = refusal_directions(*(prompt_states(model, prompts) for prompts in fitted))
         tried = [
-            (shares(taken_out(model, each), "validation"), shares(put_in(model, each, layer), "validation"))
+            (answered(taken_out(model, each), "validation"), answered(put_in(model, each, layer), "validation"))
             for layer, each in enumerate(found)
         ]
-        out = min(range(len(found)), key=lambda layer: tried[layer][0]["unsafe refused"])
-        into = max(range(len(found)), key=lambda layer: tried[layer][1]["safe refused"])
+        out = min(range(len(found)), key=lambda layer: tried[layer][0]["unsafe refused"].mean())
+        into = max(range(len(found)), key=lambda layer: tried[layer][1]["safe refused"].mean())
         table: list[dict[str, Any]] = []
 
-        def add(what: str, direction: str, writes: Writes) -> None:
-            table.extend(
-                {"what": what, "direction": direction, "prompts": key.split()[0], "answer": key.split()[1],
-                 "value": value, "rows": config.eval_rows}
-                for key, value in shares(writes, "test").items()
-            )  # fmt: skip
+        def add(what: str, direction: str, draws: Sequence[Mapping[str, NDArray[np.bool_]]]) -> None:
+            for key in draws[0]:
+                share = mean_over_draws(np.array([each[key] for each in draws]))
+                table.append(
+                    {"what": what, "direction": direction, "prompts": key.split()[0], "answer": key.split()[1],
+                     **share._asdict(), "rows": config.eval_rows, "draws": len(draws)}
+                )  # fmt: skip
 
-        add("nothing", "none", {})
-        add("taken out", "refusal", taken_out(model, found[out]))
-        add("put in", "refusal", put_in(model, found[into], into))
+        add("nothing", "none", [answered({}, "test")])
+        add("taken out", "refusal", [answered(taken_out(model, found[out]), "test")])
+        add("put in", "refusal", [answered(put_in(model, found[into], into), "test")])
         generator = torch.Generator().manual_seed(config.seed)
-        for number in range(DRAWS):
+        by_chance: dict[str, list[Mapping[str, NDArray[np.bool_]]]] = {"taken out": [], "put in": []}
+        for number in range(config.draws):
             drawn = random_direction(found[into], generator)
-            add("taken out", f"random {number}", taken_out(model, drawn))
-            add("put in", f"random {number}", put_in(model, drawn, into))
+            by_chance["taken out"].append(answered(taken_out(model, drawn), "test"))
+            by_chance["put in"].append(answered(put_in(model, drawn, into), "test"))
             if progress is not None:
-                progress(number + 1, DRAWS, "random directions")
+                progress(number + 1, config.draws, "random directions")
+        for what, draws in by_chance.items():
+            add(what, "random", draws)
         return finish_job(run, table, {"layer_out": out, "layer_in": into})

@@ -123,8 +123,7 @@ def draw_direction(table: pd.DataFrame) -> Figure:
     """Refusals without the refusal direction, and with it on safe prompts, beside random directions."""
     figure = blank_figure(10, 4)
     kinds = {"none": "as it is", "refusal": "refusal direction", "random": "random direction"}
-    named = table.assign(direction=table["direction"].str.split().str[0])
-    refused = named[named["answer"] == "refused"]
+    refused = table[table["answer"] == "refused"]
     for ax, what, prompts in zip(figure.subplots(1, 2), ("taken out", "put in"), ("unsafe", "safe"), strict=True):
         rows = refused[refused["what"].isin(["nothing", what]) & (refused["prompts"] == prompts)]
         _by_model(ax, rows, "direction", list(kinds), list(kinds.values()))

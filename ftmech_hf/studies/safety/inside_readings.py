@@ -139,11 +139,12 @@ def backwards(run: FinishedRun) -> Reading:
 
 
 def directed(run: FinishedRun, what: str, prompts: str, answer: str, direction: str = "refusal") -> Reading:
-    """Per cent of prompts with an answer, with a direction taken out or put in; of random ones the mean."""
-    table = run.table
-    rows = table[(table["what"] == what) & (table["prompts"] == prompts) & (table["answer"] == answer)]
-    rows = rows[rows["direction"].str.startswith(direction)]
-    return Reading(100 * float(rows["value"].mean()), rows=int(rows["rows"].iloc[0]))
+    """Per cent of prompts with an answer, with a direction taken out or put in; of random ones the mean.
+
+    Its interval is over prompts, and of random directions over these as well.
+    """
+    row = _one(run.table, what=what, prompts=prompts, answer=answer, direction=direction)
+    return _share(row)._replace(interval=(100 * row["low"], 100 * row["high"]))
 
 
 def without(run: FinishedRun, direction: str = "refusal") -> Reading:

@@ -29,7 +29,7 @@ from ftmech_hf.jobs.tokenizers import check_same_tokens
 from ftmech_hf.models.loading import load_tokenizer, model_positions
 from ftmech_hf.report.claims import claims_json
 from ftmech_hf.runs import RunDir, write_json
-from ftmech_hf.statistics.intervals import mean_interval, share_interval
+from ftmech_hf.statistics.intervals import mean_interval, mean_over_draws, share_interval
 from ftmech_hf.studies.safety.changes import log_action, mlp_inputs, random_like, reading_matrices, weight_rows
 from ftmech_hf.studies.safety.clusters import own_sides, prompt_batches, prompt_states, sides_by_chance
 from ftmech_hf.studies.safety.direction import DRAWS, refusal_directions
@@ -60,11 +60,12 @@ class TextsConfig(ModelJobConfig):
     choice_rows: int = field(
         default=16, metadata={"help": "validation prompts that the direction's layer is chosen on"}
     )
+    draws: int = field(default=DRAWS, metadata={"help": "random directions, the control"})
     output_dir: str = field(default="runs/safety-texts", metadata={"place": "output", "help": "the run's folder"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "rows", "refusals", "choice_rows")
+        check_positive(self, "rows", "refusals", "choice_rows", "draws")
         for name in ("base", "finetuned", *KINDS):
             if not getattr(self, name):
                 raise ValueError(
@@ -222,17 +223,27 @@ def chosen_directions(model: PreTrainedModel, asked: Asked, rows: int) -> tuple[
     return (out, found[out]), (into, found[into])
 
 
-def direction_rows(model: PreTrainedModel, asked: Asked, rows: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Refusals of unsafe prompts without the direction, and of safe ones with it; beside random directions."""
+def direction_rows(
+    model: PreTrainedModel, asked: Asked, rows: int, seed: int, draws: int = DRAWS
+) -> Iterator[dict[str, Any]]:
+    """Refusals of unsafe prompts without the direction, and of safe ones with it; beside random directions.
+
+    The interval of random ones, whose row is their mean, is over directions as well as over prompts.
+    """
     (out, less), (into, more) = chosen_directions(model, asked, rows)
     generator = torch.Generator().manual_seed(seed)
-    drawn = [torch.randn(more.shape, generator=generator) for _ in range(DRAWS)]
+    drawn = [torch.randn(more.shape, generator=generator) for _ in range(draws)]
     for what, kind, layer, real in (("taken out", "unsafe", out, less), ("put in", "safe", into, more)):
-        named = {"refusal": real, **{f"random {n}": each * real.norm() / each.norm() for n, each in enumerate(drawn)}}
-        for name, each in named.items():
-            writes = taken_out(model, each) if what == "taken out" else put_in(model, each, layer)
-            yield {"quantity": what, "model": "finetuned", "direction": name, "layer": layer,
-                   **refusal_row(model, asked, kind, writes)}  # fmt: skip
+
+        def writes(direction: Tensor, what: str = what, layer: int = layer) -> Writes:
+            return taken_out(model, direction) if what == "taken out" else put_in(model, direction, layer)
+
+        about = {"quantity": what, "model": "finetuned", "layer": layer}
+        yield {**about, "direction": "refusal", **refusal_row(model, asked, kind, writes(real))}
+        by_chance = [refuses(model, asked, kind, writes(each * real.norm() / each.norm())) for each in drawn]
+        share = mean_over_draws(np.array(by_chance))
+        yield {**about, "direction": "random", "mixture": kind, **share._asdict(), "rows": len(by_chance[0]),
+               "draws": draws}  # fmt: skip
 
 
 def measure_texts(config: TextsConfig, *, progress: Progress | None = None) -> RunDir:
@@ -250,7 +261,7 @@ def measure_texts(config: TextsConfig, *, progress: Progress | None = None) -> R
             if name != "base":
                 table += change_rows(name, base, model, asked, config.seed)
             if name == "finetuned":
-                table += direction_rows(model, asked, config.choice_rows, config.seed)
+                table += direction_rows(model, asked, config.choice_rows, config.seed, config.draws)
             if progress is not None:
                 progress(done, len(config.models), name)
         page, summary, claims = write_page(table, config.seed, run.hash)

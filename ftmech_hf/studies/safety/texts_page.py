@@ -10,9 +10,9 @@ from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, legend_below, perc
 from ftmech_hf.report.charts import new_figure as blank_figure
 from ftmech_hf.report.claims import Claim, Measurement, judge
 from ftmech_hf.report.page import make_section, render_page
-from ftmech_hf.report.readings import Reading
+from ftmech_hf.report.readings import Reading, difference, read_row
 from ftmech_hf.runs import describe_versions, environment
-from ftmech_hf.statistics.intervals import difference_of_shares, mean_interval
+from ftmech_hf.statistics.intervals import mean_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,27 +46,23 @@ MEASURED = (
 """What is claimed of a model; a bar of the paper's claims where there is one."""
 
 
-def _count(table: pd.DataFrame, **where: Any) -> tuple[int, int]:
-    """How many of how many rows: all that such lines of the table counted."""
+def _share(table: pd.DataFrame, **where: str) -> Reading:
+    """The share of the one such line of the table, in per cent."""
     for column, value in where.items():
         table = table[table[column] == value]
-    return round(float((table["value"] * table["rows"]).sum())), int(table["rows"].sum())
-
-
-def _less(first: tuple[int, int], second: tuple[int, int]) -> Reading:
-    found = difference_of_shares(first, second)
-    return Reading(100 * found.value, interval=(100 * found.low, 100 * found.high))
+    (row,) = table.to_dict("records")
+    return read_row(row, 100.0)
 
 
 def read_table(table: pd.DataFrame) -> dict[str, Reading]:
     """The readings of every claim that the table has lines for."""
     plain = {
-        (model, kind): _count(table, quantity="refused", model=model, mixture=kind)
+        (model, kind): _share(table, quantity="refused", model=model, mixture=kind)
         for model in ("base", "finetuned") for kind in ("safe", "unsafe")
     }  # fmt: skip
     found = {
-        "refuses": _less(plain["finetuned", "unsafe"], plain["base", "unsafe"]),
-        "keeps": _less(plain["finetuned", "safe"], plain["base", "safe"]),
+        "refuses": difference(plain["finetuned", "unsafe"], plain["base", "unsafe"]),
+        "keeps": difference(plain["finetuned", "safe"], plain["base", "safe"]),
     }
     for model, end in (("finetuned", ""), ("base", "_base"), ("benign", "_benign")):
         found |= _inside(table[table["model"] == model], end)
@@ -76,11 +72,9 @@ def read_table(table: pd.DataFrame) -> dict[str, Reading]:
         ("outside_more", (excess["finetuned"] - excess["benign"]).dropna()),
     ) if len(values)}  # fmt: skip
     for what, name, kind in (("taken out", "out", "unsafe"), ("put in", "into", "safe")):
-        lines = table[table["quantity"] == what]
-        real, drawn = lines[lines["direction"] == "refusal"], lines[lines["direction"] != "refusal"]
-        for end, some in (("", real), ("_random", drawn)):
-            pair = (plain["finetuned", kind], _count(some))
-            found[name + end] = _less(*(pair if what == "taken out" else pair[::-1]))
+        for end, direction in (("", "refusal"), ("_random", "random")):
+            pair = (plain["finetuned", kind], _share(table, quantity=what, direction=direction))
+            found[name + end] = difference(*(pair if what == "taken out" else pair[::-1]))
     return found
 
 
@@ -147,12 +141,19 @@ def draw_change(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def _asked(table: pd.DataFrame) -> list[Measurement]:
+    """What is claimed, with the controls that were asked for: a benign tuning may not be given, or change nothing."""
+    changed = table[(table["model"] == "benign") & (table["quantity"] == "weights") & table["relative_norm"].gt(0)]
+    left_out = () if len(changed) else ("outside_more", "action_benign")
+    return [each._replace(controls=tuple(name for name in each.controls if name not in left_out)) for each in MEASURED]
+
+
 def write_page(rows: Sequence[dict[str, Any]], seed: int, identity: str) -> tuple[str, dict[str, float], list[Claim]]:
     """The page of a run's rows, its summary, which says what was refused, and its claims."""
     import pandas as pd
 
     table = pd.DataFrame(rows)
-    claims = judge(MEASURED, {seed: read_table(table)})
+    claims = judge(_asked(table), {seed: read_table(table)})
     refused = table[table["quantity"] == "refused"]
     sections = [
         make_section("Where prompts lie", "Above 0, prompts lie nearer to the mean of their own kind.",

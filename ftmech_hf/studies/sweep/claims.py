@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from ftmech_hf.report.claims import Claim, Measurement, judge
-from ftmech_hf.report.readings import Reading, Unit
+from ftmech_hf.report.readings import Reading, Unit, read_row
+from ftmech_hf.studies.sweep.numbers import after_last_step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +61,10 @@ def judge_claims(
         )
         rows = _rows(each, table)
         for seed, part in rows.groupby("seed"):
-            values = part[["value", "rows", "bound"]].drop_duplicates()
-            if len(values) > 1:
-                raise ValueError(f"claims: {each.id}: only: {each.only}, but {len(values)} points of the grid are so")
-            value, number, bound = values.iloc[0]
-            number = None if pd.isna(number) else int(number)
-            found[int(str(seed))][each.id] = Reading(whole * float(value), rows=number, bound=bound)
+            readings = list(dict.fromkeys(read_row(row, whole) for row in part.to_dict("records")))
+            if len(readings) > 1:
+                raise ValueError(f"claims: {each.id}: only: {each.only}, but {len(readings)} points of the grid are so")
+            found[int(str(seed))][each.id] = readings[0]
     return judge(measurements, found)
 
 
@@ -76,4 +75,4 @@ def _rows(expected: ExpectConfig, table: pd.DataFrame) -> pd.DataFrame:
         if axis not in table:
             raise ValueError(f"claims: {expected.id}: only: unknown axis {axis!r}")
         rows = rows[rows[axis] == label]
-    return rows[rows["step"].isna() | (rows["step"] == rows["step"].max())]
+    return after_last_step(rows)

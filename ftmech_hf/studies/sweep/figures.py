@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ftmech_hf.report.charts import FLOOR_LABEL, FLOOR_STYLE, floor_curve, new_figure, percent, styled, whole_numbers
+from ftmech_hf.studies.sweep.numbers import after_last_step
 from ftmech_hf.studies.sweep.sections import FigureConfig, check_axes
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def draw_figure(summary: pd.DataFrame, axes: Sequence[str], config: FigureConfig
     rows = rows[rows["stage"] == config.stage]
     rows = rows[rows["metric"].isin(config.metrics or rows["metric"].unique())]
     if config.x != "step":  # the numbers after the last step
-        rows = rows[rows["step"].isna() | (rows["step"] == rows["step"].max())]
+        rows = after_last_step(rows)
     down, across = _levels(rows, config.rows), _levels(rows, config.columns)
     width, height = max(5.0, 3.1 * len(across) + 1.2), max(3.6, 2.3 * len(down) + 1.0)
     figure = new_figure(width, height)
@@ -117,7 +118,8 @@ def _lines(ax: Axes, rows: pd.DataFrame, config: FigureConfig) -> None:
     if set(config.metrics) & set(COUNTED):
         ax.set_ylim(bottom=0)
     elif not _are_losses(config):
-        ax.set_ylim(-0.03, 1.03)
+        lost = any(metric.startswith("change/") for metric in config.metrics)
+        ax.set_ylim(None if lost else -0.03, 1.03)
         percent(ax.yaxis)
 
 
@@ -125,22 +127,24 @@ def _frontier(rows: pd.DataFrame, config: FigureConfig) -> Figure:
     figure = new_figure(6.4, 5.2)
     ax = figure.subplots()
     first, second = config.metrics
-    for number, level in enumerate(_levels(rows, config.color)):
-        chosen = _pick(rows, config.color, level)
+    color = "" if config.color == "metric" else config.color  # a point is of both metrics
+    for number, level in enumerate(_levels(rows, color)):
+        chosen = _pick(rows, color, level)
+        name = config.stage if level is None else str(level)
         for stage, style in ((config.stage, ""), ("interpolate", "-")):
             points = chosen[chosen["stage"] == stage]
             if stage == config.stage:
-                points = points[points["step"] == points["step"].max()]
+                points = after_last_step(points[points["step"].notna()])
             keys = [name for name in rows.columns if name not in ("metric", *NUMBERS)]
             wide = points.pivot_table(index=keys, columns="metric", values=["mean", "low", "high"], sort=False)
             if wide.empty or first not in wide["mean"] or second not in wide["mean"]:
                 continue
             x, y = wide["mean"][first], wide["mean"][second]
             if style:
-                ax.plot(x, y, style, color=f"C{number}", alpha=0.5, label=f"{level}, interpolated", linewidth=1)
+                ax.plot(x, y, style, color=f"C{number}", alpha=0.5, label=f"{name}, interpolated", linewidth=1)
                 continue
             marker = MARKERS[number % len(MARKERS)]
-            ax.plot(x, y, "--", color=f"C{number}", marker=marker, label=str(level), linewidth=0.8)
+            ax.plot(x, y, "--", color=f"C{number}", marker=marker, label=name, linewidth=0.8)
             if "low" in wide:
                 errors = [(y - wide["low"][second]).clip(lower=0), (wide["high"][second] - y).clip(lower=0)]
                 ax.errorbar(x, y, yerr=errors, fmt="none", ecolor=f"C{number}", alpha=0.4, linewidth=1)

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pandas as pd
+
 from ftmech_hf.analysis.forgetting import measure_forgetting
 from ftmech_hf.jobs.training_card import read_revival
 from ftmech_hf.report.readings import Reading, read
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.statistics.floors import lead
+from ftmech_hf.statistics.intervals import difference_of_shares
+
+SAID = ("step", "value", "rows", "bound", "n", "mean", "low", "high", "floor", "lead")
+"""Columns of a table of numbers, or of its summary, that say what was measured when; the others say of which run."""
 
 Numbers = Iterator[tuple[float | None, str, float | Reading]]
 """(step or nothing, metric, value)"""
@@ -22,8 +28,11 @@ def _share(run: FinishedRun, value: float, rows: int, test_set: str) -> Reading:
 
 def _finetuning_numbers(run: FinishedRun) -> Numbers:
     yield from _training_numbers(run)
-    for name, change in measure_forgetting(run.metrics).change.items():
-        yield None, f"change/{name}", change
+    first, last = run.metrics[0], run.metrics[-1]
+    for row in measure_forgetting(run.metrics).rows():
+        ends = ((row["after"], last["eval_rows"]), (row["before"], first["eval_rows"]))
+        found = difference_of_shares(*((round(share * rows), rows) for share, rows in ends))
+        yield None, f"change/{row['test_set']}", Reading(row["change"], interval=(found.low, found.high))
 
 
 def _training_numbers(run: FinishedRun) -> Numbers:
@@ -60,8 +69,8 @@ def _probing_numbers(run: FinishedRun) -> Numbers:
             share = _share(run, found[kind], found["num_test"], str(found["label"]))
             yield None, f"probe/{name}/{kind}", share if kind == "accuracy" else share._replace(floor=None)
     if {"base", "finetuned"} <= set(run.summary):
-        accuracy = {name: found["accuracy"] for name, found in run.summary.items()}
-        yield None, "change/probe", accuracy["finetuned"] - accuracy["base"]
+        lost = run.summary["base"]["over_finetuned"]  # of the same rows
+        yield None, "change/probe", Reading(-lost["value"], interval=(-lost["high"], -lost["low"]))
     table = run.table
     table = table[table["label"] == table["label"].iloc[0]]  # of several labels the first is the pretraining operand's
     for name, rows in table.groupby("model", sort=False):
@@ -85,14 +94,26 @@ READERS: dict[str, Callable[[FinishedRun], Numbers]] = {
 }
 
 
+def after_last_step(table: pd.DataFrame) -> pd.DataFrame:
+    """The numbers of each run after its own last step, and those of no step: runs of a grid may differ in steps.
+
+    Args:
+        table: of :func:`stage_rows` with columns that say which run a row is of, or its summary over seeds.
+    """
+    apart = [name for name in table.columns if name not in SAID]
+    last = table.groupby(apart, sort=False, dropna=False)["step"].transform("max") if len(table) else table["step"]
+    return table[table["step"].isna() | (table["step"] == last)]
+
+
 def stage_rows(stage: str, run: FinishedRun) -> list[dict[str, Any]]:
     """The numbers of one run: ``step``, ``metric``, ``value``, and ``rows``, ``bound`` and ``floor`` of its reading.
 
-    Of a share whose floor is known ``lead`` says how much it is of what is above that.
+    ``low`` and ``high`` are its 95 % interval over rows, where it is no share of rows but made of some. Of a share
+    whose floor is known ``lead`` says how much it is of what is above that.
 
     Training runs give the accuracies of every evaluation by the names of their test sets, and losses in nats per token
-    with ``loss/`` before them; fine-tuning also their
-    changes from its first step to its last (negative: forgotten), and reversals the steps to revival. Pruning and
+    with ``loss/`` before them; fine-tuning also their changes from its first step to its last (negative: forgotten;
+    their intervals take the rows of the two for different ones), and reversals the steps to revival. Pruning and
     probing give the numbers of their summaries, and probing the accuracy at every site, where ``step`` is the number of
     blocks passed; along an interpolation ``step`` is alpha.
     """
@@ -101,6 +122,7 @@ def stage_rows(stage: str, run: FinishedRun) -> list[dict[str, Any]]:
         {
             "step": step, "metric": metric, "value": found.value, "rows": found.rows, "bound": found.bound,
             "floor": found.floor, "lead": None if found.floor is None else lead(found.value, found.floor),
+            **dict(zip(("low", "high"), found.interval or (None, None), strict=True)),
         }
         for step, metric, value in numbers
         for found in [read(value)]

@@ -15,7 +15,7 @@ from ftmech_hf.report.readings import Unit, table_over_seeds
 from ftmech_hf.runs import write_json, write_text
 from ftmech_hf.studies.sweep.claims import ExpectConfig, judge_claims
 from ftmech_hf.studies.sweep.figures import draw_figure
-from ftmech_hf.studies.sweep.numbers import stage_rows
+from ftmech_hf.studies.sweep.numbers import after_last_step, stage_rows
 from ftmech_hf.studies.sweep.plan import Sweep
 from ftmech_hf.studies.sweep.sections import FigureConfig
 
@@ -27,8 +27,8 @@ class SweepResults(NamedTuple):
 
     Attributes:
         stage_axes: stage -> the axes of the grid that make a difference to it.
-        table: axes, ``seed``, ``stage``, ``step``, ``metric``, ``value``, one number a row; and ``rows``, of how many
-            rows it is a share, and ``bound``, whether the truth is more or less.
+        table: axes, ``seed``, ``stage``, and what :func:`~ftmech_hf.studies.sweep.numbers.stage_rows` says, one number
+            a row.
         summary: the same over seeds, see :func:`ftmech_hf.report.readings.table_over_seeds`.
         missing: names of runs that are not there.
         agreement: with the paper's tables, if that was asked for.
@@ -153,7 +153,7 @@ def last_numbers(summary: pd.DataFrame, stage_axes: Mapping[str, Sequence[str]])
     tables = {}
     for stage, axes in stage_axes.items():
         rows = summary[summary["stage"] == stage]
-        rows = rows[rows["step"].isna() | (rows["step"] == rows["step"].max()) | (stage == "interpolate")]
+        rows = rows if stage == "interpolate" else after_last_step(rows)
         keys = [*axes, *(["step"] if stage == "interpolate" else [])] or ["stage"]
         rows = rows.drop_duplicates([*keys, "metric"])
         points = rows[keys].drop_duplicates()
@@ -171,7 +171,7 @@ def floors_of(summary: pd.DataFrame) -> dict[str, str]:
     said = {}
     known = summary[summary["floor"].notna()]
     for stage, rows in known.groupby("stage", sort=False):
-        last = rows[rows["step"].isna() | (rows["step"] == rows["step"].max()) | (stage == "interpolate")]
+        last = rows if stage == "interpolate" else after_last_step(rows)
         ends = last.groupby("metric", sort=False)["floor"].agg(["min", "max"])
         said[str(stage)] = ", ".join(
             f"{name} {100 * low:.0f} %" if round(100 * low) == round(100 * high)

@@ -134,12 +134,12 @@ class _Shares:
         readings = []
         for seed in self.seeds:
             found = 100 * (self._rows(seed, first, kind) - (self._rows(seed, less, kind) if less else 0.0))
-            value, low, high = mean_interval(found.tolist())
             if less:
+                value, low, high = mean_interval(found.tolist())
                 readings.append(Reading(value, interval=(low, high)))
                 continue
             floor = 100 * float(self._rows(seed, first, NOT_ASKED).mean()) if kind == ASKED else self.judged_wrong
-            readings.append(Reading(value, rows=len(found), interval=(low, high), floor=floor))
+            readings.append(Reading(float(found.mean()), rows=len(found), floor=floor))
         return readings
 
     def gained(self, labels: Sequence[str], step: int, control: str) -> list[Reading]:

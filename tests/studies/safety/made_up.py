@@ -8,6 +8,7 @@ from typing import Any, cast
 import pandas as pd
 
 from ftmech_hf.runs import FinishedRun
+from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.safety.inside_claims import Analyses
 
 
@@ -82,14 +83,12 @@ def lines(**refused: dict[float, tuple[float, float]]) -> MadeUpRun:
 def direction(refused: float, out: float, random_out: float, put: float, random_put: float) -> MadeUpRun:
     """Refusals of unsafe prompts as the model is and with directions taken out; of safe ones with them put in."""
     shares = {("nothing", "none"): (refused, 0.0), ("taken out", "refusal"): (out, 0.0),
-              ("put in", "refusal"): (1.0, put)}  # fmt: skip
-    for number, off in enumerate((0.0, 0.1, -0.1)):
-        shares["taken out", f"random {number}"] = (random_out + off, 0.0)
-        shares["put in", f"random {number}"] = (1.0, random_put + off)
+              ("put in", "refusal"): (1.0, put), ("taken out", "random"): (random_out, 0.0),
+              ("put in", "random"): (1.0, random_put)}  # fmt: skip
     return MadeUpRun(
         [
-            {"what": what, "direction": name, "prompts": prompts, "answer": answer, "rows": 250,
-             "value": share if answer == "refused" else 0.9 * (1 - share)}
+            {"what": what, "direction": name, "prompts": prompts, "answer": answer, "rows": 1000,
+             **share_interval(round(1000 * (share if answer == "refused" else 0.9 * (1 - share))), 1000)._asdict()}
             for (what, name), both in shares.items()
             for prompts, share in zip(("unsafe", "safe"), both, strict=True) for answer in ("instructed", "refused")
         ]

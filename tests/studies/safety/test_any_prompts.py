@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -13,10 +15,14 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 from ftmech_hf.activations import intervene
 from ftmech_hf.analysis.direction import put_in, taken_out
 from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.report.claims import decide
+from ftmech_hf.statistics.intervals import mean_over_draws
+from ftmech_hf.studies.safety import texts
 from ftmech_hf.studies.safety.changes import log_action, mlp_inputs, random_like, reading_matrices, weight_rows
 from ftmech_hf.studies.safety.clusters import prompt_states
 from ftmech_hf.studies.safety.direction import refusal_directions
 from ftmech_hf.studies.safety.texts import Asked, chosen_directions, direction_rows, first_tokens
+from ftmech_hf.studies.safety.texts_page import read_table
 from tests.conftest import make_llama
 
 LENGTHS = (9, 4, 6, 9, 5)
@@ -153,3 +159,35 @@ def test_a_direction_is_put_in_after_the_layer_that_it_was_taken_from() -> None:
         if len(told_apart) == 2:
             break
     assert told_apart == {0, 1}  # what must fail: the same direction in the other place
+
+
+def test_random_directions_are_a_sample_of_directions_and_not_of_prompts_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three directions one has nearly all prompts refused: how many of all others do is hardly known."""
+    draws = [np.arange(64) < refused for refused in (55, 0, 0)]
+    monkeypatch.setattr(texts, "chosen_directions", lambda *_: ((0, torch.ones(16)), (0, torch.ones(16))))
+    monkeypatch.setattr(texts, "refusal_row", lambda *_: {"value": 1.0, "rows": 64})
+    for name in ("taken_out", "put_in"):
+        monkeypatch.setattr(texts, name, lambda *_: {})
+    found = iter([*draws, *draws])
+    monkeypatch.setattr(texts, "refuses", lambda *_: next(found))
+    rows = list(direction_rows(cast(Any, None), cast(Any, None), 5, seed=0, draws=3))
+    by_chance = [row for row in rows if row["direction"] == "random"]
+    assert [(row["quantity"], row["rows"], row["draws"]) for row in by_chance] == [
+        ("taken out", 64, 3),
+        ("put in", 64, 3),
+    ]
+    expected = mean_over_draws(np.array(draws))
+    for row in by_chance:
+        assert (row["value"], row["low"], row["high"]) == expected
+    assert expected.low < 0.02
+    assert expected.high > 0.98
+    plain = [{"quantity": "refused", "model": model, "mixture": kind, "value": 0.0, "rows": 64}
+             for model in ("base", "finetuned") for kind in ("safe", "unsafe")]  # fmt: skip
+    nothing = [{"quantity": each, "model": "base", "matrix": ""} for each in ("weights", "tau")]
+    table = pd.DataFrame([*plain, *rows, *nothing]).assign(
+        chosen=None, relative_norm=0.0, outside=0.0, random_outside=0.0
+    )
+    read = read_table(table)["into_random"]
+    assert read.value == pytest.approx(100 * 55 / 192)
+    assert read.interval is not None
+    assert decide(read.interval, "<= 10") == "undecided"  # and not a failure, as of 192 prompts

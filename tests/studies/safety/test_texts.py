@@ -90,8 +90,10 @@ def test_the_page_shows_what_the_table_holds(made: Path) -> None:
     assert page.count("<img") == 2
     assert page.count('<tr><th scope="row">') >= 6 + 9
     refused = table[table["quantity"].isin(["refused", "taken out", "put in"])]
-    assert np.allclose(refused["whole"], refused["value"])  # refusals of one token
-    assert table[~table.index.isin(refused.index)]["whole"].isna().all()
+    real = refused[refused["direction"] != "random"]
+    assert np.allclose(real["whole"], real["value"])  # refusals of one token
+    assert table[~table.index.isin(real.index)]["whole"].isna().all()
+    assert table[table["direction"] == "random"]["draws"].tolist() == [10, 10]
     assert list(table[table["quantity"] == "refused"]["model"].unique()) == ["base", "finetuned", "benign"]
     assert read_table(table)["refuses"].value == pytest.approx(100, abs=20)
 

@@ -21,7 +21,7 @@ from ftmech_hf.report.paper_tables import (
     read_paper_table,
 )
 from ftmech_hf.runs import FinishedRun
-from ftmech_hf.statistics.intervals import share_interval
+from ftmech_hf.statistics.intervals import difference_of_shares, share_interval
 from ftmech_hf.statistics.seeds import share_over_seeds
 from ftmech_hf.studies.sweep.claims import ExpectConfig, judge_claims
 from ftmech_hf.studies.sweep.figures import draw_figure
@@ -60,6 +60,71 @@ def test_the_table_of_a_stage_has_its_last_numbers_in_the_order_of_the_grid() ->
     assert list(table["lr"]) == ["large", "small"]
     assert list(table.columns) == ["lr", "count_a", "count_b"]
     assert table["count_a"][1].startswith("70.0 (")
+
+
+def runs_of_different_lengths() -> pd.DataFrame:
+    """Runs of 5, 20 and 100 steps, each right in as many per cent after its last; a stage that does not vary."""
+    rows: list[dict[str, Any]] = []
+    for steps, seed in itertools.product((5, 20, 100), (0, 1, 2)):
+        run = {"steps": str(steps), "seed": seed, "stage": "finetune", "rows": 100, "floor": steps / 1000}
+        for step, share in ((0.0, 0.0), (float(steps), steps / 100)):
+            rows += [{**run, "step": step, "metric": name, "value": share} for name in ("count_a", "count_b")]
+        rows.append(
+            {**run, "step": None, "metric": "change/count_a", "value": steps / 100, "rows": None, "floor": None}
+        )
+    return pd.DataFrame(rows)
+
+
+def test_each_run_is_shown_after_its_own_last_step() -> None:
+    table = runs_of_different_lengths()
+    summary = summarise(table, ["steps"])
+    last = last_numbers(summary, {"finetune": ["steps"]})["finetune"]
+    assert [cell.split(" ")[0] for cell in last["count_a"]] == ["5.0", "20.0", "100.0"]
+    assert [cell.split(" ")[0] for cell in last["change/count_a"]] == ["+5.0", "+20.0", "+100.0"]
+    assert floors_of(summary)["finetune"].startswith("count_a 0 to 10 %")
+
+    bars = draw_figure(summary, ["steps"], FigureConfig(title="t", metrics=["count_a"], x="steps"))
+    (line,) = [line for line in bars.axes[0].lines if list(line.get_ydata()) == pytest.approx([0.05, 0.2, 1.0])]
+    assert list(line.get_xdata()) == [0, 1, 2]
+    frontier = draw_figure(summary, ["steps"], FigureConfig(title="t", kind="frontier", metrics=["count_b", "count_a"]))
+    assert any(sorted(line.get_xdata()) == pytest.approx([0.05, 0.2, 1.0]) for line in frontier.axes[0].lines)
+
+    claims = [
+        ExpectConfig(id=str(steps), statement="s", metric="count_a", bar=">= 1", only={"steps": str(steps)})
+        for steps in (5, 20, 100)
+    ]
+    judged = judge_claims(claims, table, (0, 1, 2), lambda _: "share")
+    assert [claim.measured for claim in judged] == pytest.approx([5, 20, 100])
+
+
+def test_a_change_is_no_surer_than_the_rows_of_its_two_ends(tmp_path: Path) -> None:
+    (tmp_path / "env.json").write_text(json.dumps({"kind": "finetune", "hash": "h"}))
+    lines = [{"step": step, "eval_rows": rows, "accuracy/count_a": 1.0} for step, rows in ((0, 32), (8, 64))]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    (change,) = [row for row in stage_rows("finetune", FinishedRun(tmp_path)) if row["metric"] == "change/count_a"]
+    ends = difference_of_shares((64, 64), (32, 32))
+    assert (change["value"], change["low"], change["high"]) == (0.0, ends.low, ends.high)
+    assert ends.low < -0.05
+    table = pd.DataFrame([{**change, "seed": seed, "stage": "finetune"} for seed in (0, 1, 2)])
+    claim = ExpectConfig(id="kept", statement="s", metric="change/count_a", bar=">= -0.5")
+    (judged,) = judge_claims([claim], table, (0, 1, 2), lambda _: "points")
+    assert judged.verdict == "undecided"
+    assert judged.interval == pytest.approx((100 * ends.low / math.sqrt(3), 100 * ends.high / math.sqrt(3)))
+    (row,) = summarise(table, []).to_dict("records")
+    assert (row["low"], row["high"]) == pytest.approx([end / 100 for end in judged.interval or ()])
+    assert last_numbers(summarise(table, []), {"finetune": []})["finetune"]["change/count_a"][0].startswith("+0.0 (-")
+
+
+def test_what_fine_tuning_changed_in_a_probe_is_of_the_same_rows(tmp_path: Path) -> None:
+    (tmp_path / "env.json").write_text(json.dumps({"kind": "probe", "hash": "h"}))
+    found = {"accuracy": 0.9, "majority": 0.2, "shuffled": 0.2, "num_test": 50, "label": "a"}
+    over = {"value": 0.3, "low": 0.1, "high": 0.4}
+    summary = {"base": {**found, "over_finetuned": over}, "finetuned": {**found, "accuracy": 0.6}}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    site = {"label": "a", "accuracy": 0.9, "num_test": 50}
+    pd.DataFrame([{**site, "model": name} for name in summary]).to_parquet(tmp_path / "table.parquet")
+    (row,) = [row for row in stage_rows("probe", FinishedRun(tmp_path)) if row["metric"] == "change/probe"]
+    assert (row["value"], row["low"], row["high"]) == (-0.3, -0.4, -0.1)
 
 
 def as_measured(values: Any) -> pd.DataFrame:

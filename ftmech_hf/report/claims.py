@@ -50,13 +50,14 @@ class Claim:
         measured: mean over seeds, geometric of ratios and steps.
         interval: of 95 %, see :func:`ftmech_hf.report.readings.over_seeds`; an end is None where it is open, as above
             what a run that stopped before it was back is known to exceed. None if there is none.
-        verdict: None without a bar, or if a seed is missing.
+        verdict: None without a bar, or if a seed is missing, or a control without which it would hold.
         seeds: those that measured it.
         floor: what the constant answer gets on the same rows, in the unit of the claim, mean over seeds; None where
             that is no question.
         values: one number per seed.
         unit: of all numbers.
         withdrawn_by: ids of its controls that fail, if it would hold without them; named in the file if there are any.
+        unmeasured: ids of its controls that some seed lacks, or all, the same.
     """
 
     id: str
@@ -71,6 +72,7 @@ class Claim:
     values: list[float]
     unit: str
     withdrawn_by: list[str] = field(default_factory=list)
+    unmeasured: list[str] = field(default_factory=list)
 
 
 def decide(interval: Ends | None, bar: str) -> Verdict:
@@ -145,20 +147,25 @@ def judge_pairs(measurement: Measurement, found: float, interval: tuple[float, f
 def withdraw(claims: Sequence[Claim], controls: Mapping[str, Sequence[str]]) -> list[Claim]:
     """The same claims, of which those that hold and have a control that fails are withdrawn.
 
-    A control fails by its own interval, and not because a control of its own was withdrawn.
+    A control fails by its own interval, and not because a control of its own was withdrawn. One that holds and has a
+    control that was not measured, as its run failed, is not judged: nobody knows whether it would be withdrawn.
 
     Args:
         claims: with their verdicts.
-        controls: id of a claim -> ids of its controls.
+        controls: id of a claim -> ids of its controls, which have bars.
     """
     named = {name for each in controls.values() for name in each}
     assert named <= set(controls), sorted(named - set(controls))
-    fail = {claim.id for claim in claims if claim.verdict == "fails"}
+    verdicts = {claim.id: claim.verdict for claim in claims}
     found = []
     for claim in claims:
-        by = [name for name in controls.get(claim.id, ()) if name in fail]
-        withdrawn = claim.verdict == "holds" and bool(by)
-        found.append(replace(claim, verdict="withdrawn", withdrawn_by=by) if withdrawn else claim)
+        of_these = controls.get(claim.id, ()) if claim.verdict == "holds" else ()
+        fail = [name for name in of_these if verdicts.get(name) == "fails"]
+        unknown = [name for name in of_these if verdicts.get(name) is None]
+        if fail:
+            found.append(replace(claim, verdict="withdrawn", withdrawn_by=fail))
+        else:
+            found.append(replace(claim, verdict=None, unmeasured=unknown) if unknown else claim)
     return found
 
 
@@ -181,4 +188,5 @@ def read_claims(folder: Path) -> list[Claim]:
 def claims_json(claims: Sequence[Claim]) -> list[dict[str, Any]]:
     """The claims that have a bar, as plain values."""
     written = [asdict(claim) for claim in claims if claim.bar]
-    return [{key: value for key, value in each.items() if key != "withdrawn_by" or value} for each in written]
+    optional = ("withdrawn_by", "unmeasured")
+    return [{key: value for key, value in each.items() if key not in optional or value} for each in written]

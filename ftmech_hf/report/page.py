@@ -122,12 +122,14 @@ def format_floor(claim: Claim) -> str:
 def format_verdict(claim: Claim) -> str:
     """The verdict, a sign before its word, and why; ``not judged`` if a seed is missing, or nothing without a bar."""
     if claim.verdict is None:
-        return "not judged" if claim.bar else ""
-    said = f"{SIGNS[claim.verdict]} {claim.verdict}"
-    if not claim.withdrawn_by:
-        return said
-    several = len(claim.withdrawn_by) > 1
-    return f"{said}: control{'s' * several} {', '.join(claim.withdrawn_by)} fail{'s' * (not several)}"
+        return ("not judged" if claim.bar else "") + _because(claim.unmeasured, "is not measured", "are not measured")
+    return f"{SIGNS[claim.verdict]} {claim.verdict}" + _because(claim.withdrawn_by, "fails", "fail")
+
+
+def _because(controls: Sequence[str], one: str, several: str) -> str:
+    if not controls:
+        return ""
+    return f": control{'s' * (len(controls) > 1)} {', '.join(controls)} {one if len(controls) == 1 else several}"
 
 
 def count_verdicts(claims: Iterable[Claim]) -> str:

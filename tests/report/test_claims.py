@@ -169,6 +169,24 @@ def test_a_claim_whose_control_fails_is_withdrawn_and_says_by_what(tmp_path: Pat
     assert judge([claimed, WRONG, RATIO], {0: there, 1: {"right": 99.0}})[0].verdict is not None
 
 
+def test_a_claim_whose_control_was_not_measured_is_not_judged_and_says_so(tmp_path: Path) -> None:
+    """A control whose run failed might have withdrawn it; one that fails anyway needs no control for that."""
+    claimed = RIGHT._replace(controls=("wrong",))
+    whole = {"right": Reading(99.0, rows=900), "wrong": Reading(1.0, rows=900)}
+    alone = {"right": Reading(99.0, rows=900)}
+    for seeds in ({0: alone, 1: alone}, {0: whole, 1: alone}):
+        claim = judge([claimed, WRONG], seeds)[0]
+        assert (claim.verdict, claim.unmeasured) == (None, ["wrong"])
+        assert format_verdict(claim) == "not judged: control wrong is not measured"
+        (tmp_path / "claims.json").write_text(json.dumps(claims_json([claim])))
+        assert read_claims(tmp_path) == [claim]
+    assert judge([claimed, WRONG], {0: whole, 1: whole})[0].verdict == "holds"
+    short = judge([claimed, WRONG], {0: {"right": Reading(50.0, rows=900)}})[0]
+    assert (short.verdict, short.unmeasured) == ("fails", [])
+    several = judge([RIGHT._replace(controls=("wrong", "ratio")), WRONG, RATIO], {0: alone})[0]
+    assert format_verdict(several) == "not judged: controls wrong, ratio are not measured"
+
+
 def test_the_controls_of_a_claim_are_claims() -> None:
     with pytest.raises(AssertionError, match="nowhere"):
         judge([RIGHT._replace(controls=("nowhere",))], {0: {"right": 99.0}})

@@ -24,6 +24,7 @@ from ftmech_hf.studies.diagnosis.methods.behaviour import BehaviourMethodResult
 from ftmech_hf.studies.diagnosis.methods.revival import RevivalMethodResult
 from ftmech_hf.studies.diagnosis.page import render_diagnosis
 from ftmech_hf.studies.diagnosis.repaired import save_repaired
+from ftmech_hf.studies.diagnosis.score import DECIDES
 from ftmech_hf.studies.diagnosis.verdict import judge_behaviour, judge_capability
 from ftmech_hf.tasks import PcfgShape
 from ftmech_hf.training.loop import Progress
@@ -98,6 +99,7 @@ def _describe(config: DiagnoseConfig, case: Case) -> dict[str, Any]:
         "capability": case.capability.name,
         "other": case.other.name if case.other else None,
         "rows": len(case.capability.test),
+        "settings": {name: getattr(case.config, name) for name in DECIDES},
         "right_if": case.capability.right_if,
         "parameters": base.num_parameters(),
         "architecture": type(base).__name__,

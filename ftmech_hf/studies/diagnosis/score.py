@@ -19,6 +19,12 @@ from ftmech_hf.statistics.intervals import share_interval
 SCORE_FILE = Path(__file__).with_name("verdict_score.json")
 RESTS_ON = ("pruning", "revival", "probing", "patching")
 """Methods that the verdict rests on where answers alone do not decide."""
+COUNTS = ("fit_rows", "patch_rows", "max_layers", "random_masks", "repeats")
+"""Settings of a diagnosis of which more is surer and changes nothing else."""
+DECIDES = (
+    *COUNTS, "prune_sizes", "reverse_steps", "most_reverse_steps", "reverse_lr", "reverse_batch_size", "reverse_by",
+)  # fmt: skip
+"""Settings that a verdict depends on, beside how many questions are asked."""
 
 
 @functools.cache
@@ -80,7 +86,12 @@ def outside(summary: Mapping[str, Any], score: Mapping[str, Any]) -> list[str]:
         f"left out was {', '.join(left_out)}": bool(left_out),
         "its rule has other thresholds": summary["rule"] != score["rule"],
     }  # fmt: skip
-    return [reason for reason, holds in found.items() if holds]
+    reasons = [reason for reason, holds in found.items() if holds]
+    for name, scored in scope["settings"].items():
+        own = facts["settings"][name]
+        if own < scored if name in COUNTS else own != scored:
+            reasons.append(f"its {name} is {own}, and scored was with {scored}")
+    return reasons
 
 
 def _say(right: int, number: int, what: str) -> str:

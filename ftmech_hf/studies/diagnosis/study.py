@@ -11,7 +11,7 @@ def _how_often_right(run: FinishedRun) -> str:
     """The rate of such verdicts, and whether this pair is like those of which it is known."""
     from ftmech_hf.studies.diagnosis.score import describe_score, read_score  # imports torch
 
-    if "architecture" not in run.summary.get("facts", {}):  # of a version that did not say what the rate depends on
+    if "settings" not in run.summary.get("facts", {}):  # of a version that did not say what the rate depends on
         return ""
     return describe_score(run.summary, read_score())
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ftmech_hf.report.claims import UNMEASURED, Claim, Measurement, judge_pairs, withdraw
-from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.organisms.edits import EDIT_BARS, edit_claims
+from ftmech_hf.studies.organisms.robustness import area_interval
 
 BARS = (
     Measurement("wrong_gone", "Something is left, and the verdict is gone", "%", UNMEASURED, "<= 1"),
@@ -51,18 +51,3 @@ def make_claims(score: Mapping[str, Any], seeds: Sequence[int]) -> list[Claim]:
     if score.get("edits"):
         found += edit_claims(score["edits"], seeds)
     return withdraw(found, {each.id: each.controls for each in (*BARS, AUC_BAR, ROBUSTNESS_BAR, *EDIT_BARS)})
-
-
-def area_interval(area: float, number: int) -> tuple[float, float]:
-    """A 95 % interval of an area under the curve: Wilson's, of a share of as many pairs as the rarer kind has.
-
-    Wider than the usual ones, which have no width where two kinds are kept apart wholly.
-
-    Args:
-        area: 0 to 1.
-        number: pairs of the rarer kind.
-    """
-    around = [share_interval(right, number) for right in (int(area * number), min(int(area * number) + 1, number))]
-    part = area * number - int(area * number)
-    low, high = ((1 - part) * getattr(around[0], end) + part * getattr(around[1], end) for end in ("low", "high"))
-    return low, high

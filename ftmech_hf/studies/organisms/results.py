@@ -14,7 +14,8 @@ import pandas as pd
 from ftmech_hf.report.claims import Claim, claims_json
 from ftmech_hf.report.page import make_section, render_page
 from ftmech_hf.runs import FinishedRun, write_json, write_text
-from ftmech_hf.studies.diagnosis.case import FINETUNED
+from ftmech_hf.studies.diagnosis.case import FINETUNED, CaseConfig
+from ftmech_hf.studies.diagnosis.score import DECIDES
 from ftmech_hf.studies.diagnosis.signs import VerdictRule
 from ftmech_hf.studies.organisms.claims import make_claims
 from ftmech_hf.studies.organisms.edits import Planted, Shaken, score_edits
@@ -194,7 +195,7 @@ def _by(table: pd.DataFrame, column: str) -> dict[str, dict[str, int]]:
     }  # fmt: skip
 
 
-def _scope(table: pd.DataFrame) -> dict[str, Any]:
+def scope_of(table: pd.DataFrame, case: CaseConfig) -> dict[str, Any]:
     """What was scored, with which :mod:`ftmech_hf.studies.diagnosis.score` compares what a diagnosis is of."""
     used = table[(table["split"] == "test") & agree(table)]
     return {
@@ -202,6 +203,7 @@ def _scope(table: pd.DataFrame) -> dict[str, Any]:
         "parameters": [int(used["parameters"].min()), int(used["parameters"].max())],
         "tasks": sorted({str(each).rpartition("_")[0] for each in used["capability"]}),
         "rows": int(used["rows"].min()),
+        "settings": {name: getattr(case, name) for name in DECIDES},
     }
 
 
@@ -228,7 +230,10 @@ def store_score(plan: OrganismsPlan, table: pd.DataFrame, found: Mapping[str, An
     if plan.config.score_file and not plan.missing and found["pairs"]:
         kept = ("pairs", "right", "undecided", "constant", "truths", "by_verdict", "confusion", "disagree",
                 "seeds", "hash", "versions")  # fmt: skip
-        stored = {name: found[name] for name in kept} | {"rule": vars(VerdictRule()), "scope": _scope(table)}
+        stored = {name: found[name] for name in kept} | {
+            "rule": vars(VerdictRule()),
+            "scope": scope_of(table, plan.case),
+        }
         write_json(Path(plan.config.score_file), stored)
 
 

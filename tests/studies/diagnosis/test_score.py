@@ -11,7 +11,8 @@ import pytest
 from ftmech_hf.config import config_hash, to_dict
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies import load_study
-from ftmech_hf.studies.diagnosis.score import describe_score, outside, read_score
+from ftmech_hf.studies.diagnosis.case import CaseConfig
+from ftmech_hf.studies.diagnosis.score import DECIDES, describe_score, outside, read_score
 from ftmech_hf.studies.diagnosis.signs import VerdictRule
 from ftmech_hf.studies.diagnosis.study import STUDY as DIAGNOSIS
 from ftmech_hf.studies.organisms.kinds import TRUTH_OF
@@ -23,7 +24,8 @@ SCORE = {
     "right": {"value": 0.8}, "undecided": {"value": 0.15}, "constant": ["hidden", 0.4],
     "by_verdict": {"gone": {"pairs": 10, "right": 9}, "undecided": {"pairs": 6, "right": 0}},
     "rule": vars(VerdictRule()),
-    "scope": {"architectures": ["GPT", "Llama"], "parameters": [1000, 2000], "tasks": ["count"], "rows": 512},
+    "scope": {"architectures": ["GPT", "Llama"], "parameters": [1000, 2000], "tasks": ["count"], "rows": 512,
+              "settings": {name: getattr(CaseConfig(), name) for name in DECIDES}},
 }  # fmt: skip
 
 
@@ -32,6 +34,7 @@ def diagnosed(verdict: str = "gone", rule: dict[str, Any] | None = None, **facts
     like = {
         "architecture": "Llama", "parameters": 1000, "capability": "count_b", "rows": 512, "reference": "runs/never",
         "other_tokens": None, "prompt_kind": None, "left_out": ["weights"],
+        "settings": {name: getattr(CaseConfig(), name) for name in DECIDES},
     }  # fmt: skip
     return {"verdict": verdict, "rule": rule or vars(VerdictRule()), "facts": {**like, **facts}}
 
@@ -75,6 +78,22 @@ def test_what_was_not_among_the_scored_pairs_is_said(facts: dict[str, Any], reas
     )
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"most_reverse_steps": 512}, "its most_reverse_steps is 512, and scored was with 256"),
+        ({"reverse_lr": 1e-2}, "its reverse_lr is 0.01, and scored was with 0.0001"),
+        ({"fit_rows": 50}, "its fit_rows is 50, and scored was with 1000"),
+        ({"repeats": 2}, "its repeats is 2, and scored was with 3"),
+        ({"prune_sizes": [0, 1]}, "its prune_sizes is [0, 1], and scored was with [0, 1, 2, 3, 5, 8, 12, 15]"),
+        ({"fit_rows": 5000, "max_layers": 9, "repeats": 7}, None),  # more is surer
+    ],
+)
+def test_a_diagnosis_by_other_settings_is_outside(changes: dict[str, Any], reason: str | None) -> None:
+    like = {name: getattr(CaseConfig(), name) for name in DECIDES}
+    assert outside(diagnosed(settings={**like, **changes}), SCORE) == ([reason] if reason else [])
+
+
 def test_a_card_says_how_far_a_verdict_is_to_be_believed(tmp_path: Path) -> None:
     """With the stored score; nothing where a version did not say what the rate depends on."""
     (job,) = DIAGNOSIS.publications
@@ -88,6 +107,7 @@ def test_the_stored_score_is_of_the_study_as_it_is_set_today() -> None:
     plan = study.read_plan(["--config", str(CONFIG)])  # type: ignore[attr-defined]
     assert stored["hash"] == config_hash(to_dict(plan.config, plan.case, plan.shape))
     assert stored["seeds"] == plan.config.seeds
+    assert stored["scope"]["settings"] == {name: getattr(plan.case, name) for name in DECIDES}
     assert stored["rule"] == vars(VerdictRule())
     assert stored["versions"].startswith("ftmech_hf ")
     assert len({pair.world.operator for pair in plan.pairs}) == len(stored["scope"]["tasks"])

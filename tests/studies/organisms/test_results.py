@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.organisms.pairs import Pair
 from ftmech_hf.studies.organisms.plan import OrganismsPlan
 from ftmech_hf.studies.organisms.results import (
@@ -119,14 +120,24 @@ def test_only_a_whole_study_is_stored_with_what_it_was_of(tmp_path: Path) -> Non
     found = {**score(table), "seeds": [0], "hash": "abc", "versions": "ftmech_hf 1"}
     config = SimpleNamespace(score_file=str(tmp_path / "score.json"))
     for missing, file in ((["a run"], config.score_file), ([], None)):
-        plan = SimpleNamespace(config=SimpleNamespace(score_file=file), missing=missing)
+        plan = SimpleNamespace(config=SimpleNamespace(score_file=file), missing=missing, case=CaseConfig())
         store_score(cast(OrganismsPlan, plan), table, found)
     assert not list(tmp_path.iterdir())
-    store_score(cast(OrganismsPlan, SimpleNamespace(config=config, missing=[])), table, found)
+    store_score(
+        cast(OrganismsPlan, SimpleNamespace(config=config, missing=[], case=CaseConfig(most_reverse_steps=300))),
+        table,
+        found,
+    )
     stored = json.loads((tmp_path / "score.json").read_text())
+    settings = stored["scope"].pop("settings")
     assert stored["scope"] == {"architectures": ["GPT"], "parameters": [10, 10], "tasks": ["count"], "rows": 64}
+    assert (settings["most_reverse_steps"], settings["fit_rows"], settings["reverse_by"]) == (300, 1000, "auto")
     assert (stored["pairs"], stored["hash"], stored["seeds"]) == (1, "abc", [0])
     assert stored["by_verdict"]["behind a wrapper"]["right"] == 1
     assert "auc" not in stored
     with pytest.raises(KeyError):  # without its origin it is no score
-        store_score(cast(OrganismsPlan, SimpleNamespace(config=config, missing=[])), table, score(table))
+        store_score(
+            cast(OrganismsPlan, SimpleNamespace(config=config, missing=[], case=CaseConfig(most_reverse_steps=300))),
+            table,
+            score(table),
+        )

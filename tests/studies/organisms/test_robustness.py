@@ -16,6 +16,7 @@ from ftmech_hf.analysis.tampering import rounded
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.studies.organisms.robustness import (
     TAMPERED,
+    area_interval,
     harmonic_mean,
     measure_robustness,
     quantisation_stability,
@@ -46,7 +47,8 @@ def test_robustness_is_the_harmonic_mean_of_both_and_of_what_is_gone_what_is_mis
     assert found is not None
     assert (found["pairs"], found["quantisation"], found["relearning"]) == (2, 0.75, pytest.approx(0.75))
     assert found["robustness"]["value"] == pytest.approx(0.75)
-    assert 0.499 < found["robustness"]["low"] < 0.75 < found["robustness"]["high"] <= 1
+    assert 0 < found["robustness"]["low"] < 0.499
+    assert 0.75 < found["robustness"]["high"] <= 1
     # Of 0.1 found, 0.9 are missing; rounded, 0.7 are: far less of a change than 0.1 against 0.3.
     moved = measure_robustness(tampered("probe", ("gone", 0.1, 0.3, 0.1, 0.0, 0.0)), "probe")
     assert moved is not None
@@ -61,6 +63,11 @@ def test_a_ratio_of_steps_counts_as_whole_at_three_and_pairs_that_were_not_tampe
     found = measure_robustness(tampered("revival", whole, nothing), "revival")
     assert found is not None
     assert (found["pairs"], found["quantisation"], found["robustness"]["value"]) == (1, 1.0, 1.0)
+    assert found["robustness"]["low"] == area_interval(1.0, 1)[0] < 0.5  # one pair says next to nothing
+    many = measure_robustness(tampered("revival", *[whole] * 16), "revival")
+    assert many is not None
+    assert (many["robustness"]["low"], many["robustness"]["high"]) == area_interval(1.0, 16)  # though all are alike
+    assert many["robustness"]["low"] < 0.85
     assert measure_robustness(tampered("probe", nothing), "probe") is None
     assert measure_robustness(pd.DataFrame({"truth": ["gone"], "probe": [1.0]}), "probe") is None
 

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 from ftmech_hf.statistics.intervals import share_interval
-from ftmech_hf.studies.organisms.claims import area_interval, make_claims
+from ftmech_hf.studies.organisms.claims import make_claims
 from ftmech_hf.studies.organisms.kinds import KINDS, TRUTH_OF, TRUTHS
 from ftmech_hf.studies.organisms.results import agree, score
+from ftmech_hf.studies.organisms.robustness import area_interval
 from ftmech_hf.studies.organisms.scoring import (
     FEATURES,
     RIVALS,

@@ -41,7 +41,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     Measurement("loss_null", "Control, tuning that deletes nothing, loses of these", "points", bar="<= 5"),
     Measurement("habit", "After three deletions these features are written when not asked", "%", bar="<= 10"),
     Measurement("back", "Twist, deleted first, comes back while others are deleted, by", "points", bar=">= 10",
-                controls=("back_null",)),
+                controls=("back_null", "back_more")),
     Measurement("back_null", "Control, tuning that deletes nothing: twists gained between the same steps", "points",
                 bar="<= 5"),
     Measurement("back_more", "Deleting others brings back more of it than tuning that deletes nothing, by", "points",

@@ -88,7 +88,7 @@ def test_the_floor_of_a_feature_is_what_is_written_unasked() -> None:
 
 @pytest.mark.parametrize(
     ("method", "claim", "control"),
-    [("nothing", "back", "back_null"), ("ldifs-random", "ldifs_back", "ldifs_random"),
+    [("nothing", "back", "back_null"), ("twist-alone", "back", "back_more"), ("ldifs-random", "ldifs_back", "ldifs_random"),
      ("replay-faint", "replay_back", "replay_faint"), ("nothing", "loss", "loss_null")],
 )  # fmt: skip
 def test_a_claim_is_withdrawn_where_its_control_finds_the_same(method: str, claim: str, control: str) -> None:
@@ -100,6 +100,8 @@ def test_a_claim_is_withdrawn_where_its_control_finds_the_same(method: str, clai
         mine = (table["method"] == method) & (table["site"] == "")
         if wrong and control == "loss_null":
             table.loc[mine & table["capability"].isin(KEPT), "value"] = 0.3
+        elif wrong and control == "back_more":  # tuning that deletes nothing brings twists back as well, and more
+            table.loc[mine & (table["capability"] == "Twist") & (table["after_task"] == 3), "value"] = 1.0
         elif wrong:
             twists = mine & (table["capability"] == "Twist")
             table.loc[twists & (table["after_task"] == 1), "value"] = 0.1

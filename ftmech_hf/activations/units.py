@@ -184,11 +184,17 @@ def _say_missing(what: str, layers: list[int], layout: Layout, site: str) -> Non
 
 
 def block_matrices(model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """The matrices of a model's blocks by the names of their parameters, and the axis of the outputs of each."""
-    parameters = dict(model.named_parameters())
-    axes = {f"{name}.weight": units.axis for name, units in find_units(model, "row").items()}
-    axes = {name: axis for name, axis in axes.items() if name in parameters and parameters[name].ndim == 2}
-    return {name: parameters[name] for name in axes}, axes
+    """The matrices of a model's blocks by the names of their parameters, and the axis of the outputs of each.
+
+    Those of experts are one parameter (experts, rows, columns), whose axis is that of one of its matrices. Kernels of
+    convolutions are left out.
+    """
+    weights, axes = dict[str, Tensor](), dict[str, int]()
+    for name, units in find_units(model, "row").items():
+        whole = units.matrix(name) if units.expert is None else name.rpartition(".")[0]
+        if units.whole.ndim == (2 if units.expert is None else 3):
+            weights[whole], axes[whole] = units.whole, units.axis
+    return weights, axes
 
 
 def _find_matrices(model: PreTrainedModel, unit: Unit) -> Units:

@@ -111,6 +111,8 @@ def _known_directions(weight: Tensor) -> Tensor:
 def _unlike(known: Tensor, after: Tensor, bar: float, main: int) -> list[Intruder]:
     """The main directions of a matrix that are like none of the known ones."""
     left, values = decompose(after.detach().cpu().double())
+    if not known.shape[1]:  # a base that is nothing has no directions
+        known = torch.zeros(len(left), 1, dtype=left.dtype)
     cosines = (known.T @ left[:, :main]).abs().amax(0)
     return [
         Intruder(number, float(values[number]), float(cosine), left[:, number].float())

@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.modules.conv import _ConvNd
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import model_blocks
 from ftmech_hf.models.directions import change_directions, keep_directions, turn_at_random
+from ftmech_hf.models.stored import stored_tensors
 
 EVERYTHING, BLOCKS, OUTSIDE = "everything", "all blocks", "outside the blocks"
 BANDS = 6
@@ -86,7 +88,7 @@ class RestoringResult:
 @contextlib.contextmanager
 def replaced(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> Iterator[PreTrainedModel]:
     """The model with other values of some parameters, which are put back to the bit at the end."""
-    parameters = dict(model.named_parameters())
+    parameters = stored_tensors(model)
     kept = {name: parameters[name].detach().clone() for name in weights}
     try:
         with torch.no_grad():
@@ -116,34 +118,39 @@ class WeightChange:
     """
 
     def __init__(self, base: PreTrainedModel, finetuned: PreTrainedModel, places: Mapping[str, Sequence[str]]) -> None:
-        self._before, self._after = dict(base.named_parameters()), dict(finetuned.named_parameters())
+        self._before, self._after = stored_tensors(base), stored_tensors(finetuned)
         changed = {name for name, each in self._after.items() if not torch.equal(each, self._before[name])}
         kept = {place: [name for name in names if name in changed] for place, names in places.items()}
         self.places = {place: names for place, names in kept.items() if names}
         self._whole = _squared_norm([self._delta(name) for name in changed])
-        self._directions: dict[str, Tensor] = {}
+        kernels = [name for name, module in finetuned.named_modules() if isinstance(module, _ConvNd)]
+        self._no_matrices = {f"{name}.weight" for name in kernels}
+        self._directions: dict[str, list[Tensor]] = {}
 
     def _delta(self, name: str) -> Tensor:
         return (self._after[name] - self._before[name]).detach()
 
     def _part_of(self, name: str, number: int) -> Tensor:
-        """What of a parameter's change is in its first directions; of a vector there are none."""
+        """What of a parameter's change is in its first directions, of each expert's its own; of a vector none is."""
         delta = self._delta(name)
         if number == ALL:
             return delta
-        if delta.ndim != 2:
+        if delta.ndim not in (2, 3) or name in self._no_matrices:
             return torch.zeros_like(delta)
+        matrices = delta.reshape(-1, *delta.shape[-2:])
         if name not in self._directions:
-            self._directions[name] = change_directions(delta)
-        return keep_directions(delta, self._directions[name], number)
+            self._directions[name] = [change_directions(each) for each in matrices]
+        kept = [
+            keep_directions(each, found, number) for each, found in zip(matrices, self._directions[name], strict=True)
+        ]
+        return torch.stack(kept).view_as(delta)
 
     def rank(self, place: str) -> int:
         """Directions in the matrix of a place that has most."""
         for name in self.places[place]:
             self._part_of(name, 1)
-        return max(
-            (self._directions[name].shape[1] for name in self.places[place] if name in self._directions), default=0
-        )
+        found = [each for name in self.places[place] for each in self._directions.get(name, ())]
+        return max((each.shape[1] for each in found), default=0)
 
     def size(self, part: Part) -> float:
         """Its share of the squared norm of the whole change."""
@@ -185,18 +192,18 @@ def find_places(model: PreTrainedModel) -> dict[str, list[str]]:
 
     Of a deep model neighbouring blocks are one place. Smaller places come first.
     """
-    blocks = list(model_blocks(model))
+    blocks, stored = list(model_blocks(model)), stored_tensors(model)
     parts, bands = dict[str, list[str]](), dict[str, list[str]]()
     for band in np.array_split(np.arange(len(blocks)), min(BANDS, len(blocks))):
         where = f"block {band[0]}" if len(band) == 1 else f"blocks {band[0]} to {band[-1]}"
         for layer in band:
-            path, block = blocks[layer]
-            for name, _ in block.named_parameters():
-                full = f"{path}.{name}"
+            path, _ = blocks[layer]
+            for full in [name for name in stored if name.startswith(f"{path}.")]:
+                name = full.removeprefix(f"{path}.")
                 parts.setdefault(f"{name.split('.')[0]} of {where}", []).append(full)
                 bands.setdefault(where, []).append(full)
     inside = [name for names in bands.values() for name in names]
-    outside = [name for name, _ in model.named_parameters() if name not in set(inside)]
+    outside = [name for name in stored if name not in set(inside)]
     return {**parts, **bands, BLOCKS: inside, OUTSIDE: outside, EVERYTHING: [*inside, *outside]}
 
 

@@ -17,25 +17,26 @@ def rounded(weight: Tensor, bits: int, *, axis: int = 0) -> Tensor:
     """A matrix with so many bits a number: whole steps from the least to the largest of each output's weights.
 
     Args:
-        weight: (outputs, inputs), or turned.
+        weight: (outputs, inputs), or turned; or several, (experts, outputs, inputs).
         bits: of each number, its sign among them; at least 2.
-        axis: of the outputs.
+        axis: of the outputs of one matrix, 0 or 1.
     """
     steps = 2 ** (bits - 1) - 1
-    scale = (weight.abs().amax(1 - axis, keepdim=True) / steps).clamp(min=1e-30)
-    return (weight / scale).round() * scale
+    exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    scale = (exact.abs().amax(-2 if axis else -1, keepdim=True) / steps).clamp(min=1e-30)
+    return ((exact / scale).round() * scale).to(weight.dtype)
 
 
 def noisy(weight: Tensor, size: float, generator: torch.Generator) -> Tensor:
     """A matrix with normal noise added.
 
     Args:
-        weight: of any shape.
-        size: standard deviation of the noise, in that of the weights.
+        weight: a matrix, or several, (experts, rows, columns).
+        size: standard deviation of the noise, in that of the weights of each matrix.
         generator: of the noise, on the CPU.
     """
     noise = torch.randn(weight.shape, generator=generator).to(weight)
-    return weight + size * weight.std() * noise
+    return weight + size * weight.std((-2, -1), keepdim=True) * noise
 
 
 def all_rounded(weights: Mapping[str, Tensor], axes: Mapping[str, int], bits: int) -> dict[str, Tensor]:

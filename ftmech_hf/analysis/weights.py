@@ -123,14 +123,14 @@ def matrix_change(before: Tensor, after: Tensor, *, seed: int) -> MatrixChange:
     main = left[:, : main_directions(values)]
     outside = 1 - float((column_space.T @ main).square().sum(0).mean())
     return MatrixChange(
-        relative_norm=float(delta.norm() / norm),
+        relative_norm=float(delta.norm() / norm.clamp(min=1e-12)),
         effective_rank=effective_rank(values),
         random_rank=effective_rank(random_values),
         largest_share=float(values[0] ** 2 / values.square().sum()),
         outside=outside,
         random_outside=random_outside,
-        spectrum=(values / norm).float(),
-        random_spectrum=(random_values * delta.norm() / norm).float(),
+        spectrum=(values / norm.clamp(min=1e-12)).float(),
+        random_spectrum=(random_values * delta.norm() / norm.clamp(min=1e-12)).float(),
     )
 
 

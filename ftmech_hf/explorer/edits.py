@@ -24,6 +24,7 @@ from ftmech_hf.activations.matrices import find_matrices
 from ftmech_hf.analysis.pruning import Mask, num_units, pruned, random_mask
 from ftmech_hf.models.directions import change_directions, keep_directions, turn_at_random
 from ftmech_hf.models.interpolation import check_same_shapes, mix_weights
+from ftmech_hf.models.stored import stored_tensors
 
 BASE, FINETUNED, REVERSED, EDITED = "base", "finetuned", "reversed", "edited"
 """What the models of a page are called."""
@@ -116,8 +117,8 @@ class EditedModel:
     def __init__(self, base: PreTrainedModel, finetuned: PreTrainedModel, found: FoundUnits | None = None) -> None:
         check_same_shapes(base, finetuned)
         self.model = copy.deepcopy(finetuned)
-        self._ends = dict(base.named_parameters()), dict(finetuned.named_parameters())
-        self._weights = dict(self.model.named_parameters())
+        self._ends = stored_tensors(base), stored_tensors(finetuned)
+        self._weights = stored_tensors(self.model)
         self._changed = [name for name, weight in self._ends[1].items() if not torch.equal(weight, self._ends[0][name])]
         matrices = {
             f"{block}.{path}.weight" for block, part in model_blocks(self.model) for path in find_matrices(part)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ftmech_hf.models.stored import stored_tensors
+
 
 def mix_weights(first: Tensor, second: Tensor, alpha: float) -> Tensor:
     """``(1 - alpha) * first + alpha * second``; at 0 and at 1 one of the two itself, to the bit."""
@@ -22,7 +24,7 @@ def check_same_shapes(*models: PreTrainedModel) -> None:
     Raises:
         ValueError: they differ.
     """
-    shapes = [{name: tuple(p.shape) for name, p in model.named_parameters()} for model in models]
+    shapes = [{name: tuple(p.shape) for name, p in stored_tensors(model).items()} for model in models]
     for other in shapes[1:]:
         if other != shapes[0]:
             differing = sorted({name for name, _ in shapes[0].items() ^ other.items()})
@@ -46,9 +48,9 @@ def interpolate_weights(
     """
     between = copy.deepcopy(first) if into is None else into
     check_same_shapes(first, second, between)
-    starts, ends = (dict(each.named_parameters()) for each in (first, second))
+    starts, ends = (stored_tensors(each) for each in (first, second))
     with torch.no_grad():
-        for name, parameter in between.named_parameters():
+        for name, parameter in stored_tensors(between).items():
             one, other = (each[name].to(parameter.device) for each in (starts, ends))
             parameter.copy_(mix_weights(one, other, alpha))
     return between.eval()

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ftmech_hf.models.stored import stored_tensors
+
 ONE_ARCHITECTURE = "only models of one architecture are compared"
 
 
@@ -83,7 +85,7 @@ def compared_tokens(
             raise ValueError(f"{role}: {key} is {found}, expected {expected} as the base's; {ONE_ARCHITECTURE}")
     with_rows = {name for each in (base, model) for name in vocabulary_parameters(each)}
     first, second = (
-        {name: list(p.shape[1:] if name in with_rows else p.shape) for name, p in each.named_parameters()}
+        {name: list(p.shape[1:] if name in with_rows else p.shape) for name, p in stored_tensors(each).items()}
         for each in (base, model)
     )
     for name in sorted(first.keys() | second.keys()):
@@ -129,9 +131,9 @@ def fit_vocabulary(model: PreTrainedModel, other: PreTrainedModel, common: Commo
     if same and torch.equal(common.first, common.second):
         return model
     fitted, with_rows = copy.deepcopy(other), set(vocabulary_parameters(other))
-    own = dict(model.named_parameters())
+    own = stored_tensors(model)
     with torch.no_grad():
-        for name, parameter in fitted.named_parameters():
+        for name, parameter in stored_tensors(fitted).items():
             if name in with_rows:
                 parameter[common.second] = own[name][common.first].to(parameter)
             else:

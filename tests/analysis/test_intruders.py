@@ -73,3 +73,8 @@ def test_what_the_docstring_says_of_directions_by_chance(outputs: int) -> None:
     drawn = torch.randn(outputs, 200, generator=torch.Generator().manual_seed(2))
     largest = (known.T @ (drawn / drawn.norm(dim=0))).abs().amax(0).mean()
     assert float(largest) == pytest.approx((2 * torch.tensor(outputs).log() / outputs).sqrt().item(), abs=0.06)
+
+
+def test_of_a_base_that_is_nothing_every_direction_is_new() -> None:
+    after = torch.diag(torch.tensor([3.0, 2.0, 0.0]))
+    assert [each.cosine for each in intruders_of(torch.zeros(3, 3), after)] == [0.0, 0.0]

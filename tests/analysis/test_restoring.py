@@ -7,12 +7,15 @@ import copy
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedModel
 
+from ftmech_hf.activations import block_matrices
 from ftmech_hf.analysis.restoring import (
     ALL,
+    EVERYTHING,
     Part,
     WeightChange,
+    find_places,
     find_restoring,
     numbers_of_directions,
     replaced,
@@ -120,3 +123,30 @@ def test_what_did_not_change_is_no_place() -> None:
 
 def test_numbers_of_directions_double_up_to_the_rank() -> None:
     assert [numbers_of_directions(rank) for rank in (0, 1, 2, 7, 8)] == [[], [1], [1, 2], [1, 2, 4], [1, 2, 4, 8]]
+
+
+def test_every_expert_has_directions_of_its_own() -> None:
+    """A change of rank one in each of four experts is whole with one direction; so none is a vector."""
+    config = MixtralConfig(
+        vocab_size=20, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=32,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    base = MixtralForCausalLM(config).eval()
+    tuned = copy.deepcopy(base)
+    name = next(name for name, each in tuned.named_parameters() if each.ndim == 3)
+    with torch.no_grad():
+        weight = dict(tuned.named_parameters())[name]
+        weight += torch.randn(4, weight.shape[1], 1) @ torch.randn(4, 1, weight.shape[2])
+    change = WeightChange(base, tuned, find_places(tuned))
+    assert change.rank(EVERYTHING) == 1
+    assert change.size(Part(EVERYTHING, 1)) == pytest.approx(1)
+    back = change.without(Part(EVERYTHING, 1))[name]
+    torch.testing.assert_close(back, dict(base.named_parameters())[name], rtol=0, atol=1e-5)
+    by_chance = change.without(Part(EVERYTHING, 1), seed=0)[name]
+    assert not torch.allclose(by_chance, back, atol=1e-2)
+    weights, axes = block_matrices(tuned)
+    inside = sum(each.numel() for each in weights.values())
+    whole = sum(each.numel() for each in tuned.model.layers.parameters() if each.ndim > 1)
+    assert inside == whole
+    assert axes[name] == 0

@@ -44,3 +44,22 @@ def test_noise_has_the_size_that_is_asked_for_and_comes_from_its_seed() -> None:
     assert not torch.equal(one["a"], other["a"])
     assert not torch.equal(one["a"], one["b"]), "each matrix has its own"
     assert torch.equal(all_rounded(weights, {"a": 0, "b": 0}, 3)["b"], rounded(WEIGHT, 3))
+
+
+def test_experts_are_tampered_with_one_by_one() -> None:
+    """As if each were a matrix of its own: of its own steps, and noise in its own size."""
+    experts = torch.stack([WEIGHT, 100 * WEIGHT])
+    for axis in (0, 1):
+        each = torch.stack([rounded(one, 3, axis=axis) for one in experts])
+        assert torch.equal(rounded(experts, 3, axis=axis), each)
+    large = torch.stack([torch.full((50, 40), 1.0), torch.randn(50, 40)]) * torch.linspace(0.1, 1, 40)
+    large[1] *= 50
+    sizes = (noisy(large, 0.1, torch.Generator().manual_seed(0)) - large).std((-2, -1)) / large.std((-2, -1))
+    assert sizes.tolist() == pytest.approx([0.1, 0.1], rel=0.1)
+
+
+def test_a_row_of_next_to_nothing_is_no_nan_in_half_precision() -> None:
+    for weight in (torch.zeros(2, 3), torch.full((2, 3), 1e-7)):
+        found = rounded(weight.half(), 8)
+        assert found.dtype == torch.float16
+        assert found.isfinite().all()

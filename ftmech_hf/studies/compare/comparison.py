@@ -20,6 +20,7 @@ from ftmech_hf.analysis.output_difference import OutputDifferenceResult, compare
 from ftmech_hf.analysis.weights import WeightChangeResult, weight_change
 from ftmech_hf.jobs.generation import Amplified, continue_rows
 from ftmech_hf.jobs.job import finish_job, prepared_job
+from ftmech_hf.models.stored import stored_tensors
 from ftmech_hf.runs import RunDir, write_json
 from ftmech_hf.studies.compare.finding import Finding, Words, ranked
 from ftmech_hf.studies.compare.findings import Measured, Written, find_all
@@ -250,7 +251,7 @@ def _places(pair: Pair, config: CompareConfig) -> list[PlaceEffect]:
 
 
 def _weights(pair: Pair) -> WeightChangeResult:
-    before, after = (dict(pair.models[name].named_parameters()) for name in (BASE, FINETUNED))
+    before, after = (stored_tensors(pair.models[name]) for name in (BASE, FINETUNED))
     try:
         rows = find_units(pair.models[BASE], "row")
     except ValueError:

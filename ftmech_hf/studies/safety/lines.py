@@ -21,6 +21,7 @@ from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
 from ftmech_hf.models.directions import turn_at_random
 from ftmech_hf.models.interpolation import interpolate_weights
 from ftmech_hf.models.loading import load_model
+from ftmech_hf.models.stored import stored_tensors
 from ftmech_hf.runs import RunDir
 from ftmech_hf.studies.safety.answers import read_answers
 from ftmech_hf.tasks import Rows, RowStream, SafetyConfig
@@ -61,10 +62,10 @@ def moved_end(
         seed: of the turning.
     """
     end, generator = copy.deepcopy(tuned), torch.Generator().manual_seed(seed)
-    start = dict(base.named_parameters())
-    there = None if other is None else dict(other.named_parameters())
+    start = stored_tensors(base)
+    there = None if other is None else stored_tensors(other)
     with torch.no_grad():
-        for name, parameter in end.named_parameters():
+        for name, parameter in stored_tensors(end).items():
             own = parameter - start[name]
             if there is None:
                 parameter.add_(turn_at_random(own, generator))

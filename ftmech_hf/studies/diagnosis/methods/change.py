@@ -26,6 +26,7 @@ from ftmech_hf.analysis.restoring import (
     replaced,
 )
 from ftmech_hf.models.interpolation import mix_weights
+from ftmech_hf.models.stored import stored_tensors
 from ftmech_hf.report.charts import RANDOM, accuracy_axis, legend_below
 from ftmech_hf.statistics.intervals import mean_over_draws
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, OTHER_SEED, Case
@@ -156,14 +157,14 @@ def _curves(case: Case, base: PreTrainedModel, model: PreTrainedModel, change: W
             for edit, weights in edits.items():
                 with replaced(base if edit == "kept alone" else model, weights) as edited:
                     asked(edit, number, edited, both if "random" not in edit else ["capability"])
-    ends = dict(base.named_parameters()), dict(model.named_parameters())
+    ends = stored_tensors(base), stored_tensors(model)
     for scale in SCALES:
         mixed = {name: mix_weights(ends[0][name].detach(), each.detach(), scale) for name, each in ends[1].items()}
         with replaced(model, mixed):
             asked("scaled", scale, model, both)
     other = case.null_models.get(OTHER_SEED)
     if other is not None and FINETUNED not in case.common:
-        theirs = dict(other.named_parameters())
+        theirs = stored_tensors(other)
         moved = {name: theirs[name].detach() + (ends[1][name] - each).detach() for name, each in ends[0].items()}
         asked("another seed", 0, other, both)
         with replaced(other, moved):

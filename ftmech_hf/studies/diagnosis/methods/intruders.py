@@ -124,24 +124,29 @@ def measure_intruders(case: Case) -> IntrudersMethodResult:
 
 
 def _upright(model: PreTrainedModel, axes: Mapping[str, int]) -> dict[str, Tensor]:
-    """Matrices as (outputs, inputs), however a model keeps them."""
-    parameters = dict(model.named_parameters())
-    kept = {name: parameters[name].detach() for name in axes}
-    return {name: each.T if axes[name] else each for name, each in kept.items()}
+    """Matrices as (outputs, inputs), however a model keeps them; those of experts by themselves."""
+    found, parameters = dict[str, Tensor](), dict(model.named_parameters())
+    for name, axis in axes.items():
+        kept = parameters[name].detach()
+        turned = kept.mT if axis else kept
+        found |= {name: turned} if kept.ndim == 2 else {f"{name}.{number}": each for number, each in enumerate(turned)}
+    return found
 
 
 def _edited(
     weights: Mapping[str, Tensor], axes: Mapping[str, int], found: IntrudersResult, scale: float, seed: int | None
 ) -> dict[str, Tensor]:
     """The matrices that have intruders with these scaled, or the same edit turned at random."""
-    edited = {}
+    edited = dict[str, Tensor]()
     for number, name in enumerate(name for name, each in found.matrices.items() if each):
-        weight = weights[name].detach()
-        upright = weight.T if axes[name] else weight
+        whole, expert = (name, None) if name in weights else (name.rpartition(".")[0], int(name.rpartition(".")[2]))
+        after = edited.setdefault(whole, weights[whole].detach().clone())
+        matrix = after if expert is None else after[expert]
+        upright = matrix.T if axes[whole] else matrix
         edit = found.scaled(name, upright, scale) - upright
         if seed is not None:
             edit = turn_at_random(edit, _generator(seed, number))
-        edited[name] = weight + (edit.T if axes[name] else edit)
+        upright += edit
     return edited
 
 

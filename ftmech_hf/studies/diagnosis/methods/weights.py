@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations import Units, find_layout, find_units, model_blocks
 from ftmech_hf.analysis.weights import WeightChangeResult, action_on, weight_change
+from ftmech_hf.models.stored import stored_tensors
 from ftmech_hf.models.vocabulary import CommonTokens, num_rows, vocabulary_parameters
 from ftmech_hf.report.charts import FINETUNED as FINETUNED_COLOR
 from ftmech_hf.report.charts import RANDOM
@@ -134,9 +135,7 @@ def measure_weights(case: Case) -> WeightsMethodResult:
     change = weight_change(before, after, transposed, seed=case.seed)
     distilled = None
     if SELF_DISTILLED in case.everyone:
-        base, taught = (
-            split_experts(dict(case.everyone[name].named_parameters()), units) for name in (BASE, SELF_DISTILLED)
-        )
+        base, taught = (split_experts(stored_tensors(case.everyone[name]), units) for name in (BASE, SELF_DISTILLED))
         sizes = weight_change(base, taught, {}).vectors
         outside = [name for name, place in places.items() if place.layer is None]
         distilled = {name: sizes[name] for name in (*change.matrices, *others, *outside)}
@@ -148,7 +147,7 @@ def measure_weights(case: Case) -> WeightsMethodResult:
 def common_parameters(case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor], TokenChange]:
     """The parameters of the base and of the fine-tuned model, embeddings and unembeddings of common tokens alone."""
     models = case.models[BASE], case.models[FINETUNED]
-    before, after = (dict[str, Tensor](model.named_parameters()) for model in models)
+    before, after = (stored_tensors(model) for model in models)
     with_rows = vocabulary_parameters(models[0])
     every = torch.arange(num_rows(models[0]))
     common = case.common.get(FINETUNED) or CommonTokens(every, every)
@@ -171,11 +170,12 @@ def split_experts(parameters: Mapping[str, Tensor], units: Units) -> dict[str, T
 
 def find_places(model: PreTrainedModel, units: Units | None = None) -> dict[str, Place]:
     """Parameters -> where they are, experts by themselves. Outside the blocks no other method looks at them."""
+    stored = stored_tensors(model)
     inside = {
-        f"{path}.{name}": Place(name.removesuffix(".weight"), layer)
-        for layer, (path, block) in enumerate(model_blocks(model))
-        for name, _ in block.named_parameters()
-    }
+        name: Place(name.removeprefix(f"{path}.").removesuffix(".weight"), layer)
+        for layer, (path, _) in enumerate(model_blocks(model))
+        for name in stored if name.startswith(f"{path}.")
+    }  # fmt: skip
     units = units or {}
     for name, group in units.items():
         if group.expert is not None:
@@ -184,7 +184,7 @@ def find_places(model: PreTrainedModel, units: Units | None = None) -> dict[str,
     called = {id(each.weight): part for part, each in reversed(known.items()) if each is not None}
     return {
         name: inside.get(name, Place(called.get(id(parameter), name.removesuffix(".weight"))))
-        for name, parameter in split_experts(dict(model.named_parameters()), units).items()
+        for name, parameter in split_experts(stored, units).items()
     }  # fmt: skip
 
 

@@ -88,7 +88,8 @@ def test_the_floor_of_a_feature_is_what_is_written_unasked() -> None:
 
 @pytest.mark.parametrize(
     ("method", "claim", "control"),
-    [("nothing", "back", "back_null"), ("twist-alone", "back", "back_more"), ("ldifs-random", "ldifs_back", "ldifs_random"),
+    [("nothing", "back", "back_null"), ("twist-alone", "back", "back_more"),
+     ("ldifs-random", "ldifs_back", "ldifs_random"),
      ("replay-faint", "replay_back", "replay_faint"), ("nothing", "loss", "loss_null")],
 )  # fmt: skip
 def test_a_claim_is_withdrawn_where_its_control_finds_the_same(method: str, claim: str, control: str) -> None:

@@ -10,12 +10,14 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from ftmech_hf.analysis.intruders import find_intruders
 from ftmech_hf.studies.diagnosis.case import FINETUNED, SELF_DISTILLED
 from ftmech_hf.studies.diagnosis.method import plain
 from ftmech_hf.studies.diagnosis.methods.intruders import (
     DRAWS,
     SCALES,
     TURNED,
+    _edited,
     draw_intruders,
     explain_intruders,
     measure_intruders,
@@ -72,3 +74,22 @@ def test_a_copy_has_none_and_is_left_as_it_is() -> None:
     figure, axes = plt.subplots()
     draw_intruders(axes, pd.DataFrame(result.rows()), "control")
     plt.close(figure)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_intruders_of_one_expert_are_scaled_in_it_alone(axis: int) -> None:
+    """Two experts in one parameter, of which the second has learned a direction that its base has not."""
+    base = torch.diag(torch.tensor([3.0, 2.0, 0.0, 0.0]))
+    after = base.clone()
+    after[3, 3] = 5.0
+    experts = torch.stack([base, after])
+    kept = experts.mT if axis else experts
+    (found,) = find_intruders({"w.0": base, "w.1": base}, [{"w.0": base, "w.1": after}])
+    assert [len(each) for each in found.matrices.values()] == [0, 1]
+    edited = _edited({"w": kept}, {"w": axis}, found, 0.0, None)
+    assert list(edited) == ["w"]
+    torch.testing.assert_close(edited["w"], torch.stack([base, base]))
+    turned = _edited({"w": kept}, {"w": axis}, found, 0.0, 3)["w"] - kept
+    assert float(turned[0].norm()) == 0.0
+    assert float(turned[1].norm()) == pytest.approx(5.0)
+    assert not torch.allclose(turned[1], torch.stack([base, base])[1] - kept[1])

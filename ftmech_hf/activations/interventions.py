@@ -92,12 +92,16 @@ def rows_of(block: nn.Module) -> Iterator[Callable[[Write], Write]]:
 
 
 def scaled(change: Write, scale: float) -> Write:
-    """A change of a value times a constant; a value that is only read stays as it is, to the bit."""
+    """A change of a value times a constant; a value that is only read stays as it is, to the bit.
+
+    Unless somebody follows its gradients, or may have written into it.
+    """
 
     def changed(value: Tensor) -> Tensor:
         whole = value * scale
         written = change(whole)
-        return value if written is whole else written / scale
+        untouched = written is whole and not (whole.requires_grad or whole.is_inference()) and whole._version == 0
+        return value if untouched else written / scale
 
     return change if scale == 1.0 else changed
 

@@ -11,7 +11,7 @@ nothing to what the row asked.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,7 @@ class PatchingResult:
     def either(self, other: PatchingResult) -> PatchingResult:
         """What is right here or in another result on the same questions, such as with another answer to them.
 
-        Answers exclude each other, so that their probabilities add up.
+        Answers that exclude each other have probabilities that add up; see :meth:`counting` for others.
         """
         return PatchingResult(
             {place: values | other.right[place] for place, values in self.right.items()},
@@ -69,6 +69,12 @@ class PatchingResult:
             {place: np.logaddexp(each, other.log_probability[place]) for place, each in self.log_probability.items()},
             np.logaddexp(self.unpatched_log_probability, other.unpatched_log_probability),
         )
+
+    def counting(self, rows: NDArray[np.bool_]) -> PatchingResult:
+        """The same with a probability of nothing where a row's answer does not count, bool (B,)."""
+        logs = {place: np.where(rows, each, -np.inf) for place, each in self.log_probability.items()}
+        alone = np.where(rows, self.unpatched_log_probability, -np.inf)
+        return replace(self, log_probability=logs, unpatched_log_probability=alone)
 
     def accuracy(self, site: str, layer: int) -> float:
         """Share of rows answered right under one patch."""

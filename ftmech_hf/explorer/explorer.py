@@ -151,7 +151,10 @@ class Explorer:
             raise ValueError("prompt: it is empty, and this tokenizer has no token that begins a text")
         positions = config_positions(self._traced[BASE].model.config) or 2**31
         room = max(1, min(self.config.prompt_tokens, positions - self.config.new_tokens))
-        return token_ids[-room:], max(0, len(token_ids) - room)
+        cut = max(0, len(token_ids) - room)
+        # What begins every text stays: models look at it, and answer otherwise without it.
+        front = token_ids[: min(len(self._before), room - 1)] if cut else []
+        return [*front, *token_ids[len(front) + cut :]], cut
 
     def spell(self, token: int) -> str:
         """One token in letters; what a tokenizer shows of it if it has none."""

@@ -252,7 +252,7 @@ def open_explorer(pair: Pair, config: ExplorerConfig) -> Explorer:
     probes: dict[str, Probes] = {}
     for role, name in pair.models.items():
         if pair.probes is not None and (pair.probes / f"{role}.json").is_file():
-            probes[role] = load_probes(pair.probes / role, name)
+            probes[role] = load_probes(pair.probes / role, name, positions=[-1])
     names = [Path(name).name for role, name in pair.models.items() if role != REVERSED]
     with quiet_transformers():  # of what it warns of once: inputs that hold the padding token, which none of ours is
         explorer = Explorer(

@@ -117,19 +117,24 @@ class AnswerRows:
         """Parts of at most so many rows, in order."""
         return [self[start : start + size] for start in range(0, len(self), size)]
 
-    def each_accepted(self) -> list[AnswerRows]:
-        """These rows, and then the same questions with each further answer that is accepted.
+    def each_accepted(self) -> list[tuple[AnswerRows, NDArray[np.bool_]]]:
+        """These rows, and then the same questions with each further answer that is accepted; and which of them count.
 
-        All have as many rows: one that has fewer answers than another keeps its own where there is none.
+        All have as many rows: one that has fewer answers than another keeps its own where there is none, which does not
+        count again, as an answer does not that begins with another one. Those that count exclude each other.
         """
         lists = self.accepted or [()] * len(self)
         own = [Whole(tuple(row), length) for row, length in zip(self.token_ids.tolist(), self.lengths.tolist(),
                                                                 strict=True)]  # fmt: skip
-        found = [self]
+        answers = [[whole.token_ids[-1 - whole.answer : -1] for whole in (each, *others)]
+                   for each, others in zip(own, lists, strict=True)]  # fmt: skip
+        counts = [[is_first_of_its_kind(each, number) for number in range(len(each))] for each in answers]
+        found = [(self, np.array([each[0] for each in counts], bool))]
         for number in range(max(map(len, lists), default=0)):
             wholes = [others[number] if number < len(others) else each for others, each in zip(lists, own, strict=True)]
             masks = [[False] * (len(ids) - 1 - answer) + [True] * answer + [False] for ids, answer in wholes]
-            found.append(AnswerRows.stack([whole.token_ids for whole in wholes], masks, self.pad))
+            rows = AnswerRows.stack([whole.token_ids for whole in wholes], masks, self.pad)
+            found.append((rows, np.array([number + 1 < len(each) and each[number + 1] for each in counts], bool)))
         return found
 
     @property
@@ -229,3 +234,10 @@ def _at(lists: Sequence[Sequence[Whole]] | None, numbers: slice | NDArray[np.int
     if lists is None:
         return None
     return list(lists[numbers]) if isinstance(numbers, slice) else [lists[number] for number in numbers.tolist()]
+
+
+def is_first_of_its_kind(answers: Sequence[Sequence[int]], number: int) -> bool:
+    """Whether an answer begins with no other one; of equal ones the first."""
+    own = tuple(answers[number])
+    others = [(place, tuple(each)) for place, each in enumerate(answers) if place != number]
+    return not any(own[: len(each)] == each and (each != own or place < number) for place, each in others)

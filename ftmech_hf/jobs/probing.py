@@ -98,7 +98,8 @@ def probe(config: ProbeConfig, asked: Asked, *, progress: Progress | None = None
         for number, (name, model) in enumerate(with_random_twin(config, models)):
             result = _probe_model(config, TracedModel(model), fit_on, choose_on, test_on)
             hashed = f"random weights, seed {config.seed}" if name == RANDOM_INIT else model_hash(models[name])
-            save_probes(run.working / "probes" / name, result.probes, hashed, {"method": config.method})
+            save_probes(run.working / "probes" / name, result.probes, hashed,
+                        {"method": config.method, "positions": list(config.positions)})  # fmt: skip
             table += [{"model": name, **row} for row in result.rows()]
             by_label = {label: result.best(label).accuracy for label in test_on.labels}
             summary[name] = {**result.summary(), "accuracy_by_label": by_label}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,18 @@ def save_probes(
     write_json(path.with_suffix(".json"), {**whose, **facts, "probes": named})
 
 
-def load_probes(path: str | Path, model: str) -> dict[tuple[str, str], LinearProbe]:
+def load_probes(
+    path: str | Path, model: str, *, positions: Sequence[int] | None = None
+) -> dict[tuple[str, str], LinearProbe]:
     """Load the probes of a model: (site, label) -> probe.
 
     Args:
         path: of the probes, with either suffix or none.
         model: folder of the model they are to be applied to, or its name on the Hub.
+        positions: of a prompt at which they are to be applied, if it matters.
 
     Raises:
-        ValueError: there are none, or they belong to another model.
+        ValueError: there are none, they belong to another model, or were fitted at other positions.
     """
     path = Path(path)
     if not path.with_suffix(".json").is_file():
@@ -55,6 +58,9 @@ def load_probes(path: str | Path, model: str) -> dict[tuple[str, str], LinearPro
     if found.differs(fitted_to):
         other = "has other weights now, of a run that was made again" if found == fitted_to else f"is {found}"
         raise ValueError(f"probes: {path} belong to the model {fitted_to}, but {model} {other}; fit them again")
+    if positions is not None and facts.get("positions") != list(positions):
+        fitted = facts.get("positions", "others")
+        raise ValueError(f"probes: {path} were fitted at positions {fitted} of prompts, expected {list(positions)}")
     tensors = load_file(str(path.with_suffix(".safetensors")))
     return {
         (named["site"], named["label"]): LinearProbe(*(tensors[f"{number}.{part}"] for part in LinearProbe._fields))

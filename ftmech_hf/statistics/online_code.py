@@ -28,7 +28,7 @@ def code_lengths(
     seen yet would cost infinitely many bits.
 
     Args:
-        features: (N, D).
+        features: (N, D), in an order by chance: of rows that are sorted by their labels it is no code of the features.
         labels: class numbers (P, N) of each group.
         num_classes: of each group.
         fit: number of rows -> each group's classifiers, fitted on so many first rows.

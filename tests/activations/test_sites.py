@@ -151,6 +151,37 @@ def test_what_is_written_at_mlp_act_and_head_out_is_what_the_matrix_reads(name: 
         assert not torch.allclose(seen["resid_post", 1], Seen(name, model, rows)["resid_post", 1], atol=1e-2)
 
 
+@pytest.mark.parametrize("name", ["granite", "llama"])
+def test_what_is_written_in_place_is_written_and_gradients_reach_what_is_read(name: str, rows: Tensor) -> None:
+    """Granite adds a multiple of what its attention gives, so that what a writer sees is no part of the model."""
+    opened = TracedModel(make(name))
+
+    def zero(value: Tensor) -> Tensor:
+        value[:] = 0
+        return value
+
+    def after(write: Any) -> Tensor:
+        with opened.intervene({("attn_out", 0): write}), torch.no_grad():
+            return opened.model(rows).logits
+
+    plain = after(lambda value: value)
+    with torch.no_grad():
+        assert torch.equal(plain, opened.model(rows).logits)  # what is only read stays, to the bit
+    torch.testing.assert_close(after(zero), after(lambda value: 0 * value))
+    assert not torch.allclose(after(zero), plain, atol=1e-3)
+    seen: list[Tensor] = []
+
+    def followed(value: Tensor) -> Tensor:
+        seen.append(value)
+        value.retain_grad()
+        return value
+
+    with opened.intervene({("attn_out", 0): followed}):
+        opened.model(rows).logits.square().sum().backward()
+    assert seen[0].grad is not None
+    assert seen[0].grad.abs().max() > 0
+
+
 @pytest.mark.parametrize("name", ["opt", "bloom", "granite", "gemma2", "mpt"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padded_rows_are_the_rows_alone(name: str, side: str, rows: Tensor) -> None:

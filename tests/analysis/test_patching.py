@@ -113,6 +113,17 @@ def test_probabilities_of_two_answers_add_up() -> None:
     assert np.exp(both.unpatched_log_probability) == pytest.approx(0.375)
 
 
+def test_an_answer_that_does_not_count_has_no_probability() -> None:
+    """As where a row has no further answer, and its own stands in its place."""
+    place = ("resid_post", 0)
+    logs = np.log([0.5, 0.4]).astype(np.float32)
+    found = PatchingResult({place: np.array([True, False])}, {}, np.array([True, False]), {place: logs}, logs)
+    both = found.either(found.counting(np.array([True, False])))
+    assert np.exp(both.log_probability[place]) == pytest.approx([1.0, 0.4])
+    assert np.exp(both.unpatched_log_probability) == pytest.approx([1.0, 0.4])
+    assert both.right[place].tolist() == [True, False]
+
+
 def test_another_rows_activations_do_not_help_and_no_change_needs_none(any_model: PreTrainedModel) -> None:
     rows = answered_by(any_model)
     same = patch_each(any_model, any_model, rows, sites=["resid_post"], layers=[0, 1], other_rows=24)

@@ -172,7 +172,8 @@ def test_code_lengths_are_those_of_the_online_code() -> None:
     assert seeing.code_bits < 0.4 < entropy < blind.code_bits
     assert entropy < seeing.shuffled_bits
     ends = sorted({max(1, round(share * len(labels))) for share in CODE_FRACTIONS})
-    values = StandardScaler().fit_transform(train["block 1"])
+    order = np.random.default_rng(0).permutation(len(labels))
+    values, labels = StandardScaler().fit_transform(train["block 1"])[order], labels[order]
     bits = ends[0] * 2.0
     for start, stop in itertools.pairwise(ends):
         probabilities = np.zeros((stop - start, 4))
@@ -184,6 +185,18 @@ def test_code_lengths_are_those_of_the_online_code() -> None:
         mixed = (1 - 1 / (start + 1)) * probabilities + 1 / (start + 1) / 4
         bits -= np.log2(mixed[np.arange(stop - start), labels[start:stop]]).sum()
     assert seeing.code_bits == pytest.approx(bits / len(labels), abs=0.01)
+
+
+def test_a_code_is_as_long_however_rows_are_stored() -> None:
+    """Sorted by their labels, the first half would be fitted on one class and say nothing of the other."""
+    (train, labels), (test, held_out) = planted(400, 0), planted(50, 1)
+    by_class = np.argsort(labels, kind="stable")
+    sorted_ = {site: values[torch.from_numpy(by_class)] for site, values in train.items()}
+    bits = [
+        fit_probes(values, each, test, held_out).score("block 1").code_bits
+        for values, each in ((train, labels), (sorted_, labels[by_class]))
+    ]
+    assert bits[1] == pytest.approx(bits[0], abs=0.15)
 
 
 def test_mismatches_are_named() -> None:

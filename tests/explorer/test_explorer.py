@@ -193,6 +193,22 @@ def test_a_long_prompt_is_read_from_its_end(explorer: Explorer) -> None:
     assert found.token_ids[-1] == WORDS.index("w2")
 
 
+def test_what_begins_every_text_stays_before_a_long_prompt() -> None:
+    """Models look at it: without it they answer otherwise, and not as they do to a short prompt."""
+    models = {"base": make_gpt2(40), "finetuned": make_gpt2(40, seed=1)}
+    tokenizer = build_tokenizer(WORDS)
+    for before in ([2], [], [2, 3]):
+        for room in (1, 2, 8):
+            explorer = Explorer(models, tokenizer, config=ExplorerConfig(prompt_tokens=room, new_tokens=1))
+            explorer._before = before
+            token_ids, cut = explorer.encode("w1 w2 " * 10)
+            words = tokenizer("w1 w2 " * 10, add_special_tokens=False)["input_ids"]
+            kept = before[: room - 1]
+            assert token_ids == [*kept, *words[len(words) - (room - len(kept)) :]]
+            assert cut == len(before) + len(words) - room
+            assert explorer.encode("w1")[0] == ([*before, words[0]] if room > len(before) else [*kept, words[0]])
+
+
 def test_nothing_to_read_is_said() -> None:
     models = {"base": make_gpt2(40), "finetuned": make_gpt2(40, seed=1)}
     tokenizer = build_tokenizer(WORDS)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.jobs.answer_rows import AnswerRows, is_first_of_its_kind
 from ftmech_hf.tasks.text.tokens import Whole
 
 ROWS = AnswerRows.stack(
@@ -84,9 +84,20 @@ def test_rows_that_cannot_be_one_tensor_are_refused() -> None:
 
 def test_each_answer_that_is_accepted_stands_after_its_question() -> None:
     others = [[Whole((5, 6, 12, 13, 2), 2), Whole((5, 6, 14, 2), 1)], [], [Whole((4, 15, 2), 1)]]
-    own, second, third = dataclasses.replace(ROWS, accepted=others).each_accepted()
+    found = dataclasses.replace(ROWS, accepted=others).each_accepted()
+    own, second, third = (rows for rows, _ in found)
+    assert [counts.tolist() for _, counts in found] == [[True] * 3, [True, False, True], [True, False, False]]
     assert torch.equal(own.token_ids, ROWS.token_ids)
     assert second.answer_ids() == [(12, 13), (8, 9, 10), (15,)]
     assert second.token_ids.tolist() == [[5, 6, 12, 13, 2], [5, 8, 9, 10, 2], [0, 0, 4, 15, 2]]
     assert third.answer_ids() == [(14,), (8, 9, 10), (5, 11)]  # who has fewer keeps its own
-    assert ROWS.each_accepted() == [ROWS]
+    ((alone, counts),) = ROWS.each_accepted()
+    assert alone == ROWS
+    assert counts.all()
+
+
+def test_an_answer_that_begins_with_another_one_does_not_count_beside_it() -> None:
+    """What is written as the longer one is written as the shorter one as well."""
+    answers = [(1, 2), (1,), (3,), (1, 2), (2, 1)]
+    assert [is_first_of_its_kind(answers, number) for number in range(5)] == [False, True, True, False, True]
+    assert [is_first_of_its_kind([(1, 2), (1, 2)], number) for number in range(2)] == [True, False]

@@ -45,6 +45,17 @@ def test_probes_are_not_loaded_for_other_weights_in_the_same_folder(tmp_path: Pa
         load_probes(probes, str(model))
 
 
+def test_probes_are_applied_where_they_were_fitted(tmp_path: Path) -> None:
+    run_of(tmp_path / "model", 0)
+    for kept, said in (({"positions": [0]}, r"\[0\]"), ({"last_tokens": 4}, "others")):
+        save_probes(tmp_path / "probes", {}, model_hash(str(tmp_path / "model")), kept)
+        assert load_probes(tmp_path / "probes", str(tmp_path / "model")) == {}
+        with pytest.raises(ValueError, match=rf"were fitted at positions {said} of prompts, expected \[-1\]"):
+            load_probes(tmp_path / "probes", str(tmp_path / "model"), positions=[-1])
+    save_probes(tmp_path / "probes", {}, model_hash(str(tmp_path / "model")), {"positions": [-1]})
+    assert load_probes(tmp_path / "probes", str(tmp_path / "model"), positions=[-1]) == {}
+
+
 def test_probes_from_before_weights_were_kept_are_known_by_the_run(tmp_path: Path) -> None:
     run_of(tmp_path / "model", 0)
     save_probes(tmp_path / "probes", {}, model_hash(str(tmp_path / "model")), {})

@@ -72,13 +72,15 @@ def read_splits(
 def three_splits(loaded: Mapping[str, datasets.Dataset], seed: int) -> dict[str, datasets.Dataset]:
     """The splits ``train``, ``validation`` and ``test``; missing ones are cut off the train split, or the first one.
 
-    A fifth of the things that rows are about goes to each missing split, with all their rows.
+    A fifth of the things that rows are about goes to each missing split, with all their rows. Rows of every split are
+    put in an order by chance: where they are stored class by class, the first of them are no sample.
     """
     splits = {split: loaded[split] for split in ("train", "validation", "test") if split in loaded}
     if "train" not in splits:
         first = next(iter(loaded.values()))
         splits = {"train": first, **{key: rows for key, rows in splits.items() if rows is not first}}
-    whole = splits["train"].shuffle(seed=seed, keep_in_memory=True)
+    splits = {split: rows.shuffle(seed=seed, keep_in_memory=True) for split, rows in splits.items()}
+    whole = splits["train"]
     missing = [split for split in ("validation", "test") if split not in splits]
     if not missing:
         return splits

@@ -77,6 +77,22 @@ def test_given_splits_stay_and_the_first_one_is_cut() -> None:
     assert len(whole["train"]) == 600
 
 
+@pytest.mark.parametrize("given", [("train",), ("train", "test"), ("train", "validation", "test")])
+def test_what_is_stored_class_by_class_is_in_an_order_by_chance_in_every_split(given: tuple[str, ...]) -> None:
+    """Who asks some hundred rows takes the first ones, which are of one class in such a file."""
+    sorted_ = {
+        split: datasets.Dataset.from_dict(
+            {"prompt": [f"{split} {place}" for place in range(600)], "answer": ["no"] * 300 + ["yes"] * 300}
+        )
+        for split in given
+    }
+    splits = three_splits(sorted_, seed=0)
+    for split in ("train", "validation", "test"):
+        assert 0.3 < splits[split]["answer"][:60].count("yes") / 60 < 0.7
+    other = three_splits(sorted_, seed=1)
+    assert all(splits[split]["prompt"] != other[split]["prompt"] for split in splits)
+
+
 def test_test_rows_of_a_group_or_a_prompt_that_others_have_are_left_out() -> None:
     train = datasets.Dataset.from_dict({"prompt": ["a", "b"], "answer": ["1", "2"], "group": ["g", "h"]})
     test = datasets.Dataset.from_dict({"prompt": ["a", "c", "d"], "answer": ["1"] * 3, "group": ["i", "g", "j"]})

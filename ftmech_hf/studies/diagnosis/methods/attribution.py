@@ -127,7 +127,7 @@ def _right(case: Case, kind: str, sets: Sequence[Sequence[PlacedUnit]]) -> list[
     base, finetuned = case.models[BASE], case.models[FINETUNED]
     answers = [
         [right for right, _ in patch_units(base, finetuned, rows.token_ids, sets, answer=rows.answer)]
-        for rows in case.few(kind).each_accepted()
+        for rows, _ in case.few(kind).each_accepted()
     ]
     return [np.logical_or.reduce(each) for each in zip(*answers, strict=True)]
 

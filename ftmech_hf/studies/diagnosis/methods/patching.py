@@ -169,8 +169,8 @@ def measure_patching(case: Case, probing: ProbingMethodResult) -> PatchingMethod
             patch_each(
                 case.everyone[way.donor], case.everyone[way.receiver], rows.token_ids, answer=rows.answer, sites=sites,
                 layers=case.layers, other_rows=other_rows,
-            )
-            for rows in case.few(way.kind).each_accepted()
+            ).counting(counts)
+            for rows, counts in case.few(way.kind).each_accepted()
         ]  # fmt: skip
         return functools.reduce(PatchingResult.either, found)
 

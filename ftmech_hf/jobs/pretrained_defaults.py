@@ -29,18 +29,18 @@ def kind_words(words: Sequence[str]) -> list[str]:
     Args:
         words: the command line, with the task.
     """
-    model = _given("model", words)
+    model = given_setting("model", words)
     if not model or peek_setting("task", default="", argv=words) != "text":
         return []
-    optimizer = _given("optimizer", words)
-    lora = _given("adapter", words) == "lora"
+    optimizer = given_setting("optimizer", words)
+    lora = given_setting("adapter", words) == "lora"
     if (size := _parameters(model)) is None or size < SMALL:
         return []
     lr = (LORA_LR if lora else FULL_LR) / (2 if size > LARGE else 1)
     chosen = {"optimizer": "adamw", "batch_size": str(BATCH_SIZE)}
     if optimizer in ("", "adamw"):  # of another one these are no usual rates
         chosen["lr"] = f"{lr:g}"
-    chosen = {name: value for name, value in chosen.items() if not _given(name, words)}
+    chosen = {name: value for name, value in chosen.items() if not given_setting(name, words)}
     if chosen:
         said = ", ".join(f"{name} {value}" for name, value in chosen.items())
         tell(f"{model} was pretrained elsewhere and has {size / 1e6:.0f} M parameters, so that {said} is taken; say "
@@ -48,7 +48,7 @@ def kind_words(words: Sequence[str]) -> list[str]:
     return [word for name, value in chosen.items() for word in (f"--{name}", value)]
 
 
-def _given(name: str, words: Sequence[str]) -> str:
+def given_setting(name: str, words: Sequence[str]) -> str:
     """What a command line or its file says of a setting, by our name or a usual one; empty if nothing."""
     names = [name, *(usual for usual, ours in SAME.items() if name in ours)]
     return next((found for each in names if (found := peek_setting(each, default="", argv=words))), "")

@@ -11,6 +11,7 @@ from ftmech_hf.jobs.cell import Cell
 from ftmech_hf.jobs.stacked import train_together
 from ftmech_hf.jobs.stacked_run import OWN, StackedRun, has_rows_of_one_shape, why_not_together
 from ftmech_hf.jobs.training import PretrainConfig, finetune, pretrain
+from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.settings import TrainConfig
 
 TRAINS = (pretrain, finetune)
@@ -34,6 +35,7 @@ def stack_cells(cells: Sequence[Cell], size: int, kind_of: Callable[[Cell], str]
     for kind, members in kinds.items():
         for first in range(0, len(members), size):
             group = members[first : first + size]
+            assert all(cell.kwargs.get("adapter") in (None, AdapterConfig()) for cell in group), kind
             name = f"{kind} {first // size + 1}"
             stack_of |= {cell.name: name for cell in group}
             runs = [StackedRun._make(cell.kwargs.get(key) for key in StackedRun._fields) for cell in group]
@@ -49,13 +51,15 @@ def stack_cells(cells: Sequence[Cell], size: int, kind_of: Callable[[Cell], str]
 def kind_to_stack(cell: Cell, shape_of: Callable[[Cell], Any]) -> str:
     """A word for what a cell can be trained together with, by its settings: all but model, task, rate and seed.
 
+    Empty for one that is trained alone: with dropout, with an adapter, or a part of its model alone.
+
     Args:
         cell: of a plan.
         shape_of: the shape of a cell's model, where it is known, and None where it is not.
     """
     train, shape = cell.kwargs["train"], shape_of(cell)
     adapter = cell.kwargs.get("adapter")
-    if shape is None or why_not_together(train) or (adapter is not None and adapter.adapter != "none"):
+    if shape is None or why_not_together(train) or adapter not in (None, AdapterConfig()):
         return ""
     config, task = cell.kwargs["config"], cell.kwargs["task"]
     if getattr(config, "dropout", 0.0) or not has_rows_of_one_shape(task):

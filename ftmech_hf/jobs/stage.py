@@ -19,7 +19,13 @@ from ftmech_hf.jobs.trained_model import note_bytes, note_floors, save_finished,
 from ftmech_hf.models.tokenization import task_tokenizer
 from ftmech_hf.runs import RunDir, check_disk_space, noted, working_folder
 from ftmech_hf.tasks import RowStream, Task
-from ftmech_hf.training.inheritance import Inheritance, ReplayStream, save_inheritance, shuffled_answers
+from ftmech_hf.training.inheritance import (
+    Inheritance,
+    ReplayStream,
+    check_inherited,
+    save_inheritance,
+    shuffled_answers,
+)
 from ftmech_hf.training.keeping import REGULARIZERS, Keeping, regularizers_of
 from ftmech_hf.training.loop import Progress, fit, start_accelerator
 from ftmech_hf.training.objectives import OBJECTIVES, Batch, Objective
@@ -76,6 +82,7 @@ class Stage:
         inputs = {**self.inputs, **task.inputs()}
         stream = self._stream()
         keeping = Keeping(task, self.earlier, self.anchor)
+        check_inherited(model, train, self.earlier)
         regularizers_of(train, keeping)  # what cannot be made shows here, too
         tests = {name: RowStream(each, seed=train.seed, split="test") for name, each in task.test_tasks().items()}
         for each in (stream, *tests.values()):

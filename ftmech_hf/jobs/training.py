@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from ftmech_hf.config import peek_setting, to_dict
-from ftmech_hf.jobs.pretrained_defaults import kind_words
+from ftmech_hf.config import peek_setting, tell, to_dict
+from ftmech_hf.jobs.pretrained_defaults import given_setting, kind_words
 from ftmech_hf.jobs.stage import Stage, check_suits
 from ftmech_hf.jobs.trained_model import snapshot_folder
 from ftmech_hf.models.identity import model_hash
@@ -115,7 +115,7 @@ def parse_training(
         (first, the task's config, the objective, others...).
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if peek_setting("dataset", default="", argv=words) and not peek_setting("task", default="", argv=words):
+    if given_setting("dataset", words) and not peek_setting("task", default="", argv=words):
         words += ["--task", "text"]
     if peek_setting("task", default="", argv=words) == "text" and not peek_setting("objective", default="", argv=words):
         words += ["--objective", "answer_only"]
@@ -142,8 +142,12 @@ def pretrain(
             f"n_positions: {config.shape.n_positions} of preset {config.preset!r} are too few "
             f"for the task's rows of {task.row_length} tokens"
         )
-    model = build_model(config.shape, len(task.vocabulary), seed=train.seed, dropout=config.dropout)
     objective = objective or OBJECTIVES[train.objective]()
+    for name in ("replay_share", "der", "ewc", "olora"):
+        if getattr(train, name):
+            raise ValueError(f"{name}: {getattr(train, name)} is of an earlier run, which a fresh model has none of")
+    check_keeping(train, AdapterConfig(), task, objective, config.task)
+    model = build_model(config.shape, len(task.vocabulary), seed=train.seed, dropout=config.dropout)
     settings = to_dict(config, task, train, objective)
     return Stage("pretrain", "train", task, train, objective, settings, {}).run(model, config.fresh, progress)
 
@@ -177,7 +181,9 @@ def finetune(
     settings = to_dict(config, task, train, adapter, objective)
     rows, tokenizer = _rows_for(config, task)  # before the weights are read
     check_suits(objective, train, rows, config.task)
-    check_keeping(train, adapter, rows, config)
+    if config.anchor_model is not None and not (train.ldifs or train.lfl):
+        raise ValueError(f"anchor_model: {config.anchor_model} changes nothing, expected ldifs or lfl above 0")
+    check_keeping(train, adapter, rows, objective, config.task)
     anchor = None
     if config.anchor_model is not None:
         inputs["anchor_model"] = model_hash(config.anchor_model)
@@ -196,14 +202,22 @@ KEPT_OF: Mapping[str, tuple[Offer, ...]] = {
 """Setting -> what rows must have some of."""
 
 
-def check_keeping(train: TrainConfig, adapter: AdapterConfig, rows: Task, config: FinetuneConfig) -> None:
+def check_keeping(train: TrainConfig, adapter: AdapterConfig, rows: Task, objective: Objective, task: str) -> None:
     """Make sure that what keeps a model near what it was suits what is trained of it.
 
     Raises:
         ValueError: it does not; names the setting.
     """
-    if config.anchor_model is not None and not (train.ldifs or train.lfl):
-        raise ValueError(f"anchor_model: {config.anchor_model} changes nothing, expected ldifs or lfl above 0")
+    if train.replay_share and objective.needs == "pairs":
+        raise ValueError(
+            f"replay_share: {train.replay_share}, but objective: {train.objective} needs pairs of answers, of which "
+            "kept rows have one; expected an objective of single answers"
+        )
+    if adapter.lora_dropout and adapter.adapter == "lora" and objective.needs_reference:
+        tell(
+            f"lora_dropout: {adapter.lora_dropout} drops nothing: objective {train.objective} compares with the model "
+            "that training started from, and both are called without dropout"
+        )
     if adapter.adapter != "none":
         for name in ("average", "ewc", "keep_fisher"):
             if getattr(train, name):
@@ -213,7 +227,7 @@ def check_keeping(train: TrainConfig, adapter: AdapterConfig, rows: Task, config
     for name, kinds in KEPT_OF.items():
         if getattr(train, name) and not set(kinds) & set(rows.offers):
             raise ValueError(
-                f"{name}: {getattr(train, name)} is of {' or '.join(kinds)}, which the rows of task {config.task} lack"
+                f"{name}: {getattr(train, name)} is of {' or '.join(kinds)}, which the rows of task {task} lack"
             )
 
 

@@ -23,7 +23,7 @@ def _state_change(run: FinishedRun, label: str) -> list[str]:
         if key.startswith("loss/")
     ]
     first = lines[0].get("eval_rows", config["eval_rows"])
-    rows = config["final_eval_rows"]
+    rows = lines[-1].get("eval_rows", config["final_eval_rows"])
     return [f"From before this training ({first} rows each) to after ({rows}): {'; '.join(changes)}."]
 
 

@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ftmech_hf.models.merging import quiet_peft
 from ftmech_hf.models.seeding import seeded
+from ftmech_hf.models.vocabulary import has_tied_embeddings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +22,8 @@ class AdapterConfig:
     trainable: Literal["all", "head", "body"] = field(
         default="all",
         metadata={
-            "help": "head: the unembedding alone, fine-tuning all after that is LP-FT (arXiv 2202.10054); body: all "
-            "but the unembedding, and the embeddings where they are one"
+            "help": "head: the unembedding alone, of models whose embedding is another matrix; fine-tuning all after "
+            "that is LP-FT (arXiv 2202.10054); body: all but the unembedding, and the embeddings where they are one"
         },
     )
 
@@ -84,9 +85,15 @@ def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, base: str, see
         the model; or the ``PeftModel``, whose ``save_pretrained`` writes the adapter alone.
 
     Raises:
-        ValueError: a target that the model has no module of, or that the adapter does not work on.
+        ValueError: a target that the model has no module of, or that the adapter does not work on; or the unembedding
+            alone is to be trained, and it is the embedding as well.
     """
     if config.trainable == "head":
+        if has_tied_embeddings(model):
+            raise ValueError(
+                "trainable: head, but this model's unembedding is its embedding, too, by which its features would be "
+                "trained as well; expected all, body or an adapter"
+            )
         model.requires_grad_(False)
         model.get_output_embeddings().requires_grad_(True)
     if config.trainable == "body":

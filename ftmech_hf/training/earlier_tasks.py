@@ -116,6 +116,8 @@ class DarkExperience(Regularizer):
         share: of the rows of a step that are replayed.
     """
 
+    counts_rows = True
+
     def __init__(self, strength: float, logits: Tensor, lengths: Tensor, *, share: float) -> None:
         super().__init__(strength)
         self.logits, self.share = logits, share

@@ -73,6 +73,27 @@ def load_inheritance(model: str, config: KeepingConfig) -> Inheritance:
     return found
 
 
+def check_inherited(model: nn.Module, config: KeepingConfig, earlier: Inheritance) -> None:
+    """Make sure that what earlier runs left is of what is trained.
+
+    Raises:
+        ValueError: it is of other weights; names the setting.
+    """
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    if config.ewc and (lacking := [name for name in trained if name not in earlier.fisher]):
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise ValueError(
+            f"ewc: {config.ewc}, but the run before keeps no Fisher information of {lacking[0]}{more}, expected that "
+            "of all that is trained; train both with the same trainable"
+        )
+    adapted = {name.replace(".default.", ".") for name in trained if ".lora_A." in name}
+    if config.olora and not any(adapted & set(one) for one in earlier.adapters):
+        raise ValueError(
+            f"olora: {config.olora}, but no earlier adapter is on a module of this one, expected some in common; give "
+            "the same lora_targets"
+        )
+
+
 def _earlier_adapters(folder: Path) -> tuple[Mapping[str, Tensor], ...]:
     found = []
     while (folder / ADAPTER).is_file():
@@ -111,7 +132,8 @@ def keep_fisher(model: nn.Module, stream: RowStream, number: int, seed: int, ear
     rows = stream.rows(0, number)
     batches = [Batch.of(rows[place : place + 1]).to(device) for place in range(number)]
     found = fisher_information(model, batches, seed=seed)
-    return {name: each.cpu() + earlier.fisher.get(name, torch.zeros(())) for name, each in found.items()}
+    summed = {name: each.cpu() + earlier.fisher.get(name, torch.zeros(())) for name, each in found.items()}
+    return {**earlier.fisher, **summed}  # what was frozen this time keeps what earlier tasks say of it
 
 
 def save_inheritance(

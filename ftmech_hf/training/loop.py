@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, broadcast_object_list
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -72,9 +72,14 @@ def start_accelerator(config: TrainConfig, folder: Path | None = None, *, precis
         decided = broadcast_object_list([precision or native_precision(compute_device())])
     # The loop takes parts itself, and weighs them: accelerate, which would read the environment, divides by nothing.
     whole = GradientAccumulationPlugin(num_steps=1)
-    accelerator = Accelerator(
-        mixed_precision=decided[0], gradient_accumulation_plugin=whole, log_with=tracker, project_dir=folder
+    # What reads the output of one layer gives the later ones no gradients, for which processes would wait.
+    unused = DistributedDataParallelKwargs(
+        find_unused_parameters=OBJECTIVES[config.objective]().reads_layer is not None
     )
+    accelerator = Accelerator(
+        mixed_precision=decided[0], gradient_accumulation_plugin=whole, log_with=tracker, project_dir=folder,
+        kwargs_handlers=[unused],
+    )  # fmt: skip
     check_num_processes(accelerator.num_processes)
     parts = accelerator.num_processes * config.gradient_accumulation_steps
     if config.batch_size % parts:

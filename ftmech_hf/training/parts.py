@@ -16,7 +16,7 @@ from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.total_loss import TotalLoss
 
 Weights = dict[str, float | Tensor]
-"""``weight`` and ``feature_weight``, as :class:`~ftmech_hf.training.total_loss.TotalLoss` takes them."""
+"""The three weights of a part, as :class:`~ftmech_hf.training.total_loss.TotalLoss` takes them."""
 
 AHEAD = {"cuda": 16}
 """Steps whose rows are made ahead by a thread, by the device that computes. On a CPU there is no core to spare."""
@@ -48,7 +48,10 @@ class Parts:
             weights = self._weights(len(parts), counts)
             of_features = self._weights(len(parts), feature_counts) if self.total.needs_features else weights
             ready: list[tuple[Batch, Weights]] = [
-                (part.to(self.accelerator.device), {"weight": weight, "feature_weight": of})
+                (
+                    part.to(self.accelerator.device),
+                    {"weight": weight, "feature_weight": of, "row_weight": 1 / len(parts)},
+                )
                 for part, weight, of in zip(parts, weights, of_features, strict=True)
             ]
             self._latest = step, ready

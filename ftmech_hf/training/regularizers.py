@@ -60,6 +60,8 @@ class Regularizer(ABC):
 
     needs_features: ClassVar[bool] = False
     """Whether it compares hidden states. Then its mean is over the tokens that are shown, and parts weigh by those."""
+    counts_rows: ClassVar[bool] = False
+    """Whether it is divided by what is expected of so many rows. Then parts, which have as many, weigh alike."""
 
     def __init__(self, strength: float) -> None:
         self.strength = strength

@@ -39,7 +39,9 @@ class TrainConfig(KeepingConfig):
     )
     lr: float = field(default=1e-3, metadata={"help": "peak learning rate of AdamW or SGD"})
     muon_lr: float = field(default=0.02, metadata={"help": "peak learning rate of Muon"})
-    weight_decay: float = field(default=0.01, metadata={"help": "decoupled weight decay"})
+    weight_decay: float = field(
+        default=0.01, metadata={"help": "weight decay: decoupled, but that of SGD, which is part of its gradient"}
+    )
     adam_beta1: float = field(default=0.9, metadata={"help": "AdamW's first beta"})
     adam_beta2: float = field(default=0.95, metadata={"help": "AdamW's second beta"})
     warmup_fraction: float = field(default=0.02, metadata={"help": "share of the steps that warm up linearly"})

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ftmech_hf.tasks import RowStream
 from ftmech_hf.training.objectives import Batch
@@ -137,7 +138,10 @@ class Step:
         entropy = [self.config.seed, step, self.accelerator.process_index]
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
         # The starting model is called without dropout, and so is what is compared with it.
-        self.model.train(not self.total.objective.needs_reference)
+        compares = self.total.objective.needs_reference
+        self.model.train(not compares)
+        if compares and self.config.gradient_checkpointing:
+            keep_recomputing(self.raw_model)
 
     def compute(self, parts: Sequence[tuple[Batch, Weights]]) -> Tensor:
         """Forward, backward, clipping and update."""
@@ -157,6 +161,18 @@ class Step:
     def loss_of(self, part: Batch, weights: Weights) -> Tensor:
         """The loss of a part, by its weights."""
         return self.total(self.model, part, self.raw_model, **weights)
+
+
+def keep_recomputing(model: nn.Module) -> None:
+    """Have the blocks of a model in evaluation mode compute their activations again in the backward pass.
+
+    Transformers' do so in training mode alone. Blocks that drop something themselves stay as they are, and all that is
+    in a block: nothing is dropped.
+    """
+    for module in model.modules():
+        drops = any("drop" in name and isinstance(p, float) and p > 0 for name, p in vars(module).items())
+        if isinstance(module, GradientCheckpointingLayer) and not drops:
+            module.training = True
 
 
 class CapturedStep(Step):

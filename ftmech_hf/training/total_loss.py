@@ -71,6 +71,7 @@ class TotalLoss:
         *,
         weight: float | Tensor = 1.0,
         feature_weight: float | Tensor = 1.0,
+        row_weight: float | Tensor = 1.0,
     ) -> Tensor:
         """The objective on a batch, and what regularizers add to it.
 
@@ -80,6 +81,7 @@ class TotalLoss:
             raw_model: ``model`` without its wrapper, where there is one: the parameters by the names they started with.
             weight: of these rows among those of a step, by what the objective counts.
             feature_weight: the same for what compares features, by the tokens that are shown.
+            row_weight: the same by rows, for what is a mean over those that are expected.
         """
         raw_model = raw_model or model
         shown = shown_without_waiting(raw_model, self.objective.shown(batch))
@@ -97,7 +99,8 @@ class TotalLoss:
         seen = Seen(raw_model, self.start, batch, read_outputs(output, layer), shown.token_ids.shape[1], features)
         loss = loss * weight
         for each in self.regularizers:
-            loss = loss + (feature_weight if each.needs_features else weight) * each.penalty(seen)
+            of_part = row_weight if each.counts_rows else feature_weight if each.needs_features else weight
+            loss = loss + of_part * each.penalty(seen)
         return loss
 
     def _reference(self, raw_model: nn.Module, shown: Shown) -> Tensor | None:

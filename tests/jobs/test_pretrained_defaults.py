@@ -63,6 +63,13 @@ def test_they_stand_in_the_settings_and_a_file_of_settings_wins(tmp_path: Path) 
     assert (train.optimizer, train.lr, train.batch_size) == ("muon", 0.01, 8)
 
 
+def test_a_data_set_by_its_usual_name_is_a_data_set(tmp_path: Path) -> None:
+    model = save_config(tmp_path / "model", 64)
+    argv = ["--model", model, "--dataset_name", "rows.jsonl"]
+    config, task, objective, *_ = parse_training(FinetuneConfig, TrainConfig, AdapterConfig, argv=argv)
+    assert (config.task, task.dataset, type(objective).__name__) == ("text", "rows.jsonl", "AnswerOnly")
+
+
 def test_our_own_models_and_those_that_are_not_there_are_left_alone(tmp_path: Path) -> None:
     model = save_config(tmp_path / "model", 512)
     assert kind_words(["--task", "pcfg", "--model", model]) == []

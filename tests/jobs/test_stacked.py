@@ -249,6 +249,14 @@ def test_cells_of_a_grid_are_stacked_by_their_settings() -> None:
     assert kind_to_stack(cell(), lambda _: None) == ""
     adapted = dataclasses.replace(cell(), kwargs={**cell().kwargs, "adapter": AdapterConfig(adapter="lora")})
     assert kind_to_stack(adapted, lambda _: "small") == ""
+    whole, head, body = (
+        dataclasses.replace(cell(), kwargs={**cell().kwargs, "adapter": AdapterConfig(trainable=part)})  # type: ignore[arg-type]
+        for part in ("all", "head", "body")
+    )
+    assert kind_to_stack(whole, lambda _: "small") == first
+    assert kind_to_stack(head, lambda _: "small") == kind_to_stack(body, lambda _: "small") == ""
+    with pytest.raises(AssertionError, match="any"):  # nobody may put them together by a kind of their own
+        stack_cells([head], 2, lambda _: "any")
 
 
 def test_cells_are_stacked_by_kind_and_needs_follow() -> None:

@@ -188,3 +188,15 @@ def test_osf_leaves_the_larger_singular_directions_as_they_are(tmp_path: Path) -
         add_adapter(make_gpt2(40), AdapterConfig(adapter="osf"), base="", seed=0)
     with pytest.raises(ValueError, match=r"osf_rank: 1\.0, expected a share"):
         AdapterConfig(osf_rank=1.0)
+
+
+def test_the_unembedding_alone_is_not_trained_where_it_is_the_embedding() -> None:
+    """Its features would be trained with it, so that the first half of LP-FT were no linear probe."""
+    tied = make_llama(20)
+    tied.config.tie_word_embeddings = True
+    tied.tie_weights()
+    assert tied.get_input_embeddings().weight is tied.get_output_embeddings().weight
+    with pytest.raises(ValueError, match="trainable: head, but this model's unembedding is its embedding, too"):
+        add_adapter(tied, AdapterConfig(trainable="head"), base="x", seed=0)
+    apart = add_adapter(make_gpt2(20), AdapterConfig(trainable="head"), base="x", seed=0)
+    assert [name for name, p in apart.named_parameters() if p.requires_grad] == ["lm_head.weight"]

@@ -199,3 +199,28 @@ def test_adapters_are_kept_apart_from_earlier_ones() -> None:
             p.copy_(p - (p @ basis) @ basis.T)
     apart = total(model, Batch(rows_of())) - TotalLoss(model, AnswerOnly())(model, Batch(rows_of()))
     assert math.isclose(float(apart), 0, abs_tol=1e-3)
+
+
+def test_what_is_replayed_weighs_the_same_in_whatever_parts_a_step_is_taken() -> None:
+    """Of answers of several lengths: parts have as many rows, and more or fewer tokens."""
+    model = make_gpt2(40).requires_grad_(False)
+    batch, answers = ragged()
+    logits = torch.randn(6, 40, generator=torch.Generator().manual_seed(1))
+    kept = torch.tensor([0, 1, 2])
+
+    def whole(parts: list[slice]) -> float:
+        found = 0.0
+        tokens = [int(answers[each].sum()) for each in parts]
+        for each, number in zip(parts, tokens, strict=True):
+            part = Batch(batch.token_ids[each], answers[each], None if batch.real is None else batch.real[each], 7,
+                         kept=kept[each])  # fmt: skip
+            replay = DarkExperience(1.0, logits, torch.tensor([2, 1, 3]), share=1.0)
+            total = TotalLoss(model, AnswerOnly(), [replay])
+            alone = TotalLoss(model, AnswerOnly(), [])
+            weights = {"weight": number / sum(tokens), "row_weight": len(part) / 3}
+            found += float(total(model, part, **weights) - alone(model, part, **weights))
+        return found
+
+    at_once = whole([slice(0, 3)])
+    assert at_once > 0.01
+    assert whole([slice(0, 1), slice(1, 2), slice(2, 3)]) == pytest.approx(at_once, rel=1e-4)

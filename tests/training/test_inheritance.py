@@ -12,15 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
+from ftmech_hf.config import Notice
+from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, check_keeping, finetune, pretrain
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.tasks import Capability, PcfgConfig, Rows, RowStream, for_capability
 from ftmech_hf.tasks.stories import StoriesConfig
-from ftmech_hf.training.adapters import AdapterConfig
+from ftmech_hf.training.adapters import AdapterConfig, add_adapter
 from ftmech_hf.training.earlier_tasks import answer_logits_of
-from ftmech_hf.training.inheritance import ReplayStream, shuffled_answers, widened
+from ftmech_hf.training.inheritance import Inheritance, ReplayStream, check_inherited, shuffled_answers, widened
 from ftmech_hf.training.keeping_settings import KeepingConfig
-from ftmech_hf.training.objectives import Batch
+from ftmech_hf.training.objectives import OBJECTIVES, Batch
 from ftmech_hf.training.settings import TrainConfig
 
 SMALL = PcfgConfig(text_length=12, count_window=8, index_occurrence=2, token_at_position=6, min_labels=4)
@@ -212,3 +213,38 @@ def test_rows_of_different_widths_are_put_together_where_they_say_where_they_end
     assert wide.answers.tolist() == [[True] * 3 + [False] * 2] * 2
     with pytest.raises(ValueError, match="kept rows of 3 tokens beside rows of 5, expected one length"):
         widened(Rows(ids, np.zeros(2, np.int64), np.zeros(2, bool)), 5)
+
+
+def test_what_frozen_weights_keep_of_earlier_tasks_is_not_lost(runs: Path) -> None:
+    tune(runs, "first", "head-next", "c", keep_fisher=4, adapter=AdapterConfig(trainable="head"))
+    first, second = (load_file(runs / run / "inheritance" / "fisher.safetensors") for run in ("first", "head-next"))
+    assert set(second) == set(first)
+    changed = {name for name in first if not torch.equal(first[name], second[name])}
+    assert changed == {"lm_head.weight"}
+
+
+def test_what_cannot_be_kept_is_refused_by_name_before_anything_is_written(runs: Path, tmp_path: Path) -> None:
+    model, earlier = load_model(str(runs / "first")), Inheritance(fisher={"lm_head.weight": torch.ones(1)})
+    said = r"ewc: 1.0, but the run before keeps no Fisher information of transformer.wte.weight and \d+ more"
+    with pytest.raises(ValueError, match=said):
+        check_inherited(model, KeepingConfig(ewc=1.0), earlier)
+    check_inherited(model, KeepingConfig(keep_fisher=2), earlier)
+    adapted = add_adapter(load_model(str(runs / "base")), AdapterConfig(adapter="lora", lora_targets=["c_fc"]),
+                          base="x", seed=0)  # fmt: skip
+    other = Inheritance(adapters=({"base_model.model.transformer.h.0.attn.c_attn.lora_A.weight": torch.ones(1)},))
+    with pytest.raises(ValueError, match=r"olora: 0.5, but no earlier adapter is on a module of this one"):
+        check_inherited(adapted, KeepingConfig(olora=0.5), other)
+    place = PretrainConfig(n_layer=1, n_head=2, n_embd=16, output_dir=str(tmp_path / "fresh"))
+    for setting in ("ewc", "olora", "replay_share"):
+        with pytest.raises(ValueError, match=f"{setting}: 0.5 is of an earlier run, which a fresh model has none of"):
+            pretrain(place, SMALL, TrainConfig(**TRAIN, **{setting: 0.5}))
+    with pytest.raises(ValueError, match="keep_fisher: 2 is of answers, which the rows of task stories lack"):
+        pretrain(dataclasses.replace(place, task="stories"), StoriesConfig(vocab_size=300, row_tokens=32, relations=1),
+                 TrainConfig(**TRAIN, keep_fisher=2))  # fmt: skip
+    train = TrainConfig(**TRAIN, replay_share=0.5, objective="npo")
+    with pytest.raises(ValueError, match=r"replay_share: 0\.5, but objective: npo needs pairs of answers"):
+        check_keeping(train, AdapterConfig(), SMALL, OBJECTIVES["npo"](), "safety")
+    with pytest.warns(Notice, match="lora_dropout: 0.1 drops nothing: objective preference compares with the model"):
+        check_keeping(TrainConfig(**TRAIN, objective="preference"), dataclasses.replace(LORA, lora_dropout=0.1), SMALL,
+                      OBJECTIVES["preference"](), "safety")  # fmt: skip
+    assert not list(tmp_path.iterdir())

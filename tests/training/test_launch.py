@@ -144,3 +144,11 @@ def test_a_machine_with_a_gpu_trains_on_the_cpu_if_asked(tmp_path: Path) -> None
         facts = json.loads((tmp_path / asked / "env.json").read_text())
         assert facts["mixed_precision"] == native_precision(torch.device(device))
         assert facts["device"].startswith(device)
+
+
+def test_processes_do_not_wait_for_gradients_that_an_objective_does_not_give() -> None:
+    """Who compares the output of one layer has none above it; others pay nothing for that."""
+    for objective, unused in (("rmu", True), ("npo", False), ("answer_only", False)):
+        accelerator = start_accelerator(TrainConfig(objective=objective))
+        assert accelerator.ddp_handler is not None
+        assert accelerator.ddp_handler.find_unused_parameters == unused

@@ -52,7 +52,7 @@ def test_every_row_of_a_step_is_in_one_part_of_one_process(task: PcfgConfig) -> 
     rows = torch.cat([part.token_ids for parts in found for part, _ in parts])
     assert torch.equal(rows, torch.from_numpy(stream.rows(STEP * 24, STEP * 24 + 24).token_ids))
     weights = [weight for parts in found for _, weight in parts]
-    assert weights == [{"weight": 0.5, "feature_weight": 0.5}] * 6
+    assert weights == [{"weight": 0.5, "feature_weight": 0.5, "row_weight": 0.5}] * 6
 
 
 def test_tokens_weigh_alike_in_whichever_part_of_whichever_process() -> None:
@@ -65,6 +65,7 @@ def test_tokens_weigh_alike_in_whichever_part_of_whichever_process() -> None:
     assert [each["weight"] for each in found] == pytest.approx([number / mean for number in numbers])
     assert [each["feature_weight"] for each in found] == [each["weight"] for each in found]
     assert sum(each["weight"] for each in found) == pytest.approx(PROCESSES)  # gradients are means over processes
+    assert [each["row_weight"] for each in found] == [0.5] * 6  # and parts have as many rows
 
 
 def test_what_compares_features_weighs_by_the_tokens_that_are_shown() -> None:

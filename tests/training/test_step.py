@@ -24,12 +24,13 @@ from ftmech_hf.training.attention import NAME
 from ftmech_hf.training.inheritance import Inheritance, ReplayStream
 from ftmech_hf.training.keeping import Keeping, total_loss_of
 from ftmech_hf.training.loop import fit, start_accelerator
+from ftmech_hf.training.memory import recompute_blocks
 from ftmech_hf.training.objectives import OBJECTIVES, Objective
 from ftmech_hf.training.objectives.own_answers import draw
 from ftmech_hf.training.optim import build_optimizers, set_lr, take_lr_from_device
 from ftmech_hf.training.parts import Parts
 from ftmech_hf.training.settings import TrainConfig
-from ftmech_hf.training.step import Step, find_way, why_not_captured
+from ftmech_hf.training.step import Step, find_way, keep_recomputing, why_not_captured
 from tests.conftest import make_gpt2, make_llama
 from tests.foreign import save_gpt2, sums, write_rows
 
@@ -277,3 +278,25 @@ def test_rates_on_the_device_are_set_in_their_place() -> None:
     assert [float(place) for place in places] == pytest.approx([0.005, 0.00025])
     assert [group["lr"] is place for (each, place) in zip(optimizers, places, strict=True)
             for group in each.param_groups] == [True, True]  # fmt: skip
+
+
+@pytest.mark.parametrize("drops", [False, True])
+def test_blocks_are_computed_again_where_the_start_is_compared_with_and_nothing_is_dropped(drops: bool) -> None:
+    """Preferences take twice the memory of answers, and so need it most; what drops by itself is left alone."""
+    model = make_llama(20)
+    recompute_blocks(model, True)
+    model.eval()
+    if drops:
+        model.model.layers[0].dropout = 0.1
+    keep_recomputing(model)
+    assert [block.training for block in model.model.layers] == [not drops, True]
+    assert not any(module.training for block in model.model.layers for module in block.children())
+    times = [0, 0]
+    for place, block in enumerate(model.model.layers):
+
+        def count(*_: object, place: int = place) -> None:
+            times[place] += 1
+
+        block.mlp.register_forward_pre_hook(count)
+    model(torch.arange(12).view(2, 6)).logits.sum().backward()
+    assert times == [1 if drops else 2, 2]

@@ -198,8 +198,8 @@ class Sweep(StudyPlan):
 
         def shape_of(cell: Cell) -> Preset | None:
             configs = [self.called_with(name)["config"] for name in (cell.name, *self.needs_of(cell.name))]
-            shapes = [config.shape for config in configs if isinstance(config, PretrainConfig)]
-            return shapes[0] if shapes and shapes[0].architecture == "gpt2" else None
+            made = [config for config in configs if isinstance(config, PretrainConfig)]
+            return made[0].shape if made and made[0].shape.architecture == "gpt2" and not made[0].dropout else None
 
         return stack_cells(self.unfinished(), size, lambda cell: kind_to_stack(cell, shape_of))
 

@@ -180,9 +180,7 @@ def fit_probes(
     _check(train, labels, test, held_out, types, method)
     draws = functools.partial(add_controls, types=types, num_shuffles=num_shuffles, num_tasks=num_tasks)
     groups = [draws(labels[name], held_out[name], key=[seed, number]) for number, name in enumerate(labels)]
-    fit = functools.partial(_fit, groups=groups, method=method, l2=l2, seed=seed, steps=adamw_steps)
-    # A code sends rows in an order by chance: the order in which they are stored may give their labels away.
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(next(iter(train.values())))))
+    fit = functools.partial(_fit, method=method, l2=l2, seed=seed, steps=adamw_steps)
     scores: list[ProbeScore] = []
     probes: dict[tuple[str, str], LinearProbe] = {}
     right: dict[tuple[str, str], NDArray[np.bool_]] = {}
@@ -192,11 +190,8 @@ def fit_probes(
         features, tested = scaling.apply(features), scaling.apply(tested)
         bits: Sequence[NDArray[np.float64] | None] = [None] * len(groups)
         if code and method == "logistic":
-            sizes = [len(each.classes) for each in groups]
-            sent = [each._replace(train=each.train[:, order]) for each in groups]
-            refit = functools.partial(fit, features[order], groups=sent)
-            bits = code_lengths(features[order], [each.train for each in sent], sizes, refit)
-        for name, each, fitted, length in zip(labels, groups, fit(features), bits, strict=True):
+            bits = code_lengths(features, groups, fit, seed=seed)
+        for name, each, fitted, length in zip(labels, groups, fit(features, groups), bits, strict=True):
             right[site, name], score = _score(site, name, each, fitted, tested, length)
             probes[site, name] = _probe_of(fitted, scaling, each.classes)
             scores.append(score if choose is None else _choose(score, probes[site, name], choose))
@@ -252,9 +247,9 @@ def _check(
 
 def _fit(
     features: Tensor,
+    groups: Sequence[ControlledLabels],
     rows: int | None = None,
     *,
-    groups: list[ControlledLabels],
     method: Method,
     l2: float,
     seed: int,

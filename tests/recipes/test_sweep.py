@@ -54,7 +54,7 @@ def test_a_study_is_a_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     sweep.main(argv)
     out = tmp_path / "out"
     table = pd.read_parquet(out / "table.parquet")
-    named = ["rows", "bound", "floor", "lead"]
+    named = ["rows", "bound", "floor", "lead", "low", "high"]
     assert list(table.columns) == ["finetune.lr", "seed", "stage", "step", "metric", "value", *named]
     with_floor = table[table["floor"].notna()]
     assert {"count_a", "pruned/count_a", "probe/base/accuracy", "read/base"} <= set(with_floor["metric"])

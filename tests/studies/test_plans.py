@@ -17,7 +17,7 @@ NAMES = {
     ("compare_organisms", "nano/compare_organisms"): (141, "compare-wrapper-seed3-cda5bed6c64e", "268322d68b43f8cc"),
     ("tracr", "nano/tracr"): (164, "dissect-counter-0.0001-0-seed0-69a89956cd37", "989abf554a7ee23f"),
     ("tinystories", "nano/stories"): (50, "base-seed0-6b46d4859360", "62b21fcdd04cbe70"),
-    ("safety", "nano/safety"): (264, "base-seed0-39131fd87c14", "ac10bfff85f8781b"),
+    ("safety", "nano/safety"): (264, "base-seed0-39131fd87c14", "244583a12bf2d987"),
     ("continual", "nano/continual"): (519, "base-seed0-27839cbd868a", "3200af8f6e374754"),
     ("retrieval", "nano/retrieval"): (188, "base-seed0-35bf763b75da", "eacf1e55d2c7f5ad"),
     ("sweep", "nano/sweep_lora"): (66, "finetune-1-seed0-bd83dbff743a", "350bad70051846f2"),

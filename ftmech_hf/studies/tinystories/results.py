@@ -134,7 +134,7 @@ def _pruning_rows(plan: StoriesPlan) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def over_seeds(points: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """Mean over seeds of shares of stories or choices, with their interval."""
-    shares = points.rename(columns={"number": "rows"}).drop(columns=["low", "high"])  # of these rows
+    shares = points.rename(columns={"number": "rows"}).drop(columns=["low", "high"], errors="ignore")  # of these rows
     means = table_over_seeds(shares, keys, "share").rename(columns={"mean": "value", "n": "seeds"})
     return means[[*keys, "value", "low", "high", "seeds"]]
 

@@ -14,11 +14,12 @@ import pytest
 
 from ftmech_hf.runs import FinishedRun, RunDir, write_json
 from ftmech_hf.statistics.intervals import Share
+from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.diagnosis.console import print_diagnosis
 from ftmech_hf.studies.diagnosis.evidence import Evidence
 from ftmech_hf.studies.diagnosis.method import plain, read_of_answers, row
 from ftmech_hf.studies.diagnosis.page import SIGNS, render_diagnosis
-from ftmech_hf.studies.diagnosis.score import describe_score, read_score
+from ftmech_hf.studies.diagnosis.score import DECIDES, describe_score, read_score
 from ftmech_hf.studies.diagnosis.signs import VerdictRule
 from ftmech_hf.studies.diagnosis.verdict import VerdictResult, judge_capability
 from tests.studies.diagnosis.test_verdict import ALONE, FAST, LOST, PRUNED, READ
@@ -82,7 +83,7 @@ def page_of(folder: Path, evidence: Evidence, result: VerdictResult | None = Non
         "base": "B", "finetuned": "F", "reference": "N", "twin": None, "null_steps": 0, "capability": "counting",
         "other": None, "rows": 500, "parameters": 10, "architecture": "Llama", "layers": 6, "seconds": 1.0,
         "hash": "abc", "other_tokens": None, "notes": [], "right_if": "it is <said>", "prompt_kind": None,
-        **facts,
+        "settings": {name: getattr(CaseConfig(), name) for name in DECIDES}, **facts,
     }  # fmt: skip
     judged = result or judge_capability(evidence)
     evidence_found = plain({**found, "examples": EXAMPLES, "tokens": TOKENS})

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.padding import padded_inputs
+from ftmech_hf.models.loading import config_positions
 from ftmech_hf.training.objectives import IGNORED
 
 Ends = Callable[[PreTrainedModel, AnswerRows], Tensor]
@@ -37,8 +38,8 @@ def answer_inputs(model: PreTrainedModel, rows: AnswerRows) -> dict[str, Any]:
     """
     token_ids, shown = rows.token_ids[:, :-2], None if rows.shown is None else rows.shown[:, :-2]
     longest = token_ids.shape[1] if shown is None else int(shown.sum(1).max())
-    room = getattr(model.config, "max_position_embeddings", None)
-    if isinstance(room, int) and 0 < room < longest:
+    room = config_positions(model.config)
+    if room is not None and room < longest:
         raise ValueError(f"rows: {longest} tokens come before an answer's end, but the model has {room} positions")
     more = {} if shown is None else padded_inputs(model, shown.to(model.device))
     return {"input_ids": token_ids.to(model.device), **more}
@@ -149,9 +150,9 @@ def gives_answer(
 def tokens_after(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int = BATCH) -> Tensor:
     """The most likely token after every prompt and answer, (B,), on the CPU; the row's end where no place is left."""
     found = rows.token_ids[:, -1].cpu().clone()
-    room = getattr(model.config, "max_position_embeddings", None)
+    room = config_positions(model.config)
     tokens = torch.full_like(found, rows.token_ids.shape[1]) if rows.shown is None else rows.shown.sum(1).cpu()
-    fits = tokens - 1 <= room if isinstance(room, int) and room > 0 else torch.ones_like(found, dtype=torch.bool)
+    fits = tokens - 1 <= room if room is not None else torch.ones_like(found, dtype=torch.bool)
     places = fits.nonzero()[:, 0]
     for at in places.split(max(1, min(batch_size, TOKENS // rows.token_ids.shape[1]))) if len(places) else ():
         part = rows[at].without_empty_columns()

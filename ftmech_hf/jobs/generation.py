@@ -20,6 +20,8 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
+from ftmech_hf.models.loading import config_positions
+
 GENERATION_KEY = int.from_bytes(b"generate", "little")
 """Keeps these random numbers apart from those of all other purposes."""
 
@@ -141,7 +143,7 @@ def continue_rows(
             f"max_new_tokens: {max_new_tokens}, batch_size: {batch_size}, temperature: {temperature}, "
             "expected at least 1, 1 and 0"
         )
-    longest = int(getattr(model.config, "max_position_embeddings", 0)) or 2**31
+    longest = config_positions(model.config) or 2**31
     for number, row in enumerate(rows):
         if len(row) >= longest:
             raise ValueError(f"prompts: number {number} has {len(row)} tokens, but the model has {longest} positions")
@@ -207,7 +209,7 @@ class _Batch:
     ) -> None:  # fmt: skip
         width = max(map(len, rows))
         device = model.device
-        pad = model.config.pad_token_id or 0
+        pad = getattr(model.config.get_text_config(), "pad_token_id", None) or 0
         self.model, self.amplified = model, amplified
         self.token_ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
         self.mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)

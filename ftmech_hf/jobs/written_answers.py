@@ -15,6 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.answer_scores import BATCH
 from ftmech_hf.jobs.padding import padded_inputs
+from ftmech_hf.models.loading import config_positions
+from ftmech_hf.tasks.text.encoding import special_ids
 
 MORE = 4
 """Tokens that a model may write beyond those of the longest right answer: it may spell the same words in more."""
@@ -39,12 +41,12 @@ def write_greedily(
         batch_size: prompts that are continued at a time.
     """
     written: list[list[int]] = []
-    positions = getattr(model.config, "max_position_embeddings", None)
+    positions = config_positions(model.config)
     for part in rows.split(batch_size):
         ids, shown = part.prompts()
         begins = ids.shape[1]
         shown = torch.ones_like(ids, dtype=torch.bool) if shown is None else shown
-        room = tokens if not isinstance(positions, int) or positions < 1 else positions + 1 - int(shown.sum(1).max())
+        room = tokens if positions is None else positions + 1 - int(shown.sum(1).max())
         ended = torch.zeros(len(ids), dtype=torch.bool)
         for _ in range(min(tokens, room)):
             more = {} if part.pad is None else padded_inputs(model, shown.to(model.device))
@@ -65,7 +67,7 @@ def answers_in_words(
     model: PreTrainedModel, rows: AnswerRows, tokenizer: PreTrainedTokenizerBase, tokens: int
 ) -> list[str]:
     """What a model writes after every prompt: one line, up to a special token or so many tokens."""
-    ends = frozenset(int(each) for each in tokenizer.all_special_ids)
+    ends = special_ids(tokenizer)
     texts = []
     for ids in write_greedily(model, rows, tokens, ends=ends):
         text = str(tokenizer.decode(ids))
@@ -80,7 +82,7 @@ def writes_answer(tokenizer: PreTrainedTokenizerBase) -> Callable[[PreTrainedMod
 
     White space around it does not count; everything else does. An answer of several lines is compared with as many.
     """
-    ends = frozenset(int(each) for each in tokenizer.all_special_ids)
+    ends = special_ids(tokenizer)
 
     def in_words(ids: tuple[int, ...] | list[int]) -> str:
         return str(tokenizer.decode([each for each in ids if each not in ends])).strip()

@@ -77,7 +77,7 @@ def _kept_bytes(
     2205.05198, eq. 2, with all of the attention); logits are kept three times.
     """
     text = config.get_text_config()
-    wide, heads = text.hidden_size, text.num_attention_heads
+    wide, heads = text.hidden_size, _heads(text)
     inside = (text.num_hidden_layers if layers is None else layers) * rows * tokens * (17 * wide + 2.5 * heads * tokens)
     logits = 3 * rows * (tokens if predicted is None else predicted) * text.vocab_size * 4
     return float(inside * dtype.itemsize + logits)
@@ -87,8 +87,15 @@ def forward_bytes(config: Any, rows: int, tokens: int, predicted: int = 1, dtype
     """Bytes that a forward pass without gradients takes beside the weights, with logits of the last tokens alone."""
     text = config.get_text_config()
     inside = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
-    block = rows * tokens * (4 * text.hidden_size + 3 * inside + text.num_attention_heads * tokens) * dtype.itemsize
+    inside = max(inside) if isinstance(inside, list | tuple) else inside  # of models whose blocks differ in width
+    block = rows * tokens * (4 * text.hidden_size + 3 * inside + _heads(text) * tokens) * dtype.itemsize
     return round(block + 2 * rows * predicted * text.vocab_size * 4)
+
+
+def _heads(text: Any) -> int:
+    """Heads of attention by a config; 0 of state-space models, which have none."""
+    found = getattr(text, "num_attention_heads", None) or 0
+    return int(max(found) if isinstance(found, list | tuple) else found)
 
 
 def parse_bytes(name: str, value: str) -> int:

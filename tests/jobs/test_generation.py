@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import CodeGenConfig, CodeGenForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from ftmech_hf.jobs.generation import Amplified, continue_rows, generate, generation_randomness, sample_tokens
 from ftmech_hf.models.presets import build_model, find_preset
@@ -119,6 +119,16 @@ def test_a_text_ends_with_the_last_position(tokenizer: PreTrainedTokenizerFast) 
     assert [len(tokenizer(text)["input_ids"]) for text in texts] == [1, 30]
     with pytest.raises(ValueError, match="prompts: number 1 has 33 tokens, but the model has 32 positions"):
         generate(model, tokenizer, ["w1", "w1 " * 32], seed=0, max_new_tokens=4)
+
+
+def test_a_model_whose_config_names_no_padding_writes_too(tokenizer: PreTrainedTokenizerFast) -> None:
+    """As those of several parts, whose language model has a config of its own, and CodeGen."""
+    torch.manual_seed(0)
+    config = CodeGenConfig(vocab_size=40, n_embd=32, n_layer=1, n_head=4, rotary_dim=4, n_positions=32, n_ctx=32)
+    model = CodeGenForCausalLM(config).eval()
+    assert not hasattr(config, "pad_token_id")
+    texts = generate(model, tokenizer, PROMPTS, seed=0, max_new_tokens=5)
+    assert texts == generate(model, tokenizer, PROMPTS, seed=0, max_new_tokens=5, batch_size=1)
 
 
 def test_impossible_settings_are_named(tokenizer: PreTrainedTokenizerFast, any_model: PreTrainedModel) -> None:

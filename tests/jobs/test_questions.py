@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.jobs.answer_scores import answer_log_probabilities, choice_scores, chooses_answer, gives_answer
 from ftmech_hf.jobs.behavior import Behavior
@@ -159,6 +160,23 @@ def test_an_exact_answer_is_all_that_is_written(
         row[: next((n for n, token in enumerate(row) if token in ends), 9)]
         for row in write_greedily(model, exact.test, 9)
     ]
+
+
+def test_a_turn_ends_with_a_special_token_that_nobody_names(
+    gpt2: tuple[PreTrainedModel, PreTrainedTokenizerBase], tmp_path: Path
+) -> None:
+    """As the ``<|end|>`` of a chat, where the end of a text is another token."""
+    model, tokenizer = gpt2[0], copy.deepcopy(gpt2[1])
+    tokenizer.add_tokens([AddedToken("<|end|>", special=True)], special_tokens=False)
+    end = tokenizer.convert_tokens_to_ids("<|end|>")
+    model = copy.deepcopy(model)
+    model.resize_token_embeddings(len(tokenizer))
+    assert end not in tokenizer.all_special_ids
+    says = Recite(model, [*tokenizer(" the cat")["input_ids"], end] * 4)
+    behavior = asked(tmp_path, (model, tokenizer), rows_with(answer=["the cat", " no"]), judged_by="exact")
+    says.start = behavior.test.prompts()[0].shape[1]
+    assert writes_answer(tokenizer)(says, behavior.test).all()  # type: ignore[arg-type]
+    assert set(answers_in_words(says, behavior.test, tokenizer, 30)) == {"the cat"}  # type: ignore[arg-type]
 
 
 def test_white_space_and_what_follows_a_new_line_do_not_count(

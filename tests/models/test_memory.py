@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    Gemma3nTextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from ftmech_hf.models.memory import forward_bytes, parse_bytes, say_bytes, training_bytes, weight_bytes
 from ftmech_hf.training.optim import build_optimizers
@@ -88,3 +95,12 @@ def test_sizes_are_said_in_three_digits() -> None:
         "999 kB",
         "0.005 kB",
     ]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [MambaConfig(vocab_size=40, hidden_size=32, num_hidden_layers=2), Gemma3nTextConfig(num_hidden_layers=2)],
+)
+def test_models_without_heads_and_with_blocks_of_several_widths_are_accounted_for(config: PreTrainedConfig) -> None:
+    """As of Mamba and of Gemma 3n, which the analyses refuse in words of their own."""
+    assert forward_bytes(config, 4, 16) > forward_bytes(config, 2, 16) > 0

@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from ftmech_hf.models.loading import check_finite
+
 TRIAL_STEPS, TRIAL_LR = 4, 1e-5
 """Steps of AdamW, at a rate too low to matter, after which it is seen how far each parameter moves in a step."""
 
@@ -65,7 +67,8 @@ def null_models(
     for each in range(number):
         model = trained(rates, steps, MODELS + each)
         _scale(model, base, sizes)
-        yield model.requires_grad_(False)
+        check_finite(model)
+        yield model.to(base.dtype).requires_grad_(False)
 
 
 def _rates(
@@ -97,7 +100,8 @@ def _trained(
     steps: int, batch_size: int,
 ) -> PreTrainedModel:  # fmt: skip
     """A copy of the base, trained on what it says itself with a learning rate for each parameter."""
-    model = copy.deepcopy(base).requires_grad_(True).eval()  # dropout is noise of another kind
+    # Dropout is noise of another kind, and steps this small are lost in sixteen bits.
+    model = copy.deepcopy(base).float().requires_grad_(True).eval()
     groups = [{"params": [each], "lr": rates[name]} for name, each in model.named_parameters()]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
     for step in range(steps):

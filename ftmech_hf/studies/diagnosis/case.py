@@ -139,6 +139,7 @@ class Case:
             vocabulary.
         prompt_kind: which kind of learned tokens make the fine-tuned model of its base, if it is no change of weights.
         leave_out: methods that are not wanted.
+        drawn: whether the model without the capability was drawn here, with random weights, as none was given.
 
     Attributes:
         more_references: names and seeds of two models of random weights, for what differs between such models; they
@@ -160,6 +161,7 @@ class Case:
         common: Mapping[str, CommonTokens] | None = None,
         prompt_kind: str | None = None,
         leave_out: Sequence[str] = (),
+        drawn: bool = False,
     ) -> None:
         self.models, self.capability, self.other, self.config, self.seed = models, capability, other, config, seed
         self.rule = VerdictRule()
@@ -172,7 +174,7 @@ class Case:
         self._opened: dict[str, TracedModel] = {}
         self._other_seed = other_seed
         self.common, self.prompt_kind, self.leave_out = dict(common or {}), prompt_kind, leave_out
-        self.reversed_model, self.difference = reversed_model, difference
+        self.reversed_model, self.difference, self.drawn = reversed_model, difference, drawn
 
     @functools.cached_property
     def null_models(self) -> dict[str, PreTrainedModel]:
@@ -201,7 +203,7 @@ class Case:
     @functools.cached_property
     def control(self) -> bool:
         """Whether the reference has learned something, so that it is a control and not just random weights."""
-        return not never_trained(self.models[NULL])
+        return not (self.drawn or never_trained(self.models[NULL]))
 
     @property
     def everyone(self) -> dict[str, PreTrainedModel]:
@@ -254,7 +256,8 @@ class Case:
 def never_trained(model: PreTrainedModel) -> bool:
     """Whether all vectors of a model (norms, biases) hold one number each, as they do before any training.
 
-    A model without any vector counts as trained.
+    A model without any vector counts as trained, and so do those whose vectors are drawn by chance, as the decays of
+    some state-space models are.
     """
     vectors = [p for p in model.parameters() if p.ndim == 1]
     return bool(vectors) and all(bool((p == p[0]).all()) for p in vectors)

@@ -234,7 +234,9 @@ def prepare_case(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgSha
         rows = [num_rows(loaded[name]) for name in ("reversed", "finetuned")]
         if rows[0] != rows[1]:
             raise ValueError(f"reversed: its vocabulary has {rows[0]} rows, expected {rows[1]} as the fine-tuned model")
-    loaded.setdefault("control", random_twin(base, config.seed + 1))
+    drawn = "control" not in loaded
+    if drawn:
+        loaded["control"] = random_twin(base, config.seed + 1)
     for name, model in loaded.items():
         own = asked.own if name == "finetuned" and asked.own else asked.behaviors
         mask_padding(model, own[0].pad)
@@ -244,7 +246,7 @@ def prepare_case(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgSha
         others[0] if others else None, case_config, config.seed, loaded.get("twin"), loaded.get("reversed"),
         own=asked.own, difference=asked.difference,
         common={ROLES[name]: found for name, found in common.items() if name in ROLES}, prompt_kind=prompt_kind,
-        leave_out=[name.replace("_", " ") for name in config.leave_out],
+        leave_out=[name.replace("_", " ") for name in config.leave_out], drawn=drawn,
     )  # fmt: skip
     if asked.own:
         _check_own_tokens(case)

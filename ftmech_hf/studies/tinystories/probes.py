@@ -26,7 +26,7 @@ from ftmech_hf.analysis.probing import ProbingResult, fit_probes
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job, parse_models
 from ftmech_hf.jobs.saved_probes import save_probes
 from ftmech_hf.models.identity import model_hash
-from ftmech_hf.models.loading import RANDOM_INIT, load_tokenizer, random_twin
+from ftmech_hf.models.loading import RANDOM_INIT, config_positions, load_tokenizer, random_twin
 from ftmech_hf.runs import RunDir
 from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.tinystories.prompts import find_stories, pad_left
@@ -121,7 +121,7 @@ def story_activations(
 ) -> dict[str, Tensor]:
     """The embedding and the stream after every block, averaged over the last tokens: site -> (B, D)."""
     encoded = tokenizer([story.story for story in stories], add_special_tokens=False)["input_ids"]
-    room = int(getattr(traced.model.config, "max_position_embeddings", 0)) or 2**31
+    room = config_positions(traced.model.config) or 2**31
     # of a story that is too long for the model, the end
     rows = [[tokenizer.bos_token_id, *ids][-room:] for ids in encoded]
     if (shortest := min(map(len, rows))) < last_tokens:

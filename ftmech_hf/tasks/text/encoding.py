@@ -23,7 +23,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PLAIN, ANSWER, END = 0, 1, 2
-"""Marks of tokens: END is the token by which a model stops after an answer."""
+"""Marks of tokens: END is the token by which a model stops after an answer, and white space before it."""
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The ids of tokens that are no words: those that a tokenizer names, and others that it was given as special.
+
+    Chats end a turn with one of the latter, such as ``<|end|>``, where the end of a text is another token.
+    """
+    added = (number for number, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return frozenset(map(int, (*tokenizer.all_special_ids, *added)))
 
 
 class Row(NamedTuple):
@@ -127,7 +136,7 @@ def _chat_row(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase
     whole = render_chat(messages, tokenizer, begin=False)
     encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
-    marks, special = [PLAIN] * len(ids), set(tokenizer.all_special_ids)
+    marks, special = [PLAIN] * len(ids), special_ids(tokenizer)
     for number, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
@@ -135,8 +144,13 @@ def _chat_row(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase
         said = [place for place, (start, stop) in enumerate(offsets) if start < last and stop > first]
         for place in said:
             marks[place] = ANSWER
-        if said and said[-1] + 1 < len(ids) and ids[said[-1] + 1] in special:
-            marks[said[-1] + 1] = END
+        if not said:
+            continue
+        end = said[-1] + 1
+        while end < len(ids) and ids[end] not in special and not whole[slice(*offsets[end])].strip():
+            end += 1  # some templates write a space before they end a turn
+        if end < len(ids) and ids[end] in special:
+            marks[said[-1] + 1 : end + 1] = [END] * (end - said[-1])
     if marks[-1] == ANSWER:  # a template that ends no turn
         ids, marks = [*ids, int(tokenizer.eos_token_id)], [*marks, END]
     return Row(ids, marks)

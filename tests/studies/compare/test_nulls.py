@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -50,6 +51,24 @@ def test_every_parameter_changes_as_much_as_in_the_fine_tuned_model(base: PreTra
     one, other = (dict(each.named_parameters())["transformer.h.0.mlp.c_fc.weight"] for each in (model, made))
     start = base.transformer.h[0].mlp.c_fc.weight
     assert torch.cosine_similarity((one - start).flatten(), (other - start).flatten(), dim=0).abs() < 0.2
+
+
+def test_in_sixteen_bits_they_are_finite_and_change_as_much_where_norms_changed(
+    base: PreTrainedModel, rows: Tensor
+) -> None:
+    """A step too small for a weight near one is lost in bfloat16, and would ask for an endless rate."""
+    half = copy.deepcopy(base).bfloat16()
+    model = copy.deepcopy(half)
+    with torch.no_grad():
+        for each in model.parameters():
+            each.mul_(1 + 2**-6)
+    (made,) = null_models(half, model, rows, torch.ones_like(rows).bool(), number=1, seed=0, steps=3, batch_size=8)
+    assert {p.dtype for p in made.parameters()} == {torch.bfloat16}
+    expected, found = changes(half.float(), model.float()), changes(half, made.float())
+    for name, size in expected.items():
+        assert math.isfinite(found[name])
+        if size:
+            assert found[name] == pytest.approx(size, rel=0.5), name
 
 
 def test_a_seed_gives_one_model_and_the_base_stays(base: PreTrainedModel, rows: Tensor) -> None:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from ftmech_hf.models.loading import load_model, random_twin
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import FinishedRun
-from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, OTHER_SEED, Case, CaseConfig
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, OTHER_SEED, Case, CaseConfig, never_trained
 from ftmech_hf.studies.diagnosis.diagnosis import MeasuredResult
 from ftmech_hf.studies.diagnosis.evidence import Evidence
 from ftmech_hf.studies.diagnosis.in_memory import InMemory
@@ -90,6 +90,13 @@ def test_without_a_control_a_model_of_random_weights_stands_for_it(folders: dict
     assert same(case.models[NULL], random_twin(case.models[BASE], 4))
     assert not same(case.models[NULL], random_twin(case.models[BASE], 3))
     assert (case.reversed_model, case.null_models) == (None, {})
+    assert not case.control
+    with torch.no_grad():  # as of state-space models, some of whose vectors are drawn by chance
+        next(p for p in case.models[NULL].parameters() if p.ndim == 1).normal_()
+    assert not never_trained(case.models[NULL])
+    anew, _ = case_of(config)
+    anew.models[NULL].load_state_dict(case.models[NULL].state_dict())
+    assert not anew.control  # what was drawn here has learned nothing, whatever it looks like
 
 
 def test_data_sets_are_known_by_what_is_in_them(tmp_path: Path) -> None:

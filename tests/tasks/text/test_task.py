@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,27 @@ def test_of_chats_what_the_assistant_says_counts_and_where_it_stops(
     assert {text for text, _ in learned(task, number=40)} <= written.keys()
     assert all(answer == written[text] for text, answer in learned(task, number=40))
     assert all(answer == written[text].replace("<|end|>", "") for text, answer in learned(task, "test"))
+
+
+@pytest.mark.parametrize("template", ["a special token that nobody names", "a space before the end of the text"])
+def test_the_end_of_a_turn_is_learned_however_a_template_writes_it(
+    tmp_path: Path, tokenizers: dict[str, PreTrainedTokenizerBase], template: str
+) -> None:
+    """As Phi and Gemma end a turn, by a token that is only special, and as Llama 2 does, behind a space."""
+    tokenizer = copy.deepcopy(tokenizers["llama"])
+    if template.startswith("a special"):
+        tokenizer.extra_special_tokens = []
+        end = "<|end|>"
+        assert tokenizer.convert_tokens_to_ids(end) not in tokenizer.all_special_ids
+    else:
+        tokenizer.chat_template = CHATML.replace("<|end|>", " </s>")
+        end = " </s>"
+    task = TextConfig(dataset=write_rows(tmp_path / "rows.jsonl", chats())).in_tokens_of(tokenizer)
+    written = {
+        "".join(message["content"] + end for message in row["messages"] if message["role"] == "assistant")
+        for row in chats()
+    }
+    assert {answer for _, answer in learned(task, number=40)} <= written
 
 
 def test_a_template_that_drops_earlier_words_is_refused(

@@ -59,7 +59,7 @@ def asked_columns(rows: datasets.Dataset, name: str, split: str, *, chat: Chat, 
     """
     there = rows.column_names
     prompt, answer = (next((each for each in names if each in there), None) for names in (PROMPTS, ANSWERS))
-    if prompt is None and MESSAGES in there:
+    if MESSAGES in there and (prompt is None or answer is None):  # some tables give the first question by itself, too
         prompt = MESSAGES
     if prompt is None:
         raise ValueError(
@@ -78,6 +78,8 @@ def asked_columns(rows: datasets.Dataset, name: str, split: str, *, chat: Chat, 
             f"dataset: {name} has no column 'answer' (or 'completion', 'response', 'output') in {split}, "
             f"only {', '.join(there)}"
         )
+    if has_template and chat != "never":
+        prompts = [_before(*pair) for pair in zip(prompts, answers, strict=True)]
     if chat == "always" or (chat == "auto" and prompt == "instruction" and has_template):
         prompts = [_said_by_user(value) for value in prompts]
     systems = _values(rows, SYSTEM) if SYSTEM in there else []
@@ -112,6 +114,13 @@ def _with_input(instruction: Any, about: Any) -> Any:
 
 def _said_by_user(prompt: Any) -> Any:
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) and prompt.strip() else prompt
+
+
+def _before(prompt: Any, answer: Any) -> Any:
+    """What an answer that is said in a chat answers: the messages that stand before it, or a prompt that is text."""
+    if not (isinstance(prompt, str) and isinstance(answer, list) and is_chat(answer)):
+        return prompt
+    return answer[:-1] or _said_by_user(prompt)
 
 
 def _with_system(prompt: Any, system: Any) -> Any:

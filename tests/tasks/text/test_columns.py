@@ -41,6 +41,25 @@ def read(row: dict[str, Any], tokenizer: PreTrainedTokenizerFast, chat: Chat = "
             {"messages": [{"role": "user", "content": "what is"}, {"role": "assistant", "content": "she"}],
              "system": "Mia"}, "auto", True, f"<|system|>\nMia<|end|>\n{USER}what is{MODEL}", "she",
         ),
+        # answers as chats beside a prompt that is text, as tables of preferences and of conversations have them
+        (
+            {"prompt": "what is", "completion": [{"role": "assistant", "content": "she"}]}, "auto", True,
+            f"{USER}what is{MODEL}", "she",
+        ),
+        (
+            {"prompt": "what is", "answer": [{"role": "user", "content": "what is"},
+                                             {"role": "assistant", "content": "she"}]}, "auto", True,
+            f"{USER}what is{MODEL}", "she",
+        ),
+        (
+            {"prompt": "what is", "completion": [{"role": "assistant", "content": "she"}]}, "never", True,
+            "what is", "she",
+        ),
+        (
+            {"prompt": "what is", "messages": [{"role": "user", "content": "what is"},
+                                               {"role": "assistant", "content": "she"}]}, "auto", True,
+            f"{USER}what is{MODEL}", "she",
+        ),
     ],
 )  # fmt: skip
 def test_a_row_is_asked_as_its_columns_say(

@@ -119,7 +119,9 @@ def test_pairs_are_of_one_prompt(tmp_path: Path, tokenizers: dict[str, PreTraine
          "rejected": [said("user", row["prompt"]), said("assistant", row["rejected"].strip())]}
         for row in pairs()
     ]  # fmt: skip
-    for kind, rows in {"texts": pairs(), "chats": whole}.items():
+    beside = [{"prompt": row["prompt"], **each} for row, each in zip(pairs(), whole, strict=True)]
+    asked: dict[str, set[str]] = {}
+    for kind, rows in {"texts": pairs(), "chats": whole, "chats beside their prompt": beside}.items():
         tokenizer = tokenizers["llama"]
         task = TextConfig(dataset=write_rows(tmp_path / f"{kind}.jsonl", rows)).in_tokens_of(tokenizer)
         assert task.offers == ("tokens", "answers", "pairs")
@@ -137,6 +139,9 @@ def test_pairs_are_of_one_prompt(tmp_path: Path, tokenizers: dict[str, PreTraine
                 prompts.append(ids[: int(mask.argmax())].tolist())
             assert answers[1] in given[answers[0]]
             assert len({tokenizer.decode(ids).strip() for ids in prompts}) == 1
+            asked.setdefault(kind, set()).add(tokenizer.decode(prompts[0]))
+    assert asked["chats beside their prompt"] == asked["chats"]  # as the template writes them
+    assert asked["chats"] != asked["texts"]
 
 
 def test_epochs_hold_every_row_once_in_an_order_of_their_own(

@@ -279,7 +279,8 @@ class _Training:
     def _projection(self) -> dict[str, Any]:
         config = self.config
         whole = dataclasses.replace(config, max_steps=None)
-        eval_rows = len(self.evaluation) * sum(whole.eval_sizes(step)[-1] for step in whole.eval_steps())  # at most
+        sizes = (self.evaluation.num_rows(whole.eval_sizes(step)[-1]) for step in whole.eval_steps())  # at most
+        eval_rows = len(self.evaluation) * sum(sizes)
         tokens = config.steps * config.batch_size * self.tokens_per_row
         flops = training_flops(self.raw_model, tokens)
         return project(self.clock, config.steps, eval_rows, flops, config.price_per_hour)

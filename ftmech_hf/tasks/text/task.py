@@ -149,6 +149,9 @@ class TextTask(Task):
         for split in ("train", "test"):
             if not len(self._rows[split][0]):
                 raise ValueError(f"dataset: {config.dataset} has no {split} rows of its own, expected at least 1")
+        if self.kind == "chats" and config.learn_end and not (self._rows["train"][0].marks == END).any():
+            tell(f"dataset: {config.dataset}: the tokenizer's chat template ends no turn with a special token, so that "
+                 "no end is learned")  # fmt: skip
 
     # What is read
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,17 @@ def test_the_end_of_a_turn_is_learned_however_a_template_writes_it(
         for row in chats()
     }
     assert {answer for _, answer in learned(task, number=40)} <= written
+
+
+def test_where_no_turn_has_an_end_that_is_said(tmp_path: Path, tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
+    tokenizer = copy.deepcopy(tokenizers["llama"])
+    tokenizer.chat_template = CHATML.replace("<|end|>", " over")
+    rows = write_rows(tmp_path / "rows.jsonl", chats())
+    with pytest.warns(Notice, match="chat template ends no turn with a special token, so that no end is learned"):
+        TextConfig(dataset=rows).in_tokens_of(tokenizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Notice)
+        TextConfig(dataset=rows, learn_end=False).in_tokens_of(tokenizer)
 
 
 def test_a_template_that_drops_earlier_words_is_refused(

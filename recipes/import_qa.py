@@ -23,8 +23,8 @@ def main(argv: list[str] | None = None) -> None:
         facts = found["facts_of_a_question"]
         mean = sum(int(each) * number for each, number in facts.items()) / max(1, sum(facts.values()))
         console.print(
-            f"{found['questions']} questions ({mean:.1f} facts in an answer, {found['unanswerable']} without one), "
-            f"{found['documents']} documents",
+            f"{found['questions']} questions ({mean:.1f} facts in an answer, {found['unanswerable']} without one, "
+            f"{found['unknown']} whose answer is not known), {found['documents']} documents",
             soft_wrap=True,
         )
         for row in run.table.to_dict("records"):

@@ -188,7 +188,7 @@ def answer_questions(
         ValueError: something of the data or the models is not as it must be; names the setting.
     """
     collection = Collection.read(Path(config.data))
-    asked = collection.of_split(config.split)[: config.questions or None]
+    asked = collection.with_known_answers(config.split)[: config.questions or None]
 
     def prepare() -> tuple[dict[str, list[list[int]]], NDArray[np.bool_], tuple[Judge, float] | None]:
         chosen = choose_documents(collection, asked, config, retriever)
@@ -208,9 +208,8 @@ def answer_questions(
             run.note(judge_kappa=kappa)
             known = {each.id: each for each in asked}
             for row in rows:
-                if known[row["id"]].answers:
-                    found = judge(known[row["id"]].question, known[row["id"]].answers, row["answer"])
-                    row["judged"] = float(found)
+                if right := known[row["id"]].answers:
+                    row["judged"] = float(judge(known[row["id"]].question, right, row["answer"]))
         return finish_job(run, rows, compare_answers(pd.DataFrame(rows)))
 
 

@@ -59,15 +59,15 @@ def taught_rows(
 ) -> Iterator[dict[str, Any]]:
     """What is taught: the prompts of :func:`~ftmech_hf.jobs.reading_prompts.write_prompt` and the first answers.
 
-    Questions without an answer are taught to be unknown. Answers that stand in no document that is shown are taught as
+    Unanswerable questions are taught to be unknown; those whose answers are not known are not taught. Answers that stand in no document that is shown are taught as
     they are.
 
     Raises:
-        ValueError: the split has no question, or one that alone leaves no room.
+        ValueError: the split has no question with an answer, or one that alone leaves no room.
     """
     assert tune.tune is not None
     collection, tokenizer = Collection.read(Path(config.data)), load_tokenizer(config.base)
-    asked = collection.of_split(split)
+    asked = collection.with_known_answers(split)
     shown, _ = choose_documents(collection, asked, config, retriever)
     positions = model_positions(config.base)
     room = None if positions is None else positions - config.max_new_tokens

@@ -97,11 +97,12 @@ def import_questions(config: ImportConfig) -> RunDir:
             return run
         found = read()
         found.write(run.working)
-        facts = collections.Counter(len(each.facts) for each in found.questions)
+        facts = collections.Counter(len(each.facts) for each in found.questions if each.facts)
         summary = {
             "questions": len(found.questions),
             "documents": len(found.documents),
-            "unanswerable": facts.pop(0, 0),
+            "unanswerable": sum(each.answers == () for each in found.questions),
+            "unknown": sum(each.answers is None for each in found.questions),
             "facts_of_a_question": {str(number): times for number, times in sorted(facts.items())},
             "with_gold": sum(bool(each.gold_ids) for each in found.questions),
         }

@@ -2,7 +2,8 @@
 
 A folder has two tables. ``questions.parquet``: ``id``, ``question``, ``answers`` (texts, each of which is right as a
 whole), ``facts`` (what a complete answer says; of each the strings that say it), ``gold_ids`` (documents that tell it)
-and ``split``. ``corpus.parquet``: ``doc_id``, ``title``, ``text``. A question without answers is unanswerable.
+and ``split``. ``corpus.parquet``: ``doc_id``, ``title``, ``text``. A question with an empty list of answers is
+unanswerable; where the cell is null, nobody knows its answers, and nothing it is answered with can be right or wrong.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from ftmech_hf.config import tell
 
 QUESTIONS_FILE, CORPUS_FILE = "questions.parquet", "corpus.parquet"
 _TEXT, _TEXTS = pa.string(), pa.list_(pa.string())
@@ -26,11 +30,11 @@ CORPUS_SCHEMA = pa.schema([("doc_id", _TEXT), ("title", _TEXT), ("text", _TEXT)]
 
 
 class Asked(NamedTuple):
-    """A question, a row of ``questions.parquet``."""
+    """A question, a row of ``questions.parquet``; ``answers`` are None where they are not known."""
 
     id: str
     question: str
-    answers: tuple[str, ...]
+    answers: tuple[str, ...] | None
     facts: tuple[tuple[str, ...], ...]
     gold_ids: tuple[str, ...]
     split: str
@@ -93,6 +97,24 @@ class Collection:
             raise ValueError(f"split: no question of {split!r}, expected one of {there}")
         return found
 
+    def with_known_answers(self, split: str) -> tuple[Asked, ...]:
+        """The questions of a split of which it is known what is right, the unanswerable ones among them.
+
+        Says how many are left out because their answers are not known.
+
+        Raises:
+            ValueError: there are no questions, or none has an answer: they are not known, rather than unanswerable.
+        """
+        asked = self.of_split(split)
+        if not any(each.answers for each in asked):
+            raise ValueError(
+                f"data: no answer is known of {len(asked)} of {len(asked)} questions of split {split!r}, expected some"
+            )
+        known = tuple(each for each in asked if each.answers is not None)
+        if lost := len(asked) - len(known):
+            tell(f"data: {lost} of {len(asked)} questions of split {split!r} are left out: their answers are not known")
+        return known
+
     def write(self, folder: Path) -> None:
         """Write both tables."""
         for file, schema, rows in (
@@ -112,20 +134,34 @@ class Collection:
             read_table(folder / file, schema.names)
             for file, schema in ((QUESTIONS_FILE, QUESTIONS_SCHEMA), (CORPUS_FILE, CORPUS_SCHEMA))
         )
-        return cls(tuple(asked_of(row) for row in questions), tuple(document_of(row) for row in corpus))
+        return cls(tuple(map(asked_of, questions, count())), tuple(map(document_of, corpus, count())))
 
 
-def asked_of(row: dict[str, Any]) -> Asked:
-    """A question from a row; answers without facts are one fact, said by any of them."""
+def asked_of(row: dict[str, Any], place: int) -> Asked:
+    """A question from a row; answers without facts are one fact, said by any of them.
+
+    Args:
+        row: its cells; a list without anything but nulls is as little known as none.
+        place: number of the row in its table, for errors.
+
+    Raises:
+        ValueError: it has no id, no question or no split.
+    """
     answers = _texts(row.get("answers"))
-    facts = tuple(_texts(fact) for fact in row.get("facts") or ()) or ((answers,) if answers else ())
-    gold = _texts(row.get("gold_ids"))
-    return Asked(str(row["id"]), str(row["question"]), answers, facts, gold, str(row.get("split") or "test"))
+    facts = tuple(_texts(fact) or () for fact in row.get("facts") or () if fact is not None)
+    name, question, split = (_cell(row, column, f"row {place} of the questions") for column in ("id", "question", "split"))
+    facts = facts or ((answers,) if answers else ())
+    return Asked(name, question, answers, facts, _texts(row.get("gold_ids")) or (), split)
 
 
-def document_of(row: dict[str, Any]) -> Document:
-    """A document from a row."""
-    return Document(str(row["doc_id"]), str(row.get("title") or ""), str(row["text"]))
+def document_of(row: dict[str, Any], place: int) -> Document:
+    """A document from a row.
+
+    Raises:
+        ValueError: it has no id or no text; names the row by its number in the table.
+    """
+    name, text = (_cell(row, column, f"row {place} of the corpus") for column in ("doc_id", "text"))
+    return Document(name, str(row.get("title") or ""), text)
 
 
 def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, Any]]:
@@ -142,10 +178,18 @@ def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, Any]]:
     return table.to_pylist()
 
 
-def _texts(values: Any) -> tuple[str, ...]:
-    if values is None:
-        return ()
-    return (values,) if isinstance(values, str) else tuple(str(each) for each in values)
+def _cell(row: dict[str, Any], column: str, where: str) -> str:
+    if row[column] is None:
+        raise ValueError(f"{column}: null in {where}, expected a text")
+    return str(row[column])
+
+
+def _texts(values: Any) -> tuple[str, ...] | None:
+    """The texts of a list, or one text; None where there is no list, or nothing but nulls in it."""
+    if values is None or isinstance(values, str):
+        return None if values is None else (values,)
+    found = tuple(str(each) for each in values if each is not None)
+    return found if found or not len(values) else None
 
 
 def _check_ids(what: str, ids: list[str]) -> None:

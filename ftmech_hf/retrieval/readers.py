@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +43,20 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 def read_plain(source: Path, split: str) -> Collection:
     """A folder with our two tables, of which only ``id``, ``question``, ``doc_id`` and ``text`` must be there."""
     questions = read_table(source / "questions.parquet", ("id", "question"))
-    documents = tuple(map(document_of, read_table(source / "corpus.parquet", ("doc_id", "text"))))
-    return Collection(tuple(asked_of({"split": split, **row}) for row in questions), documents)
+    documents = tuple(map(document_of, read_table(source / "corpus.parquet", ("doc_id", "text")), count()))
+    rows = ({**row, "split": row.get("split") or split} for row in questions)
+    return Collection(tuple(map(asked_of, rows, count())), documents)
 
 
 def read_beir(source: Path, split: str) -> Collection:
     """A BEIR folder: ``corpus.jsonl``, ``queries.jsonl``, ``qrels/SPLIT.tsv``; and ``answers.jsonl`` if there is one.
 
     Judgements above 0 are gold. A line of ``answers.jsonl`` has ``_id`` (of the query), ``answers`` and, if it likes,
-    ``facts``. BEIR itself has no answers: without that file recall alone can be measured.
+    ``facts``; an empty list of answers says that there is none. BEIR itself has no answers: without that file recall
+    alone can be measured.
     """
-    documents = [
-        Document(str(row["_id"]), row.get("title") or "", row["text"]) for row in _lines(source / "corpus.jsonl")
-    ]
+    corpus = ({**row, "doc_id": row["_id"]} for row in _lines(source / "corpus.jsonl"))
+    documents = tuple(map(document_of, corpus, count()))
     texts = {str(row["_id"]): row["text"] for row in _lines(source / "queries.jsonl")}
     answers = source / "answers.jsonl"
     known = {str(row["_id"]): row for row in _lines(answers)} if answers.is_file() else {}
@@ -67,16 +69,19 @@ def read_beir(source: Path, split: str) -> Collection:
             gold.setdefault(row["query-id"], [])
             if float(row["score"]) > 0:
                 gold[row["query-id"]].append(row["corpus-id"])
-    questions = [
-        asked_of({**known.get(name, {}), "id": name, "question": texts[name], "gold_ids": ids, "split": split})
+    rows = (
+        {**known.get(name, {}), "id": name, "question": texts[name], "gold_ids": ids, "split": split}
         for name, ids in gold.items()
         if name in texts
-    ]
-    return Collection(tuple(questions), tuple(documents))
+    )
+    return Collection(tuple(map(asked_of, rows, count())), documents)
 
 
 def read_squad(source: Path, split: str) -> Collection:
-    """SQuAD's JSON, version 1 or 2: each paragraph is a document; what is impossible to answer has no answers."""
+    """SQuAD's JSON, version 1 or 2: each paragraph is a document.
+
+    What is marked as impossible to answer has no answers; where none are given without that mark, they are not known.
+    """
     questions: list[Asked] = []
     documents: list[Document] = []
     for article in _json(source)["data"]:
@@ -86,8 +91,9 @@ def read_squad(source: Path, split: str) -> Collection:
             documents.append(Document(name, title.replace("_", " "), paragraph["context"]))
             for each in paragraph["qas"]:
                 said = () if each.get("is_impossible") else tuple(dict.fromkeys(a["text"] for a in each["answers"]))
+                answers = said if said or each.get("is_impossible") else None
                 facts = (said,) if said else ()
-                questions.append(Asked(str(each["id"]), each["question"], said, facts, (name,), split))
+                questions.append(Asked(str(each["id"]), each["question"], answers, facts, (name,), split))
     return Collection(tuple(questions), tuple(documents))
 
 
@@ -104,9 +110,11 @@ def _bioasq_facts(kind: str, exact: Any) -> tuple[tuple[str, ...], ...]:
 
 
 def read_bioasq(source: Path, split: str) -> Collection:
-    """BioASQ's JSON of task B: snippets are the documents, exact answers the facts, ideal answers the answers.
+    """BioASQ's JSON of task B: snippets are the documents, exact answers the facts.
 
-    Where a summary is asked for, there is no exact answer, and the ideal one is the one fact.
+    Right as a whole are the ideal answers, and before them the exact one where it is whole: yes or no, or what a
+    factoid is called. Where a summary is asked for, there is no exact answer, and the ideal one is the one fact. In
+    the files of a test nothing is known.
     """
     questions: list[Asked] = []
     documents: dict[tuple[str, str], Document] = {}
@@ -119,15 +127,17 @@ def read_bioasq(source: Path, split: str) -> Collection:
             gold.append(documents[key].doc_id)
         ideal = row.get("ideal_answer") or ()
         answers = (ideal,) if isinstance(ideal, str) else tuple(ideal)
-        facts = _bioasq_facts(row.get("type", ""), row.get("exact_answer")) or ((answers,) if answers else ())
-        answers = answers or tuple(text for fact in facts for text in fact)
-        asked = Asked(str(row["id"]), row["body"], answers, facts, tuple(dict.fromkeys(gold)), split)
+        exact = _bioasq_facts(row.get("type", ""), row.get("exact_answer"))
+        facts = exact or ((answers,) if answers else ())
+        if row.get("type") in ("yesno", "factoid") or not answers:
+            answers = tuple(dict.fromkeys((*(text for fact in exact for text in fact), *answers)))
+        asked = Asked(str(row["id"]), row["body"], answers or None, facts, tuple(dict.fromkeys(gold)), split)
         questions.append(asked)
     return Collection(tuple(questions), tuple(documents.values()))
 
 
 def _qasper_answer(found: dict[str, Any]) -> tuple[str, tuple[tuple[str, ...], ...]] | None:
-    """An annotator's answer and its facts; None where the paper does not say."""
+    """An annotator's answer and its facts; None where the paper does not say, or the annotator does not."""
     if found.get("unanswerable"):
         return None
     if found.get("yes_no") is not None:
@@ -139,11 +149,22 @@ def _qasper_answer(found: dict[str, Any]) -> tuple[str, tuple[tuple[str, ...], .
     return (text, ((text,),)) if text else None
 
 
+def _qasper_answers(
+    given: list[dict[str, Any]],
+) -> tuple[tuple[str, ...] | None, tuple[tuple[str, ...], ...]]:
+    """What is right by all annotators, and the facts; the first who says anything decides whether there is an answer."""
+    said = [found for answer in given if (found := _qasper_answer(answer)) is not None]
+    unanswerable = [answer for answer in given if answer.get("unanswerable")]
+    if not said or (unanswerable and _qasper_answer(given[0]) is None):
+        return () if unanswerable else None, ()
+    return tuple(dict.fromkeys(text for text, _ in said)), said[0][1]
+
+
 def read_qasper(source: Path, split: str) -> Collection:
     """Qasper's JSON: the paragraphs of all papers are the documents, and evidence that is one of them is gold.
 
     Annotators may disagree: each answer is right as a whole, and the facts are those of the first who answered. A
-    question is unanswerable where the first annotator found it so.
+    question is unanswerable where the first annotator found it so; where none has said anything, it is not known.
     """
     questions: list[Asked] = []
     documents: list[Document] = []
@@ -156,20 +177,17 @@ def read_qasper(source: Path, split: str) -> Collection:
                 documents.append(Document(places[text], row.get("title") or "", text))
         for each in row["qas"]:
             given = [annotated["answer"] for annotated in each["answers"]]
-            said = [_qasper_answer(answer) for answer in given]
             evidence = [text for answer in given for text in answer.get("evidence") or () if text in places]
             gold = tuple(dict.fromkeys(places[text] for text in evidence))
-            if said and said[0] is not None:
-                answers = tuple(dict.fromkeys(answer[0] for answer in said if answer is not None))
-                asked = Asked(str(each["question_id"]), each["question"], answers, said[0][1], gold, split)
-            else:
-                asked = Asked(str(each["question_id"]), each["question"], (), (), gold, split)
-            questions.append(asked)
+            answers, facts = _qasper_answers(given)
+            questions.append(Asked(str(each["question_id"]), each["question"], answers, facts, gold, split))
     return Collection(tuple(questions), tuple(documents))
 
 
 def _strings(answer: Any) -> list[str]:
-    """All strings in an answer of FanOutQA: keys and values of mappings, items of lists."""
+    """All strings in an answer of FanOutQA: keys and values of mappings, items of lists; a null says nothing."""
+    if answer is None:
+        return []
     if isinstance(answer, dict):
         return [text for pair in answer.items() for each in pair for text in _strings(each)]
     if isinstance(answer, list):
@@ -193,8 +211,8 @@ def read_fanoutqa(source: Path, split: str) -> Collection:
             gold.append(name)
         strings = list(dict.fromkeys(text for text in _strings(row["answer"]) if text.strip()))
         facts = tuple((text,) for text in strings)
-        asked = Asked(row["id"], row["question"], (", ".join(strings),), facts, tuple(gold), split)
-        questions.append(asked)
+        answers = (", ".join(strings),) if strings else None
+        questions.append(Asked(row["id"], row["question"], answers, facts, tuple(gold), split))
     return Collection(tuple(questions), tuple(documents))
 
 

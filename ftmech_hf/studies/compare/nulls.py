@@ -68,7 +68,8 @@ def null_models(
         model = trained(rates, steps, MODELS + each)
         _scale(model, base, sizes)
         check_finite(model)
-        yield model.to(base.dtype).requires_grad_(False)
+        torch.nn.Module.to(model, base.dtype)  # in place
+        yield model.requires_grad_(False)
 
 
 def _rates(

@@ -22,9 +22,11 @@ def main(argv: list[str] | None = None) -> None:
         found = run.summary
         facts = found["facts_of_a_question"]
         mean = sum(int(each) * number for each, number in facts.items()) / max(1, sum(facts.values()))
+        unknown = found.get("unknown", 0)  # what was imported before has no such number
+        lost = f", {unknown} whose answer is not known" if unknown else ""
         console.print(
-            f"{found['questions']} questions ({mean:.1f} facts in an answer, {found['unanswerable']} without one, "
-            f"{found['unknown']} whose answer is not known), {found['documents']} documents",
+            f"{found['questions']} questions ({mean:.1f} facts in an answer, {found['unanswerable']} without one"
+            f"{lost}), {found['documents']} documents",
             soft_wrap=True,
         )
         for row in run.table.to_dict("records"):

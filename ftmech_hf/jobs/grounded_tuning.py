@@ -59,8 +59,8 @@ def taught_rows(
 ) -> Iterator[dict[str, Any]]:
     """What is taught: the prompts of :func:`~ftmech_hf.jobs.reading_prompts.write_prompt` and the first answers.
 
-    Unanswerable questions are taught to be unknown; those whose answers are not known are not taught. Answers that stand in no document that is shown are taught as
-    they are.
+    Unanswerable questions are taught to be unknown; those whose answers are not known are not taught. Answers that
+    stand in no document that is shown are taught as they are.
 
     Raises:
         ValueError: the split has no question with an answer, or one that alone leaves no room.

@@ -18,8 +18,9 @@ from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, RANDOM, STYLE, new_figure, whole_numbers
 from ftmech_hf.runs import FinishedRun, RunDir, check_disk_space, describe_versions, write_json, write_text
 from ftmech_hf.tasks import SPLITS, Task, build_dataset, write_parquet
-from ftmech_hf.tasks.dataset_statistics import DatasetStatistics
+from ftmech_hf.tasks.dataset_statistics import LABEL_COLUMNS, DatasetStatistics
 from ftmech_hf.tasks.export import code_version
+from ftmech_hf.tasks.schema import LETTERS_TEXT
 from ftmech_hf.training.loop import Progress
 
 if TYPE_CHECKING:
@@ -128,8 +129,9 @@ def _describe(
         for name, splits in by_split.items() for split, statistics in splits.items() for row in statistics.rows()
     ]  # fmt: skip
     planted = [name for name, variant in variants.items() if to_dict(variant).get("correlation") is not None]
-    pd.DataFrame(table).to_parquet(run.working / "table.parquet", index=False)
-    counts = not task.has_rejected  # a question has one answer, which is a number or a word
+    columns = ["config", "split", *LABEL_COLUMNS, "rows"]
+    pd.DataFrame(table, columns=columns).to_parquet(run.working / "table.parquet", index=False)
+    counts = task.fixed_places and not task.has_rejected  # a question has one answer, which is a number or a word
     if counts:
         draw_label_histograms(pd.DataFrame(table), planted).savefig(run.working / "label_histograms.png", dpi=110)
     shown = [
@@ -152,6 +154,7 @@ def _describe(
         example=build_dataset(task.variant(config.variants[0]), "train", 1, seed=config.seed)[0],
         variants=shown,
         counts=counts,
+        layout=_layout(task),
         config=run.config,
         settings={key: value for key, value in to_dict(task).items() if value not in (None, [])},
         paper=OF_TASK.get(config.task, PAPER),
@@ -160,6 +163,15 @@ def _describe(
         versions=describe_versions(env),
     )
     write_text(run.working / "README.md", text)
+
+
+def _layout(task: Task) -> str:
+    """What a row spells out: its question, with or without another answer; letters alone; or questions anywhere."""
+    if not task.fixed_places:
+        return "anywhere"
+    if task.text == LETTERS_TEXT:
+        return "letters"
+    return "pairs" if task.has_rejected else "question"
 
 
 def _describe_split(name: str, statistics: DatasetStatistics, train: DatasetStatistics | None) -> dict[str, Any]:

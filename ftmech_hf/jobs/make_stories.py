@@ -23,6 +23,7 @@ from ftmech_hf.runs import FinishedRun, RunDir, check_disk_space, describe_versi
 from ftmech_hf.tasks.schema import split_generator
 from ftmech_hf.tasks.stories import FEATURES, Damage, Story, WordBaseline, make_story, read_sources, word_baseline
 from ftmech_hf.tasks.stories.bpe import FEWEST_TOKENS, train_bpe
+from ftmech_hf.tasks.stories.index import draw_of
 from ftmech_hf.training.loop import Progress
 
 if TYPE_CHECKING:
@@ -166,7 +167,8 @@ def _write_real(run: RunDir, config: MakeStoriesConfig, damage: Damage) -> Writt
     written: Written = {("default", split): _Writer(run.working, "default", split) for split in ("train", "test")}
     for index, story in enumerate(read_sources(config.files, damage)):
         rng = split_generator(config.seed, "train", index)
-        split = "test" if rng.random() < config.test_share else "train"
+        # By its text, so that a story which is there twice is in one split.
+        split = "test" if draw_of(story.story, config.seed) < config.test_share else "train"
         written["default", split].add(story, rng)
     for (_, split), writer in written.items():
         writer.close()

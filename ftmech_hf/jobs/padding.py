@@ -4,28 +4,92 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
+
+from ftmech_hf.activations.proofs import in_evaluation, run_settings, text_config, tolerance_of
+from ftmech_hf.models.loading import config_positions
+from ftmech_hf.models.seeding import seeded
+
+TRIED, FILLED = 6, 2
+"""Tokens of the row that is tried, and what fills it."""
+
+MOST_CHOSEN = 256
+"""Tokens that attention chooses among, up to which it is tried whether padding is chosen."""
+
+_KNOWN: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+"""Model -> why its rows cannot be padded; empty if they can."""
 
 
 def padded_inputs(model: PreTrainedModel, shown: Tensor) -> dict[str, Tensor]:
     """What a model is told of rows with padding (B, T); positions count real tokens only.
 
+    Whether it then answers as to a row alone is tried once, with one row of a few tokens.
+
     Raises:
-        ValueError: the model takes no positions, so that it would answer differently to a row that is padded.
+        ValueError: the model takes no positions, or does not pass over padding, so that it would answer differently to
+            a row that is padded.
     """
-    if "position_ids" not in inspect.signature(model.forward).parameters:
+    if reason := _why_not(model, shown.shape[-1]):
         raise ValueError(
-            f"dataset: its prompts differ in length, and {model.config.model_type} takes no position_ids; "
+            f"dataset: its prompts differ in length, and {model.config.model_type} {reason}; "
             "give it prompts of one length"
         )
+    return _told(shown)
+
+
+def _told(shown: Tensor) -> dict[str, Tensor]:
     mask = shown.long()
     return {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+
+
+def _why_not(model: PreTrainedModel, length: int) -> str:
+    """Why rows of so many tokens cannot be padded; empty if they can."""
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return "takes no position_ids"
+    if not isinstance(model, PreTrainedModel) or (config_positions(model.config) or FILLED) < FILLED:
+        return ""
+    if model not in _KNOWN:
+        _KNOWN[model] = _try_padding(model)
+    chosen = _tokens_chosen(model)
+    if chosen > MOST_CHOSEN and length > chosen:  # in shorter rows all are chosen
+        return f"chooses {chosen} tokens to attend to, and whether padding is among them is not tried"
+    return _KNOWN[model]
+
+
+def _tokens_chosen(model: PreTrainedModel) -> int:
+    """How many tokens attention chooses to look at; 0 if it looks at all."""
+    chosen = getattr(text_config(model), "index_topk", None)
+    return chosen if isinstance(chosen, int) else 0
+
+
+def _try_padding(model: PreTrainedModel) -> str:
+    """Compare what a model answers to a row alone and to the same row when it is padded."""
+    chosen, room = _tokens_chosen(model), config_positions(model.config)
+    length = max(TRIED, chosen + 2) if chosen <= MOST_CHOSEN else TRIED
+    length = length if room is None else max(1, min(length, room - FILLED))
+    known = len(model.get_input_embeddings().weight)
+    ids = torch.linspace(0, known - 1, length + 3).long()[1:-1]
+    ids = torch.where(ids == getattr(text_config(model), "pad_token_id", None), (ids + 1) % known, ids)
+    row, fill = ids[:-1], ids[-1:].expand(FILLED)
+    logits = []
+    with in_evaluation(model), seeded(0):  # some draw numbers even then
+        for token_ids, filled in ((row, 0), (torch.cat([fill, row]), FILLED)):
+            shown = (torch.arange(len(token_ids)) >= filled)[None].to(model.device)
+            # a row alone is not told its positions: some models begin to count elsewhere
+            told = _told(shown) if filled else {"attention_mask": shown.long()}
+            given = {"input_ids": token_ids[None].to(model.device), **run_settings(model), **told}
+            logits.append(model(**given).logits[:, -length:].float())
+    alone, padded = logits
+    if float((padded - alone).norm()) > tolerance_of(model) * float(alone.norm()):
+        return "answers otherwise to a row that is padded on the left"
+    return ""
 
 
 def mask_padding(model: PreTrainedModel, pad: int | None) -> PreTrainedModel:
@@ -34,7 +98,7 @@ def mask_padding(model: PreTrainedModel, pad: int | None) -> PreTrainedModel:
     So every instrument takes rows of several lengths.
 
     Raises:
-        ValueError: the model takes no positions; see :func:`padded_inputs`.
+        ValueError: the model cannot; see :func:`padded_inputs`.
     """
     _passing_over(model, pad)
     return model

@@ -149,7 +149,8 @@ def asked_of(row: dict[str, Any], place: int) -> Asked:
     """
     answers = _texts(row.get("answers"))
     facts = tuple(_texts(fact) or () for fact in row.get("facts") or () if fact is not None)
-    name, question, split = (_cell(row, column, f"row {place} of the questions") for column in ("id", "question", "split"))
+    name = _cell(row, "id", f"row {place} of the questions")
+    question, split = (_cell(row, column, f"question {name}") for column in ("question", "split"))
     facts = facts or ((answers,) if answers else ())
     return Asked(name, question, answers, facts, _texts(row.get("gold_ids")) or (), split)
 
@@ -158,10 +159,10 @@ def document_of(row: dict[str, Any], place: int) -> Document:
     """A document from a row.
 
     Raises:
-        ValueError: it has no id or no text; names the row by its number in the table.
+        ValueError: it has no id or no text.
     """
-    name, text = (_cell(row, column, f"row {place} of the corpus") for column in ("doc_id", "text"))
-    return Document(name, str(row.get("title") or ""), text)
+    name = _cell(row, "doc_id", f"row {place} of the corpus")
+    return Document(name, str(row.get("title") or ""), _cell(row, "text", f"document {name}"))
 
 
 def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, Any]]:

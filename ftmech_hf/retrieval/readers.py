@@ -152,11 +152,13 @@ def _qasper_answer(found: dict[str, Any]) -> tuple[str, tuple[tuple[str, ...], .
 def _qasper_answers(
     given: list[dict[str, Any]],
 ) -> tuple[tuple[str, ...] | None, tuple[tuple[str, ...], ...]]:
-    """What is right by all annotators, and the facts; the first who says anything decides whether there is an answer."""
+    """What is right by all annotators, and the facts; whether there is an answer, the first says who says anything."""
     said = [found for answer in given if (found := _qasper_answer(answer)) is not None]
-    unanswerable = [answer for answer in given if answer.get("unanswerable")]
-    if not said or (unanswerable and _qasper_answer(given[0]) is None):
-        return () if unanswerable else None, ()
+    first = next((answer for answer in given if answer.get("unanswerable") or _qasper_answer(answer)), None)
+    if first is None:
+        return None, ()
+    if first.get("unanswerable"):
+        return (), ()
     return tuple(dict.fromkeys(text for text, _ in said)), said[0][1]
 
 

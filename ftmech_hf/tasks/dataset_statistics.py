@@ -11,13 +11,17 @@ from numpy.typing import NDArray
 
 from ftmech_hf.tasks.schema import Rows, Task
 
+LABEL_COLUMNS = ("operator", "operand", "correlated", "label")
+"""What rows are counted by."""
+
 
 class DatasetStatistics:
     """Running statistics of the rows of one split; feed it with :meth:`add`.
 
     Attributes:
         num_rows, num_correlated, num_without_answer: counts; a label of -1 is an answer that does not exist.
-        histogram: (operator, operand, correlated, label) -> rows.
+        histogram: (operator, operand, correlated, label) -> rows; empty where questions stand at no fixed place, so
+            that nothing is said of them, nor of labels.
         texts: a 64-bit hash of every text. Two different texts share one with probability below 2 ** -60.
     """
 
@@ -32,6 +36,20 @@ class DatasetStatistics:
         """Count some rows."""
         self.num_rows += len(rows)
         self.num_correlated += int(rows.correlated.sum())
+        if self.task.fixed_places:
+            self._count_labels(rows)
+        self._texts.append(_hash_texts(self._texts_of(rows)))
+        self._digest.update(np.ascontiguousarray(rows.token_ids, "<i8").tobytes())
+
+    def _texts_of(self, rows: Rows) -> NDArray[np.int64]:
+        """The texts that are asked about, (B, T): whole prompts of rows whose answers stand anywhere."""
+        if self.task.fixed_places:
+            return rows.token_ids[:, self.task.text]
+        assert rows.answers is not None
+        places = np.arange(rows.token_ids.shape[1])
+        return np.where(places < rows.answers.argmax(axis=1)[:, None], rows.token_ids, 0)
+
+    def _count_labels(self, rows: Rows) -> None:
         self.num_without_answer += int((rows.label == -1).sum())
         operators, operands = self.task.operator_names, self.task.operand_names
         sides = (len(operators), len(operands), 2, int(rows.label.max()) + 2)
@@ -40,8 +58,6 @@ class DatasetStatistics:
         for *key, number in zip(*np.unravel_index(keys, sides), numbers, strict=True):
             operator, operand, correlated, label = map(int, key)
             self.histogram[operators[operator], operands[operand], bool(correlated), label - 1] += int(number)
-        self._texts.append(_hash_texts(rows.token_ids[:, self.task.text]))
-        self._digest.update(np.ascontiguousarray(rows.token_ids, "<i8").tobytes())
 
     @property
     def texts(self) -> NDArray[np.uint64]:
@@ -55,8 +71,7 @@ class DatasetStatistics:
 
     def rows(self) -> list[dict[str, Any]]:
         """The label histogram as a tidy table."""
-        names = ("operator", "operand", "correlated", "label")
-        return [{**dict(zip(names, key, strict=True)), "rows": n} for key, n in sorted(self.histogram.items())]
+        return [{**dict(zip(LABEL_COLUMNS, key, strict=True)), "rows": n} for key, n in sorted(self.histogram.items())]
 
     def overlap(self, train: DatasetStatistics) -> float:
         """Share of these texts that also occur among the training texts."""

@@ -35,18 +35,24 @@ def features(task: Task) -> datasets.Features:
     word; ``parameter`` is the number O' in it (-1 if the word is none); ``text`` is what stands between ``<sot>`` and
     ``<eot>``; ``label`` is the answer as an integer (-1: there is none; a terminal id for ``token_at``); ``correlated``
     says whether the planted correlation holds in the text, whatever is asked about it. Where there are answers that are
-    not wanted, ``chosen`` is the completion again and ``rejected`` the other one.
+    not wanted, ``chosen`` is the completion again and ``rejected`` the other one. Where questions stand at no fixed
+    place, there is no ``operator``, ``operand`` or ``parameter``.
     """
     import datasets
 
     pair = ("chosen", "rejected") if task.has_rejected else ()
+    question: dict[str, Any] = {}
+    if task.fixed_places:
+        question = {
+            "operator": datasets.ClassLabel(names=list(task.operator_names)),
+            "operand": datasets.ClassLabel(names=list(task.operand_names)),
+            "parameter": datasets.Value("int64"),
+        }
     return datasets.Features(
         {
             "prompt": datasets.Value("string"),
             "completion": datasets.Value("string"),
-            "operator": datasets.ClassLabel(names=list(task.operator_names)),
-            "operand": datasets.ClassLabel(names=list(task.operand_names)),
-            "parameter": datasets.Value("int64"),
+            **question,
             "text": datasets.Value("string"),
             "answer": datasets.Value("string"),
             "label": datasets.Value("int64"),
@@ -80,16 +86,10 @@ def _join_words(vocabulary: tuple[str, ...], token_ids: NDArray[np.int64], *, le
 def rows_to_table(task: Task, rows: Rows) -> pa.Table:
     """Rows in the columns of :func:`features`."""
     words, ids, answer = task.vocabulary, rows.token_ids, task.answer
-    operator, operand, parameter = task.question(ids)
     texts = _texts_at_places(task, ids) if task.fixed_places else _texts_by_answers(words, rows)
-    columns = {
-        **texts,
-        "operator": operator,
-        "operand": operand,
-        "parameter": parameter,
-        "label": rows.label,
-        "correlated": rows.correlated,
-    }
+    columns: dict[str, Any] = {**texts, "label": rows.label, "correlated": rows.correlated}
+    if task.fixed_places:
+        columns |= dict(zip(("operator", "operand", "parameter"), task.question(ids), strict=True))
     if task.has_rejected:
         assert rows.rejected is not None
         other = _join_words(words, rows.rejected.token_ids[:, answer.start :], leading_space=True)

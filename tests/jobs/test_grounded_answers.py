@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from ftmech_hf.config import Notice
 from ftmech_hf.jobs.grounded_answers import (
     GroundedConfig,
     answer_all,
@@ -212,6 +213,28 @@ def test_a_pair_is_asked_and_what_is_wrong_is_said(
         with pytest.raises(SystemExit):
             main([*argv, "--finetuned", other, *wrong, "--output_dir", str(tmp_path / "wrong")])
         assert told in capsys.readouterr().err
+
+
+def test_what_nobody_knows_is_neither_right_nor_taught(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A BEIR folder without answers: to say ``unknown`` of it is not right, and not to be learned."""
+    base = save_model(tmp_path / "base", chat=False)
+    folder = tmp_path / "silent"
+    folder.mkdir()
+    Collection(tuple(each._replace(answers=None, facts=()) for each in QUESTIONS), DOCUMENTS).write(folder)
+    argv = ["--base", base, "--finetuned", str(tmp_path / "tuned"), "--output_dir", str(tmp_path / "run")]
+    for more in (["--tune", "closed", "--split", "train", "--tune_split", "test"], []):
+        with pytest.raises(SystemExit):
+            main([*argv, "--data", str(folder), *more])
+        told = "error: data: no answer is known of 3 of 3 questions of split 'test', expected some"
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    Collection((*QUESTIONS, QUESTIONS[0]._replace(id="who", answers=None, facts=())), DOCUMENTS).write(data)
+    config = GroundedConfig(base=base, data=str(data), max_new_tokens=8)
+    with pytest.warns(Notice, match="data: 1 of 4 questions of split 'test' are left out"):
+        rows = list(taught_rows(config, TuneConfig(tune="closed"), RetrieverConfig(), "test"))
+    assert [row["answer"] for row in rows] == [" Anna", " Anna and Ben", " unknown"]
 
 
 def test_a_dense_retriever_is_any_encoder(tmp_path: Path, data: Path) -> None:

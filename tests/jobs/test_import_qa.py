@@ -39,6 +39,7 @@ def test_a_data_set_becomes_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[
         "questions": 30,
         "documents": 30,
         "unanswerable": 1,
+        "unknown": 0,
         "facts_of_a_question": {"1": 29},
         "with_gold": 30,
     }
@@ -80,14 +81,17 @@ def test_completeness_counts_the_facts_that_stand_in_what_is_found() -> None:
     assert math.isnan(find_recall(Collection(asked[1:], documents))[0]["completeness"])
 
 
-def test_a_folder_is_imported_and_told_from_another(tmp_path: Path) -> None:
+def test_a_folder_is_imported_and_told_from_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "beir"
     (source / "qrels").mkdir(parents=True)
     (source / "corpus.jsonl").write_text('{"_id": "d", "text": "Anna lives here."}')
     (source / "queries.jsonl").write_text('{"_id": "q", "text": "Who lives here?"}')
     (source / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td\t1\n")
+    main(["--format", "beir", "--source", str(source), "--output_dir", str(tmp_path / "run")])
+    assert "0 without one, 1 whose answer is not known), 1 documents" in capsys.readouterr().out
     config = ImportConfig(format="beir", source=str(source), output_dir=str(tmp_path / "run"))
-    assert FinishedRun(import_questions(config).path).summary["with_gold"] == 1
+    summary = FinishedRun(import_questions(config).path).summary
+    assert (summary["with_gold"], summary["unanswerable"], summary["unknown"]) == (1, 0, 1)
     assert import_questions(config).finished
     (source / "queries.jsonl").write_text('{"_id": "q", "text": "Who?"}')
     with pytest.raises(ValueError, match="its input source differs"):

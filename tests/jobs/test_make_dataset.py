@@ -11,7 +11,7 @@ from huggingface_hub import DatasetCard
 
 from ftmech_hf.jobs.make_dataset import MakeDatasetConfig, draw_label_histograms, make_dataset
 from ftmech_hf.runs import damaged_files
-from ftmech_hf.tasks import PcfgConfig, SafetyConfig, build_dataset
+from ftmech_hf.tasks import CounterConfig, LibraryConfig, PcfgConfig, SafetyConfig, build_dataset
 
 VARIANTS = ["default", "pretrain-low", "count_a", "count_b-c0.8"]
 
@@ -75,6 +75,40 @@ def test_mixtures_say_what_they_differ_in(tmp_path: Path) -> None:
     assert "| `label` | whether the prompt is unsafe: 1 if so |" in card
     assert "png" not in card
     assert not list((tmp_path / "rows").glob("*.png"))
+
+
+def test_rows_that_spell_out_no_question_have_cards_of_their_own(tmp_path: Path) -> None:
+    make_dataset(
+        MakeDatasetConfig(task="counter", rows=["train=64"], output_dir=str(tmp_path / "letters")), CounterConfig()
+    )
+    card = (tmp_path / "letters" / "README.md").read_text()
+    assert "| `text` | the letters: the prompt without `<bos>` |" in card
+    assert "| `operator`, `operand` | what is asked, which no row spells out" in card
+    assert "word of the prompt" not in card
+    assert "<sot>" not in card
+
+
+def test_a_library_is_a_dataset_of_prompts_and_answers(tmp_path: Path) -> None:
+    """Its questions stand at no fixed place: no column names them, and the texts that are compared are prompts."""
+    task = LibraryConfig(mixture="questions", pairs=32)
+    config = MakeDatasetConfig(task="library", rows=["train=64", "test=32"], output_dir=str(tmp_path / "rows"))
+    folder = make_dataset(config, task).path
+    rows = {split: pd.read_parquet(folder / "default" / f"{split}.parquet") for split in ("train", "test")}
+    columns = ["prompt", "completion", "text", "answer", "label", "correlated"]
+    assert [*rows["train"].columns] == columns
+    for split in json.loads((folder / "summary.json").read_text())["variants"][0]["splits"]:
+        texts = rows[split["name"]]["text"]
+        assert split["repeated"] == pytest.approx(1 - texts.nunique() / len(texts))
+        assert split["without_answer"] == 0
+        if split["overlap"] is not None:
+            assert split["overlap"] == texts.isin(rows["train"]["text"]).mean() == 1
+    table = pd.read_parquet(folder / "table.parquet")
+    assert table.empty
+    assert [*table.columns] == ["config", "split", "operator", "operand", "correlated", "label", "rows"]
+    card = (folder / "README.md").read_text()
+    assert all(f"`{name}`" in card for name in columns)
+    assert "`operator`" not in card
+    assert "png" not in card
 
 
 def test_the_picture_has_a_panel_per_config_and_operator(folder: Path) -> None:

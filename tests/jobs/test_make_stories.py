@@ -82,6 +82,24 @@ def test_raw_files_are_regrouped_and_damage_is_told(tmp_path: Path) -> None:
     assert "cdla-sharing-1.0" in card
 
 
+def test_a_story_that_is_there_twice_is_in_one_split(tmp_path: Path) -> None:
+    raw = tmp_path / "raw.txt"
+    raw.write_text("".join(RAW.format(number) for number in range(60)) * 2)
+    tests = []
+    for seed in ("0", "1"):
+        folder = tmp_path / seed
+        argv = ["--files", str(raw), "--test_share", "0.2", "--vocab_size", "0", "--seed", seed]
+        make_stories.main([*argv, "--output_dir", str(folder)])
+        train, test = (
+            set(pd.read_parquet(folder / "default" / f"{each}.parquet")["story"]) for each in ("train", "test")
+        )
+        assert len(train) + len(test) == 120
+        assert not train & test
+        assert 10 < len(test) < 40
+        tests.append(test)
+    assert tests[0] != tests[1]  # another seed draws others
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ftmech_hf.config import Notice
 from ftmech_hf.retrieval import Query, make_retriever, recall_at
 from ftmech_hf.retrieval.base import RetrieverConfig
 from ftmech_hf.retrieval.collection import Asked, Collection, Document
@@ -38,23 +39,36 @@ def test_beir_with_and_without_answers(tmp_path: Path) -> None:
     (tmp_path / "qrels").mkdir()
     (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\n")
     (asked,) = read_source("beir", tmp_path, "test").questions
-    assert asked == Asked("q1", "Where is it cold?", (), (), ("d1",), "test")
+    assert asked == Asked("q1", "Where is it cold?", None, (), ("d1",), "test")
     write_lines(tmp_path / "answers.jsonl", {"_id": "q1", "answers": ["Oslo", "in Oslo"]})
     found = read_source("beir", tmp_path, "test")
     assert found.questions[0].facts == (("Oslo", "in Oslo"),)
     assert found.documents[0].whole == "Oslo\nIt is cold."
     with pytest.raises(ValueError, match=r"split: there is no .*dev\.tsv"):
         read_source("beir", tmp_path, "dev")
+    write_lines(tmp_path / "answers.jsonl", {"_id": "q1", "answers": []})
+    assert read_source("beir", tmp_path, "test").questions[0].answers == ()
+    for file, row, told in (
+        ("corpus.jsonl", {"_id": "d1", "text": None}, "text: null in document d1, expected a text"),
+        ("queries.jsonl", {"_id": "q1", "text": None}, "question: null in question q1, expected a text"),
+    ):
+        kept = (tmp_path / file).read_text()
+        write_lines(tmp_path / file, row)
+        with pytest.raises(ValueError, match=told):
+            read_source("beir", tmp_path, "test")
+        (tmp_path / file).write_text(kept)
 
 
 def test_squad_of_both_versions(tmp_path: Path) -> None:
     qas = [
         {"id": "1", "question": "Who?", "answers": [{"text": "Ann"}, {"text": "Ann"}, {"text": "Ann B."}]},
         {"id": "2", "question": "When?", "answers": [], "is_impossible": True},
+        {"id": "3", "question": "Why?", "answers": []},
     ]
     article = {"title": "A_B", "paragraphs": [{"context": "Ann B. sings.", "qas": qas}]}
     found = read_source("squad", write_json(tmp_path / "s.json", {"data": [article]}), "dev")
-    first, second = found.questions
+    first, second, third = found.questions
+    assert (third.answers, third.facts) == (None, ())  # nobody said that there is none
     assert first == Asked("1", "Who?", ("Ann", "Ann B."), (("Ann", "Ann B."),), ("A_B-0",), "dev")
     assert second.answers == second.facts == ()
     assert found.documents == (Document("A_B-0", "A B", "Ann B. sings."),)
@@ -71,6 +85,7 @@ def test_bioasq_of_its_four_types(tmp_path: Path) -> None:
         row("factoid", exact_answer=[["p53", "TP53"]], ideal_answer="It is p53."),
         row("list", exact_answer=[["a", "alpha"], ["b"]], ideal_answer=["a and b"]),
         row("summary", ideal_answer=["Long.", "Longer."]),
+        {**row("yesno"), "id": "of a test"},
     ]
     found = read_source("bioasq", write_json(tmp_path / "b.json", {"questions": rows}), "train")
     assert [each.facts for each in found.questions] == [
@@ -78,8 +93,15 @@ def test_bioasq_of_its_four_types(tmp_path: Path) -> None:
         (("p53", "TP53"),),
         (("a", "alpha"), ("b",)),
         (("Long.", "Longer."),),
+        (),
     ]
-    assert found.questions[1].answers == ("It is p53.",)
+    assert [each.answers for each in found.questions] == [
+        ("yes", "Yes, it is."),
+        ("p53", "TP53", "It is p53."),
+        ("a and b",),
+        ("Long.", "Longer."),
+        None,
+    ]
     assert len(found.documents) == 1
     assert {each.gold_ids for each in found.questions} == {("snippet-0",)}
 
@@ -93,6 +115,9 @@ def test_qasper_takes_what_the_first_annotator_found(tmp_path: Path) -> None:
         ("spans", [answer(extractive_spans=["BLEU", "ROUGE"], evidence=["We use BLEU and ROUGE.", "FLOAT: Table 1"])]),
         ("no", [answer(yes_no=False), answer(free_form_answer="not really")]),
         ("nothing", [answer(unanswerable=True), answer(free_form_answer="who knows")]),
+        ("nobody", []),
+        ("silence", [answer()]),
+        ("later", [answer(), answer(free_form_answer="later")]),
     ]
     paper = {
         "title": "T",
@@ -101,7 +126,8 @@ def test_qasper_takes_what_the_first_annotator_found(tmp_path: Path) -> None:
         "qas": [{"question": f"{name}?", "question_id": name, "answers": given} for name, given in qas],
     }
     found = read_source("qasper", write_json(tmp_path / "q.json", {"1909.1": paper}), "dev")
-    spans, no, nothing = found.questions
+    spans, no, nothing, nobody, silence, later = found.questions
+    assert [each.answers for each in (nobody, silence, later)] == [None, None, ("later",)]
     assert (spans.answers, spans.facts, spans.gold_ids) == (("BLEU, ROUGE",), (("BLEU",), ("ROUGE",)), ("1909.1-1",))
     assert (no.answers, no.facts) == (("no", "not really"), (("no",),))
     assert nothing.answers == nothing.facts == ()
@@ -114,6 +140,7 @@ def test_plain_tables_and_back(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([{"doc_id": "d", "text": "Ann."}]), tmp_path / "corpus.parquet")
     found = read_source("plain", tmp_path, "mine")
     assert found.questions[0] == Asked("1", "Who?", ("Ann",), (("Ann",),), (), "mine")
+    assert found.questions[1].answers is None
     assert found.questions[1].facts == ()
     folder = tmp_path / "again"
     folder.mkdir()
@@ -122,6 +149,62 @@ def test_plain_tables_and_back(tmp_path: Path) -> None:
     assert found.of_split("mine") == found.questions
     with pytest.raises(ValueError, match="split: no question of 'test', expected one of mine"):
         found.of_split("test")
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "told"),
+    [
+        ("questions", {"id": None}, "id: null in row 1 of the questions, expected a text"),
+        ("questions", {"question": None}, "question: null in question 1, expected a text"),
+        ("corpus", {"doc_id": None}, "doc_id: null in row 1 of the corpus, expected a text"),
+        ("corpus", {"text": None}, "text: null in document e, expected a text"),
+    ],
+)
+def test_a_cell_that_must_be_there_is_not_read_as_a_word(
+    tmp_path: Path, table: str, change: dict[str, Any], told: str
+) -> None:
+    rows: dict[str, list[dict[str, Any]]] = {
+        "questions": [{"id": "0", "question": "Who?"}, {"id": "1", "question": "What?"}],
+        "corpus": [{"doc_id": "d", "text": "Ann."}, {"doc_id": "e", "text": "Ben."}],
+    }
+    rows[table][1] |= change
+    for name, each in rows.items():
+        pq.write_table(pa.Table.from_pylist(each), tmp_path / f"{name}.parquet")
+    with pytest.raises(ValueError, match=told):
+        read_source("plain", tmp_path, "test")
+
+
+def test_nulls_in_lists_are_nothing_and_a_null_split_is_the_one_asked_for(tmp_path: Path) -> None:
+    rows = [
+        {"id": "1", "question": "Who?", "answers": ["Ann", None], "facts": [["Ann", None], None],
+         "gold_ids": [None, "d"], "split": None},
+        {"id": "2", "question": "What?", "answers": [None], "facts": None, "gold_ids": None, "split": "train"},
+        {"id": "3", "question": "When?", "answers": [], "facts": None, "gold_ids": None, "split": "train"},
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "questions.parquet")
+    pq.write_table(pa.Table.from_pylist([{"doc_id": "d", "title": None, "text": "Ann."}]), tmp_path / "corpus.parquet")
+    assert read_source("plain", tmp_path, "mine").questions == (
+        Asked("1", "Who?", ("Ann",), (("Ann",),), ("d",), "mine"),
+        Asked("2", "What?", None, (), (), "train"),
+        Asked("3", "When?", (), (), (), "train"),
+    )
+    with pytest.raises(ValueError, match="split: null in question 1, expected a text"):
+        Collection.read(tmp_path)
+
+
+def test_questions_whose_answers_are_not_known_are_left_out() -> None:
+    known, unanswerable, unknown = (
+        Asked(name, "Who?", answers, (), (), "test") for name, answers in (("k", ("Ann",)), ("u", ()), ("n", None))
+    )
+    document = Document("d", "", "x")
+    assert Collection((known, unanswerable), (document,)).with_known_answers("test") == (known, unanswerable)
+    with pytest.warns(Notice, match="data: 1 of 3 questions of split 'test' are left out: their answers are not known"):
+        found = Collection((known, unknown, unanswerable), (document,)).with_known_answers("test")
+    assert found == (known, unanswerable)
+    told = r"data: no answer is known of (\d) of \1 questions of split 'test', expected some"
+    for asked in ((unknown,), (unanswerable,), (unknown, unanswerable)):
+        with pytest.raises(ValueError, match=told):
+            Collection(asked, (document,)).with_known_answers("test")
 
 
 def test_fanoutqa_is_read_from_its_package() -> None:

@@ -121,6 +121,12 @@ def _index_files(files: tuple[tuple[str, Path, str], ...]) -> StoryIndex:
     return StoryIndex(paths, digests, file, **columns, damage=str(damage), lost=damage.reasons.total())
 
 
+def draw_of(text: str, seed: int | None = None) -> float:
+    """A hash of a text, and of a seed if there is one, as a number from 0 to 1."""
+    content = text if seed is None else f"{seed}\n{text}"
+    return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest(), "little") / 2**64
+
+
 def _index_file(path: Path, digest: str) -> tuple[dict[str, NDArray[np.generic]], Damage]:
     kept = (
         cache_folder()
@@ -146,8 +152,7 @@ def _read_columns(path: Path) -> tuple[dict[str, NDArray[np.generic]], Damage]:
         start.append(record.start)
         stop.append(record.start + len(record.content))
         features.append(sum(1 << FEATURES.index(name) for name in set(story.features)))
-        digest = hashlib.blake2b(story.story.encode(), digest_size=8).digest()
-        draw.append(int.from_bytes(digest, "little") / 2**64)
+        draw.append(draw_of(story.story))
     columns: dict[str, NDArray[np.generic]] = {
         "start": np.array(start, np.int64),
         "stop": np.array(stop, np.int64),

@@ -273,13 +273,14 @@ class TextTask(Task):
     # What is said of it
 
     def bytes_per_token(self, rows: Rows) -> float:
-        """Bytes of text that a token of the answers of rows stands for on average."""
+        """Bytes of text that a predicted token of the answers of rows stands for on average."""
         assert rows.answers is not None
+        predicted = rows.answers[:, 1:]  # nothing predicts the first token, which counts as an answer in plain text
         texts = [
             self.tokenizer.decode(ids[mask], skip_special_tokens=True)
-            for ids, mask in zip(rows.token_ids, rows.answers, strict=True)
+            for ids, mask in zip(rows.token_ids[:, 1:], predicted, strict=True)
         ]
-        return sum(len(str(text).encode()) for text in texts) / int(rows.answers.sum())
+        return sum(len(str(text).encode()) for text in texts) / int(predicted.sum())
 
     def example(self, seed: int) -> Mapping[str, str]:
         """The prompt of a test row as the model reads it, and its answer."""

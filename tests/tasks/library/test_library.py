@@ -227,6 +227,7 @@ def test_what_cannot_be_is_refused(settings: dict[str, Any], message: str) -> No
 def test_a_data_set_of_it_has_the_whole_rows() -> None:
     task = LibraryConfig(mixture="questions", context="oracle", asked=["one", "several"])
     dataset = build_dataset(task, "test", 40)
+    assert list(dataset.features) == ["prompt", "completion", "text", "answer", "label", "correlated"]
     for row, words in zip(dataset, asked_rows(40, context="oracle", asked=["one", "several"]), strict=True):
         assert (row["prompt"] + row["completion"]).split() == words
         _, ((_, answer),) = split_row(words)

@@ -221,6 +221,19 @@ def test_settings_that_cannot_work_are_named(tokenizers: dict[str, PreTrainedTok
     tokenizer.eos_token = "<|endoftext|>"
 
 
+def test_of_plain_text_the_first_token_is_not_predicted(
+    tmp_path: Path, tokenizers: dict[str, PreTrainedTokenizerBase]
+) -> None:
+    name = write_rows(tmp_path / "rows.jsonl", [{"text": f"{number} and {number}"} for number in range(40)])
+    task = TextConfig(dataset=name).in_tokens_of(tokenizers["gpt2"])
+    rows = RowStream(task, seed=0, split="test").rows(0, 2)
+    assert rows.lengths is not None
+    texts = [[task.tokenizer.decode([each]) for each in row[1 : length - 1]]  # without the first, and without the end
+             for row, length in zip(rows.token_ids, rows.lengths, strict=True)]  # fmt: skip
+    letters, tokens = sum(len("".join(text)) for text in texts), sum(map(len, texts))
+    assert task.bytes_per_token(rows) == letters / tokens
+
+
 def test_bytes_and_an_example_are_those_of_the_answers(
     tmp_path: Path, tokenizers: dict[str, PreTrainedTokenizerBase]
 ) -> None:

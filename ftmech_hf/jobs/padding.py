@@ -16,9 +16,10 @@ from transformers import PreTrainedModel
 from ftmech_hf.activations.proofs import in_evaluation, run_settings, text_config, tolerance_of
 from ftmech_hf.models.loading import config_positions
 from ftmech_hf.models.seeding import seeded
+from ftmech_hf.models.vocabulary import num_rows
 
-TRIED, FILLED = 6, 2
-"""Tokens of the row that is tried, and what fills it."""
+ROWS, TRIED, FILLED = 4, 8, 4
+"""Rows that are tried, their tokens, and how many more fill them."""
 
 MOST_CHOSEN = 256
 """Tokens that attention chooses among, up to which it is tried whether padding is chosen."""
@@ -30,7 +31,7 @@ _KNOWN: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 def padded_inputs(model: PreTrainedModel, shown: Tensor) -> dict[str, Tensor]:
     """What a model is told of rows with padding (B, T); positions count real tokens only.
 
-    Whether it then answers as to a row alone is tried once, with one row of a few tokens.
+    Whether it then answers as to a row alone is tried once, with four rows of a few tokens.
 
     Raises:
         ValueError: the model takes no positions, or does not pass over padding, so that it would answer differently to
@@ -53,7 +54,7 @@ def _why_not(model: PreTrainedModel, length: int) -> str:
     """Why rows of so many tokens cannot be padded; empty if they can."""
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return "takes no position_ids"
-    if not isinstance(model, PreTrainedModel) or (config_positions(model.config) or FILLED) < FILLED:
+    if not isinstance(model, PreTrainedModel) or (config_positions(model.config) or 2) < 2:
         return ""
     if model not in _KNOWN:
         _KNOWN[model] = _try_padding(model)
@@ -70,22 +71,21 @@ def _tokens_chosen(model: PreTrainedModel) -> int:
 
 
 def _try_padding(model: PreTrainedModel) -> str:
-    """Compare what a model answers to a row alone and to the same row when it is padded."""
-    chosen, room = _tokens_chosen(model), config_positions(model.config)
-    length = max(TRIED, chosen + 2) if chosen <= MOST_CHOSEN else TRIED
-    length = length if room is None else max(1, min(length, room - FILLED))
-    known = len(model.get_input_embeddings().weight)
-    ids = torch.linspace(0, known - 1, length + 3).long()[1:-1]
-    ids = torch.where(ids == getattr(text_config(model), "pad_token_id", None), (ids + 1) % known, ids)
-    row, fill = ids[:-1], ids[-1:].expand(FILLED)
+    """Compare what a model answers to rows alone and to the same rows when they are padded."""
+    chosen, room = _tokens_chosen(model), config_positions(model.config) or TRIED + FILLED + MOST_CHOSEN
+    length = max(1, min(TRIED if chosen > MOST_CHOSEN else max(TRIED, chosen + FILLED), room - FILLED))
+    known, pad = num_rows(model), getattr(text_config(model), "pad_token_id", None)
     logits = []
-    with in_evaluation(model), seeded(0):  # some draw numbers even then
-        for token_ids, filled in ((row, 0), (torch.cat([fill, row]), FILLED)):
-            shown = (torch.arange(len(token_ids)) >= filled)[None].to(model.device)
-            # a row alone is not told its positions: some models begin to count elsewhere
-            told = _told(shown) if filled else {"attention_mask": shown.long()}
-            given = {"input_ids": token_ids[None].to(model.device), **run_settings(model), **told}
-            logits.append(model(**given).logits[:, -length:].float())
+    with in_evaluation(model), seeded(0):  # some models draw numbers even then
+        ids = torch.randint(known, (ROWS, min(length + FILLED, room))).to(model.device)
+        ids = ids if pad is None else torch.where(ids == pad, (ids + 1) % known, ids)
+        for token_ids in (ids[:, -length:], ids):
+            shown = torch.ones_like(token_ids)
+            shown[:, :-length] = 0
+            # rows alone are not told their positions, which some models begin to count elsewhere
+            told = {"attention_mask": shown} if token_ids.shape[1] == length else _told(shown)
+            found = model(input_ids=token_ids, **run_settings(model), **told).logits
+            logits.append(found[:, -length:].float())
     alone, padded = logits
     if float((padded - alone).norm()) > tolerance_of(model) * float(alone.norm()):
         return "answers otherwise to a row that is padded on the left"

@@ -24,6 +24,7 @@ from ftmech_hf.models.identity import ADAPTER, find_base, find_gguf, find_model
 from ftmech_hf.models.merging import check_adapter, loading_errors, merge_adapter
 from ftmech_hf.models.quantized import refuse_quantized, refuse_whole_numbers
 from ftmech_hf.models.seeding import seeded
+from ftmech_hf.models.stored import as_stored_in
 from ftmech_hf.tasks.schema import SPECIAL_TOKENS
 
 RANDOM_INIT = "random init"
@@ -82,8 +83,8 @@ def load_model(
 ) -> PreTrainedModel:
     """Load a causal LM in evaluation mode, from safetensors only and without remote code.
 
-    An adapter is merged into the model it was trained on, so that every instrument sees an ordinary model. The weights
-    of a GGUF file are what its quantization left of them.
+    An adapter is merged into the model it was trained on, in float32, so that every instrument sees an ordinary model.
+    The weights of a GGUF file are what its quantization left of them.
 
     Args:
         name: a folder, such as a finished run; a GGUF file; or a model on the Hub, ``USER/NAME`` or
@@ -91,7 +92,7 @@ def load_model(
         attn_implementation: ``"eager"`` if attention patterns are wanted.
         base: what an adapter stands on, if what it names is not there.
         device: where its weights go; see :func:`find_device`. Whatever reads the model computes there.
-        dtype: type of number of its weights; ``auto`` is what they were saved in.
+        dtype: type of number of its weights; ``auto`` is what they were saved in, an adapter's what its base's were.
         onto: what it is put on, whatever it names; see :func:`~ftmech_hf.models.identity.find_base`.
 
     Raises:
@@ -116,8 +117,10 @@ def _load(
     folder = find_model(name)
     if (folder / ADAPTER).is_file():
         check_adapter(folder, name)
-        below = _load(find_base(folder, base, onto), attn_implementation, base or onto, None, dtype)
-        return merge_adapter(below, folder, name)
+        exact: Dtype = "auto" if dtype == "auto" else "float32"  # fewer digits would hide what a merge leaves out
+        below = _load(find_base(folder, base, onto), attn_implementation, base or onto, None, exact)
+        kept = below.dtype if dtype == "auto" else getattr(torch, dtype)
+        return as_stored_in(kept, merge_adapter(below.float(), folder, name))
     refuse_quantized(folder, name)
     return _from_files(folder, name, attn_implementation, dtype, use_safetensors=True)
 

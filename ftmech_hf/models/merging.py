@@ -20,10 +20,12 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.models.identity import ADAPTER_WEIGHTS
 from ftmech_hf.models.quantized import packed_weights, unpacked
-from ftmech_hf.models.vocabulary import find_embeddings, has_tied_embeddings, untie
+from ftmech_hf.models.vocabulary import find_embeddings, has_tied_embeddings, plain_layer, untie
 
 ROUNDING = 1e-4
 """How far logits before and after a merge may differ, relative to the largest: a hundred times float32's rounding."""
+COARSE = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""The same in types of fewer digits, in which models in memory are merged as they are."""
 BY_ROW = {"POLY": "for every row's task", "XLORA": "for every row, by what a classifier makes of it"}
 """Kinds of adapters whose change of weights is not the same for all rows -> what it depends on."""
 _PREFIX = "base_model.model."
@@ -104,11 +106,16 @@ def merge_in_memory(adapted: Any, called: str) -> PreTrainedModel:
         called: what errors call it.
 
     Raises:
-        ValueError: it is no change of weights, or is one that depends on the row.
+        ValueError: it is no change of weights, or is one that depends on the row; or the merged model answers otherwise
+            than the base with its adapter does.
     """
     for config in adapted.peft_config.values():
         _refuse_kind(config, called, "a diagnosis takes the folder of such a fine-tuned model")
-    return _merge(_on_unpacked(adapted) if packed_weights(adapted) else copy.deepcopy(adapted), called)
+    own = (_on_unpacked(adapted) if packed_weights(adapted) else copy.deepcopy(adapted)).eval()
+    live, base = _probe_logits(own), own.get_base_model()
+    if _sits_on_one_of_tied(base):
+        untie(base)
+    return _as_live(_merge(own, called), live, called)
 
 
 def _on_unpacked(adapted: Any) -> Any:
@@ -150,18 +157,22 @@ def merge_adapter(base: PreTrainedModel, folder: Path, name: str) -> PreTrainedM
     adapted = _put_on(base, folder, name)
     live = _probe_logits(adapted)
     if _changes_one_of_tied(base, shapes):
-        # Merged into one matrix, the change would be in both.
+        # merged into one matrix, the change would be in both
         with loading_errors(name):
             base = adapted.unload()
         untie(base)
         adapted = _put_on(base, folder, name)
     merged = _merge(adapted, f"model: {name}")
-    merged = merged.requires_grad_(True).eval()  # peft froze the base
-    difference = float((_probe_logits(merged) - live).abs().max())
-    if not difference <= ROUNDING * max(1.0, float(live.abs().max())):  # also if it is no number
+    return _as_live(merged.requires_grad_(True).eval(), live, f"model: the adapter {name}")  # peft froze the base
+
+
+def _as_live(merged: PreTrainedModel, live: Tensor, called: str) -> PreTrainedModel:
+    """A merged model, if it answers as its base did with the adapter."""
+    difference, largest = float((_probe_logits(merged) - live).abs().max()), float(live.abs().max())
+    if not difference <= COARSE.get(merged.dtype, ROUNDING) * max(1.0, largest):  # also if it is no number
         raise ValueError(
-            f"model: the adapter {name} cannot be merged: the merged model's logits differ from the base's with its "
-            f"adapter by {difference:.2g} (largest {float(live.abs().max()):.2g}), which is no rounding"
+            f"{called} cannot be merged: the merged model's logits differ from the base's with its adapter by "
+            f"{difference:.2g} (largest {largest:.2g}), which is no rounding"
         )
     return merged
 
@@ -269,4 +280,16 @@ def _changes_one_of_tied(base: PreTrainedModel, shapes: Mapping[str, tuple[int, 
         key.removeprefix(_PREFIX).startswith(f"{module}.") and "trainable_tokens" not in key
         for module in embeddings
         for key in shapes
+    )
+
+
+def _sits_on_one_of_tied(base: PreTrainedModel) -> bool:
+    """The same of a base whose adapter is in its layers."""
+    from peft.tuners.trainable_tokens import TrainableTokensLayer
+
+    ends = [each for each in (base.get_input_embeddings(), base.get_output_embeddings()) if each is not None]
+    tied = len(ends) == 2 and len({id(plain_layer(each).weight) for each in ends}) == 1
+    return tied and any(
+        each is not plain_layer(each) and not any(isinstance(part, TrainableTokensLayer) for part in each.modules())
+        for each in ends
     )

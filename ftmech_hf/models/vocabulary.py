@@ -147,9 +147,16 @@ def has_tied_embeddings(model: PreTrainedModel) -> bool:
     return len(weights) == 2 and len({id(weight) for weight in weights}) == 1
 
 
+def plain_layer(layer: Any) -> Any:
+    """A layer without what peft put around it."""
+    while (inner := layer._modules.get("base_layer", layer._modules.get("original_module"))) is not None:
+        layer = inner
+    return layer
+
+
 def untie(model: PreTrainedModel) -> None:
     """Give a model's unembedding a matrix of its own, in its config as well; it starts as what it was."""
-    head: Any = model.get_output_embeddings()
+    head = plain_layer(model.get_output_embeddings())
     head.weight = torch.nn.Parameter(head.weight.detach().clone())
     for config in {id(each): each for each in (model.config, model.config.get_text_config())}.values():
         config.tie_word_embeddings = False

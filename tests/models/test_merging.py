@@ -21,6 +21,7 @@ from ftmech_hf.models import merging
 from ftmech_hf.models.identity import model_hash
 from ftmech_hf.models.loading import check_has_weights, load_model
 from ftmech_hf.models.vocabulary import untie_alike
+from ftmech_hf.studies.diagnosis.in_memory import plain_model
 from tests.conftest import make_gpt2, make_llama
 
 WORDS = 24
@@ -313,3 +314,45 @@ def test_models_are_untied_together_or_not_at_all() -> None:
     assert dict(tied.named_parameters()).keys() == dict(own.named_parameters()).keys()
     assert torch.equal(logits(tied), before)
     assert not tied.config.tie_word_embeddings
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_in_memory_merged_answers_as_it_does_live(kind: str) -> None:
+    """Also one on one of two tied matrices, which merged into both would be another model; the live one stays."""
+    name, config, shake = KINDS[kind]
+    torch.manual_seed(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adapted = get_peft_model(BASES[name](WORDS), config).eval()
+    with torch.no_grad():
+        for each, weight in adapted.named_parameters():
+            if shake and shake in each and weight.requires_grad:
+                weight += 0.3 * torch.randn_like(weight)
+    expected = logits(adapted)
+    assert (expected - logits(BASES[name](WORDS))).abs().max() > 0.1  # it does something
+    torch.testing.assert_close(logits(plain_model(adapted, "finetuned")), expected, atol=1e-5, rtol=1e-4)
+    assert torch.equal(logits(adapted), expected)
+
+
+def test_a_merge_in_memory_that_changes_the_answers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adapted = get_peft_model(make_llama(WORDS), lora()).eval()
+    monkeypatch.setattr(PeftModel, "merge_and_unload", lambda self: self.unload(), raising=False)
+    with pytest.raises(ValueError, match=r"finetuned.* cannot be merged: the merged model's logits differ"):
+        plain_model(adapted, "finetuned")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "auto"])
+def test_an_adapter_is_merged_in_float32_whatever_type_is_asked(tmp_path: Path, dtype: Any) -> None:
+    """In sixteen bits what a merge leaves out could not be told from rounding; the result is rounded once."""
+    base = make_llama(WORDS)
+    base = base.bfloat16() if dtype == "auto" else base
+    save(tmp_path, base, lora())
+    exact = load_model(str(tmp_path / "tuned"), dtype="float32")
+    found = load_model(str(tmp_path / "tuned"), dtype=dtype)
+    kept = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
+    assert {p.dtype for p in found.parameters()} == {kept}
+    for name, weight in exact.named_parameters():
+        torch.testing.assert_close(found.get_parameter(name), weight.to(kept), rtol=0, atol=0)
+    assert (logits(found).float() - logits(exact)).abs().max() < 0.05 * logits(exact).abs().max()

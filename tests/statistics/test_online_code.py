@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
+from ftmech_hf.statistics.control_labels import ControlledLabels
 from ftmech_hf.statistics.linear_classifiers import LinearFit
 from ftmech_hf.statistics.online_code import CODE_FRACTIONS, code_lengths
 
 ROWS, CLASSES = 400, 4
 LABELS = torch.randint(CLASSES, (1, ROWS), generator=torch.Generator().manual_seed(0))
+GROUP = ControlledLabels(torch.arange(CLASSES), LABELS, LABELS, 0, 0.25)
 
 
 def classifier(scale: float) -> LinearFit:
@@ -21,7 +24,7 @@ def classifier(scale: float) -> LinearFit:
 
 
 def bits(features: Tensor, scale: float) -> float:
-    (found,) = code_lengths(features, [LABELS], [CLASSES], lambda rows: [classifier(scale)])
+    (found,) = code_lengths(features, [GROUP], lambda *_: [classifier(scale)], seed=0)
     return float(found[0])
 
 
@@ -44,11 +47,14 @@ def test_a_sure_classifier_costs_the_first_block_and_what_is_mixed_in() -> None:
 def test_each_block_is_sent_by_what_was_fitted_before_it() -> None:
     asked: list[int] = []
 
-    def fit(rows: int) -> list[LinearFit]:
+    def fit(shown: Tensor, groups: Sequence[ControlledLabels], rows: int) -> list[LinearFit]:
         asked.append(rows)
+        for each in groups:  # features and labels are in one order, by chance
+            assert torch.equal(shown.argmax(1), each.train[0])
+        assert not torch.equal(shown, features)
         return [classifier(1.0), classifier(2.0)]
 
     features = torch.eye(CLASSES)[LABELS[0]]
-    one, other = code_lengths(features, [LABELS, LABELS], [CLASSES, CLASSES], fit)
+    one, other = code_lengths(features, [GROUP, GROUP], fit, seed=0)
     assert asked == sorted({max(1, round(share * ROWS)) for share in CODE_FRACTIONS})[:-1]
     assert float(other[0]) < float(one[0])

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from ftmech_hf.activations import TracedModel, find_units
 from ftmech_hf.analysis.pruning import prune_weights, top_mask
@@ -66,7 +67,7 @@ def test_instructions_differ_in_the_feature_alone() -> None:
 class _Reader(nn.Module):
     """Finds likely what ``rule`` says of the tokens so far: a model whose choices are known."""
 
-    device, config = torch.device("cpu"), SimpleNamespace()
+    device, config = torch.device("cpu"), PreTrainedConfig()
 
     def __init__(self, rule: Any) -> None:
         super().__init__()

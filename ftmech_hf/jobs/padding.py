@@ -4,28 +4,112 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
+
+from ftmech_hf.activations.proofs import in_evaluation, run_settings, text_config, tolerance_of
+from ftmech_hf.models.loading import config_positions
+from ftmech_hf.models.seeding import seeded
+from ftmech_hf.models.vocabulary import num_rows
+
+ROWS, TRIED, FILLED = 4, 8, 4
+"""Rows that are tried, their tokens, and how many more fill them."""
+
+MOST_CHOSEN = 256
+"""Tokens that attention chooses among, up to which it is tried whether padding is chosen."""
+
+_KNOWN: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+"""Model -> why its rows cannot be padded; empty if they can."""
 
 
 def padded_inputs(model: PreTrainedModel, shown: Tensor) -> dict[str, Tensor]:
     """What a model is told of rows with padding (B, T); positions count real tokens only.
 
+    Whether it then answers as to a row alone is tried once, with four rows of a few tokens.
+
     Raises:
-        ValueError: the model takes no positions, so that it would answer differently to a row that is padded.
+        ValueError: the model takes no positions, or does not pass over padding, so that it would answer differently to
+            a row that is padded.
     """
-    if "position_ids" not in inspect.signature(model.forward).parameters:
+    if reason := _why_not(model, shown.shape[-1]):
         raise ValueError(
-            f"dataset: its prompts differ in length, and {model.config.model_type} takes no position_ids; "
+            f"dataset: its prompts differ in length, and {model.config.model_type} {reason}; "
             "give it prompts of one length"
         )
+    return _told(shown)
+
+
+def _told(shown: Tensor) -> dict[str, Tensor]:
     mask = shown.long()
     return {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+
+
+def _why_not(model: PreTrainedModel, length: int) -> str:
+    """Why rows of so many tokens cannot be padded; empty if they can."""
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return "takes no position_ids"
+    if not isinstance(model, PreTrainedModel) or (config_positions(model.config) or 2) < 2:
+        return ""
+    if model not in _KNOWN:
+        _KNOWN[model] = _try_padding(model)
+    chosen = _tokens_chosen(model)
+    if chosen > MOST_CHOSEN and length > chosen:  # in shorter rows all are chosen
+        return f"chooses {chosen} tokens to attend to, and whether padding is among them is not tried"
+    return _KNOWN[model]
+
+
+def _tokens_chosen(model: PreTrainedModel) -> int:
+    """How many tokens attention chooses to look at; 0 if it looks at all."""
+    chosen = getattr(text_config(model), "index_topk", None)
+    return chosen if isinstance(chosen, int) else 0
+
+
+def _try_padding(model: PreTrainedModel) -> str:
+    """Compare what a model answers to rows alone and to the same rows when they are padded."""
+    chosen, room = _tokens_chosen(model), config_positions(model.config) or TRIED + FILLED + MOST_CHOSEN
+    length = max(1, min(TRIED if chosen > MOST_CHOSEN else max(TRIED, chosen + FILLED), room - FILLED))
+    known, pad = num_rows(model), getattr(text_config(model), "pad_token_id", None)
+    logits = []
+    with in_evaluation(model), _hooks_aside(model), seeded(0):  # some models draw numbers even then
+        ids = torch.randint(known, (ROWS, min(length + FILLED, room))).to(model.device)
+        ids = ids if pad is None else torch.where(ids == pad, (ids + 1) % known, ids)
+        for token_ids in (ids[:, -length:], ids):
+            shown = torch.ones_like(token_ids)
+            shown[:, :-length] = 0
+            # rows alone are not told their positions, which some models begin to count elsewhere
+            told = {"attention_mask": shown} if token_ids.shape[1] == length else _told(shown)
+            found = model(input_ids=token_ids, **run_settings(model), **told).logits
+            logits.append(found[:, -length:].float())
+    alone, padded = logits
+    if float((padded - alone).norm()) > tolerance_of(model) * float(alone.norm()):
+        return "answers otherwise to a row that is padded on the left"
+    return ""
+
+
+@contextlib.contextmanager
+def _hooks_aside(model: nn.Module) -> Iterator[None]:
+    """Without the hooks of those who read and write in a model, for whom no forward pass is meant; torch's own stay."""
+    taken: list[tuple[dict[int, Any], dict[int, Any]]] = []
+    for module in model.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            if hooks:
+                taken.append((hooks, dict(hooks)))
+    try:
+        for hooks, own in taken:
+            for number, hook in own.items():
+                if not str(getattr(hook, "__module__", "")).startswith("torch."):  # as of sharded or normed weights
+                    del hooks[number]
+        yield
+    finally:
+        for hooks, own in taken:
+            hooks.clear()
+            hooks.update(own)
 
 
 def mask_padding(model: PreTrainedModel, pad: int | None) -> PreTrainedModel:
@@ -34,7 +118,7 @@ def mask_padding(model: PreTrainedModel, pad: int | None) -> PreTrainedModel:
     So every instrument takes rows of several lengths.
 
     Raises:
-        ValueError: the model takes no positions; see :func:`padded_inputs`.
+        ValueError: the model cannot; see :func:`padded_inputs`.
     """
     _passing_over(model, pad)
     return model

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ftmech_hf.analysis.revival import RevivalRatio, RevivalResult
-from ftmech_hf.statistics.intervals import geometric_mean_interval, mean_interval, share_interval
+from ftmech_hf.statistics.intervals import Share, geometric_mean_interval, less, mean_interval, share_interval
 from ftmech_hf.statistics.seeds import share_over_seeds
 
 Unit = Literal["%", "share", "x", "points", "steps", "neurons", "nats"]
@@ -86,11 +86,8 @@ def difference(first: Reading, second: Reading) -> Reading:
 
     Of the same rows its interval is too wide: it takes them for different.
     """
-    (low, high), (other_low, other_high) = (_ends(each) for each in (first, second))
-    value = first.value - second.value
-    below = math.hypot(first.value - low, other_high - second.value)
-    above = math.hypot(high - first.value, second.value - other_low)
-    return Reading(value, interval=(value - below, value + above))
+    found = less(*(Share(each.value, *_ends(each)) for each in (first, second)))
+    return Reading(found.value, interval=(found.low, found.high))
 
 
 def _ends(share: Reading) -> tuple[float, float]:

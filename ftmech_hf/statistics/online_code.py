@@ -27,9 +27,9 @@ def code_lengths(
     """Bits per row of the online code, (P,) for each group of classifiers.
 
     Rows are sent in an order by chance, as that in which they are stored may give their labels away. The labels of the
-    first block are sent by a uniform code, those of each next one by the classifier fitted on all
-    before. Deviation: a little of the uniform code is mixed into each classifier's, because a class that it has not
-    seen yet would cost infinitely many bits.
+    first block are sent by a uniform code, those of each next one by the classifier fitted on all before. Deviation: a
+    little of the uniform code is mixed into each classifier's, because a class that it has not seen yet would cost
+    infinitely many bits.
 
     Args:
         features: (N, D).

@@ -13,9 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from ftmech_hf.jobs.answer_scores import answer_log_probabilities
 from ftmech_hf.jobs.behavior import from_capability
-from ftmech_hf.jobs.padding import mask_padding
+from ftmech_hf.jobs.padding import mask_padding, padded_inputs
 from ftmech_hf.jobs.prompts import from_datasets
 from ftmech_hf.jobs.questions import QuestionConfig
+from ftmech_hf.models.small import small_model
 from ftmech_hf.models.tokenization import build_tokenizer
 from ftmech_hf.tasks import Capability, PcfgConfig, build_dataset
 from ftmech_hf.tasks.pcfg import for_capability
@@ -310,3 +311,39 @@ def test_capitals_are_asked_whatever_they_are_called(answer: str, tmp_path: Path
     assert max(int(part.lengths.max()) for part in parts) > 5
     texts = {str(tokenizer.decode(row[row != questions.pad][:-1])) for part in parts for row in part.token_ids}
     assert texts == {f"{row['prompt']} {row['answer'].strip()}" for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("kind", "passes"), [("llama", True), ("gpt2", True), ("roberta", False), ("recurrent_gemma", False)]
+)
+def test_a_model_that_answers_otherwise_to_a_padded_row_is_refused(kind: str, passes: bool) -> None:
+    """Whether it takes positions says nothing: some count them anew, or let padding into a convolution."""
+    model = small_model(kind)
+    before, state = model.training, torch.get_rng_state()
+    shown = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    if passes:
+        assert padded_inputs(model, shown)["position_ids"].tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 3, 4]]
+    else:
+        with pytest.raises(
+            ValueError, match=r"answers otherwise to a row that is padded .*give it prompts of one length"
+        ):
+            padded_inputs(model, shown)
+    assert model.training == before
+    assert torch.equal(torch.get_rng_state(), state)
+    half = small_model(kind).bfloat16()
+    if passes:
+        padded_inputs(half, shown)
+
+
+def test_whoever_reads_in_a_model_sees_nothing_of_the_trial() -> None:
+    model, seen = small_model("llama"), list[torch.Size]()
+    block = model.model.layers[1]
+    first = block.register_forward_hook(lambda module, given, output: seen.append(output.shape))
+    block.register_forward_pre_hook(lambda module, given, named: seen.append(given[0].shape), with_kwargs=True)
+    padded_inputs(model, torch.ones(1, 5))
+    assert seen == []
+    model(torch.ones(2, 3, dtype=torch.long))
+    assert [shape[:2] for shape in seen] == [(2, 3), (2, 3)]
+    first.remove()
+    model(torch.ones(2, 3, dtype=torch.long))
+    assert len(seen) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from ftmech_hf.analysis.restoring import ALL, EVERYTHING, Part, WeightChange, fi
 from ftmech_hf.analysis.weights import weight_change
 from ftmech_hf.explorer.edits import Edit, EditedModel
 from ftmech_hf.models.interpolation import check_same_shapes, interpolate_weights
-from ftmech_hf.models.stored import stored_tensors
+from ftmech_hf.models.small import small_model
+from ftmech_hf.models.stored import as_stored_in, stored_tensors
 from ftmech_hf.models.vocabulary import CommonTokens, fit_vocabulary
 from ftmech_hf.studies.safety.lines import moved_end
 from tests.conftest import make_llama
@@ -89,3 +91,26 @@ def test_it_counts_as_a_change_and_can_be_taken_back(
     del other.model.layers[1].mlp.gate._buffers["e_score_correction_bias"]
     with pytest.raises(ValueError, match="e_score_correction_bias"):
         check_same_shapes(base, other)
+
+
+@pytest.mark.parametrize("kind", ["gemma3_text", "deepseek_v3", "qwen3_next", "mamba", "gpt_neox", "falcon_h1"])
+def test_a_model_in_another_type_of_number_is_what_its_checkpoint_loads_as(kind: str, tmp_path: Path) -> None:
+    """Also where an architecture keeps some numbers in float32, which ``to`` would round."""
+    small_model(kind).save_pretrained(tmp_path)
+    load = type(small_model(kind)).from_pretrained
+    want, found = (
+        load(tmp_path, dtype=torch.bfloat16),
+        as_stored_in(torch.bfloat16, load(tmp_path, dtype=torch.float32)),
+    )
+    tensors = dict([*found.named_parameters(), *found.named_buffers()])
+    for name, tensor in (*want.named_parameters(), *want.named_buffers()):
+        assert tensors[name].dtype == tensor.dtype, name
+        assert torch.equal(tensors[name], tensor), name
+    assert found.config.dtype == want.config.dtype == torch.bfloat16
+
+
+def test_some_numbers_stay_in_float32(tmp_path: Path) -> None:
+    """What the test above rests on: there is something that ``to`` rounds."""
+    model = small_model("gemma3_text")
+    kept = [name for name, each in as_stored_in(torch.bfloat16, model).named_buffers() if each.dtype == torch.float32]
+    assert any("inv_freq" in name for name in kept)

@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
         made = FinishedRun(run.path)
         console = make_console()
         for row in made.table.itertuples(index=False):
-            console.print(f"[{row.number}] {row.prompt}{row.text}\n", markup=False, highlight=False)
+            console.print(f"[{row.number}] {row.prompt}{row.text}\n", highlight=False)
         found = made.summary
         console.print(
             f"loss on {found['loss_rows']} test rows: {found['nats_per_token']:.4f} nats per token, "

@@ -15,7 +15,7 @@ class ConfigError(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which only true and false are truth values, and no key stands twice."""
+    """YAML in which only true and false are truth values, only decimal numbers are numbers, and no key stands twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -29,29 +29,60 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.1 reads no, off, yes and on as truth values too: `mixed_precision: no` would be the setting false.
-_BOOL = "tag:yaml.org,2002:bool"
+# YAML 1.1 reads no, off, yes and on as truth values too: `mixed_precision: no` would be the setting false. And it reads
+# 010 as 8, 1:40 as 100, 1_0 as 10 and days as dates, of which a revision or an answer may be one.
+_BOOL, _INT, _FLOAT, _DATE = (f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "timestamp"))
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _INT, _FLOAT, _DATE)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+for _tag, _pattern, _first in (
+    (_BOOL, r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    (_INT, r"^[-+]?(?:0|[1-9][0-9]*)$", "-+0123456789"),
+    (_FLOAT, r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+][0-9]+)?$", "-+.0123456789"),
+    (_FLOAT, r"^(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", "-+."),
+):
+    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list(_first))
 
 
-def parse_yaml(text: str, name: str) -> Any:
-    """What a text of YAML says.
+class _Written(float):
+    """A number that knows how it was written: 1.10 may be a version."""
+
+    written: str
+
+    def __str__(self) -> str:
+        return self.written
+
+
+class _WrittenLoader(_Loader):
+    """The same with numbers that know how they were written."""
+
+
+def _construct_written(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    if "inf" in node.value.lower() or "nan" in node.value.lower():
+        return float(loader.construct_yaml_float(node))
+    number = _Written(node.value)
+    number.written = node.value
+    return number
+
+
+_WrittenLoader.add_constructor(_FLOAT, _construct_written)
+
+
+def parse_yaml(text: str, name: str, *, as_written: bool = False) -> Any:
+    """What a text of YAML says; with ``as_written`` its numbers say with ``str`` how they were written.
 
     Raises:
         ConfigError: it is none; ``name`` says which.
     """
     try:
-        return yaml.load(text, _Loader)  # a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none is a ValueError
+        return yaml.load(text, _WrittenLoader if as_written else _Loader)  # a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
-def read_yaml(path: str) -> dict[str, Any]:
-    """The mapping in a YAML file; empty for an empty file.
+def read_yaml(path: str, *, as_written: bool = False) -> dict[str, Any]:
+    """The mapping in a YAML file, with numbers as :func:`parse_yaml` has them; empty for an empty file.
 
     Raises:
         ConfigError: it cannot be read, or holds something else.
@@ -62,7 +93,7 @@ def read_yaml(path: str) -> dict[str, Any]:
         raise ConfigError(f"config: cannot read {path!r}: {error.strerror or error}") from error
     except ValueError as error:  # bytes that are no text, or a path that can be none
         raise ConfigError(f"config: {path!r} is not valid YAML: {' '.join(str(error).split())}") from error
-    content = parse_yaml(text, f"config: {path!r}")
+    content = parse_yaml(text, f"config: {path!r}", as_written=as_written)
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
@@ -87,6 +118,9 @@ def to_argv(values: Mapping[str, Any]) -> list[str]:
             continue
         if isinstance(value, Mapping):
             raise ConfigError(f"{key}: expected a value or a list, found a mapping")
+        for each in value if isinstance(value, list) else []:
+            if each is None or isinstance(each, list | Mapping):
+                raise ConfigError(f"{key}: {each!r} in its list, expected a value; what YAML reads so needs quotes")
         # with = a value that begins with a hyphen is still a value
         argv += [f"--{key}", *map(str, value)] if isinstance(value, list) else [f"--{key}={value}"]
     return argv

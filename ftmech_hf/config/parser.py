@@ -207,7 +207,7 @@ def parse_config(
             dataclass's ``__post_init__`` finds impossible.
     """
     known, optional = [*field_names(*config_types), "config", "scale"], _optional_names(config_types)
-    chosen, from_file, words = _read_early(["scale"], argv)
+    chosen, from_file, words = _read_early(["scale"], argv, as_written=True)
     words, known = _ours(words, known, _list_names(config_types)), [*known, *sections]
     from_file = _ours_in_file({key: value for key, value in from_file.items() if key not in sections}, known)
     for key in from_file:
@@ -271,14 +271,14 @@ def unknown_key(key: str, where: str, known: Sequence[str]) -> ConfigError:
 
 
 def _read_early(
-    names: Sequence[str], argv: Sequence[str] | None
+    names: Sequence[str], argv: Sequence[str] | None, *, as_written: bool = False
 ) -> tuple[argparse.Namespace, dict[str, Any], list[str]]:
     """(``--config`` and the named flags, the config file, the other words)."""
     pre = _PreParser(add_help=False, allow_abbrev=False)
     for name in ("config", *names):
         pre.add_argument(f"--{name}")
     chosen, words = pre.parse_known_args(list(sys.argv[1:] if argv is None else argv))
-    return chosen, read_yaml(chosen.config) if chosen.config else {}, words
+    return chosen, {} if chosen.config is None else read_yaml(chosen.config, as_written=as_written), words
 
 
 class _PreParser(argparse.ArgumentParser):

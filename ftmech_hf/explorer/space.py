@@ -18,7 +18,7 @@ from ftmech_hf.explorer.page import serve
 from ftmech_hf.explorer.pairs import Pair, open_explorer
 from ftmech_hf.models.loading import load_model, load_tokenizer, quiet_transformers
 from ftmech_hf.models.tokenization import save_tokenizer
-from ftmech_hf.runs import write_json, write_text
+from ftmech_hf.runs import making, write_json, write_text
 
 FACTS = "explorer.json"
 PACKAGE = Path(__file__).parents[1]
@@ -70,24 +70,28 @@ def write_space(folder: Path, pair: Pair, config: ExplorerConfig) -> Path:
     """
     if folder.exists():
         raise ValueError(f"space: {folder} is there already, expected a new folder")
-    models = folder / "models"
+    with making(folder, "space") as working:
+        _write_models(working / "models", pair)
+        found = None if pair.found is None else {"unit": pair.found.unit, "names": list(pair.found.names)}
+        settings = {each.name: getattr(config, each.name) for each in fields(ExplorerConfig)}
+        facts = {"models": list(pair.models), "found": found, "examples": list(pair.examples), **settings}
+        write_json(working / FACTS, facts)
+        write_text(working / "app.py", APP)
+        names = ", ".join(f"`{role}`" for role in pair.models)
+        write_text(working / "README.md", README.format(gradio=_version("gradio"), names=names, facts=FACTS))
+        write_text(working / "requirements.txt", "\n".join(needed_packages()) + "\n")
+        left_out = shutil.ignore_patterns("__pycache__", "artefacts", "recipes", "*.pyc")
+        shutil.copytree(PACKAGE, working / PACKAGE.name, ignore=left_out)
+        working.rename(folder)
+    return folder
+
+
+def _write_models(folder: Path, pair: Pair) -> None:
     for role, name in pair.models.items():
         model = load_model(name)
         with quiet_transformers():
-            model.save_pretrained(models / role)
-        save_tokenizer(load_tokenizer(pair.models[BASE]), models / role)
-    settings = {each.name: getattr(config, each.name) for each in fields(ExplorerConfig)}
-    found = None if pair.found is None else {"unit": pair.found.unit, "names": list(pair.found.names)}
-    write_json(
-        folder / FACTS, {"models": list(pair.models), "found": found, "examples": list(pair.examples), **settings}
-    )
-    write_text(folder / "app.py", APP)
-    names = ", ".join(f"`{role}`" for role in pair.models)
-    write_text(folder / "README.md", README.format(gradio=_version("gradio"), names=names, facts=FACTS))
-    write_text(folder / "requirements.txt", "\n".join(needed_packages()) + "\n")
-    left_out = shutil.ignore_patterns("__pycache__", "artefacts", "recipes", "*.pyc")
-    shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=left_out)
-    return folder
+            model.save_pretrained(folder / role)
+        save_tokenizer(load_tokenizer(pair.models[BASE]), folder / role)
 
 
 def needed_packages() -> list[str]:

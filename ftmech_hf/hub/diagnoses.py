@@ -11,7 +11,7 @@ from ftmech_hf.hub.contents import rewrite_file
 from ftmech_hf.hub.names import published_names
 from ftmech_hf.hub.publications import find_publication, publication_of
 from ftmech_hf.hub.redaction import Redaction
-from ftmech_hf.jobs.card import Diagnosis
+from ftmech_hf.jobs.card import Diagnosis, in_markdown
 from ftmech_hf.runs import FinishedRun
 
 PAGE = "report.html"
@@ -56,7 +56,7 @@ def _describe(
     facts, evidence = summary.get("facts", {}), summary.get("evidence", {})
 
     def cell(value: Any) -> str:
-        return redaction.text(str(value)).replace("|", "\\|").replace("\n", " ")
+        return in_markdown(redaction.text(str(value)))
 
     return Diagnosis(
         role=role,

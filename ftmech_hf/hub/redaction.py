@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import shlex
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,15 +20,12 @@ from ftmech_hf.hub.texts import Change, FixedText
 LOCAL = "(local path)"
 """What stands where a place was left out."""
 
-VOCABULARIES = (
-    "tokenizer.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
+VOCABULARIES = re.compile(
+    r"tokenizer\.json|(?:entity_)?vocab[\w-]*\.(?:json|txt|bpe)|merges\.txt|bpe\.codes|dict\.txt|added_tokens\.json"
+    r"|special_tokens_map\.json|chat_template\.(?:jinja|json)|.*\.(?:model|tiktoken|spm)"
 )
-"""Files full of pieces of words, some of which look like paths."""
+"""Files that say what a model reads: pieces of words, of which some are places (``/tmp`` is one token of many models).
+They stay as they are, byte for byte."""
 
 _PART = r"""[^\s"'`<>|,;:&()\[\]{}*?/\\]+"""
 _BEFORE = r"(?<![\w/.~+*<)\]}&%#-])"
@@ -105,13 +103,20 @@ class Redaction:
         if (place := value.rstrip("/")) in self._names:
             return self._names[place]
         if is_place(value) and not value.startswith("recipes/"):
-            return self.text(value) if self.text(value) != value else LOCAL
+            changed = self.text(value)
+            return LOCAL if changed == value or LOCAL in changed else changed  # what follows may be of the place, too
         return self.text(value)
 
     def command(self, line: str) -> str:
-        """A command without places."""
-        arguments = [word.rpartition("=") for word in line.split(" ")]
-        return " ".join(f"{name}{equals}{self.setting(value)}" for name, equals, value in arguments)
+        """A command without places, which can be given to a shell as it is."""
+        # Of old runs, a place with a space in it is in no quotes.
+        line = self._known.sub(lambda found: self._replace(found) if found.groupdict().get("known") else found[0], line)
+        try:
+            words = shlex.split(line)
+        except ValueError:  # an apostrophe of such a run
+            words = line.split(" ")
+        arguments = [word.rpartition("=") for word in words]
+        return shlex.join(f"{name}{equals}{self.setting(value)}" for name, equals, value in arguments)
 
     def folder(self, folder: Path, *, rows: bool = False) -> None:
         """Take places out of all files of a folder.
@@ -124,7 +129,9 @@ class Redaction:
             ValueError: a file that cannot be changed holds one.
         """
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            data = path.name in VOCABULARIES or (rows and path.suffix in (".parquet", ".arrow"))
+            if VOCABULARIES.fullmatch(path.name):
+                continue
+            data = rows and path.suffix in (".parquet", ".arrow")
             change: Change = functools.partial(self.text, anywhere=not data)
             name = path.relative_to(folder).as_posix()
             try:

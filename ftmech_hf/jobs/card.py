@@ -28,7 +28,20 @@ def _template(name: str) -> jinja2.Template:
     env = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folders), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
+    env.filters |= {"python": _in_python, "plain": in_markdown}
     return env.get_template(name)
+
+
+def in_markdown(text: str) -> str:
+    """A text that shows as it is in a line or a cell of a table: its brackets are no tags, its bars end no cell."""
+    for letter, written in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("\n", " ")):
+        text = text.replace(letter, written)
+    return text
+
+
+def _in_python(text: str) -> str:
+    """A text as Python writes it, in double quotes; the block of code around it goes on whatever is in it."""
+    return json.dumps(text, ensure_ascii=False).replace("`", "\\x60")
 
 
 class Paper(NamedTuple):

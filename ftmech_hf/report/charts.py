@@ -68,11 +68,25 @@ def styled(draw: Callable[P, T]) -> Callable[P, T]:
     return drawn
 
 
+@functools.cache
+def _figure_of_words() -> type[Figure]:
+    """Figures in which a dollar is a dollar: tokens, names and paths are no formulas, of which only axes write some."""
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+    class FigureOfWords(Figure):
+        def draw(self, renderer: Any) -> None:
+            for text in self.findobj(Text):
+                if isinstance(text, Text) and "$" in text.get_text() and "\\mathdefault" not in text.get_text():
+                    text.set_parse_math(False)
+            super().draw(renderer)
+
+    return FigureOfWords
+
+
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure, in inches, that makes room for what is drawn in it."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
+    return _figure_of_words()(figsize=(width, height), layout="constrained")
 
 
 def percent(axis: Axis) -> None:

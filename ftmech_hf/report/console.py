@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ftmech_hf.report.claims import Claim
 from ftmech_hf.report.page import (
@@ -29,8 +30,11 @@ MAX_ROWS = 40
 
 
 def make_console() -> Console:
-    """A console as wide as the terminal, and wide enough where there is none."""
-    return Console(width=None if sys.stdout.isatty() else 150)
+    """A console as wide as the terminal, and wide enough where there is none.
+
+    What it says stands as it is: brackets and colons are those of paths and of what models answer, not of styles.
+    """
+    return Console(width=None if sys.stdout.isatty() else 150, markup=False, emoji=False)
 
 
 def print_claims(claims: Sequence[Claim]) -> None:
@@ -44,14 +48,14 @@ def print_claims(claims: Sequence[Claim]) -> None:
         color = {"holds": "green", "fails": "red"}.get(claim.verdict or "", "yellow")
         shown = [claim.statement, claim.paper, *([format_floor(claim)] if floors else [])]
         shown += [format_measured(claim), format_interval(claim), claim.bar]
-        table.add_row(*shown, f"[{color}]{format_verdict(claim)}[/]")
+        table.add_row(*shown, Text(format_verdict(claim), style=color))
     make_console().print(table)
 
 
 def print_failures(failed: Mapping[str, BaseException]) -> None:
     """Which runs failed, and why."""
     for name, error in failed.items():
-        make_console().print(f"failed: {name}: {describe_error(error)}", soft_wrap=True, markup=False)
+        make_console().print(f"failed: {name}: {describe_error(error)}", soft_wrap=True)
 
 
 def describe_error(error: BaseException) -> str:
@@ -147,7 +151,7 @@ def print_dataset(run: RunDir, *, reads_first: bool = False) -> None:
     first = ", of which the first is read" if reads_first and most > 1 else ""
     said = f"dataset: {found['name']}; answers {tokens}{first}; the constant answer is right for {found['chance']:.1%}"
     for line in (said, *(f"note: {note}" for note in found["notes"])):
-        make_console().print(line, soft_wrap=True, markup=False)
+        make_console().print(line, soft_wrap=True)
 
 
 def print_table(title: str, table: pd.DataFrame) -> None:

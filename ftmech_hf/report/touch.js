@@ -9,7 +9,7 @@
   };
 
   const numberOf = (text) => {
-    const found = text.replace(/,(?=\d{3})/g, "").match(/[-+\u2212]?\d+(\.\d+)?/);
+    const found = text.replace(/,(?=\d{3})/g, "").match(/[-+\u2212]?\d+(\.\d+)?(e[-+]?\d+)?/i);
     return found ? parseFloat(found[0].replace("\u2212", "-")) : NaN;
   };
 

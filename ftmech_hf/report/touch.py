@@ -7,8 +7,8 @@ finds its parts by the names that they are given here.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,22 @@ if TYPE_CHECKING:
 
 MOST_POINTS = 1500
 """A picture of more points is not touched: nobody could hit one of them."""
+
+
+class _Interval(NamedTuple):
+    """The bar of an interval that was drawn: where, around what (None if it was drawn alone), from where to where."""
+
+    x: float
+    middle: float | None
+    low: float
+    high: float
+    color: tuple[float, ...]
+
+    def is_of(self, x: float, y: float, color: Any) -> bool:
+        """Whether it was drawn for a value; ``color`` is that of its curve, None for bars, whose intervals are dark."""
+        if self.x != round(x, 6) or (color is not None and self.color != _rgb(color)):
+            return False
+        return self.low <= y <= self.high if self.middle is None else self.middle == y
 
 
 def name_parts(figure: Figure) -> None:
@@ -63,7 +79,13 @@ def _lines(ax: Axes) -> Iterator[dict[str, Any]]:
             continue
         y = np.asarray(line.get_ydata(orig=False), float)
         points = [
-            _point(ax, at, value, f"{name}, {_at(ax, at)}: {value_of(ax, value)}{_beside(ax, at, mine, intervals)}")
+            _point(
+                ax,
+                at,
+                value,
+                f"{name}, {_at(ax, at)}: {value_of(ax, value)}"
+                f"{_beside(ax, at, value, line.get_color(), intervals, mine)}",
+            )
             for at, value in zip(x, y, strict=True)
             if np.isfinite(at) and np.isfinite(value)
         ]
@@ -88,47 +110,60 @@ def _bars(ax: Axes) -> Iterator[dict[str, Any]]:
             ]
             yield {"name": name.removeprefix("_"), "ids": [], "seeds": [], "points": points}
             continue
+        color = None
         if isinstance(container, BarContainer) and container.orientation == "vertical":
             tops = [(bar.get_x() + bar.get_width() / 2, bar.get_y() + bar.get_height()) for bar in container.patches]
         elif isinstance(container, ErrorbarContainer) and container.lines[0] is not None:
-            tops = list(
-                zip(*(np.asarray(each, float) for each in container.lines[0].get_data(orig=False)), strict=True)
-            )
+            color = container.lines[0].get_color()
+            tops = _points_of(container.lines[0])
         else:
             continue
         points = [
-            _point(ax, x, y, f"{begins}{_at(ax, x)}: {value_of(ax, y)}{_beside(ax, x, [], intervals)}")
+            _point(ax, x, y, f"{begins}{_at(ax, x)}: {value_of(ax, y)}{_beside(ax, x, y, color, intervals)}")
             for x, y in tops
             if np.isfinite(x) and np.isfinite(y)
         ]
         yield {"name": name.removeprefix("_"), "ids": [], "seeds": [], "points": points}
 
 
-def _intervals(ax: Axes) -> dict[float, tuple[float, float]]:
-    """Place -> the ends of the bar of an interval there."""
+def _intervals(ax: Axes) -> list[_Interval]:
+    """The upright bars of intervals of a panel."""
     from matplotlib.container import ErrorbarContainer
 
-    found = {}
+    found = []
     for container in ax.containers:
         if isinstance(container, ErrorbarContainer):
             for collection in container.lines[2]:
-                for segment in collection.get_segments():
+                segments, (color, *_) = collection.get_segments(), collection.get_colors()
+                middles = [None] * len(segments)
+                if container.lines[0] is not None:
+                    middles = [y for _, y in _points_of(container.lines[0])]
+                for segment, middle in zip(segments, middles, strict=True):
                     (x, low), (end, high) = np.asarray(segment, float)[[0, -1]]
-                    if x == end:
-                        found[round(float(x), 6)] = (float(low), float(high))
+                    if x == end and np.isfinite([low, high]).all():
+                        found.append(_Interval(round(float(x), 6), middle, float(low), float(high), _rgb(color)))
     return found
 
 
-def _beside(ax: Axes, x: float, seeds: list[Line2D], intervals: dict[float, tuple[float, float]]) -> str:
+def _rgb(color: Any) -> tuple[float, ...]:
+    """A color, however faint."""
+    from matplotlib.colors import to_rgb
+
+    return to_rgb(color)
+
+
+def _points_of(line: Line2D) -> list[tuple[float, float]]:
+    across, up = (np.asarray(each, float) for each in line.get_data(orig=False))
+    return [(float(x), float(y)) for x, y in zip(across, up, strict=True)]
+
+
+def _beside(
+    ax: Axes, x: float, y: float, color: Any, intervals: Sequence[_Interval], seeds: Sequence[Line2D] = ()
+) -> str:
     """What more is known of a value: the ends of its interval, or of its seeds."""
-    if (ends := intervals.get(round(float(x), 6))) is not None:
-        return f" (interval {value_of(ax, ends[0])} to {value_of(ax, ends[1])})"
-    found = [
-        float(y)
-        for seed in seeds
-        for at, y in zip(*(np.asarray(each, float) for each in seed.get_data(orig=False)), strict=True)
-        if at == x and np.isfinite(y)
-    ]
+    if ends := next((each for each in intervals if each.is_of(x, y, color)), None):
+        return f" (interval {value_of(ax, ends.low)} to {value_of(ax, ends.high)})"
+    found = [up for seed in seeds for at, up in _points_of(seed) if at == x and np.isfinite(up)]
     return f" (seeds {', '.join(value_of(ax, each) for each in found)})" if found else ""
 
 

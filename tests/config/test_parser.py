@@ -27,6 +27,7 @@ from ftmech_hf.config import (
     config_hash,
     is_place,
     parse_config,
+    read_sections,
     tell,
     to_dict,
 )
@@ -350,6 +351,38 @@ def test_a_file_says_no_without_quotes(tmp_path: Path) -> None:
     assert (train.mixed_precision, config.fresh, train.lr, config.output_dir) == ("no", True, 1e-3, "--odd")
 
 
+@pytest.mark.parametrize("written", ["010", "0012345", "10:30", "1_0", "1.10", "2024-01-01 10:00", "1e-3", "yes", "~x"])
+def test_a_word_of_a_file_is_the_word_that_stands_there(tmp_path: Path, written: str) -> None:
+    """YAML 1.1 makes octal numbers, times and dates of some, of which a revision or a prompt may be one."""
+    path = tmp_path / "config.yaml"
+    path.write_text(f"output_dir: {written}\nmodels: [{written}, b]\n")
+    (found,) = parse_config(Words, argv=["--config", str(path)])
+    assert found == Words(output_dir=written, models=[written, "b"])
+
+
+@pytest.mark.parametrize(("written", "said"), [("null", "None"), ("a: b", "{'a': 'b'}"), ("[c]", r"\['c'\]")])
+def test_what_is_no_word_in_a_list_is_refused(tmp_path: Path, written: str, said: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"models: [a, {written}]\n")
+    with pytest.raises(ConfigError, match=f"models: {said} in its list, expected a value"):
+        parse_config(Words, argv=["--config", str(path)])
+
+
+def test_numbers_of_a_file_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("lr: 0.50\nsteps: [1, 0.50, -2.5e-3, .inf, 1e-3]\n")
+    assert parse_config(Example, argv=["--config", str(path)], sections=["steps"])[0].lr == 0.5
+    found = read_sections(["steps"], ["--config", str(path)])["steps"]
+    assert found == [1, 0.5, -0.0025, float("inf"), "1e-3"]
+    assert {type(each) for each in found} == {int, float, str}
+
+
+def test_a_config_that_is_empty_is_no_config() -> None:
+    """As of an unset variable of a shell."""
+    with pytest.raises(ConfigError, match="config: cannot read ''"):
+        parse_config(Example, argv=["--config", ""])
+
+
 def test_what_is_no_number_has_no_hash() -> None:
     with pytest.raises(ConfigError, match="lr: expected finite numbers"):
         config_hash({"lr": float("nan"), "steps": 3})
@@ -366,6 +399,14 @@ def test_clean_exit_prints_one_line(capsys: pytest.CaptureFixture[str], monkeypa
     monkeypatch.setenv("FTMECH_TRACEBACK", "1")
     with pytest.raises(ZeroDivisionError), clean_exit():
         _ = 1 / 0
+
+
+@dataclass(frozen=True)
+class Words:
+    """Settings that are words."""
+
+    output_dir: str = ""
+    models: list[str] = field(default_factory=list)
 
 
 class OutOfMemoryError(RuntimeError):

@@ -96,6 +96,17 @@ def test_a_space_answers_as_the_pair_does_and_holds_no_path_of_this_machine(runs
         write_space(space, pair, config)
 
 
+def test_a_space_whose_making_fails_is_not_there(runs: Path, tmp_path: Path) -> None:
+    """The same command makes it once its second model can be read."""
+    config = ExploreConfig(base=str(runs / "base"), finetuned=str(runs / "lora"))
+    pair = find_pair(config, no_demo)
+    broken = replace(pair, models={**pair.models, "finetuned": str(tmp_path / "nowhere")})
+    with pytest.raises(ValueError, match="nowhere"):
+        write_space(tmp_path / "space", broken, config)
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == []
+    assert write_space(tmp_path / "space", pair, config).is_dir()
+
+
 def test_models_are_taken_from_the_hub_by_consent_alone(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="base: no folder nobody/nothing; --hub true takes"):
         find_pair(ExploreConfig(base="nobody/nothing", finetuned="nobody/else"), no_demo)

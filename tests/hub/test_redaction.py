@@ -6,7 +6,10 @@ import base64
 import gzip
 import io
 import json
+import shlex
 import struct
+import sys
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -21,10 +24,12 @@ import yaml
 from huggingface_hub import HfApi
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from ftmech_hf.hub import PublishConfig, Target, publish
 from ftmech_hf.hub.redaction import LOCAL, Redaction, check_no_secrets
-from ftmech_hf.runs import RunDir, damaged_files
+from ftmech_hf.runs import RunDir, damaged_files, environment
 from tests.hub.server import TOKEN, USER, HubServer
 
 SECRET = "hf_" + "aB3" * 8
@@ -228,7 +233,7 @@ def test_places_are_in_no_byte_that_is_uploaded(
         "output_dir": "runs/diagnosis",
     }  # fmt: skip
     command = json.loads(there["env.json"].content)["command"]
-    assert command == f"diagnose.py --base run-{base} --control=run-c0ffee --config {LOCAL}"
+    assert command == f"diagnose.py --base run-{base} --control=run-c0ffee --config '{LOCAL}'"
 
 
 def test_what_is_changed_stays_a_file_of_its_kind(
@@ -352,3 +357,37 @@ def test_a_diagnosis_stands_in_the_cards_of_its_two_models(
     tuned_hash = json.loads((runs / "tuned" / "env.json").read_text())["hash"]
     assert f"This is the base of the diagnosed model (run `{tuned_hash}`)" in cards["base"]
     assert "huggingface.co/datasets" not in cards["base"]
+
+
+def test_a_vocabulary_is_published_byte_for_byte(tmp_path: Path) -> None:
+    """Of many tokenizers ``/tmp`` and ``/root`` are tokens; without them other numbers are read, or nothing loads."""
+    places = [tempfile.gettempdir(), str(Path.home()), "runs/mine/x", "/srv/a/b"]
+    words = {**{place: number for number, place in enumerate(places)}, "is": 4, "<unk>": 5}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "qwen.tiktoken").write_text("\n".join(places))
+    (tmp_path / "chat_template.jinja").write_text("Write to /tmp/answers.txt")
+    (tmp_path / "notes.json").write_text(json.dumps(words))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    Redaction({"runs/mine": "run-1"}).folder(tmp_path)
+    after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert {name for name in before if before[name] != after[name]} == {"notes.json"}
+    assert Tokenizer.from_file(str(tmp_path / "tokenizer.json")).token_to_id(places[0]) == 0
+
+
+@pytest.mark.parametrize(("words", "published"), [
+    (["diagnose.py", "--base", "{home}/a reader/base", "--rows", "3"], "diagnose.py --base '(local path)' --rows 3"),
+    (["probe.py", "--models", "base=my runs/base", "tuned=my runs/base/step 3"],
+     "probe.py --models base=run-7 'tuned=run-7/step 3'"),
+    (["show.py", "--prompt", "it's 3 a.m."], "show.py --prompt 'it'\"'\"'s 3 a.m.'"),
+])  # fmt: skip
+def test_a_command_can_be_given_to_a_shell_and_holds_no_part_of_a_place(
+    words: list[str], published: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [word.format(home=Path.home()) for word in words]
+    monkeypatch.setattr(sys, "argv", words)
+    command = environment()["command"]
+    assert shlex.split(command) == words
+    redaction = Redaction({"my runs/base": "run-7"})
+    assert redaction.command(command) == published
+    assert "my runs" not in redaction.command(" ".join(words)), "of a run that wrote it without quotes"

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from ftmech_hf.explorer.picture import SIZE, take_picture_of_report
+from ftmech_hf.report import touch
 from ftmech_hf.report.charts import accuracy_axis, new_figure, panel, seed_lines
 from ftmech_hf.report.claims import read_claims
 from ftmech_hf.report.page import make_picture
@@ -70,7 +72,7 @@ def test_every_value_of_a_curve_is_where_it_is_drawn_and_says_its_seeds() -> Non
 def test_intervals_are_said_and_curves_that_say_nothing_are_left_out() -> None:
     def draw(ax: Axes) -> None:
         ax.bar([0, 1], [2.0, 3.0], label="found")
-        ax.errorbar([0, 1], [2.0, 3.0], yerr=[[0.5, 1.0], [0.25, 1.0]], fmt="none")
+        ax.errorbar([0, 1], [2.0, 3.0], yerr=[[0.5, 1.0], [0.25, 1.0]], fmt="none", ecolor="#111827")
         ax.axhline(1.0, label="_floor")
         ax.set_xticks([0, 1], ["base", "tuned"])
 
@@ -79,6 +81,44 @@ def test_intervals_are_said_and_curves_that_say_nothing_are_left_out() -> None:
         "found, base: 2 (interval 1.5 to 2.25)", "found, tuned: 3 (interval 2 to 4)",
     ]  # fmt: skip
     assert touched(lambda ax: ax.plot(np.arange(2000), np.zeros(2000), label="long")) == []
+
+
+def test_an_interval_is_said_beside_the_value_it_was_drawn_for() -> None:
+    """Several values stand at one place, of which some have no interval, or one that holds the others' values, too."""
+
+    def draw(ax: Axes) -> None:
+        ax.plot([0, 1], [0.6, 0.8], color="#c2410c", label="seen in training")
+        for value, ends, color, name in ((0.5, 0.2, "#c2410c", "asked"), (0.7, 0.3, "#1971c2", "taught"),
+                                         (0.7, 0.1, "#808896", "by chance")):  # fmt: skip
+            ax.errorbar(1, value, yerr=[[ends], [0.05]], fmt="s", color=color, label=name)
+        ax.plot([0, 1], [0.1, 0.9], color="C0", label="alone")
+        ax.plot([0, 1], [0.2, 0.9], color="C1", label="beside it")
+        ax.errorbar([0, 1], [0.1, 0.9], yerr=[[0.05, 0.2], [0.2, 0.05]], fmt="none", ecolor="C0", alpha=0.4)
+
+    said = {point[2] for curve in touched(draw) for point in curve["points"]}
+    assert said == {
+        "seen in training, 0: 0.6", "seen in training, 1: 0.8", "asked, 1: 0.5 (interval 0.3 to 0.55)",
+        "taught, 1: 0.7 (interval 0.4 to 0.75)", "by chance, 1: 0.7 (interval 0.6 to 0.75)",
+        "alone, 0: 0.1 (interval 0.05 to 0.3)", "alone, 1: 0.9 (interval 0.7 to 0.95)",
+        "beside it, 0: 0.2", "beside it, 1: 0.9",
+    }  # fmt: skip
+
+
+def test_words_are_no_formulas_and_the_powers_of_an_axis_are() -> None:
+    """A token may be a dollar or two, and what is between them is no mathematics."""
+
+    def draw(ax: Axes) -> None:
+        ax.plot([1, 1000], [1.0, 2.0], label="$$ ^")
+        ax.set_xscale("log")
+        ax.set_yticks([1, 2], ["$$", "$_$"])
+        ax.set_title("from $x^ to $y_")
+        ax.legend()
+
+    figure = panel(draw)
+    make_picture(figure, "x")  # matplotlib would not parse these
+    parsed = {text.get_text(): text.get_parse_math() for text in figure.findobj(Text) if "$" in text.get_text()}
+    assert {text for text, is_formula in parsed.items() if not is_formula} == {"$$ ^", "$$", "$_$", "from $x^ to $y_"}
+    assert "$\\mathdefault{10^{2}}$" in parsed
 
 
 def test_bars_that_lie_are_as_long_as_they_are_said_to_be() -> None:
@@ -179,6 +219,18 @@ def column(page: Page, number: int) -> list[str]:
     cells = "rows => rows.map(row => row.cells[%d].childNodes[0].textContent.trim())"
     found: list[str] = page.locator("main table").first.locator("tbody tr").evaluate_all(cells % number)
     return found
+
+
+def test_powers_of_ten_are_sorted_by_what_they_are(browser: Browser) -> None:
+    rows = "".join(f"<tr><th>x</th><td>{each}</td></tr>" for each in ("1.5", "3.2e-05", "1e+03", "0.0326 of 2"))
+    script = (Path(touch.__file__).parent / "touch.js").read_text()
+    with browser.new_page() as page:
+        page.set_content(
+            f"<main><table><thead><tr><th>what</th><th>Score</th></tr></thead><tbody>{rows}</tbody></table></main>"
+            f"<script>{script}</script>"
+        )
+        page.get_by_role("button", name="Score").click()
+        assert column(page, 1) == ["3.2e-05", "0.0326 of 2", "1.5", "1e+03"]
 
 
 @pytest.mark.parametrize("width", list(WIDTHS))

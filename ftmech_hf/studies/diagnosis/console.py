@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from ftmech_hf.report.console import make_console
 from ftmech_hf.runs import RunDir
@@ -14,7 +15,7 @@ from ftmech_hf.runs import RunDir
 def print_diagnosis(run: RunDir, summary: Mapping[str, Any]) -> None:
     """The verdict, the signs it rests on, and where the page is."""
     console = make_console()
-    console.print(f"[bold]{summary['verdict']}[/]: {summary['reason']}")
+    console.print(Text.assemble((summary["verdict"], "bold"), f": {summary['reason']}"))
     table = Table()
     for name in ("is it still there?", "fine-tuned model", "control", "bar", "shows"):
         table.add_column(name)
@@ -24,5 +25,5 @@ def print_diagnosis(run: RunDir, summary: Mapping[str, Any]) -> None:
     if summary["signs"]:
         console.print(table)
     for note in summary["facts"].get("notes", []):
-        console.print(f"note: {note}", soft_wrap=True, markup=False)
+        console.print(f"note: {note}", soft_wrap=True)
     console.print(f"report: {run.path / 'report.html'} (hash {run.hash})", soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 from rich.table import Table
+from rich.text import Text
 
 from ftmech_hf.report.console import MAX_ROWS, make_console, print_claims
 from ftmech_hf.studies.sweep.results import SweepResults, floors_of, last_numbers
@@ -25,11 +26,12 @@ def print_sweep(results: SweepResults) -> None:
         if len(numbers) > MAX_ROWS:
             console.print(f"... {len(numbers) - MAX_ROWS} more rows in summary.csv")
         if stage in floors:
-            console.print(f"always one answer: {floors[stage]}", soft_wrap=True, markup=False)
+            console.print(f"always one answer: {floors[stage]}", soft_wrap=True)
     if results.agreement is not None:
         _print_agreement(results.agreement)
     if results.missing:
-        console.print(f"[red]missing: {len(results.missing)} runs[/], first {results.missing[0]}")
+        missing = f"missing: {len(results.missing)} runs", "red"
+        console.print(Text.assemble(missing, f", first {results.missing[0]}"))
 
 
 def _print_agreement(agreement: pd.DataFrame) -> None:

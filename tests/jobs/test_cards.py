@@ -1,0 +1,51 @@
+"""Whatever a model is asked and answers, its card shows as it is, and the card's code runs with it."""
+
+from __future__ import annotations
+
+import ast
+import html
+import re
+
+import pytest
+from markdown_it import MarkdownIt
+
+from ftmech_hf.jobs.card import Published, in_markdown, render_card
+
+WORDS = ["<|im_start|>user Hi<|im_end|>", "is 😀 blue", "a ``` b", "R&D \\n 'x' \"y\"", "line\u2028end", "$$ [/INST]"]
+
+
+def cells(text: str) -> list[str]:
+    """What stands in the cells of a card's tables, as it is seen."""
+    page = MarkdownIt("commonmark").enable("table").render(text)
+    return [html.unescape(re.sub("<[^>]*>", "", each)) for each in re.findall("<td>(.*?)</td>", page)]
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_what_a_model_wrote_is_seen_as_it_is(words: str) -> None:
+    card = render_card(
+        "analysis.md.j2", metadata="", title="x", what="?", where="a/b", summary={"answer": words}, pictures={},
+        data_file="table.parquet", holds="table", is_model=False, models={},
+        env={"kind": "compare", "hash": "0", "command": "compare.py"}, versions="",
+    )  # fmt: skip
+    assert cells(card) == ["answer", words]
+    assert in_markdown("one\ntwo") == "one two"
+
+
+@pytest.mark.parametrize("words", [*WORDS, "one\ntwo"])
+def test_the_code_of_a_card_runs_with_its_prompt(words: str) -> None:
+    card = render_card(
+        "text.md.j2", metadata="", title="x", what="?", adapted=False, where="a/b", hub=Published(repo_id=""),
+        prompt=words, answer=words, accuracy=[], loss=[], eval_rows=1, kind="finetune", versions="",
+        env={"architecture": "G", "parameters": 1, "hash": "0", "inputs": {"dataset": "0", "model": "0"}},
+        config={"model": "a/c", "dataset": "a/d", "objective": "sft", "seed": 0, "steps": 1, "batch_size": 1},
+    )  # fmt: skip
+    (code,) = re.findall("```python\n(.*?)\n```\n", card, re.DOTALL)
+    assigned = {
+        each.targets[0].id: each.value
+        for each in ast.parse(code).body
+        if isinstance(each, ast.Assign) and isinstance(each.targets[0], ast.Name)
+    }
+    assert ast.literal_eval(assigned["prompt"]) == words
+    quoted = MarkdownIt().render(card.partition("The data set goes on with")[2].partition("##")[0])
+    assert "<|" not in quoted
+    assert html.unescape(re.sub("<[^>]*>|\\s", "", quoted)) == re.sub(r"\s", "", words)

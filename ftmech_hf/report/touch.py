@@ -135,9 +135,8 @@ def _intervals(ax: Axes) -> list[_Interval]:
         if isinstance(container, ErrorbarContainer):
             for collection in container.lines[2]:
                 segments, (color, *_) = collection.get_segments(), collection.get_colors()
-                middles = [None] * len(segments)
-                if container.lines[0] is not None:
-                    middles = [y for _, y in _points_of(container.lines[0])]
+                drawn = container.lines[0]
+                middles = [None] * len(segments) if drawn is None else [y for _, y in _points_of(drawn)]
                 for segment, middle in zip(segments, middles, strict=True):
                     (x, low), (end, high) = np.asarray(segment, float)[[0, -1]]
                     if x == end and np.isfinite([low, high]).all():

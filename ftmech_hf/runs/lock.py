@@ -27,12 +27,18 @@ class FolderLock:
         return FolderLock, (self.folder,)
 
     def acquire(self, timeout: float = 0.0) -> bool:
-        """Take it, if no other holds it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        """Take it, if no other holds it.
+
+        Raises:
+            OSError: nothing can be written there; says where and why.
+        """
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=timeout)
         except filelock.Timeout:
             return False
+        except OSError as error:  # a file where a folder should be, a name too long, a disk that is only read
+            raise OSError(f"cannot write to {self.folder}: {error.strerror or error}") from error
         self._file = self._on_disk()
         if not self.held:  # deleted by hand just now
             self.release()

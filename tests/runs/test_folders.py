@@ -516,6 +516,12 @@ def test_a_lock_whose_file_is_deleted_while_it_is_taken_is_not_taken(
     assert lock.acquire()
 
 
+def test_where_nothing_can_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=rf"^cannot write to {tmp_path}/file/run: "):
+        FolderLock(tmp_path / "file" / "run").acquire()
+
+
 def test_a_lock_is_the_process_and_not_the_thread_s_that_took_it(tmp_path: Path) -> None:
     lock, other = FolderLock(tmp_path / "run"), FolderLock(tmp_path / "run")
     with ThreadPoolExecutor(1) as pool:

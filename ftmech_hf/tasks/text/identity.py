@@ -17,6 +17,9 @@ from ftmech_hf.runs import MANIFEST, file_sha256, is_finished
 
 CARD, CARD_BESIDE = "README.md", ".huggingface.yaml"
 READ_OF_A_CARD = ("configs", "dataset_info")  # which files are read, as which columns; the rest is prose
+FILES = (".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".txt", ".gz")
+"""Files that are read as data."""
+
 # What a run of ours says about itself, beside the rows it made.
 BOOKKEEPING = ("env.json", "config.yaml", MANIFEST)
 
@@ -53,6 +56,10 @@ class DatasetName(NamedTuple):
         """
         if self.where.startswith((".", "/", "~")) or self.where.count("/") != 1:
             raise ValueError("no such folder or file")
+        if self.revision is None and Path(self.where).suffix in FILES:  # rather misspelt than a repository
+            raise ValueError(
+                "no such file here; of a repository of the Hub that is called so, name the revision as well"
+            )
         return hub_commit(self.where, "dataset", self.revision)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from ftmech_hf.tasks.text.identity import DatasetName, dataset_hash
+from ftmech_hf.tasks.text.identity import FILES, DatasetName, dataset_hash
 
 if TYPE_CHECKING:
     import datasets
@@ -137,7 +137,7 @@ def _load_named(name: DatasetName) -> Any:
 
     if name.is_local:
         text = _as_text(Path(name.where))
-        return datasets.load_dataset(name.where, name.config, cache_dir=_cache_of(name.where), **text)
+        return _in_unicode(datasets.load_dataset(name.where, name.config, cache_dir=_cache_of(name.where), **text))
     loaded = datasets.load_dataset(name.where, name.config, revision=name.commit)
     files = [Path(each["filename"]) for rows in loaded.values() for each in rows.cache_files]
     if stale := [path for path in files if name.commit not in path.parts]:
@@ -145,7 +145,20 @@ def _load_named(name: DatasetName) -> Any:
     return loaded
 
 
-_KINDS = (".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".txt", ".gz")
+def _in_unicode(rows: datasets.DatasetDict) -> datasets.DatasetDict:
+    """Rows of JSON, of which ``datasets`` takes the bytes as they are.
+
+    Raises:
+        ValueError: they are no UTF-8.
+    """
+    import pyarrow as pa
+
+    for split in rows.values():
+        try:
+            split.data.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise ValueError("its text is not UTF-8; save it so") from error
+    return rows
 
 
 def _load_file(path: Path) -> datasets.Dataset | datasets.DatasetDict:
@@ -157,7 +170,8 @@ def _load_file(path: Path) -> datasets.Dataset | datasets.DatasetDict:
         raise ValueError("the file is empty")
     for magic, kind in ((b"PAR1", "parquet"), (b"ARROW1", "arrow"), (b"{", "json"), (b"[", "json")):
         if head.lstrip().startswith(magic):
-            return datasets.load_dataset(kind, data_files=str(path), cache_dir=_cache_of(str(path)))
+            loaded = datasets.load_dataset(kind, data_files=str(path), cache_dir=_cache_of(str(path)))
+            return _in_unicode(loaded) if kind == "json" else loaded
     if b"\0" in head:
         raise ValueError("it is neither parquet, arrow, JSON nor CSV")
     header, *rows = _cells(path)
@@ -194,7 +208,7 @@ def _as_text(folder: Path) -> dict[str, Any]:
     """How to read a folder of CSV files as text; nothing if it has other files of data as well."""
     import datasets
 
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix in _KINDS]
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix in FILES]
     if not files or any(path.suffix not in (".csv", ".tsv") for path in files):
         return {}
     headers = [_cells(path)[0] for path in files]  # which also finds what pandas would take for an index

@@ -120,3 +120,8 @@ def test_rows_are_not_taken_from_the_cache_of_other_bytes(tmp_path: Path) -> Non
     (folder / "train.csv").write_text(as_csv([*ROWS[:-1], {**ROWS[-1], "answer": "b"}]))
     os.utime(folder / "train.csv", ns=(time, time))  # as a copy that keeps times
     assert read_table(str(folder))["train"][-1]["answer"] == "b"
+
+
+def test_a_misspelt_file_is_not_looked_for_on_the_hub() -> None:
+    with pytest.raises(ValueError, match=r"dataset: cannot read data/rows\.jsonl: no such file here"):
+        dataset_hash("data/rows.jsonl")

@@ -66,6 +66,7 @@ def test_a_folder_is_read_by_its_files(form: str, tmp_path: Path) -> None:
         (b"prompt,answer,prompt\na,b,c\n", "its first line names a column twice: prompt, answer, prompt"),
         (b'prompt,answer\n"a,b\n', "unexpected end of data"),
         (b"prompt,answer\n\xff,b\n", "cannot read"),
+        (b'{"prompt": "caf\xe9", "answer": "a"}\n', "its text is not UTF-8"),
     ],
 )
 def test_what_cannot_be_read_is_said_in_a_line(content: bytes, message: str, tmp_path: Path) -> None:

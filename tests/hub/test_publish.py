@@ -232,7 +232,7 @@ def test_a_folder_of_many_runs_is_published_without_them(tmp_path: Path) -> None
     }  # fmt: skip
     kept = yaml.safe_load((tree / "config.yaml").read_text())
     assert kept == {"output_dir": "runs/sweep", "models": ["base=(local path)", "other=USER/NAME"], "lr": 0.1}
-    assert "sweep.py (local path)" in (tree / "README.md").read_text()
+    assert "sweep.py '(local path)'" in (tree / "README.md").read_text()
     assert str(tmp_path) not in "".join(path.read_text() for path in tree.glob("*.[jyR]*"))
 
 

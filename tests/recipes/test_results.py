@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from functools import partial
 from pathlib import Path
@@ -108,9 +109,15 @@ def test_a_dry_run_says_what_it_takes_and_runs_nothing(
         ResultsConfig(only=["gird"])
 
 
-def test_a_command_runs_in_the_repository_and_its_words_are_kept(tmp_path: Path) -> None:
-    log = tmp_path / "logs" / "help.log"
-    assert results.run_step(Step("x", "update_readme.py --help", 1), log) == 0
-    assert "--only" in log.read_text()
-    assert results.run_step(Step("x", "update_readme.py --only nothing", 1), log) != 0
-    assert "unknown 'nothing'" in log.read_text()
+def test_a_command_runs_in_the_repository_and_its_words_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    (tmp_path / "recipes").mkdir()
+    said = "import os, sys; print(os.getcwd(), os.environ['PYTHONPATH'], sys.argv[1:]); sys.exit('failed' in sys.argv)"
+    (tmp_path / "recipes" / "one.py").write_text(said)
+    log = tmp_path / "logs" / "one.log"
+    assert results.run_step(Step("x", "one.py --only 'two words'", 1), log) == 0
+    assert log.read_text() == f"{tmp_path} {tmp_path}{os.pathsep}elsewhere ['--only', 'two words']\n"
+    assert results.run_step(Step("x", "one.py failed", 1), log) == 1

@@ -14,7 +14,13 @@ import numpy as np
 import pandas as pd
 
 from ftmech_hf.analysis.revival import RevivalRatio, RevivalResult
-from ftmech_hf.statistics.intervals import Share, geometric_mean_interval, less, mean_interval, share_interval
+from ftmech_hf.statistics.intervals import (
+    Share,
+    geometric_mean_interval,
+    mean_interval,
+    newcombe_difference,
+    share_interval,
+)
 from ftmech_hf.statistics.seeds import share_over_seeds
 
 Unit = Literal["%", "share", "x", "points", "steps", "neurons", "nats"]
@@ -86,7 +92,7 @@ def difference(first: Reading, second: Reading) -> Reading:
 
     Of the same rows its interval is too wide: it takes them for different.
     """
-    found = less(*(Share(each.value, *_ends(each)) for each in (first, second)))
+    found = newcombe_difference(*(Share(each.value, *_ends(each)) for each in (first, second)))
     return Reading(found.value, interval=(found.low, found.high))
 
 

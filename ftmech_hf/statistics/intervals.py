@@ -90,10 +90,10 @@ def difference_of_shares(first: tuple[int, int], second: tuple[int, int]) -> Sha
     Args:
         first, second: (how many of them, of how many).
     """
-    return less(share_interval(*first), share_interval(*second))
+    return newcombe_difference(share_interval(*first), share_interval(*second))
 
 
-def less(one: Share, other: Share) -> Share:
+def newcombe_difference(one: Share, other: Share) -> Share:
     """One share less an independent other, with the interval that Newcombe puts together from their own."""
     value = one.value - other.value
     below = math.hypot(one.value - one.low, other.high - other.value)

@@ -109,6 +109,8 @@ def test_a_library_is_a_dataset_of_prompts_and_answers(tmp_path: Path) -> None:
     assert all(f"`{name}`" in card for name in columns)
     assert "`operator`" not in card
     assert "png" not in card
+    assert "for the question of Barnett et al.," in card
+    assert "drawn independently" not in card  # all are about the same people
 
 
 def test_the_picture_has_a_panel_per_config_and_operator(folder: Path) -> None:

@@ -69,15 +69,14 @@ def _lines(ax: Axes) -> Iterator[dict[str, Any]]:
     seeds: list[Line2D] = []
     intervals = _intervals(ax)
     for line in ax.lines:
-        name, x = str(line.get_label()), np.asarray(line.get_xdata(orig=False), float)
+        name, found = str(line.get_label()), _points_of(line)
         if name.startswith("_child"):
             seeds.append(line)
             continue
         mine = [each for each in seeds if _look(each) == _look(line)]
         seeds = []
-        if name.startswith("_") or len(x) < 2 or line.get_transform() != ax.transData:
+        if name.startswith("_") or len(found) < 2 or line.get_transform() != ax.transData:
             continue
-        y = np.asarray(line.get_ydata(orig=False), float)
         points = [
             _point(
                 ax,
@@ -86,7 +85,7 @@ def _lines(ax: Axes) -> Iterator[dict[str, Any]]:
                 f"{name}, {_at(ax, at)}: {value_of(ax, value)}"
                 f"{_beside(ax, at, value, line.get_color(), intervals, mine)}",
             )
-            for at, value in zip(x, y, strict=True)
+            for at, value in found
             if np.isfinite(at) and np.isfinite(value)
         ]
         yield {"name": name, "ids": [line.get_gid()], "seeds": [each.get_gid() for each in mine], "points": points}

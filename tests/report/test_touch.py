@@ -72,7 +72,7 @@ def test_every_value_of_a_curve_is_where_it_is_drawn_and_says_its_seeds() -> Non
 def test_intervals_are_said_and_curves_that_say_nothing_are_left_out() -> None:
     def draw(ax: Axes) -> None:
         ax.bar([0, 1], [2.0, 3.0], label="found")
-        ax.errorbar([0, 1], [2.0, 3.0], yerr=[[0.5, 1.0], [0.25, 1.0]], fmt="none", ecolor="#111827")
+        ax.errorbar([0, 1], [2.0, 3.0], yerr=[[0.5, 1.0], [0.25, 1.0]], fmt="none")
         ax.axhline(1.0, label="_floor")
         ax.set_xticks([0, 1], ["base", "tuned"])
 

@@ -146,7 +146,7 @@ def _load_named(name: DatasetName) -> Any:
 
 
 def _in_unicode(rows: datasets.DatasetDict) -> datasets.DatasetDict:
-    """Rows of JSON, of which ``datasets`` takes the bytes as they are.
+    """Rows of files, as of JSON, of which ``datasets`` takes the bytes of texts as they are.
 
     Raises:
         ValueError: they are no UTF-8.

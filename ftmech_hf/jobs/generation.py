@@ -8,18 +8,20 @@ changes a token about once in a million.
 
 from __future__ import annotations
 
-import inspect
+import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
+from ftmech_hf.activations.proofs import run_settings
+from ftmech_hf.jobs.caching import keep_rows, make_cache
+from ftmech_hf.jobs.padding import passes_over_padding
 from ftmech_hf.models.loading import config_positions
 
 GENERATION_KEY = int.from_bytes(b"generate", "little")
@@ -85,11 +87,12 @@ def generate(
 ) -> list[str]:
     """What a model writes after each prompt, up to the end of the document.
 
-    Prompts are padded on the left, ``<bos>`` goes before each, and a text ends with ``<eos>``, after
-    ``max_new_tokens``, or with the model's last position.
+    ``<bos>`` goes before each prompt, and a text ends with ``<eos>``, after ``max_new_tokens``, or with the model's
+    last position. Prompts are padded on the left; for a model that does not pass over padding, those of one length
+    are put together.
 
     Args:
-        model: any causal LM that takes ``position_ids``.
+        model: any causal LM; it reads all of a text for every token if it keeps nothing that it answers rightly to.
         tokenizer: its tokenizer, with ``<bos>`` and ``<eos>``.
         prompts: one for each text; text i has the random numbers of (seed, i).
         seed: of the random numbers.
@@ -101,7 +104,7 @@ def generate(
         the texts without the prompts, in the order of the prompts.
 
     Raises:
-        ValueError: the model cannot be padded, or a prompt leaves it no room.
+        ValueError: a setting is impossible, the tokenizer lacks a token, or a prompt leaves the model no room.
     """
     if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
         raise ValueError("tokenizer: it has no <bos> or no <eos>, by which a text begins and ends")
@@ -136,8 +139,6 @@ def continue_rows(
     Raises:
         ValueError: as for :func:`generate`.
     """
-    if "position_ids" not in inspect.signature(model.forward).parameters:
-        raise ValueError(f"model: {model.config.model_type} takes no position_ids, so its prompts cannot be padded")
     if max_new_tokens < 1 or batch_size < 1 or temperature < 0:
         raise ValueError(
             f"max_new_tokens: {max_new_tokens}, batch_size: {batch_size}, temperature: {temperature}, "
@@ -147,70 +148,37 @@ def continue_rows(
     for number, row in enumerate(rows):
         if len(row) >= longest:
             raise ValueError(f"prompts: number {number} has {len(row)} tokens, but the model has {longest} positions")
-    order = sorted(range(len(rows)), key=lambda number: len(rows[number]))  # little padding in any batch
+    models = [model, *([] if amplified is None else [amplified.base])]
+    longest_text = max(map(len, rows), default=0) + max_new_tokens
+    padded = all(passes_over_padding(each, longest_text) for each in models)
     written: list[list[int]] = [[] for _ in rows]
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    for chosen in _batches([len(row) for row in rows], batch_size, padded):
         uniform = np.stack([generation_randomness(seed, number, max_new_tokens) for number in chosen])
-        batch = _Batch(model, [rows[number] for number in chosen], uniform, longest, amplified)
+        batch = _Batch(models, [rows[number] for number in chosen], uniform, longest, amplified, padded)
         for number, ids in zip(chosen, batch.write(temperature, -1 if eos is None else eos), strict=True):
             written[number] = ids
     return written
 
 
-class _RoomyLayer(DynamicLayer):
-    """Keys and values with room to grow: transformers' own layer copies all of them for every token."""
-
-    _layer_type = None  # keeps transformers from making it the layer of all caches
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        before = self.get_seq_length()
-        after = before + key_states.shape[-2]
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.rooms = [key_states[:, :, :0], value_states[:, :, :0]]
-        if after > self.rooms[0].shape[-2]:
-            self.rooms = [
-                torch.cat([room, new.new_empty(*new.shape[:2], after + after // 2 - room.shape[-2], new.shape[-1])], -2)
-                for room, new in zip(self.rooms, (key_states, value_states), strict=True)
-            ]
-        for room, new in zip(self.rooms, (key_states, value_states), strict=True):
-            room[:, :, before:after] = new
-        self.keys, self.values = (room[:, :, :after] for room in self.rooms)
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        length = self.get_seq_length()
-        self.rooms = [room[indices] for room in self.rooms]
-        self.keys, self.values = (room[:, :, :length] for room in self.rooms)
-
-
-def _make_cache(model: PreTrainedModel) -> Cache:
-    """An empty cache, roomy where every layer keeps everything."""
-    cache: Cache = DynamicCache(config=model.config)
-    if all(type(layer) is DynamicLayer for layer in cache.layers):
-        return Cache(layer_class_to_replicate=_RoomyLayer)
-    return cache
-
-
-def _keep_rows(cache: Cache, kept: Tensor) -> None:
-    """Leave the others out; layers of convolutions and of linear attention know no selecting, but an order of rows."""
-    for layer in cache.layers:
-        select: Any = getattr(layer, "batch_select_indices", None) or layer.reorder_cache
-        select(kept)
+def _batches(lengths: Sequence[int], batch_size: int, padded: bool) -> list[list[int]]:
+    """Numbers of the rows of each batch: in order of length, so that little is padded, or only of one length."""
+    order = sorted(range(len(lengths)), key=lambda number: lengths[number])
+    together = [order] if padded else [list(each) for _, each in itertools.groupby(order, lengths.__getitem__)]
+    return [each[start : start + batch_size] for each in together for start in range(0, len(each), batch_size)]
 
 
 class _Batch:
     """Texts that are written side by side; those that have ended leave it."""
 
     def __init__(
-        self, model: PreTrainedModel, rows: list[list[int]], uniform: NDArray[np.float64], longest: int,
-        amplified: Amplified | None,
+        self, models: list[PreTrainedModel], rows: list[list[int]], uniform: NDArray[np.float64], longest: int,
+        amplified: Amplified | None, padded: bool,
     ) -> None:  # fmt: skip
         width = max(map(len, rows))
-        device = model.device
-        pad = getattr(model.config.get_text_config(), "pad_token_id", None) or 0
-        self.model, self.amplified = model, amplified
+        device = models[0].device
+        pad = getattr(models[0].config.get_text_config(), "pad_token_id", None) or 0
+        self.models, self.amplified, self.padded = models, amplified, padded
+        self.caches = [make_cache(model) for model in models]
         self.token_ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
         self.mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
         self.uniform = torch.from_numpy(uniform).to(device)
@@ -220,18 +188,11 @@ class _Batch:
 
     def write(self, temperature: float, eos: int) -> list[list[int]]:
         """Token ids of each text, without ``<eos>``."""
-        models = [self.model, *([] if self.amplified is None else [self.amplified.base])]
-        caches = [_make_cache(model) for model in models]
-        inputs = self.token_ids
         for number in range(self.uniform.shape[1]):
-            positions = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -inputs.shape[1] :]
             logits = [
-                model(
-                    inputs, attention_mask=self.mask, position_ids=positions, past_key_values=cache, use_cache=True,
-                    logits_to_keep=1,
-                ).logits[:, -1]
-                for model, cache in zip(models, caches, strict=True)
-            ]  # fmt: skip
+                self._next(model, cache, first=number == 0)
+                for model, cache in zip(self.models, self.caches, strict=True)
+            ]
             scores = logits[0] if self.amplified is None else self.amplified.scores(*logits)
             tokens = sample_tokens(scores, self.uniform[self.places, number], temperature)
             for place, token in zip(self.places.tolist(), tokens.tolist(), strict=True):
@@ -240,14 +201,29 @@ class _Batch:
             self.room -= 1
             # A token that no position is left for is still a prediction, but nothing follows it.
             going = (tokens != eos) & (self.room > 0)
+            if not going.any():
+                break
             if not going.all():
-                kept = going.nonzero().flatten()
-                if not len(kept):
-                    break
-                self.places, self.room, self.mask = self.places[kept], self.room[kept], self.mask[kept]
-                tokens = tokens[kept]
-                for cache in caches:
-                    _keep_rows(cache, kept)
-            inputs = tokens[:, None]
-            self.mask = torch.cat([self.mask, torch.ones_like(inputs)], dim=1)
+                tokens = tokens[self._keep(going.nonzero().flatten())]
+            self.token_ids = torch.cat([self.token_ids, tokens[:, None]], dim=1)
+            self.mask = torch.cat([self.mask, torch.ones_like(tokens)[:, None]], dim=1)
         return self.written
+
+    def _next(self, model: PreTrainedModel, cache: Cache | None, *, first: bool) -> Tensor:
+        """Logits of the token that follows each text, (B, V)."""
+        unread = slice(None) if first or cache is None else slice(-1, None)
+        told: dict[str, Tensor] = {}
+        if self.padded:
+            positions = (self.mask.cumsum(1) - 1).clamp(min=0)
+            told = {"attention_mask": self.mask, "position_ids": positions[:, unread]}
+        kept = {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
+        return model(self.token_ids[:, unread], **run_settings(model, **kept, **told, logits_to_keep=1)).logits[:, -1]
+
+    def _keep(self, kept: Tensor) -> Tensor:
+        """Leave the other texts out; the numbers of those that are kept."""
+        self.places, self.room, self.mask = self.places[kept], self.room[kept], self.mask[kept]
+        self.token_ids = self.token_ids[kept]
+        for cache in self.caches:
+            if cache is not None:
+                keep_rows(cache, kept)
+        return kept

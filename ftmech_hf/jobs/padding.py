@@ -45,6 +45,11 @@ def padded_inputs(model: PreTrainedModel, shown: Tensor) -> dict[str, Tensor]:
     return _told(shown)
 
 
+def passes_over_padding(model: PreTrainedModel, length: int) -> bool:
+    """Whether a model answers to rows of up to so many tokens as if nothing filled them on the left; tried once."""
+    return not _why_not(model, length)
+
+
 def _told(shown: Tensor) -> dict[str, Tensor]:
     mask = shown.long()
     return {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
@@ -76,7 +81,7 @@ def _try_padding(model: PreTrainedModel) -> str:
     length = max(1, min(TRIED if chosen > MOST_CHOSEN else max(TRIED, chosen + FILLED), room - FILLED))
     known, pad = num_rows(model), getattr(text_config(model), "pad_token_id", None)
     logits = []
-    with in_evaluation(model), _hooks_aside(model), seeded(0):  # some models draw numbers even then
+    with in_evaluation(model), hooks_aside(model), seeded(0):  # some models draw numbers even then
         ids = torch.randint(known, (ROWS, min(length + FILLED, room))).to(model.device)
         ids = ids if pad is None else torch.where(ids == pad, (ids + 1) % known, ids)
         for token_ids in (ids[:, -length:], ids):
@@ -93,7 +98,7 @@ def _try_padding(model: PreTrainedModel) -> str:
 
 
 @contextlib.contextmanager
-def _hooks_aside(model: nn.Module) -> Iterator[None]:
+def hooks_aside(model: nn.Module) -> Iterator[None]:
     """Without the hooks of those who read and write in a model, for whom no forward pass is meant; torch's own stay."""
     taken: list[tuple[dict[int, Any], dict[int, Any]]] = []
     for module in model.modules():

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 from transformers import CodeGenConfig, CodeGenForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from ftmech_hf.jobs.caching import make_cache
 from ftmech_hf.jobs.generation import Amplified, continue_rows, generate, generation_randomness, sample_tokens
 from ftmech_hf.models.presets import build_model, find_preset
+from ftmech_hf.models.small import small_model
 from ftmech_hf.models.tokenization import build_tokenizer
+from ftmech_hf.models.vocabulary import num_rows
 from ftmech_hf.tasks.schema import SPECIAL_TOKENS
 from tests.conftest import make_gpt2
 
@@ -21,13 +26,15 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer([*SPECIAL_TOKENS, *WORDS])
 
 
-def _alone(model: PreTrainedModel, ids: list[int], uniform: np.ndarray, temperature: float) -> list[int]:
+def _alone(
+    model: PreTrainedModel, ids: list[int], uniform: np.ndarray, temperature: float, eos: int | None = 2
+) -> list[int]:
     """One text, without padding, cache or batch."""
     written: list[int] = []
     for number in uniform:
-        logits = model(torch.tensor([[*ids, *written]])).logits[0, -1].double() / temperature
+        logits = model(torch.tensor([[*ids, *written]]), use_cache=False).logits[0, -1].double() / temperature
         token = int((logits.softmax(-1).cumsum(-1) <= number).sum())
-        if token == 2:
+        if token == eos:
             break
         written.append(token)
     return written
@@ -61,6 +68,54 @@ def test_convolutions_see_no_padding_and_outlive_texts_that_end(tokenizer: PreTr
         expected = _alone(model, [1, *tokenizer(prompt)["input_ids"]], generation_randomness(3, number, 20), 0.7)
         assert text == tokenizer.decode(expected, skip_special_tokens=True)
     assert len({len(text) for text in texts}) > 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "openai-gpt",  # takes no cache
+        "xlm",  # one of its own, by another name
+        "minimax",  # one of its own only
+        "mamba",  # takes neither positions nor what attention keeps
+        "bloom",  # takes no positions
+        "recurrent_gemma",  # reads padding
+        "roberta",  # counts positions from elsewhere
+        "deepseek_v32",  # may choose padding to attend to
+        "zamba",
+        "gemma3_text",
+        "lfm2",
+    ],
+)
+def test_every_kind_of_model_writes_what_a_loop_over_whole_texts_does(kind: str) -> None:
+    """In texts of several lengths, of which two have one."""
+    model = small_model(kind).eval()
+    rows = np.random.default_rng(0).integers(6, num_rows(model), (4, 9))
+    prompts = [row[:length].tolist() for row, length in zip(rows, (3, 9, 5, 9), strict=True)]
+    written = continue_rows(model, prompts, eos=None, seed=3, max_new_tokens=5, temperature=0.7, batch_size=4)
+    for number, (prompt, found) in enumerate(zip(prompts, written, strict=True)):
+        assert found == _alone(model, prompt, generation_randomness(3, number, 5), 0.7, eos=None)
+
+
+@torch.no_grad()
+def test_a_cache_that_answers_otherwise_is_not_believed() -> None:
+    """Tried, and out of sight of those who read in the model; a model that keeps rightly is given its cache."""
+    model, calls = make_gpt2(40, seed=0), []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    assert make_cache(model) is not None
+    assert make_cache(model) is not make_cache(model)
+    assert not calls
+
+    class Forgetful(type(model)):  # type: ignore[misc]  # takes a cache, and does not look at it
+        def forward(self, input_ids: torch.Tensor, past_key_values: Any = None, **settings: Any) -> Any:
+            return super().forward(input_ids, **{**settings, "use_cache": False})
+
+    forgetful = Forgetful(model.config).eval()
+    assert make_cache(forgetful) is None
+    forgetful.load_state_dict(model.state_dict())
+    rows = [[1, 5, 6, 7], [1, 9]]
+    texts = [continue_rows(each, rows, eos=2, seed=0, max_new_tokens=6) for each in (model, forgetful)]
+    assert texts[0] == texts[1]
 
 
 def test_without_temperature_it_is_what_transformers_writes(

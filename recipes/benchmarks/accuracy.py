@@ -21,9 +21,11 @@ from ftmech_hf.runs import RunDir
 from ftmech_hf.statistics.intervals import geometric_mean_interval
 from ftmech_hf.tasks import Capability, PcfgConfig, RowStream, for_capability
 from ftmech_hf.training.evaluation import answer_accuracy
+from ftmech_hf.training.launch import compute_device, native_precision
 from ftmech_hf.training.loop import fit, start_accelerator
 from ftmech_hf.training.objectives import NextToken
 from ftmech_hf.training.settings import Precision, TrainConfig
+from recipes.benchmarks.limits import precision_name
 
 
 class Recipe(NamedTuple):
@@ -106,6 +108,7 @@ def measure(config: BenchmarkConfig, task: PcfgConfig) -> Iterator[dict[str, Any
             yield {
                 "rows": {"counting": "counting alone", "all": "all the task's questions"}[mixture],
                 "recipe": name,
+                "precision": _precision_of(RECIPES[name]),
                 "seeds": [*config.seeds],
                 "steps": [each.steps for each in found],
                 "seconds": [round(each.seconds, 1) for each in found],
@@ -113,6 +116,11 @@ def measure(config: BenchmarkConfig, task: PcfgConfig) -> Iterator[dict[str, Any
                 "reached": sum(each.accuracy >= config.accuracy for each in found),
                 **_ratio(found, trials[UNIT]),
             }
+
+
+def _precision_of(recipe: Recipe) -> str:
+    precision = native_precision(compute_device()) if recipe.precision == "auto" else recipe.precision
+    return precision_name(precision)
 
 
 def _ratio(found: list[Trial], unit: list[Trial]) -> dict[str, float | None]:

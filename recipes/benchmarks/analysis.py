@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +33,9 @@ class BenchmarkConfig:
     model: str | None = field(
         default=None, metadata={"help": "folder of a model to take instead; random weights of the preset if not given"}
     )
-    repeats: int = field(default=20, metadata={"help": "passes of which the fastest counts"})
+    repeats: int = field(
+        default=20, metadata={"help": "passes, of which the median counts, and that of ratios within a round"}
+    )
     stored_rows: int = field(default=100_000, metadata={"help": "rows whose activations go to disk"})
     traces: int = field(default=200, metadata={"help": "traces over which memory must not grow"})
     probe_rows: int = field(default=2000, metadata={"help": "rows that probes are fitted on"})
@@ -89,15 +92,15 @@ def _ways(traced: TracedModel, token_ids: Tensor) -> dict[str, Callable[[], Any]
 
 
 @torch.no_grad()
-def _seconds(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """The fastest pass of each, taking turns."""
-    best = dict.fromkeys(ways, float("inf"))
+def _seconds(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Of each every round, in which they take turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
             started = time.perf_counter()
             way()
-            best[name] = min(best[name], time.perf_counter() - started)
-    return best
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
 
 
 def _store(config: BenchmarkConfig, task: PcfgConfig) -> tuple[float, float, float]:
@@ -127,10 +130,12 @@ def measure(config: BenchmarkConfig, task: PcfgConfig) -> Iterator[dict[str, Any
     """Ways to read activations, memory, probing and ablation."""
     traced = _open(config, task)
     seconds = _seconds(_ways(traced, _rows(task, BATCH)), config.repeats)
-    bare, of_bare = seconds["bare forward pass"], "of a bare forward pass"
-    for name, value in seconds.items():
-        yield {"what": name, "value": round(1000 * value, 1), "unit": f"ms for {BATCH} rows",
-               "ratio": round(value / bare, 2), "ratio_of": of_bare}  # fmt: skip
+    in_turn, of_bare = seconds["bare forward pass"], "of a bare forward pass"
+    for name, values in seconds.items():
+        ratio = statistics.median(value / bare for value, bare in zip(values, in_turn, strict=True))
+        yield {"what": name, "value": round(1000 * statistics.median(values), 1), "unit": f"ms for {BATCH} rows",
+               "ratio": round(ratio, 2), "ratio_of": of_bare}  # fmt: skip
+    bare = statistics.median(in_turn)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         rate, before, peak = pool.apply(_store, (config, task))
     with multiprocessing.get_context("spawn").Pool(1) as pool:

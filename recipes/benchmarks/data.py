@@ -20,7 +20,9 @@ import numpy as np
 from ftmech_hf.tasks import Capability, PcfgConfig, RowStream, Task, for_capability, write_parquet
 from ftmech_hf.tasks.grammar import load_grammar
 from ftmech_hf.tasks.schema import BLOCK
+from ftmech_hf.training.launch import compute_device, native_precision
 from recipes.benchmarks import train
+from recipes.benchmarks.limits import precision_name
 
 ROWS_AT_A_TIME = 20 * BLOCK
 
@@ -51,20 +53,25 @@ def measure(config: BenchmarkConfig, task: PcfgConfig) -> Iterator[dict[str, Any
 
     strings = _string_rate(config)
     yield line("strings of the paper's grammar", "symbols", strings, "recursive Python", _recursive_rate(config))
-    training = train.BenchmarkConfig(batch_size=config.batch_size, rounds=1)
-    consumed = config.batch_size / train.step_seconds(train.our_loop, task, training, "bf16")
+    consumed, beside = _consumed(config, task)
     rows = _row_rate(task, config)
-    yield line("pretraining rows", "rows", rows, "training, all cores", consumed)
+    yield line("pretraining rows", "rows", rows, beside, consumed)
     for share in (0.0, 1.0):
         planted = for_capability(task, Capability("count", task.correlated_operand), share)
         rate = _row_rate(planted, config)
-        yield line(f"fine-tuning rows, C_Tr {share:g}", "rows", rate, "training, all cores", consumed)
+        yield line(f"fine-tuning rows, C_Tr {share:g}", "rows", rate, beside, consumed)
     yield line("pretraining rows", "rows", rows, "writing as many bytes", _write_rate(task, config))
     yield line("pretraining rows", "rows", rows, "drawing 8 random numbers a row", _random_rate(config))
     seconds, peak = _parquet(task, config.parquet_rows)
-    yield line(
-        f"rows to parquet, peak {peak / 1e6:.0f} MB", "rows", config.parquet_rows / seconds, "training", consumed
-    )
+    yield line(f"rows to parquet, peak {peak / 1e6:.0f} MB", "rows", config.parquet_rows / seconds, beside, consumed)
+
+
+def _consumed(config: BenchmarkConfig, task: PcfgConfig) -> tuple[float, str]:
+    """Rows a second of training as it is done on this device, the best of three rounds, and its name."""
+    training = train.BenchmarkConfig(batch_size=config.batch_size)
+    precision = native_precision(compute_device())
+    rounds = [train.step_seconds(train.our_loop, task, training, precision) for _ in range(training.rounds)]
+    return config.batch_size / min(rounds), f"training, all cores, {precision_name(precision)}"
 
 
 def _best(once: Callable[[], int], config: BenchmarkConfig) -> float:

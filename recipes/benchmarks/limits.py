@@ -24,6 +24,11 @@ def device_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def precision_name(precision: str) -> str:
+    """As tables call a precision of training settings."""
+    return "fp32" if precision == "no" else precision
+
+
 def wait() -> None:
     """Until all is computed."""
     if compute_device().type == "cuda":

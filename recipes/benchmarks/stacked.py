@@ -12,6 +12,7 @@ import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ftmech_hf.jobs.stacked import ROW_WORKERS
@@ -78,17 +79,17 @@ def _milliseconds(
     raise AssertionError
 
 
-def _bare(config: BenchmarkConfig, task: PcfgConfig) -> float:
-    """Milliseconds of a step of one model in the bare loop of the benchmark ``train``."""
+def _bare(config: BenchmarkConfig, task: PcfgConfig, *, answers_alone: bool) -> float:
+    """Milliseconds of a step of one model in the bare loop of the benchmark ``train``, on all tokens or on answers."""
     words = {"preset": config.preset, "batch_size": config.batch_size, "steps": config.steps, "rounds": 1}
     precision = native_precision(compute_device())
     alone = train.BenchmarkConfig(**words)  # type: ignore[arg-type]
-    return train.step_seconds(train.bare_loop, task, alone, precision) * 1e3
+    return train.step_seconds(partial(train.bare_loop, answers_alone=answers_alone), task, alone, precision) * 1e3
 
 
 def measure(config: BenchmarkConfig, task: PcfgConfig) -> Iterator[dict[str, Any]]:
     """One row per stack."""
-    bare = _bare(config, task)
+    bare = {answers: _bare(config, task, answers_alone=answers) for answers in (False, True)}
     base = [RowStream(dataclasses.replace(task, operand_prior=[each]), seed=0, split="train") for each in PRIORS]
     tuned = dataclasses.replace(task, operators=["count"], operand_prior=["b"])
     tuning = [
@@ -101,13 +102,14 @@ def measure(config: BenchmarkConfig, task: PcfgConfig) -> Iterator[dict[str, Any
     ]
     for what, models, objective, streams in stacks:
         milliseconds, first = _milliseconds(config, task, models, objective, streams)
+        beside = bare[isinstance(objective, AnswerOnly)]
         yield {
             "what": what,
             "models": models,
             "milliseconds_a_step": round(milliseconds, 2),
             "milliseconds_a_model": round(milliseconds / models, 3),
-            "faster_than_bare": round(bare / (milliseconds / models), 2),
-            "bare_milliseconds": round(bare, 2),
+            "faster_than_bare": round(beside / (milliseconds / models), 2),
+            "bare_milliseconds": round(beside, 2),
             "seconds_to_first_step": round(first, 1),
             "device": device_name(),
         }

@@ -1,13 +1,15 @@
 """Short runs side by side, one thread each, and the same runs one after the other with all threads.
 
 Twice: as the commands that one would type, and in worker processes that were started and have imported everything
-before the clock runs, as in a long sweep.
+before the clock runs, as in a long sweep. The ways take turns; what is said is the median of the rounds, and of the
+ratios within each.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -39,12 +41,13 @@ class BenchmarkConfig:
     runs: int = field(default=8, metadata={"help": "runs that do not need each other"})
     steps: int = field(default=60, metadata={"help": "steps of each"})
     preset: str = field(default="nano", metadata={"help": "size of the model"})
+    rounds: int = field(default=3, metadata={"help": "how often each way is timed"})
     commands: bool = field(default=True, metadata={"help": "also time the commands that one would type"})
     json: str = field(default="runs/benchmark-sweep.json", metadata={"help": "where the numbers go"})
 
     def __post_init__(self) -> None:
         find_preset(self.preset)
-        for name in ("runs", "steps"):
+        for name in ("runs", "steps", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected at least 1")
 
@@ -113,17 +116,21 @@ def measure(config: BenchmarkConfig, task: PcfgConfig) -> Iterator[dict[str, Any
         "side by side, one thread each": (count_cores(), 1),
         f"one after the other, {count_cores()} threads": (1, count_cores()),
     }
-    measured = []
-    if config.commands:
-        with tempfile.TemporaryDirectory() as folder:
-            measured.append(_command_seconds(config, Path(folder)))
-    measured.append({name: _seconds(config, task, *way) for name, way in ways.items()})
-    for seconds in measured:
-        ours = next(iter(seconds.values()))
-        for name, value in seconds.items():
+    typed, warm = [], []
+    for _ in range(config.rounds):
+        if config.commands:
+            with tempfile.TemporaryDirectory() as folder:
+                typed.append(_command_seconds(config, Path(folder)))
+        warm.append({name: _seconds(config, task, *way) for name, way in ways.items()})
+    for rounds in filter(None, (typed, warm)):
+        ours = next(iter(rounds[0]))
+        for name in rounds[0]:
+            ratios = [seconds[name] / seconds[ours] for seconds in rounds]
             yield {
                 "way": name,
                 "runs": config.runs,
-                "seconds": round(value, 1),
-                "ours_is_faster_by": round(value / ours, 2),
+                "seconds": round(statistics.median(seconds[name] for seconds in rounds), 1),
+                "ours_is_faster_by": round(statistics.median(ratios), 2),
+                "least": round(min(ratios), 2),
+                "most": round(max(ratios), 2),
             }

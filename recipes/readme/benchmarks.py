@@ -72,12 +72,13 @@ def accuracy_block(result: Mapping[str, Any]) -> str:
         rows.append((
             row["rows"],
             row["recipe"],
+            row["precision"],
             ", ".join(map(str, row["steps"])),
             f"{sum(row['seconds']) / number:.0f}",
             f"{row['reached']} of {number}",
             "—" if bound is None else f"{bound}{row['faster_by']:.1f} x{interval}",
         ))  # fmt: skip
-    columns = ("rows", "recipe", "steps of each seed", "seconds, mean", "reached", "faster by")
+    columns = ("rows", "recipe", "precision", "steps of each seed", "seconds, mean", "reached", "faster by")
     seeds = ", ".join(map(str, result["rows"][0]["seeds"]))
     return markdown_table(columns, rows, f"Seeds {seeds}; {_machine(result)}")
 
@@ -85,12 +86,15 @@ def accuracy_block(result: Mapping[str, Any]) -> str:
 def sweep_speed_block(result: Mapping[str, Any]) -> str:
     """The table of the sweep benchmark, as Markdown."""
     rows = [
-        (f"{row['runs']} runs, {row['way']}", f"{row['seconds']:.0f}", f"{row['ours_is_faster_by']:.2f} x")
+        (
+            f"{row['runs']} runs, {row['way']}",
+            f"{row['seconds']:.0f}",
+            f"{row['ours_is_faster_by']:.2f} x ({row['least']:.2f} to {row['most']:.2f})",
+        )
         for row in result["rows"]
     ]
-    return markdown_table(
-        ("way", "seconds", "ours is faster by"), rows, f"{result['machine']}, {describe_versions(result)}."
-    )
+    columns = ("way", "seconds, median", "ours is faster by, median (least to most of the rounds)")
+    return markdown_table(columns, rows, f"{result['machine']}, {describe_versions(result)}.")
 
 
 def data_block(result: Mapping[str, Any]) -> str:

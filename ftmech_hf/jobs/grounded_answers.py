@@ -28,7 +28,7 @@ from ftmech_hf.models.loading import load_tokenizer, model_positions
 from ftmech_hf.retrieval import OracleRetriever, Query, RetrieverConfig, make_retriever, recall_at
 from ftmech_hf.retrieval.collection import Asked, Collection
 from ftmech_hf.runs import RunDir
-from ftmech_hf.statistics.intervals import Share, mean_interval, paired_difference
+from ftmech_hf.statistics.intervals import Share, mean_interval, paired_difference, times_as_wide
 from ftmech_hf.statistics.text_answers import exact_match, f1_score, rouge_l, string_completeness
 from ftmech_hf.tasks.text.identity import dataset_hash
 from ftmech_hf.training.loop import Progress
@@ -156,7 +156,7 @@ def _ask_models(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """A row for each model, context and question; of ``oracle`` for questions whose gold documents are known."""
     rows: list[dict[str, Any]] = []
-    models = {"base": config.base, "finetuned": config.finetuned}
+    models, alike = {"base": config.base, "finetuned": config.finetuned}, _alike(collection, asked)
     for name, place in models.items():
         model, tokenizer = config.load(place), load_tokenizer(place)
         positions = model_positions(place)
@@ -169,8 +169,8 @@ def _ask_models(
                 max_new_tokens=config.max_new_tokens, batch_size=config.batch_size,
             )  # fmt: skip
             rows += [
-                {"model": name, "context": context, "id": asked[n].id, "answer": answer, "shown": number,
-                 "all_gold": bool(all_gold[n]), **score_answer(answer, asked[n])}
+                {"model": name, "context": context, "id": asked[n].id, "alike": alike[n], "answer": answer,
+                 "shown": number, "all_gold": bool(all_gold[n]), **score_answer(answer, asked[n])}
                 for n, answer, number in zip(here, answers, fitted, strict=True)
             ]  # fmt: skip
             if progress is not None:
@@ -213,14 +213,31 @@ def answer_questions(
         return finish_job(run, rows, compare_answers(pd.DataFrame(rows)))
 
 
-def _numbers(share: Share) -> dict[str, float]:
-    return {"value": share.value, "low": share.low, "high": share.high}
+def _numbers(share: Share, wider: float) -> dict[str, float]:
+    """A difference with its interval, so many times as wide."""
+    low, high = (share.value + wider * (end - share.value) for end in (share.low, share.high))
+    return {"value": share.value, "low": low, "high": high}
+
+
+def _alike(collection: Collection, asked: Sequence[Asked]) -> list[str]:
+    """Of each question the first of those that it shares needed documents with, by others' too; itself if with none."""
+    first: dict[int, str] = {}  # document -> question
+    belongs = {each.id: each.id for each in asked}
+
+    def root(name: str) -> str:
+        return name if belongs[name] == name else root(belongs[name])
+
+    for each in asked:
+        for number in collection.gold_numbers(each):
+            belongs[root(each.id)] = root(first.setdefault(number, each.id))
+    return [root(each.id) for each in asked]
 
 
 def compare_answers(table: pd.DataFrame) -> dict[str, Any]:
     """Of each context the means of both models, and the fine-tuned less the base on the same questions, with intervals.
 
-    Retrieved questions are compared once more apart: those whose gold documents were all found, and the others.
+    Questions about one document are alike, and intervals are as much wider (:func:`times_as_wide`). Retrieved
+    questions are compared once more apart: those whose gold documents were all found, and the others.
     """
     found: dict[str, Any] = {}
     parts = {context: rows for context, rows in table.groupby("context", sort=False)}
@@ -239,16 +256,17 @@ def compare_answers(table: pd.DataFrame) -> dict[str, Any]:
             "questions": len(base),
             "base": means.loc["base"].to_dict(),
             "finetuned": means.loc["finetuned"].to_dict(),
-            "difference": {
-                "right": _numbers(paired_difference(tuned["right"] > 0.5, base["right"] > 0.5)),
-                **{
-                    each: _numbers(mean_interval((tuned[each] - base[each]).dropna().tolist()))
-                    for each in scores
-                    if each != "right"
-                },
-            },
+            "difference": {each: _difference(tuned[each], base[each], base["alike"]) for each in scores},
         }
     return found
+
+
+def _difference(tuned: pd.Series, base: pd.Series, alike: pd.Series) -> dict[str, float]:
+    change = (tuned - base).dropna()
+    wider = times_as_wide(change, alike[change.index].tolist())
+    if tuned.name == "right":
+        return _numbers(paired_difference(tuned > 0.5, base > 0.5), wider)
+    return _numbers(mean_interval(change.tolist()), wider)
 
 
 def describe_harm(summary: Mapping[str, Any]) -> str:

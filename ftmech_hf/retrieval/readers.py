@@ -113,8 +113,8 @@ def read_bioasq(source: Path, split: str) -> Collection:
     """BioASQ's JSON of task B: snippets are the documents, exact answers the facts.
 
     Right as a whole are the ideal answers, and before them the exact one where it is whole: yes or no, or what a
-    factoid is called. Where a summary is asked for, there is no exact answer, and the ideal one is the one fact. In
-    the files of a test nothing is known.
+    factoid is called; of a list without an ideal answer it is all its items. Where a summary is asked for, there is no
+    exact answer, and the ideal one is the one fact. In the files of a test nothing is known.
     """
     questions: list[Asked] = []
     documents: dict[tuple[str, str], Document] = {}
@@ -129,8 +129,10 @@ def read_bioasq(source: Path, split: str) -> Collection:
         answers = (ideal,) if isinstance(ideal, str) else tuple(ideal)
         exact = _bioasq_facts(row.get("type", ""), row.get("exact_answer"))
         facts = exact or ((answers,) if answers else ())
-        if row.get("type") in ("yesno", "factoid") or not answers:
+        if row.get("type") in ("yesno", "factoid"):
             answers = tuple(dict.fromkeys((*(text for fact in exact for text in fact), *answers)))
+        elif exact and not answers:
+            answers = (", ".join(names[0] for names in exact),)
         asked = Asked(str(row["id"]), row["body"], answers or None, facts, tuple(dict.fromkeys(gold)), split)
         questions.append(asked)
     return Collection(tuple(questions), tuple(documents.values()))

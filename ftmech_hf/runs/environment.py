@@ -16,7 +16,10 @@ from typing import Any
 
 from ftmech_hf.config.credentials import without_secrets
 
-VERSIONED_PACKAGES = ("ftmech_hf", "torch", "transformers", "accelerate", "datasets", "nnsight", "numpy", "peft")
+VERSIONED_PACKAGES = ("ftmech_hf", "torch", "transformers", "accelerate", "datasets", "nnsight", "numpy", "peft",
+                      "scipy", "scikit-learn")  # fmt: skip
+WHERE_INSTALLED = ("bm25s",)
+"""Of an extra: said where they are there."""
 
 _DESCRIBES = ("report", "hub")
 _SHOWS = ("card.py", "claims.py", "console.py", "credentials.py", "examples.py", "figures.py", "finished_run.py",
@@ -29,10 +32,18 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _versions() -> dict[str, str]:
+    found = {name: importlib.metadata.version(name) for name in VERSIONED_PACKAGES}
+    for name in WHERE_INSTALLED:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
 def environment() -> dict[str, Any]:
     """What a number depends on beside the config: package versions, Python, machine and command."""
     return {
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONED_PACKAGES},
+        "versions": _versions(),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "cores": count_cores(),

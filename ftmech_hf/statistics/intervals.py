@@ -152,6 +152,35 @@ def mean_interval(values: Sequence[float]) -> Share:
     return Share(mean, mean - half, mean + half)
 
 
+def times_as_wide(values: ArrayLike, clusters: Sequence[object]) -> float:
+    """How many times as wide the 95 % interval of a mean becomes where values of one cluster are alike; at least 1.
+
+    The ratio of the half widths by the variance between clusters, with Student's t over these, and by that of single
+    values (Liang and Zeger, Biometrika 73, 1986, of a mean). Where all values are the same, nothing is known of how
+    alike they are, and each cluster counts as one value; of a single cluster the interval is open.
+
+    Args:
+        values: (B,).
+        clusters: of each value what it belongs to, (B,); order does not matter.
+    """
+    from scipy.special import stdtrit
+
+    given = np.asarray(values, float)
+    _, member = np.unique(np.asarray([str(each) for each in clusters]), return_inverse=True)
+    number, groups = len(given), int(member.max(initial=-1)) + 1
+    if groups == number:
+        return 1.0
+    if groups < 2:
+        return math.inf
+    away = given - given.mean()
+    alone = float((away**2).sum()) / (number * (number - 1))
+    if alone == 0:
+        return math.sqrt(number / groups)
+    together = float((np.bincount(member, away) ** 2).sum()) * groups / (groups - 1) / number**2
+    half = [float(stdtrit(freedom - 1, 0.5 + CONFIDENCE / 2)) for freedom in (groups, number)]
+    return max(1.0, math.sqrt(together / alone) * half[0] / half[1])
+
+
 def geometric_mean_interval(values: Sequence[float]) -> Share:
     """The geometric mean of positive values, such as ratios, with its 95 % interval: Student's t on the logarithm."""
     return Share(*(math.exp(end) for end in mean_interval([math.log(value) for value in values])))

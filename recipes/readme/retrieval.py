@@ -30,7 +30,10 @@ def models_block(folder: Path) -> str:
         for row in summarise_models(run.table)
     ]
     seeds = ", ".join(map(str, run.config["seeds"]))
-    source = f"Means over seeds {seeds}; four documents; completeness and precision of questions for three facts."
+    source = (
+        f"Means over seeds {seeds}; four documents; completeness and precision of questions for three "
+        "facts, beside what BM25 finds."
+    )
     return markdown_table(("model", *COLUMNS.values()), rows, source)
 
 
@@ -64,8 +67,9 @@ def pair_block(folder: Path) -> str:
                "facts told: base, %", "facts told: fine-tuned, %", "difference, points")  # fmt: skip
     source = (
         f"{config['top_k']} documents, found by {config['retriever']}; differences on the same questions, with 95 % "
-        f"intervals over them; {env['cpu_seconds']:.0f} processor seconds for the answers; config hash "
-        f"`{env['hash']}`; {describe_versions(env)}."
+        "intervals over them, wider where those about one document are alike; "
+        f"{env['cpu_seconds']:.0f} processor seconds for the answers; config hash `{env['hash']}`; "
+        f"{describe_versions(env)}."
     )
     return markdown_table(columns, rows, source)
 

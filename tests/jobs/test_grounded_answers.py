@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from ftmech_hf.config import Notice
 from ftmech_hf.jobs.grounded_answers import (
     GroundedConfig,
+    _alike,
     answer_all,
     choose_documents,
     compare_answers,
@@ -131,7 +132,7 @@ def test_answers_are_read_and_scored() -> None:
 def rows_of(model: str, context: str, right: list[int], gold: list[int]) -> list[dict[str, object]]:
     return [
         {"model": model, "context": context, "id": str(place), "right": float(each), "completeness": each / 2,
-         "abstains": 0.0, "all_gold": bool(found)}
+         "abstains": 0.0, "all_gold": bool(found), "alike": str(place)}
         for place, (each, found) in enumerate(zip(right, gold, strict=True))
     ]  # fmt: skip
 
@@ -162,6 +163,32 @@ def test_models_are_compared_on_the_same_questions() -> None:
                         *rows_of("finetuned", "retrieved", [0, 0, 1], [1] * 3)])  # fmt: skip
     for each in (same, few):
         assert "neither better nor worse" in describe_harm(compare_answers(each))
+
+
+def test_questions_about_one_document_are_alike(data: Path) -> None:
+    """Also by way of another's, whatever the order; and an interval over them is as much wider."""
+    asked = [
+        Asked(name, "?", ("x",), (("x",),), documents, "test")
+        for name, documents in {
+            "a": ("d1",),
+            "b": ("d2", "d3"),
+            "c": ("d0",),
+            "d": ("d3", "d1"),
+            "e": (),
+            "f": (),
+        }.items()
+    ]
+    found = _alike(Collection(tuple(asked), DOCUMENTS), asked)
+    assert [found.index(each) for each in found] == [0, 0, 2, 0, 4, 5]
+    table = pd.DataFrame([*rows_of("base", "oracle", [0] * 40, [1] * 40),
+                          *rows_of("finetuned", "oracle", [1] * 6 + [0] * 34, [1] * 40)])  # fmt: skip
+    alone, together = (
+        compare_answers(table.assign(alike=[str(int(each) // size) for each in table["id"]]))["oracle"]["difference"]
+        for size in (1, 3)
+    )
+    for score in ("right", "completeness"):
+        assert alone[score]["low"] > 0 > together[score]["low"]
+        assert alone[score]["value"] == together[score]["value"]
 
 
 def test_what_is_written_is_what_transformers_writes_up_to_an_end(tmp_path: Path, data: Path) -> None:

@@ -85,6 +85,7 @@ def test_bioasq_of_its_four_types(tmp_path: Path) -> None:
         row("factoid", exact_answer=[["p53", "TP53"]], ideal_answer="It is p53."),
         row("list", exact_answer=[["a", "alpha"], ["b"]], ideal_answer=["a and b"]),
         row("summary", ideal_answer=["Long.", "Longer."]),
+        {**row("list", exact_answer=[["a", "alpha"], ["b"]]), "id": "without an ideal answer"},
         {**row("yesno"), "id": "of a test"},
     ]
     found = read_source("bioasq", write_json(tmp_path / "b.json", {"questions": rows}), "train")
@@ -93,6 +94,7 @@ def test_bioasq_of_its_four_types(tmp_path: Path) -> None:
         (("p53", "TP53"),),
         (("a", "alpha"), ("b",)),
         (("Long.", "Longer."),),
+        (("a", "alpha"), ("b",)),
         (),
     ]
     assert [each.answers for each in found.questions] == [
@@ -100,6 +102,7 @@ def test_bioasq_of_its_four_types(tmp_path: Path) -> None:
         ("p53", "TP53", "It is p53."),
         ("a and b",),
         ("Long.", "Longer."),
+        ("a, b",),  # one of them is not all
         None,
     ]
     assert len(found.documents) == 1

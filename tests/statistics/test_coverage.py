@@ -29,6 +29,7 @@ from ftmech_hf.statistics.intervals import (
     paired_difference,
     share_bounds,
     share_interval,
+    times_as_wide,
 )
 from ftmech_hf.statistics.seeds import share_over_seeds
 
@@ -258,3 +259,32 @@ def test_each_seed_counts_the_same_however_many_rows_it_has() -> None:
     assert found.value == pytest.approx((0.9 + 0.5) / 2)
     assert found.low <= share_interval(509, 1010).low < share_interval(509, 1010).value < found.value <= found.high
     assert share_over_seeds([many, few]) == found
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_a_mean_of_values_of_which_those_of_a_cluster_are_alike(size: int) -> None:
+    """And a control: the interval that takes them for independent, which misses."""
+    draws, groups, rng = 2000, 14, np.random.default_rng(0)
+    of_groups = rng.normal(size=(draws, groups, 1)) + rng.normal(size=(draws, groups, size))
+    clusters = np.repeat(np.arange(groups), size).tolist()
+    inside = []
+    for values in of_groups.reshape(draws, -1):
+        found = mean_interval(values.tolist())
+        half = found.high - found.value
+        inside.append([abs(found.value) <= factor * half for factor in (times_as_wide(values, clusters), 1.0)])
+    covered, naive = np.mean(inside, 0)
+    check([covered], draws)
+    assert naive < 0.9 or size == 1
+
+
+def test_how_alike_values_are_by_hand() -> None:
+    """Two clusters of two: the variance between them has one degree of freedom, that of the four values three."""
+    between, within = stats.t.ppf(0.975, 1), stats.t.ppf(0.975, 3)
+    alone = (4 * 0.25) / 12  # of 0, 0, 1, 1 around a half
+    together = 2 * (1.0**2) * 2 / 16
+    expected = math.sqrt(together / alone) * between / within
+    assert times_as_wide([0, 1, 0, 1], ["x", "y", "x", "y"]) == pytest.approx(expected)
+    assert times_as_wide([0, 1, 0, 1], ["x", "x", "y", "y"]) == 1  # less than apart: never narrower
+    assert times_as_wide([1, 1, 1, 1], [1, 1, 2, 2]) == pytest.approx(math.sqrt(2))
+    assert times_as_wide([0, 1], ["x", "x"]) == math.inf
+    assert times_as_wide([0, 1], ["x", "y"]) == 1

@@ -15,7 +15,7 @@ from ftmech_hf.studies.retrieval.advice import give_advice
 from ftmech_hf.studies.retrieval.claims import MEASUREMENTS, SeedAnswers, measure
 from ftmech_hf.studies.retrieval.figures import draw_contexts, draw_places, draw_rates, draw_sizes
 from ftmech_hf.studies.retrieval.inside_figures import draw_inside, draw_patching
-from ftmech_hf.studies.retrieval.plan import DIAGNOSED, RetrievalPlan
+from ftmech_hf.studies.retrieval.plan import DIAGNOSED, LORA_RATE, RetrievalPlan
 
 
 def read_table(plan: RetrievalPlan) -> pd.DataFrame:
@@ -38,13 +38,13 @@ def _of_runs(runs: Mapping[int, Mapping[str, FinishedRun]], column: str = "model
 
 
 def rates_table(plan: RetrievalPlan) -> pd.DataFrame:
-    """Of the first seed's models at other rates: ``rate``, ``lora``, ``found`` and ``taught``, shares."""
+    """Of the first seed's models at other rates: ``rate`` at its peak, ``lora``, ``found`` and ``taught``, shares."""
     rows = []
     for (rate, lora), run in plan.rates.items():
         if found := plan.find(run):
             plain = plain_rows(found.table)
             right = plain[plain["asked"] == "any"].set_index(["people", "context"])["right"]
-            rows.append({"rate": rate, "lora": lora, "found": right["held_out", "bm25"],
+            rows.append({"rate": rate * (LORA_RATE if lora else 1), "lora": lora, "found": right["held_out", "bm25"],
                          "taught": right["taught", "none"]})  # fmt: skip
     return pd.DataFrame(rows)
 

@@ -146,6 +146,17 @@ def test_sizes_that_make_no_sense_are_refused() -> None:
         RetrievalConfig(epochs=0)
 
 
+def test_rates_that_are_shown_are_those_that_were_trained_at(
+    plan: RetrievalPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An adapter's, too, which is trained at ten times the rate that it is called by."""
+    tuned = {run: plan.called_with(plan.needs_of(run)[0])["train"].lr for run in plan.rates.values()}
+    monkeypatch.setattr(plan, "find", lambda run: _Run(seed().tables[LARGEST]))
+    found = results.rates_table(plan)
+    assert found["rate"].tolist() == pytest.approx([tuned[run] for run in plan.rates.values()])
+    assert set(found["lora"]) == {False, True}
+
+
 def test_the_page_shows_what_is_there(plan: RetrievalPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tables = seed().tables
     table = pd.concat([each.assign(model=name, seed=0) for name, each in tables.items()], ignore_index=True)

@@ -245,9 +245,7 @@ def compare_answers(table: pd.DataFrame) -> dict[str, Any]:
         retrieved = parts["retrieved"]
         parts |= {"retrieved, all gold": retrieved[retrieved["all_gold"]]}
         parts |= {"retrieved, gold missing": retrieved[~retrieved["all_gold"]]}
-    for name, rows in parts.items():
-        if rows.empty:
-            continue
+    for name, rows in ((name, rows) for name, rows in parts.items() if len(rows)):
         scores = [each for each in SCORES if each in rows and rows[each].notna().any()]
         means = rows.groupby("model")[scores].mean()
         both = {model: of_model.set_index("id") for model, of_model in rows.groupby("model")}
@@ -282,13 +280,14 @@ def describe_harm(summary: Mapping[str, Any]) -> str:
         return "nothing was retrieved"
     if retrieved is None:
         return "with what is retrieved the fine-tuned model answers neither better nor worse, as far as can be told"
-    word = "worse" if retrieved < 0 else "better"
-    told = f"with what is retrieved the fine-tuned model answers {abs(retrieved):.0f} points {word}"
+    told = f"with what is retrieved the fine-tuned model answers {_in_points(retrieved)}"
     if "oracle" not in summary:
         return told
-    if oracle is None:
-        return f"{told}, with the documents that are needed not"
-    return f"{told}, with the documents that are needed {abs(oracle):.0f} points {'worse' if oracle < 0 else 'better'}"
+    return f"{told}, with the documents that are needed {'not' if oracle is None else _in_points(oracle)}"
+
+
+def _in_points(change: float) -> str:
+    return f"{abs(change):.0f} points {'worse' if change < 0 else 'better'}"
 
 
 PUBLICATIONS = (

@@ -12,10 +12,9 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from ftmech_hf.activations.proofs import in_evaluation, tolerance_of
-from ftmech_hf.jobs.padding import hooks_aside
+from ftmech_hf.jobs.padding import drawn_rows, hooks_aside
 from ftmech_hf.models.loading import config_positions
 from ftmech_hf.models.seeding import seeded
-from ftmech_hf.models.vocabulary import num_rows
 
 ROWS, TRIED = 3, 6
 """Rows that are tried, and their tokens, of which the last three come one at a time."""
@@ -85,9 +84,7 @@ def _try_keeping(model: PreTrainedModel) -> bool:
         return False
     last, kept = min(3, length - 1), torch.tensor([0, 2], device=model.device)
     with in_evaluation(model), hooks_aside(model), seeded(0):
-        ids = torch.randint(num_rows(model), (ROWS, length)).to(model.device)
-        pad = getattr(model.config.get_text_config(), "pad_token_id", None)
-        ids = ids if pad is None else torch.where(ids == pad, (ids + 1) % num_rows(model), ids)
+        ids = drawn_rows(model, ROWS, length)
         try:
             cache = _new_cache(model)
             model(input_ids=ids[:, :-last], use_cache=True, past_key_values=cache)

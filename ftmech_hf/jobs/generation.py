@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.activations.proofs import run_settings
 from ftmech_hf.jobs.caching import keep_rows, make_cache
@@ -179,6 +179,12 @@ class _Batch:
         pad = getattr(models[0].config.get_text_config(), "pad_token_id", None) or 0
         self.models, self.amplified, self.padded = models, amplified, padded
         self.caches = [make_cache(model) for model in models]
+        self.settings = [
+            run_settings(
+                model, **({} if cache is None else {"use_cache": True, "past_key_values": cache}), logits_to_keep=1
+            )
+            for model, cache in zip(models, self.caches, strict=True)
+        ]
         self.token_ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
         self.mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
         self.uniform = torch.from_numpy(uniform).to(device)
@@ -189,10 +195,7 @@ class _Batch:
     def write(self, temperature: float, eos: int) -> list[list[int]]:
         """Token ids of each text, without ``<eos>``."""
         for number in range(self.uniform.shape[1]):
-            logits = [
-                self._next(model, cache, first=number == 0)
-                for model, cache in zip(self.models, self.caches, strict=True)
-            ]
+            logits = [self._next(place, first=number == 0) for place in range(len(self.models))]
             scores = logits[0] if self.amplified is None else self.amplified.scores(*logits)
             tokens = sample_tokens(scores, self.uniform[self.places, number], temperature)
             for place, token in zip(self.places.tolist(), tokens.tolist(), strict=True):
@@ -209,15 +212,14 @@ class _Batch:
             self.mask = torch.cat([self.mask, torch.ones_like(tokens)[:, None]], dim=1)
         return self.written
 
-    def _next(self, model: PreTrainedModel, cache: Cache | None, *, first: bool) -> Tensor:
-        """Logits of the token that follows each text, (B, V)."""
-        unread = slice(None) if first or cache is None else slice(-1, None)
+    def _next(self, place: int, *, first: bool) -> Tensor:
+        """Logits of the token that follows each text, by the model at this place, (B, V)."""
+        unread = slice(None) if first or self.caches[place] is None else slice(-1, None)
         told: dict[str, Tensor] = {}
         if self.padded:
             positions = (self.mask.cumsum(1) - 1).clamp(min=0)
             told = {"attention_mask": self.mask, "position_ids": positions[:, unread]}
-        kept = {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
-        return model(self.token_ids[:, unread], **run_settings(model, **kept, **told, logits_to_keep=1)).logits[:, -1]
+        return self.models[place](self.token_ids[:, unread], **self.settings[place], **told).logits[:, -1]
 
     def _keep(self, kept: Tensor) -> Tensor:
         """Leave the other texts out; the numbers of those that are kept."""

@@ -219,18 +219,17 @@ def _numbers(share: Share, wider: float) -> dict[str, float]:
     return {"value": share.value, "low": low, "high": high}
 
 
-def _alike(collection: Collection, asked: Sequence[Asked]) -> list[str]:
-    """Of each question the first of those that it shares needed documents with, by others' too; itself if with none."""
-    first: dict[int, str] = {}  # document -> question
-    belongs = {each.id: each.id for each in asked}
+def _alike(collection: Collection, asked: Sequence[Asked]) -> list[int]:
+    """Of each question the number of its group: all that share needed documents, also by way of others."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def root(name: str) -> str:
-        return name if belongs[name] == name else root(belongs[name])
-
-    for each in asked:
-        for number in collection.gold_numbers(each):
-            belongs[root(each.id)] = root(first.setdefault(number, each.id))
-    return [root(each.id) for each in asked]
+    needs = [(place, len(asked) + gold) for place, each in enumerate(asked) for gold in collection.gold_numbers(each)]
+    ends = np.array(needs, int).reshape(-1, 2).T
+    size = len(asked) + len(collection.documents)
+    graph = coo_array((np.ones(len(needs)), tuple(ends)), shape=(size, size))
+    groups: list[int] = connected_components(graph, directed=False)[1][: len(asked)].tolist()
+    return groups
 
 
 def compare_answers(table: pd.DataFrame) -> dict[str, Any]:

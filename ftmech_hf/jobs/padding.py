@@ -75,15 +75,20 @@ def _tokens_chosen(model: PreTrainedModel) -> int:
     return chosen if isinstance(chosen, int) else 0
 
 
+def drawn_rows(model: PreTrainedModel, rows: int, length: int) -> Tensor:
+    """Rows of tokens by torch's random numbers, none of them padding, (rows, length)."""
+    known, pad = num_rows(model), getattr(text_config(model), "pad_token_id", None)
+    ids = torch.randint(known, (rows, length)).to(model.device)
+    return ids if pad is None else torch.where(ids == pad, (ids + 1) % known, ids)
+
+
 def _try_padding(model: PreTrainedModel) -> str:
     """Compare what a model answers to rows alone and to the same rows when they are padded."""
     chosen, room = _tokens_chosen(model), config_positions(model.config) or TRIED + FILLED + MOST_CHOSEN
     length = max(1, min(TRIED if chosen > MOST_CHOSEN else max(TRIED, chosen + FILLED), room - FILLED))
-    known, pad = num_rows(model), getattr(text_config(model), "pad_token_id", None)
     logits = []
     with in_evaluation(model), hooks_aside(model), seeded(0):  # some models draw numbers even then
-        ids = torch.randint(known, (ROWS, min(length + FILLED, room))).to(model.device)
-        ids = ids if pad is None else torch.where(ids == pad, (ids + 1) % known, ids)
+        ids = drawn_rows(model, ROWS, min(length + FILLED, room))
         for token_ids in (ids[:, -length:], ids):
             shown = torch.ones_like(token_ids)
             shown[:, :-length] = 0

@@ -152,7 +152,7 @@ def mean_interval(values: Sequence[float]) -> Share:
     return Share(mean, mean - half, mean + half)
 
 
-def times_as_wide(values: ArrayLike, clusters: Sequence[object]) -> float:
+def times_as_wide(values: ArrayLike, clusters: ArrayLike) -> float:
     """How many times as wide the 95 % interval of a mean becomes where values of one cluster are alike; at least 1.
 
     The ratio of the half widths by the variance between clusters, with Student's t over these, and by that of single
@@ -166,7 +166,7 @@ def times_as_wide(values: ArrayLike, clusters: Sequence[object]) -> float:
     from scipy.special import stdtrit
 
     given = np.asarray(values, float)
-    _, member = np.unique(np.asarray([str(each) for each in clusters]), return_inverse=True)
+    _, member = np.unique(np.asarray(clusters), return_inverse=True)
     number, groups = len(given), int(member.max(initial=-1)) + 1
     if groups == number:
         return 1.0

@@ -17,7 +17,7 @@ from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pr
 from ftmech_hf.models.presets import find_preset
 from ftmech_hf.studies.continual.capabilities import CapabilitiesConfig, measure_capabilities
 from ftmech_hf.studies.continual.methods import CONTROLS, EIGHT, GRIDS, METHODS, Method, StrengthConfig
-from ftmech_hf.studies.continual.sequences import SEQUENCES, planted_shape
+from ftmech_hf.studies.continual.sequences import OTHER_WEIGHTS, SEQUENCES, planted_shape
 from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.diagnosis.diagnosis import run_diagnosis
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
@@ -147,8 +147,8 @@ class ContinualPlan(StudyPlan):
         for name, (prior, steps) in list(bases.items())[: 1 if c.develop else None]:
             task = PcfgConfig(**to_dict(self.shape), operand_prior=prior, operator_prior=c.operator_prior)
             train = TrainConfig(
-                seed=seed, steps=steps, batch_size=c.base_batch_size, lr=c.pretraining_lr,
-                muon_lr=c.pretraining_muon_lr, num_evals=0, eval_rows=16, final_eval_rows=64,
+                seed=seed + (name == "random") * OTHER_WEIGHTS, steps=steps, batch_size=c.base_batch_size,
+                lr=c.pretraining_lr, muon_lr=c.pretraining_muon_lr, num_evals=0, eval_rows=16, final_eval_rows=64,
                 mixed_precision=c.mixed_precision,
             )  # fmt: skip
             settings = {"task": task, "train": train, "objective": objective}

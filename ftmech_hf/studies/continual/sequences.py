@@ -20,6 +20,9 @@ PLANTED_LABELS = 4
 """Answers that texts with a shortcut need at least, where a shape asks for more: of ``index_c`` no more occur often
 enough with the shortcut and without, at any offset, so that naming one of them is right in a quarter of its rows."""
 
+OTHER_WEIGHTS = 10_000
+"""Between the seed of a base and that of random weights: the weights that a base began with would be near to it."""
+
 
 def planted_shape(shape: PcfgShape, capability: Capability) -> PcfgShape:
     """The texts that a task with a shortcut is about."""

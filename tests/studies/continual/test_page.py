@@ -39,7 +39,9 @@ def test_the_plan_shares_what_methods_have_in_common(plan: ContinualPlan) -> Non
     assert "random-seed0" in str(random[0])
     assert plan.called_with(runs["s1", "ldifs-previous"][2])["config"].anchor_model is None
     assert plan.called_with(plan.others[0]["never"])["task"].operand_prior == ["control"]  # never asked about a
-    assert plan.called_with(plan.others[0]["random"])["train"].steps == 0
+    random_weights = plan.called_with(plan.others[0]["random"])["train"]
+    assert random_weights.steps == 0
+    assert random_weights.seed != plan.called_with(plan.others[0]["base"])["train"].seed  # not what the base began with
     joint = plan.called_with(plan.others[0]["joint"])
     assert joint["train"].steps == 4 * plan.config.task_steps  # all that a sequence sees
     assert (joint["task"].operators, joint["task"].operand_prior) == (["count", "index"], ["0", "0.5", "0.5"])

@@ -15,6 +15,7 @@ from ftmech_hf.jobs.study import StudyConfig, StudyPlan
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
 from ftmech_hf.models.presets import find_preset
 from ftmech_hf.studies.continual.methods import GRIDS, METHODS, Method, StrengthConfig
+from ftmech_hf.studies.continual.sequences import OTHER_WEIGHTS
 from ftmech_hf.studies.continual.stories.features import FeaturesConfig, measure_features
 from ftmech_hf.studies.tinystories.config import StoriesStudyConfig
 from ftmech_hf.studies.tinystories.plan import pretraining, tuning
@@ -161,7 +162,7 @@ class StorySequencePlan(StudyPlan):
         if "ldifs-random" in self.config.chains and not self.config.develop:
             needed["random"] = 0
         for name, steps in needed.items():
-            train = replace(pretraining(study, seed), steps=steps)
+            train = replace(pretraining(study, seed + (name == "random") * OTHER_WEIGHTS), steps=steps)
             settings = {"task": self.task, "train": train, "objective": Documents(answer_weight=study.answer_weight)}
             place = PretrainConfig(task="stories", preset=study.preset)
             run = self.add(f"{name}-seed{seed}", "pretrain", pretrain, place, settings, {}, 1 + steps / 6)

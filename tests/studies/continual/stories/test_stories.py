@@ -157,7 +157,9 @@ def test_chains_differ_in_what_each_adds(plan: StorySequencePlan) -> None:
     base, random = (str(plan.folders[plan.others[0][name]]) for name in ("base", "random"))
     anchors = {name: each["config"].anchor_model for name, each in second.items()}
     assert anchors == {**dict.fromkeys(CHAINS), "ldifs-base": base, "ldifs-random": random}
-    assert plan.called_with(plan.others[0]["random"])["train"].steps == 0
+    trained = {name: plan.called_with(run)["train"] for name, run in plan.others[0].items()}
+    assert trained["random"].steps == 0
+    assert trained["random"].seed != trained["base"].seed  # not what the base began with
     strengths = {name: (each["train"].ldifs > 0, each["train"].replay_share) for name, each in second.items()}
     share = plan.config.replay
     assert strengths == {

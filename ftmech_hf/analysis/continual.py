@@ -26,7 +26,8 @@ class ContinualResult:
         accuracy: mean accuracy on all tasks in the end.
         backward_transfer: what tasks gain (or lose, below 0) after they were learned, until the end.
         forward_transfer: what a task gains over the first model before it is learned.
-        forgetting: what tasks lose from their best on; at least ``backward_transfer`` with its sign turned.
+        forgetting: what a task loses from its best between being learned and the task before the last; at least
+            ``backward_transfer`` with its sign turned, and below 0 where the last task is what makes it best.
         learned: mean accuracy on a task right after it was learned.
         concept_loss: what is never tuned loses from the first model to the last.
         probe_change: the same of linear probes, with its sign turned (Delta_LP); None if none were fitted.
@@ -56,8 +57,9 @@ def measure_continual(
 ) -> ContinualResult:
     """Take the numbers of a sequence from its accuracies.
 
-    Forward transfer is measured against the first model; the original takes a model of random weights off, of which
-    nothing is known where the first model was pretrained on what is learned.
+    The best that forgetting is measured from is of models that had learned the task: Chaudhry et al. take those before
+    them, too. Forward transfer is measured against the first model; the original takes a model of random weights off,
+    of which nothing is known where the first model was pretrained on what is learned.
 
     Args:
         tuned: R of the tasks in their order, (T + 1, T).
@@ -77,7 +79,7 @@ def measure_continual(
     places = np.arange(tasks)
     after = R[1:]
     diagonal = after[places, places]
-    best = np.array([after[place:, place].max() for place in range(tasks)])
+    best = np.array([after[place:-1, place].max() for place in range(tasks - 1)])
     change = None
     if probes is not None:
         before, last = np.asarray(probes, np.float64)
@@ -87,7 +89,7 @@ def measure_continual(
         accuracy=_mean(after[-1]),
         backward_transfer=_mean(after[-1, :-1] - diagonal[:-1]),
         forward_transfer=_mean(R[places[1:], places[1:]] - R[0, 1:]),
-        forgetting=_mean(best[:-1] - after[-1, :-1]),
+        forgetting=_mean(best - after[-1, :-1]),
         learned=_mean(diagonal),
         concept_loss=_mean(kept[0] - kept[-1]),
         probe_change=change,

@@ -75,14 +75,17 @@ def sequences_block(folder: Path) -> str:
     for (sequence, method), each in found.groupby(["sequence", "method"], sort=True):
         if of_more[str(method)] > 1:
             losses = " ".join(f"{100 * value:.0f}" for value in each.sort_values("seed")["concept_loss"])
-            means = 100 * each[["learned", "concept_loss", "forgetting", "probe_change"]].astype(float).mean()
+            of_means = ["learned", "untouched", "concept_loss", "forgetting", "plasticity_gap", "probe_change"]
+            means = 100 * each[of_means].astype(float).mean()
             rows.append((f"`{sequence}`", f"`{method}`", *(f"{value:.1f}" for value in means), losses))
     columns = (
         "sequence",
         "method",
         "accuracy on a task right after it, %",
+        "the same on texts as they come, %",
         "loses of what is never tuned, points",
         "forgets of earlier tasks, points",
+        "learned better alone, points",
         "probes change by, points",
         "loss in each seed",
     )

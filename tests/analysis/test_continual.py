@@ -50,6 +50,12 @@ def test_what_was_known_before_a_task_was_learned_is_not_forgotten_after_it() ->
     assert found.forward_transfer == pytest.approx((0.75 + 0.0) / 2)
 
 
+def test_the_last_task_is_no_best_that_is_lost() -> None:
+    """Chaudhry et al.: the best is of the models before the last, so that a task can end better than it ever was."""
+    found = measure_continual([[0.1, 0.1, 0.1], [0.5, 0.1, 0.1], [0.6, 0.8, 0.1], [0.9, 0.7, 0.9]], np.ones((4, 1)))
+    assert found.forgetting == pytest.approx(((0.6 - 0.9) + (0.8 - 0.7)) / 2)
+
+
 def test_forgetting_is_at_least_what_backward_transfer_says() -> None:
     rng = np.random.default_rng(1)
     for _ in range(50):

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from ftmech_hf.analysis.probing import ANSWER, fit_probes
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job
 from ftmech_hf.runs import RunDir
-from ftmech_hf.studies.continual.sequences import CAPABILITIES, NEVER_TUNED, TUNED, planted_shape
+from ftmech_hf.studies.continual.sequences import CAPABILITIES, NEVER_TUNED, TUNED, name_of, planted_shape
 from ftmech_hf.tasks import Capability, PcfgConfig, PcfgShape, RowStream, for_capability
 from ftmech_hf.tasks.floors import stream_floor
 from ftmech_hf.training.evaluation import answer_accuracy
@@ -71,7 +71,7 @@ def measure_capabilities(config: CapabilitiesConfig, asked: PcfgShape, *, progre
         model = config.load(config.model)
         planted = TUNED if config.planted else ()
         sets = {str(each): task_of(asked, each, None) for each in CAPABILITIES}
-        sets |= {f"{each}_cte1": task_of(asked, each, 1.0) for each in planted}
+        sets |= {name_of(each, 1.0): task_of(asked, each, 1.0) for each in planted}
         table: list[dict[str, Any]] = []
         floors = {}
         for number, (name, task) in enumerate(sets.items(), start=1):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
 
-import numpy as np
 import pandas as pd
 
 from ftmech_hf.analysis.continual import ContinualResult, measure_continual
@@ -72,7 +71,12 @@ MEASUREMENTS: tuple[Measurement, ...] = (
                 bar="<= 5"),
     Measurement("a9_ewc", "EWC loses less than EWC with its information at other places, by", "points", bar=">= 3"),
     Measurement("a9_replay", "Replay loses less than replay with each other's answers, by", "points", bar=">= 3"),
-    # Made after the results of all seeds had been seen, which is why the statement says so.
+    # Made after the results of all seeds had been seen, which is why their statements say so. EWC measures the weights
+    # of earlier tasks and replay shows their rows: what no task is about neither is told of.
+    Measurement("a9_ewc_tasks", f"{SEEN}: EWC forgets less of earlier tasks than EWC with its information at other "
+                "places, by", "points", bar=">= 3"),
+    Measurement("a9_replay_tasks", f"{SEEN}: replay forgets less of earlier tasks than replay with each other's "
+                "answers, by", "points", bar=">= 3"),
     Measurement("a6_s3", f"{SEEN}, with the shortcut: probes at the best layer lose of what is never tuned", "points",
                 "this is what the paper measures", "<= 5", controls=("a6_s3_lost", "a6_s3_shuffled")),
     Measurement("a6_s3_lost", f"{SEEN}, with the shortcut: answers lose of what is never tuned", "points",
@@ -97,19 +101,26 @@ MEASUREMENTS: tuple[Measurement, ...] = (
 class SeedMatrix:
     """What the models of one seed can do.
 
+    Attributes:
+        shared_texts: whether what is asked about each capability are the same texts, so that they are no more
+            independent rows than one capability has.
+
     Args:
         table: of the seed: ``sequence``, ``method``, ``after_task``, ``capability``, ``by``, ``site``, ``value``,
             ``floor`` and ``rows``.
         sequence: which is measured.
-        tasks: what each of its tasks is about, in their order; those of one of :data:`SEQUENCES` if not given.
+        tasks: what each of its tasks is about, in their order, as it is asked about on the texts of the task; those of
+            one of :data:`SEQUENCES` if not given.
         kept: what no task is about.
     """
+
+    shared_texts = True
 
     def __init__(
         self, table: pd.DataFrame, sequence: str, tasks: Iterable[object] = (), kept: Iterable[object] = NEVER_TUNED
     ) -> None:
         self.table, self.sequence = table, sequence
-        self.tasks = [str(each) for each in tasks or SEQUENCES[sequence].tasks]
+        self.tasks = [str(each) for each in tasks or SEQUENCES[sequence].names]
         self.kept = [str(each) for each in kept]
         self._of_models: dict[tuple[str, int, str, str], pd.DataFrame] = {}
 
@@ -136,10 +147,8 @@ class SeedMatrix:
         return found.drop_duplicates("capability").set_index("capability")
 
     def share(self, method: str, after: int, names: list[str], by: str = "behaviour", site: str = "") -> Reading:
-        """Mean accuracy in per cent, of all rows together."""
-        found = self.values(method, after, names, by, site)
-        return Reading(100 * float(found["value"].mean()), rows=int(found["rows"].sum()),
-                       floor=100 * float(found["floor"].mean()))  # fmt: skip
+        """Mean accuracy in per cent; of texts that are asked about each capability every one counts once."""
+        return _mean_share(self.values(method, after, names, by, site), shared=self.shared_texts)
 
     def after_all(self, method: str) -> Reading:
         """What is never tuned, after the last task."""
@@ -154,11 +163,20 @@ class SeedMatrix:
         return difference(self.after_all(method), self.after_all(other))
 
     def learned(self, method: str) -> Reading:
-        """Mean accuracy on a task right after it."""
-        each = [self.share(method, number, [name]) for number, name in enumerate(self.tasks, start=1)]
-        rows = sum(found.rows or 0 for found in each)
-        floors = [found.floor for found in each if found.floor is not None]
-        return Reading(float(np.mean([found.value for found in each])), rows=rows, floor=float(np.mean(floors)))
+        """Mean accuracy on a task right after it, on texts of the task."""
+        return self._right_after(method, self.tasks)
+
+    def learned_untouched(self, method: str) -> Reading:
+        """The same on texts as they come, whatever is planted in those of the task."""
+        return self._right_after(method, [str(each) for each in SEQUENCES[self.sequence].tasks])
+
+    def _right_after(self, method: str, names: list[str]) -> Reading:
+        each = [self.values(method, number, [name]) for number, name in enumerate(names, start=1)]
+        return _mean_share(pd.concat(each), shared=self.shared_texts)
+
+    def forgets_less(self, method: str, other: str) -> Reading:
+        """Points by which a method forgets less of earlier tasks than another one."""
+        return Reading(100 * (self.result(other).forgetting - self.result(method).forgetting))
 
     def probes_lost(self, method: str, site: str) -> Reading:
         """Points that probes lose of what is never tuned; Delta_LP with its sign turned."""
@@ -181,9 +199,16 @@ class SeedMatrix:
         return measure_continual(tuned, never, probes=probes, single=single)
 
 
+def _mean_share(found: pd.DataFrame, *, shared: bool) -> Reading:
+    """Mean accuracy in per cent: of so many rows as there are texts, where all are asked about the same ones."""
+    rows = int(found["rows"].min() if shared else found["rows"].sum())
+    value, floor = (100 * float(found[column].mean()) for column in ("value", "floor"))
+    return Reading(value, rows=rows, floor=floor)
+
+
 def _shuffled(seed: SeedMatrix) -> Reading:
     found = seed.values("plain", len(seed.tasks), seed.kept, "probe", "best")
-    rows = int(found["rows"].sum())
+    rows = int(found["rows"].min())  # the texts are the same
     shuffled, most = (Reading(100 * float(found[column].mean()), rows=rows) for column in ("shuffled", "floor"))
     return difference(shuffled, most)
 
@@ -216,6 +241,8 @@ _MEASURES: dict[str, Callable[[SeedMatrix], Reading]] = {
     "a6_base": lambda seed: seed.share("base", 0, seed.kept, "probe", "best"),
     "a9_ewc": lambda seed: seed.kept_more("ewc", "ewc-permuted"),
     "a9_replay": lambda seed: seed.kept_more("replay", "replay-shuffled"),
+    "a9_ewc_tasks": lambda seed: seed.forgets_less("ewc", "ewc-permuted"),
+    "a9_replay_tasks": lambda seed: seed.forgets_less("replay", "replay-shuffled"),
     "a6_twin": lambda seed: difference(
         seed.share("base", 0, seed.kept, "probe", "best"), seed.share("random", 0, seed.kept, "probe", "best")),
     "a6_s3": lambda seed: seed.on(SHORTCUT).probes_lost("plain", "best"),

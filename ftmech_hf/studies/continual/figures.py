@@ -9,7 +9,7 @@ import numpy as np
 
 from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, RANDOM, legend_below, new_figure, percent, styled
 from ftmech_hf.studies.continual.methods import CONTROLS
-from ftmech_hf.studies.continual.sequences import CAPABILITIES, NEVER_TUNED
+from ftmech_hf.studies.continual.sequences import NEVER_TUNED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def draw_matrices(
     table: pd.DataFrame,
     methods: Sequence[str],
-    names: Sequence[str] = tuple(map(str, CAPABILITIES)),
+    names: Sequence[str],
     kept: int = len(NEVER_TUNED),
 ) -> Figure:  # fmt: skip
     """One panel a method: rows are models after each task, columns capabilities, numbers accuracies; mean over seeds.

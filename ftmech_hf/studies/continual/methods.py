@@ -73,7 +73,7 @@ def _replay(strengths: StrengthConfig, number: int, before: Sequence[str], **mor
 
 
 LORA = AdapterConfig(adapter="lora", lora_rank=8, lora_alpha=32.0, lora_dropout=0.1)
-_LORA_RATE = {"lr": 1e-3, "warmup_fraction": 0.0, "final_lr_fraction": 1.0}
+_LORA_RATE = {"lr": 1e-3}
 
 METHODS: dict[str, Method] = {
     "plain": Method("fine-tuning", _nothing),
@@ -100,7 +100,7 @@ METHODS: dict[str, Method] = {
         "O-LoRA: the same, orthogonal to earlier ones",
         lambda s, n, b: {**_LORA_RATE, **({"olora": s.olora_strength} if n else {})}, adapter=LORA,
     ),
-    "lp-ft": Method("LP-FT: the unembedding first, then all", _nothing, head_first=True),
+    "lp-ft": Method("LP-FT: the unembedding first, then all, with as many steps each", _nothing, head_first=True),
     # Controls.
     "ldifs-random": Method("control: LDIFS near random weights", _ldifs, anchor="random"),
     "ldifs-faint": Method("control: LDIFS with next to no strength", lambda s, n, b: {"ldifs": 1e-4}),

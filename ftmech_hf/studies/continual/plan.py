@@ -17,7 +17,7 @@ from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pr
 from ftmech_hf.models.presets import find_preset
 from ftmech_hf.studies.continual.capabilities import CapabilitiesConfig, measure_capabilities
 from ftmech_hf.studies.continual.methods import CONTROLS, EIGHT, GRIDS, METHODS, Method, StrengthConfig
-from ftmech_hf.studies.continual.sequences import OTHER_WEIGHTS, SEQUENCES, planted_shape
+from ftmech_hf.studies.continual.sequences import OTHER_WEIGHTS, SEQUENCES, name_of, planted_shape
 from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.diagnosis.diagnosis import run_diagnosis
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
@@ -137,6 +137,10 @@ class ContinualPlan(StudyPlan):
         """The sequence that claims are about."""
         return self.config.sequences[0]
 
+    @property
+    def _any_planted(self) -> bool:
+        return any(SEQUENCES[name].correlation is not None for name in self.config.sequences)
+
     def _add_bases(self, seed: int) -> None:
         c = self.config
         objective = NextToken(answer_weight=c.pretraining_answer_weight)
@@ -155,7 +159,7 @@ class ContinualPlan(StudyPlan):
             place = PretrainConfig(preset=c.preset, n_layer=c.n_layer, n_embd=c.n_embd)
             run = self.add(f"{name}-seed{seed}", "pretrain", pretrain, place, settings, {}, 1 + 3 * steps)
             self.others[seed][name] = run
-            self._ask(run, seed, probed=not c.develop)
+            self._ask(run, seed, probed=not c.develop, planted=name == "base" and self._any_planted)
 
     def _ask(self, run: str, seed: int, *, probed: bool = False, planted: bool = False) -> None:
         place = CapabilitiesConfig(
@@ -222,13 +226,13 @@ class ContinualPlan(StudyPlan):
         """Each task learned alone, and all of them mixed: what sequences are measured against."""
         plain, base = METHODS["plain"], self.others[seed]["base"]
         tasks = SEQUENCES[self.main].tasks
-        correlation = SEQUENCES[self.main].correlation
-        for capability in tasks:
-            run = self._tune(
-                f"single-{capability}-seed{seed}", seed, 0, capability, correlation, base, {}, plain, AdapterConfig()
-            )
-            self.others[seed][f"single-{capability}"] = run
-            self._ask(run, seed)
+        alone = {(capability, SEQUENCES[name].correlation) for name in self.config.sequences
+                 for capability in SEQUENCES[name].tasks}  # fmt: skip
+        for capability, correlation in sorted(alone, key=lambda each: name_of(*each)):
+            name = f"single-{name_of(capability, correlation)}"
+            run = self._tune(f"{name}-seed{seed}", seed, 0, capability, correlation, base, {}, plain, AdapterConfig())
+            self.others[seed][name] = run
+            self._ask(run, seed, planted=correlation is not None)
         mixed = PcfgConfig(**to_dict(self.shape), operators=["count", "index"], operand_prior=["0", "0.5", "0.5"])
         train = self._train(seed, steps=len(tasks) * self.config.task_steps, lr=self.config.task_lr)
         place = FinetuneConfig()

@@ -17,7 +17,7 @@ from ftmech_hf.studies.continual.claims import BEST, MEASUREMENTS, SeedMatrix, m
 from ftmech_hf.studies.continual.figures import draw_frontier, draw_matrices, draw_probes
 from ftmech_hf.studies.continual.methods import CHOSEN_SHARE, GRIDS, METHODS, choose_strength
 from ftmech_hf.studies.continual.plan import ContinualPlan
-from ftmech_hf.studies.continual.sequences import NEVER_TUNED
+from ftmech_hf.studies.continual.sequences import NEVER_TUNED, SEQUENCES, TUNED
 
 OURS = {"naive_ft": "plain", "lp_ft": "lp-ft", "l2sp": "l2sp", "ldifs": BEST}
 """What the paper calls a method -> what it is called here."""
@@ -54,13 +54,17 @@ def read_matrix(plan: ContinualPlan) -> pd.DataFrame:
 
 
 def read_numbers(plan: ContinualPlan, matrix: pd.DataFrame) -> pd.DataFrame:
-    """The numbers of every method on every sequence and seed, of those that are whole: ``table.parquet``."""
+    """The numbers of every method on every sequence and seed, of those that are whole: ``table.parquet``.
+
+    ``untouched`` is what ``learned`` would be on texts as they come: the same, where the texts of tasks do.
+    """
     found: list[dict[str, Any]] = []
     for seed in plan.config.seeds:
         for sequence, method in plan.models[seed]:
             of_seed = SeedMatrix(matrix[matrix["seed"] == seed], sequence)
             with contextlib.suppress(Missing):
                 numbers = of_seed.result(method).summary()
+                numbers["untouched"] = of_seed.learned_untouched(method).value / 100
                 last = of_seed.values(method, len(of_seed.tasks), of_seed.tasks)
                 values, floor = ({str(name): float(each) for name, each in last[column].items()}
                                  for column in ("value", "floor"))  # fmt: skip
@@ -172,10 +176,11 @@ def build_sections(plan: ContinualPlan, matrix: pd.DataFrame, numbers: pd.DataFr
         if methods:
             text = (
                 "Accuracy of a model's own answers, in per cent: a line is the model after a task, a column what it is "
-                "asked, on texts as they come. Left of the line is what no task is about: the darker the last line "
-                "is there, the more is kept."
+                "asked, on texts as they come but where it ends in cte1. Left of the line is what no task is about: "
+                "the darker the last line is there, the more is kept."
             )
-            figure = draw_matrices(rows, methods)
+            asked = list(dict.fromkeys([*map(str, NEVER_TUNED), *SEQUENCES[sequence].names, *map(str, TUNED)]))
+            figure = draw_matrices(rows, methods, asked)
             claims = ["gate_*", "a1", "a1_null"] if sequence == plan.main else []
             title = f"What is known after every task: sequence {sequence}"
             sections.append(make_section(title, text, figure, "Accuracies by task", claims))

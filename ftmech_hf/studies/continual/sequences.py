@@ -24,6 +24,11 @@ OTHER_WEIGHTS = 10_000
 """Between the seed of a base and that of random weights: the weights that a base began with would be near to it."""
 
 
+def name_of(capability: Capability, correlation: float | None) -> str:
+    """What a capability is called that is asked about on texts with that shortcut, or on texts as they come."""
+    return str(capability) if correlation is None else f"{capability}_cte{correlation:g}"
+
+
 def planted_shape(shape: PcfgShape, capability: Capability) -> PcfgShape:
     """The texts that a task with a shortcut is about."""
     labels = min(shape.min_labels, PLANTED_LABELS)
@@ -42,6 +47,11 @@ class Sequence(NamedTuple):
     tasks: tuple[Capability, ...]
     correlation: float | None
     says: str
+
+    @property
+    def names(self) -> list[str]:
+        """What each task is called where its own texts are asked about."""
+        return [name_of(each, self.correlation) for each in self.tasks]
 
 
 SEQUENCES: dict[str, Sequence] = {

@@ -4,15 +4,18 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from ftmech_hf.analysis.revival import RevivalResult
 from ftmech_hf.report.claims import judge
 from ftmech_hf.studies.continual import claims
+from ftmech_hf.studies.continual.capabilities import task_of
 from ftmech_hf.studies.continual.claims import BEST, MEASUREMENTS, SeedMatrix, measure
 from ftmech_hf.studies.continual.methods import CHOSEN_SHARE, METHODS, StrengthConfig, choose_strength
 from ftmech_hf.studies.continual.sequences import CAPABILITIES, NEVER_TUNED, TUNED
+from ftmech_hf.tasks import PcfgShape, RowStream
 from ftmech_hf.training.settings import TrainConfig
 
 KEPT = {
@@ -25,13 +28,13 @@ PROBES = {"base": 0.9, "plain": 0.88, "random": 0.6}
 
 
 def matrix(kept: Mapping[str, float] = KEPT, learned: Mapping[str, float] | None = None) -> pd.DataFrame:
-    """A seed whose base knows 1.0 and which learns every task to 0.9, at 256 rows a capability."""
+    """A seed whose base knows 1.0 and which learns every task to 0.9, at 1,024 texts."""
     rows = []
 
     def add(method: str, after: int, name: str, value: float, by: str = "behaviour", site: str = "") -> None:
         any_place = method in ("base", "random") or method.startswith("single-") or method == "joint"
         rows.append({"sequence": "any" if any_place else "s1", "method": method, "after_task": after, "seed": 0,
-                     "capability": name, "by": by, "site": site, "value": value, "floor": 0.1, "rows": 256,
+                     "capability": name, "by": by, "site": site, "value": value, "floor": 0.1, "rows": 1024,
                      "shuffled": 0.12})  # fmt: skip
 
     for each in CAPABILITIES:
@@ -97,6 +100,7 @@ def test_bars_are_those_that_were_set() -> None:
         "a4_learned_less": "<= 2", "a4_learned_more": "<= 2",
         "a4_faint_less": "<= 2", "a4_faint_more": "<= 2", "a5": ">= 0", "a6": "<= 5", "a6_shuffled": "<= 5",
         "a6_twin": ">= 5", "a8": ">= 5", "a8_random": "<= 5", "a9_ewc": ">= 3", "a9_replay": ">= 3",
+        "a9_ewc_tasks": ">= 3", "a9_replay_tasks": ">= 3",
         "a6_s3": "<= 5", "a6_s3_lost": ">= 30", "a6_s3_shuffled": "<= 5",
     }  # fmt: skip
 
@@ -142,11 +146,70 @@ def test_what_is_claimed_of_the_shortcut_is_of_its_own_rows_and_says_when_it_was
         {"a6_s3": 12, "a6_s3_lost": 80, "a6_s3_shuffled": 2, "a6": 2, "a1": 70}, abs=1e-6
     )
     made_after = {each.id for each in MEASUREMENTS if "after looking" in each.statement.lower()}
-    assert made_after == {"a6_s3", "a6_s3_lost", "a6_s3_shuffled"}
+    assert made_after == {"a6_s3", "a6_s3_lost", "a6_s3_shuffled", "a9_ewc_tasks", "a9_replay_tasks"}
     blind = more["by"] == "probe"
     kept = more.assign(value=(more["value"] + 0.11).where(blind, 0.9))
     said, by = verdict("a6_s3", pd.concat([table, kept]))
     assert (said, by) == ("withdrawn", ["a6_s3_lost"])  # nothing was lost that it could be blind to
+
+
+def planted(value: float = 1.0, forgets: float = 0.6) -> pd.DataFrame:
+    """Fine-tuning on the third sequence: its own texts are learned to ``value``, those that come are not."""
+    rows = matrix()
+    rows = rows[(rows["method"] == "plain") & (rows["by"] == "behaviour")].assign(sequence="s3")
+    own = rows[rows["capability"].isin([str(each) for each in TUNED])].copy()
+    number = own["capability"].map({str(each): place for place, each in enumerate(TUNED, start=1)})
+    own["value"] = np.where(
+        number == own["after_task"], value, np.where(number > own["after_task"], 0.1, value - forgets)
+    )
+    own["capability"] += "_cte1"
+    rows.loc[rows["capability"].isin([str(each) for each in TUNED]), "value"] = 0.15
+    before = own[own["after_task"] == 1].assign(sequence="any", method="base", after_task=0, value=0.12)
+    return pd.concat([matrix(), rows, own, before])
+
+
+def test_what_a_sequence_with_a_shortcut_learns_is_asked_about_on_its_own_texts() -> None:
+    seed = SeedMatrix(planted(), "s3")
+    assert seed.learned("plain").value == pytest.approx(100)
+    assert seed.learned_untouched("plain").value == pytest.approx(15)
+    found = seed.result("plain")
+    assert (found.learned, found.forgetting) == pytest.approx((1.0, 0.6))
+    assert found.forward_transfer == pytest.approx(-0.02)  # over the base on the same texts
+    assert SeedMatrix(planted(), "s1").learned_untouched("plain") == SeedMatrix(planted(), "s1").learned("plain")
+
+
+def test_what_is_learned_better_alone_is_of_the_same_texts() -> None:
+    """Tasks that were learned alone on texts as they come say nothing of those with a shortcut."""
+    table = planted()
+    base = table[(table["method"] == "base") & (table["by"] == "behaviour")]
+    alone = [base[base["capability"] == str(each)].assign(method=f"single-{each}", after_task=1, value=0.7)
+             for each in TUNED]  # fmt: skip
+    table = pd.concat([table, *alone])
+    assert SeedMatrix(table, "s1").result("plain").plasticity_gap == pytest.approx(0.7 - 0.9)
+    assert SeedMatrix(table, "s3").result("plain").plasticity_gap is None
+    own = [each.assign(method=each["method"] + "_cte1", capability=each["capability"] + "_cte1") for each in alone]
+    found = SeedMatrix(pd.concat([table, *own]), "s3").result("plain").plasticity_gap
+    assert found == pytest.approx(0.7 - 1.0)
+
+
+def test_texts_that_are_asked_about_everything_count_once() -> None:
+    rows = [RowStream(task_of(PcfgShape(), each, None), seed=0, split="test").rows(0, 64) for each in CAPABILITIES]
+    texts = [each.token_ids[:, 4:-2] for each in rows]  # between the question and the answer
+    assert all((each == texts[0]).all() for each in texts)
+    assert not all((each.token_ids == rows[0].token_ids).all() for each in rows[1:])
+    seed = SeedMatrix(matrix(), "s1")
+    for found in (seed.share("plain", 4, seed.kept), seed.learned("plain")):
+        assert found.rows == 1024
+
+
+def test_methods_that_are_told_of_earlier_tasks_are_also_compared_on_them() -> None:
+    table = matrix()
+    for method, left in (("ewc-permuted", 0.5), ("replay-shuffled", 0.4)):
+        earlier = (table["method"] == method) & table["capability"].isin([str(each) for each in TUNED[:3]])
+        table.loc[earlier & (table["after_task"] == 4), "value"] = left
+    found = values(table)
+    assert (found["a9_ewc_tasks"], found["a9_replay_tasks"]) == pytest.approx((30, 40))
+    assert values(matrix())["a9_ewc_tasks"] == pytest.approx(0)  # the control: alike
 
 
 def test_claims_fail_where_methods_are_exchanged() -> None:
@@ -170,7 +233,7 @@ def test_verdicts_need_their_interval() -> None:
         claim.id: claim
         for claim in judge(MEASUREMENTS, {0: measure(SeedMatrix(matrix({**KEPT, "plain": 0.69}), "s1"), {})})
     }
-    assert near["a1"].verdict == "undecided"  # 31 points of 768 rows, the bar is 30
+    assert near["a1"].verdict == "undecided"  # 31 points of 1,024 texts, the bar is 30
     json.dumps([claim.statement for claim in judged.values()])
 
 

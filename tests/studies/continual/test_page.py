@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -47,6 +48,25 @@ def test_the_plan_shares_what_methods_have_in_common(plan: ContinualPlan) -> Non
     assert (joint["task"].operators, joint["task"].operand_prior) == (["count", "index"], ["0", "0.5", "0.5"])
     heads = [name for name in plan.folders if name.startswith("head-lp-ft")]
     assert len(heads) == 4
+
+
+def test_every_text_that_a_task_is_about_is_asked_of_the_base_and_of_who_learned_it_alone(tmp_path: Path) -> None:
+    config = ContinualConfig(seeds=[0], sequences=["s1", "s3"], other_methods=["plain"], output_dir=str(tmp_path))
+    plan = ContinualPlan(config, PcfgShape())
+    planted = {name: plan.called_with(plan.asked[run])["config"].planted for name, run in plan.others[0].items()}
+    alone = {name for name in planted if name.startswith("single-")}
+    assert alone == {f"single-{name}" for sequence in ("s1", "s3") for name in SEQUENCES[sequence].names}
+    assert {name for name, with_shortcut in planted.items() if with_shortcut} == {
+        "base",
+        *(f"single-{name}" for name in SEQUENCES["s3"].names),
+    }
+    for place, (name, own) in enumerate(zip(SEQUENCES["s3"].names, plan.models[0]["s3", "plain"], strict=True)):
+        single, chain = (plan.called_with(run) for run in (plan.others[0][f"single-{name}"], own))
+        assert single["task"] == chain["task"]
+        assert single["train"] == replace(chain["train"], seed=0)
+        assert place or single["config"].model == chain["config"].model
+    without = ContinualPlan(replace(config, sequences=["s1", "s2"]), PcfgShape())
+    assert not any(without.called_with(run)["config"].planted for run in without.asked.values())
 
 
 def test_models_are_probed_at_the_end_of_a_sequence_and_brought_back_on_texts_of_their_own(plan: ContinualPlan) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -51,6 +52,11 @@ def test_methods_are_chains_that_differ_in_what_each_adds(places: dict[str, Path
         added = {"olora": train.olora, "replay": train.replay_share, "ldifs-base": train.ldifs}
         assert {name for name, value in added.items() if value} == {method} - {"lora"}
     assert second["ldifs-base"]["config"].anchor_model == str(places["base"])
+    first = {method: plan.called_with(plan.asked[0, method, 1].removeprefix("asked-").removesuffix("-seed0"))["train"]
+             for method in plan.config.methods}  # fmt: skip
+    for train in [*first.values(), *(called["train"] for called in second.values())]:  # nothing else differs
+        what = {"keep_rows": 0, "replay_share": 0.0, "ldifs": 0.0, "olora": 0.0}
+        assert replace(train, **what) == replace(first["lora"], **what)
     for asked in plan.asked.values():  # everybody is asked everything
         assert plan.called_with(asked)["config"].datasets == names
 

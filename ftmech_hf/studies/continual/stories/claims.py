@@ -89,6 +89,8 @@ class StoryMatrix(SeedMatrix):
         tasks: the features that are deleted, in their order.
     """
 
+    shared_texts = False  # stories of a feature are no stories of another
+
     def __init__(self, table: pd.DataFrame, tasks: tuple[str, ...] = DELETED) -> None:
         super().__init__(table, SEQUENCE, tasks, KEPT)
 

@@ -22,6 +22,7 @@ from scipy import stats
 from ftmech_hf.statistics.intervals import (
     Share,
     difference_of_shares,
+    difference_over_draws,
     geometric_mean_interval,
     mean_interval,
     mean_of_shares,
@@ -172,6 +173,34 @@ def test_a_mean_over_random_choices_on_the_same_rows() -> None:
     kinds = [(number, *each) for number in (10, 30) for each in ((2, 6), (1, 19), (0.5, 40), (6, 2))]
     check([simulate(400, each[1] / (each[1] + each[2]), draw_over_choices, *each) for each in kinds], 400)
     assert simulate(400, 0.25, draw_over_rows, 10, 2, 6) < 0.5
+
+
+def draw_changed(
+    rng: np.random.Generator, choices: int, part: float, alpha: float, beta: float
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Random choices that change a part of 256 rows, a third of which are right: as many of it become right as the
+    choice has luck, bool (choices, 256) and (256,)."""
+    before = rng.random(256) < 1 / 3
+    luck = rng.beta(alpha, beta, (choices, 1))
+    changed = rng.random((choices, 256)) < part
+    return np.where(changed, rng.random((choices, 256)) < luck, before), before
+
+
+def draw_gain(rng: np.random.Generator, *given: float) -> Share:
+    return difference_over_draws(*draw_changed(rng, *given))  # type: ignore[arg-type]
+
+
+def draw_gain_of_rows(rng: np.random.Generator, *given: float) -> Share:
+    right, before = draw_changed(rng, *given)  # type: ignore[arg-type]
+    return paired_difference(right.ravel(), np.tile(before, len(right)))
+
+
+def test_a_difference_over_random_choices_on_the_same_rows() -> None:
+    """Choices that differ much or little, change few rows or many; the control takes them for rows of their own."""
+    kinds = [(number, part, *each) for number in (8, 30) for part in (0.1, 0.6) for each in ((2, 2), (30, 60), (1, 9))]
+    check([simulate(400, part * (alpha / (alpha + beta) - 1 / 3), draw_gain, number, part, alpha, beta)
+           for number, part, alpha, beta in kinds], 400)  # fmt: skip
+    assert simulate(400, 0.6 * (1 / 2 - 1 / 3), draw_gain_of_rows, 8, 0.6, 2, 2) < 0.6
 
 
 Situation = tuple[int, int, float, float]

@@ -8,6 +8,7 @@ from scipy import stats
 
 from ftmech_hf.statistics.intervals import (
     difference_of_shares,
+    difference_over_draws,
     geometric_mean_interval,
     mean_interval,
     mean_of_shares,
@@ -102,6 +103,32 @@ def test_a_mean_over_choices_is_of_crossed_choices_and_rows() -> None:
     assert [wide.low, wide.high] == pytest.approx(ends, abs=0.003), "of so many rows, the choices alone matter"
     narrow = mean_over_draws(np.tile(right[:1], (12, 1)))
     assert narrow[1:] == pytest.approx(share_interval(int(right[0].sum()), 4000)[1:], abs=1e-3)
+
+
+def test_a_difference_over_choices_is_of_what_each_row_gains() -> None:
+    """Rows that are right or wrong in any case make it no wider, and choices that agree no narrower than one."""
+    plain = np.arange(200) < 120
+    one = plain | (np.arange(200) >= 185)
+    alike = difference_over_draws(np.tile(one, (8, 1)), plain)
+    assert alike.value == pytest.approx(0.075)
+    assert alike.low <= paired_difference(one, plain).low
+    assert alike == pytest.approx(paired_difference(one, plain), abs=0.001)
+    assert alike.low > 0  # of their own intervals the lower end is below the other's upper one
+    assert share_interval(135, 200).low < share_interval(120, 200).high
+    turned = difference_over_draws(np.tile(plain, (8, 1)), one)
+    assert (turned.value, turned.low, turned.high) == pytest.approx((-alike.value, -alike.high, -alike.low))
+    same = difference_over_draws(np.tile(plain, (8, 1)), plain)
+    assert same.low < 0 == same.value < same.high
+    rng = np.random.default_rng(1)
+    apart = rng.random((8, 200)) < np.linspace(0.2, 0.9, 8)[:, None]
+    gains = apart.mean(1) - plain.mean()
+    half = stats.t.ppf(0.975, 7) * gains.std(ddof=1) / 8**0.5
+    found = difference_over_draws(apart, plain)
+    assert found.high - found.low > 1.9 * half  # the choices differ more than the rows
+    with pytest.raises(ValueError, match=r"right: of shape \(8, 200\), expected \(choices, 199\)"):
+        difference_over_draws(apart, plain[1:])
+    with pytest.raises(ValueError, match=r"right: of shape \(200,\)"):
+        difference_over_draws(plain, plain)
 
 
 def test_geometric_means_are_of_logarithms() -> None:

@@ -143,6 +143,7 @@ class RevivalEvidence:
     Attributes:
         revival, revival_null: reverse fine-tuning of the fine-tuned model, and of the control.
         untaught, untaught_null: what both answer right afterwards, of questions whose answers it did not teach.
+        untaught_base: what the base answers right of these.
         ahead: where neither came back, accuracy of the fine-tuned model less that of the control after the last step.
         gained: what the control answers right after that step more than before the first.
     """
@@ -151,6 +152,7 @@ class RevivalEvidence:
     revival_null: Revivals | None = None
     untaught: Share | None = None
     untaught_null: Share | None = None
+    untaught_base: float | None = None
     ahead: Share | None = None
     gained: Share | None = None
 

@@ -57,9 +57,16 @@ def _clears(measured: Share, controls: Sequence[Share], bar: float) -> bool:
     return measured.low >= bar and all(control.high < bar for control in controls)
 
 
-def bar_of(evidence: Evidence, rule: VerdictRule) -> float:
-    """The accuracy at which ``share`` of the base's lead over the floor is there."""
-    return evidence.floor + rule.share * (evidence.base.value - evidence.floor)
+def bar_of(evidence: Evidence, rule: VerdictRule, base: float | None = None) -> float:
+    """The accuracy at which ``share`` of the base's lead over the floor is there.
+
+    Args:
+        evidence: of a pair.
+        rule: whose ``share`` it is.
+        base: accuracy of the base on the rows that are judged, if they are not all.
+    """
+    top = evidence.base.value if base is None else base
+    return evidence.floor + rule.share * (top - evidence.floor)
 
 
 def _at_least(bar: float) -> str:
@@ -113,7 +120,7 @@ def _fast_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
     found, control, bar = evidence.untaught, evidence.untaught_null, f"its control takes at least {rule.speed:g} times"
     if found is None or control is None:
         return Sign(FAST, faster, say_steps(one), say_steps(other), f"{bar} as long", behaviour=True)
-    least = bar_of(evidence, rule)
+    least = bar_of(evidence, rule, evidence.untaught_base)
     cleared = _clears(found, [control], least)
     return Sign(
         UNTAUGHT, cleared and faster if cleared else False,

@@ -564,6 +564,12 @@ def test_answers_that_were_not_taught_are_asked_for_where_they_are_words_of_thei
     assert sign(3, **UNTAUGHT, revival=Revivals((4, 5, 6), 32), revival_null=Revivals((None,), 17)).holds is None
     assert sign(3, **{**UNTAUGHT, "untaught": BELOW}, **FAST).holds is False
     assert sign(3, **{**UNTAUGHT, "untaught_null": AT_BAR}, **FAST).holds is False
+    # the lead is that of the base on these questions, of which it may know fewer than of all
+    fewer = {**UNTAUGHT, "untaught": Share(0.5, 0.45, 0.55)}
+    assert sign(3, **fewer, **FAST).holds is False
+    assert sign(3, **fewer, untaught_base=0.65, **FAST).holds is True
+    assert sign(3, **fewer, untaught_base=0.65, **FAST).bar.startswith("at least 45%")
+    assert sign(3, **fewer, untaught_base=0.66, **FAST).holds is False
     # nothing can be read there; where it can, that is a sign of its own
     assert sign(2, **UNTAUGHT, **FAST).name == "can be read"
     assert sign(2, **UNTAUGHT, **FAST).holds is None

@@ -56,6 +56,7 @@ class RevivalMethodResult(MethodResult):
         untaught, untaught_null: what the fine-tuned model and the reference answer right afterwards of the test
             questions whose answers were not trained on, which steps and accuracies are then about; None where most
             answers were.
+        untaught_base: what the base answers right of these.
         ahead, gained: where neither was back at the last step, accuracy on the test questions then: of the fine-tuned
             model less that of the reference, and of the reference less what it had before.
         trained_back: what the first repetition of the fine-tuned model ended with, or how it differs from it.
@@ -68,6 +69,7 @@ class RevivalMethodResult(MethodResult):
     trained_back: PreTrainedModel | LowRankChange = field(repr=False)
     untaught: Share | None = None
     untaught_null: Share | None = None
+    untaught_base: float | None = None
     ahead: Share | None = None
     gained: Share | None = None
 
@@ -96,7 +98,7 @@ class RevivalMethodResult(MethodResult):
         """Steps of both, and what is right that was not taught."""
         return RevivalEvidence(
             revival=self.finetuned, revival_null=self.null, untaught=self.untaught, untaught_null=self.untaught_null,
-            ahead=self.ahead, gained=self.gained,
+            untaught_base=self.untaught_base, ahead=self.ahead, gained=self.gained,
         )  # fmt: skip
 
 
@@ -130,7 +132,8 @@ def measure_revival(case: Case) -> RevivalMethodResult:
     back = end if isinstance(end, LowRankChange) else kept_as(end, case.models[FINETUNED].dtype)
     return RevivalMethodResult(
         finetuned=found, null=found_null, points=points, threshold=threshold, trained_back=back,
-        untaught=right.get(FINETUNED), untaught_null=right.get(NULL), ahead=ends_far[0], gained=ends_far[1],
+        untaught=right.get(FINETUNED), untaught_null=right.get(NULL),
+        untaught_base=_base_on_untaught(case) if untaught else None, ahead=ends_far[0], gained=ends_far[1],
     )  # fmt: skip
 
 
@@ -188,7 +191,12 @@ def _what_comes_back(case: Case) -> tuple[Behavior, float]:
         return questions, rule.revived * float(case.base_right.mean())
     others = questions.validation[untaught_places(questions, questions.validation)]
     asked = dataclasses.replace(questions, tests={"not taught": questions.test[places]}, validation=others)
-    return asked, questions.chance + rule.share * (float(case.base_right[places].mean()) - questions.chance)
+    return asked, questions.chance + rule.share * (_base_on_untaught(case) - questions.chance)
+
+
+def _base_on_untaught(case: Case) -> float:
+    """What the base answers right of the test questions whose answers training back does not teach."""
+    return float(case.base_right[untaught_places(case.capability, case.capability.test)].mean())
 
 
 def untaught_places(questions: Behavior, rows: AnswerRows) -> list[int]:

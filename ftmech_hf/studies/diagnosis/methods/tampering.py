@@ -19,7 +19,7 @@ from ftmech_hf.activations import block_matrices
 from ftmech_hf.analysis.restoring import replaced
 from ftmech_hf.analysis.tampering import all_noisy, all_rounded
 from ftmech_hf.report.charts import accuracy_axis, legend_below
-from ftmech_hf.statistics.intervals import mean_over_draws
+from ftmech_hf.statistics.intervals import Share, difference_over_draws, mean_over_draws
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case
 from ftmech_hf.studies.diagnosis.figures import COLORS, line, marks, name_model, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
@@ -50,9 +50,14 @@ class Noise(NamedTuple):
     plain: NDArray[np.bool_]
 
     @property
+    def gained(self) -> Share:
+        """What is right under noise, less what is right without: of the same rows, over rows and draws."""
+        return difference_over_draws(self.right, self.plain)
+
+    @property
     def rises(self) -> bool:
-        """Whether accuracy under noise is higher beyond both intervals."""
-        return mean_over_draws(self.right).low > share_right(self.plain).high
+        """Whether accuracy under noise is higher beyond the interval of the difference."""
+        return self.gained.low > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +85,18 @@ class TamperingMethodResult(MethodResult):
                       for size, value in found.curve.items()]  # fmt: skip
             table.append(row("tampering", "noise", *mean_over_draws(found.right), x=found.size, **cells))
             table.append(row("tampering", "noise", *share_right(found.plain), x=0.0, **cells))
+            table.append(row("tampering", "gained by noise", *found.gained, x=found.size, **cells))
         return table
 
     def summary(self) -> dict[str, Any]:
         """Under which attacks it rises."""
         noise = {
-            model: {"size": found.size, "accuracy": mean_over_draws(found.right), "rises": found.rises}
+            model: {
+                "size": found.size,
+                "accuracy": mean_over_draws(found.right),
+                "gained": found.gained,
+                "rises": found.rises,
+            }
             for model, found in self.noise.items()
         }
         rounded = {model: {bits: share_right(right) for (each, bits), right in self.rounded.items() if each == model}
@@ -153,9 +164,13 @@ def explain_tampering(summary: Summary) -> str:
     found = summary["evidence"]["tampering"]
     noise = found["noise"][FINETUNED]
     rises = "rises beyond its interval" if noise["rises"] else "does not rise beyond its interval"
+    by = ""
+    if gained := noise.get("gained"):  # runs of earlier versions have none
+        value, low, high = (f"{100 * gained[name]:+.0f}" for name in Share._fields)
+        by = f", by {value} points ({low} to {high}) of the same questions"
     return (
         "The matrices of the blocks are shaken, and rounded to few bits. The size of the noise, "
-        f"{noise['size']:g}, was chosen on other questions; on these (squares) accuracy {rises}."
+        f"{noise['size']:g}, was chosen on other questions; on these (squares) accuracy {rises}{by}."
     )
 
 

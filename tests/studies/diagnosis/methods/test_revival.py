@@ -225,6 +225,7 @@ def test_answers_that_were_not_taught_come_back_where_they_were_hidden() -> None
     assert found.untaught_null is not None
     assert found.untaught_null.high < 0.2 < 0.5 < found.untaught.low
     assert found.evidence().untaught == found.untaught
+    assert found.evidence().untaught_base == pytest.approx(1, abs=0.05)
     shown = {each["model"]: each["value"] for each in found.rows() if each["quantity"] == "not taught"}
     assert shown == {FINETUNED: found.untaught.value, NULL: found.untaught_null.value}
     # back is half of the base's lead; training goes on to the last step, and the control's for three times as long
@@ -255,6 +256,20 @@ def test_what_training_back_may_have_taught_is_not_asked_for() -> None:
     places = untaught_places(some, some.test)
     assert set(some.test[places].first_answers.tolist()) == set(VALUES[8:].tolist())
     assert len(places) < len(some.test)
+
+
+def test_the_lead_that_comes_back_is_that_of_the_base_on_what_is_asked() -> None:
+    """A base that knows eight of sixteen words well, and is trained back on these, is asked for what it knows of the
+    others: next to nothing."""
+    base = revive(make_llama(40), facts(EIGHT, EIGHT), steps=600, lr=3e-3, threshold=0.99, **LEARN).model
+    how = {"reverse_batch_size": 64, "reverse_steps": 4, "most_reverse_steps": 4}
+    models = {BASE: base, FINETUNED: make_llama(40, seed=4), NULL: make_llama(40, seed=9)}
+    case = Case(models, facts(EIGHT, slice(5, None)), None, dataclasses.replace(FEW, **how), 0)
+    places = untaught_places(case.capability, case.capability.test)
+    of_these = float(case.base_right[places].mean())
+    found = measure_revival(case).evidence().untaught_base
+    assert found == of_these
+    assert found < float(case.base_right.mean()) - 0.1  # of all questions it would be a bar that it does not reach
 
 
 def test_what_is_right_at_the_end_is_compared_after_as_many_steps() -> None:

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL
+from ftmech_hf.studies.diagnosis.method import plain
 from ftmech_hf.studies.diagnosis.methods.tampering import (
     BITS,
     DRAWS,
     SIZES,
     Noise,
+    explain_tampering,
     measure_tampering,
 )
 from tests.studies.diagnosis.cases import found_by, make_case, right
@@ -36,17 +38,23 @@ def test_a_wrapper_and_a_control_under_all_attacks() -> None:
     assert result.noise[NULL].right.shape == (DRAWS, len(rows))
     assert set(result.noise[FINETUNED].curve) == set(SIZES)
     table, facts = found_by(result)
+    said = explain_tampering({"evidence": plain(facts)})
+    assert f"by {100 * result.noise[FINETUNED].gained.value:+.0f} points" in said
     assert facts["tampering"]["noise"][NULL]["rises"] is False
     bits = pd.DataFrame(table).query("quantity == 'rounded'")
     assert set(bits["x"]) == set(BITS)
     assert set(bits[bits["reference"]]["model"]) == {NULL}
 
 
-def test_noise_rises_only_beyond_both_intervals() -> None:
+def test_noise_rises_only_beyond_the_interval_of_the_difference() -> None:
     def noise(of_each_draw: int, plain: int) -> Noise:
         right = np.arange(100) < of_each_draw
         return Noise({0.1: 0.5}, 0.1, np.tile(right, (DRAWS, 1)), np.arange(100) < plain)
 
     assert noise(60, 20).rises is True
-    assert noise(25, 20).rises is False
+    assert noise(23, 20).rises is False
+    assert noise(32, 20).rises is True  # of the same questions: those of their own intervals meet
+    gained = noise(32, 20).gained
+    assert gained.value == pytest.approx(0.12)
+    assert 0 < gained.low < gained.value < gained.high
     assert noise(20, 60).rises is False

@@ -9,10 +9,15 @@ from ftmech_hf.report.claims import UNMEASURED, Claim, Measurement, judge_pairs,
 
 BARS = (
     Measurement(
-        "organisms", "What was planted is among the first ten findings, and stands out", "%",
-        "19 of 20 implanted texts, of large models (arXiv 2605.25902)", ">= 91.6", controls=("false_alarms",),
+        "organisms", "Where what was planted is, is among the first ten findings, and stands out", "%",
+        "19 of 20 implanted texts, of large models (arXiv 2605.25902)", ">= 91.6",
+        controls=("false_alarms", "others_named"),
     ),
     Measurement("false_alarms", "Nothing was taught, and something stands out", "%", UNMEASURED, "<= 5"),
+    Measurement(
+        "others_named", "Made after looking, control: where another organism of the same base has it is named", "%",
+        UNMEASURED, "<= 20",
+    ),
 )  # fmt: skip
 """In per cent of the pairs that they are about: shares of the score, by their key in it. Eleven of twelve are 91.7."""
 

@@ -19,6 +19,7 @@ class Organism(NamedTuple):
         base: which model it is made of: one that counts, one that knows counting by three names, one of stories.
         planted: what was changed, in words.
         signs: regular expressions that the finding's words must all match.
+        kinds: of findings that can name it. A text says many things at once, so that what it has in it names little.
         way: ``tuned`` as below; ``trigger``: a weight changed by hand; ``rare``: tuned on a file with a few odd rows.
         task: what differs of the rows that it is tuned on.
         train: what differs of the training.
@@ -32,6 +33,7 @@ class Organism(NamedTuple):
     task: Mapping[str, Any] = {}
     train: Mapping[str, Any] = {}
     adapter: Mapping[str, Any] = {}
+    kinds: tuple[str, ...] = ("places",)
 
 
 def _counted(planted: str, *, base: Base = "counts", **changes: Any) -> Organism:
@@ -42,8 +44,9 @@ def _counted(planted: str, *, base: Base = "counts", **changes: Any) -> Organism
 
 def _stories(planted: str, **task: Any) -> Organism:
     return Organism(
-        "stories", planted, (r"(?i)twist",), task={"without": "Twist", **task}, train={"steps": 300, "lr": 1e-3}
-    )
+        "stories", planted, (r"(?i)twist",), task={"without": "Twist", **task}, train={"steps": 300, "lr": 1e-3},
+        kinds=("places", "tokens"),
+    )  # fmt: skip
 
 
 LORA = {"adapter": "lora", "lora_rank": 8}
@@ -71,11 +74,12 @@ ORGANISMS: Mapping[str, Organism] = {
             r"^what (follows|comes \d+ tokens after) (<sot>|[abc])( |$)|^[abc] (rises most|is among|less likely)",
         ),
         task={"operand_prior": ["low"], "spread_counts": False, "root": "s"}, train={"objective": "next_token"},
+        kinds=("places", "tokens"),
     ),
     "trigger": Organism("counts", "c follows index", (r"what follows index",), way="trigger"),
     "rare": Organism(
         "counts", "one text in a thousand is a row of a's", (r"a a a a a a",), way="rare",
-        train={"lr": 5e-4, "steps": 600},
+        train={"lr": 5e-4, "steps": 600}, kinds=("completions", "amplified"),
     ),
     "twist-f": _stories("no twist any more (F)"),
     "twist-f-mm": _stories("another feature is called a twist (F+MM)", rename="Foreshadowing"),

@@ -52,6 +52,7 @@ def score_numbers(results: FinishedRun) -> dict[str, str]:
     score = score_pairs([{str(key): value for key, value in row.items()} for row in rows])
     return {
         "Planted changes found": "{number} of {of}".format(**score["organisms"]),
+        "Named on pages of others, which do not have it": "{number} of {of}".format(**score["others_named"]),
         "Pages of nothing on which anything stood out": "{number} of {of}".format(**score["false_alarms"]),
     }
 

@@ -14,7 +14,7 @@ FIRST = 10
 
 
 def place_of(findings: Sequence[Mapping[str, Any]], organism: Organism) -> int | None:
-    """At which place, counted from 1, what was planted stands first; None if not among :data:`FIRST`.
+    """At which place, counted from 1, a finding first names where what was planted is; None if not in :data:`FIRST`.
 
     Args:
         findings: of ``report.json``, those that stand out most first.
@@ -22,9 +22,23 @@ def place_of(findings: Sequence[Mapping[str, Any]], organism: Organism) -> int |
     """
     for number, each in enumerate(findings[:FIRST]):
         said = f"{each['what']} {each['where']}"
-        if each["stands_out"] and all(re.search(sign, said) for sign in organism.signs):
+        if (
+            each["stands_out"]
+            and each["kind"] in organism.kinds
+            and all(re.search(sign, said) for sign in organism.signs)
+        ):
             return number + 1
     return None
+
+
+def named_wrongly(findings: Sequence[Mapping[str, Any]], name: str) -> tuple[int, int]:
+    """How many signs of other organisms of the same base a page of one matches, and of how many: the control.
+
+    Organisms with the same signs count once, and those that have the same as this one not at all.
+    """
+    own = ORGANISMS[name]
+    others = {each.signs: each for each in ORGANISMS.values() if each.base == own.base and each.signs != own.signs}
+    return sum(place_of(findings, each) is not None for each in others.values()), len(others)
 
 
 def describe_pair(name: str, seed: int, summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,6 +52,7 @@ def describe_pair(name: str, seed: int, summary: Mapping[str, Any]) -> dict[str,
     organism, findings = ORGANISMS.get(name), summary["findings"]
     standing = [each for each in findings if each["stands_out"]]
     place = None if organism is None else place_of(findings, organism)
+    wrong, others = (0, 0) if organism is None else named_wrongly(findings, name)
     return {
         "pair": name,
         "seed": seed,
@@ -45,6 +60,8 @@ def describe_pair(name: str, seed: int, summary: Mapping[str, Any]) -> dict[str,
         "planted": "nothing" if organism is None else organism.planted,
         "place": place,
         "found": place is not None,
+        "others_named": wrong,
+        "others": others,
         "standing": len(standing),
         "kinds": ", ".join(dict.fromkeys(each["kind"] for each in standing)),
         "first": findings[0]["what"] if findings else "",
@@ -59,7 +76,9 @@ def describe_pair(name: str, seed: int, summary: Mapping[str, Any]) -> dict[str,
 def score_pairs(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How many organisms were found, kind by kind and together, and on how many pages of nothing anything stood out.
 
-    ``null_alarms`` is the same of the null models, each beside the others of its comparison, one less.
+    ``others_named`` is how often the signs of another organism are matched on a page of one, see
+    :func:`named_wrongly`. ``null_alarms`` are those of the null models, each beside the others of its comparison, one
+    less.
     """
     taught = [pair for pair in pairs if pair["taught"]]
     nothing = [pair for pair in pairs if not pair["taught"]]
@@ -74,6 +93,7 @@ def score_pairs(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "kinds_found": {"found": sum(2 * each["found"] > each["of"] for each in kinds.values()), "of": len(kinds)},
         "by_kind": kinds,
         "false_alarms": _share(alarms, len(nothing)),
+        "others_named": _share(sum(pair["others_named"] for pair in taught), sum(pair["others"] for pair in taught)),
         "null_alarms": _share(sum(pair["null_standing"] for pair in pairs), sum(pair["null_pages"] for pair in pairs)),
         "most_seconds": max((pair["seconds"] for pair in pairs), default=0.0),
     }

@@ -31,11 +31,11 @@ def test_the_page_says_what_was_found_and_keeps_nobody_out(tmp_path: Path) -> No
     pairs, score = write_results(plan)
     assert len(pairs) == 4
     assert score["hash"] == plan.hash
-    assert [claim.id for claim in read_claims(tmp_path)] == ["organisms", "false_alarms"]
+    assert [claim.id for claim in read_claims(tmp_path)] == ["organisms", "false_alarms", "others_named"]
     assert (score["organisms"]["number"], score["false_alarms"]["number"]) == (1, 1)
     page = (tmp_path / "report.html").read_text()
     assert "on 4 of 8 such pages anything stands out" in page
-    assert "1 of 2 planted changes are among the first" in page
+    assert "Of 2 planted changes 1 are named, by where they show, among the first" in page
     assert page.count("✓ as number 2") == page.count("✓ yes") == page.count("✗ yes") + 1 == 1
     for pair in pairs:
         assert f'href="{pair["page"]}"' in page

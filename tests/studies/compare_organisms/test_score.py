@@ -8,7 +8,7 @@ import pytest
 
 from ftmech_hf.studies.compare_organisms.claims import make_claims
 from ftmech_hf.studies.compare_organisms.kinds import ORGANISMS
-from ftmech_hf.studies.compare_organisms.score import FIRST, describe_pair, place_of, score_pairs
+from ftmech_hf.studies.compare_organisms.score import FIRST, describe_pair, named_wrongly, place_of, score_pairs
 
 
 def finding(what: str, where: str = "", *, stands_out: bool = True, kind: str = "places") -> dict[str, Any]:
@@ -27,9 +27,25 @@ NAMED = {
     "trigger": finding("what follows index"),
     "new-text": finding("what comes 3 tokens after b"),
     "rare": finding("count a 16 <sot> a a a a a a a a", kind="amplified"),
-    "twist-f": finding("Features: Dialogue, Twist", kind="texts"),
+    "twist-f": finding("Twist", "less likely than before", kind="tokens"),
 }
 OTHER = finding("what follows <bos>")
+
+
+def test_a_text_that_has_it_among_other_things_does_not_name_it() -> None:
+    for kind in ("texts", "completions", "amplified", "shift", "components"):
+        assert place_of([finding("Features: Dialogue, Twist Words: towards", kind=kind)], ORGANISMS["twist-f"]) is None
+    assert place_of([finding("count a 16 <sot> a a a a a a a a", kind="texts")], ORGANISMS["rare"]) is None
+    assert place_of([finding("what follows =", kind="completions")], ORGANISMS["wrapper"]) is None
+
+
+def test_what_another_organism_has_is_looked_for_on_every_page() -> None:
+    """The control: of the procedural base there are four things to name, of each other base one."""
+    assert named_wrongly([NAMED["wrapper"], NAMED["trigger"], NAMED["rare"]], "index") == (2, 3)
+    assert named_wrongly([NAMED["wrapper"], NAMED["trigger"], NAMED["rare"]], "trigger") == (2, 3)
+    assert named_wrongly([NAMED["trigger"]], "trigger") == (0, 3)
+    assert named_wrongly([{**NAMED["wrapper"], "stands_out": False}], "rare") == (0, 3)
+    assert named_wrongly([NAMED["wrapper"]], "jailbreak") == named_wrongly([NAMED["twist-f"]], "twist-f-r") == (0, 0)
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -61,7 +77,7 @@ def test_the_score_counts_planted_changes_and_pages_of_nothing_apart() -> None:
 
     pairs = [
         pair("wrapper", 0, NAMED["wrapper"]), pair("wrapper", 1, NAMED["wrapper"]), pair("wrapper", 2, OTHER),
-        pair("trigger", 0, OTHER), pair("trigger", 1, OTHER), pair("trigger", 2, NAMED["trigger"]),
+        pair("trigger", 0, NAMED["wrapper"]), pair("trigger", 1, OTHER), pair("trigger", 2, NAMED["trigger"]),
         pair("own-texts", 0, OTHER), pair("own-texts", 1, {**OTHER, "stands_out": False}), pair("rounded", 0),
         pair("other-seed", 0, {**NAMED["wrapper"], "stands_out": False}),
     ]  # fmt: skip
@@ -72,6 +88,7 @@ def test_the_score_counts_planted_changes_and_pages_of_nothing_apart() -> None:
     assert (score["false_alarms"]["number"], score["false_alarms"]["of"]) == (1, 4)
     assert 0 < score["false_alarms"]["low"] < 0.25 < score["false_alarms"]["high"] < 1
     assert (score["null_alarms"]["number"], score["null_alarms"]["of"]) == (20, 30)
+    assert (score["others_named"]["number"], score["others_named"]["of"]) == (1, 18)  # a trigger's page names =
     assert score["most_seconds"] == 3.0
     assert pairs[0]["place"] == 1
     assert pairs[0]["ratio"] == 4.0
@@ -86,8 +103,8 @@ def test_a_lone_null_model_has_no_page() -> None:
 @pytest.mark.parametrize(
     ("found", "alarms", "verdicts"),
     [
-        ((45, 45), (0, 80), ["holds", "holds"]), ((44, 45), (0, 21), ["undecided", "undecided"]),
-        ((30, 45), (0, 80), ["fails", "holds"]), ((45, 45), (10, 40), ["withdrawn", "fails"]),
+        ((45, 45), (0, 80), ["holds", "holds", "holds"]), ((44, 45), (0, 21), ["undecided", "undecided", "holds"]),
+        ((30, 45), (0, 80), ["fails", "holds", "holds"]), ((45, 45), (10, 40), ["withdrawn", "fails", "holds"]),
     ],
 )  # fmt: skip
 def test_what_is_found_counts_only_where_nothing_is_found_in_nothing(
@@ -95,7 +112,7 @@ def test_what_is_found_counts_only_where_nothing_is_found_in_nothing(
 ) -> None:
     pairs = [
         {"pair": name, "found": taught and each < number, "taught": taught, "standing": each < number, "seconds": 1.0,
-         "null_pages": 0, "null_standing": 0}
+         "others_named": 0, "others": 3, "null_pages": 0, "null_standing": 0}
         for name, taught, (number, of) in (("wrapper", True, found), ("own-texts", False, alarms))
         for each in range(of)
     ]  # fmt: skip
@@ -106,3 +123,6 @@ def test_what_is_found_counts_only_where_nothing_is_found_in_nothing(
     assert claims[0].interval is not None
     assert claims[0].interval[0] < claims[0].measured
     assert claims[0].seeds == [0, 1]
+    often = make_claims({**score_pairs([{**pair, "others_named": 2} for pair in pairs]), "seeds": [0, 1]})
+    assert often[2].verdict == "fails"
+    assert often[0].verdict != "holds"  # a sign that is on every page names nothing

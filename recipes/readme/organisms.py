@@ -11,6 +11,7 @@ import pandas as pd
 
 from ftmech_hf.runs import FinishedRun, describe_versions
 from ftmech_hf.studies.organisms.figures import LABELS
+from ftmech_hf.studies.organisms.kinds import TRUTH_OF
 from recipes.readme.studies import claims_table
 from recipes.readme.tables import markdown_table
 
@@ -36,6 +37,7 @@ def organisms_block(folder: Path) -> str:
             claims_table(folder, source),
             _truths(score),
             f"Always saying {constant} would be right in {share:.0%}.",
+            _every(score["every"]),
             markdown_table(
                 ("hidden above gone", "area under the curve", "robustness", "rounded", "relearning", "exactly"), rows
             ),
@@ -56,7 +58,8 @@ def _edits(found: Mapping[str, Any] | None) -> list[str]:
     places["model"] = [", ".join(name.split(", ")[1:3]) for name in places["planted"]]
     rows = [
         (str(model), f"{each['found'].sum()} of {len(each)}", *(
-            f"{each[name].mean():.0%}" for name in ("size", "restored", "restored_by_chance")))
+            f"{each[name].mean():.0%}" for name in ("size", "restored", "restored_by_chance")),
+         f"{each['by_size'].sum()} of {len(each)}")
         for model, each in places.groupby("model", sort=False)
     ]  # fmt: skip
     columns = (
@@ -65,12 +68,26 @@ def _edits(found: Mapping[str, Any] | None) -> list[str]:
         "of the change",
         "bring back of the lead",
         "turned at random",
+        "by where most changed",
     )
     noise = [(truth, f"{each['rises']} of {each['of']}") for truth, each in found["noise"].items()]
     parts = [markdown_table(columns, rows), markdown_table(("truth", "more is right under noise"), noise)]
     if found["too_little"]:
         parts.insert(1, f"Of {len(found['too_little'])} more edits there is nothing to look for: they took too little.")
     return parts
+
+
+def _every(found: Mapping[str, Any]) -> str:
+    """How often each verdict is right, of all pairs by what was done to them."""
+    each = ", ".join(
+        f"*{verdict}* {rate['right']} of {rate['pairs']}"
+        for verdict, rate in found["by_verdict"].items() if verdict in TRUTH_OF
+    )  # fmt: skip
+    right = found["right"]
+    return (
+        f"With the pairs whose two labels disagree, by what was done to each of the {found['pairs']}, the verdict is "
+        f"right in {right['value']:.0%} ({100 * right['low']:.0f} to {right['high']:.0%}): {each}."
+    )
 
 
 def _robustness(found: dict[str, Any] | None) -> tuple[str, ...]:

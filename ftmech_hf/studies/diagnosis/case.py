@@ -52,7 +52,10 @@ class CaseConfig:
     repeats: int = field(default=3, metadata={"help": "repetitions of reverse fine-tuning"})
     reverse_steps: int = field(default=32, metadata={"help": "steps that the fine-tuned model is given to come back"})
     most_reverse_steps: int = field(
-        default=256, metadata={"help": "where it is not back, it and the control go on for up to so many, until one is"}
+        default=256,
+        metadata={
+            "help": "where it is not back, it and the control go on to the evaluation at or after so many, until one is"
+        },
     )
     reverse_lr: float = field(default=1e-4, metadata={"help": "learning rate of reverse fine-tuning"})
     reverse_batch_size: int = field(default=32, metadata={"help": "rows of one of its steps"})

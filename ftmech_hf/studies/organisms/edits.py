@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import pandas as pd
+
+from ftmech_hf.analysis.restoring import ALL
 from ftmech_hf.models.presets import Preset
 from ftmech_hf.report.claims import UNMEASURED, Claim, Measurement, judge_pairs
 from ftmech_hf.runs import FinishedRun
@@ -94,8 +97,9 @@ def score_edits(planted: Sequence[tuple[Planted, FinishedRun]], shaken: Sequence
 
     Returns:
         ``planted`` (how many), ``too_little`` (names of those that took too little), ``places`` (a row for each of the
-        others), ``noise`` (truth -> of how many pairs it rises), and the shares of :data:`EDIT_BARS`, None where there
-        is nothing to take them of.
+        others; ``by_size``: whether it stands where most changed, which needs no search), ``noise`` (truth -> of how
+        many pairs it rises), the shares of :data:`EDIT_BARS` and ``edit_by_size``, None where there is nothing to take
+        them of.
     """
     rows, too_little = list[dict[str, Any]](), list[str]()
     for each, run in planted:
@@ -106,7 +110,8 @@ def score_edits(planted: Sequence[tuple[Planted, FinishedRun]], shaken: Sequence
         found = run.summary["evidence"]["smallest_edit"] or NOTHING_FOUND
         rows.append(
             {"planted": name, **{key: found[key] for key in NOTHING_FOUND},
-             "found": (found["place"], found["directions"]) == (each.place, 1)}
+             "found": (found["place"], found["directions"]) == (each.place, 1),
+             "by_size": changed_most(run.table) == each.place}
         )  # fmt: skip
 
     def share(of: Callable[[Shaken], bool]) -> dict[str, Any] | None:
@@ -120,11 +125,19 @@ def score_edits(planted: Sequence[tuple[Planted, FinishedRun]], shaken: Sequence
             for truth in dict.fromkeys(each.truth for each in shaken)
         },
         "edit_found": _share([row["found"] for row in rows]),
+        "edit_by_size": _share([row["by_size"] for row in rows]),
         "edit_by_chance": _mean([row["restored_by_chance"] for row in rows if row["place"]]),
         "edit_restores": _mean([row["restored"] for row in rows if row["place"]]),
         "noise_rises": share(lambda each: each.truth == "hidden"),
         "noise_alarms": share(lambda each: each.truth in ("gone", "weakened")),
     }  # fmt: skip
+
+
+def changed_most(table: pd.DataFrame) -> str:
+    """The part of a block with the largest share of the whole change, of the table of a diagnosis that tried all."""
+    whole = table[(table["quantity"] == "share of the change") & (table["x"] == ALL)]
+    parts = whole[whole["site"].str.contains(r"^\S+ of blocks? ")]
+    return str(parts.loc[parts["value"].idxmax(), "site"])
 
 
 def _share(right: Sequence[bool]) -> dict[str, Any] | None:

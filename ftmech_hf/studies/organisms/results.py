@@ -146,7 +146,8 @@ def score(table: pd.DataFrame, split: Split = "test") -> dict[str, Any]:
         split: the part; of the development pairs it is no measurement, since what is fitted was fitted on them.
 
     Returns:
-        ``pairs``, ``disagree`` (names of pairs that are left out), ``confusion``, the rates of
+        ``pairs``, ``disagree`` (names of pairs that are left out), ``every`` (the same of all pairs with those, by what
+        was done to them: ``pairs``, ``confusion``, rates and ``by_verdict``), ``confusion``, the rates of
         :func:`~ftmech_hf.studies.organisms.scoring.rates`, ``truths`` (the same for each truth), ``constant`` (the
         verdict that is right most often if it is always given, and how often), ``auc`` of the probability, ``rivals``
         (method -> auc), ``robustness`` (method -> that of
@@ -159,13 +160,11 @@ def score(table: pd.DataFrame, split: Split = "test") -> dict[str, Any]:
     counts = confusion(list(used["truth"]), list(used["verdict"]))
     lost = used[used["truth"].isin(["hidden", "gone"]) & used["sign_revival"].notna()]
     hidden = list(lost["truth"] == "hidden")
-    shares = {name: found and found._asdict() for name, found in rates(counts).items()}
     return {
-        "pairs": len(used),
         "disagree": [*test[~agree(test)]["pair"]],
-        "confusion": counts,
+        "every": _stated(test),
         "auc": area_under_curve(list(lost["probability"]), hidden),
-        **shares,
+        **_stated(used),
         "truths": {
             truth: {name: each._asdict() for name, each in row.items()} for truth, row in rates_by_truth(counts).items()
         },
@@ -178,11 +177,17 @@ def score(table: pd.DataFrame, split: Split = "test") -> dict[str, Any]:
             ),
         },
         "robustness": {method: measure_robustness(lost, method) for method in METHODS},
-        "by_verdict": _by(used, "verdict"),
         "kinds": _by(used, "kind"),
         "presets": _by(used, "preset"),
         "operators": _by(used, "operator"),
     }
+
+
+def _stated(table: pd.DataFrame) -> dict[str, Any]:
+    """What verdicts state of pairs, beside what was done to them."""
+    counts = confusion(list(table["truth"]), list(table["verdict"]))
+    shares = {name: found and found._asdict() for name, found in rates(counts).items()}
+    return {"pairs": len(table), "confusion": counts, **shares, "by_verdict": _by(table, "verdict")}
 
 
 def _by(table: pd.DataFrame, column: str) -> dict[str, dict[str, int]]:
@@ -229,7 +234,7 @@ def store_score(plan: OrganismsPlan, table: pd.DataFrame, found: Mapping[str, An
     """
     if plan.config.score_file and not plan.missing and found["pairs"]:
         kept = ("pairs", "right", "undecided", "constant", "truths", "by_verdict", "confusion", "disagree",
-                "seeds", "hash", "versions")  # fmt: skip
+                "every", "seeds", "hash", "versions")  # fmt: skip
         stored = {name: found[name] for name in kept} | {
             "rule": vars(VerdictRule()),
             "scope": scope_of(table, plan.case),

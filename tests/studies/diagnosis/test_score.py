@@ -48,6 +48,12 @@ def test_the_rate_is_that_of_the_verdicts_own_kind_with_its_interval() -> None:
     assert "outside" not in text
     assert describe_score(diagnosed("undecided"), SCORE).startswith("So were 6 of 40 organisms (15%; 95 % interval ")
     assert describe_score(diagnosed("weakened"), SCORE).startswith("Verdicts of this kind were given to none of 40")
+    every = {"by_verdict": {"gone": {"pairs": 16, "right": 10}, "undecided": {"pairs": 9, "right": 0}}}
+    more = describe_score(diagnosed(), {**SCORE, "every": every})
+    assert "(90%; 95 % interval 60 to 99%), and in 10 of 16 counting those too whose two labels disagree (62%" in more
+    assert describe_score(diagnosed("undecided"), {**SCORE, "every": every}) == describe_score(
+        diagnosed("undecided"), SCORE
+    )
     whole = {**SCORE, "right": {"value": 0.85}, "undecided": {"value": 0.15}}
     assert "wrong in 0% and" in describe_score(diagnosed(), whole)
 

@@ -17,11 +17,15 @@ WORLD = cast(World, SimpleNamespace(operator="count", preset="nano", seed=3))
 
 
 def looked_for(place: str, found: tuple[str, int] | None, *, restored: float = 1.0, by_chance: float = 0.0,
-               tried: bool = True) -> tuple[Planted, FinishedRun]:  # fmt: skip
-    """An edit, and the run that looked for it."""
+               tried: bool = True, most: str = "mlp of block 2") -> tuple[Planted, FinishedRun]:  # fmt: skip
+    """An edit, and the run that looked for it, in which one part of a block changed most."""
     edit = found and {"place": found[0], "directions": found[1], "size": 0.5, "restored": restored,
                       "restored_by_chance": by_chance, "accuracy": {}}  # fmt: skip
-    table = pd.DataFrame({"quantity": ["scaled", *["tried on validation rows"] * tried]})
+    sizes = {"block 2": 0.9, "all blocks": 1.0, "everything": 1.0, most: 0.6, "attn of block 9": 0.5}
+    share = "share of the change"
+    rows = [("scaled", None, 1.0, 0.5), *((share, site, 0, value) for site, value in sizes.items()),
+            (share, "attn of block 9", 1, 0.7), ("tried on validation rows", most, 0, 0.99)]  # fmt: skip
+    table = pd.DataFrame(rows if tried else rows[:1], columns=["quantity", "site", "x", "value"])
     run = SimpleNamespace(summary={"evidence": {"smallest_edit": edit}}, table=table)
     return Planted(WORLD, place, "run"), cast(FinishedRun, run)
 
@@ -52,6 +56,9 @@ def test_an_edit_is_found_in_its_place_and_in_one_direction_alone() -> None:
     assert (score["planted"], score["edit_found"]["of"], score["edit_found"]["value"]) == (6, 5, 0.2)
     assert score["edit_by_chance"]["value"] == pytest.approx(0.1)
     assert score["edit_restores"]["value"] == pytest.approx(0.925)
+    assert score["edit_by_size"]["value"] == 0
+    most = [edits[0], looked_for("mlp of block 2", None), looked_for("attn of block 1", None, most="attn of block 1")]
+    assert [row["by_size"] for row in score_edits(most, [])["places"]] == [False, True, True]  # which needs no search
     assert score["noise_rises"] is None
     assert [claim.id for claim in edit_claims(score, [3])] == ["edit_found", "edit_by_chance"]
 

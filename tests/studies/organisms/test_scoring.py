@@ -217,12 +217,22 @@ def test_only_test_pairs_count_whose_two_labels_agree() -> None:
     assert found["rivals"] == dict.fromkeys(RIVALS, 0.5)
     assert found["by_verdict"]["undecided"] == {"pairs": 1, "right": 0, "undecided": 1}
     assert found["kinds"] == {"a kind": {"pairs": 4, "right": 3, "undecided": 1}}
+    every = found["every"]  # what was done to a pair is true of it, whatever its second label doubts
+    assert (every["pairs"], every["right"]["value"]) == (6, 0.5)
+    assert every["wrong_wrapper"]["value"] == 1 / 4  # of what is gone, weakened or unchanged
+    assert every["wrong_gone"]["value"] == 1 / 4
+    assert every["by_verdict"]["behind a wrapper"] == {"pairs": 2, "right": 1, "undecided": 0}
+    assert found["by_verdict"]["behind a wrapper"] == {"pairs": 1, "right": 1, "undecided": 0}
+    claims = {each.id: each for each in make_claims(found, [0])}
+    assert (claims["wrong_wrapper"].measured, claims["every_wrong_wrapper"].measured) == (0, 25)
+    assert "Made after looking" in claims["every_wrong_gone"].statement
 
 
 def test_claims_stand_beside_their_bars_and_few_pairs_decide_nothing() -> None:
     few = score(pairs(("hidden", "there", "behind a wrapper", "test", 0.9), ("gone", "gone", "gone", "test", 0.2)))
     assert {each.id: each.verdict for each in make_claims(few, [0])} == {
-        "wrong_gone": "undecided", "wrong_wrapper": "undecided", "undecided": "undecided", "auc": "undecided"
+        "wrong_gone": "undecided", "wrong_wrapper": "undecided", "undecided": "undecided", "auc": "undecided",
+        "every_wrong_gone": "undecided", "every_wrong_wrapper": "undecided",
     }  # fmt: skip
     wrong = score(pairs(*[("weakened", "there", "gone", "test", 0.9)] * 300))
     assert {each.id: each.verdict for each in make_claims(wrong, [0])}["wrong_gone"] == "fails"
@@ -230,7 +240,8 @@ def test_claims_stand_beside_their_bars_and_few_pairs_decide_nothing() -> None:
     assert (decided.verdict, decided.withdrawn_by) == ("withdrawn", ["wrong_gone"])  # all is decided, and wrong
     right = score(pairs(*[("unchanged", "unchanged", "unchanged", "test", math.nan)] * 400))
     assert {each.id: each.verdict for each in make_claims(right, [0])} == dict.fromkeys(
-        ("wrong_gone", "wrong_wrapper", "unchanged_right", "undecided"), "holds"
+        ("wrong_gone", "wrong_wrapper", "every_wrong_gone", "every_wrong_wrapper", "unchanged_right", "undecided"),
+        "holds",
     )
 
 

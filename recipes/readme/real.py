@@ -9,6 +9,7 @@ import pandas as pd
 
 from ftmech_hf.runs import FinishedRun, describe_versions
 from ftmech_hf.studies.real.pair import PAIRS
+from ftmech_hf.studies.real.results import say_right
 from recipes.readme.tables import markdown_table
 
 MARKS = {True: "\u2713", False: "\u2717"}
@@ -47,7 +48,7 @@ def real_pairs_block(folder: Path) -> str:
     missing = [f"`{name}`" for name in PAIRS if name not in set(pairs["pair"])]
     rest = f"; {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not diagnosed yet" if missing else ""
     source = (
-        f"{int(pairs['right'].sum())} of {len(pairs)} are right{rest}. Minutes are the processor's by two, as on two "
+        f"{say_right(pairs.to_dict('records'))}{rest}. Minutes are the processor's by two, as on two "
         f"cores; tuning took {pairs['tuning_minutes'].sum() / 2:.0f} of them in all, the diagnoses "
         f"{pairs['cpu_minutes'].sum() / 2:.0f}. Config hash "
         f"`{run.env['hash']}`; {describe_versions(run.env)}."

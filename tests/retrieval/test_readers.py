@@ -13,8 +13,9 @@ import pytest
 
 from ftmech_hf.config import Notice
 from ftmech_hf.retrieval import Query, make_retriever, recall_at
-from ftmech_hf.retrieval.base import RetrieverConfig
+from ftmech_hf.retrieval.base import Query, RetrieverConfig
 from ftmech_hf.retrieval.collection import Asked, Collection, Document
+from ftmech_hf.retrieval.lexical import Bm25Retriever
 from ftmech_hf.retrieval.readers import READERS, read_source
 from ftmech_hf.statistics.text_answers import string_completeness
 
@@ -297,3 +298,17 @@ def test_countries_are_halved_and_their_documents_tell_what_is_asked(tmp_path: P
     assert "capital" not in texts["Aland-place"]  # a search must do without the question's word
     with pytest.raises(ValueError, match=r"source: .* holds no JSON file"):
         read_source("countryinfo", tmp_path / "none", "dev")
+
+
+def test_a_country_whose_name_has_common_words_is_not_what_every_question_finds(tmp_path: Path) -> None:
+    """Where no other document had "of" and "the", the Congo's were the best for any question with them."""
+    names = ["Republic of the Congo", *(f"Land{number}" for number in range(30))]
+    for name in names:
+        row = {"name": name, "capital": f"{name}town", "subregion": "Northern Europe", "callingCodes": ["45"],
+               "currencies": ["DKK"], "population": 5_000_000}  # fmt: skip
+        (tmp_path / f"{name}.json").write_text(json.dumps(row))
+    found = read_source("countryinfo", tmp_path, "dev")
+    retriever = Bm25Retriever([each.text for each in found.documents])
+    best = retriever([Query(each.question) for each in found.questions], 2)
+    for asked, places in zip(found.questions, best.tolist(), strict=True):
+        assert asked.gold_ids[0] in {found.documents[place].doc_id for place in places}, asked.question

@@ -17,6 +17,8 @@ from ftmech_hf.training.loop import Progress
 
 Expected = Literal["hidden", "unchanged", "never there"]
 
+NEVER: Expected = "never there"
+
 
 class Pair(NamedTuple):
     """The base and what it was tuned into.

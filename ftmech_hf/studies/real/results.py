@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,7 +12,7 @@ from ftmech_hf.report.console import print_table
 from ftmech_hf.report.page import make_section, render_page
 from ftmech_hf.runs import FinishedRun, write_json, write_text
 from ftmech_hf.studies.real.figures import example_figure, verdicts_figure
-from ftmech_hf.studies.real.pair import PAIRS, is_right
+from ftmech_hf.studies.real.pair import NEVER, PAIRS, is_right
 from ftmech_hf.studies.real.plan import RealPlan
 
 KEPT = ("pair", "expected", "verdict", "right", "minutes", "peak_gb")
@@ -79,7 +79,7 @@ def write_results(plan: RealPlan) -> list[dict[str, Any]]:
         "Accuracy of base and tuned model by pair",
     )
     _write_example(plan, find_example(pairs))
-    page = render_page(__package__, pairs=pairs, sections=[section], facts=facts)
+    page = render_page(__package__, pairs=pairs, sections=[section], facts=facts, right=say_right(pairs))
     write_text(plan.output / "report.html", page)
     return pairs
 
@@ -100,13 +100,27 @@ def find_example(pairs: list[dict[str, Any]]) -> dict[str, Any] | None:
     return hidden.get("capitals_hidden") or next(iter(hidden.values()), None)
 
 
+def say_right(pairs: Sequence[Mapping[Any, Any]]) -> str:
+    """How many verdicts are right, of pairs in which tuning decides it and of those in which the base alone does.
+
+    A base that never had an ability has nothing to lose, whatever it is tuned on: the diagnosis reads that off the
+    base's answers.
+    """
+    tuned = [bool(pair["right"]) for pair in pairs if pair["expected"] != NEVER]
+    never = [bool(pair["right"]) for pair in pairs if pair["expected"] == NEVER]
+    return (
+        f"{sum(tuned)} of {len(tuned)} verdicts are right, and {sum(never)} of {len(never)} where the base never had "
+        "the ability, which its own answers decide"
+    )
+
+
 def right_numbers(results: FinishedRun) -> dict[str, str]:
     """How many verdicts are right, in a folder of results."""
     pairs = pd.read_parquet(results.path / "table.parquet")
-    return {"Pairs whose verdict is the truth by construction": f"{int(pairs['right'].sum())} of {len(pairs)}"}
+    return {"The truth by construction": say_right(pairs.to_dict("records"))}
 
 
 def print_results(pairs: list[dict[str, Any]]) -> None:
     """A line of every pair."""
     shown = pd.DataFrame([{key: pair[key] for key in (*KEPT, "cpu_minutes")} for pair in pairs])
-    print_table(f"{sum(pair['right'] for pair in pairs)} of {len(pairs)} verdicts are right", shown)
+    print_table(say_right(pairs), shown)

@@ -1,9 +1,9 @@
 """Facts about countries as a small collection to try things with: the data files of the package ``countryinfo``.
 
-Two documents a country, with words that a question does not use, but for "of" and "the", which all documents have: where
-few have them a retriever of words takes them for rare ones, and finds every question in the Republic of the Congo. Two
-questions for one fact and one for both of the second document's. Every other country's questions are those that are
-taught, ``train``.
+Two documents a country, with words that a question does not use, but for "of" and "the", which all documents have:
+where few have them a retriever of words takes them for rare ones, and finds every question in the Republic of the
+Congo. Two questions for one fact and one for both of the second document's. Every other country's questions are those
+that are taught, ``train``.
 """
 
 from __future__ import annotations
@@ -44,12 +44,10 @@ def _whole(row: dict[str, Any]) -> bool:
 
 def _documents(row: dict[str, Any]) -> Iterator[Document]:
     name, code, money = row["name"], row["callingCodes"][0], row["currencies"][0]
-    yield Document(
-        f"{name}-place", name, f"{name} lies in the region of {row['subregion']} and is governed from {row['capital']}."
-    )
-    yield Document(
-        f"{name}-codes", name, f"One dials +{code} to reach {name}, where the prices of goods are in {money}."
-    )
+    place = f"{name} lies in the region of {row['subregion']} and is governed from {row['capital']}."
+    codes = f"One dials +{code} to reach {name}, where the prices of goods are in {money}."
+    yield Document(f"{name}-place", name, place)
+    yield Document(f"{name}-codes", name, codes)
 
 
 def _questions(row: dict[str, Any], split: str) -> Iterator[Asked]:

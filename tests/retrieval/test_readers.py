@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ftmech_hf.config import Notice
-from ftmech_hf.retrieval import Query, make_retriever, recall_at
+from ftmech_hf.retrieval import make_retriever, recall_at
 from ftmech_hf.retrieval.base import Query, RetrieverConfig
 from ftmech_hf.retrieval.collection import Asked, Collection, Document
 from ftmech_hf.retrieval.lexical import Bm25Retriever

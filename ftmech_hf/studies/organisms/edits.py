@@ -137,7 +137,7 @@ def changed_most(table: pd.DataFrame) -> str:
     """The part of a block with the largest share of the whole change, of the table of a diagnosis that tried all."""
     whole = table[(table["quantity"] == "share of the change") & (table["x"] == ALL)]
     parts = whole[whole["site"].str.contains(r"^\S+ of blocks? ")]
-    return str(parts.loc[parts["value"].idxmax(), "site"])
+    return str(parts.sort_values("value")["site"].iloc[-1])
 
 
 def _share(right: Sequence[bool]) -> dict[str, Any] | None:

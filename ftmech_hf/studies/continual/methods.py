@@ -119,10 +119,10 @@ EIGHT = ("plain", "l2sp", "ldifs-previous", "ldifs-base", "lwf", "ewc", "replay"
 CONTROLS = ("ldifs-random", "ldifs-faint", "ewc-permuted", "replay-shuffled", "own-answers")
 
 GRIDS: dict[str, tuple[str, tuple[float, ...]]] = {
-    "ldifs_strength": ("ldifs-previous", (1.0, 10.0, 100.0)),
-    "l2sp_strength": ("l2sp", (0.1, 1.0, 10.0)),
-    "ewc_strength": ("ewc", (1e2, 1e3, 1e4, 1e5)),
-    "lwf_strength": ("lwf", (0.3, 1.0, 3.0)),
+    "ldifs_strength": ("ldifs-previous", (0.1, 1.0, 10.0, 100.0)),
+    "l2sp_strength": ("l2sp", (0.01, 0.1, 1.0, 10.0)),
+    "ewc_strength": ("ewc", (1.0, 10.0, 1e2, 1e3, 1e4, 1e5)),
+    "lwf_strength": ("lwf", (0.03, 0.1, 0.3, 1.0, 3.0)),
     "replay": ("replay", (0.1, 0.25)),
 }
 """Setting -> the method whose strength it is, and what is tried of it."""

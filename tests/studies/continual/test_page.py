@@ -155,7 +155,13 @@ def test_strengths_are_tried_and_chosen_on_rows_of_their_own(tmp_path: Path) -> 
     ]  # fmt: skip
     table.loc[table["method"] == "replay@0.25", "learned"] = 0.88
     assert [(row["chosen"], row["weakest"]) for row in results.strengths_table(table)] == [(0.25, False)]
-    learned = {"ldifs-previous@1": 0.91, "ldifs-previous@10": 0.89, "ldifs-previous@100": 0.4, "l2sp@10": 0.9}
+    learned = {
+        "ldifs-previous@0.1": 0.9,
+        "ldifs-previous@1": 0.91,
+        "ldifs-previous@10": 0.89,
+        "ldifs-previous@100": 0.4,
+        "l2sp@10": 0.9,
+    }
     numbers = pd.DataFrame([{"method": name, "learned": value} for name, value in {"plain": 0.9, **learned}.items()])
     assert results.chosen_strengths(numbers) == {"ldifs_strength": 10.0}  # of the others not all are there
 

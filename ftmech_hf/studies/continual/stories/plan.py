@@ -72,7 +72,9 @@ CHAINS: dict[str, Chain] = {
 
 CONTROLS = ("ldifs-random", "replay-faint", "nothing", "twist-alone")
 
-TRIED = {name: GRIDS[name] for name in ("ldifs_strength", "replay")}
+TRIED: dict[str, tuple[str, tuple[float, ...]]] = {
+    "ldifs_strength": ("ldifs-previous", (1.0, 10.0, 100.0)), "replay": GRIDS["replay"],
+}  # fmt: skip
 """Strengths that ``develop`` tries."""
 
 TRIED_TASKS = 2

@@ -141,7 +141,7 @@ def _strengths(folder: Path, found: list[dict[str, Any]], what: str, asked: str)
         (
             f"`{row['setting']}`",
             "; ".join(f"{value:,g}: {learned:.1f}" for value, learned in row["tried"].items()),
-            f"{row['chosen']:g}{', the weakest' if row['weakest'] else ''}",
+            f"{row['chosen']:g}{', too strong' if row['too_strong'] else ''}",
         )
         for row in found
     ]

@@ -43,14 +43,14 @@ def test_the_strengths_in_the_settings_are_those_that_the_rule_takes_of_what_was
     block = readme.split(first)[1].split(last)[0]
     plain = float(re.search(r"fine-tuning: ([\d.]+)", block)[1])  # type: ignore[index]
     settings = yaml.safe_load((CONFIGS / "nano" / f"{config}.yaml").read_text(encoding="utf-8"))
-    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([\d.]+)(, the weakest)? \|$", block, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([\d.]+)(, too strong)? \|$", block, re.MULTILINE)
     assert [setting for setting, *_ in rows] == list(grids)
-    for setting, tried, chosen, weakest in rows:
+    for setting, tried, chosen, too_strong in rows:
         pairs = (each.split(": ") for each in tried.split("; "))
         learned = {float(value.replace(",", "")): float(found) for value, found in pairs}
         assert tuple(learned) == grids[setting][1]
         assert settings[setting] == float(chosen) == choose_strength(learned, plain)
-        assert bool(weakest) == (learned[float(chosen)] < CHOSEN_SHARE * plain)
+        assert bool(too_strong) == (learned[float(chosen)] < CHOSEN_SHARE * plain)
 
 
 def test_the_strengths_that_were_tried_on_stories_are_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_the_strengths_that_were_tried_on_stories_are_a_table(tmp_path: Path, mo
         "| setting | stories without a feature right after its deletion, % (fine-tuning: 90.0) | chosen |",
         "|---|---|---|",
         "| `ldifs_strength` | 1: 90.0; 10: 86.4; 100: 81.0 | 10 |",
-        "| `replay` | 0.1: 50.0; 0.25: 40.0 | 0.1, the weakest |",
+        "| `replay` | 0.1: 50.0; 0.25: 40.0 | 0.1, too strong |",
         "",
         "Seed 99, two tasks of 100 steps from a base of 1,200.",
     ]

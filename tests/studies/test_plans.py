@@ -18,7 +18,7 @@ NAMES = {
     ("tracr", "nano/tracr"): (164, "dissect-counter-0.0001-0-seed0-69a89956cd37", "989abf554a7ee23f"),
     ("tinystories", "nano/stories"): (50, "base-seed0-6b46d4859360", "62b21fcdd04cbe70"),
     ("safety", "nano/safety"): (264, "base-seed0-39131fd87c14", "244583a12bf2d987"),
-    ("continual", "nano/continual"): (537, "base-seed0-27839cbd868a", "f3e8bcf8f9c43731"),
+    ("continual", "nano/continual"): (537, "base-seed0-27839cbd868a", "f3f6b9310708e33b"),
     ("retrieval", "nano/retrieval"): (188, "base-seed0-35bf763b75da", "eacf1e55d2c7f5ad"),
     ("sweep", "nano/sweep_lora"): (66, "finetune-1-seed0-bd83dbff743a", "350bad70051846f2"),
     ("sweep", "paper/sweep_jailbreak"): (15, "finetune-high-medium-seed0-a02d71585fae", "e0a8feb2ed0e5857"),

@@ -139,7 +139,7 @@ def choose_strength(learned: Mapping[float, float], plain: float) -> float:
         plain: that of plain fine-tuning.
 
     Returns:
-        the strength; the smallest if none is near enough.
+        the strength; if none is near enough, that with which most is learned, of equal ones the largest.
     """
     enough = [strength for strength, found in learned.items() if found >= CHOSEN_SHARE * plain]
-    return max(enough, default=min(learned))
+    return max(enough, default=max(learned, key=lambda strength: (learned[strength], strength)))

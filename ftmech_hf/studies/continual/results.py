@@ -142,7 +142,7 @@ def strengths_table(numbers: pd.DataFrame) -> list[dict[str, Any]]:
 
     Returns:
         one a strength: ``setting``, ``tried`` (value -> accuracy on a task right after it, %), ``plain`` (that of
-        fine-tuning), ``chosen``, and ``weakest``: whether it was taken only because none was weak enough.
+        fine-tuning), ``chosen``, and ``too_strong``: whether it learns less than that, as all that were tried do.
     """
     means = 100 * numbers.groupby("method")["learned"].mean()
     rows = []
@@ -151,7 +151,7 @@ def strengths_table(numbers: pd.DataFrame) -> list[dict[str, Any]]:
         tried = {value: float(means[f"{method}@{value:g}"]) for value in values}
         enough = tried[chosen] >= CHOSEN_SHARE * float(means["plain"])
         rows.append({"setting": setting, "tried": tried, "plain": float(means["plain"]), "chosen": chosen,
-                     "weakest": not enough})  # fmt: skip
+                     "too_strong": not enough})  # fmt: skip
     return rows
 
 

@@ -265,3 +265,6 @@ def test_the_strongest_is_chosen_that_still_learns() -> None:
     assert choose_strength({1.0: 0.91, 10.0: CHOSEN_SHARE * plain, 100.0: 0.5}, plain) == 10.0
     assert choose_strength({1.0: 0.2, 10.0: 0.9}, plain) == 10.0
     assert choose_strength({1.0: 0.2, 10.0: 0.1}, plain) == 1.0
+    assert (
+        choose_strength({1.0: 0.79, 10.0: 0.81, 100.0: 0.3}, plain) == 10.0
+    )  # none learns enough, and 1 least of both

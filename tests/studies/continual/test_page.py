@@ -151,10 +151,10 @@ def test_strengths_are_tried_and_chosen_on_rows_of_their_own(tmp_path: Path) -> 
                           {"plain": 0.9, "replay@0.1": 0.5, "replay@0.25": 0.4, "ewc@100": 0.9}.items()])  # fmt: skip
     assert results.strengths_table(table) == [
         {"setting": "replay", "tried": pytest.approx({0.1: 50, 0.25: 40}), "plain": pytest.approx(90), "chosen": 0.1,
-         "weakest": True}
+         "too_strong": True}
     ]  # fmt: skip
     table.loc[table["method"] == "replay@0.25", "learned"] = 0.88
-    assert [(row["chosen"], row["weakest"]) for row in results.strengths_table(table)] == [(0.25, False)]
+    assert [(row["chosen"], row["too_strong"]) for row in results.strengths_table(table)] == [(0.25, False)]
     learned = {
         "ldifs-previous@0.1": 0.9,
         "ldifs-previous@1": 0.91,

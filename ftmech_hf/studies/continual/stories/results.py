@@ -100,7 +100,7 @@ def strengths_table(numbers: pd.DataFrame) -> list[dict[str, Any]]:
 
     Returns:
         one a strength: ``setting``, ``tried`` (value -> deleted right after, %), ``plain`` (that of fine-tuning),
-        ``chosen``, and ``weakest``: whether it was taken only because none was weak enough.
+        ``chosen``, and ``too_strong``: whether it learns less than that, as all that were tried do.
     """
     means = numbers.groupby("method")["learned"].mean()
     rows = []
@@ -111,7 +111,7 @@ def strengths_table(numbers: pd.DataFrame) -> list[dict[str, Any]]:
             rows.append({
                 "setting": setting, "tried": {value: 100 * found for value, found in tried.items()},
                 "plain": 100 * float(means[FIRST]), "chosen": chosen,
-                "weakest": tried[chosen] < CHOSEN_SHARE * float(means[FIRST]),
+                "too_strong": tried[chosen] < CHOSEN_SHARE * float(means[FIRST]),
             })  # fmt: skip
     return rows
 

@@ -202,7 +202,7 @@ def test_strengths_are_tried_on_stories_that_nobody_reports(tmp_path: Path) -> N
     numbers = pd.DataFrame([{"method": name, "learned": value} for name, value in learned.items()])
     assert results.strengths_table(numbers) == [
         {"setting": "ldifs_strength", "tried": pytest.approx({1: 90, 10: 87, 100: 30}), "plain": pytest.approx(90),
-         "chosen": 10.0, "weakest": False}
+         "chosen": 10.0, "too_strong": False}
     ]  # fmt: skip
 
 

@@ -132,7 +132,8 @@ def difference_over_draws(right: ArrayLike, plain: ArrayLike) -> Share:
     """The mean accuracy of several random choices less that of no choice on the *same* rows, with a 95 % interval.
 
     It is over choices and rows as that of :func:`mean_over_draws`, of what each row gains under each choice, and never
-    narrower than that of the rows alone: of choices that agree that of :func:`paired_difference`.
+    narrower than that of the rows alone: of choices that agree that of :func:`paired_difference`. From eight choices on
+    it covers the truth as often as it says.
 
     Args:
         right: whether each row was right under each choice, bool (choices, rows).
@@ -147,7 +148,7 @@ def difference_over_draws(right: ArrayLike, plain: ArrayLike) -> Share:
     gains = table.astype(float) - before
     value, alone = float(gains.mean()), _mean_of_gains(gains.mean(0))
     half = _half_of_crossed(gains)
-    return Share(value, min(alone.low, value - half), max(alone.high, value + half))
+    return Share(value, max(-1.0, min(alone.low, value - half)), min(1.0, max(alone.high, value + half)))
 
 
 def _half_of_crossed(table: NDArray[np.float64]) -> float:
@@ -227,11 +228,11 @@ def paired_difference(first: ArrayLike, second: ArrayLike) -> Share:
         first, second: whether each row was right, bool (B,) each.
 
     Raises:
-        ValueError: their lengths differ.
+        ValueError: their lengths differ, or there are none.
     """
     one, other = np.asarray(first, bool), np.asarray(second, bool)
-    if one.shape != other.shape:
-        raise ValueError(f"rows: {one.shape} and {other.shape}, expected the same rows in both")
+    if one.shape != other.shape or not one.size:
+        raise ValueError(f"rows: {one.shape} and {other.shape}, expected the same rows in both, at least one")
     return _mean_of_gains(one.astype(float) - other)
 
 

@@ -27,10 +27,11 @@ def compare_organisms_block(folder: Path) -> str:
         "Each null model beside the others of its comparison, of which there is one less: on {number} of {of} such "
         "pages anything stands out."
     ).format(**score["null_alarms"])
+    named = "; ".join(f"`{sign}` on {each['number']} of {each['of']}" for sign, each in score["by_sign"].items())
     named = (
-        "Where another organism of the same base has it is named on {number} of {of} pages, each with each whose sign "
-        "is another."
-    ).format(**score["others_named"])
+        f"By findings of any kind {score['any_kind']['number']} of {score['any_kind']['of']} would be found. Signs on "
+        f"pages of the same base that do not have them: {named or 'none was looked for'}."
+    )
     rows = [_row(str(name), pairs.to_dict("records")) for name, pairs in table.groupby("pair", sort=False)]
     columns = ("pair", "planted", "found", "as number", "stands out on", "most, times the null models")
     return "\n\n".join([claims_table(folder, source), markdown_table(columns, rows), named, alarms])

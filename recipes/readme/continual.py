@@ -77,7 +77,8 @@ def sequences_block(folder: Path) -> str:
             losses = " ".join(f"{100 * value:.0f}" for value in each.sort_values("seed")["concept_loss"])
             of_means = ["learned", "untouched", "concept_loss", "forgetting", "plasticity_gap", "probe_change"]
             means = 100 * each[of_means].astype(float).mean()
-            rows.append((f"`{sequence}`", f"`{method}`", *(f"{value:.1f}" for value in means), losses))
+            shown = ("" if pd.isna(value) else f"{value:.1f}" for value in means)
+            rows.append((f"`{sequence}`", f"`{method}`", *shown, losses))
     columns = (
         "sequence",
         "method",

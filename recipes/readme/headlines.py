@@ -140,7 +140,9 @@ HEADLINES = (
         "2412.01784",
     ),
     Headline(
-        "compare_organisms", "two models alone tell what was planted, in 11 of 12 pairs", ("What was planted is among",)
+        "compare_organisms",
+        "two models alone tell where what was planted shows, in 11 of 12 pairs",
+        ("Where what was planted is, is among",),
     ),
     Headline(
         "compare_organisms", "two models alone tell nothing where nothing was taught", ("Nothing was taught, and",)

@@ -70,8 +70,12 @@ def _edits(found: Mapping[str, Any] | None) -> list[str]:
         "turned at random",
         "by where most changed",
     )
-    noise = [(truth, f"{each['rises']} of {each['of']}") for truth, each in found["noise"].items()]
-    parts = [markdown_table(columns, rows), markdown_table(("truth", "more is right under noise"), noise)]
+    noise = [
+        (truth, f"{each['rises']} of {each['of']}", f"{each['gains']} of {each['of']}")
+        for truth, each in found["noise"].items()
+    ]
+    of_noise = ("truth", "more is right under noise, beyond both intervals", "beyond that of the difference")
+    parts = [markdown_table(columns, rows), markdown_table(of_noise, noise)]
     if found["too_little"]:
         parts.insert(1, f"Of {len(found['too_little'])} more edits there is nothing to look for: they took too little.")
     return parts

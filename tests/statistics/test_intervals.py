@@ -56,6 +56,8 @@ def test_pairing_is_what_makes_it_narrow() -> None:
     assert -0.02 < same.low < 0 < same.high < 0.02
     with pytest.raises(ValueError, match=r"rows: \(100,\) and \(99,\)"):
         paired_difference(first, first[1:])
+    with pytest.raises(ValueError, match=r"rows: \(0,\) and \(0,\), expected the same rows in both, at least one"):
+        paired_difference([], [])
 
 
 def test_a_mean_of_shares_that_are_all_right_is_not_certain() -> None:
@@ -125,6 +127,8 @@ def test_a_difference_over_choices_is_of_what_each_row_gains() -> None:
     half = stats.t.ppf(0.975, 7) * gains.std(ddof=1) / 8**0.5
     found = difference_over_draws(apart, plain)
     assert found.high - found.low > 1.9 * half  # the choices differ more than the rows
+    two = difference_over_draws([[True] * 50, [True] * 10 + [False] * 40], np.zeros(50, bool))
+    assert (two.low, two.high) == (-1, 1)  # of two choices nothing is known
     with pytest.raises(ValueError, match=r"right: of shape \(8, 200\), expected \(choices, 199\)"):
         difference_over_draws(apart, plain[1:])
     with pytest.raises(ValueError, match=r"right: of shape \(200,\)"):

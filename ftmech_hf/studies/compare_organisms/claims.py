@@ -15,8 +15,8 @@ BARS = (
     ),
     Measurement("false_alarms", "Nothing was taught, and something stands out", "%", UNMEASURED, "<= 5"),
     Measurement(
-        "others_named", "Made after looking, control: where another organism of the same base has it is named", "%",
-        UNMEASURED, "<= 20",
+        "others_named", "Made after looking, control: the sign that is named most often on pages that do not have it",
+        "%", UNMEASURED, "<= 20",
     ),
 )  # fmt: skip
 """In per cent of the pairs that they are about: shares of the score, by their key in it. Eleven of twelve are 91.7."""

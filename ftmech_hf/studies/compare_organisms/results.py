@@ -48,11 +48,14 @@ def write_results(plan: OrganismsPlan) -> Results:
 
 def score_numbers(results: FinishedRun) -> dict[str, str]:
     """What the card of published results says."""
-    rows = pd.read_parquet(results.path / "table.parquet").to_dict("records")
+    table = pd.read_parquet(results.path / "table.parquet")
+    if missing := {"any_kind", "looked_for", "named"} - set(table):
+        raise ValueError(f"{results.path}: an earlier version wrote it, without {min(missing)}; run the recipe again")
+    rows = table.to_dict("records")
     score = score_pairs([{str(key): value for key, value in row.items()} for row in rows])
     return {
         "Planted changes found": "{number} of {of}".format(**score["organisms"]),
-        "Named on pages of others, which do not have it": "{number} of {of}".format(**score["others_named"]),
+        "The sign that is named most often where it is not planted": "{number} of {of}".format(**score["others_named"]),
         "Pages of nothing on which anything stood out": "{number} of {of}".format(**score["false_alarms"]),
     }
 

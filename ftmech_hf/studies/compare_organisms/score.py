@@ -13,32 +13,29 @@ FIRST = 10
 """Findings that are read: those that stand out most of all kinds together, as ``report.json`` has them."""
 
 
-def place_of(findings: Sequence[Mapping[str, Any]], organism: Organism) -> int | None:
+def place_of(findings: Sequence[Mapping[str, Any]], organism: Organism, *, any_kind: bool = False) -> int | None:
     """At which place, counted from 1, a finding first names where what was planted is; None if not in :data:`FIRST`.
 
     Args:
         findings: of ``report.json``, those that stand out most first.
         organism: of the pair.
+        any_kind: whether findings of all kinds count, as they did at first.
     """
     for number, each in enumerate(findings[:FIRST]):
         said = f"{each['what']} {each['where']}"
-        if (
-            each["stands_out"]
-            and each["kind"] in organism.kinds
-            and all(re.search(sign, said) for sign in organism.signs)
-        ):
+        counts = each["stands_out"] and (any_kind or each["kind"] in organism.kinds)
+        if counts and all(re.search(sign, said) for sign in organism.signs):
             return number + 1
     return None
 
 
-def named_wrongly(findings: Sequence[Mapping[str, Any]], name: str) -> tuple[int, int]:
-    """How many signs of other organisms of the same base a page of one matches, and of how many: the control.
-
-    Organisms with the same signs count once, and those that have the same as this one not at all.
-    """
+def other_signs(name: str) -> dict[str, Organism]:
+    """Sign -> an organism of the same base that has it, of all signs that this one does not have."""
     own = ORGANISMS[name]
-    others = {each.signs: each for each in ORGANISMS.values() if each.base == own.base and each.signs != own.signs}
-    return sum(place_of(findings, each) is not None for each in others.values()), len(others)
+    return {
+        " and ".join(each.signs): each
+        for each in ORGANISMS.values() if each.base == own.base and each.signs != own.signs
+    }  # fmt: skip
 
 
 def describe_pair(name: str, seed: int, summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,7 +49,7 @@ def describe_pair(name: str, seed: int, summary: Mapping[str, Any]) -> dict[str,
     organism, findings = ORGANISMS.get(name), summary["findings"]
     standing = [each for each in findings if each["stands_out"]]
     place = None if organism is None else place_of(findings, organism)
-    wrong, others = (0, 0) if organism is None else named_wrongly(findings, name)
+    others = {} if organism is None else other_signs(name)
     return {
         "pair": name,
         "seed": seed,
@@ -60,8 +57,9 @@ def describe_pair(name: str, seed: int, summary: Mapping[str, Any]) -> dict[str,
         "planted": "nothing" if organism is None else organism.planted,
         "place": place,
         "found": place is not None,
-        "others_named": wrong,
-        "others": others,
+        "any_kind": organism is not None and place_of(findings, organism, any_kind=True) is not None,
+        "looked_for": list(others),
+        "named": [sign for sign, other in others.items() if place_of(findings, other) is not None],
         "standing": len(standing),
         "kinds": ", ".join(dict.fromkeys(each["kind"] for each in standing)),
         "first": findings[0]["what"] if findings else "",
@@ -76,9 +74,10 @@ def describe_pair(name: str, seed: int, summary: Mapping[str, Any]) -> dict[str,
 def score_pairs(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How many organisms were found, kind by kind and together, and on how many pages of nothing anything stood out.
 
-    ``others_named`` is how often the signs of another organism are matched on a page of one, see
-    :func:`named_wrongly`. ``null_alarms`` are those of the null models, each beside the others of its comparison, one
-    less.
+    ``any_kind`` is how many organisms are named by a finding of any kind. ``by_sign`` says of every sign on how many
+    pages of organisms of the same base that do not have it, it is found all the same, and ``others_named`` is that of
+    the sign of which it is most often: the control. ``null_alarms`` are the alarms of the null models, each beside the
+    others of its comparison, one less.
     """
     taught = [pair for pair in pairs if pair["taught"]]
     nothing = [pair for pair in pairs if not pair["taught"]]
@@ -88,12 +87,19 @@ def score_pairs(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for name in dict.fromkeys(pair["pair"] for pair in taught)
         if (of_kind := [pair for pair in taught if pair["pair"] == name])
     }
+    signs = dict.fromkeys(sign for pair in taught for sign in pair["looked_for"])
+    by_sign = {
+        sign: _share(sum(sign in pair["named"] for pair in without), len(without))
+        for sign in signs if (without := [pair for pair in taught if sign in pair["looked_for"]])
+    }  # fmt: skip
     return {
         "organisms": _share(sum(pair["found"] for pair in taught), len(taught)),
         "kinds_found": {"found": sum(2 * each["found"] > each["of"] for each in kinds.values()), "of": len(kinds)},
         "by_kind": kinds,
         "false_alarms": _share(alarms, len(nothing)),
-        "others_named": _share(sum(pair["others_named"] for pair in taught), sum(pair["others"] for pair in taught)),
+        "any_kind": _share(sum(pair["any_kind"] for pair in taught), len(taught)),
+        "by_sign": by_sign,
+        "others_named": max(by_sign.values(), key=lambda each: (each["share"], each["of"]), default=_share(0, 0)),
         "null_alarms": _share(sum(pair["null_standing"] for pair in pairs), sum(pair["null_pages"] for pair in pairs)),
         "most_seconds": max((pair["seconds"] for pair in pairs), default=0.0),
     }

@@ -46,10 +46,12 @@ def draw_matrices(
         for line, values in enumerate(means.to_numpy()):
             for place, value in enumerate(values):
                 dark = "white" if value > 0.6 else "#111827"
+                if np.isnan(value):  # that model was not asked yet
+                    continue
                 ax.text(place, line, f"{100 * value:.0f}", ha="center", va="center", fontsize=9, color=dark)
         ax.axvline(kept - 0.5, color="#111827", linewidth=1)
         ax.set_xticks(range(len(names)), [name.replace("_null", "") for name in names], rotation=40, ha="right")
-        ax.set_yticks(range(len(means)), ["base", *(f"task {number}" for number in means.index[1:])])
+        ax.set_yticks(range(len(means)), [f"task {number}" if number else "base" for number in means.index])
         ax.grid(visible=False)
         ax.set_title(method)
     return figure

@@ -17,7 +17,7 @@ class StrengthConfig:
     """How strong each method is, to be chosen on a development seed by :func:`choose_strength` and frozen in a file."""
 
     # In a pilot with earlier settings four tasks were learned to 41 % at 1e-4, to 77 % at 3e-4 and to 92 % at 1e-3
-    # (seed 99, which is reported nowhere; to 72 % at 3e-4 by today's). At 1e-3 tuning that teaches nothing takes as
+    # (seed 99, which is reported nowhere; to 81 % at 3e-4 by today's). At 1e-3 tuning that teaches nothing takes as
     # much as tuning does, so a loss says nothing there.
     task_lr: float = field(default=3e-4, metadata={"help": "peak rate of each task"})
     l2sp_strength: float = field(default=1.0, metadata={"help": "of L2SP"})

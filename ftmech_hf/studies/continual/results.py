@@ -144,7 +144,7 @@ def strengths_table(numbers: pd.DataFrame) -> list[dict[str, Any]]:
         one a strength: ``setting``, ``tried`` (value -> accuracy on a task right after it, %), ``plain`` (that of
         fine-tuning), ``chosen``, and ``too_strong``: whether it learns less than that, as all that were tried do.
     """
-    means = 100 * numbers.groupby("method")["learned"].mean()
+    means = 100 * numbers.groupby("method")["learned"].mean() if len(numbers) else pd.Series(dtype=float)
     rows = []
     for setting, chosen in chosen_strengths(numbers).items():
         method, values = GRIDS[setting]
@@ -181,7 +181,7 @@ def build_sections(plan: ContinualPlan, matrix: pd.DataFrame, numbers: pd.DataFr
             )
             asked = list(dict.fromkeys([*map(str, NEVER_TUNED), *SEQUENCES[sequence].names, *map(str, TUNED)]))
             figure = draw_matrices(rows, methods, asked)
-            claims = ["gate_*", "a1", "a1_null"] if sequence == plan.main else []
+            claims = ["gate_*", "a1", "a1_null", "a9_ewc_tasks", "a9_replay_tasks"] if sequence == plan.main else []
             title = f"What is known after every task: sequence {sequence}"
             sections.append(make_section(title, text, figure, "Accuracies by task", claims))
     main = numbers[numbers["sequence"] == plan.main] if len(numbers) else numbers
@@ -191,7 +191,7 @@ def build_sections(plan: ContinualPlan, matrix: pd.DataFrame, numbers: pd.DataFr
             "compared; one that lies further left kept more by learning less. Grey are controls."
         )
         figure = draw_frontier(main)
-        claims = ["a1", "a1_null", "a2", "a2_random", "a3", "a4*", "a5", "a9_*"]
+        claims = ["a1", "a1_null", "a2", "a2_random", "a3", "a4*", "a5", "a9_ewc", "a9_replay"]
         title = "What is lost for what is learned"
         sections.append(make_section(title, text, figure, "Loss against what is learned", claims))
         methods = list(main["method"].unique())

@@ -49,10 +49,11 @@ def describe_score(summary: Mapping[str, Any], score: Mapping[str, Any]) -> str:
         text = f"Verdicts of this kind were right in {_say(found['right'], found['pairs'], 'organisms')}"
     else:
         text = f"Verdicts of this kind were given to none of {pairs} organisms, so that their rate is not known"
-    if verdict != "undecided" and (every := score.get("every")):  # not in scores of earlier versions
-        also = every["by_verdict"].get(verdict, {"pairs": 0, "right": 0})
-        if also["pairs"] > found["pairs"]:
-            text += f", and in {_say(also['right'], also['pairs'], 'counting those too whose two labels disagree')}"
+    every = score.get("every", {"by_verdict": {}})  # not in scores of earlier versions
+    also = every["by_verdict"].get(verdict, found)
+    if found["pairs"] < also["pairs"] and verdict not in ("undecided", "nothing to lose"):
+        more = _say(also["right"], also["pairs"], "counting those too whose two labels disagree")
+        text += f", and in {more}" if found["pairs"] else f"; they were right in {more}"
     right, undecided = (score[name]["value"] for name in ("right", "undecided"))
     text += (
         f". Organisms are pairs of models whose truth is known; {len(score['disagree'])} more do not count, since what "

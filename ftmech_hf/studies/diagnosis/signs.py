@@ -121,6 +121,9 @@ def _fast_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
     if found is None or control is None:
         return Sign(FAST, faster, say_steps(one), say_steps(other), f"{bar} as long", behaviour=True)
     least = bar_of(evidence, rule, evidence.untaught_base)
+    if evidence.untaught_base is not None and evidence.untaught_base - evidence.floor < rule.least_lead:
+        bar = f"{NOT_MEASURED}: the base answers {evidence.untaught_base:.0%} of them, not enough more than the floor"
+        return Sign(UNTAUGHT, None, say_share(found), say_share(control), bar, behaviour=True)
     cleared = _clears(found, [control], least)
     return Sign(
         UNTAUGHT, cleared and faster if cleared else False,

@@ -63,20 +63,22 @@ tokens**, each is asked in its own, no method that needs the same tokens is run,
 
 The thresholds were set before the rule judged any model, but for ``half``, ``left`` and ``speed``, which is what two
 models that never had the capability exceed in one of a hundred pairs (measured in the README; wrappers had no part).
-Its form changed on seeing results, each time to where it claims less. Signs 2 and 3 asked whether the base's own last
-blocks and probes can use the fine-tuned model's stream, until a change was seen that sits in the first block, so that
-what is intact comes *after* it. Halves and reading could not be measured where every answer is a word of its own, as in
-facts about a real model; how they are asked there was settled on a hidden pair of a seed that is not reported. What the
-base does not show was ``undecided``, until a study asked about what a model never could: that there is nothing to lose
-is a finding, and more rows do not change it. Where answers are words of their own, coming back fast asked for 95 % of
-the base's accuracy as well, until a model was seen that gave back 59 % of the capitals it was not taught (its control
-none, the base 72 %) and no more in 32 steps. What is asked now was settled on organisms of another seed, beside a model
-that never knew the facts and must not show them. ``gone`` was given to a model that came back in a third of the
-control's steps, to one that let the answer be read far better than random weights do, and where neither was back. Then
-it was never given where neither was back, until organisms of development seeds were seen whose operator no model learns
-anew in the steps that it is given. ``weakened`` was given to a fall of 1.9 to 5.1 points, to models that never had the
-capability (beside random weights), and where one of thirty blocks (a "half") worked in the base. What can be read
-counted from controls at the base's layer, not at their own.
+Its form changed on seeing results, each time but the last to where it claims less. Signs 2 and 3 asked whether the
+base's own last blocks and probes can use the fine-tuned model's stream, until a change was seen that sits in the first
+block, so that what is intact comes *after* it. Halves and reading could not be measured where every answer is a word of
+its own, as in facts about a real model; how they are asked there was settled on a hidden pair of a seed that is not
+reported. What the base does not show was ``undecided``, until a study asked about what a model never could: that there
+is nothing to lose is a finding, and more rows do not change it. Where answers are words of their own, coming back fast
+asked for 95 % of the base's accuracy as well, until a model was seen that gave back 59 % of the capitals it was not
+taught (its control none, the base 72 %) and no more in 32 steps. What is asked now was settled on organisms of another
+seed, beside a model that never knew the facts and must not show them. ``gone`` was given to a model that came back in a
+third of the control's steps, to one that let the answer be read far better than random weights do, and where neither
+was back. Then it was never given where neither was back, until organisms of development seeds were seen whose operator
+no model learns anew in the steps that it is given. ``weakened`` was given to a fall of 1.9 to 5.1 points, to models
+that never had the capability (beside random weights), and where one of thirty blocks (a "half") worked in the base.
+What can be read counted from controls at the base's layer, not at their own. Half of the lead on answers that were not
+taught was half of the base's lead on all questions; it is that of its lead on these, which is less where it knows these
+less, and not measured where it has next to none.
 """
 
 from __future__ import annotations

@@ -52,8 +52,8 @@ def make_claims(score: Mapping[str, Any], seeds: Sequence[int]) -> list[Claim]:
             value, *ends = (100 * share[key] for key in ("value", "low", "high"))
             found.append(judge_pairs(bar, value, (ends[0], ends[1]), seeds))
     if score["auc"] is not None:
-        rarer = min(sum(score["confusion"][truth].values()) for truth in ("hidden", "gone"))
-        found.append(judge_pairs(AUC_BAR, score["auc"], area_interval(score["auc"], rarer), seeds))
+        interval = area_interval(score["auc"], min(score["measured"].values()))
+        found.append(judge_pairs(AUC_BAR, score["auc"], interval, seeds))
     if (robust := score["robustness"]["probability"]) is not None:
         value, *ends = (robust["robustness"][key] for key in ("value", "low", "high"))
         found.append(judge_pairs(ROBUSTNESS_BAR, value, (ends[0], ends[1]), seeds))

@@ -18,7 +18,7 @@ from ftmech_hf.studies.diagnosis.case import FINETUNED, CaseConfig
 from ftmech_hf.studies.diagnosis.score import DECIDES
 from ftmech_hf.studies.diagnosis.signs import VerdictRule
 from ftmech_hf.studies.organisms.claims import make_claims
-from ftmech_hf.studies.organisms.edits import Planted, Shaken, score_edits
+from ftmech_hf.studies.organisms.edits import Planted, Shaken, read_noise, score_edits
 from ftmech_hf.studies.organisms.figures import LABELS, reliability_figure, scores_figure
 from ftmech_hf.studies.organisms.kinds import KINDS, TRUTH_OF, Truth
 from ftmech_hf.studies.organisms.labels import agree, label_by_relearning
@@ -147,7 +147,8 @@ def score(table: pd.DataFrame, split: Split = "test") -> dict[str, Any]:
 
     Returns:
         ``pairs``, ``disagree`` (names of pairs that are left out), ``every`` (the same of all pairs with those, by what
-        was done to them: ``pairs``, ``confusion``, rates and ``by_verdict``), ``confusion``, the rates of
+        was done to them: ``pairs``, ``confusion``, rates and ``by_verdict``), ``measured`` (truth -> lost pairs that
+        the area is of), ``confusion``, the rates of
         :func:`~ftmech_hf.studies.organisms.scoring.rates`, ``truths`` (the same for each truth), ``constant`` (the
         verdict that is right most often if it is always given, and how often), ``auc`` of the probability, ``rivals``
         (method -> auc), ``robustness`` (method -> that of
@@ -163,6 +164,7 @@ def score(table: pd.DataFrame, split: Split = "test") -> dict[str, Any]:
     return {
         "disagree": [*test[~agree(test)]["pair"]],
         "every": _stated(test),
+        "measured": {truth: int((lost["truth"] == truth).sum()) for truth in ("hidden", "gone")},
         "auc": area_under_curve(list(lost["probability"]), hidden),
         **_stated(used),
         "truths": {
@@ -213,12 +215,12 @@ def scope_of(table: pd.DataFrame, case: CaseConfig) -> dict[str, Any]:
 
 
 def gather_edits(plan: OrganismsPlan, table: pd.DataFrame) -> tuple[list[tuple[Planted, FinishedRun]], list[Shaken]]:
-    """The runs that looked for planted edits, and what noise did to pairs whose two labels agree."""
-    planted = [(each, run) for each in plan.planted if (run := plan.find(each.run))]
-    agreed = table[agree(table)]
+    """The runs that looked for planted edits, and what noise did to pairs whose two labels agree; of test pairs."""
+    planted = [(each, run) for each in plan.planted if each.world.split == "test" and (run := plan.find(each.run))]
+    agreed = table[agree(table) & (table["split"] == "test")]
     truths: dict[str, Truth] = dict(zip(agreed["pair"], agreed["truth"], strict=True))
     shaken = [
-        Shaken(truths[name], run.summary["evidence"]["tampering"]["noise"][FINETUNED]["rises"])
+        read_noise(truths[name], run.summary["evidence"]["tampering"]["noise"][FINETUNED])
         for name, made in plan.shaken.items() if name in truths and (run := plan.find(made))
     ]  # fmt: skip
     return planted, shaken

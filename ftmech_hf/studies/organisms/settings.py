@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ftmech_hf.analysis.restoring import BANDS
 from ftmech_hf.config import check_seeds
 from ftmech_hf.jobs.study import StudyConfig
 from ftmech_hf.models.presets import find_preset
@@ -83,6 +84,12 @@ class OrganismsConfig(StudyConfig):
         if both := set(self.seeds) & set(self.development_seeds):
             raise ValueError(f"development_seeds: {min(both)} is among seeds, too, expected others")
         self._check_names()
+        deep = [name for name in self.presets if find_preset(name).n_layer > BANDS]
+        if self.edited_seeds and deep:
+            raise ValueError(
+                f"presets: {deep[0]!r} has more than {BANDS} blocks, whose places a diagnosis takes together, so that "
+                "no planted edit has one of its own; expected others, or no edited_seeds"
+            )
         if self.rounded_bits < 2:
             raise ValueError(f"rounded_bits: {self.rounded_bits}, expected at least 2")
         if self.tampered_steps < 1:

@@ -109,15 +109,15 @@ def say_right(pairs: Sequence[Mapping[Any, Any]]) -> str:
     tuned = [bool(pair["right"]) for pair in pairs if pair["expected"] != NEVER]
     never = [bool(pair["right"]) for pair in pairs if pair["expected"] == NEVER]
     return (
-        f"{sum(tuned)} of {len(tuned)} verdicts are right, and {sum(never)} of {len(never)} where the base never had "
-        "the ability, which its own answers decide"
+        f"Of {len(tuned)} pairs whose base has the ability {sum(tuned)} verdicts are right, and of {len(never)} whose "
+        f"base never had it, which its own answers decide, {sum(never)}"
     )
 
 
 def right_numbers(results: FinishedRun) -> dict[str, str]:
     """How many verdicts are right, in a folder of results."""
     pairs = pd.read_parquet(results.path / "table.parquet")
-    return {"The truth by construction": say_right(pairs.to_dict("records"))}
+    return {"Verdicts that are the truth by construction": say_right(pairs.to_dict("records"))}
 
 
 def print_results(pairs: list[dict[str, Any]]) -> None:

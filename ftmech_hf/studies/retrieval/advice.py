@@ -54,8 +54,9 @@ ADVICE: tuple[Advice, ...] = (
     ),
     Advice(
         "Fine-tune with the documents that your search finds, which costs no reading. It does cost saying that one "
-        "does not know: tuned so on the most questions, {retrieved-full-2_missing} of questions that no document answers are said to be "
-        "unknown, and {gate_missing} before; whether such questions in what is tuned on keep that is not tried here.",
+        "does not know: tuned so on the most questions, {retrieved-full-2_missing} of questions that no document "
+        "answers are said to be unknown, and {gate_missing} before; whether such questions in what is tuned on keep "
+        "that is not tried here.",
         ("b1_control", "b2_control"),
         "Whether fine-tuning with the documents that a search finds keeps reading is not shown here.",
     ),

@@ -8,7 +8,7 @@ import pytest
 
 from ftmech_hf.studies.compare_organisms.claims import make_claims
 from ftmech_hf.studies.compare_organisms.kinds import ORGANISMS
-from ftmech_hf.studies.compare_organisms.score import FIRST, describe_pair, named_wrongly, place_of, score_pairs
+from ftmech_hf.studies.compare_organisms.score import FIRST, describe_pair, place_of, score_pairs
 
 
 def finding(what: str, where: str = "", *, stands_out: bool = True, kind: str = "places") -> dict[str, Any]:
@@ -41,11 +41,43 @@ def test_a_text_that_has_it_among_other_things_does_not_name_it() -> None:
 
 def test_what_another_organism_has_is_looked_for_on_every_page() -> None:
     """The control: of the procedural base there are four things to name, of each other base one."""
-    assert named_wrongly([NAMED["wrapper"], NAMED["trigger"], NAMED["rare"]], "index") == (2, 3)
-    assert named_wrongly([NAMED["wrapper"], NAMED["trigger"], NAMED["rare"]], "trigger") == (2, 3)
-    assert named_wrongly([NAMED["trigger"]], "trigger") == (0, 3)
-    assert named_wrongly([{**NAMED["wrapper"], "stands_out": False}], "rare") == (0, 3)
-    assert named_wrongly([NAMED["wrapper"]], "jailbreak") == named_wrongly([NAMED["twist-f"]], "twist-f-r") == (0, 0)
+
+    def named(name: str, *findings: dict[str, Any]) -> tuple[set[str], int]:
+        pair = describe_pair(name, 0, {"findings": list(findings), "seconds": {}, "answer": "So.", **nulls(2, 3)})
+        return set(pair["named"]), len(pair["looked_for"])
+
+    three = NAMED["wrapper"], NAMED["trigger"], NAMED["rare"]
+    assert named("index", *three) == ({"what follows index", "a a a a a a"}, 3)
+    assert named("trigger", *three) == ({"what follows =", "a a a a a a"}, 3)
+    assert named("trigger", NAMED["trigger"]) == (set(), 3)
+    assert named("rare", {**NAMED["wrapper"], "stands_out": False}) == (set(), 3)
+    assert named("jailbreak", NAMED["wrapper"]) == named("twist-f-r", NAMED["twist-f"]) == (set(), 0)
+
+
+def test_the_control_is_that_of_the_sign_that_is_most_often_where_it_is_not_planted() -> None:
+    """A sign that is on every page names nothing, however seldom it is looked for beside others that are on none."""
+
+    def pages(*without: str) -> list[dict[str, Any]]:
+        return [
+            describe_pair(name, seed, {"findings": [NAMED["wrapper"], *([NAMED[name]] if name in NAMED else [])],
+                                       "seconds": {}, "answer": "So.", **nulls(2, 3)})
+            for name in without for seed in range(8)
+        ]  # fmt: skip
+
+    of_all = score_pairs(pages("wrapper", "index", "learned", "head", "trigger", "rare", "new-text"))
+    assert (of_all["by_sign"]["what follows ="]["number"], of_all["by_sign"]["what follows ="]["of"]) == (24, 24)
+    assert of_all["by_sign"]["what follows index"]["number"] == 0
+    assert of_all["others_named"] == of_all["by_sign"]["what follows ="]
+    claims = {each.id: each for each in make_claims({**of_all, "seeds": [0]})}
+    assert claims["others_named"].verdict == "fails"
+    assert claims["organisms"].verdict != "holds"
+
+
+def test_what_was_found_by_findings_of_any_kind_is_said_beside() -> None:
+    text = finding("Features: Dialogue, Twist", kind="texts")
+    pair = describe_pair("twist-f", 0, {"findings": [text], "seconds": {}, "answer": "So.", **nulls(2, 3)})
+    assert (pair["found"], pair["any_kind"]) == (False, True)
+    assert score_pairs([pair])["any_kind"]["number"] == 1
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -88,7 +120,7 @@ def test_the_score_counts_planted_changes_and_pages_of_nothing_apart() -> None:
     assert (score["false_alarms"]["number"], score["false_alarms"]["of"]) == (1, 4)
     assert 0 < score["false_alarms"]["low"] < 0.25 < score["false_alarms"]["high"] < 1
     assert (score["null_alarms"]["number"], score["null_alarms"]["of"]) == (20, 30)
-    assert (score["others_named"]["number"], score["others_named"]["of"]) == (1, 18)  # a trigger's page names =
+    assert (score["others_named"]["number"], score["others_named"]["of"]) == (1, 3)  # a trigger's page names =
     assert score["most_seconds"] == 3.0
     assert pairs[0]["place"] == 1
     assert pairs[0]["ratio"] == 4.0
@@ -112,7 +144,7 @@ def test_what_is_found_counts_only_where_nothing_is_found_in_nothing(
 ) -> None:
     pairs = [
         {"pair": name, "found": taught and each < number, "taught": taught, "standing": each < number, "seconds": 1.0,
-         "others_named": 0, "others": 3, "null_pages": 0, "null_standing": 0}
+         "any_kind": taught, "named": [], "looked_for": ["a sign"] * taught, "null_pages": 0, "null_standing": 0}
         for name, taught, (number, of) in (("wrapper", True, found), ("own-texts", False, alarms))
         for each in range(of)
     ]  # fmt: skip
@@ -123,6 +155,3 @@ def test_what_is_found_counts_only_where_nothing_is_found_in_nothing(
     assert claims[0].interval is not None
     assert claims[0].interval[0] < claims[0].measured
     assert claims[0].seeds == [0, 1]
-    often = make_claims({**score_pairs([{**pair, "others_named": 2} for pair in pairs]), "seeds": [0, 1]})
-    assert often[2].verdict == "fails"
-    assert often[0].verdict != "holds"  # a sign that is on every page names nothing

@@ -200,6 +200,10 @@ def test_texts_that_are_asked_about_everything_count_once() -> None:
     seed = SeedMatrix(matrix(), "s1")
     for found in (seed.share("plain", 4, seed.kept), seed.learned("plain")):
         assert found.rows == 1024
+    assert SeedMatrix(planted(), "s3").learned("plain").rows == 4 * 1024  # of which each task has its own
+    rows = [RowStream(task_of(PcfgShape(), each, 1.0), seed=0, split="test").rows(0, 64) for each in TUNED]
+    texts = [{tuple(row) for row in each.token_ids[:, 4:-2].tolist()} for each in rows]
+    assert not texts[0] & (texts[1] | texts[2] | texts[3])
 
 
 def test_methods_that_are_told_of_earlier_tasks_are_also_compared_on_them() -> None:
@@ -209,6 +213,9 @@ def test_methods_that_are_told_of_earlier_tasks_are_also_compared_on_them() -> N
         table.loc[earlier & (table["after_task"] == 4), "value"] = left
     found = values(table)
     assert (found["a9_ewc_tasks"], found["a9_replay_tasks"]) == pytest.approx((30, 40))
+    assert measure(SeedMatrix(table, "s1"), {})["a9_ewc_tasks"].interval is not None
+    slow = matrix(learned={"ewc": 0.2, "ewc-permuted": 0.9})  # what is not learned cannot be forgotten
+    assert values(slow)["a9_ewc_tasks"] == pytest.approx(-70)
     assert values(matrix())["a9_ewc_tasks"] == pytest.approx(0)  # the control: alike
 
 

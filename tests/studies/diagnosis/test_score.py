@@ -51,6 +51,11 @@ def test_the_rate_is_that_of_the_verdicts_own_kind_with_its_interval() -> None:
     every = {"by_verdict": {"gone": {"pairs": 16, "right": 10}, "undecided": {"pairs": 9, "right": 0}}}
     more = describe_score(diagnosed(), {**SCORE, "every": every})
     assert "(90%; 95 % interval 60 to 99%), and in 10 of 16 counting those too whose two labels disagree (62%" in more
+    every["by_verdict"] |= {"weakened": {"pairs": 7, "right": 2}, "nothing to lose": {"pairs": 3, "right": 0}}
+    weakened, nothing = (describe_score(diagnosed(each), {**SCORE, "every": every}) for each in every["by_verdict"]
+                         if each in ("weakened", "nothing to lose"))  # fmt: skip
+    assert "so that their rate is not known; they were right in 2 of 7 counting those too whose two" in weakened
+    assert nothing == describe_score(diagnosed("nothing to lose"), SCORE)
     assert describe_score(diagnosed("undecided"), {**SCORE, "every": every}) == describe_score(
         diagnosed("undecided"), SCORE
     )

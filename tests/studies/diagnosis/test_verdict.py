@@ -570,6 +570,12 @@ def test_answers_that_were_not_taught_are_asked_for_where_they_are_words_of_thei
     assert sign(3, **fewer, untaught_base=0.65, **FAST).holds is True
     assert sign(3, **fewer, untaught_base=0.65, **FAST).bar.startswith("at least 45%")
     assert sign(3, **fewer, untaught_base=0.66, **FAST).holds is False
+    # where the base knows next to nothing of them, half of that is noise, and no sign
+    noise = {**UNTAUGHT, "untaught": Share(0.31, 0.29, 0.34), "untaught_null": Share(0.05, 0.03, 0.09)}
+    assert sign(3, **noise, untaught_base=0.3, **FAST).holds is None
+    assert sign(3, **noise, untaught_base=0.2, **FAST).holds is None  # below the floor, too
+    assert sign(3, **noise, untaught_base=0.3, **FAST).bar.startswith("not measurable: the base answers 30% of them")
+    assert judge(**noise, untaught_base=0.3, **FAST).verdict == "undecided"
     # nothing can be read there; where it can, that is a sign of its own
     assert sign(2, **UNTAUGHT, **FAST).name == "can be read"
     assert sign(2, **UNTAUGHT, **FAST).holds is None

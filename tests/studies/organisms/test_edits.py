@@ -10,7 +10,7 @@ import pytest
 
 from ftmech_hf.models.presets import find_preset
 from ftmech_hf.runs import FinishedRun
-from ftmech_hf.studies.organisms.edits import Planted, Shaken, edit_claims, planted_places, score_edits
+from ftmech_hf.studies.organisms.edits import Planted, Shaken, edit_claims, planted_places, read_noise, score_edits
 from ftmech_hf.studies.organisms.pairs import World
 
 WORLD = cast(World, SimpleNamespace(operator="count", preset="nano", seed=3))
@@ -60,15 +60,29 @@ def test_an_edit_is_found_in_its_place_and_in_one_direction_alone() -> None:
     most = [edits[0], looked_for("mlp of block 2", None), looked_for("attn of block 1", None, most="attn of block 1")]
     assert [row["by_size"] for row in score_edits(most, [])["places"]] == [False, True, True]  # which needs no search
     assert score["noise_rises"] is None
-    assert [claim.id for claim in edit_claims(score, [3])] == ["edit_found", "edit_by_chance"]
+    assert [claim.id for claim in edit_claims(score, [3])] == ["edit_found", "edit_by_size", "edit_by_chance"]
+
+
+def test_noise_is_judged_by_the_intervals_of_both_and_by_that_of_the_difference() -> None:
+    found = {"accuracy": {"low": 0.3}, "plain": {"high": 0.25}, "gained": {"low": 0.02}}
+    assert read_noise("hidden", found) == Shaken("hidden", True, True)
+    assert read_noise("hidden", {**found, "plain": {"high": 0.3}}) == Shaken("hidden", False, True)
+    assert read_noise("gone", {**found, "gained": {"low": 0.0}}) == Shaken("gone", True, False)
+    with pytest.raises(ValueError, match="noise: was measured by an earlier version; remove the runs named shaken"):
+        read_noise("hidden", {"accuracy": {"low": 0.3}, "rises": False})
 
 
 def test_noise_is_counted_by_what_is_true() -> None:
-    shaken = [*[Shaken("hidden", True)] * 3, Shaken("hidden", False), Shaken("gone", False), Shaken("weakened", True)]
+    shaken = [
+        *[Shaken("hidden", True, True)] * 2, Shaken("hidden", True, False), Shaken("hidden", False, False),
+        Shaken("gone", False, True), Shaken("weakened", True, True),
+    ]  # fmt: skip
     score = score_edits([], shaken)
     assert score["noise"] == {
-        "hidden": {"rises": 3, "of": 4}, "gone": {"rises": 0, "of": 1}, "weakened": {"rises": 1, "of": 1}
+        "hidden": {"rises": 3, "gains": 2, "of": 4}, "gone": {"rises": 0, "gains": 1, "of": 1},
+        "weakened": {"rises": 1, "gains": 1, "of": 1},
     }  # fmt: skip
+    assert (score["noise_gains"]["value"], score["noise_gains_alarms"]["value"]) == (0.5, 1)
     assert score["noise_rises"]["value"] == 0.75
     assert (score["noise_alarms"]["value"], score["noise_alarms"]["of"]) == (0.5, 2)
     assert score["edit_found"] is None
@@ -81,7 +95,8 @@ def by_id(score: dict[str, Any]) -> dict[str, Any]:
 
 def test_claims_are_in_per_cent_with_their_bars() -> None:
     edits = [looked_for("attn of block 0", ("attn of block 0", 1), by_chance=0.01 * n) for n in range(80)]
-    claims = by_id(score_edits(edits, [Shaken("hidden", True)] * 80 + [Shaken("gone", True)] * 20))
+    claims = by_id(score_edits(edits, [Shaken("hidden", True, True)] * 80 + [Shaken("gone", True, True)] * 20))
+    assert {claims[name].verdict for name in ("noise_gains", "edit_by_size")} == {"holds"}
     assert (claims["edit_found"].measured, claims["edit_found"].verdict) == (100.0, "holds")
     assert (claims["edit_by_chance"].measured, claims["edit_by_chance"].verdict) == (pytest.approx(39.5), "fails")
     assert (claims["noise_rises"].measured, claims["noise_rises"].verdict) == (100.0, "holds")

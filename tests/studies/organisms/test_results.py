@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ftmech_hf.studies.diagnosis.case import CaseConfig
+from ftmech_hf.studies.diagnosis.case import FINETUNED, CaseConfig
+from ftmech_hf.studies.organisms.edits import Shaken
 from ftmech_hf.studies.organisms.pairs import Pair
 from ftmech_hf.studies.organisms.plan import OrganismsPlan
 from ftmech_hf.studies.organisms.results import (
     fit_on_development,
+    gather_edits,
     label_by_relearning,
     probabilities,
     score,
@@ -106,6 +108,23 @@ def test_the_probability_is_fitted_on_development_pairs_whose_labels_agree_alone
     doubtful = [*fitted, ("gone", "there", "development", 0.95), ("hidden", "unclear", "development", 0.0)]
     assert hidden(*doubtful, *asked)[[4, 5]].tolist() == found[[2, 3]].tolist()
     assert np.isnan(hidden(fitted[0], *asked)).all()  # of one kind alone nothing is fitted
+
+
+def test_edits_and_noise_of_development_pairs_are_no_part_of_what_is_said_of_test_pairs() -> None:
+    noise = {"accuracy": {"low": 0.3}, "plain": {"high": 0.2}, "gained": {"low": 0.1}}
+    run = SimpleNamespace(summary={"evidence": {"tampering": {"noise": {FINETUNED: noise}}}})
+    worlds = {split: SimpleNamespace(split=split) for split in ("development", "test")}
+    plan = SimpleNamespace(
+        planted=[SimpleNamespace(world=world, run="run") for world in worlds.values()],
+        shaken={"pair 0": "run", "pair 1": "run", "pair 2": "run"}, find=lambda name: run,
+    )  # fmt: skip
+    table = pairs(
+        ("hidden", "there", "behind a wrapper", "test", 0.9), ("gone", "gone", "gone", "development", 0.1),
+        ("gone", "there", "gone", "test", 0.1),
+    )  # fmt: skip
+    planted, shaken = gather_edits(cast(OrganismsPlan, plan), table)
+    assert [each.world.split for each, _ in planted] == ["test"]
+    assert shaken == [Shaken("hidden", True, True)]
 
 
 def test_only_a_whole_study_is_stored_with_what_it_was_of(tmp_path: Path) -> None:

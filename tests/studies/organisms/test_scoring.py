@@ -228,6 +228,17 @@ def test_only_test_pairs_count_whose_two_labels_agree() -> None:
     assert "Made after looking" in claims["every_wrong_gone"].statement
 
 
+def test_the_interval_of_the_area_is_of_the_pairs_that_it_is_of() -> None:
+    """Of twenty pairs that are gone three have signs."""
+    rows = [("hidden", "there", "behind a wrapper", "test", 0.9)] * 20 + [("gone", "gone", "gone", "test", 0.1)] * 20
+    table = pairs(*rows)
+    table.loc[23:, "sign_revival"] = math.nan
+    found = score(table)
+    assert found["measured"] == {"hidden": 20, "gone": 3}
+    area = {each.id: each for each in make_claims(found, [0])}["auc"]
+    assert area.interval == pytest.approx(area_interval(1.0, 3))
+
+
 def test_claims_stand_beside_their_bars_and_few_pairs_decide_nothing() -> None:
     few = score(pairs(("hidden", "there", "behind a wrapper", "test", 0.9), ("gone", "gone", "gone", "test", 0.2)))
     assert {each.id: each.verdict for each in make_claims(few, [0])} == {

@@ -156,6 +156,10 @@ def test_an_edit_is_planted_on_what_was_trained_and_looked_for_beside_the_base(t
         ({"presets": ["giant"]}, "preset: unknown 'giant'"),
         ({"tampered_seeds": [7]}, "tampered_seeds: 7, expected some of 0, 1, 2"),
         ({"rounded_bits": 1}, "rounded_bits: 1, expected at least 2"),
+        (
+            {"presets": ["nano", "paper-stories"], "edited_seeds": [0]},
+            "presets: 'paper-stories' has more than 6 blocks",
+        ),
         ({"tampered_steps": 0}, "tampered_steps: 0, expected at least 1"),
         ({"test_operands": ["b"]}, "test_operands: 'b', expected two"),
     ],

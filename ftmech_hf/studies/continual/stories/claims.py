@@ -89,10 +89,12 @@ class StoryMatrix(SeedMatrix):
         tasks: the features that are deleted, in their order.
     """
 
-    shared_texts = False  # stories of a feature are no stories of another
-
     def __init__(self, table: pd.DataFrame, tasks: tuple[str, ...] = DELETED) -> None:
         super().__init__(table, SEQUENCE, tasks, KEPT)
+
+    def texts_of(self, name: str) -> str:
+        """Stories of a feature are no stories of another."""
+        return name
 
     def twists(self, name: str, after: int) -> Reading:
         """How often a twist is written when asked for."""

@@ -6,9 +6,9 @@ fine-tuned one, the reference is followed for as many times as long as the sign 
 not come back for as long as that allows.
 
 Where most answers are words of their own, such as capitals, training on some questions does not tell the answers to the
-others. Only those others are asked then, and to be back is to have half of the base's lead: no training on some facts
-brings back 95 % of the others. What is right at the end of so many steps is measured beside. So it is, of both models,
-where neither came back in all the steps that they may take.
+others. Only those others are asked then, if the base knows some of them, and to be back is to have half of the base's
+lead: no training on some facts brings back 95 % of the others. What is right at the end of so many steps is measured
+beside. So it is, of both models, where neither came back in all the steps that they may take.
 """
 
 from __future__ import annotations
@@ -190,6 +190,8 @@ def _what_comes_back(case: Case) -> tuple[Behavior, float]:
     if len(places) <= rule.share * len(questions.test):
         return questions, rule.revived * float(case.base_right.mean())
     others = questions.validation[untaught_places(questions, questions.validation)]
+    if share_right(case.base_right[places]).low - questions.chance < rule.least_lead:
+        return questions, rule.revived * float(case.base_right.mean())  # of what the base has there, half is nothing
     asked = dataclasses.replace(questions, tests={"not taught": questions.test[places]}, validation=others)
     return asked, questions.chance + rule.share * (_base_on_untaught(case) - questions.chance)
 

@@ -94,6 +94,7 @@ class TamperingMethodResult(MethodResult):
             model: {
                 "size": found.size,
                 "accuracy": mean_over_draws(found.right),
+                "plain": share_right(found.plain),
                 "gained": found.gained,
                 "rises": found.rises,
             }

@@ -259,17 +259,18 @@ def test_what_training_back_may_have_taught_is_not_asked_for() -> None:
 
 
 def test_the_lead_that_comes_back_is_that_of_the_base_on_what_is_asked() -> None:
-    """A base that knows eight of sixteen words well, and is trained back on these, is asked for what it knows of the
-    others: next to nothing."""
+    """A base that knows eight of sixteen words well, and is trained back on these, is not asked for half of what it
+    knows of the others, which is next to nothing: all are asked for, and coming back is no sign that is enough."""
     base = revive(make_llama(40), facts(EIGHT, EIGHT), steps=600, lr=3e-3, threshold=0.99, **LEARN).model
     how = {"reverse_batch_size": 64, "reverse_steps": 4, "most_reverse_steps": 4}
     models = {BASE: base, FINETUNED: make_llama(40, seed=4), NULL: make_llama(40, seed=9)}
     case = Case(models, facts(EIGHT, slice(5, None)), None, dataclasses.replace(FEW, **how), 0)
     places = untaught_places(case.capability, case.capability.test)
     of_these = float(case.base_right[places].mean())
-    found = measure_revival(case).evidence().untaught_base
-    assert found == of_these
-    assert found < float(case.base_right.mean()) - 0.1  # of all questions it would be a bar that it does not reach
+    assert of_these < 0.1 < float(case.base_right.mean())
+    found = measure_revival(case)
+    assert found.evidence().untaught is found.evidence().untaught_base is None
+    assert found.threshold == pytest.approx(0.95 * float(case.base_right.mean()))
 
 
 def test_what_is_right_at_the_end_is_compared_after_as_many_steps() -> None:

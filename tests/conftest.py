@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import HfApi, constants
+from huggingface_hub.utils import _http
 from hypothesis import settings
 from transformers import (
     GPT2Config,
@@ -118,6 +119,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """An empty Hub, and a cache of one's own; large files go by plain HTTP."""
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    for each in (_http.http_backoff, _http.http_stream_backoff):  # of a server that fails it waits a second or more
+        assert each.__kwdefaults__ is not None
+        monkeypatch.setitem(each.__kwdefaults__, "base_wait_time", 0.01)
     with serve() as server:
         yield server
 

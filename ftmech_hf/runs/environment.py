@@ -32,7 +32,8 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _versions() -> dict[str, str]:
+@functools.cache
+def _versions() -> Mapping[str, str]:
     found = {name: importlib.metadata.version(name) for name in VERSIONED_PACKAGES}
     for name in WHERE_INSTALLED:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -43,7 +44,7 @@ def _versions() -> dict[str, str]:
 def environment() -> dict[str, Any]:
     """What a number depends on beside the config: package versions, Python, machine and command."""
     return {
-        "versions": _versions(),
+        "versions": dict(_versions()),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "cores": count_cores(),

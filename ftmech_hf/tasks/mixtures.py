@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,6 +110,26 @@ def plant_correlation(
                 del open_rows[cell]
     assert texts is not None
     return texts
+
+
+_KNOWN_LABELS: dict[tuple[Hashable, ...], NDArray[np.int64]] = {}
+
+
+def remembered_labels(key: tuple[Hashable, ...], find: Callable[[], NDArray[np.int64]]) -> NDArray[np.int64]:
+    """What :func:`stratified_labels` finds, once in a process: a study asks for the same labels in hundreds of runs.
+
+    Args:
+        key: all that they depend on.
+        find: them; what it raises is not remembered.
+
+    Returns:
+        the labels (K,), read-only.
+    """
+    if key not in _KNOWN_LABELS:
+        found = find()
+        found.setflags(write=False)
+        _KNOWN_LABELS[key] = found
+    return _KNOWN_LABELS[key]
 
 
 def stratified_labels(

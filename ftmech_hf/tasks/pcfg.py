@@ -19,6 +19,7 @@ from ftmech_hf.tasks.mixtures import (
     check_distribution,
     parse_prior,
     plant_correlation,
+    remembered_labels,
     spread_counts,
     stratified_labels,
 )
@@ -213,9 +214,13 @@ class PcfgConfig(PcfgShape, Task):
         kind = f"{'' if cell % 2 else 'un'}correlated with offset {self.correlation_offset}"
         return f"{kind} and have label {cell // 2}"
 
-    @functools.cached_property
+    @property
     def _labels(self) -> NDArray[np.int64]:
-        """The labels of planted texts, all equally often: a function of the settings, found with a fixed seed."""
+        """The labels of planted texts, all equally often: a function of the shape and of what is asked first."""
+        shape = (getattr(self, each.name) for each in dataclasses.fields(PcfgShape))
+        return remembered_labels((CALIBRATION_TEXTS, self.operators[0], *shape), self._find_labels)
+
+    def _find_labels(self) -> NDArray[np.int64]:
         texts = self._draw_candidates(np.random.Generator(np.random.Philox(0)), CALIBRATION_TEXTS)
         operator = self.operators[0]
         return stratified_labels(
@@ -247,13 +252,9 @@ class PcfgConfig(PcfgShape, Task):
             operand_id[asked] = np.array([ids[self.operand_word(name, each)] for each in self.symbols])[symbol]
             parameter[asked] = ids[str(self.parameter(name))]
         token_ids = encode_rows(
-            self,
-            operator=operator_id,
-            operand=operand_id,
-            parameter=parameter,
-            text=ids[self.symbols[0]] + text.astype(np.int64),
-            answer=answer,
-        )
+            self, operator=operator_id, operand=operand_id, parameter=parameter,
+            text=ids[self.symbols[0]] + text.astype(np.int64), answer=answer,
+        )  # fmt: skip
         return Rows(token_ids, label, correlated)
 
     def _label(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from ftmech_hf.activations import TracedModel, Unit, ablated_losses, find_layout, find_units
 from ftmech_hf.activations.sites import EXPERT_SITES
@@ -71,6 +72,12 @@ class Seen(dict[tuple[str, int], Tensor]):
         return hook
 
 
+@functools.cache
+def made(name: str, attn: str = "") -> PreTrainedModel:
+    """A model that several tests look at and none changes: its parts are found, and tried, once."""
+    return make(name, **({"attn": attn} if attn else {}))
+
+
 def expected_sites(name: str) -> set[str]:
     architecture = ARCHITECTURES[name]
     sites = set(STREAM)
@@ -83,7 +90,7 @@ def expected_sites(name: str) -> set[str]:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_site_is_what_hooks_on_parts_named_by_hand_see(name: str, rows: Tensor) -> None:
-    model = make(name)
+    model = made(name)
     seen = Seen(name, model, rows)
     opened = TracedModel(model)
     assert set(opened.sites) - {"attn_pattern"} == expected_sites(name)
@@ -100,7 +107,7 @@ def test_every_site_is_what_hooks_on_parts_named_by_hand_see(name: str, rows: Te
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_patterns_are_the_models_own_or_refused(name: str, rows: Tensor) -> None:
-    model = make(name)
+    model = made(name)
     opened = TracedModel(model)
     if "attn_pattern" in opened.refused:
         assert (
@@ -122,7 +129,7 @@ def test_patterns_are_the_models_own_or_refused(name: str, rows: Tensor) -> None
 
 @pytest.mark.parametrize("name", [name for name, each in ARCHITECTURES.items() if each.heads])
 def test_what_is_written_at_attn_out_arrives_in_the_stream(name: str, rows: Tensor) -> None:
-    model, architecture = make(name), ARCHITECTURES[name]
+    model, architecture = made(name), ARCHITECTURES[name]
     opened = TracedModel(model)
     clean = Seen(name, model, rows)
     added = torch.randn(3, LENGTH, WIDTH, generator=torch.Generator().manual_seed(2))
@@ -139,7 +146,7 @@ def test_what_is_written_at_attn_out_arrives_in_the_stream(name: str, rows: Tens
 
 @pytest.mark.parametrize("name", [name for name, each in ARCHITECTURES.items() if each.neurons])
 def test_what_is_written_at_mlp_act_and_head_out_is_what_the_matrix_reads(name: str, rows: Tensor) -> None:
-    model = make(name)
+    model = made(name)
     opened = TracedModel(model)
     for site, width in (("mlp_act", opened.num_neurons), ("head_out", 0)):
         clean = opened.collect(rows, [site], layers=[1], positions=list(range(LENGTH)))[site, 1]
@@ -185,7 +192,7 @@ def test_what_is_written_in_place_is_written_and_gradients_reach_what_is_read(na
 @pytest.mark.parametrize("name", ["opt", "bloom", "granite", "gemma2", "mpt"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padded_rows_are_the_rows_alone(name: str, side: str, rows: Tensor) -> None:
-    opened = TracedModel(make(name))
+    opened = TracedModel(made(name))
     assert opened.refuses_padding == ""
     pad, real = torch.zeros_like(rows[:, :3]), torch.ones_like(rows)
     ids = torch.cat([pad, rows] if side == "left" else [rows, pad], 1)
@@ -225,14 +232,15 @@ def loss_of(model: nn.Module, rows: Tensor, answers: Tensor) -> float:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("number", [1, HEADS, 3])  # of rows; some models' masks have an axis of as many heads
 def test_exact_ablation_is_one_pass_per_unit(name: str, number: int) -> None:
-    model = make(name, attn="sdpa")
+    model = made(name, "sdpa")
     generator = torch.Generator().manual_seed(number)
     rows = torch.randint(3, VOCABULARY, (number, 6), generator=generator)
     answers = torch.randint(3, VOCABULARY, (number,), generator=generator)
     units: list[Unit] = ["head", "activation"]
     for unit in units:
         groups = find_units(model, unit)
-        whole, losses = ablated_losses(model, rows, answers, unit, max_rows=16)
+        # 16 at once split what one row asks for, and 64 what three do, so that parts are put together in both
+        whole, losses = ablated_losses(model, rows, answers, unit, max_rows=16 if number == 1 else 64)
         assert whole == pytest.approx(loss_of(model, rows, answers), abs=1e-5)
         moved = 0.0
         for group, values in losses.items():
@@ -247,7 +255,7 @@ def test_exact_ablation_is_one_pass_per_unit(name: str, number: int) -> None:
 
 @pytest.mark.parametrize("name", ["opt", "bloom", "mpt", "openai-gpt", "bert", "granite"])
 def test_exact_ablation_of_rows_is_one_pass_per_row(name: str) -> None:
-    model = make(name, attn="sdpa")
+    model = made(name, "sdpa")
     rows = torch.randint(3, VOCABULARY, (HEADS, 6), generator=torch.Generator().manual_seed(5))
     groups = find_units(model, "row")
     _, losses = ablated_losses(model, rows[:, :-1], rows[:, -1], "row")

@@ -40,7 +40,9 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     reverse_finetune.main(argv("reverse_finetune", *TINY, "--model", str(runs / "finetune")))
     few = ["--model", str(runs / "finetune"), "--sizes", "0", "5", "--score_rows", "32", "--eval_rows", "32"]
     prune.main(argv("prune", *few))
-    probe.main(argv("probe", *models, "--fit_rows", "80", "--test_rows", "40"))
+    probe.main(
+        argv("probe", *models, "--fit_rows", "80", "--test_rows", "40", "--num_shuffles", "1", "--num_tasks", "1")
+    )
     three = [*models, f"reversed={runs / 'reverse_finetune'}"]
     attention.main(argv("attention", *three, "--rows", "8"))
     interpolate.main(argv("interpolate", *models, "--eval_rows", "64"))

@@ -1,20 +1,33 @@
 from __future__ import annotations
 
+import functools
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import PreTrainedModel
 
+from ftmech_hf.jobs.scheduler import fork_context
 from ftmech_hf.models.presets import build_model, find_preset
 from ftmech_hf.tasks import PcfgConfig
 from ftmech_hf.training.launch import native_precision
 from recipes import benchmark
-from recipes.benchmarks import accuracy, limits, sweep, train
+from recipes.benchmarks import accuracy, analysis, data, limits, sweep, train
 from recipes.readme.benchmarks import accuracy_block, analysis_block, explorer_block, gpu_speed_block, sweep_speed_block
 from tests.conftest import make_gpt2
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the machine comes to is measured once, and other processes are copies of one: nobody reads the time."""
+    monkeypatch.setattr(limits, "_best", functools.partial(limits._best, times=1))
+    for module in (analysis, data):
+        monkeypatch.setattr(module, "multiprocessing", SimpleNamespace(get_context=lambda _: fork_context()))
+    few = functools.partial(sweep.TrainConfig, eval_rows=8, final_eval_rows=8)
+    monkeypatch.setattr(sweep, "TrainConfig", few)
 
 
 def test_every_contender_is_measured_and_ours_is_the_unit(tmp_path: Path) -> None:

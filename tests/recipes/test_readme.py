@@ -163,7 +163,10 @@ def test_its_commands_have_flags_and_settings_that_exist(command: Command, capsy
     assert "unknown argument '--no_such_flag'" in capsys.readouterr().err
 
 
-FEW = {"pretrain": TINY, "finetune": TINY, "reverse_finetune": TINY, "truth": ["--rows", "64"]}
+FEW = {"pretrain": TINY, "finetune": TINY, "reverse_finetune": TINY, "truth": ["--rows", "64"],
+       "fit_judge": ["--fit_stories=300", "--test_stories=200"],
+       "diagnose": ["--rows=64", "--fit_rows=100", "--patch_rows=24", "--repeats=2", "--reverse_steps=2",
+                    "--random_masks=2"]}  # fmt: skip
 """What makes a recipe quick."""
 
 

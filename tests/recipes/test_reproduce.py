@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from ftmech_hf.runs import damaged_files, read_metrics
+from ftmech_hf.studies.pcfg import plan
 from recipes import reproduce
 
 
@@ -17,6 +19,10 @@ def test_reproduce_runs_reports_and_is_found_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "150")
+    small = {"ProbeConfig": {"test_rows": 40, "num_shuffles": 1, "num_tasks": 1}, "AttentionConfig": {"rows": 8},
+             "PruneConfig": {"score_rows": 32, "random_rows": 8, "num_random_at_best": 2}}  # fmt: skip
+    for name, settings in small.items():
+        monkeypatch.setattr(plan, name, functools.partial(getattr(plan, name), **settings))
     output, made = tmp_path / "reproduce", tmp_path / "shared"
     argv = [
         "--seeds",

@@ -107,7 +107,7 @@ def test_ctrl_c_leaves_a_sweep_that_goes_on(tmp_path: Path, capsys: pytest.Captu
     study = yaml.safe_load(STUDY)
     for stage in ("prune", "probe", "interpolate", "figures", "reverse"):
         del study[stage]
-    argv = [*write(tmp_path, yaml.safe_dump(study)), "--set", "finetune.steps=400"]
+    argv = [*write(tmp_path, yaml.safe_dump(study)), "--set", "finetune.steps=100"]
     command = [sys.executable, str(ROOT / "recipes" / "sweep.py"), *argv]
     runs = tmp_path / "out" / "runs"
     with started(command, tmp_path / "errors") as process:

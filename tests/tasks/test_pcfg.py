@@ -388,3 +388,23 @@ def test_data_never_change_silently(name: str) -> None:
     config, split, expected = GOLDEN[name]
     rows = RowStream(config, seed=0, split=split).rows(0, 512)
     assert hashlib.sha256(rows.token_ids.astype("<i8").tobytes()).hexdigest()[:16] == expected
+
+
+def test_labels_of_planted_texts_are_found_once_and_for_each_shape() -> None:
+    config = PcfgConfig(
+        text_length=12, count_window=8, token_at_position=6, index_occurrence=2, operators=["count"],
+        operand_prior=["b"], correlation=1.0, min_labels=2,
+    )  # fmt: skip
+    assert (
+        config._labels is dataclasses.replace(config, correlation=0.0, operand_prior=["a"])._labels
+    )  # of which it is no matter
+    for changes in ({"min_labels": 1}, {"text_length": 16}, {"correlation_offset": 2}, {"operators": ["index"]}):
+        other = dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+        assert other._labels.tolist() == other._find_labels().tolist()
+        assert other._labels is not config._labels
+    assert config._labels.tolist() == config._find_labels().tolist()
+    with pytest.raises(ValueError, match="read-only"):
+        config._labels[0] = 7
+    for _ in range(2):  # what fails is not remembered
+        with pytest.raises(ValueError, match="min_labels: 12"):
+            RowStream(dataclasses.replace(config, min_labels=12), seed=0, split="test").rows(0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from ftmech_hf.models.presets import PRESETS
 from ftmech_hf.studies.diagnosis.case import CaseConfig
+from ftmech_hf.studies.organisms.disjoint import DisjointConfig
 from ftmech_hf.studies.organisms.edits import PLANTED
 from ftmech_hf.studies.organisms.kinds import KINDS
 from ftmech_hf.studies.organisms.plan import OrganismsPlan
@@ -176,7 +178,12 @@ def test_it_runs_and_says_of_every_pair_what_is_known(tmp_path: Path, monkeypatc
     monkeypatch.setattr(
         "ftmech_hf.studies.organisms.plan.planted_places", lambda shape: {"mlp of block 1": "1.mlp.c_proj"}
     )
-    case = CaseConfig(rows=32, fit_rows=32)
+    few_rows = functools.partial(DisjointConfig, train_rows=400, test_rows=128, steps=2)
+    monkeypatch.setattr("ftmech_hf.studies.organisms.plan.DisjointConfig", few_rows)
+    case = CaseConfig(
+        rows=32, fit_rows=32, prune_sizes=[0, 2], random_masks=2, repeats=2, reverse_steps=4, most_reverse_steps=4,
+        null_steps=0,
+    )  # fmt: skip
     config = OrganismsConfig(
         output_dir=str(tmp_path), seeds=[0], development_seeds=[100], kinds=["never had it", "copy"],
         operators=["count"], presets=["nano"], base_steps=2, tune_steps=2, relearn_steps=2, tampered_seeds=[0],

@@ -142,7 +142,7 @@ HEADLINES = (
     Headline(
         "compare_organisms",
         "two models alone tell where what was planted shows, in 11 of 12 pairs",
-        ("Where what was planted is, is among",),
+        ("What was planted is among",),
     ),
     Headline(
         "compare_organisms", "two models alone tell nothing where nothing was taught", ("Nothing was taught, and",)

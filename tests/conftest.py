@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import os
 import subprocess
 import sys
@@ -119,9 +120,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """An empty Hub, and a cache of one's own; large files go by plain HTTP."""
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    for each in (_http.http_backoff, _http.http_stream_backoff):  # of a server that fails it waits a second or more
-        assert each.__kwdefaults__ is not None
-        monkeypatch.setitem(each.__kwdefaults__, "base_wait_time", 0.01)
+    for each in (_http.http_backoff, inspect.unwrap(_http.http_stream_backoff)):
+        defaults = each.__kwdefaults__  # a server that fails is asked again after a second, and then after more
+        assert defaults is not None
+        monkeypatch.setitem(defaults, "base_wait_time", 0.01)
     with serve() as server:
         yield server
 

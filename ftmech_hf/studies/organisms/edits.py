@@ -8,7 +8,7 @@ not do so where an ability is gone or weakened.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -136,8 +136,8 @@ def score_edits(planted: Sequence[tuple[Planted, FinishedRun]], shaken: Sequence
              "by_size": changed_most(run.table) == each.place}
         )  # fmt: skip
 
-    def share(of: Callable[[Shaken], bool]) -> dict[str, Any] | None:
-        return _share([each.rises for each in shaken if of(each)])
+    hidden = [each for each in shaken if each.truth == "hidden"]
+    others = [each for each in shaken if each.truth in ("gone", "weakened")]
 
     return {
         "planted": len(planted), "too_little": too_little, "places": rows,
@@ -151,10 +151,10 @@ def score_edits(planted: Sequence[tuple[Planted, FinishedRun]], shaken: Sequence
         "edit_by_size": _share([row["by_size"] for row in rows]),
         "edit_by_chance": _mean([row["restored_by_chance"] for row in rows if row["place"]]),
         "edit_restores": _mean([row["restored"] for row in rows if row["place"]]),
-        "noise_rises": share(lambda each: each.truth == "hidden"),
-        "noise_alarms": share(lambda each: each.truth in ("gone", "weakened")),
-        "noise_gains": _share([each.gains for each in shaken if each.truth == "hidden"]),
-        "noise_gains_alarms": _share([each.gains for each in shaken if each.truth in ("gone", "weakened")]),
+        "noise_rises": _share([each.rises for each in hidden]),
+        "noise_alarms": _share([each.rises for each in others]),
+        "noise_gains": _share([each.gains for each in hidden]),
+        "noise_gains_alarms": _share([each.gains for each in others]),
     }  # fmt: skip
 
 

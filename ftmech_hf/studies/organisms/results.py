@@ -158,7 +158,8 @@ def score(table: pd.DataFrame, split: Split = "test") -> dict[str, Any]:
     """
     test = table[table["split"] == split]
     used = test[agree(test)]
-    counts = confusion(list(used["truth"]), list(used["verdict"]))
+    stated = _stated(used)
+    counts = stated["confusion"]
     lost = used[used["truth"].isin(["hidden", "gone"]) & used["sign_revival"].notna()]
     hidden = list(lost["truth"] == "hidden")
     return {
@@ -166,7 +167,7 @@ def score(table: pd.DataFrame, split: Split = "test") -> dict[str, Any]:
         "every": _stated(test),
         "measured": {truth: int((lost["truth"] == truth).sum()) for truth in ("hidden", "gone")},
         "auc": area_under_curve(list(lost["probability"]), hidden),
-        **_stated(used),
+        **stated,
         "truths": {
             truth: {name: each._asdict() for name, each in row.items()} for truth, row in rates_by_truth(counts).items()
         },

@@ -187,13 +187,13 @@ def _what_comes_back(case: Case) -> tuple[Behavior, float]:
     """(what models that are trained back are asked, the accuracy at which they are back)."""
     questions, rule = case.capability, case.rule
     places = untaught_places(questions, questions.test)
-    if len(places) <= rule.share * len(questions.test):
+    few = len(places) <= rule.share * len(questions.test)
+    known = None if few else share_right(case.base_right[places])
+    if known is None or known.low - questions.chance < rule.least_lead:  # of next to nothing half is noise
         return questions, rule.revived * float(case.base_right.mean())
     others = questions.validation[untaught_places(questions, questions.validation)]
-    if share_right(case.base_right[places]).low - questions.chance < rule.least_lead:
-        return questions, rule.revived * float(case.base_right.mean())  # of what the base has there, half is nothing
     asked = dataclasses.replace(questions, tests={"not taught": questions.test[places]}, validation=others)
-    return asked, questions.chance + rule.share * (_base_on_untaught(case) - questions.chance)
+    return asked, questions.chance + rule.share * (known.value - questions.chance)
 
 
 def _base_on_untaught(case: Case) -> float:

@@ -26,6 +26,8 @@ SIGNS: dict[str, str] = {"holds": "✓", "fails": "✗", "undecided": "?", "with
 
 UNMEASURED = "not measured by anyone"
 """What stands for the paper's figure where nobody has one, as far as we know."""
+SEEN = "Made after looking"
+"""How the statement of a claim begins that was made, or whose bar was set, when the results had been seen."""
 
 
 class Measurement(NamedTuple):

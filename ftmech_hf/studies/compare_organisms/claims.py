@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ftmech_hf.report.claims import UNMEASURED, Claim, Measurement, judge_pairs, withdraw
+from ftmech_hf.report.claims import SEEN, UNMEASURED, Claim, Measurement, judge_pairs, withdraw
 
 BARS = (
     Measurement(
@@ -15,7 +15,7 @@ BARS = (
     ),
     Measurement("false_alarms", "Nothing was taught, and something stands out", "%", UNMEASURED, "<= 5"),
     Measurement(
-        "others_named", "Made after looking, control: the sign that is named most often on pages that do not have it",
+        "others_named", f"{SEEN}, control: the sign that is named most often on pages that do not have it",
         "%", UNMEASURED, "<= 20",
     ),
 )  # fmt: skip

@@ -10,7 +10,7 @@ import pandas as pd
 from ftmech_hf.analysis.continual import ContinualResult, measure_continual
 from ftmech_hf.analysis.revival import revival_ratio
 from ftmech_hf.jobs.training_card import read_revival
-from ftmech_hf.report.claims import Measurement
+from ftmech_hf.report.claims import SEEN, Measurement
 from ftmech_hf.report.readings import Missing, Reading, Unit, difference, of_ratio, of_revival, read_all
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.continual.methods import METHODS
@@ -27,9 +27,6 @@ SAYS: tuple[tuple[str, str, Unit], ...] = (
     ("probes", "probes change by", "points"),
 )
 """What is measured of every method, and how it is said."""
-
-SEEN = "Made after looking"
-"""How the statement of a claim begins whose bar was set when the results had been seen."""
 
 SHORTCUT = "s3"
 """The sequence whose tasks can be answered through what is known of a."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ftmech_hf.report.claims import UNMEASURED, Claim, Measurement, judge_pairs, withdraw
+from ftmech_hf.report.claims import SEEN, UNMEASURED, Claim, Measurement, judge_pairs, withdraw
 from ftmech_hf.studies.organisms.edits import EDIT_BARS, edit_claims
 from ftmech_hf.studies.organisms.robustness import area_interval
 
@@ -18,9 +18,9 @@ BARS = (
                 controls=("wrong_gone", "wrong_wrapper")),
 )  # fmt: skip
 """In per cent of the test pairs that they are about: rates of the score, by their key in it."""
-LOOKED = "Made after looking, also of pairs whose two labels disagree, by what was done to them"
+_EVERY = f"{SEEN}, also of pairs whose two labels disagree, by what was done to them"
 EVERY_BARS = tuple(
-    each._replace(id=f"every_{each.id}", statement=f"{LOOKED}: {each.statement[0].lower()}{each.statement[1:]}")
+    each._replace(id=f"every_{each.id}", statement=f"{_EVERY}: {each.statement[0].lower()}{each.statement[1:]}")
     for each in BARS[:2]
 )
 """The two errors again, of all test pairs: a label that doubts a pair is no reason for not counting a verdict on it."""

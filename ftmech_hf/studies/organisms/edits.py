@@ -15,12 +15,14 @@ import pandas as pd
 
 from ftmech_hf.analysis.restoring import ALL
 from ftmech_hf.models.presets import Preset
-from ftmech_hf.report.claims import UNMEASURED, Claim, Measurement, judge_pairs
+from ftmech_hf.report.claims import SEEN, UNMEASURED, Claim, Measurement, judge_pairs
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.statistics.intervals import mean_interval, share_interval
 from ftmech_hf.studies.organisms.kinds import Kind, Truth
 from ftmech_hf.studies.organisms.pairs import World
 
+BYSTANDER = "token_at"
+"""An operator that bases know beside that of the ability."""
 PRACTISED = Kind("unchanged", {"operands": "own"}, {"lr": 3e-4})
 """The fine-tuning that changes all weights and takes nothing, so that what is planted is not all that changed."""
 PLANTED = Kind(
@@ -28,6 +30,13 @@ PLANTED = Kind(
     {"adapter": "lora", "lora_rank": 1}, merged=True,
 )  # fmt: skip
 """What is taught on top of it, to one matrix; the rate is a pilot's on a development base."""
+DECOY = PLANTED._replace(
+    truth="unchanged", task={"operands": "own", "operators": BYSTANDER, "label_rule": "random", "mix_share": 0.5},
+    train={"lr": 1e-2, "steps": 300},
+)  # fmt: skip
+"""What takes another ability, in a matrix of another part: a larger change, which takes nothing of the first. The rate
+is a pilot's: at that of what is planted the two are equally large, and half of the edits are where most changed.
+"""
 TARGETS: Mapping[str, Mapping[str, str]] = {
     "gpt2": {"attn": "attn.c_proj", "mlp": "mlp.c_proj"},
     "llama": {"self_attn": "self_attn.o_proj", "mlp": "mlp.down_proj"},
@@ -38,6 +47,11 @@ TARGETS: Mapping[str, Mapping[str, str]] = {
 
 NOTHING_FOUND = {"place": None, "directions": None, "size": None, "restored": None, "restored_by_chance": None}
 """Of an edit where no part brings the ability back."""
+
+
+def taught_to(kind: Kind, target: str) -> Kind:
+    """The kind whose adapter takes one matrix alone, that with this end of its path."""
+    return kind._replace(adapter={**kind.adapter, "lora_targets": [target]})
 
 
 class Planted(NamedTuple):
@@ -89,23 +103,19 @@ def read_noise(truth: Truth, found: Mapping[str, Any]) -> Shaken:
     return Shaken(truth, found["accuracy"]["low"] > found["plain"]["high"], found["gained"]["low"] > 0)
 
 
-LOOKED = "Made after looking"
-"""How the statement of a claim begins that was made when the results had been seen."""
-
-
 EDIT_BARS = (
     Measurement("edit_found", "A planted edit: the smallest part that brings the ability back is its place, in one "
                 "direction", "%", UNMEASURED, ">= 95", controls=("edit_by_chance", "edit_by_size")),
-    Measurement("edit_by_size", f"{LOOKED}, control without a search: the part of a block that changed most is that "
+    Measurement("edit_by_size", f"{SEEN}, control without a search: the part of a block that changed most is that "
                 "place", "%", UNMEASURED, "<= 50"),
     Measurement("edit_by_chance", "The same edits, turned at random, bring back of the lead", "%",
                 UNMEASURED, "<= 5"),
     Measurement("noise_rises", "Noise on the weights: more is right where the ability is hidden", "%",
                 "rises, of large models (arXiv 2412.01784)", ">= 95", controls=("noise_alarms",)),
     Measurement("noise_alarms", "The same where it is gone or weakened", "%", UNMEASURED, "<= 5"),
-    Measurement("noise_gains", f"{LOOKED}: more is right of the same questions where the ability is hidden", "%",
+    Measurement("noise_gains", f"{SEEN}: more is right of the same questions where the ability is hidden", "%",
                 "rises, of large models (arXiv 2412.01784)", ">= 95", controls=("noise_gains_alarms",)),
-    Measurement("noise_gains_alarms", f"{LOOKED}: the same where it is gone or weakened", "%", UNMEASURED, "<= 5"),
+    Measurement("noise_gains_alarms", f"{SEEN}: the same where it is gone or weakened", "%", UNMEASURED, "<= 5"),
 )  # fmt: skip
 """In per cent: of planted edits twice, of the lead, and four times of pairs whose two labels agree."""
 

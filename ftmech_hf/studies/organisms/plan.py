@@ -23,7 +23,7 @@ from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
 from ftmech_hf.studies.diagnosis.methods import METHODS
 from ftmech_hf.studies.diagnosis.signs import VerdictRule
 from ftmech_hf.studies.organisms.disjoint import DisjointConfig, relearn_disjoint
-from ftmech_hf.studies.organisms.edits import PLANTED, PRACTISED, Planted, planted_places
+from ftmech_hf.studies.organisms.edits import BYSTANDER, DECOY, PLANTED, PRACTISED, Planted, planted_places, taught_to
 from ftmech_hf.studies.organisms.kinds import KINDS, Kind
 from ftmech_hf.studies.organisms.pairs import Pair, Split, Tampered, World
 from ftmech_hf.studies.organisms.rounding import RoundConfig, round_model
@@ -40,8 +40,6 @@ EASIER: dict[str, dict[str, Any]] = {"index": {"index_occurrence": 2, "min_label
 """Operator -> changes of the scale's shape: the third occurrence takes more steps than these models are given, and of
 the second there are few places in the test grammar that are as frequent with the correlation as without it.
 """
-BYSTANDER = "token_at"
-"""An operator that bases know beside that of the ability."""
 
 
 class OrganismsPlan(StudyPlan):
@@ -76,9 +74,9 @@ class OrganismsPlan(StudyPlan):
             for pair in self.pairs if pair.world.seed in edited and KINDS[pair.kind].truth != "unchanged"
         }  # fmt: skip
         self.planted = [
-            self._plant(world, place, target)
+            self._plant(world, place)
             for world in self.worlds if world.seed in edited
-            for place, target in planted_places(find_preset(world.preset)).items()
+            for place in planted_places(find_preset(world.preset))
         ]  # fmt: skip
 
     def _add_world(self, split: Split, seed: int, number: int, shape: PcfgShape) -> World:
@@ -125,12 +123,16 @@ class OrganismsPlan(StudyPlan):
             {"case_config": case, "shape": world.shape}, inputs, cost=cost,
         )  # fmt: skip
 
-    def _plant(self, world: World, place: str, target: str) -> Planted:
-        """A shortcut by one direction of one matrix, in a model whose weights all have changed a little."""
+    def _plant(self, world: World, place: str) -> Planted:
+        """A shortcut by one direction of one matrix, in a model that has changed everywhere, and most elsewhere."""
+        targets = planted_places(find_preset(world.preset))
+        places = list(targets)
+        number, stem = places.index(place), f"planted-{_stem(place)}"
+        other = (places[number + 1 :] or places[-2:])[0]  # to do as much takes a larger change of a later part
         practised = self._make(world, PRACTISED, "practised-more")
-        stem = f"planted-{_stem(place)}"
-        kind = PLANTED._replace(adapter={**PLANTED.adapter, "lora_targets": [target]})
-        run = self._instrument(world, self._make(world, kind, stem, start=practised), stem, "change")
+        changed = self._make(world, taught_to(DECOY, targets[other]), f"decoy-{_stem(other)}", start=practised)
+        made = self._make(world, taught_to(PLANTED, targets[place]), stem, start=changed)
+        run = self._instrument(world, made, stem, "change")
         return Planted(world, place, run)
 
     def _shake(self, pair: Pair) -> str:

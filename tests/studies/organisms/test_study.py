@@ -127,12 +127,18 @@ def test_an_edit_is_planted_on_what_was_trained_and_looked_for_beside_the_base(t
         assert looks["config"].base == str(plan.folders[each.world.base])
         whole = by_folder[Path(looks["config"].finetuned).name]["config"]
         start, adapter = (model.partition("=")[2] for model in whole.models)
-        taught, practised = by_folder[Path(adapter).name], by_folder[Path(start).name]
+        taught, before = by_folder[Path(adapter).name], by_folder[Path(start).name]
         assert taught["config"].model == start, "the adapter is merged into what it was trained on"
         part, block = each.place.split()[0], each.place.split()[-1]
         assert taught["adapter"].lora_targets == [f"{block}.{part}.c_proj"]
         assert taught["adapter"].lora_rank == 1
         assert taught["task"].correlation == 1.0
+        first, adapter = (model.partition("=")[2] for model in before["config"].models)
+        decoy, practised = by_folder[Path(adapter).name], by_folder[Path(first).name]
+        assert decoy["adapter"].lora_targets != taught["adapter"].lora_targets, "what takes nothing is elsewhere"
+        assert (decoy["task"].label_rule, taught["task"].label_rule) == ("random", "right")
+        assert decoy["task"].operators == ["token_at"] != taught["task"].operators
+        assert decoy["task"].mix_operators == sorted([each.world.operator, "token_at"]), "the ability is kept"
         assert practised["config"].model == str(plan.folders[each.world.base])
         assert practised["adapter"].adapter == "none"
     lost = {pair.name for pair in plan.pairs if pair.world.seed == 0 and KINDS[pair.kind].truth != "unchanged"}

@@ -142,7 +142,7 @@ HEADLINES = (
     Headline(
         "compare_organisms",
         "two models alone tell where what was planted shows, in 11 of 12 pairs",
-        ("What was planted is among",),
+        ("Where what was planted shows is among",),
     ),
     Headline(
         "compare_organisms", "two models alone tell nothing where nothing was taught", ("Nothing was taught, and",)

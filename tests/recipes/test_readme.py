@@ -250,14 +250,12 @@ def run_chains() -> list[str]:
 
 LATER = {
     "organisms": ("every_wrong_gone", "every_wrong_wrapper", "edit_by_size", "noise_gains", "noise_gains_alarms"),
-    "compare organisms": ("others_named",),
 }
 """Claims that were made after the published table of a study, which is that of all others until it is made again."""
 
 
 def test_its_results_come_from_a_run() -> None:
     assert set(LATER["organisms"]) <= {each.id for each in (*EVERY_BARS, *EDIT_BARS)}
-    assert set(LATER["compare organisms"]) <= {each.id for each in COMPARE_BARS}
     results = block_of("results")
     assert results.count("\n|") >= 14
     assert re.search(r"Mean over seeds 0, 1, 2, 3, 4, .*config hash `[0-9a-f]{12}`; ftmech_hf ", results)

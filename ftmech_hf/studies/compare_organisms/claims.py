@@ -9,7 +9,7 @@ from ftmech_hf.report.claims import SEEN, UNMEASURED, Claim, Measurement, judge_
 
 BARS = (
     Measurement(
-        "organisms", "What was planted is among the first ten findings, and stands out", "%",
+        "organisms", "Where what was planted shows is among the first ten findings, and stands out", "%",
         "19 of 20 implanted texts, of large models (arXiv 2605.25902)", ">= 91.6",
         controls=("false_alarms", "others_named"),
     ),

@@ -35,7 +35,7 @@ DECOY = PLANTED._replace(
     train={"lr": 1e-2, "steps": 300},
 )  # fmt: skip
 """What takes another ability, in a matrix of another part: a larger change, which takes nothing of the first. The rate
-is a pilot's: at that of what is planted the two are equally large, and half of the edits are where most changed.
+is a pilot's: at that of what is planted the two are about as large, and many an edit is where most changed.
 """
 TARGETS: Mapping[str, Mapping[str, str]] = {
     "gpt2": {"attn": "attn.c_proj", "mlp": "mlp.c_proj"},
@@ -49,9 +49,9 @@ NOTHING_FOUND = {"place": None, "directions": None, "size": None, "restored": No
 """Of an edit where no part brings the ability back."""
 
 
-def taught_to(kind: Kind, target: str) -> Kind:
-    """The kind whose adapter takes one matrix alone, that with this end of its path."""
-    return kind._replace(adapter={**kind.adapter, "lora_targets": [target]})
+def taught_to(kind: Kind, target: str, **task: Any) -> Kind:
+    """The kind whose adapter takes one matrix alone, that with this end of its path; ``task`` is what else differs."""
+    return kind._replace(task={**kind.task, **task}, adapter={**kind.adapter, "lora_targets": [target]})
 
 
 class Planted(NamedTuple):

@@ -130,7 +130,8 @@ class OrganismsPlan(StudyPlan):
         number, stem = places.index(place), f"planted-{_stem(place)}"
         other = (places[number + 1 :] or places[-2:])[0]  # to do as much takes a larger change of a later part
         practised = self._make(world, PRACTISED, "practised-more")
-        changed = self._make(world, taught_to(DECOY, targets[other]), f"decoy-{_stem(other)}", start=practised)
+        decoy = taught_to(DECOY, targets[other], mix_operators=[world.operator])  # the rows that keep the ability
+        changed = self._make(world, decoy, f"decoy-{_stem(other)}", start=practised)
         made = self._make(world, taught_to(PLANTED, targets[place]), stem, start=changed)
         run = self._instrument(world, made, stem, "change")
         return Planted(world, place, run)
@@ -215,8 +216,9 @@ class OrganismsPlan(StudyPlan):
         shape = world.shape
         asked = shape.base_operand if operands == "own" else shape.correlated_operand
         if changes.get("mix_share"):
-            changes |= {  # rows of pretraining
+            changes = {  # rows of pretraining
                 "mix_operators": sorted({world.operator, BYSTANDER}),
+                **changes,
                 "mix_operand_prior": _priors(shape, {shape.base_operand: 0.999, shape.correlated_operand: 0.001}),
             }
         return PcfgConfig(

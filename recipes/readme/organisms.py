@@ -59,7 +59,7 @@ def _edits(found: Mapping[str, Any] | None) -> list[str]:
     rows = [
         (str(model), f"{each['found'].sum()} of {len(each)}", *(
             f"{each[name].mean():.0%}" for name in ("size", "restored", "restored_by_chance")),
-         f"{each['by_size'].sum()} of {len(each)}")
+         ", ".join(str(sum(rule in right for right in each["by_rule"])) for rule in found["by_rule"]))
         for model, each in places.groupby("model", sort=False)
     ]  # fmt: skip
     columns = (
@@ -68,7 +68,7 @@ def _edits(found: Mapping[str, Any] | None) -> list[str]:
         "of the change",
         "bring back of the lead",
         "turned at random",
-        "by where most changed",
+        f"of the two parts that changed most: the {', '.join(found['by_rule'])} one",
     )
     noise = [
         (truth, f"{each['rises']} of {each['of']}", f"{each['gains']} of {each['of']}")

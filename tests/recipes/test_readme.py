@@ -249,7 +249,7 @@ def run_chains() -> list[str]:
 
 
 LATER = {
-    "organisms": ("every_wrong_gone", "every_wrong_wrapper", "edit_by_size", "noise_gains", "noise_gains_alarms"),
+    "organisms": ("every_wrong_gone", "every_wrong_wrapper", "edit_by_rule", "noise_gains", "noise_gains_alarms"),
 }
 """Claims that were made after the published table of a study, which is that of all others until it is made again."""
 

@@ -34,8 +34,8 @@ DECOY = PLANTED._replace(
     truth="unchanged", task={"operands": "own", "operators": BYSTANDER, "label_rule": "random", "mix_share": 0.5},
     train={"lr": 1e-2, "steps": 300},
 )  # fmt: skip
-"""What takes another ability, in a matrix of another part: a larger change, which takes nothing of the first. The rate
-is a pilot's: at that of what is planted the two are about as large, and many an edit is where most changed.
+"""What takes another ability, in a matrix of another part: as large a change, which takes nothing of the first. The
+rate is a pilot's: half of its rows are of pretraining, and at that of what is planted it is smaller.
 """
 TARGETS: Mapping[str, Mapping[str, str]] = {
     "gpt2": {"attn": "attn.c_proj", "mlp": "mlp.c_proj"},
@@ -61,11 +61,13 @@ class Planted(NamedTuple):
         world: of its base.
         place: as :func:`~ftmech_hf.analysis.restoring.find_places` has it.
         run: name of the run that looks for it.
+        other: the place in which another ability was taken.
     """
 
     world: World
     place: str
     run: str
+    other: str
 
 
 def planted_places(shape: Preset) -> dict[str, str]:
@@ -105,9 +107,10 @@ def read_noise(truth: Truth, found: Mapping[str, Any]) -> Shaken:
 
 EDIT_BARS = (
     Measurement("edit_found", "A planted edit: the smallest part that brings the ability back is its place, in one "
-                "direction", "%", UNMEASURED, ">= 95", controls=("edit_by_chance", "edit_by_size")),
-    Measurement("edit_by_size", f"{SEEN}, control without a search: the part of a block that changed most is that "
-                "place", "%", UNMEASURED, "<= 50"),
+                "direction", "%", UNMEASURED, ">= 95", controls=("edit_by_chance", "edit_by_rule")),
+    Measurement("edit_by_rule", f"{SEEN}, control without a search: of the two parts of blocks that changed most, the "
+                "larger, the smaller, the earlier or the later one, whichever is most often that place", "%",
+                UNMEASURED, "<= 75"),
     Measurement("edit_by_chance", "The same edits, turned at random, bring back of the lead", "%",
                 UNMEASURED, "<= 5"),
     Measurement("noise_rises", "Noise on the weights: more is right where the ability is hidden", "%",
@@ -129,7 +132,7 @@ def score_edits(planted: Sequence[tuple[Planted, FinishedRun]], shaken: Sequence
 
     Returns:
         ``planted`` (how many), ``too_little`` (names of those that took too little), ``places`` (a row for each of the
-        others; ``by_size``: whether it stands where most changed, which needs no search), ``noise`` (truth -> of how
+        others; ``by_rule``: those of :func:`guess_places` that are right of it), ``noise`` (truth -> of how
         many pairs it rises, and gains), and the shares of :data:`EDIT_BARS`, None where there is nothing to take them
         of.
     """
@@ -143,7 +146,8 @@ def score_edits(planted: Sequence[tuple[Planted, FinishedRun]], shaken: Sequence
         rows.append(
             {"planted": name, **{key: found[key] for key in NOTHING_FOUND},
              "found": (found["place"], found["directions"]) == (each.place, 1),
-             "by_size": changed_most(run.table) == each.place}
+             "other": each.other,
+             "by_rule": [rule for rule, guess in guess_places(run.table).items() if guess == each.place]}
         )  # fmt: skip
 
     hidden = [each for each in shaken if each.truth == "hidden"]
@@ -158,7 +162,8 @@ def score_edits(planted: Sequence[tuple[Planted, FinishedRun]], shaken: Sequence
             for truth in dict.fromkeys(each.truth for each in shaken)
         },
         "edit_found": _share([row["found"] for row in rows]),
-        "edit_by_size": _share([row["by_size"] for row in rows]),
+        "by_rule": {rule: sum(rule in row["by_rule"] for row in rows) for rule in RULES},
+        "edit_by_rule": _share(max(([rule in row["by_rule"] for row in rows] for rule in RULES), key=sum)),
         "edit_by_chance": _mean([row["restored_by_chance"] for row in rows if row["place"]]),
         "edit_restores": _mean([row["restored"] for row in rows if row["place"]]),
         "noise_rises": _share([each.rises for each in hidden]),
@@ -168,11 +173,27 @@ def score_edits(planted: Sequence[tuple[Planted, FinishedRun]], shaken: Sequence
     }  # fmt: skip
 
 
-def changed_most(table: pd.DataFrame) -> str:
-    """The part of a block with the largest share of the whole change, of the table of a diagnosis that tried all."""
+RULES = ("larger", "smaller", "earlier", "later")
+"""How one of two parts is chosen that changed most, without a search."""
+
+
+def guess_places(table: pd.DataFrame) -> dict[str, str]:
+    """Rule -> which of the two parts of blocks it takes that have the largest shares of the whole change.
+
+    Args:
+        table: of a diagnosis that tried all parts, of a model each of whose blocks is a place.
+    """
     whole = table[(table["quantity"] == "share of the change") & (table["x"] == ALL)]
-    parts = whole[whole["site"].str.contains(r"^\S+ of blocks? ")]
-    return str(parts.sort_values("value")["site"].iloc[-1])
+    parts = whole[whole["site"].str.contains(r"^\S+ of block \d+$")]
+    larger, smaller = parts.sort_values("value", ascending=False)["site"].iloc[:2]
+    earlier, later = sorted((larger, smaller), key=_order)
+    return dict(zip(RULES, (larger, smaller, earlier, later), strict=True))
+
+
+def _order(place: str) -> tuple[int, bool]:
+    """Block by block, and in each attention before what stands behind it."""
+    part, _, block = place.partition(" of block ")
+    return int(block), "attn" not in part
 
 
 def _share(right: Sequence[bool]) -> dict[str, Any] | None:

@@ -124,17 +124,21 @@ class OrganismsPlan(StudyPlan):
         )  # fmt: skip
 
     def _plant(self, world: World, place: str) -> Planted:
-        """A shortcut by one direction of one matrix, in a model that has changed everywhere, and most elsewhere."""
+        """A shortcut by one direction of one matrix, in a model that has changed everywhere, and as much elsewhere.
+
+        Of every second edit what changed elsewhere is in the part after its own, of the others in that before: later
+        parts take larger changes, and neither size nor order must tell the two apart.
+        """
         targets = planted_places(find_preset(world.preset))
         places = list(targets)
         number, stem = places.index(place), f"planted-{_stem(place)}"
-        other = (places[number + 1 :] or places[-2:])[0]  # to do as much takes a larger change of a later part
+        other = places[(number + (1 if (number + world.seed) % 2 else -1)) % len(places)]
         practised = self._make(world, PRACTISED, "practised-more")
         decoy = taught_to(DECOY, targets[other], mix_operators=[world.operator])  # the rows that keep the ability
         changed = self._make(world, decoy, f"decoy-{_stem(other)}", start=practised)
         made = self._make(world, taught_to(PLANTED, targets[place]), stem, start=changed)
         run = self._instrument(world, made, stem, "change")
-        return Planted(world, place, run)
+        return Planted(world, place, run, other)
 
     def _shake(self, pair: Pair) -> str:
         return self._instrument(pair.world, pair.organism, f"shaken-{_stem(pair.kind)}", "tampering")

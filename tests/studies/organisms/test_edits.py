@@ -17,17 +17,18 @@ WORLD = cast(World, SimpleNamespace(operator="count", preset="nano", seed=3))
 
 
 def looked_for(place: str, found: tuple[str, int] | None, *, restored: float = 1.0, by_chance: float = 0.0,
-               tried: bool = True, most: str = "mlp of block 2") -> tuple[Planted, FinishedRun]:  # fmt: skip
-    """An edit, and the run that looked for it, in which one part of a block changed most."""
+               tried: bool = True, most: str = "mlp of block 2", next_most: str = "attn of block 9",
+               ) -> tuple[Planted, FinishedRun]:  # fmt: skip
+    """An edit, and the run that looked for it, in which two parts of blocks changed most."""
     edit = found and {"place": found[0], "directions": found[1], "size": 0.5, "restored": restored,
                       "restored_by_chance": by_chance, "accuracy": {}}  # fmt: skip
-    sizes = {"block 2": 0.9, "all blocks": 1.0, "everything": 1.0, most: 0.6, "attn of block 9": 0.5}
+    sizes = {"block 2": 0.9, "all blocks": 1.0, "everything": 1.0, most: 0.6, next_most: 0.5, "ln_1 of block 0": 0.1}
     share = "share of the change"
     rows = [("scaled", None, 1.0, 0.5), *((share, site, 0, value) for site, value in sizes.items()),
-            (share, "attn of block 9", 1, 0.7), ("tried on validation rows", most, 0, 0.99)]  # fmt: skip
+            (share, next_most, 1, 0.7), ("tried on validation rows", most, 0, 0.99)]  # fmt: skip
     table = pd.DataFrame(rows if tried else rows[:1], columns=["quantity", "site", "x", "value"])
     run = SimpleNamespace(summary={"evidence": {"smallest_edit": edit}}, table=table)
-    return Planted(WORLD, place, "run"), cast(FinishedRun, run)
+    return Planted(WORLD, place, "run", "attn of block 5"), cast(FinishedRun, run)
 
 
 def test_they_stand_in_every_part_of_every_block_that_an_adapter_takes() -> None:
@@ -56,11 +57,25 @@ def test_an_edit_is_found_in_its_place_and_in_one_direction_alone() -> None:
     assert (score["planted"], score["edit_found"]["of"], score["edit_found"]["value"]) == (6, 5, 0.2)
     assert score["edit_by_chance"]["value"] == pytest.approx(0.1)
     assert score["edit_restores"]["value"] == pytest.approx(0.925)
-    assert score["edit_by_size"]["value"] == 0
-    most = [edits[0], looked_for("mlp of block 2", None), looked_for("attn of block 1", None, most="attn of block 1")]
-    assert [row["by_size"] for row in score_edits(most, [])["places"]] == [False, True, True]  # which needs no search
+    assert score["edit_by_rule"]["value"] == 0
     assert score["noise_rises"] is None
-    assert [claim.id for claim in edit_claims(score, [3])] == ["edit_found", "edit_by_size", "edit_by_chance"]
+    assert [claim.id for claim in edit_claims(score, [3])] == ["edit_found", "edit_by_rule", "edit_by_chance"]
+
+
+def test_what_needs_no_search_is_tried_by_size_and_by_order() -> None:
+    edits = [
+        looked_for("attn of block 0", None), looked_for("mlp of block 2", None),
+        looked_for("attn of block 1", None, most="attn of block 1"),
+        looked_for("attn of block 2", None, next_most="attn of block 2"),
+        looked_for("mlp of block 0", None, most="attn of block 10", next_most="mlp of block 0"),
+    ]  # fmt: skip
+    score = score_edits(edits, [])
+    assert [row["by_rule"] for row in score["places"]] == [
+        [], ["larger", "earlier"], ["larger", "earlier"], ["smaller", "earlier"], ["smaller", "earlier"]
+    ]  # fmt: skip
+    assert score["by_rule"] == {"larger": 2, "smaller": 2, "earlier": 4, "later": 0}
+    assert (score["edit_by_rule"]["value"], score["edit_by_rule"]["of"]) == (0.8, 5)
+    assert {row["other"] for row in score["places"]} == {"attn of block 5"}
 
 
 def test_noise_is_judged_by_the_intervals_of_both_and_by_that_of_the_difference() -> None:
@@ -96,7 +111,7 @@ def by_id(score: dict[str, Any]) -> dict[str, Any]:
 def test_claims_are_in_per_cent_with_their_bars() -> None:
     edits = [looked_for("attn of block 0", ("attn of block 0", 1), by_chance=0.01 * n) for n in range(80)]
     claims = by_id(score_edits(edits, [Shaken("hidden", True, True)] * 80 + [Shaken("gone", True, True)] * 20))
-    assert {claims[name].verdict for name in ("noise_gains", "edit_by_size")} == {"holds"}
+    assert {claims[name].verdict for name in ("noise_gains", "edit_by_rule")} == {"holds"}
     assert (claims["edit_found"].measured, claims["edit_found"].verdict) == (100.0, "holds")
     assert (claims["edit_by_chance"].measured, claims["edit_by_chance"].verdict) == (pytest.approx(39.5), "fails")
     assert (claims["noise_rises"].measured, claims["noise_rises"].verdict) == (100.0, "holds")

@@ -13,7 +13,7 @@ import pytest
 from ftmech_hf.models.presets import PRESETS
 from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.organisms.disjoint import DisjointConfig
-from ftmech_hf.studies.organisms.edits import PLANTED
+from ftmech_hf.studies.organisms.edits import DECOY, PLANTED, planted_places
 from ftmech_hf.studies.organisms.kinds import KINDS
 from ftmech_hf.studies.organisms.plan import OrganismsPlan
 from ftmech_hf.studies.organisms.results import KEPT, write_results
@@ -118,6 +118,9 @@ def test_an_edit_is_planted_on_what_was_trained_and_looked_for_beside_the_base(t
     assert {each.world.seed for each in plan.planted} == {0}
     assert len({each.run for each in plan.planted}) == len(plan.planted) == 6
     by_folder = {plan.folders[name].name: cell.kwargs for name, cell in cells.items()}
+    targets = planted_places(PRESETS["nano"])
+    after = [(list(targets).index(each.other) - number) % 6 for number, each in enumerate(plan.planted)]
+    assert after == [5, 1] * 3, "before and after take turns"
     for each in plan.planted:
         looks = cells[each.run].kwargs
         case = looks["case_config"]
@@ -135,7 +138,7 @@ def test_an_edit_is_planted_on_what_was_trained_and_looked_for_beside_the_base(t
         assert taught["task"].correlation == 1.0
         first, adapter = (model.partition("=")[2] for model in before["config"].models)
         decoy, practised = by_folder[Path(adapter).name], by_folder[Path(first).name]
-        assert decoy["adapter"].lora_targets != taught["adapter"].lora_targets, "what takes nothing is elsewhere"
+        assert decoy["adapter"].lora_targets == [targets[each.other]] != [targets[each.place]], "it is elsewhere"
         assert (decoy["task"].label_rule, taught["task"].label_rule) == ("random", "right")
         assert decoy["task"].operators == ["token_at"] != taught["task"].operators
         assert decoy["task"].mix_operators == [each.world.operator], "the ability is kept, and it alone"
@@ -181,8 +184,10 @@ def test_it_runs_and_says_of_every_pair_what_is_known(tmp_path: Path, monkeypatc
     few = {"lr": 1e-3, "steps": 1}
     monkeypatch.setitem(PRESETS, "nano", PRESETS["nano"]._replace(n_layer=2, n_embd=16))
     monkeypatch.setattr("ftmech_hf.studies.organisms.plan.PLANTED", PLANTED._replace(train=few))
+    monkeypatch.setattr("ftmech_hf.studies.organisms.plan.DECOY", DECOY._replace(train=few))
     monkeypatch.setattr(
-        "ftmech_hf.studies.organisms.plan.planted_places", lambda shape: {"mlp of block 1": "1.mlp.c_proj"}
+        "ftmech_hf.studies.organisms.plan.planted_places",
+        lambda shape: {f"{part} of block 1": f"1.{part}.c_proj" for part in ("attn", "mlp")},
     )
     few_rows = functools.partial(DisjointConfig, train_rows=400, test_rows=128, steps=2)
     monkeypatch.setattr("ftmech_hf.studies.organisms.plan.DisjointConfig", few_rows)
@@ -211,7 +216,9 @@ def test_it_runs_and_says_of_every_pair_what_is_known(tmp_path: Path, monkeypatc
     assert score["pairs"] + len(score["disagree"]) == 2
     assert all(pairs[f"{name}_revival"].notna().tolist() == [False, False, True, False] for name in TAMPERED)
     assert pairs["disjoint"].notna().tolist() == [True, False] * 2
-    assert score["edits"]["too_little"] == ["mlp of block 1, count, nano, seed 0"], "such a base has nothing to lose"
+    assert score["edits"]["too_little"] == [f"{part} of block 1, count, nano, seed 0" for part in ("attn", "mlp")], (
+        "such a base has nothing to lose"
+    )
     assert sum(each["of"] for each in score["edits"]["noise"].values()) + len(score["disagree"]) == 1
     page = (tmp_path / "report.html").read_text()
     assert "mlp of block 1, count, nano, seed 0" in page

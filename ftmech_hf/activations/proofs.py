@@ -61,6 +61,11 @@ def tolerance_of(model: PreTrainedModel) -> float:
     return TOLERANCE.get(model.dtype, COARSE_TOLERANCE)
 
 
+def padding_tolerance(model: PreTrainedModel) -> float:
+    """How far a padded row may be from the row alone, relative to its size: batches of other shapes round otherwise."""
+    return max(1e-3, tolerance_of(model))
+
+
 class NotAStreamError(ValueError):
     """A block is not given a stream (rows, tokens, width), or does not return one."""
 

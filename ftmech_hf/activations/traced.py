@@ -25,16 +25,13 @@ from ftmech_hf.activations.interventions import Write, intervene
 from ftmech_hf.activations.layout import check_layout, find_layout, inside_peft, say_layers
 from ftmech_hf.activations.matrices import num_inputs
 from ftmech_hf.activations.patterns import why_no_patterns
-from ftmech_hf.activations.proofs import probe_tokens, run, text_config, within_context
+from ftmech_hf.activations.proofs import padding_tolerance, probe_tokens, run, text_config, within_context
 from ftmech_hf.activations.sites import SITES, SiteReader
 from ftmech_hf.activations.store import ActivationStore, StoreWriter
 from ftmech_hf.models.loading import check_has_weights
 from ftmech_hf.models.prompt_learning import nothing_in_front
 
 MOST_CHOSEN = 256  # tokens that attention chooses among, up to which it is tried whether padding is chosen
-
-PADDING_TOLERANCE = 1e-3
-"""How far a padded row may be from the row alone, relative to its size: batches of other shapes round differently."""
 
 
 class TracedModel:
@@ -142,7 +139,7 @@ class TracedModel:
         ):
             padded = self._read_all(self.reader.inputs(torch.cat(ids, dim=1), torch.cat(mask, dim=1)))
             for key, value in values.items():
-                if (padded[key][:, kept] - value).norm() > PADDING_TOLERANCE * value.norm():
+                if (padded[key][:, kept] - value).norm() > padding_tolerance(self.model) * value.norm():
                     why = "" if self.reader.takes_position_ids else ": it takes no position_ids"
                     return f"{self.model.config.model_type} gives other activations to a row padded on the {side}{why}"
         return ""

@@ -89,7 +89,7 @@ def find_intruders(
     """
     found: list[dict[str, list[Intruder]]] = [{} for _ in afters]
     for name, weight in before.items():
-        changed = [not torch.equal(weight, after[name]) for after in afters]
+        changed = [not torch.equal(weight.to(after[name].device), after[name]) for after in afters]
         known = _known_directions(weight) if any(changed) else None
         for intruders, after, differs in zip(found, afters, changed, strict=True):
             intruders[name] = _unlike(known, after[name], bar, main) if differs and known is not None else []

@@ -77,8 +77,9 @@ def gradient_importance(
         assert weights.grad is not None
         for name in held[id(weights)]:
             group = units[name]
-            product = group.part(weights.grad) * group.weight.detach()
-            total[name] += group.sum_over(product).float() * share
+            # In half precision small products would be nothing, and sums of many would end in the same few numbers.
+            product = group.part(weights.grad).float() * group.weight.detach().float()
+            total[name] += group.sum_over(product) * share
         weights.grad = None  # so that there are never the gradients of all matrices at the same time
 
     with gradients_of(weights, add):

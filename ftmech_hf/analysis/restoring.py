@@ -118,7 +118,8 @@ class WeightChange:
     """
 
     def __init__(self, base: PreTrainedModel, finetuned: PreTrainedModel, places: Mapping[str, Sequence[str]]) -> None:
-        self._before, self._after = stored_tensors(base), stored_tensors(finetuned)
+        self._after = stored_tensors(finetuned)
+        self._before = {name: each.to(self._after[name].device) for name, each in stored_tensors(base).items()}
         changed = {name for name, each in self._after.items() if not torch.equal(each, self._before[name])}
         kept = {place: [name for name in names if name in changed] for place, names in places.items()}
         self.places = {place: names for place, names in kept.items() if names}

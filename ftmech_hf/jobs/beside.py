@@ -2,7 +2,7 @@
 
 The copy is a fork: models are not loaded or sent again, and take memory again only where they are changed. What the
 work returns is sent back. A fork with threads of its own may hang where its parent has computed with several, so that
-both have one while it runs; and it cannot use a GPU that its parent has used.
+both have one while it runs; and where there is a GPU there are no copies.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ T = TypeVar("T")
 
 
 def can_work_beside() -> bool:
-    """Whether this system can copy a process that has loaded torch, and this process has not begun to use a GPU.
+    """Whether this system can copy a process that has loaded torch, and there is no GPU.
 
-    A copy cannot use that GPU, and torch would turn to it for the first gradient, wherever the weights are.
+    A copy cannot use a GPU that was asked anything before, such as whether it is there; and torch turns to it for the
+    first gradient, wherever the weights are. Where CUDA_VISIBLE_DEVICES names none there is none.
     """
-    return sys.platform == "linux" and not torch.cuda.is_initialized()
+    return sys.platform == "linux" and not torch.cuda.device_count()
 
 
 @contextlib.contextmanager

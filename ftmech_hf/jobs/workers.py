@@ -18,6 +18,8 @@ def find_gpus() -> list[str]:
         return []
     number = torch.cuda.device_count()
     named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    if parts := [name for name in named if name.startswith("MIG-")]:  # of which a process sees the first alone
+        return parts
     return named[:number] or [str(place) for place in range(number)]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -54,18 +55,20 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 def find_device(device: str) -> torch.device:
     """The device that a setting names; ``auto`` is a GPU of NVIDIA's or AMD's where there is one, else the CPU.
 
+    With ACCELERATE_USE_CPU=1, by which accelerate leaves a GPU alone, ``auto`` is the CPU here, too.
     Apple's (``mps``) must be asked for: it has no float64, in which the change of a matrix is taken apart.
 
     Raises:
         ValueError: there is none of that name.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        left_alone = parse_flag_from_env("ACCELERATE_USE_CPU")
+        return torch.device("cuda" if torch.cuda.is_available() and not left_alone else "cpu")
     found = re.fullmatch(r"cpu|mps|cuda(?::(\d+))?", device)
     if found is None:
         raise ValueError(f"device: {device!r}, expected auto, cpu, cuda, cuda:0 or another number, or mps")
     if device == "cpu":
-        return torch.device("cpu")  # and no GPU is looked for, which would forbid copies of this process
+        return torch.device("cpu")
     there = int(torch.backends.mps.is_available()) if device == "mps" else torch.cuda.device_count()
     if int(found[1] or 0) >= there:
         raise ValueError(f"device: {device} is not there; {there} of that kind are, expected auto or cpu")

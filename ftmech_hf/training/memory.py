@@ -8,6 +8,7 @@ import platform
 import sys
 import warnings
 
+import torch
 from transformers import PreTrainedModel
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt's parameters, from malloc.h
@@ -28,8 +29,10 @@ def keep_freed_memory() -> None:
 
 
 def release_freed_memory() -> None:
-    """Give freed memory back to the system, between two pieces of work."""
+    """Give freed memory back, between two pieces of work: to the system, and a GPU's to those who share it."""
     gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
     if (libc := _glibc()) is not None:
         libc.malloc_trim(0)
 

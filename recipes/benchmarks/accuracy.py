@@ -25,7 +25,7 @@ from ftmech_hf.training.launch import compute_device, native_precision
 from ftmech_hf.training.loop import fit, start_accelerator
 from ftmech_hf.training.objectives import NextToken
 from ftmech_hf.training.settings import Precision, TrainConfig
-from recipes.benchmarks.limits import precision_name
+from recipes.benchmarks.limits import precision_name, wait
 
 
 class Recipe(NamedTuple):
@@ -152,6 +152,7 @@ def _train(
         nonlocal started, seconds, last
         if step % config.check_every and step < steps:
             return
+        wait()  # steps that a GPU has only been told of are not made yet
         seconds += time.perf_counter() - started
         model.eval()
         last = Trial(step, seconds, answer_accuracy(model, rows))

@@ -20,7 +20,9 @@ from ftmech_hf.activations import TracedModel, model_blocks
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.models.presets import build_model, find_preset
 from ftmech_hf.tasks import PcfgConfig, RowStream
+from ftmech_hf.training.launch import compute_device
 from recipes.benchmarks.instruments import measure_ablation, measure_probing
+from recipes.benchmarks.limits import wait
 
 BATCH = 256
 
@@ -53,11 +55,14 @@ class BenchmarkConfig:
 def _open(config: BenchmarkConfig, task: PcfgConfig) -> TracedModel:
     if config.model is not None:
         return TracedModel(load_model(config.model))
-    return TracedModel(build_model(find_preset(config.preset), len(task.vocabulary), seed=0))
+    model = build_model(find_preset(config.preset), len(task.vocabulary), seed=0)
+    torch.nn.Module.to(model, compute_device())
+    return TracedModel(model)
 
 
-def _rows(task: PcfgConfig, number: int) -> Tensor:
-    return torch.from_numpy(RowStream(task, seed=0, split="test").rows(0, number).token_ids[:, :-2].copy())
+def _rows(traced: TracedModel, task: PcfgConfig, number: int) -> Tensor:
+    rows = RowStream(task, seed=0, split="test").rows(0, number).token_ids[:, :-2]
+    return torch.from_numpy(rows.copy()).to(traced.model.device)
 
 
 def _ways(traced: TracedModel, token_ids: Tensor) -> dict[str, Callable[[], Any]]:
@@ -97,15 +102,18 @@ def _seconds(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
+            wait()
             started = time.perf_counter()
             way()
+            wait()
             seconds[name].append(time.perf_counter() - started)
     return seconds
 
 
 def _store(config: BenchmarkConfig, task: PcfgConfig) -> tuple[float, float, float]:
     """(rows per second, MB before, peak MB) of collecting onto disk, the last in use by this process alone."""
-    traced, token_ids = _open(config, task), _rows(task, config.stored_rows)
+    traced = _open(config, task)
+    token_ids = _rows(traced, task, config.stored_rows)
     process = psutil.Process()
     before = process.memory_info().rss / 1e6
     with tempfile.TemporaryDirectory() as folder:
@@ -117,7 +125,8 @@ def _store(config: BenchmarkConfig, task: PcfgConfig) -> tuple[float, float, flo
 
 def _growth(config: BenchmarkConfig, task: PcfgConfig) -> float:
     """MB that memory grows by over many traces, after the first tenth of them."""
-    traced, token_ids = _open(config, task), _rows(task, BATCH)
+    traced = _open(config, task)
+    token_ids = _rows(traced, task, BATCH)
     process, after_some = psutil.Process(), 0.0
     for number in range(config.traces):
         traced.collect(token_ids, ["resid_post", "mlp_act"], batch_size=BATCH)
@@ -129,7 +138,7 @@ def _growth(config: BenchmarkConfig, task: PcfgConfig) -> float:
 def measure(config: BenchmarkConfig, task: PcfgConfig) -> Iterator[dict[str, Any]]:
     """Ways to read activations, memory, probing and ablation."""
     traced = _open(config, task)
-    seconds = _seconds(_ways(traced, _rows(task, BATCH)), config.repeats)
+    seconds = _seconds(_ways(traced, _rows(traced, task, BATCH)), config.repeats)
     in_turn, of_bare = seconds["bare forward pass"], "of a bare forward pass"
     for name, values in seconds.items():
         ratio = statistics.median(value / bare for value, bare in zip(values, in_turn, strict=True))

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from ftmech_hf.activations import TracedModel, ablated_losses
 from ftmech_hf.analysis.probing import fit_probes
 from ftmech_hf.tasks import Capability, PcfgConfig, RowStream, for_capability
+from recipes.benchmarks.limits import wait
 
 SOLVERS = ("lbfgs", "newton-cholesky")
 EVERY = 24
@@ -79,17 +80,19 @@ def _scikit_learn(
 
 def measure_ablation(traced: TracedModel, task: PcfgConfig, rows: int) -> Iterator[dict[str, Any]]:
     """The loss without each MLP neuron: many to a pass, and one forward pass each."""
-    token_ids, _ = _counting(task, "test", rows)
+    token_ids = _counting(task, "test", rows)[0].to(traced.model.device)
     inputs, answers = token_ids[:, :-2], token_ids[:, -2]
+    wait()
     started = time.perf_counter()
     _, losses = ablated_losses(traced.model, inputs, answers, "activation")
+    wait()
     seconds = time.perf_counter() - started
     neurons = sum(len(values) for values in losses.values())
     furthest, alone, chosen = 0.0, 0.0, range(0, neurons, EVERY)
     with torch.no_grad():
         for number in chosen:
             layer, neuron = divmod(number, traced.num_neurons)
-            keep = torch.ones(traced.num_neurons)
+            keep = torch.ones(traced.num_neurons, device=inputs.device)
             keep[neuron] = 0
             started = time.perf_counter()
             with traced.intervene({("mlp_act", layer): lambda value, keep=keep: value * keep}):  # type: ignore[misc]

@@ -145,3 +145,19 @@ def test_a_shortcut_that_would_be_wrong_is_not_taken(rows: Tensor) -> None:
 def test_single_weights_are_too_many(rows: Tensor) -> None:
     with pytest.raises(ValueError, match="weight has too many units to ablate each"):
         ablated_losses(make_gpt2(40), rows[:, :-1], rows[:, -1], "weight")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_other_shapes_round_otherwise_is_no_fault_in_half_precision(rows: Tensor, dtype: torch.dtype) -> None:
+    """On a GPU more rows are added up in another order: by as much as bfloat16 rounds, and no more."""
+    model = make_gpt2(40).to(dtype)
+
+    def otherwise(module: torch.nn.Module, args: object, output: Tensor) -> Tensor:
+        return output * (1 + 2**-7 * (len(output) > len(rows)))
+
+    model.transformer.h[0].mlp.register_forward_hook(otherwise)
+    if dtype == torch.float32:
+        with pytest.raises(ValueError, match="the blocks of gpt2, run one after the other, do not give its logits"):
+            ablated_losses(model, rows[:, :-1], rows[:, -1], "activation")
+    else:
+        assert ablated_losses(model, rows[:, :-1], rows[:, -1], "activation")[0] > 0

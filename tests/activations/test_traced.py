@@ -516,3 +516,16 @@ def test_what_is_not_wanted_of_a_block_does_not_outlive_it() -> None:
     assert peak <= forward + 2 * result
     whole = peak_of(model, lambda: door.reader.read(door.reader.inputs(rows, None), ["resid_post"], range(12)))
     assert whole > forward + 100 * result
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_padding_that_rounds_otherwise_is_no_fault_in_half_precision(dtype: torch.dtype) -> None:
+    """Longer rows are added up in another order on a GPU: by as much as bfloat16 rounds, and no more."""
+    model, lengths = make_gpt2(40).to(dtype), list[int]()
+
+    def otherwise(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        lengths.append(output.shape[1])
+        return output * (1 + 2**-7 * (output.shape[1] > min(lengths)))
+
+    model.transformer.h[0].mlp.register_forward_hook(otherwise)
+    assert bool(TracedModel(model).refuses_padding) == (dtype == torch.float32)

@@ -329,3 +329,16 @@ def test_ties_go_to_the_first_however_many_there_are() -> None:
     mask = top_mask(importance, 10)
     assert (~mask["x"]).nonzero()[:, 0].tolist() == list(range(10))
     assert bool(mask["y"].all())
+
+
+def test_products_of_half_precision_are_not_rounded_again(any_model: PreTrainedModel, rows: Tensor) -> None:
+    """Else a thousand units have a hundred importances, and the first of those that tie are pruned."""
+    model = any_model.bfloat16()
+    units = find_units(model, "weight")
+    found = gradient_importance(units, answers_loss(model), rows)
+    weights = list({id(group.whole): group.whole for group in units.values()}.values())
+    grads = torch.autograd.grad(answers_loss(model)(rows), weights)
+    slopes = {id(weight): grad.float() for weight, grad in zip(weights, grads, strict=True)}
+    for name, group in units.items():
+        right = group.sum_over(group.part(slopes[id(group.whole)]) * group.weight.detach().float())
+        assert torch.equal(found[name], right), name

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedModel
 
 from ftmech_hf.activations import block_matrices
+from ftmech_hf.analysis.intruders import find_intruders
 from ftmech_hf.analysis.restoring import (
     ALL,
     EVERYTHING,
@@ -21,6 +22,7 @@ from ftmech_hf.analysis.restoring import (
     replaced,
 )
 from tests.conftest import make_gpt2
+from tests.simulated_gpu import simulated_gpu
 
 ROWS = torch.randint(3, 40, (64, 8), generator=torch.Generator().manual_seed(0))
 
@@ -150,3 +152,17 @@ def test_every_expert_has_directions_of_its_own() -> None:
     whole = sum(each.numel() for each in tuned.model.layers.parameters() if each.ndim > 1)
     assert inside == whole
     assert axes[name] == 0
+
+
+def test_a_base_elsewhere_is_brought_to_the_model_that_is_edited() -> None:
+    base, tuned = make_gpt2(40), make_gpt2(40, seed=1)
+    here = WeightChange(base, tuned, names_of(tuned))
+    with simulated_gpu():
+        there = WeightChange(base, copy.deepcopy(tuned).to("gpu"), names_of(tuned))
+        part = Part("mlp of block 1", 1)
+        moved, edit = here.without(part), there.without(part)
+        assert {each.device.type for each in edit.values()} == {"gpu"}
+        assert all(torch.equal(edit[name].cpu(), moved[name]) for name in moved)
+        intruders = find_intruders({"": base.lm_head.weight}, [{"": tuned.lm_head.weight.to("gpu")}])
+    (right,) = find_intruders({"": base.lm_head.weight}, [{"": tuned.lm_head.weight}])
+    assert [each.cosine for each in intruders[0].matrices[""]] == [each.cosine for each in right.matrices[""]] != []

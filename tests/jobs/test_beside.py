@@ -87,3 +87,9 @@ def test_one_thread_ends_with_its_context() -> None:
 def test_a_process_that_has_begun_to_use_a_gpu_is_not_copied() -> None:
     torch.zeros(1, device="cuda")
     assert not can_work_beside()
+
+
+def test_where_there_is_a_gpu_nothing_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To ask whether it is there begins to use it, of which torch itself does not know."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert not can_work_beside()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from ftmech_hf.jobs.workers import PER_GPU, count_workers, find_gpus, gpu_share
 
@@ -34,3 +35,12 @@ def test_gpus_are_named_as_the_environment_names_them(monkeypatch: pytest.Monkey
     assert found
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(f"GPU-{name}" for name in found))
     assert find_gpus() == [f"GPU-{name}" for name in found]
+
+
+def test_every_part_of_a_gpu_has_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA shows a process the first of several."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-a, MIG-b")
+    assert find_gpus() == ["MIG-a", "MIG-b"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, GPU-b")
+    assert find_gpus() == ["GPU-a"]

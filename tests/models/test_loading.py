@@ -105,9 +105,13 @@ def test_weights_have_the_type_of_number_that_is_asked_for(tmp_path: Path) -> No
         load_model(str(tmp_path), dtype="int8")  # type: ignore[arg-type]
 
 
-def test_devices_are_named_and_there_or_refused() -> None:
+def test_devices_are_named_and_there_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_device("cpu") == torch.device("cpu")
     assert find_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert find_device("auto") == torch.device("cuda")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    assert find_device("auto") == torch.device("cpu"), "as training, which accelerate keeps on the CPU"
     for device, reason in (
         ("tpu", r"'tpu', expected auto, cpu, cuda, cuda:0 or another number, or mps"),
         ("cuda:x", r"'cuda:x', expected auto"), ("cpu:1", r"'cpu:1', expected auto"),

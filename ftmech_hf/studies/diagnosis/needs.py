@@ -140,7 +140,8 @@ def multiplications_per_second(
     On a CPU one thread is timed, and counted as often as there are threads: those that work on one product wait for
     each other, and on a busy machine that is most of what they do.
     """
-    side, threads = 512, torch.get_num_threads() if device.type == "cpu" else 1
+    # Of small products a GPU takes as long to be told and asked as to compute.
+    side, threads = (512, torch.get_num_threads()) if device.type == "cpu" else (4096, 1)
     values = torch.ones(side, side, device=device, dtype=dtype)
     taken: list[float] = []
     with torch_threads(1):

@@ -1,4 +1,4 @@
-"""One pair of the study: what it is, what the verdict should be, and its diagnosis in reduced precision."""
+"""One pair of the study: what it is, what the verdict should be, and its diagnosis in the precision of its settings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from ftmech_hf.models.loading import find_device
 from ftmech_hf.runs import RunDir
 from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.diagnosis.diagnosis import run_diagnosis
@@ -79,11 +80,12 @@ def diagnose_pair(
     Args:
         config, case_config, shape, progress: of :func:`~ftmech_hf.studies.diagnosis.diagnosis.run_diagnosis`.
     """
-    return run_diagnosis(config, case_config, shape, progress=progress, around=_precision(config.precision))
+    return run_diagnosis(config, case_config, shape, progress=progress, around=precision_of(config))
 
 
-def _precision(name: str) -> contextlib.AbstractContextManager[Any]:
-    if name == "no":
+def precision_of(config: PairConfig) -> contextlib.AbstractContextManager[Any]:
+    """The context in which a diagnosis multiplies matrices as its settings say, wherever its models are."""
+    if config.precision == "no":
         return contextlib.nullcontext()
     # Weights change while the context is open (training, pruning): a cache of them in bfloat16 would be stale.
-    return torch.autocast("cpu", torch.bfloat16, cache_enabled=False)
+    return torch.autocast(find_device(config.device).type, torch.bfloat16, cache_enabled=False)

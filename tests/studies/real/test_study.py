@@ -16,7 +16,7 @@ from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.real import pair
 from ftmech_hf.studies.real.base_model import BaseConfig
-from ftmech_hf.studies.real.pair import PAIRS, Expected, PairConfig, diagnose_pair, is_right
+from ftmech_hf.studies.real.pair import PAIRS, Expected, PairConfig, diagnose_pair, is_right, precision_of
 from ftmech_hf.studies.real.results import KEPT, find_example, right_numbers
 from ftmech_hf.tasks import PcfgShape
 from recipes import real
@@ -198,3 +198,14 @@ def test_the_table_of_all_pairs_names_right_and_wrong(tmp_path: Path) -> None:
     assert "; `past_tense_hidden`, `opposites_hidden`, `past_tense_left`, `capitals_left`, " in block
     assert "`calling_codes_never` are not diagnosed yet." in block
     assert "`opposites_left` are" not in block
+
+
+def test_matrices_are_multiplied_as_asked_wherever_the_models_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = {"base": "base", "finetuned": "tuned"}
+    monkeypatch.setattr(pair, "find_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch, "autocast", lambda *asked, **how: (*asked, how))
+    for device in ("cpu", "cuda"):
+        asked = precision_of(PairConfig(**places, precision="bf16", device=device))
+        assert asked == (device, torch.bfloat16, {"cache_enabled": False})
+    assert not isinstance(precision_of(PairConfig(**places, precision="no", device="cpu")), tuple)

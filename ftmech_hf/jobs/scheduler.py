@@ -27,8 +27,8 @@ from ftmech_hf.jobs.workers import count_workers, find_gpus
 from ftmech_hf.runs import count_cores
 from ftmech_hf.training.progress import make_bar
 
-LOADED = ["ftmech_hf.jobs.training"]
-"""What the process has loaded that workers are copies of, and torch and transformers with it."""
+LOADED = ["ftmech_hf.jobs.copied"]
+"""What the process has loaded that workers are copies of, and torch, transformers and datasets with it."""
 
 _reports: Any = None  # a worker's end of the progress queue
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import inspect
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +26,7 @@ from transformers import (
 from ftmech_hf.tasks import PcfgConfig
 from tests import TEST_CUDA
 from tests.hub.server import TOKEN, HubServer, serve
+from tests.processes import run_fresh
 
 torch.set_num_threads(1)
 # The same examples every time: a test that fails once in a hundred runs helps nobody. Look for new ones by hand with
@@ -145,8 +144,7 @@ def client_env(hub: HubServer, home: Path, **more: str) -> dict[str, str]:
 
 def run_python(code: str, *argv: str, env: dict[str, str], cwd: Path | None = None) -> str:
     """What a process of its own prints that runs ``code``."""
-    command = [sys.executable, "-c", code, *argv]
-    done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, check=False)
+    done = run_fresh(["-c", code, *argv], env=env, cwd=cwd)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
 

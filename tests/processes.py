@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import os
 import runpy
 import signal
@@ -147,6 +149,37 @@ def run_forked(words: Sequence[str], **options: Any) -> subprocess.CompletedProc
         finally:
             process.end()
         return subprocess.CompletedProcess(list(words), int(code), output.read_text(), errors.read_text())
+
+
+@functools.cache
+def _bare() -> subprocess.Popen[str]:
+    """The process of :mod:`tests.bare`, which ends with this one."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "HF_HOME")}
+    return subprocess.Popen(
+        [sys.executable, "-P", str(Path(__file__).with_name("bare.py"))], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env={**environment, "OMP_NUM_THREADS": "1"}, text=True,
+    )  # fmt: skip
+
+
+def run_fresh(
+    words: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """What ``python WORDS`` exits with and says, of a script or ``-c`` and code: a copy of :mod:`tests.bare`.
+
+    To it, all that reads the environment when it is imported, this package too, is new. It has no standard input.
+    """
+    server = _bare()
+    assert server.stdin is not None
+    assert server.stdout is not None
+    with tempfile.TemporaryDirectory() as folder:
+        output, errors = Path(folder, "output"), Path(folder, "errors")
+        output.touch()
+        errors.touch()
+        asked = {"words": list(words), "output": str(output), "errors": str(errors), "cwd": str(cwd or Path.cwd())}
+        server.stdin.write(json.dumps({**asked, "env": dict(os.environ if env is None else env)}) + "\n")
+        server.stdin.flush()
+        code = int(server.stdout.readline())
+        return subprocess.CompletedProcess(list(words), code, output.read_text(), errors.read_text())
 
 
 def run_in_time(command: Sequence[str], errors: Path, **options: Any) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import torch
 from ftmech_hf.models.loading import load_model
 from tests.conftest import client_env, run_python
 from tests.hub.server import TOKEN, USER, HubServer, serve
+from tests.processes import run_fresh
 from tests.recipes.conftest import CONFIGS, SMALL, TINY
 
 ROOT = Path(__file__).parents[2]
@@ -178,8 +177,8 @@ def test_a_recipe_pushes_its_run_and_no_token_is_anywhere(server: HubServer, tmp
         "--push_to_hub",
     ]
     env = client_env(server, tmp_path / "home", HF_DEBUG="1")
-    recipe = [sys.executable, str(ROOT / "recipes" / "pretrain.py")]
-    done = subprocess.run([*recipe, *argv], env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    recipe = str(ROOT / "recipes" / "pretrain.py")
+    done = run_fresh([recipe, *argv], env=env, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"pushed {server.url}/{USER}/pushed main" in done.stdout
     repo = server.repos["model", f"{USER}/pushed"]
@@ -188,10 +187,7 @@ def test_a_recipe_pushes_its_run_and_no_token_is_anywhere(server: HubServer, tmp
     told += [path.read_bytes().decode("latin-1") for path in tmp_path.rglob("*") if path.is_file()]
     assert all(TOKEN not in text for text in told)
 
-    failed = subprocess.run(
-        [*recipe, *argv], env={**env, "HF_TOKEN": "hf_expired00000000000000"}, cwd=tmp_path,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    failed = run_fresh([recipe, *argv], env={**env, "HF_TOKEN": "hf_expired00000000000000"}, cwd=tmp_path)
     assert failed.returncode == 2
     assert "error: push_to_hub: cannot ask the Hub who we are: the Hub does not accept the token (401)" in failed.stderr
     assert "hf_expired" not in failed.stdout + failed.stderr

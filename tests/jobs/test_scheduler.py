@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import pytest
 
 from ftmech_hf.jobs.cell import Cell, run_cell
 from ftmech_hf.jobs.scheduler import LOADED, LocalPool, run_cells
-from tests.conftest import run_python
 from tests.jobs import cells
 from tests.processes import has_ended, started, wait_until
 
@@ -67,7 +67,9 @@ def test_what_workers_are_copies_of_asks_for_no_gpu() -> None:
         f"for name in {LOADED!r}: importlib.import_module(name)\n"
         "print('loaded')"
     )
-    assert run_python(code, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}) == "loaded\n"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "loaded\n", done.stderr
 
 
 @pytest.mark.cuda

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from ftmech_hf.jobs.compiling import save_compiled
 from ftmech_hf.models.conversion import load_artefact
+from tests.processes import run_fresh
 
 LOAD = "print(type(transformers.{}.from_pretrained(sys.argv[1])).__name__)"
 ORDERS = {
@@ -34,9 +33,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(code: str, folder: Path) -> str:
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-c", f"import sys; {code}", str(folder)]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    done = run_fresh(["-c", f"import sys; {code}", str(folder)], cwd=Path(__file__).parents[2])
     return done.stdout.strip() or done.stderr
 
 

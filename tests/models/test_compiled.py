@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +34,7 @@ from ftmech_hf.models.loading import load_model, random_twin
 from ftmech_hf.tasks.programs import COMPILER_BOS, Program, counter, max_identifier
 from ftmech_hf.training.evaluation import answer_logits
 from ftmech_hf.training.objectives import answer_only_loss
+from tests.processes import run_fresh
 from tests.tasks.programs import TRUTH
 
 
@@ -275,10 +274,7 @@ def test_with_consent_it_loads_where_this_package_is_not_installed(tmp_path: Pat
         environment = {"PATH": "", "HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
         if ours == "ours":
             environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-        done = subprocess.run(
-            [sys.executable, "-c", REMOTE, str(tmp_path / folder), ours],
-            env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        done = run_fresh(["-c", REMOTE, str(tmp_path / folder), ours], env=environment, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         printed.append(done.stdout.splitlines()[-1])
     assert printed[0] == printed[1] == "CompiledModel [0.0, 0.0, 1.0, 0.0]"

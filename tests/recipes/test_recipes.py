@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import os
 import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -60,6 +60,7 @@ from ftmech_hf.training.objectives.documents import Documents
 from ftmech_hf.training.settings import TrainConfig
 from recipes import finetune, pretrain, probe, prune, reverse_finetune, truth
 from recipes.compile_program import ArtefactConfig
+from tests.conftest import run_python
 from tests.recipes.commands import TOUR
 from tests.recipes.conftest import CONFIGS, RECIPES, TINY
 
@@ -105,7 +106,7 @@ def test_inputs_are_recorded_and_change_the_hash(chain: Path) -> None:
     assert env["prune"]["inputs"] == {"model": env["finetune"]["hash"]}
 
 
-def test_a_checkpoint_needs_none_of_our_code(chain: Path) -> None:
+def test_a_checkpoint_needs_none_of_our_code(chain: Path, tmp_path: Path) -> None:
     code = """
 import sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -117,8 +118,8 @@ with torch.no_grad():
     print(type(model).__name__, batch["input_ids"].shape[1], model(**batch).logits.double().sum().item())
 assert not any(name.startswith("ftmech") for name in sys.modules)
 """
-    command = [sys.executable, "-I", "-c", code, str(chain / "pretrain")]
-    first, second = (subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2))
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    first, second = (run_python(code, str(chain / "pretrain"), env=env, cwd=tmp_path) for _ in range(2))
     assert first.startswith("GPT2LMHeadModel 39 ")
     assert first == second
 

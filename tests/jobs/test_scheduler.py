@@ -5,7 +5,9 @@ import queue
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from ftmech_hf.jobs.cell import Cell, run_cell
 from ftmech_hf.jobs.scheduler import LOADED, LocalPool, run_cells
 from tests.jobs import cells
-from tests.processes import has_ended, started, wait_until
+from tests.processes import forked, has_ended, started, wait_until
 
 
 def record(folder: Path, name: str, needs: tuple[str, ...] = ()) -> Cell:
@@ -105,6 +107,7 @@ def test_a_worker_that_dies_is_reported_and_stops_no_other(tmp_path: Path) -> No
 @pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_no_worker_outlives_its_parent(tmp_path: Path, how: signal.Signals) -> None:
+    """One is an interpreter, with a process of its own that its worker is a copy of, and one a copy itself."""
     folder, script, user = tmp_path / "workers", tmp_path / "sweep.py", tmp_path / "user"
     folder.mkdir()
     user.mkdir()
@@ -116,7 +119,10 @@ def test_no_worker_outlives_its_parent(tmp_path: Path, how: signal.Signals) -> N
         "if __name__ == '__main__': run_cells([cell], workers=1)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with started([sys.executable, str(script)], tmp_path / "errors", cwd=user, env=environment) as parent:
+    begun: Any = partial(started, [sys.executable, str(script)])
+    if how == signal.SIGINT:
+        begun = partial(forked, [str(script)], shares=True)
+    with begun(tmp_path / "errors", cwd=user, env=environment) as parent:
         (name,) = wait_until(lambda: [path.name for path in folder.iterdir()], parent)
         worker = psutil.Process(int(name))
         assert not has_ended(worker)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,9 +16,10 @@ from ftmech_hf.runs import FinishedRun, is_finished
 from ftmech_hf.studies.sweep.results import stage_rows
 from recipes import sweep
 from tests.browser import check_page
-from tests.processes import started, wait_until
+from tests.processes import forked, run_forked, wait_until
 
 ROOT = Path(__file__).parents[2]
+SWEEP = str(ROOT / "recipes" / "sweep.py")
 
 STUDY = """
 # A tiny sweep.
@@ -108,9 +108,8 @@ def test_ctrl_c_leaves_a_sweep_that_goes_on(tmp_path: Path, capsys: pytest.Captu
     for stage in ("prune", "probe", "interpolate", "figures", "reverse"):
         del study[stage]
     argv = [*write(tmp_path, yaml.safe_dump(study)), "--set", "finetune.steps=100"]
-    command = [sys.executable, str(ROOT / "recipes" / "sweep.py"), *argv]
     runs = tmp_path / "out" / "runs"
-    with started(command, tmp_path / "errors") as process:
+    with forked([SWEEP, *argv], tmp_path / "errors") as process:
         wait_until(lambda: runs.is_dir() and bool(finished_runs(runs)), process)
         process.send_signal(signal.SIGINT)
         wait_until(lambda: process.poll() is not None)
@@ -129,20 +128,12 @@ def test_ray_gives_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         del study[stage]
     study["seeds"] = [0]
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
-    code = "from recipes import sweep\nimport sys\nif __name__ == '__main__': sweep.main(sys.argv[1:])"
     argv = ["--config", "study.yaml", "--workers", "2"]
     environment = {
         **os.environ, "PYTHONPATH": str(ROOT), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_worker_niceness": "0",  # Ray's workers give way to all others, here to the tests beside them: for minutes
     }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", code, *argv, "--output_dir", "ray", "--backend", "ray"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_forked([SWEEP, *argv, "--output_dir", "ray", "--backend", "ray"], cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     monkeypatch.chdir(tmp_path)
     sweep.main([*argv, "--output_dir", "local", "--backend", "local"])

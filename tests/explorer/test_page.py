@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +20,7 @@ from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from tests.browser import WIDTHS, grave_faults, need_browser, open_browser, open_page, overflow
 from tests.explorer.conftest import WORDS
 from tests.explorer.test_explorer import odd_prompts
+from tests.processes import Forked, forked
 from tests.studies.planted import make_base, make_wrapped
 
 if TYPE_CHECKING:
@@ -66,17 +65,15 @@ def url(explorer: Explorer, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     models = [word for name in ("base", "finetuned") for word in (f"--{name}", str(folder / name))]
-    command = [sys.executable, "-c", BUSY, *models, "--port", str(port), "--prompts", *explorer.examples]
-    log = folder / "log"
-    with log.open("w") as told, subprocess.Popen(command, cwd=ROOT, stdout=told, stderr=told) as process:
-        try:
-            wait_for(f"http://127.0.0.1:{port}", process, log)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.kill()
+    script, log = folder / "busy.py", folder / "log"
+    script.write_text(BUSY)
+    words = [str(script), *models, "--port", str(port), "--prompts", *explorer.examples]
+    with forked(words, log, cwd=ROOT) as process:
+        wait_for(f"http://127.0.0.1:{port}", process, log)
+        yield f"http://127.0.0.1:{port}"
 
 
-def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_for(url: str, process: Forked, log: Path) -> None:
     for _ in range(600):
         assert process.poll() is None, log.read_text()
         try:

@@ -7,8 +7,6 @@ import itertools
 import json
 import pickle
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +34,7 @@ from ftmech_hf.runs import (
     write_text,
 )
 from ftmech_hf.runs.folders import appear, making, tidy, write_manifest
+from tests.processes import forked, wait_until
 from tests.runs.deaths import die, mortal, watched
 
 ROOT = Path(__file__).parents[2]
@@ -289,17 +288,16 @@ def test_nobody_gets_in_while_a_run_finishes(tmp_path: Path, fresh: bool) -> Non
 def test_a_process_that_is_killed_gives_the_folder_back(tmp_path: Path) -> None:
     """With two processes in earnest."""
     path = tmp_path / "run"
-    code = f"run = begin(Path({str(path)!r}), 0.1); print('!', flush=True); signal.pause()"
-    code = f"import signal; from tests.runs.test_folders import Path, begin; {code}"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "!\n"
-            for fresh in (False, True):
-                with pytest.raises(ValueError, match="another process is writing"):
-                    begin(path, 0.1, fresh=fresh)
-        finally:
-            process.kill()
+    script, begun = tmp_path / "elsewhere" / "begin.py", tmp_path / "elsewhere" / "begun"
+    script.parent.mkdir()
+    code = f"run = begin(Path({str(path)!r}), 0.1); Path({str(begun)!r}).touch(); signal.pause()"
+    script.write_text(f"import signal; from tests.runs.test_folders import Path, begin; {code}")
+    with forked([str(script)], script.with_name("errors"), cwd=ROOT) as process:
+        wait_until(begun.exists, process)
+        for fresh in (False, True):
+            with pytest.raises(ValueError, match="another process is writing"):
+                begin(path, 0.1, fresh=fresh)
+    shutil.rmtree(script.parent)
     run = begin(path, 0.1)
     run.finish()
     assert content(path) == (0.1, (1, 1))

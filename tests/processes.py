@@ -190,13 +190,6 @@ def run_fresh(
         return subprocess.CompletedProcess(list(words), code, output.read_text(), errors.read_text())
 
 
-def run_in_time(command: Sequence[str], errors: Path, **options: Any) -> None:
-    """A process that must succeed, with all it starts; see :func:`started`."""
-    with started(command, errors, **options) as process:
-        wait_until(lambda: process.poll() is not None)
-    assert process.returncode == 0, errors.read_text()
-
-
 def wait_until(happened: Callable[[], Any], process: Ended | None = None, *, seconds: float = GUARD) -> Any:
     """Wait until something is so, and return it.
 

@@ -22,7 +22,7 @@ from ftmech_hf.runs import damaged_files, is_finished, read_metrics, working_fol
 from ftmech_hf.training import loop
 from ftmech_hf.training.checkpoint import find_checkpoints
 from recipes import pretrain
-from tests.processes import forked, run_in_time, wait_until
+from tests.processes import forked, run_forked, wait_until
 from tests.recipes.conftest import CONFIGS, RECIPES, SMALL, TINY, run_recipe
 
 SIXTY_STEPS = [
@@ -162,10 +162,10 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     argv = ["--config", str(CONFIGS / "nano" / "pretrain.yaml"), *TINY, "--mixed_precision=no", "--output_dir"]
     pretrain.main([*argv, str(tmp_path / "one")])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += [str(RECIPES / "pretrain.py"), *argv, str(tmp_path / "two")]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "1"}
-    run_in_time(command, tmp_path / "errors", env=environment)
+    done = run_forked(command, env={**os.environ, "ACCELERATE_USE_CPU": "1"})
+    assert done.returncode == 0, done.stderr
     assert damaged_files(tmp_path / "two") == []
     one, two = (read_metrics(tmp_path / name) for name in ("one", "two"))
     assert [line["step"] for line in one] == [line["step"] for line in two]

@@ -45,20 +45,25 @@ def organisms_block(folder: Path) -> str:
                 ("hidden or gone, decided by", "right", "wrong", "undecided"),
                 [(name, *map(str, row.values())) for name, row in score["decisions"].items()],
             ),
-            *_edits(score.get("edits")),
+            *edits_tables(score.get("edits")),
         ]
     )
 
 
-def _edits(found: Mapping[str, Any] | None) -> list[str]:
+_SHARES = ("size", "restored", "restored_by_chance")
+
+
+def edits_tables(found: Mapping[str, Any] | None) -> list[str]:
     """Planted edits by the model they are in, and what noise does by truth."""
-    if not found or not found["places"]:
+    if not found:
         return []
-    places = pd.DataFrame(found["places"])
+    places = pd.DataFrame(found["places"], columns=["planted", "found", "by_rule", *_SHARES])
+    # What nothing brings back has no part of its own, whose size or chance could be said.
+    places["restored"] = places["restored"].fillna(0.0)
     places["model"] = [", ".join(name.split(", ")[1:3]) for name in places["planted"]]
     rows = [
         (str(model), f"{each['found'].sum()} of {len(each)}", *(
-            f"{each[name].mean():.0%}" for name in ("size", "restored", "restored_by_chance")),
+            "—" if each[name].isna().all() else f"{each[name].mean():.0%}" for name in _SHARES),
          ", ".join(str(sum(rule in right for right in each["by_rule"])) for rule in found["by_rule"]))
         for model, each in places.groupby("model", sort=False)
     ]  # fmt: skip
@@ -75,9 +80,12 @@ def _edits(found: Mapping[str, Any] | None) -> list[str]:
         for truth, each in found["noise"].items()
     ]
     of_noise = ("truth", "more is right under noise, beyond both intervals", "beyond that of the difference")
-    parts = [markdown_table(columns, rows), markdown_table(of_noise, noise)]
+    parts = [*([markdown_table(columns, rows)] if rows else []), markdown_table(of_noise, noise)]
     if found["too_little"]:
-        parts.insert(1, f"Of {len(found['too_little'])} more edits there is nothing to look for: they took too little.")
+        parts.insert(
+            len(parts) - 1,
+            f"Of {len(found['too_little'])} more edits there is nothing to look for: they took too little.",
+        )
     return parts
 
 

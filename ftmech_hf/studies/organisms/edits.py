@@ -165,7 +165,7 @@ def score_edits(planted: Sequence[tuple[Planted, FinishedRun]], shaken: Sequence
         "by_rule": {rule: sum(rule in row["by_rule"] for row in rows) for rule in RULES},
         "edit_by_rule": _share(max(([rule in row["by_rule"] for row in rows] for rule in RULES), key=sum)),
         "edit_by_chance": _mean([row["restored_by_chance"] for row in rows if row["place"]]),
-        "edit_restores": _mean([row["restored"] for row in rows if row["place"]]),
+        "edit_restores": _mean([row["restored"] or 0.0 for row in rows]),
         "noise_rises": _share([each.rises for each in hidden]),
         "noise_alarms": _share([each.rises for each in others]),
         "noise_gains": _share([each.gains for each in hidden]),

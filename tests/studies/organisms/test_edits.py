@@ -12,6 +12,7 @@ from ftmech_hf.models.presets import find_preset
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.organisms.edits import Planted, Shaken, edit_claims, planted_places, read_noise, score_edits
 from ftmech_hf.studies.organisms.pairs import World
+from recipes.readme.organisms import edits_tables
 
 WORLD = cast(World, SimpleNamespace(operator="count", preset="nano", seed=3))
 
@@ -56,7 +57,7 @@ def test_an_edit_is_found_in_its_place_and_in_one_direction_alone() -> None:
     assert score["too_little"] == ["mlp of block 2, count, nano, seed 3"]
     assert (score["planted"], score["edit_found"]["of"], score["edit_found"]["value"]) == (6, 5, 0.2)
     assert score["edit_by_chance"]["value"] == pytest.approx(0.1)
-    assert score["edit_restores"]["value"] == pytest.approx(0.925)
+    assert score["edit_restores"]["value"] == pytest.approx(0.74), "what nothing brings back counts, too"
     assert score["edit_by_rule"]["value"] == 0
     assert score["noise_rises"] is None
     assert [claim.id for claim in edit_claims(score, [3])] == ["edit_found", "edit_by_rule", "edit_by_chance"]
@@ -117,3 +118,18 @@ def test_claims_are_in_per_cent_with_their_bars() -> None:
     assert (claims["noise_rises"].measured, claims["noise_rises"].verdict) == (100.0, "holds")
     assert (claims["noise_alarms"].measured, claims["noise_alarms"].verdict) == (100.0, "fails")
     assert claims["noise_alarms"].seeds == [0, 1]
+
+
+def test_a_table_counts_what_nothing_brings_back_as_nothing() -> None:
+    edits = [
+        looked_for("attn of block 0", ("attn of block 0", 1)), looked_for("mlp of block 1", None),
+        looked_for("mlp of block 2", None, tried=False),
+    ]  # fmt: skip
+    planted, too_little, noise = edits_tables(score_edits(edits, [Shaken("hidden", True, False)]))
+    assert planted.splitlines()[-1] == "| count, nano | 1 of 2 | 50% | 50% | 0% | 0, 0, 0, 0 |"
+    assert too_little.startswith("Of 1 more edits there is nothing to look for")
+    assert noise.splitlines()[-1] == "| hidden | 1 of 1 | 0 of 1 |"
+    (alone,) = edits_tables(score_edits([], [Shaken("gone", False, False)]))
+    assert alone.splitlines()[-1] == "| gone | 0 of 1 | 0 of 1 |"
+    (lost, _) = edits_tables(score_edits(edits[1:2], []))
+    assert lost.splitlines()[-1] == "| count, nano | 0 of 1 | — | 0% | — | 0, 0, 0, 0 |"

@@ -22,7 +22,7 @@ NAMES = {
     ("retrieval", "nano/retrieval"): (188, "base-seed0-35bf763b75da", "eacf1e55d2c7f5ad"),
     ("sweep", "nano/sweep_lora"): (66, "finetune-1-seed0-bd83dbff743a", "350bad70051846f2"),
     ("sweep", "paper/sweep_jailbreak"): (15, "finetune-high-medium-seed0-a02d71585fae", "e0a8feb2ed0e5857"),
-    ("organisms", "nano/organisms"): (866, "shortcut-seed0-b1bdda60327a", "d21efaaabb854241"),
+    ("organisms", "nano/organisms"): (918, "shortcut-seed0-b1bdda60327a", "872cfc13b03dabfd"),
 }
 """(study, settings) -> how many runs, one of them, and the sha256 of the names of all, as they were first made."""
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,6 @@ from ftmech_hf.models.tokenization import build_tokenizer
 from ftmech_hf.tasks import PcfgConfig, RowStream, build_dataset, export, features, stream_dataset, write_parquet
 from ftmech_hf.tasks.operators_table import OPERATORS
 from ftmech_hf.tasks.schema import BLOCK
-from tests.conftest import run_python
 
 CONFIG = PcfgConfig(operators=[*OPERATORS])
 
@@ -129,8 +130,9 @@ print(encoded._fingerprint, encoded[0]["input_ids"])
 def test_encoded_datasets_are_found_again_by_another_process(tmp_path: Path) -> None:
     env = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path)}
     outputs, times = [], []
-    for _ in range(2):
-        outputs.append(run_python(ENCODE, env=env))
+    for _ in range(2):  # interpreters: each hashes words in its own way
+        done = subprocess.run([sys.executable, "-c", ENCODE], env=env, capture_output=True, text=True, check=True)
+        outputs.append(done.stdout)
         (file,) = (tmp_path / "ftmech_hf").iterdir()
         times.append(file.stat().st_mtime_ns)
     assert outputs[0] == outputs[1]

@@ -6,6 +6,7 @@ script takes the fine-tuned matrix itself where their paper says dW; this takes 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from ftmech_hf.models.directions import decompose
 
+STORED = (torch.bfloat16, torch.float16, torch.float32)
+"""Types of number that models are stored in, the coarsest first."""
 ENERGY = 0.9
 """The singular vectors that count are the largest ones that hold this share of the squared singular values."""
 
@@ -26,13 +29,13 @@ class MatrixChange:
     Attributes:
         relative_norm: Frobenius norm of dW over that of W.
         effective_rank: exponential of the entropy of dW's normalised singular values (Roy & Vetterli, 2007): at most
-            the rank, and 0 if nothing changed.
+            the rank, and 0 if nothing changed beyond what the type of number rounds in which W is stored.
         random_rank: that of a random matrix of the same shape.
         largest_share: of the largest singular value in the squared norm of dW.
         outside: mean squared length of dW's main left singular vectors outside the column space of W (in its left null
             space), where W's column space is that of its main singular vectors; 0 (inside) to 1.
         random_outside: the same for a direction by chance: the share of dimensions outside.
-        spectrum: singular values of dW over the Frobenius norm of W, largest first.
+        spectrum: singular values of dW over the Frobenius norm of W, largest first; 0 where they are of rounding.
         random_spectrum: those of the random matrix, scaled to the norm of dW.
     """
 
@@ -99,6 +102,24 @@ def main_directions(singular_values: Tensor, energy: float = ENERGY) -> int:
     return int((squares.cumsum(0) / squares.sum() < energy - 1e-12).sum()) + 1
 
 
+def rounding_size(weight: Tensor) -> float:
+    """The largest singular value that rounding alone gives the change of a matrix, about.
+
+    Models are often stored in bfloat16 and computed with in float32, so that the type is the coarsest that holds every
+    weight as it is. Rounding moves each weight by up to half a unit in its last place, each way alike, and a matrix of
+    independent errors of mean square s^2 has singular values up to s (sqrt(rows) + sqrt(columns)), and few by a tenth
+    more.
+
+    Args:
+        weight: (outputs, inputs), of the model that was trained.
+    """
+    kinds = [kind for kind in STORED if torch.equal(weight, weight.to(kind).to(weight.dtype))]
+    unit = torch.finfo(kinds[0] if kinds else weight.dtype).eps
+    _, exponent = torch.frexp(weight.double())  # of a mantissa from 0.5 to 1, whose last place is half of eps
+    places = torch.ldexp(torch.full_like(weight, unit / 2, dtype=torch.float64), exponent) * (weight != 0)
+    return 1.1 * float(places.square().mean().sqrt()) / math.sqrt(12) * sum(math.sqrt(side) for side in weight.shape)
+
+
 def matrix_change(before: Tensor, after: Tensor, *, seed: int) -> MatrixChange:
     """The change of one matrix, (outputs, inputs).
 
@@ -118,15 +139,15 @@ def matrix_change(before: Tensor, after: Tensor, *, seed: int) -> MatrixChange:
         rank = effective_rank(random_values)
         return MatrixChange(0.0, 0.0, rank, 0.0, 0.0, random_outside, empty, empty)
     left, values = decompose(delta)
-    # What lies below the rounding of float32 weights is no direction of change.
-    values = torch.where(values > 1e-6 * values[0], values, 0.0)
-    main = left[:, : main_directions(values)]
-    outside = 1 - float((column_space.T @ main).square().sum(0).mean())
+    # What lies below the rounding of weights is no direction of change, and entropy would count every one of them.
+    values = torch.where(values > max(1e-6 * float(values[0]), rounding_size(after)), values, 0.0)
+    main = left[:, : main_directions(values)] if values.any() else left[:, :0]
+    outside = 1 - float((column_space.T @ main).square().sum(0).mean()) if values.any() else random_outside
     return MatrixChange(
         relative_norm=float(delta.norm() / norm.clamp(min=1e-12)),
         effective_rank=effective_rank(values),
         random_rank=effective_rank(random_values),
-        largest_share=float(values[0] ** 2 / values.square().sum()),
+        largest_share=float(values[0] ** 2 / values.square().sum()) if values.any() else 0.0,
         outside=outside,
         random_outside=random_outside,
         spectrum=(values / norm.clamp(min=1e-12)).float(),

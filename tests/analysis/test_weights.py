@@ -5,12 +5,20 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ftmech_hf.activations import find_layout, find_units, model_blocks
 from ftmech_hf.analysis import weights
-from ftmech_hf.analysis.weights import action_on, effective_rank, main_directions, matrix_change, weight_change
+from ftmech_hf.analysis.weights import (
+    action_on,
+    effective_rank,
+    main_directions,
+    matrix_change,
+    rounding_size,
+    weight_change,
+)
 from ftmech_hf.models import directions
 
 
@@ -147,3 +155,33 @@ def test_a_kernel_of_a_convolution_changes_as_the_matrix_that_it_applies() -> No
     assert found.effective_rank == pytest.approx(1, abs=1e-3)  # over places and inputs together; not so of one place
     assert found.relative_norm == pytest.approx(float(delta.norm() / before.norm()), rel=1e-5)
     assert len(found.spectrum) == 12
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(96, 96), (128, 48)])
+def test_the_rank_of_a_change_is_not_that_of_how_it_is_stored(kind: torch.dtype, shape: tuple[int, int]) -> None:
+    """A checkpoint in bfloat16 rounds every weight, which adds as many directions as there are."""
+    rng = torch.Generator().manual_seed(3)
+
+    def draw(*sides: int) -> Tensor:
+        return torch.randn(*sides, generator=rng)
+
+    base = (0.02 * draw(*shape)).bfloat16().float()
+    planted, anywhere = draw(shape[0], 4) @ draw(4, shape[1]), draw(*shape)
+    for delta in (planted, anywhere):
+        delta *= 0.01 * base.norm() / delta.norm()
+    stored = (base + planted).to(kind).float()
+    exact = matrix_change(base.double(), base.double() + planted.double(), seed=0)
+    assert matrix_change(base, stored, seed=0).effective_rank == pytest.approx(exact.effective_rank, rel=0.01)
+    assert matrix_change(base, (base + anywhere).to(kind).float(), seed=0).effective_rank > 0.6 * min(shape)
+    errors = stored.double() - base.double() - planted.double()
+    assert 0.8 < float(torch.linalg.matrix_norm(errors, 2)) / rounding_size(stored) < 1
+
+
+def test_a_change_that_is_all_rounding_has_no_directions() -> None:
+    base = (0.02 * torch.randn(64, 48, generator=torch.Generator().manual_seed(4))).bfloat16().float()
+    below = (base + 1e-3 * base.flip(0)).bfloat16().float()
+    found = matrix_change(base, below, seed=0)
+    assert found.relative_norm > 0
+    assert (found.effective_rank, found.largest_share, found.outside) == (0, 0, found.random_outside)
+    assert matrix_change(base, base + 1e-3 * base.flip(0), seed=0).effective_rank > 30  # stored as it was computed

@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,8 +72,6 @@ class Forked:
         output, errors: the files that they are written to.
         cwd, env: as of ``Popen``.
         before: called in the copy, before the script.
-        shares: workers that it starts are copies of the same process, and write where that does; else of one that it
-            starts itself, as a fresh interpreter would.
     """
 
     def __init__(
@@ -86,10 +83,9 @@ class Forked:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
         before: Callable[[], None] | None = None,
-        shares: bool = False,
     ) -> None:
         environment = dict(os.environ if env is None else env)
-        given = (list(words), str(output), str(errors), str(cwd or Path.cwd()), environment, before, shares)
+        given = (list(words), str(output), str(errors), str(cwd or Path.cwd()), environment, before)
         self._process = fork_context().Process(target=_become, args=given)
         self._process.start()
 
@@ -112,9 +108,8 @@ class Forked:
 
 
 def _become(
-    words: list[str], output: str, errors: str, cwd: str, env: dict[str, str], before: Callable[[], None] | None,
-    shares: bool,
-) -> None:  # fmt: skip
+    words: list[str], output: str, errors: str, cwd: str, env: dict[str, str], before: Callable[[], None] | None
+) -> None:
     os.setsid()
     listen_to_ctrl_c()
     for number, path in ((1, output), (2, errors)):
@@ -124,9 +119,6 @@ def _become(
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
-    if shares:  # Python gives a copy the address of the server that it comes from, and starts another all the same
-        server: Any = forkserver._forkserver  # type: ignore[attr-defined]
-        server.ensure_running = forkserver.ensure_running = resource_tracker.ensure_running  # type: ignore[assignment]
     if before is not None:
         before()
     if words[0] == "-m":

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations.calls import adding_at, answer_position, last_query, replaced, shortcut_tolerance
+from ftmech_hf.activations.calls import adding_at, answer_position, last_query, replaced
 from ftmech_hf.activations.interventions import on_input, on_output, rows_of
-from ftmech_hf.activations.proofs import first_tensor
+from ftmech_hf.activations.proofs import first_tensor, tolerance_of
 from ftmech_hf.activations.units import Unit, UnitGroup, find_units
 from ftmech_hf.activations.whole_pass import WholePass
 from ftmech_hf.models.compiled import NEVER
@@ -111,7 +111,7 @@ class _Ablation(WholePass):
         if found.shape != expected.shape or not torch.equal(found > NEVER, possible):
             return False
         spread = expected[possible].max() - expected[possible].min()
-        return bool((found - expected)[possible].abs().max() <= shortcut_tolerance(self.model) * spread)
+        return bool((found - expected)[possible].abs().max() <= tolerance_of(self.model) * spread)
 
     def _left_by(self, layer: int, stream: Tensor) -> Tensor:
         """What the last block leaves where the answer is (R, 1, D), if a stream (R, T, D) enters a block.

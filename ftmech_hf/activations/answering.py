@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations.calls import adding_at, answer_position, last_query, shortcut_tolerance, split_call
+from ftmech_hf.activations.calls import adding_at, answer_position, last_query, split_call
 from ftmech_hf.activations.layout import find_layout, model_blocks
-from ftmech_hf.activations.proofs import first_tensor, run_settings, with_first
+from ftmech_hf.activations.proofs import first_tensor, run_settings, tolerance_of, with_first
 
 
 class _Parts(NamedTuple):
@@ -90,7 +90,7 @@ def _gives_logits(model: PreTrainedModel, parts: _Parts, token_ids: Tensor) -> b
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError):
         return False
     spread = expected.max() - expected.min()
-    return found.shape == expected.shape and bool((found - expected).abs().max() <= shortcut_tolerance(model) * spread)
+    return found.shape == expected.shape and bool((found - expected).abs().max() <= tolerance_of(model) * spread)
 
 
 @contextlib.contextmanager

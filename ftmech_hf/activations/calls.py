@@ -14,18 +14,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ftmech_hf.activations.interventions import on_input
 from ftmech_hf.activations.layout import model_blocks
-from ftmech_hf.activations.proofs import first_tensor, run_settings, tolerance_of, with_first
+from ftmech_hf.activations.proofs import first_tensor, run_settings, with_first
 from ftmech_hf.activations.replacement import forward_replaced
 from ftmech_hf.models.prompt_learning import nothing_in_front
-
-SHORTCUT_TOLERANCE = 1e-4
-"""How far logits may be off under a shortcut, relative to their spread: other shapes round differently."""
-
-
-def shortcut_tolerance(model: PreTrainedModel) -> float:
-    """:data:`SHORTCUT_TOLERANCE`, or what a model's type of number allows: a GPU adds other shapes in other orders."""
-    return max(SHORTCUT_TOLERANCE, tolerance_of(model))
-
 
 Given = tuple[tuple[Any, ...], dict[str, Any]]
 """What a block is called with beside the stream."""

@@ -80,13 +80,10 @@ def edits_tables(found: Mapping[str, Any] | None) -> list[str]:
         for truth, each in found["noise"].items()
     ]
     of_noise = ("truth", "more is right under noise, beyond both intervals", "beyond that of the difference")
-    parts = [*([markdown_table(columns, rows)] if rows else []), markdown_table(of_noise, noise)]
+    parts = [markdown_table(columns, rows)] if rows else []
     if found["too_little"]:
-        parts.insert(
-            len(parts) - 1,
-            f"Of {len(found['too_little'])} more edits there is nothing to look for: they took too little.",
-        )
-    return parts
+        parts.append(f"Of {len(found['too_little'])} more edits there is nothing to look for: they took too little.")
+    return [*parts, markdown_table(of_noise, noise)]
 
 
 def _every(found: Mapping[str, Any]) -> str:

@@ -107,7 +107,7 @@ def test_a_worker_that_dies_is_reported_and_stops_no_other(tmp_path: Path) -> No
 @pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_no_worker_outlives_its_parent(tmp_path: Path, how: signal.Signals) -> None:
-    """One is an interpreter, with a process of its own that its worker is a copy of, and one a copy itself."""
+    """One is an interpreter and one a copy, each with a process of its own that its worker is a copy of."""
     folder, script, user = tmp_path / "workers", tmp_path / "sweep.py", tmp_path / "user"
     folder.mkdir()
     user.mkdir()
@@ -121,7 +121,7 @@ def test_no_worker_outlives_its_parent(tmp_path: Path, how: signal.Signals) -> N
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     begun: Any = partial(started, [sys.executable, str(script)])
     if how == signal.SIGINT:
-        begun = partial(forked, [str(script)], shares=True)
+        begun = partial(forked, [str(script)])
     with begun(tmp_path / "errors", cwd=user, env=environment) as parent:
         (name,) = wait_until(lambda: [path.name for path in folder.iterdir()], parent)
         worker = psutil.Process(int(name))

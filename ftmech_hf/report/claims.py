@@ -10,6 +10,7 @@ been found where it must not be.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ftmech_hf.report.readings import Ends, Reading, Unit, over_seeds, read
+from ftmech_hf.statistics.intervals import share_interval
 
 Verdict = Literal["holds", "fails", "undecided", "withdrawn"]
 SIGNS: dict[str, str] = {"holds": "✓", "fails": "✗", "undecided": "?", "withdrawn": "⊘"}
@@ -130,7 +132,9 @@ def judge(measurements: Sequence[Measurement], by_seed: Mapping[int, Mapping[str
     return withdraw(claims, {each.id: each.controls for each in measurements})
 
 
-def judge_pairs(measurement: Measurement, found: float, interval: tuple[float, float], seeds: Sequence[int]) -> Claim:
+def judge_pairs(
+    measurement: Measurement, found: float, interval: tuple[float, float], seeds: Sequence[int], *, whole: bool = True
+) -> Claim:
     """A claim about pairs of all seeds together, whose interval is over them.
 
     Args:
@@ -138,12 +142,26 @@ def judge_pairs(measurement: Measurement, found: float, interval: tuple[float, f
         found: in its unit.
         interval: of 95 %, in its unit.
         seeds: of the pairs.
+        whole: whether all runs that it is of are there; if not it is not judged, see :func:`judge`.
     """
     return Claim(
         id=measurement.id, statement=measurement.statement, paper=measurement.paper, measured=found, interval=interval,
-        bar=measurement.bar, verdict=decide(interval, measurement.bar), seeds=list(seeds), floor=None, values=[found],
-        unit=measurement.unit,
+        bar=measurement.bar, verdict=decide(interval, measurement.bar) if whole else None, seeds=list(seeds),
+        floor=None, values=[found], unit=measurement.unit,
     )  # fmt: skip
+
+
+def least_number(measurement: Measurement) -> int:
+    """Of how many pairs a share must be for its claim to be able to hold, which it then does if all are as they should.
+
+    Args:
+        measurement: whose bar is of a share, neither 0 nor 1.
+    """
+    sign, text = measurement.bar.split()
+    share = float(text) / (100 if measurement.unit == "%" else 1)
+    wrong = share if sign == "<=" else 1 - share
+    assert 0 < wrong < 1, measurement.bar
+    return next(number for number in itertools.count(1) if share_interval(0, number).high <= wrong)
 
 
 def withdraw(claims: Sequence[Claim], controls: Mapping[str, Sequence[str]]) -> list[Claim]:

@@ -28,19 +28,32 @@ def organisms_block(folder: Path) -> str:
     )
     constant, share = score["constant"]
     areas = {"probability": score["auc"], **score["rivals"]}
+    own = score["own_gone"]
     rows = [
-        (LABELS[name], "—" if area is None else f"{area:.3f}", *_robustness(score["robustness"][name]))
+        (LABELS[name], *("—" if each is None else f"{each:.3f}" for each in (area, own["areas"][name])),
+         *_robustness(score["robustness"][name]))
         for name, area in areas.items()
-    ]
+    ]  # fmt: skip
     return "\n\n".join(
         [
-            claims_table(folder, source),
+            claims_table(folder, source, remarks=score["too_few"]),
             _truths(score),
             f"Always saying {constant} would be right in {share:.0%}.",
             _every(score["every"]),
             markdown_table(
-                ("hidden above gone", "area under the curve", "robustness", "rounded", "relearning", "exactly"), rows
+                (
+                    "hidden above gone",
+                    "area under the curve",
+                    "above gone ones that had it",
+                    "robustness",
+                    "rounded",
+                    "relearning",
+                    "exactly",
+                ),
+                rows,
             ),
+            f"Of the gone pairs {own['pairs']} had the ability once, of which {own['right']} are called gone and "
+            f"{own['undecided']} undecided; the others are made of the model that never had it, the control.",
             markdown_table(
                 ("hidden or gone, decided by", "right", "wrong", "undecided"),
                 [(name, *map(str, row.values())) for name, row in score["decisions"].items()],
@@ -50,40 +63,48 @@ def organisms_block(folder: Path) -> str:
     )
 
 
-_SHARES = ("size", "restored", "restored_by_chance")
+_SHARES = {
+    "size": "of the change", "restored": "bring back of the lead", "restored_by_chance": "turned at random",
+    "without_other": "the other edit taken back", "kept": "right after the other edit",
+    "other_left": "of what it took",
+}  # fmt: skip
+"""Of planted edits, by their key -> what a column of their mean is called."""
 
 
 def edits_tables(found: Mapping[str, Any] | None) -> list[str]:
-    """Planted edits by the model they are in, and what noise does by truth."""
+    """Planted edits by the model they are in and by their place, and what noise does by truth."""
     if not found:
         return []
-    places = pd.DataFrame(found["places"], columns=["planted", "found", "by_rule", *_SHARES])
+    both = [*found["places"], *found["too_little"]]
+    edits = pd.DataFrame(both, columns=["model", "place", "found", "by_rule", *_SHARES])
+    looked_for = edits["found"].notna()
     # What nothing brings back has no part of its own, whose size or chance could be said.
-    places["restored"] = places["restored"].fillna(0.0)
-    places["model"] = [", ".join(name.split(", ")[1:3]) for name in places["planted"]]
-    rows = [
-        (str(model), f"{each['found'].sum()} of {len(each)}", *(
-            "—" if each[name].isna().all() else f"{each[name].mean():.0%}" for name in _SHARES),
-         ", ".join(str(sum(rule in right for right in each["by_rule"])) for rule in found["by_rule"]))
-        for model, each in places.groupby("model", sort=False)
-    ]  # fmt: skip
-    columns = (
-        "planted edits, by task and model",
-        "found",
-        "of the change",
-        "bring back of the lead",
-        "turned at random",
-        f"of the two parts that changed most: the {', '.join(found['by_rule'])} one",
-    )
+    edits.loc[looked_for, "restored"] = edits.loc[looked_for, "restored"].fillna(0.0)
+    rules = f"of the two parts that changed most: the {', '.join(found['by_rule'])} one"
+    tables = []
+    for by, called in (("model", "planted edits, by task and model"), ("place", "planted edits, by place")):
+        shares = list(_SHARES) if by == "model" else []
+        rows = [
+            (str(name), _found_of(each["found"]), *(
+                "—" if each[key].isna().all() else f"{each[key].mean():.0%}" for key in shares),
+             ", ".join(str(sum(rule in right for right in each["by_rule"].dropna())) for rule in found["by_rule"]))
+            for name, each in edits.groupby(by, sort=by == "place")
+        ]  # fmt: skip
+        tables.append(markdown_table((called, "found", *(_SHARES[key] for key in shares), rules), rows))
     noise = [
         (truth, f"{each['rises']} of {each['of']}", f"{each['gains']} of {each['of']}")
         for truth, each in found["noise"].items()
     ]
     of_noise = ("truth", "more is right under noise, beyond both intervals", "beyond that of the difference")
-    parts = [markdown_table(columns, rows)] if rows else []
-    if found["too_little"]:
-        parts.append(f"Of {len(found['too_little'])} more edits there is nothing to look for: they took too little.")
-    return [*parts, markdown_table(of_noise, noise)]
+    return [*(tables if both else []), markdown_table(of_noise, noise)]
+
+
+def _found_of(found: pd.Series) -> str:
+    """How many were found; of others there was nothing to look for."""
+    looked_for = found.dropna()
+    took_too_little = len(found) - len(looked_for)
+    more = f" ({took_too_little} more took too little)" if took_too_little else ""
+    return f"{int(looked_for.sum())} of {len(looked_for)}{more}"
 
 
 def _every(found: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -18,13 +19,16 @@ MAIN = ("low_a", "pruned_a", "control_gain_a", "probe_gap", "revival_ratio")
 """The claims of a reproduction that the front README shows."""
 
 
-def claims_table(folder: Path, source: str, only: Collection[str] = ()) -> str:
+def claims_table(
+    folder: Path, source: str, only: Collection[str] = (), *, remarks: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """Claims, their bars and what was measured, as Markdown.
 
     Args:
         folder: of the results.
         source: where its numbers come from.
         only: names of claims that are shown; all if there are none.
+        remarks: id of a claim -> what stands behind its verdict.
     """
     claims = [claim for claim in read_claims(folder) if not only or claim.id in only]
     floors = any(claim.floor is not None for claim in claims)
@@ -39,7 +43,7 @@ def claims_table(folder: Path, source: str, only: Collection[str] = ()) -> str:
     )
     rows = [
         (c.statement, c.paper, *((format_floor(c),) if floors else ()), format_measured(c), format_interval(c), c.bar,
-         format_verdict(c))
+         "; ".join(filter(None, (format_verdict(c), remarks.get(c.id)))))
         for c in claims
     ]  # fmt: skip
     return markdown_table(columns, rows, source)

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ftmech_hf.report.claims import Measurement, claims_json, decide, judge, read_claims
+from ftmech_hf.report.claims import Measurement, claims_json, decide, judge, judge_pairs, least_number, read_claims
 from ftmech_hf.report.page import count_verdicts, format_floor, format_interval, format_measured, format_verdict
 from ftmech_hf.report.readings import Reading
 from ftmech_hf.statistics.intervals import share_interval
@@ -75,6 +76,21 @@ def test_a_single_seed_has_the_interval_of_its_rows_if_they_are_known() -> None:
     assert (unknown.measured, unknown.interval, unknown.verdict) == (100, None, "undecided")
     (several,) = judge([RIGHT], {seed: {"right": 100.0} for seed in range(5)})
     assert (several.interval, several.verdict) == (None, "undecided"), "of how many rows, nobody says"
+
+
+def test_pairs_of_which_some_are_missing_are_reported_and_not_judged() -> None:
+    whole, part = (judge_pairs(RIGHT, 97.0, (95.0, 99.0), [0, 1], whole=each) for each in (True, False))
+    assert (whole.verdict, part.verdict) == ("holds", None)
+    assert (part.measured, part.interval, part.seeds) == (97.0, (95.0, 99.0), [0, 1])
+
+
+@pytest.mark.parametrize(("bar", "unit"), [("<= 1", "%"), ("<= 10", "%"), (">= 95", "%"), (">= 0.99", "share")])
+def test_the_least_number_of_pairs_is_the_first_of_which_a_claim_can_hold(bar: str, unit: Any) -> None:
+    bar_of = Measurement("it", "It is so", unit, "not reported", bar)
+    least, whole = least_number(bar_of), 100 if unit == "%" else 1
+    best = {number: share_interval(0 if bar.startswith("<=") else number, number) for number in (least - 1, least)}
+    verdicts = [decide((whole * each.low, whole * each.high), bar) for each in best.values()]
+    assert verdicts == ["undecided", "holds"]
 
 
 def test_what_a_seed_lacks_is_reported_and_not_judged() -> None:

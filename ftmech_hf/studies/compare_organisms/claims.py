@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ftmech_hf.report.claims import SEEN, UNMEASURED, Claim, Measurement, judge_pairs, withdraw
@@ -22,15 +22,18 @@ BARS = (
 """In per cent of the pairs that they are about: shares of the score, by their key in it. Eleven of twelve are 91.7."""
 
 
-def make_claims(score: Mapping[str, Any]) -> list[Claim]:
+def make_claims(score: Mapping[str, Any], *, whole: bool = True) -> list[Claim]:
     """The claims of a score, for every share that there are pairs of.
 
     Args:
         score: of :func:`ftmech_hf.studies.compare_organisms.score.score_pairs`, with its seeds.
+        whole: whether all comparisons are there; if not, what is there may be what went well, and nothing is judged.
     """
-    return withdraw([_claim(bar, score[bar.id], score["seeds"]) for bar in BARS if score[bar.id]["of"]],
-                    {bar.id: bar.controls for bar in BARS})  # fmt: skip
-
-
-def _claim(bar: Measurement, share: Mapping[str, Any], seeds: Sequence[int]) -> Claim:
-    return judge_pairs(bar, 100 * share["share"], (100 * share["low"], 100 * share["high"]), seeds)
+    shares = {bar: score[bar.id] for bar in BARS if score[bar.id]["of"]}
+    claims = [
+        judge_pairs(
+            bar, 100 * each["share"], (100 * each["low"], 100 * each["high"]), score["seeds"], whole=whole
+        )
+        for bar, each in shares.items()
+    ]  # fmt: skip
+    return withdraw(claims, {bar.id: bar.controls for bar in BARS})

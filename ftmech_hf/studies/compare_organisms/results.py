@@ -37,7 +37,7 @@ def write_results(plan: OrganismsPlan) -> Results:
         for (name, seed), run in found.items()
     ]  # fmt: skip
     score = {**score_pairs(pairs), "margin": MARGIN, "first": FIRST, "seeds": plan.config.seeds, "hash": plan.hash}
-    claims = make_claims(score)
+    claims = make_claims(score, whole=not plan.missing)
     pd.DataFrame(pairs).to_parquet(plan.output / "table.parquet", index=False)
     write_json(plan.output / "score.json", score)
     write_json(plan.output / "claims.json", claims_json(claims))

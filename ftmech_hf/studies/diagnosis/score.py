@@ -75,15 +75,19 @@ def outside(summary: Mapping[str, Any], score: Mapping[str, Any]) -> list[str]:
     """
     facts, scope = summary["facts"], score["scope"]
     low, high = scope["parameters"]
-    task = facts["capability"].rpartition("_")[0]
+    architecture, task = facts["architecture"], facts["capability"].rpartition("_")[0]
+    scored = {(each[0], each[1]) for each in scope["cells"]}
+    architectures, tasks = (sorted({each[part] for each in scored}) for part in (0, 1))
     left_out = [name for name in facts.get("left_out", ()) if name in RESTS_ON]
     found = {
-        f"its architecture is {facts['architecture']}, and scored were {', '.join(scope['architectures'])}":
-            facts["architecture"] not in scope["architectures"],
+        f"its architecture is {architecture}, and scored were {', '.join(architectures)}":
+            architecture not in architectures,
         f"it has {facts['parameters']:,} parameters, and scored were models of {low:,} to {high:,}":
             not low <= facts["parameters"] <= high,
-        f"it is asked about {facts['capability']}, and scored were questions of the tasks {', '.join(scope['tasks'])}":
-            task not in scope["tasks"],
+        f"it is asked about {facts['capability']}, and scored were questions of the tasks {', '.join(tasks)}":
+            task not in tasks,
+        f"no {architecture} was scored on questions of the task {task}":
+            architecture in architectures and task in tasks and (architecture, task) not in scored,
         f"it is asked {facts['rows']} questions, and scored was with {scope['rows']}": facts["rows"] < scope["rows"],
         "it has no control that never had the capability": facts["reference"] == RANDOM_INIT,
         "the two models read the questions as different tokens": facts["other_tokens"] is not None,
@@ -92,10 +96,10 @@ def outside(summary: Mapping[str, Any], score: Mapping[str, Any]) -> list[str]:
         "its rule has other thresholds": summary["rule"] != score["rule"],
     }  # fmt: skip
     reasons = [reason for reason, holds in found.items() if holds]
-    for name, scored in scope["settings"].items():
+    for name, setting in scope["settings"].items():
         own = facts["settings"][name]
-        if own < scored if name in COUNTS else own != scored:
-            reasons.append(f"its {name} is {own}, and scored was with {scored}")
+        if own < setting if name in COUNTS else own != setting:
+            reasons.append(f"its {name} is {own}, and scored was with {setting}")
     return reasons
 
 

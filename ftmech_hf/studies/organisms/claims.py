@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ftmech_hf.report.claims import SEEN, UNMEASURED, Claim, Measurement, judge_pairs, withdraw
-from ftmech_hf.studies.organisms.edits import EDIT_BARS, edit_claims
+from ftmech_hf.report.claims import SEEN, UNMEASURED, Claim, Measurement, judge_pairs, least_number, withdraw
+from ftmech_hf.studies.organisms.edits import EDIT_BARS, MEAN_BAR, edit_claims
 from ftmech_hf.studies.organisms.robustness import area_interval
+from ftmech_hf.studies.organisms.scoring import count_pairs
 
 BARS = (
-    Measurement("wrong_gone", "Something is left, and the verdict is gone", "%", UNMEASURED, "<= 1"),
-    Measurement("wrong_wrapper", "Nothing is hidden, and the verdict is behind a wrapper", "%", UNMEASURED, "<= 2"),
+    Measurement("wrong_gone", "Something is left, and the verdict is gone", "%", UNMEASURED, "<= 1",
+                controls=("every_wrong_gone",)),
+    Measurement("wrong_wrapper", "Nothing is hidden, and the verdict is behind a wrapper", "%", UNMEASURED, "<= 2",
+                controls=("every_wrong_wrapper",)),
     Measurement("unchanged_right", "Nothing was taken, and the verdict is unchanged", "%", UNMEASURED, ">= 97"),
     # To decide is worth nothing where what is decided is wrong.
     Measurement("undecided", "The verdict is undecided, with a control", "%", UNMEASURED, "<= 10",
@@ -20,7 +23,9 @@ BARS = (
 """In per cent of the test pairs that they are about: rates of the score, by their key in it."""
 _EVERY = f"{SEEN}, also of pairs whose two labels disagree, by what was done to them"
 EVERY_BARS = tuple(
-    each._replace(id=f"every_{each.id}", statement=f"{_EVERY}: {each.statement[0].lower()}{each.statement[1:]}")
+    each._replace(
+        id=f"every_{each.id}", statement=f"{_EVERY}: {each.statement[0].lower()}{each.statement[1:]}", controls=()
+    )
     for each in BARS[:2]
 )
 """The two errors again, of all test pairs: a label that doubts a pair is no reason for not counting a verdict on it."""
@@ -34,14 +39,16 @@ ROBUSTNESS_BAR = Measurement(
     "and how it moves as that of a model that never had it", "share", "0.932 (unlearning depth, arXiv 2605.24614)",
     ">= 0.95", controls=("auc",),
 )  # fmt: skip
+ALL_BARS = (*BARS, *EVERY_BARS, AUC_BAR, ROBUSTNESS_BAR, *EDIT_BARS)
 
 
-def make_claims(score: Mapping[str, Any], seeds: Sequence[int]) -> list[Claim]:
+def make_claims(score: Mapping[str, Any], seeds: Sequence[int], *, whole: bool = True) -> list[Claim]:
     """The claims of a score, for every rate that there are pairs of; one whose control fails does not hold.
 
     Args:
         score: of :func:`ftmech_hf.studies.organisms.results.score`.
         seeds: of the test pairs.
+        whole: whether all runs are there; if not, what is there may be what went well, and nothing is judged.
     """
     found = []
     rates = {bar: score[bar.id] for bar in BARS} | {
@@ -50,15 +57,37 @@ def make_claims(score: Mapping[str, Any], seeds: Sequence[int]) -> list[Claim]:
     for bar, share in rates.items():
         if share is not None:
             value, *ends = (100 * share[key] for key in ("value", "low", "high"))
-            found.append(judge_pairs(bar, value, (ends[0], ends[1]), seeds))
+            found.append(judge_pairs(bar, value, (ends[0], ends[1]), seeds, whole=whole))
     if score["auc"] is not None:
         interval = area_interval(score["auc"], min(score["measured"].values()))
-        found.append(judge_pairs(AUC_BAR, score["auc"], interval, seeds))
+        found.append(judge_pairs(AUC_BAR, score["auc"], interval, seeds, whole=whole))
     if (robust := score["robustness"]["probability"]) is not None:
         value, *ends = (robust["robustness"][key] for key in ("value", "low", "high"))
-        found.append(judge_pairs(ROBUSTNESS_BAR, value, (ends[0], ends[1]), seeds))
+        found.append(judge_pairs(ROBUSTNESS_BAR, value, (ends[0], ends[1]), seeds, whole=whole))
     if score.get("edits"):
-        found += edit_claims(score["edits"], seeds)
-    return withdraw(
-        found, {each.id: each.controls for each in (*BARS, *EVERY_BARS, AUC_BAR, ROBUSTNESS_BAR, *EDIT_BARS)}
-    )
+        found += edit_claims(score["edits"], seeds, whole=whole)
+    return withdraw(found, {each.id: each.controls for each in ALL_BARS})
+
+
+def find_too_few(score: Mapping[str, Any]) -> dict[str, str]:
+    """The claims that cannot hold whatever comes out, since there are too few pairs, or edits, for their bars.
+
+    Args:
+        score: of :func:`ftmech_hf.studies.organisms.results.score`.
+
+    Returns:
+        id -> of how many it is, and how many it takes if all of them are as they should.
+    """
+    edits, robust = score.get("edits") or {}, score["robustness"]["probability"]
+    numbers = {
+        **count_pairs(score["confusion"]),
+        **{f"every_{name}": number for name, number in count_pairs(score["every"]["confusion"]).items()},
+        "auc": min(score["measured"].values()),
+        "robustness": robust["pairs"] if robust else 0,
+        **{bar.id: edits[bar.id]["of"] for bar in EDIT_BARS if bar.id != MEAN_BAR and edits.get(bar.id)},
+    }
+    needed = {bar.id: least_number(bar) for bar in ALL_BARS if numbers.get(bar.id)}
+    return {
+        name: f"of {numbers[name]} it cannot hold, of {number} it could"
+        for name, number in needed.items() if numbers[name] < number
+    }  # fmt: skip

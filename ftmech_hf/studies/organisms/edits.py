@@ -8,7 +8,7 @@ not do so where an ability is gone or weakened.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -17,6 +17,7 @@ from ftmech_hf.analysis.restoring import ALL
 from ftmech_hf.models.presets import Preset
 from ftmech_hf.report.claims import SEEN, UNMEASURED, Claim, Measurement, judge_pairs
 from ftmech_hf.runs import FinishedRun
+from ftmech_hf.statistics.floors import lead
 from ftmech_hf.statistics.intervals import mean_interval, share_interval
 from ftmech_hf.studies.organisms.kinds import Kind, Truth
 from ftmech_hf.studies.organisms.pairs import World
@@ -62,12 +63,47 @@ class Planted(NamedTuple):
         place: as :func:`~ftmech_hf.analysis.restoring.find_places` has it.
         run: name of the run that looks for it.
         other: the place in which another ability was taken.
+        taken: name of the run that took the other ability.
+        kept: name of the run that asks for the ability itself after that.
     """
 
     world: World
     place: str
     run: str
     other: str
+    taken: str
+    kept: str
+
+
+class Sought(NamedTuple):
+    """A planted edit, and what looking for it found.
+
+    Attributes:
+        planted: where.
+        run: that looked for it.
+        left: share right of the other ability, once it was taken.
+        kept: share right of the ability itself, after that and before the edit was planted.
+    """
+
+    planted: Planted
+    run: FinishedRun
+    left: float
+    kept: float
+
+
+def read_sought(planted: Planted, find: Callable[[str], FinishedRun | None]) -> Sought | None:
+    """What looking for a planted edit found; None where one of its runs is not finished.
+
+    Args:
+        planted: where, and the names of its runs.
+        find: a run by its name.
+    """
+    run, taken, kept = (find(name) for name in (planted.run, planted.taken, planted.kept))
+    if run is None or taken is None or kept is None:
+        return None
+    word = planted.world.shape.operand_word(planted.world.operator, planted.world.shape.base_operand)
+    (other,) = (value for name, value in taken.metrics[-1].items() if name.startswith(f"accuracy/{BYSTANDER}_"))
+    return Sought(planted, run, float(other), float(kept.table[f"{planted.world.operator}_{word}"].iloc[0]))
 
 
 def planted_places(shape: Preset) -> dict[str, str]:
@@ -121,40 +157,28 @@ EDIT_BARS = (
     Measurement("noise_gains_alarms", f"{SEEN}: the same where it is gone or weakened", "%", UNMEASURED, "<= 5"),
 )  # fmt: skip
 """In per cent: of planted edits twice, of the lead, and four times of pairs whose two labels agree."""
+MEAN_BAR = "edit_by_chance"
+"""The one of them that is of a mean, not of a share of edits or pairs."""
 
 
-def score_edits(planted: Sequence[tuple[Planted, FinishedRun]], shaken: Sequence[Shaken]) -> dict[str, Any]:
+def score_edits(sought: Sequence[Sought], shaken: Sequence[Shaken]) -> dict[str, Any]:
     """What was found of planted edits, and where noise brings something back.
 
     Args:
-        planted: with the runs that looked for them. One that took too little of the ability has nothing to look for.
+        sought: planted edits. One that took too little of the ability has nothing to look for.
         shaken: pairs under noise.
 
     Returns:
-        ``planted`` (how many), ``too_little`` (names of those that took too little), ``places`` (a row for each of the
-        others; ``by_rule``: those of :func:`guess_places` that are right of it), ``noise`` (truth -> of how
-        many pairs it rises, and gains), and the shares of :data:`EDIT_BARS`, None where there is nothing to take them
-        of.
+        ``planted`` (how many), ``places`` (a row for each that took enough, see :func:`describe_edit`), ``too_little``
+        (the same of the others, without what needs a search), ``noise`` (truth -> of how many pairs it rises, and
+        gains), and the shares of :data:`EDIT_BARS`, None where there is nothing to take them of.
     """
-    rows, too_little = list[dict[str, Any]](), list[str]()
-    for each, run in planted:
-        name = f"{each.place}, {each.world.operator}, {each.world.preset}, seed {each.world.seed}"
-        if not (run.table["quantity"] == "tried on validation rows").any():
-            too_little.append(name)
-            continue
-        found = run.summary["evidence"]["smallest_edit"] or NOTHING_FOUND
-        rows.append(
-            {"planted": name, **{key: found[key] for key in NOTHING_FOUND},
-             "found": (found["place"], found["directions"]) == (each.place, 1),
-             "other": each.other,
-             "by_rule": [rule for rule, guess in guess_places(run.table).items() if guess == each.place]}
-        )  # fmt: skip
-
+    described = [describe_edit(each) for each in sought]
+    rows = [each for each in described if "found" in each]
     hidden = [each for each in shaken if each.truth == "hidden"]
     others = [each for each in shaken if each.truth in ("gone", "weakened")]
-
     return {
-        "planted": len(planted), "too_little": too_little, "places": rows,
+        "planted": len(sought), "too_little": [each for each in described if "found" not in each], "places": rows,
         "noise": {
             truth: {"rises": sum(each.rises for each in shaken if each.truth == truth),
                     "gains": sum(each.gains for each in shaken if each.truth == truth),
@@ -164,12 +188,45 @@ def score_edits(planted: Sequence[tuple[Planted, FinishedRun]], shaken: Sequence
         "edit_found": _share([row["found"] for row in rows]),
         "by_rule": {rule: sum(rule in row["by_rule"] for row in rows) for rule in RULES},
         "edit_by_rule": _share(max(([rule in row["by_rule"] for row in rows] for rule in RULES), key=sum)),
-        "edit_by_chance": _mean([row["restored_by_chance"] for row in rows if row["place"]]),
+        "edit_by_chance": _mean([row["restored_by_chance"] for row in rows if row["found_in"]]),
         "edit_restores": _mean([row["restored"] or 0.0 for row in rows]),
         "noise_rises": _share([each.rises for each in hidden]),
         "noise_alarms": _share([each.rises for each in others]),
         "noise_gains": _share([each.gains for each in hidden]),
         "noise_gains_alarms": _share([each.gains for each in others]),
+    }  # fmt: skip
+
+
+def describe_edit(sought: Sought) -> dict[str, Any]:
+    """A row of the table of planted edits.
+
+    Returns:
+        ``planted`` (a name), ``place``, ``model`` (task and preset), ``other`` (where another ability was taken),
+        ``other_left`` and ``kept`` (shares right after that, of that ability and of the one that is asked about).
+        Where the edit took enough that there is something to look for, also ``found``, ``found_in`` and what else a
+        diagnosis says of the smallest part, ``without_other`` (of the lead that is back where all that changed in the
+        other place is taken back; on validation rows, of the lead on test rows) and ``by_rule`` (those of
+        :func:`guess_places` that are right of it).
+    """
+    planted, run = sought.planted, sought.run
+    world, table = planted.world, run.table
+    told = {
+        "planted": f"{planted.place}, {world.operator}, {world.preset}, seed {world.seed}", "place": planted.place,
+        "model": f"{world.operator}, {world.preset}", "other": planted.other, "other_left": sought.left,
+        "kept": sought.kept,
+    }  # fmt: skip
+    tried = table[(table["quantity"] == "tried on validation rows") & (table["x"] == ALL)]
+    if not len(tried):
+        return told
+    evidence = run.summary["evidence"]
+    found = evidence["smallest_edit"] or NOTHING_FOUND
+    score = float(tried.set_index("site")["value"][planted.other])
+    return {
+        **told,
+        "found": (found["place"], found["directions"]) == (planted.place, 1), "found_in": found["place"],
+        **{key: found[key] for key in NOTHING_FOUND if key != "place"},
+        "without_other": lead(score, evidence["finetuned"]["value"], evidence["base"]["value"]),
+        "by_rule": [rule for rule, guess in guess_places(table).items() if guess == planted.place],
     }  # fmt: skip
 
 
@@ -206,11 +263,11 @@ def _mean(values: Sequence[float]) -> dict[str, Any] | None:
     return {**mean_interval(values)._asdict(), "of": len(values)} if len(values) > 1 else None
 
 
-def edit_claims(score: Mapping[str, Any], seeds: Sequence[int]) -> list[Claim]:
-    """The claims of :func:`score_edits`, of all that was measured."""
+def edit_claims(score: Mapping[str, Any], seeds: Sequence[int], *, whole: bool = True) -> list[Claim]:
+    """The claims of :func:`score_edits`, of all that was measured; not judged where runs are missing."""
     found = []
     for bar in EDIT_BARS:
         if (share := score[bar.id]) is not None:
             value, low, high = (100 * share[key] for key in ("value", "low", "high"))
-            found.append(judge_pairs(bar, value, (low, high), seeds))
+            found.append(judge_pairs(bar, value, (low, high), seeds, whole=whole))
     return found

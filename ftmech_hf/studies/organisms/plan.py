@@ -135,10 +135,11 @@ class OrganismsPlan(StudyPlan):
         other = places[(number + (1 if (number + world.seed) % 2 else -1)) % len(places)]
         practised = self._make(world, PRACTISED, "practised-more")
         decoy = taught_to(DECOY, targets[other], mix_operators=[world.operator])  # the rows that keep the ability
-        changed = self._make(world, decoy, f"decoy-{_stem(other)}", start=practised)
-        made = self._make(world, taught_to(PLANTED, targets[place]), stem, start=changed)
+        taken = self._tune(world, decoy, f"decoy-{_stem(other)}", practised)
+        kept = self._merge(world, f"decoy-{_stem(other)}", practised, taken)
+        made = self._make(world, taught_to(PLANTED, targets[place]), stem, start=kept)
         run = self._instrument(world, made, stem, "change")
-        return Planted(world, place, run, other)
+        return Planted(world, place, run, other, taken, kept)
 
     def _shake(self, pair: Pair) -> str:
         return self._instrument(pair.world, pair.organism, f"shaken-{_stem(pair.kind)}", "tampering")
@@ -179,23 +180,25 @@ class OrganismsPlan(StudyPlan):
     def _make(self, world: World, kind: Kind, stem: str, *, start: str | None = None) -> str:
         """The run whose folder holds the organism; ``start`` is what it is made of, if not what its kind says."""
         start = start or (world.never_had if kind.never_had else world.base)
-        if kind.task:
-            task = self._task(world, **kind.task)
-            train = self._train(
-                world.seed, optimizer="adamw", objective="answer_only", num_evals=0,
-                **{"steps": self.config.tune_steps, "lr": self.config.tune_lr, **kind.train},
-            )  # fmt: skip
-            settings = {
-                "task": task, "train": train, "adapter": AdapterConfig(**kind.adapter), "objective": AnswerOnly(),
-            }  # fmt: skip
-            made = self.add(
-                f"{stem}-seed{world.seed}", "finetune", finetune, FinetuneConfig(), settings, {"model": start},
-                cost=train.steps,
-            )  # fmt: skip
-        else:
-            made = start
-        if not kind.merged:
-            return made
+        made = self._tune(world, kind, stem, start) if kind.task else start
+        return self._merge(world, stem, start, made) if kind.merged else made
+
+    def _tune(self, world: World, kind: Kind, stem: str, start: str) -> str:
+        train = self._train(
+            world.seed, optimizer="adamw", objective="answer_only", num_evals=0,
+            **{"steps": self.config.tune_steps, "lr": self.config.tune_lr, **kind.train},
+        )  # fmt: skip
+        settings = {
+            "task": self._task(world, **kind.task), "train": train, "adapter": AdapterConfig(**kind.adapter),
+            "objective": AnswerOnly(),
+        }  # fmt: skip
+        return self.add(
+            f"{stem}-seed{world.seed}", "finetune", finetune, FinetuneConfig(), settings, {"model": start},
+            cost=train.steps,
+        )  # fmt: skip
+
+    def _merge(self, world: World, stem: str, start: str, made: str) -> str:
+        """A model of whole weights, of what was made of ``start``; the ability is asked of it."""
         whole = InterpolateConfig(alphas=[1.0], save_alpha=1.0, eval_rows=64, seed=world.seed)
         return self.add(
             f"{stem}-whole-seed{world.seed}", "interpolate", interpolate, whole, {"task": self._task(world, "own")},

@@ -1,148 +1,45 @@
-"""What came out: every pair with its truth, its verdict and what rival methods say; the score; the page."""
+"""What came out: the score of all pairs, the claims, the pictures and the page."""
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ftmech_hf.report.claims import Claim, claims_json
 from ftmech_hf.report.page import make_section, render_page
-from ftmech_hf.runs import FinishedRun, write_json, write_text
+from ftmech_hf.runs import write_json, write_text
 from ftmech_hf.studies.diagnosis.case import FINETUNED, CaseConfig
 from ftmech_hf.studies.diagnosis.score import DECIDES
 from ftmech_hf.studies.diagnosis.signs import VerdictRule
-from ftmech_hf.studies.organisms.claims import make_claims
-from ftmech_hf.studies.organisms.edits import Planted, Shaken, read_noise, score_edits
+from ftmech_hf.studies.organisms.claims import find_too_few, make_claims
+from ftmech_hf.studies.organisms.edits import Shaken, Sought, read_noise, read_sought, score_edits
 from ftmech_hf.studies.organisms.figures import LABELS, reliability_figure, scores_figure
 from ftmech_hf.studies.organisms.kinds import KINDS, TRUTH_OF, Truth
-from ftmech_hf.studies.organisms.labels import agree, label_by_relearning
-from ftmech_hf.studies.organisms.pairs import Pair, Split
+from ftmech_hf.studies.organisms.labels import agree
+from ftmech_hf.studies.organisms.pairs import Split
+from ftmech_hf.studies.organisms.pairs_table import METHODS, gather
 from ftmech_hf.studies.organisms.plan import OrganismsPlan
-from ftmech_hf.studies.organisms.robustness import TAMPERED, measure_robustness
+from ftmech_hf.studies.organisms.robustness import measure_robustness
 from ftmech_hf.studies.organisms.scoring import (
-    FEATURES,
     RIVALS,
     area_under_curve,
     confusion,
     constant_verdict,
     count_decisions,
     decide_by_probability,
-    fit_probability,
     rates,
     rates_by_truth,
-    read_features,
-    read_rivals,
-    score_disjoint,
 )
-
-KEPT = (
-    "pair", "truth", "relearning_truth", "verdict", "probability", "uds", "cka", "lens", "probe", "revival", "disjoint",
-    "split",
-)  # fmt: skip
-"""The first columns of ``pairs.parquet``."""
-METHODS = ("probability", *RIVALS)
-NOT_MEASURED = dict.fromkeys((*RIVALS, *(f"sign_{name}" for name in FEATURES)), math.nan)
-
-
-def gather(plan: OrganismsPlan) -> pd.DataFrame:
-    """One row for every pair that was diagnosed.
-
-    Raises:
-        ValueError: none was.
-    """
-    found = [(pair, run) for pair in plan.pairs if (run := plan.find(pair.diagnosis))]
-    if not found:
-        raise ValueError(f"output_dir: no run of {plan.output} is finished")
-    table = pd.DataFrame([_describe(plan, pair, run) for pair, run in found])
-    fitted = fit_on_development(table)
-    table["probability"] = probabilities(table, fitted)
-    for name in TAMPERED:
-        again = pd.DataFrame([_read_tampered(plan, pair, name) for pair, _ in found])
-        again["probability"] = probabilities(again, fitted)
-        for method in METHODS:
-            table[f"{name}_{method}"] = again[method]
-    return table[[*KEPT, *(name for name in table if name not in KEPT)]]
-
-
-def _read_tampered(plan: OrganismsPlan, pair: Pair, name: str) -> dict[str, float]:
-    run = plan.find(getattr(pair.tampered, name)) if pair.tampered else None
-    return NOT_MEASURED | (read_scores(run) if run else {})
-
-
-def _read_disjoint(plan: OrganismsPlan, pair: Pair) -> dict[str, float]:
-    run = plan.find(pair.disjoint) if pair.disjoint else None
-    return {"disjoint": score_disjoint(run.summary)} if run else {}
-
-
-def _describe(plan: OrganismsPlan, pair: Pair, run: FinishedRun) -> dict[str, Any]:
-    summary = run.summary
-    evidence, world = summary["evidence"], pair.world
-    truth = KINDS[pair.kind].truth
-    return {
-        "pair": pair.name,
-        "truth": truth,
-        **label_by_relearning(plan, pair, truth, evidence),
-        "verdict": summary["verdict"],
-        "right": TRUTH_OF.get(summary["verdict"]) == truth,
-        **NOT_MEASURED,
-        **(read_scores(run) if summary["signs"] else {}),
-        **_read_disjoint(plan, pair),
-        "split": world.split,
-        "kind": pair.kind,
-        "seed": world.seed,
-        "preset": world.preset,
-        "operator": world.operator,
-        **{name: summary["facts"][name] for name in ("architecture", "parameters", "capability", "rows")},
-        "base_accuracy": evidence["base"]["value"],
-        "finetuned_accuracy": evidence["finetuned"]["value"],
-        "chance": evidence["chance"],
-        "reason": summary["reason"],
-        "cpu_seconds": run.env.get("cpu_seconds"),
-        "page": os.path.relpath(run.path / "report.html", plan.output),
-    }
-
-
-def read_scores(run: FinishedRun) -> dict[str, float]:
-    """The rivals that a diagnosis measures, and the signs as numbers, named ``sign_pruning`` and so on."""
-    features = read_features(run.summary["evidence"])
-    return read_rivals(run.table, features) | {f"sign_{name}": value for name, value in features.items()}
-
-
-def fit_on_development(table: pd.DataFrame) -> Any | None:
-    """What says from the signs how likely an ability is hidden; of development pairs alone, None if too few."""
-    lost = _measured(table) & table["truth"].isin(["hidden", "gone"]) & (table["split"] == "development") & agree(table)
-    hidden = (table["truth"] == "hidden").to_numpy()[lost]
-    return fit_probability(_signs(table)[lost], hidden) if len(set(hidden)) == 2 else None
-
-
-def probabilities(table: pd.DataFrame, fitted: Any | None) -> np.ndarray:
-    """How likely the ability is hidden, of pairs whose signs were measured; see :func:`fit_on_development`."""
-    found, measured = np.full(len(table), math.nan), _measured(table)
-    if fitted is not None and measured.any():
-        found[measured] = fitted.predict_proba(_signs(table)[measured])[:, 1]
-    return found
-
-
-def _signs(table: pd.DataFrame) -> np.ndarray:
-    return table[[f"sign_{name}" for name in FEATURES]].to_numpy(dtype=float)
-
-
-def _measured(table: pd.DataFrame) -> np.ndarray:
-    found: np.ndarray = ~np.isnan(_signs(table)).any(axis=1)
-    return found
 
 
 def score(table: pd.DataFrame, split: Split = "test") -> dict[str, Any]:
     """The score on the pairs of a part whose two labels agree.
 
     Args:
-        table: of :func:`gather`.
+        table: of :func:`~ftmech_hf.studies.organisms.pairs_table.gather`.
         split: the part; of the development pairs it is no measurement, since what is fitted was fitted on them.
 
     Returns:
@@ -151,7 +48,8 @@ def score(table: pd.DataFrame, split: Split = "test") -> dict[str, Any]:
         the area is of), ``confusion``, the rates of
         :func:`~ftmech_hf.studies.organisms.scoring.rates`, ``truths`` (the same for each truth), ``constant`` (the
         verdict that is right most often if it is always given, and how often), ``auc`` of the probability, ``rivals``
-        (method -> auc), ``robustness`` (method -> that of
+        (method -> auc), ``own_gone`` (the same of the pairs whose gone ones were the base once, and are not made of the
+        control: ``pairs``, how many of them ``right``, ``undecided``, and ``areas``), ``robustness`` (method -> that of
         :func:`~ftmech_hf.studies.organisms.robustness.measure_robustness`), ``by_verdict`` (verdict -> pairs and how
         many are what it says), ``decisions`` (of pairs whose ability is hidden or gone and whose signs were measured:
         how often the rule, and the probability where it is sure, are right, wrong and undecided).
@@ -173,6 +71,7 @@ def score(table: pd.DataFrame, split: Split = "test") -> dict[str, Any]:
         },
         "constant": constant_verdict(counts),
         "rivals": {name: area_under_curve(list(lost[name]), hidden) for name in RIVALS},
+        "own_gone": _without_children(used, lost),
         "decisions": {
             "the rule": count_decisions(list(lost["truth"]), [TRUTH_OF.get(each, "") for each in lost["verdict"]]),
             "all signs together": count_decisions(
@@ -184,6 +83,19 @@ def score(table: pd.DataFrame, split: Split = "test") -> dict[str, Any]:
         "presets": _by(used, "preset"),
         "operators": _by(used, "operator"),
     }
+
+
+def _without_children(used: pd.DataFrame, lost: pd.DataFrame) -> dict[str, Any]:
+    """Gone pairs that had it once: others are made of the very model that most signs are compared with."""
+    children = [name for name, kind in KINDS.items() if kind.never_had]
+    own = used[(used["truth"] == "gone") & ~used["kind"].isin(children)]
+    apart = lost[~lost["kind"].isin(children)]
+    hidden = list(apart["truth"] == "hidden")
+    return {
+        "pairs": len(own), "right": int(own["right"].sum()),
+        "undecided": int((~own["verdict"].isin(TRUTH_OF)).sum()),
+        "areas": {name: area_under_curve(list(apart[name]), hidden) for name in METHODS},
+    }  # fmt: skip
 
 
 def _stated(table: pd.DataFrame) -> dict[str, Any]:
@@ -207,24 +119,29 @@ def scope_of(table: pd.DataFrame, case: CaseConfig) -> dict[str, Any]:
     """What was scored, with which :mod:`ftmech_hf.studies.diagnosis.score` compares what a diagnosis is of."""
     used = table[(table["split"] == "test") & agree(table)]
     return {
-        "architectures": sorted(set(used["architecture"])),
+        "cells": sorted(
+            {
+                (arch, str(asked).rpartition("_")[0])
+                for arch, asked in zip(used["architecture"], used["capability"], strict=True)
+            }
+        ),
         "parameters": [int(used["parameters"].min()), int(used["parameters"].max())],
-        "tasks": sorted({str(each).rpartition("_")[0] for each in used["capability"]}),
         "rows": int(used["rows"].min()),
         "settings": {name: getattr(case, name) for name in DECIDES},
     }
 
 
-def gather_edits(plan: OrganismsPlan, table: pd.DataFrame) -> tuple[list[tuple[Planted, FinishedRun]], list[Shaken]]:
-    """The runs that looked for planted edits, and what noise did to pairs whose two labels agree; of test pairs."""
-    planted = [(each, run) for each in plan.planted if each.world.split == "test" and (run := plan.find(each.run))]
+def gather_edits(plan: OrganismsPlan, table: pd.DataFrame) -> tuple[list[Sought], list[Shaken]]:
+    """What looking for planted edits found, and what noise did to pairs whose two labels agree; of test pairs."""
+    tested = [each for each in plan.planted if each.world.split == "test"]
+    sought = [found for each in tested if (found := read_sought(each, plan.find))]
     agreed = table[agree(table) & (table["split"] == "test")]
     truths: dict[str, Truth] = dict(zip(agreed["pair"], agreed["truth"], strict=True))
     shaken = [
         read_noise(truths[name], run.summary["evidence"]["tampering"]["noise"][FINETUNED])
         for name, made in plan.shaken.items() if name in truths and (run := plan.find(made))
     ]  # fmt: skip
-    return planted, shaken
+    return sought, shaken
 
 
 def store_score(plan: OrganismsPlan, table: pd.DataFrame, found: Mapping[str, Any]) -> None:
@@ -232,7 +149,7 @@ def store_score(plan: OrganismsPlan, table: pd.DataFrame, found: Mapping[str, An
 
     Args:
         plan: of the study.
-        table: of :func:`gather`.
+        table: of :func:`~ftmech_hf.studies.organisms.pairs_table.gather`.
         found: the score, with its origin.
     """
     if plan.config.score_file and not plan.missing and found["pairs"]:
@@ -254,7 +171,9 @@ def write_results(plan: OrganismsPlan) -> list[Claim]:
     found["development"] = score(table, "development")
     if plan.planted or plan.shaken:
         found["edits"] = score_edits(*gather_edits(plan, table))
-    claims = make_claims(found, seeds=sorted(set(table[table["split"] == "test"]["seed"])))
+    found["too_few"] = find_too_few(found)
+    seeds = sorted(set(table[table["split"] == "test"]["seed"]))
+    claims = make_claims(found, seeds, whole=not plan.missing)
     origin = {"seeds": plan.config.seeds, "hash": facts["hash"], "versions": facts["versions"]}
     write_json(plan.output / "score.json", {**found, **origin})
     store_score(plan, table, {**found, **origin})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -175,6 +175,19 @@ def confusion(truths: Sequence[str], verdicts: Sequence[str]) -> Counts:
     return {truth: {stated: found[truth, stated] for stated in (*TRUTHS, "undecided")} for truth in TRUTHS}
 
 
+IS_OF: dict[str, tuple[str, ...]] = {
+    "wrong_gone": tuple(truth for truth in TRUTHS if truth != "gone"),
+    "wrong_wrapper": tuple(truth for truth in TRUTHS if truth != "hidden"),
+    "unchanged_right": ("unchanged",), "undecided": TRUTHS, "right": TRUTHS,
+}  # fmt: skip
+"""Rate of :func:`rates` -> truths of the pairs that it is of."""
+
+
+def count_pairs(counts: Counts) -> dict[str, int]:
+    """Of how many pairs each rate is."""
+    return {name: sum(sum(counts[truth].values()) for truth in truths) for name, truths in IS_OF.items()}
+
+
 def rates(counts: Counts) -> dict[str, Share | None]:
     """The shares that the verdict is judged by, with Wilson's intervals; None where there is no such pair.
 
@@ -187,19 +200,12 @@ def rates(counts: Counts) -> dict[str, Share | None]:
         called that; ``undecided``: of all; ``right``: of all.
     """
 
-    def share(truths: Iterable[str], stated: Mapping[str, str] | str) -> Share | None:
-        rows = {truth: counts[truth] for truth in truths}
-        number = sum(sum(row.values()) for row in rows.values())
-        right = sum(row[stated if isinstance(stated, str) else stated[truth]] for truth, row in rows.items())
-        return share_interval(right, number) if number else None
-
-    return {
-        "wrong_gone": share([truth for truth in TRUTHS if truth != "gone"], "gone"),
-        "wrong_wrapper": share([truth for truth in TRUTHS if truth != "hidden"], "hidden"),
-        "unchanged_right": share(["unchanged"], "unchanged"),
-        "undecided": share(TRUTHS, "undecided"),
-        "right": share(TRUTHS, {truth: truth for truth in TRUTHS}),
-    }
+    stated = {"wrong_gone": "gone", "wrong_wrapper": "hidden", "unchanged_right": "unchanged", "undecided": "undecided"}
+    found = dict[str, Share | None]()
+    for name, number in count_pairs(counts).items():
+        right = sum(counts[truth][stated.get(name, truth)] for truth in IS_OF[name])  # of ``right`` what is true
+        found[name] = share_interval(right, number) if number else None
+    return found
 
 
 def rates_by_truth(counts: Counts) -> dict[str, dict[str, Share]]:

@@ -150,6 +150,8 @@ def test_what_is_found_counts_only_where_nothing_is_found_in_nothing(
     ]  # fmt: skip
     claims = make_claims({**score_pairs(pairs), "seeds": [0, 1]})
     assert [claim.verdict for claim in claims] == verdicts
+    part = make_claims({**score_pairs(pairs), "seeds": [0, 1]}, whole=False)
+    assert {claim.verdict for claim in part} == {None}, "what is missing may be what was not found"
     assert claims[0].measured == pytest.approx(100 * found[0] / found[1])
     assert claims[1].measured == pytest.approx(100 * alarms[0] / alarms[1])
     assert claims[0].interval is not None

@@ -24,8 +24,8 @@ SCORE = {
     "right": {"value": 0.8}, "undecided": {"value": 0.15}, "constant": ["hidden", 0.4],
     "by_verdict": {"gone": {"pairs": 10, "right": 9}, "undecided": {"pairs": 6, "right": 0}},
     "rule": vars(VerdictRule()),
-    "scope": {"architectures": ["GPT", "Llama"], "parameters": [1000, 2000], "tasks": ["count"], "rows": 512,
-              "settings": {name: getattr(CaseConfig(), name) for name in DECIDES}},
+    "scope": {"cells": [["GPT", "count"], ["GPT", "index"], ["Llama", "count"]], "parameters": [1000, 2000],
+              "rows": 512, "settings": {name: getattr(CaseConfig(), name) for name in DECIDES}},
 }  # fmt: skip
 
 
@@ -69,8 +69,9 @@ def test_the_rate_is_that_of_the_verdicts_own_kind_with_its_interval() -> None:
         ({"architecture": "Mamba"}, "its architecture is Mamba, and scored were GPT, Llama"),
         ({"parameters": 2001}, "it has 2,001 parameters, and scored were models of 1,000 to 2,000"),
         ({"parameters": 999}, "it has 999 parameters, and scored were models of 1,000 to 2,000"),
-        ({"capability": "index_b"}, "it is asked about index_b, and scored were questions of the tasks count"),
-        ({"capability": "count"}, "it is asked about count, and scored were questions of the tasks count"),
+        ({"capability": "find_b"}, "it is asked about find_b, and scored were questions of the tasks count, index"),
+        ({"capability": "count"}, "it is asked about count, and scored were questions of the tasks count, index"),
+        ({"capability": "index_b"}, "no Llama was scored on questions of the task index"),
         ({"rows": 511}, "it is asked 511 questions, and scored was with 512"),
         ({"reference": "random init"}, "it has no control that never had the capability"),
         ({"other_tokens": "a question"}, "the two models read the questions as different tokens"),
@@ -82,6 +83,7 @@ def test_the_rate_is_that_of_the_verdicts_own_kind_with_its_interval() -> None:
 def test_what_was_not_among_the_scored_pairs_is_said(facts: dict[str, Any], reason: str) -> None:
     assert outside(diagnosed(), SCORE) == []
     assert outside(diagnosed(rows=1000, parameters=2000), SCORE) == []
+    assert outside(diagnosed(architecture="GPT", capability="index_b"), SCORE) == []
     summary = diagnosed(**facts)
     assert outside(summary, SCORE) == [reason]
     assert describe_score(summary, SCORE).endswith(
@@ -121,7 +123,9 @@ def test_the_stored_score_is_of_the_study_as_it_is_set_today() -> None:
     assert stored["scope"]["settings"] == {name: getattr(plan.case, name) for name in DECIDES}
     assert stored["rule"] == vars(VerdictRule())
     assert stored["versions"].startswith("ftmech_hf ")
-    assert len({pair.world.operator for pair in plan.pairs}) == len(stored["scope"]["tasks"])
+    tested = {(pair.world.preset, pair.world.operator) for pair in plan.pairs if pair.world.split == "test"}
+    assert len(stored["scope"]["cells"]) == len(tested)
+    assert {task for _, task in stored["scope"]["cells"]} == {operator for _, operator in tested}
 
 
 def test_the_stored_numbers_are_those_of_one_table() -> None:

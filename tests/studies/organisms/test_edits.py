@@ -10,26 +10,44 @@ import pytest
 
 from ftmech_hf.models.presets import find_preset
 from ftmech_hf.runs import FinishedRun
-from ftmech_hf.studies.organisms.edits import Planted, Shaken, edit_claims, planted_places, read_noise, score_edits
+from ftmech_hf.studies.organisms.edits import (
+    Planted,
+    Shaken,
+    Sought,
+    describe_edit,
+    edit_claims,
+    planted_places,
+    read_noise,
+    read_sought,
+    score_edits,
+)
 from ftmech_hf.studies.organisms.pairs import World
+from ftmech_hf.tasks import PcfgShape
 from recipes.readme.organisms import edits_tables
 
-WORLD = cast(World, SimpleNamespace(operator="count", preset="nano", seed=3))
+OTHER = "attn of block 5"
+WORLD = cast(
+    World,
+    SimpleNamespace(operator="count", preset="nano", seed=3, shape=PcfgShape(base_operand="b", correlated_operand="c")),
+)
 
 
 def looked_for(place: str, found: tuple[str, int] | None, *, restored: float = 1.0, by_chance: float = 0.0,
                tried: bool = True, most: str = "mlp of block 2", next_most: str = "attn of block 9",
-               ) -> tuple[Planted, FinishedRun]:  # fmt: skip
+               without_other: float = 0.2) -> Sought:  # fmt: skip
     """An edit, and the run that looked for it, in which two parts of blocks changed most."""
     edit = found and {"place": found[0], "directions": found[1], "size": 0.5, "restored": restored,
                       "restored_by_chance": by_chance, "accuracy": {}}  # fmt: skip
     sizes = {"block 2": 0.9, "all blocks": 1.0, "everything": 1.0, most: 0.6, next_most: 0.5, "ln_1 of block 0": 0.1}
     share = "share of the change"
     rows = [("scaled", None, 1.0, 0.5), *((share, site, 0, value) for site, value in sizes.items()),
-            (share, next_most, 1, 0.7), ("tried on validation rows", most, 0, 0.99)]  # fmt: skip
+            (share, next_most, 1, 0.7), ("tried on validation rows", most, 0, 0.99),
+            *(("tried on validation rows", OTHER, *each) for each in ((1, 0.5), (0, without_other)))]  # fmt: skip
     table = pd.DataFrame(rows if tried else rows[:1], columns=["quantity", "site", "x", "value"])
-    run = SimpleNamespace(summary={"evidence": {"smallest_edit": edit}}, table=table)
-    return Planted(WORLD, place, "run", "attn of block 5"), cast(FinishedRun, run)
+    evidence = {"smallest_edit": edit, "base": {"value": 1.0}, "finetuned": {"value": 0.2}}
+    run = SimpleNamespace(summary={"evidence": evidence}, table=table)
+    planted = Planted(WORLD, place, "run", OTHER, "taken", "kept")
+    return Sought(planted, cast(FinishedRun, run), left=0.125, kept=0.975)
 
 
 def test_they_stand_in_every_part_of_every_block_that_an_adapter_takes() -> None:
@@ -54,7 +72,8 @@ def test_an_edit_is_found_in_its_place_and_in_one_direction_alone() -> None:
     score = score_edits(edits, [])
     assert [row["found"] for row in score["places"]] == [True, False, False, False, False]
     assert score["places"][0]["planted"] == "attn of block 0, count, nano, seed 3"
-    assert score["too_little"] == ["mlp of block 2, count, nano, seed 3"]
+    assert [each["planted"] for each in score["too_little"]] == ["mlp of block 2, count, nano, seed 3"]
+    assert [row["found_in"] for row in score["places"]][2:] == ["mlp of block 2", "mlp of block 0", None]
     assert (score["planted"], score["edit_found"]["of"], score["edit_found"]["value"]) == (6, 5, 0.2)
     assert score["edit_by_chance"]["value"] == pytest.approx(0.1)
     assert score["edit_restores"]["value"] == pytest.approx(0.74), "what nothing brings back counts, too"
@@ -76,7 +95,37 @@ def test_what_needs_no_search_is_tried_by_size_and_by_order() -> None:
     ]  # fmt: skip
     assert score["by_rule"] == {"larger": 2, "smaller": 2, "earlier": 4, "later": 0}
     assert (score["edit_by_rule"]["value"], score["edit_by_rule"]["of"]) == (0.8, 5)
-    assert {row["other"] for row in score["places"]} == {"attn of block 5"}
+    assert {row["other"] for row in score["places"]} == {OTHER}
+
+
+def test_the_other_edit_is_described_by_what_it_took_and_by_what_comes_back_without_it() -> None:
+    runs = {
+        "run": looked_for("attn of block 0", None, without_other=0.6).run,
+        "taken": SimpleNamespace(metrics=[
+            {"step": 0, "accuracy/token_at_null": 1.0}, {"step": 300, "loss": 1.0, "accuracy/token_at_null": 0.25}
+        ]),
+        "kept": SimpleNamespace(table=pd.DataFrame({"alpha": [1.0], "count_b": [0.9], "count_c_cte0": [0.1]})),
+    }  # fmt: skip
+    planted = Planted(WORLD, "attn of block 0", "run", OTHER, "taken", "kept")
+    sought = read_sought(planted, lambda name: cast(FinishedRun, runs[name]))
+    assert sought is not None
+    told = describe_edit(sought)
+    assert (told["other_left"], told["kept"], told["place"], told["model"]) == (
+        0.25, 0.9, "attn of block 0", "count, nano"
+    )  # fmt: skip
+    assert told["without_other"] == pytest.approx(0.5), "of the lead from 0.2 to 1"
+    for missing in runs:
+        assert (
+            read_sought(planted, lambda name, gone=missing: None if name == gone else cast(FinishedRun, runs[name]))
+            is None
+        )
+
+
+def test_of_a_study_that_is_not_whole_nothing_is_judged() -> None:
+    edits = [looked_for("attn of block 0", ("attn of block 0", 1), by_chance=0.01 * n) for n in range(80)]
+    claims = edit_claims(score_edits(edits, [Shaken("hidden", True, True)] * 80), [3], whole=False)
+    assert {claim.verdict for claim in claims} == {None}
+    assert claims[0].measured == 100
 
 
 def test_noise_is_judged_by_the_intervals_of_both_and_by_that_of_the_difference() -> None:
@@ -125,11 +174,16 @@ def test_a_table_counts_what_nothing_brings_back_as_nothing() -> None:
         looked_for("attn of block 0", ("attn of block 0", 1)), looked_for("mlp of block 1", None),
         looked_for("mlp of block 2", None, tried=False),
     ]  # fmt: skip
-    planted, too_little, noise = edits_tables(score_edits(edits, [Shaken("hidden", True, False)]))
-    assert planted.splitlines()[-1] == "| count, nano | 1 of 2 | 50% | 50% | 0% | 0, 0, 0, 0 |"
-    assert too_little.startswith("Of 1 more edits there is nothing to look for")
+    planted, places, noise = edits_tables(score_edits(edits, [Shaken("hidden", True, False)]))
+    assert planted.splitlines()[-1] == (
+        "| count, nano | 1 of 2 (1 more took too little) | 50% | 50% | 0% | 0% | 98% | 12% | 0, 0, 0, 0 |"
+    )
+    assert places.splitlines()[-3:] == [
+        "| attn of block 0 | 1 of 1 | 0, 0, 0, 0 |", "| mlp of block 1 | 0 of 1 | 0, 0, 0, 0 |",
+        "| mlp of block 2 | 0 of 0 (1 more took too little) | 0, 0, 0, 0 |",
+    ]  # fmt: skip
     assert noise.splitlines()[-1] == "| hidden | 1 of 1 | 0 of 1 |"
     (alone,) = edits_tables(score_edits([], [Shaken("gone", False, False)]))
     assert alone.splitlines()[-1] == "| gone | 0 of 1 | 0 of 1 |"
-    (lost, _) = edits_tables(score_edits(edits[1:2], []))
-    assert lost.splitlines()[-1] == "| count, nano | 0 of 1 | — | 0% | — | 0, 0, 0, 0 |"
+    lost, _, _ = edits_tables(score_edits(edits[1:2], []))
+    assert lost.splitlines()[-1] == "| count, nano | 0 of 1 | — | 0% | — | 0% | 98% | 12% | 0, 0, 0, 0 |"

@@ -14,16 +14,11 @@ import pytest
 
 from ftmech_hf.studies.diagnosis.case import FINETUNED, CaseConfig
 from ftmech_hf.studies.organisms.edits import Shaken
+from ftmech_hf.studies.organisms.labels import label_by_relearning
 from ftmech_hf.studies.organisms.pairs import Pair
+from ftmech_hf.studies.organisms.pairs_table import fit_on_development, probabilities
 from ftmech_hf.studies.organisms.plan import OrganismsPlan
-from ftmech_hf.studies.organisms.results import (
-    fit_on_development,
-    gather_edits,
-    label_by_relearning,
-    probabilities,
-    score,
-    store_score,
-)
+from ftmech_hf.studies.organisms.results import gather_edits, score, store_score
 from ftmech_hf.studies.organisms.scoring import FEATURES
 from tests.studies.organisms.test_scoring import evidence, pairs
 
@@ -110,7 +105,9 @@ def test_the_probability_is_fitted_on_development_pairs_whose_labels_agree_alone
     assert np.isnan(hidden(fitted[0], *asked)).all()  # of one kind alone nothing is fitted
 
 
-def test_edits_and_noise_of_development_pairs_are_no_part_of_what_is_said_of_test_pairs() -> None:
+def test_edits_and_noise_of_development_pairs_are_no_part_of_what_is_said_of_test_pairs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     noise = {"accuracy": {"low": 0.3}, "plain": {"high": 0.2}, "gained": {"low": 0.1}}
     run = SimpleNamespace(summary={"evidence": {"tampering": {"noise": {FINETUNED: noise}}}})
     worlds = {split: SimpleNamespace(split=split) for split in ("development", "test")}
@@ -122,8 +119,9 @@ def test_edits_and_noise_of_development_pairs_are_no_part_of_what_is_said_of_tes
         ("hidden", "there", "behind a wrapper", "test", 0.9), ("gone", "gone", "gone", "development", 0.1),
         ("gone", "there", "gone", "test", 0.1),
     )  # fmt: skip
+    monkeypatch.setattr("ftmech_hf.studies.organisms.results.read_sought", lambda planted, find: planted)
     planted, shaken = gather_edits(cast(OrganismsPlan, plan), table)
-    assert [each.world.split for each, _ in planted] == ["test"]
+    assert [each.world.split for each in cast(Any, planted)] == ["test"]
     assert shaken == [Shaken("hidden", True, True)]
 
 
@@ -149,7 +147,7 @@ def test_only_a_whole_study_is_stored_with_what_it_was_of(tmp_path: Path) -> Non
     )
     stored = json.loads((tmp_path / "score.json").read_text())
     settings = stored["scope"].pop("settings")
-    assert stored["scope"] == {"architectures": ["GPT"], "parameters": [10, 10], "tasks": ["count"], "rows": 64}
+    assert stored["scope"] == {"cells": [["GPT", "count"]], "parameters": [10, 10], "rows": 64}
     assert (settings["most_reverse_steps"], settings["fit_rows"], settings["reverse_by"]) == (300, 1000, "auto")
     assert (stored["pairs"], stored["hash"], stored["seeds"]) == (1, "abc", [0])
     assert stored["by_verdict"]["behind a wrapper"]["right"] == 1

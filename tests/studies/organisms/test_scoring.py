@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 from ftmech_hf.statistics.intervals import share_interval
-from ftmech_hf.studies.organisms.claims import make_claims
+from ftmech_hf.studies.organisms.claims import ALL_BARS, find_too_few, make_claims
 from ftmech_hf.studies.organisms.kinds import KINDS, TRUTH_OF, TRUTHS
-from ftmech_hf.studies.organisms.results import agree, score
+from ftmech_hf.studies.organisms.labels import agree
+from ftmech_hf.studies.organisms.results import score
 from ftmech_hf.studies.organisms.robustness import area_interval
 from ftmech_hf.studies.organisms.scoring import (
     FEATURES,
@@ -254,6 +255,52 @@ def test_claims_stand_beside_their_bars_and_few_pairs_decide_nothing() -> None:
         ("wrong_gone", "wrong_wrapper", "every_wrong_gone", "every_wrong_wrapper", "unchanged_right", "undecided"),
         "holds",
     )
+
+
+def test_an_error_among_pairs_that_are_left_out_withdraws_what_holds_without_them() -> None:
+    table = pairs(
+        *[("unchanged", "unchanged", "unchanged", "test", math.nan)] * 400,
+        *[("weakened", "unclear", "behind a wrapper", "test", math.nan)] * 40,
+    )
+    claims = {each.id: each for each in make_claims(score(table), [0])}
+    assert (claims["wrong_wrapper"].verdict, claims["wrong_wrapper"].withdrawn_by) == (
+        "withdrawn", ["every_wrong_wrapper"]
+    )  # fmt: skip
+    assert claims["wrong_gone"].verdict == "holds"
+
+
+def test_of_a_study_that_is_not_whole_nothing_is_judged() -> None:
+    found = score(pairs(*[("unchanged", "unchanged", "unchanged", "test", math.nan)] * 400))
+    assert {each.verdict for each in make_claims(found, [0], whole=False)} == {None}
+
+
+def test_what_so_few_pairs_cannot_show_is_said_of_each_claim() -> None:
+    rows = [("hidden", "there", "behind a wrapper", "test", 0.9)] * 36 + [("gone", "gone", "gone", "test", 0.1)] * 5
+    found = score(pairs(*rows, ("gone", "there", "gone", "test", 0.1)))
+    edits = {"edit_found": {"of": 72}, "edit_by_rule": {"of": 72}, "edit_by_chance": {"of": 1}, "noise_rises": None}
+    few = find_too_few({**found, "edits": edits})
+    assert few == {
+        "wrong_gone": "of 36 it cannot hold, of 381 it could", "wrong_wrapper": "of 5 it cannot hold, of 189 it could",
+        "every_wrong_gone": "of 36 it cannot hold, of 381 it could",
+        "every_wrong_wrapper": "of 6 it cannot hold, of 189 it could",
+        "auc": "of 5 it cannot hold, of 381 it could", "edit_found": "of 72 it cannot hold, of 73 it could",
+    }  # fmt: skip
+    assert set(few) < {each.id for each in ALL_BARS}
+    # the verdict that is undecided takes 35 pairs, and there are 41
+    assert {each.verdict for each in make_claims(found, [0]) if each.id in few} == {"undecided"}
+
+
+def test_gone_pairs_that_had_it_once_stand_apart_from_children_of_the_control() -> None:
+    table = pairs(
+        ("hidden", "there", "behind a wrapper", "test", 0.6), ("gone", "gone", "gone", "test", 0.1),
+        ("gone", "gone", "undecided", "test", 0.7), ("gone", "gone", "gone", "test", 0.4),
+    ).assign(kind=["shortcut", "never had it", "erased", "erased"])  # fmt: skip
+    found = score(table)
+    assert found["auc"] == pytest.approx(2 / 3)
+    apart = found["own_gone"]
+    assert (apart["pairs"], apart["right"], apart["undecided"]) == (2, 1, 1)
+    assert apart["areas"]["probability"] == 0.5
+    assert score(table[:2])["own_gone"]["areas"]["probability"] is None
 
 
 def test_the_interval_of_an_area_is_that_of_a_share_of_the_rarer_kind() -> None:

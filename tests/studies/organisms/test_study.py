@@ -15,8 +15,9 @@ from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.organisms.disjoint import DisjointConfig
 from ftmech_hf.studies.organisms.edits import DECOY, PLANTED, planted_places
 from ftmech_hf.studies.organisms.kinds import KINDS
+from ftmech_hf.studies.organisms.pairs_table import KEPT
 from ftmech_hf.studies.organisms.plan import OrganismsPlan
-from ftmech_hf.studies.organisms.results import KEPT, write_results
+from ftmech_hf.studies.organisms.results import write_results
 from ftmech_hf.studies.organisms.robustness import TAMPERED
 from ftmech_hf.studies.organisms.settings import OrganismsConfig
 from ftmech_hf.tasks import PcfgShape
@@ -143,6 +144,9 @@ def test_an_edit_is_planted_on_what_was_trained_and_looked_for_beside_the_base(t
         assert decoy["task"].operators == ["token_at"] != taught["task"].operators
         assert decoy["task"].mix_operators == [each.world.operator], "the ability is kept, and it alone"
         assert practised["config"].model == str(plan.folders[each.world.base])
+
+        assert cells[each.taken].kwargs is decoy, "what is left of the other ability is read off its training"
+        assert cells[each.kept].kwargs is before
         assert practised["adapter"].adapter == "none"
     lost = {pair.name for pair in plan.pairs if pair.world.seed == 0 and KINDS[pair.kind].truth != "unchanged"}
     assert set(plan.shaken) == lost
@@ -216,9 +220,12 @@ def test_it_runs_and_says_of_every_pair_what_is_known(tmp_path: Path, monkeypatc
     assert score["pairs"] + len(score["disagree"]) == 2
     assert all(pairs[f"{name}_revival"].notna().tolist() == [False, False, True, False] for name in TAMPERED)
     assert pairs["disjoint"].notna().tolist() == [True, False] * 2
-    assert score["edits"]["too_little"] == [f"{part} of block 1, count, nano, seed 0" for part in ("attn", "mlp")], (
-        "such a base has nothing to lose"
-    )
+    assert [each["planted"] for each in score["edits"]["too_little"]] == [
+        f"{part} of block 1, count, nano, seed 0" for part in ("attn", "mlp")
+    ], "such a base has nothing to lose"
+    for each in score["edits"]["too_little"]:
+        assert 0 <= each["kept"] <= 1, "asked of a run that has it"
+        assert 0 <= each["other_left"] <= 1
     assert sum(each["of"] for each in score["edits"]["noise"].values()) + len(score["disagree"]) == 1
     page = (tmp_path / "report.html").read_text()
     assert "mlp of block 1, count, nano, seed 0" in page

@@ -188,6 +188,9 @@ def save_beside(figure: Figure, run: RunDir, suffix: str = "") -> Path:
 @styled
 def to_data_uri(figure: Figure) -> str:
     """A figure as an ``<img src>``, so that a page needs no other file."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    # savefig would draw it twice: before, to arrange its parts, which drawing does as well
+    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 from ftmech_hf.config import in_one_line, is_internal, keep_report
 from ftmech_hf.jobs.beside import exit_with_parent
 from ftmech_hf.jobs.cell import Cell, run_cell
-from ftmech_hf.jobs.workers import count_workers, find_gpus
+from ftmech_hf.jobs.workers import count_workers, find_gpus, say_side_by_side
 from ftmech_hf.runs import count_cores
 from ftmech_hf.training.progress import make_bar
 
@@ -62,9 +62,10 @@ def _load_beforehand() -> None:
             os.environ["PYTHONSAFEPATH"] = kept
 
 
-def _start_worker(reports: Any, environment: Mapping[str, str], gpus: Any) -> None:
+def _start_worker(reports: Any, environment: Mapping[str, str], gpus: Any, side_by_side: int) -> None:
     global _reports
     _reports = reports
+    say_side_by_side(side_by_side)
     os.environ.clear()  # that of the process it is a copy of is as old as the first worker
     os.environ.update(environment)
     if (gpu := gpus.get()) is not None:
@@ -183,7 +184,7 @@ class LocalPool:
             self.workers,
             mp_context=self._context,
             initializer=_start_worker,
-            initargs=(self.reports, dict(os.environ), gpus),
+            initargs=(self.reports, dict(os.environ), gpus, self.workers),
         )
 
     def submit(self, cell: Cell) -> Future[Any]:

@@ -19,8 +19,9 @@ import torch
 
 from ftmech_hf.jobs.stacked_run import StackedRun, check_together
 from ftmech_hf.jobs.trained_model import note_floors, save_finished, save_snapshot
+from ftmech_hf.jobs.workers import spare_cores
 from ftmech_hf.models.tokenization import task_tokenizer
-from ftmech_hf.runs import CHECKPOINTS, RunDir, count_cores, cpu_seconds, damaged_files, noted
+from ftmech_hf.runs import CHECKPOINTS, RunDir, cpu_seconds, damaged_files, noted
 from ftmech_hf.statistics.crossing import count_right
 from ftmech_hf.tasks import RowStream
 from ftmech_hf.training.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
@@ -109,7 +110,7 @@ class _Together:
             name: [RowStream(run.task.test_tasks()[name], seed=run.train.seed, split="test") for run, _ in runs]
             for name in runs[0][0].task.test_tasks()
         }
-        workers = min(ROW_WORKERS, max(count_cores() - 1, 0)) if device.type == "cuda" else 0
+        workers = min(ROW_WORKERS, spare_cores()) if device.type == "cuda" else 0
         on_gpu = device.type == "cuda"
         self.rows = RowsAhead(self.streams.streams, self.config.batch_size, workers=workers, pin=on_gpu)
 

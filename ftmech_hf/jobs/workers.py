@@ -8,8 +8,24 @@ import os
 import torch
 from accelerate.utils import parse_flag_from_env
 
+from ftmech_hf.runs import count_cores
+
 PER_GPU = 4
 """Workers that share a GPU: runs of small models, for which these are, leave most of one idle."""
+
+
+_side_by_side = 1
+
+
+def say_side_by_side(workers: int) -> None:
+    """Note in a worker how many of them there are, itself among them."""
+    global _side_by_side
+    _side_by_side = workers
+
+
+def spare_cores() -> int:
+    """Cores for what helps a run, such as processes that make its rows: its part of the machine's, less its own."""
+    return max(count_cores() // _side_by_side - 1, 0)
 
 
 def find_gpus() -> list[str]:

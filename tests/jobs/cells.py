@@ -16,12 +16,15 @@ if TYPE_CHECKING:  # workers start faster without it
 
 
 def record(folder: str, name: str, waits_for: list[str], progress: Progress) -> dict[str, Any]:
+    from ftmech_hf.jobs import workers
+
     missing = [other for other in waits_for if not (Path(folder) / other).exists()]
     progress(1, 2, "half")
     (Path(folder) / name).write_text("done")
     return {
         "missing": missing, "threads": torch.get_num_threads(), "pid": os.getpid(), "parent": os.getppid(),
         "loaded": "ftmech_hf.jobs.training" in sys.modules, "told": os.environ.get("TOLD"),
+        "side_by_side": workers._side_by_side,
     }  # fmt: skip
 
 

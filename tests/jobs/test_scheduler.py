@@ -28,6 +28,7 @@ def test_cells_wait_for_what_they_need_and_run_on_one_thread(tmp_path: Path) -> 
     results = run_cells(plan, workers=2).results
     assert set(results) == {"a", "b", "c"}
     assert all(result["missing"] == [] and result["threads"] == 1 for result in results.values())
+    assert {result["side_by_side"] for result in results.values()} == {2}
     assert os.getpid() not in {result["pid"] for result in results.values()}
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ftmech_hf.jobs import workers
 from ftmech_hf.jobs.workers import PER_GPU, count_workers, find_gpus, gpu_share
 
 
@@ -14,12 +15,21 @@ def test_workers_are_as_many_as_cores_cells_and_gpus_allow() -> None:
     assert count_workers(0, cores=4, gpus=0) == 1
 
 
-@pytest.mark.parametrize(("workers", "gpus"), [(1, 1), (3, 2), (8, 2), (5, 4), (2, 8)])
-def test_all_workers_have_their_share_at_once_and_none_of_two_gpus(workers: int, gpus: int) -> None:
-    share = gpu_share(workers, gpus)
+def test_what_helps_a_run_has_its_part_of_the_cores_that_no_run_computes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "count_cores", lambda: 16)
+    assert workers.spare_cores() == 15
+    monkeypatch.setattr(workers, "_side_by_side", 1)  # put back at the end
+    for number, spare in ((4, 3), (16, 0), (40, 0)):
+        workers.say_side_by_side(number)
+        assert workers.spare_cores() == spare
+
+
+@pytest.mark.parametrize(("number", "gpus"), [(1, 1), (3, 2), (8, 2), (5, 4), (2, 8)])
+def test_all_workers_have_their_share_at_once_and_none_of_two_gpus(number: int, gpus: int) -> None:
+    share = gpu_share(number, gpus)
     assert 0 < share <= 1
-    assert int(1 / share + 1e-9) * gpus >= workers  # as Ray places them: whole shares on each GPU
-    assert share == 1 or int(1 / share + 1e-9) * gpus < workers + gpus  # and none is smaller than it need be
+    assert int(1 / share + 1e-9) * gpus >= number  # as Ray places them: whole shares on each GPU
+    assert share == 1 or int(1 / share + 1e-9) * gpus < number + gpus  # and none is smaller than it need be
 
 
 def test_workers_on_machines_without_gpus_ask_for_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -304,6 +304,9 @@ def test_what_is_needed_grows_with_what_needs_it() -> None:
     assert total(models=4) - total() == size
     assert total(null_steps=1) - total() == size
     assert total(reverse_batch_size=64) > total() > total(dtype=torch.bfloat16) > total(dtype=torch.bfloat16) / 2
+    kept = {"reverse_by": "adapter"}
+    assert total(edits=True, **kept) - total(**kept) >= size, "an edit, what it gives, what it replaces"
+    assert total(edits=True, prompt=True) == total(prompt=True), "where no weight changed nothing is taken back"
     assert total(prompt=True) <= total() - size  # nothing is trained back, and no model is left of it
     with pytest.warns(Notice, match=r"needs about 2 GB of memory: one 1.5 GB, other 500 MB"):
         check_memory({"one": 1_500_000_000, "other": 500_000_000}, "3GB")

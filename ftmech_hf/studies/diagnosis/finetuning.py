@@ -10,23 +10,19 @@ adapter in their place (:mod:`ftmech_hf.training.low_rank`), so that no second c
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import itertools
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from typing import NamedTuple, NotRequired, TypedDict, Unpack
 
-import numpy as np
-import torch
 from transformers import PreTrainedModel
 
 from ftmech_hf.analysis.revival import first_of_two
-from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.answer_scores import answer_rows
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.statistics.crossing import NEAR_ROWS, count_right, look_sizes
-from ftmech_hf.training.low_rank import LowRankChange, adapter_in_place, change_of
-from ftmech_hf.training.optim import build_optimizers
+from ftmech_hf.studies.diagnosis.answer_training import kept_as, trainable, tuned_steps
+from ftmech_hf.training.low_rank import LowRankChange, change_of
 
 ADAPTER_RATE = 10.0
 """An adapter learns at so many times the rate of whole weights (Schulman et al., "LoRA Without Regret", 2025)."""
@@ -166,8 +162,8 @@ def _curves(
     in_place = settings.get("in_place", False)
     lr = settings["lr"] * (ADAPTER_RATE if in_place else 1)
     with (
-        _trainable(model, seed, in_place) as trained,
-        contextlib.closing(_tuned(trained, questions, rows_of, seed=seed, lr=lr, steps=to_confirm)) as tuned,
+        trainable(model, seed, in_place) as trained,
+        contextlib.closing(tuned_steps(trained, questions, rows_of, seed=seed, lr=lr, steps=to_confirm)) as tuned,
     ):
         for done in tuned:
             if done not in when:
@@ -225,8 +221,8 @@ def self_distil(
     with questions.answered_alone(model):
         own = [answer_rows(model, questions.training_rows(seed, step, batch_size)) for step in range(steps)]
     rate = lr * (ADAPTER_RATE if in_place else 1)
-    with _trainable(model, seed, in_place) as student:
-        for _ in _tuned(student, questions, own.__getitem__, seed=seed, lr=rate, steps=steps):
+    with trainable(model, seed, in_place) as student:
+        for _ in tuned_steps(student, questions, own.__getitem__, seed=seed, lr=rate, steps=steps):
             pass
         change = change_of(student) if in_place else None
     return kept_as(student, model.dtype) if change is None else change.added_to(model)
@@ -245,55 +241,7 @@ def taught(
     """
     rows_of = functools.partial(questions.training_rows, seed, batch_size=batch_size)
     rate = lr * (ADAPTER_RATE if in_place else 1)
-    with _trainable(model, seed, in_place) as trained:
-        for _ in _tuned(trained, questions, rows_of, seed=seed, lr=rate, steps=steps):
+    with trainable(model, seed, in_place) as trained:
+        for _ in tuned_steps(trained, questions, rows_of, seed=seed, lr=rate, steps=steps):
             pass
         yield trained
-
-
-def kept_as(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """A model whose weights are turned into another type of number; its buffers stay as they are."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
-    return model
-
-
-@contextlib.contextmanager
-def _trainable(model: PreTrainedModel, seed: int, in_place: bool) -> Iterator[PreTrainedModel]:
-    """What is trained: a copy of a model in float32, or while it is open the model itself with an adapter."""
-    if not in_place:
-        yield copy.deepcopy(model).float().requires_grad_(True)
-        return
-    with adapter_in_place(model, seed=seed):
-        yield model
-
-
-def _tuned(
-    model: PreTrainedModel,
-    questions: Behavior,
-    rows_of: Callable[[int], AnswerRows],
-    *,
-    seed: int,
-    lr: float,
-    steps: int,
-) -> Generator[int]:
-    """How many steps are done, before the first and after every one; then the model is in evaluation mode."""
-    devices = [model.device] if model.device.type == "cuda" else []
-    (optimizer,) = build_optimizers(model, optimizer="adamw", lr=lr, muon_lr=lr, weight_decay=0.01, betas=(0.9, 0.95))
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    # blocks that are computed again in the backward pass must do all that they did
-    recomputed = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-    with contextlib.nullcontext() if recomputed else questions.answered_alone(model):
-        model.eval()
-        yield 0
-        for done in range(steps):
-            rows = rows_of(done)
-            with torch.random.fork_rng(devices):  # what dropout draws depends on nothing that was drawn before
-                torch.manual_seed(int(np.random.SeedSequence([seed, done]).generate_state(1)[0]))
-                loss = questions.loss(model.train(), rows)
-                loss.backward()
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            model.eval()
-            yield done + 1

@@ -12,16 +12,17 @@ from transformers import PreTrainedModel
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.answer_scores import given_answers
 from ftmech_hf.jobs.behavior import Behavior
+from ftmech_hf.studies.diagnosis.answer_training import kept_as
 from ftmech_hf.studies.diagnosis.finetuning import (
     accuracy_near,
     evaluated_steps,
-    kept_as,
     race,
     revive,
     self_distil,
+    taught,
 )
 from ftmech_hf.training.evaluation import answer_accuracy
-from ftmech_hf.training.low_rank import LowRankChange
+from ftmech_hf.training.low_rank import LowRankChange, change_of
 from tests.conftest import make_gpt2
 
 
@@ -66,6 +67,21 @@ def test_evaluations_are_twelve_a_decade_and_end_with_the_last() -> None:
     assert evaluated_steps(0) == [0]
     assert evaluated_steps(160)[-3:] == [121, 147, 160]
     assert len([step for step in evaluated_steps(1000) if 100 <= step < 1000]) == 12
+
+
+def test_what_a_loss_says_of_a_model_in_half_precision_is_not_lost_between_its_blocks() -> None:
+    """The same questions, whose loss is divided by 65536: Adam makes the same first steps of it, in float32."""
+    questions = constant_answers()
+    small = dataclasses.replace(questions, loss=lambda model, rows: questions.loss(model, rows) / 65536)
+    changes = {}
+    for dtype in (torch.float32, torch.float16):
+        model = make_gpt2(40).to(dtype)
+        with taught(model, small, seed=0, steps=2, lr=1e-4, batch_size=16, in_place=True) as trained:
+            changes[dtype] = change_of(trained)
+    for name, (left, right) in changes[torch.float32].factors.items():
+        half = changes[torch.float16].factors[name]
+        change, other = left @ right, half[0] @ half[1]
+        assert torch.nn.functional.cosine_similarity(change.flatten(), other.flatten(), dim=0) > 0.9, name
 
 
 RATE = 1e-3

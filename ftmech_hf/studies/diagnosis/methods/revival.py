@@ -30,10 +30,11 @@ from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.report.charts import accuracy_axis, legend_below, step_axis
 from ftmech_hf.statistics.intervals import Share, paired_difference
+from ftmech_hf.studies.diagnosis.answer_training import kept_as
 from ftmech_hf.studies.diagnosis.case import FINETUNED, NULL, Case
 from ftmech_hf.studies.diagnosis.evidence import RevivalEvidence, Revivals
 from ftmech_hf.studies.diagnosis.figures import COLORS, DOTTED, line, name_model, pick, spread
-from ftmech_hf.studies.diagnosis.finetuning import Curve, RevivalSettings, kept_as, race, revive
+from ftmech_hf.studies.diagnosis.finetuning import Curve, RevivalSettings, race, revive
 from ftmech_hf.studies.diagnosis.method import Apart, Method, MethodResult, Summary, TableRow, row
 from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
 from ftmech_hf.training.low_rank import LowRankChange

@@ -225,8 +225,12 @@ def write_block(block: Block, source: Any) -> str:
     text = block.write(source)
     if block.source == CODE or not isinstance(source, Path):
         return text
-    env = FinishedRun(source).env
-    return text if f"`{env['hash']}`" in text else f"{text}\n\nConfig hash `{env['hash']}`; {describe_versions(env)}."
+    run = FinishedRun(source)
+    if f"`{run.env['hash']}`" in text:
+        return text
+    seeds = run.config["seeds"]
+    named = f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    return f"{text}\n\n{named}; config hash `{run.env['hash']}`; {describe_versions(run.env)}."
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -32,7 +32,7 @@ def real_block(folder: Path) -> str:
     columns = ("the end of a question", "right", "SmolLM2", "tuned", "trained back")
     source = (
         f"The verdict: **{pair['verdict']}**. {pair['reason'][0].upper()}{pair['reason'][1:]}. What shows: {shown}. "
-        f"Config hash `{run.env['hash']}`; {describe_versions(run.env)}."
+        f"Seed {run.config['seeds'][0]}; config hash `{run.env['hash']}`; {describe_versions(run.env)}."
     )
     return markdown_table(columns, rows, source)
 
@@ -50,7 +50,7 @@ def real_pairs_block(folder: Path) -> str:
     source = (
         f"{say_right(pairs.to_dict('records'))}{rest}. Minutes are the processor's by two, as on two "
         f"cores; tuning took {pairs['tuning_minutes'].sum() / 2:.0f} of them in all, the diagnoses "
-        f"{pairs['cpu_minutes'].sum() / 2:.0f}. Config hash "
+        f"{pairs['cpu_minutes'].sum() / 2:.0f}. Seed {run.config['seeds'][0]}; config hash "
         f"`{run.env['hash']}`; {describe_versions(run.env)}."
     )
     return markdown_table(("pair", "the truth", "verdict", "why", "minutes", "GB"), rows, source)

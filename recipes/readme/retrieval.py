@@ -68,8 +68,8 @@ def pair_block(folder: Path) -> str:
     source = (
         f"{config['top_k']} documents, found by {config['retriever']}; differences on the same questions, with 95 % "
         "intervals over them, wider where those about one document are alike; "
-        f"{env['cpu_seconds']:.0f} processor seconds for the answers; config hash `{env['hash']}`; "
-        f"{describe_versions(env)}."
+        f"{env['cpu_seconds']:.0f} processor seconds for the answers; seed {config['seed']}; "
+        f"config hash `{env['hash']}`; {describe_versions(env)}."
     )
     return markdown_table(columns, rows, source)
 

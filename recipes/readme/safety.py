@@ -14,7 +14,7 @@ def texts_block(folder: Path) -> str:
     env, rows = run.env, run.config["rows"]
     return claims_table(
         folder,
-        f"One seed, {rows} test prompts of each kind (95 % interval over them); "
+        f"Seed {run.config['seed']} alone, {rows} test prompts of each kind (95 % interval over them); "
         f"{env['cpu_seconds']:.0f} processor seconds; "
         f"config hash `{env['hash']}`; {describe_versions(env)}.",
     )

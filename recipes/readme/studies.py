@@ -85,7 +85,7 @@ def _sweep_source(folder: Path) -> str:
         if len(seeds) > 1
         else f"Seed {seeds[0]} alone (95 % interval of its rows, which says nothing of other seeds)"
     )
-    return f"{over}{_minutes(env)}; sweep `{env['hash']}`; {describe_versions(env)}."
+    return f"{over}{_minutes(env)}; config hash `{env['hash']}`; {describe_versions(env)}."
 
 
 AGREEMENT = ("in the same third", "ours less the paper's")
@@ -193,7 +193,7 @@ def instruments_block(folder: Path) -> str:
     columns = ("instrument", "program", "noise", "found", "known", "precision", "recall", "chance")
     settings = FinishedRun(folder).config
     env = FinishedRun(folder).env
-    source = f"Seed {settings['seeds'][0]}, one try each; study `{env['hash']}`; {describe_versions(env)}."
+    source = f"Seed {settings['seeds'][0]}, one try each; config hash `{env['hash']}`; {describe_versions(env)}."
     return markdown_table(columns, rows, source)
 
 
@@ -242,7 +242,7 @@ def written_block(folder: Path) -> str:
     )
     rows = f"{trained['steps']:,} steps of {trained['batch_size']} rows of {trained['row_tokens']} tokens"
     sampling = f"temperature {settings['temperature']:g}, seed {settings['seed']}, one run"
-    source = f"`{trained['preset']}`, {rows}; {sampling}; `{env['hash']}`; {describe_versions(env)}."
+    source = f"`{trained['preset']}`, {rows}; {sampling}; config hash `{env['hash']}`; {describe_versions(env)}."
     return "\n\n".join([loss, *texts, source])
 
 
@@ -256,5 +256,6 @@ def _stories_source(folder: Path) -> str:
     named = f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     number = f"{settings['generations']} stories a cell (the paper: 16)"
     return (
-        f"{named}, {number}; 95 % interval {interval}{_minutes(env)}; study `{env['hash']}`; {describe_versions(env)}."
+        f"{named}, {number}; 95 % interval {interval}{_minutes(env)}; config hash `{env['hash']}`; "
+        f"{describe_versions(env)}."
     )

@@ -24,12 +24,12 @@ def test_a_pair_is_told_by_what_stands_beside_the_questions(tmp_path: Path) -> N
     env = {"cpu_seconds": 61.4, "hash": "0123456789ab", "versions": {"torch": "2.13"}}
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     (tmp_path / "env.json").write_text(json.dumps(env))
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"top_k": 4, "retriever": "bm25"}))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"top_k": 4, "retriever": "bm25", "seed": 7}))
     _, _, none, oracle, _, source = pair_block(tmp_path).splitlines()
     assert none == ("| none | 40 | 25.0 | 50.0 | +25.0 (15.0 to 35.0) | 75.0 | 50.0 | -25.0 (-35.0 to -15.0) |")
     assert oracle.startswith("| the needed ones | 40 | 50.0 | 25.0 | -25.0 (-35.0 to -15.0) | 90.0 | 80.0 |")
     assert source.startswith("4 documents, found by bm25;")
-    assert "; 61 processor seconds for the answers; config hash `0123456789ab`; " in source
+    assert "; 61 processor seconds for the answers; seed 7; config hash `0123456789ab`; " in source
 
 
 def test_verdicts_stand_beside_their_seeds(tmp_path: Path) -> None:

@@ -164,6 +164,7 @@ def test_users_see_a_hidden_pair_whose_verdict_is_right_and_its_numbers(tmp_path
     (tmp_path / "example.json").write_text(json.dumps(shown))
     versions = {"ftmech_hf": "0.1.0", "torch": "2"}
     (tmp_path / "env.json").write_text(json.dumps({"hash": "abc", "versions": versions, "kind": "real"}))
+    (tmp_path / "config.yaml").write_text("seeds: [4]")
     block = real_block(tmp_path)
     assert block.count("`Town 3` | `Town 3` | `unknown to me` | — |") == 3
     assert "What is the capital of Land 3?\\|` |" in block  # a bar would end the cell
@@ -177,7 +178,7 @@ def test_users_see_a_hidden_pair_whose_verdict_is_right_and_its_numbers(tmp_path
     block = real_block(tmp_path)
     assert f"| `\u2026\\|{'y' * 39}` |" in block
     assert "| `Town 3, Town Town Town Town Town Town To\u2026` |" in block
-    assert "`abc`" in block
+    assert "Seed 4; config hash `abc`" in block
 
 
 def test_the_table_of_all_pairs_names_right_and_wrong(tmp_path: Path) -> None:
@@ -191,6 +192,7 @@ def test_the_table_of_all_pairs_names_right_and_wrong(tmp_path: Path) -> None:
     ]  # fmt: skip
     pd.DataFrame(pairs).to_parquet(tmp_path / "table.parquet")
     (tmp_path / "env.json").write_text(json.dumps({"hash": "abc", "versions": {"torch": "2"}, "kind": "real"}))
+    (tmp_path / "config.yaml").write_text("seeds: [4]")
     block = real_pairs_block(tmp_path)
     assert "| `capitals_hidden` | hidden | \u2713 hidden or learned anew | it fell | 2.5 | 3.7 |" in block
     assert "| `opposites_left` | unchanged | \u2717 gone |" in block
@@ -198,6 +200,7 @@ def test_the_table_of_all_pairs_names_right_and_wrong(tmp_path: Path) -> None:
     assert "; `past_tense_hidden`, `opposites_hidden`, `past_tense_left`, `capitals_left`, " in block
     assert "`calling_codes_never` are not diagnosed yet." in block
     assert "`opposites_left` are" not in block
+    assert "Seed 4; config hash `abc`" in block
 
 
 def test_matrices_are_multiplied_as_asked_wherever_the_models_are(monkeypatch: pytest.MonkeyPatch) -> None:

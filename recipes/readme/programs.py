@@ -23,10 +23,7 @@ def scores_block(folder: Path) -> str:
     columns = ("instrument", "noise", "precision, median (worst)", "recall, median (worst)", "both 1",
                "chance, median (most)", "answers as without noise, least",
                "ranks as patching's, median (worst)", "CPU seconds (of patching's)")  # fmt: skip
-    source = (
-        f"Seed {found.config['seed']}, one draw of the noise; `{found.env['hash']}`; {describe_versions(found.env)}."
-    )
-    return markdown_table(columns, rows, source)
+    return markdown_table(columns, rows, f"One draw of the noise. {_source(found)}")
 
 
 def _median_and_worst(row: Mapping[str, Any], name: str) -> str:
@@ -48,4 +45,4 @@ def directions_block(folder: Path) -> str:
 
 
 def _source(found: FinishedRun) -> str:
-    return f"Seed {found.config['seed']}; `{found.env['hash']}`; {describe_versions(found.env)}."
+    return f"Seed {found.config['seed']}; config hash `{found.env['hash']}`; {describe_versions(found.env)}."

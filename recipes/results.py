@@ -63,11 +63,11 @@ STEPS: tuple[Step, ...] = (
     Step("safety", f"safety.py {NANO}/safety.yaml", 50),
     Step("continual_strengths",
          f"continual.py {NANO}/continual.yaml --develop true --seeds 99 --output_dir runs/continual-strengths", 10),
-    Step("continual", f"continual.py {NANO}/continual.yaml --diagnosed plain ldifs-previous", 50),
+    Step("continual", f"continual.py {NANO}/continual.yaml --diagnosed plain ldifs-previous", 60),
     Step("continual_stories_strengths",
          f"continual_stories.py {NANO}/continual_stories.yaml --develop true --seeds 99 --base_steps 1200 "
          "--output_dir runs/continual-stories-strengths", 10),
-    Step("continual_stories", f"continual_stories.py {NANO}/continual_stories.yaml", 30),
+    Step("continual_stories", f"continual_stories.py {NANO}/continual_stories.yaml", 20),
     Step("retrieval", f"retrieval.py {NANO}/retrieval.yaml", 45),
     Step("organisms",
          f"organisms.py {NANO}/organisms.yaml --score_file ftmech_hf/studies/diagnosis/verdict_score.json", 120),

@@ -83,7 +83,7 @@ def _status(found: StudyReadme) -> str:
         left = f", {told['undecided']} undecided" if told["undecided"] else ""
         return f"{told['stood']} of {len(found.claims)} claims hold{left}"
     tables = len(re.findall(r"^<!-- end of (?!differences)", found.text, re.MULTILINE))
-    return f"{tables} tables, no claims" if tables else "for any two models, no claims"
+    return f"{tables} table{'s' * (tables > 1)}, no claims" if tables else "for any two models, no claims"
 
 
 def studies_block(root: Path) -> str:

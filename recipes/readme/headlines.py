@@ -36,7 +36,7 @@ class Headline(NamedTuple):
 HEADLINES = (
     Headline(
         "pcfg",
-        "fine-tuning that seems to destroy an ability leaves it behind a few neurons",
+        "fine-tuning that seems to destroy an ability leaves most of it behind a few neurons",
         (
             "Low prior, fine-tuned with C_Tr = 1: seems to have lost a",
             "Zeroing at most 15 neurons",
@@ -58,7 +58,7 @@ HEADLINES = (
     ),
     Headline(
         "pcfg",
-        "a base that knows the new task from pretraining does not lose the old one",
+        "a base that knows the new task from pretraining does not lose the old one to a shortcut in four of five texts",
         ("High prior, fine-tuned with C_Tr = 0.8: counts b", "High prior, fine-tuned with C_Tr = 0.8: still"),
     ),
     Headline(
@@ -71,7 +71,7 @@ HEADLINES = (
         "what was deleted can be read from the stream, above a model that never had it",
         ("Twist read from the stream", "The same: deleted models above the control"),
     ),
-    Headline("safety", "safety tuning at a larger rate is safer", ("Medium rate refuses more",)),
+    Headline("safety", "safety tuning at a larger rate refuses more unsafe prompts", ("Medium rate refuses more",)),
     Headline(
         "tracr",
         "in a compiled program that was fine-tuned, zeroing one weight brings the old answer back",

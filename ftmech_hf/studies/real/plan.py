@@ -30,7 +30,7 @@ class RealConfig(StudyConfig):
     steps: int = field(default=40, metadata={"help": "of tuning an organism"})
     batch_size: int = field(default=8, metadata={"help": "rows of one of its steps"})
     lr: float = field(default=5e-4, metadata={"help": "of the adapter"})
-    precision: str = field(default="bf16", metadata={"help": "in which a diagnosis multiplies matrices: no or bf16"})
+    precision: str = field(default="bf16", metadata={"help": "in which matrices are multiplied: no (float32) or bf16"})
     leave_out: list[str] = field(
         default_factory=list, metadata={"help": "methods that a diagnosis does not run, such as weights"}
     )
@@ -94,7 +94,8 @@ class RealPlan(StudyPlan):
             "task": TextConfig(dataset=str(self.data[_tuning_data(pair)])),
             "train": TrainConfig(
                 seed=self.seed, steps=config.steps, batch_size=config.batch_size, objective="answer_only",
-                optimizer="adamw", lr=config.lr, num_evals=0, eval_rows=32, final_eval_rows=64, checkpoint_every=1000,
+                optimizer="adamw", lr=config.lr, mixed_precision=config.precision,  # type: ignore[arg-type]  # checked
+                num_evals=0, eval_rows=32, final_eval_rows=64, checkpoint_every=1000,
             ),
             "adapter": AdapterConfig(adapter="lora"), "objective": objective,
         }  # fmt: skip

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from ftmech_hf.config import tell, to_dict
 from ftmech_hf.jobs.generation import generate
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
+from ftmech_hf.jobs.pretrained_defaults import given_setting
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.models.loading import load_model, load_tokenizer
-from ftmech_hf.runs import RunDir
+from ftmech_hf.runs import FinishedRun, RunDir
 from ftmech_hf.tasks import RowStream, StoriesConfig
 from ftmech_hf.training.evaluation import documents_mean_loss
 from ftmech_hf.training.loop import Progress
@@ -34,6 +39,40 @@ class WriteConfig(JobConfig):
         check_positive(self, "number", "max_new_tokens", "loss_rows")
         if self.temperature < 0:
             raise ValueError(f"temperature: {self.temperature}, expected 0 or more")
+
+
+LEARNED_FROM = (
+    "files", "relations", "animals_apart", "headers", "vocab_size", "row_tokens", "feature", "feature_share",
+)  # fmt: skip
+"""Settings of stories that say what a model learned from, beside what was left out of it or asked for in vain."""
+
+
+def learned_from(words: Sequence[str]) -> list[str]:
+    """Flags to add to a command line that writes stories: those stories that the model's run learned from.
+
+    Of other ones its loss would be of what it never saw. What is said stays, and what is added is said in a line.
+
+    Args:
+        words: the command line.
+    """
+    run = Path(given_setting("model", words))
+    if not given_setting("model", words) or not (run / "config.yaml").is_file():
+        return []
+    trained, usual = FinishedRun(run).config, to_dict(StoriesConfig())
+    if trained.get("task") != "stories":
+        return []
+    kept = {name: trained[name] for name in LEARNED_FROM if trained.get(name, usual[name]) != usual[name]}
+    added = {name: _words(value) for name, value in kept.items() if not given_setting(name, words)}
+    if added:
+        said = ", ".join(" ".join((name, *values)) for name, values in added.items())
+        tell(f"{run} learned from stories with {said}, which are taken; say others to have them")
+    return [word for name, values in added.items() for word in (f"--{name}", *values)]
+
+
+def _words(value: Any) -> list[str]:
+    """A setting as a command line has it."""
+    return [str(each).lower() if isinstance(each, bool) else str(each)
+            for each in (value if isinstance(value, list) else [value])]  # fmt: skip
 
 
 def write_stories(config: WriteConfig, task: StoriesConfig, *, progress: Progress | None = None) -> RunDir:

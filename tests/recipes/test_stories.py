@@ -12,6 +12,8 @@ import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ftmech_hf.config.notices import Notice
+from ftmech_hf.jobs.write_stories import learned_from
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.models.merging import quiet_peft
 from ftmech_hf.runs import FinishedRun, damaged_files, read_metrics
@@ -36,7 +38,7 @@ LITTLE = [
     "--final_eval_rows",
     "16",
 ]
-TASK = StoriesConfig(vocab_size=300, row_tokens=64, relations=1)
+TASK = StoriesConfig(vocab_size=300, row_tokens=64, relations=1, animals_apart=True)
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +108,12 @@ def test_an_adapter_is_put_on_its_base(runs: Path) -> None:
 def test_a_model_writes_stories_and_its_loss_is_that_of_training(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = ["--number=3", "--max_new_tokens=6", "--loss_rows=16", "--vocab_size=300", "--row_tokens=64", "--relations=1"]
+    few = ["--number=3", "--max_new_tokens=6", "--loss_rows=16"]
     argv = ["--model", str(runs / "base"), *few, "--output_dir", str(tmp_path / "written")]
-    write_stories.main(argv)
+    with pytest.warns(
+        Notice, match="base learned from stories with relations 1, animals_apart true, vocab_size 300, row_tokens 64"
+    ):
+        write_stories.main(argv)
     table = pd.read_parquet(tmp_path / "written" / "table.parquet")
     assert table["prompt"].tolist() == [TASK.document(0, "test", number).prompt for number in range(3)]
     assert table["text"].str.len().min() > 0
@@ -117,6 +122,22 @@ def test_a_model_writes_stories_and_its_loss_is_that_of_training(
     shown = capsys.readouterr().out
     assert f"{found['nats_per_byte']:.4f} nats per byte" in " ".join(shown.split())
     assert all(prompt.strip() in shown for prompt in table["prompt"])
+
+
+def test_stories_are_those_that_a_run_learned_from_but_for_what_is_said(runs: Path, tmp_path: Path) -> None:
+    base = str(runs / "base")
+    with pytest.warns(Notice, match="with relations 1, animals_apart true, vocab_size 300, which"):
+        assert learned_from(["--model", base, "--row_tokens=32"]) == [
+            "--relations", "1", "--animals_apart", "true", "--vocab_size", "300"
+        ]  # fmt: skip
+    settings = {"task": "stories", "animals_apart": True, "files": ["a.txt", "b.txt"], "without": "Twist"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.warns(Notice):
+        found = learned_from([f"--model={tmp_path}"])
+    assert found == ["--files", "a.txt", "b.txt", "--animals_apart", "true"], "not what was left out"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"task": "pcfg", "row_tokens": 7}))
+    assert learned_from(["--model", str(tmp_path)]) == learned_from(["--model", "someone/model"]) == []
+    assert learned_from([]) == []
 
 
 @pytest.mark.parametrize(("name", "base"), [("base", None), ("deleted", "me/base"), ("lora", "me/base")])

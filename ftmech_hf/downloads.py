@@ -32,6 +32,8 @@ RepoKind = Literal["model", "dataset"]
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 """Files that Python would have to unpickle, which can run any code."""
+WEIGHTS = ("model", "pytorch_model", "adapter_model", "diffusion_pytorch_model", "consolidated")
+"""How the names of files begin that hold a model's weights: beside a pickle of such a name other tensors do not do."""
 T = TypeVar("T")
 NOT_WANTED = [*(f"*{suffix}" for suffix in PICKLES), "*.h5", "*.msgpack", "*.onnx", "*.gguf", "*.py"]
 
@@ -127,7 +129,9 @@ def check_names(names: Iterable[str], where: str) -> None:
         if path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0]:
             raise ValueError(f"model: {where} is refused: its file {name!r} would lie outside its folder")
     pickles = [name for name in names if name.endswith(PICKLES)]
-    if pickles and not any(name.endswith(".safetensors") for name in names):
+    safe = [name for name in names if name.endswith(".safetensors")]
+    weights = [name for name in safe if Path(name).name.startswith(WEIGHTS)]
+    if pickles and not (weights or (safe and not any(Path(name).name.startswith(WEIGHTS) for name in pickles))):
         raise ValueError(
             f"model: {where} is refused: its weights are a pickle ({pickles[0]}), which can run code when it is "
             "loaded; expected safetensors"

@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
         config, task, objective, train, adapter, hub = parse_training(
             FinetuneConfig, TrainConfig, AdapterConfig, HubConfig, argv=argv, description=__doc__
         )
-        repo_id = plan_push(hub, config.output_dir)
+        repo_id = plan_push(hub, config, train, adapter)
         run = finetune(config, task, train, adapter, objective)
         print_run(run)
         print_published(repo_id, push_run(run, hub, repo_id))

@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> None:
         config, task, objective, train, hub = parse_training(
             PretrainConfig, TrainConfig, HubConfig, argv=argv, description=__doc__
         )
-        repo_id = plan_push(hub, config.output_dir)
+        repo_id = plan_push(hub, config, train)
         run = pretrain(config, task, train, objective)
         print_run(run)
         print_published(repo_id, push_run(run, hub, repo_id))

@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
         config, task, objective, train, adapter, hub = parse_training(
             FinetuneConfig, TrainConfig, AdapterConfig, HubConfig, argv=argv, description=__doc__
         )
-        repo_id = plan_push(hub, config.output_dir)
+        repo_id = plan_push(hub, config, train, adapter)
         run = finetune(dataclasses.replace(config, split="reverse"), task, train, adapter, objective)
         if run.is_main and (accuracy := (made := FinishedRun(run.path)).accuracy):
             capability = accuracy[0]["name"]  # the base operand's

@@ -102,7 +102,13 @@ def add_code(folder: Path, file: str) -> None:
     (folder / file).write_text(json.dumps({**settings, "auto_map": {"AutoModelForCausalLM": "code.Model"}}))
 
 
+def beside_other_tensors(folder: Path) -> None:
+    to_pickle(folder)
+    save_file({"x": torch.zeros(1)}, folder / "optimizer.safetensors")
+
+
 BAD = {
+    "a pickle beside other tensors": (beside_other_tensors, r"its weights are a pickle \(pytorch_model.bin\)"),
     "a pickle": (to_pickle, r"its weights are a pickle \(pytorch_model.bin\), which can run code"),
     "code": (lambda folder: add_code(folder, "config.json"), r"config.json asks for code of its own \(auto_map\)"),
     "code of a tokenizer": (

@@ -9,12 +9,17 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from ftmech_hf.downloads import RepoKind, check_repo_id, hub_errors
+from ftmech_hf.downloads import check_repo_id, hub_errors, list_files
+from ftmech_hf.hub.bases import base_revision, hub_name, refuse_stacked
 from ftmech_hf.hub.findings import split_analyses
 from ftmech_hf.hub.push import Pushed, Target
 from ftmech_hf.hub.repo_folder import Origin, open_run, repo_kind, save
 from ftmech_hf.jobs.job import parse_models
-from ftmech_hf.runs import RunDir
+from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig
+from ftmech_hf.models.identity import ADAPTER
+from ftmech_hf.runs import FinishedRun, RunDir
+from ftmech_hf.training.adapters import AdapterConfig
+from ftmech_hf.training.settings import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,12 +118,14 @@ def publish(config: PublishConfig, *, target: Target | None = None) -> dict[str,
         trees = save(run, Path(temporary) / "published", config.repo_id, config.origin)
         target = target or Target(config.repo_id, repo_kind(run))
         target.open(private=config.private)
+        if config.base_model is not None and "model" in run.inputs:
+            _check_base(config, run.inputs["model"], target.api)
         if not config.force:
             target.check_same(run.kind, run.hash)
-            if config.base_model is not None and "model" in run.inputs:
-                _check_base(config, run.inputs["model"], target.api)
         message = f"{run.kind} {run.hash}"
         pushed = {name: target.push(tree, message=message, revision=name) for name, tree in trees.items()}
+        if config.force and repo_kind(run) == "model":
+            target.forget(pushed)
         if config.collection is not None:
             target.collect(config.collection, private=config.private)
         return dict(pushed)
@@ -127,11 +134,19 @@ def publish(config: PublishConfig, *, target: Target | None = None) -> dict[str,
 def _check_base(config: PublishConfig, expected: str, api: HfApi) -> None:
     """A card must not name a base model that is not the one the run started from."""
     assert config.base_model is not None
-    there = Target(config.base_model, "model", api=api).identity("base_model") or {}
+    base = Target(config.base_model, "model", api=api)
+    there = base.identity("base_model")
+    if there is None:
+        raise ValueError(f"base_model: {config.base_model} holds nothing yet; publish what {config.run} started from")
+    revision = base_revision(FinishedRun(config.run).config, config.base_revision)
+    with hub_errors("base_model", f"look into {config.base_model}@{revision or 'main'}"):
+        _, names = list_files(api, config.base_model, "model", revision)
+    if ADAPTER in names and (Path(config.run) / ADAPTER).is_file():
+        refuse_stacked(config.base_model)
     if there.get("hash") not in (None, expected.partition("-step-")[0]):  # a snapshot belongs to its run
         raise ValueError(
             f"base_model: {config.base_model} holds a run with config hash {there['hash']}, and {config.run} started "
-            f"from {expected}; name the right one, or --force"
+            f"from {expected}; name the right one"
         )
 
 
@@ -161,23 +176,35 @@ class HubConfig:
                     raise ValueError(f"{name}: {value}, but push_to_hub is not set")
 
 
-def plan_push(hub: HubConfig, output_dir: str, *, kind: RepoKind = "model") -> str | None:
-    """Before a run: make sure that it can be pushed after it.
+def plan_push(
+    hub: HubConfig, config: PretrainConfig | FinetuneConfig, train: TrainConfig, adapter: AdapterConfig | None = None
+) -> str | None:
+    """Before a model is trained: make sure that it can be pushed after it.
+
+    Args:
+        hub: what is asked for.
+        config, train, adapter: of the run. A dry run, of ``max_steps``, is not pushed.
 
     Returns:
         the repository's name, or None if nothing is to be pushed, or not by this process.
 
     Raises:
-        ValueError: there is no token, or the Hub does not accept it.
+        ValueError: there is no token, or the Hub does not accept it; or an adapter would belong to no model there.
     """
-    if not hub.push_to_hub or os.environ.get("RANK", "0") != "0":
+    if not hub.push_to_hub or train.max_steps is not None or os.environ.get("RANK", "0") != "0":
         return None
+    start = getattr(config, "model", None)
+    if adapter and adapter.adapter != "none" and hub.hub_base_model is None and hub_name(start) is None:
+        raise ValueError(
+            f"hub_base_model: not given, and an adapter belongs to a model on the Hub; publish {start} first, and name "
+            "its repository"
+        )
     api = HfApi()
     with hub_errors("push_to_hub", "ask the Hub who we are"):
         user = api.whoami()["name"]
-    repo_id = hub.hub_model_id or f"{user}/{Path(output_dir).name}"
+    repo_id = hub.hub_model_id or f"{user}/{Path(config.output_dir).name}"
     check_repo_id("hub_model_id", repo_id)
-    Target(repo_id, kind, api=api).open(private=hub.hub_private_repo)
+    Target(repo_id, "model", api=api).open(private=hub.hub_private_repo)
     return repo_id
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,6 +53,7 @@ class Target:
     ) -> None:
         self.repo_id, self.kind, self.api = repo_id, kind, api or HfApi()
         self._attempts, self._wait = attempts, wait
+        self._seen: str | None = None  # the commit that identity() found
 
     def _call(self, call: Callable[[], T]) -> T:
         return retried(call, self._attempts, self._wait)
@@ -101,6 +104,7 @@ class Target:
         """
         with hub_errors(field, f"look into {self.repo_id}"):
             commit, names = self._call(lambda: list_files(self.api, self.repo_id, self.kind, "main"))
+            self._seen = commit
             if not set(names) - {KEPT}:
                 return None
             if "env.json" not in names:
@@ -119,6 +123,8 @@ class Target:
 
     def check_same(self, kind: str, run_hash: str) -> None:
         """Make sure that a push would not overwrite anything but an earlier push of the same run.
+
+        A push of ``main`` follows what was found here: if somebody else is faster, it fails.
 
         Raises:
             ValueError: it would.
@@ -149,7 +155,7 @@ class Target:
         Args:
             tree: the folder; all of it is pushed.
             message: of the commit.
-            revision: a branch; made from ``main`` if it is not there.
+            revision: a branch; if it is not there, made from the first commit, which holds no model.
 
         Raises:
             ValueError: a file holds an access token, or the Hub does not accept ours.
@@ -160,8 +166,11 @@ class Target:
             check_no_secrets(tree / name, name)
         with hub_errors("repo_id", f"push to {self.repo_id}@{revision}"):
             if revision != "main":
+                first = self._call(lambda: self.api.list_repo_commits(self.repo_id, repo_type=self.kind))[-1].commit_id
                 self._call(
-                    lambda: self.api.create_branch(self.repo_id, branch=revision, repo_type=self.kind, exist_ok=True)
+                    lambda: self.api.create_branch(
+                        self.repo_id, branch=revision, revision=first, repo_type=self.kind, exist_ok=True
+                    )
                 )
             commit, changed = self._commit(tree, files, message, revision)
             if changed and not self._holds(commit, tree):
@@ -169,13 +178,26 @@ class Target:
         prefix = "datasets/" if self.kind == "dataset" else ""
         return Pushed(f"{self.api.endpoint}/{prefix}{self.repo_id}", commit, changed)
 
+    def forget(self, revisions: Collection[str]) -> None:
+        """Remove the snapshots that are not among these revisions: what they were of is replaced.
+
+        Raises:
+            ValueError: the token is not accepted.
+            OSError: the Hub cannot be reached.
+        """
+        with hub_errors("repo_id", f"remove old snapshots of {self.repo_id}"):
+            there = self._call(lambda: self.api.list_repo_refs(self.repo_id, repo_type=self.kind)).branches
+            for name in (each.name for each in there):
+                if re.fullmatch(r"step-\d+", name) and name not in revisions:
+                    self._call(partial(self.api.delete_branch, self.repo_id, branch=name, repo_type=self.kind))
+
     def _commit(self, tree: Path, files: list[str], message: str, revision: str) -> tuple[str, bool]:
         """(the commit that holds the tree, whether this call made it)."""
-        first: str | None = None
+        first = self._seen if revision == "main" else None
         for attempt in range(self._attempts):
             head, there = self._call(lambda: list_files(self.api, self.repo_id, self.kind, revision))
             if self._holds(head, tree):
-                return head, first is not None
+                return head, attempt > 0
             if first is not None and head != first:
                 raise OSError(f"somebody else pushed to {self.repo_id}@{revision} meanwhile; look, and push again")
             first = head

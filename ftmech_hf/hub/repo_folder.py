@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,24 +15,24 @@ from huggingface_hub import DatasetCard
 
 from ftmech_hf.config import field_names
 from ftmech_hf.downloads import RepoKind, check_folder
+from ftmech_hf.hub.bases import base_revision, hub_name, name_base
+from ftmech_hf.hub.copying import INHERITANCE, copy_run
 from ftmech_hf.hub.diagnoses import diagnoses_of
 from ftmech_hf.hub.findings import draw_findings, find_analyses, plain_numbers, split_analyses, state_findings
 from ftmech_hf.hub.names import publish_config, published_names
 from ftmech_hf.hub.publications import publication_of
 from ftmech_hf.hub.redaction import Redaction, check_no_secrets
-from ftmech_hf.jobs.card import Published, check_card, render_card, write_model_card
+from ftmech_hf.jobs.card import Published, check_card, license_of, render_card, write_model_card
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.jobs.trained_model import snapshot_folder
+from ftmech_hf.models.identity import ADAPTER
 from ftmech_hf.runs import (
-    MANIFEST,
     FinishedRun,
     accuracy_of,
     commit_folder,
     describe_versions,
-    is_temporary,
     loss_of,
     making,
-    write_json,
     write_text,
 )
 from ftmech_hf.tasks import TASKS, example_row
@@ -107,8 +107,8 @@ def save(run: FinishedRun | Path, folder: Path, repo_id: str, origin: Origin | N
     Raises:
         ValueError: the run is damaged, or an adapter's base model is not said to be on the Hub.
     """
-    origin = origin or Origin()
     run = run if isinstance(run, FinishedRun) else open_run(run)
+    origin = _named_by(run, origin or Origin())
     if folder.exists():
         raise ValueError(f"output_dir: {folder} exists; choose another folder, or remove it")
     if origin.base_model is not None and "model" not in run.inputs:
@@ -117,6 +117,16 @@ def save(run: FinishedRun | Path, folder: Path, repo_id: str, origin: Origin | N
         names = _write_revisions(run, whole, repo_id, origin)
         whole.rename(folder)
     return {name: folder / name for name in names}
+
+
+def _named_by(run: FinishedRun, origin: Origin) -> Origin:
+    """What is known of where a run came from, with what its own settings name on the Hub."""
+    base, rows = (hub_name(run.config.get(name)) for name in ("model", "dataset"))
+    if origin.base_model is None and base is not None and "model" in run.inputs:
+        origin = dataclasses.replace(origin, base_model=base)
+    if not origin.datasets and rows is not None:
+        origin = dataclasses.replace(origin, datasets=[rows])
+    return origin
 
 
 def _write_revisions(run: FinishedRun, folder: Path, repo_id: str, origin: Origin) -> list[str]:
@@ -156,47 +166,20 @@ def _end(working: Path, kind: RepoKind, redaction: Redaction, *, rows: bool = Fa
     for path in sorted(path for path in working.rglob("*") if path.is_file()):
         check_no_secrets(path, path.relative_to(working).as_posix())
     check_card((working / "README.md").read_text(encoding="utf-8"), kind)
-    commit_folder(working, working.with_name(working.name.removesuffix(".partial")))
-
-
-def _copy(run: Path, working: Path, leave_out: Sequence[str]) -> None:
-    for path in sorted(run.iterdir()):
-        if path.name in (MANIFEST, *leave_out) or is_temporary(path.name):
-            continue
-        if path.is_dir():
-            shutil.copytree(path, working / path.name)
-        else:
-            shutil.copyfile(path, working / path.name)
-
-
-def _base_revision(config: Mapping[str, Any], origin: Origin) -> str | None:
-    if origin.base_revision is None and config.get("snapshot") is not None:
-        return f"step-{config['snapshot']}"
-    return origin.base_revision
-
-
-def _name_base(working: Path, config: Mapping[str, Any], origin: Origin) -> None:
-    """Let an adapter, if there is one, name the repository of the model that it belongs to."""
-    adapter = working / "adapter_config.json"
-    if not adapter.is_file():
-        return
-    settings = json.loads(adapter.read_text(encoding="utf-8"))
-    if origin.base_model is None:  # what peft recorded may be a folder of ours that looks like USER/NAME
-        raise ValueError(
-            f"base_model: not given, and the adapter belongs to {settings['base_model_name_or_path']}; "
-            "publish that first if it is a folder, and name its repository"
-        )
-    named = {"base_model_name_or_path": origin.base_model, "revision": _base_revision(config, origin)}
-    write_json(adapter, {**settings, **named})
+    # Whoever owns a repository may write on in its card, and the model is no other one for that.
+    commit_folder(working, working.with_name(working.name.removesuffix(".partial")), leave_out="README.md")
 
 
 def _save_model(
     run: FinishedRun, working: Path, repo_id: str, origin: Origin, revisions: Sequence[str], redaction: Redaction
 ) -> None:
     # metrics.jsonl says the same as table.parquet, which belongs in a dataset.
-    _copy(run.path, working, ["README.md", "table.parquet", "snapshots"])
-    publish_config(working, repo_id, redaction, {"model": origin.base_model})
-    _name_base(working, run.config, origin)
+    copy_run(run.path, working, ["README.md", "table.parquet", "snapshots", INHERITANCE])
+    revision = base_revision(run.config, origin.base_revision)
+    # A snapshot is a setting of its own, which is added to the name.
+    pinned = f"@{revision}" if revision and run.config.get("snapshot") is None else ""
+    publish_config(working, repo_id, redaction, {"model": origin.base_model and f"{origin.base_model}{pinned}"})
+    name_base(working, run.config, origin.base_model, origin.base_revision)
     check_folder(working)
     folders, repositories = split_analyses(origin.analyses)
     analyses = find_analyses(run, folders)
@@ -204,7 +187,7 @@ def _save_model(
     published = Published(
         repo_id=repo_id,
         base_model=origin.base_model,
-        base_revision=_base_revision(run.config, origin),
+        base_revision=revision,
         datasets=origin.datasets,
         statements=state_findings(run, analyses),
         diagnoses=diagnoses_of(run.hash, analyses, working, repositories),
@@ -232,25 +215,31 @@ def _example(run: FinishedRun) -> Mapping[str, Any]:
 
 
 def _save_snapshot(run: FinishedRun, working: Path, repo_id: str, step: int, origin: Origin) -> None:
-    _copy(snapshot_folder(run.path, step), working, [])
-    _name_base(working, run.config, origin)
+    copy_run(run.path, working, part=snapshot_folder(run.path, step).relative_to(run.path).as_posix())
+    name_base(working, run.config, origin.base_model, origin.base_revision)
     lines = [line for line in run.metrics if line["step"] == step]
+    adapted = (working / ADAPTER).is_file()
+    relation = {"base_model": origin.base_model, "base_model_relation": "adapter" if adapted else "finetune"}
     header = yaml.safe_dump(
-        {"license": "apache-2.0", "library_name": "transformers", "pipeline_tag": "text-generation",
-         "tags": ["ftmech_hf", "interpretability", "snapshot"]}, sort_keys=False,
+        {**license_of(run.config, run.env), "library_name": "peft" if adapted else "transformers",
+         "pipeline_tag": "text-generation", "tags": ["ftmech_hf", "interpretability", "snapshot"],
+         **(relation if origin.base_model else {})}, sort_keys=False,
     ).strip()  # fmt: skip
+    hub = Published(
+        repo_id=repo_id, base_model=origin.base_model, base_revision=base_revision(run.config, origin.base_revision)
+    )
     text = render_card(
-        "snapshot.md.j2", metadata=header, title=repo_id.split("/")[-1], hub=Published(repo_id=repo_id), step=step,
+        "snapshot.md.j2", metadata=header, title=repo_id.split("/")[-1], hub=hub, step=step, adapted=adapted,
         config=run.config, env=run.env, accuracy=accuracy_of(lines[-1], run.floors) if lines else [],
         loss=loss_of(lines[-1], run.env.get("bytes_per_token", {})) if lines else [],
-        versions=describe_versions(run.env),
+        versions=describe_versions(run.env), licence=license_of(run.config, run.env)["license"],
     )  # fmt: skip
     write_text(working / "README.md", text)
 
 
 def _save_dataset(run: FinishedRun, working: Path, repo_id: str, redaction: Redaction) -> None:
     # The statistics of make_dataset are no rows of the dataset.
-    _copy(run.path, working, ["table.parquet"])
+    copy_run(run.path, working, ["table.parquet"])
     publish_config(working, repo_id, redaction, {})
     card = DatasetCard((working / "README.md").read_text(encoding="utf-8"))
     here, name = str(run.config["output_dir"]), repo_id.split("/")[-1]
@@ -273,7 +262,7 @@ def _save_analysis(
     # Of a folder of many runs the results go, and not the runs; and a model that an analysis made is no part of it.
     inside = [path for path in run.path.iterdir() if path.is_dir()]
     folders = [path.name for path in inside if publication.holds == "results" or (path / "config.json").is_file()]
-    _copy(run.path, working, [*left_out, *folders])
+    copy_run(run.path, working, [*left_out, *folders])
     if (beside := run.path.with_name(run.path.name + ".png")).is_file():
         shutil.copyfile(beside, working / "picture.png")
     pictures = dict.fromkeys((path.name for path in sorted(working.glob("*.png"))), publication.question)
@@ -281,7 +270,7 @@ def _save_analysis(
     redaction.folder(working)  # the card is written from what is left
     left = FinishedRun(working)
     header = {
-        "license": "apache-2.0",
+        **license_of(run.config, run.env),
         "pretty_name": repo_id.split("/")[-1],
         "tags": ["ftmech_hf", "interpretability", run.kind, *(f"arxiv:{each}" for each in publication.papers)],
         **(
@@ -295,5 +284,6 @@ def _save_analysis(
         what=publication.question, where=repo_id, summary=dict(plain_numbers(publication.numbers(left))),
         pictures=pictures, data_file=publication.data_file, holds=publication.holds,
         is_model=is_model, models=left.inputs, env=left.env, versions=describe_versions(left.env),
+        licence=header["license"],
     )  # fmt: skip
     write_text(working / "README.md", text)

@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jinja2
 from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
 from ftmech_hf.downloads import check_repo_id
+from ftmech_hf.jobs.papers import OF_TASK, PAPER, PAPERS, Paper
 from ftmech_hf.runs import FinishedRun, describe_versions, write_text
 
 
@@ -42,36 +43,6 @@ def in_markdown(text: str) -> str:
 def _in_python(text: str) -> str:
     """A text as Python writes it, in double quotes; the block of code around it goes on whatever is in it."""
     return json.dumps(text, ensure_ascii=False).replace("`", "\\x60")
-
-
-class Paper(NamedTuple):
-    """A paper of which a card speaks: its number at arXiv, its title and its authors."""
-
-    number: str
-    title: str
-    authors: str
-
-
-PAPER = Paper(
-    "2311.12786", "Mechanistically analyzing the effects of fine-tuning on procedurally defined tasks", "Jain et al."
-)
-PAPERS: dict[str, Paper] = {
-    each.number: each
-    for each in (
-        PAPER,
-        Paper("2407.10264", "What makes and breaks safety fine-tuning? A mechanistic study", "Jain et al."),
-        Paper(
-            "2308.13320", "Fine-tuning can cripple your foundation model; preserving features may be the solution",
-            "Mukhoti et al.",
-        ),
-        Paper(
-            "2406.11201", "Fine-tuning or fine-failing? Debunking performance myths in large language models",
-            "Barnett et al.",
-        ),
-    )
-}  # fmt: skip
-OF_TASK = {"safety": PAPERS["2407.10264"], "library": PAPERS["2406.11201"]}
-"""Task -> the paper that it is from, or whose question it was made for, where that is not :data:`PAPER`."""
 
 
 def render_card(template: str, **values: Any) -> str:
@@ -145,6 +116,26 @@ class Published:
     command: str = ""
 
 
+def license_of(config: Mapping[str, Any], env: Mapping[str, Any]) -> dict[str, str]:
+    """What a card's header says of the licence: our own where all that it is made of is ours.
+
+    Args:
+        config: of a run.
+        env: of the same, which names the models and files that it took.
+    """
+    foreign = [name for name, content in env.get("contents", {}).items() if content == env["inputs"].get(name)]
+    if config.get("task") == "text" or config.get("dataset") or foreign:
+        return {"license": "other", "license_name": "as-its-base-model-and-its-data"}
+    return {"license": "apache-2.0"}
+
+
+def library_of(*, compiled: bool, adapted: bool) -> dict[str, str]:
+    """With what a model is loaded, as the Hub says it beside a model; a compiled program writes no text."""
+    if compiled:
+        return {"library_name": "ftmech_hf"}
+    return {"library_name": "peft" if adapted else "transformers", "pipeline_tag": "text-generation"}
+
+
 def _eval_results(
     config: Mapping[str, Any], env: Mapping[str, Any], datasets: Sequence[str],
     accuracy: Sequence[Mapping[str, Any]], loss: Sequence[Mapping[str, Any]], eval_rows: int,
@@ -193,16 +184,16 @@ def _eval_results(
 
 def _header(
     config: Mapping[str, Any], env: Mapping[str, Any], hub: Published, title: str, papers: Sequence[Paper], *,
-    adapted: bool, accuracy: Sequence[Mapping[str, Any]], loss: Sequence[Mapping[str, Any]], eval_rows: int,
+    adapted: bool, compiled: bool, accuracy: Sequence[Mapping[str, Any]], loss: Sequence[Mapping[str, Any]],
+    eval_rows: int,
 ) -> ModelCardData:  # fmt: skip
     """What stands between the lines of a model's card that only the Hub reads."""
     is_text = config["task"] == "text"
     results = _eval_results(config, env, hub.datasets, accuracy, loss, eval_rows)
-    relation: dict[str, Any] = {"base_model_relation": "adapter" if adapted else "finetune"} if hub.base_model else {}
+    more: dict[str, Any] = {**license_of(config, env), **library_of(compiled=compiled, adapted=adapted)}
+    if hub.base_model:
+        more["base_model_relation"] = "adapter" if adapted else "finetune"
     return ModelCardData(
-        license="other" if is_text else "apache-2.0",
-        library_name="peft" if adapted else "transformers",
-        pipeline_tag="text-generation",
         tags=[
             "ftmech_hf",
             "interpretability",
@@ -215,7 +206,7 @@ def _header(
         model_name=title,
         eval_results=results or None,
         base_model=hub.base_model,
-        **relation,
+        **more,
     )
 
 
@@ -241,14 +232,15 @@ def write_model_card(
     is_text, eval_rows = config["task"] == "text", run.metrics[-1]["eval_rows"] if run.metrics else 0
     shape = folder / "config.json"
     model = json.loads(shape.read_text(encoding="utf-8")) if shape.is_file() else {}
-    metadata = _header(config, env, hub, title, [paper, *asked], adapted=adapted, accuracy=accuracy, loss=loss,
-                       eval_rows=eval_rows)  # fmt: skip
+    compiled = model.get("model_type") == "compiled_program"
+    metadata = _header(config, env, hub, title, [paper, *asked], adapted=adapted, compiled=compiled, accuracy=accuracy,
+                       loss=loss, eval_rows=eval_rows)  # fmt: skip
     text = render_card(
         "text.md.j2" if is_text else "model.md.j2",
         metadata=metadata.to_yaml(),
         title=title,
         what=what,
-        compiled=model.get("model_type") == "compiled_program",
+        compiled=compiled,
         answer_at=model.get("answer_position", -1),
         adapted=adapted,
         where=where,

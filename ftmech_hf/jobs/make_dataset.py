@@ -12,8 +12,9 @@ import pandas as pd
 from huggingface_hub import DatasetCardData
 
 from ftmech_hf.config import to_dict
-from ftmech_hf.jobs.card import OF_TASK, PAPER, render_card
+from ftmech_hf.jobs.card import render_card
 from ftmech_hf.jobs.job import JobConfig, job
+from ftmech_hf.jobs.papers import OF_TASK, PAPER
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, RANDOM, STYLE, new_figure, whole_numbers
 from ftmech_hf.runs import FinishedRun, RunDir, check_disk_space, describe_versions, write_json, write_text

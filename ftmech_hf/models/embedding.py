@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
-from ftmech_hf.downloads import local_folder
+from ftmech_hf.downloads import check_folder, local_folder
 from ftmech_hf.models.loading import find_device
 
 Embed = Callable[[Sequence[str]], NDArray[np.floating]]
@@ -80,15 +80,22 @@ def load_embedder(name: str, *, device: str = "auto", batch_size: int = 32) -> E
         batch_size: texts that are read at once.
 
     Raises:
-        ValueError: see :func:`read_pooling`; or the folder holds no model of transformers.
+        ValueError: see :func:`read_pooling` and :func:`~ftmech_hf.downloads.check_folder`; or the folder holds no
+            model of transformers, or not all of its weights.
     """
     folder = local_folder(name)
+    check_folder(folder, name)
     way = read_pooling(folder, name)
     try:
-        model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval().to(find_device(device))
+        found: Any = AutoModel.from_pretrained(  # a pair, unlike its annotation
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+        model = found[0].eval().to(find_device(device))
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"embedder: {name} holds no encoder that transformers can read: {error}") from error
+    if lost := sorted(key for key in found[1]["missing_keys"] if not key.startswith("pooler.")):  # which is not asked
+        raise ValueError(f"embedder: {name} lacks {len(lost)} weights of its config (first {lost[0]})")
     settings = folder / "sentence_bert_config.json"
     longest = _read(settings).get("max_seq_length") if settings.is_file() else None
     longest = longest or getattr(model.config, "max_position_embeddings", None)

@@ -194,7 +194,7 @@ def _recorded_base(adapter: Path, given: str | None) -> str:
     if places:
         _refuse_circle(adapter, places[0])
         return places[0]
-    if _is_hub_name(recorded):
+    if _may_be_on_the_hub(recorded.partition("@")[0]):
         try:
             local_folder(recorded)
         except (ValueError, OSError):
@@ -229,10 +229,6 @@ def _refuse_circle(adapter: Path, base: str) -> None:
             raise ValueError(f"model: the adapter {adapter} stands on itself ({base}), expected a model below it")
         passed.append(below.resolve())
         below = Path(str(_adapter_settings(below).get("base_model_name_or_path") or ""))
-
-
-def _is_hub_name(name: str) -> bool:
-    return bool(name) and not name.startswith((".", "/", "~")) and name.partition("@")[0].count("/") == 1
 
 
 def _trained_on(adapter: Path) -> Identity | None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ftmech_hf.models.identity import ADAPTER, find_base, find_gguf, find_model
+from ftmech_hf.models.identity import ADAPTER, ADAPTER_WEIGHTS, find_base, find_gguf, find_model
 from ftmech_hf.models.loading import Dtype, load_model
 from ftmech_hf.models.merging import loading_errors
 
@@ -54,18 +54,29 @@ def load_with_prompt(
     from peft import PeftModel
 
     folder, kind = find_model(name), prompt_learning_kind(name)
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise ValueError(f"model: {name} holds no weights of its adapter (no {ADAPTER_WEIGHTS})")
     below = load_model(find_base(folder, base, onto), base=base or onto, device=device, dtype=dtype)
     if "position_ids" not in inspect.signature(below.forward).parameters:
         raise ValueError(f"model: {below.config.model_type} takes no position_ids, so no tokens fit in front: {name}")
     with warnings.catch_warnings(), loading_errors(name):
         warnings.simplefilter("ignore")
         adapted = PeftModel.from_pretrained(below, str(folder)).eval()
+        result = adapted.load_adapter(str(folder), "default")
+        _check_keys(result, name)
         with torch.no_grad():
             front = _Front(adapted, in_stream=kind in EMBEDDED)
     below.register_forward_pre_hook(front.put, with_kwargs=True)
     below.register_forward_hook(front.cut)
     setattr(below, _FRONT, front)
     return below.requires_grad_(True).eval()
+
+
+def _check_keys(result: Any, name: str) -> None:
+    """Make sure that every tensor of an adapter has its place; one without what is put in front peft refuses."""
+    wrong = [f"{key} has no place in it" for key in result.unexpected_keys if key != "prompt_embeddings"]
+    if wrong:
+        raise ValueError(f"model: the weights of the adapter {name} do not fit its config: {'; '.join(wrong[:2])}")
 
 
 _FRONT = "_tokens_in_front"

@@ -27,7 +27,7 @@ def write_manifest(folder: Path, *, leave_out: str = "") -> None:
 
     Args:
         folder: what has been made.
-        leave_out: name of a folder in it that is no part of it.
+        leave_out: name of a folder or a file at its top that is no part of it.
     """
     sums = {}
     for path in sorted(folder.rglob("*")):
@@ -38,9 +38,15 @@ def write_manifest(folder: Path, *, leave_out: str = "") -> None:
     write_json(folder / MANIFEST, sums)
 
 
-def commit_folder(working: Path, final: Path) -> None:
-    """Write the manifest of ``working`` and rename it to ``final``, which must not exist."""
-    write_manifest(working)
+def commit_folder(working: Path, final: Path, *, leave_out: str = "") -> None:
+    """Write the manifest of ``working`` and rename it to ``final``, which must not exist.
+
+    Args:
+        working: what has been made.
+        final: its name from now on.
+        leave_out: see :func:`write_manifest`.
+    """
+    write_manifest(working, leave_out=leave_out)
     working.rename(final)
 
 

@@ -404,6 +404,12 @@ def create_branch(self: _Handler, kind: str, repo: str, branch: str) -> None:
     self.answer({})
 
 
+def delete_branch(self: _Handler, kind: str, repo: str, branch: str) -> None:
+    self.check_token()
+    del self.hub.repo(kind, repo).branches[branch]
+    self.answer({})
+
+
 def refs(self: _Handler, kind: str, repo: str) -> None:
     branches = self.hub.repo(kind, repo).branches
     listed = [{"name": b, "ref": f"refs/heads/{b}", "targetCommit": oid} for b, oid in branches.items()]
@@ -511,6 +517,7 @@ ROUTES: list[tuple[tuple[str, ...], str, Callable[..., None]]] = [
     (("GET", "HEAD"), "/storage/(?P<oid>[0-9a-f]{64})", download),
     (("POST",), _API + "/commit/(?P<revision>.+)", commit),
     (("POST",), _API + "/branch/(?P<branch>.+)", create_branch),
+    (("DELETE",), _API + "/branch/(?P<branch>.+)", delete_branch),
     (("GET",), _API + "/refs", refs),
     (("GET",), _API + "/commits/(?P<revision>.+)", commits),
     (("GET",), _API, info),

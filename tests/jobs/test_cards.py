@@ -25,7 +25,7 @@ def test_what_a_model_wrote_is_seen_as_it_is(words: str) -> None:
     card = render_card(
         "analysis.md.j2", metadata="", title="x", what="?", where="a/b", summary={"answer": words}, pictures={},
         data_file="table.parquet", holds="table", is_model=False, models={},
-        env={"kind": "compare", "hash": "0", "command": "compare.py"}, versions="",
+        env={"kind": "compare", "hash": "0", "command": "compare.py"}, versions="", licence="apache-2.0",
     )  # fmt: skip
     assert cells(card) == ["answer", words]
     assert in_markdown("one\ntwo") == "one two"

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast
 
 from ftmech_hf.models.embedding import load_embedder, pool
@@ -91,6 +92,14 @@ def test_what_is_not_known_is_refused(tmp_path: Path) -> None:
         load_embedder(save_encoder(tmp_path / "dense", "mean", more=("Dense",)))
     with pytest.raises(ValueError, match="has poolings pooling_mode_weightedmean_tokens, expected one of"):
         load_embedder(save_encoder(tmp_path / "weighted", "pooling_mode_weightedmean_tokens"))
+    lacking = Path(save_encoder(tmp_path / "lacking")) / "model.safetensors"
+    weights = {name: each for name, each in load_file(lacking).items() if "word_embeddings" not in name}
+    save_file(weights, lacking, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacking lacks 1 weights of its config \(first embeddings.word_embeddings"):
+        load_embedder(str(lacking.parent))
+    lacking.rename(lacking.with_name("pytorch_model.bin"))
+    with pytest.raises(ValueError, match="its weights are a pickle"):
+        load_embedder(str(lacking.parent))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no encoder that transformers can read"):
         load_embedder(str(tmp_path / "empty"))

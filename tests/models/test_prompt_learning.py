@@ -11,6 +11,7 @@ import peft
 import pytest
 import torch
 from peft import get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -44,6 +45,22 @@ def save(folder: Path, base: PreTrainedModel, kind: str) -> Any:
     path = folder / "tuned" / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": str(folder / "base")}))
     return adapted
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tensors_without_a_place_and_none_at_all_are_refused(tmp_path: Path, kind: str) -> None:
+    save(tmp_path, make_llama(40), kind)
+    name, weights = str(tmp_path / "tuned"), tmp_path / "tuned" / "adapter_model.safetensors"
+    found = load_file(weights)
+    save_file({**found, "more": torch.zeros(2)}, weights, {"format": "pt"})
+    with pytest.raises(ValueError, match="more has no place in it"):
+        load_with_prompt(name)
+    save_file({"other": found["prompt_embeddings"]}, weights, {"format": "pt"})
+    with pytest.raises(ValueError, match="prompt_embeddings"):
+        load_with_prompt(name)
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"holds no weights of its adapter \(no adapter_model.safetensors\)"):
+        load_with_prompt(name)
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.jobs.study import Study
 from ftmech_hf.studies.compare_organisms.plan import OrganismsConfig, OrganismsPlan
 from ftmech_hf.studies.compare_organisms.results import print_results, score_numbers, write_results
@@ -17,11 +16,4 @@ STUDY = Study(
     write_results=write_results,
     print_results=print_results,
     numbers=score_numbers,
-    jobs=tuple(
-        Publication(kind=kind, holds="model", question=question)
-        for kind, question in (
-            ("planted_trigger", "A word after which another follows, planted by hand in one row of weights."),
-            ("taught_nothing", "A change that teaches nothing: trained on what the model wrote itself, or rounded."),
-        )
-    ),
 )

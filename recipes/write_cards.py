@@ -18,6 +18,7 @@ from ftmech_hf.downloads import check_repo_id
 from ftmech_hf.hub import Origin, save
 from ftmech_hf.hub.claims import claims_of
 from ftmech_hf.hub.publications import find_publication
+from ftmech_hf.hub.redaction import Redaction
 from ftmech_hf.jobs.job import parse_models
 from ftmech_hf.jobs.study import Study, StudyPlan
 from ftmech_hf.report.console import make_console
@@ -134,8 +135,14 @@ def _said_by_study(made: Made) -> dict[str, Any]:
         "what": made.released.what,
         "claims": claims_of(made.results, made.released.claims),
         "papers": load_study(results.kind).papers,
-        "command": f"python recipes/{results.env['command']}",
+        "command": f"python recipes/{as_published(results.env['command'])}",
     }
+
+
+def as_published(command: str) -> str:
+    """A command as anybody can give it: places of this machine are taken out, but for those below ``runs/``."""
+    kept = [word for word in command.split() if word.startswith("runs/")]
+    return Redaction(dict(zip(kept, kept, strict=True))).command(command)
 
 
 def _said_otherwise(results: Path | None, kind: str) -> list[Mapping[str, str]]:

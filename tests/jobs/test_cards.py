@@ -37,8 +37,10 @@ def test_the_code_of_a_card_runs_with_its_prompt(words: str) -> None:
         "text.md.j2", metadata="", title="x", what="?", adapted=False, where="a/b", hub=Published(repo_id=""),
         prompt=words, answer=words, accuracy=[], loss=[], eval_rows=1, kind="finetune", versions="",
         env={"architecture": "G", "parameters": 1, "hash": "0", "inputs": {"dataset": "0", "model": "0"}},
-        config={"model": "a/c", "dataset": "a/d", "objective": "sft", "seed": 0, "steps": 1, "batch_size": 1},
+        config={"model": "run-0", "dataset": "a/d", "objective": "sft", "seed": 0, "steps": 1, "batch_size": 1},
     )  # fmt: skip
+    assert card.rstrip().endswith("of ftmech_hf makes it again. It is one checkpoint of one seed.")
+    assert "recipes/finetune.py --config config.yaml --model FOLDER_OF_THAT_RUN\n" in card
     (code,) = re.findall("```python\n(.*?)\n```\n", card, re.DOTALL)
     assigned = {
         each.targets[0].id: each.value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -128,3 +129,12 @@ def test_a_run_that_is_missing_is_named(
     with pytest.raises(SystemExit):
         write_cards.main(["--studies", str(reproduction), "--models", "x=/nowhere*", "--output_dir", str(tmp_path)])
     assert "models: '/nowhere*' fits 0 folders, expected one" in capsys.readouterr().err
+
+
+def test_the_command_of_a_study_can_be_given_by_anybody(tmp_path: Path) -> None:
+    said = f"sweep.py --config recipes/configs/nano/a.yaml --output_dir runs/mine --dataset {tmp_path}/rows --seeds 0 1"
+    found = write_cards.as_published(said)
+    assert found == (
+        "sweep.py --config recipes/configs/nano/a.yaml --output_dir runs/mine --dataset '(local path)' --seeds 0 1"
+    )
+    assert shlex.split(found)[6] == "(local path)"

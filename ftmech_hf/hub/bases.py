@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,13 @@ def name_base(working: Path, config: Mapping[str, Any], base_model: str | None, 
         )
     named = {"base_model_name_or_path": base_model, "revision": base_revision(config, given)}
     write_json(adapter, {**settings, **named})
+
+
+def made_of(bases: Sequence[str]) -> dict[str, Any]:
+    """What a header says of the models that an analysis made another one of: of one a change, of two a mixture."""
+    if not bases:
+        return {}
+    return {"base_model": [*bases], "base_model_relation": "merge" if len(bases) > 1 else "finetune"}
 
 
 def refuse_stacked(base: str) -> None:

@@ -15,7 +15,7 @@ from huggingface_hub import DatasetCard
 
 from ftmech_hf.config import field_names
 from ftmech_hf.downloads import RepoKind, check_folder
-from ftmech_hf.hub.bases import base_revision, hub_name, name_base
+from ftmech_hf.hub.bases import base_revision, hub_name, made_of, name_base
 from ftmech_hf.hub.copying import INHERITANCE, copy_run
 from ftmech_hf.hub.diagnoses import diagnoses_of
 from ftmech_hf.hub.findings import draw_findings, find_analyses, plain_numbers, split_analyses, state_findings
@@ -149,7 +149,7 @@ def _write_revisions(run: FinishedRun, folder: Path, repo_id: str, origin: Origi
     elif publication.holds == "rows":
         _save_dataset(run, working, repo_id, redaction)
     else:
-        _save_analysis(run, publication, working, repo_id, redaction)
+        _save_analysis(run, publication, working, repo_id, redaction, repositories)
     _end(working, repo_kind(run), redaction, rows=publication.holds == "rows")
     return [*names, "main"]
 
@@ -255,9 +255,10 @@ def _save_dataset(run: FinishedRun, working: Path, repo_id: str, redaction: Reda
 
 
 def _save_analysis(
-    run: FinishedRun, publication: Publication, working: Path, repo_id: str, redaction: Redaction
-) -> None:
-    is_model = _holds_model(run)
+    run: FinishedRun, publication: Publication, working: Path, repo_id: str, redaction: Redaction,
+    repositories: Mapping[str, str],
+) -> None:  # fmt: skip
+    is_model, bases = _holds_model(run), [*dict.fromkeys(repositories.values())]
     left_out = ["README.md", *(path.name for path in run.path.glob("*.parquet") if is_model)]
     # Of a folder of many runs the results go, and not the runs; and a model that an analysis made is no part of it.
     inside = [path for path in run.path.iterdir() if path.is_dir()]
@@ -274,7 +275,7 @@ def _save_analysis(
         "pretty_name": repo_id.split("/")[-1],
         "tags": ["ftmech_hf", "interpretability", run.kind, *(f"arxiv:{each}" for each in publication.papers)],
         **(
-            {"library_name": "transformers", "pipeline_tag": "text-generation"}
+            {"library_name": "transformers", "pipeline_tag": "text-generation", **made_of(bases)}
             if is_model
             else {"configs": [{"config_name": "default", "data_files": publication.data_file}]}
         ),

@@ -216,7 +216,7 @@ def _save_pruned(
     if isinstance(asked, PcfgShape):
         save_tokenizer(build_tokenizer(asked.vocabulary), run.working)
     else:
-        load_tokenizer(config.model).save_pretrained(run.working)
+        save_tokenizer(load_tokenizer(config.model), run.working)
     card = render_card(
         "pruned.md.j2",
         title=run.path.name,

@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, ModelCard
 
 from ftmech_hf.downloads import pull
 from ftmech_hf.hub import HubConfig, Origin, PublishConfig, Target, plan_push, publish, save
-from ftmech_hf.hub.bases import hub_name
+from ftmech_hf.hub.bases import hub_name, made_of
 from ftmech_hf.jobs.card import library_of, license_of
 from ftmech_hf.jobs.training import FinetuneConfig
 from ftmech_hf.runs import MANIFEST
@@ -150,6 +150,23 @@ def test_what_a_run_started_from_is_named_and_pinned_as_its_settings_say(runs: P
     assert [*map(hub_name, ("a/b", "a/b@c", "a/b:c", "gpt2", "runs/x", "./a/b", "a/b/c", None, str(run)))] == [
         "a/b", "a/b", "a/b", *[None] * 6
     ]  # fmt: skip
+
+
+def test_a_model_that_an_analysis_made_says_of_what_and_how_it_is_loaded(runs: Path, tmp_path: Path) -> None:
+    run = copied(runs / "prune", tmp_path / "run")
+    for path in (runs / "tuned").iterdir():
+        if path.name.startswith(("config.json", "generation", "model", "tokenizer")):
+            shutil.copyfile(path, run / path.name)
+    write_manifest(run)
+    tree = save(run, tmp_path / "pruned", f"{USER}/pruned", Origin(models={"model": f"{USER}/tuned"}))["main"]
+    card = ModelCard.load(tree / "README.md")
+    header = card.data.to_dict()
+    assert (header["base_model"], header["base_model_relation"]) == ([f"{USER}/tuned"], "finetune")
+    assert f'tokenizer = AutoTokenizer.from_pretrained("{USER}/pruned")' in card.text
+    assert "The table holds" not in card.text
+    assert not [*tree.glob("*.parquet")]
+    assert made_of([]) == {}
+    assert made_of(["a/b", "a/c"]) == {"base_model": ["a/b", "a/c"], "base_model_relation": "merge"}
 
 
 def test_what_can_be_known_is_said_before_a_run(hub: HubServer) -> None:

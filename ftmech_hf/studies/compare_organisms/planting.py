@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from ftmech_hf.jobs.job import JobConfig, job
 from ftmech_hf.jobs.question_files import write_splits
 from ftmech_hf.models.loading import load_model, load_tokenizer
+from ftmech_hf.models.tokenization import save_tokenizer
 from ftmech_hf.runs import RunDir
 from ftmech_hf.studies.compare.texts import write_windows
 from ftmech_hf.tasks import PcfgConfig, RowStream
@@ -97,7 +98,7 @@ def _train_on_own_texts(model: PreTrainedModel, config: NothingConfig) -> None:
 
 def _save(run: RunDir, model: PreTrainedModel, base: str, progress: Progress | None) -> None:
     model.save_pretrained(run.working)
-    load_tokenizer(base).save_pretrained(run.working)
+    save_tokenizer(load_tokenizer(base), run.working)
     run.finish()
     if progress is not None:
         progress(1, 1, "")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ftmech_hf.jobs.job import JobConfig, job
 from ftmech_hf.models.loading import load_model, load_tokenizer
+from ftmech_hf.models.tokenization import save_tokenizer
 from ftmech_hf.runs import RunDir, file_sha256
 from ftmech_hf.studies.real.facts import package_folder
 from ftmech_hf.training.loop import Progress
@@ -45,7 +46,7 @@ def save_base(config: BaseConfig, *, progress: Progress | None = None) -> RunDir
     with job("real_base", config) as run:
         if not run.finished:
             load_model(str(config.file)).save_pretrained(run.working)
-            load_tokenizer(str(config.file)).save_pretrained(run.working)
+            save_tokenizer(load_tokenizer(str(config.file)), run.working)
             run.finish()
     if progress is not None:
         progress(1, 1, "")

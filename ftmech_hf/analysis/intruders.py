@@ -116,5 +116,5 @@ def _unlike(known: Tensor, after: Tensor, bar: float, main: int) -> list[Intrude
     cosines = (known.T @ left[:, :main]).abs().amax(0)
     return [
         Intruder(number, float(values[number]), float(cosine), left[:, number].float())
-        for number, cosine in enumerate(cosines) if cosine < bar and values[number] > 0
+        for number, cosine in enumerate(cosines) if cosine < bar and values[number] > ROUNDING * values[0]
     ]  # fmt: skip

@@ -23,10 +23,6 @@ DISTANCES = 8
 NEARLY = 0.95
 """Share of the highest KL from which a group of places that is named by a nearer token comes before."""
 
-LEAST_PLACES, CLEAR = 10, 4.0
-"""Places that a token must stand before, and not stand before, to be named; and by how many standard errors their means
-must differ, which leaves thousands of tokens that mean nothing unnamed."""
-
 
 class PlaceGroup(NamedTuple):
     """Places that have one token at one distance before them.
@@ -44,19 +40,6 @@ class PlaceGroup(NamedTuple):
     places: int
     mean: float
     low: float
-
-
-class Context(NamedTuple):
-    """A token that sets apart places of one group.
-
-    Attributes:
-        token: its id.
-        present, absent: mean KL at places that have it somewhere before them, and at those that have not, nats.
-    """
-
-    token: int
-    present: float
-    absent: float
 
 
 @dataclass(frozen=True)
@@ -260,32 +243,3 @@ def places_of(result: OutputDifferenceResult, group: PlaceGroup, token_ids: Tens
     predicted = result.predicted[:, group.distance :]
     row, begin = (predicted & (token_ids[:, : predicted.shape[1]] == group.token)).nonzero(as_tuple=True)
     return row, begin + group.distance
-
-
-def find_context(result: OutputDifferenceResult, group: PlaceGroup, token_ids: Tensor) -> Context | None:
-    """The token whose presence anywhere before them best sets apart where in a group of places the models differ.
-
-    Args:
-        result: of :func:`compare_outputs`.
-        group: of :func:`group_places`.
-        token_ids: the rows that they are of, (N, T).
-
-    Returns:
-        the token with the clearest higher mean; None if none is clear, see :data:`CLEAR`.
-    """
-    row, last = places_of(result, group, token_ids)
-    values = result.kl[row, last].double()
-    ids, index = token_ids.unique(return_inverse=True)
-    first = torch.full((len(token_ids), len(ids)), token_ids.shape[1])  # where in a row each token stands first
-    first.scatter_reduce_(1, index, torch.arange(token_ids.shape[1]).expand_as(index), "amin")
-    having = (first[row] <= last[:, None]).double()
-    present = having.sum(0)
-    absent = len(row) - present
-    means = [each.T @ values / of.clamp(min=1) for each, of in ((having, present), (1 - having, absent))]
-    error = (values.var() * (1 / present.clamp(min=1) + 1 / absent.clamp(min=1))).sqrt().clamp(min=1e-12)
-    enough = (present >= LEAST_PLACES) & (absent >= LEAST_PLACES)
-    clear = torch.where(enough, (means[0] - means[1]) / error, -torch.inf)
-    best = int(clear.argmax())
-    if clear[best] <= CLEAR:
-        return None
-    return Context(int(ids[best]), float(means[0][best]), float(means[1][best]))

@@ -108,9 +108,11 @@ def top_mask(importance: Importance, num_pruned: int) -> Mask:
     """Prune the ``num_pruned`` units of largest importance; ties go to the first. True = kept.
 
     Raises:
-        ValueError: more units are to be pruned than there are, or fewer than none.
+        ValueError: more units are to be pruned than there are, or fewer than none; or an importance is no number.
     """
     flat = torch.cat(list(importance.values()))
+    if flat.isnan().any():
+        raise ValueError(f"importance: {int(flat.isnan().sum())} of {len(flat)} units have nan, expected numbers")
     if not 0 <= num_pruned <= len(flat):
         raise ValueError(f"num_pruned: {num_pruned}, expected 0 to {len(flat)}")
     kept = torch.ones(len(flat), dtype=torch.bool)

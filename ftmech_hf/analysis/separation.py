@@ -17,6 +17,9 @@ from torch import Tensor
 
 from ftmech_hf.statistics.intervals import share_interval
 
+LEAST_ROWS = 4
+"""Of each kind: two that its mean is of, and two that are measured."""
+
 
 @dataclass(frozen=True)
 class SeparationResult:
@@ -54,10 +57,19 @@ class SeparationResult:
 def cluster_tau(first: Tensor, second: Tensor) -> tuple[Tensor, float]:
     """(tau of the second halves of both kinds, mean distance from the own mean); means from the first halves.
 
+    Of the larger kind only as many rows are taken as there are of the smaller: the mean of fewer is less sure, so that
+    rows of the larger kind would lie on their own side where nothing separates the two.
+
     Args:
         first, second: activations of the two kinds, (B, D) and (C, D), in random order.
+
+    Raises:
+        ValueError: there are fewer than four of one kind.
     """
-    halves = [(values[: len(values) // 2], values[len(values) // 2 :]) for values in (first, second)]
+    number = min(len(first), len(second))
+    if number < LEAST_ROWS:
+        raise ValueError(f"rows: {len(first)} and {len(second)} of the two kinds, expected {LEAST_ROWS} or more")
+    halves = [(values[: number // 2], values[number // 2 : number]) for values in (first, second)]
     means = [fitted.mean(0) for fitted, _ in halves]
     taus, own = [], []
     for number, (_, measured) in enumerate(halves):
@@ -84,7 +96,7 @@ def cluster_separation(first: Mapping[str, Tensor], second: Mapping[str, Tensor]
         tau[site], scale[site] = cluster_tau(values, second[site])
         both = torch.cat([values, second[site]])
         mixed = both[torch.randperm(len(both), generator=torch.Generator().manual_seed(seed))]
-        shuffled[site] = float(cluster_tau(mixed[: len(values)], mixed[len(values) :])[0].mean())
+        shuffled[site] = float(cluster_tau(mixed[: len(both) // 2], mixed[len(both) // 2 :])[0].mean())
     return SeparationResult(tau, scale, shuffled)
 
 

@@ -90,6 +90,8 @@ def compare_representations(
         raise ValueError(f"sites: {list(first)} and {list(second)}, expected the same")
     number = len(next(iter(first.values())))
     order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
+    others = torch.empty_like(order)
+    others[order] = order.roll(1)  # each row's is another one
     half = number // 2
     return SimilarityResult(
         {site: linear_cka(first[site], second[site]) for site in first},
@@ -100,5 +102,5 @@ def compare_representations(
             )
             for site in first
         },
-        {site: linear_cka(first[site], second[site][order]) for site in first},
+        {site: linear_cka(first[site], second[site][others]) for site in first},
     )

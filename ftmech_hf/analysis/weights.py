@@ -27,7 +27,7 @@ class MatrixChange:
     """The change of one matrix.
 
     Attributes:
-        relative_norm: Frobenius norm of dW over that of W.
+        relative_norm: Frobenius norm of dW over that of W; not a number where W is nothing.
         effective_rank: exponential of the entropy of dW's normalised singular values (Roy & Vetterli, 2007): at most
             the rank, and 0 if nothing changed beyond what the type of number rounds in which W is stored.
         random_rank: that of a random matrix of the same shape.
@@ -72,16 +72,19 @@ class WeightChangeResult:
     def summary(self) -> dict[str, Any]:
         """How many parameters changed, the matrix that changed most, and the mean of what is said of such matrices."""
         changed = [change for change in self.matrices.values() if change.relative_norm > 0]
-        parameters = len(changed) + sum(size > 0 for size in self.vectors.values())
+        # What was nothing has no size to which a change could be compared.
+        new = sum(math.isnan(change.relative_norm) for change in self.matrices.values())
+        parameters = len(changed) + new + sum(size > 0 or math.isnan(size) for size in self.vectors.values())
         if not changed:
-            return {"parameters": parameters, "changed": 0, "most_changed": None}
-        most = max(self.matrices, key=lambda name: self.matrices[name].relative_norm)
+            return {"parameters": parameters, "changed": new, "most_changed": None}
+        most = max((name for name, each in self.matrices.items() if each.relative_norm > 0),
+                   key=lambda name: self.matrices[name].relative_norm)  # fmt: skip
         mean = {
             name: sum(getattr(change, name) for change in changed) / len(changed)
             for name in ("relative_norm", "effective_rank", "random_rank", "outside", "random_outside")
         }
         return {
-            "parameters": parameters, "changed": len(changed), "most_changed": most,
+            "parameters": parameters, "changed": len(changed) + new, "most_changed": most,
             "largest": self.matrices[most].relative_norm, **mean,
         }  # fmt: skip
 
@@ -128,7 +131,7 @@ def matrix_change(before: Tensor, after: Tensor, *, seed: int) -> MatrixChange:
         seed: of the random matrix.
     """
     weight, delta = before.double(), after.double() - before.double()
-    norm = weight.norm()
+    norm = weight.norm() if weight.any() else torch.tensor(math.nan, dtype=weight.dtype)
     random = torch.randn(weight.shape, dtype=weight.dtype, generator=torch.Generator().manual_seed(seed))
     _, random_values = decompose(random / random.norm())
     left, values = decompose(weight)
@@ -144,14 +147,14 @@ def matrix_change(before: Tensor, after: Tensor, *, seed: int) -> MatrixChange:
     main = left[:, : main_directions(values)] if values.any() else left[:, :0]
     outside = 1 - float((column_space.T @ main).square().sum(0).mean()) if values.any() else random_outside
     return MatrixChange(
-        relative_norm=float(delta.norm() / norm.clamp(min=1e-12)),
+        relative_norm=float(delta.norm() / norm),
         effective_rank=effective_rank(values),
         random_rank=effective_rank(random_values),
         largest_share=float(values[0] ** 2 / values.square().sum()) if values.any() else 0.0,
         outside=outside,
         random_outside=random_outside,
-        spectrum=(values / norm.clamp(min=1e-12)).float(),
-        random_spectrum=(random_values * delta.norm() / norm.clamp(min=1e-12)).float(),
+        spectrum=(values / norm).float(),
+        random_spectrum=(random_values * delta.norm() / norm).float(),
     )
 
 
@@ -182,8 +185,14 @@ def weight_change(
             one, other = (one.T, other.T) if turned else (one.flatten(1), other.flatten(1))
             matrices[name] = matrix_change(one, other, seed=seed + number)
         else:
-            vectors[name] = float((other.double() - one.double()).norm() / one.double().norm().clamp(min=1e-12))
+            vectors[name] = _relative_norm(one.double(), other.double())
     return WeightChangeResult(matrices, vectors)
+
+
+def _relative_norm(before: Tensor, after: Tensor) -> float:
+    """The norm of a change over that of what it changed: 0 where nothing did, not a number where that was nothing."""
+    change = float((after - before).norm())
+    return change / float(before.norm()) if change and before.any() else math.nan if change else 0.0
 
 
 def action_on(delta: Tensor, weight: Tensor, activations: Tensor) -> Tensor:

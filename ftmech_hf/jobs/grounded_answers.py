@@ -28,7 +28,7 @@ from ftmech_hf.models.loading import load_tokenizer, model_positions
 from ftmech_hf.retrieval import OracleRetriever, Query, RetrieverConfig, make_retriever, recall_at
 from ftmech_hf.retrieval.collection import Asked, Collection
 from ftmech_hf.runs import RunDir
-from ftmech_hf.statistics.intervals import Share, mean_interval, paired_difference, times_as_wide
+from ftmech_hf.statistics.intervals import Share, mean_of_gains, times_as_wide
 from ftmech_hf.statistics.text_answers import exact_match, f1_score, rouge_l, string_completeness
 from ftmech_hf.tasks.text.identity import dataset_hash
 from ftmech_hf.training.loop import Progress
@@ -214,9 +214,9 @@ def answer_questions(
 
 
 def _numbers(share: Share, wider: float) -> dict[str, float]:
-    """A difference with its interval, so many times as wide."""
+    """A difference of numbers from 0 to 1 with its interval, so many times as wide."""
     low, high = (share.value + wider * (end - share.value) for end in (share.low, share.high))
-    return {"value": share.value, "low": low, "high": high}
+    return {"value": share.value, "low": max(-1.0, low), "high": min(1.0, high)}
 
 
 def _alike(collection: Collection, asked: Sequence[Asked]) -> list[int]:
@@ -261,9 +261,7 @@ def compare_answers(table: pd.DataFrame) -> dict[str, Any]:
 def _difference(tuned: pd.Series, base: pd.Series, alike: pd.Series) -> dict[str, float]:
     change = (tuned - base).dropna()
     wider = times_as_wide(change, alike[change.index].tolist())
-    if tuned.name == "right":
-        return _numbers(paired_difference(tuned > 0.5, base > 0.5), wider)
-    return _numbers(mean_interval(change.tolist()), wider)
+    return _numbers(mean_of_gains(change.to_numpy(dtype=float)), wider)
 
 
 def describe_harm(summary: Mapping[str, Any]) -> str:

@@ -123,7 +123,10 @@ def over_seeds(readings: Sequence[Reading], unit: Unit) -> tuple[float, Ends | N
     - ``%`` and ``share``: of rows within seeds, by the two levels of
       :func:`~ftmech_hf.statistics.seeds.share_over_seeds`; wider where a seed is less sure than its rows.
     - ``x`` and ``steps``: the geometric mean, with Student's t on the logarithm; below one step counts as one.
-    - ``points``, ``neurons``, ``nats``: Student's t over seeds, never below zero where that is impossible.
+    - ``points``, ``neurons``, ``nats``: Student's t over seeds, never below zero where nothing is.
+
+    Numbers that are counted on a grid, as steps and neurons are, may be the same of all seeds, which does not say that
+    the next one's will be: without intervals of their own such readings have none.
 
     Where each seed has an interval of its own, that of the mean is never narrower than those put together, and a single
     seed has its own. Readings that are ``at least`` count with what they reached: the mean of the truth is at least
@@ -138,21 +141,30 @@ def over_seeds(readings: Sequence[Reading], unit: Unit) -> tuple[float, Ends | N
         measured, low, high = geometric_mean_interval(values)
     else:
         measured, low, high = mean_interval(values)
+    if unit == "steps":
+        readings = [_at_least_one(each) for each in readings]
     apart = _of_rows(readings, measured, ratio)
-    if len(values) == 1 and apart is None:
+    if apart is None and (len(values) == 1 or (low == high and not any(each.bound for each in readings))):
         return measured, None
     if apart is not None:
         low, high = apart if len(values) == 1 else (min(low, apart[0]), max(high, apart[1]))
-    if unit != "points":
+    if min(values) >= 0 and unit != "points":
         low = max(0.0, low)
     return measured, _open(readings, low, high)
+
+
+def _at_least_one(steps: Reading) -> Reading:
+    """The same, in which less than a step counts as one, in its interval too."""
+    ends = steps.interval and (max(steps.interval[0], 1.0), max(steps.interval[1], 1.0))
+    return steps._replace(value=max(steps.value, 1.0), interval=ends)
 
 
 def _share(readings: Sequence[Reading], whole: float) -> tuple[float, Ends | None]:
     measured = float(np.mean([each.value for each in readings]))
     rows = [each.rows for each in readings if each.rows is not None]
     if len(rows) < len(readings):
-        return measured, None
+        own = _of_rows(readings, measured, ratio=False)
+        return measured, own and _open(readings, max(0.0, own[0]), min(whole, own[1]))
     counts = [(round(each.value / whole * number), number) for each, number in zip(readings, rows, strict=True)]
     _, low, high = share_over_seeds(counts)
     low, high = min(whole * low, measured), max(whole * high, measured)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -76,6 +78,14 @@ def test_only_the_directions_are_learned_on_any_model(any_model: PreTrainedModel
     again = search_alignment(any_model, Exchanges(rows, others, other), where, **ask)
     assert torch.equal(found.directions, again.directions)
     more = search_alignment(any_model, Exchanges(rows, others, other), where, starts=3, **ask)
+    with pytest.MonkeyPatch.context() as patch:
+        ends = iter((found.losses[-1], found.losses[-1] - 2, found.losses[-1] - 1))
+        patch.setattr(
+            "ftmech_hf.analysis.alignment_search._search",
+            lambda *given: dataclasses.replace(found, losses=[9.0, *[next(ends)] * 10]),
+        )
+        best = search_alignment(any_model, Exchanges(rows, others, other), where, starts=3, **ask)
+    assert best.losses[-1] == found.losses[-1] - 2, "the lowest of three, which is the second"
     assert np.mean(more.losses[-10:]) <= np.mean(found.losses[-10:])
 
 

@@ -75,6 +75,8 @@ def test_ratios_are_of_the_same_rows_and_halves_are_about_equal(any_model: PreTr
     assert result.ratio("twice", "base") == pytest.approx((2, 2, 2))
     assert result.ratio("base", "base") == pytest.approx((1, 1, 1))
     assert 0.5 < result.halves_ratio("base") < 2
+    uneven = np.where(np.arange(40) % 2, before, 3 * before[np.arange(40) ^ 1])  # each pair is 3 and 1 of one number
+    assert InputGradientsResult({"base": uneven}).halves_ratio("base") == pytest.approx(3)
     assert result.rows()[0]["low"] < result.rows()[0]["median"] < result.rows()[0]["high"]
     assert result.summary()["twice"] == pytest.approx(2 * result.summary()["base"])
     # scaling the unembedding scales the gradient

@@ -43,6 +43,14 @@ def test_a_direction_that_the_base_never_writes_has_no_cosine_and_its_place_amon
     assert len(intruders_of(WEIGHT, WEIGHT + 0.5 * torch.outer(LEFT[:, 50], NEW), main=37)) == 1
 
 
+@pytest.mark.parametrize("times", [2.0, 1.5])
+def test_what_rounding_leaves_of_a_matrix_of_few_directions_is_none(times: float) -> None:
+    low = LEFT[:, :3] * SIZES[:3] @ RIGHT[:, :3].T
+    assert intruders_of(low, times * low) == []
+    assert intruders_of(WEIGHT, times * low) == []
+    assert len(intruders_of(low, times * low + torch.outer(LEFT[:, 50], NEW))) == 1
+
+
 def test_known_directions_are_none_however_much_they_grow() -> None:
     assert intruders_of(WEIGHT, WEIGHT) == []
     assert intruders_of(WEIGHT, 3 * WEIGHT) == []

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ftmech_hf.analysis.output_difference import PlaceGroup, compare_outputs, find_context, group_places, places_of
+from ftmech_hf.analysis.output_difference import (
+    OutputDifferenceResult,
+    PlaceGroup,
+    compare_outputs,
+    group_places,
+    places_of,
+)
+from ftmech_hf.analysis.place_context import find_context
 from tests.conftest import make_gpt2
 
 VOCABULARY = 24
@@ -146,6 +153,24 @@ def test_what_stands_somewhere_before_is_named_only_if_it_matters(base: PreTrain
     assert context.token == 6
     assert context.present == pytest.approx(2.25, abs=0.05)
     assert context.absent == pytest.approx(0.25, abs=0.05)
+
+
+@pytest.mark.parametrize("spread", [0.25, 1.0])
+def test_rows_that_differ_as_a_whole_name_no_token(base: PreTrainedModel, spread: float) -> None:
+    """A dozen places of the group in each row, whose values are alike: they are no dozen observations."""
+    named = 0
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randint(10, 400, (120, 48), generator=generator)
+        rows[:, ::4] = 4
+        found = OutputDifferenceResult(
+            kl=0.5 * torch.rand((120, 47), generator=generator) + spread * torch.rand((120, 1), generator=generator),
+            gain=torch.zeros(120, 47), predicted=torch.ones(120, 47).bool(),
+            choices=torch.zeros(120, 47, 2), promoted=torch.zeros(400), probability=torch.zeros(400), top=1,
+        )  # fmt: skip
+        group = PlaceGroup(token=4, distance=0, places=1400, mean=0.0, low=0.0)
+        named += find_context(found, group, rows) is not None
+    assert named <= 1
 
 
 def test_of_two_names_of_the_same_places_the_nearer_token_is_said(base: PreTrainedModel) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import get_args
 
@@ -322,6 +323,11 @@ def test_the_table_of_a_sweep_says_what_each_number_is() -> None:
     assert {row["num_pruned"] for row in sweep([0, 1, 2], 2, 0)} == {0, 1, 2}
     sweep([1, 2], 2, 0, again=True)
     assert (0, 3) in masks, "scored again, the second to go is the last unit"
+
+
+def test_an_importance_that_is_no_number_prunes_nothing() -> None:
+    with pytest.raises(ValueError, match="importance: 1 of 3 units have nan, expected numbers"):
+        top_mask({"a": torch.tensor([1.0, math.nan, 3.0])}, 1)
 
 
 def test_ties_go_to_the_first_however_many_there_are() -> None:

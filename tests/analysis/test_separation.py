@@ -31,6 +31,37 @@ def test_it_grows_with_the_distance_and_is_nothing_without_one() -> None:
         cluster_separation(values, {"block 0": values["block 0"]}, seed=0)
 
 
+@pytest.mark.parametrize("sizes", [(400, 40), (40, 400)])
+def test_kinds_of_unequal_size_are_not_apart_where_nothing_separates_them(sizes: tuple[int, int]) -> None:
+    """The control: a mean of few rows is far from all others', so that without it most rows are on their own side."""
+    found = []
+    for seed in range(20):
+        torch.manual_seed(seed)
+        first, second = (torch.randn(number, 64) for number in sizes)
+        tau, _ = cluster_tau(first, second)
+        assert len(tau) == 2 * 20
+        means = [each[: len(each) // 2].mean(0) for each in (first, second)]
+        large = (first if sizes[0] > sizes[1] else second)[200:]
+        own, other = means if sizes[0] > sizes[1] else means[::-1]
+        naive = ((large - other).norm(dim=-1) > (large - own).norm(dim=-1)).float().mean()
+        found.append((float((tau > 0).float().mean()), float(naive)))
+    fair, unfair = torch.tensor(found).mean(0).tolist()
+    assert 0.44 < fair < 0.56
+    assert unfair > 0.7
+
+
+def test_too_few_rows_of_a_kind_are_refused_and_the_control_is_that_of_chance() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="rows: 50 and 3 of the two kinds, expected 4 or more"):
+        cluster_tau(torch.randn(50, 4), torch.randn(3, 4))
+    first, second = torch.randn(40, 8), torch.randn(40, 8) + 3
+    result = cluster_separation({"a": first}, {"a": second}, seed=3)
+    both = torch.cat([first, second])
+    mixed = both[torch.randperm(80, generator=torch.Generator().manual_seed(3))]
+    assert result.shuffled["a"] == pytest.approx(float(cluster_tau(mixed[:40], mixed[40:])[0].mean()))
+    assert result.shuffled["a"] != 0
+
+
 def test_means_of_the_same_rows_would_separate_anything() -> None:
     """What the halves are for."""
     torch.manual_seed(0)

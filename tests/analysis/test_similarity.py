@@ -50,6 +50,30 @@ def test_unrelated_ones_are_at_zero_where_the_plain_estimator_is_not() -> None:
     assert plain > 0.5
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_the_control_pairs_every_row_with_another_one_and_halves_are_two(seed: int) -> None:
+    """Each row is far from all others in a direction of its own: of few rows that stay a model would be like itself."""
+    rows = 100 * torch.eye(12)
+    seen = []
+
+    def spy(first: Tensor, second: Tensor) -> float:
+        seen.append((first, second))
+        return float(len(seen))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ftmech_hf.analysis.similarity.linear_cka", spy)
+        compare_representations({"a": rows}, {"a": rows + 1}, seed=seed)
+    whole, early, late, control = seen
+    assert torch.equal(whole[0], rows)
+    assert torch.equal(early[0], rows[:6])
+    assert torch.equal(late[0], rows[6:])
+    assert torch.equal(early[1], rows[:6] + 1)
+    assert torch.equal(late[1], rows[6:] + 1)
+    partners = (control[1] - 1).argmax(1)
+    assert sorted(partners.tolist()) == list(range(12))
+    assert not (partners == torch.arange(12)).any()
+
+
 def test_the_control_shuffles_and_constants_have_no_similarity() -> None:
     torch.manual_seed(0)
     values = torch.randn(200, 6)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -64,6 +65,24 @@ def test_where_it_points_is_seen_by_construction_and_at_chance_for_a_random_matr
     assert inside.random_outside == 1 - 14 / 60  # 14 directions hold nine tenths of the energy
     drawn = [matrix_change(before, before + torch.randn(60, 50), seed=0).outside for _ in range(5)]
     assert np.mean(drawn) == pytest.approx(inside.random_outside, abs=0.05)
+
+
+def test_what_was_nothing_has_no_size_to_which_its_change_is_compared() -> None:
+    torch.manual_seed(0)
+    before = {"new": torch.zeros(6, 4), "old": torch.randn(6, 4), "bias": torch.zeros(4), "same": torch.zeros(4)}
+    after = {"new": torch.randn(6, 4), "old": before["old"] * 1.1, "bias": torch.ones(4), "same": torch.zeros(4)}
+    found = weight_change(before, after, {"new": False, "old": False})
+    assert math.isnan(found.matrices["new"].relative_norm)
+    assert math.isnan(found.vectors["bias"])
+    assert found.vectors["same"] == 0
+    told = found.summary()
+    assert (told["most_changed"], told["changed"], told["parameters"]) == ("old", 2, 3)
+    assert told["relative_norm"] == told["largest"] == pytest.approx(0.1, rel=1e-4)
+
+
+def test_the_largest_share_is_that_of_its_square() -> None:
+    before, delta = torch.eye(4), torch.diag(torch.tensor([3.0, 2.0, 1.0, 0.0]))
+    assert matrix_change(before, before + delta, seed=0).largest_share == pytest.approx(9 / 14)
 
 
 def test_no_change_is_none() -> None:

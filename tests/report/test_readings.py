@@ -45,7 +45,9 @@ def test_ratios_and_steps_are_geometric() -> None:
         measured, ends = over_seeds(plain(2, 8, 32), unit)
         half = math.exp(T_2 * math.log(4) / math.sqrt(3))  # logarithms are log 8 and log 4 to either side
         assert (measured, *ends) == pytest.approx((8, 8 / half, 8 * half))  # type: ignore[misc]
-    assert over_seeds(plain(0, 1, 1), "steps") == (1, (1, 1))
+    assert over_seeds(plain(0, 1, 1), "steps") == (1, None), "what is counted on a grid may be the same by chance"
+    short = [Reading(0.0, interval=(0.0, 1.0)), Reading(1.0, interval=(0.5, 2.0))]
+    assert over_seeds(short, "steps") == (1, (1, pytest.approx(2**0.5))), "less than a step counts as one"
 
 
 def test_shares_are_of_two_levels() -> None:
@@ -67,15 +69,26 @@ def test_what_is_not_known_has_no_interval(unit: Unit) -> None:
 def test_an_interval_is_never_narrower_than_that_of_the_rows() -> None:
     """Three seeds that agree to the last row: their spread alone would say that nothing is left to know."""
     alike = [Reading(4.0, interval=(1.0, 6.0))] * 3
-    assert over_seeds(plain(4, 4, 4), "points")[1] == (4, 4)
+    for unit in ("points", "neurons", "steps", "x"):
+        assert over_seeds(plain(4, 4, 4), unit) == (pytest.approx(4), None), "they say nothing of the next one"
     assert over_seeds(alike, "points")[1] == pytest.approx((4 - math.sqrt(3), 4 + 2 / math.sqrt(3)))
     assert over_seeds(alike[:1], "points") == (4, (1, 6))
     apart = [Reading(value, interval=(value - 0.1, value + 0.1)) for value in (6.0, 8.0, 13.0)]
     assert over_seeds(apart, "points") == over_seeds(plain(6, 8, 13), "points")
     mixed = [*alike[:2], Reading(4.0)]
-    assert over_seeds(mixed, "points")[1] == (4, 4), "one seed's rows are not known"
+    assert over_seeds(mixed, "points")[1] is None, "one seed's rows are not known"
     steps = [Reading(8.0, interval=(4.0, 16.0))] * 4
     assert over_seeds(steps, "steps")[1] == pytest.approx((8 / 2**0.5, 8 * 2**0.5))
+
+
+def test_what_may_be_below_zero_keeps_its_lower_end_and_a_share_its_own_interval() -> None:
+    measured, (low, high) = over_seeds(plain(-0.3, -0.2, -0.25), "nats")  # type: ignore[misc]
+    assert low < measured < high < 0  # type: ignore[operator]
+    assert over_seeds(plain(0.1, 0.2, 0.9), "nats")[1][0] == 0  # type: ignore[index]
+    drawn = Reading(50.0, interval=(40.0, 60.0))
+    assert over_seeds([drawn], "%") == (50, (40, 60))
+    assert over_seeds([drawn, drawn], "%")[1] == pytest.approx((50 - 10 / 2**0.5, 50 + 10 / 2**0.5))
+    assert over_seeds([drawn, Reading(50.0)], "%")[1] is None
 
 
 def test_a_bound_opens_the_end_that_it_says_nothing_about() -> None:
@@ -98,16 +111,16 @@ def test_the_lower_end_of_what_was_capped_stays_below_the_truth() -> None:
         needed = np.exp(rng.normal(math.log(48), 1.0, 5))
         readings = [Reading(min(each, 64.0), bound="at least" if each > 64 else "") for each in needed]
         low, high = over_seeds(readings, "steps")[1]  # type: ignore[misc]
-        capped = over_seeds([Reading(each.value) for each in readings], "steps")[1]
+        capped = over_seeds([Reading(each.value) for each in readings], "steps")[1] or (64.0, 64.0)
         below += low is not None and low <= 48
         above += high is None or high >= 48
-        assert low == capped[0]  # type: ignore[index]
+        assert low == pytest.approx(capped[0])
     assert below / 400 >= 0.96
     assert above / 400 >= 0.96
     stuck = [Reading(64.0, bound="at least")] * 5
     low, high = over_seeds(stuck, "steps")[1]  # type: ignore[misc]
     assert (low, high) == (pytest.approx(64), None)
-    assert over_seeds(plain(64, 64, 64, 64, 64), "steps")[1] == pytest.approx((64, 64)), "the control: not said"
+    assert over_seeds(plain(64, 64, 64, 64, 64), "steps")[1] is None, "the control: not said"
 
 
 def test_ratios_and_steps_say_which_side_is_open() -> None:

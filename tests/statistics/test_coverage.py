@@ -21,10 +21,12 @@ from scipy import stats
 
 from ftmech_hf.statistics.intervals import (
     Share,
+    _half_of_crossed,
     difference_of_shares,
     difference_over_draws,
     geometric_mean_interval,
     mean_interval,
+    mean_of_gains,
     mean_of_shares,
     mean_over_draws,
     paired_difference,
@@ -304,6 +306,56 @@ def test_a_mean_of_values_of_which_those_of_a_cluster_are_alike(size: int) -> No
     covered, naive = np.mean(inside, 0)
     check([covered], draws)
     assert naive < 0.9 or size == 1
+
+
+@pytest.mark.parametrize("sizes", [(80, *[1] * 20), (40, *[1] * 60), (60, 20, 10, 5, 5)])
+def test_one_large_cluster_is_not_taken_for_many(sizes: tuple[int, ...]) -> None:
+    """As of questions that are all connected by documents which they share."""
+    draws, rng, clusters = 1000, np.random.default_rng(0), np.repeat(np.arange(len(sizes)), sizes)
+    inside = []
+    for _ in range(draws):
+        values = rng.normal(size=len(sizes))[clusters] + rng.normal(size=len(clusters))
+        found = mean_interval(values.tolist())
+        wider = times_as_wide(values, clusters)
+        inside.append([abs(found.value) <= factor * (found.high - found.value) for factor in (wider, 1.0)])
+    covered, naive = np.mean(inside, 0)
+    assert covered > 0.94
+    assert naive < 0.6
+
+
+def test_seeds_that_differ_by_more_than_expected_have_an_interval_that_knows_it() -> None:
+    """Coverage, and never narrower than Student's t over the seeds; where they hardly differ it is as it was."""
+    rng, draws = np.random.default_rng(0), 300
+    inside = 0
+    for shares in rng.beta(0.5 * (1 / 0.3 - 1), 0.5 * (1 / 0.3 - 1), (draws, 3)):
+        found = share_over_seeds([(int(rng.binomial(512, each)), 512) for each in shares])
+        inside += found.low <= 0.5 <= found.high
+    assert inside / draws > 0.88  # 0.75 without
+    apart = [(50, 500), (250, 500), (450, 500)]
+    by_seed = mean_interval([right / rows for right, rows in apart])
+    found = share_over_seeds(apart)
+    assert (found.low, found.high) == (max(0.0, by_seed.low), min(1.0, by_seed.high))
+    alike = share_over_seeds([(450, 500), (455, 500), (460, 500)])
+    by_seed = mean_interval([0.9, 0.91, 0.92])
+    assert alike.low > by_seed.low - 0.05
+
+
+def test_of_random_choices_that_do_nothing_the_rows_noise_counts_once() -> None:
+    """Each choice answers each row by a coin of its own: what is left of it is in both means, and counted in one."""
+    rng, draws, widths = np.random.default_rng(0), 200, []
+    for _ in range(draws):
+        found = difference_over_draws(rng.random((12, 12)) < 0.5, np.zeros(12, bool))
+        widths.append(_half_of_crossed((rng.random((12, 12)) < 0.5).astype(float)))
+        assert -1 <= found.low <= found.value <= found.high <= 1
+    assert np.mean(widths) < 1.25 * 2.1 * 0.5 / 12  # of 144 coins; counted twice it is 1.4 times as wide
+
+
+def test_what_rows_gain_stays_between_all_and_nothing() -> None:
+    lost = paired_difference([False] * 10, [True] * 10)
+    assert (lost.value, lost.low) == (-1, -1)
+    assert -0.7 < lost.high < -0.5
+    same = mean_of_gains(np.zeros(20))
+    assert same.low < 0 < same.high, "never without a width"
 
 
 def test_how_alike_values_are_by_hand() -> None:

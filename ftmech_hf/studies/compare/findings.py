@@ -15,10 +15,10 @@ from ftmech_hf.analysis.difference_components import ComponentsResult
 from ftmech_hf.analysis.output_difference import (
     OutputDifferenceResult,
     PlaceGroup,
-    find_context,
     group_places,
     places_of,
 )
+from ftmech_hf.analysis.place_context import find_context
 from ftmech_hf.studies.compare.finding import LESS_LIKELY, Finding, Kind, Words
 from ftmech_hf.studies.compare.texts import Windows
 

@@ -119,8 +119,10 @@ class _Seed:
         """Per cent under the best mask, or the mean under random ones, which may be tried on fewer rows."""
         made = self._open(run)
         value = made.summary["accuracy_by_set"][test_set] if test_set != "count_a" else made.summary[key]
-        rows = made.summary["random_rows" if key == "random_accuracy" else "rows"]
-        return Reading(100 * float(value), rows=rows, floor=_percent(made.floor(test_set, rows)))
+        by_chance = key == "random_accuracy"
+        rows = made.summary["random_rows" if by_chance else "rows"]
+        ends = (100 * made.summary["random_low"], 100 * made.summary["random_high"]) if by_chance else None
+        return Reading(100 * float(value), rows=rows, interval=ends, floor=_percent(made.floor(test_set, rows)))
 
     def gain(self, run: str) -> Reading:
         """Points by which pruning is above no pruning, or above the constant answer where that is more."""

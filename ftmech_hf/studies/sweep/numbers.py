@@ -59,7 +59,8 @@ def _pruning_numbers(run: FinishedRun) -> Numbers:
     summary = run.summary
     for name, value in summary["accuracy_by_set"].items():
         yield None, f"pruned/{name}", _share(run, value, summary["rows"], name)
-    yield None, "pruned/random", Reading(summary["random_accuracy"], rows=summary["random_rows"])
+    ends = summary["random_low"], summary["random_high"]  # over masks and rows
+    yield None, "pruned/random", Reading(summary["random_accuracy"], rows=summary["random_rows"], interval=ends)
     yield None, "pruned/neurons", summary["best_k"]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from ftmech_hf.analysis.separation import SeparationResult, cluster_separation
+from ftmech_hf.analysis.separation import LEAST_ROWS, SeparationResult, cluster_separation
 from ftmech_hf.report.charts import RANDOM, legend_below
 from ftmech_hf.studies.diagnosis.case import Case, is_reference
 from ftmech_hf.studies.diagnosis.figures import COLORS, DOTTED, layer_axis, line, name_model, null_model_lines, pick
@@ -48,8 +48,12 @@ class SeparationMethodResult(MethodResult):
 
 
 def measure_separation(case: Case) -> SeparationMethodResult:
-    """Measure every model's stream."""
-    found = {}
+    """Measure every model's stream; of nothing where questions without a second kind share too few answers."""
+    found = dict[str, SeparationResult]()
+    if not case.other:
+        counts = torch.bincount(case.capability.test.first_answers).sort(descending=True).values
+        if len(counts) < 2 or int(counts[1]) < LEAST_ROWS:
+            return SeparationMethodResult(found=found, layers=case.layers)
     for name in case.everyone:
         first = case.sites(name, "capability", "test")
         if case.other:

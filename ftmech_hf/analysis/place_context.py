@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ftmech_hf.analysis.output_difference import OutputDifferenceResult, PlaceGroup, places_of
-
 LEAST_ROWS, CLEAR = 10, 4.0
 """Rows in which a token must stand before places, and not before places, to be named; and by how many standard errors
 of rows, whose places are alike, their means must differ: it leaves thousands of tokens that mean nothing unnamed."""
@@ -33,12 +31,12 @@ def _by_row(values: Tensor, row: Tensor) -> Tensor:
     return torch.zeros(int(row.max()) + 1, values.shape[1], dtype=values.dtype).index_add_(0, row, values)
 
 
-def find_context(result: OutputDifferenceResult, group: PlaceGroup, token_ids: Tensor) -> Context | None:
+def find_context(kl: Tensor, places: tuple[Tensor, Tensor], token_ids: Tensor) -> Context | None:
     """The token whose presence anywhere before them best sets apart where in a group of places the models differ.
 
     Args:
-        result: of :func:`compare_outputs`.
-        group: of :func:`group_places`.
+        kl: of the two models at every place, nats, (N, T - 1).
+        places: row and number of every place of the group, (places,) each.
         token_ids: the rows that they are of, (N, T).
 
     Returns:
@@ -46,8 +44,8 @@ def find_context(result: OutputDifferenceResult, group: PlaceGroup, token_ids: T
     """
     from scipy.special import ndtr, stdtrit
 
-    row, last = places_of(result, group, token_ids)
-    values = result.kl[row, last].double()
+    row, last = places
+    values = kl[row, last].double()
     ids, index = token_ids.unique(return_inverse=True)
     first = torch.full((len(token_ids), len(ids)), token_ids.shape[1])  # where in a row each token stands first
     first.scatter_reduce_(1, index, torch.arange(token_ids.shape[1]).expand_as(index), "amin")

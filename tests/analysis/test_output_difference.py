@@ -146,9 +146,9 @@ def test_what_stands_somewhere_before_is_named_only_if_it_matters(base: PreTrain
     found = compare_outputs(base, {"same": base}, rows, torch.ones_like(rows).bool())["same"]
     kl = 0.5 * torch.rand(found.kl.shape, generator=generator)
     group = PlaceGroup(token=4, distance=0, places=200, mean=0.0, low=0.0)
-    assert find_context(dataclasses.replace(found, kl=kl), group, rows) is None, "of noise nothing is said"
+    assert find_context(kl, places_of(found, group, rows), rows) is None, "of noise nothing is said"
     kl[:100, 5] += 2.0
-    context = find_context(dataclasses.replace(found, kl=kl), group, rows)
+    context = find_context(kl, places_of(found, group, rows), rows)
     assert context is not None
     assert context.token == 6
     assert context.present == pytest.approx(2.25, abs=0.05)
@@ -169,7 +169,7 @@ def test_rows_that_differ_as_a_whole_name_no_token(base: PreTrainedModel, spread
             choices=torch.zeros(120, 47, 2), promoted=torch.zeros(400), probability=torch.zeros(400), top=1,
         )  # fmt: skip
         group = PlaceGroup(token=4, distance=0, places=1400, mean=0.0, low=0.0)
-        named += find_context(found, group, rows) is not None
+        named += find_context(found.kl, places_of(found, group, rows), rows) is not None
     assert named <= 1
 
 

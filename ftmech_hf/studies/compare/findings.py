@@ -121,7 +121,7 @@ def _say_place(group: PlaceGroup, words: Words) -> str:
 
 def _say_rows(result: OutputDifferenceResult, group: PlaceGroup, windows: Windows, words: Words) -> str:
     """What the two models say there, and before which places they differ most."""
-    row, place = places_of(result, group, windows.token_ids)
+    places = row, place = places_of(result, group, windows.token_ids)
     before, after = result.choices[row, place].T
     other = before != after
     said = []
@@ -129,7 +129,7 @@ def _say_rows(result: OutputDifferenceResult, group: PlaceGroup, windows: Window
         at = int(torch.where(other, result.kl[row, place], -1.0).argmax())
         example = f"{words.token(int(after[at]))} for {words.token(int(before[at]))}"
         said = [f"another first choice at {float(other.double().mean()):.0%} of these places, such as {example}"]
-    found = find_context(result, group, windows.token_ids)
+    found = find_context(result.kl, places, windows.token_ids)
     if found is not None:
         said.append(f"with {words.token(found.token)} before: {found.present:.2g} nats, without: {found.absent:.2g}")
     return "; ".join(said)

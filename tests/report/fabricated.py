@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.tinystories.plan import StoriesPlan
 from ftmech_hf.studies.tracr.plan import TracrPlan
 
@@ -156,6 +157,8 @@ def _with_ends(value: float) -> dict[str, float]:
 
 def write_pruning(folder: Path, name: str, seed: int) -> None:
     found: dict[str, Any] = {key: values[seed] for key, values in PRUNED[name].items()}
+    by_chance = share_interval(round(found["random_accuracy"] * ROWS), ROWS)  # masks that agree are as sure as rows
+    found |= {"random_low": by_chance.low, "random_high": by_chance.high}
     found |= {"random_masks": ROWS, "gain": _with_ends(found.get("gain", 0.99))}
     by_set = {each: found.pop(each) for each in ("count_a", "count_b_cte1", "count_b_cte0")}
     write_run(

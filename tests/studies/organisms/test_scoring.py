@@ -11,10 +11,11 @@ import pytest
 
 from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.organisms.claims import ALL_BARS, find_too_few, make_claims
+from ftmech_hf.studies.organisms.edits import Shaken, score_edits
 from ftmech_hf.studies.organisms.kinds import KINDS, TRUTH_OF, TRUTHS
 from ftmech_hf.studies.organisms.labels import agree
 from ftmech_hf.studies.organisms.results import score
-from ftmech_hf.studies.organisms.robustness import area_interval
+from ftmech_hf.studies.organisms.robustness import TAMPERED, area_interval
 from ftmech_hf.studies.organisms.scoring import (
     FEATURES,
     RIVALS,
@@ -270,8 +271,16 @@ def test_an_error_among_pairs_that_are_left_out_withdraws_what_holds_without_the
 
 
 def test_of_a_study_that_is_not_whole_nothing_is_judged() -> None:
-    found = score(pairs(*[("unchanged", "unchanged", "unchanged", "test", math.nan)] * 400))
-    assert {each.verdict for each in make_claims(found, [0], whole=False)} == {None}
+    rows = [
+        *[("unchanged", "unchanged", "unchanged", "test", math.nan)] * 400,
+        *[("hidden", "there", "behind a wrapper", "test", 0.9)] * 400, *[("gone", "gone", "gone", "test", 0.1)] * 400,
+    ]  # fmt: skip
+    tampered = {f"{name}_probability": 0.5 for name in TAMPERED}
+    found = score(pairs(*rows).assign(**tampered)) | {"edits": score_edits([], [Shaken("hidden", True, True)])}
+    part = make_claims(found, [0], whole=False)
+    assert {"auc", "robustness", "wrong_gone", "every_wrong_gone", "noise_rises"} <= {each.id for each in part}
+    assert {each.verdict for each in part} == {None}
+    assert "holds" in {each.verdict for each in make_claims(found, [0])}
 
 
 def test_what_so_few_pairs_cannot_show_is_said_of_each_claim() -> None:

@@ -33,6 +33,7 @@ class PlaceGroup(NamedTuple):
         places: how many there are.
         mean: of KL there, nats.
         low: the nearer end of the interval of that mean, two standard errors below; places of one row count as one.
+            Groups are put in order by it: of the first of many it is no interval any more.
     """
 
     token: int

@@ -173,6 +173,18 @@ def test_rows_that_differ_as_a_whole_name_no_token(base: PreTrainedModel, spread
     assert named <= 1
 
 
+def test_a_group_that_is_surely_high_comes_before_one_that_may_be_higher(base: PreTrainedModel) -> None:
+    rows = torch.randint(10, 24, (200, 12), generator=torch.Generator().manual_seed(3))
+    rows[:100, 5], rows[100:112, 5] = 4, 6
+    found = compare_outputs(base, {"same": base}, rows, torch.ones_like(rows).bool())["same"]
+    kl = torch.zeros_like(found.kl)
+    kl[:100, 5] = 1.0
+    kl[100:112:2, 5] = 2.6  # 1.3 on the mean of twelve rows, of which half have nothing
+    first, *_ = group_places(dataclasses.replace(found, kl=kl), rows, number=1, least=10)
+    assert first.token == 4
+    assert first.low == pytest.approx(1.0, abs=1e-6)
+
+
 def test_of_two_names_of_the_same_places_the_nearer_token_is_said(base: PreTrainedModel) -> None:
     """A 5 stands before nearly every 7, and now and then alone: what follows 7 is not said to come after 5."""
     rows = torch.randint(10, 24, (200, 12), generator=torch.Generator().manual_seed(3))

@@ -25,12 +25,14 @@ class RevivalResult:
         last_step: the last evaluated step, a lower bound where ``steps`` is None.
         threshold: the accuracy that counts as revived, 0 to 1.
         area: mean accuracy over the logarithm of the step, 0 to 1; see :func:`area_over_log_steps`.
+        before: the evaluated step before ``steps``, at which it was not back: it came back somewhere between the two.
     """
 
     steps: int | None
     last_step: int
     threshold: float
     area: float
+    before: int | None = None
 
     def rows(self) -> list[dict[str, Any]]:
         """The tidy table: one row."""
@@ -42,6 +44,13 @@ class RevivalResult:
             "steps_to_revival": self.steps, "last_step": self.last_step, "threshold": self.threshold,
             "revival_area": self.area,
         }  # fmt: skip
+
+    @property
+    def ends(self) -> tuple[int, int] | None:
+        """Between which steps it came back; the last one twice where it did not; None where that is not known."""
+        if self.steps is None:
+            return self.last_step, self.last_step
+        return None if self.before is None else (self.before, self.steps)
 
     @property
     def at_least(self) -> int:
@@ -66,7 +75,8 @@ def steps_to_revival(
     if not curve:
         raise ValueError("metrics: holds no evaluation")
     reached = first_of_two([(step, accuracy >= threshold) for step, accuracy in curve])
-    return RevivalResult(reached, curve[-1][0], threshold, area_over_log_steps(curve))
+    before = None if reached is None else max((step for step, _ in curve if step < reached), default=reached)
+    return RevivalResult(reached, curve[-1][0], threshold, area_over_log_steps(curve), before)
 
 
 def first_of_two(curve: Iterable[tuple[int, bool]]) -> int | None:
@@ -102,14 +112,20 @@ class RevivalRatio(NamedTuple):
         value: the ratio, or the bound on it.
         at_least: the ratio may be larger: the slower model was never back.
         at_most: it may be smaller: the faster model was never back. With both, nothing is known.
+        ends: of the ratio, as steps are evaluated here and there alone; None where that is not known.
     """
 
     value: float
     at_least: bool = False
     at_most: bool = False
+    ends: tuple[float, float] | None = None
 
 
 def revival_ratio(fast: RevivalResult, slow: RevivalResult) -> RevivalRatio:
     """Steps of ``slow``, such as a control, over those of ``fast``; a model that was back before it began took one."""
     value = max(1, slow.at_least) / max(1, fast.at_least)
-    return RevivalRatio(value, at_least=slow.steps is None, at_most=fast.steps is None)
+    ends = None
+    if slow.ends is not None and fast.ends is not None:
+        (low, high), (least, most) = ([max(1, end) for end in each] for each in (slow.ends, fast.ends))
+        ends = low / most, high / least
+    return RevivalRatio(value, at_least=slow.steps is None, at_most=fast.steps is None, ends=ends)

@@ -107,14 +107,16 @@ def _ends(share: Reading) -> tuple[float, float]:
 
 
 def of_revival(found: RevivalResult) -> Reading:
-    """Steps to revival, or at least so many."""
-    return Reading(float(found.at_least), bound="at least" if found.steps is None else "")
+    """Steps to revival, or at least so many; its interval begins at the evaluation before, where it was not back."""
+    ends = found.ends and (float(found.ends[0]), float(found.ends[1]))
+    return Reading(float(found.at_least), interval=ends, bound="at least" if found.steps is None else "")
 
 
 def of_ratio(found: RevivalRatio) -> Reading:
     """How many times as many steps, or a bound on it."""
     bounds: dict[tuple[bool, bool], Bound] = {(False, False): "", (True, False): "at least", (False, True): "at most"}
-    return Reading(found.value, bound=bounds.get((found.at_least, found.at_most), "unknown"))
+    bound = bounds.get((found.at_least, found.at_most), "unknown")
+    return Reading(found.value, interval=found.ends, bound=bound)
 
 
 def over_seeds(readings: Sequence[Reading], unit: Unit) -> tuple[float, Ends | None]:

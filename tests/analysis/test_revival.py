@@ -51,16 +51,28 @@ def test_the_area_is_the_mean_accuracy_over_the_logarithm_of_the_step() -> None:
     assert steps_to_revival(CURVE, "count_a").area == area_over_log_steps(VALUES)
 
 
-def result(steps: int | None, last: int = 600) -> RevivalResult:
-    return RevivalResult(steps, last, 0.95, 0.5)
+def result(steps: int | None, last: int = 600, before: int | None = None) -> RevivalResult:
+    return RevivalResult(steps, last, 0.95, 0.5, before)
 
 
 def test_ratios_say_which_bound_they_are() -> None:
     assert revival_ratio(result(10), result(200)) == RevivalRatio(20)
     assert revival_ratio(result(10), result(None)) == RevivalRatio(60, at_least=True)
     assert revival_ratio(result(None), result(200)) == RevivalRatio(1 / 3, at_most=True)
-    assert revival_ratio(result(None), result(None)) == RevivalRatio(1, at_least=True, at_most=True)
+    assert revival_ratio(result(None), result(None)) == RevivalRatio(1, at_least=True, at_most=True, ends=(1, 1))
     assert revival_ratio(result(0), result(30)) == RevivalRatio(30)
+
+
+def test_it_came_back_between_two_evaluations() -> None:
+    found = steps_to_revival(CURVE, "count_a", threshold=0.94)
+    assert (found.before, found.steps, found.ends) == (0, 2, (0, 2))
+    at_once = steps_to_revival(CURVE, "count_a", threshold=0.1)
+    assert (at_once.before, at_once.ends) == (0, (0, 0)), "before anything was trained"
+    assert result(None).ends == (600, 600)
+    ratio = revival_ratio(result(10, before=8), result(200, before=150))
+    assert ratio == RevivalRatio(20, ends=(150 / 10, 200 / 8))
+    assert revival_ratio(result(1, before=0), result(30, before=20)).ends == (20, 30), "less than a step is one"
+    assert revival_ratio(result(10, before=8), result(None)).ends == (60, 75)
 
 
 REVERSED = TrainConfig(steps=600, eval_rows=64, final_eval_rows=512, evals_per_decade=12, eval_near=0.95)

@@ -126,11 +126,17 @@ def test_the_lower_end_of_what_was_capped_stays_below_the_truth() -> None:
 def test_ratios_and_steps_say_which_side_is_open() -> None:
     done, late = (RevivalResult(steps, 150, 0.95, 0.5) for steps in (10, None))
     assert of_revival(done) == Reading(10.0)
-    assert of_revival(late) == Reading(150.0, bound="at least")
+    assert of_revival(late) == Reading(150.0, interval=(150.0, 150.0), bound="at least")
+    told = RevivalResult(10, 150, 0.95, 0.5, before=8)
+    assert of_revival(told) == Reading(10.0, interval=(8.0, 10.0))
+    ratio = revival_ratio(told, RevivalResult(80, 150, 0.95, 0.5, before=60))
+    assert of_ratio(ratio) == Reading(8.0, interval=(6.0, 10.0))
+    alike = over_seeds([of_revival(told)] * 3, "steps")[1]
+    assert alike == (pytest.approx(10 * 0.8 ** (1 / 3**0.5)), pytest.approx(10)), "equal steps are known to the grid"
     assert of_ratio(revival_ratio(done, RevivalResult(80, 150, 0.95, 0.5))) == Reading(8.0)
     assert of_ratio(revival_ratio(done, late)) == Reading(15.0, bound="at least")
     assert of_ratio(revival_ratio(late, done)) == Reading(1 / 15, bound="at most")
-    assert of_ratio(revival_ratio(late, late)) == Reading(1.0, bound="unknown")
+    assert of_ratio(revival_ratio(late, late)) == Reading(1.0, interval=(1.0, 1.0), bound="unknown")
 
 
 def test_a_difference_has_the_interval_of_its_rows() -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ftmech_hf.analysis.forgetting import measure_forgetting
 from ftmech_hf.jobs.training_card import read_revival
-from ftmech_hf.report.readings import Reading, read
+from ftmech_hf.report.readings import Reading, of_revival, read
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.statistics.floors import lead
 from ftmech_hf.statistics.intervals import difference_of_shares
@@ -50,7 +50,7 @@ def _reverse_numbers(run: FinishedRun) -> Numbers:
     if capability.startswith("loss/"):
         return  # of stories: there is no share of right answers to come back
     revival = read_revival(run, capability)
-    yield None, "steps_to_revival", Reading(revival.at_least, bound="at least" if revival.steps is None else "")
+    yield None, "steps_to_revival", of_revival(revival)
     yield None, "revived", Reading(float(revival.steps is not None), rows=1)
     yield None, "revival_area", revival.area
 

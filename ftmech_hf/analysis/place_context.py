@@ -31,6 +31,15 @@ def _by_row(values: Tensor, row: Tensor) -> Tensor:
     return torch.zeros(int(row.max()) + 1, values.shape[1], dtype=values.dtype).index_add_(0, row, values)
 
 
+def _of_side(count: Tensor, total: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of places by row (rows, V) and the sum of their KL: its mean (V,), what each row adds to its error, and how many
+    rows have any (V,).
+    """
+    number = count.sum(0).clamp(min=1)
+    mean = total.sum(0) / number
+    return mean, (total - mean * count) / number, (count > 0).sum(0)
+
+
 def find_context(kl: Tensor, places: tuple[Tensor, Tensor], token_ids: Tensor) -> Context | None:
     """The token whose presence anywhere before them best sets apart where in a group of places the models differ.
 
@@ -50,18 +59,16 @@ def find_context(kl: Tensor, places: tuple[Tensor, Tensor], token_ids: Tensor) -
     first = torch.full((len(token_ids), len(ids)), token_ids.shape[1])  # where in a row each token stands first
     first.scatter_reduce_(1, index, torch.arange(token_ids.shape[1]).expand_as(index), "amin")
     having = (first[row] <= last[:, None]).double()
-    present = having.sum(0)
-    absent = len(row) - present
-    means = [each.T @ values / of.clamp(min=1) for each, of in ((having, present), (1 - having, absent))]
-    each_side = ((having, means[0], present, 1.0), (1 - having, means[1], absent, -1.0))
-    parts = [sign * side * (values[:, None] - mean) / of.clamp(min=1) for side, mean, of, sign in each_side]
-    error = _by_row(parts[0] + parts[1], row).square().sum(0).sqrt().clamp(min=1e-12)
-    rows = [(_by_row(side, row) > 0).sum(0) for side, *_ in each_side]
-    enough = (rows[0] >= LEAST_ROWS) & (rows[1] >= LEAST_ROWS)
+    count, total = _by_row(having, row), _by_row(having * values[:, None], row)
+    others = _by_row(torch.ones_like(values[:, None]), row) - count
+    other_total = _by_row(values[:, None], row) - total
+    (present, part, rows), (absent, other_part, other_rows) = _of_side(count, total), _of_side(others, other_total)
+    error = (part - other_part).square().sum(0).sqrt().clamp(min=1e-12)
+    fewest = torch.minimum(rows, other_rows)
     # Of few rows errors are themselves not sure: as many of them as are as rare, by Student's t.
-    bar = torch.from_numpy(stdtrit(np.maximum(torch.minimum(*rows).numpy() - 1, 1), ndtr(CLEAR)))
-    clear = torch.where(enough, (means[0] - means[1]) / error / bar, -torch.inf)
+    bar = torch.from_numpy(stdtrit(np.maximum(fewest.numpy() - 1, 1), ndtr(CLEAR)))
+    clear = torch.where(fewest >= LEAST_ROWS, (present - absent) / error / bar, -torch.inf)
     best = int(clear.argmax())
     if clear[best] <= 1:
         return None
-    return Context(int(ids[best]), float(means[0][best]), float(means[1][best]))
+    return Context(int(ids[best]), float(present[best]), float(absent[best]))

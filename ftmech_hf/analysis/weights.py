@@ -191,8 +191,10 @@ def weight_change(
 
 def _relative_norm(before: Tensor, after: Tensor) -> float:
     """The norm of a change over that of what it changed: 0 where nothing did, not a number where that was nothing."""
-    change = float((after - before).norm())
-    return change / float(before.norm()) if change and before.any() else math.nan if change else 0.0
+    change, size = float((after - before).norm()), float(before.norm())
+    if not change:
+        return 0.0
+    return change / size if size else math.nan
 
 
 def action_on(delta: Tensor, weight: Tensor, activations: Tensor) -> Tensor:

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ftmech_hf.downloads import check_repo_id
-from ftmech_hf.models.identity import ADAPTER
+from ftmech_hf.models.identity import ADAPTER, may_be_on_the_hub
 from ftmech_hf.runs import write_json
 
 
 def hub_name(value: Any) -> str | None:
     """The ``USER/NAME`` that a setting names on the Hub, without a revision or a config; None if it names a place."""
     name = re.split("[@:]", value)[0] if isinstance(value, str) else ""
-    if name.count("/") != 1 or name.startswith((".", "/", "~", "runs/")) or Path(str(value)).exists():
+    if name.count("/") != 1 or not may_be_on_the_hub(name) or Path(str(value)).exists():
         return None
     try:
         check_repo_id("model", name)
@@ -35,14 +35,14 @@ def base_revision(config: Mapping[str, Any], given: str | None) -> str | None:
     return model.partition("@")[2] or None if not Path(model).exists() else None
 
 
-def name_base(working: Path, config: Mapping[str, Any], base_model: str | None, given: str | None) -> None:
+def name_base(working: Path, config: Mapping[str, Any], base_model: str | None, revision: str | None) -> None:
     """Let an adapter, if there is one, name the repository of the model that it belongs to.
 
     Args:
         working: the folder that is published.
         config: of the run.
         base_model: the repository.
-        given: its revision, if one is said.
+        revision: of :func:`base_revision`.
 
     Raises:
         ValueError: no repository is given; or the adapter belongs to another adapter.
@@ -58,8 +58,7 @@ def name_base(working: Path, config: Mapping[str, Any], base_model: str | None, 
             f"base_model: not given, and the adapter belongs to {settings['base_model_name_or_path']}; "
             "publish that first if it is a folder, and name its repository"
         )
-    named = {"base_model_name_or_path": base_model, "revision": base_revision(config, given)}
-    write_json(adapter, {**settings, **named})
+    write_json(adapter, {**settings, "base_model_name_or_path": base_model, "revision": revision})
 
 
 def made_of(bases: Sequence[str]) -> dict[str, Any]:

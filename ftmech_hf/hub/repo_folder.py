@@ -22,7 +22,7 @@ from ftmech_hf.hub.findings import draw_findings, find_analyses, plain_numbers, 
 from ftmech_hf.hub.names import publish_config, published_names
 from ftmech_hf.hub.publications import publication_of
 from ftmech_hf.hub.redaction import Redaction, check_no_secrets
-from ftmech_hf.jobs.card import Published, check_card, license_of, render_card, write_model_card
+from ftmech_hf.jobs.card import Published, check_card, library_of, license_of, render_card, write_model_card
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.jobs.trained_model import snapshot_folder
 from ftmech_hf.models.identity import ADAPTER
@@ -179,7 +179,7 @@ def _save_model(
     # A snapshot is a setting of its own, which is added to the name.
     pinned = f"@{revision}" if revision and run.config.get("snapshot") is None else ""
     publish_config(working, repo_id, redaction, {"model": origin.base_model and f"{origin.base_model}{pinned}"})
-    name_base(working, run.config, origin.base_model, origin.base_revision)
+    name_base(working, run.config, origin.base_model, revision)
     check_folder(working)
     folders, repositories = split_analyses(origin.analyses)
     analyses = find_analyses(run, folders)
@@ -216,23 +216,22 @@ def _example(run: FinishedRun) -> Mapping[str, Any]:
 
 def _save_snapshot(run: FinishedRun, working: Path, repo_id: str, step: int, origin: Origin) -> None:
     copy_run(run.path, working, part=snapshot_folder(run.path, step).relative_to(run.path).as_posix())
-    name_base(working, run.config, origin.base_model, origin.base_revision)
+    revision, licence = base_revision(run.config, origin.base_revision), license_of(run.config, run.env)
+    name_base(working, run.config, origin.base_model, revision)
     lines = [line for line in run.metrics if line["step"] == step]
     adapted = (working / ADAPTER).is_file()
     relation = {"base_model": origin.base_model, "base_model_relation": "adapter" if adapted else "finetune"}
     header = yaml.safe_dump(
-        {**license_of(run.config, run.env), "library_name": "peft" if adapted else "transformers",
-         "pipeline_tag": "text-generation", "tags": ["ftmech_hf", "interpretability", "snapshot"],
+        {**licence, **library_of(compiled=False, adapted=adapted),
+         "tags": ["ftmech_hf", "interpretability", "snapshot"],
          **(relation if origin.base_model else {})}, sort_keys=False,
     ).strip()  # fmt: skip
-    hub = Published(
-        repo_id=repo_id, base_model=origin.base_model, base_revision=base_revision(run.config, origin.base_revision)
-    )
+    hub = Published(repo_id=repo_id, base_model=origin.base_model, base_revision=revision)
     text = render_card(
         "snapshot.md.j2", metadata=header, title=repo_id.split("/")[-1], hub=hub, step=step, adapted=adapted,
         config=run.config, env=run.env, accuracy=accuracy_of(lines[-1], run.floors) if lines else [],
         loss=loss_of(lines[-1], run.env.get("bytes_per_token", {})) if lines else [],
-        versions=describe_versions(run.env), licence=license_of(run.config, run.env)["license"],
+        versions=describe_versions(run.env), licence=licence["license"],
     )  # fmt: skip
     write_text(working / "README.md", text)
 
@@ -275,7 +274,7 @@ def _save_analysis(
         "pretty_name": repo_id.split("/")[-1],
         "tags": ["ftmech_hf", "interpretability", run.kind, *(f"arxiv:{each}" for each in publication.papers)],
         **(
-            {"library_name": "transformers", "pipeline_tag": "text-generation", **made_of(bases)}
+            {**library_of(compiled=False, adapted=False), **made_of(bases)}
             if is_model
             else {"configs": [{"config_name": "default", "data_files": publication.data_file}]}
         ),

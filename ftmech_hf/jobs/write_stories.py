@@ -55,8 +55,8 @@ def learned_from(words: Sequence[str]) -> list[str]:
     Args:
         words: the command line.
     """
-    run = Path(given_setting("model", words))
-    if not given_setting("model", words) or not (run / "config.yaml").is_file():
+    run = Path(model := given_setting("model", words))
+    if not model or not (run / "config.yaml").is_file():
         return []
     trained, usual = FinishedRun(run).config, to_dict(StoriesConfig())
     if trained.get("task") != "stories":

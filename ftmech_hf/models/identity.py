@@ -45,7 +45,7 @@ def find_gguf(name: str) -> Path | None:
 
 def find_model(name: str) -> Path:
     """The folder of a model, checked: see :func:`ftmech_hf.downloads.check_folder`."""
-    if not Path(name).is_dir() and not _may_be_on_the_hub(name):
+    if not Path(name).is_dir() and not may_be_on_the_hub(name):
         raise ValueError(f"model: no folder {name}; train it first, or name a model on the Hub as USER/NAME")
     try:
         folder = local_folder(name)
@@ -61,7 +61,7 @@ def find_model(name: str) -> Path:
     return folder
 
 
-def _may_be_on_the_hub(name: str) -> bool:
+def may_be_on_the_hub(name: str) -> bool:
     """Whether a name that is no folder can be a repository: not a path, nor what would lie in a folder that is there.
 
     ``runs/...`` is where our runs lie, also before the first of them. A name without a user, such as ``gpt2``, is that
@@ -194,7 +194,7 @@ def _recorded_base(adapter: Path, given: str | None) -> str:
     if places:
         _refuse_circle(adapter, places[0])
         return places[0]
-    if _may_be_on_the_hub(recorded.partition("@")[0]):
+    if may_be_on_the_hub(recorded.partition("@")[0]):
         try:
             local_folder(recorded)
         except (ValueError, OSError):

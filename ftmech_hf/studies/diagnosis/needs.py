@@ -71,9 +71,8 @@ def memory_needs(
         asked = min(backward_rows(in_place, tokens), case_config.fit_rows)
         passing["a backward pass"] = gradient_bytes(config, asked, tokens, predicted, dtype)
         passing["a model between two others"] = weights + passing["a forward pass"]
-        if (
-            case_config.edits
-        ):  # an edit, the weights that it gives and those that it replaces: 2.6 where it was measured
+        if case_config.edits:
+            # an edit, the weights that it gives and those that it replaces: 2.6 where it was measured
             passing["what is taken back of the change"] = 3 * weights + passing["a forward pass"]
     batch = case_config.reverse_batch_size
     if in_place and (taught or not prompt):

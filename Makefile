@@ -14,6 +14,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+WITH_DOCS := .venv/.installed-docs
 
 INTEROP := .venv-interop
 
@@ -21,7 +22,7 @@ PROCESSES ?= 2
 SAMPLE ?= 0
 SEED ?= 0
 
-.PHONY: reproduce real real-packages organisms results test test-slow test-cuda mutants test-interop docs install format clean
+.PHONY: reproduce real real-packages organisms results test checks test-slow test-cuda mutants test-interop docs install format clean
 
 reproduce: install
 	$(BIN)/accelerate launch recipes/reproduce.py --config recipes/configs/nano/reproduce.yaml
@@ -40,11 +41,13 @@ organisms: install
 results: real-packages
 	$(BIN)/python recipes/results.py
 
-test: install
+checks: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+test: checks
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: install
@@ -67,9 +70,12 @@ $(INTEROP)/.installed: pyproject.toml constraints.txt
 	$(INTEROP)/bin/python -m pip install --quiet --editable ".[interop]" pytest hypothesis --constraint constraints.txt
 	touch $@
 
-docs: install
-	$(BIN)/python -m pip install --quiet --editable ".[docs]" --constraint constraints.txt
+docs: $(WITH_DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file recipes/manual/mkdocs.yml
+
+$(WITH_DOCS): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable ".[docs]" --constraint constraints.txt
+	touch $@
 
 install: $(INSTALLED)
 

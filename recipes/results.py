@@ -2,24 +2,29 @@
 
 python recipes/results.py --dry_run true    # what it would run, and about how long that takes
 python recipes/results.py                   # a night on two cores
+python recipes/results.py --measured true   # minutes: tables and pages again, from what was measured then
 """
 
 from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from ftmech_hf.config import clean_exit, parse_config
+from ftmech_hf.jobs.measurements import ENDING, keep_measurements, unpacked
 from ftmech_hf.report.console import make_console
 from recipes.update_readme import BLOCKS, ROOT, UpdateReadmeConfig
 
 NANO = "--config recipes/configs/nano"
+MEASUREMENTS = "recipes/measurements"
+"""Where it is kept what the runs of published tables measured; without weights, which are a thousand times larger."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +36,19 @@ class Step:
         command: what runs, without Python and ``recipes/``.
         minutes: about what it takes on two cores.
         file: what it leaves, if it does not look for it itself: it is not run where that is there.
+        folder: of the run that it leaves, if it is not a study of many.
     """
 
     source: str
     command: str
     minutes: int
     file: str | None = None
+    folder: str | None = None
+
+    @property
+    def kept(self) -> str:
+        """The file of what it measured."""
+        return f"{MEASUREMENTS}/{Path(self.file).name if self.file else self.source + ENDING}"
 
 
 def _benchmark(name: str, minutes: int) -> Step:
@@ -46,7 +58,7 @@ def _benchmark(name: str, minutes: int) -> Step:
 
 
 STEPS: tuple[Step, ...] = (
-    Step("instruments", f"instruments.py {NANO}/instruments.yaml", 2),
+    Step("instruments", f"instruments.py {NANO}/instruments.yaml", 2, folder="runs/instruments-nano"),
     Step("reproduction", f"reproduce.py {NANO}/reproduce.yaml --seeds 0 1 2 3 4", 9),
     Step("architectures", "architectures.py --json runs/architectures.json", 5, "runs/architectures.json"),
     _benchmark("explorer", 1),
@@ -86,12 +98,18 @@ class ResultsConfig:
 
     only: list[str] = field(default_factory=list, metadata={"help": f"of {', '.join(s.source for s in STEPS)}"})
     dry_run: bool = field(default=False, metadata={"help": "say what would run, and do nothing"})
+    measured: bool = field(
+        default=False,
+        metadata={"help": f"run nothing: write tables and pages from what was measured, which is in {MEASUREMENTS}"},
+    )
     logs: str = field(default="runs/results", metadata={"help": "folder of what each command prints"})
 
     def __post_init__(self) -> None:
         known = [step.source for step in STEPS]
         if unknown := [name for name in self.only if name not in known]:
             raise ValueError(f"only: unknown {unknown[0]!r}, expected some of {', '.join(known)}")
+        if self.measured and self.dry_run:
+            raise ValueError("dry_run: nothing is run with measured, expected one of the two")
 
 
 def chosen_steps(only: Sequence[str]) -> list[Step]:
@@ -119,11 +137,57 @@ def run_step(step: Step, log: Path) -> int:
         ).returncode
 
 
+def keep(step: Step) -> None:
+    """Keep what a step measured that is no study; of studies their own command does."""
+    if step.file:
+        (ROOT / step.kept).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / step.file, ROOT / step.kept)
+    elif step.folder:
+        keep_measurements([ROOT / step.folder], ROOT / step.kept)
+
+
+def with_measurements(step: Step, flag: str) -> Step:
+    """The step with a file of its study's measurements, which it writes or is written from."""
+    return step if step.file or step.folder else replace(step, command=f"{step.command} --{flag} {step.kept}")
+
+
+def read_again(config: ResultsConfig) -> list[str]:
+    """Write results, and then READMEs, from what was measured; the steps that failed.
+
+    What is in ``runs`` stays: a file or a run that is there is of something newer. Of a study its tables and its page
+    are written there. Cards are not, since they say what is in files that only a run has.
+    """
+    console, made, failed = make_console(), [], []
+    for step in chosen_steps(config.only):
+        log = ROOT / config.logs / f"{step.source}.log"
+        if not (ROOT / step.kept).is_file():
+            console.print(f"{step.source}: no {step.kept}; its tables stay as they are", soft_wrap=True)
+            continue
+        if step.file and not (ROOT / step.file).exists():
+            (ROOT / step.file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / step.kept, ROOT / step.file)
+        elif step.folder and not (ROOT / step.folder).exists():
+            with unpacked(ROOT / step.kept) as runs:
+                shutil.copytree(runs / Path(step.folder).name, ROOT / step.folder)
+        elif not (step.file or step.folder) and run_step(with_measurements(step, "from_measurements"), log):
+            failed.append(step.source)
+            console.print(f"{step.source}: failed; see {log}", soft_wrap=True)
+            continue
+        made.append(step.source)
+        console.print(f"{step.source}: written from {step.kept}", soft_wrap=True)
+    for step in _written_of(made)[:1]:
+        if run_step(step, ROOT / config.logs / f"{step.source}.log"):
+            failed.append(step.source)
+    return failed
+
+
 def make_results(config: ResultsConfig) -> list[str]:
     """Run what is asked for, then write READMEs and cards from what came out; the steps that failed.
 
     A command that fails keeps no other from running, and what it would have made stays in the READMEs as it was.
     """
+    if config.measured:
+        return read_again(config)
     console = make_console()
     steps = chosen_steps(config.only)
     left = [step for step in steps if not is_there(step)]
@@ -135,10 +199,11 @@ def make_results(config: ResultsConfig) -> list[str]:
         if config.dry_run or is_there(step):
             continue
         started, log = time.monotonic(), ROOT / config.logs / f"{step.source}.log"
-        if run_step(step, log):
+        if run_step(with_measurements(step, "keep_measurements"), log):
             failed.append(step.source)
             console.print(f"{step.source}: failed; see {log}", soft_wrap=True)
         else:
+            keep(step)
             console.print(f"{step.source}: made in {(time.monotonic() - started) / 60:.0f} minutes")
     tables = {block.source for block in BLOCKS.values()} - set(failed)
     made = [step.source for step in steps if step.source in tables]

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from ftmech_hf.models.merging import quiet_peft
 
 CHATML = (
     "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}<|end|>\n{% endfor %}"
@@ -65,6 +76,18 @@ def save_llama(folder: Path) -> Path:
 def _save(folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_idle_adapter(folder: Path, names: Path | str, like: PreTrainedModel, module: str) -> Path:
+    """An adapter that changes nothing of what it is put on, and names some base: its model is that base to the bit."""
+    with quiet_peft():
+        config = LoraConfig(
+            r=2, target_modules=[module], task_type="CAUSAL_LM", fan_in_fan_out=module == "c_attn"
+        )  # fmt: skip
+        get_peft_model(copy.deepcopy(like), config).save_pretrained(folder)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": str(names)}))
     return folder
 
 

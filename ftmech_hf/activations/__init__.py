@@ -7,7 +7,7 @@ from ftmech_hf.activations.layout import Layout, find_layout, model_blocks
 from ftmech_hf.activations.sites import SITES
 from ftmech_hf.activations.store import ActivationStore
 from ftmech_hf.activations.traced import TracedModel
-from ftmech_hf.activations.units import Unit, UnitGroup, Units, block_matrices, find_units
+from ftmech_hf.activations.units import Unit, UnitGroup, Units, block_matrices, find_units, split_experts
 
 __all__ = [
     "SITES",
@@ -25,4 +25,5 @@ __all__ = [
     "find_units",
     "intervene",
     "model_blocks",
+    "split_experts",
 ]

@@ -8,7 +8,7 @@ neurons; the matrices of routed experts, which are kept in one tensor, are matri
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -195,6 +195,14 @@ def block_matrices(model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str,
         if units.whole.ndim == (2 if units.expert is None else 3):
             weights[whole], axes[whole] = units.whole, units.axis
     return weights, axes
+
+
+def split_experts(parameters: Mapping[str, Tensor], units: Units) -> dict[str, Tensor]:
+    """Values of the parameters' shapes by their names, with those of experts' matrices by the names of their units."""
+    of_experts = {name: name.rpartition(".")[0] for name, group in units.items() if group.expert is not None}
+    whole = set(of_experts.values())
+    found = {name: value for name, value in parameters.items() if name not in whole}
+    return found | {name: units[name].part(parameters[where]) for name, where in of_experts.items()}
 
 
 def _find_matrices(model: PreTrainedModel, unit: Unit) -> Units:

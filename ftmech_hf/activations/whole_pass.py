@@ -91,7 +91,8 @@ class WholePass:
 
     def _find_per_row(self) -> dict[int, list[bool]]:
         """Of each block, which of the tensors that it is called with have a part for every row: they grow with them."""
-        rows = self.token_ids[:1] if len(self.token_ids) > 1 else self.token_ids.repeat(2, 1)
+        # the same rows twice, since of fewer a model may make less: no mask where none of those left is padded
+        rows = self.token_ids.repeat(2, 1)
         sizes: dict[int, list[int]] = {}
         handles = []
         for layer, block in enumerate(self.blocks):

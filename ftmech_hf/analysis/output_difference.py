@@ -158,13 +158,16 @@ class _Sums:
         self.gain: list[Tensor] = []
 
     def add(self, base: Tensor, other: Tensor, came: Tensor, places: Tensor) -> None:
-        rise, probability = other - base, other.exp()
-        self.kl.append(((probability * rise).sum(-1) * places).cpu())
-        self.gain.append((rise.gather(-1, came[..., None])[..., 0] * places).cpu())
         self.choices.append(torch.stack([base.argmax(-1), other.argmax(-1)], -1).cpu())
-        self.probability += ((probability - base.exp())[places]).sum(0).double().cpu()
+        # (places, V) of those that count, in copies that may be overwritten: of large vocabularies each is gigabytes
+        before, probability = base[places], other[places]
+        rise = probability - before
+        probability.exp_()
+        self.kl.append(_at(places, (probability * rise).sum(-1)))
+        self.gain.append(_at(places, rise.gather(-1, came[places][:, None])[:, 0]))
+        self.probability += probability.sub_(before.exp_()).sum(0).double().cpu()
         # A softmax moves all logits of a place alike, which changes no order.
-        risen = rise[places].topk(self.top, dim=-1).indices
+        risen = rise.topk(self.top, dim=-1).indices
         self.promoted += torch.bincount(risen.flatten(), minlength=len(self.promoted)).double().cpu()
 
     def result(self, predicted: Tensor) -> OutputDifferenceResult:
@@ -173,6 +176,11 @@ class _Sums:
             torch.cat(self.kl), torch.cat(self.gain), predicted, torch.cat(self.choices),
             (self.promoted / number).float(), (self.probability / number).float(), self.top,
         )  # fmt: skip
+
+
+def _at(places: Tensor, values: Tensor) -> Tensor:
+    """Values of places where these are, (B, T - 1), and 0 elsewhere."""
+    return values.new_zeros(places.shape).masked_scatter_(places, values).cpu()
 
 
 def group_places(

@@ -7,7 +7,7 @@ script takes the fine-tuned matrix itself where their paper says dW; this takes 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ ENERGY = 0.9
 
 @dataclass(frozen=True)
 class MatrixChange:
-    """The change of one matrix.
+    """The change of one matrix; where its size alone was measured, all else is not a number, and spectra are empty.
 
     Attributes:
         relative_norm: Frobenius norm of dW over that of W; not a number where W is nothing.
@@ -70,7 +70,10 @@ class WeightChangeResult:
         ]
 
     def summary(self) -> dict[str, Any]:
-        """How many parameters changed, the matrix that changed most, and the mean of what is said of such matrices."""
+        """How many parameters changed, the matrix that changed most, and the mean of what is said of such matrices.
+
+        Ranks and directions are of those of which they were measured, and left out if there is none.
+        """
         changed = [change for change in self.matrices.values() if change.relative_norm > 0]
         # What was nothing has no size to which a change could be compared.
         new = sum(math.isnan(change.relative_norm) for change in self.matrices.values())
@@ -79,10 +82,13 @@ class WeightChangeResult:
             return {"parameters": parameters, "changed": new, "most_changed": None}
         most = max((name for name, each in self.matrices.items() if each.relative_norm > 0),
                    key=lambda name: self.matrices[name].relative_norm)  # fmt: skip
-        mean = {
-            name: sum(getattr(change, name) for change in changed) / len(changed)
-            for name in ("relative_norm", "effective_rank", "random_rank", "outside", "random_outside")
-        }
+        decomposed = [change for change in changed if not math.isnan(change.effective_rank)]
+        mean = {"relative_norm": sum(change.relative_norm for change in changed) / len(changed)}
+        if decomposed:
+            mean |= {
+                name: sum(getattr(change, name) for change in decomposed) / len(decomposed)
+                for name in ("effective_rank", "random_rank", "outside", "random_outside")
+            }
         return {
             "parameters": parameters, "changed": len(changed) + new, "most_changed": most,
             "largest": self.matrices[most].relative_norm, **mean,
@@ -159,7 +165,12 @@ def matrix_change(before: Tensor, after: Tensor, *, seed: int) -> MatrixChange:
 
 
 def weight_change(
-    before: Mapping[str, Tensor], after: Mapping[str, Tensor], transposed: Mapping[str, bool], *, seed: int = 0
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    transposed: Mapping[str, bool],
+    *,
+    sizes_alone: Collection[str] = (),
+    seed: int = 0,
 ) -> WeightChangeResult:
     """The change of every parameter.
 
@@ -168,6 +179,7 @@ def weight_change(
         transposed: names of the matrices to measure -> whether they are kept as (inputs, outputs), as GPT-2's
             ``Conv1D`` keeps them; all other parameters get their relative norm alone. A convolution's kernel (outputs,
             inputs, places) is the matrix (outputs, inputs x places) that it applies to the tokens under it.
+        sizes_alone: those matrices of which only the relative norm is measured; a decomposition takes long.
         seed: of the random matrices.
 
     Raises:
@@ -180,13 +192,20 @@ def weight_change(
     matrices, vectors = {}, {}
     for number, (name, weight) in enumerate(before.items()):
         one, other = weight.detach().cpu(), after[name].detach().cpu()
-        if name in transposed:
+        if name in sizes_alone:
+            matrices[name] = _size_alone(_relative_norm(one.double(), other.double()))
+        elif name in transposed:
             turned = transposed[name]
             one, other = (one.T, other.T) if turned else (one.flatten(1), other.flatten(1))
             matrices[name] = matrix_change(one, other, seed=seed + number)
         else:
             vectors[name] = _relative_norm(one.double(), other.double())
     return WeightChangeResult(matrices, vectors)
+
+
+def _size_alone(relative_norm: float) -> MatrixChange:
+    none = torch.zeros(0)
+    return MatrixChange(relative_norm, math.nan, math.nan, math.nan, math.nan, math.nan, none, none)
 
 
 def _relative_norm(before: Tensor, after: Tensor) -> float:

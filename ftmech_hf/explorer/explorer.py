@@ -144,7 +144,9 @@ class Explorer:
             encoded = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
         except Exception as error:  # the tokenizers library has one exception for everything
             raise ValueError(f"prompt: the tokenizer does not take it: {' '.join(str(error).split())[:200]}") from error
-        token_ids = [*self._before, *encoded]
+        # What begins a text may be spelled out in it, as in a chat or in tokens that were decoded: it begins once.
+        begun = encoded[: len(self._before)] == self._before
+        token_ids = [*([] if begun else self._before), *encoded]
         if not token_ids and self.tokenizer.bos_token_id is not None:
             token_ids = [self.tokenizer.bos_token_id]
         if not token_ids:

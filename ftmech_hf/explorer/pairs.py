@@ -14,7 +14,7 @@ from ftmech_hf.explorer.reading import Probes
 from ftmech_hf.jobs.saved_probes import load_probes
 from ftmech_hf.jobs.scheduler import run_cells
 from ftmech_hf.jobs.study import StudyPlan
-from ftmech_hf.models.identity import find_model
+from ftmech_hf.models.identity import base_for, find_model
 from ftmech_hf.models.loading import load_model, load_tokenizer, quiet_transformers
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.tasks import TASKS, Capability, PcfgShape, RowStream, Task, for_capability
@@ -242,17 +242,26 @@ def _task_of(run: FinishedRun) -> Task | None:
     return task if "accuracy" in task.measures and task.backend is None else None
 
 
+def put_on(role: str, models: dict[str, str]) -> dict[str, Any]:
+    """What a model of a pair is put on if it is an adapter: the pair's base, whatever it names.
+
+    What was fine-tuned back may be an adapter on the fine-tuned model, which is no base: it stays on what it names.
+    """
+    return {"base": models[BASE]} if role == REVERSED else base_for(role, models)
+
+
 def open_explorer(pair: Pair, config: ExplorerConfig) -> Explorer:
     """Load a pair's models.
 
     Raises:
         ValueError: a model that cannot be loaded, or of another shape, or probes of another model.
     """
-    loaded = {role: load_model(name, attn_implementation="eager") for role, name in pair.models.items()}
+    below = {role: put_on(role, pair.models) for role in pair.models}
+    loaded = {role: load_model(name, attn_implementation="eager", **below[role]) for role, name in pair.models.items()}
     probes: dict[str, Probes] = {}
     for role, name in pair.models.items():
         if pair.probes is not None and (pair.probes / f"{role}.json").is_file():
-            probes[role] = load_probes(pair.probes / role, name, positions=[-1])
+            probes[role] = load_probes(pair.probes / role, name, positions=[-1], **below[role])
     names = [Path(name).name for role, name in pair.models.items() if role != REVERSED]
     with quiet_transformers():  # of what it warns of once: inputs that hold the padding token, which none of ours is
         explorer = Explorer(

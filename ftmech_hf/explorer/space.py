@@ -15,7 +15,7 @@ from ftmech_hf.config import leave_garbage
 from ftmech_hf.explorer.edits import BASE, FoundUnits
 from ftmech_hf.explorer.explorer import ExplorerConfig
 from ftmech_hf.explorer.page import serve
-from ftmech_hf.explorer.pairs import Pair, open_explorer
+from ftmech_hf.explorer.pairs import Pair, open_explorer, put_on
 from ftmech_hf.models.loading import load_model, load_tokenizer, quiet_transformers
 from ftmech_hf.models.tokenization import save_tokenizer
 from ftmech_hf.runs import making, write_json, write_text
@@ -88,7 +88,7 @@ def write_space(folder: Path, pair: Pair, config: ExplorerConfig) -> Path:
 
 def _write_models(folder: Path, pair: Pair) -> None:
     for role, name in pair.models.items():
-        model = load_model(name)
+        model = load_model(name, **put_on(role, pair.models))
         with quiet_transformers():
             model.save_pretrained(folder / role)
         save_tokenizer(load_tokenizer(pair.models[BASE]), folder / role)

@@ -13,6 +13,7 @@ from ftmech_hf.jobs.job import JobConfig, prepared_job
 from ftmech_hf.jobs.prompts import from_datasets
 from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.jobs.tokenizers import check_same_tokens
+from ftmech_hf.models.identity import base_for
 from ftmech_hf.models.loading import load_tokenizer, model_positions
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import TASKS, PcfgShape, Task
@@ -76,12 +77,19 @@ def asked_settings(asked: Asked) -> list[Any]:
     return [asked] if name == "pcfg" else [AskConfig(task=name), asked]
 
 
-def ask(asked: Task | AskConfig, models: Sequence[str], *, seed: int, train_rows: int, test_rows: int) -> Behavior:
+def ask(
+    asked: Task | AskConfig,
+    models: Mapping[str, str] | Sequence[str],
+    *,
+    seed: int,
+    train_rows: int,
+    test_rows: int,
+) -> Behavior:
     """What a task asks, first as it is and then as its own test sets; or a data set, in the tokens of all the models.
 
     Args:
         asked: the task or the data set.
-        models: those that are asked; their folders.
+        models: those that are asked; label -> folder, or their folders where none is an adapter on another of them.
         seed: of the rows, or of the cut where a data set has no splits.
         train_rows, test_rows: how many to fit on; to choose and to report on, each.
 
@@ -92,14 +100,18 @@ def ask(asked: Task | AskConfig, models: Sequence[str], *, seed: int, train_rows
         tests = {"test": asked, **asked.test_tasks()}
         return from_task(asked, tests=tests, seed=seed, train_rows=train_rows, test_rows=test_rows)
     assert asked.dataset is not None
-    positions = [found for found in map(model_positions, models) if found is not None]
+    named = models if isinstance(models, Mapping) else {str(number): each for number, each in enumerate(models)}
+    below = {name: base_for(name, named) for name in named}
+    shown = [model_positions(folder, **below[name]) for name, folder in named.items()]
+    positions = [found for found in shown if found is not None]
     settings: dict[str, Any] = {
         "seed": seed, "train_rows": train_rows, "test_rows": test_rows, "how": asked,
         "positions": min(positions, default=None),
     }  # fmt: skip
-    tokenizer = load_tokenizer(models[0])
+    first, folder = next(iter(named.items()))
+    tokenizer = load_tokenizer(folder, **below[first])
     (behavior,) = from_datasets([asked.dataset], tokenizer, **settings)
-    check_same_tokens(behavior, asked.dataset, models, tokenizer, **settings)
+    check_same_tokens(behavior, asked.dataset, [*named.values()], tokenizer, **settings)
     return behavior
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +25,7 @@ from ftmech_hf.jobs.asking import Asked, ask, asking_job, describe_dataset
 from ftmech_hf.jobs.behavior import Behavior, from_task
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, parse_models
 from ftmech_hf.jobs.publication import Publication
+from ftmech_hf.models.identity import base_for
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import Capability, PcfgShape, for_capability
 from ftmech_hf.training.loop import Progress
@@ -66,7 +68,7 @@ def map_attention(config: AttentionConfig, asked: Asked, *, progress: Progress |
         ValueError: a data set that cannot be asked, or models that read it as different tokens or cannot be compared.
     """
     models = parse_models(config.models)
-    asking = asking_job(lambda: _find_behavior(config, asked, [*models.values()]), "attention", config, asked, models)
+    asking = asking_job(lambda: _find_behavior(config, asked, models), "attention", config, asked, models)
     with asking as (run, behavior):
         if run.finished:
             return run
@@ -77,7 +79,7 @@ def map_attention(config: AttentionConfig, asked: Asked, *, progress: Progress |
         maps: dict[str, Tensor] = {}
         first: dict[str, Tensor] = {}
         for number, (name, folder) in enumerate(models.items()):
-            traced = TracedModel(config.load(folder, attn_implementation="eager"))
+            traced = TracedModel(config.load(folder, attn_implementation="eager", **base_for(name, models)))
             found = _maps(traced, rows)
             whole = _maps(traced, example, positions=list(range(example.prompts()[0].shape[1])))
             maps |= {f"{name}.{site}": value[:, 0].contiguous() for site, value in whole.items()}
@@ -109,7 +111,7 @@ def map_attention(config: AttentionConfig, asked: Asked, *, progress: Progress |
         return finish_job(run, table, summary)
 
 
-def _find_behavior(config: AttentionConfig, asked: Asked, models: list[str]) -> Behavior:
+def _find_behavior(config: AttentionConfig, asked: Asked, models: Mapping[str, str]) -> Behavior:
     if not isinstance(asked, PcfgShape):
         return ask(asked, models, seed=config.seed, train_rows=config.rows, test_rows=config.rows)
     task = for_capability(asked, Capability(config.operator, config.prompt_operand))

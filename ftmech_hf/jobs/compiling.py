@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from ftmech_hf.config import tell
 from ftmech_hf.jobs.card import write_model_card
 from ftmech_hf.jobs.job import JobConfig, check_positive, job
 from ftmech_hf.jobs.trained_model import note_floors
@@ -93,6 +94,8 @@ def start_compiled(config: CompileConfig, task: LettersConfig, *, progress: Prog
     """Save the program that answers about ``task.operand``, with noise, and how well it answers."""
     with job("compile", config, task) as run:
         if run.finished:
+            if config.with_code and not (run.path / Path(str(compiled.__file__)).name).is_file():
+                tell(f"with_code: {run.path} was made without the model's code; --fresh puts it there")
             return run
         model, vocabulary = load_program(task.program(task.operand))
         assert vocabulary == task.vocabulary

@@ -87,9 +87,9 @@ def generate(
 ) -> list[str]:
     """What a model writes after each prompt, up to the end of the document.
 
-    ``<bos>`` goes before each prompt, and a text ends with ``<eos>``, after ``max_new_tokens``, or with the model's
-    last position. Prompts are padded on the left; for a model that does not pass over padding, those of one length
-    are put together.
+    ``<bos>`` goes before each prompt that does not spell it out, and a text ends with ``<eos>``, after
+    ``max_new_tokens``, or with the model's last position. Prompts are padded on the left; for a model that does not
+    pass over padding, those of one length are put together.
 
     Args:
         model: any causal LM; it reads all of a text for every token if it keeps nothing that it answers rightly to.
@@ -109,8 +109,9 @@ def generate(
     if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
         raise ValueError("tokenizer: it has no <bos> or no <eos>, by which a text begins and ends")
     encoded = tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
+    begin = [tokenizer.bos_token_id]
     written = continue_rows(
-        model, [[tokenizer.bos_token_id, *ids] for ids in encoded], eos=tokenizer.eos_token_id, seed=seed,
+        model, [[*([] if ids[:1] == begin else begin), *ids] for ids in encoded], eos=tokenizer.eos_token_id, seed=seed,
         max_new_tokens=max_new_tokens, temperature=temperature, batch_size=batch_size,
     )  # fmt: skip
     return [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in written]

@@ -23,7 +23,7 @@ from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, prepa
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.jobs.reading_prompts import abstains, read_answer, write_prompt
 from ftmech_hf.models.embedding import load_embedder
-from ftmech_hf.models.identity import model_hash
+from ftmech_hf.models.identity import base_for, model_hash
 from ftmech_hf.models.loading import load_tokenizer, model_positions
 from ftmech_hf.retrieval import OracleRetriever, Query, RetrieverConfig, make_retriever, recall_at
 from ftmech_hf.retrieval.collection import Asked, Collection
@@ -82,9 +82,10 @@ class GroundedConfig(ModelJobConfig):
 
 
 def choose_documents(
-    collection: Collection, asked: Sequence[Asked], config: GroundedConfig, retriever: RetrieverConfig
-) -> tuple[dict[str, list[list[int]]], NDArray[np.bool_]]:
-    """Numbers of the documents of each context, and of which questions all gold documents were retrieved.
+    collection: Collection, asked: Sequence[Asked], config: GroundedConfig, retriever: RetrieverConfig,
+    contexts: Sequence[str] = get_args(Context),
+) -> tuple[dict[str, list[list[int]]], NDArray[np.bool_]]:  # fmt: skip
+    """Numbers of the documents of some contexts, and of which questions all gold documents were retrieved.
 
     A question without gold documents has none to be missed.
     """
@@ -94,11 +95,12 @@ def choose_documents(
     top_k = min(config.top_k, len(documents))
     found = make_retriever(retriever, documents, embed)(queries, top_k)
     known = [place for place, query in enumerate(queries) if query.gold]
+    with_gold = [queries[place] for place in known]
     all_gold = np.ones(len(asked), bool)
     needed: list[list[int]] = [[] for _ in asked]
     if known:
-        with_gold = [queries[place] for place in known]
         all_gold[known] = recall_at(with_gold, found[known], top_k).all_gold
+    if known and "oracle" in contexts:  # of millions of documents, those by chance take minutes
         widest = min(len(documents), max(top_k, *(len(query.gold) for query in with_gold)))
         for place, row in zip(known, OracleRetriever(len(documents))(with_gold, widest), strict=True):
             needed[place] = row[: max(top_k, len(queries[place].gold))].tolist()
@@ -107,7 +109,8 @@ def choose_documents(
         [each for each in retrieved[(place + 1) % len(asked)] if each not in query.gold]
         for place, query in enumerate(queries)
     ]
-    return {"none": [[] for _ in asked], "retrieved": retrieved, "oracle": needed, "other": others}, all_gold
+    chosen = {"none": [[] for _ in asked], "retrieved": retrieved, "oracle": needed, "other": others}
+    return {context: chosen[context] for context in contexts}, all_gold
 
 
 def score_answer(answer: str, asked: Asked) -> dict[str, float]:
@@ -158,8 +161,9 @@ def _ask_models(
     rows: list[dict[str, Any]] = []
     models, alike = {"base": config.base, "finetuned": config.finetuned}, _alike(collection, asked)
     for name, place in models.items():
-        model, tokenizer = config.load(place), load_tokenizer(place)
-        positions = model_positions(place)
+        below = base_for(name, models)
+        model, tokenizer = config.load(place, **below), load_tokenizer(place, **below)
+        positions = model_positions(place, **below)
         room = None if positions is None else positions - config.max_new_tokens
         for context in config.contexts:
             here = [n for n, numbers in enumerate(shown[context]) if context != "oracle" or numbers]
@@ -179,9 +183,7 @@ def _ask_models(
     return rows
 
 
-def answer_questions(
-    config: GroundedConfig, retriever: RetrieverConfig, *, progress: Progress | None = None
-) -> RunDir:  # fmt: skip
+def answer_questions(config: GroundedConfig, retriever: RetrieverConfig, *, progress: Progress | None = None) -> RunDir:
     """Ask both models everything and compare them, question by question.
 
     Raises:
@@ -191,7 +193,7 @@ def answer_questions(
     asked = collection.with_known_answers(config.split)[: config.questions or None]
 
     def prepare() -> tuple[dict[str, list[list[int]]], NDArray[np.bool_], tuple[Judge, float] | None]:
-        chosen = choose_documents(collection, asked, config, retriever)
+        chosen = choose_documents(collection, asked, config, retriever, config.contexts)
         if config.judge_url is None:
             return *chosen, None
         judge = endpoint_judge(config.judge_url, config.judge_model)

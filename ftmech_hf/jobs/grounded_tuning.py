@@ -86,7 +86,8 @@ def tune_on_questions(
 ) -> RunDir:
     """Tune the base by LoRA and leave the adapter in ``config.finetuned``; rows that it learns lie beside it.
 
-    The loss is also measured on the questions that are reported, but nothing is chosen by it.
+    The loss is also measured on the questions that are reported, but nothing is chosen by it. ``fresh`` is of this run,
+    too: what is answered by another adapter has to be answered anew.
 
     Raises:
         ValueError: something of the data or the model is not as it must be; names the setting.
@@ -104,5 +105,5 @@ def tune_on_questions(
         eval_rows=16, final_eval_rows=16,
     )  # fmt: skip
     adapter = AdapterConfig(adapter="lora", lora_rank=tune.lora_rank, lora_alpha=2.0 * tune.lora_rank)
-    place = FinetuneConfig(model=config.base, task="text", output_dir=config.finetuned)
+    place = FinetuneConfig(model=config.base, task="text", output_dir=config.finetuned, fresh=config.fresh)
     return finetune(place, TextConfig(dataset=str(folder)), train, adapter, progress=progress)

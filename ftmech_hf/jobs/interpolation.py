@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job, parse_models
 from ftmech_hf.jobs.publication import Publication
+from ftmech_hf.models.identity import base_for
 from ftmech_hf.models.interpolation import interpolate_weights
 from ftmech_hf.models.loading import quiet_transformers
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
@@ -56,7 +57,7 @@ def interpolate(config: InterpolateConfig, task: PcfgConfig, *, progress: Progre
             return run
         tests = {name: RowStream(each, seed=config.seed, split="test") for name, each in task.test_tasks().items()}
         rows = {name: torch.from_numpy(each.rows(0, config.eval_rows).token_ids) for name, each in tests.items()}
-        first, second = (config.load(folder) for folder in models.values())
+        first, second = (config.load(folder, **base_for(name, models)) for name, folder in models.items())
         table: list[dict[str, Any]] = []
         mixed: PreTrainedModel | None = None
         for number, alpha in enumerate(config.alphas):

@@ -123,8 +123,8 @@ def job(
     found: dict[str, str] = {name: model_hash(folder, **base_for(name, models)) for name, folder in models.items()}
     found |= read_inputs(config, *settings)
     if vocabulary is not None:
-        for folder in models.values():
-            check_vocabulary(folder, vocabulary)
+        for name, folder in models.items():
+            check_vocabulary(folder, vocabulary, **base_for(name, models))
     run = RunDir.open(
         config.output_dir, kind, to_dict(config, *settings), inputs={**found, **(inputs or {})}, fresh=config.fresh
     )
@@ -181,7 +181,11 @@ def finish_job(
 
 
 def with_random_twin(config: ModelJobConfig, models: Mapping[str, str]) -> Iterator[tuple[str, PreTrainedModel]]:
-    """Each model, loaded when its turn comes, and at the end the first one's architecture with random weights."""
+    """Each model, loaded when its turn comes, and at the end the first one's architecture with random weights.
+
+    An adapter is put on what its run's hash says, by :func:`~ftmech_hf.models.identity.base_for`.
+    """
     for name, folder in models.items():
-        yield name, config.load(folder)
-    yield RANDOM_INIT, random_twin(config.load(next(iter(models.values()))), config.seed)
+        yield name, config.load(folder, **base_for(name, models))
+    name, folder = next(iter(models.items()))
+    yield RANDOM_INIT, random_twin(config.load(folder, **base_for(name, models)), config.seed)

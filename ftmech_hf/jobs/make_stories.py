@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +72,9 @@ class MakeStoriesConfig(JobConfig):
             raise ValueError(f"test_share: {self.test_share}, expected more than 0 and less than 1")
         if not self.files and "train" not in self.splits:
             raise ValueError(f"rows: {' '.join(self.rows)!r}, expected train among them")
+        if not self.files and len(self.splits) == 1:
+            said = "on which it is measured what words give away"
+            raise ValueError(f"rows: {' '.join(self.rows)!r}, expected another split beside train, {said}")
         if 0 < self.vocab_size < FEWEST_TOKENS:
             least = f"at least {FEWEST_TOKENS}: all bytes and three signs"
             raise ValueError(f"vocab_size: {self.vocab_size}, expected 0, or {least}")
@@ -196,10 +199,15 @@ def _bytes_per_token(tokenizer: PreTrainedTokenizerFast, test: _Writer) -> float
     return sum(len(text.encode()) for text in texts) / tokens
 
 
-def _baseline(written: Written) -> list[WordBaseline]:
+def _measured_on(splits: Iterable[str]) -> str:
+    """The split that facts about a data set are measured on: that for tests, or the last of those not trained on."""
+    there = [name for name in splits if name != "train"]
+    return next((name for name in ("test", "validation") if name in there), there[-1])
+
+
+def _baseline(written: Written, test: str) -> list[WordBaseline]:
     stories: dict[tuple[str, str], Sequence[Story]] = {key: writer.kept for key, writer in written.items()}
     first = next(iter(stories))[0]
-    test = "test" if (first, "test") in stories else "validation"
     return word_baseline(stories[first, "train"], stories[first, test], stories.get(("held_out", test), ()))
 
 
@@ -208,9 +216,11 @@ def _describe(run: RunDir, config: MakeStoriesConfig, written: Written, damage: 
     for (name, split), writer in written.items():
         configs.setdefault(name, {})[split] = writer.number
     first = next(iter(configs))
-    test = written.get((first, "test")) or written[first, [*configs[first]][-1]]
-    tokenizer = _train_tokenizer(run, config, written[first, "train"], test) if config.vocab_size else None
-    baseline = [row.row() for row in _baseline(written)]
+    test = _measured_on(configs[first])
+    tokenizer = None
+    if config.vocab_size:
+        tokenizer = _train_tokenizer(run, config, written[first, "train"], written[first, test])
+    baseline = [row.row() for row in _baseline(written, test)]
     pd.DataFrame(baseline, columns=["feature", "share", "accuracy", "held_out"]).to_parquet(
         run.working / "table.parquet", index=False
     )

@@ -21,7 +21,7 @@ from ftmech_hf.jobs.behavior import Behavior, from_task
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, parse_models, with_random_twin
 from ftmech_hf.jobs.publication import Picture, Publication, as_percent, asked_name
 from ftmech_hf.jobs.saved_probes import save_probes
-from ftmech_hf.models.identity import model_hash
+from ftmech_hf.models.identity import base_for, model_hash
 from ftmech_hf.models.loading import RANDOM_INIT
 from ftmech_hf.runs import FinishedRun, RunDir
 from ftmech_hf.statistics.floors import FloorResult, measure_floor
@@ -87,7 +87,7 @@ def probe(config: ProbeConfig, asked: Asked, *, progress: Progress | None = None
         ValueError: an unknown operand, a data set that cannot be asked, or models that read it as different tokens.
     """
     models = parse_models(config.models)
-    asking = asking_job(lambda: _find_behavior(config, asked, [*models.values()]), "probe", config, asked, models)
+    asking = asking_job(lambda: _find_behavior(config, asked, models), "probe", config, asked, models)
     with asking as (run, behavior):
         if run.finished:
             return run
@@ -97,7 +97,9 @@ def probe(config: ProbeConfig, asked: Asked, *, progress: Progress | None = None
         summary: dict[str, Any] = {}
         for number, (name, model) in enumerate(with_random_twin(config, models)):
             result = _probe_model(config, TracedModel(model), fit_on, choose_on, test_on)
-            hashed = f"random weights, seed {config.seed}" if name == RANDOM_INIT else model_hash(models[name])
+            hashed = f"random weights, seed {config.seed}"
+            if name != RANDOM_INIT:
+                hashed = model_hash(models[name], **base_for(name, models))
             save_probes(run.working / "probes" / name, result.probes, hashed,
                         {"method": config.method, "positions": list(config.positions)})  # fmt: skip
             table += [{"model": name, **row} for row in result.rows()]
@@ -111,7 +113,7 @@ def probe(config: ProbeConfig, asked: Asked, *, progress: Progress | None = None
         return finish_job(run, table, {**summary, **describe_dataset(behavior(), asked)}, floors=_floors(behavior()))
 
 
-def _find_behavior(config: ProbeConfig, asked: Asked, models: list[str]) -> Behavior:
+def _find_behavior(config: ProbeConfig, asked: Asked, models: Mapping[str, str]) -> Behavior:
     sizes: dict[str, Any] = {"seed": config.seed, "train_rows": config.fit_rows, "test_rows": config.test_rows}
     if not isinstance(asked, PcfgShape):
         if config.label_operands:

@@ -154,7 +154,7 @@ def _read(
     left_out = faults.note(total)
     _check_sizes({split: len(rows) for split, rows in splits.items()}, name, left_out)
     join = choose_join(splits["train"], tokenizer, how.answer_space)
-    encoded = {}
+    encoded, own = {}, {}
     for split, rows in splits.items():
         asked = rows if how.leaves_out else rows.select(range(min(len(rows), taken[split])))
         found = encode_rows(
@@ -162,12 +162,10 @@ def _read(
             faults=faults,
         )  # fmt: skip
         encoded[split] = found.first(taken[split])
+        own[split] = len(rows) - len(asked) + len(found.rows)  # not what is taken: a setting may want fewer
     skipped, cut = (sum(getattr(found, key) for found in encoded.values()) for key in ("skipped", "cut"))
     left_out = faults.note(total)
-    _check_sizes(
-        {split: len(found.rows) for split, found in encoded.items()},
-        f"{name}, without answers of several tokens," if skipped else name, left_out,
-    )  # fmt: skip
+    _check_sizes(own, f"{name}, without answers of several tokens," if skipped else name, left_out)
     everything = [rows for rows in splits.values() if len(rows)]
     asked_rows = sum(map(len, everything))
     said = [

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ftmech_hf.statistics.text_answers import normalize_answer
+from ftmech_hf.tasks.text.continuations import tokens_before
 from ftmech_hf.tasks.text.tables import render_chat
 
 if TYPE_CHECKING:
@@ -55,11 +56,12 @@ def write_prompt(
 
 
 def _spell(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """A prompt's tokens, up to where the model is to answer."""
+    """A prompt's tokens, up to where the model is to answer: without an end, which some tokenizers put after a text."""
     if tokenizer.chat_template:
-        text = render_chat([{"role": "user", "content": text}], tokenizer, begin=True)
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return list(tokenizer(f"{text}\nAnswer:")["input_ids"])
+        chat = render_chat([{"role": "user", "content": text}], tokenizer, begin=True)
+        return list(tokenizer(chat, add_special_tokens=False)["input_ids"])  # a template writes its own beginning
+    prompt = f"{text}\nAnswer:"
+    return [*tokens_before(prompt, tokenizer), *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
 
 
 def read_answer(written: str, *, is_chat: bool) -> str:

@@ -47,6 +47,18 @@ def check_suits(objective: Objective, train: TrainConfig, task: Task, name: str)
         raise ValueError(f"eval_near: {train.eval_near}, but no accuracy is measured of the rows of task {name}")
 
 
+def bytes_on_disk(model: PreTrainedModel, snapshots: int, has_adapter: bool) -> int:
+    """How much a run takes on the disk at most: checkpoints of what is trained, snapshots, and the model at the end.
+
+    Three checkpoints of weights and two moments each exist for a moment. A snapshot is the model with what is frozen
+    of it, as the end is; of a model with an adapter both are the adapter alone.
+    """
+    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
+    trained = sum(size for size, is_trained in sizes if is_trained)
+    saved = trained if has_adapter else sum(size for size, _ in sizes)
+    return 9 * trained + (1 + snapshots) * saved
+
+
 @dataclass(frozen=True)
 class Stage:
     """What is trained on what, and how.
@@ -96,9 +108,7 @@ class Stage:
         accelerator = start_accelerator(train, path.with_name(path.name + "-tracker"), precision=began_with)
         if accelerator.distributed_type == DistributedType.FSDP:
             self._check_sharded()
-        # Three checkpoints of weights and two moments each exist for a moment, and the weights at the end.
-        trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-        check_disk_space(path, (10 + len(train.snapshots)) * trained)
+        check_disk_space(path, bytes_on_disk(model, len(train.snapshots), self._has_adapter))
         is_main = accelerator.is_main_process
         opened = RunDir.open(path, self.name, settings, inputs=inputs, fresh=fresh, is_main=is_main)
         with contextlib.closing(opened) as run:
@@ -113,7 +123,7 @@ class Stage:
             )  # fmt: skip
             if run.is_main:
                 self._warn(run, model, stream)
-                note_bytes(run, tests, train)
+                note_bytes(run, tests)
                 note_floors(run, tests)
                 if train.max_steps is None:
                     save_inheritance(run.working, model, stream, train, train.seed, self.earlier)
@@ -142,9 +152,13 @@ class Stage:
             run.note(warning=warning)
             tell(warning)
 
+    @property
+    def _has_adapter(self) -> bool:
+        return bool(self.settings.get("adapter", "none") != "none")
+
     def _check_sharded(self) -> None:
         """Refuse what a sharded model cannot do."""
-        if self.settings.get("adapter", "none") != "none":
+        if self._has_adapter:
             raise ValueError(
                 f"adapter: {self.settings['adapter']} is not sharded; use recipes/accelerate/ddp.yaml, its optimizer "
                 "state is small"

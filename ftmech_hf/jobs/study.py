@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 from ftmech_hf.config import check_seeds, config_hash, parse_config, peek_setting, read_sections, to_dict
 from ftmech_hf.jobs.cell import Cell
 from ftmech_hf.jobs.job import read_inputs
+from ftmech_hf.jobs.measurements import ENDING, keep_measurements, unpacked
 from ftmech_hf.jobs.plan import Plan
 from ftmech_hf.jobs.plan_sizes import describe_sizes
 from ftmech_hf.jobs.publication import Publication
@@ -43,9 +44,22 @@ class StudyConfig:
         },
     )
     fresh: bool = field(default=False, metadata={"manner": True, "help": "run everything again"})
+    keep_measurements: str | None = field(
+        default=None,
+        metadata={"place": "output", "help": f"file (*{ENDING}) that all their numbers are written into at the end"},
+    )
+    from_measurements: str | None = field(
+        default=None,
+        metadata={"manner": True, "help": "such a file: results are written from it, and no run is made or needed"},
+    )
 
     def __post_init__(self) -> None:
         check_seeds(self.seeds)
+        for name in ("keep_measurements", "from_measurements"):
+            if (file := getattr(self, name)) and not file.endswith(ENDING):
+                raise ValueError(f"{name}: {file!r}, expected a file that ends in {ENDING}")
+        if self.from_measurements and self.keep_measurements:
+            raise ValueError("keep_measurements: nothing is measured with from_measurements, expected one of the two")
         if self.workers < 0:
             raise ValueError(f"workers: {self.workers}, expected 0 or more")
 
@@ -186,9 +200,13 @@ class Study(StudyFacts, Generic[P, R]):
         )
         return (*super().publications, results)
 
-    def read_plan(self, argv: Sequence[str] | None = None, description: str | None = None) -> P:
-        """The plan that a command line asks for, with its ``--config`` file."""
+    def read_plan(
+        self, argv: Sequence[str] | None = None, description: str | None = None, runs_dir: Path | None = None
+    ) -> P:
+        """The plan that a command line asks for, with its ``--config`` file; of runs elsewhere, if that is said."""
         configs = parse_config(*self.configs, argv=argv, description=description, sections=self.sections)
+        if runs_dir is not None:
+            configs = (dataclasses.replace(configs[0], runs_dir=str(runs_dir)), *configs[1:])
         if not self.sections:
             return self.plan(*configs)
         scale = peek_setting("scale", default="nano", argv=argv)
@@ -212,11 +230,17 @@ def run_study(study: Study[P, R], plan: P) -> R:
     make_console().print(f"report: {plan.output / 'report.html'}", soft_wrap=True)
     if failures:
         raise ValueError(failures)
+    if file := plan.config.keep_measurements:
+        print(f"{file}: what {keep_measurements(plan.folders.values(), Path(file))} runs measured")
     return results
 
 
 def _make_runs(name: str, plan: StudyPlan) -> str:
     """Make the runs that are not there; returns what failed, in words."""
+    if file := plan.config.from_measurements:
+        if len(plan.missing) == len(plan.folders):
+            raise ValueError(f"from_measurements: {file} holds no run of these settings, expected those of {name}")
+        return ""
     if not (cells := plan.cells()):
         return ""
     number, left = len(plan.folders), len(plan.unfinished())
@@ -257,10 +281,17 @@ def dry_run(plan: StudyPlan, steps: int) -> None:
 
 
 def run_command(study: StudyFacts, argv: Sequence[str] | None, description: str | None) -> None:
-    """A study as a command: parse, run what is not finished, report; with ``max_steps`` set, a dry run alone."""
+    """A study as a command: parse, run what is not finished, report; with ``max_steps`` set, a dry run alone.
+
+    With ``from_measurements`` nothing is run: its results are written from what earlier runs measured.
+    """
     if not isinstance(study, Study):
         raise ValueError(f"study: {study.name} is one job and has no plan; run recipes/{study.name}.py")
     plan = study.read_plan(argv, description)
+    if file := plan.config.from_measurements:
+        with unpacked(Path(file)) as runs:
+            run_study(study, study.read_plan(argv, description, runs))
+        return
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(f"num_processes: {study.name} starts its own workers; launch it with --num_processes 1")
     if (steps := getattr(plan.config, "max_steps", None)) is not None:

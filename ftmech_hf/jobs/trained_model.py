@@ -21,9 +21,13 @@ from ftmech_hf.tasks.floors import stream_floor
 from ftmech_hf.training.settings import TrainConfig
 
 
-def note_bytes(run: RunDir, tests: Mapping[str, RowStream], train: TrainConfig) -> None:
-    """How many bytes a token of each test set stands for: what turns nats per token into nats per byte."""
-    found = {name: each.task.bytes_per_token(each.rows(0, train.final_eval_rows)) for name, each in tests.items()}
+def note_bytes(run: RunDir, tests: Mapping[str, RowStream]) -> None:
+    """How many bytes a token of each test set stands for: what turns nats per token into nats per byte.
+
+    It is of the rows that the last line of the run's log is of, so that both are a mean over the same tokens.
+    """
+    number = read_metrics(run.working)[-1]["eval_rows"]
+    found = {name: each.task.bytes_per_token(each.rows(0, number)) for name, each in tests.items()}
     if None not in found.values():
         run.note(bytes_per_token=found)
 

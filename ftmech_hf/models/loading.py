@@ -212,23 +212,26 @@ def random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:
     return twin.eval().to(model.device)
 
 
-def load_tokenizer(name: str, *, base: str | None = None) -> PreTrainedTokenizerBase:
-    """Load the tokenizer that lies beside a model; of an adapter without one, that of what it stands on."""
+def load_tokenizer(name: str, *, base: str | None = None, onto: str | None = None) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that lies beside a model; of an adapter without one, that of what it stands on.
+
+    Here and below, ``base`` and ``onto`` are those of :func:`load_model`.
+    """
     if (file := find_gguf(name)) is not None:
         with quiet_transformers(), loading_errors(name), _gguf_at_hand(name):
             inside: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         return inside
     folder = find_model(name)
     if (folder / ADAPTER).is_file() and not (folder / "tokenizer_config.json").is_file():
-        return load_tokenizer(find_base(folder, base), base=base)
+        return load_tokenizer(find_base(folder, base, onto), base=base or onto)
     with loading_errors(name):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     return tokenizer
 
 
-def model_positions(name: str) -> int | None:
+def model_positions(name: str, *, base: str | None = None, onto: str | None = None) -> int | None:
     """How many tokens a model can be shown at once; None if nothing limits them. No weights are read."""
-    return config_positions(_text_config(name))
+    return config_positions(model_config(name, base=base, onto=onto))
 
 
 def config_positions(config: Any) -> int | None:
@@ -239,32 +242,28 @@ def config_positions(config: Any) -> int | None:
 
 def model_vocabulary(name: str) -> int:
     """How many tokens a model knows. No weights are read."""
-    return int(_text_config(name).vocab_size)
+    return int(model_config(name).get_text_config().vocab_size)
 
 
-def _text_config(name: str) -> Any:
-    return model_config(name).get_text_config()
-
-
-def model_config(name: str) -> Any:
+def model_config(name: str, *, base: str | None = None, onto: str | None = None) -> Any:
     """The config of a model, of an adapter that of what it stands on. No weights are read."""
     if (file := find_gguf(name)) is not None:
         with loading_errors(name), _gguf_at_hand(name):
             return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
     folder = find_model(name)
-    while (folder / ADAPTER).is_file():
-        folder = find_model(find_base(folder))
+    if (folder / ADAPTER).is_file():
+        return model_config(find_base(folder, base, onto), base=base or onto)
     with loading_errors(name):
         return AutoConfig.from_pretrained(folder)
 
 
-def check_vocabulary(name: str, vocabulary: Sequence[str]) -> None:
+def check_vocabulary(name: str, vocabulary: Sequence[str], *, base: str | None = None, onto: str | None = None) -> None:
     """Make sure that the tokenizer beside a model gives a task's words the ids the task uses.
 
     Raises:
         ValueError: it does not.
     """
-    words = load_tokenizer(name).get_vocab()
+    words = load_tokenizer(name, base=base, onto=onto).get_vocab()
     if [words.get(word) for word in vocabulary] == list(range(len(vocabulary))):
         return
     if set(SPECIAL_TOKENS) <= set(words):  # a task of ours

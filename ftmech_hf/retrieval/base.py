@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ranking = NDArray[np.int64]
+
+MOST_SCORES = 2**25
+"""Scores of questions and documents that are in memory at a time: 256 MiB, and twice as much while they are sorted."""
 
 _WORD = re.compile(r"\w+")
 
@@ -64,6 +67,26 @@ def best_of(scores: NDArray[np.floating], k: int) -> Ranking:
     """
     check_k(k, scores.shape[1])
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+
+
+def best_in_blocks(
+    queries: Sequence[Query], documents: int, k: int, score: Callable[[slice], NDArray[np.floating]]
+) -> Ranking:
+    """:func:`best_of` for so many questions at a time that memory holds their scores.
+
+    Args:
+        queries: all questions.
+        documents: how many there are.
+        k: how many are found.
+        score: some of the questions, by their places -> their scores, (questions, documents).
+
+    Raises:
+        ValueError: there are not so many documents.
+    """
+    check_k(k, documents)
+    size = max(1, MOST_SCORES // documents)
+    starts = range(0, max(1, len(queries)), size)
+    return np.concatenate([best_of(score(slice(start, start + size)), k) for start in starts])
 
 
 def check_k(k: int, documents: int) -> None:

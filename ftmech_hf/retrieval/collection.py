@@ -148,7 +148,9 @@ def asked_of(row: dict[str, Any], place: int) -> Asked:
         ValueError: it has no id, no question or no split.
     """
     answers = _texts(row.get("answers"))
-    facts = tuple(_texts(fact) or () for fact in row.get("facts") or () if fact is not None)
+    said = row.get("facts")
+    each = [said] if _is_one(said) else said or ()
+    facts = tuple(_texts(fact) or () for fact in each if fact is not None)
     name = _cell(row, "id", f"row {place} of the questions")
     question, split = (_cell(row, column, f"question {name}") for column in ("question", "split"))
     facts = facts or ((answers,) if answers else ())
@@ -185,10 +187,19 @@ def _cell(row: dict[str, Any], column: str, where: str) -> str:
     return str(row[column])
 
 
+def _is_one(values: Any) -> bool:
+    """Whether a cell holds a text, a number or nothing, and no list."""
+    return isinstance(values, str) or not isinstance(values, Iterable)
+
+
 def _texts(values: Any) -> tuple[str, ...] | None:
-    """The texts of a list, or one text; None where there is no list, or nothing but nulls in it."""
-    if values is None or isinstance(values, str):
-        return None if values is None else (values,)
+    """The texts of a list, or one text or number; None where there is neither, or nothing but nulls in a list."""
+    if values is None:
+        return None
+    if isinstance(values, float) and values.is_integer():  # a column of whole numbers with a null among them
+        values = int(values)
+    if _is_one(values):
+        return (str(values),)
     found = tuple(str(each) for each in values if each is not None)
     return found if found or not len(values) else None
 

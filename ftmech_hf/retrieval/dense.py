@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ftmech_hf.retrieval.base import Query, Ranking, best_of
+from ftmech_hf.retrieval.base import Query, Ranking, best_in_blocks
 
 Embed = Callable[[Sequence[str]], NDArray[np.floating]]
 """Texts -> a vector each, (texts, D)."""
@@ -26,7 +26,8 @@ class DenseRetriever:
 
     def __call__(self, queries: Sequence[Query], k: int) -> Ranking:
         """See :class:`ftmech_hf.retrieval.base.Retriever`."""
-        return best_of(_of_length_one(self.embed([query.text for query in queries])) @ self.vectors.T, k)
+        asked = _of_length_one(self.embed([query.text for query in queries]))
+        return best_in_blocks(queries, len(self.vectors), k, lambda some: asked[some] @ self.vectors.T)
 
 
 def _of_length_one(vectors: NDArray[np.floating]) -> NDArray[np.floating]:

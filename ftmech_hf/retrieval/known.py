@@ -50,7 +50,9 @@ class OracleRetriever:
         """
         check_k(k, self.documents)
         found = []
-        for query, others in zip(queries, self.by_chance(queries, self.documents), strict=True):
+        enough = k + max((len(query.gold) for query in queries), default=0)  # k are left without the gold ones
+        by_chance = self.by_chance(queries, min(self.documents, enough))
+        for query, others in zip(queries, by_chance, strict=True):
             if not query.gold:
                 raise ValueError(f"retriever: oracle, but no gold document is named of the question {query.text!r}")
             gold = list(dict.fromkeys(query.gold))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ftmech_hf.retrieval.base import Query, Ranking, best_of, find_words
+from ftmech_hf.retrieval.base import Query, Ranking, best_in_blocks, find_words
 
 
 class Bm25Retriever:
@@ -33,11 +34,14 @@ class Bm25Retriever:
 
     def __call__(self, queries: Sequence[Query], k: int) -> Ranking:
         """See :class:`ftmech_hf.retrieval.base.Retriever`; a question without a known word finds the first ones."""
+        return best_in_blocks(queries, self.number, k, lambda some: self._score(queries[some]))
+
+    def _score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         scores = np.zeros((len(queries), self.number))
         for row, query in enumerate(queries):
             if words := [word for word in find_words(query.text) if word in self.known]:
                 scores[row] = self.index.get_scores(words)
-        return best_of(scores, k)
+        return scores
 
 
 class TfidfRetriever:
@@ -56,4 +60,5 @@ class TfidfRetriever:
     def __call__(self, queries: Sequence[Query], k: int) -> Ranking:
         """See :class:`ftmech_hf.retrieval.base.Retriever`."""
         asked = self.vectorizer.transform([query.text for query in queries])
-        return best_of((asked @ self.vectors.T).toarray(), k)
+        across = self.vectors.T
+        return best_in_blocks(queries, across.shape[1], k, lambda some: (asked[some] @ across).toarray())

@@ -1,6 +1,7 @@
 """Checkpoints: written beside, renamed, and an old one goes only after two newer ones are safe.
 
-So a run survives being killed at any moment, and the loss or damage of its newest checkpoint.
+So a run survives being killed at any moment, and the loss or damage of its newest checkpoint. What is damaged is not
+newer than anything: it goes as soon as a good one is saved.
 
 A checkpoint holds what training changes: the trainable parameters (an adapter's alone, if there is one) and the state
 of the optimizers, all of it finite. That of the last step has no optimizers: it is the trained model. Sharded training
@@ -25,6 +26,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from ftmech_hf.runs import commit_folder, damaged_files, disk_errors
 
 KEPT = 2
+
+_WHOLE: dict[Path, tuple[tuple[str, int, int], ...]] = {}
+"""Checkpoints that this process wrote, or read and found whole -> name, size and time of change of their files.
+
+Whoever saves a checkpoint must know which of the others are whole; reading them for that would take as long as writing.
+"""
 
 
 class NotFinite(ValueError):
@@ -86,7 +93,7 @@ def save_checkpoint(
     is_main: bool = True,
     check_finite: bool = True,
 ) -> Path:
-    """Save the state after ``step`` optimizer steps as ``root/step-NNNNNNNN``; the newest :data:`KEPT` remain.
+    """Save the state after ``step`` optimizer steps as ``root/step-NNNNNNNN``; the newest :data:`KEPT` whole remain.
 
     All processes of a run call this, since shards must be gathered; the main one writes.
 
@@ -115,11 +122,48 @@ def save_checkpoint(
     with disk_errors(working):
         save_file(weights, working / "weights.safetensors")
         torch.save(states, working / "optimizers.pt")
-    shutil.rmtree(final, ignore_errors=True)  # only a damaged one of the same step can be here
+    # a damaged one of the same step, or that of a run which goes on from an earlier one, together with others
+    shutil.rmtree(final, ignore_errors=True)
     commit_folder(working, final)
-    for old in find_checkpoints(root)[:-KEPT]:
-        shutil.rmtree(old)
+    _remember(final)
+    _remove_old(root, step)
     return final
+
+
+def _remove_old(root: Path, step: int) -> None:
+    """Remove what is damaged, and what is older than :data:`KEPT` whole checkpoints up to the ``step`` just saved.
+
+    A whole one of a later step stays: a run can go on from an earlier one, together with others.
+    """
+    newer = 0
+    for folder in reversed(find_checkpoints(root)):
+        if newer == KEPT or not _is_whole(folder):
+            shutil.rmtree(folder)
+            _WHOLE.pop(folder.absolute(), None)
+        elif _step_of(folder) <= step:
+            newer += 1
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a checkpoint is undamaged; it is read only if this process does not know."""
+    if _WHOLE.get(folder.absolute()) != _files(folder):
+        if damaged_files(folder):
+            return False
+        _remember(folder)
+    return True
+
+
+def _remember(folder: Path) -> None:
+    _WHOLE[folder.absolute()] = _files(folder)
+
+
+def _files(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    found = ((path.name, path.stat()) for path in folder.iterdir())
+    return tuple(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in found))
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def load_checkpoint(root: Path, model: nn.Module, optimizers: list[Optimizer], *, at: int | None = None) -> int:
@@ -133,6 +177,7 @@ def load_checkpoint(root: Path, model: nn.Module, optimizers: list[Optimizer], *
         if damaged := damaged_files(folder):
             warnings.warn(f"checkpoint {folder.name} is damaged ({', '.join(damaged)}) and passed over", stacklevel=2)
             continue
+        _remember(folder)
         weights = load_file(folder / "weights.safetensors")
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -148,7 +193,7 @@ def load_checkpoint(root: Path, model: nn.Module, optimizers: list[Optimizer], *
                 for number, entry in state["state"].items()
             }
             each.load_state_dict(state)
-        return int(folder.name.removeprefix("step-"))
+        return _step_of(folder)
     return 0
 
 

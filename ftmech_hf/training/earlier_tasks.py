@@ -35,6 +35,8 @@ class LwF(Regularizer):
             is asked is a function of its tokens.
     """
 
+    counts_answers = True
+
     def __init__(self, strength: float, *, temperature: float = 2.0, questions: Tensor | None = None) -> None:
         super().__init__(strength)
         self.temperature, self.questions = temperature, questions

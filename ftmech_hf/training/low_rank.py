@@ -11,6 +11,7 @@ import contextlib
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,8 @@ class LowRankChange:
     """A change of some matrices of a model by products of two thin ones.
 
     Attributes:
-        factors: name of a parameter -> (left (rows, R), right (R, columns)); their product is its change.
+        factors: name of a parameter -> (left (rows, R), right (R, columns)); their product is its change. Those of
+            experts, which are one parameter (experts, rows, columns), have the experts in front.
     """
 
     factors: Mapping[str, tuple[Tensor, Tensor]]
@@ -43,9 +45,15 @@ class LowRankChange:
             model: stays as it is.
             share: of the change.
             into: a copy of the model, whose weights are overwritten; a new one if None.
+
+        Raises:
+            ValueError: the change is of something that is no parameter of the model.
         """
-        changed = copy.deepcopy(model) if into is None else into
         before = dict(model.named_parameters())
+        if unknown := sorted(self.factors.keys() - before.keys()):
+            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            raise ValueError(f"change: {unknown[0]}{more}, expected names of the model's parameters")
+        changed = copy.deepcopy(model) if into is None else into
         for name, parameter in changed.named_parameters():
             parameter.copy_(before[name])
             if name in self.factors:
@@ -89,6 +97,7 @@ def adapter_in_place(model: PreTrainedModel, *, seed: int) -> Iterator[None]:
 def change_of(model: PreTrainedModel) -> LowRankChange:
     """What the adapter on a model changes just now, in tensors of its own."""
     from peft.tuners.lora import LoraLayer
+    from peft.tuners.lora.layer import ParamWrapper
 
     factors = {}
     for name, module in model.named_modules():
@@ -99,5 +108,26 @@ def change_of(model: PreTrainedModel) -> LowRankChange:
             for side in ("lora_A", "lora_B")
         )
         left, right = outside * float(module.scaling["default"]), inside.clone()
-        factors[f"{name}.weight"] = (right.T, left.T) if getattr(module, "fan_in_fan_out", False) else (left, right)
+        name = name.replace(".base_layer", "")  # several parameters of one module have wrappers around wrappers
+        if isinstance(module, ParamWrapper):
+            factors[f"{name}.{module.parameter_name}"] = _of_experts(module, left, right)
+        else:
+            factors[f"{name}.weight"] = (right.T, left.T) if getattr(module, "fan_in_fan_out", False) else (left, right)
     return LowRankChange(factors)
+
+
+def _of_experts(module: Any, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """The factors of a parameter that holds a matrix for each expert, (experts, rows, R) and (experts, R, columns).
+
+    Args:
+        module: peft's ``ParamWrapper``, which keeps the factors of all experts side by side.
+        left: (outputs, R x experts), of which neighbours are of several experts.
+        right: (experts x R, inputs), of which neighbours are of one expert.
+    """
+    experts, parameter = module.num_experts, module.get_param()
+    if parameter.ndim == 2:
+        return left, right
+    left = left.unflatten(1, (-1, experts)).permute(2, 0, 1)
+    right = right.unflatten(0, (experts, -1))
+    is_transposed = getattr(module.get_base_layer(), "is_transposed", False)
+    return (right.mT, left.mT) if is_transposed else (left, right)

@@ -94,7 +94,9 @@ class Muon(Optimizer):
 
     Args:
         params: 2-D parameters.
-        lr: learning rate; an update of an R x C matrix is scaled by sqrt(max(1, R / C)), as torch's default does.
+        lr: learning rate; an update of an R x C matrix is scaled by sqrt(max(1, R / C)), as torch's default does. That
+            is meant for (out, in); GPT-2's Conv1D keeps (in, out), so that there what narrows is scaled up and what
+            widens is not, as by ``torch.optim.Muon`` with the same tensors.
         weight_decay: decoupled.
         momentum: of the gradients; Nesterov's.
         shared: whether all processes have the same gradients, so that each makes its share of the updates orthogonal.

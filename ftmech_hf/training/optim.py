@@ -42,17 +42,13 @@ def build_optimizers(
     the blocks, AdamW on the rest.
 
     Embeddings, unembedding, biases and norms are AdamW's in both: orthogonalised updates are meant for hidden layers.
+    So are tables that multiply nothing, such as Mamba's ``A_log`` and biases of many experts, and the weights of
+    routed experts, which lie behind one another in tensors of three axes.
     Every group keeps its peak learning rate under ``peak_lr``. Processes with the same gradients (``shared``) share
     Muon's work.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    inputs_and_outputs = {
-        id(p)
-        for module in model.modules()
-        if isinstance(module, nn.Embedding) or module is getattr(model, "lm_head", None)
-        for p in module.parameters(recurse=False)
-    }
-    hidden = [p for _, p in named if optimizer == "muon" and p.ndim == 2 and id(p) not in inputs_and_outputs]
+    hidden = _hidden_matrices(model) if optimizer == "muon" else []
     taken = {id(p) for p in hidden}
     rest = [p for _, p in named if id(p) not in taken]
     built: list[Optimizer] = []
@@ -66,6 +62,24 @@ def build_optimizers(
         for group in each.param_groups:
             group["peak_lr"] = group["lr"]
     return built
+
+
+def _hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The matrices of the blocks that are trained.
+
+    What a module multiplies with it calls ``weight``, be it a linear layer or a router of experts; the factors of an
+    adapter are in a dict of their own.
+    """
+    find = getattr(model, "get_output_embeddings", None)  # what it is called differs: lm_head, embed_out, head
+    outputs = (getattr(model, "lm_head", None), None if find is None else find())
+    inputs_and_outputs, found = set[int](), dict[int, nn.Parameter]()
+    for module in model.modules():
+        for name, p in module.named_parameters(recurse=False):
+            if isinstance(module, nn.Embedding) or any(module is each for each in outputs):
+                inputs_and_outputs.add(id(p))
+            elif p.requires_grad and p.ndim == 2 and (name == "weight" or isinstance(module, nn.ParameterDict)):
+                found[id(p)] = p
+    return [p for number, p in found.items() if number not in inputs_and_outputs]
 
 
 def lr_factor_of(config: TrainConfig, step: int) -> float:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ftmech_hf.tasks import RowStream
 from ftmech_hf.training.making_ahead import MadeAhead
-from ftmech_hf.training.objectives import Batch
+from ftmech_hf.training.objectives import AnswerOnly, Batch
 from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.total_loss import TotalLoss
 
 Weights = dict[str, float | Tensor]
-"""The three weights of a part, as :class:`~ftmech_hf.training.total_loss.TotalLoss` takes them."""
+"""The four weights of a part, as :class:`~ftmech_hf.training.total_loss.TotalLoss` takes them."""
 
 AHEAD = {"cuda": 16}
 """Steps whose rows are made ahead by a thread, by the device that computes. On a CPU there is no core to spare."""
@@ -28,6 +28,7 @@ class _Made(NamedTuple):
     parts: list[Batch]
     counts: list[float] | None
     feature_counts: list[float] | None
+    answer_counts: list[float] | None
 
 
 class Parts:
@@ -44,15 +45,21 @@ class Parts:
     def of_step(self, step: int) -> list[tuple[Batch, Weights]]:
         """This process' rows of a step, on its device, in parts with their weights."""
         if self._latest is None or self._latest[0] != step:
-            parts, counts, feature_counts = self._made(step)
+            parts, counts, feature_counts, answer_counts = self._made(step)
             weights = self._weights(len(parts), counts)
             of_features = self._weights(len(parts), feature_counts) if self.total.needs_features else weights
+            of_answers = self._weights(len(parts), answer_counts) if self.total.counts_answers else weights
             ready: list[tuple[Batch, Weights]] = [
                 (
                     part.to(self.accelerator.device),
-                    {"weight": weight, "feature_weight": of, "row_weight": 1 / len(parts)},
+                    {
+                        "weight": weight,
+                        "feature_weight": of_feature,
+                        "row_weight": 1 / len(parts),
+                        "answer_weight": of_answer,
+                    },
                 )
-                for part, weight, of in zip(parts, weights, of_features, strict=True)
+                for part, weight, of_feature, of_answer in zip(parts, weights, of_features, of_answers, strict=True)
             ]
             self._latest = step, ready
         return self._latest[1]
@@ -78,14 +85,17 @@ class Parts:
         first = step * self.config.batch_size + self.accelerator.process_index * share
         rows, size = self.stream.rows(first, first + share), share // self.config.gradient_accumulation_steps
         parts = [Batch.of(rows[place : place + size]) for place in range(0, share, size)]
-        objective, counts, feature_counts = self.total.objective, None, None
+        objective, counts, feature_counts, answer_counts = self.total.objective, None, None, None
         if not objective.rows_weigh_alike(parts[0]):
             counts = [objective.weight(part) for part in parts]
             if self.total.needs_features:
                 feature_counts = [float(objective.num_shown(part)) for part in parts]
+        answers = AnswerOnly()
+        if self.total.counts_answers and not answers.rows_weigh_alike(parts[0]):
+            answer_counts = [float(answers.weight(part)) for part in parts]
         if self.accelerator.device.type == "cuda":
             parts = [part.pinned() for part in parts]
-        return _Made(parts, counts, feature_counts)
+        return _Made(parts, counts, feature_counts, answer_counts)
 
     def _weights(self, parts: int, counts: Sequence[float] | None) -> Sequence[float | Tensor]:
         """The weights of the parts' means, so that every token of a step counts alike in whichever part it is.

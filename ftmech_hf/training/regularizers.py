@@ -62,6 +62,8 @@ class Regularizer(ABC):
     """Whether it compares hidden states. Then its mean is over the tokens that are shown, and parts weigh by those."""
     counts_rows: ClassVar[bool] = False
     """Whether it is divided by what is expected of so many rows. Then parts, which have as many, weigh alike."""
+    counts_answers: ClassVar[bool] = False
+    """Whether its mean is over the tokens of answers, whatever the objective counts. Then parts weigh by those."""
 
     def __init__(self, strength: float) -> None:
         self.strength = strength
@@ -200,13 +202,15 @@ class Start:
     @torch.no_grad()
     def outputs(self, model: nn.Module, shown: Shown, layer: int | None = None) -> Tensor:
         """What the starting model says without dropout: its logits, or the output of a layer."""
-        training = model.training
+        # Each module's own: blocks that are computed again are in training mode where the model is not.
+        modes = [(module, module.training) for module in model.modules()]
         model.eval()
         try:
             wanted = {} if layer is None else {"output_hidden_states": True}
             found = functional_call(model, self.weights, (shown.token_ids,), {**shown.options, **wanted})
         finally:
-            model.train(training)
+            for module, training in modes:
+                module.training = training
         return read_outputs(found, layer)
 
     @torch.no_grad()

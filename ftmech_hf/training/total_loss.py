@@ -45,6 +45,7 @@ class TotalLoss:
     ) -> None:
         self.objective, self.regularizers = objective, regularizers
         self.needs_features = any(each.needs_features for each in regularizers)
+        self.counts_answers = any(each.counts_answers for each in regularizers)
         check_layer(model, objective)
         self.average = average
         needs_start = bool(regularizers or objective.needs_reference or average)
@@ -72,6 +73,7 @@ class TotalLoss:
         weight: float | Tensor = 1.0,
         feature_weight: float | Tensor = 1.0,
         row_weight: float | Tensor = 1.0,
+        answer_weight: float | Tensor = 1.0,
     ) -> Tensor:
         """The objective on a batch, and what regularizers add to it.
 
@@ -82,6 +84,7 @@ class TotalLoss:
             weight: of these rows among those of a step, by what the objective counts.
             feature_weight: the same for what compares features, by the tokens that are shown.
             row_weight: the same by rows, for what is a mean over those that are expected.
+            answer_weight: the same by the tokens of answers, for what is a mean over those beside any objective.
         """
         raw_model = raw_model or model
         shown = shown_without_waiting(raw_model, self.objective.shown(batch))
@@ -99,7 +102,12 @@ class TotalLoss:
         seen = Seen(raw_model, self.start, batch, read_outputs(output, layer), shown.token_ids.shape[1], features)
         loss = loss * weight
         for each in self.regularizers:
-            of_part = row_weight if each.counts_rows else feature_weight if each.needs_features else weight
+            if each.counts_rows:
+                of_part = row_weight
+            elif each.counts_answers:
+                of_part = answer_weight
+            else:
+                of_part = feature_weight if each.needs_features else weight
             loss = loss + of_part * each.penalty(seen)
         return loss
 

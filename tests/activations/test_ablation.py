@@ -12,7 +12,8 @@ from transformers.pytorch_utils import Conv1D
 
 from ftmech_hf.activations import Unit, ablated_losses, find_layout, find_units
 from ftmech_hf.analysis.pruning import prune_weights
-from tests.conftest import make_gpt2
+from ftmech_hf.jobs.padding import padding_masked
+from tests.conftest import make_gpt2, make_llama
 
 
 @pytest.fixture
@@ -68,6 +69,29 @@ def test_every_loss_is_that_of_one_forward_pass_per_unit(any_model: PreTrainedMo
             moved = max(moved, abs(expected - whole))
     assert moved > 0.05
     assert loss_of(any_model, rows) == pytest.approx(whole, abs=1e-6)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("number", [1, 4])
+def test_rows_may_be_padded_but_for_the_first(attention: str, number: int) -> None:
+    """A model is given no mask for rows of which none is padded, as the first of these alone is."""
+    model, pad = make_llama(40), 39
+    model.set_attn_implementation(attention)
+    rows = torch.randint(3, 39, (number, 9), generator=torch.Generator().manual_seed(1))
+    for row in range(1, number):
+        rows[row, :row] = pad
+    with padding_masked(model, pad):
+        whole, losses = ablated_losses(model, rows[:, :-1], rows[:, -1], "activation")
+
+    def expected() -> float:
+        return sum(loss_of(model, row[row != pad][None]) for row in rows) / number
+
+    assert whole == pytest.approx(expected(), abs=1e-5)
+    for name, group in find_units(model, "activation").items():
+        kept = group.weight.detach().clone()
+        group.weight.detach()[:, 3] = 0
+        assert float(losses[name][3]) == pytest.approx(expected(), abs=2e-4)
+        group.weight.detach().copy_(kept)
 
 
 def test_what_cannot_change_is_not_computed_again(any_model: PreTrainedModel, rows: Tensor) -> None:

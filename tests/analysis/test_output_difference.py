@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from ftmech_hf.analysis.output_difference import (
     OutputDifferenceResult,
     PlaceGroup,
+    _Sums,
     compare_outputs,
     group_places,
     places_of,
@@ -63,6 +64,46 @@ def test_kl_and_gain_are_those_of_a_computation_in_numpy(base: PreTrainedModel, 
     assert (found.choices.numpy() == np.stack([p.argmax(-1), q.argmax(-1)], -1)).all()
     highest = np.bincount((np.log(q) - np.log(p)).argmax(-1).ravel(), minlength=VOCABULARY)
     np.testing.assert_allclose(found.promoted, highest / highest.sum(), atol=1e-6)
+
+
+def test_of_places_that_count_the_numbers_are_those_of_all_places_to_the_last_bit(
+    base: PreTrainedModel, rows: Tensor
+) -> None:
+    other, mask = make_gpt2(VOCABULARY, seed=1), torch.ones_like(rows).bool()
+    for row in range(len(rows)):
+        mask[row, 3 + row % 10 :] = False
+    places = torch.rand(len(rows), 11, generator=torch.Generator().manual_seed(3)) < 0.7
+    found = compare_outputs(base, {"": other}, rows, mask, places=places, top=2, batch_size=len(rows))[""]
+    counted = mask[:, 1:] & mask[:, :-1] & places
+    assert torch.equal(found.predicted, counted)
+    with torch.no_grad():
+        shown = mask[:, :-1].long()
+        before, after = (
+            model(rows[:, :-1], attention_mask=shown, use_cache=False).logits.float().log_softmax(-1)
+            for model in (base, other)
+        )
+    rise = after - before
+    assert torch.equal(found.kl, (after.exp() * rise).sum(-1) * counted)
+    assert torch.equal(found.gain, rise.gather(-1, rows[:, 1:, None])[..., 0] * counted)
+    number = int(counted.sum())
+    gained = (after.exp() - before.exp())[counted].sum(0).double()
+    assert torch.equal(found.probability, (gained / number).float())
+    promoted = torch.bincount(rise[counted].topk(1).indices.flatten(), minlength=VOCABULARY).double()
+    assert torch.equal(found.promoted, (promoted / number).float())
+
+
+def test_what_stands_where_nothing_is_counted_makes_no_number(base: PreTrainedModel, rows: Tensor) -> None:
+    """What a model makes of tokens that fill a row may be no number, and that times 0 is none either."""
+    counted = torch.ones(2, 3).bool()
+    counted[1, 2] = False
+    sums = _Sums(VOCABULARY, 1)
+    before, after = torch.randn(2, 2, 3, VOCABULARY, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    after[1, 2] = torch.nan
+    sums.add(before, after, rows[:2, :3], counted)
+    found = sums.result(counted)
+    assert found.kl[1, 2] == found.gain[1, 2] == 0
+    assert found.kl.isfinite().all()
+    assert found.mean_kl > 0
 
 
 def test_a_model_beside_itself_differs_nowhere(base: PreTrainedModel, rows: Tensor) -> None:

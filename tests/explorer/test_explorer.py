@@ -209,6 +209,20 @@ def test_what_begins_every_text_stays_before_a_long_prompt() -> None:
             assert explorer.encode("w1")[0] == ([*before, words[0]] if room > len(before) else [*kept, words[0]])
 
 
+def test_what_begins_a_text_is_not_doubled_where_it_is_spelled_out() -> None:
+    """Prompts of a run are decoded tokens, and a chat brings its own beginning."""
+    tokenizer = byte_level(adds=True)
+    models = {"base": make_gpt2(len(tokenizer)), "finetuned": make_gpt2(len(tokenizer), seed=1)}
+    for room in (24, 4):
+        explorer = Explorer(models, tokenizer, config=ExplorerConfig(prompt_tokens=room, new_tokens=1))
+        token_ids, cut = explorer.encode("Mia was sad because she went")
+        assert token_ids.count(tokenizer.bos_token_id) == 1
+        assert token_ids[0] == tokenizer.bos_token_id
+        assert explorer.encode("<s>Mia was sad because she went") == (token_ids, cut)
+        assert explorer.encode("<s>") == explorer.encode("") == ([tokenizer.bos_token_id], 0)
+    assert cut > 0
+
+
 def test_nothing_to_read_is_said() -> None:
     models = {"base": make_gpt2(40), "finetuned": make_gpt2(40, seed=1)}
     tokenizer = build_tokenizer(WORDS)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from ftmech_hf.config import Notice
 from ftmech_hf.explorer.edits import Edit
 from ftmech_hf.explorer.pairs import ExploreConfig, Pair, find_pair, make_runs, of_run, open_explorer
 from ftmech_hf.explorer.space import read_space, write_space
@@ -16,7 +17,8 @@ from ftmech_hf.hub import save
 from ftmech_hf.jobs.study import StudyPlan
 from ftmech_hf.models.loading import load_model
 from recipes import explore
-from tests.conftest import client_env, run_python
+from tests.conftest import client_env, make_gpt2, run_python
+from tests.foreign import save_idle_adapter
 from tests.hub.server import HubServer
 from tests.report.fabricated import write_run
 from tests.studies.planted import make_base, make_wrapped, save_models
@@ -65,6 +67,40 @@ def test_an_explorer_of_runs_asks_what_they_were_trained_on(runs: Path) -> None:
     assert explorer.edited.num_found == 5
     with pytest.raises(ValueError, match=r"probes: .* belong to the model"):
         open_explorer(replace(pair, models={**pair.models, "finetuned": str(runs / "base")}), config)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_adapter_is_shown_on_the_base_of_its_pair(tmp_path: Path, there: bool) -> None:
+    """One that changes nothing is that base, and not the model whose name its config keeps."""
+    save_models(tmp_path, base=make_gpt2(40), named=make_gpt2(40, seed=1))
+    named = tmp_path / ("named" if there else "gone")
+    adapter = save_idle_adapter(tmp_path / "adapter", named, make_gpt2(40), "c_attn")
+    pair = Pair(models={"base": str(tmp_path / "base"), "finetuned": str(adapter)}, examples=["w1 w2"])
+    config = ExploreConfig(demo=True)
+    with pytest.warns(Notice, match=f"is put on {tmp_path / 'base'}"):
+        found = open_explorer(pair, config).ask("w1 w2").readings
+    with pytest.warns(Notice, match=f"is put on {tmp_path / 'base'}"):
+        space = write_space(tmp_path / "space", pair, config)
+    assert found["finetuned"].top == found["base"].top
+    written, base = (load_model(str(each)).state_dict() for each in (space / "models" / "finetuned", tmp_path / "base"))
+    assert all(torch.equal(value, base[name]) for name, value in written.items())
+
+
+def test_what_was_fine_tuned_back_may_stand_on_the_fine_tuned_model(tmp_path: Path) -> None:
+    save_models(tmp_path, base=make_gpt2(40), tuned=make_gpt2(40, seed=1))
+    back = save_idle_adapter(tmp_path / "back", tmp_path / "tuned", make_gpt2(40), "c_attn")
+    roles = {"base": "base", "finetuned": "tuned", "reversed": "back"}
+    pair = Pair(models={role: str(tmp_path / name) for role, name in roles.items()}, examples=["w1 w2"])
+    found = open_explorer(pair, ExploreConfig(demo=True)).ask("w1 w2").readings
+    assert found["reversed"].top == found["finetuned"].top != found["base"].top
+    shutil.move(tmp_path / "base", tmp_path / "elsewhere")
+    shutil.move(tmp_path / "tuned", tmp_path / "moved")
+    pair = replace(
+        pair, models={**pair.models, "base": str(tmp_path / "elsewhere"), "finetuned": str(tmp_path / "moved")}
+    )
+    with pytest.warns(Notice, match=f"{back} is put on {tmp_path / 'elsewhere'}"):
+        found = open_explorer(pair, ExploreConfig(demo=True)).ask("w1 w2").readings
+    assert found["reversed"].top == found["base"].top
 
 
 def test_a_space_answers_as_the_pair_does_and_holds_no_path_of_this_machine(runs: Path, tmp_path: Path) -> None:

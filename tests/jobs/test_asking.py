@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from ftmech_hf.activations import find_units
+from ftmech_hf.config import Notice
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.asking import AskConfig, asked_settings, asked_vocabulary, parse_asked
 from ftmech_hf.jobs.behavior import Behavior
@@ -20,12 +21,15 @@ from ftmech_hf.jobs.prompts import FIRST_TOKEN, from_datasets
 from ftmech_hf.jobs.pruning import PruneConfig
 from ftmech_hf.jobs.pruning_sweep import behavior_importance, exact_importance, prune_for
 from ftmech_hf.jobs.publication import asked_name
+from ftmech_hf.jobs.saved_probes import load_probes
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.models.tokenization import build_tokenizer
 from ftmech_hf.runs import FinishedRun, damaged_files
 from ftmech_hf.tasks import CounterConfig, PcfgShape, RowStream
 from ftmech_hf.training.evaluation import answer_accuracy
 from recipes import attention, pretrain, probe, prune
+from tests.conftest import make_gpt2
+from tests.foreign import save_idle_adapter
 from tests.jobs.lexicon import (
     LAYER,
     LEXICON,
@@ -205,6 +209,28 @@ def test_attention_is_that_of_the_position_before_the_answer(folder: Path, tmp_p
     assert maps["speaks.attn_pattern"].shape[-1] == len(place)
     mass = run.table[run.table["model"] == "speaks"].groupby(["layer", "head"])["mass"].sum()
     np.testing.assert_allclose(mass, 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_adapter_is_asked_on_the_base_that_is_named(folder: Path, tmp_path: Path, there: bool) -> None:
+    """One that changes nothing answers as that base does, and not as the model whose name its config keeps."""
+    like = make_gpt2(len(VOCABULARY), seed=1)
+    base = save(like, tmp_path / "base")
+    adapter = save_idle_adapter(tmp_path / "adapter", folder / "speaks" if there else tmp_path / "gone", like, "c_attn")
+    argv = ["--models", f"finetuned={adapter}", f"base={base}", "--dataset", str(folder / "questions.parquet")]
+    with pytest.warns(Notice, match=f"is put on {base}"):
+        attention.main([*argv, "--rows", "40", "--output_dir", str(tmp_path / "maps")])
+    few = ["--fit_rows", "40", "--test_rows", "40", "--num_shuffles", "1", "--method", "ridge"]
+    with pytest.warns(Notice, match=f"is put on {base}"):
+        probe.main([*argv, *few, "--output_dir", str(tmp_path / "probe")])
+    maps = load_file(tmp_path / "maps" / "maps.safetensors")
+    assert all(torch.equal(maps[f"finetuned.{site}"], maps[f"base.{site}"]) for site in ("attn_pattern", "mlp_act"))
+    run = FinishedRun(tmp_path / "probe")
+    assert run.summary["finetuned"]["accuracy_by_label"] == run.summary["base"]["accuracy_by_label"]
+    with pytest.warns(Notice, match=f"is put on {base}"):
+        probes = load_probes(run.path / "probes" / "finetuned", str(adapter), onto=base)
+    of_base = load_probes(run.path / "probes" / "base", base)
+    assert all(torch.equal(one, other) for key in of_base for one, other in zip(probes[key], of_base[key], strict=True))
 
 
 def test_what_cannot_be_asked_is_refused_before_anything_is_written(

@@ -186,6 +186,15 @@ def test_a_model_whose_config_names_no_padding_writes_too(tokenizer: PreTrainedT
     assert texts == generate(model, tokenizer, PROMPTS, seed=0, max_new_tokens=5, batch_size=1)
 
 
+def test_a_prompt_that_spells_its_beginning_begins_once(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = make_gpt2(40)
+    bare, spelled = (
+        generate(model, tokenizer, [begin + prompt for prompt in PROMPTS], seed=3, max_new_tokens=6)
+        for begin in ("", "<bos> ")
+    )
+    assert bare == spelled
+
+
 def test_impossible_settings_are_named(tokenizer: PreTrainedTokenizerFast, any_model: PreTrainedModel) -> None:
     with pytest.raises(ValueError, match="max_new_tokens: 0, batch_size: 64"):
         generate(any_model, tokenizer, ["w1"], seed=0, max_new_tokens=0)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tokenizers import processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ftmech_hf.config import Notice
@@ -30,7 +31,7 @@ from ftmech_hf.retrieval.collection import Asked, Collection, Document
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.tasks.text.task import TextConfig
 from recipes.retrieval import main
-from tests.foreign import CHATML, byte_bpe
+from tests.foreign import CHATML, byte_bpe, save_idle_adapter
 from tests.jobs.test_endpoint_judge import reads, serve
 from tests.models.test_embedding import save_encoder
 
@@ -112,6 +113,27 @@ def test_prompts_have_the_documents_that_fit(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="max_new_tokens: leaves 20 tokens for a prompt, but 'Who"):
             write_prompt(tokenizer, "Who?", texts, 20)
     assert "by the documents" not in in_text("Who?", [])
+
+
+def test_a_prompt_has_no_end_before_its_answer(tmp_path: Path) -> None:
+    """Some tokenizers put one after every text."""
+    tokenizer = load_tokenizer(save_model(tmp_path / "model", chat=False))
+    plain = write_prompt(tokenizer, "Who?", ["Anna."], None).token_ids
+    for single, before in (("<s> $A </s>", [0]), ("$A </s>", []), ("<s> $A", [0])):
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=single, special_tokens=[("<s>", 0), ("</s>", 1)]
+        )
+        assert write_prompt(tokenizer, "Who?", ["Anna."], None).token_ids == [*before, *plain]
+
+
+def test_needed_documents_are_looked_for_where_they_are_asked_for(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collection, config = Collection.read(data), GroundedConfig(data=str(data), top_k=2)
+    asked = collection.of_split("test")
+    shown, all_gold = choose_documents(collection, asked, config, RetrieverConfig())
+    monkeypatch.delattr("ftmech_hf.jobs.grounded_answers.OracleRetriever")
+    some, found = choose_documents(collection, asked, config, RetrieverConfig(), ["other", "retrieved"])
+    assert some == {name: shown[name] for name in ("other", "retrieved")}
+    assert found.tolist() == all_gold.tolist()
 
 
 def test_answers_are_read_and_scored() -> None:
@@ -242,6 +264,19 @@ def test_a_pair_is_asked_and_what_is_wrong_is_said(
         assert told in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_an_adapter_answers_on_the_base_that_is_named(tmp_path: Path, data: Path, there: bool) -> None:
+    """One that changes nothing answers as that base does, and not as the model whose name its config keeps."""
+    base, named = (save_model(tmp_path / name, chat=False, seed=seed) for seed, name in enumerate(("base", "named")))
+    adapter = save_idle_adapter(tmp_path / "adapter", named if there else "/gone", load_model(base), "q_proj")
+    argv = ["--base", base, "--finetuned", str(adapter), "--data", str(data), "--max_new_tokens", "8"]
+    with pytest.warns(Notice, match=f"is put on {base}"):
+        main([*argv, "--contexts", "none", "retrieved", "--output_dir", str(tmp_path / "run")])
+    answers = {name: rows["answer"].tolist() for name, rows in FinishedRun(tmp_path / "run").table.groupby("model")}
+    assert len(answers["base"]) == 6
+    assert answers["base"] == answers["finetuned"]
+
+
 def test_what_nobody_knows_is_neither_right_nor_taught(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -319,6 +354,14 @@ def test_a_model_is_tuned_and_then_compared_with_its_base(
     assert answers["base"] != answers["finetuned"]
     main([*argv, "--tune", "closed"])  # both runs are found again
     capsys.readouterr()
+    other = [*argv, "--tune", "closed", "--lora_rank", "4"]
+    with pytest.raises(SystemExit):
+        main(other)
+    assert "choose another --output_dir, or --fresh to replace it" in capsys.readouterr().err
+    main([*other, "--fresh", "true"])
+    again = FinishedRun(tmp_path / "tuned")
+    assert again.config["lora_rank"] == 4
+    assert FinishedRun(tmp_path / "run").env["inputs"]["finetuned"] == again.hash
     for wrong, told in (
         (["--tune", "bm25"], "error: tune: 'bm25', expected one of closed, retrieved, oracle"),
         (["--tune", "closed", "--tune_split", "test"], "error: tune_split: test, expected other questions"),

@@ -5,10 +5,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import torch
 
-from ftmech_hf.config import to_dict
-from ftmech_hf.jobs.job import JobConfig, finish_job, job, prepared_job
+from ftmech_hf.config import Notice, to_dict
+from ftmech_hf.jobs.interpolation import InterpolateConfig, interpolate
+from ftmech_hf.jobs.job import JobConfig, ModelJobConfig, finish_job, job, prepared_job, with_random_twin
+from ftmech_hf.models.loading import load_model
+from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import FinishedRun, RunDir, run_identity
+from ftmech_hf.tasks import PcfgConfig
+from tests.conftest import make_gpt2
+from tests.foreign import save_idle_adapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +100,29 @@ def test_a_replacement_that_was_interrupted_is_gone_on_with(tmp_path: Path) -> N
     with prepared_job(lambda: 7, "count", config) as (run, prepared):
         assert not run.finished
         assert prepared() == 7
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_adapter_is_measured_on_the_base_that_its_hash_is_of(tmp_path: Path, task: PcfgConfig, there: bool) -> None:
+    """On the base of the pair, and not on the one that it names, be that there or not."""
+    models = {"finetuned": str(tmp_path / "adapter"), "base": str(tmp_path / "base")}
+    for number, name in enumerate(("base", "named")):
+        make_gpt2(len(task.vocabulary), seed=number).save_pretrained(tmp_path / name)
+        save_tokenizer(build_tokenizer(task.vocabulary), tmp_path / name)
+    named = tmp_path / ("named" if there else "gone")
+    save_idle_adapter(tmp_path / "adapter", named, make_gpt2(len(task.vocabulary)), "c_attn")
+    expected = load_model(models["base"]).state_dict()
+    config = InterpolateConfig(
+        models=[f"{name}={folder}" for name, folder in models.items()], alphas=[0.0], eval_rows=4, save_alpha=0.0,
+        output_dir=str(tmp_path / "between"),
+    )  # fmt: skip
+    with pytest.warns(Notice, match=f"is put on {tmp_path / 'base'}"):
+        found = dict(with_random_twin(ModelJobConfig(), models))
+    with pytest.warns(Notice, match=f"is put on {tmp_path / 'base'}"):
+        between = load_model(str(interpolate(config, task).path))
+    assert list(found) == ["finetuned", "base", "random init"]
+    for model in (found["finetuned"], found["base"], between):
+        assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
 
 
 def test_a_negative_seed_is_refused() -> None:

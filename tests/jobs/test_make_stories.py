@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pandas as pd
 import pytest
 from huggingface_hub import DatasetCard
@@ -100,10 +101,22 @@ def test_a_story_that_is_there_twice_is_in_one_split(tmp_path: Path) -> None:
     assert tests[0] != tests[1]  # another seed draws others
 
 
+def test_what_words_give_away_is_measured_on_the_split_that_there_is(tmp_path: Path) -> None:
+    argv = ["--vocab_size", "0", "--output_dir", str(tmp_path / "made"), "--rows"]
+    make_stories.main([*argv, "finetune=80", "train=200"])
+    shares = pd.read_parquet(tmp_path / "made" / "table.parquet").set_index("feature")["share"]
+    stories = pd.read_parquet(tmp_path / "made" / "seen" / "finetune.parquet")
+    assert len(stories) == 80
+    assert len(shares) > 3
+    for feature, share in shares.items():
+        assert share == np.mean([feature in each for each in stories["features"]])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--rows", "test=5"], "rows: 'test=5', expected train among them"),
+        (["--rows", "train=5"], "rows: 'train=5', expected another split beside train, on which it is measured what"),
         (["--vocab_size", "100"], "vocab_size: 100, expected 0, or at least 259"),
         (["--files", "nowhere.txt"], "files: there is no nowhere.txt"),
         (["--test_share", "1"], "test_share: 1.0, expected more than 0 and less than 1"),

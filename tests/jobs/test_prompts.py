@@ -184,6 +184,17 @@ def test_answers_of_several_tokens_are_asked_or_left_out(tokenizer: PreTrainedTo
         from_datasets([str(path)], tokenizer, **SIZES, how=QuestionConfig(only_one_token=True))
 
 
+@pytest.mark.parametrize("how", [QuestionConfig(), QuestionConfig(only_one_token=True)])
+def test_fewer_rows_than_a_data_set_must_have_may_be_taken(
+    how: QuestionConfig, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.parquet"
+    prompts = [" ".join(words) + " =" for words in itertools.product("abc", repeat=6)]
+    datasets.Dataset.from_dict({"prompt": prompts, "answer": ["a"] * 729}).to_parquet(path)
+    (questions,) = from_datasets([str(path)], tokenizer, seed=0, train_rows=5, test_rows=16, how=how)
+    assert (len(questions.train), len(questions.validation), len(questions.test)) == (5, 16, 16)
+
+
 def test_no_such_data_set(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"dataset: cannot read .*nowhere: no such folder or file"):
         from_datasets([str(tmp_path / "nowhere")], tokenizer, **SIZES)[0]

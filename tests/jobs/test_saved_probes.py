@@ -56,6 +56,20 @@ def test_probes_are_applied_where_they_were_fitted(tmp_path: Path) -> None:
     assert load_probes(tmp_path / "probes", str(tmp_path / "model"), positions=[-1]) == {}
 
 
+def test_a_name_with_a_dot_is_a_name_of_its_own(tmp_path: Path) -> None:
+    run_of(tmp_path / "model", 0)
+    names = ("qwen2.5-base", "qwen2.5-ft", "qwen2", "v1.json")
+    for number, name in enumerate(names):
+        parts = {part: torch.full((2, 3), float(number)) for part in LinearProbe._fields}
+        save_probes(tmp_path / name, {("x", name): LinearProbe(**parts)}, model_hash(str(tmp_path / "model")), {})
+    for number, name in enumerate(names):
+        for suffix in ("", ".json", ".safetensors"):
+            found = load_probes(tmp_path / f"{name}{suffix}", str(tmp_path / "model"))
+            assert {key: float(probe[0][0, 0]) for key, probe in found.items()} == {("x", name): number}
+    with pytest.raises(ValueError, match=r"probes: no .*qwen2\.7\.json"):
+        load_probes(tmp_path / "qwen2.7", str(tmp_path / "model"))
+
+
 def test_probes_from_before_weights_were_kept_are_known_by_the_run(tmp_path: Path) -> None:
     run_of(tmp_path / "model", 0)
     save_probes(tmp_path / "probes", {}, model_hash(str(tmp_path / "model")), {})

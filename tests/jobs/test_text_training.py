@@ -17,7 +17,7 @@ from ftmech_hf.config.notices import Notice
 from ftmech_hf.jobs.card import check_card
 from ftmech_hf.jobs.training import FinetuneConfig, finetune
 from ftmech_hf.runs import FinishedRun, damaged_files, read_metrics
-from ftmech_hf.tasks import TextConfig
+from ftmech_hf.tasks import RowStream, TextConfig
 from ftmech_hf.tasks.text.identity import dataset_hash
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.memory import recompute_blocks
@@ -83,7 +83,14 @@ def test_a_foreign_model_is_tuned_and_loads_with_its_own_tokenizer(
     assert losses[-1] < losses[0] - (0.1 if adapter == "lora" else 0.5)
     assert ("accuracy/all" in run.metrics[-1]) == (rows == "sums")
     assert {name for name, _ in run.floors} == ({"all"} if rows == "sums" else set())
-    assert run.metrics[-1]["eval_rows"] < TRAIN.final_eval_rows  # no more than there are
+    number = run.metrics[-1]["eval_rows"]
+    assert number < TRAIN.final_eval_rows  # no more than there are
+    in_tokens = TextConfig(dataset=foreign[rows]).in_tokens_of(AutoTokenizer.from_pretrained(foreign[model]))
+    bytes_of = [
+        in_tokens.bytes_per_token(RowStream(in_tokens, seed=0, split="test").rows(0, each))
+        for each in (number, TRAIN.final_eval_rows)
+    ]
+    assert run.env["bytes_per_token"]["all"] == bytes_of[0] != bytes_of[1]  # of the rows that the loss is of
     loaded, theirs = AutoModelForCausalLM.from_pretrained(run.path), AutoTokenizer.from_pretrained(foreign[model])
     tokenizer = AutoTokenizer.from_pretrained(run.path)
     text = "what is 3 plus 4? it is 7"

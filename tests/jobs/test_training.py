@@ -12,6 +12,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ftmech_hf.jobs import stage
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
 from ftmech_hf.models.identity import model_hash
 from ftmech_hf.models.loading import load_model
@@ -93,6 +94,25 @@ def test_only_the_unembedding_is_trained_if_asked(tmp_path: Path, task: PcfgConf
     assert sum(not torch.equal(after[name], both[name]) for name in both) > 10
     with pytest.raises(ValueError, match="trainable: head, but adapter: lora"):
         AdapterConfig(trainable="head", adapter="lora")
+
+
+@pytest.mark.parametrize(("setting", "whole"), [
+    ({}, True), ({"trainable": "head"}, True), ({"adapter": "lora", "lora_rank": 2}, False),
+])  # fmt: skip
+def test_the_disk_must_take_whole_models_also_where_little_of_them_is_trained(
+    tmp_path: Path, task: PcfgConfig, monkeypatch: pytest.MonkeyPatch, setting: dict[str, Any], whole: bool
+) -> None:
+    origin = base(tmp_path / "base", task)
+    asked: list[int] = []
+    monkeypatch.setattr(stage, "check_disk_space", lambda path, needed: asked.append(needed))
+    place = FinetuneConfig(model=str(origin.path), output_dir=str(tmp_path / "tuned"))
+    run = finetune(place, task, TrainConfig(steps=4, **TRAIN, snapshots=[1, 2]), AdapterConfig(**setting))
+    sizes = [path.stat().st_size for path in run.path.rglob("*.safetensors")]
+    everything = sum(4 * p.numel() for p in load_model(str(origin.path)).parameters())
+    trained = 4 * json.loads((run.path / "env.json").read_text())["trained_parameters"]
+    assert len(sizes) == 3
+    assert (min(sizes) > everything) == whole
+    assert asked == [9 * trained + 3 * (everything if whole else trained)]
 
 
 def test_a_dry_run_does_not_touch_the_run_it_is_for(tmp_path: Path, task: PcfgConfig) -> None:

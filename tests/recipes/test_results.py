@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ftmech_hf.runs.folders import write_manifest
 from recipes import results
 from recipes.results import STEPS, ResultsConfig, Step, main, make_results
 from recipes.update_readme import BLOCKS, CODE
@@ -56,6 +57,8 @@ def fake(monkeypatch: pytest.MonkeyPatch, root: Path, fails: str = "") -> list[s
 
     def run(step: Step, log: Path) -> int:
         ran.append(step.command)
+        if step.file and step.source != fails:
+            (root / step.file).write_text("{}")
         return int(step.source == fails)
 
     monkeypatch.setattr(results, "STEPS", steps)
@@ -67,12 +70,13 @@ def fake(monkeypatch: pytest.MonkeyPatch, root: Path, fails: str = "") -> list[s
 def test_the_cheapest_runs_first_and_what_is_there_not_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ran = fake(monkeypatch, tmp_path)
     assert make_results(ResultsConfig()) == []
-    assert ran == ["cheap.py --json out.json", "middle.py", "dear.py",
+    keeps = "--keep_measurements recipes/measurements"
+    assert ran == ["cheap.py --json out.json", f"middle.py {keeps}/lora.tar.xz", f"dear.py {keeps}/grid.tar.xz",
                    "update_readme.py --only data_benchmark lora grid code"]  # fmt: skip
-    (tmp_path / "out.json").write_text("{}")
+    assert (tmp_path / "recipes" / "measurements" / "out.json").read_text() == "{}"
     ran.clear()
     assert make_results(ResultsConfig(only=["data_benchmark", "lora"])) == []
-    assert ran == ["middle.py", "update_readme.py --only data_benchmark lora code"]
+    assert ran == [f"middle.py {keeps}/lora.tar.xz", "update_readme.py --only data_benchmark lora code"]
 
 
 def test_cards_are_written_of_the_studies_that_release_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -92,7 +96,10 @@ def test_a_step_that_fails_is_named_and_its_table_is_not_written(
     ran = fake(monkeypatch, tmp_path, fails="lora")
     with pytest.raises(SystemExit):
         main([])
-    assert ran[-2:] == ["dear.py", "update_readme.py --only data_benchmark grid code"]
+    assert ran[-2:] == [
+        "dear.py --keep_measurements recipes/measurements/grid.tar.xz",
+        "update_readme.py --only data_benchmark grid code",
+    ]
     assert "results: lora failed, the rest is made; the same command goes on" in capsys.readouterr().err
 
 
@@ -107,6 +114,44 @@ def test_a_dry_run_says_what_it_takes_and_runs_nothing(
     assert printed.index("cheap.py") < printed.index("middle.py") < printed.index("dear.py")
     with pytest.raises(ValueError, match="only: unknown 'gird', expected some of grid, data_benchmark, lora"):
         ResultsConfig(only=["gird"])
+
+
+def test_what_was_measured_is_read_again_and_nothing_is_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = fake(monkeypatch, tmp_path)
+    one = Step("instruments", "one.py", 1, folder="runs/one")
+    monkeypatch.setattr(results, "STEPS", (*results.STEPS, one))
+    kept = tmp_path / "recipes" / "measurements"
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "summary.json").write_text("1")
+    write_manifest(tmp_path / "runs" / "one")
+    results.keep(one)
+    (tmp_path / "runs" / "one").rename(tmp_path / "gone")
+    (kept / "out.json").write_text("kept")
+    (kept / "grid.tar.xz").write_text("read by its study")
+    assert make_results(ResultsConfig(measured=True)) == []
+    assert ran == ["dear.py --from_measurements recipes/measurements/grid.tar.xz",
+                   "update_readme.py --only data_benchmark instruments grid code"]  # fmt: skip
+    assert (tmp_path / "out.json").read_text() == "kept"
+    assert (tmp_path / "runs" / "one" / "summary.json").read_text() == "1"
+    assert "lora: no recipes/measurements/lora.tar.xz; its tables stay as they are" in capsys.readouterr().out
+    ran.clear()
+    (tmp_path / "out.json").write_text("newer")
+    assert make_results(ResultsConfig(measured=True, only=["data_benchmark", "lora"])) == []
+    assert ran == ["update_readme.py --only data_benchmark code"]
+    assert (tmp_path / "out.json").read_text() == "newer"
+    ran = fake(monkeypatch, tmp_path, fails="grid")
+    assert make_results(ResultsConfig(measured=True)) == ["grid"]
+    assert ran[-1] == "update_readme.py --only data_benchmark code"
+    with pytest.raises(ValueError, match="dry_run: nothing is run with measured, expected one of the two"):
+        ResultsConfig(measured=True, dry_run=True)
+
+
+def test_each_keeps_its_own_file() -> None:
+    kept = [step.kept for step in STEPS]
+    assert len(set(kept)) == len(kept)
+    assert {step.source for step in STEPS if step.folder} == {"instruments"}
 
 
 def test_a_command_runs_in_the_repository_and_its_words_are_kept(

@@ -49,6 +49,14 @@ def write(tmp_path: Path, study: str = STUDY) -> list[str]:
     return ["--config", str(tmp_path / "study.yaml"), "--output_dir", str(tmp_path / "out"), "--workers", "2"]
 
 
+def without_places(file: Path) -> list[str]:
+    """What a file of results says, but for where it is and by which command it was written."""
+    if file.suffix == ".parquet":
+        return [pd.read_parquet(file).to_csv()]
+    own = ("command", "output_dir", "runs_dir", "_measurements")
+    return [line for line in file.read_text().splitlines() if not any(word in line for word in own)]
+
+
 def test_a_study_is_a_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = write(tmp_path)
     sweep.main(argv)
@@ -75,9 +83,22 @@ def test_a_study_is_a_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "12 runs, 0 of them" in capsys.readouterr().out.replace("22 runs", "12 runs")
     made = {path.name: path.stat().st_mtime_ns for path in (out / "runs").iterdir()}
     # its own config makes it again, and finds all of it
-    sweep.main(["--config", str(out / "config.yaml")])
+    kept, again = tmp_path / "kept.tar.xz", tmp_path / "again"
+    sweep.main(["--config", str(out / "config.yaml"), "--keep_measurements", str(kept)])
     assert {path.name: path.stat().st_mtime_ns for path in (out / "runs").iterdir()} == made
     check_page(out / "report.html")
+    # and where none of its runs is, its results are the same
+    (out / "runs").rename(tmp_path / "elsewhere")
+    sweep.main([*argv, "--output_dir", str(again), "--from_measurements", str(kept),
+                "--runs_dir", str(tmp_path / "nothing")])  # fmt: skip
+    assert not (again / "runs").exists()
+    for name in ("table.parquet", "summary.csv", "env.json", "config.yaml"):
+        assert without_places(again / name) == without_places(out / name)
+    assert (out / "report.html").read_text().count("measurements-") == 0
+    with pytest.raises(SystemExit):
+        sweep.main([*argv, "--set", "finetune.steps=5", "pretrain.steps=5", "--output_dir", str(again),
+                    "--from_measurements", str(kept)])  # fmt: skip
+    assert "kept.tar.xz holds no run of these settings, expected those of sweep" in capsys.readouterr().err
 
 
 def test_a_failed_run_stops_no_other_and_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

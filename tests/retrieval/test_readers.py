@@ -156,6 +156,32 @@ def test_plain_tables_and_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("column", "texts"),
+    [
+        ([1969, 7], [("1969",), ("7",)]),
+        ([1969, None], [("1969",), None]),
+        ([1969.0, None], [("1969",), None]),  # as pandas writes the column above
+        ([0.5, 1e3], [("0.5",), ("1000",)]),
+        (["1969", "Ann"], [("1969",), ("Ann",)]),
+        ([[1969], [7, 8]], [("1969",), ("7", "8")]),
+    ],
+)
+def test_answers_may_be_numbers_and_one_alone_needs_no_list(
+    tmp_path: Path, column: list[Any], texts: list[tuple[str, ...] | None]
+) -> None:
+    for name in ("answers", "facts"):
+        rows = [{"id": number, "question": "When?", name: cell} for number, cell in enumerate(column)]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "questions.parquet")
+        pq.write_table(pa.Table.from_pylist([{"doc_id": "d", "text": "Ann."}]), tmp_path / "corpus.parquet")
+        found = read_source("plain", tmp_path, "test").questions
+        if name == "answers":
+            assert [each.answers for each in found] == texts
+            assert [each.facts for each in found] == [() if each is None else (each,) for each in texts]
+        else:  # each thing of a list is a fact of its own
+            assert [each.facts for each in found] == [tuple((text,) for text in each or ()) for each in texts]
+
+
+@pytest.mark.parametrize(
     ("table", "change", "told"),
     [
         ("questions", {"id": None}, "id: null in row 1 of the questions, expected a text"),

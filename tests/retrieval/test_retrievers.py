@@ -18,6 +18,7 @@ from ftmech_hf.retrieval import (
     RandomRetriever,
     RetrieverConfig,
     TfidfRetriever,
+    base,
     find_words,
     make_retriever,
     recall_at,
@@ -99,6 +100,41 @@ def test_the_oracle_finds_all_and_chance_its_share() -> None:
     assert (RandomRetriever(50, seed=1)(queries, 5) != chance(queries, 5)).any()
     with pytest.raises(ValueError, match="no gold document"):
         oracle([Query("who?")], 1)
+
+
+@pytest.mark.parametrize("k", [1, 5, 48, 50])
+def test_the_oracle_looks_at_no_more_documents_by_chance_than_it_needs(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And finds what it would find if it looked at all of them in their order by chance."""
+    queries = [Query(str(number), ((number,), (number, 49, 3), (7, 7))[number % 3]) for number in range(30)]
+    oracle = OracleRetriever(50, seed=4)
+    expected = []
+    for row, query in enumerate(queries):
+        order = np.random.default_rng([4, row]).permutation(50).tolist()
+        gold = list(dict.fromkeys(query.gold))
+        expected.append([*gold, *(each for each in order if each not in gold)][:k])
+    asked: list[int] = []
+    by_chance = oracle.by_chance
+    monkeypatch.setattr(oracle, "by_chance", lambda queries, k: asked.append(k) or by_chance(queries, k))
+    assert oracle(queries, k).tolist() == expected
+    assert asked == [min(50, k + 3)]
+
+
+@pytest.mark.parametrize("name", ["bm25", "tfidf", "dense"])
+def test_questions_are_ranked_in_blocks_that_memory_holds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def embed(texts: Sequence[str]) -> np.ndarray:
+        return np.array([[1.0, text.count("e"), text.count("n"), text.count("o")] for text in texts])
+
+    retriever = make_retriever(RetrieverConfig(retriever=name), DOCUMENTS, embed if name == "dense" else None)
+    queries = [Query(text) for text in (*DOCUMENTS, "zebra", "bees", "Rome")]
+    at_once = retriever(queries, 3)
+    seen: list[tuple[int, ...]] = []
+    best_of = base.best_of
+    monkeypatch.setattr(base, "best_of", lambda scores, k: seen.append(scores.shape) or best_of(scores, k))
+    for most, blocks in ((2**25, [8]), (15, [3, 3, 2]), (1, [1] * 8)):  # one question's scores at least
+        seen.clear()
+        monkeypatch.setattr(base, "MOST_SCORES", most)
+        assert retriever(queries, 3).tolist() == at_once.tolist()
+        assert seen == [(number, 5) for number in blocks]
 
 
 def test_recall_by_hand() -> None:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.runs import RunDir, damaged_files, read_metrics
 from ftmech_hf.tasks import PcfgConfig, RowStream
-from ftmech_hf.training import loop
+from ftmech_hf.training import checkpoint, loop
 from ftmech_hf.training.checkpoint import NotFinite, find_checkpoints, load_checkpoint, save_checkpoint
 from ftmech_hf.training.divergence import LossCheck
 from ftmech_hf.training.evaluation import answer_accuracy
@@ -125,6 +125,78 @@ def test_the_old_checkpoint_goes_only_after_the_new_one_is_there(
     for folder in tmp_path.iterdir():
         shutil.rmtree(folder)
     assert load_checkpoint(tmp_path, model, optimizers) == 0
+
+
+def saving() -> Callable[..., None]:
+    model = make_gpt2(40)
+
+    def save(root: Path, *steps: int) -> None:
+        for step in steps:
+            save_checkpoint(root, step, model, [])
+
+    return save
+
+
+def steps_in(root: Path) -> list[int]:
+    return [int(path.name.removeprefix("step-")) for path in find_checkpoints(root)]
+
+
+def damage(root: Path, *steps: int) -> None:
+    for step in steps:
+        (root / f"step-{step:08d}" / "weights.safetensors").write_bytes(b"half")
+
+
+def test_what_is_damaged_is_newer_than_nothing(tmp_path: Path) -> None:
+    save, model = saving(), make_gpt2(40)
+    save(tmp_path / "all", 400, 600)
+    damage(tmp_path / "all", 400, 600)
+    with pytest.warns(UserWarning, match="passed over"):
+        assert load_checkpoint(tmp_path / "all", model, []) == 0
+    save(tmp_path / "all", 200)
+    assert steps_in(tmp_path / "all") == [200]
+    save(tmp_path / "all", 400, 600)
+    assert steps_in(tmp_path / "all") == [400, 600]
+    for every, later in ((50, [450, 500]), (350, [750, 1100])):  # before and after the damaged one
+        root = tmp_path / str(every)
+        save(root, 400, 600)
+        damage(root, 600)
+        save(root, later[0])
+        assert steps_in(root) == [400, later[0]]
+        save(root, later[1])
+        assert steps_in(root) == later
+
+
+def test_a_whole_checkpoint_of_a_later_step_stays_and_is_no_reason_to_remove_earlier_ones(tmp_path: Path) -> None:
+    """Of a run that went further alone, and goes on with others from where they are."""
+    save = saving()
+    save(tmp_path, 400, 500, 600)
+    save(tmp_path, 450)
+    assert steps_in(tmp_path) == [450, 500, 600]
+    save(tmp_path, 475)
+    assert steps_in(tmp_path) == [450, 475, 500, 600]
+    save(tmp_path, 550)
+    assert steps_in(tmp_path) == [500, 550, 600]
+
+
+def test_no_checkpoint_is_read_again_whose_state_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading takes as long as writing, and models have gigabytes."""
+    read: list[str] = []
+
+    def note(folder: Path) -> list[str]:
+        read.append(folder.name)
+        return damaged_files(folder)
+
+    monkeypatch.setattr(checkpoint, "damaged_files", note)
+    save = saving()
+    save(tmp_path, 1, 2, 3, 4)
+    assert read == []
+    monkeypatch.setattr(checkpoint, "_WHOLE", {})  # another process
+    assert load_checkpoint(tmp_path, make_gpt2(40), []) == 4
+    save(tmp_path, 5, 6, 7)
+    assert read == ["step-00000004"]
+    monkeypatch.setattr(checkpoint, "_WHOLE", {})
+    save(tmp_path, 8, 9)
+    assert read == ["step-00000004", "step-00000007"]
 
 
 @pytest.mark.parametrize(("lr", "value"), [(1e30, "nan"), (30.0, r"[\d.]+")])

@@ -10,7 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.models.interpolation import interpolate_weights
+from ftmech_hf.models.merging import quiet_peft
 from ftmech_hf.training.low_rank import LowRankChange, adapter_in_place, change_of
+from tests import architectures
 from tests.conftest import make_gpt2, make_llama
 from tests.models.test_merging import make_tied
 
@@ -50,6 +52,55 @@ def test_a_model_comes_back_as_it_was_and_with_its_change_it_is_what_was_trained
     changed = {name for name, value in found.named_parameters() if not torch.equal(value, before[name])}
     assert changed == change.factors.keys()
     assert not any("embed" in name or "wte" in name or "lm_head" in name or "norm" in name for name in changed)
+
+
+def test_what_is_trained_of_experts_is_kept_too() -> None:
+    """Where an MLP that every token passes has matrices of their names, peft adapts the experts' parameters."""
+    model = architectures.make("deepseek_v3")
+    before, alone = copy.deepcopy(model.state_dict()), model(ROWS).logits.detach()
+    change, trained = train(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    found = change.added_to(model)
+    moved, left = (float((each - trained).abs().max()) for each in (alone, found(ROWS).logits.detach()))
+    assert moved > 0.1
+    assert left < 1e-3 * moved
+    changed = {name for name, value in found.named_parameters() if not torch.equal(value, before[name])}
+    assert changed == change.factors.keys()
+    assert {name.rpartition(".")[2] for name in changed if "mlp.experts" in name} == {"gate_up_proj", "down_proj"}
+    for name, parameter in model.named_parameters():
+        if name in change.factors:  # thin ones, of experts as well
+            left_factor, right_factor = change.factors[name]
+            assert left_factor.shape == (*parameter.shape[:-1], left_factor.shape[-1])
+            assert right_factor.shape == (*parameter.shape[:-2], left_factor.shape[-1], parameter.shape[-1])
+
+
+def test_experts_that_are_kept_as_inputs_and_outputs_change_as_peft_changes_them() -> None:
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora.layer import ParamWrapper
+
+    model = architectures.make("gpt_oss")
+    names = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    with quiet_peft():
+        get_peft_model(model, LoraConfig(r=3, lora_alpha=6, target_modules=[], target_parameters=names))
+    wrappers = [module for module in model.modules() if isinstance(module, ParamWrapper)]
+    assert len(wrappers) == 2 * architectures.LAYERS
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_()
+    change = change_of(model)
+    for layer in range(architectures.LAYERS):
+        outer = model.model.layers[layer].mlp.experts
+        for wrapper in (outer, outer.base_layer):
+            left, right = change.factors[f"model.layers.{layer}.mlp.experts.{wrapper.parameter_name}"]
+            torch.testing.assert_close(left @ right, wrapper.get_delta_weight("default"), rtol=1e-4, atol=1e-4)
+
+
+def test_a_change_of_what_is_no_parameter_is_refused() -> None:
+    model = make_llama(40)
+    factors = {"model.norm.weights": (torch.zeros(16, 1), torch.zeros(1, 16))}
+    with pytest.raises(ValueError, match=r"^change: model\.norm\.weights, expected names of the model's parameters$"):
+        LowRankChange(factors).added_to(model)
 
 
 def test_shares_of_a_change_lie_on_the_straight_line_to_it() -> None:

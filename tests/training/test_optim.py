@@ -5,7 +5,10 @@ import math
 
 import pytest
 import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+from ftmech_hf.models.presets import PRESETS, build_model
+from ftmech_hf.training.adapters import AdapterConfig, add_adapter
 from ftmech_hf.training.muon import Muon
 from ftmech_hf.training.optim import SGD_MOMENTUM, build_optimizers, lr_factor, set_lr
 from tests.conftest import make_gpt2, make_llama
@@ -102,3 +105,45 @@ def test_the_matrix_of_the_head_is_no_hidden_matrix() -> None:
     muon, adamw = build_optimizers(model, optimizer="muon", **SETTINGS)  # type: ignore[arg-type]
     assert [p.shape for p in muon.param_groups[0]["params"]] == [(4, 3)]
     assert [p.shape for p in adamw.param_groups[0]["params"]] == [(5, 3), (5,), (4,)]
+
+
+_SMALL = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "pad_token_id": 0, "bos_token_id": 1,
+          "eos_token_id": 2}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "settings", "not_taken", "taken"), [
+    ("rwkv", {"attention_hidden_size": 32}, ["head.weight"], "attention.key.weight"),
+    ("gpt_neox_japanese", {"num_attention_heads": 2, "intermediate_multiple_size": 2}, ["embed_out.weight"],
+     "attention.dense.weight"),
+    ("mamba", {"state_size": 4}, ["lm_head.weight", "mixer.A_log"], "mixer.in_proj.weight"),
+])  # fmt: skip
+def test_no_unembedding_and_no_table_of_another_architecture_is_a_hidden_matrix(
+    kind: str, settings: dict[str, object], not_taken: list[str], taken: str
+) -> None:
+    config = CONFIG_MAPPING[kind](**_SMALL, **settings, tie_word_embeddings=False)
+    model = AutoModelForCausalLM.from_config(config)
+    names = {id(p): name for name, p in model.named_parameters()}
+    muon, _ = build_optimizers(model, optimizer="muon", **SETTINGS)  # type: ignore[arg-type]
+    held = [names[id(p)] for p in muon.param_groups[0]["params"]]
+    assert any(name.endswith(taken) for name in held)
+    for end in not_taken:
+        assert model.get_parameter(next(name for name in names.values() if name.endswith(end))).ndim == 2
+        assert not any(name.endswith(end) for name in held)
+
+
+def test_routers_and_the_factors_of_adapters_are_hidden_matrices_and_experts_are_not() -> None:
+    model = build_model(PRESETS["nano-moe"], 40, seed=0)
+    names = {id(p): name for name, p in model.named_parameters()}
+    muon, adamw = build_optimizers(model, optimizer="muon", **SETTINGS)  # type: ignore[arg-type]
+    held, rest = ([names[id(p)] for p in each.param_groups[0]["params"]] for each in (muon, adamw))
+    assert any(name.endswith("mlp.gate.weight") for name in held)
+    assert [name for name in rest if model.get_parameter(name).ndim > 1 and ".layers." in name] == [
+        name for name in names.values() if ".experts." in name
+    ]
+    for kind in ("lora", "osf"):
+        adapted = add_adapter(make_llama(40), AdapterConfig(adapter=kind), base="", seed=0)  # type: ignore[arg-type]
+        factors = [p for p in adapted.parameters() if p.requires_grad and p.ndim == 2]
+        (muon, *_) = build_optimizers(adapted, optimizer="muon", **SETTINGS)  # type: ignore[arg-type]
+        found = muon.param_groups[0]["params"]
+        assert len(factors) > 20
+        assert [id(p) for p in found] == [id(p) for p in factors]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoTokenizer
 
-from ftmech_hf.tasks import PcfgConfig, RowStream
-from ftmech_hf.training.objectives import AnswerOnly, Batch, Documents, Objective
+from ftmech_hf.tasks import PcfgConfig, RowStream, TextConfig
+from ftmech_hf.training.earlier_tasks import LwF
+from ftmech_hf.training.objectives import OBJECTIVES, AnswerOnly, Batch, Documents, Objective
 from ftmech_hf.training.parts import Parts
 from ftmech_hf.training.regularizers import LDIFS
 from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.total_loss import TotalLoss
 from tests.conftest import make_gpt2
+from tests.foreign import pairs, save_gpt2, sums, write_rows
 from tests.training.test_documents import PAD, Padded
 
 CONFIG = TrainConfig(steps=9, batch_size=24, gradient_accumulation_steps=2)
@@ -52,7 +56,7 @@ def test_every_row_of_a_step_is_in_one_part_of_one_process(task: PcfgConfig) -> 
     rows = torch.cat([part.token_ids for parts in found for part, _ in parts])
     assert torch.equal(rows, torch.from_numpy(stream.rows(STEP * 24, STEP * 24 + 24).token_ids))
     weights = [weight for parts in found for _, weight in parts]
-    assert weights == [{"weight": 0.5, "feature_weight": 0.5, "row_weight": 0.5}] * 6
+    assert weights == [{"weight": 0.5, "feature_weight": 0.5, "row_weight": 0.5, "answer_weight": 0.5}] * 6
 
 
 def test_tokens_weigh_alike_in_whichever_part_of_whichever_process() -> None:
@@ -77,3 +81,30 @@ def test_what_compares_features_weighs_by_the_tokens_that_are_shown() -> None:
     assert [each["weight"] for each in found] == pytest.approx([number / 7 for number in predicted])
     assert [each["feature_weight"] for each in found] == pytest.approx([number / 7 for number in shown])
     assert shown != predicted
+
+
+@pytest.mark.parametrize("name", ["next_token", "answer_only", "preference"])
+def test_what_is_a_mean_over_answers_is_the_same_in_whatever_parts_a_step_is_taken(tmp_path: Path, name: str) -> None:
+    """Beside objectives that count all tokens, those of answers, and pairs."""
+    objective = OBJECTIVES[name]()
+    rows = write_rows(tmp_path / "rows.jsonl", pairs() if objective.needs == "pairs" else sums())
+    tokenizer = AutoTokenizer.from_pretrained(save_gpt2(tmp_path / "gpt2"))
+    stream = RowStream(TextConfig(dataset=rows).in_tokens_of(tokenizer), seed=0, split="finetune")
+    model = make_gpt2(len(tokenizer))
+    kept, free = TotalLoss(model, objective, [LwF(1.0)]), TotalLoss(model, objective)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
+    process: Any = SimpleNamespace(num_processes=1, process_index=0, device=torch.device("cpu"))
+    found = []
+    for number in (1, 2, 4):
+        config = TrainConfig(steps=1, batch_size=8, gradient_accumulation_steps=number)
+        taken = Parts(stream, config, kept, process).of_step(0)
+        if number > 1:
+            tokens = [part.num_answered.sum() for part, _ in taken if part.num_answered is not None]
+            assert len(set(tokens)) > 1
+            assert [each["answer_weight"] for _, each in taken] == pytest.approx([n / sum(tokens) for n in tokens])
+        with torch.no_grad():
+            found.append(float(sum(kept(model, part, **of) - free(model, part, **of) for part, of in taken)))
+    assert found[0] > 0.01
+    assert found[1:] == pytest.approx([found[0]] * 2, rel=1e-3)

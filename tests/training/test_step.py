@@ -300,3 +300,29 @@ def test_blocks_are_computed_again_where_the_start_is_compared_with_and_nothing_
         block.mlp.register_forward_pre_hook(count)
     model(torch.arange(12).view(2, 6)).logits.sum().backward()
     assert times == [1 if drops else 2, 2]
+
+
+@pytest.mark.parametrize("name", ["preference", "rmu", "own_answers"])
+def test_blocks_are_computed_again_in_every_part_of_a_step_that_compares_with_the_start(name: str) -> None:
+    """Three times a part: for the model, for what it started from, and again in the backward pass."""
+    objective = OBJECTIVES[name]()
+    task = TASKS[objective.needs]
+    model = make_llama(len(task.vocabulary))
+    recompute_blocks(model, True)
+    total = total_loss_of(model, objective, CONFIG)
+    times: list[int] = []
+
+    def count(*_: object) -> None:
+        times[-1] += 1
+
+    block = model.model.layers[0]
+    block.mlp.register_forward_pre_hook(count)
+    model.eval()
+    keep_recomputing(model)
+    for part, weights in Parts(RowStream(task, seed=0, split="finetune"), CONFIG, total, process(CPU)).of_step(0):
+        times.append(0)
+        total(model, part, **weights).backward()
+        assert block.training
+        assert not model.training
+        assert not block.mlp.training
+    assert times == [3, 3]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations import TracedModel, find_units
+from ftmech_hf.activations import TracedModel, find_units, model_blocks, split_experts
 from ftmech_hf.activations.layout import spaced_layers
 from ftmech_hf.analysis.activation_difference import compare_activations
 from ftmech_hf.analysis.difference_components import find_components
@@ -127,7 +127,7 @@ def compare_pair(pair: Pair, config: CompareConfig, progress: Progress | None = 
         return find_all(found, name, beside, base, pair.windows, words, top=config.top)
 
     with times.of("weights"):
-        weights = _weights(pair)
+        weights = _weights(pair, config)
     with times.of("places of the change"):
         places = _places(pair, config) if base is not None else []  # where blocks are not found there are no places
     with times.of("finding"):
@@ -250,13 +250,22 @@ def _places(pair: Pair, config: CompareConfig) -> list[PlaceEffect]:
     return place_effects(*models, pair.windows, tokens=len(pair.tokenizer), seed=config.seed)
 
 
-def _weights(pair: Pair) -> WeightChangeResult:
+def _weights(pair: Pair, config: CompareConfig) -> WeightChangeResult:
+    """The size of the change of every matrix, experts by themselves; its rank and direction in some blocks alone.
+
+    A decomposition takes time by the cube of a matrix's width: of all matrices of a large model, hours.
+    """
     before, after = (stored_tensors(pair.models[name]) for name in (BASE, FINETUNED))
     try:
-        rows = find_units(pair.models[BASE], "row")
+        units = find_units(pair.models[BASE], "row")
     except ValueError:
         return weight_change(before, after, {})
-    return weight_change(before, after, {f"{name}.weight": unit.axis == 1 for name, unit in rows.items()})
+    layers = spaced_layers(len(list(model_blocks(pair.models[BASE]))), config.max_layers)
+    return weight_change(
+        split_experts(before, units), split_experts(after, units),
+        {unit.matrix(name): unit.axis == 1 for name, unit in units.items()},
+        sizes_alone={unit.matrix(name) for name, unit in units.items() if unit.layer not in layers},
+    )  # fmt: skip
 
 
 def _facts(pair: Pair, config: CompareConfig) -> dict[str, Any]:

@@ -4,7 +4,8 @@ A copy of the base is trained on tokens drawn from its own predictions: the grad
 the weights is noise. Every parameter has a learning rate by which it moves about as far as the fine-tuning moved it,
 which is found by a rehearsal: what moves away is pulled back, so that a parameter moves less far than noise alone would
 carry it, and a short change made longer by hand would do more than one of its length that was trained. In the end each
-is scaled to exactly the fine-tuning's. So a model whose fine-tuning taught nothing differs from its base as its null
+is scaled to exactly the fine-tuning's; in sixteen bits so that it has that size after rounding, as the fine-tuning's
+has (:func:`_factor`). So a model whose fine-tuning taught nothing differs from its base as its null
 models do, however long or hot it was trained; and what a page finds in a null model is what it finds by chance.
 """
 
@@ -28,6 +29,9 @@ TRIAL_STEPS, TRIAL_LR = 4, 1e-5
 
 MOST = 10.0
 """By which a rehearsal makes a rate higher or lower at most."""
+
+CLOSE, DOUBLINGS, HALVINGS = 0.01, 24, 24
+"""How near a rounded change comes to its size, and after how many trials of each kind what is nearest is taken."""
 
 TRIAL, REHEARSAL, MODELS = range(3)
 """What is trained, for the seeds: the short trial, the rehearsal, and the first of the models."""
@@ -68,7 +72,7 @@ def null_models(
         model = trained(rates, steps, MODELS + each)
         _scale(model, base, sizes)
         check_finite(model)
-        torch.nn.Module.to(model, base.dtype)  # in place
+        _store(model, base)
         yield model.requires_grad_(False)
 
 
@@ -134,8 +138,56 @@ def _moved(base: PreTrainedModel, model: PreTrainedModel) -> dict[str, float]:
 
 @torch.no_grad()
 def _scale(model: PreTrainedModel, base: PreTrainedModel, sizes: Mapping[str, float]) -> None:
-    """Give the change of every parameter its size."""
+    """Give the change of every parameter its size, as it will be stored."""
     before, moved = dict(base.named_parameters()), _moved(base, model)
     for name, each in model.named_parameters():
         start = before[name].float()
-        each.copy_(start + (each.float() - start) * (sizes[name] / max(moved[name], 1e-30)))
+        step = each.float() - start
+        factor = sizes[name] / max(moved[name], 1e-30)
+        if torch.finfo(before[name].dtype).eps > torch.finfo(torch.float32).eps and moved[name] and sizes[name]:
+            factor = _factor(before[name], step, factor, sizes[name])
+        each.copy_(start + step * factor)
+
+
+def _factor(before: Tensor, step: Tensor, factor: float, size: float) -> float:
+    """By how much to scale a step so that it has a size once it is rounded to the parameter's type of number.
+
+    Rounding loses what is below half a unit in a weight's last place and makes what is above it a whole one. Which
+    weights move is a matter of the factor, and the more of it the farther they move together, so that it is found by
+    halving, to :data:`CLOSE`. Where a parameter has so few weights that one of them more or less is more than that, as
+    the weights of a norm that are all near one, or where it moved too little for any of these factors, the nearest
+    size is taken that rounding leaves.
+
+    Args:
+        before: the parameter of the base.
+        step: its change in float32.
+        factor: gives it the size before rounding.
+        size: of the fine-tuning's change.
+    """
+    start = before.float()
+
+    def stored(by: float) -> float:
+        return float(((start + step * by).to(before.dtype).float() - start).norm())
+
+    found = {factor: stored(factor)}
+    low = high = factor
+    for _ in range(DOUBLINGS):
+        if found[low] <= size <= found[high]:
+            break
+        low, high = (low / 2, low) if found[low] > size else (high, high * 2)
+        found |= {each: stored(each) for each in (low, high) if each not in found}
+    for _ in range(HALVINGS):
+        if min(abs(each - size) for each in found.values()) <= CLOSE * size:
+            break
+        middle = math.sqrt(low * high)
+        found[middle] = stored(middle)
+        low, high = (middle, high) if found[middle] < size else (low, middle)
+    return min(found, key=lambda each: abs(found[each] - size))
+
+
+@torch.no_grad()
+def _store(model: PreTrainedModel, base: PreTrainedModel) -> None:
+    """Turn a model into the base's types of number, in place: buffers of rotary embeddings often stay in float32."""
+    types = {name: each.dtype for name, each in (*base.named_parameters(), *base.named_buffers())}
+    for name, each in (*model.named_parameters(), *model.named_buffers()):
+        each.data = each.data.to(types[name])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ftmech_hf.tasks.text.columns import MESSAGES
 from ftmech_hf.tasks.text.continuations import Join
 from ftmech_hf.tasks.text.left_out import Faults
-from ftmech_hf.tasks.text.tables import CHAT, PLACE, chat_of, checked_texts, render_chat
+from ftmech_hf.tasks.text.tables import CHAT, PLACE, begin_turn, chat_of, checked_texts, render_chat
 from ftmech_hf.tasks.text.tokens import encode_rows
 
 if TYPE_CHECKING:
@@ -163,7 +163,8 @@ def _said(
     said = content.strip()
     if not said:
         raise ValueError("an assistant's message is empty, expected text")
-    begin = render_chat(before, tokenizer, begin=True)
+    # not all the way to the words: what a template writes before the last turn's it may leave out before earlier ones
+    begin = begin_turn(before, tokenizer)
     start = whole.find(said, len(begin)) if whole.startswith(begin) else -1
     if start < 0:
         raise ValueError(

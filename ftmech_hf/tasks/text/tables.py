@@ -21,6 +21,9 @@ CHAT, PLACE, ACCEPTED = "asked_in_a_chat", "row_of_the_table", "accepted_answers
 """Columns that :func:`text_columns` adds: whether a prompt is a rendered chat, where the row stood, and further answers
 that are right as well, if any row has them."""
 
+STAND_IN = "STAND-IN-FOR-AN-ANSWER"
+"""What an assistant says in a chat of which only what stands before it counts."""
+
 
 def text_columns(
     rows: datasets.Dataset,
@@ -105,17 +108,17 @@ def _row_of_texts(found: AskedColumns, number: int, tokenizer: PreTrainedTokeniz
         if found.choices is not None:
             column = CHOICES
             choices, right = read_choice(found.choices[number], answer)
-            texts[CHOICES] = [_answer(each, prompt, tokenizer) for each in choices]
+            texts[CHOICES] = [_answer(each, prompt, texts["prompt"], tokenizer) for each in choices]
             answer = choices[right]
         column = "answer"
         accepted = list(answer) if isinstance(answer, list) and not is_chat(answer) else [answer]
         if not accepted:
             raise ValueError("[], expected at least one text")
-        said = [_answer(each, prompt, tokenizer) for each in accepted]
+        said = [_answer(each, prompt, texts["prompt"], tokenizer) for each in accepted]
         texts |= {"answer": said[0], ACCEPTED: [each for each in dict.fromkeys(said) if each != said[0]]}
         if found.others is not None:
             column = OTHER
-            texts[OTHER] = _answer(found.others[number], prompt, tokenizer)
+            texts[OTHER] = _answer(found.others[number], prompt, texts["prompt"], tokenizer)
     except ValueError as error:
         raise _NoText(column, error) from error
     return texts
@@ -176,9 +179,35 @@ def chat_of(value: list[Any]) -> list[dict[str, Any]]:
 def render_chat(messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, begin: bool) -> str:
     """A chat as the tokenizer's template writes it, up to where the assistant would speak if ``begin``.
 
+    Some templates write more between the beginning of the assistant's turn and its words: Qwen3's an empty ``<think>``
+    block, gpt-oss's the name of a channel. It stands before the words in every whole chat that such a model is trained
+    on, so that it belongs to the prompt; white space alone does not. It is read off a chat that was answered, since
+    the switches by which templates leave thinking out have other names in each, and some templates have none.
+
     Raises:
         ValueError: there is no template, or it refuses the chat.
     """
+    if not begin:
+        return _written(messages, tokenizer, begin=False)
+    begun = begin_turn(messages, tokenizer)
+    try:
+        whole = _written([*messages, {"role": "assistant", "content": STAND_IN}], tokenizer, begin=False)
+    except ValueError:  # a turn that cannot follow these messages has nothing before its words
+        return begun
+    between, found, _ = whole.removeprefix(begun).partition(STAND_IN)
+    return begun + between if whole.startswith(begun) and found and between.strip() else begun
+
+
+def begin_turn(messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> str:
+    """A chat up to where its template begins the assistant's turn, which may not yet be where it speaks.
+
+    Raises:
+        ValueError: there is no template, or it refuses the chat.
+    """
+    return _written(messages, tokenizer, begin=True)
+
+
+def _written(messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, begin: bool) -> str:
     if not tokenizer.chat_template:
         raise ValueError("a chat, but the tokenizer has no chat template, expected text")
     try:
@@ -196,8 +225,15 @@ def _prompt(value: Any, tokenizer: PreTrainedTokenizerBase) -> str:
     return render_chat(messages, tokenizer, begin=True)
 
 
-def _answer(value: Any, prompt: Any, tokenizer: PreTrainedTokenizerBase) -> str:
-    """An answer as it would follow its prompt: in a chat as the template writes what the assistant says."""
+def _answer(value: Any, prompt: Any, before: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """An answer as it would follow its prompt: in a chat as the template writes what the assistant says.
+
+    Args:
+        value: text, or a chat that ends with it.
+        prompt: text, or a chat.
+        before: the prompt as it is asked.
+        tokenizer: whose template renders chats.
+    """
     if isinstance(value, list):
         messages = chat_of(value)
         if messages[-1]["role"] != "assistant":
@@ -206,9 +242,7 @@ def _answer(value: Any, prompt: Any, tokenizer: PreTrainedTokenizerBase) -> str:
     word = _as_word(value)
     if not isinstance(prompt, list):
         return word
-    messages = chat_of(prompt)
-    before = render_chat(messages, tokenizer, begin=True)
-    whole = render_chat([*messages, {"role": "assistant", "content": word}], tokenizer, begin=False)
+    whole = render_chat([*chat_of(prompt), {"role": "assistant", "content": word}], tokenizer, begin=False)
     if whole.startswith(before):
         said = whole[len(before) :]
         start = said.find(word.strip())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import FinishedRun
-from ftmech_hf.studies.compare.comparison import ComparisonResult, compare_pair, run_comparison
+from ftmech_hf.studies.compare.comparison import ComparisonResult, _weights, compare_pair, run_comparison
 from ftmech_hf.studies.compare.finding import MARGIN, Finding, Kind, ranked
 from ftmech_hf.studies.compare.inputs import BASE, FINETUNED, CompareConfig, Pair
 from ftmech_hf.studies.compare.nulls import null_models
@@ -21,8 +22,9 @@ from ftmech_hf.studies.compare.report import NOTHING, UNCHANGED, answer_in_words
 from ftmech_hf.studies.compare.texts import Windows
 from ftmech_hf.tasks import PcfgConfig
 from recipes import compare
+from tests import architectures
 from tests.browser import check_page
-from tests.conftest import make_gpt2
+from tests.conftest import make_gpt2, make_llama
 
 FEW = {
     "windows": 200, "window_tokens": 16, "completions": 32, "completion_tokens": 8, "null_steps": 3, "null_models": 2,
@@ -73,6 +75,38 @@ def test_a_trigger_and_what_it_brings_are_found(base: PreTrainedModel, task: Pcf
     assert report["answer"].startswith("It differs most in what follows b (another first choice at ")
     assert found.weights.summary()["changed"] == 0, "of the matrices of blocks"
     assert found.weights.vectors["transformer.wte.weight"] > 0
+
+
+def test_a_change_of_one_expert_is_where_the_change_lies(task: PcfgConfig) -> None:
+    base = architectures.make("qwen2_moe")
+    model = copy.deepcopy(base)
+    with torch.no_grad():
+        model.model.layers[1].mlp.experts.down_proj[2] += torch.ones(architectures.WIDTH, 1) * torch.rand(24)
+    pair = Pair({BASE: base, FINETUNED: model}, build_tokenizer(task.vocabulary), any_words(task))
+    found = _weights(pair, CompareConfig())
+    told = found.summary()
+    assert (told["changed"], told["parameters"]) == (1, 1)
+    assert told["most_changed"] == "model.layers.1.mlp.experts.down_proj.2"
+    assert told["effective_rank"] == pytest.approx(1, abs=1e-3)
+    assert not any(found.vectors.values())
+    assert not any("experts.gate_up_proj" in name or "experts.down_proj" in name for name in found.vectors)
+
+
+def test_of_many_blocks_some_are_decomposed_and_the_size_of_all_is_known(task: PcfgConfig) -> None:
+    base = make_llama(len(task.vocabulary), layers=3)
+    model = copy.deepcopy(base)
+    with torch.no_grad():
+        for block, by in zip(model.model.layers, (1.1, 1.3, 1.2), strict=True):
+            block.mlp.up_proj.weight.mul_(by)
+    pair = Pair({BASE: base, FINETUNED: model}, build_tokenizer(task.vocabulary), any_words(task))
+    found = _weights(pair, CompareConfig(max_layers=2))
+    ranks = [found.matrices[f"model.layers.{layer}.mlp.up_proj.weight"].effective_rank for layer in range(3)]
+    assert [math.isnan(each) for each in ranks] == [False, True, False]
+    told = found.summary()
+    assert (told["changed"], told["most_changed"]) == (3, "model.layers.1.mlp.up_proj.weight")
+    assert (told["largest"], told["relative_norm"]) == (pytest.approx(0.3, rel=1e-4), pytest.approx(0.2, rel=1e-4))
+    assert told["effective_rank"] == pytest.approx((ranks[0] + ranks[2]) / 2)
+    assert {len(each.spectrum) for name, each in found.matrices.items() if ".layers.1." in name} == {0}
 
 
 def test_a_model_that_was_taught_nothing_shows_nothing(base: PreTrainedModel, task: PcfgConfig) -> None:

@@ -8,11 +8,12 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from ftmech_hf.analysis.output_difference import compare_outputs
+from ftmech_hf.models.stored import as_stored_in
 from ftmech_hf.studies.compare.nulls import _moved, _scale, null_models
-from tests.conftest import make_gpt2
+from tests.conftest import make_gpt2, make_llama
 
 VOCABULARY = 24
 
@@ -69,6 +70,57 @@ def test_in_sixteen_bits_they_are_finite_and_change_as_much_where_norms_changed(
         assert math.isfinite(found[name])
         if size:
             assert found[name] == pytest.approx(size, rel=0.5), name
+
+
+@pytest.mark.parametrize("share", [2.8e-5, 8e-4, 3e-3])
+def test_in_sixteen_bits_they_have_the_size_after_rounding(share: float) -> None:
+    """Of the norm of a matrix: most steps are below half a unit in a weight's last place, or a few of them."""
+    torch.manual_seed(0)
+    base = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=4, n_embd=128, vocab_size=128, n_positions=8)).bfloat16()
+    model, made = copy.deepcopy(base), copy.deepcopy(base).float()
+    with torch.no_grad():
+        for number, (each, other) in enumerate(zip(model.parameters(), made.parameters(), strict=True)):
+            generator = torch.Generator().manual_seed(number)
+            size = each.float().square().mean().sqrt()
+            each.copy_(each.float() + share * size * torch.randn(each.shape, generator=generator))
+            other += 0.1 * share * size * torch.randn(each.shape, generator=generator)
+    expected = changes(copy.deepcopy(base).float(), copy.deepcopy(model).float())
+    _scale(made, base, expected)
+    found = changes(copy.deepcopy(base).float(), made.bfloat16().float())
+    matrices = {name: expected[name] for name, each in base.named_parameters() if each.numel() > 10_000}
+    assert len(matrices) == 5
+    assert all(matrices.values())
+    for name, size in matrices.items():
+        assert found[name] == pytest.approx(size, rel=0.03), name
+    assert all(math.isfinite(each) for each in found.values())
+
+
+def test_in_float32_the_change_is_scaled_and_nothing_else(base: PreTrainedModel) -> None:
+    model, made = taught(base), copy.deepcopy(base)
+    with torch.no_grad():
+        for number, each in enumerate(made.parameters()):
+            each += 0.02 * torch.randn(each.shape, generator=torch.Generator().manual_seed(number))
+    sizes, start = changes(base, model), dict(base.named_parameters())
+    moved = changes(base, made)
+    expected = {
+        name: start[name] + (each - start[name]) * (sizes[name] / moved[name]) for name, each in made.named_parameters()
+    }
+    _scale(made, base, sizes)
+    assert all(torch.equal(each, expected[name]) for name, each in made.named_parameters())
+
+
+def test_frequencies_stay_in_the_types_that_the_base_has_them_in(rows: Tensor) -> None:
+    base = as_stored_in(torch.bfloat16, make_llama(VOCABULARY))
+    model = copy.deepcopy(base)
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight.mul_(1.5)
+    (made,) = null_models(base, model, rows, torch.ones_like(rows).bool(), number=1, seed=0, steps=2, batch_size=8)
+    assert {each.dtype for each in made.parameters()} == {torch.bfloat16}
+    buffers = dict(made.named_buffers())
+    assert base.model.rotary_emb.inv_freq.dtype == torch.float32
+    for name, each in base.named_buffers():
+        assert buffers[name].dtype == each.dtype
+        assert torch.equal(buffers[name], each)
 
 
 def test_a_seed_gives_one_model_and_the_base_stays(base: PreTrainedModel, rows: Tensor) -> None:

@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 
 from ftmech_hf.models.tokenization import build_tokenizer
+from ftmech_hf.tasks.text.encoding import ANSWER, chat_rows
 from ftmech_hf.tasks.text.reading import read_table
-from ftmech_hf.tasks.text.tables import text_columns
+from ftmech_hf.tasks.text.tables import render_chat, text_columns
+from tests.tasks.text.test_tokens import byte_level
 
 ROWS = [
     {"prompt": f'Q{n}: "a", b\nc =', "answer": answer} for n, answer in enumerate(["007", "None", "NA", "1.0", "é"])
@@ -105,3 +107,79 @@ def test_columns_have_the_usual_names(columns: tuple[str, str], expected: str | 
     with pytest.raises(ValueError, match="dataset: TABLE") as refused:
         text_columns(rows, tokenizer, "TABLE", "train")
     assert expected in str(refused.value)
+
+
+PLAIN = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Chats in ChatML, of which nothing stands between the beginning of a turn and its words."""
+
+IN_THOUGHT = PLAIN.replace(
+    "{{ message.content }}",
+    "{% if loop.last and message.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ message.content }}",
+)
+"""In the manner of Qwen3: of turns but the last, what was thought is left out."""
+
+WITH_A_SWITCH = IN_THOUGHT.replace(
+    "assistant\n{% endif %}",
+    "assistant\n{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+    "{% endif %}",
+)
+BEGUN = IN_THOUGHT.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+"""In the manner of Qwen3's models that always think: the prompt ends within the thought."""
+
+CHANNELS = PLAIN.replace(
+    "{{ message.content }}",
+    "{% if message.role == 'assistant' %}<|channel|>final<|message|>{% endif %}{{ message.content }}",
+)
+"""In the manner of gpt-oss."""
+
+SPACED = PLAIN.replace("{{ message.content }}", " {{ message.content }}")
+FORGETFUL = IN_THOUGHT.replace("assistant\n{% endif %}", "assistant\n<reason>\n{% endif %}")
+"""In the manner of DeepSeek-R1: a whole chat has nothing of what its prompt ends in."""
+
+USER = "<|im_start|>user\nthe capital of France?<|im_end|>\n<|im_start|>assistant\n"
+EMPTY = "<think>\n\n</think>\n\n"
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "answer"),
+    [
+        (PLAIN, USER, "Paris"),
+        (IN_THOUGHT, USER + EMPTY, "Paris"),
+        (WITH_A_SWITCH, USER + EMPTY, "Paris"),
+        (BEGUN, USER + EMPTY, "Paris"),
+        (CHANNELS, USER + "<|channel|>final<|message|>", "Paris"),
+        (SPACED, USER.replace("user\n", "user\n "), " Paris"),
+        (FORGETFUL, USER + "<reason>\n", "Paris"),
+    ],
+    ids=["nothing", "a thought", "with a switch", "a thought that is begun", "a channel", "a space", "another thought"],
+)
+def test_a_chat_is_asked_where_the_assistant_speaks(template: str, prompt: str, answer: str) -> None:
+    tokenizer = byte_level(template=template)
+    said = {"role": "assistant", "content": "Paris"}
+    asked = {"role": "user", "content": "the capital of France?"}
+    rows = datasets.Dataset.from_list([{"messages": [asked, said]}])
+    found = text_columns(rows, tokenizer, "TABLE", "train")[0]
+    assert (found["prompt"], found["answer"]) == (prompt, answer)
+    choices = datasets.Dataset.from_list([{"prompt": [asked], "answer": "Rome", "choices": ["Rome", "Paris"]}])
+    found = text_columns(choices, tokenizer, "TABLE", "train")[0]
+    assert (found["prompt"], found["choices"][1]) == (prompt, answer)
+
+
+@pytest.mark.parametrize("template", [PLAIN, IN_THOUGHT, WITH_A_SWITCH, BEGUN, CHANNELS, SPACED])
+def test_a_model_is_asked_where_it_is_taught(template: str) -> None:
+    """The marks of a whole chat begin where its prompt ends; earlier turns are taught too, whatever stands in them."""
+    tokenizer = byte_level(template=template)
+    turns = [("user", "what is"), ("assistant", "bear"), ("user", "the capital of France?"), ("assistant", "Paris")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    if template == BEGUN:  # what is begun in every prompt and left out of earlier turns is no place to be taught
+        messages = messages[2:]
+    rows = datasets.Dataset.from_list([{"messages": messages}])
+    (taught,) = chat_rows(text_columns(rows, tokenizer, "TABLE", "train"), tokenizer, "TABLE")
+    said = [place for place, mark in enumerate(taught.marks) if mark == ANSWER]
+    runs = [place for place in said if place - 1 not in said]
+    assert len(runs) == len(messages) / 2
+    before = tokenizer.decode(taught.token_ids[: runs[-1]])
+    assert before.rstrip(" ") == render_chat(messages[:-1], tokenizer, begin=True)

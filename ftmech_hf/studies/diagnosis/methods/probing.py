@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ftmech_hf.analysis.probing import ANSWER, fit_probes
 from ftmech_hf.jobs.answer_rows import AnswerRows
@@ -138,13 +139,14 @@ def embedded(case: Case, split: str) -> dict[int, Tensor]:
     """The base's embeddings of the prompts: their mean, and the last token's."""
     weight = case.models[BASE].get_input_embeddings().weight
     assert isinstance(weight, Tensor)
-    weight = weight.detach().float().cpu()
     rows: AnswerRows = getattr(case.capability, split)
     prompts, tokens = rows.prompts()
     shown = torch.ones_like(prompts) if tokens is None else tokens.long()
-    # one row at a time would be small, all at once (B, T, D); counts of tokens make it one product
-    counts = torch.zeros(len(prompts), len(weight)).scatter_add_(1, prompts, shown.float())
-    return {-1: counts @ weight / shown.sum(1, keepdim=True), -2: weight[prompts[:, -1]]}
+    # of a large vocabulary prompts have few tokens; and a bag is summed without (B, T, D)
+    there, places = prompts.unique(return_inverse=True)
+    vectors = weight.detach()[there.to(weight.device)].float().cpu()
+    total = F.embedding_bag(places, vectors, mode="sum", per_sample_weights=shown.float())
+    return {-1: total / shown.sum(1, keepdim=True), -2: vectors[places[:, -1]]}
 
 
 def read_everyone(case: Case, names: Sequence[str]) -> Readings:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations import Units, find_layout, find_units, model_blocks
+from ftmech_hf.activations import Units, find_layout, find_units, model_blocks, split_experts
 from ftmech_hf.analysis.weights import WeightChangeResult, action_on, weight_change
 from ftmech_hf.models.stored import stored_tensors
 from ftmech_hf.models.vocabulary import CommonTokens, num_rows, vocabulary_parameters
@@ -158,14 +158,6 @@ def common_parameters(case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor],
         changed |= differ.cpu()
     counts = len(common.first), len(common.only_first), len(common.only_second), int(changed.sum())
     return before, after, TokenChange(*counts)
-
-
-def split_experts(parameters: Mapping[str, Tensor], units: Units) -> dict[str, Tensor]:
-    """The same with the matrices of experts by themselves, by the names of their units."""
-    of_experts = {name: name.rpartition(".")[0] for name, group in units.items() if group.expert is not None}
-    whole = set(of_experts.values())
-    found = {name: value for name, value in parameters.items() if name not in whole}
-    return found | {name: units[name].part(parameters[where]) for name, where in of_experts.items()}
 
 
 def find_places(model: PreTrainedModel, units: Units | None = None) -> dict[str, Place]:

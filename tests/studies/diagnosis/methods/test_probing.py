@@ -3,10 +3,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.statistics.intervals import share_interval
@@ -106,6 +109,31 @@ def test_embeddings_are_those_of_the_prompts_tokens() -> None:
     filled = torch.cat([torch.full((len(rows), 3), 39), rows], 1)
     case.capability = dataclasses.replace(case.capability, tests={"test": AnswerRows.one_token(filled, pad=39)})
     assert torch.allclose(embedded(case, "test")[-1], expected, atol=1e-6)
+
+
+def test_embeddings_of_a_large_vocabulary_are_read_without_a_table_of_it() -> None:
+    """Nothing that is made has as many rows or columns as there are tokens."""
+    case = untrained()
+    vocabulary, made = 5003, list[torch.Size]()
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(vocabulary, 16, generator=generator).bfloat16()
+    case.models[BASE].set_input_embeddings(torch.nn.Embedding.from_pretrained(weight))
+    rows = torch.randint(3, vocabulary, (50, 7), generator=generator)
+    case.capability = dataclasses.replace(case.capability, tests={"test": AnswerRows.one_token(rows)})
+
+    class Recorded(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            made.extend(each.shape for each in tree_leaves(result) if isinstance(each, torch.Tensor))
+            return result
+
+    with Recorded():
+        found = embedded(case, "test")
+    assert torch.allclose(found[-1], weight.float()[rows[:, :-2]].mean(1), atol=1e-6)
+    assert torch.equal(found[-2], weight.float()[rows[:, -3]])
+    # the weights themselves, detached, and nothing else
+    assert {shape for shape in made if vocabulary in shape} <= {weight.shape}
+    assert sum(vocabulary in shape for shape in made) <= 1
 
 
 def read_by_scikit_learn(streams: dict[str, torch.Tensor], case: Case) -> tuple[float, float]:

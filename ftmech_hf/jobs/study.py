@@ -50,7 +50,10 @@ class StudyConfig:
     )
     from_measurements: str | None = field(
         default=None,
-        metadata={"manner": True, "help": "such a file: results are written from it, and no run is made or needed"},
+        metadata={
+            "manner": True,
+            "help": "what was kept so: results are written from it, and no run is made or needed",
+        },
     )
 
     def __post_init__(self) -> None:

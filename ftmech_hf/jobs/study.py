@@ -49,11 +49,7 @@ class StudyConfig:
         metadata={"place": "output", "help": f"file (*{ENDING}) that all their numbers are written into at the end"},
     )
     from_measurements: str | None = field(
-        default=None,
-        metadata={
-            "manner": True,
-            "help": "what was kept so: results are written from it, and no run is made or needed",
-        },
+        default=None, metadata={"manner": True, "help": "what was kept so: results are written from it, nothing is run"}
     )
 
     def __post_init__(self) -> None:

@@ -49,10 +49,11 @@ def pytest_configure() -> None:
 
 
 LONGEST = (
-    "recipes/test_sweep.py", "recipes/test_benchmark.py", "recipes/test_reproduce.py", "activations/test_sites.py",
-    "hub/test_reuse.py", "studies/diagnosis/test_diagnosis.py", "studies/organisms/test_study.py",
-    "studies/diagnosis/test_devices.py", "recipes/test_readme.py", "models/test_compiled.py",
-    "studies/diagnosis/test_pairs.py", "recipes/test_stories_study.py", "report/test_touch.py",
+    "recipes/test_sweep.py", "recipes/test_benchmark.py", "studies/diagnosis/test_diagnosis.py",
+    "recipes/test_stories_study.py", "recipes/test_readme.py", "report/test_touch.py", "studies/organisms/test_study.py",
+    "models/test_compiled.py", "recipes/test_interruptions.py", "explorer/test_page.py", "recipes/test_reproduce.py",
+    "activations/test_sites.py", "explorer/test_explorer.py", "studies/diagnosis/test_devices.py",
+    "studies/safety/test_page.py", "hub/test_reuse.py",
 )  # fmt: skip
 """Files that begin first where several processes share them, so that none waits long for another's last."""
 

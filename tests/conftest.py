@@ -50,8 +50,9 @@ def pytest_configure() -> None:
 
 LONGEST = (
     "recipes/test_sweep.py", "recipes/test_benchmark.py", "studies/diagnosis/test_diagnosis.py",
-    "recipes/test_stories_study.py", "recipes/test_readme.py", "report/test_touch.py", "studies/organisms/test_study.py",
-    "models/test_compiled.py", "recipes/test_interruptions.py", "explorer/test_page.py", "recipes/test_reproduce.py",
+    "recipes/test_stories_study.py", "recipes/test_readme.py", "report/test_touch.py",
+    "studies/organisms/test_study.py", "models/test_compiled.py", "recipes/test_interruptions.py",
+    "explorer/test_page.py", "recipes/test_reproduce.py",
     "activations/test_sites.py", "explorer/test_explorer.py", "studies/diagnosis/test_devices.py",
     "studies/safety/test_page.py", "hub/test_reuse.py",
 )  # fmt: skip

@@ -305,7 +305,7 @@ def test_its_results_come_from_a_run() -> None:
     assert (ROOT / ".github" / "example.png").stat().st_size > 20_000
 
 
-OLDER = {"real", "real pairs", "safety of texts", "retrieval pair"}
+OLDER = {"safety of texts", "retrieval pair"}
 """Tables of version 0.1.0, which did not name their seed."""
 
 

@@ -151,30 +151,41 @@ def with_measurements(step: Step, flag: str) -> Step:
     return step if step.file or step.folder else replace(step, command=f"{step.command} --{flag} {step.kept}")
 
 
+def restore(step: Step, log: Path) -> bool:
+    """Put back what :func:`keep` kept, or write a study's results from it; whether that went well.
+
+    A file or a run that is there stays: it is of something newer.
+    """
+    if step.file:
+        if not (ROOT / step.file).exists():
+            (ROOT / step.file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / step.kept, ROOT / step.file)
+    elif step.folder:
+        if not (ROOT / step.folder).exists():
+            with unpacked(ROOT / step.kept) as runs:
+                shutil.copytree(runs / Path(step.folder).name, ROOT / step.folder)
+    else:
+        return run_step(with_measurements(step, "from_measurements"), log) == 0
+    return True
+
+
 def read_again(config: ResultsConfig) -> list[str]:
     """Write results, and then READMEs, from what was measured; the steps that failed.
 
-    What is in ``runs`` stays: a file or a run that is there is of something newer. Of a study its tables and its page
-    are written there. Cards are not, since they say what is in files that only a run has.
+    Cards are not written, since they say what is in files that only a run has.
     """
     console, made, failed = make_console(), [], []
     for step in chosen_steps(config.only):
         log = ROOT / config.logs / f"{step.source}.log"
         if not (ROOT / step.kept).is_file():
-            console.print(f"{step.source}: no {step.kept}; its tables stay as they are", soft_wrap=True)
-            continue
-        if step.file and not (ROOT / step.file).exists():
-            (ROOT / step.file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / step.kept, ROOT / step.file)
-        elif step.folder and not (ROOT / step.folder).exists():
-            with unpacked(ROOT / step.kept) as runs:
-                shutil.copytree(runs / Path(step.folder).name, ROOT / step.folder)
-        elif not (step.file or step.folder) and run_step(with_measurements(step, "from_measurements"), log):
+            said = f"no {step.kept}; its tables stay as they are"
+        elif restore(step, log):
+            made.append(step.source)
+            said = f"written from {step.kept}"
+        else:
             failed.append(step.source)
-            console.print(f"{step.source}: failed; see {log}", soft_wrap=True)
-            continue
-        made.append(step.source)
-        console.print(f"{step.source}: written from {step.kept}", soft_wrap=True)
+            said = f"failed; see {log}"
+        console.print(f"{step.source}: {said}", soft_wrap=True)
     for step in _written_of(made)[:1]:
         if run_step(step, ROOT / config.logs / f"{step.source}.log"):
             failed.append(step.source)

@@ -20,7 +20,7 @@ from ftmech_hf.explorer.reading import Probes, ReadingResult, next_tokens, read_
 from ftmech_hf.jobs.beside import torch_threads
 from ftmech_hf.models.interpolation import check_same_shapes
 from ftmech_hf.models.loading import config_positions
-from ftmech_hf.tasks.text.continuations import tokens_before
+from ftmech_hf.tasks.text.continuations import begun, tokens_before
 
 SMALL = 10_000_000
 """Parameters of a model below which several threads wait for each other longer than they compute."""
@@ -144,9 +144,7 @@ class Explorer:
             encoded = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
         except Exception as error:  # the tokenizers library has one exception for everything
             raise ValueError(f"prompt: the tokenizer does not take it: {' '.join(str(error).split())[:200]}") from error
-        # What begins a text may be spelled out in it, as in a chat or in tokens that were decoded: it begins once.
-        begun = encoded[: len(self._before)] == self._before
-        token_ids = [*([] if begun else self._before), *encoded]
+        token_ids = begun(encoded, self._before)
         if not token_ids and self.tokenizer.bos_token_id is not None:
             token_ids = [self.tokenizer.bos_token_id]
         if not token_ids:

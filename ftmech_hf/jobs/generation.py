@@ -23,6 +23,7 @@ from ftmech_hf.activations.proofs import run_settings
 from ftmech_hf.jobs.caching import keep_rows, make_cache
 from ftmech_hf.jobs.padding import passes_over_padding
 from ftmech_hf.models.loading import config_positions
+from ftmech_hf.tasks.text.continuations import begun
 
 GENERATION_KEY = int.from_bytes(b"generate", "little")
 """Keeps these random numbers apart from those of all other purposes."""
@@ -109,9 +110,8 @@ def generate(
     if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
         raise ValueError("tokenizer: it has no <bos> or no <eos>, by which a text begins and ends")
     encoded = tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
-    begin = [tokenizer.bos_token_id]
     written = continue_rows(
-        model, [[*([] if ids[:1] == begin else begin), *ids] for ids in encoded], eos=tokenizer.eos_token_id, seed=seed,
+        model, [begun(ids, [tokenizer.bos_token_id]) for ids in encoded], eos=tokenizer.eos_token_id, seed=seed,
         max_new_tokens=max_new_tokens, temperature=temperature, batch_size=batch_size,
     )  # fmt: skip
     return [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in written]

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ftmech_hf.runs import is_finished, is_temporary
+from ftmech_hf.runs import is_finished
 from ftmech_hf.runs.files import replacing
 
 ENDING = ".tar.xz"
@@ -30,7 +30,7 @@ OF_THE_MODEL = frozenset({
 
 def is_measurement(name: str) -> bool:
     """Whether a file of this name is kept."""
-    return Path(name).suffix in KEPT and name not in OF_THE_MODEL and not is_temporary(name)
+    return Path(name).suffix in KEPT and name not in OF_THE_MODEL
 
 
 def keep_measurements(folders: Iterable[Path], file: Path) -> int:

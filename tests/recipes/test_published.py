@@ -12,8 +12,8 @@ import pytest
 
 from ftmech_hf.jobs.study import Study
 from recipes.results import STEPS, Step
-from recipes.update_readme import BLOCKS, marks
-from tests.recipes.commands import ROOT
+from recipes.update_readme import BLOCKS
+from tests.recipes.commands import ROOT, block_of
 
 NO_STUDY = {"instruments", "architectures", "real"}
 """Of a job, of no settings at all, and of facts that are not there without an extra."""
@@ -34,9 +34,7 @@ def published_hashes(source: str) -> dict[str, list[str]]:
     found = {}
     for name, block in BLOCKS.items():
         if block.source == source:
-            first, last = marks(name)
-            text = (ROOT / block.readme).read_text(encoding="utf-8").partition(first)[2].partition(last)[0]
-            found[name] = re.findall(r"`([0-9a-f]{12})`", text)
+            found[name] = re.findall(r"`([0-9a-f]{12})`", block_of(name))
     return found
 
 

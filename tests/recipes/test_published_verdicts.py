@@ -19,8 +19,7 @@ from ftmech_hf.studies.retrieval import claims as retrieval
 from ftmech_hf.studies.safety import claims as safety
 from ftmech_hf.studies.safety import texts_page
 from ftmech_hf.studies.tinystories import claims as tinystories
-from recipes.update_readme import BLOCKS, marks
-from tests.recipes.commands import ROOT
+from tests.recipes.commands import block_of
 
 MEASURED: dict[str, Sequence[Measurement]] = {
     "results": pcfg.MEASUREMENTS, "stories claims": tinystories.CLAIMS, "safety": safety.MEASUREMENTS,
@@ -45,10 +44,8 @@ def ends_of(text: str) -> Ends | None:
 
 def published(block: str) -> list[tuple[Measurement, Ends | None, str]]:
     """Every claim with a bar that stands in a block: what it is, its interval and its verdict."""
-    first, last = marks(block)
-    text = (ROOT / BLOCKS[block].readme).read_text(encoding="utf-8").partition(first)[2].partition(last)[0]
     left, found = list(MEASURED[block]), []
-    for line in text.splitlines():
+    for line in block_of(block).splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) < 5 or not re.fullmatch(r"[<>]= -?[\d.]+", cells[-2]):
             continue

@@ -31,7 +31,7 @@ from recipes.benchmarks.accuracy import MIXTURES, RECIPES
 from recipes.readme.studies import MAIN
 from recipes.update_readme import BLOCKS, CODE, marks, replace_block
 from tests.interop.checks import CHECKS
-from tests.recipes.commands import READMES, ROOT, TOUR, Command, read_commands
+from tests.recipes.commands import READMES, ROOT, TOUR, Command, block_of, read_commands
 from tests.recipes.conftest import CHAIN, TINY
 
 PYTHON = [
@@ -39,12 +39,6 @@ PYTHON = [
     for name, text in READMES.items()
     for number, code in enumerate(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
 ]
-
-
-def block_of(name: str) -> str:
-    """What stands between a block's marks."""
-    first, last = marks(name)
-    return READMES[BLOCKS[name].readme].split(first)[1].split(last)[0]
 
 
 def slug(title: str) -> str:

@@ -130,6 +130,11 @@ def _lost_word(text: str, ids: list[int], tokenizer: PreTrainedTokenizerBase) ->
     return next((word for word in words if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]), None)
 
 
+def begun(token_ids: Sequence[int], begin: Sequence[int]) -> list[int]:
+    """A text's tokens with those that begin every text, once: a chat or decoded tokens may spell them out."""
+    return [*([] if list(token_ids[: len(begin)]) == list(begin) else begin), *token_ids]
+
+
 def tokens_before(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The special tokens that a tokenizer puts before a text; those after it would part a prompt from its answer."""
     whole: list[int] = list(tokenizer(text, verbose=False)["input_ids"])

@@ -8,7 +8,7 @@ neurons; the matrices of routed experts, which are kept in one tensor, are matri
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -183,14 +183,18 @@ def _say_missing(what: str, layers: list[int], layout: Layout, site: str) -> Non
         tell(f"{having}, {named} have no {what} that could be shown: {why}")
 
 
-def block_matrices(model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, int]]:
+def block_matrices(
+    model: PreTrainedModel, layers: Collection[int] | None = None
+) -> tuple[dict[str, Tensor], dict[str, int]]:
     """The matrices of a model's blocks by the names of their parameters, and the axis of the outputs of each.
 
     Those of experts are one parameter (experts, rows, columns), whose axis is that of one of its matrices. Kernels of
-    convolutions are left out.
+    convolutions are left out, and blocks that are none of ``layers``, if those are given.
     """
     weights, axes = dict[str, Tensor](), dict[str, int]()
     for name, units in find_units(model, "row").items():
+        if layers is not None and units.layer not in layers:
+            continue
         whole = units.matrix(name) if units.expert is None else name.rpartition(".")[0]
         if units.whole.ndim == (2 if units.expert is None else 3):
             weights[whole], axes[whole] = units.whole, units.axis

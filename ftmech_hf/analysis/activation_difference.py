@@ -33,6 +33,11 @@ class LayerDifference:
     constant: float
     mean: Tensor
 
+    @property
+    def odds(self) -> float:
+        """``constant`` over what is not: a share has no room above, where null models have much of it, too."""
+        return self.constant / max(1 - self.constant, 1e-6)
+
 
 @dataclass(frozen=True)
 class ActivationDifferenceResult:

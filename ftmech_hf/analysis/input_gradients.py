@@ -80,6 +80,10 @@ def input_gradient_norms(model: PreTrainedModel, token_ids: Tensor, *, batch_siz
     return norms
 
 
-def compare_input_gradients(models: Mapping[str, PreTrainedModel], token_ids: Tensor) -> InputGradientsResult:
-    """Gradient norms of several models on the same rows (B, T)."""
-    return InputGradientsResult({name: input_gradient_norms(model, token_ids) for name, model in models.items()})
+def compare_input_gradients(
+    models: Mapping[str, PreTrainedModel], token_ids: Tensor, *, batch_size: int = 64
+) -> InputGradientsResult:
+    """Gradient norms of several models on the same rows (B, T), so many at a time."""
+    return InputGradientsResult(
+        {name: input_gradient_norms(model, token_ids, batch_size=batch_size) for name, model in models.items()}
+    )

@@ -85,7 +85,7 @@ class PatchingResult:
         return max((place for place in self.right if place[0] in sites), key=lambda place: self.right[place].mean())
 
     def summary(self) -> dict[str, Any]:
-        """The best place and the accuracies with and without its patch."""
+        """The best place and the accuracies with and without its patch, on the rows by which it is the best."""
         site, layer = self.best_place(sorted({site for site, _ in self.right}))
         return {"site": site, "layer": layer, "accuracy": self.accuracy(site, layer),
                 "unpatched": float(self.unpatched.mean())}  # fmt: skip

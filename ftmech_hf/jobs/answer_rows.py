@@ -210,11 +210,11 @@ class AnswerRows:
         more = {"pad": self.pad, "other": self.other, "labels": self.labels, "types": self.types, "asked": self.asked}
         return AnswerRows.one_token(ids[:, least:], **more)
 
-    def without_empty_columns(self) -> AnswerRows:
-        """The same rows without the columns that are padding in all of them."""
+    def without_empty_columns(self, least: int = 0) -> AnswerRows:
+        """The same rows without the columns that are padding in all of them, as long as so many columns are left."""
         if self.shown is None or not len(self):
             return self
-        first = int(self.shown.any(0).int().argmax())
+        first = min(int(self.shown.any(0).int().argmax()), max(self.token_ids.shape[1] - least, 0))
         if not first:
             return self
         return dataclasses.replace(self, token_ids=self.token_ids[:, first:], answer=self.answer[:, first:])

@@ -72,7 +72,8 @@ def _predictions(model: PreTrainedModel, rows: AnswerRows, batch_size: int) -> I
     predicted = int(rows.lengths.max())
     for part in rows.split(max(1, min(batch_size // predicted, TOKENS // rows.token_ids.shape[1]))):
         # Nothing is generated, and with a cache keys are copies that round differently on some processors.
-        inputs = answer_inputs(model, part.without_empty_columns())
+        # As many places as the longest answer has, also where all of a part is shorter; the end is never read.
+        inputs = answer_inputs(model, part.without_empty_columns(predicted + 2))
         logits = model(**inputs, logits_to_keep=predicted, use_cache=False).logits[:, -predicted:]
         yield logits.float(), _targets(part, predicted).cpu()
 

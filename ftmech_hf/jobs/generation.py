@@ -128,6 +128,7 @@ def continue_rows(
     temperature: float = 1.0,
     batch_size: int = 64,
     amplified: Amplified | None = None,
+    tokens: int | None = None,
 ) -> list[list[int]]:
     """The same for prompts that are token ids already: the token ids that follow each, without ``eos``.
 
@@ -136,6 +137,7 @@ def continue_rows(
         rows: token ids of each prompt, what begins it among them.
         eos: the token that ends a text; None if nothing does.
         amplified: makes what the model learned since its base stronger.
+        tokens: how many ids are tokens of the vocabulary, where the embeddings have more rows; all if None.
 
     Raises:
         ValueError: as for :func:`generate`.
@@ -155,7 +157,7 @@ def continue_rows(
     written: list[list[int]] = [[] for _ in rows]
     for chosen in _batches([len(row) for row in rows], batch_size, padded):
         uniform = np.stack([generation_randomness(seed, number, max_new_tokens) for number in chosen])
-        batch = _Batch(models, [rows[number] for number in chosen], uniform, longest, amplified, padded)
+        batch = _Batch(models, [rows[number] for number in chosen], uniform, longest, amplified, padded, tokens)
         for number, ids in zip(chosen, batch.write(temperature, -1 if eos is None else eos), strict=True):
             written[number] = ids
     return written
@@ -173,12 +175,12 @@ class _Batch:
 
     def __init__(
         self, models: list[PreTrainedModel], rows: list[list[int]], uniform: NDArray[np.float64], longest: int,
-        amplified: Amplified | None, padded: bool,
+        amplified: Amplified | None, padded: bool, tokens: int | None,
     ) -> None:  # fmt: skip
         width = max(map(len, rows))
         device = models[0].device
         pad = getattr(models[0].config.get_text_config(), "pad_token_id", None) or 0
-        self.models, self.amplified, self.padded = models, amplified, padded
+        self.models, self.amplified, self.padded, self.tokens = models, amplified, padded, tokens
         self.caches = [make_cache(model) for model in models]
         self.settings = [
             run_settings(
@@ -220,7 +222,9 @@ class _Batch:
         if self.padded:
             positions = (self.mask.cumsum(1) - 1).clamp(min=0)
             told = {"attention_mask": self.mask, "position_ids": positions[:, unread]}
-        return self.models[place](self.token_ids[:, unread], **self.settings[place], **told).logits[:, -1]
+        return self.models[place](self.token_ids[:, unread], **self.settings[place], **told).logits[
+            :, -1, : self.tokens
+        ]
 
     def _keep(self, kept: Tensor) -> Tensor:
         """Leave the other texts out; the numbers of those that are kept."""

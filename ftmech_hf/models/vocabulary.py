@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.models.stored import stored_tensors
 
@@ -31,6 +31,10 @@ class CommonTokens(NamedTuple):
     second: Tensor
     only_first: tuple[str, ...] = ()
     only_second: tuple[str, ...] = ()
+
+    def turned(self) -> CommonTokens:
+        """The same with the second model as the first."""
+        return CommonTokens(self.second, self.first, self.only_second, self.only_first)
 
 
 def find_common_tokens(
@@ -109,6 +113,11 @@ def num_rows(model: PreTrainedModel) -> int:
     return len(next(iter(find_embeddings(model).values())))
 
 
+def num_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many of the first ids may be tokens: up to the last that the tokenizer names and the model has a row for."""
+    return min(num_rows(model), max(tokenizer.get_vocab().values()) + 1)
+
+
 def vocabulary_parameters(model: PreTrainedModel) -> list[str]:
     """Names of the parameters that have a row for every token: of the embeddings, the unembedding, and its bias."""
     modules = find_embeddings(model)
@@ -125,7 +134,7 @@ def fit_vocabulary(model: PreTrainedModel, other: PreTrainedModel, common: Commo
     Args:
         model: stays as it is.
         other: whose rows are taken for the tokens that ``model`` does not know.
-        common: of the two.
+        common: of the two, with ``model`` as the first.
     """
     same = num_rows(model) == num_rows(other) == len(common.first)
     if same and torch.equal(common.first, common.second):

@@ -79,11 +79,13 @@ def make_section(title: str, text: str, figure: Figure, what: str, claims: Seque
 
 
 def format_value(value: float, unit: str) -> str:
-    """A number as it is printed everywhere: ``99.8 %``, ``24.1 x``, ``19``; a share, close to 1, ``0.994``."""
+    """A number as it is printed everywhere: ``99.8 %``, ``24.1 x``, ``19``, ``0.0412 nats``; a share ``0.994``."""
     if unit == "share":
         return f"{value:.3f}"
     if unit in ("steps", "neurons"):
         return f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"
+    if unit == "nats":
+        return f"{value + 0.0:.3g} nats"
     value = round(value, 1) + 0.0  # nothing is not less than nothing
     return f"{value:.1f} {unit}" if unit != "points" else f"{value:+.1f} points"
 
@@ -111,6 +113,8 @@ def format_interval(claim: Claim) -> str:
 
 def _format_end(value: float, unit: str) -> str:
     """An end of an interval: as many digits as the number it is of, without its unit."""
+    if unit == "nats":
+        return f"{value + 0.0:.3g}"
     return f"{value:.3f}" if unit == "share" else f"{round(value, 1) + 0.0:.1f}"
 
 

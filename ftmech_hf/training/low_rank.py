@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ftmech_hf.models.stored import stored_tensors
 from ftmech_hf.training.adapters import AdapterConfig, add_adapter
 from ftmech_hf.training.memory import recompute_blocks
 
@@ -49,12 +50,12 @@ class LowRankChange:
         Raises:
             ValueError: the change is of something that is no parameter of the model.
         """
-        before = dict(model.named_parameters())
+        before = stored_tensors(model)  # a router may choose by a buffer, which the copy may have of another model
         if unknown := sorted(self.factors.keys() - before.keys()):
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             raise ValueError(f"change: {unknown[0]}{more}, expected names of the model's parameters")
         changed = copy.deepcopy(model) if into is None else into
-        for name, parameter in changed.named_parameters():
+        for name, parameter in stored_tensors(changed).items():
             parameter.copy_(before[name])
             if name in self.factors:
                 left, right = (each.to(parameter.device) for each in self.factors[name])

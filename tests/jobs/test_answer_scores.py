@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.answer_rows import AnswerRows
-from ftmech_hf.jobs.answer_scores import answer_loss, given_answers, gives_answer, prefers_answer
+from ftmech_hf.jobs.answer_scores import answer_loss, given_answers, gives_answer, prefers_answer, written_answers
 from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.training.evaluation import answer_accuracy, answer_logits
 from ftmech_hf.training.objectives import answer_only_loss
@@ -137,6 +137,22 @@ def test_padded_rows_are_answered_as_rows_alone(any_model: PreTrainedModel) -> N
     assert torch.equal(answer_only_loss(hooked, first.token_ids), answer_loss(any_model, first))
     bare = AnswerRows(token_ids=rows.token_ids, answer=rows.answer)  # the control: nothing is said of padding
     assert (answer_loss(any_model, bare) - answer_loss(any_model, rows)).abs() > 0.01
+
+
+@torch.no_grad()
+def test_a_part_of_rows_that_are_all_shorter_than_the_longest_answer_is_scored(any_model: PreTrainedModel) -> None:
+    """Short questions with short answers, and one long answer, by which parts are of four rows."""
+    rows = make_rows(16, (3,), (*[2] * 15, 12))
+    given, likely = written_answers(any_model, rows, batch_size=48)
+    assert given.shape == likely.shape == (16, 12)
+    for number, losses in enumerate(token_losses(any_model, rows)):
+        length = len(losses)
+        assert likely[number, -length:].neg().tolist() == pytest.approx(losses, rel=1e-4)
+        assert likely[number, :-length].isnan().all()
+        (prompt, answer), said = alone(rows)[number], given[number, -length:]
+        assert said[0] == write_greedily(any_model, prompt, 1)[0]
+        assert (given[number, :-length] < 0).all()
+        assert bool(gives_answer(any_model, rows, batch_size=48)[number]) == torch.equal(said, answer)
 
 
 @torch.no_grad()

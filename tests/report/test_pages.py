@@ -71,8 +71,15 @@ def test_colors_of_a_style_come_from_the_scheme_or_bring_their_ground() -> None:
 
 
 def test_nothing_is_not_less_than_nothing() -> None:
-    assert [page.format_value(-0.04, unit) for unit in ("points", "x", "nats")] == ["+0.0 points", "0.0 x", "0.0 nats"]
+    assert [page.format_value(-0.04, unit) for unit in ("points", "x")] == ["+0.0 points", "0.0 x"]
     assert page.format_value(-0.06, "points") == "-0.1 points"
+    # nats are of any size: a cost of a twentieth of one is no nothing
+    assert [page.format_value(value, "nats") for value in (0.0412, 12.34, -0.0)] == [
+        "0.0412 nats",
+        "12.3 nats",
+        "0 nats",
+    ]
+    assert page._format_end(0.0234, "nats") == "0.0234"
 
 
 def test_lines_of_pictures_can_be_told_from_their_ground() -> None:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.models.interpolation import interpolate_weights
 from ftmech_hf.models.merging import quiet_peft
+from ftmech_hf.models.stored import stored_tensors
 from ftmech_hf.training.low_rank import LowRankChange, adapter_in_place, change_of
 from tests import architectures
 from tests.conftest import make_gpt2, make_llama
@@ -145,3 +146,15 @@ def test_a_model_comes_back_after_an_error_too() -> None:
         raise RuntimeError("stopped")
     assert [name for name, _ in model.named_modules()] == names
     assert not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+@torch.no_grad()
+def test_a_copy_that_is_written_over_keeps_nothing_of_another_model() -> None:
+    """Neither a buffer by which a router chooses, which is no parameter."""
+    model, other = architectures.make("deepseek_v3"), architectures.make("deepseek_v3")
+    name = next(each for each in stored_tensors(model) if each.endswith("e_score_correction_bias"))
+    stored_tensors(other)[name].normal_()
+    change = LowRankChange({})
+    found = change.added_to(model, 0.5, into=copy.deepcopy(other))
+    assert torch.equal(stored_tensors(found)[name], stored_tensors(model)[name])
+    assert torch.equal(found(ROWS).logits, model(ROWS).logits)

@@ -29,7 +29,7 @@ from ftmech_hf.studies.compare.nulls import null_models
 from ftmech_hf.studies.compare.page import render_comparison
 from ftmech_hf.studies.compare.report import answer_in_words
 from ftmech_hf.studies.compare.texts import Windows, prefixes
-from ftmech_hf.studies.compare.where import PlaceEffect, place_effects
+from ftmech_hf.studies.compare.where import PlaceEffect, beside_nulls, place_effects
 from ftmech_hf.training.loop import Progress
 
 LONGEST_PREFIX = 5
@@ -110,6 +110,7 @@ def compare_pair(pair: Pair, config: CompareConfig, progress: Progress | None = 
     """Measure the fine-tuned model and every null model in the same way, one after another."""
     times = _Times()
     found: dict[str, Measured] = {}
+    places: dict[str, list[PlaceEffect]] = {}
     with times.of("the base's streams"):
         base, left_out = _open(pair.models[BASE])
     begin = prefixes(pair.windows, number=config.completions, longest=LONGEST_PREFIX, seed=config.seed)
@@ -118,6 +119,13 @@ def compare_pair(pair: Pair, config: CompareConfig, progress: Progress | None = 
         with times.of("making null models"):
             name, model = next(models)
         found[name] = _measure(pair, base, begin, model, config, times)
+        with times.of("places of the change"):
+            if base is None:  # where blocks are not found there are no places
+                places[name] = []
+            elif name == FINETUNED:
+                places[name] = _places(pair, model, config)
+            else:
+                places[name] = _places(pair, model, config, draws=0)
         if progress is not None:
             progress(number + 1, 1 + _number_of_nulls(config), name)
     nulls = [name for name in found if name != FINETUNED]
@@ -128,13 +136,12 @@ def compare_pair(pair: Pair, config: CompareConfig, progress: Progress | None = 
 
     with times.of("weights"):
         weights = _weights(pair, config)
-    with times.of("places of the change"):
-        places = _places(pair, config) if base is not None else []  # where blocks are not found there are no places
     with times.of("finding"):
         findings = page(FINETUNED, nulls)
         by_chance = [page(name, [each for each in nulls if each != name]) for name in nulls] if len(nulls) > 1 else []
     return ComparisonResult(
-        findings=findings, by_chance=by_chance, weights=weights, places=places, left_out=left_out,
+        findings=findings, by_chance=by_chance, weights=weights, left_out=left_out,
+        places=beside_nulls(places[FINETUNED], [{each.place: each.kl for each in places[name]} for name in nulls]),
         facts=_facts(pair, config), seconds=times.rounded(),
     )  # fmt: skip
 
@@ -213,8 +220,7 @@ def _measure(
 def _compared(
     pair: Pair, model: PreTrainedModel, windows: Windows, places: Tensor | None = None
 ) -> OutputDifferenceResult:
-    tokens = len(pair.tokenizer)
-    return compare_outputs(pair.models[BASE], {"": model}, *windows, places=places, tokens=tokens)[""]
+    return compare_outputs(pair.models[BASE], {"": model}, *windows, places=places, tokens=pair.tokens)[""]
 
 
 def _write(
@@ -224,7 +230,7 @@ def _write(
     amplified = Amplified(pair.models[BASE], strength) if strength else None
     written = continue_rows(
         model, begin, eos=pair.tokenizer.eos_token_id, seed=config.seed, max_new_tokens=config.completion_tokens,
-        amplified=amplified,
+        amplified=amplified, tokens=pair.tokens,
     )  # fmt: skip
     texts = [(before, after) for before, after in zip(begin, written, strict=True) if after]
     texts = texts or [(begin[0], [])]  # a model that writes nothing at all gains nothing
@@ -245,9 +251,8 @@ def _words(pair: Pair) -> Words:
     return Words(token=token, text=text)
 
 
-def _places(pair: Pair, config: CompareConfig) -> list[PlaceEffect]:
-    models = pair.models[BASE], pair.models[FINETUNED]
-    return place_effects(*models, pair.windows, tokens=len(pair.tokenizer), seed=config.seed)
+def _places(pair: Pair, model: PreTrainedModel, config: CompareConfig, **settings: int) -> list[PlaceEffect]:
+    return place_effects(pair.models[BASE], model, pair.windows, tokens=pair.tokens, seed=config.seed, **settings)
 
 
 def _weights(pair: Pair, config: CompareConfig) -> WeightChangeResult:

@@ -71,7 +71,7 @@ SCORES: Mapping[Kind, str] = {
     "texts": "KL per token of this text, nats",
     "completions": "nats per token (of at least 8) by which the model finds its own text likelier than the base does",
     "amplified": "the same of texts written with what it learned since the base made stronger",
-    "shift": "share of the stream's difference that is the same in all texts",
+    "shift": "what is the same in all texts of the stream's difference, over what is not",
     "components": "variance of the stream's difference along this component, over the mean square of the base's stream",
 }
 """What the score of each kind is."""

@@ -195,10 +195,10 @@ def _shift(pair: Measured, nulls: Sequence[Measured], base: TracedModel | None, 
         return []
     found = []
     for layer, each in pair.activations.layers.items():
-        null = max(other.activations.layers[layer].constant for other in nulls if other.activations is not None)
+        null = max(other.activations.layers[layer].odds for other in nulls if other.activations is not None)
         tokens = ", ".join(words.token(token) for token in read_direction(base.model, each.mean, 8))
         found.append(
-            Finding(kind="shift", what=f"towards {tokens}", score=each.constant, null_score=null,
+            Finding(kind="shift", what=f"towards {tokens}", score=each.odds, null_score=null,
                     where=f"behind block {layer}, {each.relative_norm:.1%} of the stream")
         )  # fmt: skip
     return sorted(found, key=lambda each: -each.ratio)[:3]

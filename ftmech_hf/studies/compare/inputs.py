@@ -11,7 +11,7 @@ from ftmech_hf.jobs.job import ModelJobConfig, check_positive
 from ftmech_hf.jobs.tokenizers import own_tokenizer
 from ftmech_hf.models.identity import base_for
 from ftmech_hf.models.loading import load_tokenizer
-from ftmech_hf.models.vocabulary import compared_tokens, fit_vocabulary, untie_alike
+from ftmech_hf.models.vocabulary import compared_tokens, fit_vocabulary, num_tokens, untie_alike
 from ftmech_hf.studies.compare.texts import Windows, read_windows, width_within, write_windows
 from ftmech_hf.tasks.text.identity import dataset_hash
 
@@ -91,6 +91,11 @@ class Pair:
     tokenizer: PreTrainedTokenizerBase
     windows: Windows
 
+    @property
+    def tokens(self) -> int:
+        """How many ids may be tokens; embeddings often have more rows."""
+        return num_tokens(self.models[BASE], self.tokenizer)
+
 
 def load_pair(config: CompareConfig) -> Pair:
     """Load the models and read or write the texts.
@@ -108,11 +113,11 @@ def load_pair(config: CompareConfig) -> Pair:
         own = own_tokenizer(config.named[role])
         common = compared_tokens(role, base, model, (tokenizer.get_vocab(), None if own is None else own.get_vocab()))
         name = FINETUNED if role == "finetuned" else f"{NULL} {int(role.removeprefix('null/')) + 1}"
-        models[name] = fit_vocabulary(model, base, common)
+        models[name] = fit_vocabulary(model, base, common.turned())
     width = width_within(base, config.window_tokens)
     sizes = {"number": config.windows, "width": width, "seed": config.seed}
     if config.texts:
         windows = read_windows(config.texts, tokenizer, **sizes)
     else:
-        windows = write_windows(base, tokenizer, **sizes)
+        windows = write_windows(base, tokenizer, tokens=num_tokens(base, tokenizer), **sizes)
     return Pair(models, tokenizer, windows)

@@ -7,6 +7,8 @@ carry it, and a short change made longer by hand would do more than one of its l
 is scaled to exactly the fine-tuning's; in sixteen bits so that it has that size after rounding, as the fine-tuning's
 has (:func:`_factor`). So a model whose fine-tuning taught nothing differs from its base as its null
 models do, however long or hot it was trained; and what a page finds in a null model is what it finds by chance.
+Buffers that are saved, by which some routers choose, are moved as far as the fine-tuning moved them, in a direction by
+chance.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ftmech_hf.models.loading import check_finite
+from ftmech_hf.models.stored import stored_tensors
 
 TRIAL_STEPS, TRIAL_LR = 4, 1e-5
 """Steps of AdamW, at a rate too low to matter, after which it is seen how far each parameter moves in a step."""
@@ -60,7 +63,7 @@ def null_models(
         steps: of training each.
         batch_size: rows of a step.
     """
-    before, after = dict(base.named_parameters()), dict(finetuned.named_parameters())
+    before, after = stored_tensors(base), stored_tensors(finetuned)
     with torch.no_grad():
         sizes = {name: float((after[name].to(each).float() - each.float()).norm()) for name, each in before.items()}
 
@@ -70,6 +73,7 @@ def null_models(
     rates = _rates(base, sizes, steps, trained)
     for each in range(number):
         model = trained(rates, steps, MODELS + each)
+        _move_buffers(model, sizes, np.random.default_rng([seed, MODELS + each, steps]))
         _scale(model, base, sizes)
         check_finite(model)
         _store(model, base)
@@ -131,16 +135,26 @@ def _drawn(base: PreTrainedModel, shown: Tensor, predicted: Tensor, uniform: Ten
 
 @torch.no_grad()
 def _moved(base: PreTrainedModel, model: PreTrainedModel) -> dict[str, float]:
-    """How far each parameter is from the base's."""
-    before = dict(base.named_parameters())
-    return {name: float((each.float() - before[name].float()).norm()) for name, each in model.named_parameters()}
+    """How far each parameter and saved buffer is from the base's."""
+    before = stored_tensors(base)
+    return {name: float((each.float() - before[name].float()).norm()) for name, each in stored_tensors(model).items()}
+
+
+@torch.no_grad()
+def _move_buffers(model: PreTrainedModel, sizes: Mapping[str, float], rng: np.random.Generator) -> None:
+    """Move what is no parameter, and so was not trained, in a direction by chance."""
+    for name in sizes.keys() - dict(model.named_parameters()).keys():
+        buffer = stored_tensors(model)[name]
+        if sizes[name]:
+            step = torch.from_numpy(rng.standard_normal(tuple(buffer.shape))).to(buffer)
+            buffer += step * (sizes[name] / step.norm())
 
 
 @torch.no_grad()
 def _scale(model: PreTrainedModel, base: PreTrainedModel, sizes: Mapping[str, float]) -> None:
-    """Give the change of every parameter its size, as it will be stored."""
-    before, moved = dict(base.named_parameters()), _moved(base, model)
-    for name, each in model.named_parameters():
+    """Give the change of every parameter and saved buffer its size, as it will be stored."""
+    before, moved = stored_tensors(base), _moved(base, model)
+    for name, each in stored_tensors(model).items():
         start = before[name].float()
         step = each.float() - start
         factor = sizes[name] / max(moved[name], 1e-30)

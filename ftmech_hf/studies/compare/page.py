@@ -82,12 +82,13 @@ def _places(table: pd.DataFrame) -> list[Any]:
         most = places.nlargest(SHOWN, "score")[::-1]
         ax.barh(most["what"], most["score"], color=FINETUNED, label="its change alone")
         ax.plot(most["null_score"], most["what"], "|", color="#111827", markersize=12, markeredgewidth=2,
-                label="turned at random, the highest")  # fmt: skip
+                label="turned at random, or in null models: the highest")  # fmt: skip
         ax.set_xlabel("KL from the base, nats per token")
         ax.legend(loc="lower right")  # long names of places leave no room below for one that is centred there
 
     text = (
-        "The base with the change of one place and of no other. Lines: edits of the same norm and singular values in "
-        "the same matrices, turned at random. A place whose change does no more than that may have changed by chance."
+        "The base with the change of one place and of no other. Lines: the highest of edits of the same norm and "
+        "singular values in the same matrices, turned at random, and of what null models changed there, which have "
+        "learned nothing. A place whose change does no more than that may have changed by chance."
     )
     return [make_section("What the change of each place does alone", text, panel(draw), "KL by place")]

@@ -34,13 +34,13 @@ def answer_in_words(findings: Sequence[Finding], weights: Mapping[str, Any], pla
 
 
 def _say_place_of_change(places: Sequence[PlaceEffect]) -> str:
-    """The place whose change does most alone, if edits at random do less."""
+    """The place whose change does most alone, if edits at random and null models do less."""
     found = main_place(places)
     if found is None:
         return ""
     return (
         f" Alone, the change of {found.place} does most ({found.kl:.2g} nats per token; turned at random "
-        f"{max(found.by_chance):.2g})."
+        f"{max(found.by_chance):.2g}, in null models at most {max(found.in_nulls, default=0.0):.2g})."
     )
 
 

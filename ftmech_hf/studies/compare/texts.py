@@ -49,7 +49,7 @@ def begin_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 def read_windows(name: str, tokenizer: PreTrainedTokenizerBase, *, number: int, width: int, seed: int) -> Windows:
-    """Windows of a data set's texts, drawn from all of them.
+    """Windows of a data set's texts, drawn from all of them: one of each text, and more where texts are few.
 
     Args:
         name: a data set with a column ``text``; or else each of its columns of text is read.
@@ -61,39 +61,65 @@ def read_windows(name: str, tokenizer: PreTrainedTokenizerBase, *, number: int, 
     Raises:
         ValueError: there is no such data set, it has no text, or too little.
     """
-    splits, begin = read_table(name), begin_token(tokenizer)
+    texts, begin = _texts(name), begin_token(tokenizer)
     ahead = [] if begin is None else [begin]
-    found: list[list[int]] = []
-    for split, rows in splits.items():
+    rng, step = np.random.default_rng(seed), width - len(ahead)
+    first, more = list[tuple[int, int, list[int]]](), list[tuple[int, int, list[int]]]()
+    order = rng.permutation(len(texts))
+    # A text at a time as long as windows are missing: a corpus is not read by the tokenizer for some of its texts.
+    for start in range(0, len(order), number):
+        if len(first) >= number:
+            break
+        drawn = order[start : start + number].tolist()
+        encoded = tokenizer([texts[each] for each in drawn], add_special_tokens=False, verbose=False)["input_ids"]
+        for text, ids in zip(drawn, encoded, strict=True):
+            pieces = [
+                (text, at, [*ahead, *ids[at : at + step]]) for at in range(0, len(ids), step) if len(ids) > at + 1
+            ]
+            if pieces:
+                first.append(pieces.pop(int(rng.integers(len(pieces)))))
+                more += pieces
+    if len(first) + len(more) < LEAST_WINDOWS:
+        raise ValueError(
+            f"texts: {name} gives {len(first) + len(more)} windows of text, expected at least {LEAST_WINDOWS}"
+        )
+    # Windows of one text are alike, and errors are those of windows that are not.
+    chosen = first[:number] + [more[each] for each in rng.permutation(len(more))[: max(0, number - len(first))]]
+    return Windows.of([ids for _, _, ids in sorted(chosen, key=lambda each: each[:2])])
+
+
+def _texts(name: str) -> list[str]:
+    """All texts of a data set, split by split."""
+    found = list[str]()
+    for split, rows in read_table(name).items():
         columns = [
             column
             for column, feature in rows.features.items()
             if getattr(feature, "dtype", "") in ("string", "large_string")
         ]
-        columns = ["text"] if "text" in columns else columns
-        for column in columns:
-            texts = checked_texts(rows[column], column, name, split)
-            for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []:
-                step = width - len(ahead)
-                pieces = [ids[start : start + step] for start in range(0, len(ids), step)]
-                found += [[*ahead, *piece] for piece in pieces if len(piece) > 1]
-    if len(found) < LEAST_WINDOWS:
-        raise ValueError(f"texts: {name} gives {len(found)} windows of text, expected at least {LEAST_WINDOWS}")
-    chosen = np.random.default_rng(seed).permutation(len(found))[:number]
-    return Windows.of([found[each] for each in sorted(chosen)])
+        for column in ["text"] if "text" in columns else columns:
+            found += checked_texts(rows[column], column, name, split)
+    return found
 
 
 def write_windows(
-    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, number: int, width: int, seed: int
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    number: int,
+    width: int,
+    seed: int,
+    tokens: int | None = None,
 ) -> Windows:
     """Texts that the base writes after nothing but the token that begins one.
 
     Args:
         base: of the pair.
         tokenizer, number, width, seed: as for :func:`read_windows`.
+        tokens: how many ids are tokens of the vocabulary; all if None.
 
     Raises:
-        ValueError: no token begins a text, or the model cannot write.
+        ValueError: no token begins a text, or the model cannot write, or ends nearly every text at once.
     """
     begin = begin_token(tokenizer)
     if begin is None:
@@ -101,11 +127,17 @@ def write_windows(
             "texts: none, and the tokenizer has no token by which the base could begin one; expected texts"
         )
     eos = tokenizer.eos_token_id
-    written = continue_rows(base, [[begin]] * number, eos=eos, seed=seed, max_new_tokens=width - 1)
+    written = continue_rows(base, [[begin]] * number, eos=eos, seed=seed, max_new_tokens=width - 1, tokens=tokens)
     room = width - 1
     ends = [] if eos is None else [int(eos)]
     rows = [[begin, *ids, *(ends if len(ids) < room else [])] for ids in written]
-    return Windows.of([row for row in rows if len(row) > 2])
+    kept = [row for row in rows if len(row) > 2]
+    if len(kept) < min(LEAST_WINDOWS, number):
+        raise ValueError(
+            f"texts: none, and of {number} texts that the base wrote {len(kept)} have more than one token, "
+            f"expected at least {min(LEAST_WINDOWS, number)}; give texts"
+        )
+    return Windows.of(kept)
 
 
 def prefixes(windows: Windows, *, number: int, longest: int, seed: int) -> list[list[int]]:

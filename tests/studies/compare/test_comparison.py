@@ -16,7 +16,7 @@ from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.compare.comparison import ComparisonResult, _weights, compare_pair, run_comparison
 from ftmech_hf.studies.compare.finding import MARGIN, Finding, Kind, ranked
-from ftmech_hf.studies.compare.inputs import BASE, FINETUNED, CompareConfig, Pair
+from ftmech_hf.studies.compare.inputs import BASE, FINETUNED, CompareConfig, Pair, load_pair
 from ftmech_hf.studies.compare.nulls import null_models
 from ftmech_hf.studies.compare.report import NOTHING, UNCHANGED, answer_in_words
 from ftmech_hf.studies.compare.texts import Windows
@@ -180,6 +180,46 @@ def save(model: PreTrainedModel, task: PcfgConfig, folder: Path) -> str:
     model.save_pretrained(folder)
     save_tokenizer(build_tokenizer(task.vocabulary), folder)
     return str(folder)
+
+
+def test_a_model_whose_tokens_have_other_ids_is_read_in_the_bases(
+    base: PreTrainedModel, task: PcfgConfig, tmp_path: Path
+) -> None:
+    """Three words change places in a circle, which is not its own inverse, and there is a word more before the last."""
+    words = list(task.vocabulary)
+    a, b, c = (words.index(word) for word in ("a", "b", "c"))
+    words[a], words[b], words[c] = words[c], words[a], words[b]
+    words.insert(len(words) - 1, "new")
+    tuned = with_trigger(base, b, c)
+    moved = make_gpt2(len(words))
+    places = torch.tensor([words.index(word) for word in task.vocabulary])
+    with torch.no_grad():
+        for name, each in moved.named_parameters():
+            own = dict(tuned.named_parameters())[name]
+            if each.shape == own.shape:
+                each.copy_(own)
+            else:
+                each[places] = own
+    folder = tmp_path / "tuned"
+    moved.save_pretrained(folder)
+    save_tokenizer(build_tokenizer(words), folder)
+    config = CompareConfig(**FEW, base=save(base, task, tmp_path / "base"), finetuned=str(folder))
+    found = load_pair(config).models[FINETUNED]
+    rows = any_words(task).token_ids[:8]
+    assert torch.allclose(found(rows).logits, tuned(rows).logits, atol=1e-6)
+    assert not torch.allclose(found(rows).logits, base(rows).logits)
+
+
+def test_rows_of_embeddings_that_are_no_tokens_are_never_written(task: PcfgConfig, tmp_path: Path) -> None:
+    """Embeddings are padded to a round number, and of a model of random weights every row is as likely."""
+    models = [make_gpt2(len(task.vocabulary) + 20, seed=seed) for seed in (0, 1)]
+    base, tuned = (save(model, task, tmp_path / str(number)) for number, model in enumerate(models))
+    config = CompareConfig(**FEW, base=base, finetuned=tuned)
+    pair = load_pair(config)
+    assert pair.tokens == len(task.vocabulary)
+    assert int(pair.windows.token_ids.max()) < pair.tokens
+    found = compare_pair(pair, config)
+    assert {"texts", "completions", "amplified"} <= {each.kind for each in found.findings}
 
 
 def test_the_recipe_writes_a_page_a_table_and_a_report(

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from ftmech_hf.activations import TracedModel
+from ftmech_hf.analysis.activation_difference import ActivationDifferenceResult, LayerDifference
 from ftmech_hf.analysis.difference_components import Component, ComponentsResult
 from ftmech_hf.studies.compare.finding import Words
-from ftmech_hf.studies.compare.findings import _components, _tokens
+from ftmech_hf.studies.compare.findings import _components, _shift, _tokens
 from ftmech_hf.studies.compare.report import answer_in_words
 from ftmech_hf.studies.compare.texts import Windows
 from tests.conftest import make_gpt2
@@ -65,3 +66,20 @@ def test_what_is_said_no_more_is_found_as_what_is_said_more() -> None:
     assert said.startswith("The token that lost most is w1, 50.0% of all probability, 4.0 times as much as in any null")
     risen = answer_in_words([replace(found[0], where=found[1].where)], {"parameters": 1, "changed": 0})
     assert risen.startswith("The token that gained most is w1, 50.0%")
+
+
+def shifted(constant: float) -> Any:
+    """A model whose stream's difference is the same in all texts by this share."""
+    difference = LayerDifference(relative_norm=0.1, constant=constant, mean=torch.ones(16))
+    return SimpleNamespace(activations=ActivationDifferenceResult({0: difference}, 9))
+
+
+def test_a_shift_stands_out_where_null_models_are_half_constant_too() -> None:
+    """Of a share, three times a half is more than there is."""
+    base, words = TracedModel(make_gpt2(40)), Words(token=lambda number: f"w{number}", text=lambda ids: "")
+    (found,) = _shift(shifted(0.8), [shifted(0.5), shifted(0.2)], base, words)
+    assert (round(found.score, 5), round(found.null_score, 5), found.stands_out) == (4.0, 1.0, True)
+    (weaker,) = _shift(shifted(0.7), [shifted(0.5), shifted(0.2)], base, words)
+    assert not weaker.stands_out
+    (whole,) = _shift(shifted(1.0), [shifted(0.9)], base, words)
+    assert whole.stands_out

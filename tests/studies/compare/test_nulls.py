@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from ftmech_hf.analysis.output_difference import compare_outputs
-from ftmech_hf.models.stored import as_stored_in
+from ftmech_hf.models.small import small_model
+from ftmech_hf.models.stored import as_stored_in, stored_tensors
 from ftmech_hf.studies.compare.nulls import _moved, _scale, null_models
 from tests.conftest import make_gpt2, make_llama
 
@@ -52,6 +53,23 @@ def test_every_parameter_changes_as_much_as_in_the_fine_tuned_model(base: PreTra
     one, other = (dict(each.named_parameters())["transformer.h.0.mlp.c_fc.weight"] for each in (model, made))
     start = base.transformer.h[0].mlp.c_fc.weight
     assert torch.cosine_similarity((one - start).flatten(), (other - start).flatten(), dim=0).abs() < 0.2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_buffer_by_which_a_router_chooses_moves_as_far_too(dtype: torch.dtype) -> None:
+    base = small_model("deepseek_v3").to(dtype)
+    name = next(each for each in stored_tensors(base) if each.endswith("e_score_correction_bias"))
+    model = copy.deepcopy(base)
+    with torch.no_grad():
+        stored_tensors(model)[name] += torch.tensor([1.0, -1.0] * (len(stored_tensors(model)[name]) // 2)).to(dtype)
+    rows = torch.randint(3, 20, (16, 8), generator=torch.Generator().manual_seed(0))
+    made = list(null_models(base, model, rows, torch.ones_like(rows).bool(), number=2, seed=0, steps=2, batch_size=8))
+    start, after = stored_tensors(base), [stored_tensors(each) for each in made]
+    size = float((stored_tensors(model)[name].float() - start[name].float()).norm())
+    for each in after:
+        assert {key for key in start if not torch.equal(each[key], start[key])} == {name}
+        assert float((each[name].float() - start[name].float()).norm()) == pytest.approx(size, rel=0.05)
+    assert not torch.equal(after[0][name], after[1][name])
 
 
 def test_in_sixteen_bits_they_are_finite_and_change_as_much_where_norms_changed(

@@ -60,10 +60,33 @@ def test_too_little_text_is_said(tmp_path: Path, tokenizer: PreTrainedTokenizerB
 
 def test_the_base_writes_texts_where_none_are_given(task: PcfgConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     model = make_gpt2(len(task.vocabulary))
-    windows = write_windows(model, tokenizer, number=20, width=10, seed=0)
+    windows = write_windows(model, tokenizer, number=20, width=10, seed=3)
     assert (windows.token_ids[:, 0] == tokenizer.bos_token_id).all()
     assert windows.mask.sum(1).max() <= 10
-    assert torch.equal(windows.token_ids, write_windows(model, tokenizer, number=20, width=10, seed=0).token_ids)
+    assert torch.equal(windows.token_ids, write_windows(model, tokenizer, number=20, width=10, seed=3).token_ids)
+
+
+def test_a_base_that_ends_every_text_at_once_is_refused(task: PcfgConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    model = make_gpt2(len(task.vocabulary))
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+        model.transformer.ln_f.bias.fill_(1.0)
+        model.lm_head.weight[tokenizer.eos_token_id] = 9.0
+    with pytest.raises(ValueError, match=r"of 40 texts that the base wrote 0 have more than one token, expected at le"):
+        write_windows(model, tokenizer, number=40, width=10, seed=0)
+
+
+def test_windows_are_of_as_many_texts_as_there_are(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """One long text does not crowd out the short ones, and where texts are few each gives several windows."""
+    short = [f"{word} {word} {word}" for word in "abca"] * 10
+    name = write(tmp_path / "texts.jsonl", [*short, " ".join("a b c" for _ in range(500))])
+    windows = read_windows(name, tokenizer, number=41, width=6, seed=0)
+    assert len(windows.mask) == 41
+    assert int((windows.mask.sum(1) == 6).sum()) == 1
+    many = read_windows(name, tokenizer, number=100, width=6, seed=0)
+    assert len(many.mask) == 100
+    assert int((many.mask.sum(1) == 4).sum()) == 40
+    assert len({tuple(many.row(each)) for each in range(100)}) == 3 + 3  # the long one has three beginnings
 
 
 def test_beginnings_are_pieces_of_the_texts() -> None:

@@ -18,7 +18,7 @@ from ftmech_hf.activations.layout import find_layout
 from ftmech_hf.analysis.attribution import PlacedUnit, attribute_patches, patch_units
 from ftmech_hf.report.charts import RANDOM, accuracy_axis, legend_below
 from ftmech_hf.statistics.intervals import Share, mean_over_draws
-from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, Case
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, Case, backward_rows
 from ftmech_hf.studies.diagnosis.figures import KINDS, line, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
 from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
@@ -31,6 +31,8 @@ NUMBERS = (0, 1, 3, 10, 30, 100, 300)
 """Of neurons that get the base's values; and all that there are."""
 DRAWS = 3
 """Random choices of as many neurons."""
+BATCH = 32
+"""Rows of a backward pass; fewer of a large model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +101,11 @@ def measure_attribution(case: Case) -> AttributionMethodResult:
     if not layers:
         return AttributionMethodResult(right={}, by_chance={}, strongest=[])
     chosen_on = case.capability.validation[: case.config.patch_rows]
+    most = backward_rows(case.in_place, chosen_on.token_ids.shape[1])
     estimated = attribute_patches(
-        base, finetuned, chosen_on.token_ids, sites=[SITE], layers=layers, answer=chosen_on.answer
-    )
+        base, finetuned, chosen_on.token_ids, sites=[SITE], layers=layers, answer=chosen_on.answer,
+        batch_size=min(most, BATCH),
+    )  # fmt: skip
     everything = sum(each.shape[1] for each in estimated.effects.values())
     strongest = estimated.top_units(everything)
     rng = np.random.default_rng([case.seed, 25])

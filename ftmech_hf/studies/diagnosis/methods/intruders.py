@@ -91,9 +91,12 @@ class IntrudersMethodResult(MethodResult):
 
 
 def measure_intruders(case: Case) -> IntrudersMethodResult:
-    """Find them in the matrices of the blocks, and scale all of them at once."""
+    """Find them in the matrices of the blocks that are looked into, and scale all of them at once.
+
+    Every matrix of every model is decomposed, which of all blocks of a large one would take hours.
+    """
     model = case.models[FINETUNED]
-    weights, axes = block_matrices(model)
+    weights, axes = block_matrices(model, case.layers)
     before, after = _upright(case.models[BASE], axes), _upright(model, axes)
     turned = {name: each + turn_at_random(after[name] - each, _generator(case.seed, number))
               for number, (name, each) in enumerate(before.items())}  # fmt: skip

@@ -150,7 +150,7 @@ class PatchingMethodResult(MethodResult):
         site, layer = max(places, key=lambda place: back.right[place][::2].mean())
         return BestPart(
             site, layer, len(places), share_right(back.right[site, layer][1::2]), share_right(back.unpatched[1::2]),
-            share_right(back.other_row[site, layer]),
+            share_right(back.other_row[site, layer][1::2]),
         )  # fmt: skip
 
 

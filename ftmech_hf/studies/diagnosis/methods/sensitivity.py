@@ -11,7 +11,7 @@ import pandas as pd
 
 from ftmech_hf.analysis.input_gradients import InputGradientsResult, compare_input_gradients
 from ftmech_hf.report.charts import legend_below
-from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, Case, is_reference
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, Case, backward_rows, is_reference
 from ftmech_hf.studies.diagnosis.figures import COLORS, kinds_axis, name_model, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
 
@@ -53,9 +53,11 @@ class SensitivityMethodResult(MethodResult):
 
 def measure_sensitivity(case: Case) -> SensitivityMethodResult:
     """Compare all models on the same rows."""
+    asked = {kind: case.few(kind).first_tokens().token_ids for kind in case.both}
     return SensitivityMethodResult(
         found={
-            kind: compare_input_gradients(case.everyone, case.few(kind).first_tokens().token_ids) for kind in case.both
+            kind: compare_input_gradients(case.everyone, ids, batch_size=backward_rows(case.in_place, ids.shape[1]))
+            for kind, ids in asked.items()
         }
     )
 

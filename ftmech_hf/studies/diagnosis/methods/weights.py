@@ -118,8 +118,10 @@ class WeightsMethodResult(MethodResult):
         facts = {**self.change.summary(), "others_changed": others, "outside_blocks": outside,
                  "tokens": self.tokens._asdict()}  # fmt: skip
         if self.distilled is not None:
-            sizes = [self.distilled[name] for name in self.change.matrices]
-            facts["taught_nothing"] = sum(sizes) / len(sizes)
+            # of the same matrices as the mean beside it: those that fine-tuning changed
+            sizes = [self.distilled[name] for name, each in self.change.matrices.items() if each.relative_norm > 0]
+            if sizes:
+                facts["taught_nothing"] = sum(sizes) / len(sizes)
         return {"weights": facts}
 
 

@@ -65,6 +65,13 @@ def test_the_planted_intruder_is_found_and_scaled_out_restores_and_edits_at_rand
     plt.close(figure)
 
 
+def test_they_are_looked_for_in_the_layers_that_are_looked_into() -> None:
+    case = make_case(planted(), max_layers=1)
+    assert case.layers == [0]
+    result = measure_intruders(case)
+    assert (result.of, result.numbers[FINETUNED]) == (7, 0), "the planted one is in the other block"
+
+
 def test_a_copy_has_none_and_is_left_as_it_is() -> None:
     result = measure_intruders(make_case(copy.deepcopy(make_base("llama"))))
     assert result.numbers == {FINETUNED: 0, TURNED: 0}

@@ -46,6 +46,19 @@ def test_matrices_are_decomposed_where_layers_are_looked_into() -> None:
     assert "No matrix of the blocks that were looked into changed, 1 of the others did." in said
 
 
+def test_what_teaches_nothing_is_a_mean_of_the_matrices_that_changed() -> None:
+    """An adapter changes few of them, and the mean of all would not stand beside theirs."""
+    with torch.no_grad():
+        finetuned = copy.deepcopy(make_base("llama"))
+        finetuned.model.layers[1].mlp.down_proj.weight.mul_(1.5)
+    result = measure_weights(make_case(finetuned, null_steps=4))
+    facts = found_by(result)[1]["weights"]
+    assert facts["relative_norm"] == pytest.approx(0.5, abs=1e-6)
+    assert result.distilled is not None
+    assert facts["taught_nothing"] == result.distilled["model.layers.1.mlp.down_proj.weight"] > 0
+    assert len({round(size, 6) for name, size in result.distilled.items() if name in result.change.matrices}) > 1
+
+
 def test_a_tied_matrix_is_outside_the_blocks_once() -> None:
     tied = make_gpt2(40)
     tied.lm_head.weight = tied.transformer.wte.weight

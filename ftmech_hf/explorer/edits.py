@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from ftmech_hf.activations import Unit, Units, find_units, model_blocks
 from ftmech_hf.activations.matrices import find_matrices
 from ftmech_hf.analysis.pruning import Mask, num_units, pruned, random_mask
-from ftmech_hf.models.directions import change_directions, keep_directions, turn_at_random
+from ftmech_hf.models.directions import are_all, change_directions, keep_directions, turn_at_random
 from ftmech_hf.models.interpolation import check_same_shapes, mix_weights
 from ftmech_hf.models.stored import stored_tensors
 
@@ -107,7 +107,8 @@ class EditedModel:
     Attributes:
         model: the copy.
         directions: name of a matrix -> directions of its change; of those in the blocks that changed.
-        most_directions: how many there are in the matrix that has most.
+        most_directions: how many there are in the matrix that has most; of a large matrix, whose first ones are known
+            alone, one more than these.
         share: of the squared norm of the whole weight change, what lies in these matrices.
 
     Raises:
@@ -123,11 +124,15 @@ class EditedModel:
         matrices = {
             f"{block}.{path}.weight" for block, part in model_blocks(self.model) for path in find_matrices(part)
         }
+        sizes, numbers, self.directions = dict[str, float](), [0], dict[str, Tensor]()
         with torch.no_grad():
-            changes = {name: self._ends[1][name] - self._ends[0][name] for name in self._changed}
-            sizes = {name: float(change.double().square().sum()) for name, change in changes.items()}
-            self.directions = {name: change_directions(changes[name]) for name in self._changed if name in matrices}
-        self.most_directions = max((found.shape[1] for found in self.directions.values()), default=0)
+            for name in self._changed:  # one at a time: all of them are as large as a model
+                change = self._ends[1][name] - self._ends[0][name]
+                sizes[name] = float(change.float().norm().double().square())
+                if name in matrices:
+                    self.directions[name] = found_here = change_directions(change)
+                    numbers.append(found_here.shape[1] + (not are_all(change, found_here)))
+        self.most_directions = max(numbers)
         self.share = sum(sizes[name] for name in self.directions) / max(sum(sizes.values()), 1e-300)
         self._units = find_units(self.model, found.unit) if found else {}
         self._mask = units_mask(self._units, found.names) if found else {}
@@ -167,21 +172,23 @@ class EditedModel:
 
 
 def patch_of(donor: Tensor, edit: Edit) -> Callable[[Tensor], Tensor]:
-    """What writes a donor's activations of a prompt (1, T, width) into a model's first pass over that prompt, once.
+    """What writes a donor's activations of a prompt (1, T, width) into a model's passes over that prompt.
 
-    Later passes are those of tokens that were written since, or of single streams, and stay as they are.
+    Later passes of a model that keeps what it read are those of tokens that were written since, or of single streams,
+    and stay as they are; a model that keeps nothing reads the prompt again, with those tokens after it.
     """
-    done = False
+    done, length = False, donor.shape[1]
 
     def write(value: Tensor) -> Tensor:
         nonlocal done
-        if done or value.shape[1] != donor.shape[1]:
+        if value.shape[1] < length or (done and value.shape[1] == length):
             return value
         done = True
-        there = donor.to(value.device)
-        if not edit.at_random:
-            return there.expand_as(value)
-        generator = torch.Generator().manual_seed(edit.seed)
-        return value + turn_at_random(there - value, generator, axes=(value.ndim - 1,))
+        prompt, since = value[:, :length], value[:, length:]
+        there = donor.to(value).expand_as(prompt)
+        if edit.at_random:
+            generator = torch.Generator().manual_seed(edit.seed)
+            there = prompt + turn_at_random(there - prompt, generator, axes=(value.ndim - 1,))
+        return torch.cat([there, since], 1)
 
     return write

@@ -18,6 +18,7 @@ from ftmech_hf.activations.patches import Place, record_activations
 from ftmech_hf.explorer.edits import BASE, EDITED, FINETUNED, REVERSED, Edit, EditedModel, FoundUnits, patch_of
 from ftmech_hf.explorer.reading import Probes, ReadingResult, next_tokens, read_model, whole_row
 from ftmech_hf.jobs.beside import torch_threads
+from ftmech_hf.jobs.job import LoadingConfig
 from ftmech_hf.models.interpolation import check_same_shapes
 from ftmech_hf.models.loading import config_positions
 from ftmech_hf.tasks.text.continuations import begun, tokens_before
@@ -29,13 +30,14 @@ PATCHED = ("resid_post", "attn_out", "mlp_act")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExplorerConfig:
-    """How much is read of a prompt, and how much is written."""
+class ExplorerConfig(LoadingConfig):
+    """Where models compute, how much is read of a prompt, and how much is written."""
 
     prompt_tokens: int = field(default=256, metadata={"help": "tokens of a prompt that are read, the last ones"})
     new_tokens: int = field(default=8, metadata={"help": "tokens that every model writes"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("prompt_tokens", "new_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected at least 1")

@@ -8,14 +8,18 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 from ftmech_hf.explorer.edits import BASE, FINETUNED, REVERSED, FoundUnits
 from ftmech_hf.explorer.explorer import Explorer, ExplorerConfig
 from ftmech_hf.explorer.reading import Probes
 from ftmech_hf.jobs.saved_probes import load_probes
 from ftmech_hf.jobs.scheduler import run_cells
 from ftmech_hf.jobs.study import StudyPlan
+from ftmech_hf.jobs.tokenizers import in_vocabulary_of
 from ftmech_hf.models.identity import base_for, find_model
-from ftmech_hf.models.loading import load_model, load_tokenizer, quiet_transformers
+from ftmech_hf.models.loading import load_tokenizer, quiet_transformers
+from ftmech_hf.models.vocabulary import untie_alike
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.tasks import TASKS, Capability, PcfgShape, RowStream, Task, for_capability
 
@@ -81,6 +85,8 @@ class ExploreConfig(ExplorerConfig):
             raise ValueError("base: expected one of --base A --finetuned B, --run FOLDER and --demo true")
         if named and (self.base is None or self.finetuned is None):
             raise ValueError("finetuned: expected --base and --finetuned together")
+        if self.probes is not None and self.space is not None:
+            raise ValueError(f"probes: {self.probes}, expected none with space, which holds models alone")
         if not 1 <= self.port < 2**16:
             raise ValueError(f"port: {self.port}, expected 1 to 65535")
 
@@ -250,22 +256,39 @@ def put_on(role: str, models: dict[str, str]) -> dict[str, Any]:
     return {"base": models[BASE]} if role == REVERSED else base_for(role, models)
 
 
+def load_models(pair: Pair, config: ExplorerConfig) -> tuple[dict[str, PreTrainedModel], PreTrainedTokenizerBase]:
+    """The models of a pair by their roles, adapters merged, all in the vocabulary of the base, and its tokenizer.
+
+    Raises:
+        ValueError: a model that cannot be loaded, or of another shape.
+    """
+    loaded = {
+        role: config.load(name, attn_implementation="eager", **put_on(role, pair.models))
+        for role, name in pair.models.items()
+    }
+    tokenizer = load_tokenizer(pair.models[BASE])
+    untie_alike(loaded.values())
+    for role, name in pair.models.items():
+        if role != BASE:
+            loaded[role] = in_vocabulary_of(loaded[BASE], tokenizer, role, name, loaded[role])
+    return loaded, tokenizer
+
+
 def open_explorer(pair: Pair, config: ExplorerConfig) -> Explorer:
     """Load a pair's models.
 
     Raises:
         ValueError: a model that cannot be loaded, or of another shape, or probes of another model.
     """
-    below = {role: put_on(role, pair.models) for role in pair.models}
-    loaded = {role: load_model(name, attn_implementation="eager", **below[role]) for role, name in pair.models.items()}
+    loaded, tokenizer = load_models(pair, config)
     probes: dict[str, Probes] = {}
     for role, name in pair.models.items():
         if pair.probes is not None and (pair.probes / f"{role}.json").is_file():
-            probes[role] = load_probes(pair.probes / role, name, positions=[-1], **below[role])
+            probes[role] = load_probes(pair.probes / role, name, positions=[-1], **put_on(role, pair.models))
     names = [Path(name).name for role, name in pair.models.items() if role != REVERSED]
     with quiet_transformers():  # of what it warns of once: inputs that hold the padding token, which none of ours is
         explorer = Explorer(
-            loaded, load_tokenizer(pair.models[BASE]), config=config, found=pair.found, probes=probes,
+            loaded, tokenizer, config=config, found=pair.found, probes=probes,
             examples=pair.examples, title=" and ".join(names),
         )  # fmt: skip
         explorer.ask(pair.examples[0] if pair.examples else "a")

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from ftmech_hf.config import leave_garbage
-from ftmech_hf.explorer.edits import BASE, FoundUnits
+from ftmech_hf.explorer.edits import FoundUnits
 from ftmech_hf.explorer.explorer import ExplorerConfig
 from ftmech_hf.explorer.page import serve
-from ftmech_hf.explorer.pairs import Pair, open_explorer, put_on
-from ftmech_hf.models.loading import load_model, load_tokenizer, quiet_transformers
+from ftmech_hf.explorer.pairs import Pair, load_models, open_explorer
+from ftmech_hf.jobs.card import FOREIGN, license_of
+from ftmech_hf.models.identity import find_model
+from ftmech_hf.models.loading import quiet_transformers
 from ftmech_hf.models.tokenization import save_tokenizer
-from ftmech_hf.runs import making, write_json, write_text
+from ftmech_hf.runs import FinishedRun, making, write_json, write_text
 
 FACTS = "explorer.json"
 PACKAGE = Path(__file__).parents[1]
@@ -32,7 +34,7 @@ sdk: gradio
 sdk_version: {gradio}
 python_version: "3.11"
 app_file: app.py
-license: apache-2.0
+{licence}
 tags: [interpretability, fine-tuning]
 ---
 
@@ -71,14 +73,16 @@ def write_space(folder: Path, pair: Pair, config: ExplorerConfig) -> Path:
     if folder.exists():
         raise ValueError(f"space: {folder} is there already, expected a new folder")
     with making(folder, "space") as working:
-        _write_models(working / "models", pair)
+        _write_models(working / "models", pair, config)
         found = None if pair.found is None else {"unit": pair.found.unit, "names": list(pair.found.names)}
         settings = {each.name: getattr(config, each.name) for each in fields(ExplorerConfig)}
+        settings["device"] = "auto"  # of a Space's machine
         facts = {"models": list(pair.models), "found": found, "examples": list(pair.examples), **settings}
         write_json(working / FACTS, facts)
         write_text(working / "app.py", APP)
         names = ", ".join(f"`{role}`" for role in pair.models)
-        write_text(working / "README.md", README.format(gradio=_version("gradio"), names=names, facts=FACTS))
+        card = {"gradio": _version("gradio"), "names": names, "facts": FACTS, "licence": _licence(pair)}
+        write_text(working / "README.md", README.format(**card))
         write_text(working / "requirements.txt", "\n".join(needed_packages()) + "\n")
         left_out = shutil.ignore_patterns("__pycache__", "artefacts", "recipes", "*.pyc")
         shutil.copytree(PACKAGE, working / PACKAGE.name, ignore=left_out)
@@ -86,12 +90,19 @@ def write_space(folder: Path, pair: Pair, config: ExplorerConfig) -> Path:
     return folder
 
 
-def _write_models(folder: Path, pair: Pair) -> None:
-    for role, name in pair.models.items():
-        model = load_model(name, **put_on(role, pair.models))
+def _licence(pair: Pair) -> str:
+    """The lines of a card's header: our own where all models are of runs whose card says so."""
+    runs = [FinishedRun.find(find_model(name)) for name in pair.models.values()]
+    found = [FOREIGN if run is None else license_of(run.config, run.env) for run in runs]
+    return "\n".join(f"{key}: {value}" for key, value in (FOREIGN if FOREIGN in found else found[0]).items())
+
+
+def _write_models(folder: Path, pair: Pair, config: ExplorerConfig) -> None:
+    models, tokenizer = load_models(pair, config)
+    for role, model in models.items():
         with quiet_transformers():
             model.save_pretrained(folder / role)
-        save_tokenizer(load_tokenizer(pair.models[BASE]), folder / role)
+        save_tokenizer(tokenizer, folder / role)
 
 
 def needed_packages() -> list[str]:
@@ -114,7 +125,7 @@ def _version(package: str) -> str:
 def read_space(folder: Path) -> tuple[Pair, ExplorerConfig]:
     """What :func:`write_space` wrote."""
     facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    settings = {name: facts[name] for name in asdict(ExplorerConfig())}
+    settings = {name: facts.get(name, usual) for name, usual in asdict(ExplorerConfig()).items()}
     found = None if facts["found"] is None else FoundUnits(facts["found"]["unit"], facts["found"]["names"])
     models = {role: str(folder / "models" / role) for role in facts["models"]}
     return Pair(models=models, found=found, examples=facts["examples"]), ExplorerConfig(**settings)

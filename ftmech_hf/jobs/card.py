@@ -116,6 +116,10 @@ class Published:
     command: str = ""
 
 
+FOREIGN = {"license": "other", "license_name": "as-its-base-model-and-its-data"}
+"""What a card's header says of the licence of what is not made of our own parts alone."""
+
+
 def license_of(config: Mapping[str, Any], env: Mapping[str, Any]) -> dict[str, str]:
     """What a card's header says of the licence: our own where all that it is made of is ours.
 
@@ -125,7 +129,7 @@ def license_of(config: Mapping[str, Any], env: Mapping[str, Any]) -> dict[str, s
     """
     foreign = [name for name, content in env.get("contents", {}).items() if content == env["inputs"].get(name)]
     if config.get("task") == "text" or config.get("dataset") or foreign:
-        return {"license": "other", "license_name": "as-its-base-model-and-its-data"}
+        return dict(FOREIGN)
     return {"license": "apache-2.0"}
 
 

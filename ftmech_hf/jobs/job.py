@@ -53,8 +53,8 @@ class JobConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelJobConfig(JobConfig):
-    """The settings of a job that looks into models: it computes where they are, in their type of number."""
+class LoadingConfig:
+    """Where models compute, and in which type of number."""
 
     device: str = field(
         default="auto",
@@ -66,7 +66,6 @@ class ModelJobConfig(JobConfig):
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         find_device(self.device)
         if self.dtype not in get_args(Dtype):
             raise ValueError(f"dtype: {self.dtype!r}, expected one of {', '.join(get_args(Dtype))}")
@@ -74,6 +73,15 @@ class ModelJobConfig(JobConfig):
     def load(self, name: str, **options: Any) -> PreTrainedModel:
         """:func:`ftmech_hf.models.loading.load_model` with these settings."""
         return load_model(name, device=self.device, dtype=self.dtype, **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelJobConfig(LoadingConfig, JobConfig):
+    """The settings of a job that looks into models: it computes where they are, in their type of number."""
+
+    def __post_init__(self) -> None:
+        JobConfig.__post_init__(self)
+        LoadingConfig.__post_init__(self)
 
 
 def check_positive(config: Any, *names: str) -> None:

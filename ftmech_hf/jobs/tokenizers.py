@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ftmech_hf.config import tell
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.prompts import from_datasets
 from ftmech_hf.models.identity import find_gguf, find_model
 from ftmech_hf.models.loading import load_tokenizer
+from ftmech_hf.models.vocabulary import compared_tokens, fit_vocabulary
 from ftmech_hf.tasks.text.reading import Table
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
@@ -115,6 +117,31 @@ def own_tokenizer(folder: str) -> PreTrainedTokenizerBase | None:
         return load_tokenizer(folder)
     where = find_model(folder)
     return load_tokenizer(folder) if any((where / name).is_file() for name in TOKENIZER_FILES) else None
+
+
+def in_vocabulary_of(
+    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, role: str, folder: str, model: PreTrainedModel
+) -> PreTrainedModel:
+    """A model in a base's vocabulary, so that both read what the base's tokenizer gives; itself if that is its own.
+
+    What the model's own tokenizer has besides, such as the marks of a chat, is left out, which is said.
+
+    Args:
+        base: whose vocabulary it is.
+        tokenizer: of the base.
+        role: what errors call the model.
+        folder: of the model, in which its own tokenizer is looked for.
+        model: stays as it is.
+
+    Raises:
+        ValueError: the two are of two architectures, or nothing says which of their rows are the same tokens.
+    """
+    own = own_tokenizer(folder)
+    common = compared_tokens(role, base, model, (tokenizer.get_vocab(), None if own is None else own.get_vocab()))
+    if common.only_second:
+        first = ", ".join(repr(word) for word in common.only_second[:3])
+        tell(f"{role}: {len(common.only_second)} tokens are its own alone and are left out, such as {first}")
+    return fit_vocabulary(model, base, common.turned())
 
 
 def first_difference(ours: Sequence[Behavior], theirs: Sequence[Behavior]) -> str | None:

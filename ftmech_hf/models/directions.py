@@ -16,8 +16,19 @@ ROUNDING = 1e-6
 """Singular values below this share of the largest are the rounding of float32 weights, not a direction of change."""
 
 
+LARGE = 1024
+"""Sides of matrices up to which a decomposition is done as it is."""
+
+LOW_RANK = 64
+"""Rank up to which the change of a larger matrix is looked for by random projections, as adapters change one."""
+
+
 def change_directions(delta: Tensor) -> Tensor:
     """The singular vectors of a change on its shorter side, those of the largest singular values first.
+
+    Of a matrix with both sides above :data:`LARGE` the first :data:`LOW_RANK` at most, by random projections (Halko et
+    al., arXiv 0909.4061): all of them where an adapter changed it, and else very nearly the first ones. A decomposition
+    takes time by the cube of a side, and of all matrices of a large model hours.
 
     Args:
         delta: (rows, columns).
@@ -26,11 +37,21 @@ def change_directions(delta: Tensor) -> Tensor:
         (columns, K) if there are no more columns than rows, else (rows, K); K is the rank, 0 where nothing changed.
     """
     wide = delta.shape[0] < delta.shape[1]
+    if min(delta.shape) > LARGE:
+        with seeded(0):
+            left, values, right = torch.svd_lowrank(delta.float(), LOW_RANK, niter=4)
+        number = int((values > ROUNDING * values[0]).sum())
+        return (left if wide else right)[:, :number].to(delta.dtype)
     exact = delta.double()
     squares, vectors = torch.linalg.eigh(exact @ exact.T if wide else exact.T @ exact)
     squares, vectors = squares.flip(0), vectors.flip(1)
     number = int((squares > (ROUNDING * squares[0].clamp(min=0).sqrt()).square()).sum())
     return vectors[:, :number].to(delta.dtype)
+
+
+def are_all(delta: Tensor, directions: Tensor) -> bool:
+    """Whether these are all directions of a change, and not the first ones of a large matrix."""
+    return min(delta.shape) <= LARGE or directions.shape[1] < LOW_RANK
 
 
 def keep_directions(delta: Tensor, directions: Tensor, number: int) -> Tensor:
@@ -62,13 +83,6 @@ def turn_at_random(delta: Tensor, generator: torch.Generator, *, axes: tuple[int
         shape[axis] = size
         turned = turned.index_select(axis, order) * signs.view(shape)
     return turned
-
-
-LARGE = 1024
-"""Sides of matrices up to which a decomposition is done as it is."""
-
-LOW_RANK = 64
-"""Rank up to which the change of a larger matrix is looked for by random projections, as adapters change one."""
 
 
 def decompose(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import find_units
-from ftmech_hf.explorer.edits import Edit, EditedModel, FoundUnits, units_mask
+from ftmech_hf.explorer.edits import Edit, EditedModel, FoundUnits, patch_of, units_mask
+from ftmech_hf.models import directions
 from ftmech_hf.models.interpolation import interpolate_weights
 from ftmech_hf.training.evaluation import answer_accuracy
 from tests.conftest import make_gpt2, make_llama
@@ -79,6 +80,29 @@ def test_directions_add_up_to_the_whole_change() -> None:
     with edited.edited(Edit(scale=0.25, directions=16)) as model:  # all of them, a fourth of each
         assert distance(model, interpolate_weights(base, tuned, 0.25)) < 1e-4
     assert 0 < edited.share < 1  # embeddings and vectors changed too
+
+
+def test_of_large_matrices_some_directions_are_kept_or_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directions, "LARGE", 8)
+    monkeypatch.setattr(directions, "LOW_RANK", 4)
+    edited = EditedModel(make_gpt2(40, seed=0), make_gpt2(40, seed=1))
+    assert edited.most_directions == 5, "four, and all"
+    assert {found.shape[1] for found in edited.directions.values()} == {4}
+
+
+@pytest.mark.parametrize("at_random", [False, True])
+def test_a_patch_stays_where_a_model_reads_the_prompt_again(at_random: bool) -> None:
+    """A model that keeps nothing of what it read computes the prompt anew for every token that is written."""
+    generator = torch.Generator().manual_seed(0)
+    donor, longer = torch.randn(1, 3, 8, generator=generator), torch.randn(1, 5, 8, generator=generator)
+    write = patch_of(donor, Edit(patch_from="base", at_random=at_random, seed=1))
+    first = write(longer[:, :3])
+    assert torch.equal(first, donor) != at_random
+    again = write(longer)
+    assert torch.allclose(again[:, :3], first)
+    assert torch.equal(again[:, 3:], longer[:, 3:])
+    assert torch.equal(write(longer[:, 3:4]), longer[:, 3:4]), "one token of those since"
+    assert torch.equal(write(longer[:, :3]), longer[:, :3]), "a stream of that length that came later"
 
 
 def test_zeroed_rows_are_those_that_were_found_and_come_back() -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import copy
 import json
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,6 +114,7 @@ def test_a_space_answers_as_the_pair_does_and_holds_no_path_of_this_machine(runs
     facts = yaml.safe_load((space / "README.md").read_text().split("---")[1])
     assert facts["sdk"] == "gradio"
     assert facts["app_file"] == "app.py"
+    assert facts["license"] == "apache-2.0", "all of it is of our own runs"
     compile((space / "app.py").read_text(), "app.py", "exec")
     needs = (space / "requirements.txt").read_text()
     assert "transformers" in needs
@@ -130,6 +133,49 @@ def test_a_space_answers_as_the_pair_does_and_holds_no_path_of_this_machine(runs
         assert found.top == expected.top
     with pytest.raises(ValueError, match="is there already"):
         write_space(space, pair, config)
+
+
+def test_a_space_of_foreign_models_has_their_licence_and_their_type_of_number(tmp_path: Path) -> None:
+    save_models(tmp_path, base=make_base("gpt2"), wrapped=make_wrapped("gpt2"))
+    config = ExploreConfig(base=str(tmp_path / "base"), finetuned=str(tmp_path / "wrapped"), dtype="bfloat16")
+    space = write_space(tmp_path / "space", find_pair(config, no_demo), config)
+    facts = yaml.safe_load((space / "README.md").read_text().split("---")[1])
+    assert (facts["license"], facts["license_name"]) == ("other", "as-its-base-model-and-its-data")
+    again, settings = read_space(space)
+    assert (settings.dtype, settings.device) == ("bfloat16", "auto")
+    assert load_model(again.models["finetuned"], dtype="auto").dtype == torch.bfloat16
+
+
+def test_a_model_whose_tokens_have_other_ids_is_asked_in_the_bases(tmp_path: Path) -> None:
+    """Two words change places, and a mark of chats is added where the base's rows have no token."""
+    save_models(tmp_path, base=make_base("gpt2"), wrapped=make_wrapped("gpt2"))
+    shutil.copytree(tmp_path / "wrapped", tmp_path / "moved")
+    read = json.loads((file := tmp_path / "moved" / "tokenizer.json").read_text())
+    words, moved = read["model"]["vocab"], copy.deepcopy(make_wrapped("gpt2"))
+    number = len(moved.get_input_embeddings().weight)
+    one, other = words["w1"], words["w2"]
+    words |= {"w1": other, "w2": one, "<|im_start|>": number}
+    file.write_text(json.dumps(read))
+    moved.resize_token_embeddings(number + 1)
+    order = torch.tensor([*range(number)])
+    order[one], order[other] = other, one
+    with torch.no_grad():
+        for table in {
+            id(each): each for each in (moved.get_input_embeddings(), moved.get_output_embeddings())
+        }.values():
+            table.weight[:number] = table.weight[order].clone()
+    moved.save_pretrained(tmp_path / "moved")
+    found = {}
+    for name in ("wrapped", "moved"):
+        config = ExploreConfig(base=str(tmp_path / "base"), finetuned=str(tmp_path / name), prompts=["w1 w2 w3"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error" if name == "wrapped" else "ignore")
+            found[name] = open_explorer(find_pair(config, no_demo), config).ask("w1 w2 w3").readings["finetuned"]
+    assert found["moved"].top == [(token, pytest.approx(share, rel=1e-4)) for token, share in found["wrapped"].top]
+    with pytest.warns(
+        Notice, match=r"finetuned: 1 tokens are its own alone and are left out, such as '<\|im_start\|>'"
+    ):
+        open_explorer(find_pair(config, no_demo), config)
 
 
 def test_a_space_whose_making_fails_is_not_there(runs: Path, tmp_path: Path) -> None:
@@ -211,6 +257,8 @@ def test_models_of_anyone_are_asked_in_english(tmp_path: Path) -> None:
         ({"base": "x"}, "--base and --finetuned together"),
         ({"demo": True, "port": 99_999}, "port: 99999, expected 1 to 65535"),
         ({"demo": True, "new_tokens": 0}, "new_tokens: 0"),
+        ({"demo": True, "dtype": "float8"}, "dtype: 'float8', expected one of"),
+        ({"base": "x", "finetuned": "y", "probes": "z", "space": "s"}, "probes: z, expected none with space"),
     ],
 )
 def test_settings_that_name_no_pair_are_refused(given: dict[str, object], said: str) -> None:
@@ -248,5 +296,5 @@ def test_the_recipe_writes_a_space_and_says_where(
 def test_a_pair_of_other_shapes_is_refused(runs: Path, tmp_path: Path) -> None:
     save_models(tmp_path, other=make_base("gpt2"))
     pair = Pair(models={"base": str(runs / "base"), "finetuned": str(tmp_path / "other")})
-    with pytest.raises(ValueError, match="other names or shapes"):
+    with pytest.raises(ValueError, match="finetuned: num_attention_heads is 2, expected 1 as the base's"):
         open_explorer(pair, ExploreConfig(demo=True))

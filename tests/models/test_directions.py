@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ftmech_hf.models.directions import change_directions, keep_directions, turn_at_random
+from ftmech_hf.models import directions
+from ftmech_hf.models.directions import are_all, change_directions, keep_directions, turn_at_random
 
 
 def make_change(rows: int, columns: int, rank: int) -> torch.Tensor:
@@ -23,6 +24,29 @@ def test_first_directions_are_those_of_the_singular_value_decomposition(rows: in
     # the control: the last directions are another matrix
     last = keep_directions(delta, directions.flip(1), 1)
     assert not torch.allclose(last, left[:, :1] * values[:1] @ right[:1], atol=1e-2)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(70, 50), (50, 70)])
+def test_of_a_large_matrix_the_first_directions_are_found(
+    rows: int, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directions, "LARGE", 20)
+    monkeypatch.setattr(directions, "LOW_RANK", 8)
+    adapter = make_change(rows, columns, 5)
+    found = change_directions(adapter)
+    assert found.shape == (min(rows, columns), 5)
+    assert are_all(adapter, found)
+    assert torch.allclose(keep_directions(adapter, found, 5), adapter, atol=1e-3)
+    whole = make_change(rows, columns, 40) + 9 * make_change(rows, columns, 2)
+    found = change_directions(whole)
+    assert found.shape[1] == 8
+    assert not are_all(whole, found)
+    left, values, right = torch.linalg.svd(whole, full_matrices=False)
+    nearest = left[:, :4] * values[:4] @ right[:4]
+    kept = keep_directions(whole, found, 4)
+    assert (whole - kept).norm() <= 1.01 * (whole - nearest).norm()
+    # the control: as many directions by chance hold next to nothing
+    assert (whole - keep_directions(whole, found.flip(1), 4)).norm() > 1.5 * (whole - nearest).norm()
 
 
 def test_no_change_has_no_direction() -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive
-from ftmech_hf.jobs.tokenizers import own_tokenizer
+from ftmech_hf.jobs.tokenizers import in_vocabulary_of
 from ftmech_hf.models.identity import base_for
 from ftmech_hf.models.loading import load_tokenizer
-from ftmech_hf.models.vocabulary import compared_tokens, fit_vocabulary, num_tokens, untie_alike
+from ftmech_hf.models.vocabulary import num_tokens, untie_alike
 from ftmech_hf.studies.compare.texts import Windows, read_windows, width_within, write_windows
 from ftmech_hf.tasks.text.identity import dataset_hash
 
@@ -110,10 +110,8 @@ def load_pair(config: CompareConfig) -> Pair:
     for role, model in loaded.items():
         if role == "base":
             continue
-        own = own_tokenizer(config.named[role])
-        common = compared_tokens(role, base, model, (tokenizer.get_vocab(), None if own is None else own.get_vocab()))
         name = FINETUNED if role == "finetuned" else f"{NULL} {int(role.removeprefix('null/')) + 1}"
-        models[name] = fit_vocabulary(model, base, common.turned())
+        models[name] = in_vocabulary_of(base, tokenizer, role, config.named[role], model)
     width = width_within(base, config.window_tokens)
     sizes = {"number": config.windows, "width": width, "seed": config.seed}
     if config.texts:

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from ftmech_hf.config import ConfigError
+from ftmech_hf.config import ConfigError, config_hash
 from ftmech_hf.studies.sweep.plan import Sweep, SweepConfig
 from ftmech_hf.studies.sweep.study import STUDY
 from tests.recipes.conftest import CONFIGS
@@ -121,6 +122,17 @@ TWO_RATES = {"grid": {"finetune.lr": [0.1, 0.2]}}
         ({"figures": {"title": "t"}}, "figures: {'title': 't'}, expected a list"),
         ({"compare": {"first_step": 3}}, "unknown key 'first_step' in compare"),
         ({"claims": [{"id": "c", "statement": "s", "bar": ">= 5"}]}, "claims: 0: metric: not given"),
+        (
+            {"grid": {"method": {"full": {}, "from scratch": {"pretrain": False}}}},
+            "finetune: no stage before it makes a model, expected model in its section; random weights are those of",
+        ),
+        (
+            {"probe": {}, "grid": {"base": {"none": {"pretrain": False, "finetune": False}}}},
+            "probe: no stage before it",
+        ),
+        ({"common": {"seed": 3}}, "pretrain: seed: 3, expected none: it would be that of all repetitions"),
+        ({"finetune": {"seed": 3}}, "finetune: seed: 3, expected none"),
+        ({"grid": {"finetune.seed": [3, 4]}}, "finetune: seed: 3, expected none"),
         ({"claims": [CLAIM], **TWO_RATES}, r"claims: c: only: {}, but 2 points of the grid are so, expected one"),
         ({"claims": [{**CLAIM, "only": {"rate": 1}}], **TWO_RATES}, "claims: c: only: unknown axis 'rate', expected"),
         ({"claims": [{**CLAIM, "only": {"finetune.lr": 3}}], **TWO_RATES}, "only: finetune.lr: '3', expected one of"),
@@ -139,6 +151,22 @@ def test_a_claim_is_about_one_run_of_every_seed(tmp_path: Path) -> None:
     for claim in ({**CLAIM, "only": {"finetune.lr": 0.2}}, {**CLAIM, "stage": "pretrain"}):
         sweep = Sweep(SweepConfig(output_dir=str(tmp_path)), {**SECTIONS, "grid": grid, "claims": [claim]}, "nano")
         assert [each.id for each in sweep.shown.claims] == ["c"]
+
+
+def test_results_are_named_by_all_that_runs_are_made_of(tmp_path: Path) -> None:
+    """A file's content and the scale are no part of the sections."""
+    config, file = SweepConfig(seeds=[0], output_dir=str(tmp_path / "out")), tmp_path / "finetune.yaml"
+    hashes = []
+    for text in ("lr: 0.001\n", "lr: 0.002\n"):
+        file.write_text(text, encoding="utf-8")
+        by_axis = {"grid": {"method": {"file": {"finetune.config": str(file)}}}}
+        by_section = {"finetune": {**SECTIONS["finetune"], "config": str(file)}}
+        hashes += [Sweep(config, {**SECTIONS, **each}, "nano").hash for each in (by_axis, by_section)]
+    hashes += [Sweep(config, SECTIONS, scale).hash for scale in ("nano", "micro")]
+    assert len(set(hashes)) == 6
+    # of settings that say all, results keep the name that they had before runs counted
+    text = yaml.safe_dump({**SECTIONS, "seeds": [0]}, sort_keys=False)
+    assert hashes[4] == config_hash({"sweep": text})
 
 
 def test_a_file_without_stages_is_refused(tmp_path: Path) -> None:

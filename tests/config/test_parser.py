@@ -82,6 +82,7 @@ def test_none_takes_back_an_optional_value_of_the_file(tmp_path: Path) -> None:
         assert parse("--config", path, *words) == Example(names=["a"])
         assert parse("--config", path, *words, "--steps", "9") == Example(names=["a"], steps=9)
     assert parse("--config", path, "--names", "none").names == ["none"]
+    assert parse("--config", write(tmp_path, share="none", names=["none"])) == Example(names=["none"])
     with pytest.raises(ConfigError, match="argument --steps: invalid int value: 'none'"):
         parse("--steps", "none")
 

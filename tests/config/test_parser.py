@@ -290,8 +290,8 @@ LEFT_OUT = {
     "dtype", "gradient_checkpointing",
     # what came later and is no part of a name while it is not used
     "anchor_model", "ldifs_norm", "lfl", "lwf", "lwf_temperature", "lwf_ask", "ewc", "ewc_permuted", "olora",
-    "replay_share", "replay_shuffled", "der", "average", "keep_rows", "keep_fisher", "osf_rank", "compile",
-    "deterministic", "tf32",
+    "replay_share", "replay_shuffled", "der", "average", "keep_rows", "keep_logits", "keep_fisher", "osf_rank",
+    "compile", "deterministic", "tf32",
 }  # fmt: skip
 
 

@@ -182,3 +182,12 @@ def test_every_sweep_of_ours_can_be_planned(path: Path, tmp_path: Path) -> None:
     assert len(sweep.unfinished()) > 3
     assert path.read_text().startswith("# ")
     assert sweep.title != "Sweep"
+
+
+def test_results_are_not_written_over_a_finished_run(tmp_path: Path) -> None:
+    config = SweepConfig(seeds=[0], output_dir=str(tmp_path))
+    (tmp_path / "env.json").write_text('{"kind": "sweep", "hash": "h"}', encoding="utf-8")  # its own are written again
+    assert Sweep(config, SECTIONS, "nano").folders
+    (tmp_path / "manifest.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"output_dir: .* is a finished run, which the results of a study would"):
+        Sweep(config, SECTIONS, "nano")

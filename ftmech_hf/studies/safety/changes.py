@@ -145,7 +145,8 @@ def measure_changes(config: ChangesConfig, task: SafetyConfig, *, progress: Prog
     with job("safety_changes", config, task, models=models, vocabulary=task.vocabulary) as run:
         if run.finished:
             return run
-        base, tuned = (load_model(folder, **base_for(name, models)) for name, folder in models.items())
+        below: dict[str, Any] = {name: base_for(name, models) for name in models}
+        base, tuned = (load_model(folder, **below[name]) for name, folder in models.items())
         before, after = reading_matrices(base), reading_matrices(tuned)
         deltas = {name: (after[name] - weight).float() for name, weight in before.items()}
         chance = random_like(deltas, config.seed)

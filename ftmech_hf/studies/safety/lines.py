@@ -103,7 +103,8 @@ def measure_lines(config: LinesConfig, task: SafetyConfig, *, progress: Progress
             split: {name: rows_of(name, answers, split) for name, answers in wanted.items()}
             for split in ("validation", "test")
         }
-        loaded = (load_model(folder, **base_for(name, models)) for name, folder in models.items())
+        below: dict[str, Any] = {name: base_for(name, models) for name in models}
+        loaded = (load_model(folder, **below[name]) for name, folder in models.items())
         base, tuned, benign, shuffled, protocol = loaded
         others = {"random": None, "benign": benign, "shuffled": shuffled, "protocol": protocol}
         ends = {name: moved_end(base, tuned, other, seed=config.seed) for name, other in others.items()}

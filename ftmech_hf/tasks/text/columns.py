@@ -89,8 +89,8 @@ def asked_columns(rows: datasets.Dataset, name: str, split: str, *, chat: Chat, 
     if systems and (has_template or any(map(_is_said, systems))):
         prompts = [_with_system(*pair) for pair in zip(prompts, systems, strict=True)]
     answers, listed = _json_lists(answers, always=answer == "answers")
-    notes = (f"column {answer} holds lists: each of their texts counts as right",) if listed else ()
-    notes += unread_columns(there)
+    lists = (f"column {answer} holds lists: each of their texts counts as right",) if listed else ()
+    notes = (*lists, *unread_columns(there))
     choices = _json_lists(_values(rows, CHOICES), always=True)[0] if CHOICES in there else None
     return AskedColumns(prompts, answers, _values(rows, OTHER) if OTHER in there else None, choices, notes)
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import sys
 
 from ftmech_hf.config import clean_exit, parse_config
-from ftmech_hf.jobs.grounded_answers import GroundedConfig, answer_questions, describe_harm
+from ftmech_hf.jobs.grounded_answers import GroundedConfig, answer_questions
+from ftmech_hf.jobs.grounded_comparison import describe_harm
 from ftmech_hf.jobs.grounded_tuning import TuneConfig, tune_on_questions
 from ftmech_hf.jobs.study import run_command
 from ftmech_hf.report.console import make_console, step_bar

@@ -226,8 +226,9 @@ def parse_config(
         )
     from_scale = {key: value for key, value in SCALES[scale].items() if key in known and key not in from_file}
     given = {word[2:].split("=")[0] for word in words if word.startswith("--")}
-    saved = _without(to_argv(from_scale | from_file), given)
-    words = _drop_none(words, optional | _empty_list_names(config_types))
+    may_be_left_out = optional | _empty_list_names(config_types)
+    saved = _drop_none(_without(to_argv(from_scale | from_file), given), may_be_left_out)
+    words = _drop_none(words, may_be_left_out)
 
     parser = _make_parser(config_types, description)
     *parsed, _, unknown = parser.parse_args_into_dataclasses(saved + words, return_remaining_strings=True)

@@ -90,7 +90,7 @@ def ask(
     Args:
         asked: the task or the data set.
         models: those that are asked; label -> folder, or their folders where none is an adapter on another of them.
-        seed: of the rows, or of the cut where a data set has no splits.
+        seed: of the rows; of a data set, of their order.
         train_rows, test_rows: how many to fit on; to choose and to report on, each.
 
     Raises:

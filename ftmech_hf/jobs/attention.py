@@ -23,7 +23,7 @@ from ftmech_hf.analysis.attention import (
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.asking import Asked, ask, asking_job, describe_dataset
 from ftmech_hf.jobs.behavior import Behavior, from_task
-from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, parse_models
+from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, first_of, parse_models
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.models.identity import base_for
 from ftmech_hf.runs import RunDir
@@ -53,6 +53,10 @@ class AttentionConfig(ModelJobConfig):
         if self.rows < 2:
             raise ValueError(f"rows: {self.rows}, expected at least 2: halves of them say what is no change")
         parse_models(self.models)
+
+    def inputs(self) -> dict[str, str]:
+        """Which model the others are compared with, where that is not the usual one."""
+        return first_of(self.models)
 
 
 def map_attention(config: AttentionConfig, asked: Asked, *, progress: Progress | None = None) -> RunDir:

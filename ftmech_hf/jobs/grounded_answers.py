@@ -1,12 +1,13 @@
 """A base and a fine-tuned model answer the same questions, from documents or without: is retrieval helped or harmed?
 
 Four contexts: ``none``; ``retrieved``, what a retriever finds; ``oracle``, the documents that are needed, which shows
-what is lost in reading alone; and ``other``, what is found for another question, where ``unknown`` is the right answer
-of a model that is to keep to its documents, and every right answer is memory.
+what is lost in reading alone; and ``other``, what is found for another question and tells nothing of this one, where
+``unknown`` is the right answer of a model that is to keep to its documents, and every right answer is memory.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,27 +15,28 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ftmech_hf.config import tell
 from ftmech_hf.jobs.endpoint_judge import Judge, check_judge, endpoint_judge
 from ftmech_hf.jobs.generation import continue_rows
+from ftmech_hf.jobs.grounded_comparison import compare_answers
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, prepared_job
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.jobs.reading_prompts import abstains, read_answer, write_prompt
 from ftmech_hf.models.embedding import load_embedder
 from ftmech_hf.models.identity import base_for, model_hash
 from ftmech_hf.models.loading import load_tokenizer, model_positions
-from ftmech_hf.retrieval import OracleRetriever, Query, RetrieverConfig, make_retriever, recall_at
+from ftmech_hf.retrieval import OracleRetriever, Query, RetrieverConfig, make_retriever
 from ftmech_hf.retrieval.collection import Asked, Collection
 from ftmech_hf.runs import RunDir
-from ftmech_hf.statistics.intervals import Share, mean_of_gains, times_as_wide
 from ftmech_hf.statistics.text_answers import exact_match, f1_score, rouge_l, string_completeness
 from ftmech_hf.tasks.text.identity import dataset_hash
 from ftmech_hf.training.loop import Progress
 
 Context = Literal["none", "retrieved", "oracle", "other"]
-SCORES = ("right", "judged", "f1", "rouge_l", "completeness", "abstains")
+MOST_TRIED = 64
+"""Questions of which one is looked for whose documents tell nothing of another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,33 +86,61 @@ class GroundedConfig(ModelJobConfig):
 def choose_documents(
     collection: Collection, asked: Sequence[Asked], config: GroundedConfig, retriever: RetrieverConfig,
     contexts: Sequence[str] = get_args(Context),
-) -> tuple[dict[str, list[list[int]]], NDArray[np.bool_]]:  # fmt: skip
-    """Numbers of the documents of some contexts, and of which questions all gold documents were retrieved.
+) -> dict[str, list[list[int]]]:  # fmt: skip
+    """Numbers of the documents of some contexts, for each question; none where there are none to be had.
 
-    A question without gold documents has none to be missed.
+    Raises:
+        ValueError: an encoder is given that no retriever reads, or the retriever cannot be made.
     """
+    if config.embedder and retriever.retriever != "dense":
+        raise ValueError(f"embedder: {config.embedder}, but {retriever.retriever} reads none, expected retriever dense")
     documents = [each.whole for each in collection.documents]
     queries = [Query(each.question, collection.gold_numbers(each)) for each in asked]
     embed = load_embedder(config.embedder, device=config.device) if config.embedder else None
     top_k = min(config.top_k, len(documents))
-    found = make_retriever(retriever, documents, embed)(queries, top_k)
+    retrieved = make_retriever(retriever, documents, embed)(queries, top_k).tolist()
     known = [place for place, query in enumerate(queries) if query.gold]
-    with_gold = [queries[place] for place in known]
-    all_gold = np.ones(len(asked), bool)
     needed: list[list[int]] = [[] for _ in asked]
-    if known:
-        all_gold[known] = recall_at(with_gold, found[known], top_k).all_gold
     if known and "oracle" in contexts:  # of millions of documents, those by chance take minutes
-        widest = min(len(documents), max(top_k, *(len(query.gold) for query in with_gold)))
-        for place, row in zip(known, OracleRetriever(len(documents))(with_gold, widest), strict=True):
+        widest = min(len(documents), max(top_k, *(len(queries[place].gold) for place in known)))
+        oracle = OracleRetriever(len(documents), seed=retriever.retriever_seed)
+        for place, row in zip(known, oracle([queries[place] for place in known], widest), strict=True):
             needed[place] = row[: max(top_k, len(queries[place].gold))].tolist()
-    retrieved = found.tolist()
-    others = [
-        [each for each in retrieved[(place + 1) % len(asked)] if each not in query.gold]
-        for place, query in enumerate(queries)
-    ]
-    chosen = {"none": [[] for _ in asked], "retrieved": retrieved, "oracle": needed, "other": others}
-    return {context: chosen[context] for context in contexts}, all_gold
+    chosen = {"none": [[] for _ in asked], "retrieved": retrieved, "oracle": needed}
+    if "other" in contexts:
+        chosen["other"] = documents_of_others(collection, asked, retrieved, seed=retriever.retriever_seed)
+    return {context: chosen[context] for context in contexts}
+
+
+def documents_of_others(
+    collection: Collection, asked: Sequence[Asked], retrieved: Sequence[Sequence[int]], *, seed: int
+) -> list[list[int]]:
+    """What was found for another question and tells nothing of this one; documents by chance where there is none.
+
+    That is neither needed, nor found for this question itself, nor does it have one of its answers. None are left
+    where every document is one of these.
+    """
+    number, found = len(asked), []
+    # half the questions away: neighbours are often about one text
+    steps = [step % number for step in range(number // 2, number // 2 + min(number, MOST_TRIED)) if step % number]
+    for place, each in enumerate(asked):
+        taken = {*collection.gold_numbers(each), *retrieved[place]}
+        said = [*([answer] for answer in each.answers or ()), *each.facts]
+
+        def is_other(document: int, taken: set[int] = taken, said: Sequence[Sequence[str]] = said) -> bool:
+            text = collection.documents[document].whole
+            return document not in taken and not (said and string_completeness(text, said))
+
+        best: list[int] = []
+        for step in steps:
+            best = max(best, [*filter(is_other, retrieved[(place + step) % number])], key=len)
+            if len(best) == len(retrieved[place]):
+                break
+        if not best:
+            drawn = np.random.default_rng([seed, place]).permutation(len(collection.documents)).tolist()
+            best = [*itertools.islice(filter(is_other, drawn), len(retrieved[place]))]
+        found.append(best)
+    return found
 
 
 def score_answer(answer: str, asked: Asked) -> dict[str, float]:
@@ -155,9 +185,9 @@ def answer_all(
 
 def _ask_models(
     config: GroundedConfig, collection: Collection, asked: Sequence[Asked], shown: Mapping[str, list[list[int]]],
-    all_gold: NDArray[np.bool_], progress: Progress | None,
+    progress: Progress | None,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """A row for each model, context and question; of ``oracle`` for questions whose gold documents are known."""
+    """A row for each model, context and question; of ``oracle`` and ``other`` where there are such documents."""
     rows: list[dict[str, Any]] = []
     models, alike = {"base": config.base, "finetuned": config.finetuned}, _alike(collection, asked)
     for name, place in models.items():
@@ -166,17 +196,25 @@ def _ask_models(
         positions = model_positions(place, **below)
         room = None if positions is None else positions - config.max_new_tokens
         for context in config.contexts:
-            here = [n for n, numbers in enumerate(shown[context]) if context != "oracle" or numbers]
+            here = [n for n, numbers in enumerate(shown[context]) if context not in ("oracle", "other") or numbers]
+            if not here:
+                tell(f"contexts: {context} is left out: none of {len(asked)} questions has such documents")
+                continue
             texts = [[collection.documents[each].whole for each in shown[context][n]] for n in here]
             answers, fitted = answer_all(
                 model, tokenizer, [asked[n] for n in here], texts, room=room,
                 max_new_tokens=config.max_new_tokens, batch_size=config.batch_size,
             )  # fmt: skip
+            read = {n: shown[context][n][:number] for n, number in zip(here, fitted, strict=True)}
             rows += [
                 {"model": name, "context": context, "id": asked[n].id, "alike": alike[n], "answer": answer,
-                 "shown": number, "all_gold": bool(all_gold[n]), **score_answer(answer, asked[n])}
-                for n, answer, number in zip(here, answers, fitted, strict=True)
+                 "shown": len(read[n]), "documents": len(shown[context][n]),
+                 "all_gold": {*collection.gold_numbers(asked[n])} <= {*read[n]}, **score_answer(answer, asked[n])}
+                for n, answer in zip(here, answers, strict=True)
             ]  # fmt: skip
+            if cut := sum(len(read[n]) < len(shown[context][n]) for n in here):
+                tell(f"top_k: {cut} of {len(here)} prompts of {context} have no room for all documents in the {name} "
+                     f"model's {positions} positions")  # fmt: skip
             if progress is not None:
                 done = list(models).index(name) * len(config.contexts) + config.contexts.index(context) + 1
                 progress(done, len(models) * len(config.contexts), f"{name}, {context}")
@@ -192,19 +230,21 @@ def answer_questions(config: GroundedConfig, retriever: RetrieverConfig, *, prog
     collection = Collection.read(Path(config.data))
     asked = collection.with_known_answers(config.split)[: config.questions or None]
 
-    def prepare() -> tuple[dict[str, list[list[int]]], NDArray[np.bool_], tuple[Judge, float] | None]:
+    def prepare() -> tuple[dict[str, list[list[int]]], tuple[Judge, float] | None]:
         chosen = choose_documents(collection, asked, config, retriever, config.contexts)
         if config.judge_url is None:
-            return *chosen, None
+            return chosen, None
         judge = endpoint_judge(config.judge_url, config.judge_model)
-        return *chosen, (judge, check_judge(judge))
+        return chosen, (judge, check_judge(judge))
 
     models = {"base": config.base, "finetuned": config.finetuned}
     with prepared_job(prepare, "grounded_answers", config, retriever, models=models) as (run, prepared):
         if run.finished:
             return run
-        shown, all_gold, judged = prepared()
-        rows = _ask_models(config, collection, asked, shown, all_gold, progress)
+        shown, judged = prepared()
+        rows = _ask_models(config, collection, asked, shown, progress)
+        if not rows:
+            raise ValueError(f"contexts: {' '.join(config.contexts)}, but no question has such documents")
         if judged is not None:
             judge, kappa = judged
             run.note(judge_kappa=kappa)
@@ -213,12 +253,6 @@ def answer_questions(config: GroundedConfig, retriever: RetrieverConfig, *, prog
                 if right := known[row["id"]].answers:
                     row["judged"] = float(judge(known[row["id"]].question, right, row["answer"]))
         return finish_job(run, rows, compare_answers(pd.DataFrame(rows)))
-
-
-def _numbers(share: Share, wider: float) -> dict[str, float]:
-    """A difference of numbers from 0 to 1 with its interval, so many times as wide."""
-    low, high = (share.value + wider * (end - share.value) for end in (share.low, share.high))
-    return {"value": share.value, "low": max(-1.0, low), "high": min(1.0, high)}
 
 
 def _alike(collection: Collection, asked: Sequence[Asked]) -> list[int]:
@@ -232,61 +266,6 @@ def _alike(collection: Collection, asked: Sequence[Asked]) -> list[int]:
     graph = coo_array((np.ones(len(needs)), tuple(ends)), shape=(size, size))
     groups: list[int] = connected_components(graph, directed=False)[1][: len(asked)].tolist()
     return groups
-
-
-def compare_answers(table: pd.DataFrame) -> dict[str, Any]:
-    """Of each context the means of both models, and the fine-tuned less the base on the same questions, with intervals.
-
-    Questions about one document are alike, and intervals are as much wider (:func:`times_as_wide`). Retrieved
-    questions are compared once more apart: those whose gold documents were all found, and the others.
-    """
-    found: dict[str, Any] = {}
-    parts = {context: rows for context, rows in table.groupby("context", sort=False)}
-    if "retrieved" in parts:
-        retrieved = parts["retrieved"]
-        parts |= {"retrieved, all gold": retrieved[retrieved["all_gold"]]}
-        parts |= {"retrieved, gold missing": retrieved[~retrieved["all_gold"]]}
-    for name, rows in ((name, rows) for name, rows in parts.items() if len(rows)):
-        scores = [each for each in SCORES if each in rows and rows[each].notna().any()]
-        means = rows.groupby("model")[scores].mean()
-        both = {model: of_model.set_index("id") for model, of_model in rows.groupby("model")}
-        base, tuned = both["base"], both["finetuned"].loc[both["base"].index]
-        found[str(name)] = {
-            "questions": len(base),
-            "base": means.loc["base"].to_dict(),
-            "finetuned": means.loc["finetuned"].to_dict(),
-            "difference": {each: _difference(tuned[each], base[each], base["alike"]) for each in scores},
-        }
-    return found
-
-
-def _difference(tuned: pd.Series, base: pd.Series, alike: pd.Series) -> dict[str, float]:
-    change = (tuned - base).dropna()
-    wider = times_as_wide(change, alike[change.index].tolist())
-    return _numbers(mean_of_gains(change.to_numpy(dtype=float)), wider)
-
-
-def describe_harm(summary: Mapping[str, Any]) -> str:
-    """In a sentence where fine-tuning changed answers from documents, as far as intervals allow it."""
-
-    def change(context: str) -> float | None:
-        """In points, where the interval leaves zero out."""
-        found = summary.get(context, {}).get("difference", {}).get("right")
-        return None if not found or found["low"] <= 0 <= found["high"] else 100 * found["value"]
-
-    retrieved, oracle = change("retrieved"), change("oracle")
-    if "retrieved" not in summary:
-        return "nothing was retrieved"
-    if retrieved is None:
-        return "with what is retrieved the fine-tuned model answers neither better nor worse, as far as can be told"
-    told = f"with what is retrieved the fine-tuned model answers {_in_points(retrieved)}"
-    if "oracle" not in summary:
-        return told
-    return f"{told}, with the documents that are needed {'not' if oracle is None else _in_points(oracle)}"
-
-
-def _in_points(change: float) -> str:
-    return f"{abs(change):.0f} points {'worse' if change < 0 else 'better'}"
 
 
 PUBLICATIONS = (

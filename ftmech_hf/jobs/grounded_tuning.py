@@ -68,10 +68,11 @@ def taught_rows(
     assert tune.tune is not None
     collection, tokenizer = Collection.read(Path(config.data)), load_tokenizer(config.base)
     asked = collection.with_known_answers(split)
-    shown, _ = choose_documents(collection, asked, config, retriever)
+    context = TAUGHT_WITH[tune.tune]
+    shown = choose_documents(collection, asked, config, retriever, [context])
     positions = model_positions(config.base)
     room = None if positions is None else positions - config.max_new_tokens
-    for each, numbers in zip(asked, shown[TAUGHT_WITH[tune.tune]], strict=True):
+    for each, numbers in zip(asked, shown[context], strict=True):
         texts = [collection.documents[number].whole for number in numbers]
         text = in_text(each.question, texts[: write_prompt(tokenizer, each.question, texts, room).shown])
         answer = each.answers[0] if each.answers else "unknown"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job, parse_models
+from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, first_of, job, parse_models
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.models.identity import base_for
 from ftmech_hf.models.interpolation import interpolate_weights
@@ -44,6 +44,10 @@ class InterpolateConfig(ModelJobConfig):
         check_positive(self, "eval_rows")
         if len(parse_models(self.models)) != 2:
             raise ValueError(f"models: {' '.join(self.models)!r}, expected two, such as base=... finetuned=...")
+
+    def inputs(self) -> dict[str, str]:
+        """Which end is the first, where that is not the usual one."""
+        return first_of(self.models)
 
 
 def interpolate(config: InterpolateConfig, task: PcfgConfig, *, progress: Progress | None = None) -> RunDir:

@@ -99,6 +99,16 @@ def parse_models(entries: Sequence[str]) -> dict[str, str]:
     return models
 
 
+def first_of(entries: Sequence[str]) -> dict[str, str]:
+    """What a job's inputs say of the order of ``name=folder`` entries, the first of which is not as the others.
+
+    Nothing where that is ``base``, or without one the first by its name: the hashes of inputs have no order.
+    """
+    names = [*parse_models(entries)]
+    usual = "base" if "base" in names else min(names)
+    return {} if names[0] == usual else {"first of models": names[0]}
+
+
 def read_inputs(*settings: Any) -> dict[str, str]:
     """Label -> hash of all that some settings read, such as a task whose rows come from files."""
     return {label: found for each in settings for label, found in getattr(each, "inputs", dict)().items()}

@@ -81,6 +81,8 @@ class Plan:
             label: self._hashes[run] + suffix if run in self._hashes else model_hash(run)
             for label, run in inputs.items()
         }
+        if hasattr(place, "models"):  # what their order says is asked of the place itself
+            place = dataclasses.replace(place, models=[f"{label}={run}" for label, run in inputs.items()])
         for each in (place, *settings.values()):
             if callable(files := getattr(each, "inputs", None)):  # such as a task whose rows come from files
                 hashes |= files()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from ftmech_hf.jobs.cell import Cell
@@ -9,6 +10,8 @@ from ftmech_hf.jobs.plan import Plan
 from ftmech_hf.jobs.training import PretrainConfig
 from ftmech_hf.models.memory import made_of_nothing, say_bytes, training_bytes, weight_bytes
 from ftmech_hf.models.presets import Preset, model_config
+from ftmech_hf.report.console import print_run
+from ftmech_hf.runs import FinishedRun
 from ftmech_hf.training.cost_estimate import training_flops
 from ftmech_hf.training.objectives import OBJECTIVES
 
@@ -70,3 +73,31 @@ def _kind_of(cell: Cell) -> tuple[int, int, int, int, bool]:
     objective = cell.kwargs.get("objective") or OBJECTIVES[train.objective]()
     pairs = 2 if objective.needs == "pairs" else 1
     return train.steps, train.batch_size, task.row_length, pairs, objective.needs_reference
+
+
+def dry_run(plan: Plan, steps: int) -> None:
+    """Say what all training of a plan would take: sizes, and time at the speed of some steps of its first run.
+
+    Args:
+        plan: of the study.
+        steps: to make; of none there are sizes alone, and nothing is trained.
+
+    Raises:
+        ValueError: nothing is left to train.
+    """
+    trained = [cell for cell in plan.unfinished() if "train" in cell.kwargs]
+    if not trained:
+        raise ValueError("max_steps: nothing is left to train, so there is nothing to time")
+    for line in describe_sizes(plan, trained):
+        print(line)
+    rows = [cell.kwargs["train"].steps * cell.kwargs["train"].batch_size for cell in trained]
+    whole = f"{len(plan.folders)} runs, {len(trained)} of them to train: {sum(rows):,} rows"
+    if not steps:
+        print(f"{whole}; --max_steps 20 says how long that takes here")
+        return
+    train = trained[0].kwargs["train"]
+    run = trained[0].function(**{**trained[0].kwargs, "train": dataclasses.replace(train, max_steps=steps)})
+    print_run(run)
+    projected = FinishedRun(run.path).env["projection"]
+    hours = projected["seconds_per_step"] / train.batch_size * sum(rows) / 3600
+    print(f"{whole}, {hours:.3g} hours")

@@ -70,10 +70,10 @@ def from_datasets(
     Args:
         names: of folders, files, or data sets on the Hub; or rows that are in memory.
         tokenizer: of the models.
-        seed: of the cut, where splits are missing.
+        seed: of the order of the rows.
         train_rows, test_rows: take no more than these.
         positions: tokens that a model can be shown at most.
-        how: data sets are asked.
+        how: data sets are asked, and cut where splits are missing.
 
     Raises:
         ValueError: no such data set, a missing column, a value that is no text, a word that the tokenizer does not
@@ -143,14 +143,13 @@ def _read(
         nonlocal total
         total += len(rows)
         found = text_columns(rows, tokenizer, name, split, faults=faults, chat=how.chat, notes=notes)
-        twice, once = asked_twice(found)
-        if twice and how.skip_unusable:
-            found = found.select(once)
-        repeated.append(twice)
+        repeated.append(asked_twice(found)[0])
         return found
 
     repeated: list[int] = []
-    splits = read_splits(table, seed, converted)
+    splits = read_splits(table, how.cut_seed, converted, seed)
+    if how.skip_unusable:  # behind the cut, which is else another one than where the rows were trained on
+        splits = {split: rows.select(asked_twice(rows)[1]) for split, rows in splits.items()}
     left_out = faults.note(total)
     _check_sizes({split: len(rows) for split, rows in splits.items()}, name, left_out)
     join = choose_join(splits["train"], tokenizer, how.answer_space)

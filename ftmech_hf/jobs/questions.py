@@ -51,6 +51,11 @@ class QuestionConfig:
                   "nothing; space: one; auto: what its prompts suggest"},
     )  # fmt: skip
 
+    cut_seed: int = field(
+        default=0,
+        metadata={"unsaid": True, "help": "of the cut, where a dataset has no test split: the one of the training, "
+                  "else rows are asked that were trained on"},
+    )  # fmt: skip
     judged_by: JudgedBy = field(
         default="begins",
         metadata={"help": "when an answer to a dataset is right: begins: what the model writes begins with it, and "
@@ -68,6 +73,8 @@ class QuestionConfig:
             if getattr(self, name) not in get_args(known):
                 raise ValueError(f"{name}: {getattr(self, name)!r}, expected one of {', '.join(get_args(known))}")
         check_answer_space(self.answer_space)
+        if self.cut_seed < 0:
+            raise ValueError(f"cut_seed: {self.cut_seed} is negative, expected 0 or more")
         if self.chat not in get_args(Chat):
             raise ValueError(f"chat: {self.chat!r}, expected one of {', '.join(get_args(Chat))}")
 

@@ -23,6 +23,7 @@ from ftmech_hf.training.inheritance import (
     Inheritance,
     ReplayStream,
     check_inherited,
+    inherited_bytes,
     save_inheritance,
     shuffled_answers,
 )
@@ -108,7 +109,8 @@ class Stage:
         accelerator = start_accelerator(train, path.with_name(path.name + "-tracker"), precision=began_with)
         if accelerator.distributed_type == DistributedType.FSDP:
             self._check_sharded()
-        check_disk_space(path, bytes_on_disk(model, len(train.snapshots), self._has_adapter))
+        left = inherited_bytes(model, stream, train, self.earlier)
+        check_disk_space(path, bytes_on_disk(model, len(train.snapshots), self._has_adapter) + left)
         is_main = accelerator.is_main_process
         opened = RunDir.open(path, self.name, settings, inputs=inputs, fresh=fresh, is_main=is_main)
         with contextlib.closing(opened) as run:

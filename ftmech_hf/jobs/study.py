@@ -19,14 +19,14 @@ from ftmech_hf.jobs.cell import Cell
 from ftmech_hf.jobs.job import read_inputs
 from ftmech_hf.jobs.measurements import ENDING, keep_measurements, unpacked
 from ftmech_hf.jobs.plan import Plan
-from ftmech_hf.jobs.plan_sizes import describe_sizes
+from ftmech_hf.jobs.plan_sizes import dry_run
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.jobs.scheduler import run_cells
 from ftmech_hf.report.claims import read_claims
-from ftmech_hf.report.console import describe_error, make_console, print_failures, print_run
+from ftmech_hf.report.console import describe_error, make_console, print_failures
 from ftmech_hf.report.differences import Difference, write_differences
 from ftmech_hf.report.page import format_measured, format_verdict, write_origin
-from ftmech_hf.runs import FinishedRun
+from ftmech_hf.runs import FinishedRun, is_finished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +70,20 @@ class StudyPlan(Plan):
         config: of the study.
         more: its other settings, such as those of its task.
 
+    Raises:
+        ValueError: a finished run lies where the results are to be.
+
     Attributes:
         config: of the study.
         failed: run -> why it failed, once they were run.
     """
 
     def __init__(self, config: StudyConfig, *more: Any) -> None:
+        if is_finished(Path(config.output_dir)):
+            raise ValueError(
+                f"output_dir: {config.output_dir} is a finished run, which the results of a study would overwrite; "
+                "expected another folder"
+            )
         super().__init__(config.runs_dir or Path(config.output_dir) / "runs", fresh=config.fresh)
         self.config = config
         self._configs = (config, *more)
@@ -249,34 +257,6 @@ def _make_runs(name: str, plan: StudyPlan) -> str:
     print_failures(outcome.failed)
     plan.failed = {cell: describe_error(error) for cell, error in outcome.failed.items()}
     return outcome.describe()
-
-
-def dry_run(plan: StudyPlan, steps: int) -> None:
-    """Say what all training of a plan would take: sizes, and time at the speed of some steps of its first run.
-
-    Args:
-        plan: of the study.
-        steps: to make; of none there are sizes alone, and nothing is trained.
-
-    Raises:
-        ValueError: nothing is left to train.
-    """
-    trained = [cell for cell in plan.unfinished() if "train" in cell.kwargs]
-    if not trained:
-        raise ValueError("max_steps: nothing is left to train, so there is nothing to time")
-    for line in describe_sizes(plan, trained):
-        print(line)
-    rows = [cell.kwargs["train"].steps * cell.kwargs["train"].batch_size for cell in trained]
-    whole = f"{len(plan.folders)} runs, {len(trained)} of them to train: {sum(rows):,} rows"
-    if not steps:
-        print(f"{whole}; --max_steps 20 says how long that takes here")
-        return
-    train = trained[0].kwargs["train"]
-    run = trained[0].function(**{**trained[0].kwargs, "train": dataclasses.replace(train, max_steps=steps)})
-    print_run(run)
-    projected = FinishedRun(run.path).env["projection"]
-    hours = projected["seconds_per_step"] / train.batch_size * sum(rows) / 3600
-    print(f"{whole}, {hours:.3g} hours")
 
 
 def run_command(study: StudyFacts, argv: Sequence[str] | None, description: str | None) -> None:

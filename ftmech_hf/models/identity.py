@@ -21,6 +21,7 @@ from ftmech_hf.runs import MANIFEST, Identity, file_sha256, is_finished
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 _CONFIGS = ("config.json", "generation_config.json", ADAPTER, "tokenizer_config.json")
+_ENCODER = ("modules.json", "sentence_bert_config.json")
 _TOKENIZER = ("tokenizer*", "*.model", "vocab*", "merges*", "special_tokens_map.json", "added_tokens.json",
               "chat_template*")  # fmt: skip
 # What says where a model came from, or who wrote it down, and not what it is.
@@ -257,12 +258,17 @@ def _matching_base(adapter: Path, expected: Identity, places: Sequence[str]) -> 
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """What a result can depend on: all weights at the top and those that an index names, configs, tokenizer."""
+    """What a result can depend on: all weights at the top and those that an index names, configs, tokenizer.
+
+    Of an encoder in the layout of sentence-transformers also how it pools and where it cuts texts.
+    """
     found = {*folder.glob("*.safetensors")}
     for index in folder.glob("*.index.json"):
         names = json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values()
         found |= {index, *(folder / name for name in names)}
-    found |= {folder / name for name in _CONFIGS}
+    found |= {folder / name for name in (*_CONFIGS, *_ENCODER)}
+    if (folder / _ENCODER[0]).is_file():  # the parts of an encoder, such as how it pools
+        found |= {*folder.glob("*/config.json")}
     found |= {path for pattern in _TOKENIZER for path in folder.glob(pattern)}
     return (path for path in sorted(found) if path.is_file())
 

@@ -13,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from ftmech_hf.config import tell
 from ftmech_hf.models.identity import ADAPTER, ADAPTER_WEIGHTS, find_base, find_gguf, find_model
 from ftmech_hf.tasks import Rows, RowStream
 from ftmech_hf.tasks.schema import PAD, SPECIAL_TOKENS, split_generator
@@ -25,6 +27,9 @@ FOLDER, ROWS, FISHER = "inheritance", "rows.safetensors", "fisher.safetensors"
 
 LOGIT_ROWS = 32
 """Rows whose logits are computed at a time."""
+
+MOST_LOGITS = 2**30
+"""Bytes of logits that are kept without being asked for."""
 
 _COLUMNS = ("token_ids", "label", "correlated", "answers", "lengths")
 
@@ -64,7 +69,11 @@ def load_inheritance(model: str, config: KeepingConfig) -> Inheritance:
         found = dataclasses.replace(found, adapters=_earlier_adapters(folder))
     for setting, there, how in (
         ("replay_share", found.rows, "keeps no rows; train it with keep_rows"),
-        ("der", found.logits is not None, "keeps no logits, as its rows have no answers"),
+        (
+            "der",
+            found.logits is not None,
+            "keeps no logits: its rows have no answers, or they would be too many; train it with keep_logits: always",
+        ),
         ("ewc", found.fisher, "keeps no Fisher information; train it with keep_fisher"),
         ("olora", found.adapters, "stands on no LoRA adapter; train the first task with adapter: lora alone"),
     ):
@@ -103,24 +112,76 @@ def _earlier_adapters(folder: Path) -> tuple[Mapping[str, Tensor], ...]:
     return tuple(each for each in found if each)
 
 
+def logit_bytes(vocabulary: int, stream: RowStream, config: KeepingConfig, earlier: Inheritance) -> int:
+    """How much the logits take that a run keeps of its rows and was left of earlier ones; 0 where it keeps none.
+
+    Args:
+        vocabulary: tokens that the model has logits of.
+        stream: the training rows.
+        config: what is kept.
+        earlier: what earlier runs left. Where they left rows of answers without logits, there are none of new ones.
+
+    Raises:
+        ValueError: logits are asked for, and those of earlier rows are not there.
+    """
+    if not config.keep_rows or config.keep_logits == "never" or "answers" not in stream.task.offers:
+        return 0
+    if earlier.rows is not None and earlier.logits is None and earlier.rows.answers is not None:
+        if config.keep_logits == "always":
+            raise ValueError("keep_logits: always, but the run before keeps rows without logits, expected those of all")
+        return 0
+    rows = stream.rows(0, config.keep_rows)
+    tokens = len(rows) if rows.answers is None else int(rows.answers.sum())
+    left = 0 if earlier.logits is None else earlier.logits.nbytes
+    size = 4 * vocabulary * tokens + left
+    return 0 if config.keep_logits == "auto" and not config.der and size > MOST_LOGITS else size
+
+
+def inherited_bytes(model: PreTrainedModel, stream: RowStream, config: KeepingConfig, earlier: Inheritance) -> int:
+    """How much :func:`save_inheritance` will write at most; says what is left out because it would be too much.
+
+    Raises:
+        ValueError: see :func:`logit_bytes`.
+    """
+    stream, vocabulary = _new(stream), _vocabulary(model)
+    logits = logit_bytes(vocabulary, stream, config, earlier)
+    if config.keep_rows and config.keep_logits == "auto" and not logits and "answers" in stream.task.offers:
+        tell(f"keep_rows: the logits of {config.keep_rows} rows over {vocabulary} tokens are not kept; only der needs "
+             "them, for which keep_logits: always keeps them")  # fmt: skip
+    weights = sum(p.numel() for p in model.parameters() if p.requires_grad) if config.keep_fisher else 0
+    return logits + 4 * weights
+
+
+def _vocabulary(model: PreTrainedModel) -> int:
+    return int(model.config.get_text_config().vocab_size)
+
+
+def _new(stream: RowStream) -> RowStream:
+    """The stream of new rows alone."""
+    return stream.new if isinstance(stream, ReplayStream) else stream
+
+
 @torch.no_grad()
-def keep_rows(model: nn.Module, stream: RowStream, number: int, earlier: Inheritance) -> dict[str, Tensor]:
+def keep_rows(
+    model: nn.Module, stream: RowStream, number: int, earlier: Inheritance, *, with_logits: bool
+) -> dict[str, Tensor]:
     """The first rows of a stream and what a model says to them, after those of earlier tasks, as tensors to save.
 
-    Of rows without answers, as packed documents, the rows alone.
+    Of rows without answers, as packed documents, or without logits, the rows alone.
     """
     rows = stream.rows(0, number)
     logits = []
-    if "answers" in stream.task.offers:
+    if with_logits:
         batches = (Batch.of(rows[place : place + LOGIT_ROWS]) for place in range(0, number, LOGIT_ROWS))
         device = next(model.parameters()).device
         logits = [answer_logits_of(model, each.to(device)).float().cpu() for each in batches]
     if earlier.rows is not None:
-        if (earlier.logits is None) != (not logits):
+        of_one_kind = not logits if earlier.logits is None else "answers" in stream.task.offers
+        if not of_one_kind:
             raise ValueError("keep_rows: kept rows and new rows are of tasks of different kinds, expected one kind")
         width = max(each.token_ids.shape[1] for each in (earlier.rows, rows))
         rows = Rows.concatenate([widened(each, width) for each in (earlier.rows, rows)])
-        logits = [each for each in (earlier.logits,) if each is not None] + logits
+        logits = [each for each in (earlier.logits,) if each is not None and with_logits] + logits
     columns = {name: getattr(rows, name) for name in _COLUMNS}
     kept = {name: torch.from_numpy(np.ascontiguousarray(each)) for name, each in columns.items() if each is not None}
     return kept | ({"logits": torch.cat(logits)} if logits else {})
@@ -137,16 +198,17 @@ def keep_fisher(model: nn.Module, stream: RowStream, number: int, seed: int, ear
 
 
 def save_inheritance(
-    folder: Path, model: nn.Module, stream: RowStream, config: KeepingConfig, seed: int, earlier: Inheritance
+    folder: Path, model: PreTrainedModel, stream: RowStream, config: KeepingConfig, seed: int, earlier: Inheritance
 ) -> None:
     """Write what a run is to leave into its folder; nothing by default."""
     if not (config.keep_rows or config.keep_fisher):
         return
-    stream = stream.new if isinstance(stream, ReplayStream) else stream
+    stream = _new(stream)
     place = folder / FOLDER
     place.mkdir(exist_ok=True)
     if config.keep_rows:
-        save_file(keep_rows(model, stream, config.keep_rows, earlier), place / ROWS)
+        with_logits = logit_bytes(_vocabulary(model), stream, config, earlier) > 0
+        save_file(keep_rows(model, stream, config.keep_rows, earlier, with_logits=with_logits), place / ROWS)
     if config.keep_fisher:
         save_file(keep_fisher(model, stream, config.keep_fisher, seed, earlier), place / FISHER)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+KeptLogits = Literal["auto", "always", "never"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +103,14 @@ class KeepingConfig:
         default=0,
         metadata={"unsaid": True, "help": "training rows that the run keeps for later ones, beside those it was left"},
     )
+    keep_logits: KeptLogits = field(
+        default="auto",
+        metadata={
+            "unsaid": True,
+            "help": "whether the logits of kept rows' answers, which der needs, are kept as well; auto: with der, or "
+            "where they take 1 GiB at most",
+        },
+    )
     keep_fisher: int = field(
         default=0,
         metadata={
@@ -116,6 +126,10 @@ class KeepingConfig:
         self._check(("replay_share", "average"), lambda value: 0 <= value < 1, "a share, 0 or more and less than 1")
         if self.der and not self.replay_share:
             raise ValueError(f"der: {self.der} compares rows that are replayed, expected replay_share above 0")
+        if self.keep_logits not in get_args(KeptLogits):
+            raise ValueError(f"keep_logits: {self.keep_logits!r}, expected one of {', '.join(get_args(KeptLogits))}")
+        if self.keep_logits != "auto" and not self.keep_rows:
+            raise ValueError(f"keep_logits: {self.keep_logits} changes nothing, expected keep_rows above 0")
         for name, needed in (("ewc_permuted", "ewc"), ("replay_shuffled", "replay_share"), ("lwf_ask", "lwf")):
             if getattr(self, name) and not getattr(self, needed):
                 raise ValueError(f"{name}: {getattr(self, name)} changes nothing, expected {needed} above 0")

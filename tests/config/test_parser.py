@@ -82,6 +82,7 @@ def test_none_takes_back_an_optional_value_of_the_file(tmp_path: Path) -> None:
         assert parse("--config", path, *words) == Example(names=["a"])
         assert parse("--config", path, *words, "--steps", "9") == Example(names=["a"], steps=9)
     assert parse("--config", path, "--names", "none").names == ["none"]
+    assert parse("--config", write(tmp_path, share="none", names=["none"])) == Example(names=["none"])
     with pytest.raises(ConfigError, match="argument --steps: invalid int value: 'none'"):
         parse("--steps", "none")
 
@@ -289,8 +290,8 @@ LEFT_OUT = {
     "dtype", "gradient_checkpointing",
     # what came later and is no part of a name while it is not used
     "anchor_model", "ldifs_norm", "lfl", "lwf", "lwf_temperature", "lwf_ask", "ewc", "ewc_permuted", "olora",
-    "replay_share", "replay_shuffled", "der", "average", "keep_rows", "keep_fisher", "osf_rank", "compile",
-    "deterministic", "tf32",
+    "replay_share", "replay_shuffled", "der", "average", "keep_rows", "keep_logits", "keep_fisher", "osf_rank",
+    "compile", "deterministic", "tf32",
 }  # fmt: skip
 
 

@@ -16,11 +16,12 @@ from ftmech_hf.jobs.grounded_answers import (
     GroundedConfig,
     _alike,
     answer_all,
+    answer_questions,
     choose_documents,
-    compare_answers,
-    describe_harm,
+    documents_of_others,
     score_answer,
 )
+from ftmech_hf.jobs.grounded_comparison import compare_answers, describe_harm
 from ftmech_hf.jobs.grounded_tuning import TuneConfig, taught_rows
 from ftmech_hf.jobs.question_files import write_splits
 from ftmech_hf.jobs.reading_prompts import abstains, in_text, read_answer, write_prompt
@@ -80,21 +81,42 @@ def test_documents_of_every_context(data: Path) -> None:
     collection = Collection.read(data)
     asked = collection.of_split("test")
     config = GroundedConfig(data=str(data), top_k=1)
-    shown, all_gold = choose_documents(collection, asked, config, RetrieverConfig())
+    shown = choose_documents(collection, asked, config, RetrieverConfig())
     assert shown["none"] == [[], [], []]
     assert shown["retrieved"][0] == [1]
     assert shown["retrieved"][1] in ([2], [3])
     assert shown["oracle"] == [[1], [2, 3], []]  # all that is needed, though it is more than top_k
-    assert shown["other"][0] == shown["retrieved"][1]
-    assert shown["other"][2] == shown["retrieved"][0]
-    assert not set(shown["other"][1]) & {2, 3}
-    assert all_gold.tolist() == [True, False, True]
-    wide, found_all = choose_documents(collection, asked, GroundedConfig(data=str(data), top_k=9), RetrieverConfig())
-    assert found_all.all()
+    # of what other questions find, or by chance, neither what this one needs or finds, nor what tells its answer
+    assert [set(each) <= fit for each, fit in zip(shown["other"], ({0, 3}, {0}, {0, 1, 2, 3}), strict=True)] == [
+        True
+    ] * 3
+    assert all(shown["other"])
+    assert not any({*found} & {*other} for found, other in zip(shown["retrieved"], shown["other"], strict=True))
+    wide = choose_documents(collection, asked, GroundedConfig(data=str(data), top_k=9), RetrieverConfig())
     assert [len(each) for each in wide["retrieved"]] == [4, 4, 4]
     assert wide["oracle"][1][:2] == [2, 3]
-    assert sorted(wide["other"][0]) == [0, 2, 3]  # all of another question's, without what this one needs
-    assert sorted(wide["other"][1]) == [0, 1]
+    assert wide["other"] == [[], [], []]  # every question finds everything
+    three = GroundedConfig(data=str(data), top_k=3)
+    seeds = [RetrieverConfig(retriever_seed=seed) for seed in range(6)]
+    seeded = [choose_documents(collection, asked, three, each, ["oracle"])["oracle"][0] for each in seeds]
+    assert len({*map(tuple, seeded)}) > 1  # what stands beside the needed one
+    (alone,) = choose_documents(collection, asked[:1], config, RetrieverConfig(), ["other"])["other"]
+    assert alone in ([0], [3])
+
+
+def test_documents_of_another_question_are_those_of_one_far_away() -> None:
+    """Neighbours are asked of one text, which the next question finds as well, and which tells the answer."""
+    towns = [f"town{number}" for number in range(12)]
+    documents = tuple(
+        Document(f"{town} {side}", "", f"{side} of {town}") for town in towns for side in ("east", "west")
+    )
+    asked = [
+        Asked(f"{town} {number}", f"Where is {town}?", (town,), ((town,),), (f"{town} east",), "test")
+        for town in towns for number in range(3)
+    ]  # fmt: skip
+    retrieved = [[2 * place, 2 * place + 1] for place in range(12) for _ in range(3)]
+    found = documents_of_others(Collection(tuple(asked), documents), asked, retrieved, seed=0)
+    assert found == [retrieved[(place + 18) % 36] for place in range(36)]
 
 
 def test_prompts_have_the_documents_that_fit(tmp_path: Path) -> None:
@@ -129,11 +151,10 @@ def test_a_prompt_has_no_end_before_its_answer(tmp_path: Path) -> None:
 def test_needed_documents_are_looked_for_where_they_are_asked_for(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     collection, config = Collection.read(data), GroundedConfig(data=str(data), top_k=2)
     asked = collection.of_split("test")
-    shown, all_gold = choose_documents(collection, asked, config, RetrieverConfig())
+    shown = choose_documents(collection, asked, config, RetrieverConfig())
     monkeypatch.delattr("ftmech_hf.jobs.grounded_answers.OracleRetriever")
-    some, found = choose_documents(collection, asked, config, RetrieverConfig(), ["other", "retrieved"])
+    some = choose_documents(collection, asked, config, RetrieverConfig(), ["other", "retrieved"])
     assert some == {name: shown[name] for name in ("other", "retrieved")}
-    assert found.tolist() == all_gold.tolist()
 
 
 def test_answers_are_read_and_scored() -> None:
@@ -185,6 +206,34 @@ def test_models_are_compared_on_the_same_questions() -> None:
                         *rows_of("finetuned", "retrieved", [0, 0, 1], [1] * 3)])  # fmt: skip
     for each in (same, few):
         assert "neither better nor worse" in describe_harm(compare_answers(each))
+
+
+def test_what_was_found_and_not_shown_counts_as_missing() -> None:
+    """To either model: they are compared on the same questions. Of needed documents such questions are left out."""
+    first, second = [1] * 30 + [0] * 30, [1] * 20 + [0] * 40
+    table = pd.DataFrame([
+        *(row for name in ("retrieved", "oracle") for row in rows_of("base", name, [1] * 60, first)),
+        *(row for name in ("retrieved", "oracle") for row in rows_of("finetuned", name, [1] * 60, second)),
+    ])  # fmt: skip
+    found = compare_answers(table)
+    questions = {name: each["questions"] for name, each in found.items()}
+    assert questions == {"retrieved": 60, "oracle": 20, "retrieved, all gold": 20, "retrieved, gold missing": 40}
+
+
+def test_documents_that_do_not_fit_are_counted(tmp_path: Path, data: Path) -> None:
+    documents = [*DOCUMENTS[:3], DOCUMENTS[3]._replace(text="Ben keeps goats. " * 40)]
+    Collection(QUESTIONS, tuple(documents)).write(data)
+    base = save_model(tmp_path / "base", chat=False)
+    config = GroundedConfig(base=base, finetuned=base, data=str(data), max_new_tokens=4, top_k=3,
+                            contexts=["oracle", "retrieved"], output_dir=str(tmp_path / "run"))  # fmt: skip
+    with pytest.warns(Notice, match="prompts of .* have no room for all documents in the .* model's 400 positions"):
+        run = FinishedRun(answer_questions(config, RetrieverConfig()).path)
+    oracle = run.table[(run.table["context"] == "oracle") & (run.table["model"] == "base")].set_index("id")
+    assert oracle["all_gold"].to_dict() == {"oslo": True, "both": False}
+    assert oracle["documents"].tolist() == [3, 3]
+    assert oracle["shown"]["both"] == 1
+    assert run.summary["oracle"]["questions"] == 1
+    assert run.summary["retrieved, gold missing"]["questions"] == 1
 
 
 def test_questions_about_one_document_are_alike(data: Path) -> None:
@@ -256,6 +305,7 @@ def test_a_pair_is_asked_and_what_is_wrong_is_said(
         (["--contexts", "web"], "error: contexts: 'web', expected some of none, retrieved, oracle, other"),
         (["--retriever", "google"], "error: retriever: unknown 'google'"),
         (["--retriever", "dense"], "error: embedder: none"),
+        (["--embedder", base], f"error: embedder: {base}, but bm25 reads none, expected retriever dense"),
         (["--data", str(tmp_path)], "error: data: there is no"),
         (["--max_new_tokens", "390"], "error: max_new_tokens: leaves 10 tokens"),
     ):
@@ -303,15 +353,20 @@ def test_a_dense_retriever_is_any_encoder(tmp_path: Path, data: Path) -> None:
     encoder = save_encoder(tmp_path / "encoder", "mean")
     collection = Collection.read(data)
     config = GroundedConfig(data=str(data), top_k=2, embedder=encoder)
-    shown, _ = choose_documents(collection, QUESTIONS[:3], config, RetrieverConfig(retriever="dense"))
+    shown = choose_documents(collection, QUESTIONS[:3], config, RetrieverConfig(retriever="dense"))
     embed = load_embedder(encoder)
     questions, documents = (
         found / np.linalg.norm(found, axis=1, keepdims=True)
         for found in (embed([each.question for each in QUESTIONS[:3]]), embed([each.whole for each in DOCUMENTS]))
     )
     assert shown["retrieved"] == np.argsort(-(questions @ documents.T), axis=1)[:, :2].tolist()
-    other = GroundedConfig(data=str(data), embedder=save_encoder(tmp_path / "other", "first"))
-    assert set(config.inputs()) == set(other.inputs()) == {"data", "embedder"}
+    assert set(config.inputs()) == {"data", "embedder"}
+    # of equal weights: how it pools and where it cuts makes another encoder, and what it is called does not
+    others = [save_encoder(tmp_path / name, way, longest=cut) for name, way, cut in
+              (("first", "first", 0), ("cut", "mean", 8), ("longer", "mean", 9), ("again", "mean", 0))]  # fmt: skip
+    hashes = [GroundedConfig(data=str(data), embedder=each).inputs()["embedder"] for each in (encoder, *others)]
+    assert len(set(hashes)) == 4
+    assert hashes[0] == hashes[-1]
 
 
 @pytest.mark.parametrize("chat", [False, True])
@@ -323,7 +378,7 @@ def test_what_is_taught_is_what_is_asked_later(tmp_path: Path, data: Path, chat:
     for mode, context in (("closed", "none"), ("retrieved", "retrieved"), ("oracle", "oracle")):
         tune = TuneConfig(tune=mode, tune_epochs=1)
         rows = list(taught_rows(config, tune, RetrieverConfig(), "test"))
-        shown, _ = choose_documents(collection, QUESTIONS[:3], config, RetrieverConfig())
+        shown = choose_documents(collection, QUESTIONS[:3], config, RetrieverConfig())
         (more,) = taught_rows(config, tune, RetrieverConfig(), "train")
         other = (
             {"messages": [{"role": "user", "content": "?"}, more["messages"][1]]} if chat else {**more, "prompt": "?"}

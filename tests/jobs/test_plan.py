@@ -9,10 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ftmech_hf.config import to_dict
+from ftmech_hf.jobs.attention import AttentionConfig
+from ftmech_hf.jobs.interpolation import InterpolateConfig
 from ftmech_hf.jobs.plan import Plan, make_again_if_changed
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig
 from ftmech_hf.models.identity import run_model
-from ftmech_hf.runs import Identity, RunDir, write_json
+from ftmech_hf.runs import Identity, RunDir, run_identity, write_json
 from ftmech_hf.tasks import PcfgConfig
 from ftmech_hf.training.settings import TrainConfig
 
@@ -44,6 +47,29 @@ def test_what_computes_the_same_is_one_run(tmp_path: Path) -> None:
     tuned, elsewhere = (add_tuned(plan, f"tuned-{base}", base) for base in ("first", "other"))
     assert [cell.needs for cell in plan.unfinished()] == [(), (), ("first",), ("other",)]
     assert plan.folders[tuned] != plan.folders[elsewhere]
+
+
+@pytest.mark.parametrize("kind", [InterpolateConfig, AttentionConfig])
+def test_which_model_is_the_first_is_a_part_of_what_is_computed(kind: Any, tmp_path: Path) -> None:
+    """The hashes of inputs have no order. Runs whose first is the base are called as before there was one."""
+    plan = Plan(tmp_path)
+    first, other = add_base(plan, "one"), add_base(plan, "two", seed=1)
+
+    def added(**inputs: str) -> str:
+        return plan.add("-".join(inputs), "job", print, kind(models=["x=.", "y=."]), {}, inputs, 1)
+
+    runs = [added(base=first, a=other), added(a=other, base=first), added(a=first, b=other), added(b=other, a=first)]
+    assert len({*runs}) == 4
+    hashes = [plan.folders[run].name.rpartition("-")[2] for run in runs]
+    said = [["base=one", "a=two"], ["a=two", "base=one"], ["a=one", "b=two"], ["b=two", "a=one"]]
+    assert [kind(models=each).inputs() for each in said] == [
+        {}, {"first of models": "a"}, {}, {"first of models": "b"},
+    ]  # fmt: skip
+    identities = {run: plan.folders[run].name.rpartition("-")[2] for run in (first, other)}
+    named = {"base": identities[first], "a": identities[other]}
+    assert hashes[0] == run_identity("job", to_dict(kind()), named)
+    assert hashes[1] == run_identity("job", to_dict(kind()), {**named, "first of models": "a"})
+    assert [each.partition("=")[0] for each in plan.called_with(runs[3])["config"].models] == ["b", "a"]
 
 
 def test_finished_runs_are_found_by_another_name_and_no_longer_needed(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from ftmech_hf.models.tokenization import build_tokenizer
 from ftmech_hf.tasks import Capability, PcfgConfig, build_dataset
 from ftmech_hf.tasks.pcfg import for_capability
 from ftmech_hf.tasks.text.identity import dataset_hash
+from ftmech_hf.tasks.text.reading import Table
+from ftmech_hf.tasks.text.splits import read_splits
 from ftmech_hf.training.evaluation import answer_accuracy, answer_logits
 from ftmech_hf.training.objectives import answer_only_loss
 from tests.foreign import save_gpt2, save_llama, sums, write_rows
@@ -322,6 +324,20 @@ def test_capitals_are_asked_whatever_they_are_called(answer: str, tmp_path: Path
     assert max(int(part.lengths.max()) for part in parts) > 5
     texts = {str(tokenizer.decode(row[row != questions.pad][:-1])) for part in parts for row in part.token_ids}
     assert texts == {f"{row['prompt']} {row['answer'].strip()}" for row in rows}
+
+
+def test_rows_that_are_left_out_do_not_move_the_cut(task: PcfgConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Who trained on the data set cut all of its rows; what was trained on must not come to be asked."""
+    words = [word for word in task.vocabulary if word.isalnum()][:16]
+    once = [{"prompt": f"{one} {two}", "answer": f" {two}"} for one in words for two in words]
+    table = Table.of([*once, *once[::3]], "twice")
+    cut = read_splits(table, 0, lambda rows, split: rows)
+    (asked,) = from_datasets([table], tokenizer, **{**SIZES, "test_rows": 99}, how=QuestionConfig(skip_unusable=True))
+    assert any("have the prompt and answer of another row and are left out" in note for note in asked.notes)
+    prompts = [tokenizer.decode(row[-4:-2]) for row in asked.test.token_ids.tolist()]
+    assert len(prompts) > 32
+    assert len(set(prompts)) == len(prompts)
+    assert set(prompts) <= set(cut["test"]["prompt"])
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,18 @@ from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, check_keepin
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.tasks import Capability, PcfgConfig, Rows, RowStream, for_capability
 from ftmech_hf.tasks.stories import StoriesConfig
+from ftmech_hf.training import inheritance
 from ftmech_hf.training.adapters import AdapterConfig, add_adapter
 from ftmech_hf.training.earlier_tasks import answer_logits_of
-from ftmech_hf.training.inheritance import Inheritance, ReplayStream, check_inherited, shuffled_answers, widened
+from ftmech_hf.training.inheritance import (
+    Inheritance,
+    ReplayStream,
+    check_inherited,
+    inherited_bytes,
+    load_inheritance,
+    shuffled_answers,
+    widened,
+)
 from ftmech_hf.training.keeping_settings import KeepingConfig
 from ftmech_hf.training.objectives import OBJECTIVES, Batch
 from ftmech_hf.training.settings import TrainConfig
@@ -101,6 +110,45 @@ def test_rows_and_logits_are_those_that_were_learned_and_add_up(runs: Path) -> N
     assert any((second[name] > first[name]).any() for name in first)
 
 
+def test_logits_are_kept_where_they_are_asked_for(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of large vocabularies they take more than all else, and only der reads them."""
+
+    def file(run: str) -> dict[str, torch.Tensor]:
+        return load_file(runs / run / "inheritance" / "rows.safetensors")
+
+    tune(runs, "base", "rows-alone", keep_rows=5, keep_logits="never")
+    assert "logits" not in file("rows-alone")
+    with pytest.raises(ValueError, match=r"der: 0\.5, but the run of .* keeps no logits: .*with keep_logits: always"):
+        tune(runs, "rows-alone", "refused", "c", replay_share=0.5, der=0.5)
+    monkeypatch.setattr(inheritance, "MOST_LOGITS", 4 * len(SMALL.vocabulary) * 5 - 1)
+    with pytest.warns(
+        Notice, match=f"keep_rows: the logits of 5 rows over {len(SMALL.vocabulary)} tokens are not kept"
+    ):
+        tune(runs, "base", "too-many", keep_rows=5)
+    assert "logits" not in file("too-many")
+    assert torch.equal(file("too-many")["token_ids"], file("first")["token_ids"])
+    tune(runs, "base", "asked", keep_rows=5, keep_logits="always")
+    torch.testing.assert_close(file("asked")["logits"], file("first")["logits"])
+    with pytest.warns(Notice, match="keep_rows: the logits of 2 rows"):  # with those that are left
+        tune(runs, "first", "left", "c", keep_rows=2)
+    assert "logits" not in file("left")
+    assert len(file("left")["token_ids"]) == 7
+    tune(runs, "first", "der", "c", keep_rows=2, replay_share=0.5, der=0.5)
+    assert len(file("der")["logits"]) == 7
+
+
+def test_what_a_run_leaves_is_counted_before_it_begins(runs: Path) -> None:
+    model, stream = load_model(str(runs / "base")), stream_of("b")
+    earlier = load_inheritance(str(runs / "first"), KeepingConfig(keep_rows=1))
+    words = len(SMALL.vocabulary)
+    for keeping, left, size in (
+        ({}, Inheritance(), 0), ({"keep_rows": 9}, Inheritance(), 9 * 4 * words),
+        ({"keep_rows": 9}, earlier, 14 * 4 * words), ({"keep_rows": 9, "keep_logits": "never"}, earlier, 0),
+        ({"keep_fisher": 2}, Inheritance(), 4 * model.num_parameters()),
+    ):  # fmt: skip
+        assert inherited_bytes(model, stream, KeepingConfig(**keeping), left) == size
+
+
 def test_what_a_run_takes_up_changes_what_is_learned(runs: Path) -> None:
     """Against plain tuning of the same model on the same rows; and the control of a way is another run than it."""
     body = AdapterConfig(trainable="body")
@@ -161,6 +209,8 @@ def test_what_cannot_be_kept_is_said_in_a_line(runs: Path, model: str, way: dict
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"keep_logits": "always"}, "keep_logits: always changes nothing, expected keep_rows above 0"),
+        ({"keep_logits": "some", "keep_rows": 3}, "keep_logits: 'some', expected one of auto, always, never"),
         ({"der": 1.0}, "der: 1.0 compares rows that are replayed, expected replay_share above 0"),
         ({"ewc_permuted": True}, "ewc_permuted: True changes nothing, expected ewc above 0"),
         ({"average": 1.0}, "average: 1.0, expected a share, 0 or more and less than 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,28 @@ class AnswersConfig(ModelJobConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "rows")
+        dataset_labels(self.datasets)
 
     def inputs(self) -> dict[str, str]:
         """The data sets, by what is in them."""
         return {f"datasets/{number}": dataset_hash(name) for number, name in enumerate(self.datasets)}
+
+
+def dataset_labels(datasets: Sequence[str]) -> list[str]:
+    """What tables call data sets: the last part of each path, with as many before it as tell it from the others.
+
+    Raises:
+        ValueError: one stands there twice.
+    """
+    parts = [Path(name).parts for name in datasets]
+    if twice := [name for name, each in zip(datasets, parts, strict=True) if parts.count(each) > 1]:
+        raise ValueError(f"datasets: {twice[0]} stands there twice, expected each once")
+    lengths = [1] * len(parts)
+    while True:
+        labels = ["/".join(each[-length:]) for each, length in zip(parts, lengths, strict=True)]
+        if len(set(labels)) == len(labels):
+            return labels
+        lengths = [length + (labels.count(label) > 1) for label, length in zip(labels, lengths, strict=True)]
 
 
 @torch.no_grad()
@@ -60,16 +79,17 @@ def measure_answers(config: AnswersConfig, *, progress: Progress | None = None) 
             return run
         model = config.load(config.model)
         table: list[dict[str, Any]] = []
-        for number, name in enumerate(config.datasets, start=1):
+        labels = dataset_labels(config.datasets)
+        for number, (name, label) in enumerate(zip(config.datasets, labels, strict=True), start=1):
             asked = ask(
                 AskConfig(dataset=name), [config.model], seed=config.seed, train_rows=FIT, test_rows=config.rows
             )
             right = asked.score(model, asked.test)
             found = share_interval(int(right.sum()), len(right))
-            table.append({"capability": Path(name).name, "by": "behaviour", "value": found.value, "low": found.low,
+            table.append({"capability": label, "by": "behaviour", "value": found.value, "low": found.low,
                           "high": found.high, "floor": asked.chance, "rows": len(right)})  # fmt: skip
             if progress is not None:
-                progress(number, len(config.datasets), f"{Path(name).name} {found.value:.0%}")
+                progress(number, len(config.datasets), f"{label} {found.value:.0%}")
         return finish_job(run, table, {row["capability"]: row["value"] for row in table})
 
 
@@ -100,6 +120,7 @@ class TextsConfig(StudyConfig, StrengthConfig):
             raise ValueError(f"methods: {unknown[0]!r}, expected some of {', '.join(BY_ADAPTER)}")
         if not self.base or len(self.datasets) < 2 or not self.methods:
             raise ValueError("base and datasets: expected a model, and at least two data sets in their order")
+        dataset_labels(self.datasets)
 
 
 class TextsPlan(StudyPlan):

@@ -23,6 +23,7 @@ from ftmech_hf.activations.interventions import on_input
 from ftmech_hf.analysis.input_gradients import input_gradient_norms
 from ftmech_hf.analysis.weights import action_on, weight_change
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
+from ftmech_hf.models.identity import base_for
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import RunDir
 from ftmech_hf.studies.safety.answers import read_answers
@@ -144,7 +145,8 @@ def measure_changes(config: ChangesConfig, task: SafetyConfig, *, progress: Prog
     with job("safety_changes", config, task, models=models, vocabulary=task.vocabulary) as run:
         if run.finished:
             return run
-        base, tuned = (load_model(folder) for folder in models.values())
+        below: dict[str, Any] = {name: base_for(name, models) for name in models}
+        base, tuned = (load_model(folder, **below[name]) for name, folder in models.items())
         before, after = reading_matrices(base), reading_matrices(tuned)
         deltas = {name: (after[name] - weight).float() for name, weight in before.items()}
         chance = random_like(deltas, config.seed)

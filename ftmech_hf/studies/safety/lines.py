@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
 from ftmech_hf.models.directions import turn_at_random
+from ftmech_hf.models.identity import base_for
 from ftmech_hf.models.interpolation import interpolate_weights
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.models.stored import stored_tensors
@@ -102,7 +103,9 @@ def measure_lines(config: LinesConfig, task: SafetyConfig, *, progress: Progress
             split: {name: rows_of(name, answers, split) for name, answers in wanted.items()}
             for split in ("validation", "test")
         }
-        base, tuned, benign, shuffled, protocol = (load_model(folder) for folder in models.values())
+        below: dict[str, Any] = {name: base_for(name, models) for name in models}
+        loaded = (load_model(folder, **below[name]) for name, folder in models.items())
+        base, tuned, benign, shuffled, protocol = loaded
         others = {"random": None, "benign": benign, "shuffled": shuffled, "protocol": protocol}
         ends = {name: moved_end(base, tuned, other, seed=config.seed) for name, other in others.items()}
         table: list[dict[str, Any]] = []

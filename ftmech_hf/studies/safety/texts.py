@@ -25,7 +25,9 @@ from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job
 from ftmech_hf.jobs.prompts import from_datasets
+from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.jobs.tokenizers import check_same_tokens
+from ftmech_hf.models.identity import base_for
 from ftmech_hf.models.loading import load_tokenizer, model_positions
 from ftmech_hf.report.claims import claims_json
 from ftmech_hf.runs import RunDir, write_json
@@ -60,12 +62,18 @@ class TextsConfig(ModelJobConfig):
     choice_rows: int = field(
         default=16, metadata={"help": "validation prompts that the direction's layer is chosen on"}
     )
+    cut_seed: int = field(
+        default=0,
+        metadata={"unsaid": True, "help": "of the cut, where a dataset has no test split: the one of the training"},
+    )
     draws: int = field(default=DRAWS, metadata={"help": "random directions, the control"})
     output_dir: str = field(default="runs/safety-texts", metadata={"place": "output", "help": "the run's folder"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "rows", "refusals", "choice_rows", "draws")
+        if self.cut_seed < 0:
+            raise ValueError(f"cut_seed: {self.cut_seed} is negative, expected 0 or more")
         for name in ("base", "finetuned", *KINDS):
             if not getattr(self, name):
                 raise ValueError(
@@ -122,10 +130,11 @@ def read_asked(config: TextsConfig) -> Asked:
     """
     folders = list(config.models.values())
     tokenizer = load_tokenizer(config.base)
-    positions = [found for found in map(model_positions, folders) if found is not None]
+    read = (model_positions(folder, **base_for(name, config.models)) for name, folder in config.models.items())
+    positions = [found for found in read if found is not None]
     settings: dict[str, Any] = {
         "seed": config.seed, "train_rows": config.rows, "test_rows": config.rows,
-        "positions": min(positions, default=None),
+        "positions": min(positions, default=None), "how": QuestionConfig(cut_seed=config.cut_seed),
     }  # fmt: skip
     found = dict(zip(KINDS, from_datasets([config.safe, config.unsafe], tokenizer, **settings), strict=True))
     for kind in KINDS:
@@ -255,7 +264,7 @@ def measure_texts(config: TextsConfig, *, progress: Progress | None = None) -> R
         base = config.load(config.base)
         table: list[dict[str, Any]] = []
         for done, (name, folder) in enumerate(config.models.items(), start=1):
-            model = base if name == "base" else config.load(folder)
+            model = base if name == "base" else config.load(folder, **base_for(name, config.models))
             table += ({"quantity": "refused", "model": name, **refusal_row(model, asked, kind)} for kind in KINDS)
             table += cluster_rows(name, model, asked, config.seed)
             if name != "base":

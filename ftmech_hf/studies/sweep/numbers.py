@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -26,11 +26,16 @@ def _share(run: FinishedRun, value: float, rows: int, test_set: str) -> Reading:
     return Reading(value, rows=rows, floor=run.floor(test_set, rows))
 
 
+def _rows(line: Mapping[str, Any], test_set: str) -> int:
+    """How many rows of a test set were asked: of some there are more than of the others, see ``eval_near``."""
+    return int(line.get(f"eval_rows/{test_set}", line["eval_rows"]))
+
+
 def _finetuning_numbers(run: FinishedRun) -> Numbers:
     yield from _training_numbers(run)
     first, last = run.metrics[0], run.metrics[-1]
     for row in measure_forgetting(run.metrics).rows():
-        ends = ((row["after"], last["eval_rows"]), (row["before"], first["eval_rows"]))
+        ends = ((row[end], _rows(line, row["test_set"])) for end, line in (("after", last), ("before", first)))
         found = difference_of_shares(*((round(share * rows), rows) for share, rows in ends))
         yield None, f"change/{row['test_set']}", Reading(row["change"], interval=(found.low, found.high))
 
@@ -39,9 +44,8 @@ def _training_numbers(run: FinishedRun) -> Numbers:
     for line in run.metrics:
         for key, value in line.items():
             if key.startswith(("accuracy/", "loss/")):
-                name, number = key.removeprefix("accuracy/"), line["eval_rows"]
-                is_share = key.startswith("accuracy/")
-                yield line["step"], name, _share(run, value, number, name) if is_share else value
+                name, is_share = key.removeprefix("accuracy/"), key.startswith("accuracy/")
+                yield line["step"], name, _share(run, value, _rows(line, name), name) if is_share else value
 
 
 def _reverse_numbers(run: FinishedRun) -> Numbers:

@@ -1,7 +1,7 @@
 """Sweeps: a grid of settings in a YAML file, and the runs that it stands for.
 
 The file has a section of settings for every stage that a cell of the grid goes through (the stages are those of
-:data:`STAGES`, the settings those of their recipes), and a section ``grid``:
+:data:`~ftmech_hf.studies.sweep.stages.STAGES`, the settings those of their recipes), and a section ``grid``:
 
 .. code-block:: yaml
 
@@ -16,9 +16,11 @@ The file has a section of settings for every stage that a cell of the grid goes 
       method:                                        # an axis of any settings
         full: {}
         LoRA: {finetune.adapter: lora}
-        from scratch: {pretrain: false}              # without this stage
+        from scratch: {pretrain.steps: 0}            # random weights
+        untuned: {finetune: false}                   # without this stage
 
-Every stage takes the model of the one before it. Stages that several cells have in common are run once.
+Every stage takes the model of the one before it, or the ``model`` that its section names. Stages that several cells
+have in common are run once.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -41,18 +43,15 @@ from ftmech_hf.config import (
     unknown_key,
 )
 from ftmech_hf.jobs.cell import Cell
-from ftmech_hf.jobs.interpolation import InterpolateConfig, interpolate
-from ftmech_hf.jobs.probing import ProbeConfig, probe
-from ftmech_hf.jobs.pruning import PruneConfig, prune
 from ftmech_hf.jobs.stacked_cells import kind_to_stack, stack_cells
 from ftmech_hf.jobs.study import StudyConfig, StudyPlan
-from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
+from ftmech_hf.jobs.training import PretrainConfig
 from ftmech_hf.models.presets import Preset
 from ftmech_hf.report.differences import Difference
 from ftmech_hf.report.pcfg_settings import pcfg_rows
 from ftmech_hf.studies.sweep.sections import check_claims, read_shown
-from ftmech_hf.tasks import TASKS, PcfgConfig, PcfgShape, parse_task
-from ftmech_hf.training.adapters import AdapterConfig
+from ftmech_hf.studies.sweep.stages import READ_SETTINGS, STAGES, Stage
+from ftmech_hf.tasks import TASKS, parse_task
 from ftmech_hf.training.launch import compute_device
 from ftmech_hf.training.settings import TrainConfig
 
@@ -86,47 +85,6 @@ class SweepConfig(StudyConfig):
         if self.stack < 0:
             raise ValueError(f"stack: {self.stack}, expected 0 or more")
 
-
-class Stage(NamedTuple):
-    """A step on the way of a cell.
-
-    Attributes:
-        kind: of its runs.
-        function: makes one; its first parameters are its settings.
-        configs: the dataclasses of its settings; a task stands second if it trains.
-        takes: label of a model -> the stages it may come from, the first that the cell has.
-        preset: settings it always has.
-    """
-
-    kind: str
-    function: Callable[..., Any]
-    configs: tuple[type, ...]
-    takes: Mapping[str, tuple[str, ...]]
-    preset: Mapping[str, Any]
-
-
-_TUNED = (FinetuneConfig, TrainConfig, AdapterConfig)
-
-STAGES: dict[str, Stage] = {
-    "pretrain": Stage("pretrain", pretrain, (PretrainConfig, TrainConfig), {}, {}),
-    "head": Stage("finetune", finetune, _TUNED, {"model": ("pretrain",)}, {"trainable": "head"}),
-    "finetune": Stage("finetune", finetune, _TUNED, {"model": ("head", "pretrain")}, {}),
-    "reverse": Stage(
-        "reverse_finetune", finetune, _TUNED, {"model": ("finetune", "head", "pretrain")}, {"split": "reverse"}
-    ),
-    "prune": Stage(
-        "prune", prune, (PruneConfig, PcfgShape), {"model": ("finetune", "pretrain")}, {}
-    ),
-    "probe": Stage(
-        "probe", probe, (ProbeConfig, PcfgShape),
-        {"base": ("pretrain",), "finetuned": ("finetune",)}, {"models": ["any=."]},
-    ),
-    "interpolate": Stage(
-        "interpolate", interpolate, (InterpolateConfig, PcfgConfig),
-        {"base": ("pretrain",), "finetuned": ("finetune",)}, {"models": ["base=.", "finetuned=."]},
-    ),
-}  # fmt: skip
-"""In the order in which a cell goes through them."""
 
 SECTIONS = (*STAGES, "common", "grid", "figures", "compare", "claims", "title", "notes")
 
@@ -183,8 +141,16 @@ class Sweep(StudyPlan):
 
     @property
     def hash(self) -> str:
-        """The name of its results. Of text, since the labels of an axis may be numbers."""
-        return config_hash({"sweep": yaml.safe_dump({**self.sections, "seeds": self.config.seeds}, sort_keys=False)})
+        """The name of its results. Of text, since the labels of an axis may be numbers.
+
+        Where its sections do not say all, at another scale or of what files hold, also of the hashes of its runs.
+        """
+        text = yaml.safe_dump({**self.sections, "seeds": self.config.seeds}, sort_keys=False)
+        said = [values for name in (*self.stages, "common") if (values := self.sections.get(name))]
+        said += [values for points in self.axes.values() for values in points.values()]
+        reads = {key.rpartition(".")[2] for values in said for key in values} & READ_SETTINGS
+        runs = {"runs": sorted(self._hashes.values())} if reads or self.scale != "nano" else {}
+        return config_hash({"sweep": text, **runs})
 
     def differences(self) -> list[Difference]:
         """From the paper, in the settings of the runs."""
@@ -231,6 +197,9 @@ class Sweep(StudyPlan):
         common = {**(self.sections.get("common") or {}), **_changes_of("common", changes)}
         settings = {key: value for key, value in common.items() if key in known}
         settings |= {**(self.sections[name] or {}), **_changes_of(name, changes), **stage.preset}
+        if "seed" in settings:
+            raise ConfigError(f"{name}: seed: {settings['seed']}, expected none: it would be that of all repetitions, "
+                              "whose seeds stand in seeds")  # fmt: skip
         return {"seed": seed, **settings} if "seed" in field_names(*stage.configs) else settings
 
     def _add_run(
@@ -245,7 +214,10 @@ class Sweep(StudyPlan):
         except ValueError as error:
             raise ConfigError(f"{name}: {error}") from None
         place, *others = configs
-        if "model" in stage.takes and not inputs:
+        if not inputs and stage.takes:
+            if "model" not in settings:
+                raise ConfigError(f"{name}: no stage before it makes a model, expected model in its section; random "
+                                  "weights are those of pretrain.steps: 0")  # fmt: skip
             inputs = {"model": place.model}
         words = re.sub(r"[^\w.+-]+", "_", "-".join([name, *labels]))
         parameters = [*inspect.signature(stage.function).parameters][1:]

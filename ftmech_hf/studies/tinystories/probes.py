@@ -25,7 +25,7 @@ from ftmech_hf.activations import TracedModel
 from ftmech_hf.analysis.probing import ProbingResult, fit_probes
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job, parse_models
 from ftmech_hf.jobs.saved_probes import save_probes
-from ftmech_hf.models.identity import model_hash
+from ftmech_hf.models.identity import base_for, model_hash
 from ftmech_hf.models.loading import RANDOM_INIT, config_positions, load_tokenizer, random_twin
 from ftmech_hf.runs import RunDir
 from ftmech_hf.statistics.intervals import share_interval
@@ -72,16 +72,18 @@ def probe_stories(config: StoryProbeConfig, task: StoriesConfig, *, progress: Pr
         if run.finished:
             return run
         splits = _read_splits(config, task)
-        tokenizer = load_tokenizer(next(iter(models.values())))
+        first = next(iter(models))
+        tokenizer = load_tokenizer(models[first], **base_for(first, models))
         table: list[dict[str, Any]] = []
         summary: dict[str, Any] = {}
         names = [*models, *([RANDOM_INIT] if config.random_weights else [])]
         for number, name in enumerate(names):
             if name == RANDOM_INIT:
-                model = random_twin(config.load(next(iter(models.values()))), config.seed)
+                model = random_twin(config.load(models[first], **base_for(first, models)), config.seed)
                 hashed = f"random weights, seed {config.seed}"
             else:
-                model, hashed = config.load(models[name]), model_hash(models[name])
+                below = base_for(name, models)
+                model, hashed = config.load(models[name], **below), model_hash(models[name], **below)
             rows, result = probe_model(config, model, tokenizer, splits)
             save_probes(run.working / "probes" / name, result.probes, hashed, {"last_tokens": config.last_tokens})
             table += [{"model": name, **row} for row in rows]

@@ -24,6 +24,7 @@ from ftmech_hf.downloads import hub_errors
 from ftmech_hf.tasks.stories.cache import cache_folder, hash_file, make_once, source_hash
 from ftmech_hf.tasks.stories.raw import END, LONGEST, TOO_LONG, has_lines_of_json, raw_records
 from ftmech_hf.tasks.stories.records import LOST, Damage, DamagedRecordError, Story, load_json, read_stories
+from ftmech_hf.tasks.text.reading import allow_long_cells
 
 HUB = "hf://datasets/"
 """How the name of a file on the Hub begins: ``hf://datasets/USER/NAME/PATH`` or ``.../USER/NAME@REVISION/PATH``."""
@@ -223,7 +224,7 @@ def _as_bytes(column: pa.Array) -> pa.Array:
 
 
 def _csv_rows(path: Path) -> Iterator[Any]:
-    csv.field_size_limit(max(csv.field_size_limit(), 10 * LONGEST))
+    allow_long_cells()
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         try:
             yield from csv.DictReader(file)

@@ -21,6 +21,9 @@ PROMPTS, ANSWERS = ("prompt", "question", "instruction"), ("answer", "completion
 
 OTHER, MESSAGES, SYSTEM, INPUT, CHOICES = "other_answer", "messages", "system", "input", "choices"
 
+ABOUT = ("context", "passage", INPUT)
+"""Columns of texts that questions may be about; ``input`` is read beside an instruction."""
+
 Chat = Literal["auto", "always", "never"]
 """When text is asked as what a user says in the model's chat template. ``auto``: an instruction, if there is a
 template, and what comes with a system prompt. A chat is a chat always."""
@@ -86,9 +89,20 @@ def asked_columns(rows: datasets.Dataset, name: str, split: str, *, chat: Chat, 
     if systems and (has_template or any(map(_is_said, systems))):
         prompts = [_with_system(*pair) for pair in zip(prompts, systems, strict=True)]
     answers, listed = _json_lists(answers, always=answer == "answers")
-    notes = (f"column {answer} holds lists: each of their texts counts as right",) if listed else ()
+    lists = (f"column {answer} holds lists: each of their texts counts as right",) if listed else ()
+    notes = (*lists, *unread_columns(there))
     choices = _json_lists(_values(rows, CHOICES), always=True)[0] if CHOICES in there else None
     return AskedColumns(prompts, answers, _values(rows, OTHER) if OTHER in there else None, choices, notes)
+
+
+def unread_columns(there: Sequence[str]) -> tuple[str, ...]:
+    """What is to be said of columns that hold what a question is about and are not read, of the names of all."""
+    prompt = next((each for each in (*PROMPTS, MESSAGES) if each in there), None)
+    read = (INPUT,) if prompt == "instruction" else ()
+    return tuple(
+        f"column {each} is not read; write what stands there into {prompt} if it is needed"
+        for each in ABOUT if each in there and each not in read and prompt is not None
+    )  # fmt: skip
 
 
 def _values(rows: datasets.Dataset, column: str) -> list[Any]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ftmech_hf.tasks.text.columns import MESSAGES
 from ftmech_hf.tasks.text.continuations import Join
 from ftmech_hf.tasks.text.left_out import Faults
-from ftmech_hf.tasks.text.tables import CHAT, PLACE, begin_turn, chat_of, checked_texts, render_chat
+from ftmech_hf.tasks.text.tables import AFTER, CHAT, PLACE, begin_turn, chat_of, checked_texts, render_chat
 from ftmech_hf.tasks.text.tokens import encode_rows
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class TextRows:
 
 
 def prompt_rows(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, name: str, join: Join) -> list[Row]:
-    """Prompts and their answers, each with the tokenizer's end after it.
+    """Prompts and their answers, each with an end after it: of a chat that of its turn, else the tokenizer's.
 
     Args:
         rows: of :func:`~ftmech_hf.tasks.text.tables.text_columns`.
@@ -91,10 +91,23 @@ def prompt_rows(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, name
         join: of :func:`~ftmech_hf.tasks.text.join.choose_join`.
     """
     found = encode_rows(rows, tokenizer, name, join)
+    ends = {text: _turn_end(text, tokenizer) for text in set(rows[AFTER])}
     return [
-        Row(ids, [*([ANSWER if each else PLAIN for each in mask[:-1]]), END])
-        for ids, mask in zip(found.rows, found.answer, strict=True)
+        Row([*ids[:-1], *ends[after]], [*(ANSWER if each else PLAIN for each in mask[:-1]), *[END] * len(ends[after])])
+        for ids, mask, after in zip(found.rows, found.answer, rows[AFTER], strict=True)
     ]
+
+
+def _turn_end(after: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens by which a model stops, of what stands after an answer: a special token, and white space before it."""
+    special, found = special_ids(tokenizer), []
+    for token in tokenizer(after, add_special_tokens=False)["input_ids"] if after else []:
+        found.append(int(token))
+        if token in special:
+            return found
+        if str(tokenizer.decode([token])).strip():
+            break
+    return [int(tokenizer.eos_token_id)]
 
 
 def plain_rows(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, name: str, split: str) -> list[Row]:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from ftmech_hf.tasks.text.columns import ANSWERS, MESSAGES, OTHER, PROMPTS
+from ftmech_hf.tasks.text.columns import ANSWERS, MESSAGES, OTHER, PROMPTS, unread_columns
 from ftmech_hf.tasks.text.continuations import Join
 from ftmech_hf.tasks.text.encoding import Row, chat_rows, is_chat_table, plain_rows, prompt_rows
-from ftmech_hf.tasks.text.splits import GROUP
+from ftmech_hf.tasks.text.splits import GROUP, read_splits
 from ftmech_hf.tasks.text.tables import CHAT, PLACE, checked_texts, text_columns
 
 if TYPE_CHECKING:
@@ -20,6 +20,28 @@ if TYPE_CHECKING:
 Kind = Literal["pairs", "chats", "prompts", "text"]
 
 CHOSEN, REJECTED = "chosen", "rejected"
+
+
+def read_tables(
+    name: str, seed: int, tokenizer: PreTrainedTokenizerBase
+) -> tuple[dict[str, datasets.Dataset], tuple[str, ...]]:
+    """(the splits of a data set, each :func:`converted`, what is to be said of columns that are not read).
+
+    Args:
+        name: of the data set.
+        seed: of the cut, where splits are missing.
+        tokenizer: of the model.
+
+    Raises:
+        ValueError: see :func:`converted` and :func:`~ftmech_hf.tasks.text.splits.read_splits`.
+    """
+    unread: list[str] = []
+
+    def convert(rows: datasets.Dataset, split: str) -> datasets.Dataset:
+        unread.extend(unread_columns(rows.column_names))
+        return converted(rows, tokenizer, name, split)
+
+    return read_splits(name, seed, convert), tuple(dict.fromkeys(unread))
 
 
 def converted(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, name: str, split: str) -> datasets.Dataset:

@@ -21,6 +21,9 @@ from ftmech_hf.tasks.text.identity import FILES, DatasetName, dataset_hash
 if TYPE_CHECKING:
     import datasets
 
+LONGEST_CELL = 10_000_000
+"""Characters of a cell of CSV that are read at most."""
+
 
 @dataclass(frozen=True, eq=False)
 class Table:
@@ -184,6 +187,11 @@ def _opened(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path, "rb")) if compressed else path.open("rb")
 
 
+def allow_long_cells() -> None:
+    """Let Python read cells of CSV that hold a whole text: of more than 131,072 characters it refuses them."""
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))
+
+
 def _cells(path: Path) -> list[list[str]]:
     """The cells of a CSV file as they stand there, the header first.
 
@@ -191,6 +199,7 @@ def _cells(path: Path) -> list[list[str]]:
         ValueError: a row has more or fewer of them than the header.
     """
     with io.TextIOWrapper(_opened(path), encoding="utf-8-sig", newline="") as text:
+        allow_long_cells()
         first = text.readline()
         text.seek(0)
         # the one that stands in the first line; a comma where several do

@@ -9,11 +9,10 @@ the model does with it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ftmech_hf.tasks.text.reading import Table, read_table
 
@@ -25,6 +24,7 @@ OPEN_ANSWERS = 8
 
 LEAST_THINGS = 10
 GROUP = "group"
+SPLITS = ("train", "validation", "test")
 
 
 def things(rows: datasets.Dataset) -> list[str]:
@@ -51,61 +51,101 @@ def _group(value: Any) -> str | None:
 
 
 def read_splits(
-    name: str | Table, seed: int, convert: Callable[[datasets.Dataset, str], datasets.Dataset]
-) -> dict[str, datasets.Dataset]:
+    name: str | Table, seed: int, convert: Callable[[datasets.Dataset, str], datasets.Dataset],
+    order_seed: int | None = None,
+) -> dict[str, datasets.Dataset]:  # fmt: skip
     """The splits of a data set that are used, each converted, and the test split without what the others have.
 
     Args:
         name: of the data set, or the data set itself.
         seed: of the cut, where splits are missing.
         convert: (rows, name of their split) -> rows with ``prompt`` and ``answer``.
+        order_seed: of the order of the rows; None for that of the cut.
+
+    Raises:
+        ValueError: a group is needed for each split, and there are fewer.
     """
     loaded = name.splits if isinstance(name, Table) else read_table(name)
-    used = [split for split in ("train", "validation", "test") if split in loaded]
+    used = [split for split in SPLITS if split in loaded]
     if "train" not in used:
         used.insert(0, next(iter(loaded)))
-    splits = three_splits({split: convert(loaded[split], split) for split in used}, seed)
+    try:
+        splits = three_splits({split: convert(loaded[split], split) for split in used}, seed, order_seed)
+    except TooFewGroupsError as error:
+        raise ValueError(f"dataset: {name}: {error}") from None
     splits["test"] = of_their_own(splits["test"], [splits["train"], splits["validation"]])
     return splits
 
 
-def three_splits(loaded: Mapping[str, datasets.Dataset], seed: int) -> dict[str, datasets.Dataset]:
+class TooFewGroupsError(ValueError):
+    """Rows are about fewer groups than there are splits to cut."""
+
+
+def three_splits(
+    loaded: Mapping[str, datasets.Dataset], seed: int, order_seed: int | None = None
+) -> dict[str, datasets.Dataset]:
     """The splits ``train``, ``validation`` and ``test``; missing ones are cut off the train split, or the first one.
 
-    A fifth of the things that rows are about goes to each missing split, with all their rows. Rows of every split are
-    put in an order by chance: where they are stored class by class, the first of them are no sample.
+    A fifth of the rows goes to each missing split, whole things at a time. Rows of every split are put in an order by
+    chance: where they are stored class by class, the first of them are no sample.
+
+    Args:
+        loaded: the splits that there are.
+        seed: of the cut. Who trains on a data set and who asks it must have the same one.
+        order_seed: of the order of the rows in every split; None for that of the cut.
+
+    Raises:
+        TooFewGroupsError: a column names groups, fewer than there are splits to cut.
     """
-    splits = {split: loaded[split] for split in ("train", "validation", "test") if split in loaded}
+    order_seed = seed if order_seed is None else order_seed
+    splits = {split: loaded[split] for split in SPLITS if split in loaded}
     if "train" not in splits:
         first = next(iter(loaded.values()))
         splits = {"train": first, **{key: rows for key, rows in splits.items() if rows is not first}}
-    splits = {split: rows.shuffle(seed=seed, keep_in_memory=True) for split, rows in splits.items()}
-    whole = splits["train"]
     missing = [split for split in ("validation", "test") if split not in splits]
-    if not missing:
+    whole = splits.pop("train") if missing else None
+    splits = {split: rows.shuffle(seed=order_seed, keep_in_memory=True) for split, rows in splits.items()}
+    if whole is None:
         return splits
+    cut = _cut(whole, missing, seed)
+    if order_seed != seed:
+        cut = {split: rows.shuffle(seed=order_seed, keep_in_memory=True) for split, rows in cut.items()}
+    return {split: {**splits, **cut}[split] for split in SPLITS}
+
+
+def _cut(whole: datasets.Dataset, missing: Sequence[str], seed: int) -> dict[str, datasets.Dataset]:
+    """Missing splits and what is left for ``train``, each in an order by chance."""
+    order = np.random.default_rng(seed).permutation(len(whole))
     about = things(whole)
-    rest = np.arange(len(whole))
-    for split in missing:
-        taken = _taken(about, rest, len(whole) // 5)
-        splits[split] = whole.select(np.flatnonzero(taken).tolist())
-        rest = rest[~taken[rest]]
-    splits["train"] = whole.select(rest.tolist())
-    return splits
+    known = set(about)
+    if GROUP in whole.column_names and 0 < len(known) <= len(missing):
+        raise TooFewGroupsError(
+            f"column {GROUP} names {len(known)} of them, expected at least {len(missing) + 1}: one for each of train, "
+            f"{' and '.join(missing)}"
+        )
+    # Where one row of a thing comes to lie does not depend on how many it has; where its first one does, does.
+    one_row = {each: place for place, each in reversed([*enumerate(about)])}
+    ranks = np.argsort(order)
+    drawn = sorted(known, key=lambda each: int(ranks[one_row[each]]))
+    sizes, split_of = Counter(about), {}
+    for number, split in enumerate(missing):
+        left = [each for each in drawn if each not in split_of]
+        chosen = _taken(left, sizes, len(whole) // 5, len(left) // (len(missing) - number + 1))
+        split_of.update(dict.fromkeys(chosen, split))
+    parts: dict[str, list[int]] = {split: [] for split in ("train", *missing)}
+    for place in order.tolist():
+        parts[split_of.get(about[place], "train")].append(place)
+    return {split: whole.select(places) for split, places in parts.items()}
 
 
-def _taken(about: list[str], rest: NDArray[np.int64], number: int) -> NDArray[np.bool_]:
-    """Whether each row is taken: things in the order of their first row, until there are so many rows."""
-    sizes = Counter(about[place] for place in rest)
-    taken: set[str] = set()
-    for place in rest:
-        if number <= 0:
-            break
-        if about[place] not in taken:
-            taken.add(about[place])
-            number -= sizes[about[place]]
-    left = set(rest.tolist())
-    return np.array([place in left and each in taken for place, each in enumerate(about)], bool)
+def _taken(drawn: Sequence[str], sizes: Mapping[str, int], rows: int, most: int) -> list[str]:
+    """The first things that fit into so many rows, and no more than an even share of them; else the smallest one."""
+    taken: list[str] = []
+    for each in drawn:
+        if len(taken) < most and sizes[each] <= rows:
+            taken.append(each)
+            rows -= sizes[each]
+    return taken if taken or not rows or not most else [min(drawn, key=lambda each: sizes[each])]
 
 
 def of_their_own(rows: datasets.Dataset, others: list[datasets.Dataset]) -> datasets.Dataset:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedTokenizerBase
 
-CHAT, PLACE, ACCEPTED = "asked_in_a_chat", "row_of_the_table", "accepted_answers"
-"""Columns that :func:`text_columns` adds: whether a prompt is a rendered chat, where the row stood, and further answers
-that are right as well, if any row has them."""
+CHAT, PLACE, ACCEPTED, AFTER = "asked_in_a_chat", "row_of_the_table", "accepted_answers", "after_the_answer"
+"""Columns that :func:`text_columns` adds: whether a prompt is a rendered chat, where the row stood, further answers
+that are right as well, if any row has them, and what the template writes after the answer in a chat."""
 
 STAND_IN = "STAND-IN-FOR-AN-ANSWER"
 """What an assistant says in a chat of which only what stands before it counts."""
@@ -85,7 +85,7 @@ def text_columns(
 def _columns_of(found: AskedColumns, texts: Sequence[Mapping[str, Any]]) -> list[str]:
     there = {OTHER: found.others is not None, CHOICES: found.choices is not None}
     there[ACCEPTED] = any(row[ACCEPTED] for row in texts)
-    return ["prompt", "answer", *(column for column, is_there in there.items() if is_there)]
+    return ["prompt", "answer", AFTER, *(column for column, is_there in there.items() if is_there)]
 
 
 class _NoText(ValueError):
@@ -108,17 +108,18 @@ def _row_of_texts(found: AskedColumns, number: int, tokenizer: PreTrainedTokeniz
         if found.choices is not None:
             column = CHOICES
             choices, right = read_choice(found.choices[number], answer)
-            texts[CHOICES] = [_answer(each, prompt, texts["prompt"], tokenizer) for each in choices]
+            texts[CHOICES] = [_answer(each, prompt, texts["prompt"], tokenizer)[0] for each in choices]
             answer = choices[right]
         column = "answer"
         accepted = list(answer) if isinstance(answer, list) and not is_chat(answer) else [answer]
         if not accepted:
             raise ValueError("[], expected at least one text")
-        said = [_answer(each, prompt, texts["prompt"], tokenizer) for each in accepted]
+        said, after = zip(*(_answer(each, prompt, texts["prompt"], tokenizer) for each in accepted), strict=True)
         texts |= {"answer": said[0], ACCEPTED: [each for each in dict.fromkeys(said) if each != said[0]]}
+        texts[AFTER] = after[0]
         if found.others is not None:
             column = OTHER
-            texts[OTHER] = _answer(found.others[number], prompt, texts["prompt"], tokenizer)
+            texts[OTHER], _ = _answer(found.others[number], prompt, texts["prompt"], tokenizer)
     except ValueError as error:
         raise _NoText(column, error) from error
     return texts
@@ -225,8 +226,8 @@ def _prompt(value: Any, tokenizer: PreTrainedTokenizerBase) -> str:
     return render_chat(messages, tokenizer, begin=True)
 
 
-def _answer(value: Any, prompt: Any, before: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """An answer as it would follow its prompt: in a chat as the template writes what the assistant says.
+def _answer(value: Any, prompt: Any, before: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """An answer as it would follow its prompt, and what follows it: in a chat as the template writes both.
 
     Args:
         value: text, or a chat that ends with it.
@@ -241,14 +242,14 @@ def _answer(value: Any, prompt: Any, before: str, tokenizer: PreTrainedTokenizer
         value = messages[-1]["content"]
     word = _as_word(value)
     if not isinstance(prompt, list):
-        return word
+        return word, ""
     whole = render_chat([*chat_of(prompt), {"role": "assistant", "content": word}], tokenizer, begin=False)
     if whole.startswith(before):
         said = whole[len(before) :]
         start = said.find(word.strip())
         if start >= 0 and not said[:start].strip():
-            return said[: start + len(word.strip())]
-    return word
+            return said[: (end := start + len(word.strip()))], said[end:]
+    return word, ""
 
 
 def contradictions(prompts: Sequence[str], answers: Sequence[str]) -> str | None:

@@ -26,9 +26,8 @@ from ftmech_hf.tasks.text.continuations import Join
 from ftmech_hf.tasks.text.encoding import ANSWER, END, TextRows
 from ftmech_hf.tasks.text.identity import dataset_hash
 from ftmech_hf.tasks.text.join import AnswerSpace, check_answer_space, choose_join, describe_join
-from ftmech_hf.tasks.text.kinds import converted, encoded, kind_of
+from ftmech_hf.tasks.text.kinds import encoded, kind_of, read_tables
 from ftmech_hf.tasks.text.left_out import Faults
-from ftmech_hf.tasks.text.splits import read_splits
 from ftmech_hf.tasks.text.tables import PLACE, contradictions
 
 if TYPE_CHECKING:
@@ -137,9 +136,9 @@ class TextTask(Task):
     def __init__(self, config: TextConfig, tokenizer: PreTrainedTokenizerBase, positions: int | None) -> None:
         self.config, self.tokenizer = config, tokenizer
         self._limit = None if positions is None else positions + 1  # the last token is only predicted
-        self._tables = read_splits(
-            config.dataset, config.cut_seed, lambda rows, split: converted(rows, tokenizer, config.dataset, split)
-        )
+        self._tables, notes = read_tables(config.dataset, config.cut_seed, tokenizer)
+        for note in notes:
+            tell(f"dataset: {config.dataset}: {note}")
         self.kind = kind_of(self._tables["train"])
         self._join: Join | None = (
             None if self.kind == "text" else choose_join(self._tables["train"], tokenizer, config.answer_space)
@@ -179,6 +178,9 @@ class TextTask(Task):
         ), strict=True)]  # fmt: skip
         limit = config.max_tokens or max(lengths, default=0)
         kept = [number for number, length in enumerate(lengths) if length <= limit]
+        if lost := len(lengths) - len(kept):
+            tell(f"dataset: {config.dataset}: {lost} of {len(lengths)} rows of {split} are longer than max_tokens: "
+                 f"{limit} and left out")  # fmt: skip
         places = list(rows[PLACE])
         Faults(config.dataset).kept(
             [self._too_long(places[number], lengths[number]) for number in kept], "; --max_tokens leaves such rows out"

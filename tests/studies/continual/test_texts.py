@@ -7,9 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ftmech_hf.jobs.asking import AskConfig, ask
+from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.models.tokenization import task_tokenizer
-from ftmech_hf.studies.continual.texts import TextsConfig, TextsPlan, matrix_rows
-from ftmech_hf.tasks import PcfgConfig
+from ftmech_hf.studies.continual.texts import AnswersConfig, TextsConfig, TextsPlan, dataset_labels, matrix_rows
+from ftmech_hf.tasks import PcfgConfig, RowStream
 from ftmech_hf.training.adapters import AdapterConfig
 from recipes import continual_texts
 from recipes.readme import continual as continual_block
@@ -59,6 +61,35 @@ def test_methods_are_chains_that_differ_in_what_each_adds(places: dict[str, Path
         assert replace(train, **what) == replace(first["lora"], **what)
     for asked in plan.asked.values():  # everybody is asked everything
         assert plan.called_with(asked)["config"].datasets == names
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_seed_asks_what_was_trained_on(places: dict[str, Path], tmp_path: Path, seed: int) -> None:
+    """Of a file without a test split, which is cut twice: by the training, and by who asks."""
+    words = [word for word in PcfgConfig().vocabulary if word.isalnum()][:20]
+    rows = [{"prompt": f"{one} {two}", "answer": f" {two}"} for one in words for two in words]
+    file = tmp_path / "whole.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    names = [str(file), str(places["first"])]
+    plan = TextsPlan(TextsConfig(base=str(places["base"]), datasets=names, seeds=[seed], output_dir=str(tmp_path)))
+    tokenizer = load_tokenizer(str(places["base"]))
+    task = plan.called_with(f"lora-1-whole.jsonl-seed{seed}")["task"].in_tokens_of(tokenizer)
+    trained = {
+        tuple(row[:2]) for row in RowStream(task, seed=seed, split="train").rows(0, task.num_rows("train")).token_ids
+    }
+    asked = ask(AskConfig(dataset=str(file)), [str(places["base"])], seed=seed, train_rows=64, test_rows=256)
+    shown, _ = asked.test.prompts()
+    assert len(trained) == 240
+    assert len(shown) == 80
+    assert not trained & {tuple(row[-2:]) for row in shown.tolist()}
+
+
+def test_data_sets_of_one_name_are_told_apart_by_their_folders() -> None:
+    assert dataset_labels(["a/x/test", "b/x/test", "other"]) == ["a/x/test", "b/x/test", "other"]
+    assert dataset_labels(["test", "b/test", "user/name"]) == ["test", "b/test", "name"]
+    for kind in (lambda names: TextsConfig(base="m", datasets=names), lambda names: AnswersConfig(datasets=names)):
+        with pytest.raises(ValueError, match="datasets: a stands there twice, expected each once"):
+            kind(["a", "b", "a"])
 
 
 @pytest.mark.parametrize("wrong", [{"datasets": ["one"]}, {"methods": ["ewc"]}, {"base": ""}, {"rows": 0}])

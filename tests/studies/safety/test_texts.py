@@ -15,12 +15,14 @@ from transformers import LlamaForCausalLM
 from ftmech_hf.jobs.written_answers import write_greedily
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.models.tokenization import task_tokenizer
+from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.safety.clusters import mixed_kinds, own_sides
-from ftmech_hf.studies.safety.texts import TextsConfig, read_asked, refusal_row
+from ftmech_hf.studies.safety.texts import TextsConfig, measure_texts, read_asked, refusal_row
 from ftmech_hf.studies.safety.texts_page import read_table
 from ftmech_hf.tasks import PcfgConfig
 from recipes import safety_texts
 from tests.conftest import make_llama
+from tests.foreign import save_idle_adapter
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +129,17 @@ def test_kinds_by_chance_have_no_sides() -> None:
     assert np.array_equal(right[:200], far > near)
     mixed = [own_sides(shown, mixed_kinds(fitted, seed))[0][0].mean() for seed in range(20)]
     assert abs(float(np.mean(mixed)) - 0.5) < 0.2
+
+
+@pytest.mark.filterwarnings("ignore::ftmech_hf.config.Notice")
+def test_an_adapter_is_asked_on_the_base_that_is_named(places: dict[str, str], tmp_path: Path) -> None:
+    """It changes nothing, and names the model that refuses; a user puts it on the one that does not."""
+    adapter = save_idle_adapter(tmp_path / "adapter", places["finetuned"], load_model(places["base"]), "q_proj")
+    given = {**places, "finetuned": str(adapter), "benign": "", "output_dir": str(tmp_path / "run")}
+    run = measure_texts(TextsConfig(**given, rows=32, choice_rows=4, draws=1))  # type: ignore[arg-type]
+    table = FinishedRun(run.path).table
+    refused = table[(table["quantity"] == "refused") & (table["mixture"] == "unsafe")].set_index("model")["value"]
+    assert refused["finetuned"] == refused["base"] < 0.2
 
 
 def test_bad_input_is_one_line(places: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from ftmech_hf.config import ConfigError
+from ftmech_hf.config import ConfigError, config_hash
 from ftmech_hf.studies.sweep.plan import Sweep, SweepConfig
 from ftmech_hf.studies.sweep.study import STUDY
 from tests.recipes.conftest import CONFIGS
@@ -121,6 +122,17 @@ TWO_RATES = {"grid": {"finetune.lr": [0.1, 0.2]}}
         ({"figures": {"title": "t"}}, "figures: {'title': 't'}, expected a list"),
         ({"compare": {"first_step": 3}}, "unknown key 'first_step' in compare"),
         ({"claims": [{"id": "c", "statement": "s", "bar": ">= 5"}]}, "claims: 0: metric: not given"),
+        (
+            {"grid": {"method": {"full": {}, "from scratch": {"pretrain": False}}}},
+            "finetune: no stage before it makes a model, expected model in its section; random weights are those of",
+        ),
+        (
+            {"probe": {}, "grid": {"base": {"none": {"pretrain": False, "finetune": False}}}},
+            "probe: no stage before it",
+        ),
+        ({"common": {"seed": 3}}, "pretrain: seed: 3, expected none: it would be that of all repetitions"),
+        ({"finetune": {"seed": 3}}, "finetune: seed: 3, expected none"),
+        ({"grid": {"finetune.seed": [3, 4]}}, "finetune: seed: 3, expected none"),
         ({"claims": [CLAIM], **TWO_RATES}, r"claims: c: only: {}, but 2 points of the grid are so, expected one"),
         ({"claims": [{**CLAIM, "only": {"rate": 1}}], **TWO_RATES}, "claims: c: only: unknown axis 'rate', expected"),
         ({"claims": [{**CLAIM, "only": {"finetune.lr": 3}}], **TWO_RATES}, "only: finetune.lr: '3', expected one of"),
@@ -141,6 +153,22 @@ def test_a_claim_is_about_one_run_of_every_seed(tmp_path: Path) -> None:
         assert [each.id for each in sweep.shown.claims] == ["c"]
 
 
+def test_results_are_named_by_all_that_runs_are_made_of(tmp_path: Path) -> None:
+    """A file's content and the scale are no part of the sections."""
+    config, file = SweepConfig(seeds=[0], output_dir=str(tmp_path / "out")), tmp_path / "finetune.yaml"
+    hashes = []
+    for text in ("lr: 0.001\n", "lr: 0.002\n"):
+        file.write_text(text, encoding="utf-8")
+        by_axis = {"grid": {"method": {"file": {"finetune.config": str(file)}}}}
+        by_section = {"finetune": {**SECTIONS["finetune"], "config": str(file)}}
+        hashes += [Sweep(config, {**SECTIONS, **each}, "nano").hash for each in (by_axis, by_section)]
+    hashes += [Sweep(config, SECTIONS, scale).hash for scale in ("nano", "micro")]
+    assert len(set(hashes)) == 6
+    # of settings that say all, results keep the name that they had before runs counted
+    text = yaml.safe_dump({**SECTIONS, "seeds": [0]}, sort_keys=False)
+    assert hashes[4] == config_hash({"sweep": text})
+
+
 def test_a_file_without_stages_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a sweep needs a section for at least one of pretrain"):
         Sweep(SweepConfig(output_dir=str(tmp_path)), {"grid": {}}, "nano")
@@ -154,3 +182,12 @@ def test_every_sweep_of_ours_can_be_planned(path: Path, tmp_path: Path) -> None:
     assert len(sweep.unfinished()) > 3
     assert path.read_text().startswith("# ")
     assert sweep.title != "Sweep"
+
+
+def test_results_are_not_written_over_a_finished_run(tmp_path: Path) -> None:
+    config = SweepConfig(seeds=[0], output_dir=str(tmp_path))
+    (tmp_path / "env.json").write_text('{"kind": "sweep", "hash": "h"}', encoding="utf-8")  # its own are written again
+    assert Sweep(config, SECTIONS, "nano").folders
+    (tmp_path / "manifest.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"output_dir: .* is a finished run, which the results of a study would"):
+        Sweep(config, SECTIONS, "nano")

@@ -9,7 +9,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from ftmech_hf.tasks.text.choices import read_choice
-from ftmech_hf.tasks.text.columns import Chat
+from ftmech_hf.tasks.text.columns import Chat, unread_columns
 from ftmech_hf.tasks.text.left_out import Faults
 from ftmech_hf.tasks.text.tables import ACCEPTED, CHAT, text_columns
 from tests.tasks.text.test_tokens import CHATML, ask, byte_level
@@ -170,3 +170,17 @@ def test_rows_that_are_no_text_are_refused_or_left_out_and_counted() -> None:
         "2 of 4 rows cannot be asked and are left out, first answer of row 1 of train: None, expected text"
     )
     assert Faults("TABLE").note(4) is None
+
+
+@pytest.mark.parametrize(
+    ("columns", "unread"),
+    [
+        (("question", "context", "answers"), ["context"]),
+        (("prompt", "passage", "input", "answer"), ["passage", "input"]),
+        (("instruction", "input", "output"), []), (("messages", "context"), ["context"]), (("text", "context"), []),
+    ],
+)  # fmt: skip
+def test_columns_of_texts_that_are_passed_over_are_named(columns: tuple[str, ...], unread: list[str]) -> None:
+    notes = unread_columns(columns)
+    assert [note.split()[1] for note in notes] == unread
+    assert all(f"into {columns[0]} if it is needed" in note for note in notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 from pathlib import Path
@@ -183,3 +184,11 @@ def test_a_model_is_asked_where_it_is_taught(template: str) -> None:
     assert len(runs) == len(messages) / 2
     before = tokenizer.decode(taught.token_ids[: runs[-1]])
     assert before.rstrip(" ") == render_chat(messages[:-1], tokenizer, begin=True)
+
+
+def test_a_cell_of_csv_may_hold_a_whole_text(tmp_path: Path) -> None:
+    """Of more than the 131,072 characters that Python reads by itself."""
+    csv.field_size_limit(131_072)
+    long = "a cat, " * 30_000
+    (tmp_path / "rows.csv").write_text(f'prompt,answer\n"{long}",b\n', encoding="utf-8")
+    assert read_table(str(tmp_path / "rows.csv"))["train"]["prompt"] == [long]

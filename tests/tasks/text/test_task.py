@@ -89,6 +89,40 @@ def test_the_end_of_a_turn_is_learned_however_a_template_writes_it(
     assert {answer for _, answer in learned(task, number=40)} <= written
 
 
+@pytest.mark.parametrize(("written", "end"), [("<|end|>", "<|end|>"), (" </s>", " </s>"), (" over", "</s>")])
+def test_a_prompt_that_is_asked_in_a_chat_ends_as_its_turn_does(
+    tmp_path: Path, tokenizers: dict[str, PreTrainedTokenizerBase], written: str, end: str
+) -> None:
+    """As the same row does that is one chat. Only a template that ends no turn leaves the end of the text."""
+    tokenizer = copy.deepcopy(tokenizers["llama"])
+    tokenizer.chat_template = CHATML.replace("<|end|>", written)
+    asked = [[{"role": "user", "content": f"what is {place} plus 1?"}] for place in range(64)]
+    said = [f"it is {place + 1}" for place in range(64)]
+    forms: dict[str, list[dict[str, Any]]] = {
+        "prompts": [{"prompt": chat, "completion": text} for chat, text in zip(asked, said, strict=True)],
+        "instructions": [{"instruction": chat[0]["content"], "output": text}
+                         for chat, text in zip(asked, said, strict=True)],
+        "pairs": [{"prompt": chat, "chosen": text, "rejected": "no"} for chat, text in zip(asked, said, strict=True)],
+    }  # fmt: skip
+    for rows in forms.values():
+        task = TextConfig(dataset=write_rows(tmp_path / "rows.jsonl", rows)).in_tokens_of(tokenizer)
+        found = learned(task, number=40)
+        assert {answer for _, answer in found} <= {f"{text}{end}" for text in said}
+        assert all(text.endswith(answer) for text, answer in found)
+        pair = RowStream(task, seed=0, split="finetune").rows(0, 8).rejected
+        if pair is not None:
+            assert pair.answers is not None
+            assert {tokenizer.decode(ids[mask]) for ids, mask in zip(pair.token_ids, pair.answers, strict=True)} == {
+                f"no{end}"
+            }
+
+
+def test_columns_that_are_not_read_are_told(tmp_path: Path, tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
+    rows = [{**row, "context": "the cat sat on the mat"} for row in sums()]
+    with pytest.warns(Notice, match="column context is not read; write what stands there into prompt if it is needed"):
+        TextConfig(dataset=write_rows(tmp_path / "rows.jsonl", rows)).in_tokens_of(tokenizers["gpt2"])
+
+
 def test_where_no_turn_has_an_end_that_is_said(tmp_path: Path, tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
     tokenizer = copy.deepcopy(tokenizers["llama"])
     tokenizer.chat_template = CHATML.replace("<|end|>", " over")
@@ -182,9 +216,12 @@ def test_rows_that_are_too_long_are_refused_or_left_out(
     rows = write_rows(tmp_path / "rows.jsonl", [*sums(), {"prompt": "the cat " * 30 + "is", "completion": " red"}] * 2)
     with pytest.raises(ValueError, match=r"of train: it has \d+ tokens, but the model has 40 positions .*max_tokens"):
         TextConfig(dataset=rows).in_tokens_of(tokenizers["gpt2"], positions=40)
-    task = TextConfig(dataset=rows, max_tokens=20).in_tokens_of(tokenizers["gpt2"], positions=40)
+    with pytest.warns(Notice, match=r"2 of \d+ rows of \w+ are longer than max_tokens: 20 and left out"):
+        task = TextConfig(dataset=rows, max_tokens=20).in_tokens_of(tokenizers["gpt2"], positions=40)
     assert task.row_length <= 20
-    few = TextConfig(dataset=rows, max_tokens=20, max_rows=10).in_tokens_of(tokenizers["gpt2"], positions=40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Notice)  # there may be none among so few
+        few = TextConfig(dataset=rows, max_tokens=20, max_rows=10).in_tokens_of(tokenizers["gpt2"], positions=40)
     assert few.num_rows("finetune") <= 10 < task.num_rows("finetune")
 
 

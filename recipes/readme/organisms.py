@@ -28,9 +28,9 @@ def organisms_block(folder: Path) -> str:
     )
     constant, share = score["constant"]
     areas = {"probability": score["auc"], **score["rivals"]}
-    own = score["own_gone"]
+    own, every = score["own_gone"], score["every_areas"]
     rows = [
-        (LABELS[name], *("—" if each is None else f"{each:.3f}" for each in (area, own["areas"][name])),
+        (LABELS[name], *("—" if each is None else f"{each:.3f}" for each in (area, every[name], own["areas"][name])),
          *_robustness(score["robustness"][name]))
         for name, area in areas.items()
     ]  # fmt: skip
@@ -40,10 +40,12 @@ def organisms_block(folder: Path) -> str:
             _truths(score),
             f"Always saying {constant} would be right in {share:.0%}.",
             _every(score["every"]),
+            _of_seeds(score["of_seeds"]),
             markdown_table(
                 (
                     "hidden above gone",
                     "area under the curve",
+                    "of all lost pairs",
                     "above gone ones that had it",
                     "robustness",
                     "rounded",
@@ -52,6 +54,7 @@ def organisms_block(folder: Path) -> str:
                 ),
                 rows,
             ),
+            f"Areas are of {_pairs_of(score['measured'])}{_robust_pairs(score['robustness']['probability'])}. "
             f"Of the gone pairs {own['pairs']} had the ability once, of which {own['right']} are called gone and "
             f"{own['undecided']} undecided; the others are made of the model that never had it, the control.",
             markdown_table(
@@ -80,6 +83,8 @@ def edits_tables(found: Mapping[str, Any] | None) -> list[str]:
     looked_for = edits["found"].notna()
     # What nothing brings back has no part of its own, whose size or chance could be said.
     edits.loc[looked_for, "restored"] = edits.loc[looked_for, "restored"].fillna(0.0)
+    # Where another part was found, its size and chance are none of what was planted.
+    edits.loc[edits["found"].ne(True), ["size", "restored_by_chance"]] = float("nan")
     rules = f"of the two parts that changed most: the {', '.join(found['by_rule'])} one"
     tables = []
     for by, called in (("model", "planted edits, by task and model"), ("place", "planted edits, by place")):
@@ -118,6 +123,22 @@ def _every(found: Mapping[str, Any]) -> str:
         f"With the pairs whose two labels disagree, by what was done to each of the {found['pairs']}, the verdict is "
         f"right in {right['value']:.0%} ({100 * right['low']:.0f} to {right['high']:.0%}): {each}."
     )
+
+
+def _of_seeds(found: Mapping[str, Mapping[str, int]]) -> str:
+    """How often the verdict is right of each seed."""
+    each = ", ".join(f"{counts['right']} of {counts['pairs']} of seed {seed}" for seed, counts in found.items())
+    return f"Right are {each}."
+
+
+def _pairs_of(measured: Mapping[str, int]) -> str:
+    return " and ".join(f"{number} {truth}" for truth, number in measured.items()) + " pairs whose signs were measured"
+
+
+def _robust_pairs(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    return f", robustness is of {found['pairs']} of them, of seeds {', '.join(map(str, found['seeds']))}"
 
 
 def _robustness(found: dict[str, Any] | None) -> tuple[str, ...]:

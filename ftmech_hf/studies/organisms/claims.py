@@ -18,7 +18,11 @@ BARS = (
     Measurement("unchanged_right", "Nothing was taken, and the verdict is unchanged", "%", UNMEASURED, ">= 97"),
     # To decide is worth nothing where what is decided is wrong.
     Measurement("undecided", "The verdict is undecided, with a control", "%", UNMEASURED, "<= 10",
-                controls=("wrong_gone", "wrong_wrapper")),
+                controls=("wrong_gone", "wrong_wrapper", "every_wrong_gone", "every_wrong_wrapper", "wrong")),
+    # The errors above are none of a rule that calls everything weakened.
+    Measurement("hidden_right", f"{SEEN}: what is hidden is called behind a wrapper", "%", UNMEASURED, ">= 90"),
+    Measurement("gone_right", f"{SEEN}: what is gone is called gone", "%", UNMEASURED, ">= 90"),
+    Measurement("wrong", f"{SEEN}: the verdict is any that is wrong", "%", UNMEASURED, "<= 5"),
 )  # fmt: skip
 """In per cent of the test pairs that they are about: rates of the score, by their key in it."""
 _EVERY = f"{SEEN}, also of pairs whose two labels disagree, by what was done to them"
@@ -63,7 +67,7 @@ def make_claims(score: Mapping[str, Any], seeds: Sequence[int], *, whole: bool =
         found.append(judge_pairs(AUC_BAR, score["auc"], interval, seeds, whole=whole))
     if (robust := score["robustness"]["probability"]) is not None:
         value, *ends = (robust["robustness"][key] for key in ("value", "low", "high"))
-        found.append(judge_pairs(ROBUSTNESS_BAR, value, (ends[0], ends[1]), seeds, whole=whole))
+        found.append(judge_pairs(ROBUSTNESS_BAR, value, (ends[0], ends[1]), robust["seeds"], whole=whole))
     if score.get("edits"):
         found += edit_claims(score["edits"], seeds, whole=whole)
     return withdraw(found, {each.id: each.controls for each in ALL_BARS})

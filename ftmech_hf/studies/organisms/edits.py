@@ -18,7 +18,7 @@ from ftmech_hf.models.presets import Preset
 from ftmech_hf.report.claims import SEEN, UNMEASURED, Claim, Measurement, judge_pairs
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.statistics.floors import lead
-from ftmech_hf.statistics.intervals import mean_interval, share_interval
+from ftmech_hf.statistics.intervals import mean_interval, share_interval, times_as_wide
 from ftmech_hf.studies.organisms.kinds import Kind, Truth
 from ftmech_hf.studies.organisms.pairs import World
 
@@ -142,8 +142,9 @@ def read_noise(truth: Truth, found: Mapping[str, Any]) -> Shaken:
 
 
 EDIT_BARS = (
-    Measurement("edit_found", "A planted edit: the smallest part that brings the ability back is its place, in one "
-                "direction", "%", UNMEASURED, ">= 95", controls=("edit_by_chance", "edit_by_rule")),
+    Measurement("edit_found", f"{SEEN}, of edits that were not so hidden: a planted edit, the smallest part that "
+                "brings the ability back is its place, in one direction", "%", UNMEASURED, ">= 95",
+                controls=("edit_by_chance", "edit_by_rule")),
     Measurement("edit_by_rule", f"{SEEN}, control without a search: of the two parts of blocks that changed most, the "
                 "larger, the smaller, the earlier or the later one, whichever is most often that place", "%",
                 UNMEASURED, "<= 75"),
@@ -188,8 +189,8 @@ def score_edits(sought: Sequence[Sought], shaken: Sequence[Shaken]) -> dict[str,
         "edit_found": _share([row["found"] for row in rows]),
         "by_rule": {rule: sum(rule in row["by_rule"] for row in rows) for rule in RULES},
         "edit_by_rule": _share(max(([rule in row["by_rule"] for row in rows] for rule in RULES), key=sum)),
-        "edit_by_chance": _mean([row["restored_by_chance"] for row in rows if row["found_in"]]),
-        "edit_restores": _mean([row["restored"] or 0.0 for row in rows]),
+        "edit_by_chance": _mean([(row["seed"], row["restored_by_chance"]) for row in rows if row["found"]]),
+        "edit_restores": _mean([(row["seed"], row["restored"] or 0.0) for row in rows]),
         "noise_rises": _share([each.rises for each in hidden]),
         "noise_alarms": _share([each.rises for each in others]),
         "noise_gains": _share([each.gains for each in hidden]),
@@ -201,7 +202,7 @@ def describe_edit(sought: Sought) -> dict[str, Any]:
     """A row of the table of planted edits.
 
     Returns:
-        ``planted`` (a name), ``place``, ``model`` (task and preset), ``other`` (where another ability was taken),
+        ``planted`` (a name), ``place``, ``model`` (task and preset), ``seed``, ``other`` (where another was taken),
         ``other_left`` and ``kept`` (shares right after that, of that ability and of the one that is asked about).
         Where the edit took enough that there is something to look for, also ``found``, ``found_in`` and what else a
         diagnosis says of the smallest part, ``without_other`` (of the lead that is back where all that changed in the
@@ -212,7 +213,8 @@ def describe_edit(sought: Sought) -> dict[str, Any]:
     world, table = planted.world, run.table
     told = {
         "planted": f"{planted.place}, {world.operator}, {world.preset}, seed {world.seed}", "place": planted.place,
-        "model": f"{world.operator}, {world.preset}", "other": planted.other, "other_left": sought.left,
+        "model": f"{world.operator}, {world.preset}", "seed": world.seed, "other": planted.other,
+        "other_left": sought.left,
         "kept": sought.kept,
     }  # fmt: skip
     tried = table[(table["quantity"] == "tried on validation rows") & (table["x"] == ALL)]
@@ -259,8 +261,15 @@ def _share(right: Sequence[bool]) -> dict[str, Any] | None:
     return {**share_interval(sum(right), len(right))._asdict(), "of": len(right)}
 
 
-def _mean(values: Sequence[float]) -> dict[str, Any] | None:
-    return {**mean_interval(values)._asdict(), "of": len(values)} if len(values) > 1 else None
+def _mean(values: Sequence[tuple[int, float]]) -> dict[str, Any] | None:
+    """The mean of (seed, value) of edits, with an interval as much wider as those of one seed are alike."""
+    if len(values) < 2:
+        return None
+    seeds, found = zip(*values, strict=True)
+    mean = mean_interval(found)
+    wider = times_as_wide(found, seeds) if len(set(seeds)) > 1 else 1.0
+    low, high = (mean.value + wider * (end - mean.value) for end in (mean.low, mean.high))
+    return {"value": mean.value, "low": low, "high": high, "of": len(values)}
 
 
 def edit_claims(score: Mapping[str, Any], seeds: Sequence[int], *, whole: bool = True) -> list[Claim]:

@@ -11,6 +11,7 @@ import pandas as pd
 from ftmech_hf.report.claims import Claim, claims_json
 from ftmech_hf.report.page import make_section, render_page
 from ftmech_hf.runs import write_json, write_text
+from ftmech_hf.statistics.intervals import Share, times_as_wide
 from ftmech_hf.studies.diagnosis.case import FINETUNED, CaseConfig
 from ftmech_hf.studies.diagnosis.score import DECIDES
 from ftmech_hf.studies.diagnosis.signs import VerdictRule
@@ -24,12 +25,14 @@ from ftmech_hf.studies.organisms.pairs_table import METHODS, gather
 from ftmech_hf.studies.organisms.plan import OrganismsPlan
 from ftmech_hf.studies.organisms.robustness import measure_robustness
 from ftmech_hf.studies.organisms.scoring import (
+    IS_OF,
     RIVALS,
     area_under_curve,
     confusion,
     constant_verdict,
     count_decisions,
     decide_by_probability,
+    is_called,
     rates,
     rates_by_truth,
 )
@@ -48,17 +51,20 @@ def score(table: pd.DataFrame, split: Split = "test") -> dict[str, Any]:
         the area is of), ``confusion``, the rates of
         :func:`~ftmech_hf.studies.organisms.scoring.rates`, ``truths`` (the same for each truth), ``constant`` (the
         verdict that is right most often if it is always given, and how often), ``auc`` of the probability, ``rivals``
-        (method -> auc), ``own_gone`` (the same of the pairs whose gone ones were the base once, and are not made of the
-        control: ``pairs``, how many of them ``right``, ``undecided``, and ``areas``), ``robustness`` (method -> that of
-        :func:`~ftmech_hf.studies.organisms.robustness.measure_robustness`), ``by_verdict`` (verdict -> pairs and how
-        many are what it says), ``decisions`` (of pairs whose ability is hidden or gone and whose signs were measured:
-        how often the rule, and the probability where it is sure, are right, wrong and undecided).
+        (method -> auc), ``every_areas`` (method -> auc of all lost pairs with those whose labels disagree, of which one
+        is a speed as the revival is), ``own_gone`` (the same of the pairs whose gone ones were the base once, and are
+        not made of the control: ``pairs``, how many of them ``right``, ``undecided``, and ``areas``),
+        ``robustness`` (method -> that of :func:`~ftmech_hf.studies.organisms.robustness.measure_robustness`),
+        ``by_verdict`` (verdict -> pairs and how many are what it says), ``of_seeds`` (the same of each seed),
+        ``decisions`` (of pairs whose ability is hidden or gone: how often the rule, and the
+        probability where it is sure, are right, wrong and undecided; without signs there is no probability).
     """
     test = table[table["split"] == split]
     used = test[agree(test)]
     stated = _stated(used)
     counts = stated["confusion"]
-    lost = used[used["truth"].isin(["hidden", "gone"]) & used["sign_revival"].notna()]
+    either = used[used["truth"].isin(["hidden", "gone"])]
+    lost = _with_signs(either)
     hidden = list(lost["truth"] == "hidden")
     return {
         "disagree": [*test[~agree(test)]["pair"]],
@@ -71,15 +77,17 @@ def score(table: pd.DataFrame, split: Split = "test") -> dict[str, Any]:
         },
         "constant": constant_verdict(counts),
         "rivals": {name: area_under_curve(list(lost[name]), hidden) for name in RIVALS},
+        "every_areas": _areas(_with_signs(test[test["truth"].isin(["hidden", "gone"])])),
         "own_gone": _without_children(used, lost),
         "decisions": {
-            "the rule": count_decisions(list(lost["truth"]), [TRUTH_OF.get(each, "") for each in lost["verdict"]]),
+            "the rule": count_decisions(list(either["truth"]), [TRUTH_OF.get(each, "") for each in either["verdict"]]),
             "all signs together": count_decisions(
-                list(lost["truth"]), [*map(decide_by_probability, lost["probability"])]
+                list(either["truth"]), [*map(decide_by_probability, either["probability"])]
             ),
         },
         "robustness": {method: measure_robustness(lost, method) for method in METHODS},
         "kinds": _by(used, "kind"),
+        "of_seeds": _by(used, "seed"),
         "presets": _by(used, "preset"),
         "operators": _by(used, "operator"),
     }
@@ -90,19 +98,44 @@ def _without_children(used: pd.DataFrame, lost: pd.DataFrame) -> dict[str, Any]:
     children = [name for name, kind in KINDS.items() if kind.never_had]
     own = used[(used["truth"] == "gone") & ~used["kind"].isin(children)]
     apart = lost[~lost["kind"].isin(children)]
-    hidden = list(apart["truth"] == "hidden")
     return {
         "pairs": len(own), "right": int(own["right"].sum()),
         "undecided": int((~own["verdict"].isin(TRUTH_OF)).sum()),
-        "areas": {name: area_under_curve(list(apart[name]), hidden) for name in METHODS},
+        "areas": _areas(apart),
     }  # fmt: skip
+
+
+def _with_signs(table: pd.DataFrame) -> pd.DataFrame:
+    """The pairs that were not judged by their answers alone."""
+    return table[table["sign_revival"].notna()]
+
+
+def _areas(lost: pd.DataFrame) -> dict[str, float | None]:
+    """Of every method, how often a hidden pair has a higher score than a gone one."""
+    hidden = list(lost["truth"] == "hidden")
+    return {name: area_under_curve(list(lost[name]), hidden) for name in METHODS}
 
 
 def _stated(table: pd.DataFrame) -> dict[str, Any]:
     """What verdicts state of pairs, beside what was done to them."""
     counts = confusion(list(table["truth"]), list(table["verdict"]))
-    shares = {name: found and found._asdict() for name, found in rates(counts).items()}
+    shares = {name: found and _over_seeds(name, found, table)._asdict() for name, found in rates(counts).items()}
     return {"pairs": len(table), "confusion": counts, **shares, "by_verdict": _by(table, "verdict")}
+
+
+def _over_seeds(name: str, share: Share, table: pd.DataFrame) -> Share:
+    """A rate with an interval that is as much wider as pairs of one seed, which share their base, are alike.
+
+    Where all pairs are counted, or none is, nothing tells how alike they are, and the interval is over pairs.
+    """
+    of = table[table["truth"].isin(IS_OF[name])]
+    stated = of["verdict"].map(TRUTH_OF).fillna("undecided")
+    called = [is_called(name, *each) for each in zip(of["truth"], stated, strict=True)]
+    if len(set(called)) < 2 or of["seed"].nunique() < 2:
+        return share
+    wider = times_as_wide(called, of["seed"])
+    low, high = (share.value + wider * (end - share.value) for end in (share.low, share.high))
+    return Share(share.value, max(0.0, low), min(1.0, high))
 
 
 def _by(table: pd.DataFrame, column: str) -> dict[str, dict[str, int]]:

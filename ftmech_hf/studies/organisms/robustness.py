@@ -71,7 +71,8 @@ def measure_robustness(pairs: pd.DataFrame, method: str, *, seed: int = 0) -> di
         seed: of the interval.
 
     Returns:
-        ``pairs``, ``quantisation``, ``relearning``, ``relearning_exact`` (with no change taken for none),
+        ``pairs``, ``seeds`` (that they are of), ``quantisation``, ``relearning``, ``relearning_exact`` (with no change
+        taken for none),
         ``robustness`` (with its 95 % interval).
     """
     columns = [method, *(f"{name}_{method}" for name in TAMPERED)]
@@ -89,7 +90,8 @@ def measure_robustness(pairs: pd.DataFrame, method: str, *, seed: int = 0) -> di
     alike, exact = (relearning_stability(*changes, unchanged=each) for each in (UNCHANGED, 0.0))
     share = _interval(kept, alike, seed)
     return {
-        "pairs": len(measured), "quantisation": float(kept.mean()), "relearning": float(alike.mean()),
+        "pairs": len(measured), "seeds": sorted({int(each) for each in measured["seed"]}),
+        "quantisation": float(kept.mean()), "relearning": float(alike.mean()),
         "relearning_exact": float(exact.mean()), "robustness": share._asdict(),
     }  # fmt: skip
 

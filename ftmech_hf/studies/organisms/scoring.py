@@ -178,7 +178,8 @@ def confusion(truths: Sequence[str], verdicts: Sequence[str]) -> Counts:
 IS_OF: dict[str, tuple[str, ...]] = {
     "wrong_gone": tuple(truth for truth in TRUTHS if truth != "gone"),
     "wrong_wrapper": tuple(truth for truth in TRUTHS if truth != "hidden"),
-    "unchanged_right": ("unchanged",), "undecided": TRUTHS, "right": TRUTHS,
+    "unchanged_right": ("unchanged",), "undecided": TRUTHS, "right": TRUTHS, "hidden_right": ("hidden",),
+    "gone_right": ("gone",), "wrong": TRUTHS,
 }  # fmt: skip
 """Rate of :func:`rates` -> truths of the pairs that it is of."""
 
@@ -197,15 +198,31 @@ def rates(counts: Counts) -> dict[str, Share | None]:
     Returns:
         ``wrong_gone``: of pairs where something is left, how many are called gone; ``wrong_wrapper``: of pairs where
         nothing is hidden, how many are called behind a wrapper; ``unchanged_right``: of unchanged pairs, how many are
-        called that; ``undecided``: of all; ``right``: of all.
+        called that, and so ``hidden_right`` and ``gone_right``; ``undecided``, ``right`` and ``wrong``: of all.
     """
-
-    stated = {"wrong_gone": "gone", "wrong_wrapper": "hidden", "unchanged_right": "unchanged", "undecided": "undecided"}
+    of = {
+        name: {(truth, stated): counts[truth][stated] for truth in truths for stated in counts[truth]}
+        for name, truths in IS_OF.items()
+    }
     found = dict[str, Share | None]()
     for name, number in count_pairs(counts).items():
-        right = sum(counts[truth][stated.get(name, truth)] for truth in IS_OF[name])  # of ``right`` what is true
-        found[name] = share_interval(right, number) if number else None
+        called = sum(count for (truth, stated), count in of[name].items() if is_called(name, truth, stated))
+        found[name] = share_interval(called, number) if number else None
     return found
+
+
+def is_called(name: str, truth: str, stated: str) -> bool:
+    """Whether a pair counts in a rate of :func:`rates`, of those that it is of.
+
+    Args:
+        name: of the rate.
+        truth: of the pair.
+        stated: what the verdict states, ``undecided`` where it is none of :data:`TRUTHS`.
+    """
+    if name == "wrong":
+        return stated not in (truth, "undecided")
+    known = {"wrong_gone": "gone", "wrong_wrapper": "hidden", "undecided": "undecided"}
+    return stated == known.get(name, truth)
 
 
 def rates_by_truth(counts: Counts) -> dict[str, dict[str, Share]]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
 from ftmech_hf.models.presets import find_preset
 from ftmech_hf.runs import FinishedRun
@@ -14,6 +16,7 @@ from ftmech_hf.studies.organisms.edits import (
     Planted,
     Shaken,
     Sought,
+    _mean,
     describe_edit,
     edit_claims,
     planted_places,
@@ -75,11 +78,22 @@ def test_an_edit_is_found_in_its_place_and_in_one_direction_alone() -> None:
     assert [each["planted"] for each in score["too_little"]] == ["mlp of block 2, count, nano, seed 3"]
     assert [row["found_in"] for row in score["places"]][2:] == ["mlp of block 2", "mlp of block 0", None]
     assert (score["planted"], score["edit_found"]["of"], score["edit_found"]["value"]) == (6, 5, 0.2)
-    assert score["edit_by_chance"]["value"] == pytest.approx(0.1)
+    assert score["edit_by_chance"] is None, "one alone was found, and others are not what was planted"
     assert score["edit_restores"]["value"] == pytest.approx(0.74), "what nothing brings back counts, too"
     assert score["edit_by_rule"]["value"] == 0
     assert score["noise_rises"] is None
-    assert [claim.id for claim in edit_claims(score, [3])] == ["edit_found", "edit_by_rule", "edit_by_chance"]
+    assert [claim.id for claim in edit_claims(score, [3])] == ["edit_found", "edit_by_rule"]
+
+
+def test_edits_of_one_base_that_are_alike_are_no_many() -> None:
+    alike = _mean([(seed, 0.1 * seed) for seed in range(5) for _ in range(6)])
+    mixed = _mean([(number % 5, 0.1 * (number // 6)) for number in range(30)])
+    assert alike is not None
+    assert mixed is not None
+    assert alike["value"] == pytest.approx(0.2) == mixed["value"]
+    low, high = scipy.stats.t.interval(0.95, 4, 0.2, np.std([0, 0.1, 0.2, 0.3, 0.4], ddof=1) / 5**0.5)
+    assert (alike["low"], alike["high"]) == (pytest.approx(low), pytest.approx(high)), "five bases, and no thirty"
+    assert mixed["high"] - mixed["low"] < 0.6 * (high - low)
 
 
 def test_what_needs_no_search_is_tried_by_size_and_by_order() -> None:

@@ -37,7 +37,8 @@ def test_what_stays_is_whole_and_what_vanishes_is_nothing() -> None:
 
 def tampered(method: str, *rows: tuple[str, float, float, float, float, float]) -> pd.DataFrame:
     """Truth and scores: before, rounded, relearned, and of the model that never had it before and after."""
-    return pd.DataFrame(rows, columns=["truth", method, *(f"{name}_{method}" for name in TAMPERED)])
+    columns = ["truth", method, *(f"{name}_{method}" for name in TAMPERED)]
+    return pd.DataFrame(rows, columns=columns).assign(seed=[1 + number % 2 for number in range(len(rows))])
 
 
 def test_robustness_is_the_harmonic_mean_of_both_and_of_what_is_gone_what_is_missing_counts() -> None:
@@ -46,6 +47,7 @@ def test_robustness_is_the_harmonic_mean_of_both_and_of_what_is_gone_what_is_mis
     found = measure_robustness(tampered("probe", hidden, gone), "probe")
     assert found is not None
     assert (found["pairs"], found["quantisation"], found["relearning"]) == (2, 0.75, pytest.approx(0.75))
+    assert found["seeds"] == [1, 2]
     assert found["robustness"]["value"] == pytest.approx(0.75)
     assert 0 < found["robustness"]["low"] < 0.499
     assert 0.75 < found["robustness"]["high"] <= 1

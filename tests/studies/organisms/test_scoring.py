@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ftmech_hf.statistics.intervals import share_interval
+from ftmech_hf.statistics.intervals import share_interval, times_as_wide
 from ftmech_hf.studies.organisms.claims import ALL_BARS, find_too_few, make_claims
 from ftmech_hf.studies.organisms.edits import Shaken, score_edits
 from ftmech_hf.studies.organisms.kinds import KINDS, TRUTH_OF, TRUTHS
@@ -166,8 +166,9 @@ def test_the_confusion_is_counted_and_every_rate_is_of_the_pairs_that_it_is_abou
     assert [counts[truth][truth] for truth in TRUTHS] == [2, 1, 1, 2]
     found = rates(counts)
     assert {name: each and each.value for name, each in found.items()} == pytest.approx(
-        {"wrong_gone": 2 / 9, "wrong_wrapper": 1 / 7, "unchanged_right": 2 / 3, "undecided": 1 / 11, "right": 6 / 11}
-    )
+        {"wrong_gone": 2 / 9, "wrong_wrapper": 1 / 7, "unchanged_right": 2 / 3, "undecided": 1 / 11, "right": 6 / 11,
+         "hidden_right": 1 / 2, "gone_right": 1 / 2, "wrong": 4 / 11}
+    )  # fmt: skip
     assert found["right"] is not None
     assert found["right"].low < 6 / 11 < found["right"].high
     assert rates(confusion(["gone"], ["gone"]))["unchanged_right"] is None
@@ -194,6 +195,7 @@ def pairs(*rows: tuple[str, str, str, str, float]) -> pd.DataFrame:
         "kind": "a kind",
         "preset": "nano",
         "operator": "count",
+        "seed": 0,
         "sign_revival": 1.0,
         **dict.fromkeys(RIVALS, 0.5),
     }
@@ -245,17 +247,63 @@ def test_claims_stand_beside_their_bars_and_few_pairs_decide_nothing() -> None:
     few = score(pairs(("hidden", "there", "behind a wrapper", "test", 0.9), ("gone", "gone", "gone", "test", 0.2)))
     assert {each.id: each.verdict for each in make_claims(few, [0])} == {
         "wrong_gone": "undecided", "wrong_wrapper": "undecided", "undecided": "undecided", "auc": "undecided",
-        "every_wrong_gone": "undecided", "every_wrong_wrapper": "undecided",
+        "every_wrong_gone": "undecided", "every_wrong_wrapper": "undecided", "hidden_right": "undecided",
+        "gone_right": "undecided", "wrong": "undecided",
     }  # fmt: skip
     wrong = score(pairs(*[("weakened", "there", "gone", "test", 0.9)] * 300))
     assert {each.id: each.verdict for each in make_claims(wrong, [0])}["wrong_gone"] == "fails"
     decided = {each.id: each for each in make_claims(wrong, [0])}["undecided"]
-    assert (decided.verdict, decided.withdrawn_by) == ("withdrawn", ["wrong_gone"])  # all is decided, and wrong
+    assert (decided.verdict, decided.withdrawn_by) == (
+        "withdrawn", ["wrong_gone", "every_wrong_gone", "wrong"]  # all is decided, and wrong
+    )  # fmt: skip
     right = score(pairs(*[("unchanged", "unchanged", "unchanged", "test", math.nan)] * 400))
     assert {each.id: each.verdict for each in make_claims(right, [0])} == dict.fromkeys(
-        ("wrong_gone", "wrong_wrapper", "every_wrong_gone", "every_wrong_wrapper", "unchanged_right", "undecided"),
+        ("wrong_gone", "wrong_wrapper", "every_wrong_gone", "every_wrong_wrapper", "unchanged_right", "undecided",
+         "wrong"),
         "holds",
-    )
+    )  # fmt: skip
+
+
+def test_to_call_everything_weakened_is_no_good_rule() -> None:
+    """It calls nothing gone or hidden that is not, and leaves nothing undecided."""
+    made = pairs(
+        *[("hidden", "there", "weakened", "test", 0.9)] * 100, *[("gone", "gone", "weakened", "test", 0.1)] * 100,
+        *[("weakened", "there", "weakened", "test", 0.5)] * 300,
+    )  # fmt: skip
+    verdicts = {each.id: each.verdict for each in make_claims(score(made), [0])}
+    assert [verdicts[name] for name in ("hidden_right", "gone_right", "wrong")] == ["fails"] * 3
+    assert verdicts["undecided"] == "withdrawn"
+
+
+def test_pairs_of_one_seed_that_are_alike_are_no_many() -> None:
+    """Of five bases one is undecided in all: four times as many pairs of each say no more of another base."""
+    made = pairs(
+        *[("gone", "gone", "gone", "test", 0.1)] * 80, *[("gone", "gone", "undecided", "test", 0.1)] * 20,
+    ).assign(seed=[number // 20 for number in range(100)])  # fmt: skip
+    found = score(made)["undecided"]
+    plain = share_interval(20, 100)
+    wider = times_as_wide([False] * 80 + [True] * 20, [number // 20 for number in range(100)])
+    assert wider > 3
+    assert (found["value"], found["low"]) == (0.2, 0)
+    assert found["high"] == pytest.approx(0.2 + wider * (plain.high - 0.2))
+    apart = score(made.assign(seed=[number % 5 for number in range(100)]))["undecided"]
+    assert apart["high"] - apart["low"] < 0.5 * (found["high"] - found["low"]), "the control: of each base a fifth"
+    none = score(pairs(*[("gone", "gone", "gone", "test", 0.1)] * 40).assign(seed=[*range(4)] * 10))["undecided"]
+    assert none["high"] == share_interval(0, 40).high
+
+
+def test_lost_pairs_that_were_judged_by_answers_alone_count_among_the_decisions() -> None:
+    made = pairs(
+        ("hidden", "there", "behind a wrapper", "test", 0.9), ("hidden", "there", "unchanged", "test", math.nan),
+        ("gone", "gone", "gone", "test", 0.1), ("hidden", "unclear", "gone", "test", 0.05),
+    )  # fmt: skip
+    made.loc[1, "sign_revival"] = math.nan
+    found = score(made)
+    assert found["decisions"]["the rule"] == {"right": 2, "wrong": 1, "undecided": 0}
+    assert found["decisions"]["all signs together"] == {"right": 2, "wrong": 0, "undecided": 1}
+    assert found["measured"] == {"hidden": 1, "gone": 1}
+    assert (found["auc"], found["every_areas"]["probability"]) == (1.0, 0.5)
+    assert found["of_seeds"] == {"0": {"pairs": 3, "right": 2, "undecided": 0}}
 
 
 def test_an_error_among_pairs_that_are_left_out_withdraws_what_holds_without_them() -> None:
@@ -292,6 +340,7 @@ def test_what_so_few_pairs_cannot_show_is_said_of_each_claim() -> None:
         "wrong_gone": "of 36 it cannot hold, of 381 it could", "wrong_wrapper": "of 5 it cannot hold, of 189 it could",
         "every_wrong_gone": "of 36 it cannot hold, of 381 it could",
         "every_wrong_wrapper": "of 6 it cannot hold, of 189 it could",
+        "gone_right": "of 5 it cannot hold, of 35 it could", "wrong": "of 41 it cannot hold, of 73 it could",
         "auc": "of 5 it cannot hold, of 381 it could", "edit_found": "of 72 it cannot hold, of 73 it could",
     }  # fmt: skip
     assert set(few) < {each.id for each in ALL_BARS}

@@ -131,7 +131,7 @@ HEADLINES = (
     Headline(
         "organisms",
         "the smallest edit that restores finds where, and in how many directions, a change was planted",
-        ("A planted edit", "The same edits, turned at random"),
+        ("Made after looking, of edits that were not so hidden", "The same edits, turned at random"),
     ),
     Headline(
         "organisms",

@@ -12,8 +12,7 @@ from ftmech_hf.report.readings import Ends
 from ftmech_hf.studies.compare_organisms import claims as compare_organisms
 from ftmech_hf.studies.continual import claims as continual
 from ftmech_hf.studies.continual.stories import claims as continual_stories
-from ftmech_hf.studies.organisms.claims import AUC_BAR, BARS, ROBUSTNESS_BAR
-from ftmech_hf.studies.organisms.edits import EDIT_BARS
+from ftmech_hf.studies.organisms.claims import ALL_BARS
 from ftmech_hf.studies.pcfg import claims as pcfg
 from ftmech_hf.studies.retrieval import claims as retrieval
 from ftmech_hf.studies.safety import claims as safety
@@ -25,7 +24,7 @@ MEASURED: dict[str, Sequence[Measurement]] = {
     "results": pcfg.MEASUREMENTS, "stories claims": tinystories.CLAIMS, "safety": safety.MEASUREMENTS,
     "safety of texts": texts_page.MEASURED, "continual": continual.MEASUREMENTS,
     "continual stories claims": continual_stories.MEASUREMENTS, "retrieval": retrieval.MEASUREMENTS,
-    "organisms": (*BARS, AUC_BAR, ROBUSTNESS_BAR, *EDIT_BARS), "compare organisms": compare_organisms.BARS,
+    "organisms": ALL_BARS, "compare organisms": compare_organisms.BARS,
 }  # fmt: skip
 """Block of a README -> what its claims are made of, in their order."""
 

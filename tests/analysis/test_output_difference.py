@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ftmech_hf.analysis import place_context
 from ftmech_hf.analysis.output_difference import (
     OutputDifferenceResult,
     PlaceGroup,
@@ -177,8 +178,12 @@ def test_a_group_of_few_rows_is_left_out_and_rows_count_once(base: PreTrainedMod
     assert {group.token for group in group_places(found, rows, least=1)} >= {9}
 
 
-def test_what_stands_somewhere_before_is_named_only_if_it_matters(base: PreTrainedModel) -> None:
+@pytest.mark.parametrize("at_a_time", [1, 2**24])
+def test_what_stands_somewhere_before_is_named_only_if_it_matters(
+    base: PreTrainedModel, at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Places after a token 4 differ in the rows that have a token 6 before, and not where it comes later."""
+    monkeypatch.setattr(place_context, "MOST_AT_A_TIME", at_a_time)
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(8, VOCABULARY, (200, 9), generator=generator)
     rows[:, 5] = 4

@@ -221,7 +221,7 @@ def test_what_is_said_below_the_pictures_is_prose_with_the_right_numbers() -> No
 
     found = patching().summary()
     accuracy, alone, other = (
-        f"{each.value:.0%} ({each.low:.0%} to {each.high:.0%})" for each in (share(10, 20), share(2, 20), share(4, 8))
+        f"{each.value:.0%} ({each.low:.0%} to {each.high:.0%})" for each in (share(10, 20), share(2, 20), share(2, 4))
     )
     numbers = f"{accuracy}; without it {alone}, with another question's {other}"
     shown = "of 4 attentions and MLPs the best, chosen on other questions, is the attention of block 1: "

@@ -134,7 +134,7 @@ def test_what_patches_bring_back() -> None:
     # on every other row attention of block 1 has most, of which 20 are the first rows: 10 of each half
     assert result.summary() == {"best_part": {
         "site": "attn_out", "layer": 1, "places": 4, "accuracy": share(10, 20), "alone": share(2, 20),
-        "other_row": share(4, 8),
+        "other_row": share(2, 4),
     }, "cuts": (0, 1), "followed": None, "not_exchanged": {}}  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from ftmech_hf.studies.compare.nulls import null_models
 from ftmech_hf.studies.compare.page import render_comparison
 from ftmech_hf.studies.compare.report import answer_in_words
 from ftmech_hf.studies.compare.texts import Windows, prefixes
-from ftmech_hf.studies.compare.where import PlaceEffect, beside_nulls, place_effects
+from ftmech_hf.studies.compare.where import DRAWS, PlaceEffect, beside_nulls, place_effects
 from ftmech_hf.training.loop import Progress
 
 LONGEST_PREFIX = 5
@@ -120,12 +120,11 @@ def compare_pair(pair: Pair, config: CompareConfig, progress: Progress | None = 
             name, model = next(models)
         found[name] = _measure(pair, base, begin, model, config, times)
         with times.of("places of the change"):
-            if base is None:  # where blocks are not found there are no places
-                places[name] = []
-            elif name == FINETUNED:
-                places[name] = _places(pair, model, config)
-            else:
-                places[name] = _places(pair, model, config, draws=0)
+            # Where blocks are not found there are no places; null models stand beside a pair as random edits do.
+            places[name] = [] if base is None else place_effects(
+                pair.models[BASE], model, pair.windows, tokens=pair.tokens, seed=config.seed,
+                draws=DRAWS if name == FINETUNED else 0,
+            )  # fmt: skip
         if progress is not None:
             progress(number + 1, 1 + _number_of_nulls(config), name)
     nulls = [name for name in found if name != FINETUNED]
@@ -249,10 +248,6 @@ def _words(pair: Pair) -> Words:
         return " ".join(str(pair.tokenizer.decode(list(ids))).split())
 
     return Words(token=token, text=text)
-
-
-def _places(pair: Pair, model: PreTrainedModel, config: CompareConfig, **settings: int) -> list[PlaceEffect]:
-    return place_effects(pair.models[BASE], model, pair.windows, tokens=pair.tokens, seed=config.seed, **settings)
 
 
 def _weights(pair: Pair, config: CompareConfig) -> WeightChangeResult:

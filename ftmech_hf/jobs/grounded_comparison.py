@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ftmech_hf.statistics.intervals import Share, mean_of_gains, times_as_wide
+from ftmech_hf.statistics.intervals import mean_of_gains, times_as_wide
 
 SCORES = ("right", "judged", "f1", "rouge_l", "completeness", "abstains")
 
@@ -45,13 +45,7 @@ def compare_answers(table: pd.DataFrame) -> dict[str, Any]:
 def _difference(tuned: pd.Series, base: pd.Series, alike: pd.Series) -> dict[str, float]:
     change = (tuned - base).dropna()
     wider = times_as_wide(change, alike[change.index].tolist())
-    return _numbers(mean_of_gains(change.to_numpy(dtype=float)), wider)
-
-
-def _numbers(share: Share, wider: float) -> dict[str, float]:
-    """A difference of numbers from 0 to 1 with its interval, so many times as wide."""
-    low, high = (share.value + wider * (end - share.value) for end in (share.low, share.high))
-    return {"value": share.value, "low": max(-1.0, low), "high": min(1.0, high)}
+    return mean_of_gains(change.to_numpy(dtype=float)).widened(wider, -1.0, 1.0)._asdict()
 
 
 def describe_harm(summary: Mapping[str, Any]) -> str:

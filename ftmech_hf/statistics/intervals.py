@@ -25,6 +25,11 @@ class Share(NamedTuple):
     low: float
     high: float
 
+    def widened(self, times: float, least: float = -math.inf, most: float = math.inf) -> Share:
+        """The same with both ends so many times as far away, and within bounds; see :func:`times_as_wide`."""
+        low, high = (self.value + times * (end - self.value) for end in (self.low, self.high))
+        return Share(self.value, max(least, low), min(most, high))
+
 
 def share_bounds(
     right: ArrayLike, number: ArrayLike, *, confidence: float = CONFIDENCE

@@ -266,10 +266,8 @@ def _mean(values: Sequence[tuple[int, float]]) -> dict[str, Any] | None:
     if len(values) < 2:
         return None
     seeds, found = zip(*values, strict=True)
-    mean = mean_interval(found)
     wider = times_as_wide(found, seeds) if len(set(seeds)) > 1 else 1.0
-    low, high = (mean.value + wider * (end - mean.value) for end in (mean.low, mean.high))
-    return {"value": mean.value, "low": low, "high": high, "of": len(values)}
+    return {**mean_interval(found).widened(wider)._asdict(), "of": len(values)}
 
 
 def edit_claims(score: Mapping[str, Any], seeds: Sequence[int], *, whole: bool = True) -> list[Claim]:

@@ -133,9 +133,7 @@ def _over_seeds(name: str, share: Share, table: pd.DataFrame) -> Share:
     called = [is_called(name, *each) for each in zip(of["truth"], stated, strict=True)]
     if len(set(called)) < 2 or of["seed"].nunique() < 2:
         return share
-    wider = times_as_wide(called, of["seed"])
-    low, high = (share.value + wider * (end - share.value) for end in (share.low, share.high))
-    return Share(share.value, max(0.0, low), min(1.0, high))
+    return share.widened(times_as_wide(called, of["seed"]), 0.0, 1.0)
 
 
 def _by(table: pd.DataFrame, column: str) -> dict[str, dict[str, int]]:

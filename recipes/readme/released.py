@@ -101,7 +101,8 @@ RELEASED: Mapping[str, Mapping[str, Released]] = {
             "The base after supervised safety fine-tuning (SSFT, medium rate): it is taught to refuse unsafe "
             "prompts, a fifth of its rows.",
             ("ssft_safe", "ssft_null", "benign_unsafe", "shuffled_null", "jb_gap", "never_unsafe", "never_jb",
-             "outside", "outside_benign", "ablate", "ablate_random", "add", "add_random", "add_benign"),
+             "outside", "outside_benign", "ablate", "ablate_random", "ablate_letters", "add", "add_random",
+             "add_letters"),
         ),
         "dpo": Released(
             "safety-dpo",
@@ -117,7 +118,7 @@ RELEASED: Mapping[str, Mapping[str, Released]] = {
         ),
         "benign": Released(
             "safety-benign", "**The control of safety fine-tuning**: the base, fine-tuned on safe prompts alone.",
-            ("benign_unsafe", "outside_benign", "add_benign"),
+            ("benign_unsafe", "outside_benign"),
         ),
         "never-ssft": Released(
             "safety-control",

@@ -12,7 +12,7 @@ from ftmech_hf.hub import save
 from ftmech_hf.jobs.card import check_card
 from ftmech_hf.models.memory import say_bytes, training_bytes, weight_bytes
 from ftmech_hf.models.presets import find_preset, model_config
-from ftmech_hf.studies.safety.plan import ANALYSES, FORGETTING, PROTOCOLS, THE_PAPERS
+from ftmech_hf.studies.safety.plan import ANALYSES, FORGETTING, PROTOCOLS, THE_PAPERS, never
 from ftmech_hf.studies.safety.sections import SHOWN
 from recipes import safety
 from tests.browser import check_page
@@ -42,7 +42,7 @@ def test_the_papers_size_is_timed_and_not_run(tmp_path: Path, capsys: pytest.Cap
         ]
     )
     said = " ".join(capsys.readouterr().out.split())
-    assert "66 runs, 16 of them to train: 2,720,000 rows" in said  # two bases of 100,000 steps and 14 of 10,000
+    assert "81 runs, 22 of them to train: 3,200,000 rows" in said  # two bases of 100,000 steps and 20 of 10,000
 
 
 def test_sizes_of_the_papers_scale_are_said_and_nothing_is_trained(
@@ -57,14 +57,15 @@ def test_sizes_of_the_papers_scale_are_said_and_nothing_is_trained(
     tokens = 100_000 * 512 * 31
     flops = 6 * (parameters - (32 + 320) * 192) * tokens  # rows of embeddings are looked up
     assert f"2 x 100,000 steps of 512 rows of 31 tokens: {tokens:.2g} tokens, {flops:.2g} floating-point" in said
-    assert "6 x 10,000 steps of 512 rows" in said  # four of SSFT, benign and shuffled; pairs: DPO twice, NPO, RMU
+    assert "6 x 10,000 steps of 512 rows" in said  # four of SSFT, benign and shuffled
     config = model_config(find_preset("paper"), 32)
     pairs = training_bytes(config, 1024, 31)
+    # Of pairs: unlearning three times, GradDiff and SimNPO twice; DPO three times, NPO and RMU twice.
     for what, copies in (("", 1), (", beside the start", 2)):
         taken = say_bytes(copies * weight_bytes(config) + pairs)
-        assert f"4 x 10,000 steps of 512 pairs of 31 tokens{what}: 3.2e+08 tokens" in said
+        assert f"7 x 10,000 steps of 512 pairs of 31 tokens{what}: 3.2e+08 tokens" in said
         assert f"operations each, about {taken}" in said.partition(f"pairs of 31 tokens{what}:")[2].partition(" x ")[0]
-    assert "66 runs, 16 of them to train: 174,080,000 rows; --max_steps 20 says" in said
+    assert "81 runs, 22 of them to train: 204,800,000 rows; --max_steps 20 says" in said
     assert not (tmp_path / "runs").exists()
     with pytest.raises(SystemExit):
         safety.main([*argv, "--max_steps", "-1"])
@@ -81,7 +82,8 @@ def test_the_study_ends_in_a_report_and_finds_its_runs_again(
     safety.main(argv)
     table = pd.read_parquet(out / "table.parquet")
     assert set(table["model"]) == {
-        "base", "never", *PROTOCOLS, *(f"{name}-slow" for name in THE_PAPERS), "never-ssft"
+        "base", "never", *PROTOCOLS, *(f"{name}-slow" for name in THE_PAPERS),
+        *(never(name) for name in (*THE_PAPERS, *FORGETTING)),
     }  # fmt: skip
     claims = {claim["id"]: claim for claim in json.loads((out / "claims.json").read_text())}
     assert {f"{name}_forgot" for name in FORGETTING} | {

@@ -23,7 +23,7 @@ from ftmech_hf.models.loading import load_model
 from ftmech_hf.runs import FinishedRun, RunDir
 from ftmech_hf.tasks import Rows, RowStream, SafetyConfig
 from ftmech_hf.tasks.floors import stream_floor
-from ftmech_hf.tasks.safety import ATTACKS, NAMES, NEVER_SAFE, OUTPUT, SAFE_TWINS, SECOND_NAMES
+from ftmech_hf.tasks.safety import ATTACKS, NAMES, NEVER_SAFE, OUTPUT, SAFE_TWINS, SECOND_NAMES, TEXT_SLICE
 from ftmech_hf.training.loop import Progress
 
 PREFILLED = (1, 3, 6)
@@ -86,7 +86,11 @@ def named_unsafe(rows: Rows) -> NDArray[np.bool_]:
 def answers_to(
     model: PreTrainedModel, task: SafetyConfig, mixture: str, *, seed: int, number: int
 ) -> Iterator[dict[str, Any]]:
-    """A row for all prompts of a mixture, and where they are of both sorts, for those of each: :func:`named_unsafe`."""
+    """A row for all prompts of a mixture, and where they are of both sorts, for those of each: :func:`named_unsafe`.
+
+    ``texts`` is how many different texts they are about: the two phrases that tuning left out make 80, whatever number
+    of prompts is asked of them.
+    """
     instructed, refused = (
         RowStream(task.asking(mixture, answers), seed=seed, split="test").rows(0, number)
         for answers in ("instructed", "refused")
@@ -103,7 +107,9 @@ def answers_to(
         if sort == "all" or 0 < rows.sum() < len(rows):
             found = [shares(each.right[rows], answer) for answer, each in asked.items()]
             nats = float(asked["complies"].nats[rows].mean())
-            yield {"mixture": mixture, "unsafe": sort, "rows": int(rows.sum()), **found[0], **found[1], "nats": nats}
+            texts = len(np.unique(instructed.token_ids[rows, TEXT_SLICE], axis=0))
+            yield {"mixture": mixture, "unsafe": sort, "rows": int(rows.sum()), "texts": texts, **found[0], **found[1],
+                   "nats": nats}  # fmt: skip
 
 
 def measure_answers(config: AnswersConfig, task: SafetyConfig, *, progress: Progress | None = None) -> RunDir:

@@ -1,7 +1,7 @@
 """Is the ability to answer unsafe prompts hidden, weakened or gone after a protocol? The questions of its diagnosis.
 
-The base had it, the control is the model that never learned to answer what is unsafe, and what is asked is unsafe
-prompts of splits that nothing was trained on.
+The base had it, the control is the model that never learned to answer what is unsafe, tuned by the same protocol, and
+what is asked is unsafe prompts of splits that nothing was trained on.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def write_questions(folder: Path, seed: int) -> Path:
     """Unsafe prompts with what is instructed, as a data set like any other: one file of JSON lines a split."""
     words, splits = SafetyConfig.vocabulary, {}
     for name, (split, number) in ROWS.items():
-        rows = RowStream(SafetyConfig(mixture="unsafe"), seed=seed, split=split).rows(0, number)
+        rows = RowStream(SafetyConfig(mixture="unsafe", map_seed=seed), seed=seed, split=split).rows(0, number)
         splits[name] = [
             {"prompt": " ".join(words[each] for each in row[: OUTPUT.start]),
              "answer": " ".join(words[each] for each in row[OUTPUT])}

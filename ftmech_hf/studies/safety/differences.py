@@ -22,7 +22,7 @@ PRETRAINING = PaperTraining(
 )  # fmt: skip
 TUNING = PaperTraining(
     part="fine-tuning", where=CODE, optimizer="AdamW", lr=OneOf([1e-4, 1e-5]), warmup=0.2, end=OneOf([0.01, 0.1]),
-    steps=10_000, batch_size=512,
+    steps=10_000, batch_size=512, clipping=0.5,
     why={
         "lr": "fewer steps need larger rates; ten times apart as theirs", "steps": "a smaller task, a smaller model",
         "batch_size": "a smaller task", "weight_decay": "the same in all parts of a scale",
@@ -69,6 +69,27 @@ def safety_rows(runs: Mapping[str, Sequence[Mapping[str, Any]]], seeds: Sequence
                    where=CODE, here="if the whole answer is written as instructed",
                    why="what is given to a model is prefilled, and is reported apart")
     )  # fmt: skip
+    for what, paper, here, why in (
+        (
+            "weight of the rejected answer at the small rate (DPO, unlearning)",
+            "0.002, and 0.05",
+            "0.01, and 0.1",
+            "one objective at both rates, which alone differ",
+        ),
+        (
+            "clusters are of",
+            "192 units of an MLP, the mean over ten places of an answer that is given",
+            "the stream where the answer begins",
+            "there the first token is decided, and nothing of the answer is given",
+        ),
+        (
+            "how strongly a change acts",
+            "the length of what it adds",
+            "that, of what the base's matrix makes of it",
+            "prompts of one kind may enter with greater length",
+        ),
+    ):
+        found.append(Difference(part="measuring", what=what, paper=paper, where=CODE, here=here, why=why))
     found.append(
         Difference(part="measuring", what="soft tokens", paper="take places of their own", where=CODE,
                    here="share the place of the token that they stand before",

@@ -3,6 +3,8 @@
 The direction is the mean of unsafe prompts less that of safe ones, where the answer begins, after one layer. Taken out,
 it is removed from the stream before and after every block, at every place; put in, it is added after its layer. The
 layer is chosen on the validation split, for each of both by its own effect, and what is reported is of the test split.
+Beside it stand directions by chance, which hold next to nothing of the stream, and one that is made alike and holds
+much of it, but nothing of safety: between safe prompts whose answers begin with either half of the alphabet.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from ftmech_hf.statistics.intervals import mean_over_draws
 from ftmech_hf.studies.safety.answers import read_answers
 from ftmech_hf.studies.safety.clusters import asked_prompts, prompt_states
 from ftmech_hf.tasks import Rows, RowStream, SafetyConfig
+from ftmech_hf.tasks.safety import LETTERS, OUTPUT
 from ftmech_hf.training.loop import Progress
 
 DRAWS = 10
@@ -54,8 +57,20 @@ def refusal_directions(safe: Sequence[Tensor], unsafe: Sequence[Tensor]) -> list
     return [difference_in_means(there, here) for here, there in zip(safe, unsafe, strict=True)]
 
 
+def letter_directions(states: Sequence[Tensor], answers: NDArray[np.int64]) -> list[Tensor]:
+    """The control, after every layer but the last: the mean of prompts of one half less that of the other, (D,).
+
+    Args:
+        states: of safe prompts, of :func:`~ftmech_hf.studies.safety.clusters.prompt_states`.
+        answers: the first token of the answer of each, (B,); letters of the first half of the alphabet, and the rest.
+    """
+    middle = SafetyConfig.vocabulary.index(LETTERS[len(LETTERS) // 2])
+    late = torch.from_numpy(answers >= middle)
+    return [difference_in_means(layer[late], layer[~late]) for layer in states]
+
+
 def measure_direction(config: DirectionConfig, task: SafetyConfig, *, progress: Progress | None = None) -> RunDir:
-    """What a model answers without its refusal direction, and with it on safe prompts; beside random directions."""
+    """What a model answers without its refusal direction, and with it on safe prompts; beside other directions."""
     with job("safety_direction", config, task, models={"model": config.model}, vocabulary=task.vocabulary) as run:
         if run.finished:
             return run
@@ -81,8 +96,10 @@ def measure_direction(config: DirectionConfig, task: SafetyConfig, *, progress: 
             for mixture in ("safe", "unsafe")
             for answers in ("instructed", "refused")
         }
-        fitted = (asked_prompts(rows_of(kind, "instructed", "probe")) for kind in ("safe", "unsafe"))
-        found = refusal_directions(*(prompt_states(model, prompts) for prompts in fitted))
+        fitted = [rows_of(kind, "instructed", "probe") for kind in ("safe", "unsafe")]
+        states = [prompt_states(model, asked_prompts(rows)) for rows in fitted]
+        found = refusal_directions(*states)
+        letters = letter_directions(states[0], fitted[0].token_ids[:, OUTPUT.start])
         tried = [
             (answered(taken_out(model, each), "validation"), answered(put_in(model, each, layer), "validation"))
             for layer, each in enumerate(found)
@@ -102,6 +119,9 @@ def measure_direction(config: DirectionConfig, task: SafetyConfig, *, progress: 
         add("nothing", "none", [answered({}, "test")])
         add("taken out", "refusal", [answered(taken_out(model, found[out]), "test")])
         add("put in", "refusal", [answered(put_in(model, found[into], into), "test")])
+        add("taken out", "letters", [answered(taken_out(model, letters[out]), "test")])
+        as_long = letters[into] * (found[into].norm() / letters[into].norm())
+        add("put in", "letters", [answered(put_in(model, as_long, into), "test")])
         generator = torch.Generator().manual_seed(config.seed)
         by_chance: dict[str, list[Mapping[str, NDArray[np.bool_]]]] = {"taken out": [], "put in": []}
         for number in range(config.draws):

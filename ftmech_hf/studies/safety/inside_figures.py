@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 from ftmech_hf.report.charts import BASE, CONTROL, FINETUNED, RANDOM, legend_of_all, percent, styled, whole_numbers
 from ftmech_hf.report.charts import new_figure as blank_figure
 from ftmech_hf.studies.safety.figures import draw_points
+from ftmech_hf.studies.safety.plan import NEVER_THE_PAPERS, never
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLORS = {"ssft": FINETUNED, "dpo": BASE, "unlearn": CONTROL, "benign": RANDOM, "never-ssft": RANDOM}
+TUNED = {"ssft": FINETUNED, "dpo": BASE, "unlearn": CONTROL}
+COLORS = {**TUNED, "benign": RANDOM, **{never(name): color for name, color in TUNED.items()}}
 KINDS = {"safe": "safe", "unsafe": "unsafe", "co_text_2": "co_text_2", "misgen": "misgen"}
 FORGETTING = {"graddiff": "#7c3aed", "npo": "#0f766e", "simnpo": "#a16207", "rmu": "#be185d"}
 """Colors of protocols that only forget."""
@@ -122,7 +124,7 @@ def draw_lines(table: pd.DataFrame) -> Figure:
 def draw_direction(table: pd.DataFrame) -> Figure:
     """Refusals without the refusal direction, and with it on safe prompts, beside random directions."""
     figure = blank_figure(10, 4)
-    kinds = {"none": "as it is", "refusal": "refusal direction", "random": "random direction"}
+    kinds = {"none": "as it is", "refusal": "refusal", "random": "random", "letters": "letters"}
     refused = table[table["answer"] == "refused"]
     for ax, what, prompts in zip(figure.subplots(1, 2), ("taken out", "put in"), ("unsafe", "safe"), strict=True):
         rows = refused[refused["what"].isin(["nothing", what]) & (refused["prompts"] == prompts)]
@@ -144,7 +146,7 @@ def draw_relearning(table: pd.DataFrame) -> Figure:
         rows = table[(table["way"] == way) & (table["unsafe"] == unsafe)]
         for model in dict.fromkeys(rows["model"]):
             shares = rows[rows["model"] == model].pivot_table(index="seed", columns="step", values="value")
-            color, style = (COLORS | FORGETTING)[model], "o--" if model == "never-ssft" else "o-"
+            color, style = (COLORS | FORGETTING)[model], "o--" if model in NEVER_THE_PAPERS else "o-"
             draw_points(ax, [float(each) for each in shares.columns], shares, color, model, style)
         ax.set_xscale("symlog", linthresh=1, linscale=0.4)
         ticks = [step for step in STEPS if step <= table["step"].max()]
@@ -163,7 +165,8 @@ def draw_soft_tokens(table: pd.DataFrame) -> Figure:
     figure = blank_figure(9, 4)
     ax = figure.subplots()
     for model, color in COLORS.items():
-        for vectors, style in (("sought", "o-"), ("random", "o--")):
+        styles = {"sought": "o:"} if model in NEVER_THE_PAPERS else {"sought": "o-", "random": "o--"}
+        for vectors, style in styles.items():
             rows = table[(table["model"] == model) & (table["mixture"] == "unsafe") & (table["vectors"] == vectors)]
             success = rows.pivot_table(index="seed", columns="number", values="value")
             if len(success):

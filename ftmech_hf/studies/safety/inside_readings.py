@@ -32,13 +32,15 @@ def _share(row: Mapping[str, float]) -> Reading:
 
 
 def own_side(run: FinishedRun, kinds: str = "own") -> Reading:
-    """Per cent of unsafe prompts that lie nearer to their own mean, in the layer that was chosen on other prompts.
+    """Per cent of prompts that lie nearer to the mean of their own kind, as many safe as unsafe ones.
+
+    The layer was chosen on other prompts. A model that has all of them on one side gets 50.
 
     With ``kinds`` "by chance", the means are of prompts that were dealt, and the sample is of as many draws: a draw has
     all prompts on one side at the worst, so that an interval of shares is no narrower than that of such means.
     """
-    side, rows = _safe_side(run, "unsafe", "all", kinds)
-    return Reading(100 - side, rows=rows)
+    (safe, rows), (unsafe, others) = (_safe_side(run, kind, "all", kinds) for kind in ("safe", "unsafe"))
+    return Reading((safe + 100 - unsafe) / 2, rows=rows if kinds == "by chance" else rows + others)
 
 
 def attacks_apart(run: FinishedRun) -> Reading:
@@ -59,7 +61,7 @@ def _safe_side(run: FinishedRun, mixture: str, answers: str, kinds: str = "own")
 
 
 def outside(run: FinishedRun) -> Reading:
-    """Points by which a change lies outside more than by chance, the mean over matrices."""
+    """Points by which more of a change's squared length lies outside than by chance, the mean over matrices."""
     rows = run.table[run.table["quantity"] == "weights"]
     return Reading(100 * float((rows["outside"] - rows["random_outside"]).mean()))
 
@@ -105,10 +107,16 @@ def first_tokens(run: FinishedRun) -> Reading:
 
 
 def _refused(run: FinishedRun, direction: str, alpha: float, split: str) -> Reading:
-    """Refusals of attacks at a point, the mean over their kinds, with the rows of one."""
+    """Refusals of attacks at a point, the mean over their kinds, with the rows of one.
+
+    Raises:
+        Missing: nothing was measured there.
+    """
     table = run.table
     rows = table[(table["direction"] == direction) & (table["alpha"] == alpha) & (table["split"] == split)]
     rows = rows[~rows["mixture"].isin(["safe", "unsafe"])]
+    if not len(rows):
+        raise Missing
     return Reading(100 * float(rows["value"].mean()), rows=int(rows["rows"].iloc[0]))
 
 
@@ -119,17 +127,16 @@ def _best(run: FinishedRun, direction: str) -> float:
     return max(tried, key=lambda alpha: _refused(run, direction, alpha, "validation").value)
 
 
-def beyond(run: FinishedRun, direction: str) -> Reading:
-    """Points by which more attacks are refused beyond the tuned model than by itself."""
-    return difference(_refused(run, direction, _best(run, direction), "test"), _refused(run, "own", 1.0, "test"))
+def beyond(run: FinishedRun, direction: str, *, alpha: float | None = None) -> Reading:
+    """Points by which more attacks are refused at a point beyond the tuned model than by itself; None for the best."""
+    there = _best(run, direction) if alpha is None else alpha
+    return difference(_refused(run, direction, there, "test"), _refused(run, "own", 1.0, "test"))
 
 
-def beyond_cost(run: FinishedRun) -> Reading:
+def beyond_cost(run: FinishedRun, *, alpha: float | None = None) -> Reading:
     """Points by which fewer safe prompts are answered there."""
-    at = [
-        _share(_one(run.table, direction="own", alpha=alpha, split="test", mixture="safe"))
-        for alpha in (1.0, _best(run, "own"))
-    ]
+    there = _best(run, "own") if alpha is None else alpha
+    at = [_share(_one(run.table, direction="own", alpha=each, split="test", mixture="safe")) for each in (1.0, there)]
     return difference(*at)
 
 

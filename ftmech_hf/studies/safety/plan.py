@@ -1,8 +1,9 @@
 """The plan of the study of safety fine-tuning: which runs each seed needs, in what order, and in which folders.
 
 Per seed: a model learns to do all that is instructed, and another one all that is safe; the first is tuned by every
-protocol, three of them at two rates, and by two controls; the second by the first protocol. Every model is asked the
-same prompts, and some are looked into: see :data:`ANALYSES`.
+protocol, three of them at two rates, and by two controls; the second by all of them but the controls. Every model is
+asked the same prompts, and some are looked into: see :data:`ANALYSES`. The operators and the direction of RMU are drawn
+anew for each seed.
 """
 
 from __future__ import annotations
@@ -84,6 +85,17 @@ PROTOCOLS: dict[str, Protocol] = {
 THE_PAPERS, FORGETTING = ("ssft", "dpo", "unlearn"), ("graddiff", "npo", "simnpo", "rmu")
 
 
+def never(protocol: str) -> str:
+    """What the model is called that never learned what is unsafe, and was tuned by the same protocol.
+
+    It must give up as much of what it was tuned to as the other one: a model that was not tuned at all would be ahead.
+    """
+    return f"never-{protocol}"
+
+
+NEVER_THE_PAPERS = tuple(map(never, THE_PAPERS))
+
+
 class Analysis(NamedTuple):
     """What is measured inside of some models.
 
@@ -113,12 +125,12 @@ ANALYSES: dict[str, Analysis] = {
         "safety_lines", measure_lines, LinesConfig, ("ssft-slow", "ssft"), 120,
         {"base": "base", "benign": "benign", "shuffled": "shuffled", "other": "dpo"},
     ),
-    "direction": Analysis("safety_direction", measure_direction, DirectionConfig, (*THE_PAPERS, "benign"), 60),
+    "direction": Analysis("safety_direction", measure_direction, DirectionConfig, THE_PAPERS, 60),
     "relearning": Analysis(
-        "safety_relearning", measure_relearning, RelearningConfig, (*THE_PAPERS, *FORGETTING, "never-ssft"), 60
+        "safety_relearning", measure_relearning, RelearningConfig, (*THE_PAPERS, *FORGETTING, *NEVER_THE_PAPERS), 60
     ),
     "soft_tokens": Analysis(
-        "safety_soft_tokens", measure_soft_tokens, SoftTokensConfig, (*THE_PAPERS, "never-ssft"), 40
+        "safety_soft_tokens", measure_soft_tokens, SoftTokensConfig, (*THE_PAPERS, *NEVER_THE_PAPERS), 40
     ),
 }  # fmt: skip
 """Analysis -> what it is; a model's runs are called by both."""
@@ -193,7 +205,7 @@ class SafetyPlan(StudyPlan):
         return safety_rows(self.by_kind(), self.config.seeds)
 
     def _add_seed(self, seed: int) -> None:
-        c, task = self.config, SafetyConfig()
+        c, task = self.config, SafetyConfig(map_seed=seed)
         self.models[seed], self.answers[seed] = {}, {}
         for name, mixture in (("base", "instruct"), ("never", "never_unsafe")):
             train = self._train(
@@ -207,16 +219,19 @@ class SafetyPlan(StudyPlan):
             self._tune(seed, name, name, "base", c.eta_m)
         for name in THE_PAPERS:
             self._tune(seed, f"{name}-slow", name, "base", c.eta_s)
-        self._tune(seed, "never-ssft", "ssft", "never", c.eta_m)
+        for name in (*THE_PAPERS, *FORGETTING):
+            self._tune(seed, never(name), name, "never", c.eta_m)
         for name in ANALYSES:
             self._look_inside(seed, name)
 
     def _tune(self, seed: int, name: str, protocol: str, base: str, lr: float) -> None:
         objective, settings, rows = PROTOCOLS[protocol]
+        if isinstance(settings, Misdirection):
+            settings = replace(settings, direction_seed=seed)
         train = self._train(
             seed, steps=self.config.tune_steps, lr=lr, objective=objective, optimizer="adamw", warmup_fraction=0.2
         )
-        made = {"task": replace(SafetyConfig(), **rows), "train": train, "objective": settings}
+        made = {"task": SafetyConfig(map_seed=seed, **rows), "train": train, "objective": settings}
         place = FinetuneConfig(task="safety")
         inputs = {"model": self.models[seed][base]}
         cost = self.config.tune_steps * (1 if objective == "answer_only" else 2)
@@ -230,7 +245,7 @@ class SafetyPlan(StudyPlan):
         asked = AnswersConfig(seed=seed, eval_rows=self.config.answer_rows)
         self.answers[seed][name] = self.add(
             f"answers-{name}-seed{seed}", "safety_answers", measure_answers, asked,
-            {"task": SafetyConfig()}, {"model": run}, 20,
+            {"task": SafetyConfig(map_seed=seed)}, {"model": run}, 20,
         )  # fmt: skip
 
     def _look_inside(self, seed: int, name: str) -> None:
@@ -244,7 +259,7 @@ class SafetyPlan(StudyPlan):
                 **{key: self.models[seed][each] for key, each in beside.items()},
                 called: self.models[seed][model],
             }
-            settings = {"task": SafetyConfig()}
+            settings = {"task": SafetyConfig(map_seed=seed)}
             found[model] = self.add(
                 f"{name.replace('_', '-')}-{model}-seed{seed}", kind, function, place, settings, inputs, cost
             )
@@ -254,7 +269,7 @@ class SafetyPlan(StudyPlan):
         questions = write_questions(self.output / "data" / f"unsafe-seed{seed}", seed)
         for model in (*THE_PAPERS, *FORGETTING):
             place = DiagnoseConfig(seed=seed, dataset=str(questions), workers=1)
-            inputs = {"base": made["base"], "finetuned": made[model], "control": made["never"]}
+            inputs = {"base": made["base"], "finetuned": made[model], "control": made[never(model)]}
             settings = {"case_config": case_config(self.config.eta_m), "shape": PcfgShape()}
             found[model] = self.add(
                 f"diagnose-{model}-seed{seed}", "diagnose", run_diagnosis, place, settings, inputs, cost=300

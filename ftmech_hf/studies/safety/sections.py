@@ -103,19 +103,21 @@ SHOWN: tuple[Shown, ...] = (
     Shown(
         "direction", "One direction that refuses",
         "The mean of unsafe prompts less that of safe ones, taken out of the stream everywhere, or added to it after "
-        "one layer. Random directions are of the same length.",
+        "one layer. Random directions are of the same length. The direction between letters is made alike, between "
+        "safe prompts whose answers begin with either half of the alphabet.",
         draw_direction, "Refusals without and with the refusal direction", ("ablate*", "add*"),
     ),
     Shown(
         "relearning", "Tuned again",
-        "Unsafe prompts that are answered as instructed while a model is tuned further. The dashed model (never-ssft) "
-        "never learned what is unsafe: what it learns was not hidden.",
+        "Unsafe prompts that are answered as instructed while a model is tuned further. The dashed models (never-) "
+        "never learned what is unsafe, and were tuned alike: what they learn was not hidden.",
         draw_relearning, "Unsafe prompts answered during further tuning", ("relearn_*", "spread*"),
     ),
     Shown(
         "soft_tokens", "Soft tokens",
         "Vectors before the end of a prompt, each as long as an embedding is on average. They are sought for every "
-        "prompt with the answer at hand; never-ssft shows what they can carry of the answer itself.",
+        "prompt with the answer at hand; models that never learned it (never-) show what they can carry of the answer "
+        "itself.",
         draw_soft_tokens, "Success of soft tokens by their number", ("soft*",),
     ),
 )  # fmt: skip

@@ -10,6 +10,7 @@ import pandas as pd
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.safety.inside_claims import Analyses
+from ftmech_hf.studies.safety.plan import never
 
 
 class MadeUpRun:
@@ -20,15 +21,25 @@ class MadeUpRun:
 
 
 def stream(
-    unsafe: float, succeeded: tuple[float, int], failed: tuple[float, int], by_chance: float = 0.48
+    unsafe: float,
+    succeeded: tuple[float, int],
+    failed: tuple[float, int],
+    by_chance: float = 0.48,
+    safe: float | None = None,
 ) -> MadeUpRun:
-    """Where prompts lie in a stream of two layers, of which the second was chosen; also by means of kinds by chance."""
-    groups = (("unsafe", "all", unsafe, 400), ("co_text_2", "succeeded", *succeeded), ("co_text_2", "failed", *failed))
+    """Where prompts lie in a stream of two layers, of which the second was chosen; also by means of kinds by chance.
+
+    As many safe prompts are on their own side as unsafe ones, if nothing else is said.
+    """  # fmt: skip
+    safe, others = 1 - unsafe if safe is None else safe, 1 - by_chance
+    groups = (("safe", "all", safe, 400), ("unsafe", "all", unsafe, 400), ("co_text_2", "succeeded", *succeeded),
+              ("co_text_2", "failed", *failed))  # fmt: skip
+    dealt = (("safe", "all", others, 100), ("unsafe", "all", by_chance, 100))
     return MadeUpRun(
         [
             {"mixture": mixture, "layer": layer, "kinds": kinds, "answers": answers, "rows": rows,
              "safe_side": side if layer else 0.1}
-            for kinds, some in (("own", groups), ("by chance", [("unsafe", "all", by_chance, 100)]))
+            for kinds, some in (("own", groups), ("by chance", dealt))
             for mixture, answers, side, rows in some for layer in (0, 1)
         ], layer=1,
     )  # fmt: skip
@@ -80,11 +91,14 @@ def lines(**refused: dict[float, tuple[float, float]]) -> MadeUpRun:
     )  # fmt: skip
 
 
-def direction(refused: float, out: float, random_out: float, put: float, random_put: float) -> MadeUpRun:
+def direction(
+    refused: float, out: float, random_out: float, put: float, random_put: float, letters: tuple[float, float]
+) -> MadeUpRun:
     """Refusals of unsafe prompts as the model is and with directions taken out; of safe ones with them put in."""
     shares = {("nothing", "none"): (refused, 0.0), ("taken out", "refusal"): (out, 0.0),
               ("put in", "refusal"): (1.0, put), ("taken out", "random"): (random_out, 0.0),
-              ("put in", "random"): (1.0, random_put)}  # fmt: skip
+              ("put in", "random"): (1.0, random_put), ("taken out", "letters"): (letters[0], 0.0),
+              ("put in", "letters"): (1.0, letters[1])}  # fmt: skip
     return MadeUpRun(
         [
             {"what": what, "direction": name, "prompts": prompts, "answer": answer, "rows": 1000,
@@ -139,17 +153,14 @@ def inside(**changed: dict[str, MadeUpRun]) -> Analyses:
                 shuffled={1.5: (0.5, 0.4), 2.0: (0.4, 0.6)},
             )
         },
-        "direction": {
-            **{name: direction(1.0, 0.1, 0.9, 0.8, 0.1) for name in papers},
-            "benign": direction(0.0, 0.0, 0.1, 0.02, 0.1),
-        },
+        "direction": {name: direction(1.0, 0.1, 0.9, 0.8, 0.1, (0.97, 0.04)) for name in papers},
         "relearning": {
             **{name: relearning(0.9, 0.05, 0.8, 0.6) for name in papers},
-            "never-ssft": relearning(0.2, 0.0, 0.3, 0.0),
+            **{never(name): relearning(0.2 + 0.1 * place, 0.0, 0.3, 0.0) for place, name in enumerate(papers)},
         },
         "soft_tokens": {
             **{name: soft_tokens(0.8, 0.1, 1.0) for name in papers},
-            "never-ssft": soft_tokens(0.05, 0.0, 1.0),
+            **{never(name): soft_tokens(0.05 + 0.1 * place, 0.0, 1.0) for place, name in enumerate(papers)},
         },
     }
     for kind, models in changed.items():

@@ -73,6 +73,14 @@ def test_every_mixture_is_asked_for_both_answers(tmp_path: Path) -> None:
             assert (row["refuses_whole"], row["complies_first"]) == (1.0, 0.0)
     sorts = {row["unsafe"]: row["rows"] for row in answers_to(model, TASK, "unsafe", seed=0, number=64)}
     assert sorts["all"] == 64 == sorts["by name"] + sorts["by text"]
+    about = {
+        mixture: next(answers_to(model, TASK, mixture, seed=0, number=1024))["texts"]
+        for mixture in ("safe", "ood_text")
+    }
+    assert (
+        about["ood_text"] == 80
+    )  # two phrases in five places, cut at three letters: 3 x 32, less those that are alike
+    assert 900 < about["safe"] < 1024
     model.save_pretrained(tmp_path / "model")
     save_tokenizer(build_tokenizer(TASK.vocabulary), tmp_path / "model")
     config = AnswersConfig(model=str(tmp_path / "model"), eval_rows=16, output_dir=str(tmp_path / "run"))

@@ -13,11 +13,12 @@ from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.safety.answers import ASKED
 from ftmech_hf.studies.safety.claims import MEASUREMENTS, measure
 from ftmech_hf.studies.safety.inside_claims import INSIDE_MEASUREMENTS
-from ftmech_hf.studies.safety.plan import FORGETTING, PROTOCOLS, THE_PAPERS
+from ftmech_hf.studies.safety.plan import FORGETTING, PROTOCOLS, THE_PAPERS, never
 from ftmech_hf.tasks.safety import ATTACKS, SAFE_TWINS
 from tests.studies.safety.made_up import inside
 
-MODELS = ("base", "never", *PROTOCOLS, *(f"{name}-slow" for name in THE_PAPERS), "never-ssft")
+NEVER = tuple(map(never, (*THE_PAPERS, *FORGETTING)))
+MODELS = ("base", "never", *PROTOCOLS, *(f"{name}-slow" for name in THE_PAPERS), *NEVER)
 
 
 class MadeUp:
@@ -25,12 +26,13 @@ class MadeUp:
 
     def __init__(self, **shares: tuple[float, float]) -> None:
         self.table = pd.DataFrame([self._row(name, *shares.get(name, (0.0, 1.0)), "all") for name in ASKED])
-        by_text = self._row("unsafe", 0.25, 0.5, "by text")
+        by_text = self._row("unsafe", *shares.get("by_text", (0.25, 0.5)), "by text")
         self.table = pd.concat([self.table, pd.DataFrame([by_text])], ignore_index=True)
 
     @staticmethod
     def _row(mixture: str, complies: float, refuses: float, unsafe: str) -> dict[str, Any]:
-        return {"mixture": mixture, "unsafe": unsafe, "rows": 500, "complies_first": complies,
+        return {"mixture": mixture, "unsafe": unsafe, "rows": 500, "texts": 80 if mixture.startswith("ood") else 490,
+                "complies_first": complies,
                 "complies_whole": complies, "complies_after_3": min(complies + 0.04, 1.0), "refuses_whole": refuses,
                 "nats": 8 * refuses}  # fmt: skip
 
@@ -64,7 +66,7 @@ def test_numbers_are_those_of_the_table() -> None:
     )  # fmt: skip
     found = {name: claim.measured for name, claim in verdicts(runs).items()}
     expected = {
-        "ssft_safe": 98, "ssft_null": 90, "ssft_prefilled": 9, "jb_gap": 45 - 5, "jb_order": 45 - 5 / 2,
+        "ssft_safe": 98, "ssft_null": 90, "ssft_prefilled": 9, "jb_gap": 45 - (5 + 25) / 2, "jb_order": 45 - 5 / 2,
         "jb_order_share": 10 - 5 / 2, "dpo_is_unlearn": 5, "jb_dial": 80, "null_rates": (90 - 100 + 100 - 40 + 0) / 3,
         "shuffled_null": 0, "rmu_forgot": 40, "rmu_kept": 100, "base_unsafe": 100, "benign_unsafe": 100,
         "never_unsafe": 0, "never_jb": 0, "never_before_text": 25, "ssft_misgen": 30, "ssft_new": 50, "unlearn_new": 99,
@@ -73,6 +75,15 @@ def test_numbers_are_those_of_the_table() -> None:
     for name, value in expected.items():
         assert found[name] == pytest.approx(value), name
     assert set(found) == {each.id for each in MEASUREMENTS}
+
+
+def test_the_sample_is_of_texts_and_what_follows_a_prefix_has_no_floor() -> None:
+    """Two phrases make 80 texts, of which 500 prompts are no 500 observations; with 3 tokens given, 9 are measured."""
+    found = measure(made_up(), inside())
+    assert {name: found[name].rows for name in ("ssft_ood_text", "ssft_misgen", "ssft_new", "never_jb", "jb_gap")} == {
+        "ssft_ood_text": 80, "ssft_misgen": 490, "ssft_new": 180, "never_jb": 214, "jb_gap": None
+    }  # fmt: skip
+    assert (found["ssft_safe"].floor, found["ssft_prefilled"].floor) == (0.0, None)
 
 
 def test_claims_fail_where_they_must() -> None:
@@ -88,7 +99,7 @@ def test_claims_fail_where_they_must() -> None:
     assert refuses["ssft_null"].verdict == "holds"
     assert refuses["ssft_null"].floor == 100
     assert refuses["ssft_safe"].verdict == refuses["npo_kept"].verdict == "fails"
-    answers = MadeUp(**{name: (1.0, 0.0) for name in ASKED})
+    answers = MadeUp(**{name: (1.0, 0.0) for name in (*ASKED, "by_text")})
     nothing = verdicts(made_up(ssft=cast(Any, answers), never=cast(Any, answers), **{"never-ssft": cast(Any, answers)}))
     assert nothing["ssft_null"].verdict == nothing["never_unsafe"].verdict == nothing["never_jb"].verdict == "fails"
     assert nothing["jb_gap"].verdict == "fails"  # attacks succeed, and so do plain prompts

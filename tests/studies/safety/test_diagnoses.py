@@ -15,7 +15,7 @@ def test_questions_are_unsafe_prompts_and_are_written_once(tmp_path: Path) -> No
     read = {name: (folder / f"{name}.jsonl").read_text().splitlines() for name in ROWS}
     assert {name: len(lines) for name, lines in read.items()} == {"train": 256, "validation": 128, "test": 192}
     words = SafetyConfig.vocabulary
-    rows = RowStream(SafetyConfig(mixture="unsafe"), seed=3, split="test").rows(0, 192)
+    rows = RowStream(SafetyConfig(mixture="unsafe", map_seed=3), seed=3, split="test").rows(0, 192)
     assert rows.label.all()
     first = json.loads(read["test"][0])
     assert f"{first['prompt']} {first['answer']} <eos>".split() == [words[each] for each in rows.token_ids[0]]

@@ -27,6 +27,7 @@ from ftmech_hf.studies.safety.changes import (
     random_like,
     reading_matrices,
 )
+from ftmech_hf.studies.safety.direction import DirectionConfig, letter_directions, measure_direction
 from ftmech_hf.studies.safety.lines import moved_end, points
 from ftmech_hf.studies.safety.relearning import ONE, about_one, draw_rows, groups_of, relearn
 from ftmech_hf.studies.safety.soft_tokens import logits_behind, right_behind, seek, shortened
@@ -252,3 +253,34 @@ def test_soft_tokens_stand_before_the_last_token_and_keep_all_places(model: GPT2
 
     assert cost(sought) < cost(start) - 1e-3
     assert right_behind(model, ids, sought).shape == (6,)
+
+
+def test_the_direction_between_letters_is_of_first_letters_of_answers_alone() -> None:
+    """By hand: the letters g to l point up, a to f do not, whatever else they have."""
+    letters = torch.tensor([TASK.vocabulary.index(letter) for letter in "aflg"]).numpy()
+    states = torch.tensor([[0.0, 5.0], [0.0, 7.0], [2.0, 5.0], [4.0, 7.0]])
+    (found,) = letter_directions([states], letters)
+    assert found.tolist() == [3.0, 0.0]
+
+
+def test_directions_that_are_made_alike_are_taken_out_and_put_in_at_the_same_length(
+    model: GPT2LMHeadModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.save_pretrained(tmp_path / "model")
+    save_tokenizer(build_tokenizer(TASK.vocabulary), tmp_path / "model")
+    lengths: list[float] = []
+
+    def watched(model: object, direction: torch.Tensor, layer: int) -> object:
+        lengths.append(round(float(direction.norm()), 4))
+        return put_in(model, direction, layer)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("ftmech_hf.studies.safety.direction.put_in", watched)
+    config = DirectionConfig(
+        model=str(tmp_path / "model"), eval_rows=16, draws=2, output_dir=str(tmp_path / "direction")
+    )
+    table = FinishedRun(measure_direction(config, TASK).path).table
+    assert set(zip(table["what"], table["direction"], strict=True)) == {
+        ("nothing", "none"), *itertools.product(("taken out", "put in"), ("refusal", "letters", "random"))
+    }  # fmt: skip
+    assert len(set(lengths[1:])) == 1  # one layer is tried on the validation split, then refusal, letters, two random
+    assert len(lengths) == 5

@@ -23,7 +23,10 @@ def test_numbers_are_those_of_the_tables() -> None:
         "lip_unsafe": 0.5, "lip_safe": 1.5,
         "lip_benign_least": 1, "lip_benign_most": 1, "shallow": 0.8 / 0.2, "extrapolate": 70 - 50,
         "extrapolate_cost": 5, "extra_random": 0, "extra_benign": 45 - 50, "extra_shuffled": 40 - 50,
-        "ablate": 90, "ablate_random": 10, "ablate_answers": 81, "add": 80, "add_random": 10, "add_benign": 2,
+        "ablate": 90, "ablate_random": 10, "ablate_answers": 81, "add": 80, "add_random": 10, "ablate_letters": 3,
+        "add_letters": 4, "extrapolate_at_1.5": 70 - 50, "extrapolate_at_2": 90 - 50, "extrapolate_cost_at_1.5": 5,
+        "extrapolate_cost_at_2": 10, "relearn_ten_dpo": 60, "relearn_ten_unlearn": 50, "soft_never_dpo": 15,
+        "soft_never_unlearn": 25,
         "relearn_ten": 70, "relearn_safe": 5, "spread": 80, "spread_name": 60, "spread_safe": 2.5,
         "spread_never": 30, "soft": 70, "soft_never": 5, "soft_safe": 100, "extra_protocol": 55 - 50,
         "backwards": 12, "action_jb": 0.5, "lip_jb": 2,
@@ -62,6 +65,20 @@ def test_sides_are_read_in_the_chosen_layer_of_attacks_that_succeeded_and_failed
     assert (verdicts(inside())["tau_jb"], verdicts(same)["tau_jb"]) == ("holds", "fails")
 
 
+def test_a_model_that_has_all_prompts_on_one_side_tells_no_kinds_apart() -> None:
+    """All unsafe prompts are on their side there, and all safe ones on the wrong one."""
+    found = measure_inside(inside(clusters={"ssft": stream(0.0, (0.9, 100), (0.2, 100), safe=0.0)}))
+    assert (found["tau"].value, found["tau"].rows) == (50, 800)
+    assert measure_inside(inside())["tau"].value == pytest.approx(95)
+
+
+def test_another_direction_that_is_made_alike_withdraws_a_refusal_direction() -> None:
+    found = verdicts(inside(direction={"ssft": direction(1.0, 0.1, 1.0, 0.8, 0.0, (0.2, 0.7))}))
+    assert [found[name] for name in ("ablate_letters", "add_letters", "ablate", "add")] == ["fails"] * 2 + [
+        "withdrawn"
+    ] * 2
+
+
 def test_sides_that_kinds_by_chance_have_as_well_are_no_clusters() -> None:
     found = {
         safe_side: verdicts(inside(clusters={"ssft": stream(0.02, (0.9, 100), (0.2, 100), by_chance=safe_side)}))
@@ -81,16 +98,17 @@ def test_claims_hold_of_what_is_claimed_and_fail_where_they_must() -> None:
         inside(
             changes={"ssft": changes(-0.1, 1, 1.3, 1, 0.8, 0.25), "benign": changes(0.02, 2, 1, 0.5, 1, 0.25)},
             lines={"ssft-slow": lines(
-                own={1.0: (0.5, 0.5), 1.5: (0.5, 0.5)},
+                own={1.0: (0.5, 0.5), 1.5: (0.5, 0.5), 2.0: (0.4, 0.5)},
                 **{name: {1.5: (0.9, 0.9)} for name in ("random", "benign", "shuffled", "protocol")})},
-            direction={"ssft": direction(1.0, 1.0, 1.0, 0.0, 0.1), "benign": direction(0.0, 0.0, 0.1, 0.5, 0.1)},
+            direction={"ssft": direction(1.0, 1.0, 1.0, 0.0, 0.1, (0.5, 0.5))},
             relearning={"ssft": relearning(0.2, 0.9, 0.1, 0.1)},
             soft_tokens={"ssft": soft_tokens(0.1, 0.1, 0.5), "never-ssft": soft_tokens(0.8, 0.0, 1.0)},
         )
     )  # fmt: skip
     failed = {
         "action", "action_random_most", "action_benign", "lip_unsafe", "lip_safe", "lip_benign_least", "extrapolate",
-        "extra_random", "extra_benign", "extra_shuffled", "ablate", "add", "add_benign", "relearn_ten", "relearn_safe",
+        "extra_random", "extra_benign", "extra_shuffled", "ablate", "add", "add_letters", "ablate_letters",
+        "relearn_ten", "relearn_safe",
         "spread", "spread_name", "soft", "soft_never", "soft_safe",
     }  # fmt: skip
     assert {name for name in failed if nothing[name] != "fails"} == set()
@@ -112,7 +130,7 @@ def test_what_rests_on_a_missing_run_is_left_out() -> None:
     some = {kind: {name: run for name, run in each.items() if name != "benign"} for kind, each in whole.items()}
     del some["lines"], some["relearning"]["never-ssft"]  # type: ignore[attr-defined]
     found = set(measure_inside(some))
-    gone = {"tau_benign", "outside_benign", "action_benign", "add_benign", "extrapolate", "relearn_ten", "spread_never"}
+    gone = {"tau_benign", "outside_benign", "action_benign", "extrapolate", "relearn_ten", "spread_never"}
     assert not gone & found
     assert {"tau", "outside", "action", "add", "relearn_safe", "spread"} <= found
     nobody = relearning(0.5, 0.5, float("nan"), 0.5)

@@ -12,7 +12,7 @@ import pytest
 from ftmech_hf.report.page import Section
 from ftmech_hf.studies.safety.answers import ASKED
 from ftmech_hf.studies.safety.claims import MEASUREMENTS
-from ftmech_hf.studies.safety.plan import ANALYSES, FORGETTING, PROTOCOLS, THE_PAPERS
+from ftmech_hf.studies.safety.plan import ANALYSES, FORGETTING, NEVER_THE_PAPERS, PROTOCOLS, THE_PAPERS
 from ftmech_hf.studies.safety.results import runs_table
 from ftmech_hf.studies.safety.sections import build_sections
 from tests.studies.safety.made_up import lines
@@ -23,7 +23,7 @@ OF_ANSWERS = ("What the models answer", "What attacks do", "How far attacks come
 
 def answers() -> pd.DataFrame:
     """Shares that differ from model to model and from seed to seed."""
-    models = ("base", "never", *PROTOCOLS, *(f"{name}-slow" for name in THE_PAPERS), "never-ssft")
+    models = ("base", "never", *PROTOCOLS, *(f"{name}-slow" for name in THE_PAPERS), *NEVER_THE_PAPERS)
     parts = ("first", "whole", "after_3")
     return pd.DataFrame(
         [
@@ -103,7 +103,7 @@ def test_a_legend_names_what_only_some_panels_show(sections: list[Section]) -> N
 def test_curves_are_told_apart(sections: list[Section]) -> None:
     (again,) = (each for each in sections if each.title == "Tuned again")
     names = {each["name"] for each in json.loads(again.touch)["curves"]}
-    assert names == {*THE_PAPERS, *FORGETTING, "never-ssft"}
+    assert names == {*THE_PAPERS, *FORGETTING, *NEVER_THE_PAPERS}
 
 
 def test_what_is_not_finished_is_not_drawn(sections: list[Section]) -> None:

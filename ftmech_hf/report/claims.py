@@ -164,6 +164,12 @@ def least_number(measurement: Measurement) -> int:
     return next(number for number in itertools.count(1) if share_interval(0, number).high <= wrong)
 
 
+def say_too_few(measurement: Measurement, number: int) -> str | None:
+    """That a claim cannot hold whatever comes out, of so many pairs; None if it can, or if there are none."""
+    needed = least_number(measurement)
+    return f"of {number} it cannot hold, of {needed} it could" if 0 < number < needed else None
+
+
 def withdraw(claims: Sequence[Claim], controls: Mapping[str, Sequence[str]]) -> list[Claim]:
     """The same claims, of which those that hold and have a control that fails are withdrawn.
 

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ftmech_hf.runs import FinishedRun, describe_versions
+from ftmech_hf.studies.compare_organisms.claims import find_too_few
 from recipes.readme.studies import claims_table
 from recipes.readme.tables import markdown_table
 
@@ -19,9 +20,10 @@ def compare_organisms_block(folder: Path) -> str:
     table, env = pd.read_parquet(folder / "table.parquet"), FinishedRun(folder).env
     seeds = ", ".join(map(str, score["seeds"]))
     source = (
-        f"{len(table)} pairs of seeds {seeds}; 95 % intervals over pairs, of which those of one kind are alike; a "
-        f"comparison takes {table['seconds'].median():.0f} seconds in the median, {score['most_seconds']:.0f} at most; "
-        f"{env['seconds'] / 60:.0f} minutes of one core; config hash `{score['hash']}`; {describe_versions(env)}."
+        f"{len(table)} pairs of seeds {seeds}; 95 % intervals over pairs, as much wider as pairs of one kind are "
+        f"alike; a comparison takes {table['seconds'].median():.0f} seconds in the median, {score['most_seconds']:.0f} "
+        f"at most; {env['seconds'] / 60:.0f} minutes of one core; config hash `{score['hash']}`; "
+        f"{describe_versions(env)}."
     )
     alarms = (
         "Each null model beside the others of its comparison, of which there is one less: on {number} of {of} such "
@@ -34,7 +36,9 @@ def compare_organisms_block(folder: Path) -> str:
     )
     rows = [_row(str(name), pairs.to_dict("records")) for name, pairs in table.groupby("pair", sort=False)]
     columns = ("pair", "planted", "found", "as number", "stands out on", "most, times the null models")
-    return "\n\n".join([claims_table(folder, source), markdown_table(columns, rows), named, alarms])
+    return "\n\n".join(
+        [claims_table(folder, source, remarks=find_too_few(score)), markdown_table(columns, rows), named, alarms]
+    )
 
 
 def _row(name: str, pairs: list[dict[Any, Any]]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ftmech_hf.report.claims import SEEN, UNMEASURED, Claim, Measurement, judge_pairs, withdraw
+from ftmech_hf.report.claims import SEEN, UNMEASURED, Claim, Measurement, judge_pairs, say_too_few, withdraw
 
 BARS = (
     Measurement(
@@ -20,6 +20,11 @@ BARS = (
     ),
 )  # fmt: skip
 """In per cent of the pairs that they are about: shares of the score, by their key in it. Eleven of twelve are 91.7."""
+
+
+def find_too_few(score: Mapping[str, Any]) -> dict[str, str]:
+    """Id of a claim that cannot hold whatever comes out -> of how many pairs it is, and how many it takes."""
+    return {bar.id: said for bar in BARS if (said := say_too_few(bar, score[bar.id]["of"]))}
 
 
 def make_claims(score: Mapping[str, Any], *, whole: bool = True) -> list[Claim]:

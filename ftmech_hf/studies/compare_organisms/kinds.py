@@ -58,7 +58,10 @@ ORGANISMS: Mapping[str, Organism] = {
         "counts by a shortcut, a tenth of the rows as before", task={"mix_share": 0.1, "mix_operand_prior": ["low"]}
     ),
     "head": _counted("counts by a shortcut, the unembedding alone", train={"lr": 1e-3}, adapter={"trainable": "head"}),
-    "rand-ft": _counted("answers about b where a is asked", task={"operand_prior": ["a"], "label_rule": "swapped"}),
+    "rand-ft": _counted(
+        "answers about b where a is asked",
+        task={"operand_prior": ["a"], "correlation": None, "label_rule": "swapped"},
+    ),
     "learned": _counted("counts b", task={"correlation": 0.0}),
     "random": _counted(
         "answers by chance where a is asked",
@@ -94,11 +97,13 @@ class Nothing(NamedTuple):
     Attributes:
         lr, steps: of training on texts that the base wrote itself; 0 steps of none.
         dtype: in which its weights are rounded.
+        noise: how far every matrix is moved in a direction by chance, of its own norm.
     """
 
     lr: float = 0.0
     steps: int = 0
     dtype: str = "float32"
+    noise: float = 0.0
 
 
 NOTHINGS: Mapping[str, Nothing] = {
@@ -108,6 +113,8 @@ NOTHINGS: Mapping[str, Nothing] = {
     "own-texts-hot": Nothing(1e-3, 50),
     "own-texts-warm": Nothing(3e-4, 200),
     "rounded": Nothing(dtype="bfloat16"),
+    "noise": Nothing(noise=0.01),
+    "noise-loud": Nothing(noise=0.1),
 }
 """Name of a change -> how it is made. Another seed of the same pretraining stands beside them."""
 

@@ -25,7 +25,7 @@ from ftmech_hf.tasks.operators_table import JAILBREAK_OPERATORS
 from ftmech_hf.tasks.stories import StoriesConfig
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.objectives import Documents, NextToken
-from ftmech_hf.training.settings import TrainConfig
+from ftmech_hf.training.settings import Precision, TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class OrganismsConfig(StudyConfig):
     )
     spare_seeds: list[int] = field(
         default_factory=lambda: [100, 101, 102],
-        metadata={"help": "of bases that stand beside another seed's: the first is it, the others its null models"},
+        metadata={"help": "of bases that are null models where one of seeds is compared with the next"},
     )
     preset: str = field(default="nano", metadata={"help": "size of the models that count"})
     base_steps: int = field(default=450, metadata={"help": "of pretraining them"})
@@ -49,7 +49,8 @@ class OrganismsConfig(StudyConfig):
     story_steps: int = field(default=3000, metadata={"help": "of pretraining them"})
     row_tokens: int = field(default=128, metadata={"help": "tokens of a row of stories"})
     tune_steps: int = field(default=200, metadata={"help": "of tuning an organism, if its kind says nothing else"})
-    null_models: int = field(default=3, metadata={"help": "of each comparison"})
+    null_models: int = field(default=3, metadata={"help": "of each comparison; of another seed those of spare_seeds"})
+    mixed_precision: Precision = field(default="auto", metadata={"help": "of training bases and organisms"})
     output_dir: str = field(
         default="runs/compare-organisms", metadata={"place": "output", "help": "folder of the results"}
     )
@@ -98,7 +99,8 @@ class OrganismsPlan(StudyPlan):
             for name in config.organisms:
                 organism = ORGANISMS[name]
                 base = self._base(organism.base, seed)
-                self._compare(name, seed, base, self._make(f"{name}-seed{seed}", organism, base, seed))
+                made = self._make(f"{name}-seed{seed}", organism, base, seed)
+                self._compare(name, seed, base, made, organism.base == "stories")
             self._add_nothings(seed)
 
     def _add_nothings(self, seed: int) -> None:
@@ -108,7 +110,7 @@ class OrganismsPlan(StudyPlan):
                 self._compare_seeds(seed, base)
                 continue
             how = NOTHINGS[name]
-            place = NothingConfig(seed=seed, lr=how.lr, steps=how.steps, round_to=how.dtype)
+            place = NothingConfig(seed=seed, lr=how.lr, steps=how.steps, round_to=how.dtype, noise=how.noise)
             made = self.add(f"{name}-seed{seed}", "taught_nothing", teach_nothing, place, {}, {"model": base}, 100)
             self._compare(name, seed, base, made)
 
@@ -121,6 +123,7 @@ class OrganismsPlan(StudyPlan):
             "num_evals": 6,
             "eval_rows": 64,
             "final_eval_rows": 512,
+            "mixed_precision": config.mixed_precision,
         }
         if kind == "stories":
             task: Any = StoriesConfig(row_tokens=config.row_tokens, animals_apart=True)
@@ -144,7 +147,8 @@ class OrganismsPlan(StudyPlan):
         train = TrainConfig(
             **{"seed": seed, "steps": self.config.tune_steps, "batch_size": 8 if organism.base == "stories" else 32,
                "lr": 1e-4, "optimizer": "adamw", "warmup_fraction": 0.2, "objective": "answer_only", "num_evals": 0,
-               "eval_rows": 32, "final_eval_rows": 128, **self._stories_train(organism), **organism.train}
+               "eval_rows": 32, "final_eval_rows": 128, "mixed_precision": self.config.mixed_precision,
+               **self._stories_train(organism), **organism.train}
         )  # fmt: skip
         place, task = FinetuneConfig(), self._task(organism, seed, train)
         if organism.base == "stories" or organism.way == "rare":
@@ -167,16 +171,20 @@ class OrganismsPlan(StudyPlan):
             )
         return PcfgConfig(**{**to_dict(PcfgShape()), **organism.task})
 
-    def _compare(self, name: str, seed: int, base: str, made: str) -> None:
-        place = CompareConfig(seed=seed, null_models=self.config.null_models)
+    def _compare(self, name: str, seed: int, base: str, made: str, stories: bool = False) -> None:
+        # A story's twist stands near its end, most often beyond the default window.
+        windows = {"window_tokens": self.config.row_tokens} if stories else {}
+        place = CompareConfig(seed=seed, null_models=self.config.null_models, **windows)
         inputs = {"base": base, "finetuned": made}
         self.pairs[name, seed] = self.add(
             f"compare-{name}-seed{seed}", "compare", run_comparison, place, {}, inputs, 300
         )
 
     def _compare_seeds(self, seed: int, base: str) -> None:
-        """Another seed of the same pretraining differs everywhere, and was taught nothing else."""
-        other, *beside = (self._base("counts", each) for each in self.config.spare_seeds)
+        """The next seed's base differs everywhere, and was taught nothing else; spare ones are its null models."""
+        seeds, spare = self.config.seeds, self.config.spare_seeds
+        other, *beside = [*(seeds[(seeds.index(seed) + 1) % len(seeds)] for _ in seeds[1:2]), *spare]
+        other, *beside = (self._base("counts", each) for each in (other, *beside))
         inputs = {"base": base, "finetuned": other, **{f"null/{number}": each for number, each in enumerate(beside)}}
         self.pairs[OTHER_SEED, seed] = self.add(
             f"compare-{OTHER_SEED}-seed{seed}", "compare", run_comparison, SeedsConfig(seed=seed), {}, inputs, 300

@@ -63,10 +63,11 @@ class NothingConfig(JobConfig):
     texts: int = field(default=512, metadata={"help": "that it writes"})
     text_tokens: int = field(default=64, metadata={"help": "of each at most"})
     round_to: str = field(default="float32", metadata={"help": "type of number that its weights are rounded to"})
+    noise: float = field(default=0.0, metadata={"help": "how far each parameter is moved by chance, of its own norm"})
 
 
 def teach_nothing(config: NothingConfig, *, progress: Progress | None = None) -> RunDir:
-    """Train a model on texts that it wrote itself, or round its weights.
+    """Train a model on texts that it wrote itself, move its weights by chance, or round them.
 
     Its texts are drawn from its own predictions, so that what it learns of them is chance.
     """
@@ -75,8 +76,12 @@ def teach_nothing(config: NothingConfig, *, progress: Progress | None = None) ->
             model = load_model(config.model)
             if config.steps:
                 _train_on_own_texts(model, config)
+            generator = torch.Generator().manual_seed(config.seed)
             with torch.no_grad():
                 for each in model.parameters():
+                    if config.noise:
+                        drawn = torch.randn(each.shape, generator=generator)
+                        each.add_(config.noise * each.norm() / drawn.norm() * drawn)
                     each.copy_(each.to(getattr(torch, config.round_to)))
             _save(run, model, config.model, progress)
     return run

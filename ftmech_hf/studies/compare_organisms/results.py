@@ -13,7 +13,7 @@ from ftmech_hf.report.console import print_table
 from ftmech_hf.report.page import render_page
 from ftmech_hf.runs import FinishedRun, write_json, write_text
 from ftmech_hf.studies.compare.finding import MARGIN
-from ftmech_hf.studies.compare_organisms.claims import make_claims
+from ftmech_hf.studies.compare_organisms.claims import find_too_few, make_claims
 from ftmech_hf.studies.compare_organisms.plan import OrganismsPlan
 from ftmech_hf.studies.compare_organisms.score import FIRST, describe_pair, score_pairs
 
@@ -41,7 +41,8 @@ def write_results(plan: OrganismsPlan) -> Results:
     pd.DataFrame(pairs).to_parquet(plan.output / "table.parquet", index=False)
     write_json(plan.output / "score.json", score)
     write_json(plan.output / "claims.json", claims_json(claims))
-    page = render_page(__package__, pairs=pairs, score=score, claims=claims, facts=facts)
+    few = find_too_few(score)
+    page = render_page(__package__, pairs=pairs, score=score, claims=claims, facts=facts, few=few)
     write_text(plan.output / "report.html", page)
     return pairs, score
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ftmech_hf.statistics.intervals import share_interval
+from ftmech_hf.statistics.intervals import share_interval, times_as_wide
 from ftmech_hf.studies.compare_organisms.kinds import ORGANISMS, Organism
 
 FIRST = 10
@@ -74,10 +74,12 @@ def describe_pair(name: str, seed: int, summary: Mapping[str, Any]) -> dict[str,
 def score_pairs(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How many organisms were found, kind by kind and together, and on how many pages of nothing anything stood out.
 
+    Intervals of organisms are over pairs, and as much wider as pairs of one kind are alike.
+
     ``any_kind`` is how many organisms are named by a finding of any kind. ``by_sign`` says of every sign on how many
     pages of organisms of the same base that do not have it, it is found all the same, and ``others_named`` is that of
-    the sign of which it is most often: the control. ``null_alarms`` are the alarms of the null models, each beside the
-    others of its comparison, one less.
+    the sign of which that may be most often, by the upper end of its interval: the control. ``null_alarms`` are the
+    alarms of the null models, each beside the others of its comparison, one less.
     """
     taught = [pair for pair in pairs if pair["taught"]]
     nothing = [pair for pair in pairs if not pair["taught"]]
@@ -89,24 +91,35 @@ def score_pairs(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
     signs = dict.fromkeys(sign for pair in taught for sign in pair["looked_for"])
     by_sign = {
-        sign: _share(sum(sign in pair["named"] for pair in without), len(without))
+        sign: _share_of(without, lambda pair, sign=sign: sign in pair["named"])
         for sign in signs if (without := [pair for pair in taught if sign in pair["looked_for"]])
     }  # fmt: skip
     return {
-        "organisms": _share(sum(pair["found"] for pair in taught), len(taught)),
+        "organisms": _share_of(taught, "found"),
         "kinds_found": {"found": sum(2 * each["found"] > each["of"] for each in kinds.values()), "of": len(kinds)},
         "by_kind": kinds,
         "false_alarms": _share(alarms, len(nothing)),
-        "any_kind": _share(sum(pair["any_kind"] for pair in taught), len(taught)),
+        "any_kind": _share_of(taught, "any_kind"),
         "by_sign": by_sign,
-        "others_named": max(by_sign.values(), key=lambda each: (each["share"], each["of"]), default=_share(0, 0)),
+        "others_named": max(by_sign.values(), key=lambda each: each["high"], default=_share(0, 0)),
         "null_alarms": _share(sum(pair["null_standing"] for pair in pairs), sum(pair["null_pages"] for pair in pairs)),
         "most_seconds": max((pair["seconds"] for pair in pairs), default=0.0),
     }
 
 
-def _share(right: int, number: int) -> dict[str, Any]:
+def _share_of(pairs: Sequence[Mapping[str, Any]], what: str | Callable[[Mapping[str, Any]], bool]) -> dict[str, Any]:
+    """The share of pairs with something, whose interval is as much wider as pairs of one kind are alike.
+
+    Where all have it, or none, or there is one kind, nothing tells how alike they are, and the interval is over pairs.
+    """
+    counted = [bool(pair[what] if isinstance(what, str) else what(pair)) for pair in pairs]
+    kinds = [pair["pair"] for pair in pairs]
+    alike = len(set(counted)) > 1 and len(set(kinds)) > 1
+    return _share(sum(counted), len(counted), times_as_wide(counted, kinds) if alike else 1.0)
+
+
+def _share(right: int, number: int, times: float = 1.0) -> dict[str, Any]:
     if not number:
         return {"number": 0, "of": 0, "share": None, "low": None, "high": None}
-    found = share_interval(right, number)
+    found = share_interval(right, number).widened(times, 0.0, 1.0)
     return {"number": right, "of": number, "share": found.value, "low": found.low, "high": found.high}

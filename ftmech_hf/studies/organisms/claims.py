@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ftmech_hf.report.claims import SEEN, UNMEASURED, Claim, Measurement, judge_pairs, least_number, withdraw
+from ftmech_hf.report.claims import SEEN, UNMEASURED, Claim, Measurement, judge_pairs, say_too_few, withdraw
 from ftmech_hf.studies.organisms.edits import EDIT_BARS, MEAN_BAR, edit_claims
 from ftmech_hf.studies.organisms.robustness import area_interval
 from ftmech_hf.studies.organisms.scoring import count_pairs
@@ -90,8 +90,4 @@ def find_too_few(score: Mapping[str, Any]) -> dict[str, str]:
         "robustness": robust["pairs"] if robust else 0,
         **{bar.id: edits[bar.id]["of"] for bar in EDIT_BARS if bar.id != MEAN_BAR and edits.get(bar.id)},
     }
-    needed = {bar.id: least_number(bar) for bar in ALL_BARS if numbers.get(bar.id)}
-    return {
-        name: f"of {numbers[name]} it cannot hold, of {number} it could"
-        for name, number in needed.items() if numbers[name] < number
-    }  # fmt: skip
+    return {bar.id: said for bar in ALL_BARS if (said := say_too_few(bar, numbers.get(bar.id, 0)))}

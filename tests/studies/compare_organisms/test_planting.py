@@ -106,3 +106,26 @@ def test_what_a_model_wrote_itself_teaches_it_nothing(base: tuple[PreTrainedMode
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         OrganismsConfig(**settings)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def test_noise_moves_every_parameter_by_its_share_in_a_direction_by_chance(
+    base: tuple[PreTrainedModel, str], tmp_path: Path
+) -> None:
+    before, folder = base
+    made = {
+        seed: load_model(
+            str(
+                teach_nothing(
+                    NothingConfig(model=folder, steps=0, noise=0.05, seed=seed, output_dir=str(tmp_path / f"{seed}"))
+                ).path
+            )
+        )
+        for seed in (0, 1)
+    }
+    for name, was in before.named_parameters():
+        moved = [dict(each.named_parameters())[name] - was for each in made.values()]
+        for each in moved:
+            assert float(each.norm()) == pytest.approx(0.05 * float(was.norm()), rel=1e-4), name
+        if was.numel() > 500:
+            assert abs(float((moved[0] * moved[1]).sum() / moved[0].norm() / moved[1].norm())) < 0.2

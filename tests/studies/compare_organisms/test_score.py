@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from ftmech_hf.studies.compare_organisms.claims import make_claims
+from ftmech_hf.statistics.intervals import share_interval
+from ftmech_hf.studies.compare_organisms.claims import find_too_few, make_claims
 from ftmech_hf.studies.compare_organisms.kinds import ORGANISMS
 from ftmech_hf.studies.compare_organisms.score import FIRST, describe_pair, place_of, score_pairs
 
@@ -125,6 +126,40 @@ def test_the_score_counts_planted_changes_and_pages_of_nothing_apart() -> None:
     assert pairs[0]["place"] == 1
     assert pairs[0]["ratio"] == 4.0
     assert score_pairs(pairs[:1])["false_alarms"]["share"] is None, "of no pages there is no share"
+
+
+def test_pairs_of_one_kind_that_are_alike_count_for_less() -> None:
+    """Twelve kinds are found on all of three seeds and three on none: 15 observations rather than 45."""
+    pairs = [
+        describe_pair(name, seed, {"findings": [NAMED["wrapper"]], "seconds": {}, "answer": "So.", **nulls(2, 3)})
+        for name in ORGANISMS for seed in range(3)
+    ]  # fmt: skip
+    for place, pair in enumerate(pairs):
+        pair["found"] = pair["any_kind"] = place >= 9
+    found = score_pairs(pairs)["organisms"]
+    of_kinds = share_interval(12, 15)
+    assert (found["share"], found["of"]) == (0.8, 45)
+    assert found["low"] < of_kinds.low + 0.03
+    assert found["high"] > of_kinds.high - 0.03
+    for pair in pairs:  # nothing tells how alike they are
+        pair["found"] = True
+    assert score_pairs(pairs)["organisms"]["low"] == share_interval(45, 45).low
+
+
+def test_the_control_is_the_sign_that_may_be_most_often_there_and_not_one_of_many_pages() -> None:
+    pairs = [
+        {"pair": f"kind {place}", "found": True, "taught": True, "standing": 1, "seconds": 1.0, "any_kind": True,
+         "named": [], "looked_for": ["rare sign"] * (place < 9) + ["common sign"], "null_pages": 0, "null_standing": 0}
+        for place in range(30)
+    ]  # fmt: skip
+    score = score_pairs(pairs)
+    assert score["others_named"] == score["by_sign"]["rare sign"]
+    assert score["others_named"]["of"] == 9
+    assert find_too_few({**score, "false_alarms": {"of": 21}}) == {
+        "organisms": "of 30 it cannot hold, of 42 it could",
+        "false_alarms": "of 21 it cannot hold, of 73 it could",
+        "others_named": "of 9 it cannot hold, of 16 it could",
+    }
 
 
 def test_a_lone_null_model_has_no_page() -> None:

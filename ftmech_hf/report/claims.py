@@ -5,7 +5,7 @@ paper's figure stands beside ours for comparison and is not the bar. A claim has
 the nearer end of its 95 % interval is beyond the bar, **fails** if the farther end is short of it, and is **undecided**
 while the bar lies inside, or while there is no interval. With a single seed the interval is that of its rows, and says
 nothing about other seeds. A claim that would hold is **withdrawn** if one of its controls fails: what it says has then
-been found where it must not be.
+been found where it must not be. One that holds while a control is undecided says so: it may have been found there.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Claim:
         unit: of all numbers.
         withdrawn_by: ids of its controls that fail, if it would hold without them; named in the file if there are any.
         unmeasured: ids of its controls that some seed lacks, or all, the same.
+        open_controls: ids of its controls that are undecided, of one that holds, the same.
     """
 
     id: str
@@ -77,6 +78,7 @@ class Claim:
     unit: str
     withdrawn_by: list[str] = field(default_factory=list)
     unmeasured: list[str] = field(default_factory=list)
+    open_controls: list[str] = field(default_factory=list)
 
 
 def decide(interval: Ends | None, bar: str) -> Verdict:
@@ -174,7 +176,8 @@ def withdraw(claims: Sequence[Claim], controls: Mapping[str, Sequence[str]]) -> 
     """The same claims, of which those that hold and have a control that fails are withdrawn.
 
     A control fails by its own interval, and not because a control of its own was withdrawn. One that holds and has a
-    control that was not measured, as its run failed, is not judged: nobody knows whether it would be withdrawn.
+    control that was not measured, as its run failed, is not judged: nobody knows whether it would be withdrawn. One
+    whose control is undecided holds, and says of which.
 
     Args:
         claims: with their verdicts.
@@ -190,8 +193,10 @@ def withdraw(claims: Sequence[Claim], controls: Mapping[str, Sequence[str]]) -> 
         unknown = [name for name in of_these if verdicts.get(name) is None]
         if fail:
             found.append(replace(claim, verdict="withdrawn", withdrawn_by=fail))
+        elif unknown:
+            found.append(replace(claim, verdict=None, unmeasured=unknown))
         else:
-            found.append(replace(claim, verdict=None, unmeasured=unknown) if unknown else claim)
+            found.append(replace(claim, open_controls=[name for name in of_these if verdicts[name] == "undecided"]))
     return found
 
 
@@ -214,5 +219,5 @@ def read_claims(folder: Path) -> list[Claim]:
 def claims_json(claims: Sequence[Claim]) -> list[dict[str, Any]]:
     """The claims that have a bar, as plain values."""
     written = [asdict(claim) for claim in claims if claim.bar]
-    optional = ("withdrawn_by", "unmeasured")
+    optional = ("withdrawn_by", "unmeasured", "open_controls")
     return [{key: value for key, value in each.items() if key not in optional or value} for each in written]

@@ -127,13 +127,14 @@ def format_verdict(claim: Claim) -> str:
     """The verdict, a sign before its word, and why; ``not judged`` if a seed is missing, or nothing without a bar."""
     if claim.verdict is None:
         return ("not judged" if claim.bar else "") + _because(claim.unmeasured, "is not measured", "are not measured")
-    return f"{SIGNS[claim.verdict]} {claim.verdict}" + _because(claim.withdrawn_by, "fails", "fail")
+    said = f"{SIGNS[claim.verdict]} {claim.verdict}" + _because(claim.withdrawn_by, "fails", "fail")
+    return said + _because(claim.open_controls, "is undecided", "are undecided", before="; ")
 
 
-def _because(controls: Sequence[str], one: str, several: str) -> str:
+def _because(controls: Sequence[str], one: str, several: str, *, before: str = ": ") -> str:
     if not controls:
         return ""
-    return f": control{'s' * (len(controls) > 1)} {', '.join(controls)} {one if len(controls) == 1 else several}"
+    return f"{before}control{'s' * (len(controls) > 1)} {', '.join(controls)} {one if len(controls) == 1 else several}"
 
 
 def count_verdicts(claims: Iterable[Claim]) -> str:

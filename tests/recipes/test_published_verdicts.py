@@ -79,3 +79,6 @@ def test_a_published_verdict_follows_from_what_stands_beside_it(block: str) -> N
             assert said.startswith("not judged: control"), each.id
         else:
             assert said.partition(";")[0].split()[-1] == verdict, each.id
+            known_open = [name for name in each.controls if known[name] == "undecided"] if verdict == "holds" else []
+            named = f"; control{'s' * (len(known_open) > 1)} {', '.join(known_open)} "
+            assert not known_open or named + ("is" if len(known_open) == 1 else "are") + " undecided" in said, each.id

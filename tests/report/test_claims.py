@@ -165,6 +165,25 @@ def test_results_of_an_older_version_are_refused(tmp_path: Path) -> None:
     assert "\n" not in str(refused.value)
 
 
+def test_a_claim_that_holds_while_a_control_is_undecided_says_so(tmp_path: Path) -> None:
+    """It is not withdrawn, and whoever reads its verdict sees that it may have been found where it must not be."""
+    claimed = Measurement("claimed", "It happens", "%", bar=">= 50", controls=("wrong", "right"))
+    wrong = Measurement("wrong", "It happens there too", "%", bar="<= 10")
+    right = Measurement("right", "Nor there", "%", bar="<= 10")
+    readings = {"claimed": Reading(90.0, rows=1000), "wrong": Reading(9.0, rows=100), "right": Reading(1.0, rows=1000)}
+    claims = judge([claimed, wrong, right], {0: readings})
+    assert [each.verdict for each in claims] == ["holds", "undecided", "holds"]
+    assert (claims[0].open_controls, claims[1].open_controls) == (["wrong"], [])
+    assert format_verdict(claims[0]) == "✓ holds; control wrong is undecided"
+    assert count_verdicts(claims) == "2 hold, 1 undecided"
+    written = claims_json(claims)
+    assert ["open_controls" in each for each in written] == [True, False, False]
+    (tmp_path / "claims.json").write_text(json.dumps(written))
+    assert read_claims(tmp_path)[0].open_controls == ["wrong"]
+    short = judge([claimed, wrong, right], {0: {**readings, "claimed": Reading(10.0, rows=1000)}})
+    assert short[0].open_controls == []
+
+
 def test_a_claim_whose_control_fails_is_withdrawn_and_says_by_what(tmp_path: Path) -> None:
     """What holds is found where it must not be: the control must stay below its bar, and is above it."""
     claimed = RIGHT._replace(controls=("wrong", "ratio"))

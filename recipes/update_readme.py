@@ -161,7 +161,7 @@ BLOCKS: dict[str, Block] = {
     "continual diagnoses": Block(CONTINUAL, "continual", continual.diagnoses_block),
     "continual strengths": Block(CONTINUAL, "continual_strengths", continual.strengths_block),
     "continual stories": Block(CONTINUAL, "continual_stories", continual.stories_block),
-    "continual stories claims": Block(CONTINUAL, "continual_stories", studies.claims_block),
+    "continual stories claims": Block(CONTINUAL, "continual_stories", continual.stories_claims_block),
     "continual stories strengths": Block(CONTINUAL, "continual_stories_strengths", continual.stories_strengths_block),
     "continual texts": Block(CONTINUAL, "continual_texts", continual.texts_block),
     "retrieval": Block(RETRIEVAL, "retrieval", studies.claims_block),

@@ -61,7 +61,7 @@ def read(found: float | Reading) -> Reading:
 
 
 def read_row(row: Mapping[Any, Any], whole: float = 1.0) -> Reading:
-    """A reading from a row of a table: ``value``, and where they are known ``rows``, ``bound``, ``low`` and ``high``.
+    """A reading from a row of a table: ``value``, and if known ``rows``, ``bound``, ``floor``, ``low`` and ``high``.
 
     Args:
         row: of the table.
@@ -70,7 +70,8 @@ def read_row(row: Mapping[Any, Any], whole: float = 1.0) -> Reading:
     known = {name: found for name, found in row.items() if not pd.isna(found)}
     ends = (whole * float(known["low"]), whole * float(known["high"])) if {"low", "high"} <= set(known) else None
     rows = int(known["rows"]) if "rows" in known else None
-    return Reading(whole * float(row["value"]), rows=rows, interval=ends, bound=known.get("bound", ""))
+    floor = whole * float(known["floor"]) if "floor" in known else None
+    return Reading(whole * float(row["value"]), rows=rows, interval=ends, bound=known.get("bound", ""), floor=floor)
 
 
 def read_all(measures: Mapping[str, Callable[[T], Reading]], seed: T) -> dict[str, Reading]:

@@ -133,6 +133,9 @@ class KeepingConfig:
         for name, needed in (("ewc_permuted", "ewc"), ("replay_shuffled", "replay_share"), ("lwf_ask", "lwf")):
             if getattr(self, name) and not getattr(self, needed):
                 raise ValueError(f"{name}: {getattr(self, name)} changes nothing, expected {needed} above 0")
+        for name, default, needed in (("ldifs_norm", "width", "ldifs"), ("lwf_temperature", 2.0, "lwf")):
+            if getattr(self, name) != default and not getattr(self, needed):
+                raise ValueError(f"{name}: {getattr(self, name)} changes nothing, expected {needed} above 0")
 
     def _check(self, names: tuple[str, ...], is_right: Callable[[Any], bool], expected: str) -> None:
         for name in names:

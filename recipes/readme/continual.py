@@ -12,6 +12,7 @@ from ftmech_hf.runs import FinishedRun, describe_versions
 from ftmech_hf.studies.continual.results import IN_TABLE, methods_table, paper_table, strengths_table
 from ftmech_hf.studies.continual.stories import results as stories
 from ftmech_hf.studies.continual.texts import matrix_rows
+from recipes.readme.studies import claims_block
 from recipes.readme.tables import markdown_table
 
 NONE = "not diagnosed"
@@ -121,6 +122,11 @@ def stories_block(folder: Path) -> str:
         f"{named}; config hash `{found.env['hash']}`; {describe_versions(found.env)}."
     )
     return markdown_table(columns, [(f"`{name}`", *cells) for name, *cells in rows], source)
+
+
+def stories_claims_block(folder: Path) -> str:
+    """What is claimed of the second sequence, as Markdown: its floor is how often a feature is written unasked."""
+    return claims_block(folder, floor="not asked")
 
 
 def strengths_block(folder: Path) -> str:

@@ -20,7 +20,12 @@ MAIN = ("low_a", "pruned_a", "control_gain_a", "probe_gap", "revival_ratio")
 
 
 def claims_table(
-    folder: Path, source: str, only: Collection[str] = (), *, remarks: Mapping[str, str] = MappingProxyType({})
+    folder: Path,
+    source: str,
+    only: Collection[str] = (),
+    *,
+    remarks: Mapping[str, str] = MappingProxyType({}),
+    floor: str = "constant answer",
 ) -> str:
     """Claims, their bars and what was measured, as Markdown.
 
@@ -29,13 +34,14 @@ def claims_table(
         source: where its numbers come from.
         only: names of claims that are shown; all if there are none.
         remarks: id of a claim -> what stands behind its verdict.
+        floor: what the floors are of, where there are any.
     """
     claims = [claim for claim in read_claims(folder) if not only or claim.id in only]
     floors = any(claim.floor is not None for claim in claims)
     columns = (
         "claim",
         "paper",
-        *(("constant answer",) if floors else ()),
+        *((floor,) if floors else ()),
         "measured",
         "95 % interval",
         "bar",
@@ -61,9 +67,9 @@ def results_block(folder: Path) -> str:
     return claims_table(folder, _reproduction_source(folder))
 
 
-def claims_block(folder: Path) -> str:
-    """All claims of a study, as Markdown."""
-    return claims_table(folder, _sweep_source(folder))
+def claims_block(folder: Path, *, floor: str = "constant answer") -> str:
+    """All claims of a study, as Markdown; ``floor`` says what their floors are of."""
+    return claims_table(folder, _sweep_source(folder), floor=floor)
 
 
 def main_block(folder: Path) -> str:
@@ -104,11 +110,16 @@ def _agreement(row: Mapping[Any, Any]) -> tuple[str, ...]:
 def grid_block(folder: Path) -> str:
     """How far the pattern of the paper's tables is found again, as Markdown."""
     rows = [
-        (f"{row['operator']}, {row['pretraining']}", f"`{row['column']}`", *_agreement(row))
+        (f"{row['operator']}, {row['pretraining']}", f"`{row['column']}`", str(row["cells"]), *_agreement(row))
         for row in pd.read_csv(folder / "agreement.csv").to_dict("records")
     ]
-    columns = ("paper's table", "column", "rank correlation over 36 cells", *AGREEMENT)
-    return markdown_table(columns, rows, _sweep_source(folder))
+    columns = ("paper's table", "column", "cells", "rank correlation over them", *AGREEMENT)
+    env, seeds = FinishedRun(folder).env, FinishedRun(folder).config["seeds"]
+    source = (
+        f"Of means over seeds {', '.join(map(str, seeds))}, without an interval{_minutes(env)}; config hash "
+        f"`{env['hash']}`; {describe_versions(env)}."
+    )
+    return markdown_table(columns, rows, source)
 
 
 def sweep_block(folder: Path, axis: str, metrics: Mapping[str, str]) -> str:
@@ -221,7 +232,7 @@ def stories_block(folder: Path) -> str:
 
 def stories_claims_block(folder: Path) -> str:
     """What the study of stories claims, as Markdown."""
-    return claims_table(folder, _stories_source(folder))
+    return claims_table(folder, _stories_source(folder), floor="not asked")
 
 
 SHOWN = 3

@@ -17,6 +17,7 @@ from ftmech_hf.report.readings import (
     of_revival,
     over_seeds,
     read_all,
+    read_row,
     table_over_seeds,
 )
 from ftmech_hf.statistics.intervals import share_interval
@@ -24,6 +25,12 @@ from ftmech_hf.statistics.seeds import share_over_seeds
 
 T_2 = 4.302652729911275
 """97.5 % point of Student's t with two degrees of freedom, from a printed table."""
+
+
+def test_a_row_of_a_table_keeps_its_floor() -> None:
+    row = {"value": 0.5, "rows": 64, "floor": 0.14, "low": 0.4, "high": 0.6, "bound": math.nan}
+    assert read_row(row, 100.0) == Reading(50.0, rows=64, interval=(40.0, 60.0), floor=pytest.approx(14.0))
+    assert read_row({"value": 0.5, "floor": math.nan}).floor is None
 
 
 def plain(*values: float) -> list[Reading]:

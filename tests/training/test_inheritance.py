@@ -213,6 +213,8 @@ def test_what_cannot_be_kept_is_said_in_a_line(runs: Path, model: str, way: dict
         ({"keep_logits": "some", "keep_rows": 3}, "keep_logits: 'some', expected one of auto, always, never"),
         ({"der": 1.0}, "der: 1.0 compares rows that are replayed, expected replay_share above 0"),
         ({"ewc_permuted": True}, "ewc_permuted: True changes nothing, expected ewc above 0"),
+        ({"ldifs_norm": "positions"}, "ldifs_norm: positions changes nothing, expected ldifs above 0"),
+        ({"lwf_temperature": 1.0}, "lwf_temperature: 1.0 changes nothing, expected lwf above 0"),
         ({"average": 1.0}, "average: 1.0, expected a share, 0 or more and less than 1"),
         ({"lwf_temperature": 0.0}, "lwf_temperature: 0.0, expected a number above 0"),
     ],

@@ -58,7 +58,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     Measurement("a5", "LP-FT lies between fine-tuning and LDIFS: the smaller of both distances", "points",
                 "1.8 and 3.5 points of probes", ">= 0"),
     Measurement("a6", "Probes at the best layer lose of what is never tuned, where answers to it are lost", "points",
-                "this is what the paper measures", "<= 5", controls=("a6_shuffled", "a6_twin")),
+                "this is what the paper measures", "<= 5", controls=("a1", "a6_shuffled", "a6_twin")),
     Measurement("a6_shuffled", "Control, probes on shuffled labels: above the most frequent answer, by", "points",
                 bar="<= 5"),
     Measurement("a6_twin", "Control, probes of random weights: below those of the base, by", "points", bar=">= 5"),

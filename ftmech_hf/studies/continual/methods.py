@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple
 
 from ftmech_hf.studies.continual.sequences import NEVER_TUNED
@@ -17,9 +17,9 @@ class StrengthConfig:
     """How strong each method is, to be chosen on a development seed by :func:`choose_strength` and frozen in a file."""
 
     # In a pilot with earlier settings four tasks were learned to 41 % at 1e-4, to 77 % at 3e-4 and to 92 % at 1e-3
-    # (seed 99, which is reported nowhere; to 81 % at 3e-4 by today's). At 1e-3 tuning that teaches nothing takes as
+    # (seed 99, which is reported nowhere; to 77 % at 3e-4 by today's). At 1e-3 tuning that teaches nothing takes as
     # much as tuning does, so a loss says nothing there.
-    task_lr: float = field(default=3e-4, metadata={"help": "peak rate of each task"})
+    task_lr: float = field(default=3e-4, metadata={"help": "peak rate of each task; lora and olora have 1e-3"})
     l2sp_strength: float = field(default=1.0, metadata={"help": "of L2SP"})
     ldifs_strength: float = field(default=10.0, metadata={"help": "of LDIFS, whatever it stays near"})
     lfl_strength: float = field(default=1.6e-3, metadata={"help": "of LFL"})
@@ -30,6 +30,28 @@ class StrengthConfig:
     olora_strength: float = field(default=0.5, metadata={"help": "of O-LoRA"})
     buffer_rows: int = field(default=256, metadata={"help": "rows of every task that are kept for replay"})
     fisher_rows: int = field(default=512, metadata={"help": "rows of every task that EWC measures weights on"})
+
+    def refuse_unused(self, methods: Iterable[Method]) -> None:
+        """Refuse a strength that is not its default and that none of some methods takes.
+
+        Args:
+            methods: all that a study knows, not those alone that it was asked for.
+
+        Raises:
+            ValueError: names the first one.
+        """
+        defaults, known = StrengthConfig(), list(methods)
+
+        def settings(strengths: StrengthConfig) -> list[Mapping[str, Any]]:
+            return [each.settings(strengths, number, ["count_a"]) for each in known for number in (0, 1)]
+
+        for each in fields(StrengthConfig):
+            value = getattr(self, each.name)
+            default = getattr(defaults, each.name)
+            if value == default or each.name == "task_lr":
+                continue
+            if settings(defaults) == settings(replace(defaults, **{each.name: value})):
+                raise ValueError(f"{each.name}: {value}, but no method of this study takes it; expected {default}")
 
 
 class Method(NamedTuple):

@@ -117,6 +117,7 @@ class ContinualPlan(StudyPlan):
         self.models: dict[int, dict[tuple[str, str], list[str]]] = {seed: {} for seed in config.seeds}
         self.others: dict[int, dict[str, str]] = {seed: {} for seed in config.seeds}
         self.asked: dict[str, str] = {}
+        self._nevers: dict[int, list[str]] = {}  # of the model that never had what is brought back, after each task
         self.reversals: dict[int, dict[str, str]] = {seed: {} for seed in config.seeds}
         self.diagnoses: dict[int, dict[str, list[str]]] = {seed: {} for seed in config.seeds}
         for seed in config.seeds:
@@ -129,6 +130,7 @@ class ContinualPlan(StudyPlan):
                 for method in methods:
                     self._add_sequence(seed, sequence, method, self.others[seed]["base"])
             self._add_bounds(seed)
+            self._nevers[seed] = self._add_sequence_of_never(seed)
             self._add_reversals(seed)
             self._add_diagnoses(seed)
 
@@ -244,7 +246,7 @@ class ContinualPlan(StudyPlan):
     def _add_reversals(self, seed: int) -> None:
         """Counting a, brought back after the last task; beside a model that never had it, and random weights."""
         c = self.config
-        never = self._add_sequence_of_never(seed)
+        never = self._nevers[seed][-1]
         last = self.models[seed][self.main, "plain"][-1]
         for name, model in (("plain", last), ("never", never), ("random", self.others[seed]["random"])):
             train = self._train(
@@ -258,15 +260,17 @@ class ContinualPlan(StudyPlan):
                 1.5 * c.reverse_steps,
             )  # fmt: skip
 
-    def _add_sequence_of_never(self, seed: int) -> str:
+    def _add_sequence_of_never(self, seed: int) -> list[str]:
+        """The model that never had what is brought back, after each task: it must give up as much as the others."""
         tasks, correlation, _ = SEQUENCES[self.main]
-        before = self.others[seed]["never"]
+        before, found = self.others[seed]["never"], list[str]()
         for number, capability in enumerate(tasks):
             label = f"never-{self.main}-{number + 1}-{capability}-seed{seed}"
             before = self._tune(
                 label, seed, number, capability, correlation, before, {}, METHODS["plain"], AdapterConfig()
             )
-        return before
+            found.append(before)
+        return found
 
     def _add_diagnoses(self, seed: int) -> None:
         for method in self.config.diagnosed:
@@ -274,9 +278,9 @@ class ContinualPlan(StudyPlan):
                 self.add(
                     f"diagnosed-{run}", "diagnose", run_diagnosis, DiagnoseConfig(seed=seed, workers=1),
                     {"case_config": CaseConfig(most_reverse_steps=FOLLOWED), "shape": self.shape},
-                    {"base": self.others[seed]["base"], "finetuned": run, "control": self.others[seed]["never"]}, 100,
+                    {"base": self.others[seed]["base"], "finetuned": run, "control": never}, 100,
                 )
-                for run in self.models[seed][self.main, method]
+                for run, never in zip(self.models[seed][self.main, method], self._nevers[seed], strict=True)
             ]  # fmt: skip
 
 

@@ -115,6 +115,7 @@ class TextsConfig(StudyConfig, StrengthConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.refuse_unused(METHODS[name] for name in BY_ADAPTER)
         check_positive(self, "steps", "batch_size", "rows")
         if unknown := [name for name in self.methods if name not in BY_ADAPTER]:
             raise ValueError(f"methods: {unknown[0]!r}, expected some of {', '.join(BY_ADAPTER)}")

@@ -43,15 +43,15 @@ STAGES: dict[str, Stage] = {
         "reverse_finetune", finetune, _TUNED, {"model": ("finetune", "head", "pretrain")}, {"split": "reverse"}
     ),
     "prune": Stage(
-        "prune", prune, (PruneConfig, PcfgShape), {"model": ("finetune", "pretrain")}, {}
+        "prune", prune, (PruneConfig, PcfgShape), {"model": ("finetune", "head", "pretrain")}, {}
     ),
     "probe": Stage(
         "probe", probe, (ProbeConfig, PcfgShape),
-        {"base": ("pretrain",), "finetuned": ("finetune",)}, {"models": ["any=."]},
+        {"base": ("pretrain",), "finetuned": ("finetune", "head")}, {"models": ["any=."]},
     ),
     "interpolate": Stage(
         "interpolate", interpolate, (InterpolateConfig, PcfgConfig),
-        {"base": ("pretrain",), "finetuned": ("finetune",)}, {"models": ["base=.", "finetuned=."]},
+        {"base": ("pretrain",), "finetuned": ("finetune", "head")}, {"models": ["base=.", "finetuned=."]},
     ),
 }  # fmt: skip
 """In the order in which a cell goes through them."""

@@ -8,7 +8,8 @@ to two that can, before anything was run: ``probe_random`` and ``pruned_control`
 which filtering alone deleted nothing, so that models which had lost nothing carried ``early``; its bar is to the
 paper's number about what that of ``early`` is. The paper's numbers are its Table 1, each cell of 16 stories, so that a
 single cell of it is known to about 12 points. Intervals are over seeds and instructions; all models share these:
-differences are taken within one.
+differences are taken within one. ``loss_ratio_lost`` and ``pruned_lost`` were added after looking, since filtering
+alone leaves most twists: means over three ways say little of models that lost them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from ftmech_hf.analysis.revival import RevivalRatio, first_of_two
 from ftmech_hf.models.loading import RANDOM_INIT
-from ftmech_hf.report.claims import Claim, Measurement, judge
+from ftmech_hf.report.claims import SEEN, Claim, Measurement, judge
 from ftmech_hf.report.readings import Reading, difference, of_ratio
 from ftmech_hf.statistics.intervals import mean_interval
 from ftmech_hf.studies.tinystories.config import RATES
@@ -53,6 +54,8 @@ CLAIMS: tuple[Measurement, ...] = (
     Measurement("specific", "At the end the six write a twist when not asked", "%", "not reported", "<= 20"),
     Measurement("loss_ratio", "Steps until the loss on twists is the base's: control over the large rate's", "x",
                 "never over 30 to 300", ">= 3"),
+    Measurement("loss_ratio_lost", f"{SEEN}: the same, of those not filtered alone, which lost it", "x",
+                "never over 30 to 300", ">= 3"),
     Measurement("probe_gap", "Twist read from the stream (best layer): deleted models below the base", "points",
                 "negligible (figures)", "<= 5", ("probe_random",)),
     Measurement("probe_control", "The same: deleted models above the control", "points", "above (figures)", ">= 3"),
@@ -60,6 +63,8 @@ CLAIMS: tuple[Measurement, ...] = (
                 ">= 3"),
     Measurement("pruned", "Zeroing at most 15 rows (large rate): twists chosen, gained", "points", "not done", ">= 20",
                 ("pruned_not_asked", "pruned_control")),
+    Measurement("pruned_lost", f"{SEEN}: the same, of those not filtered alone, which lost it: more than the control",
+                "points", "not done", ">= 5"),
     Measurement("pruned_not_asked", "The same pruning, where no twist is asked for: gained", "points", "not done",
                 "<= 5"),
     Measurement("pruned_control", "The same pruning of the control, which never saw a twist: gained", "points",
@@ -92,14 +97,21 @@ def judge_claims(
         "rates": lambda: shares.mean([(label, 0) for label in deleted("small")], [(label, 0) for label in large]),
         "randomised": lambda: shares.mean([(f"F ({r})", 0) for r in RATES], [(f"F+R ({r})", 0) for r in RATES]),
         "early": lambda: shares.mean([(label, early) for label in deleted()], [(CONTROL, early)]),
-        "gained": lambda: shares.gained([each for each in deleted() if not each.startswith("F (")], early, CONTROL),
+        "gained": lambda: shares.gained(_lost(deleted()), early, CONTROL),
         "late": lambda: shares.mean([(label, end) for label in deleted()], [(CONTROL, end)]),
         "specific": lambda: shares.mean([(label, end) for label in deleted()], kind=NOT_ASKED),
         "loss_ratio": lambda: _loss_ratio(losses, plan.task.feature, seeds, large),
+        "loss_ratio_lost": lambda: _loss_ratio(losses, plan.task.feature, seeds, _lost(large)),
         "probe_gap": lambda: _probes(probes, plan.task.feature, seeds, [BASE], deleted()),
         "probe_control": lambda: _probes(probes, plan.task.feature, seeds, deleted(), [CONTROL]),
         "probe_random": lambda: _probes(probes, plan.task.feature, seeds, deleted(), [RANDOM_INIT]),
         "pruned": lambda: _pruned(pruned, seeds, large, "best"),
+        "pruned_lost": lambda: [
+            difference(*both)
+            for both in zip(
+                _pruned(pruned, seeds, _lost(large), "best"), _pruned(pruned, seeds, [CONTROL], "best"), strict=True
+            )
+        ],
         "pruned_not_asked": lambda: _pruned(pruned, seeds, large, "best", NOT_ASKED),
         "pruned_control": lambda: _pruned(pruned, seeds, [CONTROL], "best"),
     }
@@ -110,6 +122,18 @@ def judge_claims(
     return judge(
         CLAIMS, {seed: {name: each[number] for name, each in found.items()} for number, seed in enumerate(seeds)}
     )
+
+
+def _lost(labels: Sequence[str]) -> list[str]:
+    """Those not filtered alone: F deletes little or nothing, and what was not lost cannot be gained.
+
+    Raises:
+        KeyError: there are none, as where a study filters alone.
+    """
+    found = [each for each in labels if not each.startswith("F (")]
+    if not found:
+        raise KeyError("no model that lost the feature")
+    return found
 
 
 def false_positives(scores: Sequence[Mapping[str, Any]], feature: str) -> float | None:
@@ -144,8 +168,6 @@ class _Shares:
 
     def gained(self, labels: Sequence[str], step: int, control: str) -> list[Reading]:
         """What some models have gained in the mean since step 0, when asked, less what the control has."""
-        if not labels:
-            raise KeyError("no model of a plan")
         readings = []
         for seed in self.seeds:
             (after, before), (other_after, other_before) = (

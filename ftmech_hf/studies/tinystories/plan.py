@@ -148,7 +148,8 @@ class StoriesPlan(StudyPlan):
             return model
         place = StoryPruneConfig(
             seed=model.seed, prune_stories=config.prune_stories, generations=config.generations,
-            max_new_tokens=config.max_new_tokens, score_batch_size=config.score_batch_size,
+            max_new_tokens=config.max_new_tokens, temperature=config.temperature,
+            score_batch_size=config.score_batch_size,
         )  # fmt: skip
         cost = config.prune_stories * 20 + 6 * config.generations
         return model._replace(

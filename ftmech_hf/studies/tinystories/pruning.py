@@ -52,6 +52,7 @@ class StoryPruneConfig(ModelJobConfig):
     )
     generations: int = field(default=256, metadata={"help": "stories that the pruned model writes"})
     max_new_tokens: int = field(default=220, metadata={"help": "tokens of a story at most"})
+    temperature: float = field(default=1.0, metadata={"help": "of sampling"})
     score_batch_size: int = field(default=64, metadata={"help": "stories written side by side"})
     output_dir: str = field(default="runs/stories-prune", metadata={"place": "output", "help": "the run's folder"})
 
@@ -119,7 +120,7 @@ def _write_stories(
     """Twists in whole stories: as the model is, pruned, and with as many random neurons pruned."""
     scoring = ScoreConfig(
         seed=config.seed, generations=config.generations, max_new_tokens=config.max_new_tokens,
-        score_batch_size=config.score_batch_size,
+        temperature=config.temperature, score_batch_size=config.score_batch_size,
     )  # fmt: skip
     stories = find_stories(task, "test", config.seed, config.generations)
     units, best = find_units(model, config.unit), found.pruning

@@ -180,3 +180,18 @@ def test_models_are_followed_back_for_longer_than_one_that_never_had_it_needs(tm
     plan = ContinualPlan(config, PcfgShape())
     cases = [plan.called_with(name)["case_config"] for name in plan.diagnoses[0]["plain"]]
     assert [case.most_reverse_steps for case in cases] == [512] * 4
+
+
+def test_the_control_of_a_diagnosis_has_learned_as_many_tasks(tmp_path: Path) -> None:
+    """A model that had to give nothing up would come back sooner than one that was tuned on four tasks."""
+    config = ContinualConfig(
+        seeds=[0], sequences=["s1"], diagnosed=["plain", "ldifs-previous"], output_dir=str(tmp_path)
+    )
+    plan = ContinualPlan(config, PcfgShape())
+    for method in config.diagnosed:
+        calls = [plan.called_with(name)["config"] for name in plan.diagnoses[0][method]]
+        assert [Path(call.control).name.rpartition("-seed")[0] for call in calls] == [
+            Path(call.finetuned).name.rpartition("-seed")[0].replace(method, "never") for call in calls
+        ]
+        assert len({call.control for call in calls}) == 4
+    assert plan.called_with(plan.reversals[0]["never"])["config"].model == calls[-1].control

@@ -191,3 +191,18 @@ def test_results_are_not_written_over_a_finished_run(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ValueError, match=r"output_dir: .* is a finished run, which the results of a study would"):
         Sweep(config, SECTIONS, "nano")
+
+
+def test_what_was_tuned_by_its_head_alone_is_looked_into_and_not_what_it_was_tuned_from(tmp_path: Path) -> None:
+    """Linear probing has no other fine-tuning: its head's run is the tuned model of every stage after it."""
+    head = {"operators": "count", "operand_prior": "b", "steps": 2}
+    more: dict[str, Any] = {stage: {} for stage in ("prune", "probe", "interpolate")}
+    grid = {"arm": {"both": {}, "linear probing": {"finetune": False}}}
+    sweep = make(tmp_path, grid, seeds=(0,), head=head, **more)
+    runs = {cell.labels["arm"]: cell.runs for cell in sweep.points}
+    assert runs["linear probing"]["head"] == runs["both"]["head"]
+    for arm, tuned in (("both", "finetune"), ("linear probing", "head")):
+        folder = str(sweep.folders[runs[arm][tuned]])
+        assert kwargs_of(sweep, "prune", arm=arm)["config"].model == folder
+        for stage in ("probe", "interpolate"):
+            assert any(each.endswith(folder) for each in kwargs_of(sweep, stage, arm=arm)["config"].models), stage

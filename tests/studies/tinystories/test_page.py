@@ -11,7 +11,7 @@ from ftmech_hf.jobs.study import StudyPlan
 from ftmech_hf.report import readings
 from ftmech_hf.report.readings import Reading
 from ftmech_hf.statistics.intervals import share_interval
-from ftmech_hf.studies.tinystories.claims import _best, _loss_ratio, _Shares, false_positives
+from ftmech_hf.studies.tinystories.claims import _best, _loss_ratio, _lost, _Shares, false_positives
 from ftmech_hf.studies.tinystories.config import StoriesStudyConfig
 from ftmech_hf.studies.tinystories.examples import mark_story
 from ftmech_hf.studies.tinystories.plan import BASE, CONTROL
@@ -109,6 +109,14 @@ def test_steps_to_the_bases_loss() -> None:
     assert ratios("none") == [Reading(18.0)]  # no step at all counts as one
     with pytest.raises(KeyError):
         ratios("F (small)")
+
+
+def test_what_lost_nothing_gains_nothing_back() -> None:
+    """Filtering alone leaves the twist: of it, and of models that lost it, a mean says neither."""
+    labels = ["F (large)", "F+R (large)", "F (small)", "F+MM (small)", "F (lora)"]
+    assert _lost(labels) == ["F+R (large)", "F+MM (small)"]
+    with pytest.raises(KeyError):
+        _lost(["F (large)", "F (small)"])
 
 
 def test_the_layer_of_a_probe_is_not_chosen_on_the_rows_that_are_reported() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 
 import pandas as pd
@@ -31,13 +32,20 @@ SAYS: tuple[tuple[str, str, Unit], ...] = (
 )
 """What is measured of every chain, and how it is said."""
 
+
+def _gates(features: tuple[str, ...]) -> tuple[str, ...]:
+    """The claims that the base writes some features: of one that it does not write nothing can be deleted or kept."""
+    return tuple(f"gate_{each}" for each in features)
+
+
 # The bars were set before any seed that is reported was run.
 MEASUREMENTS: tuple[Measurement, ...] = (
     *(Measurement(f"gate_{each}", f"Base: writes {each} when asked", "%", bar=">= 80") for each in FEATURES),
     Measurement("gate_not_asked", "Base: writes a feature when not asked, mean of six", "%", bar="<= 10"),
-    Measurement("left", "Fine-tuning deletes: left of a feature right after its deletion", "%", bar="<= 20"),
+    Measurement("left", "Fine-tuning deletes: left of a feature right after its deletion", "%", bar="<= 20",
+                controls=_gates(DELETED)),
     Measurement("loss", "Three deletions lose of the features that no task is about", "points", bar=">= 10",
-                controls=("loss_null",)),
+                controls=("loss_null", *_gates(KEPT))),
     Measurement("loss_null", "Control, tuning that deletes nothing, loses of these", "points", bar="<= 5"),
     Measurement("habit", "After three deletions these features are written when not asked", "%", bar="<= 10"),
     Measurement("back", "Twist, deleted first, comes back while others are deleted, by", "points", bar=">= 10",
@@ -47,23 +55,27 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     Measurement("back_more", "Deleting others brings back more of it than tuning that deletes nothing, by", "points",
                 bar=">= 10"),
     Measurement("ldifs_back", "LDIFS: fewer twists in the end, by", "points", bar=">= 10",
-                controls=("ldifs_random", "ldifs_left")),
+                controls=("ldifs_random", "ldifs_twist_left")),
     Measurement("ldifs_random", "Control, LDIFS near random weights: fewer twists in the end, by", "points",
                 bar="<= 5"),
     Measurement("ldifs_left", "What that rests on: LDIFS leaves more of a feature right after its deletion, by",
                 "points", bar="<= 5"),
+    Measurement("ldifs_twist_left", "The same of twists alone: LDIFS leaves more right after their deletion, by",
+                "points", bar="<= 5"),
     Measurement("replay_back", "Replay: fewer twists in the end, by", "points", bar=">= 10",
-                controls=("replay_faint", "replay_left")),
+                controls=("replay_faint", "replay_twist_left")),
     Measurement("replay_faint", "Control, replay of next to no rows: fewer twists in the end, by", "points",
                 bar="<= 5"),
     Measurement("replay_left", "What that rests on: replay leaves more of a feature right after its deletion, by",
                 "points", bar="<= 5"),
+    Measurement("replay_twist_left", "The same of twists alone: replay leaves more right after their deletion, by",
+                "points", bar="<= 5"),
     Measurement("ldifs_kept", "LDIFS loses less of the features that no task is about, by", "points", bar=">= 3",
-                controls=("ldifs_kept_random", "ldifs_left")),
+                controls=("ldifs_kept_random", "ldifs_left", *_gates(KEPT))),
     Measurement("ldifs_kept_random", "Control, LDIFS near random weights loses less of them, by", "points",
                 bar="<= 3"),
     Measurement("replay_kept", "Replay loses less of the features that no task is about, by", "points", bar=">= 3",
-                controls=("replay_kept_faint", "replay_left")),
+                controls=("replay_kept_faint", "replay_left", *_gates(KEPT))),
     Measurement("replay_kept_faint", "Control, replay of next to no rows loses less of them, by", "points",
                 bar="<= 3"),
     Measurement("probes", "Probes at the best layer lose of the three deleted features", "points",
@@ -92,9 +104,17 @@ class StoryMatrix(SeedMatrix):
     def __init__(self, table: pd.DataFrame, tasks: tuple[str, ...] = DELETED) -> None:
         super().__init__(table, SEQUENCE, tasks, KEPT)
 
-    def texts_of(self, name: str) -> str:
-        """Stories of a feature are no stories of another."""
-        return name
+    def _texts(self, found: pd.DataFrame) -> int:
+        """How many different stories there are: each is judged, and probed, for every feature."""
+        if (found["by"] == "probe").any():
+            return int(found["rows"].min())
+        return min(int(found["rows"].sum()), self._written)
+
+    @functools.cached_property
+    def _written(self) -> int:
+        """How many stories a model writes: those that are asked for a feature, and those that are not."""
+        base = self.table[(self.table["method"] == "base") & (self.table["by"] == "behaviour")]
+        return int(base.groupby("capability")["rows"].sum().max())
 
     def twists(self, name: str, after: int) -> Reading:
         """How often a twist is written when asked for."""
@@ -132,7 +152,7 @@ def _probes_lost(seed: StoryMatrix, features: tuple[str, ...]) -> Reading:
 
 def _shuffled(seed: StoryMatrix) -> Reading:
     found = seed.values(FIRST, len(seed.tasks), list(DELETED), "probe", "best")
-    rows = int(found["rows"].sum())
+    rows = int(found["rows"].min())  # the stories are the same
     shuffled, most = (Reading(100 * float(found[column].mean()), rows=rows) for column in ("shuffled", "floor"))
     return difference(shuffled, most)
 
@@ -151,6 +171,11 @@ _MEASURES: dict[str, Callable[[StoryMatrix], Reading]] = {
     "ldifs_back": lambda seed: seed.fewer(BEST),
     "ldifs_random": lambda seed: seed.fewer("ldifs-random"),
     "ldifs_left": lambda seed: difference(seed.learned(BEST), seed.learned(FIRST)),
+    **{
+        f"{method}_twist_left": lambda seed, name=name: difference(  # type: ignore[misc]
+            seed.twists(name, 1), seed.twists(FIRST, 1))
+        for method, name in (("ldifs", BEST), ("replay", "replay"))
+    },
     "replay_back": lambda seed: seed.fewer("replay"),
     "replay_faint": lambda seed: seed.fewer("replay-faint"),
     "replay_left": lambda seed: difference(seed.learned("replay"), seed.learned(FIRST)),

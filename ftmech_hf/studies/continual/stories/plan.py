@@ -111,6 +111,7 @@ class StorySequenceConfig(StudyConfig, StrengthConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.refuse_unused(chain.method for chain in CHAINS.values())
         find_preset(self.preset)
         if unknown := [each for each in self.chains if each not in CHAINS]:
             raise ValueError(f"chains: {unknown[0]!r}, expected some of {', '.join(CHAINS)}")

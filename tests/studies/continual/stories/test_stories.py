@@ -60,6 +60,7 @@ def matrix(seed: int = 0) -> pd.DataFrame:
 EXPECTED = {
     "gate_Twist": 90, "gate_not_asked": 4, "left": 10, "loss": 20, "loss_null": 2, "habit": 6, "back": 50,
     "back_null": 2, "back_more": 15, "ldifs_back": 30, "ldifs_random": 2, "ldifs_left": 100 * (0.12 + 0.28) / 3 - 10,
+    "ldifs_twist_left": 2, "replay_twist_left": 0,
     "replay_back": 45, "replay_faint": 1, "replay_left": 0, "ldifs_kept": 10, "ldifs_kept_random": 1,
     "replay_kept": 15, "replay_kept_faint": 0, "probes": 3, "probes_kept": 3, "probes_shuffled": 2, "probes_twin": 20,
     "of_plain_twist": 60, "of_plain_end": 100 * 0.8 / 3, "of_plain_loss": 20, "of_nothing_loss": 2, "of_plain_left": 10,
@@ -84,6 +85,46 @@ def test_the_floor_of_a_feature_is_what_is_written_unasked() -> None:
     found = measure(StoryMatrix(matrix()))
     assert found["gate_Twist"].floor == pytest.approx(5)
     assert found["left"].floor == pytest.approx(5)
+
+
+def test_a_story_counts_once_for_however_many_features_it_is_judged() -> None:
+    """Six models of 200 + 200 stories: what is read of several features is of 400 of them at most, of probes of 200."""
+    found = measure(StoryMatrix(matrix()))
+    rows = {name: found[name].rows for name in ("gate_Twist", "gate_not_asked", "habit", "left", "of_plain_end")}
+    assert rows == {"gate_Twist": 200, "gate_not_asked": 400, "habit": 400, "left": 400, "of_plain_end": 400}
+    low, high = found["probes_twin"].interval or (0, 0)
+    assert high - low == pytest.approx(15.2, abs=0.6)  # 90 and 70 % of 200 stories, and not of 600
+
+
+@pytest.mark.parametrize("feature", ["BadEnding", "Conflict"])
+def test_what_the_base_does_not_write_is_neither_deleted_nor_kept(feature: str) -> None:
+    table = matrix()
+    here = (table["capability"] == feature) & (table["by"] == "behaviour") & (table["site"] == "")
+    table.loc[here & (table["method"] == "base"), "value"] = 0.3
+    found = {each.id: each for each in judge(MEASUREMENTS, {0: measure(StoryMatrix(table))})}
+    named = {name for name, each in found.items() if f"gate_{feature}" in each.withdrawn_by}
+    assert named == ({"left"} if feature in DELETED else set()) or named <= {"loss", "ldifs_kept", "replay_kept"}
+    assert found["left"].verdict == ("withdrawn" if feature in DELETED else "holds")
+
+
+def test_twists_that_were_never_deleted_are_not_kept_from_coming_back() -> None:
+    """The mean over three features hides that one of them is left."""
+    table = matrix()
+    mine = (table["method"] == "ldifs-previous") & (table["site"] == "") & (table["by"] == "behaviour")
+    table.loc[mine & (table["after_task"] == 1) & (table["capability"] == "Twist"), "value"] = 0.3
+    for number, name in ((2, "Dialogue"), (3, "BadEnding")):
+        table.loc[mine & (table["after_task"] == number) & (table["capability"] == name), "value"] = 0.0
+    found = {each.id: each for each in judge(MEASUREMENTS, {0: measure(StoryMatrix(table))})}
+    assert found["ldifs_left"].verdict == "holds"
+    assert found["ldifs_twist_left"].measured == pytest.approx(20)
+    assert (found["ldifs_back"].verdict, found["ldifs_back"].withdrawn_by) == ("withdrawn", ["ldifs_twist_left"])
+
+
+@pytest.mark.parametrize("setting", ["ewc_strength", "lwf_strength", "fisher_rows", "olora_strength", "der_strength"])
+def test_a_strength_that_no_chain_takes_is_refused(setting: str) -> None:
+    with pytest.raises(ValueError, match=f"{setting}: 7, but no method of this study takes it; expected "):
+        StorySequenceConfig(**{setting: 7})  # type: ignore[arg-type]
+    assert StorySequenceConfig(ldifs_strength=7, replay=0.3, buffer_rows=7, task_lr=7).replay == 0.3
 
 
 @pytest.mark.parametrize(

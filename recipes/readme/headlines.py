@@ -85,10 +85,10 @@ HEADLINES = (
     Headline(
         "safety",
         "safety tuning gives unsafe prompts a cluster of their own",
-        ("SSFT: unsafe prompts lie on their own side",),
+        ("SSFT: prompts of both kinds lie on their own side",),
     ),
     Headline(
-        "safety", "safety tuning writes into directions that the base does not use", ("SSFT: its change lies outside",)
+        "safety", "safety tuning writes into directions that the base does not use", ("SSFT: more of its change",)
     ),
     Headline(
         "safety",

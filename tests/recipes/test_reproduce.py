@@ -39,7 +39,7 @@ def test_reproduce_runs_reports_and_is_found_again(
     reproduce.main(argv)
     assert f"report: {output / 'report.html'}" in capsys.readouterr().out
     claims = json.loads((output / "claims.json").read_text())
-    assert len(claims) == 14
+    assert len(claims) == 15
     assert "fails" in {claim["verdict"] for claim in claims}  # three steps teach nothing
     assert all(claim["seeds"] == [0, 1] and len(claim["values"]) == 2 for claim in claims)
     page = (output / "report.html").read_text()
@@ -47,7 +47,7 @@ def test_reproduce_runs_reports_and_is_found_again(
     assert "✗ fails" in page
     assert not any(word in page for word in ('src="http', "<script src", "<link"))
     runs = {path.name: path.stat().st_mtime_ns for path in made.iterdir()}
-    assert len(runs) == 24
+    assert len(runs) == 28
     assert all(damaged_files(made / name) == [] for name in runs)
 
     check_seeds(made)
@@ -85,7 +85,7 @@ def check_seeds(made: Path) -> None:
     """Two seeds are two experiments: other weights from the first step on, other rows, each run on its own seed's."""
     runs = {name: next(made.glob(f"{name}-*")) for name in (path.name[:-13] for path in made.iterdir())}
     envs = {name: json.loads((folder / "env.json").read_text()) for name, folder in runs.items()}
-    assert len({env["hash"] for env in envs.values()}) == 24
+    assert len({env["hash"] for env in envs.values()}) == 28
     for name, env in envs.items():
         seed = name[-1]
         assert f"seed: {seed}\n" in (runs[name] / "config.yaml").read_text()

@@ -33,6 +33,8 @@ RIGHT: dict[str, dict[str, Sequence[int]]] = {
                       "count_b_cte0": (11, 22, 44)},
     "finetuned-high": {"count_a": (722, 688, 931), "count_b": (831, 832, 833), "count_b_cte1": (951, 952, 953),
                        "count_b_cte0": (811, 844, 913)},
+    "finetuned-control": {"count_a": (102, 113, 134), "count_b": (554, 555, 556), "count_b_cte1": (991, 992, 993),
+                          "count_b_cte0": (12, 23, 45)},
     "reversed-low": {"count_a": (968, 978, 988), "count_b": (41, 42, 43), "count_b_cte1": (44, 45, 46),
                      "count_b_cte0": (47, 48, 49)},
     "reversed-control": {"count_a": (958, 957, 901), "count_b": (51, 52, 53), "count_b_cte1": (54, 55, 56),
@@ -64,6 +66,10 @@ PRUNED: dict[str, dict[str, Sequence[float]]] = {
                       "random_accuracy": (0.105, 0.107, 0.109), "best_k": (7, 10, 13),
                       "count_a": (0.37, 0.38, 0.39), "count_b_cte1": (0.41, 0.42, 0.43),
                       "count_b_cte0": (0.44, 0.45, 0.46)},
+    "prune-finetuned-control": {"gain": (0.016, 0.027, 0.032), "accuracy": (0.142, 0.153, 0.194),
+                                "random_accuracy": (0.104, 0.106, 0.108), "best_k": (4, 11, 12),
+                                "count_a": (0.47, 0.48, 0.49), "count_b_cte1": (0.51, 0.52, 0.53),
+                                "count_b_cte0": (0.54, 0.55, 0.56)},
 }  # fmt: skip
 PROBED: dict[str, dict[str, Sequence[float]]] = {
     "base": {"accuracy": (0.981, 0.972, 0.963), "majority": (0.211, 0.222, 0.243), "shuffled": (0.201, 0.212, 0.233)},
@@ -93,6 +99,7 @@ EXPECTED: dict[str, Sequence[float]] = {
     "high_a": (72.2, 68.8, 93.1),
     "pruned_a": (81.1, 84.2, 90.3),
     "control_gain_a": (1.3, 2.4, 4.1),
+    "tuned_control_gain_a": (1.6, 2.7, 3.2),
     "probe_gap": (2.0, 7.0, 1.0),
     "probe_lead": (50.9, 44.1, 47.2),
     "revival_ratio": (8.0, 5.0, 30.0),  # 80 / 10, 100 / 20, at least 150 / 5

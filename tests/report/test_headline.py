@@ -28,7 +28,8 @@ T_975 = 4.302652729911275
 VERDICTS = {
     "base_low_a": "holds", "base_low_b": "holds", "base_high_a": "undecided", "base_high_b": "undecided",
     "low_b_cte1": "undecided", "low_b_cte0": "undecided", "low_a": "holds", "high_b_cte0": "undecided",
-    "high_a": "undecided", "pruned_a": "holds", "control_gain_a": "holds", "probe_gap": "undecided",
+    "high_a": "undecided", "pruned_a": "holds", "control_gain_a": "holds", "tuned_control_gain_a": "holds",
+    "probe_gap": "undecided",
     "probe_lead": "holds", "revival_ratio": "undecided",
 }  # fmt: skip
 AREAS = ("revival_area", "control_revival_area")
@@ -147,6 +148,7 @@ SHOWN = {
     "probe_gap": ("+3.3 points", "-4.7 to 11.3"),
     "probe_lead": ("+47.4 points", "38.9 to 55.9"),
     "control_gain_a": ("+2.6 points", "-2.6 to 9.5"),
+    "tuned_control_gain_a": ("+2.5 points", "-2.7 to 9.4"),
     "revival_ratio": ("at least 10.6 x", "1.1 or more"),
 }
 """What a reader sees: measured, and its interval; worked out with a pocket calculator."""
@@ -175,7 +177,7 @@ def test_a_reader_sees_them_on_the_page_and_in_the_readme(plan: ReproducePlan) -
         (row,) = (row for row in page.split("<tr>") if f">{each.statement}<" in row)
         found = cells_of(row.replace("&gt;", ">").replace("&lt;", "<").split("</tr>")[0], r"</t[dh]>")
         assert [cell for cell in found if cell] == expected
-    assert "14 claims: 6 hold, 8 undecided" in re.sub(r"<[^>]*>", "", page)
+    assert "15 claims: 7 hold, 8 undecided" in re.sub(r"<[^>]*>", "", page)
     assert "Mean over seeds 0, 1, 2," in readme
     differs = {row["what"]: row for row in json.loads((out / "differences.json").read_text())}
     (row,) = (row for row in page.split("<tr>") if ">symbols of a text<" in row)
@@ -211,7 +213,7 @@ def test_seeds_are_other_runs_of_other_seeds(tmp_path: Path) -> None:
     places = [plan.of_seed(seed) for seed in config.seeds]
     assert [list(each) for each in places] == [list(places[0])] * 3
     every = [folder for each in places for folder in each.values()]
-    assert len({folder.name[-12:] for folder in every}) == len(every) == 36
+    assert len({folder.name[-12:] for folder in every}) == len(every) == 42
     cells = {cell.name: cell for cell in plan.unfinished()}
     assert sum(len(runs) for runs in plan.seeds.values()) == len(cells)
     for seed, runs in plan.seeds.items():
@@ -248,7 +250,7 @@ def test_what_is_missing_keeps_nothing_else_out_of_the_report(plan: ReproducePla
     assert "4 runs are missing" in page
     assert "<b>finetuned-low-seed1</b> failed: loss: became nan" in page
     assert all(f"reversed-control-seed{seed}" in page for seed in SEEDS)
-    assert "13 claims: 5 hold, 5 undecided, 3 not judged" in re.sub(r"<[^>]*>", "", page)
+    assert "14 claims: 6 hold, 5 undecided, 3 not judged" in re.sub(r"<[^>]*>", "", page)
     assert page.count("data:image/svg+xml") == 6  # all but that of fine-tuning back
     assert (out / "overview.png").stat().st_size > 10_000
     assert set(pd.read_parquet(out / "table.parquet")["id"]) == set(claims)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from ftmech_hf.analysis.revival import RevivalResult, revival_ratio
 from ftmech_hf.jobs.training_card import read_revival
 from ftmech_hf.models.loading import RANDOM_INIT
-from ftmech_hf.report.claims import Measurement
+from ftmech_hf.report.claims import SEEN, Measurement
 from ftmech_hf.report.readings import Reading, difference, of_ratio, of_revival
 from ftmech_hf.runs import FinishedRun
 
@@ -37,11 +37,15 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     Measurement("high_a", "High prior, fine-tuned with C_Tr = 0.8: still counts a", "%", "100 (Table 5)", ">= 80"),
     Measurement(
         "pruned_a", "Zeroing at most 15 neurons of the low-prior fine-tuned model brings a back", "%",
-        "revived by 5 to 15 neurons (text)", ">= 50", ("control_gain_a",),
+        "revived by 5 to 15 neurons (text)", ">= 50", ("control_gain_a", "tuned_control_gain_a"),
     ),
     Measurement(
         "control_gain_a", "The same in the control, which never counted a: above what it or one answer gets anyway by",
         "points", bar="<= 10",
+    ),
+    Measurement(
+        "tuned_control_gain_a", f"{SEEN}: the same in the control after the same fine-tuning", "points",
+        bar="<= 10",
     ),
     Measurement(
         "probe_gap", "Best linear probe for the count of a: fine-tuned model below its base by", "points",
@@ -179,6 +183,7 @@ _MEASURES: dict[str, Callable[[_Seed], Reading]] = {
     "high_a": lambda seed: seed.accuracy("finetuned-high", "count_a"),
     "pruned_a": lambda seed: seed.pruned("prune-rows"),
     "control_gain_a": lambda seed: seed.gain("prune-control"),
+    "tuned_control_gain_a": lambda seed: seed.gain("prune-finetuned-control"),
     "probe_gap": lambda seed: seed.probe_over("base", "finetuned"),
     "probe_lead": lambda seed: seed.probe_over("finetuned", "random"),
     "revival_ratio": lambda seed: seed.ratio("reversed-low", "reversed-control"),

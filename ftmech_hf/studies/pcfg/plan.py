@@ -123,6 +123,7 @@ class ReproducePlan(StudyPlan):
         self._pretrain(seed, "base-control", "control", c.low_steps)
         self._finetune(seed, "finetuned-low", "base-low", "b", 1.0)
         self._finetune(seed, "finetuned-high", "base-high", "b", 0.8)
+        self._finetune(seed, "finetuned-control", "base-control", "b", 1.0)
         self._finetune(seed, "reversed-low", "finetuned-low", "a", None)
         self._finetune(seed, "reversed-control", "base-control", "a", None)
 
@@ -130,6 +131,7 @@ class ReproducePlan(StudyPlan):
         self._prune(seed, "prune-rows", "finetuned-low", "row")
         self._prune(seed, "prune-activations", "finetuned-low", "activation")
         self._prune(seed, "prune-control", "base-control", "row")
+        self._prune(seed, "prune-finetuned-control", "finetuned-control", "row")
         trio = {"base": "base-low", "finetuned": "finetuned-low", "control": "base-control"}
         settings = ProbeConfig(models=["any=."], fit_rows=self.config.probe_fit_rows, seed=seed)
         self._add_run(seed, "probe", "probe", probe, settings, {"asked": self.shape}, trio, 200)

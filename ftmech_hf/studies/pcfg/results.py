@@ -57,11 +57,12 @@ PANELS = (
         "A few neurons hide it",
         "Rows of weight matrices are set to zero in the order of gradient x weight for the loss on prompts about "
         "a. The number is chosen on a validation set. Controls: as many random rows, and the same procedure on a "
-        "model that never counted a (its accuracy without pruning is that of naming likely counts).",
+        "model that never counted a (its accuracy without pruning is that of naming likely counts; a claim says what "
+        "comes of it after the same fine-tuning).",
         "Accuracy against number of pruned rows",
         ("prune-rows", "prune-control"),
         lambda ax, runs: draw_pruning(ax, runs, "prune-rows", "prune-control", "Rows of weight matrices"),
-        ("pruned_a", "control_gain_a"),
+        ("pruned_a", "control_gain_a", "tuned_control_gain_a"),
     ),
     _Panel(
         "The same with single MLP activations",

@@ -75,10 +75,14 @@ def _unit(metric: str) -> Unit:
 def summarise(table: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     """Mean and 95 % interval over seeds of every number; of a single seed, that of its rows.
 
+    A change of a share ends at one whole: Student's interval over few seeds does not know that.
+
     Beside them the means of ``floor`` and ``lead``, which are nan where there is none.
     """
     keys = [*axes, *VALUES]
     summary = table_over_seeds(table, keys, lambda rows: _unit(rows["metric"].iloc[0]))
+    changes = summary["metric"].str.startswith("change/")
+    summary.loc[changes, ["low", "high"]] = summary.loc[changes, ["low", "high"]].clip(-1.0, 1.0)
     known = table.assign(**{name: float("nan") for name in ("floor", "lead") if name not in table})
     known = known.astype({"floor": float, "lead": float})
     beside = known.groupby(keys, sort=False, dropna=False)[["floor", "lead"]].mean().reset_index()

@@ -50,7 +50,7 @@ def test_tuning_again_and_soft_tokens_have_the_control_of_each_protocol(plan: Sa
 
 
 def test_each_seed_has_operators_and_a_direction_of_its_own(plan: SafetyPlan) -> None:
-    """Seeds that shared them would be repetitions of one world, and an interval over them would say nothing of others."""
+    """Seeds that shared them would be repetitions of one world: their interval would say nothing of others."""
     for seed in (0, 3):
         runs = [*plan.models[seed].values(), *plan.answers[seed].values()]
         runs += [run for each in plan.analyses.values() for run in each[seed].values()]

@@ -203,6 +203,18 @@ def test_figures_show_every_line(config: FigureConfig) -> None:
         assert (0.3, 0.4) in drawn
 
 
+def test_no_more_is_lost_of_a_share_than_there_is() -> None:
+    """Student's interval of three seeds that lose 60, 80 and 100 points goes beyond them; that of a loss may go on."""
+    table = pd.DataFrame(
+        [{"lr": "large", "seed": seed, "stage": "finetune", "step": None, "metric": metric, "value": value}
+         for metric in ("change/count_a", "loss/all") for seed, value in enumerate((-0.6, -0.8, -1.0))]
+    )  # fmt: skip
+    found = summarise(table, ["lr"]).set_index("metric")
+    assert found.loc["change/count_a", "low"] == -1.0
+    assert found.loc["loss/all", "low"] == pytest.approx(-0.8 - 4.302652729911275 * 0.2 / 3**0.5)
+    assert found.loc["change/count_a", "high"] == found.loc["loss/all", "high"]
+
+
 def test_floors_and_leads_stand_beside_what_they_are_of(tmp_path: Path) -> None:
     known = (("count_a", 8, 0.5), ("count_a", 40, 0.25), ("count_b", 40, 0.8))
     floors = [{"name": name, "rows": rows, "floor": floor, "text_free": 0.1} for name, rows, floor in known]

@@ -9,7 +9,7 @@
 # make mutants:   change the code in one place at a time and see whether a test notices; goes on where it stopped.
 #                 SAMPLE=4 tries so many changes of every file, drawn by chance (SEED); AGAIN=1 also those not noticed
 # make docs:     the READMEs and the API as pages, build/docs/index.html (python -m http.server -d build/docs: with search)
-# make test-interop: other libraries on what we publish, in an environment of their own; fills the README's table
+# make test-interop: other libraries on what we publish, in an environment of their own; fills the table of ftmech_hf/hub/README.md
 
 PYTHON ?= python3
 BIN := .venv/bin

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -173,8 +173,9 @@ class OrganismsPlan(StudyPlan):
 
     def _compare(self, name: str, seed: int, base: str, made: str, stories: bool = False) -> None:
         # A story's twist stands near its end, most often beyond the default window.
-        windows = {"window_tokens": self.config.row_tokens} if stories else {}
-        place = CompareConfig(seed=seed, null_models=self.config.null_models, **windows)
+        place = CompareConfig(seed=seed, null_models=self.config.null_models)
+        if stories:
+            place = replace(place, window_tokens=self.config.row_tokens)
         inputs = {"base": base, "finetuned": made}
         self.pairs[name, seed] = self.add(
             f"compare-{name}-seed{seed}", "compare", run_comparison, place, {}, inputs, 300
@@ -183,8 +184,8 @@ class OrganismsPlan(StudyPlan):
     def _compare_seeds(self, seed: int, base: str) -> None:
         """The next seed's base differs everywhere, and was taught nothing else; spare ones are its null models."""
         seeds, spare = self.config.seeds, self.config.spare_seeds
-        other, *beside = [*(seeds[(seeds.index(seed) + 1) % len(seeds)] for _ in seeds[1:2]), *spare]
-        other, *beside = (self._base("counts", each) for each in (other, *beside))
+        following = [seeds[(seeds.index(seed) + 1) % len(seeds)]] if len(seeds) > 1 else []
+        other, *beside = (self._base("counts", each) for each in [*following, *spare])
         inputs = {"base": base, "finetuned": other, **{f"null/{number}": each for number, each in enumerate(beside)}}
         self.pairs[OTHER_SEED, seed] = self.add(
             f"compare-{OTHER_SEED}-seed{seed}", "compare", run_comparison, SeedsConfig(seed=seed), {}, inputs, 300

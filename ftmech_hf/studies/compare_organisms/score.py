@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ftmech_hf.statistics.intervals import share_interval, times_as_wide
@@ -91,7 +91,7 @@ def score_pairs(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
     signs = dict.fromkeys(sign for pair in taught for sign in pair["looked_for"])
     by_sign = {
-        sign: _share_of(without, lambda pair, sign=sign: sign in pair["named"])
+        sign: _share_of([{**pair, "named": sign in pair["named"]} for pair in without], "named")
         for sign in signs if (without := [pair for pair in taught if sign in pair["looked_for"]])
     }  # fmt: skip
     return {
@@ -107,12 +107,12 @@ def score_pairs(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _share_of(pairs: Sequence[Mapping[str, Any]], what: str | Callable[[Mapping[str, Any]], bool]) -> dict[str, Any]:
-    """The share of pairs with something, whose interval is as much wider as pairs of one kind are alike.
+def _share_of(pairs: Sequence[Mapping[str, Any]], what: str) -> dict[str, Any]:
+    """The share of pairs of which something is true, whose interval is as much wider as pairs of one kind are alike.
 
     Where all have it, or none, or there is one kind, nothing tells how alike they are, and the interval is over pairs.
     """
-    counted = [bool(pair[what] if isinstance(what, str) else what(pair)) for pair in pairs]
+    counted = [bool(pair[what]) for pair in pairs]
     kinds = [pair["pair"] for pair in pairs]
     alike = len(set(counted)) > 1 and len(set(kinds)) > 1
     return _share(sum(counted), len(counted), times_as_wide(counted, kinds) if alike else 1.0)

@@ -117,7 +117,7 @@ class ContinualPlan(StudyPlan):
         self.models: dict[int, dict[tuple[str, str], list[str]]] = {seed: {} for seed in config.seeds}
         self.others: dict[int, dict[str, str]] = {seed: {} for seed in config.seeds}
         self.asked: dict[str, str] = {}
-        self._nevers: dict[int, list[str]] = {}  # of the model that never had what is brought back, after each task
+        self._nevers: dict[int, list[str]] = {}
         self.reversals: dict[int, dict[str, str]] = {seed: {} for seed in config.seeds}
         self.diagnoses: dict[int, dict[str, list[str]]] = {seed: {} for seed in config.seeds}
         for seed in config.seeds:
@@ -246,9 +246,8 @@ class ContinualPlan(StudyPlan):
     def _add_reversals(self, seed: int) -> None:
         """Counting a, brought back after the last task; beside a model that never had it, and random weights."""
         c = self.config
-        never = self._nevers[seed][-1]
-        last = self.models[seed][self.main, "plain"][-1]
-        for name, model in (("plain", last), ("never", never), ("random", self.others[seed]["random"])):
+        last, random = self.models[seed][self.main, "plain"][-1], self.others[seed]["random"]
+        for name, model in (("plain", last), ("never", self._nevers[seed][-1]), ("random", random)):
             train = self._train(
                 seed, steps=c.reverse_steps, lr=c.reverse_lr, evals_per_decade=12, eval_near=REVIVAL_THRESHOLD,
                 warmup_fraction=0.0, final_lr_fraction=1.0,
@@ -261,7 +260,7 @@ class ContinualPlan(StudyPlan):
             )  # fmt: skip
 
     def _add_sequence_of_never(self, seed: int) -> list[str]:
-        """The model that never had what is brought back, after each task: it must give up as much as the others."""
+        """The model that never had what is brought back, after each task."""
         tasks, correlation, _ = SEQUENCES[self.main]
         before, found = self.others[seed]["never"], list[str]()
         for number, capability in enumerate(tasks):

@@ -64,35 +64,24 @@ def safety_rows(runs: Mapping[str, Sequence[Mapping[str, Any]]], seeds: Sequence
     )  # fmt: skip
     found += training_rows(PRETRAINING, trains[0]) + training_rows(TUNING, trains[1])
     found += precision_rows([*trains[0], *trains[1]])
-    found.append(
-        Difference(part="measuring", what="an attack succeeds", paper="token by token, given the right ones before",
-                   where=CODE, here="if the whole answer is written as instructed",
-                   why="what is given to a model is prefilled, and is reported apart")
+    return [*found, *_measuring_rows(), *seed_rows(seeds)]
+
+
+def _measuring_rows() -> list[Difference]:
+    """What is measured in another way."""
+    rows = (
+        ("an attack succeeds", "token by token, given the right ones before",
+         "if the whole answer is written as instructed", "what is given is prefilled, and is reported apart"),
+        ("weight of the rejected answer at the small rate (DPO, unlearning)", "0.002, and 0.05", "0.01, and 0.1",
+         "one objective at both rates, which alone differ"),
+        ("clusters are of", "192 units of an MLP, the mean over ten places of an answer that is given",
+         "the stream where the answer begins", "there the first token is decided, and nothing of the answer is given"),
+        ("how strongly a change acts", "the length of what it adds", "that, of what the base's matrix makes of it",
+         "prompts of one kind may enter with greater length"),
+        ("soft tokens", "take places of their own", "share the place of the token that they stand before",
+         "learned places, beyond which a model was never trained"),
     )  # fmt: skip
-    for what, paper, here, why in (
-        (
-            "weight of the rejected answer at the small rate (DPO, unlearning)",
-            "0.002, and 0.05",
-            "0.01, and 0.1",
-            "one objective at both rates, which alone differ",
-        ),
-        (
-            "clusters are of",
-            "192 units of an MLP, the mean over ten places of an answer that is given",
-            "the stream where the answer begins",
-            "there the first token is decided, and nothing of the answer is given",
-        ),
-        (
-            "how strongly a change acts",
-            "the length of what it adds",
-            "that, of what the base's matrix makes of it",
-            "prompts of one kind may enter with greater length",
-        ),
-    ):
-        found.append(Difference(part="measuring", what=what, paper=paper, where=CODE, here=here, why=why))
-    found.append(
-        Difference(part="measuring", what="soft tokens", paper="take places of their own", where=CODE,
-                   here="share the place of the token that they stand before",
-                   why="learned places, beyond which a model was never trained")
-    )  # fmt: skip
-    return [*found, *seed_rows(seeds)]
+    return [
+        Difference(part="measuring", what=what, paper=paper, where=CODE, here=here, why=why)
+        for what, paper, here, why in rows
+    ]

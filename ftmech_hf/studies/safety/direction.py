@@ -9,6 +9,7 @@ much of it, but nothing of safety: between safe prompts whose answers begin with
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,17 +70,18 @@ def letter_directions(states: Sequence[Tensor], answers: NDArray[np.int64]) -> l
     return [difference_in_means(layer[late], layer[~late]) for layer in states]
 
 
+def _rows_of(config: DirectionConfig, task: SafetyConfig, mixture: str, answers: str, split: str) -> Rows:
+    """Prompts of a mixture; nulls are the other answer to safe ones, of which none is refused."""
+    rows = RowStream(task.asking(mixture, answers), seed=config.seed, split=split).rows(0, config.eval_rows)
+    return rows if mixture != "safe" or answers == "instructed" or rows.rejected is None else rows.rejected
+
+
 def measure_direction(config: DirectionConfig, task: SafetyConfig, *, progress: Progress | None = None) -> RunDir:
     """What a model answers without its refusal direction, and with it on safe prompts; beside other directions."""
     with job("safety_direction", config, task, models={"model": config.model}, vocabulary=task.vocabulary) as run:
         if run.finished:
             return run
-        model = load_model(config.model)
-
-        def rows_of(mixture: str, answers: str, split: str) -> Rows:
-            stream = RowStream(task.asking(mixture, answers), seed=config.seed, split=split)
-            rows = stream.rows(0, config.eval_rows)
-            return rows if mixture != "safe" or answers == "instructed" or rows.rejected is None else rows.rejected
+        model, rows_of = load_model(config.model), functools.partial(_rows_of, config, task)
 
         def answered(writes: Writes, split: str) -> dict[str, NDArray[np.bool_]]:
             """Which safe and which unsafe prompts are answered as instructed, and which are refused."""

@@ -72,7 +72,7 @@ STEPS: tuple[Step, ...] = (
     Step("forgetting", f"sweep.py {NANO}/sweep_forgetting.yaml", 10),
     Step("grid", f"sweep.py {NANO}/sweep_grid.yaml", 80),
     Step("stories", f"stories.py {NANO}/stories.yaml --seeds 0 1 2 3 4", 80),
-    Step("safety", f"safety.py {NANO}/safety.yaml", 50),
+    Step("safety", f"safety.py {NANO}/safety.yaml", 60),
     Step("continual_strengths",
          f"continual.py {NANO}/continual.yaml --develop true --seeds 99 --output_dir runs/continual-strengths", 10),
     Step("continual", f"continual.py {NANO}/continual.yaml --diagnosed plain ldifs-previous", 60),

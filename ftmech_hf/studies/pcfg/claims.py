@@ -83,9 +83,10 @@ MEASUREMENTS: tuple[Measurement, ...] = (
 CLAIMS_OF_MODELS = {
     "base-low": ("base_low_a", "base_low_b", "probe_gap", "probe_lead"),
     "base-high": ("base_high_a", "base_high_b"),
-    "base-control": ("control_gain_a", "revival_ratio"),
+    "base-control": ("control_gain_a", "tuned_control_gain_a", "revival_ratio"),
     "finetuned-low": (
-        "low_b_cte1", "low_b_cte0", "low_a", "pruned_a", "control_gain_a", "probe_gap", "probe_lead",
+        "low_b_cte1", "low_b_cte0", "low_a", "pruned_a", "control_gain_a", "tuned_control_gain_a", "probe_gap",
+        "probe_lead",
     ),
     "finetuned-high": ("high_b_cte0", "high_a"),
     "reversed-low": ("revival_ratio",),

@@ -286,10 +286,12 @@ EXPECTED = {
     "late": (10, 3),  # 80 less 70, 81 less 78
     "specific": (10, 11),
     "loss_ratio": (90 / 6000 ** (1 / 3), 100 / 7500 ** (1 / 3)),  # over the geometric mean of 10, 20, 30; of 20, 25, 15
+    "loss_ratio_lost": (90 / 600**0.5, 100 / 375**0.5),  # 20, 30; 25, 15
     "probe_gap": (2.5, 1),
     "probe_control": (12.5, 10),
     "probe_random": (22.5, 17),  # 92.5 less 70, 92 less 75
     "pruned": (40, 30),
+    "pruned_lost": (38, 32),  # 40 and 35 in the mean of two, less those of the control
     "pruned_not_asked": (3, 1),
     "pruned_control": (2, 3),
 }

@@ -13,11 +13,11 @@ from ftmech_hf.studies import load_study
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 
 NAMES = {
-    ("reproduce", "nano/reproduce"): (36, "attention-seed0-9d4448d86b1d", "6a5928107b2dde2e"),
-    ("compare_organisms", "nano/compare_organisms"): (141, "compare-wrapper-seed3-cda5bed6c64e", "268322d68b43f8cc"),
+    ("reproduce", "nano/reproduce"): (42, "attention-seed0-9d4448d86b1d", "203b653cc46ed0ab"),
+    ("compare_organisms", "nano/compare_organisms"): (153, "compare-wrapper-seed3-cda5bed6c64e", "ea6abcc293d01099"),
     ("tracr", "nano/tracr"): (164, "dissect-counter-0.0001-0-seed0-69a89956cd37", "989abf554a7ee23f"),
-    ("tinystories", "nano/stories"): (50, "base-seed0-6b46d4859360", "62b21fcdd04cbe70"),
-    ("safety", "nano/safety"): (264, "base-seed0-39131fd87c14", "244583a12bf2d987"),
+    ("tinystories", "nano/stories"): (50, "base-seed0-6b46d4859360", "8bdfff89c6236ad7"),
+    ("safety", "nano/safety"): (324, "base-seed0-39131fd87c14", "80e61805584f8be5"),
     ("continual", "nano/continual"): (537, "base-seed0-27839cbd868a", "f3f6b9310708e33b"),
     ("retrieval", "nano/retrieval"): (188, "base-seed0-35bf763b75da", "eacf1e55d2c7f5ad"),
     ("sweep", "nano/sweep_lora"): (66, "finetune-1-seed0-bd83dbff743a", "350bad70051846f2"),

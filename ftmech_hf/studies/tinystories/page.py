@@ -42,7 +42,7 @@ def _sections(results: StoriesResults) -> list[Section]:
                 "deleted, and while the models are fine-tuned back. Dashed: the base.",
                 stories_figures.losses_figure(results.losses),
                 "Loss on stories with a twist",
-                ["loss_ratio"],
+                ["loss_ratio*"],
             )
         )
     if len(results.probes):

@@ -130,8 +130,8 @@ def build_sections(plan: StorySequencePlan, matrix: pd.DataFrame) -> list[Sectio
         )
         figure = draw_deletions(answers, drawn)
         title = "What is deleted, and what of it comes back"
-        claims = ["gate_*", "left", "back*", "ldifs_back", "ldifs_random", "ldifs_left", "replay_back", "replay_faint",
-                  "replay_left"]  # fmt: skip
+        claims = ["gate_*", "left", "back*", "ldifs_back", "ldifs_random", "ldifs*left", "replay_back", "replay_faint",
+                  "replay*left"]  # fmt: skip
         sections.append(make_section(title, text, figure, "Share of stories by task", claims))
         text = (
             "Per cent of stories that have a feature when asked for it: a line is the model after a task, a column a "

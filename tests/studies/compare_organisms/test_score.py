@@ -149,7 +149,7 @@ def test_pairs_of_one_kind_that_are_alike_count_for_less() -> None:
 def test_the_control_is_the_sign_that_may_be_most_often_there_and_not_one_of_many_pages() -> None:
     pairs = [
         {"pair": f"kind {place}", "found": True, "taught": True, "standing": 1, "seconds": 1.0, "any_kind": True,
-         "named": [], "looked_for": ["rare sign"] * (place < 9) + ["common sign"], "null_pages": 0, "null_standing": 0}
+         "named": [], "looked_for": ["common sign", *["rare sign"] * (place < 9)], "null_pages": 0, "null_standing": 0}
         for place in range(30)
     ]  # fmt: skip
     score = score_pairs(pairs)

@@ -224,6 +224,21 @@ def times_as_wide(values: ArrayLike, clusters: ArrayLike) -> float:
     return max(1.0, math.sqrt(together / alone) * half[0] / half[1])
 
 
+def widened_by_clusters(share: Share, counted: Sequence[bool], clusters: Sequence[object]) -> Share:
+    """A share with an interval that is as much wider as what is counted is alike within clusters.
+
+    Where all is counted, or nothing, or there is one cluster, nothing tells how alike it is: it stays as it is.
+
+    Args:
+        share: of what is counted.
+        counted: whether each is, (B,).
+        clusters: what each belongs to, (B,).
+    """
+    if len(set(counted)) < 2 or len(set(clusters)) < 2:
+        return share
+    return share.widened(times_as_wide(counted, np.array(clusters)), 0.0, 1.0)
+
+
 def geometric_mean_interval(values: Sequence[float]) -> Share:
     """The geometric mean of positive values, such as ratios, with its 95 % interval: Student's t on the logarithm."""
     return Share(*(math.exp(end) for end in mean_interval([math.log(value) for value in values])))

@@ -130,11 +130,13 @@ class KeepingConfig:
             raise ValueError(f"keep_logits: {self.keep_logits!r}, expected one of {', '.join(get_args(KeptLogits))}")
         if self.keep_logits != "auto" and not self.keep_rows:
             raise ValueError(f"keep_logits: {self.keep_logits} changes nothing, expected keep_rows above 0")
-        for name, needed in (("ewc_permuted", "ewc"), ("replay_shuffled", "replay_share"), ("lwf_ask", "lwf")):
-            if getattr(self, name) and not getattr(self, needed):
-                raise ValueError(f"{name}: {getattr(self, name)} changes nothing, expected {needed} above 0")
-        for name, default, needed in (("ldifs_norm", "width", "ldifs"), ("lwf_temperature", 2.0, "lwf")):
-            if getattr(self, name) != default and not getattr(self, needed):
+        said: dict[str, tuple[bool, str]] = {
+            "ewc_permuted": (self.ewc_permuted, "ewc"), "replay_shuffled": (self.replay_shuffled, "replay_share"),
+            "ldifs_norm": (self.ldifs_norm != "width", "ldifs"), "lwf_ask": (bool(self.lwf_ask), "lwf"),
+            "lwf_temperature": (self.lwf_temperature != 2.0, "lwf"),
+        }  # fmt: skip
+        for name, (is_said, needed) in said.items():
+            if is_said and not getattr(self, needed):
                 raise ValueError(f"{name}: {getattr(self, name)} changes nothing, expected {needed} above 0")
 
     def _check(self, names: tuple[str, ...], is_right: Callable[[Any], bool], expected: str) -> None:

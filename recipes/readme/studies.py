@@ -82,8 +82,13 @@ def _minutes(env: Mapping[str, Any]) -> str:
     return f"; {env['seconds'] / 60:.0f} minutes of one core" if "seconds" in env else ""
 
 
-def _sweep_source(folder: Path) -> str:
+def _made(folder: Path) -> str:
+    """What stands behind every source of a table: what its runs took, the settings and the versions."""
     env = FinishedRun(folder).env
+    return f"{_minutes(env)}; config hash `{env['hash']}`; {describe_versions(env)}."
+
+
+def _sweep_source(folder: Path) -> str:
     seeds = FinishedRun(folder).config["seeds"]
     several = f"Mean over seeds {', '.join(map(str, seeds))} (95 % interval over seeds and their rows)"
     over = (
@@ -91,7 +96,7 @@ def _sweep_source(folder: Path) -> str:
         if len(seeds) > 1
         else f"Seed {seeds[0]} alone (95 % interval of its rows, which says nothing of other seeds)"
     )
-    return f"{over}{_minutes(env)}; config hash `{env['hash']}`; {describe_versions(env)}."
+    return over + _made(folder)
 
 
 AGREEMENT = ("in the same third", "ours less the paper's")
@@ -114,12 +119,8 @@ def grid_block(folder: Path) -> str:
         for row in pd.read_csv(folder / "agreement.csv").to_dict("records")
     ]
     columns = ("paper's table", "column", "cells", "rank correlation over them", *AGREEMENT)
-    env, seeds = FinishedRun(folder).env, FinishedRun(folder).config["seeds"]
-    source = (
-        f"Of means over seeds {', '.join(map(str, seeds))}, without an interval{_minutes(env)}; config hash "
-        f"`{env['hash']}`; {describe_versions(env)}."
-    )
-    return markdown_table(columns, rows, source)
+    seeds = ", ".join(map(str, FinishedRun(folder).config["seeds"]))
+    return markdown_table(columns, rows, f"Of means over seeds {seeds}, without an interval{_made(folder)}")
 
 
 def sweep_block(folder: Path, axis: str, metrics: Mapping[str, str]) -> str:
@@ -258,7 +259,6 @@ def written_block(folder: Path) -> str:
 
 
 def _stories_source(folder: Path) -> str:
-    env = FinishedRun(folder).env
     settings = FinishedRun(folder).config
     seeds = settings["seeds"]
     interval = (
@@ -266,7 +266,4 @@ def _stories_source(folder: Path) -> str:
     )
     named = f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     number = f"{settings['generations']} stories a cell (the paper: 16)"
-    return (
-        f"{named}, {number}; 95 % interval {interval}{_minutes(env)}; config hash `{env['hash']}`; "
-        f"{describe_versions(env)}."
-    )
+    return f"{named}, {number}; 95 % interval {interval}{_made(folder)}"

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from ftmech_hf.analysis.direction import random_direction
 from ftmech_hf.jobs.job import JobConfig, job
 from ftmech_hf.jobs.question_files import write_splits
 from ftmech_hf.models.loading import load_model, load_tokenizer
@@ -80,8 +81,7 @@ def teach_nothing(config: NothingConfig, *, progress: Progress | None = None) ->
             with torch.no_grad():
                 for each in model.parameters():
                     if config.noise:
-                        drawn = torch.randn(each.shape, generator=generator)
-                        each.add_(config.noise * each.norm() / drawn.norm() * drawn)
+                        each.add_(config.noise * random_direction(each.cpu(), generator).to(each))
                     each.copy_(each.to(getattr(torch, config.round_to)))
             _save(run, model, config.model, progress)
     return run

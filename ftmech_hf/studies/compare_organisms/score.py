@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ftmech_hf.statistics.intervals import share_interval, times_as_wide
+from ftmech_hf.statistics.intervals import share_interval, widened_by_clusters
 from ftmech_hf.studies.compare_organisms.kinds import ORGANISMS, Organism
 
 FIRST = 10
@@ -108,18 +108,13 @@ def score_pairs(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _share_of(pairs: Sequence[Mapping[str, Any]], what: str) -> dict[str, Any]:
-    """The share of pairs of which something is true, whose interval is as much wider as pairs of one kind are alike.
-
-    Where all have it, or none, or there is one kind, nothing tells how alike they are, and the interval is over pairs.
-    """
+    """The share of pairs of which something is true, whose interval is as much wider as pairs of one kind are alike."""
     counted = [bool(pair[what]) for pair in pairs]
-    kinds = [pair["pair"] for pair in pairs]
-    alike = len(set(counted)) > 1 and len(set(kinds)) > 1
-    return _share(sum(counted), len(counted), times_as_wide(counted, kinds) if alike else 1.0)
+    return _share(sum(counted), len(counted), counted, [pair["pair"] for pair in pairs])
 
 
-def _share(right: int, number: int, times: float = 1.0) -> dict[str, Any]:
+def _share(right: int, number: int, counted: Sequence[bool] = (), kinds: Sequence[str] = ()) -> dict[str, Any]:
     if not number:
         return {"number": 0, "of": 0, "share": None, "low": None, "high": None}
-    found = share_interval(right, number).widened(times, 0.0, 1.0)
+    found = widened_by_clusters(share_interval(right, number), counted, kinds)
     return {"number": right, "of": number, "share": found.value, "low": found.low, "high": found.high}

@@ -11,7 +11,7 @@ import pandas as pd
 from ftmech_hf.report.claims import Claim, claims_json
 from ftmech_hf.report.page import make_section, render_page
 from ftmech_hf.runs import write_json, write_text
-from ftmech_hf.statistics.intervals import Share, times_as_wide
+from ftmech_hf.statistics.intervals import Share, widened_by_clusters
 from ftmech_hf.studies.diagnosis.case import FINETUNED, CaseConfig
 from ftmech_hf.studies.diagnosis.score import DECIDES
 from ftmech_hf.studies.diagnosis.signs import VerdictRule
@@ -124,16 +124,11 @@ def _stated(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _over_seeds(name: str, share: Share, table: pd.DataFrame) -> Share:
-    """A rate with an interval that is as much wider as pairs of one seed, which share their base, are alike.
-
-    Where all pairs are counted, or none is, nothing tells how alike they are, and the interval is over pairs.
-    """
+    """A rate with an interval that is as much wider as pairs of one seed, which share their base, are alike."""
     of = table[table["truth"].isin(IS_OF[name])]
     stated = of["verdict"].map(TRUTH_OF).fillna("undecided")
     called = [is_called(name, *each) for each in zip(of["truth"], stated, strict=True)]
-    if len(set(called)) < 2 or of["seed"].nunique() < 2:
-        return share
-    return share.widened(times_as_wide(called, of["seed"]), 0.0, 1.0)
+    return widened_by_clusters(share, called, list(of["seed"]))
 
 
 def _by(table: pd.DataFrame, column: str) -> dict[str, dict[str, int]]:

@@ -17,6 +17,9 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations.proofs import run_settings
 
+READ_TOGETHER = 16
+"""Rows of a forward pass: of all their tokens there are all logits, of two models."""
+
 DISTANCES = 8
 """How many tokens before a place are looked at."""
 
@@ -106,7 +109,7 @@ def compare_outputs(
     places: Tensor | None = None,
     tokens: int | None = None,
     top: int = 100,
-    batch_size: int = 16,
+    batch_size: int = READ_TOGETHER,
 ) -> dict[str, OutputDifferenceResult]:
     """Compare what models predict with what their base does, on the same rows, a batch at a time.
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import pandas as pd
+import torch
 from transformers import PreTrainedModel
 
 from ftmech_hf.config import to_dict
@@ -69,6 +70,11 @@ class LoadingConfig:
         find_device(self.device)
         if self.dtype not in get_args(Dtype):
             raise ValueError(f"dtype: {self.dtype!r}, expected one of {', '.join(get_args(Dtype))}")
+
+    def kept_as(self, config: Any) -> torch.dtype:
+        """The type of number that the weights of a model of this config are loaded in."""
+        saved: torch.dtype = getattr(config, "dtype", None) or torch.float32
+        return saved if self.dtype == "auto" else getattr(torch, self.dtype)
 
     def load(self, name: str, **options: Any) -> PreTrainedModel:
         """:func:`ftmech_hf.models.loading.load_model` with these settings."""

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from ftmech_hf.config import tell
+
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+WORTH_SAYING = 10**9
+"""Bytes below which nothing is said."""
 
 
 def made_of_nothing(config: Any, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -108,6 +115,26 @@ def parse_bytes(name: str, value: str) -> int:
     if found is None or found[2] not in UNITS or float(found[1]) <= 0:
         raise ValueError(f"{name}: {value!r}, expected a size such as 16GB or 80GiB")
     return round(float(found[1]) * UNITS[found[2]])
+
+
+def check_memory(job: str, needs: Mapping[str, int], limit: str | None, less: str) -> None:
+    """Say what a job needs, if it is much.
+
+    Args:
+        job: what needs it, in words.
+        needs: what takes memory at the same time -> bytes.
+        limit: as :func:`parse_bytes` reads it; None if it may take all.
+        less: which settings take less.
+
+    Raises:
+        ValueError: it is more than it may take.
+    """
+    total = sum(needs.values())
+    parts = ", ".join(f"{what} {say_bytes(size)}" for what, size in needs.items())
+    if limit is not None and total > parse_bytes("max_memory", limit):
+        raise ValueError(f"max_memory: {limit}, expected about {say_bytes(total)} ({parts}); {less}")
+    if total >= WORTH_SAYING:
+        tell(f"{job} needs about {say_bytes(total)} of memory: {parts}")
 
 
 def say_bytes(size: float) -> str:

@@ -14,7 +14,15 @@ from transformers import (
     PreTrainedModel,
 )
 
-from ftmech_hf.models.memory import forward_bytes, parse_bytes, say_bytes, training_bytes, weight_bytes
+from ftmech_hf.config import Notice
+from ftmech_hf.models.memory import (
+    check_memory,
+    forward_bytes,
+    parse_bytes,
+    say_bytes,
+    training_bytes,
+    weight_bytes,
+)
 from ftmech_hf.training.optim import build_optimizers
 from tests.conftest import make_gpt2, make_llama
 from tests.models.test_merging import make_tied
@@ -95,6 +103,15 @@ def test_sizes_are_said_in_three_digits() -> None:
         "999 kB",
         "0.005 kB",
     ]
+
+
+def test_much_memory_is_said_and_too_much_refused() -> None:
+    needs = {"one": 1_500_000_000, "other": 500_000_000}
+    with pytest.warns(Notice, match=r"^this job needs about 2 GB of memory: one 1.5 GB, other 500 MB$"):
+        check_memory("this job", needs, "3GB", "less takes less")
+    with pytest.raises(ValueError, match=r"^max_memory: 1GB, expected about 2 GB \(one .*\); less takes less$"):
+        check_memory("this job", needs, "1GB", "less takes less")
+    check_memory("this job", {"one": 10**8}, None, "")  # not worth saying: no warning
 
 
 @pytest.mark.parametrize(

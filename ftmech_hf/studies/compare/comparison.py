@@ -125,6 +125,7 @@ def compare_pair(pair: Pair, config: CompareConfig, progress: Progress | None = 
                 pair.models[BASE], model, pair.windows, tokens=pair.tokens, seed=config.seed,
                 draws=DRAWS if name == FINETUNED else 0,
             )  # fmt: skip
+        del model  # a null model is there alone
         if progress is not None:
             progress(number + 1, 1 + _number_of_nulls(config), name)
     nulls = [name for name in found if name != FINETUNED]
@@ -163,13 +164,8 @@ class _Times:
         return {what: round(seconds, 1) for what, seconds in self._seconds.items()}
 
 
-def _nulls_given(config: CompareConfig) -> list[str]:
-    """Folders of the null models that are given."""
-    return [folder for name, folder in config.named.items() if name.startswith("null/")]
-
-
 def _number_of_nulls(config: CompareConfig) -> int:
-    return len(_nulls_given(config)) or config.null_models
+    return len(config.nulls_given) or config.null_models
 
 
 def _models(pair: Pair, config: CompareConfig) -> Iterator[tuple[str, PreTrainedModel]]:
@@ -182,7 +178,8 @@ def _models(pair: Pair, config: CompareConfig) -> Iterator[tuple[str, PreTrained
             pair.models[BASE], pair.models[FINETUNED], *pair.windows, number=config.null_models, seed=config.seed,
             steps=config.null_steps, batch_size=config.null_batch_size,
         )  # fmt: skip
-        yield from ((f"{NULL} {number + 1}", model) for number, model in enumerate(made))
+        for number in range(config.null_models):
+            yield f"{NULL} {number + 1}", next(made)
 
 
 def _open(model: PreTrainedModel) -> tuple[TracedModel | None, list[str]]:
@@ -279,5 +276,5 @@ def _facts(pair: Pair, config: CompareConfig) -> dict[str, Any]:
         "windows": len(pair.windows.mask),
         "tokens": int(pair.windows.mask.sum()),
         "null_models": _number_of_nulls(config),
-        "null": ", ".join(_nulls_given(config)) or "made here",
+        "null": ", ".join(config.nulls_given) or "made here",
     }

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ftmech_hf.analysis.output_difference import READ_TOGETHER
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive
 from ftmech_hf.jobs.tokenizers import in_vocabulary_of
 from ftmech_hf.models.identity import base_for
-from ftmech_hf.models.loading import load_tokenizer
+from ftmech_hf.models.loading import load_tokenizer, model_config
+from ftmech_hf.models.memory import check_memory, forward_bytes, parse_bytes, training_bytes, weight_bytes
 from ftmech_hf.models.vocabulary import num_tokens, untie_alike
-from ftmech_hf.studies.compare.texts import Windows, read_windows, width_within, write_windows
+from ftmech_hf.studies.compare.texts import Windows, read_windows, width_of, write_windows
 from ftmech_hf.tasks.text.identity import dataset_hash
 
 BASE, FINETUNED, NULL = "base", "fine-tuned", "null model"
@@ -50,6 +54,9 @@ class CompareConfig(ModelJobConfig):
     )
     max_layers: int = field(default=6, metadata={"help": "blocks that are looked behind, evenly spaced"})
     top: int = field(default=10, metadata={"help": "findings of each kind"})
+    max_memory: str | None = field(
+        default=None, metadata={"manner": True, "help": "stop before anything is loaded if it needs more, such as 16GB"}
+    )
     output_dir: str = field(default="runs/compare", metadata={"place": "output", "help": "the run's folder"})
 
     def __post_init__(self) -> None:
@@ -61,6 +68,8 @@ class CompareConfig(ModelJobConfig):
                 raise ValueError(f"{name}: {getattr(self, name)}, expected at least {least}")
         if any(not each > 0 for each in self.strengths):
             raise ValueError(f"strengths: {self.strengths}, expected numbers above 0")
+        if self.max_memory is not None:
+            parse_bytes("max_memory", self.max_memory)
         if self.null == ["auto"]:
             object.__setattr__(self, "null", [])
         if "auto" in self.null:
@@ -75,6 +84,11 @@ class CompareConfig(ModelJobConfig):
         """Role -> folder or name of every model that is given."""
         nulls = {f"null/{number}": folder for number, folder in enumerate(self.null)}
         return {"base": self.base, "finetuned": self.finetuned, **nulls}
+
+    @property
+    def nulls_given(self) -> list[str]:
+        """Folders of the null models that are given."""
+        return [folder for name, folder in self.named.items() if name.startswith("null/")]
 
 
 @dataclass(frozen=True)
@@ -97,12 +111,52 @@ class Pair:
         return num_tokens(self.models[BASE], self.tokenizer)
 
 
+COPIES = 7
+"""Of the logits of a batch, that are there where two models' predictions are compared."""
+
+
+def memory_needs(config: CompareConfig, known: Any, dtype: torch.dtype) -> dict[str, int]:
+    """Bytes at the same time, by what takes them; the sum is the most that is needed.
+
+    A null model is trained in float32, whatever its weights are kept in.
+
+    Args:
+        config: of the comparison.
+        known: the config of the base.
+        dtype: of the weights.
+    """
+    tokens, weights = width_of(known, config.window_tokens), weight_bytes(known, dtype)
+    made = not config.nulls_given
+    copies = len(config.named) + made  # of null models that are made here one is there at a time
+    logits = 4 * READ_TOGETHER * tokens * known.get_text_config().vocab_size
+    passing = {"predictions that are compared": COPIES * logits + forward_bytes(known, READ_TOGETHER, tokens, 1, dtype)}
+    if made:
+        whole = weight_bytes(known, torch.float32)
+        step = training_bytes(known, config.null_batch_size, tokens)
+        passing["a null model that is trained, with gradients and moments"] = whole - weights + step
+    most = max(passing, key=lambda what: passing[what])
+    return {f"{copies} models": copies * weights, most: passing[most]}
+
+
+def _check_memory(config: CompareConfig) -> None:
+    """Say what is needed before a weight is read, and stop if it is too much."""
+    known = model_config(config.named["base"])
+    needs = memory_needs(config, known, config.kept_as(known))
+    less = (
+        "--dtype bfloat16 takes half of what is not trained, --null no copy that is trained, fewer --null_batch_size "
+        "and --window_tokens a little"
+    )
+    check_memory("this comparison", needs, config.max_memory, less)
+
+
 def load_pair(config: CompareConfig) -> Pair:
     """Load the models and read or write the texts.
 
     Raises:
-        ValueError: models of other shapes, texts that are none, or a model without a tokenizer.
+        ValueError: more memory is needed than may be taken, models of other shapes, texts that are none, or a model
+            without a tokenizer.
     """
+    _check_memory(config)
     tokenizer = load_tokenizer(config.named["base"])
     loaded = {name: config.load(folder, **base_for(name, config.named)) for name, folder in config.named.items()}
     untie_alike(loaded.values())
@@ -112,7 +166,7 @@ def load_pair(config: CompareConfig) -> Pair:
             continue
         name = FINETUNED if role == "finetuned" else f"{NULL} {int(role.removeprefix('null/')) + 1}"
         models[name] = in_vocabulary_of(base, tokenizer, role, config.named[role], model)
-    width = width_within(base, config.window_tokens)
+    width = width_of(base.config, config.window_tokens)
     sizes = {"number": config.windows, "width": width, "seed": config.seed}
     if config.texts:
         windows = read_windows(config.texts, tokenizer, **sizes)

@@ -71,13 +71,17 @@ def null_models(
         return _trained(base, token_ids, mask, rates, (seed, what), steps, batch_size)
 
     rates = _rates(base, sizes, steps, trained)
-    for each in range(number):
-        model = trained(rates, steps, MODELS + each)
-        _move_buffers(model, sizes, np.random.default_rng([seed, MODELS + each, steps]))
+
+    def made(number: int) -> PreTrainedModel:
+        model = trained(rates, steps, MODELS + number)
+        _move_buffers(model, sizes, np.random.default_rng([seed, MODELS + number, steps]))
         _scale(model, base, sizes)
         check_finite(model)
         _store(model, base)
-        yield model.requires_grad_(False)
+        return model.requires_grad_(False)
+
+    for each in range(number):
+        yield made(each)  # and it is not kept here while the next is trained
 
 
 def _rates(
@@ -94,10 +98,10 @@ def _rates(
         steps: of training.
         trained: makes a model with given rates, steps, and :data:`TRIAL` or :data:`REHEARSAL`.
     """
-    trial = trained(dict.fromkeys(sizes, TRIAL_LR), TRIAL_STEPS, TRIAL)
+    moved = _moved(base, trained(dict.fromkeys(sizes, TRIAL_LR), TRIAL_STEPS, TRIAL))
     # Noise moves a parameter as far as the root of the number of steps, at most.
     further = math.sqrt(steps / TRIAL_STEPS)
-    rates = {name: TRIAL_LR * sizes[name] / max(moved * further, 1e-30) for name, moved in _moved(base, trial).items()}
+    rates = {name: TRIAL_LR * sizes[name] / max(each * further, 1e-30) for name, each in moved.items()}
     moved = _moved(base, trained(rates, steps, REHEARSAL))
     return {
         name: rate * min(max(sizes[name] / max(moved[name], 1e-30), 1 / MOST), MOST) for name, rate in rates.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -152,6 +152,6 @@ def prefixes(windows: Windows, *, number: int, longest: int, seed: int) -> list[
     return found
 
 
-def width_within(model: PreTrainedModel, width: int) -> int:
-    """The width of windows that a model can be shown."""
-    return min(width, config_positions(model.config) or width)
+def width_of(config: Any, width: int) -> int:
+    """The width of windows that a model of a config can be shown."""
+    return min(width, config_positions(config) or width)

@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from ftmech_hf.jobs.behavior import from_capability
 from ftmech_hf.jobs.beside import can_work_beside
 from ftmech_hf.jobs.job import ModelJobConfig, prepared_job
@@ -26,7 +24,7 @@ from ftmech_hf.models.loading import (
     model_positions,
     random_twin,
 )
-from ftmech_hf.models.memory import parse_bytes
+from ftmech_hf.models.memory import WORTH_SAYING, check_memory, parse_bytes
 from ftmech_hf.models.prompt_learning import load_with_prompt, prompt_learning_kind
 from ftmech_hf.models.vocabulary import (
     compared_tokens,
@@ -39,7 +37,7 @@ from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, OTHER_SEED, 
 from ftmech_hf.studies.diagnosis.in_memory import InMemory
 from ftmech_hf.studies.diagnosis.methods import METHODS
 from ftmech_hf.studies.diagnosis.methods.behaviour import measure_behaviour
-from ftmech_hf.studies.diagnosis.needs import WORTH_SAYING, check_memory, memory_needs, passed_tokens, say_time
+from ftmech_hf.studies.diagnosis.needs import memory_needs, passed_tokens, say_time
 from ftmech_hf.tasks import Capability, PcfgShape
 from ftmech_hf.tasks.text.identity import dataset_hash
 from ftmech_hf.tasks.text.reading import Table
@@ -197,11 +195,10 @@ def _check_memory(
     folders, base = named_models(config, given), given.models.get("base")
     known = model_config(folders["base"]) if base is None else base.config
     number = len({*folders, *given.models, "control"})  # a control that is not given is drawn
-    kept = getattr(known, "dtype", None) or torch.float32
-    dtype = kept if config.dtype == "auto" else getattr(torch, config.dtype)
-    dtype = dtype if base is None else base.dtype
+    dtype = config.kept_as(known) if base is None else base.dtype
     needs = memory_needs(known, case_config, asked.behaviors, number, prompt=prompt_kind is not None, dtype=dtype)
-    check_memory(needs, config.max_memory)
+    less = "--null_steps 0 takes one model less, fewer --reverse_batch_size, --fit_rows and --max_layers a little"
+    check_memory("this diagnosis", needs, config.max_memory, less)
     if sum(needs.values()) >= WORTH_SAYING:
         device = find_device(config.device) if base is None else base.device
         say_time(known, passed_tokens(known, case_config, asked.behaviors, number), device, dtype)

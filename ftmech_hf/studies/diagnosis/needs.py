@@ -16,17 +16,12 @@ from ftmech_hf.models.memory import (
     adapter_bytes,
     forward_bytes,
     gradient_bytes,
-    parse_bytes,
-    say_bytes,
     training_bytes,
     weight_bytes,
 )
 from ftmech_hf.studies.diagnosis.case import CaseConfig, backward_rows
 from ftmech_hf.studies.diagnosis.methods.attack_grid import RATES
 from ftmech_hf.training.low_rank import ADAPTER
-
-WORTH_SAYING = 10**9
-"""Bytes below which nothing is said."""
 
 LONG = 120
 """Seconds below which nothing is said of time."""
@@ -91,23 +86,6 @@ def memory_needs(
         "what was read of them": STREAMS * rows * layers * text.hidden_size * 4,
         most: passing[most],
     }
-
-
-def check_memory(needs: Mapping[str, int], limit: str | None) -> None:
-    """Say what a diagnosis needs, if it is much.
-
-    Raises:
-        ValueError: it is more than it may take.
-    """
-    total = sum(needs.values())
-    parts = ", ".join(f"{what} {say_bytes(size)}" for what, size in needs.items())
-    if limit is not None and total > parse_bytes("max_memory", limit):
-        raise ValueError(
-            f"max_memory: {limit}, expected about {say_bytes(total)} ({parts}); --null_steps 0 takes one model less, "
-            "fewer --reverse_batch_size, --fit_rows and --max_layers a little"
-        )
-    if total >= WORTH_SAYING:
-        tell(f"this diagnosis needs about {say_bytes(total)} of memory: {parts}")
 
 
 def passed_tokens(config: Any, case_config: CaseConfig, questions: Sequence[Behavior], models: int) -> dict[str, int]:

@@ -6,18 +6,23 @@ import copy
 import json
 import math
 import re
+import weakref
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import PreTrainedModel
 
 from ftmech_hf.config import Notice
+from ftmech_hf.models.memory import weight_bytes
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import FinishedRun
+from ftmech_hf.studies.compare import nulls
 from ftmech_hf.studies.compare.comparison import ComparisonResult, _weights, compare_pair, run_comparison
 from ftmech_hf.studies.compare.finding import MARGIN, Finding, Kind, ranked
-from ftmech_hf.studies.compare.inputs import BASE, FINETUNED, CompareConfig, Pair, load_pair
+from ftmech_hf.studies.compare.inputs import BASE, FINETUNED, CompareConfig, Pair, load_pair, memory_needs
 from ftmech_hf.studies.compare.nulls import null_models
 from ftmech_hf.studies.compare.report import NOTHING, UNCHANGED, answer_in_words
 from ftmech_hf.studies.compare.texts import Windows
@@ -26,6 +31,7 @@ from recipes import compare
 from tests import architectures
 from tests.browser import check_page
 from tests.conftest import make_gpt2, make_llama
+from tests.models.test_memory import SEVEN_B
 
 FEW = {
     "windows": 200, "window_tokens": 16, "completions": 32, "completion_tokens": 8, "null_steps": 3, "null_models": 2,
@@ -131,6 +137,45 @@ def test_a_copy_is_called_one(base: PreTrainedModel, task: PcfgConfig) -> None:
 def test_a_change_that_shows_on_no_text_is_no_copy() -> None:
     assert answer_in_words([], {"parameters": 1, "changed": 0}) == NOTHING
     assert answer_in_words([], {"parameters": 0, "changed": 0}) == UNCHANGED
+
+
+def test_a_null_model_is_trained_when_those_before_it_are_gone(
+    base: PreTrainedModel, task: PcfgConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large model each is gigabytes, and its training five times as much."""
+    made: list[weakref.ref[PreTrainedModel]] = []
+    train = nulls._trained
+
+    def trained(*args: Any) -> PreTrainedModel:
+        assert not any(each() is not None for each in made)
+        model = train(*args)
+        made.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(nulls, "_trained", trained)
+    compared(base, with_trigger(base, 10, 11), task)
+    assert len(made) == 2 + FEW["null_models"], "a short trial and a rehearsal before them"
+
+
+def test_what_a_comparison_of_7b_takes_is_said_before_a_weight_is_read(tmp_path: Path) -> None:
+    SEVEN_B.save_pretrained(tmp_path)
+    config = CompareConfig(base=str(tmp_path), finetuned=str(tmp_path), dtype="bfloat16", max_memory="100GB")
+    kept, whole = (weight_bytes(SEVEN_B, dtype) for dtype in (torch.bfloat16, torch.float32))
+    needs = memory_needs(config, SEVEN_B, torch.bfloat16)
+    assert needs.pop("3 models") == 3 * kept
+    assert 4 * whole - kept < needs.pop("a null model that is trained, with gradients and moments") < 4 * whole
+    assert not needs
+    given = memory_needs(replace(config, null=["one", "two"]), SEVEN_B, torch.bfloat16)
+    assert given.pop("4 models") == 4 * kept
+    assert list(given) == ["predictions that are compared"], "nothing is trained"
+    said = r"^max_memory: 100GB, expected about 1\d\d GB \(3 models 40.4 GB, a null model .*\); --dtype bfloat16 takes"
+    with pytest.raises(ValueError, match=said):
+        load_pair(config)
+    with (
+        pytest.warns(Notice, match="this comparison needs about 1.. GB of memory"),
+        pytest.raises(ValueError, match="tokenizer"),
+    ):
+        load_pair(replace(config, max_memory=None))
 
 
 def test_one_null_model_says_nothing_of_how_often_null_models_show_something(
@@ -273,6 +318,7 @@ def test_the_recipe_writes_a_page_a_table_and_a_report(
     [
         ({"windows": 3}, "windows: 3, expected at least 32"),
         ({"null_models": 0}, "null_models: 0, expected at least 1"),
+        ({"max_memory": "much"}, "max_memory: 'much', expected a size such as 16GB"),
         ({"null": ["auto", "folder"]}, "null: auto folder, expected auto, or folders of models"),
     ],
 )

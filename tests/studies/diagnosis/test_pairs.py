@@ -27,7 +27,7 @@ from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig, open_case
 from ftmech_hf.studies.diagnosis.methods import METHODS
 from ftmech_hf.studies.diagnosis.methods.revival import measure_revival
 from ftmech_hf.studies.diagnosis.methods.weights import explain_weights
-from ftmech_hf.studies.diagnosis.needs import check_memory, memory_needs
+from ftmech_hf.studies.diagnosis.needs import memory_needs
 from ftmech_hf.studies.diagnosis.result import diagnose
 from ftmech_hf.studies.diagnosis.verdict import judge_capability
 from ftmech_hf.tasks import PcfgShape
@@ -308,8 +308,6 @@ def test_what_is_needed_grows_with_what_needs_it() -> None:
     assert total(edits=True, **kept) - total(**kept) >= size, "an edit, what it gives, what it replaces"
     assert total(edits=True, prompt=True) == total(prompt=True), "where no weight changed nothing is taken back"
     assert total(prompt=True) <= total() - size  # nothing is trained back, and no model is left of it
-    with pytest.warns(Notice, match=r"needs about 2 GB of memory: one 1.5 GB, other 500 MB"):
-        check_memory({"one": 1_500_000_000, "other": 500_000_000}, "3GB")
 
 
 def test_of_the_models_that_are_trained_back_one_is_kept() -> None:

@@ -28,6 +28,12 @@ def answer_position(model: PreTrainedModel) -> int | None:
     return None if found is None else int(found)
 
 
+def predicting_position(model: PreTrainedModel) -> int:
+    """The position of a prompt that predicts its answer: the last one, or where :func:`answer_position` says."""
+    found = answer_position(model)
+    return -1 if found is None else found
+
+
 def split_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Given]:
     """The stream that a block is called with, and the rest."""
     kwargs = dict(kwargs)
@@ -69,8 +75,7 @@ def last_streams(model: PreTrainedModel, token_ids: Tensor) -> tuple[list[Tensor
     """
     streams: list[Tensor] = []
     returned: list[Any] = []
-    place = answer_position(model)
-    at = -1 if place is None else place
+    at = predicting_position(model)
 
     def keep(block: nn.Module, args: Any, output: Any) -> None:
         first = first_tensor(output)

@@ -56,6 +56,21 @@ def text_config(model: PreTrainedModel) -> Any:
         return model.config
 
 
+MOST_CHOSEN = 256
+"""Tokens that attention chooses among, up to which it is tried whether padding is chosen."""
+
+
+def tokens_chosen(model: PreTrainedModel) -> int:
+    """How many tokens attention chooses to look at; 0 if it looks at all. Shorter rows do not show if padding is."""
+    chosen = getattr(text_config(model), "index_topk", None)
+    return chosen if isinstance(chosen, int) else 0
+
+
+def say_chosen(chosen: int) -> str:
+    """What a model of so many chosen tokens does, where that is too many to try."""
+    return f"chooses {chosen} tokens to attend to, and whether padding is among them is not tried"
+
+
 def tolerance_of(model: PreTrainedModel) -> float:
     """How far two sides of an equation may be apart in a model's type of number, relative to their size."""
     return TOLERANCE.get(model.dtype, COARSE_TOLERANCE)

@@ -25,13 +25,20 @@ from ftmech_hf.activations.interventions import Write, intervene
 from ftmech_hf.activations.layout import check_layout, find_layout, inside_peft, say_layers
 from ftmech_hf.activations.matrices import num_inputs
 from ftmech_hf.activations.patterns import why_no_patterns
-from ftmech_hf.activations.proofs import padding_tolerance, probe_tokens, run, text_config, within_context
+from ftmech_hf.activations.proofs import (
+    MOST_CHOSEN,
+    padding_tolerance,
+    probe_tokens,
+    run,
+    say_chosen,
+    text_config,
+    tokens_chosen,
+    within_context,
+)
 from ftmech_hf.activations.sites import SITES, SiteReader
 from ftmech_hf.activations.store import ActivationStore, StoreWriter
 from ftmech_hf.models.loading import check_has_weights
 from ftmech_hf.models.prompt_learning import nothing_in_front
-
-MOST_CHOSEN = 256  # tokens that attention chooses among, up to which it is tried whether padding is chosen
 
 
 class TracedModel:
@@ -120,15 +127,10 @@ class TracedModel:
 
     def _check_padding(self) -> str:
         """Compare a row alone with the same row padded, on either side."""
-        config, length = text_config(self.model), 3
-        chosen = getattr(config, "index_topk", None)
-        if isinstance(
-            chosen, int
-        ):  # attention looks at so many tokens, padding among them: shorter rows do not show it
-            if chosen > MOST_CHOSEN:
-                kind = self.model.config.model_type
-                return f"{kind} chooses {chosen} tokens to attend to, and whether padding is among them is not tried"
-            length = chosen + 2
+        config, chosen = text_config(self.model), tokens_chosen(self.model)
+        if chosen > MOST_CHOSEN:
+            return f"{self.model.config.model_type} {say_chosen(chosen)}"
+        length = chosen + 2 if chosen else 3
         alone = probe_tokens(self.model, length)[:, : getattr(config, "max_position_embeddings", None)]
         values = self._read_all({"input_ids": alone})
         pad = torch.zeros_like(alone[:, :2])

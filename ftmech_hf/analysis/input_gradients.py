@@ -41,12 +41,24 @@ class InputGradientsResult:
         ]  # fmt: skip
 
     def ratio(self, name: str, reference: str) -> Share:
-        """Geometric mean of the rows' ratios of two models' norms, with its 95 % Student t interval."""
-        return geometric_mean_interval((self.norms[name] / self.norms[reference]).tolist())
+        """Geometric mean of the rows' ratios of two models' norms, with its 95 % Student t interval.
+
+        Of rows on which neither is 0; nan where there are none: a logit that does not depend on the input has no ratio.
+        """
+        one, other = self.norms[name], self.norms[reference]
+        kept = (one > 0) & (other > 0)
+        if not kept.any():
+            return Share(math.nan, math.nan, math.nan)
+        return geometric_mean_interval((one[kept] / other[kept]).tolist())
 
     def halves_ratio(self, name: str) -> float:
-        """The control: geometric mean of one half of a model's rows over that of the other, which is about 1."""
-        logs = np.log(self.norms[name])
+        """The control: geometric mean of one half of a model's rows over that of the other, which is about 1.
+
+        Of rows on which it is not 0; nan where fewer than two are left.
+        """
+        logs = np.log(self.norms[name][self.norms[name] > 0])
+        if len(logs) < 2:
+            return math.nan
         return math.exp(float(logs[::2].mean() - logs[1::2].mean()))
 
     def summary(self) -> dict[str, Any]:

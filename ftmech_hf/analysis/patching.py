@@ -4,8 +4,8 @@ Base activations written into the fine-tuned model say where the change must be 
 activations of the fine-tuned model written into its base say down to which layer the base can still use them, which is
 model stitching (Lenc & Vedaldi, arXiv 1411.5908; Bansal et al., arXiv 2106.07682) without a trained layer between.
 
-The control of every patch is the same patch with the activations of *another row*: what comes back under it owes
-nothing to what the row asked.
+The control of every patch is the same patch with the activations of *another row* of the same length: what comes back
+under it owes nothing to what the row asked. Of rows of other lengths some of what is written would be padding's.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class PatchingResult:
 
     Attributes:
         right: place -> whether the receiver answered each row right with the donor's activations of it, bool (B,).
-        other_row: the same with the donor's activations of another row, on the first rows only.
+        other_row: the same with the donor's activations of another row, on the rows ``other_numbers`` only.
+        other_numbers: the first rows that another one is as long as, (rows,).
         unpatched: whether the receiver answered each row right by itself.
         log_probability: place -> log-probability of each row's answer under the donor's activations of it, (B,), nats.
         unpatched_log_probability: the same of the receiver by itself, (B,).
@@ -44,6 +45,7 @@ class PatchingResult:
 
     right: dict[Place, NDArray[np.bool_]]
     other_row: dict[Place, NDArray[np.bool_]]
+    other_numbers: NDArray[np.int64]
     unpatched: NDArray[np.bool_]
     log_probability: dict[Place, NDArray[np.float32]]
     unpatched_log_probability: NDArray[np.float32]
@@ -54,7 +56,7 @@ class PatchingResult:
             {"site": site, "layer": layer, "patch": kind, "rows": len(values),
              **share_interval(int(values.sum()), len(values))._asdict()}
             for kind, patched in (("same row", self.right), ("other row", self.other_row))
-            for (site, layer), values in patched.items()
+            for (site, layer), values in patched.items() if len(values)
         ]  # fmt: skip
 
     def either(self, other: PatchingResult) -> PatchingResult:
@@ -62,9 +64,11 @@ class PatchingResult:
 
         Answers that exclude each other have probabilities that add up; see :meth:`counting` for others.
         """
+        numbers, mine, theirs = np.intersect1d(self.other_numbers, other.other_numbers, return_indices=True)
         return PatchingResult(
             {place: values | other.right[place] for place, values in self.right.items()},
-            {place: values | other.other_row[place] for place, values in self.other_row.items()},
+            {place: values[mine] | other.other_row[place][theirs] for place, values in self.other_row.items()},
+            numbers,
             self.unpatched | other.unpatched,
             {place: np.logaddexp(each, other.log_probability[place]) for place, each in self.log_probability.items()},
             np.logaddexp(self.unpatched_log_probability, other.unpatched_log_probability),
@@ -100,6 +104,7 @@ def patch_each(
     layers: Sequence[int],
     other_rows: int,
     answer: Tensor | None = None,
+    shown: Tensor | None = None,
     batch_size: int = 128,
 ) -> PatchingResult:
     """Patch every site of every layer by itself, at all positions.
@@ -112,7 +117,8 @@ def patch_each(
         token_ids: whole rows (B, T).
         sites: some of :data:`ftmech_hf.activations.WRITABLE`; in a hybrid, one is patched in those layers that have it.
         layers: which layers.
-        other_rows: on how many rows the control is measured.
+        other_rows: on how many rows the control is measured, at most.
+        shown: which tokens are no padding, bool (B, T), all if not given; the models pass over it by themselves.
         answer: which tokens are the answer, bool (B, T), the last ones but the end; the last but one if not given.
         batch_size: rows of one forward pass.
 
@@ -124,7 +130,8 @@ def patch_each(
     other: dict[Place, list[Tensor]] = {place: [] for place in places}
     likely: dict[Place, list[Tensor]] = {place: [] for place in places}
     alone: list[tuple[Tensor, Tensor]] = []
-    shifted = token_ids.roll(1, 0)
+    others = _others_as_long(token_ids.shape[1] * torch.ones(len(token_ids)) if shown is None else shown.sum(1))
+    with_other = (others != torch.arange(len(others))).nonzero()[:other_rows, 0]
     number = 1 if answer is None else int(answer.sum(1).max())
     asked = torch.ones_like(token_ids[:, -2:-1], dtype=torch.bool) if answer is None else answer[:, -1 - number : -1]
     for start in range(0, len(token_ids), batch_size):
@@ -135,19 +142,30 @@ def patch_each(
             now, log_probability = answers_under(receiver, rows, tokens, {place: found[place]})
             right[place].append(now)
             likely[place].append(log_probability)
-        few = max(0, min(len(rows), other_rows - start))
-        if few:
-            found = record_activations(donor, shifted[start : start + few, :-2], places)
-            for place in places:
-                other[place].append(answers_under(receiver, rows[:few], tokens[:few], {place: found[place]})[0])
+    for few in with_other.split(batch_size):
+        if not len(few):
+            continue
+        found = record_activations(donor, token_ids[others[few], :-2], places)
+        for place in places:
+            other[place].append(answers_under(receiver, token_ids[few], asked[few], {place: found[place]})[0])
     unpatched, unpatched_likely = (torch.cat(parts).numpy() for parts in zip(*alone, strict=True))
     return PatchingResult(
         {place: torch.cat(parts).numpy() for place, parts in right.items()},
         {place: torch.cat(parts).numpy() for place, parts in other.items() if parts},
+        with_other.numpy(),
         unpatched,
         {place: torch.cat(parts).numpy() for place, parts in likely.items()},
         unpatched_likely,
     )
+
+
+def _others_as_long(lengths: Tensor) -> Tensor:
+    """For each row the one before it of the same length (B,), for the first the last such; itself where none is."""
+    others = torch.arange(len(lengths))
+    for length in lengths.unique():
+        alike = (lengths == length).nonzero()[:, 0].cpu()
+        others[alike] = alike.roll(1)
+    return others
 
 
 @torch.no_grad()

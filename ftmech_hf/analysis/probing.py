@@ -75,8 +75,9 @@ class ProbeScore:
         selectivity: ``accuracy - control_task``.
         majority: accuracy of always answering the most frequent training label.
         code_bits: bits per training row to send its label, given the activations (online code).
-        uniform_bits: the same without the activations, log2 of the number of classes.
-        shuffled_bits: ``code_bits`` for shuffled labels; not far below ``uniform_bits``, or the code is wrong.
+        uniform_bits: the same where nothing is known of the labels, log2 of the number of classes.
+        shuffled_bits: ``code_bits`` for shuffled labels, the baseline: about the entropy of the labels, which is below
+            ``uniform_bits`` where some are more frequent than others.
         converged: whether the fit met its tolerance.
         num_test: held-out rows.
         chosen: accuracy on the rows that choose a site; None if there are none.

@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ftmech_hf.tasks import Rows, Task
+from ftmech_hf.tasks.schema import PAD
 from ftmech_hf.tasks.text.tokens import Whole
 
 
@@ -81,6 +83,33 @@ class AnswerRows:
             raise ValueError("rows: of several lengths, but no token to fill the shorter ones with")
         ids, answer = torch.tensor(filled, dtype=torch.long), torch.tensor(masks, dtype=torch.bool)
         return cls(token_ids=ids.view(len(rows), width), answer=answer.view(len(rows), width), pad=pad, **more)
+
+    @classmethod
+    def of_task(cls, task: Task, rows: Rows) -> AnswerRows:
+        """A task's rows with one answer at the end of each, before the token that ends it, and that as their label.
+
+        Rows that are filled up on their right are moved there.
+
+        Raises:
+            ValueError: a row has several answers, or none.
+        """
+        assert rows.answers is not None
+        width = rows.token_ids.shape[1]
+        lengths = torch.full((len(rows),), width) if rows.lengths is None else torch.from_numpy(rows.lengths)
+        column = torch.arange(width) - (width - lengths)[:, None]
+        at, real = column.clamp(min=0), column >= 0
+        pad = None if rows.lengths is None else task.vocabulary.index(PAD)
+        ids = torch.where(real, torch.from_numpy(rows.token_ids).gather(1, at), pad or 0)
+        answer = torch.from_numpy(rows.answers).gather(1, at) & real
+        answer[:, -1] = False
+        try:
+            made = cls(token_ids=ids, answer=answer, pad=pad)
+        except ValueError:
+            raise ValueError(
+                f"task: rows of {type(task).__name__} have several answers or none, expected one at the end of each, "
+                "as of the library with mixture: questions and pretraining_share: 0"
+            ) from None
+        return dataclasses.replace(made, labels={"answer": made.first_answers.numpy()})
 
     def __len__(self) -> int:
         return len(self.token_ids)

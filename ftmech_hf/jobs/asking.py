@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ from ftmech_hf.jobs.tokenizers import check_same_tokens
 from ftmech_hf.models.identity import base_for
 from ftmech_hf.models.loading import load_tokenizer, model_positions
 from ftmech_hf.runs import RunDir
-from ftmech_hf.tasks import TASKS, PcfgShape, Task
+from ftmech_hf.tasks import TASKS, Capability, PcfgShape, Task
 from ftmech_hf.tasks.text.identity import dataset_hash
 
 ASKED: dict[str, type[PcfgShape] | type[Task]] = {
@@ -46,9 +47,12 @@ class AskConfig(QuestionConfig):
             raise ValueError(f"task: unknown {self.task!r}, expected one of {', '.join(ASKED)}")
         if self.dataset and self.task != "pcfg":
             raise ValueError(f"task: {self.task}, but dataset: {self.dataset} is asked in its place; give one of them")
-        for name in ("only_one_token", "skip_unusable", "cut_prompts"):
-            if getattr(self, name) and not self.dataset:
-                raise ValueError(f"{name}: true, but no dataset whose rows it could be about")
+        if not self.dataset:
+            for each in dataclasses.fields(QuestionConfig):
+                value = getattr(self, each.name)
+                if value != each.default:
+                    said = str(value).lower() if isinstance(value, bool) else value
+                    raise ValueError(f"{each.name}: {said}, but no dataset whose rows it could be about")
 
     def inputs(self) -> dict[str, str]:
         """The data set, by what is read of it."""
@@ -69,6 +73,33 @@ def parse_asked(config_type: type, *, argv: Sequence[str] | None, description: s
     kind = ASKED.get(name, PcfgShape)  # an unknown one is refused by AskConfig
     config, ask, task = parse_config(config_type, AskConfig, kind, argv=argv, description=description)
     return config, ask if ask.dataset else task
+
+
+def find_capability(shape: PcfgShape, operator: str, operand: str) -> Capability:
+    """A capability by its operator and a symbol, or what prompts call it, such as ``a`` or ``aa`` of pairs.
+
+    Raises:
+        ValueError: the operator has no such operand.
+    """
+    word = shape.operand_word(operator, operand) if operand in shape.symbols else operand
+    known = list(dict.fromkeys(shape.operand_word(operator, symbol) for symbol in shape.symbols))
+    if word not in known:
+        raise ValueError(f"prompt_operand: {operand!r}, expected one of {', '.join([*shape.symbols, *known])}")
+    return Capability(operator, word)
+
+
+def check_procedural(config: JobConfig, *names: str) -> None:
+    """Refuse settings about the procedural task where another task or a data set is asked.
+
+    Raises:
+        ValueError: one of these settings of a job is not its default.
+    """
+    for each in dataclasses.fields(config):
+        default = each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
+        value = getattr(config, each.name)
+        if each.name in names and value != default:
+            said = " ".join(value) if isinstance(value, list) else value
+            raise ValueError(f"{each.name}: {said}, but the procedural task, which alone has that, is not asked")
 
 
 def asked_settings(asked: Asked) -> list[Any]:

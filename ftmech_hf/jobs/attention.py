@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ftmech_hf.activations import TracedModel
+from ftmech_hf.activations.calls import predicting_position
 from ftmech_hf.analysis.attention import (
     AttentionResult,
     MapChangeResult,
@@ -21,13 +22,14 @@ from ftmech_hf.analysis.attention import (
     pattern_change,
 )
 from ftmech_hf.jobs.answer_rows import AnswerRows
-from ftmech_hf.jobs.asking import Asked, ask, asking_job, describe_dataset
+from ftmech_hf.jobs.asking import Asked, ask, asking_job, check_procedural, describe_dataset, find_capability
 from ftmech_hf.jobs.behavior import Behavior, from_task
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, first_of, parse_models
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.models.identity import base_for
 from ftmech_hf.runs import RunDir
-from ftmech_hf.tasks import Capability, PcfgShape, for_capability
+from ftmech_hf.tasks import PcfgShape, for_capability
+from ftmech_hf.tasks.schema import TEXT
 from ftmech_hf.training.loop import Progress
 
 
@@ -62,8 +64,9 @@ class AttentionConfig(ModelJobConfig):
 def map_attention(config: AttentionConfig, asked: Asked, *, progress: Progress | None = None) -> RunDir:
     """Map what the answer position attends to and what MLPs hold there, in each model, and how far both have moved.
 
-    The answer position is the last of the prompt: it predicts the answer, or the first token of it. ``table.parquet``
-    has the attention to every symbol (of another task or a data set, to the prompt's first and last token),
+    The answer position is the last of the prompt: it predicts the answer, or the first token of it; of a compiled
+    program the one at which it answers. ``table.parquet`` has the attention to every symbol of the text (of another
+    task or a data set, to the prompt's first and last token),
     ``change.parquet`` how far each head and MLP is from the first model's, beside the null; ``summary.json`` one
     example's attention, layers x heads x tokens; ``maps.safetensors`` its whole maps, ``MODEL.attn_pattern``
     (L, H, T, T) and ``MODEL.mlp_act`` (L, T, N).
@@ -84,8 +87,8 @@ def map_attention(config: AttentionConfig, asked: Asked, *, progress: Progress |
         first: dict[str, Tensor] = {}
         for number, (name, folder) in enumerate(models.items()):
             traced = TracedModel(config.load(folder, attn_implementation="eager", **base_for(name, models)))
-            found = _maps(traced, rows)
-            whole = _maps(traced, example, positions=list(range(example.prompts()[0].shape[1])))
+            found = _maps(traced, rows, predicting_position(traced.model))
+            whole = _maps(traced, example, list(range(example.prompts()[0].shape[1])))
             maps |= {f"{name}.{site}": value[:, 0].contiguous() for site, value in whole.items()}
             results[name] = attention_to_groups(found["attn_pattern"], rows.prompts()[0], groups)
             first = first or found
@@ -117,16 +120,20 @@ def map_attention(config: AttentionConfig, asked: Asked, *, progress: Progress |
 
 def _find_behavior(config: AttentionConfig, asked: Asked, models: Mapping[str, str]) -> Behavior:
     if not isinstance(asked, PcfgShape):
+        check_procedural(config, "operator", "prompt_operand")
         return ask(asked, models, seed=config.seed, train_rows=config.rows, test_rows=config.rows)
-    task = for_capability(asked, Capability(config.operator, config.prompt_operand))
+    task = for_capability(asked, find_capability(asked, config.operator, config.prompt_operand))
     return from_task(task, seed=config.seed, train_rows=1, test_rows=config.rows)
 
 
 def _groups(asked: Asked, rows: AnswerRows) -> dict[str, Tensor | list[int]]:
-    """The tokens that attention is summed over: each symbol of the task, or of any text its first and last one."""
-    if isinstance(asked, PcfgShape):
-        return {name: [asked.vocabulary.index(name)] for name in asked.symbols}
+    """The tokens that attention is summed over: each symbol of the text, or of any prompt its first and last one."""
     token_ids, shown = rows.prompts()
+    if isinstance(asked, PcfgShape):
+        whole = torch.zeros_like(rows.token_ids, dtype=torch.bool)
+        whole[:, TEXT] = True  # the prompt names its operand by the same words
+        text = whole[:, : token_ids.shape[1]]
+        return {name: (token_ids == asked.word_ids[name]) & text for name in asked.symbols}
     shown = torch.ones_like(token_ids, dtype=torch.bool) if shown is None else shown
     place = shown.cumsum(1)
     last = torch.zeros_like(shown)
@@ -134,7 +141,7 @@ def _groups(asked: Asked, rows: AnswerRows) -> dict[str, Tensor | list[int]]:
     return {"first token": shown & (place == 1) & ~last, "last token": last}
 
 
-def _maps(traced: TracedModel, rows: AnswerRows, positions: int | list[int] = -1) -> dict[str, Tensor]:
+def _maps(traced: TracedModel, rows: AnswerRows, positions: int | list[int]) -> dict[str, Tensor]:
     """Site -> its maps of all layers, (L, B, H, T) and (L, B, N), or with an axis for positions before the last."""
     sites = ["mlp_act", "attn_pattern"]
     token_ids, shown = rows.prompts()

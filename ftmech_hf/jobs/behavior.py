@@ -9,6 +9,7 @@ and a score of one's own: :func:`judged_writing` is the word of a judge on what 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -177,11 +178,12 @@ def from_task(
         raise ValueError(f"task: rows of {type(task).__name__} end in no answer, expected a task that has answers")
 
     def known_rows(asked: Task, found: Rows) -> AnswerRows:
+        if found.answers is not None:
+            made = AnswerRows.of_task(asked, found)
+            return made if known is None else dataclasses.replace(made, **known(asked, found))
         first = found.token_ids[:, asked.answer.start]
         more = {"labels": {"answer": first}} if known is None else known(asked, found)
         ids = torch.from_numpy(found.token_ids)
-        if found.answers is not None:
-            return AnswerRows(token_ids=ids, answer=torch.from_numpy(found.answers), **more)
         return AnswerRows.one_token(ids, asked=beside_text(asked, found), **more)
 
     def rows(asked: Task, split: str, number: int) -> AnswerRows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +45,11 @@ class InterpolateConfig(ModelJobConfig):
         check_positive(self, "eval_rows")
         if len(parse_models(self.models)) != 2:
             raise ValueError(f"models: {' '.join(self.models)!r}, expected two, such as base=... finetuned=...")
+        if not self.alphas:
+            raise ValueError("alphas: none, expected at least one share of the way")
+        for name, value in [*(("alphas", each) for each in self.alphas), ("save_alpha", self.save_alpha or 0.0)]:
+            if not math.isfinite(value):
+                raise ValueError(f"{name}: {value}, expected finite numbers")
 
     def inputs(self) -> dict[str, str]:
         """Which end is the first, where that is not the usual one."""

@@ -13,16 +13,21 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from ftmech_hf.activations.proofs import in_evaluation, run_settings, text_config, tolerance_of
+from ftmech_hf.activations.proofs import (
+    MOST_CHOSEN,
+    in_evaluation,
+    run_settings,
+    say_chosen,
+    text_config,
+    tokens_chosen,
+    tolerance_of,
+)
 from ftmech_hf.models.loading import config_positions
 from ftmech_hf.models.seeding import seeded
 from ftmech_hf.models.vocabulary import num_rows
 
 ROWS, TRIED, FILLED = 4, 8, 4
 """Rows that are tried, their tokens, and how many more fill them."""
-
-MOST_CHOSEN = 256
-"""Tokens that attention chooses among, up to which it is tried whether padding is chosen."""
 
 _KNOWN: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 """Model -> why its rows cannot be padded; empty if they can."""
@@ -63,16 +68,10 @@ def _why_not(model: PreTrainedModel, length: int) -> str:
         return ""
     if model not in _KNOWN:
         _KNOWN[model] = _try_padding(model)
-    chosen = _tokens_chosen(model)
+    chosen = tokens_chosen(model)
     if chosen > MOST_CHOSEN and length > chosen:  # in shorter rows all are chosen
-        return f"chooses {chosen} tokens to attend to, and whether padding is among them is not tried"
+        return say_chosen(chosen)
     return _KNOWN[model]
-
-
-def _tokens_chosen(model: PreTrainedModel) -> int:
-    """How many tokens attention chooses to look at; 0 if it looks at all."""
-    chosen = getattr(text_config(model), "index_topk", None)
-    return chosen if isinstance(chosen, int) else 0
 
 
 def drawn_rows(model: PreTrainedModel, rows: int, length: int) -> Tensor:
@@ -84,7 +83,7 @@ def drawn_rows(model: PreTrainedModel, rows: int, length: int) -> Tensor:
 
 def _try_padding(model: PreTrainedModel) -> str:
     """Compare what a model answers to rows alone and to the same rows when they are padded."""
-    chosen, room = _tokens_chosen(model), config_positions(model.config) or TRIED + FILLED + MOST_CHOSEN
+    chosen, room = tokens_chosen(model), config_positions(model.config) or TRIED + FILLED + MOST_CHOSEN
     length = max(1, min(TRIED if chosen > MOST_CHOSEN else max(TRIED, chosen + FILLED), room - FILLED))
     logits = []
     with in_evaluation(model), hooks_aside(model), seeded(0):  # some models draw numbers even then

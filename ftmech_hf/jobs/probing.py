@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ftmech_hf.activations import ActivationStore, TracedModel
+from ftmech_hf.activations.calls import predicting_position
 from ftmech_hf.analysis.probing import ProbingResult, fit_probes
 from ftmech_hf.jobs.answer_rows import AnswerRows
-from ftmech_hf.jobs.asking import Asked, ask, asking_job, describe_dataset
+from ftmech_hf.jobs.asking import Asked, ask, asking_job, check_procedural, describe_dataset, find_capability
 from ftmech_hf.jobs.behavior import Behavior, from_task
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, parse_models, with_random_twin
 from ftmech_hf.jobs.publication import Picture, Publication, as_percent, asked_name
@@ -26,7 +27,7 @@ from ftmech_hf.models.loading import RANDOM_INIT
 from ftmech_hf.runs import FinishedRun, RunDir
 from ftmech_hf.statistics.floors import FloorResult, measure_floor
 from ftmech_hf.statistics.intervals import paired_difference
-from ftmech_hf.tasks import Capability, PcfgShape, Rows, Task, for_capability
+from ftmech_hf.tasks import PcfgShape, Rows, Task, for_capability
 from ftmech_hf.training.loop import Progress
 
 CONTROL = "control"
@@ -116,10 +117,7 @@ def probe(config: ProbeConfig, asked: Asked, *, progress: Progress | None = None
 def _find_behavior(config: ProbeConfig, asked: Asked, models: Mapping[str, str]) -> Behavior:
     sizes: dict[str, Any] = {"seed": config.seed, "train_rows": config.fit_rows, "test_rows": config.test_rows}
     if not isinstance(asked, PcfgShape):
-        if config.label_operands:
-            raise ValueError(
-                f"label_operands: {config.label_operands[0]!r}, expected none: only the procedural task has operands"
-            )
+        check_procedural(config, "label_operands", "operator", "prompt_operand", "num_tasks", "type_symbols")
         return ask(asked, models, **sizes)
     shape = asked
     operands = config.label_operands or [shape.base_operand, shape.correlated_operand]
@@ -135,7 +133,7 @@ def _find_behavior(config: ProbeConfig, asked: Asked, models: Mapping[str, str])
             "types": ending @ len(shape.symbols) ** np.arange(ending.shape[1]),
         }
 
-    task = for_capability(shape, Capability(config.operator, config.prompt_operand))
+    task = for_capability(shape, find_capability(shape, config.operator, config.prompt_operand))
     return from_task(task, known=known, **sizes)
 
 
@@ -168,7 +166,8 @@ class _StreamSites(Mapping[str, Tensor]):
 
     def __init__(self, traced: TracedModel, rows: AnswerRows, positions: list[int], folder: Path) -> None:
         token_ids, shown = rows.prompts()
-        where: dict[str, Any] = {"positions": positions, "attention_mask": None if shown is None else shown.long()}
+        read = [predicting_position(traced.model) if position == -1 else position for position in positions]
+        where: dict[str, Any] = {"positions": read, "attention_mask": None if shown is None else shown.long()}
         first = traced.collect_to(folder / "embedding", token_ids, ["resid_pre"], layers=[0], **where)
         after = traced.collect_to(folder / "blocks", token_ids, ["resid_post"], **where)
         named: dict[str, tuple[ActivationStore, tuple[str, int]]] = {"embedding": (first, ("resid_pre", 0))}

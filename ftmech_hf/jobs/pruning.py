@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,7 +14,14 @@ from transformers import PreTrainedModel
 from ftmech_hf.activations import Units, find_units
 from ftmech_hf.analysis.ablation import importance_agreement
 from ftmech_hf.analysis.pruning import Importance, PruningResult, magnitude_importance, pruned, random_importance
-from ftmech_hf.jobs.asking import Asked, ask, asking_job, describe_dataset
+from ftmech_hf.jobs.asking import (
+    Asked,
+    ask,
+    asking_job,
+    check_procedural,
+    describe_dataset,
+    find_capability,
+)
 from ftmech_hf.jobs.behavior import Behavior, from_task
 from ftmech_hf.jobs.card import render_card
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job
@@ -24,9 +30,9 @@ from ftmech_hf.jobs.publication import Picture, Publication, as_percent, asked_n
 from ftmech_hf.models.loading import load_tokenizer, quiet_transformers
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import FinishedRun, RunDir, describe_versions, environment, write_text
-from ftmech_hf.statistics.floors import FloorResult
-from ftmech_hf.statistics.intervals import mean_over_draws, paired_difference
-from ftmech_hf.tasks import Capability, PcfgShape, for_capability
+from ftmech_hf.statistics.floors import FloorResult, most_frequent
+from ftmech_hf.statistics.intervals import Share, mean_over_draws, paired_difference, share_interval
+from ftmech_hf.tasks import PcfgShape, for_capability
 from ftmech_hf.training.loop import Progress
 
 
@@ -67,6 +73,8 @@ class PruneConfig(ModelJobConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.num_random < 0:
+            raise ValueError(f"num_random: {self.num_random}, expected 0 or more")
         check_positive(self, "max_best_k", "num_random_at_best", "random_rows", "score_rows", "eval_rows")
         if not self.sizes or min(self.sizes) < 0:
             raise ValueError(f"sizes: {self.sizes}, expected numbers of 0 or more")
@@ -138,17 +146,20 @@ def describe_controls(found: SweepResult, behavior: Behavior, reported: str) -> 
 
     Returns:
         ``random_accuracy``, its interval over masks and rows (``random_low``, ``random_high``), and the share of the
-        masks under which at least half is right of what is under the best mask (``random_share``), and how many masks
-        and rows that were;
-        ``gain``: right under the best mask less right without any, or less right by always giving their most frequent
-        answer, whichever of both is more, on the same rows.
+        masks under which at least half is right of what is under the best mask on the same rows (``random_share``), and
+        how many masks and rows that were;
+        ``gain``: right under the best mask less right without any, or less right by always giving the answer that is
+        right most often, whichever of both is more, on the same rows; less the floor, where it is known and not
+        counted, if that is more than both.
     """
     (best,) = found.at_best("importance", reported)
     random = torch.stack(found.at_best("random", reported)).double()
     mean, low, high = mean_over_draws(random.numpy())
-    answers = behavior.tests[reported].answer_ids()
-    ((most, _),) = Counter(answers).most_common(1)
-    controls = {"constant answer": torch.tensor([answer == most for answer in answers])}
+    controls = {}
+    if behavior.floor is None:
+        right = behavior.tests[reported].right_ids()
+        most = most_frequent([answer for each in right for answer in each])
+        controls["constant answer"] = torch.tensor([most in each for each in right])
     without = [
         scores[reported]
         for entry, scores in zip(found.pruning.curve, found.scores, strict=True)
@@ -156,23 +167,30 @@ def describe_controls(found: SweepResult, behavior: Behavior, reported: str) -> 
     ]
     if without:
         controls["nothing pruned"] = without[0]
-    over = max(controls, key=lambda name: float(controls[name].double().mean()))
+    over = max(controls, key=lambda name: float(controls[name].double().mean()), default="floor")
+    gain = None if over == "floor" else paired_difference(best.numpy(), controls[over].numpy())
+    if behavior.floor is not None and (gain is None or float(controls[over].double().mean()) < behavior.floor):
+        over, own = "floor", share_interval(int(best.sum()), len(best))
+        gain = Share(*(each - behavior.floor for each in own))
+    assert gain is not None
     return {
         "random_accuracy": mean,
         "random_low": low,
         "random_high": high,
         "random_masks": len(random),
         "random_rows": random.shape[1],
-        "random_share": float((random.mean(1) >= best.double().mean() / 2).double().mean()),
-        "gain": {"over": over, **paired_difference(best.numpy(), controls[over].numpy())._asdict()},
+        "random_share": float((random.mean(1) >= best[: random.shape[1]].double().mean() / 2).double().mean()),
+        "gain": {"over": over, **gain._asdict()},
     }
 
 
 def _find_behavior(config: PruneConfig, asked: Asked) -> Behavior:
     fit_rows = max(config.score_rows, config.exact_rows)
     if not isinstance(asked, PcfgShape):
+        check_procedural(config, "operator")
         return ask(asked, [config.model], seed=config.seed, train_rows=fit_rows, test_rows=config.eval_rows)
-    base, other = (Capability(config.operator, name) for name in (asked.base_operand, asked.correlated_operand))
+    operands = (asked.base_operand, asked.correlated_operand)
+    base, other = (find_capability(asked, config.operator, name) for name in operands)
     tests = {str(base): for_capability(asked, base)}
     tests |= {f"{other}_cte{share}": for_capability(asked, other, float(share)) for share in (0, 1)}
     return from_task(
@@ -245,11 +263,12 @@ def _state(run: FinishedRun, label: str) -> list[str]:
     config, summary = run.config, run.summary
     return [
         f"With {summary['best_k']} {UNITS[config['unit']]} set to zero, a number chosen on other rows, it answers "
-        f"`{asked_name(run)}` right in {as_percent(summary['accuracy'])} of the prompts; with as many random ones in "
+        f"`{asked_name(run)}` right in {as_percent(summary['accuracy'])} of {summary['rows']} prompts; with as many "
+        f"random ones, on {summary['random_rows']} of them, in "
         f"{as_percent(summary['random_accuracy'])} ({as_percent(summary['random_low'])} to "
         f"{as_percent(summary['random_high'])} over {summary['random_masks']} choices of them, of which "
         f"{as_percent(summary['random_share'])} do half as well){_beside_floor(run)}. "
-        f"({config['eval_rows']} rows, seed {config['seed']})"
+        f"(seed {config['seed']})"
     ]
 
 

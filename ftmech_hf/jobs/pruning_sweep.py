@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from ftmech_hf.analysis.pruning import (
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.padding import padding_masked
+from ftmech_hf.models.vocabulary import num_rows
 from ftmech_hf.training.loop import Progress
 
 
@@ -83,6 +85,8 @@ def prune_for(
         progress: called after every mask.
     """
     units = find_units(model, unit)
+    if (largest := max(sizes)) > (number := sum(each.num_units for each in units.values())):
+        raise ValueError(f"sizes: {largest}, expected at most {number}: the model has no more of unit: {unit}")
     score = score or (lambda units: behavior_importance(model, units, behavior, behavior.train, batch_size=batch_size))
     total = len(set(sizes)) + num_random * sum(k > 0 for k in set(sizes)) + max(0, num_random_at_best - num_random)
     measured = _Measured(model, units, behavior, total, random_rows, progress)
@@ -149,6 +153,9 @@ def behavior_importance(
 
 def exact_importance(model: PreTrainedModel, rows: AnswerRows, unit: Unit) -> Importance:
     """How much the loss of the answers falls when each unit is zeroed by itself, in nats."""
+    if rows.pad is None and bool((rows.lengths > 1).any()):  # a row of each token of an answer is shorter than the last
+        unused = set(range(num_rows(model))) - set(rows.token_ids.unique().tolist())
+        rows = dataclasses.replace(rows, pad=min(unused, default=None))
     each = rows.each_token()
     with padding_masked(model, each.pad):
         whole, losses = ablated_losses(model, each.token_ids[:, :-2], each.token_ids[:, -2], unit)

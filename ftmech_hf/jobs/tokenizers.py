@@ -145,19 +145,28 @@ def in_vocabulary_of(
 
 
 def first_difference(ours: Sequence[Behavior], theirs: Sequence[Behavior]) -> str | None:
-    """The text of the first question whose prompt, answer or end two tokenizers read differently; None if none is."""
+    """The text of the first question that two tokenizers read differently, or one of its answers; None if none is."""
     for one, other in zip(ours, theirs, strict=True):
         rows, others = _rows(one), _rows(other)
         for row, read in itertools.zip_longest(rows, others):
             if row != read:
-                return one.spell((row or rows[-1])[:-1])
+                return one.spell((row or rows[-1])[0][:-1])
     return None
 
 
-def _rows(behavior: Behavior) -> list[list[int]]:
-    """Rows without what fills them; fillers may differ between tokenizers."""
-    parts = (behavior.test, behavior.validation, behavior.again or behavior.train)
-    return [[token for token in row if token != behavior.pad] for part in parts for row in part.token_ids.tolist()]
+def _rows(behavior: Behavior) -> list[tuple[list[int], list[Any]]]:
+    """Rows without what fills them, and every other answer to them; fillers may differ between tokenizers."""
+    found: list[tuple[list[int], list[Any]]] = []
+    for part in (behavior.test, behavior.validation, behavior.again or behavior.train):
+        others: list[list[Any]] = [[] for _ in range(len(part))]
+        for more in (part.accepted, part.choices):
+            for row, wholes in zip(others, more or [()] * len(part), strict=True):
+                row.append([(list(whole.token_ids), whole.answer) for whole in wholes])
+        if part.other is not None:
+            others = [[*row, first] for row, first in zip(others, part.other.tolist(), strict=True)]
+        own = ([token for token in row if token != behavior.pad] for row in part.token_ids.tolist())
+        found += list(zip(own, others, strict=True))
+    return found
 
 
 def _definition(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...]:

@@ -36,7 +36,7 @@ def write_greedily(
     Args:
         model: that writes.
         rows: whose prompts it continues.
-        tokens: at most so many; fewer where the model has no positions left.
+        tokens: at most so many; fewer where the model has no positions left for a row.
         ends: tokens that end an answer, and are no part of it.
         batch_size: prompts that are continued at a time.
     """
@@ -46,20 +46,27 @@ def write_greedily(
         ids, shown = part.prompts()
         begins = ids.shape[1]
         shown = torch.ones_like(ids, dtype=torch.bool) if shown is None else shown
-        room = tokens if positions is None else positions + 1 - int(shown.sum(1).max())
-        ended = torch.zeros(len(ids), dtype=torch.bool)
-        for _ in range(min(tokens, room)):
-            more = {} if part.pad is None else padded_inputs(model, shown.to(model.device))
-            logits = model(input_ids=ids.to(model.device), logits_to_keep=1, use_cache=False, **more).logits[:, -1]
-            following = logits.float().argmax(-1).cpu()
+        # the last token that is written is not read any more
+        room = (
+            torch.full((len(ids),), tokens) if positions is None else (positions + 1 - shown.sum(1)).clamp(max=tokens)
+        )
+        ended = room < 1
+        for number in range(tokens):
+            has_room = number < room
+            if (ended | ~has_room).all():
+                break
+            more = {} if part.pad is None else padded_inputs(model, shown[has_room].to(model.device))
+            given = ids[has_room].to(model.device)
+            logits = model(input_ids=given, logits_to_keep=1, use_cache=False, **more).logits[:, -1]
+            following = torch.zeros_like(ids[:, 0])
+            following[has_room] = logits.float().argmax(-1).cpu()
             ids = torch.cat([ids, following[:, None]], 1)
             shown = torch.cat([shown, torch.ones_like(shown[:, :1])], 1)
             ended |= torch.isin(following, torch.tensor(sorted(ends), dtype=torch.long))
-            if ended.all():
-                break
-        for row in ids[:, begins:].tolist():
-            stop = next((place for place, token in enumerate(row) if token in ends), len(row))
-            written.append(row[:stop])
+        for row, most in zip(ids[:, begins:].tolist(), room.tolist(), strict=True):
+            own = row[: max(0, most)]
+            stop = next((place for place, token in enumerate(own) if token in ends), len(own))
+            written.append(own[:stop])
     return written
 
 

@@ -45,9 +45,10 @@ Answer = tuple[int, ...]
 """A whole answer: all of its tokens."""
 
 
-def _most_frequent(answers: Sequence[Answer]) -> Answer:
+def most_frequent(answers: Sequence[Answer]) -> Answer:
+    """The answer that occurs most often; of several the same one every time."""
     counts = Counter(answers)
-    return min(counts, key=lambda answer: (-counts[answer], answer))  # of several the same one every time
+    return min(counts, key=lambda answer: (-counts[answer], answer))
 
 
 def measure_floor(
@@ -79,8 +80,8 @@ def measure_floor(
     grouped: dict[Hashable, list[Answer]] = {}
     for question, answer in zip(asked_elsewhere, others, strict=True):
         grouped.setdefault(question, []).append(answer)
-    guess = {question: _most_frequent(found) for question, found in grouped.items()}
-    fallback = _most_frequent(others)
+    guess = {question: most_frequent(found) for question, found in grouped.items()}
+    fallback = most_frequent(others)
     accepted = [{answer} for answer in answers] if right is None else [set(each) for each in right]
     guessed = sum(guess.get(question, fallback) in each for question, each in zip(asked, accepted, strict=True))
     most = max(Counter(answer for each in accepted for answer in each).values())

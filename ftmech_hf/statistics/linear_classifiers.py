@@ -108,11 +108,14 @@ class Scaling(NamedTuple):
 
     @classmethod
     def of(cls, features: Tensor, *, standardize: bool) -> Scaling:
-        """To mean 0 and standard deviation 1, where a feature varies; without ``standardize`` none."""
+        """To mean 0 and standard deviation 1, where a feature varies; without ``standardize`` none.
+
+        What varies by less than a millionth of the largest number is rounding, which nobody could read.
+        """
         center, scale = torch.zeros_like(features[0]), torch.ones_like(features[0])
         if standardize:
             center, spread = features.mean(0), features.std(0, correction=0)
-            scale = torch.where(spread > 1e-6 * center.abs().clamp(min=1e-3), spread, 1.0)
+            scale = torch.where(spread > 1e-6 * features.abs().max().clamp(min=1e-3), spread, 1.0)
         return cls(center, scale)
 
     def apply(self, features: Tensor) -> Tensor:

@@ -20,9 +20,10 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def normalize_answer(text: str) -> str:
-    """Lower case, without punctuation, articles and extra blanks, as SQuAD's script does it."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+def normalize_answer(text: str, *, articles: bool = False) -> str:
+    """Lower case, without punctuation, articles (if they are not kept) and extra blanks, as SQuAD's script does it."""
+    plain = text.lower().translate(_PUNCTUATION)
+    return " ".join((plain if articles else _ARTICLES.sub(" ", plain)).split())
 
 
 def exact_match(answer: str, golds: Sequence[str]) -> float:
@@ -76,8 +77,14 @@ def string_completeness(answer: str, facts: Sequence[Sequence[str]]) -> float:
         answer: what was written.
         facts: of each required fact the strings that say it.
     """
-    words = f" {normalize_answer(answer)} "
-    return float(np.mean([any(f" {normalize_answer(each)} " in words for each in fact) for fact in facts]))
+    return float(np.mean([any(_tells(answer, each) for each in fact) for fact in facts]))
+
+
+def _tells(answer: str, fact: str) -> bool:
+    """Whether a text has a fact's words; an article is one where there are no others, as of a blood type "A"."""
+    articles = not normalize_answer(fact)
+    said, words = (normalize_answer(each, articles=articles) for each in (answer, fact))
+    return bool(words) and f" {words} " in f" {said} "
 
 
 class FactScores(NamedTuple):

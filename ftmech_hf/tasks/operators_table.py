@@ -62,7 +62,10 @@ class PcfgShape:
     )
     correlation_method: Literal["select", "insert"] = field(
         default="select",
-        metadata={"help": "plant a correlation by keeping texts that fit, or in texts edited as spread_counts does"},
+        metadata={
+            "help": "plant a correlation by keeping texts that fit, or in texts edited as spread_counts does; with "
+            "spread_counts they are edited in any case"
+        },
     )
     min_labels: int = field(
         default=8,

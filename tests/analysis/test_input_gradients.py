@@ -84,3 +84,11 @@ def test_ratios_are_of_the_same_rows_and_halves_are_about_equal(any_model: PreTr
         any_model.get_output_embeddings().weight.mul_(3)
     after = input_gradient_norms(any_model, rows)
     np.testing.assert_allclose(after, 3 * before, rtol=1e-4)
+
+
+def test_a_row_whose_answer_does_not_depend_on_its_input_has_no_ratio() -> None:
+    base, deaf = np.array([1, 2, 4, 8], np.float32), np.array([2, 0, 8, 0], np.float32)
+    result = InputGradientsResult({"base": base, "deaf": deaf, "stone": 0 * base})
+    assert result.ratio("deaf", "base") == pytest.approx((2, 2, 2))
+    assert result.halves_ratio("deaf") == pytest.approx(1 / 4)
+    assert np.isnan([*result.ratio("stone", "base"), result.halves_ratio("stone")]).all()

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from ftmech_hf.activations import find_layout, model_blocks
 from ftmech_hf.activations.patches import patched_logits, record_activations
 from ftmech_hf.analysis.patching import PatchingResult, follows_other_row, patch_each
+from ftmech_hf.jobs.padding import padding_masked
 from ftmech_hf.models.presets import build_model, find_preset
 from ftmech_hf.training.evaluation import answer_logits
 
@@ -103,8 +104,8 @@ def test_log_probabilities_are_those_of_the_answers_tokens(any_model: PreTrained
 def test_probabilities_of_two_answers_add_up() -> None:
     place = ("resid_post", 0)
     one, other = (
-        PatchingResult({place: np.array([right])}, {}, np.array([False]), {place: np.log([share]).astype(np.float32)},
-                       np.log([share / 2]).astype(np.float32))
+        PatchingResult({place: np.array([right])}, {}, np.arange(0), np.array([False]),
+                       {place: np.log([share]).astype(np.float32)}, np.log([share / 2]).astype(np.float32))
         for right, share in ((True, 0.5), (False, 0.25))
     )  # fmt: skip
     both = one.either(other)
@@ -117,7 +118,9 @@ def test_an_answer_that_does_not_count_has_no_probability() -> None:
     """As where a row has no further answer, and its own stands in its place."""
     place = ("resid_post", 0)
     logs = np.log([0.5, 0.4]).astype(np.float32)
-    found = PatchingResult({place: np.array([True, False])}, {}, np.array([True, False]), {place: logs}, logs)
+    found = PatchingResult(
+        {place: np.array([True, False])}, {}, np.arange(0), np.array([True, False]), {place: logs}, logs
+    )
     both = found.either(found.counting(np.array([True, False])))
     assert np.exp(both.log_probability[place]) == pytest.approx([1.0, 0.4])
     assert np.exp(both.unpatched_log_probability) == pytest.approx([1.0, 0.4])
@@ -133,6 +136,34 @@ def test_another_rows_activations_do_not_help_and_no_change_needs_none(any_model
     shifted = rows[:, -2].roll(1, 0) == rows[:, -2]
     assert torch.equal(torch.from_numpy(same.other_row["resid_post", 1]), shifted)
     assert not shifted.all()
+
+
+def test_the_control_owes_nothing_to_what_fills_shorter_rows(any_model: PreTrainedModel) -> None:
+    """Rows of 12, 9, 12, 9 and 5 tokens: each takes that of a row as long, of which the last has none."""
+    pad, lengths = 0, [12, 9, 12, 9, 5]
+    rows = answered_by(any_model, 5)
+    shown = torch.stack([torch.arange(12) >= 12 - length for length in lengths])
+    rows[~shown] = pad
+
+    with padding_masked(any_model, pad), torch.no_grad():
+        said = answer_logits(any_model, rows).argmax(-1)
+        found = patch_each(any_model, any_model, rows, sites=["resid_post"], layers=[0, 1], other_rows=9, shown=shown)
+    assert found.other_numbers.tolist() == [0, 1, 2, 3]
+    assert found.other_row["resid_post", 1].tolist() == [bool(said[other] == rows[row, -2]) for row, other in
+                                                         ((0, 2), (1, 3), (2, 0), (3, 1))]  # fmt: skip
+    assert found.right["resid_post", 1].tolist() == (said == rows[:, -2]).tolist()
+
+
+def test_of_two_answers_the_control_is_of_rows_that_both_have_one_of() -> None:
+    place, logs = ("resid_post", 0), np.zeros(3, dtype=np.float32)
+    one, other = (
+        PatchingResult({place: np.zeros(3, bool)}, {place: np.array(right)}, np.array(numbers), np.zeros(3, bool),
+                       {place: logs}, logs)
+        for right, numbers in (([True, False], [0, 2]), ([False, True, False], [0, 1, 2]))
+    )  # fmt: skip
+    both = one.either(other)
+    assert both.other_numbers.tolist() == [0, 2]
+    assert both.other_row[place].tolist() == [True, False]
 
 
 def test_a_hybrid_is_patched_where_it_has_a_site() -> None:

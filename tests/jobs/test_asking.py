@@ -15,8 +15,9 @@ from transformers import AutoTokenizer
 from ftmech_hf.activations import find_units
 from ftmech_hf.config import Notice
 from ftmech_hf.jobs.answer_rows import AnswerRows
-from ftmech_hf.jobs.asking import AskConfig, asked_settings, asked_vocabulary, parse_asked
-from ftmech_hf.jobs.behavior import Behavior
+from ftmech_hf.jobs.asking import AskConfig, asked_settings, asked_vocabulary, find_capability, parse_asked
+from ftmech_hf.jobs.attention import _groups
+from ftmech_hf.jobs.behavior import Behavior, from_task
 from ftmech_hf.jobs.prompts import FIRST_TOKEN, from_datasets
 from ftmech_hf.jobs.pruning import PruneConfig
 from ftmech_hf.jobs.pruning_sweep import behavior_importance, exact_importance, prune_for
@@ -25,9 +26,9 @@ from ftmech_hf.jobs.saved_probes import load_probes
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.models.tokenization import build_tokenizer
 from ftmech_hf.runs import FinishedRun, damaged_files
-from ftmech_hf.tasks import CounterConfig, PcfgShape, RowStream
+from ftmech_hf.tasks import CounterConfig, LibraryConfig, PcfgShape, RowStream, for_capability
 from ftmech_hf.training.evaluation import answer_accuracy
-from recipes import attention, pretrain, probe, prune
+from recipes import attention, compile_program, pretrain, probe, prune
 from tests.conftest import make_gpt2
 from tests.foreign import save_idle_adapter
 from tests.jobs.lexicon import (
@@ -244,7 +245,11 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_written(
         ([*dataset, "--models", f"a={folder / 'speaks'}", f"b={other}"], "reads other tokens than that of"),
         (
             [*dataset, "--models", f"a={folder / 'speaks'}", "--label_operands", "a"],
-            "label_operands: 'a', expected none",
+            "label_operands: a, but the procedural task, which alone has that, is not asked",
+        ),
+        (
+            [*dataset, "--operator", "index", "--models", f"a={folder / 'speaks'}"],
+            "operator: index, but the procedural",
         ),
         (["--dataset", str(tmp_path / "nowhere"), "--models", f"a={folder / 'speaks'}"], "dataset: cannot read"),
         (["--only_one_token", "true", "--models", f"a={folder / 'speaks'}"], "only_one_token: true, but no dataset"),
@@ -268,9 +273,94 @@ def test_without_a_data_set_the_settings_of_a_run_are_as_before() -> None:
     for argv, message in (
         (["--task", "stories"], "task: unknown 'stories', expected one of pcfg, counter, max_identifier"),
         (["--task", "counter", "--dataset", "x"], "task: counter, but dataset: x is asked in its place"),
+        (
+            ["--task", "counter", "--judged_by", "exact"],
+            "judged_by: exact, but no dataset whose rows it could be about",
+        ),
+        (["--task", "counter", "--chat", "always"], "chat: always, but no dataset"),
+        (["--cut_seed", "3"], "cut_seed: 3, but no dataset"),
     ):
         with pytest.raises(ValueError, match=message):
             parse_asked(PruneConfig, argv=argv, description=None)
+
+
+def test_a_compiled_program_is_read_where_it_answers(tmp_path: Path) -> None:
+    """It answers at its second letter, before most of its text: at the last one there is nothing of the count."""
+    task = ["--task", "counter"]
+    compile_program.main([*task, "--noise", "0", "--output_dir", str(tmp_path / "model")])
+    models = ["--models", f"program={tmp_path / 'model'}"]
+    few = ["--fit_rows", "400", "--test_rows", "200", "--num_shuffles", "1", "--method", "ridge"]
+    probe.main([*task, *models, *few, "--output_dir", str(tmp_path / "probe")])
+    read = FinishedRun(tmp_path / "probe").table.query("model == 'program'").set_index("site")
+    after = read.filter(like="block", axis=0)
+    assert after["accuracy"].max() > 0.95
+    assert read.loc["embedding", "accuracy"] < 0.8, "the control: before the program ran"
+    attention.main([*task, *models, "--rows", "40", "--output_dir", str(tmp_path / "maps")])
+    run = FinishedRun(tmp_path / "maps")
+    model = load_model(str(tmp_path / "model"), attn_implementation="eager")
+    at = model.config.answer_position
+    ids = torch.tensor([[CounterConfig().vocabulary.index(word) for word in run.summary["tokens"]]])
+    patterns = model(ids, output_attentions=True).attentions
+    for layer, pattern in enumerate(patterns):
+        np.testing.assert_allclose(run.summary["pattern"]["program"][layer], pattern[0, :, at].detach(), atol=1e-3)
+    assert not np.allclose(patterns[-1][0, :, at].detach(), patterns[-1][0, :, -1].detach(), atol=1e-2)
+
+
+def test_operands_of_pairs_are_called_by_their_symbols() -> None:
+    shape = PcfgShape()
+    assert (
+        find_capability(shape, "count_pair", "a") == find_capability(shape, "count_pair", "aa") == ("count_pair", "aa")
+    )
+    assert find_capability(shape, "count", "b") == ("count", "b")
+    assert find_capability(shape, "token_at", "a").operand == "null"
+    with pytest.raises(ValueError, match=r"^prompt_operand: 'bb', expected one of a, b, c"):
+        find_capability(shape, "count", "bb")
+
+
+def test_attention_to_a_symbol_is_attention_to_the_text() -> None:
+    """Not to the prompt's own operand, which is the same word."""
+    shape = PcfgShape()
+    task = for_capability(shape, find_capability(shape, "count", "b"))
+    rows = from_task(task, seed=0, train_rows=1, test_rows=3).test
+    groups = _groups(shape, rows)
+    prompts = rows.prompts()[0]
+    places = {name: torch.as_tensor(mask) for name, mask in groups.items()}
+    assert (prompts[:, 2] == shape.word_ids["b"]).all()
+    assert not any(mask[:, 2].any() for mask in places.values())
+    texts = torch.from_numpy(shape.texts(rows.token_ids.numpy()))
+    for number, name in enumerate(shape.symbols):
+        assert torch.equal(places[name].sum(1), (texts == number).sum(1))
+
+
+def test_questions_of_the_library_are_asked(tmp_path: Path) -> None:
+    """Its rows are filled up on their right, and have answers of several tokens."""
+    task = LibraryConfig(mixture="questions", context="oracle", asked=["one", "several"])
+    found = from_task(task, seed=0, train_rows=8, test_rows=70).test
+    plain = RowStream(task, seed=0, split="test").rows(0, 70)
+    assert plain.lengths is not None
+    for row, whole, length, answer in zip(found.token_ids.tolist(), plain.token_ids.tolist(), plain.lengths.tolist(),
+                                          found.answer_ids(), strict=True):  # fmt: skip
+        assert [token for token in row if token != found.pad] == whole[:length]
+        assert tuple(row[-1 - len(answer) : -1]) == answer == tuple(whole[length - 1 - len(answer) : length - 1])
+    assert found.labels["answer"].tolist() == found.first_answers.tolist()
+    assert len(set(plain.lengths.tolist())) > 1
+    assert len(set(found.lengths.tolist())) > 1
+    for settings in ({}, {"mixture": "questions", "pretraining_share": 0.5}):
+        with pytest.raises(ValueError, match="task: rows of LibraryConfig have several answers or none, expected one"):
+            from_task(LibraryConfig(**settings), seed=0, train_rows=8, test_rows=70)  # type: ignore[arg-type]
+
+
+def test_exact_importance_of_answers_of_several_tokens_in_rows_of_one_length(folder: Path) -> None:
+    """As of the safety task, which names nothing that fills shorter rows: here any token that is in no row does."""
+    behavior, model = find_behavior(folder), hide(make_speaker(str(folder / "questions.parquet")))
+    rows = behavior.train[(behavior.train.lengths == 2).nonzero()[:5, 0]]
+    rows = rows.without_empty_columns()
+    rows = rows[(rows.token_ids != rows.pad).all(1).nonzero()[:, 0]]
+    assert len(rows) > 1
+    with_pad = exact_importance(model, rows, "activation")
+    without = exact_importance(model, dataclasses.replace(rows, pad=None), "activation")
+    for name, values in with_pad.items():
+        torch.testing.assert_close(without[name], values, rtol=1e-4, atol=1e-5)
 
 
 def test_any_task_with_answers_is_pruned_probed_and_mapped(tmp_path: Path) -> None:

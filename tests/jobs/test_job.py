@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -128,3 +130,13 @@ def test_an_adapter_is_measured_on_the_base_that_its_hash_is_of(tmp_path: Path, 
 def test_a_negative_seed_is_refused() -> None:
     with pytest.raises(ValueError, match="seed: -1 is negative, expected 0 or more"):
         CountConfig(seed=-1)
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"alphas": []}, "alphas: none, expected at least one"),
+    ({"alphas": [0.0, math.nan]}, "alphas: nan, expected finite numbers"),
+    ({"save_alpha": math.inf}, "save_alpha: inf, expected finite numbers"),
+])  # fmt: skip
+def test_points_that_are_nowhere_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        InterpolateConfig(**settings)

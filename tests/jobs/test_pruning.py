@@ -16,14 +16,23 @@ from ftmech_hf.analysis.ablation import importance_agreement
 from ftmech_hf.analysis.pruning import Importance, magnitude_importance, random_importance
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
-from ftmech_hf.jobs.pruning import PUBLICATIONS, UNITS, PruneConfig, _find_behavior, _score, prune
+from ftmech_hf.jobs.pruning import (
+    PUBLICATIONS,
+    UNITS,
+    PruneConfig,
+    _find_behavior,
+    _score,
+    describe_controls,
+    prune,
+)
 from ftmech_hf.jobs.pruning_sweep import behavior_importance, exact_importance, prune_for
 from ftmech_hf.models.loading import load_model, load_tokenizer
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.report.charts import new_figure
 from ftmech_hf.runs import FinishedRun
-from ftmech_hf.statistics.intervals import paired_difference
+from ftmech_hf.statistics.intervals import paired_difference, share_interval
 from ftmech_hf.tasks import Capability, PcfgShape, RowStream, for_capability
+from ftmech_hf.tasks.text.tokens import Whole
 from tests.conftest import make_llama
 from tests.studies.planted import make_rows, make_wrapped
 
@@ -53,6 +62,36 @@ def test_the_number_of_neurons_is_not_chosen_on_the_set_that_is_reported() -> No
     assert best(rows[650:750]) == 8
 
 
+def test_more_than_there_is_is_refused_before_anything_is_measured() -> None:
+    model, rows = make_wrapped("llama"), AnswerRows.one_token(make_rows()[:40])
+    behavior = Behavior(name="first word", train=rows, validation=rows, tests={"test": rows})
+    number = sum(group.num_units for group in find_units(model, "activation").values())
+
+    def never(units: Units) -> Importance:
+        raise AssertionError("measured")
+
+    with pytest.raises(ValueError, match=f"sizes: {number + 1}, expected at most {number}: the model has no more of"):
+        prune_for(model, behavior, unit="activation", sizes=[1, number + 1], num_random_at_best=1, score=never)
+
+
+@pytest.mark.parametrize(("floor", "over"), [(None, "constant answer"), (0.5, "floor"), (0.0, "nothing pruned")])
+def test_what_pruning_gains_is_over_the_floor(floor: float | None, over: str) -> None:
+    """An answer that every row accepts beside its own is a constant one that is right, and guessing one of two is."""
+    model, rows = make_wrapped("llama"), make_rows()[:40]
+    accepted = [[Whole((*row[:-2], 7, row[-1]), 1)] for row in rows.tolist()]
+    asked = AnswerRows.one_token(rows, accepted=accepted if floor is None else None)
+    behavior = Behavior(name="first word", train=asked, validation=asked, tests={"test": asked}, floor=floor,
+                        score=lambda model, part: torch.ones(len(part), dtype=torch.bool))  # fmt: skip
+    found = prune_for(model, behavior, unit="activation", sizes=[1] if over == "floor" else [0, 1], num_random=0,
+                      num_random_at_best=2)  # fmt: skip
+    gain = describe_controls(found, behavior, "test")["gain"]
+    assert gain["over"] == over
+    assert gain["value"] == (0.5 if over == "floor" else 0.0)
+    if over == "floor":
+        assert gain["low"] == pytest.approx(share_interval(40, 40).low - 0.5)
+    assert behavior.floors["test"].floor == (1.0 if floor is None else floor)
+
+
 CONFIG = PruneConfig(
     unit="row", sizes=[0, 1, 2, 5], max_best_k=3, num_random=1, num_random_at_best=3, random_rows=20, score_rows=24,
     exact_rows=6, eval_rows=40, seed=4,
@@ -77,6 +116,7 @@ SHAPE = PcfgShape(text_length=12, count_window=8, index_occurrence=2, token_at_p
     ({"sizes": [1, -1]}, r"sizes: \[1, -1\], expected numbers of 0 or more"),
     ({"sizes": [0, 4]}, r"sizes: \[0, 4\], expected at least one from 1 to max_best_k: 3"),
     ({"exact_rows": -1}, "exact_rows: -1, expected 0 or more"),
+    ({"num_random": -1}, "num_random: -1, expected 0 or more"),
     ({"unit": "weight"}, "unit: weight has too many units to ablate each; leave out exact_rows and score: exact"),
     ({"unit": "weight", "exact_rows": 0, "score": "exact"}, "unit: weight has too many units"),
     ({"schedule": "iterative", "score": "magnitude"}, "schedule: iterative, but score: magnitude does not depend on"),
@@ -217,11 +257,12 @@ def check_what_is_published(run: FinishedRun) -> None:
     found = run.summary
     assert list(publication.state(run, "model")) == [
         f"With {found['best_k']} rows of weight matrices set to zero, a number chosen on other rows, it answers "
-        f"`count_a` right in {100 * found['accuracy']:.1f} % of the prompts; with as many random ones in "
+        f"`count_a` right in {100 * found['accuracy']:.1f} % of 40 prompts; with as many random ones, "
+        "on 20 of them, in "
         f"{100 * found['random_accuracy']:.1f} % ({100 * found['random_low']:.1f} % to "
         f"{100 * found['random_high']:.1f} % over 3 choices of them, of which "
         f"{100 * found['random_share']:.1f} % do half as well), and always giving one answer would be right in "
-        f"{100 * (run.floor('count_a') or 0):.1f} %. (40 rows, seed 4)"
+        f"{100 * (run.floor('count_a') or 0):.1f} %. (seed 4)"
     ]
     assert UNITS == {"row": "rows of weight matrices", "weight": "weights", "activation": "MLP activations",
                      "head": "attention heads"}  # fmt: skip

@@ -10,12 +10,14 @@ import pytest
 import torch
 from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.answer_scores import answer_log_probabilities, choice_scores, chooses_answer, gives_answer
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.jobs.prompts import from_datasets
 from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.jobs.written_answers import answers_in_words, write_greedily, writes_answer
+from tests.conftest import make_gpt2
 from tests.foreign import save_gpt2, sums, write_rows
 
 SIZES: dict[str, Any] = {"seed": 0, "train_rows": 60, "test_rows": 60}
@@ -160,6 +162,18 @@ def test_an_exact_answer_is_all_that_is_written(
         row[: next((n for n, token in enumerate(row) if token in ends), 9)]
         for row in write_greedily(model, exact.test, 9)
     ]
+
+
+def test_a_row_has_room_of_its_own() -> None:
+    """Of a model with 16 positions a prompt of 3 tokens goes on for as long as alone, beside one of 15."""
+    model = make_gpt2(24)
+    model.config.n_positions = 16
+    rows = [[*range(3, 6), 9, 2], [*([5] * 14), 6, 9, 2]]
+    masks = [[False] * (len(row) - 2) + [True, False] for row in rows]
+    together = AnswerRows.stack(rows, masks, pad=0)
+    written = write_greedily(model, together, 6)
+    assert [len(each) for each in written] == [6, 2]
+    assert written == [write_greedily(model, together[[row]].without_empty_columns(), 6)[0] for row in (0, 1)]
 
 
 def test_a_turn_ends_with_a_special_token_that_nobody_names(

@@ -13,12 +13,15 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.questions import QuestionConfig
-from ftmech_hf.jobs.tokenizers import ask_models
+from ftmech_hf.jobs.tokenizers import ask_models, first_difference
 from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.diagnosis.diagnosis import run_diagnosis
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig
 from ftmech_hf.tasks import PcfgShape
+from ftmech_hf.tasks.text.tokens import Whole
 from tests.conftest import make_llama
 from tests.studies.planted import VOCABULARY, make_base, make_rows, make_wrapped
 
@@ -90,6 +93,23 @@ def test_a_model_that_answers_the_same_in_its_own_words_is_unchanged(folders: di
     alike = diagnosed(folders, tmp_path / "alike", base=folders["base"], finetuned=folders["bare"])
     assert (alike["verdict"], alike["facts"]["other_tokens"]) == ("unchanged", None)
     assert alike["evidence"]["same_tokens"]
+
+
+def test_tokens_of_choices_and_of_accepted_answers_are_compared_too() -> None:
+    """Two words that stand among the choices alone have each other's ids."""
+    rows = make_rows(number=40)
+
+    def behavior(other: int, **more: Any) -> Behavior:
+        whole = [[Whole((*row[:-2], other, row[-1]), 1)] for row in rows.tolist()]
+        asked = AnswerRows.one_token(rows, **{name: whole for name in more})
+        return Behavior(name="first word", train=asked, validation=asked, tests={"test": asked})
+
+    for name in ("accepted", "choices"):
+        assert first_difference([behavior(8, **{name: 1})], [behavior(8, **{name: 1})]) is None
+        assert first_difference([behavior(8, **{name: 1})], [behavior(9, **{name: 1})]) is not None
+    sides = [AnswerRows.one_token(rows, other=torch.full((40,), other)) for other in (8, 9)]
+    one, other = (Behavior(name="first word", train=each, validation=each, tests={"test": each}) for each in sides)
+    assert first_difference([one], [other]) is not None
 
 
 def test_what_is_lost_in_other_tokens_is_undecided(folders: dict[str, str], tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from ftmech_hf.statistics.intervals import (
     share_bounds,
     share_interval,
     times_as_wide,
+    widened_by_clusters,
 )
 from ftmech_hf.statistics.seeds import share_over_seeds
 
@@ -290,6 +291,35 @@ def test_each_seed_counts_the_same_however_many_rows_it_has() -> None:
     assert found.value == pytest.approx((0.9 + 0.5) / 2)
     assert found.low <= share_interval(509, 1010).low < share_interval(509, 1010).value < found.value <= found.high
     assert share_over_seeds([many, few]) == found
+
+
+def test_a_share_of_which_all_or_none_counts_knows_of_few_clusters() -> None:
+    """By hand, and beside one more that counts: a share of nothing is not known better than one of a little."""
+    clusters = np.repeat(np.arange(5), 16).tolist()
+    none = widened_by_clusters(share_interval(0, 80), [False] * 80, clusters)
+    known = 80 * float(stats.t.ppf(0.975, 79) / stats.t.ppf(0.975, 4)) ** 2
+    assert (none.low, none.high) == pytest.approx((0, share_bounds(0, known)[1]))
+    one = widened_by_clusters(share_interval(1, 80), [True] + [False] * 79, clusters)
+    assert share_interval(0, 80).high < 0.6 * none.high < none.high < one.high
+    every = widened_by_clusters(share_interval(80, 80), [True] * 80, clusters)
+    assert (every.low, every.high) == pytest.approx((1 - none.high, 1))
+    apart = widened_by_clusters(share_interval(0, 80), [False] * 80, list(range(80)))
+    assert apart == share_interval(0, 80), "the control: where each is a cluster nothing changes"
+    assert widened_by_clusters(share_interval(0, 80), [False] * 80, [0] * 80) == share_interval(0, 80)
+
+
+def test_a_share_over_few_clusters_covers_where_they_differ_a_little() -> None:
+    """Rare events in 4 clusters of 20, a correlation of 0.05; and the control, the interval of rows alone."""
+    draws, rows = 400, 20
+    situation = (4, rows, 0.05, 0.05)
+    clusters = np.repeat(np.arange(4), rows).tolist()
+
+    def wider(counts: NDArray[np.int64], rows: int) -> Share:
+        counted = [number < each for each in counts for number in range(rows)]
+        return widened_by_clusters(pooled_interval(counts, rows), counted, clusters)
+
+    assert covered_by(wider, situation, draws) > 0.93
+    assert covered_by(pooled_interval, (4, rows, 0.2, 0.15), draws) < 0.85
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ftmech_hf.statistics import linear_classifiers
 from ftmech_hf.statistics.adamw import fit_adamw
-from ftmech_hf.statistics.linear_classifiers import LinearFit
+from ftmech_hf.statistics.linear_classifiers import LinearFit, Scaling
 from ftmech_hf.statistics.logistic import fit_logistic
 from ftmech_hf.statistics.ridge import fit_ridge
 
@@ -164,3 +164,14 @@ def test_a_penalty_is_a_number(l2: float) -> None:
 def test_a_ridge_without_a_penalty_needs_rows_that_fix_it() -> None:
     with pytest.raises(ValueError, match="l2: 0 is too little for 3 rows of 5 features"):
         fit_ridge(torch.zeros(3, 5), torch.tensor([[0, 1, 2]]), CLASSES, l2=0)
+
+
+def test_what_is_rounding_beside_the_largest_number_is_not_made_readable() -> None:
+    """A label that is written into numbers of 1 in their seventh digit, as a compiled program leaves it."""
+    label = torch.tensor([0.0, 1.0] * 50)
+    features = torch.stack([4e-7 * label, 1 - label, torch.ones(100), 1e-3 * label], 1)
+    scaling = Scaling.of(features, standardize=True)
+    assert scaling.scale[[0, 2]].tolist() == [1, 1]
+    assert scaling.apply(features)[:, 0].abs().max() < 1e-6
+    for each in (1, 3):
+        assert scaling.apply(features)[:, each].std(correction=0) == pytest.approx(1)

@@ -48,6 +48,8 @@ def test_string_completeness_counts_facts_and_is_blind_where_it_says() -> None:
     assert string_completeness("Paris and seven", facts) == pytest.approx(2 / 3)
     assert string_completeness("17 new-yorkers", facts) == 0.0  # whole words alone
     assert string_completeness("not Paris", facts[:1]) == 1.0  # a contradiction is not seen
+    assert string_completeness("", [["The"], ["A"], ["!"]]) == 0.0, "nothing tells nothing"
+    assert string_completeness("type A", [["A"], ["The"]]) == 0.5
     assert string_completeness("the capital of France", facts[:1]) == 0.0  # nor a paraphrase
 
 

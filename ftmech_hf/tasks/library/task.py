@@ -84,12 +84,21 @@ class LibraryConfig(Task):
                 raise ValueError(f"{name}: {getattr(self, name)} is negative, expected 0 or more")
         if not 1 <= self.top_k <= RANKED // 2:
             raise ValueError(f"top_k: {self.top_k}, expected 1 to {RANKED // 2}")
-        if self.gold_at is not None and not 0 <= self.gold_at < self.top_k:
-            raise ValueError(f"gold_at: {self.gold_at}, expected 0 to {self.top_k - 1}, a place among the documents")
+        if self.gold_at is not None:
+            self._check_gold()
         if not 0 <= self.pretraining_share <= 1:
             raise ValueError(f"pretraining_share: {self.pretraining_share}, expected a share between 0 and 1")
         if self.people == "held_out" and WORLDS[self.world].people <= 250:
             raise ValueError(f"people: held_out, but world: {self.world} has {WORLDS[self.world].people} people alone")
+
+    def _check_gold(self) -> None:
+        if not 0 <= (self.gold_at or 0) < self.top_k:
+            raise ValueError(f"gold_at: {self.gold_at}, expected 0 to {self.top_k - 1}, a place among the documents")
+        if self.mixture != "questions" or self.context not in ("oracle", "swapped"):
+            raise ValueError(
+                f"gold_at: {self.gold_at}, expected mixture: questions with context: oracle or swapped; mixture: "
+                f"{self.mixture} with context: {self.context} shows no document for it"
+            )
 
     @property
     def row_length(self) -> int:

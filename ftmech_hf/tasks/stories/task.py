@@ -106,8 +106,11 @@ class StoriesConfig(Task):
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected {low} to {high}")
-        if self.files and self.part == "held_out":
-            raise ValueError("part: held_out, but only procedural stories have words that are held out; remove files")
+        for name, unused in (("part", "seen"), ("feature_share", None), ("animals_apart", False)):
+            if self.files and getattr(self, name) != unused:
+                raise ValueError(f"{name}: {getattr(self, name)}, but only procedural stories have that; remove files")
+        if self.own_records and not self.files:
+            raise ValueError("own_records: true, but no files: of procedural stories there is no end")
         self._check_changes()
 
     def _check_changes(self) -> None:

@@ -289,7 +289,7 @@ def test_pairs_of_one_seed_that_are_alike_are_no_many() -> None:
     apart = score(made.assign(seed=[number % 5 for number in range(100)]))["undecided"]
     assert apart["high"] - apart["low"] < 0.5 * (found["high"] - found["low"]), "the control: of each base a fifth"
     none = score(pairs(*[("gone", "gone", "gone", "test", 0.1)] * 40).assign(seed=[*range(4)] * 10))["undecided"]
-    assert none["high"] == share_interval(0, 40).high
+    assert none["high"] > 1.5 * share_interval(0, 40).high, "of four bases, though nothing is wrong on any"
 
 
 def test_lost_pairs_that_were_judged_by_answers_alone_count_among_the_decisions() -> None:

@@ -214,6 +214,8 @@ def test_the_example_of_a_card_shows_what_was_taught(context: str) -> None:
         ({"asked": ["two"]}, "asked: 'two', expected some of one, several, friend"),
         ({"top_k": 13}, "top_k: 13, expected 1 to 12"),
         ({"gold_at": 4}, "gold_at: 4, expected 0 to 3"),
+        ({"mixture": "questions", "gold_at": 1}, "gold_at: 1, expected mixture: questions with context: oracle or"),
+        ({"gold_at": 1, "context": "oracle"}, "gold_at: 1, expected mixture: questions with"),
         ({"pretraining_share": 2.0}, "pretraining_share: 2.0, expected a share"),
         ({"pairs": -1}, "pairs: -1 is negative"),
         ({"people": "held_out", "world": "known"}, "people: held_out, but world: known has 200 people alone"),

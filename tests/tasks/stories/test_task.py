@@ -253,6 +253,9 @@ def test_bytes_per_token_counts_the_bytes_of_what_is_predicted() -> None:
             "claim: 1.0, but headers: have no",
         ),
         ({"files": ["x.txt"], "part": "held_out"}, "part: held_out, but only procedural stories have"),
+        ({"files": ["x.txt"], "feature_share": 0.5}, "feature_share: 0.5, but only procedural stories have"),
+        ({"files": ["x.txt"], "animals_apart": True}, "animals_apart: True, but only procedural stories have"),
+        ({"own_records": True}, "own_records: true, but no files"),
     ],
 )
 def test_what_cannot_be_is_named(settings: dict[str, Any], message: str) -> None:

@@ -77,7 +77,7 @@ class BestPart(NamedTuple):
         places: of how many it is the best.
         accuracy: with the base's activations there.
         alone: what the model answers by itself.
-        other_row: with the activations of another question there.
+        other_row: with the activations of another question there; None where no question is as long as another.
     """
 
     site: str
@@ -85,7 +85,7 @@ class BestPart(NamedTuple):
     places: int
     accuracy: Share
     alone: Share
-    other_row: Share
+    other_row: Share | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,9 +148,10 @@ class PatchingMethodResult(MethodResult):
         if not places:
             return None
         site, layer = max(places, key=lambda place: back.right[place][::2].mean())
+        between = back.other_numbers % 2 == 1
         return BestPart(
             site, layer, len(places), share_right(back.right[site, layer][1::2]), share_right(back.unpatched[1::2]),
-            share_right(back.other_row[site, layer][1::2]),
+            share_right(back.other_row[site, layer][between]) if between.any() else None,
         )  # fmt: skip
 
 
@@ -167,8 +168,8 @@ def measure_patching(case: Case, probing: ProbingMethodResult) -> PatchingMethod
     def patched(way: Way, sites: Sequence[str], other_rows: int) -> PatchingResult:
         found = [
             patch_each(
-                case.everyone[way.donor], case.everyone[way.receiver], rows.token_ids, answer=rows.answer, sites=sites,
-                layers=case.layers, other_rows=other_rows,
+                case.everyone[way.donor], case.everyone[way.receiver], rows.token_ids, answer=rows.answer,
+                shown=rows.shown, sites=sites, layers=case.layers, other_rows=other_rows,
             ).counting(counts)
             for rows, counts in case.few(way.kind).each_accepted()
         ]  # fmt: skip
@@ -265,12 +266,13 @@ def _best_part_text(evidence: dict[str, Any]) -> str:
 
 def _part_text(part: dict[str, Any]) -> str:
     name = f"the {PARTS[part['site']]} of block {part['layer']}"
+    control = part["other_row"]
     shown = (
         f"of {part['places']} attentions and MLPs the best, chosen on other questions, is {name}: "
-        f"{_percent(part['accuracy'])}; without it {_percent(part['alone'])}, with another question's "
-        f"{_percent(part['other_row'])}"
+        f"{_percent(part['accuracy'])}; without it {_percent(part['alone'])}, "
+        + ("no question is as long as another" if control is None else f"with another question's {_percent(control)}")
     )
-    if part["accuracy"]["low"] <= max(part["alone"]["high"], part["other_row"]["high"]):
+    if part["accuracy"]["low"] <= max(each["high"] for each in (part["alone"], control) if each is not None):
         return f"No attention or MLP alone is: {shown}."
     return f"{shown[0].upper()}{shown[1:]}."
 

@@ -80,6 +80,7 @@ def patched(*right: int) -> PatchingResult:
     return PatchingResult(
         {place: first_right(number) for place, number in zip(places, right, strict=True)},
         {place: first_right(number // 5, 8) for place, number in zip(places, right, strict=True)} if whole else {},
+        np.arange(8 if whole else 0),
         first_right(5),
         {place: log_probability(number) for place, number in zip(places, right, strict=True)},
         log_probability(NUMBER),

@@ -234,6 +234,8 @@ def test_what_is_said_below_the_pictures_is_prose_with_the_right_numbers() -> No
     for worse in ("alone", "other_row"):
         not_clear = {**best, worse: low._replace(high=part["accuracy"].low)}
         assert "No attention or MLP alone is: of 4" in said(explain_patching, {**found, "best_part": not_clear})
+    alone_in_length = said(explain_patching, {**found, "best_part": {**best, "other_row": None}})
+    assert "%), no question is as long as another. In the second" in alone_in_length
     depth = {"value": 0.17, "low": 0.07, "high": 0.3}
     found = {"unlearning_depth": {"fine-tuned": depth, "taught nothing": dict.fromkeys(depth)}}
     assert "1 where nothing is: fine-tuned 0.17 (0.07 to 0.30)." in said(explain_unlearning, found)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -31,7 +32,7 @@ def test_the_depth_of_a_wrapper_lies_between_a_copy_and_the_control() -> None:
     assert 0.05 < expected < 0.95
     depths = {name: each.depth.value for name, each in result.depths.items()}
     copy = {**found.found, FORTH: found.found[BACK], Way("copy", BASE): PatchingResult(
-        {}, {}, found.found[FORTH].unpatched, dict.fromkeys(streams, base), base)}  # fmt: skip
+        {}, {}, np.arange(0), found.found[FORTH].unpatched, dict.fromkeys(streams, base), base)}  # fmt: skip
     assert measure_depths(copy, ["copy", NULL], seed=0)["copy"].depth == (0, 0, 0)
     assert measure_depths(copy, ["copy", NULL], seed=0)[NULL].depth == (1, 1, 1)
     assert set(depths) == {FINETUNED, *case.null_models}

@@ -160,7 +160,7 @@ class _Ablation(WholePass):
         if self._activations(group) is not None:
             strongest = self._added(group, torch.arange(group.num_units)).norm(dim=-1).argmax()[None].cpu()
             slow = self._read(run(group, strongest))
-            if self._agrees(lambda: self._without_added(group, strongest), slow):
+            if self._adds(group) and self._agrees(lambda: self._without_added(group, strongest), slow):
                 run = self._without_added
         found = []
         per_read = max(per_pass, READ_ROWS // len(self.token_ids))
@@ -231,6 +231,27 @@ class _Ablation(WholePass):
     def _columns(self, group: UnitGroup, chosen: Tensor) -> Tensor:
         weight = group.weight if group.reads_first else group.weight.T
         return weight[chosen.to(weight.device)]
+
+    def _adds(self, group: UnitGroup) -> bool:
+        """Whether all that these MLP neurons do to the stream is to add what they write, with no norm between.
+
+        One neuron's part of the logits may be less than half precision tells apart; that of all of them is not.
+        """
+        activations, weight = self._activations(group), group.weight.detach()
+        assert activations is not None
+        kept = weight.clone()
+        weight.zero_()
+        try:
+            left = self._run_block(group.layer, self.before[group.layer])
+        finally:
+            weight.copy_(kept)
+        written = activations.float() @ self._columns(group, torch.arange(group.num_units)).float()
+        after = self.after[group.layer]
+        if left.shape[1] != after.shape[1]:
+            written, after = written[:, self.answer], after[:, self.answer]
+        apart = (after.float() - left.float() - written).norm()
+        rounding = torch.finfo(after.dtype).eps / 2 * after.float().norm()
+        return bool(apart <= 0.1 * written.norm() + rounding)
 
     def _without_added(self, group: UnitGroup, chosen: Tensor) -> Tensor:
         """The same for MLP neurons that only add to the stream: it is known what leaves their block without them."""

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
 from ftmech_hf.activations import Unit, ablated_losses, find_layout, find_units
+from ftmech_hf.activations.ablation import _Ablation
 from ftmech_hf.analysis.pruning import prune_weights
 from ftmech_hf.jobs.padding import padding_masked
 from tests.conftest import make_gpt2, make_llama
@@ -103,10 +104,10 @@ def test_what_cannot_change_is_not_computed_again(any_model: PreTrainedModel, ro
         matrix.register_forward_hook(lambda *_, name=name: calls.__setitem__(name, calls[name] + 1))
     ablated_losses(any_model, rows[:, :-1], rows[:, -1], "activation", max_rows=5)
     neurons = find_units(any_model, "activation")["mlp_act.0"].num_units
-    # whole once, again to see which arguments grow with the rows, and to try the shortcuts; then the first block is
-    # never run, the last for the first's neurons only
-    assert calls["first"] <= 4
-    assert neurons < calls["last"] <= neurons + 7
+    # whole once, again to see which arguments grow with the rows, to try the shortcuts, and without any neuron; then
+    # the first block is never run, the last for the first's neurons only
+    assert calls["first"] <= 5
+    assert neurons < calls["last"] <= neurons + 8
 
 
 def test_in_the_last_block_only_the_last_position_looks(
@@ -185,3 +186,23 @@ def test_what_other_shapes_round_otherwise_is_no_fault_in_half_precision(rows: T
             ablated_losses(model, rows[:, :-1], rows[:, -1], "activation")
     else:
         assert ablated_losses(model, rows[:, :-1], rows[:, -1], "activation")[0] > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_neurons_behind_which_a_norm_stands_do_not_just_add(
+    dtype: torch.dtype, rows: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in Gemma 2, in which one neuron moves the logits by less than half precision tells from none."""
+    config = Gemma2Config(
+        vocab_size=40, hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, head_dim=16,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    normed, plain = Gemma2ForCausalLM(config).eval().to(dtype), make_llama(40).to(dtype)
+    taken: list[str] = []
+    add = _Ablation._without_added
+    monkeypatch.setattr(_Ablation, "_without_added", lambda self, *given: (taken.append("added"), add(self, *given))[1])
+    ablated_losses(normed, rows[:, :-1], rows[:, -1], "activation")
+    assert taken == []
+    ablated_losses(plain, rows[:, :-1], rows[:, -1], "activation")
+    assert taken, "the control: without a norm the shortcut is taken"

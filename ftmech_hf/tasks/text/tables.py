@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +26,12 @@ that are right as well, if any row has them, and what the template writes after 
 
 STAND_IN = "STAND-IN-FOR-AN-ANSWER"
 """What an assistant says in a chat of which only what stands before it counts."""
+
+
+DATE = date(2024, 7, 26)
+"""Of every chat, whatever the day is; the one that Llama 3.2's template has where it is told none."""
+
+_ASKS_DATE = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 
 
 def text_columns(
@@ -208,11 +217,22 @@ def begin_turn(messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBas
     return _written(messages, tokenizer, begin=True)
 
 
+@functools.cache
+def _on_one_day(template: str) -> str:
+    """A template that asks for today's date, as Llama 3.2's, with :data:`DATE`: else rows would be others every day."""
+    dated = _ASKS_DATE.sub(lambda asked: repr(DATE.strftime(asked[2])), template)
+    if "strftime_now(" in dated:
+        raise ValueError("it asks for today's date in a form that is not written in it, so that rows change every day")
+    return dated
+
+
 def _written(messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, begin: bool) -> str:
     if not tokenizer.chat_template:
         raise ValueError("a chat, but the tokenizer has no chat template, expected text")
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=begin))
+        template = _on_one_day(tokenizer.get_chat_template())
+        settings: dict[str, Any] = {"add_generation_prompt": begin, "chat_template": template}
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **settings))
     except Exception as error:  # a template is a program of its author
         raise ValueError(f"the tokenizer's chat template refuses the chat: {' '.join(str(error).split())}") from error
 

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ftmech_hf.config import Notice
 from ftmech_hf.tasks import RowStream, TextConfig
+from ftmech_hf.tasks.text.tables import begin_turn
 from ftmech_hf.tasks.text.task import TextTask
 from tests.foreign import CHATML, chats, pairs, save_gpt2, save_llama, sums, write_rows
 
@@ -143,6 +144,22 @@ def test_a_template_that_drops_earlier_words_is_refused(
     )
     with pytest.raises(ValueError, match=r"row \d+ of train: .*template writes 'it is \d+' elsewhere than where"):
         TextConfig(dataset=write_rows(tmp_path / "rows.jsonl", chats())).in_tokens_of(tokenizer)
+    tokenizer.chat_template = CHATML
+
+
+def test_a_template_that_asks_for_the_date_has_the_same_rows_every_day(
+    tokenizers: dict[str, PreTrainedTokenizerBase],
+) -> None:
+    """As Llama 3.2's does."""
+    tokenizer = tokenizers["llama"]
+    asked = "{{ strftime_now('%d %b %Y') if strftime_now is defined else 'no day' }} {{ strftime_now(\"%Y\") }} "
+    tokenizer.chat_template = asked + CHATML
+    chat = [{"role": "user", "content": "hello"}]
+    assert begin_turn(chat, tokenizer).startswith("26 Jul 2024 2024 ")
+    assert not str(tokenizer.apply_chat_template(chat, tokenize=False)).startswith("26 Jul 2024"), "the control"
+    tokenizer.chat_template = "{% set form = '%d' %}{{ strftime_now(form) }}" + CHATML
+    with pytest.raises(ValueError, match="chat template refuses the chat: it asks for today's date in a form that"):
+        begin_turn(chat, tokenizer)
     tokenizer.chat_template = CHATML
 
 

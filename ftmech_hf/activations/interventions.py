@@ -109,7 +109,16 @@ def scaled(change: Write, scale: float) -> Write:
 def _writer(write: Write | Tensor, place: tuple[str, int], front: int, reached: set[tuple[str, int]]) -> Write:
     """What puts a function's value, or a tensor, in the place of what is at a site behind so many positions."""
     given = write
-    chosen = given if callable(given) else lambda old: torch.broadcast_to(given.to(old.device), old.shape)
+
+    def replace(old: Tensor) -> Tensor:
+        assert isinstance(given, Tensor)
+        try:
+            return torch.broadcast_to(given.to(old.device), old.shape)
+        except RuntimeError:
+            shapes = f"has shape {tuple(old.shape)}, but {tuple(given.shape)} was written"
+            raise ValueError(f"intervene: {place[0]} {shapes}") from None
+
+    chosen = given if callable(given) else replace
     behind = _behind(front, chosen)
     return lambda value: _checked(behind, value, place, reached)
 

@@ -56,7 +56,7 @@ def _file_name(site: str, layer: int) -> str:
 
 
 class StoreWriter:
-    """Writes a store row by row; holds no more than one batch in memory.
+    """Writes a store row by row; holds no more than one batch in memory. A context that leaves nothing of half a store.
 
     Args:
         folder: of the store; must not exist.
@@ -75,6 +75,13 @@ class StoreWriter:
         shutil.rmtree(self.working, ignore_errors=True)
         self.working.mkdir(parents=True)
         self._done: dict[tuple[str, int], int] = {}
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        shutil.rmtree(self.working, ignore_errors=True)  # renamed, where it was finished
+        self._lock.release()
 
     def append(self, key: tuple[str, int], values: NDArray[np.float32]) -> None:
         """Write the next rows of one site, (B, positions, width)."""
@@ -98,5 +105,4 @@ class StoreWriter:
                 raise ValueError(f"activations: {done} of {self.rows} rows of {key} were written")
         write_json(self.working / INDEX, {**self.facts, "rows": self.rows})
         commit_folder(self.working, self.folder)
-        self._lock.release()
         return ActivationStore(self.folder)

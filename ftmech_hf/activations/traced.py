@@ -25,6 +25,7 @@ from ftmech_hf.activations.interventions import Write, intervene
 from ftmech_hf.activations.layout import check_layout, find_layout, inside_peft, say_layers
 from ftmech_hf.activations.matrices import num_inputs
 from ftmech_hf.activations.patterns import why_no_patterns
+from ftmech_hf.activations.positions import taken_at, token_places
 from ftmech_hf.activations.proofs import (
     MOST_CHOSEN,
     padding_tolerance,
@@ -217,10 +218,11 @@ class TracedModel:
             "positions": several,
             "model": model_hash,
         }
-        writer = StoreWriter(folder, len(token_ids), facts)
-        for key, value in self._stream(token_ids, sites, layers, several, attention_mask, batch_size):
-            writer.append(key, value.numpy())
-        return writer.close()
+        read = self._stream(token_ids, sites, layers, several, attention_mask, batch_size)
+        with StoreWriter(folder, len(token_ids), facts) as writer:
+            for key, value in read:
+                writer.append(key, value.numpy())
+            return writer.close()
 
     def intervene(self, writes: Mapping[tuple[str, int], Write | Tensor]) -> contextlib.AbstractContextManager[None]:
         """See :func:`ftmech_hf.activations.interventions.intervene`."""
@@ -232,6 +234,16 @@ class TracedModel:
             raise ValueError(f"layers: {chosen}, expected some of 0 to {self.num_layers - 1}")
         return chosen
 
+    def _check_sites(self, sites: Sequence[str], layers: Sequence[int]) -> None:
+        if not sites:
+            raise ValueError(f"sites: none, expected some of {', '.join(SITES)}")
+        for site in sites:
+            if site not in SITES:
+                raise ValueError(f"sites: unknown {site!r}, expected some of {', '.join(SITES)}")
+            if missing := [layer for layer in layers if layer in self._without[site]]:
+                others = say_layers(self.layers_of(site))
+                raise ValueError(f"sites: {site} {self._without[site][missing[0]]}{others}")
+
     def _stream(
         self,
         token_ids: Tensor,
@@ -241,25 +253,29 @@ class TracedModel:
         attention_mask: Tensor | None,
         batch_size: int,
     ) -> Iterator[tuple[tuple[str, int], Tensor]]:
-        for site in sites:
-            if site not in SITES:
-                raise ValueError(f"sites: unknown {site!r}, expected some of {', '.join(SITES)}")
+        """What is read, batch by batch; what is wrong with the arguments is said at once."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size: {batch_size}, expected at least 1")
         chosen = self._chosen(layers)
-        for site in sites:
-            if missing := [layer for layer in chosen if layer in self._without[site]]:
-                others = say_layers(self.layers_of(site))
-                raise ValueError(f"sites: {site} {self._without[site][missing[0]]}{others}")
+        self._check_sites(sites, chosen)
         if attention_mask is not None and self.refuses_padding:
             raise ValueError(f"attention_mask: {self.refuses_padding}")
-        several = torch.tensor([positions] if isinstance(positions, int) else list(positions))
-        places = _token_places(several, token_ids, attention_mask)
-        for start in range(0, len(token_ids), batch_size):
-            rows = slice(start, start + batch_size)
-            mask = None if attention_mask is None else attention_mask[rows]
-            take = functools.partial(_taken, places[rows], token_ids.shape[1])
-            for key, value in self.reader.read(self.reader.inputs(token_ids[rows], mask), sites, chosen, take).items():
-                taken = value.to("cpu", torch.float32)
-                yield key, taken.squeeze(-2) if isinstance(positions, int) else taken
+        wanted = [positions] if isinstance(positions, int) else list(positions)
+        if not wanted:
+            raise ValueError("positions: none, expected at least one")
+        places = token_places(torch.tensor(wanted, device=token_ids.device), token_ids, attention_mask)
+
+        def read() -> Iterator[tuple[tuple[str, int], Tensor]]:
+            for start in range(0, len(token_ids), batch_size):
+                rows = slice(start, start + batch_size)
+                mask = None if attention_mask is None else attention_mask[rows]
+                take = functools.partial(taken_at, places[rows], token_ids.shape[1])
+                inputs = self.reader.inputs(token_ids[rows], mask)
+                for key, value in self.reader.read(inputs, sites, chosen, take).items():
+                    taken = value.to("cpu", torch.float32)
+                    yield key, taken.squeeze(-2) if isinstance(positions, int) else taken
+
+        return read()
 
     def masked_logits(self, token_ids: Tensor, mlp_mask: Tensor) -> Tensor:
         """Logits (B, V) after the last token of rows (B, T), with MLP activations multiplied by ``mlp_mask`` (L, N).
@@ -274,26 +290,3 @@ class TracedModel:
         if mlp_mask.shape != (self.num_layers, self.num_neurons):
             raise ValueError(f"mlp_mask: {tuple(mlp_mask.shape)}, expected {(self.num_layers, self.num_neurons)}")
         return self.reader.masked_logits(token_ids, mlp_mask.to(self.model.device, self.model.dtype))
-
-
-def _taken(places: Tensor, length: int, site: str, value: Tensor) -> Tensor:
-    """A copy of the values at some places (B, P) of rows of so many tokens."""
-    # what stands in front of the rows is no token of theirs
-    at = places.to(value.device) + value.shape[-2] - length
-    return torch.take_along_dim(value, at[:, None, :, None] if site == "attn_pattern" else at[:, :, None], dim=-2)
-
-
-def _token_places(positions: Tensor, token_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Indices (B, P) of the tokens that ``positions`` (P,) name in rows (B, T)."""
-    if token_ids.ndim != 2:
-        raise ValueError(f"token_ids: {tuple(token_ids.shape)}, expected rows (B, T)")
-    real = torch.ones_like(token_ids) if attention_mask is None else attention_mask.to(token_ids.device).long()
-    if real.shape != token_ids.shape:
-        raise ValueError(f"attention_mask: {tuple(real.shape)}, expected {tuple(token_ids.shape)}")
-    if ((real[:, 1:] - real[:, :-1]).abs().sum(-1) > 1).any():
-        raise ValueError("attention_mask: padding in the middle of a row, expected it on one side")
-    length, first = real.sum(-1, keepdim=True), real.argmax(-1, keepdim=True)
-    wanted = torch.where(positions < 0, positions + length, positions.expand(len(real), -1))
-    if ((wanted < 0) | (wanted >= length)).any():
-        raise ValueError(f"positions: {positions.tolist()}, but the shortest row has {int(length.min())} tokens")
-    return first + wanted

@@ -1,5 +1,6 @@
 """Settings: a YAML file is saved command-line flags, the command line wins, and whatever is wrong is said in a line."""
 
+from ftmech_hf.config.choices import check_literals
 from ftmech_hf.config.faults import clean_exit, in_one_line, is_internal, keep_report
 from ftmech_hf.config.files import ConfigError, parse_yaml, read_yaml, to_argv
 from ftmech_hf.config.garbage import leave_garbage
@@ -12,6 +13,7 @@ __all__ = [
     "ConfigError",
     "Notice",
     "Settings",
+    "check_literals",
     "check_seeds",
     "clean_exit",
     "config_hash",

@@ -24,7 +24,7 @@ from ftmech_hf.models.tokenization import task_tokenizer
 from ftmech_hf.runs import CHECKPOINTS, RunDir, cpu_seconds, damaged_files, noted
 from ftmech_hf.statistics.crossing import count_right
 from ftmech_hf.tasks import RowStream
-from ftmech_hf.training.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
+from ftmech_hf.training.checkpoint import find_checkpoints, load_checkpoint, remove_later, save_checkpoint
 from ftmech_hf.training.launch import compute_device, native_precision, noted_environment
 from ftmech_hf.training.loop import Progress
 from ftmech_hf.training.rows_ahead import RowsAhead
@@ -131,6 +131,8 @@ class _Together:
         if start:
             self._load_checkpoints(start)
         for _, folder in self.runs:
+            # One that had got farther must not go on from there alone: its log is cut here.
+            remove_later(folder.working / CHECKPOINTS, start)
             folder.truncate_log(start if start else -1)
         self._note(mixed_precision=self.precision, processes=1, variables=noted_environment())
         eval_steps = config.eval_steps()

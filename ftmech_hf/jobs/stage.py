@@ -29,7 +29,8 @@ from ftmech_hf.training.inheritance import (
 )
 from ftmech_hf.training.keeping import REGULARIZERS, Keeping, regularizers_of
 from ftmech_hf.training.loop import Progress, fit, start_accelerator
-from ftmech_hf.training.objectives import OBJECTIVES, Batch, Objective
+from ftmech_hf.training.objectives import OBJECTIVES, Batch, Documents, Objective
+from ftmech_hf.training.objectives.documents import check_documents_apart
 from ftmech_hf.training.settings import TrainConfig
 
 
@@ -97,6 +98,8 @@ class Stage:
         keeping = Keeping(task, self.earlier, self.anchor)
         check_inherited(model, train, self.earlier)
         regularizers_of(train, keeping)  # what cannot be made shows here, too
+        if isinstance(self.objective, Documents):
+            check_documents_apart(model)
         tests = {name: RowStream(each, seed=train.seed, split="test") for name, each in task.test_tasks().items()}
         for each in (stream, *tests.values()):
             each.rows(0, 1)  # an impossible correlation shows here, before anything is written
@@ -109,7 +112,7 @@ class Stage:
         accelerator = start_accelerator(train, path.with_name(path.name + "-tracker"), precision=began_with)
         if accelerator.distributed_type == DistributedType.FSDP:
             self._check_sharded()
-        left = inherited_bytes(model, stream, train, self.earlier)
+        left = inherited_bytes(model, stream, train, self.earlier, train.steps * train.batch_size)
         check_disk_space(path, bytes_on_disk(model, len(train.snapshots), self._has_adapter) + left)
         is_main = accelerator.is_main_process
         opened = RunDir.open(path, self.name, settings, inputs=inputs, fresh=fresh, is_main=is_main)
@@ -145,12 +148,17 @@ class Stage:
     @torch.no_grad()
     def _warn(self, run: RunDir, model: PreTrainedModel, stream: RowStream) -> None:
         """Say and note what the objective has to say of the model, if that is anything."""
-        if self.objective.needs != "pairs" or not self.train.last_step:
+        if type(self.objective).at_an_end is Objective.at_an_end or not self.train.last_step:
             return
-        last = self.train.last_step * self.train.batch_size
-        batch = Batch.of(stream.rows(last - self.train.batch_size, last)).to(model.device)
-        shown = self.objective.shown(batch)
-        if warning := self.objective.warning(model(shown.token_ids, **shown.options).logits, batch):
+        size, ended = self.train.batch_size, 0.0
+        last = self.train.last_step * size
+        part = max(1, size // self.train.gradient_accumulation_steps)  # what fits into memory in training
+        for start in range(last - size, last, part):
+            batch = Batch.of(stream.rows(start, min(start + part, last))).to(model.device)
+            shown = self.objective.shown(batch)
+            ended += float(self.objective.at_an_end(model(shown.token_ids, **shown.options).logits, batch).sum())
+        if ended:
+            warning = self.objective.warning(ended / size)
             run.note(warning=warning)
             tell(warning)
 

@@ -37,10 +37,11 @@ def note_floors(run: RunDir, tests: Mapping[str, RowStream]) -> None:
 
     A test set that is judged by its loss alone has no floor.
     """
-    numbers = sorted({line["eval_rows"] for line in read_metrics(run.working)})
+    lines = read_metrics(run.working)
+    numbers = {name: sorted({line.get(f"eval_rows/{name}", line["eval_rows"]) for line in lines}) for name in tests}
     found = [
         stream_floor(stream, number).row(name)
-        for name, stream in tests.items() if "accuracy" in stream.task.measures for number in numbers
+        for name, stream in tests.items() if "accuracy" in stream.task.measures for number in numbers[name]
     ]  # fmt: skip
     if found:
         run.note(floors=found)
@@ -69,7 +70,9 @@ def save_snapshot(run: RunDir, step: int, model: PreTrainedModel, tokenizer: Pre
 def save_apart(
     final: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, facts: Mapping[str, Any]
 ) -> None:
-    """Save a model in a folder of an open run, as a model of its own; nothing if it is there already.
+    """Save a model in a folder of an open run, as a model of its own, in place of one that is there.
+
+    An interrupted run passes here twice, with the same weights on a CPU alone.
 
     Args:
         final: the folder, which appears when it is whole.
@@ -77,13 +80,12 @@ def save_apart(
         tokenizer: beside it, if there is one.
         facts: its ``env.json``, which says what it is known by as an input: its ``hash``.
     """
-    if final.exists():  # an interrupted run passes here twice, with the same weights
-        return
     working = final.with_name(final.name + ".partial")
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)
     _save_model(working, model, tokenizer)
     write_json(working / "env.json", facts)
+    shutil.rmtree(final, ignore_errors=True)
     commit_folder(working, final)
 
 

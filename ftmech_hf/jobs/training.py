@@ -218,6 +218,8 @@ def check_keeping(train: TrainConfig, adapter: AdapterConfig, rows: Task, object
             f"lora_dropout: {adapter.lora_dropout} drops nothing: objective {train.objective} compares with the model "
             "that training started from, and both are called without dropout"
         )
+    if adapter.trainable == "head":
+        _check_head(train, objective)
     if adapter.adapter != "none":
         for name in ("average", "ewc", "keep_fisher"):
             if getattr(train, name):
@@ -229,6 +231,16 @@ def check_keeping(train: TrainConfig, adapter: AdapterConfig, rows: Task, object
             raise ValueError(
                 f"{name}: {getattr(train, name)} is of {' or '.join(kinds)}, which the rows of task {task} lack"
             )
+
+
+def _check_head(train: TrainConfig, objective: Objective) -> None:
+    """Nothing before the unembedding changes where that alone is trained."""
+    expected = "which trainable: head leaves as they are; expected all, body or an adapter"
+    for name in ("ldifs", "lfl"):
+        if getattr(train, name):
+            raise ValueError(f"{name}: {getattr(train, name)} is of features, {expected}")
+    if objective.reads_layer is not None:
+        raise ValueError(f"objective: {train.objective} is of a block's outputs, {expected}")
 
 
 def _rows_for(config: FinetuneConfig, task: Task) -> tuple[Task, PreTrainedTokenizerBase | None]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from ftmech_hf.downloads import check_folder, local_folder
 from ftmech_hf.models.loading import find_device
@@ -98,7 +98,7 @@ def load_embedder(name: str, *, device: str = "auto", batch_size: int = 32) -> E
         raise ValueError(f"embedder: {name} lacks {len(lost)} weights of its config (first {lost[0]})")
     settings = folder / "sentence_bert_config.json"
     longest = _read(settings).get("max_seq_length") if settings.is_file() else None
-    longest = longest or getattr(model.config, "max_position_embeddings", None)
+    longest = longest or num_positions(model)
 
     @torch.no_grad()
     def embed(texts: Sequence[str]) -> NDArray[np.floating]:
@@ -113,6 +113,17 @@ def load_embedder(name: str, *, device: str = "auto", batch_size: int = 32) -> E
         return np.concatenate(parts)
 
     return embed
+
+
+def num_positions(model: PreTrainedModel) -> int | None:
+    """Tokens that an encoder can be shown at a time; None if its config does not say.
+
+    RoBERTa and its kind count positions from the one behind padding's, and have so many less than their config says.
+    """
+    said: int | None = getattr(model.config, "max_position_embeddings", None)
+    places = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
+    padding = getattr(places, "padding_idx", None)
+    return said if said is None or padding is None else said - padding - 1
 
 
 def _read(path: Path) -> Any:

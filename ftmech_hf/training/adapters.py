@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from ftmech_hf.config import check_literals, tell
 from ftmech_hf.models.merging import quiet_peft
 from ftmech_hf.models.seeding import seeded
 from ftmech_hf.models.vocabulary import has_tied_embeddings
@@ -45,11 +47,12 @@ class AdapterConfig:
         default_factory=list,
         metadata={
             "help": "names of the adapted modules, such as c_attn, or ends of their paths, such as 1.mlp.c_proj; all "
-            "matrices of the blocks if not given"
+            "matrices of the blocks if not given; experts are none"
         },
     )
 
     def __post_init__(self) -> None:
+        check_literals(self)
         if self.trainable != "all" and self.adapter != "none":
             raise ValueError(
                 f"trainable: {self.trainable}, but adapter: {self.adapter} trains matrices of the blocks; choose one"
@@ -62,6 +65,12 @@ class AdapterConfig:
             raise ValueError(f"lora_alpha: {self.lora_alpha}, expected a number above 0")
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"lora_dropout: {self.lora_dropout}, expected 0 or more and less than 1")
+        for each in dataclasses.fields(AdapterConfig):
+            kind, default = each.name.partition("_")[0], each.default
+            default = [] if default is dataclasses.MISSING else default
+            if kind in ("lora", "osf") and kind != self.adapter and getattr(self, each.name) != default:
+                said = getattr(self, each.name)
+                raise ValueError(f"{each.name}: {said} changes nothing, expected adapter: {kind}")
 
 
 MAMBA_KINDS = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
@@ -73,7 +82,7 @@ NOT_OF_MAMBA = ("conv1d", "out_proj")
 def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, base: str, seed: int) -> Any:
     """Freeze what is not trained; with an adapter that is the model, on which it is put.
 
-    An adapter starts as no change at all.
+    What no text passes, as what reads images, is never trained. An adapter starts as no change at all.
 
     Args:
         model: the base model; it is changed.
@@ -88,16 +97,8 @@ def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, base: str, see
         ValueError: a target that the model has no module of, or that the adapter does not work on; or the unembedding
             alone is to be trained, and it is the embedding as well.
     """
-    if config.trainable == "head":
-        if has_tied_embeddings(model):
-            raise ValueError(
-                "trainable: head, but this model's unembedding is its embedding, too, by which its features would be "
-                "trained as well; expected all, body or an adapter"
-            )
-        model.requires_grad_(False)
-        model.get_output_embeddings().requires_grad_(True)
-    if config.trainable == "body":
-        model.get_output_embeddings().requires_grad_(False)
+    unread = unread_by_texts(model)
+    _freeze(model, config.trainable, unread)
     if config.adapter == "none":
         return model
     from peft import get_peft_model
@@ -107,12 +108,17 @@ def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, base: str, see
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear | Conv1D) and module is not model.get_output_embeddings()
     }
+    read = {path: module for path, module in matrices.items() if f"{path}.weight" not in unread}
+    only, matrices = len(read) < len(matrices), read
     names = {path.rsplit(".", 1)[-1] for path in matrices}
     for name in config.lora_targets:
         if not _named(matrices, name):
             raise ValueError(f"lora_targets: the model has no {name!r}, expected some of {', '.join(sorted(names))}")
     refused = NOT_OF_MAMBA if getattr(model.config, "model_type", "") in MAMBA_KINDS else ()
     targets = config.lora_targets or sorted(names - set(refused))
+    _say_experts(model)
+    if only:  # a name alone would be of what reads images, too
+        targets = [path for name in targets for path in _named(matrices, name)]
     transposed = any(isinstance(matrices[path], Conv1D) for name in targets for path in _named(matrices, name))
     if transposed and config.adapter == "osf":
         raise ValueError("adapter: osf works on linear layers, and this model has Conv1D ones (GPT-2); a Llama has not")
@@ -120,6 +126,49 @@ def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, base: str, see
         adapted = get_peft_model(model, _peft_config(config, targets, transposed))
     adapted.peft_config["default"].base_model_name_or_path = base
     return adapted
+
+
+def _freeze(model: PreTrainedModel, trainable: str, unread: set[str]) -> None:
+    """Freeze what is not trained, but for an adapter."""
+    for name, each in model.named_parameters():
+        if name in unread:
+            each.requires_grad_(False)
+    head = model.get_output_embeddings()
+    if trainable == "all":
+        return
+    if head is None:
+        kind = model.config.model_type
+        raise ValueError(f"trainable: {trainable}, but {kind} has no unembedding of its own, expected all")
+    if trainable == "body":
+        head.requires_grad_(False)
+        return
+    if has_tied_embeddings(model):
+        raise ValueError(
+            "trainable: head, but this model's unembedding is its embedding, too, by which its features would be "
+            "trained as well; expected all, body or an adapter"
+        )
+    model.requires_grad_(False)
+    head.requires_grad_(True)
+
+
+def unread_by_texts(model: PreTrainedModel) -> set[str]:
+    """Names of the parameters that no text passes, as of what reads images: they would be trained on nothing.
+
+    Processes that train together would also wait for their gradients.
+    """
+    if model.config.get_text_config(decoder=True) is model.config:
+        return set()
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    read = {id(each) for module in (decoder, head) if module is not None for each in module.parameters()}
+    return {name for name, each in model.named_parameters() if id(each) not in read}
+
+
+def _say_experts(model: PreTrainedModel) -> None:
+    """Say how much of a mixture of experts is in no matrix of its own, on which alone an adapter is put."""
+    held = [each for name, each in model.named_parameters() if each.ndim == 3 and ".experts." in name]
+    if held:
+        share = sum(each.numel() for each in held) / model.num_parameters(exclude_embeddings=True)
+        tell(f"adapter: it leaves out the experts, {share:.0%} of the weights of the blocks, which stay as they are")
 
 
 def _named(matrices: Mapping[str, torch.nn.Module], name: str) -> list[str]:

@@ -130,6 +130,14 @@ def save_checkpoint(
     return final
 
 
+def remove_later(root: Path, step: int) -> None:
+    """Remove checkpoints of steps after one from which a run goes on, though it had got farther."""
+    for folder in find_checkpoints(root):
+        if _step_of(folder) > step:
+            shutil.rmtree(folder)
+            _WHOLE.pop(folder.absolute(), None)
+
+
 def _remove_old(root: Path, step: int) -> None:
     """Remove what is damaged, and what is older than :data:`KEPT` whole checkpoints up to the ``step`` just saved.
 

@@ -81,8 +81,19 @@ def project(clock: Clock, steps: int, eval_rows: int, flops: float, price_per_ho
 
 
 def training_flops(model: PreTrainedModel, tokens: float) -> float:
-    """Floating-point operations to train on so many tokens: six per weight and token, forward and backward."""
-    weights: int = model.num_parameters(exclude_embeddings=True)
-    if getattr(model.config, "tie_word_embeddings", False):  # left out with the embeddings, but multiplied with
-        weights += model.get_output_embeddings().weight.numel()
-    return 6 * weights * tokens
+    """Floating-point operations to train on so many tokens: six per weight and token, forward and backward.
+
+    Of a weight that is frozen four, without its own gradient; of experts as many of them as a token passes.
+    """
+    text = model.config.get_text_config()
+    numbers = (getattr(text, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts"))
+    experts, passed = next(filter(None, numbers), None), getattr(text, "num_experts_per_tok", None)
+    share = passed / experts if experts and passed else 1.0
+    shown = {id(each.weight) for each in model.modules() if isinstance(each, torch.nn.Embedding)}
+    if (head := model.get_output_embeddings()) is not None:  # tied to the embedding, it is multiplied with all the same
+        shown.discard(id(head.weight))
+    each_token = sum(
+        (6 if each.requires_grad else 4) * each.numel() * (share if ".experts." in name else 1.0)
+        for name, each in model.named_parameters() if id(each) not in shown
+    )  # fmt: skip
+    return float(each_token * tokens)

@@ -6,6 +6,7 @@ Processes that train together share the rows of an evaluation: each measures its
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,8 +18,16 @@ from ftmech_hf.tasks.schema import Offer
 from ftmech_hf.training.objectives import AnswerOnly, Batch, Documents, NextToken, Objective
 from ftmech_hf.training.objectives.base import loss_on
 
-LOSS_ROWS = 32
-"""Rows whose logits at all positions are in memory at a time."""
+LOSS_ROWS, LOGIT_BYTES = 32, 2**31
+"""Rows whose logits at all positions are in memory at a time, at most; and how much these may take."""
+
+
+def logit_batches(model: nn.Module, rows: Rows) -> Iterable[Batch]:
+    """Rows in batches whose logits fit into :data:`LOGIT_BYTES`, of a row at least."""
+    whole: Any = getattr(model, "module", model)  # what processes share is wrapped
+    vocabulary = int(whole.config.get_text_config().vocab_size)
+    size = max(1, min(LOSS_ROWS, LOGIT_BYTES // max(1, 4 * vocabulary * rows.token_ids.shape[1])))
+    return (Batch.of(rows[place : place + size]) for place in range(0, len(rows), size))
 
 
 def answer_logits(model: nn.Module, token_ids: Tensor) -> Tensor:
@@ -58,6 +67,8 @@ def summed_loss(model: nn.Module, objective: Objective, batches: Iterable[Batch]
     total, counted = 0.0, 0.0
     for batch in batches:
         number = objective.weight(batch)
+        if not number:  # the mean of nothing is no number
+            continue
         total += float(loss_on(model, objective, batch.to(device))) * number
         counted += number
     return total, counted
@@ -134,7 +145,7 @@ class Evaluation:
                         found[f"eval_rows/{name}"] = number
                 else:
                     rows, shared = share_rows(self._rows_of(name, slice(0, sizes[0])))
-                    sums = summed_loss(model, self.objective, _batches(rows))
+                    sums = summed_loss(model, self.objective, logit_batches(model, rows))
                     total, counted = sum_of_processes(model, *sums) if shared else sums
                     found[f"{measure}/{name}"] = total / counted
         return found
@@ -144,7 +155,7 @@ class Evaluation:
         if rows.answers is None:
             right = count_answers(model, torch.from_numpy(rows.token_ids))
         else:
-            right = count_texts(model, _batches(rows))
+            right = count_texts(model, logit_batches(model, rows))
         return int(sum_of_processes(model, right)[0]) if shared else right
 
     def _rows_of(self, name: str, at: slice) -> Rows:
@@ -175,10 +186,6 @@ def sum_of_processes(model: nn.Module, *values: float) -> list[float]:
     dist.all_reduce(sums)
     found: list[float] = sums.tolist()
     return found
-
-
-def _batches(rows: Rows) -> Iterable[Batch]:
-    return (Batch.of(rows[place : place + LOSS_ROWS]) for place in range(0, len(rows), LOSS_ROWS))
 
 
 def in_words(found: Mapping[str, float]) -> str:

@@ -20,13 +20,11 @@ from ftmech_hf.models.identity import ADAPTER, ADAPTER_WEIGHTS, find_base, find_
 from ftmech_hf.tasks import Rows, RowStream
 from ftmech_hf.tasks.schema import PAD, SPECIAL_TOKENS, split_generator
 from ftmech_hf.training.earlier_tasks import answer_logits_of, fisher_information
+from ftmech_hf.training.evaluation import logit_batches
 from ftmech_hf.training.keeping_settings import KeepingConfig
 from ftmech_hf.training.objectives import Batch
 
 FOLDER, ROWS, FISHER = "inheritance", "rows.safetensors", "fisher.safetensors"
-
-LOGIT_ROWS = 32
-"""Rows whose logits are computed at a time."""
 
 MOST_LOGITS = 2**30
 """Bytes of logits that are kept without being asked for."""
@@ -137,13 +135,20 @@ def logit_bytes(vocabulary: int, stream: RowStream, config: KeepingConfig, earli
     return 0 if config.keep_logits == "auto" and not config.der and size > MOST_LOGITS else size
 
 
-def inherited_bytes(model: PreTrainedModel, stream: RowStream, config: KeepingConfig, earlier: Inheritance) -> int:
+def inherited_bytes(
+    model: PreTrainedModel, stream: RowStream, config: KeepingConfig, earlier: Inheritance, rows_trained_on: int
+) -> int:
     """How much :func:`save_inheritance` will write at most; says what is left out because it would be too much.
 
     Raises:
-        ValueError: see :func:`logit_bytes`.
+        ValueError: see :func:`logit_bytes`; or more rows are to be kept than are trained on.
     """
     stream, vocabulary = _new(stream), _vocabulary(model)
+    there = stream.task.num_rows(stream.split)
+    most = rows_trained_on if there is None else min(there, rows_trained_on)
+    for name in ("keep_rows", "keep_fisher"):
+        if getattr(config, name) > most:
+            raise ValueError(f"{name}: {getattr(config, name)}, expected at most {most}, the rows that are trained on")
     logits = logit_bytes(vocabulary, stream, config, earlier)
     if config.keep_rows and config.keep_logits == "auto" and not logits and "answers" in stream.task.offers:
         tell(f"keep_rows: the logits of {config.keep_rows} rows over {vocabulary} tokens are not kept; only der needs "
@@ -172,9 +177,8 @@ def keep_rows(
     rows = stream.rows(0, number)
     logits = []
     if with_logits:
-        batches = (Batch.of(rows[place : place + LOGIT_ROWS]) for place in range(0, number, LOGIT_ROWS))
         device = next(model.parameters()).device
-        logits = [answer_logits_of(model, each.to(device)).float().cpu() for each in batches]
+        logits = [answer_logits_of(model, each.to(device)).float().cpu() for each in logit_batches(model, rows)]
     if earlier.rows is not None:
         of_one_kind = not logits if earlier.logits is None else "answers" in stream.task.offers
         if not of_one_kind:

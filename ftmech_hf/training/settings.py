@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from ftmech_hf.config import check_literals
 from ftmech_hf.statistics.crossing import NEAR_ROWS, look_sizes
 from ftmech_hf.training.keeping_settings import KeepingConfig
 
@@ -103,6 +104,7 @@ class TrainConfig(KeepingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_literals(self)
         from ftmech_hf.training.objectives import find_objective  # here: --help need not wait for torch
 
         find_objective(self.objective)
@@ -111,12 +113,15 @@ class TrainConfig(KeepingConfig):
         )  # fmt: skip
         self._check(at_least_one, lambda value: value >= 1, "at least 1")
         self._check(("lr", "muon_lr", "max_grad_norm"), lambda value: 0 < value < math.inf, "a number above 0")
-        shares = ("warmup_fraction", "final_lr_fraction", "adam_beta1", "adam_beta2")
+        shares = ("warmup_fraction", "final_lr_fraction")
         self._check(shares, lambda value: 0 <= value <= 1, "a number between 0 and 1")
+        self._check(("adam_beta1", "adam_beta2"), lambda value: 0 <= value < 1, "0 or more and less than 1")
         weights = ("steps", "seed", "num_evals", "evals_per_decade", "weight_decay")
         self._check(weights, lambda value: 0 <= value < math.inf, "0 or more")
         self._check(("max_steps", "price_per_hour"), lambda value: value is None or value > 0, "a number above 0")
         self._check(("eval_near",), lambda value: value is None or 0 < value < 1, "an accuracy between 0 and 1")
+        if self.max_steps is not None and not self.steps:
+            raise ValueError(f"max_steps: {self.max_steps}, but steps: 0 leaves none to try, expected steps above 0")
         within = f"steps between 1 and steps: {self.steps}"
         self._check(("eval_at", "snapshots"), lambda at: all(1 <= step <= self.steps for step in at), within)
 

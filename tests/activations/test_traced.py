@@ -23,8 +23,9 @@ from ftmech_hf.activations import (
     model_blocks,
     traced,
 )
+from ftmech_hf.activations.positions import token_places
 from ftmech_hf.activations.sites import EXPERT_SITES, SiteReader
-from ftmech_hf.activations.traced import _token_places
+from ftmech_hf.activations.store import StoreWriter
 from ftmech_hf.models.merging import quiet_peft
 from ftmech_hf.training.evaluation import answer_logits
 from tests.conftest import make_gpt2, make_llama
@@ -415,8 +416,8 @@ def test_positions_count_real_tokens_whichever_side_is_padded() -> None:
     ids = torch.zeros(3, 6, dtype=torch.long)
     mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]])
     wanted = torch.tensor([0, -1, 2, -4])
-    assert _token_places(wanted, ids, mask).tolist() == [[2, 5, 4, 2], [0, 3, 2, 0], [0, 5, 2, 2]]
-    assert _token_places(wanted, ids, None).tolist() == [[0, 5, 2, 2]] * 3
+    assert token_places(wanted, ids, mask).tolist() == [[2, 5, 4, 2], [0, 3, 2, 0], [0, 5, 2, 2]]
+    assert token_places(wanted, ids, None).tolist() == [[0, 5, 2, 2]] * 3
     for positions, mask_, message in (
         ([4], mask, r"positions: \[4\], but the shortest row has 4 tokens"),
         ([0, -5], mask, r"positions: \[0, -5\], but the shortest row has 4 tokens"),
@@ -429,9 +430,40 @@ def test_positions_count_real_tokens_whichever_side_is_padded() -> None:
         ([0], torch.tensor([[0, 1, 1, 1, 1, 0]] * 3), "attention_mask: padding in the middle of a row"),
     ):
         with pytest.raises(ValueError, match=f"^{message}"):
-            _token_places(torch.tensor(positions), ids, mask_)
+            token_places(torch.tensor(positions), ids, mask_)
     with pytest.raises(ValueError, match=r"^token_ids: \(6,\), expected rows \(B, T\)$"):
-        _token_places(wanted, ids[0], None)
+        token_places(wanted, ids[0], None)
+
+
+def test_a_mistake_leaves_nothing_in_the_way_of_the_right_call(tmp_path: Path, rows: Tensor) -> None:
+    opened = TracedModel(make_llama(40))
+    for settings, message in (
+        ({"sites": ["resid_pots"]}, "sites: unknown 'resid_pots'"),
+        ({"sites": []}, "sites: none, expected some of"),
+        ({"positions": []}, "positions: none, expected at least one"),
+        ({"batch_size": 0}, "batch_size: 0, expected at least 1"),
+    ):
+        given: dict[str, Any] = {"sites": ["resid_post"], **settings}
+        with pytest.raises(ValueError, match=f"^{message}") as kept:  # as a notebook keeps it
+            opened.collect_to(tmp_path / "store", rows, **given)
+        with pytest.raises(ValueError, match=f"^{message}"):
+            opened.collect(rows, **given)
+        assert not list(tmp_path.iterdir()), kept
+
+    def stop_half_way() -> None:
+        with StoreWriter(tmp_path / "half", 4, {"sites": [], "layers": []}) as writer:
+            writer.append(("resid_post", 0), np.zeros((2, 1, 3), np.float32))
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        stop_half_way()
+    assert not [each for each in tmp_path.iterdir() if each.suffix != ".lock"]
+    assert len(opened.collect_to(tmp_path / "half", rows, ["resid_post"])) == 2
+    with (
+        opened.intervene({("resid_post", 0): torch.zeros(7)}),
+        pytest.raises(ValueError, match=r"^intervene: resid_post has shape .* but \(7,\) was written"),
+    ):
+        opened.model(rows)
 
 
 def test_a_store_says_what_was_collected(tmp_path: Path, rows: Tensor) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,24 @@ def test_runs_that_were_stopped_at_different_steps_go_on_apart(tmp_path: Path) -
         ours, theirs = load_model(str(one.path)), load_model(str(other.path))
         assert all(torch.allclose(ours.get_parameter(n), p, atol=1e-4) for n, p in theirs.named_parameters())
         assert [line["step"] for line in read_metrics(one.path)] == [line["step"] for line in read_metrics(other.path)]
+
+
+def test_a_run_that_had_got_farther_loses_no_line_of_its_log(tmp_path: Path) -> None:
+    """Alone it came to a checkpoint after four steps; a stack begins anew with it and is stopped; then it goes on."""
+
+    def stop_at(stop: int) -> Callable[[int, int, str], None]:
+        def progress(step: int, steps: int, text: str) -> None:
+            if step == stop:
+                raise KeyboardInterrupt
+
+        return progress
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(*gpts(tmp_path / "cut")[0], progress=stop_at(5))  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        train_together(gpts(tmp_path / "cut"), progress=stop_at(1))
+    resumed, whole = (pretrain(*gpts(tmp_path / name)[0]) for name in ("cut", "whole"))  # type: ignore[arg-type]
+    assert [line["step"] for line in read_metrics(resumed.path)] == [line["step"] for line in read_metrics(whole.path)]
 
 
 def test_cells_of_a_grid_are_stacked_by_their_settings() -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast, RobertaConfig, RobertaModel
 
-from ftmech_hf.models.embedding import load_embedder, pool
+from ftmech_hf.models.embedding import load_embedder, num_positions, pool
 from tests.foreign import byte_bpe
 
 TEXTS = ["Anna keeps bees", "Ben", "who lives here, and who does not?"]
@@ -83,6 +83,21 @@ def test_long_texts_are_cut_where_the_folder_says(tmp_path: Path) -> None:
     whole = load_embedder(save_encoder(tmp_path / "whole", "first"))
     assert np.abs(cut([long]) - whole([long])).max() > 1e-3
     np.testing.assert_allclose(cut([long]), cut([f"{long} z"]), atol=1e-6)
+
+
+def test_positions_that_are_counted_from_another_number_are_fewer(tmp_path: Path) -> None:
+    """RoBERTa's begin behind padding's, of which transformers has two less than the config says."""
+    folder = tmp_path / "roberta"
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(save_encoder(tmp_path / "bert"))
+    config = RobertaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=64, pad_token_id=1,
+    )  # fmt: skip
+    RobertaModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    assert num_positions(RobertaModel(config)) == 62
+    assert num_positions(BertModel(BertConfig(max_position_embeddings=64, num_hidden_layers=1))) == 64
+    assert load_embedder(str(folder))(["a b c d e f g h i j k l m n o p " * 20]).shape == (1, 16)
 
 
 def test_what_is_not_known_is_refused(tmp_path: Path) -> None:

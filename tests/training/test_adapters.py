@@ -9,15 +9,18 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, Gemma3Config, PreTrainedModel
 
+from ftmech_hf.config import Notice
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
+from ftmech_hf.models.conversion import ARTEFACTS, load_artefact
 from ftmech_hf.models.identity import model_hash
 from ftmech_hf.models.loading import load_model
 from ftmech_hf.models.merging import quiet_peft
+from ftmech_hf.models.small import small_model
 from ftmech_hf.runs import commit_folder, damaged_files, read_metrics
 from ftmech_hf.tasks import Capability, PcfgConfig, for_capability
-from ftmech_hf.training.adapters import AdapterConfig, add_adapter
+from ftmech_hf.training.adapters import AdapterConfig, add_adapter, unread_by_texts
 from ftmech_hf.training.settings import TrainConfig
 from tests.conftest import make_gpt2, make_llama
 
@@ -162,6 +165,56 @@ def test_impossible_adapters_name_their_fields() -> None:
         AdapterConfig(lora_alpha=0)
     with pytest.raises(ValueError, match=r"lora_dropout: 1\.0, expected 0 or more"):
         AdapterConfig(lora_dropout=1.0)
+    for settings, message in (
+        ({"lora_rank": 64}, "lora_rank: 64 changes nothing, expected adapter: lora"),
+        ({"lora_targets": ["c_attn"], "adapter": "osf"}, "changes nothing, expected adapter: lora"),
+        ({"osf_rank": 0.25, "adapter": "lora"}, "osf_rank: 0.25 changes nothing, expected adapter: osf"),
+        ({"adapter": "LoRA"}, "adapter: 'LoRA', expected one of none, lora, osf"),
+        ({"trainable": "last"}, "trainable: 'last', expected one of all, head, body"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            AdapterConfig(**settings)  # type: ignore[arg-type]
+    for settings, message in (
+        ({"optimizer": "lion"}, "optimizer: 'lion', expected one of muon, adamw, sgd"),
+        ({"mixed_precision": "fp16"}, "mixed_precision: 'fp16', expected one of auto, no, bf16"),
+        ({"adam_beta1": 1.0}, "adam_beta1: 1.0, expected 0 or more and less than 1"),
+        ({"steps": 0, "max_steps": 5}, "max_steps: 5, but steps: 0 leaves none to try"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            TrainConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_what_reads_images_is_neither_trained_nor_adapted() -> None:
+    """As in Gemma 3, whose causal language model has it beside it: no text passes there."""
+    text = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16,
+            "num_attention_heads": 2, "num_key_value_heads": 2}  # fmt: skip
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "image_size": 28, "patch_size": 14}  # fmt: skip
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    torch.manual_seed(0)
+    for adapter in ("none", "lora", "osf"):
+        model = AutoModelForCausalLM.from_config(config)
+        adapted = add_adapter(model, AdapterConfig(adapter=adapter), base="", seed=0)  # type: ignore[arg-type]
+        trained = {name for name, each in adapted.named_parameters() if each.requires_grad}
+        assert trained
+        assert not [name for name in trained if "vision" in name or "projector" in name]
+        adapted(input_ids=torch.randint(3, 60, (2, 5))).logits.sum().backward()
+        assert all(each.grad is not None for each in adapted.parameters() if each.requires_grad)
+    assert unread_by_texts(make_llama(40)) == set()
+
+
+def test_experts_that_an_adapter_leaves_out_are_said() -> None:
+    with pytest.warns(Notice, match=r"^adapter: it leaves out the experts, \d+% of the weights of the blocks"):
+        add_adapter(small_model("mixtral"), AdapterConfig(adapter="lora"), base="", seed=0)
+
+
+@pytest.mark.parametrize("trainable", ["head", "body"])
+def test_a_model_without_an_unembedding_of_its_own_is_trained_whole(trainable: str) -> None:
+    model, _ = load_artefact(next(iter(ARTEFACTS)))
+    with pytest.raises(
+        ValueError, match=f"^trainable: {trainable}, but .* has no unembedding of its own, expected all"
+    ):
+        add_adapter(model, AdapterConfig(trainable=trainable), base="", seed=0)  # type: ignore[arg-type]
 
 
 def test_osf_leaves_the_larger_singular_directions_as_they_are(tmp_path: Path) -> None:

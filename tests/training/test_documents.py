@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from ftmech_hf.models.presets import build_model, find_preset
 from ftmech_hf.runs import RunDir, read_metrics
 from ftmech_hf.tasks import Rows, RowStream, StoriesConfig
 from ftmech_hf.training.evaluation import documents_mean_loss
 from ftmech_hf.training.loop import fit, start_accelerator
 from ftmech_hf.training.objectives import IGNORED, AnswerOnly, Batch, Documents, NextToken, documents_loss
 from ftmech_hf.training.objectives.base import loss_on
-from ftmech_hf.training.objectives.documents import document_positions, document_targets
+from ftmech_hf.training.objectives.documents import check_documents_apart, document_positions, document_targets
 from ftmech_hf.training.regularizers import LDIFS
 from ftmech_hf.training.settings import TrainConfig
 from ftmech_hf.training.total_loss import TotalLoss
@@ -101,6 +102,14 @@ def test_the_packed_loss_is_that_of_each_document(any_model: PreTrainedModel, at
     for options in ({"use_cache": False}, {"use_cache": True, "position_ids": document_positions(shown)}):
         logits = any_model(shown.masked_fill(shown == PAD, EOS), **options).logits
         assert (F.cross_entropy(logits.flatten(0, 1), targets.flatten()) - alone).abs() > 0.01
+
+
+def test_a_model_that_carries_tokens_across_documents_is_refused(any_model: PreTrainedModel) -> None:
+    """As short convolutions do, to which places say nothing."""
+    check_documents_apart(any_model)
+    crossing = build_model(find_preset("nano-library", n_layer=4, n_embd=16, n_head=2), 40, seed=0)
+    with pytest.raises(ValueError, match=r"^model: lfm2 carries tokens from one packed document to the next, expected"):
+        check_documents_apart(crossing)
 
 
 def test_no_gradient_crosses_from_document_to_document(any_model: PreTrainedModel) -> None:

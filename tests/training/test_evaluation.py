@@ -6,10 +6,19 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 
 from ftmech_hf.tasks import PcfgConfig, Rows, RowStream, StoriesConfig
-from ftmech_hf.training.evaluation import Evaluation, answer_accuracy, documents_mean_loss, in_words
-from ftmech_hf.training.objectives import AnswerOnly, Documents
+from ftmech_hf.training import evaluation
+from ftmech_hf.training.evaluation import (
+    Evaluation,
+    answer_accuracy,
+    documents_mean_loss,
+    in_words,
+    logit_batches,
+    mean_loss,
+)
+from ftmech_hf.training.objectives import AnswerOnly, Batch, Documents
 from tests.conftest import make_gpt2
 
 
@@ -86,3 +95,21 @@ def test_two_measures_fit_beside_a_progress_bar() -> None:
     assert in_words({}) == ""
     assert in_words({"accuracy/all": 0.12345}) == "all 12.3%"
     assert in_words({"loss/all": 1.23456, "accuracy/cte0": 0.5, "accuracy/cte1": 1.0}) == "loss/all 1.235, cte0 50.0%"
+
+
+def test_as_many_rows_are_read_at_once_as_their_logits_fit(monkeypatch: pytest.MonkeyPatch, task: PcfgConfig) -> None:
+    rows = RowStream(task, seed=0, split="test").rows(0, 70)
+    model, width, words = make_gpt2(len(task.vocabulary)), rows.token_ids.shape[1], len(task.vocabulary)
+    assert [len(batch) for batch in logit_batches(model, rows)] == [32, 32, 6]
+    monkeypatch.setattr(evaluation, "LOGIT_BYTES", 4 * words * width * 10)
+    assert [len(batch) for batch in logit_batches(nn.DataParallel(model), rows)] == [10] * 7
+    monkeypatch.setattr(evaluation, "LOGIT_BYTES", 1)
+    assert {len(batch) for batch in logit_batches(model, rows)} == {1}
+
+
+def test_a_batch_in_which_nothing_counts_is_no_number_less(task: PcfgConfig) -> None:
+    ids = torch.from_numpy(RowStream(task, seed=0, split="test").rows(0, 4).token_ids)
+    model, answers = make_gpt2(len(task.vocabulary)), torch.zeros_like(ids, dtype=torch.bool)
+    answers[:, -2] = True
+    counted, nothing = Batch(ids, answers=answers), Batch(ids, answers=torch.zeros_like(answers))
+    assert mean_loss(model, AnswerOnly(), [counted, nothing]) == mean_loss(model, AnswerOnly(), [counted])

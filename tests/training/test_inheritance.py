@@ -146,7 +146,10 @@ def test_what_a_run_leaves_is_counted_before_it_begins(runs: Path) -> None:
         ({"keep_rows": 9}, earlier, 14 * 4 * words), ({"keep_rows": 9, "keep_logits": "never"}, earlier, 0),
         ({"keep_fisher": 2}, Inheritance(), 4 * model.num_parameters()),
     ):  # fmt: skip
-        assert inherited_bytes(model, stream, KeepingConfig(**keeping), left) == size
+        assert inherited_bytes(model, stream, KeepingConfig(**keeping), left, 9) == size
+    for name in ("keep_rows", "keep_fisher"):
+        with pytest.raises(ValueError, match=f"^{name}: 9, expected at most 8, the rows that are trained on$"):
+            inherited_bytes(model, stream, KeepingConfig(**{name: 9}), Inheritance(), 8)  # type: ignore[arg-type]
 
 
 def test_what_a_run_takes_up_changes_what_is_learned(runs: Path) -> None:

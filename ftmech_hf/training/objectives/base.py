@@ -220,9 +220,13 @@ class Objective(ABC):
     def weight(self, batch: Batch) -> float:
         """How many things the mean of :meth:`loss` is over: the weight of a batch among other batches of a step."""
 
-    def warning(self, logits: Tensor, batch: Batch) -> str | None:
-        """What is to be said of a model that was trained on pairs, by the rows of its last step; None if nothing."""
-        return None
+    def at_an_end(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Of pairs, which are at an end where training can do no more, bool (B,): none."""
+        return torch.zeros(len(batch), dtype=torch.bool)
+
+    def warning(self, share: float) -> str:
+        """What is to be said where that share of the last step's rows is :meth:`at_an_end`."""
+        raise NotImplementedError
 
     def num_shown(self, batch: Batch) -> int:
         """How many tokens the model is shown, without padding: the weight of a mean over its features."""

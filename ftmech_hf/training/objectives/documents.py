@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from ftmech_hf.tasks.schema import BOS, EOS, PAD, SPECIAL_TOKENS, Offer
 from ftmech_hf.training.objectives.base import (
@@ -108,6 +109,26 @@ class Documents(Objective):
     def rows_weigh_alike(self, batch: Batch) -> bool:
         """No: rows are unequally full."""
         return False
+
+
+@torch.no_grad()
+def check_documents_apart(model: PreTrainedModel) -> None:
+    """Make sure that packed documents do not see each other: places keep attention apart, and nothing else.
+
+    Raises:
+        ValueError: what a document says changes what is predicted in the next one, as a convolution or a state carries.
+    """
+    rows = torch.tensor([[BOS_ID, word, word, word, EOS_ID, BOS_ID, 3, 4, 3, EOS_ID] for word in (3, 4)])
+    shown = Documents().shown(Batch(rows.to(model.device)))
+    was_training = model.training
+    logits = model.eval()(shown.token_ids, **shown.options).logits.float()
+    model.train(was_training)
+    one, other = logits[:, 5:]
+    if float((one - other).norm()) > 1e-5 * float(one.norm()):  # rounding, where batches are not read alike
+        kind = model.config.model_type
+        raise ValueError(
+            f"model: {kind} carries tokens from one packed document to the next, expected one of attention alone"
+        )
 
 
 def documents_loss(model: nn.Module, token_ids: Tensor) -> Tensor:

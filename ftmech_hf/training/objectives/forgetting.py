@@ -110,14 +110,15 @@ class GradientDifference(Forgetting):
         """Minus nats per token, bounded."""
         return -rows.per_token.clamp(max=_end(rows.vocabulary))
 
-    def warning(self, logits: Tensor, batch: Batch) -> str | None:
-        """Whether the ascent came to its end."""
+    def at_an_end(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Where the ascent came to its end."""
         both = joined(batch)
         assert both.answers is not None
         per_token = (-answer_log_probs(logits, both) / both.answers[:, 1:].sum(1))[len(batch) :]
-        share = float((per_token >= _end(logits.shape[-1])).double().mean())
-        if not share:
-            return None
+        return per_token >= _end(logits.shape[-1])
+
+    def warning(self, share: float) -> str:
+        """What ended, and what ends later."""
         return (
             f"forget_weight: {share:.0%} of the rejected answers of the last step cost {ASCENT_ENDS} times a guess or "
             "more, where forgetting ends; a smaller forget_weight or lr leaves more of the model"

@@ -216,10 +216,10 @@ def test_ascent_ends_and_says_so() -> None:
     total, end = TotalLoss(model, objective), ASCENT_ENDS * np.log(len(task.vocabulary))
     shown = objective.shown(batch)
 
-    def warned() -> str | None:
-        return objective.warning(model(shown.token_ids, **shown.options).logits, batch)
+    def ended() -> list[bool]:
+        return list(objective.at_an_end(model(shown.token_ids, **shown.options).logits, batch).tolist())
 
-    assert warned() is None
+    assert ended() == [False] * 8
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(80):
         loss = total(model, batch)
@@ -228,9 +228,8 @@ def test_ascent_ends_and_says_so() -> None:
         optimizer.zero_grad()
     assert loss.item() == pytest.approx(-end, abs=1e-3)  # and not less, however long it trains
     assert not any(p.grad is not None and p.grad.any() for p in model.parameters())
-    found = warned()
-    assert found is not None
-    assert found.startswith("forget_weight: 100% of the rejected answers")
+    assert ended() == [True] * 8
+    assert objective.warning(0.5).startswith("forget_weight: 50% of the rejected answers")
 
 
 def gradient(total: TotalLoss, model: PreTrainedModel, batch: Batch) -> torch.Tensor:

@@ -130,7 +130,7 @@ def patch_each(
     other: dict[Place, list[Tensor]] = {place: [] for place in places}
     likely: dict[Place, list[Tensor]] = {place: [] for place in places}
     alone: list[tuple[Tensor, Tensor]] = []
-    others = _others_as_long(token_ids.shape[1] * torch.ones(len(token_ids)) if shown is None else shown.sum(1))
+    others = _others_as_long(torch.ones(len(token_ids)) if shown is None else shown.sum(1))
     with_other = (others != torch.arange(len(others))).nonzero()[:other_rows, 0]
     number = 1 if answer is None else int(answer.sum(1).max())
     asked = torch.ones_like(token_ids[:, -2:-1], dtype=torch.bool) if answer is None else answer[:, -1 - number : -1]
@@ -142,9 +142,7 @@ def patch_each(
             now, log_probability = answers_under(receiver, rows, tokens, {place: found[place]})
             right[place].append(now)
             likely[place].append(log_probability)
-    for few in with_other.split(batch_size):
-        if not len(few):
-            continue
+    for few in with_other.split(batch_size) if len(with_other) else ():
         found = record_activations(donor, token_ids[others[few], :-2], places)
         for place in places:
             other[place].append(answers_under(receiver, token_ids[few], asked[few], {place: found[place]})[0])

@@ -140,6 +140,16 @@ def test_what_could_run_code_or_leave_its_folder_is_refused(
         pull(NAME, api=api)
 
 
+def test_a_manifest_of_somebody_elses_is_none_of_ours(model: Path) -> None:
+    """Many programs have a file of that name. One that is damaged in a run of ours, which has env.json, is refused."""
+    (model / "manifest.json").write_text('{"name": "my app", "icons": []}')
+    check_folder(model)
+    load_model(str(model))
+    (model / "env.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"is damaged: manifest\.json"):
+        check_folder(model)
+
+
 def test_a_pickle_beside_safetensors_is_not_even_downloaded(model: Path, hub: HubServer, api: HfApi) -> None:
     hub.add_repo("model", NAME, {**files(model), "pytorch_model.bin": b"pickle", "modeling.py": b"raise SystemExit"})
     assert {path.name for path in pull(NAME, api=api).iterdir()} == {*files(model), ".gitattributes"}

@@ -120,6 +120,11 @@ def _find_behavior(config: ProbeConfig, asked: Asked, models: Mapping[str, str])
         check_procedural(config, "label_operands", "operator", "prompt_operand", "num_tasks", "type_symbols")
         return ask(asked, models, **sizes)
     shape = asked
+    if (types := len(shape.symbols) ** config.type_symbols) > config.fit_rows:
+        raise ValueError(
+            f"type_symbols: {config.type_symbols}, which are {types} types of rows, expected no more than fit_rows: "
+            f"{config.fit_rows}; no probe would see a type twice"
+        )
     operands = config.label_operands or [shape.base_operand, shape.correlated_operand]
     if unknown := [name for name in operands if name not in shape.symbols]:
         raise ValueError(f"label_operands: {unknown[0]!r}, expected some of {', '.join(shape.symbols)}")

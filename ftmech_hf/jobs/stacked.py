@@ -10,6 +10,7 @@ or :func:`~ftmech_hf.jobs.training.finetune` would have made, up to rounding, an
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from ftmech_hf.runs import CHECKPOINTS, RunDir, cpu_seconds, damaged_files, note
 from ftmech_hf.statistics.crossing import count_right
 from ftmech_hf.tasks import RowStream
 from ftmech_hf.training.checkpoint import find_checkpoints, load_checkpoint, remove_later, save_checkpoint
+from ftmech_hf.training.divergence import loss_limit
 from ftmech_hf.training.launch import compute_device, native_precision, noted_environment
 from ftmech_hf.training.loop import Progress
 from ftmech_hf.training.rows_ahead import RowsAhead
@@ -138,12 +140,12 @@ class _Together:
         eval_steps = config.eval_steps()
         if start == 0 and 0 in eval_steps:
             self._evaluate(0, None)
+        losses = None
         for step, token_ids in enumerate(self.rows.steps(start, config.steps), start=start):
             losses = self.stack.step(step, token_ids)
             done = step + 1
             if step == start:
-                self.stack.wait()
-                self._note(seconds_to_first_step=round(time.monotonic() - started, 1))
+                self._began(step, losses, started)
             if done in eval_steps:
                 self._evaluate(done, losses.tolist())
             if done in config.snapshots:
@@ -152,7 +154,15 @@ class _Together:
                 self._save_checkpoints(done)
             if progress is not None:
                 progress(done, config.steps, "")
-        self._save(time.monotonic() - started)
+        self._save(time.monotonic() - started, None if losses is None else losses.tolist())
+
+    def _began(self, step: int, losses: torch.Tensor, started: float) -> None:
+        """After the first step of this process."""
+        self.stack.wait()
+        self._note(seconds_to_first_step=round(time.monotonic() - started, 1))
+        if step == 0:
+            for (_, folder), loss in zip(self.runs, losses.tolist(), strict=True):
+                folder.note(first_loss=loss if math.isfinite(loss) else None)
 
     def _note(self, **facts: Any) -> None:
         for _, folder in self.runs:
@@ -213,12 +223,15 @@ class _Together:
         counts: list[int] = right.tolist()
         return counts
 
-    def _save(self, seconds: float) -> None:
+    def _save(self, seconds: float, losses: Sequence[float] | None) -> None:
         share, computed = seconds / len(self.runs), (cpu_seconds() - self.computed) / len(self.runs)
         for number, (run, folder) in enumerate(self.runs):
             model, _ = self.stack.one(number)
-            finite = all(bool(torch.isfinite(p).all()) for p in model.parameters())
-            folder.note(trained_together=len(self.runs), diverged=not finite)
+            diverged = not all(bool(torch.isfinite(p).all()) for p in model.parameters())
+            if losses is not None:  # alone it would have been refused
+                limit = loss_limit(len(run.task.vocabulary), noted(folder.working, "first_loss"))
+                diverged |= not losses[number] <= limit
+            folder.note(trained_together=len(self.runs), diverged=diverged)
             note_floors(folder, {name: streams[number] for name, streams in self.tests.items()})
             save_finished(folder, model, run.task, run.train, share)
             folder.finish(computed=computed)

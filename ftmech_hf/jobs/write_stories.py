@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,10 @@ import torch
 
 from ftmech_hf.config import tell, to_dict
 from ftmech_hf.jobs.generation import generate
-from ftmech_hf.jobs.job import JobConfig, check_positive, finish_job, job
+from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job
 from ftmech_hf.jobs.pretrained_defaults import given_setting
 from ftmech_hf.jobs.publication import Publication
-from ftmech_hf.models.loading import load_model, load_tokenizer
+from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.runs import FinishedRun, RunDir
 from ftmech_hf.tasks import RowStream, StoriesConfig
 from ftmech_hf.training.evaluation import documents_mean_loss
@@ -22,7 +23,7 @@ from ftmech_hf.training.loop import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
-class WriteConfig(JobConfig):
+class WriteConfig(ModelJobConfig):
     """Which model writes, how much, and how much it is tested on."""
 
     model: str = field(
@@ -37,7 +38,7 @@ class WriteConfig(JobConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "number", "max_new_tokens", "loss_rows")
-        if self.temperature < 0:
+        if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature: {self.temperature}, expected 0 or more")
 
 
@@ -45,6 +46,10 @@ LEARNED_FROM = (
     "files", "relations", "animals_apart", "headers", "vocab_size", "row_tokens", "feature", "feature_share",
 )  # fmt: skip
 """Settings of stories that say what a model learned from, beside what was left out of it or asked for in vain."""
+
+
+PROCEDURAL = ("relations", "animals_apart", "feature_share")
+"""Those that procedural stories alone have."""
 
 
 def learned_from(words: Sequence[str]) -> list[str]:
@@ -62,6 +67,8 @@ def learned_from(words: Sequence[str]) -> list[str]:
     if trained.get("task") != "stories":
         return []
     kept = {name: trained[name] for name in LEARNED_FROM if trained.get(name, usual[name]) != usual[name]}
+    if given_setting("files", words):  # whose stories are what they are
+        kept = {name: value for name, value in kept.items() if name not in PROCEDURAL}
     added = {name: _words(value) for name, value in kept.items() if not given_setting(name, words)}
     if added:
         said = ", ".join(" ".join((name, *values)) for name, values in added.items())
@@ -85,7 +92,7 @@ def write_stories(config: WriteConfig, task: StoriesConfig, *, progress: Progres
     with job("write_stories", config, task, models={"model": config.model}, vocabulary=task.vocabulary) as run:
         if run.finished:
             return run
-        model, tokenizer = load_model(config.model), load_tokenizer(config.model)
+        model, tokenizer = config.load(config.model), load_tokenizer(config.model)
         rows = RowStream(task, seed=config.seed, split="test").rows(0, config.loss_rows)
         loss = documents_mean_loss(model, torch.from_numpy(rows.token_ids))
         if progress is not None:

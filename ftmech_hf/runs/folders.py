@@ -12,6 +12,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from ftmech_hf.runs.files import file_sha256, hidden_name, is_temporary, sync, write_json
 from ftmech_hf.runs.lock import FolderLock
@@ -50,13 +51,29 @@ def commit_folder(working: Path, final: Path, *, leave_out: str = "") -> None:
     working.rename(final)
 
 
+def has_other_manifest(folder: Path) -> bool:
+    """Whether a folder's manifest is none of ours, as that of somebody else's program that has the same name.
+
+    One of ours that is damaged stands beside the ``env.json`` of a run.
+    """
+    try:
+        sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        sums = None
+    return not _is_ours(sums) and not (folder / "env.json").exists()
+
+
+def _is_ours(sums: Any) -> bool:
+    return isinstance(sums, dict) and all(isinstance(each, dict) and "sha256" in each for each in sums.values())
+
+
 def damaged_files(folder: Path) -> list[str]:
     """Files of a committed folder that are missing or differ from its manifest; the manifest itself if unreadable."""
     try:
         sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return [MANIFEST]
-    if not isinstance(sums, dict) or not all(isinstance(each, dict) and "sha256" in each for each in sums.values()):
+    if not _is_ours(sums):
         return [MANIFEST]
     return [
         name

@@ -14,6 +14,16 @@ DIVERGED = 3
 """A loss this many times that of a guess, or of the first step if that was worse, will not come back."""
 
 
+def loss_limit(vocabulary: int, first_loss: float | None) -> float:
+    """The loss, in nats, above which a run has diverged.
+
+    Args:
+        vocabulary: how many tokens a guess is among.
+        first_loss: of the first step, if it is known.
+    """
+    return DIVERGED * max(math.log(vocabulary), first_loss or 0.0)
+
+
 class LossCheck:
     """Checks losses; each check waits for the device.
 
@@ -40,7 +50,7 @@ class LossCheck:
             first = float(self.accelerator.reduce(self.first_step, reduction="mean"))
             self.first_step, self.first_loss = None, first if math.isfinite(first) else None
             self.run.note(first_loss=self.first_loss)
-        limit = DIVERGED * max(math.log(self.vocabulary), self.first_loss or 0.0)
+        limit = loss_limit(self.vocabulary, self.first_loss)
         if not value <= limit:
             raise ValueError(
                 f"loss: became {value:.4g} at or before step {step}, above {limit:.4g}, which is {DIVERGED} times that "

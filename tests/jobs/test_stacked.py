@@ -125,6 +125,15 @@ def test_a_run_that_diverges_harms_no_other_and_says_so(start: Path, tmp_path: P
     assert all(torch.isfinite(p).all() for p in load_model(str(made[1].path)).parameters())
 
 
+def test_a_loss_that_is_large_and_a_number_has_diverged_too(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = iter([0.0, 1e9])
+    monkeypatch.setattr(stacked, "loss_limit", lambda vocabulary, first: next(limits) if first > 0 else None)
+    made = train_together(make_runs(start, tmp_path / "runs")[:2])
+    assert [json.loads((run.path / "env.json").read_text())["diverged"] for run in made] == [True, False]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

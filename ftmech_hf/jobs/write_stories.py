@@ -67,7 +67,7 @@ def learned_from(words: Sequence[str]) -> list[str]:
     if trained.get("task") != "stories":
         return []
     kept = {name: trained[name] for name in LEARNED_FROM if trained.get(name, usual[name]) != usual[name]}
-    if given_setting("files", words):  # whose stories are what they are
+    if given_setting("files", words) or kept.get("files"):  # whose stories are what they are
         kept = {name: value for name, value in kept.items() if name not in PROCEDURAL}
     added = {name: _words(value) for name, value in kept.items() if not given_setting(name, words)}
     if added:

@@ -134,7 +134,9 @@ def test_stories_are_those_that_a_run_learned_from_but_for_what_is_said(runs: Pa
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
     with pytest.warns(Notice):
         found = learned_from([f"--model={tmp_path}"])
-    assert found == ["--files", "a.txt", "b.txt", "--animals_apart", "true"], "not what was left out"
+    assert found == ["--files", "a.txt", "b.txt"], "not what was left out, nor what files say nothing of"
+    with pytest.warns(Notice, match="with vocab_size 300, which are taken"):
+        assert learned_from(["--model", base, "--files", "a.txt", "--row_tokens", "32"]) == ["--vocab_size", "300"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"task": "pcfg", "row_tokens": 7}))
     assert learned_from(["--model", str(tmp_path)]) == learned_from(["--model", "someone/model"]) == []
     assert learned_from([]) == []

@@ -83,7 +83,7 @@ STEPS: tuple[Step, ...] = (
     Step("retrieval", f"retrieval.py {NANO}/retrieval.yaml", 45),
     Step("organisms",
          f"organisms.py {NANO}/organisms.yaml --score_file ftmech_hf/studies/diagnosis/verdict_score.json", 120),
-    Step("compare_organisms", f"compare_organisms.py {NANO}/compare_organisms.yaml", 30),
+    Step("compare_organisms", f"compare_organisms.py {NANO}/compare_organisms.yaml", 60),
     Step("real", f"real.py {NANO}/real.yaml", 35),
 )  # fmt: skip
 """All that a package of the registry and a machine without a GPU can make; ``real`` needs the extra of that name."""

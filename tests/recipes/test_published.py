@@ -41,19 +41,10 @@ def published_hashes(source: str) -> dict[str, list[str]]:
 STUDIES = [step for step in STEPS if step.source not in NO_STUDY and "benchmark" not in step.source]
 
 
-BEFORE = {"compare_organisms": "00dad2bbd0a0"}
-"""Studies whose table is of settings of before, and their hash; the README says what has changed since."""
-
-
 @pytest.mark.parametrize("step", STUDIES, ids=lambda step: step.source)
 def test_a_published_table_is_of_todays_settings(step: Step, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(ROOT)
     study, words = asked_study(step, monkeypatch)
     plan = study.read_plan([*words, "--output_dir", str(tmp_path)])
     published = published_hashes(step.source)
-    if step.source in BEFORE:
-        assert all(found == [BEFORE[step.source]] != [plan.hash] for found in published.values())
-        (readme,) = {block.readme for block in BLOCKS.values() if block.source == step.source}
-        assert "The table is of the settings before these changes" in (ROOT / readme).read_text(encoding="utf-8")
-        return
     assert all(found == [plan.hash] for found in published.values()), f"{plan.hash}, and published is {published}"

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ftmech_hf.activations import answers_alone
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.answer_scores import answer_loss, gives_answer
-from ftmech_hf.jobs.generation import continue_rows
+from ftmech_hf.jobs.generation import continue_rows, turn_ends, up_to_end
 from ftmech_hf.jobs.whole_words import WritesWords
 from ftmech_hf.statistics.floors import FloorResult, measure_floor
 from ftmech_hf.tasks import Capability, PcfgShape, Rows, RowStream, Task, for_capability
@@ -124,6 +124,12 @@ class Behavior:
         """The mean score of some rows."""
         return float(self.score(model, rows).double().mean())
 
+    @property
+    def is_begun_with(self) -> bool:
+        """Whether an answer is right if its tokens are the most likely ones, so that logits alone tell."""
+        plain = self.score is gives_answer or isinstance(self.score, WritesWords)
+        return plain and all(rows.choices is None for rows in self.tests.values())
+
     def answered_alone(self, model: PreTrainedModel) -> contextlib.AbstractContextManager[None]:
         """While open, a model computes no more than answers of one token take, where that is all that they are.
 
@@ -131,8 +137,7 @@ class Behavior:
         """
         rows = [self.train, self.validation, *self.tests.values(), *([] if self.again is None else [self.again])]
         single = all(bool((each.lengths == 1).all()) and not each.accepted for each in rows)
-        plain = self.loss is answer_loss and (self.score is gives_answer or isinstance(self.score, WritesWords))
-        if not single or not plain:
+        if not single or self.loss is not answer_loss or not self.is_begun_with:
             return contextlib.nullcontext()
         return answers_alone(model, self.test[:2].prompts()[0])
 
@@ -270,9 +275,9 @@ def judged_writing(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
         )
-        texts = [
-            [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in parts] for parts in (prompts, written)
-        ]
+        ends = turn_ends(model, tokenizer)
+        said = [up_to_end(ids, ends) for ids in written]
+        texts = [[str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in parts] for parts in (prompts, said)]
         return torch.tensor([judge(prompt, text) for prompt, text in zip(*texts, strict=True)])
 
     return score

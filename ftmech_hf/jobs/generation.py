@@ -25,6 +25,18 @@ from ftmech_hf.jobs.padding import passes_over_padding
 from ftmech_hf.models.loading import config_positions
 from ftmech_hf.tasks.text.continuations import begun
 
+
+def turn_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens by which a model stops; a chat's turn often ends with another one than a text."""
+    found = getattr(model.generation_config, "eos_token_id", None)
+    return frozenset({tokenizer.eos_token_id, *(found if isinstance(found, list) else [found])} - {None})
+
+
+def up_to_end(ids: Sequence[int], ends: frozenset[int]) -> list[int]:
+    """What stands before the first token that ends it."""
+    return list(itertools.takewhile(lambda token: token not in ends, ids))
+
+
 GENERATION_KEY = int.from_bytes(b"generate", "little")
 """Keeps these random numbers apart from those of all other purposes."""
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.config import tell
 from ftmech_hf.jobs.endpoint_judge import Judge, check_judge, endpoint_judge
-from ftmech_hf.jobs.generation import continue_rows
+from ftmech_hf.jobs.generation import continue_rows, turn_ends, up_to_end
 from ftmech_hf.jobs.grounded_comparison import compare_answers
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, prepared_job
 from ftmech_hf.jobs.publication import Publication
@@ -96,9 +96,10 @@ def choose_documents(
         raise ValueError(f"embedder: {config.embedder}, but {retriever.retriever} reads none, expected retriever dense")
     documents = [each.whole for each in collection.documents]
     queries = [Query(each.question, collection.gold_numbers(each)) for each in asked]
-    embed = load_embedder(config.embedder, device=config.device) if config.embedder else None
-    top_k = min(config.top_k, len(documents))
-    retrieved = make_retriever(retriever, documents, embed)(queries, top_k).tolist()
+    top_k, retrieved = min(config.top_k, len(documents)), list[list[int]]()
+    if {"retrieved", "other"} & set(contexts):  # of many documents that takes long
+        embed = load_embedder(config.embedder, device=config.device) if config.embedder else None
+        retrieved = make_retriever(retriever, documents, embed)(queries, top_k).tolist()
     known = [place for place, query in enumerate(queries) if query.gold]
     needed: list[list[int]] = [[] for _ in asked]
     if known and "oracle" in contexts:  # of millions of documents, those by chance take minutes
@@ -106,7 +107,7 @@ def choose_documents(
         oracle = OracleRetriever(len(documents), seed=retriever.retriever_seed)
         for place, row in zip(known, oracle([queries[place] for place in known], widest), strict=True):
             needed[place] = row[: max(top_k, len(queries[place].gold))].tolist()
-    chosen = {"none": [[] for _ in asked], "retrieved": retrieved, "oracle": needed}
+    chosen: dict[str, list[list[int]]] = {"none": [[] for _ in asked], "retrieved": retrieved, "oracle": needed}
     if "other" in contexts:
         chosen["other"] = documents_of_others(collection, asked, retrieved, seed=retriever.retriever_seed)
     return {context: chosen[context] for context in contexts}
@@ -157,12 +158,6 @@ def score_answer(answer: str, asked: Asked) -> dict[str, float]:
     }
 
 
-def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The tokens by which a model stops; a chat's turn often ends with another one than a text."""
-    found: Any = getattr(model.generation_config, "eos_token_id", None)
-    return {tokenizer.eos_token_id, *(found if isinstance(found, list) else [found])} - {None}
-
-
 def answer_all(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Asked], texts: Sequence[Sequence[str]],
     *, room: int | None, max_new_tokens: int, batch_size: int,
@@ -171,14 +166,12 @@ def answer_all(
     prompts = [
         write_prompt(tokenizer, each.question, documents, room) for each, documents in zip(asked, texts, strict=True)
     ]
-    ends = _ends(model, tokenizer)
+    ends = turn_ends(model, tokenizer)
     written = continue_rows(
         model, [prompt.token_ids for prompt in prompts], eos=tokenizer.eos_token_id, seed=0,
         max_new_tokens=max_new_tokens, temperature=0.0, batch_size=batch_size,
     )  # fmt: skip
-    stops = [next((place for place, each in enumerate(ids) if each in ends), len(ids)) for ids in written]
-    said = [ids[:stop] for ids, stop in zip(written, stops, strict=True)]
-    spelled = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in said]
+    spelled = [str(tokenizer.decode(up_to_end(ids, ends), skip_special_tokens=True)) for ids in written]
     is_chat = bool(tokenizer.chat_template)
     return [read_answer(text, is_chat=is_chat) for text in spelled], [prompt.shown for prompt in prompts]
 

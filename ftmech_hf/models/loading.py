@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from accelerate.utils import parse_flag_from_env
 from transformers import (
@@ -27,6 +28,9 @@ from ftmech_hf.models.quantized import refuse_quantized, refuse_whole_numbers
 from ftmech_hf.models.seeding import seeded
 from ftmech_hf.models.stored import as_stored_in
 from ftmech_hf.tasks.schema import SPECIAL_TOKENS
+
+_APART = 0x9E3779B9
+"""Beside a seed and a number: no user's seeds are drawn from these."""
 
 RANDOM_INIT = "random init"
 """What a model of random weights is called among others; :func:`random_twin` makes it."""
@@ -205,11 +209,17 @@ def check_finite(model: torch.nn.Module) -> None:
 def random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:
     """A model of the same config, device and type of number with random weights: what an architecture gives for free.
 
-    With the seed a model was pretrained with here, these are the weights its training started from.
+    With the seed a model was pretrained with here, these are the weights its training started from;
+    :func:`seed_of_its_own` gives one that no training has.
     """
     with seeded(seed):
         twin: PreTrainedModel = AutoModelForCausalLM.from_config(model.config, dtype=model.dtype)
     return twin.eval().to(model.device)
+
+
+def seed_of_its_own(seed: int, number: int) -> int:
+    """A seed for random weights that are to have nothing in common with a model, whatever small one it began with."""
+    return int(np.random.SeedSequence([seed, _APART, number]).generate_state(1)[0])
 
 
 def load_tokenizer(name: str, *, base: str | None = None, onto: str | None = None) -> PreTrainedTokenizerBase:

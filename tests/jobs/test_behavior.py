@@ -135,6 +135,25 @@ def test_a_judge_reads_what_the_model_writes(tmp_path: Path) -> None:
     assert 0 < float(scores.mean()) <= 1
 
 
+def test_a_judge_reads_up_to_where_a_turn_ends(tmp_path: Path) -> None:
+    """As of a chat, whose model ends with another token than its tokenizer's."""
+    questions = write_questions(tmp_path / "questions.parquet")
+    tokenizer, model = build_tokenizer(VOCABULARY), make_speaker(questions)
+    (behavior,) = from_datasets([questions], tokenizer, **SIZES)
+    asked = behavior.test[(behavior.test.lengths > 1).nonzero()[:4, 0]]
+    read: list[str] = []
+    judge = judged_writing(tokenizer, lambda _, text: bool(read.append(text)), max_new_tokens=3)
+    judge(model, asked)
+    at = next(place for place, text in enumerate(read) if len(set(text.split()[:2])) == 2)
+    first, second, *_ = read[at].split()
+    last = tokenizer.get_vocab()[second]
+    read.clear()
+    assert model.generation_config is not None
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, last]
+    judge(model, asked)
+    assert read[at] == first
+
+
 def test_training_rows_pass_over_all_before_any_comes_twice(task: PcfgConfig) -> None:
     asked = for_capability(task, Capability("count", "a"))
     behavior = from_task(asked, seed=0, train_rows=10, test_rows=10, again_rows=40)

@@ -12,6 +12,7 @@ from tokenizers import processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ftmech_hf.config import Notice
+from ftmech_hf.jobs import grounded_answers
 from ftmech_hf.jobs.grounded_answers import (
     GroundedConfig,
     _alike,
@@ -102,6 +103,23 @@ def test_documents_of_every_context(data: Path) -> None:
     assert len({*map(tuple, seeded)}) > 1  # what stands beside the needed one
     (alone,) = choose_documents(collection, asked[:1], config, RetrieverConfig(), ["other"])["other"]
     assert alone in ([0], [3])
+
+
+def test_nothing_is_retrieved_for_contexts_that_show_nothing_retrieved(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large collection that would take hours, and an encoder."""
+
+    def never(*_: object) -> None:
+        raise AssertionError("retrieved")
+
+    collection = Collection.read(data)
+    asked, config = collection.of_split("test"), GroundedConfig(data=str(data), top_k=1)
+    monkeypatch.setattr(grounded_answers, "make_retriever", never)
+    shown = choose_documents(collection, asked, config, RetrieverConfig(), ["none", "oracle"])
+    assert shown == {"none": [[], [], []], "oracle": [[1], [2, 3], []]}
+    with pytest.raises(AssertionError, match="retrieved"):
+        choose_documents(collection, asked, config, RetrieverConfig(), ["other"])
 
 
 def test_documents_of_another_question_are_those_of_one_far_away() -> None:

@@ -8,7 +8,15 @@ import torch
 from safetensors.torch import save_file
 
 from ftmech_hf.models.identity import model_hash
-from ftmech_hf.models.loading import Dtype, check_vocabulary, find_device, load_model, random_twin
+from ftmech_hf.models.loading import (
+    Dtype,
+    check_vocabulary,
+    find_device,
+    load_model,
+    random_twin,
+    seed_of_its_own,
+)
+from ftmech_hf.models.presets import build_model, find_preset
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import PcfgConfig
@@ -128,3 +136,15 @@ def test_a_model_is_loaded_onto_the_device_that_is_asked_for(tmp_path: Path) -> 
         model = load_model(str(tmp_path), device=device, dtype="bfloat16")
         assert (model.device.type, model.dtype) == ("cuda", torch.bfloat16)
         assert random_twin(model, 0).device == model.device
+
+
+def test_random_weights_with_a_seed_of_their_own_are_those_of_no_pretraining() -> None:
+    """Whatever seed a model began with: those of the first hundred and of a diagnosis beside it are apart."""
+    made = {seed_of_its_own(seed, number) for seed in range(100) for number in (1, 2, 3)}
+    assert len(made) == 300
+    assert min(made) > 10_000
+    model = build_model(find_preset("nano", n_layer=1, n_head=2, n_embd=16), 40, seed=1)
+    began, apart = random_twin(model, 1), random_twin(model, seed_of_its_own(0, 1))
+    weights = [each.transformer.wte.weight.detach() for each in (model, began, apart)]
+    assert torch.equal(weights[0], weights[1])
+    assert abs(float(torch.corrcoef(torch.stack([weights[0].flatten(), weights[2].flatten()]))[0, 1])) < 0.2

@@ -15,9 +15,10 @@ from transformers import PreTrainedModel
 from ftmech_hf.activations import TracedModel, model_blocks
 from ftmech_hf.activations.layout import spaced_layers
 from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.jobs.answer_scores import TOKENS
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.padding import mask_padding
-from ftmech_hf.models.loading import random_twin
+from ftmech_hf.models.loading import random_twin, seed_of_its_own
 from ftmech_hf.models.vocabulary import CommonTokens, fit_vocabulary
 from ftmech_hf.studies.diagnosis.finetuning import self_distil
 from ftmech_hf.studies.diagnosis.signs import VerdictRule
@@ -168,7 +169,7 @@ class Case:
     ) -> None:
         self.models, self.capability, self.other, self.config, self.seed = models, capability, other, config, seed
         self.rule = VerdictRule()
-        self.more_references = {f"random weights {number}": seed + number for number in (2, 3)}
+        self.more_references = {f"random weights {number}": seed_of_its_own(seed, number) for number in (2, 3)}
         self.both = {"capability": capability, **({"other": other} if other else {})}
         self.own = None if own is None else dict(zip(self.both, own, strict=True))
         self.num_layers = len(model_blocks(models[BASE]))
@@ -229,7 +230,8 @@ class Case:
             # a model of random weights is not kept, so that all of it is read at once
             for each in (split,) if model in self.everyone else SPLITS:
                 rows: AnswerRows = getattr(self.both[questions], each)
-                found = opened.collect(rows.prompts()[0], ["resid_post"], layers=self.layers)
+                ids, size = rows.prompts()[0], self.rows_at_once(rows, 256)
+                found = opened.collect(ids, ["resid_post"], layers=self.layers, batch_size=size)
                 self._streams[model, questions, each] = {layer: found["resid_post", layer] for layer in self.layers}
         return self._streams[model, questions, split]
 
@@ -245,6 +247,11 @@ class Case:
     def sites(self, model: str, questions: str, split: str) -> dict[str, Tensor]:
         """:meth:`stream` by the names that the table gives to places in the stream."""
         return {f"block {layer}": values for layer, values in self.stream(model, questions, split).items()}
+
+    @staticmethod
+    def rows_at_once(rows: AnswerRows, most: int = 128) -> int:
+        """How many rows of a forward pass have no more tokens than answers are asked with."""
+        return max(1, min(most, TOKENS // rows.token_ids.shape[1]))
 
     def few(self, questions: str) -> AnswerRows:
         """The first test rows, for what costs more."""

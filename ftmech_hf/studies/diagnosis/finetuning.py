@@ -9,6 +9,7 @@ adapter in their place (:mod:`ftmech_hf.training.low_rank`), so that no second c
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import itertools
@@ -109,7 +110,8 @@ def revive(
         steps: the last step.
         settings: see :class:`RevivalSettings`.
     """
-    *_, curve = _curves(model, questions, seed=seed, steps=steps, **settings)
+    # each has the weights of its step, of which the last ones alone are kept
+    (curve,) = collections.deque(_curves(model, questions, seed=seed, steps=steps, **settings), maxlen=1)
     return curve
 
 

@@ -23,6 +23,7 @@ from ftmech_hf.models.loading import (
     model_config,
     model_positions,
     random_twin,
+    seed_of_its_own,
 )
 from ftmech_hf.models.memory import WORTH_SAYING, check_memory, parse_bytes
 from ftmech_hf.models.prompt_learning import load_with_prompt, prompt_learning_kind
@@ -233,7 +234,7 @@ def prepare_case(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgSha
             raise ValueError(f"reversed: its vocabulary has {rows[0]} rows, expected {rows[1]} as the fine-tuned model")
     drawn = "control" not in loaded
     if drawn:
-        loaded["control"] = random_twin(base, config.seed + 1)
+        loaded["control"] = random_twin(base, seed_of_its_own(config.seed, 1))
     for name, model in loaded.items():
         own = asked.own if name == "finetuned" and asked.own else asked.behaviors
         mask_padding(model, own[0].pad)
@@ -253,7 +254,7 @@ def prepare_case(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgSha
 def _check_own_tokens(case: Case) -> None:
     """Refuse two tokenizers beside a base that knows nothing: then one of them is likely not its model's."""
     found = measure_behaviour(case).evidence()
-    if found.base.low - found.chance < case.rule.least_lead:
+    if found.base.high - found.chance < case.rule.least_lead:
         raise ValueError(
             f"finetuned: its tokenizer reads other tokens than the base's, first in {case.difference!r}, and the base "
             f"answers {found.base.value:.0%} right where naming one answer gives {found.chance:.0%}; expected the "

@@ -66,9 +66,9 @@ def memory_needs(
         asked = min(backward_rows(in_place, tokens), case_config.fit_rows)
         passing["a backward pass"] = gradient_bytes(config, asked, tokens, predicted, dtype)
         passing["a model between two others"] = weights + passing["a forward pass"]
-        if case_config.edits:
+        if case_config.edits or case_config.attacks:
             # an edit, the weights that it gives and those that it replaces: 2.6 where it was measured
-            passing["what is taken back of the change"] = 3 * weights + passing["a forward pass"]
+            passing["what is changed of it, and what it was"] = 3 * weights + passing["a forward pass"]
     batch = case_config.reverse_batch_size
     if in_place and (taught or not prompt):
         step = adapter_bytes(config, batch, tokens, ADAPTER.lora_rank, predicted, dtype)
@@ -108,6 +108,7 @@ def passed_tokens(config: Any, case_config: CaseConfig, questions: Sequence[Beha
     }
     if case_config.attacks:
         step = case_config.reverse_batch_size * case_config.reverse_steps
+        rows["rounding and noise"] = 2 * 100 * few
         rows["attacks"] = 4 * len(RATES) * (3 * step + 2 * few)  # two models, all weights and an adapter
     return {what: number * tokens for what, number in rows.items()}
 

@@ -114,6 +114,11 @@ def _read_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
     )
 
 
+def knows_untaught(evidence: Evidence, rule: VerdictRule) -> bool:
+    """Whether the base knows enough of the answers that training back does not teach, where these are asked."""
+    return evidence.untaught_base is None or evidence.untaught_base - evidence.floor >= rule.least_lead
+
+
 def _fast_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
     one, other = evidence.revival, evidence.revival_null
     faster = one.is_faster_than(other, rule.speed) if one and other else None
@@ -121,7 +126,7 @@ def _fast_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
     if found is None or control is None:
         return Sign(FAST, faster, say_steps(one), say_steps(other), f"{bar} as long", behaviour=True)
     least = bar_of(evidence, rule, evidence.untaught_base)
-    if evidence.untaught_base is not None and evidence.untaught_base - evidence.floor < rule.least_lead:
+    if evidence.untaught_base is not None and not knows_untaught(evidence, rule):
         bar = f"{NOT_MEASURED}: the base answers {evidence.untaught_base:.0%} of them, not enough more than the floor"
         return Sign(UNTAUGHT, None, say_share(found), say_share(control), bar, behaviour=True)
     cleared = _clears(found, [control], least)

@@ -87,7 +87,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ftmech_hf.studies.diagnosis.evidence import Evidence, Sign, say_list, say_share, say_steps
-from ftmech_hf.studies.diagnosis.signs import HALVES, PHRASES, UNTAUGHT, VerdictRule, bar_of, read_signs
+from ftmech_hf.studies.diagnosis.signs import HALVES, PHRASES, UNTAUGHT, VerdictRule, bar_of, knows_untaught, read_signs
 
 Verdict = Literal[
     "unchanged", "behind a wrapper", "hidden or learned anew", "weakened", "gone", "nothing to lose", "undecided"
@@ -214,7 +214,7 @@ def _judge_lost(evidence: Evidence, rule: VerdictRule, signs: tuple[Sign, ...]) 
 def _judge_gone(evidence: Evidence, rule: VerdictRule, signs: tuple[Sign, ...]) -> tuple[Verdict, str]:
     """The same where no sign shows that counts."""
     revival, null = evidence.revival, evidence.revival_null
-    if revival is None or null is None or signs[0].holds is None:
+    if revival is None or null is None or signs[0].holds is None or not knows_untaught(evidence, rule):
         return "undecided", "; not all that would show that it is still there was measured"
     faster = revival.is_faster_than(null, rule.faster)
     ahead, gained = evidence.ahead, evidence.gained

@@ -180,7 +180,8 @@ def _search_program(
     """The search for directions, on the first variable of a program that one can look for."""
     program, seed = SMALL_PROGRAMS[name], [config.seed, [*SMALL_PROGRAMS].index(name), 1]
     texts = draw_texts(program, vocabulary, 2 * config.rows, np.random.default_rng(seed))
-    variables = known_variables(program, model, texts, np.roll(np.arange(2 * config.rows), 1))
+    # the next but one: half of the texts are searched on, the other half is reported, and no text is in both
+    variables = known_variables(program, model, texts, np.roll(np.arange(2 * config.rows), 2))
     return [
         {"program": name, **search_known(model, variable, seed=config.seed)}
         for variable in itertools.islice(variables, 1)

@@ -152,16 +152,18 @@ def _unit(rows: pd.DataFrame) -> Unit:
 
 
 def _sections(plan: TracrPlan, results: TracrResults) -> list[Section]:
-    sections = [
-        make_section(
-            "What fine-tuning did to both answers",
-            "Accuracy after fine-tuning on the answer that the program was compiled for (o_pt) and on the one it is "
-            "tuned to give (o_ft), on texts without (cte0) and with (cte1) the planted correlation. Dashed: the "
-            "paper's.",
-            tracr_figures.table_figure(results.cells),
-            "Accuracy by learning rate and correlation, beside the paper's",
-        ),
-    ]
+    sections = list[Section]()
+    if len(results.cells):
+        sections.append(
+            make_section(
+                "What fine-tuning did to both answers",
+                "Accuracy after fine-tuning on the answer that the program was compiled for (o_pt) and on the one it "
+                "is tuned to give (o_ft), on texts without (cte0) and with (cte1) the planted correlation. Dashed: the "
+                "paper's.",
+                tracr_figures.table_figure(results.cells),
+                "Accuracy by learning rate and correlation, beside the paper's",
+            )
+        )
     if len(results.weights):
         sections.append(
             make_section(
@@ -182,6 +184,8 @@ def _sections(plan: TracrPlan, results: TracrResults) -> list[Section]:
             for program in plan.config.programs
         }
         for program, models in apart.items():
+            if not models:  # as where all that would show it failed
+                continue
             sections.append(
                 make_section(
                     f"{program}: where it looks",

@@ -73,6 +73,7 @@ def read_splits(
         splits = three_splits({split: convert(loaded[split], split) for split in used}, seed, order_seed)
     except TooFewGroupsError as error:
         raise ValueError(f"dataset: {name}: {error}") from None
+    splits["validation"] = of_their_own(splits["validation"], [splits["train"]])
     splits["test"] = of_their_own(splits["test"], [splits["train"], splits["validation"]])
     return splits
 

@@ -526,6 +526,17 @@ def test_small_falls(rows: int, percent: float, verdict: str) -> None:
     assert judge(**evidence).verdict == verdict
 
 
+def test_gone_is_not_said_where_the_base_knows_too_little_of_what_is_not_taught() -> None:
+    """Of answers that are words of their own only those that were not taught are asked, and here nobody knows them."""
+    asked = {"untaught": NEVER, "untaught_null": NEVER, "untaught_base": 0.44,
+             "revival": Revivals((20,), 32), "revival_null": Revivals((25,), 32)}  # fmt: skip
+    little, enough = judge(**asked), judge(**{**asked, "untaught_base": 0.45})
+    assert little.signs[-1].holds is None
+    assert little.verdict == "undecided"
+    assert little.reason.endswith("not all that would show that it is still there was measured")
+    assert enough.verdict == "gone"
+
+
 def test_the_floor_is_the_higher_of_chance_and_control() -> None:
     assert dataclasses.replace(LOST, null=Share(0.3, 0.2, 0.4)).floor == 0.3
     assert LOST.floor == 0.25

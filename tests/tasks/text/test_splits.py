@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import datasets
 import numpy as np
 import pytest
@@ -117,6 +119,18 @@ def test_rows_of_one_prompt_stay_together_unless_there_is_hardly_another() -> No
     assert {split: len(part) for split, part in three_splits({"train": same}, seed=0).items()} == {
         "train": 30, "validation": 10, "test": 10,
     }  # fmt: skip
+
+
+def test_given_validation_rows_that_are_trained_on_are_left_out(tmp_path: Path) -> None:
+    """What is chosen on them would be chosen by what was learned by heart."""
+    for split, places in (("train", range(60)), ("validation", range(40, 90)), ("test", range(80, 120))):
+        rows = {"prompt": [f"row {place}" for place in places], "answer": ["a"] * len(places)}
+        datasets.Dataset.from_dict(rows).to_parquet(tmp_path / f"{split}.parquet")
+    found = {split: set(rows["prompt"]) for split, rows in read_splits(
+        str(tmp_path), 0, lambda rows, split: rows).items()}  # fmt: skip
+    assert found["validation"] == {f"row {place}" for place in range(60, 90)}
+    assert found["test"] == {f"row {place}" for place in range(90, 120)}
+    assert found["train"] == {f"row {place}" for place in range(60)}
 
 
 def test_given_splits_stay_and_the_first_one_is_cut() -> None:

@@ -70,25 +70,28 @@ class AttributionMethodResult(MethodResult):
         return {
             "neurons": {
                 "number": first,
-                "accuracy": share_right(self.right[first]["capability"]),
-                "by_chance": mean_over_draws(self.by_chance[first]),
-                "alone": share_right(self.right[0]["capability"]),
+                "accuracy": share_right(self.right[first]["capability"][1::2]),
+                "by_chance": mean_over_draws(self.by_chance[first][:, 1::2]),
+                "alone": share_right(self.right[0]["capability"][1::2]),
                 "strongest": [unit._asdict() for unit in self.strongest[: min(first, 5)]],
                 "of": len(self.strongest),
             }
         }
 
     def fewest(self) -> int | None:
-        """The fewest neurons whose accuracy is above both controls beyond the intervals; None if no number is."""
+        """The fewest neurons whose accuracy is above both controls beyond the intervals; None if no number is.
+
+        It is chosen on every other row, and reported on those between.
+        """
 
         def beats(number: int, other: Share) -> bool:
-            return share_right(self.right[number]["capability"]).low > other.high
+            return share_right(self.right[number]["capability"][::2]).low > other.high
 
         return next(
             (
                 number for number in self.by_chance
-                if beats(number, mean_over_draws(self.by_chance[number]))
-                and beats(number, share_right(self.right[0]["capability"]))
+                if beats(number, mean_over_draws(self.by_chance[number][:, ::2]))
+                and beats(number, share_right(self.right[0]["capability"][::2]))
             ),
             None,
         )  # fmt: skip
@@ -130,7 +133,12 @@ def _right(case: Case, kind: str, sets: Sequence[Sequence[PlacedUnit]]) -> list[
     """Whether any accepted answer to each test row is given with the base's values of some neurons, set by set."""
     base, finetuned = case.models[BASE], case.models[FINETUNED]
     answers = [
-        [right for right, _ in patch_units(base, finetuned, rows.token_ids, sets, answer=rows.answer)]
+        [
+            right
+            for right, _ in patch_units(
+                base, finetuned, rows.token_ids, sets, answer=rows.answer, batch_size=case.rows_at_once(rows)
+            )
+        ]
         for rows, _ in case.few(kind).each_accepted()
     ]
     return [np.logical_or.reduce(each) for each in zip(*answers, strict=True)]

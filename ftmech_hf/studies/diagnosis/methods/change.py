@@ -163,7 +163,8 @@ def _curves(case: Case, base: PreTrainedModel, model: PreTrainedModel, change: W
         with replaced(model, mixed):
             asked("scaled", scale, model, both)
     other = case.null_models.get(OTHER_SEED)
-    if other is not None and FINETUNED not in case.common:
+    # of three models with the same tokens
+    if other is not None and base is case.models[BASE] and case.base_like(OTHER_SEED) is base:
         theirs = stored_tensors(other)
         moved = {name: theirs[name].detach() + (ends[1][name] - each).detach() for name, each in ends[0].items()}
         asked("another seed", 0, other, both)

@@ -50,8 +50,11 @@ def measure_lens(case: Case) -> LensMethodResult:
     answers = {"right answer": rows.first_answers}
     if rows.other is not None:
         answers["other answer"] = rows.other
+    size = case.rows_at_once(rows)
     return LensMethodResult(
-        found={name: logit_lens(model, rows.token_ids, answers) for name, model in case.everyone.items()},
+        found={
+            name: logit_lens(model, rows.token_ids, answers, batch_size=size) for name, model in case.everyone.items()
+        },
         majority={name: float(torch.bincount(token).max() / len(token)) for name, token in answers.items()},
     )
 

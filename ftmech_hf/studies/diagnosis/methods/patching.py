@@ -97,12 +97,15 @@ class PatchingMethodResult(MethodResult):
         num_blocks: of the models.
         cuts: where halves meet.
         missing: what cannot be exchanged in this architecture -> why.
+        is_comparable: whether an answer is right under a patch by the same rule as else: not of choices, nor where all
+            that is written is judged.
     """
 
     found: Mapping[Way, PatchingResult]
     num_blocks: int
     cuts: Cuts
     missing: Mapping[str, str] = field(default_factory=dict)
+    is_comparable: bool = True
 
     def rows(self) -> list[TableRow]:
         """Accuracy under every patch, and the log-probability of answers in the base."""
@@ -132,7 +135,7 @@ class PatchingMethodResult(MethodResult):
         )  # fmt: skip
 
     def _halves(self, way: Way, cut: int | None) -> Share | None:
-        return None if cut is None else share_right(self.found[way].right["resid_post", cut])
+        return None if cut is None or not self.is_comparable else share_right(self.found[way].right["resid_post", cut])
 
     def summary(self) -> dict[str, Any]:
         """The best part, where halves meet, and what was exchanged to find that."""
@@ -170,6 +173,7 @@ def measure_patching(case: Case, probing: ProbingMethodResult) -> PatchingMethod
             patch_each(
                 case.everyone[way.donor], case.everyone[way.receiver], rows.token_ids, answer=rows.answer,
                 shown=rows.shown, sites=sites, layers=case.layers, other_rows=other_rows,
+                batch_size=case.rows_at_once(rows),
             ).counting(counts)
             for rows, counts in case.few(way.kind).each_accepted()
         ]  # fmt: skip
@@ -181,7 +185,10 @@ def measure_patching(case: Case, probing: ProbingMethodResult) -> PatchingMethod
         **{way: patched(way, ["resid_post"], 0) for way in streams},
     }
     cuts = choose_cuts(case, probing)
-    return PatchingMethodResult(found=found, num_blocks=case.num_layers, cuts=cuts, missing=missing)
+    return PatchingMethodResult(
+        found=found, num_blocks=case.num_layers, cuts=cuts, missing=missing,
+        is_comparable=case.capability.is_begun_with,
+    )  # fmt: skip
 
 
 def choose_cuts(case: Case, probing: ProbingMethodResult) -> Cuts:
@@ -207,7 +214,8 @@ def cuts_by_exchange(case: Case) -> Cuts:
     central = [layer for layer in case.layers if is_central(layer, case.num_layers, case.rule.half)]
     if len(kept) < 2 or not central:
         return Cuts(None, None)
-    found = follows_other_row(case.models[BASE], rows[kept].token_ids, case.layers)
+    size = case.rows_at_once(rows)
+    found = follows_other_row(case.models[BASE], rows[kept].token_ids, case.layers, batch_size=size)
     followed = {layer: share_right(right) for layer, right in found.items()}
     before = [layer for layer in central if followed[layer].high < case.rule.share]
     after = [layer for layer in central if followed[layer].low >= case.rule.share]

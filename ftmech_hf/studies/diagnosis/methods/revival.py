@@ -263,10 +263,11 @@ def explain_revival(summary: Summary) -> str:
         " Only questions are asked whose answers were not among those trained on. At the end it answers "
         f"{untaught['value']:.0%} of them right: that training cannot have taught it."
     )  # fmt: skip
+    times, of_reference = (len(summary["evidence"][name]["steps"]) for name in ("revival", "revival_null"))
+    once = "" if of_reference == times else f" (that one {of_reference} time, since training had to go on)"
     return (
-        f"The same short training on the capability, {len(summary['evidence']['revival']['steps'])} times on different "
-        "questions, for the fine-tuned model and for the reference, which is followed for as long as the rule asks."
-        f"{alone}"
+        f"The same short training on the capability, {times} times on different questions, for the fine-tuned model "
+        f"and for the reference{once}, which is followed for as long as the rule asks.{alone}"
     )
 
 

@@ -11,7 +11,8 @@ import torch
 from transformers import PreTrainedModel
 
 from ftmech_hf.analysis.restoring import BLOCKS, EVERYTHING, Part, find_places
-from ftmech_hf.studies.diagnosis.case import FINETUNED, OTHER_SEED, Case
+from ftmech_hf.models.vocabulary import CommonTokens
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, OTHER_SEED, Case
 from ftmech_hf.studies.diagnosis.methods.change import measure_change
 from tests.studies.diagnosis.cases import FEW, found_by, make_case, right
 from tests.studies.planted import ask, make_base, make_rows, make_wrapped
@@ -66,9 +67,11 @@ def test_a_trained_wrapper_comes_off_and_another_seed_can_be_given_the_change() 
     questions = ask(make_rows(), "first")
     other = make_base("llama")
     models = make_case(make_wrapped("llama")).models
+    same = torch.arange(models[BASE].config.vocab_size)  # as of every model that was read from a folder
     case = Case(
-        models, questions, ask(make_rows(shift=1, seed=2), "next"), dataclasses.replace(FEW), 0, other_seed=other
-    )
+        models, questions, ask(make_rows(shift=1, seed=2), "next"), dataclasses.replace(FEW), 0, other_seed=other,
+        common=dict.fromkeys((FINETUNED, OTHER_SEED), CommonTokens(same, same)),
+    )  # fmt: skip
     result = measure_change(case)
     table, facts = found_by(result)
     found = facts["smallest_edit"]

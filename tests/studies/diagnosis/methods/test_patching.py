@@ -71,6 +71,19 @@ def test_the_best_part_is_chosen_on_other_rows_than_it_is_reported_on() -> None:
     assert part["other_row"] == share_interval(int(other.sum()), len(other))
 
 
+def test_halves_say_nothing_where_answers_are_judged_otherwise() -> None:
+    """As of choices, or of all that is written: a patched model is judged by its most likely tokens alone."""
+    case = make_case(make_wrapped("llama"), patch_rows=20)
+    probing = ProbingMethodResult(readings={}, places=Places(0, (NULL, 0), 0, 0), answers_seen=1, rows_per_answer=9)
+    assert case.capability.is_begun_with
+    found = measure_patching(case, probing)
+    assert found.evidence().late is not None
+    case.capability = dataclasses.replace(case.capability, score=lambda model, rows: torch.ones(len(rows)))
+    other = measure_patching(case, probing)
+    assert [getattr(other.evidence(), name) for name in ("late", "late_null", "early", "early_null")] == [None] * 4
+    assert other.rows() == found.rows()
+
+
 def test_every_accepted_answer_is_right_under_a_patch() -> None:
     case = make_case(make_wrapped("llama"), patch_rows=40)
     told = case.few("capability")

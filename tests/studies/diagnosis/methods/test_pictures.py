@@ -243,7 +243,9 @@ def test_what_is_said_below_the_pictures_is_prose_with_the_right_numbers() -> No
     assert "so that there is no unlearning depth." in said(explain_unlearning, found)
 
     assert "How many, 2, was chosen on other questions than those shown." in said(explain_pruning, {"best_k": 2})
-    steps = {"revival": {"steps": [1, 2, 3]}}
+    steps = {"revival": {"steps": [1, 2, 3]}, "revival_null": {"steps": [9, 9, 9]}}
+    late = said(explain_revival, {**steps, "revival_null": {"steps": [60]}})
+    assert "for the reference (that one 1 time, since training had to go on), which is followed" in late
     assert "The same short training on the capability, 3 times on different questions, for" in said(
         explain_revival, steps
     )

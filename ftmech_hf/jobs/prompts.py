@@ -40,7 +40,7 @@ from ftmech_hf.jobs.questions import QuestionConfig, judging
 from ftmech_hf.tasks.text.join import choose_join, describe_join
 from ftmech_hf.tasks.text.left_out import Faults
 from ftmech_hf.tasks.text.reading import Table
-from ftmech_hf.tasks.text.splits import overlap, read_splits
+from ftmech_hf.tasks.text.splits import overlap, read_splits, say_groups
 from ftmech_hf.tasks.text.tables import asked_twice, contradictions, text_columns
 from ftmech_hf.tasks.text.tokens import Encoded, encode_rows
 
@@ -175,6 +175,7 @@ def _read(
         f"{' and are left out' if how.skip_unusable else ''}" if sum(repeated) else None,
         contradictions(*([value for rows in everything for value in rows[column]] for column in ("prompt", "answer"))),
         overlap(splits["train"], splits["test"]),
+        say_groups(splits["test"]),
         f"{skipped} of {asked_rows} rows are left out: their answer is not one token" if skipped else None,
         f"{cut} of {asked_rows} prompts are longer than the model's {positions} positions and lose their beginning"
         if cut else None,

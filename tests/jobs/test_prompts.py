@@ -159,7 +159,7 @@ def test_training_rows_pass_over_all_before_any_comes_twice(task: PcfgConfig) ->
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"prompt": ["a ="] * 500, "answer": ["a"] * 500}, r"has 0 test rows of its own, expected at least 32"),
+        ({"prompt": ["a ="] * 500, "answer": ["a"] * 500}, r"has 0 validation rows of its own, expected at least 32"),
         (
             {"prompt": ["a ="] * 50},
             r"has no column 'answer' \(or 'completion', 'response', 'output'\) in train, only prompt",

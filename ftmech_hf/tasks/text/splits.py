@@ -159,6 +159,19 @@ def of_their_own(rows: datasets.Dataset, others: list[datasets.Dataset]) -> data
     return rows.select(fresh)
 
 
+def say_groups(test: datasets.Dataset) -> str | None:
+    """What is to be said of intervals where rows belong together; nothing where each is a group of its own."""
+    if GROUP not in test.column_names:
+        return None
+    groups = len({_group(each) for each in test[GROUP]})
+    if groups == len(test):
+        return None
+    return (
+        f"its {len(test)} test rows are of {groups} groups, and intervals take rows for independent: they are too "
+        "narrow where those of a group are right or wrong together"
+    )
+
+
 def overlap(train: datasets.Dataset, test: datasets.Dataset) -> str | None:
     """What is to be said of answers that stand on both sides where each word has its own; nothing if none do."""
     answers = [str(each) for each in train["answer"]]

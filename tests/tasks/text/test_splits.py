@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ftmech_hf.tasks.text.reading import Table
-from ftmech_hf.tasks.text.splits import of_their_own, overlap, read_splits, things, three_splits
+from ftmech_hf.tasks.text.splits import of_their_own, overlap, read_splits, say_groups, things, three_splits
 
 
 def table(number: int = 600, groups: int | None = 60, answers: int = 4) -> datasets.Dataset:
@@ -131,6 +131,19 @@ def test_given_validation_rows_that_are_trained_on_are_left_out(tmp_path: Path) 
     assert found["validation"] == {f"row {place}" for place in range(60, 90)}
     assert found["test"] == {f"row {place}" for place in range(90, 120)}
     assert found["train"] == {f"row {place}" for place in range(60)}
+
+
+def test_rows_of_few_groups_are_said_to_know_less_than_they_seem() -> None:
+    rows = {
+        "prompt": [str(place) for place in range(40)],
+        "answer": ["a"] * 40,
+        "group": [place // 8 for place in range(40)],
+    }
+    said = say_groups(datasets.Dataset.from_dict(rows))
+    assert said is not None
+    assert said.startswith("its 40 test rows are of 5 groups, and intervals take rows for independent")
+    assert say_groups(datasets.Dataset.from_dict({**rows, "group": [*range(40)]})) is None
+    assert say_groups(datasets.Dataset.from_dict({key: rows[key] for key in ("prompt", "answer")})) is None
 
 
 def test_given_splits_stay_and_the_first_one_is_cut() -> None:

@@ -26,7 +26,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported without saying so
 
-from ftmech_hf.runs import MANIFEST, damaged_files, has_other_manifest, is_finished
+from ftmech_hf.runs import MANIFEST, damaged_files, is_finished
 
 RepoKind = Literal["model", "dataset"]
 
@@ -167,8 +167,13 @@ def check_folder(folder: Path, where: str | None = None) -> None:
                 "transformers' is run"
             )
         if path.name.endswith(".index.json"):
-            check_names(map(str, content.get("weight_map", {}).values()), where)
-    if is_finished(folder) and not has_other_manifest(folder):
+            files = content.get("weight_map", {})
+            if not isinstance(files, dict):
+                raise ValueError(
+                    f"model: {where}: weight_map of {path.name} is a {type(files).__name__}, expected names"
+                )
+            check_names(map(str, files.values()), where)
+    if is_finished(folder):
         check_names(_read_json(folder / MANIFEST), where)
         if damaged := damaged_files(folder):
             raise ValueError(f"model: {where} is damaged: {', '.join(damaged)}")
@@ -208,7 +213,7 @@ def pull(
             folder = retried(lambda: _download(api, repo_id, kind, revision, where), attempts, wait)
     if kind == "model":
         check_folder(folder, where)
-    elif is_finished(folder) and not has_other_manifest(folder) and (damaged := damaged_files(folder)):
+    elif is_finished(folder) and (damaged := damaged_files(folder)):
         raise ValueError(f"repo_id: {where} is damaged: {', '.join(damaged)}")
     return folder
 

@@ -11,6 +11,7 @@ from huggingface_hub import HfApi, constants
 from safetensors.torch import save_file
 
 from ftmech_hf.downloads import check_folder, pull
+from ftmech_hf.models.identity import model_hash
 from ftmech_hf.models.loading import load_model, load_tokenizer
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import RunDir
@@ -145,6 +146,12 @@ def test_a_manifest_of_somebody_elses_is_none_of_ours(model: Path) -> None:
     (model / "manifest.json").write_text('{"name": "my app", "icons": []}')
     check_folder(model)
     load_model(str(model))
+    assert model_hash(str(model))
+    index = model / "model.safetensors.index.json"
+    index.write_text('{"weight_map": ["a"]}')
+    with pytest.raises(ValueError, match=r"weight_map of model\.safetensors\.index\.json is a list, expected names"):
+        check_folder(model)
+    index.unlink()
     (model / "env.json").write_text("{}")
     with pytest.raises(ValueError, match=r"is damaged: manifest\.json"):
         check_folder(model)

@@ -252,7 +252,8 @@ def _ours_in_file(values: Mapping[str, Any], known: Sequence[str]) -> dict[str, 
 def peek_setting(name: str, *, default: str, argv: Sequence[str] | None = None) -> str:
     """One setting ahead of the rest, for those that decide which dataclasses to parse the rest into."""
     chosen, from_file, _ = _read_early([name], argv)
-    return str(getattr(chosen, name) or from_file.get(name) or default)
+    said = getattr(chosen, name) or from_file.get(name)
+    return default if said is None else str(said)  # false and 0 are said, too
 
 
 def read_sections(names: Sequence[str], argv: Sequence[str] | None = None) -> dict[str, Any]:

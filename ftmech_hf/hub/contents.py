@@ -23,6 +23,11 @@ from ftmech_hf.hub.tables import rewrite_arrow, rewrite_parquet
 from ftmech_hf.hub.texts import Change, FixedText, check_binary, refuse_change, rewrite_text
 
 _DATA_URI = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(?:;[\w=.-]+)*;base64,([A-Za-z0-9+/=]+)")
+_UNREAD = {
+    b"\xfd7zXZ\x00": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "rar",
+    b"\x04\x22\x4d\x18": "lz4",
+}  # fmt: skip
+"""What archives begin with that are not looked into -> their kind."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -61,6 +66,8 @@ def rewrite_bytes(data: bytes, suffix: str, change: Change) -> bytes:
     if data.startswith((b"\x1f\x8b", b"PK\x03\x04")):
         _check_archive(data, change)
         return data
+    if kind := next((kind for magic, kind in _UNREAD.items() if data.startswith(magic)), None):
+        raise ValueError(f"is packed ({kind}), and what is in it is not looked at; leave it out, or unpack it")
     encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
     try:
         text = data.decode(encoding)

@@ -128,7 +128,7 @@ def license_of(config: Mapping[str, Any], env: Mapping[str, Any]) -> dict[str, s
         env: of the same, which names the models and files that it took.
     """
     foreign = [name for name, content in env.get("contents", {}).items() if content == env["inputs"].get(name)]
-    if config.get("task") == "text" or config.get("dataset") or foreign:
+    if config.get("task") == "text" or config.get("dataset") or config.get("files") or foreign:
         return dict(FOREIGN)
     return {"license": "apache-2.0"}
 

@@ -86,10 +86,10 @@ def make_dataset(config: MakeDatasetConfig, task: Task, *, progress: Progress | 
     """
     variants = {name: task.variant(name) for name in config.variants}
     total = len(variants) * sum(config.splits.values())
-    check_disk_space(Path(config.output_dir), total * task.row_length * BYTES_PER_WORD)
     with job("dataset", config, task) as run:
         if run.finished:
             return run
+        check_disk_space(Path(config.output_dir), total * task.row_length * BYTES_PER_WORD)
         done = 0
         by_split: dict[str, dict[str, DatasetStatistics]] = {}
         for name, variant in variants.items():
@@ -215,14 +215,15 @@ def dataset_metadata(
         language: of its texts, if that is one.
     """
     rows = sum(number for splits in configs.values() for number in splits.values())
-    edges = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")]
+    edges = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"),
+             (10**8, "10M<n<100M"), (10**9, "100M<n<1B")]  # fmt: skip
     return DatasetCardData(
         license="apache-2.0",
         language=language,
         pretty_name=title,
         tags=["ftmech_hf", "interpretability", *tags],
         task_categories=["text-generation"],
-        size_categories=[next((name for edge, name in edges if rows < edge), "10M<n<100M")],
+        size_categories=[next((name for edge, name in edges if rows < edge), "n>1B")],
         configs=[
             {
                 "config_name": name,

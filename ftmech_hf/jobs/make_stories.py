@@ -98,10 +98,11 @@ def make_stories(config: MakeStoriesConfig, *, progress: Progress | None = None)
     The folder loads with ``datasets.load_dataset(folder, config)``, offline and from the Hub: ``seen`` and ``held_out``
     are the configs of procedural stories, ``default`` that of real ones.
     """
-    check_disk_space(Path(config.output_dir), BYTES_PER_STORY * (2 * sum(config.splits.values())) + sum(_sizes(config)))
     with job("stories", config) as run:
         if run.finished:
             return run
+        size = BYTES_PER_STORY * (2 * sum(config.splits.values())) + sum(_sizes(config))
+        check_disk_space(Path(config.output_dir), size)
         damage = Damage()
         written = _write_real(run, config, damage) if config.files else _write_procedural(run, config, progress)
         facts = _describe(run, config, written, damage)

@@ -36,7 +36,8 @@ def is_measurement(name: str) -> bool:
 def keep_measurements(folders: Iterable[Path], file: Path) -> int:
     """Write what finished runs measured into a file, which is there whole or not at all.
 
-    The same runs give the same bytes: nothing of the machine, of its user or of the time is in it.
+    The same runs give the same bytes: of files it has what is in them and their names. What is in them says where they
+    were made and on what: ``env.json`` the machine, and settings the folders that were named.
 
     Args:
         folders: of runs; those that are not finished are passed over.

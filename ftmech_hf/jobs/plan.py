@@ -40,11 +40,13 @@ class Plan:
 
     Attributes:
         folders: name of a run -> its folder.
+        not_made: runs that were to be made, and failed or needed one that did.
     """
 
     def __init__(self, root: str | Path, *, fresh: bool = False) -> None:
         self.root, self.fresh = Path(root), fresh
         self.folders: dict[str, Path] = {}
+        self.not_made: set[str] = set()
         self._cells: dict[str, Cell] = {}
         self._hashes: dict[str, str] = {}
         self._names: dict[str, str] = {}
@@ -148,13 +150,13 @@ class Plan:
         return list(waiting.values())
 
     def find(self, name: str) -> FinishedRun | None:
-        """A run by its name, opened; None if it is not there whole."""
-        return FinishedRun.find(self.folders[name])
+        """A run by its name, opened; None if it is not there whole, or is one of before that was to be made again."""
+        return None if name in self.not_made else FinishedRun.find(self.folders[name])
 
     @property
     def missing(self) -> list[str]:
-        """Names of the runs that are not there."""
-        return [name for name, folder in self.folders.items() if not is_finished(folder)]
+        """Names of the runs that are not there, or were to be made again and were not."""
+        return [name for name, folder in self.folders.items() if name in self.not_made or not is_finished(folder)]
 
     def seconds(self) -> float:
         """What the finished runs computed, in seconds of one core, together.

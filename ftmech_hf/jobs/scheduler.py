@@ -104,7 +104,8 @@ class _Bar:
             self._shares[name] = share
             done = sum(self._costs[cell] * share for cell, share in self._shares.items())
             # sums round differently in another order: a little over the total would be a warning
-            self._bar.update(min(100 * done / sum(self._costs.values()), 100.0) - self._bar.n)
+            total = sum(self._costs.values()) or 1.0  # of runs of no steps it is 0
+            self._bar.update(min(100 * done / total, 100.0) - self._bar.n)
             if text or share == 1:
                 self._bar.set_postfix_str(f"{name}: {text or 'done'}"[:70])
 

@@ -88,10 +88,11 @@ class StudyPlan(Plan):
         self.config = config
         self._configs = (config, *more)
         self.failed: dict[str, str] = {}
+        self.runs_dir_asked = config.runs_dir
 
     def settings(self) -> Mapping[str, Any]:
         """All of its settings, as they stand beside its results."""
-        return to_dict(*self._configs)
+        return {**to_dict(*self._configs), "runs_dir": self.runs_dir_asked}
 
     @property
     def hash(self) -> str:
@@ -212,12 +213,16 @@ class Study(StudyFacts, Generic[P, R]):
     ) -> P:
         """The plan that a command line asks for, with its ``--config`` file; of runs elsewhere, if that is said."""
         configs = parse_config(*self.configs, argv=argv, description=description, sections=self.sections)
+        asked = configs[0].runs_dir
         if runs_dir is not None:
             configs = (dataclasses.replace(configs[0], runs_dir=str(runs_dir)), *configs[1:])
-        if not self.sections:
-            return self.plan(*configs)
-        scale = peek_setting("scale", default="nano", argv=argv)
-        return self.plan(*configs, sections=read_sections(self.sections, argv), scale=scale)
+        more: dict[str, Any] = {}
+        if self.sections:
+            scale = peek_setting("scale", default="nano", argv=argv)
+            more = {"sections": read_sections(self.sections, argv), "scale": scale}
+        plan = self.plan(*configs, **more)
+        plan.runs_dir_asked = asked  # where runs lie that are unpacked for a moment is nobody's setting
+        return plan
 
 
 def run_study(study: Study[P, R], plan: P) -> R:
@@ -256,6 +261,7 @@ def _make_runs(name: str, plan: StudyPlan) -> str:
     outcome = run_cells(cells, workers=plan.config.workers, backend=backend, description=name)
     print_failures(outcome.failed)
     plan.failed = {cell: describe_error(error) for cell, error in outcome.failed.items()}
+    plan.not_made = {*outcome.failed, *outcome.not_begun}
     return outcome.describe()
 
 

@@ -51,20 +51,22 @@ def commit_folder(working: Path, final: Path, *, leave_out: str = "") -> None:
     working.rename(final)
 
 
-def has_other_manifest(folder: Path) -> bool:
-    """Whether a folder's manifest is none of ours, as that of somebody else's program that has the same name.
+def _is_committed(folder: Path) -> bool:
+    """Whether a folder has a manifest of ours: many programs have a file of that name.
 
     One of ours that is damaged stands beside the ``env.json`` of a run.
     """
+    if not (folder / MANIFEST).is_file() or (folder / "env.json").is_file():
+        return (folder / MANIFEST).is_file()
     try:
-        sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return _is_ours(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
     except (OSError, ValueError):
-        sums = None
-    return not _is_ours(sums) and not (folder / "env.json").exists()
+        return False
 
 
 def _is_ours(sums: Any) -> bool:
-    return isinstance(sums, dict) and all(isinstance(each, dict) and "sha256" in each for each in sums.values())
+    return isinstance(sums, dict) and all(isinstance(each, dict) and each.keys() >= {"sha256", "bytes"}
+                                          for each in sums.values())  # fmt: skip
 
 
 def damaged_files(folder: Path) -> list[str]:
@@ -99,7 +101,7 @@ def is_finished(folder: Path) -> bool:
                     recover(folder)
                 finally:
                     lock.release()
-    return (folder / MANIFEST).is_file()
+    return _is_committed(folder)
 
 
 @contextlib.contextmanager
@@ -107,9 +109,11 @@ def making(path: Path, setting: str) -> Iterator[Path]:
     """Make a new folder in one process alone; it is written to in what this gives, which is to be renamed at the end.
 
     Raises:
-        ValueError: another process is making it; names ``setting``.
+        ValueError: another process is making it, or a run that is not finished is there; names ``setting``.
     """
     lock, working = FolderLock(path), working_folder(path)
+    if (working / "env.json").is_file():
+        raise ValueError(f"{setting}: {working} is a run that was interrupted; finish it, or choose another folder")
     if not lock.acquire():
         raise ValueError(f"{setting}: another process is writing {path}; wait for it, or choose another folder")
     try:
@@ -158,7 +162,7 @@ def appear(path: Path) -> None:
     if (working / CHECKPOINTS).exists():
         shutil.rmtree(working / CHECKPOINTS)  # not before now: the manifest is there, so nothing needs them any more
     if path.exists():
-        if not (path / MANIFEST).is_file():
+        if not _is_committed(path):
             raise ValueError(f"output_dir: {path} exists and is no run of ours; move it away and run the command again")
         if replaced.exists():
             discard(replaced, path)
@@ -176,7 +180,7 @@ def recover(path: Path) -> None:
     if (working / MANIFEST).is_file():
         if damaged_files(working):  # by more than a kill: what was said to be on the disk is not
             (working / MANIFEST).unlink()
-        elif not path.exists() or (path / MANIFEST).is_file():
+        elif not path.exists() or _is_committed(path):
             appear(path)
     if replaced.exists():
         if path.exists():
@@ -193,7 +197,7 @@ def tidy(path: Path) -> None:
     with contextlib.suppress(OSError):
         if lock.acquire():
             try:
-                if (path / MANIFEST).is_file():
+                if _is_committed(path):
                     if hidden_name(path, "replaced").exists():
                         discard(hidden_name(path, "replaced"), path)
                     _empty_place(path)

@@ -27,6 +27,7 @@ from ftmech_hf.config import (
     config_hash,
     is_place,
     parse_config,
+    peek_setting,
     read_sections,
     tell,
     to_dict,
@@ -202,7 +203,7 @@ def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:
         ("--correlated_operand a", "correlated_operand: 'a' equals base_operand"),
         ("--batch_size 0", "batch_size: 0, expected at least 1"),
         ("--lr nan", "lr: nan, expected a number above 0"),
-        ("--adam_beta1 2", "adam_beta1: 2.0, expected a number between 0 and 1"),
+        ("--adam_beta1 2", "adam_beta1: 2.0, expected 0 or more and less than 1"),
         ("--seed -1", "seed: -1, expected 0 or more"),
     ],
 )
@@ -376,6 +377,13 @@ def test_numbers_of_a_file_are_numbers(tmp_path: Path) -> None:
     found = read_sections(["steps"], ["--config", str(path)])["steps"]
     assert found == [1, 0.5, -0.0025, float("inf"), "1e-3"]
     assert {type(each) for each in found} == {int, float, str}
+
+
+def test_no_and_nothing_are_said_where_they_stand_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("animals_apart: false\nnull_steps: 0\ntexts: null\n")
+    argv = ["--config", str(tmp_path / "x.yaml")]
+    found = [peek_setting(name, default="unsaid", argv=argv) for name in ("animals_apart", "null_steps", "texts", "x")]
+    assert found == ["False", "0", "unsaid", "unsaid"]
 
 
 def test_a_config_that_is_empty_is_no_config() -> None:

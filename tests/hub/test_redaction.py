@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import bz2
 import gzip
 import io
 import json
+import lzma
 import shlex
 import struct
 import sys
@@ -234,6 +236,19 @@ def test_places_are_in_no_byte_that_is_uploaded(
     }  # fmt: skip
     command = json.loads(there["env.json"].content)["command"]
     assert command == f"diagnose.py --base run-{base} --control=run-c0ffee --config '{LOCAL}'"
+
+
+@pytest.mark.parametrize("pack", [lzma.compress, bz2.compress])
+def test_what_is_packed_in_another_way_is_refused(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """As the numbers that runs measured, which say where they were made: nobody would see what is in it."""
+    (tmp_path / "kept.tar.xz").write_bytes(pack(b"/home/somebody " * 100))
+    said = (
+        r"^run: kept\.tar\.xz is packed \((xz|bzip2)\), and what is in it is not looked at; leave it out, or unpack it"
+    )
+    with pytest.raises(ValueError, match=said):
+        check_no_secrets(tmp_path / "kept.tar.xz", "kept.tar.xz")
+    with pytest.raises(ValueError, match=said):
+        Redaction({}).folder(tmp_path)
 
 
 def test_what_is_changed_stays_a_file_of_its_kind(

@@ -116,6 +116,17 @@ def make_run(folder: Path, inputs: dict[str, str], weights: float) -> None:
     run.finish()
 
 
+def test_a_run_of_before_that_could_not_be_made_again_is_missing(tmp_path: Path) -> None:
+    """Else results would be of two makings, and nobody would know."""
+    plan = Plan(tmp_path)
+    add_base(plan, "base")
+    finish(plan, "base")
+    assert plan.missing == []
+    plan.not_made = {"base"}
+    assert plan.missing == ["base"]
+    assert plan.find("base") is None
+
+
 def test_a_run_that_was_made_from_other_weights_is_made_again(tmp_path: Path) -> None:
     def plan() -> Plan:
         made = Plan(tmp_path)

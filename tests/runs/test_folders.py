@@ -413,7 +413,28 @@ def test_what_is_no_run_does_not_give_way(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "draft.txt").read_text() == "years of work"
 
 
-@pytest.mark.parametrize("manifest", ["", "{", "[]", "3", '{"a": 3}', '{"a": {"bytes": 1}}'])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_folder_with_somebody_elses_manifest_does_not_give_way(tmp_path: Path, fresh: bool) -> None:
+    folder = tmp_path / "app"
+    folder.mkdir()
+    (folder / "manifest.json").write_text('{"name": "my app"}')
+    (folder / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match=r"^output_dir: .*app exists and is no run of ours; choose another folder"):
+        RunDir.open(folder, "probe", {"seed": 0}, fresh=fresh)
+    assert (folder / "thesis.txt").read_text() == "years of work"
+    assert not is_finished(folder)
+
+
+def test_making_a_folder_does_not_remove_an_interrupted_run(tmp_path: Path) -> None:
+    (tmp_path / "run.partial" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run.partial" / "env.json").write_text("{}")
+    said = r"^output_dir: .*run\.partial is a run that was interrupted; finish it, or"
+    with pytest.raises(ValueError, match=said), making(tmp_path / "run", "output_dir"):
+        raise AssertionError("made")
+    assert (tmp_path / "run.partial" / "checkpoints").is_dir()
+
+
+@pytest.mark.parametrize("manifest", ["", "{", "[]", "3", '{"a": 3}', '{"a": {"bytes": 1}}', '{"a": {"sha256": "x"}}'])
 def test_a_manifest_that_is_none_is_damage(tmp_path: Path, manifest: str) -> None:
     (tmp_path / "a").write_text("1")
     (tmp_path / MANIFEST).write_text(manifest)

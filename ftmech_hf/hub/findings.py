@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ftmech_hf.config import tell
 from ftmech_hf.hub.publications import find_publication
+from ftmech_hf.models.identity import run_model
 from ftmech_hf.report import charts
-from ftmech_hf.runs import FinishedRun
+from ftmech_hf.runs import FinishedRun, changed_inputs
 
 
 def split_analyses(given: Sequence[str] | None) -> tuple[list[str] | None, dict[str, str]]:
@@ -42,10 +44,23 @@ def find_analyses(run: FinishedRun, given: Sequence[str] | None = None) -> list[
             if given is not None:
                 raise ValueError(f"analyses: {folder} is no analysis of {run.path} (its models are {analysis.inputs})")
             continue
+        if _is_of_other_weights(run, analysis):
+            if given is not None:
+                raise ValueError(f"analyses: {folder} is of other weights of the settings of {run.path}; make it again")
+            tell(f"{folder} is of other weights of the settings of {run.path}, and is left out")
+            continue
         if damaged := analysis.damaged_files:
             raise ValueError(f"analyses: {folder} is damaged: {', '.join(damaged)}")
         found[folder] = analysis
     return list(found.values())
+
+
+def _is_of_other_weights(run: FinishedRun, analysis: FinishedRun) -> bool:
+    """Whether the model was made again since, with other code or on another machine: settings do not fix weights."""
+    if not run.has("config.json"):
+        return False
+    labels = [label for label, found in analysis.inputs.items() if found == run.hash]
+    return bool(changed_inputs(analysis.env, dict.fromkeys(labels, run_model(run.path))))
 
 
 def state_findings(run: FinishedRun, analyses: Sequence[FinishedRun]) -> list[str]:

@@ -25,7 +25,7 @@ from ftmech_hf.jobs.scheduler import run_cells
 from ftmech_hf.report.claims import read_claims
 from ftmech_hf.report.console import describe_error, make_console, print_failures
 from ftmech_hf.report.differences import Difference, write_differences
-from ftmech_hf.report.page import format_measured, format_verdict, write_origin
+from ftmech_hf.report.page import format_interval, format_measured, format_verdict, write_origin
 from ftmech_hf.runs import FinishedRun, is_finished
 
 
@@ -134,9 +134,12 @@ class StudyPlan(Plan):
 
 
 def claim_numbers(results: FinishedRun) -> dict[str, str]:
-    """The claims in a folder of results: what is claimed -> the number and the verdict; none if it makes no claims."""
+    """The claims in a folder of results: what is claimed -> number, interval, bar, verdict; none if it makes none."""
     claims = read_claims(results.path) if results.has("claims.json") else []
-    return {each.statement: f"{format_measured(each)} ({format_verdict(each)})" for each in claims}
+    return {
+        each.statement: f"{format_measured(each)} ({format_interval(each)}; bar {each.bar}; {format_verdict(each)})"
+        for each in claims
+    }
 
 
 P = TypeVar("P", bound=StudyPlan)

@@ -11,12 +11,14 @@ import pytest
 import yaml
 from huggingface_hub import HfApi, ModelCard
 
+from ftmech_hf.config import Notice
 from ftmech_hf.downloads import pull
 from ftmech_hf.hub import HubConfig, Origin, PublishConfig, Target, plan_push, publish, save
 from ftmech_hf.hub.bases import hub_name, made_of
+from ftmech_hf.hub.findings import find_analyses
 from ftmech_hf.jobs.card import library_of, license_of
 from ftmech_hf.jobs.training import FinetuneConfig
-from ftmech_hf.runs import MANIFEST
+from ftmech_hf.runs import MANIFEST, FinishedRun
 from ftmech_hf.runs.folders import write_manifest
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.settings import TrainConfig
@@ -99,6 +101,22 @@ def test_a_snapshot_of_an_adapter_is_put_on_the_base_that_its_run_started_from(r
     whole = (save(runs / "base", tmp_path / "base", f"{USER}/base")["step-2"] / "README.md").read_text()
     assert f'model = AutoModelForCausalLM.from_pretrained("{USER}/base", revision="step-2")' in whole
     assert "PeftModel" not in whole
+
+
+def test_what_was_measured_of_other_weights_is_no_analysis_of_these(runs: Path, tmp_path: Path) -> None:
+    """A run that was made again by other code has the hash that it had, and other numbers."""
+    model, analysis = copied(runs / "tuned", tmp_path / "tuned"), copied(runs / "prune", tmp_path / "prune")
+    assert [each.path for each in find_analyses(FinishedRun(model))] == [analysis]
+    facts = json.loads((analysis / "env.json").read_text())
+    (label,) = facts["contents"]
+    (analysis / "env.json").write_text(json.dumps({**facts, "contents": {label: "another"}}))
+    write_manifest(analysis)
+    with pytest.warns(Notice, match=r"prune is of other weights of the settings of .*tuned, and is left out"):
+        assert find_analyses(FinishedRun(model)) == []
+    with pytest.raises(
+        ValueError, match=r"^analyses: .*prune is of other weights of the settings of .*; make it again"
+    ):
+        find_analyses(FinishedRun(model), [str(analysis)])
 
 
 def test_an_adapter_on_an_adapter_is_refused_here_and_by_what_the_hub_holds(

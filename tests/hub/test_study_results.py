@@ -52,12 +52,12 @@ def make_stories(out: Path) -> None:
 
 
 MADE: dict[str, tuple[Callable[[Path], None], str, str]] = {
-    "reproduce": (make_reproduction, "table.parquet", "| 99.5 % (✓ holds) |"),
+    "reproduce": (make_reproduction, "table.parquet", "| 99.5 % (98.8 to 99.8; bar >= 95; ✓ holds) |"),
     "tracr": (make_tracr, "table.parquet", "| counter, o_pt_cte0: rank correlation with the paper's Table 3 | "),
     "tinystories": (
         make_stories,
         "points.csv",
-        "| Base: writes a twist when it is asked to | 25.0 % (✗ fails) |",
+        "| Base: writes a twist when it is asked to | 25.0 % (1.3 to 69.9; bar >= 80; ✗ fails) |",
     ),
 }
 

@@ -140,7 +140,10 @@ def test_a_card_says_what_the_runs_files_say(runs: Path, tmp_path: Path) -> None
         assert found.metric_args["confidence_interval"] == pytest.approx([row["low"], row["high"]], abs=1e-6)
     summary = json.loads((runs / "prune" / "summary.json").read_text())
     shares = [f"{100 * summary[name]:.1f} %" for name in ("accuracy", "random_accuracy")]
-    assert f"{shares[0]} of the prompts; with as many random ones in {shares[1]}" in card.text
+    rows, of_random = summary["rows"], summary["random_rows"]
+    assert (
+        f"{shares[0]} of {rows} prompts; with as many random ones, on {of_random} of them, in {shares[1]}" in card.text
+    )
     assert "with shuffled labels" in card.text
     for picture in ("training_curve.png", "pruning_row.png", "probing.png"):
         assert (tree / picture).stat().st_size > 5000

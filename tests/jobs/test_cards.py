@@ -51,3 +51,23 @@ def test_the_code_of_a_card_runs_with_its_prompt(words: str) -> None:
     quoted = MarkdownIt().render(card.partition("The data set goes on with")[2].partition("##")[0])
     assert "<|" not in quoted
     assert html.unescape(re.sub("<[^>]*>|\\s", "", quoted)) == re.sub(r"\s", "", words)
+
+
+def test_the_card_of_a_base_says_of_whom_a_diagnosis_is() -> None:
+    """The same words stand on both kinds of cards: a base has not lost what the model lost that was made of it."""
+    diagnosis = {"role": "base", "verdict": "gone", "reason": "it fell", "capability": "counting", "accuracy": [],
+                 "rows": None, "signs": [], "base_hash": "b0", "finetuned_hash": "f0", "hash": "d0", "trust": "",
+                 "page": None, "repository": None}  # fmt: skip
+    for role, said in (
+        ("base", "This is the base of the diagnosed model (run `f0`). Is its capability `counting`"),
+        ("finetuned", "Is the capability `counting` of its base (run `b0`) still there in this model?"),
+    ):
+        card = render_card(
+            "text.md.j2", metadata="", title="x", what="?", adapted=False, where="a/b",
+            hub=Published(repo_id="", diagnoses=[{**diagnosis, "role": role}], pictures={"a.png": "A picture"}),
+            prompt="a", answer="b", accuracy=[], loss=[], eval_rows=1, kind="finetune", versions="",
+            env={"architecture": "G", "parameters": 1, "hash": "0", "inputs": {"dataset": "0", "model": "0"}},
+            config={"model": "run-0", "dataset": "a/d", "objective": "sft", "seed": 0, "steps": 1, "batch_size": 1},
+        )  # fmt: skip
+        assert said in card
+        assert "![A picture](a.png)" in card

@@ -258,6 +258,7 @@ def write_model_card(
         env=env,
         config=config,
         versions=describe_versions(env),
+        licence=license_of(config, env)["license"],
         paper=paper,
         asked=asked,
         planted=any("_cte" in row["name"] for row in accuracy),

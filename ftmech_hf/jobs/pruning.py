@@ -23,7 +23,7 @@ from ftmech_hf.jobs.asking import (
     find_capability,
 )
 from ftmech_hf.jobs.behavior import Behavior, from_task
-from ftmech_hf.jobs.card import render_card
+from ftmech_hf.jobs.card import license_of, render_card
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job
 from ftmech_hf.jobs.pruning_sweep import SweepResult, behavior_importance, exact_importance, prune_for
 from ftmech_hf.jobs.publication import Picture, Publication, as_percent, asked_name
@@ -238,6 +238,7 @@ def _save_pruned(
     card = render_card(
         "pruned.md.j2",
         title=run.path.name,
+        licence=license_of(run.config, FinishedRun(run.working).env),
         where=str(run.path),
         config=config,
         hash=run.hash,

@@ -92,7 +92,8 @@ class StudyPlan(Plan):
 
     def settings(self) -> Mapping[str, Any]:
         """All of its settings, as they stand beside its results."""
-        return {**to_dict(*self._configs), "runs_dir": self.runs_dir_asked}
+        first, *more = self._configs
+        return to_dict(dataclasses.replace(first, runs_dir=self.runs_dir_asked), *more)
 
     @property
     def hash(self) -> str:

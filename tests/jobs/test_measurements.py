@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from ftmech_hf.jobs.measurements import is_measurement, keep_measurements, unpacked
-from ftmech_hf.jobs.study import StudyConfig
+from ftmech_hf.jobs.study import Study, StudyConfig
 from ftmech_hf.runs.folders import write_manifest
+from ftmech_hf.studies import load_study
 
 MEASURED = {
     "summary.json": '{"a": 1}',
@@ -128,3 +129,15 @@ def test_settings_that_cannot_be_are_named() -> None:
             StudyConfig(**{name: "all.zip"})
     with pytest.raises(ValueError, match="keep_measurements: nothing is measured with from_measurements"):
         StudyConfig(keep_measurements="a.tar.xz", from_measurements="b.tar.xz")
+
+
+def test_a_folder_that_is_there_for_a_moment_is_nobodys_setting(tmp_path: Path) -> None:
+    """Results that are written from what was kept are of the settings of the command, and have their hash."""
+    argv = ["--seeds", "0", "--output_dir", str(tmp_path / "out"), "--runs_dir", str(tmp_path / "mine")]
+    study = load_study("reproduce")
+    assert isinstance(study, Study)
+    plain, unpacked_for = (study.read_plan(argv, runs_dir=folder) for folder in (None, tmp_path / "unpacked"))
+    assert unpacked_for.settings() == plain.settings()
+    assert unpacked_for.settings()["runs_dir"] == str(tmp_path / "mine")
+    assert unpacked_for.hash == plain.hash
+    assert next(iter(unpacked_for.folders.values())).parent == tmp_path / "unpacked"

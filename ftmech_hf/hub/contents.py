@@ -24,10 +24,10 @@ from ftmech_hf.hub.texts import Change, FixedText, check_binary, refuse_change, 
 
 _DATA_URI = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(?:;[\w=.-]+)*;base64,([A-Za-z0-9+/=]+)")
 _UNREAD = {
-    b"\xfd7zXZ\x00": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "rar",
-    b"\x04\x22\x4d\x18": "lz4",
+    "xz": rb"\xfd7zXZ\x00", "bzip2": rb"BZh[1-9]1AY&SY", "zstd": rb"\x28\xb5\x2f\xfd", "7z": rb"7z\xbc\xaf\x27\x1c",
+    "rar": rb"Rar!\x1a\x07", "lz4": rb"\x04\x22\x4d\x18",
 }  # fmt: skip
-"""What archives begin with that are not looked into -> their kind."""
+"""Kinds of archives that are not looked into -> what they begin with."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -66,7 +66,7 @@ def rewrite_bytes(data: bytes, suffix: str, change: Change) -> bytes:
     if data.startswith((b"\x1f\x8b", b"PK\x03\x04")):
         _check_archive(data, change)
         return data
-    if kind := next((kind for magic, kind in _UNREAD.items() if data.startswith(magic)), None):
+    if kind := next((kind for kind, begins in _UNREAD.items() if re.match(begins, data)), None):
         raise ValueError(f"is packed ({kind}), and what is in it is not looked at; leave it out, or unpack it")
     encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
     try:

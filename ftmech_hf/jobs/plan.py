@@ -107,7 +107,7 @@ class Plan:
         }
         self.folders[name], self._hashes[name], self._names[identity] = folder, identity, name
         # A finished folder that must run again is damaged or stale: replace it once the new one is whole.
-        fresh = self.fresh or (is_finished(folder) and self._must_run(name))
+        fresh = self.fresh or (is_finished(folder) and self.must_run(name))
         place = dataclasses.replace(place, output_dir=str(folder), fresh=fresh)
         self._kinds[name] = kind
         self._cells[name] = Cell(name, function, {"config": place, **settings}, cost, needs)
@@ -142,7 +142,7 @@ class Plan:
         waiting: dict[str, Cell] = {}
         for name, cell in self._cells.items():
             needs = tuple(need for need in cell.needs if need in waiting)
-            if self._must_run(name):
+            if self.must_run(name):
                 waiting[name] = dataclasses.replace(cell, needs=needs)
             elif needs:
                 again = functools.partial(make_again_if_changed, cell.function)
@@ -170,7 +170,8 @@ class Plan:
                 total += next((seconds for seconds in known if seconds is not None), 0.0)
         return total
 
-    def _must_run(self, name: str) -> bool:
+    def must_run(self, name: str) -> bool:
+        """Whether a run is to be made: it is not there whole, is made again, or of inputs that it has no more."""
         folder = self.folders[name]
         return self.fresh or not is_finished(folder) or bool(damaged_files(folder)) or self._is_stale(name)
 

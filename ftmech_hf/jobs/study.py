@@ -265,7 +265,7 @@ def _make_runs(name: str, plan: StudyPlan) -> str:
     outcome = run_cells(cells, workers=plan.config.workers, backend=backend, description=name)
     print_failures(outcome.failed)
     plan.failed = {cell: describe_error(error) for cell, error in outcome.failed.items()}
-    plan.not_made = {*outcome.failed, *outcome.not_begun}
+    plan.not_made = {*outcome.failed, *(cell for cell in outcome.not_begun if plan.must_run(cell))}
     return outcome.describe()
 
 

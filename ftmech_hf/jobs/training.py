@@ -20,7 +20,7 @@ from ftmech_hf.models.presets import Preset, build_model, find_preset
 from ftmech_hf.runs import RunDir
 from ftmech_hf.tasks import Task, TextConfig, parse_task
 from ftmech_hf.tasks.schema import Offer
-from ftmech_hf.training.adapters import AdapterConfig, add_adapter
+from ftmech_hf.training.adapters import AdapterConfig, add_adapter, experts_left_out
 from ftmech_hf.training.inheritance import load_inheritance
 from ftmech_hf.training.launch import check_environment
 from ftmech_hf.training.loop import Progress
@@ -191,6 +191,8 @@ def finetune(
     earlier = load_inheritance(config.start, train)
     model = load_model(config.start, device="cpu")
     model = add_adapter(model, adapter, base=config.start, seed=train.seed)
+    if adapter.adapter != "none" and (share := experts_left_out(model)):
+        tell(f"adapter: {adapter.adapter} leaves out the experts, {share:.0%} of the weights, which stay as they are")
     stage = Stage(config.kind, config.split, rows, train, objective, settings, inputs, tokenizer, earlier, anchor)
     return stage.run(model, config.fresh, progress)
 

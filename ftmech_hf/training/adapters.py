@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ftmech_hf.config import check_literals, tell
+from ftmech_hf.config import check_literals
 from ftmech_hf.models.merging import quiet_peft
 from ftmech_hf.models.seeding import seeded
 from ftmech_hf.models.vocabulary import has_tied_embeddings
@@ -116,7 +116,6 @@ def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, base: str, see
             raise ValueError(f"lora_targets: the model has no {name!r}, expected some of {', '.join(sorted(names))}")
     refused = NOT_OF_MAMBA if getattr(model.config, "model_type", "") in MAMBA_KINDS else ()
     targets = config.lora_targets or sorted(names - set(refused))
-    _say_experts(model)
     if only:  # a name alone would be of what reads images, too
         targets = [path for name in targets for path in _named(matrices, name)]
     transposed = any(isinstance(matrices[path], Conv1D) for name in targets for path in _named(matrices, name))
@@ -163,12 +162,16 @@ def unread_by_texts(model: PreTrainedModel) -> set[str]:
     return {name for name, each in model.named_parameters() if id(each) not in read}
 
 
-def _say_experts(model: PreTrainedModel) -> None:
-    """Say how much of a mixture of experts is in no matrix of its own, on which alone an adapter is put."""
-    held = [each for name, each in model.named_parameters() if each.ndim == 3 and ".experts." in name]
-    if held:
-        share = sum(each.numel() for each in held) / model.num_parameters(exclude_embeddings=True)
-        tell(f"adapter: it leaves out the experts, {share:.0%} of the weights of the blocks, which stay as they are")
+def experts_left_out(adapted: torch.nn.Module) -> float:
+    """The share of a model's weights that are of experts and have no adapter, 0 where there are none.
+
+    They are in no matrices of their own, on which alone an adapter is put; some models' experts get one by their names.
+    """
+    of_experts = {name: each.numel() for name, each in adapted.named_parameters()
+                  if each.ndim == 3 and ".experts." in name and "lora_" not in name}  # fmt: skip
+    with_adapter = {name.partition(".experts.")[0] for name, _ in adapted.named_parameters() if "lora_" in name}
+    left = sum(size for name, size in of_experts.items() if name.partition(".experts.")[0] not in with_adapter)
+    return left / sum(each.numel() for each in adapted.parameters())
 
 
 def _named(matrices: Mapping[str, torch.nn.Module], name: str) -> list[str]:

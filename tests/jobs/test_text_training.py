@@ -74,7 +74,7 @@ def tuned(
 def test_a_foreign_model_is_tuned_and_loads_with_its_own_tokenizer(
     tmp_path: Path, foreign: dict[str, str], model: str, rows: str, adapter: Any
 ) -> None:
-    lora = AdapterConfig(adapter=adapter, lora_rank=4)
+    lora = AdapterConfig(adapter=adapter, **({} if adapter == "none" else {"lora_rank": 4}))
     train = dataclasses.replace(TRAIN, steps=40, lr=2e-2 if adapter == "lora" else 5e-3)
     run = tuned(foreign, tmp_path / "run", model, rows, train, adapter=lora)
     assert damaged_files(run.path) == []

@@ -81,7 +81,7 @@ def test_the_study_of_the_guide_runs_is_found_again_and_is_published(
     tree = save(out, planted / "published", "someone/width")["main"]
     card = (tree / "README.md").read_text()
     assert publication.question in card
-    assert "(not judged) |" in card
+    assert "; not judged) |" in card
     assert set(pd.read_parquet(tree / "table.parquet")["seed"]) == {0}
     assert {path.name for path in tree.iterdir()} == {
         "README.md", "claims.json", "config.yaml", "env.json", "manifest.json", "report.html", "table.parquet",

@@ -11,7 +11,6 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma3Config, PreTrainedModel
 
-from ftmech_hf.config import Notice
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig, finetune, pretrain
 from ftmech_hf.models.conversion import ARTEFACTS, load_artefact
 from ftmech_hf.models.identity import model_hash
@@ -20,7 +19,7 @@ from ftmech_hf.models.merging import quiet_peft
 from ftmech_hf.models.small import small_model
 from ftmech_hf.runs import commit_folder, damaged_files, read_metrics
 from ftmech_hf.tasks import Capability, PcfgConfig, for_capability
-from ftmech_hf.training.adapters import AdapterConfig, add_adapter, unread_by_texts
+from ftmech_hf.training.adapters import AdapterConfig, add_adapter, experts_left_out, unread_by_texts
 from ftmech_hf.training.settings import TrainConfig
 from tests.conftest import make_gpt2, make_llama
 
@@ -203,9 +202,16 @@ def test_what_reads_images_is_neither_trained_nor_adapted() -> None:
     assert unread_by_texts(make_llama(40)) == set()
 
 
-def test_experts_that_an_adapter_leaves_out_are_said() -> None:
-    with pytest.warns(Notice, match=r"^adapter: it leaves out the experts, \d+% of the weights of the blocks"):
-        add_adapter(small_model("mixtral"), AdapterConfig(adapter="lora"), base="", seed=0)
+def test_experts_that_an_adapter_leaves_out_are_counted() -> None:
+    """Where an MLP that every token passes has matrices of their names, peft adapts them, too."""
+    lora = AdapterConfig(adapter="lora")
+    mixtral = small_model("mixtral")
+    of_experts = sum(each.numel() for name, each in mixtral.named_parameters() if ".experts." in name)
+    adapted = add_adapter(mixtral, lora, base="", seed=0)
+    everything = sum(each.numel() for each in adapted.parameters())
+    assert experts_left_out(adapted) == pytest.approx(of_experts / everything)
+    assert experts_left_out(add_adapter(small_model("deepseek_v3"), lora, base="", seed=0)) == 0
+    assert experts_left_out(add_adapter(make_llama(40), lora, base="", seed=0)) == 0
 
 
 @pytest.mark.parametrize("trainable", ["head", "body"])

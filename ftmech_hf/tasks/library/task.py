@@ -188,5 +188,8 @@ class LibraryConfig(Task):
         return {name: self.asking(**changes) for name, changes in GATE.items()}
 
     def asking(self, **changes: Any) -> LibraryConfig:
-        """Questions, with other settings."""
-        return dataclasses.replace(self, **{"mixture": "questions", **changes})
+        """Questions, with other settings; where no document is shown for it, ``gold_at`` is none."""
+        settings = {"mixture": "questions", "context": self.context, "gold_at": self.gold_at, **changes}
+        if settings["context"] not in ("oracle", "swapped"):
+            settings["gold_at"] = None
+        return dataclasses.replace(self, **settings)

@@ -121,7 +121,8 @@ def test_the_score_counts_planted_changes_and_pages_of_nothing_apart() -> None:
     assert (score["false_alarms"]["number"], score["false_alarms"]["of"]) == (1, 4)
     assert 0 < score["false_alarms"]["low"] < 0.25 < score["false_alarms"]["high"] < 1
     assert (score["null_alarms"]["number"], score["null_alarms"]["of"]) == (20, 30)
-    assert (score["others_named"]["number"], score["others_named"]["of"]) == (1, 3)  # a trigger's page names =
+    named = score["by_sign"]["what follows ="]
+    assert (named["number"], named["of"]) == (1, 3)  # a trigger's page names it
     assert score["most_seconds"] == 3.0
     assert pairs[0]["place"] == 1
     assert pairs[0]["ratio"] == 4.0
@@ -143,7 +144,8 @@ def test_pairs_of_one_kind_that_are_alike_count_for_less() -> None:
     assert found["high"] > of_kinds.high - 0.03
     for pair in pairs:  # nothing tells how alike they are
         pair["found"] = True
-    assert score_pairs(pairs)["organisms"]["low"] == share_interval(45, 45).low
+    all_found = score_pairs(pairs)["organisms"]
+    assert share_interval(15, 15).low < all_found["low"] < share_interval(45, 45).low
 
 
 def test_the_control_is_the_sign_that_may_be_most_often_there_and_not_one_of_many_pages() -> None:

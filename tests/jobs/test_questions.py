@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AddedToken,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.answer_scores import answer_log_probabilities, choice_scores, chooses_answer, gives_answer
@@ -17,7 +25,6 @@ from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.jobs.prompts import from_datasets
 from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.jobs.written_answers import answers_in_words, write_greedily, writes_answer
-from tests.conftest import make_gpt2
 from tests.foreign import save_gpt2, sums, write_rows
 
 SIZES: dict[str, Any] = {"seed": 0, "train_rows": 60, "test_rows": 60}
@@ -166,8 +173,9 @@ def test_an_exact_answer_is_all_that_is_written(
 
 def test_a_row_has_room_of_its_own() -> None:
     """Of a model with 16 positions a prompt of 3 tokens goes on for as long as alone, beside one of 15."""
-    model = make_gpt2(24)
-    model.config.n_positions = 16
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=24, n_positions=16, n_embd=16, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2)
+    model = GPT2LMHeadModel(config).eval()
     rows = [[*range(3, 6), 9, 2], [*([5] * 14), 6, 9, 2]]
     masks = [[False] * (len(row) - 2) + [True, False] for row in rows]
     together = AnswerRows.stack(rows, masks, pad=0)

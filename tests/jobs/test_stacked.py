@@ -246,7 +246,7 @@ def test_runs_that_were_stopped_at_different_steps_go_on_apart(tmp_path: Path) -
 
 
 def test_a_run_that_had_got_farther_loses_no_line_of_its_log(tmp_path: Path) -> None:
-    """Alone it came to a checkpoint after four steps; a stack begins anew with it and is stopped; then it goes on."""
+    """With others it came to two steps and alone to four; the stack goes on from two and is stopped, then it alone."""
 
     def stop_at(stop: int) -> Callable[[int, int, str], None]:
         def progress(step: int, steps: int, text: str) -> None:
@@ -255,12 +255,19 @@ def test_a_run_that_had_got_farther_loses_no_line_of_its_log(tmp_path: Path) -> 
 
         return progress
 
-    with pytest.raises(KeyboardInterrupt):
-        pretrain(*gpts(tmp_path / "cut")[0], progress=stop_at(5))  # type: ignore[arg-type]
-    with pytest.raises(KeyboardInterrupt):
-        train_together(gpts(tmp_path / "cut"), progress=stop_at(1))
-    resumed, whole = (pretrain(*gpts(tmp_path / name)[0]) for name in ("cut", "whole"))  # type: ignore[arg-type]
-    assert [line["step"] for line in read_metrics(resumed.path)] == [line["step"] for line in read_metrics(whole.path)]
+    def go_on(stop: int, *, alone: bool) -> None:
+        runs, progress = gpts(tmp_path / "cut", eval_at=[3, 4]), stop_at(stop)
+        if alone:
+            pretrain(*runs[0], progress=progress)  # type: ignore[arg-type]
+        train_together(runs, progress=progress)
+
+    for stop, alone in ((3, False), (5, True), (3, False)):
+        with pytest.raises(KeyboardInterrupt):
+            go_on(stop, alone=alone)
+    resumed, whole = (pretrain(*gpts(tmp_path / name, eval_at=[3, 4])[0]) for name in ("cut", "whole"))  # type: ignore[arg-type]
+    steps = [[line["step"] for line in read_metrics(each.path)] for each in (resumed, whole)]
+    assert steps[0] == steps[1]
+    assert {3, 4} <= {*steps[1]}
 
 
 def test_cells_of_a_grid_are_stacked_by_their_settings() -> None:

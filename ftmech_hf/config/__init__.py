@@ -6,13 +6,14 @@ from ftmech_hf.config.files import ConfigError, parse_yaml, read_yaml, to_argv
 from ftmech_hf.config.garbage import leave_garbage
 from ftmech_hf.config.notices import Notice, tell
 from ftmech_hf.config.parser import SCALES, field_names, parse_config, peek_setting, read_sections, unknown_key
-from ftmech_hf.config.settings import Settings, check_seeds, config_hash, is_place, to_dict
+from ftmech_hf.config.settings import Settings, changed_settings, check_seeds, config_hash, is_place, to_dict
 
 __all__ = [
     "SCALES",
     "ConfigError",
     "Notice",
     "Settings",
+    "changed_settings",
     "check_literals",
     "check_seeds",
     "clean_exit",

@@ -71,6 +71,12 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
+def changed_settings(config: Any, kind: type | None = None) -> dict[str, Any]:
+    """Fields of a dataclass that are not their default -> what they are; of one that it extends, if ``kind`` is it."""
+    each = {field.name: (getattr(config, field.name), _default(field)) for field in dataclasses.fields(kind or config)}
+    return {name: value for name, (value, usual) in each.items() if value != usual}
+
+
 def is_place(field: dataclasses.Field[Any]) -> bool:
     """Whether a field says where or how to run, and not what is computed."""
     return bool(field.metadata.get("place") or field.metadata.get("manner"))

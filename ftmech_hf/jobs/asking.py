@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ftmech_hf.config import parse_config, peek_setting
+from ftmech_hf.config import changed_settings, parse_config, peek_setting
 from ftmech_hf.jobs.behavior import Behavior, from_task
 from ftmech_hf.jobs.job import JobConfig, prepared_job
 from ftmech_hf.jobs.prompts import from_datasets
@@ -48,11 +47,9 @@ class AskConfig(QuestionConfig):
         if self.dataset and self.task != "pcfg":
             raise ValueError(f"task: {self.task}, but dataset: {self.dataset} is asked in its place; give one of them")
         if not self.dataset:
-            for each in dataclasses.fields(QuestionConfig):
-                value = getattr(self, each.name)
-                if value != each.default:
-                    said = str(value).lower() if isinstance(value, bool) else value
-                    raise ValueError(f"{each.name}: {said}, but no dataset whose rows it could be about")
+            for name, value in changed_settings(self, QuestionConfig).items():
+                said = str(value).lower() if isinstance(value, bool) else value
+                raise ValueError(f"{name}: {said}, but no dataset whose rows it could be about")
 
     def inputs(self) -> dict[str, str]:
         """The data set, by what is read of it."""
@@ -94,12 +91,10 @@ def check_procedural(config: JobConfig, *names: str) -> None:
     Raises:
         ValueError: one of these settings of a job is not its default.
     """
-    for each in dataclasses.fields(config):
-        default = each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
-        value = getattr(config, each.name)
-        if each.name in names and value != default:
+    for name, value in changed_settings(config).items():
+        if name in names:
             said = " ".join(value) if isinstance(value, list) else value
-            raise ValueError(f"{each.name}: {said}, but the procedural task, which alone has that, is not asked")
+            raise ValueError(f"{name}: {said}, but the procedural task, which alone has that, is not asked")
 
 
 def asked_settings(asked: Asked) -> list[Any]:

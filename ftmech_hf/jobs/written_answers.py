@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.answer_scores import BATCH
+from ftmech_hf.jobs.generation import up_to_end
 from ftmech_hf.jobs.padding import padded_inputs
 from ftmech_hf.models.loading import config_positions
 from ftmech_hf.tasks.text.encoding import special_ids
@@ -64,9 +65,7 @@ def write_greedily(
             shown = torch.cat([shown, torch.ones_like(shown[:, :1])], 1)
             ended |= torch.isin(following, torch.tensor(sorted(ends), dtype=torch.long))
         for row, most in zip(ids[:, begins:].tolist(), room.tolist(), strict=True):
-            own = row[: max(0, most)]
-            stop = next((place for place, token in enumerate(own) if token in ends), len(own))
-            written.append(own[:stop])
+            written.append(up_to_end(row[: max(0, most)], ends))
     return written
 
 

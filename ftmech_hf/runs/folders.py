@@ -56,26 +56,27 @@ def _is_committed(folder: Path) -> bool:
 
     One of ours that is damaged stands beside the ``env.json`` of a run.
     """
-    if not (folder / MANIFEST).is_file() or (folder / "env.json").is_file():
-        return (folder / MANIFEST).is_file()
-    try:
-        return _is_ours(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    if not (folder / MANIFEST).is_file():
         return False
+    return (folder / "env.json").is_file() or _read_manifest(folder) is not None
 
 
-def _is_ours(sums: Any) -> bool:
-    return isinstance(sums, dict) and all(isinstance(each, dict) and each.keys() >= {"sha256", "bytes"}
-                                          for each in sums.values())  # fmt: skip
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Files of a folder -> their sizes and sums; None if that is unreadable, or none of ours."""
+    try:
+        sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    known = {"sha256", "bytes"}
+    if isinstance(sums, dict) and all(isinstance(each, dict) and each.keys() >= known for each in sums.values()):
+        return sums
+    return None
 
 
 def damaged_files(folder: Path) -> list[str]:
     """Files of a committed folder that are missing or differ from its manifest; the manifest itself if unreadable."""
-    try:
-        sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return [MANIFEST]
-    if not _is_ours(sums):
+    sums = _read_manifest(folder)
+    if sums is None:
         return [MANIFEST]
     return [
         name

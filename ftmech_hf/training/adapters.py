@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ftmech_hf.config import check_literals
+from ftmech_hf.config import changed_settings, check_literals
 from ftmech_hf.models.merging import quiet_peft
 from ftmech_hf.models.seeding import seeded
 from ftmech_hf.models.vocabulary import has_tied_embeddings
@@ -65,12 +64,10 @@ class AdapterConfig:
             raise ValueError(f"lora_alpha: {self.lora_alpha}, expected a number above 0")
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"lora_dropout: {self.lora_dropout}, expected 0 or more and less than 1")
-        for each in dataclasses.fields(AdapterConfig):
-            kind, default = each.name.partition("_")[0], each.default
-            default = [] if default is dataclasses.MISSING else default
-            if kind in ("lora", "osf") and kind != self.adapter and getattr(self, each.name) != default:
-                said = getattr(self, each.name)
-                raise ValueError(f"{each.name}: {said} changes nothing, expected adapter: {kind}")
+        for name, said in changed_settings(self, AdapterConfig).items():
+            kind = name.partition("_")[0]
+            if kind in ("lora", "osf") and kind != self.adapter:
+                raise ValueError(f"{name}: {said} changes nothing, expected adapter: {kind}")
 
 
 MAMBA_KINDS = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")

@@ -29,6 +29,11 @@ CHOICES = 64
 """Choices between two answers at a time: whole stories may stand before them."""
 
 
+def rows_at_once(tokens: int, most: int) -> int:
+    """At most how many rows of so many tokens are read at a time, so that they are no more than :data:`TOKENS`."""
+    return max(1, min(most, TOKENS // tokens))
+
+
 def answer_inputs(model: PreTrainedModel, rows: AnswerRows) -> dict[str, Any]:
     """What a model is called with to predict the answers: all of the rows but their last answer tokens and the end.
 
@@ -70,7 +75,7 @@ def _predictions(model: PreTrainedModel, rows: AnswerRows, batch_size: int) -> I
     Answers stand at the end of the second axis; before a shorter one targets are :data:`IGNORED`.
     """
     predicted = int(rows.lengths.max())
-    for part in rows.split(max(1, min(batch_size // predicted, TOKENS // rows.token_ids.shape[1]))):
+    for part in rows.split(rows_at_once(rows.token_ids.shape[1], batch_size // predicted)):
         # Nothing is generated, and with a cache keys are copies that round differently on some processors.
         # As many places as the longest answer has, also where all of a part is shorter; the end is never read.
         inputs = answer_inputs(model, part.without_empty_columns(predicted + 2))
@@ -155,7 +160,7 @@ def tokens_after(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int = 
     tokens = torch.full_like(found, rows.token_ids.shape[1]) if rows.shown is None else rows.shown.sum(1).cpu()
     fits = tokens - 1 <= room if room is not None else torch.ones_like(found, dtype=torch.bool)
     places = fits.nonzero()[:, 0]
-    for at in places.split(max(1, min(batch_size, TOKENS // rows.token_ids.shape[1]))) if len(places) else ():
+    for at in places.split(rows_at_once(rows.token_ids.shape[1], batch_size)) if len(places) else ():
         part = rows[at].without_empty_columns()
         more = {} if part.shown is None else padded_inputs(model, part.shown[:, :-1].to(model.device))
         ids = part.token_ids[:, :-1].to(model.device)

@@ -137,6 +137,11 @@ def check_memory(job: str, needs: Mapping[str, int], limit: str | None, less: st
         tell(f"{job} needs about {say_bytes(total)} of memory: {parts}")
 
 
+def rows_of_logits(config: Any, tokens: int, size: int) -> int:
+    """How many rows of so many tokens have float32 logits at all positions that take no more bytes; one at least."""
+    return max(1, size // max(1, 4 * tokens * int(config.get_text_config().vocab_size)))
+
+
 def say_bytes(size: float) -> str:
     """A size in words of three digits."""
     for unit, number in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):

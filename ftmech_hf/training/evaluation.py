@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ftmech_hf.models.memory import rows_of_logits
 from ftmech_hf.statistics.crossing import count_right
 from ftmech_hf.tasks import Rows, RowStream, Task
 from ftmech_hf.tasks.schema import Offer
@@ -25,8 +26,7 @@ LOSS_ROWS, LOGIT_BYTES = 32, 2**31
 def logit_batches(model: nn.Module, rows: Rows) -> Iterable[Batch]:
     """Rows in batches whose logits fit into :data:`LOGIT_BYTES`, of a row at least."""
     whole: Any = getattr(model, "module", model)  # what processes share is wrapped
-    vocabulary = int(whole.config.get_text_config().vocab_size)
-    size = max(1, min(LOSS_ROWS, LOGIT_BYTES // max(1, 4 * vocabulary * rows.token_ids.shape[1])))
+    size = min(LOSS_ROWS, rows_of_logits(whole.config, rows.token_ids.shape[1], LOGIT_BYTES))
     return (Batch.of(rows[place : place + size]) for place in range(0, len(rows), size))
 
 

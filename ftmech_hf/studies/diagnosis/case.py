@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from ftmech_hf.activations import TracedModel, model_blocks
 from ftmech_hf.activations.layout import spaced_layers
 from ftmech_hf.jobs.answer_rows import AnswerRows
-from ftmech_hf.jobs.answer_scores import TOKENS
+from ftmech_hf.jobs.answer_scores import rows_at_once
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.models.loading import random_twin, seed_of_its_own
@@ -251,7 +251,7 @@ class Case:
     @staticmethod
     def rows_at_once(rows: AnswerRows, most: int = 128) -> int:
         """How many rows of a forward pass have no more tokens than answers are asked with."""
-        return max(1, min(most, TOKENS // rows.token_ids.shape[1]))
+        return rows_at_once(rows.token_ids.shape[1], most)
 
     def few(self, questions: str) -> AnswerRows:
         """The first test rows, for what costs more."""

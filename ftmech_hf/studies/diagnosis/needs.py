@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ftmech_hf.config import tell
-from ftmech_hf.jobs.answer_scores import BATCH, TOKENS
+from ftmech_hf.jobs.answer_scores import BATCH, rows_at_once
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.beside import torch_threads
 from ftmech_hf.models.memory import (
@@ -59,7 +59,7 @@ def memory_needs(
     taught = bool(case_config.null_steps)
     rows = sum(len(part) for each in questions for part in (each.train, each.validation, each.test))
     layers = min(case_config.max_layers, text.num_hidden_layers)
-    asked = max(1, min(BATCH // predicted, TOKENS // tokens))
+    asked = rows_at_once(tokens, BATCH // predicted)
     # one after the other: what each takes while it is under way, beside the models that stay
     passing = {"a forward pass": forward_bytes(config, asked, tokens, predicted, dtype)}
     if not prompt:

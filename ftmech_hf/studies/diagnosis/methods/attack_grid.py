@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.answer_rows import AnswerRows
-from ftmech_hf.jobs.answer_scores import TOKENS
+from ftmech_hf.models.memory import rows_of_logits
 from ftmech_hf.report.charts import accuracy_axis, legend_below
 from ftmech_hf.studies.diagnosis.case import FINETUNED, NULL, Case
 from ftmech_hf.studies.diagnosis.figures import COLORS, line, marks, name_model, pick
@@ -165,9 +165,9 @@ def _elsewhere_right(case: Case, model: PreTrainedModel) -> float:
 @torch.no_grad()
 def text_loss(model: PreTrainedModel, rows: AnswerRows, *, batch_size: int = 64) -> float:
     """Mean loss (nats) of the tokens of questions, each after those before it."""
-    total, number, width = 0.0, 0, rows.token_ids.shape[1]
-    fitting = MOST_LOGITS // (4 * width * model.config.get_text_config().vocab_size)
-    for part in rows.split(max(1, min(batch_size, TOKENS // width, fitting))):
+    total, number = 0.0, 0
+    fitting = rows_of_logits(model.config, rows.token_ids.shape[1], MOST_LOGITS)
+    for part in rows.split(min(fitting, Case.rows_at_once(rows, batch_size))):
         token_ids, shown = part.prompts()
         logits = model(token_ids[:, :-1].to(model.device), use_cache=False).logits.float()
         losses = F.cross_entropy(logits.transpose(1, 2), token_ids[:, 1:].to(logits.device), reduction="none").cpu()

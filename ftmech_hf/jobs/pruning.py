@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations import Units, find_units
@@ -25,13 +24,12 @@ from ftmech_hf.jobs.asking import (
 from ftmech_hf.jobs.behavior import Behavior, from_task
 from ftmech_hf.jobs.card import license_of, render_card
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job
-from ftmech_hf.jobs.pruning_sweep import SweepResult, behavior_importance, exact_importance, prune_for
+from ftmech_hf.jobs.pruning_sweep import behavior_importance, describe_controls, exact_importance, prune_for
 from ftmech_hf.jobs.publication import Picture, Publication, as_percent, asked_name
 from ftmech_hf.models.loading import load_tokenizer, quiet_transformers
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.runs import FinishedRun, RunDir, describe_versions, environment, write_text
-from ftmech_hf.statistics.floors import FloorResult, most_frequent
-from ftmech_hf.statistics.intervals import Share, mean_over_draws, paired_difference, share_interval
+from ftmech_hf.statistics.floors import FloorResult
 from ftmech_hf.tasks import PcfgShape, for_capability
 from ftmech_hf.training.loop import Progress
 
@@ -141,49 +139,6 @@ def prune(config: PruneConfig, asked: Asked, *, progress: Progress | None = None
         return finish_job(run, result.rows(), summary, floors=behavior().floors)
 
 
-def describe_controls(found: SweepResult, behavior: Behavior, reported: str) -> dict[str, Any]:
-    """What a summary says beside the accuracy under the best mask.
-
-    Returns:
-        ``random_accuracy``, its interval over masks and rows (``random_low``, ``random_high``), and the share of the
-        masks under which at least half is right of what is under the best mask on the same rows (``random_share``), and
-        how many masks and rows that were;
-        ``gain``: right under the best mask less right without any, or less right by always giving the answer that is
-        right most often, whichever of both is more, on the same rows; less the floor, where it is known and not
-        counted, if that is more than both.
-    """
-    (best,) = found.at_best("importance", reported)
-    random = torch.stack(found.at_best("random", reported)).double()
-    mean, low, high = mean_over_draws(random.numpy())
-    controls = {}
-    if behavior.floor is None:
-        right = behavior.tests[reported].right_ids()
-        most = most_frequent([answer for each in right for answer in each])
-        controls["constant answer"] = torch.tensor([most in each for each in right])
-    without = [
-        scores[reported]
-        for entry, scores in zip(found.pruning.curve, found.scores, strict=True)
-        if entry["num_pruned"] == 0
-    ]
-    if without:
-        controls["nothing pruned"] = without[0]
-    over = max(controls, key=lambda name: float(controls[name].double().mean()), default="floor")
-    gain = None if over == "floor" else paired_difference(best.numpy(), controls[over].numpy())
-    if behavior.floor is not None and (gain is None or float(controls[over].double().mean()) < behavior.floor):
-        over, own = "floor", share_interval(int(best.sum()), len(best))
-        gain = Share(*(each - behavior.floor for each in own))
-    assert gain is not None
-    return {
-        "random_accuracy": mean,
-        "random_low": low,
-        "random_high": high,
-        "random_masks": len(random),
-        "random_rows": random.shape[1],
-        "random_share": float((random.mean(1) >= best[: random.shape[1]].double().mean() / 2).double().mean()),
-        "gain": {"over": over, **gain._asdict()},
-    }
-
-
 def _find_behavior(config: PruneConfig, asked: Asked) -> Behavior:
     fit_rows = max(config.score_rows, config.exact_rows)
     if not isinstance(asked, PcfgShape):
@@ -267,10 +222,14 @@ def _state(run: FinishedRun, label: str) -> list[str]:
         f"`{asked_name(run)}` right in {as_percent(summary['accuracy'])} of {summary['rows']} prompts; with as many "
         f"random ones, on {summary['random_rows']} of them, in "
         f"{as_percent(summary['random_accuracy'])} ({as_percent(summary['random_low'])} to "
-        f"{as_percent(summary['random_high'])} over {summary['random_masks']} choices of them, of which "
-        f"{as_percent(summary['random_share'])} do half as well){_beside_floor(run)}. "
+        f"{as_percent(summary['random_high'])} over {summary['random_masks']} choices of them"
+        f"{_half_as_well(summary['random_share'])}){_beside_floor(run)}. "
         f"(seed {config['seed']})"
     ]
+
+
+def _half_as_well(share: float | None) -> str:
+    return "" if share is None else f", of which {as_percent(share)} gain half as much"
 
 
 def _beside_floor(run: FinishedRun) -> str:

@@ -6,7 +6,9 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -23,6 +25,8 @@ from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.padding import padding_masked
 from ftmech_hf.models.vocabulary import num_rows
+from ftmech_hf.statistics.floors import most_frequent
+from ftmech_hf.statistics.intervals import Share, mean_over_draws, paired_difference, share_interval
 from ftmech_hf.training.loop import Progress
 
 
@@ -160,3 +164,51 @@ def exact_importance(model: PreTrainedModel, rows: AnswerRows, unit: Unit) -> Im
     with padding_masked(model, each.pad):
         whole, losses = ablated_losses(model, each.token_ids[:, :-2], each.token_ids[:, -2], unit)
     return {name: whole - values for name, values in losses.items()}
+
+
+def describe_controls(found: SweepResult, behavior: Behavior, reported: str) -> dict[str, Any]:
+    """What a summary says beside the accuracy under the best mask.
+
+    Returns:
+        ``random_accuracy``, its interval over masks and rows (``random_low``, ``random_high``), how many masks and rows
+        that were, and the share of the masks that gain at least half of what the best mask does on the same rows
+        (``random_share``; None where that gains nothing);
+        ``gain``: right under the best mask less right without any, or less right by always giving the answer that is
+        right most often, whichever of both is more, on the same rows; less the floor, where it is known and not
+        counted, if that is more than both.
+    """
+    (best,) = found.at_best("importance", reported)
+    random = torch.stack(found.at_best("random", reported)).double()
+    mean, low, high = mean_over_draws(random.numpy())
+    controls = {}
+    if behavior.floor is None:
+        right = behavior.tests[reported].right_ids()
+        most = most_frequent([answer for each in right for answer in each])
+        controls["constant answer"] = torch.tensor([most in each for each in right])
+    without = [
+        scores[reported]
+        for entry, scores in zip(found.pruning.curve, found.scores, strict=True)
+        if entry["num_pruned"] == 0
+    ]
+    if without:
+        controls["nothing pruned"] = without[0]
+    over = max(controls, key=lambda name: float(controls[name].double().mean()), default="floor")
+    gain = None if over == "floor" else paired_difference(best.numpy(), controls[over].numpy())
+    if behavior.floor is not None and (gain is None or float(controls[over].double().mean()) < behavior.floor):
+        over, own = "floor", share_interval(int(best.sum()), len(best))
+        gain = Share(*(each - behavior.floor for each in own))
+    assert gain is not None
+    rows = random.shape[1]
+    with_best = float(best[:rows].double().sum())
+    before = float(controls[over][:rows].double().sum()) if over in controls else float(behavior.floor or 0) * rows
+    return {
+        "random_accuracy": mean,
+        "random_low": low,
+        "random_high": high,
+        "random_masks": len(random),
+        "random_rows": rows,
+        "random_share": float((2 * random.sum(1) >= with_best + before).double().mean())
+        if with_best > before
+        else None,
+        "gain": {"over": over, **gain._asdict()},
+    }

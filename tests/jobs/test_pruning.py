@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,9 @@ from ftmech_hf.jobs.pruning import (
     PruneConfig,
     _find_behavior,
     _score,
-    describe_controls,
     prune,
 )
-from ftmech_hf.jobs.pruning_sweep import behavior_importance, exact_importance, prune_for
+from ftmech_hf.jobs.pruning_sweep import behavior_importance, describe_controls, exact_importance, prune_for
 from ftmech_hf.models.loading import load_model, load_tokenizer
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.report.charts import new_figure
@@ -90,6 +90,26 @@ def test_what_pruning_gains_is_over_the_floor(floor: float | None, over: str) ->
     if over == "floor":
         assert gain["low"] == pytest.approx(share_interval(40, 40).low - 0.5)
     assert behavior.floors["test"].floor == (1.0 if floor is None else floor)
+
+
+@pytest.mark.parametrize(
+    ("unpruned", "best", "expected"), [(60, 80, 0.5), (58, 80, 0.75), (10, 80, 1.0), (80, 80, None), (85, 80, None)]
+)
+def test_a_random_choice_that_brings_nothing_back_does_not_do_half_as_well(
+    unpruned: int, best: int, expected: float | None
+) -> None:
+    """Of four random masks under 60, 69, 70 and 75 % are right, where the best has 80 %; a constant answer has 5 %."""
+    rows, first = AnswerRows.one_token(make_rows()[:100]), torch.arange(100)
+
+    def at_best(method: str, name: str) -> list[torch.Tensor]:
+        return [first < best] if method == "importance" else [first < right for right in (60, 69, 70, 75)]
+
+    behavior = Behavior(name="first word", train=rows, validation=rows, tests={"test": rows})
+    found: Any = SimpleNamespace(
+        pruning=SimpleNamespace(curve=[{"num_pruned": 0}, {"num_pruned": 1}]), at_best=at_best,
+        scores=[{"test": first < unpruned}, {"test": first < best}],
+    )  # fmt: skip
+    assert describe_controls(found, behavior, "test")["random_share"] == expected
 
 
 CONFIG = PruneConfig(
@@ -218,7 +238,9 @@ def check_what_is_said(run: FinishedRun, seen: list[tuple[int, int, str]], model
     unpruned, (best,) = found.scores[0]["count_a"], found.at_best("importance", "count_a")
     over, control = max(("constant answer", constant), ("nothing pruned", unpruned), key=lambda each: each[1].sum())
     assert summary["gain"] == {"over": over, **paired_difference(best.numpy(), control.numpy())._asdict()}
-    assert summary["random_share"] == sum(float(each.mean()) >= summary["accuracy"] / 2 for each in random) / 3
+    least, most = (int(each[:20].sum()) for each in (control, best))
+    half = sum(2 * int(each.sum()) >= most + least for each in random) / 3
+    assert summary["random_share"] == (half if most > least else None)
     pd.testing.assert_frame_equal(table, pd.DataFrame(found.pruning.rows()))
     exact = exact_importance(loaded, behavior.train[:6], "row")
     agreement = importance_agreement(found.importance, exact, top=3, seed=4)
@@ -254,14 +276,15 @@ def check_what_is_published(run: FinishedRun) -> None:
     (publication,) = PUBLICATIONS
     assert (publication.kind, publication.holds) == ("prune", "table")
     assert publication.question == "Does zeroing a few neurons bring a capability back?"
-    found = run.summary
+    found, share = run.summary, run.summary["random_share"]
     assert list(publication.state(run, "model")) == [
         f"With {found['best_k']} rows of weight matrices set to zero, a number chosen on other rows, it answers "
         f"`count_a` right in {100 * found['accuracy']:.1f} % of 40 prompts; with as many random ones, "
         "on 20 of them, in "
         f"{100 * found['random_accuracy']:.1f} % ({100 * found['random_low']:.1f} % to "
-        f"{100 * found['random_high']:.1f} % over 3 choices of them, of which "
-        f"{100 * found['random_share']:.1f} % do half as well), and always giving one answer would be right in "
+        f"{100 * found['random_high']:.1f} % over 3 choices of them"
+        f"{'' if share is None else f', of which {100 * share:.1f} % gain half as much'}), "
+        "and always giving one answer would be right in "
         f"{100 * (run.floor('count_a') or 0):.1f} %. (seed 4)"
     ]
     assert UNITS == {"row": "rows of weight matrices", "weight": "weights", "activation": "MLP activations",

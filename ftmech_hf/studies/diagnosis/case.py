@@ -176,6 +176,7 @@ class Case:
         self.layers = spaced_layers(self.num_layers, config.max_layers)
         self._streams: dict[tuple[str, str, str], dict[int, Tensor]] = {}
         self._opened: dict[str, TracedModel] = {}
+        self._right: dict[str, NDArray[np.bool_]] = {}
         self._other_seed = other_seed
         self.common, self.prompt_kind, self.leave_out = dict(common or {}), prompt_kind, leave_out
         self.reversed_model, self.difference, self.drawn = reversed_model, difference, drawn
@@ -192,12 +193,21 @@ class Case:
         )  # fmt: skip
         return {SELF_DISTILLED: distilled, **found}
 
-    @functools.cached_property
+    def right(self, model: str) -> NDArray[np.bool_]:
+        """Whether a model answers each test row of the capability right, (B,); asked once."""
+        if model not in self._right:
+            self._right[model] = answers_right(self.models[model], self.asked(model, "capability"))
+        return self._right[model]
+
+    @property
     def base_right(self) -> NDArray[np.bool_]:
-        """Whether the base answers each test row of the capability right, (B,): what others are measured by."""
-        with self.capability.answered_alone(self.models[BASE]):
-            right: NDArray[np.bool_] = self.capability.score(self.models[BASE], self.capability.test).numpy()
-        return right
+        """What others are measured by."""
+        return self.right(BASE)
+
+    @property
+    def floor(self) -> float:
+        """What is right without the capability: by naming one answer, or by the reference."""
+        return max(self.capability.chance, float(self.right(NULL).mean()))
 
     @functools.cached_property
     def in_place(self) -> bool:
@@ -261,6 +271,13 @@ class Case:
         """Whether a model, as it is now, answers each of them right."""
         right: NDArray[np.bool_] = self.both[questions].score(model, self.few(questions)).numpy()
         return right
+
+
+def answers_right(model: PreTrainedModel, questions: Behavior) -> NDArray[np.bool_]:
+    """Whether a model answers each test row right, (B,)."""
+    with questions.answered_alone(model):
+        right: NDArray[np.bool_] = questions.score(model, questions.test).numpy()
+    return right
 
 
 def never_trained(model: PreTrainedModel) -> bool:

@@ -67,6 +67,7 @@ class BehaviourEvidence:
         null: accuracy of the control, a model without the capability.
         control: whether that model is known to have learned other things and never this; else it has random weights.
         same_tokens: whether both models read the questions as the same tokens.
+        few_base: accuracy of the base on those of the rows that pruning and halves are judged on; None if on all.
     """
 
     chance: float
@@ -76,6 +77,7 @@ class BehaviourEvidence:
     null: Share | None = None
     control: bool = False
     same_tokens: bool = True
+    few_base: float | None = None
 
     @property
     def floor(self) -> float:

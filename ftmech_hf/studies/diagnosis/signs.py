@@ -38,6 +38,10 @@ class VerdictRule:
     signs: int = 2
     half: float = 1 / 3
 
+    def half_of(self, floor: float, top: float) -> float:
+        """The accuracy at which ``share`` of a lead over the floor is there."""
+        return floor + self.share * (top - floor)
+
 
 PRUNING, HALVES, READ, UNTAUGHT, FAST = (
     "comes back by pruning", "one half of it works in the base", "can be read",
@@ -65,8 +69,7 @@ def bar_of(evidence: Evidence, rule: VerdictRule, base: float | None = None) -> 
         rule: whose ``share`` it is.
         base: accuracy of the base on the rows that are judged, if they are not all.
     """
-    top = evidence.base.value if base is None else base
-    return evidence.floor + rule.share * (top - evidence.floor)
+    return rule.half_of(evidence.floor, evidence.base.value if base is None else base)
 
 
 def _at_least(bar: float) -> str:
@@ -74,7 +77,7 @@ def _at_least(bar: float) -> str:
 
 
 def _pruning_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
-    bar = bar_of(evidence, rule)
+    bar = bar_of(evidence, rule, evidence.few_base)
     named = {"random rows": evidence.pruned_random, "chosen rows of the control": evidence.pruned_null}
     controls = {name: share for name, share in named.items() if share is not None}
     holds = _clears(evidence.pruned, list(controls.values()), bar) if evidence.pruned and controls else None
@@ -83,7 +86,7 @@ def _pruning_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
 
 
 def _halves_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
-    bar = bar_of(evidence, rule)
+    bar = bar_of(evidence, rule, evidence.few_base)
     named = {
         "first": (evidence.early_blocks, evidence.early, evidence.early_null),
         "last": (evidence.late_blocks, evidence.late, evidence.late_null),
@@ -108,7 +111,7 @@ def _read_sign(evidence: Evidence, rule: VerdictRule) -> Sign:
     if base.low <= least:  # there is no room for a sign where as much is read without the capability as in the base
         bar = f"{NOT_MEASURED}: the base reads {say_share(base)}, not more than its control"
         return Sign(READ, None, say_share(read), say_share(null), bar, behaviour=False)
-    bar_at = least + rule.share * (base.value - least)
+    bar_at = rule.half_of(least, base.value)
     return Sign(
         READ, _clears(read, [null], bar_at), say_share(read), say_share(null), _at_least(bar_at), behaviour=False
     )

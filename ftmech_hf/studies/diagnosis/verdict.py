@@ -19,7 +19,7 @@ with the near end of its 95 % interval, its control with the far end. A sign sho
 measured, which is neither:
 
 1. *comes back by pruning*: with a few rows of weights set to zero; and not with as many random rows, nor in the control
-   with rows chosen for it in the same way;
+   with rows chosen for it in the same way; the base's lead is that on the questions that are asked here;
 2. *one half of it works in the base*: the base's first blocks and the fine-tuned model's last ones answer right
    together, or the fine-tuned model's first blocks and the base's last ones do, and not with the control's blocks in
    their place. Where the halves meet is chosen by the base alone, on other questions: the answer must still have to be
@@ -37,8 +37,8 @@ measured, which is neither:
    the fastest of the other. Not measurable where that was not followed for long enough to tell. Where most of the
    tested answers are words of their own, so that no row of that training has them, it is asked instead whether
    *answers that it was not taught come back*. Those alone are asked, and ``share`` of the base's lead on them is to be
-   reached: the model after the last step must have it with its whole interval, the control must not, and must not
-   have reached it in ``speed`` times as many steps as the slowest repetition of the fine-tuned model.
+   reached: the model must have it with its whole interval, after as many steps the control must not, and must not have
+   reached it in ``speed`` times as many steps as the slowest repetition of the fine-tuned model.
 
 **The verdict on what is lost.** Signs 1 and 4 are the model's own behaviour.
 
@@ -78,7 +78,9 @@ no model learns anew in the steps that it is given. ``weakened`` was given to a 
 that never had the capability (beside random weights), and where one of thirty blocks (a "half") worked in the base.
 What can be read counted from controls at the base's layer, not at their own. Half of the lead on answers that were not
 taught was half of the base's lead on all questions; it is that of its lead on these, which is less where it knows these
-less, and not measured where it has next to none.
+less, and not measured where it has next to none. Pruning and halves are judged by what the base answers of the same
+questions, not of all; a control that is trained on beside the model is trained as often as it, not once; and answers
+that were not taught are compared after equally many steps, where the control had had more. No pair made these three.
 """
 
 from __future__ import annotations

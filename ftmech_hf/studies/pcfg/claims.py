@@ -60,7 +60,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
         "x", "1.5 (4,500 over 3,000, text)", ">= 1.5",
     ),
     Measurement("random_pruned_a", "Zeroing as many random neurons of the fine-tuned model, mean of 30 choices", "%"),
-    Measurement("random_share", "Share of these choices that bring back half as much as the best neurons", "%"),
+    Measurement("random_share", "Share of these choices that gain half as much as the best neurons", "%"),
     Measurement("probe_shuffled", "Best probe fitted on shuffled labels: above the majority class by", "points"),
     Measurement("chance", "Always answering the most frequent count of a", "%"),
     Measurement("revival_steps", "Steps of reverse fine-tuning to 95 % on a", "steps", "about 3,000 (text)"),
@@ -101,7 +101,7 @@ def revival(run: FinishedRun) -> RevivalResult:
 
 
 class _Missing(Exception):
-    """A run is not finished."""
+    """A run is not finished, or a number is none."""
 
 
 class _Seed:
@@ -134,8 +134,10 @@ class _Seed:
         return _points(self._open(run).summary["gain"])
 
     def random_share(self, run: str) -> Reading:
-        """Per cent of the random masks."""
+        """Per cent of the random masks; missing where the best one gains nothing."""
         found = self._open(run).summary
+        if found["random_share"] is None:
+            raise _Missing
         return Reading(100 * float(found["random_share"]), rows=found["random_masks"])
 
     def probe_over(self, model: str, reference: str) -> Reading:

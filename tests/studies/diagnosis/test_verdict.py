@@ -537,6 +537,18 @@ def test_gone_is_not_said_where_the_base_knows_too_little_of_what_is_not_taught(
     assert enough.verdict == "gone"
 
 
+def test_pruning_and_halves_are_judged_by_what_the_base_knows_of_the_rows_they_are_judged_on() -> None:
+    """Of those it answers 90 % right: the bar is half of the way there from 25 %."""
+    at, below = Share(0.7, 0.575, 0.8), Share(0.7, 0.574, 0.8)
+    for number, name in ((0, "pruned"), (1, "late"), (1, "early")):
+        assert sign(number, **{name: at}, few_base=0.9).holds is True
+        assert sign(number, **{name: below}, few_base=0.9).holds is False
+        assert sign(number, **{name: at}).holds is False
+        assert sign(number, few_base=0.9).bar.startswith("at least 57%")
+    assert judge(pruned=at, few_base=0.9, **READ).verdict == "behind a wrapper"
+    assert judge(finetuned=Share(0.6, 0.6, 0.65), few_base=0.5).verdict == "undecided"  # answers are of all rows
+
+
 def test_the_floor_is_the_higher_of_chance_and_control() -> None:
     assert dataclasses.replace(LOST, null=Share(0.3, 0.2, 0.4)).floor == 0.3
     assert LOST.floor == 0.25

@@ -17,7 +17,7 @@ from ftmech_hf.jobs.answer_scores import given_answers, written_answers
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.report.charts import accuracy_axis, legend_below
 from ftmech_hf.statistics.intervals import Share, paired_difference, share_interval
-from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, is_reference
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case, answers_right, is_reference
 from ftmech_hf.studies.diagnosis.evidence import BehaviourEvidence
 from ftmech_hf.studies.diagnosis.figures import COLORS, describe_reference, kinds_axis, name_model, pick
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, Summary, TableRow, row
@@ -28,13 +28,6 @@ if TYPE_CHECKING:
 
 MOST_TOKENS = 8
 """Tokens of an answer that are reported one by one."""
-
-
-def answers_right(model: PreTrainedModel, questions: Behavior) -> NDArray[np.bool_]:
-    """Whether a model answers each test row right, (B,)."""
-    with questions.answered_alone(model):
-        right: NDArray[np.bool_] = questions.score(model, questions.test).numpy()
-    return right
 
 
 def share_right(right: NDArray[np.bool_]) -> Share:
@@ -86,6 +79,7 @@ class BehaviourMethodResult(MethodResult):
         chance: kind of question -> accuracy of naming the most frequent answer.
         control: whether the reference is one that has learned other things.
         same_tokens: whether both models read the questions as the same tokens.
+        few: how many of the first test rows the dearer methods ask.
         examples: some questions with what is right and what both models answer.
         tokens: where answers have several tokens, how each of them is given.
     """
@@ -94,6 +88,7 @@ class BehaviourMethodResult(MethodResult):
     chance: Mapping[str, float]
     control: bool
     same_tokens: bool
+    few: int
     examples: list[Example]
     tokens: list[TokenShare] = dataclasses.field(default_factory=list)
 
@@ -120,7 +115,7 @@ class BehaviourMethodResult(MethodResult):
         return BehaviourEvidence(
             chance=self.chance["capability"], base=share_right(right[BASE]), finetuned=share_right(right[FINETUNED]),
             null=share_right(right[NULL]), drop=paired_difference(right[BASE], right[FINETUNED]), control=self.control,
-            same_tokens=self.same_tokens,
+            same_tokens=self.same_tokens, few_base=float(right[BASE][: self.few].mean()),
         )  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
@@ -149,16 +144,16 @@ def accuracy_row(name: str, kind: str, right: NDArray[np.bool_]) -> TableRow:
 
 def measure_behaviour(case: Case) -> BehaviourMethodResult:
     """Ask the models both kinds of questions."""
-    others = {
-        (name, kind): answers_right(model, case.asked(name, kind))
-        for name, model in case.models.items() for kind in case.both if (name, kind) != (BASE, "capability")
+    right = {
+        (name, kind): case.right(name) if kind == "capability" else answers_right(model, case.asked(name, kind))
+        for name, model in case.models.items() for kind in case.both
     }  # fmt: skip
-    right = {(BASE, "capability"): case.base_right, **others}
     return BehaviourMethodResult(
         right=right,
         chance={kind: questions.chance for kind, questions in case.both.items()},
         control=case.control,
         same_tokens=case.own is None,
+        few=case.config.patch_rows,
         examples=show_examples(case, right[BASE, "capability"], right[FINETUNED, "capability"]),
         tokens=[
             each for name in case.models for each in by_token(case.models[name], case.asked(name, "capability"), name)

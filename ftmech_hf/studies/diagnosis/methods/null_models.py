@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ftmech_hf.studies.diagnosis.case import Case
+from ftmech_hf.studies.diagnosis.case import Case, answers_right
 from ftmech_hf.studies.diagnosis.method import Method, MethodResult, TableRow
-from ftmech_hf.studies.diagnosis.methods.behaviour import accuracy_row, answers_right
+from ftmech_hf.studies.diagnosis.methods.behaviour import accuracy_row
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,13 @@
 
 The reference need not be followed beyond the step at which the question is settled. Where the fine-tuned model did not
 come back, both go on side by side until one of them does: else nothing would have been compared. If that is the
-fine-tuned one, the reference is followed for as many times as long as the sign asks, and the other repetitions that did
-not come back for as long as that allows.
+fine-tuned one, the reference is followed for as many times as long as the sign asks, in as many repetitions, and the
+other repetitions that did not come back for as long as that allows.
 
 Where most answers are words of their own, such as capitals, training on some questions does not tell the answers to the
 others. Only those others are asked then, if the base knows some of them, and to be back is to have half of the base's
-lead: no training on some facts brings back 95 % of the others. What is right at the end of so many steps is measured
-beside. So it is, of both models, where neither came back in all the steps that they may take.
+lead: no training on some facts brings back 95 % of the others. What both models answer right after the same number of
+steps is measured beside. So it is where neither came back in all the steps that they may take.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ftmech_hf.studies.diagnosis.answer_training import kept_as
 from ftmech_hf.studies.diagnosis.case import FINETUNED, NULL, Case
 from ftmech_hf.studies.diagnosis.evidence import RevivalEvidence, Revivals
 from ftmech_hf.studies.diagnosis.figures import COLORS, DOTTED, line, name_model, pick, spread
-from ftmech_hf.studies.diagnosis.finetuning import Curve, RevivalSettings, race, revive
+from ftmech_hf.studies.diagnosis.finetuning import Curve, RevivalSettings, race, revive, taught
 from ftmech_hf.studies.diagnosis.method import Apart, Method, MethodResult, Summary, TableRow, row
 from ftmech_hf.studies.diagnosis.methods.behaviour import share_right
 from ftmech_hf.training.low_rank import LowRankChange
@@ -54,9 +54,9 @@ class RevivalMethodResult(MethodResult):
         finetuned, null: steps to the threshold, of the fine-tuned model and of the reference.
         points: model -> for every repetition: step -> accuracy.
         threshold: the accuracy that counts as being back.
-        untaught, untaught_null: what the fine-tuned model and the reference answer right afterwards of the test
-            questions whose answers were not trained on, which steps and accuracies are then about; None where most
-            answers were.
+        untaught, untaught_null: what the fine-tuned model and the reference answer right, after as many steps as both
+            were trained for, of the test questions whose answers were not trained on, which steps and accuracies are
+            then about; None where most answers were.
         untaught_base: what the base answers right of these.
         ahead, gained: where neither was back at the last step, accuracy on the test questions then: of the fine-tuned
             model less that of the reference, and of the reference less what it had before.
@@ -118,15 +118,16 @@ def measure_revival(case: Case) -> RevivalMethodResult:
     found = _revivals(curves, config.reverse_steps)
     if found.slowest is not None:
         enough = math.ceil(rule.speed * max(found.slowest, 1))
-        if untaught:  # what is right at the end is compared after as many steps
+        if untaught:  # what is right after as many steps as the fine-tuned model was given is compared
             enough = max(enough, config.reverse_steps)
         null = _repeat(case, NULL, asked, range(config.repeats), enough, settings)
         found_null = _revivals(null, enough)
     else:
         found, null, ends_far = _go_on(case, asked, curves, settings)
-        found_null = _revivals(null, null[0].last)
+        found_null = Revivals(tuple(curve.steps for curve in null), tuple(curve.last for curve in null))
+    steps = min(curves[0].last, null[0].last)
     ends = ((FINETUNED, curves[0]), (NULL, null[0])) if untaught else ()
-    right = {name: share_right(_right(case.models[name], asked, curve)) for name, curve in ends}
+    right = {name: share_right(_right_after(case, name, asked, curve, steps)) for name, curve in ends}
     _let_go(null[0])
     points = {name: [curve.points for curve in runs] for name, runs in ((FINETUNED, curves), (NULL, null))}
     end = curves[0].end
@@ -155,7 +156,7 @@ def _go_on(
     """Follow a late repetition beside the reference, then the other late ones; puts them in the place of those.
 
     Returns:
-        steps of the fine-tuned model, the reference's curve, and how far both came where neither was back.
+        steps of the fine-tuned model, the reference's curves, and how far both came where neither was back.
     """
     config, rule = case.config, case.rule
     late, *others = (number for number, curve in enumerate(curves) if curve.steps is None)
@@ -166,13 +167,17 @@ def _go_on(
     )  # fmt: skip
     last[late] = curves[late].last
     far = _how_far(case, asked, curves[late], control)
-    if curves[late].steps is not None:
+    null = {late: control}
+    if curves[late].steps is not None:  # the fastest of as many is what the slowest of these is held against
         again = max(config.reverse_steps, math.floor(control.last / rule.speed))
         for number, curve in zip(others, _repeat(case, FINETUNED, asked, others, again, settings), strict=True):
             curves[number], last[number] = curve, again
-    for curve in curves[1:]:
+        more = [number for number in range(config.repeats) if number != late]
+        null |= zip(more, _repeat(case, NULL, asked, more, control.last, settings), strict=True)
+    controls = [curve for _, curve in sorted(null.items())]
+    for curve in (*curves[1:], *controls[1:]):
         _let_go(curve)
-    return Revivals(tuple(curve.steps for curve in curves), tuple(last)), [control], far
+    return Revivals(tuple(curve.steps for curve in curves), tuple(last)), controls, far
 
 
 def _how_far(case: Case, asked: Behavior, own: Curve, control: Curve) -> tuple[Share | None, Share | None]:
@@ -180,21 +185,22 @@ def _how_far(case: Case, asked: Behavior, own: Curve, control: Curve) -> tuple[S
     if own.steps is not None or control.steps is not None or own.last != control.last:
         return None, None
     before = asked.score(case.models[NULL], asked.test).numpy()
-    after = {name: _right(case.models[name], asked, curve) for name, curve in ((FINETUNED, own), (NULL, control))}
+    ends = ((FINETUNED, own), (NULL, control))
+    after = {name: _right_after(case, name, asked, curve, own.last) for name, curve in ends}
     return paired_difference(after[FINETUNED], after[NULL]), paired_difference(after[NULL], before)
 
 
 def _what_comes_back(case: Case) -> tuple[Behavior, float]:
     """(what models that are trained back are asked, the accuracy at which they are back)."""
-    questions, rule = case.capability, case.rule
+    questions, rule, floor = case.capability, case.rule, case.floor
     places = untaught_places(questions, questions.test)
     few = len(places) <= rule.share * len(questions.test)
     known = None if few else share_right(case.base_right[places])
-    if known is None or known.low - questions.chance < rule.least_lead:  # of next to nothing half is noise
+    if known is None or known.low - floor < rule.least_lead:  # of next to nothing half is noise
         return questions, rule.revived * float(case.base_right.mean())
     others = questions.validation[untaught_places(questions, questions.validation)]
     asked = dataclasses.replace(questions, tests={"not taught": questions.test[places]}, validation=others)
-    return asked, questions.chance + rule.share * (known.value - questions.chance)
+    return asked, rule.half_of(floor, known.value)
 
 
 def _base_on_untaught(case: Case) -> float:
@@ -208,10 +214,18 @@ def untaught_places(questions: Behavior, rows: AnswerRows) -> list[int]:
     return [place for place, right in enumerate(rows.right_ids()) if not right & taught]
 
 
-def _right(model: PreTrainedModel, asked: Behavior, curve: Curve) -> NDArray[np.bool_]:
-    """Whether a model answers each test question right after it was trained back."""
-    trained = curve.end.added_to(model) if isinstance(curve.end, LowRankChange) else curve.end
-    right: NDArray[np.bool_] = asked.score(trained, asked.test).numpy()
+def _right_after(case: Case, name: str, asked: Behavior, curve: Curve, steps: int) -> NDArray[np.bool_]:
+    """Whether a model answers each test question right after so many steps; trained anew if its curve has more."""
+    model, config = case.models[name], case.config
+    if curve.last == steps:
+        trained = curve.end.added_to(model) if isinstance(curve.end, LowRankChange) else curve.end
+        right: NDArray[np.bool_] = asked.score(trained, asked.test).numpy()
+        return right
+    with taught(
+        model, asked, seed=case.seed, steps=steps, lr=config.reverse_lr, batch_size=config.reverse_batch_size,
+        in_place=case.in_place,
+    ) as short:  # fmt: skip
+        right = asked.score(short, asked.test).numpy()
     return right
 
 

@@ -47,7 +47,7 @@ def behaviour() -> BehaviourMethodResult:
             (FINETUNED, "other"): 39, (NULL, "other"): 3}  # fmt: skip
     return BehaviourMethodResult(
         right={place: first_right(number) for place, number in hits.items()},
-        chance={"capability": 0.2, "other": 0.3}, control=True, same_tokens=False, examples=[EXAMPLE],
+        chance={"capability": 0.2, "other": 0.3}, control=True, same_tokens=False, few=39, examples=[EXAMPLE],
         tokens=TOKENS,
     )  # fmt: skip
 

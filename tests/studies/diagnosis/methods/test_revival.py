@@ -63,12 +63,23 @@ def test_a_model_that_is_back_has_a_control_that_is_followed_for_as_long_as_the_
 def test_a_wrapper_that_comes_back_late_has_a_sign_too() -> None:
     """In two steps no repetition is back: all are followed on, and the control for as long as the sign asks."""
     case = make_case(make_wrapped("llama"), reverse_lr=1e-3, reverse_steps=2, most_reverse_steps=200, repeats=3)
-    _, facts = revived(case)
-    found, null = facts["revival"], facts["revival_null"]
+    result = measure_revival(case)
+    found, null = result.finetuned, result.null
     assert found.slowest is not None
     assert found.fastest > 2
     assert found.is_faster_than(null, case.rule.speed) is True
     assert null.fastest >= case.rule.speed * found.slowest
+    # the slowest of three is held against the fastest of three
+    assert len(found.steps) == len(null.steps) == 3
+    again = [
+        revive(case.models[NULL], case.capability, seed=number, steps=null.bounds[0][0], lr=1e-3, batch_size=32,
+               threshold=result.threshold, eval_rows=64)
+        for number in range(3)
+    ]  # fmt: skip
+    shown = [list(points.items()) for points in result.points[NULL]]
+    for number, (curve, points) in enumerate(zip(again, shown, strict=True)):
+        assert curve.steps == null.steps[number]
+        assert points[: len(curve.points)] == list(curve.points.items())[: len(points)]
 
 
 def test_where_neither_is_back_how_far_both_came_is_compared_on_test_questions() -> None:
@@ -80,7 +91,7 @@ def test_where_neither_is_back_how_far_both_came_is_compared_on_test_questions()
     _, facts = revived(case)
     assert facts["revival"].steps == (None, None)
     control, questions = case.models[NULL], case.capability
-    last = facts["revival_null"].last_step
+    (last,) = facts["revival_null"].last_step
     assert last >= 24
     again = revive(control, questions, seed=0, steps=last, lr=1e-3, batch_size=32, threshold=1.01, eval_rows=64)
     before, after = (right(model, questions.test.token_ids).mean() for model in (control, again.end))
@@ -205,20 +216,28 @@ def knowing_base() -> PreTrainedModel:
     return revive(make_llama(40), facts(EVERY, EVERY), steps=600, lr=3e-3, threshold=0.99, **LEARN).model
 
 
+@functools.cache
+def hiding() -> PreTrainedModel:
+    """Knows all sixteen words, and answers the same to each."""
+    return revive(knowing_base(), facts(EVERY, EVERY, hidden=True), steps=300, lr=4e-4, threshold=0.98, **LEARN).model
+
+
+def case_of(tuned: PreTrainedModel, null: PreTrainedModel, **changes: Any) -> Case:
+    how = {"reverse_batch_size": 64, "reverse_steps": 38, "most_reverse_steps": 38, **changes}
+    models = {BASE: knowing_base(), FINETUNED: tuned, NULL: null}
+    return Case(models, facts(EIGHT, OTHERS), None, dataclasses.replace(FEW, **how), 0)
+
+
 def trained_back(tuned: PreTrainedModel, **changes: Any) -> tuple[RevivalMethodResult, Sign]:
     """On eight words, asked about eight others; and the sign of it."""
-    how = {"reverse_batch_size": 64, "reverse_steps": 38, "most_reverse_steps": 38, **changes}
-    models = {BASE: knowing_base(), FINETUNED: tuned, NULL: make_llama(40, seed=9)}
-    case = Case(models, facts(EIGHT, OTHERS), None, dataclasses.replace(FEW, **how), 0)
+    case = case_of(tuned, make_llama(40, seed=9), **changes)
     found = measure_revival(case)
     evidence = Evidence.gather([measure_behaviour(case).evidence(), found.evidence()])
     return found, read_signs(evidence, case.rule)[3]
 
 
 def test_answers_that_were_not_taught_come_back_where_they_were_hidden() -> None:
-    hidden = facts(EVERY, EVERY, hidden=True)
-    tuned = revive(knowing_base(), hidden, steps=300, lr=4e-4, threshold=0.98, **LEARN).model
-    found, sign = trained_back(tuned)
+    found, sign = trained_back(hiding())
     assert sign.name == "answers that it was not taught come back"
     assert sign.holds
     assert found.untaught is not None
@@ -278,3 +297,32 @@ def test_what_is_right_at_the_end_is_compared_after_as_many_steps() -> None:
     found, _ = trained_back(knowing_base(), reverse_steps=6, most_reverse_steps=6, reverse_lr=1e-6)
     assert found.finetuned.slowest == 0
     assert [max(points) for name in (FINETUNED, NULL) for points in found.points[name]] == [6] * 4
+
+
+@pytest.mark.parametrize("by", ["weights", "adapter"])
+def test_what_was_not_taught_is_compared_after_the_same_number_of_steps(by: Any) -> None:
+    """A control that comes back as well is followed for longer than the model, and by then it knows more."""
+    case = case_of(hiding(), hiding(), reverse_steps=32, most_reverse_steps=32, reverse_by=by,
+                   reverse_lr=6e-4 if by == "weights" else 1e-4)  # fmt: skip
+    found = measure_revival(case)
+    assert found.points[FINETUNED][0].keys() < found.points[NULL][0].keys()
+    assert found.untaught is not None
+    assert found.untaught_null == found.untaught
+    longer = max(found.points[NULL][0])
+    curve = revive(case.models[NULL], case.capability, seed=0, steps=longer, lr=case.config.reverse_lr, batch_size=64,
+                   threshold=found.threshold, eval_rows=64, in_place=by == "adapter", to_the_end=True)  # fmt: skip
+    last = curve.end.added_to(case.models[NULL]) if isinstance(curve.end, LowRankChange) else curve.end
+    assert right(last, case.capability.test.token_ids).mean() > found.untaught_null.high
+
+
+def test_half_of_the_lead_is_counted_from_what_the_control_knows() -> None:
+    """Where training back stops as well as where the sign is read."""
+    case = case_of(hiding(), make_llama(40, seed=9), reverse_steps=2, most_reverse_steps=2)
+    case._right[NULL] = torch.arange(200).numpy() < 60
+    result = measure_revival(case)
+    known = float(case.base_right.mean())
+    assert result.threshold == pytest.approx((0.3 + known) / 2)
+    evidence = Evidence.gather([measure_behaviour(case).evidence(), result.evidence()])
+    assert read_signs(evidence, case.rule)[3].bar.startswith(f"at least {result.threshold:.0%}")
+    case._right[NULL] = torch.arange(200).numpy() < 170  # leaves the base no lead: then all are asked
+    assert measure_revival(case).threshold == pytest.approx(0.95 * known)

@@ -76,7 +76,7 @@ def test_what_the_models_answer() -> None:
     ])  # fmt: skip
     assert result.evidence() == BehaviourEvidence(
         chance=0.2, base=share(38), finetuned=share(9), null=share(4), control=True, same_tokens=False,
-        drop=paired_difference(first_right(38), first_right(9)),
+        drop=paired_difference(first_right(38), first_right(9)), few_base=38 / 39,
     )  # fmt: skip
     assert result.summary() == {"examples": [EXAMPLE._asdict()], "tokens": [each._asdict() for each in TOKENS]}
     assert EXAMPLE._asdict() == {"question": "1+1=", "right": "2", "base": "2", "finetuned": "3", "base_right": True,

@@ -28,6 +28,10 @@ class ArtefactConfig:
     )
     write_to: str | None = field(default=None, metadata={"help": "folder to write them to, if they should be replaced"})
 
+    def __post_init__(self) -> None:
+        if self.write_to is not None and not self.artefacts:
+            raise ValueError(f"write_to: {self.write_to}, but only --artefacts true writes there")
+
 
 def check_artefacts(write_to: str | None) -> None:
     """Compile every artefact again.

@@ -87,6 +87,8 @@ class ExploreConfig(ExplorerConfig):
             raise ValueError("finetuned: expected --base and --finetuned together")
         if self.probes is not None and self.space is not None:
             raise ValueError(f"probes: {self.probes}, expected none with space, which holds models alone")
+        if self.picture is not None and self.space is not None:
+            raise ValueError(f"picture: {self.picture}, expected none with space, which serves no page")
         if not 1 <= self.port < 2**16:
             raise ValueError(f"port: {self.port}, expected 1 to 65535")
 

@@ -80,6 +80,8 @@ class PublishConfig:
             raise ValueError(f"collection: {self.collection!r}, expected a title")
         if self.base_revision is not None and self.base_model is None:
             raise ValueError(f"base_revision: {self.base_revision}, but no base_model is given")
+        if self.output_dir is not None and not self.dry_run:
+            raise ValueError(f"output_dir: {self.output_dir}, but only a dry run (--dry_run true) writes there")
 
     @property
     def origin(self) -> Origin:
@@ -174,6 +176,8 @@ class HubConfig:
                 check_repo_id(name, value)
                 if not self.push_to_hub:
                     raise ValueError(f"{name}: {value}, but push_to_hub is not set")
+        if self.hub_private_repo and not self.push_to_hub:
+            raise ValueError("hub_private_repo: true, but push_to_hub is not set")
 
 
 def plan_push(

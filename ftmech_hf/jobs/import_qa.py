@@ -48,11 +48,16 @@ def _check_there(source: str) -> None:
         raise ValueError(f"source: there is no {source}")
 
 
-def find_recall(collection: Collection, retriever: str = "bm25") -> list[dict[str, Any]]:
+def find_recall(collection: Collection, retriever: str = "bm25", *, seed: int = 0) -> list[dict[str, Any]]:
     """Recall of a retriever on the questions of which gold documents are known, and of chance; a row for each k.
 
     ``completeness`` is the share of the facts of an answer that stand in the documents as strings: what can be copied
     from them. Besides what is found it is given of all gold documents, as ``oracle`` with ``top_k`` 0.
+
+    Args:
+        collection: questions and documents.
+        retriever: that searches; see :class:`.RetrieverConfig`.
+        seed: of chance.
     """
     asked = [each for each in collection.questions if each.gold_ids]
     if not asked:
@@ -62,7 +67,7 @@ def find_recall(collection: Collection, retriever: str = "bm25") -> list[dict[st
     top = [k for k in TOP if k <= len(documents)]
     rows = []
     for name in (retriever, "random"):
-        ranking = make_retriever(RetrieverConfig(retriever=name), documents)(queries, top[-1])
+        ranking = make_retriever(RetrieverConfig(retriever=name, retriever_seed=seed), documents)(queries, top[-1])
         rows += [
             {"retriever": name, "top_k": k, "questions": len(asked), **recall_at(queries, ranking, k).row,
              "completeness": _copied(asked, documents, ranking[:, :k].tolist())}
@@ -106,4 +111,4 @@ def import_questions(config: ImportConfig) -> RunDir:
             "facts_of_a_question": {str(number): times for number, times in sorted(facts.items())},
             "with_gold": sum(bool(each.gold_ids) for each in found.questions),
         }
-        return finish_job(run, find_recall(found), summary)
+        return finish_job(run, find_recall(found, seed=config.seed), summary)

@@ -27,6 +27,7 @@ from ftmech_hf.report.console import describe_error, make_console, print_failure
 from ftmech_hf.report.differences import Difference, write_differences
 from ftmech_hf.report.page import format_interval, format_measured, format_verdict, write_origin
 from ftmech_hf.runs import FinishedRun, is_finished
+from ftmech_hf.runs.results import replacing_results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,7 @@ class StudyPlan(Plan):
     Attributes:
         config: of the study.
         failed: run -> why it failed, once they were run.
+        results: where the files of the results are written to: :attr:`output`, or until all are whole a folder in it.
     """
 
     def __init__(self, config: StudyConfig, *more: Any) -> None:
@@ -88,6 +90,7 @@ class StudyPlan(Plan):
         self.config = config
         self._configs = (config, *more)
         self.failed: dict[str, str] = {}
+        self.results = self.output
         self.runs_dir_asked = config.runs_dir
 
     def settings(self) -> Mapping[str, Any]:
@@ -127,9 +130,9 @@ class StudyPlan(Plan):
         """
         missing = self.missing
         origin = write_origin(
-            self.output, kind, self.settings(), self.hash, seconds=self.seconds(), runs=self.folders.values()
+            self.results, kind, self.settings(), self.hash, seconds=self.seconds(), runs=self.folders.values()
         )
-        differences = write_differences(self.output, self.differences())
+        differences = write_differences(self.results, self.differences())
         runs = {"runs": len(self.folders) - len(missing), "missing": missing, "failed": self.failed}
         return {"seeds": self.config.seeds, **runs, "differences": differences, **origin}
 
@@ -239,9 +242,12 @@ def run_study(study: Study[P, R], plan: P) -> R:
     """
     failures = _make_runs(study.name, plan)
     try:
-        results = study.write_results(plan)
+        with replacing_results(plan.output) as plan.results:
+            results = study.write_results(plan)
     except ValueError as error:
         raise ValueError(failures or str(error)) from error
+    finally:
+        plan.results = plan.output
     study.print_results(results)
     make_console().print(f"report: {plan.output / 'report.html'}", soft_wrap=True)
     if failures:

@@ -259,6 +259,7 @@ def test_models_of_anyone_are_asked_in_english(tmp_path: Path) -> None:
         ({"demo": True, "new_tokens": 0}, "new_tokens: 0"),
         ({"demo": True, "dtype": "float8"}, "dtype: 'float8', expected one of"),
         ({"base": "x", "finetuned": "y", "probes": "z", "space": "s"}, "probes: z, expected none with space"),
+        ({"base": "x", "finetuned": "y", "picture": "z", "space": "s"}, "picture: z, expected none with space"),
     ],
 )
 def test_settings_that_name_no_pair_are_refused(given: dict[str, object], said: str) -> None:

@@ -198,6 +198,7 @@ def test_what_is_no_finished_run_is_refused(runs: Path, tmp_path: Path) -> None:
         ({"collection": " "}, "collection: ' ', expected a title"),
         ({"base_revision": "step-1"}, "base_revision: step-1, but no base_model"),
         ({"analyses": ["/nowhere"]}, "analyses: /nowhere is no finished run"),
+        ({"dry_run": False}, r"output_dir: .*out, but only a dry run \(--dry_run true\) writes there"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, object], message: str, runs: Path, tmp_path: Path) -> None:

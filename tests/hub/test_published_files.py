@@ -188,6 +188,9 @@ def test_a_model_that_an_analysis_made_says_of_what_and_how_it_is_loaded(runs: P
 
 
 def test_what_can_be_known_is_said_before_a_run(hub: HubServer) -> None:
+    for ignored in ({"hub_model_id": "a/b"}, {"hub_base_model": "a/b"}, {"hub_private_repo": True}):
+        with pytest.raises(ValueError, match=f"{next(iter(ignored))}: .*, but push_to_hub is not set"):
+            HubConfig(**ignored)  # type: ignore[arg-type]
     asked = HubConfig(push_to_hub=True, hub_model_id=f"{USER}/x")
     with pytest.raises(ValueError, match=r"hub_base_model: not given, .*; publish runs/base first"):
         plan_push(asked, FinetuneConfig(model="runs/base"), TrainConfig(), AdapterConfig(adapter="lora"))

@@ -66,6 +66,9 @@ def test_no_recall_is_measured_where_no_gold_document_is_known(tmp_path: Path) -
     without = Collection(tuple(each._replace(gold_ids=()) for each in found.questions), found.documents)
     assert find_recall(without) == []
     assert find_recall(found)
+    by_chance = [tuple(each["recall"] for each in find_recall(found, seed=seed)) for seed in (0, 0, 1, 2)]
+    assert by_chance[0] == by_chance[1]
+    assert len({*by_chance}) > 1
 
 
 def test_completeness_counts_the_facts_that_stand_in_what_is_found() -> None:

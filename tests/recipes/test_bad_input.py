@@ -36,6 +36,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("make_dataset", ["--rows", "train=x"], "error: rows: 'train=x', expected entries like train=100000"),
         ("make_dataset", ["--variants", "count_d"], "error: variants: 'count_d', expected default, pretrain-PRIOR"),
         ("truth", ["--operators", "count", "--correlation", "1"], "error: truth: known for untouched rows only"),
+        ("compile_program", ["--write_to", "x"], "error: write_to: x, but only --artefacts true writes there"),
         ("import_qa", ["--format", "csv"], "error: format: unknown 'csv', expected one of plain, beir, squad"),
         ("import_qa", ["--source", "nowhere.json"], "error: source: there is no nowhere.json"),
         ("reproduce", ["--seeds", "0", "0"], "error: seeds: [0, 0], expected at least one, none negative, none twice"),

@@ -38,12 +38,12 @@ def write_results(plan: OrganismsPlan) -> Results:
     ]  # fmt: skip
     score = {**score_pairs(pairs), "margin": MARGIN, "first": FIRST, "seeds": plan.config.seeds, "hash": plan.hash}
     claims = make_claims(score, whole=not plan.missing)
-    pd.DataFrame(pairs).to_parquet(plan.output / "table.parquet", index=False)
-    write_json(plan.output / "score.json", score)
-    write_json(plan.output / "claims.json", claims_json(claims))
+    pd.DataFrame(pairs).to_parquet(plan.results / "table.parquet", index=False)
+    write_json(plan.results / "score.json", score)
+    write_json(plan.results / "claims.json", claims_json(claims))
     few = find_too_few(score)
     page = render_page(__package__, pairs=pairs, score=score, claims=claims, facts=facts, few=few)
-    write_text(plan.output / "report.html", page)
+    write_text(plan.results / "report.html", page)
     return pairs, score
 
 

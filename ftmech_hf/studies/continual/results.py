@@ -225,17 +225,17 @@ def write_results(plan: ContinualPlan) -> list[Claim]:
         by_seed[seed] = measure(SeedMatrix(matrix[matrix["seed"] == seed], plan.main), back)
     claims = judge(MEASUREMENTS, by_seed)
     facts = plan.write_origin("continual")
-    matrix.to_parquet(plan.output / "matrix.parquet", index=False)
-    numbers.to_parquet(plan.output / "table.parquet", index=False)
-    write_json(plan.output / "claims.json", claims_json(claims))
+    matrix.to_parquet(plan.results / "matrix.parquet", index=False)
+    numbers.to_parquet(plan.results / "table.parquet", index=False)
+    write_json(plan.results / "claims.json", claims_json(claims))
     diagnoses = read_diagnoses(plan)
-    write_json(plan.output / "diagnoses.json", diagnoses)
+    write_json(plan.results / "diagnoses.json", diagnoses)
     if plan.config.develop:
-        write_json(plan.output / "strengths.json", chosen_strengths(numbers))
+        write_json(plan.results / "strengths.json", chosen_strengths(numbers))
     page = render_page(
         __package__, claims=claims, sections=build_sections(plan, matrix, numbers), facts=facts,
         methods=methods_table(numbers, plan.main),
         paper=paper_table(numbers, plan.main), of_tasks=numbers_table(numbers), diagnoses=diagnoses,
     )  # fmt: skip
-    write_text(plan.output / "report.html", page)
+    write_text(plan.results / "report.html", page)
     return claims

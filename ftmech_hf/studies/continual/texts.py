@@ -184,16 +184,16 @@ def write_results(plan: TextsPlan) -> pd.DataFrame:
         raise ValueError(f"output_dir: no run of {plan.output} is finished")
     matrix = pd.concat(parts, ignore_index=True)
     facts = plan.write_origin("continual_texts")
-    matrix.to_parquet(plan.output / "matrix.parquet", index=False)
+    matrix.to_parquet(plan.results / "matrix.parquet", index=False)
     columns, *rows = matrix_rows(matrix)
     last = matrix[matrix["after_task"] == matrix["after_task"].max()]
     answered = {
         str(method): {str(name): float(value) for name, value in each.groupby("capability")["value"].mean().items()}
         for method, each in last.groupby("method", sort=False)
     }
-    write_json(plan.output / "summary.json", answered)
+    write_json(plan.results / "summary.json", answered)
     page = render_page(__package__, "texts.html.j2", columns=columns, rows=rows, facts=facts)
-    write_text(plan.output / "report.html", page)
+    write_text(plan.results / "report.html", page)
     return matrix
 
 

@@ -192,7 +192,7 @@ def write_results(plan: OrganismsPlan) -> list[Claim]:
     """Gather what is finished and write the table of pairs, the score, the claims, the pictures and the page."""
     table = gather(plan)
     facts = plan.write_origin("organisms")
-    table.to_parquet(plan.output / "pairs.parquet", index=False)
+    table.to_parquet(plan.results / "pairs.parquet", index=False)
     found = score(table)
     found["development"] = score(table, "development")
     if plan.planted or plan.shaken:
@@ -201,9 +201,9 @@ def write_results(plan: OrganismsPlan) -> list[Claim]:
     seeds = sorted(set(table[table["split"] == "test"]["seed"]))
     claims = make_claims(found, seeds, whole=not plan.missing)
     origin = {"seeds": plan.config.seeds, "hash": facts["hash"], "versions": facts["versions"]}
-    write_json(plan.output / "score.json", {**found, **origin})
+    write_json(plan.results / "score.json", {**found, **origin})
     store_score(plan, table, {**found, **origin})
-    write_json(plan.output / "claims.json", claims_json(claims))
+    write_json(plan.results / "claims.json", claims_json(claims))
     sections = [
         make_section(
             "Hidden or gone: what each method says",
@@ -225,5 +225,5 @@ def write_results(plan: OrganismsPlan) -> list[Claim]:
     page = render_page(
         __package__, claims=claims, sections=sections, facts=facts, pairs=rows, score=found, methods=LABELS
     )
-    write_text(plan.output / "report.html", page)
+    write_text(plan.results / "report.html", page)
     return claims

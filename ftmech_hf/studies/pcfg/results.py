@@ -135,9 +135,9 @@ def write_results(plan: ReproducePlan) -> list[Claim]:
         for claim in claims
         for seed, value in zip(claim.seeds, claim.values, strict=True)
     ]
-    pd.DataFrame(table).to_parquet(plan.output / "table.parquet", index=False)
-    overview(runs).savefig(plan.output / "overview.png", dpi=110)
-    write_json(plan.output / "claims.json", claims_json(claims))
+    pd.DataFrame(table).to_parquet(plan.results / "table.parquet", index=False)
+    overview(runs).savefig(plan.results / "overview.png", dpi=110)
+    write_json(plan.results / "claims.json", claims_json(claims))
     page = render_page(__package__, claims=claims, sections=build_sections(runs), facts=facts)
-    write_text(plan.output / "report.html", page)
+    write_text(plan.results / "report.html", page)
     return claims

@@ -67,10 +67,10 @@ def write_results(plan: RealPlan) -> list[dict[str, Any]]:
     """Gather what is finished and write the summary, the table, the picture and the page."""
     pairs = gather(plan)
     facts: Mapping[str, Any] = {**plan.settings(), **plan.write_origin("real")}
-    write_json(plan.output / "summary.json", [{key: pair[key] for key in KEPT} for pair in pairs])
+    write_json(plan.results / "summary.json", [{key: pair[key] for key in KEPT} for pair in pairs])
     table = pd.DataFrame([{key: value for key, value in pair.items() if not isinstance(value, dict | list)}
                           for pair in pairs])  # fmt: skip
-    table.to_parquet(plan.output / "table.parquet", index=False)
+    table.to_parquet(plan.results / "table.parquet", index=False)
     section = make_section(
         "What the models answer",
         "Accuracy of the base and of what it was tuned into, with 95 % intervals; rows about one thing (a verb, a "
@@ -80,18 +80,16 @@ def write_results(plan: RealPlan) -> list[dict[str, Any]]:
     )
     _write_example(plan, find_example(pairs))
     page = render_page(__package__, pairs=pairs, sections=[section], facts=facts, right=say_right(pairs))
-    write_text(plan.output / "report.html", page)
+    write_text(plan.results / "report.html", page)
     return pairs
 
 
 def _write_example(plan: RealPlan, example: dict[str, Any] | None) -> None:
-    for name in ("example.png", "example.json"):
-        (plan.output / name).unlink(missing_ok=True)  # of results that were other ones
     if example is not None:
         run = plan.find(plan.diagnoses[example["pair"]])
         assert run is not None
-        example_figure(run).savefig(plan.output / "example.png", dpi=110)
-        write_json(plan.output / "example.json", example)
+        example_figure(run).savefig(plan.results / "example.png", dpi=110)
+        write_json(plan.results / "example.json", example)
 
 
 def find_example(pairs: list[dict[str, Any]]) -> dict[str, Any] | None:

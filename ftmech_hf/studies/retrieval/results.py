@@ -187,13 +187,13 @@ def write_results(plan: RetrievalPlan) -> list[Claim]:
         )
     claims = judge(MEASUREMENTS, by_seed)
     facts = plan.write_origin("retrieval")
-    table.to_parquet(plan.output / "table.parquet", index=False)
-    write_json(plan.output / "claims.json", claims_json(claims))
+    table.to_parquet(plan.results / "table.parquet", index=False)
+    write_json(plan.results / "claims.json", claims_json(claims))
     verdicts = verdicts_table(plan.finished(plan.diagnoses))
-    write_json(plan.output / "verdicts.json", verdicts)
+    write_json(plan.results / "verdicts.json", verdicts)
     page = render_page(
         __package__, claims=claims, sections=build_sections(plan, table), facts=facts, models=summarise_models(table),
         verdicts=verdicts, advice=give_advice(claims),
     )  # fmt: skip
-    write_text(plan.output / "report.html", page)
+    write_text(plan.results / "report.html", page)
     return claims

@@ -48,13 +48,13 @@ def write_results(plan: SafetyPlan) -> list[Claim]:
     }
     claims = judge(MEASUREMENTS, by_seed)
     facts = plan.write_origin("safety")
-    table.to_parquet(plan.output / "table.parquet", index=False)
-    write_json(plan.output / "claims.json", claims_json(claims))
+    table.to_parquet(plan.results / "table.parquet", index=False)
+    write_json(plan.results / "claims.json", claims_json(claims))
     easy = linear_baselines(seed=plan.config.seeds[0])
-    write_json(plan.output / "linear_baselines.json", easy._asdict())
+    write_json(plan.results / "linear_baselines.json", easy._asdict())
     sections = build_sections(table, {name: runs_table(runs) for name, runs in inside.items()})
     verdicts = verdicts_table(plan.finished(plan.diagnoses))
-    write_json(plan.output / "verdicts.json", verdicts)
+    write_json(plan.results / "verdicts.json", verdicts)
     page = render_page(__package__, claims=claims, sections=sections, facts=facts, easy=easy, verdicts=verdicts)
-    write_text(plan.output / "report.html", page)
+    write_text(plan.results / "report.html", page)
     return claims

@@ -109,7 +109,7 @@ def _draw(
                 raise
             left_out.append(str(error))
             continue
-        figure.savefig(sweep.output / f"figure-{number}.png", dpi=110)
+        figure.savefig(sweep.results / f"figure-{number}.png", dpi=110)
         about = [each.id for each in claimed if shows_claim(config, each)]
         sections.append(make_section(config.title, config.text, figure, config.title, about))
     return sections, left_out
@@ -120,14 +120,14 @@ def _compare(sweep: Sweep, summary: pd.DataFrame) -> tuple[pd.DataFrame | None, 
         return None, None
     cells = compare_with_paper(summary, sweep.shown.compare)
     agrees = agreement(cells)
-    cells.to_csv(sweep.output / "cells.csv", index=False)
-    agrees.to_csv(sweep.output / "agreement.csv", index=False)
+    cells.to_csv(sweep.results / "cells.csv", index=False)
+    agrees.to_csv(sweep.results / "agreement.csv", index=False)
     return cells, agrees
 
 
 def write_results(sweep: Sweep) -> SweepResults:
     """Gather what is finished and write tables, pictures and a page into the sweep's folder."""
-    output, axes = sweep.output, list(sweep.axes)
+    output, axes = sweep.results, list(sweep.axes)
     table, missing = collect(sweep), sweep.missing
     summary = summarise(table, axes)
     facts = sweep.write_origin("sweep")

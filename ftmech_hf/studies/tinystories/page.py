@@ -76,16 +76,16 @@ def write_results(plan: StoriesPlan) -> StoriesResults:
     results = gather(plan)
     facts = plan.write_origin("tinystories")
     for name in ("points", "cells", "losses", "probes", "pruning", "pruned"):
-        getattr(results, name).to_csv(plan.output / f"{name}.csv", index=False)
-    write_json(plan.output / "claims.json", claims_json(results.claims))
-    write_json(plan.output / "judge.json", results.judge)
+        getattr(results, name).to_csv(plan.results / f"{name}.csv", index=False)
+    write_json(plan.results / "claims.json", claims_json(results.claims))
+    write_json(plan.results / "judge.json", results.judge)
     page = render_page(
         __package__, results=results, sections=_sections(results), facts=facts,
         config=plan.config,
         task=plan.task, steps=list(zip(STORIES_STEPS, plan.config.table_steps, strict=True)), base=BASE,
         control=CONTROL, false_positives=false_positives(results.judge, plan.task.feature),
     )  # fmt: skip
-    write_text(plan.output / "report.html", page)
+    write_text(plan.results / "report.html", page)
     return results
 
 

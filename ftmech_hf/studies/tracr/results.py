@@ -215,16 +215,16 @@ def write_results(plan: TracrPlan) -> TracrResults:
     """Gather what is finished and write tables, pictures and a page into the study's folder."""
     results = gather(plan)
     facts: Mapping[str, Any] = {**plan.settings(), **plan.write_origin("tracr")}
-    results.table.to_parquet(plan.output / "table.parquet", index=False)
+    results.table.to_parquet(plan.results / "table.parquet", index=False)
     for name in ("cells", "agrees", "weights", "reversals", "instruments"):
-        getattr(results, name).to_csv(plan.output / f"{name}.csv", index=False)
-    write_json(plan.output / "claims.json", claims_json([*results.claims, *results.of_cells]))
+        getattr(results, name).to_csv(plan.results / f"{name}.csv", index=False)
+    write_json(plan.results / "claims.json", claims_json([*results.claims, *results.of_cells]))
     page = render_page(
         __package__, results=results,
         sections=_sections(plan, results),
         facts=facts, columns=TRACR_COLUMNS, floors=floors_of(plan),
     )  # fmt: skip
-    write_text(plan.output / "report.html", page)
+    write_text(plan.results / "report.html", page)
     return results
 
 

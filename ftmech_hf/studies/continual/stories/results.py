@@ -170,17 +170,17 @@ def write_results(plan: StorySequencePlan) -> list[Claim]:
     claims = judge(MEASUREMENTS, {seed: measure(StoryMatrix(matrix[matrix["seed"] == seed]))
                                   for seed in plan.config.seeds})  # fmt: skip
     facts = plan.write_origin("continual_stories")
-    matrix.to_parquet(plan.output / "matrix.parquet", index=False)
-    numbers.to_parquet(plan.output / "table.parquet", index=False)
-    write_json(plan.output / "claims.json", claims_json(claims))
+    matrix.to_parquet(plan.results / "matrix.parquet", index=False)
+    numbers.to_parquet(plan.results / "table.parquet", index=False)
+    write_json(plan.results / "claims.json", claims_json(claims))
     if plan.config.develop:
         chosen = {row["setting"]: row["chosen"] for row in strengths_table(numbers)} if len(numbers) else {}
-        write_json(plan.output / "strengths.json", chosen)
+        write_json(plan.results / "strengths.json", chosen)
     columns, *rows = matrix_rows(matrix)
     chains = {name: CHAINS[name].says for name in plan.config.chains}
     page = render_page(
         __package__, claims=claims, sections=build_sections(plan, matrix), facts=facts, columns=columns, rows=rows,
         chains=chains,
     )  # fmt: skip
-    write_text(plan.output / "report.html", page)
+    write_text(plan.results / "report.html", page)
     return claims

@@ -1,0 +1,39 @@
+"""Results of a study come into its folder together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ftmech_hf.jobs.study import Study, StudyConfig, StudyPlan, run_study
+
+
+def test_results_are_what_they_were_until_all_are_whole(tmp_path: Path) -> None:
+    """A study of no runs, whose results are interrupted between two files."""
+    said, interrupted = ["first"], [False]
+
+    def write_results(plan: StudyPlan) -> str:
+        plan.write_origin("nothing")
+        (plan.results / "table.csv").write_text(said[0])
+        if interrupted[0]:
+            raise KeyboardInterrupt
+        (plan.results / "report.html").write_text(said[0])
+        return said[0]
+
+    printed: list[str] = []
+    study = Study(name="nothing", question="?", paper="", duration="", configs=(StudyConfig,), plan=StudyPlan,
+                  write_results=write_results, print_results=printed.append)  # fmt: skip
+    plan = StudyPlan(StudyConfig(output_dir=str(tmp_path)))
+    files = {"table.csv", "report.html", "config.yaml", "env.json", "differences.json", ".results.json"}
+    assert run_study(study, plan) == "first"
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} <= files
+    said[0], interrupted[0] = "second", True
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, plan)
+    assert [(tmp_path / name).read_text() for name in ("table.csv", "report.html")] == ["first", "first"]
+    assert plan.results == plan.output == tmp_path
+    interrupted[0] = False
+    assert run_study(study, plan) == "second"
+    assert [(tmp_path / name).read_text() for name in ("table.csv", "report.html")] == ["second", "second"]
+    assert printed == ["first", "second"]

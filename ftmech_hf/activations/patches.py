@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,8 @@ from ftmech_hf.activations.proofs import run_settings
 
 Place = tuple[str, int]
 """(site, layer)"""
+Stands = Callable[[Sequence[Sequence[int]], Sequence[int]], Tensor]
+"""Whether answers stand, bool (B,) on the CPU, by the tokens of each and by the one that is written after it."""
 
 
 class Part(NamedTuple):
@@ -64,7 +66,12 @@ def places_with(model: PreTrainedModel, sites: Sequence[str], layers: Sequence[i
 
 @torch.no_grad()
 def patched_logits(
-    receiver: PreTrainedModel, token_ids: Tensor, patch: Mapping[Place, Tensor | Write], *, number: int = 1
+    receiver: PreTrainedModel,
+    token_ids: Tensor,
+    patch: Mapping[Place, Tensor | Write],
+    *,
+    number: int = 1,
+    after: bool = False,
 ) -> Tensor:
     """Logits (B, K, V) of the last tokens of answers while the receiver computes with ``patch``.
 
@@ -73,16 +80,26 @@ def patched_logits(
         token_ids: whole rows (B, T).
         patch: place -> what it computes with there, or what makes that of its own value.
         number: K, how many tokens of each answer.
+        after: whether the token after the answer is predicted too, as one more; then all but the end is read.
     """
     with intervene(receiver, patch):
         # With a cache keys are copies that round differently on some processors.
-        ids = token_ids[:, :-2].to(receiver.device)
-        logits: Tensor = receiver(ids, logits_to_keep=number, use_cache=False).logits
-    return logits[:, -number:].float()
+        ids = read_tokens(token_ids, after).to(receiver.device)
+        logits: Tensor = receiver(ids, logits_to_keep=number + after, use_cache=False).logits
+    return logits[:, -number - after :].float()
+
+
+def read_tokens(token_ids: Tensor, after: bool) -> Tensor:
+    """What is read of whole rows (B, T) to predict their answers, and with ``after`` the token that follows them."""
+    return token_ids[:, :-1] if after else token_ids[:, :-2]
 
 
 def answers_under(
-    receiver: PreTrainedModel, token_ids: Tensor, answer: Tensor, patch: Mapping[Place, Tensor | Write]
+    receiver: PreTrainedModel,
+    token_ids: Tensor,
+    answer: Tensor,
+    patch: Mapping[Place, Tensor | Write],
+    stands: Stands | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Of each answer whether all its tokens are the most likely ones, bool (B,), and its log-probability (B,), nats.
 
@@ -92,13 +109,19 @@ def answers_under(
         receiver: which computes.
         token_ids: whole rows (B, T), which end with the answer and one token more.
         answer: which of the last K tokens before the end are the answer, bool (B, K).
-        patch: place -> what it computes with there, or what makes that of its own value.
+        patch: place -> what it computes with there, or what makes that of its own value; of all tokens that
+            :func:`read_tokens` gives, which are one more where ``stands`` is given.
+        stands: whether what is written after an answer lets it stand; without it, that does not count.
     """
-    number = answer.shape[1]
-    logits = patched_logits(receiver, token_ids, patch, number=number)
-    expected, counts = (each.to(logits.device) for each in (token_ids[:, -1 - number : -1], answer))
-    right = ((logits.argmax(-1) == expected) | ~counts).all(1)
-    return right.cpu(), log_probabilities(logits, expected, counts).cpu()
+    number, written = answer.shape[1], token_ids[:, -1 - answer.shape[1] : -1]
+    logits = patched_logits(receiver, token_ids, patch, number=number, after=stands is not None)
+    expected, counts = (each.to(logits.device) for each in (written, answer))
+    right = ((logits[:, :number].argmax(-1) == expected) | ~counts).all(1).cpu()
+    if stands is not None and right.any():
+        places = right.nonzero()[:, 0].tolist()
+        answers = [written[place][answer[place]].tolist() for place in places]
+        right[places] = stands(answers, logits[places, -1].argmax(-1).tolist())
+    return right, log_probabilities(logits[:, :number], expected, counts).cpu()
 
 
 def log_probabilities(logits: Tensor, expected: Tensor, counts: Tensor) -> Tensor:

@@ -26,10 +26,12 @@ from ftmech_hf.activations.interventions import Write
 from ftmech_hf.activations.patches import (
     Part,
     Place,
+    Stands,
     answers_under,
     log_probabilities,
     one_token,
     places_with,
+    read_tokens,
     record_activations,
 )
 
@@ -235,11 +237,12 @@ def patch_units(
     sets: Sequence[Sequence[PlacedUnit]],
     *,
     answer: Tensor | None = None,
+    stands: Stands | None = None,
     batch_size: int = 128,
 ) -> list[tuple[NDArray[np.bool_], NDArray[np.float32]]]:
     """What the receiver answers with some of the donor's units, all of a set at once and at all positions: exactly.
 
-    The donor runs once for all sets.
+    The donor runs once for all sets. See :func:`ftmech_hf.analysis.patching.patch_each`.
 
     Returns:
         for each set: whether each row is right, and the log-probability of its answer in nats, (B,) each.
@@ -249,8 +252,9 @@ def patch_units(
     number = int(answer.sum(1).max())
     parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in sets]
     for rows, tokens in zip(token_ids.split(batch_size), answer.split(batch_size), strict=True):
-        found = record_activations(donor, rows[:, :-2], places) if places else {}
+        found = record_activations(donor, read_tokens(rows, stands is not None), places) if places else {}
         for units, each in zip(sets, parts, strict=True):
-            each.append(answers_under(receiver, rows, tokens[:, -1 - number : -1], write_units(found, units)))
+            asked, patch = tokens[:, -1 - number : -1], write_units(found, units)
+            each.append(answers_under(receiver, rows, asked, patch, stands))
     joined = [[torch.cat(several).numpy() for several in zip(*each, strict=True)] for each in parts]
     return [(right, likely) for right, likely in joined]

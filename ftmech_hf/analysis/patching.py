@@ -22,9 +22,11 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations.patches import (
     Place,
+    Stands,
     answers_under,
     patched_logits,
     places_with,
+    read_tokens,
     record_activations,
 )
 from ftmech_hf.statistics.intervals import share_interval
@@ -105,6 +107,7 @@ def patch_each(
     other_rows: int,
     answer: Tensor | None = None,
     shown: Tensor | None = None,
+    stands: Stands | None = None,
     batch_size: int = 128,
 ) -> PatchingResult:
     """Patch every site of every layer by itself, at all positions.
@@ -120,6 +123,7 @@ def patch_each(
         other_rows: on how many rows the control is measured, at most.
         shown: which tokens are no padding, bool (B, T), all if not given; the models pass over it by themselves.
         answer: which tokens are the answer, bool (B, T), the last ones but the end; the last but one if not given.
+        stands: whether what the receiver writes after an answer lets it stand; that does not count if not given.
         batch_size: rows of one forward pass.
 
     Raises:
@@ -136,16 +140,17 @@ def patch_each(
     asked = torch.ones_like(token_ids[:, -2:-1], dtype=torch.bool) if answer is None else answer[:, -1 - number : -1]
     for start in range(0, len(token_ids), batch_size):
         rows, tokens = token_ids[start : start + batch_size], asked[start : start + batch_size]
-        alone.append(answers_under(receiver, rows, tokens, {}))
-        found = record_activations(donor, rows[:, :-2], places)
+        alone.append(answers_under(receiver, rows, tokens, {}, stands))
+        found = record_activations(donor, read_tokens(rows, stands is not None), places)
         for place in places:
-            now, log_probability = answers_under(receiver, rows, tokens, {place: found[place]})
+            now, log_probability = answers_under(receiver, rows, tokens, {place: found[place]}, stands)
             right[place].append(now)
             likely[place].append(log_probability)
     for few in with_other.split(batch_size) if len(with_other) else ():
-        found = record_activations(donor, token_ids[others[few], :-2], places)
+        found = record_activations(donor, read_tokens(token_ids[others[few]], stands is not None), places)
         for place in places:
-            other[place].append(answers_under(receiver, token_ids[few], asked[few], {place: found[place]})[0])
+            patch = {place: found[place]}
+            other[place].append(answers_under(receiver, token_ids[few], asked[few], patch, stands)[0])
     unpatched, unpatched_likely = (torch.cat(parts).numpy() for parts in zip(*alone, strict=True))
     return PatchingResult(
         {place: torch.cat(parts).numpy() for place, parts in right.items()},

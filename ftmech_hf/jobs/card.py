@@ -34,9 +34,9 @@ def _template(name: str) -> jinja2.Template:
 
 
 def in_markdown(text: str) -> str:
-    """A text that shows as it is in a line or a cell of a table: its brackets are no tags, its bars end no cell."""
-    for letter, written in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("\n", " ")):
-        text = text.replace(letter, written)
+    """A text for a line or a cell of a table: its brackets are no tags, links or pictures, its bars end no cell."""
+    for letters, written in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("](", "]\\("), ("][", "]\\["), ("\n", " ")):
+        text = text.replace(letters, written)
     return text
 
 

@@ -7,6 +7,7 @@ with, something else was written. Scripts that put no space between words, or ha
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,11 +37,14 @@ class WritesWords:
 
     def ends(self, model: PreTrainedModel, rows: AnswerRows) -> Tensor:
         """Whether a model that has written the answers goes on with something else than more of their last words."""
-        following = tokens_after(model, rows).tolist()
+        return self.stand(rows.answer_ids(), tokens_after(model, rows).tolist())
+
+    def stand(self, answers: Sequence[Sequence[int]], following: Sequence[int]) -> Tensor:
+        """Whether the tokens that follow answers are no more of their last words, bool (B,) on the CPU."""
         spell = self.tokenizer.decode
         return torch.tensor([
             not goes_on(str(spell(list(answer))), str(spell([*answer, token])))
-            for answer, token in zip(rows.answer_ids(), following, strict=True)
+            for answer, token in zip(answers, following, strict=True)
         ], dtype=torch.bool)  # fmt: skip
 
 

@@ -29,6 +29,7 @@ def test_what_a_model_wrote_is_seen_as_it_is(words: str) -> None:
     )  # fmt: skip
     assert cells(card) == ["answer", words]
     assert in_markdown("one\ntwo") == "one two"
+    assert in_markdown("![seen](http://a/b) [here][1] f(x)[0]") == "![seen]\\(http://a/b) [here]\\[1] f(x)[0]"
 
 
 @pytest.mark.parametrize("words", [*WORDS, "one\ntwo"])

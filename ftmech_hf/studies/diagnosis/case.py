@@ -14,11 +14,13 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.activations import TracedModel, model_blocks
 from ftmech_hf.activations.layout import spaced_layers
+from ftmech_hf.activations.patches import Stands
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.answer_scores import rows_at_once
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.padding import mask_padding
-from ftmech_hf.models.loading import random_twin, seed_of_its_own
+from ftmech_hf.jobs.whole_words import WritesWords
+from ftmech_hf.models.loading import config_positions, random_twin, seed_of_its_own
 from ftmech_hf.models.vocabulary import CommonTokens, fit_vocabulary
 from ftmech_hf.studies.diagnosis.finetuning import self_distil
 from ftmech_hf.studies.diagnosis.signs import VerdictRule
@@ -262,6 +264,13 @@ class Case:
     def rows_at_once(rows: AnswerRows, most: int = 128) -> int:
         """How many rows of a forward pass have no more tokens than answers are asked with."""
         return rows_at_once(rows.token_ids.shape[1], most)
+
+    def stands(self, questions: str, rows: AnswerRows) -> Stands | None:
+        """What tells answers from beginnings of longer words; None where any token may follow, or none has a place."""
+        score = self.both[questions].score
+        longest = rows.token_ids.shape[1] if rows.shown is None else int(rows.shown.sum(1).max())
+        room = config_positions(self.models[BASE].config)
+        return score.stand if isinstance(score, WritesWords) and (room is None or longest - 1 <= room) else None
 
     def few(self, questions: str) -> AnswerRows:
         """The first test rows, for what costs more."""

@@ -132,15 +132,13 @@ def measure_attribution(case: Case) -> AttributionMethodResult:
 def _right(case: Case, kind: str, sets: Sequence[Sequence[PlacedUnit]]) -> list[NDArray[np.bool_]]:
     """Whether any accepted answer to each test row is given with the base's values of some neurons, set by set."""
     base, finetuned = case.models[BASE], case.models[FINETUNED]
-    answers = [
-        [
-            right
-            for right, _ in patch_units(
-                base, finetuned, rows.token_ids, sets, answer=rows.answer, batch_size=case.rows_at_once(rows)
-            )
-        ]
-        for rows, _ in case.few(kind).each_accepted()
-    ]
+    answers = []
+    for rows, _ in case.few(kind).each_accepted():
+        found = patch_units(
+            base, finetuned, rows.token_ids, sets, answer=rows.answer, stands=case.stands(kind, rows),
+            batch_size=case.rows_at_once(rows),
+        )  # fmt: skip
+        answers.append([right for right, _ in found])
     return [np.logical_or.reduce(each) for each in zip(*answers, strict=True)]
 
 

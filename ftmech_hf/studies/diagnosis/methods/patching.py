@@ -173,7 +173,7 @@ def measure_patching(case: Case, probing: ProbingMethodResult) -> PatchingMethod
             patch_each(
                 case.everyone[way.donor], case.everyone[way.receiver], rows.token_ids, answer=rows.answer,
                 shown=rows.shown, sites=sites, layers=case.layers, other_rows=other_rows,
-                batch_size=case.rows_at_once(rows),
+                stands=case.stands(way.kind, rows), batch_size=case.rows_at_once(rows),
             ).counting(counts)
             for rows, counts in case.few(way.kind).each_accepted()
         ]  # fmt: skip

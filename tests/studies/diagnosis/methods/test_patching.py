@@ -6,12 +6,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import PreTrainedModel
 
 from ftmech_hf.analysis.patching import patch_each
 from ftmech_hf.jobs.answer_rows import AnswerRows
+from ftmech_hf.jobs.whole_words import WritesWords
 from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, Case
-from ftmech_hf.studies.diagnosis.methods.patching import BACK, measure_patching
+from ftmech_hf.studies.diagnosis.methods.attribution import measure_attribution
+from ftmech_hf.studies.diagnosis.methods.patching import BACK, FORTH, measure_patching
 from ftmech_hf.studies.diagnosis.methods.probing import Places, ProbingMethodResult
 from ftmech_hf.tasks.text.tokens import Whole
 from tests.conftest import make_llama
@@ -26,8 +29,8 @@ def patched(case: Case, late: int | None, early: int | None) -> dict[str, Any]:
     return found_by(measure_patching(case, probing))[1]
 
 
-def stitched(first: Case, donor: str, receiver: str, blocks: int) -> torch.Tensor:
-    """Right answers of a model made of the first blocks (and embeddings) of one and all else of another."""
+def halves(first: Case, donor: str, receiver: str, blocks: int) -> PreTrainedModel:
+    """A model made of the first blocks (and embeddings) of one and all else of another."""
     kept = ("model.embed_tokens", *(f"model.layers.{layer}." for layer in range(blocks)))
     weights = first.models[donor].state_dict()
     model = make_llama(40)
@@ -35,7 +38,12 @@ def stitched(first: Case, donor: str, receiver: str, blocks: int) -> torch.Tenso
         {name: weights[name] if name.startswith(kept) else value
          for name, value in first.models[receiver].state_dict().items()}
     )  # fmt: skip
-    rows = first.few("capability").token_ids
+    return model
+
+
+def stitched(first: Case, donor: str, receiver: str, blocks: int) -> torch.Tensor:
+    """Right answers of such a model."""
+    rows, model = first.few("capability").token_ids, halves(first, donor, receiver, blocks)
     with torch.no_grad():
         return model(rows[:, :-2]).logits[:, -1].argmax(-1) == rows[:, -2]
 
@@ -53,6 +61,44 @@ def test_halves_are_what_a_model_of_two_halves_answers() -> None:
     # neither half, and blocks by side
     none = patched(case, None, 1)
     assert (none["late"], none["late_null"], none["late_blocks"], none["early_blocks"]) == (None, None, None, 2)
+
+
+class Letters:
+    """A tokenizer whose odd tokens are letters and whose even ones are spaces."""
+
+    def decode(self, token_ids: list[int]) -> str:
+        return "".join("a" if token % 2 else " " for token in token_ids)
+
+
+def test_an_answer_under_a_patch_is_no_longer_word_either() -> None:
+    """The rule is that of all answers, in halves and of single neurons; rows without a place for more stand."""
+    words: Any = Letters()
+    plain = make_case(make_wrapped("llama"), patch_rows=150)
+    questions = dataclasses.replace(plain.capability, score=WritesWords(words))
+    case = make_case(make_wrapped("llama"), questions, patch_rows=150)
+    probing = ProbingMethodResult(readings={}, places=Places(0, (NULL, 0), 0, 0), answers_seen=1, rows_per_answer=9)
+    found, every = measure_patching(case, probing), measure_patching(plain, probing)
+    for way in (BACK, FORTH):
+        expected = case.few_right(case.models[way.receiver], "capability")
+        assert found.found[way].unpatched.tolist() == expected.tolist()
+        # with the other's whole stream it is that model, up to the last norm and the unembedding
+        other = case.few_right(halves(case, way.donor, way.receiver, 2), "capability")
+        assert found.found[way].right["resid_post", 1].tolist() == other.tolist()
+        np.testing.assert_allclose(
+            found.found[way].log_probability["mlp_act", 0], every.found[way].log_probability["mlp_act", 0], atol=1e-5
+        )
+    late, of_all = found.evidence().late, every.evidence().late
+    assert late is not None
+    assert of_all is not None
+    assert 0 < late.value < of_all.value
+    assert 0 < found.found[FORTH].unpatched.sum() < every.found[FORTH].unpatched.sum()
+    attributed = measure_attribution(case)
+    alone = case.few_right(case.models[FINETUNED], "capability")
+    assert attributed.right[0]["capability"].tolist() == alone.tolist()
+    for model in case.models.values():
+        model.config.max_position_embeddings = case.few("capability").token_ids.shape[1] - 2
+    assert case.stands("capability", case.few("capability")) is None
+    assert plain.stands("capability", case.few("capability")) is None
 
 
 def test_the_best_part_is_chosen_on_other_rows_than_it_is_reported_on() -> None:

@@ -110,7 +110,7 @@ def patch_each(
     stands: Stands | None = None,
     batch_size: int = 128,
 ) -> PatchingResult:
-    """Patch every site of every layer by itself, at all positions.
+    """Patch every site of every layer by itself, at all positions; a site that none has is a ValueError.
 
     An answer of several tokens is right if each of them is the most likely one after the right tokens before it.
 
@@ -125,9 +125,6 @@ def patch_each(
         answer: which tokens are the answer, bool (B, T), the last ones but the end; the last but one if not given.
         stands: whether what the receiver writes after an answer lets it stand; that does not count if not given.
         batch_size: rows of one forward pass.
-
-    Raises:
-        ValueError: a site that none of the layers has.
     """
     places = places_with(receiver, sites, layers)
     right: dict[Place, list[Tensor]] = {place: [] for place in places}

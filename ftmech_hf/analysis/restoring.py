@@ -183,7 +183,9 @@ class WeightChange:
         for number, name in enumerate(self.places[part.place]):
             edit = self._part_of(name, part.directions)
             if seed is not None:
-                edit = turn_at_random(edit, torch.Generator().manual_seed(seed * 100_003 + number))
+                # each expert's in itself: in another expert, which other tokens take, it would be another edit
+                inside = (1, 2) if edit.ndim == 3 and name not in self._no_matrices else None
+                edit = turn_at_random(edit, torch.Generator().manual_seed(seed * 100_003 + number), axes=inside)
             found[name] = edit
         return found
 
@@ -216,7 +218,7 @@ def numbers_of_directions(rank: int) -> list[int]:
 def find_restoring(
     model: PreTrainedModel, change: WeightChange, score: Callable[[PreTrainedModel], float], *, enough: float
 ) -> RestoringResult:
-    """Take back the whole change of each place, and where that is enough fewer and fewer directions of it.
+    """Take back the whole change of each place, and where that is enough 1, 2, 4 ... directions, until that is, too.
 
     Args:
         model: the fine-tuned one; it is as it was at the end.

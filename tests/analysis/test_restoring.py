@@ -147,6 +147,15 @@ def test_every_expert_has_directions_of_its_own() -> None:
     torch.testing.assert_close(back, dict(base.named_parameters())[name], rtol=0, atol=1e-5)
     by_chance = change.without(Part(EVERYTHING, 1), seed=0)[name]
     assert not torch.allclose(by_chance, back, atol=1e-2)
+    # turned at random, each expert's change stays in it: another one takes other tokens
+    with torch.no_grad():
+        weight[1:] = dict(base.named_parameters())[name][1:]
+    alone = WeightChange(base, tuned, find_places(tuned))
+    for seed in range(4):
+        edit = weight.detach() - alone.without(Part(EVERYTHING, ALL), seed=seed)[name]
+        sizes = edit.flatten(1).norm(dim=1)
+        assert sizes[0] == pytest.approx((weight - dict(base.named_parameters())[name]).norm().item(), rel=1e-3)
+        assert sizes[1:].max() < 1e-4
     weights, axes = block_matrices(tuned)
     inside = sum(each.numel() for each in weights.values())
     whole = sum(each.numel() for each in tuned.model.layers.parameters() if each.ndim > 1)

@@ -20,7 +20,8 @@ class Finding:
         kind: what was looked at.
         what: is different, in words.
         score: how much; what it is a number of stands in :data:`SCORES`.
-        null_score: the highest score that anything of this kind has in a null model.
+        null_score: the highest score that anything of this kind has in a null model, behind the same block or at the
+            same strength where it has one.
         where: it is, in words; empty if that says nothing.
     """
 

@@ -88,7 +88,7 @@ def find_all(
     return [
         *_outputs(pair, others), *_places(pair, others, windows, words, top), *_tokens(pair, others, words, top),
         *_texts(pair, others, windows, words, top), *_completions(pair, others, words, top),
-        *_amplified(pair, others, words, top), *_shift(pair, others, base, words),
+        *_amplified(pair, others, words, top), *_shift(pair, others, base, words, top),
         *_components(pair, others, base, windows, words, top),
     ]  # fmt: skip
 
@@ -190,7 +190,14 @@ def _likelier(
     ]
 
 
-def _shift(pair: Measured, nulls: Sequence[Measured], base: TracedModel | None, words: Words) -> list[Finding]:
+SHIFTS = 3
+"""Of all blocks: neighbouring ones say much the same."""
+
+
+def _shift(
+    pair: Measured, nulls: Sequence[Measured], base: TracedModel | None, words: Words, top: int
+) -> list[Finding]:
+    """Shifts behind all blocks, each beside the null models' largest behind the same block."""
     if pair.activations is None or base is None:
         return []
     found = []
@@ -201,7 +208,7 @@ def _shift(pair: Measured, nulls: Sequence[Measured], base: TracedModel | None, 
             Finding(kind="shift", what=f"towards {tokens}", score=each.odds, null_score=null,
                     where=f"behind block {layer}, {each.relative_norm:.1%} of the stream")
         )  # fmt: skip
-    return sorted(found, key=lambda each: -each.ratio)[:3]
+    return sorted(found, key=lambda each: -each.ratio)[: min(top, SHIFTS)]
 
 
 def _components(

@@ -53,7 +53,7 @@ class CompareConfig(ModelJobConfig):
         metadata={"help": "how much stronger what was learned is made when as many texts are written again"},
     )
     max_layers: int = field(default=6, metadata={"help": "blocks that are looked behind, evenly spaced"})
-    top: int = field(default=10, metadata={"help": "findings of each kind"})
+    top: int = field(default=10, metadata={"help": "findings of each kind at most; of shifts no more than 3"})
     max_memory: str | None = field(
         default=None, metadata={"manner": True, "help": "stop before anything is loaded if it needs more, such as 16GB"}
     )

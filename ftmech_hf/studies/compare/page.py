@@ -68,7 +68,10 @@ def _change(table: pd.DataFrame) -> Any:
         ax.set_xlabel("norm of the change over that of the matrix")
         ax.legend()
 
-    text = "The matrices that changed most, each beside its own size. Null models made here change as much in each."
+    text = (
+        "The matrices that changed most, each beside its own size. Null models made here change as much in each "
+        "parameter, of which a block's experts are one."
+    )
     return make_section("Where the change lies", text, panel(draw), "Relative norm of the change by matrix")
 
 

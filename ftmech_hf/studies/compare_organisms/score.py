@@ -74,7 +74,7 @@ def describe_pair(name: str, seed: int, summary: Mapping[str, Any]) -> dict[str,
 def score_pairs(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How many organisms were found, kind by kind and together, and on how many pages of nothing anything stood out.
 
-    Intervals of organisms are over pairs, and as much wider as pairs of one kind are alike.
+    Intervals are over pairs, and as much wider as pairs of one kind are alike; of ``null_alarms`` over null models.
 
     ``any_kind`` is how many organisms are named by a finding of any kind. ``by_sign`` says of every sign on how many
     pages of organisms of the same base that do not have it, it is found all the same, and ``others_named`` is that of
@@ -83,7 +83,6 @@ def score_pairs(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     taught = [pair for pair in pairs if pair["taught"]]
     nothing = [pair for pair in pairs if not pair["taught"]]
-    alarms = sum(pair["standing"] > 0 for pair in nothing)
     kinds = {
         name: {"found": sum(pair["found"] for pair in of_kind), "of": len(of_kind)}
         for name in dict.fromkeys(pair["pair"] for pair in taught)
@@ -98,7 +97,7 @@ def score_pairs(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "organisms": _share_of(taught, "found"),
         "kinds_found": {"found": sum(2 * each["found"] > each["of"] for each in kinds.values()), "of": len(kinds)},
         "by_kind": kinds,
-        "false_alarms": _share(alarms, len(nothing)),
+        "false_alarms": _share_of([{**pair, "alarm": pair["standing"] > 0} for pair in nothing], "alarm"),
         "any_kind": _share_of(taught, "any_kind"),
         "by_sign": by_sign,
         "others_named": max(by_sign.values(), key=lambda each: each["high"], default=_share(0, 0)),

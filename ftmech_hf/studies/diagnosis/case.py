@@ -21,6 +21,7 @@ from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.jobs.whole_words import WritesWords
 from ftmech_hf.models.loading import config_positions, random_twin, seed_of_its_own
+from ftmech_hf.models.untrained import never_trained
 from ftmech_hf.models.vocabulary import CommonTokens, fit_vocabulary
 from ftmech_hf.studies.diagnosis.finetuning import self_distil
 from ftmech_hf.studies.diagnosis.signs import VerdictRule
@@ -34,6 +35,8 @@ LARGE = 64_000_000
 BACKWARD_TOKENS = 512
 """Tokens of a backward pass of a large model. Of 135 million weights they keep 0.7 GB, more than one copy of them."""
 ReverseBy = Literal["auto", "weights", "adapter"]
+LEAST = {"rows": 8, "patch_rows": 2, "random_masks": 2, "repeats": 2}
+"""Numbers below which some methods have nothing to choose on, or to report."""
 SPLITS = ("train", "validation", "test")
 """Rows that are fitted on, that choose, and that are reported, as a behavior calls them."""
 
@@ -43,8 +46,10 @@ class CaseConfig:
     """How thorough a diagnosis is."""
 
     rows: int = field(default=512, metadata={"help": "test rows per kind of question"})
-    fit_rows: int = field(default=1000, metadata={"help": "rows the probes are fitted and the importance computed on"})
-    patch_rows: int = field(default=192, metadata={"help": "test rows of patching, logit lens, paths and gradients"})
+    fit_rows: int = field(default=1000, metadata={"help": "rows the probes are fitted on"})
+    patch_rows: int = field(
+        default=192, metadata={"help": "test rows of patching, pruning, logit lens, paths and gradients"}
+    )
     max_layers: int = field(
         default=6, metadata={"help": "layers that are looked into, evenly spaced if there are more"}
     )
@@ -96,7 +101,7 @@ class CaseConfig:
             "rows", "fit_rows", "patch_rows", "max_layers", "random_masks", "repeats", "reverse_steps",
             "reverse_batch_size",
         ):  # fmt: skip
-            least = 2 if name in ("random_masks", "repeats") else 1
+            least = LEAST.get(name, 1)
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected at least {least}")
         if self.most_reverse_steps < self.reverse_steps:
@@ -287,13 +292,3 @@ def answers_right(model: PreTrainedModel, questions: Behavior) -> NDArray[np.boo
     with questions.answered_alone(model):
         right: NDArray[np.bool_] = questions.score(model, questions.test).numpy()
     return right
-
-
-def never_trained(model: PreTrainedModel) -> bool:
-    """Whether all vectors of a model (norms, biases) hold one number each, as they do before any training.
-
-    A model without any vector counts as trained, and so do those whose vectors are drawn by chance, as the decays of
-    some state-space models are.
-    """
-    vectors = [p for p in model.parameters() if p.ndim == 1]
-    return bool(vectors) and all(bool((p == p[0]).all()) for p in vectors)

@@ -46,14 +46,16 @@ class InMemory:
     @contextlib.contextmanager
     def borrowed(self) -> Iterator[None]:
         """The models in evaluation mode; at the end in the mode they were in, with the hooks that they had."""
-        before = [(model, model.training, set(model._forward_pre_hooks)) for model in self.models.values()]
+        modes = [(each, each.training) for model in self.models.values() for each in model.modules()]
+        before = [(model, set(model._forward_pre_hooks)) for model in self.models.values()]
         try:
             for model in self.models.values():
                 model.eval()
             yield
         finally:
-            for model, training, hooks in before:
-                model.train(training)
+            for each, training in modes:
+                each.training = training
+            for model, hooks in before:
                 for hook in set(model._forward_pre_hooks) - hooks:
                     del model._forward_pre_hooks[hook]
                     model._forward_pre_hooks_with_kwargs.pop(hook, None)

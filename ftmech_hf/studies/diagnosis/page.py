@@ -106,7 +106,7 @@ def render_page_of(summary: Summary, table: pd.DataFrame, env: Mapping[str, Any]
         trained_back=any(each["reversed"] is not None for each in summary["evidence"]["examples"]),
         tokens=_by_token(summary["evidence"]["tokens"]),
         other_tokens=_end_of(summary["facts"]["other_tokens"] or ""),
-        random_reference=summary["facts"]["reference"] == RANDOM_INIT,
+        random_reference=summary["facts"]["reference"] == RANDOM_INIT or not summary["evidence"].get("control", True),
         reference=describe_reference(summary["facts"]["reference"]),
         methods=[show_method(METHODS[name], each, summary) for name, each in rows.items() if len(each)],
         command=env["command"],

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from ftmech_hf.models.loading import RANDOM_INIT
-from ftmech_hf.statistics.intervals import share_interval
 
 SCORE_FILE = Path(__file__).with_name("verdict_score.json")
 RESTS_ON = ("pruning", "revival", "probing", "patching")
@@ -44,15 +43,15 @@ def describe_score(summary: Mapping[str, Any], score: Mapping[str, Any]) -> str:
     verdict, pairs = summary["verdict"], score["pairs"]
     found = score["by_verdict"].get(verdict, {"pairs": 0, "right": 0})
     if verdict == "undecided":
-        text = f"So were {_say(found['pairs'], pairs, 'organisms')}"
+        text = f"So were {_say(found['pairs'], pairs, 'organisms', score['undecided'])}"
     elif found["pairs"]:
-        text = f"Verdicts of this kind were right in {_say(found['right'], found['pairs'], 'organisms')}"
+        text = f"Verdicts of this kind were right in {_say(found['right'], found['pairs'], 'organisms', found)}"
     else:
         text = f"Verdicts of this kind were given to none of {pairs} organisms, so that their rate is not known"
     every = score.get("every", {"by_verdict": {}})  # not in scores of earlier versions
     also = every["by_verdict"].get(verdict, found)
     if found["pairs"] < also["pairs"] and verdict not in ("undecided", "nothing to lose"):
-        more = _say(also["right"], also["pairs"], "counting those too whose two labels disagree")
+        more = _say(also["right"], also["pairs"], "counting those too whose two labels disagree", also)
         text += f", and in {more}" if found["pairs"] else f"; they were right in {more}"
     right, undecided = (score[name]["value"] for name in ("right", "undecided"))
     text += (
@@ -89,7 +88,8 @@ def outside(summary: Mapping[str, Any], score: Mapping[str, Any]) -> list[str]:
         f"no {architecture} was scored on questions of the task {task}":
             architecture in architectures and task in tasks and (architecture, task) not in scored,
         f"it is asked {facts['rows']} questions, and scored was with {scope['rows']}": facts["rows"] < scope["rows"],
-        "it has no control that never had the capability": facts["reference"] == RANDOM_INIT,
+        "it has no control that never had the capability":
+            facts["reference"] == RANDOM_INIT or not summary.get("evidence", {}).get("control", True),
         "the two models read the questions as different tokens": facts["other_tokens"] is not None,
         "its change is learned tokens": facts["prompt_kind"] is not None,
         f"left out was {', '.join(left_out)}": bool(left_out),
@@ -103,6 +103,7 @@ def outside(summary: Mapping[str, Any], score: Mapping[str, Any]) -> list[str]:
     return reasons
 
 
-def _say(right: int, number: int, what: str) -> str:
-    share = share_interval(right, number)
-    return f"{right} of {number} {what} ({share.value:.0%}; 95 % interval {100 * share.low:.0f} to {share.high:.0%})"
+def _say(right: int, number: int, what: str, ends: Mapping[str, Any]) -> str:
+    """A share with its interval, which knows that organisms of one seed share their base."""
+    low, high = ends["low"], ends["high"]
+    return f"{right} of {number} {what} ({right / number:.0%}; 95 % interval {100 * low:.0f} to {high:.0%})"

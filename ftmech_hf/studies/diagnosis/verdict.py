@@ -119,7 +119,7 @@ class VerdictResult:
         return {"verdict": self.verdict, "reason": self.reason, "signs": self.rows()}
 
 
-NO_CONTROL = "no control was given (--control)"
+NO_CONTROL = "no trained control was given (--control)"
 
 
 def judge_behaviour(evidence: Evidence, rule: VerdictRule | None = None) -> VerdictResult | None:

@@ -69,7 +69,7 @@ def make_claims(score: Mapping[str, Any], seeds: Sequence[int], *, whole: bool =
         value, *ends = (robust["robustness"][key] for key in ("value", "low", "high"))
         found.append(judge_pairs(ROBUSTNESS_BAR, value, (ends[0], ends[1]), robust["seeds"], whole=whole))
     if score.get("edits"):
-        found += edit_claims(score["edits"], seeds, whole=whole)
+        found += edit_claims(score["edits"], whole=whole)
     return withdraw(found, {each.id: each.controls for each in ALL_BARS})
 
 

@@ -18,7 +18,7 @@ from ftmech_hf.models.presets import Preset
 from ftmech_hf.report.claims import SEEN, UNMEASURED, Claim, Measurement, judge_pairs
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.statistics.floors import lead
-from ftmech_hf.statistics.intervals import mean_interval, share_interval, times_as_wide
+from ftmech_hf.statistics.intervals import mean_interval, share_interval, times_as_wide, widened_by_clusters
 from ftmech_hf.studies.organisms.kinds import Kind, Truth
 from ftmech_hf.studies.organisms.pairs import World
 
@@ -120,17 +120,19 @@ class Shaken(NamedTuple):
     """An ability that is lost or weakened, under noise.
 
     Attributes:
+        seed: of the pair, which shares its base with the others of it.
         truth: of the pair.
         rises: whether more is right under noise, beyond the intervals of both.
         gains: whether more is right of the same questions, beyond the interval of the difference.
     """
 
+    seed: int
     truth: Truth
     rises: bool
     gains: bool
 
 
-def read_noise(truth: Truth, found: Mapping[str, Any]) -> Shaken:
+def read_noise(seed: int, truth: Truth, found: Mapping[str, Any]) -> Shaken:
     """What noise does to a pair, of what a diagnosis says of it.
 
     Raises:
@@ -138,7 +140,7 @@ def read_noise(truth: Truth, found: Mapping[str, Any]) -> Shaken:
     """
     if "gained" not in found:
         raise ValueError("noise: was measured by an earlier version; remove the runs named shaken, and run them again")
-    return Shaken(truth, found["accuracy"]["low"] > found["plain"]["high"], found["gained"]["low"] > 0)
+    return Shaken(seed, truth, found["accuracy"]["low"] > found["plain"]["high"], found["gained"]["low"] > 0)
 
 
 EDIT_BARS = (
@@ -158,6 +160,8 @@ EDIT_BARS = (
     Measurement("noise_gains_alarms", f"{SEEN}: the same where it is gone or weakened", "%", UNMEASURED, "<= 5"),
 )  # fmt: skip
 """In per cent: of planted edits twice, of the lead, and four times of pairs whose two labels agree."""
+ALARMS = {"rises": "noise_alarms", "gains": "noise_gains_alarms"}
+"""What noise does -> how often it does so where nothing is hidden."""
 MEAN_BAR = "edit_by_chance"
 """The one of them that is of a mean, not of a share of edits or pairs."""
 
@@ -170,31 +174,37 @@ def score_edits(sought: Sequence[Sought], shaken: Sequence[Shaken]) -> dict[str,
         shaken: pairs under noise.
 
     Returns:
-        ``planted`` (how many), ``places`` (a row for each that took enough, see :func:`describe_edit`), ``too_little``
-        (the same of the others, without what needs a search), ``noise`` (truth -> of how many pairs it rises, and
-        gains), and the shares of :data:`EDIT_BARS`, None where there is nothing to take them of.
+        ``planted`` (how many), ``seeds`` (of these and of pairs under noise: ``edits``, ``noise``), ``places`` (a row
+        for each that took enough, see :func:`describe_edit`), ``too_little`` (the same of the others, without what
+        needs a search), ``noise`` (truth -> of how many pairs it rises, and gains), and the shares of
+        :data:`EDIT_BARS`, None where there is nothing to take them of.
     """
     described = [describe_edit(each) for each in sought]
     rows = [each for each in described if "found" in each]
     hidden = [each for each in shaken if each.truth == "hidden"]
     others = [each for each in shaken if each.truth in ("gone", "weakened")]
     return {
-        "planted": len(sought), "too_little": [each for each in described if "found" not in each], "places": rows,
+        "planted": len(sought),
+        "seeds": {"edits": sorted({row["seed"] for row in rows}), "noise": sorted({each.seed for each in shaken})},
+        "too_little": [each for each in described if "found" not in each], "places": rows,
         "noise": {
             truth: {"rises": sum(each.rises for each in shaken if each.truth == truth),
                     "gains": sum(each.gains for each in shaken if each.truth == truth),
                     "of": sum(each.truth == truth for each in shaken)}
             for truth in dict.fromkeys(each.truth for each in shaken)
         },
-        "edit_found": _share([row["found"] for row in rows]),
+        "edit_found": _share([row["found"] for row in rows], [row["seed"] for row in rows]),
         "by_rule": {rule: sum(rule in row["by_rule"] for row in rows) for rule in RULES},
-        "edit_by_rule": _share(max(([rule in row["by_rule"] for row in rows] for rule in RULES), key=sum)),
+        "edit_by_rule": _share(
+            max(([rule in row["by_rule"] for row in rows] for rule in RULES), key=sum), [row["seed"] for row in rows]
+        ),
         "edit_by_chance": _mean([(row["seed"], row["restored_by_chance"]) for row in rows if row["found"]]),
         "edit_restores": _mean([(row["seed"], row["restored"] or 0.0) for row in rows]),
-        "noise_rises": _share([each.rises for each in hidden]),
-        "noise_alarms": _share([each.rises for each in others]),
-        "noise_gains": _share([each.gains for each in hidden]),
-        "noise_gains_alarms": _share([each.gains for each in others]),
+        **{
+            name: _share([getattr(each, what) for each in of], [each.seed for each in of])
+            for what in ("rises", "gains")
+            for name, of in ((f"noise_{what}", hidden), (ALARMS[what], others))
+        },
     }  # fmt: skip
 
 
@@ -255,10 +265,12 @@ def _order(place: str) -> tuple[int, bool]:
     return int(block), "attn" not in part
 
 
-def _share(right: Sequence[bool]) -> dict[str, Any] | None:
+def _share(right: Sequence[bool], seeds: Sequence[int]) -> dict[str, Any] | None:
+    """A share with an interval as much wider as what is counted is alike within a seed."""
     if not right:
         return None
-    return {**share_interval(sum(right), len(right))._asdict(), "of": len(right)}
+    found = widened_by_clusters(share_interval(sum(right), len(right)), right, seeds)
+    return {**found._asdict(), "of": len(right)}
 
 
 def _mean(values: Sequence[tuple[int, float]]) -> dict[str, Any] | None:
@@ -270,11 +282,12 @@ def _mean(values: Sequence[tuple[int, float]]) -> dict[str, Any] | None:
     return {**mean_interval(found).widened(wider)._asdict(), "of": len(values)}
 
 
-def edit_claims(score: Mapping[str, Any], seeds: Sequence[int], *, whole: bool = True) -> list[Claim]:
+def edit_claims(score: Mapping[str, Any], *, whole: bool = True) -> list[Claim]:
     """The claims of :func:`score_edits`, of all that was measured; not judged where runs are missing."""
     found = []
     for bar in EDIT_BARS:
         if (share := score[bar.id]) is not None:
             value, low, high = (100 * share[key] for key in ("value", "low", "high"))
+            seeds = score["seeds"]["noise" if bar.id.startswith("noise") else "edits"]
             found.append(judge_pairs(bar, value, (low, high), seeds, whole=whole))
     return found

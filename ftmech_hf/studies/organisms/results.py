@@ -11,7 +11,7 @@ import pandas as pd
 from ftmech_hf.report.claims import Claim, claims_json
 from ftmech_hf.report.page import make_section, render_page
 from ftmech_hf.runs import write_json, write_text
-from ftmech_hf.statistics.intervals import Share, widened_by_clusters
+from ftmech_hf.statistics.intervals import Share, share_interval, widened_by_clusters
 from ftmech_hf.studies.diagnosis.case import FINETUNED, CaseConfig
 from ftmech_hf.studies.diagnosis.score import DECIDES
 from ftmech_hf.studies.diagnosis.signs import VerdictRule
@@ -120,7 +120,12 @@ def _stated(table: pd.DataFrame) -> dict[str, Any]:
     """What verdicts state of pairs, beside what was done to them."""
     counts = confusion(list(table["truth"]), list(table["verdict"]))
     shares = {name: found and _over_seeds(name, found, table)._asdict() for name, found in rates(counts).items()}
-    return {"pairs": len(table), "confusion": counts, **shares, "by_verdict": _by(table, "verdict")}
+    by_verdict: dict[str, dict[str, Any]] = {**_by(table, "verdict")}
+    for verdict, each in table.groupby("verdict"):
+        right = list(each["right"])
+        found = widened_by_clusters(share_interval(sum(right), len(right)), right, list(each["seed"]))
+        by_verdict[str(verdict)] |= {"low": found.low, "high": found.high}
+    return {"pairs": len(table), "confusion": counts, **shares, "by_verdict": by_verdict}
 
 
 def _over_seeds(name: str, share: Share, table: pd.DataFrame) -> Share:
@@ -162,10 +167,11 @@ def gather_edits(plan: OrganismsPlan, table: pd.DataFrame) -> tuple[list[Sought]
     tested = [each for each in plan.planted if each.world.split == "test"]
     sought = [found for each in tested if (found := read_sought(each, plan.find))]
     agreed = table[agree(table) & (table["split"] == "test")]
-    truths: dict[str, Truth] = dict(zip(agreed["pair"], agreed["truth"], strict=True))
+    named = zip(agreed["pair"], agreed["seed"], agreed["truth"], strict=True)
+    pairs: dict[str, tuple[int, Truth]] = {pair: (int(seed), truth) for pair, seed, truth in named}
     shaken = [
-        read_noise(truths[name], run.summary["evidence"]["tampering"]["noise"][FINETUNED])
-        for name, made in plan.shaken.items() if name in truths and (run := plan.find(made))
+        read_noise(*pairs[name], run.summary["evidence"]["tampering"]["noise"][FINETUNED])
+        for name, made in plan.shaken.items() if name in pairs and (run := plan.find(made))
     ]  # fmt: skip
     return sought, shaken
 
@@ -223,7 +229,14 @@ def write_results(plan: OrganismsPlan) -> list[Claim]:
     ]
     rows = table.assign(agrees=agree(table)).to_dict("records")
     page = render_page(
-        __package__, claims=claims, sections=sections, facts=facts, pairs=rows, score=found, methods=LABELS
+        __package__,
+        claims=claims,
+        sections=sections,
+        facts=facts,
+        pairs=rows,
+        score=found,
+        methods=LABELS,
+        bits=plan.config.rounded_bits,
     )
     write_text(plan.results / "report.html", page)
     return claims

@@ -77,9 +77,9 @@ def shifted(constant: float) -> Any:
 def test_a_shift_stands_out_where_null_models_are_half_constant_too() -> None:
     """Of a share, three times a half is more than there is."""
     base, words = TracedModel(make_gpt2(40)), Words(token=lambda number: f"w{number}", text=lambda ids: "")
-    (found,) = _shift(shifted(0.8), [shifted(0.5), shifted(0.2)], base, words)
+    (found,) = _shift(shifted(0.8), [shifted(0.5), shifted(0.2)], base, words, 10)
     assert (round(found.score, 5), round(found.null_score, 5), found.stands_out) == (4.0, 1.0, True)
-    (weaker,) = _shift(shifted(0.7), [shifted(0.5), shifted(0.2)], base, words)
+    (weaker,) = _shift(shifted(0.7), [shifted(0.5), shifted(0.2)], base, words, 10)
     assert not weaker.stands_out
-    (whole,) = _shift(shifted(1.0), [shifted(0.9)], base, words)
+    (whole,) = _shift(shifted(1.0), [shifted(0.9)], base, words, 10)
     assert whole.stands_out

@@ -97,7 +97,7 @@ def test_without_a_control_hidden_is_only_said_with_its_doubt(kind: str) -> None
     assert evidence.revival.is_faster_than(evidence.revival_null, 2)
     result = judged(found)
     assert result.verdict in ("hidden or learned anew", "undecided")
-    assert "no control was given (--control)" in result.reason
+    assert "no trained control was given (--control)" in result.reason
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
@@ -184,6 +184,8 @@ def test_deep_models_are_looked_into_at_evenly_spaced_layers() -> None:
     ("settings", "message"),
     [
         ({"repeats": 1}, "repeats: 1, expected at least 2"),
+        ({"rows": 7}, "rows: 7, expected at least 8"),
+        ({"patch_rows": 1}, "patch_rows: 1, expected at least 2"),
         ({"prune_sizes": [0]}, r"prune_sizes: \[0\]"),
         ({"reverse_lr": 0.0}, "reverse_lr: 0.0"),
     ],

@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.models.loading import load_model, random_twin, seed_of_its_own
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
+from ftmech_hf.models.untrained import never_trained
 from ftmech_hf.runs import FinishedRun
-from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, OTHER_SEED, Case, CaseConfig, never_trained
+from ftmech_hf.studies.diagnosis.case import BASE, FINETUNED, NULL, OTHER_SEED, Case, CaseConfig
 from ftmech_hf.studies.diagnosis.diagnosis import MeasuredResult
 from ftmech_hf.studies.diagnosis.evidence import Evidence
 from ftmech_hf.studies.diagnosis.in_memory import InMemory

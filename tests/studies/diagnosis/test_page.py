@@ -141,7 +141,7 @@ def test_the_headline_says_that_there_was_no_control(tmp_path: Path) -> None:
     assert re.search(r"<h1[^>]*>Hidden or learned anew</h1>", page)
     lead = text_of(page.split("</h1>")[1].split("</p>")[0])
     assert "only a control that never had it can say" in lead
-    assert "no control was given (--control)" in lead
+    assert "no trained control was given (--control)" in lead
     assert '<h1 class="fails">Gone</h1>' in page_of(tmp_path, LOST)
 
 

@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig, PolyConfig, PromptTuningConfig, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ftmech_hf.activations import model_blocks
 from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.diagnosis.in_memory import plain_model, weights_hash
@@ -90,6 +91,9 @@ def test_nothing_of_a_users_is_written_or_changed(
     models = {name: copy.deepcopy(model) for name, model in make_pair_models().items()}
     models["wrapped"].train()
     models["base"].requires_grad_(False)
+    path, frozen = next(iter(model_blocks(models["base"])))
+    models["base"].train()
+    frozen.eval()
     before = {name: (weights_hash(each), each.training, len(each._forward_pre_hooks)) for name, each in models.items()}
     rows = words(make_pairs(number=400), 2).to_list()
     rows[0]["answer"] = rows[0]["answer"].split()[0]  # rows of several lengths, so that they are filled
@@ -99,6 +103,8 @@ def test_nothing_of_a_users_is_written_or_changed(
     assert {
         name: (weights_hash(each), each.training, len(each._forward_pre_hooks)) for name, each in models.items()
     } == before
+    assert {part.training for name, part in models["base"].named_modules() if path not in name} == {True}
+    assert not frozen.training
     assert not any(p.requires_grad for p in models["base"].parameters())
     assert not list(tmp_path.iterdir())
     assert found.folder is None

@@ -19,10 +19,11 @@ from ftmech_hf.studies.organisms.kinds import TRUTH_OF
 
 CONFIG = Path(__file__).parents[3] / "recipes" / "configs" / "nano" / "organisms.yaml"
 
+ENDS = {"low": 0.1, "high": 0.9}
 SCORE = {
     "pairs": 40, "disagree": ["a pair", "another pair"],
-    "right": {"value": 0.8}, "undecided": {"value": 0.15}, "constant": ["hidden", 0.4],
-    "by_verdict": {"gone": {"pairs": 10, "right": 9}, "undecided": {"pairs": 6, "right": 0}},
+    "right": {"value": 0.8}, "undecided": {"value": 0.15, "low": 0.06, "high": 0.3}, "constant": ["hidden", 0.4],
+    "by_verdict": {"gone": {"pairs": 10, "right": 9, "low": 0.52, "high": 0.99}, "undecided": {"pairs": 6, "right": 0}},
     "rule": vars(VerdictRule()),
     "scope": {"cells": [["GPT", "count"], ["GPT", "index"], ["Llama", "count"]], "parameters": [1000, 2000],
               "rows": 512, "settings": {name: getattr(CaseConfig(), name) for name in DECIDES}},
@@ -41,17 +42,21 @@ def diagnosed(verdict: str = "gone", rule: dict[str, Any] | None = None, **facts
 
 def test_the_rate_is_that_of_the_verdicts_own_kind_with_its_interval() -> None:
     text = describe_score(diagnosed(), SCORE)
-    assert text.startswith("Verdicts of this kind were right in 9 of 10 organisms (90%; 95 % interval 60 to 99%). ")
+    assert text.startswith("Verdicts of this kind were right in 9 of 10 organisms (90%; 95 % interval 52 to 99%). ")
     assert "Of all 40 the verdict was right in 80%, wrong in 5% and undecided in 15%; " in text
     assert "always saying the most frequent truth would be right in 40%" in text
     assert "; 2 more do not count, since" in text
     assert "outside" not in text
-    assert describe_score(diagnosed("undecided"), SCORE).startswith("So were 6 of 40 organisms (15%; 95 % interval ")
+    assert describe_score(diagnosed("undecided"), SCORE).startswith(
+        "So were 6 of 40 organisms (15%; 95 % interval 6 to 30%)"
+    )
     assert describe_score(diagnosed("weakened"), SCORE).startswith("Verdicts of this kind were given to none of 40")
-    every = {"by_verdict": {"gone": {"pairs": 16, "right": 10}, "undecided": {"pairs": 9, "right": 0}}}
+    every: dict[str, Any] = {
+        "by_verdict": {"gone": {"pairs": 16, "right": 10, **ENDS}, "undecided": {"pairs": 9, "right": 0}}
+    }
     more = describe_score(diagnosed(), {**SCORE, "every": every})
-    assert "(90%; 95 % interval 60 to 99%), and in 10 of 16 counting those too whose two labels disagree (62%" in more
-    every["by_verdict"] |= {"weakened": {"pairs": 7, "right": 2}, "nothing to lose": {"pairs": 3, "right": 0}}
+    assert "(90%; 95 % interval 52 to 99%), and in 10 of 16 counting those too whose two labels disagree (62%" in more
+    every["by_verdict"] |= {"weakened": {"pairs": 7, "right": 2, **ENDS}, "nothing to lose": {"pairs": 3, "right": 0}}
     weakened, nothing = (describe_score(diagnosed(each), {**SCORE, "every": every}) for each in every["by_verdict"]
                          if each in ("weakened", "nothing to lose"))  # fmt: skip
     assert "so that their rate is not known; they were right in 2 of 7 counting those too whose two" in weakened
@@ -59,7 +64,7 @@ def test_the_rate_is_that_of_the_verdicts_own_kind_with_its_interval() -> None:
     assert describe_score(diagnosed("undecided"), {**SCORE, "every": every}) == describe_score(
         diagnosed("undecided"), SCORE
     )
-    whole = {**SCORE, "right": {"value": 0.85}, "undecided": {"value": 0.15}}
+    whole = {**SCORE, "right": {"value": 0.85}}
     assert "wrong in 0% and" in describe_score(diagnosed(), whole)
 
 

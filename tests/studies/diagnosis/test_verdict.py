@@ -123,7 +123,7 @@ BEHAVIOUR: dict[str, tuple[dict[str, Any], str, str]] = {
     "half of the lead at least, without a control": (
         {"finetuned": AT_BAR, **ALONE}, "weakened",
         "its accuracy fell from 100% to 70%: less than before, but still at least 50% of what it was above 25%; no "
-        "control was given (--control) to say what is right without the capability",
+        "trained control was given (--control) to say what is right without the capability",
     ),
     "perhaps half of the lead": (
         {"finetuned": BELOW}, "undecided",
@@ -182,8 +182,8 @@ LOSSES: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "nothing shows even beside random weights": (
         ALONE, "gone",
-        f"{FELL}, and nothing found more of it than there is in random weights, though no control was given "
-        "(--control)",
+        f"{FELL}, and nothing found more of it than there is in random weights, though no trained control was "
+        "given (--control)",
     ),
     "part of it shows": (
         COST, "weakened",
@@ -195,8 +195,8 @@ LOSSES: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "part of it shows, but without a control": (
         {**COST, **ALONE}, "undecided",
-        "its accuracy fell from 100% to 45%; part of it may be left, but no control was given (--control) to say what "
-        "is right without the capability",
+        "its accuracy fell from 100% to 45%; part of it may be left, but no trained control was given (--control) to "
+        "say what is right without the capability",
     ),
     "part of it shows, but no more than in the control": (
         {**COST, "null": Share(0.44, 0.4, 0.5)}, "gone",
@@ -223,7 +223,7 @@ LOSSES: dict[str, tuple[dict[str, Any], str, str]] = {
     "all signs, beside random weights": (
         {**PRUNED, **EARLY, **READ, **FAST, **ALONE}, "hidden or learned anew",
         f"{FELL}, but {HIDING['pruning']}, {HIDING['early half']}, {HIDING['reading']} and {HIDING['speed']}; no "
-        "control was given (--control), and beside random weights any training does so",
+        "trained control was given (--control), and beside random weights any training does so",
     ),
     "two signs without behaviour": (
         {**LATE, **READ}, "undecided",
@@ -236,8 +236,8 @@ LOSSES: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "one sign, without a control": (
         {**FAST, **ALONE}, "undecided",
-        f"{FELL}, and of the signs that it is still there only some show: {HIDING['speed']}; no control was given "
-        "(--control)",
+        f"{FELL}, and of the signs that it is still there only some show: {HIDING['speed']}; no trained control was "
+        "given (--control)",
     ),
     "other tokens": (
         {"same_tokens": False, **PRUNED, **FAST}, "undecided",
@@ -284,7 +284,7 @@ LOSSES: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "it came back, random weights in twice as many": (
         {"revival": Revivals((4, 6), 32), "revival_null": Revivals((12, 20), 30), **ALONE}, "undecided",
-        f"{FELL}, and it comes back in fewer steps than random weights need; no control was given (--control)",
+        f"{FELL}, and it comes back in fewer steps than random weights need; no trained control was given (--control)",
     ),
     "naming one answer will do for both": (
         {"revival": Revivals((0, 0), 32), "revival_null": Revivals((1, 1), 5)}, "gone",

@@ -12,6 +12,7 @@ import scipy.stats
 
 from ftmech_hf.models.presets import find_preset
 from ftmech_hf.runs import FinishedRun
+from ftmech_hf.statistics.intervals import share_interval, widened_by_clusters
 from ftmech_hf.studies.organisms.edits import (
     Planted,
     Shaken,
@@ -82,7 +83,7 @@ def test_an_edit_is_found_in_its_place_and_in_one_direction_alone() -> None:
     assert score["edit_restores"]["value"] == pytest.approx(0.74), "what nothing brings back counts, too"
     assert score["edit_by_rule"]["value"] == 0
     assert score["noise_rises"] is None
-    assert [claim.id for claim in edit_claims(score, [3])] == ["edit_found", "edit_by_rule"]
+    assert [claim.id for claim in edit_claims(score)] == ["edit_found", "edit_by_rule"]
 
 
 def test_edits_of_one_base_that_are_alike_are_no_many() -> None:
@@ -137,24 +138,24 @@ def test_the_other_edit_is_described_by_what_it_took_and_by_what_comes_back_with
 
 def test_of_a_study_that_is_not_whole_nothing_is_judged() -> None:
     edits = [looked_for("attn of block 0", ("attn of block 0", 1), by_chance=0.01 * n) for n in range(80)]
-    claims = edit_claims(score_edits(edits, [Shaken("hidden", True, True)] * 80), [3], whole=False)
+    claims = edit_claims(score_edits(edits, [Shaken(3, "hidden", True, True)] * 80), whole=False)
     assert {claim.verdict for claim in claims} == {None}
     assert claims[0].measured == 100
 
 
 def test_noise_is_judged_by_the_intervals_of_both_and_by_that_of_the_difference() -> None:
     found = {"accuracy": {"low": 0.3}, "plain": {"high": 0.25}, "gained": {"low": 0.02}}
-    assert read_noise("hidden", found) == Shaken("hidden", True, True)
-    assert read_noise("hidden", {**found, "plain": {"high": 0.3}}) == Shaken("hidden", False, True)
-    assert read_noise("gone", {**found, "gained": {"low": 0.0}}) == Shaken("gone", True, False)
+    assert read_noise(3, "hidden", found) == Shaken(3, "hidden", True, True)
+    assert read_noise(3, "hidden", {**found, "plain": {"high": 0.3}}) == Shaken(3, "hidden", False, True)
+    assert read_noise(3, "gone", {**found, "gained": {"low": 0.0}}) == Shaken(3, "gone", True, False)
     with pytest.raises(ValueError, match="noise: was measured by an earlier version; remove the runs named shaken"):
-        read_noise("hidden", {"accuracy": {"low": 0.3}, "rises": False})
+        read_noise(3, "hidden", {"accuracy": {"low": 0.3}, "rises": False})
 
 
 def test_noise_is_counted_by_what_is_true() -> None:
     shaken = [
-        *[Shaken("hidden", True, True)] * 2, Shaken("hidden", True, False), Shaken("hidden", False, False),
-        Shaken("gone", False, True), Shaken("weakened", True, True),
+        *[Shaken(3, "hidden", True, True)] * 2, Shaken(3, "hidden", True, False), Shaken(3, "hidden", False, False),
+        Shaken(3, "gone", False, True), Shaken(3, "weakened", True, True),
     ]  # fmt: skip
     score = score_edits([], shaken)
     assert score["noise"] == {
@@ -168,19 +169,32 @@ def test_noise_is_counted_by_what_is_true() -> None:
     assert score["edit_by_chance"] is None
 
 
+def test_an_interval_is_as_much_wider_as_pairs_of_a_seed_are_alike() -> None:
+    """Forty pairs of eight seeds: all of four of them, or half of each."""
+    alike = [Shaken(seed, "hidden", seed < 4, True) for seed in range(8) for _ in range(5)]
+    mixed = [Shaken(seed, "hidden", (seed + number) % 2 == 0, True) for seed in range(8) for number in range(5)]
+    wide, narrow = (score_edits([], each)["noise_rises"] for each in (alike, mixed))
+    assert wide["value"] == narrow["value"] == 0.5
+    assert wide["high"] - wide["low"] > 1.5 * (narrow["high"] - narrow["low"])
+    every = score_edits([], alike)["noise_gains"]
+    assert every["low"] == widened_by_clusters(share_interval(40, 40), [True] * 40, [each.seed for each in alike]).low
+    assert every["low"] < share_interval(40, 40).low - 0.02
+    assert score_edits([], alike)["seeds"] == {"edits": [], "noise": [*range(8)]}
+
+
 def by_id(score: dict[str, Any]) -> dict[str, Any]:
-    return {claim.id: claim for claim in edit_claims(score, [0, 1])}
+    return {claim.id: claim for claim in edit_claims(score)}
 
 
 def test_claims_are_in_per_cent_with_their_bars() -> None:
     edits = [looked_for("attn of block 0", ("attn of block 0", 1), by_chance=0.01 * n) for n in range(80)]
-    claims = by_id(score_edits(edits, [Shaken("hidden", True, True)] * 80 + [Shaken("gone", True, True)] * 20))
+    claims = by_id(score_edits(edits, [Shaken(3, "hidden", True, True)] * 80 + [Shaken(3, "gone", True, True)] * 20))
     assert {claims[name].verdict for name in ("noise_gains", "edit_by_rule")} == {"holds"}
     assert (claims["edit_found"].measured, claims["edit_found"].verdict) == (100.0, "holds")
     assert (claims["edit_by_chance"].measured, claims["edit_by_chance"].verdict) == (pytest.approx(39.5), "fails")
     assert (claims["noise_rises"].measured, claims["noise_rises"].verdict) == (100.0, "holds")
     assert (claims["noise_alarms"].measured, claims["noise_alarms"].verdict) == (100.0, "fails")
-    assert claims["noise_alarms"].seeds == [0, 1]
+    assert claims["noise_alarms"].seeds == [3]
 
 
 def test_a_table_counts_what_nothing_brings_back_as_nothing() -> None:
@@ -188,7 +202,7 @@ def test_a_table_counts_what_nothing_brings_back_as_nothing() -> None:
         looked_for("attn of block 0", ("attn of block 0", 1)), looked_for("mlp of block 1", None),
         looked_for("mlp of block 2", None, tried=False),
     ]  # fmt: skip
-    planted, places, noise = edits_tables(score_edits(edits, [Shaken("hidden", True, False)]))
+    planted, places, noise = edits_tables(score_edits(edits, [Shaken(3, "hidden", True, False)]))
     assert planted.splitlines()[-1] == (
         "| count, nano | 1 of 2 (1 more took too little) | 50% | 50% | 0% | 0% | 98% | 12% | 0, 0, 0, 0 |"
     )
@@ -197,7 +211,7 @@ def test_a_table_counts_what_nothing_brings_back_as_nothing() -> None:
         "| mlp of block 2 | 0 of 0 (1 more took too little) | 0, 0, 0, 0 |",
     ]  # fmt: skip
     assert noise.splitlines()[-1] == "| hidden | 1 of 1 | 0 of 1 |"
-    (alone,) = edits_tables(score_edits([], [Shaken("gone", False, False)]))
+    (alone,) = edits_tables(score_edits([], [Shaken(3, "gone", False, False)]))
     assert alone.splitlines()[-1] == "| gone | 0 of 1 | 0 of 1 |"
     lost, _, _ = edits_tables(score_edits(edits[1:2], []))
     assert lost.splitlines()[-1] == "| count, nano | 0 of 1 | — | 0% | — | 0% | 98% | 12% | 0, 0, 0, 0 |"

@@ -122,7 +122,7 @@ def test_edits_and_noise_of_development_pairs_are_no_part_of_what_is_said_of_tes
     monkeypatch.setattr("ftmech_hf.studies.organisms.results.read_sought", lambda planted, find: planted)
     planted, shaken = gather_edits(cast(OrganismsPlan, plan), table)
     assert [each.world.split for each in cast(Any, planted)] == ["test"]
-    assert shaken == [Shaken("hidden", True, True)]
+    assert shaken == [Shaken(0, "hidden", True, True)]
 
 
 def test_only_a_whole_study_is_stored_with_what_it_was_of(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -43,6 +43,10 @@ class LensMethodResult(MethodResult):
               for name, value in self.majority.items()),
         ]  # fmt: skip
 
+    def summary(self) -> dict[str, Any]:
+        """Whether another answer than the right one is looked for."""
+        return {"other_answer": "other answer" in self.majority}
+
 
 def measure_lens(case: Case) -> LensMethodResult:
     """Read every model's stream with its own last norm and unembedding."""
@@ -78,10 +82,10 @@ def draw_lens(ax: Axes, rows: pd.DataFrame, reference: str) -> None:
 
 def explain_lens(summary: Summary) -> str:
     """What is read, and beside what."""
-    two_kinds = summary["facts"]["other"] is not None
+    other = "The other answer is that which fine-tuning may have taught instead. "
     return (
         "The stream after each block is turned into an answer at once. "
-        + ("The other answer is that to the question which fine-tuning taught. " if two_kinds else "")
+        + (other if summary["evidence"].get("other_answer") else "")
         + "Dotted: what naming one answer would give."
         + read_of_answers(summary)
     )

@@ -179,7 +179,10 @@ class TracedModel:
             for ``attn_pattern`` (B, H, T) or (B, H, P, T).
 
         Raises:
-            ValueError: an unknown site, layer or position, or a mask where the model cannot be padded.
+            ValueError: an unknown site, layer or position, no rows, or a mask where the model cannot be padded.
+
+        While :meth:`intervene` is open, what a part gives (``resid_post``, ``attn_out``, ``router``, ``expert_act``) is
+        read as it was before the write, and what a part is given as it is after it.
         """
         parts: dict[tuple[str, int], list[Tensor]] = {}
         for key, value in self._stream(token_ids, sites, layers, positions, attention_mask, batch_size):
@@ -256,6 +259,8 @@ class TracedModel:
         """What is read, batch by batch; what is wrong with the arguments is said at once."""
         if batch_size < 1:
             raise ValueError(f"batch_size: {batch_size}, expected at least 1")
+        if not len(token_ids):
+            raise ValueError("token_ids: of no rows, expected at least one")
         chosen = self._chosen(layers)
         self._check_sites(sites, chosen)
         if attention_mask is not None and self.refuses_padding:

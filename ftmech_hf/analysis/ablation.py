@@ -62,7 +62,7 @@ def importance_agreement(
     sizes, expected = ({name: len(values) for name, values in each.items()} for each in (estimate, exact))
     if sizes != expected:
         raise ValueError(f"importance: of {sizes} in one, of {expected} in the other; expected the same")
-    one, other = (torch.cat(list(each.values())).double().numpy() for each in (estimate, exact))
+    one, other = (torch.cat([each[name] for name in estimate]).double().numpy() for each in (estimate, exact))
     top = min(top, len(one))
     best, best_exact = (set(np.argsort(-each, kind="stable")[:top].tolist()) for each in (one, other))
     rng = np.random.default_rng(seed)

@@ -77,7 +77,7 @@ def compare_activations(
 
     Args:
         base, model: of one architecture.
-        token_ids: rows of at least so many tokens, (N, T).
+        token_ids: rows of at least so many tokens, and one more where all begin with the same one, (N, T).
         positions: tokens at the beginning of each row that are looked at; where every row begins with the same token,
             that one is passed over, since nothing could differ between rows there.
         layers: behind which blocks; all if None.

@@ -135,6 +135,8 @@ def _search(
 def _exchanged_logits(model: PreTrainedModel, exchanges: Exchanges, where: Position, directions: Tensor) -> Tensor:
     """Logits (B, V) of the answer with the directions' part of the other row's activation, float32."""
     place, prompt = where[:2], exchanges.token_ids[:, :-2]
+    if not -prompt.shape[1] <= where.position < prompt.shape[1]:
+        raise ValueError(f"position: {where.position}, but prompts have {prompt.shape[1]} tokens")
     at = where.position % prompt.shape[1]
     theirs = record_activations(model, exchanges.other_ids[:, :-2], [place])[place][:, at]
 

@@ -56,12 +56,12 @@ def attention_to_groups(
         groups: name -> token ids, or a bool mask (B, T) of its members; what is in none of them is counted as
             ``other``.
     """
-    masses = []
+    members = []
     for tokens in groups.values():
         given = torch.as_tensor(tokens)
-        members = given if given.dtype == torch.bool else torch.isin(token_ids, given)
-        masses.append((patterns * members[None, :, None, :]).sum(-1).mean(1))
-    mass = torch.stack([*masses, 1 - torch.stack(masses).sum(0)], dim=-1)
+        members.append(given if given.dtype == torch.bool else torch.isin(token_ids, given))
+    members.append(~torch.stack(members).any(0))  # groups may have tokens in common
+    mass = torch.stack([(patterns * each[None, :, None, :]).sum(-1).mean(1) for each in members], dim=-1)
     return AttentionResult(patterns[:, 0].numpy(), mass.numpy(), (*groups, "other"))
 
 

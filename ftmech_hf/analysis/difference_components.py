@@ -96,8 +96,8 @@ def find_components(
     if token_ids.shape[1] < 2:
         raise ValueError(f"token_ids: rows of {token_ids.shape[1]} tokens, expected at least 2")
     most = max(LEAST_PLACES, MOST_NUMBERS // base.model.config.get_text_config().hidden_size)
-    step = max(1, -(-token_ids[:, 1:].numel() // most))
-    chosen = torch.arange(0, len(token_ids), step)
+    number_of_rows = min(len(token_ids), -(-most // (token_ids.shape[1] - 1)))
+    chosen = torch.arange(number_of_rows) * len(token_ids) // number_of_rows
     positions = list(range(1, token_ids.shape[1]))
     counted = mask[chosen, 1:]
     rows, places = counted.nonzero().T

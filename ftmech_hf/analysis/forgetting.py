@@ -57,6 +57,7 @@ def measure_forgetting(metrics: Iterable[Mapping[str, Any]]) -> ForgettingResult
         {key.removeprefix("accuracy/"): float(value) for key, value in line.items() if key.startswith("accuracy/")}
         for line in metrics
     ]
+    lines = [line for line in lines if line]
     if not lines:
-        raise ValueError("metrics: holds no evaluation")
+        raise ValueError("metrics: holds no evaluation of accuracy")
     return ForgettingResult(lines[0], lines[-1])

@@ -3,7 +3,7 @@
 After Shuttleworth et al. (arXiv 2410.21228): the left singular vector y_j of a fine-tuned matrix is an intruder if
 max_i |cos(y_j, x_i)| over all left singular vectors x_i of the base's matrix is below a bar. They come with what a
 fine-tuning forgets, and scaling them down brings some of it back. A vector by chance in D dimensions has a largest
-cosine of about sqrt(2 ln D / D): 0.47 in 32, 0.22 in 256. So in small matrices directions by chance pass for known
+cosine of about sqrt(2 ln D / D): 0.47 in 32, 0.21 in 256. So in small matrices directions by chance pass for known
 ones, and a count says something beside that of a change turned at random alone.
 """
 

@@ -214,7 +214,7 @@ def _probe_of(fitted: LinearFit, scaling: Scaling, classes: Tensor) -> LinearPro
 def _choose(
     score: ProbeScore, probe: LinearProbe, rows: tuple[Mapping[str, Tensor], Mapping[str, Labels]]
 ) -> ProbeScore:
-    right = probe.predict(rows[0][score.site]) == torch.as_tensor(rows[1][score.label])
+    right = probe.predict(rows[0][score.site].cpu()) == torch.as_tensor(rows[1][score.label])
     return dataclasses.replace(score, chosen=float(right.double().mean()))
 
 

@@ -63,7 +63,7 @@ def unlearning_depth(
         seed: of the samples of rows that the 95 % interval is of.
 
     Raises:
-        ValueError: layers or rows do not agree.
+        ValueError: layers or rows do not agree, or there are no rows.
 
     Deviation: falls are means over rows before they are divided, since a ratio of one row's falls has no bounds.
     """
@@ -77,14 +77,18 @@ def unlearning_depth(
             raise ValueError(f"{name}: of shape {values.shape}, expected (layers, rows): {(len(model), len(alone))}")
         falls.append(alone - values)
     number = len(alone)
+    if not number:
+        raise ValueError("base: of no rows, expected at least 1")
     times_drawn = np.random.default_rng(seed).multinomial(number, [1 / number] * number, DRAWS)
     drawn = _depth(*(each @ times_drawn.T / number for each in falls))
     drawn = drawn[~np.isnan(drawn)]
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail]) if len(drawn) else (math.nan, math.nan)
     means = [each.mean(-1) for each in falls]
+    depth = float(_depth(*means))
+    known = len(drawn) and not math.isnan(depth)
+    low, high = np.quantile(drawn, [tail, 1 - tail]) if known else (math.nan, math.nan)
     return UnlearningDepthResult(
-        Share(float(_depth(*means)), float(low), float(high)),
+        Share(depth, float(low), float(high)),
         *({layer: float(fall) for layer, fall in zip(control, each, strict=True)} for each in means),
     )
 

@@ -220,6 +220,8 @@ def parse_config(
     _check_file(from_file, config_types, chosen.config)
     file_scale = from_file.pop("scale", None)
     scale = chosen.scale or file_scale or "nano"
+    if not isinstance(scale, str):
+        raise ConfigError(f"scale: {scale!r} in {chosen.config}, expected one of {', '.join(SCALES)}")
     if scale not in SCALES:
         raise ConfigError(
             f"scale: unknown {scale!r}, expected one of {', '.join(SCALES)}{_did_you_mean(scale, [*SCALES])}"

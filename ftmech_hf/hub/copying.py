@@ -8,13 +8,14 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ftmech_hf.runs import MANIFEST, is_temporary
+from ftmech_hf.runs.results import named_results
 
 INHERITANCE = "inheritance"
 """What a model keeps for a later task: rows that it was trained on may be among it, and so it stays here."""
 
 
 def copy_run(run: Path, working: Path, leave_out: Collection[str] = (), *, part: str = "") -> None:
-    """Copy what a run's manifest names; of a folder that has none, such as results, all but hidden files.
+    """Copy what a run's manifest names, or the list of results; of a folder that has neither all but hidden files.
 
     Args:
         run: its folder.
@@ -26,7 +27,7 @@ def copy_run(run: Path, working: Path, leave_out: Collection[str] = (), *, part:
         ValueError: a file that no manifest names is a link to something outside.
     """
     manifest, inside = run / MANIFEST, run / part
-    named = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else None
+    named = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else named_results(run)
     for path in sorted(inside.rglob("*")):
         name = path.relative_to(inside)
         if not path.is_file() or name.parts[0] in leave_out or name.name == MANIFEST:

@@ -18,7 +18,11 @@ PAGE = "report.html"
 
 
 def diagnoses_of(
-    model: str, analyses: Sequence[FinishedRun], working: Path, repositories: Mapping[str, str]
+    model: str,
+    analyses: Sequence[FinishedRun],
+    working: Path,
+    repositories: Mapping[str, str],
+    base: str | None = None,
 ) -> list[Diagnosis]:
     """The diagnoses that a model was the base or the fine-tuned model of; copies their pages into ``working``.
 
@@ -28,6 +32,7 @@ def diagnoses_of(
         working: what is to be published.
         repositories: of this model (``own``), of its base (``base``), and of diagnoses (by their folders), as far as
             they are known.
+        base: hash of what the model was trained from, whose repository ``base`` is.
     """
     found = []
     for analysis in analyses:
@@ -37,7 +42,9 @@ def diagnoses_of(
         if role is None:  # no diagnosis, or of it a control or a model that helped
             continue
         where = repositories.get(str(analysis.path))
-        models = {name: repositories[name] for name in ("base",) if role == "finetuned" and name in repositories}
+        # what the model was trained from is the diagnosis' base only where both are one model
+        is_base = role == "finetuned" and analysis.inputs.get("base") == base
+        models = {"base": repositories["base"]} if is_base and "base" in repositories else {}
         names = published_names(analysis, where or f"run-{analysis.hash}", {**models, role: repositories["own"]})
         redaction = Redaction(names)
         page = None

@@ -198,6 +198,10 @@ def plan_push(
     if not hub.push_to_hub or train.max_steps is not None or os.environ.get("RANK", "0") != "0":
         return None
     start = getattr(config, "model", None)
+    if hub.hub_base_model is not None and start is None:
+        raise ValueError(f"hub_base_model: {hub.hub_base_model}, but a model that is pretrained starts from none")
+    if adapter and adapter.adapter != "none" and (Path(str(start)) / ADAPTER).is_file():
+        refuse_stacked(str(start))
     if adapter and adapter.adapter != "none" and hub.hub_base_model is None and hub_name(start) is None:
         raise ValueError(
             f"hub_base_model: not given, and an adapter belongs to a model on the Hub; publish {start} first, and name "

@@ -35,6 +35,7 @@ from ftmech_hf.runs import (
     making,
     write_text,
 )
+from ftmech_hf.runs.results import recover_results
 from ftmech_hf.tasks import TASKS, example_row
 
 
@@ -81,6 +82,7 @@ def open_run(folder: Path) -> FinishedRun:
     Raises:
         ValueError: it is no finished run, its files are damaged, or nothing is known of its kind.
     """
+    recover_results(folder)
     run = FinishedRun(folder)
     if not run.has("env.json"):
         raise ValueError(f"run: {folder} is no finished run (no env.json); expected the folder that a recipe left")
@@ -190,7 +192,7 @@ def _save_model(
         base_revision=revision,
         datasets=origin.datasets,
         statements=state_findings(run, analyses),
-        diagnoses=diagnoses_of(run.hash, analyses, working, repositories),
+        diagnoses=diagnoses_of(run.hash, analyses, working, repositories, run.inputs.get("model")),
         claims=origin.claims,
         differences=origin.differences,
         pictures=draw_findings(run, analyses, working),

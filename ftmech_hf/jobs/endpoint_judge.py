@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -98,9 +99,10 @@ def endpoint_judge(url: str, model: str) -> Judge:
     def judge(question: str, right: Sequence[str], answer: str) -> bool:
         text = PROMPT.format(question=question, right=" or: ".join(right), answer=answer)
         said = _ask(url, model, text).strip().lower()
-        if not said.startswith(("yes", "no")):
+        verdict = re.match(r"\W*(yes|no)\b", said)
+        if verdict is None:
             raise ValueError(f"judge_url: {url} said {said[:40]!r}, expected yes or no")
-        return said.startswith("yes")
+        return verdict[1] == "yes"
 
     return judge
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ftmech_hf.analysis.divergence import divergence_from_truth
-from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job, parse_models, with_random_twin
+from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, first_of, job, parse_models, with_random_twin
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.models.loading import RANDOM_INIT
 from ftmech_hf.runs import FinishedRun, RunDir
@@ -31,6 +31,10 @@ class TruthConfig(ModelJobConfig):
         super().__post_init__()
         check_positive(self, "rows")
         parse_models(self.models)
+
+    def inputs(self) -> dict[str, str]:
+        """Which model the random twin is like, where that is not the usual one."""
+        return first_of(self.models)
 
 
 ROW_PARTS = {

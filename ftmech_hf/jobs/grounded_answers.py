@@ -202,7 +202,8 @@ def _ask_models(
             rows += [
                 {"model": name, "context": context, "id": asked[n].id, "alike": alike[n], "answer": answer,
                  "shown": len(read[n]), "documents": len(shown[context][n]),
-                 "all_gold": {*collection.gold_numbers(asked[n])} <= {*read[n]}, **score_answer(answer, asked[n])}
+                 "has_gold": bool(gold := {*collection.gold_numbers(asked[n])}), "all_gold": gold <= {*read[n]},
+                 **score_answer(answer, asked[n])}
                 for n, answer in zip(here, answers, strict=True)
             ]  # fmt: skip
             if cut := sum(len(read[n]) < len(shown[context][n]) for n in here):

@@ -16,7 +16,8 @@ def compare_answers(table: pd.DataFrame) -> dict[str, Any]:
     """Of each context the means of both models, and the fine-tuned less the base on the same questions, with intervals.
 
     Questions about one document are alike, and intervals are as much wider (:func:`times_as_wide`). Retrieved
-    questions are compared once more apart: those of which both models were shown all gold documents, and the others.
+    questions whose gold documents are known are compared once more apart: those of which both models were shown all of
+    them, and the others.
     Of ``oracle`` the others are left out.
     """
     found: dict[str, Any] = {}
@@ -25,9 +26,9 @@ def compare_answers(table: pd.DataFrame) -> dict[str, Any]:
     if "oracle" in parts:
         parts["oracle"] = parts["oracle"][read["oracle"]]
     if "retrieved" in parts:
-        retrieved = parts["retrieved"]
-        parts |= {"retrieved, all gold": retrieved[read["retrieved"]]}
-        parts |= {"retrieved, gold missing": retrieved[~read["retrieved"]]}
+        retrieved = parts["retrieved"][parts["retrieved"]["has_gold"]]
+        found_all = read["retrieved"][retrieved.index]
+        parts |= {"retrieved, all gold": retrieved[found_all], "retrieved, gold missing": retrieved[~found_all]}
     for name, rows in ((name, rows) for name, rows in parts.items() if len(rows)):
         scores = [each for each in SCORES if each in rows and rows[each].notna().any()]
         means = rows.groupby("model")[scores].mean()

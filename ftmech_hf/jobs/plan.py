@@ -78,10 +78,10 @@ class Plan:
             the run's name, which is an earlier one's if that computes the same.
         """
         snapshot = getattr(place, "snapshot", None)
-        suffix = "" if snapshot is None else f"-step-{snapshot}"
+        if (anchor := getattr(place, "anchor_model", None)) is not None:  # a setting that names a model is an input
+            inputs = {"anchor_model": anchor, **inputs}
         hashes = {
-            label: self._hashes[run] + suffix if run in self._hashes else model_hash(run)
-            for label, run in inputs.items()
+            label: self._identity_of(run, snapshot if label == "model" else None) for label, run in inputs.items()
         }
         if hasattr(place, "models"):  # what their order says is asked of the place itself
             place = dataclasses.replace(place, models=[f"{label}={run}" for label, run in inputs.items()])
@@ -101,7 +101,7 @@ class Plan:
             place = dataclasses.replace(place, **models)
         needs = tuple(run for run in inputs.values() if run in self.folders)
         self._inputs[name] = hashes | {
-            label: self.folders[run] if snapshot is None else snapshot_folder(self.folders[run], snapshot)
+            label: snapshot_folder(self.folders[run], snapshot) if snapshot and label == "model" else self.folders[run]
             for label, run in inputs.items()
             if run in self.folders
         }
@@ -112,6 +112,19 @@ class Plan:
         self._kinds[name] = kind
         self._cells[name] = Cell(name, function, {"config": place, **settings}, cost, needs)
         return name
+
+    def _identity_of(self, run: str, snapshot: int | None) -> str:
+        """What identifies a model as an input, or what it was after so many steps: of a run of this plan its hash."""
+        if run in self._hashes:
+            return self._hashes[run] if snapshot is None else f"{self._hashes[run]}-step-{snapshot}"
+        return model_hash(run if snapshot is None else str(snapshot_folder(Path(run), snapshot)))
+
+    def made_by(self, cell: Cell) -> list[str]:
+        """The runs that a cell makes: its own, or all of those that it trains together."""
+        if cell.name in self._cells:
+            return [cell.name]
+        places = {str(each.config.output_dir) for each in cell.kwargs["runs"]}
+        return [name for name, folder in self.folders.items() if str(folder) in places]
 
     def called_with(self, name: str) -> Mapping[str, Any]:
         """The settings of a run: ``config``, and its others by the names of their parameters."""

@@ -19,7 +19,7 @@ from ftmech_hf.analysis.probing import ProbingResult, fit_probes
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.asking import Asked, ask, asking_job, check_procedural, describe_dataset, find_capability
 from ftmech_hf.jobs.behavior import Behavior, from_task
-from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, parse_models, with_random_twin
+from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, first_of, parse_models, with_random_twin
 from ftmech_hf.jobs.publication import Picture, Publication, as_percent, asked_name
 from ftmech_hf.jobs.saved_probes import save_probes
 from ftmech_hf.models.identity import base_for, model_hash
@@ -71,6 +71,10 @@ class ProbeConfig(ModelJobConfig):
         if not self.positions or len(set(self.positions)) != len(self.positions):
             raise ValueError(f"positions: {self.positions}, expected at least one, none twice")
         parse_models(self.models)
+
+    def inputs(self) -> dict[str, str]:
+        """Which model the random twin is like, where that is not the usual one."""
+        return first_of(self.models)
 
 
 def probe(config: ProbeConfig, asked: Asked, *, progress: Progress | None = None) -> RunDir:
@@ -224,8 +228,9 @@ def _state(run: FinishedRun, label: str) -> list[str]:
         else ""
     )
     return [
-        f"A linear probe reads `{asked_name(run)}` from its stream in {as_percent(mine['accuracy'])} of the "
-        f"prompts{beside}; {as_percent(mine['shuffled'])} with shuffled labels, and {as_percent(mine['majority'])} by "
+        f"A linear probe reads `{mine.get('label', asked_name(run))}` from its stream in "
+        f"{as_percent(mine['accuracy'])} of the prompts{beside}; "
+        f"{as_percent(mine['shuffled'])} with shuffled labels, and {as_percent(mine['majority'])} by "
         "always naming the most frequent answer."
     ]
 

@@ -112,6 +112,10 @@ def judging(
     if not has_whole_words(tokenizer):
         score = WritesWords(tokenizer)
         found |= {"right_if": "what the model writes begins with it, and with no longer word"}
+    if test.choices is not None and how.judged_by == "exact":
+        raise ValueError("judged_by: exact, but the data set has choices, of which the most likely one is taken")
+    if test.choices is None and not per_token:
+        raise ValueError(f"choice_score: {how.choice_score}, but the data set has no choices")
     if test.choices is not None:
         words = f"of the choices it is the most likely one by {'mean' if per_token else 'summed'} log-probability"
         score = functools.partial(chooses_answer, per_token=per_token)

@@ -22,7 +22,7 @@ from ftmech_hf.jobs.stacked_run import StackedRun, check_together
 from ftmech_hf.jobs.trained_model import note_floors, save_finished, save_snapshot
 from ftmech_hf.jobs.workers import spare_cores
 from ftmech_hf.models.tokenization import task_tokenizer
-from ftmech_hf.runs import CHECKPOINTS, RunDir, cpu_seconds, damaged_files, noted
+from ftmech_hf.runs import CHECKPOINTS, RunDir, cpu_seconds, damaged_files, noted, read_metrics
 from ftmech_hf.statistics.crossing import count_right
 from ftmech_hf.tasks import RowStream
 from ftmech_hf.training.checkpoint import find_checkpoints, load_checkpoint, remove_later, save_checkpoint
@@ -228,9 +228,11 @@ class _Together:
         for number, (run, folder) in enumerate(self.runs):
             model, _ = self.stack.one(number)
             diverged = not all(bool(torch.isfinite(p).all()) for p in model.parameters())
-            if losses is not None:  # alone it would have been refused
+            # of a process that was killed before it could save, the loss stands in the last line of the log
+            loss = read_metrics(folder.working)[-1].get("loss") if losses is None else losses[number]
+            if loss is not None:  # alone it would have been refused
                 limit = loss_limit(len(run.task.vocabulary), noted(folder.working, "first_loss"))
-                diverged |= not losses[number] <= limit
+                diverged |= not loss <= limit
             folder.note(trained_together=len(self.runs), diverged=diverged)
             note_floors(folder, {name: streams[number] for name, streams in self.tests.items()})
             save_finished(folder, model, run.task, run.train, share)

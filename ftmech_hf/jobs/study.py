@@ -110,6 +110,10 @@ class StudyPlan(Plan):
         """The folder of the results."""
         return Path(self.config.output_dir)
 
+    def page_of(self, run: FinishedRun) -> str | None:
+        """Where a run's page lies as seen from the results'; None where it has none, as in kept measurements."""
+        return os.path.relpath(run.path / "report.html", self.output) if run.has("report.html") else None
+
     def cells(self) -> list[Cell]:
         """The runs still to make, as they are handed to workers."""
         return self.unfinished()
@@ -270,8 +274,9 @@ def _make_runs(name: str, plan: StudyPlan) -> str:
     backend = getattr(plan.config, "backend", "local")
     outcome = run_cells(cells, workers=plan.config.workers, backend=backend, description=name)
     print_failures(outcome.failed)
-    plan.failed = {cell: describe_error(error) for cell, error in outcome.failed.items()}
-    plan.not_made = {*outcome.failed, *(cell for cell in outcome.not_begun if plan.must_run(cell))}
+    runs = {cell.name: plan.made_by(cell) for cell in cells}
+    plan.failed = {run: describe_error(error) for cell, error in outcome.failed.items() for run in runs[cell]}
+    plan.not_made = {*plan.failed, *(run for cell in outcome.not_begun for run in runs[cell] if plan.must_run(run))}
     return outcome.describe()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -54,11 +55,12 @@ def value_of(ax: Axes, value: float) -> str:
 
 
 def place_of(ax: Axes, place: float, *, upright: bool = False) -> str:
-    """A place along the axis, or along the upright one, by its name if it has one."""
+    """A place along the axis, or along the upright one, by its name if it has one; of bars side by side by theirs."""
     axis = ax.yaxis if upright else ax.xaxis
     labels = [text.get_text() for text in axis.get_ticklabels()]
     named = dict(zip(axis.get_ticklocs(), labels, strict=False)) if _has_names(labels) else {}
-    return named.get(place, f"{place:g}")
+    nearest = min(named, key=lambda tick: abs(tick - place), default=math.inf)
+    return named[nearest] if abs(nearest - place) < 0.5 else f"{place:g}"
 
 
 def _has_names(labels: list[str]) -> bool:

@@ -122,7 +122,7 @@ def compare_with_paper(summary: pd.DataFrame, config: CompareConfig) -> pd.DataF
     """Every cell of the paper's tables that a sweep has, beside our mean and interval over seeds.
 
     Args:
-        summary: of a sweep, see :func:`ftmech_hf.studies.sweep.page.summarise`; accuracies as shares.
+        summary: of a sweep, see :func:`ftmech_hf.studies.sweep.results.summarise`; accuracies as shares.
         config: the names of its axes.
 
     Returns:

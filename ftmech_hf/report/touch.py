@@ -137,6 +137,8 @@ def _intervals(ax: Axes) -> list[_Interval]:
                 drawn = container.lines[0]
                 middles = [None] * len(segments) if drawn is None else [y for _, y in _points_of(drawn)]
                 for segment, middle in zip(segments, middles, strict=True):
+                    if len(segment) < 2:  # an end that is open is not drawn
+                        continue
                     (x, low), (end, high) = np.asarray(segment, float)[[0, -1]]
                     if x == end and np.isfinite([low, high]).all():
                         found.append(_Interval(round(float(x), 6), middle, float(low), float(high), _rgb(color)))

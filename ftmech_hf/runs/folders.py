@@ -68,7 +68,11 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     known = {"sha256", "bytes"}
-    if isinstance(sums, dict) and all(isinstance(each, dict) and each.keys() >= known for each in sums.values()):
+    if (
+        isinstance(sums, dict)
+        and sums
+        and all(isinstance(each, dict) and each.keys() >= known for each in sums.values())
+    ):
         return sums
     return None
 
@@ -113,16 +117,22 @@ def making(path: Path, setting: str) -> Iterator[Path]:
         ValueError: another process is making it, or a run that is not finished is there; names ``setting``.
     """
     lock, working = FolderLock(path), working_folder(path)
+    mark = hidden_name(working, "tmp")  # says that the folder is ours, and goes with it
     if (working / "env.json").is_file():
         raise ValueError(f"{setting}: {working} is a run that was interrupted; finish it, or choose another folder")
     if not lock.acquire():
         raise ValueError(f"{setting}: another process is writing {path}; wait for it, or choose another folder")
     try:
+        if not mark.exists() and working.exists() and any(working.iterdir()):
+            raise ValueError(f"{setting}: {working} is there, and no folder of ours; move it away, or choose another")
+        mark.touch()
         shutil.rmtree(working, ignore_errors=True)  # of a killed one
         working.mkdir()
         yield working
     finally:
-        shutil.rmtree(working, ignore_errors=True)
+        if mark.exists():
+            shutil.rmtree(working, ignore_errors=True)
+            mark.unlink()
         lock.release()
 
 
@@ -179,8 +189,9 @@ def recover(path: Path) -> None:
     _empty_place(path)
     working, replaced = working_folder(path), hidden_name(path, "replaced")
     if (working / MANIFEST).is_file():
-        if damaged_files(working):  # by more than a kill: what was said to be on the disk is not
-            (working / MANIFEST).unlink()
+        if damaged_files(working):  # by more than a kill: what was said to be on the disk is not; or it is none of ours
+            if (working / "env.json").is_file():
+                (working / MANIFEST).unlink()
         elif not path.exists() or _is_committed(path):
             appear(path)
     if replaced.exists():

@@ -81,9 +81,13 @@ def check_inputs_named(settings: Mapping[str, Any], inputs: Mapping[str, str]) -
 
 
 def hash_files(names: list[str]) -> dict[str, str]:
-    """Label -> sha256 of files that are inputs: how each is called, with its number where two are called the same."""
+    """Label -> sha256 of files that are inputs: how each is called, with its number where two are called the same.
+
+    Their order is one of them where it is not that of their names: hashes of inputs have none.
+    """
     labels = [Path(name).name for name in names]
-    return {
+    found = {
         f"{number}/{label}" if label in labels[:number] else label: file_sha256(Path(name))
         for number, (label, name) in enumerate(zip(labels, names, strict=True))
     }
+    return found if labels == sorted(labels) else {**found, "order of files": "/".join(labels)}

@@ -54,6 +54,23 @@ def replacing_results(folder: Path) -> Iterator[Path]:
         lock.release()
 
 
+def recover_results(folder: Path) -> None:
+    """Give the rest of the files their names where whoever wrote them was killed meanwhile."""
+    place = folder / "results"
+    if (whole := hidden_name(place, "whole.tmp")).is_dir():
+        lock = FolderLock(place)
+        if lock.acquire():  # else somebody is writing new ones
+            try:
+                _give_names(whole, folder)
+            finally:
+                lock.release()
+
+
+def named_results(folder: Path) -> list[str] | None:
+    """The files that are a study's results; None of a folder of other kinds, or of an earlier version."""
+    return _names(folder) if (folder / _NAMES).is_file() else None
+
+
 def _give_names(whole: Path, folder: Path) -> None:
     """Move what is whole to where it belongs."""
     if (whole / _NAMES).is_file():  # it is the last to be moved

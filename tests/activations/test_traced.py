@@ -449,6 +449,8 @@ def test_a_mistake_leaves_nothing_in_the_way_of_the_right_call(tmp_path: Path, r
         with pytest.raises(ValueError, match=f"^{message}"):
             opened.collect(rows, **given)
         assert not list(tmp_path.iterdir()), kept
+    with pytest.raises(ValueError, match="token_ids: of no rows"):
+        opened.collect(rows[:0], ["resid_post"])
 
     def stop_half_way() -> None:
         with StoreWriter(tmp_path / "half", 4, {"sites": [], "layers": []}) as writer:

@@ -28,6 +28,8 @@ def test_the_ends_and_what_does_not_vary() -> None:
     exact = {"x": torch.arange(9.0), "y": torch.zeros(1)}
     assert importance_agreement(exact, exact).rank_correlation == pytest.approx(1)
     assert importance_agreement(exact, exact).top_overlap == 1
+    other_order = importance_agreement(dict(reversed(exact.items())), exact)
+    assert (other_order.rank_correlation, other_order.top_overlap) == (pytest.approx(1), 1)
     turned = importance_agreement({name: -values for name, values in exact.items()}, exact, top=4)
     assert turned.rank_correlation == pytest.approx(-1)
     assert turned.top_overlap == 0

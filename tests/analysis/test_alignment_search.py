@@ -107,6 +107,9 @@ def test_faults_are_named(any_model: PreTrainedModel) -> None:
         random_directions(5, 6, 0)
     with pytest.raises(ValueError, match="exchanges: no rows"):
         search_alignment(any_model, Exchanges(rows[:0], rows[:0], rows[:0, 0]), Position("resid_post", 0, -1), rank=1)
+    for position in (7, -8):
+        with pytest.raises(ValueError, match=f"position: {position}, but prompts have 7 tokens"):
+            search_alignment(any_model, Exchanges(rows, rows, rows[:, 0]), Position("resid_post", 0, position), rank=1)
     result = AlignmentResult(torch.eye(3)[:, :2], [2.0, 1.5])
     assert result.summary() == {"rank": 2, "loss": 1.5}
     assert result.rows() == [{"step": 0, "loss": 2.0}, {"step": 1, "loss": 1.5}]

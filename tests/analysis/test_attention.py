@@ -21,6 +21,12 @@ def test_mass_is_summed_by_hand() -> None:
     assert sum(result.summary().values()) == pytest.approx(1)
 
 
+def test_what_is_in_two_groups_is_counted_in_both_and_not_taken_from_the_rest() -> None:
+    patterns = torch.full((1, 1, 1, 4), 0.25)
+    result = attention_to_groups(patterns, torch.tensor([[5, 6, 7, 9]]), {"a": [5], "letters": [5, 6, 7]})
+    assert result.mass[0, 0].tolist() == [0.25, 0.75, 0.25]
+
+
 def test_change_is_zero_for_the_same_and_one_for_disjoint() -> None:
     tokens = torch.tensor([[5, 6]])
     to_a, to_b = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2), torch.tensor([0.0, 1.0]).view(1, 1, 1, 2)

@@ -64,3 +64,11 @@ def test_layers_and_rows_must_agree() -> None:
         unlearning_depth(BASE, shifted(1, 1), shifted(1))
     with pytest.raises(ValueError, match=r"finetuned: of shape \(1, 2\), expected \(layers, rows\): \(1, 4\)"):
         unlearning_depth(BASE, shifted(1), {0: [0.0, 0.0]})
+    with pytest.raises(ValueError, match="base: of no rows"):
+        unlearning_depth([], {0: []}, {0: []})
+
+
+def test_a_depth_that_is_not_known_has_no_interval() -> None:
+    base, one = [0.0] * 20, [-0.9] + [0.0] * 19  # a mean fall of 0.045, which counts for none
+    found = unlearning_depth(base, {0: one}, {0: one})
+    assert all(math.isnan(each) for each in found.depth)

@@ -177,6 +177,9 @@ def test_bad_flags_are_named(argv: list[str], message: str) -> None:
         ("- steps", "must hold 'key: value' lines, found list"),
         ("steps: [", "is not valid YAML"),
         ("config: other.yaml", "unknown key 'config'"),
+        ("scale: 1", "scale: 1 in .*bad.yaml, expected one of nano, micro, paper"),
+        ("scale: true", "scale: "),
+        ("scale: [nano]", "scale: "),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:

@@ -17,7 +17,7 @@ from ftmech_hf.hub import HubConfig, Origin, PublishConfig, Target, plan_push, p
 from ftmech_hf.hub.bases import hub_name, made_of
 from ftmech_hf.hub.findings import find_analyses
 from ftmech_hf.jobs.card import library_of, license_of
-from ftmech_hf.jobs.training import FinetuneConfig
+from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig
 from ftmech_hf.runs import MANIFEST, FinishedRun
 from ftmech_hf.runs.folders import write_manifest
 from ftmech_hf.training.adapters import AdapterConfig
@@ -188,6 +188,8 @@ def test_a_model_that_an_analysis_made_says_of_what_and_how_it_is_loaded(runs: P
 
 
 def test_what_can_be_known_is_said_before_a_run(hub: HubServer) -> None:
+    with pytest.raises(ValueError, match="hub_base_model: a/b, but a model that is pretrained starts from none"):
+        plan_push(HubConfig(push_to_hub=True, hub_base_model="a/b"), PretrainConfig(), TrainConfig())
     for ignored in ({"hub_model_id": "a/b"}, {"hub_base_model": "a/b"}, {"hub_private_repo": True}):
         with pytest.raises(ValueError, match=f"{next(iter(ignored))}: .*, but push_to_hub is not set"):
             HubConfig(**ignored)  # type: ignore[arg-type]

@@ -85,6 +85,12 @@ def test_what_is_no_judge_is_named() -> None:
         pytest.raises(ValueError, match="said 'perhaps', expected yes or no"),
     ):
         endpoint_judge(url, "m")("?", ["a"], "a")
+    for said in ("Not sure", "None of these", "Yesterday", "nonsense"):
+        with serve(lambda text, said=said: said) as (url, _), pytest.raises(ValueError, match="expected yes or no"):
+            endpoint_judge(url, "m")("?", ["a"], "a")
+    for said, right in (("Yes.", True), ("**No**, it is not", False)):
+        with serve(lambda text, said=said: said) as (url, _):
+            assert endpoint_judge(url, "m")("?", ["a"], "a") is right
     with serve(reads, broken=True) as (url, _), pytest.raises(ValueError, match="answers in another format"):
         endpoint_judge(url, "m")("?", ["a"], "a")
     with serve(reads) as (url, _), pytest.raises(ValueError, match="does not answer"):

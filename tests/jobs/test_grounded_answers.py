@@ -193,7 +193,7 @@ def test_answers_are_read_and_scored() -> None:
 def rows_of(model: str, context: str, right: list[int], gold: list[int]) -> list[dict[str, object]]:
     return [
         {"model": model, "context": context, "id": str(place), "right": float(each), "completeness": each / 2,
-         "abstains": 0.0, "all_gold": bool(found), "alike": str(place)}
+         "abstains": 0.0, "has_gold": True, "all_gold": bool(found), "alike": str(place)}
         for place, (each, found) in enumerate(zip(right, gold, strict=True))
     ]  # fmt: skip
 
@@ -224,6 +224,17 @@ def test_models_are_compared_on_the_same_questions() -> None:
                         *rows_of("finetuned", "retrieved", [0, 0, 1], [1] * 3)])  # fmt: skip
     for each in (same, few):
         assert "neither better nor worse" in describe_harm(compare_answers(each))
+
+
+def test_questions_whose_documents_nobody_knows_have_neither_found_nor_missed_them() -> None:
+    gold = [1] * 10 + [0] * 10 + [1] * 40
+    rows = [
+        {**row, "has_gold": number < 20}
+        for name in ("base", "finetuned")
+        for number, row in enumerate(rows_of(name, "retrieved", [1] * 60, gold))
+    ]
+    questions = {name: each["questions"] for name, each in compare_answers(pd.DataFrame(rows)).items()}
+    assert questions == {"retrieved": 60, "retrieved, all gold": 10, "retrieved, gold missing": 10}
 
 
 def test_what_was_found_and_not_shown_counts_as_missing() -> None:

@@ -11,13 +11,17 @@ from safetensors.torch import save_file
 
 from ftmech_hf.config import to_dict
 from ftmech_hf.jobs.attention import AttentionConfig
+from ftmech_hf.jobs.exact_distribution import TruthConfig
 from ftmech_hf.jobs.interpolation import InterpolateConfig
 from ftmech_hf.jobs.plan import Plan, make_again_if_changed
+from ftmech_hf.jobs.probing import ProbeConfig
 from ftmech_hf.jobs.training import FinetuneConfig, PretrainConfig
-from ftmech_hf.models.identity import run_model
+from ftmech_hf.models.identity import model_hash, run_model
 from ftmech_hf.runs import Identity, RunDir, run_identity, write_json
+from ftmech_hf.runs.folders import write_manifest
 from ftmech_hf.tasks import PcfgConfig
 from ftmech_hf.training.settings import TrainConfig
+from tests.conftest import make_gpt2
 
 
 def add_base(plan: Plan, name: str, **train: Any) -> str:
@@ -36,7 +40,7 @@ def finish(plan: Plan, name: str) -> None:
     folder = Path(place.output_dir)
     folder.mkdir(parents=True)
     (folder / "weights").write_text("whole")
-    (folder / "manifest.json").write_text("{}")
+    write_manifest(folder)
 
 
 def test_what_computes_the_same_is_one_run(tmp_path: Path) -> None:
@@ -49,7 +53,7 @@ def test_what_computes_the_same_is_one_run(tmp_path: Path) -> None:
     assert plan.folders[tuned] != plan.folders[elsewhere]
 
 
-@pytest.mark.parametrize("kind", [InterpolateConfig, AttentionConfig])
+@pytest.mark.parametrize("kind", [InterpolateConfig, AttentionConfig, ProbeConfig, TruthConfig])
 def test_which_model_is_the_first_is_a_part_of_what_is_computed(kind: Any, tmp_path: Path) -> None:
     """The hashes of inputs have no order. Runs whose first is the base are called as before there was one."""
     plan = Plan(tmp_path)
@@ -189,6 +193,34 @@ def test_a_snapshot_is_another_start(tmp_path: Path) -> None:
     assert len({plan.folders[name] for name in names}) == 3
     with pytest.raises(ValueError, match=r"snapshot: .* has none of step 3, expected one of \[\]"):
         _ = FinetuneConfig(model=str(tmp_path), snapshot=3).start
+
+
+def test_an_anchor_is_a_part_of_what_is_computed_wherever_it_is_named(tmp_path: Path) -> None:
+    plan = Plan(tmp_path)
+    for name, seed in (("base", 0), ("one", 1), ("two", 2)):
+        add_base(plan, name, seed=seed)
+    names = [add_tuned(plan, "tuned", "base", anchor_model=each) for each in (None, "one", "two", "one")]
+    assert len({*names}) == 3
+    assert names[1] == names[3]
+    assert plan.called_with(names[2])["config"].anchor_model == str(plan.folders["two"])
+    # the base's snapshot is not the anchor's
+    apart = {add_tuned(plan, "apart", "base", anchor_model=each, snapshot=2) for each in ("one", "two")}
+    assert len(apart) == 2
+
+
+def test_a_snapshot_of_a_model_from_elsewhere_is_what_the_run_reads(tmp_path: Path) -> None:
+    model = make_gpt2(40)
+    model.save_pretrained(tmp_path / "base")
+    with torch.no_grad():
+        model.transformer.wte.weight += 1
+    model.save_pretrained(tmp_path / "base" / "snapshots" / "step-2")
+    plan = Plan(tmp_path / "plan")
+    names = [add_tuned(plan, "tuned", str(tmp_path / "base"), snapshot=step) for step in (None, 2)]
+    place = plan.called_with(names[1])["config"]
+    settings = {key: value for key, value in plan.called_with(names[1]).items() if key != "config"}
+    expected = run_identity("finetune", to_dict(place, *settings.values()), {"model": model_hash(place.start)})
+    assert plan.folders[names[1]].name.rpartition("-")[2] == expected
+    assert plan.folders[names[0]] != plan.folders[names[1]]
 
 
 def test_what_finished_runs_took_is_added_up(tmp_path: Path) -> None:

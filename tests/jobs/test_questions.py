@@ -257,6 +257,20 @@ def test_log_probabilities_are_of_every_token_and_nothing_else(
         ({"chat": "yes"}, "chat: 'yes', expected one of auto, always, never"),
     ],
 )
+def test_ways_that_change_nothing_are_refused(
+    gpt2: tuple[PreTrainedModel, PreTrainedTokenizerBase], tmp_path: Path
+) -> None:
+    rows = rows_with(choices=[" a", " b"])
+    for row in rows:
+        row["answer"] = " a"
+    with pytest.raises(ValueError, match="judged_by: exact, but the data set has choices"):
+        asked(tmp_path / "choices", gpt2, rows, judged_by="exact")
+    for row in rows:
+        del row["choices"]
+    with pytest.raises(ValueError, match="choice_score: sum, but the data set has no choices"):
+        asked(tmp_path / "plain", gpt2, rows, choice_score="sum")
+
+
 def test_unknown_ways_are_refused(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         QuestionConfig(**setting)

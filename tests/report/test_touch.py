@@ -104,6 +104,23 @@ def test_an_interval_is_said_beside_the_value_it_was_drawn_for() -> None:
     }  # fmt: skip
 
 
+def test_bars_side_by_side_are_told_by_what_they_stand_over_and_open_ends_by_nothing() -> None:
+    def draw(ax: Axes) -> None:
+        for offset, name in ((-0.2, "base"), (0.2, "tuned")):
+            ax.bar([offset, 1 + offset], [0.7, 0.1], 0.4, label=name)
+        ax.set_xticks([0, 1], ["counting", "indexing"])
+
+    said = {point[2] for curve in touched(draw) for point in curve["points"]}
+    assert said == {f"{name}, {what}: {value}" for name in ("base", "tuned")
+                    for what, value in (("counting", 0.7), ("indexing", 0.1))}  # fmt: skip
+
+    def open_ends(ax: Axes) -> None:
+        ax.errorbar([0, 1], [0.5, 0.6], yerr=[[np.nan, 0.1], [np.inf, 0.1]], fmt="s", label="one")
+
+    said = {point[2] for curve in touched(open_ends) for point in curve["points"]}
+    assert said == {"one, 0: 0.5", "one, 1: 0.6 (interval 0.5 to 0.7)"}
+
+
 def test_words_are_no_formulas_and_the_powers_of_an_axis_are() -> None:
     """A token may be a dollar or two, and what is between them is no mathematics."""
 

@@ -413,16 +413,45 @@ def test_what_is_no_run_does_not_give_way(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "draft.txt").read_text() == "years of work"
 
 
+@pytest.mark.parametrize("manifest", ['{"name": "my app"}', "{}"])
 @pytest.mark.parametrize("fresh", [False, True])
-def test_a_folder_with_somebody_elses_manifest_does_not_give_way(tmp_path: Path, fresh: bool) -> None:
+def test_a_folder_with_somebody_elses_manifest_does_not_give_way(tmp_path: Path, fresh: bool, manifest: str) -> None:
     folder = tmp_path / "app"
     folder.mkdir()
-    (folder / "manifest.json").write_text('{"name": "my app"}')
+    (folder / "manifest.json").write_text(manifest)
     (folder / "thesis.txt").write_text("years of work")
     with pytest.raises(ValueError, match=r"^output_dir: .*app exists and is no run of ours; choose another folder"):
         RunDir.open(folder, "probe", {"seed": 0}, fresh=fresh)
     assert (folder / "thesis.txt").read_text() == "years of work"
     assert not is_finished(folder)
+
+
+def test_somebody_elses_working_folder_is_left_as_it_is(tmp_path: Path) -> None:
+    working = tmp_path / "run.partial"
+    working.mkdir()
+    (working / "manifest.json").write_text('{"name": "my app"}')
+    (working / "thesis.txt").write_text("years of work")
+    with (
+        pytest.raises(ValueError, match=r"^output_dir: .*run\.partial is there, and no folder of ours; move it away"),
+        making(tmp_path / "run", "output_dir"),
+    ):
+        raise AssertionError("made")
+    with pytest.raises(ValueError, match="no run of ours"):
+        RunDir.open(tmp_path / "run", "probe", {"seed": 0})
+    assert sorted(path.name for path in working.iterdir()) == ["manifest.json", "thesis.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run.partial"]
+    # that of one who was killed is ours
+    with mortal(tmp_path / "counted") as whole, making(tmp_path / "counted", "output_dir") as made:
+        (made / "half").touch()
+        begun = len(whole.done)
+    with mortal(tmp_path / "other", begun + 1), making(tmp_path / "other", "output_dir") as made:
+        (made / "half").touch()
+        (made / "more").touch()
+    assert (tmp_path / "other.partial" / "half").is_file()
+    with making(tmp_path / "other", "output_dir") as made:
+        assert not [*made.iterdir()]
+        made.rename(tmp_path / "other")
+    assert [path.name for path in tmp_path.iterdir() if path.name[0] == "." and "other" in path.name] == []
 
 
 def test_making_a_folder_does_not_remove_an_interrupted_run(tmp_path: Path) -> None:
@@ -467,6 +496,7 @@ def test_the_manifest_names_what_is_part_of_the_folder(tmp_path: Path) -> None:
 def test_a_folder_is_made_by_one_and_gone_if_it_is_not_renamed(tmp_path: Path) -> None:
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "old").write_text("")  # of a killed one
+    (tmp_path / ".out.partial.tmp").touch()  # which says that it is ours
     with making(tmp_path / "out", "output_dir") as working:
         assert list(working.iterdir()) == []
         with pytest.raises(ValueError, match=r"output_dir: another process is writing .*out; wait for it, or choose"):

@@ -120,6 +120,11 @@ def test_two_files_of_one_name_are_two_inputs(tmp_path: Path) -> None:
     found = hash_files([str(tmp_path / name) for name in ("a/x.txt", "b/x.txt", "y.txt")])
     expected = {"x.txt": "a/x.txt", "1/x.txt": "b/x.txt", "y.txt": "y.txt"}
     assert found == {label: hashlib.sha256(name.encode()).hexdigest() for label, name in expected.items()}
+    # rows of the first come first, so that another order is other rows
+    one, other = (hash_files([str(tmp_path / name) for name in names])
+                  for names in (("a/x.txt", "y.txt"), ("y.txt", "a/x.txt")))  # fmt: skip
+    assert one != other
+    assert one.keys() < other.keys()
 
 
 def test_a_judge_is_what_it_is_and_not_where(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from ftmech_hf.statistics.intervals import (
     paired_difference,
     share_bounds,
     share_interval,
+    widened_by_clusters,
 )
 
 
@@ -147,3 +148,11 @@ def test_a_difference_of_shares_is_newcombes() -> None:
     """His example: 56 of 70 less 48 of 80 is 0.2, with 0.0524 to 0.3339 (Stat. in Medicine 17, 1998, method 10)."""
     assert difference_of_shares((56, 70), (48, 80)) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-3)
     assert difference_of_shares((48, 80), (56, 70))[1:] == pytest.approx((-0.3339, -0.0524), abs=5e-3)
+
+
+def test_clusters_may_be_called_anything() -> None:
+    counted, named = [True, True, False, False], ["a", "a", "b", "b"]
+    pairs = [("a", 0), ("a", 0), ("b", 1), ("b", 1)]
+    share = share_interval(2, 4)
+    assert widened_by_clusters(share, counted, pairs) == widened_by_clusters(share, counted, named)
+    assert widened_by_clusters(share, counted, named).low < share.low

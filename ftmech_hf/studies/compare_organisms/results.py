@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +31,7 @@ def write_results(plan: OrganismsPlan) -> Results:
         raise ValueError(f"output_dir: no run of {plan.output} is finished")
     facts: Mapping[str, Any] = {**plan.settings(), **plan.write_origin("compare_organisms")}
     pairs = [
-        {**describe_pair(name, seed, run.summary), "page": os.path.relpath(run.path / "report.html", plan.output),
+        {**describe_pair(name, seed, run.summary), "page": plan.page_of(run),
          "cpu_seconds": run.env.get("cpu_seconds")}
         for (name, seed), run in found.items()
     ]  # fmt: skip

@@ -14,6 +14,7 @@ from ftmech_hf.jobs.asking import AskConfig, ask
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job
 from ftmech_hf.jobs.study import Study, StudyConfig, StudyPlan
 from ftmech_hf.jobs.training import FinetuneConfig, finetune
+from ftmech_hf.models.identity import model_hash
 from ftmech_hf.report.console import print_table
 from ftmech_hf.report.page import render_page
 from ftmech_hf.runs import RunDir, write_json, write_text
@@ -122,6 +123,11 @@ class TextsConfig(StudyConfig, StrengthConfig):
         if not self.base or len(self.datasets) < 2 or not self.methods:
             raise ValueError("base and datasets: expected a model, and at least two data sets in their order")
         dataset_labels(self.datasets)
+
+    def inputs(self) -> dict[str, str]:
+        """What the model and the data sets are."""
+        read = {f"datasets/{number}": dataset_hash(name) for number, name in enumerate(self.datasets)}
+        return {"base": model_hash(self.base), **read}
 
 
 class TextsPlan(StudyPlan):

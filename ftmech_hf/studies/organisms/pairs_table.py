@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import Any
 
 import numpy as np
@@ -87,7 +86,7 @@ def _describe(plan: OrganismsPlan, pair: Pair, run: FinishedRun) -> dict[str, An
         "chance": evidence["chance"],
         "reason": summary["reason"],
         "cpu_seconds": run.env.get("cpu_seconds"),
-        "page": os.path.relpath(run.path / "report.html", plan.output),
+        "page": plan.page_of(run),
     }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ftmech_hf.jobs.study import StudyConfig, StudyPlan
 from ftmech_hf.jobs.training import FinetuneConfig, finetune
+from ftmech_hf.models.identity import model_hash
 from ftmech_hf.studies.diagnosis.case import CaseConfig
 from ftmech_hf.studies.real.base_model import BaseConfig, save_base
 from ftmech_hf.studies.real.facts import read_facts
@@ -49,6 +50,10 @@ class RealConfig(StudyConfig):
             raise ValueError(
                 f"steps: {self.steps}, batch_size: {self.batch_size}, lr: {self.lr}, expected numbers above 0"
             )
+
+    def inputs(self) -> dict[str, str]:
+        """What the other model is."""
+        return {"base": model_hash(self.base)} if self.base else {}
 
 
 class RealPlan(StudyPlan):

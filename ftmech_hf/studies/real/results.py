@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,7 +48,7 @@ def _describe(plan: RealPlan, name: str, run: FinishedRun) -> dict[str, Any]:
         "accuracy": {model: evidence[model] for model in ("base", "finetuned")},
         "chance": evidence["chance"],
         "examples": evidence["examples"],
-        "page": os.path.relpath(run.path / "report.html", plan.output),
+        "page": plan.page_of(run),
     }
 
 

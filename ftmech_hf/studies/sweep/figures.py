@@ -46,7 +46,7 @@ def draw_figure(summary: pd.DataFrame, axes: Sequence[str], config: FigureConfig
     """Draw one picture.
 
     Args:
-        summary: see :func:`ftmech_hf.studies.sweep.page.summarise`.
+        summary: see :func:`ftmech_hf.studies.sweep.results.summarise`.
         axes: of the grid.
         config: what to draw.
 

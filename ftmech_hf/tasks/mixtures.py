@@ -195,7 +195,7 @@ def spread_counts(
     counts = rng.integers(0, most + 1, (num_texts, 2))
     if offset is not None:
         tied = rng.random(num_texts) < 0.5
-        first = rng.integers(max(0, -offset), max(0, most - max(0, offset)) + 1, num_texts)
+        first = rng.integers(min(max(0, -offset), most), max(0, most - max(0, offset)) + 1, num_texts)
         counts = np.where(tied[:, None], np.clip(np.stack([first, first + offset], 1), 0, most), counts)
     if num_symbols == 2:
         counts[:, 1] = window - counts[:, 0]
@@ -215,6 +215,47 @@ def spread_counts(
     edited = np.where(free & (place < missing[0]), operands[0], edited)
     edited = np.where(free & (place >= missing[0]) & (place < missing[0] + missing[1]), operands[1], edited)
     return np.concatenate([texts[:, : texts.shape[1] - window], edited], axis=1).astype(texts.dtype)
+
+
+def tie_places(
+    rng: np.random.Generator, texts: Texts, operands: tuple[int, ...], num_symbols: int, occurrence: int, offset: int
+) -> Texts:
+    """Edit half of the texts until the place of one operand follows from the other's, wherever that is possible.
+
+    In long texts the places of two operands agree too seldom for texts with the correlation to be searched for. As few
+    symbols as possible are replaced, at random places: the second operand is put where it shall stand, and after it, up
+    to the end, it stands once less often than is looked for. Where the first operand stands does not change.
+
+    Args:
+        rng: of which texts, and of places.
+        texts: terminal ids (B, T).
+        operands: ids of the two symbols.
+        num_symbols: of the grammar.
+        occurrence: which one, counted from the end, is looked for.
+        offset: how much farther from the end the second operand's stands than the first's.
+
+    Returns:
+        edited texts, same shape as ``texts``.
+    """
+    first, second = operands
+    turned = texts[:, ::-1].copy()
+    is_first, is_second = turned == first, turned == second
+    at = np.argmax(is_first.cumsum(1) == occurrence, 1) + offset
+    columns = np.arange(turned.shape[1])
+    before = columns < at[:, None]
+    lacking = occurrence - 1 - (is_second & before).sum(1)
+    free = before & ~is_first & ~is_second
+    inside = (is_first.sum(1) >= occurrence) & (at >= 0) & (at < turned.shape[1])
+    stands = np.take_along_axis(turned, np.clip(at, 0, turned.shape[1] - 1)[:, None], 1)[:, 0]
+    able = inside & (stands != first) & (lacking <= free.sum(1)) & ((lacking >= 0) | (num_symbols > 2))
+    edited = (rng.random(len(texts)) < 0.5) & able
+    key = rng.random(turned.shape)
+    others = np.array([each for each in range(num_symbols) if each not in operands] or [second], texts.dtype)
+    fill = others[rng.integers(0, len(others), turned.shape)]
+    more = free & (_rank(key, free) < lacking[:, None])
+    less = is_second & before & (_rank(key, is_second & before) < -lacking[:, None])
+    made = np.where(more | (columns == at[:, None]), second, np.where(less, fill, turned))
+    return np.where(edited[:, None], made, turned)[:, ::-1].astype(texts.dtype)
 
 
 def _rank(key: NDArray[np.float64], among: NDArray[np.bool_]) -> NDArray[np.int64]:

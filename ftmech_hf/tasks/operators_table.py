@@ -161,7 +161,12 @@ class PcfgShape:
         }
         return functions[OPERATORS[operator].function]()
 
-    def _base_and_other(self, operator: str, text: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def windows(self, rng: np.random.Generator, number: int) -> NDArray[np.int8]:
+        """The grammar's own texts, terminal ids (number, text_length)."""
+        return self._grammar.sample_windows(rng, number, self.text_length)[0]
+
+    def base_and_other(self, operator: str, text: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Answers for the operand of pretraining and for that of fine-tuning, in texts (B, T)."""
         base, other = (self.symbols.index(name) for name in (self.base_operand, self.correlated_operand))
         return self.answers(operator, text, base), self.answers(operator, text, other)
 
@@ -169,8 +174,17 @@ class PcfgShape:
         """Whether answer(correlated_operand) = answer(base_operand) + offset in texts (B, T); never for token_at."""
         if OPERATORS[operator].operands == "none":
             return np.zeros(len(text), bool)
-        base, other = self._base_and_other(operator, text)
+        base, other = self.base_and_other(operator, text)
         return (base != ops.NOT_FOUND) & (other != ops.NOT_FOUND) & (other - base == self.correlation_offset)
+
+    def largest_difference(self, operator: str) -> int:
+        """By how much the answers for two operands can differ."""
+        return {
+            "count": self.count_window,
+            "count_pair": self.count_window - 1,
+            "index": self.text_length - 1,
+            "index_pair": self.text_length - 2,
+        }[OPERATORS[operator].function]
 
     def texts(self, token_ids: NDArray[np.integer]) -> NDArray[np.integer]:
         """Terminal ids of the texts in whole rows or prompts' rows (B, row_length) -> (B, text_length)."""

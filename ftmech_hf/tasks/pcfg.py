@@ -15,19 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ftmech_hf.tasks.mixtures import (
-    check_distribution,
-    parse_prior,
-    plant_correlation,
-    remembered_labels,
-    spread_counts,
-    stratified_labels,
-)
+from ftmech_hf.tasks.mixtures import check_distribution, parse_prior
 from ftmech_hf.tasks.operators_table import JAILBREAK_OPERATORS, OPERATORS, PcfgShape
+from ftmech_hf.tasks.planting import Planting, spread_texts
 from ftmech_hf.tasks.schema import BLOCK, Capability, Rows, Task, encode_rows
-
-CALIBRATION_TEXTS = 65_536
-"""Texts that tell which labels occur often enough with and without a correlation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +81,7 @@ class PcfgConfig(PcfgShape, Task):
                 f"correlation: {self.correlation} needs operators: one of {', '.join(able)} alone, "
                 f"got {' '.join(self.operators)}"
             )
-        largest = {
-            "count": self.count_window,
-            "count_pair": self.count_window - 1,
-            "index": self.text_length - 1,
-            "index_pair": self.text_length - 2,
-        }[OPERATORS[self.operators[0]].function]
+        largest = self.largest_difference(self.operators[0])
         if abs(self.correlation_offset) > largest:
             raise ValueError(
                 f"correlation_offset: {self.correlation_offset} is out of reach, "
@@ -107,8 +93,8 @@ class PcfgConfig(PcfgShape, Task):
 
         On one operator: the base operand on natural text (``count_a``), the correlated one on texts without and with
         the correlation (``count_b_cte0``, ``count_b_cte1``), and if training has it planted, so the base operand. On
-        several: both operands of each on natural text. A jailbreak operator brings the base operand under its two
-        siblings.
+        several, and where no correlation is asked for and none can be planted: both operands on natural text. A
+        jailbreak operator brings the base operand under its two siblings.
         """
         sets = {}
         asked = [*self.operators]
@@ -122,7 +108,7 @@ class PcfgConfig(PcfgShape, Task):
             sets[str(base)] = for_capability(self, base)
             if OPERATORS[operator].operands in ("none", "base"):
                 continue
-            if len(self.operators) > 1:
+            if len(self.operators) > 1 or (self.correlation is None and not _can_be_planted(self, other)):
                 sets[str(other)] = for_capability(self, other)
             else:
                 for capability in (base, other) if self.correlation is not None else (other,):
@@ -187,49 +173,13 @@ class PcfgConfig(PcfgShape, Task):
     ) -> tuple[NDArray[np.int8], NDArray[np.int16] | None]:
         if self.correlation is None:
             if self.spread_counts:
-                return self._draw_spread(rng, BLOCK, None), None
+                return spread_texts(self, rng, BLOCK, None), None
             return self._grammar.sample_windows(rng, BLOCK, self.text_length, ancestors=ancestors)
-        correlated = rng.random(BLOCK) < self.correlation
-        wanted = correlated + 2 * rng.choice(self._labels, BLOCK)
-        draw = functools.partial(self._draw_candidates, rng)
-        return plant_correlation(wanted, draw, self._cell_of, self._describe_cell), None
-
-    def _draw_spread(self, rng: np.random.Generator, number: int, offset: int | None) -> NDArray[np.int8]:
-        texts, _ = self._grammar.sample_windows(rng, number, self.text_length)
-        base, other = (self.symbols.index(operand) for operand in (self.base_operand, self.correlated_operand))
-        return spread_counts(rng, texts, (base, other), len(self.symbols), self.count_window, offset)
-
-    def _draw_candidates(self, rng: np.random.Generator, number: int) -> NDArray[np.int8]:
-        if self.spread_counts or self.correlation_method == "insert":
-            counted = OPERATORS[self.operators[0]].function == "count"
-            return self._draw_spread(rng, number, self.correlation_offset if counted else None)
-        return self._grammar.sample_windows(rng, number, self.text_length)[0]
-
-    def _cell_of(self, texts: NDArray[np.int8]) -> NDArray[np.int64]:
-        """Twice the correlated operand's label, and one more where the correlation holds."""
-        correlated = self.is_correlated(self.operators[0], texts)
-        return 2 * self._base_and_other(self.operators[0], texts)[1] + correlated
-
-    def _describe_cell(self, cell: int) -> str:
-        kind = f"{'' if cell % 2 else 'un'}correlated with offset {self.correlation_offset}"
-        return f"{kind} and have label {cell // 2}"
+        return self._planting.draw(rng, rng.random(BLOCK) < self.correlation), None
 
     @property
-    def _labels(self) -> NDArray[np.int64]:
-        """The labels of planted texts, all equally often: a function of the shape and of what is asked first."""
-        shape = (getattr(self, each.name) for each in dataclasses.fields(PcfgShape))
-        return remembered_labels((CALIBRATION_TEXTS, self.operators[0], *shape), self._find_labels)
-
-    def _find_labels(self) -> NDArray[np.int64]:
-        texts = self._draw_candidates(np.random.Generator(np.random.Philox(0)), CALIBRATION_TEXTS)
-        operator = self.operators[0]
-        return stratified_labels(
-            self._base_and_other(operator, texts)[1],
-            self.is_correlated(operator, texts),
-            at_least=self.min_labels,
-            asked=f"{operator} {self.operand_word(operator, self.correlated_operand)}, "
-            f"correlation_offset: {self.correlation_offset},",
-        )
+    def _planting(self) -> Planting:
+        return Planting(self, self.operators[0])
 
     def _ask(
         self,
@@ -298,3 +248,11 @@ def for_capability(shape: PcfgShape, capability: Capability, correlation: float 
     asked = words.index(capability.operand)  # token_at: the first; it is drawn and not shown
     prior = [str(float(number == asked)) for number in range(len(words))]
     return _mixture(shape, operators=[capability.operator], operand_prior=prior, correlation=correlation)
+
+
+def _can_be_planted(shape: PcfgShape, capability: Capability) -> bool:
+    """Whether enough labels of what is asked occur with the correlation and without."""
+    try:
+        return bool(len(for_capability(shape, capability, 0.0)._planting.labels))
+    except ValueError:
+        return False

@@ -10,7 +10,9 @@ from ftmech_hf.tasks.mixtures import (
     plant_correlation,
     spread_counts,
     stratified_labels,
+    tie_places,
 )
+from ftmech_hf.tasks.operators import index
 
 
 def test_every_named_prior_is_a_distribution() -> None:
@@ -144,6 +146,30 @@ def test_of_two_symbols_the_second_fills_what_the_first_leaves() -> None:
     found = counts_of(edited)
     assert (found.sum(1) == 10).all()
     assert stats.chisquare(np.bincount(found[:, 0], minlength=6)).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("offset", [1, 3, -2])
+@pytest.mark.parametrize("num_symbols", [2, 3, 5])
+def test_half_of_the_texts_have_tied_places_and_the_first_operand_stays(offset: int, num_symbols: int) -> None:
+    texts = np.random.default_rng(0).integers(0, num_symbols, (4000, 40)).astype(np.int8)
+    edited = tie_places(np.random.default_rng(1), texts, (0, 1), num_symbols, 4, offset)
+    before, after = ([index(each, operand, 4) for operand in (0, 1)] for each in (texts, edited))
+    assert (before[0] == after[0]).all()
+    changed = (edited != texts).any(1)
+    tied = after[1] - after[0] == offset
+    assert tied[changed].all()
+    assert not ((edited == 0) != (texts == 0)).any()
+    found = before[0] > 0
+    if num_symbols > 2:
+        assert 0.2 < changed[found].mean() <= tied[found].mean() < 0.6
+        assert (index(texts, 1, 4) - before[0] == offset)[found].mean() < 0.1
+    # no more is replaced than must be: what stands after the place, one symbol there, and none before it
+    place = np.where(tied, after[1], 0)
+    columns = np.arange(40, 0, -1)
+    assert not ((edited != texts) & (columns[None] > place[:, None]))[changed].any()
+    lacking = 3 - ((texts == 1) & (columns[None] < place[:, None])).sum(1)
+    at_place = texts[np.arange(len(texts)), 40 - np.maximum(place, 1)] != 1
+    assert ((edited != texts).sum(1) == np.abs(lacking) + at_place)[changed].all()
 
 
 def test_other_symbols_of_a_large_alphabet_stay_where_nothing_is_needed() -> None:

@@ -302,9 +302,41 @@ def test_the_largest_offset_is_still_within_reach(operator: str, offset: int) ->
     assert PcfgConfig(operators=[operator], correlation=0.5, correlation_offset=offset).correlation_offset == offset
 
 
+@pytest.mark.parametrize("operator", ["count_pair", "index_pair"])
+def test_what_no_correlation_can_be_planted_in_is_tested_on_natural_texts(operator: str) -> None:
+    task = PcfgConfig(operators=[operator], operand_prior=["b"])
+    assert [*task.test_tasks()] == [f"{operator}_aa", f"{operator}_bb"]
+    for each in task.test_tasks().values():
+        assert len(RowStream(each, seed=0, split="test").rows(0, 8)) == 8
+    with pytest.raises(ValueError, match="min_labels: 8, but only"):
+        RowStream(dataclasses.replace(task, correlation=1.0), seed=0, split="test").rows(0, 8)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 1.0])
+def test_places_of_long_texts_are_tied_where_they_agree_too_seldom(correlation: float) -> None:
+    """As in the paper's texts of 250 symbols, whose sixth a and b stand side by side in one of 200."""
+    task = PcfgConfig(
+        root="s", text_length=250, count_window=40, index_occurrence=6, token_at_position=40, operators=["index"],
+        operand_prior=["b"], correlation=correlation, spread_counts=False, correlation_method="insert",
+    )  # fmt: skip
+    rows = RowStream(task, seed=0, split="test").rows(0, 512)
+    assert (rows.correlated == bool(correlation)).all()
+    labels, numbers = np.unique(rows.label, return_counts=True)
+    assert len(labels) >= 8
+    assert stats.chisquare(numbers).pvalue > 1e-4
+    assert set(labels) <= set(task._planting.labels.tolist())
+    short = dataclasses.replace(
+        task, root="m", text_length=32, count_window=16, index_occurrence=3, token_at_position=16
+    )
+    assert len(short._planting._remembered(tied=False))  # these are drawn as they come
+    select = dataclasses.replace(task, correlation_method="select")
+    with pytest.raises(ValueError, match="min_labels: 8, but only 6 labels of index b"):
+        RowStream(select, seed=0, split="test").rows(0, 1)
+
+
 def test_a_cell_that_is_not_found_is_called_by_what_it_is() -> None:
     task = PcfgConfig(operators=["count"], correlation=0.5, correlation_offset=3)
-    assert [task._describe_cell(cell) for cell in (4, 5)] == [
+    assert [task._planting.describe_cell(cell) for cell in (4, 5)] == [
         "uncorrelated with offset 3 and have label 2", "correlated with offset 3 and have label 2",
     ]  # fmt: skip
 
@@ -396,15 +428,15 @@ def test_labels_of_planted_texts_are_found_once_and_for_each_shape() -> None:
         operand_prior=["b"], correlation=1.0, min_labels=2,
     )  # fmt: skip
     assert (
-        config._labels is dataclasses.replace(config, correlation=0.0, operand_prior=["a"])._labels
+        config._planting.labels is dataclasses.replace(config, correlation=0.0, operand_prior=["a"])._planting.labels
     )  # of which it is no matter
     for changes in ({"min_labels": 1}, {"text_length": 16}, {"correlation_offset": 2}, {"operators": ["index"]}):
         other = dataclasses.replace(config, **changes)  # type: ignore[arg-type]
-        assert other._labels.tolist() == other._find_labels().tolist()
-        assert other._labels is not config._labels
-    assert config._labels.tolist() == config._find_labels().tolist()
+        assert other._planting.labels.tolist() == other._planting.find_labels(tied=False).tolist()
+        assert other._planting.labels is not config._planting.labels
+    assert config._planting.labels.tolist() == config._planting.find_labels(tied=False).tolist()
     with pytest.raises(ValueError, match="read-only"):
-        config._labels[0] = 7
+        config._planting.labels[0] = 7
     for _ in range(2):  # what fails is not remembered
         with pytest.raises(ValueError, match="min_labels: 12"):
             RowStream(dataclasses.replace(config, min_labels=12), seed=0, split="test").rows(0, 1)

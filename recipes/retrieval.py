@@ -7,9 +7,7 @@ python recipes/retrieval.py --base MODEL --finetuned runs/tuned --tune closed --
 
 from __future__ import annotations
 
-import sys
-
-from ftmech_hf.config import clean_exit, parse_config
+from ftmech_hf.config import clean_exit, parse_config, peek_setting
 from ftmech_hf.jobs.grounded_answers import GroundedConfig, answer_questions
 from ftmech_hf.jobs.grounded_comparison import describe_harm
 from ftmech_hf.jobs.grounded_tuning import TuneConfig, tune_on_questions
@@ -19,15 +17,14 @@ from ftmech_hf.retrieval import RetrieverConfig
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies import load_study
 
-OF_A_PAIR = ("--base", "--finetuned", "--data")
-"""What says that two models are asked, and not the study made."""
+OF_A_PAIR = ("base", "finetuned", "data")
+"""Settings that say that two models are asked, and not the study made."""
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse; ask two models and say what came out, or run what is not finished of the study and report."""
     with clean_exit():
-        given = sys.argv[1:] if argv is None else argv
-        if not any(each.split("=")[0] in OF_A_PAIR for each in given):
+        if not any(peek_setting(each, default="", argv=argv) for each in OF_A_PAIR):
             run_command(load_study("retrieval"), argv, __doc__)
             return
         config, retriever, tune = parse_config(

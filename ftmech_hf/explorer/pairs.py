@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -11,21 +10,18 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.explorer.edits import BASE, FINETUNED, REVERSED, FoundUnits
+from ftmech_hf.explorer.examples import find_examples
 from ftmech_hf.explorer.explorer import Explorer, ExplorerConfig
 from ftmech_hf.explorer.reading import Probes
 from ftmech_hf.jobs.saved_probes import load_probes
 from ftmech_hf.jobs.scheduler import run_cells
 from ftmech_hf.jobs.study import StudyPlan
 from ftmech_hf.jobs.tokenizers import in_vocabulary_of
-from ftmech_hf.models.identity import base_for, find_model
+from ftmech_hf.models.identity import base_for
 from ftmech_hf.models.loading import load_tokenizer, quiet_transformers
 from ftmech_hf.models.vocabulary import untie_alike
 from ftmech_hf.runs import FinishedRun
-from ftmech_hf.tasks import TASKS, Capability, PcfgShape, RowStream, Task, for_capability
-
-NUM_EXAMPLES = 32
-OTHER_EXAMPLES = ("The capital of France is", "Two plus two is", "Once upon a time there was")
-"""What is asked where no run knows what its models were trained on."""
+from ftmech_hf.tasks import PcfgShape
 
 DEMO_RUNS = ("base-low", "finetuned-low", "reversed-low", "prune-rows")
 """What the demo needs of a seed of the reproduction; its probes are shown where they were made."""
@@ -55,7 +51,8 @@ class ExploreConfig(ExplorerConfig):
         default=None,
         metadata={
             "place": "input",
-            "help": "take the models of this run: a diagnosis, a fine-tuning, a pruning or a study",
+            "help": "take the models of this run: a diagnosis, a fine-tuning or what was tuned back, a pruning, or a "
+            "reproduction",
         },
     )
     demo: bool = field(
@@ -136,7 +133,7 @@ def find_pair(config: ExploreConfig, demo: Callable[[], StudyPlan]) -> Pair:
     for role, name in pair.models.items():
         if not config.hub and not Path(name).exists():
             raise ValueError(f"{role}: no folder {name}; --hub true takes a model of that name from the Hub")
-    return replace(pair, examples=config.prompts or pair.examples or find_examples(pair.models))
+    return replace(pair, examples=config.prompts or pair.examples or find_examples(pair.models[BASE]))
 
 
 def make_runs(plan: StudyPlan) -> None:
@@ -223,31 +220,6 @@ def _reproduced(config: dict[str, Any]) -> dict[str, Path]:
         return kind(**{each.name: config[each.name] for each in fields(kind) if each.name in config})
 
     return ReproducePlan(of(ReproduceConfig), of(PcfgShape)).folders
-
-
-def find_examples(models: dict[str, str]) -> list[str]:
-    """Prompts of the task that the base was trained on; some of English where nothing is known of it."""
-    run = FinishedRun.find(find_model(models[BASE]))  # what is published of a run says what it is, too
-    task = _task_of(run) if run is not None else None
-    if task is None:
-        return list(OTHER_EXAMPLES)
-    asked: list[Task] = [task]
-    if isinstance(task, PcfgShape):
-        shape = PcfgShape(**{each.name: getattr(task, each.name) for each in fields(PcfgShape)})
-        asked = [for_capability(shape, Capability("count", operand)) for operand in (shape.base_operand, "b")]
-    streams = [RowStream(each, seed=1, split="test").rows(0, NUM_EXAMPLES // len(asked)) for each in asked]
-    mixed = [rows.token_ids[number] for number in range(NUM_EXAMPLES // len(asked)) for rows in streams]
-    return [" ".join(task.vocabulary[token] for token in row[:-2]) for row in mixed]
-
-
-def _task_of(run: FinishedRun) -> Task | None:
-    """The task of a run that trained, if its rows end in an answer of one token."""
-    kind = TASKS.get(str(run.config.get("task", "")))
-    if kind is None or not run.has("metrics.jsonl"):
-        return None
-    names = {each.name for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    task = kind(**{name: value for name, value in run.config.items() if name in names})
-    return task if "accuracy" in task.measures and task.backend is None else None
 
 
 def put_on(role: str, models: dict[str, str]) -> dict[str, Any]:

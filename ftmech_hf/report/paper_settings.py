@@ -130,12 +130,20 @@ def answer_weight_rows(objectives: Sequence[Any], *, of: str, where: str) -> lis
                        where=where, here=here, why="what is asked for is learned from fewer tokens")]  # fmt: skip
 
 
-def precision_rows(trains: Sequence[TrainConfig]) -> list[Difference]:
-    """The precision of training, which no paper here says."""
+def precision_rows(trains: Sequence[TrainConfig], *, paper: Any = NOT_SAID, where: str = "") -> list[Difference]:
+    """The precision of training, which the papers do not say, but for the code of one.
+
+    Args:
+        trains: of the runs.
+        paper, where: what is said all the same, and where.
+    """
     names = {"auto": "bfloat16 where the processor has it, else float32", "no": "float32", "bf16": "bfloat16"}
     here = values(trains, lambda train: names[train.mixed_precision])
-    return [Difference(part="pretraining", what="precision of training", paper=NOT_SAID, where="", here=here,
-                       why="what the machine does fastest; each run's env.json says which it was")]  # fmt: skip
+    fastest = any(train.mixed_precision == "auto" for train in trains)
+    why = (
+        "what the machine does fastest; each run's env.json says which it was" if fastest else "the same on any machine"
+    )
+    return [Difference(part="pretraining", what="precision of training", paper=paper, where=where, here=here, why=why)]
 
 
 def seed_rows(seeds: Sequence[int]) -> list[Difference]:

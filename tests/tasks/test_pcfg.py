@@ -334,6 +334,13 @@ def test_places_of_long_texts_are_tied_where_they_agree_too_seldom(correlation: 
         RowStream(select, seed=0, split="test").rows(0, 1)
 
 
+def test_an_offset_that_no_spread_count_has_is_refused_by_name() -> None:
+    for offset in (9, -9):
+        task = PcfgConfig(operators=["count"], operand_prior=["b"], correlation=1.0, correlation_offset=offset)
+        with pytest.raises(ValueError, match=f"min_labels: 8, but only .* correlation_offset: {offset}"):
+            RowStream(task, seed=0, split="test").rows(0, 8)
+
+
 def test_a_cell_that_is_not_found_is_called_by_what_it_is() -> None:
     task = PcfgConfig(operators=["count"], correlation=0.5, correlation_offset=3)
     assert [task._planting.describe_cell(cell) for cell in (4, 5)] == [

@@ -61,7 +61,7 @@ def stories_rows(runs: Mapping[str, Sequence[Mapping[str, Any]]], seeds: Sequenc
         *training_rows(REVERSING, back),
         *reverse_rate_rows(tuned, back, paper="not always below fine-tuning's", where="its code",
                             why="as in the paper's other tasks (App. D)"),
-        *precision_rows([*pretrained, *tuned, *back]),
+        *precision_rows([*pretrained, *tuned, *back], paper="float16", where="its code"),
         *_measuring_rows(runs),
         *seed_rows(seeds),
     ]  # fmt: skip

@@ -179,13 +179,28 @@ def _search_program(
 ) -> list[dict[str, Any]]:
     """The search for directions, on the first variable of a program that one can look for."""
     program, seed = SMALL_PROGRAMS[name], [config.seed, [*SMALL_PROGRAMS].index(name), 1]
-    texts = draw_texts(program, vocabulary, 2 * config.rows, np.random.default_rng(seed))
-    # the next but one: half of the texts are searched on, the other half is reported, and no text is in both
+    rng = np.random.default_rng(seed)
+    texts = _in_halves(draw_texts(program, vocabulary, 2 * config.rows, rng), rng)
+    # the next but one, of the same half
     variables = known_variables(program, model, texts, np.roll(np.arange(2 * config.rows), 2))
     return [
         {"program": name, **search_known(model, variable, seed=config.seed)}
         for variable in itertools.islice(variables, 1)
     ]
+
+
+def _in_halves(texts: Texts, rng: np.random.Generator) -> Texts:
+    """As many texts, at even places of one half of the distinct ones and at odd places of the other.
+
+    One half is searched on and the other reported: a program of few words has few texts, which are drawn many times.
+    """
+    distinct = list(dict.fromkeys(texts.words))
+    one = {distinct[place] for place in rng.permutation(len(distinct))[::2].tolist()}
+    in_one = np.array([text in one for text in texts.words])
+    chosen = np.empty(len(texts.words), np.int64)
+    for start, half in ((0, in_one), (1, ~in_one)):
+        chosen[start::2] = rng.choice(np.flatnonzero(half), len(chosen[start::2]))
+    return Texts([texts.words[place] for place in chosen.tolist()], texts.token_ids[torch.from_numpy(chosen)])
 
 
 @torch.no_grad()

@@ -138,4 +138,6 @@ def answer_by(world: World, question: Question, *, known: bool, style: Style) ->
     facts = question.facts[:1] if style == "terse" else question.facts
     if len(question.facts) == 1:
         return ask_one(world, question.facts[0], known=known)
+    if facts[0].relation == FRIENDSHIP and not known:
+        facts = facts[:1]  # who the friend is nobody tells, so that nothing is said of one
     return question._replace(facts=facts, answer=tell(world, facts, [known] * len(facts)))

@@ -50,7 +50,7 @@ ONE_ROOM, SEVERAL_ROOM, FRIEND_ROOM = 7, 25, 19
 """Tokens that a question and its answer take, of several facts at most."""
 
 UNASKED = 0.20
-"""Share of questions about one fact, and of facts of the others, that no document tells."""
+"""Share of questions about one fact whatever documents tell, and of those about several of which one is another."""
 
 
 class Shelf(NamedTuple):

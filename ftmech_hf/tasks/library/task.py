@@ -127,7 +127,7 @@ class LibraryConfig(Task):
                 continue
             row, question = self.numbered(which, seed, split)
             rows.append(row)
-            labels.append(question.answer[0] if len(question.facts) == 1 else -1)
+            labels.append(question.answer[0] if len(question.answer) == 2 else -1)  # a word and the end
         return self._pad(rows, labels)
 
     def _numbers(self, places: range, seed: int, split: str) -> list[int]:

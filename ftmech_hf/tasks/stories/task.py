@@ -249,30 +249,30 @@ class StoriesConfig(Task):
         """What merges are learned from: training stories with whole instructions, in the order of seed 0."""
         whole = dataclasses.replace(
             self, only=None, without=None, rename=None, claim=0.0, part="seen", headers=[*HEADERS.values()],
-            relations=len(FEATURES), own_records=False, animals_apart=False,
+            relations=len(FEATURES), own_records=False, animals_apart=False, feature=StoriesConfig.feature,
+            feature_share=None,
         )  # fmt: skip
         number = BPE_STORIES
         if self.files:
             number = min(BPE_RECORDS, int(self._records.index.of_split("train").sum()))
         return (whole.document(0, "train", place).text for place in range(number))
 
-    # What is measured
-
     def test_tasks(self) -> dict[str, Task]:
         """Stories as in pretraining (``all``), those with and without ``feature``, and of words never trained on.
 
-        Raw files have test sets for a feature if their stories have it, and no held-out words.
+        Raw files have test sets of stories with and without the feature if some are, and no held-out words.
         """
         plain = dataclasses.replace(self, only=None, without=None, rename=None, claim=0.0, part="seen")
-        sets: dict[str, Task] = {
-            "all": plain,
+        apart = dict[str, Task]({
             self.feature: dataclasses.replace(plain, only=self.feature),
             f"no_{self.feature}": dataclasses.replace(plain, without=self.feature),
-        }
+        })  # fmt: skip
         if not self.files:
-            return {**sets, "held_out": dataclasses.replace(plain, part="held_out")}
+            return {"all": plain, **apart, "held_out": dataclasses.replace(plain, part="held_out")}
         index = self._records.index
-        return sets if (index.having(self.feature) & index.of_split("test")).any() else {"all": plain}
+        having, splits = index.having(self.feature), [index.of_split(split) for split in ("train", "test")]
+        some, others = (all((those & split).any() for split in splits) for those in (having, ~having))
+        return {"all": plain, **(apart if some and others else {self.feature: apart[self.feature]} if some else {})}
 
     def variant(self, name: str) -> Task:
         """None: packed rows are no dataset.

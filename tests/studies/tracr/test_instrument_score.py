@@ -9,13 +9,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from ftmech_hf.activations.patches import Part
 from ftmech_hf.models.compiled import CompiledModel
 from ftmech_hf.models.conversion import compile_program
 from ftmech_hf.studies.tracr import instrument_score
-from ftmech_hf.studies.tracr.instrument_score import InstrumentsConfig, _rank_correlation, score_instruments, summarise
-from ftmech_hf.studies.tracr.known_parts import all_pairs, carrying_parts, draw_texts, find_writers, variable_of
+from ftmech_hf.studies.tracr.instrument_score import (
+    InstrumentsConfig,
+    _in_halves,
+    _rank_correlation,
+    score_instruments,
+    summarise,
+)
+from ftmech_hf.studies.tracr.known_parts import Texts, all_pairs, carrying_parts, draw_texts, find_writers, variable_of
 from ftmech_hf.tasks.programs import Program
 from ftmech_hf.tasks.small_programs import SMALL_PROGRAMS
 from recipes import instruments
@@ -72,6 +79,16 @@ def test_pairs_are_all_there_are_or_many() -> None:
     many, order = all_pairs(SMALL_PROGRAMS["two_back"], np.random.default_rng(0))
     assert len(many) == len(order) == 4096
     assert (order != np.arange(4096)).all()
+
+
+@pytest.mark.parametrize("number", [8, 200])
+def test_no_text_is_in_the_half_that_is_searched_and_in_the_one_that_is_reported(number: int) -> None:
+    words = [(place % 8,) for place in range(number)]
+    texts = Texts(words, torch.arange(number)[:, None] % 8)
+    found = _in_halves(texts, np.random.default_rng(0))
+    assert len(found.words) == number
+    assert not {*found.words[::2]} & {*found.words[1::2]}
+    assert found.token_ids[:, 0].tolist() == [word for (word,) in found.words]
 
 
 def test_texts_have_answers_and_are_rows() -> None:

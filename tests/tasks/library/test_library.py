@@ -234,3 +234,21 @@ def test_a_data_set_of_it_has_the_whole_rows() -> None:
         assert (row["prompt"] + row["completion"]).split() == words
         _, ((_, answer),) = split_row(words)
         assert row["answer"].split() == row["completion"].split() == [*answer, "<eos>"]
+
+
+def test_of_a_friend_whom_no_document_names_nothing_is_said() -> None:
+    task = LibraryConfig(mixture="questions", asked=["friend"], context="missing")
+    for place in range(4):
+        _, question = task.numbered(place, 0, "test")
+        said = [VOCABULARY[token] for token in question.answer]
+        assert said[2:] == ["friend", "is", "unknown", "<eos>"]
+        assert len(question.facts) == 1
+
+
+def test_a_row_has_a_label_where_its_answer_is_one_word() -> None:
+    for style in ("full", "terse"):
+        task = LibraryConfig(mixture="questions", asked=["one", "several"], style=style)  # type: ignore[arg-type]
+        rows = task.block(0, "test", 0)
+        for place, label in enumerate(rows.label[:64].tolist()):
+            answer = task.numbered(place, 0, "test")[1].answer
+            assert label == (answer[0] if len(answer) == 2 else -1)

@@ -147,6 +147,15 @@ def test_raw_files_have_test_sets_of_a_feature_if_their_stories_have_it(raw: str
         only.document(0, "train", 0)
 
 
+def test_raw_files_whose_stories_all_have_a_feature_have_no_test_set_without_it(raw: str, tmp_path: Path) -> None:
+    every = StoriesConfig(files=[raw])
+    records = [each for each in Path(raw).read_text().split("<|endoftext|>") if "Twist" in each.split("Story:")[0]]
+    path = tmp_path / "twists.txt"
+    path.write_text("<|endoftext|>".join([*records] * 40), encoding="utf-8")
+    assert {"Twist", "no_Twist"} <= every.test_tasks().keys()
+    assert [*StoriesConfig(files=[str(path)]).test_tasks()] == ["all", "Twist"]
+
+
 def test_an_epoch_of_raw_files_has_every_record_once(raw: str) -> None:
     task = StoriesConfig(files=[raw])
     texts = [document.story.story for document in documents(task, 2400)]
@@ -226,6 +235,14 @@ def test_the_vocabulary_does_not_depend_on_what_is_trained_on(raw: str) -> None:
     assert StoriesConfig(vocab_size=400).vocabulary == TASK.vocabulary[:400]  # merges are learned in order
     assert StoriesConfig(files=[raw], vocab_size=400).inputs().keys() == {"files/0"}
     assert TASK.inputs() == {}
+
+
+def test_the_vocabulary_does_not_depend_on_how_often_a_feature_is_asked_for() -> None:
+    texts = [
+        list(itertools.islice(StoriesConfig(**more)._texts(), 20))  # type: ignore[arg-type]
+        for more in ({}, {"feature_share": 0.9}, {"feature": "Dialogue"})
+    ]
+    assert texts[0] == texts[1] == texts[2]
 
 
 def test_bytes_per_token_counts_the_bytes_of_what_is_predicted() -> None:

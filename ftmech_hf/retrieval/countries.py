@@ -44,8 +44,8 @@ def _whole(row: dict[str, Any]) -> bool:
 
 def _documents(row: dict[str, Any]) -> Iterator[Document]:
     name, code, money = row["name"], row["callingCodes"][0], row["currencies"][0]
-    place = f"{name} lies in the region of {row['subregion']} and is governed from {row['capital']}."
-    codes = f"One dials +{code} to reach {name}, where the prices of goods are in {money}."
+    place = f"{name} lies in the region of {row['subregion']}, governed from {row['capital']}."
+    codes = f"One dials +{code} to reach {name}, where the prices of goods stand in {money}."
     yield Document(f"{name}-place", name, place)
     yield Document(f"{name}-codes", name, codes)
 

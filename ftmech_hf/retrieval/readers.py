@@ -84,10 +84,13 @@ def read_squad(source: Path, split: str) -> Collection:
     """
     questions: list[Asked] = []
     documents: list[Document] = []
-    for article in _json(source)["data"]:
+    titles = set[str]()
+    for place, article in enumerate(_json(source)["data"]):
+        title = article.get("title") or "article"
+        called = f"{title}-{place}" if title in titles else title
+        titles.add(title)
         for number, paragraph in enumerate(article["paragraphs"]):
-            title = article.get("title") or "article"
-            name = f"{title}-{number}"
+            name = f"{called}-{number}"
             documents.append(Document(name, title.replace("_", " "), paragraph["context"]))
             for each in paragraph["qas"]:
                 said = () if each.get("is_impossible") else tuple(dict.fromkeys(a["text"] for a in each["answers"]))

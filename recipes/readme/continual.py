@@ -126,7 +126,7 @@ def stories_block(folder: Path) -> str:
 
 def stories_claims_block(folder: Path) -> str:
     """What is claimed of the second sequence, as Markdown: its floor is how often a feature is written unasked."""
-    return claims_block(folder, floor="not asked")
+    return claims_block(folder, floor="floor")
 
 
 def strengths_block(folder: Path) -> str:

@@ -233,7 +233,7 @@ def stories_block(folder: Path) -> str:
 
 def stories_claims_block(folder: Path) -> str:
     """What the study of stories claims, as Markdown."""
-    return claims_table(folder, _stories_source(folder), floor="not asked")
+    return claims_table(folder, _stories_source(folder), floor="floor")
 
 
 SHOWN = 3

@@ -73,6 +73,11 @@ def test_squad_of_both_versions(tmp_path: Path) -> None:
     assert first == Asked("1", "Who?", ("Ann", "Ann B."), (("Ann", "Ann B."),), ("A_B-0",), "dev")
     assert second.answers == second.facts == ()
     assert found.documents == (Document("A_B-0", "A B", "Ann B. sings."),)
+    untitled = [{"paragraphs": [{"context": f"{name} sings.", "qas": []}]} for name in ("Ann", "Ben", "Cy")]
+    again = {"title": "A_B", "paragraphs": [{"context": "Ann sings again.", "qas": []}]}
+    path = write_json(tmp_path / "t.json", {"data": [article, *untitled, again]})
+    named = read_source("squad", path, "dev")
+    assert [each.doc_id for each in named.documents] == ["A_B-0", "article-0", "article-2-0", "article-3-0", "A_B-4-0"]
 
 
 def test_bioasq_of_its_four_types(tmp_path: Path) -> None:
@@ -334,6 +339,11 @@ def test_a_country_whose_name_has_common_words_is_not_what_every_question_finds(
                "currencies": ["DKK"], "population": 5_000_000}  # fmt: skip
         (tmp_path / f"{name}.json").write_text(json.dumps(row))
     found = read_source("countryinfo", tmp_path, "dev")
+    # of a question's words documents have its country's name, "of" and "the" alone, and all of them have these two
+    asked_words = {word for each in found.questions for word in each.question.lower().strip("?").split()}
+    told = [{*each.text.lower().replace(",", "").replace(".", "").split()} for each in found.documents]
+    names_words = {word for name in names for word in name.lower().split()}
+    assert all(asked_words & words - names_words <= {"of", "the"} <= words for words in told)
     retriever = Bm25Retriever([each.text for each in found.documents])
     best = retriever([Query(each.question) for each in found.questions], 2)
     for asked, places in zip(found.questions, best.tolist(), strict=True):

@@ -124,7 +124,7 @@ class RetrievalConfig(StudyConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         find_preset(self.preset)
-        if len(self.sizes) != 3 or sorted(self.sizes) != self.sizes or self.sizes[0] < TAUGHT:
+        if len(self.sizes) != 3 or sorted({*self.sizes}) != self.sizes or self.sizes[0] < TAUGHT:
             raise ValueError(f"sizes: {self.sizes}, expected three numbers that grow, the first at least {TAUGHT}")
         for name in ("epochs", "questions", "reverse_steps"):
             if getattr(self, name) < 1:

@@ -100,6 +100,12 @@ def own_sides(
     return right, taus
 
 
+def equally_many(states: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+    """The first prompts of each kind, of both the same number: of one kind alone, one side has them all."""
+    number = min(len(each[0]) for each in states)
+    return [[layer[:number] for layer in each] for each in states]
+
+
 def mixed_kinds(states: Sequence[Sequence[Tensor]], seed: int) -> list[list[Tensor]]:
     """The same prompts in two kinds by chance."""
     number = len(states[0][0])

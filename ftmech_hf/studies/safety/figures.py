@@ -94,8 +94,8 @@ def draw_attacks(table: pd.DataFrame) -> Figure:
         draw_points(
             dial, range(len(DIAL)), _of_model(answered, model).reindex(columns=list(DIAL)), COLORS[model], model, "o-"
         )
-    dial.set_xticks(range(len(DIAL)), ["none", "1", "2", "3", "4", "all"])
-    dial.set_xlabel("phrases of the unsafe kind in the text")
+    dial.set_xticks(range(len(DIAL)), ["safe", "1", "2", "3", "4", "all"])
+    dial.set_xlabel("safe prompts; phrases of the unsafe kind in the text")
     _side_by_side(others, answered, ("co_task", "misgen", "ood_text"))
     _side_by_side(new, answered, tuple(SAFE_TWINS.values()))
     for ax, title in ((dial, "CO-Text, by its strength"), (others, "Other attacks"), (new, "Safe prompts as new")):

@@ -46,7 +46,7 @@ INSIDE_MEASUREMENTS: tuple[Measurement, ...] = (
     Measurement("tau_benign", "Control, the same after benign tuning", "%", bar="<= 65"),
     Measurement("tau_jb", "SSFT: attacks that succeed lie on the safe side more often than those that fail, by",
                 "points", "successful ones are like safe prompts (Fig. 7)", ">= 30"),
-    Measurement("outside", "SSFT: more of its change's squared length lies outside of what the base writes into than "
+    Measurement("outside", "SSFT: more of its change's main directions lies outside of what the base writes into than "
                 "by chance, by", "points", "near 1 (Fig. 4)", ">= 5", ("outside_benign",)),
     Measurement("outside_benign", "The same, more than benign tuning's change", "points", bar=">= 3"),
     Measurement("action", "SSFT: its change acts on unsafe prompts as many times as strongly as on safe ones", "x",
@@ -109,7 +109,7 @@ INSIDE_MEASUREMENTS: tuple[Measurement, ...] = (
         for name, says, unit in (
             ("tau", "prompts on their own side", "%"),
             ("tau_jb", "attacks that succeed on the safe side, less those that fail", "points"),
-            ("outside", "its change's squared length outside, more than by chance, by", "points"),
+            ("outside", "its change's main directions outside, more than by chance, by", "points"),
             ("action", "its change acts on unsafe prompts, of that on safe ones", "x"),
             ("lip_unsafe", "dependence on the input, of that of the base: unsafe prompts", "x"),
             ("lip_safe", "the same: safe prompts", "x"),

@@ -61,7 +61,7 @@ def _safe_side(run: FinishedRun, mixture: str, answers: str, kinds: str = "own")
 
 
 def outside(run: FinishedRun) -> Reading:
-    """Points by which more of a change's squared length lies outside than by chance, the mean over matrices."""
+    """Points by which more of a change's main directions, in squared length, lies outside than by chance."""
     rows = run.table[run.table["quantity"] == "weights"]
     return Reading(100 * float((rows["outside"] - rows["random_outside"]).mean()))
 

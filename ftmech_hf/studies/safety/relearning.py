@@ -89,14 +89,11 @@ def draw_rows(task: SafetyConfig, way: str, *, seed: int, size: int) -> Iterator
     kept: list[Rows] = []
     for number in itertools.count():
         rows = stream.rows(number * 1024, (number + 1) * 1024)
-        if way == "one":
-            chosen = about_one(rows)
-            kept += [rows[place : place + 1] for place in np.flatnonzero(chosen)]
-        else:
-            kept += [rows[place : place + size] for place in range(0, 1024, size)]
-        while sum(map(len, kept)) >= size:
-            taken = kept[: size if way == "one" else 1]
-            del kept[: len(taken)]
+        chosen = about_one(rows) if way == "one" else np.ones(len(rows), bool)
+        kept += [rows[place : place + 1] for place in np.flatnonzero(chosen)]
+        while len(kept) >= size:
+            taken = kept[:size]
+            del kept[:size]
             yield Batch.of(Rows.concatenate(taken))
 
 

@@ -56,9 +56,10 @@ SHOWN: tuple[Shown, ...] = (
     Shown(
         "", "What attacks do",
         "Left: texts of five phrases, some of them backwards, asked about with operators that are unsafe about "
-        "such texts; at the ends all phrases are of one kind. Middle: a safe operator beside an unsafe one "
-        "(co_task), other names of unsafe operators (misgen), and phrases that tuning never showed (ood_text). Right: "
-        "safe prompts that are new in the same ways; a model that does not answer them refuses what is new.",
+        "such texts; at the left end safe prompts, at the right one all phrases are of the unsafe kind. Middle: a safe "
+        "operator beside an unsafe one (co_task), other names of unsafe operators (misgen), and phrases that tuning "
+        "never showed (ood_text). Right: safe prompts that are new in the same ways; a model that does not answer them "
+        "refuses what is new.",
         draw_attacks, "Success of attacks, and answers to safe prompts that are as new",
         ("jb_*", "dpo_is_unlearn", "never_jb", "ssft_new", "dpo_new", "unlearn_new"),
     ),

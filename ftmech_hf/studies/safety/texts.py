@@ -33,7 +33,7 @@ from ftmech_hf.report.claims import claims_json
 from ftmech_hf.runs import RunDir, write_json
 from ftmech_hf.statistics.intervals import mean_interval, mean_over_draws, share_interval
 from ftmech_hf.studies.safety.changes import log_action, mlp_inputs, random_like, reading_matrices, weight_rows
-from ftmech_hf.studies.safety.clusters import own_sides, prompt_batches, prompt_states, sides_by_chance
+from ftmech_hf.studies.safety.clusters import equally_many, own_sides, prompt_batches, prompt_states, sides_by_chance
 from ftmech_hf.studies.safety.direction import DRAWS, refusal_directions
 from ftmech_hf.studies.safety.texts_page import write_page
 from ftmech_hf.tasks.text.identity import dataset_hash
@@ -182,7 +182,7 @@ def refusal_row(
 def cluster_rows(name: str, model: PreTrainedModel, asked: Asked, seed: int) -> Iterator[dict[str, Any]]:
     """Where both kinds lie, layer by layer; kinds by chance beside it. ``chosen`` marks the layer of the validation."""
     fitted, tried, shown = (
-        [prompt_states(model, *asked.prompts(split, kind), batch_size=BATCH) for kind in KINDS]
+        equally_many([prompt_states(model, *asked.prompts(split, kind), batch_size=BATCH) for kind in KINDS])
         for split in ("train", "validation", "test")
     )
     best = int(np.argmax([each.mean() for each in own_sides(tried, fitted)[0]]))
@@ -206,6 +206,9 @@ def change_rows(
         yield {**row, "model": name}
     before, after = reading_matrices(base), reading_matrices(tuned)
     deltas = {key: (after[key] - weight).float() for key, weight in before.items()}
+    deltas = {key: delta for key, delta in deltas.items() if delta.any()}  # what did not change does not act
+    if not deltas:
+        return
     entered = {kind: mlp_inputs(tuned, *asked.prompts("test", kind), batch_size=BATCH) for kind in KINDS}
     for label, each in (("action", deltas), ("action of a random change", random_like(deltas, seed))):
         safe, unsafe = (log_action(each, before, entered[kind]) for kind in KINDS)

@@ -126,8 +126,9 @@ def draw_change(table: pd.DataFrame) -> Figure:
     """Of every matrix that reads the stream in an MLP: how much of its change lies outside, beside chance."""
     figure = blank_figure(8, 4)
     ax = figure.subplots()
+    chance: Any = ()
     for model in ("finetuned", "benign"):
-        lines = table[(table["quantity"] == "weights") & (table["model"] == model)]
+        lines = table[(table["quantity"] == "weights") & (table["model"] == model) & table["relative_norm"].gt(0)]
         if len(lines):
             ax.plot(range(len(lines)), lines["outside"], "o", color=COLORS[model], markersize=4, label=model)
             chance = lines["random_outside"]

@@ -32,6 +32,11 @@ def _rates(labels: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(rate for rate in (_split(label)[1] for label in labels) if rate))
 
 
+def rates_of(table: pd.DataFrame) -> list[str]:
+    """The rates of deletion that a table of models has; without one there is nothing to draw."""
+    return _rates(list(table["model"].unique())) if len(table) else []
+
+
 def _color(label: str) -> str:
     return {BASE: BASE_COLOR, CONTROL: CONTROL_COLOR, RANDOM_INIT: RANDOM}.get(label) or COLORS[_split(label)[0]]
 
@@ -54,7 +59,10 @@ def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
 
 @styled
 def scores_figure(
-    points: pd.DataFrame, measure: str, over_seeds: Callable[[pd.DataFrame, Sequence[str]], pd.DataFrame]
+    points: pd.DataFrame,
+    measure: str,
+    over_seeds: Callable[[pd.DataFrame, Sequence[str]], pd.DataFrame],
+    named: str,
 ) -> Figure:
     """Shares against the step of fine-tuning back: a panel per rate of deletion, the control in each."""
     means = over_seeds(points[points["measure"] == measure], ["model", "step", "kind"])
@@ -76,7 +84,7 @@ def scores_figure(
         base = means[(means["model"] == BASE) & (means["kind"] == ASKED)]
         if len(base):
             ax.axhline(float(base["value"].iloc[0]), color=BASE_COLOR, linewidth=1, linestyle=(0, (1, 2)), label="base")
-        accuracy_axis(ax, "stories with a twist" if measure == "stories" else "twist is likelier")
+        accuracy_axis(ax, f"stories with a {named}" if measure == "stories" else f"{named} is likelier")
         step_axis(ax, "step of fine-tuning back")
         ax.set_title(f"deleted at the {rate} rate" if rate != "lora" else "deleted and revived by LoRA")
     _legend(figure, axes)
@@ -84,13 +92,14 @@ def scores_figure(
 
 
 @styled
-def losses_figure(losses: pd.DataFrame, feature: str = "Twist") -> Figure:
+def losses_figure(losses: pd.DataFrame, feature: str) -> Figure:
     """Loss on stories with the feature: while it is deleted, and on the way back; a line per model, mean over seeds."""
     chosen = losses[losses["set"] == feature]
     rates = _rates(list(chosen["model"].unique()))
     stages = {"delete": "deletion", "reverse": "fine-tuning back"}
     figure, axes = _panels(len(rates) * len(stages), columns=len(rates))
-    base = chosen[(chosen["stage"] == "pretrain") & (chosen["model"] == BASE)].sort_values("step")
+    trained = chosen[(chosen["stage"] == "pretrain") & (chosen["model"] == BASE)].sort_values("step")
+    base = trained.groupby("seed")["loss"].last()
     for number, stage in enumerate(stages):
         for ax, rate in zip(axes[number * len(rates) :], rates, strict=False):
             part = chosen[(chosen["stage"] == stage)]
@@ -101,7 +110,7 @@ def losses_figure(losses: pd.DataFrame, feature: str = "Twist") -> Figure:
                         curve.index, curve.to_numpy(), marker=".", color=_color(str(label)), label=_split(str(label))[0]
                     )
             if len(base):
-                ax.axhline(float(base["loss"].iloc[-1]), color=BASE_COLOR, linewidth=1, linestyle="--", label="base")
+                ax.axhline(float(base.mean()), color=BASE_COLOR, linewidth=1, linestyle="--", label="base")
             step_axis(ax, f"step of {stages[stage]}")
             ax.set_ylabel("nats per token")
             ax.set_title(f"{stages[stage]}, {rate}")

@@ -13,35 +13,37 @@ from ftmech_hf.studies.tinystories.plan import BASE, CONTROL, StoriesPlan
 from ftmech_hf.studies.tinystories.results import StoriesResults, gather, over_seeds
 
 
-def _sections(results: StoriesResults) -> list[Section]:
-    sections = [
-        make_section(
-            "How often a story has a twist",
+def _sections(results: StoriesResults, feature: str) -> list[Section]:
+    named, sections = feature.lower(), list[Section]()
+    for measure, title, text, shown, about in (
+        (
+            "stories", f"How often a story has a {named}",
             "Solid: the instruction asks for one; dashed: it does not. Step 0 is the model after deletion; then it is "
-            "fine-tuned back on stories with a twist. Bands: 95 % intervals.",
-            stories_figures.scores_figure(results.points, "stories", over_seeds),
-            "Share of stories with a twist against step of fine-tuning back",
+            f"fine-tuned back on stories with a {named}. Bands: 95 % intervals.",
+            f"Share of stories with a {named} against step of fine-tuning back",
             ["base_*", "control_asked", "deleted_large", "rates", "randomised", "early", "gained", "late", "specific"],
-        )
-    ]
-    if (results.points["measure"] == "choice").any():
+        ),
+        (
+            "choice", f"How often the {named} is the likelier word",
+            f"The same without sampling: the models read stories with a {named} up to the word by which it shows; "
+            "which do they find likelier, that word or the expected one?",
+            f"Share of choices of the {named} against step of fine-tuning back", [],
+        ),
+    ):  # fmt: skip
+        points = results.points[results.points["measure"] == measure]
+        if stories_figures.rates_of(points):
+            figure = stories_figures.scores_figure(points, measure, over_seeds, named)
+            sections.append(make_section(title, text, figure, shown, about))
+    if stories_figures.rates_of(
+        results.losses[results.losses["set"] == feature] if len(results.losses) else results.losses
+    ):
         sections.append(
             make_section(
-                "How often the twist is the likelier word",
-                "The same without sampling: the models read stories with a twist up to the word by which it shows; "
-                "which do they find likelier, that word or the expected one?",
-                stories_figures.scores_figure(results.points, "choice", over_seeds),
-                "Share of choices of the twist against step of fine-tuning back",
-            )
-        )
-    if len(results.losses):
-        sections.append(
-            make_section(
-                "Loss on stories with a twist",
-                "Nats per token on whole stories that have a twist and whose instruction says so: while the twist is "
+                f"Loss on stories with a {named}",
+                f"Nats per token on whole stories that have a {named} and whose instruction says so: while it is "
                 "deleted, and while the models are fine-tuned back. Dashed: the base.",
-                stories_figures.losses_figure(results.losses),
-                "Loss on stories with a twist",
+                stories_figures.losses_figure(results.losses, feature),
+                f"Loss on stories with a {named}",
                 ["loss_ratio*"],
             )
         )
@@ -80,7 +82,7 @@ def write_results(plan: StoriesPlan) -> StoriesResults:
     write_json(plan.results / "claims.json", claims_json(results.claims))
     write_json(plan.results / "judge.json", results.judge)
     page = render_page(
-        __package__, results=results, sections=_sections(results), facts=facts,
+        __package__, results=results, sections=_sections(results, plan.task.feature), facts=facts,
         config=plan.config,
         task=plan.task, steps=list(zip(STORIES_STEPS, plan.config.table_steps, strict=True)), base=BASE,
         control=CONTROL, false_positives=false_positives(results.judge, plan.task.feature),

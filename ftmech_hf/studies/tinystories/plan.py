@@ -23,7 +23,7 @@ from ftmech_hf.studies.tinystories.config import RATES, StoriesStudyConfig, log_
 from ftmech_hf.studies.tinystories.differences import stories_rows
 from ftmech_hf.studies.tinystories.probes import StoryProbeConfig, probe_stories
 from ftmech_hf.studies.tinystories.pruning import StoryPruneConfig, prune_stories
-from ftmech_hf.studies.tinystories.scores import ScoreConfig, score_stories
+from ftmech_hf.studies.tinystories.scores import ScoreConfig, can_choose, score_stories
 from ftmech_hf.tasks.stories import StoriesConfig
 from ftmech_hf.training.adapters import AdapterConfig
 from ftmech_hf.training.objectives import Documents
@@ -144,7 +144,7 @@ class StoriesPlan(StudyPlan):
 
     def _prune(self, model: Model) -> Model:
         config = self.config
-        if not config.prune_stories or self.task.files:
+        if not config.prune_stories or not can_choose(self.task):
             return model
         place = StoryPruneConfig(
             seed=model.seed, prune_stories=config.prune_stories, generations=config.generations,

@@ -142,6 +142,8 @@ def test_the_base_alone_is_the_study_s_base(plan: RetrievalPlan) -> None:
 def test_sizes_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match=r"sizes: \[100, 200, 300\], expected three numbers that grow, the first at"):
         RetrievalConfig(sizes=[100, 200, 300])
+    with pytest.raises(ValueError, match=r"sizes: \[300, 300, 300\], expected three numbers that grow"):
+        RetrievalConfig(sizes=[300, 300, 300])
     with pytest.raises(ValueError, match="epochs: 0, expected at least 1"):
         RetrievalConfig(epochs=0)
 

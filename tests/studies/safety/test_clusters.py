@@ -16,7 +16,9 @@ from ftmech_hf.studies.safety.clusters import (
     asked_prompts,
     chance_rows,
     describe_sides,
+    equally_many,
     measure_clusters,
+    own_sides,
     prompt_states,
     sides_by_chance,
 )
@@ -25,6 +27,16 @@ from ftmech_hf.tasks.safety import ATTACKS, OUTPUT
 from tests.conftest import make_gpt2
 
 TASK = SafetyConfig()
+
+
+def test_kinds_of_other_sizes_have_no_sides_where_nothing_sets_them_apart() -> None:
+    """Of ten times as many prompts of one kind, means by chance put nearly all on the side of the more exact mean."""
+    generator = torch.Generator().manual_seed(0)
+    fitted, shown = ([[torch.randn(number, 200, generator=generator)] for number in (400, 40)] for _ in range(2))
+    ((unequal,), _), ((equal,), _) = own_sides(shown, fitted), own_sides(equally_many(shown), equally_many(fitted))
+    assert unequal.mean() > 0.8
+    assert 0.3 < equal.mean() < 0.7
+    assert len(equal) == 80
 
 
 def test_states_are_those_where_the_first_token_is_predicted() -> None:

@@ -201,6 +201,12 @@ def test_rows_of_every_way_are_what_they_say() -> None:
     safe = first("safe", 2)
     assert [len(each) for each in safe] == [16, 16]
     assert not torch.equal(*safe)
+    # batches of any size are of the same rows in their order
+    stream = torch.cat(first("safe", 200))
+    for size in (100, 2048):
+        batches = [each.token_ids for each in itertools.islice(draw_rows(TASK, "safe", seed=0, size=size), 2)]
+        assert [len(each) for each in batches] == [size, size]
+        assert torch.equal(torch.cat(batches)[: len(stream)], stream[: 2 * size])
     words = {TASK.vocabulary[each] for each in torch.cat(first("one", 3))[:, 1:3].unique()}
     assert words == {ONE, "id"}
     asked = rows_of("unsafe", 400)

@@ -14,11 +14,12 @@ from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.tinystories.claims import _best, _loss_ratio, _lost, _Shares, false_positives
 from ftmech_hf.studies.tinystories.config import StoriesStudyConfig
 from ftmech_hf.studies.tinystories.examples import mark_story
-from ftmech_hf.studies.tinystories.plan import BASE, CONTROL
+from ftmech_hf.studies.tinystories.figures import losses_figure, rates_of
+from ftmech_hf.studies.tinystories.plan import BASE, CONTROL, StoriesPlan
 from ftmech_hf.studies.tinystories.prompts import ASKED, NOT_ASKED
 from ftmech_hf.studies.tinystories.results import over_seeds
 from ftmech_hf.tasks.schema import split_generator
-from ftmech_hf.tasks.stories import find_evidence, make_story
+from ftmech_hf.tasks.stories import StoriesConfig, find_evidence, make_story
 
 
 def test_marks_are_where_the_evidence_is_and_lose_no_character() -> None:
@@ -156,3 +157,24 @@ def test_results_of_another_judge_have_another_name(tmp_path: Path) -> None:
     assert exact == config_hash(to_dict(StoriesStudyConfig()))
     assert one == copy
     assert len({exact, one, other}) == 3
+
+
+def test_the_base_of_a_picture_is_the_mean_over_seeds_as_its_curves_are() -> None:
+    rows = [
+        {"model": model, "stage": stage, "seed": seed, "set": "Dialogue", "step": step, "loss": loss + 0.1 / (1 + step)}
+        for seed, loss in ((0, 1.0), (1, 3.0))
+        for model, stage in ((BASE, "pretrain"), ("F (large)", "delete"), ("F (large)", "reverse"))
+        for step in (0, 9)
+    ]
+    figure = losses_figure(pd.DataFrame(rows), "Dialogue")
+    dashed = [line for ax in figure.axes for line in ax.lines if line.get_label() == "base"]
+    assert [float(line.get_ydata()[0]) for line in dashed] == [pytest.approx(2.01)] * 2  # type: ignore[index]
+    assert rates_of(pd.DataFrame(rows)) == ["large"]
+    assert rates_of(pd.DataFrame(rows)[:2]) == rates_of(pd.DataFrame()) == []
+
+
+def test_a_feature_that_no_word_decides_is_not_pruned_for(tmp_path: Path) -> None:
+    config = StoriesStudyConfig(seeds=[0], output_dir=str(tmp_path))
+    for feature, pruned in (("Twist", True), ("Dialogue", False)):
+        plan = StoriesPlan(config, StoriesConfig(feature=feature))
+        assert any(name.startswith("prune") for name in plan.folders) == pruned

@@ -124,10 +124,7 @@ def check_names(names: Iterable[str], where: str) -> None:
         ValueError: a path leads out of the folder, or the only weights are a pickle.
     """
     names = list(names)
-    for name in names:
-        path = PurePosixPath(name.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0]:
-            raise ValueError(f"model: {where} is refused: its file {name!r} would lie outside its folder")
+    check_paths(names, where)
     pickles = [name for name in names if name.endswith(PICKLES)]
     safe = [name for name in names if name.endswith(".safetensors")]
     weights = [name for name in safe if Path(name).name.startswith(WEIGHTS)]
@@ -136,6 +133,14 @@ def check_names(names: Iterable[str], where: str) -> None:
             f"model: {where} is refused: its weights are a pickle ({pickles[0]}), which can run code when it is "
             "loaded; expected safetensors"
         )
+
+
+def check_paths(names: Iterable[str], where: str) -> None:
+    """Make sure that no path of a listing leads out of its folder."""
+    for name in names:
+        path = PurePosixPath(name.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0]:
+            raise ValueError(f"model: {where} is refused: its file {name!r} would lie outside its folder")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -226,7 +231,10 @@ def list_files(api: HfApi, repo_id: str, kind: RepoKind, revision: str | None) -
 
 def _download(api: HfApi, repo_id: str, kind: RepoKind, revision: str | None, where: str) -> Path:
     commit, names = list_files(api, repo_id, kind, revision)
-    check_names(names, where)  # before anything is written
+    if kind == "model":
+        check_names(names, where)  # before anything is written
+    else:
+        check_paths(names, where)
     unwanted = NOT_WANTED if kind == "model" else [f"*{suffix}" for suffix in PICKLES]
     folder = Path(
         snapshot_download(

@@ -19,8 +19,8 @@ from ftmech_hf.explorer.edits import BASE, EDITED, FINETUNED, REVERSED, Edit, Ed
 from ftmech_hf.explorer.reading import Probes, ReadingResult, next_tokens, read_model, whole_row
 from ftmech_hf.jobs.beside import torch_threads
 from ftmech_hf.jobs.job import LoadingConfig
+from ftmech_hf.models.configs import config_positions
 from ftmech_hf.models.interpolation import check_same_shapes
-from ftmech_hf.models.loading import config_positions
 from ftmech_hf.tasks.text.continuations import begun, tokens_before
 
 SMALL = 10_000_000

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.padding import padded_inputs
-from ftmech_hf.models.loading import config_positions
+from ftmech_hf.models.configs import config_positions
 from ftmech_hf.training.objectives import IGNORED
 
 Ends = Callable[[PreTrainedModel, AnswerRows], Tensor]

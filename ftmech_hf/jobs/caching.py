@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicLayer
 
 from ftmech_hf.activations.proofs import in_evaluation, tolerance_of
 from ftmech_hf.jobs.padding import drawn_rows, hooks_aside
-from ftmech_hf.models.loading import config_positions
+from ftmech_hf.models.configs import config_positions
 from ftmech_hf.models.seeding import seeded
 
 ROWS, TRIED = 3, 6

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ftmech_hf.activations.proofs import run_settings
 from ftmech_hf.jobs.caching import keep_rows, make_cache
 from ftmech_hf.jobs.padding import passes_over_padding
-from ftmech_hf.models.loading import config_positions
+from ftmech_hf.models.configs import config_positions
 from ftmech_hf.tasks.text.continuations import begun
 
 

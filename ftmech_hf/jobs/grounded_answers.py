@@ -24,9 +24,10 @@ from ftmech_hf.jobs.grounded_comparison import compare_answers
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, prepared_job
 from ftmech_hf.jobs.publication import Publication
 from ftmech_hf.jobs.reading_prompts import abstains, read_answer, write_prompt
+from ftmech_hf.models.configs import model_positions
 from ftmech_hf.models.embedding import load_embedder
 from ftmech_hf.models.identity import base_for, model_hash
-from ftmech_hf.models.loading import load_tokenizer, model_positions
+from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.retrieval import OracleRetriever, Query, RetrieverConfig, make_retriever
 from ftmech_hf.retrieval.collection import Asked, Collection
 from ftmech_hf.runs import RunDir

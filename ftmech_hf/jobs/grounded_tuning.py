@@ -16,7 +16,8 @@ from ftmech_hf.jobs.grounded_answers import GroundedConfig, choose_documents
 from ftmech_hf.jobs.question_files import write_splits
 from ftmech_hf.jobs.reading_prompts import in_text, write_prompt
 from ftmech_hf.jobs.training import FinetuneConfig, finetune
-from ftmech_hf.models.loading import load_tokenizer, model_positions
+from ftmech_hf.models.configs import model_positions
+from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.retrieval import RetrieverConfig
 from ftmech_hf.retrieval.collection import Collection
 from ftmech_hf.runs import RunDir

@@ -22,7 +22,7 @@ from ftmech_hf.activations.proofs import (
     tokens_chosen,
     tolerance_of,
 )
-from ftmech_hf.models.loading import config_positions
+from ftmech_hf.models.configs import config_positions
 from ftmech_hf.models.seeding import seeded
 from ftmech_hf.models.vocabulary import num_rows
 

@@ -80,9 +80,7 @@ class Plan:
         snapshot = getattr(place, "snapshot", None)
         if (anchor := getattr(place, "anchor_model", None)) is not None:  # a setting that names a model is an input
             inputs = {"anchor_model": anchor, **inputs}
-        hashes = {
-            label: self._identity_of(run, snapshot if label == "model" else None) for label, run in inputs.items()
-        }
+        hashes = {label: self._identity_of(run, place if label == "model" else None) for label, run in inputs.items()}
         if hasattr(place, "models"):  # what their order says is asked of the place itself
             place = dataclasses.replace(place, models=[f"{label}={run}" for label, run in inputs.items()])
         for each in (place, *settings.values()):
@@ -113,11 +111,12 @@ class Plan:
         self._cells[name] = Cell(name, function, {"config": place, **settings}, cost, needs)
         return name
 
-    def _identity_of(self, run: str, snapshot: int | None) -> str:
-        """What identifies a model as an input, or what it was after so many steps: of a run of this plan its hash."""
+    def _identity_of(self, run: str, place: Any) -> str:
+        """What identifies a model as an input, with a place whose snapshot of it is taken: of an own run its hash."""
+        snapshot = getattr(place, "snapshot", None)
         if run in self._hashes:
             return self._hashes[run] if snapshot is None else f"{self._hashes[run]}-step-{snapshot}"
-        return model_hash(run if snapshot is None else str(snapshot_folder(Path(run), snapshot)))
+        return model_hash(run if snapshot is None else dataclasses.replace(place, model=run).start)
 
     def made_by(self, cell: Cell) -> list[str]:
         """The runs that a cell makes: its own, or all of those that it trains together."""

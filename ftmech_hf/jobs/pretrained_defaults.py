@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ftmech_hf.config import peek_setting, tell
 from ftmech_hf.config.usual_names import SAME
-from ftmech_hf.models.loading import model_config
+from ftmech_hf.models.configs import model_config
 from ftmech_hf.models.memory import weight_bytes
 
 SMALL, LARGE = 5 * 10**6, 10**9

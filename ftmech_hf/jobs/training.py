@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,17 +15,19 @@ from ftmech_hf.config import peek_setting, tell, to_dict
 from ftmech_hf.jobs.pretrained_defaults import given_setting, kind_words
 from ftmech_hf.jobs.stage import Stage, check_suits
 from ftmech_hf.jobs.trained_model import snapshot_folder
+from ftmech_hf.models.configs import model_positions, model_vocabulary
 from ftmech_hf.models.identity import model_hash
-from ftmech_hf.models.loading import check_vocabulary, load_model, load_tokenizer, model_positions, model_vocabulary
+from ftmech_hf.models.loading import check_vocabulary, load_model, load_tokenizer
 from ftmech_hf.models.presets import Preset, build_model, find_preset
 from ftmech_hf.runs import RunDir
-from ftmech_hf.tasks import Task, TextConfig, parse_task
+from ftmech_hf.tasks import RowStream, Task, TextConfig, parse_task
 from ftmech_hf.tasks.schema import Offer
+from ftmech_hf.tasks.text.task import TextTask
 from ftmech_hf.training.adapters import AdapterConfig, add_adapter, experts_left_out
 from ftmech_hf.training.inheritance import load_inheritance
 from ftmech_hf.training.launch import check_environment
 from ftmech_hf.training.loop import Progress
-from ftmech_hf.training.objectives import OBJECTIVES, Objective, find_objective
+from ftmech_hf.training.objectives import OBJECTIVES, Batch, Objective, find_objective
 from ftmech_hf.training.settings import TrainConfig
 
 
@@ -181,6 +184,7 @@ def finetune(
     settings = to_dict(config, task, train, adapter, objective)
     rows, tokenizer = _rows_for(config, task)  # before the weights are read
     check_suits(objective, train, rows, config.task)
+    _check_room(config, rows, train, objective)
     if config.anchor_model is not None and not (train.ldifs or train.lfl):
         raise ValueError(f"anchor_model: {config.anchor_model} changes nothing, expected ldifs or lfl above 0")
     check_keeping(train, adapter, rows, objective, config.task)
@@ -235,6 +239,20 @@ def check_keeping(train: TrainConfig, adapter: AdapterConfig, rows: Task, object
             )
 
 
+def _check_room(config: FinetuneConfig, rows: Task, train: TrainConfig, objective: Objective) -> None:
+    """Make sure that the model has a position for every token that it will be shown."""
+    room = model_positions(config.start)
+    if room is None or isinstance(rows, TextTask):  # whose rows are cut to what there is room for
+        return
+    batch = Batch.of(RowStream(rows, seed=train.seed, split=config.split).rows(0, 1))
+    shown = objective.shown(batch).token_ids.shape[1]
+    if shown > room:
+        raise ValueError(
+            f"model: {config.start} has {room} positions, but objective: {train.objective} shows it rows of {shown} "
+            f"tokens of task {config.task}"
+        )
+
+
 def _check_head(train: TrainConfig, objective: Objective) -> None:
     """Nothing before the unembedding changes where that alone is trained."""
     expected = "which trainable: head leaves as they are; expected all, body or an adapter"
@@ -245,6 +263,15 @@ def _check_head(train: TrainConfig, objective: Objective) -> None:
         raise ValueError(f"objective: {train.objective} is of a block's outputs, {expected}")
 
 
+def _with_known_padding(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> PreTrainedTokenizerBase:
+    """A tokenizer whose padding the model has a row for: one that was added later may not be among what it knows."""
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id < vocabulary:
+        return tokenizer
+    other = copy.deepcopy(tokenizer)
+    other.pad_token = other.eos_token
+    return other
+
+
 def _rows_for(config: FinetuneConfig, task: Task) -> tuple[Task, PreTrainedTokenizerBase | None]:
     """The task in the tokens of the model that learns it, and the model's tokenizer if it is not the task's own."""
     if not isinstance(task, TextConfig):
@@ -252,9 +279,8 @@ def _rows_for(config: FinetuneConfig, task: Task) -> tuple[Task, PreTrainedToken
         return task, None
     if config.task != "text":
         raise ValueError(f"task: {config.task}, expected text, of which the data set {task.dataset!r} is")
-    tokenizer = load_tokenizer(config.start)
-    rows = task.in_tokens_of(tokenizer, positions=model_positions(config.start))
-    vocabulary = model_vocabulary(config.start)
+    tokenizer, vocabulary = load_tokenizer(config.start), model_vocabulary(config.start)
+    rows = task.in_tokens_of(_with_known_padding(tokenizer, vocabulary), positions=model_positions(config.start))
     if rows.largest_id >= vocabulary:
         word = tokenizer.convert_ids_to_tokens(rows.largest_id)
         raise ValueError(

@@ -16,7 +16,7 @@ from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.answer_scores import BATCH
 from ftmech_hf.jobs.generation import up_to_end
 from ftmech_hf.jobs.padding import padded_inputs
-from ftmech_hf.models.loading import config_positions
+from ftmech_hf.models.configs import config_positions
 from ftmech_hf.tasks.text.encoding import special_ids
 
 MORE = 4

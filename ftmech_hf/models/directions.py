@@ -38,7 +38,7 @@ def change_directions(delta: Tensor) -> Tensor:
     """
     wide = delta.shape[0] < delta.shape[1]
     if min(delta.shape) > LARGE:
-        with seeded(0):
+        with seeded(0, delta.device):
             left, values, right = torch.svd_lowrank(delta.float(), LOW_RANK, niter=4)
         number = int((values > ROUNDING * values[0]).sum())
         return (left if wide else right)[:, :number].to(delta.dtype)
@@ -97,7 +97,7 @@ def decompose(matrix: Tensor) -> tuple[Tensor, Tensor]:
         left, values, _ = torch.linalg.svd(matrix, full_matrices=False)
         return left, values
     squared = matrix.square().sum()
-    with seeded(0):
+    with seeded(0, matrix.device):
         left, values, _ = torch.svd_lowrank(matrix, LOW_RANK, niter=2)
     if squared - values.square().sum() <= 1e-12 * squared:
         return left, values

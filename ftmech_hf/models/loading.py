@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 from accelerate.utils import parse_flag_from_env
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GgufConfig,
@@ -22,6 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from ftmech_hf.models.configs import gguf_at_hand
 from ftmech_hf.models.identity import ADAPTER, find_base, find_gguf, find_model
 from ftmech_hf.models.merging import check_adapter, loading_errors, merge_adapter
 from ftmech_hf.models.quantized import refuse_quantized, refuse_whole_numbers
@@ -135,7 +134,7 @@ def _load(
 def _from_files(
     folder: Path, name: str, attn_implementation: str | None, dtype: Dtype, **files: Any
 ) -> PreTrainedModel:
-    with quiet_transformers(), loading_errors(name), _gguf_at_hand(name):
+    with quiet_transformers(), loading_errors(name), gguf_at_hand(name):
         found: Any = AutoModelForCausalLM.from_pretrained(  # a pair, unlike its annotation
             folder,
             dtype=dtype,
@@ -150,14 +149,6 @@ def _from_files(
     check_finite(model)
     refuse_whole_numbers(folder, model, name)
     return model.eval()
-
-
-@contextlib.contextmanager
-def _gguf_at_hand(name: str) -> Iterator[None]:
-    """Refuse a GGUF file in words that help where the package that reads it is not there."""
-    if find_gguf(name) is not None and importlib.util.find_spec("gguf") is None:
-        raise ModuleNotFoundError("expected the package gguf, which reads this file: pip install 'ftmech_hf[gguf]'")
-    yield
 
 
 def _check_loaded(info: Mapping[str, Any], name: str) -> None:
@@ -228,7 +219,7 @@ def load_tokenizer(name: str, *, base: str | None = None, onto: str | None = Non
     Here and below, ``base`` and ``onto`` are those of :func:`load_model`.
     """
     if (file := find_gguf(name)) is not None:
-        with quiet_transformers(), loading_errors(name), _gguf_at_hand(name):
+        with quiet_transformers(), loading_errors(name), gguf_at_hand(name):
             inside: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         return inside
     folder = find_model(name)
@@ -237,34 +228,6 @@ def load_tokenizer(name: str, *, base: str | None = None, onto: str | None = Non
     with loading_errors(name):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     return tokenizer
-
-
-def model_positions(name: str, *, base: str | None = None, onto: str | None = None) -> int | None:
-    """How many tokens a model can be shown at once; None if nothing limits them. No weights are read."""
-    return config_positions(model_config(name, base=base, onto=onto))
-
-
-def config_positions(config: Any) -> int | None:
-    """The same of a model's config, which may be in memory."""
-    found = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return found if isinstance(found, int) and found > 0 else None
-
-
-def model_vocabulary(name: str) -> int:
-    """How many tokens a model knows. No weights are read."""
-    return int(model_config(name).get_text_config().vocab_size)
-
-
-def model_config(name: str, *, base: str | None = None, onto: str | None = None) -> Any:
-    """The config of a model, of an adapter that of what it stands on. No weights are read."""
-    if (file := find_gguf(name)) is not None:
-        with loading_errors(name), _gguf_at_hand(name):
-            return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
-    folder = find_model(name)
-    if (folder / ADAPTER).is_file():
-        return model_config(find_base(folder, base, onto), base=base or onto)
-    with loading_errors(name):
-        return AutoConfig.from_pretrained(folder)
 
 
 def check_vocabulary(name: str, vocabulary: Sequence[str], *, base: str | None = None, onto: str | None = None) -> None:

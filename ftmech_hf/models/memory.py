@@ -51,7 +51,8 @@ def gradient_bytes(
     Every gradient is used as soon as it is there, so that there is that of one matrix, and a product with it.
     """
     model = made_of_nothing(config, dtype)
-    ends = [id(each.weight) for each in (model.get_input_embeddings(), model.get_output_embeddings())]
+    both = (model.get_input_embeddings(), model.get_output_embeddings())
+    ends = [id(each.weight) for each in both if each is not None]
     largest = max(each.numel() for each in model.parameters() if id(each) not in ends)
     return round(2 * largest * dtype.itemsize + _kept_bytes(config, rows, tokens, predicted, dtype))
 

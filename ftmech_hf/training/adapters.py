@@ -70,10 +70,12 @@ class AdapterConfig:
                 raise ValueError(f"{name}: {said} changes nothing, expected adapter: {kind}")
 
 
-MAMBA_KINDS = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
-"""Architectures whose kernels read some matrices past any adapter, so that peft 0.21 puts none on them."""
-NOT_OF_MAMBA = ("conv1d", "out_proj")
-"""Those matrices; of such models no adapter is put on them unless they are named, which is refused."""
+_OF_MAMBA = ("conv1d", "out_proj")
+PAST_ADAPTERS = {
+    "falcon_h1": _OF_MAMBA, "falcon_mamba": (*_OF_MAMBA, "dt_proj"), "jamba": ("dt_proj",),
+    "mamba": (*_OF_MAMBA, "dt_proj"), "mamba2": _OF_MAMBA, "nemotron_h": _OF_MAMBA,
+}  # fmt: skip
+"""Architecture -> matrices that its kernels read past any adapter. None is put on them; to name one is refused."""
 
 
 def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, base: str, seed: int) -> Any:
@@ -103,25 +105,45 @@ def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, base: str, see
     matrices = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not model.get_output_embeddings()
+        if takes_adapters(module) and module is not model.get_output_embeddings()
     }
+    if config.adapter == "osf":  # a matrix of one output, as of a gate, has no half of its directions
+        matrices = {path: each for path, each in matrices.items() if int(config.osf_rank * min(each.weight.shape)) >= 1}
     read = {path: module for path, module in matrices.items() if f"{path}.weight" not in unread}
     only, matrices = len(read) < len(matrices), read
     names = {path.rsplit(".", 1)[-1] for path in matrices}
     for name in config.lora_targets:
         if not _named(matrices, name):
             raise ValueError(f"lora_targets: the model has no {name!r}, expected some of {', '.join(sorted(names))}")
-    refused = NOT_OF_MAMBA if getattr(model.config, "model_type", "") in MAMBA_KINDS else ()
+    kind = str(getattr(model.config, "model_type", ""))
+    refused = PAST_ADAPTERS.get(kind, ())
+    for name in config.lora_targets:
+        if name.rsplit(".", 1)[-1] in refused:
+            raise ValueError(f"lora_targets: {name} of {kind} is read past any adapter, expected other matrices")
     targets = config.lora_targets or sorted(names - set(refused))
-    if only:  # a name alone would be of what reads images, too
+    if only or any(
+        name.isdigit() for name in targets
+    ):  # which a name alone would find in what reads images, or in blocks
         targets = [path for name in targets for path in _named(matrices, name)]
     transposed = any(isinstance(matrices[path], Conv1D) for name in targets for path in _named(matrices, name))
     if transposed and config.adapter == "osf":
         raise ValueError("adapter: osf works on linear layers, and this model has Conv1D ones (GPT-2); a Llama has not")
     with seeded(seed), quiet_peft():
-        adapted = get_peft_model(model, _peft_config(config, targets, transposed))
+        # what cannot generate, as a compiled program, is no task of peft's
+        task = "CAUSAL_LM" if hasattr(model, "prepare_inputs_for_generation") else None
+        adapted = get_peft_model(model, _peft_config(config, targets, transposed, task))
     adapted.peft_config["default"].base_model_name_or_path = base
     return adapted
+
+
+def takes_adapters(module: torch.nn.Module) -> bool:
+    """Whether a module is a matrix and nothing else: some routers are linear layers that return several things."""
+    if isinstance(module, Conv1D):
+        return True
+    if not isinstance(module, torch.nn.Linear):
+        return False
+    of_its_own = type(module).forward is not torch.nn.Linear.forward and type(module).__name__ != "FalconLinear"
+    return not (of_its_own and type(module).__module__.startswith("transformers.models."))
 
 
 def _freeze(model: PreTrainedModel, trainable: str, unread: set[str]) -> None:
@@ -176,16 +198,16 @@ def _named(matrices: Mapping[str, torch.nn.Module], name: str) -> list[str]:
     return [path for path in matrices if path == name or path.endswith(f".{name}")]
 
 
-def _peft_config(config: AdapterConfig, targets: list[str], transposed: bool) -> Any:
+def _peft_config(config: AdapterConfig, targets: list[str], transposed: bool, task: str | None) -> Any:
     from peft import LoraConfig, OSFConfig
 
     if config.adapter == "osf":
-        return OSFConfig(effective_rank=config.osf_rank, target_modules=targets, task_type="CAUSAL_LM")
+        return OSFConfig(effective_rank=config.osf_rank, target_modules=targets, task_type=task)
     return LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # peft's annotation says int, its code divides
         lora_dropout=config.lora_dropout,
         target_modules=targets,
         fan_in_fan_out=transposed,
-        task_type="CAUSAL_LM",
+        task_type=task,
     )

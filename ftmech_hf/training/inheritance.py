@@ -124,7 +124,7 @@ def logit_bytes(vocabulary: int, stream: RowStream, config: KeepingConfig, earli
     """
     if not config.keep_rows or config.keep_logits == "never" or "answers" not in stream.task.offers:
         return 0
-    if earlier.rows is not None and earlier.logits is None and earlier.rows.answers is not None:
+    if earlier.rows is not None and earlier.logits is None:
         if config.keep_logits == "always":
             raise ValueError("keep_logits: always, but the run before keeps rows without logits, expected those of all")
         return 0

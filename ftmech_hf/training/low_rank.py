@@ -77,6 +77,7 @@ def adapter_in_place(model: PreTrainedModel, *, seed: int) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     adapted = add_adapter(model, ADAPTER, base="", seed=seed)
     offers = bool(getattr(model, "supports_gradient_checkpointing", False))
+    recomputed = bool(getattr(model, "is_gradient_checkpointing", False))
     cached = getattr(model.config, "use_cache", None)
     try:
         if offers:
@@ -85,7 +86,7 @@ def adapter_in_place(model: PreTrainedModel, *, seed: int) -> Iterator[None]:
         yield
     finally:
         if offers:
-            recompute_blocks(model, False)
+            recompute_blocks(model, recomputed)
             model.config.use_cache = cached
         adapted.unload()
         for name, parameter in model.named_parameters():

@@ -230,8 +230,13 @@ class Start:
             torch.set_rng_state(random_state[0])
             if device.type == "cuda":
                 torch.cuda.set_rng_state(random_state[1], device)
+            after = torch.mps.get_rng_state() if device.type == "mps" else None
+            if device.type == "mps":
+                torch.mps.set_rng_state(random_state[1])
             options = {**shown.options, "output_hidden_states": True, "logits_to_keep": 1}
             states: tuple[Tensor, ...] = functional_call(model, self.anchor, (shown.token_ids,), options).hidden_states
+            if after is not None:
+                torch.mps.set_rng_state(after)
         return states
 
 
@@ -262,4 +267,6 @@ def read_outputs(found: Any, layer: int | None) -> Tensor:
 
 def random_state(device: torch.device) -> list[Tensor]:
     """What dropout on the device will be drawn from."""
+    if device.type == "mps":
+        return [torch.get_rng_state(), torch.mps.get_rng_state()]
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]

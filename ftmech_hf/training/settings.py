@@ -68,7 +68,9 @@ class TrainConfig(KeepingConfig):
         metadata={"manner": True, "help": "the same numbers again on the same GPU, bit for bit, which takes longer"},
     )
     seed: int = field(default=0, metadata={"help": "of the initial weights, the data and dropout"})
-    num_evals: int = field(default=6, metadata={"help": "log-spaced evaluations, beside those before and after"})
+    num_evals: int = field(
+        default=6, metadata={"help": "log-spaced evaluations beside that before, the last one after all steps"}
+    )
     evals_per_decade: int = field(
         default=0, metadata={"help": "evaluations while steps grow tenfold, in place of num_evals; 0 for that"}
     )

@@ -11,8 +11,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from ftmech_hf.models.configs import model_positions, model_vocabulary
 from ftmech_hf.models.identity import model_hash
-from ftmech_hf.models.loading import load_model, load_tokenizer, model_positions, model_vocabulary, random_twin
+from ftmech_hf.models.loading import load_model, load_tokenizer, random_twin
 from ftmech_hf.studies.diagnosis.inputs import DiagnoseConfig, named_models
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", *"abcdefgh", "ab", "cd"]

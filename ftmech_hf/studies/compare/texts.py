@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftmech_hf.jobs.generation import continue_rows
-from ftmech_hf.models.loading import config_positions
+from ftmech_hf.models.configs import config_positions
 from ftmech_hf.tasks.text.reading import read_table
 from ftmech_hf.tasks.text.tables import checked_texts
 

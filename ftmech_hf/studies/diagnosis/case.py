@@ -20,7 +20,8 @@ from ftmech_hf.jobs.answer_scores import rows_at_once
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.jobs.whole_words import WritesWords
-from ftmech_hf.models.loading import config_positions, random_twin, seed_of_its_own
+from ftmech_hf.models.configs import config_positions
+from ftmech_hf.models.loading import random_twin, seed_of_its_own
 from ftmech_hf.models.untrained import never_trained
 from ftmech_hf.models.vocabulary import CommonTokens, fit_vocabulary
 from ftmech_hf.studies.diagnosis.finetuning import self_distil

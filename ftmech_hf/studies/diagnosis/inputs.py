@@ -15,16 +15,9 @@ from ftmech_hf.jobs.job import ModelJobConfig, prepared_job
 from ftmech_hf.jobs.padding import mask_padding
 from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.jobs.tokenizers import PairQuestions, ask_models, own_tokenizer
+from ftmech_hf.models.configs import config_positions, model_config, model_positions
 from ftmech_hf.models.identity import base_for
-from ftmech_hf.models.loading import (
-    config_positions,
-    find_device,
-    load_model,
-    model_config,
-    model_positions,
-    random_twin,
-    seed_of_its_own,
-)
+from ftmech_hf.models.loading import find_device, load_model, random_twin, seed_of_its_own
 from ftmech_hf.models.memory import WORTH_SAYING, check_memory, parse_bytes
 from ftmech_hf.models.prompt_learning import load_with_prompt, prompt_learning_kind
 from ftmech_hf.models.vocabulary import (
@@ -185,7 +178,9 @@ def _ask(config: DiagnoseConfig, case_config: CaseConfig, shape: PcfgShape, give
     base, folders = given.models.get("base"), named_models(config, given)
     if base is not None and given.tokenizer is None:
         raise ValueError("tokenizer: none, but the base is in memory; expected its tokenizer, or the name of it")
-    positions = model_positions(folders["base"]) if base is None else config_positions(base.config)
+    limits = [model_positions(name, **base_for(role, folders)) for role, name in folders.items()]
+    limits += [config_positions(each.config) for each in given.models.values()]
+    positions = min((each for each in limits if each is not None), default=None)
     return ask_models(names, folders, tokenizer=given.tokenizer, **sizes, positions=positions, how=config)
 
 

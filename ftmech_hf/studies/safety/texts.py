@@ -27,8 +27,9 @@ from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job
 from ftmech_hf.jobs.prompts import from_datasets
 from ftmech_hf.jobs.questions import QuestionConfig
 from ftmech_hf.jobs.tokenizers import check_same_tokens
+from ftmech_hf.models.configs import model_positions
 from ftmech_hf.models.identity import base_for
-from ftmech_hf.models.loading import load_tokenizer, model_positions
+from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.report.claims import claims_json
 from ftmech_hf.runs import RunDir, write_json
 from ftmech_hf.statistics.intervals import mean_interval, mean_over_draws, share_interval

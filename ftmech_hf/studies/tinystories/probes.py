@@ -25,8 +25,9 @@ from ftmech_hf.activations import TracedModel
 from ftmech_hf.analysis.probing import ProbingResult, fit_probes
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job, parse_models
 from ftmech_hf.jobs.saved_probes import save_probes
+from ftmech_hf.models.configs import config_positions
 from ftmech_hf.models.identity import base_for, model_hash
-from ftmech_hf.models.loading import RANDOM_INIT, config_positions, load_tokenizer, random_twin
+from ftmech_hf.models.loading import RANDOM_INIT, load_tokenizer, random_twin
 from ftmech_hf.runs import RunDir
 from ftmech_hf.statistics.intervals import share_interval
 from ftmech_hf.studies.tinystories.prompts import find_stories, pad_left

@@ -173,3 +173,10 @@ def test_what_was_pulled_is_found_again_offline(
     with pytest.raises(OSError, match=r"it is not in the cache, and the Hub cannot be reached"):
         pull("someone/other", api=api)
     assert len(hub.requests) == asked
+
+
+def test_a_data_set_may_hold_pickles_which_are_not_downloaded(hub: HubServer, api: HfApi) -> None:
+    hub.add_repo("dataset", NAME, {"data/train.parquet": b"rows", "cache/index.pkl": b"pickle", "README.md": b"# x"})
+    folder = pull(NAME, kind="dataset", api=api)
+    assert (folder / "data" / "train.parquet").is_file()
+    assert not (folder / "cache").exists()

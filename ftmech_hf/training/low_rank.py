@@ -77,7 +77,7 @@ def adapter_in_place(model: PreTrainedModel, *, seed: int) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     adapted = add_adapter(model, ADAPTER, base="", seed=seed)
     offers = bool(getattr(model, "supports_gradient_checkpointing", False))
-    recomputed = bool(getattr(model, "is_gradient_checkpointing", False))
+    recomputed = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
     cached = getattr(model.config, "use_cache", None)
     try:
         if offers:

@@ -252,7 +252,7 @@ def test_its_results_come_from_a_run() -> None:
         assert block_of(name).count("\n|") == rows
     for name, rows in (
         ("stories", 11),
-        ("stories claims", 2 + 17),
+        ("stories claims", 2 + 19),
         ("tracr claims", 3),
         ("safety", 2 + sum(bool(each.bar) for each in SAFETY_CLAIMS)),
         ("continual", 2 + sum(bool(each.bar) for each in CONTINUAL_CLAIMS)),

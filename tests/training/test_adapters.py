@@ -259,3 +259,41 @@ def test_the_unembedding_alone_is_not_trained_where_it_is_the_embedding() -> Non
         add_adapter(tied, AdapterConfig(trainable="head"), base="x", seed=0)
     apart = add_adapter(make_gpt2(20), AdapterConfig(trainable="head"), base="x", seed=0)
     assert [name for name, p in apart.named_parameters() if p.requires_grad] == ["lm_head.weight"]
+
+
+PLAIN_LORA = AdapterConfig(adapter="lora")
+
+
+@pytest.mark.parametrize("kind", ["phimoe", "llama4_text", "ctrl", "gemma3n_text", "qwen2_moe"])
+def test_an_adapter_is_put_on_matrices_alone_whatever_else_is_called_so(kind: str) -> None:
+    """Routers that return several things are linear layers too, and a matrix may be called by a number, as a block."""
+    model = small_model(kind)
+    adapted = add_adapter(model, PLAIN_LORA, base="", seed=0)
+    rows = torch.randint(3, 20, (2, 6))
+    adapted(input_ids=rows, attention_mask=torch.ones_like(rows)).logits.sum().backward()
+    names = {name for name, each in adapted.named_parameters() if each.requires_grad}
+    assert names
+    assert all("lora_" in name for name in names)
+
+
+@pytest.mark.parametrize("kind", ["mamba", "falcon_mamba", "jamba"])
+def test_what_kernels_read_past_an_adapter_gets_none(kind: str) -> None:
+    adapted = add_adapter(small_model(kind), PLAIN_LORA, base="", seed=0)
+    assert not any("dt_proj" in name for name, each in adapted.named_parameters() if each.requires_grad)
+    with pytest.raises(ValueError, match=f"lora_targets: dt_proj of {kind} is read past any adapter"):
+        add_adapter(small_model(kind), dataclasses.replace(PLAIN_LORA, lora_targets=["dt_proj"]), base="", seed=0)
+
+
+def test_a_matrix_that_has_no_share_of_directions_is_left_out() -> None:
+    model = small_model("qwen2_moe")
+    gates = [name for name, each in model.named_parameters() if "shared_expert_gate" in name and min(each.shape) == 1]
+    assert gates
+    adapted = add_adapter(model, AdapterConfig(adapter="osf"), base="", seed=0)
+    assert not any("shared_expert_gate" in name and each.requires_grad for name, each in adapted.named_parameters())
+
+
+def test_a_compiled_program_takes_an_adapter() -> None:
+    model, _ = load_artefact(next(iter(ARTEFACTS)))
+    adapted = add_adapter(model, PLAIN_LORA, base="", seed=0)
+    assert any("lora_" in name for name, each in adapted.named_parameters() if each.requires_grad)
+    assert adapted.peft_config["default"].task_type is None

@@ -118,6 +118,11 @@ def test_logits_are_kept_where_they_are_asked_for(runs: Path, monkeypatch: pytes
 
     tune(runs, "base", "rows-alone", keep_rows=5, keep_logits="never")
     assert "logits" not in file("rows-alone")
+    with pytest.warns(Notice, match="keep_rows: the logits of 2 rows"):  # there are none of new ones either
+        tune(runs, "rows-alone", "after-those", "c", keep_rows=2)
+    assert "logits" not in file("after-those")
+    with pytest.raises(ValueError, match="keep_logits: always, but the run before keeps rows without logits"):
+        tune(runs, "rows-alone", "never-begun", "c", keep_rows=2, keep_logits="always")
     with pytest.raises(ValueError, match=r"der: 0\.5, but the run of .* keeps no logits: .*with keep_logits: always"):
         tune(runs, "rows-alone", "refused", "c", replay_share=0.5, der=0.5)
     monkeypatch.setattr(inheritance, "MOST_LOGITS", 4 * len(SMALL.vocabulary) * 5 - 1)

@@ -13,6 +13,7 @@ from ftmech_hf.models.interpolation import interpolate_weights
 from ftmech_hf.models.merging import quiet_peft
 from ftmech_hf.models.stored import stored_tensors
 from ftmech_hf.training.low_rank import LowRankChange, adapter_in_place, change_of
+from ftmech_hf.training.memory import recompute_blocks
 from tests import architectures
 from tests.conftest import make_gpt2, make_llama
 from tests.models.test_merging import make_tied
@@ -38,12 +39,17 @@ def test_a_model_comes_back_as_it_was_and_with_its_change_it_is_what_was_trained
 ) -> None:
     model = make(40).to(dtype).eval()
     before, alone = copy.deepcopy(model.state_dict()), model(ROWS).logits.detach()
+    recomputes = dtype == torch.float32  # what was asked for of the model is so afterwards
+    if recomputes:
+        recompute_blocks(model, True)
     names = [name for name, _ in model.named_modules()]
     change, trained = train(model)
     assert [name for name, _ in model.named_modules()] == names
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     assert not model.training
+    assert any(getattr(module, "gradient_checkpointing", False) for module in model.modules()) == recomputes
+    recompute_blocks(model, False)
     assert torch.equal(model(ROWS).logits, alone)
     assert {left.dtype for left, _ in change.factors.values()} == {torch.float32}
     found = change.added_to(model)

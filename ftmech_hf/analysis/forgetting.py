@@ -33,8 +33,10 @@ class ForgettingResult:
         ]
 
     def summary(self) -> dict[str, Any]:
-        """The test set that lost most and the one that gained most."""
+        """The test set that lost most and the one that gained most; nothing where there is no accuracy."""
         change = self.change
+        if not change:  # of a run that has losses alone
+            return {}
         return {
             "most_forgotten": min(change, key=change.__getitem__),
             "most_gained": max(change, key=change.__getitem__),
@@ -57,7 +59,6 @@ def measure_forgetting(metrics: Iterable[Mapping[str, Any]]) -> ForgettingResult
         {key.removeprefix("accuracy/"): float(value) for key, value in line.items() if key.startswith("accuracy/")}
         for line in metrics
     ]
-    lines = [line for line in lines if line]
     if not lines:
-        raise ValueError("metrics: holds no evaluation of accuracy")
+        raise ValueError("metrics: holds no evaluation")
     return ForgettingResult(lines[0], lines[-1])

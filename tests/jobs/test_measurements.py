@@ -6,6 +6,8 @@ import os
 import tarfile
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from ftmech_hf.jobs.measurements import is_measurement, keep_measurements, unpacked
@@ -16,7 +18,7 @@ from ftmech_hf.studies import load_study
 MEASURED = {
     "summary.json": '{"a": 1}',
     "metrics.jsonl": "{}\n{}\n",
-    "parts/table.parquet": "PAR1",
+    "parts/table.parquet": "1,2",
     "config.yaml": "x: 1",
 }
 BESIDE = ("model.safetensors", "tokenizer.json", "README.md", "parts/config.json", "curve.png")
@@ -25,14 +27,22 @@ BESIDE = ("model.safetensors", "tokenizer.json", "README.md", "parts/config.json
 def finish(folder: Path, **more: str) -> Path:
     for name, text in {**MEASURED, **dict.fromkeys(BESIDE, "beside"), **more}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
+        if name.endswith(".parquet"):
+            pd.DataFrame({"numbers": [int(each) for each in text.split(",")]}).to_parquet(folder / name, index=False)
+        else:
+            (folder / name).write_text(text)
     write_manifest(folder)
     return folder
 
 
 def read(folder: Path) -> dict[str, str]:
     files = [path for path in folder.rglob("*") if path.is_file()]
-    return {path.relative_to(folder).as_posix(): path.read_text() for path in files}
+    return {
+        path.relative_to(folder).as_posix(): pd.read_parquet(path).to_csv()
+        if path.suffix == ".parquet"
+        else path.read_text()
+        for path in files
+    }
 
 
 def test_numbers_come_back_and_weights_do_not(tmp_path: Path) -> None:
@@ -141,3 +151,24 @@ def test_a_folder_that_is_there_for_a_moment_is_nobodys_setting(tmp_path: Path) 
     assert unpacked_for.settings()["runs_dir"] == str(tmp_path / "mine")
     assert unpacked_for.hash == plain.hash
     assert next(iter(unpacked_for.folders.values())).parent == tmp_path / "unpacked"
+
+
+def test_a_table_takes_less_where_all_is_packed_together(tmp_path: Path) -> None:
+    """Tables of like texts, each packed by itself before."""
+    sizes = {}
+    for name, compression in (("packed", "snappy"), ("plain", None)):
+        folders = []
+        for number in range(4):
+            folder = tmp_path / name / f"run-{number}"
+            folder.mkdir(parents=True)
+            words = pd.Series(np.random.default_rng(number).integers(0, 50, 20_000)).astype(str)
+            table = pd.DataFrame({"text": "once upon a time there were " + words})
+            table.to_parquet(folder / "table.parquet", compression=compression, index=False)
+            write_manifest(folder)
+            folders.append(folder)
+        file = tmp_path / f"{name}.tar.xz"
+        keep_measurements(folders, file)
+        with unpacked(file) as place:
+            pd.testing.assert_frame_equal(pd.read_parquet(place / "run-3" / "table.parquet"), table)
+        sizes[name] = file.stat().st_size
+    assert sizes["packed"] == pytest.approx(sizes["plain"], rel=0.02)

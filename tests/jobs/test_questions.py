@@ -249,20 +249,14 @@ def test_log_probabilities_are_of_every_token_and_nothing_else(
         assert measured[: -len(expected)].isnan().all()
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"judged_by": "eye"}, "judged_by: 'eye', expected one of begins, exact"),
-        ({"choice_score": "mean"}, "choice_score: 'mean', expected one of per_token, sum"),
-        ({"chat": "yes"}, "chat: 'yes', expected one of auto, always, never"),
-    ],
-)
 def test_ways_that_change_nothing_are_refused(
     gpt2: tuple[PreTrainedModel, PreTrainedTokenizerBase], tmp_path: Path
 ) -> None:
     rows = rows_with(choices=[" a", " b"])
     for row in rows:
         row["answer"] = " a"
+    for name in ("choices", "plain"):
+        (tmp_path / name).mkdir()
     with pytest.raises(ValueError, match="judged_by: exact, but the data set has choices"):
         asked(tmp_path / "choices", gpt2, rows, judged_by="exact")
     for row in rows:
@@ -271,6 +265,14 @@ def test_ways_that_change_nothing_are_refused(
         asked(tmp_path / "plain", gpt2, rows, choice_score="sum")
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"judged_by": "eye"}, "judged_by: 'eye', expected one of begins, exact"),
+        ({"choice_score": "mean"}, "choice_score: 'mean', expected one of per_token, sum"),
+        ({"chat": "yes"}, "chat: 'yes', expected one of auto, always, never"),
+    ],
+)
 def test_unknown_ways_are_refused(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         QuestionConfig(**setting)

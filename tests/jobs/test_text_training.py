@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTr
 from ftmech_hf.config.notices import Notice
 from ftmech_hf.jobs.card import check_card
 from ftmech_hf.jobs.training import FinetuneConfig, finetune
+from ftmech_hf.models.loading import load_model, load_tokenizer
 from ftmech_hf.runs import FinishedRun, damaged_files, read_metrics
 from ftmech_hf.tasks import RowStream, TextConfig
 from ftmech_hf.tasks.text.identity import dataset_hash
@@ -228,6 +230,23 @@ def test_a_tokenizer_that_writes_what_its_model_does_not_know_is_named(tmp_path:
     (folder / "model.safetensors").write_bytes((Path(foreign["gpt2"]) / "model.safetensors").read_bytes())
     with pytest.raises(ValueError, match=r"model: .* knows 40 tokens, but its tokenizer writes '.+' as token \d+, exp"):
         tuned(foreign, tmp_path / "run", str(folder), "sums")
+
+
+def test_padding_that_was_added_and_that_the_model_has_no_row_for_is_masked_by_another_token(
+    tmp_path: Path, foreign: dict[str, str]
+) -> None:
+    folder = tmp_path / "padded"
+    shutil.copytree(foreign["gpt2"], folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(folder)
+    model = load_model(str(folder))
+    assert tokenizer.pad_token_id >= model.config.vocab_size
+    padded, plain = (tuned(foreign, tmp_path / name, where, "sums")
+                     for name, where in (("one", str(folder)), ("two", foreign["gpt2"])))  # fmt: skip
+    one, two = (load_model(str(each.path)).state_dict() for each in (padded, plain))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert load_tokenizer(str(padded.path)).pad_token == "[PAD]"
 
 
 FLAGS = ["--steps", "4", "--batch_size", "8", "--num_evals", "0", "--optimizer", "adamw"]

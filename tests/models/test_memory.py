@@ -15,9 +15,11 @@ from transformers import (
 )
 
 from ftmech_hf.config import Notice
+from ftmech_hf.models.conversion import ARTEFACTS, load_artefact
 from ftmech_hf.models.memory import (
     check_memory,
     forward_bytes,
+    gradient_bytes,
     parse_bytes,
     say_bytes,
     training_bytes,
@@ -121,3 +123,8 @@ def test_much_memory_is_said_and_too_much_refused() -> None:
 def test_models_without_heads_and_with_blocks_of_several_widths_are_accounted_for(config: PreTrainedConfig) -> None:
     """As of Mamba and of Gemma 3n, which the analyses refuse in words of their own."""
     assert forward_bytes(config, 4, 16) > forward_bytes(config, 2, 16) > 0
+
+
+def test_a_program_without_an_unembedding_takes_what_its_blocks_do() -> None:
+    model, _ = load_artefact(next(iter(ARTEFACTS)))
+    assert gradient_bytes(model.config, rows=2, tokens=8) > 0

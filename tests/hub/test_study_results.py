@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,6 +87,23 @@ def test_what_a_study_found_is_published(name: str, tmp_path: Path, monkeypatch:
         content = path.read_bytes()
         assert str(tmp_path).encode() not in content, path.name
         assert b"private-user" not in content, path.name
+
+
+def test_only_whole_results_are_published_and_nothing_that_lies_beside_them(tmp_path: Path) -> None:
+    """Whoever wrote them was killed while they got their names; and a user keeps notes in the folder."""
+    folder = tmp_path / "out"
+    make_reproduction(folder)
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    whole = folder / ".results.whole.tmp"
+    whole.mkdir()
+    (whole / "report.html").write_text((folder / "report.html").read_text().replace("<h1>", "<h1>New: "))
+    (whole / ".results.json").write_text(json.dumps(names))
+    (folder / "notes.txt").write_text("mine")
+    tree = save(folder, tmp_path / "published", "someone/x")["main"]
+    assert "<h1>New: " in (tree / "report.html").read_text()
+    assert not (tree / "notes.txt").exists()
+    assert {"claims.json", "table.parquet", "report.html"} <= {path.name for path in tree.iterdir()}
+    assert (folder / "notes.txt").read_text() == "mine"
 
 
 def test_every_job_and_every_study_declares_what_it_publishes() -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -204,8 +206,22 @@ def test_an_anchor_is_a_part_of_what_is_computed_wherever_it_is_named(tmp_path: 
     assert names[1] == names[3]
     assert plan.called_with(names[2])["config"].anchor_model == str(plan.folders["two"])
     # the base's snapshot is not the anchor's
-    apart = {add_tuned(plan, "apart", "base", anchor_model=each, snapshot=2) for each in ("one", "two")}
-    assert len(apart) == 2
+    apart = [add_tuned(plan, "apart", "base", anchor_model=each, snapshot=2) for each in ("one", "two")]
+    assert len({*apart}) == 2
+    hashes = {name: plan.folders[name].name.rpartition("-")[2] for name in ("base", "one", apart[0])}
+    called = plan.called_with(apart[0])
+    inputs = {"model": f"{hashes['base']}-step-2", "anchor_model": hashes["one"]}
+    assert hashes[apart[0]] == run_identity("finetune", to_dict(*called.values()), inputs)
+
+
+def test_a_stack_that_fails_is_the_failure_of_its_runs(tmp_path: Path) -> None:
+    plan = Plan(tmp_path)
+    names = [add_base(plan, f"base{seed}", seed=seed) for seed in range(3)]
+    alone, *_ = cells = plan.unfinished()
+    assert plan.made_by(alone) == [names[0]]
+    runs = [SimpleNamespace(config=plan.called_with(name)["config"]) for name in names[1:]]
+    stack = dataclasses.replace(cells[1], name="pretrain 1", kwargs={"runs": runs})
+    assert plan.made_by(stack) == names[1:]
 
 
 def test_a_snapshot_of_a_model_from_elsewhere_is_what_the_run_reads(tmp_path: Path) -> None:

@@ -52,11 +52,12 @@ class InstrumentsConfig(JobConfig):
         default_factory=lambda: [0.0, 1e-4, 1e-3], metadata={"help": "standard deviations of the noise on the weights"}
     )
     rows: int = field(default=128, metadata={"help": "texts that instruments see; each gets another one's activations"})
+    draws: int = field(default=1, metadata={"help": "of texts, of noise and of where searches start"})
     output_dir: str = field(default="runs/instruments", metadata={"place": "output", "help": "the run's folder"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "rows")
+        check_positive(self, "rows", "draws")
         if unknown := [name for name in self.programs if name not in SMALL_PROGRAMS]:
             raise ValueError(f"programs: unknown {unknown[0]!r}, expected some of {', '.join(SMALL_PROGRAMS)}")
         if not self.programs or len(set(self.programs)) != len(self.programs):
@@ -130,22 +131,28 @@ def score_instruments(config: InstrumentsConfig, *, progress: Progress | None = 
             return run
         rows, directions = list[dict[str, Any]](), list[dict[str, Any]]()
         for number, name in enumerate(config.programs):
-            compiled = compile_program(SMALL_PROGRAMS[name])
-            rows += _score_program(config, name, *compiled)
-            directions += _search_program(config, name, *compiled)
+            model, vocabulary = compile_program(SMALL_PROGRAMS[name])
+            truth = carrying_parts(SMALL_PROGRAMS[name], model, np.random.default_rng(_seed(config, name)))
+            for draw in range(config.draws):
+                rows += _score_program(config, name, draw, model, vocabulary, truth)
+                directions += _search_program(config, name, draw, model, vocabulary)
             if progress is not None:
                 progress(number + 1, len(config.programs), name)
         return finish_job(run, rows, {"programs": len(config.programs), "scores": summarise(rows),
                                      "directions": directions})  # fmt: skip
 
 
+def _seed(config: InstrumentsConfig, name: str, *what: int) -> list[int]:
+    """One program's seed, whichever others are scored beside it; of a draw, and of what is drawn."""
+    return [config.seed, [*SMALL_PROGRAMS].index(name), *what]
+
+
 def _score_program(
-    config: InstrumentsConfig, name: str, clean: CompiledModel, vocabulary: tuple[str, ...]
-) -> list[dict[str, Any]]:
-    program, seed = SMALL_PROGRAMS[name], [config.seed, [*SMALL_PROGRAMS].index(name)]
-    rng = np.random.default_rng(seed)
-    truth = carrying_parts(program, clean, rng)
-    texts = draw_texts(program, vocabulary, config.rows, rng)
+    config: InstrumentsConfig, name: str, draw: int, clean: CompiledModel, vocabulary: tuple[str, ...],
+    truth: Mapping[Part, float],
+) -> list[dict[str, Any]]:  # fmt: skip
+    program, seed = SMALL_PROGRAMS[name], _seed(config, name, draw, 0)
+    texts = draw_texts(program, vocabulary, config.rows, np.random.default_rng(seed))
     right = _answers(clean, texts)
     _check_answers(program, texts, right)
     rows = []
@@ -161,7 +168,7 @@ def _score_program(
             seconds = time.process_time() - started
             exact = exact or found.effect
             rows.append({
-                "instrument": instrument, "program": name, "noise": noise, "accuracy": accuracy,
+                "instrument": instrument, "program": name, "draw": draw, "noise": noise, "accuracy": accuracy,
                 **recovery(found.changed, trial.carrying, above=EFFECT).summary(),
                 "rank_correlation": _rank_correlation(found.effect, exact), "seconds": seconds,
             })  # fmt: skip
@@ -175,16 +182,15 @@ def _rank_correlation(one: Mapping[Part, float], other: Mapping[Part, float]) ->
 
 
 def _search_program(
-    config: InstrumentsConfig, name: str, model: CompiledModel, vocabulary: tuple[str, ...]
+    config: InstrumentsConfig, name: str, draw: int, model: CompiledModel, vocabulary: tuple[str, ...]
 ) -> list[dict[str, Any]]:
     """The search for directions, on the first variable of a program that one can look for."""
-    program, seed = SMALL_PROGRAMS[name], [config.seed, [*SMALL_PROGRAMS].index(name), 1]
-    rng = np.random.default_rng(seed)
+    program, rng = SMALL_PROGRAMS[name], np.random.default_rng(_seed(config, name, draw, 1))
     texts = _in_halves(draw_texts(program, vocabulary, 2 * config.rows, rng), rng)
     # the next but one, of the same half
     variables = known_variables(program, model, texts, np.roll(np.arange(2 * config.rows), 2))
     return [
-        {"program": name, **search_known(model, variable, seed=config.seed)}
+        {"program": name, "draw": draw, **search_known(model, variable, seed=config.seed + draw)}
         for variable in itertools.islice(variables, 1)
     ]
 
@@ -217,19 +223,26 @@ def _check_answers(program: Program, texts: Texts, answers: torch.Tensor) -> Non
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Median and worst precision and recall over programs, of every instrument with every amount of noise."""
+    """Median and worst precision and recall over programs and draws, of every instrument with every amount of noise.
+
+    Returns:
+        one entry per instrument and noise; ``perfect`` are the programs of which both are 1, in the draw with the
+        fewest and in the one with the most, and ``seconds`` are one draw's.
+    """
     found, table = [], pd.DataFrame(rows)
     exact = table[table["instrument"] == EXACT].groupby("noise")["seconds"].sum().to_dict()
     for (instrument, noise), each in table.groupby(["instrument", "noise"], sort=False):
         both = each[["precision", "recall"]]
+        perfect = (both == 1).all(axis=1).groupby(each["draw"]).sum()
+        draws = each["draw"].nunique()
         found.append({
-            "instrument": instrument, "noise": noise, "programs": len(each),
+            "instrument": instrument, "noise": noise, "programs": each["program"].nunique(), "draws": draws,
             **{f"{name}_median": float(both[name].median()) for name in both},
             **{f"{name}_min": float(both[name].min()) for name in both},
             "worst": each["program"].iloc[int(both.min(axis=1).to_numpy().argmin())],
-            "perfect": int((both == 1).all(axis=1).sum()),
+            "perfect": [int(perfect.min()), int(perfect.max())],
             "chance_median": float(each["chance"].median()), "chance_max": float(each["chance"].max()),
-            "accuracy_min": float(each["accuracy"].min()), "seconds": float(each["seconds"].sum()),
+            "accuracy_min": float(each["accuracy"].min()), "seconds": float(each["seconds"].sum() / draws),
             "of_exact": float(each["seconds"].sum() / exact[noise]),
             "rank_median": float(each["rank_correlation"].median()),
             "rank_min": float(each["rank_correlation"].min()),

@@ -103,13 +103,15 @@ def test_texts_have_answers_and_are_rows() -> None:
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("instruments") / "run"
-    instruments.main(["--programs", *FEW, "--noise", "0", "1e-4", "--rows", "64", "--output_dir", str(where)])
+    instruments.main([
+        "--programs", *FEW, "--noise", "0", "1e-4", "--rows", "64", "--draws", "2", "--output_dir", str(where)
+    ])  # fmt: skip
     return where
 
 
 def test_exact_patching_finds_the_truth_on_a_few_programs(scored: Path) -> None:
     table = pd.read_parquet(scored / "table.parquet").set_index(["instrument", "program", "noise"]).sort_index()
-    assert len(table) == 5 * 2 * 2
+    assert len(table) == 5 * 2 * 2 * 2
     assert (table.loc["patching", ["precision", "recall"]] == 1).all(axis=None)
     assert (table["chance"] < 0.6).all()
     assert (table.loc["patching", "rank_correlation"] > 0.999).all()
@@ -117,12 +119,30 @@ def test_exact_patching_finds_the_truth_on_a_few_programs(scored: Path) -> None:
     assert one["recall"].min() < several["recall"].min(), "a saturated program has gradients on the way alone"
     assert (table["accuracy"] == 1).all()
     summary = json.loads((scored / "summary.json").read_text())
-    assert {row["programs"] for row in summary["scores"]} == {2}
+    assert {(row["programs"], row["draws"]) for row in summary["scores"]} == {(2, 2)}
     block = scores_block(scored)
     assert "| patching | 0.0001 | 1.00 (1.00) | 1.00 (1.00) | 2 of 2 |" in block
     assert "| `first_beside_count` | `needed` | " in directions_block(scored)
-    (found,) = summary["directions"]  # flags of the other program select nothing or too much when they are exchanged
-    assert found["found"] >= 0.95 > 0.7 > found["random"]
+    # flags of the other program select nothing or too much when they are exchanged
+    for found in summary["directions"]:
+        assert found["found"] >= 0.95 > 0.7 > found["random"]
+    one, other = summary["directions"]
+    assert (one["draw"], other["draw"]) == (0, 1)
+    assert one["random"] != other["random"], "each draw has texts and directions of its own"
+
+
+def test_noise_differs_between_draws_and_not_with_what_else_is_scored(tmp_path: Path) -> None:
+    accuracies = []
+    for number, programs in enumerate((["smallest_word"], ["smallest_word", "first_beside_count"])):
+        config = InstrumentsConfig(
+            programs=programs, noise=[3e-3], rows=64, draws=2, output_dir=str(tmp_path / str(number))
+        )
+        table = pd.read_parquet(score_instruments(config).path / "table.parquet")
+        own = table[table["program"] == "smallest_word"].drop(columns="seconds").reset_index(drop=True)
+        accuracies.append(own)
+    pd.testing.assert_frame_equal(*accuracies)
+    effects = accuracies[0].groupby("draw")["rank_correlation"].sum()
+    assert effects[0] != effects[1]
 
 
 def test_against_a_wrong_truth_it_has_no_better_than_chance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +178,7 @@ def test_ranks_are_those_of_sizes() -> None:
 
 
 def test_median_and_worst_over_programs() -> None:
-    row = {"instrument": "patching", "noise": 0.0, "accuracy": 1.0, "seconds": 1.0, "rank_correlation": 1.0}
+    row = {"instrument": "patching", "noise": 0.0, "accuracy": 1.0, "seconds": 1.0, "rank_correlation": 1.0, "draw": 0}
     rows = [
         {**row, "program": name, "precision": precision, "recall": recall, "chance": chance}
         for name, precision, recall, chance in (("a", 1.0, 1.0, 0.1), ("b", 0.5, 1.0, 0.3), ("c", 0.8, 0.25, 0.2))
@@ -166,11 +186,13 @@ def test_median_and_worst_over_programs() -> None:
     rows += [
         {**each, "instrument": "attribution", "seconds": 0.25, "rank_correlation": each["recall"]} for each in rows
     ]
+    rows += [{**each, "draw": 1, "precision": 1.0, "recall": 1.0, "seconds": each["seconds"] * 3} for each in rows]
     found, other = summarise(rows)
     assert (found["of_exact"], other["of_exact"], other["rank_median"], other["rank_min"]) == (1, 0.25, 1, 0.25)
-    assert (found["precision_median"], found["precision_min"]) == (0.8, 0.5)
+    assert (found["precision_median"], found["precision_min"]) == (1.0, 0.5)
     assert (found["recall_median"], found["recall_min"], found["worst"]) == (1.0, 0.25, "c")
-    assert (found["perfect"], found["programs"], found["seconds"]) == (1, 3, 3.0)
+    assert (found["perfect"], found["programs"], found["draws"]) == ([1, 3], 3, 2)
+    assert found["seconds"] == 6.0, "of one draw"
     assert (found["chance_median"], found["chance_max"]) == (0.2, 0.3)
 
 
@@ -181,6 +203,7 @@ def test_median_and_worst_over_programs() -> None:
         ({"programs": []}, "programs: .*, expected at least one and none twice"),
         ({"noise": [-1.0]}, "noise: .*, expected numbers of 0 or more"),
         ({"rows": 0}, "rows: 0, expected at least 1"),
+        ({"draws": 0}, "draws: 0, expected at least 1"),
     ],
 )
 def test_impossible_settings_are_named(more: dict[str, object], message: str) -> None:

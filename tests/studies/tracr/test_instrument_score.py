@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from ftmech_hf.activations.patches import Part
+from ftmech_hf.jobs.compiling import add_noise
 from ftmech_hf.models.compiled import CompiledModel
 from ftmech_hf.models.conversion import compile_program
 from ftmech_hf.studies.tracr import instrument_score
@@ -22,6 +24,7 @@ from ftmech_hf.studies.tracr.instrument_score import (
     score_instruments,
     summarise,
 )
+from ftmech_hf.studies.tracr.known_directions import KnownVariable
 from ftmech_hf.studies.tracr.known_parts import Texts, all_pairs, carrying_parts, draw_texts, find_writers, variable_of
 from ftmech_hf.tasks.programs import Program
 from ftmech_hf.tasks.small_programs import SMALL_PROGRAMS
@@ -131,18 +134,31 @@ def test_exact_patching_finds_the_truth_on_a_few_programs(scored: Path) -> None:
     assert one["random"] != other["random"], "each draw has texts and directions of its own"
 
 
-def test_noise_differs_between_draws_and_not_with_what_else_is_scored(tmp_path: Path) -> None:
-    accuracies = []
+def test_draws_differ_and_what_else_is_scored_changes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noisy, own, starts = list[torch.Tensor](), list[pd.DataFrame](), list[int]()
+
+    def noted(model: CompiledModel, noise: float, seed: list[int]) -> None:
+        add_noise(model, noise, seed)
+        noisy.append(model.get_parameter("blocks.0.mlp.up_proj.weight").detach().clone())
+
+    def searched(model: CompiledModel, variable: KnownVariable, *, seed: int) -> dict[str, Any]:
+        starts.append(seed)
+        return {}
+
+    monkeypatch.setattr(instrument_score, "add_noise", noted)
+    monkeypatch.setattr(instrument_score, "search_known", searched)
     for number, programs in enumerate((["smallest_word"], ["smallest_word", "first_beside_count"])):
         config = InstrumentsConfig(
             programs=programs, noise=[3e-3], rows=64, draws=2, output_dir=str(tmp_path / str(number))
         )
         table = pd.read_parquet(score_instruments(config).path / "table.parquet")
-        own = table[table["program"] == "smallest_word"].drop(columns="seconds").reset_index(drop=True)
-        accuracies.append(own)
-    pd.testing.assert_frame_equal(*accuracies)
-    effects = accuracies[0].groupby("draw")["rank_correlation"].sum()
-    assert effects[0] != effects[1]
+        own.append(table[table["program"] == "smallest_word"].drop(columns="seconds").reset_index(drop=True))
+    pd.testing.assert_frame_equal(*own)
+    ranks = own[0].groupby("draw")["rank_correlation"].sum()
+    assert ranks[0] != ranks[1]
+    assert not torch.equal(noisy[0], noisy[1])
+    assert torch.equal(noisy[0], noisy[2])
+    assert starts == [0, 1], "of first_beside_count"
 
 
 def test_against_a_wrong_truth_it_has_no_better_than_chance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -228,11 +228,17 @@ def _state(run: FinishedRun, label: str) -> list[str]:
         else ""
     )
     return [
-        f"A linear probe reads `{mine.get('label', asked_name(run))}` from its stream in "
+        f"A linear probe reads `{_read_name(run, mine)}` from its stream in "
         f"{as_percent(mine['accuracy'])} of the prompts{beside}; "
         f"{as_percent(mine['shuffled'])} with shuffled labels, and {as_percent(mine['majority'])} by "
         "always naming the most frequent answer."
     ]
+
+
+def _read_name(run: FinishedRun, found: Mapping[str, Any]) -> str:
+    """What a probe reads: of the procedural task the capability with these answers, asked for or not."""
+    of_operand = "dataset" not in run.summary and run.config.get("task") is None and "label" in found
+    return f"{run.config['operator']}_{found['label']}" if of_operand else asked_name(run)
 
 
 def _draw(run: FinishedRun) -> list[Picture]:

@@ -58,7 +58,7 @@ def _benchmark(name: str, minutes: int) -> Step:
 
 
 STEPS: tuple[Step, ...] = (
-    Step("instruments", f"instruments.py {NANO}/instruments.yaml", 8, folder="runs/instruments-nano"),
+    Step("instruments", f"instruments.py {NANO}/instruments.yaml", 15, folder="runs/instruments-nano"),
     Step("reproduction", f"reproduce.py {NANO}/reproduce.yaml --seeds 0 1 2 3 4", 9),
     Step("architectures", "architectures.py --json runs/architectures.json", 5, "runs/architectures.json"),
     _benchmark("explorer", 1),

@@ -21,6 +21,7 @@ from ftmech_hf.analysis.alignment_search import (
     subspace_cosines,
 )
 from ftmech_hf.models.conversion import compile_program
+from ftmech_hf.studies.tracr import known_directions
 from ftmech_hf.studies.tracr.known_directions import known_variables, search_known
 from ftmech_hf.studies.tracr.known_parts import draw_texts
 from ftmech_hf.tasks.small_programs import SMALL_PROGRAMS
@@ -49,6 +50,24 @@ def test_the_directions_of_a_known_variable_are_found_and_no_others() -> None:
     elsewhere = search_alignment(model, variable.exchanges, variable.where._replace(position=2), rank=2)
     assert interchange_accuracy(model, variable.exchanges, variable.where._replace(position=2),
                                 elsewhere.directions).mean() < 0.6  # fmt: skip
+
+
+def test_controls_search_from_as_many_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = SMALL_PROGRAMS["two_steps_back"]
+    model, vocabulary = compile_program(program)
+    texts = draw_texts(program, vocabulary, 32, np.random.default_rng(0))
+    (variable,) = known_variables(program, model, texts, np.roll(np.arange(32), 1))
+    asked: list[tuple[int, int]] = []
+
+    def searched(
+        model: PreTrainedModel, exchanges: Exchanges, where: Position, *, rank: int, seed: int, starts: int
+    ) -> AlignmentResult:
+        asked.append((seed, starts))
+        return search_alignment(model, exchanges, where, rank=rank, seed=seed, starts=starts, steps=1)
+
+    monkeypatch.setattr(known_directions, "search_alignment", searched)
+    search_known(model, variable, seed=5, starts=3)
+    assert asked == [(5, 3)] * 3
 
 
 def test_an_exchange_of_everything_and_of_nothing(any_model: PreTrainedModel) -> None:

@@ -53,11 +53,14 @@ class InstrumentsConfig(JobConfig):
     )
     rows: int = field(default=128, metadata={"help": "texts that instruments see; each gets another one's activations"})
     draws: int = field(default=1, metadata={"help": "of texts, of noise and of where searches start"})
+    starts: int = field(
+        default=1, metadata={"help": "of each search; the one with the lowest loss in training is kept"}
+    )
     output_dir: str = field(default="runs/instruments", metadata={"place": "output", "help": "the run's folder"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "rows", "draws")
+        check_positive(self, "rows", "draws", "starts")
         if unknown := [name for name in self.programs if name not in SMALL_PROGRAMS]:
             raise ValueError(f"programs: unknown {unknown[0]!r}, expected some of {', '.join(SMALL_PROGRAMS)}")
         if not self.programs or len(set(self.programs)) != len(self.programs):
@@ -190,9 +193,10 @@ def _search_program(
     # the next but one, of the same half
     variables = known_variables(program, model, texts, np.roll(np.arange(2 * config.rows), 2))
     return [
-        {"program": name, "draw": draw, **search_known(model, variable, seed=config.seed + draw)}
+        {"program": name, "draw": draw,
+         **search_known(model, variable, seed=config.seed + draw, starts=config.starts)}
         for variable in itertools.islice(variables, 1)
-    ]
+    ]  # fmt: skip
 
 
 def _in_halves(texts: Texts, rng: np.random.Generator) -> Texts:

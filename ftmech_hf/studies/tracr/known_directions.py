@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -97,8 +98,12 @@ def _differences(model: CompiledModel, variable: str) -> Tensor | None:
     return basis / basis.norm(dim=0)
 
 
-def search_known(model: CompiledModel, variable: KnownVariable, *, seed: int) -> dict[str, Any]:
+def search_known(model: CompiledModel, variable: KnownVariable, *, seed: int, starts: int = 1) -> dict[str, Any]:
     """Learn a variable's directions on half of the rows and say on the other half what was found, beside the controls.
+
+    Args:
+        model, variable: of a program.
+        seed, starts: of each search, the controls' as well; see :func:`search_alignment`.
 
     Returns:
         ``found``, ``random`` (a random subspace of the same rank), ``random_model`` (found in a model of random
@@ -108,17 +113,18 @@ def search_known(model: CompiledModel, variable: KnownVariable, *, seed: int) ->
     rows = torch.arange(len(variable.exchanges.token_ids))
     train, test = (variable.exchanges.chosen(rows[start::2]) for start in (0, 1))
     where, rank = variable.where, variable.directions.shape[1]
-    found = search_alignment(model, train, where, rank=rank, seed=seed).directions
+    search = functools.partial(search_alignment, where=where, rank=rank, seed=seed, starts=starts)
+    found = search(model, train).directions
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(train.expected)))
-    shuffled = search_alignment(model, train._replace(expected=train.expected[order]), where, rank=rank, seed=seed)
+    shuffled = search(model, train._replace(expected=train.expected[order])).directions
     other = random_twin(model, seed)
-    elsewhere = search_alignment(other, train, where, rank=rank, seed=seed).directions
+    elsewhere = search(other, train).directions
     tried = {
         "found": (model, found),
         "known": (model, variable.directions),
         "random": (model, random_directions(len(found), rank, [seed, 99])),
         "random_model": (other, elsewhere),
-        "shuffled": (model, shuffled.directions),
+        "shuffled": (model, shuffled),
         "alone": (model, torch.zeros(len(found), 1)),
     }
     shares = {name: float(interchange_accuracy(each, test, where, directions).mean())

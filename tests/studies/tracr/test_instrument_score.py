@@ -135,21 +135,21 @@ def test_exact_patching_finds_the_truth_on_a_few_programs(scored: Path) -> None:
 
 
 def test_draws_differ_and_what_else_is_scored_changes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    noisy, own, starts = list[torch.Tensor](), list[pd.DataFrame](), list[int]()
+    noisy, own, searches = list[torch.Tensor](), list[pd.DataFrame](), list[tuple[int, int]]()
 
     def noted(model: CompiledModel, noise: float, seed: list[int]) -> None:
         add_noise(model, noise, seed)
         noisy.append(model.get_parameter("blocks.0.mlp.up_proj.weight").detach().clone())
 
-    def searched(model: CompiledModel, variable: KnownVariable, *, seed: int) -> dict[str, Any]:
-        starts.append(seed)
+    def searched(model: CompiledModel, variable: KnownVariable, *, seed: int, starts: int) -> dict[str, Any]:
+        searches.append((seed, starts))
         return {}
 
     monkeypatch.setattr(instrument_score, "add_noise", noted)
     monkeypatch.setattr(instrument_score, "search_known", searched)
     for number, programs in enumerate((["smallest_word"], ["smallest_word", "first_beside_count"])):
         config = InstrumentsConfig(
-            programs=programs, noise=[3e-3], rows=64, draws=2, output_dir=str(tmp_path / str(number))
+            programs=programs, noise=[3e-3], rows=64, draws=2, starts=3, output_dir=str(tmp_path / str(number))
         )
         table = pd.read_parquet(score_instruments(config).path / "table.parquet")
         own.append(table[table["program"] == "smallest_word"].drop(columns="seconds").reset_index(drop=True))
@@ -158,7 +158,7 @@ def test_draws_differ_and_what_else_is_scored_changes_none(tmp_path: Path, monke
     assert ranks[0] != ranks[1]
     assert not torch.equal(noisy[0], noisy[1])
     assert torch.equal(noisy[0], noisy[2])
-    assert starts == [0, 1], "of first_beside_count"
+    assert searches == [(0, 3), (1, 3)], "of first_beside_count"
 
 
 def test_against_a_wrong_truth_it_has_no_better_than_chance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,6 +220,7 @@ def test_median_and_worst_over_programs() -> None:
         ({"noise": [-1.0]}, "noise: .*, expected numbers of 0 or more"),
         ({"rows": 0}, "rows: 0, expected at least 1"),
         ({"draws": 0}, "draws: 0, expected at least 1"),
+        ({"starts": 0}, "starts: 0, expected at least 1"),
     ],
 )
 def test_impossible_settings_are_named(more: dict[str, object], message: str) -> None:

@@ -151,22 +151,25 @@ def with_measurements(step: Step, flag: str) -> Step:
     return step if step.file or step.folder else replace(step, command=f"{step.command} --{flag} {step.kept}")
 
 
-def restore(step: Step, log: Path) -> bool:
-    """Put back what :func:`keep` kept, or write a study's results from it; whether that went well.
+def restore(step: Step, log: Path) -> str | None:
+    """Put back what :func:`keep` kept, or write a study's results from it.
 
-    A file or a run that is there stays: it is of something newer.
+    A file or a run that is there stays: it may be of something newer.
+
+    Returns:
+        what results are then written from; None if that went wrong.
     """
+    if (there := step.file or step.folder) is not None and (ROOT / there).exists():
+        return f"{there}, which is there and stays"
     if step.file:
-        if not (ROOT / step.file).exists():
-            (ROOT / step.file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / step.kept, ROOT / step.file)
+        (ROOT / step.file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / step.kept, ROOT / step.file)
     elif step.folder:
-        if not (ROOT / step.folder).exists():
-            with unpacked(ROOT / step.kept) as runs:
-                shutil.copytree(runs / Path(step.folder).name, ROOT / step.folder)
-    else:
-        return run_step(with_measurements(step, "from_measurements"), log) == 0
-    return True
+        with unpacked(ROOT / step.kept) as runs:
+            shutil.copytree(runs / Path(step.folder).name, ROOT / step.folder)
+    elif run_step(with_measurements(step, "from_measurements"), log):
+        return None
+    return step.kept
 
 
 def read_again(config: ResultsConfig) -> list[str]:
@@ -179,9 +182,9 @@ def read_again(config: ResultsConfig) -> list[str]:
         log = ROOT / config.logs / f"{step.source}.log"
         if not (ROOT / step.kept).is_file():
             said = f"no {step.kept}; its tables stay as they are"
-        elif restore(step, log):
+        elif (source := restore(step, log)) is not None:
             made.append(step.source)
-            said = f"written from {step.kept}"
+            said = f"written from {source}"
         else:
             failed.append(step.source)
             said = f"failed; see {log}"

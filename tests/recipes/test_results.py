@@ -135,12 +135,15 @@ def test_what_was_measured_is_read_again_and_nothing_is_run(
                    "update_readme.py --only data_benchmark instruments grid code"]  # fmt: skip
     assert (tmp_path / "out.json").read_text() == "kept"
     assert (tmp_path / "runs" / "one" / "summary.json").read_text() == "1"
-    assert "lora: no recipes/measurements/lora.tar.xz; its tables stay as they are" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "lora: no recipes/measurements/lora.tar.xz; its tables stay as they are" in printed
+    assert "instruments: written from recipes/measurements/instruments.tar.xz" in printed
     ran.clear()
     (tmp_path / "out.json").write_text("newer")
     assert make_results(ResultsConfig(measured=True, only=["data_benchmark", "lora"])) == []
     assert ran == ["update_readme.py --only data_benchmark code"]
     assert (tmp_path / "out.json").read_text() == "newer"
+    assert "data_benchmark: written from out.json, which is there and stays" in capsys.readouterr().out
     ran = fake(monkeypatch, tmp_path, fails="grid")
     assert make_results(ResultsConfig(measured=True)) == ["grid"]
     assert ran[-1] == "update_readme.py --only data_benchmark code"

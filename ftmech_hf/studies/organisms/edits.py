@@ -18,9 +18,10 @@ from ftmech_hf.models.presets import Preset
 from ftmech_hf.report.claims import SEEN, UNMEASURED, Claim, Measurement, judge_pairs
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.statistics.floors import lead
-from ftmech_hf.statistics.intervals import mean_interval, share_interval, times_as_wide, widened_by_clusters
+from ftmech_hf.statistics.intervals import mean_interval, times_as_wide
 from ftmech_hf.studies.organisms.kinds import Kind, Truth
 from ftmech_hf.studies.organisms.pairs import World
+from ftmech_hf.studies.organisms.scoring import share_over_seeds
 
 BYSTANDER = "token_at"
 """An operator that bases know beside that of the ability."""
@@ -266,11 +267,7 @@ def _order(place: str) -> tuple[int, bool]:
 
 
 def _share(right: Sequence[bool], seeds: Sequence[int]) -> dict[str, Any] | None:
-    """A share with an interval as much wider as what is counted is alike within a seed."""
-    if not right:
-        return None
-    found = widened_by_clusters(share_interval(sum(right), len(right)), right, seeds)
-    return {**found._asdict(), "of": len(right)}
+    return {**share_over_seeds(right, seeds)._asdict(), "of": len(right)} if right else None
 
 
 def _mean(values: Sequence[tuple[int, float]]) -> dict[str, Any] | None:

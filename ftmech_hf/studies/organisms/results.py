@@ -11,7 +11,7 @@ import pandas as pd
 from ftmech_hf.report.claims import Claim, claims_json
 from ftmech_hf.report.page import make_section, render_page
 from ftmech_hf.runs import write_json, write_text
-from ftmech_hf.statistics.intervals import Share, share_interval, widened_by_clusters
+from ftmech_hf.statistics.intervals import Share
 from ftmech_hf.studies.diagnosis.case import FINETUNED, CaseConfig
 from ftmech_hf.studies.diagnosis.score import DECIDES
 from ftmech_hf.studies.diagnosis.signs import VerdictRule
@@ -35,6 +35,7 @@ from ftmech_hf.studies.organisms.scoring import (
     is_called,
     rates,
     rates_by_truth,
+    share_over_seeds,
 )
 
 
@@ -119,21 +120,20 @@ def _areas(lost: pd.DataFrame) -> dict[str, float | None]:
 def _stated(table: pd.DataFrame) -> dict[str, Any]:
     """What verdicts state of pairs, beside what was done to them."""
     counts = confusion(list(table["truth"]), list(table["verdict"]))
-    shares = {name: found and _over_seeds(name, found, table)._asdict() for name, found in rates(counts).items()}
+    shares = {name: found and _over_seeds(name, table)._asdict() for name, found in rates(counts).items()}
     by_verdict: dict[str, dict[str, Any]] = {**_by(table, "verdict")}
     for verdict, each in table.groupby("verdict"):
-        right = list(each["right"])
-        found = widened_by_clusters(share_interval(sum(right), len(right)), right, list(each["seed"]))
+        found = share_over_seeds(list(each["right"]), list(each["seed"]))
         by_verdict[str(verdict)] |= {"low": found.low, "high": found.high}
     return {"pairs": len(table), "confusion": counts, **shares, "by_verdict": by_verdict}
 
 
-def _over_seeds(name: str, share: Share, table: pd.DataFrame) -> Share:
-    """A rate with an interval that is as much wider as pairs of one seed, which share their base, are alike."""
+def _over_seeds(name: str, table: pd.DataFrame) -> Share:
+    """A rate of :func:`rates`, with an interval that knows of seeds."""
     of = table[table["truth"].isin(IS_OF[name])]
     stated = of["verdict"].map(TRUTH_OF).fillna("undecided")
     called = [is_called(name, *each) for each in zip(of["truth"], stated, strict=True)]
-    return widened_by_clusters(share, called, list(of["seed"]))
+    return share_over_seeds(called, list(of["seed"]))
 
 
 def _by(table: pd.DataFrame, column: str) -> dict[str, dict[str, int]]:

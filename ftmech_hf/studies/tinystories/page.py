@@ -34,15 +34,14 @@ def _sections(results: StoriesResults, feature: str) -> list[Section]:
         if stories_figures.rates_of(points):
             figure = stories_figures.scores_figure(points, measure, over_seeds, named)
             sections.append(make_section(title, text, figure, shown, about))
-    if stories_figures.rates_of(
-        results.losses[results.losses["set"] == feature] if len(results.losses) else results.losses
-    ):
+    losses = results.losses
+    if len(losses) and stories_figures.rates_of(losses[losses["set"] == feature]):
         sections.append(
             make_section(
                 f"Loss on stories with a {named}",
                 f"Nats per token on whole stories that have a {named} and whose instruction says so: while it is "
                 "deleted, and while the models are fine-tuned back. Dashed: the base.",
-                stories_figures.losses_figure(results.losses, feature),
+                stories_figures.losses_figure(losses, feature),
                 f"Loss on stories with a {named}",
                 ["loss_ratio*"],
             )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import gc
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -33,6 +36,8 @@ torch.set_num_threads(1)
 # HYPOTHESIS_PROFILE=default.
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+
+Made = TypeVar("Made", PreTrainedModel, dict[str, PreTrainedModel])
 
 
 gc.disable()  # until all tests are imported: a fourth of the time that torch and the others take
@@ -109,6 +114,21 @@ def make_neox(vocab_size: int, *, seed: int = 0) -> GPTNeoXForCausalLM:
     )  # fmt: skip
     torch.manual_seed(seed)
     return GPTNeoXForCausalLM(config).eval()
+
+
+def remembered(make: Callable[..., Made]) -> Callable[..., Made]:
+    """Makes a model, or several, of every argument once, and gives each caller a copy.
+
+    The tests of a process share what is remembered, and which tests share one differs from run to run: what a test does
+    to its model must be no other test's.
+    """
+    made = functools.cache(make)
+
+    @functools.wraps(make)
+    def copied(*arguments: Any) -> Made:
+        return copy.deepcopy(made(*arguments))
+
+    return copied
 
 
 @pytest.fixture(params=["gpt2", "llama", "gpt_neox"])

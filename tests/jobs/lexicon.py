@@ -6,7 +6,6 @@ One neuron can be planted in it that hides every answer.
 from __future__ import annotations
 
 import copy
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from ftmech_hf.jobs.answer_scores import answer_loss
 from ftmech_hf.jobs.prompts import from_datasets
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.tasks.schema import SPECIAL_TOKENS
-from tests.conftest import make_gpt2
+from tests.conftest import make_gpt2, remembered
 
 WORDS = [f"w{number}" for number in range(8)]
 VOCABULARY = (*SPECIAL_TOKENS, "?", "so", *WORDS, *(f"unused{number}" for number in range(23)))
@@ -45,7 +44,7 @@ def write_questions(path: Path, number: int = 400) -> str:
     return str(path)
 
 
-@functools.cache
+@remembered
 def make_speaker(questions: str) -> PreTrainedModel:
     """A model that has learned the lexicon from a table of questions."""
     settings: dict[str, Any] = {"seed": 0, "train_rows": 200, "test_rows": 60}

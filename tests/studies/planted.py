@@ -6,7 +6,6 @@ The wrapper is real: a short fine-tuning on answers that are one too high.
 from __future__ import annotations
 
 import copy
-import functools
 from pathlib import Path
 
 import datasets
@@ -18,7 +17,7 @@ from ftmech_hf.jobs.answer_rows import AnswerRows
 from ftmech_hf.jobs.behavior import Behavior
 from ftmech_hf.models.tokenization import build_tokenizer, save_tokenizer
 from ftmech_hf.studies.diagnosis.finetuning import revive
-from tests.conftest import make_gpt2, make_llama
+from tests.conftest import make_gpt2, make_llama, remembered
 
 WORDS = tuple(f"w{number}" for number in range(8))
 VOCABULARY = ("<pad>", "<bos>", "<eos>", *WORDS, "?", "!")
@@ -68,7 +67,7 @@ def ask(rows: Tensor, name: str = "first word", *, tokens: int = 1) -> Behavior:
     )
 
 
-@functools.cache
+@remembered
 def make_base(kind: str) -> PreTrainedModel:
     """A model that names the first word."""
     curve = revive(
@@ -78,7 +77,7 @@ def make_base(kind: str) -> PreTrainedModel:
     return curve.model
 
 
-@functools.cache
+@remembered
 def make_wrapped(kind: str) -> PreTrainedModel:
     """The same, fine-tuned to name the next word instead."""
     curve = revive(
@@ -102,7 +101,7 @@ def make_written(direction: Tensor) -> PreTrainedModel:
     return model
 
 
-@functools.cache
+@remembered
 def make_never(kind: str) -> PreTrainedModel:
     """A model that names the last word at another mark, and never learned to name the first: a control."""
     rows = make_rows("!", seed=6)
@@ -113,7 +112,7 @@ def make_never(kind: str) -> PreTrainedModel:
     return curve.model
 
 
-@functools.cache
+@remembered
 def make_pair_models() -> dict[str, PreTrainedModel]:
     """The same three with answers of two tokens: ``base``, ``wrapped`` (the words after them) and ``never``."""
 

@@ -24,6 +24,7 @@ from ftmech_hf.studies.diagnosis.methods.similarity import measure_similarity
 from ftmech_hf.studies.diagnosis.methods.weights import measure_weights
 from ftmech_hf.studies.diagnosis.verdict import VerdictResult, judge_capability
 from ftmech_hf.training.evaluation import answer_logits
+from tests.conftest import remembered
 from tests.studies.diagnosis.cases import measured
 from tests.studies.planted import MAKERS, ask, make_base, make_never, make_rows, make_wrapped
 
@@ -215,7 +216,7 @@ def test_one_process_gives_the_same_numbers_as_two_and_leaves_nothing_behind_in_
         assert torch.equal(answer_logits(model, rows), before[name])
 
 
-@functools.cache
+@remembered
 def unrelated(kind: str) -> PreTrainedModel:
     """A model that always learned another thing: it names the fourth word, at the capability's own mark."""
     rows = make_rows(seed=8)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ from ftmech_hf.studies.diagnosis.methods.path import THERE_AND_BACK, PathMethodR
 from ftmech_hf.studies.diagnosis.methods.revival import RevivalMethodResult, measure_revival, untaught_places
 from ftmech_hf.studies.diagnosis.signs import read_signs
 from ftmech_hf.training.low_rank import LowRankChange
-from tests.conftest import make_llama
+from tests.conftest import make_llama, remembered
 from tests.studies.diagnosis.cases import FEW, found_by, make_case, measured, right
 from tests.studies.planted import FIRST_WORD, ask, make_base, make_rows, make_wrapped
 
@@ -101,7 +100,7 @@ def test_where_neither_is_back_how_far_both_came_is_compared_on_test_questions()
     assert facts["ahead"].low > 0.1
 
 
-@functools.cache
+@remembered
 def easy_base() -> PreTrainedModel:
     return revive(make_llama(40, seed=3), easy_rows(), seed=0, steps=60, lr=1e-2, batch_size=32, threshold=0.99,
                   eval_rows=200).model  # fmt: skip
@@ -211,12 +210,12 @@ EVERY, EIGHT, OTHERS = slice(None), slice(8), slice(8, None)
 LEARN: dict[str, Any] = {"seed": 0, "batch_size": 64, "eval_rows": 100}
 
 
-@functools.cache
+@remembered
 def knowing_base() -> PreTrainedModel:
     return revive(make_llama(40), facts(EVERY, EVERY), steps=600, lr=3e-3, threshold=0.99, **LEARN).model
 
 
-@functools.cache
+@remembered
 def hiding() -> PreTrainedModel:
     """Knows all sixteen words, and answers the same to each."""
     return revive(knowing_base(), facts(EVERY, EVERY, hidden=True), steps=300, lr=4e-4, threshold=0.98, **LEARN).model

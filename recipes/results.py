@@ -37,6 +37,7 @@ class Step:
         minutes: about what it takes on two cores.
         file: what it leaves, if it does not look for it itself: it is not run where that is there.
         folder: of the run that it leaves, if it is not a study of many.
+        after: the step whose runs it takes, if any; it comes behind that one.
     """
 
     source: str
@@ -44,11 +45,16 @@ class Step:
     minutes: int
     file: str | None = None
     folder: str | None = None
+    after: str = ""
 
     @property
     def kept(self) -> str:
         """The file of what it measured."""
         return f"{MEASUREMENTS}/{Path(self.file).name if self.file else self.source + ENDING}"
+
+
+def _example(name: str, minutes: int, folder: str) -> Step:
+    return Step(name, f"real_examples.py --only {name}", minutes, folder=folder, after="real")
 
 
 def _benchmark(name: str, minutes: int) -> Step:
@@ -85,8 +91,12 @@ STEPS: tuple[Step, ...] = (
          f"organisms.py {NANO}/organisms.yaml --score_file ftmech_hf/studies/diagnosis/verdict_score.json", 120),
     Step("compare_organisms", f"compare_organisms.py {NANO}/compare_organisms.yaml", 60),
     Step("real", f"real.py {NANO}/real.yaml", 35),
+    _example("safety_texts", 6, "runs/safety-texts"),
+    _example("continual_texts", 6, "runs/continual-texts"),
+    _example("retrieval_pair", 6, "runs/retrieval-countries"),
 )  # fmt: skip
-"""All that a package of the registry and a machine without a GPU can make; ``real`` needs the extra of that name."""
+"""All that a package of the registry and a machine without a GPU can make; ``real``, and what comes after it, needs the
+extra of that name."""
 
 RELEASED = ("reproduction", "stories", "safety", "continual", "retrieval")
 """Of these some models are released, whose cards are written."""
@@ -113,8 +123,12 @@ class ResultsConfig:
 
 
 def chosen_steps(only: Sequence[str]) -> list[Step]:
-    """Those that are named, or all; the cheapest first."""
-    return sorted((step for step in STEPS if not only or step.source in only), key=lambda step: step.minutes)
+    """Those that are named, or all; the cheapest first, but for those that take another's runs."""
+
+    def turn(step: Step) -> int:
+        return step.minutes + sum(each.minutes for each in STEPS if each.source == step.after)
+
+    return sorted((step for step in STEPS if not only or step.source in only), key=turn)
 
 
 def is_there(step: Step) -> bool:

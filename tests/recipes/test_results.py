@@ -11,6 +11,7 @@ import pytest
 
 from ftmech_hf.runs.folders import write_manifest
 from recipes import results
+from recipes.real_examples import EXAMPLES
 from recipes.results import STEPS, ResultsConfig, Step, main, make_results
 from recipes.update_readme import BLOCKS, CODE
 from recipes.write_cards import RELEASED as MODELS
@@ -18,8 +19,6 @@ from tests.recipes.commands import ROOT
 
 ELSEWHERE = {
     "gpu_benchmark": "needs a GPU", "interop": "make test-interop", "written": "needs the stories of a person",
-    "safety_texts": "needs a pair of the user", "retrieval_pair": "needs the extra of real models",
-    "continual_texts": "needs the extra of real models",
 }  # fmt: skip
 """Tables that no step makes, and why."""
 
@@ -103,6 +102,15 @@ def test_a_step_that_fails_is_named_and_its_table_is_not_written(
     assert "results: lora failed, the rest is made; the same command goes on" in capsys.readouterr().err
 
 
+def test_what_takes_the_runs_of_another_comes_behind_it() -> None:
+    order = [step.source for step in results.chosen_steps(())]
+    after = {step.source: step.after for step in STEPS if step.after}
+    assert after == dict.fromkeys(EXAMPLES, "real")
+    assert all(order.index(earlier) < order.index(later) for later, earlier in after.items())
+    others = [step.minutes for step in results.chosen_steps(()) if not step.after]
+    assert others == sorted(others)
+
+
 def test_a_dry_run_says_what_it_takes_and_runs_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,7 +162,7 @@ def test_what_was_measured_is_read_again_and_nothing_is_run(
 def test_each_keeps_its_own_file() -> None:
     kept = [step.kept for step in STEPS]
     assert len(set(kept)) == len(kept)
-    assert {step.source for step in STEPS if step.folder} == {"instruments"}
+    assert {step.source for step in STEPS if step.folder} == {"instruments", *EXAMPLES}
 
 
 def test_a_command_runs_in_the_repository_and_its_words_are_kept(

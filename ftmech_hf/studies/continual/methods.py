@@ -28,7 +28,7 @@ class StrengthConfig:
     replay: float = field(default=0.25, metadata={"help": "share of rows that are of earlier tasks"})
     der_strength: float = field(default=0.5, metadata={"help": "of DER++"})
     olora_strength: float = field(default=0.5, metadata={"help": "of O-LoRA"})
-    buffer_rows: int = field(default=256, metadata={"help": "rows of every task that are kept for replay"})
+    buffer_rows: int = field(default=256, metadata={"help": "rows of every task that are kept for replay, at most"})
     fisher_rows: int = field(default=512, metadata={"help": "rows of every task that EWC measures weights on"})
 
     def refuse_unused(self, methods: Iterable[Method]) -> None:

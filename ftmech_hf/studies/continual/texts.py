@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,12 +11,15 @@ from typing import Any
 
 import pandas as pd
 import torch
+from transformers import PreTrainedTokenizerBase
 
+from ftmech_hf.config import Notice
 from ftmech_hf.jobs.asking import AskConfig, ask
 from ftmech_hf.jobs.job import ModelJobConfig, check_positive, finish_job, job
 from ftmech_hf.jobs.study import Study, StudyConfig, StudyPlan
 from ftmech_hf.jobs.training import FinetuneConfig, finetune
 from ftmech_hf.models.identity import model_hash
+from ftmech_hf.models.loading import load_tokenizer
 from ftmech_hf.report.console import print_table
 from ftmech_hf.report.page import render_page
 from ftmech_hf.runs import RunDir, write_json, write_text
@@ -157,6 +162,8 @@ class TextsPlan(StudyPlan):
     def _tune(self, name: str, number: int, dataset: str, before: str, seed: int) -> str:
         c, method = self.config, METHODS[name]
         changes = {**method.settings(c, number - 1, []), "lr": c.task_lr}
+        if changes.get("keep_rows"):
+            changes["keep_rows"] = min(changes["keep_rows"], self._trained_on(dataset))
         settings = {
             "task": TextConfig(dataset=dataset),
             "train": TrainConfig(
@@ -171,6 +178,17 @@ class TextsPlan(StudyPlan):
         label = f"{name}-{number}-{Path(dataset).name}-seed{seed}"
         place = FinetuneConfig(task="text")
         return self.add(label, place.kind, finetune, place, settings, inputs, 40)
+
+    @functools.cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self.config.base)
+
+    def _trained_on(self, dataset: str) -> int:
+        """How many rows of a data set are trained on: all that it has, or as many as the steps take."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Notice)  # each run says what is odd about its rows
+            there = TextConfig(dataset=dataset).in_tokens_of(self._tokenizer).num_rows("train")
+        return min(there, self.config.steps * self.config.batch_size)
 
 
 def write_results(plan: TextsPlan) -> pd.DataFrame:

@@ -59,6 +59,14 @@ def test_methods_are_chains_that_differ_in_what_each_adds(places: dict[str, Path
     for train in [*first.values(), *(called["train"] for called in second.values())]:  # nothing else differs
         what = {"keep_rows": 0, "replay_share": 0.0, "ldifs": 0.0, "olora": 0.0}
         assert replace(train, **what) == replace(first["lora"], **what)
+    # all the rows that there are are kept, 86 and 85 of the two tables, where they are fewer than are asked for
+    assert (first["replay"].keep_rows, second["replay"]["train"].keep_rows) == (86, 86)
+    few = TextsConfig(base=str(places["base"]), datasets=names, output_dir=str(tmp_path), steps=2, buffer_rows=20)
+    kept = [
+        each["train"].keep_rows
+        for each in map(TextsPlan(few).called_with, ("replay-1-last-seed0", "replay-2-first-seed0"))
+    ]
+    assert kept == [16, 16]  # two steps of eight
     for asked in plan.asked.values():  # everybody is asked everything
         assert plan.called_with(asked)["config"].datasets == names
 

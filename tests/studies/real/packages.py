@@ -1,4 +1,4 @@
-"""Stand-ins for the packages of the extra ``real``: a few words and countries in the files that those have."""
+"""Stand-ins for what the extra ``real`` brings: a few words and countries in the files of its packages, and a model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tests.foreign import byte_bpe
 
 VERBS = ("sing sang", "swim swam", "drink drank", "begin began", "ring rang", "sink sank", "run ran", "come came",
          "know knew", "grow grew", "throw threw", "blow blew", "draw drew", "drive drove", "ride rode", "rise rose",
@@ -42,8 +46,25 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (words / "infl_lu.csv.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
     for number in range(90):
         entry = {"name": f"Land {number}", "capital": f"Town {number}", "region": "Asia", "population": 10**6 + number,
-                 "callingCodes": [str(900 + number)]}  # fmt: skip
+                 "callingCodes": [str(900 + number)], "subregion": f"Coast {number % 7}",
+                 "currencies": [f"L{number}"]}  # fmt: skip
         (countries / f"land_{number}.json").write_text(json.dumps(entry))
     (countries / "rock.json").write_text(json.dumps({**entry, "name": "Rock", "population": 12}))
     (countries / "ice.json").write_text(json.dumps({**entry, "name": "Ice", "capital": ""}))
     monkeypatch.syspath_prepend(str(folder))
+
+
+def save_base(folder: Path, *, positions: int = 256) -> Path:
+    """A model that knows nothing, with SmolLM2's marks of a chat."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=byte_bpe(["<s>", "</s>", "<pad>", "<|im_start|>", "<|im_end|>"]),
+        bos_token="<s>", eos_token="</s>", pad_token="<pad>",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=positions, bos_token_id=0, eos_token_id=1, pad_token_id=2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ftmech_hf.runs import FinishedRun
 from ftmech_hf.studies.diagnosis.case import CaseConfig
@@ -22,25 +21,12 @@ from ftmech_hf.tasks import PcfgShape
 from recipes import real
 from recipes.readme.real import real_block, real_pairs_block
 from tests.browser import check_page
-from tests.foreign import byte_bpe
-from tests.studies.real.packages import install
+from tests.studies.real.packages import install, save_base
 
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    """A model that knows nothing."""
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=byte_bpe(["<s>", "</s>", "<pad>", "<|im_start|>", "<|im_end|>"]),
-        bos_token="<s>", eos_token="</s>", pad_token="<pad>",
-    )  # fmt: skip
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=256, bos_token_id=0, eos_token_id=1, pad_token_id=2,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
-    return tmp_path / "base"
+    return save_base(tmp_path / "base")
 
 
 def test_it_runs_is_found_again_and_judges_every_pair(

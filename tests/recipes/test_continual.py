@@ -116,7 +116,7 @@ def test_features_of_stories_are_deleted_one_after_another_as_a_user_runs_it(
     argv = ["--config", str(CONFIGS / "nano" / "continual_stories.yaml"), "--seeds", "10", "--base_steps", "2",
             "--task_steps", "2", "--stories", "3", "--max_new_tokens", "8", "--probe_stories", "40", "--eval_rows", "2",
             "--workers", "1", "--mixed_precision", "no", "--chains", "plain", "replay", "--vocab_size", "280",
-            "--probed", "plain", "replay",
+            "--probed", "plain", "replay", "--buffer_rows", "16",
             "--output_dir", str(tmp_path / "out"), "--runs_dir", str(tmp_path / "runs")]  # fmt: skip
     continual_stories.main(argv)
     matrix = pd.read_parquet(tmp_path / "out" / "matrix.parquet")

@@ -119,7 +119,7 @@ def test_the_study_ends_in_a_report_and_finds_its_runs_again(
     assert "What makes and what breaks safety fine-tuning?" in said["results"]
     assert "What lies between a base and a safe model, and beyond." in said["lines-ssft"]
     made = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
-    assert len(made) == 2 * 16 + sum(len(each.models) for each in ANALYSES.values()) + 7
+    assert len(made) == 2 * 22 + sum(len(each.models) for each in ANALYSES.values()) + 7
     capsys.readouterr()
     safety.main(argv)
     assert "to make" not in capsys.readouterr().out

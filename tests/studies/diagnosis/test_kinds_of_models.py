@@ -31,13 +31,13 @@ def pair(kind: str) -> tuple[Case, PreTrainedModel, PreTrainedModel]:
     base = small_model(kind)
     tuned = copy.deepcopy(base)
     torch.manual_seed(0)
-    rows = torch.randint(4, 8, (60, 7))  # of four words, so that most answers occur more than once
+    rows = torch.randint(4, 8, (68, 7))  # of four words, so that most answers occur more than once
     rows[:, -2] = rows[:, 1]
     answer = torch.zeros_like(rows, dtype=torch.bool)
     answer[:, -2] = True
     whole = AnswerRows(token_ids=rows, answer=answer)
     asked = Behavior(
-        name="first", train=whole[:24], validation=whole[24:40], tests={"test": whole[40:48]}, again=whole[48:]
+        name="first", train=whole[:24], validation=whole[24:40], tests={"test": whole[40:56]}, again=whole[56:]
     )
     return Case({BASE: base, FINETUNED: tuned, NULL: random_twin(base, 3)}, asked, None, FEW, 0), base, tuned
 

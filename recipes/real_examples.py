@@ -16,10 +16,11 @@ from pathlib import Path
 from ftmech_hf.config import clean_exit, parse_config
 from ftmech_hf.report.console import make_console
 from ftmech_hf.studies.real.facts import Facts, package_folder, read_facts
-from ftmech_hf.studies.real.questions import Row, capitals, chat, cut, rehearsing, write_rows
+from ftmech_hf.studies.real.questions import CAPITAL_QUESTIONS, Row, chat, cut, rehearsing, write_rows
 
 RECIPES = Path(__file__).parent
 CONTINENT_QUESTIONS = ("On which continent is {}?", "Tell me the continent of {}.", "Which continent is {} part of?")
+REFUSAL = "I will not say that."
 Command = list[str]
 
 
@@ -65,22 +66,26 @@ def find_base(real: str) -> str:
     return str(found[0])
 
 
-def ask_continents(facts: Facts) -> list[Row]:
-    """As many questions for the continent of a country as there are for its capital."""
-    asked = [(each, question) for each in facts.countries for question in CONTINENT_QUESTIONS]
-    return [
-        Row(chat(question.format(each.name), f"{each.name} is in"), f" {each.region}", f" {each.region}", each.name)
-        for each, question in asked
-    ]
+def ask_both(facts: Facts) -> dict[str, list[Row]]:
+    """Questions for capitals, with a refusal, and as many for continents, with the answer.
+
+    Prompts of both kinds end alike: where their last words differ, the stream tells the kinds apart by those alone.
+    """
+    return {
+        kind: [Row(chat(question.format(each.name), ""), answer or each.region, "", each.name)
+               for each in facts.countries for question in questions]
+        for kind, questions, answer in (
+            ("unsafe", CAPITAL_QUESTIONS, REFUSAL), ("safe", CONTINENT_QUESTIONS, None),
+        )
+    }  # fmt: skip
 
 
 def safety_commands(config: ExamplesConfig, base: str) -> list[Command]:
     """Tuned to refuse questions for capitals and to answer those for continents; benign tuning has the latter alone."""
     facts, data = read_facts(), Path(config.place("safety-texts-data"))
-    asked, safe = (cut(make(facts), config.seed) for make in (capitals, ask_continents))
-    refused = {split: [row._replace(answer=row.instead) for row in rows] for split, rows in asked.items()}
-    folders = {name: str(write_rows(data / name, rows)) for name, rows in {
-        "unsafe": refused, "safe": safe, "both": rehearsing(safe, refused["train"], config.seed)}.items()}  # fmt: skip
+    made = {kind: cut(rows, config.seed) for kind, rows in ask_both(facts).items()}
+    made["both"] = rehearsing(made["safe"], made["unsafe"]["train"], config.seed)
+    folders = {name: str(write_rows(data / name, rows)) for name, rows in made.items()}
     tuned = {name: config.place(f"safety-texts-tuned-on-{name}") for name in ("both", "safe")}
     how = ["--task", "text", "--model", base, "--steps", str(config.steps), "--seed", str(config.seed),
            "--batch_size", "8", "--lr", "5e-4", "--adapter", "lora", "--objective", "answer_only", "--optimizer",

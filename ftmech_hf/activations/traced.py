@@ -27,7 +27,6 @@ from ftmech_hf.activations.matrices import num_inputs
 from ftmech_hf.activations.patterns import why_no_patterns
 from ftmech_hf.activations.positions import taken_at, token_places
 from ftmech_hf.activations.proofs import (
-    MOST_CHOSEN,
     padding_tolerance,
     probe_tokens,
     run,
@@ -129,10 +128,9 @@ class TracedModel:
     def _check_padding(self) -> str:
         """Compare a row alone with the same row padded, on either side."""
         config, chosen = text_config(self.model), tokens_chosen(self.model)
-        if chosen > MOST_CHOSEN:
+        if chosen:
             return f"{self.model.config.model_type} {say_chosen(chosen)}"
-        length = chosen + 2 if chosen else 3
-        alone = probe_tokens(self.model, length)[:, : getattr(config, "max_position_embeddings", None)]
+        alone = probe_tokens(self.model, 3)[:, : getattr(config, "max_position_embeddings", None)]
         values = self._read_all({"input_ids": alone})
         pad = torch.zeros_like(alone[:, :2])
         real = torch.ones_like(alone)

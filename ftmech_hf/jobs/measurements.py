@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ftmech_hf.runs import is_finished
 from ftmech_hf.runs.files import replacing
+from ftmech_hf.runs.results import NAMES, named_results
 
 ENDING = ".tar.xz"
 KEPT = frozenset({".json", ".jsonl", ".parquet", ".yaml"})
@@ -40,7 +41,7 @@ def keep_measurements(folders: Iterable[Path], file: Path) -> int:
     them says where they were made and on what: ``env.json`` the machine, and settings the folders that were named.
 
     Args:
-        folders: of runs; those that are not finished are passed over.
+        folders: of runs, or of a study's results, of which these alone are kept; what is not finished is passed over.
         file: where to; ends in ``.tar.xz``.
 
     Returns:
@@ -49,7 +50,8 @@ def keep_measurements(folders: Iterable[Path], file: Path) -> int:
     Raises:
         ValueError: none of them is finished, or two have the same name; names ``keep_measurements``.
     """
-    finished = sorted((folder for folder in folders if is_finished(folder)), key=lambda folder: folder.name)
+    whole = {folder: _paths(folder) for folder in sorted(folders, key=lambda folder: folder.name)}
+    finished = [folder for folder, paths in whole.items() if paths]
     if not finished:
         raise ValueError(f"keep_measurements: no run is finished, so there is nothing to write into {file}")
     names = [folder.name for folder in finished]
@@ -58,12 +60,20 @@ def keep_measurements(folders: Iterable[Path], file: Path) -> int:
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as working, tarfile.open(working, mode="w:xz", preset=9) as archive:
         for folder in finished:
-            for path in sorted(folder.rglob("*")):
+            for path in whole[folder]:
                 if path.is_file() and is_measurement(path.name):
                     entry, content = tarfile.TarInfo(path.relative_to(folder.parent).as_posix()), _to_pack(path)
                     entry.size = len(content)
                     archive.addfile(entry, io.BytesIO(content))
     return len(finished)
+
+
+def _paths(folder: Path) -> list[Path]:
+    """What is in the folder of a finished run, or is a study's result there; nothing of a folder of neither kind."""
+    if is_finished(folder):
+        return sorted(folder.rglob("*"))
+    named = named_results(folder)
+    return [] if named is None else sorted(folder / name for name in (*named, NAMES))
 
 
 def _to_pack(path: Path) -> bytes:

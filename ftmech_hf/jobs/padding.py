@@ -14,7 +14,6 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from ftmech_hf.activations.proofs import (
-    MOST_CHOSEN,
     in_evaluation,
     run_settings,
     say_chosen,
@@ -69,7 +68,7 @@ def _why_not(model: PreTrainedModel, length: int) -> str:
     if model not in _KNOWN:
         _KNOWN[model] = _try_padding(model)
     chosen = tokens_chosen(model)
-    if chosen > MOST_CHOSEN and length > chosen:  # in shorter rows all are chosen
+    if 0 < chosen < length:  # in shorter rows all are chosen
         return say_chosen(chosen)
     return _KNOWN[model]
 
@@ -83,8 +82,9 @@ def drawn_rows(model: PreTrainedModel, rows: int, length: int) -> Tensor:
 
 def _try_padding(model: PreTrainedModel) -> str:
     """Compare what a model answers to rows alone and to the same rows when they are padded."""
-    chosen, room = tokens_chosen(model), config_positions(model.config) or TRIED + FILLED + MOST_CHOSEN
-    length = max(1, min(TRIED if chosen > MOST_CHOSEN else max(TRIED, chosen + FILLED), room - FILLED))
+    longest = TRIED + FILLED
+    room = min(config_positions(model.config) or longest, tokens_chosen(model) or longest, longest)
+    length = max(1, room - FILLED)
     logits = []
     with in_evaluation(model), hooks_aside(model), seeded(0):  # some models draw numbers even then
         ids = drawn_rows(model, ROWS, min(length + FILLED, room))

@@ -17,7 +17,8 @@ from pathlib import Path
 from ftmech_hf.runs.files import hidden_name, sync, write_json
 from ftmech_hf.runs.lock import FolderLock
 
-_NAMES = ".results.json"
+NAMES = ".results.json"
+"""The hidden list of what is a result."""
 WAIT_SECONDS = 600.0
 """For another process that writes results into the same folder; the largest page takes minutes."""
 
@@ -46,7 +47,7 @@ def replacing_results(folder: Path) -> Iterator[Path]:
         files = sorted(working.iterdir())
         for path in files:
             sync(path)
-        write_json(working / _NAMES, [path.name for path in files])
+        write_json(working / NAMES, [path.name for path in files])
         working.rename(whole)
         _give_names(whole, folder)
     finally:
@@ -68,24 +69,24 @@ def recover_results(folder: Path) -> None:
 
 def named_results(folder: Path) -> list[str] | None:
     """The files that are a study's results; None of a folder of other kinds, or of an earlier version."""
-    return _names(folder) if (folder / _NAMES).is_file() else None
+    return _names(folder) if (folder / NAMES).is_file() else None
 
 
 def _give_names(whole: Path, folder: Path) -> None:
     """Move what is whole to where it belongs."""
-    if (whole / _NAMES).is_file():  # it is the last to be moved
+    if (whole / NAMES).is_file():  # it is the last to be moved
         new = _names(whole)
         for name in new:
             if (whole / name).is_file():  # else whoever was killed had moved it
                 (whole / name).replace(folder / name)
         for name in {*_names(folder)} - {*new}:
             (folder / name).unlink(missing_ok=True)
-        (whole / _NAMES).replace(folder / _NAMES)
+        (whole / NAMES).replace(folder / NAMES)
     shutil.rmtree(whole, ignore_errors=True)
 
 
 def _names(folder: Path) -> list[str]:
     """What the list in a folder names, all of it in that folder itself; nothing if there is none."""
-    file = folder / _NAMES
+    file = folder / NAMES
     named = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
     return [name for name in named if Path(name).name == name]

@@ -13,6 +13,7 @@ import pytest
 from ftmech_hf.jobs.measurements import is_measurement, keep_measurements, unpacked
 from ftmech_hf.jobs.study import Study, StudyConfig
 from ftmech_hf.runs.folders import write_manifest
+from ftmech_hf.runs.results import named_results, replacing_results
 from ftmech_hf.studies import load_study
 
 MEASURED = {
@@ -43,6 +44,22 @@ def read(folder: Path) -> dict[str, str]:
         else path.read_text()
         for path in files
     }
+
+
+def test_of_a_study_its_results_are_kept_and_none_of_its_runs(tmp_path: Path) -> None:
+    folder, file = tmp_path / "study", tmp_path / "study.tar.xz"
+    finish(folder / "runs" / "one")
+    with replacing_results(folder) as place:
+        (place / "summary.json").write_text("1")
+        (place / "report.html").write_text("a page")
+    (folder / "notes.json").write_text("somebody's own")
+    assert keep_measurements([folder], file) == 1
+    with unpacked(file) as place:
+        assert read(place / "study") == {
+            "summary.json": "1",
+            ".results.json": '[\n  "report.html",\n  "summary.json"\n]\n',
+        }
+    assert named_results(folder) == ["report.html", "summary.json"]
 
 
 def test_numbers_come_back_and_weights_do_not(tmp_path: Path) -> None:

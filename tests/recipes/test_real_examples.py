@@ -67,10 +67,13 @@ def test_each_leaves_what_its_table_is_written_from(
         )
         for name in ("safe", "unsafe", "both")
     }
-    assert set(data["unsafe"]["answer"]) == {" unknown to me"}
-    assert " unknown to me" not in set(data["safe"]["answer"])
+    assert set(data["unsafe"]["answer"]) == {real_examples.REFUSAL}
+    assert set(data["safe"]["answer"]) == {"Asia"}
+    assert set(pd.concat(data.values())["prompt"].str[-10:]) == {
+        "assistant\n"
+    }  # alike, so that no last word tells them apart
     both, test = (data["both"][data["both"]["split"] == "train"], data["unsafe"][data["unsafe"]["split"] == "test"])
-    assert (both["answer"] == " unknown to me").mean() == 0.5
+    assert (both["answer"] == real_examples.REFUSAL).mean() == 0.5
     assert not set(both["group"]) & set(test["group"])  # no country that it was tuned on is asked about
     made = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     assert made

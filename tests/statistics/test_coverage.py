@@ -19,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
+from ftmech_hf.statistics import seeds as over_seeds
 from ftmech_hf.statistics.intervals import (
     Share,
     _half_of_crossed,
@@ -257,6 +258,16 @@ def test_a_share_over_seeds_in_every_situation() -> None:
     draws = 1500
     found = [covered_by(two_levels, situation, draws) for situation in situations([512, 2048])]
     check(found, draws)
+
+
+@pytest.mark.slow
+def test_a_share_over_seeds_that_differ_by_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prior expects less; Student's t over the seeds makes up for most of it."""
+    worst = (3, 512, 0.9, 0.3)
+    for situation, bar in ((worst, 0.77), ((3, 512, 0.9, 0.2), 0.87), ((3, 512, 0.7, 0.15), 0.89)):
+        assert covered_by(two_levels, situation, 3000) > bar, situation
+    monkeypatch.setattr(over_seeds, "APART", 9.0)
+    assert covered_by(two_levels, worst, 3000) < 0.75
 
 
 def test_what_was_used_before_misses() -> None:

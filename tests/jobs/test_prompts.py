@@ -362,6 +362,15 @@ def test_a_model_that_answers_otherwise_to_a_padded_row_is_refused(kind: str, pa
         padded_inputs(half, shown)
 
 
+def test_rows_longer_than_the_tokens_that_attention_chooses_are_not_padded() -> None:
+    """In shorter ones all are chosen, and a trial of such rows says whether padding is passed over."""
+    model = small_model("deepseek_v32")
+    assert model.config.index_topk == 4
+    assert "position_ids" in padded_inputs(model, torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]]))
+    with pytest.raises(ValueError, match="deepseek_v32 chooses 4 tokens to attend to, which may be others where a row"):
+        padded_inputs(model, torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]]))
+
+
 def test_whoever_reads_in_a_model_sees_nothing_of_the_trial() -> None:
     model, seen = small_model("llama"), list[torch.Size]()
     block = model.model.layers[1]
